@@ -1,0 +1,35 @@
+"""dlm_eval: the evaluation harness for diffusion language models on lm-evaluation-harness.
+
+    from dlm_eval import load_model, Canvas, score, fill, evaluate
+
+Importing the package makes its models known to lm-eval; torch is imported when something needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dlm_eval.canvas import Canvas, Filling, Score
+from dlm_eval.errors import DlmEvalError, RunError, SampleError, UserError
+from dlm_eval.harness.registry import register as _register
+
+if TYPE_CHECKING:
+    from dlm_eval.decoding import fill
+    from dlm_eval.harness.run import evaluate
+    from dlm_eval.models import load_model
+    from dlm_eval.scoring import score
+
+__version__ = "0.1.0"
+__all__ = ["Canvas", "DlmEvalError", "Filling", "RunError", "SampleError", "Score", "UserError", "evaluate", "fill", "load_model", "score"]
+
+_LAZY = {"evaluate": "harness.run", "fill": "decoding", "load_model": "models", "score": "scoring"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'dlm_eval' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"dlm_eval.{_LAZY[name]}"), name)
+
+
+_register()

@@ -1,0 +1,79 @@
+"""CSV files that spreadsheets and programs both read safely, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from dlm_eval.errors import UserError
+
+# A spreadsheet runs a cell that begins with one of these as a formula (full-width forms too). Where ";" separates
+# columns, a ";" inside a cell begins another one.
+FORMULA = re.compile(r"(^|;)(\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
+# Control characters, line and paragraph separators, and the marks that turn the reading direction round.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def safe_text(text: str) -> str:
+    """Returns text from outside as one line that no spreadsheet takes for a formula.
+
+    Control characters become spaces; an apostrophe goes before whatever would begin a formula. A leading apostrophe of
+    the text's own is doubled, so that whoever takes one leading apostrophe away has the text back.
+    """
+    line = FORMULA.sub(r"\1'\2", CONTROL.sub(" ", text))
+    return "'" + line if CONTROL.sub(" ", text).startswith("'") else line
+
+
+def cell(value: object, missing: str = "") -> str:
+    """Returns one value as a cell: floats with all digits that they need to be read back, text made safe."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return missing
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return safe_text(value) if isinstance(value, str) else repr(value)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a table of finished cells as CSV text (RFC 4180 quoting, "\\n" between lines)."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([safe_text(column) for column in columns])
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def write_files(texts: Mapping[Path, str]) -> None:
+    """Writes all files, each one whole: readers see the old or the new text, and none changes if one cannot be written.
+
+    Raises:
+        UserError: a path cannot be written.
+    """
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in texts}
+    current = Path()
+    try:
+        for current, text in texts.items():
+            if current.is_dir():
+                raise IsADirectoryError(0, "is a directory")
+            current.parent.mkdir(parents=True, exist_ok=True)
+            _write_synced(temporary[current], text)
+        for current in texts:
+            os.replace(temporary[current], current)
+    except OSError as error:
+        raise UserError(f"output '{current}' cannot be written: {error.strerror or error}") from error
+    finally:
+        for path in temporary.values():
+            with contextlib.suppress(OSError):  # most often it was never written, or is the finished file by now
+                path.unlink()
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,281 @@
+"""One result file of lm-eval, ours or plain, as rows of the long leaderboard table.
+
+Plain lm-eval files lack the `dlm_eval` block: their rows have no estimator, strategy, cost or fingerprint. Everything
+in a file is untrusted: a cell that is not of the expected type counts as missing, a file that is no result file at
+all is a ValueError with the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+# Metrics that are fractions wherever lm-eval or this package declares them in a task's metric_list. The declaration is
+# asked for as well, because Python-class tasks (squadv2) call percentages "f1" too and declare nothing.
+FRACTION = re.compile(
+    r"acc(_norm|_bytes|_mutual_info)?|exact_match|em|alias_match|contains|((token|macro|micro)_)?f1|mcc|pearson|spearman"
+    r"|pass(@|_at_)\d+"
+)
+_CHECKPOINT_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's order for model_name
+_VOLATILE = ("batch_size", "batch_sizes", "device", "use_cache")  # config keys that do not change the answers
+
+
+@dataclass(frozen=True)
+class Row:
+    """One score: a task's metric under one filter in one run. The fields are the long table's columns, in order."""
+
+    model: str | None
+    checkpoint: str | None
+    revision: str | None
+    task: str
+    metric: str
+    filter: str | None
+    value: float
+    stderr: float | None
+    n: int | None  # documents scored
+    shots: str | None
+    estimator: str | None
+    strategy: str | None
+    steps: str | None  # a number, or "length"
+    gen_length: str | None
+    block_length: str | None
+    forwards_per_sample: float | None
+    tokens_per_forward: float | None
+    tokens_per_second: float | None
+    device: str | None
+    dtype: str | None
+    date: str | None  # UTC, ISO 8601
+    fingerprint: str | None
+    source: str
+    errors: int | None
+    n_total: int | None  # documents the task has
+    unit: str | None  # "fraction" or unknown
+    higher_is_better: bool | None
+    task_version: str | None
+    headline: bool  # the one metric of the task that the wide table shows
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """The rows of one run, with what decides whether another run repeats it.
+
+    Attributes:
+        identity: per task, the fingerprint or a hash of all recorded settings where there is none.
+        time: start of the run in seconds since 1970; 0.0 when unknown.
+        rows: in the order of the file's tasks, each task's headline first.
+    """
+
+    identity: dict[str, str]
+    time: float
+    rows: tuple[Row, ...]
+
+
+def read_result_file(path: Path, source: str) -> ResultFile:
+    """Returns the rows of one lm-eval result file.
+
+    Raises:
+        ValueError: the file cannot be read, is not JSON, or is not a result file; the message tells which.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(error.strerror or type(error).__name__) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({type(error).__name__})") from error
+    if not isinstance(document, dict) or not isinstance(document.get("results"), dict):
+        raise ValueError("not an lm-eval result file (no 'results' object)")
+    run = _run_cells(document, source)
+    rows = tuple(Row(**run, **cells) for task in document["results"] for cells in _task_rows(document, str(task)))
+    if not rows:
+        raise ValueError("it holds no scores")
+    identity = {row.task: row.fingerprint or _identity(document, row.task) for row in rows}
+    return ResultFile(identity=identity, time=_time(document), rows=rows)
+
+
+def _run_cells(document: dict[str, Any], source: str) -> dict[str, Any]:
+    """Returns the cells that all rows of the run share."""
+    config, block = _dict(document, "config"), _dict(document, "dlm_eval")
+    model, environment = _dict(block, "settings", "model"), _dict(block, "environment")
+    return {
+        "model": _first(model.get("family"), config.get("model"), document.get("model_source")),
+        "checkpoint": _first(model.get("checkpoint"), model.get("pretrained"), _named_checkpoint(document)),
+        "revision": _first(model.get("revision"), config.get("model_sha"), config.get("model_revision")),
+        "device": _first(environment.get("device_name"), model.get("device"), config.get("device")),
+        "dtype": (_first(model.get("dtype"), config.get("model_dtype")) or "").removeprefix("torch.") or None,
+        "date": _utc(_time(document)),
+        "fingerprint": _first(block.get("fingerprint")),
+        "source": source,
+    }
+
+
+def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
+    """Yields the cells of each score of one task (or group of tasks), headline first."""
+    scores = _dict(document, "results", task)
+    shared = {"task": task, **_size_cells(document, task), **_procedure_cells(document, task)}
+    better = _dict(document, "higher_is_better", task)
+    for position, (metric, pipeline) in enumerate(_ordered_metrics(document, task)):
+        value = _number(scores[f"{metric},{pipeline}"])
+        assert value is not None  # _ordered_metrics lists numbers only
+        direction = better.get(metric)
+        yield {
+            **shared,
+            "metric": metric,
+            "filter": pipeline or None,
+            "value": value,
+            "stderr": _number(scores.get(f"{metric}_stderr,{pipeline}")),
+            "unit": _unit(document, task, metric, value),
+            "higher_is_better": direction if isinstance(direction, bool) else None,
+            "headline": position == 0,
+        }
+
+
+def _ordered_metrics(document: dict[str, Any], task: str) -> list[tuple[str, str]]:
+    """Returns (metric, filter) of every score, by the task's metric_list and filter_list, then as they stand."""
+    config = _dict(document, "configs", task)
+    metrics, filters = _names(config, "metric_list", "metric"), _names(config, "filter_list", "name")
+    found: list[tuple[str, str]] = []
+    for key, value in _dict(document, "results", task).items():
+        metric, comma, pipeline = str(key).partition(",")
+        # Keys without a comma describe the task (alias, sample_len); "bypass" is lm-eval's mark for "not scored".
+        if comma and not metric.endswith("_stderr") and metric != "bypass" and _number(value) is not None:
+            found.append((metric, pipeline))
+    return sorted(found, key=lambda pair: (_place(metrics, pair[0]), _place(filters, pair[1])))
+
+
+def _size_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
+    """Returns how many documents and examples stand behind a score; a group's are the sums of its tasks."""
+    counts, scores = _dict(document, "n-samples"), _dict(document, "results", task)
+    leaves = _leaves(document, task)
+    scored = _total([_count(_dict(counts, leaf).get("effective")) for leaf in leaves])
+    return {
+        "n": scored if scored is not None else _count(scores.get("sample_len")),
+        "n_total": _total([_count(_dict(counts, leaf).get("original")) for leaf in leaves]),
+        "shots": _first(_dict(document, "n-shot").get(task)),
+        "task_version": _first(_dict(document, "versions").get(task)),
+    }
+
+
+def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
+    """Returns how the task was answered and what it cost; empty for plain lm-eval files."""
+    block = _dict(document, "dlm_eval")
+    how = _dict(block, "tasks", task)
+    costs = [_dict(block, "cost", leaf) for leaf in _leaves(document, task)]
+
+    def spent(name: str) -> float | None:
+        total: float | None = _total([_number(cost.get(name)) for cost in costs])
+        return total
+
+    return {
+        **{name: _first(how.get(name)) for name in ("estimator", "strategy", "steps", "gen_length", "block_length")},
+        "forwards_per_sample": _ratio(spent("forwards"), spent("samples")),
+        "tokens_per_forward": _ratio(spent("tokens"), spent("forwards")),
+        "tokens_per_second": _ratio(spent("tokens"), spent("seconds")),
+        "errors": _total([_count(cost.get("errors")) for cost in costs]),
+    }
+
+
+def _unit(document: dict[str, Any], task: str, metric: str, value: float) -> str | None:
+    declared = any(
+        metric in _names(_dict(document, "configs", leaf), "metric_list", "metric") for leaf in _leaves(document, task)
+    )
+    known = declared and FRACTION.fullmatch(metric) and (math.isnan(value) or abs(value) <= 1)
+    return "fraction" if known else None
+
+
+def _leaves(document: dict[str, Any], task: str) -> list[str]:
+    """Returns the tasks below a group, or the task itself."""
+    below = _dict(document, "group_subtasks")
+    leaves, waiting, seen = [], [task], set()
+    while waiting:
+        name = waiting.pop()
+        children = below.get(name)
+        if name in seen:
+            continue
+        seen.add(name)
+        if isinstance(children, list) and children:
+            waiting.extend(str(child) for child in reversed(children))
+        else:
+            leaves.append(name)
+    return leaves
+
+
+def _named_checkpoint(document: dict[str, Any]) -> object:
+    """Returns lm-eval's model_name where it comes from model_args; without them lm-eval makes up eight letters."""
+    arguments = _dict(document, "config").get("model_args")
+    if isinstance(arguments, dict):
+        return next((arguments[key] for key in _CHECKPOINT_ARGS if key in arguments), None)
+    named = isinstance(arguments, str) and any(f"{key}=" in arguments for key in _CHECKPOINT_ARGS)
+    return document.get("model_name") if named else None
+
+
+def _identity(document: dict[str, Any], task: str) -> str:
+    """Returns a hash of the settings that a plain lm-eval file records for the task."""
+    settings: list[object] = [{k: v for k, v in _dict(document, "config").items() if k not in _VOLATILE}]
+    settings += [document.get(name) for name in ("model_source", "lm_eval_version", "chat_template_sha")]
+    for leaf in _leaves(document, task):
+        settings += [_dict(document, name).get(leaf) for name in ("configs", "versions", "n-shot", "n-samples")]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _time(document: dict[str, Any]) -> float:
+    time = _number(document.get("date"))
+    return time if time is not None and math.isfinite(time) else 0.0
+
+
+def _utc(time: float) -> str | None:
+    try:
+        return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if time else None
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _dict(outer: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """Returns the nested object, or an empty one where the file has anything else."""
+    inner: Any = outer
+    for key in keys:
+        inner = inner.get(key) if isinstance(inner, dict) else None
+    return inner if isinstance(inner, dict) else {}
+
+
+def _names(config: dict[str, Any], listed: str, key: str) -> list[str]:
+    entries = config.get(listed)
+    return [str(entry.get(key)) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def _place(names: list[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def _first(*values: object) -> str | None:
+    """Returns the first value that says something, as text."""
+    scalars = (value for value in values if isinstance(value, (str, int, float)) and not isinstance(value, bool))
+    return next((str(value) for value in scalars if value != ""), None)
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def _count(value: object) -> int | None:
+    number = _number(value)
+    return int(number) if number is not None and 0 <= number < 2**63 and number == int(number) else None
+
+
+def _total(values: list[Any]) -> Any:
+    return None if not values or any(value is None for value in values) else sum(values)
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None

@@ -1,0 +1,99 @@
+"""The command `dlm-eval`. Only argument parsing is imported at start: `--help` answers at once, torch waits until a run needs it."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from dlm_eval import __version__
+from dlm_eval.boards.leaderboard import add_parser as add_leaderboard
+from dlm_eval.commands import ls, run, show, validate
+from dlm_eval.errors import DlmEvalError, RunError, UserError
+
+EXAMPLES = """
+examples:
+  dlm-eval --model tiny --tasks demo                                  the packaged model on the packaged tasks
+  dlm-eval --model diffullama --tasks gsm8k                           a published model on a benchmark
+  dlm-eval --model llada --model_args pretrained=DIR --tasks gsm8k --data_dir DATA --limit 5
+  dlm-eval ls models | tasks | estimators | strategies                what there is
+  dlm-eval leaderboard results/ -o leaderboards/demo.csv              tables from result files
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with the nearest name, and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message + self._nearest(message))
+
+    def _nearest(self, message: str) -> str:
+        if not message.startswith("unrecognized arguments"):
+            return ""
+        given = message.split(":", 1)[1].split()[0].split("=")[0]
+        known = [option for parser in _all_parsers(self) for option in parser._option_string_actions]
+        near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+        return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _all_parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return [parser, *(child for action in actions for child in action.choices.values())]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the whole command line."""
+    parser = Parser(
+        prog="dlm-eval",
+        description="Evaluate diffusion language models on lm-evaluation-harness.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"dlm-eval {__version__}")
+    subparsers: Any = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for add_parser in (run.add_parser, ls.add_parser, show.add_parser, validate.add_parser, add_leaderboard):
+        add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 part of it failed (the rest is saved), 2 the user's mistake, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        parser = build_parser()
+        # As in lm-eval, `run` may be left out.
+        if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+            arguments.insert(0, "run")
+        parsed = parser.parse_args(arguments)
+        if parsed.command is None:
+            parser.print_help()
+            return 0
+        return int(parsed.main(parsed) or 0)
+    except UserError as error:
+        return _say(error, 2)
+    except RunError as error:
+        return _say(error, 1)
+    except DlmEvalError as error:
+        return _say(error, 1)
+    except KeyboardInterrupt:
+        print("dlm-eval: interrupted; finished answers are in the journal, the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _say(error: DlmEvalError, code: int) -> int:
+    print(f"dlm-eval: error: {' '.join(str(error).split())}", file=sys.stderr)
+    logging.getLogger(__name__).debug("where it arose", exc_info=error)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

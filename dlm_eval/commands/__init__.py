@@ -1,0 +1,1 @@
+"""The subcommands of `dlm-eval`: each module has `add_parser(subparsers)` and `main(args) -> int`."""

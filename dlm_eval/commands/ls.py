@@ -1,0 +1,70 @@
+"""`dlm-eval ls models|tasks|estimators|strategies|presets`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `ls`."""
+    parser = subparsers.add_parser("ls", help="list models, tasks, estimators, strategies or presets")
+    parser.add_argument("what", choices=("models", "tasks", "estimators", "strategies", "presets"))
+    parser.add_argument("--include_path", help="further folder of task YAMLs")
+    parser.add_argument("--all", action="store_true", help="tasks: lm-eval's own too (takes some seconds)")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the list."""
+    headers, rows = {"models": _models, "estimators": _estimators, "strategies": _strategies, "presets": _presets}.get(
+        args.what, lambda: _tasks(args)
+    )()
+    from tabulate import tabulate
+
+    print(tabulate(list(rows), headers=list(headers), tablefmt="simple", disable_numparse=True))
+    return 0
+
+
+Table = tuple[Sequence[str], Iterable[Sequence[str]]]
+
+
+def _models() -> Table:
+    from dlm_eval.models import checkpoints, families
+
+    known, rows = families(), []
+    for name, family in known.items():
+        named = [c for c in checkpoints().values() if c.family == name]
+        if not named:
+            rows.append([name, name, "", "", "", family.about])
+        for one in named:
+            size = f"{one.size / 1e9:.1f}B" if one.size and one.size >= 1e9 else f"{one.size / 1e6:.0f}M" if one.size else ""
+            rows.append([name, one.name, str(one.options.get("pretrained", "")), size, one.licence, family.about])
+    return ("family", "checkpoint", "weights", "size", "licence", "about"), rows
+
+
+def _estimators() -> Table:
+    from dlm_eval.scoring import ESTIMATORS
+
+    return ("estimator", "kind", "forwards", "about"), ([n, e.kind, e.cost, e.about] for n, e in ESTIMATORS.items())
+
+
+def _strategies() -> Table:
+    from dlm_eval.decoding.registry import describe_strategies
+
+    return ("strategy", "about"), describe_strategies().items()
+
+
+def _presets() -> Table:
+    from dlm_eval.decoding.presets import presets
+
+    return ("preset", "settings", "source"), (
+        [p.name, ", ".join(f"{k}={v}" for k, v in p.settings.items()), p.source] for p in presets().values()
+    )
+
+
+def _tasks(args: argparse.Namespace) -> Table:
+    from dlm_eval.harness.tasks import list_tasks
+
+    return ("task", "kind", "about"), list_tasks(args.include_path, everything=args.all)

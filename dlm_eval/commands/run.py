@@ -1,0 +1,143 @@
+"""`dlm-eval run` (the default): every option of `lm_eval run` under its own name, and ours."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlm_eval.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from dlm_eval.harness.run import Finished
+
+log = logging.getLogger(__name__)
+
+# lm-eval options that do not go into RunSettings: what they are for happens here, or is refused.
+LOGGERS = ("wandb_args", "wandb_config_args", "trackio_args")
+REFUSED = {
+    "use_cache": "its key knows neither model nor settings; finished answers are kept in the journal of --output_path (--no_resume ignores it)",
+    "cache_requests": "its key knows neither data nor settings, and building requests is cheap; leave it out",
+    "check_integrity": "it runs lm-eval's own test suite; `dlm-eval validate TASKS` checks tasks",
+}
+PLAIN = ("command", "config", "main", "func", "show_config", "trust_remote_code", "check_integrity")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `run`: lm-eval's own option tree, so that every name and meaning is the same, with our group behind it."""
+    from lm_eval._cli.run import Run
+
+    Run.create(subparsers)
+    parser: argparse.ArgumentParser = subparsers.choices["run"]
+    parser.allow_abbrev = False
+    parser.usage = "dlm-eval [run] --model MODEL --tasks TASK[,TASK] [--model_args k=v,...] [options]"
+    parser.epilog = "Docs: README.md and docs/. `dlm-eval ls models|tasks|estimators|strategies` lists what there is."
+    ours = parser.add_argument_group("diffusion language models (dlm_eval)")
+    ours.add_argument("--estimator", metavar="NAME[,k=v]", help="likelihood estimator (default: auto; see `dlm-eval ls estimators`)")
+    ours.add_argument("--decode", metavar="k=v,...", nargs="+", help="decoding settings (preset=..., steps=..., strategy=..., ...)")
+    ours.add_argument("--data_dir", metavar="DIR", help="datasets from local files before the hub (default: $DLM_EVAL_DATA)")
+    ours.add_argument("--overlong", choices=("truncate", "error"), help="requests longer than the model: cut the context from the left (default), or an error")
+    ours.add_argument("--devices", metavar="0,1|cpu:2|auto", help="one worker process per device (default: one device, in this process)")
+    ours.add_argument("--engine", choices=("local", "ray"), help="where workers run (default: local)")
+    resume = ours.add_mutually_exclusive_group()
+    resume.add_argument("--resume", action="store_true", default=None, help="use the answers in the journal of --output_path (default)")
+    resume.add_argument("--no_resume", dest="resume", action="store_false", help="compute everything again, and keep no journal")
+    ours.add_argument("--no_log_samples", dest="log_samples", action="store_false", default=argparse.SUPPRESS, help="save no samples_*.jsonl")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the evaluation, prints the table, updates the board; returns 0, or 1 where samples erred."""
+    given = {key: value for key, value in vars(args).items() if value is not None and key not in PLAIN}
+    values = {**_config_file(getattr(args, "config", None)), **given}
+    for name, reason in REFUSED.items():
+        if values.pop(name, None) or getattr(args, name, None):
+            raise UserError(f"--{name} is not supported: {reason}")
+    loggers = {name: values.pop(name, None) for name in LOGGERS}
+    _verbosity(values.get("verbosity"))
+    if getattr(args, "trust_remote_code", False):
+        values["model_args"] = {**(values.get("model_args") or {}), "trust_remote_code": True}
+    values.setdefault("output_path", "results")
+    from dlm_eval.harness.run import run
+    from dlm_eval.harness.run_settings import run_settings
+
+    settings = run_settings(values)
+    finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
+    _report(finished, bool(getattr(args, "show_config", False)))
+    _log_elsewhere(loggers, finished.results)
+    return 1 if finished.errors else 0
+
+
+def _config_file(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config '{path}' cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"--config '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--config '{path}' must hold settings as key: value")
+    return values
+
+
+def _verbosity(level: str | None) -> None:
+    name = (level or os.environ.get("LMEVAL_LOG_LEVEL") or "WARNING").upper()
+    if name not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        raise unknown("--verbosity", name, ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
+    logging.basicConfig(level=name, format="%(levelname)s %(name)s: %(message)s", force=True)
+    if name != "DEBUG":
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _ask(tasks: list[str]) -> bool:
+    answer = input(f"{', '.join(tasks)}: the model's answers are programs and will be run (in a sandbox). Run them? [y/N] ")
+    return answer.strip().lower() in ("y", "yes")
+
+
+def _report(finished: Finished, show_config: bool) -> None:
+    from dlm_eval.boards.leaderboard import leaderboard, write
+    from dlm_eval.harness.table import render
+
+    results = finished.results
+    if show_config:
+        import json
+
+        print(json.dumps({k: v for k, v in results.items() if k != "samples"}, indent=2, default=str))
+    print(render(results))
+    total = results["dlm_eval"]["cost"]["total"]
+    print(f"\n{total['wall_seconds']:.1f} s, fingerprint {results['dlm_eval']['fingerprint'][:12]}")
+    if finished.errors:
+        print(f"{finished.errors} samples could not be answered or scored; their reasons are in the samples files")
+    if finished.file is not None:
+        home = finished.file.parent.parent if finished.file.parent.parent.exists() else finished.file.parent
+        board = home / "leaderboard.csv"
+        print(f"results: {finished.file}")
+        if any("," in key for scores in results["results"].values() for key in scores):
+            write(leaderboard([home]), board)
+            print(f"board:   {board}")
+
+
+def _log_elsewhere(loggers: dict[str, Any], results: dict[str, Any]) -> None:
+    """Hands the results to Weights & Biases or Trackio through lm-eval's own loggers; what they do wrong must not cost the run."""
+    from lm_eval.loggers import TrackioLogger, WandbLogger
+
+    makers = []
+    if loggers["wandb_args"]:
+        makers.append(lambda: WandbLogger(loggers["wandb_args"], loggers["wandb_config_args"]))
+    if loggers["trackio_args"]:
+        makers.append(lambda: TrackioLogger(loggers["trackio_args"]))
+    for make in makers:
+        try:
+            logger = make()
+            logger.post_init(results)
+            logger.log_eval_result()
+        except Exception as error:  # a tracker's failure is its own: the results are saved
+            log.warning("logging to %s failed: %s", type(error).__name__, error)

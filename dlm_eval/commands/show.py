@@ -1,0 +1,54 @@
+"""`dlm-eval show MODEL|TASK`: everything that is known about one name."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from dlm_eval.errors import unknown
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `show`."""
+    parser = subparsers.add_parser("show", help="show one model, task, estimator, strategy or preset")
+    parser.add_argument("name")
+    parser.add_argument("--include_path", help="further folder of task YAMLs")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints what is known about `args.name`."""
+    import yaml
+
+    found = _find(args.name, args.include_path)
+    print(yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120), end="")
+    return 0
+
+
+def _find(name: str, include_path: str | None) -> dict[str, Any]:
+    from dlm_eval.decoding.presets import presets
+    from dlm_eval.decoding.registry import describe_strategies
+    from dlm_eval.harness.tasks import task_file
+    from dlm_eval.models import checkpoints, families
+    from dlm_eval.scoring import ESTIMATORS
+
+    found: dict[str, Any] = {}
+    for title, table in (
+        ("family", families()), ("checkpoint", checkpoints()), ("estimator", ESTIMATORS), ("strategy", describe_strategies()), ("preset", presets()),
+    ):
+        if name in table:
+            entry = table[name]  # type: ignore[index]
+            found[title] = _plain(dataclasses.asdict(entry)) if dataclasses.is_dataclass(entry) else entry
+    task = task_file(name, include_path)
+    if task is not None:
+        found["task"] = task
+    if not found:
+        raise unknown("name", name, [*families(), *checkpoints(), *ESTIMATORS, *describe_strategies(), *presets()])
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

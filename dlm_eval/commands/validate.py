@@ -1,0 +1,32 @@
+"""`dlm-eval validate TASKS`: loads tasks with their data and builds a prompt of each, without a model."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `validate`."""
+    parser = subparsers.add_parser("validate", help="check that tasks, their data and their prompts can be built")
+    parser.add_argument("tasks", nargs="+")
+    parser.add_argument("--include_path", help="further folder of task YAMLs")
+    parser.add_argument("--data_dir", help="datasets from local files before the hub")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints documents, shots and the first prompt's length of every task."""
+    from tabulate import tabulate
+
+    from dlm_eval.harness.tasks import load_tasks
+
+    rows = []
+    for name, task in load_tasks(args.tasks, include_path=args.include_path, data_dir=args.data_dir)["tasks"].items():
+        task.set_config(key="num_fewshot", value=task.config.num_fewshot or 0)
+        task.set_fewshot_seed(seed=1234)
+        task.build_all_requests(limit=1, rank=0, world_size=1)
+        prompt = str(task.instances[0].args[0])
+        rows.append([name, task.OUTPUT_TYPE, len(task.eval_docs), task.config.num_fewshot, len(prompt)])
+    print(tabulate(rows, headers=["task", "kind", "documents", "shots", "characters in the first prompt"]))
+    return 0

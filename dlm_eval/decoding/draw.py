@@ -1,0 +1,113 @@
+"""What to read off the logits of an open position: a candidate token, how probable it is, and how sure the model is.
+
+Shape letters: N = wanted positions of a batch, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Measure = Literal["probability", "margin", "entropy"]
+CHUNK = 2**24  # float64 numbers (N x V) formed at once while sampling
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Reader of candidates: (token [N] long, log-probability of the token [N] nats, score [N]), the latter two float64.
+
+    The payload is one uniform in [0, 1) for each position; it is used when `temperature` is not 0.
+
+    Attributes:
+        measure: what `score` is: log-probability of the token, its lead over the runner-up, or the negative entropy
+            (nats).
+        temperature: 0 takes the most probable token; otherwise one is drawn from softmax(logits / temperature).
+        top_p, top_k: restrict the distribution that is drawn from; 1 and 0 do not.
+        logits_temp: divides the logits before anything else.
+        of_drawn: whether probability and score are those of the distribution drawn from (tempered and restricted), or
+            the model's own.
+        banned: ids that cannot be written.
+        doubted: ids whose probability counts as 0 once the token is drawn.
+    """
+
+    measure: Measure = "probability"
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    logits_temp: float = 1.0
+    of_drawn: bool = False
+    banned: tuple[int, ...] = ()
+    doubted: tuple[int, ...] = ()
+
+    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
+        logits = logits / self.logits_temp if self.logits_temp != 1 else logits
+        logits = without(logits, self.banned)
+        drawn = logits
+        if self.temperature > 0 or self.of_drawn:
+            drawn = restrict(logits / (self.temperature or 1.0), self.top_p, self.top_k)
+        token = inverse_cdf(drawn, payload) if self.temperature > 0 else logits.argmax(-1)
+        judged = without(drawn if self.of_drawn else logits, self.doubted)
+        logprob, score = judge(judged, token, self.measure)
+        return token, logprob, score
+
+
+def without(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
+    """Returns `logits` [N, V] with those of `ids` at minus infinity; the input is left as it is."""
+    if not ids:
+        return logits
+    return logits.index_fill(-1, torch.tensor(ids, device=logits.device), -torch.inf)
+
+
+def restrict(logits: Tensor, top_p: float, top_k: int) -> Tensor:
+    """Returns `logits` [N, V], minus infinity outside the nucleus (Holtzman et al. 2020) and outside the k largest.
+
+    The token with which the probability first exceeds `top_p` belongs to the nucleus.
+    """
+    if top_p < 1:
+        ordered, ids = logits.sort(-1, descending=True)
+        probability = ordered.softmax(-1)
+        outside = (probability.cumsum(-1) > top_p).roll(1, -1)
+        outside[:, 0] = False
+        logits = logits.masked_fill(torch.zeros_like(outside).scatter(-1, ids, outside), -torch.inf)
+    if 0 < top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
+    return logits
+
+
+def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Returns a token [N] drawn from softmax(logits) by each `uniform` [N] in [0, 1), in float64.
+
+    The same law as Gumbel-max with float64 noise (low precision would sharpen it: arXiv 2409.02908), with one random
+    number in place of V.
+    """
+    tokens = []
+    rows = max(1, CHUNK // logits.shape[-1])
+    for part, draws in zip(logits.split(rows), uniform.split(rows), strict=True):
+        mass = (part - part.amax(-1, keepdim=True)).double().exp().cumsum(-1)
+        total = mass[:, -1]
+        # Below the total whatever the rounding: the token found has a mass of its own.
+        point = torch.minimum(draws * total, torch.nextafter(total, torch.zeros_like(total)))
+        tokens.append(torch.searchsorted(mass, point[:, None], right=True).squeeze(-1))
+    return torch.cat(tokens)
+
+
+def judge(logits: Tensor, token: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
+    """Returns (log-probability of `token`, score by `measure`), each [N] float64.
+
+    Exponentials in float32 below the largest logit, sums in float64: near-certain tokens keep their order, which
+        float32 probabilities lose.
+    """
+    top = logits.amax(-1, keepdim=True)
+    below = logits - top
+    mass = below.exp()
+    total = mass.sum(-1, dtype=torch.float64)
+    logprob = below.gather(-1, token[:, None]).squeeze(-1).double() - total.log()
+    if measure == "margin":
+        second = logits.topk(2).values[:, 1] - top.squeeze(-1)
+        return logprob, -second.double().expm1() / total
+    if measure == "entropy":
+        return logprob, torch.xlogy(mass, mass).sum(-1, dtype=torch.float64) / total - total.log()
+    return logprob, logprob

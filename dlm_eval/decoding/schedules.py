@@ -1,0 +1,67 @@
+"""How many tokens a step writes: integer functions of the step, one per published schedule.
+
+Each takes n (open positions of the block at its start), left (those still open), step (from 0) and steps (of the
+block), and returns the number of tokens to write now; the last step writes all that is left. It is negative where
+earlier steps wrote more than planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+Schedule = Callable[[int, int, int, int], int]
+
+
+def even(n: int, left: int, step: int, steps: int) -> int:
+    """Returns n // steps, and one more in the first n % steps steps (LLaDA, SDAR, LLaDA2)."""
+    return min(left, n // steps + (step < n % steps))
+
+
+def linear(n: int, left: int, step: int, steps: int) -> int:
+    """Returns what leaves floor(n t / T) positions open, t = T - 1 - step (DiffuLLaMA; RDM's linear schedule).
+
+    The product is rounded in float32, as the authors' is: of n = 22 positions with T = 22, t = 13 leaves 12 and not 13.
+    """
+    return _keep(n, left, (steps - 1 - step) / steps)
+
+
+def cosine(n: int, left: int, step: int, steps: int) -> int:
+    """Returns what leaves floor(n cos(pi/2 (step + 1) / T)) positions open (RDM's cosine schedule, MaskGIT)."""
+    return _keep(n, left, float(np.cos((step + 1) / steps * np.pi * 0.5)))
+
+
+def _keep(n: int, left: int, rate: float) -> int:
+    return left - int(np.float32(n) * np.float32(rate))
+
+
+def timestep(eps: float) -> Schedule:
+    """Returns Dream's schedule: floor(left (1 - s/t)) on the grid 1 = t_0 > ... > t_steps = eps; all that is left in
+    the last step."""
+
+    def quota(n: int, left: int, step: int, steps: int) -> int:
+        if step >= steps - 1:
+            return left
+        return int(np.float32(left) * reveal_rates(eps, steps)[step])
+
+    return quota
+
+
+@lru_cache(maxsize=64)
+def reveal_rates(eps: float, steps: int) -> tuple[np.float32, ...]:
+    """Returns 1 - s/t of each step on Dream's grid, in float32 as its authors compute it; 1 for the last step."""
+    grid = torch.linspace(1, eps, steps + 1)
+    rates = (1 - grid[1:] / grid[:-1]).numpy()
+    rates[-1] = 1.0
+    return tuple(rates)
+
+
+SCHEDULES = ("even", "linear", "cosine", "timestep")
+
+
+def schedule(name: str, eps: float) -> Schedule:
+    """Returns the schedule called `name` (one of `SCHEDULES`)."""
+    return {"even": even, "linear": linear, "cosine": cosine, "timestep": timestep(eps)}[name]

@@ -1,0 +1,46 @@
+"""The exceptions of dlm_eval: whose fault it was, in one line.
+
+A ``UserError`` is the user's mistake (exit 2), a ``RunError`` a run that failed (exit 1), a ``SampleError`` the fault
+of one sample, which is recorded beside it while the run goes on.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DlmEvalError(Exception):
+    """Base of every error that dlm_eval raises on purpose."""
+
+
+class UserError(DlmEvalError):
+    """A setting that cannot be used: the message names it, its value and what is allowed (exit code 2)."""
+
+
+class RunError(DlmEvalError):
+    """A run, or a part of it, that failed through no fault of the settings (exit code 1)."""
+
+
+class SampleError(DlmEvalError):
+    """One request that could not be answered; it is stored with its sample and the run goes on."""
+
+
+def nearest(value: object, allowed: Iterable[str], count: int = 1) -> list[str]:
+    """Returns up to ``count`` allowed names that look like ``value``, the most alike first."""
+    spelled = {name.lower(): name for name in allowed}
+    found = difflib.get_close_matches(str(value).lower(), spelled, n=count, cutoff=0.5)
+    return [spelled[name] for name in found]
+
+
+def unknown(setting: str, value: object, allowed: Iterable[str]) -> UserError:
+    """Returns the error for a name that is not one of ``allowed``, with the nearest one.
+
+    Args:
+        setting: What the user set, as the user wrote it (``--estimator``, ``model``).
+        value: What it was set to.
+        allowed: The names that would have been accepted.
+    """
+    names = sorted(allowed)
+    guess = "".join(f"did you mean '{name}'? " for name in nearest(value, names))
+    return UserError(f"{setting} '{value}' is not known; {guess}allowed: {', '.join(names) or 'none'}")

@@ -1,0 +1,128 @@
+"""Datasets from local files first, then the cache, then the hub; one clear line, at once, where none has them.
+
+lm-eval's tasks call ``datasets.load_dataset``, which retries an unreachable hub for about 20 seconds and then fails
+with a traceback. Inside ``local_first`` the same call looks in the user's data directory first and fails fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dlm_eval.errors import UserError
+
+PROBE_SECONDS = 2.0
+
+
+@contextlib.contextmanager
+def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
+    """Makes ``datasets.load_dataset`` read ``<data_dir>/<dataset_path>`` before the hub, until the context ends.
+
+    Args:
+        data_dir: Folder in the layout of the hub (``openai/gsm8k/...``); by default the variable ``DLM_EVAL_DATA``.
+
+    Raises:
+        UserError: the folder does not exist; or, from a load inside, a dataset that cannot be had.
+    """
+    import datasets
+
+    library = _Library(_checked(data_dir or os.environ.get("DLM_EVAL_DATA")), datasets.load_dataset)
+    datasets.load_dataset = library.load
+    try:
+        yield
+    finally:
+        datasets.load_dataset = library.original
+        library.active = False  # a task module may have kept our function: from now on it is the original one
+
+
+@functools.lru_cache(maxsize=1)
+def hub_reachable() -> bool:
+    """Returns whether the Hugging Face hub answers, probed once per process for at most two seconds."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    answers: list[Any] = []
+
+    def probe() -> None:
+        with contextlib.suppress(Exception):
+            answers.append(get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS))
+
+    # In a thread, because the timeout of a request does not cover a name server that does not answer.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return bool(answers)
+
+
+@dataclass
+class _Library:
+    """Where datasets come from while a ``local_first`` context is open."""
+
+    data_dir: Path | None
+    original: Callable[..., Any]
+    active: bool = True
+
+    def load(self, path: str, name: str | None = None, *args: Any, **options: Any) -> Any:
+        """Returns what ``datasets.load_dataset`` returns, from the first place that has the dataset."""
+        if not self.active or options.get("data_files") or Path(path).exists():
+            return self.original(path, name, *args, **options)
+        reason = "no --data_dir given"
+        if self.data_dir is not None:
+            folder = self.data_dir / path
+            reason = f"{folder} does not exist"
+            if folder.is_dir():
+                try:
+                    return self.original(str(folder), name, *args, **options)
+                except (ValueError, FileNotFoundError) as error:  # the folder lacks this configuration
+                    reason = f"{folder}: {_first_line(error)}"
+                except Exception as error:
+                    raise UserError(f"--data_dir: {folder} cannot be read: {_first_line(error)}") from error
+        return self._from_hub(path, name, reason, *args, **options)
+
+    def _from_hub(self, path: str, name: str | None, reason: str, *args: Any, **options: Any) -> Any:
+        online = hub_reachable()
+        try:
+            with contextlib.nullcontext() if online else _offline():
+                return self.original(path, name, *args, **options)
+        except Exception as error:
+            hub = f"the hub says: {_first_line(error)}" if online else "the hub is out of reach and the cache lacks it"
+            called = f"'{path}'" + (f" (configuration '{name}')" if name else "")
+            raise UserError(
+                f"dataset {called} cannot be had: {reason}; {hub}; give --data_dir DIR (or the variable"
+                f" DLM_EVAL_DATA) with its files in DIR/{path}"
+            ) from error
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Lets ``datasets`` and ``huggingface_hub`` use their caches only, so that nothing is retried."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+def _checked(data_dir: str | Path | None) -> Path | None:
+    if data_dir is None:
+        return None
+    folder = Path(data_dir).expanduser().resolve()
+    if not folder.is_dir():
+        raise UserError(f"--data_dir '{data_dir}' is not a directory; it must hold datasets as <owner>/<name>/")
+    return folder
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

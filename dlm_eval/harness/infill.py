@@ -1,0 +1,134 @@
+"""Tasks whose answer stands between a prefix and a suffix, or has a length that the task sets.
+
+A YAML names the class and says where the two come from:
+
+    class: !function dlm_eval.harness.infill.InfillTask
+    metadata:
+      infill: {suffix: "{{suffix}}", length: oracle+10, reference: answer.aliases}
+
+The task then adds flat keys to the generation arguments of each request: ``infill_suffix`` (text after the hole),
+``infill_length`` ("oracle", "oracle+K" or a number of tokens) and ``infill_reference`` (the texts whose longest token
+length is the oracle length); and, only where a protocol measures otherwise, ``infill_measure``. Flat, because lm-eval
+groups requests by the values of their arguments and a nested mapping would count as equal whatever it holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.utils import apply_template
+
+from dlm_eval.errors import UserError, unknown
+
+LENGTH = re.compile(r"oracle(\+\d+)?|[1-9]\d*")
+MEASURES = ("alone", "in_place", "canvas")
+
+
+@dataclasses.dataclass(frozen=True)
+class InfillSpec:
+    """What ``metadata.infill`` of a task says; every field may be a jinja template over the document.
+
+    Attributes:
+        length: "oracle", "oracle+K", or a number of tokens.
+        suffix: Text after the hole; None where there is none (a completion of a set length).
+        reference: What the oracle length is measured on: a template or function giving one text, or the name of a
+            column that holds one text or a list of texts (``answer.aliases`` for a nested one).
+        measure: How the length is counted. "alone": tokens of a reference encoded by itself. "in_place": tokens that a
+            reference adds behind the prefix, for words that follow a space. "canvas": a number of tokens for prefix,
+            hole and suffix together.
+    """
+
+    length: str
+    suffix: str | None = None
+    reference: str | Callable[[dict[str, Any]], str | list[str]] | None = None
+    measure: str = "alone"
+
+    @classmethod
+    def from_metadata(cls, task: str, metadata: Mapping[str, Any] | None) -> InfillSpec:
+        """Returns the settings of a task.
+
+        Raises:
+            UserError: no ``metadata.infill``, an unknown key in it, or a length that has no meaning.
+        """
+        values = (metadata or {}).get("infill")
+        if not isinstance(values, Mapping) or "length" not in values:
+            raise UserError(f"task '{task}': an InfillTask needs metadata.infill with a 'length'")
+        allowed = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in allowed:
+                raise unknown(f"task '{task}': metadata.infill key", key, allowed)
+        spec = cls(**{**values, "length": str(values["length"])})
+        if spec.measure not in MEASURES:
+            raise unknown(f"task '{task}': metadata.infill measure", spec.measure, MEASURES)
+        if "{{" not in spec.length:
+            _check_length(task, spec.length)
+        if "oracle" in spec.length and spec.reference is None:
+            raise UserError(f"task '{task}': metadata.infill length '{spec.length}' needs a 'reference'")
+        return spec
+
+    def keys(self, task: str, doc: dict[str, Any]) -> dict[str, Any]:
+        """Returns the flat generation arguments of one document."""
+        length = apply_template(self.length, doc).strip()
+        _check_length(task, length)
+        keys: dict[str, Any] = {"infill_length": length}
+        if self.suffix is not None:
+            keys["infill_suffix"] = apply_template(self.suffix, doc)
+        if self.measure != "alone":
+            keys["infill_measure"] = self.measure
+        if self.reference is not None:
+            keys["infill_reference"] = _references(self.reference, doc)
+        return keys
+
+
+class InfillTask(ConfigurableTask):  # type: ignore[misc]
+    """An lm-eval ``generate_until`` task whose requests carry the suffix and the length of the hole."""
+
+    def __init__(self, config: Mapping[str, Any] | None = None, **_: Any) -> None:
+        settings = {key: value for key, value in dict(config or {}).items() if key != "class"}
+        self.infill = InfillSpec.from_metadata(settings.get("task", "?"), settings.get("metadata"))
+        settings["metadata"] = _printable(settings["metadata"])
+        super().__init__(config=settings)
+        self.infill.keys(self.config.task, self.task_docs[0])  # a wrong template shows before a model is loaded
+
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
+        """Returns lm-eval's own request(s) with the keys of the hole added to their generation arguments."""
+        built = super().construct_requests(doc, ctx, **kwargs)
+        keys = self.infill.keys(self.config.task, doc)
+        for instance in built if isinstance(built, list) else [built]:  # a list from lm-eval 0.5 on
+            context, arguments = instance.arguments[:2]
+            instance.arguments = (context, {**arguments, **keys})
+        return built
+
+
+def _references(source: str | Callable[[dict[str, Any]], str | list[str]], doc: dict[str, Any]) -> list[str]:
+    if callable(source):
+        found = source(doc)
+    elif "{{" in source:
+        found = apply_template(source, doc)
+    else:
+        found = _column(source, doc)
+    return [found] if isinstance(found, str) else list(found)
+
+
+def _column(name: str, doc: dict[str, Any]) -> Any:
+    value: Any = doc
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise UserError(f"metadata.infill reference '{name}' is no column of the document: {', '.join(doc)}")
+        value = value[part]
+    return value
+
+
+def _check_length(task: str, length: str) -> None:
+    if not LENGTH.fullmatch(length):
+        raise UserError(f"task '{task}': metadata.infill length '{length}' must be oracle, oracle+K or a number > 0")
+
+
+def _printable(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    # metadata is written into the results file, where a function would stand with its memory address
+    infill = {k: f"{v.__module__}.{v.__qualname__}" if callable(v) else v for k, v in metadata["infill"].items()}
+    return {**metadata, "infill": infill}

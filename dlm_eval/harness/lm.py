@@ -1,0 +1,264 @@
+"""`DiffusionLM`: lm-eval's three request methods, answered by a Denoiser.
+
+Requests become canvases (`requests.py`), canvases become jobs (`jobs.py`), and the answers go back as lm-eval wants them, with what each cost kept beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+
+from dlm_eval.canvas import BLANK, Filling, Score
+from dlm_eval.errors import SampleError
+from dlm_eval.harness.decode_options import DecodeOptions
+from dlm_eval.harness.requests import Overlong, Prepared, begin, continuation_canvas, hole_canvas, hole_length
+from dlm_eval.jobs import Answer, FillJob, Job, ScoreJob, answer_jobs
+from dlm_eval.journal import Journal
+from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.noise import digest
+from dlm_eval.pool import Pool
+from dlm_eval.progress import Progress
+from dlm_eval.scoring import EstimatorSettings, windows
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a DiffusionLM answers.
+
+    Attributes:
+        estimator: of likelihoods.
+        decode: how requests become decode settings.
+        seed: of all noise.
+        overlong: what happens to a request that does not fit: cut its context from the left, or store an error.
+        quiet: show no progress.
+    """
+
+    estimator: EstimatorSettings
+    decode: DecodeOptions
+    seed: int = 0
+    overlong: Overlong = "truncate"
+    quiet: bool = False
+
+
+@dataclass
+class Record:
+    """What one request cost and what became of it; `cost` in results is made of these."""
+
+    task: str
+    doc_id: int | None
+    idx: int
+    repeat: int
+    doc: str
+    kind: str
+    rows: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    stderr: float | None = None
+    score_kind: str | None = None
+    truncated: int = 0
+    error: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class DiffusionLM(TemplateLM):
+    """A Denoiser behind lm-eval's LM interface. One process drives; `pool` does the work.
+
+    Args:
+        model: the denoiser (for text and facts; the pool runs it).
+        pool: answers jobs.
+        options: how.
+        journal: finished answers, or None.
+    """
+
+    def __init__(self, model: Denoiser, pool: Pool, options: Options, journal: Journal | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.pool = pool
+        self.options = options
+        self.journal = journal
+        self.fingerprint = digest(model.describe())
+        self.records: list[Record] = []
+        self._device = getattr(model, "device", "cpu")
+
+    # -- what lm-eval asks of every model ------------------------------------------------------------------------------
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.model.eos_ids[0]
+
+    @property
+    def max_length(self) -> int:
+        return self.model.max_length
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.model.name.replace("/", "__")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        return self.model.encode(string)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return self.model.apply_chat_template(chat_history, add_generation_prompt)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        return str(getattr(getattr(self.model, "tokenizer", None), "chat_template", "") or "")
+
+    def get_model_info(self) -> dict[str, Any]:
+        return {"model_dtype": self.model.describe().get("dtype"), "fingerprint": self.fingerprint}
+
+    def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
+        raise NotImplementedError("DiffusionLM scores whole texts, see loglikelihood")
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Returns (log-likelihood in nats, is_greedy) of each continuation given its context.
+
+        is_greedy is found out where a document has one continuation (last-word tasks); among choices it is False.
+        """
+        asked = Counter((r.task_name or "", doc_key(r.doc or r.args)) for r in {id(r): r for r in requests}.values())
+
+        def prepare(request: Instance, record: Record) -> list[Job]:
+            context, continuation = request.args
+            key = digest(record.task, record.doc, record.repeat)
+            prepared = continuation_canvas(self.model, context, continuation, key, self.options.overlong)
+            # lm-eval's choices ask several continuations of one document and never look at is_greedy, which costs rows of its own.
+            return [self._score_job(prepared, record, greedy=asked[record.task, record.doc] == 1)]
+
+        def finish(answers: Sequence[Answer], record: Record) -> tuple[float, bool]:
+            score = _score(answers[0])
+            record.stderr, record.score_kind = score.stderr, score.kind
+            record.details["estimator"] = score.estimator
+            return score.logprob, bool(score.greedy)
+
+        return self._answer(requests, "likelihood", prepare, finish, (float("-inf"), False))
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Returns the log-likelihood (nats) of each whole text, in windows where it is longer than the model."""
+
+        def prepare(request: Instance, record: Record) -> list[Job]:
+            key = digest(record.task, record.doc, record.repeat)
+            ids = self.model.encode(request.args[0])
+            head = begin(self.model, [])
+            canvases = windows([*head, *ids], self.model.max_length, given=len(head), key=key)
+            return [self._score_job(Prepared(canvas), record, greedy=False) for canvas in canvases]
+
+        def finish(answers: Sequence[Answer], record: Record) -> float:
+            scores = [_score(answer) for answer in answers]
+            record.stderr = sum(score.stderr**2 for score in scores) ** 0.5
+            record.score_kind = scores[0].kind if scores else "exact"
+            return float(sum(score.logprob for score in scores))
+
+        return self._answer(requests, "likelihood", prepare, finish, float("-inf"))
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Returns the text written after each context (or into its hole), cut at the end of text and at the first stop string."""
+
+        def prepare(request: Instance, record: Record) -> list[Job]:
+            context, arguments = request.args
+            ask = self.options.decode.request(arguments, record.task)
+            length = hole_length(self.model, ask.hole, context)
+            settings = self.options.decode.settings(ask, length)
+            key = digest(record.task, record.doc, request.idx, record.repeat)
+            prepared = hole_canvas(self.model, context, length, ask.hole.suffix, key, self.options.overlong)
+            record.truncated = prepared.truncated
+            record.details = {"until": ask.until, "decode": asdict(settings), "strategy": settings.strategy, "steps": settings.steps or length, "block_length": settings.block_length}
+            return [FillJob(prepared.canvas, settings, self.options.seed)]
+
+        def finish(answers: Sequence[Answer], record: Record) -> str:
+            filling = _filling(answers[0])
+            written = visible(filling.tokens, self.model.eos_ids)
+            record.tokens = len(written)
+            record.details |= {"steps_taken": filling.steps, "exit": filling.exit, "gen_length": len(filling.tokens)}
+            return cut_at(self.model.decode(written), record.details["until"])
+
+        return self._answer(requests, "generation", prepare, finish, "")
+
+    def _score_job(self, prepared: Prepared, record: Record, greedy: bool) -> ScoreJob:
+        record.truncated += prepared.truncated
+        record.tokens += sum(prepared.canvas.open)
+        return ScoreJob(prepared.canvas, self.options.estimator, self.options.seed, greedy)
+
+    def _answer(
+        self,
+        requests: Sequence[Instance],
+        kind: str,
+        prepare: Callable[[Instance, Record], list[Job]],
+        finish: Callable[[Sequence[Answer], Record], Any],
+        blank: Any,
+    ) -> list[Any]:
+        """Runs every request's jobs together and returns lm-eval's answers; a request that errs gets `blank` and a record that says why."""
+        records = list(_records(requests, kind))
+        batches: list[list[Job]] = []
+        for request, record in zip(requests, records, strict=True):
+            try:
+                batches.append(prepare(request, record))
+            except SampleError as error:
+                record.error = str(error)
+                batches.append([])
+        jobs = [job for batch in batches for job in batch]
+        with Progress(kind, len(set(jobs)), self.options.quiet) as progress:
+            answers = iter(answer_jobs(self.pool.run, jobs, self.fingerprint, self.journal, progress))
+        results = []
+        for batch, record in zip(batches, records, strict=True):
+            own = [next(answers) for _ in batch]
+            record.rows, record.seconds = sum(a.rows for a in own), sum(a.seconds for a in own)
+            try:
+                results.append(blank if record.error else finish(own, record))
+            except SampleError as error:
+                record.error = str(error)
+                results.append(blank)
+        self.records.extend(records)
+        return results
+
+
+def _records(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
+    """Yields a fresh record per request. lm-eval repeats a request by listing the same object several times in a row."""
+    seen: Counter[int] = Counter()
+    for request in requests:
+        repeat = seen[id(request)]
+        seen[id(request)] += 1
+        yield Record(request.task_name or "", request.doc_id, request.idx, repeat, doc_key(request.doc or request.args), kind)
+
+
+def doc_key(doc: Any) -> str:
+    """Returns the identity of a document: its content, so that --limit, --samples and order cannot change its noise."""
+    return digest(doc)
+
+
+def _score(answer: Answer) -> Score:
+    if answer.error is not None:
+        raise SampleError(answer.error)
+    assert isinstance(answer.value, Score)
+    return answer.value
+
+
+def _filling(answer: Answer) -> Filling:
+    if answer.error is not None:
+        raise SampleError(answer.error)
+    assert isinstance(answer.value, Filling)
+    return answer.value
+
+
+def visible(tokens: Sequence[int], eos_ids: Sequence[int]) -> list[int]:
+    """Returns the tokens before the first end-of-text or never-written position."""
+    shown: list[int] = []
+    for token in tokens:
+        if token in eos_ids or token == BLANK:
+            break
+        shown.append(token)
+    return shown
+
+
+def cut_at(text: str, until: Sequence[str]) -> str:
+    """Returns `text` before the first of the stop strings."""
+    ends = [text.find(stop) for stop in until if stop and stop in text]
+    return text[: min(ends)] if ends else text

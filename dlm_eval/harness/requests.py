@@ -1,0 +1,149 @@
+"""lm-eval's requests as canvases: where text becomes token ids.
+
+Shape letters: L = positions of a canvas.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dlm_eval.canvas import Canvas
+from dlm_eval.errors import SampleError, UserError
+from dlm_eval.models.denoiser import Denoiser
+
+Overlong = Literal["truncate", "error"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A canvas and how many tokens of its context did not fit."""
+
+    canvas: Canvas
+    truncated: int = 0
+
+
+@dataclass(frozen=True)
+class Hole:
+    """A hole as a task describes it (`harness.infill.InfillSpec`).
+
+    Attributes:
+        length: 'oracle', 'oracle+K' or a number of tokens.
+        suffix: text behind it.
+        references: texts whose longest token length is the oracle length.
+        measure: 'alone' (tokens of a reference by itself), 'in_place' (tokens it adds behind the prefix) or 'canvas' (a number of tokens for
+            prefix, hole and suffix together).
+    """
+
+    length: str
+    suffix: str = ""
+    references: tuple[str, ...] = ()
+    measure: str = "alone"
+
+
+def encode_pair(model: Denoiser, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Returns the ids of context and continuation, split in the encoding of the whole text.
+
+    Trailing spaces of the context move to the continuation, as in lm-eval. Where the tokenizer merges across the boundary, the token that
+    straddles it belongs to the continuation: what is scored is then always the tokenisation of the text itself.
+
+    Raises:
+        SampleError: nothing to score.
+    """
+    spaces = len(context) - len(context.rstrip())
+    if spaces:
+        context, continuation = context[:-spaces], context[-spaces:] + continuation
+    whole, head = model.encode(context + continuation), model.encode(context)
+    shared = 0
+    while shared < min(len(head), len(whole)) and whole[shared] == head[shared]:
+        shared += 1
+    if shared == len(whole):
+        raise SampleError("the continuation is empty: there is nothing to score")
+    return whole[:shared], whole[shared:]
+
+
+def begin(model: Denoiser, ids: Sequence[int]) -> list[int]:
+    """Returns `ids` with the model's BOS in front where it needs one and has none yet (a chat template may have set it).
+
+    Raises:
+        UserError: the model needs a BOS and its tokenizer has none.
+    """
+    if not model.needs_bos or (ids and ids[0] == model.bos_id):
+        return list(ids)
+    if model.bos_id is None:
+        raise UserError(f"model {model.name} cannot predict position 0 and its tokenizer has no BOS token")
+    return [model.bos_id, *ids]
+
+
+def continuation_canvas(model: Denoiser, context: str, continuation: str, key: str, overlong: Overlong) -> Prepared:
+    """Returns the canvas that scores `continuation` after `context`.
+
+    Raises:
+        SampleError: an empty continuation, or one that does not fit the model.
+    """
+    head, target = encode_pair(model, context, continuation)
+    head, _, cut = _fit(model, begin(model, head), len(target), (), overlong)
+    return Prepared(Canvas.continuation(head, target, key), cut)
+
+
+def hole_canvas(
+    model: Denoiser, prefix: str, length: int, suffix: str, key: str, overlong: Overlong
+) -> Prepared:
+    """Returns the canvas with `length` open positions between `prefix` and `suffix`.
+
+    Raises:
+        SampleError: the hole alone does not fit the model, or (with `overlong='error'`) the whole does not.
+    """
+    head = begin(model, model.encode(prefix))
+    tail = model.encode(suffix) if suffix else []
+    head, tail, cut = _fit(model, head, length, tail, overlong)
+    return Prepared(Canvas.infill(head, length, tail, key), cut)
+
+
+def _fit(
+    model: Denoiser, head: list[int], hole: int, tail: Sequence[int], overlong: Overlong
+) -> tuple[list[int], list[int], int]:
+    """Returns head and tail cut to the model's length, and the number of tokens cut: the head's far end first, then the tail's."""
+    excess = len(head) + hole + len(tail) - model.max_length
+    if excess <= 0:
+        return head, list(tail), 0
+    if overlong == "error":
+        raise SampleError(f"{len(head) + hole + len(tail)} tokens do not fit the model's {model.max_length} (--overlong truncate cuts)")
+    kept_bos = 1 if model.needs_bos else 0
+    from_head = min(excess, len(head) - kept_bos)
+    from_tail = min(excess - from_head, len(tail))
+    if from_head + from_tail < excess:
+        raise SampleError(f"a hole of {hole} tokens does not fit the model's {model.max_length} positions")
+    head = head[:kept_bos] + head[kept_bos + from_head :]
+    return head, list(tail[: len(tail) - from_tail]), excess
+
+
+def hole_length(model: Denoiser, hole: Hole, prefix: str) -> int:
+    """Returns the hole's length in tokens.
+
+    Raises:
+        UserError: a length that is neither 'oracle', 'oracle+K' nor a number.
+        SampleError: an oracle length without references, or a canvas that the prompt alone fills.
+    """
+    match = re.fullmatch(r"oracle(?:\+(\d+))?|(\d+)", str(hole.length).strip())
+    if match is None:
+        raise UserError(f"infill_length '{hole.length}' is not allowed; it must be 'oracle', 'oracle+K' or a number of tokens")
+    if match.group(2):
+        given = int(match.group(2))
+        if hole.measure != "canvas":
+            return given
+        room = given - len(begin(model, model.encode(prefix))) - len(model.encode(hole.suffix))
+        if room < 1:
+            raise SampleError(f"the prompt fills the canvas of {given} tokens: nothing is left to write")
+        return room
+    if not hole.references:
+        raise SampleError("an oracle length needs a reference text, and this document has none")
+    return max(_tokens(model, hole.measure, prefix, text) for text in hole.references) + int(match.group(1) or 0)
+
+
+def _tokens(model: Denoiser, measure: str, prefix: str, text: str) -> int:
+    if measure == "in_place":
+        return len(model.encode(prefix + text)) - len(model.encode(prefix))
+    return len(model.encode(text))

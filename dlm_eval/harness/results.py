@@ -1,0 +1,211 @@
+"""What a run leaves behind: lm-eval's results with our block, written whole or not at all.
+
+lm-eval's own tracker writes the files (so that its tools keep working), but swallows its errors and writes in place. It therefore writes into a
+staging directory beside the target; the files are checked there and only then moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import dlm_eval
+from dlm_eval.engine import Cost
+from dlm_eval.errors import RunError
+from dlm_eval.harness.lm import Record
+
+log = logging.getLogger(__name__)
+
+
+def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Callable[[str, Any], str | None]) -> None:
+    """Adds forwards, rows, tokens, seconds, logprob_stderr (and error) to every logged sample.
+
+    Args:
+        results: lm-eval's results with 'samples'.
+        records: what each request cost.
+        reason: (task, document) -> why it has no metric, or None.
+    """
+    by_doc: dict[tuple[str, int | None], list[Record]] = {}
+    for record in records:
+        by_doc.setdefault((record.task, record.doc_id), []).append(record)
+    for task, samples in (results.get("samples") or {}).items():
+        seen: Counter[str] = Counter()
+        for sample in samples:
+            number = seen[sample["filter"]]  # lm-eval logs each filter's documents in order; its doc_id is permuted under --samples
+            seen[sample["filter"]] += 1
+            own = sorted(by_doc.get((task, number), []), key=lambda r: (r.idx, r.repeat))
+            if own:
+                sample["forwards"] = sample["rows"] = sum(r.rows for r in own)
+                sample["tokens"] = sum(r.tokens for r in own)
+                sample["seconds"] = round(sum(r.seconds for r in own), 6)
+                sample["truncated"] = sum(r.truncated for r in own)
+                if own[0].kind == "likelihood":
+                    sample["logprob_stderr"] = [r.stderr for r in own]
+                    sample["logprob_kind"] = [r.score_kind for r in own]
+                else:
+                    sample["exit"] = [r.details.get("exit") for r in own]
+                    sample["steps"] = [r.details.get("steps_taken") for r in own]
+            error = reason(task, sample["doc"])
+            if error is not None:
+                sample["error"] = error
+
+
+def cost_block(records: Sequence[Record], errors: Mapping[str, int], device: Cost | None, wall_seconds: float) -> dict[str, Any]:
+    """Returns cost per task and in total. forwards: model calls of the samples' own canvases; `device` has what the device ran."""
+    tasks: dict[str, dict[str, Any]] = {}
+    for record in records:
+        cost = tasks.setdefault(
+            record.task, {"samples": set(), "errors": 0, "requests": 0, "forwards": 0, "rows": 0, "tokens": 0, "seconds": 0.0, "truncated": 0}
+        )
+        cost["samples"].add(record.doc_id)
+        cost["requests"] += 1
+        cost["forwards"] += record.rows
+        cost["rows"] += record.rows
+        cost["tokens"] += record.tokens
+        cost["seconds"] += record.seconds
+        cost["truncated"] += record.truncated > 0
+    for task in {*tasks, *errors}:
+        tasks.setdefault(task, {})["errors"] = errors.get(task, 0)
+    for cost in tasks.values():
+        cost["samples"] = len(cost.get("samples", ()))
+    total: dict[str, Any] = {"wall_seconds": wall_seconds}
+    if device is not None:
+        total |= {f"device_{key}": value for key, value in vars(device).items()}
+    return {**tasks, "total": total}
+
+
+def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """Returns per task how it was answered: kind, estimators, decode settings as they were resolved, lengths."""
+    tasks: dict[str, dict[str, Any]] = {}
+    for record in records:
+        task = tasks.setdefault(record.task, {"kind": record.kind})
+        for key in ("estimator", "strategy", "steps", "block_length", "gen_length"):
+            if record.details.get(key) is not None:
+                task.setdefault(key, set()).add(record.details[key])
+        if record.details.get("decode") is not None:
+            task["decode"] = record.details["decode"]
+    return {name: {k: _one(v) for k, v in task.items()} for name, task in tasks.items()}
+
+
+def _one(value: Any) -> Any:
+    if not isinstance(value, set):
+        return value
+    items = sorted(value)
+    if len(items) == 1:
+        return items[0]
+    return f"{items[0]}-{items[-1]}" if isinstance(items[0], int) else ", ".join(map(str, items))
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Returns machine, versions and state of the code that made a result."""
+    import torch
+
+    name, peak = _processor(), None
+    if torch.cuda.is_available():
+        name, peak = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated()
+    libraries: dict[str, str | None] = {}
+    for library in ("torch", "transformers", "lm_eval", "datasets", "numpy"):
+        try:
+            libraries[library] = version(library)
+        except PackageNotFoundError:
+            libraries[library] = None
+    return {
+        "dlm_eval": dlm_eval.__version__, "git": _git(), "python": platform.python_version(), **libraries,
+        "device": device, "device_name": name, "threads": torch.get_num_threads(), "peak_device_bytes": peak, "system": platform.system(),
+    }
+
+
+def _processor() -> str:
+    """Returns the processor's model name where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git() -> str | None:
+    """Returns commit and whether it was changed, where dlm_eval runs from its repository."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        run = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip() or None
+
+
+def save(results: Mapping[str, Any], output_path: str, model_name: str, tracker_args: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
+    """Writes results_*.json and samples_*.jsonl through lm-eval's tracker, whole or not at all; returns the results file.
+
+    Raises:
+        RunError: something could not be written (full disk, lost directory); nothing half-written is left.
+    """
+    from lm_eval.loggers import EvaluationTracker
+
+    target = Path(output_path)
+    home = target.parent if target.suffix == ".json" else target
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=home))
+    except OSError as error:
+        raise RunError(f"results cannot be written to {output_path}: {error.strerror or error}") from error
+    try:
+        inside = staging / target.name if target.suffix == ".json" else staging
+        tracker = EvaluationTracker(**{**tracker_args, "output_path": str(inside)})
+        tracker.general_config_tracker.log_experiment_args(
+            model_source="dlm_eval", model_args=f"pretrained={model_name}", system_instruction=config.get("system_instruction"),
+            chat_template=config.get("chat_template"), fewshot_as_multiturn=bool(config.get("fewshot_as_multiturn")),
+        )
+        tracker.general_config_tracker.start_time = config["start_time"]
+        body = {key: value for key, value in results.items() if key != "samples"}
+        samples = results.get("samples")
+        tracker.save_results_aggregated(results=body, samples=samples)
+        for task, rows in (samples or {}).items():
+            tracker.save_results_samples(task_name=task, samples=rows)
+        _check(staging, samples)
+        return _move(staging, home)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _check(staging: Path, samples: Mapping[str, Sequence[Any]] | None) -> None:
+    """Reads back what was written."""
+    try:
+        (file,) = [f for f in staging.rglob("*.json")]
+        json.loads(file.read_text(encoding="utf-8"))
+        for task, rows in (samples or {}).items():
+            (lines,) = staging.rglob(f"samples_{task}_*.jsonl")
+            with lines.open(encoding="utf-8") as stream:
+                count = sum(1 for _ in stream)
+            if count != len(rows):
+                raise ValueError(f"{count} of {len(rows)} samples of {task} were written")
+    except (OSError, ValueError) as error:
+        raise RunError(f"results could not be saved: {error}") from error
+
+
+def _move(staging: Path, home: Path) -> Path:
+    """Moves the files into place, the results file last: whoever sees it sees its samples too."""
+    files = sorted((f for f in staging.rglob("*") if f.is_file()), key=lambda f: f.suffix == ".json")
+    try:
+        for file in files:
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+            place = home / file.relative_to(staging)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
+    except OSError as error:
+        raise RunError(f"results could not be saved: {error.strerror or error}") from error
+    return home / files[-1].relative_to(staging)

@@ -1,0 +1,223 @@
+"""A run from settings to saved results: tasks, then the model, then lm-eval's evaluator, then the files.
+
+Order matters: whatever can be wrong with names, data, options or the output directory shows before a weight is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import dlm_eval
+from dlm_eval.errors import UserError
+from dlm_eval.harness.data import local_first
+from dlm_eval.harness.models import Loaded, check_model_name, load
+from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
+from dlm_eval.harness.tasks import check_fewshot, load_tasks, unsafe_tasks
+from dlm_eval.journal import Journal
+from dlm_eval.noise import digest
+
+log = logging.getLogger(__name__)
+Ask = Callable[[list[str]], bool]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run's results and where they were saved (None where nothing was to be saved)."""
+
+    results: dict[str, Any]
+    file: Path | None
+    errors: int
+
+
+def evaluate(model: str, tasks: Any, **settings: Any) -> dict[str, Any]:
+    """Runs an evaluation; returns lm-eval's results dict with our block under 'dlm_eval' and the samples under 'samples'.
+
+    Args:
+        model: family, named checkpoint or lm-eval model.
+        tasks: names.
+        settings: see `RunSettings`.
+
+    Raises:
+        UserError: a setting that is not allowed.
+        RunError: results could not be saved.
+    """
+    return run(run_settings({"model": model, "tasks": tasks, **settings})).results
+
+
+def run(settings: RunSettings, ask: Ask | None = None) -> Finished:
+    """Runs an evaluation.
+
+    Args:
+        settings: what to run.
+        ask: asks the user whether generated code may run, for tasks that need it; None where nobody can be asked.
+    """
+    start = time.perf_counter()
+    check_model_name(settings.model)
+    _check_options(settings)
+    home = output_directory(settings.output_path) if settings.output_path else None
+    with local_first(settings.data_dir):
+        tasks = load_tasks(
+            list(settings.tasks), include_path=settings.include_path, data_dir=settings.data_dir,
+            metadata={**settings.model_args, **settings.metadata},
+        )
+        tasks = _settle_unsafe(tasks, settings, ask)
+        check_fewshot(tasks, settings.num_fewshot)
+        _check_sample_names(tasks, settings)
+        journal = Journal(home / "journal.sqlite") if home and settings.resume else None
+        try:
+            loaded = load(settings, journal)
+            results, errors = _evaluate(loaded, tasks, settings, start)
+        finally:
+            if journal is not None:
+                journal.close()
+    file = _save(results, loaded, settings, start) if settings.output_path else None
+    return Finished(results, file, errors)
+
+
+def _check_options(settings: RunSettings) -> None:
+    """Parses what would otherwise be found wrong only after the weights are loaded."""
+    from dlm_eval.harness.decode_options import DecodeOptions, user_layer
+    from dlm_eval.scoring import parse_estimator
+
+    parse_estimator(settings.estimator)
+    user = {k: v for k, v in user_layer(settings.gen_kwargs, settings.decode).items() if (k, v) != ("preset", "authors")}
+    options = DecodeOptions(user)
+    ask = options.request({})
+    options.settings(ask, int(ask.hole.length))
+
+
+def _settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:
+    """Returns the tasks that may run. Generated code runs only when the user said so: by the option, or when asked.
+
+    A task that was named itself is an error without that word; inside a group it is left out, and said.
+    """
+    unsafe = unsafe_tasks(tasks)
+    if not unsafe or settings.confirm_run_unsafe_code or settings.predict_only or (ask is not None and ask(unsafe)):
+        return tasks
+    named = [name for name in unsafe if name in settings.tasks]
+    if named or len(unsafe) == len(tasks["tasks"]):
+        raise UserError(f"--tasks {', '.join(named or unsafe)} runs generated code (in a sandbox); add --confirm_run_unsafe_code to allow it")
+    log.warning("left out: %s (runs generated code, in a sandbox; --confirm_run_unsafe_code includes it)", ", ".join(unsafe))
+    for name in unsafe:
+        del tasks["tasks"][name]
+        for group in tasks["groups"].values():
+            group.pop(name)
+    tasks["group_map"] = {name: group.child_names for name, group in tasks["groups"].items()}
+    return tasks
+
+
+def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None:
+    from dlm_eval.errors import unknown
+
+    for name, numbers in (settings.samples or {}).items():
+        if name not in tasks["tasks"]:
+            raise unknown("--samples task", name, tasks["tasks"])
+        count = len(tasks["tasks"][name].eval_docs)
+        if max(numbers) >= count:
+            raise UserError(f"--samples {name} '{max(numbers)}' is not allowed; the task has documents 0 to {count - 1}")
+
+
+@dataclass(frozen=True)
+class _Preloaded:
+    """As much of lm-eval's TaskManager as its evaluator needs once the tasks are there."""
+
+    tasks: dict[str, Any]
+    task_index: Mapping[str, Any]
+
+    def load(self, _: Any) -> dict[str, Any]:
+        return self.tasks
+
+
+def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, start: float) -> tuple[dict[str, Any], int]:
+    """Returns lm-eval's results with our block, and the number of documents that erred."""
+    from lm_eval import simple_evaluate
+
+    from dlm_eval.harness import results as files
+    from dlm_eval.harness.guard import Guard
+
+    guard = Guard()
+    records = lambda: loaded.lm.records if loaded.ours else []  # noqa: E731
+    for name, task in tasks["tasks"].items():
+        guard.watch(name, task, records)
+    random, numpy, torch_seed, fewshot = settings.seeds
+    outcome = simple_evaluate(
+        model=loaded.lm,
+        tasks=list(tasks["tasks"]),
+        task_manager=_Preloaded(tasks, {}),
+        num_fewshot=settings.num_fewshot,
+        limit=settings.limit,
+        samples={name: sorted(set(numbers)) for name, numbers in settings.samples.items()} if settings.samples else None,
+        bootstrap_iters=settings.bootstrap_iters,
+        write_out=settings.write_out,
+        log_samples=True,
+        system_instruction=_system(settings),
+        apply_chat_template=settings.apply_chat_template,
+        fewshot_as_multiturn=bool(settings.apply_chat_template) if settings.fewshot_as_multiturn is None else settings.fewshot_as_multiturn,
+        gen_kwargs=None if loaded.ours else dict(settings.gen_kwargs) or None,
+        predict_only=settings.predict_only,
+        random_seed=random,
+        numpy_random_seed=numpy,
+        torch_random_seed=torch_seed,
+        fewshot_random_seed=fewshot,
+        confirm_run_unsafe_code=True,
+        batch_size=settings.batch_size,
+        device=settings.device,
+    )
+    results = dict(outcome)
+    results["config"] |= {"model": settings.model, "model_args": _public(settings.model_args), "gen_kwargs": dict(settings.gen_kwargs)}
+    files.attach_costs(results, records(), guard.reason)
+    device = loaded.lm.pool.cost() if loaded.ours else None
+    errors = guard.counts()
+    results["dlm_eval"] = _block(loaded, settings, records(), errors, device, time.perf_counter() - start)
+    return results, sum(errors.values())
+
+
+def _block(loaded: Loaded, settings: RunSettings, records: Any, errors: Mapping[str, int], device: Any, seconds: float) -> dict[str, Any]:
+    from dlm_eval.harness import results as files
+    from dlm_eval.scoring import parse_estimator
+
+    described: dict[str, Any] = {"model": loaded.facts, "seed": settings.noise_seed}
+    if loaded.ours:
+        described |= {"estimator": asdict(parse_estimator(settings.estimator)), "decode": dict(settings.decode), "overlong": settings.overlong}
+    described |= {
+        "gen_kwargs": dict(settings.gen_kwargs), "num_fewshot": settings.num_fewshot, "apply_chat_template": settings.apply_chat_template,
+        "system_instruction": settings.system_instruction, "fewshot_seed": settings.seeds[3],
+    }
+    return {
+        "version": dlm_eval.__version__,
+        "fingerprint": digest(described),
+        "settings": {**described, "batch_size": settings.batch_size or "auto", "limit": settings.limit},
+        "tasks": files.task_settings(records),
+        "cost": files.cost_block(records, errors, device, seconds),
+        "environment": files.environment(str(getattr(loaded.lm, "device", None) or settings.device or "cpu")),
+    }
+
+
+def _system(settings: RunSettings) -> str | None:
+    """Returns the system instruction; lm-eval glues it to the prompt without a separator where there is no chat template."""
+    text = settings.system_instruction
+    return text if text is None or settings.apply_chat_template or text.endswith("\n") else text + "\n\n"
+
+
+def _public(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns model arguments fit for a results file: no secrets, and folders by their name alone."""
+    hidden = {key: value for key, value in arguments.items() if not any(word in key for word in ("key", "token", "password"))}
+    return {k: Path(v).resolve().name if isinstance(v, str) and Path(v).exists() else v for k, v in hidden.items()}
+
+
+def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start: float) -> Path:
+    from dlm_eval.harness import results as files
+
+    kept = results if settings.log_samples else {key: value for key, value in results.items() if key != "samples"}
+    config = {
+        "system_instruction": settings.system_instruction,
+        "chat_template": loaded.lm.chat_template(settings.apply_chat_template) if settings.apply_chat_template else None,
+        "fewshot_as_multiturn": settings.fewshot_as_multiturn, "start_time": start,
+    }
+    assert settings.output_path is not None
+    return files.save(kept, settings.output_path, loaded.name, settings.hf_hub_log_args, config)

@@ -1,0 +1,175 @@
+"""The settings of one run, as the command line and `evaluate` name them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dlm_eval.errors import UserError, unknown
+
+DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-shot
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What to run. Names and meanings are lm-eval's own, where lm-eval has the option.
+
+    Attributes:
+        model: family, named checkpoint, packaged baseline or lm-eval model.
+        tasks: names, globs or YAML paths.
+        model_args: the model's own options.
+        estimator: "NAME[,k=v]" for likelihoods.
+        decode: the user's decode settings; they stand above the task's and the checkpoint's.
+        gen_kwargs: lm-eval's name for the same; for our models it is merged below `decode`.
+        devices: worker processes: 'auto', 'cpu:2', '0,1' or None (one device, in process).
+        engine: 'local' or 'ray' (workers as Ray actors).
+        data_dir: datasets from local files first.
+        output_path: directory for results, or a name ending in .json; None saves nothing.
+        resume: use the answers in the journal of `output_path`.
+        overlong: 'truncate' (context from the left, counted) or 'error' (a stored per-sample error).
+    """
+
+    model: str
+    tasks: tuple[str, ...]
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    estimator: str = "auto"
+    decode: Mapping[str, Any] = field(default_factory=dict)
+    gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    num_fewshot: int | None = None
+    limit: float | None = None
+    samples: Mapping[str, Sequence[int]] | None = None
+    batch_size: str | int | None = None
+    max_batch_size: int | None = None
+    device: str | None = None
+    devices: str | None = None
+    engine: str = "local"
+    seed: Sequence[int | None] = DEFAULT_SEEDS
+    data_dir: str | None = None
+    include_path: str | Sequence[str] | None = None
+    output_path: str | None = None
+    log_samples: bool = True
+    resume: bool = True
+    overlong: str = "truncate"
+    apply_chat_template: bool | str = False
+    system_instruction: str | None = None
+    fewshot_as_multiturn: bool | None = None
+    confirm_run_unsafe_code: bool = False
+    predict_only: bool = False
+    write_out: bool = False
+    bootstrap_iters: int = 100000
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    hf_hub_log_args: Mapping[str, Any] = field(default_factory=dict)
+    verbosity: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise UserError("--tasks is empty; name at least one task (`dlm-eval ls tasks` lists them)")
+        if self.limit is not None and (self.limit <= 0 or (self.limit >= 1 and self.limit != int(self.limit))):
+            raise UserError(f"--limit '{self.limit:g}' is not allowed; it must be a whole number of at least 1, or a fraction between 0 and 1")
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise UserError(f"--num_fewshot '{self.num_fewshot}' is not allowed; it must be 0 or more")
+        if self.overlong not in ("truncate", "error"):
+            raise unknown("--overlong", self.overlong, ("truncate", "error"))
+        if self.engine not in ("local", "ray"):
+            raise unknown("--engine", self.engine, ("local", "ray"))
+        if self.limit is not None and self.samples:
+            raise UserError("--limit and --samples exclude each other; give one")
+        if self.fewshot_as_multiturn and not self.apply_chat_template:
+            raise UserError("--fewshot_as_multiturn needs --apply_chat_template")
+        _check_samples(self.samples)
+
+    @property
+    def seeds(self) -> tuple[int | None, ...]:
+        """The four seeds: python (ours too: all noise), numpy, torch, few-shot."""
+        return tuple(self.seed)
+
+    @property
+    def noise_seed(self) -> int:
+        """Seed of all sampling."""
+        return self.seeds[0] or 0
+
+
+def run_settings(values: Mapping[str, Any]) -> RunSettings:
+    """Returns the settings, unknown names refused.
+
+    Raises:
+        UserError: an unknown setting (with the nearest name), or a value that is not allowed.
+    """
+    names = [f.name for f in dataclasses.fields(RunSettings)]
+    for key in values:
+        if key not in names:
+            raise unknown("setting", key, names)
+    given = {key: value for key, value in values.items() if value is not None}
+    given["tasks"] = _tasks(given.get("tasks"))
+    given["model_args"] = _pairs(given.get("model_args"), "--model_args")
+    given["decode"] = _pairs(given.get("decode"), "--decode")
+    given["gen_kwargs"] = _pairs(given.get("gen_kwargs"), "--gen_kwargs")
+    if "seed" in given:
+        given["seed"] = _seeds(given["seed"])
+    if "model" not in given:
+        raise UserError("--model is missing (`dlm-eval ls models` lists them)")
+    for key in ("limit", "num_fewshot", "max_batch_size"):
+        if key in given:
+            given[key] = _number(f"--{key}", given[key], float if key == "limit" else int)
+    return RunSettings(**given)
+
+
+def _tasks(value: Any) -> tuple[str, ...]:
+    parts = [value] if isinstance(value, str) else list(value or ())
+    return tuple(name.strip() for part in parts for name in str(part).split(",") if name.strip())
+
+
+def _pairs(value: Any, setting: str) -> Mapping[str, Any]:
+    from dlm_eval.settings import parse_pairs
+
+    if value is None or isinstance(value, Mapping):
+        return value or {}
+    return parse_pairs(value if isinstance(value, str) else ",".join(value), setting)
+
+
+def _number(setting: str, value: Any, kind: type) -> Any:
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{setting} '{value}' is not allowed; it must be a number") from error
+
+
+def _seeds(value: Any) -> tuple[int | None, ...]:
+    parts = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else [value] if isinstance(value, int) else list(value)
+    try:
+        seeds = [None if part is None or str(part).lower() == "none" else int(part) for part in parts]
+    except ValueError as error:
+        raise UserError(f"--seed '{value}' is not allowed; it must be one to four whole numbers") from error
+    if len(seeds) == 1:
+        seeds *= 4
+    if not 1 < len(seeds) <= 4:
+        raise UserError(f"--seed '{value}' is not allowed; it must be one to four whole numbers")
+    return tuple([*seeds, *DEFAULT_SEEDS[len(seeds) :]])
+
+
+def _check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:
+    for task, indices in (samples or {}).items():
+        if not isinstance(indices, (list, tuple)) or not indices or any(not isinstance(i, int) or i < 0 for i in indices):
+            raise UserError(f"--samples {task} '{indices}' is not allowed; it must be a list of document numbers from 0")
+
+
+def output_directory(output_path: str) -> Path:
+    """Returns the directory that results, journal and board of this run live in; makes sure that it can be written.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    path = Path(output_path)
+    directory = path.parent if path.suffix == ".json" else path
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".dlm_eval_write_test"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--output_path '{output_path}' cannot be written: {error.strerror or error}") from error
+    return directory

@@ -1,0 +1,42 @@
+"""The table that a run prints: every metric with its errors, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+HEADERS = ("task", "metric", "value", "stderr", "of it estimator", "n", "errors", "forwards/sample", "tokens/s")
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """Returns the table as text (GitHub markdown), with a line for every group below the tasks."""
+    from tabulate import tabulate
+
+    rows = [row for name in results["results"] for row in _rows(name, results)]
+    text: str = tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True, colalign=("left", "left", *["right"] * 7))
+    return text
+
+
+def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
+    scores = results["results"][name]
+    cost = results.get("dlm_eval", {}).get("cost", {}).get(name, {})
+    samples, seconds = cost.get("samples") or 0, cost.get("seconds") or 0
+    counted = [
+        str(results["n-samples"].get(name, {}).get("effective", "")),
+        str(cost.get("errors", 0) or ""),
+        f"{cost['forwards'] / samples:.1f}" if samples and "forwards" in cost else "",
+        f"{cost['tokens'] / seconds:.0f}" if seconds else "",
+    ]
+    metrics = [key for key in scores if "," in key and "_stderr," not in key]
+    for place, key in enumerate(metrics):
+        metric, _, filter_name = key.partition(",")
+        shown = metric if filter_name == "none" else f"{metric} ({filter_name})"
+        spread = results.get("dlm_eval", {}).get("estimator_stderr", {}).get(name, {}).get(metric)
+        first = [name, *counted] if place == 0 else ["", "", "", "", ""]
+        yield [first[0], shown, _number(scores[key]), _number(scores.get(f"{metric}_stderr,{filter_name}")), _number(spread), *first[1:]]
+    if not metrics:
+        yield [name, "(group)" if name in results.get("group_subtasks", {}) else "(no sample could be scored)", "", "", "", *counted]
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, (int, float)) else ""

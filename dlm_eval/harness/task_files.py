@@ -1,0 +1,120 @@
+"""Mistakes in task YAMLs, told with file and line. lm-eval drops a broken file silently and finds a metric that does
+not exist only after everything has been generated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dlm_eval.errors import UserError, unknown
+from dlm_eval.harness.data import hub_reachable
+
+OUR_CLASS = "dlm_eval.harness.infill.InfillTask"
+LOADER_KEYS = {"include", "class", "task_list"}
+
+
+def check_folder(root: Path) -> None:
+    """Checks every ``*.yaml`` under a folder.
+
+    Raises:
+        UserError: a file that lm-eval would drop, misread, or fail on after the model has run.
+    """
+    files = sorted(path for path in root.glob("**/*.yaml") if ".ipynb_checkpoints" not in path.parts)
+    included = {included for path in files for included in _includes(path)}
+    for path in files:
+        check_file(path, template=path.name.startswith("_") or path.resolve() in included)
+
+
+def check_file(path: Path, template: bool = False) -> dict[str, Any]:
+    """Returns a YAML with its includes merged and its functions as text, after checking its keys and names.
+
+    Args:
+        path: The file.
+        template: Whether it may define no task, because others include it.
+
+    Raises:
+        UserError: broken YAML, an unknown key, metric, aggregation or filter, or no task at all.
+    """
+    config = _load(path, recursive=True)
+    if not {"task", "group", "class"} & set(config):
+        if template:
+            return config
+        raise UserError(f"{path}: has neither 'task' nor 'group', so it defines nothing")
+    known_class = str(config.get("class", OUR_CLASS)).endswith(OUR_CLASS)
+    if known_class:  # another class may read keys of its own
+        _check_keys(path, config)
+    _check_metrics(path, config)
+    _check_filters(path, config)
+    return config
+
+
+def _load(path: Path, recursive: bool) -> dict[str, Any]:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    try:
+        return dict(load_yaml(path, resolve_func=False, recursive=recursive))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{mark.name}, line {mark.line + 1}" if mark else str(path)
+        raise UserError(f"{where}: broken YAML: {error.problem or error.context}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _includes(path: Path) -> Iterator[Path]:
+    named = _load(path, recursive=False).get("include", [])
+    for name in [named] if isinstance(named, str) else named:
+        yield (path.parent / name).resolve()
+
+
+def _check_keys(path: Path, config: dict[str, Any]) -> None:
+    from lm_eval.config.group import GroupConfig
+    from lm_eval.config.task import TaskConfig
+
+    allowed = LOADER_KEYS | {field.name for field in dataclasses.fields(TaskConfig)}
+    if "group" in config:  # keys of a task in a group are overrides for its members
+        allowed |= {field.name for field in dataclasses.fields(GroupConfig)}
+    for key in config:
+        if key not in allowed:
+            raise unknown(f"{path}: key", key, allowed)
+
+
+def _check_metrics(path: Path, config: dict[str, Any]) -> None:
+    import lm_eval.api.metrics  # noqa: F401  (fills the registries)
+    from lm_eval.api.registry import aggregation_registry, metric_registry
+
+    own_scorer = config.get("process_results") is not None
+    for entry in _entries(path, config, "metric_list"):
+        metric, aggregation = entry.get("metric"), entry.get("aggregation")
+        if _is_name(aggregation) and aggregation not in aggregation_registry:
+            raise unknown(f"{path}: aggregation", aggregation, aggregation_registry.keys())
+        if own_scorer or not _is_name(metric) or metric in metric_registry:
+            continue
+        if not hub_reachable():  # else it may be a metric of HF evaluate
+            raise unknown(f"{path}: metric", metric, metric_registry.keys())
+
+
+def _check_filters(path: Path, config: dict[str, Any]) -> None:
+    import lm_eval.filters  # noqa: F401  (fills the registry)
+    from lm_eval.api.registry import filter_registry
+
+    for pipeline in _entries(path, config, "filter_list"):
+        for step in pipeline.get("filter") or []:
+            if _is_name(step.get("function")) and step["function"] not in filter_registry:
+                raise unknown(f"{path}: filter", step["function"], filter_registry.keys())
+
+
+def _entries(path: Path, config: dict[str, Any], key: str) -> Iterable[dict[str, Any]]:
+    entries = config.get(key) or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{path}: {key} must be a list of mappings")
+    return entries
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and "/" not in value  # an unresolved !function is a path

@@ -1,0 +1,234 @@
+"""Which tasks a run has: from names, globs and YAML files to lm-eval's task objects, before any model is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dlm_eval
+from dlm_eval.errors import RunError, UserError, nearest
+from dlm_eval.harness.data import local_first
+from dlm_eval.harness.task_files import check_file, check_folder
+
+WILDCARDS = set("*?[")
+
+
+def task_configs_dir() -> Path:
+    """Returns the folder of our task YAMLs: in the installed package, or at the top of a checkout.
+
+    Raises:
+        RunError: it is in neither place, so the installation is broken.
+    """
+    package = Path(dlm_eval.__file__).resolve().parent
+    for folder in (package / "task_configs", package.parent / "task_configs"):
+        if folder.is_dir():
+            return folder
+    raise RunError(f"the task_configs folder is missing beside or in {package}")
+
+
+def load_tasks(
+    names: Sequence[str],
+    *,
+    include_path: str | Path | Sequence[str | Path] | None = None,
+    data_dir: str | Path | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Returns lm-eval's task dictionary: ``tasks`` and ``groups`` by name, and ``group_map``.
+
+    Names are looked up in ``include_path`` and our own tasks; lm-eval's full index, six seconds of work, is read only
+    for a name that neither has. So our ``gsm8k`` stands before lm-eval's, and a glob that fits ours stays with ours.
+
+    Args:
+        names: Names of tasks, groups or tags, globs, YAML files or folders of them; each may be a list with commas.
+        include_path: Folders of further YAMLs; a task there stands before one of ours with the same name.
+        data_dir: Folder of local datasets (see ``local_first``).
+        metadata: Passed to every task, as lm-eval does with ``--metadata`` and the model's arguments.
+
+    Raises:
+        UserError: an unknown name, a broken or wrong YAML, a dataset that cannot be had, a task that is there twice.
+    """
+    roots = [task_configs_dir(), *_include_folders(include_path)]
+    for root in roots:
+        check_folder(root)
+    with _quiet():
+        manager, found = _find(_split(names), roots, dict(metadata or {}))
+        with local_first(data_dir):
+            built = [item for name in found for item in _build(manager, name)]
+        try:
+            loaded: dict[str, Any] = manager.load(built)
+        except ValueError as error:
+            raise UserError(f"--tasks: {error}") from error
+    for task in loaded["tasks"].values():
+        _check_metric_functions(task)
+    _hide_folders([*loaded["tasks"].values(), *loaded["groups"].values()], roots)
+    return loaded
+
+
+def unsafe_tasks(loaded: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the tasks that run generated code."""
+    return [name for name, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
+
+
+def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
+    """Checks that every task has as many examples as it is to show.
+
+    Args:
+        loaded: What ``load_tasks`` returned.
+        num_fewshot: The user's number; None leaves each task its own.
+
+    Raises:
+        UserError: more examples are asked for than the task's few-shot split has.
+    """
+    if num_fewshot is not None and num_fewshot < 0:
+        raise UserError(f"--num_fewshot {num_fewshot} is not allowed; it must be 0 or more")
+    for name, task in loaded["tasks"].items():
+        own = task.config.num_fewshot
+        wanted = own if num_fewshot is None or own == 0 else num_fewshot  # lm-eval lets a 0 in a YAML stand
+        pool = len(getattr(getattr(task, "sampler", None), "df", None) or ())
+        if (wanted or 0) > pool:
+            raise UserError(f"--num_fewshot {wanted}: task '{name}' has only {pool} examples to show")
+
+
+def _split(names: Sequence[str]) -> list[str]:
+    given = [names] if isinstance(names, str) else names
+    specs = [spec.strip() for name in given for spec in str(name).split(",") if spec.strip()]
+    if not specs:
+        raise UserError("--tasks is empty; 'dlm-eval ls tasks' lists what there is")
+    return list(dict.fromkeys(specs))
+
+
+def _include_folders(include_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    if include_path is None:
+        return []
+    given = [include_path] if isinstance(include_path, (str, Path)) else list(include_path)
+    folders = []
+    for entry in given:
+        whole = Path(entry).expanduser()
+        for part in [str(entry)] if whole.is_dir() else str(entry).split(os.pathsep):
+            folder = Path(part).expanduser()
+            if not folder.is_dir():
+                raise UserError(f"--include_path '{part}' is not a directory")
+            folders.append(folder.resolve())
+    return folders
+
+
+def _find(specs: list[str], roots: list[Path], metadata: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Returns a task manager that knows every spec, and the names and files that the specs stand for."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=roots, include_defaults=False, metadata=metadata)
+    found = [_match(spec, manager) for spec in specs]
+    if not all(found) or any(_strangers(name, manager) for names in found for name in names):
+        manager = TaskManager(include_path=roots, include_defaults=True, metadata=metadata)
+        found = [names or _match(spec, manager) for spec, names in zip(specs, found, strict=True)]
+    for spec, names in zip(specs, found, strict=True):
+        if not names:
+            raise _unknown_task(spec, manager)
+        for name in names:
+            if strange := _strangers(name, manager):
+                raise UserError(f"group '{name}': task '{strange[0]}' is not known")
+    return manager, list(dict.fromkeys(name for names in found for name in names))
+
+
+def _match(spec: str, manager: Any) -> list[str]:
+    if spec in manager.task_index:
+        return [spec]
+    if spec.endswith((".yaml", ".yml")) or Path(spec).is_dir():
+        return _files(spec)
+    if not WILDCARDS & set(spec):
+        return []
+    names = manager.match_tasks([spec])
+    members = {member for name in names for member in _members(name, manager)}
+    return [name for name in names if name not in members]  # a group and its own tasks would count twice
+
+
+def _files(spec: str) -> list[str]:
+    files = sorted(glob.glob(str(Path(spec) / "*.yaml") if Path(spec).is_dir() else str(Path(spec).expanduser())))
+    if not files:
+        raise UserError(f"--tasks '{spec}': no such YAML file")
+    checked = {file: check_file(Path(file), template=Path(file).name.startswith("_")) for file in files}
+    return [str(Path(file).resolve()) for file, config in checked.items() if {"task", "group"} & set(config)]
+
+
+def _members(name: str, manager: Any) -> list[str]:
+    """Returns the names that a group or tag lists, and those that they list."""
+    entry = manager.task_index.get(name)
+    if entry is None or entry.kind.name not in ("GROUP", "TAG"):
+        return []
+    listed = sorted(entry.tags) if entry.kind.name == "TAG" else entry.cfg.get("task") or []
+    names = [item if isinstance(item, str) else item.get("task", item.get("group")) for item in listed]
+    names = [item for item in names if isinstance(item, str)]  # an inline group has a list for its tasks
+    return names + [below for item in names for below in _members(item, manager)]
+
+
+def _strangers(name: str, manager: Any) -> list[str]:
+    """Returns the members of a group, listed by name alone, that the manager does not know."""
+    entries = [manager.task_index.get(each) for each in (name, *_members(name, manager))]
+    groups = [entry.cfg for entry in entries if entry is not None and entry.kind.name == "GROUP"]
+    listed = [item for config in groups for item in config.get("task") or []]
+    return [item for item in listed if isinstance(item, str) and item not in manager.task_index]
+
+
+def _build(manager: Any, name: str) -> list[Any]:
+    """Returns the topmost objects of one name: a task, a group, or the tasks of a tag."""
+    try:
+        loaded = manager.load([name])
+    except UserError as error:
+        raise UserError(f"task '{name}': {error}") from error
+    except KeyError as error:
+        raise UserError(f"task '{name}': its dataset has no split, configuration or column {error}") from error
+    except Exception as error:  # whatever a YAML or its functions raise is a mistake in them
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise UserError(f"task '{name}' cannot be loaded: {type(error).__name__}: {reason}") from error
+    below = {child for children in loaded["group_map"].values() for child in children}
+    items = {**loaded["groups"], **loaded["tasks"]}
+    return [item for key, item in items.items() if key not in below]
+
+
+def _check_metric_functions(task: Any) -> None:
+    if task.config.process_results is not None:
+        return
+    for metric, function in getattr(task, "_metric_fn_list", {}).items():
+        if function is None:
+            raise UserError(f"task '{task.config.task}': metric '{metric}' is neither lm-eval's nor HF evaluate's")
+
+
+def _hide_folders(items: list[Any], roots: list[Path]) -> None:
+    """Cuts the machine's own folders from the note of lm-eval where a task was defined, which goes into results."""
+    import lm_eval
+
+    tops = [root.parent for root in roots] + [Path(lm_eval.__file__).resolve().parent.parent]
+    for item in items:
+        metadata = getattr(getattr(item, "config", item), "metadata", None)
+        if isinstance(metadata, dict) and "config_source" in metadata:
+            source = Path(metadata["config_source"])
+            shorter = [source.relative_to(top) for top in tops if source.is_relative_to(top)]
+            metadata["config_source"] = (shorter[0] if shorter else Path(source.name)).as_posix()
+
+
+def _unknown_task(spec: str, manager: Any) -> UserError:
+    near = nearest(spec, manager.all_tasks, count=3)
+    guess = f"did you mean {', '.join(repr(name) for name in near)}? " if near else ""
+    return UserError(f"--tasks '{spec}' is not known; {guess}'dlm-eval ls tasks' lists what there is")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops two notes of lm-eval's that are true of our tasks by design: overridden names, and custom datasets."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "overrides existing task" not in record.msg and "Custom kwargs can be passed" not in record.msg
+
+    loggers = [logging.getLogger(name) for name in ("lm_eval.tasks._index", "lm_eval.api.task")]
+    for logger in loggers:
+        logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(wanted)

@@ -1,0 +1,140 @@
+"""Jobs: canvases to score or to fill, answered from the journal or by the model.
+
+A job is what the journal remembers and what a worker receives; answering it is one walk of the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dlm_eval.canvas import Canvas, Filling, Score
+from dlm_eval.decoding import DecodeSettings, fill_walk
+from dlm_eval.engine import Engine, Outcome, Walk
+from dlm_eval.errors import SampleError
+from dlm_eval.journal import Journal
+from dlm_eval.noise import Noise, digest
+from dlm_eval.scoring import EstimatorSettings, score_walk
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Score `canvas`; with `greedy`, also tell whether the model itself would have written the target."""
+
+    canvas: Canvas
+    settings: EstimatorSettings
+    seed: int
+    greedy: bool = False
+
+
+@dataclass(frozen=True)
+class FillJob:
+    """Write the open positions of `canvas`."""
+
+    canvas: Canvas
+    settings: DecodeSettings
+    seed: int
+
+
+Job = ScoreJob | FillJob
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A job's answer with its cost.
+
+    Attributes:
+        value: the score or filling, or None where the sample erred.
+        error: the reason, or None.
+        rows: forward passes of this job's own rows.
+        seconds: model seconds of its share of the batches.
+    """
+
+    value: Score | Filling | None
+    error: str | None
+    rows: int
+    seconds: float
+
+
+def start(engine: Engine, job: Job) -> Walk[Any]:
+    """Returns the walk that answers `job`."""
+    noise = Noise.of(job.canvas, job.seed)
+    if isinstance(job, ScoreJob):
+        return score_walk(engine.model, job.canvas, job.settings, noise, greedy=job.greedy)
+    return fill_walk(engine.model, job.canvas, job.settings, noise)
+
+
+def run_jobs(engine: Engine, jobs: Sequence[Job], done: Callable[[int, Answer], None]) -> None:
+    """Answers `jobs` in this process, longest canvases first (they then share batches with their like)."""
+    order = sorted(range(len(jobs)), key=lambda i: (-len(jobs[i].canvas), jobs[i].canvas.key, i))
+
+    def finished(place: int, outcome: Outcome[Any]) -> None:
+        done(order[place], _answer(outcome))
+
+    engine.drive((start(engine, jobs[i]) for i in order), finished)
+
+
+def _answer(outcome: Outcome[Any]) -> Answer:
+    if isinstance(outcome.answer, SampleError):
+        return Answer(None, str(outcome.answer), outcome.rows, outcome.seconds)
+    return Answer(outcome.answer, None, outcome.rows, outcome.seconds)
+
+
+def journal_key(fingerprint: str, job: Job) -> str:
+    """Returns the key of `job`'s answer: sha256 of model fingerprint, settings, request and seed."""
+    return digest("answer", 1, fingerprint, type(job).__name__, asdict(job))
+
+
+def answer_jobs(
+    run: Callable[[Sequence[Job], Callable[[int, Answer], None]], None],
+    jobs: Sequence[Job],
+    fingerprint: str,
+    journal: Journal | None,
+    progress: Callable[[Answer, bool], None] = lambda answer, known: None,
+) -> list[Answer]:
+    """Returns an answer for each job: from the journal where it is known, else from `run`. Equal jobs run once.
+
+    Args:
+        run: answers jobs and reports each by its index, in any order (`run_jobs` in this process, or a pool of workers).
+        jobs: what to answer.
+        fingerprint: identity of the model.
+        journal: where answers are kept, or None.
+        progress: called with each distinct answer and whether it was known before.
+    """
+    keys = [journal_key(fingerprint, job) for job in jobs]
+    known = {key: decode_answer(value) for key, value in (journal.get(set(keys)) if journal else {}).items()}
+    for answer in known.values():
+        progress(answer, True)
+    missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
+    missing_keys = list(missing)
+
+    def done(index: int, answer: Answer) -> None:
+        known[missing_keys[index]] = answer
+        # An error is not remembered: the next run tries again.
+        if journal is not None and answer.error is None:
+            journal.put(missing_keys[index], encode_answer(answer))
+        progress(answer, False)
+
+    try:
+        if missing:
+            run(list(missing.values()), done)
+    finally:
+        if journal is not None:
+            journal.commit()
+    return [known[key] for key in keys]
+
+
+def encode_answer(answer: Answer) -> dict[str, Any]:
+    """Returns an answer as plain data."""
+    return {"kind": type(answer.value).__name__, **asdict(answer)}
+
+
+def decode_answer(data: dict[str, Any]) -> Answer:
+    """Returns the answer that `encode_answer` made `data` from."""
+    kind = {"Score": Score, "Filling": Filling}[data["kind"]]
+    value = {key: tuple(item) if isinstance(item, list) else item for key, item in data["value"].items()}
+    return Answer(kind(**value), data["error"], data["rows"], data["seconds"])

@@ -1,0 +1,1 @@
+"""Scoring functions that task YAMLs name with ``!function``: one module per benchmark."""

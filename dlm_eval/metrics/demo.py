@@ -1,0 +1,29 @@
+"""The demo tasks: their packaged documents, and the score of a story's missing sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from dlm_eval.metrics.rocstories import rouge
+
+
+def documents(*, file: str, **_: Any) -> dict[str, Any]:
+    """Returns ``{"test": Dataset}`` of a file that lies beside the demo YAMLs.
+
+    Args:
+        file: Name of a JSON-lines file in ``task_configs/demo``.
+        _: lm-eval passes the task's metadata, which holds the model's arguments, too.
+    """
+    import datasets
+
+    from dlm_eval.harness.tasks import task_configs_dir
+
+    with open(task_configs_dir() / "demo" / file, encoding="utf-8") as lines:
+        return {"test": datasets.Dataset.from_list([json.loads(line) for line in lines])}
+
+
+def story_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Returns ROUGE-1, ROUGE-2 and ROUGE-L (F-measure times 100) of the written sentence."""
+    return rouge(doc["middle"], results[0])

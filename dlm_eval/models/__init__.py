@@ -1,0 +1,201 @@
+"""The models: a table of families and checkpoints (checkpoints.yaml), and `load_model`, which turns a name into a `Denoiser`.
+
+Each family is a module with one public function, `load(settings) -> Denoiser`; the annotation of `settings` is the frozen
+dataclass of its options. Families come from the table, from the entry-point group `dlm_eval.models` of installed packages,
+and from a file: `--model path/to/my_model.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from dlm_eval.errors import UserError, unknown
+from dlm_eval.settings import from_mapping
+
+if TYPE_CHECKING:
+    from dlm_eval.models.denoiser import Denoiser
+
+TABLE = Path(__file__).with_name("checkpoints.yaml")
+ASSETS = Path(__file__).parent.parent / "assets"
+ENTRY_POINTS = "dlm_eval.models"
+ALIASES = {"model_path": "pretrained"}  # option names that other harnesses use
+
+
+@dataclass(frozen=True)
+class Family:
+    """One adapter: the module with `load`, the checkpoint that its bare name means, and what it is in a line."""
+
+    name: str
+    module: str
+    default: str | None = None
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Facts about published weights.
+
+    Attributes:
+        name: what --model takes.
+        family: its adapter.
+        licence: of the weights.
+        size: parameters, or None.
+        mask_id: id of the mask token that the files should have, or None.
+        chat: whether it was tuned to follow instructions through its chat template.
+        options: defaults of the adapter's options (`pretrained`, `revision`, ...).
+        decode: decoding settings that its authors use.
+    """
+
+    name: str
+    family: str
+    licence: str = ""
+    size: float | None = None
+    mask_id: int | None = None
+    chat: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    decode: Mapping[str, Any] = field(default_factory=dict)
+
+
+@cache
+def _table() -> tuple[dict[str, Family], dict[str, Checkpoint]]:
+    import yaml
+
+    raw = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    known = {name: Family(name, **row) for name, row in raw["families"].items()}
+    return known, {name: Checkpoint(name, **row) for name, row in raw["checkpoints"].items()}
+
+
+def families() -> dict[str, Family]:
+    """Returns the families by name: ours, then those of installed packages (which cannot replace ours)."""
+    plugins = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    others = {e.name: Family(e.name, e.value, about=f"from package {e.dist.name if e.dist else '?'}") for e in plugins}
+    return {**others, **_table()[0]}
+
+
+def checkpoints() -> dict[str, Checkpoint]:
+    """Returns the named checkpoints by name."""
+    return dict(_table()[1])
+
+
+def packaged_asset(name: str) -> Path:
+    """Returns the folder of weights that travel with the package (`tiny`, `tiny-ar`).
+
+    Raises:
+        UserError: no such asset, or it was not packaged.
+    """
+    folder = ASSETS / name
+    if not (folder / "config.json").is_file():
+        present = [path.parent.name for path in ASSETS.glob("*/config.json")]
+        raise unknown("packaged model", name, present)
+    return folder
+
+
+def find_checkpoint(name: str) -> Checkpoint:
+    """Returns the named checkpoint, the default one of the family `name`, or an empty one for a file of the user's.
+
+    Raises:
+        UserError: no such family or checkpoint; the message has the nearest name.
+    """
+    named, known = checkpoints(), families()
+    if name in named:
+        return named[name]
+    if name.endswith(".py"):
+        return Checkpoint(Path(name).stem, name)
+    if name not in known:
+        raise unknown("model", name, known.keys() | named.keys())
+    default = known[name].default
+    return named[default] if default else Checkpoint(name, name)
+
+
+def load_model(name: str, **options: Any) -> Denoiser:
+    """Returns the denoiser of a family, a named checkpoint or a file, on its device and checked by probes.
+
+    Args:
+        name: a family (`llada`), a named checkpoint (`llada-8b-instruct`) or the path of a Python file with `load(settings)`.
+        options: the family's options, such as `pretrained`, `revision`, `dtype`, `device` (strings are cast).
+
+    Raises:
+        UserError: an unknown name or option, or a checkpoint that cannot be used; one line that says what to do.
+    """
+    checkpoint = find_checkpoint(name)
+    known = families()
+    load = _loader(known[checkpoint.family].module if checkpoint.family in known else checkpoint.family)
+    model = load(_settings(load, checkpoint, options))
+    _check_members(model, name)
+    return model
+
+
+def _loader(source: str) -> Callable[[Any], Denoiser]:
+    """Returns `load` of a module, of `module:function`, or of a Python file.
+
+    Raises:
+        UserError: there is no such file or function, or importing it failed.
+    """
+    place, _, function = source.partition(":") if not source.endswith(".py") else (source, "", "")
+    try:
+        module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except UserError:
+        raise
+    except Exception as error:  # the user's code may raise anything while it is imported
+        raise UserError(f"model '{source}' cannot be imported: {type(error).__name__}: {error}") from error
+    load: Callable[[Any], Denoiser] | None = getattr(module, function or "load", None)
+    if load is None:
+        raise UserError(f"model '{source}' has no function {function or 'load'}(settings); see docs/adding-a-model.md")
+    if not any(key != "return" for key in typing.get_type_hints(load)):
+        raise UserError(f"model '{source}': load(settings) must annotate `settings` with the dataclass of its options")
+    return load
+
+
+def _import_file(path: Path) -> ModuleType:
+    path = path.expanduser()
+    if not path.is_file():
+        raise UserError(f"model '{path}' is not a file; it must be a Python file with load(settings), or a known name")
+    name = f"dlm_eval_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # a .py file always has both
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def _check_members(model: Any, name: str) -> None:
+    """Raises UserError where `model` lacks a part of the Denoiser protocol."""
+    from dlm_eval.models.denoiser import Denoiser
+
+    methods = ("encode", "decode", "apply_chat_template", "logits", "describe")
+    absent = [part for part in (*Denoiser.__annotations__, *methods) if not hasattr(model, part)]
+    if absent:
+        raise UserError(f"model '{name}': what load() returned is no Denoiser; it lacks {', '.join(absent)}")
+
+
+def _settings(load: Callable[[Any], Denoiser], checkpoint: Checkpoint, options: Mapping[str, Any]) -> Any:
+    """Returns the options of `load` from the checkpoint's defaults and the user's `options`."""
+    kind = next(hint for key, hint in typing.get_type_hints(load).items() if key != "return")
+    if not is_dataclass(kind):
+        raise UserError(f"model '{checkpoint.name}': load(settings) must annotate `settings` with a dataclass, not {kind}")
+    given: dict[str, Any] = {}
+    for key, value in options.items():
+        key = ALIASES.get(key, key)
+        if key in given:
+            raise UserError(f"model_args {key} is given twice (aliases: {', '.join(ALIASES)})")
+        given[key] = value
+    own = given.get("pretrained", checkpoint.options.get("pretrained")) == checkpoint.options.get("pretrained")
+    given = {**(checkpoint.options if own else {}), **given}
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.init]
+    if absent := [name for name in needed if name not in given]:
+        raise UserError(f"model '{checkpoint.name}' needs model_args {', '.join(absent)}, such as {absent[0]}=ID_OR_DIR")
+    settings = from_mapping(kind, given, "model_args")
+    if "checkpoint" in {f.name for f in fields(kind)} and own and "checkpoint" not in given:
+        settings = replace(settings, checkpoint=checkpoint.name)  # its facts hold only for its own weights
+    return settings

@@ -1,0 +1,33 @@
+"""The last step of every transformers family: network, vocabulary and traits become a denoiser that has been probed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from dlm_eval.models.identity import identity
+from dlm_eval.models.loading import Folder, LoadSettings
+from dlm_eval.models.probes import probe
+from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.vocabulary import Vocabulary
+
+
+def assemble(
+    model: Any,
+    vocabulary: Vocabulary,
+    traits: Traits,
+    folder: Folder,
+    settings: LoadSettings,
+    kind: type[TransformersDenoiser] = TransformersDenoiser,
+) -> TransformersDenoiser:
+    """Returns the denoiser, after the probes.
+
+    Raises:
+        UserError: a probe failed.
+    """
+    traits = replace(traits, described={"checkpoint": settings.checkpoint or None, **identity(folder, settings)})
+    longest = settings.max_length or int(getattr(model.config, "max_position_embeddings", 2048))
+    denoiser = kind(model, vocabulary, traits, f"{traits.family} ({settings.checkpoint or folder.name})", longest)
+    if settings.probe:
+        probe(denoiser)
+    return denoiser

@@ -1,0 +1,76 @@
+"""What a model is to the rest of the package: a Denoiser.
+
+Shape letters: B = rows of a batch, L = positions, V = vocabulary, N = wanted positions of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+Process = Literal["absorbing", "uniform", "gaussian"]
+Attention = Literal["full", "block", "causal"]
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A diffusion language model with its tokenizer.
+
+    Shift, time conditioning, special ids, attention mask and vocabulary trimming live behind this interface and nowhere else.
+
+    Attributes:
+        name: family and checkpoint in words, for messages and results.
+        mask_id: id of the mask token.
+        mask_is_word: whether the mask id is an ordinary vocabulary item, which natural text can contain.
+        eos_ids: ids that end a text; the first is the canonical one.
+        bos_id: id that begins a text, or None.
+        pad_id: id for padding (never attended to).
+        vocab_size: V, rows of the logits that count.
+        max_length: positions that the model was made for.
+        needs_bos: whether position 0 has no prediction of its own, so that it must hold `bos_id`.
+        attention: 'full', 'block' (block-causal, `block_length` positions) or 'causal'.
+        block_length: block size of block-causal models, else None.
+        process: corruption that the model was trained to undo.
+    """
+
+    name: str
+    mask_id: int
+    mask_is_word: bool
+    eos_ids: tuple[int, ...]
+    bos_id: int | None
+    pad_id: int
+    vocab_size: int
+    max_length: int
+    needs_bos: bool
+    attention: Attention
+    block_length: int | None
+    process: Process
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of `text`, with no special token added."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of `ids` without special tokens."""
+        ...
+
+    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Returns the conversation as the model's prompt text."""
+        ...
+
+    def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Returns float32 logits of the token AT each wanted position.
+
+        Args:
+            tokens: [B, L] long.
+            valid: [B, L] bool, false at padding; None where no row is padded.
+            positions: None for all ([B, L, V] comes back), [P] long for the same positions of every row ([B, P, V]), or
+                [B, L] bool for any ([N, V], row by row).
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what identifies the model in a fingerprint: family, checkpoint, revision, file hashes, dtype, ids."""
+        ...

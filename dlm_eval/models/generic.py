@@ -1,0 +1,117 @@
+"""`generic`: any transformers checkpoint as an absorbing denoiser, described by options, so that tomorrow's model runs without new code.
+
+    --model generic --model_args pretrained=DIR,mask_id=151669,shift=true,attention=block,block_length=32
+
+Shape letters: B = rows, L = positions, H = hidden size, V = vocabulary, N = wanted positions of the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dlm_eval.errors import UserError
+from dlm_eval.models.assemble import assemble
+from dlm_eval.models.loading import Folder, LoadSettings, first_line, locate, read_config
+from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.vocabulary import read_vocabulary
+from dlm_eval.models.weights import load_weights
+
+SAME = 1e-3  # relative difference between a linear head and the model's own logits
+
+
+@dataclass(frozen=True)
+class GenericSettings(LoadSettings):
+    """Options of `generic`.
+
+    Attributes:
+        shift: whether the distribution of token i is read at position i-1.
+        attention: what a position sees: full (everything) or block (its block and those before).
+        block_length: positions of a block; needed for attention=block.
+        eos_id: id that ends a text where the files name none.
+        bos_id: id that begins a text where the files name none.
+    """
+
+    shift: bool = False
+    attention: Literal["full", "block"] = "full"
+    block_length: int | None = None
+    eos_id: int | None = None
+    bos_id: int | None = None
+
+
+class WholeDenoiser(TransformersDenoiser):
+    """For models whose logits are more than a linear map of hidden states (BERT's transform, Gemma's cap): runs them whole."""
+
+    def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        """Returns the model's own logits [B, L, V]."""
+        logits: Tensor = self.model(input_ids=tokens, **self.inputs(tokens, valid)).logits
+        return logits
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Returns what `hidden` gave, in float32."""
+        return hidden.float()
+
+
+def load(settings: GenericSettings) -> TransformersDenoiser:
+    """Returns the denoiser of a transformers checkpoint.
+
+    Raises:
+        UserError: an option is missing, transformers lacks the class, or a probe failed (a class that stays causal, ...).
+    """
+    if (settings.attention == "block") != (settings.block_length is not None):
+        raise UserError(
+            f"model_args block_length '{settings.block_length}' does not go with attention '{settings.attention}'; "
+            "attention=block needs a block_length, attention=full none"
+        )
+    folder = locate(settings.pretrained, settings.revision)
+    raw = read_config(folder)
+    raw |= {"eos_token_id": settings.eos_id} if settings.eos_id is not None else {}
+    raw |= {"bos_token_id": settings.bos_id} if settings.bos_id is not None else {}
+    config, model_class = _native(folder, raw)
+    config.is_causal = False
+    vocabulary = read_vocabulary(folder, raw, settings)
+    model = load_weights(model_class, config, folder, settings)
+    traits = Traits(
+        "generic", shift=settings.shift, attention=settings.attention, block_length=settings.block_length
+    )
+    kind = TransformersDenoiser if _head_is_linear(model) else WholeDenoiser
+    return assemble(model, vocabulary, traits, folder, settings, kind)
+
+
+def _native(folder: Folder, raw: dict[str, Any]) -> tuple[Any, Any]:
+    """Returns transformers' config and its class with a token head: of the masked kind where the files say so, else causal."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        kind = raw.get("model_type")
+        raise UserError(
+            f"pretrained '{folder.name}': transformers has no class for model_type '{kind}' without remote code ({first_line(error)}); "
+            "use its family's adapter or bring your own (docs/adding-a-model.md)"
+        ) from None
+    masked = any("MaskedLM" in name for name in raw.get("architectures") or [])
+    table = (AutoModelForMaskedLM if masked else AutoModelForCausalLM)._model_mapping
+    if type(config) not in table:
+        raise UserError(f"pretrained '{folder.name}': transformers' {type(config).__name__} has no model that predicts tokens")
+    return config, table[type(config)]
+
+
+@torch.inference_mode()
+def _head_is_linear(model: Any) -> bool:
+    """Returns whether the output embedding times the last hidden states gives the model's own logits."""
+    tokens = torch.arange(1, 9, device=model.get_input_embeddings().weight.device)[None]
+    head = model.get_output_embeddings()
+    if head is None or not hasattr(head, "weight") or head.weight.is_meta:
+        return False
+    whole = model(input_ids=tokens).logits.float()
+    states = model.base_model(input_ids=tokens)[0].to(head.weight.device)
+    if states.shape[-1] != head.weight.shape[1]:
+        return False
+    bias = getattr(head, "bias", None)
+    linear = torch.nn.functional.linear(states.to(head.weight.dtype), head.weight, bias).float()
+    coarse = 1.0 if head.weight.dtype == torch.float32 else 50.0
+    return bool((whole.to(linear.device) - linear).abs().max() <= coarse * SAME * linear.abs().max())

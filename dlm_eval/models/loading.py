@@ -1,0 +1,231 @@
+"""From a hub id or a folder to a checkpoint's config, without remote code: every surprise in the files is an error.
+
+    pretrained -> folder (`locate`) -> config as a plain dict (`read_config`) -> network (weights.py)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dlm_eval.errors import UserError, unknown
+from dlm_eval.models import Checkpoint, checkpoints, packaged_asset
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "float": "float32"}
+# Entries of config.json that say which code its authors ran, and how.
+FOREIGN = {"auto_map", "architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "attn_implementation"}
+FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """Options of every family that reads a checkpoint.
+
+    Attributes:
+        pretrained: hub id or folder.
+        revision: branch, tag or commit of a hub id.
+        dtype: of the weights: auto (the checkpoint's), float32, float16 or bfloat16.
+        device: auto (cuda where there is one), cpu, cuda, cuda:1, ...
+        device_map: auto, balanced, ... to spread a model over several devices, or None.
+        attn_implementation: transformers' name of the attention code, or None for its choice.
+        max_length: positions of a sequence at most; None for the checkpoint's.
+        mask_id: overrides the checkpoint's mask token.
+        peft: hub id or folder of a LoRA adapter to merge into the weights, or None.
+        tokenizer: hub id or folder of the tokenizer where it is not beside the weights.
+        checkpoint: named checkpoint whose facts fill in what the files do not say.
+        probe: whether the loaded model is probed (future tokens, padding, NaN).
+    """
+
+    pretrained: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    device_map: str | None = None
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = None
+    max_length: int | None = None
+    mask_id: int | None = None
+    peft: str | None = None
+    tokenizer: str | None = None
+    checkpoint: str = ""
+    probe: bool = True
+
+    @property
+    def known(self) -> Checkpoint | None:
+        """Facts of the named checkpoint, or None."""
+        return checkpoints().get(self.checkpoint)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A checkpoint on this machine: its path, the name to show for it and its hub commit (None for a local folder)."""
+
+    path: Path
+    name: str
+    commit: str | None = None
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Returns the JSON file `name`, or {} where it is absent.
+
+        Raises:
+            UserError: the file is not JSON.
+        """
+        file = self.path / name
+        if not file.is_file():
+            return {}
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise UserError(f"pretrained '{self.name}': {name} is not valid JSON ({error})") from None
+
+    @property
+    def weights(self) -> list[Path]:
+        """Its weight files, sorted: safetensors, else PyTorch's."""
+        return sorted(self.path.glob("*.safetensors")) or sorted(self.path.glob("pytorch_model*.bin"))
+
+
+# -- where ---------------------------------------------------------------------------------------------------------------
+
+
+def locate(pretrained: str, revision: str | None = None, setting: str = "pretrained") -> Folder:
+    """Returns the folder of a local checkpoint, of a packaged one (`asset:NAME`), or of a hub id (fetched at most once).
+
+    Raises:
+        UserError: there is no such folder, or the hub cannot give it; at once, with no retries.
+    """
+    if pretrained.startswith("asset:"):
+        return Folder(packaged_asset(pretrained.removeprefix("asset:")), pretrained.removeprefix("asset:"))
+    path = Path(pretrained).expanduser()
+    if path.is_dir():
+        return Folder(path, path.resolve().name)
+    if pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1 or path.exists():
+        raise UserError(f"{setting} '{pretrained}' is not a folder; it must be a checkpoint folder or a hub id")
+    return _from_hub(pretrained, revision, setting)
+
+
+def _from_hub(name: str, revision: str | None, setting: str) -> Folder:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    offline = not hub_reachable()
+
+    def fetch(*patterns: str) -> Path:
+        return Path(snapshot_download(name, revision=revision, local_files_only=offline, allow_patterns=list(patterns)))
+
+    try:
+        path = fetch(*FILES)
+        if not list(path.glob("*.safetensors")) and not offline:
+            path = fetch(*FILES, "pytorch_model*.bin*")
+    except HFValidationError:
+        raise UserError(f"{setting} '{name}' is neither a folder nor a hub id (owner/name)") from None
+    except HfHubHTTPError as error:
+        at = f" at revision '{revision}'" if revision else ""
+        raise UserError(f"{setting} '{name}'{at} cannot be had from the hub: {first_line(error)}") from None
+    except OSError:
+        why = "the hub cannot be reached" if offline else "the download failed"
+        raise UserError(f"{setting} '{name}' is not a folder, not in the local hub cache, and {why}") from None
+    return Folder(path, name, path.name)
+
+
+def hub_reachable(timeout: float = 3.0) -> bool:
+    """Returns whether the hub answers at all (one request, no retries); False when HF_HUB_OFFLINE is set."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
+        return False
+    import requests
+
+    try:
+        requests.head(constants.ENDPOINT, timeout=timeout)
+    except requests.RequestException:
+        return False
+    return True
+
+
+# -- what ----------------------------------------------------------------------------------------------------------------
+
+
+def read_config(folder: Folder) -> dict[str, Any]:
+    """Returns the checkpoint's config.json as it is; no class is built and no code of the checkpoint runs.
+
+    Raises:
+        UserError: there is no config.json.
+    """
+    config = folder.read_json("config.json")
+    if not config:
+        raise UserError(f"pretrained '{folder.name}' has no config.json; it must be a checkpoint folder in the hub's layout")
+    return config
+
+
+def native_config(config_class: Any, raw: Mapping[str, Any], **changes: Any) -> Any:
+    """Returns a transformers config from a foreign config.json: its own fields, less what names foreign code, with `changes`."""
+    kept = {key: value for key, value in raw.items() if key not in FOREIGN}
+    return config_class(**{**kept, **changes})
+
+
+def require(config: Mapping[str, Any], keys: list[str], folder: Folder, family: str) -> None:
+    """Raises UserError where `config` lacks one of `keys`: the checkpoint belongs to another family."""
+    absent = [key for key in keys if key not in config]
+    if absent:
+        kind = config.get("model_type", "unnamed")
+        raise UserError(
+            f"pretrained '{folder.name}' is not a {family} checkpoint: its config.json (model_type '{kind}') lacks {', '.join(absent)}"
+        )
+
+
+def resolve_dtype(setting: str, config: Mapping[str, Any], folder: Folder) -> torch.dtype:
+    """Returns the dtype of `setting`; auto is the config's, else that of the first tensor in the files."""
+    if setting == "auto":
+        setting = config.get("dtype") or config.get("torch_dtype") or _first_dtype(folder)
+    name = setting.removeprefix("torch.")
+    name = DTYPE_ALIASES.get(name, name)
+    if name not in DTYPES:
+        raise unknown("model_args dtype", setting, ["auto", *DTYPES])
+    return DTYPES[name]
+
+
+def resolve_device(setting: str) -> torch.device:
+    """Returns the device of `setting`; auto is cuda where there is one.
+
+    Raises:
+        UserError: no such device, or not on this machine.
+    """
+    if setting == "auto":
+        setting = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(setting)
+    except RuntimeError:
+        raise UserError(f"model_args device '{setting}' is not known; allowed: auto, cpu, cuda, cuda:N, mps") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(f"model_args device '{setting}' is not on this machine, which has {count} CUDA devices")
+    return device
+
+
+def header(file: Path) -> bytes:
+    """Returns the JSON header of a safetensors file."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        return stream.read(length)
+
+
+def _first_dtype(folder: Folder) -> str:
+    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    for file in folder.weights:
+        if file.suffix == ".safetensors":
+            entries = json.loads(header(file))
+            return next((names[v["dtype"]] for v in entries.values() if v.get("dtype") in names), "float32")
+    return "float32"
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, for a one-line error of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:300]

@@ -1,0 +1,84 @@
+"""SMDM (Nie et al. 2024): TinyLlama in lit-gpt's names, bidirectional, no shift, with rotary tables rounded to bfloat16.
+
+Its published weights come without config.json: put one beside them with the fields of lit-gpt's Config that `NEEDED` lists.
+Shape letters: G = key-value groups, q = queries of a group, d = head size, H = hidden size.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from dlm_eval.models.assemble import assemble
+from dlm_eval.models.loading import LoadSettings, locate, read_config, require
+from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.vocabulary import read_vocabulary
+from dlm_eval.models.weights import load_module
+
+NEEDED = ["n_layer", "n_head", "n_embd", "intermediate_size", "block_size", "vocab_size"]
+PARTS = {
+    "norm_1": "input_layernorm",
+    "attn.proj": "self_attn.o_proj",
+    "norm_2": "post_attention_layernorm",
+    "mlp.swiglu.w1": "mlp.gate_proj",
+    "mlp.swiglu.w2": "mlp.up_proj",
+    "mlp.swiglu.w3": "mlp.down_proj",
+}
+OUTER = {"transformer.wte.weight": "model.embed_tokens.weight", "transformer.ln_f.weight": "model.norm.weight"}
+
+
+def load(settings: LoadSettings) -> TransformersDenoiser:
+    """Returns the denoiser of an SMDM checkpoint."""
+    folder = locate(settings.pretrained, settings.revision)
+    raw = read_config(folder)
+    require(raw, NEEDED, folder, "SMDM")
+    groups = raw.get("n_query_groups") or raw["n_head"]
+    words = raw.get("padded_vocab_size") or raw["vocab_size"]  # the mask is the row behind them
+    config = LlamaConfig(
+        vocab_size=words + 1,
+        hidden_size=raw["n_embd"],
+        intermediate_size=raw["intermediate_size"],
+        num_hidden_layers=raw["n_layer"],
+        num_attention_heads=raw["n_head"],
+        num_key_value_heads=groups,
+        max_position_embeddings=raw["block_size"],
+        rms_norm_eps=raw.get("norm_eps", 1e-5),
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": raw.get("rope_base", 10000.0)},
+        is_causal=False,
+    )
+    vocabulary = read_vocabulary(folder, raw, settings, default_mask=words)
+    model = load_module(
+        lambda: LlamaForCausalLM(config), folder, settings, lambda state: rename(state, groups, raw["n_head"] // groups)
+    )
+    model.model.rotary_emb.register_forward_hook(_round_tables)
+    return assemble(model, vocabulary, Traits("smdm", barred=(words,)), folder, settings)
+
+
+def rename(state: dict[str, Tensor], groups: int, queries: int) -> dict[str, Tensor]:
+    """Returns a lit-gpt state under Llama's names, q, k and v apart, with a head row for the mask (which is never predicted)."""
+    named: dict[str, Tensor] = {}
+    for key, value in state.items():
+        layer = re.fullmatch(r"transformer\.h\.(\d+)\.(.+)\.weight", key)
+        if layer is None:
+            named[OUTER.get(key, key)] = value
+        elif layer[2] == "attn.attn":  # [G (q + 2) d, H]: each group's queries, then its key, then its value
+            parts = torch.split_with_sizes(value.view(groups, queries + 2, -1, value.shape[1]), [queries, 1, 1], dim=1)
+            for letter, part in zip("qkv", parts, strict=True):
+                projection = part.reshape(-1, value.shape[1])
+                named[f"model.layers.{layer[1]}.self_attn.{letter}_proj.weight"] = projection
+        else:
+            named[f"model.layers.{layer[1]}.{PARTS.get(layer[2], layer[2])}.weight"] = value
+    if "lm_head.weight" in named:
+        head = named["lm_head.weight"]
+        named["lm_head.weight"] = torch.cat([head, head.new_zeros(1, head.shape[1])])
+    return named
+
+
+def _round_tables(module: Any, inputs: Any, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    # The authors' code keeps cosines and sines in bfloat16; without it logits differ by 0.1.
+    return tuple(table.to(torch.bfloat16).to(table.dtype) for table in tables)

@@ -1,0 +1,206 @@
+"""One denoiser for everything that runs a transformers backbone.
+
+Shape letters: B = rows of a batch, L = positions, H = hidden size, V = vocabulary, P = wanted positions of each row, N = of the batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dlm_eval.models.denoiser import Attention, Process
+from dlm_eval.models.vocabulary import Vocabulary
+
+BARRED = -1e6
+HEAD_ROWS = 16384  # vocabulary rows of a half-precision head that are upcast at a time
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a family is, apart from its weights.
+
+    Attributes:
+        family: its name.
+        shift: whether the distribution of token i is read at position i-1.
+        attention: 'full', 'block' or 'causal'.
+        block_length: block size of block-causal attention, counted from a row's first real token.
+        process: corruption that it was trained to undo.
+        barred: ids that the family gives no probability (its logits stand at -1e6, so that guidance stays finite).
+        described: more for the fingerprint (files, commit, ...).
+    """
+
+    family: str
+    shift: bool = False
+    attention: Attention = "full"
+    block_length: int | None = None
+    process: Process = "absorbing"
+    barred: tuple[int, ...] = ()
+    described: dict[str, Any] = field(default_factory=dict)
+
+
+class TransformersDenoiser:
+    """Denoiser (see `models.denoiser.Denoiser`) of a transformers backbone and its linear head.
+
+    Args:
+        model: a model with `base_model` and `get_output_embeddings()`, made with `is_causal=False` unless `traits` says causal.
+        vocabulary: its tokenizer and ids.
+        traits: what its family is.
+        name: family and checkpoint in words.
+        max_length: positions at most.
+    """
+
+    def __init__(self, model: Any, vocabulary: Vocabulary, traits: Traits, name: str, max_length: int) -> None:
+        self.model = model
+        self.backbone = model.base_model
+        self.head = model.get_output_embeddings()
+        self.accepted = set(inspect.signature(self.backbone.forward).parameters)
+        if hasattr(getattr(self.backbone, "embeddings", None), "create_position_ids_from_input_ids"):
+            self.accepted.discard("position_ids")  # RoBERTa counts from padding_idx + 1 by itself
+        self.vocabulary = vocabulary
+        self.traits = traits
+        self.name = name
+        self.mask_id, self.mask_is_word = vocabulary.mask_id, vocabulary.mask_is_word
+        self.eos_ids, self.bos_id, self.pad_id = vocabulary.eos_ids, vocabulary.bos_id, vocabulary.pad_id
+        self.vocab_size = int(self.head.weight.shape[0])
+        self.max_length = max_length
+        self.needs_bos = traits.shift
+        self.attention, self.block_length, self.process = traits.attention, traits.block_length, traits.process
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go in."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        dtype: torch.dtype = self.head.weight.dtype
+        return dtype
+
+    @property
+    def embedding_rows(self) -> int:
+        """Ids that can go in (more than come out where the head has no row for the mask)."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of `text`, with no special token added."""
+        return self.vocabulary.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of `ids` without special tokens."""
+        return self.vocabulary.decode(ids)
+
+    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Returns the conversation as the model's prompt text."""
+        return self.vocabulary.apply_chat_template(messages, add_generation_prompt)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what identifies the model in a fingerprint."""
+        return {
+            "family": self.traits.family,
+            **self.traits.described,
+            "dtype": str(self.head.weight.dtype).removeprefix("torch."),
+            "mask_id": self.mask_id,
+            "shift": self.traits.shift,
+            "attention": self.attention,
+            "block_length": self.block_length,
+            "process": self.process,
+            "max_length": self.max_length,
+        }
+
+    @torch.inference_mode()
+    def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Returns float32 logits of the token at each wanted position (see `Denoiser.logits`)."""
+        tokens = tokens.to(self.device)
+        valid = None if valid is None or bool(valid.all()) else valid.to(self.device)
+        rows, columns, shape = wanted_places(tokens.shape, positions, self.device)
+        hidden = self.hidden(tokens, valid)
+        if self.traits.shift:
+            columns = _one_left(columns, rows, valid)
+        rows, columns = rows.to(hidden.device), columns.to(hidden.device)
+        logits = self.read(hidden[rows, columns])
+        for token in self.traits.barred:
+            logits[:, token] = BARRED
+        return logits.view(*shape, self.vocab_size)
+
+    def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        """Returns the backbone's last hidden states [B, L, H]; `valid` is None where no row is padded."""
+        states: Tensor = self.backbone(input_ids=tokens, **self.inputs(tokens, valid)).last_hidden_state
+        return states
+
+    def inputs(self, tokens: Tensor, valid: Tensor | None) -> dict[str, Any]:
+        """Returns what the network needs besides tokens: nothing where nothing is padded, so that sdpa may use its flash kernel."""
+        inputs: dict[str, Any] = {"use_cache": False}
+        if valid is not None:
+            # Counting real tokens makes learned positions right under left padding, and rows equal to their unpadded selves.
+            inputs |= {"attention_mask": valid.long(), "position_ids": real_positions(valid)}
+        if self.attention == "block":
+            inputs["attention_mask"] = block_mask(tokens, valid, self.block_length or 1, self.dtype)
+        return {key: value for key, value in inputs.items() if key in self.accepted}
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Returns float32 logits [N, V] of hidden states [N, H]; a half-precision head is never copied whole."""
+        weight = self.head.weight
+        hidden = hidden.to(weight.device)
+        bias = getattr(self.head, "bias", None)
+        if weight.dtype == torch.float32:
+            return F.linear(hidden.float(), weight, bias)
+        out = _wide_product(hidden.to(weight.dtype), weight)
+        return out if bias is None else out.add_(bias.float())
+
+
+def wanted_places(shape: torch.Size, positions: Tensor | None, device: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Returns rows [N], columns [N] and the leading shape of the answer for the three forms of `positions`."""
+    count, length = shape
+    if positions is not None and positions.dtype == torch.bool:
+        rows, columns = positions.to(device).nonzero(as_tuple=True)
+        return rows, columns, (len(rows),)
+    columns = torch.arange(length, device=device) if positions is None else positions.to(device)
+    rows = torch.arange(count, device=device).repeat_interleave(len(columns))
+    return rows, columns.repeat(count), (count, len(columns))
+
+
+def real_positions(valid: Tensor) -> Tensor:
+    """Returns [B, L] long: how many real tokens stand before each."""
+    return (valid.long().cumsum(1) - 1).clamp(min=0)
+
+
+def block_mask(tokens: Tensor, valid: Tensor | None, block_length: int, dtype: torch.dtype) -> Tensor:
+    """Returns the additive mask [B or 1, 1, L, L] under which a block sees itself and the blocks before it.
+
+    Blocks are counted from a row's first real token. A float mask: a boolean one is silently wrong under eager attention.
+    """
+    length = tokens.shape[1]
+    place = torch.arange(length, device=tokens.device)[None] if valid is None else real_positions(valid)
+    block = place // block_length
+    allowed = block[:, :, None] >= block[:, None, :]
+    if valid is not None:
+        # A padding position sees itself, so that its softmax is defined.
+        allowed = allowed & valid[:, None, :] | torch.eye(length, dtype=torch.bool, device=tokens.device)
+    additive = torch.zeros(allowed.shape, dtype=dtype, device=tokens.device)
+    return additive.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+def _one_left(columns: Tensor, rows: Tensor, valid: Tensor | None) -> Tensor:
+    """Returns the column before each; a row's first real position, which has no prediction of its own, keeps its own."""
+    first = 0 if valid is None else valid.long().argmax(1)[rows]
+    return torch.where(columns > first, columns - 1, columns)
+
+
+def _wide_product(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Returns hidden [N, H] times weight [V, H] transposed, accumulated and returned in float32."""
+    if weight.device.type == "cuda":
+        return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
+    out = torch.empty(len(hidden), len(weight), dtype=torch.float32, device=hidden.device)
+    wide = hidden.float()
+    for begin in range(0, len(weight), HEAD_ROWS):
+        part = weight[begin : begin + HEAD_ROWS]
+        torch.mm(wide, part.float().t(), out=out[:, begin : begin + len(part)])
+    return out

@@ -1,0 +1,178 @@
+"""A checkpoint's tokenizer and special ids: text to ids and back, the same way for every family."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from dlm_eval.errors import SampleError, UserError
+from dlm_eval.models.loading import Folder, LoadSettings, locate
+
+log = logging.getLogger(__name__)
+
+
+class Vocabulary:
+    """Tokenizer and special ids of a checkpoint.
+
+    Attributes:
+        tokenizer: the transformers tokenizer, or None for a model without text.
+        mask_id: id of the mask token.
+        mask_is_word: whether natural text can contain the mask id.
+        eos_ids: ids that end a text, the canonical one first.
+        bos_id: id that begins a text, or None.
+        pad_id: id for padding.
+    """
+
+    def __init__(
+        self, tokenizer: Any, mask_id: int, eos_ids: Sequence[int], bos_id: int | None, pad_id: int | None
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.mask_id = mask_id
+        self.mask_is_word = is_word(tokenizer, mask_id)
+        self.eos_ids = tuple(dict.fromkeys(eos_ids))
+        self.bos_id = bos_id
+        self.pad_id = pad_id if pad_id is not None else self.eos_ids[0] if self.eos_ids else 0
+        added = tokenizer.added_tokens_decoder
+        special = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
+        # A word that serves as the mask is still a word when it is written.
+        self._unprinted = special - ({mask_id} if self.mask_is_word else set())
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of `text`, with no special token added.
+
+        Raises:
+            SampleError: the text spells the mask token, which would become a hole.
+        """
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        if not self.mask_is_word and self.mask_id in ids:
+            spelled = self.tokenizer.convert_ids_to_tokens(self.mask_id)
+            raise SampleError(f"the text contains the mask token '{spelled}', which would be taken for a hole")
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of `ids` without special tokens (nor ids that the tokenizer does not have), nothing else cleaned."""
+        printed = [int(i) for i in ids if 0 <= i < len(self.tokenizer) and int(i) not in self._unprinted]
+        text: str = self.tokenizer.decode(printed, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Returns the conversation as text, special tokens spelled out, for `encode`.
+
+        Raises:
+            UserError: the tokenizer has no chat template.
+        """
+        if not self.tokenizer.chat_template:
+            raise UserError("this checkpoint has no chat template; run without --apply_chat_template, or choose an instruct checkpoint")
+        text: str = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        return text
+
+
+def read_vocabulary(
+    folder: Folder,
+    config: dict[str, Any],
+    settings: LoadSettings,
+    eos_tokens: Sequence[str] = (),
+    mask_token: str | None = None,
+    tokenizer_class: Any = None,
+    default_mask: int | None = None,
+) -> Vocabulary:
+    """Returns the vocabulary of a checkpoint folder.
+
+    The mask is, in this order: the option, the config's, the tokenizer's, `mask_token` where the tokenizer has it, `default_mask`, the
+    named checkpoint's.
+
+    Args:
+        folder: the checkpoint.
+        config: its config.json.
+        settings: `mask_id`, `tokenizer` and the named checkpoint are used.
+        eos_tokens: texts of tokens that end a text in this family, in order; those that the tokenizer lacks are left out.
+        mask_token: text of this family's mask token.
+        tokenizer_class: transformers class for a folder without tokenizer.json.
+        default_mask: mask id that the family's architecture implies.
+
+    Raises:
+        UserError: no tokenizer, no mask token, or config and tokenizer disagree about it.
+    """
+    where = locate(settings.tokenizer, setting="tokenizer") if settings.tokenizer else folder
+    tokenizer = load_tokenizer(where, tokenizer_class)
+    mask_id = _mask_id(tokenizer, folder, config, settings, mask_token, default_mask)
+    known = [i for i in (token_id(tokenizer, text) for text in eos_tokens) if i is not None]
+    ends = [*known, *_ids(tokenizer.eos_token_id), *_ids(config.get("eos_token_id"))]
+    ends += _ids(folder.read_json("generation_config.json").get("eos_token_id"))
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.get("bos_token_id")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.get("pad_token_id")
+    return Vocabulary(tokenizer, mask_id, ends, bos, pad)
+
+
+def load_tokenizer(folder: Folder, tokenizer_class: Any = None) -> Any:
+    """Returns the folder's tokenizer, without remote code: tokenizer.json as it stands where there is one.
+
+    Raises:
+        UserError: the folder has no tokenizer that transformers can read.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        if (folder.path / "tokenizer.json").is_file():
+            return PreTrainedTokenizerFast.from_pretrained(folder.path, local_files_only=True)
+        if tokenizer_class is not None:
+            return tokenizer_class.from_pretrained(folder.path, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # whatever the files break: transformers raises many kinds here
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"pretrained '{folder.name}' has no tokenizer that can be read ({reason}); add tokenizer.json, or set tokenizer=ID_OR_DIR"
+        ) from None
+
+
+def token_id(tokenizer: Any, text: str | None) -> int | None:
+    """Returns the id of the single token `text`, or None where the tokenizer lacks it."""
+    if text is None:
+        return None
+    found = tokenizer.get_vocab().get(text)
+    return None if found is None else int(found)
+
+
+def is_word(tokenizer: Any, token: int) -> bool:
+    """Returns whether natural text can contain the id: it is made by the tokenizer's merges, not added beside them."""
+    text = tokenizer.convert_ids_to_tokens(token) if token < len(tokenizer) else None
+    if text is None:
+        return False
+    try:
+        backend = tokenizer.backend_tokenizer
+    except AttributeError:
+        return token not in tokenizer.added_tokens_decoder
+    if text not in backend.get_vocab(with_added_tokens=False):
+        return False
+    merges = json.loads(backend.to_str())["model"].get("merges")
+    if merges is None:
+        return token not in tokenizer.added_tokens_decoder
+    joined = {"".join(pair) if isinstance(pair, list) else pair.replace(" ", "", 1) for pair in merges}
+    return len(text) == 1 or text in joined
+
+
+def _mask_id(
+    tokenizer: Any, folder: Folder, config: dict[str, Any], settings: LoadSettings, text: str | None, default: int | None
+) -> int:
+    if settings.mask_id is not None:
+        return settings.mask_id
+    stated, own = config.get("mask_token_id"), tokenizer.mask_token_id
+    if stated is not None and own is not None and stated != own:
+        raise UserError(
+            f"pretrained '{folder.name}': config.json says mask_token_id {stated}, the tokenizer {own}; choose one with mask_id="
+        )
+    expected = settings.known.mask_id if settings.known else None
+    found = next((i for i in (stated, own, token_id(tokenizer, text), default, expected) if i is not None), None)
+    if found is None:
+        raise UserError(f"pretrained '{folder.name}': neither its tokenizer nor its config.json names a mask token; set mask_id=")
+    if expected is not None and found != expected:
+        log.warning("%s: mask id %d, where %d was expected", folder.name, found, expected)
+    return int(found)
+
+
+def _ids(value: Any) -> list[int]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [int(value)]

@@ -1,0 +1,148 @@
+"""From files to a network on its device: every weight in its place, or an error.
+
+Two ways: `load_weights` for transformers' classes, `load_module` for modules of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+
+from dlm_eval.errors import UserError
+from dlm_eval.models.loading import Folder, LoadSettings, first_line, locate, read_config, resolve_device, resolve_dtype
+
+QUIET_BELOW = 2**30  # bytes of weights below which no progress bar is shown
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def load_weights(
+    model_class: Any, config: Any, folder: Folder, settings: LoadSettings, key_mapping: Mapping[str, str] | None = None
+) -> Any:
+    """Returns `model_class` with the folder's weights, in eval mode, on its device in its dtype.
+
+    Args:
+        model_class: a transformers class with `from_pretrained`.
+        config: its config, built by the adapter.
+        folder: the checkpoint.
+        settings: dtype, device, device_map, attn_implementation and peft are used.
+        key_mapping: regular expressions from the checkpoint's names to the class's; only one group each is substituted.
+
+    Raises:
+        UserError: a weight is missing, left over or of the wrong shape (transformers would log it and go on at random).
+    """
+    dtype = resolve_dtype(settings.dtype, read_config(folder), folder)
+    place: Any = settings.device_map or {"": resolve_device(settings.device)}
+    require_weights(folder)
+    extra = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
+    try:
+        with _hushed(folder):
+            model, info = model_class.from_pretrained(
+                folder.path, config=config, key_mapping=dict(key_mapping or {}) or None, dtype=dtype, device_map=place,
+                output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True, **extra,
+            )  # fmt: skip
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise UserError(f"pretrained '{folder.name}' cannot be loaded: {first_line(error)}") from None
+    check_keys(folder.name, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
+    return merge_adapter(model, settings).eval()
+
+
+def load_module(
+    build: Callable[[], M], folder: Folder, settings: LoadSettings, rename: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> M:
+    """Returns a module of ours with the folder's weights, in eval mode, on its device in its dtype.
+
+    Args:
+        build: makes the module; it runs without allocating weights.
+        folder: the checkpoint.
+        settings: dtype and device are used.
+        rename: from the checkpoint's state to the module's.
+
+    Raises:
+        UserError: a weight is missing, left over or of the wrong shape, or an option that only transformers' classes have was set.
+    """
+    for option in ("device_map", "attn_implementation", "peft"):
+        if getattr(settings, option) is not None:
+            raise UserError(f"model_args {option} '{getattr(settings, option)}' is not possible for this family; leave it out")
+    require_weights(folder)
+    device = resolve_device(settings.device)
+    dtype = resolve_dtype(settings.dtype, folder.read_json("config.json"), folder)
+    state = {key: value.to(dtype) for key, value in rename(read_state(folder, device)).items()}
+    with init_empty_weights(include_buffers=False):
+        module = build()
+    wanted = module.state_dict()
+    wrong = [key for key, value in state.items() if key in wanted and wanted[key].shape != value.shape]
+    check_keys(folder.name, wanted.keys() - state.keys(), state.keys() - wanted.keys(), wrong)
+    module.load_state_dict(state, assign=True)
+    return module.to(device).requires_grad_(False).eval()
+
+
+def read_state(folder: Folder, device: torch.device) -> dict[str, Tensor]:
+    """Returns all tensors of the folder's weight files, straight to `device`."""
+    from safetensors.torch import load_file
+
+    state: dict[str, Tensor] = {}
+    for file in folder.weights:
+        try:
+            if file.suffix == ".safetensors":
+                state |= load_file(file, device=str(device))
+            else:
+                state |= torch.load(file, map_location=device, weights_only=True)
+        except Exception as error:  # safetensors and torch raise kinds of their own for a broken file
+            raise UserError(f"pretrained '{folder.name}': {file.name} cannot be read: {first_line(error)}") from None
+    return state
+
+
+def require_weights(folder: Folder) -> None:
+    """Raises UserError where the folder has no weight file."""
+    if not folder.weights:
+        raise UserError(f"pretrained '{folder.name}' has no weights; expected *.safetensors or pytorch_model*.bin")
+
+
+@contextmanager
+def _hushed(folder: Folder) -> Iterator[None]:
+    """Keeps transformers' own report of surprises quiet (they become errors of ours), and the progress bar of small files."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if sum(file.stat().st_size for file in folder.weights) < QUIET_BELOW:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def check_keys(name: str, missing: Any, surplus: Any, mismatched: Any = ()) -> None:
+    """Raises UserError where the weights in the files are not those of the network."""
+    found = {"lacks": missing, "has surplus": surplus, "has of another shape": mismatched}
+    faults = [f"{word} {_listed(keys)}" for word, keys in found.items() if keys]
+    if faults:
+        raise UserError(f"pretrained '{name}' does not fit its config: it {'; '.join(faults)} (another family or a broken file?)")
+
+
+def merge_adapter(model: Any, settings: LoadSettings) -> Any:
+    """Returns the model with the LoRA adapter `settings.peft` merged into its weights."""
+    if settings.peft is None:
+        return model
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise UserError("model_args peft needs the package peft; install it: pip install peft") from None
+    folder = locate(settings.peft, setting="peft")
+    if not (folder.path / "adapter_config.json").is_file():
+        raise UserError(f"model_args peft '{settings.peft}' has no adapter_config.json; it must be a folder saved by peft")
+    return PeftModel.from_pretrained(model, str(folder.path)).merge_and_unload()
+
+
+def _listed(keys: Any) -> str:
+    names = sorted(str(key[0]) if isinstance(key, tuple) else str(key) for key in keys)
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"

@@ -1,0 +1,27 @@
+"""The sandbox for generated code: see runner.py for its use and docs/sandbox.md for what it holds off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .limits import Limits
+from .runner import DEFAULT_LIMITS, KINDS, Sandbox, Verdict
+
+__all__ = ["KINDS", "Limits", "Sandbox", "Verdict", "protections", "run", "run_many"]
+
+_default = Sandbox()
+
+
+def run(program: str, limits: Limits = DEFAULT_LIMITS) -> Verdict:
+    """Returns the verdict on one program in the best sandbox that can be had here."""
+    return _default.run(program, limits)
+
+
+def run_many(programs: Iterable[str], workers: int | None = None, limits: Limits = DEFAULT_LIMITS) -> list[Verdict]:
+    """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None: one per CPU)."""
+    return _default.run_many(programs, workers, limits)
+
+
+def protections() -> tuple[str, ...]:
+    """Returns the kind of sandbox and the names of the protections that hold here, each found by trying."""
+    return _default.protections()

@@ -1,0 +1,120 @@
+"""One server process, seen from the harness: how it is started, asked and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from . import namespaces, wire
+from .limits import Limits
+
+START_SECONDS, GRACE_SECONDS = 20.0, 10.0
+HERE = os.path.dirname(os.path.abspath(__file__))
+# The server must not import the harness around it (nor its dependencies): this directory becomes a package by itself.
+# The working directory leaves the path first, so that no file there poses as a module.
+BOOT = """
+import sys
+sys.path[:] = [place for place in sys.path if place]
+import types
+package = types.ModuleType("sandbox"); package.__path__ = [sys.argv[1]]; sys.modules["sandbox"] = package
+from sandbox.server import main
+main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+"""
+# all that the server sees of our environment; a fixed hash seed: the same program gets the same verdict
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
+
+
+class ServerGone(Exception):
+    """The server would not start, ended, hung, or could not run a program."""
+
+
+class Server:
+    """One running server of a kind (see runner.KINDS).
+
+    Raises:
+        ServerGone: It cannot be had; the message says why.
+    """
+
+    def __init__(self, kind: str) -> None:
+        inward, self._requests = os.pipe()
+        self._replies, outward = os.pipe()
+        python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+        command = [python, "-s", "-S", "-B", "-c", BOOT, HERE, str(inward), str(outward), kind]
+        nothing = subprocess.DEVNULL
+        try:
+            self._process = subprocess.Popen(
+                [*WRAPPERS[kind](python), *command],
+                env=ENVIRONMENT, cwd="/", stdin=nothing, stdout=nothing, stderr=nothing,
+                pass_fds=(inward, outward), start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            os.close(self._requests)
+            os.close(self._replies)
+            raise ServerGone(str(error)) from error
+        finally:
+            os.close(inward)
+            os.close(outward)
+        self._await_start()
+
+    def _await_start(self) -> None:
+        try:
+            refused = self._receive(START_SECONDS)["refused"]
+        except ServerGone:
+            self.stop()
+            raise
+        if refused:
+            self.stop()
+            raise ServerGone(refused)
+
+    def run(self, program: str, limits: Limits) -> dict[str, Any]:
+        """Returns passed, reason and seconds of one program."""
+        try:
+            wire.send(self._requests, {"text": program, "limits": asdict(limits)})
+        except OSError as error:
+            raise ServerGone("the server ended") from error
+        reply = self._receive(2 * limits.wall_seconds + GRACE_SECONDS)  # a program that passes is run twice
+        if "error" in reply:
+            raise ServerGone(reply["error"])
+        return reply
+
+    def _receive(self, seconds: float) -> dict[str, Any]:
+        ready = select.poll()
+        ready.register(self._replies, select.POLLIN)
+        reply = wire.receive(self._replies) if ready.poll(seconds * 1000) else None
+        if reply is None:
+            raise ServerGone("the server ended or hung")
+        return reply
+
+    def stop(self) -> None:
+        """Ends the server and, with it, whatever it runs."""
+        for fd in (self._requests, self._replies):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._process.kill()
+        self._process.wait()
+
+
+def _no_wrapper(python: str) -> list[str]:
+    return []
+
+
+def _bubblewrap(python: str) -> list[str]:
+    """Returns the start of a command line under which a program sees Python and nothing else."""
+    wrap = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
+    wrap += ["--hostname", "sandbox", "--cap-drop", "ALL"]
+    for path in dict.fromkeys([*namespaces.python_roots(), python, HERE]):
+        wrap += ["--ro-bind", path, path]
+    for link, target in namespaces.library_links():
+        wrap += ["--symlink", target, link]
+    for path in namespaces.DEVICES:
+        wrap += ["--dev-bind", path, path]
+    return [*wrap, "--size", str(Limits().disk_bytes), "--tmpfs", namespaces.HOME, "--chdir", "/", "--"]
+
+
+WRAPPERS = {"namespaces": _no_wrapper, "bubblewrap": _bubblewrap, "plain": _no_wrapper}

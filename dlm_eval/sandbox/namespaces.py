@@ -1,0 +1,135 @@
+"""A private view of the machine: no network, no other processes, a root that holds nothing but Python.
+
+The server enters user, mount, network, IPC and host-name namespaces once (`enter`); each program then gets its own pid,
+IPC and mount namespace with an empty disk of its own (`enter_for_one_program`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from . import kernel
+
+HOME = "/tmp"  # the program's working directory inside
+INSIDE_USER, OUTSIDE_USER = 1000, 65534  # root's programs are nobody outside
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+LIBRARY_ROOTS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
+INSTALLED_PACKAGES = ("site-packages", "dist-packages")
+STAGE = "/proc"  # where the new root is put together: it always exists, and nothing below it is ever bound
+
+
+def python_roots() -> list[str]:
+    """Returns what a running Python may still need to read: its standard library and the shared libraries."""
+    wanted = [standard_library(), os.path.join(sys.base_prefix, "lib"), os.path.join(sys.base_exec_prefix, "lib")]
+    wanted += LIBRARY_ROOTS
+    real = sorted({os.path.realpath(path) for path in wanted if os.path.exists(path)})
+    return [path for path in real if not any(path.startswith(other + "/") for other in real)]
+
+
+def standard_library() -> str:
+    """Returns the directory of the standard library."""
+    return os.path.dirname(os.path.realpath(os.__file__))
+
+
+def library_links() -> list[tuple[str, str]]:
+    """Returns the (link, target) pairs by which a merged-/usr system finds its libraries."""
+    return [(path, os.readlink(path)) for path in LIBRARY_ROOTS if os.path.islink(path)]
+
+
+def enter() -> int | None:
+    """Moves this process into namespaces of its own with a minimal root.
+
+    Returns:
+        The user id that programs are to take inside, or None where only this process's own id could be mapped.
+
+    Raises:
+        OSError: The kernel refuses. The process is then in an undefined state and must end.
+    """
+    flags = kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWNET
+    program_user = _unshare_with_ids(flags | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
+    name = b"sandbox"
+    kernel.call("sethostname", name, len(name))
+    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("root", STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
+    _furnish(STAGE)
+    kernel.pivot_root(STAGE)
+    read_only = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+    kernel.mount(None, "/", None, kernel.MS_REMOUNT | kernel.MS_BIND | read_only)
+    return program_user
+
+
+def enter_for_one_program(disk_bytes: int) -> None:
+    """Gives this process's future children a pid space of their own, and an empty disk as working directory."""
+    kernel.unshare(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    kernel.mount("disk", HOME, "tmpfs", flags, f"size={disk_bytes},nr_inodes=4096,mode=1777")
+    os.chdir(HOME)
+
+
+def _unshare_with_ids(flags: int) -> int | None:
+    if os.geteuid() != 0:
+        user, group = os.geteuid(), os.getegid()
+        kernel.unshare(flags)
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{user} {user} 1")
+        _write("/proc/self/gid_map", f"{group} {group} 1")
+        return None
+    # only a process that stayed outside may map more ids than its own
+    target = os.getpid()
+    wait, go = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        os.close(go)
+        os.read(wait, 1)
+        os._exit(_map_two_users(target))
+    os.close(wait)
+    kernel.unshare(flags)
+    os.close(go)
+    mapped_both = os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1]) == 0
+    if not mapped_both:
+        _write("/proc/self/uid_map", "0 0 1")
+        _write("/proc/self/gid_map", "0 0 1")
+    return INSIDE_USER if mapped_both else None
+
+
+def _map_two_users(target: int) -> int:
+    try:
+        for kind in ("uid_map", "gid_map"):
+            _write(f"/proc/{target}/{kind}", f"0 0 1\n{INSIDE_USER} {OUTSIDE_USER} 1\n")
+    except OSError:
+        return 1
+    return 0
+
+
+def _furnish(root: str) -> None:
+    for path in python_roots():
+        _bind(path, root)
+        kernel.make_read_only(root + path)
+    for name in INSTALLED_PACKAGES:  # generated code gets the standard library, whatever else is installed here
+        covered = root + os.path.join(standard_library(), name)
+        if os.path.isdir(covered):
+            kernel.mount("empty", covered, "tmpfs", kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV, "size=4k")
+    for link, target in library_links():
+        if not os.path.lexists(root + link):
+            os.symlink(target, root + link)
+    for path in DEVICES:
+        _bind(path, root)
+    os.mkdir(root + HOME)
+
+
+def _bind(path: str, root: str) -> None:
+    here = root + path
+    if os.path.isdir(path):
+        os.makedirs(here, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(here), exist_ok=True)
+        os.close(os.open(here, os.O_CREAT | os.O_WRONLY, 0o644))
+    kernel.mount(path, here, None, kernel.MS_BIND | kernel.MS_REC)
+
+
+def _write(path: str, text: str) -> None:
+    file = os.open(path, os.O_WRONLY)
+    with contextlib.closing(os.fdopen(file, "w")) as stream:
+        stream.write(text)

@@ -1,0 +1,167 @@
+"""The sandbox as the harness uses it: programs in, verdicts out, several at once.
+
+    sandbox = Sandbox()
+    sandbox.run("assert 1 + 1 == 2")          # Verdict(passed=True, reason="passed", ...)
+    sandbox.run_many(programs, workers=4)     # in the order of the programs
+
+Three kinds of sandbox are tried, best first: ``namespaces`` (made with plain system calls), ``bubblewrap`` (where only
+an installed `bwrap` may make them), ``plain`` (resource limits, a system call filter and Landlock). docs/sandbox.md
+says what each holds off; `Sandbox.protections` says what holds here, by trying.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from . import probe
+from .limits import Limits
+from .link import Server, ServerGone
+
+KINDS = ("namespaces", "bubblewrap", "plain")
+DEFAULT_LIMITS = Limits()
+
+log = logging.getLogger("dlm_eval")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one program.
+
+    Attributes:
+        passed: The whole text ran to its end, within all limits.
+        reason: "passed", "failed: <exception>", "timed out", "cpu limit", "memory limit", "disk limit", ... A failure's
+            text may be the program's own words.
+        seconds: Wall-clock time of the run.
+        protections: What holds for programs run here, see `Sandbox.protections`.
+    """
+
+    passed: bool
+    reason: str
+    seconds: float
+    protections: tuple[str, ...] = ()
+
+
+class Sandbox:
+    """A pool of servers of one kind.
+
+    Args:
+        kind: One of KINDS; None takes the first that the kernel allows.
+
+    Attributes:
+        kind: The kind in use, None before the first program.
+        refused: Why each kind that was tried before could not be had.
+    """
+
+    def __init__(self, kind: str | None = None) -> None:
+        if kind not in (None, *KINDS):
+            raise ValueError(f"sandbox kind '{kind}' is not known; allowed: {', '.join(KINDS)}")
+        self._kinds = KINDS if kind is None else (kind,)
+        self.kind: str | None = None
+        self.refused: dict[str, str] = {}
+        self._idle: list[Server] = []
+        self._owner = os.getpid()
+        self._lock = threading.RLock()
+        self._protections: tuple[str, ...] | None = None
+        atexit.register(self.close)
+
+    def run(self, program: str, limits: Limits = DEFAULT_LIMITS) -> Verdict:
+        """Returns the verdict on one program (Python source text).
+
+        Raises:
+            RuntimeError: No sandbox can be had here.
+        """
+        protections = self.protections()
+        outcome = self._outcome(program, limits)
+        return Verdict(outcome.passed, outcome.reason, outcome.seconds, protections)
+
+    def run_many(
+        self, programs: Iterable[str], workers: int | None = None, limits: Limits = DEFAULT_LIMITS
+    ) -> list[Verdict]:
+        """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None: one per CPU)."""
+        texts = list(programs)
+        with ThreadPoolExecutor(workers or available_cpus()) as pool:
+            return list(pool.map(lambda text: self.run(text, limits), texts))
+
+    def protections(self) -> tuple[str, ...]:
+        """Returns the names of the protections that hold, the kind of sandbox first.
+
+        Each was tried once: a program that does the forbidden thing was run. The rest of probe.NAMES does not hold.
+        """
+        with self._lock:
+            if self._protections is None:
+                held = probe.held(self._outcome)
+                self._protections = (str(self.kind), *held)
+                self._log_protections()
+            return self._protections
+
+    def close(self) -> None:
+        """Ends all idle servers."""
+        with self._lock:
+            servers, self._idle = self._idle, []
+        if self._owner == os.getpid():  # after a fork they are the parent's
+            for server in servers:
+                server.stop()
+
+    def _outcome(self, program: str, limits: Limits) -> Verdict:
+        reason = ""
+        for _ in range(2):  # a server may have been killed from outside: once more with a fresh one
+            server = self._take()
+            try:
+                verdict = Verdict(**server.run(program, limits))
+            except ServerGone as error:
+                server.stop()
+                reason = str(error)
+            else:
+                self._give_back(server)
+                return verdict
+        log.warning("sandbox: a program that could not be run counts as failed: %s", reason)
+        return Verdict(False, f"sandbox error: {reason}", 0.0)
+
+    def _take(self) -> Server:
+        with self._lock:
+            if self._owner != os.getpid():
+                self._idle, self._owner = [], os.getpid()
+            if self._idle:
+                return self._idle.pop()
+            if self.kind is None:
+                return self._first_server()
+        return Server(self.kind)
+
+    def _first_server(self) -> Server:
+        for kind in self._kinds:
+            try:
+                server = Server(kind)
+            except ServerGone as error:
+                self.refused[kind] = str(error)
+                continue
+            self.kind = kind
+            return server
+        raise RuntimeError("no sandbox for generated code can be had here: " + self._refusals())
+
+    def _give_back(self, server: Server) -> None:
+        if self.kind == "bubblewrap":  # what a program left behind ends only with its server
+            server.stop()
+            return
+        with self._lock:
+            self._idle.append(server)
+
+    def _refusals(self) -> str:
+        return "; ".join(f"{kind}: {why}" for kind, why in self.refused.items())
+
+    def _log_protections(self) -> None:
+        held = self._protections or ()
+        missing = [name for name in probe.NAMES if name not in held]
+        log.info("sandbox for generated code: %s", ", ".join(held))
+        if missing:
+            log.warning("sandbox for generated code does NOT hold: %s (%s)", ", ".join(missing), self._refusals())
+
+
+def available_cpus() -> int:
+    """Returns the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,39 @@
+"""Likelihoods of canvases: `score`, its estimators and their settings.
+
+A canvas becomes a `Target` (target.py): n tokens and the rows in which some of them are hidden. An estimator (registry.py lists them) turns it into
+weighted mask patterns (patterns.py, orders.py, adjusted.py), run by linear.py, or walks it (reveal.py, subsets.py, score_entropy.py). walk.py puts the
+pieces together, rounds.py stops early where a question is settled, api.py is `score`, windows.py cuts long texts.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dlm_eval.scoring.registry import ESTIMATORS, EstimatorSettings, parse_estimator
+from dlm_eval.scoring.windows import windows
+
+if TYPE_CHECKING:
+    from dlm_eval.scoring.api import score, score_outcomes
+    from dlm_eval.scoring.rounds import question_walk
+    from dlm_eval.scoring.walk import score_walk
+
+__all__ = [
+    "ESTIMATORS",
+    "EstimatorSettings",
+    "parse_estimator",
+    "question_walk",
+    "score",
+    "score_outcomes",
+    "score_walk",
+    "windows",
+]
+
+# What needs torch is loaded when it is first used: settings are read before any model is.
+_LAZY = {"score": "api", "score_outcomes": "api", "score_walk": "walk", "question_walk": "rounds"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'dlm_eval.scoring' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"dlm_eval.scoring.{_LAZY[name]}"), name)

@@ -1,0 +1,92 @@
+"""From a canvas to its score: checks, blocks, the estimator, and lm-eval's `is_greedy` beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from dlm_eval.canvas import Canvas, Score
+from dlm_eval.engine import Walk
+from dlm_eval.errors import SampleError
+from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.noise import Noise
+from dlm_eval.scoring.estimates import ESTIMATES
+from dlm_eval.scoring.flow import counted, together
+from dlm_eval.scoring.registry import EstimatorSettings
+from dlm_eval.scoring.reveal import reveal
+from dlm_eval.scoring.target import Target, check_canvas, check_model, targets
+
+KINDS = ("exact", "lower bound", "upper bound", "score")
+
+
+def score_walk(
+    model: Denoiser, canvas: Canvas, settings: EstimatorSettings, noise: Noise, greedy: bool = False
+) -> Walk[Score]:
+    """Returns the walk that scores `canvas`.
+
+    Args:
+        model: for its ids and attention; the engine runs it.
+        canvas: the question. No open token: log-likelihood 0 at no cost.
+        settings: of the estimator.
+        noise: random numbers of the question; its choices should share them.
+        greedy: also tell whether the model itself, unmasking by confidence, would have written the target (ends at the first other token).
+
+    Raises:
+        UserError: a model without masked likelihood, or a canvas without truth.
+        SampleError: in the walk: a canvas that this model cannot score, NaN.
+    """
+    check_model(model)
+    canvas = _as_asked(model, canvas, settings)
+    check = check_canvas(model, canvas)
+    return _score(model, canvas, settings, noise, greedy, check)
+
+
+def _as_asked(model: Denoiser, canvas: Canvas, settings: EstimatorSettings) -> Canvas:
+    """Returns the canvas that the estimator scores: Dream's own puts a visible EOS behind the target."""
+    if settings.name == "dream" and settings.eos:
+        return replace(canvas, tokens=(*canvas.tokens, model.eos_ids[0]), open=(*canvas.open, False))
+    return canvas
+
+
+def _score(
+    model: Denoiser, canvas: Canvas, settings: EstimatorSettings, noise: Noise, greedy: bool, fault: SampleError | None
+) -> Walk[Score]:
+    if fault is not None:
+        raise fault
+    if not any(canvas.open):
+        return Score(0.0, 0.0, "exact", 0, True if greedy else None, settings.name, 0.0, 0.0)
+    parts = targets(model, canvas, settings.cfg_scale)
+    share = replace(settings, samples=max(1, settings.samples // len(parts)))
+    walks: list[Walk[Any]] = [ESTIMATES[settings.name](part, share, noise) for part in parts]
+    if greedy:
+        walks.append(_greedy(parts))
+    answers, rows = yield from counted(together(walks))
+    return replace(merge(answers[: len(parts)]), rows=rows, greedy=answers[-1] if greedy else None)
+
+
+def _greedy(parts: Sequence[Target]) -> Walk[bool]:
+    """Returns whether the model would have written the target, block after block."""
+    for part in parts:
+        _, same = yield from reveal(part, "confidence", stop_at_mismatch=True)
+        if not same:
+            return False
+    return True
+
+
+def merge(scores: Sequence[Score]) -> Score:
+    """Returns the score of a whole text from those of its blocks, given their pasts (log-likelihoods add up, so do bounds)."""
+    if len(scores) == 1:
+        return scores[0]
+    lowers, uppers = [s.lower for s in scores], [s.upper for s in scores]
+    return Score(
+        logprob=sum(s.logprob for s in scores),
+        stderr=float(np.sqrt(sum(s.stderr**2 for s in scores))),
+        kind=max((s.kind for s in scores), key=KINDS.index),
+        rows=sum(s.rows for s in scores),
+        estimator="+".join(sorted({s.estimator for s in scores})),
+        lower=None if None in lowers else sum(x for x in lowers if x is not None),
+        upper=None if None in uppers else sum(x for x in uppers if x is not None),
+    )

@@ -1,0 +1,114 @@
+"""Settings from text: `key=value,key=value` into frozen dataclasses, unknown keys refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from dlm_eval.errors import UserError, unknown
+
+T = TypeVar("T")
+
+
+def parse_pairs(text: str, setting: str) -> dict[str, str]:
+    """Returns the pairs of "k=v,k=v". Commas inside brackets belong to the value.
+
+    Raises:
+        UserError: a part without '='.
+    """
+    pairs: dict[str, str] = {}
+    for part in _split_commas(text):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"{setting} '{part}' is not of the form key=value")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _split_commas(text: str) -> list[str]:
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[({") - (character in "])}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], setting: str) -> T:
+    """Returns an instance of the dataclass `cls` with `values` cast to its field types.
+
+    Raises:
+        UserError: an unknown key (with the nearest name) or a value that cannot be cast.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+    cast: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in names:
+            raise unknown(setting, key, names)
+        cast[key] = _cast(value, hints[key], f"{setting} {key}")
+    return cls(**cast)
+
+
+def _cast(value: Any, hint: Any, setting: str) -> Any:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+        if type(None) in options:
+            return None
+        raise UserError(f"{setting} 'None' is not allowed; it must be {_describe(options)}")
+    for option in options:
+        try:
+            return _cast_one(value, option)
+        except (TypeError, ValueError):
+            continue
+    raise UserError(f"{setting} '{value}' is not allowed; it must be {_describe(options)}")
+
+
+def _cast_one(value: Any, kind: Any) -> Any:
+    if kind is type(None):
+        raise ValueError
+    if kind is bool:
+        return _cast_bool(value)
+    if kind is int:
+        number = float(value)
+        if isinstance(value, bool) or number != int(number):
+            raise ValueError
+        return int(number)
+    if kind is float:
+        return float(value)
+    if kind is str:
+        return str(value)
+    if typing.get_origin(kind) is typing.Literal:
+        if value not in typing.get_args(kind):
+            raise ValueError
+        return value
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        items = _split_commas(value.strip("[]()")) if isinstance(value, str) else list(value)
+        return tuple(_cast_one(v, item) for v in items)
+    raise TypeError(f"settings cannot hold {kind}")
+
+
+def _cast_bool(value: Any) -> bool:
+    word = str(value).lower()
+    if word in ("true", "1", "yes"):
+        return True
+    if word in ("false", "0", "no"):
+        return False
+    raise ValueError
+
+
+def _describe(options: tuple[Any, ...]) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "None"}
+    described = []
+    for option in options:
+        if typing.get_origin(option) is typing.Literal:
+            described.append("one of " + ", ".join(map(str, typing.get_args(option))))
+        else:
+            described.append(words.get(option, str(option)))
+    return " or ".join(described)

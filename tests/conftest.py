@@ -1,0 +1,30 @@
+"""What every test stands on: no network, no data directory from the outside, real data where it is at hand."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it
+os.environ["DISABLE_MULTIPROC"] = "1"  # lm-eval's bootstrap would fork a pool of all cores per metric
+os.environ.pop("DLM_EVAL_DATA", None)
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real benchmark data and recorded outputs of the authors' code, which no repository may hold."""
+    folder = Path(os.environ.get("DLM_EVAL_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data: {folder} is absent (the variable DLM_EVAL_SHARED names another folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def own_data() -> Path:
+    """Small documents that we wrote, in the layout of the hub."""
+    return ROOT / "tests" / "data"

@@ -1,0 +1,124 @@
+"""Decoding reproduces the authors' tokens, recorded from their code on small random checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlm_eval import decoding
+from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.models import families, load_model
+
+WHOLE = {"early_exit": False}  # the recorded outputs include what stands after the end of the text
+
+
+def golden(shared: Path, name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((shared / "goldens" / name / "golden.json").read_text(encoding="utf-8"))
+    return record
+
+
+def load(shared: Path, name: str) -> Any:
+    if name not in families():
+        pytest.skip(f"family {name} is not built yet")
+    return load_model(name, pretrained=str(shared / "goldens" / name), dtype="float32", device="cpu")
+
+
+def fill_one(model: Any, canvas: Canvas, **options: Any) -> Filling:
+    return decoding.fill(model, [canvas], **{**WHOLE, **options})[0]
+
+
+def llada_options(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "steps": settings["steps"],
+        "block_length": settings["block_length"],
+        "guidance": settings.get("cfg_scale", 0.0),
+        "logits_eos_inf": settings.get("logits_eos_inf", False),
+        "confidence_eos_eot_inf": settings.get("confidence_eos_eot_inf", False),
+    }
+
+
+@pytest.mark.parametrize("family", ["llada", "lladamoe"])
+def test_llada_generate(shared: Path, family: str) -> None:
+    record, model = golden(shared, family), load(shared, family)
+    for case in record["generate"]["cases"]:
+        settings = case["settings"]
+        canvas = Canvas.completion(case["prompt"], settings["gen_length"])
+        filling = fill_one(model, canvas, preset="llada", **llada_options(settings))
+        assert list(filling.tokens) == case["tokens"], settings
+        assert filling.forwards == settings["steps"] * (2 if settings.get("cfg_scale") else 1)
+
+
+def test_llada_left_padded_batch(shared: Path) -> None:
+    record, model = golden(shared, "llada"), load(shared, "llada")
+    batch = record["generate_left_padded_batch"]
+    prompts = [
+        [token for token, real in zip(row, valid, strict=True) if real]
+        for row, valid in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    for case in batch["cases"]:
+        settings = case["settings"]
+        canvases = [Canvas.completion(prompt, settings["gen_length"]) for prompt in prompts]
+        fillings = decoding.fill(
+            model, canvases, steps=settings["steps"], block_length=settings["block_length"], **WHOLE
+        )
+        assert [list(filling.tokens) for filling in fillings] == case["tokens"]
+
+
+@pytest.mark.parametrize("family", ["diffugpt", "diffullama"])
+def test_diffullama_decoder_a(shared: Path, family: str) -> None:
+    record, model = golden(shared, family), load(shared, family)
+    for case in record["generate_samples"]["cases"]:
+        settings = case["settings"]
+        canvas = Canvas.infill(case["prefix"], case["target_tokens"], case["suffix"])
+        options = {"steps": settings["diffusion_steps"], "logits_temp": settings["logits_temp"]}
+        filling = fill_one(model, canvas, preset="diffullama_gsm", **options)
+        assert list(filling.tokens) == case["middle"], settings
+        # The authors run every step; a step that writes nothing is not run here.
+        assert filling.forwards <= settings["diffusion_steps"]
+
+
+ALGORITHMS = {"maskgit_plus": "confidence", "topk_margin": "margin", "entropy": "entropy"}
+
+
+def test_dream_generate(shared: Path) -> None:
+    record, model = golden(shared, "dream"), load(shared, "dream")
+    for case in record["diffusion_generate"]["cases"]:
+        settings = case["settings"]
+        length = settings["max_new_tokens"] - len(case["suffix"])
+        canvas = Canvas.infill(case["prefix"], length, case["suffix"])
+        options = {"steps": settings["steps"], "alg_temp": settings["alg_temp"], "eps": settings["eps"]}
+        filling = fill_one(model, canvas, preset=f"dream_{settings['alg']}", **options)
+        assert list(filling.tokens) == case["tokens"][:length], settings
+
+
+def test_dream_left_padded_batch(shared: Path) -> None:
+    record, model = golden(shared, "dream"), load(shared, "dream")
+    batch = record["diffusion_generate_left_padded_batch"]
+    for case in batch["cases"]:
+        settings = case["settings"]
+        canvases = [
+            Canvas.completion([t for t, real in zip(row, valid, strict=True) if real], settings["max_new_tokens"])
+            for row, valid in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        ]
+        options = {"preset": f"dream_{settings['alg']}", "steps": settings["steps"], **WHOLE}
+        fillings = decoding.fill(model, canvases, **options)
+        assert [list(filling.tokens) for filling in fillings] == case["tokens"]
+
+
+def test_fast_dllm_without_cache(shared: Path) -> None:
+    record, model = golden(shared, "fast_dllm"), load(shared, "llada")
+    cases = [case for case in record["cases"] if case["function"] == "generate"]
+    assert len(cases) == 24
+    for case in cases:
+        settings = case["settings"]
+        options: dict[str, Any] = {"steps": settings["steps"]}
+        if settings.get("factor"):
+            options = {"preset": "fast_dllm_factor", "factor": settings["factor"]}
+        elif settings["threshold"] is not None:
+            options = {"preset": "fast_dllm", "threshold": settings["threshold"]}
+        canvas = Canvas.completion(case["prompt"], settings["gen_length"])
+        filling = fill_one(model, canvas, block_length=settings["block_length"], **options)
+        assert (list(filling.tokens), filling.forwards) == (case["tokens"], case["nfe"]), settings

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from dlm_eval.metrics.triviaqa import alias_match, aliases, normalize, process_results, token_f1
+
+DOC = {"answer": {"aliases": ["The Nile", "River Nile"], "value": "The Nile"}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "exact", "alias", "f1"),
+    [
+        (" the nile ", 1.0, 1.0, 1.0),
+        ("River Nile!", 1.0, 1.0, 1.0),
+        ("It is the Nile, of course", 0.0, 1.0, 2 * 1 / (5 + 1)),  # it is nile of course | nile
+        ("Nile", 0.0, 1.0, 1.0),  # exact match keeps the article, as lm-eval does
+        ("juvenile", 0.0, 1.0, 0.0),  # the paper's rule is a substring of characters
+        ("Danube", 0.0, 0.0, 0.0),
+        ("", 0.0, 0.0, 0.0),
+    ],
+)
+def test_three_ways_to_be_right(answer, exact, alias, f1):
+    scores = process_results(DOC, [answer])
+    assert scores == {"exact_match": exact, "alias_match": alias, "f1": pytest.approx(f1)}
+
+
+def test_normalisation():
+    assert normalize("  An  APPLE, a (pear) & the fig! ") == "apple pear fig"
+    assert normalize("theatre and another") == "theatre and another"
+
+
+def test_the_data_sets_own_normalised_aliases_come_first():
+    assert aliases({"answer": {"aliases": ["X-ray"], "normalized_aliases": ["x ray"]}}) == ["x ray"]
+    assert aliases({"answer": {"aliases": ["X-ray"]}}) == ["xray"]
+
+
+def test_an_alias_of_punctuation_alone_is_not_in_every_answer():
+    doc = {"answer": {"aliases": ["+", "The plus sign"]}}
+    assert aliases(doc) == ["plus sign"]
+    assert process_results(doc, ["minus"]) == {"exact_match": 0.0, "alias_match": 0.0, "f1": 0.0}
+    assert alias_match("a plus sign", aliases(doc)) == 1.0
+
+
+def test_f1_counts_repeated_tokens_once_each():
+    assert token_f1("nile nile", "nile") == pytest.approx(2 / 3)
+    assert token_f1("big blue nile", "blue nile") == pytest.approx(2 * 2 / 5)
