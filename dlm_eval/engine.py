@@ -1,96 +1,35 @@
 """Rows of many requests, packed into batches by a token budget: the one place that calls the model.
 
-A *row* is one sequence for one forward pass. The work on one canvas is a *walk*: a generator that yields rows, receives what the model said at
-their wanted positions, and returns its answer. Scoring yields all its rows at once; filling yields one per step. `drive` keeps many walks going
-and mixes their rows, so that requests share batches however much work each of them is.
+The work on one canvas is a walk (`rows`): scoring yields all its rows at once, filling one per step. `drive` keeps many walks going and mixes
+their rows, so that requests share batches however much work each of them is. A batch that does not fit the memory is halved, and so is the budget;
+a row that fails alone is the error of its own walk.
 
-Shape letters: B = rows of a batch, L = positions, W = wanted positions of a row, N = wanted positions of a batch, V = vocabulary.
+Shape letters: L = positions, N = wanted positions of a batch, V = vocabulary.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from dlm_eval.errors import SampleError
+from dlm_eval.errors import DlmEvalError, RunError, SampleError
+from dlm_eval.forward import device_of, forward
 from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.rows import Cost, Ints, LogProbs, Outcome, Reader, Reading, Row, Walk
+
+__all__ = ["Cost", "Engine", "Ints", "LogProbs", "Outcome", "Reader", "Reading", "Row", "Walk"]
 
 T = TypeVar("T")
-Ints = NDArray[np.int64]
-Reading = tuple[NDArray[Any], ...]  # arrays whose first dimension is W
+PADDING = 0.04  # share of a batch that may be padding, once the batch is worth a forward pass of its own
+WORTHWHILE = 1024  # tokens that keep a GPU busy for longer than it takes to start a pass
+HOPELESS = 16  # rows that fail alone, with none that succeeded, before the model itself is to blame
 
-
-class Reader(Protocol):
-    """What to read off the logits at wanted positions. Hashable: rows with equal readers are read together."""
-
-    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
-        """Returns tensors with first dimension N from float32 `logits` [N, V] and `payload` [N, ...] (the rows' own inputs)."""
-        ...
-
-
-@dataclass(frozen=True)
-class LogProbs:
-    """Reads log p(token) in nats; the payload is the token at each position, [N] long. Log-softmax in float32."""
-
-    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
-        picked = logits.gather(-1, payload[:, None]).squeeze(-1)
-        return ((picked - logits.logsumexp(-1)).double(),)
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One sequence to run.
-
-    Attributes:
-        tokens: [L] ids, mask tokens in place.
-        wanted: [W] positions to read.
-        reader: what to read there.
-        payload: [W, ...] the reader's input for each wanted position.
-        unguided: [L] ids of the unconditional sequence of classifier-free guidance, or None.
-        guidance: factor f of guided logits u + f (c - u), u from `unguided` and c from `tokens`.
-    """
-
-    tokens: Ints
-    wanted: Ints
-    reader: Reader
-    payload: NDArray[Any]
-    unguided: Ints | None = None
-    guidance: float = 1.0
-
-    @property
-    def passes(self) -> int:
-        """Sequences that the device runs for this row."""
-        return 1 if self.unguided is None else 2
-
-
-Walk = Generator[list[Row], list[Reading], T]
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[T]):
-    """A walk's answer and what it cost: `rows` its own rows (two under guidance), `seconds` its share of model time."""
-
-    answer: T | SampleError
-    rows: int
-    seconds: float
-
-
-@dataclass
-class Cost:
-    """What the device did: forward calls, rows, tokens with and without padding, model seconds."""
-
-    forwards: int = 0
-    rows: int = 0
-    tokens: int = 0
-    padded_tokens: int = 0
-    seconds: float = 0.0
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -123,18 +62,34 @@ class Engine:
     Args:
         model: the denoiser.
         batch_rows: rows in a batch at most; None for no such bound.
-        batch_tokens: padded tokens in a batch at most.
-        batch_logits: float32 logits (N x V) formed at once at most.
+        batch_tokens: padded tokens in a batch at most; halved where a batch does not fit the device's memory.
+        batch_logits: float32 logits (N x V) formed at once at most; likewise.
+        equal_lengths: whether rows share a batch only with rows of their own length. Then nothing is ever padded, and on a CPU a row's
+            reading has the same bits whoever shares its batch; a CPU gains nothing from longer batches. None: on CPUs only.
+        memory_tokens: stand-in for the device's memory, in padded tokens: a larger batch raises torch.OutOfMemoryError before it is run. For
+            tests where there is no CUDA.
+        on_forward: called after every forward pass (the worker's sign of life).
     """
 
     def __init__(
-        self, model: Denoiser, batch_rows: int | None = None, batch_tokens: int = 8192, batch_logits: int = 2**27
+        self,
+        model: Denoiser,
+        batch_rows: int | None = None,
+        batch_tokens: int = 8192,
+        batch_logits: int = 2**27,
+        equal_lengths: bool | None = None,
+        memory_tokens: int | None = None,
+        on_forward: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
         self.batch_rows = batch_rows
         self.batch_tokens = batch_tokens
         self.batch_logits = batch_logits
+        self.equal_lengths = device_of(model).type == "cpu" if equal_lengths is None else equal_lengths
+        self.memory_tokens = memory_tokens
+        self.on_forward = on_forward
         self.cost = Cost()
+        self._failed_alone = 0
 
     # -- driving walks -------------------------------------------------------------------------------------------------
 
@@ -143,8 +98,11 @@ class Engine:
     ) -> list[Outcome[T]]:
         """Returns the outcome of each walk, in the order given.
 
-        Walks are started as room for their rows appears, and `done(index, outcome)` is called as each ends. A walk that meets a NaN, or that
-        raises SampleError itself, ends with that error; the others go on.
+        Walks are started as room for their rows appears, and `done(index, outcome)` is called as each ends. A walk that meets a NaN, whose row
+        fails even alone, or that raises SampleError itself, ends with that error; the others go on.
+
+        Raises:
+            RunError: the device is lost, or the model fails on every row.
         """
         outcomes: dict[int, Outcome[T]] = {}
 
@@ -157,12 +115,12 @@ class Engine:
         queue: dict[bytes, _Waiting] = {}
         more = True
         while more or queue:
-            while more and sum(w.length * w.row.passes for w in queue.values()) < 4 * self.batch_tokens:
+            room = 4 * self.batch_tokens - sum(w.length * w.row.passes for w in queue.values())
+            while more and room > 0:
                 index_walk = next(fresh, None)
                 more = index_walk is not None
                 if index_walk is not None:
-                    live = _Live(*index_walk)
-                    self._advance(live, None, queue, finish)
+                    room -= self._advance(_Live(*index_walk), None, queue, finish)
             batches = self._pack(queue.values())
             # An underfull last batch waits for walks still to come: their rows may fill it.
             for batch in batches[:-1] if more and len(batches) > 1 else batches:
@@ -178,8 +136,8 @@ class Engine:
         readings: list[Reading | SampleError | None] | None,
         queue: dict[bytes, _Waiting],
         finish: Callable[[_Live[T], T | SampleError], None],
-    ) -> None:
-        """Hands a walk its readings and queues the rows that it asks for next."""
+    ) -> int:
+        """Hands a walk its readings and queues the rows that it asks for next; returns how many tokens they are."""
         try:
             rows: list[Row] = []
             while not rows:
@@ -191,23 +149,28 @@ class Engine:
                 readings = []
         except StopIteration as stop:
             finish(live, stop.value)
-            return
+            return 0
         except SampleError as error:
             finish(live, error)
-            return
+            return 0
         live.readings = [None] * len(rows)
         live.missing = len(rows)
+        tokens = 0
         for place, row in enumerate(rows):
             live.rows += row.passes
-            waiting = queue.setdefault(_identity(row), _Waiting(row, []))
-            waiting.askers.append((live, place, row))
+            identity = _identity(row)
+            if identity not in queue:
+                queue[identity] = _Waiting(row, [])
+                tokens += len(row.tokens) * row.passes
+            queue[identity].askers.append((live, place, row))
+        return tokens
 
     # -- packing -------------------------------------------------------------------------------------------------------
 
     def _pack(self, waiting: Iterable[_Waiting]) -> list[list[_Waiting]]:
         """Returns batches, longest rows first, each within the budgets (a row that alone exceeds them runs alone)."""
         batches: list[list[_Waiting]] = []
-        rows = wanted = longest = 0
+        rows = wanted = longest = real = 0
         for one in sorted(waiting, key=lambda w: -w.length):
             passes, asks = one.row.passes, sum(len(row.wanted) for _, _, row in one.askers) * one.row.passes
             full = (
@@ -215,23 +178,34 @@ class Engine:
                 or (rows + passes) * longest > self.batch_tokens
                 or (wanted + asks) * self.model.vocab_size > self.batch_logits
                 or (self.batch_rows is not None and rows + passes > max(self.batch_rows, passes))
+                or (self.equal_lengths and one.length != longest)
+                or _wasteful(rows * longest, (rows + passes) * longest, real + passes * one.length)
             )
             if full:
                 batches.append([])
-                rows, wanted, longest = 0, 0, one.length
+                rows, wanted, real, longest = 0, 0, 0, one.length
             batches[-1].append(one)
-            rows, wanted = rows + passes, wanted + asks
+            rows, wanted, real = rows + passes, wanted + asks, real + passes * one.length
         return batches
 
     # -- running -------------------------------------------------------------------------------------------------------
 
     def _serve(self, batch: Sequence[_Waiting]) -> list[_Live[Any]]:
-        """Runs a batch, delivers its readings, returns the walks that wait for nothing more."""
+        """Runs a batch (in halves, where it fails), delivers its readings, returns the walks that wait for nothing more."""
         asks = [(sequence, ask) for sequence, waiting in enumerate(batch) for ask in waiting.askers]
-        readings, seconds = self._run([w.row for w in batch], [(s, row) for s, (_, _, row) in asks])
+        start = time.perf_counter()
+        found = self._attempt([w.row for w in batch], [(s, row) for s, (_, _, row) in asks])
+        seconds = time.perf_counter() - start
+        if isinstance(found, Exception):
+            self._adapt(found, batch)
+            if len(batch) > 1:
+                half = len(batch) // 2
+                return self._serve(batch[:half]) + self._serve(batch[half:])
+            found = [self._blame(found, batch[0])] * len(asks)
         tokens = sum(w.length * w.row.passes for w in batch)
+        self.cost += Cost(tokens=tokens, seconds=seconds)
         ready: list[_Live[Any]] = []
-        for (sequence, (live, place, _)), reading in zip(asks, readings, strict=True):
+        for (sequence, (live, place, _)), reading in zip(asks, found, strict=True):
             waiting = batch[sequence]
             live.readings[place] = reading
             live.missing -= 1
@@ -240,90 +214,81 @@ class Engine:
                 ready.append(live)
         return ready
 
-    @torch.inference_mode()
-    def _run(
-        self, rows: Sequence[Row], asks: Sequence[tuple[int, Row]]
-    ) -> tuple[list[Reading | SampleError], float]:
-        """Runs distinct sequences once each; returns a reading for every (sequence, asking row) pair and the seconds."""
-        device = _device_of(self.model)
-        start = time.perf_counter()
-        sequences = [row.tokens for row in rows] + [row.unguided for row in rows if row.unguided is not None]
-        tokens, valid = _pad([s for s in sequences if s is not None], self.model.pad_id, device)
-        twin = _twins(rows)
-        wanted = torch.zeros(tokens.shape, dtype=torch.bool)
-        for sequence, row in asks:
-            for place in (sequence, twin.get(sequence)):
-                if place is not None:
-                    wanted[place, torch.as_tensor(row.wanted)] = True
-        logits = self.model.logits(tokens, valid, wanted.to(device))
-        slot = torch.full(tokens.shape, -1, dtype=torch.long)
-        slot[wanted] = torch.arange(int(wanted.sum()))
-        readings = _read(logits, slot, asks, twin)
+    def _attempt(self, rows: Sequence[Row], asks: Sequence[tuple[int, Row]]) -> list[Reading | SampleError] | Exception:
+        """Returns the readings of a forward pass, or the exception that it raised.
+
+        Raises:
+            RunError: the device is lost; nothing more can run in this process.
+        """
+        padded = max(len(row.tokens) for row in rows) * sum(row.passes for row in rows)
+        try:
+            if self.memory_tokens is not None and padded > self.memory_tokens:
+                raise torch.OutOfMemoryError(f"{padded} tokens, where memory_tokens is {self.memory_tokens}")
+            readings, shape = self._run(rows, asks)
+        except DlmEvalError:
+            raise
+        except Exception as error:
+            if _device_lost(error):
+                raise RunError(f"the device is lost: {error}") from error
+            return error.with_traceback(None)  # its frames hold the batch's tensors
+        self._failed_alone = -1  # the model works
+        self.cost += Cost(forwards=1, rows=shape[0], padded_tokens=shape.numel())
+        if self.on_forward is not None:
+            self.on_forward()
+        return readings
+
+    def _run(self, rows: Sequence[Row], asks: Sequence[tuple[int, Row]]) -> tuple[list[Reading | SampleError], torch.Size]:
+        """Returns a reading for every (sequence, asking row) pair, and the shape of the batch."""
+        return forward(self.model, rows, asks)
+
+    def _adapt(self, error: Exception, batch: Sequence[_Waiting]) -> None:
+        """Halves the budgets where memory ran out, for good."""
+        if not out_of_memory(error):
+            log.warning("a batch of %d rows failed (%s: %s); its rows are tried apart", len(batch), type(error).__name__, error)
+            return
+        device = device_of(self.model)
         if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - start
-        real = sum(len(s) for s in sequences if s is not None)
-        self.cost = replace(
-            self.cost,
-            forwards=self.cost.forwards + 1,
-            rows=self.cost.rows + len(tokens),
-            tokens=self.cost.tokens + real,
-            padded_tokens=self.cost.padded_tokens + tokens.numel(),
-            seconds=self.cost.seconds + seconds,
-        )
-        return readings, seconds
+            torch.cuda.empty_cache()
+        longest, passes = batch[0].length, sum(w.row.passes for w in batch)
+        wanted = sum(len(row.wanted) * row.passes for w in batch for _, _, row in w.askers)
+        self.batch_tokens = min(self.batch_tokens, max(longest, passes * longest // 2))
+        self.batch_logits = min(self.batch_logits, max(1, wanted // 2) * self.model.vocab_size)
+        if len(batch) > 1:
+            log.warning("out of memory on %s with %d rows of %d positions; batches hold %d tokens from here on", device, passes, longest, self.batch_tokens)
+
+    def _blame(self, error: Exception, one: _Waiting) -> SampleError:
+        """Returns the error of a row that failed alone.
+
+        Raises:
+            RunError: no row has succeeded yet and many have failed: it is the model.
+        """
+        if out_of_memory(error):
+            return SampleError(f"out of memory: {one.length} positions do not fit the device even alone")
+        reason = f"the model failed: {type(error).__name__}: {error}"
+        if self._failed_alone >= 0:
+            self._failed_alone += 1
+            if self._failed_alone >= HOPELESS:
+                raise RunError(f"{reason} (on every one of {HOPELESS} rows)")
+        return SampleError(reason)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Returns whether an exception says that memory ran out, on a GPU or a CPU."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+def _device_lost(error: Exception) -> bool:
+    """Returns whether an exception leaves a CUDA context that answers nothing any more (an assert in a kernel, a fallen-off card)."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)
+
+
+def _wasteful(now: int, then: int, real: int) -> bool:
+    """Returns whether one more row makes too much padding of a batch that can do without it (padded tokens now and then; real ones then)."""
+    return now >= WORTHWHILE and then - real > PADDING * then
 
 
 def _identity(row: Row) -> bytes:
     unguided = b"" if row.unguided is None else b"|" + row.unguided.tobytes() + str(row.guidance).encode()
     return row.tokens.tobytes() + unguided
-
-
-def _device_of(model: Denoiser) -> torch.device:
-    return torch.device(getattr(model, "device", "cpu"))
-
-
-def _pad(sequences: Sequence[Ints], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Returns right-padded tokens [B, L] and what is valid in them (None where nothing is padded: sdpa is then free to use its flash kernel)."""
-    lengths = torch.tensor([len(s) for s in sequences])
-    tokens = torch.full((len(sequences), int(lengths.max())), pad_id, dtype=torch.long)
-    for i, sequence in enumerate(sequences):
-        tokens[i, : len(sequence)] = torch.from_numpy(sequence)
-    if bool((lengths == tokens.shape[1]).all()):
-        return tokens.to(device), None
-    return tokens.to(device), (torch.arange(tokens.shape[1]) < lengths[:, None]).to(device)
-
-
-def _twins(rows: Sequence[Row]) -> dict[int, int]:
-    """Returns sequence -> place of its unconditional twin, which stands behind all conditional sequences."""
-    guided = [i for i, row in enumerate(rows) if row.unguided is not None]
-    return {sequence: len(rows) + order for order, sequence in enumerate(guided)}
-
-
-def _read(
-    logits: Tensor, slot: Tensor, asks: Sequence[tuple[int, Row]], twin: dict[int, int]
-) -> list[Reading | SampleError]:
-    """Returns each ask's reading. Asks with equal readers (and equal need of guidance) are read in one call."""
-    readings: list[Reading | SampleError] = [()] * len(asks)
-    groups: dict[tuple[Reader, float | None], list[int]] = {}
-    for number, (sequence, row) in enumerate(asks):
-        groups.setdefault((row.reader, row.guidance if sequence in twin else None), []).append(number)
-    for (reader, guidance), members in groups.items():
-        places = [slot[asks[m][0], torch.as_tensor(asks[m][1].wanted)] for m in members]
-        own = logits[torch.cat(places).to(logits.device)]
-        if guidance is not None:
-            others = [slot[twin[asks[m][0]], torch.as_tensor(asks[m][1].wanted)] for m in members]
-            plain = logits[torch.cat(others).to(logits.device)]
-            own = plain + guidance * (own - plain)
-        payload = torch.from_numpy(np.concatenate([asks[m][1].payload for m in members])).to(logits.device)
-        bad = own.isnan().any(-1).cpu()
-        arrays = [array.cpu().numpy() for array in reader(own, payload)]
-        begin = 0
-        for m, place in zip(members, places, strict=True):
-            end = begin + len(place)
-            if bool(bad[begin:end].any()):
-                readings[m] = SampleError("the model returned NaN")
-            else:
-                readings[m] = tuple(array[begin:end] for array in arrays)
-            begin = end
-    return readings

@@ -10,6 +10,7 @@ import pytest
 
 from dlm_eval import decoding
 from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.engine import Engine
 from dlm_eval.models import families, load_model
 
 WHOLE = {"early_exit": False}  # the recorded outputs include what stands after the end of the text
@@ -30,6 +31,14 @@ def fill_one(model: Any, canvas: Canvas, **options: Any) -> Filling:
     return decoding.fill(model, [canvas], **{**WHOLE, **options})[0]
 
 
+def alike(cases: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The cases, those with equal settings together: they are filled in shared batches."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for case in cases:
+        groups.setdefault(json.dumps(case["settings"]) + case.get("function", ""), []).append(case)
+    return list(groups.values())
+
+
 def llada_options(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "steps": settings["steps"],
@@ -43,12 +52,13 @@ def llada_options(settings: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("family", ["llada", "lladamoe"])
 def test_llada_generate(shared: Path, family: str) -> None:
     record, model = golden(shared, family), load(shared, family)
-    for case in record["generate"]["cases"]:
-        settings = case["settings"]
-        canvas = Canvas.completion(case["prompt"], settings["gen_length"])
-        filling = fill_one(model, canvas, preset="llada", **llada_options(settings))
-        assert list(filling.tokens) == case["tokens"], settings
-        assert filling.forwards == settings["steps"] * (2 if settings.get("cfg_scale") else 1)
+    for cases in alike(record["generate"]["cases"]):
+        settings = cases[0]["settings"]
+        canvases = [Canvas.completion(case["prompt"], settings["gen_length"]) for case in cases]
+        fillings = decoding.fill(model, canvases, preset="llada", **llada_options(settings), **WHOLE)
+        assert [list(filling.tokens) for filling in fillings] == [case["tokens"] for case in cases], settings
+        runs = settings["steps"] * (2 if settings.get("cfg_scale") else 1)
+        assert [filling.forwards for filling in fillings] == [runs] * len(cases)
 
 
 def test_llada_left_padded_batch(shared: Path) -> None:
@@ -112,13 +122,75 @@ def test_fast_dllm_without_cache(shared: Path) -> None:
     record, model = golden(shared, "fast_dllm"), load(shared, "llada")
     cases = [case for case in record["cases"] if case["function"] == "generate"]
     assert len(cases) == 24
-    for case in cases:
-        settings = case["settings"]
+    for group in alike(cases):
+        settings = group[0]["settings"]
         options: dict[str, Any] = {"steps": settings["steps"]}
         if settings.get("factor"):
             options = {"preset": "fast_dllm_factor", "factor": settings["factor"]}
         elif settings["threshold"] is not None:
             options = {"preset": "fast_dllm", "threshold": settings["threshold"]}
-        canvas = Canvas.completion(case["prompt"], settings["gen_length"])
-        filling = fill_one(model, canvas, block_length=settings["block_length"], **options)
-        assert (list(filling.tokens), filling.forwards) == (case["tokens"], case["nfe"]), settings
+        canvases = [Canvas.completion(case["prompt"], settings["gen_length"]) for case in group]
+        fillings = decoding.fill(model, canvases, block_length=settings["block_length"], **options, **WHOLE)
+        found = [(list(filling.tokens), filling.forwards) for filling in fillings]
+        assert found == [(case["tokens"], case["nfe"]) for case in group], settings
+
+
+def load_blocks(shared: Path, family: str, checkpoint: str, block_length: int) -> Any:
+    if family not in families():
+        pytest.skip(f"family {family} is not built yet")
+    folder = str(shared / "goldens" / checkpoint)
+    return load_model(family, pretrained=folder, dtype="float32", device="cpu", block_length=block_length)
+
+
+SDAR: dict[str, dict[str, Any]] = {
+    "low_confidence_static": {"preset": "sdar_static"},
+    "low_confidence_dynamic": {"preset": "sdar"},
+    "sequential": {"strategy": "left_to_right", "confidence_of": "drawn"},
+}
+
+
+def test_sdar_generate(shared: Path) -> None:
+    record = golden(shared, "sdar")
+    model = load_blocks(shared, "sdar", "sdar", record["block_size"])
+    for cases in alike(record["generate"]["cases"]):
+        settings = cases[0]["settings"]
+        assert settings["top_k"] == 0 and settings["top_p"] == 1.0 and settings["temperature"] == 1.0
+        # The record was made with argmax in place of sampling.
+        options = {
+            **SDAR[settings["remasking_strategy"]],
+            "temperature": 0,
+            "steps_per_block": settings["denoising_steps"],
+        }
+        if "dynamic" in settings["remasking_strategy"]:
+            options["threshold"] = settings["confidence_threshold"]
+        canvases = [Canvas.completion(case["prompt"], settings["gen_length"]) for case in cases]
+        preset = options.pop("preset", None)
+        layers = {**({"preset": preset} if preset else {}), **options}
+        settled = decoding.resolve(layers, WHOLE)
+        outcomes = decoding.fill_outcomes(Engine(model), canvases, settled)
+        found = [list(outcome.answer.tokens) for outcome in outcomes]
+        assert found == [case["tokens"][: settings["gen_length"]] for case in cases], settings
+
+
+def cut_after(tokens: tuple[int, ...], end: int) -> list[int]:
+    return list(tokens[: tokens.index(end) + 1] if end in tokens else tokens)
+
+
+@pytest.mark.parametrize(("name", "preset"), [("llada2", "llada2"), ("llada21", "llada21")])
+def test_llada2_generate(shared: Path, name: str, preset: str) -> None:
+    record = golden(shared, name)
+    end = record["special_ids"]["eos"]
+    for cases in alike(record["generate"]["cases"]):
+        settings = cases[0]["settings"]
+        model = load_blocks(shared, "llada2", name, settings["block_length"])
+        ours = ("threshold", "editing_threshold", "max_post_steps", "num_to_transfer")
+        options = {key: settings[key] for key in ours if key in settings}
+        if "steps" in settings:
+            options["steps_per_block"] = settings["steps"]
+        canvases = [Canvas.completion(case["prompt"], settings["gen_length"]) for case in cases]
+        fillings = decoding.fill(model, canvases, preset=preset, **options, **WHOLE)
+        assert [cut_after(f.tokens, end) for f in fillings] == [case["tokens"] for case in cases], settings
+        # The authors go to the end of the block in which the text ends; the exact exit never needs more.
+        for filling, case in zip(decoding.fill(model, canvases, preset=preset, **options), cases, strict=True):
+            assert filling.forwards <= case["nfe"]
+            assert cut_after(filling.tokens, end)[: len(case["tokens"])] == case["tokens"]

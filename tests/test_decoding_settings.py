@@ -75,7 +75,7 @@ def test_layers_and_presets() -> None:
 def test_every_preset_is_valid_and_says_its_source() -> None:
     for preset in presets().values():
         assert preset.source
-        assert preset.checkpoint is None or preset.checkpoint in checkpoints(), preset.name
+        assert set(preset.checkpoints) <= set(checkpoints()), preset.name
         length = int(preset.settings.get("gen_length", 256))
         resolve({"preset": preset.name}, length=length)
 
@@ -96,5 +96,8 @@ def test_schedules() -> None:
                 assert 0 <= left <= n
             assert left == 0
     # The authors' float32 product of 22 and 13/22 is just below 13.
-    kept = [22 - linear(22, 22, step, 22) if False else 22 - linear(22, 22, step, 22) for step in range(22)]
-    assert kept[22 - 1 - 13] == 22 - 12 or linear(22, 22, 22 - 1 - 13, 22) == 10
+    left, kept = 22, []
+    for i in range(22):
+        left -= linear(22, left, i, 22)
+        kept.append(left)
+    assert kept == [21 - i if i != 8 else 12 for i in range(22)]

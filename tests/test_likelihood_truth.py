@@ -128,8 +128,8 @@ def repeats(toy: Toy, canvas: Canvas, estimator: EstimatorSettings, count: int) 
         EstimatorSettings("llada", samples=12, batch=4),
         EstimatorSettings("auto", samples=4),
         EstimatorSettings("auto", samples=12),
-        EstimatorSettings("adjusted", samples=12),
-        EstimatorSettings("adjusted", samples=5),
+        EstimatorSettings("cubature", samples=12),
+        EstimatorSettings("cubature", samples=3),
     ],
     ids=str,
 )
@@ -160,10 +160,10 @@ def test_bounds_bracket_the_truth(toy: Toy) -> None:
     assert tube.logprob == pytest.approx(scores[0].upper)
 
 
-@pytest.mark.parametrize("n, samples", [(3, 7), (5, 16), (6, 8), (7, 32), (8, 64), (8, 5)])
+@pytest.mark.parametrize("n, samples", [(3, 7), (5, 16), (6, 8), (7, 32), (8, 4)])
 def test_auto_never_has_a_larger_error_than_k(toy: Toy, n: int, samples: int) -> None:
-    """One-sided F-test of equal variances at alpha = 1e-3: 300 against 300 runs, critical ratio 1.43."""
+    """One-sided F-test of equal variances at alpha = 1e-3: 200 against 200 runs, critical ratio 1.55."""
     canvas = Canvas.continuation([1, 5], [2, 0, 3, 3, 1, 4, 0, 2][:n])
-    auto, _ = repeats(toy, canvas, EstimatorSettings("auto", samples=samples), 300)
-    plain, _ = repeats(toy, canvas, EstimatorSettings("k", samples=samples), 300)
-    assert auto.var(ddof=1) <= 1.43 * plain.var(ddof=1)
+    auto, _ = repeats(toy, canvas, EstimatorSettings("auto", samples=samples), 200)
+    plain, _ = repeats(toy, canvas, EstimatorSettings("k", samples=samples), 200)
+    assert auto.var(ddof=1) <= 1.55 * plain.var(ddof=1)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from lm_eval.api.metrics import exact_match_hf_evaluate
 
-from dlm_eval.metrics.triviaqa import alias_match, aliases, normalize, process_results, token_f1
+from dlm_eval.metrics.triviaqa import alias_match, aliases, exact_match, normalize, process_results, token_f1
 
 DOC = {"answer": {"aliases": ["The Nile", "River Nile"], "value": "The Nile"}}
 
@@ -22,6 +23,17 @@ DOC = {"answer": {"aliases": ["The Nile", "River Nile"], "value": "The Nile"}}
 def test_three_ways_to_be_right(answer, exact, alias, f1):
     scores = process_results(DOC, [answer])
     assert scores == {"exact_match": exact, "alias_match": alias, "f1": pytest.approx(f1)}
+
+
+def test_exact_match_is_lm_evals():
+    wanted = ["The Nile", "River Nile", "A.B.C.", "Ångström", ""]
+    for answer in ["the nile", "river-nile", "River Nile", "abc", "a b c", "ångström", "...", "nile", ""]:
+        theirs = exact_match_hf_evaluate([answer] * len(wanted), wanted, ignore_case=True, ignore_punctuation=True)
+        assert exact_match(answer, wanted) == float(theirs["exact_match"] > 0), answer
+
+
+def test_a_letter_that_grows_in_lower_case():
+    assert exact_match("İdris", ["Idris the dragon", "İdris"]) == 1.0
 
 
 def test_normalisation():

@@ -14,11 +14,18 @@ from dlm_eval.harness.data import local_first
 from dlm_eval.harness.tasks import load_tasks
 
 STOCK = Path(lm_eval.__file__).parent / "tasks"
-GLUE = "cola sst2 mrpc qqp stsb mnli mnli_mismatched qnli rte wnli".split()
-OTHERS = (
-    "triviaqa triviaqa_fixed_length triviaqa_oracle_length lambada_diffullama lambada_openai gsm8k gsm8k_chat gsm8k_symbolic"
-    " rocstories_infill"
-).split()
+GLUE = ["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "mnli_mismatched", "qnli", "rte", "wnli"]
+OTHERS = [
+    "triviaqa",
+    "triviaqa_fixed_length",
+    "triviaqa_oracle_length",
+    "lambada_diffullama",
+    "lambada_openai",
+    "gsm8k",
+    "gsm8k_chat",
+    "gsm8k_symbolic",
+    "rocstories_infill",
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +59,7 @@ class Oracle(LM):
         raise NotImplementedError
 
     def generate_until(self, requests):
-        return [written(request) for request in requests]
+        return [gold(request.doc) for request in requests]
 
 
 def right(request):
@@ -60,8 +67,9 @@ def right(request):
     return label is None or request.idx == int(label + 0.5)
 
 
-def written(request):
-    doc = request.doc
+def gold(doc):
+    if "canonical_solution" in doc:
+        return doc["canonical_solution"]
     if "cot" in doc:
         return f"{doc['cot']} #### {doc['answer']}"
     if "text" in doc:
@@ -75,7 +83,7 @@ def evaluate(loaded):
     for task in loaded["tasks"].values():
         task.set_config("num_fewshot", task.config.num_fewshot or 0)
         task.set_fewshot_seed(1234)
-    return evaluator.evaluate(Oracle(), task_dict=loaded, bootstrap_iters=20)["results"]
+    return evaluator.evaluate(Oracle(), task_dict=loaded, bootstrap_iters=20, confirm_run_unsafe_code=True)["results"]
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------
@@ -96,8 +104,8 @@ def test_right_answers_score_full_marks(own_data):
         assert {key: results[name][key] for key in metrics} == pytest.approx(metrics), name
     assert results["lambada_openai"]["perplexity,none"] == pytest.approx(2.718281828**0.1)
     # the expectation of a sure model is the rounded label: 4.8, 2.5, 0.0, 3.4 become 5, 3, 0, 3
-    assert results["glue_stsb"]["pearson,none"] == pytest.approx(0.9904, abs=1e-3)
-    assert results["glue_stsb"]["spearman,none"] == pytest.approx(0.9487, abs=1e-3)
+    assert results["glue_stsb"]["pearson,none"] == pytest.approx(12.275 / (12.2275 * 12.75) ** 0.5, abs=1e-3)
+    assert results["glue_stsb"]["spearman,none"] == pytest.approx(4.5 / (5 * 4.5) ** 0.5)
 
 
 def test_standard_errors_stand_beside_the_metrics(own_data):
@@ -328,6 +336,15 @@ def test_gsm8k_prompts_on_the_real_file_are_lm_evals(shared):
     assert ours.instances[0].args[0].count("Question:") == 6
 
 
+def test_gold_answers_of_the_real_files_are_right(shared):
+    names = ["triviaqa_oracle_length", "lambada_diffullama", "gsm8k_symbolic", "rocstories_infill"]
+    tasks = load_tasks(names, data_dir=shared / "data")["tasks"]
+    keys = dict(zip(names, ["exact_match", "exact_match", "exact_match", "rougeL"], strict=True))
+    for name, task in tasks.items():
+        scores = [task.process_results(doc, [gold(doc)])[keys[name]] for doc in task.eval_docs]
+        assert min(scores) == (pytest.approx(100.0) if name == "rocstories_infill" else 1.0), name
+
+
 # -- demo --------------------------------------------------------------------------------------------------------------
 
 
@@ -345,11 +362,12 @@ def test_demo_tasks_stand_beside_their_documents():
 
 
 def test_demo_with_right_answers():
-    results = evaluate(load_tasks(["demo_choice", "demo_last_word", "demo_word_problem", "demo_story_infill"]))
+    results = evaluate(load_tasks(["demo"]))
     assert results["demo_choice"]["acc,none"] == results["demo_last_word"]["acc,none"] == 1.0
     assert results["demo_choice"]["acc_norm,none"] == 1.0
     assert results["demo_word_problem"]["exact_match,strict-match"] == 1.0
     assert results["demo_story_infill"]["rougeL,none"] == pytest.approx(100.0)
+    assert results["demo_code_infill"]["pass@1,none"] == 1.0
 
 
 def test_demo_requests_join_to_the_texts_that_tiny_learned():

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import tiny_demo  # noqa: E402
 import tiny_text  # noqa: E402
 
 COLUMNS = {
@@ -48,7 +49,7 @@ def whole_text(task: str, row: dict[str, Any]) -> str:
 @pytest.mark.parametrize("task", COLUMNS)
 def test_shipped_file_is_what_the_generator_writes(task: str) -> None:
     rows = shipped(task)
-    assert rows == tiny_text.demo_rows(task)
+    assert rows == tiny_demo.demo_rows(task)
     assert len(rows) == COUNTS[task]
     assert all(list(row) == COLUMNS[task] for row in rows)
     assert len({whole_text(task, row) for row in rows}) == len(rows)

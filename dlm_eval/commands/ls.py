@@ -65,6 +65,6 @@ def _presets() -> Table:
 
 
 def _tasks(args: argparse.Namespace) -> Table:
-    from dlm_eval.harness.tasks import list_tasks
+    from dlm_eval.harness.task_index import list_tasks
 
     return ("task", "kind", "about"), list_tasks(args.include_path, everything=args.all)

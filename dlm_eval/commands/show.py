@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
 def _find(name: str, include_path: str | None) -> dict[str, Any]:
     from dlm_eval.decoding.presets import presets
     from dlm_eval.decoding.registry import describe_strategies
-    from dlm_eval.harness.tasks import task_file
+    from dlm_eval.harness.task_index import task_file
     from dlm_eval.models import checkpoints, families
     from dlm_eval.scoring import ESTIMATORS
 

@@ -15,6 +15,7 @@ from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding.loop import Trace, TraceStep, fill_walk
 from dlm_eval.decoding.presets import Preset, presets
 from dlm_eval.decoding.registry import STRATEGY_NAMES, describe_strategies
+from dlm_eval.decoding.samples import hit_at_k, vote
 from dlm_eval.decoding.settings import DecodeSettings, expand, resolve
 from dlm_eval.engine import Engine, Outcome
 from dlm_eval.errors import SampleError
@@ -23,7 +24,7 @@ from dlm_eval.noise import Noise
 
 __all__ = [
     "STRATEGY_NAMES", "DecodeSettings", "Preset", "Trace", "TraceStep", "describe_strategies", "expand", "fill",
-    "fill_outcomes", "fill_walk", "presets", "resolve",
+    "fill_outcomes", "fill_walk", "hit_at_k", "presets", "resolve", "vote",
 ]  # fmt: skip
 
 

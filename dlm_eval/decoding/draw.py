@@ -85,7 +85,8 @@ def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
     """
     tokens = []
     rows = max(1, CHUNK // logits.shape[-1])
-    for part, draws in zip(logits.split(rows), uniform.split(rows), strict=True):
+    for start in range(0, len(logits), rows):
+        part, draws = logits[start : start + rows], uniform[start : start + rows]
         mass = (part - part.amax(-1, keepdim=True)).double().exp().cumsum(-1)
         total = mass[:, -1]
         # Below the total whatever the rounding: the token found has a mass of its own.

@@ -23,6 +23,7 @@ from dlm_eval.canvas import BLANK, Canvas, Filling
 from dlm_eval.decoding.draw import Draw
 from dlm_eval.decoding.exits import Front
 from dlm_eval.decoding.registry import strategy
+from dlm_eval.decoding.samples import best_walk, repeat
 from dlm_eval.decoding.schedules import schedule
 from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.strategies import Look, Strategy
@@ -46,6 +47,7 @@ class TraceStep:
         open: [L] bool.
         written: [K] positions written in this step.
         confidence: [K] probability of each token when it was written.
+        erased: positions that became masks again in this step.
     """
 
     step: int
@@ -53,8 +55,10 @@ class TraceStep:
     open: tuple[bool, ...]
     written: tuple[int, ...]
     confidence: tuple[float, ...]
+    erased: tuple[int, ...] = ()
 
 
+NOTHING: Reading = (np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
 Trace = Callable[[TraceStep], None]
 
 
@@ -77,7 +81,11 @@ def fill_walk(
     positions = np.array(canvas.open_positions, dtype=np.int64)
     if not len(positions):
         return Filling((), 0, 0)
-    refuse(model, canvas)
+    refuse(model, canvas, settings)
+    if settings.samples > 1:
+        one = replace(settings, samples=1)
+        walks = [fill_walk(model, canvas, one, repeat(noise, i), trace) for i in range(settings.samples)]
+        return (yield from best_walk(model, canvas, walks, settings.rerank))
     page = Page(model, canvas, settings, noise, trace)
     for window in windows(np.nonzero(page.open)[0], settings, model.block_length):
         yield from page.fill(window)
@@ -86,30 +94,29 @@ def fill_walk(
     return page.filling(positions)
 
 
-def refuse(model: Denoiser, canvas: Canvas) -> None:
-    """Raises SampleError where the model cannot fill the canvas."""
+def refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
+    """Raises SampleError where the model cannot fill the canvas so."""
     if len(canvas) > model.max_length:
         raise SampleError(f"{len(canvas)} positions, but {model.name} has {model.max_length}")
     if model.needs_bos and canvas.open[0]:
         raise SampleError(f"position 0 is open, but {model.name} needs its begin-of-text token there")
+    if model.process not in strategy(settings.strategy).processes:
+        raise SampleError(f"strategy '{settings.strategy}' is not for models of process '{model.process}'")
 
 
 def whole_blocks(canvas: Canvas, block: int | None) -> Canvas:
-    """Returns the canvas with its last block filled up by open positions, as block-causal models are trained to see it."""
+    """Returns the canvas with its last block filled up by open positions, as block-causal models know blocks."""
     missing = -len(canvas) % block if block is not None and canvas.open[-1] else 0
     return Canvas(canvas.tokens + (BLANK,) * missing, canvas.open + (True,) * missing, canvas.key)
 
 
 def windows(positions: Ints, settings: DecodeSettings, block: int | None) -> Iterator[Window]:
-    """Yields the blocks in order: runs of `block_length` open positions, or the absolute blocks of a block-causal
-    model."""
+    """Yields the blocks in order: runs of `block_length` open positions, or a block-causal model's own blocks."""
     if block is not None:
         parts = np.split(positions, np.nonzero(np.diff(positions // block))[0] + 1)
     else:
-        parts = np.split(
-            positions,
-            range(settings.block_length or len(positions), len(positions), settings.block_length or len(positions)),
-        )
+        size = settings.block_length or len(positions)
+        parts = np.split(positions, range(size, len(positions), size))
     for part in parts:
         shared = settings.steps // len(parts) if settings.steps is not None else None
         yield Window(part, max(1, settings.steps_per_block or shared or len(part)))
@@ -127,12 +134,13 @@ class Page:
         canvas = whole_blocks(canvas, model.block_length)
         self.given = ~np.array(canvas.open, dtype=bool)
         self.open: Bools = ~self.given
-        self.tokens: Ints = np.where(self.open, model.mask_id, np.array(canvas.tokens, dtype=np.int64))
-        self.confidence: Floats = np.full(len(canvas), np.nan)
+        self.tokens: Ints = np.where(self.open, _start(model, noise, len(canvas)), canvas.tokens)
+        self.logprob: Floats = np.full(len(canvas), -np.inf)  # of each token when it was written
         self.step: Ints = np.full(len(canvas), -1)
         self.reader = _reader(model, settings, self.method)
         self.known: tuple[Ints, Reading] | None = None
-        self.clock = self.forwards = self.written_steps = 0
+        self.clock = self.forwards = self.written_steps = self.post_steps = 0
+        self.last_change = -1
         self.exit = "full"
 
     def fill(self, window: Window) -> Generator[list[Row], list[Reading], None]:
@@ -141,28 +149,50 @@ class Page:
         quota_of = schedule(name, self.settings.eps) if name else None
         n = self.model.block_length or len(window.positions)
         step = 0
-        while (left := int(self.open[window.positions].sum())) and self.exit == "full":
+        while self._goes_on(window, step):
+            left = int(self.open[window.positions].sum())
             quota = quota_of(n, left, step, window.steps) if quota_of else 0
             if quota_of and step >= window.steps - 1:
                 quota = left
             yield from self._one_step(window, step, quota)
             step, self.clock = step + 1, self.clock + 1
+        self._look_for_exit()  # what was written in the block is final now, whatever the strategy
+
+    def _goes_on(self, window: Window, step: int) -> bool:
+        if self.exit != "full":
+            return False
+        if self.method.ends == "steps":
+            return step < window.steps
+        if self.open[window.positions].any():
+            self.post_steps = 0
+            return True
+        # A block that is full goes on only while tokens are still being replaced.
+        changed = self.post_steps == 0 or self.last_change == self.clock - 1
+        self.post_steps += 1
+        return self.method.ends == "settled" and changed and self.post_steps <= self.settings.max_post_steps
 
     def _one_step(self, window: Window, step: int, quota: int) -> Generator[list[Row], list[Reading], None]:
-        at = window.positions if self.settings.rescore else window.positions[self.open[window.positions]]
-        look = Look(step, window.steps, self.clock, quota, at, self.open[at], np.empty(0), self.noise)
-        if self.method.measure is None:
-            at = at[self.method.choose(look, self.settings)]
-            if len(at):
-                token, logprob, _ = yield from self._read(at)
-                self._write(at, token, np.exp(logprob))
+        method, settings, at = self.method, self.settings, window.positions
+        competing = settings.rescore or method.ends != "full"
+        if not competing:
+            at = at[self.open[at]]
+        look = Look(
+            *(step, window.steps, self.clock, quota, at, self.open[at], self.noise),
+            *(self.logprob[at], self.tokens[at], np.empty(0, dtype=np.int64), np.empty(0)),
+        )
+        if method.measure is None:
+            written = method.choose(look, settings)
+            token, logprob, _ = (yield from self._read(at[written])) if written.any() else NOTHING
+        elif quota <= 0 and method.schedule and not (competing and (look.kept > 0 or look.open.any())):
             return
-        if quota <= 0 and self.method.schedule and not self.settings.rescore:
-            return
-        token, logprob, score = yield from self._read(at)
-        chosen = self.method.choose(replace(look, score=score), self.settings)
-        if chosen.any():
-            self._write(at[chosen], token[chosen], np.exp(logprob[chosen]))
+        else:
+            token, logprob, score = yield from self._read(at)
+            look = replace(look, token=token, score=score)
+            written = method.choose(look, settings)
+            token, logprob = token[written], logprob[written]
+        erased = at[method.erase(look, settings)] if method.erase else at[:0]
+        if written.any() or len(erased):
+            self._write(at[written], token, logprob, erased)
 
     def _read(self, at: Ints) -> Generator[list[Row], list[Reading], Reading]:
         """Returns the candidates at `at`, from the model unless the same reading is known already."""
@@ -188,21 +218,21 @@ class Page:
             unguided = np.where(hidden, self.model.mask_id, self.tokens)[:end]
         return Row(self.tokens[:end].copy(), at, self.reader, payload, unguided, factor)
 
-    def _write(self, at: Ints, token: Ints, confidence: Floats) -> None:
-        self.tokens[at], self.confidence[at], self.step[at], self.open[at] = token, confidence, self.clock, False
-        self.known = None
-        self.written_steps += 1
+    def _write(self, at: Ints, token: Ints, logprob: Floats, erased: Ints) -> None:
+        self.tokens[erased], self.logprob[erased], self.step[erased] = self.model.mask_id, -np.inf, -1
+        self.tokens[at], self.logprob[at], self.step[at] = token, logprob, self.clock
+        self.open[erased], self.open[at] = True, False
+        self.known, self.last_change = None, self.clock
+        self.written_steps += bool(len(at))
         if self.trace is not None:
-            self.trace(
-                TraceStep(
-                    self.clock,
-                    tuple(map(int, self.tokens)),
-                    tuple(map(bool, self.open)),
-                    tuple(map(int, at)),
-                    tuple(map(float, confidence)),
-                )
-            )
-        if self.front is not None and self.open.any():
+            tokens, open_ = tuple(map(int, self.tokens)), tuple(map(bool, self.open))
+            confidence = tuple(map(float, np.exp(logprob)))
+            self.trace(TraceStep(self.clock, tokens, open_, tuple(map(int, at)), confidence, tuple(map(int, erased))))
+        if self.method.ends == "full":
+            self._look_for_exit()
+
+    def _look_for_exit(self) -> None:
+        if self.front is not None and self.exit == "full" and self.open.any():
             self.exit = self.front.reason(self.tokens, self.open) or "full"
 
     def filling(self, positions: Ints) -> Filling:
@@ -212,10 +242,17 @@ class Page:
             tokens=tuple(map(int, tokens)),
             forwards=self.forwards,
             steps=self.written_steps,
-            confidence=tuple(map(float, self.confidence[positions])),
+            confidence=tuple(map(float, np.where(self.open, np.nan, np.exp(self.logprob))[positions])),
             step=tuple(map(int, self.step[positions])),
             exit=self.exit,
         )
+
+
+def _start(model: Denoiser, noise: Noise, length: int) -> Ints:
+    """Returns [L] what open positions hold at first: the mask token, or random tokens for a uniform process."""
+    if model.process == "uniform":
+        return np.array(noise.uniforms("start", 0, length) * model.vocab_size, dtype=np.int64)
+    return np.full(length, model.mask_id, dtype=np.int64)
 
 
 def _reader(model: Denoiser, settings: DecodeSettings, method: Strategy) -> Draw:

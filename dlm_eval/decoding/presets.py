@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,15 @@ class Preset:
         name: what --decode preset= takes.
         settings: decode settings; `gen_length` is the hole that goes with them.
         source: where they were published.
-        checkpoint: whose they are, or None for a procedure that any model can follow.
+        checkpoints: whose they are; none for a procedure that any model can follow.
         task: what they are for, or None for all.
     """
 
     name: str
     settings: Mapping[str, Any]
     source: str
-    checkpoint: str | None = None
-    task: str | None = field(default=None)
+    checkpoints: tuple[str, ...] = ()
+    task: str | None = None
 
 
 @cache
@@ -37,7 +37,11 @@ def presets() -> dict[str, Preset]:
     """Returns the presets by name."""
     import yaml
 
-    return {name: Preset(name, **row) for name, row in yaml.safe_load(TABLE.read_text(encoding="utf-8")).items()}
+    rows = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    return {
+        name: Preset(name, row["settings"], row["source"], tuple(row.get("checkpoints", ())), row.get("task"))
+        for name, row in rows.items()
+    }
 
 
 def preset_settings(name: str) -> dict[str, Any]:
@@ -52,16 +56,16 @@ def preset_settings(name: str) -> dict[str, Any]:
 
 
 def authors_preset(checkpoint: str, task: str) -> str:
-    """Returns the name of the preset that the authors of `checkpoint` use for `task`: the one for the task, else their general one.
+    """Returns the name of the preset that the authors of `checkpoint` use for `task`, else of their general one.
 
     Raises:
         UserError: they published none.
     """
-    own = [preset for preset in presets().values() if preset.checkpoint == checkpoint]
+    own = [preset for preset in presets().values() if checkpoint in preset.checkpoints]
     for wanted in ([p for p in own if p.task and task.startswith(p.task)], [p for p in own if p.task is None]):
         if wanted:
             return wanted[0].name
-    names = sorted({preset.checkpoint for preset in presets().values() if preset.checkpoint})
+    names = ", ".join(sorted({name for preset in presets().values() for name in preset.checkpoints}))
     raise UserError(
-        f"--decode preset 'authors': nothing is published for checkpoint '{checkpoint}' and task '{task}'; there are settings for {', '.join(names)}"
+        f"--decode preset 'authors' is not known for checkpoint '{checkpoint}' and task '{task}'; there are settings for {names}"
     )

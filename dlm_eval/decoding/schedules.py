@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 Schedule = Callable[[int, int, int, int], int]
 
@@ -26,16 +27,19 @@ def linear(n: int, left: int, step: int, steps: int) -> int:
 
     The product is rounded in float32, as the authors' is: of n = 22 positions with T = 22, t = 13 leaves 12 and not 13.
     """
-    return _keep(n, left, (steps - 1 - step) / steps)
+    return left - int(np.float32(n) * np.float32(kept_rate("linear", step, steps)))
 
 
 def cosine(n: int, left: int, step: int, steps: int) -> int:
     """Returns what leaves floor(n cos(pi/2 (step + 1) / T)) positions open (RDM's cosine schedule, MaskGIT)."""
-    return _keep(n, left, float(np.cos((step + 1) / steps * np.pi * 0.5)))
+    return left - int(np.float32(n) * np.float32(kept_rate("cosine", step, steps)))
 
 
-def _keep(n: int, left: int, rate: float) -> int:
-    return left - int(np.float32(n) * np.float32(rate))
+def kept_rate(name: str, step: int, steps: int) -> float:
+    """Returns the share of positions that 'linear' or 'cosine' leaves open after the step."""
+    if name == "cosine":
+        return float(np.cos((step + 1) / steps * np.pi * 0.5))
+    return (steps - 1 - step) / steps
 
 
 def timestep(eps: float) -> Schedule:
@@ -51,12 +55,17 @@ def timestep(eps: float) -> Schedule:
 
 
 @lru_cache(maxsize=64)
-def reveal_rates(eps: float, steps: int) -> tuple[np.float32, ...]:
-    """Returns 1 - s/t of each step on Dream's grid, in float32 as its authors compute it; 1 for the last step."""
-    grid = torch.linspace(1, eps, steps + 1)
-    rates = (1 - grid[1:] / grid[:-1]).numpy()
+def reveal_grid(eps: float, steps: int) -> NDArray[np.float32]:
+    """Returns the grid 1 = t_0 > ... > t_steps = eps in float32, as Dream and MDLM compute it."""
+    return torch.linspace(1, eps, steps + 1).numpy()
+
+
+def reveal_rates(eps: float, steps: int) -> NDArray[np.float32]:
+    """Returns the chance 1 - s/t of each step on the grid; 1 for the last step."""
+    grid = reveal_grid(eps, steps)
+    rates: NDArray[np.float32] = 1 - grid[1:] / grid[:-1]
     rates[-1] = 1.0
-    return tuple(rates)
+    return rates
 
 
 SCHEDULES = ("even", "linear", "cosine", "timestep")

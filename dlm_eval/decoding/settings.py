@@ -40,6 +40,14 @@ class DecodeSettings:
         threshold: least probability that is written (strategy `threshold`).
         factor: Fast-dLLM's factor (strategy `factor`).
         entropy_bound: nats (strategy `entropy_bound`).
+        rdm_condition: 'uncond' masks every written token among the lowest scores again, 'cond' only one that is drawn
+            again with a lower score (strategy `rdm`).
+        rdm_noise: scale of the Gumbel noise on scores, times the share kept open; 0 is deterministic (strategy `rdm`).
+        remask: how ReMDM chooses its chance: 'cap', 'rescale', 'conf' (strategy `remask`).
+        eta: its strength (strategy `remask`).
+        editing_threshold: least probability that replaces a written token (strategy `edit`).
+        num_to_transfer: tokens that a step writes at least (strategy `edit`).
+        max_post_steps: steps on a full block at most (strategy `edit`).
         guidance: weight w of classifier-free guidance, 0 for none. The unconditional pass sees only mask tokens in
             place of the given text.
         guidance_convention: 'llada' adds (w + 1), 'dream' w times the difference of conditional and unconditional
@@ -48,6 +56,9 @@ class DecodeSettings:
         confidence_eos_eot_inf: end tokens count as probability 0 when positions are chosen; they can still be written,
             last of all.
         allow_mask: whether the mask token can itself be written (LLaDA's and Dream's code allow it).
+        samples: fillings that are drawn, of which the best is kept (its `forwards` count all).
+        rerank: what is best: the highest mean log-'probability' of tokens when written, or 'score', that of the tokens given
+            the whole filling (one more row for each sample).
         until: stop strings; text from the first one on is invisible.
         early_exit: stop once all visible text is final; what is still open stays blank.
     """
@@ -68,11 +79,20 @@ class DecodeSettings:
     threshold: float | None = None
     factor: float | None = None
     entropy_bound: float | None = None
+    rdm_condition: Literal["uncond", "cond"] = "uncond"
+    rdm_noise: float = 0.0
+    remask: Literal["cap", "rescale", "conf"] = "cap"
+    eta: float = 0.02
+    editing_threshold: float | None = None
+    num_to_transfer: int = 1
+    max_post_steps: int = 16
     guidance: float = 0.0
     guidance_convention: Convention = "llada"
     logits_eos_inf: bool = False
     confidence_eos_eot_inf: bool = False
     allow_mask: bool = True
+    samples: int = 1
+    rerank: Literal["probability", "score"] = "probability"
     until: tuple[str, ...] = ()
     early_exit: bool = True
 
@@ -88,8 +108,9 @@ class DecodeSettings:
                 raise _refused(name, value, f"above {low}")
         if not 0 < self.top_p <= 1:
             raise _refused("top_p", self.top_p, "above 0 and at most 1")
-        if self.threshold is not None and not self.threshold <= 1:
-            raise _refused("threshold", self.threshold, "0 to 1")
+        for name in ("threshold", "editing_threshold", "eta"):
+            if (getattr(self, name) or 0) > 1:
+                raise _refused(name, getattr(self, name), "0 to 1")
         if not 0 <= self.eps < 1:
             raise _refused("eps", self.eps, "0 or more and below 1")
         if self.steps is not None and self.steps_per_block is not None:
@@ -135,11 +156,11 @@ class DecodeSettings:
         if self.steps is not None and self.steps % (length // self.block_length):
             raise _refused("steps", self.steps, f"a multiple of the {length // self.block_length} blocks")
 
-
     def fitted(self, length: int) -> DecodeSettings:
         """Returns the settings for a hole of `length` positions that was not known when they were chosen.
 
-        Even schedules take at most one step per token, and a block length that does not divide the hole gives way to the whole hole.
+        Even schedules take at most one step per token, and a block length that does not divide the hole gives way to
+        the whole hole.
         """
         steps, block = self.steps, self.block_length
         if block is not None and length % block:
@@ -150,10 +171,14 @@ class DecodeSettings:
         return replace(self, steps=steps, block_length=block)
 
 
-LEAST = {"steps": 1, "steps_per_block": 1, "block_length": 1, "temperature": 0, "top_k": 0, "alg_temp": 0, "guidance": 0, "threshold": 0,
-         "factor": 0, "entropy_bound": 0}  # fmt: skip
+ZERO = ("temperature", "top_k", "alg_temp", "guidance", "threshold", "factor", "entropy_bound", "rdm_noise", "eta")
+ONE = ("steps", "steps_per_block", "block_length", "num_to_transfer", "samples")
+LEAST = {**dict.fromkeys(ZERO, 0), **dict.fromkeys(ONE, 1), "editing_threshold": 0, "max_post_steps": 0}
 ABOVE = {"logits_temp": 0}
-OWN = ("alg_temp", "rescore", "threshold", "factor", "entropy_bound")  # settings that only some strategies use
+OWN = (  # settings that only some strategies use
+    *("alg_temp", "rescore", "threshold", "factor", "entropy_bound", "rdm_condition", "rdm_noise", "remask", "eta"),
+    *("editing_threshold", "num_to_transfer", "max_post_steps"),
+)
 
 
 def _default(name: str) -> Any:

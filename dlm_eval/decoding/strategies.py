@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlm_eval.decoding.draw import Measure
 from dlm_eval.decoding.schedules import reveal_rates
+from dlm_eval.models.denoiser import Process
 from dlm_eval.noise import Noise
 
 if TYPE_CHECKING:
@@ -37,10 +38,14 @@ class Look:
         steps: steps of this block.
         clock: step of the whole canvas, from 0; it numbers the random draws.
         quota: tokens to write by the schedule.
-        position: [W] places in the canvas, ascending.
-        open: [W] whether the position is still open (with `rescore`, written positions are in the look too).
-        score: [W] how sure the model is of its candidate, by the strategy's measure; empty for blind strategies.
+        position: [W] places in the canvas, ascending: the open ones of the block, and with `rescore` or a strategy that
+            rewrites those already written too.
+        open: [W] whether the position is still open.
         noise: random streams of the request.
+        was: [W] log-probability with which a written token was written (nats).
+        current: [W] what stands there.
+        token: [W] candidates; empty for blind strategies, as `score` is.
+        score: [W] how sure the model is of its candidate, by the strategy's measure.
     """
 
     step: int
@@ -49,12 +54,23 @@ class Look:
     quota: int
     position: Ints
     open: Bools
-    score: Floats
     noise: Noise
+    was: Floats
+    current: Ints
+    token: Ints
+    score: Floats
 
     def uniform(self, stream: str) -> Floats:
         """Returns [W] uniforms, one for (stream, step, position)."""
         return self.noise.uniforms(stream, self.clock, int(self.position[-1]) + 1)[self.position]
+
+    @property
+    def kept(self) -> int:
+        """Positions that the schedule leaves open."""
+        return int(self.open.sum()) - self.quota
+
+
+Ends = Literal["full", "steps", "settled"]
 
 
 @dataclass(frozen=True)
@@ -63,10 +79,14 @@ class Strategy:
 
     Attributes:
         about: one line for `dlm-eval ls strategies`.
-        choose: returns [W] bool, true where to write.
+        choose: returns [W] bool, true where to write the candidate.
         measure: what `Look.score` holds, or None for a blind strategy.
         schedule: its schedule unless set otherwise; None where it decides by itself how many to write.
         options: settings that are its own.
+        erase: returns [W] bool, true where a written token becomes a mask again; None where that never happens.
+        ends: when a block is done: once 'full', after all 'steps', or once full and 'settled'. Only what ends when full
+            never rewrites a token.
+        processes: corruptions of the models that it can fill with.
     """
 
     about: str
@@ -74,6 +94,9 @@ class Strategy:
     measure: Measure | None
     schedule: str | None = "even"
     options: tuple[str, ...] = ()
+    erase: Callable[[Look, DecodeSettings], Bools] | None = None
+    ends: Ends = "full"
+    processes: tuple[Process, ...] = ("absorbing",)
 
 
 def highest(rank: Floats, count: int) -> Bools:
@@ -83,24 +106,31 @@ def highest(rank: Floats, count: int) -> Bools:
     return chosen
 
 
+def gumbel(uniform: Floats) -> Floats:
+    """Returns standard Gumbel numbers from uniforms in [0, 1)."""
+    return -np.log(-np.log1p(-uniform))
+
+
+def lowest(score: Floats, count: int) -> Bools:
+    """Returns [W] bool, true below the score that `count` others lie under; equal scores at the border are not
+    lowest."""
+    return score < np.sort(score)[count] if count < len(score) else np.ones(len(score), dtype=bool)
+
+
 def by_score(look: Look, settings: DecodeSettings) -> Bools:
-    """Writes the quota's most certain candidates; with `alg_temp`, draws them by softmax(score / alg_temp) without
-    replacement."""
-    score = np.exp(look.score) if settings.alg_temp > 0 and settings.strategy == "confidence" else look.score
+    """Writes the quota's most certain candidates; with `alg_temp`, draws places by softmax(score / alg_temp).
+
+    With `rescore`, written tokens compete: open positions are written unless among the lowest scores of all
+    (DiffuLLaMA).
+    """
+    score = look.score
     if settings.alg_temp > 0:
-        # Gumbel-top-k (Kool et al. 2019) is a draw without replacement, one random number for each position.
-        score = score / settings.alg_temp - np.log(-np.log1p(-look.uniform("order")))
+        # Gumbel-top-k (Kool et al. 2019) draws without replacement with one random number for each position.
+        score = np.exp(score) if settings.strategy == "confidence" else score
+        score = score / settings.alg_temp + gumbel(look.uniform("order"))
     if settings.rescore:
-        return _above_lowest(look, score)
+        return look.open & ~lowest(score, look.kept)
     return highest(score, look.quota)
-
-
-def _above_lowest(look: Look, score: Floats) -> Bools:
-    """Writes open positions that are not among the k lowest scores of all, those already written included
-    (DiffuLLaMA)."""
-    kept = int(look.open.sum()) - look.quota
-    cutoff = np.sort(score)[kept] if kept < len(score) else np.inf
-    return look.open & (score >= cutoff)
 
 
 def at_random(look: Look, settings: DecodeSettings) -> Bools:
@@ -117,15 +147,15 @@ def by_timestep(look: Look, settings: DecodeSettings) -> Bools:
     """Writes each open position with probability 1 - s/t, and everything in the last step."""
     if look.step >= look.steps - 1:
         return np.ones(len(look.position), dtype=bool)
-    return look.uniform("order") < reveal_rates(settings.eps, look.steps)[look.step]
+    return np.asarray(look.uniform("order") < reveal_rates(settings.eps, look.steps)[look.step])
 
 
 def above_threshold(look: Look, settings: DecodeSettings) -> Bools:
-    """Writes every candidate at least as probable as `threshold`, or the quota's most probable ones where that is
-    more."""
+    """Writes every candidate at least as probable as `threshold`, or the quota's most probable ones if that is more."""
     assert settings.threshold is not None
-    sure = np.exp(look.score) >= settings.threshold
-    return sure if sure.sum() >= max(1, look.quota) else highest(look.score, max(1, look.quota))
+    sure: Bools = np.exp(look.score) >= settings.threshold
+    least = max(1, look.quota)
+    return sure if sure.sum() >= least else highest(look.score, least)
 
 
 def by_factor(look: Look, settings: DecodeSettings) -> Bools:
@@ -149,52 +179,3 @@ def within_entropy_bound(look: Look, settings: DecodeSettings) -> Bools:
     ranked = np.sort(-look.score)  # ascending: the largest of the first n is the n-th
     excess = np.cumsum(ranked) - ranked
     return highest(look.score, max(1, int(np.searchsorted(excess, settings.entropy_bound, side="right"))))
-
-
-STRATEGIES: dict[str, Strategy] = {
-    "confidence": Strategy(
-        "the most probable candidates first (LLaDA low_confidence, Dream maskgit_plus, DiffuLLaMA with rescore)",
-        by_score,
-        "probability",
-        options=("alg_temp", "rescore"),
-    ),
-    "margin": Strategy(
-        "the largest lead over the runner-up first (Dream topk_margin)",
-        by_score,
-        "margin",
-        options=("alg_temp", "rescore"),
-    ),
-    "entropy": Strategy(
-        "the lowest entropy first (Dream entropy)", by_score, "entropy", options=("alg_temp", "rescore")
-    ),
-    "random": Strategy("places drawn at random, so many each step (LLaDA random)", at_random, None),
-    "left_to_right": Strategy("in reading order", in_reading_order, None),
-    "timestep": Strategy(
-        "each position with probability 1 - s/t (Dream origin; eps=0: DiffuLLaMA random keep)",
-        by_timestep,
-        None,
-        None,
-        ("eps",),
-    ),
-    "threshold": Strategy(
-        "all candidates at least as probable as a threshold, at least one (Fast-dLLM, SDAR dynamic, LLaDA2)",
-        above_threshold,
-        "probability",
-        None,
-        ("threshold",),
-    ),
-    "factor": Strategy(
-        "the n most probable while the n-th is at least 1 - factor / (n + 1) (Fast-dLLM)",
-        by_factor,
-        "probability",
-        None,
-        ("factor",),
-    ),
-    "entropy_bound": Strategy(
-        "as many as keep the joint entropy's excess under a bound (EB-sampler)",
-        within_entropy_bound,
-        "entropy",
-        None,
-        ("entropy_bound",),
-    ),
-}

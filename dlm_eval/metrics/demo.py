@@ -9,18 +9,18 @@ from typing import Any
 from dlm_eval.metrics.rocstories import rouge
 
 
-def documents(*, file: str, **_: Any) -> dict[str, Any]:
+def documents(*, demo_file: str, **_: Any) -> dict[str, Any]:
     """Returns ``{"test": Dataset}`` of a file that lies beside the demo YAMLs.
 
     Args:
-        file: Name of a JSON-lines file in ``task_configs/demo``.
+        demo_file: Name of a JSON-lines file in ``task_configs/demo``.
         _: lm-eval passes the task's metadata, which holds the model's arguments, too.
     """
     import datasets
 
     from dlm_eval.harness.tasks import task_configs_dir
 
-    with open(task_configs_dir() / "demo" / file, encoding="utf-8") as lines:
+    with open(task_configs_dir() / "demo" / demo_file, encoding="utf-8") as lines:
         return {"test": datasets.Dataset.from_list([json.loads(line) for line in lines])}
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from dlm_eval.errors import UserError
 from dlm_eval.models.identity import identity
 from dlm_eval.models.loading import Folder, LoadSettings
 from dlm_eval.models.probes import probe
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import Vocabulary
+
+DEFAULT_LENGTH = 2048  # of networks whose config names no limit
 
 
 def assemble(
@@ -26,7 +29,10 @@ def assemble(
         UserError: a probe failed.
     """
     traits = replace(traits, described={"checkpoint": settings.checkpoint or None, **identity(folder, settings)})
-    longest = settings.max_length or int(getattr(model.config, "max_position_embeddings", 2048))
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if settings.max_length is not None and not 1 <= settings.max_length <= (positions or settings.max_length):
+        raise UserError(f"model_args max_length '{settings.max_length}' is not possible; the network has {positions} positions")
+    longest = settings.max_length or positions or DEFAULT_LENGTH
     denoiser = kind(model, vocabulary, traits, f"{traits.family} ({settings.checkpoint or folder.name})", longest)
     if settings.probe:
         probe(denoiser)

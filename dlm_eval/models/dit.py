@@ -143,7 +143,9 @@ class DiTDenoiser(TransformersDenoiser):
 
     def run(self, tokens: Tensor, sigma: Tensor, valid: Tensor | None = None) -> Tensor:
         """Returns the states [B, L, H] at noise level `sigma` [B]."""
-        positions = torch.arange(tokens.shape[1], device=tokens.device)[None] if valid is None else real_positions(valid)
+        positions = (
+            torch.arange(tokens.shape[1], device=tokens.device)[None] if valid is None else real_positions(valid)
+        )
         mask: Tensor | None = None if valid is None else valid[:, None, None, :]
         if self.attention == "block":
             mask = block_mask(tokens, valid, self.block_length or 1, self.dtype)

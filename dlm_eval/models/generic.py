@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dlm_eval.errors import UserError
+from dlm_eval.errors import UserError, nearest
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.loading import Folder, LoadSettings, first_line, locate, read_config
+from dlm_eval.models.loading import Folder, LoadSettings, first_line, locate, native_config, read_config
+from dlm_eval.models.probes import check_shift
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
@@ -33,6 +34,7 @@ class GenericSettings(LoadSettings):
         block_length: positions of a block; needed for attention=block.
         eos_id: id that ends a text where the files name none.
         bos_id: id that begins a text where the files name none.
+        architecture: transformers class to load the weights into, such as Qwen2ForCausalLM, where config.json names foreign code.
     """
 
     shift: bool = False
@@ -40,6 +42,7 @@ class GenericSettings(LoadSettings):
     block_length: int | None = None
     eos_id: int | None = None
     bos_id: int | None = None
+    architecture: str | None = None
 
 
 class WholeDenoiser(TransformersDenoiser):
@@ -70,15 +73,30 @@ def load(settings: GenericSettings) -> TransformersDenoiser:
     raw = read_config(folder)
     raw |= {"eos_token_id": settings.eos_id} if settings.eos_id is not None else {}
     raw |= {"bos_token_id": settings.bos_id} if settings.bos_id is not None else {}
-    config, model_class = _native(folder, raw)
+    config, model_class = _named(settings.architecture, raw) if settings.architecture else _native(folder, raw)
     config.is_causal = False
     vocabulary = read_vocabulary(folder, raw, settings)
     model = load_weights(model_class, config, folder, settings)
-    traits = Traits(
-        "generic", shift=settings.shift, attention=settings.attention, block_length=settings.block_length
-    )
+    traits = Traits("generic", shift=settings.shift, attention=settings.attention, block_length=settings.block_length)
     kind = TransformersDenoiser if _head_is_linear(model) else WholeDenoiser
-    return assemble(model, vocabulary, traits, folder, settings, kind)
+    denoiser = assemble(model, vocabulary, traits, folder, settings, kind)
+    if settings.probe:
+        check_shift(denoiser, settings.shift)
+    return denoiser
+
+
+def _named(architecture: str, raw: dict[str, Any]) -> tuple[Any, Any]:
+    """Returns the transformers class of that name and its config, filled from a foreign config.json."""
+    import transformers
+
+    model_class = getattr(transformers, architecture, None)
+    if model_class is None or not architecture.endswith(("ForCausalLM", "ForMaskedLM")):
+        names = [name for name in dir(transformers) if name.endswith(("ForCausalLM", "ForMaskedLM"))]
+        near = ", ".join(nearest(architecture, names, 3)) or "LlamaForCausalLM"
+        raise UserError(
+            f"model_args architecture '{architecture}' is no transformers class with a token head; such as {near}"
+        )
+    return native_config(model_class.config_class, raw), model_class
 
 
 def _native(folder: Folder, raw: dict[str, Any]) -> tuple[Any, Any]:
@@ -91,12 +109,14 @@ def _native(folder: Folder, raw: dict[str, Any]) -> tuple[Any, Any]:
         kind = raw.get("model_type")
         raise UserError(
             f"pretrained '{folder.name}': transformers has no class for model_type '{kind}' without remote code ({first_line(error)}); "
-            "use its family's adapter or bring your own (docs/adding-a-model.md)"
+            "use its family's adapter, or name the class that it is made after with architecture="
         ) from None
     masked = any("MaskedLM" in name for name in raw.get("architectures") or [])
     table = (AutoModelForMaskedLM if masked else AutoModelForCausalLM)._model_mapping
     if type(config) not in table:
-        raise UserError(f"pretrained '{folder.name}': transformers' {type(config).__name__} has no model that predicts tokens")
+        raise UserError(
+            f"pretrained '{folder.name}': transformers' {type(config).__name__} has no model that predicts tokens"
+        )
     return config, table[type(config)]
 
 

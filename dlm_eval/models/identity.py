@@ -8,6 +8,14 @@ from typing import Any
 
 from dlm_eval.models.loading import Folder, LoadSettings, header, locate
 
+TOKENIZER_FILES = [
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+]
 HASHED_WHOLE = 256 * 2**20  # bytes of weights up to which files are hashed whole; above, their headers and sizes are
 
 
@@ -15,11 +23,13 @@ def identity(folder: Folder, settings: LoadSettings) -> dict[str, Any]:
     """Returns what a fingerprint needs of the files: names, commit and hashes, never a machine's path."""
     import transformers
 
+    text = locate(settings.tokenizer, setting="tokenizer") if settings.tokenizer else folder
     described: dict[str, Any] = {
         "pretrained": folder.name,
         "revision": folder.commit or settings.revision,
         "weights_sha256": hash_weights(folder.weights),
         "config_sha256": _sha256([folder.path / "config.json"]),
+        "tokenizer_sha256": _sha256(sorted({file for name in TOKENIZER_FILES for file in text.path.glob(name)})),
         "transformers": transformers.__version__,
     }
     if settings.peft:

@@ -50,7 +50,7 @@ def _config(raw: dict[str, Any], folder: Folder) -> Any:
     """Returns the GLM-4 MoE config of a LLaDA2 config.json."""
     same = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"]
     same += ["num_key_value_heads", "moe_intermediate_size", "num_experts_per_tok", "first_k_dense_replace", "n_group"]
-    same += ["topk_group", "routed_scaling_factor", "norm_topk_prob", "rms_norm_eps", "max_position_embeddings"]
+    same += ["topk_group", "routed_scaling_factor", "rms_norm_eps", "max_position_embeddings"]
     require(raw, same, folder, "LLaDA2")
     rope = {"rope_type": "default", "rope_theta": raw["rope_theta"]}
     rope["partial_rotary_factor"] = raw.get("partial_rotary_factor", 0.5)
@@ -59,6 +59,7 @@ def _config(raw: dict[str, Any], folder: Folder) -> Any:
         n_routed_experts=raw["num_experts"],
         n_shared_experts=raw.get("num_shared_experts", 1),
         tie_word_embeddings=raw.get("tie_word_embeddings", False),
+        norm_topk_prob=raw.get("norm_topk_prob", True),
         attention_bias=bool(raw.get("use_qkv_bias")),
         use_qk_norm=raw.get("use_qk_norm", True),
         num_nextn_predict_layers=0,

@@ -1,6 +1,6 @@
 """From a hub id or a folder to a checkpoint's config, without remote code: every surprise in the files is an error.
 
-    pretrained -> folder (`locate`) -> config as a plain dict (`read_config`) -> network (weights.py)
+pretrained -> folder (`locate`) -> config as a plain dict (`read_config`) -> network (weights.py)
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,15 @@ from dlm_eval.models import Checkpoint, checkpoints, packaged_asset
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "float": "float32"}
 # Entries of config.json that say which code its authors ran, and how.
-FOREIGN = {"auto_map", "architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "attn_implementation"}
+FOREIGN = {
+    "auto_map",
+    "architectures",
+    "model_type",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "attn_implementation",
+}
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
 
 
@@ -49,7 +58,9 @@ class LoadSettings:
     dtype: str = "auto"
     device: str = "auto"
     device_map: str | None = None
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = None
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
+        None
+    )
     max_length: int | None = None
     mask_id: int | None = None
     peft: str | None = None
@@ -59,8 +70,15 @@ class LoadSettings:
 
     @property
     def known(self) -> Checkpoint | None:
-        """Facts of the named checkpoint, or None."""
-        return checkpoints().get(self.checkpoint)
+        """Facts of the named checkpoint, or None.
+
+        Raises:
+            UserError: there is no checkpoint of that name.
+        """
+        named = checkpoints()
+        if self.checkpoint and self.checkpoint not in named:
+            raise unknown("model_args checkpoint", self.checkpoint, named)
+        return named.get(self.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,7 @@ class Folder:
 # -- where ---------------------------------------------------------------------------------------------------------------
 
 
+@cache
 def locate(pretrained: str, revision: str | None = None, setting: str = "pretrained") -> Folder:
     """Returns the folder of a local checkpoint, of a packaged one (`asset:NAME`), or of a hub id (fetched at most once).
 
@@ -112,7 +131,7 @@ def locate(pretrained: str, revision: str | None = None, setting: str = "pretrai
 
 def _from_hub(name: str, revision: str | None, setting: str) -> Folder:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     offline = not hub_reachable()
 
@@ -125,12 +144,12 @@ def _from_hub(name: str, revision: str | None, setting: str) -> Folder:
             path = fetch(*FILES, "pytorch_model*.bin*")
     except HFValidationError:
         raise UserError(f"{setting} '{name}' is neither a folder nor a hub id (owner/name)") from None
-    except HfHubHTTPError as error:
-        at = f" at revision '{revision}'" if revision else ""
-        raise UserError(f"{setting} '{name}'{at} cannot be had from the hub: {first_line(error)}") from None
-    except OSError:
+    except (LocalEntryNotFoundError, ConnectionError):
         why = "the hub cannot be reached" if offline else "the download failed"
         raise UserError(f"{setting} '{name}' is not a folder, not in the local hub cache, and {why}") from None
+    except (HfHubHTTPError, OSError) as error:
+        at = f" at revision '{revision}'" if revision else ""
+        raise UserError(f"{setting} '{name}'{at} cannot be had from the hub: {first_line(error)}") from None
     return Folder(path, name, path.name)
 
 
@@ -160,7 +179,9 @@ def read_config(folder: Folder) -> dict[str, Any]:
     """
     config = folder.read_json("config.json")
     if not config:
-        raise UserError(f"pretrained '{folder.name}' has no config.json; it must be a checkpoint folder in the hub's layout")
+        raise UserError(
+            f"pretrained '{folder.name}' has no config.json; it must be a checkpoint folder in the hub's layout"
+        )
     return config
 
 

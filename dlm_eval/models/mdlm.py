@@ -34,7 +34,9 @@ def sizes(raw: dict[str, Any], folder: Folder, family: str) -> DiTConfig:
     """
     require(raw, NEEDED, folder, family)
     if raw.get("time_conditioning"):
-        raise UserError(f"pretrained '{folder.name}': time_conditioning true in config.json is not possible for {family}")
+        raise UserError(
+            f"pretrained '{folder.name}': time_conditioning true in config.json is not possible for {family}"
+        )
     return DiTConfig(
         raw["vocab_size"], raw["hidden_dim"], raw["cond_dim"], raw["n_blocks"], raw["n_heads"], raw["model_length"]
     )

@@ -1,4 +1,4 @@
-"""Checks on a loaded model that catch what would otherwise be silently wrong numbers. A few short forward passes.
+"""Checks on a loaded model that turn silently wrong numbers into errors. They cost four short forward passes.
 
 Shape letters: L = positions, V = vocabulary.
 """
@@ -12,28 +12,32 @@ from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser
 
 LENGTH = 8
-MOVES = 1e-5  # relative change of logits above which a position has seen another: expert batching alone moves them by 1e-7
-PADDING = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 5e-2, torch.bfloat16: 2e-1}  # largest relative leak
+FLUENT = "Anna had a red kite. Then she left the kite at the park. She was sad and asked Ben for help."
+KNOWS, CLEARLY = 3.5, 2.0  # nats per token below which a network knows the language, and that make a difference clear
+BARRED = 1e5  # logits beyond this say "never"; they carry no scale
+# Relative changes of logits that rounding alone can make (expert batching moves float32 by 1e-7), and that only a leak makes.
+NOISE = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-3}
+LEAK = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
 
-def probe(model: Denoiser, dtype: torch.dtype | None = None) -> None:
-    """Checks ids, NaN, attention and padding of `model`.
+def probe(model: Denoiser) -> None:
+    """Checks special ids, NaN, what positions see, and padding.
 
     Raises:
         UserError: a check failed; the message says what to do.
     """
     check_ids(model)
-    length = LENGTH if model.block_length is None else max(LENGTH, 2 * model.block_length)
-    tokens = example(model, min(length, model.max_length))
-    logits = model.logits(tokens)
-    if not bool(logits.isfinite().any()) or bool(logits.isnan().any()):
-        raise UserError(f"{model.name}: the model returns NaN; try dtype=float32, or the file is broken")
-    check_attention(model, tokens, logits[0])
-    check_padding(model, tokens, logits[0])
+    length = min(max(LENGTH, 2 * (model.block_length or 0)), model.max_length)
+    tokens = example(model, length)
+    logits = model.logits(tokens)[0]
+    if bool(logits.isnan().any()):
+        raise UserError(f"{model.name}: the model returns NaN; set dtype=float32, or the weights are broken")
+    check_attention(model, tokens, logits)
+    check_padding(model, tokens, logits)
 
 
 def example(model: Denoiser, length: int) -> Tensor:
-    """Returns a row [1, L] of ordinary ids with the mask at every third place (never at the first)."""
+    """Returns a row [1, L] of ordinary ids, the mask at every third place but neither first nor last."""
     special = {model.mask_id, model.pad_id, model.bos_id, *model.eos_ids}
     ordinary = [i for i in range(min(model.vocab_size, 20 * length)) if i not in special]
     row = [ordinary[(7 * i + 3) % len(ordinary)] for i in range(length)]
@@ -42,47 +46,92 @@ def example(model: Denoiser, length: int) -> Tensor:
 
 
 def check_ids(model: Denoiser) -> None:
-    """Raises UserError where a special id is outside the embedding, or the mask's text is not one id."""
+    """Raises UserError where a special id is missing or outside the embedding."""
     rows = getattr(model, "embedding_rows", model.vocab_size)
-    for what, value in (("mask_id", model.mask_id), ("pad_id", model.pad_id), ("bos_id", model.bos_id)):
+    named = {"mask_id": model.mask_id, "pad_id": model.pad_id, "bos_id": model.bos_id}
+    for what, value in named.items():
         if value is not None and not 0 <= value < rows:
-            raise UserError(f"{model.name}: {what} {value} is outside the {rows} rows of the embedding; set mask_id= to the checkpoint's mask")
+            raise UserError(
+                f"{model.name}: {what} {value} is outside the embedding, which has rows 0 to {rows - 1}; set {what}= or mend the config"
+            )
     if model.needs_bos and model.bos_id is None:
-        raise UserError(f"{model.name}: this model needs a first token (bos), and the checkpoint names none")
+        raise UserError(
+            f"{model.name}: the model reads each prediction one position to the left, so it needs a bos token, and its files name none"
+        )
     if not model.eos_ids:
-        raise UserError(f"{model.name}: the checkpoint names no end-of-text token (eos_token_id in config.json)")
+        raise UserError(f"{model.name}: the files name no end-of-text token; add eos_token_id to config.json")
 
 
 def check_attention(model: Denoiser, tokens: Tensor, before: Tensor) -> None:
-    """Raises UserError where changing the last token moves logits that it must not move, or none that it must."""
+    """Raises UserError where the last token changes predictions that it must not change, or none of those that it must."""
+    last = tokens.shape[1] - 1
     changed = tokens.clone()
-    changed[0, -1] = next(i for i in example(model, tokens.shape[1])[0].tolist() if i not in (int(tokens[0, -1]), model.mask_id))
-    after = model.logits(changed)[0]
-    scale = before.abs()[before.abs() < 1e5].max().clamp(min=1e-6)  # barred tokens stand at -1e6
-    moved = (((after - before).abs() / scale).nan_to_num(0.0).amax(-1) > MOVES).cpu()
-    length = tokens.shape[1]
-    own = (length - 1) // model.block_length * model.block_length if model.block_length else 0
-    if model.attention == "causal":
-        return
-    if not bool(moved[own : length - 1].any()):
+    changed[0, last] = next(i for i in tokens[0].tolist() if i not in (int(tokens[0, last]), model.mask_id))
+    moves = _difference(model.logits(changed)[0], before).amax(-1)
+    seen = {"full": 0, "block": last // (model.block_length or 1) * (model.block_length or 1), "causal": last}[
+        model.attention
+    ]
+    dtype = _dtype(model)
+    if seen < last and float(moves[seen:last].max()) <= NOISE[dtype]:
         raise UserError(
-            f"{model.name}: the network is causal (a later token changes no earlier prediction), so it is no {model.attention}-attention "
-            "diffusion model here; choose a class that obeys is_causal=False, or attn_implementation=eager"
+            f"{model.name}: the network is causal (the last token changes no prediction before it), so it cannot fill masks; "
+            "choose a class that obeys is_causal=False, or set attn_implementation=eager"
         )
-    if bool(moved[: max(own, 0)].any()):
-        raise UserError(f"{model.name}: blocks see later blocks; attention is not block-causal with block_length {model.block_length}")
+    if seen > 0 and float(moves[:seen].max()) > LEAK[dtype]:
+        raise UserError(
+            f"{model.name}: positions see beyond their block; the network is not {model.attention}-causal as declared"
+        )
 
 
 def check_padding(model: Denoiser, tokens: Tensor, before: Tensor) -> None:
     """Raises UserError where padding on either side changes the predictions of a row."""
-    length = tokens.shape[1] - 1 if tokens.shape[1] == model.max_length else tokens.shape[1]
-    plain = before if length == tokens.shape[1] else model.logits(tokens[:, :length])[0]
-    pad = torch.full((1, 1), model.pad_id)
-    dtype = getattr(model, "dtype", torch.float32)
-    for side, row in (("right", [tokens[:, :length], pad]), ("left", [pad, tokens[:, :length]])):
-        valid = torch.cat([torch.ones_like(part, dtype=torch.bool) if part is not pad else torch.zeros_like(part, dtype=torch.bool) for part in row], 1)
-        padded = model.logits(torch.cat(row, 1), valid)[valid.to(model.logits(tokens[:, :1]).device)]
-        scale = plain.abs()[plain.abs() < 1e5].max().clamp(min=1e-6)
-        leak = float(((padded - plain).abs() / scale).nan_to_num(0.0).max())
-        if leak > PADDING[dtype]:
-            raise UserError(f"{model.name}: padding on the {side} changes a row's predictions by {leak:.1e}; run with --batch_size 1 and probe=false, or try attn_implementation=eager")
+    if tokens.shape[1] + 1 > model.max_length:
+        tokens = tokens[:, :-1]
+        before = model.logits(tokens)[0]
+    pad, real = torch.full((1, 1), model.pad_id), torch.ones_like(tokens, dtype=torch.bool)
+    for side, place in (("right", tokens.shape[1]), ("left", 0)):
+        row = torch.cat([tokens[:, :place], pad, tokens[:, place:]], 1)
+        valid = torch.cat([real[:, :place], ~real[:, :1], real[:, place:]], 1)
+        leak = float(_difference(model.logits(row, valid)[0][valid[0].to(before.device)], before).max())
+        if leak > LEAK[_dtype(model)]:
+            raise UserError(
+                f"{model.name}: padding on the {side} changes a row's predictions (by {leak:.1e} of their range); "
+                "set attn_implementation=eager, or probe=false together with --batch_size 1"
+            )
+
+
+def check_shift(model: Denoiser, shift: bool) -> None:
+    """Raises UserError where a fluent text says that predictions are to be read in the other place.
+
+    Each token is masked alone; its cross-entropy [nats] is taken where `shift` says and, for a second time, one position further. Only a clear
+    case counts: a network of random weights, or one that knows no English, passes.
+    """
+    ids = torch.tensor(model.encode(FLUENT)[: min(32, model.max_length)])
+    count = len(ids) - 2
+    rows = ids.repeat(count, 1)
+    order, places = torch.arange(count), torch.arange(1, count + 1)
+    rows[order, places] = model.mask_id
+    losses = []
+    for read in (places, places + 1 if shift else places - 1):
+        wanted = torch.zeros_like(rows, dtype=torch.bool)
+        wanted[order, read] = True
+        log_p = model.logits(rows, positions=wanted).log_softmax(-1)
+        losses.append(-float(log_p[order, ids[places]].mean()))
+    declared, other = losses
+    if other < KNOWS and other + CLEARLY < declared:
+        raise UserError(
+            f"{model.name}: with shift={str(shift).lower()} a masked word of plain English costs {declared:.1f} nats, with "
+            f"shift={str(not shift).lower()} {other:.1f}; set shift={str(not shift).lower()}, or probe=false"
+        )
+
+
+def _difference(one: Tensor, other: Tensor) -> Tensor:
+    """Returns |one - other| [L, V] in units of the largest logit; what is barred in both differs by 0."""
+    counted = (other.abs() < BARRED) & (one.abs() < BARRED)
+    scale = other[counted].abs().max().clamp(min=1e-6)
+    return torch.where(counted, (one - other).abs() / scale, 0.0)
+
+
+def _dtype(model: Denoiser) -> torch.dtype:
+    dtype: torch.dtype = getattr(model, "dtype", torch.float32)
+    return dtype if dtype in NOISE else torch.float32

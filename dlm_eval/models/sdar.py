@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -11,6 +12,8 @@ from dlm_eval.models.loading import LoadSettings, locate, native_config, read_co
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
+
+log = logging.getLogger(__name__)
 
 BLOCK_LENGTH = 4  # of the checkpoints whose config does not say
 
@@ -35,6 +38,9 @@ def load(settings: BlockSettings) -> TransformersDenoiser:
     config = native_config(Qwen3MoeConfig if sparse else Qwen3Config, raw, is_causal=False)
     vocabulary = read_vocabulary(folder, raw, settings, ["<|im_end|>", "<|endoftext|>"], "<|MASK|>")
     model = load_weights(Qwen3MoeForCausalLM if sparse else Qwen3ForCausalLM, config, folder, settings)
-    block_length = settings.block_length or raw.get("block_size") or BLOCK_LENGTH
+    block_length = settings.block_length or raw.get("block_size")
+    if block_length is None:
+        block_length = BLOCK_LENGTH
+        log.warning("%s names no block size; %d is taken, block_length= sets another", folder.name, block_length)
     traits = Traits("sdar", attention="block", block_length=block_length)
     return assemble(model, vocabulary, traits, folder, settings)

@@ -31,7 +31,7 @@ class ScoreDenoiser(DiTDenoiser):
         share = hidden.float().mean(1) if valid is None else (hidden & valid).sum(1) / valid.sum(1)
         return -torch.log1p(-(1 - EPSILON) * share.clamp(min=EPSILON))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def log_scores(self, tokens: Tensor, sigma: Tensor) -> Tensor:
         """Returns float32 log-scores [B, L, V] of every token at every position, 0 at the token that stands there.
 

@@ -106,7 +106,8 @@ class TransformersDenoiser:
         return {
             "family": self.traits.family,
             **self.traits.described,
-            "dtype": str(self.head.weight.dtype).removeprefix("torch."),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "attn_implementation": getattr(self.model.config, "_attn_implementation", None),
             "mask_id": self.mask_id,
             "shift": self.traits.shift,
             "attention": self.attention,
@@ -115,7 +116,7 @@ class TransformersDenoiser:
             "max_length": self.max_length,
         }
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Returns float32 logits of the token at each wanted position (see `Denoiser.logits`)."""
         tokens = tokens.to(self.device)
@@ -196,7 +197,7 @@ def _one_left(columns: Tensor, rows: Tensor, valid: Tensor | None) -> Tensor:
 
 def _wide_product(hidden: Tensor, weight: Tensor) -> Tensor:
     """Returns hidden [N, H] times weight [V, H] transposed, accumulated and returned in float32."""
-    if weight.device.type == "cuda":
+    if weight.device.type == "cuda" and torch.__version__ >= "2.8":  # before that, mm had no out_dtype
         return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
     out = torch.empty(len(hidden), len(weight), dtype=torch.float32, device=hidden.device)
     wide = hidden.float()

@@ -64,7 +64,9 @@ class Vocabulary:
             UserError: the tokenizer has no chat template.
         """
         if not self.tokenizer.chat_template:
-            raise UserError("this checkpoint has no chat template; run without --apply_chat_template, or choose an instruct checkpoint")
+            raise UserError(
+                "this checkpoint has no chat template; run without --apply_chat_template, or choose an instruct checkpoint"
+            )
         text: str = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=add_generation_prompt
         )
@@ -139,7 +141,7 @@ def token_id(tokenizer: Any, text: str | None) -> int | None:
 
 def is_word(tokenizer: Any, token: int) -> bool:
     """Returns whether natural text can contain the id: it is made by the tokenizer's merges, not added beside them."""
-    text = tokenizer.convert_ids_to_tokens(token) if token < len(tokenizer) else None
+    text = tokenizer.convert_ids_to_tokens(token) if 0 <= token < len(tokenizer) else None
     if text is None:
         return False
     try:
@@ -156,7 +158,12 @@ def is_word(tokenizer: Any, token: int) -> bool:
 
 
 def _mask_id(
-    tokenizer: Any, folder: Folder, config: dict[str, Any], settings: LoadSettings, text: str | None, default: int | None
+    tokenizer: Any,
+    folder: Folder,
+    config: dict[str, Any],
+    settings: LoadSettings,
+    text: str | None,
+    default: int | None,
 ) -> int:
     if settings.mask_id is not None:
         return settings.mask_id
@@ -168,7 +175,9 @@ def _mask_id(
     expected = settings.known.mask_id if settings.known else None
     found = next((i for i in (stated, own, token_id(tokenizer, text), default, expected) if i is not None), None)
     if found is None:
-        raise UserError(f"pretrained '{folder.name}': neither its tokenizer nor its config.json names a mask token; set mask_id=")
+        raise UserError(
+            f"pretrained '{folder.name}': neither its tokenizer nor its config.json names a mask token; set mask_id="
+        )
     if expected is not None and found != expected:
         log.warning("%s: mask id %d, where %d was expected", folder.name, found, expected)
     return int(found)

@@ -22,7 +22,9 @@ class ReorderedDenoiser(TransformersDenoiser):
     def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         """Returns hidden states [B, L, H] in reading order."""
         real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid
-        order = torch.where(real, (tokens == self.mask_id).long(), 2).argsort(dim=1, stable=True)  # known, masks, padding
+        order = torch.where(real, (tokens == self.mask_id).long(), 2).argsort(
+            dim=1, stable=True
+        )  # known, masks, padding
         # Without a mask, transformers takes positions that fall back for packed sequences and hides rows from each other.
         states: Tensor = self.backbone(
             input_ids=tokens.gather(1, order),

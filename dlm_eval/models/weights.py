@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import init_empty_weights
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dlm_eval.errors import UserError
@@ -46,14 +47,17 @@ def load_weights(
                 folder.path, config=config, key_mapping=dict(key_mapping or {}) or None, dtype=dtype, device_map=place,
                 output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True, **extra,
             )  # fmt: skip
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(f"pretrained '{folder.name}' cannot be loaded: {first_line(error)}") from None
     check_keys(folder.name, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
-    return merge_adapter(model, settings).eval()
+    return merge_adapter(model, settings).eval().requires_grad_(False)
 
 
 def load_module(
-    build: Callable[[], M], folder: Folder, settings: LoadSettings, rename: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    build: Callable[[], M],
+    folder: Folder,
+    settings: LoadSettings,
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]],
 ) -> M:
     """Returns a module of ours with the folder's weights, in eval mode, on its device in its dtype.
 
@@ -68,7 +72,9 @@ def load_module(
     """
     for option in ("device_map", "attn_implementation", "peft"):
         if getattr(settings, option) is not None:
-            raise UserError(f"model_args {option} '{getattr(settings, option)}' is not possible for this family; leave it out")
+            raise UserError(
+                f"model_args {option} '{getattr(settings, option)}' is not possible for this family; leave it out"
+            )
     require_weights(folder)
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, folder.read_json("config.json"), folder)
@@ -126,7 +132,9 @@ def check_keys(name: str, missing: Any, surplus: Any, mismatched: Any = ()) -> N
     found = {"lacks": missing, "has surplus": surplus, "has of another shape": mismatched}
     faults = [f"{word} {_listed(keys)}" for word, keys in found.items() if keys]
     if faults:
-        raise UserError(f"pretrained '{name}' does not fit its config: it {'; '.join(faults)} (another family or a broken file?)")
+        raise UserError(
+            f"pretrained '{name}' does not fit its config: it {'; '.join(faults)} (another family or a broken file?)"
+        )
 
 
 def merge_adapter(model: Any, settings: LoadSettings) -> Any:
@@ -139,7 +147,9 @@ def merge_adapter(model: Any, settings: LoadSettings) -> Any:
         raise UserError("model_args peft needs the package peft; install it: pip install peft") from None
     folder = locate(settings.peft, setting="peft")
     if not (folder.path / "adapter_config.json").is_file():
-        raise UserError(f"model_args peft '{settings.peft}' has no adapter_config.json; it must be a folder saved by peft")
+        raise UserError(
+            f"model_args peft '{settings.peft}' has no adapter_config.json; it must be a folder saved by peft"
+        )
     return PeftModel.from_pretrained(model, str(folder.path)).merge_and_unload()
 
 

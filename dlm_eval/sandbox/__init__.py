@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .limits import Limits
-from .runner import DEFAULT_LIMITS, KINDS, Sandbox, Verdict
+from .runner import DEFAULT_LIMITS, KINDS, Sandbox, Unavailable, Verdict
 
-__all__ = ["KINDS", "Limits", "Sandbox", "Verdict", "protections", "run", "run_many"]
+__all__ = ["KINDS", "Limits", "Sandbox", "Unavailable", "Verdict", "protections", "run", "run_many"]
 
 _default = Sandbox()
 

@@ -45,7 +45,7 @@ class Attempt:
     ended_by: str = "passed"
 
 
-SMALL = Limits(5.0, cpu_seconds=2, memory_bytes=256 * MIB, processes=16, file_bytes=MIB, disk_bytes=2 * MIB)
+SMALL = Limits(10.0, cpu_seconds=2, memory_bytes=256 * MIB, processes=16, file_bytes=MIB, disk_bytes=2 * MIB)
 REFUSED = """
 try:
     {attempt}
@@ -69,7 +69,7 @@ ATTEMPTS = {
         "    pass\n"
         "else:\n"
         "    time.sleep(60)",
-        replace(SMALL, wall_seconds=2.0),
+        SMALL,
         "memory limit",
     ),
     "processes": Attempt(
@@ -94,7 +94,7 @@ ATTEMPTS = {
         "    pass\n"
         "else:\n"
         "    time.sleep(60)",
-        replace(SMALL, wall_seconds=1.0),
+        SMALL,
         "disk limit",
     ),
     "network": Attempt(
@@ -102,7 +102,8 @@ ATTEMPTS = {
     ),
     "files": Attempt(
         REFUSED.replace("{attempt}", "open('{file}').read()")
-        + "import os\n" + REFUSED.replace("{attempt}", "os.remove('{file}')"),
+        + "import os\n" + REFUSED.replace("{attempt}", "os.remove('{file}')")
+        + REFUSED.replace("{attempt}", "open('/etc/passwd').read()"),
         SMALL,
     ),
     "other processes": Attempt("import os\n" + REFUSED.replace("{attempt}", "os.kill({pid}, 0)"), SMALL),

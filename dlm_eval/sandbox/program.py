@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -96,6 +97,7 @@ def _forget(home: str) -> None:
     os.environ.clear()
     os.environ.update(HOME=home, TMPDIR=home, LANG="C.UTF-8", OMP_NUM_THREADS="1")
     sys.argv[:] = [""]
+    tempfile.tempdir = None  # ask the environment anew
     for name in [name for name in sys.modules if name.split(".")[0] == __package__]:
         del sys.modules[name]
     signal.signal(signal.SIGINT, signal.SIG_DFL)

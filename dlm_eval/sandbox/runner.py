@@ -47,6 +47,10 @@ class Verdict:
     protections: tuple[str, ...] = ()
 
 
+class Unavailable(RuntimeError):
+    """No sandbox can be had here."""
+
+
 class Sandbox:
     """A pool of servers of one kind.
 
@@ -74,7 +78,7 @@ class Sandbox:
         """Returns the verdict on one program (Python source text).
 
         Raises:
-            RuntimeError: No sandbox can be had here.
+            Unavailable: No sandbox can be had here.
         """
         protections = self.protections()
         outcome = self._outcome(program, limits)
@@ -142,7 +146,7 @@ class Sandbox:
                 continue
             self.kind = kind
             return server
-        raise RuntimeError("no sandbox for generated code can be had here: " + self._refusals())
+        raise Unavailable("no sandbox for generated code can be had here: " + self._refusals())
 
     def _give_back(self, server: Server) -> None:
         if self.kind == "bubblewrap":  # what a program left behind ends only with its server
@@ -152,7 +156,7 @@ class Sandbox:
             self._idle.append(server)
 
     def _refusals(self) -> str:
-        return "; ".join(f"{kind}: {why}" for kind, why in self.refused.items())
+        return "; ".join(f"{kind}: {why}" for kind, why in self.refused.items()) or "no better kind was refused"
 
     def _log_protections(self) -> None:
         held = self._protections or ()

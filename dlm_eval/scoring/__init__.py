@@ -15,7 +15,7 @@ from dlm_eval.scoring.windows import windows
 
 if TYPE_CHECKING:
     from dlm_eval.scoring.api import score, score_outcomes
-    from dlm_eval.scoring.rounds import question_walk
+    from dlm_eval.scoring.question import question_walk
     from dlm_eval.scoring.walk import score_walk
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 # What needs torch is loaded when it is first used: settings are read before any model is.
-_LAZY = {"score": "api", "score_outcomes": "api", "score_walk": "walk", "question_walk": "rounds"}
+_LAZY = {"score": "api", "score_outcomes": "api", "score_walk": "walk", "question_walk": "question"}
 
 
 def __getattr__(name: str) -> Any:

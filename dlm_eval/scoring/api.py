@@ -11,8 +11,8 @@ from dlm_eval.engine import Engine, Outcome
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
+from dlm_eval.scoring.question import question_walk
 from dlm_eval.scoring.registry import EstimatorSettings, parse_estimator
-from dlm_eval.scoring.walk import score_walk
 
 
 def score(
@@ -49,7 +49,9 @@ def score(
     settings = estimator
     if not isinstance(settings, EstimatorSettings):
         settings = parse_estimator(settings, {"samples": samples, **options})
-    outcomes = score_outcomes(engine or Engine(model, batch_tokens=batch_tokens), canvases, settings, seed, greedy, on_done)
+    outcomes = score_outcomes(
+        engine or Engine(model, batch_tokens=batch_tokens), canvases, settings, seed, greedy, on_done
+    )
     scores: list[Score] = []
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome.answer, SampleError):
@@ -67,15 +69,37 @@ def score_outcomes(
     on_done: Callable[[int, Outcome[Score]], None] | None = None,
 ) -> list[Outcome[Score]]:
     """Returns the outcome of each canvas, a score or the error of that one sample, in the order given."""
-    walks = [score_walk(engine.model, canvas, settings, Noise.of(canvas, seed), greedy) for canvas in canvases]
     found: dict[int, Outcome[Score]] = {}
 
-    def done(index: int, outcome: Outcome[Score]) -> None:
-        if not isinstance(outcome.answer, SampleError):
-            outcome = replace(outcome, answer=replace(outcome.answer, seconds=outcome.seconds))
-        found[index] = outcome
+    def keep(index: int, answer: Score | SampleError, seconds: float) -> None:
+        if isinstance(answer, Score):
+            answer = replace(answer, seconds=seconds)
+        found[index] = Outcome(answer, answer.rows if isinstance(answer, Score) else 0, seconds)
         if on_done is not None:
-            on_done(index, outcome)
+            on_done(index, found[index])
 
-    engine.drive(walks, done)
+    def done(number: int, outcome: Outcome[list[Score]]) -> None:
+        members, answer = questions[number], outcome.answer
+        answers: Sequence[Score | SampleError] = [answer] * len(members) if isinstance(answer, SampleError) else answer
+        for index, one in zip(members, answers, strict=True):
+            keep(index, one, outcome.seconds / len(members))
+
+    questions = _questions(canvases, together=settings.decide is not None)
+    engine.drive(
+        [
+            question_walk(
+                engine.model, [canvases[c] for c in members], settings, Noise.of(canvases[members[0]], seed), greedy
+            )
+            for members in questions
+        ],
+        done,
+    )
     return [found[index] for index in range(len(canvases))]
+
+
+def _questions(canvases: Sequence[Canvas], together: bool) -> list[list[int]]:
+    """Returns which canvases are answered by one walk: the choices of a question (one key), or each on its own."""
+    groups: dict[str, list[int]] = {}
+    for index, canvas in enumerate(canvases):
+        groups.setdefault(canvas.key if together and canvas.key else f"#{index}", []).append(index)
+    return list(groups.values())

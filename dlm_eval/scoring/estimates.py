@@ -13,12 +13,14 @@ import numpy as np
 from dlm_eval.canvas import Score
 from dlm_eval.engine import Ints, Walk
 from dlm_eval.noise import Noise
+from dlm_eval.scoring.cubature import relabelled
 from dlm_eval.scoring.orders import chain_patterns, log_mean_exp, pair_count, random_orders, tangent_bound
 from dlm_eval.scoring.patterns import BUILDERS, exact, standard_error
 from dlm_eval.scoring.registry import ESTIMATORS, EstimatorSettings
 from dlm_eval.scoring.reveal import reveal
+from dlm_eval.scoring.score_entropy import sedd
 from dlm_eval.scoring.subsets import sampler_log_likelihood
-from dlm_eval.scoring.target import Floats, Memory, Target, measure
+from dlm_eval.scoring.target import Floats, Target, measure
 
 Estimate = Callable[[Target, EstimatorSettings, Noise], Walk[Score]]
 
@@ -54,11 +56,12 @@ def order_count(n: int, settings: EstimatorSettings) -> int:
     return max(1, (settings.samples - 1) // max(1, n - 1))
 
 
-def chain_log_likelihoods(target: Target, orders: Ints, memory: Memory | None = None) -> Walk[Floats]:
+def chain_log_likelihoods(target: Target, orders: Ints) -> Walk[Floats]:
     """Returns the [P] log-likelihoods (nats) of the tokens revealed in each of `orders` [P, n]."""
     hidden, read = chain_patterns(orders)
-    logs = yield from measure(target, hidden, read, memory)
-    return logs[read].reshape(orders.shape).sum(1)
+    logs = yield from measure(target, hidden, read)
+    chains: Floats = logs[read].reshape(orders.shape).sum(1)
+    return chains
 
 
 def chain(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
@@ -75,7 +78,11 @@ def chain(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Sco
 def chain_score(chains: Floats, settings: EstimatorSettings) -> Score:
     """Returns the score of the log-likelihoods [P] of random orders (antithetic neighbours, if so set)."""
     group = np.arange(len(chains)) // (2 if settings.antithetic else 1)
-    draws = np.bincount(group, weights=chains) / np.bincount(group) if len(chains) > 2 and np.isfinite(chains).all() else chains
+    draws = (
+        np.bincount(group, weights=chains) / np.bincount(group)
+        if len(chains) > 2 and np.isfinite(chains).all()
+        else chains
+    )
     stderr = standard_error(draws, np.zeros(len(draws), dtype=np.int64))
     elbo, tighter = float(chains.mean()), log_mean_exp(chains)
     tangent = tangent_bound(chains, group)
@@ -98,18 +105,36 @@ def duel(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Scor
     return _score(total, 0.0, "exact", settings, total, total)
 
 
+def cubature(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
+    """Returns the ELBO from all log-probabilities of `samples` forwards, by a rule of least variance (cubature.py)."""
+    if 2 ** min(target.n, 30) - 1 <= settings.samples:
+        return replace(
+            (yield from enumerated(target, EstimatorSettings("exact", cfg_scale=settings.cfg_scale), noise)),
+            estimator="cubature",
+        )
+    rule, order = relabelled(target.n, settings.samples, noise)
+    columns = order.argsort()
+    hidden = rule.hidden[:, columns]
+    logs = yield from measure(target, hidden, hidden)
+    own = logs[:, order]
+    elbo = rule.estimate(own)
+    return _score(elbo, rule.standard_error(own), "lower bound", settings, elbo, None)
+
+
 def auto(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
     """Returns the score of the estimator with the lowest variance known for n and the budget (docs/likelihood.md has the evidence)."""
     name = choose(target.n, settings.samples)
-    chosen = replace(settings, name=name) if "samples" in ESTIMATORS[name].options else EstimatorSettings(name, cfg_scale=settings.cfg_scale)
+    chosen = (
+        replace(settings, name=name)
+        if "samples" in ESTIMATORS[name].options
+        else EstimatorSettings(name, cfg_scale=settings.cfg_scale)
+    )
     return (yield from ESTIMATES[name](target, chosen, noise))
 
 
 def choose(n: int, samples: int) -> str:
     """Returns the name of the estimator that `auto` uses for n open tokens."""
-    if n < 30 and 2**n - 1 <= samples:
-        return "exact"
-    return "chain" if samples >= 2 * n - 1 else "k"
+    return "exact" if 2 ** min(n, 30) - 1 <= samples else "cubature"
 
 
 def _score(
@@ -124,7 +149,9 @@ ESTIMATES: dict[str, Estimate] = {
     **dict.fromkeys(BUILDERS, linear),
     "exact": enumerated,
     "chain": chain,
+    "cubature": cubature,
     "tube": tube,
+    "sedd": sedd,
     "duel": duel,
     "auto": auto,
 }

@@ -23,7 +23,7 @@ def pair_count(n: int, samples: int) -> int:
     return max(1, (samples - 1) // (2 * max(1, n - 1)))
 
 
-def random_orders(noise: Noise, n: int, count: int, antithetic: bool = True, first: int = 0) -> Ints:
+def random_orders(noise: Noise, n: int, count: int, antithetic: bool = True) -> Ints:
     """Returns [count, n] orders (order[j] is revealed j-th); with `antithetic`, order 2p+1 is the reverse of order 2p.
 
     Args:
@@ -31,10 +31,9 @@ def random_orders(noise: Noise, n: int, count: int, antithetic: bool = True, fir
         n: open tokens.
         count: orders.
         antithetic: pair each with its reverse.
-        first: number of the first draw (draws of different numbers are independent).
     """
     draws = math.ceil(count / 2) if antithetic else count
-    orders = np.stack([noise.uniforms("order", first + draw, n).argsort() for draw in range(draws)])
+    orders = np.stack([noise.uniforms("order", draw, n).argsort() for draw in range(draws)])
     if antithetic:
         orders = np.stack([orders, orders[:, ::-1]], 1).reshape(2 * draws, n)
     return orders[:count]

@@ -46,7 +46,7 @@ class Plan:
         """Returns the [P] values of the replicates from log-probabilities [R, n]. A token that is not read never turns 0 * -inf into nan."""
         terms = np.where(self.weight != 0, self.weight * np.where(self.weight != 0, logs, 0.0), 0.0).sum(1)
         count = max(1, len(self.stratum))
-        return np.bincount(self.replicate, weights=terms, minlength=count)[:count]
+        return np.asarray(np.bincount(self.replicate, weights=terms, minlength=count)[:count], dtype=np.float64)
 
 
 Builder = Callable[[int, EstimatorSettings, Noise], Plan]
@@ -83,11 +83,15 @@ def subsets(n: int) -> Bools:
 def exact(n: int, settings: EstimatorSettings, noise: Noise) -> Plan:
     """Returns every pattern once, weight 1 / (k C(n, k)) at size k: the ELBO without noise."""
     if n > MAX_EXACT:
-        raise SampleError(f"exact needs 2^{n}-1 forwards for {n} open tokens; it is allowed up to {MAX_EXACT}: use auto")
+        raise SampleError(
+            f"exact needs 2^{n}-1 forwards for {n} open tokens; it is allowed up to {MAX_EXACT}: use auto"
+        )
     hidden = subsets(n)[1:]
     sizes = hidden.sum(1)
     weights = np.array([1.0 / (k * math.comb(n, k)) for k in range(1, n + 1)])
-    return Plan(hidden, hidden * weights[sizes - 1, None], np.zeros(len(hidden), dtype=np.int64), np.zeros(0, dtype=np.int64))
+    return Plan(
+        hidden, hidden * weights[sizes - 1, None], np.zeros(len(hidden), dtype=np.int64), np.zeros(0, dtype=np.int64)
+    )
 
 
 def smallest(uniforms: Floats, sizes: Ints) -> Bools:
@@ -142,7 +146,10 @@ def t_stratified(n: int, settings: EstimatorSettings, noise: Noise) -> Plan:
 
 def mdlm(n: int, settings: EstimatorSettings, noise: Noise) -> Plan:
     """Returns MDLM's loss: t stratified over [0.001, 1], hidden with probability (1 - 0.001) t (its log-linear schedule), weight 1/t."""
-    times = EPSILON + (1 - EPSILON) * (np.arange(settings.samples) + noise.uniforms("mdlm", 0, settings.samples)) / settings.samples
+    times = (
+        EPSILON
+        + (1 - EPSILON) * (np.arange(settings.samples) + noise.uniforms("mdlm", 0, settings.samples)) / settings.samples
+    )
     return _bernoulli(n, (1 - EPSILON) * times, 1 / times, noise, "mdlm hidden")
 
 

@@ -40,7 +40,7 @@ _ANY = ("cfg_scale",)
 ESTIMATORS: dict[str, EstimatorInfo] = {
     "auto": EstimatorInfo(
         "lower bound",
-        "exact where 2^n-1 forwards fit, else whole permutations in antithetic pairs, else adjusted",
+        "exact where 2^n-1 forwards fit, else cubature: the lowest error known at every n and budget",
         "<= samples",
         ("samples", *_EARLY, *_ANY),
     ),
@@ -54,11 +54,11 @@ ESTIMATORS: dict[str, EstimatorInfo] = {
         "lower bound",
         "chain rule along random orders, each with its reverse; multi-sample lower and tangent upper bound beside it",
         "n per permutation",
-        ("samples", "permutations", "antithetic", "report", *_EARLY, *_ANY),
+        ("samples", "permutations", "antithetic", "report", *_ANY),
     ),
-    "adjusted": EstimatorInfo(
+    "cubature": EstimatorInfo(
         "lower bound",
-        "random sizes, every hidden token read, corrected by a fitted curve of loss against context (cross-fitted)",
+        "every hidden token of every forward read, weights of least variance: unbiased",
         "samples",
         ("samples", *_EARLY, *_ANY),
     ),
@@ -72,7 +72,7 @@ ESTIMATORS: dict[str, EstimatorInfo] = {
         "lower bound",
         "each token hidden with probability t, t uniform and stratified, weight 1/t",
         "samples",
-        ("samples", *_EARLY, *_ANY),
+        ("samples", *_ANY),
     ),
     "left_to_right": EstimatorInfo("exact", "chain rule in reading order", "n", _ANY),
     "duel": EstimatorInfo(
@@ -89,7 +89,10 @@ ESTIMATORS: dict[str, EstimatorInfo] = {
     ),
     "pseudo": EstimatorInfo("score", "pseudo-log-likelihood: one token hidden at a time", "n", _ANY),
     "llada": EstimatorInfo(
-        "lower bound", "LLaDA's get_log_likelihood: sizes evenly spaced in each batch", "samples", ("samples", "batch", *_ANY)
+        "score",
+        "LLaDA's get_log_likelihood: sizes evenly spaced in each batch, halves rounded to even (off the ELBO for even n)",
+        "samples",
+        ("samples", "batch", *_ANY),
     ),
     "dream": EstimatorInfo(
         "score",
@@ -104,7 +107,9 @@ ESTIMATORS: dict[str, EstimatorInfo] = {
         ("steps", "weighting"),
     ),
     "mdlm": EstimatorInfo("score", "MDLM's loss: t in [0.001, 1], weight 1/t", "samples", ("samples",)),
-    "sedd": EstimatorInfo("score", "SEDD's score entropy, t in [0.001, 1]; for models with log scores", "samples", ("samples",)),
+    "sedd": EstimatorInfo(
+        "score", "SEDD's score entropy, t in [0.001, 1]; for models with log scores", "samples", ("samples",)
+    ),
 }
 
 
@@ -147,7 +152,11 @@ class EstimatorSettings:
     def __post_init__(self) -> None:
         if self.name not in ESTIMATORS:
             raise unknown("estimator", self.name, ESTIMATORS)
-        own = ("name", "samples", *ESTIMATORS[self.name].options)  # `samples` is always passed; estimators with a fixed cost ignore it
+        own = (
+            "name",
+            "samples",
+            *ESTIMATORS[self.name].options,
+        )  # `samples` is always passed; estimators with a fixed cost ignore it
         for field in fields(self):
             if field.name not in own and getattr(self, field.name) != field.default:
                 raise unknown(f"estimator {self.name} setting", field.name, ESTIMATORS[self.name].options)

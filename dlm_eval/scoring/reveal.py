@@ -26,7 +26,8 @@ def _confidence(logs: Tensor, places: Tensor) -> Tensor:
 
 
 def _entropy(logs: Tensor, places: Tensor) -> Tensor:
-    return torch.special.entr(logs.exp()).sum(-1).neg()
+    entropy: Tensor = torch.special.entr(logs.exp()).sum(-1)
+    return entropy.neg()
 
 
 def _margin(logs: Tensor, places: Tensor) -> Tensor:
@@ -60,7 +61,9 @@ class PolicyReader:
         return own.double(), logs.argmax(-1) == truth, PRIORITY[self.policy](logs, places).double()
 
 
-def reveal(target: Target, policy: Policy, per_step: int = 1, stop_at_mismatch: bool = False) -> Walk[tuple[float, bool]]:
+def reveal(
+    target: Target, policy: Policy, per_step: int = 1, stop_at_mismatch: bool = False
+) -> Walk[tuple[float, bool]]:
     """Returns the log-likelihood (nats) of the policy's sampler, and whether every token is what the model itself would have written.
 
     Args:

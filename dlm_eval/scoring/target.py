@@ -7,7 +7,7 @@ Shape letters: L = positions of the row, n = open tokens, R = mask patterns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Target:
         mask_id: what a hidden position holds.
         unguided: [L] bool, true where the unconditional twin of classifier-free guidance shows the mask; None without guidance.
         guidance: factor f of guided logits u + f (c - u).
+        model: for estimators that ask it for more than log-probabilities.
+        known: log-probabilities read so far: pattern -> [n] nats (nan where not read).
     """
 
     tokens: Ints
@@ -40,6 +42,8 @@ class Target:
     mask_id: int
     unguided: Bools | None = None
     guidance: float = 1.0
+    model: Denoiser | None = None
+    known: dict[bytes, Floats] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -55,7 +59,9 @@ class Target:
         tokens = self.tokens.copy()
         tokens[self.places[hidden]] = self.mask_id
         plain = None if self.unguided is None else np.where(self.unguided, self.mask_id, tokens)
-        return Row(tokens, self.places[read], reader, self.truth[read] if payload is None else payload, plain, self.guidance)
+        return Row(
+            tokens, self.places[read], reader, self.truth[read] if payload is None else payload, plain, self.guidance
+        )
 
 
 def check_model(model: Denoiser) -> None:
@@ -70,11 +76,15 @@ def check_model(model: Denoiser) -> None:
 def check_canvas(model: Denoiser, canvas: Canvas) -> SampleError | None:
     """Returns why `model` cannot score `canvas`, or None; raises UserError where the canvas has no truth."""
     if BLANK in canvas.tokens:
-        raise UserError("a canvas with blank positions can be filled, not scored: give the tokens whose likelihood is wanted")
+        raise UserError(
+            "a canvas with blank positions can be filled, not scored: give the tokens whose likelihood is wanted"
+        )
     if len(canvas) > model.max_length:
         return SampleError(f"{len(canvas)} tokens do not fit the model's {model.max_length} positions")
     if model.needs_bos and canvas.open[:1] == (True,):
-        return SampleError(f"position 0 is open, but {model.name} has no prediction for it: put a BOS token before the text")
+        return SampleError(
+            f"position 0 is open, but {model.name} has no prediction for it: put a BOS token before the text"
+        )
     beyond = [token for token in canvas.tokens if not 0 <= token < model.vocab_size]
     if beyond:
         return SampleError(f"token {beyond[0]} is outside the model's vocabulary of {model.vocab_size}")
@@ -100,30 +110,22 @@ def targets(model: Denoiser, canvas: Canvas, cfg_scale: float = 0.0) -> list[Tar
 
 def _target(model: Denoiser, tokens: Ints, is_open: Bools, places: Ints, cfg_scale: float) -> Target:
     if not cfg_scale:
-        return Target(tokens, places, model.mask_id)
+        return Target(tokens, places, model.mask_id, model=model)
     # The unconditional twin masks the context: all that is not open, but for a BOS that the model cannot do without.
     context = ~is_open
     context[:1] &= not model.needs_bos
-    return Target(tokens, places, model.mask_id, context, cfg_scale + 1.0)
+    return Target(tokens, places, model.mask_id, context, cfg_scale + 1.0, model)
 
 
-class Memory:
-    """Log-probabilities of one target that are known already: pattern -> [n] nats (nan where not read)."""
-
-    def __init__(self) -> None:
-        self.known: dict[bytes, Floats] = {}
-
-
-def measure(target: Target, hidden: Bools, read: Bools, memory: Memory | None = None) -> Walk[Floats]:
-    """Returns log p(true token) [R, n] in nats under each mask pattern, nan where not read. Equal patterns run once.
+def measure(target: Target, hidden: Bools, read: Bools) -> Walk[Floats]:
+    """Returns log p(true token) [R, n] in nats under each mask pattern, nan where not read. What is known already is not run again.
 
     Args:
         target: the tokens to score.
         hidden: [R, n] which tokens each pattern hides.
         read: [R, n] which of them to read. Patterns with nothing to read cost nothing.
-        memory: what earlier calls found, to be used and added to.
     """
-    known = (memory or Memory()).known
+    known = target.known
     names = [pattern.tobytes() for pattern in hidden]
     wanted: dict[bytes, tuple[Bools, Bools]] = {}
     for name, pattern, reading in zip(names, hidden, read, strict=True):
@@ -136,8 +138,7 @@ def measure(target: Target, hidden: Bools, read: Bools, memory: Memory | None = 
         for name, (_, reading), (logs,) in zip(wanted, wanted.values(), answers, strict=True):
             if np.isnan(logs).any():
                 raise SampleError("the model returned log-probabilities that are NaN")
-            values = known.setdefault(name, np.full(target.n, np.nan))
-            values[reading] = logs
+            known.setdefault(name, np.full(target.n, np.nan))[reading] = logs
     nothing = np.full(target.n, np.nan)
     found = np.stack([known.get(name, nothing) for name in names]) if names else np.empty((0, target.n))
     return np.where(read, found, np.nan)

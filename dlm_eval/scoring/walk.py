@@ -6,20 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.engine import Walk
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.estimates import ESTIMATES
 from dlm_eval.scoring.flow import counted, together
 from dlm_eval.scoring.registry import EstimatorSettings
 from dlm_eval.scoring.reveal import reveal
+from dlm_eval.scoring.rounds import in_rounds
+from dlm_eval.scoring.score_entropy import check_log_scores
 from dlm_eval.scoring.target import Target, check_canvas, check_model, targets
-
-KINDS = ("exact", "lower bound", "upper bound", "score")
 
 
 def score_walk(
@@ -39,6 +36,8 @@ def score_walk(
         SampleError: in the walk: a canvas that this model cannot score, NaN.
     """
     check_model(model)
+    if settings.name == "sedd":
+        check_log_scores(model)
     canvas = _as_asked(model, canvas, settings)
     check = check_canvas(model, canvas)
     return _score(model, canvas, settings, noise, greedy, check)
@@ -59,12 +58,12 @@ def _score(
     if not any(canvas.open):
         return Score(0.0, 0.0, "exact", 0, True if greedy else None, settings.name, 0.0, 0.0)
     parts = targets(model, canvas, settings.cfg_scale)
-    share = replace(settings, samples=max(1, settings.samples // len(parts)))
-    walks: list[Walk[Any]] = [ESTIMATES[settings.name](part, share, noise) for part in parts]
+    walks: list[Walk[Any]] = [in_rounds(parts, settings, noise)]
     if greedy:
         walks.append(_greedy(parts))
     answers, rows = yield from counted(together(walks))
-    return replace(merge(answers[: len(parts)]), rows=rows, greedy=answers[-1] if greedy else None)
+    score: Score = answers[0]
+    return replace(score, rows=score.rows + rows, greedy=answers[1] if greedy else None)
 
 
 def _greedy(parts: Sequence[Target]) -> Walk[bool]:
@@ -74,19 +73,3 @@ def _greedy(parts: Sequence[Target]) -> Walk[bool]:
         if not same:
             return False
     return True
-
-
-def merge(scores: Sequence[Score]) -> Score:
-    """Returns the score of a whole text from those of its blocks, given their pasts (log-likelihoods add up, so do bounds)."""
-    if len(scores) == 1:
-        return scores[0]
-    lowers, uppers = [s.lower for s in scores], [s.upper for s in scores]
-    return Score(
-        logprob=sum(s.logprob for s in scores),
-        stderr=float(np.sqrt(sum(s.stderr**2 for s in scores))),
-        kind=max((s.kind for s in scores), key=KINDS.index),
-        rows=sum(s.rows for s in scores),
-        estimator="+".join(sorted({s.estimator for s in scores})),
-        lower=None if None in lowers else sum(x for x in lowers if x is not None),
-        upper=None if None in uppers else sum(x for x in uppers if x is not None),
-    )

@@ -30,7 +30,9 @@ def windows(
     room = max_length - len(head)
     stride = room if stride is None else stride
     if room < 1 or not 1 <= stride <= room:
-        raise UserError(f"stride '{stride}' is not allowed; it must be from 1 to {max(room, 1)} (window {max_length}, {len(head)} given)")
+        raise UserError(
+            f"stride '{stride}' is not allowed; it must be from 1 to {max(room, 1)} (window {max_length}, {len(head)} given)"
+        )
     canvases: list[Canvas] = []
     begin = 0
     while begin < len(body):

@@ -1,0 +1,97 @@
+"""Several samples of one canvas: the model picks the best, or answers are put to the vote."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from math import log
+from typing import TypeVar
+
+import numpy as np
+
+from dlm_eval.canvas import BLANK, Canvas, Filling
+from dlm_eval.engine import LogProbs, Reading, Row, Walk
+from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.noise import Noise, digest
+
+T = TypeVar("T")
+A = TypeVar("A", bound=Hashable)
+
+
+def repeat(noise: Noise, number: int) -> Noise:
+    """Returns the noise of a canvas' sample `number`; sample 0 is the one that is drawn without repeats."""
+    return noise if number == 0 else Noise(digest("repeat", noise.key, number))
+
+
+def together(walks: Sequence[Walk[T]]) -> Walk[list[T]]:
+    """Returns one walk that takes all `walks` at once, so that their rows share batches."""
+    answers: dict[int, T] = {}
+    asked: dict[int, list[Row]] = {}
+
+    def advance(number: int, readings: list[Reading] | None) -> None:
+        try:
+            asked[number] = walks[number].send(readings)  # type: ignore[arg-type]
+        except StopIteration as stop:
+            asked.pop(number, None)
+            answers[number] = stop.value
+
+    for number in range(len(walks)):
+        advance(number, None)
+    while asked:
+        order = list(asked)
+        readings = yield [row for number in order for row in asked[number]]
+        start = 0
+        for number in order:
+            end = start + len(asked[number])
+            advance(number, readings[start:end])
+            start = end
+    return [answers[number] for number in range(len(walks))]
+
+
+def best_walk(model: Denoiser, canvas: Canvas, walks: Sequence[Walk[Filling]], by: str) -> Walk[Filling]:
+    """Returns the walk that takes all samples and answers with the best; its `forwards` are those of all.
+
+    Args:
+        model: the denoiser.
+        canvas: what the samples fill.
+        walks: one for each sample.
+        by: 'probability', the mean log-probability of the tokens as they were written (DiffusionLLM ranks its length beam
+            so), or 'score', the mean log-probability of the tokens given the filled canvas (AR2Diff; one more row each).
+    """
+    fillings = yield from together(walks)
+    forwards = sum(filling.forwards for filling in fillings)
+    ranks = [mean_logprob(filling) for filling in fillings]
+    if by == "score" and canvas.open_positions:
+        readings = yield [_score_row(model, canvas, filling) for filling in fillings]
+        ranks = [float(np.mean(reading[0])) for reading in readings]
+        forwards += len(fillings)
+    return replace(fillings[int(np.argmax(ranks))], forwards=forwards)
+
+
+def mean_logprob(filling: Filling) -> float:
+    """Returns the mean log-probability of the tokens as they were written, in nats (blanks aside)."""
+    logs = [log(max(p, 1e-300)) for p, token in zip(filling.confidence, filling.tokens, strict=True) if token != BLANK]
+    return sum(logs) / len(logs) if logs else 0.0
+
+
+def _score_row(model: Denoiser, canvas: Canvas, filling: Filling) -> Row:
+    tokens = np.array(canvas.tokens, dtype=np.int64)
+    at = np.array(canvas.open_positions)
+    written = np.array(filling.tokens, dtype=np.int64)
+    tokens[at] = np.where(written == BLANK, model.mask_id, written)
+    seen = written != BLANK
+    return Row(tokens, at[seen], LogProbs(), written[seen])
+
+
+def vote(answers: Sequence[A]) -> A:
+    """Returns the most frequent answer, the earliest among equals (self-consistency, Wang et al. 2022)."""
+    return Counter(answers).most_common(1)[0][0]
+
+
+def hit_at_k(right: Sequence[bool], k: int) -> float:
+    """Returns the chance that at least one of k of these samples is right (Chen et al. 2021, unbiased)."""
+    n, wrong = len(right), sum(not is_right for is_right in right)
+    if wrong < k:
+        return 1.0
+    return 1.0 - float(np.prod([(wrong - i) / (n - i) for i in range(k)]))

@@ -1,0 +1,51 @@
+"""How much of a metric's uncertainty is the estimator's: what would change if the likelihoods were estimated again.
+
+Each log-likelihood is moved by normal noise of its own Monte Carlo standard error and the task scores the document anew; the standard deviation of the
+metric over such draws is the estimator's part of its spread. The noise is independent between choices. Choices that share random numbers err
+together, so the part is rather over- than understated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+DRAWS = 30  # enough for one significant digit of a standard deviation, which is what a reader needs
+
+
+def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, float]:
+    """Returns metric -> standard deviation that estimating the likelihoods again would give it (empty where all are exact).
+
+    Args:
+        task: lm-eval's task.
+        samples: its logged samples with `logprob_stderr`, one filter's.
+        seed: of the noise.
+    """
+    usable = [s for s in samples if "error" not in s and any(s.get("logprob_stderr") or ())]
+    if not usable:
+        return {}
+    generator = np.random.default_rng(seed)
+    scored = [s for s in samples if "error" not in s]
+    draws = [_metrics(task, scored, generator) for _ in range(DRAWS)]
+    names = [name for name, value in draws[0].items() if isinstance(value, (int, float, np.floating))]
+    return {name: float(np.std([draw[name] for draw in draws], ddof=1)) for name in names}
+
+
+def _metrics(task: Any, samples: Sequence[Mapping[str, Any]], generator: np.random.Generator) -> dict[str, Any]:
+    """Returns the aggregated metrics of one draw."""
+    values: dict[str, list[Any]] = {}
+    for sample in samples:
+        for metric, value in task.process_results(sample["doc"], _moved(sample, generator)).items():
+            values.setdefault(metric, []).append(value)
+    aggregation = task.aggregation()
+    return {metric: aggregation[metric](items) for metric, items in values.items() if metric in aggregation}
+
+
+def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[Any]:
+    moved = []
+    for answer, stderr in zip(sample["filtered_resps"], sample["logprob_stderr"], strict=True):
+        noise = generator.normal(0.0, stderr) if stderr and np.isfinite(stderr) else 0.0
+        moved.append((answer[0] + noise, *answer[1:]) if isinstance(answer, (tuple, list)) else answer + noise)
+    return moved

@@ -1,0 +1,70 @@
+"""What tasks there are, from their YAMLs alone: nothing is loaded, no data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dlm_eval.harness.tasks import task_configs_dir
+
+
+
+def list_tasks(include_path: str | None = None, everything: bool = False) -> list[tuple[str, str, str]]:
+    """Returns (name, kind, where from) of every task, group and tag.
+
+    Args:
+        include_path: further folder of task YAMLs.
+        everything: lm-eval's own too (some seconds).
+    """
+    manager = _manager(include_path, everything)
+    rows = []
+    for name, entry in sorted(manager.task_index.items()):
+        config = _config(entry) if entry.yaml_path and not everything else {}
+        kind = str(config.get("output_type", "")) or str(entry.kind.name).lower()
+        rows.append((name, kind, _about(entry)))
+    return rows
+
+
+def task_file(name: str, include_path: str | None = None) -> dict[str, Any] | None:
+    """Returns the settings of a task or group as its YAML gives them (lm-eval's own index is read only where ours lacks it), or None."""
+    for everything in (False, True):
+        entry = _manager(include_path, everything).task_index.get(name)
+        if entry is not None:
+            return {key: _plain(value) for key, value in _config(entry).items()} if entry.yaml_path else {"tag": name}
+    return None
+
+
+def _manager(include_path: str | None, everything: bool) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    roots: list[str | Path] = [task_configs_dir(), *([include_path] if include_path else [])]
+    return TaskManager(include_path=roots, include_defaults=everything)
+
+
+def _config(entry: Any) -> dict[str, Any]:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    return dict(load_yaml(entry.yaml_path, resolve_func=False, recursive=True))
+
+
+def _about(entry: Any) -> str:
+    """Returns the first comment lines of the YAML: what the task is, in our own files."""
+    if not entry.yaml_path:
+        return ""
+    return " ".join(_comment(Path(entry.yaml_path)))[:160]
+
+
+def _comment(path: Path) -> Iterator[str]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            return
+        yield line.lstrip("# ").rstrip()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

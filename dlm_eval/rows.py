@@ -1,0 +1,92 @@
+"""What the engine moves: rows and their readings, walks and their outcomes, and what it all cost.
+
+A *row* is one sequence for one forward pass. A *walk* is the work on one canvas: a generator that yields rows, receives what the model said at
+their wanted positions, and returns its answer.
+
+Shape letters: L = positions, W = wanted positions of a row, N = wanted positions of a batch, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dlm_eval.errors import SampleError
+
+T = TypeVar("T")
+Ints = NDArray[np.int64]
+Reading = tuple[NDArray[Any], ...]  # arrays whose first dimension is W
+
+
+class Reader(Protocol):
+    """What to read off the logits at wanted positions. Hashable: rows with equal readers are read together."""
+
+    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
+        """Returns tensors with first dimension N from float32 `logits` [N, V] and `payload` [N, ...] (the rows' own inputs)."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """Reads log p(token) in nats; the payload is the token at each position, [N] long. Log-softmax in float32."""
+
+    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
+        picked = logits.gather(-1, payload[:, None]).squeeze(-1)
+        return ((picked - logits.logsumexp(-1)).double(),)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One sequence to run.
+
+    Attributes:
+        tokens: [L] ids, mask tokens in place.
+        wanted: [W] positions to read.
+        reader: what to read there.
+        payload: [W, ...] the reader's input for each wanted position.
+        unguided: [L] ids of the unconditional sequence of classifier-free guidance, or None.
+        guidance: factor f of guided logits u + f (c - u), u from `unguided` and c from `tokens`.
+    """
+
+    tokens: Ints
+    wanted: Ints
+    reader: Reader
+    payload: NDArray[Any]
+    unguided: Ints | None = None
+    guidance: float = 1.0
+
+    @property
+    def passes(self) -> int:
+        """Sequences that the device runs for this row."""
+        return 1 if self.unguided is None else 2
+
+
+Walk = Generator[list[Row], list[Reading], T]
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """A walk's answer and what it cost: `rows` its own rows (two under guidance), `seconds` its share of model time."""
+
+    answer: T | SampleError
+    rows: int
+    seconds: float
+
+
+@dataclass
+class Cost:
+    """What the device did: forward calls, rows, tokens with and without padding, model seconds."""
+
+    forwards: int = 0
+    rows: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))

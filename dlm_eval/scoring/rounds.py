@@ -1,0 +1,108 @@
+"""Sampling in rounds: a canvas stops as soon as its standard error is small enough (question.py: or its question is settled).
+
+The rounds spend 1/8, 1/8, 1/4, 1/2 of the budget. They are independent and each estimate is unbiased, so their average with
+weights fixed beforehand is too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from dlm_eval.canvas import Score
+from dlm_eval.engine import Walk
+from dlm_eval.noise import Noise, digest
+from dlm_eval.scoring.cubature import precision
+from dlm_eval.scoring.estimates import ESTIMATES
+from dlm_eval.scoring.flow import together
+from dlm_eval.scoring.registry import EstimatorSettings
+from dlm_eval.scoring.target import Target
+
+KINDS = ("exact", "lower bound", "upper bound", "score")  # of a sum: the last of its parts'
+SHARES = (0.125, 0.125, 0.25, 0.5)
+
+
+def estimate(parts: Sequence[Target], settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
+    """Returns the score of a canvas, given as the blocks whose log-likelihoods add up, within one budget."""
+    share = replace(settings, samples=max(1, settings.samples // len(parts)), target_stderr=None, decide=None)
+    scores = yield from together([ESTIMATES[settings.name](part, share, noise) for part in parts])
+    return merge(scores)
+
+
+def merge(scores: Sequence[Score]) -> Score:
+    """Returns the score of a whole text from those of its blocks, given their pasts (log-likelihoods add up, so do bounds)."""
+    if len(scores) == 1:
+        return scores[0]
+    lowers, uppers = [s.lower for s in scores], [s.upper for s in scores]
+    return Score(
+        logprob=sum(s.logprob for s in scores),
+        stderr=math.sqrt(sum(s.stderr**2 for s in scores)),
+        kind=max((s.kind for s in scores), key=KINDS.index),
+        rows=sum(s.rows for s in scores),
+        estimator="+".join(sorted({s.estimator for s in scores})),
+        lower=None if None in lowers else sum(x for x in lowers if x is not None),
+        upper=None if None in uppers else sum(x for x in uppers if x is not None),
+    )
+
+
+@dataclass
+class Rounds:
+    """One canvas' rounds so far: scores and the weights of their average."""
+
+    parts: Sequence[Target]
+    settings: EstimatorSettings
+    scores: list[Score] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing is left to learn."""
+        return bool(self.scores) and self.scores[-1].stderr == 0.0
+
+    def next(self, noise: Noise) -> Walk[None]:
+        """Runs one more round. Where all patterns cost no more than two rounds like it, it runs them all and is the last."""
+        number = len(self.scores)
+        budget = self.settings.samples
+        size = max(1, round(SHARES[number] * budget))
+        left = budget - sum(max(1, round(share * budget)) for share in SHARES[:number])
+        all_patterns = sum(2 ** min(part.n, 30) - 1 for part in self.parts)
+        name = self.settings.name
+        if name in ("auto", "cubature") and all_patterns <= min(left, 2 * size):
+            settings = EstimatorSettings("exact", cfg_scale=self.settings.cfg_scale)
+        else:
+            settings = replace(self.settings, samples=size)
+        fresh = Noise(digest(noise.key, "round", number))
+        score = yield from estimate(self.parts, settings, fresh)
+        self.scores.append(score)
+        self.weights.append(min(WEIGHT[name](part.n, max(1, size // len(self.parts))) for part in self.parts))
+
+    def score(self) -> Score:
+        """Returns the average of the rounds; that of the last alone where it is without error."""
+        if self.final or len(self.scores) == 1:
+            return self.scores[-1]
+        total = sum(self.weights)
+        value = sum(w * s.logprob for w, s in zip(self.weights, self.scores, strict=True)) / total
+        error = math.sqrt(sum((w * s.stderr) ** 2 for w, s in zip(self.weights, self.scores, strict=True))) / total
+        last = self.scores[-1]
+        return replace(last, logprob=value, stderr=error, lower=None if last.lower is None else value)
+
+
+# What a round of an estimator counts in the average, from n and its forwards: about the inverse of its variance.
+WEIGHT: dict[str, Callable[[int, int], float]] = {
+    "auto": precision,
+    "cubature": precision,
+    "k": lambda n, samples: float(samples),
+}
+
+
+def in_rounds(parts: Sequence[Target], settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
+    """Returns the score of one canvas; with `target_stderr`, sampled until its standard error is that small."""
+    if settings.target_stderr is None:
+        return (yield from estimate(parts, settings, noise))
+    rounds = Rounds(parts, settings)
+    while len(rounds.scores) < len(SHARES):
+        yield from rounds.next(noise)
+        if rounds.score().stderr <= settings.target_stderr:
+            break
+    return rounds.score()

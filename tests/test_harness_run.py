@@ -1,0 +1,167 @@
+"""A run from the command line to the files: results, costs, invariances, resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness_tasks import DOCUMENTS, write_tasks
+
+import dlm_eval
+from dlm_eval import evaluate
+from dlm_eval.errors import UserError
+
+NAMES = ["t_choice", "t_last", "t_write", "t_roll", "t_infill"]
+TOY = {"vocab": 6, "inconsistency": 0.5}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+def run(tasks: Path, names: Any = "t_all", **settings: Any) -> dict[str, Any]:
+    settings = {"model_args": TOY, "include_path": str(tasks), "bootstrap_iters": 10, "verbosity": "ERROR", **settings}
+    return evaluate("toy", names, **settings)
+
+
+def answers(results: dict[str, Any], count: int | None = None) -> dict[str, list[Any]]:
+    """What was answered, sample by sample, log-probabilities to nine digits (their last bits depend on the batch)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return round(value, 9) if isinstance(value, float) else value
+
+    return {name: [plain(sample["resps"]) for sample in samples[:count]] for name, samples in results["samples"].items()}
+
+
+@pytest.fixture(scope="module")
+def reference(tasks: Path) -> dict[str, Any]:
+    return run(tasks)
+
+
+def test_every_request_type_is_answered_and_costed(reference: dict[str, Any]) -> None:
+    block = reference["dlm_eval"]
+    assert {name for name in block["cost"] if name != "total"} == set(NAMES)
+    for name in NAMES:
+        cost = block["cost"][name]
+        assert cost["samples"] == len(DOCUMENTS) and cost["errors"] == 0 and cost["forwards"] > 0 and cost["tokens"] > 0
+        for sample in reference["samples"][name]:
+            assert sample["forwards"] > 0 and sample["seconds"] > 0
+    assert sum(block["cost"][n]["forwards"] for n in NAMES) == sum(s["forwards"] for n in NAMES for s in reference["samples"][n])
+    assert all(e == 0.0 for s in reference["samples"]["t_choice"] for e in s["logprob_stderr"])  # short choices are exact
+
+
+def test_the_device_ran_no_more_rows_than_were_asked_for(reference: dict[str, Any]) -> None:
+    cost = reference["dlm_eval"]["cost"]
+    assert cost["total"]["device_rows"] <= sum(cost[name]["rows"] for name in NAMES)
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 3}, {"batch_size": "auto"}])
+def test_answers_do_not_depend_on_the_batch(tasks: Path, reference: dict[str, Any], settings: dict[str, Any]) -> None:
+    assert answers(run(tasks, **settings)) == answers(reference)
+
+
+def test_answers_do_not_depend_on_limit_samples_or_order(tasks: Path, reference: dict[str, Any]) -> None:
+    assert answers(run(tasks, limit=2)) == answers(reference, 2)
+    assert answers(run(tasks, list(reversed(NAMES)))) == answers(reference)
+    picked = run(tasks, "t_write", samples={"t_write": [3, 1]})
+    assert [s["doc_id"] for s in picked["samples"]["t_write"]] == [1, 3]
+    whole = answers(reference)["t_write"]
+    assert answers(picked)["t_write"] == [whole[1], whole[3]]
+
+
+def test_answers_depend_on_the_seed_when_they_are_sampled(tasks: Path) -> None:
+    one, same, other = (run(tasks, "t_write", decode={"temperature": 1.0}, seed=s) for s in (1, 1, 2))
+    assert answers(one) == answers(same) != answers(other)
+
+
+def test_files_are_lm_evals_with_our_block(tasks: Path, tmp_path: Path) -> None:
+    results = run(tasks, limit=2, output_path=str(tmp_path))
+    (file,) = tmp_path.glob("toy/results_*.json")
+    saved = json.loads(file.read_text())
+    assert saved["results"] == json.loads(json.dumps(results["results"]))
+    assert saved["dlm_eval"]["fingerprint"] == results["dlm_eval"]["fingerprint"]
+    assert {"config", "configs", "versions", "n-shot", "n-samples", "task_hashes", "model_name"} <= saved.keys()
+    for name in NAMES:
+        (lines,) = tmp_path.glob(f"toy/samples_{name}_*.jsonl")
+        samples = [json.loads(line) for line in lines.read_text().splitlines()]
+        assert len(samples) == 2 and {"doc", "resps", "forwards", "rows", "tokens", "seconds"} <= samples[0].keys()
+    assert not list(tmp_path.glob(".saving-*"))
+
+
+def test_a_second_run_computes_nothing(tasks: Path, tmp_path: Path) -> None:
+    first = run(tasks, output_path=str(tmp_path))
+    second = run(tasks, output_path=str(tmp_path))
+    assert first["dlm_eval"]["cost"]["total"]["device_rows"] > 0
+    assert second["dlm_eval"]["cost"]["total"]["device_rows"] == 0
+    assert first["results"] == second["results"]
+    fresh = run(tasks, output_path=str(tmp_path), resume=False)
+    assert fresh["dlm_eval"]["cost"]["total"]["device_rows"] > 0
+    changed = run(tasks, "t_write", output_path=str(tmp_path), decode={"strategy": "left_to_right"})
+    assert changed["dlm_eval"]["cost"]["total"]["device_rows"] > 0
+
+
+def test_our_models_are_known_to_lm_eval_itself(tasks: Path, reference: dict[str, Any]) -> None:
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    for arguments in ("vocab=6,inconsistency=0.5", {**TOY, "batch_size": 2}):
+        out = lm_eval.simple_evaluate("toy", arguments, tasks=["t_choice", "t_write"], task_manager=manager, bootstrap_iters=0)
+        own = {name: answers(reference)[name] for name in ("t_choice", "t_write")}
+        assert answers(out) == own
+    from lm_eval.api.registry import model_registry
+
+    assert "hf" in model_registry and "llada" in model_registry  # ours do not hide lm-eval's
+
+
+def test_one_bad_sample_is_an_error_and_the_rest_goes_on(tmp_path: Path) -> None:
+    documents = [*DOCUMENTS[:2], {**DOCUMENTS[2], "word": "a" * 600}, *DOCUMENTS[3:]]
+    results = run(write_tasks(tmp_path, documents), ["t_last", "t_infill"])
+    for name in ("t_last", "t_infill"):
+        erred = [s for s in results["samples"][name] if "error" in s]
+        assert len(erred) == 1 and "does not fit the model's 512 positions" in erred[0]["error"]
+        assert results["dlm_eval"]["cost"][name]["errors"] == 1
+        assert results["n-samples"][name]["effective"] == len(DOCUMENTS) - 1
+
+
+def test_a_scorer_that_raises_costs_one_sample(tmp_path: Path) -> None:
+    folder = write_tasks(tmp_path)
+    yaml = (folder / "t_write.yaml").read_text()
+    (folder / "t_write.yaml").write_text(yaml + "process_results: !function scorer.score\n")
+    (folder / "scorer.py").write_text(
+        "def score(doc, results):\n    if doc['text'] == 'fab':\n        raise KeyError('oops')\n    return {'exact_match': 1.0}\n"
+    )
+    results = run(folder, "t_write")
+    assert [s.get("error") for s in results["samples"]["t_write"]].count(None) == len(DOCUMENTS) - 1
+    assert results["results"]["t_write"]["exact_match,none"] == 1.0
+
+
+def test_a_nan_from_the_model_is_an_error_of_its_sample(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlm_eval.models.toy import Toy
+
+    original = Toy.logits
+
+    def poisoned(self: Toy, tokens: Any, valid: Any = None, positions: Any = None) -> Any:
+        out = original(self, tokens, valid, positions)
+        if bool((tokens == 5).any()):  # an 'f', which some documents have and some have not
+            out[:] = float("nan")
+        return out
+
+    monkeypatch.setattr(Toy, "logits", poisoned)
+    results = run(tasks, "t_write", batch_size=1, decode={"strategy": "left_to_right"})
+    errors = {s["doc"]["text"]: s.get("error") for s in results["samples"]["t_write"]}
+    assert "NaN" in errors["fab"] and errors["abcab"] is None
+
+
+def test_the_version_is_in_the_results(reference: dict[str, Any]) -> None:
+    assert reference["dlm_eval"]["version"] == dlm_eval.__version__
+
+
+def test_unknown_settings_of_evaluate_are_refused(tasks: Path) -> None:
+    with pytest.raises(UserError, match="limitt.*limit"):
+        run(tasks, limitt=3)

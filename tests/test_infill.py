@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from lm_eval.api.task import ConfigurableTask
+
+from dlm_eval.errors import UserError
+from dlm_eval.harness.infill import InfillSpec, InfillTask
+
+DOC = {"a": "one two", "b": " six", "n": 7, "names": ["x", "yy"], "nested": {"list": ["p", "q"]}}
+
+
+def spec(**infill):
+    return InfillSpec.from_metadata("t", {"infill": infill})
+
+
+def config(tmp_path, **infill):
+    file = tmp_path / "docs.jsonl"
+    file.write_text("".join(json.dumps({"a": f"start {i}", "b": f" end {i}", "m": "gap" * (i + 1)}) + "\n" for i in range(2)))
+    return {
+        "task": "gap",
+        "class": InfillTask,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(file)}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "a",
+        "doc_to_target": "m",
+        "generation_kwargs": {"until": [], "steps": 4},
+        "metadata": {"version": 1.0, "infill": infill},
+    }
+
+
+@pytest.mark.parametrize(
+    ("infill", "keys"),
+    [
+        ({"length": 12}, {"infill_length": "12"}),
+        ({"length": "{{n}}", "suffix": "{{b}}!"}, {"infill_length": "7", "infill_suffix": " six!"}),
+        ({"length": "oracle", "reference": "a"}, {"infill_length": "oracle", "infill_reference": ["one two"]}),
+        ({"length": "oracle+3", "reference": "names"}, {"infill_length": "oracle+3", "infill_reference": ["x", "yy"]}),
+        ({"length": "oracle", "reference": "nested.list"}, {"infill_length": "oracle", "infill_reference": ["p", "q"]}),
+        ({"length": "oracle", "reference": "{{b}}."}, {"infill_length": "oracle", "infill_reference": [" six."]}),
+        (
+            {"length": "oracle", "reference": lambda doc: doc["names"], "measure": "in_place", "suffix": ""},
+            {"infill_length": "oracle", "infill_reference": ["x", "yy"], "infill_measure": "in_place", "infill_suffix": ""},
+        ),
+    ],
+)
+def test_keys_of_a_document(infill, keys):
+    assert spec(**infill).keys("t", DOC) == keys
+
+
+@pytest.mark.parametrize(
+    ("infill", "words"),
+    [
+        ({"length": "oracle", "refrence": "a"}, ["'refrence'", "'reference'"]),
+        ({"length": "oracel", "reference": "a"}, ["'oracel'", "oracle+K"]),
+        ({"length": 0}, ["'0'"]),
+        ({"length": "oracle"}, ["needs a 'reference'"]),
+        ({"length": "oracle", "reference": "a", "measure": "inplace"}, ["'inplace'", "'in_place'"]),
+        ({"suffix": "x"}, ["'length'"]),
+    ],
+)
+def test_wrong_settings_are_told(infill, words):
+    with pytest.raises(UserError) as error:
+        spec(**infill)
+    assert all(word in str(error.value) for word in ["task 't'", *words])
+
+
+def test_a_task_without_settings_is_told():
+    with pytest.raises(UserError, match=r"metadata\.infill"):
+        InfillSpec.from_metadata("t", None)
+
+
+def test_a_column_that_is_not_there_is_told():
+    with pytest.raises(UserError, match="'nmaes' is no column of the document: a, b, n"):
+        spec(length="oracle", reference="nmaes").keys("t", DOC)
+
+
+def test_requests_carry_flat_keys_per_document(tmp_path):
+    task = InfillTask(config=config(tmp_path, length="oracle", suffix="{{b}}", reference="m"))
+    task.set_config("num_fewshot", 0)
+    task.build_all_requests()
+    assert [request.args for request in task.instances] == [
+        (
+            f"start {i}",
+            {
+                "until": [],
+                "steps": 4,
+                "infill_length": "oracle",
+                "infill_suffix": f" end {i}",
+                "infill_reference": ["gap" * (i + 1)],
+            },
+        )
+        for i in range(2)
+    ]
+    assert task.config.generation_kwargs == {"until": [], "steps": 4}
+
+
+def test_requests_in_the_list_form_of_lm_eval_0_5(tmp_path, monkeypatch):
+    original = ConfigurableTask.construct_requests
+    monkeypatch.setattr(ConfigurableTask, "construct_requests", lambda *args, **kwargs: [original(*args, **kwargs)])
+    task = InfillTask(config=config(tmp_path, length=5))
+    (request,) = task.construct_requests(task.eval_docs[0], "start 0", metadata=("gap", 0, 1))
+    assert request.args == ("start 0", {"until": [], "steps": 4, "infill_length": "5"})
+
+
+def test_a_function_stands_by_name_in_the_results(tmp_path):
+    task = InfillTask(config=config(tmp_path, length="oracle", reference=middle))
+    assert task.config.metadata["infill"]["reference"].endswith("test_infill.middle")
+    assert task.infill.keys("gap", task.eval_docs[1])["infill_reference"] == ["gapgap"]
+
+
+def middle(doc):
+    return doc["m"]

@@ -1,0 +1,203 @@
+"""Settings, canvases and models that cannot be used are one clear line; windows; early stopping."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dlm_eval.canvas import BLANK, Canvas
+from dlm_eval.engine import Engine
+from dlm_eval.errors import SampleError, UserError
+from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.scoring import ESTIMATORS, EstimatorSettings, parse_estimator, score, score_outcomes, windows
+from dlm_eval.scoring.cubature import rule
+from dlm_eval.scoring.design import size_counts, variants
+from dlm_eval.scoring.estimates import ESTIMATES
+
+
+@pytest.fixture(scope="module")
+def toy() -> Toy:
+    return Toy(ToySettings(inconsistency=0.5))
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("chian", "did you mean 'chain'"),
+        ("chain,permutation=4", "did you mean 'permutations'"),
+        ("exact,permutations=4", "permutations"),
+        ("k,samples=0", "1 or more"),
+        ("k,samples=many", "whole number"),
+        ("duel,policy=best", "one of confidence, entropy, margin, left_to_right"),
+        ("k,samples", "key=value"),
+        ("auto,decide=2", "between 0 and 1"),
+        ("auto,target_stderr=0", "above 0"),
+    ],
+)
+def test_bad_estimators_are_one_line(text: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_estimator(text)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_settings_of_every_estimator() -> None:
+    assert parse_estimator("chain,permutations=4") == EstimatorSettings("chain", permutations=4)
+    assert parse_estimator("k,samples=7", {"samples": 128}).samples == 7  # the text wins
+    with pytest.raises(UserError):
+        EstimatorSettings("k", policy="margin")
+    assert set(ESTIMATORS) == set(ESTIMATES)
+    for name, info in ESTIMATORS.items():
+        assert parse_estimator(name).name == name
+        assert info.kind in ("exact", "lower bound", "upper bound", "score") and info.about
+        assert set(info.options) <= set(EstimatorSettings.__dataclass_fields__)
+
+
+def test_the_list_of_estimators_needs_no_torch() -> None:
+    code = "import sys; from dlm_eval.scoring import ESTIMATORS, parse_estimator, windows; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_canvases_that_cannot_be_scored(toy: Toy) -> None:
+    with pytest.raises(UserError, match="blank"):
+        score(toy, [Canvas.completion([0], 3)])
+    with pytest.raises(SampleError, match="canvas 1: 600 tokens do not fit"):
+        score(toy, [Canvas.continuation([0], [1]), Canvas.continuation([0] * 599, [1])])
+    with pytest.raises(SampleError, match="vocabulary"):
+        score(toy, [Canvas.continuation([0], [99])])
+    with pytest.raises(SampleError, match=r"2\^20-1"):
+        score(toy, [Canvas.continuation([0], [1] * 20)], "exact")
+    with pytest.raises(UserError, match="blank"):
+        score(toy, [Canvas((BLANK, 1), (False, True))])
+
+
+def test_models_that_cannot_score(toy: Toy) -> None:
+    class Uniform(Toy):
+        process = "uniform"
+
+    class Shifted(Toy):
+        needs_bos = True
+
+    with pytest.raises(UserError, match="'uniform' process"):
+        score(Uniform(ToySettings()), [Canvas.continuation([0], [1])])
+    with pytest.raises(SampleError, match="BOS"):
+        score(Shifted(ToySettings()), [Canvas.continuation([], [1, 2])])
+    assert score(Shifted(ToySettings()), [Canvas.continuation([8], [1, 2])])[0].rows == 3
+    with pytest.raises(UserError, match="log-scores"):
+        score(toy, [Canvas.continuation([0], [1])], "sedd")
+
+
+def test_nothing_to_score_costs_nothing(toy: Toy) -> None:
+    engine = Engine(toy)
+    (found,) = score(toy, [Canvas.continuation([0, 1], [])], engine=engine, greedy=True)
+    assert (found.logprob, found.stderr, found.kind, found.rows, found.greedy) == (0.0, 0.0, "exact", 0, True)
+    assert engine.cost.rows == 0
+
+
+def test_the_mask_token_inside_real_text(toy: Toy) -> None:
+    """A mask id that natural text contains is scored and seen like any other token: what is open is told by booleans alone."""
+
+    class Word(Toy):
+        mask_is_word = True
+
+    model = Word(ToySettings())
+    shown = Canvas((0, model.mask_id, 2, 1), (False, False, True, True))
+    assert score(model, [shown], "exact")[0].rows == 3
+
+
+@pytest.mark.parametrize("n, samples", [(2, 1), (5, 3), (9, 9), (12, 16), (21, 8), (40, 32), (33, 64)])
+def test_rules_are_unbiased_by_construction(n: int, samples: int) -> None:
+    """Over the equally likely size choices, the weights of each size add up to 1 on average; within one they add up to n in all."""
+    totals = np.zeros(n)
+    count = variants(n, samples)
+    for variant in range(count):
+        counts = size_counts(n, samples, variant)
+        assert counts.sum() == samples
+        found = rule(n, samples, variant)
+        assert len({row.tobytes() for row in found.hidden}) == len(found.hidden) == samples
+        assert not found.weight[~found.hidden].any()
+        assert found.weight.sum() == pytest.approx(n, rel=1e-6)
+        totals += np.bincount(found.hidden.sum(1) - 1, weights=found.weight.sum(1), minlength=n)
+    np.testing.assert_allclose(totals / count, 1.0, rtol=1e-6)
+
+
+def test_windows_score_every_token_once_with_the_most_context() -> None:
+    text = list(range(100, 123))
+    for stride in (None, 1, 3, 7):
+        canvases = windows([9, *text], 8, stride, given=1, key="doc")
+        scored = [token for canvas in canvases for token in canvas.target]
+        assert scored == text
+        assert all(canvas.tokens[0] == 9 and not canvas.open[0] and len(canvas) <= 8 for canvas in canvases)
+        step = 7 if stride is None else stride
+        for canvas in canvases[1:]:
+            assert len(canvas) == 8 and sum(canvas.open) <= step
+        assert len({canvas.key for canvas in canvases}) == len(canvases)
+    assert windows([9], 8, given=1) == []
+    with pytest.raises(UserError, match="from 1 to 7"):
+        windows([9, *text], 8, 8, given=1)
+
+
+def test_windows_add_up_to_the_likelihood_of_the_text() -> None:
+    toy = Toy(ToySettings(seed=2))
+    text = [1, 4, 0, 2, 2, 3, 5, 1, 0, 3, 3]
+    whole = score(toy, windows(text, 4, 1), "exact")
+    # A Markov chain: one token of past is as good as all of it.
+    assert sum(s.logprob for s in whole) == pytest.approx(toy.log_joint(text), abs=1e-5)
+
+
+def test_target_stderr_stops_early(toy: Toy) -> None:
+    canvas = Canvas.continuation([0, 1], [1, 2, 3, 4, 0, 1, 2, 3, 4, 5])
+    loose, tight = score(toy, [canvas], "auto,target_stderr=2")[0], score(toy, [canvas], "auto,target_stderr=0.001")[0]
+    assert loose.rows == 16 and loose.stderr <= 2
+    assert 64 < tight.rows <= 128
+    full = score(toy, [canvas], "auto")[0]
+    assert abs(full.logprob - tight.logprob) < 5 * np.hypot(full.stderr, tight.stderr)
+
+
+def test_decide_answers_like_the_full_budget_at_the_stated_error(toy: Toy) -> None:
+    """30 questions of three choices at ALPHA = 0.05: more than 5 errors against the exact best one have probability 3e-3."""
+    rng = np.random.default_rng(0)
+    canvases = []
+    for question in range(30):
+        context = rng.integers(0, 6, 3).tolist()
+        for length in rng.integers(6, 8, 3):
+            canvases.append(
+                Canvas.continuation(context, rng.integers(0, 6, length).tolist(), key=f"question {question}")
+            )
+    truth = np.array([s.logprob for s in score(toy, canvases, "exact")]).reshape(30, 3)
+    saving, plain = Engine(toy), Engine(toy)
+    early = np.array([s.logprob for s in score(toy, canvases, "auto,decide=0.05,samples=48", engine=saving)]).reshape(
+        30, 3
+    )
+    full = np.array([s.logprob for s in score(toy, canvases, "auto,samples=48", engine=plain)]).reshape(30, 3)
+    assert (early.argmax(1) != truth.argmax(1)).sum() <= 5
+    assert (full.argmax(1) != truth.argmax(1)).sum() <= 5
+    assert saving.cost.rows < 0.6 * plain.cost.rows
+
+
+def test_decide_on_single_tokens_and_with_lengths(toy: Toy) -> None:
+    from dlm_eval.noise import Noise
+    from dlm_eval.scoring import question_walk
+
+    canvases = [Canvas.continuation([0], [letter], key="q") for letter in range(4)]
+    engine = Engine(toy)
+    scores = score(toy, canvases, "auto,decide=0.01", engine=engine, greedy=True)
+    assert engine.cost.rows <= 2 and all(s.stderr == 0 for s in scores)
+    assert [s.logprob for s in scores] == pytest.approx([s.logprob for s in score(toy, canvases)])
+    settings = parse_estimator("auto,decide=0.01")
+    walk = question_walk(toy, canvases, settings, Noise.of(canvases[0], 0), lengths=[1.0, 2.0, 3.0, 4.0])
+    (outcome,) = Engine(toy).drive([walk])
+    assert [s.logprob for s in outcome.answer] == pytest.approx([s.logprob for s in scores])
+    with pytest.raises(UserError, match="lengths"):
+        question_walk(toy, canvases, settings, Noise.of(canvases[0], 0), lengths=[1.0])
+
+
+def test_errors_come_with_their_canvas(toy: Toy) -> None:
+    outcomes = score_outcomes(
+        Engine(toy),
+        [Canvas.continuation([0] * 599, [1], key="q"), Canvas.continuation([0], [1], key="q")],
+        parse_estimator("auto,decide=0.1"),
+    )
+    assert all(isinstance(outcome.answer, SampleError) for outcome in outcomes)
