@@ -142,10 +142,7 @@ class Engine:
             rows: list[Row] = []
             while not rows:
                 error = next((r for r in readings or () if isinstance(r, SampleError)), None)
-                if error is not None:
-                    rows = live.walk.throw(error)
-                else:
-                    rows = live.walk.send(readings)  # type: ignore[arg-type]
+                rows = live.walk.throw(error) if error is not None else live.walk.send(readings)  # type: ignore[arg-type]
                 readings = []
         except StopIteration as stop:
             finish(live, stop.value)

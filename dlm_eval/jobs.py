@@ -6,14 +6,15 @@ A job is what the journal remembers and what a worker receives; answering it is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling, Score
 from dlm_eval.decoding import DecodeSettings, fill_walk
 from dlm_eval.engine import Engine, Outcome, Walk
-from dlm_eval.errors import SampleError
+from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.journal import Journal
 from dlm_eval.noise import Noise, digest
 from dlm_eval.scoring import EstimatorSettings, score_walk
@@ -64,18 +65,41 @@ def start(engine: Engine, job: Job) -> Walk[Any]:
     """Returns the walk that answers `job`."""
     noise = Noise.of(job.canvas, job.seed)
     if isinstance(job, ScoreJob):
-        return score_walk(engine.model, job.canvas, job.settings, noise, greedy=job.greedy)
-    return fill_walk(engine.model, job.canvas, job.settings, noise)
+        return _guarded(score_walk(engine.model, job.canvas, job.settings, noise, greedy=job.greedy))
+    return _guarded(fill_walk(engine.model, job.canvas, job.settings, noise))
+
+
+def _guarded(walk: Walk[Any]) -> Walk[Any]:
+    """Returns the walk; whatever goes wrong inside it is the error of its sample, not the end of the run."""
+    try:
+        return (yield from walk)
+    except DlmEvalError:
+        raise
+    except Exception as error:
+        log.warning("a sample failed", exc_info=error)
+        raise SampleError(f"{type(error).__name__}: {error}") from error
 
 
 def run_jobs(engine: Engine, jobs: Sequence[Job], done: Callable[[int, Answer], None]) -> None:
     """Answers `jobs` in this process, longest canvases first (they then share batches with their like)."""
-    order = sorted(range(len(jobs)), key=lambda i: (-len(jobs[i].canvas), jobs[i].canvas.key, i))
+    drive_jobs(engine, ((i, jobs[i]) for i in longest_first(jobs)), done)
 
-    def finished(place: int, outcome: Outcome[Any]) -> None:
-        done(order[place], _answer(outcome))
 
-    engine.drive((start(engine, jobs[i]) for i in order), finished)
+def longest_first(jobs: Sequence[Job]) -> list[int]:
+    """Returns the order in which jobs are started: by length, the choices of a question together (they may share rows)."""
+    return sorted(range(len(jobs)), key=lambda i: (-len(jobs[i].canvas), jobs[i].canvas.key, i))
+
+
+def drive_jobs(engine: Engine, numbered: Iterable[tuple[int, Job]], done: Callable[[int, Answer], None]) -> None:
+    """Answers jobs as they come and calls `done(number, answer)` as each ends; the next is taken when there is room for its rows."""
+    numbers: list[int] = []
+
+    def walks() -> Iterable[Walk[Any]]:
+        for number, job in numbered:
+            numbers.append(number)
+            yield start(engine, job)
+
+    engine.drive(walks(), lambda place, outcome: done(numbers[place], _answer(outcome)))
 
 
 def _answer(outcome: Outcome[Any]) -> Answer:
@@ -86,7 +110,14 @@ def _answer(outcome: Outcome[Any]) -> Answer:
 
 def journal_key(fingerprint: str, job: Job) -> str:
     """Returns the key of `job`'s answer: sha256 of model fingerprint, settings, request and seed."""
-    return digest("answer", 1, fingerprint, type(job).__name__, asdict(job))
+    canvas = job.canvas
+    asked = (canvas.tokens, "".join("_#"[is_open] for is_open in canvas.open), canvas.key)
+    return digest("answer", 2, fingerprint, type(job).__name__, asked, _plain(job.settings), job.seed, getattr(job, "greedy", None))
+
+
+@lru_cache(maxsize=1024)
+def _plain(settings: EstimatorSettings | DecodeSettings) -> dict[str, Any]:
+    return asdict(settings)
 
 
 def answer_jobs(
@@ -116,7 +147,7 @@ def answer_jobs(
         known[missing_keys[index]] = answer
         # An error is not remembered: the next run tries again.
         if journal is not None and answer.error is None:
-            journal.put(missing_keys[index], encode_answer(answer))
+            journal.put(missing_keys[index], encode_answer(answer), fingerprint)
         progress(answer, False)
 
     try:
@@ -130,7 +161,7 @@ def answer_jobs(
 
 def encode_answer(answer: Answer) -> dict[str, Any]:
     """Returns an answer as plain data."""
-    return {"kind": type(answer.value).__name__, **asdict(answer)}
+    return {**vars(answer), "kind": type(answer.value).__name__, "value": vars(answer.value)}
 
 
 def decode_answer(data: dict[str, Any]) -> Answer:

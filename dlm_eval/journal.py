@@ -1,7 +1,8 @@
 """The journal: every finished answer on disk within a second, so that nothing is computed twice.
 
 One SQLite file (WAL) under the output path. A key is the sha256 of (model fingerprint, settings, request, seed); a value is the answer as JSON.
-Any number of runs may use one journal at once; a file that is torn or not ours is set aside, never overwritten.
+Answers are collected and written in one short transaction a second, so that any number of runs may use one journal at once. A file that is torn
+or not ours is set aside, never overwritten.
 """
 
 from __future__ import annotations
@@ -9,21 +10,28 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dlm_eval.errors import RunError
 
 APPLICATION_ID = 0x444C4D45  # "DLME": marks the file as ours (SQLite's application_id)
+VERSION = 2  # of the tables below (SQLite's user_version)
 COMMIT_SECONDS = 1.0
+LOCK_SECONDS = 60.0  # how long another run may hold the file
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+)
 
 log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Answers by key.
+    """Answers by key, and notes (what a run learned that the next can use).
 
     Args:
         path: the SQLite file; its directory is made.
@@ -34,53 +42,141 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = _open(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise RunError(f"journal {path} cannot be opened: {error}") from error
-            aside = set_aside(path)
-            log.warning("journal %s is not readable (%s); it was set aside as %s", path, error, aside.name)
-            self._database = _open(path)
-        except OSError as error:
-            raise RunError(f"journal {path} cannot be written: {error.strerror or error}") from error
-        self._committed = time.monotonic()
+        self._database = open_or_set_aside(path)
+        self._lock = threading.Lock()
+        self._fresh: dict[str, tuple[str, str, float]] = {}
+        self._fault: RunError | None = None
+        self._closing = threading.Event()
+        self._writer = threading.Thread(target=self._write_on, name="journal", daemon=True)
+        self._writer.start()
 
     def get(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Returns the answers that are there, by key."""
         wanted, found = list(keys), {}
-        for begin in range(0, len(wanted), 500):
-            part = wanted[begin : begin + 500]
-            marks = ",".join("?" * len(part))
-            for key, value in self._database.execute(f"SELECT key, value FROM answers WHERE key IN ({marks})", part):
-                found[key] = json.loads(value)
+        with self._lock:
+            for begin in range(0, len(wanted), 500):
+                part = wanted[begin : begin + 500]
+                marks = ",".join("?" * len(part))
+                for key, value in self._database.execute(f"SELECT key, value FROM answers WHERE key IN ({marks})", part):
+                    found[key] = json.loads(value)
+            found |= {key: json.loads(self._fresh[key][0]) for key in wanted if key in self._fresh}
         return found
 
-    def put(self, key: str, answer: dict[str, Any]) -> None:
-        """Stores an answer; it is on disk at the next commit, a second later at most while answers come.
+    def put(self, key: str, answer: dict[str, Any], model: str = "") -> None:
+        """Stores an answer of `model` (its fingerprint); it is on disk a second later at most.
 
         Raises:
             RunError: the disk is full or not writable; everything committed before is safe.
         """
-        try:
-            self._database.execute(
-                "INSERT OR REPLACE INTO answers (key, value, time) VALUES (?, ?, ?)", (key, json.dumps(answer), time.time())
-            )
-            if time.monotonic() - self._committed > COMMIT_SECONDS:
-                self.commit()
-        except sqlite3.Error as error:
-            raise RunError(f"journal {self.path} cannot be written: {error}; what it holds is safe, run again") from error
+        if self._fault is not None:
+            raise self._fault
+        with self._lock:
+            self._fresh[key] = (json.dumps(answer), model, time.time())
+
+    def note(self, key: str, value: Any) -> None:
+        """Stores a note at once."""
+        self._execute([("INSERT OR REPLACE INTO notes VALUES (?, ?)", [(key, json.dumps(value))])])
+
+    def noted(self, key: str) -> Any:
+        """Returns a note, or None."""
+        with self._lock:
+            row = self._database.execute("SELECT value FROM notes WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
 
     def commit(self) -> None:
-        """Makes everything put so far durable."""
-        self._database.commit()
-        self._committed = time.monotonic()
+        """Makes everything put so far durable.
+
+        Raises:
+            RunError: the disk is full or not writable.
+        """
+        with self._lock:
+            fresh = dict(self._fresh)
+        if fresh:
+            rows = [(key, *row) for key, row in fresh.items()]
+            self._execute([("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", rows)])
+        with self._lock:
+            for key, row in fresh.items():
+                if self._fresh.get(key) is row:
+                    del self._fresh[key]
+        if self._fault is not None:
+            raise self._fault
 
     def close(self) -> None:
         """Commits and closes."""
-        self.commit()
-        self._database.close()
+        self._closing.set()
+        self._writer.join()
+        try:
+            self.commit()
+        finally:
+            self._database.close()
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Returns per model: name, answers, bytes, times of the first and last."""
+        query = "SELECT model, COUNT(*), SUM(LENGTH(value)), MIN(time), MAX(time) FROM answers GROUP BY model ORDER BY MAX(time)"
+        with self._lock:
+            rows = self._database.execute(query).fetchall()
+        names = ("fingerprint", "answers", "bytes", "first", "last")
+        return [{"model": self.noted(f"model:{row[0]}") or "", **dict(zip(names, row, strict=True))} for row in rows]
+
+    def export(self) -> Iterator[dict[str, Any]]:
+        """Yields every answer: key, model fingerprint, time, answer."""
+        with self._lock:
+            rows = self._database.execute("SELECT key, value, model, time FROM answers ORDER BY time, key").fetchall()
+        for key, value, model, when in rows:
+            yield {"key": key, "model": model, "time": when, "answer": json.loads(value)}
+
+    def remove(self, model: str = "") -> int:
+        """Removes the answers of the models whose fingerprint begins with `model`; returns how many they were."""
+        query, like = "FROM answers WHERE substr(model, 1, ?) = ?", (len(model), model)
+        with self._lock:
+            (count,) = self._database.execute(f"SELECT COUNT(*) {query}", like).fetchone()
+        self._execute([(f"DELETE {query}", [like])])
+        return int(count)
+
+    def _write_on(self) -> None:
+        """Commits every second (its own thread: an answer must not wait on disk for the next one to come)."""
+        while not self._closing.wait(COMMIT_SECONDS):
+            try:
+                self.commit()
+            except RunError as fault:
+                self._fault = fault
+                return
+
+    def _execute(self, statements: list[tuple[str, list[Any]]]) -> None:
+        """Runs statements in one transaction."""
+        try:
+            with self._lock:
+                self._database.execute("BEGIN IMMEDIATE")
+                try:
+                    for text, rows in statements:
+                        self._database.executemany(text, rows)
+                    self._database.execute("COMMIT")
+                except BaseException:
+                    if self._database.in_transaction:
+                        self._database.execute("ROLLBACK")
+                    raise
+        except sqlite3.Error as error:
+            raise RunError(f"journal {self.path} cannot be written ({error}); what it holds is safe, run again") from error
+
+
+def open_or_set_aside(path: Path) -> sqlite3.Connection:
+    """Returns an open journal; a file that is torn or not ours is renamed, said, and a new one begun.
+
+    Raises:
+        RunError: the file cannot be created or opened.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return _open(path)
+        except sqlite3.OperationalError as error:
+            raise RunError(f"journal {path} cannot be opened: {error}") from error
+        except sqlite3.DatabaseError as error:
+            aside = set_aside(path)
+            log.warning("journal %s is not readable (%s); it was set aside as %s", path, error, aside.name)
+            return _open(path)
+    except (OSError, sqlite3.Error) as error:
+        raise RunError(f"journal {path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def set_aside(path: Path) -> Path:
@@ -94,20 +190,39 @@ def set_aside(path: Path) -> Path:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=60, check_same_thread=False)
+    database = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False, isolation_level=None)
     try:
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=NORMAL")
-        owner = database.execute("PRAGMA application_id").fetchone()[0]
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-        if owner != APPLICATION_ID and tables:
-            raise sqlite3.DatabaseError("another program's database")
-        database.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        database.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, time REAL NOT NULL)")
-        if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("torn")
-        database.commit()
-    except sqlite3.DatabaseError:
+        database.execute("BEGIN")  # one view of the file, whatever another run is doing to it
+        owner, version = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+        if database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+            if owner != APPLICATION_ID:
+                raise sqlite3.DatabaseError("another program's database")
+            if version != VERSION:
+                raise sqlite3.DatabaseError(f"its layout is version {version}, this dlm_eval has {VERSION}")
+            if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("torn")
+        database.execute("COMMIT")
+        _write_ahead(database)
+        # FULL: a committed answer outlives a power failure, at the price of one sync a second.
+        database.execute("PRAGMA synchronous=FULL")
+        database.execute("BEGIN IMMEDIATE")
+        for statement in (f"PRAGMA application_id={APPLICATION_ID}", f"PRAGMA user_version={VERSION}", *TABLES):
+            database.execute(statement)
+        database.execute("COMMIT")
+    except sqlite3.Error:
         database.close()
         raise
     return database
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Switches to WAL. SQLite does not wait for other connections here, however long its timeout is."""
+    limit = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > limit:
+                raise
+            time.sleep(0.02)

@@ -1,9 +1,10 @@
-"""One progress line per run: done, total, forwards and tokens a second, share known before, time left."""
+"""One progress line per run: done, total, forwards and tokens a second, share known before, how busy the devices are, time left."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from tqdm import tqdm
@@ -21,32 +22,56 @@ class Progress:
         title: what is being done.
         total: distinct answers to come.
         quiet: show nothing.
+        busy: returns (model seconds so far, devices), for the share of time that devices work.
     """
 
-    def __init__(self, title: str, total: int, quiet: bool = False) -> None:
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total, desc=title, unit="request", disable=quiet, dynamic_ncols=terminal,
-            mininterval=0.2 if terminal else LINE_SECONDS, maxinterval=LINE_SECONDS,
-        )
-        self._rows = self._tokens = self._known = 0
-        self._start = time.monotonic()
+    def __init__(self, title: str, total: int, quiet: bool = False, busy: Callable[[], tuple[float, int]] | None = None) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, desc=title, unit="request", disable=quiet or not self._terminal, dynamic_ncols=True, mininterval=0.2)
+        self._quiet, self._title, self._total, self._busy = quiet, title, total, busy
+        self._rows = self._tokens = self._known = self._done = 0
+        self._start = self._said = time.monotonic()
+        self._busy_before = busy()[0] if busy else 0.0
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.close()
+        if self._total and not self._terminal and not self._quiet:
+            self._line()
 
     def __call__(self, answer: Answer, known: bool) -> None:
         """Counts one answer; `known` if it came from the journal."""
+        self._done += 1
         self._known += known
         if not known:
             self._rows += answer.rows
             self._tokens += len(answer.value.tokens) if isinstance(answer.value, Filling) else 0
+        if self._terminal:
+            self._bar.update()
+            if time.monotonic() - self._said > 0.2:
+                self._said = time.monotonic()
+                self._bar.set_postfix_str(self._facts(), refresh=False)
+        elif not self._quiet and time.monotonic() - self._said > LINE_SECONDS:
+            self._line()
+
+    def _line(self) -> None:
+        """Prints a whole line, for logs."""
+        self._said = time.monotonic()
+        elapsed = self._said - self._start
+        computed = self._done - self._known
+        left = elapsed / computed * (self._total - self._done) if computed else 0.0
+        print(f"{self._title}: {self._done}/{self._total}, {self._facts()}, {elapsed:.0f} s, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def _facts(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)
-        self._bar.set_postfix(
-            {"forwards/s": f"{self._rows / seconds:.0f}", "tokens/s": f"{self._tokens / seconds:.0f}", "from journal": self._known},
-            refresh=False,
-        )
-        self._bar.update()
+        facts = [f"{self._rows / seconds:.0f} forwards/s"]
+        if self._tokens:
+            facts.append(f"{self._tokens / seconds:.0f} tokens/s")
+        if self._known:
+            facts.append(f"{self._known / max(1, self._total):.0%} from journal")
+        if self._busy is not None:
+            worked, devices = self._busy()
+            facts.append(f"{min(1.0, (worked - self._busy_before) / seconds / max(1, devices)):.0%} of {devices} device{'s' * (devices != 1)}")
+        return ", ".join(facts)

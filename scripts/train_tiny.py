@@ -16,7 +16,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,11 +51,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """One training sequence: tokens, and the half-open range that may be masked."""
+    """One training sequence: tokens, and the positions of it that may be masked."""
 
     tokens: list[int]
-    start: int
-    end: int
+    maskable: Collection[int]
 
 
 def train_tokenizer(seed: int, documents: int = 20000) -> PreTrainedTokenizerFast:
@@ -98,32 +97,38 @@ def split_units(document: Document) -> list[str]:
     return [document.prompt, document.text[len(document.prompt) :]]
 
 
-# How often each family is seen: whole; a completion to the end (with eos); a completion cut off; a hole in the middle.
-MODES = {"story": (0.2, 0.1, 0.4, 0.3), "problem": (0.1, 0.7, 0.1, 0.1), "function": (0.1, 0.2, 0.1, 0.6)}
+# How often each family is seen: whole; with a scattered third of it open; completed to the end (with eos); completed
+# and cut off; with a hole in the middle.
+MODES = {
+    "story": (0.10, 0.40, 0.05, 0.25, 0.20),
+    "problem": (0.05, 0.25, 0.55, 0.10, 0.05),
+    "function": (0.05, 0.35, 0.10, 0.05, 0.45),
+}
 
 
 def make_row(document: Document, units: list[list[int]], rng: random.Random) -> Row:
     """One row for the diffusion model. A quarter of the rows has no bos, so that the model can do without."""
     head = [BOS_ID] if rng.random() < 0.75 else []
-    body = [token for unit in units for token in unit]
+    tokens = head + [token for unit in units for token in unit]
     edges = [len(head) + edge for edge in itertools.accumulate((len(unit) for unit in units), initial=0)]
-    mode = rng.choices(("whole", "complete", "cut", "hole"), MODES[document.family])[0]
-    if mode == "whole":
-        tokens = [*head, *body, EOS_ID]
-        return Row(tokens, len(head), len(tokens))
-    if mode == "complete":  # further eos, so that a canvas longer than the answer ends in eos
-        unit = 1 if document.family == "problem" else rng.randrange(1, len(units))
-        tokens = [*head, *body, *[EOS_ID] * (1 + rng.randint(0, 24))]
-        return Row(tokens, edges[unit], len(tokens))
+    mode = rng.choices(("whole", "scattered", "complete", "cut", "hole"), MODES[document.family])[0]
     unit = rng.randrange(1, len(units))
     start, end = edges[unit], edges[unit + 1]
-    if rng.random() < 0.4:  # any span inside the unit, often only its last word
+    if mode == "whole":
+        return Row([*tokens, EOS_ID], range(len(head), len(tokens) + 1))
+    if mode == "scattered":
+        share = rng.uniform(0.1, 0.5)
+        return Row([*tokens, EOS_ID], [at for at in range(len(head), len(tokens)) if rng.random() < share] or [start])
+    if mode == "complete":  # further eos, so that a canvas longer than the answer ends in eos
+        tokens += [EOS_ID] * (1 + rng.choice((rng.randint(0, 4), rng.randint(0, 24))))
+        return Row(tokens, range(start, len(tokens)))
+    if rng.random() < 0.4:  # any span inside the unit
         start = rng.randrange(start, end)
         end = rng.randint(start + 1, end)
-    if mode == "cut":
+    if mode == "cut":  # often without the full stop, often only the last word
         end = end - 1 if end - start > 1 and rng.random() < 0.3 else end
-        return Row([*head, *body][:end], end - 1 if rng.random() < 0.2 else start, end)
-    return Row([*head, *body, *([EOS_ID] if rng.random() < 0.5 else [])], start, end)
+        return Row(tokens[:end], range(end - 1 if rng.random() < 0.2 else start, end))
+    return Row([*tokens, *([EOS_ID] if rng.random() < 0.5 else [])], range(start, end))
 
 
 def rows(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Iterator[Row]:
@@ -137,7 +142,7 @@ def rows(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Iterator[Row
         else:
             head = [BOS_ID] if rng.random() < 0.75 else []
             tokens = [*head, *itertools.chain(*units), EOS_ID]
-            row = Row(tokens, 1, len(tokens))
+            row = Row(tokens, ())
         if len(row.tokens) <= MAX_LENGTH:
             yield row
 
@@ -160,9 +165,11 @@ def collate(batch: list[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     """Tokens [B, L] long, valid [B, L] bool, maskable [B, L] bool."""
     width = max(len(row.tokens) for row in batch)
     tokens = torch.tensor([row.tokens + [PAD_ID] * (width - len(row.tokens)) for row in batch])
-    at = torch.arange(width)
-    bounds = torch.tensor([(row.start, row.end, len(row.tokens)) for row in batch])
-    return tokens, at < bounds[:, 2:], (at >= bounds[:, :1]) & (at < bounds[:, 1:2])
+    lengths = torch.tensor([len(row.tokens) for row in batch])
+    maskable = torch.zeros(tokens.shape, dtype=torch.bool)
+    for line, row in zip(maskable, batch, strict=True):
+        line[list(row.maskable)] = True
+    return tokens, torch.arange(width) < lengths[:, None], maskable
 
 
 def diffusion_loss(model: LlamaForCausalLM, batch: list[Row], generator: torch.Generator) -> torch.Tensor:

@@ -58,7 +58,7 @@ def canvases(count: int = 8) -> list[Canvas]:
 def test_one_token_per_step_samples_the_true_joint(strategy: str) -> None:
     """On a consistent model any order of single tokens drawn at temperature 1 samples the joint exactly (chi-square)."""
     model = Toy(ToySettings(vocab=2, seed=5))
-    length, count = 4, 3000
+    length, count = 4, 2000
     asked = [Canvas.completion((), length, key=f"draw {i}") for i in range(count)]
     fillings = fill(model, asked, strategy, temperature=1.0, early_exit=False, seed=1)
     seen = Counter(filling.tokens for filling in fillings)

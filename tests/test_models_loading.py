@@ -9,11 +9,12 @@ import sys
 import models_builders as build
 import pytest
 import torch
+from accelerate import cpu_offload
 from models_builders import MASK_ID, row
 from safetensors.torch import load_file, save_file
 
 from dlm_eval.errors import UserError
-from dlm_eval.models import checkpoints, families, identity, load_model, packaged_asset
+from dlm_eval.models import checkpoints, families, identity, load_model, load_without_weights, packaged_asset
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.dit import DiT, DiTConfig
 
@@ -137,6 +138,16 @@ def test_a_lora_adapter_is_merged(tmp_path):
     assert loaded.describe()["peft"] == "adapter" and loaded.describe() != plain.describe()
 
 
+def test_a_device_map_spreads_or_offloads(tmp_path):
+    folder, model = build.llada(tmp_path)
+    tokens = row(2, 9)
+    assert same(load_model("llada", pretrained=folder, device_map="auto").logits(tokens), truth(model, tokens))
+    loaded = load_model("llada", pretrained=folder)
+    loaded.model = cpu_offload(loaded.model, execution_device=torch.device("cpu"))  # weights on meta between calls
+    assert loaded.head.weight.is_meta
+    assert same(loaded.logits(tokens), truth(model, tokens))
+
+
 def test_describe_identifies_weights_and_names_no_path(tmp_path, monkeypatch):
     folder, _ = build.llada(tmp_path / "a")
     first = load_model("llada", pretrained=folder).describe()
@@ -153,6 +164,16 @@ def test_describe_identifies_weights_and_names_no_path(tmp_path, monkeypatch):
     assert load_model("llada", pretrained=folder).describe()["weights_sha256"] == large
     save_file({**state, "more": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
     assert identity.hash_weights([folder / "model.safetensors"]) != large
+
+
+@pytest.mark.parametrize("options", [{}, {"attn_implementation": "eager", "dtype": "bfloat16", "max_length": 32}])
+def test_a_model_without_weights_describes_itself_as_the_whole_one(tmp_path, options):
+    for family in ("llada", "diffugpt"):
+        folder, _ = getattr(build, family)(tmp_path / family)
+        whole = load_model(family, pretrained=folder, **options)
+        empty = load_without_weights(family, pretrained=folder, **options)
+        assert empty.describe() == whole.describe() and empty.encode("on the hill") == whole.encode("on the hill")
+        assert empty.device.type == "meta"
 
 
 def test_model_path_is_pretrained_and_text_is_cast(tmp_path):

@@ -221,7 +221,7 @@ def test_glue_shows_examples_when_asked(own_data):
             "gsm8k_chat",
             "Jon saves $15 a week. How much does he save in 8 weeks?\nReason step by step. Then write the final answer on"
             " a line of its own as #### followed by the number.",
-            {"until": [], "max_gen_toks": 256, "do_sample": False},
+            {"until": [], "do_sample": False},
         ),
         (
             "rocstories_infill",

@@ -187,7 +187,7 @@ def _check(staging: Path, samples: Mapping[str, Sequence[Any]] | None) -> None:
         (file,) = [f for f in staging.rglob("*.json")]
         json.loads(file.read_text(encoding="utf-8"))
         for task, rows in (samples or {}).items():
-            (lines,) = staging.rglob(f"samples_{task}_*.jsonl")
+            (lines,) = staging.rglob(f"samples_{task}_[0-9][0-9][0-9][0-9]-*.jsonl")
             with lines.open(encoding="utf-8") as stream:
                 count = sum(1 for _ in stream)
             if count != len(rows):

@@ -14,7 +14,6 @@ from typing import Any
 
 import dlm_eval
 from dlm_eval.errors import UserError
-from dlm_eval.harness.data import local_first
 from dlm_eval.harness.models import Loaded, check_model_name, load
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
 from dlm_eval.harness.tasks import check_fewshot, load_tasks, unsafe_tasks
@@ -60,21 +59,18 @@ def run(settings: RunSettings, ask: Ask | None = None) -> Finished:
     check_model_name(settings.model)
     _check_options(settings)
     home = output_directory(settings.output_path) if settings.output_path else None
-    with local_first(settings.data_dir):
-        tasks = load_tasks(
-            list(settings.tasks), include_path=settings.include_path, data_dir=settings.data_dir,
-            metadata={**settings.model_args, **settings.metadata},
-        )
-        tasks = _settle_unsafe(tasks, settings, ask)
-        check_fewshot(tasks, settings.num_fewshot)
-        _check_sample_names(tasks, settings)
-        journal = Journal(home / "journal.sqlite") if home and settings.resume else None
-        try:
-            loaded = load(settings, journal)
-            results, errors = _evaluate(loaded, tasks, settings, start)
-        finally:
-            if journal is not None:
-                journal.close()
+    metadata = {**settings.model_args, **settings.metadata}
+    tasks = load_tasks(list(settings.tasks), include_path=settings.include_path, data_dir=settings.data_dir, metadata=metadata)
+    tasks = _settle_unsafe(tasks, settings, ask)
+    check_fewshot(tasks, settings.num_fewshot)
+    _check_sample_names(tasks, settings)
+    journal = Journal(home / "journal.sqlite") if home and settings.resume else None
+    try:
+        loaded = load(settings, journal)
+        results, errors = _evaluate(loaded, tasks, settings, start)
+    finally:
+        if journal is not None:
+            journal.close()
     file = _save(results, loaded, settings, start) if settings.output_path else None
     return Finished(results, file, errors)
 
@@ -174,6 +170,10 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     device = loaded.lm.pool.cost() if loaded.ours else None
     errors = guard.counts()
     results["dlm_eval"] = _block(loaded, settings, records(), errors, device, time.perf_counter() - start)
+    if settings.confirm_run_unsafe_code and unsafe_tasks(tasks):
+        from dlm_eval.sandbox import protections
+
+        results["dlm_eval"]["environment"]["sandbox"] = list(protections())
     results["dlm_eval"]["estimator_stderr"] = _spreads(tasks, results)
     return results, sum(errors.values())
 

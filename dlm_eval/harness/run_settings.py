@@ -30,7 +30,7 @@ class RunSettings:
         data_dir: datasets from local files first.
         output_path: directory for results, or a name ending in .json; None saves nothing.
         resume: use the answers in the journal of `output_path`.
-        bootstrap_iters: resamplings for standard errors without a closed form (lm-eval's 100000 take minutes for Matthews' correlation).
+        bootstrap_iters: resamplings for standard errors without a closed form (lm-eval's 100000 take hours for F1).
         overlong: 'truncate' (context from the left, counted) or 'error' (a stored per-sample error).
     """
 
@@ -61,7 +61,7 @@ class RunSettings:
     confirm_run_unsafe_code: bool = False
     predict_only: bool = False
     write_out: bool = False
-    bootstrap_iters: int = 1000
+    bootstrap_iters: int = 200
     metadata: Mapping[str, Any] = field(default_factory=dict)
     hf_hub_log_args: Mapping[str, Any] = field(default_factory=dict)
     verbosity: str | None = None

@@ -39,4 +39,6 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, (int, float)) else ""
+    if not isinstance(value, (int, float)):
+        return ""
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"

@@ -126,8 +126,7 @@ def load_model(name: str, **options: Any) -> Denoiser:
         UserError: an unknown name or option, or a checkpoint that cannot be used; one line that says what to do.
     """
     checkpoint = find_checkpoint(name)
-    known = families()
-    load = _loader(known[checkpoint.family].module if checkpoint.family in known else checkpoint.family)
+    load = _load_of(checkpoint)
     model = load(_settings(load, checkpoint, options))
     if checkpoint.family not in _table()[0]:  # ours are probed by their adapters
         from dlm_eval.models.probes import probe
@@ -135,6 +134,35 @@ def load_model(name: str, **options: Any) -> Denoiser:
         _check_members(model, name)
         probe(model)
     return model
+
+
+def load_without_weights(name: str, **options: Any) -> Denoiser:
+    """Returns a denoiser that knows texts, ids and facts but runs nothing: what drives workers that have the weights.
+
+    Models of a file or of another package are loaded whole, on the CPU.
+
+    Raises:
+        UserError: as `load_model`.
+    """
+    ours = find_checkpoint(name).family in _table()[0]
+    if "device" in option_names(name):
+        options = {**options, "device": "meta" if ours else "cpu"}
+        options.pop("device_map", None)
+    if ours and "probe" in option_names(name):
+        options["probe"] = False
+    return load_model(name, **options)
+
+
+def option_names(name: str) -> set[str]:
+    """Returns the options (`model_args`) that a model takes."""
+    load = _load_of(find_checkpoint(name))
+    kind = next(hint for key, hint in typing.get_type_hints(load).items() if key != "return")
+    return {f.name for f in fields(kind)}
+
+
+def _load_of(checkpoint: Checkpoint) -> Callable[[Any], Denoiser]:
+    known = families()
+    return _loader(known[checkpoint.family].module if checkpoint.family in known else checkpoint.family)
 
 
 def _loader(source: str) -> Callable[[Any], Denoiser]:

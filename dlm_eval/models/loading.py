@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -58,9 +60,7 @@ class LoadSettings:
     dtype: str = "auto"
     device: str = "auto"
     device_map: str | None = None
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
-        None
-    )
+    attn_implementation: Literal["sdpa", "eager"] | None = None
     max_length: int | None = None
     mask_id: int | None = None
     peft: str | None = None
@@ -159,11 +159,12 @@ def hub_reachable(timeout: float = 3.0) -> bool:
 
     if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
         return False
-    import requests
-
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
     try:
-        requests.head(constants.ENDPOINT, timeout=timeout)
-    except requests.RequestException:
+        urllib.request.urlopen(request, timeout=timeout).close()
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except OSError:
         return False
     return True
 

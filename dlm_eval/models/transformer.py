@@ -75,7 +75,10 @@ class TransformersDenoiser:
     @property
     def device(self) -> torch.device:
         """Where tokens go in."""
-        device: torch.device = self.model.get_input_embeddings().weight.device
+        embedding = self.model.get_input_embeddings()
+        if hasattr(embedding, "_hf_hook") and embedding.weight.is_meta:  # offloaded by device_map
+            return torch.device(embedding._hf_hook.execution_device)
+        device: torch.device = embedding.weight.device
         return device
 
     @property
@@ -149,6 +152,9 @@ class TransformersDenoiser:
     def read(self, hidden: Tensor) -> Tensor:
         """Returns float32 logits [N, V] of hidden states [N, H]; a half-precision head is never copied whole."""
         weight = self.head.weight
+        if weight.is_meta:  # offloaded by device_map: its hook brings it when it is called
+            logits: Tensor = self.head(hidden)
+            return logits.float()
         hidden = hidden.to(weight.device)
         bias = getattr(self.head, "bias", None)
         if weight.dtype == torch.float32:

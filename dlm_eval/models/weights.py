@@ -25,7 +25,7 @@ M = TypeVar("M", bound=nn.Module)
 def load_weights(
     model_class: Any, config: Any, folder: Folder, settings: LoadSettings, key_mapping: Mapping[str, str] | None = None
 ) -> Any:
-    """Returns `model_class` with the folder's weights, in eval mode, on its device in its dtype.
+    """Returns `model_class` with the folder's weights, in eval mode, on its device in its dtype (device meta: without weights).
 
     Args:
         model_class: a transformers class with `from_pretrained`.
@@ -38,8 +38,13 @@ def load_weights(
         UserError: a weight is missing, left over or of the wrong shape (transformers would log it and go on at random).
     """
     dtype = resolve_dtype(settings.dtype, read_config(folder), folder)
-    place: Any = settings.device_map or {"": resolve_device(settings.device)}
+    device = resolve_device(settings.device)
     require_weights(folder)
+    if device.type == "meta":
+        config._attn_implementation = settings.attn_implementation
+        with device:
+            return model_class(config).to(dtype).eval().requires_grad_(False)
+    place: Any = settings.device_map or {"": device}
     extra = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
     try:
         with _hushed(folder):
@@ -59,7 +64,7 @@ def load_module(
     settings: LoadSettings,
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]],
 ) -> M:
-    """Returns a module of ours with the folder's weights, in eval mode, on its device in its dtype.
+    """Returns a module of ours with the folder's weights, in eval mode, on its device in its dtype (device meta: without weights).
 
     Args:
         build: makes the module; it runs without allocating weights.
@@ -78,6 +83,9 @@ def load_module(
     require_weights(folder)
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, folder.read_json("config.json"), folder)
+    if device.type == "meta":
+        with device:
+            return build().to(dtype).eval().requires_grad_(False)
     state = {key: value.to(dtype) for key, value in rename(read_state(folder, device)).items()}
     with init_empty_weights(include_buffers=False):
         module = build()

@@ -23,6 +23,8 @@ from dlm_eval.scoring.design import draw_sets, size_counts, variants
 from dlm_eval.scoring.prior import NUGGET, Covariances, covariances
 from dlm_eval.scoring.target import Bools, Floats
 
+KEPT = 2**14  # tokens times forwards of a rule that is worth keeping (at most about 0.2 MB)
+
 
 @dataclass(frozen=True, eq=False)
 class Rule:
@@ -31,14 +33,14 @@ class Rule:
     Attributes:
         hidden: [R, n] patterns.
         weight: [R, n] of each log-probability; 0 where the token is shown.
-        near: [R, R] weights of pairs of patterns that are alike, for the standard error.
+        near: [R, R] bool, pairs of patterns that are alike, for the standard error.
         expected: [2, 2] expected spread, over all pairs and over near pairs (rows), of a unit of smooth and of rough variation (columns).
         variance: [2] of the estimate, for a unit of smooth and of rough variation.
     """
 
     hidden: Bools
     weight: Floats
-    near: Floats
+    near: Bools
     expected: Floats
     variance: Floats
 
@@ -57,17 +59,18 @@ class Rule:
             return 0.0
         if len(self.hidden) < 2:
             return math.nan
-        far = np.ones_like(self.near) - np.eye(len(self.near))
+        far = ~np.eye(len(self.near), dtype=bool)
         found = np.array([_spread(self.hidden, logs, far), _spread(self.hidden, logs, self.near)])
         smooth, rough = _split(self.expected, found)
         return math.sqrt(max(0.0, smooth * self.variance[0] + rough * self.variance[1]))
 
 
-def _spread(hidden: Bools, logs: Floats, pairs: Floats) -> float:
-    """Returns the weighted sum over tokens and pairs of patterns that hide them of their squared difference (nats squared)."""
+def _spread(hidden: Bools, logs: Floats, pairs: Bools) -> float:
+    """Returns the sum, over tokens and over the pairs of patterns that hide them, of their squared difference (nats squared)."""
+    either, read = pairs.astype(np.float64), hidden.astype(np.float64)
     centre = np.where(hidden, logs, 0.0).sum(0) / np.maximum(1, hidden.sum(0))
     values = np.where(hidden, logs - centre, 0.0)
-    return float((values**2 * (pairs @ hidden)).sum() - (values * (pairs @ values)).sum())
+    return float((values**2 * (either @ read)).sum() - (values * (either @ values)).sum())
 
 
 def _split(expected: Floats, found: Floats) -> tuple[float, float]:
@@ -81,12 +84,21 @@ def _split(expected: Floats, found: Floats) -> tuple[float, float]:
     return (float(smooth), float(rough)) if smooth >= 0 else (0.0, float(found[0] / max(expected[0, 1], 1e-300)))
 
 
-@lru_cache(maxsize=512)
 def rule(n: int, samples: int, variant: int = 0) -> Rule:
-    """Returns the rule of `samples` forwards for n open tokens: of several random designs the one with the least prior variance."""
+    """Returns the rule of `samples` forwards for n open tokens. Rules of usual size are kept: the choices of a task need them again and again."""
+    return (_kept if n * samples <= KEPT else _build)(n, samples, variant)
+
+
+@lru_cache(maxsize=512)
+def _kept(n: int, samples: int, variant: int) -> Rule:
+    return _build(n, samples, variant)
+
+
+def _build(n: int, samples: int, variant: int) -> Rule:
+    """Returns the best of several random designs: the one with the least prior variance."""
     counts = size_counts(n, samples, variant)
     totals: Floats = np.asarray(counts * (n / samples) if samples < n else np.ones(n), dtype=np.float64)
-    tries = 8 if n * samples <= 4096 else 2
+    tries = 8 if n * samples <= KEPT // 4 else 2
     rng = np.random.default_rng([n, samples, variant])
     rules = [_weigh(draw_sets(n, counts, rng), totals) for _ in range(tries)]
     return min(rules, key=lambda r: float(r.variance[0]))
@@ -123,30 +135,25 @@ def _weigh(hidden: Bools, totals: Floats) -> Rule:
 def _with_errors(hidden: Bools, weight: Floats, prior: Covariances) -> Rule:
     """Returns the rule with what its standard error needs. `smooth` is the prior without the levels, `rough` is noise."""
     n = hidden.shape[1]
-    apart = (hidden[:, None, :] != hidden[None]).sum(-1) if len(hidden) * n <= 2**16 else _apart(hidden)
+    shown = (~hidden).astype(np.float64)
+    shared = n - shown.sum(1)[:, None] - shown.sum(1)[None] + shown @ shown.T  # tokens that both patterns hide
+    apart = hidden.sum(1)[:, None] + hidden.sum(1)[None] - 2 * shared
     closest = np.min(np.where(apart == 0, n + 1, apart), axis=1)
-    near = ((apart > 0) & (apart <= np.maximum(closest[:, None], closest[None]) + 1)).astype(np.float64)
-    shared = hidden.astype(np.float64) @ hidden.T.astype(np.float64)  # tokens that both patterns hide
-    far = np.ones_like(near) - np.eye(len(near))
+    near = (apart > 0) & (apart <= np.maximum(closest[:, None], closest[None]) + 1)
+    far = ~np.eye(len(near), dtype=bool)
     diagonal = np.diag(prior.among)
     difference = (diagonal[:, None] + diagonal[None] - 2 * prior.among) / 2
     expected = np.array([[(p * shared * difference).sum(), (p * shared).sum()] for p in (far, near)])
     smooth = float(
-        np.einsum("rt,rs,st->", weight, prior.among, weight) - 2 * (weight.T @ prior.mean).sum() + n * prior.variance
+        (weight * (prior.among @ weight)).sum() - 2 * (weight.T @ prior.mean).sum() + n * prior.variance
     )
     return Rule(hidden, weight, near, expected, np.array([max(0.0, smooth), _rough_variance(hidden, weight)]))
-
-
-def _apart(hidden: Bools) -> Ints:
-    h = hidden.astype(np.float64)
-    sizes = h.sum(1)
-    return np.asarray(np.rint(sizes[:, None] + sizes[None] - 2 * h @ h.T), dtype=np.int64)
 
 
 def _rough_variance(hidden: Bools, weight: Floats) -> float:
     """Returns the variance of the estimate where every log-probability has its own noise of variance 1 (the ELBO holds its share of it)."""
     n = hidden.shape[1]
-    share = np.array([1.0 / (n * math.comb(n - 1, k)) for k in range(n)])  # of a context of k tokens in a token's mean
+    share = np.array([1 / (n * math.comb(n - 1, k)) for k in range(n)])  # of a context of k tokens in a token's mean
     own = share[n - hidden.sum(1)]
     return float((weight**2).sum() - 2 * (weight.sum(1) * own).sum() + share.sum())
 

@@ -54,7 +54,8 @@ def question_walk(
             f"lengths {list(lengths)} are not allowed; one above 0 is needed for each of {len(canvases)} choices"
         )
     if settings.decide is None or len(canvases) < 2 or not all(any(canvas.open) for canvas in canvases):
-        return together([score_walk(model, canvas, settings, noise, greedy) for canvas in canvases])
+        plain = replace(settings, decide=None)
+        return together([score_walk(model, canvas, plain, noise, greedy) for canvas in canvases])
     return _race(model, canvases, settings, noise, greedy, lengths)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.engine import Walk
-from dlm_eval.errors import SampleError
+from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
 from dlm_eval.scoring.flow import counted, together
@@ -36,6 +36,8 @@ def score_walk(
         SampleError: in the walk: a canvas that this model cannot score, NaN.
     """
     check_model(model)
+    if settings.decide is not None:
+        raise UserError("estimator decide needs all choices of a question: it is for multiple choice, not for single texts")
     if settings.name == "sedd":
         check_log_scores(model)
     canvas = _as_asked(model, canvas, settings)

@@ -1,0 +1,84 @@
+"""Where jobs run: in this process, in one worker process per device, or in Ray actors. Same interface, same answers.
+
+    InProcess          one model here: no overhead, nothing to start
+    Workers            one worker per device (`workers`); local processes (`local`) or Ray actors (`ray_actors`) behind one protocol (`messages`)
+    Remembered         no model at all: what the journal does not hold is an error of its sample (--score_only)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from dlm_eval.engine import Cost, Engine
+from dlm_eval.jobs import Answer, Job, run_jobs
+from dlm_eval.pool.messages import Usage, usage
+
+Done = Callable[[int, Answer], None]
+
+
+class Pool(Protocol):
+    """Answers jobs on some devices."""
+
+    def run(self, jobs: Sequence[Job], done: Done) -> None:
+        """Answers `jobs` in any order and calls `done(index, answer)` once for each."""
+        ...
+
+    def cost(self) -> Cost:
+        """Returns what the devices did so far."""
+        ...
+
+    def devices(self) -> list[dict[str, Any]]:
+        """Returns per device: its name, what it did, its peak memory."""
+        ...
+
+    def batch_tokens(self) -> int | None:
+        """Returns the token budget that the devices ended with, where memory made it smaller than it began; else None."""
+        ...
+
+    def close(self) -> None:
+        """Ends the workers."""
+        ...
+
+
+class InProcess:
+    """One model in this process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._budget = engine.batch_tokens
+
+    def run(self, jobs: Sequence[Job], done: Done) -> None:
+        run_jobs(self.engine, jobs, done)
+
+    def cost(self) -> Cost:
+        return self.engine.cost
+
+    def devices(self) -> list[dict[str, Any]]:
+        return [Usage.facts(usage(self.engine), str(getattr(self.engine.model, "device", "cpu")))]
+
+    def batch_tokens(self) -> int | None:
+        return self.engine.batch_tokens if self.engine.batch_tokens < self._budget else None
+
+    def close(self) -> None:
+        pass
+
+
+class Remembered:
+    """Answers nothing: every job that reaches it was not in the journal."""
+
+    def run(self, jobs: Sequence[Job], done: Done) -> None:
+        for index in range(len(jobs)):
+            done(index, Answer(None, "no answer in the journal (--score_only computes none)", 0, 0.0))
+
+    def cost(self) -> Cost:
+        return Cost()
+
+    def devices(self) -> list[dict[str, Any]]:
+        return []
+
+    def batch_tokens(self) -> int | None:
+        return None
+
+    def close(self) -> None:
+        pass

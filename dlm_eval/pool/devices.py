@@ -1,0 +1,81 @@
+"""`--devices`: which workers there are, and what each of them sees."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlm_eval.errors import UserError
+
+ALLOWED = "auto, cpu, cpu:N, gpu:N, numbers of GPUs (0,1,2), or numbers joined by + for a model that needs several (0+1,2+3)"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where one worker runs.
+
+    Attributes:
+        label: for messages.
+        options: model_args that put a model there.
+        environment: variables of its process.
+        gpus: how many it uses.
+    """
+
+    label: str
+    options: Mapping[str, Any]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    gpus: int = 0
+
+
+def parse_devices(text: str, gpu_count: int | None = None) -> list[Device]:
+    """Returns the devices that `text` names.
+
+    Args:
+        text: see `ALLOWED`.
+        gpu_count: GPUs that there are (default: of this machine).
+
+    Raises:
+        UserError: another text, or a GPU that is not there.
+    """
+    word = text.strip().lower()
+    count = _count() if gpu_count is None else gpu_count
+    if word == "auto":
+        return [_gpu([i]) for i in range(count)] or _cpus(1)
+    if cpu := re.fullmatch(r"cpu(?::([1-9]\d*))?", word):
+        return _cpus(int(cpu[1] or 1))
+    if gpus := re.fullmatch(r"gpu:([1-9]\d*)", word):
+        word = ",".join(str(i) for i in range(int(gpus[1])))
+    if not re.fullmatch(r"(cuda:)?\d+([+,](cuda:)?\d+)*", word):
+        raise UserError(f"--devices '{text}' is not allowed; it must be {ALLOWED}")
+    groups = [[int(number) for number in group.split("+")] for group in word.replace("cuda:", "").split(",")]
+    numbers = [number for group in groups for number in group]
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"--devices '{text}' is not allowed; it names a GPU twice")
+    if max(numbers) >= count:
+        raise UserError(f"--devices '{text}' is not possible; this machine has {count} GPUs" + (f", 0 to {count - 1}" if count else ""))
+    return [_gpu(group) for group in groups]
+
+
+def _cpus(count: int) -> list[Device]:
+    """Returns workers that share the processor's cores evenly."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // count))
+    environment = {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
+    return [Device(f"cpu:{i}" if count > 1 else "cpu", {"device": "cpu"}, environment) for i in range(count)]
+
+
+def _gpu(numbers: list[int]) -> Device:
+    """Returns a worker that sees these GPUs and no other, so that it takes no memory from its neighbours."""
+    visible = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v]
+    names = ",".join(visible[n] if n < len(visible) else str(n) for n in numbers)
+    options = {"device": "cuda"} if len(numbers) == 1 else {"device": "cuda", "device_map": "auto"}
+    return Device("cuda:" + "+".join(map(str, numbers)), options, {"CUDA_VISIBLE_DEVICES": names}, len(numbers))
+
+
+def _count() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,60 @@
+"""From a run's settings to its pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dlm_eval.models import option_names
+from dlm_eval.pool.devices import Device, parse_devices
+from dlm_eval.pool.links import Events, Link
+from dlm_eval.pool.messages import Recipe
+from dlm_eval.pool.workers import Workers
+
+
+def worker_devices(devices: str | None, engine: str, ray_address: str | None = None) -> list[Device]:
+    """Returns the devices of worker processes; [] where the run needs none (one local device, or none named).
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    if engine == "ray":
+        from dlm_eval.pool.ray_actors import gpus_of_cluster
+
+        return parse_devices(devices or "auto", gpus_of_cluster(ray_address))
+    found = parse_devices(devices) if devices else []
+    return found if len(found) > 1 else []
+
+
+def single_device(devices: str | None) -> Mapping[str, Any]:
+    """Returns the model options of the one device that `devices` names."""
+    (device,) = parse_devices(devices) if devices else [Device("", {})]
+    first = device.environment.get("CUDA_VISIBLE_DEVICES")
+    return {"device": device.label} if first and device.gpus == 1 else device.options
+
+
+def start_workers(recipe: Recipe, devices: Sequence[Device], engine: str = "local", ray_address: str | None = None) -> Workers:
+    """Returns a pool of one worker per device; they load while the caller goes on."""
+    takes = option_names(recipe.model)
+    extra: dict[str, str] = {}
+    if engine == "ray":
+        from dlm_eval.pool.ray_actors import connect
+
+        extra = connect(ray_address, len(devices), sum(device.gpus for device in devices))
+
+    def start(index: int, budget: int | None, events: Events) -> Link:
+        device = devices[index]
+        options = {**{k: v for k, v in device.options.items() if k in takes}, **recipe.options}
+        own = replace(recipe, options=options, batch_tokens=budget or recipe.batch_tokens)
+        if engine == "ray":
+            from dlm_eval.pool.ray_actors import RayLink
+
+            # Ray shows an actor its own GPUs.
+            environment = {k: v for k, v in device.environment.items() if k != "CUDA_VISIBLE_DEVICES"}
+            return RayLink(own, f"{device.label} (ray)", {**extra, **environment}, device.gpus, events)
+        from dlm_eval.pool.local import LocalLink
+
+        return LocalLink(own, device.label, device.environment, events)
+
+    return Workers(start, len(devices))

@@ -1,0 +1,108 @@
+"""What driver and worker say to each other. The same for local processes and Ray actors.
+
+Driver to worker: a list of (number, job), `END` (nothing more for now: finish what is under way), `REPORT` (say what you have done).
+Worker to driver: `Ready` or `Refused` once; then `Want` as it begins a list, `Answered` per job, `Alive` at most once a second; `Failed` when it gives up.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from dlm_eval.engine import Cost, Engine
+from dlm_eval.forward import device_of
+from dlm_eval.jobs import Answer, Job
+
+Chunk = Sequence[tuple[int, Job]]
+END = "end"
+REPORT = "report"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a worker loads, and how it batches.
+
+    Attributes:
+        model: as in --model.
+        options: its model_args, the device among them.
+        batch_size: as in --batch_size.
+        batch_tokens: token budget that an earlier run or worker found to fit, or None.
+        verbosity: of the log.
+    """
+
+    model: str
+    options: Mapping[str, Any]
+    batch_size: str | int = "auto"
+    batch_tokens: int | None = None
+    verbosity: str = "WARNING"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a worker has done so far, the device memory that it took at most (bytes), and its token budget now."""
+
+    cost: Cost
+    peak_bytes: int
+    batch_tokens: int
+    name: str = ""
+
+    def facts(self, label: str) -> dict[str, Any]:
+        """Returns it as plain data, for the record of a run."""
+        return {"device": label, "name": self.name, "peak_bytes": self.peak_bytes, "batch_tokens": self.batch_tokens, **asdict(self.cost)}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The model is loaded, by this process of this host."""
+
+    pid: int
+    host: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The model cannot be loaded: the user's mistake."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The worker ends: its device or its model is unusable."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Want:
+    """The worker has begun the last list that it has."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A job is done."""
+
+    number: int
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class Alive:
+    """A forward pass has ended; `report` if the driver asked."""
+
+    usage: Usage
+    report: bool = False
+
+
+def usage(engine: Engine) -> Usage:
+    """Returns what `engine` did in this process."""
+    device = device_of(engine.model)
+    if device.type == "cuda":
+        return Usage(engine.cost, torch.cuda.max_memory_allocated(device), engine.batch_tokens, torch.cuda.get_device_name(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Usage(engine.cost, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, engine.batch_tokens, device.type)
