@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -192,16 +193,7 @@ def set_aside(path: Path) -> Path:
 def _open(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False, isolation_level=None)
     try:
-        database.execute("BEGIN")  # one view of the file, whatever another run is doing to it
-        owner, version = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-        if database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
-            if owner != APPLICATION_ID:
-                raise sqlite3.DatabaseError("another program's database")
-            if version != VERSION:
-                raise sqlite3.DatabaseError(f"its layout is version {version}, this dlm_eval has {VERSION}")
-            if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                raise sqlite3.DatabaseError("torn")
-        database.execute("COMMIT")
+        _examine(database)
         _write_ahead(database)
         # FULL: a committed answer outlives a power failure, at the price of one sync a second.
         database.execute("PRAGMA synchronous=FULL")
@@ -213,6 +205,25 @@ def _open(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def check(path: Path) -> None:
+    """Raises sqlite3.DatabaseError where the file is not a whole journal of ours; changes nothing."""
+    with closing(sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)) as database:
+        _examine(database)
+
+
+def _examine(database: sqlite3.Connection) -> None:
+    database.execute("BEGIN")  # one view of the file, whatever another run is doing to it
+    owner, version = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    if database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+        if owner != APPLICATION_ID:
+            raise sqlite3.DatabaseError("another program's database")
+        if version != VERSION:
+            raise sqlite3.DatabaseError(f"its layout is version {version}, this dlm_eval has {VERSION}")
+        if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("torn")
+    database.execute("COMMIT")
 
 
 def _write_ahead(database: sqlite3.Connection) -> None:

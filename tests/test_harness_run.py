@@ -165,3 +165,35 @@ def test_the_version_is_in_the_results(reference: dict[str, Any]) -> None:
 def test_unknown_settings_of_evaluate_are_refused(tasks: Path) -> None:
     with pytest.raises(UserError, match="limitt.*limit"):
         run(tasks, limitt=3)
+
+
+def test_a_prompt_with_the_mask_tokens_text_is_an_error_not_a_hole(tmp_path: Path) -> None:
+    documents = [{**DOCUMENTS[0], "text": "Anna had a <|mask|> hat."}, {**DOCUMENTS[1], "text": "Anna had a red hat."}]
+    folder = write_tasks(tmp_path, documents)
+    results = evaluate("tiny", ["t_write", "t_choice"], include_path=str(folder), verbosity="ERROR", bootstrap_iters=0)
+    for name in ("t_write", "t_choice"):
+        first, second = results["samples"][name]
+        assert "mask token" in first["error"] and "error" not in second
+
+
+def test_an_empty_continuation_is_an_error_and_an_empty_context_is_not() -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.registry import get_model
+
+    lm = get_model("toy").create_from_arg_obj(TOY)
+    pairs = [("abc", ""), ("", "abc"), ("", ""), ("abc", "d")]
+    requests = [Instance("loglikelihood", {"pair": i}, pair, 0, ("t", i, 1)) for i, pair in enumerate(pairs)]
+    answers = lm.loglikelihood(requests)
+    assert [record.error is None for record in lm.records] == [False, True, False, True]
+    assert "empty" in lm.records[0].error and answers[0] == (float("-inf"), False)
+    assert -30 < answers[1][0] < 0 and -30 < answers[3][0] < 0
+
+
+def test_what_is_cut_is_counted(tmp_path: Path) -> None:
+    documents = [DOCUMENTS[0], {**DOCUMENTS[1], "text": "abc" * 300}]
+    results = run(write_tasks(tmp_path, documents), ["t_write", "t_last"])
+    for name in ("t_write", "t_last"):
+        assert [bool(s["truncated"]) for s in results["samples"][name]] == [False, True]
+        assert results["dlm_eval"]["cost"][name]["truncated"] == 1
+    strict = run(write_tasks(tmp_path, documents), "t_write", overlong="error")
+    assert "do not fit" in strict["samples"]["t_write"][1]["error"]

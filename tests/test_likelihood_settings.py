@@ -179,7 +179,7 @@ def test_decide_answers_like_the_full_budget_at_the_stated_error(toy: Toy) -> No
 
 def test_decide_on_single_tokens_and_with_lengths(toy: Toy) -> None:
     from dlm_eval.noise import Noise
-    from dlm_eval.scoring import question_walk
+    from dlm_eval.scoring import question_walk, score_walk
 
     canvases = [Canvas.continuation([0], [letter], key="q") for letter in range(4)]
     engine = Engine(toy)
@@ -190,6 +190,8 @@ def test_decide_on_single_tokens_and_with_lengths(toy: Toy) -> None:
     walk = question_walk(toy, canvases, settings, Noise.of(canvases[0], 0), lengths=[1.0, 2.0, 3.0, 4.0])
     (outcome,) = Engine(toy).drive([walk])
     assert [s.logprob for s in outcome.answer] == pytest.approx([s.logprob for s in scores])
+    with pytest.raises(UserError, match="all choices"):
+        score_walk(toy, canvases[0], settings, Noise.of(canvases[0], 0))
     with pytest.raises(UserError, match="lengths"):
         question_walk(toy, canvases, settings, Noise.of(canvases[0], 0), lengths=[1.0])
 

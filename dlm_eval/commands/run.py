@@ -40,8 +40,10 @@ def add_parser(subparsers: Any) -> None:
     ours.add_argument("--decode", metavar="k=v,...", nargs="+", help="decoding settings (preset=..., steps=..., strategy=..., ...)")
     ours.add_argument("--data_dir", metavar="DIR", help="datasets from local files before the hub (default: $DLM_EVAL_DATA)")
     ours.add_argument("--overlong", choices=("truncate", "error"), help="requests longer than the model: cut the context from the left (default), or an error")
-    ours.add_argument("--devices", metavar="0,1|cpu:2|auto", help="one worker process per device (default: one device, in this process)")
+    ours.add_argument("--devices", metavar="0,1|cpu:2|gpu:4|auto", help="one worker process per device (default: one device, in this process)")
     ours.add_argument("--engine", choices=("local", "ray"), help="where workers run (default: local)")
+    ours.add_argument("--ray_address", metavar="ADDRESS", help="Ray cluster for --engine ray (default: $RAY_ADDRESS, else one on this machine)")
+    ours.add_argument("--score_only", action="store_true", default=None, help="score the answers in the journal of --output_path again; the model is not loaded")
     resume = ours.add_mutually_exclusive_group()
     resume.add_argument("--resume", action="store_true", default=None, help="use the answers in the journal of --output_path (default)")
     resume.add_argument("--no_resume", dest="resume", action="store_false", help="compute everything again, and keep no journal")
@@ -63,9 +65,11 @@ def main(args: argparse.Namespace) -> int:
     values.setdefault("output_path", "results")
     from dlm_eval.harness.run import run
     from dlm_eval.harness.run_settings import run_settings
+    from dlm_eval.stopping import orderly
 
     settings = run_settings(values)
-    finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
+    with orderly():
+        finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
     _report(finished, bool(getattr(args, "show_config", False)))
     _log_elsewhere(loggers, finished.results)
     return 1 if finished.errors else 0

@@ -182,6 +182,9 @@ class DiffusionLM(TemplateLM):
 
         return self._answer(requests, "generation", prepare, finish, "")
 
+    def _busy(self) -> tuple[float, int]:
+        return self.pool.cost().seconds, len(self.pool.devices())
+
     def _score_job(self, prepared: Prepared, record: Record, greedy: bool) -> ScoreJob:
         record.truncated += prepared.truncated
         record.tokens += sum(prepared.canvas.open)
@@ -205,7 +208,7 @@ class DiffusionLM(TemplateLM):
                 record.error = str(error)
                 batches.append([])
         jobs = [job for batch in batches for job in batch]
-        with Progress(kind, len(set(jobs)), self.options.quiet) as progress:
+        with Progress(kind, len(set(jobs)), self.options.quiet, self._busy) as progress:
             answers = iter(answer_jobs(self.pool.run, jobs, self.fingerprint, self.journal, progress))
         results = []
         for batch, record in zip(batches, records, strict=True):

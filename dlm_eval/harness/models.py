@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import unknown
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
-from dlm_eval.models import checkpoints, families, packaged_asset
+from dlm_eval.models import checkpoints, families, option_names, packaged_asset
+from dlm_eval.noise import digest
+
+if TYPE_CHECKING:
+    from dlm_eval.models.denoiser import Denoiser
+    from dlm_eval.pool import Pool
 
 # Autoregressive twins that travel with the package; they run through lm-eval's own `hf`.
 PACKAGED_BASELINES: dict[str, dict[str, Any]] = {"tiny-ar": {"add_bos_token": True, "dtype": "float32"}}
@@ -24,12 +30,14 @@ class Loaded:
         name: what result folders and tables call it.
         facts: what identifies it in a result.
         ours: whether it is a DiffusionLM.
+        close: ends its workers, after noting for the next run what they learned.
     """
 
     lm: Any
     name: str
     facts: dict[str, Any]
     ours: bool
+    close: Callable[[], None] = lambda: None
 
 
 def check_model_name(name: str) -> None:
@@ -62,25 +70,56 @@ def load(settings: RunSettings, journal: Journal | None) -> Loaded:
 
 
 def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
-    from dlm_eval.budget import make_engine
     from dlm_eval.harness.decode_options import DEFAULT_LENGTH, DecodeOptions, user_layer
     from dlm_eval.harness.lm import DiffusionLM, Options
-    from dlm_eval.models import load_model
-    from dlm_eval.pool import InProcess
     from dlm_eval.scoring import parse_estimator
 
     estimator = parse_estimator(settings.estimator)
-    arguments = dict(settings.model_args)
-    if settings.device is not None:
-        arguments.setdefault("device", settings.device)
-    model = load_model(settings.model, **arguments)
+    model, pool, learned = _model_and_pool(settings, journal)
     facts = model.describe()
     length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
     decode = DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), str(facts.get("checkpoint") or ""), length)
-    engine = make_engine(model, settings.batch_size or "auto")
     options = Options(estimator, decode, settings.noise_seed, settings.overlong, quiet=settings.verbosity == "ERROR")  # type: ignore[arg-type]
-    lm = DiffusionLM(model, InProcess(engine), options, journal)
-    return Loaded(lm, str(facts.get("checkpoint") or facts.get("pretrained") or settings.model), facts, True)
+    lm = DiffusionLM(model, pool, options, journal)
+    name = str(facts.get("checkpoint") or facts.get("pretrained") or settings.model)
+    if journal is not None:
+        journal.note(f"model:{lm.fingerprint}", name)
+
+    def close() -> None:
+        budget = pool.batch_tokens()
+        if journal is not None and budget is not None:
+            journal.note(learned, budget)
+        pool.close()
+
+    return Loaded(lm, name, facts, True, close)
+
+
+def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, str]:
+    """Returns the model as the driver needs it, the pool that runs it, and the journal's name for the token budget that fits the devices."""
+    from dlm_eval.budget import make_engine
+    from dlm_eval.models import load_model, load_without_weights
+    from dlm_eval.pool import InProcess, Remembered
+    from dlm_eval.pool.make import single_device, start_workers, worker_devices
+    from dlm_eval.pool.messages import Recipe
+
+    arguments = dict(settings.model_args)
+    if settings.device is not None:
+        arguments.setdefault("device", settings.device)
+    if settings.score_only:
+        return load_without_weights(settings.model, **arguments), Remembered(), ""
+    devices = worker_devices(settings.devices, settings.engine, settings.ray_address)
+    where = f"{settings.engine} {settings.devices or arguments.get('device') or 'auto'}"
+    learned = f"batch_tokens:{digest(settings.model, sorted(map(str, arguments.items())), where)}"
+    budget = journal.noted(learned) if journal is not None else None
+    batch_size = settings.batch_size or "auto"
+    if devices:
+        model = load_without_weights(settings.model, **arguments)
+        recipe = Recipe(settings.model, arguments, batch_size, budget, settings.verbosity or "WARNING")
+        return model, start_workers(recipe, devices, settings.engine, settings.ray_address), learned
+    takes = option_names(settings.model)
+    arguments |= {key: value for key, value in single_device(settings.devices).items() if key in takes}
+    model = load_model(settings.model, **arguments)
+    return model, InProcess(make_engine(model, batch_size, budget)), learned
 
 
 def _load_baseline(settings: RunSettings) -> Loaded:

@@ -6,19 +6,23 @@ Order matters: whatever can be wrong with names, data, options or the output dir
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import dlm_eval
 from dlm_eval.errors import UserError
+from dlm_eval.harness.contained import contained
 from dlm_eval.harness.models import Loaded, check_model_name, load
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
 from dlm_eval.harness.tasks import check_fewshot, load_tasks, unsafe_tasks
 from dlm_eval.journal import Journal
 from dlm_eval.noise import digest
+from dlm_eval.stopping import last_duty
 
 log = logging.getLogger(__name__)
 Ask = Callable[[list[str]], bool]
@@ -56,6 +60,7 @@ def run(settings: RunSettings, ask: Ask | None = None) -> Finished:
         ask: asks the user whether generated code may run, for tasks that need it; None where nobody can be asked.
     """
     start = time.perf_counter()
+    _refuse_launchers()
     check_model_name(settings.model)
     _check_options(settings)
     home = output_directory(settings.output_path) if settings.output_path else None
@@ -65,14 +70,23 @@ def run(settings: RunSettings, ask: Ask | None = None) -> Finished:
     check_fewshot(tasks, settings.num_fewshot)
     _check_sample_names(tasks, settings)
     journal = Journal(home / "journal.sqlite") if home and settings.resume else None
-    try:
-        loaded = load(settings, journal)
-        results, errors = _evaluate(loaded, tasks, settings, start)
-    finally:
+    with ExitStack() as stack:
         if journal is not None:
-            journal.close()
+            stack.callback(journal.close)
+            stack.enter_context(last_duty(journal.commit))
+        loaded = load(settings, journal)
+        stack.callback(loaded.close)
+        stack.enter_context(contained(settings.verbosity == "DEBUG"))
+        results, errors = _evaluate(loaded, tasks, settings, start)
     file = _save(results, loaded, settings, start) if settings.output_path else None
     return Finished(results, file, errors)
+
+
+def _refuse_launchers() -> None:
+    """Raises UserError under torchrun or accelerate launch: every process would run everything; here one process drives and its workers serve."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("", "0", "1"):
+        raise UserError(f"WORLD_SIZE '{processes}' (torchrun, accelerate launch) is not supported; start one process: dlm-eval ... --devices gpu:{processes}")
 
 
 def _check_options(settings: RunSettings) -> None:
@@ -174,6 +188,8 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
         from dlm_eval.sandbox import protections
 
         results["dlm_eval"]["environment"]["sandbox"] = list(protections())
+    if loaded.ours:
+        results["dlm_eval"]["environment"]["devices"] = loaded.lm.pool.devices()
     results["dlm_eval"]["estimator_stderr"] = _spreads(tasks, results)
     return results, sum(errors.values())
 

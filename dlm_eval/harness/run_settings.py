@@ -27,9 +27,11 @@ class RunSettings:
         gen_kwargs: lm-eval's name for the same; for our models it is merged below `decode`.
         devices: worker processes: 'auto', 'cpu:2', '0,1' or None (one device, in process).
         engine: 'local' or 'ray' (workers as Ray actors).
+        ray_address: of a Ray cluster; None for $RAY_ADDRESS, else one on this machine.
         data_dir: datasets from local files first.
         output_path: directory for results, or a name ending in .json; None saves nothing.
         resume: use the answers in the journal of `output_path`.
+        score_only: use nothing but these answers: filters and metrics anew, no weights.
         bootstrap_iters: resamplings for standard errors without a closed form (lm-eval's 100000 take hours for F1).
         overlong: 'truncate' (context from the left, counted) or 'error' (a stored per-sample error).
     """
@@ -48,12 +50,14 @@ class RunSettings:
     device: str | None = None
     devices: str | None = None
     engine: str = "local"
+    ray_address: str | None = None
     seed: Sequence[int | None] = DEFAULT_SEEDS
     data_dir: str | None = None
     include_path: str | Sequence[str] | None = None
     output_path: str | None = None
     log_samples: bool = True
     resume: bool = True
+    score_only: bool = False
     overlong: str = "truncate"
     apply_chat_template: bool | str = False
     system_instruction: str | None = None
@@ -77,6 +81,12 @@ class RunSettings:
             raise unknown("--overlong", self.overlong, ("truncate", "error"))
         if self.engine not in ("local", "ray"):
             raise unknown("--engine", self.engine, ("local", "ray"))
+        if self.device is not None and self.devices is not None:
+            raise UserError("--device and --devices exclude each other; give one")
+        if self.ray_address is not None and self.engine != "ray":
+            raise UserError("--ray_address needs --engine ray")
+        if self.score_only and (not self.resume or self.output_path is None):
+            raise UserError("--score_only needs the journal of --output_path; give it, without --no_resume")
         if self.limit is not None and self.samples:
             raise UserError("--limit and --samples exclude each other; give one")
         if self.fewshot_as_multiturn and not self.apply_chat_template:

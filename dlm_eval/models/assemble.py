@@ -31,7 +31,9 @@ def assemble(
     traits = replace(traits, described={"checkpoint": settings.checkpoint or None, **identity(folder, settings)})
     positions = getattr(model.config, "max_position_embeddings", None)
     if settings.max_length is not None and not 1 <= settings.max_length <= (positions or settings.max_length):
-        raise UserError(f"model_args max_length '{settings.max_length}' is not possible; the network has {positions} positions")
+        raise UserError(
+            f"model_args max_length '{settings.max_length}' is not possible; the network has {positions} positions"
+        )
     longest = settings.max_length or positions or DEFAULT_LENGTH
     denoiser = kind(model, vocabulary, traits, f"{traits.family} ({settings.checkpoint or folder.name})", longest)
     if settings.probe:

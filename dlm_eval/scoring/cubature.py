@@ -144,9 +144,7 @@ def _with_errors(hidden: Bools, weight: Floats, prior: Covariances) -> Rule:
     diagonal = np.diag(prior.among)
     difference = (diagonal[:, None] + diagonal[None] - 2 * prior.among) / 2
     expected = np.array([[(p * shared * difference).sum(), (p * shared).sum()] for p in (far, near)])
-    smooth = float(
-        (weight * (prior.among @ weight)).sum() - 2 * (weight.T @ prior.mean).sum() + n * prior.variance
-    )
+    smooth = float((weight * (prior.among @ weight)).sum() - 2 * (weight.T @ prior.mean).sum() + n * prior.variance)
     return Rule(hidden, weight, near, expected, np.array([max(0.0, smooth), _rough_variance(hidden, weight)]))
 
 

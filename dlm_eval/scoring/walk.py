@@ -37,7 +37,9 @@ def score_walk(
     """
     check_model(model)
     if settings.decide is not None:
-        raise UserError("estimator decide needs all choices of a question: it is for multiple choice, not for single texts")
+        raise UserError(
+            "estimator decide needs all choices of a question: it is for multiple choice, not for single texts"
+        )
     if settings.name == "sedd":
         check_log_scores(model)
     canvas = _as_asked(model, canvas, settings)

@@ -1,0 +1,100 @@
+"""`dlm-eval cache ls|rm|export`: the journals, in which finished answers are kept."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlm_eval.errors import UserError
+
+if TYPE_CHECKING:
+    from dlm_eval.journal import Journal
+
+NAME = "journal.sqlite"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `cache` with its three verbs."""
+    parser = subparsers.add_parser("cache", help="finished answers: list, remove, export", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", metavar="ls|rm|export", required=True)
+    for verb, text in (
+        ("ls", "list journals: models, answers, size, age"),
+        ("rm", "remove answers (of one model), or whole journals"),
+        ("export", "print every answer as a line of JSON"),
+    ):
+        sub = verbs.add_parser(verb, help=text, description=text)
+        sub.add_argument("path", nargs="?", default="results", help="journal file, or a folder with journals in or below it (default: results)")
+        if verb != "ls":
+            sub.add_argument("--fingerprint", default="", metavar="HEX", help="only answers of the model whose fingerprint begins so (see ls)")
+        if verb == "export":
+            sub.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of standard output")
+        sub.set_defaults(main={"ls": _ls, "rm": _rm, "export": _export}[verb])
+
+
+def find(path: str) -> list[Path]:
+    """Returns the journals at or below `path`.
+
+    Raises:
+        UserError: there is none.
+    """
+    place = Path(path)
+    found = [place] if place.is_file() else sorted(place.rglob(NAME))
+    if not found:
+        raise UserError(f"cache path '{path}' has no journal ({NAME}); give an --output_path of a run")
+    return found
+
+
+def _open(path: Path) -> Journal:
+    """Returns the journal; looking at a file must not set it aside."""
+    import sqlite3
+
+    from dlm_eval.journal import Journal, check
+
+    try:
+        check(path)
+    except sqlite3.Error as error:
+        raise UserError(f"cache path '{path}' is no journal that can be read: {error}") from error
+    return Journal(path)
+
+
+def _ls(args: argparse.Namespace) -> int:
+    for path in find(args.path):
+        journal = _open(path)
+        print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
+        for row in journal.summary():
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["last"]))
+            print(f"  {row['fingerprint'][:12]}  {row['answers']:>8} answers  {row['bytes'] / 2**20:>8.1f} MiB  last {when}  {row['model']}")
+        journal.close()
+    return 0
+
+
+def _rm(args: argparse.Namespace) -> int:
+    for path in find(args.path):
+        if args.fingerprint:
+            journal = _open(path)
+            print(f"{path}: {journal.remove(args.fingerprint)} answers removed")
+            journal.close()
+            continue
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        print(f"{path}: removed")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    stream = open(args.output, "w", encoding="utf-8") if args.output else sys.stdout  # noqa: SIM115
+    try:
+        for path in find(args.path):
+            journal = _open(path)
+            for row in journal.export():
+                if row["model"].startswith(args.fingerprint):
+                    print(json.dumps(row, ensure_ascii=False), file=stream)
+            journal.close()
+    finally:
+        if args.output:
+            stream.close()
+    return 0

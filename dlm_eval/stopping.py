@@ -1,0 +1,74 @@
+"""Ctrl-C and SIGTERM (preemption): finish writing, say how to go on, and be gone within seconds.
+
+The first signal becomes a KeyboardInterrupt in the main thread. A forward pass of a large model can keep that thread from noticing, so that another
+thread waits as well: after `GRACE_SECONDS` it does the last duties itself and ends the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+GRACE_SECONDS = 3.5
+INTERRUPTED = 130
+MESSAGE = "dlm-eval: interrupted; finished answers are in the journal, the same command goes on from there"
+
+_duties: list[Callable[[], None]] = []
+
+
+@contextmanager
+def last_duty(duty: Callable[[], None]) -> Iterator[None]:
+    """Has `duty` done before the process is ended by a signal that the main thread cannot heed."""
+    _duties.append(duty)
+    try:
+        yield
+    finally:
+        _duties.remove(duty)
+
+
+@contextmanager
+def orderly() -> Iterator[None]:
+    """Makes SIGTERM stop a run like Ctrl-C; outside the main thread, nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    handlers = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_end_in_time, args=(ours,), name="stopping", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        theirs.close()
+        if signal.getsignal(signal.SIGTERM) is _stop:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def _stop(number: int, frame: Any) -> NoReturn:
+    # A second signal must not disturb the writing.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _end_in_time(bell: socket.socket) -> None:
+    """Waits for a signal, then ends the process in time, unless it ends by itself."""
+    while heard := bell.recv(64):
+        if signal.SIGINT in heard or signal.SIGTERM in heard:
+            time.sleep(GRACE_SECONDS)
+            for duty in list(_duties):
+                with contextlib.suppress(Exception):
+                    duty()
+            print(MESSAGE, file=sys.stderr, flush=True)
+            os._exit(INTERRUPTED)
