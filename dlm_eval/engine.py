@@ -168,10 +168,11 @@ class Engine:
         """Returns batches, longest rows first, each within the budgets (a row that alone exceeds them runs alone)."""
         batches: list[list[_Waiting]] = []
         rows = wanted = longest = real = 0
-        for one in sorted(waiting, key=lambda w: -w.length):
+        for one in sorted(waiting, key=lambda w: (w.row.head, -w.length)):
             passes, asks = one.row.passes, sum(len(row.wanted) for _, _, row in one.askers) * one.row.passes
             full = (
                 not batches
+                or one.row.head != batches[-1][0].row.head
                 or (rows + passes) * longest > self.batch_tokens
                 or (wanted + asks) * self.model.vocab_size > self.batch_logits
                 or (self.batch_rows is not None and rows + passes > max(self.batch_rows, passes))
@@ -288,4 +289,5 @@ def _wasteful(now: int, then: int, real: int) -> bool:
 
 def _identity(row: Row) -> bytes:
     unguided = b"" if row.unguided is None else b"|" + row.unguided.tobytes() + str(row.guidance).encode()
-    return row.tokens.tobytes() + unguided
+    continuous = b"" if row.inputs is None else b"|" + row.inputs.tobytes() + str(row.time).encode()
+    return row.head.encode() + b"|" + row.tokens.tobytes() + unguided + continuous

@@ -20,7 +20,7 @@ Ask = tuple[int, Row]  # place of a sequence in the batch, and a row that wants 
 
 @torch.inference_mode()
 def forward(model: Denoiser, rows: Sequence[Row], asks: Sequence[Ask]) -> tuple[list[Reading | SampleError], torch.Size]:
-    """Runs distinct sequences once each; returns a reading for every ask, and the shape [B, L] of the batch."""
+    """Runs distinct sequences (of one head) once each; returns a reading for every ask, and the shape [B, L] of the batch."""
     device = device_of(model)
     sequences = [row.tokens for row in rows] + [row.unguided for row in rows if row.unguided is not None]
     tokens, valid = _pad(sequences, model.pad_id, device)
@@ -30,7 +30,7 @@ def forward(model: Denoiser, rows: Sequence[Row], asks: Sequence[Ask]) -> tuple[
         for place in (sequence, twin.get(sequence)):
             if place is not None:
                 wanted[place, torch.as_tensor(row.wanted)] = True
-    logits = model.logits(tokens, valid, wanted.to(device))
+    logits = getattr(model, rows[0].head)(tokens, valid, wanted.to(device), **_continuous(rows, tokens))
     slot = torch.full(tokens.shape, -1, dtype=torch.long)
     slot[wanted] = torch.arange(int(wanted.sum()))
     readings = _read(logits, slot, asks, twin)
@@ -53,6 +53,17 @@ def _pad(sequences: Sequence[Ints], pad_id: int, device: torch.device) -> tuple[
     if bool((lengths == tokens.shape[1]).all()):
         return tokens.to(device), None
     return tokens.to(device), (torch.arange(tokens.shape[1]) < lengths[:, None]).to(device)
+
+
+def _continuous(rows: Sequence[Row], tokens: Tensor) -> dict[str, Tensor]:
+    """Returns the rows' float inputs [B, L, C], zero at padding, and their noise levels [B]; nothing where rows are tokens alone."""
+    given = [row.inputs for row in rows if row.inputs is not None]
+    if not given:
+        return {}
+    inputs = torch.zeros(*tokens.shape, given[0].shape[1])
+    for i, part in enumerate(given):
+        inputs[i, : len(part)] = torch.from_numpy(part)
+    return {"inputs": inputs.to(tokens.device), "time": torch.tensor([row.time for row in rows], device=tokens.device)}
 
 
 def _twins(rows: Sequence[Row]) -> dict[int, int]:

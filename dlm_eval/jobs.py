@@ -17,7 +17,7 @@ from dlm_eval.engine import Engine, Outcome, Walk
 from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.journal import Journal
 from dlm_eval.noise import Noise, digest
-from dlm_eval.scoring import EstimatorSettings, score_walk
+from dlm_eval.scoring import EstimatorSettings, question_walk, score_walk
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,35 @@ class ScoreJob:
 
 
 @dataclass(frozen=True)
+class QuestionJob:
+    """Score the choices of one question together, so that sampling can end once the best one is settled.
+
+    Attributes:
+        canvases: the choices.
+        settings: an estimator with `decide`.
+        seed: of the noise.
+        lengths: what normalised scores divide each choice's by; their order is settled too.
+    """
+
+    canvases: tuple[Canvas, ...]
+    settings: EstimatorSettings
+    seed: int
+    lengths: tuple[int, ...]
+
+    @property
+    def canvas(self) -> Canvas:
+        """The longest choice: what the job weighs in a batch."""
+        return max(self.canvases, key=len)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a question's choices, in their order."""
+
+    choices: tuple[Score, ...]
+
+
+@dataclass(frozen=True)
 class FillJob:
     """Write the open positions of `canvas`."""
 
@@ -41,7 +70,7 @@ class FillJob:
     seed: int
 
 
-Job = ScoreJob | FillJob
+Job = ScoreJob | QuestionJob | FillJob
 
 
 @dataclass(frozen=True)
@@ -49,13 +78,13 @@ class Answer:
     """A job's answer with its cost.
 
     Attributes:
-        value: the score or filling, or None where the sample erred.
+        value: the score, scores or filling, or None where the sample erred.
         error: the reason, or None.
         rows: forward passes of this job's own rows.
         seconds: model seconds of its share of the batches.
     """
 
-    value: Score | Filling | None
+    value: Score | Scores | Filling | None
     error: str | None
     rows: int
     seconds: float
@@ -66,7 +95,14 @@ def start(engine: Engine, job: Job) -> Walk[Any]:
     noise = Noise.of(job.canvas, job.seed)
     if isinstance(job, ScoreJob):
         return _guarded(score_walk(engine.model, job.canvas, job.settings, noise, greedy=job.greedy))
+    if isinstance(job, QuestionJob):
+        return _guarded(_question(engine, job, noise))
     return _guarded(fill_walk(engine.model, job.canvas, job.settings, noise))
+
+
+def _question(engine: Engine, job: QuestionJob, noise: Noise) -> Walk[Scores]:
+    scores = yield from question_walk(engine.model, job.canvases, job.settings, noise, lengths=job.lengths)
+    return Scores(tuple(scores))
 
 
 def _guarded(walk: Walk[Any]) -> Walk[Any]:
@@ -110,9 +146,10 @@ def _answer(outcome: Outcome[Any]) -> Answer:
 
 def journal_key(fingerprint: str, job: Job) -> str:
     """Returns the key of `job`'s answer: sha256 of model fingerprint, settings, request and seed."""
-    canvas = job.canvas
-    asked = (canvas.tokens, "".join("_#"[is_open] for is_open in canvas.open), canvas.key)
-    return digest("answer", 2, fingerprint, type(job).__name__, asked, _plain(job.settings), job.seed, getattr(job, "greedy", None))
+    canvases = job.canvases if isinstance(job, QuestionJob) else (job.canvas,)
+    asked = [(canvas.tokens, "".join("_#"[is_open] for is_open in canvas.open), canvas.key) for canvas in canvases]
+    more = (getattr(job, "greedy", None), getattr(job, "lengths", None))
+    return digest("answer", 3, fingerprint, type(job).__name__, asked, _plain(job.settings), job.seed, more)
 
 
 @lru_cache(maxsize=1024)
@@ -161,11 +198,14 @@ def answer_jobs(
 
 def encode_answer(answer: Answer) -> dict[str, Any]:
     """Returns an answer as plain data."""
-    return {**vars(answer), "kind": type(answer.value).__name__, "value": vars(answer.value)}
+    value = [vars(score) for score in answer.value.choices] if isinstance(answer.value, Scores) else vars(answer.value)
+    return {**vars(answer), "kind": type(answer.value).__name__, "value": value}
 
 
 def decode_answer(data: dict[str, Any]) -> Answer:
     """Returns the answer that `encode_answer` made `data` from."""
+    if data["kind"] == "Scores":
+        return Answer(Scores(tuple(Score(**score) for score in data["value"])), data["error"], data["rows"], data["seconds"])
     kind = {"Score": Score, "Filling": Filling}[data["kind"]]
     value = {key: tuple(item) if isinstance(item, list) else item for key, item in data["value"].items()}
     return Answer(kind(**value), data["error"], data["rows"], data["seconds"])

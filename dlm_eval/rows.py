@@ -20,6 +20,7 @@ from dlm_eval.errors import SampleError
 
 T = TypeVar("T")
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
 Reading = tuple[NDArray[Any], ...]  # arrays whose first dimension is W
 
 
@@ -51,6 +52,9 @@ class Row:
         payload: [W, ...] the reader's input for each wanted position.
         unguided: [L] ids of the unconditional sequence of classifier-free guidance, or None.
         guidance: factor f of guided logits u + f (c - u), u from `unguided` and c from `tokens`.
+        head: method of the model that answers: its logits, or another with the same arguments.
+        inputs: [L, C] float32 what goes in besides tokens (embeddings under diffusion), or None.
+        time: noise level that goes with `inputs`.
     """
 
     tokens: Ints
@@ -59,6 +63,9 @@ class Row:
     payload: NDArray[Any]
     unguided: Ints | None = None
     guidance: float = 1.0
+    head: str = "logits"
+    inputs: Floats | None = None
+    time: float = 0.0
 
     @property
     def passes(self) -> int:

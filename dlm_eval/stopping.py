@@ -62,6 +62,17 @@ def _stop(number: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _forget() -> None:
+    """Makes a forked child (lm-eval's bootstrap, a sandbox) an ordinary process again: its signals are no news to its parent."""
+    if signal.getsignal(signal.SIGTERM) is _stop:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 def _end_in_time(bell: socket.socket) -> None:
     """Waits for a signal, then ends the process in time, unless it ends by itself."""
     while heard := bell.recv(64):

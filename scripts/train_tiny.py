@@ -212,9 +212,9 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """Linear warm-up over 100 steps, then a cosine to a fiftieth."""
-    done = (step - 100) / max(1, settings.steps - 100)
-    return settings.lr * (step / 100 if step < 100 else 0.02 + 0.49 * (1 + math.cos(math.pi * done)))
+    """Linear warm-up over 200 steps, then a cosine to a fiftieth."""
+    done = (step - 200) / max(1, settings.steps - 200)
+    return settings.lr * (step / 200 if step < 200 else 0.02 + 0.49 * (1 + math.cos(math.pi * done)))
 
 
 def train(settings: Settings, folder: Path, save_every: int) -> None:

@@ -197,3 +197,26 @@ def test_what_is_cut_is_counted(tmp_path: Path) -> None:
         assert results["dlm_eval"]["cost"][name]["truncated"] == 1
     strict = run(write_tasks(tmp_path, documents), "t_write", overlong="error")
     assert "do not fit" in strict["samples"]["t_write"][1]["error"]
+
+
+def test_decide_gives_the_same_answers_for_fewer_forwards(tmp_path: Path) -> None:
+    long = [{**d, "choices": [" abcabcabcabc", " fedfedfedfed", " aabbccddeeff"]} for d in DOCUMENTS]
+    folder = write_tasks(tmp_path, long)
+    full = run(folder, "t_choice", estimator="auto,samples=64")
+    decided = run(folder, "t_choice", estimator="auto,samples=64,decide=0.01")
+    best = [[max(range(3), key=lambda i: s["filtered_resps"][i][0]) for s in r["samples"]["t_choice"]] for r in (full, decided)]
+    assert best[0] == best[1]
+    cost = decided["dlm_eval"]["cost"]["t_choice"]
+    assert cost["forwards"] < full["dlm_eval"]["cost"]["t_choice"]["forwards"] <= cost["budget_forwards"] == 64 * 3 * len(long)
+    assert sum(s["forwards"] for s in decided["samples"]["t_choice"]) == cost["forwards"]
+    assert all(s["logprob_kind"][0] == "lower bound" for s in decided["samples"]["t_choice"])
+
+
+def test_long_texts_are_scored_in_windows(tmp_path: Path) -> None:
+    folder = write_tasks(tmp_path, [{**DOCUMENTS[0], "text": "abcdef" * 20}])
+    options = {"model_args": {**TOY, "max_length": 32}, "estimator": "left_to_right"}
+    whole, strided = run(folder, "t_roll", **options), run(folder, "t_roll", **options, stride=8)
+    assert whole["samples"]["t_roll"][0]["tokens"] == strided["samples"]["t_roll"][0]["tokens"] == 120
+    assert whole["results"]["t_roll"] != strided["results"]["t_roll"]
+    with pytest.raises(UserError, match="stride '99'"):
+        run(folder, "t_roll", **options, stride=99)

@@ -139,9 +139,10 @@ def test_sampled_estimators_are_unbiased(toy: Toy, settings: EstimatorSettings) 
     values, errors = repeats(toy, canvas, settings, 400)
     spread = values.std(ddof=1)
     assert abs(values.mean() - truth) < ALPHA_Z * spread / np.sqrt(len(values))
-    # The reported error is the spread between runs (or above it: merged strata and single pairs overstate).
+    # The reported error is the spread between runs, or above it: merged strata and single pairs overstate. (Below n forwards
+    # cubature leaves out what the draw of the sizes adds, so it may be a little low.)
     reported = np.sqrt(np.nanmean(errors**2))
-    assert 0.85 * spread < reported < 2.5 * spread
+    assert 0.75 * spread < reported < 2.5 * spread
 
 
 def test_bounds_bracket_the_truth(toy: Toy) -> None:

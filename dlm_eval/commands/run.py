@@ -40,6 +40,7 @@ def add_parser(subparsers: Any) -> None:
     ours.add_argument("--decode", metavar="k=v,...", nargs="+", help="decoding settings (preset=..., steps=..., strategy=..., ...)")
     ours.add_argument("--data_dir", metavar="DIR", help="datasets from local files before the hub (default: $DLM_EVAL_DATA)")
     ours.add_argument("--overlong", choices=("truncate", "error"), help="requests longer than the model: cut the context from the left (default), or an error")
+    ours.add_argument("--stride", type=int, metavar="N", help="tokens that each later window of a long text scores (default: as many as fit)")
     ours.add_argument("--devices", metavar="0,1|cpu:2|gpu:4|auto", help="one worker process per device (default: one device, in this process)")
     ours.add_argument("--engine", choices=("local", "ray"), help="where workers run (default: local)")
     ours.add_argument("--ray_address", metavar="ADDRESS", help="Ray cluster for --engine ray (default: $RAY_ADDRESS, else one on this machine)")

@@ -18,13 +18,14 @@ from dlm_eval.canvas import BLANK, Filling, Score
 from dlm_eval.errors import SampleError
 from dlm_eval.harness.decode_options import DecodeOptions
 from dlm_eval.harness.requests import Overlong, Prepared, begin, continuation_canvas, hole_canvas, hole_length
-from dlm_eval.jobs import Answer, FillJob, Job, ScoreJob, answer_jobs
+from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores, answer_jobs
 from dlm_eval.journal import Journal
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import digest
 from dlm_eval.pool import Pool
 from dlm_eval.progress import Progress
 from dlm_eval.scoring import EstimatorSettings, windows
+from dlm_eval.scoring.rounds import merge
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Options:
         estimator: of likelihoods.
         decode: how requests become decode settings.
         seed: of all noise.
+        stride: tokens that each later window of a long text scores; None for as many as fit.
         overlong: what happens to a request that does not fit: cut its context from the left, or store an error.
         quiet: show no progress.
     """
@@ -44,6 +46,7 @@ class Options:
     estimator: EstimatorSettings
     decode: DecodeOptions
     seed: int = 0
+    stride: int | None = None
     overlong: Overlong = "truncate"
     quiet: bool = False
 
@@ -63,6 +66,8 @@ class Record:
     seconds: float = 0.0
     stderr: float | None = None
     score_kind: str | None = None
+    bounds: tuple[float | None, float | None] | None = None
+    budget: int = 0
     truncated: int = 0
     error: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
@@ -124,19 +129,27 @@ class DiffusionLM(TemplateLM):
 
         is_greedy is found out where a document has one continuation (last-word tasks); among choices it is False.
         """
-        asked = Counter((r.task_name or "", doc_key(r.doc or r.args)) for r in {id(r): r for r in requests}.values())
+        questions: dict[tuple[str, str], list[Instance]] = {}
+        for request in {id(r): r for r in requests}.values():
+            questions.setdefault((request.task_name or "", doc_key(request.doc or request.args)), []).append(request)
+        asked = {question: len(choices) for question, choices in questions.items()}
 
         def prepare(request: Instance, record: Record) -> list[Job]:
             context, continuation = request.args
             key = digest(record.task, record.doc, record.repeat)
             prepared = continuation_canvas(self.model, context, continuation, key, self.options.overlong)
+            if self.options.estimator.decide is not None and asked[record.task, record.doc] > 1:
+                self._weigh(prepared, record)
+                return [self._question(questions[record.task, record.doc], record)]
             # lm-eval's choices ask several continuations of one document and never look at is_greedy, which costs rows of its own.
             return [self._score_job(prepared, record, greedy=asked[record.task, record.doc] == 1)]
 
         def finish(answers: Sequence[Answer], record: Record) -> tuple[float, bool]:
             score = _score(answers[0])
-            record.stderr, record.score_kind = score.stderr, score.kind
-            record.details["estimator"] = score.estimator
+            if isinstance(answers[0].value, Scores):
+                score = answers[0].value.choices[record.details["choice"]]
+                record.rows, record.seconds = score.rows, record.seconds / len(answers[0].value.choices)
+            self._note(score, record)
             return score.logprob, bool(score.greedy)
 
         return self._answer(requests, "likelihood", prepare, finish, (float("-inf"), False))
@@ -148,14 +161,15 @@ class DiffusionLM(TemplateLM):
             key = digest(record.task, record.doc, record.repeat)
             ids = self.model.encode(request.args[0])
             head = begin(self.model, [])
-            canvases = windows([*head, *ids], self.model.max_length, given=len(head), key=key)
+            canvases = windows([*head, *ids], self.model.max_length, self.options.stride, given=len(head), key=key)
             return [self._score_job(Prepared(canvas), record, greedy=False) for canvas in canvases]
 
         def finish(answers: Sequence[Answer], record: Record) -> float:
-            scores = [_score(answer) for answer in answers]
-            record.stderr = sum(score.stderr**2 for score in scores) ** 0.5
-            record.score_kind = scores[0].kind if scores else "exact"
-            return float(sum(score.logprob for score in scores))
+            if not answers:
+                raise SampleError("the text is empty: there is nothing to score")
+            score = merge([_score(answer) for answer in answers])
+            self._note(score, record)
+            return score.logprob
 
         return self._answer(requests, "likelihood", prepare, finish, float("-inf"))
 
@@ -185,9 +199,27 @@ class DiffusionLM(TemplateLM):
     def _busy(self) -> tuple[float, int]:
         return self.pool.cost().seconds, len(self.pool.devices())
 
-    def _score_job(self, prepared: Prepared, record: Record, greedy: bool) -> ScoreJob:
+    def _weigh(self, prepared: Prepared, record: Record) -> None:
+        """Notes how much there is to score, and what the whole budget would cost."""
+        n, samples = sum(prepared.canvas.open), self.options.estimator.samples
         record.truncated += prepared.truncated
-        record.tokens += sum(prepared.canvas.open)
+        record.tokens += n
+        record.budget += min(samples, 2 ** min(n, 20) - 1)
+
+    def _note(self, score: Score, record: Record) -> None:
+        record.stderr, record.score_kind, record.bounds = score.stderr, score.kind, (score.lower, score.upper)
+        record.details["estimator"] = score.estimator
+
+    def _question(self, choices: Sequence[Instance], record: Record) -> QuestionJob:
+        """Returns the job of a whole question. Every choice's request asks for the same job, which is answered once."""
+        key = digest(record.task, record.doc, record.repeat)
+        canvases = [continuation_canvas(self.model, *choice.args, key, self.options.overlong).canvas for choice in choices]
+        record.details["choice"] = next(i for i, choice in enumerate(choices) if choice.idx == record.idx)
+        lengths = tuple(max(1, len(choice.args[1])) for choice in choices)  # lm-eval's acc_norm divides by characters
+        return QuestionJob(tuple(canvases), self.options.estimator, self.options.seed, lengths)
+
+    def _score_job(self, prepared: Prepared, record: Record, greedy: bool) -> ScoreJob:
+        self._weigh(prepared, record)
         return ScoreJob(prepared.canvas, self.options.estimator, self.options.seed, greedy)
 
     def _answer(
@@ -238,10 +270,16 @@ def doc_key(doc: Any) -> str:
 
 
 def _score(answer: Answer) -> Score:
+    """Returns the answer's score (of a question: its first choice's).
+
+    Raises:
+        SampleError: the sample erred.
+    """
     if answer.error is not None:
         raise SampleError(answer.error)
-    assert isinstance(answer.value, Score)
-    return answer.value
+    value = answer.value.choices[0] if isinstance(answer.value, Scores) else answer.value
+    assert isinstance(value, Score)
+    return value
 
 
 def _filling(answer: Answer) -> Filling:

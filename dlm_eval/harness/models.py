@@ -79,7 +79,9 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
     facts = model.describe()
     length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
     decode = DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), str(facts.get("checkpoint") or ""), length)
-    options = Options(estimator, decode, settings.noise_seed, settings.overlong, quiet=settings.verbosity == "ERROR")  # type: ignore[arg-type]
+    options = Options(
+        estimator, decode, settings.noise_seed, settings.stride, settings.overlong, quiet=settings.verbosity == "ERROR"  # type: ignore[arg-type]
+    )
     lm = DiffusionLM(model, pool, options, journal)
     name = str(facts.get("checkpoint") or facts.get("pretrained") or settings.model)
     if journal is not None:

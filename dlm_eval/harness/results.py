@@ -53,6 +53,7 @@ def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Cal
                 if own[0].kind == "likelihood":
                     sample["logprob_stderr"] = [r.stderr for r in own]
                     sample["logprob_kind"] = [r.score_kind for r in own]
+                    sample["logprob_bounds"] = [r.bounds for r in own]
                 else:
                     sample["exit"] = [r.details.get("exit") for r in own]
                     sample["steps"] = [r.details.get("steps_taken") for r in own]
@@ -75,6 +76,8 @@ def cost_block(records: Sequence[Record], errors: Mapping[str, int], device: Cos
         cost["tokens"] += record.tokens
         cost["seconds"] += record.seconds
         cost["truncated"] += record.truncated > 0
+        if record.budget:
+            cost["budget_forwards"] = cost.get("budget_forwards", 0) + record.budget
     for task in {*tasks, *errors}:
         tasks.setdefault(task, {})["errors"] = errors.get(task, 0)
     for cost in tasks.values():

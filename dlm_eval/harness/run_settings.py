@@ -33,6 +33,7 @@ class RunSettings:
         resume: use the answers in the journal of `output_path`.
         score_only: use nothing but these answers: filters and metrics anew, no weights.
         bootstrap_iters: resamplings for standard errors without a closed form (lm-eval's 100000 take hours for F1).
+        stride: tokens that each later window of a text longer than the model scores (loglikelihood_rolling).
         overlong: 'truncate' (context from the left, counted) or 'error' (a stored per-sample error).
     """
 
@@ -58,6 +59,7 @@ class RunSettings:
     log_samples: bool = True
     resume: bool = True
     score_only: bool = False
+    stride: int | None = None
     overlong: str = "truncate"
     apply_chat_template: bool | str = False
     system_instruction: str | None = None
@@ -123,7 +125,7 @@ def run_settings(values: Mapping[str, Any]) -> RunSettings:
         given["seed"] = _seeds(given["seed"])
     if "model" not in given:
         raise UserError("--model is missing (`dlm-eval ls models` lists them)")
-    for key in ("limit", "num_fewshot", "max_batch_size"):
+    for key in ("limit", "num_fewshot", "max_batch_size", "stride"):
         if key in given:
             given[key] = _number(f"--{key}", given[key], float if key == "limit" else int)
     return RunSettings(**given)

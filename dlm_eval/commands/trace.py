@@ -1,0 +1,105 @@
+"""`dlm-eval trace`: how one text is written, step by step: in the terminal, as a web page, or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlm_eval.errors import SampleError, UserError
+
+if TYPE_CHECKING:
+    from dlm_eval.pages.recording import Recording
+
+LENGTH = 32  # open positions where nobody names a length
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `trace`."""
+    text = "show step by step how a model writes after a prompt, or between a prompt and a suffix"
+    parser = subparsers.add_parser("trace", help="show step by step how a text is written", description=text, allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="family or named checkpoint (`dlm-eval ls models`)")
+    parser.add_argument("--model_args", nargs="+", metavar="k=v,...", help="the model's own options")
+    parser.add_argument("--prompt", required=True, help="text before the hole")
+    parser.add_argument("--infill", metavar="SUFFIX", default="", help="text after the hole")
+    parser.add_argument("--length", type=int, metavar="N", help=f"open positions (default: {LENGTH}, or gen_length of --decode)")
+    parser.add_argument("--decode", nargs="+", metavar="k=v,...", help="decoding settings (preset=..., steps=..., strategy=..., ...)")
+    parser.add_argument("--seed", type=int, default=0, help="of random draws (default: 0)")
+    parser.add_argument("--device", help="where the model runs")
+    parser.add_argument("--apply_chat_template", action="store_true", help="the prompt is a user's message to a chat model")
+    parser.add_argument("--html", metavar="FILE", help="write a web page with a slider over the steps")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write every step as JSON, without FILE to standard output")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Fills the hole and shows how."""
+    recording = _record(args)
+    texts: dict[Path, str] = {}
+    if args.html:
+        from dlm_eval.pages.trace_page import page
+
+        texts[Path(args.html)] = page(recording)
+    if args.json:
+        import json
+
+        text = json.dumps(recording.plain(), allow_nan=False) + "\n"
+        if args.json == "-":
+            sys.stdout.write(text)
+        else:
+            texts[Path(args.json)] = text
+    if texts:
+        from dlm_eval.boards.csv_file import write_files
+
+        write_files(texts)
+        print("\n".join(map(str, texts)), file=sys.stderr if args.json == "-" else sys.stdout)
+    elif not args.json:
+        _print(recording)
+    return 0
+
+
+def _record(args: argparse.Namespace) -> Recording:
+    from dlm_eval.harness.decode_options import DecodeOptions, user_layer
+    from dlm_eval.harness.requests import hole_canvas
+    from dlm_eval.models import load_model
+    from dlm_eval.pages.recording import record
+    from dlm_eval.settings import parse_pairs
+
+    for name in ("prompt", "infill"):
+        if any("\ud800" <= character <= "\udfff" for character in getattr(args, name)):
+            raise UserError(f"--{name} is not valid UTF-8")
+    decode = user_layer({}, parse_pairs(",".join(args.decode or ()), "--decode"))
+    options = DecodeOptions(decode, "", LENGTH)  # wrong settings show before a model is loaded
+    if decode.get("preset") != "authors":
+        _settings(options, args)
+    arguments = dict(parse_pairs(",".join(args.model_args or ()), "--model_args"))
+    if args.device is not None:
+        arguments.setdefault("device", args.device)
+    model = load_model(args.model, **arguments)
+    settings, length = _settings(DecodeOptions(decode, str(model.describe().get("checkpoint") or ""), LENGTH), args)
+    prompt = model.apply_chat_template([{"role": "user", "content": args.prompt}]) if args.apply_chat_template else args.prompt
+    try:
+        prepared = hole_canvas(model, prompt, length, args.infill, "", "error")
+    except SampleError as error:
+        raise UserError(f"--prompt with a hole of {length}: {error}") from error
+    return record(model, prepared.canvas, settings, args.seed)
+
+
+def _settings(options: Any, args: argparse.Namespace) -> tuple[Any, int]:
+    """Returns the decode settings and the number of open positions."""
+    if args.length is not None and args.length < 1:
+        raise UserError(f"--length '{args.length}' is not allowed; it must be 1 or more")
+    ask = options.request({"infill_length": str(args.length)} if args.length is not None else {})
+    length = int(ask.hole.length)
+    return options.settings(ask, length), length
+
+
+def _print(recording: Recording) -> None:
+    from dlm_eval.pages.terminal import lines
+
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    encoding = sys.stdout.encoding or "utf-8"
+    for line in lines(recording, colour):
+        print(line.encode(encoding, "replace").decode(encoding))

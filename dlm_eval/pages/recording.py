@@ -1,0 +1,145 @@
+"""A recording of how one canvas was filled: every step, and every token with the text that it stands for.
+
+Shape letters: L = positions of the canvas, n = open ones, K = positions written in a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.decoding import DecodeSettings, TraceStep, fill_outcomes
+from dlm_eval.engine import Engine
+from dlm_eval.errors import SampleError, UserError
+from dlm_eval.models.denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class Recording:
+    """How a canvas was filled.
+
+    Attributes:
+        model: its name.
+        settings: how it decoded.
+        seed: of its random numbers.
+        start: [L] ids before the first step, the mask token where open. A block-causal model's last block is filled up by open positions,
+            so that L can be more than the canvas has.
+        open: the open positions, ascending.
+        steps: what was written, in order.
+        filling: what came out.
+        text: the text of `filling` up to its end-of-text token.
+        pieces: id -> (text, whether it is a special token) of every id that occurs.
+    """
+
+    model: str
+    settings: DecodeSettings
+    seed: int
+    start: tuple[int, ...]
+    open: tuple[int, ...]
+    steps: tuple[TraceStep, ...]
+    filling: Filling
+    text: str
+    pieces: dict[int, tuple[str, bool]]
+
+    def replaced(self) -> list[tuple[int, ...]]:
+        """Returns, for each step, the positions where it put another token in the place of one."""
+        found, before, covered = [], self.start, set(self.open)
+        for step in self.steps:
+            found.append(tuple(p for p in step.written if p not in covered and step.tokens[p] != before[p]))
+            before, covered = step.tokens, {p for p, is_open in enumerate(step.open) if is_open}
+        return found
+
+    def plain(self) -> dict[str, Any]:
+        """Returns everything as plain data for JSON: numbers, texts, lists and dicts; no NaN."""
+        steps = [
+            {
+                "step": step.step,
+                "written": list(step.written),
+                "tokens": [step.tokens[p] for p in step.written],
+                "confidence": [_finite(c) for c in step.confidence],
+                "erased": list(step.erased),
+                "replaced": list(replaced),
+            }
+            for step, replaced in zip(self.steps, self.replaced(), strict=True)
+        ]
+        filling = asdict(self.filling) | {"confidence": [_finite(c) for c in self.filling.confidence]}
+        return {
+            "format": 1,
+            "model": self.model,
+            "settings": asdict(self.settings),
+            "seed": self.seed,
+            "start": list(self.start),
+            "open": list(self.open),
+            "steps": steps,
+            "filling": {key: list(value) if isinstance(value, tuple) else value for key, value in filling.items()},
+            "text": self.text,
+            "pieces": {str(i): {"text": text, "special": special} for i, (text, special) in self.pieces.items()},
+        }
+
+
+def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int = 0) -> Recording:
+    """Returns the recording of filling `canvas`.
+
+    Raises:
+        UserError: several samples are asked for, or a canvas or settings that the model cannot use.
+    """
+    if settings.samples > 1:
+        raise UserError(f"decode samples '{settings.samples}' is not allowed here; a trace shows one sample (--seed chooses another)")
+    steps: list[TraceStep] = []
+    (outcome,) = fill_outcomes(Engine(model), [canvas], settings, seed, trace=lambda _, step: steps.append(step))
+    if isinstance(outcome.answer, SampleError):
+        raise UserError(f"--model {model.name}: {outcome.answer}")
+    filling = dataclasses.replace(outcome.answer, seconds=outcome.seconds)
+    extra = (len(steps[0].tokens) if steps else len(canvas)) - len(canvas)
+    start = [model.mask_id if is_open else t for t, is_open in zip(canvas.tokens, canvas.open, strict=True)]
+    start += [model.mask_id] * extra
+    is_open = [*canvas.open, *[True] * extra]
+    ids = sorted({*start, *(step.tokens[p] for step in steps for p in step.written)})
+    return Recording(
+        model=model.name,
+        settings=settings,
+        seed=seed,
+        start=tuple(start),
+        open=tuple(p for p, hole in enumerate(is_open) if hole),
+        steps=tuple(steps),
+        filling=filling,
+        text=model.decode(list(_before_end(filling.tokens, model.eos_ids))),
+        pieces=pieces(model, ids),
+    )
+
+
+def pieces(model: Denoiser, ids: Sequence[int]) -> dict[int, tuple[str, bool]]:
+    """Returns id -> (text as it stands in the middle of a text, whether it is a special token).
+
+    A token that is only a part of a character has no text of its own; it goes by the tokenizer's name for it.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    known = {model.mask_id: "[MASK]", **dict.fromkeys(model.eos_ids, "[EOS]")}
+    anchor = model.encode("a")[-1:]  # sentencepiece drops the space of a text's first token
+    head = model.decode(anchor)
+
+    def one(i: int) -> tuple[str, bool]:
+        text = model.decode([*anchor, i])
+        text = text[len(head) :] if text.startswith(head) else model.decode([i])
+        if text and "\ufffd" not in text and i != model.mask_id:
+            return text, False
+        name = tokenizer.convert_ids_to_tokens(i) if tokenizer is not None and i < len(tokenizer) else None
+        return str(name or known.get(i, f"[{i}]")), not text or i == model.mask_id
+
+    return {i: one(i) for i in ids}
+
+
+def _before_end(tokens: Sequence[int], ends: Sequence[int]) -> Iterator[int]:
+    for token in tokens:
+        if token in ends:
+            return
+        if token >= 0:  # a blank: left open because nothing visible could change any more
+            yield token
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,169 @@
+"use strict";
+// The page of `dlm-eval trace`: replays the recorded steps up to the one that the slider is at.
+const data = JSON.parse(document.getElementById("data").textContent);
+const at = (id) => document.getElementById(id);
+const last = data.steps.length;
+const hole = new Set(data.open);
+const MARKS = { "\n": "⏎", "\r": "␍", "\t": "⇥" };
+const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]/u;
+let shown = last, chosen = null, timer = null;
+
+const percent = (p) => (p === null ? "?" : (100 * p).toFixed(1) + " %");
+const quoted = (id) => JSON.stringify(data.pieces[id].text);
+
+// What happened at each position, in order: {k, id, confidence} where a token was written, {k, id: null} where it was masked again.
+const history = data.start.map(() => []);
+data.steps.forEach((step, k) => {
+  step.erased.forEach((p) => history[p].push({ k, id: null }));
+  step.written.forEach((p, i) => history[p].push({ k, id: step.tokens[i], confidence: step.confidence[i] }));
+});
+
+function stateOf(p, count) { // what stands at p after `count` steps
+  const past = history[p].filter((event) => event.k < count);
+  const now = past[past.length - 1];
+  const before = past.slice(0, -1).some((event) => event.id !== null);
+  return { now, rewritten: before && now.id !== null, fresh: now && now.k === count - 1 };
+}
+
+function addText(element, text) { // as text, never as markup; what cannot be seen is spelled out
+  let plain = "";
+  const flush = () => { if (plain) element.append(plain); plain = ""; };
+  for (const character of text) {
+    if (!HIDDEN.test(character)) { plain += character; continue; }
+    flush();
+    const mark = document.createElement("span");
+    mark.className = "mark";
+    mark.textContent = MARKS[character] || "U+" + character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+    element.append(mark);
+    if (character === "\n" || character === "\t") element.append(character);
+  }
+  flush();
+}
+
+function tokenSpan(p, count) {
+  const span = document.createElement("span");
+  span.dataset.position = p;
+  if (!hole.has(p)) {
+    span.className = "given";
+    addText(span, data.pieces[data.start[p]].text);
+    return span;
+  }
+  const { now, rewritten, fresh } = stateOf(p, count);
+  const written = now && now.id !== null;
+  span.className = written ? "token" : "mask";
+  if (fresh) span.classList.add(written ? "new" : "erased");
+  if (rewritten) span.classList.add("rewritten");
+  if (written) {
+    const piece = data.pieces[now.id];
+    if (piece.special) span.classList.add("special");
+    const value = at("canvas").dataset.colour === "confidence" ? now.confidence : now.k / Math.max(1, last - 1);
+    span.style.setProperty("--v", value === null ? 0 : value);
+    addText(span, piece.text);
+  }
+  if (p === chosen) span.classList.add("chosen");
+  return span;
+}
+
+function describe() {
+  if (chosen === null) { at("details").textContent = "point at a token for its history"; return; }
+  if (!hole.has(chosen)) { at("details").textContent = `position ${chosen}: ${quoted(data.start[chosen])}, given`; return; }
+  const events = history[chosen].map((event) => event.id === null
+    ? `masked again in step ${data.steps[event.k].step}`
+    : `${quoted(event.id)} (id ${event.id}) in step ${data.steps[event.k].step}, confidence ${percent(event.confidence)}`);
+  at("details").textContent = `position ${chosen}: ` + (events.join(" → ") || "never written");
+}
+
+function whereText(count) {
+  if (count === 0) return `start: ${data.open.length} open`;
+  const step = data.steps[count - 1];
+  const replaced = step.replaced.length, written = step.written.length - replaced;
+  const parts = [`${written} written`];
+  if (replaced) parts.push(`${replaced} replaced`);
+  if (step.erased.length) parts.push(`${step.erased.length} masked again`);
+  return `step ${step.step} (${count} of ${last}): ${parts.join(", ")}`;
+}
+
+function show(count) {
+  shown = Math.min(last, Math.max(0, count));
+  at("canvas").replaceChildren(...data.start.map((_, p) => tokenSpan(p, shown)));
+  at("slider").value = shown;
+  at("where").textContent = whereText(shown);
+  at("slider").setAttribute("aria-valuetext", at("where").textContent);
+  at("previous").disabled = shown === 0;
+  at("next").disabled = shown === last;
+  [...at("bars").children].forEach((bar, k) => bar.classList.toggle("past", k < shown));
+}
+
+function colourBy(what) {
+  at("canvas").dataset.colour = what;
+  document.body.classList.toggle("confidence", what === "confidence");
+  at("least").textContent = what === "confidence" ? "0 %" : "first step";
+  at("most").textContent = what === "confidence" ? "100 %" : "last step";
+  document.querySelector(`input[name=colour][value=${what}]`).checked = true;
+  show(shown);
+}
+
+function play(on) {
+  clearInterval(timer);
+  timer = null;
+  at("play").textContent = on ? "stop" : "play";
+  if (!on) return;
+  if (shown === last) show(0);
+  timer = setInterval(() => { show(shown + 1); if (shown === last) play(false); }, Math.max(60, Math.min(600, 15000 / Math.max(1, last))));
+}
+
+const KEYS = {
+  ArrowLeft: () => show(shown - 1), ArrowRight: () => show(shown + 1), Home: () => show(0), End: () => show(last),
+  " ": () => play(timer === null), c: () => colourBy(at("canvas").dataset.colour === "step" ? "confidence" : "step"),
+};
+
+function start() {
+  const filling = data.filling;
+  at("model").textContent = data.model;
+  at("facts").textContent = [
+    `strategy ${data.settings.strategy}`, `${data.open.length} open positions`, `${filling.steps} steps`, `${filling.forwards} forwards`,
+    `ended: ${filling.exit}`, `seed ${data.seed}`,
+  ].join(" · ");
+  for (const [key, value] of Object.entries(data.settings)) {
+    const term = document.createElement("dt"), entry = document.createElement("dd");
+    term.textContent = key;
+    entry.textContent = JSON.stringify(value);
+    at("settings").append(term, entry);
+  }
+  const most = Math.max(1, ...data.steps.map((step) => step.written.length));
+  at("bars").replaceChildren(...data.steps.map((step) => {
+    const bar = document.createElement("i");
+    bar.style.setProperty("--v", step.written.length / most);
+    return bar;
+  }));
+  at("slider").max = last;
+  at("slider").addEventListener("input", () => { play(false); show(Number(at("slider").value)); });
+  at("previous").addEventListener("click", () => show(shown - 1));
+  at("next").addEventListener("click", () => show(shown + 1));
+  at("play").addEventListener("click", () => play(timer === null));
+  for (const radio of document.querySelectorAll("input[name=colour]")) radio.addEventListener("change", () => colourBy(radio.value));
+  for (const kind of ["pointerover", "click"]) {
+    at("canvas").addEventListener(kind, (event) => {
+      const span = event.target.closest("[data-position]");
+      if (!span || Number(span.dataset.position) === chosen) return;
+      document.querySelector(".chosen")?.classList.remove("chosen");
+      chosen = Number(span.dataset.position);
+      span.classList.add("chosen");
+      describe();
+    });
+  }
+  document.addEventListener("keydown", (event) => {
+    const act = KEYS[event.key];
+    if (!act || event.ctrlKey || event.altKey || event.metaKey) return;
+    if (event.key === " " && event.target.closest("button, input, summary")) return; // they have a meaning for it of their own
+    event.preventDefault();
+    if (event.key !== " ") play(false);
+    act();
+  });
+  const asked = new URLSearchParams(location.hash.slice(1)); // #step=3&colour=confidence
+  colourBy(asked.get("colour") === "confidence" ? "confidence" : "step");
+  show(asked.has("step") ? Number(asked.get("step")) || 0 : last);
+  describe();
+}
+
+start();
