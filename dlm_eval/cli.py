@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from dlm_eval import __version__
 from dlm_eval.boards.leaderboard import add_parser as add_leaderboard
-from dlm_eval.commands import cache, ls, run, show, trace, validate
+from dlm_eval.commands import cache, ls, run, show, sweep, trace, validate
 from dlm_eval.errors import DlmEvalError, RunError, UserError
 from dlm_eval.stopping import INTERRUPTED, MESSAGE
 
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dlm-eval {__version__}")
     subparsers: Any = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for add_parser in (run.add_parser, ls.add_parser, show.add_parser, validate.add_parser, cache.add_parser, trace.add_parser, add_leaderboard):
+    for add_parser in (run.add_parser, ls.add_parser, show.add_parser, validate.add_parser, cache.add_parser, trace.add_parser, sweep.add_parser, add_leaderboard):
         add_parser(subparsers)
     return parser
 

@@ -51,10 +51,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """One training sequence: tokens, and the positions of it that may be masked."""
+    """One training sequence: tokens, the positions of it that may be masked, and the range of the rate at which they are."""
 
     tokens: list[int]
     maskable: Collection[int]
+    rates: tuple[float, float] = (0.0, 1.0)
 
 
 def train_tokenizer(seed: int, documents: int = 20000) -> PreTrainedTokenizerFast:
@@ -97,7 +98,9 @@ def split_units(document: Document) -> list[str]:
     return [document.prompt, document.text[len(document.prompt) :]]
 
 
-# How often each family is seen: whole; with a scattered third of it open; completed to the end (with eos); completed
+BASE_SHARE = 0.6  # of the training is spent on whole documents, 15 to 70 % masked, before holes in the shape of tasks
+BASE_RATES = (0.15, 0.7)
+# After that, how often each family is seen: whole; with a scattered third of it open; completed to the end (with eos); completed
 # and cut off; with a hole in the middle.
 MODES = {
     "story": (0.10, 0.40, 0.05, 0.25, 0.20),
@@ -134,16 +137,20 @@ def make_row(document: Document, units: list[list[int]], rng: random.Random) -> 
 def rows(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Iterator[Row]:
     """Endless rows; both models see the same documents in the same order."""
     encode = lru_cache(200_000)(lambda text: tokenizer.encode(text, add_special_tokens=False))
-    rng = random.Random(f"rows-{settings.seed}")
+    rng, seen = random.Random(f"rows-{settings.seed}"), 0
     for document in training_documents(settings.seed):
         units = [encode(unit) for unit in split_units(document)]
-        if settings.model == "tiny":
+        if settings.model == "tiny" and seen < BASE_SHARE * settings.steps * settings.batch_tokens:
+            tokens = [*([BOS_ID] if rng.random() < 0.75 else []), *itertools.chain(*units), EOS_ID]
+            row = Row(tokens, range(tokens[0] == BOS_ID, len(tokens)), BASE_RATES)
+        elif settings.model == "tiny":
             row = make_row(document, units, rng)
         else:
             head = [BOS_ID] if rng.random() < 0.75 else []
             tokens = [*head, *itertools.chain(*units), EOS_ID]
             row = Row(tokens, ())
         if len(row.tokens) <= MAX_LENGTH:
+            seen += len(row.tokens)
             yield row
 
 
@@ -173,22 +180,25 @@ def collate(batch: list[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def diffusion_loss(model: LlamaForCausalLM, batch: list[Row], generator: torch.Generator) -> torch.Tensor:
-    """Nats per maskable token of the masked-diffusion bound (Sahoo et al. 2024, eq. 10; LLaDA, eq. 6).
+    """Mean cross-entropy (nats) of the masked tokens: the masked-diffusion bound with even weights.
 
-    Of a row's n maskable positions k = ceil(t n) are masked and weighted n/k: the bound with weight 1/t, with the noise
-    of the mask count taken out. The t are spread evenly over the batch (low discrepancy).
+    The bound (Sahoo et al. 2024, eq. 10; LLaDA, eq. 6) weights a row masked at rate t by 1/t. The weights change how much each rate counts,
+    not the optimum of any of them (each mask pattern has its own conditional); even ones have far less noise, and with 1/t a model of this
+    size did not learn to copy a name from its context within the budget. Of a row's n maskable positions ceil(t n) are masked; the t of a
+    batch are spread evenly over the rows' range (low discrepancy).
     """
     tokens, valid, maskable = collate(batch)
     count = maskable.sum(1)
     t = (torch.randperm(len(batch), generator=generator) + torch.rand(1, generator=generator)) / len(batch)
+    low, high = torch.tensor([row.rates for row in batch]).T
+    t = low + (high - low) * t
     k = (t * count).ceil().clamp(min=1)
     noise = torch.rand(tokens.shape, generator=generator).masked_fill(~maskable, 2.0)
     hidden = noise.argsort(1).argsort(1) < k[:, None]
     noised = tokens.masked_fill(hidden, MASK_ID)
     states = model.model(noised, attention_mask=valid.long()).last_hidden_state
     logits = model.lm_head(states[hidden]).float()
-    weight = (count / k)[:, None].expand_as(tokens)[hidden]
-    return (F.cross_entropy(logits, tokens[hidden], reduction="none") * weight).sum() / count.sum()
+    return F.cross_entropy(logits, tokens[hidden])
 
 
 def next_token_loss(model: LlamaForCausalLM, batch: list[Row], generator: torch.Generator) -> torch.Tensor:
@@ -211,10 +221,14 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     tokenizer.save_pretrained(folder)
 
 
+WARMUP = {"tiny": 200, "tiny-ar": 100}  # steps
+
+
 def learning_rate(step: int, settings: Settings) -> float:
-    """Linear warm-up over 200 steps, then a cosine to a fiftieth."""
-    done = (step - 200) / max(1, settings.steps - 200)
-    return settings.lr * (step / 200 if step < 200 else 0.02 + 0.49 * (1 + math.cos(math.pi * done)))
+    """Linear warm-up, then a cosine to a fiftieth."""
+    warmup = WARMUP[settings.model]
+    done = (step - warmup) / max(1, settings.steps - warmup)
+    return settings.lr * (step / warmup if step < warmup else 0.02 + 0.49 * (1 + math.cos(math.pi * done)))
 
 
 def train(settings: Settings, folder: Path, save_every: int) -> None:

@@ -150,18 +150,20 @@ def test_diffusion_loss_is_the_uniform_models_entropy() -> None:
     assert loss.item() == pytest.approx(math.log(len(tokenizer)), rel=1e-5)
 
 
-def test_rows_mask_only_what_they_may() -> None:
+def test_rows_are_documents_and_mask_only_what_they_may() -> None:
     rng = random.Random(0)
     _, tokenizer = load("tiny")
     stream = tiny_text.training_documents(0)
     for _ in range(300):
         document = next(stream)
-        units = [encode(tokenizer, unit) for unit in train_tiny.split_units(document)]
         assert "".join(train_tiny.split_units(document)) == document.text
+        units = [encode(tokenizer, unit) for unit in train_tiny.split_units(document)]
         row = train_tiny.make_row(document, units, rng)
-        assert 0 <= row.start < row.end <= len(row.tokens)
-        body = row.tokens[row.tokens[0] == train_tiny.BOS_ID :]
-        text = tokenizer.decode([token for token in body if token != train_tiny.EOS_ID])
+        head = int(row.tokens[0] == train_tiny.BOS_ID)
+        assert len(row.maskable) > 0
+        assert head <= min(row.maskable) and max(row.maskable) < len(row.tokens)  # bos is never masked
+        assert len(set(row.maskable)) == len(row.maskable)
+        text = tokenizer.decode([token for token in row.tokens[head:] if token != train_tiny.EOS_ID])
         assert document.text.startswith(text)
 
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
     settings = run_settings(values)
     with orderly():
         finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
-    _report(finished, bool(getattr(args, "show_config", False)))
+    _report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
     _log_elsewhere(loggers, finished.results)
     return 1 if finished.errors else 0
 
@@ -107,8 +108,9 @@ def _ask(tasks: list[str]) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-def _report(finished: Finished, show_config: bool) -> None:
+def _report(finished: Finished, output_path: str | None, show_config: bool) -> None:
     from dlm_eval.boards.leaderboard import leaderboard, write
+    from dlm_eval.harness.run_settings import output_directory
     from dlm_eval.harness.table import render
 
     results = finished.results
@@ -121,8 +123,8 @@ def _report(finished: Finished, show_config: bool) -> None:
     print(f"\n{total['wall_seconds']:.1f} s, fingerprint {results['dlm_eval']['fingerprint'][:12]}")
     if finished.errors:
         print(f"{finished.errors} samples could not be answered or scored; their reasons are in the samples files")
-    if finished.file is not None:
-        home = finished.file.parent.parent if finished.file.parent.parent.exists() else finished.file.parent
+    if finished.file is not None and output_path is not None:
+        home = output_directory(output_path)
         board = home / "leaderboard.csv"
         print(f"results: {finished.file}")
         if any("," in key for scores in results["results"].values() for key in scores):
@@ -134,7 +136,7 @@ def _log_elsewhere(loggers: dict[str, Any], results: dict[str, Any]) -> None:
     """Hands the results to Weights & Biases or Trackio through lm-eval's own loggers; what they do wrong must not cost the run."""
     from lm_eval.loggers import TrackioLogger, WandbLogger
 
-    makers = []
+    makers: list[Callable[[], Any]] = []
     if loggers["wandb_args"]:
         makers.append(lambda: WandbLogger(loggers["wandb_args"], loggers["wandb_config_args"]))
     if loggers["trackio_args"]:

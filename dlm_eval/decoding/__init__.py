@@ -12,19 +12,20 @@ from functools import partial
 from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling
-from dlm_eval.decoding.loop import Trace, TraceStep, fill_walk
+from dlm_eval.decoding.loop import fill_walk
 from dlm_eval.decoding.presets import Preset, presets
-from dlm_eval.decoding.registry import STRATEGY_NAMES, describe_strategies
+from dlm_eval.decoding.registry import STRATEGY_NAMES, default_strategy, describe_strategies
 from dlm_eval.decoding.samples import hit_at_k, vote
 from dlm_eval.decoding.settings import DecodeSettings, expand, resolve
+from dlm_eval.decoding.steps import Trace, TraceStep
 from dlm_eval.engine import Engine, Outcome
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
 
 __all__ = [
-    "STRATEGY_NAMES", "DecodeSettings", "Preset", "Trace", "TraceStep", "describe_strategies", "expand", "fill",
-    "fill_outcomes", "fill_walk", "hit_at_k", "presets", "resolve", "vote",
+    "STRATEGY_NAMES", "DecodeSettings", "Preset", "Trace", "TraceStep", "default_strategy", "describe_strategies", "expand",
+    "fill", "fill_outcomes", "fill_walk", "hit_at_k", "presets", "resolve", "vote",
 ]  # fmt: skip
 
 
@@ -46,7 +47,8 @@ def fill(
     Args:
         model: the denoiser.
         canvases: what to fill; their rows share batches, and no answer depends on the others.
-        strategy, steps, block_length, temperature: see `DecodeSettings`.
+        strategy, steps, block_length, temperature: see `DecodeSettings`. The default strategy stands for a model's own where its
+            process is another than masking: 'rewrite' for 'uniform', 'euler' for 'gaussian'.
         seed: of the canvases' own random numbers.
         engine: runs the rows; by default one with default budgets.
         trace: called as trace(index of the canvas, step) after every step that wrote something.
@@ -60,7 +62,7 @@ def fill(
     named = {"strategy": strategy, "steps": steps, "block_length": block_length, "temperature": temperature}
     defaults = {field.name: field.default for field in fields(DecodeSettings)}
     given = {key: value for key, value in named.items() if value != defaults[key]}
-    settings = resolve({**given, **options})
+    settings = resolve({"strategy": default_strategy(model.process)}, {**given, **options})
     fillings = []
     for outcome in fill_outcomes(engine or Engine(model), canvases, settings, seed, trace=trace):
         if isinstance(outcome.answer, SampleError):

@@ -13,7 +13,7 @@ Shape letters: L = positions of the canvas, n = open ones, W = positions of a lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,11 +22,15 @@ from numpy.typing import NDArray
 from dlm_eval.canvas import BLANK, Canvas, Filling
 from dlm_eval.decoding.draw import Draw
 from dlm_eval.decoding.exits import Front
+from dlm_eval.decoding.gaussian import gaussian_walk
+from dlm_eval.decoding.lengths import beam_walk
 from dlm_eval.decoding.registry import strategy
 from dlm_eval.decoding.samples import best_walk, repeat
 from dlm_eval.decoding.schedules import schedule
 from dlm_eval.decoding.settings import DecodeSettings
+from dlm_eval.decoding.steps import Trace, TraceStep
 from dlm_eval.decoding.strategies import Look, Strategy
+from dlm_eval.decoding.uniform import uniform_walk
 from dlm_eval.engine import Reading, Row, Walk
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser
@@ -37,29 +41,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class TraceStep:
-    """One step as the trace hook sees it, after writing.
-
-    Attributes:
-        step: number of the step, from 0 (steps that wrote nothing are not traced).
-        tokens: [L] ids, the mask token where open.
-        open: [L] bool.
-        written: [K] positions written in this step.
-        confidence: [K] probability of each token when it was written.
-        erased: positions that became masks again in this step.
-    """
-
-    step: int
-    tokens: tuple[int, ...]
-    open: tuple[bool, ...]
-    written: tuple[int, ...]
-    confidence: tuple[float, ...]
-    erased: tuple[int, ...] = ()
-
-
 NOTHING: Reading = (np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
-Trace = Callable[[TraceStep], None]
 
 
 @dataclass(frozen=True)
@@ -82,6 +64,14 @@ def fill_walk(
     if not len(positions):
         return Filling((), 0, 0)
     refuse(model, canvas, settings)
+    if settings.length_beam:
+        return (
+            yield from beam_walk(model, canvas, settings, lambda one, its: fill_walk(model, one, its, noise, trace))
+        )
+    if model.process == "uniform":
+        return (yield from uniform_walk(model, canvas, settings, noise, trace))
+    if model.process == "gaussian":
+        return (yield from gaussian_walk(model, canvas, settings, noise, trace))
     if settings.samples > 1:
         one = replace(settings, samples=1)
         walks = [fill_walk(model, canvas, one, repeat(noise, i), trace) for i in range(settings.samples)]
@@ -96,7 +86,7 @@ def fill_walk(
 
 def refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
     """Raises SampleError where the model cannot fill the canvas so."""
-    if len(canvas) > model.max_length:
+    if len(canvas) > model.max_length and not settings.length_beam:
         raise SampleError(f"{len(canvas)} positions, but {model.name} has {model.max_length}")
     if model.needs_bos and canvas.open[0]:
         raise SampleError(f"position 0 is open, but {model.name} needs its begin-of-text token there")
@@ -134,7 +124,7 @@ class Page:
         canvas = whole_blocks(canvas, model.block_length)
         self.given = ~np.array(canvas.open, dtype=bool)
         self.open: Bools = ~self.given
-        self.tokens: Ints = np.where(self.open, _start(model, noise, len(canvas)), canvas.tokens)
+        self.tokens: Ints = np.where(self.open, model.mask_id, canvas.tokens)
         self.logprob: Floats = np.full(len(canvas), -np.inf)  # of each token when it was written
         self.step: Ints = np.full(len(canvas), -1)
         self.reader = _reader(model, settings, self.method)
@@ -246,13 +236,6 @@ class Page:
             step=tuple(map(int, self.step[positions])),
             exit=self.exit,
         )
-
-
-def _start(model: Denoiser, noise: Noise, length: int) -> Ints:
-    """Returns [L] what open positions hold at first: the mask token, or random tokens for a uniform process."""
-    if model.process == "uniform":
-        return np.array(noise.uniforms("start", 0, length) * model.vocab_size, dtype=np.int64)
-    return np.full(length, model.mask_id, dtype=np.int64)
 
 
 def _reader(model: Denoiser, settings: DecodeSettings, method: Strategy) -> Draw:

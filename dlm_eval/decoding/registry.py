@@ -89,6 +89,16 @@ STRATEGIES: dict[str, Strategy] = {
         "steps",
         ("uniform",),
     ),
+    "euler": Strategy(
+        "Euler steps of an embedding diffusion by score interpolation (CDCD, DDLM; models of process 'gaussian')",
+        re.rewrite_all,
+        "probability",
+        None,
+        ("noise_scale", "score_temperature", "halt", "halt_threshold", "halt_min_steps"),
+        None,
+        "steps",
+        ("gaussian",),
+    ),
 }
 STRATEGY_NAMES = tuple(STRATEGIES)
 
@@ -102,6 +112,11 @@ def strategy(name: str) -> Strategy:
     if name not in STRATEGIES:
         raise unknown("strategy", name, STRATEGIES)
     return STRATEGIES[name]
+
+
+def default_strategy(process: str) -> str:
+    """Returns the strategy that models of `process` are decoded with where nobody names one: the first in the table."""
+    return next(name for name, method in STRATEGIES.items() if process in method.processes)
 
 
 def describe_strategies() -> dict[str, str]:

@@ -94,7 +94,7 @@ def edit(look: Look, settings: DecodeSettings) -> Bools:
     return sure | (~look.open & better)
 
 
-# -- SUNDAE (Savinov et al. 2022), AR2Diff: a canvas of random tokens, all rewritten at every step ------------------------
+# -- SUNDAE, AR2Diff (`decoding.uniform`) and embedding diffusion (`decoding.gaussian`): no choice at all -------------------
 
 
 def rewrite_all(look: Look, settings: DecodeSettings) -> Bools:

@@ -5,7 +5,7 @@ layers (weakest first) -> each layer's preset under its own keys -> DecodeSettin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ class DecodeSettings:
 
     Attributes:
         strategy: where to write at each step (`dlm-eval ls strategies`).
-        steps: steps for the whole hole, shared evenly among its blocks.
+        steps: steps for the whole hole, shared evenly among its blocks (None: 10 for models of process 'uniform', 200 for 'gaussian').
         steps_per_block: steps for each block, in place of `steps`.
         block_length: open positions that are filled before the next ones are begun (semi-autoregressive).
         schedule: tokens per step: 'even', 'linear', 'cosine', 'timestep'; None is the strategy's own.
@@ -59,6 +59,14 @@ class DecodeSettings:
         samples: fillings that are drawn, of which the best is kept (its `forwards` count all).
         rerank: what is best: the highest mean log-'probability' of tokens when written, or 'score', that of the tokens given
             the whole filling (one more row for each sample).
+        length_beam: how many lengths that the model's own length head proposes are filled side by side, the filling with the
+            highest mean log-probability kept (DiffusionLLM); 0 fills the hole as it is.
+        noise_scale: factor of the initial noise (strategy `euler`).
+        score_temperature: divides the logits from which E[x_0] is taken; below 1 is sharper (strategy `euler`).
+        halt: criterion that ends decoding before its last step: the mean 'entropy' or 'kl' from the step before is below
+            `halt_threshold` (nats); no token has changed for that many steps ('patience'); that many are done ('fixed').
+        halt_threshold: nats or steps.
+        halt_min_steps: steps before which nothing halts.
         until: stop strings; text from the first one on is invisible.
         early_exit: stop once all visible text is final; what is still open stays blank.
     """
@@ -93,6 +101,12 @@ class DecodeSettings:
     allow_mask: bool = True
     samples: int = 1
     rerank: Literal["probability", "score"] = "probability"
+    length_beam: int = 0
+    noise_scale: float = 1.0
+    score_temperature: float = 1.0
+    halt: Literal["none", "entropy", "patience", "kl", "fixed"] = "none"
+    halt_threshold: float = 0.0
+    halt_min_steps: int = 0
     until: tuple[str, ...] = ()
     early_exit: bool = True
 
@@ -121,6 +135,8 @@ class DecodeSettings:
                 raise UserError(f"decode {name} is not used by strategy '{self.strategy}'; it belongs to {users}")
             if _default(name) is None and name in method.options and getattr(self, name) is None:
                 raise UserError(f"decode strategy '{self.strategy}' needs {name}=NUMBER")
+        if (self.halt != "none") != (self.halt_threshold > 0):
+            raise UserError(f"decode halt '{self.halt}' and halt_threshold '{self.halt_threshold}' need each other (nats, or steps)")
         if self.schedule is not None and method.schedule is None and "threshold" not in method.options:
             raise UserError(
                 f"decode schedule is not used by strategy '{self.strategy}', which decides by itself how much to write"
@@ -132,6 +148,13 @@ class DecodeSettings:
         if self.guidance == 0:
             return 1.0
         return self.guidance + (self.guidance_convention == "llada")
+
+    def leave_out(self, names: Sequence[str], process: str) -> None:
+        """Raises UserError where one of the settings `names`, which models of `process` have no use for, is not at its default."""
+        for name in names:
+            if getattr(self, name) != _default(name):
+                value = getattr(self, name)
+                raise UserError(f"decode {name} '{value}' means nothing to a model of process '{process}'; leave it out")
 
     def check(self, length: int, block: int | None = None) -> None:
         """Raises UserError where the settings do not fit a hole of `length` open positions.
@@ -172,12 +195,14 @@ class DecodeSettings:
 
 
 ZERO = ("temperature", "top_k", "alg_temp", "guidance", "threshold", "factor", "entropy_bound", "rdm_noise", "eta")
+ZERO += ("length_beam", "noise_scale", "halt_threshold", "halt_min_steps")
 ONE = ("steps", "steps_per_block", "block_length", "num_to_transfer", "samples")
 LEAST = {**dict.fromkeys(ZERO, 0), **dict.fromkeys(ONE, 1), "editing_threshold": 0, "max_post_steps": 0}
-ABOVE = {"logits_temp": 0}
+ABOVE = {"logits_temp": 0, "score_temperature": 0}
 OWN = (  # settings that only some strategies use
     *("alg_temp", "rescore", "threshold", "factor", "entropy_bound", "rdm_condition", "rdm_noise", "remask", "eta"),
     *("editing_threshold", "num_to_transfer", "max_post_steps"),
+    *("noise_scale", "score_temperature", "halt", "halt_threshold", "halt_min_steps"),
 )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlm_eval.decoding import DecodeSettings, expand, resolve
+from dlm_eval.decoding import DecodeSettings, default_strategy, expand, resolve
 from dlm_eval.decoding.presets import authors_preset
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.requests import Hole
@@ -20,10 +20,7 @@ DEFAULT_LENGTH = 256  # open positions where neither task nor user names a lengt
 OUR_KEYS = tuple(field.name for field in dataclasses.fields(DecodeSettings) if field.name != "until")
 LENGTH_KEYS = ("gen_length", "max_gen_toks", "max_new_tokens", "max_tokens")
 INFILL_KEYS = ("infill_suffix", "infill_length", "infill_reference", "infill_measure")
-AR_KEYS = (
-    "do_sample temperature top_p top_k min_p num_beams num_return_sequences repetition_penalty length_penalty early_stopping use_cache min_length "
-    "min_new_tokens max_length presence_penalty frequency_penalty seed typical_p n best_of no_repeat_ngram_size"
-).split()
+AR_KEYS = ["do_sample", "temperature", "top_p", "top_k", "min_p", "num_beams", "num_return_sequences", "repetition_penalty", "length_penalty", "early_stopping", "use_cache", "min_length", "min_new_tokens", "max_length", "presence_penalty", "frequency_penalty", "seed", "typical_p", "n", "best_of", "no_repeat_ngram_size"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Request:
     Attributes:
         hole: what to write into.
         until: stop strings.
-        layers: decode settings, the task's and then the user's, presets expanded.
+        layers: decode settings: the process's strategy, the task's, and then the user's, presets expanded.
     """
 
     hole: Hole
@@ -49,11 +46,13 @@ class DecodeOptions:
         user: the user's settings; the strongest.
         checkpoint: named checkpoint whose authors' settings `preset=authors` means.
         default_length: open positions where nobody names a length.
+        process: the model's, which says what strategy is its default.
     """
 
     user: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     checkpoint: str = ""
     default_length: int = DEFAULT_LENGTH
+    process: str = "absorbing"
 
     def __post_init__(self) -> None:
         for key in self.user:
@@ -74,7 +73,8 @@ class DecodeOptions:
             if name not in (*OUR_KEYS, *LENGTH_KEYS, "preset"):
                 raise unknown("generation_kwargs", key, (*OUR_KEYS, *LENGTH_KEYS, *INFILL_KEYS, "until", "preset"))
             own[name] = None if (name, value) == ("steps", "length") else value  # as many steps as tokens
-        layers = tuple(expand(self._named(layer, task)) for layer in (own, self.user))
+        base = {"strategy": default_strategy(self.process)}
+        layers = (base, *(expand(self._named(layer, task)) for layer in (own, self.user)))
         return Request(
             hole=Hole(
                 length=str(arguments.get("infill_length") or _length(layers) or self.default_length),

@@ -213,7 +213,8 @@ class DiffusionLM(TemplateLM):
     def _question(self, choices: Sequence[Instance], record: Record) -> QuestionJob:
         """Returns the job of a whole question. Every choice's request asks for the same job, which is answered once."""
         key = digest(record.task, record.doc, record.repeat)
-        canvases = [continuation_canvas(self.model, *choice.args, key, self.options.overlong).canvas for choice in choices]
+        pairs = [choice.args for choice in choices]
+        canvases = [continuation_canvas(self.model, context, text, key, self.options.overlong).canvas for context, text in pairs]
         record.details["choice"] = next(i for i, choice in enumerate(choices) if choice.idx == record.idx)
         lengths = tuple(max(1, len(choice.args[1])) for choice in choices)  # lm-eval's acc_norm divides by characters
         return QuestionJob(tuple(canvases), self.options.estimator, self.options.seed, lengths)

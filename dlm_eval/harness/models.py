@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from dlm_eval.models import checkpoints, families, option_names, packaged_asset
 from dlm_eval.noise import digest
 
 if TYPE_CHECKING:
+    from dlm_eval.harness.lm import DiffusionLM
     from dlm_eval.models.denoiser import Denoiser
     from dlm_eval.pool import Pool
 
@@ -69,20 +70,17 @@ def load(settings: RunSettings, journal: Journal | None) -> Loaded:
     return _load_baseline(settings)
 
 
-def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
-    from dlm_eval.harness.decode_options import DEFAULT_LENGTH, DecodeOptions, user_layer
-    from dlm_eval.harness.lm import DiffusionLM, Options
-    from dlm_eval.scoring import parse_estimator
+def adapt(loaded: Loaded, settings: RunSettings) -> Loaded:
+    """Returns a loaded model under the settings of another run: the weights, the devices and the journal are shared, records are its own."""
+    if not loaded.ours:
+        return loaded
+    return replace(loaded, lm=_language_model(loaded.lm.model, loaded.lm.pool, settings, loaded.lm.journal))
 
-    estimator = parse_estimator(settings.estimator)
+
+def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
     model, pool, learned = _model_and_pool(settings, journal)
     facts = model.describe()
-    length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
-    decode = DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), str(facts.get("checkpoint") or ""), length)
-    options = Options(
-        estimator, decode, settings.noise_seed, settings.stride, settings.overlong, quiet=settings.verbosity == "ERROR"  # type: ignore[arg-type]
-    )
-    lm = DiffusionLM(model, pool, options, journal)
+    lm = _language_model(model, pool, settings, journal)
     name = str(facts.get("checkpoint") or facts.get("pretrained") or settings.model)
     if journal is not None:
         journal.note(f"model:{lm.fingerprint}", name)
@@ -94,6 +92,20 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
         pool.close()
 
     return Loaded(lm, name, facts, True, close)
+
+
+def _language_model(model: Denoiser, pool: Pool, settings: RunSettings, journal: Journal | None) -> DiffusionLM:
+    from dlm_eval.harness.decode_options import DEFAULT_LENGTH, DecodeOptions, user_layer
+    from dlm_eval.harness.lm import DiffusionLM, Options
+    from dlm_eval.scoring import parse_estimator
+
+    length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
+    user = user_layer(settings.gen_kwargs, settings.decode)
+    decode = DecodeOptions(user, str(model.describe().get("checkpoint") or ""), length, model.process)
+    options = Options(
+        parse_estimator(settings.estimator), decode, settings.noise_seed, settings.stride, settings.overlong, quiet=settings.verbosity == "ERROR"  # type: ignore[arg-type]
+    )
+    return DiffusionLM(model, pool, options, journal)
 
 
 def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, str]:

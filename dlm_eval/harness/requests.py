@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.errors import SampleError, UserError

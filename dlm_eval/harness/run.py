@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import dlm_eval
 from dlm_eval.errors import UserError
 from dlm_eval.harness.contained import contained
-from dlm_eval.harness.models import Loaded, check_model_name, load
+from dlm_eval.harness.models import Loaded, adapt, check_model_name, load
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
 from dlm_eval.harness.tasks import check_fewshot, load_tasks, unsafe_tasks
 from dlm_eval.journal import Journal
@@ -52,12 +52,13 @@ def evaluate(model: str, tasks: Any, **settings: Any) -> dict[str, Any]:
     return run(run_settings({"model": model, "tasks": tasks, **settings})).results
 
 
-def run(settings: RunSettings, ask: Ask | None = None) -> Finished:
+def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = None) -> Finished:
     """Runs an evaluation.
 
     Args:
         settings: what to run.
         ask: asks the user whether generated code may run, for tasks that need it; None where nobody can be asked.
+        shared: the model of `settings`, loaded before (`open_model`), whose journal is used too; None loads it for this run alone.
     """
     start = time.perf_counter()
     _refuse_launchers()
@@ -69,6 +70,21 @@ def run(settings: RunSettings, ask: Ask | None = None) -> Finished:
     tasks = _settle_unsafe(tasks, settings, ask)
     check_fewshot(tasks, settings.num_fewshot)
     _check_sample_names(tasks, settings)
+    with ExitStack() as stack:
+        loaded = stack.enter_context(open_model(settings, home)) if shared is None else adapt(shared, settings)
+        stack.enter_context(contained(settings.verbosity == "DEBUG"))
+        results, errors = _evaluate(loaded, tasks, settings, start)
+    file = _save(results, loaded, settings, start) if settings.output_path else None
+    return Finished(results, file, errors)
+
+
+@contextmanager
+def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
+    """Yields the model of a run with the journal in `home`; closes both. Runs that differ in their settings alone may share it (`run`).
+
+    Raises:
+        UserError: an option or checkpoint that cannot be used.
+    """
     journal = Journal(home / "journal.sqlite") if home and settings.resume else None
     with ExitStack() as stack:
         if journal is not None:
@@ -76,10 +92,7 @@ def run(settings: RunSettings, ask: Ask | None = None) -> Finished:
             stack.enter_context(last_duty(journal.commit))
         loaded = load(settings, journal)
         stack.callback(loaded.close)
-        stack.enter_context(contained(settings.verbosity == "DEBUG"))
-        results, errors = _evaluate(loaded, tasks, settings, start)
-    file = _save(results, loaded, settings, start) if settings.output_path else None
-    return Finished(results, file, errors)
+        yield loaded
 
 
 def _refuse_launchers() -> None:
@@ -151,7 +164,11 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     from dlm_eval.harness.guard import Guard
 
     guard = Guard()
-    records = lambda: loaded.lm.records if loaded.ours else []  # noqa: E731
+    before = loaded.lm.pool.cost() if loaded.ours else None  # runs that shared the model have run rows too
+
+    def records() -> list[Any]:
+        return list(loaded.lm.records) if loaded.ours else []
+
     for name, task in tasks["tasks"].items():
         guard.watch(name, task, records)
     random, numpy, torch_seed, fewshot = settings.seeds
@@ -181,7 +198,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     results = dict(outcome)
     results["config"] |= {"model": settings.model, "model_args": _public(settings.model_args), "gen_kwargs": dict(settings.gen_kwargs)}
     files.attach_costs(results, records(), guard.reason)
-    device = loaded.lm.pool.cost() if loaded.ours else None
+    device = loaded.lm.pool.cost() - before if before is not None else None
     errors = guard.counts()
     results["dlm_eval"] = _block(loaded, settings, records(), errors, device, time.perf_counter() - start)
     if settings.confirm_run_unsafe_code and unsafe_tasks(tasks):

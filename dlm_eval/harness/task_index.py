@@ -9,7 +9,6 @@ from typing import Any
 from dlm_eval.harness.tasks import task_configs_dir
 
 
-
 def list_tasks(include_path: str | None = None, everything: bool = False) -> list[tuple[str, str, str]]:
     """Returns (name, kind, where from) of every task, group and tag.
 

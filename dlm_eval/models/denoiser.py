@@ -12,6 +12,7 @@ from torch import Tensor
 
 Process = Literal["absorbing", "uniform", "gaussian"]
 Attention = Literal["full", "block", "causal"]
+NO_MASK = -1  # mask id of models that have none
 
 
 @runtime_checkable
@@ -22,7 +23,7 @@ class Denoiser(Protocol):
 
     Attributes:
         name: family and checkpoint in words, for messages and results.
-        mask_id: id of the mask token.
+        mask_id: id of the mask token; `NO_MASK` for processes other than 'absorbing'.
         mask_is_word: whether the mask id is an ordinary vocabulary item, which natural text can contain.
         eos_ids: ids that end a text; the first is the canonical one.
         bos_id: id that begins a text, or None.

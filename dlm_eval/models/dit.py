@@ -113,10 +113,10 @@ class DiT(nn.Module):
     def forward(self, tokens: Tensor, sigma: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         noise = self.sigma_map(sigma)
         size = self.config.hidden_size // self.config.heads
-        rotation = _rotation(positions, size, self.vocab_embed.weight.dtype)
+        turn = rotation(positions, size, self.vocab_embed.weight.dtype)
         x = self.vocab_embed(tokens)
         for block in self.blocks:
-            x = block(x, noise, rotation, mask)
+            x = block(x, noise, turn, mask)
         states: Tensor = self.output_layer(x, noise)
         return states
 
@@ -172,7 +172,7 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
-def _rotation(positions: Tensor, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rotation(positions: Tensor, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Returns cosines and sines [B or 1, 1, L, d] of rotary positions, the two halves of a head turning together."""
     rates = 10000.0 ** (-torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size)
     angles = positions[..., None].float() * rates

@@ -73,16 +73,29 @@ def load(settings: GenericSettings) -> TransformersDenoiser:
     raw = read_config(folder)
     raw |= {"eos_token_id": settings.eos_id} if settings.eos_id is not None else {}
     raw |= {"bos_token_id": settings.bos_id} if settings.bos_id is not None else {}
-    config, model_class = _named(settings.architecture, raw) if settings.architecture else _native(folder, raw)
+    config, model_class = class_and_config(settings.architecture, folder, raw)
     config.is_causal = False
     vocabulary = read_vocabulary(folder, raw, settings)
     model = load_weights(model_class, config, folder, settings)
     traits = Traits("generic", shift=settings.shift, attention=settings.attention, block_length=settings.block_length)
-    kind = TransformersDenoiser if _head_is_linear(model) else WholeDenoiser
-    denoiser = assemble(model, vocabulary, traits, folder, settings, kind)
+    denoiser = assemble(model, vocabulary, traits, folder, settings, head_kind(model))
     if settings.probe:
         check_shift(denoiser, settings.shift)
     return denoiser
+
+
+def class_and_config(architecture: str | None, folder: Folder, raw: dict[str, Any]) -> tuple[Any, Any]:
+    """Returns the config of a checkpoint and the transformers class that carries it: `architecture`, else what its files say.
+
+    Raises:
+        UserError: transformers has no such class.
+    """
+    return _named(architecture, raw) if architecture else _native(folder, raw)
+
+
+def head_kind(model: Any) -> type[TransformersDenoiser]:
+    """Returns the denoiser that reads this network's head: at wanted positions only where it is linear."""
+    return TransformersDenoiser if _head_is_linear(model) else WholeDenoiser
 
 
 def _named(architecture: str, raw: dict[str, Any]) -> tuple[Any, Any]:

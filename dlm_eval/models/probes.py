@@ -41,14 +41,17 @@ def example(model: Denoiser, length: int) -> Tensor:
     special = {model.mask_id, model.pad_id, model.bos_id, *model.eos_ids}
     ordinary = [i for i in range(min(model.vocab_size, 20 * length)) if i not in special]
     row = [ordinary[(7 * i + 3) % len(ordinary)] for i in range(length)]
-    row[1:-1:3] = [model.mask_id] * len(row[1:-1:3])
+    if model.process == "absorbing":
+        row[1:-1:3] = [model.mask_id] * len(row[1:-1:3])
     return torch.tensor([row])
 
 
 def check_ids(model: Denoiser) -> None:
     """Raises UserError where a special id is missing or outside the embedding."""
     rows = getattr(model, "embedding_rows", model.vocab_size)
-    named = {"mask_id": model.mask_id, "pad_id": model.pad_id, "bos_id": model.bos_id}
+    named = {"pad_id": model.pad_id, "bos_id": model.bos_id}
+    if model.process == "absorbing":
+        named["mask_id"] = model.mask_id
     for what, value in named.items():
         if value is not None and not 0 <= value < rows:
             raise UserError(

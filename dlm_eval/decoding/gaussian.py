@@ -1,0 +1,117 @@
+"""Decoding for models of the gaussian process: Euler steps of an embedding diffusion (CDCD, Dieleman et al. 2022; DDLM).
+
+A step: x_t and the last estimate of x_0 -> logits -> E[x_0 | x_t, t] -> score s = (E[x_0] - x_t) / t^2 (CDCD eq. 7) -> dx = -t s dt.
+After the last step one more forward gives the tokens (CDCD 6.1). Given tokens stay clean in a channel of their own.
+
+Shape letters: L = positions of the canvas, n = open ones, D = embedding size, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.decoding.halting import Halt
+from dlm_eval.decoding.samples import best_walk, repeat
+from dlm_eval.decoding.settings import DecodeSettings
+from dlm_eval.decoding.steps import Trace, TraceStep
+from dlm_eval.engine import Reader, Row, Walk
+from dlm_eval.errors import UserError
+from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.noise import Noise
+
+STEPS = 200  # where none are asked for (CDCD 6.1)
+FOREIGN = (  # settings that mean nothing here
+    *("block_length", "steps_per_block", "guidance", "temperature", "top_p", "top_k", "logits_temp", "confidence_of"),
+    *("logits_eos_inf", "rerank"),
+)
+Floats = NDArray[np.float64]
+
+
+class EmbeddingDenoiser(Protocol):
+    """What a denoiser of the gaussian process has besides (`models.denoiser.Denoiser`).
+
+    Its `logits` also take `inputs` [B, L, 2 D + 1] float32 (x_t, the estimate of x_0, whether a position is open; zero where
+    it is not) and `time` [B].
+    """
+
+    embedding_size: int
+
+    def times(self, steps: int) -> Floats:
+        """Returns [steps + 1] noise levels, from the largest to the smallest."""
+        ...
+
+    def interpolator(self, score_temperature: float, divergence: bool) -> Reader:
+        """Returns the reader of (token, log-probability [nats], entropy [nats], E[x_0] [D]).
+
+        With `divergence` it also reads (KL from the payload's log-probabilities [nats], log-probabilities [V]).
+        """
+        ...
+
+
+def gaussian_walk(
+    model: Denoiser, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None = None
+) -> Walk[Filling]:
+    """Returns the walk that fills the canvas; `exit` names the halting criterion that ended it, else 'full'.
+
+    Of several samples the one with the most probable tokens is kept.
+
+    Raises (when run):
+        UserError: a setting that belongs to masked models, or a model without embeddings to diffuse.
+    """
+    settings.leave_out(FOREIGN, model.process)
+    assert_diffuses(model)
+    walks = [_sample(model, canvas, settings, repeat(noise, i), trace) for i in range(settings.samples)]
+    return (yield from best_walk(model, canvas, walks, "probability"))
+
+
+def _sample(model: Any, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None) -> Walk[Filling]:
+    """Returns the walk of one sample; `model` is a `Denoiser` and an `EmbeddingDenoiser`."""
+    at, length, size = np.array(canvas.open_positions), len(canvas), model.embedding_size
+    tokens = np.where(canvas.open, 0, canvas.tokens)
+    levels = model.times(settings.steps or STEPS)
+    halt, divergence = Halt(settings), settings.halt == "kl"
+    reader = model.interpolator(settings.score_temperature, divergence)
+    x = settings.noise_scale * levels[0] * noise.generator("start").standard_normal((length, size))[at]
+    estimate, before = np.zeros_like(x), np.zeros((len(at), model.vocab_size if divergence else 0), dtype=np.float32)
+    token, changed, reason, step = np.full(len(at), -1), np.zeros(len(at), dtype=np.int64), None, 0
+    logprob = np.zeros(len(at))
+    for step, level in enumerate(levels):
+        inputs = np.zeros((length, 2 * size + 1), dtype=np.float32)
+        inputs[at] = np.concatenate([x, estimate, np.ones((len(at), 1))], axis=1)
+        row = Row(tokens, at, reader, before, inputs=inputs, time=float(level))
+        found, logprob, entropy, estimate, *more = (yield [row])[0]
+        changed[found != token], token = step, found
+        if trace is not None:
+            trace(_trace_step(step, tokens, at, token, logprob))
+        kl = float(np.mean(more[0])) if divergence and step > 0 else None
+        reason = halt.reason(step + 1, token, float(np.mean(entropy)), kl)
+        if reason is not None or step == len(levels) - 1:
+            break
+        x = x + (levels[step + 1] - level) * (x - estimate) / level
+        before = more[1] if divergence else before
+    return Filling(
+        tokens=tuple(map(int, token)),
+        forwards=step + 1,
+        steps=step + 1,
+        confidence=tuple(map(float, np.exp(logprob))),
+        step=tuple(map(int, changed)),
+        exit=reason or "full",
+    )
+
+
+def assert_diffuses(model: Denoiser) -> None:
+    """Raises UserError where the model lacks what `EmbeddingDenoiser` asks for."""
+    absent = [name for name in ("embedding_size", "times", "interpolator") if not hasattr(model, name)]
+    if absent:
+        raise UserError(f"{model.name} is of process 'gaussian' but lacks {', '.join(absent)} (see decoding/gaussian.py)")
+
+
+def _trace_step(step: int, tokens: NDArray[np.int64], at: NDArray[np.int64], token: NDArray[np.int64], logprob: Floats) -> TraceStep:
+    seen = tokens.copy()
+    seen[at] = token
+    places, sure = tuple(map(int, at)), tuple(map(float, np.exp(logprob)))
+    return TraceStep(step, tuple(map(int, seen)), (False,) * len(seen), places, sure)

@@ -1,0 +1,47 @@
+"""Halting: when a diffusion that still has steps to go is done (Vaina et al. 2024, arXiv 2305.10818), for each canvas by itself.
+
+The paper names the criteria; its thresholds were never published, so they are options here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlm_eval.decoding.settings import DecodeSettings
+
+
+class Halt:
+    """One canvas' halting criterion, fed step by step.
+
+    * entropy: the mean entropy of p(x0 | x_t, t) over open positions is below the threshold (nats).
+    * kl: the mean KL(p_t || p_t-1) over open positions is below the threshold (nats); not before there are two steps.
+    * patience: no most probable token has changed for as many steps as the threshold says.
+    * fixed: as many steps are done.
+    """
+
+    def __init__(self, settings: DecodeSettings) -> None:
+        self._rule, self._threshold, self._least = settings.halt, settings.halt_threshold, settings.halt_min_steps
+        self._tokens: NDArray[np.int64] | None = None
+        self._calm = 0
+
+    def reason(self, done: int, tokens: NDArray[np.int64], entropy: float, kl: float | None) -> str | None:
+        """Returns the criterion's name where it says stop after `done` steps, else None.
+
+        Args:
+            done: steps so far, this one included.
+            tokens: [n] most probable tokens now.
+            entropy: mean entropy, nats.
+            kl: mean divergence from the step before, nats; None at the first step.
+        """
+        unchanged = self._tokens is not None and np.array_equal(tokens, self._tokens)
+        self._tokens, self._calm = tokens, self._calm + 1 if unchanged else 0
+        if self._rule == "none" or done < self._least:
+            return None
+        says_stop = {
+            "entropy": entropy < self._threshold,
+            "kl": kl is not None and kl < self._threshold,
+            "patience": self._calm >= self._threshold,
+            "fixed": done >= self._threshold,
+        }
+        return self._rule if says_stop[self._rule] else None

@@ -1,0 +1,105 @@
+"""Decoding for models of the uniform process: a canvas of random tokens, all of them rewritten at every step.
+
+SUNDAE (Savinov et al. 2022), AR2Diff (Han et al. 2024, arXiv 2401.17181): 10 steps at temperature 0.2, the best of 8 samples
+by the model's own score.
+
+Shape letters: L = positions of the canvas, n = open ones, N = wanted positions of a batch, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.decoding.draw import Draw
+from dlm_eval.decoding.samples import mean_logprob, repeat, together
+from dlm_eval.decoding.settings import DecodeSettings
+from dlm_eval.decoding.steps import Trace, TraceStep
+from dlm_eval.engine import Row, Walk
+from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.noise import Noise
+
+STEPS = 10  # where none are asked for
+FOREIGN = ("block_length", "steps_per_block", "guidance")  # settings that mean nothing here
+
+
+@dataclass(frozen=True)
+class Rewriter:
+    """Reads (next token, its log-probability [nats], log-probability of the token that stands there now [nats]).
+
+    The payload is [N, 2] float64: a uniform in [0, 1), and the token that stands there.
+    """
+
+    draw: Draw
+
+    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
+        token, logprob, _ = self.draw(logits, payload[:, 0])
+        standing = logits.gather(-1, payload[:, 1:].long()).squeeze(-1) - logits.logsumexp(-1)
+        return token, logprob, standing.double()
+
+
+def uniform_walk(
+    model: Denoiser, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None = None
+) -> Walk[Filling]:
+    """Returns the walk that fills the canvas, with the best of `settings.samples` samples (`forwards` counts all of them).
+
+    The best has, with rerank 'score', the lowest cross-entropy between the input of its last step and the logits there
+    (AR2Diff 4.1: it costs no further pass); with 'probability', the most probable tokens as they were written.
+
+    Raises (when run):
+        UserError: a setting that belongs to masked models.
+    """
+    settings.leave_out(FOREIGN, model.process)
+    numbers = range(settings.samples)
+    found = yield from together([_sample(model, canvas, settings, repeat(noise, i), trace) for i in numbers])
+    ranks = [score if settings.rerank == "score" else mean_logprob(filling) for filling, score in found]
+    return replace(found[int(np.argmax(ranks))][0], forwards=sum(filling.forwards for filling, _ in found))
+
+
+def _sample(
+    model: Denoiser, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None
+) -> Walk[tuple[Filling, float]]:
+    """Returns the walk of one sample: its filling, and the mean log-probability of the last step's input (nats)."""
+    at, length = np.array(canvas.open_positions), len(canvas)
+    tokens = np.array(canvas.tokens, dtype=np.int64)
+    tokens[at] = (noise.uniforms("start", 0, length) * model.vocab_size).astype(np.int64)[at]
+    random, reader = settings.temperature > 0, _reader(model, settings)
+    changed, logprob, standing = np.zeros(len(at), dtype=np.int64), np.zeros(len(at)), np.zeros(len(at))
+    forwards = 0
+    for step in range(settings.steps or STEPS):
+        draws = noise.uniforms("draw", step, length)[at] if random else np.zeros(len(at))
+        payload = np.stack([draws, tokens[at].astype(np.float64)], axis=1)
+        token, logprob, standing = (yield [Row(tokens.copy(), at, reader, payload)])[0]
+        forwards += 1
+        moved = token != tokens[at]
+        changed[moved] = step
+        tokens[at] = token
+        if trace is not None:
+            places, sure = tuple(map(int, at)), tuple(map(float, np.exp(logprob)))
+            trace(TraceStep(step, tuple(map(int, tokens)), (False,) * length, places, sure))
+        if not (random or moved.any()):
+            break  # every further step would read the same and write the same
+    filling = Filling(
+        tokens=tuple(map(int, tokens[at])),
+        forwards=forwards,
+        steps=forwards,
+        confidence=tuple(map(float, np.exp(logprob))),
+        step=tuple(map(int, changed)),
+    )
+    return filling, float(np.mean(standing))
+
+
+def _reader(model: Denoiser, settings: DecodeSettings) -> Rewriter:
+    return Rewriter(
+        Draw(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            logits_temp=settings.logits_temp,
+            of_drawn=settings.confidence_of == "drawn",
+            banned=model.eos_ids[:1] if settings.logits_eos_inf else (),
+        )
+    )
