@@ -27,7 +27,7 @@ def forward(model: Denoiser, rows: Sequence[Row], asks: Sequence[Ask]) -> tuple[
     """Runs distinct sequences (of one head) once each; returns a reading for every ask, and the shape [B, L] of the batch."""
     device = device_of(model)
     sequences = [row.tokens for row in rows] + [row.unguided for row in rows if row.unguided is not None]
-    if device.type == "cpu":
+    if device.type == "cpu" and rows[0].inputs is None:
         sequences += sequences[:1] * max(0, FEW_TOKENS - sum(map(len, sequences)))
     tokens, valid = _pad(sequences, model.pad_id, device)
     twin = _twins(rows)
@@ -92,7 +92,8 @@ def _read(logits: Tensor, slot: Tensor, asks: Sequence[Ask], twin: dict[int, int
         if guidance is not None:
             others = [slot[twin[asks[m][0]], torch.as_tensor(asks[m][1].wanted)] for m in members]
             plain = logits[torch.cat(others).to(logits.device)]
-            own = plain + guidance * (own - plain)
+            never = own.isneginf() & plain.isneginf()  # a token that both rule out stays ruled out: -inf minus -inf is NaN
+            own = (plain + guidance * (own - plain)).masked_fill(never, float("-inf"))
         payload = torch.from_numpy(np.concatenate([asks[m][1].payload for m in members])).to(logits.device)
         bad = own.isnan().any(-1).cpu()
         arrays = [array.cpu().numpy() for array in reader(own, payload)]

@@ -20,7 +20,7 @@ def parse_pairs(text: str, setting: str) -> dict[str, str]:
         UserError: a part without '='.
     """
     pairs: dict[str, str] = {}
-    for part in _split_commas(text):
+    for part in split_commas(text):
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise UserError(f"{setting} '{part}' is not of the form key=value")
@@ -28,7 +28,8 @@ def parse_pairs(text: str, setting: str) -> dict[str, str]:
     return pairs
 
 
-def _split_commas(text: str) -> list[str]:
+def split_commas(text: str) -> list[str]:
+    """Returns the parts of `text` between commas; commas inside brackets belong to a part."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "[({") - (character in "])}")
@@ -90,7 +91,7 @@ def _cast_one(value: Any, kind: Any) -> Any:
         return value
     if typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
-        items = _split_commas(value.strip("[]()")) if isinstance(value, str) else list(value)
+        items = split_commas(value.strip("[]()")) if isinstance(value, str) else list(value)
         return tuple(_cast_one(v, item) for v in items)
     raise TypeError(f"settings cannot hold {kind}")
 

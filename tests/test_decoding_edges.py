@@ -107,3 +107,10 @@ def test_end_of_text_can_be_forbidden_or_doubted() -> None:
         ends = [(s, c) for t, s, c in zip(filling.tokens, filling.step, filling.confidence, strict=True) if t == end]
         assert all(c == 0 for _, c in ends)
         assert len(words) + len(ends) == 6
+
+
+def test_guidance_keeps_impossible_tokens_impossible() -> None:
+    """The toy rules special tokens out with -inf in both passes; their difference must not become NaN."""
+    toy = Toy(ToySettings())
+    (filling,) = fill(toy, [Canvas.completion(toy.encode("abc"), 5)], guidance=1.5, early_exit=False)
+    assert filling.forwards == 10 and all(0 <= token < toy.letters for token in filling.tokens)

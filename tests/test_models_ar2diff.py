@@ -58,6 +58,13 @@ def test_it_is_the_network_with_full_attention(loaded: Any) -> None:
     assert loaded.decode(loaded.encode("any text")) == "any text" and loaded.encode(text)
 
 
+def test_generic_reads_it_too(tmp_path: Path, loaded: Any) -> None:
+    generic = load_model("generic", pretrained=checkpoint(tmp_path / "m"), process="uniform")
+    tokens = build.row(1, 9)
+    assert generic.mask_id == NO_MASK and torch.equal(generic.logits(tokens), loaded.logits(tokens))
+    assert [f.tokens for f in fill(generic, asked())] == [f.tokens for f in fill(loaded, asked())]
+
+
 def plain(model: Any, canvas: Canvas, steps: int, noise: Noise, temperature: float) -> tuple[list[int], float]:
     """The procedure step by step: tokens, and the mean log-probability of the last step's input."""
     at = np.array(canvas.open_positions)

@@ -91,6 +91,17 @@ def test_rewritten_tokens_are_in_the_record(toy: Any) -> None:
     assert sum(map(len, edited.replaced())) > 0 and "replaced" in "\n".join(lines(edited, colour=False))
 
 
+def test_a_block_causal_model_fills_its_last_block_up() -> None:
+    class Blocks(Toy):
+        block_length = 4  # type: ignore[assignment]
+
+    model = Blocks(ToySettings(vocab=6, inconsistency=0.5))
+    canvas = Canvas.completion(model.encode("abc"), 7)
+    recording = record(model, canvas, resolve({}), seed=0)
+    assert len(recording.start) == 12 and recording.open == tuple(range(3, 12))
+    assert [entry["token"] for entry in replay(recording.plain())][:7] == list(recording.filling.tokens)
+
+
 def test_pieces_are_texts_and_names() -> None:
     model = load_model("tiny")
     word, line = model.encode(" apples\n")[0], model.encode("\n")[-1]

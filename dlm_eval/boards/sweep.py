@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from dlm_eval.boards.csv_file import cell, csv_text
 from dlm_eval.errors import UserError
-from dlm_eval.settings import _split_commas
+from dlm_eval.settings import split_commas
 
 # Settings that trade quality for speed: along them one walks on a curve. All others tell curves apart.
 SPEED = ("steps", "steps_per_block", "threshold", "factor", "entropy_bound", "editing_threshold", "num_to_transfer")
@@ -104,7 +104,7 @@ def grid(groups: Sequence[Sequence[str]]) -> list[dict[str, str]]:
 def _axes(words: Sequence[str]) -> dict[str, list[str]]:
     axes: dict[str, list[str]] = {}
     wrong = UserError(f"--decode '{' '.join(words)}' is not of the form key=value[,value...] key=value[,value...]")
-    for part in _split_commas(",".join(words)):
+    for part in split_commas(",".join(words)):
         named = re.match(r"(\w+)\s*=\s*(.*)", part, re.DOTALL)
         if named and named[1] in axes:
             raise UserError(f"--decode {named[1]} is given twice; write its alternatives with commas: {named[1]}=VALUE,VALUE")

@@ -169,6 +169,7 @@ class DiffusionLM(TemplateLM):
                 raise SampleError("the text is empty: there is nothing to score")
             score = merge([_score(answer) for answer in answers])
             self._note(score, record)
+            record.details["text_nats"] = -score.logprob
             return score.logprob
 
         return self._answer(requests, "likelihood", prepare, finish, float("-inf"))

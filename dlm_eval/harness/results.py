@@ -54,6 +54,8 @@ def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Cal
                     sample["logprob_stderr"] = [r.stderr for r in own]
                     sample["logprob_kind"] = [r.score_kind for r in own]
                     sample["logprob_bounds"] = [r.bounds for r in own]
+                    if own[0].tokens and "text_nats" in own[0].details:  # a whole text, not a choice
+                        sample["nats_per_token"] = own[0].details["text_nats"] / own[0].tokens
                 else:
                     sample["exit"] = [r.details.get("exit") for r in own]
                     sample["steps"] = [r.details.get("steps_taken") for r in own]
@@ -65,6 +67,7 @@ def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Cal
 def cost_block(records: Sequence[Record], errors: Mapping[str, int], device: Cost | None, wall_seconds: float) -> dict[str, Any]:
     """Returns cost per task and in total. forwards: model calls of the samples' own canvases; `device` has what the device ran."""
     tasks: dict[str, dict[str, Any]] = {}
+    nats: dict[str, list[float]] = {}  # of texts that were scored whole, and their tokens
     for record in records:
         cost = tasks.setdefault(
             record.task, {"samples": set(), "errors": 0, "requests": 0, "forwards": 0, "rows": 0, "tokens": 0, "seconds": 0.0, "truncated": 0}
@@ -78,10 +81,15 @@ def cost_block(records: Sequence[Record], errors: Mapping[str, int], device: Cos
         cost["truncated"] += record.truncated > 0
         if record.budget:
             cost["budget_forwards"] = cost.get("budget_forwards", 0) + record.budget
+        if "text_nats" in record.details:
+            texts = nats.setdefault(record.task, [0.0, 0])
+            texts[0], texts[1] = texts[0] + record.details["text_nats"], texts[1] + record.tokens
     for task in {*tasks, *errors}:
         tasks.setdefault(task, {})["errors"] = errors.get(task, 0)
     for cost in tasks.values():
         cost["samples"] = len(cost.get("samples", ()))
+    for task, (total_nats, tokens) in nats.items():
+        tasks[task]["nats_per_token"] = total_nats / tokens
     total: dict[str, Any] = {"wall_seconds": wall_seconds}
     if device is not None:
         total |= {f"device_{key}": value for key, value in vars(device).items()}

@@ -104,14 +104,19 @@ def _refuse_launchers() -> None:
 
 def _check_options(settings: RunSettings) -> None:
     """Parses what would otherwise be found wrong only after the weights are loaded."""
+    from dlm_eval.decoding import resolve
     from dlm_eval.harness.decode_options import DecodeOptions, user_layer
+    from dlm_eval.models import process_of
     from dlm_eval.scoring import parse_estimator
 
     parse_estimator(settings.estimator)
     user = {k: v for k, v in user_layer(settings.gen_kwargs, settings.decode).items() if (k, v) != ("preset", "authors")}
-    options = DecodeOptions(user)
+    options = DecodeOptions(user, process=process_of(settings.model))
     ask = options.request({})
-    options.settings(ask, int(ask.hole.length))
+    if ask.hole.length == str(options.default_length):  # nobody named a length yet: a task may
+        resolve(*ask.layers)
+    else:
+        options.settings(ask, int(ask.hole.length))
 
 
 def _settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:

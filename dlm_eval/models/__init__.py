@@ -33,12 +33,13 @@ ALIASES = {"model_path": "pretrained"}  # option names that other harnesses use
 
 @dataclass(frozen=True)
 class Family:
-    """One adapter: the module with `load`, the checkpoint that its bare name means, and what it is in a line."""
+    """One adapter: the module with `load`, the checkpoint that its bare name means, what it is in a line, and the process of its models."""
 
     name: str
     module: str
     default: str | None = None
     about: str = ""
+    process: str = "absorbing"
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,13 @@ def find_checkpoint(name: str) -> Checkpoint:
         raise unknown("model", name, known.keys() | named.keys())
     default = known[name].default
     return named[default] if default else Checkpoint(name, name)
+
+
+def process_of(name: str) -> str:
+    """Returns the process of a model by the table alone, before it is loaded; 'absorbing' for what is not in the table."""
+    checkpoint = checkpoints().get(name)
+    family = families().get(checkpoint.family if checkpoint else name)
+    return family.process if family else "absorbing"
 
 
 def load_model(name: str, **options: Any) -> Denoiser:

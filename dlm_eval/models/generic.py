@@ -7,7 +7,7 @@ Shape letters: B = rows, L = positions, H = hidden size, V = vocabulary, N = wan
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dlm_eval.errors import UserError, nearest
 from dlm_eval.models.assemble import assemble
+from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import Folder, LoadSettings, first_line, locate, native_config, read_config
 from dlm_eval.models.probes import check_shift
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
@@ -32,6 +33,7 @@ class GenericSettings(LoadSettings):
         shift: whether the distribution of token i is read at position i-1.
         attention: what a position sees: full (everything) or block (its block and those before).
         block_length: positions of a block; needed for attention=block.
+        process: absorbing (open positions hold the mask) or uniform (random tokens; there is no mask).
         eos_id: id that ends a text where the files name none.
         bos_id: id that begins a text where the files name none.
         architecture: transformers class to load the weights into, such as Qwen2ForCausalLM, where config.json names foreign code.
@@ -40,6 +42,7 @@ class GenericSettings(LoadSettings):
     shift: bool = False
     attention: Literal["full", "block"] = "full"
     block_length: int | None = None
+    process: Literal["absorbing", "uniform"] = "absorbing"
     eos_id: int | None = None
     bos_id: int | None = None
     architecture: str | None = None
@@ -75,11 +78,13 @@ def load(settings: GenericSettings) -> TransformersDenoiser:
     raw |= {"bos_token_id": settings.bos_id} if settings.bos_id is not None else {}
     config, model_class = class_and_config(settings.architecture, folder, raw)
     config.is_causal = False
+    if settings.process == "uniform":
+        settings = replace(settings, mask_id=NO_MASK)
     vocabulary = read_vocabulary(folder, raw, settings)
     model = load_weights(model_class, config, folder, settings)
-    traits = Traits("generic", shift=settings.shift, attention=settings.attention, block_length=settings.block_length)
+    traits = Traits("generic", settings.shift, settings.attention, settings.block_length, settings.process)
     denoiser = assemble(model, vocabulary, traits, folder, settings, head_kind(model))
-    if settings.probe:
+    if settings.probe and settings.process == "absorbing":
         check_shift(denoiser, settings.shift)
     return denoiser
 

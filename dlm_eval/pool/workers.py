@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 WATCHDOG_SECONDS = 900.0  # silence (no forward pass ends) after which a worker counts as hanging
 LOADING_SECONDS = 3600.0  # likewise before it is ready
-RESTARTS = 3  # deaths in a row, with no answer between them, after which a place is given up
+RESTARTS = 3  # deaths in a row, with no answer between them, that a place survives (twice as many where a request may be to blame)
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +121,9 @@ class Workers:
         place.past, place.usage = place.past + (place.usage.cost if place.usage else Cost()), None
         for number in chunks.lost(list(place.held), place.apart):
             finish(number, Answer(None, f"its worker died three times of this request alone ({place.why or how})", 0, 0.0))
+        limit = 2 * RESTARTS if place.apart else RESTARTS
         reason, place.held, place.apart, place.why = place.why or how, {}, False, ""
-        if place.failures > RESTARTS:
+        if place.failures > limit:
             place.link = place.ready = None
             log.error("the place of worker %d is given up after %d deaths in a row", place.index, place.failures)
             if all(other.link is None for other in self.places):

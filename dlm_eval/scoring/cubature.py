@@ -168,4 +168,7 @@ def relabelled(n: int, samples: int, noise: Noise) -> tuple[Rule, Ints]:
 
 def precision(n: int, samples: int) -> float:
     """Returns the inverse of the variance that the rule of `samples` forwards has under the prior, per nat squared."""
-    return 1.0 if n == 1 else 1.0 / float(rule(n, samples).variance @ (1.0, NUGGET))
+    if n == 1:
+        return 1.0
+    variance = float(rule(n, samples).variance @ (1.0, NUGGET))
+    return 1.0 / max(variance, 1e-30)  # 0 for a rule of all patterns: its round outweighs every other
