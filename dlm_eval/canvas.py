@@ -109,7 +109,8 @@ class Filling:
     """What was written into a canvas' open positions.
 
     Attributes:
-        tokens: [n] ids in position order; `BLANK` where an exact early exit left invisible positions open.
+        tokens: [n] ids in position order; `BLANK` where an exact early exit left invisible positions open. Where the model
+            chose the length of the hole (`length_beam`), n is what it chose.
         forwards: rows of this canvas that the model ran (two per step under guidance).
         steps: steps in which at least one token was committed.
         confidence: [n] confidence with which each token was committed (nan where `BLANK`).

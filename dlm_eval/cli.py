@@ -14,7 +14,7 @@ from dlm_eval import __version__
 from dlm_eval.boards.leaderboard import add_parser as add_leaderboard
 from dlm_eval.commands import cache, ls, run, show, sweep, trace, validate
 from dlm_eval.errors import DlmEvalError, RunError, UserError
-from dlm_eval.stopping import INTERRUPTED, MESSAGE
+from dlm_eval.stopping import INTERRUPTED, MESSAGE, orderly
 
 EXAMPLES = """
 examples:
@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if parsed.command is None:
             parser.print_help()
             return 0
-        return int(parsed.main(parsed) or 0)
+        with orderly():
+            return int(parsed.main(parsed) or 0)
     except UserError as error:
         return _say(error, 2)
     except RunError as error:

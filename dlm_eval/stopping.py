@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-GRACE_SECONDS = 3.5
+GRACE_SECONDS = 2.0
 INTERRUPTED = 130
 MESSAGE = "dlm-eval: interrupted; finished answers are in the journal, the same command goes on from there"
 
@@ -75,11 +75,12 @@ os.register_at_fork(after_in_child=_forget)
 
 def _end_in_time(bell: socket.socket) -> None:
     """Waits for a signal, then ends the process in time, unless it ends by itself."""
-    while heard := bell.recv(64):
-        if signal.SIGINT in heard or signal.SIGTERM in heard:
-            time.sleep(GRACE_SECONDS)
-            for duty in list(_duties):
-                with contextlib.suppress(Exception):
-                    duty()
-            print(MESSAGE, file=sys.stderr, flush=True)
-            os._exit(INTERRUPTED)
+    with bell:
+        while heard := bell.recv(64):
+            if signal.SIGINT in heard or signal.SIGTERM in heard:
+                time.sleep(GRACE_SECONDS)
+                for duty in list(_duties):
+                    with contextlib.suppress(Exception):
+                        duty()
+                print(MESSAGE, file=sys.stderr, flush=True)
+                os._exit(INTERRUPTED)

@@ -15,23 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tiny_text import CLASSES, Document, held_out_documents, sentence
+from tiny_text import CLASSES, Document, held_out_documents
 
 
 def choice_row(document: Document, rng: random.Random) -> dict[str, Any]:
-    """Which last sentence: the true one, or one with another person, object, place ... in its place."""
-    sentences, slots, last = (document.parts[name] for name in ("sentences", "slots", "last"))
-    wrong: set[str] = set()
-    names = [name for name in CLASSES if "{" + name + "}" in last]
-    while len(wrong) < 3:
-        name = rng.choice(names)
-        value = slots["BA"[name == "B"]] if name in "AB" and rng.random() < 0.5 else rng.choice(CLASSES[name])
-        told = sentence(last, slots | {name: value})
-        if told != sentences[-1] and (name not in "AB" or told.count(value) == 1):
-            wrong.add(" " + told)
-    choices = sorted(wrong) + [" " + sentences[-1]]
+    """Which last word: the true one, or one of three others of its kind (people, things, places ...)."""
+    context, word = document.text.removesuffix(".").rsplit(" ", 1)
+    kind = next(words for words in CLASSES.values() if word in words)
+    choices = [word, *rng.sample([other for other in kind if other != word], 3)]
     rng.shuffle(choices)
-    return {"context": " ".join(sentences[:-1]), "choices": choices, "answer": choices.index(" " + sentences[-1])}
+    return {"context": context, "choices": [" " + choice for choice in choices], "answer": choices.index(word)}
 
 
 def last_word_row(document: Document, rng: random.Random) -> dict[str, Any]:

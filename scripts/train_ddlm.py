@@ -1,9 +1,9 @@
-"""Trains a small DDLM (CDCD) end to end on generated stories: continuous diffusion over embeddings. Minutes on one core.
+"""Trains a small DDLM (CDCD) end to end on generated stories: continuous diffusion over embeddings.
 
     python scripts/train_ddlm.py --out DIR
     dlm-eval --model ddlm --model_args pretrained=DIR --tasks ...
 
-Seeded; writes config.json, model.safetensors in float16 and the tokenizer of `tiny`. Dieleman et al. 2022 (CDCD): cross-entropy on noisy
+Seeded, about three minutes of one core; more --steps teach it more. Writes config.json, model.safetensors in float16 and the tokenizer of `tiny`. Dieleman et al. 2022 (CDCD): cross-entropy on noisy
 normalised embeddings, self-conditioning in half of the steps, given tokens clean, noise levels drawn by a time warp fitted to the loss.
 B rows per batch, L positions, D embedding size, V vocabulary.
 """
@@ -36,9 +36,9 @@ FLAT = 0.2  # share of noise levels drawn evenly in log t, so that no level is f
 class Plan:
     """What a training run is made of."""
 
-    steps: int = 3000
-    rows: int = 32
-    lr: float = 3e-3
+    steps: int = 1500
+    rows: int = 20
+    lr: float = 4e-3
     seed: int = 0
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_text import Document, training_documents
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -45,6 +45,7 @@ class Settings:
     batch_tokens: int = 2048
     lr: float = 2e-3
     seed: int = 0
+    again: bool = False
     bf16: bool = True
     compile: bool = True
 
@@ -140,7 +141,8 @@ def rows(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Iterator[Row
     rng, seen = random.Random(f"rows-{settings.seed}"), 0
     for document in training_documents(settings.seed):
         units = [encode(unit) for unit in split_units(document)]
-        if settings.model == "tiny" and seen < BASE_SHARE * settings.steps * settings.batch_tokens:
+        base = rng.random() < 0.5 if settings.again else seen < BASE_SHARE * settings.steps * settings.batch_tokens
+        if settings.model == "tiny" and base:
             tokens = [*([BOS_ID] if rng.random() < 0.75 else []), *itertools.chain(*units), EOS_ID]
             row = Row(tokens, range(tokens[0] == BOS_ID, len(tokens)), BASE_RATES)
         elif settings.model == "tiny":
@@ -233,8 +235,10 @@ def learning_rate(step: int, settings: Settings) -> float:
 
 def train(settings: Settings, folder: Path, save_every: int) -> None:
     """Trains, prints one JSON line per 50 steps, saves every `save_every` steps and at the end."""
-    tokenizer = train_tokenizer(settings.seed)
+    tokenizer = train_tokenizer(0)
     model = build_model(settings, len(tokenizer))
+    if settings.again:
+        model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)  # the tied head is not in the file
     if settings.compile:
         model.model.compile(dynamic=True)
     loss_of = diffusion_loss if settings.model == "tiny" else next_token_loss
@@ -274,11 +278,12 @@ def main() -> None:
     parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast (slower where AVX512-BF16 exists)")
     parser.add_argument("--no_compile", action="store_true", help="no torch.compile (which needs a C++ compiler)")
     parser.add_argument("--save_every", type=int, default=500)
+    parser.add_argument("--again", action="store_true", help="go on from the weights in the folder, whole documents and task shapes mixed")
     parser.add_argument("--out", type=Path, help="default: dlm_eval/assets/<model>")
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder = args.out or Path(__file__).resolve().parents[1] / "dlm_eval" / "assets" / args.model
-    settings = Settings(args.model, args.steps, args.batch_tokens, args.lr, args.seed, not args.float32,
+    settings = Settings(args.model, args.steps, args.batch_tokens, args.lr, args.seed, args.again, not args.float32,
                         not args.no_compile)
     train(settings, folder, args.save_every)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,11 +131,11 @@ def test_choices_that_tie_in_bf16_do_not_tie() -> None:
     """Log-probabilities of a bfloat16 model stand apart where bfloat16 logits would be equal: the head multiplies in float32."""
     model = load_model("tiny", dtype="bfloat16")
     context = model.encode("Anna had a")
-    canvases = [Canvas.continuation(context, [token], key="q") for token in range(model.mask_id)]
+    canvases = [Canvas.continuation(context, [token], key="q") for token in range(4, model.vocab_size)]
     found = torch.tensor([s.logprob for s in score(model, canvases)], dtype=torch.float64)
     row = torch.tensor([[*context, model.mask_id]])
     with torch.no_grad():
-        halved = model.head(model.backbone(input_ids=row, use_cache=False).last_hidden_state)[0, -1, : len(canvases)]
+        halved = model.head(model.backbone(input_ids=row, use_cache=False).last_hidden_state)[0, -1, 4:]
     assert halved.dtype == torch.bfloat16
     assert len(halved.unique()) < 0.9 * len(found)  # the trap is there
     assert len(found.unique()) > 0.99 * len(found)
@@ -177,33 +178,29 @@ def test_a_mask_that_is_a_word_is_context_and_target_like_any_other(tmp_path: Pa
 # -- what a number is ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("estimator", ["auto", "exact", "chain", "left_to_right", "duel"])
-def test_guidance_makes_a_score(tmp_path: Path, estimator: str) -> None:
-    options = {"model_args": {"inconsistency": 0.5}, "include_path": str(write_tasks(tmp_path)), "bootstrap_iters": 0, "verbosity": "ERROR"}
-    plain, guided = (
-        evaluate("toy", ["t_choice", "t_roll"], estimator=e, limit=2, **options) for e in (estimator, f"{estimator},cfg_scale=0.5")
-    )
-    for name in ("t_choice", "t_roll"):
-        for before, after in zip(plain["samples"][name], guided["samples"][name], strict=True):
-            assert set(before["logprob_kind"]) <= {"exact", "lower bound"}
-            assert set(after["logprob_kind"]) == {"score"}
-            assert all(bounds == (None, None) for bounds in after["logprob_bounds"])
-            assert after["forwards"] > before["forwards"]  # the unconditional twins
+@pytest.mark.parametrize("estimator", ["auto", "exact", "chain", "left_to_right", "duel", "auto,samples=4"])
+def test_guidance_makes_a_score(estimator: str) -> None:
+    kinds, forwards = [], []
+    for settings in (estimator, f"{estimator},cfg_scale=0.5"):
+        lm = harness(Toy(ToySettings(inconsistency=0.5)), settings)
+        ask(lm, [("ab", "cab"), ("ab", "dad")])
+        roll(lm, "abcde")
+        kinds.append([(record.score_kind, record.bounds) for record in lm.records])
+        forwards.append(sum(record.rows for record in lm.records))
+    assert {kind for kind, _ in kinds[0]} <= {"exact", "lower bound"}
+    assert kinds[1] == [("score", (None, None))] * 3
+    assert forwards[1] == 2 * forwards[0]  # each row has an unconditional twin
 
 
-class Impossible(Toy):
-    """A toy that never writes an f."""
-
-    def logits(self, tokens: Any, valid: Any = None, positions: Any = None) -> Any:
-        out = super().logits(tokens, valid, positions)
-        out[..., 5] = -torch.inf
-        return out
+def impossible(self: Toy, tokens: Any, valid: Any = None, positions: Any = None, plain: Any = Toy.logits) -> Any:
+    """Logits of a toy that never writes an f."""
+    out = plain(self, tokens, valid, positions)
+    out[..., 5] = -torch.inf
+    return out
 
 
 def test_minus_infinity_stays_and_its_files_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Toy, "logits", Impossible.logits)
-    monkeypatch.setattr("dlm_eval.models.toy.Toy", Impossible)
-    monkeypatch.setattr("dlm_eval.models.toy.load", lambda settings: Impossible(settings))
+    monkeypatch.setattr(Toy, "logits", impossible)
     out = tmp_path / "out"
     options = {"include_path": str(write_tasks(tmp_path)), "bootstrap_iters": 10, "verbosity": "ERROR", "output_path": str(out)}
     results = evaluate("toy", ["t_choice", "t_last", "t_roll"], **options)
@@ -218,11 +215,13 @@ def test_minus_infinity_stays_and_its_files_can_be_read(tmp_path: Path, monkeypa
     assert json.loads(file.read_text())["results"]["t_roll"]["word_perplexity,none"] == math.inf
     for lines in out.glob("toy/samples_*.jsonl"):
         assert [json.loads(line) for line in lines.read_text().splitlines()]
-    assert leaderboard([out])
+    board = leaderboard([out])
+    assert board[board["metric"].str.startswith("word_perplexity")]["value"].tolist() == [math.inf]
 
 
 def test_decided_questions_with_an_impossible_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = harness(Impossible(ToySettings()), "auto,decide=0.05")
+    monkeypatch.setattr(Toy, "logits", impossible)
+    lm = harness(Toy(ToySettings()), "auto,decide=0.05")
     found = ask(lm, [("ab", "cab"), ("ab", "fad"), ("ab", "fab")], one_question=True)
     assert math.isfinite(found[0]) and found[1] == found[2] == -math.inf
 
@@ -256,20 +255,17 @@ def roll(lm: DiffusionLM, text: str) -> float:
     return found
 
 
-@pytest.mark.parametrize("stride, forwards", [(None, 40), (1, 40), (5, 40)])
-def test_a_long_text_of_a_markov_chain_is_exact_in_windows_with_past(stride: int | None, forwards: int) -> None:
+@pytest.mark.parametrize("stride", [None, 1, 5])
+def test_a_long_text_of_a_markov_chain_is_exact_in_windows_with_past(stride: int | None) -> None:
     """One token of past is all that a Markov chain can use, so any stride that leaves some gives the truth; without, each window begins anew."""
     toy = Toy(ToySettings(max_length=8, seed=4))
     text = "abcdefdcbafedbca" * 2 + "abcdfeca"
     lm = harness(toy, "left_to_right", stride=stride)
     ids = toy.encode(text)
-    if stride is None:
-        expected = sum(toy.log_joint(ids[i : i + 8]) for i in range(0, 40, 8))
-    else:
-        expected = toy.log_joint(ids)
-    assert roll(lm, text) == pytest.approx(expected, abs=1e-4)
+    alone = [ids[i : i + 8] for i in range(0, 40, 8)] if stride is None else [ids]
+    assert roll(lm, text) == pytest.approx(sum(map(toy.log_joint, alone)), abs=1e-4)
     (record,) = lm.records
-    assert (record.tokens, record.rows, record.stderr, record.score_kind) == (40, forwards, 0.0, "exact")
+    assert (record.tokens, record.rows, record.stderr, record.score_kind) == (40, 40, 0.0, "exact")
 
 
 def test_every_window_of_a_shift_model_begins_with_its_bos(tmp_path: Path) -> None:
@@ -308,7 +304,7 @@ def test_stock_wikitext_on_a_page_of_ours(tmp_path: Path, tiny: Any) -> None:
     folder.mkdir(parents=True)
     files = "".join(f"  - {{split: {split}, path: test.jsonl}}\n" for split in ("train", "validation", "test"))
     (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: wikitext-2-raw-v1\n  data_files:\n{files}---\n")
-    page = " = A hat = \n \n Anna had a red hat . She lost it @-@ and Ben 's dog found it . \n" * 3
+    page = " = A hat = \n \n Anna had a red hat . She lost it @-@ and Ben 's dog found it . \n" * 2
     (folder / "test.jsonl").write_text(json.dumps({"page": page}) + "\n")
     stock = Path(lm_eval.__file__).parent / "tasks" / "wikitext" / "wikitext.yaml"
     options = {"data_dir": str(tmp_path), "estimator": "left_to_right", "model_args": {"max_length": 64}, "stride": 32, "verbosity": "ERROR"}
@@ -322,7 +318,7 @@ def test_stock_wikitext_on_a_page_of_ours(tmp_path: Path, tiny: Any) -> None:
     parts = score(small, windows([*head, *ids], 64, 32, given=len(head)), "left_to_right")
     logprob = sum(part.logprob for part in parts)
     scores = results["results"]["wikitext"]
-    assert scores["word_perplexity,none"] == pytest.approx(math.exp(-logprob / len(page.split(" "))), rel=0.2)  # words: by \s+
+    assert scores["word_perplexity,none"] == pytest.approx(math.exp(-logprob / len(re.split(r"\s+", page))), rel=1e-5)
     assert scores["byte_perplexity,none"] == pytest.approx(math.exp(-logprob / len(page.encode())), rel=1e-5)
     assert scores["bits_per_byte,none"] == pytest.approx(-logprob / len(page.encode()) / math.log(2), rel=1e-5)
     assert sample["tokens"] == len(ids)

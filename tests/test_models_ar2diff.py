@@ -149,3 +149,10 @@ def test_sundae_trains_a_model_that_fills(tmp_path: Path, scripts: ModuleType) -
     assert [list(f.tokens) for f in fill(trained, canvases, preset="ar2diff")] == right
     middle = fill(trained, [Canvas.infill([A, A + 1], 6, [A + 2, A])], preset="ar2diff")[0]
     assert list(middle.tokens) == [A + (2 + i) % 3 for i in range(6)]
+
+
+def test_the_script_repeats_itself(tmp_path: Path, scripts: ModuleType) -> None:
+    for name in ("one", "two"):
+        scripts.train(scripts.Plan(ar_steps=2, steps=2, rows=3), tmp_path / name)
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two and len(one) < 1.5e6

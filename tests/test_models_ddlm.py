@@ -177,6 +177,17 @@ def test_what_means_nothing_is_refused(loaded: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_broken_config_is_refused(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "m", network())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "layers": "two"}))
+    with pytest.raises(UserError, match="config.json layers 'two' is not allowed; it must be a whole number"):
+        load_model("ddlm", pretrained=folder)
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "t_max"}))
+    with pytest.raises(UserError, match="is not a DDLM checkpoint: .* lacks t_max"):
+        load_model("ddlm", pretrained=folder)
+
+
 def test_samples_compete(loaded: Any) -> None:
     best = fill(loaded, asked()[:1], steps=4, samples=3)[0]
     assert best.forwards == 3 * 5
@@ -202,3 +213,10 @@ def test_training_makes_a_model_that_fills(tmp_path: Path, scripts: ModuleType) 
     assert list(middle.tokens) == [A + (2 + i) % 3 for i in range(6)]
     cdf = warp.cdf()
     assert cdf[0] == 0 and cdf[-1] == pytest.approx(1) and (np.diff(cdf) >= 0).all()
+
+
+def test_the_script_repeats_itself(tmp_path: Path, scripts: ModuleType) -> None:
+    for name in ("one", "two"):
+        scripts.train(scripts.Plan(steps=3, rows=3), tmp_path / name)
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two and len(one) < 1.5e6

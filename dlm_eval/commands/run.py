@@ -67,11 +67,9 @@ def main(args: argparse.Namespace) -> int:
     values.setdefault("output_path", "results")
     from dlm_eval.harness.run import run
     from dlm_eval.harness.run_settings import run_settings
-    from dlm_eval.stopping import orderly
 
     settings = run_settings(values)
-    with orderly():
-        finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
+    finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
     _report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
     _log_elsewhere(loggers, finished.results)
     return 1 if finished.errors else 0

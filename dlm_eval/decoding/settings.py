@@ -194,8 +194,10 @@ class DecodeSettings:
         return replace(self, steps=steps, block_length=block)
 
 
-ZERO = ("temperature", "top_k", "alg_temp", "guidance", "threshold", "factor", "entropy_bound", "rdm_noise", "eta")
-ZERO += ("length_beam", "noise_scale", "halt_threshold", "halt_min_steps")
+ZERO = (
+    *("temperature", "top_k", "alg_temp", "guidance", "threshold", "factor", "entropy_bound", "rdm_noise", "eta"),
+    *("length_beam", "noise_scale", "halt_threshold", "halt_min_steps"),
+)
 ONE = ("steps", "steps_per_block", "block_length", "num_to_transfer", "samples")
 LEAST = {**dict.fromkeys(ZERO, 0), **dict.fromkeys(ONE, 1), "editing_threshold": 0, "max_post_steps": 0}
 ABOVE = {"logits_temp": 0, "score_temperature": 0}

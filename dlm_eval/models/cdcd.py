@@ -53,9 +53,10 @@ class CDCDConfig:
     def times(self, steps: int) -> NDArray[np.float64]:
         """Returns [steps + 1] noise levels from t_max to t_min, even in the warped time."""
         share = np.linspace(1, 0, steps + 1)
+        levels: NDArray[np.float64] = np.exp(np.log(self.t_min) + share * np.log(self.t_max / self.t_min))
         if self.warp_times:
-            return np.interp(share, self.warp_cdf, self.warp_times)
-        return np.exp(np.log(self.t_min) + share * np.log(self.t_max / self.t_min))
+            levels = np.interp(share, self.warp_cdf, self.warp_times)
+        return levels
 
 
 class CDCD(nn.Module):

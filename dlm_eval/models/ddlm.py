@@ -23,6 +23,7 @@ from dlm_eval.models.transformer import Traits, TransformersDenoiser, real_posit
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_module
 from dlm_eval.rows import Reader
+from dlm_eval.settings import from_mapping
 
 
 class DDLMDenoiser(TransformersDenoiser):
@@ -102,6 +103,10 @@ def load(settings: LoadSettings) -> TransformersDenoiser:
 
 
 def config_of(raw: dict[str, Any]) -> CDCDConfig:
-    """Returns the network's configuration from config.json."""
+    """Returns the network's configuration from config.json.
+
+    Raises:
+        UserError: a field is not of its kind.
+    """
     known = {field.name for field in fields(CDCDConfig)}
-    return CDCDConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items() if key in known})
+    return from_mapping(CDCDConfig, {key: value for key, value in raw.items() if key in known}, "config.json")

@@ -72,7 +72,7 @@ class DiffusionLLMDenoiser(TransformersDenoiser):
         if self.length_head is None:
             raise UserError(f"{self.name} has no length head ({LENGTH_FILE}); decode with a length of your own")
         wide, real = self._framed(tokens.to(self.device), valid, ends=False)
-        logits = self.length_head(self.hidden(wide, None if bool(real.all()) else real), real).float()
+        logits: Tensor = self.length_head(self.hidden(wide, None if bool(real.all()) else real), real).float()
         return logits if positions is None else logits[positions.to(logits.device).nonzero()[:, 0]]
 
     def read(self, hidden: Tensor) -> Tensor:

@@ -1,0 +1,143 @@
+"""One bad sample must not cost a run: filters that raise, exit code 1; and what a run prints while it goes."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness_tasks import DOCUMENTS, write_tasks
+
+from dlm_eval.canvas import Filling
+from dlm_eval.cli import main
+from dlm_eval.harness.contained import contained
+from dlm_eval.harness.run import evaluate
+from dlm_eval.jobs import Answer
+from dlm_eval.progress import Progress
+
+FILTER = """
+filter_list:
+  - name: strict
+    filter: [{function: custom, filter_fn: !function picky.pick}]
+  - name: plain
+    filter: [{function: take_first}]
+"""
+PICKY = """
+def pick(resps, docs):
+    for answers, doc in zip(resps, docs):
+        if doc["text"] == "fab":
+            raise ValueError("no number in it")
+        yield answers[0]
+"""
+
+
+def picky_task(folder: Path) -> Path:
+    write_tasks(folder)
+    file = folder / "t_write.yaml"
+    file.write_text(file.read_text() + FILTER)
+    (folder / "picky.py").write_text(PICKY)
+    return folder
+
+
+def test_a_filter_that_raises_costs_one_sample(tmp_path: Path) -> None:
+    results = evaluate("toy", ["t_write"], include_path=str(picky_task(tmp_path)))
+    lines = results["samples"]["t_write"]
+    assert {line["doc"]["text"] for line in lines if "error" in line} == {"fab"} and len(lines) == 2 * len(DOCUMENTS)
+    assert all("filter 'strict' failed: ValueError: no number in it" in line["error"] for line in lines if "error" in line)
+    assert {"exact_match,strict", "exact_match,plain"} <= results["results"]["t_write"].keys()
+    assert results["dlm_eval"]["cost"]["t_write"]["errors"] == 1
+
+
+def test_errors_are_counted_in_the_table_and_the_exit_code_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tasks").mkdir()
+    command = ["--model", "toy", "--tasks", "t_write", "--include_path", str(picky_task(tmp_path / "tasks")), "--output_path", str(tmp_path / "out")]
+    assert main(command) == 1
+    out = capsys.readouterr().out
+    assert "1 samples could not be answered or scored" in out and list((tmp_path / "out").rglob("results_*.json"))
+
+
+def test_a_task_of_which_every_sample_errs_ends_in_order(tmp_path: Path) -> None:
+    documents = [{**document, "word": "a" * 600} for document in DOCUMENTS]
+    results = evaluate("toy", ["t_last", "t_write"], include_path=str(write_tasks(tmp_path, documents)), output_path=str(tmp_path / "out"))
+    assert results["dlm_eval"]["cost"]["t_last"]["errors"] == len(DOCUMENTS)
+    assert "exact_match,none" in results["results"]["t_write"]
+
+
+# -- what is printed ---------------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, quiet: bool = False) -> str:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress("generation", 10, quiet, busy=lambda: (0.0, 2)) as progress:
+        for index in range(10):
+            progress(Answer(Filling((1, 2, 3), 4, 4), None, 4, 0.1), known=index < 5)
+    return stream.getvalue()
+
+
+def test_progress_is_one_line_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = watch(monkeypatch, io.StringIO()).splitlines()
+    for part in ("generation: 10/10", "forwards/s", "tokens/s", "50% from journal", "of 2 devices", "s left"):
+        assert part in line
+
+
+def test_progress_moves_on_a_terminal_and_is_silent_when_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\r" in watch(monkeypatch, Terminal()) and "10/10" in watch(monkeypatch, Terminal())
+    assert watch(monkeypatch, io.StringIO(), quiet=True) == watch(monkeypatch, Terminal(), quiet=True) == ""
+
+
+def test_progress_in_a_log_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dlm_eval.progress.LINE_SECONDS", 0.0)
+    assert len(watch(monkeypatch, io.StringIO()).splitlines()) >= 10
+
+
+def test_lm_evals_chatter_is_contained_and_comes_back(capsys: pytest.CaptureFixture[str]) -> None:
+    import lm_eval.api.metrics as metrics
+    import lm_eval.utils as utils
+
+    def bootstrap() -> Any:
+        return metrics.bootstrap_stderr(metrics.mean, [0.0, 1.0, 1.0], 1000)
+
+    compiled = utils.env.from_string
+    with contained():
+        inside = bootstrap()
+        assert utils.env.from_string("{{a}} b") is utils.env.from_string("{{a}} b")  # compiled once
+        assert utils.apply_template("{{a}} b", {"a": 1}) == "1 b"
+    assert capsys.readouterr() == ("", "")
+    assert bootstrap() == inside and utils.env.from_string == compiled
+    assert "bootstrapping" in capsys.readouterr().out
+
+
+def test_a_child_that_is_ended_does_not_end_its_parent() -> None:
+    """lm-eval's bootstrap forks a pool of processes and ends them by SIGTERM, which must not count as the user's."""
+    program = (
+        "import multiprocessing, time\nfrom dlm_eval.stopping import orderly\n"
+        "with orderly():\n    pool = multiprocessing.get_context('fork').Pool(2)\n    pool.map(abs, [1, 2])\n    pool.terminate()\n    time.sleep(4)\nprint('whole')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "whole\n" and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_busy_main_thread_is_ended_in_time_with_its_duties_done(tmp_path: Path, number: signal.Signals) -> None:
+    """A forward pass of a large model can keep the main thread from heeding signals; here a sleep that starts again does."""
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom dlm_eval.stopping import last_duty, orderly\n"
+        f"with orderly(), last_duty(lambda: Path({str(tmp_path / 'duty')!r}).write_text('done')):\n"
+        "    limit = time.monotonic() + 30\n"
+        "    while time.monotonic() < limit:\n        try:\n            print('ready', flush=True)\n            time.sleep(30)\n        except KeyboardInterrupt:\n            pass\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=5)
+    assert process.returncode == 130 and "the same command goes on" in errors and (tmp_path / "duty").read_text() == "done"
