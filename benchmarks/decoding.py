@@ -56,7 +56,10 @@ def plain(model: Any, canvases: Sequence[Canvas], steps: int, block: int, batch:
 
 def _plain_group(model: Any, canvases: Sequence[Canvas], steps: int, block: int) -> tuple[Tokens, int]:
     tokens = np.array([np.where(c.open, model.mask_id, c.tokens) for c in canvases])
-    blocks = [[np.array(c.open_positions[b : b + block]) for c in canvases] for b in range(0, len(canvases[0].open_positions), block)]
+    blocks = [
+        [np.array(c.open_positions[b : b + block]) for c in canvases]
+        for b in range(0, len(canvases[0].open_positions), block)
+    ]
     rows = 0
     for holes in blocks:
         open_ = np.zeros(tokens.shape, dtype=bool)
@@ -106,10 +109,15 @@ def main() -> None:
     args = parser.parse_args()
     model = load_model(args.model, **({"device": args.device} if args.device else {}))
     steps, block = args.steps or args.length, args.block_length or args.length
-    questions = [f"Question: Carl has {i} stamps. He gives {i // 2} of them to Hana. How many stamps does Carl have?\nAnswer:" for i in range(args.canvases)]
+    questions = [
+        f"Question: Carl has {i} stamps. He gives {i // 2} of them to Hana. How many stamps does Carl have?\nAnswer:"
+        for i in range(args.canvases)
+    ]
     start = [model.bos_id] if model.bos_id is not None and model.needs_bos else []
     canvases = [Canvas.completion(start + model.encode(question), args.length) for question in questions]
-    model.logits(torch.tensor([canvases[0].tokens]).clamp(min=0).to(model.device))  # the first call of a process is slow
+    model.logits(
+        torch.tensor([canvases[0].tokens]).clamp(min=0).to(model.device)
+    )  # the first call of a process is slow
     ways: dict[str, Callable[[], tuple[Tokens, int]]] = {
         "naive": lambda: plain(model, canvases, steps, block, 1),
         "batched": lambda: plain(model, canvases, steps, block, len(canvases)),
@@ -124,7 +132,9 @@ def main() -> None:
         seconds = time.perf_counter() - begin
         slowest = slowest or seconds
         tokens = sum(len(visible(one, model.eos_ids)) for one in found[title])
-        print(f"{title:8s} {seconds:8.2f} s {tokens / seconds:10.1f} tokens/s {rows:8d} rows  x {slowest / seconds:.2f}")
+        print(
+            f"{title:8s} {seconds:8.2f} s {tokens / seconds:10.1f} tokens/s {rows:8d} rows  x {slowest / seconds:.2f}"
+        )
     check(model, found["batched"], found["naive"], "batched")
     check(model, found["exact"], found["naive"], "exact")
     print("tokens are equal (open after the end of the text where decoding ended early)")

@@ -77,7 +77,9 @@ def measure(rule: str, threshold: float, fillings: list[Filling], full: list[Fil
     """Returns the point of one run, compared with the run of all steps."""
     same = [np.equal(one.tokens, other.tokens) for one, other in zip(fillings, full, strict=True)]
     steps = float(np.mean([filling.steps for filling in fillings]))
-    return Point(rule, threshold, steps, float(np.concatenate(same).mean()), float(np.mean([s.all() for s in same])), nll)
+    return Point(
+        rule, threshold, steps, float(np.concatenate(same).mean()), float(np.mean([s.all() for s in same])), nll
+    )
 
 
 def draw(points: list[Point], truth_nll: float, file: Path) -> None:
@@ -93,7 +95,10 @@ def draw(points: list[Point], truth_nll: float, file: Path) -> None:
         left.plot([p.steps for p in own], [p.same_tokens for p in own], marker="o", label=rule)
         right.plot([p.steps for p in own], [p.judge_nll for p in own], marker="o", label=rule)
     full = next(p for p in points if p.rule == "none")
-    for axis, value, label in ((left, full.same_tokens, "tokens equal to the full run"), (right, full.judge_nll, "judge: nats per token")):
+    for axis, value, label in (
+        (left, full.same_tokens, "tokens equal to the full run"),
+        (right, full.judge_nll, "judge: nats per token"),
+    ):
         axis.plot([full.steps], [value], marker="*", markersize=12, linestyle="none", color="black", label="all steps")
         axis.set(xlabel="mean steps", ylabel=label)
     right.axhline(truth_nll, linestyle="dashed", color="grey")
@@ -118,17 +123,24 @@ def main() -> None:
     def point(rule: str, threshold: float, fillings: list[Filling]) -> Point:
         nll = judge_nll(judge, canvases, [list(filling.tokens) for filling in fillings])
         found = measure(rule, threshold, fillings, full, nll)
-        print(f"{rule:9} {threshold:8g}  steps {found.steps:6.1f}  same tokens {found.same_tokens:.3f}  judge {nll:.3f}", flush=True)
+        print(
+            f"{rule:9} {threshold:8g}  steps {found.steps:6.1f}  same tokens {found.same_tokens:.3f}  judge {nll:.3f}",
+            flush=True,
+        )
         return found
 
     points = [point("none", 0.0, full)]
     for rule, thresholds in GRID.items():
         for value in thresholds:
             threshold = max(1, round(value * args.steps)) if rule == "fixed" else value
-            points.append(point(rule, threshold, fill(model, canvases, steps=args.steps, halt=rule, halt_threshold=threshold)))
+            points.append(
+                point(rule, threshold, fill(model, canvases, steps=args.steps, halt=rule, halt_threshold=threshold))
+            )
     truth_nll = judge_nll(judge, canvases, truths)
-    print(f"the stories' own endings: judge {truth_nll:.3f}; right endings in the full run: "
-          f"{np.mean([list(f.tokens) == t for f, t in zip(full, truths, strict=True)]):.3f}")
+    print(
+        f"the stories' own endings: judge {truth_nll:.3f}; right endings in the full run: "
+        f"{np.mean([list(f.tokens) == t for f, t in zip(full, truths, strict=True)]):.3f}"
+    )
     with args.out.with_suffix(".csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(asdict(points[0])))
         writer.writeheader()

@@ -37,9 +37,17 @@ doc_to_text: "{{{{text}}}}"
 {lines}
 """
 TASKS = {
-    "choice": ("multiple_choice", 'doc_to_choice: "{{choices}}"\ndoc_to_target: "{{answer}}"\nmetric_list: [{metric: acc}]', 300),
+    "choice": (
+        "multiple_choice",
+        'doc_to_choice: "{{choices}}"\ndoc_to_target: "{{answer}}"\nmetric_list: [{metric: acc}]',
+        300,
+    ),
     "last": ("loglikelihood", 'doc_to_target: " {{word}}"\ntarget_delimiter: ""\nmetric_list: [{metric: acc}]', 400),
-    "write": ("generate_until", 'doc_to_target: "{{word}}"\ngeneration_kwargs: {until: ["\\n"], max_gen_toks: 16}\nmetric_list: [{metric: exact_match}]', 400),
+    "write": (
+        "generate_until",
+        'doc_to_target: "{{word}}"\ngeneration_kwargs: {until: ["\\n"], max_gen_toks: 16}\nmetric_list: [{metric: exact_match}]',
+        400,
+    ),
 }
 
 
@@ -52,7 +60,15 @@ def write_tasks(folder: Path) -> None:
 
     for name, (kind, lines, count) in TASKS.items():
         data = folder / f"{name}.jsonl"
-        documents = [{"text": text(12, 60), "choices": [text(2, 6) for _ in range(4)], "answer": i % 4, "word": draw.choice(WORDS)} for i in range(count)]
+        documents = [
+            {
+                "text": text(12, 60),
+                "choices": [text(2, 6) for _ in range(4)],
+                "answer": i % 4,
+                "word": draw.choice(WORDS),
+            }
+            for i in range(count)
+        ]
         data.write_text("".join(json.dumps(document) + "\n" for document in documents))
         (folder / f"o_{name}.yaml").write_text(TASK.format(name=name, data=data, kind=kind, lines=lines))
 
@@ -77,7 +93,12 @@ def share_outside(samples: int, profile: bool) -> None:
     TransformersDenoiser.logits = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         write_tasks(Path(folder))
-        settings = {"include_path": folder, "estimator": f"auto,samples={samples}", "model_args": {"dtype": "float32", "device": "cpu"}, "verbosity": "ERROR"}
+        settings = {
+            "include_path": folder,
+            "estimator": f"auto,samples={samples}",
+            "model_args": {"dtype": "float32", "device": "cpu"},
+            "verbosity": "ERROR",
+        }
         evaluate("tiny", ["o_last"], limit=4, **settings)  # imports are another figure
         inside, calls = 0.0, 0
         profiler = cProfile.Profile() if profile else None
@@ -89,9 +110,16 @@ def share_outside(samples: int, profile: bool) -> None:
             profiler.disable()
         total, wall = time.process_time() - begin, time.perf_counter() - wall
     cost = results["dlm_eval"]["cost"]
-    requests, rows = sum(cost[f"o_{name}"]["requests"] for name in TASKS), sum(cost[f"o_{name}"]["rows"] for name in TASKS)
-    print(f"{requests} requests, {rows} rows in {calls} forward passes: {total:.1f} s of processor, {inside:.1f} s in the network")
-    print(f"outside the network: {1 - inside / total:.2%} ({(total - inside) / requests * 1e3:.2f} ms a request); wall {wall:.1f} s, load of the machine {os.getloadavg()[0]:.1f}")
+    requests, rows = (
+        sum(cost[f"o_{name}"]["requests"] for name in TASKS),
+        sum(cost[f"o_{name}"]["rows"] for name in TASKS),
+    )
+    print(
+        f"{requests} requests, {rows} rows in {calls} forward passes: {total:.1f} s of processor, {inside:.1f} s in the network"
+    )
+    print(
+        f"outside the network: {1 - inside / total:.2%} ({(total - inside) / requests * 1e3:.2f} ms a request); wall {wall:.1f} s, load of the machine {os.getloadavg()[0]:.1f}"
+    )
     if profiler is not None:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
 

@@ -32,7 +32,12 @@ class Weightless:
     """A denoiser with tiny's tokenizer that answers at once, evenly for every token."""
 
     def __init__(self, model: Any) -> None:
-        self.__dict__.update({name: getattr(model, name) for name in ("mask_id", "mask_is_word", "eos_ids", "bos_id", "pad_id", "needs_bos", "encode", "decode")})
+        self.__dict__.update(
+            {
+                name: getattr(model, name)
+                for name in ("mask_id", "mask_is_word", "eos_ids", "bos_id", "pad_id", "needs_bos", "encode", "decode")
+            }
+        )
         self.name, self.max_length, self.vocab_size = "weightless", 4096, 8
         self.attention, self.block_length, self.process, self.device = "full", None, "absorbing", "cpu"
         self.mask_id, self.pad_id, self.eos_ids = 5, 6, (7,)
@@ -62,11 +67,16 @@ def hellaswag(model: Any, folder: Path, limit: int) -> list[Job]:
 
 def gsm8k(model: Any, folder: Path, limit: int) -> list[Job]:
     """Writes 256 tokens behind five solved problems and a question."""
-    shots = "\n\n".join(f"Question: {row['question']}\nAnswer: {row['answer']}" for row in rows(folder / "openai/gsm8k/main/train.jsonl", 5))
+    shots = "\n\n".join(
+        f"Question: {row['question']}\nAnswer: {row['answer']}"
+        for row in rows(folder / "openai/gsm8k/main/train.jsonl", 5)
+    )
     found = rows(folder / "openai/gsm8k/main/test.jsonl", limit)
     prompts = [model.encode(f"{shots}\n\nQuestion: {row['question']}\nAnswer:")[-3500:] for row in found]
     settings = DecodeSettings(steps=16, early_exit=False)
-    return [FillJob(Canvas.completion([t % 5 for t in ids], 256, f"g{i}"), settings, 0) for i, ids in enumerate(prompts)]
+    return [
+        FillJob(Canvas.completion([t % 5 for t in ids], 256, f"g{i}"), settings, 0) for i, ids in enumerate(prompts)
+    ]
 
 
 def score(model: Any, context: str, target: str, key: str) -> Job:
@@ -94,8 +104,14 @@ def workers(counts: Sequence[int]) -> None:
 
     model = load_model("tiny", dtype="float32", device="cpu")
     text = model.encode("The cat sat on the mat and looked at the small red bird that sang in the old tree. " * 6)
-    jobs: list[Job] = [FillJob(Canvas.completion(text[: 20 + i % 60], 24, f"f{i}"), DecodeSettings(early_exit=False), 0) for i in range(60)]
-    jobs += [ScoreJob(Canvas.continuation(text[: 20 + i % 50], text[60:72], f"s{i}"), EstimatorSettings("k", samples=24), 0) for i in range(60)]
+    jobs: list[Job] = [
+        FillJob(Canvas.completion(text[: 20 + i % 60], 24, f"f{i}"), DecodeSettings(early_exit=False), 0)
+        for i in range(60)
+    ]
+    jobs += [
+        ScoreJob(Canvas.continuation(text[: 20 + i % 50], text[60:72], f"s{i}"), EstimatorSettings("k", samples=24), 0)
+        for i in range(60)
+    ]
     first = 0.0
     for count in counts:
         pool = start_workers(Recipe("tiny", {"dtype": "float32"}), parse_devices(f"cpu:{count}"))
@@ -108,7 +124,9 @@ def workers(counts: Sequence[int]) -> None:
         seconds, worked = time.perf_counter() - start, pool.cost().seconds - before
         pool.close()
         first = first or seconds
-        print(f"{count} workers: {seconds:.1f} s, {first / seconds:.2f} times one; busy {worked / seconds / count:.0%}; load of the machine {os.getloadavg()[0]:.1f}")
+        print(
+            f"{count} workers: {seconds:.1f} s, {first / seconds:.2f} times one; busy {worked / seconds / count:.0%}; load of the machine {os.getloadavg()[0]:.1f}"
+        )
 
 
 def main() -> None:

@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from dlm_eval.scoring import score
 
 __version__ = "0.1.0"
-__all__ = ["Canvas", "DlmEvalError", "Filling", "RunError", "SampleError", "Score", "UserError", "evaluate", "fill", "load_model", "score"]
+__all__ = [
+    "Canvas",
+    "DlmEvalError",
+    "Filling",
+    "RunError",
+    "SampleError",
+    "Score",
+    "UserError",
+    "evaluate",
+    "fill",
+    "load_model",
+    "score",
+]
 
 _LAZY = {"evaluate": "harness.run", "fill": "decoding", "load_model": "models", "score": "scoring"}
 

@@ -56,9 +56,7 @@ class Canvas:
         return cls.infill(prompt, length, (), key)
 
     @classmethod
-    def infill(
-        cls, prefix: Sequence[int], middle: Sequence[int] | int, suffix: Sequence[int], key: str = ""
-    ) -> Canvas:
+    def infill(cls, prefix: Sequence[int], middle: Sequence[int] | int, suffix: Sequence[int], key: str = "") -> Canvas:
         """Returns the canvas whose hole lies between `prefix` and `suffix`.
 
         Args:

@@ -24,9 +24,10 @@ Ask = tuple[int, Row]  # place of a sequence in the batch, and a row that wants 
 
 @torch.inference_mode()
 def forward(model: Denoiser, rows: Sequence[Row], asks: Sequence[Ask]) -> tuple[list[Reading | SampleError], torch.Size]:
-    """Runs distinct sequences (of one head) once each; returns a reading for every ask, and the shape [B, L] of the batch."""
+    """Runs distinct sequences (of one head) once each; returns a reading for every ask, and the batch's shape [B, L] without repeats."""
     device = device_of(model)
     sequences = [row.tokens for row in rows] + [row.unguided for row in rows if row.unguided is not None]
+    distinct = len(sequences)
     if device.type == "cpu" and rows[0].inputs is None:
         sequences += sequences[:1] * max(0, FEW_TOKENS - sum(map(len, sequences)))
     tokens, valid = _pad(sequences, model.pad_id, device)
@@ -44,7 +45,7 @@ def forward(model: Denoiser, rows: Sequence[Row], asks: Sequence[Ask]) -> tuple[
     readings = _read(logits, slot, asks, twin)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return readings, tokens.shape
+    return readings, torch.Size((distinct, tokens.shape[1]))
 
 
 def device_of(model: Denoiser) -> torch.device:

@@ -58,7 +58,12 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], setting: str) -> T:
 
 def _cast(value: Any, hint: Any, setting: str) -> Any:
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    choices = [choice for option in options if typing.get_origin(option) is typing.Literal for choice in typing.get_args(option)]
+    choices = [
+        choice
+        for option in options
+        if typing.get_origin(option) is typing.Literal
+        for choice in typing.get_args(option)
+    ]
     if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and value not in choices):
         if type(None) in options:
             return None

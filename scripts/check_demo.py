@@ -11,7 +11,13 @@ import json
 import sys
 from pathlib import Path
 
-CHANCE = {"demo_choice": 0.25, "demo_last_word": 0.05, "demo_word_problem": 0.05, "demo_story_infill": 15.0, "demo_code_infill": 0.05}
+CHANCE = {
+    "demo_choice": 0.25,
+    "demo_last_word": 0.05,
+    "demo_word_problem": 0.05,
+    "demo_story_infill": 15.0,
+    "demo_code_infill": 0.05,
+}
 SAMPLES = 2  # samples that may flip
 
 
@@ -41,9 +47,17 @@ def main() -> int:
             faults.append(f"{task}: {headline[0]} {headline[1]:.3f} is not clearly above {floor}")
         for metric, value in committed[task].items():
             scale = 100.0 if metric.startswith("rouge") else 1.0
-            allowed = 0.05 * abs(value) if metric == "perplexity" else 0 if metric == "n" else SAMPLES * scale / committed[task]["n"]
+            allowed = (
+                0.05 * abs(value)
+                if metric == "perplexity"
+                else 0
+                if metric == "n"
+                else SAMPLES * scale / committed[task]["n"]
+            )
             if abs(fresh[task][metric] - value) > allowed + 1e-9:
-                faults.append(f"{task}: {metric} was {value:.4f}, is {fresh[task][metric]:.4f} (allowed difference {allowed:.4f})")
+                faults.append(
+                    f"{task}: {metric} was {value:.4f}, is {fresh[task][metric]:.4f} (allowed difference {allowed:.4f})"
+                )
     print("\n".join(faults) if faults else f"demo: {len(CHANCE)} tasks as committed")
     return 1 if faults else 0
 

@@ -56,7 +56,9 @@ def check_network(network: dict[str, Tensor], config: Any, raw: dict[str, Any], 
     """
     rows = len(network[EMBEDDING])
     if rows != raw["vocab_size"]:
-        raise UserError(f"the checkpoint has {rows} embeddings, the backbone {raw['vocab_size']}: another backbone, or a cut vocabulary")
+        raise UserError(
+            f"the checkpoint has {rows} embeddings, the backbone {raw['vocab_size']}: another backbone, or a cut vocabulary"
+        )
     tied = DECODER not in network
     with torch.device("meta"):
         wanted = CLASSES[raw["model_type"]][1](config).state_dict()
@@ -74,7 +76,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     file = path / "pytorch_model.bin" if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"--checkpoint '{path}' has no pytorch_model.bin; for DeepSpeed's states run its zero_to_fp32.py first")
+        raise UserError(
+            f"--checkpoint '{path}' has no pytorch_model.bin; for DeepSpeed's states run its zero_to_fp32.py first"
+        )
     state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     return state
 
@@ -83,11 +87,15 @@ def convert(checkpoint: Path, backbone: Folder, out: Path) -> None:
     """Writes the folder `out`."""
     raw = read_config(backbone)
     if raw.get("model_type") not in CLASSES:
-        raise UserError(f"--backbone '{backbone.name}' has model_type '{raw.get('model_type')}'; it must be one of {', '.join(CLASSES)}")
+        raise UserError(
+            f"--backbone '{backbone.name}' has model_type '{raw.get('model_type')}'; it must be one of {', '.join(CLASSES)}"
+        )
     network, length = split_state(read_state(checkpoint))
     config = check_network(network, native_config(CLASSES[raw["model_type"]][0], raw), raw, checkpoint.name)
     out.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.clone().contiguous() for k, v in network.items()}, out / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {k: v.clone().contiguous() for k, v in network.items()}, out / "model.safetensors", metadata={"format": "pt"}
+    )
     if length:
         save_file({k: v.clone().contiguous() for k, v in length.items()}, out / LENGTH_FILE)
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

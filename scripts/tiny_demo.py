@@ -42,8 +42,11 @@ def word_problem_row(document: Document, rng: random.Random) -> dict[str, Any]:
 def story_infill_row(document: Document, rng: random.Random) -> dict[str, Any]:
     """One of the three middle sentences is missing; a space belongs to the word after it."""
     sentences, hole = document.parts["sentences"], rng.randint(1, 3)
-    return {"prefix": " ".join(sentences[:hole]), "middle": " " + sentences[hole],
-            "suffix": " " + " ".join(sentences[hole + 1 :])}
+    return {
+        "prefix": " ".join(sentences[:hole]),
+        "middle": " " + sentences[hole],
+        "suffix": " " + " ".join(sentences[hole + 1 :]),
+    }
 
 
 def code_infill_row(document: Document, rng: random.Random) -> dict[str, Any]:
@@ -52,11 +55,18 @@ def code_infill_row(document: Document, rng: random.Random) -> dict[str, Any]:
     hole = rng.randint(2, len(lines) - 2)
     space: dict[str, Any] = {}
     exec(document.text, space)  # our own template, just built
-    checks = [f"    assert candidate{_call(args)} == {space[name](*map(_thaw, args))!r}\n"
-              for args in document.parts["inputs"]]
-    return {"task_id": f"demo/{hashlib.sha256(document.text.encode()).hexdigest()[:8]}/L{hole}",
-            "prompt": "".join(lines[:hole]), "suffix": "".join(lines[hole + 1 :]), "canonical_solution": lines[hole],
-            "test": "def check(candidate):\n" + "".join(checks), "entry_point": name}
+    checks = [
+        f"    assert candidate{_call(args)} == {space[name](*map(_thaw, args))!r}\n"
+        for args in document.parts["inputs"]
+    ]
+    return {
+        "task_id": f"demo/{hashlib.sha256(document.text.encode()).hexdigest()[:8]}/L{hole}",
+        "prompt": "".join(lines[:hole]),
+        "suffix": "".join(lines[hole + 1 :]),
+        "canonical_solution": lines[hole],
+        "test": "def check(candidate):\n" + "".join(checks),
+        "entry_point": name,
+    }
 
 
 def _thaw(value: Any) -> Any:
@@ -68,8 +78,10 @@ def _call(args: tuple[Any, ...]) -> str:
 
 
 DEMO: dict[str, tuple[str, int, Callable[[Document, random.Random], dict[str, Any]]]] = {
-    "choice": ("story", 100, choice_row), "last_word": ("story", 100, last_word_row),
-    "word_problem": ("problem", 60, word_problem_row), "story_infill": ("story", 60, story_infill_row),
+    "choice": ("story", 100, choice_row),
+    "last_word": ("story", 100, last_word_row),
+    "word_problem": ("problem", 60, word_problem_row),
+    "story_infill": ("story", 60, story_infill_row),
     "code_infill": ("function", 30, code_infill_row),
 }
 

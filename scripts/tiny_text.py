@@ -77,23 +77,42 @@ THEMES: dict[str, list[list[str]]] = {
 
 # kind: question, worked answer (each step is one short sentence), and the ranges of its numbers.
 PROBLEMS: dict[str, tuple[list[str], str]] = {
-    "add": (["{A} has {a} {t}. {He} buys {b} more {t}. How many {t} does {A} have?",
-             "{A} has {a} {t}. {B} gives {A} {b} more {t}. How many {t} does {A} have?"],
-            " {A} has {a} + {b} = {x} {t}.\n#### {x}"),
-    "sub": (["{A} has {x} {t}. {He} loses {b} of them. How many {t} does {A} have?",
-             "{A} has {x} {t}. {He} gives {b} of them to {B}. How many {t} does {A} have?"],
-            " {A} has {x} - {b} = {a} {t}.\n#### {a}"),
-    "both": (["{A} has {a} {t}. {B} has {b} {t}. How many {t} do they have together?"],
-             " Together they have {a} + {b} = {x} {t}.\n#### {x}"),
-    "times": (["{A} has {m} boxes. Each box has {b} {t}. How many {t} does {A} have?",
-               "{A} buys {m} bags with {b} {t} each. How many {t} does {A} have?"],
-              " {A} has {m} * {b} = {y} {t}.\n#### {y}"),
-    "add_sub": (["{A} has {a} {t}. {He} buys {b} more {t}. Then {he} loses {d} of them. How many {t} does {A} have?",
-                 "{A} has {a} {t}. {B} gives {A} {b} more {t}. Then {he} sells {d} of them. "
-                 "How many {t} does {A} have?"],
-                " First {A} has {a} + {b} = {x} {t}. Then {A} has {x} - {d} = {z} {t}.\n#### {z}"),
-    "times_sub": (["{A} has {m} boxes. Each box has {b} {t}. {He} gives {d} {t} to {B}. How many {t} does {A} have?"],
-                  " First {A} has {m} * {b} = {y} {t}. Then {A} has {y} - {d} = {w} {t}.\n#### {w}"),
+    "add": (
+        [
+            "{A} has {a} {t}. {He} buys {b} more {t}. How many {t} does {A} have?",
+            "{A} has {a} {t}. {B} gives {A} {b} more {t}. How many {t} does {A} have?",
+        ],
+        " {A} has {a} + {b} = {x} {t}.\n#### {x}",
+    ),
+    "sub": (
+        [
+            "{A} has {x} {t}. {He} loses {b} of them. How many {t} does {A} have?",
+            "{A} has {x} {t}. {He} gives {b} of them to {B}. How many {t} does {A} have?",
+        ],
+        " {A} has {x} - {b} = {a} {t}.\n#### {a}",
+    ),
+    "both": (
+        ["{A} has {a} {t}. {B} has {b} {t}. How many {t} do they have together?"],
+        " Together they have {a} + {b} = {x} {t}.\n#### {x}",
+    ),
+    "times": (
+        [
+            "{A} has {m} boxes. Each box has {b} {t}. How many {t} does {A} have?",
+            "{A} buys {m} bags with {b} {t} each. How many {t} does {A} have?",
+        ],
+        " {A} has {m} * {b} = {y} {t}.\n#### {y}",
+    ),
+    "add_sub": (
+        [
+            "{A} has {a} {t}. {He} buys {b} more {t}. Then {he} loses {d} of them. How many {t} does {A} have?",
+            "{A} has {a} {t}. {B} gives {A} {b} more {t}. Then {he} sells {d} of them. How many {t} does {A} have?",
+        ],
+        " First {A} has {a} + {b} = {x} {t}. Then {A} has {x} - {d} = {z} {t}.\n#### {z}",
+    ),
+    "times_sub": (
+        ["{A} has {m} boxes. Each box has {b} {t}. {He} gives {d} {t} to {B}. How many {t} does {A} have?"],
+        " First {A} has {m} * {b} = {y} {t}. Then {A} has {y} - {d} = {w} {t}.\n#### {w}",
+    ),
 }
 
 # kind: function name, docstring, body lines, inputs that tell right from wrong. {v} argument, {r} result, {k} and {m}
@@ -107,31 +126,75 @@ FUNCTIONS: dict[str, tuple[str, str, list[str], Inputs]] = {
     "plus": ("add_{k}", "Add {k} to {v}.", ["    {r} = {v} + {k}", "    return {r}"], SCALARS),
     "minus": ("subtract_{k}", "Subtract {k} from {v}.", ["    {r} = {v} - {k}", "    return {r}"], SCALARS),
     "times": ("multiply_by_{k}", "Multiply {v} by {k}.", ["    {r} = {v} * {k}", "    return {r}"], SCALARS),
-    "linear": ("scale", "Multiply {v} by {k} and add {m}.",
-               ["    {r} = {v} * {k}", "    {r} = {r} + {m}", "    return {r}"], SCALARS),
-    "cap": ("at_most_{k}", "Return {v}, but at most {k}.",
-            ["    if {v} > {k}:", "        return {k}", "    return {v}"], SCALARS + [(v,) for v in range(10)]),
-    "floor": ("at_least_{k}", "Return {v}, but at least {k}.",
-              ["    if {v} < {k}:", "        return {k}", "    return {v}"], SCALARS + [(v,) for v in range(10)]),
-    "divisible": ("is_divisible_by_{k}", "Check if {v} is divisible by {k}.",
-                  ["    {r} = {v} % {k} == 0", "    return {r}"], SCALARS + [(v,) for v in range(10)]),
-    "total": ("sum_all", "Return the sum of {v} plus {k}.",
-              ["    {r} = {k}", LOOP, "        {r} += n", "    return {r}"], NUMBERS),
-    "count": ("count_above_{k}", "Count the numbers above {k}.",
-              ["    {r} = 0", LOOP, "        if n > {k}:", "            {r} += 1", "    return {r}"], NUMBERS),
-    "sum_below": ("sum_below_{k}", "Sum the numbers below {k}.",
-                  ["    {r} = 0", LOOP, "        if n < {k}:", "            {r} += n", "    return {r}"], NUMBERS),
-    "keep": ("keep_above_{k}", "Keep the numbers above {k}.",
-             ["    {r} = []", LOOP, "        if n > {k}:", "            {r}.append(n)", "    return {r}"], NUMBERS),
-    "scaled": ("multiply_all_by_{k}", "Multiply all numbers by {k}.",
-               ["    {r} = []", LOOP, "        {r}.append(n * {k})", "    return {r}"], NUMBERS),
+    "linear": (
+        "scale",
+        "Multiply {v} by {k} and add {m}.",
+        ["    {r} = {v} * {k}", "    {r} = {r} + {m}", "    return {r}"],
+        SCALARS,
+    ),
+    "cap": (
+        "at_most_{k}",
+        "Return {v}, but at most {k}.",
+        ["    if {v} > {k}:", "        return {k}", "    return {v}"],
+        SCALARS + [(v,) for v in range(10)],
+    ),
+    "floor": (
+        "at_least_{k}",
+        "Return {v}, but at least {k}.",
+        ["    if {v} < {k}:", "        return {k}", "    return {v}"],
+        SCALARS + [(v,) for v in range(10)],
+    ),
+    "divisible": (
+        "is_divisible_by_{k}",
+        "Check if {v} is divisible by {k}.",
+        ["    {r} = {v} % {k} == 0", "    return {r}"],
+        SCALARS + [(v,) for v in range(10)],
+    ),
+    "total": (
+        "sum_all",
+        "Return the sum of {v} plus {k}.",
+        ["    {r} = {k}", LOOP, "        {r} += n", "    return {r}"],
+        NUMBERS,
+    ),
+    "count": (
+        "count_above_{k}",
+        "Count the numbers above {k}.",
+        ["    {r} = 0", LOOP, "        if n > {k}:", "            {r} += 1", "    return {r}"],
+        NUMBERS,
+    ),
+    "sum_below": (
+        "sum_below_{k}",
+        "Sum the numbers below {k}.",
+        ["    {r} = 0", LOOP, "        if n < {k}:", "            {r} += n", "    return {r}"],
+        NUMBERS,
+    ),
+    "keep": (
+        "keep_above_{k}",
+        "Keep the numbers above {k}.",
+        ["    {r} = []", LOOP, "        if n > {k}:", "            {r}.append(n)", "    return {r}"],
+        NUMBERS,
+    ),
+    "scaled": (
+        "multiply_all_by_{k}",
+        "Multiply all numbers by {k}.",
+        ["    {r} = []", LOOP, "        {r}.append(n * {k})", "    return {r}"],
+        NUMBERS,
+    ),
     "first": ("first_{k}", "Return the first {k} of {v}.", ["    {r} = {v}[:{k}]", "    return {r}"], LISTS),
     "skip": ("skip_{k}", "Return {v} without the first {k}.", ["    {r} = {v}[{k}:]", "    return {r}"], LISTS),
     "reverse": ("reverse", "Return {v} in reverse.", ["    {r} = {v}[::-1]", "    return {r}"], LISTS),
-    "largest": ("largest", "Return the largest of {v}.",
-                ["    {r} = {v}[0]", LOOP, "        if n > {r}:", "            {r} = n", "    return {r}"], NUMBERS),
-    "smallest": ("smallest", "Return the smallest of {v}.",
-                 ["    {r} = {v}[0]", LOOP, "        if n < {r}:", "            {r} = n", "    return {r}"], NUMBERS),
+    "largest": (
+        "largest",
+        "Return the largest of {v}.",
+        ["    {r} = {v}[0]", LOOP, "        if n > {r}:", "            {r} = n", "    return {r}"],
+        NUMBERS,
+    ),
+    "smallest": (
+        "smallest",
+        "Return the smallest of {v}.",
+        ["    {r} = {v}[0]", LOOP, "        if n < {r}:", "            {r} = n", "    return {r}"],
+        NUMBERS,
+    ),
 }
 
 
@@ -187,8 +250,13 @@ def problem(rng: random.Random) -> Document:
     question = rng.choice(questions).format(**slots)
     used = [slots["A"], slots["t"], *(slots[n] for n in numbers if "{" + n + "}" in question + answer)]
     prompt, answer = f"Question: {question}\nAnswer:", answer.format(**slots)
-    return Document("problem", "|".join(["problem", kind, *used]), prompt + answer, prompt,
-                    {"question": question, "answer": answer.strip()})
+    return Document(
+        "problem",
+        "|".join(["problem", kind, *used]),
+        prompt + answer,
+        prompt,
+        {"question": question, "answer": answer.strip()},
+    )
 
 
 def function(rng: random.Random) -> Document:
@@ -196,20 +264,26 @@ def function(rng: random.Random) -> Document:
     kind = rng.choice(sorted(FUNCTIONS))
     name, docstring, body, inputs = FUNCTIONS[kind]
     scalar = inputs[0] == (0,)
-    slots = {"v": rng.choice(["x", "a", "value", "num"] if scalar else ["items", "numbers", "values", "data"]),
-             "r": rng.choice(["result", "y", "out", "total", "res"]), "k": str(rng.randint(2, 9)),
-             "m": str(rng.randint(2, 9))}
+    slots = {
+        "v": rng.choice(["x", "a", "value", "num"] if scalar else ["items", "numbers", "values", "data"]),
+        "r": rng.choice(["result", "y", "out", "total", "res"]),
+        "k": str(rng.randint(2, 9)),
+        "m": str(rng.randint(2, 9)),
+    }
     lines = [f"def {name}({{v}}):", f'    """{docstring}"""', *body]
     template = "\n".join(lines) + "\n"
     text = template.format(**slots)
     used = [slots[slot] for slot in "vrkm" if "{" + slot + "}" in template]
     parts = {"lines": text.splitlines(keepends=True), "entry_point": name.format(**slots), "inputs": inputs}
-    return Document("function", "|".join(["function", kind, *used]), text,
-                    "".join(text.splitlines(keepends=True)[:2]), parts)
+    return Document(
+        "function", "|".join(["function", kind, *used]), text, "".join(text.splitlines(keepends=True)[:2]), parts
+    )
 
 
 FAMILIES: dict[str, tuple[Callable[[random.Random], Document], float]] = {
-    "story": (story, 0.36), "problem": (problem, 0.38), "function": (function, 0.26),
+    "story": (story, 0.36),
+    "problem": (problem, 0.38),
+    "function": (function, 0.26),
 }
 
 

@@ -59,9 +59,18 @@ def build_model(plan: Plan, vocab_size: int) -> LlamaForCausalLM:
     """A Llama of about 0.4 million parameters."""
     torch.manual_seed(plan.seed)
     config = LlamaConfig(
-        vocab_size=vocab_size, hidden_size=96, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256,
-        max_position_embeddings=128, tie_word_embeddings=True, rms_norm_eps=1e-5,
-        pad_token_id=PAD_ID, bos_token_id=BOS_ID, eos_token_id=EOS_ID)
+        vocab_size=vocab_size,
+        hidden_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=256,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-5,
+        pad_token_id=PAD_ID,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
+    )
     model = LlamaForCausalLM(config)
     model.set_attn_implementation("eager")
     return model
@@ -113,7 +122,9 @@ def train_phase(model: torch.nn.Module, loss_of: Loss, rows: Iterator[Row], plan
         total += loss.item()
         if step % 100 == 0:
             minutes = round((time.monotonic() - began) / 60, 2)
-            print(json.dumps({"phase": name, "step": step, "loss": round(total / 100, 4), "minutes": minutes}), flush=True)
+            print(
+                json.dumps({"phase": name, "step": step, "loss": round(total / 100, 4), "minutes": minutes}), flush=True
+            )
             total = 0.0
 
 

@@ -63,23 +63,46 @@ def train_tokenizer(seed: int, documents: int = 20000) -> PreTrainedTokenizerFas
     """Byte-level BPE of at most 1024 tokens over the generated text; nothing is added to a text on encoding."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(PIECES, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        [pre_tokenizers.Split(PIECES, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=1024, special_tokens=[PAD, BOS, EOS, MASK], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024,
+        special_tokens=[PAD, BOS, EOS, MASK],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     texts = (document.text for document in itertools.islice(training_documents(seed), documents))
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS,
-                                   mask_token=MASK, model_max_length=256, clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        mask_token=MASK,
+        model_max_length=256,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def build_model(settings: Settings, vocab_size: int) -> LlamaForCausalLM:
     """A Llama of about 3.4 million parameters; `tiny` differs from `tiny-ar` by is_causal=False and its mask id."""
     diffusion = settings.model == "tiny"
     config = LlamaConfig(
-        vocab_size=vocab_size, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=704,
-        max_position_embeddings=256, tie_word_embeddings=True, attention_dropout=0.0, rms_norm_eps=1e-5,
-        pad_token_id=PAD_ID, bos_token_id=BOS_ID, eos_token_id=EOS_ID, use_cache=not diffusion)
+        vocab_size=vocab_size,
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=704,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        attention_dropout=0.0,
+        rms_norm_eps=1e-5,
+        pad_token_id=PAD_ID,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
+        use_cache=not diffusion,
+    )
     if diffusion:
         config.is_causal = False
         config.mask_token_id = MASK_ID
@@ -213,8 +236,11 @@ def next_token_loss(model: LlamaForCausalLM, batch: list[Row], generator: torch.
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Writes the hub-style folder, float16; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()
-               if name != "lm_head.weight"}  # tied to the embedding
+    weights = {
+        name: value.detach().half().contiguous()
+        for name, value in model.state_dict().items()
+        if name != "lm_head.weight"
+    }  # tied to the embedding
     save_file(weights, folder / "model.safetensors.part", metadata={"format": "pt"})
     (folder / "model.safetensors.part").chmod(0o644)
     os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
@@ -244,8 +270,11 @@ def train(settings: Settings, folder: Path, save_every: int) -> None:
     loss_of = diffusion_loss if settings.model == "tiny" else next_token_loss
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-                                  betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        betas=(0.9, 0.98),
+        fused=True,
+    )
     generator = torch.Generator().manual_seed(settings.seed)
     seen, total, began = 0, 0.0, time.monotonic()
     print(json.dumps({"parameters": sum(p.numel() for p in model.parameters()), "vocab": len(tokenizer)}), flush=True)
@@ -260,8 +289,17 @@ def train(settings: Settings, folder: Path, save_every: int) -> None:
         optimizer.zero_grad()
         seen, total = seen + sum(len(row.tokens) for row in batch), total + loss.item()
         if step % 50 == 0:
-            print(json.dumps({"step": step, "loss": round(total / 50, 4), "tokens": seen,
-                              "minutes": round((time.monotonic() - began) / 60, 2)}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "step": step,
+                        "loss": round(total / 50, 4),
+                        "tokens": seen,
+                        "minutes": round((time.monotonic() - began) / 60, 2),
+                    }
+                ),
+                flush=True,
+            )
             total = 0.0
         if step % save_every == 0 or step == settings.steps:
             save(model, tokenizer, folder)
@@ -278,13 +316,18 @@ def main() -> None:
     parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast (slower where AVX512-BF16 exists)")
     parser.add_argument("--no_compile", action="store_true", help="no torch.compile (which needs a C++ compiler)")
     parser.add_argument("--save_every", type=int, default=500)
-    parser.add_argument("--again", action="store_true", help="go on from the weights in the folder, whole documents and task shapes mixed")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="go on from the weights in the folder, whole documents and task shapes mixed",
+    )
     parser.add_argument("--out", type=Path, help="default: dlm_eval/assets/<model>")
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder = args.out or Path(__file__).resolve().parents[1] / "dlm_eval" / "assets" / args.model
-    settings = Settings(args.model, args.steps, args.batch_tokens, args.lr, args.seed, args.again, not args.float32,
-                        not args.no_compile)
+    settings = Settings(
+        args.model, args.steps, args.batch_tokens, args.lr, args.seed, args.again, not args.float32, not args.no_compile
+    )
     train(settings, folder, args.save_every)
 
 

@@ -30,10 +30,18 @@ def comparable(answer: Answer) -> Answer:
 
 def mixed(model: Denoiser, count: int = 14) -> list[Job]:
     """Score and fill jobs of many lengths on real text."""
-    words = "The cat sat on the mat and looked at the small red bird that sang in the old tree".split()
+    words = ["The", "cat", "sat", "on", "the", "mat", "and", "looked", "at", "the", "small", "red", "bird", "that", "sang", "in", "the", "old", "tree"]
     jobs: list[Job] = []
     for i in range(count):
         prompt = model.encode(" ".join((words * 2)[i : i + 4 + i % 9]))
-        jobs.append(ScoreJob(Canvas.continuation(prompt, model.encode(" " + words[i % len(words)] + " ran"), key=f"s{i}"), EstimatorSettings("auto", samples=6), 0))
-        jobs.append(FillJob(Canvas.completion(prompt, 6 + i % 4, key=f"f{i}"), DecodeSettings(temperature=1.0 * (i % 2)), 0))
+        jobs.append(
+            ScoreJob(
+                Canvas.continuation(prompt, model.encode(" " + words[i % len(words)] + " ran"), key=f"s{i}"),
+                EstimatorSettings("auto", samples=6),
+                0,
+            )
+        )
+        jobs.append(
+            FillJob(Canvas.completion(prompt, 6 + i % 4, key=f"f{i}"), DecodeSettings(temperature=1.0 * (i % 2)), 0)
+        )
     return jobs

@@ -27,9 +27,15 @@ WRONG = {
     "unknown task": (["--model", "toy", "--tasks", "t_wryte"], "t_wryte.*t_write"),
     "unknown option": (["--model", "toy", "--tasks", "t_write", "--limitt", "3"], "--limitt.*--limit"),
     "unknown estimator": (["--model", "toy", "--tasks", "t_last", "--estimator", "exakt"], "exakt.*exact"),
-    "unknown estimator setting": (["--model", "toy", "--tasks", "t_last", "--estimator", "k,sampels=3"], "sampels.*samples"),
+    "unknown estimator setting": (
+        ["--model", "toy", "--tasks", "t_last", "--estimator", "k,sampels=3"],
+        "sampels.*samples",
+    ),
     "unknown decode setting": (["--model", "toy", "--tasks", "t_write", "--decode", "stepps=3"], "stepps.*steps"),
-    "unknown strategy": (["--model", "toy", "--tasks", "t_write", "--decode", "strategy=confidense"], "confidense.*confidence"),
+    "unknown strategy": (
+        ["--model", "toy", "--tasks", "t_write", "--decode", "strategy=confidense"],
+        "confidense.*confidence",
+    ),
     "unknown model option": (["--model", "toy", "--tasks", "t_write", "--model_args", "vocabb=3"], "vocabb.*vocab"),
     "gen_length 0": (["--model", "toy", "--tasks", "t_write", "--decode", "gen_length=0"], "gen_length '0'"),
     "steps > length": (["--model", "toy", "--tasks", "t_write", "--decode", "steps=9,gen_length=8"], "steps '9'.*8"),
@@ -39,7 +45,10 @@ WRONG = {
     "limit negative": (["--model", "toy", "--tasks", "t_write", "--limit", "-1"], "--limit '-1'"),
     "no tasks": (["--model", "toy"], "--tasks is empty"),
     "no model": (["--tasks", "t_write"], "--model is missing"),
-    "use_cache": (["--model", "toy", "--tasks", "t_write", "--use_cache", "x"], "--use_cache is not supported.*journal"),
+    "use_cache": (
+        ["--model", "toy", "--tasks", "t_write", "--use_cache", "x"],
+        "--use_cache is not supported.*journal",
+    ),
     "overlong": (["--model", "toy", "--tasks", "t_write", "--overlong", "cut"], "cut"),
     "config missing": (["--model", "toy", "--tasks", "t_write", "--config", "no.yaml"], "--config 'no.yaml'"),
     "samples": (["--model", "toy", "--tasks", "t_write", "--samples", '{"t_write": [99]}'], "99"),
@@ -48,7 +57,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_mistake_is_one_line_and_exit_2(name: str, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line_and_exit_2(
+    name: str, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments, expected = WRONG[name]
     assert main([*arguments, *base(tasks, tmp_path / "out")]) == 2
     said = capsys.readouterr().err.strip().splitlines()
@@ -73,14 +84,18 @@ def test_a_broken_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "bad.yaml" in capsys.readouterr().err
 
 
-def test_an_unwritable_output_is_said_before_anything_runs(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unwritable_output_is_said_before_anything_runs(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "file"
     file.write_text("")
     assert main(["--model", "toy", "--tasks", "t_write", *base(tasks, file / "below")]) == 2
     assert "--output_path" in capsys.readouterr().err
 
 
-def test_unsafe_tasks_ask_before_a_model_is_loaded(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unsafe_tasks_ask_before_a_model_is_loaded(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = write_tasks(tmp_path)
     yaml = (folder / "t_write.yaml").read_text()
     (folder / "t_write.yaml").write_text(yaml + "unsafe_code: true\n")
@@ -90,10 +105,26 @@ def test_unsafe_tasks_ask_before_a_model_is_loaded(tasks: Path, tmp_path: Path, 
     assert main(["--model", "toy", "--tasks", "t_write,t_last", *base(folder, tmp_path / "out")]) == 2
     assert main(["--model", "toy", "--tasks", "t_all", "--limit", "1", *base(folder, tmp_path / "out")]) == 0
     assert "t_write" not in capsys.readouterr().out
-    assert main(["--model", "toy", "--tasks", "t_write", "--limit", "1", "--confirm_run_unsafe_code", *base(folder, tmp_path / "out")]) == 0
+    assert (
+        main(
+            [
+                "--model",
+                "toy",
+                "--tasks",
+                "t_write",
+                "--limit",
+                "1",
+                "--confirm_run_unsafe_code",
+                *base(folder, tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
 
 
-def test_a_run_prints_a_table_and_writes_results_and_board(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_prints_a_table_and_writes_results_and_board(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert main(["--model", "toy", "--tasks", "t_write,t_choice", "--limit", "2", *base(tasks, out)]) == 0
     printed = capsys.readouterr().out
@@ -102,7 +133,9 @@ def test_a_run_prints_a_table_and_writes_results_and_board(tasks: Path, tmp_path
     assert (out / "leaderboard.csv").exists() and (out / "journal.sqlite").exists()
 
 
-def test_erring_samples_are_exit_1_and_everything_else_is_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_erring_samples_are_exit_1_and_everything_else_is_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from harness_tasks import DOCUMENTS
 
     folder = write_tasks(tmp_path, [*DOCUMENTS, {**DOCUMENTS[0], "word": "b" * 600}])
@@ -111,7 +144,9 @@ def test_erring_samples_are_exit_1_and_everything_else_is_saved(tmp_path: Path, 
     assert list((tmp_path / "out").glob("toy/results_*.json"))
 
 
-def test_settings_from_a_file_yield_to_the_command_line(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_from_a_file_yield_to_the_command_line(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("model: toy\ntasks: [t_last]\nlimit: 3\n")
     assert main(["--config", str(config), "--tasks", "t_write", *base(tasks, tmp_path / "out")]) == 0
@@ -122,12 +157,26 @@ def test_settings_from_a_file_yield_to_the_command_line(tasks: Path, tmp_path: P
 
 
 def test_a_baseline_of_lm_eval_takes_our_tasks(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--model", "tiny-ar", "--tasks", "t_infill,t_choice", "--limit", "2", *base(tasks, tmp_path / "out")]) == 0
+    assert (
+        main(["--model", "tiny-ar", "--tasks", "t_infill,t_choice", "--limit", "2", *base(tasks, tmp_path / "out")])
+        == 0
+    )
     assert "t_infill" in capsys.readouterr().out
     assert list((tmp_path / "out").glob("tiny-ar/results_*.json"))
 
 
-@pytest.mark.parametrize("arguments", [["ls", "models"], ["ls", "estimators"], ["ls", "strategies"], ["ls", "presets"], ["ls", "tasks"], ["show", "llada"], ["show", "gsm8k"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ls", "models"],
+        ["ls", "estimators"],
+        ["ls", "strategies"],
+        ["ls", "presets"],
+        ["ls", "tasks"],
+        ["show", "llada"],
+        ["show", "gsm8k"],
+    ],
+)
 def test_lists_and_descriptions(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert len(capsys.readouterr().out.splitlines()) > 3

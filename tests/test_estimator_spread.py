@@ -22,7 +22,11 @@ class Task:
 
 
 def sample(gap: float, stderr: float) -> dict[str, Any]:
-    return {"doc": {"answer": 0}, "filtered_resps": [(-1.0, False), (-1.0 - gap, False)], "logprob_stderr": [stderr, stderr]}
+    return {
+        "doc": {"answer": 0},
+        "filtered_resps": [(-1.0, False), (-1.0 - gap, False)],
+        "logprob_stderr": [stderr, stderr],
+    }
 
 
 def test_exact_likelihoods_have_no_part() -> None:

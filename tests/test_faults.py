@@ -20,7 +20,18 @@ from typing import Any
 import pytest
 
 ROUNDS = int(os.environ.get("DLM_EVAL_FAULT_ROUNDS", "1"))
-COMMAND = ["--model", "tiny", "--model_args", "dtype=float32", "--tasks", "demo_story_infill,demo_choice", "--limit", "10", "--estimator", "k,samples=48"]
+COMMAND = [
+    "--model",
+    "tiny",
+    "--model_args",
+    "dtype=float32",
+    "--tasks",
+    "demo_story_infill,demo_choice",
+    "--limit",
+    "10",
+    "--estimator",
+    "k,samples=48",
+]
 TOTAL = 50  # requests: 10 stories, 10 questions of 4 choices
 
 
@@ -71,10 +82,14 @@ def numbers(home: Path) -> dict[str, Any]:
     """Returns everything of the last results and samples that must not depend on how the run went."""
     file = sorted(home.rglob("results_*.json"))[-1]
     results = json.loads(file.read_text())
-    kept: dict[str, Any] = {key: results[key] for key in ("results", "configs", "n-samples", "versions", "n-shot", "task_hashes")}
+    kept: dict[str, Any] = {
+        key: results[key] for key in ("results", "configs", "n-samples", "versions", "n-shot", "task_hashes")
+    }
     kept["fingerprint"] = results["dlm_eval"]["fingerprint"]
     for task in ("demo_story_infill", "demo_choice"):
-        lines = [json.loads(line) for line in sorted(home.rglob(f"samples_{task}_*.jsonl"))[-1].read_text().splitlines()]
+        lines = [
+            json.loads(line) for line in sorted(home.rglob(f"samples_{task}_*.jsonl"))[-1].read_text().splitlines()
+        ]
         kept[task] = [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
     return kept
 
@@ -88,7 +103,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
-def test_a_run_that_is_struck_again_and_again_ends_with_the_same_numbers(undisturbed: Path, tmp_path: Path, seed: int) -> None:
+def test_a_run_that_is_struck_again_and_again_ends_with_the_same_numbers(
+    undisturbed: Path, tmp_path: Path, seed: int
+) -> None:
     draw, deaths, kept = random.Random(seed), 0, 0
 
     def strike(devices: str, number: signal.Signals, low: int, high: int) -> subprocess.Popen[str]:

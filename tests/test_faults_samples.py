@@ -48,14 +48,27 @@ def test_a_filter_that_raises_costs_one_sample(tmp_path: Path) -> None:
     results = evaluate("toy", ["t_write"], include_path=str(picky_task(tmp_path)))
     lines = results["samples"]["t_write"]
     assert {line["doc"]["text"] for line in lines if "error" in line} == {"fab"} and len(lines) == 2 * len(DOCUMENTS)
-    assert all("filter 'strict' failed: ValueError: no number in it" in line["error"] for line in lines if "error" in line)
+    assert all(
+        "filter 'strict' failed: ValueError: no number in it" in line["error"] for line in lines if "error" in line
+    )
     assert {"exact_match,strict", "exact_match,plain"} <= results["results"]["t_write"].keys()
     assert results["dlm_eval"]["cost"]["t_write"]["errors"] == 1
 
 
-def test_errors_are_counted_in_the_table_and_the_exit_code_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_counted_in_the_table_and_the_exit_code_is_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "tasks").mkdir()
-    command = ["--model", "toy", "--tasks", "t_write", "--include_path", str(picky_task(tmp_path / "tasks")), "--output_path", str(tmp_path / "out")]
+    command = [
+        "--model",
+        "toy",
+        "--tasks",
+        "t_write",
+        "--include_path",
+        str(picky_task(tmp_path / "tasks")),
+        "--output_path",
+        str(tmp_path / "out"),
+    ]
     assert main(command) == 1
     out = capsys.readouterr().out
     assert "1 samples could not be answered or scored" in out and list((tmp_path / "out").rglob("results_*.json"))
@@ -63,7 +76,12 @@ def test_errors_are_counted_in_the_table_and_the_exit_code_is_1(tmp_path: Path, 
 
 def test_a_task_of_which_every_sample_errs_ends_in_order(tmp_path: Path) -> None:
     documents = [{**document, "word": "a" * 600} for document in DOCUMENTS]
-    results = evaluate("toy", ["t_last", "t_write"], include_path=str(write_tasks(tmp_path, documents)), output_path=str(tmp_path / "out"))
+    results = evaluate(
+        "toy",
+        ["t_last", "t_write"],
+        include_path=str(write_tasks(tmp_path, documents)),
+        output_path=str(tmp_path / "out"),
+    )
     assert results["dlm_eval"]["cost"]["t_last"]["errors"] == len(DOCUMENTS)
     assert "exact_match,none" in results["results"]["t_write"]
 
@@ -136,8 +154,12 @@ def test_a_busy_main_thread_is_ended_in_time_with_its_duties_done(tmp_path: Path
         "    limit = time.monotonic() + 30\n"
         "    while time.monotonic() < limit:\n        try:\n            print('ready', flush=True)\n            time.sleep(30)\n        except KeyboardInterrupt:\n            pass\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     os.kill(process.pid, number)
     _, errors = process.communicate(timeout=5)
-    assert process.returncode == 130 and "the same command goes on" in errors and (tmp_path / "duty").read_text() == "done"
+    assert (
+        process.returncode == 130 and "the same command goes on" in errors and (tmp_path / "duty").read_text() == "done"
+    )

@@ -35,7 +35,9 @@ def answers(results: dict[str, Any], count: int | None = None) -> dict[str, list
             return [plain(item) for item in value]
         return round(value, 9) if isinstance(value, float) else value
 
-    return {name: [plain(sample["resps"]) for sample in samples[:count]] for name, samples in results["samples"].items()}
+    return {
+        name: [plain(sample["resps"]) for sample in samples[:count]] for name, samples in results["samples"].items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +53,12 @@ def test_every_request_type_is_answered_and_costed(reference: dict[str, Any]) ->
         assert cost["samples"] == len(DOCUMENTS) and cost["errors"] == 0 and cost["forwards"] > 0 and cost["tokens"] > 0
         for sample in reference["samples"][name]:
             assert sample["forwards"] > 0 and sample["seconds"] > 0
-    assert sum(block["cost"][n]["forwards"] for n in NAMES) == sum(s["forwards"] for n in NAMES for s in reference["samples"][n])
-    assert all(e == 0.0 for s in reference["samples"]["t_choice"] for e in s["logprob_stderr"])  # short choices are exact
+    assert sum(block["cost"][n]["forwards"] for n in NAMES) == sum(
+        s["forwards"] for n in NAMES for s in reference["samples"][n]
+    )
+    assert all(
+        e == 0.0 for s in reference["samples"]["t_choice"] for e in s["logprob_stderr"]
+    )  # short choices are exact
 
 
 def test_the_device_ran_no_more_rows_than_were_asked_for(reference: dict[str, Any]) -> None:
@@ -111,7 +117,9 @@ def test_our_models_are_known_to_lm_eval_itself(tasks: Path, reference: dict[str
 
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     for arguments in ("vocab=6,inconsistency=0.5", {**TOY, "batch_size": 2}):
-        out = lm_eval.simple_evaluate("toy", arguments, tasks=["t_choice", "t_write"], task_manager=manager, bootstrap_iters=0)
+        out = lm_eval.simple_evaluate(
+            "toy", arguments, tasks=["t_choice", "t_write"], task_manager=manager, bootstrap_iters=0
+        )
         own = {name: answers(reference)[name] for name in ("t_choice", "t_write")}
         assert answers(out) == own
     from lm_eval.api.registry import model_registry
@@ -204,10 +212,18 @@ def test_decide_gives_the_same_answers_for_fewer_forwards(tmp_path: Path) -> Non
     folder = write_tasks(tmp_path, long)
     full = run(folder, "t_choice", estimator="auto,samples=64")
     decided = run(folder, "t_choice", estimator="auto,samples=64,decide=0.01")
-    best = [[max(range(3), key=lambda i: s["filtered_resps"][i][0]) for s in r["samples"]["t_choice"]] for r in (full, decided)]
+    best = [
+        [max(range(3), key=lambda i: s["filtered_resps"][i][0]) for s in r["samples"]["t_choice"]]
+        for r in (full, decided)
+    ]
     assert best[0] == best[1]
     cost = decided["dlm_eval"]["cost"]["t_choice"]
-    assert cost["forwards"] < full["dlm_eval"]["cost"]["t_choice"]["forwards"] <= cost["budget_forwards"] == 64 * 3 * len(long)
+    assert (
+        cost["forwards"]
+        < full["dlm_eval"]["cost"]["t_choice"]["forwards"]
+        <= cost["budget_forwards"]
+        == 64 * 3 * len(long)
+    )
     assert sum(s["forwards"] for s in decided["samples"]["t_choice"]) == cost["forwards"]
     assert all(s["logprob_kind"][0] == "lower bound" for s in decided["samples"]["t_choice"])
 

@@ -17,7 +17,9 @@ def spec(**infill):
 
 def config(tmp_path, **infill):
     file = tmp_path / "docs.jsonl"
-    file.write_text("".join(json.dumps({"a": f"start {i}", "b": f" end {i}", "m": "gap" * (i + 1)}) + "\n" for i in range(2)))
+    file.write_text(
+        "".join(json.dumps({"a": f"start {i}", "b": f" end {i}", "m": "gap" * (i + 1)}) + "\n" for i in range(2))
+    )
     return {
         "task": "gap",
         "class": InfillTask,
@@ -43,7 +45,12 @@ def config(tmp_path, **infill):
         ({"length": "oracle", "reference": "{{b}}."}, {"infill_length": "oracle", "infill_reference": [" six."]}),
         (
             {"length": "oracle", "reference": lambda doc: doc["names"], "measure": "in_place", "suffix": ""},
-            {"infill_length": "oracle", "infill_reference": ["x", "yy"], "infill_measure": "in_place", "infill_suffix": ""},
+            {
+                "infill_length": "oracle",
+                "infill_reference": ["x", "yy"],
+                "infill_measure": "in_place",
+                "infill_suffix": "",
+            },
         ),
     ],
 )

@@ -44,7 +44,13 @@ def harness(model: Any, estimator: str = "exact", **options: Any) -> DiffusionLM
 def ask(lm: DiffusionLM, pairs: Sequence[tuple[str, str]], one_question: bool = False) -> list[float]:
     doc = {"question": 1}
     requests = [
-        Instance("loglikelihood", doc if one_question else {"pair": i}, pair, i if one_question else 0, ("t", 0 if one_question else i, 1))
+        Instance(
+            "loglikelihood",
+            doc if one_question else {"pair": i},
+            pair,
+            i if one_question else 0,
+            ("t", 0 if one_question else i, 1),
+        )
         for i, pair in enumerate(pairs)
     ]
     return [answer[0] for answer in lm.loglikelihood(requests)]
@@ -172,7 +178,9 @@ def test_a_mask_that_is_a_word_is_context_and_target_like_any_other(tmp_path: Pa
     assert lm.records[0].tokens == len(target) and lm.records[0].error is None
     rolled = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("the hat",), 0, ("t", 0, 1))])
     text = model.encode("the hat")
-    assert rolled[0] == pytest.approx(elbo(lambda row: shifted(network, row), model.mask_id, [model.bos_id], text), abs=1e-3)
+    assert rolled[0] == pytest.approx(
+        elbo(lambda row: shifted(network, row), model.mask_id, [model.bos_id], text), abs=1e-3
+    )
 
 
 # -- what a number is ------------------------------------------------------------------------------------------------------
@@ -202,14 +210,21 @@ def impossible(self: Toy, tokens: Any, valid: Any = None, positions: Any = None,
 def test_minus_infinity_stays_and_its_files_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Toy, "logits", impossible)
     out = tmp_path / "out"
-    options = {"include_path": str(write_tasks(tmp_path)), "bootstrap_iters": 10, "verbosity": "ERROR", "output_path": str(out)}
+    options = {
+        "include_path": str(write_tasks(tmp_path)),
+        "bootstrap_iters": 10,
+        "verbosity": "ERROR",
+        "output_path": str(out),
+    }
     results = evaluate("toy", ["t_choice", "t_last", "t_roll"], **options)
     for name in ("t_choice", "t_last", "t_roll"):
         for sample in results["samples"][name]:
             texts = [str(a[-1]) for a in sample["arguments"]]
             logs = [r[0] if isinstance(r, tuple) else r for r in sample["filtered_resps"]]
             assert [log == -math.inf for log in logs] == ["f" in text for text in texts]
-            assert "error" not in sample and all(e == 0.0 for e, log in zip(sample["logprob_stderr"], logs, strict=True) if log == -math.inf)
+            assert "error" not in sample and all(
+                e == 0.0 for e, log in zip(sample["logprob_stderr"], logs, strict=True) if log == -math.inf
+            )
     assert results["results"]["t_roll"]["word_perplexity,none"] == math.inf
     (file,) = out.glob("toy/results_*.json")
     assert json.loads(file.read_text())["results"]["t_roll"]["word_perplexity,none"] == math.inf
@@ -236,12 +251,20 @@ def test_nan_is_an_error_that_names_its_document(tmp_path: Path, monkeypatch: py
         return out
 
     monkeypatch.setattr(Toy, "logits", poisoned)
-    options = {"include_path": str(write_tasks(tmp_path)), "bootstrap_iters": 0, "verbosity": "ERROR", "output_path": str(tmp_path / "out")}
+    options = {
+        "include_path": str(write_tasks(tmp_path)),
+        "bootstrap_iters": 0,
+        "verbosity": "ERROR",
+        "output_path": str(tmp_path / "out"),
+    }
     results = evaluate("toy", ["t_choice", "t_last", "t_roll"], batch_size=1, **options)
     for name in ("t_choice", "t_last"):
         erred = {s["doc"]["text"]: s["error"] for s in results["samples"][name] if "error" in s}
         assert list(erred) == ["fab"] and "NaN" in erred["fab"]
-        assert results["dlm_eval"]["cost"][name]["errors"] == 1 and results["n-samples"][name]["effective"] == len(DOCUMENTS) - 1
+        assert (
+            results["dlm_eval"]["cost"][name]["errors"] == 1
+            and results["n-samples"][name]["effective"] == len(DOCUMENTS) - 1
+        )
         (lines,) = (tmp_path / "out").glob(f"toy/samples_{name}_*.jsonl")
         saved = [json.loads(line) for line in lines.read_text().splitlines()]
         assert [(s["doc_id"], s["doc"]["text"]) for s in saved if "error" in s] == [(2, "fab")]
@@ -307,7 +330,13 @@ def test_stock_wikitext_on_a_page_of_ours(tmp_path: Path, tiny: Any) -> None:
     page = " = A hat = \n \n Anna had a red hat . She lost it @-@ and Ben 's dog found it . \n" * 2
     (folder / "test.jsonl").write_text(json.dumps({"page": page}) + "\n")
     stock = Path(lm_eval.__file__).parent / "tasks" / "wikitext" / "wikitext.yaml"
-    options = {"data_dir": str(tmp_path), "estimator": "left_to_right", "model_args": {"max_length": 64}, "stride": 32, "verbosity": "ERROR"}
+    options = {
+        "data_dir": str(tmp_path),
+        "estimator": "left_to_right",
+        "model_args": {"max_length": 64},
+        "stride": 32,
+        "verbosity": "ERROR",
+    }
     results = evaluate("tiny", str(stock), **options)
     (sample,) = results["samples"]["wikitext"]
     text = sample["arguments"][0][0]
@@ -329,7 +358,9 @@ def test_stock_wikitext_on_a_page_of_ours(tmp_path: Path, tiny: Any) -> None:
 # -- what one forward serves -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("estimator", ["auto", "llada", "chain,permutations=4", "duel,policy=confidence", "auto,decide=0.05"])
+@pytest.mark.parametrize(
+    "estimator", ["auto", "llada", "chain,permutations=4", "duel,policy=confidence", "auto,decide=0.05"]
+)
 def test_one_forward_serves_the_single_token_choices_of_a_question(estimator: str) -> None:
     lm = harness(Toy(ToySettings()), estimator)
     found = ask(lm, [("abcde", letter) for letter in "abcd"], one_question=True)

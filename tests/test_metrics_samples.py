@@ -54,7 +54,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = []
     for page in ("Anna", "Ben"):
         long = " ".join(f"{page} saw {i} birds ," if i % 5 == 0 else f"{page} {i}" for i in range(40))
-        texts.append({"page": f" \n = {page} = \n \n {page} has a short paragraph of very few words only here . \n {long} . \n"})
+        texts.append(
+            {"page": f" \n = {page} = \n \n {page} has a short paragraph of very few words only here . \n {long} . \n"}
+        )
     (folder / "wikitext-2-raw-v1" / "test.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     return home
 
@@ -109,7 +111,9 @@ def test_an_empty_text_has_no_tokens(judge: Judge) -> None:
     assert judge.read("", "") == judge.read("Anna", "") == Reading((), 0.0)
 
 
-def test_a_judge_without_bos_begins_with_its_end_of_text(judge: Judge, network: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_judge_without_bos_begins_with_its_end_of_text(
+    judge: Judge, network: Any, tokenizer: Any, tmp_path: Path
+) -> None:
     folder = tmp_path / "no-bos"
     shutil.copytree(packaged_asset("tiny-ar"), folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -124,7 +128,11 @@ def test_a_judge_without_bos_begins_with_its_end_of_text(judge: Judge, network: 
 
 @pytest.mark.parametrize(
     "name, told",
-    [("nobody/has-this-model", "hub cannot be reached"), ("./no/such/folder", "is not a folder"), ("vision", "no causal language model")],
+    [
+        ("nobody/has-this-model", "hub cannot be reached"),
+        ("./no/such/folder", "is not a folder"),
+        ("vision", "no causal language model"),
+    ],
 )
 def test_a_judge_that_cannot_be_had_is_one_line_before_a_model_is_loaded(
     name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -204,7 +212,17 @@ def test_perplexity_never_stands_alone(pages: Path) -> None:
     for task in load_tasks(TASKS, metadata=JUDGE, data_dir=pages)["tasks"].values():
         names = list(task.aggregation())
         assert names[0] == "gen_ppl"
-        assert {"entropy", "sample_entropy", "distinct_1", "distinct_2", "distinct_3", "self_bleu", "zipf", "length", "empty"} <= set(names)
+        assert {
+            "entropy",
+            "sample_entropy",
+            "distinct_1",
+            "distinct_2",
+            "distinct_3",
+            "self_bleu",
+            "zipf",
+            "length",
+            "empty",
+        } <= set(names)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +245,9 @@ def test_samples_from_nothing(results: dict[str, Any], judge: Judge) -> None:
     assert scores["ar_nll_stderr"] > 0
     assert results["dlm_eval"]["tasks"]["unconditional"]["gen_length"] == 12
     assert results["dlm_eval"]["tasks"]["unconditional"]["strategy"] == "random"
-    assert drawn[0]["distinct_1"] == len(set(readings[0].tokens)) / len(readings[0].tokens)  # its own, where results have the corpus'
+    assert drawn[0]["distinct_1"] == len(set(readings[0].tokens)) / len(
+        readings[0].tokens
+    )  # its own, where results have the corpus'
     assert results["configs"]["unconditional"]["metadata"]["judge"] == "tiny-ar"
     json.loads(json.dumps([{k: v for k, v in sample.items() if k in scores} for sample in drawn]))
 
@@ -239,7 +259,9 @@ def test_samples_between_real_text(results: dict[str, Any], judge: Judge) -> Non
             doc = sample["doc"]
             assert [len(doc[key].split()) for key in ("prefix", "truth", "suffix")] == [32, 32, 32]
             assert sample["arguments"][0][0] == doc["prefix"] and " ," not in doc["prefix"]
-            assert sample["gen_ppl"][0] == pytest.approx(judge.read(doc["prefix"], sample["resps"][0][0]).logprob, abs=1e-4)
+            assert sample["gen_ppl"][0] == pytest.approx(
+                judge.read(doc["prefix"], sample["resps"][0][0]).logprob, abs=1e-4
+            )
             real = judge.read(doc["prefix"], doc["truth"])
             assert sample["ar_nll_real"] == pytest.approx(-real.logprob / len(real.tokens), abs=1e-5)
         assert results["dlm_eval"]["tasks"][name]["gen_length"] == 32  # the condition's own, whatever --decode says
@@ -265,7 +287,9 @@ def test_a_model_that_writes_nothing_is_told(monkeypatch: pytest.MonkeyPatch) ->
     from dlm_eval.models.toy import Toy
 
     monkeypatch.setattr(Toy, "decode", lambda self, ids: "")
-    found = evaluate("toy", "unconditional", metadata=JUDGE, decode={"gen_length": 4}, verbosity="ERROR", bootstrap_iters=5)
+    found = evaluate(
+        "toy", "unconditional", metadata=JUDGE, decode={"gen_length": 4}, verbosity="ERROR", bootstrap_iters=5
+    )
     scores = found["results"]["unconditional"]
     assert scores["empty,none"] == 1.0 and scores["length,none"] == 0.0
     assert math.isnan(scores["gen_ppl,none"]) and math.isnan(scores["entropy,none"])

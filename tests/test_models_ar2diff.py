@@ -95,7 +95,9 @@ def test_it_rewrites_as_described_and_keeps_the_best_of_eight(loaded: Any) -> No
 
 def test_its_own_strategy_is_the_default(loaded: Any) -> None:
     default = fill(loaded, asked(), temperature=0.2)
-    assert [f.tokens for f in default] == [f.tokens for f in fill(loaded, asked(), "rewrite", steps=10, temperature=0.2)]
+    assert [f.tokens for f in default] == [
+        f.tokens for f in fill(loaded, asked(), "rewrite", steps=10, temperature=0.2)
+    ]
 
 
 def test_no_answer_depends_on_the_batch(loaded: Any) -> None:

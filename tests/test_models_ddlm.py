@@ -27,7 +27,14 @@ from dlm_eval.noise import Noise
 from dlm_eval.scoring import score
 
 A = 60  # ids of the small language: A, A+1, A+2, A, ...
-SIZES = {"embedding_size": 8, "hidden_size": 32, "cond_size": 16, "layers": 2, "heads": 4, "max_position_embeddings": 64}
+SIZES = {
+    "embedding_size": 8,
+    "hidden_size": 32,
+    "cond_size": 16,
+    "layers": 2,
+    "heads": 4,
+    "max_position_embeddings": 64,
+}
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +94,14 @@ def test_embeddings_are_normalised_and_given_tokens_stay_clean(loaded: Any) -> N
     assert not torch.allclose(first, loaded.logits(tokens, inputs=inputs, time=torch.tensor([5.0])))  # the time is told
     noisier = inputs.clone()
     noisier[0, 1:3, 8:16] += 1
-    assert not torch.allclose(first, loaded.logits(tokens, inputs=noisier, time=torch.tensor([3.0])))  # self-conditioning
+    assert not torch.allclose(
+        first, loaded.logits(tokens, inputs=noisier, time=torch.tensor([3.0]))
+    )  # self-conditioning
 
 
-def plain(model: CDCD, canvas: Canvas, steps: int, scale: float, temperature: float) -> tuple[list[int], list[float], list[float]]:
+def plain(
+    model: CDCD, canvas: Canvas, steps: int, scale: float, temperature: float
+) -> tuple[list[int], list[float], list[float]]:
     """Euler steps as the paper says, one canvas alone in float64: tokens, and mean entropy and KL of each step (nats)."""
     at, size = torch.tensor(canvas.open_positions), model.config.embedding_size
     table, length = model.table.double(), len(canvas)
@@ -104,7 +115,15 @@ def plain(model: CDCD, canvas: Canvas, steps: int, scale: float, temperature: fl
     entropies, divergences, before = [], [], None
     for i, t in enumerate(levels):
         with torch.no_grad():
-            states = model(x[None].float(), estimate[None].float(), table[tokens][None].float(), open_, t[None].float(), torch.arange(length)[None], None)
+            states = model(
+                x[None].float(),
+                estimate[None].float(),
+                table[tokens][None].float(),
+                open_,
+                t[None].float(),
+                torch.arange(length)[None],
+                None,
+            )
             logits = model.head(states)[0, at].double()
         log_p = logits.log_softmax(-1)
         entropies.append(float(-(log_p.exp() * log_p).sum(-1).mean()))
@@ -150,10 +169,17 @@ def test_each_canvas_halts_by_itself(loaded: Any) -> None:
             below = [i for i, value in enumerate(one[series]) if value < threshold]
             expected = below[0] + 1 + late if below else steps + 1
             assert (filling.steps, filling.exit) == (expected, rule if below else "full")
-    assert all(f.steps == 5 and f.exit == "fixed" for f in fill(loaded, canvases, steps=steps, halt="fixed", halt_threshold=5))
+    assert all(
+        f.steps == 5 and f.exit == "fixed" for f in fill(loaded, canvases, steps=steps, halt="fixed", halt_threshold=5)
+    )
     seen: dict[int, list[TraceStep]] = {}
     patient = fill(
-        loaded, canvases, steps=steps, halt="patience", halt_threshold=3, trace=lambda i, step: seen.setdefault(i, []).append(step)
+        loaded,
+        canvases,
+        steps=steps,
+        halt="patience",
+        halt_threshold=3,
+        trace=lambda i, step: seen.setdefault(i, []).append(step),
     )
     for i, filling in enumerate(patient):
         texts = [step.tokens for step in seen[i]]
@@ -197,7 +223,8 @@ def test_training_makes_a_model_that_fills(tmp_path: Path, scripts: ModuleType) 
     rng = np.random.default_rng(0)
     model = untrained()
     rows = (
-        scripts.Row([A + (start + i) % 3 for i in range(10)], range(2, 10)) for start in iter(lambda: int(rng.integers(3)), -1)
+        scripts.Row([A + (start + i) % 3 for i in range(10)], range(2, 10))
+        for start in iter(lambda: int(rng.integers(3)), -1)
     )
     warp = scripts.Warp(model.config)
     plan = scripts.Plan(steps=250, rows=16, lr=1e-2)

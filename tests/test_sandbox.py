@@ -120,7 +120,9 @@ while True:
 def test_ten_gigabytes_are_refused(sandbox):
     verdict = sandbox.run("blocks = [bytearray(1 << 20) for _ in range(10 << 10)]", Limits(memory_bytes=256 << 20))
     assert not verdict.passed
-    assert verdict.reason.startswith("failed: MemoryError") or verdict.reason == "memory limit"  # whichever sees it first
+    assert (
+        verdict.reason.startswith("failed: MemoryError") or verdict.reason == "memory limit"
+    )  # whichever sees it first
 
 
 def test_memory_is_bounded_over_all_processes(sandbox):

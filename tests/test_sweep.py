@@ -30,7 +30,11 @@ def test_a_grid_is_every_combination_once() -> None:
         {"steps": "8", "strategy": "confidence"}, {"steps": "8", "strategy": "random"},
         {"steps": "16", "strategy": "confidence"}, {"steps": "16", "strategy": "random"},
     ]  # fmt: skip
-    assert grid([["steps=8,8"], ["steps=8"], ["threshold=0.5,0.9"]]) == [{"steps": "8"}, {"threshold": "0.5"}, {"threshold": "0.9"}]
+    assert grid([["steps=8,8"], ["steps=8"], ["threshold=0.5,0.9"]]) == [
+        {"steps": "8"},
+        {"threshold": "0.5"},
+        {"threshold": "0.9"},
+    ]
     assert grid([["steps=8,strategy=random"]]) == [{"steps": "8", "strategy": "random"}]  # as --decode of run writes it
     assert grid([["until=[a,b=c],d"]]) == [{"until": "[a,b=c]"}, {"until": "d"}]
 
@@ -84,11 +88,21 @@ def test_curves_fronts_and_means() -> None:
     assert curves["strategy=random"].aup == 60  # 50 is more than 5 points below 60
     given = Sweep("m", [fast], y_max=100.0).curves("t")[0]
     assert given.aup == pytest.approx(2 * 50) and given.y_max == 100
-    worse = Sweep("m", [point(metric="perplexity", value=12.0, better=False), point(decode={"steps": "1"}, value=10.0, better=False, forwards=10)])
+    worse = Sweep(
+        "m",
+        [
+            point(metric="perplexity", value=12.0, better=False),
+            point(decode={"steps": "1"}, value=10.0, better=False, forwards=10),
+        ],
+    )
     assert [p.value for p in worse.front("t")] == [10.0] and worse.curves("t")[0].aup is None
-    mean = mean_of_templates([point(template="a", value=0.2, stderr=0.1), point(template="b", value=0.6, stderr=0.3, forwards=20)])
+    mean = mean_of_templates(
+        [point(template="a", value=0.2, stderr=0.1), point(template="b", value=0.6, stderr=0.3, forwards=20)]
+    )
     assert (mean.value, mean.low, mean.high, mean.templates) == (pytest.approx(0.4), 0.2, 0.6, 2)
-    assert mean.stderr == pytest.approx(0.2) and mean.tokens_per_forward == pytest.approx(160 / 60) and mean.template == ""
+    assert (
+        mean.stderr == pytest.approx(0.2) and mean.tokens_per_forward == pytest.approx(160 / 60) and mean.template == ""
+    )
     assert mean_of_templates([point(value=None), point()]).value is None
 
 
@@ -104,13 +118,29 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = (folder / "t_write.yaml").read_text() + "process_results: !function scorer.score\n"
     (folder / "t_write.yaml").write_text(text)
     # The toy's texts are never the word that is asked for; what is scored here differs from document to document.
-    (folder / "scorer.py").write_text("def score(doc, results):\n    return {'exact_match': float(len(results[0]) >= 2)}\n")
-    (folder / "t_again.yaml").write_text(text.replace("task: t_write", "task: t_again").replace('"{{text}}"', '"{{text}} ab"', 1))
+    (folder / "scorer.py").write_text(
+        "def score(doc, results):\n    return {'exact_match': float(len(results[0]) >= 2)}\n"
+    )
+    (folder / "t_again.yaml").write_text(
+        text.replace("task: t_write", "task: t_again").replace('"{{text}}"', '"{{text}} ab"', 1)
+    )
     return folder
 
 
 def sweep(tasks: Path, out: Path, *words: str) -> int:
-    base = ["sweep", "--model", "toy", "--model_args", "vocab=6,inconsistency=0.5", "--include_path", str(tasks), "-o", str(out), "--verbosity", "ERROR"]
+    base = [
+        "sweep",
+        "--model",
+        "toy",
+        "--model_args",
+        "vocab=6,inconsistency=0.5",
+        "--include_path",
+        str(tasks),
+        "-o",
+        str(out),
+        "--verbosity",
+        "ERROR",
+    ]
     return main([*base, *words])
 
 
@@ -119,12 +149,23 @@ def read(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_a_sweep_agrees_with_its_result_files(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_agrees_with_its_result_files(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import dlm_eval.models as models
 
     loads, original = [], models.load_model
     monkeypatch.setattr(models, "load_model", lambda *args, **options: loads.append(args) or original(*args, **options))
-    words = ["--tasks", "t_write", "--decode", "steps=2,8", "strategy=confidence,random", "--decode", "strategy=threshold", "threshold=0.4"]
+    words = [
+        "--tasks",
+        "t_write",
+        "--decode",
+        "steps=2,8",
+        "strategy=confidence,random",
+        "--decode",
+        "strategy=threshold",
+        "threshold=0.4",
+    ]
     assert sweep(tasks, tmp_path, *words) == 0
     assert len(loads) == 1
     rows = read(tmp_path / "sweep.csv")
@@ -156,12 +197,18 @@ def test_a_sweep_agrees_with_its_result_files(tasks: Path, tmp_path: Path, capsy
     assert "one token per step" in out and "Pareto" in out and "sweep.png" in out
     assert sweep(tasks, tmp_path, *words) == 0  # the journal answers everything
     for row, before in zip(read(tmp_path / "sweep.csv"), rows, strict=True):
-        assert json.loads((tmp_path / "toy" / row["results"]).read_text())["dlm_eval"]["cost"]["total"]["device_rows"] == 0
+        assert (
+            json.loads((tmp_path / "toy" / row["results"]).read_text())["dlm_eval"]["cost"]["total"]["device_rows"] == 0
+        )
         assert {**row, "results": ""} == {**before, "results": ""}
 
 
-@pytest.mark.parametrize("how", [["--tasks", "t_write,t_again", "--sweep", "templates"], ["--tasks", "t_write", "--templates", "YAML"]])
-def test_templates_are_averaged(how: list[str], tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "how", [["--tasks", "t_write,t_again", "--sweep", "templates"], ["--tasks", "t_write", "--templates", "YAML"]]
+)
+def test_templates_are_averaged(
+    how: list[str], tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [str(tasks / "t_again.yaml") if word == "YAML" else word for word in how]
     assert sweep(tasks, tmp_path, *words, "--decode", "steps=2", "--y_max", "90") == 0
     rows = read(tmp_path / "sweep.csv")

@@ -169,7 +169,10 @@ def test_glue_shows_examples_when_asked(own_data):
     (task,) = load_tasks(["glue_stsb"], data_dir=own_data)["tasks"].values()
     context = build(task, shots=2)[0].args[0]
     assert context.count("\n\n") == 2
-    assert "A boy runs.\nQuestion: How similar in meaning are both sentences, from 0 (unrelated) to 5 (the same)?" in context
+    assert (
+        "A boy runs.\nQuestion: How similar in meaning are both sentences, from 0 (unrelated) to 5 (the same)?"
+        in context
+    )
     assert "\nAnswer: 5\n\n" in context and "\nAnswer: 0\n\n" in context  # 0.2 is shown as 0
 
 
@@ -273,7 +276,9 @@ def test_prompts_are_those_of_lm_eval(own_data, name, path, shots):
     assert [request.args[0] for request in build(ours, shots)] == [request.args[0] for request in build(theirs, shots)]
     if ours.OUTPUT_TYPE != "generate_until":
         assert [request.args[1] for request in ours.instances] == [request.args[1] for request in theirs.instances]
-    assert [ours.doc_to_target(doc) for doc in ours.eval_docs] == [theirs.doc_to_target(doc) for doc in theirs.eval_docs]
+    assert [ours.doc_to_target(doc) for doc in ours.eval_docs] == [
+        theirs.doc_to_target(doc) for doc in theirs.eval_docs
+    ]
 
 
 def test_gsm8k_is_lm_evals_task(own_data):

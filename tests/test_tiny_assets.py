@@ -62,7 +62,10 @@ def test_twins_differ_only_in_what_makes_them_twins() -> None:
     tiny, twin = (json.loads((folder(name) / "config.json").read_text()) for name in MODELS)
     assert tiny["is_causal"] is False and tiny["mask_token_id"] == 3
     assert {key for key in tiny.keys() | twin.keys() if tiny.get(key) != twin.get(key)} <= {
-        "is_causal", "mask_token_id", "use_cache"}
+        "is_causal",
+        "mask_token_id",
+        "use_cache",
+    }
     assert (folder("tiny") / "tokenizer.json").read_bytes() == (folder("tiny-ar") / "tokenizer.json").read_bytes()
 
 

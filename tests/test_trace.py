@@ -73,7 +73,11 @@ def test_the_steps_add_up_to_the_filling(name: str, toy: Any) -> None:
     assert [entry["token"] for entry in found] == list(filling.tokens) == data["filling"]["tokens"]
     assert [entry["step"] for entry in found] == list(filling.step) == data["filling"]["step"]
     assert data["filling"]["confidence"] == [None if math.isnan(c) else c for c in filling.confidence]
-    assert all(entry["confidence"] == pytest.approx(c) for entry, c in zip(found, filling.confidence, strict=True) if entry["step"] >= 0)
+    assert all(
+        entry["confidence"] == pytest.approx(c)
+        for entry, c in zip(found, filling.confidence, strict=True)
+        if entry["step"] >= 0
+    )
     assert (data["filling"]["forwards"], data["filling"]["exit"]) == (filling.forwards, filling.exit)
     assert data["open"] == canvas.open_positions and data["start"][:4] == toy.encode("abca")
 
@@ -81,7 +85,9 @@ def test_the_steps_add_up_to_the_filling(name: str, toy: Any) -> None:
 def test_rewritten_tokens_are_in_the_record(toy: Any) -> None:
     canvas = Canvas.completion(toy.encode("abca"), 8)
     erased = record(toy, canvas, resolve(STRATEGIES["remask"]), seed=1)
-    assert sum(len(step.erased) for step in erased.steps) > 0 and "masked again" in "\n".join(lines(erased, colour=False))
+    assert sum(len(step.erased) for step in erased.steps) > 0 and "masked again" in "\n".join(
+        lines(erased, colour=False)
+    )
     edited = record(toy, canvas, resolve({"strategy": "edit", "threshold": 0.2, "editing_threshold": 0.05}), seed=0)
     before = edited.start
     for step, replaced in zip(edited.steps, edited.replaced(), strict=True):
@@ -123,7 +129,9 @@ def test_a_page_holds_any_token_and_no_script_but_its_own(nasty: Recording) -> N
     text = page(nasty)
     text.encode("utf-8")
     assert len(re.findall(r"<script", text, re.I)) == len(re.findall(r"</script", text, re.I)) == 2
-    assert not re.search(r"\son\w+\s*=\s*[\"']", text.split("<script>")[0]) and not re.search(r"(src|href)\s*=", text.split("<script>")[0])
+    assert not re.search(r"\son\w+\s*=\s*[\"']", text.split("<script>")[0]) and not re.search(
+        r"(src|href)\s*=", text.split("<script>")[0]
+    )
     assert "default-src 'none'" in text and "unsafe-inline" not in text
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
     assert json.loads(data) == json.loads(json.dumps(nasty.plain()))
@@ -137,7 +145,9 @@ def test_json_in_a_page_escapes_what_html_reads() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> str:
-    found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    found = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
     if found is None:
         pytest.skip("no browser: neither chromium nor google-chrome is installed")
     return found
@@ -145,7 +155,9 @@ def browser() -> str:
 
 def in_browser(browser: str, file: Path, place: str, profile: Path) -> str:
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--dump-dom"]
-    return subprocess.run([browser, *options, file.as_uri() + place], capture_output=True, text=True, timeout=100).stdout
+    return subprocess.run(
+        [browser, *options, file.as_uri() + place], capture_output=True, text=True, timeout=100
+    ).stdout
 
 
 def test_the_page_runs_in_a_browser(browser: str, nasty: Recording, tmp_path: Path) -> None:
@@ -164,10 +176,27 @@ def test_the_page_runs_in_a_browser(browser: str, nasty: Recording, tmp_path: Pa
     assert html.escape(NASTY[0], quote=False) in canvas[0] and "<b>" not in canvas[0] and "U+001B" in canvas[0]
 
 
-def test_the_command_writes_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    base = ["trace", "--model", "toy", "--prompt", "abc", "--infill", "fed", "--length", "6", "--decode", "strategy=rdm", "steps=3"]
+def test_the_command_writes_page_and_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = [
+        "trace",
+        "--model",
+        "toy",
+        "--prompt",
+        "abc",
+        "--infill",
+        "fed",
+        "--length",
+        "6",
+        "--decode",
+        "strategy=rdm",
+        "steps=3",
+    ]
     assert main([*base, "--html", str(tmp_path / "a.html"), "--json", str(tmp_path / "a.json")]) == 0
-    assert str(tmp_path / "a.html") in capsys.readouterr().out and (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+    assert str(tmp_path / "a.html") in capsys.readouterr().out and (tmp_path / "a.html").read_text().startswith(
+        "<!doctype html>"
+    )
     data = json.loads((tmp_path / "a.json").read_text())
     assert data["settings"]["strategy"] == "rdm" and len(data["open"]) == 6 and len(data["start"]) == 12
     assert main([*base, "--json"]) == 0

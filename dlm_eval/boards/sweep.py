@@ -107,7 +107,9 @@ def _axes(words: Sequence[str]) -> dict[str, list[str]]:
     for part in split_commas(",".join(words)):
         named = re.match(r"(\w+)\s*=\s*(.*)", part, re.DOTALL)
         if named and named[1] in axes:
-            raise UserError(f"--decode {named[1]} is given twice; write its alternatives with commas: {named[1]}=VALUE,VALUE")
+            raise UserError(
+                f"--decode {named[1]} is given twice; write its alternatives with commas: {named[1]}=VALUE,VALUE"
+            )
         if named:
             axes[named[1]] = []
         value = named[2] if named else part
@@ -172,7 +174,9 @@ def aup(points: Iterable[tuple[float, float]], y_max: float) -> float:
         raise UserError(f"--y_max '{y_max:g}' is not allowed; it must be above 0 (percent)")
     ordered = sorted(best.items())
     first_rho, first_y = ordered[0]
-    kept = [(rho, y * min(math.exp(-AUP_ALPHA * (1 - y / y_max)), 1.0)) for rho, y in ordered if y >= first_y - AUP_DROP]
+    kept = [
+        (rho, y * min(math.exp(-AUP_ALPHA * (1 - y / y_max)), 1.0)) for rho, y in ordered if y >= first_y - AUP_DROP
+    ]
     areas = [(rho - r) * (weighed + w) / 2 for (r, w), (rho, weighed) in itertools.pairwise(kept)]
     return first_rho * first_y + math.fsum(areas)
 
@@ -228,7 +232,9 @@ class Sweep:
         accuracy = all(p.better and 0 <= (p.value or 0.0) <= 1 for p in points)
         curves = []
         for name in dict.fromkeys(p.curve for p in points if not p.baseline):
-            own = sorted((p for p in points if p.curve == name and not p.baseline), key=lambda p: p.tokens_per_forward or 0.0)
+            own = sorted(
+                (p for p in points if p.curve == name and not p.baseline), key=lambda p: p.tokens_per_forward or 0.0
+            )
             pairs = [(p.tokens_per_forward or 0.0, 100 * (p.value or 0.0)) for p in own]
             area = aup(pairs, y_max) if accuracy and y_max is not None else None
             curves.append(Curve(task, name, tuple(own), y_max if accuracy else None, area))
@@ -261,5 +267,11 @@ class Sweep:
         """Returns task, curve, points, AUP and the y_max that it was taken against, as CSV text."""
         source = "given" if self.y_max is not None else "best of this sweep"
         curves = [curve for task in self.tasks() for curve in self.curves(task)]
-        rows = [(self.model, c.task, c.name, len(c.points), c.aup, c.y_max, source if c.y_max is not None else None) for c in curves]
-        return csv_text(["model", "task", "curve", "points", "aup", "y_max", "y_max_source"], ([cell(v) for v in row] for row in rows))
+        rows = [
+            (self.model, c.task, c.name, len(c.points), c.aup, c.y_max, source if c.y_max is not None else None)
+            for c in curves
+        ]
+        return csv_text(
+            ["model", "task", "curve", "points", "aup", "y_max", "y_max_source"],
+            ([cell(v) for v in row] for row in rows),
+        )

@@ -53,7 +53,15 @@ def _panel(panel: Any, sweep: Sweep, task: str) -> None:
         if point.baseline and point.value is not None and point.tokens_per_forward is not None:
             panel.axhline(point.value, color="0.45", linestyle="--", linewidth=1, zorder=1)
             label = f"baseline: {BASELINE}"
-            panel.errorbar([point.tokens_per_forward], [point.value], yerr=_bars([point]), fmt="*", markersize=12, color="0.35", label=label)
+            panel.errorbar(
+                [point.tokens_per_forward],
+                [point.value],
+                yerr=_bars([point]),
+                fmt="*",
+                markersize=12,
+                color="0.35",
+                label=label,
+            )
     front = [(p.tokens_per_forward, p.value) for p in sweep.front(task)]
     if front:
         panel.plot(*zip(*front, strict=True), color="black", linewidth=1, linestyle=":", zorder=4)

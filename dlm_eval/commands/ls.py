@@ -39,7 +39,13 @@ def _models() -> Table:
         if not named:
             rows.append([name, name, "", "", "", family.about])
         for one in named:
-            size = f"{one.size / 1e9:.1f}B" if one.size and one.size >= 1e9 else f"{one.size / 1e6:.0f}M" if one.size else ""
+            size = (
+                f"{one.size / 1e9:.1f}B"
+                if one.size and one.size >= 1e9
+                else f"{one.size / 1e6:.0f}M"
+                if one.size
+                else ""
+            )
             rows.append([name, one.name, str(one.options.get("pretrained", "")), size, one.licence, family.about])
     return ("family", "checkpoint", "weights", "size", "licence", "about"), rows
 

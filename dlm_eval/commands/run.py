@@ -37,19 +37,57 @@ def add_parser(subparsers: Any) -> None:
     parser.usage = "dlm-eval [run] --model MODEL --tasks TASK[,TASK] [--model_args k=v,...] [options]"
     parser.epilog = "Docs: README.md and docs/. `dlm-eval ls models|tasks|estimators|strategies` lists what there is."
     ours = parser.add_argument_group("diffusion language models (dlm_eval)")
-    ours.add_argument("--estimator", metavar="NAME[,k=v]", help="likelihood estimator (default: auto; see `dlm-eval ls estimators`)")
-    ours.add_argument("--decode", metavar="k=v,...", nargs="+", help="decoding settings (preset=..., steps=..., strategy=..., ...)")
-    ours.add_argument("--data_dir", metavar="DIR", help="datasets from local files before the hub (default: $DLM_EVAL_DATA)")
-    ours.add_argument("--overlong", choices=("truncate", "error"), help="requests longer than the model: cut the context from the left (default), or an error")
-    ours.add_argument("--stride", type=int, metavar="N", help="tokens that each later window of a long text scores (default: as many as fit)")
-    ours.add_argument("--devices", metavar="0,1|cpu:2|gpu:4|auto", help="one worker process per device (default: one device, in this process)")
+    ours.add_argument(
+        "--estimator", metavar="NAME[,k=v]", help="likelihood estimator (default: auto; see `dlm-eval ls estimators`)"
+    )
+    ours.add_argument(
+        "--decode", metavar="k=v,...", nargs="+", help="decoding settings (preset=..., steps=..., strategy=..., ...)"
+    )
+    ours.add_argument(
+        "--data_dir", metavar="DIR", help="datasets from local files before the hub (default: $DLM_EVAL_DATA)"
+    )
+    ours.add_argument(
+        "--overlong",
+        choices=("truncate", "error"),
+        help="requests longer than the model: cut the context from the left (default), or an error",
+    )
+    ours.add_argument(
+        "--stride",
+        type=int,
+        metavar="N",
+        help="tokens that each later window of a long text scores (default: as many as fit)",
+    )
+    ours.add_argument(
+        "--devices",
+        metavar="0,1|cpu:2|gpu:4|auto",
+        help="one worker process per device (default: one device, in this process)",
+    )
     ours.add_argument("--engine", choices=("local", "ray"), help="where workers run (default: local)")
-    ours.add_argument("--ray_address", metavar="ADDRESS", help="Ray cluster for --engine ray (default: $RAY_ADDRESS, else one on this machine)")
-    ours.add_argument("--score_only", action="store_true", default=None, help="score the answers in the journal of --output_path again; the model is not loaded")
+    ours.add_argument(
+        "--ray_address",
+        metavar="ADDRESS",
+        help="Ray cluster for --engine ray (default: $RAY_ADDRESS, else one on this machine)",
+    )
+    ours.add_argument(
+        "--score_only",
+        action="store_true",
+        default=None,
+        help="score the answers in the journal of --output_path again; the model is not loaded",
+    )
     resume = ours.add_mutually_exclusive_group()
-    resume.add_argument("--resume", action="store_true", default=None, help="use the answers in the journal of --output_path (default)")
-    resume.add_argument("--no_resume", dest="resume", action="store_false", help="compute everything again, and keep no journal")
-    ours.add_argument("--no_log_samples", dest="log_samples", action="store_false", default=argparse.SUPPRESS, help="save no samples_*.jsonl")
+    resume.add_argument(
+        "--resume", action="store_true", default=None, help="use the answers in the journal of --output_path (default)"
+    )
+    resume.add_argument(
+        "--no_resume", dest="resume", action="store_false", help="compute everything again, and keep no journal"
+    )
+    ours.add_argument(
+        "--no_log_samples",
+        dest="log_samples",
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help="save no samples_*.jsonl",
+    )
     parser.set_defaults(main=main)
 
 
@@ -102,7 +140,9 @@ def _verbosity(level: str | None) -> None:
 
 
 def _ask(tasks: list[str]) -> bool:
-    answer = input(f"{', '.join(tasks)}: the model's answers are programs and will be run (in a sandbox). Run them? [y/N] ")
+    answer = input(
+        f"{', '.join(tasks)}: the model's answers are programs and will be run (in a sandbox). Run them? [y/N] "
+    )
     return answer.strip().lower() in ("y", "yes")
 
 

@@ -35,7 +35,11 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for title, table in (
-        ("family", families()), ("checkpoint", checkpoints()), ("estimator", ESTIMATORS), ("strategy", describe_strategies()), ("preset", presets()),
+        ("family", families()),
+        ("checkpoint", checkpoints()),
+        ("estimator", ESTIMATORS),
+        ("strategy", describe_strategies()),
+        ("preset", presets()),
     ):
         if name in table:
             entry = table[name]  # type: ignore[index]

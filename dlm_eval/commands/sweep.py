@@ -30,21 +30,47 @@ PASSED = (
 def add_parser(subparsers: Any) -> None:
     """Adds `sweep`."""
     text = "run a grid of decode settings on one loaded model; write sweep.csv, aup.csv and sweep.png (docs/sweep.md)"
-    parser = subparsers.add_parser("sweep", help="quality against speed over a grid of decode settings", description=text, allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "sweep", help="quality against speed over a grid of decode settings", description=text, allow_abbrev=False
+    )
     parser.add_argument("--model", required=True, help="family or named checkpoint (`dlm-eval ls models`)")
     parser.add_argument("--model_args", nargs="+", metavar="k=v,...", help="the model's own options")
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", default=[], help="tasks in which the model writes; each is a panel of the plot")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        default=[],
+        help="tasks in which the model writes; each is a panel of the plot",
+    )
     parser.add_argument(
         "--decode", nargs="+", metavar="k=v1,v2", action="append", required=True,
         help="commas separate alternatives, all combinations are run: steps=8,16,32 strategy=confidence,random; a second --decode adds another grid",
     )  # fmt: skip
-    parser.add_argument("--decode_fixed", nargs="+", metavar="k=v,...", help="decode settings of every point, the baseline included")
-    parser.add_argument("--templates", nargs="+", metavar="TASK", default=[], help="tasks or YAML files that word one question differently: averaged over")
-    parser.add_argument("--sweep", choices=("templates",), help="templates: all of --tasks are wordings of one question")
+    parser.add_argument(
+        "--decode_fixed", nargs="+", metavar="k=v,...", help="decode settings of every point, the baseline included"
+    )
+    parser.add_argument(
+        "--templates",
+        nargs="+",
+        metavar="TASK",
+        default=[],
+        help="tasks or YAML files that word one question differently: averaged over",
+    )
+    parser.add_argument(
+        "--sweep", choices=("templates",), help="templates: all of --tasks are wordings of one question"
+    )
     parser.add_argument("--metric", help="metric to plot (default: each task's first)")
-    parser.add_argument("--y_max", type=float, metavar="PERCENT", help="best accuracy known, for AUP (default: the best of the sweep)")
+    parser.add_argument(
+        "--y_max", type=float, metavar="PERCENT", help="best accuracy known, for AUP (default: the best of the sweep)"
+    )
     parser.add_argument("--no_baseline", action="store_true", help="leave out the one-token-per-step baseline")
-    parser.add_argument("-o", "--output_path", default="results/sweep", metavar="DIR", help="for results, journal, tables and plot (default: results/sweep)")
+    parser.add_argument(
+        "-o",
+        "--output_path",
+        default="results/sweep",
+        metavar="DIR",
+        help="for results, journal, tables and plot (default: results/sweep)",
+    )
     parser.add_argument("--limit", help="documents of each task, or a share of them below 1")
     parser.add_argument("--num_fewshot", type=int)
     parser.add_argument("--batch_size")
@@ -55,8 +81,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--include_path", help="further folder of task YAMLs")
     parser.add_argument("--apply_chat_template", nargs="?", const=True, default=False)
     parser.add_argument("--system_instruction")
-    parser.add_argument("--confirm_run_unsafe_code", action="store_true", help="tasks may run generated code (in a sandbox)")
-    parser.add_argument("--no_resume", dest="resume", action="store_false", help="compute everything again, and keep no journal")
+    parser.add_argument(
+        "--confirm_run_unsafe_code", action="store_true", help="tasks may run generated code (in a sandbox)"
+    )
+    parser.add_argument(
+        "--no_resume", dest="resume", action="store_false", help="compute everything again, and keep no journal"
+    )
     parser.add_argument("--verbosity", default="WARNING")
     parser.set_defaults(main=main)
 
@@ -76,7 +106,9 @@ def main(args: argparse.Namespace) -> int:
     errors = 0
     with open_model(plan.settings, home) as loaded:
         if not loaded.ours:
-            raise UserError(f"--model '{args.model}' is not a diffusion language model of ours: decode settings mean nothing to it")
+            raise UserError(
+                f"--model '{args.model}' is not a diffusion language model of ours: decode settings mean nothing to it"
+            )
         combinations = plan.combinations(loaded.lm.model.process)
         sweep = Sweep(loaded.name, y_max=args.y_max)
         for number, (decode, baseline) in enumerate(combinations):
@@ -165,20 +197,40 @@ def make_plan(args: argparse.Namespace) -> Plan:
         _check({**fixed, **point}, tasks, ", ".join(f"{k}={v}" for k, v in point.items()))
     if not args.no_baseline:
         _check({**fixed, **baseline_settings()}, tasks, "baseline")
-    return Plan(dataclasses.replace(settings, tasks=_specs(settings, tasks, left)), points, fixed, question, metrics, not args.no_baseline)
+    return Plan(
+        dataclasses.replace(settings, tasks=_specs(settings, tasks, left)),
+        points,
+        fixed,
+        question,
+        metrics,
+        not args.no_baseline,
+    )
 
 
 def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
     """Returns the tasks in which the model writes, by name, and the names of the others, which do not depend on decode settings."""
     from dlm_eval.harness.tasks import check_fewshot, load_tasks, unsafe_tasks
 
-    loaded = load_tasks(list(settings.tasks), include_path=settings.include_path, data_dir=settings.data_dir, metadata=dict(settings.model_args))
+    loaded = load_tasks(
+        list(settings.tasks),
+        include_path=settings.include_path,
+        data_dir=settings.data_dir,
+        metadata=dict(settings.model_args),
+    )
     check_fewshot(loaded, settings.num_fewshot)
     unsafe = [] if settings.confirm_run_unsafe_code else unsafe_tasks(loaded)
-    kept = {name: task for name, task in loaded["tasks"].items() if task.OUTPUT_TYPE == "generate_until" and name not in unsafe}
+    kept = {
+        name: task
+        for name, task in loaded["tasks"].items()
+        if task.OUTPUT_TYPE == "generate_until" and name not in unsafe
+    }
     left = [name for name in loaded["tasks"] if name not in kept]
     if not kept:
-        reason = "run generated code; add --confirm_run_unsafe_code to allow it" if set(left) == set(unsafe) else "write nothing: a sweep of decode settings has no say in them"
+        reason = (
+            "run generated code; add --confirm_run_unsafe_code to allow it"
+            if set(left) == set(unsafe)
+            else "write nothing: a sweep of decode settings has no say in them"
+        )
         raise UserError(f"--tasks {', '.join(left)} {reason}")
     if left:
         log.warning("left out: %s (nothing is written there, or generated code would be run)", ", ".join(left))
@@ -193,7 +245,9 @@ def _specs(settings: RunSettings, kept: Mapping[str, Any], left: Sequence[str]) 
         return settings.tasks
     specs: list[str] = []
     for spec in settings.tasks:
-        names = load_tasks([spec], include_path=settings.include_path, data_dir=settings.data_dir, metadata=dict(settings.model_args))["tasks"]
+        names = load_tasks(
+            [spec], include_path=settings.include_path, data_dir=settings.data_dir, metadata=dict(settings.model_args)
+        )["tasks"]
         specs += [spec] if all(name in kept for name in names) else [name for name in names if name in kept]
     return tuple(dict.fromkeys(specs))
 
@@ -274,7 +328,17 @@ def _report(sweep: Sweep, home: Path) -> None:
             spread = f"{p.low:.4f} to {p.high:.4f}" if p.low is not None and p.high is not None else ""
             name = p.curve if p.baseline else ", ".join(f"{k}={v}" for k, v in p.decode.items())
             per_sample = shown(p.forwards / p.samples if p.samples else None, 1)
-            rows.append([name, score, spread, per_sample, shown(p.tokens_per_forward, 3), shown(p.tokens_per_second, 1), "*" if p in front else ""])
+            rows.append(
+                [
+                    name,
+                    score,
+                    spread,
+                    per_sample,
+                    shown(p.tokens_per_forward, 3),
+                    shown(p.tokens_per_second, 1),
+                    "*" if p in front else "",
+                ]
+            )
         metric = sweep.of(task)[0].metric
         headers = ["decode", metric, "worst to best wording", "forwards/sample", "tokens/forward", "tokens/s", "Pareto"]
         if all(not row[2] for row in rows):
@@ -282,5 +346,7 @@ def _report(sweep: Sweep, home: Path) -> None:
         print(f"\n{sweep.model} on {task}\n{tabulate(rows, headers=headers, disable_numparse=True)}")
         for curve in sweep.curves(task):
             if curve.aup is not None:
-                print(f"AUP {curve.aup:.2f}  {curve.name or 'sweep'}  (y_max {curve.y_max:.2f} %, {'given' if sweep.y_max is not None else 'best of this sweep'})")
+                print(
+                    f"AUP {curve.aup:.2f}  {curve.name or 'sweep'}  (y_max {curve.y_max:.2f} %, {'given' if sweep.y_max is not None else 'best of this sweep'})"
+                )
     print("\n" + "\n".join(str(home / name) for name in ("sweep.csv", "aup.csv", "sweep.png")))

@@ -19,18 +19,28 @@ LENGTH = 32  # open positions where nobody names a length
 def add_parser(subparsers: Any) -> None:
     """Adds `trace`."""
     text = "show step by step how a model writes after a prompt, or between a prompt and a suffix"
-    parser = subparsers.add_parser("trace", help="show step by step how a text is written", description=text, allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "trace", help="show step by step how a text is written", description=text, allow_abbrev=False
+    )
     parser.add_argument("--model", required=True, help="family or named checkpoint (`dlm-eval ls models`)")
     parser.add_argument("--model_args", nargs="+", metavar="k=v,...", help="the model's own options")
     parser.add_argument("--prompt", required=True, help="text before the hole")
     parser.add_argument("--infill", metavar="SUFFIX", default="", help="text after the hole")
-    parser.add_argument("--length", type=int, metavar="N", help=f"open positions (default: {LENGTH}, or gen_length of --decode)")
-    parser.add_argument("--decode", nargs="+", metavar="k=v,...", help="decoding settings (preset=..., steps=..., strategy=..., ...)")
+    parser.add_argument(
+        "--length", type=int, metavar="N", help=f"open positions (default: {LENGTH}, or gen_length of --decode)"
+    )
+    parser.add_argument(
+        "--decode", nargs="+", metavar="k=v,...", help="decoding settings (preset=..., steps=..., strategy=..., ...)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of random draws (default: 0)")
     parser.add_argument("--device", help="where the model runs")
-    parser.add_argument("--apply_chat_template", action="store_true", help="the prompt is a user's message to a chat model")
+    parser.add_argument(
+        "--apply_chat_template", action="store_true", help="the prompt is a user's message to a chat model"
+    )
     parser.add_argument("--html", metavar="FILE", help="write a web page with a slider over the steps")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write every step as JSON, without FILE to standard output")
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="write every step as JSON, without FILE to standard output"
+    )
     parser.set_defaults(main=main)
 
 
@@ -79,7 +89,11 @@ def _record(args: argparse.Namespace) -> Recording:
         arguments.setdefault("device", args.device)
     model = load_model(args.model, **arguments)
     settings, length = _settings(DecodeOptions(decode, str(model.describe().get("checkpoint") or ""), LENGTH), args)
-    prompt = model.apply_chat_template([{"role": "user", "content": args.prompt}]) if args.apply_chat_template else args.prompt
+    prompt = (
+        model.apply_chat_template([{"role": "user", "content": args.prompt}])
+        if args.apply_chat_template
+        else args.prompt
+    )
     try:
         prepared = hole_canvas(model, prompt, length, args.infill, "", "error")
     except SampleError as error:

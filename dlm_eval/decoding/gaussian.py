@@ -107,10 +107,14 @@ def assert_diffuses(model: Denoiser) -> None:
     """Raises UserError where the model lacks what `EmbeddingDenoiser` asks for."""
     absent = [name for name in ("embedding_size", "times", "interpolator") if not hasattr(model, name)]
     if absent:
-        raise UserError(f"{model.name} is of process 'gaussian' but lacks {', '.join(absent)} (see decoding/gaussian.py)")
+        raise UserError(
+            f"{model.name} is of process 'gaussian' but lacks {', '.join(absent)} (see decoding/gaussian.py)"
+        )
 
 
-def _trace_step(step: int, tokens: NDArray[np.int64], at: NDArray[np.int64], token: NDArray[np.int64], logprob: Floats) -> TraceStep:
+def _trace_step(
+    step: int, tokens: NDArray[np.int64], at: NDArray[np.int64], token: NDArray[np.int64], logprob: Floats
+) -> TraceStep:
     seen = tokens.copy()
     seen[at] = token
     places, sure = tuple(map(int, at)), tuple(map(float, np.exp(logprob)))

@@ -50,7 +50,9 @@ def beam_walk(
         SampleError: text follows the hole, or no position is left for it.
     """
     if not hasattr(model, "length_logits"):
-        raise UserError(f"decode length_beam '{settings.length_beam}' is not possible: {model.name} has no length head; leave it out")
+        raise UserError(
+            f"decode length_beam '{settings.length_beam}' is not possible: {model.name} has no length head; leave it out"
+        )
     prompt = [token for token, is_open in zip(canvas.tokens, canvas.open, strict=True) if not is_open]
     room = model.max_length - len(prompt)
     if not prompt or any(canvas.open[: len(prompt)]):

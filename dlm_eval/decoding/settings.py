@@ -136,7 +136,9 @@ class DecodeSettings:
             if _default(name) is None and name in method.options and getattr(self, name) is None:
                 raise UserError(f"decode strategy '{self.strategy}' needs {name}=NUMBER")
         if (self.halt != "none") != (self.halt_threshold > 0):
-            raise UserError(f"decode halt '{self.halt}' and halt_threshold '{self.halt_threshold}' need each other (nats, or steps)")
+            raise UserError(
+                f"decode halt '{self.halt}' and halt_threshold '{self.halt_threshold}' need each other (nats, or steps)"
+            )
         if self.schedule is not None and method.schedule is None and "threshold" not in method.options:
             raise UserError(
                 f"decode schedule is not used by strategy '{self.strategy}', which decides by itself how much to write"
@@ -154,7 +156,9 @@ class DecodeSettings:
         for name in names:
             if getattr(self, name) != _default(name):
                 value = getattr(self, name)
-                raise UserError(f"decode {name} '{value}' means nothing to a model of process '{process}'; leave it out")
+                raise UserError(
+                    f"decode {name} '{value}' means nothing to a model of process '{process}'; leave it out"
+                )
 
     def check(self, length: int, block: int | None = None) -> None:
         """Raises UserError where the settings do not fit a hole of `length` open positions.

@@ -19,7 +19,9 @@ from dlm_eval.harness.decode_options import DecodeOptions, is_ours
 from dlm_eval.harness.requests import hole_length
 
 
-def load_baseline(name: str, model_args: Mapping[str, Any], batch_size: Any, max_batch_size: Any, device: str | None) -> LM:
+def load_baseline(
+    name: str, model_args: Mapping[str, Any], batch_size: Any, max_batch_size: Any, device: str | None
+) -> LM:
     """Returns lm-eval's model `name`, made able to take our tasks' requests.
 
     Raises:
@@ -27,10 +29,14 @@ def load_baseline(name: str, model_args: Mapping[str, Any], batch_size: Any, max
     """
     extra = {"batch_size": batch_size, "max_batch_size": max_batch_size, "device": device}
     try:
-        lm = get_model(name).create_from_arg_obj(dict(model_args), {k: v for k, v in extra.items() if k not in model_args})
+        lm = get_model(name).create_from_arg_obj(
+            dict(model_args), {k: v for k, v in extra.items() if k not in model_args}
+        )
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(f"--model '{name}' cannot be made with {dict(model_args)}: {type(error).__name__}: {reason}") from error
+        raise UserError(
+            f"--model '{name}' cannot be made with {dict(model_args)}: {type(error).__name__}: {reason}"
+        ) from error
     lm.generate_until = types.MethodType(_prefix_only(lm.generate_until), lm)
     return lm
 

@@ -20,7 +20,29 @@ DEFAULT_LENGTH = 256  # open positions where neither task nor user names a lengt
 OUR_KEYS = tuple(field.name for field in dataclasses.fields(DecodeSettings) if field.name != "until")
 LENGTH_KEYS = ("gen_length", "max_gen_toks", "max_new_tokens", "max_tokens")
 INFILL_KEYS = ("infill_suffix", "infill_length", "infill_reference", "infill_measure")
-AR_KEYS = ["do_sample", "temperature", "top_p", "top_k", "min_p", "num_beams", "num_return_sequences", "repetition_penalty", "length_penalty", "early_stopping", "use_cache", "min_length", "min_new_tokens", "max_length", "presence_penalty", "frequency_penalty", "seed", "typical_p", "n", "best_of", "no_repeat_ngram_size"]
+AR_KEYS = [
+    "do_sample",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "num_beams",
+    "num_return_sequences",
+    "repetition_penalty",
+    "length_penalty",
+    "early_stopping",
+    "use_cache",
+    "min_length",
+    "min_new_tokens",
+    "max_length",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "typical_p",
+    "n",
+    "best_of",
+    "no_repeat_ngram_size",
+]
 
 
 @dataclass(frozen=True)
@@ -109,7 +131,11 @@ def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict
 
 def is_ours(key: str) -> bool:
     """Returns whether a generation argument is one that only a diffusion language model understands."""
-    return key in INFILL_KEYS or key.startswith("decode_") or (key in (*OUR_KEYS, "preset", "gen_length") and key not in AR_KEYS)
+    return (
+        key in INFILL_KEYS
+        or key.startswith("decode_")
+        or (key in (*OUR_KEYS, "preset", "gen_length") and key not in AR_KEYS)
+    )
 
 
 def _length(layers: Sequence[Mapping[str, Any]]) -> int | None:

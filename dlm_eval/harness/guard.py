@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from dlm_eval.harness.lm import Record, doc_key
+from dlm_eval.harness.records import Record, doc_key
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,8 @@ Requests become canvases (`requests.py`), canvases become jobs (`jobs.py`), and 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -17,6 +16,7 @@ from lm_eval.api.model import TemplateLM
 from dlm_eval.canvas import BLANK, Filling, Score
 from dlm_eval.errors import SampleError
 from dlm_eval.harness.decode_options import DecodeOptions
+from dlm_eval.harness.records import Record, doc_key, records_of
 from dlm_eval.harness.requests import Overlong, Prepared, begin, continuation_canvas, hole_canvas, hole_length
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores, answer_jobs
 from dlm_eval.journal import Journal
@@ -49,28 +49,6 @@ class Options:
     stride: int | None = None
     overlong: Overlong = "truncate"
     quiet: bool = False
-
-
-@dataclass
-class Record:
-    """What one request cost and what became of it; `cost` in results is made of these."""
-
-    task: str
-    doc_id: int | None
-    idx: int
-    repeat: int
-    doc: str
-    kind: str
-    rows: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    stderr: float | None = None
-    score_kind: str | None = None
-    bounds: tuple[float | None, float | None] | None = None
-    budget: int = 0
-    truncated: int = 0
-    error: str | None = None
-    details: dict[str, Any] = field(default_factory=dict)
 
 
 class DiffusionLM(TemplateLM):
@@ -185,7 +163,13 @@ class DiffusionLM(TemplateLM):
             key = digest(record.task, record.doc, request.idx, record.repeat)
             prepared = hole_canvas(self.model, context, length, ask.hole.suffix, key, self.options.overlong)
             record.truncated = prepared.truncated
-            record.details = {"until": ask.until, "decode": asdict(settings), "strategy": settings.strategy, "steps": settings.steps or length, "block_length": settings.block_length}
+            record.details = {
+                "until": ask.until,
+                "decode": asdict(settings),
+                "strategy": settings.strategy,
+                "steps": settings.steps or length,
+                "block_length": settings.block_length,
+            }
             return [FillJob(prepared.canvas, settings, self.options.seed)]
 
         def finish(answers: Sequence[Answer], record: Record) -> str:
@@ -215,7 +199,9 @@ class DiffusionLM(TemplateLM):
         """Returns the job of a whole question. Every choice's request asks for the same job, which is answered once."""
         key = digest(record.task, record.doc, record.repeat)
         pairs = [choice.args for choice in choices]
-        canvases = [continuation_canvas(self.model, context, text, key, self.options.overlong).canvas for context, text in pairs]
+        canvases = [
+            continuation_canvas(self.model, context, text, key, self.options.overlong).canvas for context, text in pairs
+        ]
         record.details["choice"] = next(i for i, choice in enumerate(choices) if choice.idx == record.idx)
         lengths = tuple(max(1, len(choice.args[1])) for choice in choices)  # lm-eval's acc_norm divides by characters
         return QuestionJob(tuple(canvases), self.options.estimator, self.options.seed, lengths)
@@ -233,7 +219,7 @@ class DiffusionLM(TemplateLM):
         blank: Any,
     ) -> list[Any]:
         """Runs every request's jobs together and returns lm-eval's answers; a request that errs gets `blank` and a record that says why."""
-        records = list(_records(requests, kind))
+        records = list(records_of(requests, kind))
         batches: list[list[Job]] = []
         for request, record in zip(requests, records, strict=True):
             try:
@@ -255,20 +241,6 @@ class DiffusionLM(TemplateLM):
                 results.append(blank)
         self.records.extend(records)
         return results
-
-
-def _records(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
-    """Yields a fresh record per request. lm-eval repeats a request by listing the same object several times in a row."""
-    seen: Counter[int] = Counter()
-    for request in requests:
-        repeat = seen[id(request)]
-        seen[id(request)] += 1
-        yield Record(request.task_name or "", request.doc_id, request.idx, repeat, doc_key(request.doc or request.args), kind)
-
-
-def doc_key(doc: Any) -> str:
-    """Returns the identity of a document: its content, so that --limit, --samples and order cannot change its noise."""
-    return digest(doc)
 
 
 def _score(answer: Answer) -> Score:

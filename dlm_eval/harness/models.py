@@ -103,7 +103,12 @@ def _language_model(model: Denoiser, pool: Pool, settings: RunSettings, journal:
     user = user_layer(settings.gen_kwargs, settings.decode)
     decode = DecodeOptions(user, str(model.describe().get("checkpoint") or ""), length, model.process)
     options = Options(
-        parse_estimator(settings.estimator), decode, settings.noise_seed, settings.stride, settings.overlong, quiet=settings.verbosity == "ERROR"  # type: ignore[arg-type]
+        parse_estimator(settings.estimator),
+        decode,
+        settings.noise_seed,
+        settings.stride,
+        settings.overlong,
+        quiet=settings.verbosity == "ERROR",
     )
     return DiffusionLM(model, pool, options, journal)
 
@@ -143,7 +148,9 @@ def _load_baseline(settings: RunSettings) -> Loaded:
     if name in PACKAGED_BASELINES:
         arguments = {"pretrained": str(packaged_asset(name)), **PACKAGED_BASELINES[name], **arguments}
         name = "hf"
-    lm = load_baseline(name, arguments, settings.batch_size or 1, settings.max_batch_size, settings.device or _default_device())
+    lm = load_baseline(
+        name, arguments, settings.batch_size or 1, settings.max_batch_size, settings.device or _default_device()
+    )
     pretrained = str(arguments.get("pretrained") or arguments.get("model") or settings.model)
     checkpoint = Path(pretrained).name if Path(pretrained).exists() else pretrained
     shown = {key: value for key, value in arguments.items() if key not in ("pretrained", "api_key", "token")}
@@ -154,5 +161,3 @@ def _default_device() -> str:
     import torch
 
     return "cuda:0" if torch.cuda.is_available() else "cpu"
-
-

@@ -28,11 +28,15 @@ class RegisteredLM(DiffusionLM):
         model = load_model(self.checkpoint, **model_args)
         length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
         checkpoint = str(model.describe().get("checkpoint") or "")
-        options = Options(estimator, DecodeOptions(decode, checkpoint, length, model.process), int(run.get("seed") or 0))
+        options = Options(
+            estimator, DecodeOptions(decode, checkpoint, length, model.process), int(run.get("seed") or 0)
+        )
         super().__init__(model, InProcess(make_engine(model, run.get("batch_size") or "auto")), options)
 
     @classmethod
-    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> RegisteredLM:
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> RegisteredLM:
         """Returns the model; what `arg_dict` says stands before lm-eval's own batch_size and device."""
         extra = {k: v for k, v in (additional_config or {}).items() if v is not None and k not in arg_dict}
         return cls(**arg_dict, **extra)

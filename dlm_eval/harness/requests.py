@@ -88,9 +88,7 @@ def continuation_canvas(model: Denoiser, context: str, continuation: str, key: s
     return Prepared(Canvas.continuation(head, target, key), cut)
 
 
-def hole_canvas(
-    model: Denoiser, prefix: str, length: int, suffix: str, key: str, overlong: Overlong
-) -> Prepared:
+def hole_canvas(model: Denoiser, prefix: str, length: int, suffix: str, key: str, overlong: Overlong) -> Prepared:
     """Returns the canvas with `length` open positions between `prefix` and `suffix`.
 
     Raises:
@@ -110,7 +108,9 @@ def _fit(
     if excess <= 0:
         return head, list(tail), 0
     if overlong == "error":
-        raise SampleError(f"{len(head) + hole + len(tail)} tokens do not fit the model's {model.max_length} (--overlong truncate cuts)")
+        raise SampleError(
+            f"{len(head) + hole + len(tail)} tokens do not fit the model's {model.max_length} (--overlong truncate cuts)"
+        )
     kept_bos = 1 if model.needs_bos else 0
     from_head = min(excess, len(head) - kept_bos)
     from_tail = min(excess - from_head, len(tail))
@@ -129,7 +129,9 @@ def hole_length(model: Denoiser, hole: Hole, prefix: str) -> int:
     """
     match = re.fullmatch(r"oracle(?:\+(\d+))?|(\d+)", str(hole.length).strip())
     if match is None:
-        raise UserError(f"infill_length '{hole.length}' is not allowed; it must be 'oracle', 'oracle+K' or a number of tokens")
+        raise UserError(
+            f"infill_length '{hole.length}' is not allowed; it must be 'oracle', 'oracle+K' or a number of tokens"
+        )
     if match.group(2):
         given = int(match.group(2))
         if hole.measure != "canvas":

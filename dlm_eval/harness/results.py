@@ -23,7 +23,7 @@ from typing import Any
 import dlm_eval
 from dlm_eval.engine import Cost
 from dlm_eval.errors import RunError
-from dlm_eval.harness.lm import Record
+from dlm_eval.harness.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,9 @@ def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Cal
     for task, samples in (results.get("samples") or {}).items():
         seen: Counter[str] = Counter()
         for sample in samples:
-            number = seen[sample["filter"]]  # lm-eval logs each filter's documents in order; its doc_id is permuted under --samples
+            number = seen[
+                sample["filter"]
+            ]  # lm-eval logs each filter's documents in order; its doc_id is permuted under --samples
             seen[sample["filter"]] += 1
             own = sorted(by_doc.get((task, number), []), key=lambda r: (r.idx, r.repeat))
             if own:
@@ -64,13 +66,25 @@ def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Cal
                 sample["error"] = error
 
 
-def cost_block(records: Sequence[Record], errors: Mapping[str, int], device: Cost | None, wall_seconds: float) -> dict[str, Any]:
+def cost_block(
+    records: Sequence[Record], errors: Mapping[str, int], device: Cost | None, wall_seconds: float
+) -> dict[str, Any]:
     """Returns cost per task and in total. forwards: model calls of the samples' own canvases; `device` has what the device ran."""
     tasks: dict[str, dict[str, Any]] = {}
     nats: dict[str, list[float]] = {}  # of texts that were scored whole, and their tokens
     for record in records:
         cost = tasks.setdefault(
-            record.task, {"samples": set(), "errors": 0, "requests": 0, "forwards": 0, "rows": 0, "tokens": 0, "seconds": 0.0, "truncated": 0}
+            record.task,
+            {
+                "samples": set(),
+                "errors": 0,
+                "requests": 0,
+                "forwards": 0,
+                "rows": 0,
+                "tokens": 0,
+                "seconds": 0.0,
+                "truncated": 0,
+            },
         )
         cost["samples"].add(record.doc_id)
         cost["requests"] += 1
@@ -132,8 +146,15 @@ def environment(device: str) -> dict[str, Any]:
         except PackageNotFoundError:
             libraries[library] = None
     return {
-        "dlm_eval": dlm_eval.__version__, "git": _git(), "python": platform.python_version(), **libraries,
-        "device": device, "device_name": name, "threads": torch.get_num_threads(), "peak_device_bytes": peak, "system": platform.system(),
+        "dlm_eval": dlm_eval.__version__,
+        "git": _git(),
+        "python": platform.python_version(),
+        **libraries,
+        "device": device,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "peak_device_bytes": peak,
+        "system": platform.system(),
     }
 
 
@@ -152,13 +173,21 @@ def _git() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        run = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, timeout=5)
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, timeout=5
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return run.stdout.strip() or None
 
 
-def save(results: Mapping[str, Any], output_path: str, model_name: str, tracker_args: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
+def save(
+    results: Mapping[str, Any],
+    output_path: str,
+    model_name: str,
+    tracker_args: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> Path:
     """Writes results_*.json and samples_*.jsonl through lm-eval's tracker, whole or not at all; returns the results file.
 
     Raises:
@@ -177,8 +206,11 @@ def save(results: Mapping[str, Any], output_path: str, model_name: str, tracker_
         inside = staging / target.name if target.suffix == ".json" else staging
         tracker = EvaluationTracker(**{**tracker_args, "output_path": str(inside)})
         tracker.general_config_tracker.log_experiment_args(
-            model_source="dlm_eval", model_args=f"pretrained={model_name}", system_instruction=config.get("system_instruction"),
-            chat_template=config.get("chat_template"), fewshot_as_multiturn=bool(config.get("fewshot_as_multiturn")),
+            model_source="dlm_eval",
+            model_args=f"pretrained={model_name}",
+            system_instruction=config.get("system_instruction"),
+            chat_template=config.get("chat_template"),
+            fewshot_as_multiturn=bool(config.get("fewshot_as_multiturn")),
         )
         tracker.general_config_tracker.start_time = config["start_time"]
         body = {key: value for key, value in results.items() if key != "samples"}

@@ -66,7 +66,9 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
     _check_options(settings)
     home = output_directory(settings.output_path) if settings.output_path else None
     metadata = {**settings.model_args, **settings.metadata}
-    tasks = load_tasks(list(settings.tasks), include_path=settings.include_path, data_dir=settings.data_dir, metadata=metadata)
+    tasks = load_tasks(
+        list(settings.tasks), include_path=settings.include_path, data_dir=settings.data_dir, metadata=metadata
+    )
     tasks = _settle_unsafe(tasks, settings, ask)
     check_fewshot(tasks, settings.num_fewshot)
     _check_sample_names(tasks, settings)
@@ -99,7 +101,9 @@ def _refuse_launchers() -> None:
     """Raises UserError under torchrun or accelerate launch: every process would run everything; here one process drives and its workers serve."""
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes not in ("", "0", "1"):
-        raise UserError(f"WORLD_SIZE '{processes}' (torchrun, accelerate launch) is not supported; start one process: dlm-eval ... --devices gpu:{processes}")
+        raise UserError(
+            f"WORLD_SIZE '{processes}' (torchrun, accelerate launch) is not supported; start one process: dlm-eval ... --devices gpu:{processes}"
+        )
 
 
 def _check_options(settings: RunSettings) -> None:
@@ -110,7 +114,9 @@ def _check_options(settings: RunSettings) -> None:
     from dlm_eval.scoring import parse_estimator
 
     parse_estimator(settings.estimator)
-    user = {k: v for k, v in user_layer(settings.gen_kwargs, settings.decode).items() if (k, v) != ("preset", "authors")}
+    user = {
+        k: v for k, v in user_layer(settings.gen_kwargs, settings.decode).items() if (k, v) != ("preset", "authors")
+    }
     options = DecodeOptions(user, process=process_of(settings.model))
     ask = options.request({})
     if ask.hole.length == str(options.default_length):  # nobody named a length yet: a task may
@@ -129,8 +135,12 @@ def _settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None
         return tasks
     named = [name for name in unsafe if name in settings.tasks]
     if named or len(unsafe) == len(tasks["tasks"]):
-        raise UserError(f"--tasks {', '.join(named or unsafe)} runs generated code (in a sandbox); add --confirm_run_unsafe_code to allow it")
-    log.warning("left out: %s (runs generated code, in a sandbox; --confirm_run_unsafe_code includes it)", ", ".join(unsafe))
+        raise UserError(
+            f"--tasks {', '.join(named or unsafe)} runs generated code (in a sandbox); add --confirm_run_unsafe_code to allow it"
+        )
+    log.warning(
+        "left out: %s (runs generated code, in a sandbox; --confirm_run_unsafe_code includes it)", ", ".join(unsafe)
+    )
     for name in unsafe:
         del tasks["tasks"][name]
         for group in tasks["groups"].values():
@@ -147,7 +157,9 @@ def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None
             raise unknown("--samples task", name, tasks["tasks"])
         count = len(tasks["tasks"][name].eval_docs)
         if max(numbers) >= count:
-            raise UserError(f"--samples {name} '{max(numbers)}' is not allowed; the task has documents 0 to {count - 1}")
+            raise UserError(
+                f"--samples {name} '{max(numbers)}' is not allowed; the task has documents 0 to {count - 1}"
+            )
 
 
 @dataclass(frozen=True)
@@ -183,13 +195,17 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
         task_manager=_Preloaded(tasks, {}),
         num_fewshot=settings.num_fewshot,
         limit=settings.limit,
-        samples={name: sorted(set(numbers)) for name, numbers in settings.samples.items()} if settings.samples else None,
+        samples={name: sorted(set(numbers)) for name, numbers in settings.samples.items()}
+        if settings.samples
+        else None,
         bootstrap_iters=settings.bootstrap_iters,
         write_out=settings.write_out,
         log_samples=True,
         system_instruction=_system(settings),
         apply_chat_template=settings.apply_chat_template,
-        fewshot_as_multiturn=bool(settings.apply_chat_template) if settings.fewshot_as_multiturn is None else settings.fewshot_as_multiturn,
+        fewshot_as_multiturn=bool(settings.apply_chat_template)
+        if settings.fewshot_as_multiturn is None
+        else settings.fewshot_as_multiturn,
         gen_kwargs=None if loaded.ours else dict(settings.gen_kwargs) or None,
         predict_only=settings.predict_only,
         random_seed=random,
@@ -201,7 +217,11 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
         device=settings.device,
     )
     results = dict(outcome)
-    results["config"] |= {"model": settings.model, "model_args": _public(settings.model_args), "gen_kwargs": dict(settings.gen_kwargs)}
+    results["config"] |= {
+        "model": settings.model,
+        "model_args": _public(settings.model_args),
+        "gen_kwargs": dict(settings.gen_kwargs),
+    }
     files.attach_costs(results, records(), guard.reason)
     device = loaded.lm.pool.cost() - before if before is not None else None
     errors = guard.counts()
@@ -229,16 +249,25 @@ def _spreads(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, 
     return spreads
 
 
-def _block(loaded: Loaded, settings: RunSettings, records: Any, errors: Mapping[str, int], device: Any, seconds: float) -> dict[str, Any]:
+def _block(
+    loaded: Loaded, settings: RunSettings, records: Any, errors: Mapping[str, int], device: Any, seconds: float
+) -> dict[str, Any]:
     from dlm_eval.harness import results as files
     from dlm_eval.scoring import parse_estimator
 
     described: dict[str, Any] = {"model": loaded.facts, "seed": settings.noise_seed}
     if loaded.ours:
-        described |= {"estimator": asdict(parse_estimator(settings.estimator)), "decode": dict(settings.decode), "overlong": settings.overlong}
+        described |= {
+            "estimator": asdict(parse_estimator(settings.estimator)),
+            "decode": dict(settings.decode),
+            "overlong": settings.overlong,
+        }
     described |= {
-        "gen_kwargs": dict(settings.gen_kwargs), "num_fewshot": settings.num_fewshot, "apply_chat_template": settings.apply_chat_template,
-        "system_instruction": settings.system_instruction, "fewshot_seed": settings.seeds[3],
+        "gen_kwargs": dict(settings.gen_kwargs),
+        "num_fewshot": settings.num_fewshot,
+        "apply_chat_template": settings.apply_chat_template,
+        "system_instruction": settings.system_instruction,
+        "fewshot_seed": settings.seeds[3],
     }
     return {
         "version": dlm_eval.__version__,
@@ -258,7 +287,9 @@ def _system(settings: RunSettings) -> str | None:
 
 def _public(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Returns model arguments fit for a results file: no secrets, and folders by their name alone."""
-    hidden = {key: value for key, value in arguments.items() if not any(word in key for word in ("key", "token", "password"))}
+    hidden = {
+        key: value for key, value in arguments.items() if not any(word in key for word in ("key", "token", "password"))
+    }
     return {k: Path(v).resolve().name if isinstance(v, str) and Path(v).exists() else v for k, v in hidden.items()}
 
 
@@ -268,8 +299,11 @@ def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start:
     kept = results if settings.log_samples else {key: value for key, value in results.items() if key != "samples"}
     config = {
         "system_instruction": settings.system_instruction,
-        "chat_template": loaded.lm.chat_template(settings.apply_chat_template) if settings.apply_chat_template else None,
-        "fewshot_as_multiturn": settings.fewshot_as_multiturn, "start_time": start,
+        "chat_template": loaded.lm.chat_template(settings.apply_chat_template)
+        if settings.apply_chat_template
+        else None,
+        "fewshot_as_multiturn": settings.fewshot_as_multiturn,
+        "start_time": start,
     }
     assert settings.output_path is not None
     return files.save(kept, settings.output_path, loaded.name, settings.hf_hub_log_args, config)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dlm_eval.errors import UserError, unknown
 
@@ -60,7 +60,7 @@ class RunSettings:
     resume: bool = True
     score_only: bool = False
     stride: int | None = None
-    overlong: str = "truncate"
+    overlong: Literal["truncate", "error"] = "truncate"
     apply_chat_template: bool | str = False
     system_instruction: str | None = None
     fewshot_as_multiturn: bool | None = None
@@ -76,7 +76,9 @@ class RunSettings:
         if not self.tasks:
             raise UserError("--tasks is empty; name at least one task (`dlm-eval ls tasks` lists them)")
         if self.limit is not None and (self.limit <= 0 or (self.limit >= 1 and self.limit != int(self.limit))):
-            raise UserError(f"--limit '{self.limit:g}' is not allowed; it must be a whole number of at least 1, or a fraction between 0 and 1")
+            raise UserError(
+                f"--limit '{self.limit:g}' is not allowed; it must be a whole number of at least 1, or a fraction between 0 and 1"
+            )
         if self.num_fewshot is not None and self.num_fewshot < 0:
             raise UserError(f"--num_fewshot '{self.num_fewshot}' is not allowed; it must be 0 or more")
         if self.overlong not in ("truncate", "error"):
@@ -152,7 +154,13 @@ def _number(setting: str, value: Any, kind: type) -> Any:
 
 
 def _seeds(value: Any) -> tuple[int | None, ...]:
-    parts = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else [value] if isinstance(value, int) else list(value)
+    parts = (
+        re.split(r"[,\s]+", value.strip())
+        if isinstance(value, str)
+        else [value]
+        if isinstance(value, int)
+        else list(value)
+    )
     try:
         seeds = [None if part is None or str(part).lower() == "none" else int(part) for part in parts]
     except ValueError as error:
@@ -166,8 +174,14 @@ def _seeds(value: Any) -> tuple[int | None, ...]:
 
 def _check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:
     for task, indices in (samples or {}).items():
-        if not isinstance(indices, (list, tuple)) or not indices or any(not isinstance(i, int) or i < 0 for i in indices):
-            raise UserError(f"--samples {task} '{indices}' is not allowed; it must be a list of document numbers from 0")
+        if (
+            not isinstance(indices, (list, tuple))
+            or not indices
+            or any(not isinstance(i, int) or i < 0 for i in indices)
+        ):
+            raise UserError(
+                f"--samples {task} '{indices}' is not allowed; it must be a list of document numbers from 0"
+            )
 
 
 def output_directory(output_path: str) -> Path:

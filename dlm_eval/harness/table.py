@@ -13,7 +13,9 @@ def render(results: Mapping[str, Any]) -> str:
     from tabulate import tabulate
 
     rows = [row for name in results["results"] for row in _rows(name, results)]
-    text: str = tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True, colalign=("left", "left", *["right"] * 7))
+    text: str = tabulate(
+        rows, headers=HEADERS, tablefmt="github", disable_numparse=True, colalign=("left", "left", *["right"] * 7)
+    )
     return text
 
 
@@ -33,9 +35,23 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
         shown = metric if filter_name == "none" else f"{metric} ({filter_name})"
         spread = results.get("dlm_eval", {}).get("estimator_stderr", {}).get(name, {}).get(metric)
         first = [name, *counted] if place == 0 else ["", "", "", "", ""]
-        yield [first[0], shown, _number(scores[key]), _number(scores.get(f"{metric}_stderr,{filter_name}")), _number(spread), *first[1:]]
+        yield [
+            first[0],
+            shown,
+            _number(scores[key]),
+            _number(scores.get(f"{metric}_stderr,{filter_name}")),
+            _number(spread),
+            *first[1:],
+        ]
     if not metrics:
-        yield [name, "(group)" if name in results.get("group_subtasks", {}) else "(no sample could be scored)", "", "", "", *counted]
+        yield [
+            name,
+            "(group)" if name in results.get("group_subtasks", {}) else "(no sample could be scored)",
+            "",
+            "",
+            "",
+            *counted,
+        ]
 
 
 def _number(value: Any) -> str:

@@ -50,8 +50,12 @@ class Judge:
         none) stands in front, so every token of a text without context is scored too.
         """
         tokenizer = _tokenizer(self.folder)
-        whole, head = (tokenizer.encode(part, add_special_tokens=False, verbose=False) for part in (context + text, context))
-        shared = next((i for i, (a, b) in enumerate(zip(whole, head, strict=False)) if a != b), min(len(whole), len(head)))
+        whole, head = (
+            tokenizer.encode(part, add_special_tokens=False, verbose=False) for part in (context + text, context)
+        )
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(whole, head, strict=False)) if a != b), min(len(whole), len(head))
+        )
         logs = self._log_probs(_begin(self.folder), whole) if shared < len(whole) else []
         return Reading(tuple(whole[shared:]), float(sum(logs[shared:])))
 
@@ -93,13 +97,17 @@ def find_judge(name: str, device: str = "auto") -> Judge:
         require_weights(folder)
         config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
         if type(config) not in AutoModelForCausalLM._model_mapping:
-            raise UserError(f"judge '{name}': transformers has no causal language model of model_type '{config.model_type}'")
+            raise UserError(
+                f"judge '{name}': transformers has no causal language model of model_type '{config.model_type}'"
+            )
         _begin(folder)
         return Judge(folder, str(resolve_device(device)))
     except UserError as error:
         raise UserError(f"{error}; name another with --metadata judge=ID_OR_DIR") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"judge '{name}' cannot be read: {first_line(error)}; name another with --metadata judge=ID_OR_DIR") from None
+        raise UserError(
+            f"judge '{name}' cannot be read: {first_line(error)}; name another with --metadata judge=ID_OR_DIR"
+        ) from None
 
 
 @functools.lru_cache(maxsize=2)

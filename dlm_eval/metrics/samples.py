@@ -44,7 +44,10 @@ class SampleTask(ConfigurableTask):  # type: ignore[misc]
         settings = {key: value for key, value in dict(config or {}).items() if key != "class"}
         said = dict(settings.get("metadata") or {})
         self.judge = find_judge(str(said.get("judge") or JUDGE), str(said.get("judge_device") or "auto"))
-        shown = {"judge": self.judge.folder.name, "judge_commit": self.judge.folder.commit}  # no folder of this machine in results
+        shown = {
+            "judge": self.judge.folder.name,
+            "judge_commit": self.judge.folder.commit,
+        }  # no folder of this machine in results
         super().__init__(config={**settings, "metadata": {**said, **shown}})
 
     def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
@@ -69,7 +72,11 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], judge: Judge
     reading = judge.read(doc["prefix"], text)
     own = [Part.of(0.0, reading, text)]
     corpus = {name: Part.of(aggregate(own), reading, text) for name, aggregate in CORPUS.items()}
-    scores: dict[str, Any] = {"gen_ppl": (reading.logprob, len(reading.tokens)), "ar_nll": _nats_per_token(reading), **corpus}
+    scores: dict[str, Any] = {
+        "gen_ppl": (reading.logprob, len(reading.tokens)),
+        "ar_nll": _nats_per_token(reading),
+        **corpus,
+    }
     if doc.get("truth"):
         scores["ar_nll_real"] = _nats_per_token(judge.read(doc["prefix"], doc["truth"]))
     return {**scores, "sample_entropy": entropy(own), "length": len(reading.tokens), "empty": float(not reading.tokens)}
@@ -134,7 +141,9 @@ def self_bleu(parts: Sequence[Part]) -> float:
         return math.nan
     bleu = BLEU(effective_order=True)
     ring = texts + texts
-    scores = [float(bleu.sentence_score(text, ring[i + 1 : i + len(texts)][:RIVALS]).score) for i, text in enumerate(texts)]
+    scores = [
+        float(bleu.sentence_score(text, ring[i + 1 : i + len(texts)][:RIVALS]).score) for i, text in enumerate(texts)
+    ]
     return sum(scores) / len(scores)
 
 

@@ -82,7 +82,14 @@ class CDCD(nn.Module):
         return normal
 
     def forward(
-        self, x: Tensor, estimate: Tensor, clean: Tensor, open_: Tensor, time: Tensor, positions: Tensor, mask: Tensor | None
+        self,
+        x: Tensor,
+        estimate: Tensor,
+        clean: Tensor,
+        open_: Tensor,
+        time: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
     ) -> Tensor:
         """Returns the states [B, L, H] before the head.
 

@@ -112,16 +112,22 @@ def load(settings: LoadSettings) -> DiffusionLLMDenoiser:
     require(raw, ["hidden_size", "num_attention_heads", "intermediate_size", "pad_token_id"], folder, "DiffusionLLM")
     if raw.get("model_type") not in CLASSES:
         kinds = ", ".join(CLASSES)
-        raise UserError(f"pretrained '{folder.name}' has model_type '{raw.get('model_type')}'; DiffusionLLM is one of {kinds}")
+        raise UserError(
+            f"pretrained '{folder.name}' has model_type '{raw.get('model_type')}'; DiffusionLLM is one of {kinds}"
+        )
     config_class, model_class = CLASSES[raw["model_type"]]
     vocabulary = read_vocabulary(folder, raw, settings, mask_token="<mask>")
     if vocabulary.bos_id is None or vocabulary.pad_id != raw["pad_token_id"]:
-        raise UserError(f"pretrained '{folder.name}': its tokenizer needs <s>, and <pad> at {raw['pad_token_id']} as config.json says")
+        raise UserError(
+            f"pretrained '{folder.name}': its tokenizer needs <s>, and <pad> at {raw['pad_token_id']} as config.json says"
+        )
     config = native_config(config_class, raw)
     # RoBERTa counts positions from pad_token_id + 1.
     longest = int(config.max_position_embeddings) - raw["pad_token_id"] - 1 - FRAME
     if (settings.max_length or longest) > longest:
-        raise UserError(f"model_args max_length '{settings.max_length}' is not possible; the network has {longest} positions")
+        raise UserError(
+            f"model_args max_length '{settings.max_length}' is not possible; the network has {longest} positions"
+        )
     model = load_weights(model_class, config, folder, settings)
     traits = Traits("diffusionllm", barred=(vocabulary.mask_id,))
     unprobed = replace(settings, max_length=settings.max_length or longest)

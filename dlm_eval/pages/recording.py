@@ -88,7 +88,9 @@ def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int 
         UserError: several samples are asked for, or a canvas or settings that the model cannot use.
     """
     if settings.samples > 1:
-        raise UserError(f"decode samples '{settings.samples}' is not allowed here; a trace shows one sample (--seed chooses another)")
+        raise UserError(
+            f"decode samples '{settings.samples}' is not allowed here; a trace shows one sample (--seed chooses another)"
+        )
     steps: list[TraceStep] = []
     (outcome,) = fill_outcomes(Engine(model), [canvas], settings, seed, trace=lambda _, step: steps.append(step))
     if isinstance(outcome.answer, SampleError):

@@ -35,7 +35,12 @@ def lines(recording: Recording, colour: bool) -> Iterator[str]:
     yield f"{printable(recording.model)}: {settings.strategy}, {len(recording.open)} open positions, seed {recording.seed}"
     yield paint(_given(recording), DIM)
     if colour:
-        yield " ".join(["confidence:", *(paint(text, code) for text, code in (("90 %", "1;32"), ("50 %", "1;33"), ("less", "1;31")))])
+        yield " ".join(
+            [
+                "confidence:",
+                *(paint(text, code) for text, code in (("90 %", "1;32"), ("50 %", "1;33"), ("less", "1;31"))),
+            ]
+        )
     for step, replaced in zip(recording.steps, recording.replaced(), strict=True):
         yield ""
         yield paint(_headline(step, replaced), DIM)
