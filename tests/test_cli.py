@@ -196,3 +196,9 @@ def test_help_imports_nothing_heavy() -> None:
     code = "import sys; from dlm_eval.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch', 'transformers', 'datasets', 'pandas', 'numpy') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_a_board_from_the_command_line(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", "toy", "--tasks", "t_write", "--limit", "1", *base(tasks, tmp_path / "out")]) == 0
+    assert main(["leaderboard", str(tmp_path / "out"), "-o", str(tmp_path / "board.csv")]) == 0
+    assert (tmp_path / "board.csv").exists() and (tmp_path / "board_wide.csv").exists()

@@ -117,7 +117,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="write the long table here and the wide one to FILE_wide.csv (default: print the wide one)",
     )  # fmt: skip
     parser.add_argument("--all", action="store_true", help="keep older runs of the same settings too")
-    parser.set_defaults(func=main)
+    parser.set_defaults(func=main, main=main)
     return parser
 
 
