@@ -121,7 +121,7 @@ def share_outside(samples: int, profile: bool) -> None:
         f"outside the network: {1 - inside / total:.2%} ({(total - inside) / requests * 1e3:.2f} ms a request); wall {wall:.1f} s, load of the machine {os.getloadavg()[0]:.1f}"
     )
     if profiler is not None:
-        pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
+        pstats.Stats(profiler).sort_stats("cumulative").print_stats("dlm_eval|lm_eval", 60)
 
 
 FIRST = """

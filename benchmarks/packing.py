@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -95,9 +97,32 @@ def padding(make: Callable[[Any, Path, int], list[Job]], model: Any, folder: Pat
     return f"{make.__name__:10} {len(jobs):6} requests of {lengths[0]}-{lengths[-1]} tokens: {share:6.2%} padding, batches {cost.tokens / cost.forwards / tokens:.0%} full on average"
 
 
+PRODUCTS = """
+import time, torch
+x, w, n, end = torch.randn(512, 256), torch.randn(704, 256), 0, time.perf_counter() + 5
+while time.perf_counter() < end:
+    torch.nn.functional.linear(x, w)
+    n += 1
+print(n)
+"""
+
+
+def ceiling() -> float:
+    """Returns how many times the matrix products of one process two processes do, on this machine at this moment."""
+
+    def rate(count: int) -> int:
+        running = [
+            subprocess.Popen([sys.executable, "-c", PRODUCTS], stdout=subprocess.PIPE, text=True) for _ in range(count)
+        ]
+        return sum(int(process.communicate()[0]) for process in running)
+
+    return rate(2) / rate(1)
+
+
 def workers(counts: Sequence[int]) -> None:
     """Prints how long the same jobs take on several workers of one thread each (they are loaded and warm)."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    print(f"two processes that only multiply matrices do {ceiling():.2f} times the work of one here and now")
     from dlm_eval.pool.devices import parse_devices
     from dlm_eval.pool.make import start_workers
     from dlm_eval.pool.messages import Recipe

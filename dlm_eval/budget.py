@@ -43,7 +43,9 @@ def make_engine(model: Denoiser, batch_size: str | int = "auto", batch_tokens: i
         rows = int(float(text))
         tokens = rows * model.max_length
     else:
-        raise UserError(f"--batch_size '{batch_size}' is not allowed; it must be 'auto' or a whole number of at least 1")
+        raise UserError(
+            f"--batch_size '{batch_size}' is not allowed; it must be 'auto' or a whole number of at least 1"
+        )
     tokens = min(tokens, batch_tokens or tokens)
     return Engine(model, rows, tokens, logits, memory_tokens=int(memory) if memory else None)
 

@@ -235,14 +235,18 @@ class Engine:
             self.on_forward()
         return readings
 
-    def _run(self, rows: Sequence[Row], asks: Sequence[tuple[int, Row]]) -> tuple[list[Reading | SampleError], torch.Size]:
+    def _run(
+        self, rows: Sequence[Row], asks: Sequence[tuple[int, Row]]
+    ) -> tuple[list[Reading | SampleError], torch.Size]:
         """Returns a reading for every (sequence, asking row) pair, and the shape of the batch."""
         return forward(self.model, rows, asks)
 
     def _adapt(self, error: Exception, batch: Sequence[_Waiting]) -> None:
         """Halves the budgets where memory ran out, for good."""
         if not out_of_memory(error):
-            log.warning("a batch of %d rows failed (%s: %s); its rows are tried apart", len(batch), type(error).__name__, error)
+            log.warning(
+                "a batch of %d rows failed (%s: %s); its rows are tried apart", len(batch), type(error).__name__, error
+            )
             return
         device = device_of(self.model)
         if device.type == "cuda":
@@ -252,7 +256,13 @@ class Engine:
         self.batch_tokens = min(self.batch_tokens, max(longest, passes * longest // 2))
         self.batch_logits = min(self.batch_logits, max(1, wanted // 2) * self.model.vocab_size)
         if len(batch) > 1:
-            log.warning("out of memory on %s with %d rows of %d positions; batches hold %d tokens from here on", device, passes, longest, self.batch_tokens)
+            log.warning(
+                "out of memory on %s with %d rows of %d positions; batches hold %d tokens from here on",
+                device,
+                passes,
+                longest,
+                self.batch_tokens,
+            )
 
     def _blame(self, error: Exception, one: _Waiting) -> SampleError:
         """Returns the error of a row that failed alone.

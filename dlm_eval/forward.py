@@ -23,7 +23,9 @@ Ask = tuple[int, Row]  # place of a sequence in the batch, and a row that wants 
 
 
 @torch.inference_mode()
-def forward(model: Denoiser, rows: Sequence[Row], asks: Sequence[Ask]) -> tuple[list[Reading | SampleError], torch.Size]:
+def forward(
+    model: Denoiser, rows: Sequence[Row], asks: Sequence[Ask]
+) -> tuple[list[Reading | SampleError], torch.Size]:
     """Runs distinct sequences (of one head) once each; returns a reading for every ask, and the batch's shape [B, L] without repeats."""
     device = device_of(model)
     sequences = [row.tokens for row in rows] + [row.unguided for row in rows if row.unguided is not None]
@@ -93,7 +95,9 @@ def _read(logits: Tensor, slot: Tensor, asks: Sequence[Ask], twin: dict[int, int
         if guidance is not None:
             others = [slot[twin[asks[m][0]], torch.as_tensor(asks[m][1].wanted)] for m in members]
             plain = logits[torch.cat(others).to(logits.device)]
-            never = own.isneginf() & plain.isneginf()  # a token that both rule out stays ruled out: -inf minus -inf is NaN
+            never = (
+                own.isneginf() & plain.isneginf()
+            )  # a token that both rule out stays ruled out: -inf minus -inf is NaN
             own = (plain + guidance * (own - plain)).masked_fill(never, float("-inf"))
         payload = torch.from_numpy(np.concatenate([asks[m][1].payload for m in members])).to(logits.device)
         bad = own.isnan().any(-1).cpu()

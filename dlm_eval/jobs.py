@@ -205,7 +205,9 @@ def encode_answer(answer: Answer) -> dict[str, Any]:
 def decode_answer(data: dict[str, Any]) -> Answer:
     """Returns the answer that `encode_answer` made `data` from."""
     if data["kind"] == "Scores":
-        return Answer(Scores(tuple(Score(**score) for score in data["value"])), data["error"], data["rows"], data["seconds"])
+        return Answer(
+            Scores(tuple(Score(**score) for score in data["value"])), data["error"], data["rows"], data["seconds"]
+        )
     kind = {"Score": Score, "Filling": Filling}[data["kind"]]
     value = {key: tuple(item) if isinstance(item, list) else item for key, item in data["value"].items()}
     return Answer(kind(**value), data["error"], data["rows"], data["seconds"])

@@ -58,7 +58,9 @@ class Journal:
             for begin in range(0, len(wanted), 500):
                 part = wanted[begin : begin + 500]
                 marks = ",".join("?" * len(part))
-                for key, value in self._database.execute(f"SELECT key, value FROM answers WHERE key IN ({marks})", part):
+                for key, value in self._database.execute(
+                    f"SELECT key, value FROM answers WHERE key IN ({marks})", part
+                ):
                     found[key] = json.loads(value)
             found |= {key: json.loads(self._fresh[key][0]) for key in wanted if key in self._fresh}
         return found
@@ -157,7 +159,9 @@ class Journal:
                         self._database.execute("ROLLBACK")
                     raise
         except sqlite3.Error as error:
-            raise RunError(f"journal {self.path} cannot be written ({error}); what it holds is safe, run again") from error
+            raise RunError(
+                f"journal {self.path} cannot be written ({error}); what it holds is safe, run again"
+            ) from error
 
 
 def open_or_set_aside(path: Path) -> sqlite3.Connection:

@@ -25,9 +25,18 @@ class Progress:
         busy: returns (model seconds so far, devices), for the share of time that devices work.
     """
 
-    def __init__(self, title: str, total: int, quiet: bool = False, busy: Callable[[], tuple[float, int]] | None = None) -> None:
+    def __init__(
+        self, title: str, total: int, quiet: bool = False, busy: Callable[[], tuple[float, int]] | None = None
+    ) -> None:
         self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=title, unit="request", disable=quiet or not self._terminal, dynamic_ncols=True, mininterval=0.2)
+        self._bar = tqdm(
+            total=total,
+            desc=title,
+            unit="request",
+            disable=quiet or not self._terminal,
+            dynamic_ncols=True,
+            mininterval=0.2,
+        )
         self._quiet, self._title, self._total, self._busy = quiet, title, total, busy
         self._rows = self._tokens = self._known = self._done = 0
         self._start = self._said = time.monotonic()
@@ -36,7 +45,9 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.close()
         if self._total and not self._terminal and not self._quiet:
             self._line()
@@ -62,7 +73,11 @@ class Progress:
         elapsed = self._said - self._start
         computed = self._done - self._known
         left = elapsed / computed * (self._total - self._done) if computed else 0.0
-        print(f"{self._title}: {self._done}/{self._total}, {self._facts()}, {elapsed:.0f} s, {left:.0f} s left", file=sys.stderr, flush=True)
+        print(
+            f"{self._title}: {self._done}/{self._total}, {self._facts()}, {elapsed:.0f} s, {left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _facts(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)
@@ -73,5 +88,7 @@ class Progress:
             facts.append(f"{self._known / max(1, self._total):.0%} from journal")
         if self._busy is not None:
             worked, devices = self._busy()
-            facts.append(f"{min(1.0, (worked - self._busy_before) / seconds / max(1, devices)):.0%} of {devices} device{'s' * (devices != 1)}")
+            facts.append(
+                f"{min(1.0, (worked - self._busy_before) / seconds / max(1, devices)):.0%} of {devices} device{'s' * (devices != 1)}"
+            )
         return ", ".join(facts)

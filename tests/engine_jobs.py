@@ -30,7 +30,27 @@ def comparable(answer: Answer) -> Answer:
 
 def mixed(model: Denoiser, count: int = 14) -> list[Job]:
     """Score and fill jobs of many lengths on real text."""
-    words = ["The", "cat", "sat", "on", "the", "mat", "and", "looked", "at", "the", "small", "red", "bird", "that", "sang", "in", "the", "old", "tree"]
+    words = [
+        "The",
+        "cat",
+        "sat",
+        "on",
+        "the",
+        "mat",
+        "and",
+        "looked",
+        "at",
+        "the",
+        "small",
+        "red",
+        "bird",
+        "that",
+        "sang",
+        "in",
+        "the",
+        "old",
+        "tree",
+    ]
     jobs: list[Job] = []
     for i in range(count):
         prompt = model.encode(" ".join((words * 2)[i : i + 4 + i % 9]))

@@ -52,7 +52,9 @@ def questions(count: int, letters: int = 4, poisoned: Sequence[int] = ()) -> lis
     for i in range(count):
         ids = torch.randint(0, letters, (6 + i % 5,), generator=draw).tolist()
         context = [POISON, *ids[:-3]] if i in poisoned else ids[:-3]
-        jobs.append(ScoreJob(Canvas.continuation(context, ids[-3:], key=f"q{i}"), EstimatorSettings("auto", samples=8), seed=0))
+        jobs.append(
+            ScoreJob(Canvas.continuation(context, ids[-3:], key=f"q{i}"), EstimatorSettings("auto", samples=8), seed=0)
+        )
     return jobs
 
 
@@ -88,7 +90,9 @@ def test_out_of_memory_halves_the_budget_for_good_and_changes_no_answer(caplog: 
     jobs = questions(30)
     roomy, tight = Engine(load_model("toy")), Engine(load_model("toy"), memory_tokens=40)
     assert run(tight, jobs) == run(roomy, jobs)
-    assert 20 <= tight.batch_tokens <= 40 and not any("out of memory" in str(answer.error) for answer in run(tight, jobs))
+    assert 20 <= tight.batch_tokens <= 40 and not any(
+        "out of memory" in str(answer.error) for answer in run(tight, jobs)
+    )
     caplog.clear()
     run(tight, jobs)
     assert not caplog.records  # no batch had to fail again
@@ -111,7 +115,9 @@ def test_other_batch_sizes_are_refused(size: str) -> None:
 
 def test_a_job_that_raises_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = questions(5)
-    jobs[2] = ScoreJob(Canvas((0, 99, 1), (False, True, True), "q"), EstimatorSettings("auto", samples=4), 0)  # 99: no such id
+    jobs[2] = ScoreJob(
+        Canvas((0, 99, 1), (False, True, True), "q"), EstimatorSettings("auto", samples=4), 0
+    )  # 99: no such id
     answers = run(Engine(load_model("toy")), jobs)
     assert [i for i, answer in enumerate(answers) if answer.error] == [2]
 
@@ -124,7 +130,9 @@ def tiny() -> Denoiser:
     return load_model("tiny", dtype="float32", device="cpu")
 
 
-@pytest.mark.parametrize("options", [{"batch_rows": 1}, {"batch_rows": 5}, {"batch_tokens": 64}, {"memory_tokens": 100}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"batch_rows": 1}, {"batch_rows": 5}, {"batch_tokens": 64}, {"memory_tokens": 100}], ids=str
+)
 def test_answers_have_the_same_bits_for_any_batch_size(tiny: Denoiser, options: dict[str, Any]) -> None:
     jobs = mixed(tiny)
     whole = run(Engine(tiny), jobs)
@@ -141,9 +149,15 @@ def test_on_a_cpu_nothing_is_padded(tiny: Denoiser) -> None:
 def test_journal_keys_tell_all_that_matters_apart(tiny: Denoiser) -> None:
     score, fill = mixed(tiny, 1)
     others: list[Job] = [
-        score, fill, replace(score, seed=1), replace(score, greedy=True), replace(fill, seed=1),
-        replace(score, settings=EstimatorSettings("auto", samples=7)), replace(fill, settings=DecodeSettings(steps=3)),
-        replace(score, canvas=replace(score.canvas, key="other")), replace(fill, canvas=Canvas(fill.canvas.tokens, (True, *fill.canvas.open[1:]), fill.canvas.key)),
+        score,
+        fill,
+        replace(score, seed=1),
+        replace(score, greedy=True),
+        replace(fill, seed=1),
+        replace(score, settings=EstimatorSettings("auto", samples=7)),
+        replace(fill, settings=DecodeSettings(steps=3)),
+        replace(score, canvas=replace(score.canvas, key="other")),
+        replace(fill, canvas=Canvas(fill.canvas.tokens, (True, *fill.canvas.open[1:]), fill.canvas.key)),
     ]
     found = {journal_key("model", job) for job in others} | {journal_key("another", score)}
     assert len(found) == len(others) + 1

@@ -36,7 +36,11 @@ journal.close()
 
 def writer(path: Path, who: str, count: int, **options: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), who, str(count)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options  # type: ignore[call-overload]
+        [sys.executable, "-c", WRITER, str(path), who, str(count)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
     )
 
 
@@ -54,7 +58,9 @@ def test_answers_are_there_after_closing(tmp_path: Path) -> None:
     journal.note("budget", 4096)
     journal.close()
     journal = Journal(tmp_path / "deep" / "journal.sqlite")
-    assert journal.get(["a", "b"]).keys() == {"a"} and journal.noted("budget") == 4096 and journal.noted("other") is None
+    assert (
+        journal.get(["a", "b"]).keys() == {"a"} and journal.noted("budget") == 4096 and journal.noted("other") is None
+    )
     journal.close()
 
 
@@ -101,7 +107,11 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # noqa: E731
     process = writer(path, "w", 100_000, preexec_fn=limit)
     out, errors = process.communicate(timeout=120)
-    assert process.returncode != 0 and "cannot be written" in errors.splitlines()[-1] and "RunError" in errors.splitlines()[-1]
+    assert (
+        process.returncode != 0
+        and "cannot be written" in errors.splitlines()[-1]
+        and "RunError" in errors.splitlines()[-1]
+    )
     said = int(out.splitlines()[-1])
     assert said >= 100 and {f"w-{n}" for n in range(said + 1)} <= keys(path)
 
@@ -114,7 +124,9 @@ def filled(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "overwritten", "text", "foreign", "header"])
-def test_a_torn_or_foreign_file_is_set_aside_whole_and_said(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_torn_or_foreign_file_is_set_aside_whole_and_said(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "journal.sqlite"
     filled(path)
     whole = path.read_bytes()

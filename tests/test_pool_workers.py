@@ -77,7 +77,9 @@ def test_three_workers_give_the_bits_of_one_process(three: Workers, jobs: list[J
     assert answers(three, jobs[:1]) == undisturbed[:1]  # fewer jobs than workers
     assert len(set(pids(three))) >= 1 and os.getpid() not in pids(three)
     used = three.devices()
-    assert three.cost().rows == sum(device["rows"] for device in used) > 0 and all(device["peak_bytes"] > 2**20 for device in used)
+    assert three.cost().rows == sum(device["rows"] for device in used) > 0 and all(
+        device["peak_bytes"] > 2**20 for device in used
+    )
 
 
 def test_a_killed_worker_loses_nothing(three: Workers, jobs: list[Job], undisturbed: list[Answer]) -> None:
@@ -131,7 +133,9 @@ def load(settings: LoadSettings):
 def test_a_request_that_kills_its_workers_is_an_error_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "deadly.py").write_text(MODEL)
     settings = EstimatorSettings("auto", samples=4)
-    jobs: list[Job] = [ScoreJob(Canvas.continuation(POISON if i == 2 else [i % 4, 0], [1, 2], f"q{i}"), settings, 0) for i in range(4)]
+    jobs: list[Job] = [
+        ScoreJob(Canvas.continuation(POISON if i == 2 else [i % 4, 0], [1, 2], f"q{i}"), settings, 0) for i in range(4)
+    ]
     devices = parse_devices("cpu:2")
     pool = start_workers(Recipe(str(tmp_path / "deadly.py"), {"pretrained": "asset:tiny"}), devices)
     try:
@@ -143,7 +147,9 @@ def test_a_request_that_kills_its_workers_is_an_error_of_its_own(tmp_path: Path)
 
 
 def test_workers_that_never_start_end_the_run(tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text("import os\nfrom dlm_eval.models.toy import ToySettings\ndef load(settings: ToySettings):\n    os._exit(7)\n")
+    (tmp_path / "broken.py").write_text(
+        "import os\nfrom dlm_eval.models.toy import ToySettings\ndef load(settings: ToySettings):\n    os._exit(7)\n"
+    )
     pool = start_workers(Recipe(str(tmp_path / "broken.py"), {}), parse_devices("cpu")[:1])
     try:
         with pytest.raises(RunError, match="no worker is left.*code 7"):
@@ -172,7 +178,10 @@ def test_workers_end_when_their_driver_is_killed() -> None:
     driver.kill()
     driver.wait()
     limit = time.monotonic() + 20
-    while Path(f"/proc/{worker}").exists() and "Z" not in Path(f"/proc/{worker}/stat").read_text().split(")")[-1].split()[0]:
+    while (
+        Path(f"/proc/{worker}").exists()
+        and "Z" not in Path(f"/proc/{worker}/stat").read_text().split(")")[-1].split()[0]
+    ):
         assert time.monotonic() < limit
         time.sleep(0.1)
 
@@ -201,7 +210,9 @@ def test_chunks_hold_every_job_once_longest_first_and_shrink(jobs: list[Job]) ->
 
 def test_choices_of_one_length_stay_in_one_chunk() -> None:
     settings = EstimatorSettings("auto", samples=2)
-    jobs: list[Job] = [ScoreJob(Canvas.continuation([1, 2, 3], [c], f"q{q}"), settings, 0) for q in range(40) for c in range(4)]
+    jobs: list[Job] = [
+        ScoreJob(Canvas.continuation([1, 2, 3], [c], f"q{q}"), settings, 0) for q in range(40) for c in range(4)
+    ]
     chunks = Chunks(jobs, 2)
     while chunks:
         assert len(chunks.next()) % 4 == 0
@@ -235,7 +246,10 @@ def test_gpu_workers_see_their_own_gpus_only(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")  # as Slurm gives them out
     one, two = parse_devices("0,2+3", gpu_count=4)
     assert one.environment == {"CUDA_VISIBLE_DEVICES": "4"} and one.options == {"device": "cuda"}
-    assert two.environment == {"CUDA_VISIBLE_DEVICES": "6,7"} and two.options == {"device": "cuda", "device_map": "auto"}
+    assert two.environment == {"CUDA_VISIBLE_DEVICES": "6,7"} and two.options == {
+        "device": "cuda",
+        "device_map": "auto",
+    }
 
 
 @pytest.mark.parametrize("text", ["", "cpu:0", "gpu", "0,,1", "0,0", "9", "tpu:1", "0;1", "-1"])
@@ -245,7 +259,10 @@ def test_other_devices_are_refused(text: str) -> None:
 
 
 def test_one_device_needs_no_worker() -> None:
-    assert worker_devices(None, "local") == worker_devices("cpu", "local") == [] and len(worker_devices("cpu:2", "local")) == 2
+    assert (
+        worker_devices(None, "local") == worker_devices("cpu", "local") == []
+        and len(worker_devices("cpu:2", "local")) == 2
+    )
 
 
 def test_score_only_answers_nothing() -> None:

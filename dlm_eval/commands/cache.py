@@ -27,9 +27,19 @@ def add_parser(subparsers: Any) -> None:
         ("export", "print every answer as a line of JSON"),
     ):
         sub = verbs.add_parser(verb, help=text, description=text)
-        sub.add_argument("path", nargs="?", default="results", help="journal file, or a folder with journals in or below it (default: results)")
+        sub.add_argument(
+            "path",
+            nargs="?",
+            default="results",
+            help="journal file, or a folder with journals in or below it (default: results)",
+        )
         if verb != "ls":
-            sub.add_argument("--fingerprint", default="", metavar="HEX", help="only answers of the model whose fingerprint begins so (see ls)")
+            sub.add_argument(
+                "--fingerprint",
+                default="",
+                metavar="HEX",
+                help="only answers of the model whose fingerprint begins so (see ls)",
+            )
         if verb == "export":
             sub.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of standard output")
         sub.set_defaults(main={"ls": _ls, "rm": _rm, "export": _export}[verb])
@@ -67,7 +77,9 @@ def _ls(args: argparse.Namespace) -> int:
         print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
         for row in journal.summary():
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["last"]))
-            print(f"  {row['fingerprint'][:12]}  {row['answers']:>8} answers  {row['bytes'] / 2**20:>8.1f} MiB  last {when}  {row['model']}")
+            print(
+                f"  {row['fingerprint'][:12]}  {row['answers']:>8} answers  {row['bytes'] / 2**20:>8.1f} MiB  last {when}  {row['model']}"
+            )
         journal.close()
     return 0
 

@@ -53,13 +53,17 @@ class Guard:
             try:
                 return apply()
             except Exception as error:  # a filter may raise anything
-                log.warning("%s: a filter failed (%s: %s); it is tried on each answer apart", name, type(error).__name__, error)
+                log.warning(
+                    "%s: a filter failed (%s: %s); it is tried on each answer apart", name, type(error).__name__, error
+                )
             for ensemble in task._filters:
                 for instance in task._instances:
                     try:
                         ensemble.apply([instance])
                     except Exception as error:
-                        self.errors[name, doc_key(instance.doc)] = f"filter '{ensemble.name}' failed: {type(error).__name__}: {error}"
+                        self.errors[name, doc_key(instance.doc)] = (
+                            f"filter '{ensemble.name}' failed: {type(error).__name__}: {error}"
+                        )
                     instance.filtered_resps.setdefault(ensemble.name, instance.resps)
             return None
 

@@ -1,8 +1,8 @@
 """Where jobs run: in this process, in one worker process per device, or in Ray actors. Same interface, same answers.
 
-    InProcess          one model here: no overhead, nothing to start
-    Workers            one worker per device (`workers`); local processes (`local`) or Ray actors (`ray_actors`) behind one protocol (`messages`)
-    Remembered         no model at all: what the journal does not hold is an error of its sample (--score_only)
+InProcess          one model here: no overhead, nothing to start
+Workers            one worker per device (`workers`); local processes (`local`) or Ray actors (`ray_actors`) behind one protocol (`messages`)
+Remembered         no model at all: what the journal does not hold is an error of its sample (--score_only)
 """
 
 from __future__ import annotations

@@ -14,7 +14,11 @@ SHARE = 6  # chunks per worker that the remaining work is thought to make
 def weight(job: Job) -> int:
     """Returns an estimate of a job's work: rows times positions."""
     n = sum(job.canvas.open)
-    rows = min(n, job.settings.steps or n) if isinstance(job, FillJob) else min(job.settings.samples, (1 << min(n, 20)) - 1)
+    rows = (
+        min(n, job.settings.steps or n)
+        if isinstance(job, FillJob)
+        else min(job.settings.samples, (1 << min(n, 20)) - 1)
+    )
     return len(job.canvas) * max(1, rows)
 
 
@@ -51,7 +55,11 @@ class Chunks:
         target = self._left / (self._workers * SHARE)
         chunk: list[int] = []
         taken = 0
-        while self._order and (not chunk or (taken < target and len(chunk) < MOST) or self._canvas[self._order[0]] == self._canvas[chunk[-1]]):
+        while self._order and (
+            not chunk
+            or (taken < target and len(chunk) < MOST)
+            or self._canvas[self._order[0]] == self._canvas[chunk[-1]]
+        ):
             chunk.append(self._order.popleft())
             taken += self._weight[chunk[-1]]
         self._left -= taken

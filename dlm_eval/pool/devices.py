@@ -10,7 +10,9 @@ from typing import Any
 
 from dlm_eval.errors import UserError
 
-ALLOWED = "auto, cpu, cpu:N, gpu:N, numbers of GPUs (0,1,2), or numbers joined by + for a model that needs several (0+1,2+3)"
+ALLOWED = (
+    "auto, cpu, cpu:N, gpu:N, numbers of GPUs (0,1,2), or numbers joined by + for a model that needs several (0+1,2+3)"
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ def parse_devices(text: str, gpu_count: int | None = None) -> list[Device]:
     if len(set(numbers)) < len(numbers):
         raise UserError(f"--devices '{text}' is not allowed; it names a GPU twice")
     if max(numbers) >= count:
-        raise UserError(f"--devices '{text}' is not possible; this machine has {count} GPUs" + (f", 0 to {count - 1}" if count else ""))
+        raise UserError(
+            f"--devices '{text}' is not possible; this machine has {count} GPUs"
+            + (f", 0 to {count - 1}" if count else "")
+        )
     return [_gpu(group) for group in groups]
 
 

@@ -34,7 +34,9 @@ def single_device(devices: str | None) -> Mapping[str, Any]:
     return {"device": device.label} if first and device.gpus == 1 else device.options
 
 
-def start_workers(recipe: Recipe, devices: Sequence[Device], engine: str = "local", ray_address: str | None = None) -> Workers:
+def start_workers(
+    recipe: Recipe, devices: Sequence[Device], engine: str = "local", ray_address: str | None = None
+) -> Workers:
     """Returns a pool of one worker per device; they load while the caller goes on."""
     takes = option_names(recipe.model)
     extra: dict[str, str] = {}

@@ -53,7 +53,13 @@ class Usage:
 
     def facts(self, label: str) -> dict[str, Any]:
         """Returns it as plain data, for the record of a run."""
-        return {"device": label, "name": self.name, "peak_bytes": self.peak_bytes, "batch_tokens": self.batch_tokens, **asdict(self.cost)}
+        return {
+            "device": label,
+            "name": self.name,
+            "peak_bytes": self.peak_bytes,
+            "batch_tokens": self.batch_tokens,
+            **asdict(self.cost),
+        }
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,13 @@ def usage(engine: Engine) -> Usage:
     """Returns what `engine` did in this process."""
     device = device_of(engine.model)
     if device.type == "cuda":
-        return Usage(engine.cost, torch.cuda.max_memory_allocated(device), engine.batch_tokens, torch.cuda.get_device_name(device))
+        return Usage(
+            engine.cost,
+            torch.cuda.max_memory_allocated(device),
+            engine.batch_tokens,
+            torch.cuda.get_device_name(device),
+        )
     unit = 1 if sys.platform == "darwin" else 1024
-    return Usage(engine.cost, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, engine.batch_tokens, device.type)
+    return Usage(
+        engine.cost, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, engine.batch_tokens, device.type
+    )

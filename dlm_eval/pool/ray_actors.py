@@ -57,7 +57,9 @@ class RayLink:
         import ray
 
         self.label = label
-        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": environment})
+        remote = ray.remote(
+            num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": environment}
+        )
         self._actor = remote(Actor).remote()
         said = self._actor.work.options(num_returns="streaming").remote(recipe)
         threading.Thread(target=self._read, args=(said, events), daemon=True).start()
@@ -99,11 +101,17 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
     handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not ray.is_initialized():
-        here = {} if address or os.environ.get("RAY_ADDRESS") else {"num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False}
+        here = (
+            {}
+            if address or os.environ.get("RAY_ADDRESS")
+            else {"num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False}
+        )
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
         except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and its own
-            raise UserError(f"--ray_address '{address or 'auto'}' cannot be used: {' '.join(str(error).split())[:200]}") from error
+            raise UserError(
+                f"--ray_address '{address or 'auto'}' cannot be used: {' '.join(str(error).split())[:200]}"
+            ) from error
         if threading.current_thread() is threading.main_thread():
             for name, handler in handlers.items():  # Ray takes SIGTERM for itself
                 signal.signal(name, handler)

@@ -38,7 +38,9 @@ def serve(recipe: Recipe, receive: Callable[[], Any], send: Callable[[Any], None
             if message == REPORT:
                 send(Alive(usage(engine), report=True))
             elif message != END:
-                drive_jobs(engine, _incoming(message, receive, send), lambda number, answer: send(Answered(number, answer)))
+                drive_jobs(
+                    engine, _incoming(message, receive, send), lambda number, answer: send(Answered(number, answer))
+                )
     except UserError as error:
         send(Refused(str(error)))
     except DlmEvalError as error:

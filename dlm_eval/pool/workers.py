@@ -120,7 +120,9 @@ class Workers:
         place.failures += 1
         place.past, place.usage = place.past + (place.usage.cost if place.usage else Cost()), None
         for number in chunks.lost(list(place.held), place.apart):
-            finish(number, Answer(None, f"its worker died three times of this request alone ({place.why or how})", 0, 0.0))
+            finish(
+                number, Answer(None, f"its worker died three times of this request alone ({place.why or how})", 0, 0.0)
+            )
         limit = 2 * RESTARTS if place.apart else RESTARTS
         reason, place.held, place.apart, place.why = place.why or how, {}, False, ""
         if place.failures > limit:
@@ -136,7 +138,12 @@ class Workers:
         """Ends workers that are silent for too long; their end is then news like any other."""
         for place in self.places:
             limit = self._watchdog if place.ready else max(self._watchdog, LOADING_SECONDS)
-            if place.link and (place.held or not place.ready) and time.monotonic() - place.heard > limit and not place.why:
+            if (
+                place.link
+                and (place.held or not place.ready)
+                and time.monotonic() - place.heard > limit
+                and not place.why
+            ):
                 place.why = f"was silent for {limit:.0f} s and is replaced"
                 place.link.kill()
 
