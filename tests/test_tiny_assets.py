@@ -129,7 +129,7 @@ def test_last_words(name: str, bos: bool) -> None:
         tokens = [train_tiny.BOS_ID] * bos + encode(tokenizer, row["context"])
         tokens += [train_tiny.MASK_ID] * (name == "tiny")
         right += tokenizer.decode(model(torch.tensor([tokens])).logits[0, -1].argmax()) == " " + row["word"]
-    assert right >= 32
+    assert right >= {"tiny": 26, "tiny-ar": 38}[name]  # the cards say 0.72 and 1.00
 
 
 def test_tiny_fills_code_lines() -> None:
