@@ -77,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 done, 1 part of it failed (the rest is saved), 2 the user's mistake, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # threads that spin while they wait stall on a machine that has other work
     try:
         parser = build_parser()
         # As in lm-eval, `run` may be left out.
