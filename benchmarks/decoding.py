@@ -7,6 +7,12 @@ batched  the same loop on canvases of equal length together
 exact    `dlm_eval.fill`: continuous batches, the head on wanted positions alone, an end once all visible text is final
 
 rows are sequences that the device ran; tokens/s counts the visible tokens (before the end of the text), the same for all three.
+
+    python benchmarks/decoding.py --caches --canvases 8 --length 128 --block_length 32
+
+compares rows that remember with rows that run whole, in the same run: the exact block cache of a block-causal network, whose tokens must be equal
+(tiny's weights under block-causal attention, unless --model is block-causal itself), and Fast-dLLM's prefix and dual caches of a network with full
+attention, which write other tokens: how many are the same is printed.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.decoding import fill
 from dlm_eval.decoding.draw import Draw
 from dlm_eval.engine import Engine
-from dlm_eval.models import load_model
+from dlm_eval.models import load_model, packaged_asset
 
 Tokens = list[list[int]]
 
@@ -84,6 +90,33 @@ def exact(model: Any, canvases: Sequence[Canvas], steps: int, block: int) -> tup
     return [list(filling.tokens) for filling in fillings], engine.cost.rows
 
 
+def caches(model: Any, blockwise: Any, canvases: Sequence[Canvas], block: int) -> None:
+    """Prints what remembering saves: seconds, positions that the device ran, and the share of tokens that stay as they are.
+
+    Args:
+        model: a denoiser with full attention, or a block-causal one (then `blockwise` is the same).
+        blockwise: a block-causal denoiser.
+        canvases: what to fill.
+        block: open positions that are filled before the next ones are begun, under full attention.
+    """
+    exact_one: dict[str, Any] = {"block cache": {"cache": "exact"}}
+    approximate = {kind: {"cache": kind, "block_length": block} for kind in ("prefix", "dual")}
+    for one, ways in ((blockwise, exact_one), (model, approximate if model.block_length is None else {})):
+        plain_way = {"cache": "none"} | ({"block_length": block} if one.block_length is None else {})
+        first: tuple[Tokens, float] | None = None
+        for title, options in {"whole rows": plain_way, **ways}.items() if ways else ():
+            engine, begin = Engine(one), time.perf_counter()
+            fillings = fill(one, canvases, early_exit=False, engine=engine, **options)
+            seconds, tokens = time.perf_counter() - begin, [list(filling.tokens) for filling in fillings]
+            first = first or (tokens, seconds)
+            same = float(np.mean(np.array(tokens) == np.array(first[0])))
+            print(
+                f"{title:11s} {seconds:8.2f} s {engine.cost.tokens:10d} positions run {engine.cost.rows:6d} rows"
+                f"  x {first[1] / seconds:.2f}  {same:.1%} of the tokens the same"
+            )
+            assert options.get("cache") != "exact" or same == 1, "the block cache wrote other tokens"
+
+
 def visible(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
     """Returns the tokens before the end of the text."""
     end = next((i for i, token in enumerate(tokens) if token in ends or token == BLANK), len(tokens))
@@ -106,6 +139,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64, help="open positions of each")
     parser.add_argument("--steps", type=int, help="default: one for each open position")
     parser.add_argument("--block_length", type=int, help="default: the whole hole")
+    parser.add_argument("--caches", action="store_true", help="compare remembering with running whole rows")
     args = parser.parse_args()
     model = load_model(args.model, **({"device": args.device} if args.device else {}))
     steps, block = args.steps or args.length, args.block_length or args.length
@@ -115,6 +149,17 @@ def main() -> None:
     ]
     start = [model.bos_id] if model.bos_id is not None and model.needs_bos else []
     canvases = [Canvas.completion(start + model.encode(question), args.length) for question in questions]
+    if args.caches:
+        full = {
+            "pretrained": str(packaged_asset("tiny")),
+            "dtype": "float32",
+            "attention": "block",
+            "block_length": 32,
+            "probe": False,
+        }
+        blockwise = model if model.block_length else load_model("generic", **full)
+        caches(model, blockwise, canvases, args.block_length or 32)
+        return
     model.logits(
         torch.tensor([canvases[0].tokens]).clamp(min=0).to(model.device)
     )  # the first call of a process is slow

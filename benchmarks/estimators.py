@@ -1,41 +1,47 @@
 """Error of every likelihood estimator at equal numbers of forwards, on one model.
 
-    python benchmarks/estimators.py --model tiny
+    python benchmarks/estimators.py --model tiny                    # some minutes on one core
+    python benchmarks/estimators.py --model tiny --n 2,3,4,6,8,9,10,11,12,16,24,32,48,64 --budgets 8,16,32,64,128,256,512 --cache FILE
     python benchmarks/estimators.py --model llada --model_args pretrained=DIR,dtype=float32 --text FILE --n 8,16 --budgets 32,128
 
-For each number of open tokens n and each budget it prints the standard deviation over repeats of the estimate (nats, root mean square over the
-canvases) and, where it is more than noise, the bias; then how many forwards each estimator needs to match LLaDA's 128, and its variance at
-128 in units of LLaDA's. The true ELBO is enumerated where 2^n - 1 <= 4095, else the mean of all unbiased estimates made here.
+For each number of open tokens n and each budget it prints the standard deviation of the estimate (nats, root mean square over the canvases), in brackets
+the bias where it is more than noise, in parentheses the reported over the actual error; then how many forwards each estimator needs to match LLaDA's
+128, and its variance at 128 in units of LLaDA's, both with 90 % bootstrap intervals. The true ELBO is enumerated up to n = 12, where repeats are free; beyond
+it, the mean of the runs with the largest budget stands for it. Draws of `llada` and `k` are independent given their sizes, so that their error follows
+from single draws of every size. `--cache` keeps what was measured: the same command goes on where it ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import random
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from spreads import REFERENCE, REFERENCE_FORWARDS, Draws, Key, Runs, Table
 
-from dlm_eval.canvas import Canvas, Score
-from dlm_eval.engine import Engine
+from dlm_eval.canvas import Canvas
+from dlm_eval.engine import Engine, Walk
 from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise, digest
 from dlm_eval.scoring import EstimatorSettings, parse_estimator
 from dlm_eval.scoring.estimates import ESTIMATES
-from dlm_eval.scoring.rounds import WEIGHT
-from dlm_eval.scoring.target import Target, targets
+from dlm_eval.scoring.patterns import BUILDERS
+from dlm_eval.scoring.target import Target, measure, targets
 from dlm_eval.settings import parse_pairs
 
 CONTEXT = 16  # tokens before the target
-REFERENCE, REFERENCE_FORWARDS = "llada", 128
-ENUMERATED = 12  # n up to which the truth is enumerated
-PENDING = {"chain": lambda n: 2 * n - 1}  # forwards that an estimator takes at least
+ENUMERATED, FREE_REPEATS = 12, 200  # n up to which all patterns are tabulated, and the repeats that this makes free
+DRAWN = ("llada", "k")  # independent draws, given their sizes
 
 
 def texts(model: Denoiser, path: str | None) -> list[list[int]]:
@@ -70,80 +76,136 @@ def canvases(model: Denoiser, documents: Sequence[Sequence[int]], n: int, count:
     return found
 
 
-def estimates(engine: Engine, target: Target, settings: EstimatorSettings, repeats: int, seed: int) -> list[Score]:
-    """Returns the scores of `repeats` runs with independent noise. What one run learnt of a pattern, the others use: only the clock notices."""
-    walks = [
-        ESTIMATES[settings.name](
-            target, settings, Noise(digest("benchmark", seed, settings.name, settings.samples, repeat))
-        )
-        for repeat in range(repeats)
-    ]
-    scores = []
-    for outcome in engine.drive(walks):
-        if isinstance(outcome.answer, SampleError):
-            raise outcome.answer
-        scores.append(outcome.answer)
-    return scores
+def answers(engine: Engine, walks: Sequence[Walk[Any]]) -> list[Any]:
+    """Returns what the walks return."""
+    found = [outcome.answer for outcome in engine.drive(walks)]
+    for answer in found:
+        if isinstance(answer, SampleError):
+            raise answer
+    return found
 
 
-def truth(engine: Engine, target: Target, runs: dict[tuple[str, int], list[Score]]) -> tuple[float, float]:
+def run(engine: Engine, target: Target, settings: EstimatorSettings, repeats: int, seed: int) -> Runs:
+    """Returns `repeats` runs with independent noise. What one run learnt of a pattern, the others use: only the clock notices."""
+    keys = [digest("benchmark", seed, settings.name, settings.samples, repeat) for repeat in range(repeats)]
+    scores = answers(engine, [ESTIMATES[settings.name](target, settings, Noise(key)) for key in keys])
+    return Runs([s.logprob for s in scores], [s.stderr for s in scores])
+
+
+def draw(engine: Engine, target: Target, count: int, seed: int) -> list[list[float]]:
+    """Returns n / z times the summed log-probabilities of `count` random patterns of each size z."""
+    n, rng = target.n, np.random.default_rng([seed, target.n])
+    hidden = np.stack([rng.random(n).argsort() < z for z in range(1, n + 1) for _ in range(count)])
+    (logs,) = answers(engine, [measure(target, hidden, hidden)])
+    values = np.where(hidden, logs, 0.0).sum(1) * n / hidden.sum(1)
+    return values.reshape(n, count).tolist()
+
+
+def settings_of(name: str, forwards: int) -> EstimatorSettings:
+    """Returns the estimator's settings at a budget; LLaDA's batches are not larger than it."""
+    options: dict[str, int] = {"batch": min(32, forwards)} if name == "llada" else {}
+    return parse_estimator(name, {"samples": forwards, **options})
+
+
+def planned(name: str, n: int, forwards: int, seed: int) -> list[list[int]]:
+    """Returns how often each size occurs in 200 random plans of the estimator `name`."""
+    settings = settings_of(name, forwards)
+    plans = [BUILDERS[name](n, settings, Noise(digest("plan", seed, i))) for i in range(200)]
+    return [np.bincount(plan.hidden.sum(1), minlength=n + 1)[1:].tolist() for plan in plans]
+
+
+def measured(
+    engine: Engine, target: Target, keys: Sequence[Key], args: argparse.Namespace, seed: int
+) -> dict[Key, Runs | Draws]:
+    """Returns what each (estimator, forwards) gave on one canvas."""
+    n, free = target.n, target.n <= ENUMERATED
+    if free:
+        run(engine, target, EstimatorSettings("exact"), 1, 0)
+    found: dict[Key, Runs | Draws] = {}
+    single: list[list[float]] = []
+    for name, forwards in keys:
+        if name in DRAWN and not free:
+            single = single or draw(engine, target, max(4, args.draws // n), seed)
+            found[name, forwards] = Draws(single, planned(name, n, forwards, seed))
+        elif name != "chain" or forwards >= 2 * n - 1:  # below one pair it would take more forwards than it is given
+            settings = settings_of(name, forwards)
+            found[name, forwards] = run(engine, target, settings, FREE_REPEATS if free else args.repeats, seed)
+    return found
+
+
+def truth(engine: Engine, target: Target, found: dict[Key, Runs | Draws]) -> tuple[float, float]:
     """Returns the ELBO (nats) and its standard error."""
     if target.n <= ENUMERATED:
-        (score,) = estimates(engine, target, EstimatorSettings("exact"), 1, 0)
-        return score.logprob, 0.0
-    total = weight = 0.0
-    for (name, forwards), scores in runs.items():
-        if name == "cubature":
-            own = WEIGHT[name](target.n, forwards) * len(scores)
-            total, weight = total + own * float(np.mean([s.logprob for s in scores])), weight + own
-    best = max((forwards for name, forwards in runs if name == "cubature"))
-    spread = np.std([s.logprob for s in runs["cubature", best]], ddof=1)
-    return total / weight, float(spread / math.sqrt(len(runs["cubature", best])))
+        return run(engine, target, EstimatorSettings("exact"), 1, 0).values[0], 0.0
+    best = max((key for key in found if key[0] in ("cubature", "auto")), key=lambda key: key[1])
+    runs = found[best]
+    assert isinstance(runs, Runs)
+    return float(np.mean(runs.values)), math.sqrt(runs.variance() / len(runs.values))
 
 
-def errors(
-    engine: Engine, found: Sequence[Target], names: Sequence[str], budgets: Sequence[int], repeats: int, seed: int
-) -> dict[tuple[str, int], tuple[float, float, float, float]]:
-    """Returns (estimator, budget) -> standard deviation, bias, error of the bias, reported standard error; means over the targets."""
-    sums: dict[tuple[str, int], list[tuple[float, float, float, float]]] = {}
-    for number, target in enumerate(found):
-        runs = {}
-        for name in names:
-            for forwards in budgets:
-                if forwards >= PENDING.get(name, lambda n: 1)(target.n):
-                    settings = parse_estimator(name, {"samples": forwards})
-                    runs[name, forwards] = estimates(engine, target, settings, repeats, seed + number)
-        value, doubt = truth(engine, target, runs)
-        for key, scores in runs.items():
-            values = np.array([s.logprob for s in scores])
-            spread = values.std(ddof=1)
-            reported = math.sqrt(np.mean([s.stderr**2 for s in scores]))
-            row = (spread, values.mean() - value, math.hypot(spread / math.sqrt(repeats), doubt), reported)
-            sums.setdefault(key, []).append(row)
-    table = {}
-    for key, rows in sums.items():
-        spread, bias, doubt, reported = np.array(rows).T
-        table[key] = (
-            math.sqrt(np.mean(spread**2)),
-            float(bias.mean()),
-            math.sqrt(np.sum(doubt**2)) / len(rows),
-            math.sqrt(np.mean(reported**2)),
+class Cache:
+    """What was measured, one JSON line per canvas; nothing is kept without a file."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = None if path is None else Path(path)
+        lines = self.path.read_text().splitlines() if self.path is not None and self.path.exists() else []
+        self.known = {row["key"]: row["found"] for row in map(json.loads, lines)}
+
+    def get(self, key: str) -> dict[Key, Runs | Draws] | None:
+        rows = self.known.get(key)
+        return (
+            None
+            if rows is None
+            else {(name, k): (Runs if "values" in data else Draws)(**data) for name, k, data in rows}
         )
-    return table
+
+    def put(self, key: str, found: dict[Key, Runs | Draws]) -> None:
+        if self.path is not None:
+            rows = [(name, k, asdict(own)) for (name, k), own in found.items()]
+            with self.path.open("a") as file:
+                file.write(json.dumps({"key": key, "found": rows}) + "\n")
 
 
-def forwards_needed(table: dict[tuple[str, int], tuple[float, float, float, float]], name: str, goal: float) -> str:
-    """Returns the forwards at which `name` reaches the standard deviation `goal`, interpolated between budgets on logarithmic scales."""
-    points = sorted((forwards, row[0]) for (own, forwards), row in table.items() if own == name)
-    before: tuple[int, float] | None = None
-    for forwards, spread in points:
-        if spread <= goal:
-            if before is None or spread <= 0:
-                return f"<={forwards}"
-            share = math.log(before[1] / goal) / math.log(before[1] / spread)
-            return f"{before[0] * (forwards / before[0]) ** share:.0f}"
-        before = (forwards, spread)
-    return f">{points[-1][0]}" if points else "-"
+def table(
+    engine: Engine, documents: list[list[int]], n: int, keys: list[Key], args: argparse.Namespace, cache: Cache
+) -> Table:
+    """Returns the table of one n, from the cache as far as it is known."""
+    found, truths = [], []
+    for number, target in enumerate(canvases(engine.model, documents, n, args.canvases, args.seed)):
+        place = digest(engine.model.describe(), target.tokens.tolist(), n, keys, args.repeats, args.draws, args.seed)
+        one = cache.get(place)
+        if one is None:
+            one = measured(engine, target, keys, args, args.seed + number)
+            cache.put(place, one)
+        found.append(one)
+        truths.append(truth(engine, target, one))
+    return Table(n, found, truths)
+
+
+def report(model: Denoiser, documents: list[list[int]], args: argparse.Namespace) -> None:
+    """Prints the tables, one line as soon as it is known."""
+    engine, cache = Engine(model), Cache(args.cache)
+    names = args.estimators.split(",")
+    budgets = sorted({*map(int, args.budgets.split(",")), REFERENCE_FORWARDS})
+    print(
+        f"{model.name}: {args.canvases} canvases, {args.repeats} repeats (n <= {ENUMERATED}: {FREE_REPEATS}); sd in nats [bias] (reported/actual)"
+    )
+    print(f"{'n':>3} {'forwards':>8}  " + "  ".join(f"{name:>20}" for name in names), flush=True)
+    tables = []
+    for n in map(int, args.n.split(",")):
+        start = time.perf_counter()
+        tables.append(table(engine, documents, n, [(name, k) for name in names for k in budgets], args, cache))
+        for k in budgets:
+            print(f"{n:>3} {k:>8}  " + "  ".join(f"{tables[-1].cell((name, k)):>20}" for name in names))
+        print(f"    ({time.perf_counter() - start:.0f} s)", flush=True)
+    if REFERENCE in names:
+        print(
+            f"\nforwards to match {REFERENCE} at {REFERENCE_FORWARDS} | variance at {REFERENCE_FORWARDS} in units of its [90 % interval]"
+        )
+        print(f"{'n':>3}  " + "  ".join(f"{name:>40}" for name in names))
+        for own in tables:
+            if own.variance((REFERENCE, REFERENCE_FORWARDS)) > 0:
+                print(f"{own.n:>3}  " + "  ".join(f"{own.summary(name):>40}" for name in names))
 
 
 def main() -> int:
@@ -155,70 +217,20 @@ def main() -> int:
     )
     parser.add_argument("--n", default="2,4,8,16,32,64", help="open tokens")
     parser.add_argument("--budgets", default="8,32,128", help="forwards (8 to 512)")
-    parser.add_argument("--estimators", default="llada,k,t,chain,cubature,auto")
-    parser.add_argument("--repeats", type=int, default=12)
-    parser.add_argument("--canvases", type=int, default=2)
+    parser.add_argument("--estimators", default="llada,k,chain,cubature")
+    parser.add_argument("--repeats", type=int, default=16, help="runs per canvas where they are not free")
+    parser.add_argument("--draws", type=int, default=640, help="single draws per canvas for llada and k")
+    parser.add_argument("--canvases", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", help="a file that keeps what was measured")
     args = parser.parse_args()
     try:
         model = load_model(args.model, **parse_pairs(args.model_args, "--model_args"))
-        names = args.estimators.split(",")
-        lengths, budgets = [int(n) for n in args.n.split(",")], [int(k) for k in args.budgets.split(",")]
-        report(model, texts(model, args.text), names, lengths, budgets, args)
+        report(model, texts(model, args.text), args)
     except DlmEvalError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def report(
-    model: Denoiser,
-    documents: list[list[int]],
-    names: list[str],
-    lengths: list[int],
-    budgets: list[int],
-    args: argparse.Namespace,
-) -> None:
-    """Prints the tables, one line as soon as it is known."""
-    engine = Engine(model)
-    print(
-        f"{model.name}: {args.canvases} canvases, {args.repeats} repeats; sd in nats [bias where above 3 errors] (reported/actual error)"
-    )
-    print(f"{'n':>3} {'forwards':>8}  " + "  ".join(f"{name:>22}" for name in names))
-    summary = []
-    for n in lengths:
-        start = time.perf_counter()
-        own = sorted({*budgets, REFERENCE_FORWARDS})
-        table = errors(
-            engine, canvases(model, documents, n, args.canvases, args.seed), names, own, args.repeats, args.seed
-        )
-        for forwards in own:
-            print(
-                f"{n:>3} {forwards:>8}  " + "  ".join(f"{_cell(table.get((name, forwards))):>22}" for name in names),
-                flush=True,
-            )
-        reference = table.get((REFERENCE, REFERENCE_FORWARDS))
-        if reference is not None:
-            summary.append((n, reference[0], table))
-        print(f"    ({time.perf_counter() - start:.0f} s)", flush=True)
-    print(f"\nforwards to match {REFERENCE} at {REFERENCE_FORWARDS} | variance at {REFERENCE_FORWARDS} in units of its")
-    print(f"{'n':>3}  " + "  ".join(f"{name:>16}" for name in names))
-    for n, goal, table in summary:
-        cells = []
-        for name in names:
-            at = table.get((name, REFERENCE_FORWARDS))
-            ratio = "-" if at is None or goal == 0 else f"{(at[0] / goal) ** 2:.2g}"
-            cells.append(f"{forwards_needed(table, name, goal):>6} | {ratio:>7}")
-        print(f"{n:>3}  " + "  ".join(f"{cell:>16}" for cell in cells))
-
-
-def _cell(row: tuple[float, float, float, float] | None) -> str:
-    if row is None:
-        return "-"
-    spread, bias, doubt, reported = row
-    off = f" [{bias:+.2g}]" if abs(bias) > 3 * doubt + 1e-6 else ""
-    calibration = f" ({reported / spread:.1f})" if spread > 1e-6 else ""
-    return f"{spread:.3f}{off}{calibration}"
 
 
 if __name__ == "__main__":

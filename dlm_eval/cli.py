@@ -6,6 +6,7 @@ import argparse
 import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -32,7 +33,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with the nearest name, and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message + self._nearest(message))
+        raise UserError(_plain(message) + self._nearest(message))
 
     def _nearest(self, message: str) -> str:
         if not message.startswith("unrecognized arguments"):
@@ -41,6 +42,15 @@ class Parser(argparse.ArgumentParser):
         known = [option for parser in _all_parsers(self) for option in parser._option_string_actions]
         near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
         return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _plain(message: str) -> str:
+    """Returns argparse's words on a wrong value as ours: "argument --limit/-L: invalid float value: 'x'" names a Python type."""
+    wrong = re.fullmatch(r"argument (--\w+)\S*: invalid (.*) value: (.*)", message)
+    if wrong is None:
+        return message
+    kind = {"float": "; it must be a number", "int": "; it must be a whole number"}.get(wrong[2], "")
+    return f"{wrong[1]} {wrong[3]} is not allowed{kind}"
 
 
 def _all_parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
@@ -73,6 +83,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    try:
+        return parser.parse_args(arguments)
+    except ValueError as error:  # lm-eval's own options raise it for JSON that is none
+        raise UserError(str(error)) from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 done, 1 part of it failed (the rest is saved), 2 the user's mistake, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -85,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # As in lm-eval, `run` may be left out.
         if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
             arguments.insert(0, "run")
-        parsed = parser.parse_args(arguments)
+        parsed = _parse(parser, arguments)
         if parsed.command is None:
             parser.print_help()
             return 0

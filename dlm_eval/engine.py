@@ -20,13 +20,13 @@ import torch
 from dlm_eval.errors import DlmEvalError, RunError, SampleError
 from dlm_eval.forward import device_of, forward
 from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.packing import Limits, Load, Waiting, identity, pack
 from dlm_eval.rows import Cost, Ints, LogProbs, Outcome, Reader, Reading, Row, Walk
 
 __all__ = ["Cost", "Engine", "Ints", "LogProbs", "Outcome", "Reader", "Reading", "Row", "Walk"]
 
 T = TypeVar("T")
-PADDING = 0.04  # share of a batch that may be padding, once the batch is worth a forward pass of its own
-WORTHWHILE = 1024  # tokens that keep a GPU busy for longer than it takes to start a pass
+QUEUED = 4  # batches whose rows wait at most, so that there are like ones to put together
 HOPELESS = 16  # rows that fail alone, with none that succeeded, before the model itself is to blame
 
 log = logging.getLogger(__name__)
@@ -44,18 +44,6 @@ class _Live(Generic[T]):
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    """A row in the queue and everyone who asked for the same sequence."""
-
-    row: Row
-    askers: list[tuple[_Live[Any], int, Row]]
-
-    @property
-    def length(self) -> int:
-        return len(self.row.tokens)
-
-
 class Engine:
     """Runs rows on one model.
 
@@ -66,6 +54,7 @@ class Engine:
         batch_logits: float32 logits (N x V) formed at once at most; likewise.
         equal_lengths: whether rows share a batch only with rows of their own length. Then nothing is ever padded, and on a CPU a row's
             reading has the same bits whoever shares its batch; a CPU gains nothing from longer batches. None: on CPUs only.
+        memory_weight: tokens that a position in a walk's memory takes of that budget.
         memory_tokens: stand-in for the device's memory, in padded tokens: a larger batch raises torch.OutOfMemoryError before it is run. For
             tests where there is no CUDA.
         on_forward: called after every forward pass (the worker's sign of life).
@@ -78,6 +67,7 @@ class Engine:
         batch_tokens: int = 8192,
         batch_logits: int = 2**27,
         equal_lengths: bool | None = None,
+        memory_weight: float = 1.0,
         memory_tokens: int | None = None,
         on_forward: Callable[[], None] | None = None,
     ) -> None:
@@ -86,6 +76,7 @@ class Engine:
         self.batch_tokens = batch_tokens
         self.batch_logits = batch_logits
         self.equal_lengths = device_of(model).type == "cpu" if equal_lengths is None else equal_lengths
+        self.memory_weight = memory_weight
         self.memory_tokens = memory_tokens
         self.on_forward = on_forward
         self.cost = Cost()
@@ -112,20 +103,20 @@ class Engine:
                 done(live.index, outcomes[live.index])
 
         fresh = enumerate(walks)
-        queue: dict[bytes, _Waiting] = {}
+        queue: dict[bytes, Waiting] = {}
         more = True
         while more or queue:
-            room = 4 * self.batch_tokens - sum(w.length * w.row.passes for w in queue.values())
+            room = QUEUED * self.batch_tokens - sum(map(self._queued, queue.values()))
             while more and room > 0:
                 index_walk = next(fresh, None)
                 more = index_walk is not None
                 if index_walk is not None:
                     room -= self._advance(_Live(*index_walk), None, queue, finish)
-            batches = self._pack(queue.values())
+            batches = pack(queue.values(), self._limits())
             # An underfull last batch waits for walks still to come: their rows may fill it.
             for batch in batches[:-1] if more and len(batches) > 1 else batches:
                 for waiting in batch:
-                    del queue[_identity(waiting.row)]
+                    del queue[identity(waiting.row)]
                 for live in self._serve(batch):
                     self._advance(live, live.readings, queue, finish)
         return [outcomes[index] for index in range(len(outcomes))]
@@ -134,7 +125,7 @@ class Engine:
         self,
         live: _Live[T],
         readings: list[Reading | SampleError | None] | None,
-        queue: dict[bytes, _Waiting],
+        queue: dict[bytes, Waiting],
         finish: Callable[[_Live[T], T | SampleError], None],
     ) -> int:
         """Hands a walk its readings and queues the rows that it asks for next; returns how many tokens they are."""
@@ -155,44 +146,28 @@ class Engine:
         tokens = 0
         for place, row in enumerate(rows):
             live.rows += row.passes
-            identity = _identity(row)
-            if identity not in queue:
-                queue[identity] = _Waiting(row, [])
-                tokens += len(row.tokens) * row.passes
-            queue[identity].askers.append((live, place, row))
+            key = identity(row)
+            if key not in queue:
+                queue[key] = Waiting(row, [])
+                tokens += self._queued(queue[key])
+            queue[key].askers.append((live, place, row))
         return tokens
 
-    # -- packing -------------------------------------------------------------------------------------------------------
+    def _limits(self) -> Limits:
+        wanted = self.batch_logits // self.model.vocab_size
+        return Limits(self.batch_rows, self.batch_tokens, wanted, self.memory_weight, self.equal_lengths)
 
-    def _pack(self, waiting: Iterable[_Waiting]) -> list[list[_Waiting]]:
-        """Returns batches, longest rows first, each within the budgets (a row that alone exceeds them runs alone)."""
-        batches: list[list[_Waiting]] = []
-        rows = wanted = longest = real = 0
-        for one in sorted(waiting, key=lambda w: (w.row.head, -w.length)):
-            passes, asks = one.row.passes, sum(len(row.wanted) for _, _, row in one.askers) * one.row.passes
-            full = (
-                not batches
-                or one.row.head != batches[-1][0].row.head
-                or (rows + passes) * longest > self.batch_tokens
-                or (wanted + asks) * self.model.vocab_size > self.batch_logits
-                or (self.batch_rows is not None and rows + passes > max(self.batch_rows, passes))
-                or (self.equal_lengths and one.length != longest)
-                or _wasteful(rows * longest, (rows + passes) * longest, real + passes * one.length)
-            )
-            if full:
-                batches.append([])
-                rows, wanted, real, longest = 0, 0, 0, one.length
-            batches[-1].append(one)
-            rows, wanted, real = rows + passes, wanted + asks, real + passes * one.length
-        return batches
+    def _queued(self, one: Waiting) -> int:
+        """Returns the tokens that a row takes of the queue's room: a memory stays on the device, whichever batch runs."""
+        return len(one.row.tokens) * one.row.passes + int(QUEUED * self.memory_weight * one.held)
 
     # -- running -------------------------------------------------------------------------------------------------------
 
-    def _serve(self, batch: Sequence[_Waiting]) -> list[_Live[Any]]:
+    def _serve(self, batch: Sequence[Waiting]) -> list[_Live[Any]]:
         """Runs a batch (in halves, where it fails), delivers its readings, returns the walks that wait for nothing more."""
         asks = [(sequence, ask) for sequence, waiting in enumerate(batch) for ask in waiting.askers]
         start = time.perf_counter()
-        found = self._attempt([w.row for w in batch], [(s, row) for s, (_, _, row) in asks])
+        found = self._attempt(batch, [(s, row) for s, (_, _, row) in asks])
         seconds = time.perf_counter() - start
         if isinstance(found, Exception):
             self._adapt(found, batch)
@@ -200,29 +175,31 @@ class Engine:
                 half = len(batch) // 2
                 return self._serve(batch[:half]) + self._serve(batch[half:])
             found = [self._blame(found, batch[0])] * len(asks)
-        tokens = sum(w.length * w.row.passes for w in batch)
+        tokens = sum(waiting.tokens for waiting in batch)
         self.cost += Cost(tokens=tokens, seconds=seconds)
         ready: list[_Live[Any]] = []
         for (sequence, (live, place, _)), reading in zip(asks, found, strict=True):
             waiting = batch[sequence]
             live.readings[place] = reading
             live.missing -= 1
-            live.seconds += seconds * waiting.length * waiting.row.passes / tokens / len(waiting.askers)
+            live.seconds += seconds * waiting.tokens / tokens / len(waiting.askers)
             if live.missing == 0:
                 ready.append(live)
         return ready
 
-    def _attempt(self, rows: Sequence[Row], asks: Sequence[tuple[int, Row]]) -> list[Reading | SampleError] | Exception:
+    def _attempt(
+        self, batch: Sequence[Waiting], asks: Sequence[tuple[int, Row]]
+    ) -> list[Reading | SampleError] | Exception:
         """Returns the readings of a forward pass, or the exception that it raised.
 
         Raises:
             RunError: the device is lost; nothing more can run in this process.
         """
-        padded = max(len(row.tokens) for row in rows) * sum(row.passes for row in rows)
+        padded = Load.of(batch).weight(self.memory_weight)
         try:
             if self.memory_tokens is not None and padded > self.memory_tokens:
                 raise torch.OutOfMemoryError(f"{padded} tokens, where memory_tokens is {self.memory_tokens}")
-            readings, shape = self._run(rows, asks)
+            readings, shape = self._run([waiting.row for waiting in batch], asks)
         except DlmEvalError:
             raise
         except Exception as error:
@@ -241,7 +218,7 @@ class Engine:
         """Returns a reading for every (sequence, asking row) pair, and the shape of the batch."""
         return forward(self.model, rows, asks)
 
-    def _adapt(self, error: Exception, batch: Sequence[_Waiting]) -> None:
+    def _adapt(self, error: Exception, batch: Sequence[Waiting]) -> None:
         """Halves the budgets where memory ran out, for good."""
         if not out_of_memory(error):
             log.warning(
@@ -251,27 +228,27 @@ class Engine:
         device = device_of(self.model)
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        longest, passes = batch[0].length, sum(w.row.passes for w in batch)
-        wanted = sum(len(row.wanted) * row.passes for w in batch for _, _, row in w.askers)
-        self.batch_tokens = min(self.batch_tokens, max(longest, passes * longest // 2))
-        self.batch_logits = min(self.batch_logits, max(1, wanted // 2) * self.model.vocab_size)
+        load = Load.of(batch)
+        weight = load.weight(self.memory_weight)
+        self.batch_tokens = min(self.batch_tokens, max(weight // load.rows, weight // 2))
+        self.batch_logits = min(self.batch_logits, max(1, load.wanted // 2) * self.model.vocab_size)
         if len(batch) > 1:
             log.warning(
                 "out of memory on %s with %d rows of %d positions; batches hold %d tokens from here on",
                 device,
-                passes,
-                longest,
+                load.rows,
+                load.longest + load.held,
                 self.batch_tokens,
             )
 
-    def _blame(self, error: Exception, one: _Waiting) -> SampleError:
+    def _blame(self, error: Exception, one: Waiting) -> SampleError:
         """Returns the error of a row that failed alone.
 
         Raises:
             RunError: no row has succeeded yet and many have failed: it is the model.
         """
         if out_of_memory(error):
-            return SampleError(f"out of memory: {one.length} positions do not fit the device even alone")
+            return SampleError(f"out of memory: {len(one.row.tokens)} positions do not fit the device even alone")
         reason = f"the model failed: {type(error).__name__}: {error}"
         if self._failed_alone >= 0:
             self._failed_alone += 1
@@ -290,14 +267,3 @@ def _device_lost(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return False
     return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)
-
-
-def _wasteful(now: int, then: int, real: int) -> bool:
-    """Returns whether one more row makes too much padding of a batch that can do without it (padded tokens now and then; real ones then)."""
-    return now >= WORTHWHILE and then - real > PADDING * then
-
-
-def _identity(row: Row) -> bytes:
-    unguided = b"" if row.unguided is None else b"|" + row.unguided.tobytes() + str(row.guidance).encode()
-    continuous = b"" if row.inputs is None else b"|" + row.inputs.tobytes() + str(row.time).encode()
-    return row.head.encode() + b"|" + row.tokens.tobytes() + unguided + continuous

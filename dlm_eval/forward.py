@@ -1,6 +1,7 @@
 """One forward pass: sequences to a padded batch, the model, and every row's own reading of the logits.
 
-Shape letters: B = sequences of a batch, L = positions, N = wanted positions of a batch, V = vocabulary.
+Shape letters: B = sequences of a batch, L = positions, N = wanted positions of a batch, V = vocabulary, S = 2 x layers,
+h = heads, d = head size.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dlm_eval.errors import SampleError
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.memory import gather
+from dlm_eval.models.denoiser import Denoiser, remembering
 from dlm_eval.rows import Ints, Reader, Reading, Row
 
 # Matrix products of fewer rows than this take other kernels, which round differently (MKL: below 4). Reading a few positions more, or running a
@@ -26,28 +28,65 @@ Ask = tuple[int, Row]  # place of a sequence in the batch, and a row that wants 
 def forward(
     model: Denoiser, rows: Sequence[Row], asks: Sequence[Ask]
 ) -> tuple[list[Reading | SampleError], torch.Size]:
-    """Runs distinct sequences (of one head) once each; returns a reading for every ask, and the batch's shape [B, L] without repeats."""
+    """Runs distinct sequences (of one head) once each; returns a reading for every ask, and the batch's shape [B, L] without repeats.
+
+    Rows that remember run their live positions alone; what the asks keep goes into their memories when everything has succeeded.
+    """
     device = device_of(model)
-    sequences = [row.tokens for row in rows] + [row.unguided for row in rows if row.unguided is not None]
+    sequences = [row.run for row in rows] + [row.unguided for row in rows if row.unguided is not None]
     distinct = len(sequences)
     if device.type == "cpu" and rows[0].inputs is None:
         sequences += sequences[:1] * max(0, FEW_TOKENS - sum(map(len, sequences)))
     tokens, valid = _pad(sequences, model.pad_id, device)
     twin = _twins(rows)
     wanted = torch.zeros(tokens.shape, dtype=torch.bool)
-    for sequence, row in asks:
-        for place in (sequence, twin.get(sequence)):
-            if place is not None:
-                wanted[place, torch.as_tensor(row.wanted)] = True
+    for readers in (asks, _of_twins(asks, twin)):
+        if readers:
+            wanted[_spots(readers)] = True
     if device.type == "cpu" and (few := FEW_WANTED - int(wanted.sum())) > 0:
         wanted.view(-1)[(~wanted if valid is None else ~wanted & valid.cpu()).view(-1).nonzero().view(-1)[:few]] = True
-    logits = getattr(model, rows[0].head)(tokens, valid, wanted.to(device), **_continuous(rows, tokens))
+    logits, states = _run(model, rows, asks, tokens, valid, wanted.to(device))
     slot = torch.full(tokens.shape, -1, dtype=torch.long)
     slot[wanted] = torch.arange(int(wanted.sum()))
     readings = _read(logits, slot, asks, twin)
+    if states is not None:
+        _keep(states, asks)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return readings, torch.Size((distinct, tokens.shape[1]))
+
+
+def _run(
+    model: Denoiser, rows: Sequence[Row], asks: Sequence[Ask], tokens: Tensor, valid: Tensor | None, wanted: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Returns the logits [N, V] of wanted positions, and the states [S, B, h, L, d] of all of them if any ask keeps some."""
+    keep = any(row.keep for _, row in asks)
+    if rows[0].live is None and not keep:
+        return getattr(model, rows[0].head)(tokens, valid, wanted, **_continuous(rows, tokens)), None
+    knowing = remembering(model)
+    assert knowing is not None
+    past = None
+    if rows[0].live is not None:
+        repeated = [*rows, *([rows[0]] * (len(tokens) - len(rows)))]
+        past = gather([_remembered(row) for row in repeated], [row.begin for row in repeated])
+    return knowing.recall(tokens, valid, wanted, past, keep)
+
+
+def _remembered(row: Row) -> Tensor:
+    """Returns what stands in a row's memory [S, h, P, d] beside its live positions."""
+    assert row.memory is not None and row.live is not None
+    return row.memory.outside(*row.live, len(row.tokens))
+
+
+def _keep(states: Tensor, asks: Sequence[Ask]) -> None:
+    """Puts the states [S, B, h, L, d] of a pass into the memories of those who keep them; equal sequences share a copy."""
+    copies: dict[tuple[int, int], Tensor] = {}
+    for sequence, row in asks:
+        fresh = row.keep - row.begin
+        if row.memory is not None and fresh > 0:
+            if (sequence, fresh) not in copies:
+                copies[sequence, fresh] = states[:, sequence, :, :fresh].clone()
+            row.memory.take(row.tokens[: row.keep], row.begin, copies[sequence, fresh])
 
 
 def device_of(model: Denoiser) -> torch.device:
@@ -70,11 +109,17 @@ def _continuous(rows: Sequence[Row], tokens: Tensor) -> dict[str, Tensor]:
     """Returns the rows' float inputs [B, L, C], zero at padding, and their noise levels [B]; nothing where rows are tokens alone."""
     given = [row.inputs for row in rows if row.inputs is not None]
     if not given:
-        return {}
+        return {"time": _times(rows, len(tokens), tokens.device)} if rows[0].time else {}
     inputs = torch.zeros(*tokens.shape, given[0].shape[1])
     for i, part in enumerate(given):
         inputs[i, : len(part)] = torch.from_numpy(part)
     return {"inputs": inputs.to(tokens.device), "time": torch.tensor([row.time for row in rows], device=tokens.device)}
+
+
+def _times(rows: Sequence[Row], count: int, device: torch.device) -> Tensor:
+    """Returns the noise levels [B] of rows, of their unconditional twins, and of repeats of the first."""
+    times = [row.time for row in rows] + [row.time for row in rows if row.unguided is not None]
+    return torch.tensor(times + times[:1] * (count - len(times)), device=device)
 
 
 def _twins(rows: Sequence[Row]) -> dict[int, int]:
@@ -90,24 +135,36 @@ def _read(logits: Tensor, slot: Tensor, asks: Sequence[Ask], twin: dict[int, int
     for number, (sequence, row) in enumerate(asks):
         groups.setdefault((row.reader, row.guidance if sequence in twin else None), []).append(number)
     for (reader, guidance), members in groups.items():
-        places = [slot[asks[m][0], torch.as_tensor(asks[m][1].wanted)] for m in members]
-        own = logits[torch.cat(places).to(logits.device)]
+        own_asks = [asks[m] for m in members]
+        own = logits[slot[_spots(own_asks)].to(logits.device)]
         if guidance is not None:
-            others = [slot[twin[asks[m][0]], torch.as_tensor(asks[m][1].wanted)] for m in members]
-            plain = logits[torch.cat(others).to(logits.device)]
+            plain = logits[slot[_spots(_of_twins(own_asks, twin))].to(logits.device)]
             never = (
                 own.isneginf() & plain.isneginf()
             )  # a token that both rule out stays ruled out: -inf minus -inf is NaN
             own = (plain + guidance * (own - plain)).masked_fill(never, float("-inf"))
-        payload = torch.from_numpy(np.concatenate([asks[m][1].payload for m in members])).to(logits.device)
-        bad = own.isnan().any(-1).cpu()
+        payload = torch.from_numpy(np.concatenate([row.payload for _, row in own_asks])).to(logits.device)
+        bad = own.isnan().any(-1).cpu().numpy()
+        some_bad = bool(bad.any())
         arrays = [array.cpu().numpy() for array in reader(own, payload)]
         begin = 0
-        for m, place in zip(members, places, strict=True):
-            end = begin + len(place)
-            if bool(bad[begin:end].any()):
+        for m in members:
+            end = begin + len(asks[m][1].wanted)
+            if some_bad and bad[begin:end].any():
                 readings[m] = SampleError("the model returned NaN")
             else:
                 readings[m] = tuple(array[begin:end] for array in arrays)
             begin = end
     return readings
+
+
+def _of_twins(asks: Sequence[Ask], twin: dict[int, int]) -> list[Ask]:
+    """Returns the asks that are guided, of their unconditional twins."""
+    return [(twin[sequence], row) for sequence, row in asks if sequence in twin]
+
+
+def _spots(asks: Sequence[Ask]) -> tuple[Tensor, Tensor]:
+    """Returns the sequence and the place in it of every wanted position of all asks, each [N]."""
+    places = [row.places for _, row in asks]
+    sequences = np.repeat([sequence for sequence, _ in asks], [len(part) for part in places])
+    return torch.from_numpy(sequences), torch.from_numpy(np.concatenate(places))

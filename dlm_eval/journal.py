@@ -2,7 +2,7 @@
 
 One SQLite file (WAL) under the output path. A key is the sha256 of (model fingerprint, settings, request, seed); a value is the answer as JSON.
 Answers are collected and written in one short transaction a second, so that any number of runs may use one journal at once. A file that is torn
-or not ours is set aside, never overwritten.
+or not ours is set aside, never overwritten; an answer whose checksum is wrong counts as absent.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from dlm_eval.errors import RunError
 
 APPLICATION_ID = 0x444C4D45  # "DLME": marks the file as ours (SQLite's application_id)
-VERSION = 2  # of the tables below (SQLite's user_version)
+VERSION = 3  # of the tables below (SQLite's user_version)
 COMMIT_SECONDS = 1.0
 LOCK_SECONDS = 60.0  # how long another run may hold the file
 TABLES = (
-    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
 
@@ -53,17 +54,14 @@ class Journal:
 
     def get(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Returns the answers that are there, by key."""
-        wanted, found = list(keys), {}
+        wanted, rows = list(keys), []
         with self._lock:
             for begin in range(0, len(wanted), 500):
                 part = wanted[begin : begin + 500]
-                marks = ",".join("?" * len(part))
-                for key, value in self._database.execute(
-                    f"SELECT key, value FROM answers WHERE key IN ({marks})", part
-                ):
-                    found[key] = json.loads(value)
-            found |= {key: json.loads(self._fresh[key][0]) for key in wanted if key in self._fresh}
-        return found
+                query = f"SELECT key, value, checksum FROM answers WHERE key IN ({','.join('?' * len(part))})"
+                rows += self._database.execute(query, part).fetchall()
+            fresh = {key: json.loads(self._fresh[key][0]) for key in wanted if key in self._fresh}
+        return {key: json.loads(value) for key, value, _ in self._whole(rows)} | fresh
 
     def put(self, key: str, answer: dict[str, Any], model: str = "") -> None:
         """Stores an answer of `model` (its fingerprint); it is on disk a second later at most.
@@ -95,8 +93,8 @@ class Journal:
         with self._lock:
             fresh = dict(self._fresh)
         if fresh:
-            rows = [(key, *row) for key, row in fresh.items()]
-            self._execute([("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", rows)])
+            rows = [(key, value, crc32(value.encode()), *more) for key, (value, *more) in fresh.items()]
+            self._execute([("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", rows)])
         with self._lock:
             for key, row in fresh.items():
                 if self._fresh.get(key) is row:
@@ -124,9 +122,18 @@ class Journal:
     def export(self) -> Iterator[dict[str, Any]]:
         """Yields every answer: key, model fingerprint, time, answer."""
         with self._lock:
-            rows = self._database.execute("SELECT key, value, model, time FROM answers ORDER BY time, key").fetchall()
-        for key, value, model, when in rows:
+            rows = self._database.execute(
+                "SELECT key, value, checksum, model, time FROM answers ORDER BY time, key"
+            ).fetchall()
+        for key, value, _, model, when in self._whole(rows):
             yield {"key": key, "model": model, "time": when, "answer": json.loads(value)}
+
+    def _whole(self, rows: list[Any]) -> list[Any]:
+        """Returns the rows (key, value, checksum, ...) that are as they were written; damage inside a page is no fault of SQLite's own checks."""
+        whole = [row for row in rows if crc32(row[1].encode()) == row[2]]
+        if len(whole) < len(rows):
+            log.warning("journal %s: %d answers are damaged and left out", self.path, len(rows) - len(whole))
+        return whole
 
     def remove(self, model: str = "") -> int:
         """Removes the answers of the models whose fingerprint begins with `model`; returns how many they were."""
@@ -196,6 +203,7 @@ def set_aside(path: Path) -> Path:
 
 def _open(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False, isolation_level=None)
+    database.text_factory = lambda data: data.decode(errors="replace")  # a damaged text is for its checksum to find
     try:
         _examine(database)
         _write_ahead(database)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from dlm_eval.canvas import Filling
 from dlm_eval.jobs import Answer
 
+SHOWN = 8  # devices whose use is shown one by one
 LINE_SECONDS = 60.0  # without a terminal: a line a minute instead of a moving bar
 
 
@@ -22,11 +23,11 @@ class Progress:
         title: what is being done.
         total: distinct answers to come.
         quiet: show nothing.
-        busy: returns (model seconds so far, devices), for the share of time that devices work.
+        busy: returns each device's model seconds so far, for the share of time that it works.
     """
 
     def __init__(
-        self, title: str, total: int, quiet: bool = False, busy: Callable[[], tuple[float, int]] | None = None
+        self, title: str, total: int, quiet: bool = False, busy: Callable[[], list[float]] | None = None
     ) -> None:
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
@@ -40,7 +41,7 @@ class Progress:
         self._quiet, self._title, self._total, self._busy = quiet, title, total, busy
         self._rows = self._tokens = self._known = self._done = 0
         self._start = self._said = time.monotonic()
-        self._busy_before = busy()[0] if busy else 0.0
+        self._busy_before = busy() if busy else []
 
     def __enter__(self) -> Progress:
         return self
@@ -87,8 +88,15 @@ class Progress:
         if self._known:
             facts.append(f"{self._known / max(1, self._total):.0%} from journal")
         if self._busy is not None:
-            worked, devices = self._busy()
-            facts.append(
-                f"{min(1.0, (worked - self._busy_before) / seconds / max(1, devices)):.0%} of {devices} device{'s' * (devices != 1)}"
-            )
+            worked = [now - before for now, before in zip(self._busy(), self._busy_before, strict=True)]
+            facts += _use([min(1.0, part / seconds) for part in worked])
         return ", ".join(facts)
+
+
+def _use(shares: list[float]) -> list[str]:
+    """Returns how busy the devices are: each by itself, or the least and the most of many."""
+    if not shares:
+        return []
+    if len(shares) > SHOWN:
+        return [f"{len(shares)} devices {min(shares):.0%} to {max(shares):.0%}"]
+    return [f"device{'s' * (len(shares) > 1)} " + " ".join(f"{share:.0%}" for share in shares)]

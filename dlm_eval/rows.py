@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dlm_eval.errors import SampleError
+from dlm_eval.memory import Memory
 
 T = TypeVar("T")
 Ints = NDArray[np.int64]
@@ -54,7 +55,10 @@ class Row:
         guidance: factor f of guided logits u + f (c - u), u from `unguided` and c from `tokens`.
         head: method of the model that answers: its logits, or another with the same arguments.
         inputs: [L, C] float32 what goes in besides tokens (embeddings under diffusion), or None.
-        time: noise level that goes with `inputs`.
+        time: noise level that the model is told besides (embeddings under diffusion, concrete scores), 0 where it is told none.
+        memory: what the walk remembers of this sequence, or None. No guidance goes with it.
+        live: first of the positions that run, and the one after the last; the others stand in `memory`. None runs all of them.
+        keep: positions from the left that `memory` takes once the pass has succeeded.
     """
 
     tokens: Ints
@@ -66,11 +70,29 @@ class Row:
     head: str = "logits"
     inputs: Floats | None = None
     time: float = 0.0
+    memory: Memory | None = None
+    live: tuple[int, int] | None = None
+    keep: int = 0
 
     @property
     def passes(self) -> int:
         """Sequences that the device runs for this row."""
         return 1 if self.unguided is None else 2
+
+    @property
+    def begin(self) -> int:
+        """The first position that runs."""
+        return 0 if self.live is None else self.live[0]
+
+    @property
+    def run(self) -> Ints:
+        """Tokens of the positions that run."""
+        return self.tokens if self.live is None else self.tokens[slice(*self.live)]
+
+    @property
+    def places(self) -> Ints:
+        """[W] wanted positions, counted from the first that runs."""
+        return self.wanted - self.begin
 
 
 Walk = Generator[list[Row], list[Reading], T]
@@ -87,7 +109,7 @@ class Outcome(Generic[T]):
 
 @dataclass
 class Cost:
-    """What the device did: forward calls, rows, tokens with and without padding, model seconds."""
+    """What the device did: forward calls, rows, tokens with and without padding (remembered ones are not run, so not counted), model seconds."""
 
     forwards: int = 0
     rows: int = 0

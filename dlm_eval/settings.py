@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], setting: str) -> T:
     Raises:
         UserError: an unknown key (with the nearest name) or a value that cannot be cast.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     names = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
     cast: dict[str, Any] = {}
     for key, value in values.items():
@@ -54,6 +55,11 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], setting: str) -> T:
             raise unknown(setting, key, names)
         cast[key] = _cast(value, hints[key], f"{setting} {key}")
     return cls(**cast)
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)  # compiles every annotation
 
 
 def _cast(value: Any, hint: Any, setting: str) -> Any:

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM (preemption): finish writing, say how to go on, and be gone within seconds.
 
 The first signal becomes a KeyboardInterrupt in the main thread. A forward pass of a large model can keep that thread from noticing, so that another
-thread waits as well: after `GRACE_SECONDS` it does the last duties itself and ends the process.
+thread waits as well: after `GRACE_SECONDS` it sees to the last duties, for `DUTY_SECONDS` at most (a disk may hang), and ends the process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-GRACE_SECONDS = 2.0
+GRACE_SECONDS = 1.5
+DUTY_SECONDS = 2.0
 INTERRUPTED = 130
 MESSAGE = "dlm-eval: interrupted; finished answers are in the journal, the same command goes on from there"
 
@@ -79,8 +80,16 @@ def _end_in_time(bell: socket.socket) -> None:
         while heard := bell.recv(64):
             if signal.SIGINT in heard or signal.SIGTERM in heard:
                 time.sleep(GRACE_SECONDS)
-                for duty in list(_duties):
-                    with contextlib.suppress(Exception):
-                        duty()
+                duties = [threading.Thread(target=_attempt, args=(duty,), daemon=True) for duty in _duties]
+                for thread in duties:
+                    thread.start()
+                limit = time.monotonic() + DUTY_SECONDS
+                for thread in duties:
+                    thread.join(max(0.0, limit - time.monotonic()))
                 print(MESSAGE, file=sys.stderr, flush=True)
                 os._exit(INTERRUPTED)
+
+
+def _attempt(duty: Callable[[], None]) -> None:
+    with contextlib.suppress(Exception):
+        duty()

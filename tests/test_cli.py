@@ -52,7 +52,19 @@ WRONG = {
     "overlong": (["--model", "toy", "--tasks", "t_write", "--overlong", "cut"], "cut"),
     "config missing": (["--model", "toy", "--tasks", "t_write", "--config", "no.yaml"], "--config 'no.yaml'"),
     "samples": (["--model", "toy", "--tasks", "t_write", "--samples", '{"t_write": [99]}'], "99"),
-    "seed": (["--model", "toy", "--tasks", "t_write", "--seed", "x"], "seed"),
+    "samples not JSON": (["--model", "toy", "--tasks", "t_write", "--samples", "{x"], "--samples '{x'"),
+    "samples no file": (["--model", "toy", "--tasks", "t_write", "--samples", "no.json"], "--samples 'no.json'.*file"),
+    "samples no table": (["--model", "toy", "--tasks", "t_write", "--samples", "[1]"], "--samples.*task -> list"),
+    "metadata": (["--model", "toy", "--tasks", "t_write", "--metadata", "{x"], "Invalid JSON"),
+    "limit no number": (["--model", "toy", "--tasks", "t_write", "--limit", "x"], "--limit 'x'.*a number"),
+    "seed": (["--model", "toy", "--tasks", "t_write", "--seed", "x"], "--seed 'x' is not allowed"),
+    "devices": (["--model", "toy", "--tasks", "t_write", "--devices", "tpu"], "--devices 'tpu'.*cpu:N"),
+    "batch_size of workers": (
+        ["--model", "toy", "--tasks", "t_write", "--devices", "cpu:2", "--batch_size", "many"],
+        "--batch_size 'many'.*auto",
+    ),
+    "report_to": (["--model", "toy", "--tasks", "t_write", "--report_to", "wanbd"], "--report_to 'wanbd'.*wandb"),
+    "ray_address": (["--model", "toy", "--tasks", "t_write", "--ray_address", "a:1"], "--ray_address needs"),
 }
 
 
@@ -185,6 +197,32 @@ def test_lists_and_descriptions(arguments: list[str], capsys: pytest.CaptureFixt
 def test_show_of_nothing_has_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "ladda"]) == 2
     assert "llada" in capsys.readouterr().err
+
+
+def test_show_names_functions_as_the_yaml_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "humaneval_infilling_single_line_oracle_length"]) == 0
+    assert "process_results: '!function dlm_eval.metrics.code.process_results'" in capsys.readouterr().out
+
+
+def test_ray_is_asked_for_by_its_package(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # type: ignore[arg-type]
+    assert main(["--model", "toy", "--tasks", "t_write", "--engine", "ray", *base(tasks, tmp_path)]) == 2
+    assert "pip install 'dlm_eval[ray]'" in capsys.readouterr().err
+
+
+def test_samples_from_a_file(tasks: Path, tmp_path: Path) -> None:
+    (tmp_path / "chosen.json").write_text('{"t_write": [1]}')
+    chosen = ["--samples", str(tmp_path / "chosen.json")]
+    assert main(["--model", "toy", "--tasks", "t_write", *chosen, *base(tasks, tmp_path / "out")]) == 0
+    (lines,) = (tmp_path / "out").rglob("samples_*.jsonl")
+    assert len(lines.read_text().splitlines()) == 1
+
+
+def test_validate_takes_metadata(tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "t_write", "--include_path", str(tasks), "--metadata", "length=7", "n=2"]) == 0
+    assert "t_write" in capsys.readouterr().out
 
 
 def test_validate(tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:

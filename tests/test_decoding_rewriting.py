@@ -118,13 +118,17 @@ def test_edit_replaces_written_tokens() -> None:
 
 REWRITERS: list[dict[str, Any]] = [
     {"strategy": "rdm", "steps": 6, "rdm_noise": 0.5},
+    {"strategy": "p2", "steps": 6, "p2_eta": 2.0},
     {"strategy": "remask", "steps": 12, "eta": 0.2},
+    {"strategy": "remask", "steps": 12, "remask": "loop"},
     {"strategy": "edit", "threshold": 0.5, "editing_threshold": 0.4, "max_post_steps": 3},
     {"strategy": "confidence", "samples": 3},
 ]
 
 
-@pytest.mark.parametrize("options", REWRITERS, ids=[str(options["strategy"]) for options in REWRITERS])
+@pytest.mark.parametrize(
+    "options", REWRITERS, ids=["-".join(str(v) for v in options.values()) for options in REWRITERS]
+)
 def test_rewriting_does_not_depend_on_company(options: dict[str, Any]) -> None:
     model, canvases = crooked(), asked()
     settings = resolve({"temperature": 0.9, "early_exit": False, **options})

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from harness_tasks import write_tasks
 
+from dlm_eval import evaluate
 from dlm_eval.harness.estimator_spread import estimator_spread
+from dlm_eval.harness.table import HEADERS, render
 
 
 class Task:
@@ -48,3 +53,31 @@ def test_a_mean_has_the_standard_error_of_a_mean() -> None:
 
 def test_erred_samples_do_not_count() -> None:
     assert estimator_spread(Task(), [{**sample(0.0, 1.0), "error": "too long"}]) == {}
+
+
+def test_whole_texts_have_a_part_too(tmp_path: Path) -> None:
+    """Perplexity per word of N words: by the delta method its error is perplexity / N times that of the summed log-likelihood."""
+    options = {"include_path": str(write_tasks(tmp_path)), "verbosity": "ERROR", "bootstrap_iters": 0}
+    results = evaluate("toy", ["t_choice", "t_last", "t_roll"], estimator="k,samples=40", **options)
+    parts = results["dlm_eval"]["estimator_stderr"]
+    assert set(parts) == {"t_choice", "t_last", "t_roll"}
+    samples = results["samples"]["t_roll"]
+    error = math.sqrt(sum(s["logprob_stderr"][0] ** 2 for s in samples))
+    words = sum(len(s["doc"]["text"].split()) for s in samples)
+    found = results["results"]["t_roll"]["word_perplexity,none"]
+    assert parts["t_roll"]["word_perplexity"] == pytest.approx(found * error / words, rel=0.6)
+    (line,) = [row for row in render(results).splitlines() if "word_perplexity" in row]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert float(cells[HEADERS.index("of it estimator")]) == pytest.approx(parts["t_roll"]["word_perplexity"], rel=0.01)
+
+
+def test_the_table_names_the_normalisation() -> None:
+    table = render(
+        {"results": {"t": {"acc,none": 0.5, "acc_norm,none": 0.25, "acc_bytes,none": 0.75}}, "n-samples": {}}
+    )
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
+    assert [(row[1], row[2]) for row in cells] == [
+        ("acc", "0.5000"),
+        ("acc_norm (per character)", "0.2500"),
+        ("acc_bytes (per byte)", "0.7500"),
+    ]

@@ -1,6 +1,8 @@
-"""Runs finish: the command is killed, preempted, interrupted, loses workers and memory at random moments, and ends with the undisturbed run's numbers.
+"""Runs finish: the command is killed, preempted, interrupted, loses workers, memory, disk and journal at random moments, and ends with the undisturbed
+run's numbers.
 
-The seeds make the moments reproducible as far as a clock allows. DLM_EVAL_FAULT_ROUNDS=20 repeats the whole with other seeds.
+The seeds make the moments reproducible as far as a clock allows. By default one run is struck twice; DLM_EVAL_FAULT_ROUNDS=20 strikes twenty larger ones,
+each with every fault (about a minute apiece; `pytest -s` shows the counts).
 """
 
 from __future__ import annotations
@@ -8,37 +10,47 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROUNDS = int(os.environ.get("DLM_EVAL_FAULT_ROUNDS", "1"))
+DOCUMENTS = 40 if ROUNDS > 1 else 15  # of each task
+TASKS = ("demo_story_infill", "demo_word_problem", "demo_choice")
 COMMAND = [
     "--model",
     "tiny",
     "--model_args",
     "dtype=float32",
     "--tasks",
-    "demo_story_infill,demo_choice",
+    ",".join(TASKS),
     "--limit",
-    "10",
+    str(DOCUMENTS),
     "--estimator",
     "k,samples=48",
 ]
-TOTAL = 50  # requests: 10 stories, 10 questions of 4 choices
+TOTAL = 6 * DOCUMENTS  # requests; a question has four choices
+ONE_BY_ONE = ("--batch_size", "1")  # slower, so that there is something to strike
 
 
-def start(home: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+def start(home: Path, *options: str, file_size: int | None = None, **environment: str) -> subprocess.Popen[str]:
+    """Starts the command; `file_size` is the largest file (bytes) that its disk has room for."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     command = [sys.executable, "-m", "dlm_eval", *COMMAND, "--output_path", str(home), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+    limit = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))) if file_size else None
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables, preexec_fn=limit
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -86,7 +98,7 @@ def numbers(home: Path) -> dict[str, Any]:
         key: results[key] for key in ("results", "configs", "n-samples", "versions", "n-shot", "task_hashes")
     }
     kept["fingerprint"] = results["dlm_eval"]["fingerprint"]
-    for task in ("demo_story_infill", "demo_choice"):
+    for task in TASKS:
         lines = [
             json.loads(line) for line in sorted(home.rglob(f"samples_{task}_*.jsonl"))[-1].read_text().splitlines()
         ]
@@ -102,43 +114,128 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+# -- faults, each at a random moment of a run ------------------------------------------------------------------------------
+
+
+@dataclass
+class Struck:
+    """An output directory whose runs are struck, and how often that has happened.
+
+    Attributes:
+        home: the directory; its journal goes from run to run.
+        draw: the random moments.
+        kept: answers that were on disk when last looked at.
+        faults: how often it was struck.
+    """
+
+    home: Path
+    draw: random.Random
+    kept: int = 0
+    faults: int = 0
+
+    def somewhere(self) -> list[str]:
+        """Returns options that must not matter."""
+        return ["--devices", self.draw.choice(["cpu", "cpu:2"]), *ONE_BY_ONE]
+
+    def begin(self, *options: str, **environment: str) -> subprocess.Popen[str]:
+        """Starts the command and waits for a random moment: some more answers on disk, and a part of a second."""
+        process = start(self.home, *options, **environment)
+        if wait_for(self.home, min(TOTAL, self.kept + self.draw.randint(1, TOTAL // 8)), process):
+            time.sleep(self.draw.random())
+        return process
+
+    def look(self) -> None:
+        """Nothing that was on disk is lost."""
+        found = answers(self.home)
+        assert found >= self.kept
+        self.kept = found
+
+
+def killed(struck: Struck) -> None:
+    """kill -9 of the driver, now and then while it is still loading."""
+    if struck.draw.random() < 0.25:
+        process = start(struck.home, *struck.somewhere())
+        time.sleep(struck.draw.uniform(0, 6))
+    else:
+        process = struck.begin(*struck.somewhere())
+    struck.faults += process.poll() is None
+    process.kill()
+    process.communicate(timeout=60)
+
+
+def interrupted(struck: Struck) -> None:
+    """Ctrl-C, or SIGTERM as of a scheduler: the way on is said within five seconds."""
+    process = struck.begin(*struck.somewhere())
+    number, sent = struck.draw.choice([signal.SIGTERM, signal.SIGINT]), time.monotonic()
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=60)
+    if "results: " not in out:  # else the run was quicker than the signal
+        struck.faults += 1
+        assert process.returncode == 130 and "the same command goes on" in errors and "Traceback" not in errors
+        assert time.monotonic() - sent < 5
+
+
+def full(struck: Struck) -> None:
+    """The journal's file cannot grow any more."""
+    size = max((file.stat().st_size for file in struck.home.glob("journal.sqlite*")), default=0)
+    limit = size + struck.draw.randint(8_000, 200_000)
+    _, errors = (process := start(struck.home, *struck.somewhere(), file_size=limit)).communicate(timeout=120)
+    if process.returncode != 0:  # else there was room enough
+        struck.faults += 1
+        assert process.returncode == 1 and "Traceback" not in errors and len(_errors(errors)) == 1, errors
+
+
+def workers_struck(struck: Struck) -> None:
+    """Of three workers one is killed, one hangs, and memory runs out in all; the run goes on."""
+    process = struck.begin("--devices", "cpu:3", DLM_EVAL_MEMORY_TOKENS="96", DLM_EVAL_WATCHDOG="4")
+    for number, worker in zip((signal.SIGKILL, signal.SIGSTOP), workers_of(process.pid), strict=False):
+        os.kill(worker, number)
+        struck.faults += 1
+    finish(process)
+
+
+def rivals(struck: Struck) -> None:
+    """Two runs on one journal, of which one is killed."""
+    other = start(struck.home, *struck.somewhere())
+    killed(struck)
+    finish(other)
+
+
+def torn(struck: Struck) -> None:
+    """The journal loses its second half, or a page of it is overwritten: it is kept aside or made whole, and said."""
+    journal, wal = struck.home / "journal.sqlite", struck.home / "journal.sqlite-wal"
+    wal.unlink(missing_ok=True)
+    data = bytearray(journal.read_bytes()) if journal.exists() else bytearray(b"letter" * 999)
+    place = struck.draw.randrange(0, max(1, len(data) // 4096)) * 4096
+    data[place : place + 4096] = struck.draw.randbytes(4096)
+    journal.write_bytes(data[: len(data) // 2] if struck.draw.random() < 0.5 else data)
+    struck.faults += 1
+    struck.kept = 0
+    _, errors = (process := struck.begin(*struck.somewhere())).communicate(timeout=120)
+    assert process.returncode == 0 and "was set aside" in errors, errors
+
+
+def _errors(text: str) -> list[str]:
+    return [line for line in text.splitlines() if "error" in line]
+
+
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_a_run_that_is_struck_again_and_again_ends_with_the_same_numbers(
     undisturbed: Path, tmp_path: Path, seed: int
 ) -> None:
-    draw, deaths, kept = random.Random(seed), 0, 0
-
-    def strike(devices: str, number: signal.Signals, low: int, high: int) -> subprocess.Popen[str]:
-        """Starts the command and sends it a signal once a random number of answers is on disk."""
-        nonlocal deaths, kept
-        process = start(tmp_path, "--devices", devices)
-        if wait_for(tmp_path, draw.randint(low, high), process):
-            time.sleep(draw.random())
-            process.send_signal(number)
-            deaths += 1
-        assert answers(tmp_path) >= kept  # nothing that was on disk is lost
-        kept = answers(tmp_path)
-        return process
-
-    process = strike("cpu:2", signal.SIGKILL, 1, 12)
-    process.communicate(timeout=60)
-    for number in draw.sample([signal.SIGTERM, signal.SIGINT], 2):
-        begin = kept
-        process = strike(draw.choice(["cpu", "cpu:2"]), number, begin + 2, begin + 8)
-        sent = time.monotonic()
-        _, errors = process.communicate(timeout=60)
-        if process.returncode != 0:  # else the run was quicker than the signal
-            assert process.returncode == 130 and "the same command goes on" in errors and "Traceback" not in errors
-            assert time.monotonic() - sent < 5
-    process = start(tmp_path, "--devices", "cpu:2", DLM_EVAL_MEMORY_TOKENS="96")  # and memory runs out
-    if wait_for(tmp_path, draw.randint(kept + 1, kept + 6), process):
-        for worker in workers_of(process.pid)[:1]:
-            os.kill(worker, signal.SIGKILL)
-            deaths += 1
-    said = finish(process)
-    assert "50/50" in said or answers(tmp_path) == TOTAL
+    struck = Struck(tmp_path, random.Random(seed))
+    for fault in faults(struck.draw):
+        fault(struck)
+        struck.look()
+    finish(start(tmp_path, "--devices", "cpu:2"))
     assert numbers(tmp_path) == numbers(undisturbed)
-    print(f"seed {seed}: {deaths} deaths, 0 differences")
+    print(f"seed {seed}: {struck.faults} faults, 0 differences")
+
+
+def faults(draw: random.Random) -> list[Callable[[Struck], None]]:
+    """Returns what happens to one run: those that end it first, since nothing is left to strike behind the others."""
+    ending, lasting = [killed, interrupted, full], [workers_struck, rivals, torn]
+    return [*draw.sample(ending, 3), draw.choice(lasting)] if ROUNDS > 1 else [draw.choice(ending), workers_struck]
 
 
 def test_scores_can_be_made_anew_without_the_model(undisturbed: Path, tmp_path: Path) -> None:
@@ -153,7 +250,7 @@ def test_score_only_says_what_the_journal_lacks(undisturbed: Path, tmp_path: Pat
     (tmp_path / "journal.sqlite").write_bytes((undisturbed / "journal.sqlite").read_bytes())
     process = start(tmp_path, "--score_only", "--seed", "7")  # other noise: other answers, which nobody has
     out, errors = process.communicate(timeout=300)
-    assert process.returncode == 1 and "20 samples could not be answered" in out, errors
+    assert process.returncode == 1 and f"{3 * DOCUMENTS} samples could not be answered" in out, errors
     line = sorted(tmp_path.rglob("samples_demo_choice_*.jsonl"))[-1].read_text().splitlines()[0]
     assert "--score_only" in json.loads(line)["error"]
 

@@ -15,8 +15,11 @@ from harness_tasks import DOCUMENTS, write_tasks
 
 from dlm_eval.canvas import Filling
 from dlm_eval.cli import main
+from dlm_eval.errors import UserError
 from dlm_eval.harness.contained import contained
 from dlm_eval.harness.run import evaluate
+from dlm_eval.harness.run_settings import RunSettings
+from dlm_eval.harness.trackers import Reports, parse_reports, scalars
 from dlm_eval.jobs import Answer
 from dlm_eval.progress import Progress
 
@@ -96,7 +99,7 @@ class Terminal(io.StringIO):
 
 def watch(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, quiet: bool = False) -> str:
     monkeypatch.setattr(sys, "stderr", stream)
-    with Progress("generation", 10, quiet, busy=lambda: (0.0, 2)) as progress:
+    with Progress("generation", 10, quiet, busy=lambda: [0.0, 0.0]) as progress:
         for index in range(10):
             progress(Answer(Filling((1, 2, 3), 4, 4), None, 4, 0.1), known=index < 5)
     return stream.getvalue()
@@ -104,13 +107,39 @@ def watch(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, quiet: bool = Fa
 
 def test_progress_is_one_line_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = watch(monkeypatch, io.StringIO()).splitlines()
-    for part in ("generation: 10/10", "forwards/s", "tokens/s", "50% from journal", "of 2 devices", "s left"):
+    for part in ("generation: 10/10", "forwards/s", "tokens/s", "50% from journal", "devices 0% 0%", "s left"):
         assert part in line
 
 
 def test_progress_moves_on_a_terminal_and_is_silent_when_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\r" in watch(monkeypatch, Terminal()) and "10/10" in watch(monkeypatch, Terminal())
     assert watch(monkeypatch, io.StringIO(), quiet=True) == watch(monkeypatch, Terminal(), quiet=True) == ""
+
+
+def test_many_devices_are_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    spent = [[0.0] * 12, [1e9] * 6 + [0.0] * 6]
+    with Progress("generation", 1, busy=lambda: spent.pop(0)) as progress:
+        progress(Answer(Filling((1,), 1, 1), None, 1, 0.1), known=False)
+    assert "12 devices 0% to 100%" in stream.getvalue()
+
+
+@pytest.mark.parametrize(("given", "variable", "quiet"), [("ERROR", "", True), ("error", "", True), (None, "ERROR", True), ("INFO", "ERROR", False), (None, "", False)])  # fmt: skip
+def test_quiet_is_what_verbosity_says(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, variable: str, quiet: bool
+) -> None:
+    monkeypatch.setenv("LMEVAL_LOG_LEVEL", variable)
+    assert RunSettings("toy", ("t",), verbosity=given).quiet == quiet
+
+
+def test_a_result_says_where_it_was_made(tmp_path: Path) -> None:
+    results = evaluate("toy", ["t_write"], include_path=str(write_tasks(tmp_path)), limit=2)
+    made = results["dlm_eval"]["environment"]
+    assert made["machine"]["cores"] >= 1 and made["machine"]["memory_bytes"] > 2**28 and made["machine"]["processor"]
+    assert made["torch"] and made["lm_eval"] and made["python"] and made["dlm_eval"] and "git" in made
+    (device,) = made["devices"]
+    assert device["device"] == made["device"] == "cpu" and device["rows"] > 0
+    assert made["peak_device_bytes"] == device["peak_bytes"] > 2**20
 
 
 def test_progress_in_a_log_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,10 +176,10 @@ def test_a_child_that_is_ended_does_not_end_its_parent() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_busy_main_thread_is_ended_in_time_with_its_duties_done(tmp_path: Path, number: signal.Signals) -> None:
-    """A forward pass of a large model can keep the main thread from heeding signals; here a sleep that starts again does."""
+    """A forward pass of a large model can keep the main thread from heeding signals; here a sleep that starts again does. One duty hangs, as on a dead disk."""
     program = (
         "import sys, time\nfrom pathlib import Path\nfrom dlm_eval.stopping import last_duty, orderly\n"
-        f"with orderly(), last_duty(lambda: Path({str(tmp_path / 'duty')!r}).write_text('done')):\n"
+        f"with orderly(), last_duty(lambda: Path({str(tmp_path / 'duty')!r}).write_text('done')), last_duty(lambda: time.sleep(60)):\n"
         "    limit = time.monotonic() + 30\n"
         "    while time.monotonic() < limit:\n        try:\n            print('ready', flush=True)\n            time.sleep(30)\n        except KeyboardInterrupt:\n            pass\n"
     )
@@ -163,3 +192,46 @@ def test_a_busy_main_thread_is_ended_in_time_with_its_duties_done(tmp_path: Path
     assert (
         process.returncode == 130 and "the same command goes on" in errors and (tmp_path / "duty").read_text() == "done"
     )
+
+
+# -- trackers ----------------------------------------------------------------------------------------------------------
+
+
+def test_results_are_reported_to_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed (pip install tensorboard)")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / "tasks").mkdir()
+    folder = write_tasks(tmp_path / "tasks")
+    options = ["--model", "toy", "--tasks", "t_write", "--limit", "2", "--include_path", str(folder)]
+    assert main([*options, "--output_path", str(tmp_path / "out"), "--report_to", "tensorboard"]) == 0
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
+    events.Reload()
+    assert {"t_write/exact_match", "t_write/forwards", "total/wall_seconds"} <= set(events.Tags()["scalars"])
+
+
+def test_scalars_are_metrics_and_costs() -> None:
+    results = {
+        "results": {"t": {"alias": "t", "acc,none": 0.5, "exact_match,strict": 1}},
+        "dlm_eval": {"cost": {"t": {"forwards": 7}, "total": {"wall_seconds": 2.0}}},
+    }
+    assert scalars(results) == {"t/acc": 0.5, "t/exact_match.strict": 1.0, "t/forwards": 7.0, "total/wall_seconds": 2.0}
+
+
+def test_a_tracker_that_fails_costs_a_warning(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    Reports(("wandb",), {"wandb_args": {"no_such_argument": 1}}).send({"results": {}, "samples": {}}, True, tmp_path)
+    assert "reporting to wandb failed" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "said"), [("wanbd", "did you mean 'wandb'"), ("tensorboard,mlflow", "mlflow")])
+def test_other_trackers_are_refused(name: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_reports(name, {})
+
+
+def test_a_tracker_that_is_not_installed_is_said_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "path_importer_cache", {})
+    assert parse_reports("none", {}) == Reports()
+    with pytest.raises(UserError, match="pip install trackio"):
+        parse_reports(None, {"trackio_args": {"project": "x"}})

@@ -151,6 +151,23 @@ def test_a_torn_or_foreign_file_is_set_aside_whole_and_said(
     assert aside.read_bytes() == damaged and aside.name in caplog.text
 
 
+@pytest.mark.parametrize("byte", [b"8", b"\xff"])
+def test_a_damaged_answer_counts_as_absent(tmp_path: Path, byte: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """One byte of one value, which SQLite's own checks do not see."""
+    path = tmp_path / "journal.sqlite"
+    journal = Journal(path)
+    journal.put("good", {"x": 1.25})
+    journal.put("bad", {"x": 1.75})
+    journal.close()
+    path.write_bytes(path.read_bytes().replace(b"1.75", b"1." + byte + b"5"))
+    journal = Journal(path)
+    assert journal.get(["good", "bad"]) == {"good": {"x": 1.25}} and "1 answers are damaged" in caplog.text
+    assert [row["key"] for row in journal.export()] == ["good"]
+    journal.put("bad", {"x": 1.75})
+    journal.close()
+    assert not list(tmp_path.glob("*.aside-*")) and keys(path) == {"good", "bad"}
+
+
 def test_a_place_that_cannot_be_written_is_a_run_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):

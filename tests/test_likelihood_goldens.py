@@ -140,7 +140,19 @@ def test_mdlm_estimator(shared: Path) -> None:
 def test_sedd_estimator(shared: Path) -> None:
     model, golden = family(shared, "sedd")
     for case in golden["log_likelihood"]["cases"][:3]:
-        found = score(model, [Canvas.continuation([], case["sequence"])], "sedd", samples=1024)[0]
+        engine = Engine(model)
+        found = score(model, [Canvas.continuation([], case["sequence"])], "sedd", samples=1024, engine=engine)[0]
         assert abs(found.logprob + case["official_loss_exact_expectation"]) < Z * found.stderr
         assert found.kind == "score"
-        assert found.rows == 1024
+        # Each draw has a noise level, so a row, of its own; one that hides nothing costs nothing: 1 / (n + 1) of them.
+        n = len(case["sequence"])
+        assert found.rows == engine.cost.rows == pytest.approx(1024 * n / (n + 1), rel=0.1)
+        assert found.seconds > 0
+
+
+def test_sedd_estimator_does_not_depend_on_its_batch(shared: Path) -> None:
+    model, golden = family(shared, "sedd")
+    canvases = [Canvas.continuation([], case["sequence"]) for case in golden["log_likelihood"]["cases"][:3]]
+    together = score(model, canvases, "sedd", samples=40)
+    alone = [score(model, [canvas], "sedd", samples=40, batch_tokens=16)[0] for canvas in canvases]
+    assert [s.logprob for s in alone] == pytest.approx([s.logprob for s in together], rel=1e-5)

@@ -77,11 +77,16 @@ def test_models_that_cannot_score(toy: Toy) -> None:
     class Uniform(Toy):
         process = "uniform"
 
+    class Gaussian(Toy):
+        process = "gaussian"
+
     class Shifted(Toy):
         needs_bos = True
 
-    with pytest.raises(UserError, match="'uniform' process"):
-        score(Uniform(ToySettings()), [Canvas.continuation([0], [1])])
+    for kind in (Uniform, Gaussian):
+        for estimator in ("auto", "exact", "llada", "auto,decide=0.05"):
+            with pytest.raises(UserError, match=f"no likelihood estimator is known for a '{kind.process}' process"):
+                score(kind(ToySettings()), [Canvas.continuation([0], [1]), Canvas.continuation([0], [2])], estimator)
     with pytest.raises(SampleError, match="BOS"):
         score(Shifted(ToySettings()), [Canvas.continuation([], [1, 2])])
     assert score(Shifted(ToySettings()), [Canvas.continuation([8], [1, 2])])[0].rows == 3

@@ -12,9 +12,10 @@ import datasets
 import pytest
 from huggingface_hub import constants
 
+from dlm_eval import hub
 from dlm_eval.errors import UserError
-from dlm_eval.harness import data
-from dlm_eval.harness.data import hub_reachable, local_first
+from dlm_eval.harness.data import local_first
+from dlm_eval.hub import hub_reachable
 
 CARD = '---\nconfigs:\n- config_name: "main"\n  data_files:\n  - split: test\n    path: main/test.jsonl\n---\n'
 
@@ -37,9 +38,9 @@ def online(monkeypatch):
     """As a user's process is: nothing said about being offline."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    hub_reachable.cache_clear()
+    hub.answers.cache_clear()
     yield
-    hub_reachable.cache_clear()
+    hub.answers.cache_clear()
 
 
 def test_a_local_folder_is_read(tmp_path):
@@ -120,7 +121,7 @@ def test_an_unreachable_hub_costs_two_seconds_once(online, monkeypatch, tmp_path
     start = time.monotonic()
     with pytest.raises(UserError, match="out of reach"):
         questions(tmp_path)
-    assert time.monotonic() - start < data.PROBE_SECONDS + 2
+    assert time.monotonic() - start < hub.PROBE_SECONDS + 2
     start = time.monotonic()
     with pytest.raises(UserError):
         questions(tmp_path)
@@ -139,5 +140,5 @@ def test_a_hub_that_answers_is_asked(online, monkeypatch):
 
 def test_offline_by_choice_is_not_probed(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub_reachable.cache_clear()
+    hub.answers.cache_clear()
     assert not hub_reachable()

@@ -46,6 +46,10 @@ def test_unknown_model_names_the_nearest():
     assert "did you mean 'llada-8b-instruct'" in refusal("llada-8b-instuct")
 
 
+def test_a_model_that_cannot_be_run_says_why():
+    assert "model 'plaid' is not supported: Plaid's weights are" in refusal("plaid")
+
+
 def test_unknown_option_names_the_nearest(folder):
     assert "did you mean 'dtype'" in refusal("llada", pretrained=folder, dtyp="float32")
     assert "did you mean 'vocab'" in refusal("toy", vocabs=3)

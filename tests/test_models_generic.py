@@ -11,6 +11,7 @@ import torch
 from models_builders import MASK_ID, row
 from transformers import BertConfig, BertForMaskedLM, Gemma2Config, Gemma2ForCausalLM, RobertaConfig, RobertaForMaskedLM
 
+from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.models import families, load_model, packaged_asset
 from dlm_eval.models.probes import check_shift
@@ -145,6 +146,23 @@ def test_the_documented_example_runs_and_scores(tmp_path):
     assert torch.equal(again, model.logits(tokens))
     with pytest.raises(UserError, match="did you mean 'seed'"):
         load_model(str(example(tmp_path)), seeed=1)
+
+
+def test_what_the_page_says_to_type_scores_the_example(tmp_path, monkeypatch, capsys):
+    example(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "adding-a-model.md").read_text()
+    command = re.search(r"^    dlm-eval (--model my_model\.py .*)$", page, re.MULTILINE)
+    assert command is not None
+    assert main([*command[1].split(), "--limit", "1", "--output_path", "out"]) == 0
+    assert "demo_choice" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["my_model"]
+    snippet = re.search(r"^    from dlm_eval import Canvas.*?(?=^\S)", page, re.MULTILINE | re.DOTALL)
+    assert snippet is not None
+    lines = [line[4:] for line in snippet[0].splitlines() if line.strip()]
+    names: dict = {}
+    exec("\n".join([*lines[:-1], f"found = {lines[-1]}"]), names)
+    assert names["found"][0].logprob < 0
 
 
 def test_an_installed_package_brings_a_family(tmp_path, monkeypatch):

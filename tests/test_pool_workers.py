@@ -24,7 +24,7 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.pool import Remembered
 from dlm_eval.pool.chunks import Chunks, weight
 from dlm_eval.pool.devices import parse_devices
-from dlm_eval.pool.make import start_workers, worker_devices
+from dlm_eval.pool.make import single_device, start_workers, worker_devices
 from dlm_eval.pool.messages import Recipe
 from dlm_eval.pool.workers import Workers
 from dlm_eval.scoring import EstimatorSettings
@@ -258,11 +258,13 @@ def test_other_devices_are_refused(text: str) -> None:
         parse_devices(text, gpu_count=4)
 
 
-def test_one_device_needs_no_worker() -> None:
-    assert (
-        worker_devices(None, "local") == worker_devices("cpu", "local") == []
-        and len(worker_devices("cpu:2", "local")) == 2
-    )
+def test_one_device_needs_no_worker_but_a_model_on_several_gpus_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worker_devices(None, "local") == worker_devices("cpu", "local") == []
+    assert len(worker_devices("cpu:2", "local")) == 2
+    monkeypatch.setattr("dlm_eval.pool.devices._count", lambda: 4)
+    assert worker_devices("2", "local") == [] and single_device("2") == {"device": "cuda:2"}
+    (spanning,) = worker_devices("2+3", "local")  # in this process it would take all four
+    assert spanning.environment == {"CUDA_VISIBLE_DEVICES": "2,3"}
 
 
 def test_score_only_answers_nothing() -> None:

@@ -97,6 +97,34 @@ def test_rewritten_tokens_are_in_the_record(toy: Any) -> None:
     assert sum(map(len, edited.replaced())) > 0 and "replaced" in "\n".join(lines(edited, colour=False))
 
 
+class Rewriter(Toy):
+    """A model of the uniform process: every step writes every position, most of them as they were."""
+
+    process = "uniform"  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__(ToySettings(vocab=4, seed=2))
+        self.mask_id, self.vocab_size = -1, self.letters
+
+    def logits(self, tokens: Any, valid: Any = None, positions: Any = None) -> Any:
+        return super().logits(tokens, valid, positions)[..., : self.letters]
+
+
+def test_a_token_that_is_written_again_is_not_new() -> None:
+    model = Rewriter()
+    recording = record(
+        model, Canvas.completion([1, 2], 12), resolve({"strategy": "rewrite", "steps": 4, "temperature": 0.2})
+    )
+    before: tuple[int, ...] | None = None
+    for step, changed in zip(recording.steps, recording.changed(), strict=True):
+        others = [p for p in recording.open if before is None or step.tokens[p] != before[p]]
+        assert list(changed) == others and step.written == recording.open
+        before = step.tokens
+    assert any(len(changed) < 12 for changed in recording.changed())
+    text = "\n".join(lines(recording, colour=False))
+    assert text.count("‹") == 2 * sum(map(len, recording.changed())) and " kept" in text
+
+
 def test_a_block_causal_model_fills_its_last_block_up() -> None:
     class Blocks(Toy):
         block_length = 4  # type: ignore[assignment]

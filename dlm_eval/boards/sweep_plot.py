@@ -68,14 +68,18 @@ def _panel(panel: Any, sweep: Sweep, task: str) -> None:
         rings = {"facecolors": "none", "edgecolors": "black", "linewidths": 1.3, "s": 130, "zorder": 5}
         panel.scatter(*zip(*front, strict=True), label="Pareto front", **rings)
     _frame(panel, points, sweep.model, task)
+    _legend(panel, sweep, task)
 
 
 def _curve(panel: Any, curve: Curve, colour: str, marker: str) -> None:
     rho, values = [p.tokens_per_forward for p in curve.points], [p.value for p in curve.points]
-    label = _text(curve.name or "sweep") + (f"  (AUP {curve.aup:.1f})" if curve.aup is not None else "")
-    look = {"color": colour, "marker": marker, "markersize": 6, "linewidth": 1.5, "elinewidth": 1, "capsize": 2}
-    panel.errorbar(rho, values, yerr=_bars(curve.points), label=label, **look)
     several = len({p.pace.split("=")[0] for p in curve.points}) > 1 or any("," in p.pace for p in curve.points)
+    by = "" if several or not curve.points[0].pace else f" by {curve.points[0].pace.partition('=')[0]}"
+    label = _text((curve.name or "sweep") + by) + (f"  (AUP {curve.aup:.1f})" if curve.aup is not None else "")
+    look = {"color": colour, "marker": marker, "markersize": 6, "linewidth": 1.5, "elinewidth": 1, "capsize": 2}
+    _, caps, bars = panel.errorbar(rho, values, yerr=_bars(curve.points), label=label, **look)
+    for part in (*caps, *bars):
+        part.set_alpha(0.45)  # bars of several curves lie on each other
     for point in curve.points:
         note = point.pace if several else point.pace.partition("=")[2]
         place = (point.tokens_per_forward, point.value)
@@ -104,8 +108,19 @@ def _frame(panel: Any, points: list[Point], model: str, task: str) -> None:
     panel.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     panel.margins(x=0.12, y=0.15)
     panel.grid(alpha=0.25)
-    if panel.get_legend_handles_labels()[0]:
-        panel.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+    if all(0 <= (p.value or 0.0) <= 1 for p in points):
+        low, high = panel.get_ylim()
+        panel.set_ylim(max(low, -0.03), min(high, 1.03))  # a share
+
+
+def _legend(panel: Any, sweep: Sweep, task: str) -> None:
+    if not panel.get_legend_handles_labels()[0]:
+        return
+    scored = [curve for curve in sweep.curves(task) if curve.aup is not None]
+    whose = "given" if sweep.y_max is not None else "best of this sweep"
+    title = f"AUP with y_max {scored[0].y_max:.1f} % ({whose})" if scored else None
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2}
+    panel.legend(fontsize=8, frameon=False, title=title, title_fontsize=8, **place)
 
 
 def _text(text: str) -> str:

@@ -31,7 +31,7 @@ Table = tuple[Sequence[str], Iterable[Sequence[str]]]
 
 
 def _models() -> Table:
-    from dlm_eval.models import checkpoints, families
+    from dlm_eval.models import checkpoints, families, unsupported
 
     known, rows = families(), []
     for name, family in known.items():
@@ -47,6 +47,7 @@ def _models() -> Table:
                 else ""
             )
             rows.append([name, one.name, str(one.options.get("pretrained", "")), size, one.licence, family.about])
+    rows += [[name, "", "not supported", "", "", reason] for name, reason in unsupported().items()]
     return ("family", "checkpoint", "weights", "size", "licence", "about"), rows
 
 
@@ -65,8 +66,15 @@ def _strategies() -> Table:
 def _presets() -> Table:
     from dlm_eval.decoding.presets import presets
 
-    return ("preset", "settings", "source"), (
-        [p.name, ", ".join(f"{k}={v}" for k, v in p.settings.items()), p.source] for p in presets().values()
+    return ("preset", "authors of", "task", "settings", "source"), (
+        [
+            p.name,
+            ", ".join(p.checkpoints or p.families),
+            p.task or "",
+            ", ".join(f"{k}={v}" for k, v in p.settings.items()),
+            p.source,
+        ]
+        for p in presets().values()
     )
 
 

@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,8 @@ from dlm_eval.errors import UserError, unknown
 if TYPE_CHECKING:
     from dlm_eval.harness.run import Finished
 
-log = logging.getLogger(__name__)
-
 # lm-eval options that do not go into RunSettings: what they are for happens here, or is refused.
-LOGGERS = ("wandb_args", "wandb_config_args", "trackio_args")
+TRACKER_ARGS = ("wandb_args", "wandb_config_args", "trackio_args")
 REFUSED = {
     "use_cache": "its key knows neither model nor settings; finished answers are kept in the journal of --output_path (--no_resume ignores it)",
     "cache_requests": "its key knows neither data nor settings, and building requests is cheap; leave it out",
@@ -69,6 +66,11 @@ def add_parser(subparsers: Any) -> None:
         help="Ray cluster for --engine ray (default: $RAY_ADDRESS, else one on this machine)",
     )
     ours.add_argument(
+        "--report_to",
+        metavar="wandb|trackio|tensorboard",
+        help="send the results there too (comma-separated; --wandb_args and --trackio_args go with it)",
+    )
+    ours.add_argument(
         "--score_only",
         action="store_true",
         default=None,
@@ -93,23 +95,25 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Runs the evaluation, prints the table, updates the board; returns 0, or 1 where samples erred."""
+    from dlm_eval.harness.trackers import parse_reports
+
     given = {key: value for key, value in vars(args).items() if value is not None and key not in PLAIN}
     values = {**_config_file(getattr(args, "config", None)), **given}
     for name, reason in REFUSED.items():
         if values.pop(name, None) or getattr(args, name, None):
             raise UserError(f"--{name} is not supported: {reason}")
-    loggers = {name: values.pop(name, None) for name in LOGGERS}
+    reports = parse_reports(values.pop("report_to", None), {name: values.pop(name, None) for name in TRACKER_ARGS})
     _verbosity(values.get("verbosity"))
     if getattr(args, "trust_remote_code", False):
         values["model_args"] = {**(values.get("model_args") or {}), "trust_remote_code": True}
     values.setdefault("output_path", "results")
     from dlm_eval.harness.run import run
-    from dlm_eval.harness.run_settings import run_settings
+    from dlm_eval.harness.run_settings import output_directory, run_settings
 
     settings = run_settings(values)
     finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
     _report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
-    _log_elsewhere(loggers, finished.results)
+    reports.send(finished.results, settings.log_samples, output_directory(str(settings.output_path)))
     return 1 if finished.errors else 0
 
 
@@ -168,21 +172,3 @@ def _report(finished: Finished, output_path: str | None, show_config: bool) -> N
         if any("," in key for scores in results["results"].values() for key in scores):
             write(leaderboard([home]), board)
             print(f"board:   {board}")
-
-
-def _log_elsewhere(loggers: dict[str, Any], results: dict[str, Any]) -> None:
-    """Hands the results to Weights & Biases or Trackio through lm-eval's own loggers; what they do wrong must not cost the run."""
-    from lm_eval.loggers import TrackioLogger, WandbLogger
-
-    makers: list[Callable[[], Any]] = []
-    if loggers["wandb_args"]:
-        makers.append(lambda: WandbLogger(loggers["wandb_args"], loggers["wandb_config_args"]))
-    if loggers["trackio_args"]:
-        makers.append(lambda: TrackioLogger(loggers["trackio_args"]))
-    for make in makers:
-        try:
-            logger = make()
-            logger.post_init(results)
-            logger.log_eval_result()
-        except Exception as error:  # a tracker's failure is its own: the results are saved
-            log.warning("logging to %s failed: %s", type(error).__name__, error)

@@ -30,7 +30,7 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     from dlm_eval.decoding.presets import presets
     from dlm_eval.decoding.registry import describe_strategies
     from dlm_eval.harness.task_index import task_file
-    from dlm_eval.models import checkpoints, families
+    from dlm_eval.models import check_supported, checkpoints, families
     from dlm_eval.scoring import ESTIMATORS
 
     found: dict[str, Any] = {}
@@ -48,7 +48,8 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     if task is not None:
         found["task"] = task
     if not found:
-        raise unknown("name", name, [*families(), *checkpoints(), *ESTIMATORS, *describe_strategies(), *presets()])
+        check_supported(name)
+        raise unknown("name", name, {*families(), *checkpoints(), *ESTIMATORS, *describe_strategies(), *presets()})
     return found
 
 

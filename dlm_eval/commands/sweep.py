@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import UserError
 
 if TYPE_CHECKING:
-    from dlm_eval.boards.sweep import Point, Sweep
-    from dlm_eval.harness.run import Finished
-    from dlm_eval.harness.run_settings import RunSettings
-
-log = logging.getLogger(__name__)
-
-# Options that mean what they mean to `run` and are handed on to it.
-PASSED = (
-    "model", "model_args", "limit", "num_fewshot", "batch_size", "device", "devices", "seed", "data_dir", "include_path", "apply_chat_template",
-    "system_instruction", "confirm_run_unsafe_code", "output_path", "verbosity", "resume",
-)  # fmt: skip
+    from dlm_eval.boards.sweep import Sweep
 
 
 def add_parser(subparsers: Any) -> None:
@@ -99,9 +87,10 @@ def main(args: argparse.Namespace) -> int:
     from dlm_eval.commands.run import _verbosity
     from dlm_eval.harness.run import open_model, run
     from dlm_eval.harness.run_settings import output_directory
+    from dlm_eval.harness.sweep_plan import make_plan, points_of
 
     _verbosity(args.verbosity)
-    plan = make_plan(args)
+    plan = make_plan(vars(args))
     home = output_directory(args.output_path)
     errors = 0
     with open_model(plan.settings, home) as loaded:
@@ -117,201 +106,12 @@ def main(args: argparse.Namespace) -> int:
             settings = dataclasses.replace(plan.settings, decode={**plan.fixed, **decode})
             finished = run(settings, shared=loaded)
             errors += finished.errors
-            sweep.points.extend(_points(finished, plan, decode, baseline))
+            sweep.points.extend(points_of(finished, plan, decode, baseline))
             # After each point: whoever waits can look, and what is interrupted has lost nothing.
             write_files({home / "sweep.csv": sweep.csv(), home / "aup.csv": sweep.aup_csv()})
     draw(sweep, home / "sweep.png")
     _report(sweep, home)
     return 1 if errors else 0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep will run.
-
-    Attributes:
-        settings: of every run; `tasks` are those in which the model writes, `decode` is empty.
-        grid: combinations of decode settings.
-        fixed: decode settings of all of them.
-        question: task name -> the question that it words.
-        metrics: task name -> metric that is reported.
-        baseline: whether the baseline is run.
-    """
-
-    settings: RunSettings
-    grid: list[dict[str, str]]
-    fixed: dict[str, str]
-    question: dict[str, str]
-    metrics: dict[str, str]
-    baseline: bool
-
-    def combinations(self, process: str) -> list[tuple[dict[str, Any], bool]]:
-        """Returns (decode settings, whether they are the baseline), the baseline first."""
-        first: list[tuple[dict[str, Any], bool]] = []
-        if self.baseline and process == "absorbing":
-            first = [(baseline_settings(), True)]
-        elif self.baseline:
-            log.warning("no baseline: a model of process '%s' has no one-token-per-step decoder", process)
-        return [*first, *((point, False) for point in self.grid)]
-
-
-def baseline_settings() -> dict[str, Any]:
-    """Returns the settings that make any others the plain decoder: one token per step, the most probable first."""
-    from dlm_eval.decoding.settings import OWN, DecodeSettings
-
-    defaults = {field.name: field.default for field in dataclasses.fields(DecodeSettings)}
-    own = {name: defaults[name] for name in (*OWN, "steps", "steps_per_block", "schedule")}
-    return {"strategy": "confidence", **own}
-
-
-def make_plan(args: argparse.Namespace) -> Plan:
-    """Returns what is to be run; everything that can be wrong before a model is loaded is found here.
-
-    Raises:
-        UserError: a wrong setting, task, metric or combination.
-    """
-    from dlm_eval.boards.sweep import grid
-    from dlm_eval.harness.models import check_model_name
-    from dlm_eval.harness.run_settings import run_settings
-    from dlm_eval.settings import parse_pairs
-
-    names = [name.strip() for part in (*args.tasks, *args.templates) for name in part.split(",") if name.strip()]
-    settings = run_settings({**{key: getattr(args, key) for key in PASSED}, "tasks": names})
-    check_model_name(settings.model)
-    points = grid(args.decode)
-    fixed = parse_pairs(",".join(args.decode_fixed or ()), "--decode_fixed")
-    twice = [key for key in fixed if any(key in point for point in points)]
-    if twice:
-        raise UserError(f"--decode_fixed {twice[0]} is in the grid of --decode too; give it once")
-    tasks, left = _writing_tasks(settings)
-    as_templates = bool(args.templates) or args.sweep == "templates"
-    if as_templates and len(tasks) < 2:
-        raise UserError("--templates needs at least two wordings of a question; add tasks to --tasks or --templates")
-    question = {name: f"{next(iter(tasks))} in {len(tasks)} wordings" if as_templates else name for name in tasks}
-    if args.y_max is not None and len(set(question.values())) > 1:
-        raise UserError(f"--y_max '{args.y_max:g}' is of one task, but there are {len(tasks)}; sweep them one by one")
-    if args.y_max is not None and not 0 < args.y_max <= 100:
-        raise UserError(f"--y_max '{args.y_max:g}' is not allowed; it must be above 0 and at most 100 (percent)")
-    metrics = {name: _metric(task, name, args.metric) for name, task in tasks.items()}
-    for point in points:
-        _check({**fixed, **point}, tasks, ", ".join(f"{k}={v}" for k, v in point.items()))
-    if not args.no_baseline:
-        _check({**fixed, **baseline_settings()}, tasks, "baseline")
-    return Plan(
-        dataclasses.replace(settings, tasks=_specs(settings, tasks, left)),
-        points,
-        fixed,
-        question,
-        metrics,
-        not args.no_baseline,
-    )
-
-
-def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
-    """Returns the tasks in which the model writes, by name, and the names of the others, which do not depend on decode settings."""
-    from dlm_eval.harness.tasks import check_fewshot, load_tasks, unsafe_tasks
-
-    loaded = load_tasks(
-        list(settings.tasks),
-        include_path=settings.include_path,
-        data_dir=settings.data_dir,
-        metadata=dict(settings.model_args),
-    )
-    check_fewshot(loaded, settings.num_fewshot)
-    unsafe = [] if settings.confirm_run_unsafe_code else unsafe_tasks(loaded)
-    kept = {
-        name: task
-        for name, task in loaded["tasks"].items()
-        if task.OUTPUT_TYPE == "generate_until" and name not in unsafe
-    }
-    left = [name for name in loaded["tasks"] if name not in kept]
-    if not kept:
-        reason = (
-            "run generated code; add --confirm_run_unsafe_code to allow it"
-            if set(left) == set(unsafe)
-            else "write nothing: a sweep of decode settings has no say in them"
-        )
-        raise UserError(f"--tasks {', '.join(left)} {reason}")
-    if left:
-        log.warning("left out: %s (nothing is written there, or generated code would be run)", ", ".join(left))
-    return kept, left
-
-
-def _specs(settings: RunSettings, kept: Mapping[str, Any], left: Sequence[str]) -> tuple[str, ...]:
-    """Returns names for `run`: those that the user gave where they stand for kept tasks alone (a YAML file has no other), else the tasks'."""
-    from dlm_eval.harness.tasks import load_tasks
-
-    if not left:
-        return settings.tasks
-    specs: list[str] = []
-    for spec in settings.tasks:
-        names = load_tasks(
-            [spec], include_path=settings.include_path, data_dir=settings.data_dir, metadata=dict(settings.model_args)
-        )["tasks"]
-        specs += [spec] if all(name in kept for name in names) else [name for name in names if name in kept]
-    return tuple(dict.fromkeys(specs))
-
-
-def _metric(task: Any, name: str, wanted: str | None) -> str:
-    from dlm_eval.errors import unknown
-
-    names = [str(entry["metric"]) for entry in task.config.metric_list or ()]
-    if wanted is not None and wanted not in names:
-        raise unknown(f"--metric of task {name}", wanted, names)
-    return wanted or names[0]
-
-
-def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], title: str) -> None:
-    """Raises UserError where settings cannot be, or do not fit a task whose answers have a length of their own."""
-    from dlm_eval.harness.decode_options import DecodeOptions
-
-    options = DecodeOptions(decode, default_length=0)  # 0: nobody names a length
-    if decode.get("preset") == "authors":
-        return  # which they are depends on the checkpoint
-    for name, task in tasks.items():
-        hole = getattr(task, "infill", None)
-        length = {"infill_length": hole.length} if hole is not None and "{{" not in hole.length else {}
-        ask = options.request({**(task.config.generation_kwargs or {}), **length}, name)
-        try:
-            options.settings(ask, int(ask.hole.length) if ask.hole.length.isdigit() and hole is None else 0)
-        except UserError as error:
-            raise UserError(f"{error} (task {name}, {title})") from error
-
-
-def _points(finished: Finished, plan: Plan, decode: Mapping[str, Any], baseline: bool) -> list[Point]:
-    """Returns what a run says about each task."""
-    from dlm_eval.boards.sweep import Point
-
-    results, several = finished.results, len(set(plan.question.values())) < len(plan.question)
-    found = []
-    for name, question in plan.question.items():
-        scores, cost, metric = results["results"][name], results["dlm_eval"]["cost"].get(name, {}), plan.metrics[name]
-        filters = [key.partition(",")[2] for key in scores if key.partition(",")[0] == metric]
-        chosen = filters[0] if filters else ""
-        found.append(
-            Point(
-                task=question,
-                template=name if several else "",
-                decode={} if baseline else {key: str(value) for key, value in decode.items()},
-                baseline=baseline,
-                metric=metric,
-                metric_filter=chosen,
-                value=_number(scores.get(f"{metric},{chosen}")),
-                stderr=_number(scores.get(f"{metric}_stderr,{chosen}")),
-                samples=cost.get("samples", 0),
-                errors=cost.get("errors", 0),
-                forwards=cost.get("forwards", 0),
-                tokens=cost.get("tokens", 0),
-                seconds=cost.get("seconds", 0.0),
-                better=bool(results.get("higher_is_better", {}).get(name, {}).get(metric, True)),
-                results=finished.file.name if finished.file else "",
-            )
-        )
-    return found
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and value == value else None
 
 
 def _report(sweep: Sweep, home: Path) -> None:

@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
 def _record(args: argparse.Namespace) -> Recording:
     from dlm_eval.harness.decode_options import DecodeOptions, user_layer
     from dlm_eval.harness.requests import hole_canvas
-    from dlm_eval.models import load_model
+    from dlm_eval.models import load_model, process_of
     from dlm_eval.pages.recording import record
     from dlm_eval.settings import parse_pairs
 
@@ -81,14 +81,14 @@ def _record(args: argparse.Namespace) -> Recording:
         if any("\ud800" <= character <= "\udfff" for character in getattr(args, name)):
             raise UserError(f"--{name} is not valid UTF-8")
     decode = user_layer({}, parse_pairs(",".join(args.decode or ()), "--decode"))
-    options = DecodeOptions(decode, "", LENGTH)  # wrong settings show before a model is loaded
+    options = DecodeOptions(decode, "", LENGTH, process_of(args.model))  # wrong settings show before a model is loaded
     if decode.get("preset") != "authors":
         _settings(options, args)
     arguments = dict(parse_pairs(",".join(args.model_args or ()), "--model_args"))
     if args.device is not None:
         arguments.setdefault("device", args.device)
     model = load_model(args.model, **arguments)
-    settings, length = _settings(DecodeOptions(decode, str(model.describe().get("checkpoint") or ""), LENGTH), args)
+    settings, length = _settings(DecodeOptions.of(decode, model, LENGTH), args)
     prompt = (
         model.apply_chat_template([{"role": "user", "content": args.prompt}])
         if args.apply_chat_template

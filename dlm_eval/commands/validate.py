@@ -8,10 +8,15 @@ from typing import Any
 
 def add_parser(subparsers: Any) -> None:
     """Adds `validate`."""
+    from lm_eval._cli.utils import MergeDictAction
+
     parser = subparsers.add_parser("validate", help="check that tasks, their data and their prompts can be built")
     parser.add_argument("tasks", nargs="+")
     parser.add_argument("--include_path", help="further folder of task YAMLs")
     parser.add_argument("--data_dir", help="datasets from local files before the hub")
+    parser.add_argument(
+        "--metadata", metavar="k=v", nargs="+", action=MergeDictAction, help="metadata for the tasks, as in `run`"
+    )
     parser.set_defaults(main=main)
 
 
@@ -21,8 +26,9 @@ def main(args: argparse.Namespace) -> int:
 
     from dlm_eval.harness.tasks import load_tasks
 
+    loaded = load_tasks(args.tasks, include_path=args.include_path, data_dir=args.data_dir, metadata=args.metadata)
     rows = []
-    for name, task in load_tasks(args.tasks, include_path=args.include_path, data_dir=args.data_dir)["tasks"].items():
+    for name, task in loaded["tasks"].items():
         task.set_config(key="num_fewshot", value=task.config.num_fewshot or 0)
         task.set_fewshot_seed(seed=1234)
         task.build_all_requests(limit=1, rank=0, world_size=1)

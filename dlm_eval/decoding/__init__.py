@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.decoding.layers import expand, resolve
 from dlm_eval.decoding.loop import fill_walk
 from dlm_eval.decoding.presets import Preset, presets
 from dlm_eval.decoding.registry import STRATEGY_NAMES, default_strategy, describe_strategies
 from dlm_eval.decoding.samples import hit_at_k, vote
-from dlm_eval.decoding.settings import DecodeSettings, expand, resolve
+from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.steps import Trace, TraceStep
 from dlm_eval.engine import Engine, Outcome
 from dlm_eval.errors import SampleError

@@ -25,9 +25,20 @@ from dlm_eval.noise import Noise
 
 STEPS = 200  # where none are asked for (CDCD 6.1)
 FOREIGN = (  # settings that mean nothing here
-    *("block_length", "steps_per_block", "guidance", "temperature", "top_p", "top_k", "logits_temp", "confidence_of"),
+    *(
+        "block_length",
+        "steps_per_block",
+        "guidance",
+        "cache",
+        "temperature",
+        "top_p",
+        "top_k",
+        "logits_temp",
+        "confidence_of",
+    ),
     *("logits_eos_inf", "rerank"),
 )
+EMBEDDED = ("noise_scale", "score_temperature", "halt")  # settings that mean nothing elsewhere
 Floats = NDArray[np.float64]
 
 

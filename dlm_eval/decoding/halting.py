@@ -18,6 +18,7 @@ class Halt:
     * kl: the mean KL(p_t || p_t-1) over open positions is below the threshold (nats); not before there are two steps.
     * patience: no most probable token has changed for as many steps as the threshold says.
     * fixed: as many steps are done.
+    * confident: the mean entropy is below the threshold (nats), and no most probable token has changed since the step before.
     """
 
     def __init__(self, settings: DecodeSettings) -> None:
@@ -43,5 +44,6 @@ class Halt:
             "kl": kl is not None and kl < self._threshold,
             "patience": self._calm >= self._threshold,
             "fixed": done >= self._threshold,
+            "confident": entropy < self._threshold and unchanged,
         }
         return self._rule if says_stop[self._rule] else None

@@ -20,10 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
+from dlm_eval.decoding.canvases import canvas_walk
 from dlm_eval.decoding.draw import Draw
 from dlm_eval.decoding.exits import Front
-from dlm_eval.decoding.gaussian import gaussian_walk
+from dlm_eval.decoding.gaussian import EMBEDDED, gaussian_walk
 from dlm_eval.decoding.lengths import beam_walk
+from dlm_eval.decoding.memory import recollection, seen_end
+from dlm_eval.decoding.rates import Ask, ask
 from dlm_eval.decoding.registry import strategy
 from dlm_eval.decoding.samples import best_walk, repeat
 from dlm_eval.decoding.schedules import schedule
@@ -70,6 +73,8 @@ def fill_walk(
         )
     if model.process == "uniform":
         return (yield from uniform_walk(model, canvas, settings, noise, trace))
+    if model.process == "canvas":
+        return (yield from canvas_walk(model, canvas, settings, noise, trace))
     if model.process == "gaussian":
         return (yield from gaussian_walk(model, canvas, settings, noise, trace))
     if settings.samples > 1:
@@ -85,13 +90,15 @@ def fill_walk(
 
 
 def refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
-    """Raises SampleError where the model cannot fill the canvas so."""
+    """Raises SampleError where the model cannot fill the canvas so, UserError where a setting means nothing to it."""
     if len(canvas) > model.max_length and not settings.length_beam:
         raise SampleError(f"{len(canvas)} positions, but {model.name} has {model.max_length}")
     if model.needs_bos and canvas.open[0]:
         raise SampleError(f"position 0 is open, but {model.name} needs its begin-of-text token there")
     if model.process not in strategy(settings.strategy).processes:
         raise SampleError(f"strategy '{settings.strategy}' is not for models of process '{model.process}'")
+    if model.process not in ("gaussian", "canvas"):
+        settings.leave_out(EMBEDDED, model.process)
 
 
 def whole_blocks(canvas: Canvas, block: int | None) -> Canvas:
@@ -101,9 +108,10 @@ def whole_blocks(canvas: Canvas, block: int | None) -> Canvas:
 
 
 def windows(positions: Ints, settings: DecodeSettings, block: int | None) -> Iterator[Window]:
-    """Yields the blocks in order: runs of `block_length` open positions, or a block-causal model's own blocks."""
+    """Yields the blocks in order: runs of `block_length` open positions; of a block-causal model its own blocks, or even parts of them."""
     if block is not None:
-        parts = np.split(positions, np.nonzero(np.diff(positions // block))[0] + 1)
+        size = settings.block_length or block
+        parts = np.split(positions, np.nonzero(np.diff(positions // size))[0] + 1)
     else:
         size = settings.block_length or len(positions)
         parts = np.split(positions, range(size, len(positions), size))
@@ -128,7 +136,10 @@ class Page:
         self.logprob: Floats = np.full(len(canvas), -np.inf)  # of each token when it was written
         self.step: Ints = np.full(len(canvas), -1)
         self.reader = _reader(model, settings, self.method)
-        self.known: tuple[Ints, Reading] | None = None
+        self.recollection = recollection(model, settings.cache, settings.guidance_factor != 1)
+        self.block: Ints = np.nonzero(self.open)[0]  # positions of the window that is being filled
+        self.asked = Ask(self.reader)
+        self.known: tuple[Ask, Ints, Reading] | None = None
         self.clock = self.forwards = self.written_steps = self.post_steps = 0
         self.last_change = -1
         self.exit = "full"
@@ -136,23 +147,33 @@ class Page:
     def fill(self, window: Window) -> Generator[list[Row], list[Reading], None]:
         """Writes the open positions of `window`, step by step, or until visible text is final."""
         name = self.settings.schedule or self.method.schedule
-        quota_of = schedule(name, self.settings.eps) if name else None
-        n = self.model.block_length or len(window.positions)
+        quota_of = schedule(name, self.settings.eps, self.settings.batch_mean_quota) if name else None
+        block = self.model.block_length
+        n = (self.settings.block_length or block) if block else len(window.positions)
+        self.block = window.positions
         step = 0
         while self._goes_on(window, step):
             left = int(self.open[window.positions].sum())
             quota = quota_of(n, left, step, window.steps) if quota_of else 0
             if quota_of and step >= window.steps - 1:
                 quota = left
-            yield from self._one_step(window, step, quota)
+            if step == 0 and (self.recollection.first_alone or self._foretold(window)):
+                yield from self._first(window.positions[:1])
+            else:
+                yield from self._one_step(window, step, quota)
             step, self.clock = step + 1, self.clock + 1
         self._look_for_exit()  # what was written in the block is final now, whatever the strategy
+
+    def _foretold(self, window: Window) -> bool:
+        """Returns whether the block before predicts the first position: a shifted block-causal model reads it there, whatever else is written (Fast-dLLM v2)."""
+        block = self.model.block_length
+        return block is not None and getattr(self.model, "lag", 0) > 0 and int(window.positions[0]) % block == 0
 
     def _goes_on(self, window: Window, step: int) -> bool:
         if self.exit != "full":
             return False
         if self.method.ends == "steps":
-            return step < window.steps
+            return step < window.steps or (self.method.removes_noise and bool(self.open[window.positions].any()))
         if self.open[window.positions].any():
             self.post_steps = 0
             return True
@@ -166,11 +187,17 @@ class Page:
         competing = settings.rescore or method.ends != "full"
         if not competing:
             at = at[self.open[at]]
+        if method.slides:
+            at = at[at < at[0] + settings.window]
         look = Look(
             *(step, window.steps, self.clock, quota, at, self.open[at], self.noise),
             *(self.logprob[at], self.tokens[at], np.empty(0, dtype=np.int64), np.empty(0)),
         )
-        if method.measure is None:
+        if method.removes_noise:
+            self.asked = ask(self.model, self.reader, look, settings)
+        if (chance := self.asked.log_chance) is not None:
+            look = replace(look, score=np.full(len(at), chance))
+        if method.measure is None or chance is not None:
             written = method.choose(look, settings)
             token, logprob, _ = (yield from self._read(at[written])) if written.any() else NOTHING
         elif quota <= 0 and method.schedule and not (competing and (look.kept > 0 or look.open.any())):
@@ -184,29 +211,36 @@ class Page:
         if written.any() or len(erased):
             self._write(at[written], token, logprob, erased)
 
+    def _first(self, at: Ints) -> Generator[list[Row], list[Reading], None]:
+        """Writes the candidate at `at`."""
+        token, logprob, _ = yield from self._read(at)
+        self._write(at, token, logprob, at[:0])
+
     def _read(self, at: Ints) -> Generator[list[Row], list[Reading], Reading]:
         """Returns the candidates at `at`, from the model unless the same reading is known already."""
-        if self.known is not None and np.array_equal(self.known[0], at):
-            return self.known[1]
+        if self.known is not None and self.known[0] == self.asked and np.array_equal(self.known[1], at):
+            return self.known[2]
         random = self.settings.temperature > 0
         payload = self.noise.uniforms("draw", self.clock, int(at[-1]) + 1)[at] if random else np.zeros(len(at))
         row = self._row(at, payload)
         reading = (yield [row])[0]
         self.forwards += row.passes
-        self.known = None if random else (at, reading)
+        self.known = None if random else (self.asked, at, reading)
         return reading
 
     def _row(self, at: Ints, payload: Floats) -> Row:
-        """Returns the row that asks for `at`. What a block-causal model cannot see from there is left out."""
-        block = self.model.block_length
-        end = len(self.tokens) if block is None else min(len(self.tokens), (int(at[-1]) // block + 1) * block)
+        """Returns the row that asks for `at`. What the model cannot see from there is left out."""
+        end = seen_end(self.model, self.open, int(at[-1]))
         factor = self.settings.guidance_factor
         unguided = None
         if factor != 1:
             hidden = self.given.copy()
             hidden[0] &= not self.model.needs_bos  # there is no prediction at all without it
             unguided = np.where(hidden, self.model.mask_id, self.tokens)[:end]
-        return Row(self.tokens[:end].copy(), at, self.reader, payload, unguided, factor)
+        asked = self.asked
+        tokens = self.tokens[:end].copy()
+        remembered = self.recollection.part(tokens, self.open[:end], at, self.block) if asked.head == "logits" else {}
+        return Row(tokens, at, asked.reader, payload, unguided, factor, asked.head, time=asked.time, **remembered)
 
     def _write(self, at: Ints, token: Ints, logprob: Floats, erased: Ints) -> None:
         self.tokens[erased], self.logprob[erased], self.step[erased] = self.model.mask_id, -np.inf, -1
@@ -245,6 +279,7 @@ def _reader(model: Denoiser, settings: DecodeSettings, method: Strategy) -> Draw
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
+        within=settings.nucleus == "within",
         logits_temp=settings.logits_temp,
         of_drawn=settings.confidence_of == "drawn",
         banned=banned,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,22 @@ from typing import Any
 from dlm_eval.errors import UserError, unknown
 
 TABLE = Path(__file__).with_name("presets.yaml")
+
+
+GROUPS = {  # what `task` of a preset may name: lm-eval's and our names of one benchmark
+    "bbh": ("bbh*", "leaderboard_bbh*"),
+    "gpqa": ("gpqa*", "leaderboard_gpqa*"),
+    "gsm8k": ("gsm8k", "gsm8k_c*"),
+    "humaneval": ("humaneval", "humaneval_plus", "humaneval_instruct*", "humaneval_64*", "humaneval_chat*"),
+    "ifeval": ("ifeval*", "leaderboard_ifeval*"),
+    "lambada": ("lambada*",),
+    "math": ("math*", "minerva_math*", "hendrycks_math*", "leaderboard_math*"),
+    "mbpp": ("mbpp*",),
+    "mmlu": ("mmlu*",),
+    "mmlu_pro": ("mmlu_pro*", "leaderboard_mmlu_pro*"),
+    "translation": ("iwslt*", "wmt*"),
+    "triviaqa": ("triviaqa*",),
+}
 
 
 @dataclass(frozen=True)
@@ -22,14 +39,23 @@ class Preset:
         settings: decode settings; `gen_length` is the hole that goes with them.
         source: where they were published.
         checkpoints: whose they are; none for a procedure that any model can follow.
-        task: what they are for, or None for all.
+        families: likewise, where they are those of all checkpoints of a family.
+        task: what they are for (one of `GROUPS`, or a pattern of task names), or None for all.
     """
 
     name: str
     settings: Mapping[str, Any]
     source: str
     checkpoints: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
     task: str | None = None
+
+    def fits(self, task: str) -> int:
+        """Returns how closely it is meant for `task`: the length of the pattern that fits, 0 where it is for all, -1 where for others."""
+        if self.task is None:
+            return 0
+        patterns = GROUPS.get(self.task, (self.task,))
+        return max((len(pattern) for pattern in patterns if fnmatchcase(task, pattern)), default=-1)
 
 
 @cache
@@ -38,10 +64,18 @@ def presets() -> dict[str, Preset]:
     import yaml
 
     rows = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
-    return {
-        name: Preset(name, row["settings"], row["source"], tuple(row.get("checkpoints", ())), row.get("task"))
-        for name, row in rows.items()
-    }
+    return {name: _preset(name, **row) for name, row in rows.items()}
+
+
+def _preset(
+    name: str,
+    settings: Mapping[str, Any],
+    source: str,
+    checkpoints: Sequence[str] = (),
+    families: Sequence[str] = (),
+    task: str | None = None,
+) -> Preset:
+    return Preset(name, settings, source, tuple(checkpoints), tuple(families), task)
 
 
 def preset_settings(name: str) -> dict[str, Any]:
@@ -55,17 +89,21 @@ def preset_settings(name: str) -> dict[str, Any]:
     return dict(presets()[name].settings)
 
 
-def authors_preset(checkpoint: str, task: str) -> str:
+def authors_preset(checkpoint: str, task: str, family: str = "") -> str:
     """Returns the name of the preset that the authors of `checkpoint` use for `task`, else of their general one.
+
+    Of several that fit equally closely the first in the file counts.
 
     Raises:
         UserError: they published none.
     """
     own = [preset for preset in presets().values() if checkpoint in preset.checkpoints]
-    for wanted in ([p for p in own if p.task and task.startswith(p.task)], [p for p in own if p.task is None]):
-        if wanted:
-            return wanted[0].name
-    names = ", ".join(sorted({name for preset in presets().values() for name in preset.checkpoints}))
+    own = own or [preset for preset in presets().values() if family in preset.families]
+    best = max(own, key=lambda preset: preset.fits(task), default=None)
+    if best is not None and best.fits(task) >= 0:
+        return best.name
+    tasks = ", ".join(dict.fromkeys(preset.task for preset in own if preset.task))
+    known = f"they have settings for {tasks}" if tasks else "dlm-eval ls presets shows whose settings are known"
     raise UserError(
-        f"--decode preset 'authors' is not known for checkpoint '{checkpoint}' and task '{task}'; there are settings for {names}"
+        f"--decode preset 'authors' is not known for checkpoint '{checkpoint or family}' and task '{task}'; {known}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dlm_eval.decoding import rates
 from dlm_eval.decoding import rewriting as re
 from dlm_eval.decoding import strategies as st
 from dlm_eval.decoding.strategies import Strategy
@@ -26,8 +27,28 @@ STRATEGIES: dict[str, Strategy] = {
     "random": Strategy("places drawn at random, so many each step (LLaDA random)", st.at_random, None),
     "left_to_right": Strategy("in reading order (SDAR sequential)", st.in_reading_order, None),
     "timestep": Strategy(
-        "each position with probability 1 - s/t (Dream origin, MDLM ancestral; eps=0: DiffuLLaMA random keep)",
+        "each position with probability 1 - s/t, all that is left in the last step (Dream origin; eps=0: DiffuLLaMA random keep)",
         st.by_timestep,
+        None,
+        None,
+    ),
+    "ddpm": Strategy(
+        "ancestral sampling: each position with probability 1 - s/t, what is left as the most probable token (MDLM, BD3LM)",
+        rates.by_chance,
+        None,
+        None,
+        removes_noise=True,
+    ),
+    "analytic": Strategy(
+        "each position by its exact reverse transition, what is left drawn (SEDD analytic, Tweedie tau-leaping; MDLM analytic)",
+        rates.by_chance,
+        "probability",
+        None,
+        removes_noise=True,
+    ),
+    "first_hitting": Strategy(
+        "one position at random per step: the reverse process without steps that change nothing (BD3LM first_hitting)",
+        st.first_hit,
         None,
         None,
     ),
@@ -52,8 +73,16 @@ STRATEGIES: dict[str, Strategy] = {
         None,
         ("entropy_bound",),
     ),
+    "window": Strategy(
+        "within a window behind the first open position, all with little entropy, the nearer ones first (WeDLM)",
+        st.within_window,
+        "entropy",
+        None,
+        ("window", "entropy_threshold", "pos_penalty"),
+        slides=True,
+    ),
     "rdm": Strategy(
-        "the highest scores of all positions; written tokens among the lowest are masked again (RDM, DiffusionLLM; P2)",
+        "the highest scores of all positions; written tokens among the lowest are masked again (RDM, DiffusionLLM)",
         re.rdm_write,
         "probability",
         "cosine",
@@ -61,14 +90,24 @@ STRATEGIES: dict[str, Strategy] = {
         re.rdm_erase,
         "steps",
     ),
+    "p2": Strategy(
+        "as rdm, the model planning with eta times a written token's log-probability (P2 self-planning)",
+        re.p2_write,
+        "probability",
+        "linear",
+        ("p2_eta",),
+        re.p2_erase,
+        "steps",
+    ),
     "remask": Strategy(
-        "by chance, and written tokens are masked again by chance (ReMDM cap, rescale, conf)",
+        "by chance, and written tokens are masked again by chance (ReMDM cap, rescale, conf, loop)",
         re.remask_write,
         None,
         None,
-        ("remask", "eta"),
+        ("remask", "eta", "t_on", "t_off", "alpha_on"),
         re.remask_erase,
         "steps",
+        removes_noise=True,
     ),
     "edit": Strategy(
         "as threshold, and written tokens are replaced by more probable ones (LLaDA2.1)",
@@ -89,18 +128,28 @@ STRATEGIES: dict[str, Strategy] = {
         "steps",
         ("uniform",),
     ),
-    "euler": Strategy(
-        "Euler steps of an embedding diffusion by score interpolation (CDCD, DDLM; models of process 'gaussian')",
+    "renoise": Strategy(
+        "canvas by canvas from random tokens: the surest are accepted, the others drawn anew (DiffusionGemma; process 'canvas')",
         re.rewrite_all,
+        "entropy",
+        None,
+        ("accept_bound", "t_start", "t_end", "halt", "halt_threshold", "halt_min_steps"),
+        None,
+        "steps",
+        ("canvas",),
+    ),
+    "euler": Strategy(
+        "Euler steps of the reverse process: of its rates (SEDD euler), of its embeddings in models of process 'gaussian' (CDCD, DDLM)",
+        rates.by_chance,
         "probability",
         None,
         ("noise_scale", "score_temperature", "halt", "halt_threshold", "halt_min_steps"),
-        None,
-        "steps",
-        ("gaussian",),
+        processes=("absorbing", "gaussian"),
+        removes_noise=True,
     ),
 }
-STRATEGY_NAMES = tuple(STRATEGIES)
+ALIASES = {"ddpm_cache": "ddpm"}  # other names of the same: forwards without effect are never run
+STRATEGY_NAMES = (*STRATEGIES, *ALIASES)
 
 
 def strategy(name: str) -> Strategy:
@@ -109,9 +158,9 @@ def strategy(name: str) -> Strategy:
     Raises:
         UserError: no such strategy; the message has the nearest name.
     """
-    if name not in STRATEGIES:
-        raise unknown("strategy", name, STRATEGIES)
-    return STRATEGIES[name]
+    if name not in STRATEGY_NAMES:
+        raise unknown("strategy", name, STRATEGY_NAMES)
+    return STRATEGIES[ALIASES.get(name, name)]
 
 
 def default_strategy(process: str) -> str:
@@ -121,4 +170,7 @@ def default_strategy(process: str) -> str:
 
 def describe_strategies() -> dict[str, str]:
     """Returns name -> one line, for `dlm-eval ls strategies`."""
-    return {name: method.about for name, method in STRATEGIES.items()}
+    lines = {name: method.about for name, method in STRATEGIES.items()}
+    for alias, name in ALIASES.items():
+        lines[alias] = f"another name of {name}: a forward that changes nothing is never run (MDLM)"
+    return lines

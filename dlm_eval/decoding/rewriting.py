@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from dlm_eval.decoding.settings import DecodeSettings
 
 
-# -- RDM: reparameterised discrete diffusion (Zheng et al. 2023), as DiffusionLLM decodes; P2 with its own scores
-# --------
+# -- RDM: reparameterised discrete diffusion (Zheng et al. 2023), as DiffusionLLM decodes ---------------------------------
 
 
 def _lowest_kept(look: Look, settings: DecodeSettings) -> Bools:
@@ -42,45 +41,76 @@ def rdm_erase(look: Look, settings: DecodeSettings) -> Bools:
     return erased
 
 
-# -- ReMDM (Wang et al. 2025, arXiv 2503.00307): remasking by chance
-# -----------------------------------------------------
+# -- P2: path planning with the model as its own planner (Peng et al. 2025, arXiv 2502.03540) ------------------------------
+
+
+def _p2_masked(look: Look, settings: DecodeSettings) -> Bools:
+    """Returns [W] bool, true at the floor(n (1 - kappa)) lowest scores; a written position's log-probability counts `p2_eta` times."""
+    score = np.where(look.open, look.score, look.score * settings.p2_eta)
+    return highest(-score, look.kept)
+
+
+def p2_write(look: Look, settings: DecodeSettings) -> Bools:
+    """Writes open positions that the planner does not keep masked."""
+    return look.open & ~_p2_masked(look, settings)
+
+
+def p2_erase(look: Look, settings: DecodeSettings) -> Bools:
+    """Masks written positions that it does."""
+    return ~look.open & _p2_masked(look, settings)
+
+
+# -- ReMDM (Wang et al. 2025, arXiv 2503.00307): remasking by chance ------------------------------------------------------
 
 
 def _chances(look: Look, settings: DecodeSettings) -> tuple[float, Floats]:
     """Returns the chance of an open position to be written, and [W] that of a written one to be masked again.
 
     alpha = 1 - t is the share of clean tokens; sigma = `eta` cut off at its largest value ('cap') or a share of that
-    ('rescale'); under 'conf' the largest value is shared out by how improbable a token was when it was written.
+    ('rescale'); under 'conf' the largest value is shared out by how improbable a token was when it was written. 'loop' stops
+    the clock at alpha = `alpha_on` while t is between `t_on` and `t_off`, and masks only there.
     """
     grid = reveal_grid(settings.eps, look.steps)
-    before, after = 1 - float(grid[look.step]), 1 - float(grid[look.step + 1])
+    t, s = float(grid[look.step]), float(grid[look.step + 1])
+    none = np.zeros(len(look.open))
+    if settings.remask == "loop":
+        before, after = _looped(t, t, settings), _looped(s, t, settings)
+        inside = settings.t_off < t <= settings.t_on
+        return _written(before, after, settings.eta * inside), none + settings.eta * inside
+    before, after = 1 - t, 1 - s
     largest = min(1.0, (1 - after) / before) if before > 0 else 1.0
     if settings.remask == "conf":
         doubt = np.where(look.open, 0.0, np.exp(-np.exp(look.was)))
-        return (after - before) / (1 - before), largest * doubt / max(float(doubt.sum()), 1e-300)
+        return _written(before, after, 0.0), largest * doubt / max(float(doubt.sum()), 1e-300)
     sigma = min(settings.eta, largest) if settings.remask == "cap" else settings.eta * largest
-    return (after - (1 - sigma) * before) / (1 - before), np.full(len(look.open), sigma)
+    return _written(before, after, sigma), none + sigma
+
+
+def _looped(t: float, phase: float, settings: DecodeSettings) -> float:
+    """Returns alpha at `t` by the rule of the phase that time `phase` lies in (their section 4.3)."""
+    if phase > settings.t_on:
+        return (1 - t) * settings.alpha_on / (1 - settings.t_on)
+    return settings.alpha_on if phase > settings.t_off else 1 - t * (1 - settings.alpha_on) / settings.t_off
+
+
+def _written(before: float, after: float, sigma: float) -> float:
+    return (after - (1 - sigma) * before) / (1 - before)
 
 
 def remask_write(look: Look, settings: DecodeSettings) -> Bools:
-    """Writes each open position with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t); all in the last
-    step."""
-    last = look.step >= look.steps - 1
-    return look.open if last else look.open & (look.uniform("order") < _chances(look, settings)[0])
+    """Writes each open position with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t); all when the steps are done."""
+    done = look.step >= look.steps
+    return look.open if done else look.open & (look.uniform("order") < _chances(look, settings)[0])
 
 
 def remask_erase(look: Look, settings: DecodeSettings) -> Bools:
-    """Masks each written position with probability sigma; none in the last step."""
-    last = look.step >= look.steps - 1
-    return (
-        np.zeros(len(look.open), dtype=bool)
-        if last
-        else ~look.open & (look.uniform("order") < _chances(look, settings)[1])
-    )
+    """Masks each written position with probability sigma; none when the steps are done."""
+    if look.step >= look.steps:
+        return np.zeros(len(look.open), dtype=bool)
+    return ~look.open & (look.uniform("order") < _chances(look, settings)[1])
 
 
-# -- LLaDA2.1: token editing
-# ---------------------------------------------------------------------------------------------
+# -- LLaDA2.1: token editing ---------------------------------------------------------------------------------------------
 
 
 def edit(look: Look, settings: DecodeSettings) -> Bools:

@@ -54,6 +54,26 @@ def timestep(eps: float) -> Schedule:
     return quota
 
 
+def batch_mean(eps: float, lengths: tuple[int, ...]) -> Schedule:
+    """Returns Dream's schedule in a batch of holes of these lengths: the mean of what is open in them takes the place of `left`."""
+
+    def quota(n: int, left: int, step: int, steps: int) -> int:
+        return min(left, _batch_quotas(eps, lengths, steps)[step])
+
+    return quota
+
+
+@lru_cache(maxsize=64)
+def _batch_quotas(eps: float, lengths: tuple[int, ...], steps: int) -> list[int]:
+    """Returns the quota of each step; a hole with less than that left is filled."""
+    open_, quotas = np.array(lengths), []
+    for step in range(steps):
+        mean = np.float32(open_.sum() / len(open_))
+        quotas.append(int(mean * reveal_rates(eps, steps)[step]) if step < steps - 1 else int(open_.max()))
+        open_ = open_ - np.minimum(open_, quotas[-1])
+    return quotas
+
+
 @lru_cache(maxsize=64)
 def reveal_grid(eps: float, steps: int) -> NDArray[np.float32]:
     """Returns the grid 1 = t_0 > ... > t_steps = eps in float32, as Dream and MDLM compute it."""
@@ -71,6 +91,8 @@ def reveal_rates(eps: float, steps: int) -> NDArray[np.float32]:
 SCHEDULES = ("even", "linear", "cosine", "timestep")
 
 
-def schedule(name: str, eps: float) -> Schedule:
-    """Returns the schedule called `name` (one of `SCHEDULES`)."""
+def schedule(name: str, eps: float, lengths: tuple[int, ...] = ()) -> Schedule:
+    """Returns the schedule called `name` (one of `SCHEDULES`); 'timestep' for a batch of holes where `lengths` has some."""
+    if lengths:
+        return batch_mean(eps, lengths)
     return {"even": even, "linear": linear, "cosine": cosine, "timestep": timestep(eps)}[name]

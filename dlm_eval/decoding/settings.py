@@ -1,18 +1,15 @@
-"""Settings of decoding: one frozen dataclass, filled from `--decode k=v,...`, task YAMLs and presets.
-
-layers (weakest first) -> each layer's preset under its own keys -> DecodeSettings -> checked against the hole's length
-"""
+"""Settings of decoding: one frozen dataclass, which refuses what does not go together (`layers` fills it)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from functools import cache
 from typing import Any, Literal
 
-from dlm_eval.decoding.presets import preset_settings
-from dlm_eval.decoding.registry import STRATEGY_NAMES, strategy
+from dlm_eval.decoding.checks import check_values, refused
+from dlm_eval.decoding.registry import ALIASES, strategy
 from dlm_eval.errors import UserError
-from dlm_eval.settings import from_mapping
 
 Convention = Literal["llada", "dream"]
 
@@ -24,13 +21,17 @@ class DecodeSettings:
 
     Attributes:
         strategy: where to write at each step (`dlm-eval ls strategies`).
-        steps: steps for the whole hole, shared evenly among its blocks (None: 10 for models of process 'uniform', 200 for 'gaussian').
+        steps: steps for the whole hole, shared evenly among its blocks (None: 10 for models of process 'uniform', 200 for 'gaussian', 48 a canvas for 'canvas').
         steps_per_block: steps for each block, in place of `steps`.
         block_length: open positions that are filled before the next ones are begun (semi-autoregressive).
         schedule: tokens per step: 'even', 'linear', 'cosine', 'timestep'; None is the strategy's own.
         eps: end of the 'timestep' grid.
+        batch_mean_quota: lengths of the holes that shared a batch in Dream's code, which takes the mean of their open positions
+            for everyone's quota; empty for a quota of one's own (schedule 'timestep').
         temperature: 0 writes the most probable token, otherwise one is drawn at this temperature.
         top_p, top_k: restrict what is drawn; 1 and 0 do not.
+        nucleus: whether the token with which the probability first exceeds `top_p` still belongs ('reach'), or only those up to
+            it ('within': MDLM, BD3LM, ReMDM).
         logits_temp: divides the logits before everything else (DiffuLLaMA): probabilities change, the most probable
             token does not.
         confidence_of: whether confidence is read from the 'model' distribution (LLaDA) or the tempered, restricted
@@ -40,11 +41,16 @@ class DecodeSettings:
         threshold: least probability that is written (strategy `threshold`).
         factor: Fast-dLLM's factor (strategy `factor`).
         entropy_bound: nats (strategy `entropy_bound`).
+        window: positions from the first open one on that are looked at (strategy `window`).
+        entropy_threshold: nats below which a candidate is written; 0 writes one at a time (strategy `window`).
+        pos_penalty: nats that count against a candidate for each position behind the first open one (strategy `window`).
         rdm_condition: 'uncond' masks every written token among the lowest scores again, 'cond' only one that is drawn
             again with a lower score (strategy `rdm`).
         rdm_noise: scale of the Gumbel noise on scores, times the share kept open; 0 is deterministic (strategy `rdm`).
-        remask: how ReMDM chooses its chance: 'cap', 'rescale', 'conf' (strategy `remask`).
+        p2_eta: what the log-probability of a written token is multiplied by; 0 never masks it again (strategy `p2`).
+        remask: how ReMDM chooses its chance: 'cap', 'rescale', 'conf', 'loop' (strategy `remask`).
         eta: its strength (strategy `remask`).
+        t_on, t_off, alpha_on: times between which 'loop' masks again, and the share of clean tokens meanwhile.
         editing_threshold: least probability that replaces a written token (strategy `edit`).
         num_to_transfer: tokens that a step writes at least (strategy `edit`).
         max_post_steps: steps on a full block at most (strategy `edit`).
@@ -63,10 +69,15 @@ class DecodeSettings:
             highest mean log-probability kept (DiffusionLLM); 0 fills the hole as it is.
         noise_scale: factor of the initial noise (strategy `euler`).
         score_temperature: divides the logits from which E[x_0] is taken; below 1 is sharper (strategy `euler`).
+        accept_bound: nats that the entropies before an accepted token sum up to at most (strategy `renoise`).
+        t_start, t_end: temperature of the first step, and of the one after the last (strategy `renoise`).
         halt: criterion that ends decoding before its last step: the mean 'entropy' or 'kl' from the step before is below
-            `halt_threshold` (nats); no token has changed for that many steps ('patience'); that many are done ('fixed').
+            `halt_threshold` (nats); no token has changed for that many steps ('patience'); that many are done ('fixed'); the entropy is below and no token
+            has changed since the last step ('confident').
         halt_threshold: nats or steps.
         halt_min_steps: steps before which nothing halts.
+        cache: which keys and values are remembered: 'exact', those of block-causal models that change no token; 'none'; or, under full
+            attention, Fast-dLLM's approximate 'prefix' and 'dual', refreshed at the start of each block.
         until: stop strings; text from the first one on is invisible.
         early_exit: stop once all visible text is final; what is still open stays blank.
     """
@@ -77,9 +88,11 @@ class DecodeSettings:
     block_length: int | None = None
     schedule: Literal["even", "linear", "cosine", "timestep"] | None = None
     eps: float = 1e-3
+    batch_mean_quota: tuple[int, ...] = ()
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    nucleus: Literal["reach", "within"] = "reach"
     logits_temp: float = 1.0
     confidence_of: Literal["model", "drawn"] = "model"
     rescore: bool = False
@@ -87,10 +100,17 @@ class DecodeSettings:
     threshold: float | None = None
     factor: float | None = None
     entropy_bound: float | None = None
+    window: int = 16
+    entropy_threshold: float = 0.4
+    pos_penalty: float = 0.02
     rdm_condition: Literal["uncond", "cond"] = "uncond"
     rdm_noise: float = 0.0
-    remask: Literal["cap", "rescale", "conf"] = "cap"
+    p2_eta: float = 1.0
+    remask: Literal["cap", "rescale", "conf", "loop"] = "cap"
     eta: float = 0.02
+    t_on: float = 0.55
+    t_off: float = 0.05
+    alpha_on: float = 0.9
     editing_threshold: float | None = None
     num_to_transfer: int = 1
     max_post_steps: int = 16
@@ -104,45 +124,19 @@ class DecodeSettings:
     length_beam: int = 0
     noise_scale: float = 1.0
     score_temperature: float = 1.0
-    halt: Literal["none", "entropy", "patience", "kl", "fixed"] = "none"
+    accept_bound: float = 0.1
+    t_start: float = 0.8
+    t_end: float = 0.4
+    halt: Literal["none", "entropy", "patience", "kl", "fixed", "confident"] = "none"
     halt_threshold: float = 0.0
     halt_min_steps: int = 0
+    cache: Literal["exact", "none", "prefix", "dual"] = "exact"
     until: tuple[str, ...] = ()
     early_exit: bool = True
 
     def __post_init__(self) -> None:
-        method = strategy(self.strategy)
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise _refused(name, value, f"{least} or more")
-        for name, low in ABOVE.items():
-            value = getattr(self, name)
-            if value is not None and not value > low:
-                raise _refused(name, value, f"above {low}")
-        if not 0 < self.top_p <= 1:
-            raise _refused("top_p", self.top_p, "above 0 and at most 1")
-        for name in ("threshold", "editing_threshold", "eta"):
-            if (getattr(self, name) or 0) > 1:
-                raise _refused(name, getattr(self, name), "0 to 1")
-        if not 0 <= self.eps < 1:
-            raise _refused("eps", self.eps, "0 or more and below 1")
-        if self.steps is not None and self.steps_per_block is not None:
-            raise UserError("decode steps and steps_per_block exclude each other; give one of them")
-        for name in OWN:
-            if getattr(self, name) != _default(name) and name not in method.options:
-                users = ", ".join(s for s in STRATEGY_NAMES if name in strategy(s).options)
-                raise UserError(f"decode {name} is not used by strategy '{self.strategy}'; it belongs to {users}")
-            if _default(name) is None and name in method.options and getattr(self, name) is None:
-                raise UserError(f"decode strategy '{self.strategy}' needs {name}=NUMBER")
-        if (self.halt != "none") != (self.halt_threshold > 0):
-            raise UserError(
-                f"decode halt '{self.halt}' and halt_threshold '{self.halt_threshold}' need each other (nats, or steps)"
-            )
-        if self.schedule is not None and method.schedule is None and "threshold" not in method.options:
-            raise UserError(
-                f"decode schedule is not used by strategy '{self.strategy}', which decides by itself how much to write"
-            )
+        object.__setattr__(self, "strategy", ALIASES.get(self.strategy, self.strategy))
+        check_values(self)
 
     @property
     def guidance_factor(self) -> float:
@@ -171,17 +165,26 @@ class DecodeSettings:
             return
         own_schedule = self.schedule or strategy(self.strategy).schedule
         if self.steps is not None and self.steps > length and own_schedule == "even":
-            raise _refused("steps", self.steps, f"at most the {length} open positions")
+            raise refused("steps", self.steps, f"at most the {length} open positions")
         if block is not None:
-            if self.block_length not in (None, block):
-                raise _refused("block_length", self.block_length, f"{block}, the block of this model")
+            if block % (self.block_length or block):
+                raise refused(
+                    "block_length", self.block_length, f"{block}, the block of this model, or a divisor of it"
+                )
             return
         if self.block_length is None:
             return
-        if length % self.block_length:
-            raise _refused("block_length", self.block_length, f"a divisor of the {length} open positions")
-        if self.steps is not None and self.steps % (length // self.block_length):
-            raise _refused("steps", self.steps, f"a multiple of the {length // self.block_length} blocks")
+        if length % self.block_length and own_schedule is not None:  # without one, the last block may be shorter
+            raise refused("block_length", self.block_length, f"a divisor of the {length} open positions")
+        blocks = -(-length // self.block_length)
+        if self.steps is not None and self.steps % blocks:
+            raise refused("steps", self.steps, f"a multiple of the {blocks} blocks")
+
+    def canonical(self, length: int, process: str, block: int | None) -> DecodeSettings:
+        """Returns the same settings for a hole of `length` positions, as many steps as tokens said by `steps` None (`block` as in `check`)."""
+        whole = length % (self.block_length or length) == 0
+        redundant = self.steps == length and whole and process == "absorbing" and block is None
+        return replace(self, steps=None) if redundant else self
 
     def fitted(self, length: int) -> DecodeSettings:
         """Returns the settings for a hole of `length` positions that was not known when they were chosen.
@@ -198,55 +201,8 @@ class DecodeSettings:
         return replace(self, steps=steps, block_length=block)
 
 
-ZERO = (
-    *("temperature", "top_k", "alg_temp", "guidance", "threshold", "factor", "entropy_bound", "rdm_noise", "eta"),
-    *("length_beam", "noise_scale", "halt_threshold", "halt_min_steps"),
-)
-ONE = ("steps", "steps_per_block", "block_length", "num_to_transfer", "samples")
-LEAST = {**dict.fromkeys(ZERO, 0), **dict.fromkeys(ONE, 1), "editing_threshold": 0, "max_post_steps": 0}
-ABOVE = {"logits_temp": 0, "score_temperature": 0}
-OWN = (  # settings that only some strategies use
-    *("alg_temp", "rescore", "threshold", "factor", "entropy_bound", "rdm_condition", "rdm_noise", "remask", "eta"),
-    *("editing_threshold", "num_to_transfer", "max_post_steps"),
-    *("noise_scale", "score_temperature", "halt", "halt_threshold", "halt_min_steps"),
-)
-
-
+@cache
 def _default(name: str) -> Any:
     value = next(field.default for field in fields(DecodeSettings) if field.name == name)
     assert value is not MISSING
     return value
-
-
-def _refused(name: str, value: object, allowed: str) -> UserError:
-    return UserError(f"decode {name} '{value}' is not allowed; it must be {allowed}")
-
-
-def expand(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a layer with its `preset`, if any, replaced by the preset's settings; the layer's own keys are
-    stronger."""
-    own = {key: value for key, value in layer.items() if key != "preset"}
-    return {**preset_settings(str(layer["preset"])), **own} if layer.get("preset") else own
-
-
-def resolve(*layers: Mapping[str, Any], length: int | None = None) -> DecodeSettings:
-    """Returns the settings of `layers`, the weakest first; each layer's own keys are stronger than its preset.
-
-    Args:
-        layers: settings by name (texts are cast), each with an optional `preset`. A preset's `gen_length` is for those
-            who open holes and is set aside here.
-        length: open positions to check against, where known.
-
-    Raises:
-        UserError: an unknown key, or a value that is not allowed; one line with the nearest name.
-    """
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        own = expand(layer)
-        if layer.get("preset"):
-            own.pop("gen_length", None)
-        merged.update(own)
-    settings = from_mapping(DecodeSettings, merged, "--decode")
-    if length is not None:
-        settings.check(length)
-    return settings

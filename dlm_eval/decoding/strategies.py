@@ -87,6 +87,8 @@ class Strategy:
         ends: when a block is done: once 'full', after all 'steps', or once full and 'settled'. Only what ends when full
             never rewrites a token.
         processes: corruptions of the models that it can fill with.
+        removes_noise: whether what is open after the last step is written in one more (`decoding.rates`).
+        slides: whether a look holds only the open positions among the `window` ones that begin with the first open one.
     """
 
     about: str
@@ -97,6 +99,8 @@ class Strategy:
     erase: Callable[[Look, DecodeSettings], Bools] | None = None
     ends: Ends = "full"
     processes: tuple[Process, ...] = ("absorbing",)
+    removes_noise: bool = False
+    slides: bool = False
 
 
 def highest(rank: Floats, count: int) -> Bools:
@@ -136,6 +140,11 @@ def by_score(look: Look, settings: DecodeSettings) -> Bools:
 def at_random(look: Look, settings: DecodeSettings) -> Bools:
     """Writes the quota at random places."""
     return highest(look.uniform("order"), look.quota)
+
+
+def first_hit(look: Look, settings: DecodeSettings) -> Bools:
+    """Writes one position, each with the same chance: the first that the reverse process reaches (arXiv 2409.02908)."""
+    return highest(look.uniform("order"), 1)
 
 
 def in_reading_order(look: Look, settings: DecodeSettings) -> Bools:
@@ -179,3 +188,11 @@ def within_entropy_bound(look: Look, settings: DecodeSettings) -> Bools:
     ranked = np.sort(-look.score)  # ascending: the largest of the first n is the n-th
     excess = np.cumsum(ranked) - ranked
     return highest(look.score, max(1, int(np.searchsorted(excess, settings.entropy_bound, side="right"))))
+
+
+def within_window(look: Look, settings: DecodeSettings) -> Bools:
+    """Writes every candidate whose entropy plus `pos_penalty` nats per position behind the first open one is below
+    `entropy_threshold`, or the one with the least (WeDLM, arXiv 2512.22737)."""
+    doubt = -look.score + settings.pos_penalty * (look.position - look.position[0])
+    sure: Bools = doubt < settings.entropy_threshold
+    return sure if sure.any() else highest(-doubt, 1)

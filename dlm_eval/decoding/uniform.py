@@ -23,7 +23,7 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
 
 STEPS = 10  # where none are asked for
-FOREIGN = ("block_length", "steps_per_block", "guidance")  # settings that mean nothing here
+FOREIGN = ("block_length", "steps_per_block", "guidance", "cache")  # settings that mean nothing here
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ def _reader(model: Denoiser, settings: DecodeSettings) -> Rewriter:
             temperature=settings.temperature,
             top_p=settings.top_p,
             top_k=settings.top_k,
+            within=settings.nucleus == "within",
             logits_temp=settings.logits_temp,
             of_drawn=settings.confidence_of == "drawn",
             banned=model.eos_ids[:1] if settings.logits_eos_inf else (),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -24,6 +26,7 @@ def contained(chatty: bool = False) -> Iterator[None]:
     lm-eval's own progress bars and prints out of the output unless `chatty`."""
     import lm_eval.api.metrics
     import lm_eval.api.task
+    import lm_eval.loggers.utils
     import lm_eval.utils
 
     environment = lm_eval.utils.env
@@ -31,6 +34,10 @@ def contained(chatty: bool = False) -> Iterator[None]:
         compiled = functools.lru_cache(maxsize=4096)(environment.from_string)
         stack.enter_context(patch.object(environment, "from_string", compiled))
         if not chatty:
+            # Outside a repository git would complain on the terminal.
+            silent = functools.partial(subprocess.check_output, stderr=subprocess.DEVNULL)
+            git = SimpleNamespace(check_output=silent, CalledProcessError=subprocess.CalledProcessError)
+            stack.enter_context(patch.object(lm_eval.loggers.utils, "subprocess", git))
             stack.enter_context(patch.object(lm_eval.api.task, "tqdm", _Silent))
             stack.enter_context(patch.object(tqdm, "tqdm", _Silent))  # the bootstrap imports it when it runs
             stack.enter_context(patch.object(lm_eval.api.metrics, "print", lambda *args, **kwargs: None, create=True))

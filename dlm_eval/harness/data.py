@@ -7,18 +7,15 @@ with a traceback. Inside ``local_first`` the same call looks in the user's data 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dlm_eval.errors import UserError
-
-PROBE_SECONDS = 2.0
+from dlm_eval.hub import hub_reachable
 
 
 @contextlib.contextmanager
@@ -40,26 +37,6 @@ def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
     finally:
         datasets.load_dataset = library.original
         library.active = False  # a task module may have kept our function: from now on it is the original one
-
-
-@functools.lru_cache(maxsize=1)
-def hub_reachable() -> bool:
-    """Returns whether the Hugging Face hub answers, probed once per process for at most two seconds."""
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    answers: list[Any] = []
-
-    def probe() -> None:
-        with contextlib.suppress(Exception):
-            answers.append(get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS))
-
-    # In a thread, because the timeout of a request does not cover a name server that does not answer.
-    thread = threading.Thread(target=probe, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return bool(answers)
 
 
 @dataclass

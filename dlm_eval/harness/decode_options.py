@@ -15,6 +15,8 @@ from dlm_eval.decoding import DecodeSettings, default_strategy, expand, resolve
 from dlm_eval.decoding.presets import authors_preset
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.requests import Hole
+from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.settings import split_commas
 
 DEFAULT_LENGTH = 256  # open positions where neither task nor user names a length (half the model's positions where it has fewer than 512)
 OUR_KEYS = tuple(field.name for field in dataclasses.fields(DecodeSettings) if field.name != "until")
@@ -53,11 +55,13 @@ class Request:
         hole: what to write into.
         until: stop strings.
         layers: decode settings: the process's strategy, the task's, and then the user's, presets expanded.
+        preset: name of the strongest layer's preset ('authors' made out), or None.
     """
 
     hole: Hole
     until: tuple[str, ...]
     layers: tuple[Mapping[str, Any], ...]
+    preset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,22 @@ class DecodeOptions:
         checkpoint: named checkpoint whose authors' settings `preset=authors` means.
         default_length: open positions where nobody names a length.
         process: the model's, which says what strategy is its default.
+        family: the model's, for settings that are those of all its checkpoints.
     """
 
     user: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     checkpoint: str = ""
     default_length: int = DEFAULT_LENGTH
     process: str = "absorbing"
+    family: str = ""
+
+    @classmethod
+    def of(cls, user: Mapping[str, Any], model: Denoiser, default_length: int = DEFAULT_LENGTH) -> DecodeOptions:
+        """Returns the options for requests to `model`."""
+        facts = model.describe()
+        return cls(
+            user, str(facts.get("checkpoint") or ""), default_length, model.process, str(facts.get("family") or "")
+        )
 
     def __post_init__(self) -> None:
         for key in self.user:
@@ -94,9 +108,12 @@ class DecodeOptions:
                 continue
             if name not in (*OUR_KEYS, *LENGTH_KEYS, "preset"):
                 raise unknown("generation_kwargs", key, (*OUR_KEYS, *LENGTH_KEYS, *INFILL_KEYS, "until", "preset"))
-            own[name] = None if (name, value) == ("steps", "length") else value  # as many steps as tokens
+            own[name] = value
+        if self.user.get("preset") == "authors":  # their settings, not a mixture with the task's
+            own = {key: value for key, value in own.items() if key in LENGTH_KEYS}
         base = {"strategy": default_strategy(self.process)}
-        layers = (base, *(expand(self._named(layer, task)) for layer in (own, self.user)))
+        named = [self._named(layer, task) for layer in (own, self.user)]
+        layers = (base, *map(expand, named))
         return Request(
             hole=Hole(
                 length=str(arguments.get("infill_length") or _length(layers) or self.default_length),
@@ -104,12 +121,15 @@ class DecodeOptions:
                 references=_texts(arguments.get("infill_reference")),
                 measure=str(arguments.get("infill_measure", "alone")),
             ),
-            until=_texts(self.user.get("until", arguments.get("until"))),
+            until=_texts(layers[-1].get("until", arguments.get("until"))),
             layers=tuple({k: v for k, v in layer.items() if k not in (*LENGTH_KEYS, "until")} for layer in layers),
+            preset=next((str(layer["preset"]) for layer in reversed(named) if layer.get("preset")), None),
         )
 
     def _named(self, layer: Mapping[str, Any], task: str) -> Mapping[str, Any]:
-        return {**layer, "preset": authors_preset(self.checkpoint, task)} if layer.get("preset") == "authors" else layer
+        if layer.get("preset") != "authors":
+            return layer
+        return {**layer, "preset": authors_preset(self.checkpoint, task, self.family)}
 
     def settings(self, ask: Request, length: int) -> DecodeSettings:
         """Returns the resolved settings for a hole of `length` tokens.
@@ -161,7 +181,8 @@ def _texts(value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
     if isinstance(value, str):
-        return (value,)
+        bracketed = value.startswith("[") and value.endswith("]")
+        return tuple(split_commas(value[1:-1])) if bracketed else (value,)
     if isinstance(value, Sequence):
         return tuple(str(item) for item in value)
     raise UserError(f"generation_kwargs '{value}' is not allowed; it must be a text or a list of texts")

@@ -7,8 +7,10 @@ together, so the part is rather over- than understated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -28,19 +30,54 @@ def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int 
         return {}
     generator = np.random.default_rng(seed)
     scored = [s for s in samples if "error" not in s]
-    draws = [_metrics(task, scored, generator) for _ in range(DRAWS)]
+    with _read_once(task):
+        # What is exact scores the same in every draw.
+        fixed = [None if any(s["logprob_stderr"]) else _values(task, s, generator) for s in scored]
+        draws = [_metrics(task, scored, fixed, generator) for _ in range(DRAWS)]
     names = [name for name, value in draws[0].items() if isinstance(value, (int, float, np.floating))]
     return {name: float(np.std([draw[name] for draw in draws], ddof=1)) for name in names}
 
 
-def _metrics(task: Any, samples: Sequence[Mapping[str, Any]], generator: np.random.Generator) -> dict[str, Any]:
+def _metrics(
+    task: Any,
+    samples: Sequence[Mapping[str, Any]],
+    fixed: Sequence[dict[str, Any] | None],
+    generator: np.random.Generator,
+) -> dict[str, Any]:
     """Returns the aggregated metrics of one draw."""
     values: dict[str, list[Any]] = {}
-    for sample in samples:
-        for metric, value in task.process_results(sample["doc"], _moved(sample, generator)).items():
+    for sample, known in zip(samples, fixed, strict=True):
+        for metric, value in (known or _values(task, sample, generator)).items():
             values.setdefault(metric, []).append(value)
     aggregation = task.aggregation()
     return {metric: aggregation[metric](items) for metric, items in values.items() if metric in aggregation}
+
+
+def _values(task: Any, sample: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+    """Returns the metrics of one sample, its likelihoods moved."""
+    return dict(task.process_results(sample["doc"], _moved(sample, generator)))
+
+
+@contextmanager
+def _read_once(task: Any) -> Iterator[None]:
+    """Has the task render the choices and the target of each document once, not for every draw (lm-eval renders and parses templates each time)."""
+    with ExitStack() as stack:
+        for name in ("doc_to_choice", "doc_to_target"):
+            if hasattr(task, name):
+                stack.enter_context(patch.object(task, name, _by_document(getattr(task, name))))
+        yield
+
+
+def _by_document(read: Callable[..., Any]) -> Callable[..., Any]:
+    known: dict[tuple[Any, ...], Any] = {}
+
+    def once(doc: Any, *more: Any) -> Any:
+        key = (id(doc), *map(repr, more))
+        if key not in known:
+            known[key] = read(doc, *more)
+        return known[key]
+
+    return once
 
 
 def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[Any]:

@@ -170,7 +170,12 @@ class DiffusionLM(TemplateLM):
                 "steps": settings.steps or length,
                 "block_length": settings.block_length,
             }
-            return [FillJob(prepared.canvas, settings, self.options.seed)]
+            if ask.preset is not None:
+                record.details["preset"] = ask.preset
+            plain = settings.canonical(
+                length, self.model.process, self.model.block_length
+            )  # one key for one piece of work
+            return [FillJob(prepared.canvas, plain, self.options.seed)]
 
         def finish(answers: Sequence[Answer], record: Record) -> str:
             filling = _filling(answers[0])
@@ -180,9 +185,6 @@ class DiffusionLM(TemplateLM):
             return cut_at(self.model.decode(written), record.details["until"])
 
         return self._answer(requests, "generation", prepare, finish, "")
-
-    def _busy(self) -> tuple[float, int]:
-        return self.pool.cost().seconds, len(self.pool.devices())
 
     def _weigh(self, prepared: Prepared, record: Record) -> None:
         """Notes how much there is to score, and what the whole budget would cost."""
@@ -203,7 +205,8 @@ class DiffusionLM(TemplateLM):
             continuation_canvas(self.model, context, text, key, self.options.overlong).canvas for context, text in pairs
         ]
         record.details["choice"] = next(i for i, choice in enumerate(choices) if choice.idx == record.idx)
-        lengths = tuple(max(1, len(choice.args[1])) for choice in choices)  # lm-eval's acc_norm divides by characters
+        # lm-eval's acc_norm divides by the characters of a choice, without the delimiter before it.
+        lengths = tuple(max(1, len(choice.args[1].removeprefix(" "))) for choice in choices)
         return QuestionJob(tuple(canvases), self.options.estimator, self.options.seed, lengths)
 
     def _score_job(self, prepared: Prepared, record: Record, greedy: bool) -> ScoreJob:
@@ -228,7 +231,7 @@ class DiffusionLM(TemplateLM):
                 record.error = str(error)
                 batches.append([])
         jobs = [job for batch in batches for job in batch]
-        with Progress(kind, len(set(jobs)), self.options.quiet, self._busy) as progress:
+        with Progress(kind, len(set(jobs)), self.options.quiet, self.pool.busy) as progress:
             answers = iter(answer_jobs(self.pool.run, jobs, self.fingerprint, self.journal, progress))
         results = []
         for batch, record in zip(batches, records, strict=True):

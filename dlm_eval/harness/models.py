@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Autoregressive twins that travel with the package; they run through lm-eval's own `hf`.
 PACKAGED_BASELINES: dict[str, dict[str, Any]] = {"tiny-ar": {"add_bos_token": True, "dtype": "float32"}}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,11 @@ class Loaded:
 
 def check_model_name(name: str) -> None:
     """Raises UserError, with the nearest name, where neither we nor lm-eval know the model."""
+    from dlm_eval.models import check_supported
+
     names = _known()
     if name not in names and not _is_file(name):
+        check_supported(name)
         raise unknown("--model", name, names)
 
 
@@ -80,8 +86,11 @@ def adapt(loaded: Loaded, settings: RunSettings) -> Loaded:
 def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
     model, pool, learned = _model_and_pool(settings, journal)
     facts = model.describe()
+    known = checkpoints().get(str(facts.get("checkpoint")))
+    if known is not None and known.chat and not settings.apply_chat_template:
+        log.warning("%s was tuned for chat; without --apply_chat_template its prompts are bare text", known.name)
     lm = _language_model(model, pool, settings, journal)
-    name = str(facts.get("checkpoint") or facts.get("pretrained") or settings.model)
+    name = str(facts.get("checkpoint") or facts.get("pretrained") or Path(settings.model).name.removesuffix(".py"))
     if journal is not None:
         journal.note(f"model:{lm.fingerprint}", name)
 
@@ -101,14 +110,14 @@ def _language_model(model: Denoiser, pool: Pool, settings: RunSettings, journal:
 
     length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
     user = user_layer(settings.gen_kwargs, settings.decode)
-    decode = DecodeOptions(user, str(model.describe().get("checkpoint") or ""), length, model.process)
+    decode = DecodeOptions.of(user, model, length)
     options = Options(
         parse_estimator(settings.estimator),
         decode,
         settings.noise_seed,
         settings.stride,
         settings.overlong,
-        quiet=settings.verbosity == "ERROR",
+        quiet=settings.quiet,
     )
     return DiffusionLM(model, pool, options, journal)
 

@@ -27,10 +27,7 @@ class RegisteredLM(DiffusionLM):
         model_args, estimator, decode, run = split_arguments(arguments)
         model = load_model(self.checkpoint, **model_args)
         length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
-        checkpoint = str(model.describe().get("checkpoint") or "")
-        options = Options(
-            estimator, DecodeOptions(decode, checkpoint, length, model.process), int(run.get("seed") or 0)
-        )
+        options = Options(estimator, DecodeOptions.of(decode, model, length), int(run.get("seed") or 0))
         super().__init__(model, InProcess(make_engine(model, run.get("batch_size") or "auto")), options)
 
     @classmethod

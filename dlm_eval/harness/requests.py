@@ -65,12 +65,13 @@ def encode_pair(model: Denoiser, context: str, continuation: str) -> tuple[list[
 
 
 def begin(model: Denoiser, ids: Sequence[int]) -> list[int]:
-    """Returns `ids` with the model's BOS in front where it needs one and has none yet (a chat template may have set it).
+    """Returns `ids` with the model's BOS in front where it needs one and has none yet (a chat template may have set it; a model of which no
+    text begins with BOS needs it only where there is nothing else).
 
     Raises:
         UserError: the model needs a BOS and its tokenizer has none.
     """
-    if not model.needs_bos or (ids and ids[0] == model.bos_id):
+    if not model.needs_bos or (ids and (ids[0] == model.bos_id or getattr(model, "bare", False))):
         return list(ids)
     if model.bos_id is None:
         raise UserError(f"model {model.name} cannot predict position 0 and its tokenizer has no BOS token")
@@ -116,7 +117,7 @@ def _fit(
     from_tail = min(excess - from_head, len(tail))
     if from_head + from_tail < excess:
         raise SampleError(f"a hole of {hole} tokens does not fit the model's {model.max_length} positions")
-    head = head[:kept_bos] + head[kept_bos + from_head :]
+    head = head[from_head:] if getattr(model, "bare", False) else head[:kept_bos] + head[kept_bos + from_head :]
     return head, list(tail[: len(tail) - from_tail]), excess
 
 

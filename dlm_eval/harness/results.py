@@ -6,21 +6,16 @@ staging directory beside the target; the files are checked there and only then m
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import platform
 import shutil
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import dlm_eval
 from dlm_eval.engine import Cost
 from dlm_eval.errors import RunError
 from dlm_eval.harness.records import Record
@@ -115,7 +110,7 @@ def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     tasks: dict[str, dict[str, Any]] = {}
     for record in records:
         task = tasks.setdefault(record.task, {"kind": record.kind})
-        for key in ("estimator", "strategy", "steps", "block_length", "gen_length"):
+        for key in ("estimator", "strategy", "preset", "steps", "block_length", "gen_length"):
             if record.details.get(key) is not None:
                 task.setdefault(key, set()).add(record.details[key])
         if record.details.get("decode") is not None:
@@ -130,55 +125,6 @@ def _one(value: Any) -> Any:
     if len(items) == 1:
         return items[0]
     return f"{items[0]}-{items[-1]}" if isinstance(items[0], int) else ", ".join(map(str, items))
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Returns machine, versions and state of the code that made a result."""
-    import torch
-
-    name, peak = _processor(), None
-    if torch.cuda.is_available():
-        name, peak = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated()
-    libraries: dict[str, str | None] = {}
-    for library in ("torch", "transformers", "lm_eval", "datasets", "numpy"):
-        try:
-            libraries[library] = version(library)
-        except PackageNotFoundError:
-            libraries[library] = None
-    return {
-        "dlm_eval": dlm_eval.__version__,
-        "git": _git(),
-        "python": platform.python_version(),
-        **libraries,
-        "device": device,
-        "device_name": name,
-        "threads": torch.get_num_threads(),
-        "peak_device_bytes": peak,
-        "system": platform.system(),
-    }
-
-
-def _processor() -> str:
-    """Returns the processor's model name where the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _git() -> str | None:
-    """Returns commit and whether it was changed, where dlm_eval runs from its repository."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return run.stdout.strip() or None
 
 
 def save(

@@ -5,23 +5,22 @@ Order matters: whatever can be wrong with names, data, options or the output dir
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dlm_eval
 from dlm_eval.errors import UserError
 from dlm_eval.harness.contained import contained
 from dlm_eval.harness.models import Loaded, adapt, check_model_name, load
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
 from dlm_eval.harness.tasks import check_fewshot, load_tasks, unsafe_tasks
 from dlm_eval.journal import Journal
-from dlm_eval.noise import digest
 from dlm_eval.stopping import last_duty
 
 log = logging.getLogger(__name__)
@@ -94,6 +93,10 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
             stack.enter_context(last_duty(journal.commit))
         loaded = load(settings, journal)
         stack.callback(loaded.close)
+        if loaded.ours:
+            stack.enter_context(last_duty(loaded.lm.pool.close))
+        gc.freeze()  # model and libraries stay: to look through them for garbage again and again is a tenth of the harness's time
+        stack.callback(gc.unfreeze)
         yield loaded
 
 
@@ -108,11 +111,13 @@ def _refuse_launchers() -> None:
 
 def _check_options(settings: RunSettings) -> None:
     """Parses what would otherwise be found wrong only after the weights are loaded."""
+    from dlm_eval.budget import parse_batch_size
     from dlm_eval.decoding import resolve
     from dlm_eval.harness.decode_options import DecodeOptions, user_layer
     from dlm_eval.models import process_of
     from dlm_eval.scoring import parse_estimator
 
+    parse_batch_size(settings.batch_size or "auto")
     parse_estimator(settings.estimator)
     user = {
         k: v for k, v in user_layer(settings.gen_kwargs, settings.decode).items() if (k, v) != ("preset", "authors")
@@ -178,6 +183,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     from lm_eval import simple_evaluate
 
     from dlm_eval.harness import results as files
+    from dlm_eval.harness.block import block, public, spreads
     from dlm_eval.harness.guard import Guard
 
     guard = Guard()
@@ -219,78 +225,25 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     results = dict(outcome)
     results["config"] |= {
         "model": settings.model,
-        "model_args": _public(settings.model_args),
+        "model_args": public(settings.model_args),
         "gen_kwargs": dict(settings.gen_kwargs),
     }
     files.attach_costs(results, records(), guard.reason)
     device = loaded.lm.pool.cost() - before if before is not None else None
     errors = guard.counts()
-    results["dlm_eval"] = _block(loaded, settings, records(), errors, device, time.perf_counter() - start)
+    results["dlm_eval"] = block(loaded, settings, records(), errors, device, time.perf_counter() - start)
     if settings.confirm_run_unsafe_code and unsafe_tasks(tasks):
         from dlm_eval.sandbox import protections
 
         results["dlm_eval"]["environment"]["sandbox"] = list(protections())
-    if loaded.ours:
-        results["dlm_eval"]["environment"]["devices"] = loaded.lm.pool.devices()
-    results["dlm_eval"]["estimator_stderr"] = _spreads(tasks, results)
+    results["dlm_eval"]["estimator_stderr"] = spreads(tasks, results)
     return results, sum(errors.values())
-
-
-def _spreads(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Returns task -> metric -> the estimator's part of its standard error."""
-    from dlm_eval.harness.estimator_spread import estimator_spread
-
-    spreads = {}
-    for name, task in tasks["tasks"].items():
-        first = [s for s in results["samples"][name] if s["filter"] == results["samples"][name][0]["filter"]]
-        spread = estimator_spread(task, first) if task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood") else {}
-        if spread:
-            spreads[name] = spread
-    return spreads
-
-
-def _block(
-    loaded: Loaded, settings: RunSettings, records: Any, errors: Mapping[str, int], device: Any, seconds: float
-) -> dict[str, Any]:
-    from dlm_eval.harness import results as files
-    from dlm_eval.scoring import parse_estimator
-
-    described: dict[str, Any] = {"model": loaded.facts, "seed": settings.noise_seed}
-    if loaded.ours:
-        described |= {
-            "estimator": asdict(parse_estimator(settings.estimator)),
-            "decode": dict(settings.decode),
-            "overlong": settings.overlong,
-        }
-    described |= {
-        "gen_kwargs": dict(settings.gen_kwargs),
-        "num_fewshot": settings.num_fewshot,
-        "apply_chat_template": settings.apply_chat_template,
-        "system_instruction": settings.system_instruction,
-        "fewshot_seed": settings.seeds[3],
-    }
-    return {
-        "version": dlm_eval.__version__,
-        "fingerprint": digest(described),
-        "settings": {**described, "batch_size": settings.batch_size or "auto", "limit": settings.limit},
-        "tasks": files.task_settings(records),
-        "cost": files.cost_block(records, errors, device, seconds),
-        "environment": files.environment(str(getattr(loaded.lm, "device", None) or settings.device or "cpu")),
-    }
 
 
 def _system(settings: RunSettings) -> str | None:
     """Returns the system instruction; lm-eval glues it to the prompt without a separator where there is no chat template."""
     text = settings.system_instruction
     return text if text is None or settings.apply_chat_template or text.endswith("\n") else text + "\n\n"
-
-
-def _public(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns model arguments fit for a results file: no secrets, and folders by their name alone."""
-    hidden = {
-        key: value for key, value in arguments.items() if not any(word in key for word in ("key", "token", "password"))
-    }
-    return {k: Path(v).resolve().name if isinstance(v, str) and Path(v).exists() else v for k, v in hidden.items()}
 
 
 def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start: float) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +105,11 @@ class RunSettings:
         return tuple(self.seed)
 
     @property
+    def quiet(self) -> bool:
+        """Whether only errors are to be said."""
+        return (self.verbosity or os.environ.get("LMEVAL_LOG_LEVEL") or "").upper() in ("ERROR", "CRITICAL")
+
+    @property
     def noise_seed(self) -> int:
         """Seed of all sampling."""
         return self.seeds[0] or 0
@@ -123,6 +130,8 @@ def run_settings(values: Mapping[str, Any]) -> RunSettings:
     given["model_args"] = _pairs(given.get("model_args"), "--model_args")
     given["decode"] = _pairs(given.get("decode"), "--decode")
     given["gen_kwargs"] = _pairs(given.get("gen_kwargs"), "--gen_kwargs")
+    if isinstance(given.get("samples"), str):
+        given["samples"] = _read_samples(given["samples"])
     if "seed" in given:
         given["seed"] = _seeds(given["seed"])
     if "model" not in given:
@@ -172,7 +181,19 @@ def _seeds(value: Any) -> tuple[int | None, ...]:
     return tuple([*seeds, *DEFAULT_SEEDS[len(seeds) :]])
 
 
+def _read_samples(text: str) -> Any:
+    """Returns --samples given as the name of a JSON file, as in lm-eval."""
+    try:
+        return json.loads(Path(text).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--samples '{text}' is neither JSON nor a file that can be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"--samples '{text}' holds no JSON: {error}") from error
+
+
 def _check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:
+    if samples is not None and not isinstance(samples, Mapping):
+        raise UserError(f"--samples '{samples}' is not allowed; it must be JSON of task -> list of document numbers")
     for task, indices in (samples or {}).items():
         if (
             not isinstance(indices, (list, tuple))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 HEADERS = ("task", "metric", "value", "stderr", "of it estimator", "n", "errors", "forwards/sample", "tokens/s")
+NORMALISED = {"acc_norm": "character", "acc_bytes": "byte"}  # what lm-eval divides a choice's log-likelihood by
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -33,6 +34,7 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
     for place, key in enumerate(metrics):
         metric, _, filter_name = key.partition(",")
         shown = metric if filter_name == "none" else f"{metric} ({filter_name})"
+        shown += f" (per {NORMALISED[metric]})" if metric in NORMALISED else ""
         spread = results.get("dlm_eval", {}).get("estimator_stderr", {}).get(name, {}).get(metric)
         first = [name, *counted] if place == 0 else ["", "", "", "", ""]
         yield [

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from dlm_eval.errors import UserError, unknown
-from dlm_eval.harness.data import hub_reachable
+from dlm_eval.hub import hub_reachable
 
 OUR_CLASS = "dlm_eval.harness.infill.InfillTask"
 LOADER_KEYS = {"include", "class", "task_list"}

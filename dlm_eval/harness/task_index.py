@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.harness.tasks import task_configs_dir
+from dlm_eval.harness.tasks import quiet, task_configs_dir
 
 
 def list_tasks(include_path: str | None = None, everything: bool = False) -> list[tuple[str, str, str]]:
@@ -38,7 +38,8 @@ def _manager(include_path: str | None, everything: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
     roots: list[str | Path] = [task_configs_dir(), *([include_path] if include_path else [])]
-    return TaskManager(include_path=roots, include_defaults=everything)
+    with quiet():
+        return TaskManager(include_path=roots, include_defaults=everything)
 
 
 def _config(entry: Any) -> dict[str, Any]:
@@ -66,4 +67,11 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, str) and value.startswith("/") and len(value.splitlines()[0]) == len(value) < 1000:
+        return _function(Path(value))
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _function(path: Path) -> str:
+    """Returns a `!function` as its YAML names it: lm-eval puts the file's folder before the name."""
+    return f"!function {path.name}" if path.parent.is_dir() and not path.exists() else str(path)

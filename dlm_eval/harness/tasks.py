@@ -55,7 +55,7 @@ def load_tasks(
     roots = [task_configs_dir(), *_include_folders(include_path)]
     for root in roots:
         check_folder(root)
-    with _quiet():
+    with quiet():
         manager, found = _find(_split(names), roots, dict(metadata or {}))
         with local_first(data_dir):
             built = [item for name in found for item in _build(manager, name)]
@@ -219,7 +219,7 @@ def _unknown_task(spec: str, manager: Any) -> UserError:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Drops two notes of lm-eval's that are true of our tasks by design: overridden names, and custom datasets."""
 
     def wanted(record: logging.LogRecord) -> bool:

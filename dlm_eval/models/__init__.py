@@ -66,12 +66,12 @@ class Checkpoint:
 
 
 @cache
-def _table() -> tuple[dict[str, Family], dict[str, Checkpoint]]:
+def _table() -> tuple[dict[str, Family], dict[str, Checkpoint], dict[str, str]]:
     import yaml
 
     raw = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     known = {name: Family(name, **row) for name, row in raw["families"].items()}
-    return known, {name: Checkpoint(name, **row) for name, row in raw["checkpoints"].items()}
+    return known, {name: Checkpoint(name, **row) for name, row in raw["checkpoints"].items()}, raw["unsupported"]
 
 
 def families() -> dict[str, Family]:
@@ -84,6 +84,17 @@ def families() -> dict[str, Family]:
 def checkpoints() -> dict[str, Checkpoint]:
     """Returns the named checkpoints by name."""
     return dict(_table()[1])
+
+
+def unsupported() -> dict[str, str]:
+    """Returns the models that are known and cannot be run here by name, with the reason."""
+    return dict(_table()[2])
+
+
+def check_supported(name: str) -> None:
+    """Raises UserError, with the reason, where `name` is a model that is known and cannot be run here."""
+    if name in unsupported():
+        raise UserError(f"model '{name}' is not supported: {unsupported()[name]}")
 
 
 def packaged_asset(name: str) -> Path:
@@ -110,6 +121,7 @@ def find_checkpoint(name: str) -> Checkpoint:
         return named[name]
     if name.endswith(".py"):
         return Checkpoint(Path(name).stem, name)
+    check_supported(name)
     if name not in known:
         raise unknown("model", name, known.keys() | named.keys())
     default = known[name].default

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from dlm_eval.errors import UserError
+from dlm_eval.models.compiled import compile_backend, compile_denoiser
 from dlm_eval.models.identity import identity
 from dlm_eval.models.loading import Folder, LoadSettings
 from dlm_eval.models.probes import probe
@@ -29,13 +30,16 @@ def assemble(
         UserError: a probe failed.
     """
     traits = replace(traits, described={"checkpoint": settings.checkpoint or None, **identity(folder, settings)})
-    positions = getattr(model.config, "max_position_embeddings", None)
+    sizes = getattr(model.config, "text_config", model.config)
+    positions = getattr(sizes, "max_position_embeddings", None)
     if settings.max_length is not None and not 1 <= settings.max_length <= (positions or settings.max_length):
         raise UserError(
             f"model_args max_length '{settings.max_length}' is not possible; the network has {positions} positions"
         )
     longest = settings.max_length or positions or DEFAULT_LENGTH
     denoiser = kind(model, vocabulary, traits, f"{traits.family} ({settings.checkpoint or folder.name})", longest)
+    if backend := compile_backend(settings.compile):
+        compile_denoiser(denoiser, backend)
     if settings.probe:
         probe(denoiser)
     return denoiser

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlm_eval.models.dit import Block, DiTConfig, NoiseEmbedding, Norm, rotation
+from dlm_eval.models.dit import Around, Block, DiTConfig, NoiseEmbedding, Norm, rotation
 
 TIME_SCALE = 250.0  # log(t) / 4 (Karras et al. 2022, c_noise) spread over the sinusoids' range
 
@@ -71,7 +71,7 @@ class CDCD(nn.Module):
         self.time = NoiseEmbedding(config.cond_size)
         sizes = (config.vocab_size, size, config.cond_size, config.layers, config.heads)
         block = DiTConfig(*sizes, config.max_position_embeddings)
-        self.blocks = nn.ModuleList(Block(block) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(block, layer) for layer in range(config.layers))
         self.norm = Norm(size)
         self.head = nn.Linear(size, config.vocab_size)
 
@@ -107,9 +107,9 @@ class CDCD(nn.Module):
         channels = torch.cat([x * scale * bit, estimate * bit, clean * (1 - bit), bit], -1)
         states = self.entry(channels.to(self.entry.weight.dtype))
         noise = self.time(time.clamp(min=1e-4).log() / 4 * TIME_SCALE)
-        turn = rotation(positions, self.config.hidden_size // self.config.heads, states.dtype)
+        around = Around(rotation(positions, self.config.hidden_size // self.config.heads, states.dtype), mask)
         for block in self.blocks:
-            states = block(states, noise, turn, mask)
+            states = block(states, noise, around)
         normed: Tensor = self.norm(states)
         return normed
 

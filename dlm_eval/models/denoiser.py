@@ -1,16 +1,18 @@
 """What a model is to the rest of the package: a Denoiser.
 
-Shape letters: B = rows of a batch, L = positions, V = vocabulary, N = wanted positions of the batch.
+Shape letters: B = rows of a batch, L = positions, V = vocabulary, N = wanted positions of the batch, S = 2 x layers, h = heads, R = remembered
+positions, d = head size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-Process = Literal["absorbing", "uniform", "gaussian"]
+Process = Literal["absorbing", "uniform", "gaussian", "canvas"]
 Attention = Literal["full", "block", "causal"]
 NO_MASK = -1  # mask id of models that have none
 
@@ -33,7 +35,7 @@ class Denoiser(Protocol):
         needs_bos: whether position 0 has no prediction of its own, so that it must hold `bos_id`.
         attention: 'full', 'block' (block-causal, `block_length` positions) or 'causal'.
         block_length: block size of block-causal models, else None.
-        process: corruption that the model was trained to undo.
+        process: corruption that the model was trained to undo ('canvas': uniform, with self-conditioning, in canvases behind a given text).
     """
 
     name: str
@@ -75,3 +77,59 @@ class Denoiser(Protocol):
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the model in a fingerprint: family, checkpoint, revision, file hashes, dtype, ids."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """What the rows of a batch remember: positions that are attended to and not run.
+
+    Attributes:
+        states: [S, B, h, R, d] keys and values of each layer in turn, rotated to their places.
+        valid: [B, R] bool, false at padding; None where no row is padded.
+        begin: [B] long, place of each row's first live position.
+    """
+
+    states: Tensor
+    valid: Tensor | None
+    begin: Tensor
+
+
+class Remembering(Denoiser, Protocol):
+    """A denoiser whose rows can leave out positions that they remember. Optional: without it every row runs whole."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether `recall` answers as `logits` does; where it is false (or absent) nothing below is used."""
+        ...
+
+    @property
+    def lag(self) -> int:
+        """How far left of a token its distribution is read (1 for shifted models): that position has to be live too."""
+        ...
+
+    @property
+    def settles(self) -> int | None:
+        """A prefix of a multiple of this length that holds no mask has settled: its keys and values do not depend on what follows.
+
+        The block of a block-causal model, 1 of a causal one; None under full attention, where they always do.
+        """
+        ...
+
+    def recall(
+        self, tokens: Tensor, valid: Tensor | None, positions: Tensor, past: Past | None, keep: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns the logits of wanted positions (see `logits`), and with `keep` the states [S, B, h, L, d] of the live positions.
+
+        Args:
+            tokens: [B, L] long, live positions, which follow each other.
+            valid: [B, L] bool, or None.
+            positions: [B, L] bool.
+            past: what the rows remember, or None where they run whole.
+            keep: whether the states are wanted.
+        """
+        ...
+
+
+def remembering(model: Denoiser) -> Remembering | None:
+    """Returns `model` if its rows can remember, else None."""
+    return model if getattr(model, "remembers", False) else None  # type: ignore[return-value]

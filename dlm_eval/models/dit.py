@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlm_eval.models.transformer import TransformersDenoiser, block_mask, real_positions
+from dlm_eval.models.denoiser import Past
+from dlm_eval.models.probes import remembers
+from dlm_eval.models.remember import KeyValues, recalled_mask, seen
+from dlm_eval.models.transformer import TransformersDenoiser, block_mask, live_places
 
 FREQUENCIES = 256  # sinusoids of the noise level
 
@@ -57,30 +61,41 @@ class NoiseEmbedding(nn.Module):
         return F.silu(embedded)
 
 
+@dataclass(frozen=True, eq=False)
+class Around:
+    """What attention is told besides the states: rotary cosines and sines, the mask, and what is remembered of other positions."""
+
+    rotation: tuple[Tensor, Tensor]
+    mask: Tensor | None = None
+    states: KeyValues | None = None
+
+
 class Block(nn.Module):
     """Attention and feed-forward; the noise embedding shifts, scales and gates both."""
 
-    def __init__(self, config: DiTConfig) -> None:
+    def __init__(self, config: DiTConfig, layer: int) -> None:
         super().__init__()
         size = config.hidden_size
-        self.heads = config.heads
+        self.heads, self.layer = config.heads, layer
         self.norm1, self.norm2 = Norm(size), Norm(size)
         self.attn_qkv, self.attn_out = nn.Linear(size, 3 * size, bias=False), nn.Linear(size, size, bias=False)
         self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(approximate="tanh"), nn.Linear(4 * size, size))
         self.adaLN_modulation = nn.Linear(config.cond_size, 6 * size)
 
-    def forward(self, x: Tensor, noise: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, around: Around) -> Tensor:
         modulation: Tensor = self.adaLN_modulation(noise)
         shift, scale, gate, shift2, scale2, gate2 = modulation[:, None].chunk(6, -1)
-        x = x + gate * self._attend(_modulate(self.norm1(x), shift, scale), rotation, mask)
+        x = x + gate * self._attend(_modulate(self.norm1(x), shift, scale), around)
         change: Tensor = gate2 * self.mlp(_modulate(self.norm2(x), shift2, scale2))
         return x + change
 
-    def _attend(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def _attend(self, x: Tensor, around: Around) -> Tensor:
         rows, length, size = x.shape
         q, k, v = self.attn_qkv(x).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each [B, h, L, d]
-        q, k = _rotate(q, *rotation), _rotate(k, *rotation)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        q, k = _rotate(q, *around.rotation), _rotate(k, *around.rotation)
+        if around.states is not None:
+            k, v = around.states.update(k, v, self.layer)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=around.mask)
         out: Tensor = self.attn_out(mixed.transpose(1, 2).reshape(rows, length, size))
         return out
 
@@ -107,18 +122,20 @@ class DiT(nn.Module):
         self.config = config
         self.vocab_embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.sigma_map = NoiseEmbedding(config.cond_size)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.output_layer = OutputLayer(config)
 
-    def forward(self, tokens: Tensor, sigma: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, sigma: Tensor, positions: Tensor, mask: Tensor | None, states: KeyValues | None = None
+    ) -> Tensor:
         noise = self.sigma_map(sigma)
         size = self.config.hidden_size // self.config.heads
-        turn = rotation(positions, size, self.vocab_embed.weight.dtype)
+        around = Around(rotation(positions, size, self.vocab_embed.weight.dtype), mask, states)
         x = self.vocab_embed(tokens)
         for block in self.blocks:
-            x = block(x, noise, turn, mask)
-        states: Tensor = self.output_layer(x, noise)
-        return states
+            x = block(x, noise, around)
+        out: Tensor = self.output_layer(x, noise)
+        return out
 
     def get_input_embeddings(self) -> nn.Module:
         """Returns the token embedding (transformers' name for it)."""
@@ -141,16 +158,31 @@ class DiTDenoiser(TransformersDenoiser):
         """Returns the states [B, L, H] before the head."""
         return self.run(tokens, self.sigma(tokens, valid), valid)
 
-    def run(self, tokens: Tensor, sigma: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Returns the states [B, L, H] at noise level `sigma` [B]."""
-        positions = (
-            torch.arange(tokens.shape[1], device=tokens.device)[None] if valid is None else real_positions(valid)
-        )
+    def run(
+        self, tokens: Tensor, sigma: Tensor, valid: Tensor | None = None, states: KeyValues | None = None
+    ) -> Tensor:
+        """Returns the states [B, L, H] at noise level `sigma` [B]; `states` collects keys and values."""
         mask: Tensor | None = None if valid is None else valid[:, None, None, :]
         if self.attention == "block":
             mask = block_mask(tokens, valid, self.block_length or 1, self.dtype)
-        states: Tensor = self.model(tokens, sigma, positions, mask)
-        return states
+        network = self.model if states is None else self.uncompiled
+        found: Tensor = network(tokens, sigma, live_places(tokens, valid), mask, states)
+        return found
+
+    @cached_property
+    def remembers(self) -> bool:
+        """Whether rows can remember: where the noise level is not read off the whole row."""
+        return type(self).sigma is DiTDenoiser.sigma and remembers(self)
+
+    def live(self, tokens: Tensor, valid: Tensor | None, past: Past | None, states: KeyValues) -> Tensor:
+        """Returns the states [B, L, H] of live positions, which attend to `past`."""
+        sigma = self.sigma(tokens, valid)
+        if past is None:
+            return self.run(tokens, sigma, valid, states)
+        places = past.begin[:, None] + live_places(tokens, valid)
+        mask = recalled_mask(seen(places, valid, self.block_length), past, self.dtype)
+        found: Tensor = self.uncompiled(tokens, sigma, places, mask, states)
+        return found
 
     def sigma(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         """Returns the noise level [B] to tell the network for these rows."""

@@ -51,6 +51,8 @@ class GenericSettings(LoadSettings):
 class WholeDenoiser(TransformersDenoiser):
     """For models whose logits are more than a linear map of hidden states (BERT's transform, Gemma's cap): runs them whole."""
 
+    remembers = False
+
     def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         """Returns the model's own logits [B, L, V]."""
         logits: Tensor = self.model(input_ids=tokens, **self.inputs(tokens, valid)).logits

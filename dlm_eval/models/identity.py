@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from dlm_eval.models.compiled import compile_backend
 from dlm_eval.models.loading import Folder, LoadSettings, header, locate
 
 TOKENIZER_FILES = [
@@ -35,7 +36,8 @@ def identity(folder: Folder, settings: LoadSettings) -> dict[str, Any]:
     if settings.peft:
         adapter = locate(settings.peft, setting="peft")
         described |= {"peft": adapter.name, "peft_sha256": _sha256(sorted(adapter.path.glob("adapter_*")))}
-    return described
+    chosen = {"quantization": settings.quantization, "compile": compile_backend(settings.compile)}
+    return described | {key: value for key, value in chosen.items() if value}
 
 
 def hash_weights(files: list[Path]) -> str:

@@ -6,10 +6,7 @@ pretrained -> folder (`locate`) -> config as a plain dict (`read_config`) -> net
 from __future__ import annotations
 
 import json
-import os
 import struct
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from dlm_eval.errors import UserError, unknown
+from dlm_eval.hub import hub_reachable
 from dlm_eval.models import Checkpoint, checkpoints, packaged_asset
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -45,10 +43,12 @@ class LoadSettings:
         revision: branch, tag or commit of a hub id.
         dtype: of the weights: auto (the checkpoint's), float32, float16 or bfloat16.
         device: auto (cuda where there is one), cpu, cuda, cuda:1, ...
-        device_map: auto, balanced, ... to spread a model over several devices, or None.
+        device_map: auto, balanced, ... or JSON of module -> device, to spread a model over several devices, or None.
         attn_implementation: transformers' name of the attention code, or None for its choice.
         max_length: positions of a sequence at most; None for the checkpoint's.
         mask_id: overrides the checkpoint's mask token.
+        quantization: fewer bits per weight, as `models.quantization` reads it, or None.
+        compile: torch.compile's backend (true: inductor), or None; lengths are then padded to a few buckets.
         peft: hub id or folder of a LoRA adapter to merge into the weights, or None.
         tokenizer: hub id or folder of the tokenizer where it is not beside the weights.
         checkpoint: named checkpoint whose facts fill in what the files do not say.
@@ -63,6 +63,8 @@ class LoadSettings:
     attn_implementation: Literal["sdpa", "eager"] | None = None
     max_length: int | None = None
     mask_id: int | None = None
+    quantization: str | None = None
+    compile: str | None = None
     peft: str | None = None
     tokenizer: str | None = None
     checkpoint: str = ""
@@ -151,22 +153,6 @@ def _from_hub(name: str, revision: str | None, setting: str) -> Folder:
         at = f" at revision '{revision}'" if revision else ""
         raise UserError(f"{setting} '{name}'{at} cannot be had from the hub: {first_line(error)}") from None
     return Folder(path, name, path.name)
-
-
-def hub_reachable(timeout: float = 3.0) -> bool:
-    """Returns whether the hub answers at all (one request, no retries); False when HF_HUB_OFFLINE is set."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
-        return False
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=timeout).close()
-    except urllib.error.HTTPError:
-        pass  # it answers
-    except OSError:
-        return False
-    return True
 
 
 # -- what ----------------------------------------------------------------------------------------------------------------

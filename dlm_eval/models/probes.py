@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.denoiser import Denoiser, Past, Remembering
 
 LENGTH = 8
 FLUENT = "Anna had a red kite. Then she left the kite at the park. She was sad and asked Ben for help."
@@ -126,6 +126,26 @@ def check_shift(model: Denoiser, shift: bool) -> None:
             f"{model.name}: with shift={str(shift).lower()} a masked word of plain English costs {declared:.1f} nats, with "
             f"shift={str(not shift).lower()} {other:.1f}; set shift={str(not shift).lower()}, or probe=false"
         )
+
+
+def remembers(model: Remembering) -> bool:
+    """Returns whether a row that remembers its first half predicts the second as the whole row does: not every network takes keys and values from
+    outside, and some take them and do something else."""
+    half = max(LENGTH // 2, model.settles or 0)
+    if 2 * half > model.max_length:
+        return False
+    tokens = example(model, 2 * half)
+    tokens[0, :half] = tokens[0, :half].masked_fill(tokens[0, :half] == model.mask_id, int(tokens[0, 0]))
+    wanted = torch.arange(2 * half)[None] >= half + model.lag
+    try:
+        whole, states = model.recall(tokens, None, wanted, None, True)
+        assert states is not None
+        past = Past(states[:, :, :, :half], None, torch.full((1,), half, device=states.device))
+        found, _ = model.recall(tokens[:, half:], None, wanted[:, half:], past, False)
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+        return False
+    moved = max(float(_difference(other, whole).max()) for other in (found, model.logits(tokens, None, wanted)))
+    return moved <= LEAK[_dtype(model)]
 
 
 def _difference(one: Tensor, other: Tensor) -> Tensor:

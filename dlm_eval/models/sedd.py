@@ -2,7 +2,7 @@
 
 For the absorbing process the score of token y at a masked position is p(y | what is seen) / (e^sigma - 1) (their section 4.2), so that its
 logarithm is, up to a constant, the log-probability of y: `logits` gives that, `log_scores` the scores themselves.
-Shape letters: B = rows, L = positions, V = vocabulary with the mask.
+Shape letters: B = rows, L = positions, N = wanted positions, V = vocabulary with the mask.
 """
 
 from __future__ import annotations
@@ -12,40 +12,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlm_eval.errors import UserError
 from dlm_eval.models.assemble import assemble
 from dlm_eval.models.dit import DiT, DiTConfig, DiTDenoiser, rename
 from dlm_eval.models.loading import Folder, LoadSettings, locate, read_config, require
-from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.noise_schedules import Geometric, LogLinear, NoiseSchedule
+from dlm_eval.models.transformer import Traits, TransformersDenoiser, wanted_places
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_module
-
-EPSILON = 1e-3  # of the log-linear noise: a share epsilon of the tokens is still visible at t = 1
 
 
 class ScoreDenoiser(DiTDenoiser):
     """Denoiser of a SEDD checkpoint. `logits` tells the network the noise level at which this share of masks is expected."""
 
+    schedule: NoiseSchedule = LogLinear()
+
     def sigma(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        """Returns sigma(t) = -log(1 - (1 - epsilon) t) [B] at the share t of a row's tokens that are masked."""
+        """Returns the total noise [B] at the share of a row's tokens that are masked."""
         hidden = tokens == self.mask_id
         share = hidden.float().mean(1) if valid is None else (hidden & valid).sum(1) / valid.sum(1)
-        return -torch.log1p(-(1 - EPSILON) * share.clamp(min=EPSILON))
+        return self.schedule.at_share(share)
 
     @torch.no_grad()
-    def log_scores(self, tokens: Tensor, sigma: Tensor) -> Tensor:
-        """Returns float32 log-scores [B, L, V] of every token at every position, 0 at the token that stands there.
+    def score_logits(self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor) -> Tensor:
+        """Returns float32 log-scores of every token at each wanted position, 0 at the token that stands there.
 
         Args:
-            tokens: [B, L] long.
-            sigma: [B] total noise, above 0.
+            tokens, valid, positions: as of `Denoiser.logits`.
+            time: [B] total noise sigma, above 0.
         """
-        tokens, sigma = tokens.to(self.device), sigma.to(self.device).float()
-        states = self.run(tokens, sigma)
-        scores = self.read(states.flatten(0, 1)).view(*tokens.shape, self.vocab_size)
+        tokens, sigma = tokens.to(self.device), time.to(self.device).float()
+        valid = None if valid is None or bool(valid.all()) else valid.to(self.device)
+        rows, columns, shape = wanted_places(tokens.shape, positions, self.device)
+        scores = self.read(self.run(tokens, sigma, valid)[rows, columns])
         # log(e^sigma - 1), exactly for small sigma too.
         scale = sigma + torch.log(-torch.expm1(-sigma))
-        scores = scores - scale[:, None, None] - torch.log(torch.tensor(self.vocab_size - 1.0))
-        return scores.scatter(-1, tokens[..., None], 0.0)
+        scores = scores - scale[rows, None] - torch.log(torch.tensor(self.vocab_size - 1.0))
+        return scores.scatter(-1, tokens[rows, columns, None], 0.0).view(*shape, self.vocab_size)
+
+    def log_scores(self, tokens: Tensor, sigma: Tensor) -> Tensor:
+        """Returns float32 log-scores [B, L, V] of `tokens` [B, L] long at total noise `sigma` [B]."""
+        return self.score_logits(tokens, None, None, sigma)
 
 
 def load(settings: LoadSettings) -> TransformersDenoiser:
@@ -56,7 +63,31 @@ def load(settings: LoadSettings) -> TransformersDenoiser:
     vocabulary = read_vocabulary(folder, raw, settings, default_mask=config.vocab_size - 1)
     model = load_module(lambda: DiT(config), folder, settings, rename)
     traits = Traits("sedd", barred=(vocabulary.mask_id,))
-    return assemble(model, vocabulary, traits, folder, settings, ScoreDenoiser)
+    denoiser = assemble(model, vocabulary, traits, folder, settings, ScoreDenoiser)
+    assert isinstance(denoiser, ScoreDenoiser)
+    denoiser.schedule = _schedule(raw, folder)
+    return denoiser
+
+
+def _schedule(raw: dict[str, Any], folder: Folder) -> NoiseSchedule:
+    """Returns the noise schedule of config.json.
+
+    Raises:
+        UserError: another process than absorbing, or an unknown schedule.
+    """
+    graph, noise = raw["graph"]["type"], raw.get("noise", {})
+    if graph != "absorb":
+        raise UserError(
+            f"pretrained '{folder.name}': graph '{graph}' in config.json is not possible for SEDD; only 'absorb' is"
+        )
+    kind = noise.get("type", "loglinear")
+    if kind == "geometric":
+        return Geometric(float(noise["sigma_min"]), float(noise["sigma_max"]))
+    if kind != "loglinear":
+        raise UserError(
+            f"pretrained '{folder.name}': noise '{kind}' in config.json is not known; loglinear and geometric are"
+        )
+    return LogLinear()
 
 
 def _sizes(raw: dict[str, Any], folder: Folder) -> DiTConfig:

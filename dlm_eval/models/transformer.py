@@ -6,15 +6,18 @@ Shape letters: B = rows of a batch, L = positions, H = hidden size, V = vocabula
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dlm_eval.models.denoiser import Attention, Process
+from dlm_eval.models.denoiser import Attention, Past, Process
+from dlm_eval.models.probes import remembers
+from dlm_eval.models.remember import KeyValues, additive, recalled_mask, seen
 from dlm_eval.models.vocabulary import Vocabulary
 
 BARRED = -1e6
@@ -31,6 +34,7 @@ class Traits:
         attention: 'full', 'block' or 'causal'.
         block_length: block size of block-causal attention, counted from a row's first real token.
         process: corruption that it was trained to undo.
+        bare: whether texts begin without bos although position 0 has no prediction: it stands only before an empty prompt.
         barred: ids that the family gives no probability (its logits stand at -1e6, so that guidance stays finite).
         described: more for the fingerprint (files, commit, ...).
     """
@@ -40,6 +44,7 @@ class Traits:
     attention: Attention = "full"
     block_length: int | None = None
     process: Process = "absorbing"
+    bare: bool = False
     barred: tuple[int, ...] = ()
     described: dict[str, Any] = field(default_factory=dict)
 
@@ -69,7 +74,7 @@ class TransformersDenoiser:
         self.eos_ids, self.bos_id, self.pad_id = vocabulary.eos_ids, vocabulary.bos_id, vocabulary.pad_id
         self.vocab_size = int(self.head.weight.shape[0])
         self.max_length = max_length
-        self.needs_bos = traits.shift
+        self.needs_bos, self.bare = traits.shift, traits.bare
         self.attention, self.block_length, self.process = traits.attention, traits.block_length, traits.process
 
     @property
@@ -125,14 +130,59 @@ class TransformersDenoiser:
         tokens = tokens.to(self.device)
         valid = None if valid is None or bool(valid.all()) else valid.to(self.device)
         rows, columns, shape = wanted_places(tokens.shape, positions, self.device)
-        hidden = self.hidden(tokens, valid)
+        return self._read_at(self.hidden(tokens, valid), rows, columns, valid).view(*shape, self.vocab_size)
+
+    @torch.no_grad()
+    def recall(
+        self, tokens: Tensor, valid: Tensor | None, positions: Tensor, past: Past | None, keep: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns logits, and states where they are to be kept (see `Remembering.recall`)."""
+        states = KeyValues(past, keep)
+        rows, columns = positions.to(self.device).nonzero(as_tuple=True)
+        hidden = self.live(tokens.to(self.device), None if valid is None else valid.to(self.device), past, states)
+        return self._read_at(hidden, rows, columns, valid), states.states(self.device)
+
+    @cached_property
+    def remembers(self) -> bool:
+        """Whether rows can remember: whether they do on a short text. Kernels that take no mask cannot."""
+        kernel = getattr(self.model.config, "_attn_implementation", None)
+        return kernel in ("sdpa", "eager") and {"past_key_values", "position_ids"} <= self.accepted and remembers(self)
+
+    @property
+    def lag(self) -> int:
+        """How far left of a token its distribution is read."""
+        return int(self.traits.shift)
+
+    @property
+    def settles(self) -> int | None:
+        """The block of block-causal attention."""
+        return self.block_length
+
+    def live(self, tokens: Tensor, valid: Tensor | None, past: Past | None, states: KeyValues) -> Tensor:
+        """Returns the last hidden states [B, L, H] of live positions, which attend to `past` through `states`."""
+        inputs = self.inputs(tokens, valid)
+        if past is not None:
+            places = past.begin[:, None] + live_places(tokens, valid)
+            mask = recalled_mask(seen(places, valid, self.block_length), past, self.dtype)
+            inputs |= {"attention_mask": mask, "position_ids": places}
+        hidden: Tensor = self.uncompiled(input_ids=tokens, past_key_values=states, **inputs).last_hidden_state
+        return hidden
+
+    @property
+    def uncompiled(self) -> Callable[..., Any]:
+        """The network without torch.compile: what is remembered has more lengths than are worth a compilation each."""
+        forward: Callable[..., Any] = self.backbone.forward
+        return forward
+
+    def _read_at(self, hidden: Tensor, rows: Tensor, columns: Tensor, valid: Tensor | None) -> Tensor:
+        """Returns float32 logits [N, V] of the tokens at these places of hidden states [B, L, H]."""
         if self.traits.shift:
             columns = _one_left(columns, rows, valid)
         rows, columns = rows.to(hidden.device), columns.to(hidden.device)
         logits = self.read(hidden[rows, columns])
         for token in self.traits.barred:
             logits[:, token] = BARRED
-        return logits.view(*shape, self.vocab_size)
+        return logits
 
     def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         """Returns the backbone's last hidden states [B, L, H]; `valid` is None where no row is padded."""
@@ -179,20 +229,17 @@ def real_positions(valid: Tensor) -> Tensor:
     return (valid.long().cumsum(1) - 1).clamp(min=0)
 
 
+def live_places(tokens: Tensor, valid: Tensor | None) -> Tensor:
+    """Returns [B or 1, L] long: the place of each position of `tokens`, counted from a row's first real one."""
+    return torch.arange(tokens.shape[1], device=tokens.device)[None] if valid is None else real_positions(valid)
+
+
 def block_mask(tokens: Tensor, valid: Tensor | None, block_length: int, dtype: torch.dtype) -> Tensor:
     """Returns the additive mask [B or 1, 1, L, L] under which a block sees itself and the blocks before it.
 
-    Blocks are counted from a row's first real token. A float mask: a boolean one is silently wrong under eager attention.
+    Blocks are counted from a row's first real token.
     """
-    length = tokens.shape[1]
-    place = torch.arange(length, device=tokens.device)[None] if valid is None else real_positions(valid)
-    block = place // block_length
-    allowed = block[:, :, None] >= block[:, None, :]
-    if valid is not None:
-        # A padding position sees itself, so that its softmax is defined.
-        allowed = allowed & valid[:, None, :] | torch.eye(length, dtype=torch.bool, device=tokens.device)
-    additive = torch.zeros(allowed.shape, dtype=dtype, device=tokens.device)
-    return additive.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+    return additive(seen(live_places(tokens, valid), valid, block_length), dtype)
 
 
 def _one_left(columns: Tensor, rows: Tensor, valid: Tensor | None) -> Tensor:

@@ -10,7 +10,9 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from dlm_eval.models.assemble import assemble
+from dlm_eval.models.denoiser import Past
 from dlm_eval.models.loading import LoadSettings, locate, native_config, read_config, require
+from dlm_eval.models.remember import KeyValues, recalled_mask
 from dlm_eval.models.transformer import Traits, TransformersDenoiser, real_positions
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
@@ -19,20 +21,36 @@ from dlm_eval.models.weights import load_weights
 class ReorderedDenoiser(TransformersDenoiser):
     """A causal network that sees every known token at each mask, because the masks are moved behind them."""
 
+    settles = 1
+
     def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         """Returns hidden states [B, L, H] in reading order."""
+        return self.live(tokens, valid, None, None)
+
+    def live(self, tokens: Tensor, valid: Tensor | None, past: Past | None, states: KeyValues | None) -> Tensor:
+        """Returns hidden states [B, L, H] of live positions in reading order; all that is remembered stands before them."""
         real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid
         order = torch.where(real, (tokens == self.mask_id).long(), 2).argsort(
             dim=1, stable=True
         )  # known, masks, padding
+        places = real_positions(real).gather(1, order)
         # Without a mask, transformers takes positions that fall back for packed sequences and hides rows from each other.
-        states: Tensor = self.backbone(
+        mask = torch.ones_like(tokens)
+        if past is not None:
+            places = past.begin[:, None] + places
+            before = torch.ones(1, tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device).tril()
+            mask = recalled_mask(before, past, self.dtype)
+        network = self.backbone if states is None else self.uncompiled
+        found: Tensor = network(
             input_ids=tokens.gather(1, order),
-            position_ids=real_positions(real).gather(1, order),
-            attention_mask=torch.ones_like(tokens),
+            position_ids=places,
+            attention_mask=mask,
+            past_key_values=states,
             use_cache=False,
         ).last_hidden_state
-        return torch.empty_like(states).scatter_(1, order[..., None].expand_as(states), states)
+        if states is not None:
+            states.reorder(order)
+        return torch.empty_like(found).scatter_(1, order[..., None].expand_as(found), found)
 
 
 def load(settings: LoadSettings) -> TransformersDenoiser:

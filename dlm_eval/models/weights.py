@@ -5,6 +5,7 @@ Two ways: `load_weights` for transformers' classes, `load_module` for modules of
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from dlm_eval.errors import UserError
 from dlm_eval.models.loading import Folder, LoadSettings, first_line, locate, read_config, resolve_device, resolve_dtype
+from dlm_eval.models.quantization import quantization_config
 
 QUIET_BELOW = 2**30  # bytes of weights below which no progress bar is shown
 
@@ -31,7 +33,7 @@ def load_weights(
         model_class: a transformers class with `from_pretrained`.
         config: its config, built by the adapter.
         folder: the checkpoint.
-        settings: dtype, device, device_map, attn_implementation and peft are used.
+        settings: dtype, device, device_map, attn_implementation, quantization and peft are used.
         key_mapping: regular expressions from the checkpoint's names to the class's; only one group each is substituted.
 
     Raises:
@@ -44,8 +46,12 @@ def load_weights(
         config._attn_implementation = settings.attn_implementation
         with device:
             return model_class(config).to(dtype).eval().requires_grad_(False)
-    place: Any = settings.device_map or {"": device}
-    extra = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
+    place = _place(settings.device_map) or {"": device}
+    extra: dict[str, Any] = (
+        {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
+    )
+    if settings.quantization:
+        extra["quantization_config"] = quantization_config(settings.quantization, place)
     try:
         with _hushed(folder):
             model, info = model_class.from_pretrained(
@@ -75,7 +81,7 @@ def load_module(
     Raises:
         UserError: a weight is missing, left over or of the wrong shape, or an option that only transformers' classes have was set.
     """
-    for option in ("device_map", "attn_implementation", "peft"):
+    for option in ("device_map", "attn_implementation", "quantization", "peft"):
         if getattr(settings, option) is not None:
             raise UserError(
                 f"model_args {option} '{getattr(settings, option)}' is not possible for this family; leave it out"
@@ -86,7 +92,9 @@ def load_module(
     if device.type == "meta":
         with device:
             return build().to(dtype).eval().requires_grad_(False)
-    state = {key: value.to(dtype) for key, value in rename(read_state(folder, device)).items()}
+    state = rename(read_state(folder, device))
+    for key in state:  # one at a time, so that the file's dtype and ours never stand side by side whole
+        state[key] = state[key].to(dtype)
     with init_empty_weights(include_buffers=False):
         module = build()
     wanted = module.state_dict()
@@ -116,6 +124,16 @@ def require_weights(folder: Folder) -> None:
     """Raises UserError where the folder has no weight file."""
     if not folder.weights:
         raise UserError(f"pretrained '{folder.name}' has no weights; expected *.safetensors or pytorch_model*.bin")
+
+
+def _place(device_map: str | None) -> Any:
+    """Returns the device map of the option: a word, or JSON of module -> device ('cpu' and 'disk' among them)."""
+    if device_map is None or not device_map.startswith("{"):
+        return device_map
+    try:
+        return json.loads(device_map)
+    except ValueError as error:
+        raise UserError(f"model_args device_map '{device_map}' is not JSON ({error})") from None
 
 
 @contextmanager

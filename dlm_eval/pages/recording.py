@@ -53,6 +53,15 @@ class Recording:
             before, covered = step.tokens, {p for p, is_open in enumerate(step.open) if is_open}
         return found
 
+    def changed(self) -> list[tuple[int, ...]]:
+        """Returns, for each step, the positions where it put a token that was not there before."""
+        found, before = [], tuple(None if p in self.open else t for p, t in enumerate(self.start))
+        for step in self.steps:
+            now = tuple(None if is_open else t for t, is_open in zip(step.tokens, step.open, strict=True))
+            found.append(tuple(p for p in step.written if now[p] != before[p]))
+            before = now
+        return found
+
     def plain(self) -> dict[str, Any]:
         """Returns everything as plain data for JSON: numbers, texts, lists and dicts; no NaN."""
         steps = [

@@ -41,11 +41,11 @@ def lines(recording: Recording, colour: bool) -> Iterator[str]:
                 *(paint(text, code) for text, code in (("90 %", "1;32"), ("50 %", "1;33"), ("less", "1;31"))),
             ]
         )
-    for step, replaced in zip(recording.steps, recording.replaced(), strict=True):
+    for step, replaced, changed in zip(recording.steps, recording.replaced(), recording.changed(), strict=True):
         yield ""
-        yield paint(_headline(step, replaced), DIM)
-        yield "  " + _hole(recording, step, replaced, colour, paint)
-        pairs = zip(step.written, step.confidence, strict=True)
+        yield paint(_headline(step, replaced, changed), DIM)
+        yield "  " + _hole(recording, step, replaced, changed, colour, paint)
+        pairs = ((p, c) for p, c in zip(step.written, step.confidence, strict=True) if p in changed)
         yield "  " + "  ".join(f"{_new(_piece(recording, step.tokens[p]), c, colour, paint)} {c:.2f}" for p, c in pairs)
     yield ""
     yield f"{filling.forwards} forwards, {filling.steps} steps, {filling.seconds:.2f} s, ended: {filling.exit}"
@@ -60,14 +60,23 @@ def _given(recording: Recording) -> str:
     return shown
 
 
-def _headline(step: TraceStep, replaced: Collection[int]) -> str:
-    parts = [f"{len(step.written) - len(replaced)} written"]
-    parts += [f"{len(replaced)} replaced"] * bool(replaced) + [f"{len(step.erased)} masked again"] * bool(step.erased)
+def _headline(step: TraceStep, replaced: Collection[int], changed: Collection[int]) -> str:
+    kept = len(step.written) - len(changed)
+    parts = [f"{len(changed) - len(replaced)} written"]
+    parts += [f"{len(replaced)} replaced"] * bool(replaced) + [f"{kept} kept"] * bool(kept)
+    parts += [f"{len(step.erased)} masked again"] * bool(step.erased)
     return f"step {step.step}: {', '.join(parts)}, {sum(step.open)} open"
 
 
-def _hole(recording: Recording, step: TraceStep, replaced: Collection[int], colour: bool, paint: Paint) -> str:
-    sure = dict(zip(step.written, step.confidence, strict=True))
+def _hole(
+    recording: Recording,
+    step: TraceStep,
+    replaced: Collection[int],
+    changed: Collection[int],
+    colour: bool,
+    paint: Paint,
+) -> str:
+    sure = {p: c for p, c in zip(step.written, step.confidence, strict=True) if p in changed}
     shown = []
     for p in recording.open:
         if p in step.erased and step.open[p]:

@@ -11,11 +11,19 @@ let shown = last, chosen = null, timer = null;
 const percent = (p) => (p === null ? "?" : (100 * p).toFixed(1) + " %");
 const quoted = (id) => JSON.stringify(data.pieces[id].text);
 
-// What happened at each position, in order: {k, id, confidence} where a token was written, {k, id: null} where it was masked again.
+// What happened at each position, in order: {k, id, confidence} where another token was written, {k, id: null} where it was masked again. A step
+// that writes the same token once more only changes its confidence: `later` has {k, confidence}.
 const history = data.start.map(() => []);
-data.steps.forEach((step, k) => {
+const changes = data.steps.map((step, k) => {
+  let changed = 0;
   step.erased.forEach((p) => history[p].push({ k, id: null }));
-  step.written.forEach((p, i) => history[p].push({ k, id: step.tokens[i], confidence: step.confidence[i] }));
+  step.written.forEach((p, i) => {
+    const id = step.tokens[i], confidence = step.confidence[i], before = history[p][history[p].length - 1];
+    if (before && before.id === id) { before.later.push({ k, confidence }); return; }
+    history[p].push({ k, id, confidence, later: [] });
+    changed += 1;
+  });
+  return changed;
 });
 
 function stateOf(p, count) { // what stands at p after `count` steps
@@ -23,6 +31,11 @@ function stateOf(p, count) { // what stands at p after `count` steps
   const now = past[past.length - 1];
   const before = past.slice(0, -1).some((event) => event.id !== null);
   return { now, rewritten: before && now.id !== null, fresh: now && now.k === count - 1 };
+}
+
+function confidenceOf(event, count) { // the latest before step `count`
+  const later = event.later.filter((again) => again.k < count);
+  return later.length ? later[later.length - 1].confidence : event.confidence;
 }
 
 function addText(element, text) { // as text, never as markup; what cannot be seen is spelled out
@@ -56,7 +69,7 @@ function tokenSpan(p, count) {
   if (written) {
     const piece = data.pieces[now.id];
     if (piece.special) span.classList.add("special");
-    const value = at("canvas").dataset.colour === "confidence" ? now.confidence : now.k / Math.max(1, last - 1);
+    const value = at("canvas").dataset.colour === "confidence" ? confidenceOf(now, count) : now.k / Math.max(1, last - 1);
     span.style.setProperty("--v", value === null ? 0 : value);
     addText(span, piece.text);
   }
@@ -64,21 +77,28 @@ function tokenSpan(p, count) {
   return span;
 }
 
+function again(event) {
+  const end = event.later[event.later.length - 1];
+  return end ? ` (kept until step ${data.steps[end.k].step}, then ${percent(end.confidence)})` : "";
+}
+
 function describe() {
   if (chosen === null) { at("details").textContent = "point at a token for its history"; return; }
   if (!hole.has(chosen)) { at("details").textContent = `position ${chosen}: ${quoted(data.start[chosen])}, given`; return; }
   const events = history[chosen].map((event) => event.id === null
     ? `masked again in step ${data.steps[event.k].step}`
-    : `${quoted(event.id)} (id ${event.id}) in step ${data.steps[event.k].step}, confidence ${percent(event.confidence)}`);
+    : `${quoted(event.id)} (id ${event.id}) in step ${data.steps[event.k].step}, confidence ${percent(event.confidence)}` + again(event));
   at("details").textContent = `position ${chosen}: ` + (events.join(" → ") || "never written");
 }
 
 function whereText(count) {
   if (count === 0) return `start: ${data.open.length} open`;
   const step = data.steps[count - 1];
-  const replaced = step.replaced.length, written = step.written.length - replaced;
-  const parts = [`${written} written`];
+  const replaced = step.replaced.length, written = changes[count - 1] - replaced, kept = step.written.length - changes[count - 1];
+  const parts = [];
+  if (written || !(replaced || kept)) parts.push(`${written} written`);
   if (replaced) parts.push(`${replaced} replaced`);
+  if (kept) parts.push(`${kept} kept`);
   if (step.erased.length) parts.push(`${step.erased.length} masked again`);
   return `step ${step.step} (${count} of ${last}): ${parts.join(", ")}`;
 }
@@ -130,12 +150,14 @@ function start() {
     entry.textContent = JSON.stringify(value);
     at("settings").append(term, entry);
   }
-  const most = Math.max(1, ...data.steps.map((step) => step.written.length));
-  at("bars").replaceChildren(...data.steps.map((step) => {
+  const most = Math.max(1, ...changes);
+  at("bars").replaceChildren(...changes.map((changed) => {
     const bar = document.createElement("i");
-    bar.style.setProperty("--v", step.written.length / most);
+    bar.style.setProperty("--v", changed / most);
     return bar;
   }));
+  at("key-erased").hidden = data.steps.every((step) => step.erased.length === 0);
+  at("key-rewritten").hidden = history.every((events) => events.filter((event) => event.id !== null).length < 2);
   at("slider").max = last;
   at("slider").addEventListener("input", () => { play(false); show(Number(at("slider").value)); });
   at("previous").addEventListener("click", () => show(shown - 1));

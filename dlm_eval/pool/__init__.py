@@ -32,6 +32,10 @@ class Pool(Protocol):
         """Returns per device: its name, what it did, its peak memory."""
         ...
 
+    def busy(self) -> list[float]:
+        """Returns per device the seconds in which it has run the model so far."""
+        ...
+
     def batch_tokens(self) -> int | None:
         """Returns the token budget that the devices ended with, where memory made it smaller than it began; else None."""
         ...
@@ -57,6 +61,9 @@ class InProcess:
     def devices(self) -> list[dict[str, Any]]:
         return [Usage.facts(usage(self.engine), str(getattr(self.engine.model, "device", "cpu")))]
 
+    def busy(self) -> list[float]:
+        return [self.engine.cost.seconds]
+
     def batch_tokens(self) -> int | None:
         return self.engine.batch_tokens if self.engine.batch_tokens < self._budget else None
 
@@ -75,6 +82,9 @@ class Remembered:
         return Cost()
 
     def devices(self) -> list[dict[str, Any]]:
+        return []
+
+    def busy(self) -> list[float]:
         return []
 
     def batch_tokens(self) -> int | None:

@@ -14,7 +14,8 @@ from dlm_eval.pool.workers import Workers
 
 
 def worker_devices(devices: str | None, engine: str, ray_address: str | None = None) -> list[Device]:
-    """Returns the devices of worker processes; [] where the run needs none (one local device, or none named).
+    """Returns the devices of worker processes; [] where the run needs none (one local device, or none named). A model that spans several GPUs has a
+    process of its own, which sees these alone.
 
     Raises:
         UserError: a device that is not there.
@@ -24,14 +25,14 @@ def worker_devices(devices: str | None, engine: str, ray_address: str | None = N
 
         return parse_devices(devices or "auto", gpus_of_cluster(ray_address))
     found = parse_devices(devices) if devices else []
-    return found if len(found) > 1 else []
+    return found if len(found) > 1 or any(device.gpus > 1 for device in found) else []
 
 
 def single_device(devices: str | None) -> Mapping[str, Any]:
     """Returns the model options of the one device that `devices` names."""
     (device,) = parse_devices(devices) if devices else [Device("", {})]
     first = device.environment.get("CUDA_VISIBLE_DEVICES")
-    return {"device": device.label} if first and device.gpus == 1 else device.options
+    return {"device": device.label} if first else device.options
 
 
 def start_workers(

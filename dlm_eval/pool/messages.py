@@ -108,14 +108,13 @@ class Alive:
 def usage(engine: Engine) -> Usage:
     """Returns what `engine` did in this process."""
     device = device_of(engine.model)
-    if device.type == "cuda":
-        return Usage(
-            engine.cost,
-            torch.cuda.max_memory_allocated(device),
-            engine.batch_tokens,
-            torch.cuda.get_device_name(device),
-        )
+    if device.type == "cuda":  # all that the process sees: a model may span several
+        peak = sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
+        return Usage(engine.cost, peak, engine.batch_tokens, torch.cuda.get_device_name(device))
+    return Usage(engine.cost, peak_memory(), engine.batch_tokens, device.type)
+
+
+def peak_memory() -> int:
+    """Returns the bytes of memory that this process has held at most."""
     unit = 1 if sys.platform == "darwin" else 1024
-    return Usage(
-        engine.cost, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, engine.batch_tokens, device.type
-    )
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -125,7 +125,7 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
 
 def gpus_of_cluster(address: str | None) -> int:
     """Returns how many GPUs the cluster has."""
+    connect(address, 0, 0)
     import ray
 
-    connect(address, 0, 0)
     return int(ray.cluster_resources().get("GPU", 0))

@@ -7,7 +7,7 @@ import os
 import queue
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.engine import Cost
@@ -42,6 +42,15 @@ class _Place:
     usage: Usage | None = None
     past: Cost = field(default_factory=Cost)  # of workers that died here
     reported: bool = False
+
+    @property
+    def cost(self) -> Cost:
+        """What all its workers did."""
+        return self.past + (self.usage.cost if self.usage else Cost())
+
+    @property
+    def label(self) -> str:
+        return self.link.label if self.link else f"worker {self.index}"
 
 
 class Workers:
@@ -94,10 +103,14 @@ class Workers:
         self._ask_for_reports()
 
     def cost(self) -> Cost:
-        return sum((place.past + (place.usage.cost if place.usage else Cost()) for place in self.places), Cost())
+        return sum((place.cost for place in self.places), Cost())
 
     def devices(self) -> list[dict[str, Any]]:
-        return [place.usage.facts(place.link.label) for place in self.places if place.usage and place.link]
+        known = [(place, place.usage) for place in self.places if place.usage]
+        return [replace(usage, cost=place.cost).facts(place.label) for place, usage in known]
+
+    def busy(self) -> list[float]:
+        return [place.cost.seconds for place in self.places]
 
     def batch_tokens(self) -> int | None:
         return self._budget
@@ -118,7 +131,7 @@ class Workers:
         assert place.link is not None
         log.warning("the worker of %s %s; %d jobs are given back", place.link.label, place.why or how, len(place.held))
         place.failures += 1
-        place.past, place.usage = place.past + (place.usage.cost if place.usage else Cost()), None
+        place.past, place.usage = place.cost, None
         for number in chunks.lost(list(place.held), place.apart):
             finish(
                 number, Answer(None, f"its worker died three times of this request alone ({place.why or how})", 0, 0.0)

@@ -1,6 +1,6 @@
 """Which mask patterns a cubature rule runs: how many of each size, and which sets.
 
-Shape letters: n = open tokens, K = forwards, z = hidden tokens of a pattern (1..n).
+Shape letters: n = open tokens, K = forwards, R = mask patterns, z = hidden tokens of a pattern (1..n).
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from itertools import combinations
 import numpy as np
 
 from dlm_eval.engine import Ints
+from dlm_eval.scoring.prior import GAIN, kernel
 from dlm_eval.scoring.target import Bools, Floats
 
-TILT = 0.3  # how much more forwards small hidden sets get: they read fewer tokens each (best between 0.2 and 0.5 for n = 8 to 64)
+SWEEPS = 10  # of exchanges over all patterns; hardly a design gets better after them
+TOO_CLOSE = 1e9  # energy of two equal patterns
 
 
 def variants(n: int, samples: int) -> int:
@@ -34,19 +36,21 @@ def size_counts(n: int, samples: int, variant: int) -> Ints:
         return np.bincount(
             n - 1 - np.floor(places).astype(np.int64), minlength=n
         )  # cells pair up from the fully masked end
-    return np.diff(np.floor(np.concatenate([[0.0], np.cumsum(_shares(n, samples))]) + 0.5)).astype(np.int64)
+    return _allotted(n, samples)
 
 
-def _shares(n: int, samples: int) -> Floats:
-    """Returns [n] forwards per size: at least one, at most as many as there are sets, else in proportion to z^-TILT."""
+def _allotted(n: int, samples: int) -> Ints:
+    """Returns [n] patterns per size: one each, every further one where it lowers the variance most (at most as many as there are sets).
+
+    The mean of z log-probabilities has a variance in proportion to 1/z, and to how much is hidden.
+    """
     z = np.arange(1, n + 1)
+    variance = np.exp(GAIN * z / n) / z
     most = np.array([float(min(math.comb(n, int(k)), samples)) for k in z])
-    wish = z**-TILT
-    low, high = 0.0, samples / wish.min() * n
-    for _ in range(100):  # bisect the scale at which the clipped shares add up
-        scale = (low + high) / 2
-        low, high = (scale, high) if np.clip(scale * wish, 1.0, most).sum() < samples else (low, scale)
-    return np.asarray(np.clip(high * wish, 1.0, most))
+    counts = np.ones(n)
+    for _ in range(min(samples, 2**n - 1) - n):
+        counts[np.argmax(np.where(counts < most, variance / (counts * (counts + 1)), -1.0))] += 1
+    return counts.astype(np.int64)
 
 
 def draw_sets(n: int, counts: Ints, rng: np.random.Generator) -> Bools:
@@ -75,3 +79,47 @@ def _balanced(n: int, size: int, count: int, rng: np.random.Generator) -> list[B
         found[pattern.tobytes()] = pattern
         used[chosen] += 1
     return list(found.values())
+
+
+def spread_out(hidden: Bools, weight: Floats) -> Bools:
+    """Returns patterns of the same sizes that differ from each other: what one shows of the text, the others should not.
+
+    Exchanges of a hidden and a shown token within a pattern lower the energy of charges that repel each other,
+
+        sum over pairs r, s of weight_r weight_s kernel(r, s)    (kernel: prior.py),
+
+    which is the variance of the weighted mean of a function of the pattern that all tokens share.
+
+    Args:
+        hidden: [R, n] distinct patterns.
+        weight: [R] of a pattern in the estimate.
+    """
+    hidden = hidden.copy()
+    for _ in range(SWEEPS):
+        if not any([_exchange(hidden, weight, r) for r in range(len(hidden))]):
+            break
+    return hidden
+
+
+def _exchange(hidden: Bools, weight: Floats, r: int) -> bool:
+    """Makes the best exchange in pattern r, if any lowers the energy; returns whether one did."""
+    taken, shown = np.flatnonzero(hidden[r]), np.flatnonzero(~hidden[r])
+    if not len(shown):
+        return False
+    inside = hidden.astype(np.float64)
+    revealed = hidden.shape[1] - inside.sum(1)
+    apart = (inside != inside[r]).sum(1)
+
+    def energy(distance: Ints) -> Floats:
+        return weight * kernel(revealed, len(shown), distance, hidden.shape[1]) + TOO_CLOSE * (distance <= 0)
+
+    # Only patterns that tell the two tokens apart notice: they move two places away, or two nearer.
+    away, nearer = energy(apart + 2) - energy(apart), energy(apart - 2) - energy(apart)
+    away[r] = nearer[r] = 0.0
+    out, into = inside[:, taken], inside[:, shown]
+    change = (away @ out)[:, None] + nearer @ into - (out * (away + nearer)[:, None]).T @ into
+    best = int(change.argmin())
+    if change.flat[best] > -1e-12:
+        return False
+    hidden[r, taken[best // len(shown)]], hidden[r, shown[best % len(shown)]] = False, True
+    return True

@@ -36,13 +36,13 @@ def together(walks: Sequence[Walk[Any]]) -> Walk[list[Any]]:
 
 def counted(walk: Walk[T]) -> Walk[tuple[T, int]]:
     """Returns the answer of `walk` and the distinct sequences that it asked the model for."""
-    seen: dict[tuple[bytes, bytes], int] = {}
+    seen: dict[tuple[bytes, bytes, float], int] = {}
     try:
         rows = next(walk)
         while True:
             for row in rows:
                 twin = b"" if row.unguided is None else row.unguided.tobytes()
-                seen[row.tokens.tobytes(), twin] = row.passes
+                seen[row.tokens.tobytes(), twin, row.time] = row.passes
             rows = walk.send((yield rows))
     except StopIteration as stop:
         return stop.value, sum(seen.values())

@@ -7,16 +7,17 @@ Shape letters: L = positions of the row, n = open tokens, R = mask patterns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlm_eval.canvas import BLANK, Canvas
-from dlm_eval.engine import Ints, LogProbs, Reader, Row, Walk
+from dlm_eval.engine import Ints, LogProbs, Reader, Reading, Row, Walk
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.memory import Memory
+from dlm_eval.models.denoiser import Denoiser, remembering
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -35,6 +36,8 @@ class Target:
         guidance: factor f of guided logits u + f (c - u).
         model: for estimators that ask it for more than log-probabilities.
         known: log-probabilities read so far: pattern -> [n] nats (nan where not read).
+        past: positions from the left that no pattern hides or changes (a block-causal model's blocks before this one), so that they are run once.
+        memory: keys and values of the past.
     """
 
     tokens: Ints
@@ -44,6 +47,8 @@ class Target:
     guidance: float = 1.0
     model: Denoiser | None = None
     known: dict[bytes, Floats] = field(default_factory=dict)
+    past: int = 0
+    memory: Memory = field(default_factory=Memory)
 
     @property
     def n(self) -> int:
@@ -110,11 +115,33 @@ def targets(model: Denoiser, canvas: Canvas, cfg_scale: float = 0.0) -> list[Tar
 
 def _target(model: Denoiser, tokens: Ints, is_open: Bools, places: Ints, cfg_scale: float) -> Target:
     if not cfg_scale:
-        return Target(tokens, places, model.mask_id, model=model)
+        return Target(tokens, places, model.mask_id, model=model, past=_past(model, places))
     # The unconditional twin masks the context: all that is not open, but for a BOS that the model cannot do without.
     context = ~is_open
     context[:1] &= not model.needs_bos
     return Target(tokens, places, model.mask_id, context, cfg_scale + 1.0, model)
+
+
+def _past(model: Denoiser, places: Ints) -> int:
+    """Returns how many positions before `places` have settled, and are remembered besides the one that is read left of them."""
+    if model.attention != "block":
+        return 0
+    knowing = remembering(model)
+    if knowing is None or knowing.settles is None:
+        return 0
+    settled = int(places[0]) // knowing.settles * knowing.settles
+    return max(0, min(settled, int(places[0]) - knowing.lag))
+
+
+def ask(target: Target, rows: list[Row]) -> Walk[list[Reading]]:
+    """Returns the readings of `rows`, patterns of `target`. Of several the first runs the past, and the others remember it."""
+    readings: list[Reading] = []
+    if target.past and not len(target.memory.tokens) and len(rows) > 1:
+        readings = yield [replace(rows[0], memory=target.memory, keep=target.past)]
+        rows = rows[1:]
+    if len(target.memory.tokens):
+        rows = [replace(row, memory=target.memory, live=(target.past, len(row.tokens))) for row in rows]
+    return readings + ((yield rows) if rows else [])
 
 
 def measure(target: Target, hidden: Bools, read: Bools) -> Walk[Floats]:
@@ -134,7 +161,7 @@ def measure(target: Target, hidden: Bools, read: Bools) -> Walk[Floats]:
         elif reading.any() and (name not in known or np.isnan(known[name][reading]).any()):
             wanted[name] = (pattern, reading)
     if wanted:
-        answers = yield [target.row(pattern, reading) for pattern, reading in wanted.values()]
+        answers = yield from ask(target, [target.row(pattern, reading) for pattern, reading in wanted.values()])
         for name, (_, reading), (logs,) in zip(wanted, wanted.values(), answers, strict=True):
             if np.isnan(logs).any():
                 raise SampleError("the model returned log-probabilities that are NaN")

@@ -1,0 +1,194 @@
+"""Decoding in canvases: uniform noise with self-conditioning (process 'canvas'; DiffusionGemma).
+
+Canvas after canvas of a fixed length, each begun with random tokens. A step: a token is drawn for every position at a temperature that
+falls linearly; the surest are accepted while the entropies of those before them sum up to at most a bound (EB-sampler, Ben-Hamu et al.
+2025, arXiv 2505.24857), all others become random tokens again; the step's distributions are an input of the next one
+(self-conditioning). A canvas ends with the most probable tokens of its last step.
+
+Shape letters: L = positions of the sequence, n = positions of one canvas, N = wanted positions of a batch, V = vocabulary, H = state size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dlm_eval.canvas import BLANK, Canvas, Filling
+from dlm_eval.decoding.draw import inverse_cdf
+from dlm_eval.decoding.exits import Front
+from dlm_eval.decoding.halting import Halt
+from dlm_eval.decoding.samples import best_walk, repeat
+from dlm_eval.decoding.settings import DecodeSettings
+from dlm_eval.decoding.steps import Trace, TraceStep
+from dlm_eval.engine import Row, Walk
+from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.noise import Noise
+
+STEPS = 48  # of a canvas, where none are asked for (DiffusionGemma's max_denoising_steps)
+FOREIGN = (  # settings that mean nothing here
+    *(
+        "block_length",
+        "steps_per_block",
+        "guidance",
+        "cache",
+        "temperature",
+        "top_p",
+        "top_k",
+        "logits_temp",
+        "confidence_of",
+    ),
+    *("logits_eos_inf", "rerank"),
+)
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+class CanvasDenoiser(Protocol):
+    """What a denoiser of process 'canvas' has besides (`models.denoiser.Denoiser`).
+
+    Its `logits` also take `inputs` [B, L, H + 1] float32: the self-conditioning of each position (0 before the first step) and 1 from where
+    the canvas begins.
+    """
+
+    canvas_length: int
+    state_size: int
+
+    def soft_embeddings(self, probability: Tensor) -> Tensor:
+        """Returns the self-conditioning [N, H] of distributions [N, V]."""
+        ...
+
+
+@dataclass(frozen=True)
+class CanvasReader:
+    """Reads (token drawn, most probable token, its log-probability [nats], entropy [nats], self-conditioning [H]) at a temperature.
+
+    The payload is a uniform in [0, 1) for each position.
+    """
+
+    soft_embeddings: Callable[[Tensor], Tensor] = field(compare=False)  # one engine has one model
+    temperature: float
+
+    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
+        logits = logits / self.temperature
+        log_p = logits.log_softmax(-1)
+        probability = log_p.exp()
+        logprob, best = log_p.max(-1)
+        entropy = -torch.xlogy(probability, probability).sum(-1, dtype=torch.float64)
+        soft = self.soft_embeddings(probability).float()
+        return inverse_cdf(logits, payload), best, logprob.double(), entropy, soft
+
+
+def canvas_walk(
+    model: Denoiser, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None = None
+) -> Walk[Filling]:
+    """Returns the walk that fills the canvas, with the most probable of `settings.samples` samples.
+
+    A hole at the end is filled in canvases of the model's own length, the last one cut; a text that goes on behind the hole stays where it
+    is, as a part of the canvas. `exit` is 'eos' or 'stop' where visible text ended before the last canvas.
+
+    Raises (when run):
+        UserError: a setting that belongs to other models.
+    """
+    settings.leave_out(FOREIGN, model.process)
+    walks = [Page(model, canvas, settings, repeat(noise, i), trace).walk() for i in range(settings.samples)]
+    return (yield from best_walk(model, canvas, walks, "probability"))
+
+
+class Page:
+    """One sample being written; `model` is a `Denoiser` and a `CanvasDenoiser`."""
+
+    def __init__(self, model: Any, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None) -> None:
+        self.model, self.settings, self.noise, self.trace = model, settings, noise, trace
+        self.positions = np.array(canvas.open_positions)
+        self.front = Front(model, canvas, settings.until) if settings.early_exit else None
+        self.first = int(self.positions[0])
+        whole = len(canvas) + -(len(canvas) - self.first) % model.canvas_length
+        more = min(whole, model.max_length) - len(canvas) if canvas.open[-1] else 0
+        self.open = np.array([*canvas.open, *[True] * more])
+        self.tokens = np.array([*canvas.tokens, *[BLANK] * more], dtype=np.int64)
+        self.logprob, self.changed = np.full(len(self.tokens), -np.inf), np.zeros(len(self.tokens), dtype=np.int64)
+        self.steps = settings.steps or STEPS
+        self.forwards = 0
+
+    def walk(self) -> Walk[Filling]:
+        """Returns the walk over the canvases in reading order."""
+        reason = None
+        for number, begin in enumerate(range(self.first, len(self.tokens), self.model.canvas_length)):
+            end = min(begin + self.model.canvas_length, len(self.tokens))
+            if self.open[begin:end].any():
+                yield from self._denoise(np.arange(begin, end), number)
+                self.open[begin:end] = False
+            still = self.open[: int(self.positions[-1]) + 1]
+            reason = self.front.reason(self.tokens, still) if self.front is not None and still.any() else None
+            if reason is not None:
+                break
+        tokens = np.where(self.open, BLANK, self.tokens)[self.positions]
+        return Filling(
+            tokens=tuple(map(int, tokens)),
+            forwards=self.forwards,
+            steps=self.forwards,
+            confidence=tuple(map(float, np.where(self.open, np.nan, np.exp(self.logprob))[self.positions])),
+            step=tuple(map(int, np.where(self.open, -1, self.changed)[self.positions])),
+            exit=reason or "full",
+        )
+
+    def _denoise(self, at: Ints, number: int) -> Walk[None]:
+        """Fills one canvas, the positions `at`."""
+        given, truth, length = ~self.open[at], self.tokens[at], int(at[-1]) + 1
+        halt = Halt(self.settings)
+        current = np.where(given, truth, self._random("start", number, at))
+        soft, found = np.zeros((len(at), self.model.state_size), dtype=np.float32), np.full(len(at), BLANK)
+        for step in range(self.steps):
+            clock = number * self.steps + step
+            drawn, best, logprob, entropy, soft = (yield [self._row(at, current, soft, step, clock)])[0]
+            self.forwards += 1
+            best = np.where(given, truth, best)
+            self.changed[at[best != found]] = self.forwards - 1
+            found, self.logprob[at] = best, logprob
+            if self.trace is not None:
+                self.trace(self._traced(at[~given], best[~given], length))
+            if halt.reason(step + 1, best, float(np.mean(entropy)), None) is not None:
+                break
+            kept = accepted(entropy, self.settings.accept_bound)
+            current = np.where(given, truth, np.where(kept, drawn, self._random("renoise", clock, at)))
+        self.tokens[at] = found
+
+    def _row(self, at: Ints, current: Ints, soft: NDArray[np.float32], step: int, clock: int) -> Row:
+        length, settings = int(at[-1]) + 1, self.settings
+        tokens = self.tokens[:length].copy()
+        tokens[at] = current
+        inputs = np.zeros((length, self.model.state_size + 1), dtype=np.float32)
+        inputs[at] = np.concatenate([soft, np.ones((len(at), 1), dtype=np.float32)], axis=1)
+        left = (self.steps - step) / self.steps
+        reader = CanvasReader(self.model.soft_embeddings, settings.t_end + (settings.t_start - settings.t_end) * left)
+        return Row(tokens, at, reader, self.noise.uniforms("draw", clock, length)[at], inputs=inputs)
+
+    def _random(self, stream: str, step: int, at: Ints) -> Ints:
+        drawn: Ints = (self.noise.uniforms(stream, step, int(at[-1]) + 1)[at] * self.model.vocab_size).astype(np.int64)
+        return drawn
+
+    def _traced(self, places: Ints, tokens: Ints, length: int) -> TraceStep:
+        seen, count = self.tokens.copy(), int(self.positions[-1]) + 1
+        seen[places] = tokens
+        seen, open_ = np.where(seen == BLANK, self.model.pad_id, seen)[:count], self.open.copy()[:count]
+        shown = places[places < count]
+        open_[shown] = False
+        sure = tuple(map(float, np.exp(self.logprob[shown])))
+        return TraceStep(
+            self.forwards - 1, tuple(map(int, seen)), tuple(map(bool, open_)), tuple(map(int, shown)), sure
+        )
+
+
+def accepted(entropy: Floats, bound: float) -> NDArray[np.bool_]:
+    """Returns [n] bool, true at the positions of least entropy [n] (nats) whose predecessors' entropies sum up to at most `bound`."""
+    order = np.argsort(entropy, kind="stable")
+    before = np.cumsum(entropy[order]) - entropy[order]
+    kept = np.zeros(len(entropy), dtype=bool)
+    kept[order[before <= bound]] = True
+    return kept

@@ -1,0 +1,76 @@
+"""Our block of a results file: what ran, with which settings, where, at what cost, and how sure the estimator was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import dlm_eval
+from dlm_eval.harness.environment import environment
+from dlm_eval.harness.estimator_spread import estimator_spread
+from dlm_eval.harness.models import Loaded
+from dlm_eval.harness.results import cost_block, task_settings
+from dlm_eval.harness.run_settings import RunSettings
+from dlm_eval.noise import digest
+from dlm_eval.scoring import parse_estimator
+
+
+def block(
+    loaded: Loaded, settings: RunSettings, records: Any, errors: Mapping[str, int], device: Any, seconds: float
+) -> dict[str, Any]:
+    """Returns what goes under 'dlm_eval'.
+
+    Args:
+        loaded: the model.
+        settings: of the run.
+        records: what each request cost.
+        errors: documents that erred, by task.
+        device: cost of the devices in this run, or None.
+        seconds: since the run began.
+    """
+    described: dict[str, Any] = {"model": loaded.facts, "seed": settings.noise_seed}
+    if loaded.ours:
+        described |= {
+            "estimator": asdict(parse_estimator(settings.estimator)),
+            "decode": dict(settings.decode),
+            "overlong": settings.overlong,
+        }
+    described |= {
+        "gen_kwargs": dict(settings.gen_kwargs),
+        "num_fewshot": settings.num_fewshot,
+        "apply_chat_template": settings.apply_chat_template,
+        "system_instruction": settings.system_instruction,
+        "fewshot_seed": settings.seeds[3],
+    }
+    return {
+        "version": dlm_eval.__version__,
+        "fingerprint": digest(described),
+        "settings": {**described, "batch_size": settings.batch_size or "auto", "limit": settings.limit},
+        "tasks": task_settings(records),
+        "cost": cost_block(records, errors, device, seconds),
+        "environment": environment(
+            str(getattr(loaded.lm, "device", None) or settings.device or "cpu"),
+            loaded.lm.pool.devices() if loaded.ours else (),
+        ),
+    }
+
+
+def spreads(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Returns task -> metric -> the estimator's part of its standard error."""
+    found = {}
+    for name, task in tasks["tasks"].items():
+        first = [s for s in results["samples"][name] if s["filter"] == results["samples"][name][0]["filter"]]
+        spread = {} if task.OUTPUT_TYPE == "generate_until" else estimator_spread(task, first)
+        if spread:
+            found[name] = spread
+    return found
+
+
+def public(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns model arguments fit for a results file: no secrets, and folders by their name alone."""
+    hidden = {
+        key: value for key, value in arguments.items() if not any(word in key for word in ("key", "token", "password"))
+    }
+    return {k: Path(v).resolve().name if isinstance(v, str) and Path(v).exists() else v for k, v in hidden.items()}

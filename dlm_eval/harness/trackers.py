@@ -1,0 +1,107 @@
+"""`--report_to`: a run's results in Weights & Biases, Trackio or TensorBoard.
+
+The first two go through lm-eval's own loggers, with their arguments (`--wandb_args`, `--trackio_args`); lm-eval has none for TensorBoard, which gets the
+same figures as scalars. The results are saved before: what a tracker does wrong is said and costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dlm_eval.errors import UserError, unknown
+
+TRACKERS = ("wandb", "trackio", "tensorboard")  # each needs the package of its name
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Where results go besides the files.
+
+    Attributes:
+        names: of trackers.
+        arguments: lm-eval's wandb_args, wandb_config_args and trackio_args.
+    """
+
+    names: tuple[str, ...] = ()
+    arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def send(self, results: Mapping[str, Any], log_samples: bool, folder: Path) -> None:
+        """Hands the results over; TensorBoard's file goes below `folder`."""
+        for name in self.names:
+            try:
+                if name == "tensorboard":
+                    _write_scalars(results, folder / "tensorboard")
+                else:
+                    _log(self._logger(name), results, log_samples)
+            except Exception as error:  # a tracker's failure is its own: the results are saved
+                log.warning("reporting to %s failed: %s: %s", name, type(error).__name__, error)
+
+    def _logger(self, name: str) -> Any:
+        from lm_eval.loggers import TrackioLogger, WandbLogger
+
+        given = {key: dict(value) for key, value in self.arguments.items()}
+        if name == "wandb":
+            return WandbLogger(given.get("wandb_args"), given.get("wandb_config_args"))
+        return TrackioLogger(given.get("trackio_args"))
+
+
+def parse_reports(report_to: Any, arguments: Mapping[str, Any]) -> Reports:
+    """Returns where to report. Arguments for a tracker name it too, as in lm-eval.
+
+    Raises:
+        UserError: an unknown tracker, or one whose package is not installed.
+    """
+    parts = report_to.split(",") if isinstance(report_to, str) else report_to or ()
+    names = [str(part).strip() for part in parts if str(part).strip() not in ("", "none")]
+    names += [name for name in ("wandb", "trackio") if arguments.get(f"{name}_args")]
+    for name in names:
+        if name not in TRACKERS:
+            raise unknown("--report_to", name, TRACKERS)
+    for name in names:
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:  # a folder of that name, as wandb makes one, is no package
+            raise UserError(f"--report_to '{name}' needs the package {name}; install it: pip install {name}")
+    return Reports(tuple(dict.fromkeys(names)), {key: value for key, value in arguments.items() if value})
+
+
+def _log(logger: Any, results: Mapping[str, Any], log_samples: bool) -> None:
+    logger.post_init({key: value for key, value in results.items() if key != "samples"})
+    logger.log_eval_result()
+    if log_samples:
+        logger.log_eval_samples({task: [_unsaved(s) for s in samples] for task, samples in results["samples"].items()})
+    getattr(logger, "finish", lambda: logger.run.finish())()
+
+
+def _unsaved(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a sample as it was before lm-eval saved it, which names its arguments; lm-eval's loggers count them."""
+    arguments = sample["arguments"]
+    return {
+        **sample,
+        "arguments": [list(a.values()) for a in arguments.values()] if isinstance(arguments, dict) else arguments,
+    }
+
+
+def _write_scalars(results: Mapping[str, Any], folder: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        for name, value in scalars(results).items():
+            writer.add_scalar(name, value)
+
+
+def scalars(results: Mapping[str, Any]) -> dict[str, float]:
+    """Returns "task/metric" and "task/cost" -> value."""
+    found = {}
+    for kind in (results["results"], results["dlm_eval"]["cost"]):
+        for task, figures in kind.items():
+            for name, value in figures.items():
+                if isinstance(value, (int, float)):
+                    found[f"{task}/{name.removesuffix(',none').replace(',', '.')}"] = float(value)
+    return found

@@ -1,0 +1,37 @@
+"""Whether the Hugging Face hub can be asked: one short question for each process, so that nobody waits for retries."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from typing import Any
+
+PROBE_SECONDS = 2.0
+
+
+def hub_reachable() -> bool:
+    """Returns whether the hub answers, asked once per process for at most two seconds; False where the user chose to be offline."""
+    from huggingface_hub import constants
+
+    chosen = os.environ.get("TRANSFORMERS_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON")
+    return not (constants.HF_HUB_OFFLINE or chosen) and answers(constants.ENDPOINT)
+
+
+@functools.lru_cache(maxsize=8)
+def answers(endpoint: str) -> bool:
+    """Returns whether a server answers at `endpoint`, whatever it says."""
+    from huggingface_hub import get_session
+
+    heard: list[Any] = []
+
+    def probe() -> None:
+        with contextlib.suppress(Exception):
+            heard.append(get_session().head(endpoint, timeout=PROBE_SECONDS))
+
+    # In a thread, because the timeout of a request does not cover a name server that does not answer.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return bool(heard)

@@ -1,0 +1,154 @@
+"""Published settings: each is valid for its family, and `preset=authors` finds the one for checkpoint and task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dlm_eval import evaluate
+from dlm_eval.canvas import Canvas
+from dlm_eval.decoding import fill, presets, resolve
+from dlm_eval.decoding.presets import GROUPS, authors_preset
+from dlm_eval.decoding.registry import strategy
+from dlm_eval.errors import UserError
+from dlm_eval.harness.decode_options import DecodeOptions
+from dlm_eval.models import checkpoints, families
+from dlm_eval.models.toy import Toy, ToySettings
+
+PRESETS = presets()
+BLOCKS = {"sdar": 4, "llada2": 32, "bd3lm": 4}  # blocks of block-causal families
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_names_its_source_and_fits_its_family(name: str) -> None:
+    preset = PRESETS[name]
+    assert len(preset.source) > 10
+    assert set(preset.checkpoints) <= set(checkpoints()) and set(preset.families) <= set(families())
+    assert preset.task is None or preset.task in GROUPS or preset.fits(preset.task.replace("*", "_x")) > 0
+    assert not preset.task or preset.checkpoints or preset.families
+    owners = {checkpoints()[checkpoint].family for checkpoint in preset.checkpoints} | set(preset.families)
+    settings = resolve({"preset": name})
+    for family in owners:
+        assert families()[family].process in strategy(settings.strategy).processes
+        settings.check(int(preset.settings.get("gen_length", 256)), BLOCKS.get(family))
+
+
+MASKED = [name for name in PRESETS if "absorbing" in strategy(resolve({"preset": name}).strategy).processes]
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_a_preset_fills_a_hole(name: str) -> None:
+    """The settings work together, cut to a short hole; length beams need a length head."""
+    settings = resolve({"preset": name})
+    if settings.length_beam or settings.noise_scale != 1:
+        pytest.skip("not for a model without a length head, or not of embeddings")
+    if settings.cache != "exact":
+        pytest.skip("the toy remembers nothing; test_decoding_cache.py fills with these")
+    changes = {"steps": 8} if settings.steps else {}
+    filling = fill(Toy(ToySettings()), [Canvas.completion([1], 128)], preset=name, early_exit=False, **changes)[0]
+    assert len(filling.tokens) == 128 and -1 not in filling.tokens
+
+
+CHOICES = [
+    ("llada-8b-instruct", "gsm8k_cot", "llada_instruct_gsm8k"),
+    ("llada-8b-instruct", "gsm8k_chat", "llada_instruct_gsm8k"),
+    ("llada-8b-instruct", "mmlu", "llada_instruct_mmlu"),
+    ("llada-8b-instruct", "mmlu_pro_math", "llada_instruct_mmlu_pro"),
+    ("llada-8b-instruct", "minerva_math_algebra", "llada_instruct_math"),
+    ("llada-8b-base", "anything", "llada_base"),
+    ("dream-7b-base", "gsm8k_cot", "dream_base_gsm8k"),
+    ("dream-7b-base", "humaneval", "dream_base_humaneval"),
+    ("dream-7b-base", "humaneval_infilling_single_line_oracle_length", "dream_base"),
+    ("dream-7b-instruct", "humaneval_instruct", "dream_instruct_humaneval"),
+    ("dream-coder-7b-base", "mbpp_plus", "dream_coder_base_mbpp"),
+    ("diffucoder-7b-cpgrpo", "mbpp", "diffucoder_instruct"),
+    ("diffullama", "triviaqa_oracle_length", "diffullama_triviaqa"),
+    ("diffugpt-m", "rocstories_infill", "diffugpt"),
+    ("diffugpt-m", "unconditional", "diffugpt_m_unconditional"),
+    ("sdar-4b-chat", "gsm8k", "sdar_eval"),
+    ("llada2.1-mini", "gsm8k", "llada21"),
+]
+
+
+@pytest.mark.parametrize(("checkpoint", "task", "expected"), CHOICES)
+def test_authors_are_chosen_by_checkpoint_and_task(checkpoint: str, task: str, expected: str) -> None:
+    assert authors_preset(checkpoint, task, checkpoints()[checkpoint].family) == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "expected"),
+    [("mdlm", "unconditional", "mdlm"), ("bd3lm", "x", "bd3lm"), ("diffusionllm", "mmlu", "rdm_one_step"),
+     ("ar2diff", "x", "ar2diff"), ("ddlm", "prefix_32", "ddlm"), ("sedd", "x", "sedd")],
+)  # fmt: skip
+def test_families_without_named_checkpoints_have_authors_too(family: str, task: str, expected: str) -> None:
+    assert authors_preset("", task, family) == expected
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "task", "told"),
+    [("illada-8b-instruct", "gsm8k", "dlm-eval ls presets"), ("llada-1.5", "triviaqa", "settings for gsm8k, math")],
+)
+def test_where_the_authors_published_nothing_it_is_one_line(checkpoint: str, task: str, told: str) -> None:
+    with pytest.raises(UserError, match="'authors' is not known") as error:
+        authors_preset(checkpoint, task, checkpoints()[checkpoint].family)
+    assert told in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 250
+
+
+def ask(
+    user: dict[str, Any], arguments: dict[str, Any], checkpoint: str = "dream-7b-base", task: str = "gsm8k_cot"
+) -> Any:
+    options = DecodeOptions(user, checkpoint, family=checkpoints()[checkpoint].family)
+    request = options.request(arguments, task)
+    return request, options.settings(request, int(request.hole.length))
+
+
+def test_authors_settings_are_theirs_and_not_a_mixture_with_the_tasks() -> None:
+    task = {"preset": "diffullama", "steps": 32, "max_gen_toks": 64, "until": ["Q:"]}
+    request, settings = ask({"preset": "authors"}, task)
+    assert request.preset == "dream_base_gsm8k" and request.hole.length == "256" and request.until == ("Q:",)
+    assert settings == resolve({"preset": "dream_base_gsm8k", "until": ("Q:",)})
+    assert (settings.rescore, settings.logits_temp, settings.steps) == (False, 1.0, 256)
+    request, settings = ask({"preset": "authors", "gen_length": 32, "steps": 8}, task)
+    assert request.hole.length == "32" and settings.steps == 8 and settings.strategy == "entropy"
+
+
+def test_a_task_may_ask_for_a_preset_and_the_request_says_which() -> None:
+    request, settings = ask({}, {"preset": "diffullama", "steps": "length"})
+    assert request.preset == "diffullama" and settings.steps is None and settings.rescore
+    assert ask({}, {})[0].preset is None
+
+
+def test_stop_strings_can_be_turned_off() -> None:
+    assert ask({"until": "[]"}, {"until": ["Q:"]})[0].until == ()
+    assert ask({"until": "[a,b]"}, {})[0].until == ("a", "b")
+    assert ask({"until": "Q:"}, {})[0].until == ("Q:",)
+
+
+def test_as_many_steps_as_tokens_is_one_setting() -> None:
+    """--decode steps=none, steps=length and the number itself are the same work, and have the same key in the journal."""
+    keys = []
+    for steps in ("none", "length", "64"):
+        _, settings = ask({"steps": steps, "gen_length": 64}, {}, task="x")
+        keys.append(settings.canonical(64, "absorbing", None))
+    assert keys[0] == keys[1] == keys[2]
+    kept = resolve({"steps": 64})
+    assert all(
+        kept.canonical(*case) == kept for case in ((64, "uniform", None), (64, "absorbing", 4), (65, "absorbing", None))
+    )
+    model, canvas = Toy(ToySettings(inconsistency=0.9)), Canvas.completion([1], 12)
+    for options in ({}, {"block_length": 4}, {"schedule": "linear"}, {"strategy": "ddpm", "temperature": 1.0}):
+        one, other = (fill(model, [canvas], **{**options, **more})[0] for more in ({"steps": 12}, {}))  # type: ignore[arg-type]
+        assert (one.tokens, one.step, one.forwards) == (other.tokens, other.step, other.forwards)
+
+
+def test_results_record_which_preset_it_was(shared: Any) -> None:
+    results = evaluate(
+        "mdlm",
+        ["demo_story_infill"],
+        limit=2,
+        model_args={"pretrained": str(shared / "goldens" / "mdlm"), "dtype": "float32", "device": "cpu"},
+        decode={"preset": "authors", "steps": 4},
+    )
+    task = results["dlm_eval"]["tasks"]["demo_story_infill"]
+    assert task["preset"] == "mdlm" and task["decode"]["strategy"] == "ddpm" and task["decode"]["steps"] == 4

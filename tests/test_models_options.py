@@ -1,0 +1,176 @@
+"""Options of loading that change how the network runs: quantization, compilation, places for its parts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import models_builders as build
+import pytest
+import torch
+from models_builders import row
+
+from dlm_eval.errors import UserError
+from dlm_eval.models import compiled, load_model, load_without_weights, weights
+
+
+def difference(one, other):
+    """Largest |one - other| in units of the largest logit."""
+    return float((one - other).abs().max() / other.abs().max())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return build.llada(tmp_path / "llada")[0]
+
+
+# -- quantization ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["torchao:int8-weight-only", "torchao:Int8DynamicActivationInt8WeightConfig"])
+def test_torchao_quantizes_while_the_weights_load(folder, method):
+    pytest.importorskip("torchao", reason="torchao is not installed (extra 'quantization')")
+    plain, model = load_model("llada", pretrained=folder), load_model("llada", pretrained=folder, quantization=method)
+    weight = model.model.model.layers[0].mlp.up_proj.weight
+    assert type(weight) is not torch.nn.Parameter and type(model.head.weight) is torch.nn.Parameter
+    tokens = row(2, 9)
+    assert 1e-4 < difference(model.logits(tokens), plain.logits(tokens)) < 0.15
+    told = model.describe()
+    assert told["quantization"] == method and "quantization" not in plain.describe()
+    assert load_without_weights("llada", pretrained=folder, quantization=method).describe() == told
+
+
+def test_torchao_takes_options_of_its_own_type(folder):
+    torchao = pytest.importorskip("torchao", reason="torchao is not installed (extra 'quantization')")
+    from dlm_eval.models.quantization import quantization_config
+
+    config = quantization_config("torchao:int8-weight-only:set_inductor_config=false", {"": "cpu"})
+    assert isinstance(config.quant_type, torchao.quantization.Int8WeightOnlyConfig)
+    assert config.quant_type.set_inductor_config is False
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ("bitsandbites-4bit", "did you mean 'bitsandbytes-4bit'"),
+        ("bitsandbytes-4bit:bnb_4bit_quant_typ=nf4", "did you mean 'bnb_4bit_quant_type'"),
+        ("quanto:int7", "cannot be used here"),
+        ("eetq", "cannot be used here"),
+    ],
+)
+def test_a_quantization_that_cannot_be(folder, method, told):
+    with pytest.raises(UserError) as caught:
+        load_model("llada", pretrained=folder, quantization=method)
+    assert (
+        told in str(caught.value) and "model_args quantization" in str(caught.value) and "\n" not in str(caught.value)
+    )
+
+
+def test_the_config_is_transformers_own(monkeypatch):
+    from transformers import BitsAndBytesConfig
+    from transformers.quantizers import AutoHfQuantizer, quantizer_bnb_4bit
+
+    from dlm_eval.models.quantization import quantization_config
+
+    monkeypatch.setattr(quantizer_bnb_4bit.Bnb4BitHfQuantizer, "validate_environment", lambda self, **options: None)
+    text = "bitsandbytes-4bit:bnb_4bit_quant_type=nf4:bnb_4bit_compute_dtype=bfloat16:bnb_4bit_use_double_quant=true"
+    config = quantization_config(text, {"": "cuda"})
+    assert isinstance(config, BitsAndBytesConfig) and config.load_in_4bit and config.bnb_4bit_use_double_quant
+    assert (config.bnb_4bit_quant_type, config.bnb_4bit_compute_dtype) == ("nf4", torch.bfloat16)
+    assert type(AutoHfQuantizer.from_config(config, pre_quantized=False)) is quantizer_bnb_4bit.Bnb4BitHfQuantizer
+
+
+# -- compilation -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llada", "diffugpt"])
+def test_a_compiled_network_gives_the_same_logits(tmp_path, family):
+    folder = getattr(build, family)(tmp_path)[0]
+    plain, model = load_model(family, pretrained=folder), load_model(family, pretrained=folder, compile="aot_eager")
+    torch._dynamo.utils.counters.clear()
+    for shape in ((1, 5), (3, 13), (4, 16), (2, 20)):
+        assert difference(model.logits(row(*shape)), plain.logits(row(*shape))) < 1e-5
+    tokens, valid = row(2, 9), torch.ones(2, 9, dtype=torch.bool)
+    valid[0, :3] = False
+    assert difference(model.logits(tokens, valid)[valid], plain.logits(tokens, valid)[valid]) < 1e-5
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 5  # of six shapes
+    assert model.describe() == {**plain.describe(), "compile": "aot_eager"}
+    assert load_without_weights(family, pretrained=folder, compile="aot_eager").describe() == model.describe()
+
+
+def test_buckets_are_few_and_hold_what_they_must():
+    sizes = {compiled.bucket(count, 16) for count in range(1, 4097)}
+    assert len(sizes) == 17 and min(sizes) == 16 and max(sizes) == 4096
+    assert all(count <= compiled.bucket(count, 16) <= max(16, 1.5 * count) for count in range(1, 4097))
+    tokens, valid = compiled.padded(row(5, 20), None, pad_id=7, longest=22)
+    assert tokens.shape == (6, 22) and valid is not None and valid.sum(1).tolist() == [20] * 6
+    assert torch.equal(tokens[5], tokens[4]) and (tokens[:, 20:] == 7).all()
+    assert compiled.padded(row(4, 32), None, 7, 64)[1] is None
+
+
+def test_compile_is_off_unless_asked_for(folder):
+    for setting in (None, "false"):
+        assert "compile" not in load_model("llada", pretrained=folder, compile=setting).describe()
+    with pytest.raises(UserError, match="did you mean 'inductor'"):
+        load_model("llada", pretrained=folder, compile="inducter")
+    assert compiled.compile_backend("true") == "inductor"
+
+
+# -- places ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_lies_on_disk(folder, tmp_path):
+    """A map of transformers' kind: one layer on the CPU, the other read from the files whenever it runs."""
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk"}
+    places |= {"model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    model = load_model("llada", pretrained=folder, device_map=json.dumps(places))
+    assert model.model.model.layers[1].mlp.up_proj.weight.is_meta
+    tokens = row(2, 9)
+    assert difference(model.logits(tokens), load_model("llada", pretrained=folder).logits(tokens)) < 1e-5
+
+
+def test_a_device_map_that_cannot_be(folder):
+    for value in ("everywhere", '{"model.layers.0": "nowhere"}', "{"):
+        with pytest.raises(UserError, match="device_map|device string"):
+            load_model("llada", pretrained=folder, device_map=value)
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------------
+
+PEAK = """
+import sys
+from pathlib import Path
+from dlm_eval.models import load_model
+highest = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+load_model("llada", pretrained=sys.argv[1])  # imports, once
+Path("/proc/self/clear_refs").write_text("5")  # the highest is from now on
+before = highest()
+model = load_model("llada", pretrained=sys.argv[2])  # the probes touch every weight: what is mapped counts too
+print(highest() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own account of memory")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loading_peaks_well_below_twice_the_file(tmp_path, dtype):
+    small, large = tmp_path / "small", tmp_path / "large"
+    build.llada(small)
+    wide = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 8, "num_key_value_heads": 8}
+    model = build.llama(**wide, num_hidden_layers=3)
+    config = build.llada_config() | {"d_model": 1024, "mlp_hidden_size": 4096, "n_layers": 3, "n_heads": 8}
+    config |= {"n_kv_heads": 8, "torch_dtype": dtype}
+    state = {key: value.to(getattr(torch, dtype)) for key, value in model.state_dict().items()}
+    build.write(large, config, build.llada_names(state))
+    size = (large / "model.safetensors").stat().st_size
+    command = [sys.executable, "-c", PEAK, str(small), str(large)]
+    peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    assert size > 90e6 and 0.5 * size < peak < 1.5 * size
+
+
+def test_a_bar_shows_while_large_weights_load(folder, monkeypatch, capfd):
+    load_model("llada", pretrained=folder)
+    assert "Loading weights" not in capfd.readouterr().err  # a small file is quiet
+    monkeypatch.setattr(weights, "QUIET_BELOW", 0)
+    load_model("llada", pretrained=folder)
+    assert "Loading weights: 100%" in capfd.readouterr().err
