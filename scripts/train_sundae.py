@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from tiny_text import training_documents
 from train_tiny import (
+    BASE_RATES,
+    BASE_SHARE,
     BOS_ID,
     EOS_ID,
     PAD_ID,
@@ -82,7 +84,9 @@ def sundae_loss(model: LlamaForCausalLM, batch: list[Row], generator: torch.Gene
     Every open token counts, whether it was replaced or not; the rest of a row is given and stays.
     """
     tokens, valid, open_ = collate(batch)
-    share = (torch.randperm(len(batch), generator=generator) + torch.rand(1, generator=generator)) / len(batch)
+    even = (torch.randperm(len(batch), generator=generator) + torch.rand(1, generator=generator)) / len(batch)
+    low, high = torch.tensor([row.rates for row in batch]).T
+    share = low + (high - low) * even
     hit = open_ & (torch.rand(tokens.shape, generator=generator) < share[:, None])
     noise = torch.randint(model.config.vocab_size, tokens.shape, generator=generator)
     current, total = torch.where(hit, noise, tokens), torch.zeros(())
@@ -94,14 +98,19 @@ def sundae_loss(model: LlamaForCausalLM, batch: list[Row], generator: torch.Gene
     return total
 
 
-def story_rows(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Row]:
-    """Endless rows of stories, parts of them open, as `tiny` learns them."""
+def story_rows(tokenizer: PreTrainedTokenizerFast, seed: int, whole: int = 0) -> Iterator[Row]:
+    """Endless rows of stories as `tiny` learns them: the first `whole` are open from end to end, of the others parts are."""
     encode = lru_cache(50_000)(lambda text: tokenizer.encode(text, add_special_tokens=False))
-    rng = random.Random(f"stories-{seed}")
+    rng, seen = random.Random(f"stories-{seed}"), 0
     for document in training_documents(seed):
         if document.family == "story":
-            row = make_row(document, [encode(unit) for unit in split_units(document)], rng)
+            units = [encode(unit) for unit in split_units(document)]
+            row = make_row(document, units, rng)
+            if seen < whole:
+                tokens = [BOS_ID, *itertools.chain(*units), EOS_ID]
+                row = Row(tokens, range(1, len(tokens)), BASE_RATES)
             if len(row.tokens) <= LENGTH:
+                seen += 1
                 yield row
 
 
@@ -133,7 +142,7 @@ def train(plan: Plan, folder: Path) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(packaged_asset("tiny"))
     model = build_model(plan, len(tokenizer))
     print(json.dumps({"parameters": sum(p.numel() for p in model.parameters()), "vocab": len(tokenizer)}), flush=True)
-    rows = story_rows(tokenizer, plan.seed)
+    rows = story_rows(tokenizer, plan.seed, int(plan.rows * (plan.ar_steps + BASE_SHARE * plan.steps)))
     train_phase(model, next_token_loss, rows, replace(plan, steps=plan.ar_steps), "autoregressive")
     model.config.is_causal = False
     train_phase(model, sundae_loss, rows, plan, "sundae")

@@ -28,8 +28,8 @@ OWN = (  # settings that only some strategies use
 def check_values(settings: DecodeSettings) -> None:
     """Raises UserError (setting, value, what is allowed) where a value is out of range or the settings contradict themselves."""
     _ranges(settings)
-    _exclusions(settings)
     _strategys_own(settings)
+    _exclusions(settings)
 
 
 def _ranges(settings: DecodeSettings) -> None:
