@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -12,6 +15,7 @@ from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.forward import device_of
 from dlm_eval.models.denoiser import Denoiser, remembering
+from dlm_eval.packing import Footprint
 
 CPU_TOKENS = 4096  # a CPU gains nothing from larger batches
 BYTES_PER_TOKEN = 2**19  # activations of one token in an 8B model's forward, with room to spare
@@ -22,23 +26,62 @@ MEMORY_VARIABLE = "DLM_EVAL_MEMORY_TOKENS"
 log = logging.getLogger(__name__)
 
 
-def make_engine(model: Denoiser, batch_size: str | int = "auto", batch_tokens: int | None = None) -> Engine:
+@dataclass(frozen=True)
+class Learned:
+    """What runs found out about a model on its devices, for the next one to begin with.
+
+    Attributes:
+        batch_tokens: token budget that fitted, where memory made it smaller than it began; else None.
+        footprint: what positions take of the device's memory, where it was measured.
+    """
+
+    batch_tokens: int | None = None
+    footprint: Footprint | None = None
+
+    def and_then(self, later: Learned) -> Learned:
+        """Returns what is known after a later run, too."""
+        return Learned(later.batch_tokens or self.batch_tokens, later.footprint or self.footprint)
+
+    def plain(self) -> dict[str, Any]:
+        """Returns it as plain data."""
+        return asdict(self)
+
+    @staticmethod
+    def of(plain: Mapping[str, Any] | None) -> Learned:
+        """Returns what `plain` gave as plain data; nothing learned from None."""
+        if not plain:
+            return Learned()
+        footprint = plain["footprint"]
+        return Learned(plain["batch_tokens"], Footprint(**footprint) if footprint else None)
+
+
+NOTHING = Learned()
+
+
+def make_engine(model: Denoiser, batch_size: str | int = "auto", learned: Learned = NOTHING) -> Engine:
     """Returns the engine for `model`.
 
     Args:
         model: the denoiser.
         batch_size: rows in a batch, or 'auto' ('auto:N' likewise): padded tokens in a batch, by the device's free memory.
-        batch_tokens: what an earlier run found to fit; a larger budget is cut to it.
+        learned: by earlier runs. A budget larger than what fitted then is cut to it, and what was measured is not measured again.
 
     Raises:
         UserError: a batch size that is neither.
     """
     memory = os.environ.get(MEMORY_VARIABLE)
     rows = parse_batch_size(batch_size)
-    tokens, logits, weight = _budget(model) if rows is None else (rows * model.max_length, 2**27, 1.0)
-    tokens = min(tokens, batch_tokens or tokens)
+    footprint = learned.footprint
+    if rows is not None:
+        tokens, logits = rows * model.max_length, 2**27
+    elif (device := device_of(model)).type == "cuda":
+        footprint = footprint or measured(model, device)
+        tokens, logits = fitting(torch.cuda.mem_get_info(device)[0], footprint)
+    else:
+        tokens, logits = CPU_TOKENS, 2**26
+    tokens = min(tokens, learned.batch_tokens or tokens)
     stand_in = int(memory) if memory else None
-    return Engine(model, rows, tokens, logits, memory_weight=weight, memory_tokens=stand_in)
+    return Engine(model, rows, tokens, logits, footprint=footprint, memory_tokens=stand_in)
 
 
 def parse_batch_size(batch_size: str | int) -> int | None:
@@ -55,16 +98,14 @@ def parse_batch_size(batch_size: str | int) -> int | None:
     raise UserError(f"--batch_size '{batch_size}' is not allowed; it must be 'auto' or a whole number of at least 1")
 
 
-def _budget(model: Denoiser) -> tuple[int, int, float]:
-    """Returns padded tokens and float32 logits in a batch, and what a remembered position weighs beside a token."""
-    device = device_of(model)
-    if device.type != "cuda":
-        return CPU_TOKENS, 2**26, 1.0
-    free, _ = torch.cuda.mem_get_info(device)
-    logits = max(2**24, free // 8 // 4)
-    each = _bytes_per_token(model, device)
-    tokens = min(MOST_TOKENS, max(2048, int(free * 0.5 / each)))
-    return tokens, logits, _bytes_per_memory(model, device) / each
+def fitting(free: int, footprint: Footprint) -> tuple[int, int]:
+    """Returns the padded tokens and the float32 logits of a batch that take about half, and at most an eighth, of `free` bytes."""
+    return min(MOST_TOKENS, max(2048, int(free * 0.5 / footprint.token))), max(2**24, free // 8 // 4)
+
+
+def measured(model: Denoiser, device: torch.device) -> Footprint:
+    """Returns what positions take of a CUDA device's memory."""
+    return Footprint(_bytes_per_token(model, device), _bytes_per_memory(model, device))
 
 
 @torch.inference_mode()

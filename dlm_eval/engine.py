@@ -20,7 +20,7 @@ import torch
 from dlm_eval.errors import DlmEvalError, RunError, SampleError
 from dlm_eval.forward import device_of, forward
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.packing import Limits, Load, Waiting, identity, pack
+from dlm_eval.packing import Footprint, Limits, Load, Waiting, identity, pack
 from dlm_eval.rows import Cost, Ints, LogProbs, Outcome, Reader, Reading, Row, Walk
 
 __all__ = ["Cost", "Engine", "Ints", "LogProbs", "Outcome", "Reader", "Reading", "Row", "Walk"]
@@ -54,7 +54,7 @@ class Engine:
         batch_logits: float32 logits (N x V) formed at once at most; likewise.
         equal_lengths: whether rows share a batch only with rows of their own length. Then nothing is ever padded, and on a CPU a row's
             reading has the same bits whoever shares its batch; a CPU gains nothing from longer batches. None: on CPUs only.
-        memory_weight: tokens that a position in a walk's memory takes of that budget.
+        footprint: what positions take of the device's memory, where that is known; else one that is remembered weighs as much as one that runs.
         memory_tokens: stand-in for the device's memory, in padded tokens: a larger batch raises torch.OutOfMemoryError before it is run. For
             tests where there is no CUDA.
         on_forward: called after every forward pass (the worker's sign of life).
@@ -67,7 +67,7 @@ class Engine:
         batch_tokens: int = 8192,
         batch_logits: int = 2**27,
         equal_lengths: bool | None = None,
-        memory_weight: float = 1.0,
+        footprint: Footprint | None = None,
         memory_tokens: int | None = None,
         on_forward: Callable[[], None] | None = None,
     ) -> None:
@@ -76,7 +76,8 @@ class Engine:
         self.batch_tokens = batch_tokens
         self.batch_logits = batch_logits
         self.equal_lengths = device_of(model).type == "cpu" if equal_lengths is None else equal_lengths
-        self.memory_weight = memory_weight
+        self.footprint = footprint
+        self.memory_weight = footprint.memory_weight if footprint else 1.0
         self.memory_tokens = memory_tokens
         self.on_forward = on_forward
         self.cost = Cost()

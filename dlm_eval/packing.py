@@ -16,6 +16,19 @@ PADDING = 0.04  # share of a batch that may be padding, once the batch is worth 
 WORTHWHILE = 1024  # tokens that keep a GPU busy for longer than it takes to start a pass
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of device memory that one more position of a batch takes: one that runs (`token`), and one that is remembered (`memory`)."""
+
+    token: float
+    memory: float
+
+    @property
+    def memory_weight(self) -> float:
+        """Tokens of a batch's budget that a remembered position takes."""
+        return self.memory / self.token
+
+
 @dataclass(frozen=True, eq=False)
 class Waiting:
     """A row in the queue and everyone who asked for the same sequence."""

@@ -4,7 +4,7 @@
     dlm-eval --model ar2diff --model_args pretrained=DIR --tasks ...
 
 Seeded, about three minutes of one core; more --steps teach it more. Writes a hub-style folder in float16. Savinov et al. 2022 (SUNDAE, L(1:2)); Han et al. 2024 (AR2Diff 4.1: tokens of the answer alone are
-corrupted, the unrolled step takes the most probable tokens).
+corrupted, the unrolled step takes the most probable tokens). As `tiny`, it learns whole stories at middling noise first, then holes in them.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from engine_jobs import mixed, run
 from torch import Tensor
 
-from dlm_eval.budget import make_engine
+from dlm_eval.budget import Learned, fitting, make_engine
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import DecodeSettings
 from dlm_eval.engine import Engine
@@ -20,6 +21,8 @@ from dlm_eval.jobs import Job, ScoreJob, journal_key
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.packing import Footprint
+from dlm_eval.pool import InProcess
 from dlm_eval.scoring import EstimatorSettings
 
 POISON = 4  # a letter of the toy that `Fragile` cannot bear
@@ -104,7 +107,33 @@ def test_the_stand_in_for_memory_comes_from_the_environment(monkeypatch: pytest.
     assert engine.memory_tokens == 32
     run(engine, questions(10))
     assert engine.batch_tokens <= 32
-    assert make_engine(load_model("toy"), "auto", batch_tokens=engine.batch_tokens).batch_tokens == engine.batch_tokens
+    again = make_engine(load_model("toy"), "auto", Learned(engine.batch_tokens))
+    assert again.batch_tokens == engine.batch_tokens
+
+
+def test_what_runs_learned_adds_up_and_survives_the_journal() -> None:
+    first = Learned(None, Footprint(2048.0, 512.0))
+    both = first.and_then(Learned(96))
+    assert both == Learned(96, Footprint(2048.0, 512.0)) and both.and_then(Learned()) == both
+    assert Learned.of(json.loads(json.dumps(both.plain()))) == both and Learned.of(None) == Learned()
+    engine = make_engine(load_model("toy"), "auto", both)
+    assert engine.batch_tokens == 96 and engine.memory_weight == 0.25 and InProcess(engine).learned() == first
+
+
+def test_a_token_budget_takes_half_of_the_free_memory() -> None:
+    tokens, logits = fitting(2**34, Footprint(2.0**19, 0.0))
+    assert tokens * 2**19 == 2**33 and logits * 4 == 2**31
+    assert fitting(2**20, Footprint(2.0**19, 0.0))[0] == 2048 and fitting(2**44, Footprint(2.0**19, 0.0))[0] == 2**16
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_what_was_measured_on_a_gpu_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model("tiny", device="cuda")
+    engine = make_engine(model)
+    assert engine.footprint is not None and engine.footprint.token > 0
+    monkeypatch.setattr("dlm_eval.budget.measured", lambda *_: pytest.fail("measured again"))
+    assert make_engine(model, "auto", InProcess(engine).learned()).footprint == engine.footprint
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "many", "1.5", "auto:x"])

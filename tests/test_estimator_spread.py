@@ -55,6 +55,15 @@ def test_erred_samples_do_not_count() -> None:
     assert estimator_spread(Task(), [{**sample(0.0, 1.0), "error": "too long"}]) == {}
 
 
+def test_an_infinite_metric_has_no_part() -> None:
+    impossible = {
+        **sample(0.0, 1.0),
+        "filtered_resps": [(-math.inf, False), (-1.0, False)],
+        "logprob_stderr": [0.0, 1.0],
+    }
+    assert set(estimator_spread(Task(), [impossible, sample(0.0, 1.0)])) == {"acc"}
+
+
 def test_whole_texts_have_a_part_too(tmp_path: Path) -> None:
     """Perplexity per word of N words: by the delta method its error is perplexity / N times that of the summed log-likelihood."""
     options = {"include_path": str(write_tasks(tmp_path)), "verbosity": "ERROR", "bootstrap_iters": 0}

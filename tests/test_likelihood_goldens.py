@@ -93,11 +93,11 @@ def test_llada_estimator_equals_the_official_one(shared: Path) -> None:
 
 def test_llada_estimator_prefers_even_sizes(shared: Path) -> None:
     """torch.round takes halves to even numbers: with 8 tokens and 32 draws a batch, even sizes get 5 of 8 draws. Recorded, not repaired."""
-    from dlm_eval.noise import Noise
+    from dlm_eval.noise import Noise, digest
     from dlm_eval.scoring.patterns import llada
 
     settings = parse_estimator("llada,samples=32")
-    sizes = np.concatenate([llada(8, settings, Noise(f"{seed:064x}")).hidden.sum(1) for seed in range(20)])
+    sizes = np.concatenate([llada(8, settings, Noise(digest(seed))).hidden.sum(1) for seed in range(20)])
     assert (sizes % 2 == 0).mean() == pytest.approx(5 / 8)
 
 

@@ -14,8 +14,9 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.scoring import ESTIMATORS, EstimatorSettings, parse_estimator, score, score_outcomes, windows
 from dlm_eval.scoring.cubature import rule
-from dlm_eval.scoring.design import size_counts, variants
+from dlm_eval.scoring.design import draw_sets, size_counts, spread_out, variants
 from dlm_eval.scoring.estimates import ESTIMATES
+from dlm_eval.scoring.prior import kernel
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,27 @@ def test_rules_are_unbiased_by_construction(n: int, samples: int) -> None:
         assert found.weight.sum() == pytest.approx(n, rel=1e-6)
         totals += np.bincount(found.hidden.sum(1) - 1, weights=found.weight.sum(1), minlength=n)
     np.testing.assert_allclose(totals / count, 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n, samples", [(6, 63), (9, 9), (12, 40), (20, 32), (33, 64)])
+def test_sets_that_repel_each_other(n: int, samples: int) -> None:
+    """Spreading out keeps sizes, makes no pattern twice, and lowers the energy of every design that has more sets to choose from than it takes."""
+    counts = size_counts(n, samples, 0)
+    assert counts.sum() == samples and counts.min() >= 1
+    before = draw_sets(n, counts, np.random.default_rng(0))
+    weight = 1 / counts[before.sum(1) - 1]
+    after = spread_out(before, weight)
+    assert (after.sum(1) == before.sum(1)).all() and len({row.tobytes() for row in after}) == samples
+
+    def energy(hidden: np.ndarray) -> float:
+        shown = (~hidden).sum(1)
+        apart = (hidden[:, None] != hidden[None]).sum(-1)
+        return float(weight @ kernel(shown[:, None], shown[None], apart, n) @ weight)
+
+    if samples == 2**n - 1:
+        assert (after == before).all()
+    else:
+        assert energy(after) < 0.97 * energy(before)
 
 
 def test_windows_score_every_token_once_with_the_most_context() -> None:

@@ -18,7 +18,7 @@ DRAWS = 30  # enough for one significant digit of a standard deviation, which is
 
 
 def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, float]:
-    """Returns metric -> standard deviation that estimating the likelihoods again would give it (empty where all are exact).
+    """Returns metric -> standard deviation that estimating the likelihoods again would give it (empty where all are exact; infinite metrics have none).
 
     Args:
         task: lm-eval's task.
@@ -35,7 +35,8 @@ def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int 
         fixed = [None if any(s["logprob_stderr"]) else _values(task, s, generator) for s in scored]
         draws = [_metrics(task, scored, fixed, generator) for _ in range(DRAWS)]
     names = [name for name, value in draws[0].items() if isinstance(value, (int, float, np.floating))]
-    return {name: float(np.std([draw[name] for draw in draws], ddof=1)) for name in names}
+    moved = {name: np.array([draw[name] for draw in draws], dtype=np.float64) for name in names}
+    return {name: float(own.std(ddof=1)) for name, own in moved.items() if np.isfinite(own).all()}
 
 
 def _metrics(

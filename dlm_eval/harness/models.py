@@ -15,6 +15,7 @@ from dlm_eval.models import checkpoints, families, option_names, packaged_asset
 from dlm_eval.noise import digest
 
 if TYPE_CHECKING:
+    from dlm_eval.budget import Learned
     from dlm_eval.harness.lm import DiffusionLM
     from dlm_eval.models.denoiser import Denoiser
     from dlm_eval.pool import Pool
@@ -84,7 +85,7 @@ def adapt(loaded: Loaded, settings: RunSettings) -> Loaded:
 
 
 def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
-    model, pool, learned = _model_and_pool(settings, journal)
+    model, pool, earlier, note = _model_and_pool(settings, journal)
     facts = model.describe()
     known = checkpoints().get(str(facts.get("checkpoint")))
     if known is not None and known.chat and not settings.apply_chat_template:
@@ -95,9 +96,9 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
         journal.note(f"model:{lm.fingerprint}", name)
 
     def close() -> None:
-        budget = pool.batch_tokens()
-        if journal is not None and budget is not None:
-            journal.note(learned, budget)
+        learned = earlier.and_then(pool.learned())
+        if journal is not None and learned != earlier:
+            journal.note(note, learned.plain())
         pool.close()
 
     return Loaded(lm, name, facts, True, close)
@@ -122,9 +123,9 @@ def _language_model(model: Denoiser, pool: Pool, settings: RunSettings, journal:
     return DiffusionLM(model, pool, options, journal)
 
 
-def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, str]:
-    """Returns the model as the driver needs it, the pool that runs it, and the journal's name for the token budget that fits the devices."""
-    from dlm_eval.budget import make_engine
+def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, Learned, str]:
+    """Returns the model as the driver needs it, the pool that runs it, what earlier runs learned about the devices, and the journal's name for that."""
+    from dlm_eval.budget import Learned, make_engine
     from dlm_eval.models import load_model, load_without_weights
     from dlm_eval.pool import InProcess, Remembered
     from dlm_eval.pool.make import single_device, start_workers, worker_devices
@@ -134,20 +135,20 @@ def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Den
     if settings.device is not None:
         arguments.setdefault("device", settings.device)
     if settings.score_only:
-        return load_without_weights(settings.model, **arguments), Remembered(), ""
+        return load_without_weights(settings.model, **arguments), Remembered(), Learned(), ""
     devices = worker_devices(settings.devices, settings.engine, settings.ray_address)
     where = f"{settings.engine} {settings.devices or arguments.get('device') or 'auto'}"
-    learned = f"batch_tokens:{digest(settings.model, sorted(map(str, arguments.items())), where)}"
-    budget = journal.noted(learned) if journal is not None else None
+    note = f"learned:{digest(settings.model, sorted(map(str, arguments.items())), where)}"
+    learned = Learned.of(journal.noted(note)) if journal is not None else Learned()
     batch_size = settings.batch_size or "auto"
     if devices:
         model = load_without_weights(settings.model, **arguments)
-        recipe = Recipe(settings.model, arguments, batch_size, budget, settings.verbosity or "WARNING")
-        return model, start_workers(recipe, devices, settings.engine, settings.ray_address), learned
+        recipe = Recipe(settings.model, arguments, batch_size, learned, settings.verbosity or "WARNING")
+        return model, start_workers(recipe, devices, settings.engine, settings.ray_address), learned, note
     takes = option_names(settings.model)
     arguments |= {key: value for key, value in single_device(settings.devices).items() if key in takes}
     model = load_model(settings.model, **arguments)
-    return model, InProcess(make_engine(model, batch_size, budget)), learned
+    return model, InProcess(make_engine(model, batch_size, learned)), learned, note
 
 
 def _load_baseline(settings: RunSettings) -> Loaded:

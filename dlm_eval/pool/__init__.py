@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from dlm_eval.budget import Learned
 from dlm_eval.engine import Cost, Engine
 from dlm_eval.jobs import Answer, Job, run_jobs
 from dlm_eval.pool.messages import Usage, usage
@@ -36,8 +37,8 @@ class Pool(Protocol):
         """Returns per device the seconds in which it has run the model so far."""
         ...
 
-    def batch_tokens(self) -> int | None:
-        """Returns the token budget that the devices ended with, where memory made it smaller than it began; else None."""
+    def learned(self) -> Learned:
+        """Returns what the next run on these devices should know."""
         ...
 
     def close(self) -> None:
@@ -64,8 +65,9 @@ class InProcess:
     def busy(self) -> list[float]:
         return [self.engine.cost.seconds]
 
-    def batch_tokens(self) -> int | None:
-        return self.engine.batch_tokens if self.engine.batch_tokens < self._budget else None
+    def learned(self) -> Learned:
+        now = self.engine.batch_tokens
+        return Learned(now if now < self._budget else None, self.engine.footprint)
 
     def close(self) -> None:
         pass
@@ -87,8 +89,8 @@ class Remembered:
     def busy(self) -> list[float]:
         return []
 
-    def batch_tokens(self) -> int | None:
-        return None
+    def learned(self) -> Learned:
+        return Learned()
 
     def close(self) -> None:
         pass

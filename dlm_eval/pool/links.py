@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dlm_eval.budget import Learned
+
 
 @dataclass(frozen=True)
 class Gone:
@@ -30,4 +32,4 @@ class Link(Protocol):
 
 
 Events = queue.SimpleQueue[tuple[Any, Any]]
-Starter = Callable[[int, int | None, Events], Link]  # (place of the worker, token budget or None, events) -> its link
+Starter = Callable[[int, Learned, Events], Link]  # (place of the worker, what others learned, events) -> its link

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dlm_eval.budget import Learned
 from dlm_eval.models import option_names
 from dlm_eval.pool.devices import Device, parse_devices
 from dlm_eval.pool.links import Events, Link
@@ -46,10 +47,10 @@ def start_workers(
 
         extra = connect(ray_address, len(devices), sum(device.gpus for device in devices))
 
-    def start(index: int, budget: int | None, events: Events) -> Link:
+    def start(index: int, learned: Learned, events: Events) -> Link:
         device = devices[index]
         options = {**{k: v for k, v in device.options.items() if k in takes}, **recipe.options}
-        own = replace(recipe, options=options, batch_tokens=budget or recipe.batch_tokens)
+        own = replace(recipe, options=options, learned=recipe.learned.and_then(learned))
         if engine == "ray":
             from dlm_eval.pool.ray_actors import RayLink
 

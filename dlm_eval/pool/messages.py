@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 
+from dlm_eval.budget import Learned
 from dlm_eval.engine import Cost, Engine
 from dlm_eval.forward import device_of
 from dlm_eval.jobs import Answer, Job
+from dlm_eval.packing import Footprint
 
 Chunk = Sequence[tuple[int, Job]]
 END = "end"
@@ -31,25 +33,26 @@ class Recipe:
         model: as in --model.
         options: its model_args, the device among them.
         batch_size: as in --batch_size.
-        batch_tokens: token budget that an earlier run or worker found to fit, or None.
+        learned: by earlier runs, and by workers that ended.
         verbosity: of the log.
     """
 
     model: str
     options: Mapping[str, Any]
     batch_size: str | int = "auto"
-    batch_tokens: int | None = None
+    learned: Learned = Learned()
     verbosity: str = "WARNING"
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a worker has done so far, the device memory that it took at most (bytes), and its token budget now."""
+    """What a worker has done so far, the device memory that it took at most (bytes), its token budget now, and what a position takes of the memory."""
 
     cost: Cost
     peak_bytes: int
     batch_tokens: int
     name: str = ""
+    footprint: Footprint | None = None
 
     def facts(self, label: str) -> dict[str, Any]:
         """Returns it as plain data, for the record of a run."""
@@ -110,8 +113,8 @@ def usage(engine: Engine) -> Usage:
     device = device_of(engine.model)
     if device.type == "cuda":  # all that the process sees: a model may span several
         peak = sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
-        return Usage(engine.cost, peak, engine.batch_tokens, torch.cuda.get_device_name(device))
-    return Usage(engine.cost, peak_memory(), engine.batch_tokens, device.type)
+        return Usage(engine.cost, peak, engine.batch_tokens, torch.cuda.get_device_name(device), engine.footprint)
+    return Usage(engine.cost, peak_memory(), engine.batch_tokens, device.type, engine.footprint)
 
 
 def peak_memory() -> int:

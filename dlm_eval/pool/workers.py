@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from dlm_eval.budget import Learned
 from dlm_eval.engine import Cost
 from dlm_eval.errors import RunError, UserError
 from dlm_eval.jobs import Answer, Job
@@ -66,7 +67,7 @@ class Workers:
         self._start = start
         self._events: Events = queue.SimpleQueue()
         self._watchdog = float(os.environ.get("DLM_EVAL_WATCHDOG", WATCHDOG_SECONDS)) if watchdog is None else watchdog
-        self._budget: int | None = None
+        self._learned = Learned()
         self.restarts = 0
         self.places = [_Place(index) for index in range(count)]
         for place in self.places:
@@ -112,8 +113,8 @@ class Workers:
     def busy(self) -> list[float]:
         return [place.cost.seconds for place in self.places]
 
-    def batch_tokens(self) -> int | None:
-        return self._budget
+    def learned(self) -> Learned:
+        return self._learned
 
     def close(self) -> None:
         for place in self.places:
@@ -124,7 +125,7 @@ class Workers:
 
     def _begin(self, place: _Place) -> None:
         place.ready, place.heard = None, time.monotonic()
-        place.link = self._start(place.index, self._budget, self._events)
+        place.link = self._start(place.index, self._learned, self._events)
 
     def _gone(self, place: _Place, how: str, chunks: Chunks, finish: Any) -> None:
         """Gives a dead worker's jobs back and starts another in its place, a bounded number of times."""
@@ -200,9 +201,11 @@ class Workers:
             self._gone(place, message.how, chunks, finish)
 
     def _note(self, place: _Place, message: Alive) -> None:
-        budget = message.usage.batch_tokens
-        if place.usage is not None and budget < place.usage.batch_tokens:
-            self._budget = min(budget, self._budget or budget)
+        budget, known = message.usage.batch_tokens, self._learned.batch_tokens
+        smaller = place.usage is not None and budget < place.usage.batch_tokens
+        self._learned = self._learned.and_then(
+            Learned(min(budget, known or budget) if smaller else None, message.usage.footprint)
+        )
         place.usage, place.reported = message.usage, message.report
 
     def _feed(self, place: _Place, chunks: Chunks, jobs: Sequence[Job], count: int) -> None:

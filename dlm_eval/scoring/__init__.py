@@ -1,8 +1,8 @@
 """Likelihoods of canvases: `score`, its estimators and their settings.
 
-A canvas becomes a `Target` (target.py): n tokens and the rows in which some of them are hidden. An estimator (registry.py lists them) turns it into
-weighted mask patterns (patterns.py, orders.py, adjusted.py), run by linear.py, or walks it (reveal.py, subsets.py, score_entropy.py). walk.py puts the
-pieces together, rounds.py stops early where a question is settled, api.py is `score`, windows.py cuts long texts.
+A canvas becomes a `Target` (target.py): n tokens and the rows in which some of them are hidden. An estimator (registry.py lists them, estimates.py has
+them) turns it into weighted mask patterns (patterns.py, orders.py, subsets.py; cubature.py with design.py, prior.py, variogram.py) or reveals it step by
+step (reveal.py); score_entropy.py is SEDD's own loss. walk.py puts the pieces together, rounds.py and question.py stop early, api.py is `score`, windows.py cuts long texts.
 """
 
 from __future__ import annotations
