@@ -26,6 +26,7 @@ from dlm_eval.pool.chunks import Chunks, weight
 from dlm_eval.pool.devices import parse_devices
 from dlm_eval.pool.make import single_device, start_workers, worker_devices
 from dlm_eval.pool.messages import Recipe
+from dlm_eval.pool.ray_actors import Actor
 from dlm_eval.pool.workers import Workers
 from dlm_eval.scoring import EstimatorSettings
 
@@ -271,6 +272,13 @@ def test_score_only_answers_nothing() -> None:
     found: dict[int, Answer] = {}
     Remembered().run([ScoreJob(Canvas.continuation([0], [1], "q"), EstimatorSettings(), 0)], found.__setitem__)
     assert "--score_only" in str(found[0].error)
+
+
+def test_messages_to_an_actor_keep_their_order() -> None:
+    actor = Actor()
+    for number in (2, 0, 3, 1):  # Ray may run an actor's calls in any order
+        actor.put(number, number)
+    assert [actor._inbox.get_nowait() for _ in range(4)] == [0, 1, 2, 3]
 
 
 def test_ray_workers_give_the_bits_of_one_process(tiny: Denoiser, jobs: list[Job], undisturbed: list[Answer]) -> None:

@@ -5,6 +5,7 @@ The actor answers in a thread of its own; what it says leaves through one stream
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import queue
@@ -26,10 +27,17 @@ class Actor:
     def __init__(self) -> None:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._early: dict[int, Any] = {}  # messages that overtook others
+        self._next = 0
+        self._lock = threading.Lock()
 
-    def put(self, message: Any) -> None:
-        """Takes a message of the driver."""
-        self._inbox.put(message)
+    def put(self, number: int, message: Any) -> None:
+        """Takes the driver's message `number`. Calls of an actor with several threads can overtake each other; messages must not."""
+        with self._lock:
+            self._early[number] = message
+            while self._next in self._early:
+                self._inbox.put(self._early.pop(self._next))
+                self._next += 1
 
     def work(self, recipe: Recipe) -> Any:
         """Serves; yields lists of what the worker says, until it ends."""
@@ -57,6 +65,7 @@ class RayLink:
         import ray
 
         self.label = label
+        self._sent = itertools.count()
         remote = ray.remote(
             num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": environment}
         )
@@ -66,7 +75,7 @@ class RayLink:
 
     def send(self, message: Any) -> None:
         """Hands a message over, without waiting."""
-        self._actor.put.remote(message)
+        self._actor.put.remote(next(self._sent), message)
 
     def kill(self) -> None:
         """Ends the actor at once."""
