@@ -10,6 +10,7 @@ from lm_eval import evaluator
 from lm_eval.api.model import LM
 
 from dlm_eval import sandbox
+from dlm_eval.errors import SampleError
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.metrics import code
 
@@ -191,6 +192,15 @@ def test_hostile_fillings_are_failed_samples_and_the_run_goes_on(own_problems):
     name = "humaneval_infilling_single_line_oracle_length"
     results, _ = evaluate(name, own_problems, lambda doc, _: hostile.get(doc["task_id"], canonical(doc, _)))
     assert [sample["pass@1"] for sample in results["samples"][name]] == [0.0, 0.0, 1.0]
+
+
+def test_a_program_that_could_not_be_run_is_an_error_and_not_a_failure(monkeypatch):
+    code.note_programs([], [])
+    monkeypatch.setattr("dlm_eval.sandbox.link.HERE", "/nowhere")  # no server starts
+    monkeypatch.setattr("dlm_eval.sandbox._default", sandbox.Sandbox("plain"))
+    sandbox._default.kind, sandbox._default._protections = "plain", ("plain",)
+    with pytest.raises(SampleError, match="sandbox error"):
+        code.process_results(PROBLEMS[0], [PROBLEMS[0]["canonical_solution"]])
 
 
 def test_nothing_runs_unless_asked_for(own_problems, monkeypatch):

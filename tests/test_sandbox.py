@@ -516,10 +516,10 @@ def test_many_programs_keep_their_order_and_run_side_by_side(sandbox):
 def test_a_killed_server_is_replaced(sandbox):
     if sandbox.kind == "bubblewrap":
         pytest.skip("a bubblewrap server lives for one program only")
-    sandbox.run(NORMAL)
+    sandbox.run_many(["import time; time.sleep(0.2)"] * 3, workers=3)  # three idle servers, all of them killed
     for pid in below_us():
         os.kill(pid, signal.SIGKILL)
-    assert sandbox.run(NORMAL).passed
+    assert all(verdict.passed for verdict in sandbox.run_many([NORMAL] * 3, workers=1))
 
 
 def test_a_forked_harness_has_servers_of_its_own(sandbox):

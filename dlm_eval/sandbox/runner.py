@@ -17,7 +17,7 @@ import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import probe
 from .limits import Limits
@@ -39,12 +39,14 @@ class Verdict:
             text may be the program's own words.
         seconds: Wall-clock time of the run.
         protections: What holds for programs run here, see `Sandbox.protections`.
+        ran: Whether the program was run at all; where it was not, the sandbox failed and the program did not.
     """
 
     passed: bool
     reason: str
     seconds: float
     protections: tuple[str, ...] = ()
+    ran: bool = True
 
 
 class Unavailable(RuntimeError):
@@ -82,7 +84,7 @@ class Sandbox:
         """
         protections = self.protections()
         outcome = self._outcome(program, limits)
-        return Verdict(outcome.passed, outcome.reason, outcome.seconds, protections)
+        return replace(outcome, protections=protections)
 
     def run_many(
         self, programs: Iterable[str], workers: int | None = None, limits: Limits = DEFAULT_LIMITS
@@ -114,24 +116,25 @@ class Sandbox:
 
     def _outcome(self, program: str, limits: Limits) -> Verdict:
         reason = ""
-        for _ in range(2):  # a server may have been killed from outside: once more with a fresh one
-            server = self._take()
+        for fresh in (False, True):  # a server may have been killed from outside: once more with a fresh one
+            server = None
             try:
+                server = self._take(fresh)
                 verdict = Verdict(**server.run(program, limits))
             except ServerGone as error:
-                server.stop()
                 reason = str(error)
+                if server is not None:
+                    server.stop()
             else:
                 self._give_back(server)
                 return verdict
-        log.warning("sandbox: a program that could not be run counts as failed: %s", reason)
-        return Verdict(False, f"sandbox error: {reason}", 0.0)
+        return Verdict(False, f"sandbox error: {reason}", 0.0, ran=False)
 
-    def _take(self) -> Server:
+    def _take(self, fresh: bool) -> Server:
         with self._lock:
             if self._owner != os.getpid():
                 self._idle, self._owner = [], os.getpid()
-            if self._idle:
+            if self._idle and not fresh:
                 return self._idle.pop()
             if self.kind is None:
                 return self._first_server()
