@@ -72,6 +72,10 @@ class Server:
             self.stop()
             raise ServerGone(refused)
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def run(self, program: str, limits: Limits) -> dict[str, Any]:
         """Returns passed, reason and seconds of one program."""
         try:

@@ -134,11 +134,17 @@ class Sandbox:
         with self._lock:
             if self._owner != os.getpid():
                 self._idle, self._owner = [], os.getpid()
+            self._bury_the_dead()
             if self._idle and not fresh:
                 return self._idle.pop()
             if self.kind is None:
                 return self._first_server()
         return Server(self.kind)
+
+    def _bury_the_dead(self) -> None:
+        for server in [server for server in self._idle if not server.alive]:
+            server.stop()
+            self._idle.remove(server)
 
     def _first_server(self) -> Server:
         for kind in self._kinds:
