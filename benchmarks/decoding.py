@@ -1,6 +1,6 @@
 """Tokens per second of three ways to decode the same canvases, which must write the same tokens.
 
-    python benchmarks/decoding.py --model tiny --canvases 32 --length 64 --block_length 16
+    python benchmarks/decoding.py --model tiny --canvases 32 --length 64
 
 naive    one canvas at a time; at every step a forward pass with the head on every position
 batched  the same loop on canvases of equal length together
@@ -138,11 +138,13 @@ def main() -> None:
     parser.add_argument("--canvases", type=int, default=32)
     parser.add_argument("--length", type=int, default=64, help="open positions of each")
     parser.add_argument("--steps", type=int, help="default: one for each open position")
-    parser.add_argument("--block_length", type=int, help="default: the whole hole")
+    parser.add_argument(
+        "--block_length", type=int, help="default: a quarter of the hole (LLaDA's settings have blocks)"
+    )
     parser.add_argument("--caches", action="store_true", help="compare remembering with running whole rows")
     args = parser.parse_args()
     model = load_model(args.model, **({"device": args.device} if args.device else {}))
-    steps, block = args.steps or args.length, args.block_length or args.length
+    steps, block = args.steps or args.length, args.block_length or max(1, args.length // 4)
     questions = [
         f"Question: Carl has {i} stamps. He gives {i // 2} of them to Hana. How many stamps does Carl have?\nAnswer:"
         for i in range(args.canvases)
