@@ -278,7 +278,7 @@ def test_first_hitting_takes_no_steps() -> None:
 
 def test_nucleus_of_mdlm_leaves_out_the_token_that_exceeds_it() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.95, 0.03, 0.01, 0.01]]).log()
-    reach, within = restrict(logits, 0.9, 0), restrict(logits, 0.9, 0, within=True)
+    reach, within = restrict(logits, 0.9, 0), restrict(logits, 0.9, 0, "within")
     assert (~reach.isneginf()).tolist() == [[True, True, True, False], [True, False, False, False]]
     assert (~within.isneginf()).tolist() == [[True, True, False, False], [True, False, False, False]]
 

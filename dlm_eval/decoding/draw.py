@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 Measure = Literal["probability", "margin", "entropy"]
+Nucleus = Literal["reach", "within", "of_top_k"]
 CHUNK = 2**24  # float64 numbers (N x V) formed at once while sampling
 
 
@@ -26,7 +27,7 @@ class Draw:
             (nats).
         temperature: 0 takes the most probable token; otherwise one is drawn from softmax(logits / temperature).
         top_p, top_k: restrict the distribution that is drawn from; 1 and 0 do not.
-        within: whether the token with which the probability first exceeds `top_p` is left out of the nucleus.
+        nucleus: what it consists of (see `DecodeSettings`).
         logits_temp: divides the logits before anything else.
         of_drawn: whether probability and score are those of the distribution drawn from (tempered and restricted), or
             the model's own.
@@ -38,7 +39,7 @@ class Draw:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
-    within: bool = False
+    nucleus: Nucleus = "reach"
     logits_temp: float = 1.0
     of_drawn: bool = False
     banned: tuple[int, ...] = ()
@@ -49,7 +50,7 @@ class Draw:
         logits = without(logits, self.banned)
         drawn = logits
         if self.temperature > 0 or self.of_drawn:
-            drawn = restrict(logits / (self.temperature or 1.0), self.top_p, self.top_k, self.within)
+            drawn = restrict(logits / (self.temperature or 1.0), self.top_p, self.top_k, self.nucleus)
         token = inverse_cdf(drawn, payload) if self.temperature > 0 else logits.argmax(-1)
         judged = without(drawn if self.of_drawn else logits, self.doubted)
         logprob, score = judge(judged, token, self.measure)
@@ -63,21 +64,30 @@ def without(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
     return logits.index_fill(-1, torch.tensor(ids, device=logits.device), -torch.inf)
 
 
-def restrict(logits: Tensor, top_p: float, top_k: int, within: bool = False) -> Tensor:
+def restrict(logits: Tensor, top_p: float, top_k: int, nucleus: Nucleus = "reach") -> Tensor:
     """Returns `logits` [N, V], minus infinity outside the nucleus (Holtzman et al. 2020) and outside the k largest.
 
-    The token with which the probability first exceeds `top_p` belongs to the nucleus, unless `within` (the first token does even so).
+    The token with which the probability first exceeds `top_p` belongs to the nucleus, unless 'within' (the first token does even so).
     """
-    if top_p < 1:
-        ordered, ids = logits.sort(-1, descending=True)
-        probability = ordered.softmax(-1)
-        outside = probability.cumsum(-1) > top_p
-        outside = outside if within else outside.roll(1, -1)
-        outside[:, 0] = False
-        logits = logits.masked_fill(torch.zeros_like(outside).scatter(-1, ids, outside), -torch.inf)
-    if 0 < top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
-    return logits
+    if nucleus == "of_top_k":
+        return _nucleus(_largest(logits, top_k), top_p, within=False)
+    return _largest(_nucleus(logits, top_p, nucleus == "within"), top_k)
+
+
+def _nucleus(logits: Tensor, top_p: float, within: bool) -> Tensor:
+    if top_p >= 1:
+        return logits
+    ordered, ids = logits.sort(-1, descending=True)
+    outside = ordered.softmax(-1).cumsum(-1) > top_p
+    outside = outside if within else outside.roll(1, -1)
+    outside[:, 0] = False
+    return logits.masked_fill(torch.zeros_like(outside).scatter(-1, ids, outside), -torch.inf)
+
+
+def _largest(logits: Tensor, top_k: int) -> Tensor:
+    if not 0 < top_k < logits.shape[-1]:
+        return logits
+    return logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
 
 
 def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -279,7 +279,7 @@ def _reader(model: Denoiser, settings: DecodeSettings, method: Strategy) -> Draw
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
-        within=settings.nucleus == "within",
+        nucleus=settings.nucleus,
         logits_temp=settings.logits_temp,
         of_drawn=settings.confidence_of == "drawn",
         banned=banned,

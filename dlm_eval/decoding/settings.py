@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, Literal
 
 from dlm_eval.decoding.checks import check_values, refused
+from dlm_eval.decoding.draw import Nucleus
 from dlm_eval.decoding.registry import ALIASES, strategy
 from dlm_eval.errors import UserError
 
@@ -31,7 +32,7 @@ class DecodeSettings:
         temperature: 0 writes the most probable token, otherwise one is drawn at this temperature.
         top_p, top_k: restrict what is drawn; 1 and 0 do not.
         nucleus: whether the token with which the probability first exceeds `top_p` still belongs ('reach'), or only those up to
-            it ('within': MDLM, BD3LM, ReMDM).
+            it ('within': MDLM, BD3LM, ReMDM); 'of_top_k' is 'reach' among the `top_k` largest (SDAR, LLaDA2, WeDLM), not before them (Dream).
         logits_temp: divides the logits before everything else (DiffuLLaMA): probabilities change, the most probable
             token does not.
         confidence_of: whether confidence is read from the 'model' distribution (LLaDA) or the tempered, restricted
@@ -92,7 +93,7 @@ class DecodeSettings:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
-    nucleus: Literal["reach", "within"] = "reach"
+    nucleus: Nucleus = "reach"
     logits_temp: float = 1.0
     confidence_of: Literal["model", "drawn"] = "model"
     rescore: bool = False

@@ -98,7 +98,7 @@ def _reader(model: Denoiser, settings: DecodeSettings) -> Rewriter:
             temperature=settings.temperature,
             top_p=settings.top_p,
             top_k=settings.top_k,
-            within=settings.nucleus == "within",
+            nucleus=settings.nucleus,
             logits_temp=settings.logits_temp,
             of_drawn=settings.confidence_of == "drawn",
             banned=model.eos_ids[:1] if settings.logits_eos_inf else (),
