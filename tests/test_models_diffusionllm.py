@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from transformers import (
     XLMRobertaXLForMaskedLM,
 )
 
-from dlm_eval.canvas import Canvas
+from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import fill
+from dlm_eval.decoding.samples import mean_logprob
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
@@ -162,6 +164,12 @@ def test_the_length_beam_keeps_the_most_probable_filling(tmp_path: Path) -> None
     assert [f.tokens for f in fill(loaded, canvases[::-1], preset="rdm", steps=4, length_beam=3)] == [
         f.tokens for f in beamed[::-1]
     ]
+
+
+def test_a_beams_rank_leaves_special_tokens_out() -> None:
+    filling = Filling((7, 2, 1, -1), 1, 1, confidence=(0.5, 1.0, 0.9, float("nan")))
+    assert mean_logprob(filling, {-1, 0, 1, 2}) == pytest.approx(math.log(0.5))
+    assert mean_logprob(filling) == pytest.approx((math.log(0.5) + math.log(0.9)) / 3)
 
 
 def test_a_length_that_cannot_be_predicted_is_refused(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def beam_walk(
     one = replace(settings, length_beam=0)
     sizes = list(dict.fromkeys(min(int(size), room) for size in proposed))
     walks = [fill(_resized(canvas, len(prompt), size), one.fitted(size)) for size in sizes]
-    best = yield from best_walk(model, canvas, walks, "probability")
+    best = yield from best_walk(model, canvas, walks, "text")
     return replace(best, forwards=best.forwards + ask.passes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import replace
 from math import log
 from typing import TypeVar
@@ -56,12 +56,14 @@ def best_walk(model: Denoiser, canvas: Canvas, walks: Sequence[Walk[Filling]], b
         model: the denoiser.
         canvas: what the samples fill.
         walks: one for each sample.
-        by: 'probability', the mean log-probability of the tokens as they were written (DiffusionLLM ranks its length beam
-            so), or 'score', the mean log-probability of the tokens given the filled canvas (AR2Diff; one more row each).
+        by: 'probability', the mean log-probability of the tokens as they were written; 'text', the same without those that
+            begin, end or pad a text (DiffusionLLM's length beam); or 'score', the mean log-probability of the tokens given the
+            filled canvas (AR2Diff; one more row each).
     """
     fillings = yield from together(walks)
     forwards = sum(filling.forwards for filling in fillings)
-    ranks = [mean_logprob(filling) for filling in fillings]
+    aside = {BLANK, *((model.bos_id, model.pad_id, *model.eos_ids) if by == "text" else ())}
+    ranks = [mean_logprob(filling, aside) for filling in fillings]
     if by == "score" and canvas.open_positions:
         readings = yield [_score_row(model, canvas, filling) for filling in fillings]
         ranks = [float(np.mean(reading[0])) for reading in readings]
@@ -69,9 +71,11 @@ def best_walk(model: Denoiser, canvas: Canvas, walks: Sequence[Walk[Filling]], b
     return replace(fillings[int(np.argmax(ranks))], forwards=forwards)
 
 
-def mean_logprob(filling: Filling) -> float:
-    """Returns the mean log-probability of the tokens as they were written, in nats (blanks aside)."""
-    logs = [log(max(p, 1e-300)) for p, token in zip(filling.confidence, filling.tokens, strict=True) if token != BLANK]
+def mean_logprob(filling: Filling, aside: Set[int | None] = frozenset({BLANK})) -> float:
+    """Returns the mean log-probability of the tokens as they were written, in nats, those of `aside` left out."""
+    logs = [
+        log(max(p, 1e-300)) for p, token in zip(filling.confidence, filling.tokens, strict=True) if token not in aside
+    ]
     return sum(logs) / len(logs) if logs else 0.0
 
 
