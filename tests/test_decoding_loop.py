@@ -13,9 +13,11 @@ import torch
 from scipy import stats
 
 from dlm_eval.canvas import BLANK, Canvas
-from dlm_eval.decoding import fill
+from dlm_eval.decoding import DecodeSettings, fill
+from dlm_eval.decoding.strategies import Look, within_entropy_bound
 from dlm_eval.engine import Engine
 from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.noise import Noise
 
 ALPHA = 1e-3  # of every statistical test here; seeds are fixed
 STRATEGIES: list[dict[str, Any]] = [
@@ -201,6 +203,31 @@ def test_blind_strategies_read_only_what_they_write() -> None:
     engine = CountingEngine(model)
     fill(model, [asked], "confidence", steps=6, engine=engine, early_exit=False)
     assert engine.wanted == 12 + 10 + 8 + 6 + 4 + 2
+
+
+def test_the_head_reads_wanted_positions_alone_also_under_guidance() -> None:
+    model, asked, read = crooked(), Canvas.completion([1, 2, 3, 4], 24, key="q"), []
+    logits = model.logits
+
+    def counting(tokens: Any, valid: Any = None, positions: Any = None) -> Any:
+        read.append((len(tokens), int(positions.sum())))
+        return logits(tokens, valid, positions)
+
+    model.logits = counting  # type: ignore[method-assign]
+    fill(model, [asked], "left_to_right", steps=2, guidance=1.5, early_exit=False)
+    assert read == [(2, 2 * 12)] * 2
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.3, 1.0, 5.0])
+def test_entropy_bound_is_the_papers_rule(bound: float) -> None:
+    """k = #{n : H_1 + ... + H_n - max(H_1, ..., H_n) <= bound} of the entropies in ascending order (arXiv 2505.24857)."""
+    entropies = np.random.default_rng(0).exponential(0.4, 12)
+    where, none = np.arange(12), np.empty(0)
+    look = Look(0, 1, 0, 0, where, where >= 0, Noise("0" * 64), none, where, none.astype(int), -entropies)
+    chosen = within_entropy_bound(look, DecodeSettings(strategy="entropy_bound", entropy_bound=bound))
+    ranked = np.sort(entropies)
+    count = int((ranked.cumsum() - np.maximum.accumulate(ranked) <= bound).sum())
+    assert sorted(entropies[chosen]) == list(ranked[:count]) and count >= 1
 
 
 class CountingEngine(Engine):

@@ -19,7 +19,7 @@ ONE = ("steps", "steps_per_block", "block_length", "num_to_transfer", "samples",
 LEAST = {**dict.fromkeys(ZERO, 0), **dict.fromkeys(ONE, 1), "editing_threshold": 0, "max_post_steps": 0}
 ABOVE = {"t_start": 0, "logits_temp": 0, "score_temperature": 0}
 OWN = (  # settings that only some strategies use
-    "window", "entropy_threshold", "pos_penalty", "alg_temp", "rescore", "threshold", "factor", "entropy_bound", "rdm_condition", "rdm_noise",
+    "window", "entropy_threshold", "pos_penalty", "alg_temp", "rescore", "threshold", "quota_is", "factor", "entropy_bound", "rdm_condition", "rdm_noise",
     "p2_eta", "remask", "eta", "t_on", "t_off", "alpha_on", "editing_threshold", "num_to_transfer", "max_post_steps", "accept_bound", "t_start",
     "t_end", "noise_scale", "score_temperature", "halt", "halt_threshold", "halt_min_steps",
 )  # fmt: skip

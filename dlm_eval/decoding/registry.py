@@ -57,7 +57,7 @@ STRATEGIES: dict[str, Strategy] = {
         st.above_threshold,
         "probability",
         None,
-        ("threshold",),
+        ("threshold", "quota_is"),
     ),
     "factor": Strategy(
         "the n most probable while the n-th is at least 1 - factor / (n + 1) (Fast-dLLM)",

@@ -22,6 +22,11 @@ def even(n: int, left: int, step: int, steps: int) -> int:
     return min(left, n // steps + (step < n % steps))
 
 
+def carry(n: int, left: int, step: int, steps: int) -> int:
+    """Returns n // steps and what earlier steps have not written of theirs (Fast-dLLM on Dream)."""
+    return left - n + n // steps * (step + 1)
+
+
 def linear(n: int, left: int, step: int, steps: int) -> int:
     """Returns what leaves floor(n t / T) positions open, t = T - 1 - step (DiffuLLaMA; RDM's linear schedule).
 
@@ -88,11 +93,11 @@ def reveal_rates(eps: float, steps: int) -> NDArray[np.float32]:
     return rates
 
 
-SCHEDULES = ("even", "linear", "cosine", "timestep")
+SCHEDULES = ("even", "carry", "linear", "cosine", "timestep")
 
 
 def schedule(name: str, eps: float, lengths: tuple[int, ...] = ()) -> Schedule:
     """Returns the schedule called `name` (one of `SCHEDULES`); 'timestep' for a batch of holes where `lengths` has some."""
     if lengths:
         return batch_mean(eps, lengths)
-    return {"even": even, "linear": linear, "cosine": cosine, "timestep": timestep(eps)}[name]
+    return {"even": even, "carry": carry, "linear": linear, "cosine": cosine, "timestep": timestep(eps)}[name]

@@ -13,6 +13,7 @@ from dlm_eval.decoding.registry import ALIASES, strategy
 from dlm_eval.errors import UserError
 
 Convention = Literal["llada", "dream"]
+PER_STEP = ("even", "carry")  # schedules with a quota of at least one token for each step
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class DecodeSettings:
         steps: steps for the whole hole, shared evenly among its blocks (None: 10 for models of process 'uniform', 200 for 'gaussian', 48 a canvas for 'canvas').
         steps_per_block: steps for each block, in place of `steps`.
         block_length: open positions that are filled before the next ones are begun (semi-autoregressive).
-        schedule: tokens per step: 'even', 'linear', 'cosine', 'timestep'; None is the strategy's own.
+        schedule: tokens per step: 'even', 'carry', 'linear', 'cosine', 'timestep'; None is the strategy's own.
         eps: end of the 'timestep' grid.
         batch_mean_quota: lengths of the holes that shared a batch in Dream's code, which takes the mean of their open positions
             for everyone's quota; empty for a quota of one's own (schedule 'timestep').
@@ -40,6 +41,7 @@ class DecodeSettings:
         rescore: written tokens keep competing for the quota with fresh scores (DiffuLLaMA); they are not rewritten.
         alg_temp: temperature of the choice of positions (Dream); 0 takes the best.
         threshold: least probability that is written (strategy `threshold`).
+        quota_is: whether the schedule's quota is the 'least' (SDAR, LLaDA2) or the 'most' (Fast-dLLM on Dream) that a step writes (strategy `threshold`).
         factor: Fast-dLLM's factor (strategy `factor`).
         entropy_bound: nats (strategy `entropy_bound`).
         window: positions from the first open one on that are looked at (strategy `window`).
@@ -87,7 +89,7 @@ class DecodeSettings:
     steps: int | None = None
     steps_per_block: int | None = None
     block_length: int | None = None
-    schedule: Literal["even", "linear", "cosine", "timestep"] | None = None
+    schedule: Literal["even", "carry", "linear", "cosine", "timestep"] | None = None
     eps: float = 1e-3
     batch_mean_quota: tuple[int, ...] = ()
     temperature: float = 0.0
@@ -99,6 +101,7 @@ class DecodeSettings:
     rescore: bool = False
     alg_temp: float = 0.0
     threshold: float | None = None
+    quota_is: Literal["least", "most"] = "least"
     factor: float | None = None
     entropy_bound: float | None = None
     window: int = 16
@@ -165,7 +168,7 @@ class DecodeSettings:
         if length == 0:
             return
         own_schedule = self.schedule or strategy(self.strategy).schedule
-        if self.steps is not None and self.steps > length and own_schedule == "even":
+        if self.steps is not None and self.steps > length and own_schedule in PER_STEP:
             raise refused("steps", self.steps, f"at most the {length} open positions")
         if block is not None:
             if block % (self.block_length or block):
@@ -196,7 +199,7 @@ class DecodeSettings:
         steps, block = self.steps, self.block_length
         if block is not None and length % block:
             block = None
-        if steps is not None and (self.schedule or strategy(self.strategy).schedule) == "even":
+        if steps is not None and (self.schedule or strategy(self.strategy).schedule) in PER_STEP:
             blocks = length // block if block else 1
             steps = max(1, min(steps, length) // max(blocks, 1)) * max(blocks, 1)
         return replace(self, steps=steps, block_length=block)

@@ -160,10 +160,12 @@ def by_timestep(look: Look, settings: DecodeSettings) -> Bools:
 
 
 def above_threshold(look: Look, settings: DecodeSettings) -> Bools:
-    """Writes every candidate at least as probable as `threshold`, or the quota's most probable ones if that is more."""
+    """Writes every candidate at least as probable as `threshold`, the quota's most probable ones at least (or at most), and always one."""
     assert settings.threshold is not None
     sure: Bools = np.exp(look.score) >= settings.threshold
     least = max(1, look.quota)
+    if settings.quota_is == "most":
+        sure, least = sure & highest(look.score, look.quota), 1
     return sure if sure.sum() >= least else highest(look.score, least)
 
 
