@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from dlm_eval.canvas import BLANK, Canvas
+from dlm_eval.canvas import BLANK, Canvas, Score
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.toy import Toy, ToySettings
@@ -17,6 +17,8 @@ from dlm_eval.scoring.cubature import rule
 from dlm_eval.scoring.design import draw_sets, size_counts, spread_out, variants
 from dlm_eval.scoring.estimates import ESTIMATES
 from dlm_eval.scoring.prior import kernel
+from dlm_eval.scoring.rounds import Rounds, sizes
+from dlm_eval.scoring.target import targets
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +183,24 @@ def test_target_stderr_stops_early(toy: Toy) -> None:
     assert 64 < tight.rows <= 128
     full = score(toy, [canvas], "auto")[0]
     assert abs(full.logprob - tight.logprob) < 5 * np.hypot(full.stderr, tight.stderr)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 5, 7, 12, 13, 40])
+def test_rounds_spend_the_budget_and_no_more(toy: Toy, samples: int) -> None:
+    canvas = Canvas.continuation([0, 1], [1, 2, 3, 4, 0, 1, 2, 3, 4, 5])
+    assert sum(sizes(samples)) == samples and min(sizes(samples)) >= min(samples, 4)
+    for estimator in ("auto", "k"):
+        found = score(toy, [canvas], f"{estimator},target_stderr=1e-9", samples=samples)[0]
+        assert 0.75 * samples <= found.rows <= samples  # patterns of earlier rounds are known
+
+
+def test_draws_that_agree_prove_nothing(toy: Toy) -> None:
+    """Four forwards of a canvas may agree by chance, with a standard error of 0: no reason to stop. An infinite one cannot change any more."""
+    parts = targets(toy, Canvas.continuation([0, 1], [1, 2, 3, 4, 0, 1]))
+    rounds = Rounds(parts, parse_estimator("auto,samples=40"), [Score(-3.0, 0.0, "lower bound", 5)], [1.0])
+    assert np.isnan(rounds.error) and not rounds.over
+    rounds.final = True
+    assert rounds.error == 0.0 and rounds.over
 
 
 def test_decide_answers_like_the_full_budget_at_the_stated_error(toy: Toy) -> None:

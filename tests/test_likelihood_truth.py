@@ -14,7 +14,7 @@ from dlm_eval.engine import Engine
 from dlm_eval.models import load_model
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.noise import Noise, digest
-from dlm_eval.scoring import EstimatorSettings, score, score_outcomes
+from dlm_eval.scoring import EstimatorSettings, parse_estimator, score, score_outcomes
 from dlm_eval.scoring.estimates import ESTIMATES
 from dlm_eval.scoring.target import targets
 
@@ -163,6 +163,36 @@ def test_bounds_bracket_the_truth(toy: Toy) -> None:
     tube = score(toy, canvases[:1], "tube,permutations=6")[0]
     assert tube.kind == "upper bound"
     assert tube.logprob == pytest.approx(scores[0].upper)
+
+
+@pytest.mark.parametrize("estimator", ["k,samples=16", "t,samples=16", "chain,samples=12", "auto,samples=8"])
+def test_blocks_err_on_their_own(estimator: str) -> None:
+    """Errors of blocks add in squares, so blocks must not share their draws: the reported error is 0.8 of the spread of 200 runs at least."""
+
+    class Blocks(Toy):
+        attention = "block"
+        block_length = 3
+
+    model = Blocks(ToySettings(inconsistency=1.5, seed=3))
+    values, errors = repeats(model, CANVASES[3], parse_estimator(estimator), 200)
+    assert np.sqrt(np.mean(errors**2)) > 0.8 * values.std(ddof=1)
+
+
+def test_a_multi_sample_bound_knows_its_error(toy: Toy) -> None:
+    settings = EstimatorSettings("chain", permutations=8, report="likelihood")
+    values, errors = repeats(toy, CANVASES[3], settings, 300)
+    assert 0.75 < np.sqrt(np.mean(errors**2)) / values.std(ddof=1) < 1.5
+
+
+@pytest.mark.parametrize("estimator", ["auto", "k", "t", "chain,permutations=1", "chain,report=likelihood", "cubature"])
+def test_a_single_token_has_no_error(toy: Toy, estimator: str) -> None:
+    (found,) = score(toy, CANVASES[:1], estimator, samples=1)
+    assert found.logprob == pytest.approx(log_prob(toy, [0, 1, 4], {2}, 2), abs=1e-6)
+    assert (found.stderr, found.rows, found.estimator) == (
+        0.0,
+        1,
+        "exact" if estimator == "auto" else estimator.split(",")[0],
+    )
 
 
 @pytest.mark.parametrize("n, samples", [(8, 4), (12, 6), (12, 12)])

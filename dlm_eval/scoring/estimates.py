@@ -78,16 +78,23 @@ def chain(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Sco
 def chain_score(chains: Floats, settings: EstimatorSettings) -> Score:
     """Returns the score of the log-likelihoods [P] of random orders (antithetic neighbours, if so set)."""
     group = np.arange(len(chains)) // (2 if settings.antithetic else 1)
-    draws = (
-        np.bincount(group, weights=chains) / np.bincount(group)
-        if len(chains) > 2 and np.isfinite(chains).all()
-        else chains
-    )
-    stderr = standard_error(draws, np.zeros(len(draws), dtype=np.int64))
     elbo, tighter = float(chains.mean()), log_mean_exp(chains)
     tangent = tangent_bound(chains, group)
-    value = tighter if settings.report == "likelihood" else elbo
-    return _score(value, stderr, "lower bound", settings, tighter, None if tangent is None else tangent[0])
+    upper = None if tangent is None else tangent[0]
+    if settings.report == "likelihood":
+        relative = (
+            np.exp(chains - tighter) if np.isfinite(tighter) else chains
+        )  # the error of a logarithm is the relative one
+        return _score(tighter, _chain_error(relative, group), "lower bound", settings, tighter, upper)
+    return _score(elbo, _chain_error(chains, group), "lower bound", settings, tighter, upper)
+
+
+def _chain_error(values: Floats, group: Ints) -> float:
+    """Returns the standard error of the mean of `values` [P], one per chain; chains of one group are one draw, unless there is no other group."""
+    draws = values
+    if len(values) > 2 and np.isfinite(values).all():
+        draws = np.bincount(group, weights=values) / np.bincount(group)
+    return standard_error(draws, np.zeros(len(draws), dtype=np.int64))
 
 
 def tube(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from dlm_eval.engine import Ints
 from dlm_eval.errors import SampleError
@@ -128,7 +129,10 @@ def llada(n: int, settings: EstimatorSettings, noise: Noise) -> Plan:
     sizes: list[Ints] = []
     for number in range(math.ceil(settings.samples / settings.batch)):
         first = 1 + int(n * noise.uniforms("llada", number, 1)[0])
-        steps = np.round(first + np.arange(settings.batch) * (n / settings.batch)).astype(np.int64)
+        last = first + (settings.batch - 1) * (n / settings.batch)
+        steps = (
+            torch.linspace(first, last, settings.batch).round().long().numpy()
+        )  # in float32, where a half may be none
         sizes.append((steps - 1) % n + 1)
     return _sized(n, np.concatenate(sizes)[: settings.samples], noise, "llada hidden")
 

@@ -21,7 +21,7 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
 from dlm_eval.scoring.flow import counted, together
 from dlm_eval.scoring.registry import EstimatorSettings
-from dlm_eval.scoring.rounds import SHARES, Rounds
+from dlm_eval.scoring.rounds import Rounds, sizes
 from dlm_eval.scoring.target import check_canvas, check_model, targets
 from dlm_eval.scoring.walk import score_walk
 
@@ -75,14 +75,14 @@ def _race(
     choices = [Rounds(targets(model, canvas, settings.cfg_scale), plain) for canvas in canvases]
     rows = [0] * len(choices)
     running = list(range(len(choices)))
-    for _ in SHARES:
+    while running:
         found: list[Any] = yield from together([counted(choices[c].next(noise)) for c in running])
         for c, (_, asked) in zip(running, found, strict=True):
             rows[c] += asked
-        open_choices = _unbeaten([choice.score() for choice in choices], settings, lengths)
-        running = [c for c in open_choices if not choices[c].final and not _fine(choices[c], settings)]
-        if len(open_choices) == 1:
-            break
+        open_choices = _unbeaten(choices, settings, lengths)
+        running = [
+            c for c in open_choices if len(open_choices) > 1 and not choices[c].over and not _fine(choices[c], settings)
+        ]
     scores = [replace(choice.score(), rows=n) for choice, n in zip(choices, rows, strict=True)]
     if not greedy:
         return scores
@@ -93,20 +93,21 @@ def _race(
 
 
 def _fine(choice: Rounds, settings: EstimatorSettings) -> bool:
-    return settings.target_stderr is not None and choice.score().stderr <= settings.target_stderr
+    return settings.target_stderr is not None and choice.error <= settings.target_stderr
 
 
-def _unbeaten(scores: Sequence[Score], settings: EstimatorSettings, lengths: Sequence[float] | None) -> list[int]:
+def _unbeaten(choices: Sequence[Rounds], settings: EstimatorSettings, lengths: Sequence[float] | None) -> list[int]:
     """Returns the choices that may still be the best one, by score or, where lengths are given, by score per length."""
-    orders = [[1.0] * len(scores)] + ([] if lengths is None else [list(lengths)])
+    orders = [[1.0] * len(choices)] + ([] if lengths is None else [list(lengths)])
     assert settings.decide is not None
-    z = NormalDist().inv_cdf(1 - settings.decide / (len(SHARES) * (len(scores) - 1) * len(orders)))
+    looks = len(sizes(settings.samples))
+    z = NormalDist().inv_cdf(1 - settings.decide / (looks * (len(choices) - 1) * len(orders)))
     alive: set[int] = set()
     for scale in orders:
-        values = [s.logprob / d for s, d in zip(scores, scale, strict=True)]
-        errors = [s.stderr / d for s, d in zip(scores, scale, strict=True)]
-        best = max(range(len(scores)), key=values.__getitem__)
-        for c in range(len(scores)):
+        values = [choice.score().logprob / d for choice, d in zip(choices, scale, strict=True)]
+        errors = [choice.error / d for choice, d in zip(choices, scale, strict=True)]
+        best = max(range(len(choices)), key=values.__getitem__)
+        for c in range(len(choices)):
             gap, width = values[best] - values[c], z * math.hypot(errors[best], errors[c])
             if c == best or math.isnan(width) or not gap > width:
                 alive.add(c)

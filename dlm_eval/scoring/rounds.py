@@ -16,18 +16,38 @@ from dlm_eval.noise import Noise, digest
 from dlm_eval.scoring.cubature import precision
 from dlm_eval.scoring.estimates import ESTIMATES
 from dlm_eval.scoring.flow import together
-from dlm_eval.scoring.registry import EstimatorSettings
+from dlm_eval.scoring.registry import ESTIMATORS, EstimatorSettings
 from dlm_eval.scoring.target import Target
 
 KINDS = ("exact", "lower bound", "upper bound", "score")  # of a sum: the last of its parts'
-SHARES = (0.125, 0.125, 0.25, 0.5)
+LEAST = 4  # forwards of a round: fewer hardly know their own error
+
+
+def sizes(budget: int) -> list[int]:
+    """Returns the forwards of each round, `budget` in all: an eighth of it, then as many again as were run so far; none has less than `LEAST`."""
+    rounds = [budget if budget < 2 * LEAST else max(LEAST, math.ceil(budget / 8))]
+    while left := budget - sum(rounds):
+        rounds.append(sum(rounds) if left >= 2 * sum(rounds) else left)
+    return rounds
 
 
 def estimate(parts: Sequence[Target], settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
-    """Returns the score of a canvas, given as the blocks whose log-likelihoods add up, within one budget."""
+    """Returns the score of a canvas, given as the blocks whose log-likelihoods add up, within one budget.
+
+    Each block has random numbers of its own: blocks that hid the same places and sizes would err together, and their errors would not add in squares.
+    """
     share = replace(settings, samples=max(1, settings.samples // len(parts)), target_stderr=None, decide=None)
-    scores = yield from together([ESTIMATES[settings.name](part, share, noise) for part in parts])
-    return merge(scores)
+    own = [noise, *(Noise(digest(noise.key, "block", number)) for number in range(1, len(parts)))]
+    return merge((yield from together([_part(part, share, one) for part, one in zip(parts, own, strict=True)])))
+
+
+def _part(part: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
+    """Returns the score of one block. A single token needs no draws: one forward tells its log-likelihood, which is the bound."""
+    if part.n > 1 or settings.name not in ("k", "t", "chain"):
+        return (yield from ESTIMATES[settings.name](part, settings, noise))
+    single = yield from ESTIMATES["exact"](part, EstimatorSettings("exact", cfg_scale=settings.cfg_scale), noise)
+    kind = "score" if settings.cfg_scale else ESTIMATORS[settings.name].kind
+    return replace(single, kind=kind, estimator=settings.name)
 
 
 def merge(scores: Sequence[Score]) -> Score:
@@ -48,27 +68,33 @@ def merge(scores: Sequence[Score]) -> Score:
 
 @dataclass
 class Rounds:
-    """One canvas' rounds so far: scores and the weights of their average."""
+    """One canvas' rounds so far: scores, the weights of their average, and whether the last one is without error."""
 
     parts: Sequence[Target]
     settings: EstimatorSettings
     scores: list[Score] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    final: bool = False
 
     @property
-    def final(self) -> bool:
-        """Whether nothing is left to learn."""
-        return bool(self.scores) and self.scores[-1].stderr == 0.0
+    def over(self) -> bool:
+        """Whether nothing is left to learn, or to spend."""
+        return self.final or len(self.scores) == len(sizes(self.settings.samples))
+
+    @property
+    def error(self) -> float:
+        """The standard error so far. A few draws that happen to agree do not prove that all would: a zero of theirs is nan."""
+        error = self.score().stderr
+        return error if error > 0 or self.final else math.nan
 
     def next(self, noise: Noise) -> Walk[None]:
         """Runs one more round. Where all patterns cost no more than two rounds like it, it runs them all and is the last."""
         number = len(self.scores)
-        budget = self.settings.samples
-        size = max(1, round(SHARES[number] * budget))
-        left = budget - sum(max(1, round(share * budget)) for share in SHARES[:number])
+        size, *later = sizes(self.settings.samples)[number:]
         all_patterns = sum(2 ** min(part.n, 30) - 1 for part in self.parts)
         name = self.settings.name
-        if name in ("auto", "cubature") and all_patterns <= min(left, 2 * size):
+        enumerates = name in ("auto", "cubature") and all_patterns <= min(size + sum(later), 2 * size)
+        if enumerates:
             settings = EstimatorSettings("exact", cfg_scale=self.settings.cfg_scale)
         else:
             settings = replace(self.settings, samples=size)
@@ -76,6 +102,7 @@ class Rounds:
         score = yield from estimate(self.parts, settings, fresh)
         self.scores.append(score)
         self.weights.append(min(WEIGHT[name](part.n, max(1, size // len(self.parts))) for part in self.parts))
+        self.final = enumerates or all(part.n == 1 for part in self.parts) or math.isinf(score.logprob)
 
     def score(self) -> Score:
         """Returns the average of the rounds; that of the last alone where it is without error."""
@@ -101,8 +128,6 @@ def in_rounds(parts: Sequence[Target], settings: EstimatorSettings, noise: Noise
     if settings.target_stderr is None:
         return (yield from estimate(parts, settings, noise))
     rounds = Rounds(parts, settings)
-    while len(rounds.scores) < len(SHARES):
+    while not rounds.over and not (rounds.scores and rounds.error <= settings.target_stderr):
         yield from rounds.next(noise)
-        if rounds.score().stderr <= settings.target_stderr:
-            break
     return rounds.score()

@@ -47,6 +47,11 @@ class Variogram:
         if count < 2:
             return math.nan
         found = np.array([_differences(hidden, logs, pairs) for pairs in _pairs(hidden, self.near)])
+        if (self.near | np.eye(count, dtype=bool)).all():
+            # One sort of pairs cannot tell one sort of variation from another: the one that harms most.
+            return math.sqrt(
+                float(np.max(self.variance / self.expected.sum(0))) * max(0.0, found.sum()) * count / (count - 1)
+            )
         scale = 1 / np.maximum(self.expected.sum(1), 1e-300)
         amounts, _ = nnls(self.expected * scale[:, None], np.maximum(0.0, found) * scale)
         return math.sqrt(float(amounts @ self.variance) * count / (count - 1))
