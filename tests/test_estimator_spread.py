@@ -55,6 +55,10 @@ def test_erred_samples_do_not_count() -> None:
     assert estimator_spread(Task(), [{**sample(0.0, 1.0), "error": "too long"}]) == {}
 
 
+def test_what_a_single_draw_does_not_know_is_no_zero() -> None:
+    assert math.isnan(estimator_spread(Task(), [sample(0.1, 1.0), sample(0.1, math.nan)])["acc"])
+
+
 def test_an_infinite_metric_has_no_part() -> None:
     impossible = {
         **sample(0.0, 1.0),

@@ -7,6 +7,7 @@ together, so the part is rather over- than understated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,7 +19,9 @@ DRAWS = 30  # enough for one significant digit of a standard deviation, which is
 
 
 def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, float]:
-    """Returns metric -> standard deviation that estimating the likelihoods again would give it (empty where all are exact; infinite metrics have none).
+    """Returns metric -> standard deviation that estimating the likelihoods again would give it.
+
+    Empty where all are exact; infinite metrics have none; nan where a likelihood does not know its error (a single draw).
 
     Args:
         task: lm-eval's task.
@@ -36,7 +39,10 @@ def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int 
         draws = [_metrics(task, scored, fixed, generator) for _ in range(DRAWS)]
     names = [name for name, value in draws[0].items() if isinstance(value, (int, float, np.floating))]
     moved = {name: np.array([draw[name] for draw in draws], dtype=np.float64) for name in names}
-    return {name: float(own.std(ddof=1)) for name, own in moved.items() if np.isfinite(own).all()}
+    known = np.isfinite(np.concatenate([s["logprob_stderr"] for s in scored])).all()
+    return {
+        name: float(own.std(ddof=1)) if known else math.nan for name, own in moved.items() if np.isfinite(own).all()
+    }
 
 
 def _metrics(
@@ -84,6 +90,6 @@ def _by_document(read: Callable[..., Any]) -> Callable[..., Any]:
 def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[Any]:
     moved = []
     for answer, stderr in zip(sample["filtered_resps"], sample["logprob_stderr"], strict=True):
-        noise = generator.normal(0.0, stderr) if stderr and np.isfinite(stderr) else 0.0
+        noise = generator.normal(0.0, stderr) if np.isfinite(stderr) else 0.0
         moved.append((answer[0] + noise, *answer[1:]) if isinstance(answer, (tuple, list)) else answer + noise)
     return moved

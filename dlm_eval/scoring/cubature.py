@@ -19,7 +19,7 @@ import numpy as np
 
 from dlm_eval.engine import Ints
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.design import draw_sets, size_counts, spread_out, variants
+from dlm_eval.scoring.design import draw_sets, size_counts, size_totals, spread_out, variants
 from dlm_eval.scoring.prior import NUGGET, covariances
 from dlm_eval.scoring.target import Bools, Floats
 from dlm_eval.scoring.variogram import Variogram, variogram
@@ -66,7 +66,7 @@ def _kept(n: int, samples: int, variant: int) -> Rule:
 def _build(n: int, samples: int, variant: int) -> Rule:
     """Returns random balanced sets of the sizes of `variant`, spread out and weighed."""
     counts = size_counts(n, samples, variant)
-    totals: Floats = np.asarray(counts * (n / samples) if samples < n else np.ones(n), dtype=np.float64)
+    totals = size_totals(n, samples, variant)
     hidden = draw_sets(n, counts, np.random.default_rng([n, samples, variant]))
     sizes = hidden.sum(1)
     return _weigh(spread_out(hidden, (totals / np.maximum(1, counts))[sizes - 1]), totals)

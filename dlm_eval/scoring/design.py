@@ -18,25 +18,50 @@ SWEEPS = 10  # of exchanges over all patterns; hardly a design gets better after
 TOO_CLOSE = 1e9  # energy of two equal patterns
 
 
+def _narrow(n: int, samples: int) -> list[int]:
+    """Returns the widths of the cells of the smallest sizes: a quarter, a half and three quarters of an equal share, rounded down, 1 at least.
+
+    The weights of a pattern add up to the width of its cell. One that hides a token or two would give them weights far above 1, for the other patterns to undo.
+    """
+    return [max(1, quarters * n // (4 * samples)) for quarters in range(1, min(3, samples // 4) + 1)]
+
+
 def variants(n: int, samples: int) -> int:
     """Returns how many different choices of sizes there are, each equally likely (one where every size fits)."""
-    return 1 if samples >= n else n // math.gcd(n, samples)
+    if samples >= n:
+        return 1
+    narrow = _narrow(n, samples)
+    left, cells = n - sum(narrow), samples - len(narrow)
+    return math.lcm(left // math.gcd(left, cells), *narrow)
 
 
 def size_counts(n: int, samples: int, variant: int) -> Ints:
-    """Returns [n] how many patterns hide z = 1..n tokens.
+    """Returns [n] how many patterns hide z = 1..n tokens."""
+    if samples >= n:
+        return _allotted(n, samples)
+    return np.bincount(_cells(n, samples, variant)[0] - 1, minlength=n)
 
-    Where not every size fits, one is drawn in each of K equal cells of 1..n, at the same offset, mirrored in every other cell: every size is equally
-    likely, the sum over sizes is kept, and a trend within two neighbouring cells cancels.
+
+def size_totals(n: int, samples: int, variant: int) -> Floats:
+    """Returns [n] what the weights of the patterns of each size add up to; the mean over the variants is 1."""
+    if samples >= n:
+        return np.ones(n)
+    sizes, widths = _cells(n, samples, variant)
+    return np.bincount(sizes - 1, weights=widths, minlength=n)
+
+
+def _cells(n: int, samples: int, variant: int) -> tuple[Ints, Floats]:
+    """Returns [K] the size drawn in each of K cells of 1..n, largest first, and [K] the widths of the cells.
+
+    All draw at the same offset, mirrored in every other cell: within a cell every size is equally likely, and a trend within two neighbouring cells
+    of one width cancels. All but the narrow ones are equally wide.
     """
-    if samples < n:
-        offset = (variant + 0.5) / variants(n, samples)
-        cells = np.arange(samples)
-        places = (cells + np.where(cells % 2 == 0, offset, 1 - offset)) * n / samples
-        return np.bincount(
-            n - 1 - np.floor(places).astype(np.int64), minlength=n
-        )  # cells pair up from the fully masked end
-    return _allotted(n, samples)
+    narrow = _narrow(n, samples)
+    cells = samples - len(narrow)
+    widths = np.array([*[(n - sum(narrow)) / cells] * cells, *reversed(narrow)])
+    offset = (variant + 0.5) / variants(n, samples)
+    places = np.cumsum(widths) - widths * np.where(np.arange(samples) % 2 == 0, 1 - offset, offset)
+    return n - np.floor(places).astype(np.int64), widths
 
 
 def _allotted(n: int, samples: int) -> Ints:
