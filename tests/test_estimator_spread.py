@@ -84,6 +84,20 @@ def test_whole_texts_have_a_part_too(tmp_path: Path) -> None:
     assert float(cells[HEADERS.index("of it estimator")]) == pytest.approx(parts["t_roll"]["word_perplexity"], rel=0.01)
 
 
+def test_perplexities_have_a_sampling_error(tmp_path: Path) -> None:
+    """The error over documents, by leaving out one at a time (jackknife): the same to first order."""
+    options = {"include_path": str(write_tasks(tmp_path)), "verbosity": "ERROR", "bootstrap_iters": 0}
+    results = evaluate("toy", ["t_roll"], estimator="left_to_right", **options)
+    pairs = np.array([s["word_perplexity"] for s in results["samples"]["t_roll"]], dtype=float)
+    rates = (pairs.sum(0) - pairs)[:, 0] / (pairs.sum(0) - pairs)[:, 1]
+    n = len(pairs)
+    jackknife = math.sqrt((n - 1) / n * ((rates - rates.mean()) ** 2).sum())
+    found = results["dlm_eval"]["perplexity_stderr"]["t_roll"]["word_perplexity"]
+    assert found == pytest.approx(results["results"]["t_roll"]["word_perplexity,none"] * jackknife, rel=0.2)
+    (line,) = [row for row in render(results).splitlines() if "word_perplexity" in row]
+    assert [cell.strip() for cell in line.strip("|").split("|")][HEADERS.index("stderr")] not in ("", "N/A")
+
+
 def test_the_table_names_the_normalisation() -> None:
     table = render(
         {"results": {"t": {"acc,none": 0.5, "acc_norm,none": 0.25, "acc_bytes,none": 0.75}}, "n-samples": {}}

@@ -9,7 +9,7 @@ from typing import Any
 
 import dlm_eval
 from dlm_eval.harness.environment import environment
-from dlm_eval.harness.estimator_spread import estimator_spread
+from dlm_eval.harness.estimator_spread import estimator_spread, perplexity_stderr
 from dlm_eval.harness.models import Loaded
 from dlm_eval.harness.results import cost_block, task_settings
 from dlm_eval.harness.run_settings import RunSettings
@@ -57,14 +57,16 @@ def block(
     }
 
 
-def spreads(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Returns task -> metric -> the estimator's part of its standard error."""
-    found = {}
+def spreads(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns by task and metric the estimator's part of its standard error, and the sampling error where lm-eval has none."""
+    found: dict[str, dict[str, dict[str, float]]] = {"estimator_stderr": {}, "perplexity_stderr": {}}
     for name, task in tasks["tasks"].items():
         first = [s for s in results["samples"][name] if s["filter"] == results["samples"][name][0]["filter"]]
-        spread = {} if task.OUTPUT_TYPE == "generate_until" else estimator_spread(task, first)
-        if spread:
-            found[name] = spread
+        if task.OUTPUT_TYPE == "generate_until":
+            continue
+        for kind, of in (("estimator_stderr", estimator_spread), ("perplexity_stderr", perplexity_stderr)):
+            if errors := of(task, first):
+                found[kind][name] = errors
     return found
 
 

@@ -236,7 +236,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
         from dlm_eval.sandbox import protections
 
         results["dlm_eval"]["environment"]["sandbox"] = list(protections())
-    results["dlm_eval"]["estimator_stderr"] = spreads(tasks, results)
+    results["dlm_eval"] |= spreads(tasks, results)
     return results, sum(errors.values())
 
 

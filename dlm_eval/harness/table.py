@@ -35,14 +35,16 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
         metric, _, filter_name = key.partition(",")
         shown = metric if filter_name == "none" else f"{metric} ({filter_name})"
         shown += f" (per {NORMALISED[metric]})" if metric in NORMALISED else ""
-        spread = results.get("dlm_eval", {}).get("estimator_stderr", {}).get(name, {}).get(metric)
+        sampling = scores.get(f"{metric}_stderr,{filter_name}")
+        if not isinstance(sampling, (int, float)):
+            sampling = _of(results, "perplexity_stderr", name, metric)
         first = [name, *counted] if place == 0 else ["", "", "", "", ""]
         yield [
             first[0],
             shown,
             _number(scores[key]),
-            _number(scores.get(f"{metric}_stderr,{filter_name}")),
-            _number(spread),
+            _number(sampling),
+            _number(_of(results, "estimator_stderr", name, metric)),
             *first[1:],
         ]
     if not metrics:
@@ -54,6 +56,10 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
             "",
             *counted,
         ]
+
+
+def _of(results: Mapping[str, Any], kind: str, name: str, metric: str) -> Any:
+    return results.get("dlm_eval", {}).get(kind, {}).get(name, {}).get(metric)
 
 
 def _number(value: Any) -> str:

@@ -47,7 +47,7 @@ def size_totals(n: int, samples: int, variant: int) -> Floats:
     if samples >= n:
         return np.ones(n)
     sizes, widths = _cells(n, samples, variant)
-    return np.bincount(sizes - 1, weights=widths, minlength=n)
+    return np.asarray(np.bincount(sizes - 1, weights=widths, minlength=n), dtype=np.float64)
 
 
 def _cells(n: int, samples: int, variant: int) -> tuple[Ints, Floats]:
