@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import os
 import re
@@ -14,7 +13,7 @@ from typing import Any, NoReturn
 from dlm_eval import __version__
 from dlm_eval.boards.leaderboard import add_parser as add_leaderboard
 from dlm_eval.commands import cache, ls, run, show, sweep, trace, validate
-from dlm_eval.errors import DlmEvalError, RunError, UserError
+from dlm_eval.errors import DlmEvalError, RunError, UserError, nearest, unknown
 from dlm_eval.stopping import INTERRUPTED, MESSAGE, orderly
 
 EXAMPLES = """
@@ -33,29 +32,38 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with the nearest name, and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(_plain(message) + self._nearest(message))
-
-    def _nearest(self, message: str) -> str:
-        if not message.startswith("unrecognized arguments"):
-            return ""
-        given = message.split(":", 1)[1].split()[0].split("=")[0]
-        known = [option for parser in _all_parsers(self) for option in parser._option_string_actions]
-        near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-        return f"; did you mean '{near[0]}'?" if near else ""
+        raise _in_our_words(message)
 
 
-def _plain(message: str) -> str:
-    """Returns argparse's words on a wrong value as ours: "argument --limit/-L: invalid float value: 'x'" names a Python type."""
-    wrong = re.fullmatch(r"argument (--\w+)\S*: invalid (.*) value: (.*)", message)
-    if wrong is None:
-        return message
-    kind = {"float": "; it must be a number", "int": "; it must be a whole number"}.get(wrong[2], "")
-    return f"{wrong[1]} {wrong[3]} is not allowed{kind}"
+# What must stand behind an option whose parser is a function of lm-eval's.
+MUST_BE = {
+    "--samples": "JSON of task -> list of document numbers, or a file of it",
+    "--seed": "one to four whole numbers",
+}
 
 
-def _all_parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    return [parser, *(child for action in actions for child in action.choices.values())]
+def _in_our_words(message: str) -> UserError:
+    """Returns the error for argparse's words on a wrong value: "argument --limit/-L: invalid float value: 'x'" names a Python type."""
+    if choice := re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message):
+        return unknown(choice[1], choice[2], re.findall(r"[\w-]+", choice[3]))
+    if wrong := re.fullmatch(r"argument (--\w+)\S*: invalid (.*) value: (.*)", message):
+        kind = {"float": "a number", "int": "a whole number"}.get(wrong[2], MUST_BE.get(wrong[1], "another value"))
+        return UserError(f"{wrong[1]} {wrong[3]} is not allowed; it must be {kind}")
+    return UserError(message)
+
+
+def _unrecognized(parser: argparse.ArgumentParser, parsed: argparse.Namespace, rest: list[str]) -> UserError:
+    """Returns the error for words that no option takes, with the nearest option of the command that was given."""
+    known = list(parser._option_string_actions)
+    verbs = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    while verbs:
+        child = verbs[0].choices[getattr(parsed, verbs[0].dest)]
+        known += child._option_string_actions
+        verbs = [action for action in child._actions if isinstance(action, argparse._SubParsersAction)]
+    given = rest[0].split("=")[0]
+    near = nearest(given.lstrip("-"), [name[2:] for name in known if name.startswith("--")]) if given[:1] == "-" else []
+    guess = f"; did you mean '--{near[0]}'?" if near else ""
+    return UserError(f"unrecognized arguments: {' '.join(rest)}{guess}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,10 +92,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    try:
-        return parser.parse_args(arguments)
-    except ValueError as error:  # lm-eval's own options raise it for JSON that is none
-        raise UserError(str(error)) from error
+    parsed, rest = parser.parse_known_args(arguments)
+    if rest:
+        raise _unrecognized(parser, parsed, rest)
+    return parsed
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -18,13 +20,15 @@ def parse_pairs(text: str, setting: str) -> dict[str, str]:
     """Returns the pairs of "k=v,k=v". Commas inside brackets belong to the value.
 
     Raises:
-        UserError: a part without '='.
+        UserError: a part without '=', or a key that is given twice.
     """
     pairs: dict[str, str] = {}
     for part in split_commas(text):
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise UserError(f"{setting} '{part}' is not of the form key=value")
+        if key.strip() in pairs:
+            raise UserError(f"{setting} {key.strip()} is given twice; give it once")
         pairs[key.strip()] = value.strip()
     return pairs
 
@@ -53,7 +57,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], setting: str) -> T:
     for key, value in values.items():
         if key not in names:
             raise unknown(setting, key, names)
-        cast[key] = _cast(value, hints[key], f"{setting} {key}")
+        cast[key] = cast_value(value, hints[key], f"{setting} {key}")
     return cls(**cast)
 
 
@@ -62,7 +66,12 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
     return typing.get_type_hints(cls)  # compiles every annotation
 
 
-def _cast(value: Any, hint: Any, setting: str) -> Any:
+def cast_value(value: Any, hint: Any, setting: str) -> Any:
+    """Returns `value`, most often a text, as the type that `hint` annotates.
+
+    Raises:
+        UserError: it cannot be one.
+    """
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     choices = [
         choice
@@ -77,7 +86,7 @@ def _cast(value: Any, hint: Any, setting: str) -> Any:
     for option in options:
         try:
             return _cast_one(value, option)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             continue
     raise UserError(f"{setting} '{value}' is not allowed; it must be {_describe(options)}")
 
@@ -93,9 +102,12 @@ def _cast_one(value: Any, kind: Any) -> Any:
             raise ValueError
         return int(number)
     if kind is float:
-        return float(value)
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError
+        return number
     if kind is str:
-        return str(value)
+        return json.dumps(value) if isinstance(value, dict) else str(value)
     if typing.get_origin(kind) is typing.Literal:
         if value not in typing.get_args(kind):
             raise ValueError
@@ -117,7 +129,7 @@ def _cast_bool(value: Any) -> bool:
 
 
 def _describe(options: tuple[Any, ...]) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "None"}
+    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "None"}
     described = []
     for option in options:
         if typing.get_origin(option) is typing.Literal:

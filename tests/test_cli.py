@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -55,8 +56,8 @@ WRONG = {
     "samples not JSON": (["--model", "toy", "--tasks", "t_write", "--samples", "{x"], "--samples '{x'"),
     "samples no file": (["--model", "toy", "--tasks", "t_write", "--samples", "no.json"], "--samples 'no.json'.*file"),
     "samples no table": (["--model", "toy", "--tasks", "t_write", "--samples", "[1]"], "--samples.*task -> list"),
-    "metadata": (["--model", "toy", "--tasks", "t_write", "--metadata", "{x"], "Invalid JSON"),
-    "limit no number": (["--model", "toy", "--tasks", "t_write", "--limit", "x"], "--limit 'x'.*a number"),
+    "metadata": (["--model", "toy", "--tasks", "t_write", "--metadata", "{x"], "--metadata '{x'.*Invalid JSON"),
+    "limit no number": (["--model", "toy", "--tasks", "t_write", "--limit", "x"], "--limit 'x'.*number"),
     "seed": (["--model", "toy", "--tasks", "t_write", "--seed", "x"], "--seed 'x' is not allowed"),
     "devices": (["--model", "toy", "--tasks", "t_write", "--devices", "tpu"], "--devices 'tpu'.*cpu:N"),
     "batch_size of workers": (
@@ -65,7 +66,78 @@ WRONG = {
     ),
     "report_to": (["--model", "toy", "--tasks", "t_write", "--report_to", "wanbd"], "--report_to 'wanbd'.*wandb"),
     "ray_address": (["--model", "toy", "--tasks", "t_write", "--ray_address", "a:1"], "--ray_address needs"),
+    "ray out of reach": (
+        ["--model", "toy", "--tasks", "t_write", "--engine", "ray", "--ray_address", "localhost:1"],
+        "--ray_address 'localhost:1' cannot be reached",
+    ),
 }
+# Options of a run of t_write with toy that cannot be, and what is said of them.
+WRONG_OPTIONS = {
+    "--limit nan": "--limit 'nan'.*finite",
+    "--decode temperature=inf": "temperature 'inf'.*finite",
+    "--decode steps=3,steps=4": "steps is given twice",
+    "--decode strategy=rewrite": "'rewrite' is not for models of process 'absorbing'; allowed: .*confidence",
+    "--decode preset=autors": "did you mean 'authors'",
+    "--estimator auto,cfg_scale=nan": "cfg_scale 'nan'.*finite",
+    "--model_args {x": "--model_args '{x' is not key=value",
+    "--model_args x": "--model_args 'x' is not key=value",
+    "--engine rai": "--engine 'rai'.*did you mean 'ray'",
+    "--devices=": "--devices is empty",
+    "--output_path=": "--output_path is empty",
+    "--samples {}": "--samples '{}'.*task -> list",
+    "--seed -1": "--seed '-1'.*0 to 4294967295",
+    "--stride 0": "--stride '0'.*1 or more",
+    "--max_batch_size 0": "--max_batch_size '0'.*1 or more",
+    "--trust_remote_code": "--trust_remote_code is not supported",
+    "--model no.py": "--model 'no.py': no such file",
+    "--model tiny-ar --estimator chain": "--estimator means nothing to --model 'tiny-ar'",
+    "--model tiny-ar --decode steps=3": "--decode means nothing to --model 'tiny-ar'",
+}
+
+
+@pytest.mark.parametrize("words", WRONG_OPTIONS)
+def test_a_wrong_option_is_one_line_and_exit_2(
+    words: str, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = base(tasks, tmp_path / "out")
+    assert main(["--model", "toy", "--tasks", "t_write", *options, *words.split(" ")]) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(WRONG_OPTIONS[words], said), said
+
+
+@pytest.mark.parametrize("setting", ["tasks: 3", "limit: abc", "seed: {a: 1}", "decode: 5", "model: [a]", "stride: x"])
+def test_a_config_file_of_wrong_types_is_one_line(
+    setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(f"{setting}\nverbosity: ERROR\n")
+    given = [] if setting.startswith("tasks") else ["--tasks", "demo_choice"]
+    named = [] if setting.startswith("model") else ["--model", "tiny"]
+    assert main([*named, *given, "--config", str(tmp_path / "run.yaml"), "--output_path", str(tmp_path / "out")]) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert "--" + setting.split(":")[0] in said
+
+
+def test_an_unknown_option_names_the_nearest_one_of_its_own_command(capsys: pytest.CaptureFixture[str]) -> None:
+    near = {
+        "ls models --include_pth x": "--include_path",
+        "cache rm --fingerprnt x": "--fingerprint",
+        "ls models --estimator x": "",
+    }
+    for words, option in near.items():
+        assert main(words.split()) == 2
+        said = capsys.readouterr().err
+        assert said.strip().endswith(f"did you mean '{option}'?") if option else "did you mean" not in said
+
+
+def test_samples_that_err_say_why_on_the_screen(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--model", "toy", "--tasks", "t_write", "--limit", "3", "--decode", "gen_length=9999", "--no_log_samples"]
+    assert main([*run, *base(tasks, tmp_path)]) == 1
+    out = capsys.readouterr()
+    assert re.search(r"3 samples .*:\n +3 a hole of 9999 tokens does not fit", out.out), out.out
+    assert main([*run[:4], "--limit", "1", *base(tasks, tmp_path)]) == 0
+    assert "left out" not in capsys.readouterr().err  # the board passes over a run without scores
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -77,8 +149,6 @@ def test_a_mistake_is_one_line_and_exit_2(
     said = capsys.readouterr().err.strip().splitlines()
     errors = [line for line in said if "error" in line]
     assert len(errors) == 1 and not any("Traceback" in line for line in said)
-    import re
-
     assert re.search(expected, errors[0]), errors[0]
     assert not list((tmp_path / "out").rglob("results_*.json"))
 

@@ -23,7 +23,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"steps": 2, "steps_per_block": 2}, "exclude"),
     ({"block_length": 0}, "1 or more"),
     ({"temperature": -1}, "0 or more"),
-    ({"temperature": "nan"}, "0 or more"),
+    ({"temperature": "nan"}, "a finite number"),
     ({"top_p": 0}, "above 0"),
     ({"top_p": 1.2}, "at most 1"),
     ({"top_k": -1}, "0 or more"),

@@ -198,6 +198,14 @@ def test_cache_lists_exports_and_removes(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["cache", "ls", str(tmp_path)]) == 2 and "has no journal" in capsys.readouterr().err
 
 
+def test_cache_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    journal.close()
+    for words in (["export", str(tmp_path), "-o", str(tmp_path)], ["rm", str(tmp_path), "--fingerprint", "zzz"]):
+        assert main(["cache", *words]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_looking_at_a_foreign_file_leaves_it_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "letter.txt"
     path.write_text("dear all\n" * 1000)

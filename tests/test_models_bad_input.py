@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import models_builders as build
 import pytest
@@ -107,6 +108,26 @@ def test_folder_without_config(folder):
 def test_config_that_is_not_json(folder):
     (folder / "config.json").write_text("{")
     assert "not valid JSON" in refusal("llada", pretrained=folder)
+
+
+def test_config_that_is_no_object(folder):
+    (folder / "config.json").write_text("[1]")
+    assert refusal("llada", pretrained=folder).endswith("config.json is not a JSON object")
+
+
+def test_pickled_code_is_not_run(folder, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Trap()}, folder / "pytorch_model.bin")
+    assert "more than tensors, which is not run" in refusal("llada", pretrained=folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_empty_name_is_not_the_working_directory():
+    assert "pretrained '' is not a folder" in refusal("llada", pretrained="")
 
 
 def test_folder_of_another_family(tmp_path):

@@ -52,9 +52,9 @@ def leaderboard(paths: Sequence[Path], keep_all: bool = False) -> pandas.DataFra
     """
     import pandas
 
-    files = list(_read_all(paths))
+    files = [file for file in _read_all(paths) if file.rows]
     if not files:
-        raise UserError(f"paths {', '.join(repr(str(path)) for path in paths)} hold no readable results_*.json")
+        raise UserError(f"paths {', '.join(repr(str(path)) for path in paths)} hold no results_*.json with scores")
     rows = [row for file in files for row in file.rows] if keep_all else _newest(files)
     # The sort is stable, so the metrics of a task stay in the task's own order, headline first.
     frame = pandas.DataFrame([asdict(row) for row in sorted(rows, key=_order)], columns=list(COLUMNS), dtype="object")

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import UserError
+from dlm_eval.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from dlm_eval.journal import Journal
@@ -85,7 +85,10 @@ def _ls(args: argparse.Namespace) -> int:
 
 
 def _rm(args: argparse.Namespace) -> int:
-    for path in find(args.path):
+    paths = find(args.path)
+    if args.fingerprint:
+        _require(paths, args.fingerprint)
+    for path in paths:
         if args.fingerprint:
             journal = _open(path)
             print(f"{path}: {journal.remove(args.fingerprint)} answers removed")
@@ -97,10 +100,27 @@ def _rm(args: argparse.Namespace) -> int:
     return 0
 
 
+def _require(paths: list[Path], fingerprint: str) -> None:
+    """Raises UserError where no journal has answers of such a model."""
+    known: set[str] = set()
+    for path in paths:
+        journal = _open(path)
+        known |= {row["fingerprint"] for row in journal.summary()}
+        journal.close()
+    if not any(name.startswith(fingerprint) for name in known):
+        raise unknown("--fingerprint", fingerprint, {name[:12] for name in known})
+
+
 def _export(args: argparse.Namespace) -> int:
-    stream = open(args.output, "w", encoding="utf-8") if args.output else sys.stdout  # noqa: SIM115
+    paths = find(args.path)
+    if args.fingerprint:
+        _require(paths, args.fingerprint)
     try:
-        for path in find(args.path):
+        stream = open(args.output, "w", encoding="utf-8") if args.output else sys.stdout  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"--output '{args.output}' cannot be written: {error.strerror}") from error
+    try:
+        for path in paths:
             journal = _open(path)
             for row in journal.export():
                 if row["model"].startswith(args.fingerprint):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lm_eval._cli.utils import MergeDictAction, key_val_to_dict
 
 from dlm_eval.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from dlm_eval.harness.run import Finished
+    from dlm_eval.harness.run_settings import RunSettings
 
 # lm-eval options that do not go into RunSettings: what they are for happens here, or is refused.
 TRACKER_ARGS = ("wandb_args", "wandb_config_args", "trackio_args")
@@ -24,6 +29,23 @@ REFUSED = {
 PLAIN = ("command", "config", "main", "func", "show_config", "trust_remote_code", "check_integrity")
 
 
+class Pairs(MergeDictAction):
+    """lm-eval's `k=v,...` or JSON. Braces inside a value (`device_map={"": "cpu"}`) do not make JSON of the whole, and errors name the option."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        """Merges the pairs into the option's value so far."""
+        try:
+            if values and not values[0].lstrip().startswith("{"):
+                values = [{key: value for text in values for key, value in key_val_to_dict(text).items()}]
+            super().__call__(parser, namespace, values, option_string)
+        except ValueError as error:
+            raise UserError(
+                f"{option_string} '{' '.join(map(str, values))}' is not key=value,... or JSON: {error}"
+            ) from error
+
+
 def add_parser(subparsers: Any) -> None:
     """Adds `run`: lm-eval's own option tree, so that every name and meaning is the same, with our group behind it."""
     from lm_eval._cli.run import Run
@@ -31,6 +53,9 @@ def add_parser(subparsers: Any) -> None:
     Run.create(subparsers)
     parser: argparse.ArgumentParser = subparsers.choices["run"]
     parser.allow_abbrev = False
+    for action in parser._actions:
+        if isinstance(action, MergeDictAction):
+            action.__class__ = Pairs
     parser.usage = "dlm-eval [run] --model MODEL --tasks TASK[,TASK] [--model_args k=v,...] [options]"
     parser.epilog = "Docs: README.md and docs/. `dlm-eval ls models|tasks|estimators|strategies` lists what there is."
     ours = parser.add_argument_group("diffusion language models (dlm_eval)")
@@ -104,17 +129,25 @@ def main(args: argparse.Namespace) -> int:
             raise UserError(f"--{name} is not supported: {reason}")
     reports = parse_reports(values.pop("report_to", None), {name: values.pop(name, None) for name in TRACKER_ARGS})
     _verbosity(values.get("verbosity"))
-    if getattr(args, "trust_remote_code", False):
-        values["model_args"] = {**(values.get("model_args") or {}), "trust_remote_code": True}
     values.setdefault("output_path", "results")
     from dlm_eval.harness.run import run
     from dlm_eval.harness.run_settings import output_directory, run_settings
 
     settings = run_settings(values)
+    if getattr(args, "trust_remote_code", False):
+        settings = _trusting(settings)
     finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
     _report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
     reports.send(finished.results, settings.log_samples, output_directory(str(settings.output_path)))
     return 1 if finished.errors else 0
+
+
+def _trusting(settings: RunSettings) -> RunSettings:
+    from dlm_eval.harness.models import is_ours
+
+    if is_ours(settings.model):
+        raise UserError("--trust_remote_code is not supported: our families run no code of a checkpoint; leave it out")
+    return dataclasses.replace(settings, model_args={**settings.model_args, "trust_remote_code": True})
 
 
 def _config_file(path: str | None) -> dict[str, Any]:
@@ -150,6 +183,16 @@ def _ask(tasks: list[str]) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
+def _reasons(results: dict[str, Any], most: int = 3) -> str:
+    """Returns the commonest reasons of the samples that erred, a line each."""
+    erred = {
+        (name, s["doc_id"]): s["error"] for name, rows in results["samples"].items() for s in rows if s.get("error")
+    }
+    counts = Counter(reason.splitlines()[0] for reason in erred.values())
+    lines = [f"  {count:5} {reason}" for reason, count in counts.most_common(most)]
+    return "\n".join([*lines, *(["        others: see the samples files"] if len(counts) > most else [])])
+
+
 def _report(finished: Finished, output_path: str | None, show_config: bool) -> None:
     from dlm_eval.boards.leaderboard import leaderboard, write
     from dlm_eval.harness.run_settings import output_directory
@@ -164,7 +207,9 @@ def _report(finished: Finished, output_path: str | None, show_config: bool) -> N
     total = results["dlm_eval"]["cost"]["total"]
     print(f"\n{total['wall_seconds']:.1f} s, fingerprint {results['dlm_eval']['fingerprint'][:12]}")
     if finished.errors:
-        print(f"{finished.errors} samples could not be answered or scored; their reasons are in the samples files")
+        print(f"{finished.errors} samples could not be answered or scored:\n{_reasons(results)}")
+    if cut := sum(cost.get("truncated", 0) for name, cost in results["dlm_eval"]["cost"].items() if name != "total"):
+        print(f"{cut} prompts did not fit the model and were cut from the left (--overlong error refuses them)")
     if finished.file is not None and output_path is not None:
         home = output_directory(output_path)
         board = home / "leaderboard.csv"

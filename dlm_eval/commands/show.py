@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
 def _find(name: str, include_path: str | None) -> dict[str, Any]:
     from dlm_eval.decoding.presets import presets
     from dlm_eval.decoding.registry import describe_strategies
-    from dlm_eval.harness.task_index import task_file
+    from dlm_eval.harness.task_index import list_tasks, task_file
     from dlm_eval.models import check_supported, checkpoints, families
     from dlm_eval.scoring import ESTIMATORS
 
@@ -44,12 +44,15 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
         if name in table:
             entry = table[name]  # type: ignore[index]
             found[title] = _plain(dataclasses.asdict(entry)) if dataclasses.is_dataclass(entry) else entry
-    task = task_file(name, include_path)
+    task = task_file(name, include_path, everything=not found)
     if task is not None:
         found["task"] = task
     if not found:
         check_supported(name)
-        raise unknown("name", name, {*families(), *checkpoints(), *ESTIMATORS, *describe_strategies(), *presets()})
+        tasks = (row[0] for row in list_tasks(include_path))
+        raise unknown(
+            "name", name, {*families(), *checkpoints(), *ESTIMATORS, *describe_strategies(), *presets(), *tasks}
+        )
     return found
 
 

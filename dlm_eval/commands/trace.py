@@ -46,6 +46,8 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Fills the hole and shows how."""
+    if args.html and args.html == args.json:
+        raise UserError(f"--html and --json name one file, '{args.html}'; give two")
     recording = _record(args)
     texts: dict[Path, str] = {}
     if args.html:
@@ -81,7 +83,9 @@ def _record(args: argparse.Namespace) -> Recording:
         if any("\ud800" <= character <= "\udfff" for character in getattr(args, name)):
             raise UserError(f"--{name} is not valid UTF-8")
     decode = user_layer({}, parse_pairs(",".join(args.decode or ()), "--decode"))
-    options = DecodeOptions(decode, "", LENGTH, process_of(args.model))  # wrong settings show before a model is loaded
+    options = DecodeOptions(
+        decode, "", LENGTH, process_of(args.model) or "absorbing"
+    )  # wrong settings show before a model is loaded
     if decode.get("preset") != "authors":
         _settings(options, args)
     arguments = dict(parse_pairs(",".join(args.model_args or ()), "--model_args"))
@@ -103,8 +107,12 @@ def _record(args: argparse.Namespace) -> Recording:
 
 def _settings(options: Any, args: argparse.Namespace) -> tuple[Any, int]:
     """Returns the decode settings and the number of open positions."""
+    from dlm_eval.harness.decode_options import LENGTH_KEYS
+
     if args.length is not None and args.length < 1:
         raise UserError(f"--length '{args.length}' is not allowed; it must be 1 or more")
+    if args.length is not None and any(key in options.user for key in LENGTH_KEYS):
+        raise UserError("--length and the length of --decode exclude each other; give one")
     ask = options.request({"infill_length": str(args.length)} if args.length is not None else {})
     length = int(ask.hole.length)
     return options.settings(ask, length), length

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.decoding.checks import check_process
 from dlm_eval.decoding.layers import expand, resolve
 from dlm_eval.decoding.loop import fill_walk
 from dlm_eval.decoding.presets import Preset, presets
@@ -25,7 +26,7 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
 
 __all__ = [
-    "STRATEGY_NAMES", "DecodeSettings", "Preset", "Trace", "TraceStep", "default_strategy", "describe_strategies", "expand",
+    "STRATEGY_NAMES", "DecodeSettings", "Preset", "Trace", "TraceStep", "check_process", "default_strategy", "describe_strategies", "expand",
     "fill", "fill_outcomes", "fill_walk", "hit_at_k", "presets", "resolve", "vote",
 ]  # fmt: skip
 

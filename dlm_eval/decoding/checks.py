@@ -32,6 +32,15 @@ def check_values(settings: DecodeSettings) -> None:
     _exclusions(settings)
 
 
+def check_process(settings: DecodeSettings, process: str) -> None:
+    """Raises UserError where the strategy is not for models of `process`."""
+    if process not in strategy(settings.strategy).processes:
+        fitting = ", ".join(name for name in STRATEGY_NAMES if process in strategy(name).processes)
+        raise UserError(
+            f"decode strategy '{settings.strategy}' is not for models of process '{process}'; allowed: {fitting}"
+        )
+
+
 def _ranges(settings: DecodeSettings) -> None:
     for name, least in LEAST.items():
         value = getattr(settings, name)

@@ -85,7 +85,7 @@ def preset_settings(name: str) -> dict[str, Any]:
         UserError: no such preset; the message has the nearest name.
     """
     if name not in presets():
-        raise unknown("--decode preset", name, presets())
+        raise unknown("--decode preset", name, ("authors", *presets()))
     return dict(presets()[name].settings)
 
 
@@ -104,6 +104,5 @@ def authors_preset(checkpoint: str, task: str, family: str = "") -> str:
         return best.name
     tasks = ", ".join(dict.fromkeys(preset.task for preset in own if preset.task))
     known = f"they have settings for {tasks}" if tasks else "dlm-eval ls presets shows whose settings are known"
-    raise UserError(
-        f"--decode preset 'authors' is not known for checkpoint '{checkpoint or family}' and task '{task}'; {known}"
-    )
+    what = f"checkpoint '{checkpoint or family}'" + (f" and task '{task}'" if task else "")
+    raise UserError(f"--decode preset 'authors' is not known for {what}; {known}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import unknown
+from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
 from dlm_eval.models import checkpoints, families, option_names, packaged_asset
@@ -52,6 +52,8 @@ def check_model_name(name: str) -> None:
     names = _known()
     if name not in names and not _is_file(name):
         check_supported(name)
+        if name.endswith(".py"):
+            raise UserError(f"--model '{name}': no such file")
         raise unknown("--model", name, names)
 
 
@@ -60,6 +62,11 @@ def _known() -> set[str]:
     from lm_eval.api.registry import model_registry
 
     return {*families(), *checkpoints(), *PACKAGED_BASELINES, *model_registry.keys()}
+
+
+def is_ours(name: str) -> bool:
+    """Returns whether a known model is one of our denoisers, not one of lm-eval's."""
+    return name in families() or name in checkpoints() or _is_file(name)
 
 
 def _is_file(name: str) -> bool:
@@ -72,9 +79,7 @@ def load(settings: RunSettings, journal: Journal | None) -> Loaded:
     Raises:
         UserError: an option or checkpoint that cannot be used.
     """
-    if settings.model in families() or settings.model in checkpoints() or _is_file(settings.model):
-        return _load_ours(settings, journal)
-    return _load_baseline(settings)
+    return _load_ours(settings, journal) if is_ours(settings.model) else _load_baseline(settings)
 
 
 def adapt(loaded: Loaded, settings: RunSettings) -> Loaded:

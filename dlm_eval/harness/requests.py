@@ -109,9 +109,7 @@ def _fit(
     if excess <= 0:
         return head, list(tail), 0
     if overlong == "error":
-        raise SampleError(
-            f"{len(head) + hole + len(tail)} tokens do not fit the model's {model.max_length} (--overlong truncate cuts)"
-        )
+        raise SampleError(f"{len(head) + hole + len(tail)} tokens do not fit the model's {model.max_length}")
     kept_bos = 1 if model.needs_bos else 0
     from_head = min(excess, len(head) - kept_bos)
     from_tail = min(excess - from_head, len(tail))

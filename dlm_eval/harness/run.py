@@ -5,6 +5,7 @@ Order matters: whatever can be wrong with names, data, options or the output dir
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.harness.contained import contained
-from dlm_eval.harness.models import Loaded, adapt, check_model_name, load
+from dlm_eval.harness.models import Loaded, adapt, check_model_name, is_ours, load
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
 from dlm_eval.harness.tasks import check_fewshot, load_tasks, unsafe_tasks
 from dlm_eval.journal import Journal
@@ -25,6 +26,8 @@ from dlm_eval.stopping import last_duty
 
 log = logging.getLogger(__name__)
 Ask = Callable[[list[str]], bool]
+# Settings that only a denoiser of ours reads.
+OURS_ALONE = ("estimator", "decode", "devices", "engine", "stride", "overlong", "score_only")
 
 
 @dataclass(frozen=True)
@@ -112,22 +115,36 @@ def _refuse_launchers() -> None:
 def _check_options(settings: RunSettings) -> None:
     """Parses what would otherwise be found wrong only after the weights are loaded."""
     from dlm_eval.budget import parse_batch_size
-    from dlm_eval.decoding import resolve
+    from dlm_eval.decoding import check_process, resolve
     from dlm_eval.harness.decode_options import DecodeOptions, user_layer
     from dlm_eval.models import process_of
     from dlm_eval.scoring import parse_estimator
 
     parse_batch_size(settings.batch_size or "auto")
+    if not is_ours(settings.model):
+        return _refuse_ours(settings)
     parse_estimator(settings.estimator)
     user = {
         k: v for k, v in user_layer(settings.gen_kwargs, settings.decode).items() if (k, v) != ("preset", "authors")
     }
-    options = DecodeOptions(user, process=process_of(settings.model))
+    process = process_of(settings.model)
+    options = DecodeOptions(user, process=process or "absorbing")
     ask = options.request({})
     if ask.hole.length == str(options.default_length):  # nobody named a length yet: a task may
-        resolve(*ask.layers)
+        decode = resolve(*ask.layers)
     else:
-        options.settings(ask, int(ask.hole.length))
+        decode = options.settings(ask, int(ask.hole.length))
+    if process is not None:
+        check_process(decode, process)
+
+
+def _refuse_ours(settings: RunSettings) -> None:
+    """Raises UserError where lm-eval's own models would ignore a setting."""
+    for field in dataclasses.fields(settings):
+        if field.name in OURS_ALONE and getattr(settings, field.name) not in (field.default, {}):
+            raise UserError(
+                f"--{field.name} means nothing to --model '{settings.model}', which is lm-eval's own; leave it out"
+            )
 
 
 def _settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:

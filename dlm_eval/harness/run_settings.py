@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from dlm_eval.errors import UserError, unknown
+from dlm_eval.settings import cast_value, parse_pairs
 
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-shot
+MOST_SEED = 2**32 - 1  # numpy takes no larger one
+PLAIN = (str, int, float, bool, types.NoneType)
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,19 @@ class RunSettings:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise UserError("--tasks is empty; name at least one task (`dlm-eval ls tasks` lists them)")
-        if self.limit is not None and (self.limit <= 0 or (self.limit >= 1 and self.limit != int(self.limit))):
+        if self.limit is not None and not (0 < self.limit < 1 or (self.limit >= 1 and self.limit % 1 == 0)):
             raise UserError(
                 f"--limit '{self.limit:g}' is not allowed; it must be a whole number of at least 1, or a fraction between 0 and 1"
             )
-        if self.num_fewshot is not None and self.num_fewshot < 0:
-            raise UserError(f"--num_fewshot '{self.num_fewshot}' is not allowed; it must be 0 or more")
+        for name, least in (("num_fewshot", 0), ("stride", 1), ("max_batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"--{name} '{value}' is not allowed; it must be {least} or more")
+        for name in ("model", "device", "devices", "output_path", "data_dir"):
+            if getattr(self, name) == "":
+                raise UserError(f"--{name} is empty; give it a value or leave it out")
+        if not all(seed is None or 0 <= seed <= MOST_SEED for seed in self.seed):
+            raise UserError(f"--seed '{self.seed[0]}' is not allowed; it must be 0 to {MOST_SEED}")
         if self.overlong not in ("truncate", "error"):
             raise unknown("--overlong", self.overlong, ("truncate", "error"))
         if self.engine not in ("local", "ray"):
@@ -127,49 +140,41 @@ def run_settings(values: Mapping[str, Any]) -> RunSettings:
             raise unknown("setting", key, names)
     given = {key: value for key, value in values.items() if value is not None}
     given["tasks"] = _tasks(given.get("tasks"))
-    given["model_args"] = _pairs(given.get("model_args"), "--model_args")
-    given["decode"] = _pairs(given.get("decode"), "--decode")
-    given["gen_kwargs"] = _pairs(given.get("gen_kwargs"), "--gen_kwargs")
+    for key in ("model_args", "decode", "gen_kwargs", "metadata", "hf_hub_log_args"):
+        given[key] = _pairs(given.get(key), f"--{key}")
     if isinstance(given.get("samples"), str):
         given["samples"] = _read_samples(given["samples"])
     if "seed" in given:
         given["seed"] = _seeds(given["seed"])
     if "model" not in given:
         raise UserError("--model is missing (`dlm-eval ls models` lists them)")
-    for key in ("limit", "num_fewshot", "max_batch_size", "stride"):
+    for key, hint in _plain_settings().items():
         if key in given:
-            given[key] = _number(f"--{key}", given[key], float if key == "limit" else int)
+            given[key] = cast_value(given[key], hint, f"--{key}")
     return RunSettings(**given)
 
 
+@functools.cache
+def _plain_settings() -> dict[str, Any]:
+    """Returns the annotation of every setting that holds one text, number or truth value."""
+    hints = typing.get_type_hints(RunSettings)
+    options = {name: typing.get_args(hint) or (hint,) for name, hint in hints.items()}
+    return {name: hints[name] for name in hints if all(option in PLAIN for option in options[name])}
+
+
 def _tasks(value: Any) -> tuple[str, ...]:
-    parts = [value] if isinstance(value, str) else list(value or ())
+    parts = list(value) if isinstance(value, (list, tuple)) else [value] if value is not None else []
     return tuple(name.strip() for part in parts for name in str(part).split(",") if name.strip())
 
 
 def _pairs(value: Any, setting: str) -> Mapping[str, Any]:
-    from dlm_eval.settings import parse_pairs
-
     if value is None or isinstance(value, Mapping):
         return value or {}
-    return parse_pairs(value if isinstance(value, str) else ",".join(value), setting)
-
-
-def _number(setting: str, value: Any, kind: type) -> Any:
-    try:
-        return kind(value)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{setting} '{value}' is not allowed; it must be a number") from error
+    return parse_pairs(",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value), setting)
 
 
 def _seeds(value: Any) -> tuple[int | None, ...]:
-    parts = (
-        re.split(r"[,\s]+", value.strip())
-        if isinstance(value, str)
-        else [value]
-        if isinstance(value, int)
-        else list(value)
-    )
+    parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip())
     try:
         seeds = [None if part is None or str(part).lower() == "none" else int(part) for part in parts]
     except ValueError as error:
@@ -192,7 +197,7 @@ def _read_samples(text: str) -> Any:
 
 
 def _check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:
-    if samples is not None and not isinstance(samples, Mapping):
+    if samples is not None and not (samples and isinstance(samples, Mapping)):
         raise UserError(f"--samples '{samples}' is not allowed; it must be JSON of task -> list of document numbers")
     for task, indices in (samples or {}).items():
         if (

@@ -78,12 +78,15 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     """
     from dlm_eval.harness.models import check_model_name
     from dlm_eval.harness.run_settings import run_settings
+    from dlm_eval.models import process_of
     from dlm_eval.settings import parse_pairs
 
     names = [
         name.strip() for part in (*given["tasks"], *given["templates"]) for name in part.split(",") if name.strip()
     ]
     settings = run_settings({**{key: given[key] for key in PASSED}, "tasks": names})
+    if str(settings.output_path).endswith(".json"):
+        raise UserError(f"--output_path '{settings.output_path}' is not allowed; a sweep needs a folder")
     check_model_name(settings.model)
     points = grid(given["decode"])
     fixed = parse_pairs(",".join(given["decode_fixed"] or ()), "--decode_fixed")
@@ -102,10 +105,11 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     if given["y_max"] is not None and not 0 < given["y_max"] <= 100:
         raise UserError(f"--y_max '{given['y_max']:g}' is not allowed; it must be above 0 and at most 100 (percent)")
     metrics = {name: _metric(task, name, given["metric"]) for name, task in tasks.items()}
+    process = process_of(settings.model)
     for point in points:
-        _check({**fixed, **point}, tasks, ", ".join(f"{k}={v}" for k, v in point.items()))
-    if not given["no_baseline"]:
-        _check({**fixed, **baseline_settings()}, tasks, "baseline")
+        _check({**fixed, **point}, tasks, process, ", ".join(f"{k}={v}" for k, v in point.items()))
+    if not given["no_baseline"] and process in (None, "absorbing"):
+        _check({**fixed, **baseline_settings()}, tasks, process, "baseline")
     return Plan(
         dataclasses.replace(settings, tasks=_specs(settings, tasks, left)),
         points,
@@ -168,11 +172,12 @@ def _metric(task: Any, name: str, wanted: str | None) -> str:
     return wanted or names[0]
 
 
-def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], title: str) -> None:
-    """Raises UserError where settings cannot be, or do not fit a task whose answers have a length of their own."""
+def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | None, title: str) -> None:
+    """Raises UserError where settings cannot be, or do not fit the model's process or a task whose answers have a length of their own."""
+    from dlm_eval.decoding import check_process
     from dlm_eval.harness.decode_options import DecodeOptions
 
-    options = DecodeOptions(decode, default_length=0)  # 0: nobody names a length
+    options = DecodeOptions(decode, default_length=0, process=process or "absorbing")  # 0: nobody names a length
     if decode.get("preset") == "authors":
         return  # which they are depends on the checkpoint
     for name, task in tasks.items():
@@ -180,7 +185,10 @@ def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], title: str) -> N
         length = {"infill_length": hole.length} if hole is not None and "{{" not in hole.length else {}
         ask = options.request({**(task.config.generation_kwargs or {}), **length}, name)
         try:
-            options.settings(ask, int(ask.hole.length) if ask.hole.length.isdigit() and hole is None else 0)
+            fixed = ask.hole.length.isdigit() and hole is None
+            settings = options.settings(ask, int(ask.hole.length) if fixed else 0)
+            if process is not None:
+                check_process(settings, process)
         except UserError as error:
             raise UserError(f"{error} (task {name}, {title})") from error
 

@@ -50,7 +50,11 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
     if not metrics:
         yield [
             name,
-            "(group)" if name in results.get("group_subtasks", {}) else "(no sample could be scored)",
+            "(group)"
+            if name in results.get("group_subtasks", {})
+            else "(no sample could be scored)"
+            if cost.get("errors")
+            else "(answers only)",
             "",
             "",
             "",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.harness.tasks import quiet, task_configs_dir
+from dlm_eval.harness.tasks import include_folders, quiet, task_configs_dir
 
 
 def list_tasks(include_path: str | None = None, everything: bool = False) -> list[tuple[str, str, str]]:
@@ -25,10 +25,16 @@ def list_tasks(include_path: str | None = None, everything: bool = False) -> lis
     return rows
 
 
-def task_file(name: str, include_path: str | None = None) -> dict[str, Any] | None:
-    """Returns the settings of a task or group as its YAML gives them (lm-eval's own index is read only where ours lacks it), or None."""
-    for everything in (False, True):
-        entry = _manager(include_path, everything).task_index.get(name)
+def task_file(name: str, include_path: str | None = None, everything: bool = True) -> dict[str, Any] | None:
+    """Returns the settings of a task or group as its YAML gives them, or None.
+
+    Args:
+        name: of a task, group or tag.
+        include_path: further folder of task YAMLs.
+        everything: lm-eval's own index is read (some seconds) where ours lacks the name.
+    """
+    for index in (False, True) if everything else (False,):
+        entry = _manager(include_path, index).task_index.get(name)
         if entry is not None:
             return {key: _plain(value) for key, value in _config(entry).items()} if entry.yaml_path else {"tag": name}
     return None
@@ -37,7 +43,7 @@ def task_file(name: str, include_path: str | None = None) -> dict[str, Any] | No
 def _manager(include_path: str | None, everything: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
-    roots: list[str | Path] = [task_configs_dir(), *([include_path] if include_path else [])]
+    roots: list[str | Path] = [task_configs_dir(), *include_folders(include_path)]
     with quiet():
         return TaskManager(include_path=roots, include_defaults=everything)
 

@@ -52,7 +52,7 @@ def load_tasks(
     Raises:
         UserError: an unknown name, a broken or wrong YAML, a dataset that cannot be had, a task that is there twice.
     """
-    roots = [task_configs_dir(), *_include_folders(include_path)]
+    roots = [task_configs_dir(), *include_folders(include_path)]
     for root in roots:
         check_folder(root)
     with quiet():
@@ -103,7 +103,12 @@ def _split(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(specs))
 
 
-def _include_folders(include_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
+def include_folders(include_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    """Returns the folders of --include_path.
+
+    Raises:
+        UserError: one of them is no directory.
+    """
     if include_path is None:
         return []
     given = [include_path] if isinstance(include_path, (str, Path)) else list(include_path)

@@ -128,11 +128,11 @@ def find_checkpoint(name: str) -> Checkpoint:
     return named[default] if default else Checkpoint(name, name)
 
 
-def process_of(name: str) -> str:
-    """Returns the process of a model by the table alone, before it is loaded; 'absorbing' for what is not in the table."""
+def process_of(name: str) -> str | None:
+    """Returns the process of a model by the table alone, before it is loaded; None for what is not in the table."""
     checkpoint = checkpoints().get(name)
-    family = families().get(checkpoint.family if checkpoint else name)
-    return family.process if family else "absorbing"
+    family = _table()[0].get(checkpoint.family if checkpoint else name)
+    return family.process if family else None
 
 
 def load_model(name: str, **options: Any) -> Denoiser:

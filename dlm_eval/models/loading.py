@@ -6,11 +6,13 @@ pretrained -> folder (`locate`) -> config as a plain dict (`read_config`) -> net
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -95,15 +97,18 @@ class Folder:
         """Returns the JSON file `name`, or {} where it is absent.
 
         Raises:
-            UserError: the file is not JSON.
+            UserError: the file is not a JSON object.
         """
         file = self.path / name
         if not file.is_file():
             return {}
         try:
-            return dict(json.loads(file.read_text(encoding="utf-8")))
-        except ValueError as error:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
             raise UserError(f"pretrained '{self.name}': {name} is not valid JSON ({error})") from None
+        if not isinstance(content, dict):
+            raise UserError(f"pretrained '{self.name}': {name} is not a JSON object")
+        return content
 
     @property
     def weights(self) -> list[Path]:
@@ -124,9 +129,9 @@ def locate(pretrained: str, revision: str | None = None, setting: str = "pretrai
     if pretrained.startswith("asset:"):
         return Folder(packaged_asset(pretrained.removeprefix("asset:")), pretrained.removeprefix("asset:"))
     path = Path(pretrained).expanduser()
-    if path.is_dir():
+    if pretrained and path.is_dir():
         return Folder(path, path.resolve().name)
-    if pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1 or path.exists():
+    if not pretrained or pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1 or path.exists():
         raise UserError(f"{setting} '{pretrained}' is not a folder; it must be a checkpoint folder or a hub id")
     return _from_hub(pretrained, revision, setting)
 
@@ -207,10 +212,11 @@ def resolve_device(setting: str) -> torch.device:
     """
     if setting == "auto":
         setting = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(setting)
-    except RuntimeError:
-        raise UserError(f"model_args device '{setting}' is not known; allowed: auto, cpu, cuda, cuda:N, mps") from None
+    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps|meta", setting):
+        raise UserError(f"model_args device '{setting}' is not known; allowed: auto, cpu, cuda, cuda:N, mps")
+    device = torch.device(setting)
+    if setting == "mps" and not torch.backends.mps.is_available():
+        raise UserError("model_args device 'mps' is not on this machine")
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(f"model_args device '{setting}' is not on this machine, which has {count} CUDA devices")
@@ -235,5 +241,7 @@ def _first_dtype(folder: Folder) -> str:
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, for a one-line error of ours."""
+    if isinstance(error, UnpicklingError):  # torch's own words recommend to run what is in there
+        return "the file is damaged, or holds more than tensors, which is not run; safetensors cannot"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:300]

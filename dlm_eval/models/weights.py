@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
@@ -58,7 +59,7 @@ def load_weights(
                 folder.path, config=config, key_mapping=dict(key_mapping or {}) or None, dtype=dtype, device_map=place,
                 output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True, **extra,
             )  # fmt: skip
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
         raise UserError(f"pretrained '{folder.name}' cannot be loaded: {first_line(error)}") from None
     check_keys(folder.name, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     return merge_adapter(model, settings).eval().requires_grad_(False)

@@ -9,7 +9,9 @@ import itertools
 import logging
 import os
 import queue
+import re
 import signal
+import socket
 import sys
 import threading
 from typing import Any
@@ -107,6 +109,8 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
         import ray
     except ImportError:
         raise UserError("--engine 'ray' needs the package ray; install it: pip install 'dlm_eval[ray]'") from None
+    if address:
+        _require_answer(address)
     handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not ray.is_initialized():
@@ -130,6 +134,15 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
             raise UserError(f"--devices needs {needed} {kind}s, but the Ray cluster has {have.get(kind, 0):g}")
     # Other machines have their own installation; actors of this one run what the driver runs.
     return {} if address else {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+
+
+def _require_answer(address: str) -> None:
+    """Raises UserError where nothing answers at `address` (HOST:PORT): Ray itself would try for minutes."""
+    if place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
+        try:
+            socket.create_connection((place[1], int(place[2])), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--ray_address '{address}' cannot be reached: {error}") from None
 
 
 def gpus_of_cluster(address: str | None) -> int:
