@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -12,6 +13,9 @@ import pytest
 from harness_tasks import write_tasks
 
 from dlm_eval.cli import main
+from dlm_eval.errors import UserError
+from dlm_eval.harness.run import _check_options
+from dlm_eval.harness.run_settings import run_settings
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +119,15 @@ def test_a_config_file_of_wrong_types_is_one_line(
     assert main([*named, *given, "--config", str(tmp_path / "run.yaml"), "--output_path", str(tmp_path / "out")]) == 2
     (said,) = capsys.readouterr().err.strip().splitlines()
     assert "--" + setting.split(":")[0] in said
+
+
+def test_a_process_of_the_users_own_has_its_own_strategies() -> None:
+    asked = run_settings(
+        {"model": "generic", "tasks": "demo", "model_args": "process=uniform", "decode": "strategy=rewrite"}
+    )
+    _check_options(asked)
+    with pytest.raises(UserError, match="not for models of process 'uniform'; allowed: rewrite"):
+        _check_options(dataclasses.replace(asked, decode={"strategy": "threshold", "threshold": "0.9"}))
 
 
 def test_an_unknown_option_names_the_nearest_one_of_its_own_command(capsys: pytest.CaptureFixture[str]) -> None:

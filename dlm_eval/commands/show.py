@@ -30,7 +30,7 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     from dlm_eval.decoding.presets import presets
     from dlm_eval.decoding.registry import describe_strategies
     from dlm_eval.harness.task_index import list_tasks, task_file
-    from dlm_eval.models import check_supported, checkpoints, families
+    from dlm_eval.models import check_supported, checkpoints, families, option_names
     from dlm_eval.scoring import ESTIMATORS
 
     found: dict[str, Any] = {}
@@ -44,6 +44,8 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
         if name in table:
             entry = table[name]  # type: ignore[index]
             found[title] = _plain(dataclasses.asdict(entry)) if dataclasses.is_dataclass(entry) else entry
+    if "family" in found or "checkpoint" in found:
+        found["model_args"] = sorted(option_names(name))
     task = task_file(name, include_path, everything=not found)
     if task is not None:
         found["task"] = task

@@ -83,12 +83,10 @@ def _record(args: argparse.Namespace) -> Recording:
         if any("\ud800" <= character <= "\udfff" for character in getattr(args, name)):
             raise UserError(f"--{name} is not valid UTF-8")
     decode = user_layer({}, parse_pairs(",".join(args.decode or ()), "--decode"))
-    options = DecodeOptions(
-        decode, "", LENGTH, process_of(args.model) or "absorbing"
-    )  # wrong settings show before a model is loaded
-    if decode.get("preset") != "authors":
-        _settings(options, args)
-    arguments = dict(parse_pairs(",".join(args.model_args or ()), "--model_args"))
+    arguments: dict[str, Any] = dict(parse_pairs(",".join(args.model_args or ()), "--model_args"))
+    process = process_of(args.model, arguments) or "absorbing"
+    if decode.get("preset") != "authors":  # wrong settings show before a model is loaded
+        _settings(DecodeOptions(decode, "", LENGTH, process), args)
     if args.device is not None:
         arguments.setdefault("device", args.device)
     model = load_model(args.model, **arguments)

@@ -127,7 +127,7 @@ def _check_options(settings: RunSettings) -> None:
     user = {
         k: v for k, v in user_layer(settings.gen_kwargs, settings.decode).items() if (k, v) != ("preset", "authors")
     }
-    process = process_of(settings.model)
+    process = process_of(settings.model, settings.model_args)
     options = DecodeOptions(user, process=process or "absorbing")
     ask = options.request({})
     if ask.hole.length == str(options.default_length):  # nobody named a length yet: a task may

@@ -105,7 +105,7 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     if given["y_max"] is not None and not 0 < given["y_max"] <= 100:
         raise UserError(f"--y_max '{given['y_max']:g}' is not allowed; it must be above 0 and at most 100 (percent)")
     metrics = {name: _metric(task, name, given["metric"]) for name, task in tasks.items()}
-    process = process_of(settings.model)
+    process = process_of(settings.model, settings.model_args)
     for point in points:
         _check({**fixed, **point}, tasks, process, ", ".join(f"{k}={v}" for k, v in point.items()))
     if not given["no_baseline"] and process in (None, "absorbing"):

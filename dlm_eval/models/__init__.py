@@ -128,8 +128,10 @@ def find_checkpoint(name: str) -> Checkpoint:
     return named[default] if default else Checkpoint(name, name)
 
 
-def process_of(name: str) -> str | None:
-    """Returns the process of a model by the table alone, before it is loaded; None for what is not in the table."""
+def process_of(name: str, options: Mapping[str, Any]) -> str | None:
+    """Returns the process of a model by its options and the table, before it is loaded; None for what is not in the table."""
+    if options.get("process"):
+        return str(options["process"])
     checkpoint = checkpoints().get(name)
     family = _table()[0].get(checkpoint.family if checkpoint else name)
     return family.process if family else None

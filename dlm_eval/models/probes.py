@@ -59,7 +59,7 @@ def check_ids(model: Denoiser) -> None:
             )
     if model.needs_bos and model.bos_id is None:
         raise UserError(
-            f"{model.name}: the model reads each prediction one position to the left, so it needs a bos token, and its files name none"
+            f"{model.name}: the model reads each prediction one position to the left, so it needs a bos token, and its files name none; add bos_token_id to config.json (generic: or set bos_id=)"
         )
     if not model.eos_ids:
         raise UserError(f"{model.name}: the files name no end-of-text token; add eos_token_id to config.json")
