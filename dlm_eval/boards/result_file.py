@@ -60,6 +60,7 @@ class Row:
     higher_is_better: bool | None
     task_version: str | None
     headline: bool  # the one metric of the task that the wide table shows
+    logprob_kind: str | None = None  # what likelihoods are: exact, a bound, or a score
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,10 @@ def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
         return total
 
     return {
-        **{name: _first(how.get(name)) for name in ("estimator", "strategy", "steps", "gen_length", "block_length")},
+        **{
+            name: _first(how.get(name))
+            for name in ("estimator", "strategy", "steps", "gen_length", "block_length", "logprob_kind")
+        },
         "forwards_per_sample": _ratio(spent("forwards"), spent("samples")),
         "tokens_per_forward": _ratio(spent("tokens"), spent("forwards")),
         "tokens_per_second": _ratio(spent("tokens"), spent("seconds")),

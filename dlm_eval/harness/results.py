@@ -106,13 +106,15 @@ def cost_block(
 
 
 def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """Returns per task how it was answered: kind, estimators, decode settings as they were resolved, lengths."""
+    """Returns per task how it was answered: kind, estimators and what their numbers are, decode settings as they were resolved, lengths."""
     tasks: dict[str, dict[str, Any]] = {}
     for record in records:
         task = tasks.setdefault(record.task, {"kind": record.kind})
         for key in ("estimator", "strategy", "preset", "steps", "block_length", "gen_length"):
             if record.details.get(key) is not None:
                 task.setdefault(key, set()).add(record.details[key])
+        if record.score_kind is not None:
+            task.setdefault("logprob_kind", set()).add(record.score_kind)
         if record.details.get("decode") is not None:
             task["decode"] = record.details["decode"]
     return {name: {k: _one(v) for k, v in task.items()} for name, task in tasks.items()}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-HEADERS = ("task", "metric", "value", "stderr", "of it estimator", "n", "errors", "forwards/sample", "tokens/s")
+HEADERS = (
+    "task", "metric", "value", "stderr", "of it estimator", "log-probs", "n", "errors", "forwards/sample", "tokens/s",
+)  # fmt: skip
 NORMALISED = {"acc_norm": "character", "acc_bytes": "byte"}  # what lm-eval divides a choice's log-likelihood by
 
 
@@ -15,7 +17,11 @@ def render(results: Mapping[str, Any]) -> str:
 
     rows = [row for name in results["results"] for row in _rows(name, results)]
     text: str = tabulate(
-        rows, headers=HEADERS, tablefmt="github", disable_numparse=True, colalign=("left", "left", *["right"] * 7)
+        rows,
+        headers=HEADERS,
+        tablefmt="github",
+        disable_numparse=True,
+        colalign=("left", "left", *["right"] * 3, "left", *["right"] * 4),
     )
     return text
 
@@ -25,6 +31,7 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
     cost = results.get("dlm_eval", {}).get("cost", {}).get(name, {})
     samples, seconds = cost.get("samples") or 0, cost.get("seconds") or 0
     counted = [
+        results.get("dlm_eval", {}).get("tasks", {}).get(name, {}).get("logprob_kind", ""),
         str(results["n-samples"].get(name, {}).get("effective", "")),
         str(cost.get("errors", 0) or ""),
         f"{cost['forwards'] / samples:.1f}" if samples and "forwards" in cost else "",
@@ -38,7 +45,7 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
         sampling = scores.get(f"{metric}_stderr,{filter_name}")
         if not isinstance(sampling, (int, float)):
             sampling = _of(results, "perplexity_stderr", name, metric)
-        first = [name, *counted] if place == 0 else ["", "", "", "", ""]
+        first = [name, *counted] if place == 0 else [""] * 6
         yield [
             first[0],
             shown,
