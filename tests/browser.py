@@ -20,7 +20,7 @@ START = """import fcntl, os, sys
 far = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
 os.dup2(far[0], 3), os.dup2(far[1], 4)
 os.execv(sys.argv[3], sys.argv[3:])"""
-VIRTUAL = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, " ": 32, "c": 67, "Tab": 9}
+VIRTUAL = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, " ": 32, "c": 67, "j": 74, "k": 75, "Tab": 9}
 
 
 def find_browser() -> str | None:

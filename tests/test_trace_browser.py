@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,9 @@ def test_colours_and_the_history_of_a_token(browser: Browser, tmp_path: Path) ->
     assert told.startswith(f"position {place}: ") and f"{100 * recording.steps[0].confidence[0]:.1f} %" in told
     browser.click('[data-position="0"]')
     assert browser.value("document.getElementById('details').textContent").endswith("given")
+    for key, position in (("j", 1), ("j", 2), ("k", 1)):
+        browser.press(key)
+        assert browser.value("document.getElementById('details').textContent").startswith(f"position {position}: ")
 
 
 def test_infilling_shows_both_sides(browser: Browser, tmp_path: Path) -> None:
@@ -160,3 +164,11 @@ def test_an_embedding_diffusion_is_traced_with_its_own_sampler(browser: Browser,
     browser.open((tmp_path / "a.html").as_uri())
     assert "ended: fixed" in browser.value("document.getElementById('facts').textContent")
     assert len(kinds(browser, "token")) == 6
+
+
+def test_a_thousand_steps_still_have_bars(browser: Browser, tmp_path: Path) -> None:
+    recording = recorded(steps=6)
+    many = [dataclasses.replace(recording.steps[0], step=k) for k in range(1000)]
+    opened(browser, dataclasses.replace(recording, steps=tuple(many)), tmp_path)
+    assert browser.value("document.querySelector('#bars i').getBoundingClientRect().width") > 0
+    assert browser.value("document.documentElement.scrollWidth <= innerWidth")

@@ -5,7 +5,7 @@ const at = (id) => document.getElementById(id);
 const last = data.steps.length;
 const hole = new Set(data.open);
 const MARKS = { "\n": "⏎", "\r": "␍", "\t": "⇥" };
-const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]/u;
+const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]/u;
 let shown = last, chosen = null, timer = null;
 
 const percent = (p) => (p === null ? "?" : (100 * p).toFixed(1) + " %");
@@ -83,7 +83,7 @@ function again(event) {
 }
 
 function describe() {
-  if (chosen === null) { at("details").textContent = "point at a token for its history"; return; }
+  if (chosen === null) { at("details").textContent = "point at a token, or press j, for its history"; return; }
   if (!hole.has(chosen)) { at("details").textContent = `position ${chosen}: ${quoted(data.start[chosen])}, given`; return; }
   const events = history[chosen].map((event) => event.id === null
     ? `masked again in step ${data.steps[event.k].step}`
@@ -132,7 +132,15 @@ function play(on) {
   timer = setInterval(() => { show(shown + 1); if (shown === last) play(false); }, Math.max(60, Math.min(600, 15000 / Math.max(1, last))));
 }
 
+function choose(p) {
+  chosen = Math.min(data.start.length - 1, Math.max(0, p));
+  document.querySelector(".chosen")?.classList.remove("chosen");
+  document.querySelector(`[data-position="${chosen}"]`).classList.add("chosen");
+  describe();
+}
+
 const KEYS = {
+  j: () => choose(chosen === null ? data.open[0] : chosen + 1), k: () => choose(chosen === null ? data.open[0] : chosen - 1),
   ArrowLeft: () => show(shown - 1), ArrowRight: () => show(shown + 1), Home: () => show(0), End: () => show(last),
   " ": () => play(timer === null), c: () => colourBy(at("canvas").dataset.colour === "step" ? "confidence" : "step"),
 };
@@ -151,6 +159,7 @@ function start() {
     at("settings").append(term, entry);
   }
   const most = Math.max(1, ...changes);
+  at("bars").classList.toggle("dense", last > 300);
   at("bars").replaceChildren(...changes.map((changed) => {
     const bar = document.createElement("i");
     bar.style.setProperty("--v", changed / most);
@@ -167,11 +176,7 @@ function start() {
   for (const kind of ["pointerover", "click"]) {
     at("canvas").addEventListener(kind, (event) => {
       const span = event.target.closest("[data-position]");
-      if (!span || Number(span.dataset.position) === chosen) return;
-      document.querySelector(".chosen")?.classList.remove("chosen");
-      chosen = Number(span.dataset.position);
-      span.classList.add("chosen");
-      describe();
+      if (span && Number(span.dataset.position) !== chosen) choose(Number(span.dataset.position));
     });
   }
   document.addEventListener("keydown", (event) => {
@@ -179,7 +184,7 @@ function start() {
     if (!act || event.ctrlKey || event.altKey || event.metaKey) return;
     if (event.key === " " && event.target.closest("button, input, summary")) return; // they have a meaning for it of their own
     event.preventDefault();
-    if (event.key !== " ") play(false);
+    if (event.key.length > 1) play(false);
     act();
   });
   const asked = new URLSearchParams(location.hash.slice(1)); // #step=3&colour=confidence
