@@ -53,7 +53,8 @@ class Engine:
         batch_tokens: padded tokens in a batch at most; halved where a batch does not fit the device's memory.
         batch_logits: float32 logits (N x V) formed at once at most; likewise.
         equal_lengths: whether rows share a batch only with rows of their own length. Then nothing is ever padded, and on a CPU a row's
-            reading has the same bits whoever shares its batch; a CPU gains nothing from longer batches. None: on CPUs only.
+            reading has the same bits whoever shares its batch (where the network's own kernels do not allow that, rows run one by one); a CPU
+            gains little from larger batches. None: on CPUs only.
         footprint: what positions take of the device's memory, where that is known; else one that is remembered weighs as much as one that runs.
         memory_tokens: stand-in for the device's memory, in padded tokens: a larger batch raises torch.OutOfMemoryError before it is run. For
             tests where there is no CUDA.
@@ -76,6 +77,8 @@ class Engine:
         self.batch_tokens = batch_tokens
         self.batch_logits = batch_logits
         self.equal_lengths = device_of(model).type == "cpu" if equal_lengths is None else equal_lengths
+        if self.equal_lengths and not getattr(model, "steady", True):
+            self.batch_rows = 1
         self.footprint = footprint
         self.memory_weight = footprint.memory_weight if footprint else 1.0
         self.memory_tokens = memory_tokens

@@ -7,13 +7,15 @@ or not ours is set aside, never overwritten; an answer whose checksum is wrong c
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -21,12 +23,12 @@ from zlib import crc32
 from dlm_eval.errors import RunError
 
 APPLICATION_ID = 0x444C4D45  # "DLME": marks the file as ours (SQLite's application_id)
-VERSION = 3  # of the tables below (SQLite's user_version)
+VERSION = 4  # of the tables below (SQLite's user_version)
 COMMIT_SECONDS = 1.0
 LOCK_SECONDS = 60.0  # how long another run may hold the file
 TABLES = (
     "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL)",
 )
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ class Journal:
             for begin in range(0, len(wanted), 500):
                 part = wanted[begin : begin + 500]
                 query = f"SELECT key, value, checksum FROM answers WHERE key IN ({','.join('?' * len(part))})"
-                rows += self._database.execute(query, part).fetchall()
+                rows += self._read(query, part)
             fresh = {key: json.loads(self._fresh[key][0]) for key in wanted if key in self._fresh}
         return {key: json.loads(value) for key, value, _ in self._whole(rows)} | fresh
 
@@ -76,13 +78,14 @@ class Journal:
 
     def note(self, key: str, value: Any) -> None:
         """Stores a note at once."""
-        self._execute([("INSERT OR REPLACE INTO notes VALUES (?, ?)", [(key, json.dumps(value))])])
+        text = json.dumps(value)
+        self._execute([("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", [(key, text, checksum(key, text))])])
 
     def noted(self, key: str) -> Any:
         """Returns a note, or None."""
         with self._lock:
-            row = self._database.execute("SELECT value FROM notes WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+            rows = self._read("SELECT key, value, checksum FROM notes WHERE key = ?", [key])
+        return next((json.loads(value) for _, value, _ in self._whole(rows)), None)
 
     def commit(self) -> None:
         """Makes everything put so far durable.
@@ -93,7 +96,7 @@ class Journal:
         with self._lock:
             fresh = dict(self._fresh)
         if fresh:
-            rows = [(key, value, crc32(value.encode()), *more) for key, (value, *more) in fresh.items()]
+            rows = [(key, value, checksum(key, value), *more) for key, (value, *more) in fresh.items()]
             self._execute([("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", rows)])
         with self._lock:
             for key, row in fresh.items():
@@ -115,22 +118,20 @@ class Journal:
         """Returns per model: name, answers, bytes, times of the first and last."""
         query = "SELECT model, COUNT(*), SUM(LENGTH(value)), MIN(time), MAX(time) FROM answers GROUP BY model ORDER BY MAX(time)"
         with self._lock:
-            rows = self._database.execute(query).fetchall()
+            rows = self._read(query)
         names = ("fingerprint", "answers", "bytes", "first", "last")
         return [{"model": self.noted(f"model:{row[0]}") or "", **dict(zip(names, row, strict=True))} for row in rows]
 
     def export(self) -> Iterator[dict[str, Any]]:
         """Yields every answer: key, model fingerprint, time, answer."""
         with self._lock:
-            rows = self._database.execute(
-                "SELECT key, value, checksum, model, time FROM answers ORDER BY time, key"
-            ).fetchall()
+            rows = self._read("SELECT key, value, checksum, model, time FROM answers ORDER BY time, key")
         for key, value, _, model, when in self._whole(rows):
             yield {"key": key, "model": model, "time": when, "answer": json.loads(value)}
 
     def _whole(self, rows: list[Any]) -> list[Any]:
         """Returns the rows (key, value, checksum, ...) that are as they were written; damage inside a page is no fault of SQLite's own checks."""
-        whole = [row for row in rows if crc32(row[1].encode()) == row[2]]
+        whole = [row for row in rows if checksum(row[0], row[1]) == row[2]]
         if len(whole) < len(rows):
             log.warning("journal %s: %d answers are damaged and left out", self.path, len(rows) - len(whole))
         return whole
@@ -139,7 +140,7 @@ class Journal:
         """Removes the answers of the models whose fingerprint begins with `model`; returns how many they were."""
         query, like = "FROM answers WHERE substr(model, 1, ?) = ?", (len(model), model)
         with self._lock:
-            (count,) = self._database.execute(f"SELECT COUNT(*) {query}", like).fetchone()
+            ((count,),) = self._read(f"SELECT COUNT(*) {query}", like)
         self._execute([(f"DELETE {query}", [like])])
         return int(count)
 
@@ -151,6 +152,13 @@ class Journal:
             except RunError as fault:
                 self._fault = fault
                 return
+
+    def _read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Returns a query's rows; the caller holds the lock."""
+        try:
+            return self._database.execute(query, values).fetchall()
+        except sqlite3.Error as error:  # damage that the look at the opening did not find
+            raise RunError(f"journal {self.path} cannot be read ({error}); move it away and run again") from error
 
     def _execute(self, statements: list[tuple[str, list[Any]]]) -> None:
         """Runs statements in one transaction."""
@@ -171,6 +179,11 @@ class Journal:
             ) from error
 
 
+def checksum(key: Any, value: Any) -> int:
+    """Returns what tells whether `value` is what was stored under `key`: a damaged index can lead to another's."""
+    return crc32(f"{key} {value}".encode())
+
+
 def open_or_set_aside(path: Path) -> sqlite3.Connection:
     """Returns an open journal; a file that is torn or not ours is renamed, said, and a new one begun.
 
@@ -179,16 +192,31 @@ def open_or_set_aside(path: Path) -> sqlite3.Connection:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return _open(path)
-        except sqlite3.OperationalError as error:
-            raise RunError(f"journal {path} cannot be opened: {error}") from error
-        except sqlite3.DatabaseError as error:
-            aside = set_aside(path)
-            log.warning("journal %s is not readable (%s); it was set aside as %s", path, error, aside.name)
-            return _open(path)
+        with _alone_in(
+            path.parent
+        ):  # of two runs that find a torn file, the second must not set the first one's new file aside
+            try:
+                return _open(path)
+            except sqlite3.OperationalError as error:
+                raise RunError(f"journal {path} cannot be opened: {error}") from error
+            except sqlite3.DatabaseError as error:
+                aside = set_aside(path)
+                log.warning("journal %s is not readable (%s); it was set aside as %s", path, error, aside.name)
+                return _open(path)
     except (OSError, sqlite3.Error) as error:
         raise RunError(f"journal {path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other openings of journals in `folder` waiting, where its file system knows locks."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)
 
 
 def set_aside(path: Path) -> Path:
@@ -233,7 +261,7 @@ def _examine(database: sqlite3.Connection) -> None:
             raise sqlite3.DatabaseError("another program's database")
         if version != VERSION:
             raise sqlite3.DatabaseError(f"its layout is version {version}, this dlm_eval has {VERSION}")
-        if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        if database.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("torn")
     database.execute("COMMIT")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,6 +168,33 @@ def test_answers_have_the_same_bits_for_any_batch_size(tiny: Denoiser, options: 
     whole = run(Engine(tiny), jobs)
     assert run(Engine(tiny, **options), jobs) == whole
     assert run(Engine(tiny), jobs[5:9]) == whole[5:9]  # as under --limit, or after a resume
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        "bd3lm",
+        "diffugpt",
+        "diffullama",
+        "dream",
+        "llada",
+        "llada2",
+        "lladamoe",
+        "mdlm",
+        "sdar",
+        "sedd",
+        "smdm",
+        "wedlm",
+    ],
+)
+def test_every_family_gives_the_same_bits_for_any_batch_size(shared: Path, family: str) -> None:
+    """Experts, noise levels and heads of odd sizes run in kernels that change with the batch."""
+    model = load_model(family, pretrained=shared / "goldens" / family, dtype="float32", device="cpu")
+    jobs = mixed(model, 6)
+    whole = run(Engine(model), jobs)
+    assert all(answer.error is None for answer in whole)
+    assert run(Engine(model, batch_rows=1), jobs) == run(Engine(model, memory_tokens=200), jobs) == whole
+    assert run(Engine(model), jobs[::-1])[::-1] == whole and run(Engine(model), jobs[3:5]) == whole[3:5]
 
 
 def test_on_a_cpu_nothing_is_padded(tiny: Denoiser) -> None:

@@ -89,6 +89,28 @@ def test_a_task_of_which_every_sample_errs_ends_in_order(tmp_path: Path) -> None
     assert "exact_match,none" in results["results"]["t_write"]
 
 
+def test_a_document_that_a_task_has_twice_is_scored_like_any_other(tmp_path: Path) -> None:
+    folder = write_tasks(tmp_path, [*DOCUMENTS[:2], DOCUMENTS[0], {**DOCUMENTS[0], "word": "a" * 600}] + [DOCUMENTS[0]])
+    whole, first = (
+        evaluate("toy", ["t_last", "t_choice"], include_path=str(folder), estimator="k,samples=4", limit=limit)
+        for limit in (5, 1)
+    )
+    for task in ("t_last", "t_choice"):
+        rows = [{k: v for k, v in row.items() if k not in ("doc_id", "seconds")} for row in whole["samples"][task]]
+        assert rows[0] == rows[2] == rows[4] == {k: first["samples"][task][0][k] for k in rows[0]}
+
+
+def test_equal_documents_that_err_are_counted_one_by_one(tmp_path: Path) -> None:
+    folder = write_tasks(tmp_path, [*DOCUMENTS[:2], *[{**DOCUMENTS[0], "word": "a" * 600}] * 3])
+    results = evaluate("toy", ["t_last"], include_path=str(folder))
+    assert results["dlm_eval"]["cost"]["t_last"]["errors"] == 3
+
+
+def test_a_task_is_recorded_without_addresses_of_memory(tmp_path: Path) -> None:
+    configs = evaluate("toy", ["t_write"], include_path=str(picky_task(tmp_path)), limit=1)["configs"]
+    assert "picky.pick" in str(configs) and " at 0x" not in str(configs)
+
+
 # -- what is printed ---------------------------------------------------------------------------------------------------
 
 

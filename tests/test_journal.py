@@ -151,6 +151,53 @@ def test_a_torn_or_foreign_file_is_set_aside_whole_and_said(
     assert aside.read_bytes() == damaged and aside.name in caplog.text
 
 
+def test_runs_that_find_a_torn_file_at_once_share_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    path.write_text("torn " * 2000)
+    both = [writer(path, who, 40) for who in "abcd"]
+    for process in both:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert keys(path) == {f"{who}-{n}" for who in "abcd" for n in range(40)}
+    assert len(list(tmp_path.glob("*.aside-*"))) == 1
+
+
+def test_random_damage_never_gives_another_answer(tmp_path: Path) -> None:
+    path, draw = tmp_path / "journal.sqlite", random.Random(0)
+    journal = Journal(path)
+    for number in range(300):
+        journal.put(f"{number:064}", {"x": number, "text": "y" * number})
+    journal.note("budget", 4096)
+    journal.close()
+    whole = path.read_bytes()
+    for _ in range(25):
+        data = bytearray(whole)
+        for _ in range(draw.choice([1, 20])):
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(data if draw.random() < 0.7 else data[: draw.randrange(len(data))])
+        journal = Journal(path)
+        found = journal.get([f"{number:064}" for number in range(300)])
+        assert all(found[key]["x"] == int(key) for key in found) and journal.noted("budget") in (4096, None)
+        journal.put("new", {"x": 1})
+        journal.close()
+        assert "new" in keys(path)
+        for file in tmp_path.iterdir():
+            file.unlink()
+
+
+def test_an_answer_that_stands_under_another_key_counts_as_absent(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    filled(path)
+    with sqlite3.connect(path) as other:
+        other.execute(
+            "UPDATE answers SET (value, checksum) = (SELECT value, checksum FROM answers WHERE key = '1') WHERE key = '2'"
+        )
+        other.execute("UPDATE answers SET value = CAST(value AS BLOB) WHERE key = '3'")
+    journal = Journal(path)
+    assert journal.get(["1", "2", "3"]).keys() == {"1"}
+    journal.close()
+
+
 @pytest.mark.parametrize("byte", [b"8", b"\xff"])
 def test_a_damaged_answer_counts_as_absent(tmp_path: Path, byte: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """One byte of one value, which SQLite's own checks do not see."""
@@ -206,9 +253,17 @@ def test_cache_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_looking_at_a_foreign_file_leaves_it_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_journal_in_use_is_not_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    assert main(["cache", "rm", str(tmp_path)]) == 2 and "does a run use it?" in capsys.readouterr().err
+    journal.put("a", {"x": 1})
+    journal.close()
+    assert keys(journal.path) == {"a"}
+
+
+def test_a_foreign_file_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "letter.txt"
     path.write_text("dear all\n" * 1000)
-    for verb in ("ls", "export"):
+    for verb in ("ls", "export", "rm"):
         assert main(["cache", verb, str(path)]) == 2
     assert path.read_text() == "dear all\n" * 1000 and list(tmp_path.iterdir()) == [path]

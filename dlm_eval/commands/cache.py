@@ -94,6 +94,7 @@ def _rm(args: argparse.Namespace) -> int:
             print(f"{path}: {journal.remove(args.fingerprint)} answers removed")
             journal.close()
             continue
+        _release(path)
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         print(f"{path}: removed")
@@ -109,6 +110,29 @@ def _require(paths: list[Path], fingerprint: str) -> None:
         journal.close()
     if not any(name.startswith(fingerprint) for name in known):
         raise unknown("--fingerprint", fingerprint, {name[:12] for name in known})
+
+
+def _release(path: Path) -> None:
+    """Sees to it that a file may go: a journal (whole or torn) that no run has open, which would go on writing into nothing.
+
+    Raises:
+        UserError: it is in use, or another file.
+    """
+    import sqlite3
+    from contextlib import closing
+
+    from dlm_eval.journal import check
+
+    try:
+        if path.name != NAME:
+            check(path)
+        with closing(sqlite3.connect(path, timeout=1)) as database:
+            database.execute("PRAGMA journal_mode=DELETE")  # needs the file for itself
+    except sqlite3.OperationalError as error:
+        raise UserError(f"cache path '{path}' cannot be removed ({error}); does a run use it?") from error
+    except sqlite3.DatabaseError as error:
+        if path.name != NAME:
+            raise UserError(f"cache path '{path}' is no journal: {error}") from error
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ task's `process_results` and filters: a document that erred contributes no metri
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -72,7 +71,3 @@ class Guard:
     def reason(self, name: str, doc: Any) -> str | None:
         """Returns why a document of task `name` has no metric, or None."""
         return self.errors.get((name, doc_key(doc)))
-
-    def counts(self) -> dict[str, int]:
-        """Returns the number of documents that erred, by task."""
-        return dict(Counter(name for name, _ in self.errors))

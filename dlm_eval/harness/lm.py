@@ -107,20 +107,20 @@ class DiffusionLM(TemplateLM):
 
         is_greedy is found out where a document has one continuation (last-word tasks); among choices it is False.
         """
-        questions: dict[tuple[str, str], list[Instance]] = {}
+        questions: dict[tuple[Any, ...], list[Instance]] = {}
         for request in {id(r): r for r in requests}.values():
-            questions.setdefault((request.task_name or "", doc_key(request.doc or request.args)), []).append(request)
-        asked = {question: len(choices) for question, choices in questions.items()}
+            questions.setdefault(_question_of(request), []).append(request)
 
         def prepare(request: Instance, record: Record) -> list[Job]:
             context, continuation = request.args
             key = digest(record.task, record.doc, record.repeat)
             prepared = continuation_canvas(self.model, context, continuation, key, self.options.overlong)
-            if self.options.estimator.decide is not None and asked[record.task, record.doc] > 1:
+            choices = questions[_question_of(request)]
+            if self.options.estimator.decide is not None and len(choices) > 1:
                 self._weigh(prepared, record)
-                return [self._question(questions[record.task, record.doc], record)]
+                return [self._question(choices, record)]
             # lm-eval's choices ask several continuations of one document and never look at is_greedy, which costs rows of its own.
-            return [self._score_job(prepared, record, greedy=asked[record.task, record.doc] == 1)]
+            return [self._score_job(prepared, record, greedy=len(choices) == 1)]
 
         def finish(answers: Sequence[Answer], record: Record) -> tuple[float, bool]:
             score = _score(answers[0])
@@ -244,6 +244,11 @@ class DiffusionLM(TemplateLM):
                 results.append(blank)
         self.records.extend(records)
         return results
+
+
+def _question_of(request: Instance) -> tuple[Any, ...]:
+    """Returns the document that a request belongs to: by its number too, since a task may have one document twice."""
+    return request.task_name, request.doc_id, doc_key(request.doc or request.args)
 
 
 def _score(answer: Answer) -> Score:

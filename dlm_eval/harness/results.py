@@ -14,6 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from dlm_eval.engine import Cost
@@ -59,6 +60,23 @@ def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Cal
             error = reason(task, sample["doc"])
             if error is not None:
                 sample["error"] = error
+
+
+def count_errors(results: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the number of documents that erred, by task."""
+    erred = {
+        (task, sample["doc_id"]) for task, rows in results["samples"].items() for sample in rows if "error" in sample
+    }
+    return dict(Counter(task for task, _ in erred))
+
+
+def nameable(config: Any) -> Any:
+    """Returns a task's configuration with functions by their names: lm-eval would write the address of those inside filters, another in every run."""
+    if isinstance(config, dict):
+        return {key: nameable(value) for key, value in config.items()}
+    if isinstance(config, list):
+        return [nameable(value) for value in config]
+    return f"{config.__module__}.{config.__qualname__}" if isinstance(config, FunctionType) else config
 
 
 def cost_block(

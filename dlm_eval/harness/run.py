@@ -245,9 +245,10 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
         "model_args": public(settings.model_args),
         "gen_kwargs": dict(settings.gen_kwargs),
     }
+    results["configs"] = files.nameable(results["configs"])
     files.attach_costs(results, records(), guard.reason)
     device = loaded.lm.pool.cost() - before if before is not None else None
-    errors = guard.counts()
+    errors = files.count_errors(results)
     results["dlm_eval"] = block(loaded, settings, records(), errors, device, time.perf_counter() - start)
     if settings.confirm_run_unsafe_code and unsafe_tasks(tasks):
         from dlm_eval.sandbox import protections

@@ -148,6 +148,19 @@ def remembers(model: Remembering) -> bool:
     return moved <= LEAK[_dtype(model)]
 
 
+@torch.inference_mode()
+def steady(model: Denoiser) -> bool:
+    """Returns whether a row's logits have the same bits alone and among others. Not so where other kernels run for other numbers of rows: in
+    experts, whose shares of a batch are of any size, in networks that read a noise level per row, in heads of odd sizes."""
+    parts = getattr(model, "model", None)
+    if parts is None or any(name.endswith("experts") for name, _ in parts.named_modules()):
+        return parts is None
+    row = example(model, min(7, model.max_length))  # an odd length: kernels for pairs of positions leave one over
+    rows = torch.cat([row.roll(shift, 1) for shift in range(5)])
+    together = model.logits(rows)
+    return all(torch.equal(model.logits(rows[i : i + 1])[0], together[i]) for i in range(len(rows)))
+
+
 def _difference(one: Tensor, other: Tensor) -> Tensor:
     """Returns |one - other| [L, V] in units of the largest logit; what is barred in both differs by 0."""
     counted = (other.abs() < BARRED) & (one.abs() < BARRED)

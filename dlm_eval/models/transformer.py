@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dlm_eval.models.denoiser import Attention, Past, Process
-from dlm_eval.models.probes import remembers
+from dlm_eval.models.probes import remembers, steady
 from dlm_eval.models.remember import KeyValues, additive, recalled_mask, seen
 from dlm_eval.models.vocabulary import Vocabulary
 
@@ -147,6 +147,11 @@ class TransformersDenoiser:
         """Whether rows can remember: whether they do on a short text. Kernels that take no mask cannot."""
         kernel = getattr(self.model.config, "_attn_implementation", None)
         return kernel in ("sdpa", "eager") and {"past_key_values", "position_ids"} <= self.accepted and remembers(self)
+
+    @cached_property
+    def steady(self) -> bool:
+        """Whether a row's bits do not depend on who shares its batch, given rows of one length (see `probes.steady`)."""
+        return steady(self)
 
     @property
     def lag(self) -> int:
