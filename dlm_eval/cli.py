@@ -14,7 +14,7 @@ from dlm_eval import __version__
 from dlm_eval.boards.leaderboard import add_parser as add_leaderboard
 from dlm_eval.commands import cache, ls, run, show, sweep, trace, validate
 from dlm_eval.errors import DlmEvalError, RunError, UserError, nearest, unknown
-from dlm_eval.stopping import INTERRUPTED, MESSAGE, orderly
+from dlm_eval.stopping import INTERRUPTED, orderly, say_interrupted
 
 EXAMPLES = """
 examples:
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DlmEvalError as error:
         return _say(error, 1)
     except KeyboardInterrupt:
-        print(MESSAGE, file=sys.stderr)
+        say_interrupted()
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()

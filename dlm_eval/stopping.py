@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM (preemption): finish writing, say how to go on, and be gone within seconds.
+"""Ctrl-C, SIGTERM (preemption) and SIGHUP (a terminal that is closed): finish writing, say how to go on, and be gone within seconds.
 
 The first signal becomes a KeyboardInterrupt in the main thread. A forward pass of a large model can keep that thread from noticing, so that another
 thread waits as well: after `GRACE_SECONDS` it sees to the last duties, for `DUTY_SECONDS` at most (a disk may hang), and ends the process.
@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 GRACE_SECONDS = 1.5
 DUTY_SECONDS = 2.0
 INTERRUPTED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MESSAGE = "dlm-eval: interrupted; finished answers are in the journal, the same command goes on from there"
 
 _duties: list[Callable[[], None]] = []
@@ -37,13 +38,14 @@ def last_duty(duty: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def orderly() -> Iterator[None]:
-    """Makes SIGTERM stop a run like Ctrl-C; outside the main thread, nothing."""
+    """Makes SIGTERM and SIGHUP (unless ignored, as under nohup) stop a run like Ctrl-C; outside the main thread, nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    handlers = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    handlers = {number: signal.signal(number, _stop) for number in heeded}
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_end_in_time, args=(ours,), name="stopping", daemon=True).start()
     try:
@@ -58,8 +60,8 @@ def orderly() -> Iterator[None]:
 
 def _stop(number: int, frame: Any) -> NoReturn:
     # A second signal must not disturb the writing.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -69,6 +71,8 @@ def _forget() -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGHUP) is _stop:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 os.register_at_fork(after_in_child=_forget)
@@ -78,7 +82,7 @@ def _end_in_time(bell: socket.socket) -> None:
     """Waits for a signal, then ends the process in time, unless it ends by itself."""
     with bell:
         while heard := bell.recv(64):
-            if signal.SIGINT in heard or signal.SIGTERM in heard:
+            if any(number in heard for number in SIGNALS):
                 time.sleep(GRACE_SECONDS)
                 duties = [threading.Thread(target=_attempt, args=(duty,), daemon=True) for duty in _duties]
                 for thread in duties:
@@ -86,8 +90,14 @@ def _end_in_time(bell: socket.socket) -> None:
                 limit = time.monotonic() + DUTY_SECONDS
                 for thread in duties:
                     thread.join(max(0.0, limit - time.monotonic()))
-                print(MESSAGE, file=sys.stderr, flush=True)
+                say_interrupted()
                 os._exit(INTERRUPTED)
+
+
+def say_interrupted() -> None:
+    """Says how to go on, if anybody can still hear it (a terminal may be closed)."""
+    with contextlib.suppress(OSError, ValueError):
+        print(MESSAGE, file=sys.stderr, flush=True)
 
 
 def _attempt(duty: Callable[[], None]) -> None:
