@@ -149,7 +149,7 @@ def journal_key(fingerprint: str, job: Job) -> str:
     canvases = job.canvases if isinstance(job, QuestionJob) else (job.canvas,)
     asked = [(canvas.tokens, "".join("_#"[is_open] for is_open in canvas.open), canvas.key) for canvas in canvases]
     more = (getattr(job, "greedy", None), getattr(job, "lengths", None))
-    return digest("answer", 4, fingerprint, type(job).__name__, asked, _plain(job.settings), job.seed, more)
+    return digest("answer", 5, fingerprint, type(job).__name__, asked, _plain(job.settings), job.seed, more)
 
 
 @lru_cache(maxsize=1024)

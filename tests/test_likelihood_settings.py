@@ -14,7 +14,7 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.scoring import ESTIMATORS, EstimatorSettings, parse_estimator, score, score_outcomes, windows
 from dlm_eval.scoring.cubature import rule
-from dlm_eval.scoring.design import draw_sets, size_counts, spread_out, variants
+from dlm_eval.scoring.design import draw_sets, size_counts, size_totals, spread_out, variants
 from dlm_eval.scoring.estimates import ESTIMATES
 from dlm_eval.scoring.prior import kernel
 from dlm_eval.scoring.rounds import Rounds, sizes
@@ -97,6 +97,14 @@ def test_models_that_cannot_score(toy: Toy) -> None:
         score(toy, [Canvas.continuation([0], [1])], "sedd")
 
 
+def test_dream_without_an_eos_is_one_line() -> None:
+    model = Toy(ToySettings())
+    model.eos_ids = ()
+    with pytest.raises(UserError, match="eos=false"):
+        score(model, [Canvas.continuation([0], [1, 2])], "dream")
+    assert score(model, [Canvas.continuation([0], [1, 2])], "dream,eos=false")[0].kind == "score"
+
+
 def test_nothing_to_score_costs_nothing(toy: Toy) -> None:
     engine = Engine(toy)
     (found,) = score(toy, [Canvas.continuation([0, 1], [])], engine=engine, greedy=True)
@@ -127,6 +135,8 @@ def test_rules_are_unbiased_by_construction(n: int, samples: int) -> None:
         assert len({row.tobytes() for row in found.hidden}) == len(found.hidden) == samples
         assert not found.weight[~found.hidden].any()
         assert found.weight.sum() == pytest.approx(n, rel=1e-6)
+        # A pattern that hides a token or two has a narrow cell: no log-probability counts for many.
+        assert samples < 8 or size_totals(n, samples, variant)[0] <= max(1, n / samples / 4)
         totals += np.bincount(found.hidden.sum(1) - 1, weights=found.weight.sum(1), minlength=n)
     np.testing.assert_allclose(totals / count, 1.0, rtol=1e-6)
 

@@ -50,6 +50,10 @@ def score_walk(
 def _as_asked(model: Denoiser, canvas: Canvas, settings: EstimatorSettings) -> Canvas:
     """Returns the canvas that the estimator scores: Dream's own puts a visible EOS behind the target."""
     if settings.name == "dream" and settings.eos:
+        if not model.eos_ids:
+            raise UserError(
+                f"estimator 'dream' ends the text with EOS, which {model.name} does not have: use dream,eos=false"
+            )
         return replace(canvas, tokens=(*canvas.tokens, model.eos_ids[0]), open=(*canvas.open, False))
     return canvas
 
