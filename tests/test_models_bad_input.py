@@ -136,6 +136,26 @@ def test_folder_of_another_family(tmp_path):
     assert "lacks d_model" in refusal("llada", pretrained=other)
 
 
+def test_folder_that_names_another_family(folder):
+    change(folder, model_type="wedlm")  # whose tensors have the names of an SDAR network's
+    assert refusal("sdar", pretrained=folder).endswith("its model_type is 'wedlm'; --model wedlm")
+
+
+def test_a_file_of_the_users_that_fails(tmp_path):
+    start = "from dataclasses import dataclass\n@dataclass\nclass S:\n    n: int = 0\n\ndef load(settings: S):\n"
+    (tmp_path / "fails.py").write_text(start + "    raise ValueError('first\\nsecond')\n")
+    assert "cannot be loaded: ValueError: first second" in refusal(str(tmp_path / "fails.py"))
+    (tmp_path / "flat.py").write_text(
+        start + "    from dlm_eval import load_model\n    toy = load_model('toy')\n"
+        "    logits = toy.logits\n    toy.logits = lambda *a, **k: logits(*a, **k)[0]\n    return toy\n"
+    )
+    assert "logits has shape [8, 9] for one row of 8; it must be [1, 8, 9]" in refusal(str(tmp_path / "flat.py"))
+
+
+def test_settings_that_toy_cannot_have():
+    assert "vocab '0' is not allowed; it must be 1 to 4096" in refusal("toy", vocab=0)
+
+
 def test_folder_without_weights(folder):
     (folder / "model.safetensors").unlink()
     assert "has no weights" in refusal("llada", pretrained=folder)

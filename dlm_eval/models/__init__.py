@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import DlmEvalError, UserError, unknown
 from dlm_eval.settings import from_mapping
 
 if TYPE_CHECKING:
@@ -149,12 +149,23 @@ def load_model(name: str, **options: Any) -> Denoiser:
     """
     checkpoint = find_checkpoint(name)
     load = _load_of(checkpoint)
-    model = load(_settings(load, checkpoint, options))
-    if checkpoint.family not in _table()[0]:  # ours are probed by their adapters
-        from dlm_eval.models.probes import probe
+    settings = _settings(load, checkpoint, options)
+    try:
+        model = load(settings)
+        if checkpoint.family not in _table()[0]:  # ours are probed by their adapters
+            from dlm_eval.models.probes import probe
 
-        _check_members(model, name)
-        probe(model)
+            _check_members(model, name)
+            probe(model)
+    except DlmEvalError:
+        raise
+    except (
+        Exception
+    ) as error:  # the user's code may raise anything, and so may libraries over a file that nobody foresaw
+        why = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"model '{name}' cannot be loaded: {type(error).__name__}: {why} (--verbosity DEBUG shows where)"
+        ) from error
     return model
 
 

@@ -19,7 +19,7 @@ import torch
 
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.hub import hub_reachable
-from dlm_eval.models import Checkpoint, checkpoints, packaged_asset
+from dlm_eval.models import Checkpoint, checkpoints, families, packaged_asset
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "float": "float32"}
@@ -184,13 +184,22 @@ def native_config(config_class: Any, raw: Mapping[str, Any], **changes: Any) -> 
 
 
 def require(config: Mapping[str, Any], keys: list[str], folder: Folder, family: str) -> None:
-    """Raises UserError where `config` lacks one of `keys`: the checkpoint belongs to another family."""
+    """Raises UserError where `config` lacks one of `keys`, or names another family of ours: its weights may fit and mean something else."""
+    kind = config.get("model_type", "unnamed")
+    named = _letters(str(kind))
+    if named in families() and not _letters(family).startswith(named):
+        raise UserError(
+            f"pretrained '{folder.name}' is not a {family} checkpoint: its model_type is '{kind}'; --model {named}"
+        )
     absent = [key for key in keys if key not in config]
     if absent:
-        kind = config.get("model_type", "unnamed")
         raise UserError(
             f"pretrained '{folder.name}' is not a {family} checkpoint: its config.json (model_type '{kind}') lacks {', '.join(absent)}"
         )
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def resolve_dtype(setting: str, config: Mapping[str, Any], folder: Folder) -> torch.dtype:

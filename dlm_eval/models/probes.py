@@ -29,7 +29,12 @@ def probe(model: Denoiser) -> None:
     check_ids(model)
     length = min(max(LENGTH, 2 * (model.block_length or 0)), model.max_length)
     tokens = example(model, length)
-    logits = model.logits(tokens)[0]
+    logits = model.logits(tokens)
+    if logits.shape != (1, length, model.vocab_size):
+        raise UserError(
+            f"{model.name}: logits has shape {list(logits.shape)} for one row of {length}; it must be [1, {length}, {model.vocab_size}]"
+        )
+    logits = logits[0]
     if bool(logits.isnan().any()):
         raise UserError(f"{model.name}: the model returns NaN; set dtype=float32, or the weights are broken")
     check_attention(model, tokens, logits)

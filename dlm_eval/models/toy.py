@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Attention, Process
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -46,6 +47,17 @@ class Toy:
     device = "cpu"
 
     def __init__(self, settings: ToySettings) -> None:
+        for name, least, most in (
+            ("vocab", 1, 4096),
+            ("seed", 0, None),
+            ("inconsistency", 0, None),
+            ("max_length", 1, None),
+        ):
+            value = getattr(settings, name)
+            if value < least or (most is not None and value > most):
+                raise UserError(
+                    f"model_args {name} '{value}' is not allowed; it must be {least} {f'to {most}' if most else 'or more'}"
+                )
         self.settings = settings
         v = settings.vocab
         self.name = f"toy (vocabulary {v}, seed {settings.seed}, inconsistency {settings.inconsistency})"
