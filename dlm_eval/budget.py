@@ -58,13 +58,16 @@ class Learned:
 NOTHING = Learned()
 
 
-def make_engine(model: Denoiser, batch_size: str | int = "auto", learned: Learned = NOTHING) -> Engine:
+def make_engine(
+    model: Denoiser, batch_size: str | int = "auto", learned: Learned = NOTHING, most_rows: int | None = None
+) -> Engine:
     """Returns the engine for `model`.
 
     Args:
         model: the denoiser.
         batch_size: rows in a batch, or 'auto' ('auto:N' likewise): padded tokens in a batch, by the device's free memory.
         learned: by earlier runs. A budget larger than what fitted then is cut to it, and what was measured is not measured again.
+        most_rows: rows in a batch at most, under 'auto'.
 
     Raises:
         UserError: a batch size that is neither.
@@ -81,7 +84,7 @@ def make_engine(model: Denoiser, batch_size: str | int = "auto", learned: Learne
         tokens, logits = CPU_TOKENS, 2**26
     tokens = min(tokens, learned.batch_tokens or tokens)
     stand_in = int(memory) if memory else None
-    return Engine(model, rows, tokens, logits, footprint=footprint, memory_tokens=stand_in)
+    return Engine(model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=stand_in)
 
 
 def parse_batch_size(batch_size: str | int) -> int | None:

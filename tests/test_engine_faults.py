@@ -143,6 +143,11 @@ def test_other_batch_sizes_are_refused(size: str) -> None:
         make_engine(load_model("toy"), size)
 
 
+def test_max_batch_size_bounds_the_rows_of_an_automatic_batch() -> None:
+    assert make_engine(load_model("toy"), "auto", most_rows=3).batch_rows == 3
+    assert make_engine(load_model("toy"), 8, most_rows=3).batch_rows == 8
+
+
 def test_a_job_that_raises_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = questions(5)
     jobs[2] = ScoreJob(

@@ -145,15 +145,15 @@ def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Den
     where = f"{settings.engine} {settings.devices or arguments.get('device') or 'auto'}"
     note = f"learned:{digest(settings.model, sorted(map(str, arguments.items())), where)}"
     learned = Learned.of(journal.noted(note)) if journal is not None else Learned()
-    batch_size = settings.batch_size or "auto"
+    batch_size, most = settings.batch_size or "auto", settings.max_batch_size
     if devices:
         model = load_without_weights(settings.model, **arguments)
-        recipe = Recipe(settings.model, arguments, batch_size, learned, settings.verbosity or "WARNING")
+        recipe = Recipe(settings.model, arguments, batch_size, learned, settings.verbosity or "WARNING", most)
         return model, start_workers(recipe, devices, settings.engine, settings.ray_address), learned, note
     takes = option_names(settings.model)
     arguments |= {key: value for key, value in single_device(settings.devices).items() if key in takes}
     model = load_model(settings.model, **arguments)
-    return model, InProcess(make_engine(model, batch_size, learned)), learned, note
+    return model, InProcess(make_engine(model, batch_size, learned, most)), learned, note
 
 
 def _load_baseline(settings: RunSettings) -> Loaded:

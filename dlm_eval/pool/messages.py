@@ -35,6 +35,7 @@ class Recipe:
         batch_size: as in --batch_size.
         learned: by earlier runs, and by workers that ended.
         verbosity: of the log.
+        most_rows: as in --max_batch_size.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Recipe:
     batch_size: str | int = "auto"
     learned: Learned = Learned()
     verbosity: str = "WARNING"
+    most_rows: int | None = None
 
 
 @dataclass(frozen=True)

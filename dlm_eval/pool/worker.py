@@ -30,7 +30,8 @@ def serve(recipe: Recipe, receive: Callable[[], Any], send: Callable[[Any], None
         send: hands a message to the driver.
     """
     try:
-        engine = make_engine(load_model(recipe.model, **recipe.options), recipe.batch_size, recipe.learned)
+        model = load_model(recipe.model, **recipe.options)
+        engine = make_engine(model, recipe.batch_size, recipe.learned, recipe.most_rows)
         engine.on_forward = _sign_of_life(engine, send)
         send(Ready(os.getpid(), socket.gethostname()))
         while True:
