@@ -121,6 +121,21 @@ def test_a_config_file_of_wrong_types_is_one_line(
     assert "--" + setting.split(":")[0] in said
 
 
+def test_a_yaml_of_wrong_generation_settings_is_told_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_tasks(tmp_path)
+    yaml = (folder / "t_write.yaml").read_text()
+    (folder / "t_write.yaml").write_text(yaml.replace("generation_kwargs:", "generation_kwargs:\n  stepps: 3", 1))
+    missing = ["--model", "llada", "--model_args", "pretrained=/nowhere/at/all"]
+    run = [*missing, "--tasks", "t_write", *base(folder, tmp_path / "out")]
+    for words in (run, ["validate", "t_write", "--include_path", str(folder)]):
+        assert main(words) == 2
+        assert (
+            "task 't_write': generation_kwargs 'stepps' is not known; did you mean 'steps'" in capsys.readouterr().err
+        )
+
+
 def test_a_process_of_the_users_own_has_its_own_strategies() -> None:
     asked = run_settings(
         {"model": "generic", "tasks": "demo", "model_args": "process=uniform", "decode": "strategy=rewrite"}

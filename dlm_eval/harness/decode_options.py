@@ -144,6 +144,16 @@ class DecodeOptions:
         return settings.fitted(length)
 
 
+def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
+    """Raises UserError where the generation settings in a task's YAML have unknown names or a length that cannot be."""
+    for name, task in tasks.items():
+        try:
+            if task.OUTPUT_TYPE == "generate_until" and options.user.get("preset") != "authors":
+                options.request(task.config.generation_kwargs or {}, name)
+        except UserError as error:
+            raise UserError(f"task '{name}': {error}") from error
+
+
 def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the user's layer: --decode above --gen_kwargs (whose `do_sample` says nothing about our samplers)."""
     return {**{k.removeprefix("decode_"): v for k, v in gen_kwargs.items() if k != "do_sample"}, **decode}

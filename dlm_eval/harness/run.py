@@ -18,6 +18,7 @@ from typing import Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.harness.contained import contained
+from dlm_eval.harness.decode_options import DecodeOptions, check_requests, user_layer
 from dlm_eval.harness.models import Loaded, adapt, check_model_name, is_ours, load
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
 from dlm_eval.harness.tasks import check_fewshot, load_tasks, unsafe_tasks
@@ -73,6 +74,8 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
     )
     tasks = _settle_unsafe(tasks, settings, ask)
     check_fewshot(tasks, settings.num_fewshot)
+    if is_ours(settings.model):
+        check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode)), tasks["tasks"])
     _check_sample_names(tasks, settings)
     with ExitStack() as stack:
         loaded = stack.enter_context(open_model(settings, home)) if shared is None else adapt(shared, settings)
@@ -116,7 +119,6 @@ def _check_options(settings: RunSettings) -> None:
     """Parses what would otherwise be found wrong only after the weights are loaded."""
     from dlm_eval.budget import parse_batch_size
     from dlm_eval.decoding import check_process, resolve
-    from dlm_eval.harness.decode_options import DecodeOptions, user_layer
     from dlm_eval.models import process_of
     from dlm_eval.scoring import parse_estimator
 
