@@ -14,7 +14,7 @@ from dlm_eval import __version__
 from dlm_eval.boards.leaderboard import add_parser as add_leaderboard
 from dlm_eval.commands import cache, ls, run, show, sweep, trace, validate
 from dlm_eval.errors import DlmEvalError, RunError, UserError, nearest, unknown
-from dlm_eval.stopping import INTERRUPTED, orderly, say_interrupted
+from dlm_eval.stopping import INTERRUPTED, drop_output, orderly, say_interrupted
 
 EXAMPLES = """
 examples:
@@ -101,6 +101,9 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Na
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 done, 1 part of it failed (the rest is saved), 2 the user's mistake, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):  # closed ones are None, which libraries do not expect
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
@@ -115,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         with orderly():
-            return int(parsed.main(parsed) or 0)
+            code = int(parsed.main(parsed) or 0)
+            sys.stdout.flush()
+            return code
     except UserError as error:
         return _say(error, 2)
     except RunError as error:
@@ -126,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say_interrupted()
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()
+        drop_output()
         return 0
 
 

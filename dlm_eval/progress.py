@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 from tqdm import tqdm
@@ -74,11 +75,9 @@ class Progress:
         elapsed = self._said - self._start
         computed = self._done - self._known
         left = elapsed / computed * (self._total - self._done) if computed else 0.0
-        print(
-            f"{self._title}: {self._done}/{self._total}, {self._facts()}, {elapsed:.0f} s, {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        line = f"{self._title}: {self._done}/{self._total}, {self._facts()}, {elapsed:.0f} s, {left:.0f} s left"
+        with suppress(OSError):  # a log that nobody reads any more, or a full disk, must not end the run
+            print(line, file=sys.stderr, flush=True)
 
     def _facts(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)

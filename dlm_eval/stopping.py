@@ -23,6 +23,7 @@ INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MESSAGE = "dlm-eval: interrupted; finished answers are in the journal, the same command goes on from there"
 
+_said = threading.Event()
 _duties: list[Callable[[], None]] = []
 
 
@@ -42,6 +43,7 @@ def orderly() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _said.clear()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     heeded = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
@@ -95,9 +97,16 @@ def _end_in_time(bell: socket.socket) -> None:
 
 
 def say_interrupted() -> None:
-    """Says how to go on, if anybody can still hear it (a terminal may be closed)."""
-    with contextlib.suppress(OSError, ValueError):
-        print(MESSAGE, file=sys.stderr, flush=True)
+    """Says once how to go on, if anybody can still hear it (a terminal may be closed)."""
+    if not _said.is_set():
+        _said.set()
+        with contextlib.suppress(OSError, ValueError):
+            print(MESSAGE, file=sys.stderr, flush=True)
+
+
+def drop_output() -> None:
+    """Lets what is still to be printed vanish: nobody reads it any more, and Python would complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _attempt(duty: Callable[[], None]) -> None:

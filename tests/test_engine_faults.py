@@ -175,7 +175,10 @@ def test_answers_have_the_same_bits_for_any_batch_size(tiny: Denoiser, options: 
     assert run(Engine(tiny), jobs[5:9]) == whole[5:9]  # as under --limit, or after a resume
 
 
-@pytest.mark.parametrize("family", "diffugpt diffullama dream llada llada2 lladamoe mdlm sdar sedd smdm wedlm".split())
+@pytest.mark.parametrize(
+    "family",
+    ["diffugpt", "diffullama", "dream", "llada", "llada2", "lladamoe", "mdlm", "sdar", "sedd", "smdm", "wedlm"],
+)
 def test_every_family_gives_the_same_bits_for_any_batch_size(shared: Path, family: str) -> None:
     """Experts, noise levels and heads of odd sizes run in kernels that change with the batch."""
     model = load_model(family, pretrained=shared / "goldens" / family, dtype="float32", device="cpu")

@@ -196,7 +196,7 @@ def test_a_child_that_is_ended_does_not_end_its_parent() -> None:
     assert done.stdout == "whole\n" and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_busy_main_thread_is_ended_in_time_with_its_duties_done(tmp_path: Path, number: signal.Signals) -> None:
     """A forward pass of a large model can keep the main thread from heeding signals; here a sleep that starts again does. One duty hangs, as on a dead disk."""
     program = (
@@ -214,6 +214,18 @@ def test_a_busy_main_thread_is_ended_in_time_with_its_duties_done(tmp_path: Path
     assert (
         process.returncode == 130 and "the same command goes on" in errors and (tmp_path / "duty").read_text() == "done"
     )
+
+
+@pytest.mark.parametrize(("place", "code"), [("| head -c 1", 0), ("> /dev/full", 1), ("2>&- | cat", 0)])
+def test_a_run_whose_output_nobody_reads_is_saved_all_the_same(tmp_path: Path, place: str, code: int) -> None:
+    (tmp_path / "tasks").mkdir()
+    folder, out = write_tasks(tmp_path / "tasks"), tmp_path / "out"
+    command = f"{sys.executable} -m dlm_eval --model toy --tasks t_write --include_path {folder} --output_path {out}"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{command} {place}"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code and "Traceback" not in done.stderr and "Exception" not in done.stderr, done.stderr
+    assert (out / "leaderboard.csv").exists() and list(out.rglob("results_*.json"))
 
 
 # -- trackers ----------------------------------------------------------------------------------------------------------
