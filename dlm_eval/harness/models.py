@@ -158,14 +158,18 @@ def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Den
 
 def _load_baseline(settings: RunSettings) -> Loaded:
     from dlm_eval.harness.baseline import load_baseline
+    from dlm_eval.pool.make import single_device, worker_devices
 
     name, arguments = settings.model, dict(settings.model_args)
+    if settings.score_only or settings.engine != "local" or worker_devices(settings.devices, "local"):
+        raise UserError(
+            f"model '{name}' is lm-eval's own: it runs on one device (--device) and keeps no journal, without --score_only, --engine and several --devices"
+        )
+    device = settings.device or single_device(settings.devices).get("device") or _default_device()
     if name in PACKAGED_BASELINES:
         arguments = {"pretrained": str(packaged_asset(name)), **PACKAGED_BASELINES[name], **arguments}
         name = "hf"
-    lm = load_baseline(
-        name, arguments, settings.batch_size or 1, settings.max_batch_size, settings.device or _default_device()
-    )
+    lm = load_baseline(name, arguments, settings.batch_size or 1, settings.max_batch_size, device)
     pretrained = str(arguments.get("pretrained") or arguments.get("model") or settings.model)
     checkpoint = Path(pretrained).name if Path(pretrained).exists() else pretrained
     shown = {key: value for key, value in arguments.items() if key not in ("pretrained", "api_key", "token")}
