@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -36,8 +38,8 @@ class Progress:
             desc=title,
             unit="request",
             disable=quiet or not self._terminal,
-            dynamic_ncols=True,
             mininterval=0.2,
+            **_room(),
         )
         self._quiet, self._title, self._total, self._busy = quiet, title, total, busy
         self._rows = self._tokens = self._known = self._done = 0
@@ -90,6 +92,14 @@ class Progress:
             worked = [now - before for now, before in zip(self._busy(), self._busy_before, strict=True)]
             facts += _use([min(1.0, part / seconds) for part in worked])
         return ", ".join(facts)
+
+
+def _room() -> dict[str, Any]:
+    """Returns tqdm's room: the terminal's, or some where the terminal knows no size (in containers and recordings tqdm would show nothing)."""
+    with suppress(OSError):
+        if min(os.get_terminal_size(sys.stderr.fileno())) > 0:
+            return {"dynamic_ncols": True}
+    return {"ncols": 140, "nrows": 20}
 
 
 def _use(shares: list[float]) -> list[str]:

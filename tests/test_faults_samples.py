@@ -138,6 +138,13 @@ def test_progress_moves_on_a_terminal_and_is_silent_when_quiet(monkeypatch: pyte
     assert watch(monkeypatch, io.StringIO(), quiet=True) == watch(monkeypatch, Terminal(), quiet=True) == ""
 
 
+def test_progress_is_seen_on_a_terminal_that_knows_no_size() -> None:
+    program = "from dlm_eval.progress import Progress\nwith Progress('generation', 3):\n    pass\n"
+    ours, theirs = os.openpty()  # 0 columns, 0 rows, as in a container
+    subprocess.run([sys.executable, "-c", program], stderr=theirs, check=True, timeout=60)
+    assert b"generation:" in os.read(ours, 4096)
+
+
 def test_many_devices_are_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
     spent = [[0.0] * 12, [1e9] * 6 + [0.0] * 6]

@@ -281,6 +281,12 @@ def test_messages_to_an_actor_keep_their_order() -> None:
     assert [actor._inbox.get_nowait() for _ in range(4)] == [0, 1, 2, 3]
 
 
+def test_an_actor_whose_worker_cannot_even_begin_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dlm_eval.pool.worker", None)
+    (failed,) = [message for said in Actor().work(Recipe("tiny", {})) for message in said]
+    assert "dlm_eval.pool.worker" in failed.reason
+
+
 def test_ray_workers_give_the_bits_of_one_process(tiny: Denoiser, jobs: list[Job], undisturbed: list[Answer]) -> None:
     ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'dlm_eval[ray]')")
     devices = worker_devices("cpu:2", "ray")

@@ -18,7 +18,7 @@ from typing import Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.pool.links import Events, Gone
-from dlm_eval.pool.messages import Recipe
+from dlm_eval.pool.messages import Failed, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,12 @@ class Actor:
         logging.basicConfig(level=recipe.verbosity)
 
         def run() -> None:
-            from dlm_eval.pool.worker import serve
+            try:
+                from dlm_eval.pool.worker import serve
 
-            serve(recipe, self._inbox.get, self._outbox.put)
+                serve(recipe, self._inbox.get, self._outbox.put)
+            except BaseException as error:  # an import that fails there, an exit: the driver must not wait for more
+                self._outbox.put(Failed(f"{type(error).__name__}: {error}"))
             self._outbox.put(None)
 
         threading.Thread(target=run, daemon=True).start()
