@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it
@@ -11,6 +12,7 @@ os.environ["OMP_NUM_THREADS"] = (
 os.environ["DISABLE_MULTIPROC"] = "1"  # lm-eval's bootstrap would fork a pool of all cores per metric
 os.environ.pop("DLM_EVAL_DATA", None)
 
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -31,3 +33,11 @@ def shared() -> Path:
 def own_data() -> Path:
     """Small documents that we wrote, in the layout of the hub."""
     return ROOT / "tests" / "data"
+
+
+@pytest.fixture(autouse=True)
+def log_level_as_before() -> Iterator[None]:
+    """Undoes --verbosity, which sets the level of the whole process: other tests look for warnings."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)

@@ -126,7 +126,7 @@ def test_a_yaml_of_wrong_generation_settings_is_told_before_a_model_is_loaded(
 ) -> None:
     folder = write_tasks(tmp_path)
     yaml = (folder / "t_write.yaml").read_text()
-    (folder / "t_write.yaml").write_text(yaml.replace("generation_kwargs:", "generation_kwargs:\n  stepps: 3", 1))
+    (folder / "t_write.yaml").write_text(yaml.replace("do_sample:", "stepps: 3, do_sample:"))
     missing = ["--model", "llada", "--model_args", "pretrained=/nowhere/at/all"]
     run = [*missing, "--tasks", "t_write", *base(folder, tmp_path / "out")]
     for words in (run, ["validate", "t_write", "--include_path", str(folder)]):
