@@ -234,8 +234,11 @@ class Engine:
             torch.cuda.empty_cache()
         load = Load.of(batch)
         weight = load.weight(self.memory_weight)
+        logits = load.wanted * self.model.vocab_size
+        # Logits that took little of their budget are not to blame; to halve it by them would leave single rows of many wanted positions.
+        if logits / self.batch_logits >= weight / self.batch_tokens:
+            self.batch_logits = min(self.batch_logits, max(logits // 2, self.model.vocab_size))
         self.batch_tokens = min(self.batch_tokens, max(weight // load.rows, weight // 2))
-        self.batch_logits = min(self.batch_logits, max(1, load.wanted // 2) * self.model.vocab_size)
         if len(batch) > 1:
             log.warning(
                 "out of memory on %s with %d rows of %d positions; batches hold %d tokens from here on",

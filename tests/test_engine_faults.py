@@ -94,8 +94,10 @@ def test_out_of_memory_halves_the_budget_for_good_and_changes_no_answer(caplog: 
     jobs = questions(30)
     roomy, tight = Engine(load_model("toy")), Engine(load_model("toy"), memory_tokens=40)
     assert run(tight, jobs) == run(roomy, jobs)
-    assert 20 <= tight.batch_tokens <= 40 and not any(
-        "out of memory" in str(answer.error) for answer in run(tight, jobs)
+    assert (
+        20 <= tight.batch_tokens <= 40
+        and tight.batch_logits == roomy.batch_logits
+        and not any("out of memory" in str(answer.error) for answer in run(tight, jobs))
     )
     caplog.clear()
     run(tight, jobs)
