@@ -24,6 +24,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MESSAGE = "dlm-eval: interrupted; finished answers are in the journal, the same command goes on from there"
 
 _said = threading.Event()
+_forking = threading.local()
 _duties: list[Callable[[], None]] = []
 
 
@@ -67,6 +68,15 @@ def _stop(number: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _hold_signals() -> None:
+    """Keeps signals waiting while a process forks: one that the child gets before `_forget` would ring its parent's bell."""
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _heed_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
 def _forget() -> None:
     """Makes a forked child (lm-eval's bootstrap, a sandbox) an ordinary process again: its signals are no news to its parent."""
     if signal.getsignal(signal.SIGTERM) is _stop:
@@ -75,9 +85,10 @@ def _forget() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if signal.getsignal(signal.SIGHUP) is _stop:
             signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    _heed_signals()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(before=_hold_signals, after_in_parent=_heed_signals, after_in_child=_forget)
 
 
 def _end_in_time(bell: socket.socket) -> None:

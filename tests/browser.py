@@ -55,9 +55,10 @@ class Browser:
         os.close(self._out)
 
     def open(self, url: str) -> None:
-        """Loads a page and waits until it is complete."""
-        self._ask("Page.navigate", url=url)
-        self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'")
+        """Loads a page and waits until it is complete; where only what follows # is another, the page stays."""
+        self.value("window.isOld = true")  # an answer may still come from the page that is about to go
+        if "loaderId" in self._ask("Page.navigate", url=url):
+            self.wait_for("!window.isOld && document.readyState === 'complete'")
 
     def value(self, expression: str) -> Any:
         """Returns the value of a JavaScript expression."""

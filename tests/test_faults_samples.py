@@ -194,10 +194,15 @@ def test_lm_evals_chatter_is_contained_and_comes_back(capsys: pytest.CaptureFixt
 
 
 def test_a_child_that_is_ended_does_not_end_its_parent() -> None:
-    """lm-eval's bootstrap forks a pool of processes and ends them by SIGTERM, which must not count as the user's."""
+    """lm-eval's bootstrap forks a pool of processes and ends them by SIGTERM, at times before they have begun, which must not count as the user's."""
     program = (
-        "import multiprocessing, time\nfrom dlm_eval.stopping import orderly\n"
-        "with orderly():\n    pool = multiprocessing.get_context('fork').Pool(2)\n    pool.map(abs, [1, 2])\n    pool.terminate()\n    time.sleep(4)\nprint('whole')\n"
+        "import multiprocessing, os, signal, time\nfrom dlm_eval.stopping import orderly\n"
+        "with orderly():\n"
+        "    pool = multiprocessing.get_context('fork').Pool(2)\n    pool.map(abs, [1, 2])\n    pool.terminate()\n"
+        "    for _ in range(300):\n"
+        "        child = os.fork()\n        if child == 0:\n            time.sleep(1)\n            os._exit(0)\n"
+        "        os.kill(child, signal.SIGTERM)\n        os.waitpid(child, 0)\n"
+        "    time.sleep(4)\nprint('whole')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout == "whole\n" and "Traceback" not in done.stderr

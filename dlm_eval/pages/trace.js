@@ -187,10 +187,15 @@ function start() {
     if (event.key.length > 1) play(false);
     act();
   });
+  window.addEventListener("hashchange", showAsked);
+  showAsked();
+  describe();
+}
+
+function showAsked() {
   const asked = new URLSearchParams(location.hash.slice(1)); // #step=3&colour=confidence
   colourBy(asked.get("colour") === "confidence" ? "confidence" : "step");
   show(asked.has("step") ? Number(asked.get("step")) || 0 : last);
-  describe();
 }
 
 start();
