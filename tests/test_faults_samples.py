@@ -58,6 +58,24 @@ def test_a_filter_that_raises_costs_one_sample(tmp_path: Path) -> None:
     assert results["dlm_eval"]["cost"]["t_write"]["errors"] == 1
 
 
+@pytest.mark.parametrize("task", ["t_choice", "t_write", "t_last"])
+def test_a_document_without_a_prompt_costs_one_sample(tmp_path: Path, task: str) -> None:
+    """A template that does arithmetic on a missing field raises for one document; the others score as they do without it."""
+    spoiled = {**DOCUMENTS[1], "text": None, "choices": None}
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "spoiled").mkdir()
+    found = {}
+    for name, documents in (("whole", DOCUMENTS), ("spoiled", [DOCUMENTS[0], spoiled, *DOCUMENTS[2:]])):
+        file = write_tasks(tmp_path / name, documents) / f"{task}.yaml"
+        file.write_text(file.read_text().replace('doc_to_text: "{{text}}"', 'doc_to_text: "{{text + text}}"'))
+        found[name] = evaluate("toy", [task], include_path=str(file.parent))
+    whole, lines = found["whole"]["samples"][task], found["spoiled"]["samples"][task]
+    assert "could not be built" in lines[1]["error"] and found["spoiled"]["dlm_eval"]["cost"][task]["errors"] == 1
+    assert [line["resps"] for line in lines if "error" not in line] == [
+        line["resps"] for k, line in enumerate(whole) if k != 1
+    ]
+
+
 def test_errors_are_counted_in_the_table_and_the_exit_code_is_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,7 @@
 """One bad sample must not cost a run: errors in answering or scoring are kept with their reason, and the rest goes on.
 
-lm-eval aborts everything when one document's `process_results` raises, and knows no "this sample has no answer". The guard stands in front of each
-task's `process_results` and filters: a document that erred contributes no metric (it is neither right nor wrong) and its reason is kept.
+lm-eval aborts everything when one document's prompt cannot be built or its `process_results` raises, and knows no "this sample has no answer". The guard
+stands in front of what each task does with a document: one that erred contributes no metric (it is neither right nor wrong) and its reason is kept.
 """
 
 from __future__ import annotations
@@ -10,9 +10,19 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from lm_eval.api.instance import Instance
+
+from dlm_eval.errors import DlmEvalError
 from dlm_eval.harness.records import Record, doc_key
+from dlm_eval.harness.requests import Unbuilt
 
 log = logging.getLogger(__name__)
+# what a request of each type has behind its prompt; a model of lm-eval's own, which cannot know `Unbuilt`, answers it with little work
+REST: dict[str, tuple[Any, ...]] = {
+    "loglikelihood": (" ",),
+    "loglikelihood_rolling": (),
+    "generate_until": ({"until": ["\n"], "max_gen_toks": 1},),
+}
 
 
 class Guard:
@@ -22,7 +32,49 @@ class Guard:
         self.errors: dict[tuple[str, str], str] = {}
 
     def watch(self, name: str, task: Any, records: Callable[[], list[Record]]) -> None:
-        """Puts the guard before `task.process_results`; `records` gives the model's records once requests are answered."""
+        """Puts the guard before all that `task` does with a document; `records` gives the model's records once requests are answered."""
+        self._watch_building(name, task)
+        self._watch_filters(name, task)
+        self._watch_scoring(name, task, records)
+
+    def _watch_building(self, name: str, task: Any) -> None:
+        """Puts the guard before what makes requests of a document: one without a prompt becomes a request that says why."""
+        prefix, prompt, construct, target = (
+            task.doc_to_prefix,
+            task.fewshot_context,
+            task.construct_requests,
+            task.doc_to_target,
+        )
+
+        def fewshot_context(doc: Any, *args: Any, **options: Any) -> Any:
+            begun = options.get("gen_prefix")
+            return begun if isinstance(begun, Unbuilt) else _built(prompt, doc, *args, **options)
+
+        def construct_requests(doc: Any, ctx: Any, **options: Any) -> Any:
+            found = ctx if isinstance(ctx, Unbuilt) else _built(construct, doc=doc, ctx=ctx, **options)
+            if not isinstance(found, Unbuilt):
+                return found
+            log.warning("%s: %s", name, found)
+            self.errors[name, doc_key(doc)] = str(found)
+            kind = "loglikelihood" if task.OUTPUT_TYPE == "multiple_choice" else task.OUTPUT_TYPE
+            return [Instance(kind, doc, (found, *REST[kind]), 0, options["metadata"])]
+
+        def doc_to_target(doc: Any, *args: Any, **options: Any) -> Any:
+            try:
+                return target(doc, *args, **options)
+            except Exception:
+                if self.reason(name, doc) is None:
+                    raise
+                return None  # it has erred already; lm-eval asks for the samples file
+
+        task.doc_to_prefix = lambda doc: _built(prefix, doc)
+        task.fewshot_context, task.construct_requests, task.doc_to_target = (
+            fewshot_context,
+            construct_requests,
+            doc_to_target,
+        )
+
+    def _watch_scoring(self, name: str, task: Any, records: Callable[[], list[Record]]) -> None:
         score = task.process_results
         known: dict[str, str] | None = None
 
@@ -42,7 +94,6 @@ class Guard:
             return {}
 
         task.process_results = process_results
-        self._watch_filters(name, task)
 
     def _watch_filters(self, name: str, task: Any) -> None:
         """Puts the guard before `task.apply_filters`: a filter that raises is applied to each answer apart, to find those that it raises on."""
@@ -71,3 +122,13 @@ class Guard:
     def reason(self, name: str, doc: Any) -> str | None:
         """Returns why a document of task `name` has no metric, or None."""
         return self.errors.get((name, doc_key(doc)))
+
+
+def _built(build: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Returns what `build` returns, or why it could not."""
+    try:
+        return build(*args, **options)
+    except DlmEvalError:
+        raise
+    except Exception as error:  # a document's fields and a task's templates may raise anything
+        return Unbuilt(f"the prompt could not be built: {type(error).__name__}: {error}")

@@ -17,7 +17,7 @@ from dlm_eval.canvas import BLANK, Filling, Score
 from dlm_eval.errors import SampleError
 from dlm_eval.harness.decode_options import DecodeOptions
 from dlm_eval.harness.records import Record, doc_key, records_of
-from dlm_eval.harness.requests import Overlong, Prepared, begin, continuation_canvas, hole_canvas, hole_length
+from dlm_eval.harness.requests import Overlong, Prepared, Unbuilt, begin, continuation_canvas, hole_canvas, hole_length
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores, answer_jobs
 from dlm_eval.journal import Journal
 from dlm_eval.models.denoiser import Denoiser
@@ -226,6 +226,8 @@ class DiffusionLM(TemplateLM):
         batches: list[list[Job]] = []
         for request, record in zip(requests, records, strict=True):
             try:
+                if isinstance(request.args[0], Unbuilt):
+                    raise SampleError(request.args[0])
                 batches.append(prepare(request, record))
             except SampleError as error:
                 record.error = str(error)

@@ -43,6 +43,10 @@ class Hole:
     measure: str = "alone"
 
 
+class Unbuilt(str):
+    """Stands where the prompt of a document would that could not be built, and says why; a model answers it with that error."""
+
+
 def encode_pair(model: Denoiser, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """Returns the ids of context and continuation, split in the encoding of the whole text.
 
