@@ -207,6 +207,15 @@ def test_what_is_cut_is_counted(tmp_path: Path) -> None:
     assert "do not fit" in strict["samples"]["t_write"][1]["error"]
 
 
+def test_decide_is_for_the_questions_of_a_run_alone(tmp_path: Path) -> None:
+    folder = write_tasks(tmp_path)
+    both = run(folder, "t_choice,t_last", estimator="k,samples=16,decide=0.05")
+    assert not any("error" in line for lines in both["samples"].values() for line in lines)
+    assert answers(both)["t_last"] == answers(run(folder, "t_last", estimator="k,samples=16"))["t_last"]
+    with pytest.raises(UserError, match=r"decide is for multiple choice, and none of t_last is"):
+        run(folder, "t_last", estimator="k,samples=16,decide=0.05")
+
+
 def test_decide_gives_the_same_answers_for_fewer_forwards(tmp_path: Path) -> None:
     long = [{**d, "choices": [" abcabcabcabc", " fedfedfedfed", " aabbccddeeff"]} for d in DOCUMENTS]
     folder = write_tasks(tmp_path, long)

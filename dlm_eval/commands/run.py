@@ -7,17 +7,15 @@ import dataclasses
 import logging
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval._cli.utils import MergeDictAction, key_val_to_dict
 
-from dlm_eval.errors import RunError, UserError, unknown
-from dlm_eval.stopping import drop_output
+from dlm_eval.commands.report import report, say
+from dlm_eval.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from dlm_eval.harness.run import Finished
     from dlm_eval.harness.run_settings import RunSettings
 
 # lm-eval options that do not go into RunSettings: what they are for happens here, or is refused.
@@ -138,9 +136,9 @@ def main(args: argparse.Namespace) -> int:
     if getattr(args, "trust_remote_code", False):
         settings = _trusting(settings)
     finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
-    lines = _report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
+    lines = report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
     reports.send(finished.results, settings.log_samples, output_directory(str(settings.output_path)))
-    _print(lines)  # last: whoever reads may have gone
+    say(lines)  # last: whoever reads may have gone
     return 1 if finished.errors else 0
 
 
@@ -183,55 +181,3 @@ def _ask(tasks: list[str]) -> bool:
         f"{', '.join(tasks)}: the model's answers are programs and will be run (in a sandbox). Run them? [y/N] "
     )
     return answer.strip().lower() in ("y", "yes")
-
-
-def _reasons(results: dict[str, Any], most: int = 3) -> str:
-    """Returns the commonest reasons of the samples that erred, a line each."""
-    erred = {
-        (name, s["doc_id"]): s["error"] for name, rows in results["samples"].items() for s in rows if s.get("error")
-    }
-    counts = Counter(reason.splitlines()[0] for reason in erred.values())
-    lines = [f"  {count:5} {reason}" for reason, count in counts.most_common(most)]
-    return "\n".join([*lines, *(["        others: see the samples files"] if len(counts) > most else [])])
-
-
-def _report(finished: Finished, output_path: str | None, show_config: bool) -> list[str]:
-    """Updates the board; returns what to print."""
-    from dlm_eval.boards.leaderboard import leaderboard, write
-    from dlm_eval.harness.run_settings import output_directory
-    from dlm_eval.harness.table import render
-
-    results, lines = finished.results, []
-    if show_config:
-        import json
-
-        lines.append(json.dumps({k: v for k, v in results.items() if k != "samples"}, indent=2, default=str))
-    total = results["dlm_eval"]["cost"]["total"]
-    took = f"{total['wall_seconds']:.1f} s, fingerprint {results['dlm_eval']['fingerprint'][:12]}"
-    lines += [render(results), "", took]
-    if finished.errors:
-        lines.append(f"{finished.errors} samples could not be answered or scored:\n{_reasons(results)}")
-    if cut := sum(cost.get("truncated", 0) for name, cost in results["dlm_eval"]["cost"].items() if name != "total"):
-        lines.append(f"{cut} prompts did not fit the model and were cut from the left (--overlong error refuses them)")
-    if finished.file is not None and output_path is not None:
-        home = output_directory(output_path)
-        board = home / "leaderboard.csv"
-        lines.append(f"results: {finished.file}")
-        if any("," in key for scores in results["results"].values() for key in scores):
-            write(leaderboard([home]), board)
-            lines.append(f"board:   {board}")
-    return lines
-
-
-def _print(lines: list[str]) -> None:
-    """Prints a finished run's table.
-
-    Raises:
-        RunError: it could not be written, otherwise than because its reader has gone.
-    """
-    try:
-        print("\n".join(lines), flush=True)
-    except OSError as error:
-        drop_output()
-        if not isinstance(error, BrokenPipeError):
-            raise RunError(f"the table could not be printed ({error.strerror}); the results are saved") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -211,7 +211,8 @@ class DiffusionLM(TemplateLM):
 
     def _score_job(self, prepared: Prepared, record: Record, greedy: bool) -> ScoreJob:
         self._weigh(prepared, record)
-        return ScoreJob(prepared.canvas, self.options.estimator, self.options.seed, greedy)
+        alone = replace(self.options.estimator, decide=None)  # which is for the choices of a question
+        return ScoreJob(prepared.canvas, alone, self.options.seed, greedy)
 
     def _answer(
         self,

@@ -77,6 +77,7 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
     if is_ours(settings.model):
         check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode)), tasks["tasks"])
     _check_sample_names(tasks, settings)
+    _check_decide(tasks["tasks"], settings.estimator)
     with ExitStack() as stack:
         loaded = stack.enter_context(open_model(settings, home)) if shared is None else adapt(shared, settings)
         stack.enter_context(contained(settings.verbosity == "DEBUG"))
@@ -184,6 +185,17 @@ def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None
             raise UserError(
                 f"--samples {name} '{max(numbers)}' is not allowed; the task has documents 0 to {count - 1}"
             )
+
+
+def _check_decide(tasks: Mapping[str, Any], estimator: str) -> None:
+    from dlm_eval.scoring import parse_estimator
+
+    if parse_estimator(estimator).decide is not None and not any(
+        task.OUTPUT_TYPE == "multiple_choice" for task in tasks.values()
+    ):
+        raise UserError(
+            f"--estimator '{estimator}' is not allowed: decide is for multiple choice, and none of {', '.join(tasks)} is"
+        )
 
 
 @dataclass(frozen=True)

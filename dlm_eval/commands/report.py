@@ -1,0 +1,64 @@
+"""What `dlm-eval run` prints at its end: the table, why samples erred, where the files are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from dlm_eval.errors import RunError
+from dlm_eval.stopping import drop_output
+
+if TYPE_CHECKING:
+    from dlm_eval.harness.run import Finished
+
+
+def report(finished: Finished, output_path: str | None, show_config: bool) -> list[str]:
+    """Updates the board; returns what to print."""
+    from dlm_eval.boards.leaderboard import leaderboard, write
+    from dlm_eval.harness.run_settings import output_directory
+    from dlm_eval.harness.table import render
+
+    results, lines = finished.results, []
+    if show_config:
+        import json
+
+        lines.append(json.dumps({k: v for k, v in results.items() if k != "samples"}, indent=2, default=str))
+    total = results["dlm_eval"]["cost"]["total"]
+    took = f"{total['wall_seconds']:.1f} s, fingerprint {results['dlm_eval']['fingerprint'][:12]}"
+    lines += [render(results), "", took]
+    if finished.errors:
+        lines.append(f"{finished.errors} samples could not be answered or scored:\n{_reasons(results)}")
+    if cut := sum(cost.get("truncated", 0) for name, cost in results["dlm_eval"]["cost"].items() if name != "total"):
+        lines.append(f"{cut} prompts did not fit the model and were cut from the left (--overlong error refuses them)")
+    if finished.file is not None and output_path is not None:
+        home = output_directory(output_path)
+        board = home / "leaderboard.csv"
+        lines.append(f"results: {finished.file}")
+        if any("," in key for scores in results["results"].values() for key in scores):
+            write(leaderboard([home]), board)
+            lines.append(f"board:   {board}")
+    return lines
+
+
+def say(lines: list[str]) -> None:
+    """Prints a finished run's table.
+
+    Raises:
+        RunError: it could not be written, otherwise than because its reader has gone.
+    """
+    try:
+        print("\n".join(lines), flush=True)
+    except OSError as error:
+        drop_output()
+        if not isinstance(error, BrokenPipeError):
+            raise RunError(f"the table could not be printed ({error.strerror}); the results are saved") from error
+
+
+def _reasons(results: dict[str, Any], most: int = 3) -> str:
+    """Returns the commonest reasons of the samples that erred, a line each."""
+    erred = {
+        (name, s["doc_id"]): s["error"] for name, rows in results["samples"].items() for s in rows if s.get("error")
+    }
+    counts = Counter(reason.splitlines()[0] for reason in erred.values())
+    lines = [f"  {count:5} {reason}" for reason, count in counts.most_common(most)]
+    return "\n".join([*lines, *(["        others: see the samples files"] if len(counts) > most else [])])
