@@ -70,10 +70,6 @@ WRONG = {
     ),
     "report_to": (["--model", "toy", "--tasks", "t_write", "--report_to", "wanbd"], "--report_to 'wanbd'.*wandb"),
     "ray_address": (["--model", "toy", "--tasks", "t_write", "--ray_address", "a:1"], "--ray_address needs"),
-    "ray out of reach": (
-        ["--model", "toy", "--tasks", "t_write", "--engine", "ray", "--ray_address", "localhost:1"],
-        "--ray_address 'localhost:1' cannot be reached",
-    ),
 }
 # Options of a run of t_write with toy that cannot be, and what is said of them.
 WRONG_OPTIONS = {
@@ -87,6 +83,8 @@ WRONG_OPTIONS = {
     "--model_args x": "--model_args 'x' is not key=value",
     "--engine rai": "--engine 'rai'.*did you mean 'ray'",
     "--devices=": "--devices is empty",
+    "--device cpu --devices cpu:2": "--device and --devices exclude each other",
+    "--device cpu --model_args device=cpu": "--device and device of --model_args exclude each other",
     "--output_path=": "--output_path is empty",
     "--samples {}": "--samples '{}'.*task -> list",
     "--seed -1": "--seed '-1'.*0 to 4294967295",

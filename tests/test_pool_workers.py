@@ -287,6 +287,12 @@ def test_an_actor_whose_worker_cannot_even_begin_says_so(monkeypatch: pytest.Mon
     assert "dlm_eval.pool.worker" in failed.reason
 
 
+def test_a_ray_cluster_out_of_reach_is_one_line() -> None:
+    pytest.importorskip("ray", reason="ray is not installed (pip install 'dlm_eval[ray]')")
+    with pytest.raises(UserError, match="--ray_address 'localhost:1' cannot be reached"):
+        worker_devices("cpu:2", "ray", "localhost:1")
+
+
 def test_ray_workers_give_the_bits_of_one_process(tiny: Denoiser, jobs: list[Job], undisturbed: list[Answer]) -> None:
     ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'dlm_eval[ray]')")
     devices = worker_devices("cpu:2", "ray")

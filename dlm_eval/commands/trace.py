@@ -88,7 +88,9 @@ def _record(args: argparse.Namespace) -> Recording:
     if decode.get("preset") != "authors":  # wrong settings show before a model is loaded
         _settings(DecodeOptions(decode, "", LENGTH, process), args)
     if args.device is not None:
-        arguments.setdefault("device", args.device)
+        if "device" in arguments:
+            raise UserError("--device and device of --model_args exclude each other; give one")
+        arguments["device"] = args.device
     model = load_model(args.model, **arguments)
     settings, length = _settings(DecodeOptions.of(decode, model, LENGTH), args)
     prompt = (

@@ -138,7 +138,7 @@ def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Den
 
     arguments = dict(settings.model_args)
     if settings.device is not None:
-        arguments.setdefault("device", settings.device)
+        arguments["device"] = settings.device
     if settings.score_only:
         return load_without_weights(settings.model, **arguments), Remembered(), Learned(), ""
     devices = worker_devices(settings.devices, settings.engine, settings.ray_address)

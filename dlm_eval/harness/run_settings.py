@@ -100,8 +100,10 @@ class RunSettings:
             raise unknown("--overlong", self.overlong, ("truncate", "error"))
         if self.engine not in ("local", "ray"):
             raise unknown("--engine", self.engine, ("local", "ray"))
-        if self.device is not None and self.devices is not None:
-            raise UserError("--device and --devices exclude each other; give one")
+        places = [f"--{name}" for name in ("device", "devices") if getattr(self, name) is not None]
+        places += ["device of --model_args"] if "device" in self.model_args else []
+        if len(places) > 1:
+            raise UserError(f"{' and '.join(places)} exclude each other; give one")
         if self.ray_address is not None and self.engine != "ray":
             raise UserError("--ray_address needs --engine ray")
         if self.score_only and (not self.resume or self.output_path is None):
