@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import nnls
 
 from dlm_eval.scoring.prior import SLOPE, kernel, similarity
 from dlm_eval.scoring.target import Bools, Floats
@@ -41,8 +42,6 @@ class Variogram:
 
         Few patterns know little of their own spread; K / (K - 1) makes the error rather too large than too small.
         """
-        from scipy.optimize import nnls  # half a second that a run of enumerated or generated samples need not wait
-
         count = len(hidden)
         if count < 2:
             return math.nan
