@@ -14,7 +14,7 @@ from harness_tasks import write_tasks
 
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
-from dlm_eval.harness.run import _check_options
+from dlm_eval.harness.checks import check_options
 from dlm_eval.harness.run_settings import run_settings
 
 
@@ -138,9 +138,9 @@ def test_a_process_of_the_users_own_has_its_own_strategies() -> None:
     asked = run_settings(
         {"model": "generic", "tasks": "demo", "model_args": "process=uniform", "decode": "strategy=rewrite"}
     )
-    _check_options(asked)
+    check_options(asked)
     with pytest.raises(UserError, match="not for models of process 'uniform'; allowed: rewrite"):
-        _check_options(dataclasses.replace(asked, decode={"strategy": "threshold", "threshold": "0.9"}))
+        check_options(dataclasses.replace(asked, decode={"strategy": "threshold", "threshold": "0.9"}))
 
 
 def test_an_unknown_option_names_the_nearest_one_of_its_own_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,7 +61,9 @@ def test_settings_that_do_not_fit_the_hole(options: dict[str, Any], told: str) -
 
 def test_more_steps_than_tokens_where_the_procedure_has_them() -> None:
     for options in ({"schedule": "linear"}, {"schedule": "timestep"}, {"strategy": "timestep"}):
-        resolve({"steps": 64, **options}, length=8)
+        assert resolve({"steps": 64, **options}, length=8).steps == 64
+    with pytest.raises(UserError, match="steps '64'"):
+        resolve({"steps": 64}, length=8)
 
 
 def test_layers_and_presets() -> None:

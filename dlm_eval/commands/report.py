@@ -56,9 +56,8 @@ def say(lines: list[str]) -> None:
 
 def _reasons(results: dict[str, Any], most: int = 3) -> str:
     """Returns the commonest reasons of the samples that erred, a line each."""
-    erred = {
-        (name, s["doc_id"]): s["error"] for name, rows in results["samples"].items() for s in rows if s.get("error")
-    }
-    counts = Counter(reason.splitlines()[0] for reason in erred.values())
+    from dlm_eval.harness.results import erred
+
+    counts = Counter(reason.splitlines()[0] for reason in erred(results).values())
     lines = [f"  {count:5} {reason}" for reason, count in counts.most_common(most)]
     return "\n".join([*lines, *(["        others: see the samples files"] if len(counts) > most else [])])

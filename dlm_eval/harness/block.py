@@ -9,8 +9,9 @@ from typing import Any
 
 import dlm_eval
 from dlm_eval.harness.environment import environment
-from dlm_eval.harness.estimator_spread import estimator_spread, perplexity_stderr
+from dlm_eval.harness.estimator_spread import estimator_spread
 from dlm_eval.harness.models import Loaded
+from dlm_eval.harness.perplexity_error import perplexity_stderr
 from dlm_eval.harness.results import cost_block, task_settings
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.noise import digest

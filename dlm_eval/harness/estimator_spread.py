@@ -1,4 +1,4 @@
-"""How much of a metric's uncertainty is the estimator's: what would change if the likelihoods were estimated again. And perplexities' sampling error.
+"""How much of a metric's uncertainty is the estimator's: what would change if the likelihoods were estimated again.
 
 Each log-likelihood is moved by normal noise of its own Monte Carlo standard error and the task scores the document anew; the standard deviation of the
 metric over such draws is the estimator's part of its spread. The noise is independent between choices. Choices that share random numbers err
@@ -15,11 +15,6 @@ from unittest.mock import patch
 
 import numpy as np
 
-# How fast lm-eval's aggregates change with the log-likelihood per word, by their names.
-SLOPES: dict[str, Callable[[float], float]] = {
-    "weighted_perplexity": lambda ratio: math.exp(-ratio),
-    "bits_per_byte": lambda ratio: 1 / math.log(2),
-}
 DRAWS = 30  # enough for one significant digit of a standard deviation, which is what a reader needs
 
 
@@ -48,28 +43,6 @@ def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int 
     return {
         name: float(own.std(ddof=1)) if known else math.nan for name, own in moved.items() if np.isfinite(own).all()
     }
-
-
-def perplexity_stderr(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Returns metric -> sampling standard error of perplexities per word or byte and of bits per byte, for which lm-eval has none.
-
-    They are functions of r = sum of log-likelihoods / sum of words, a ratio estimate over n documents, whose error is that of the sum of
-    (log-likelihood - r * words); the delta method does the rest.
-
-    Args:
-        task: lm-eval's task.
-        samples: its logged samples, one filter's.
-    """
-    found = {}
-    for metric, aggregate in task.aggregation().items():
-        slope = SLOPES.get(getattr(aggregate, "__name__", ""))
-        pairs = np.array([s[metric] for s in samples if metric in s and "error" not in s], dtype=np.float64)
-        if slope is None or len(pairs) < 2 or not np.isfinite(pairs).all():
-            continue
-        logs, words = pairs.T
-        ratio = logs.sum() / words.sum()
-        found[metric] = slope(ratio) * math.sqrt(len(pairs) * np.var(logs - ratio * words, ddof=1)) / words.sum()
-    return found
 
 
 def _metrics(

@@ -62,12 +62,19 @@ def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Cal
                 sample["error"] = error
 
 
+def erred(results: Mapping[str, Any]) -> dict[tuple[str, int], str]:
+    """Returns why samples erred, by task and document."""
+    return {
+        (task, sample["doc_id"]): sample["error"]
+        for task, rows in results["samples"].items()
+        for sample in rows
+        if "error" in sample
+    }
+
+
 def count_errors(results: Mapping[str, Any]) -> dict[str, int]:
     """Returns the number of documents that erred, by task."""
-    erred = {
-        (task, sample["doc_id"]) for task, rows in results["samples"].items() for sample in rows if "error" in sample
-    }
-    return dict(Counter(task for task, _ in erred))
+    return dict(Counter(task for task, _ in erred(results)))
 
 
 def nameable(config: Any) -> Any:

@@ -5,30 +5,21 @@ Order matters: whatever can be wrong with names, data, options or the output dir
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.errors import UserError
+from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe
 from dlm_eval.harness.contained import contained
-from dlm_eval.harness.decode_options import DecodeOptions, check_requests, user_layer
-from dlm_eval.harness.models import Loaded, adapt, check_model_name, is_ours, load
+from dlm_eval.harness.models import Loaded, adapt, load
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
-from dlm_eval.harness.tasks import check_fewshot, load_tasks, unsafe_tasks
+from dlm_eval.harness.tasks import load_tasks, unsafe_tasks
 from dlm_eval.journal import Journal
 from dlm_eval.stopping import last_duty
-
-log = logging.getLogger(__name__)
-Ask = Callable[[list[str]], bool]
-# Settings that only a denoiser of ours reads.
-OURS_ALONE = ("estimator", "decode", "devices", "engine", "stride", "overlong", "score_only")
 
 
 @dataclass(frozen=True)
@@ -64,20 +55,14 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
         shared: the model of `settings`, loaded before (`open_model`), whose journal is used too; None loads it for this run alone.
     """
     start = time.perf_counter()
-    _refuse_launchers()
-    check_model_name(settings.model)
-    _check_options(settings)
+    check_settings(settings)
     home = output_directory(settings.output_path) if settings.output_path else None
     metadata = {**settings.model_args, **settings.metadata}
     tasks = load_tasks(
         list(settings.tasks), include_path=settings.include_path, data_dir=settings.data_dir, metadata=metadata
     )
-    tasks = _settle_unsafe(tasks, settings, ask)
-    check_fewshot(tasks, settings.num_fewshot)
-    if is_ours(settings.model):
-        check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode)), tasks["tasks"])
-    _check_sample_names(tasks, settings)
-    _check_decide(tasks["tasks"], settings.estimator)
+    tasks = settle_unsafe(tasks, settings, ask)
+    check_tasks(tasks, settings)
     with ExitStack() as stack:
         loaded = stack.enter_context(open_model(settings, home)) if shared is None else adapt(shared, settings)
         stack.enter_context(contained(settings.verbosity == "DEBUG"))
@@ -107,97 +92,6 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
         yield loaded
 
 
-def _refuse_launchers() -> None:
-    """Raises UserError under torchrun or accelerate launch: every process would run everything; here one process drives and its workers serve."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes not in ("", "0", "1"):
-        raise UserError(
-            f"WORLD_SIZE '{processes}' (torchrun, accelerate launch) is not supported; start one process: dlm-eval ... --devices gpu:{processes}"
-        )
-
-
-def _check_options(settings: RunSettings) -> None:
-    """Parses what would otherwise be found wrong only after the weights are loaded."""
-    from dlm_eval.budget import parse_batch_size
-    from dlm_eval.decoding import check_process, resolve
-    from dlm_eval.models import process_of
-    from dlm_eval.scoring import parse_estimator
-
-    parse_batch_size(settings.batch_size or "auto")
-    if not is_ours(settings.model):
-        return _refuse_ours(settings)
-    parse_estimator(settings.estimator)
-    user = {
-        k: v for k, v in user_layer(settings.gen_kwargs, settings.decode).items() if (k, v) != ("preset", "authors")
-    }
-    process = process_of(settings.model, settings.model_args)
-    options = DecodeOptions(user, process=process or "absorbing")
-    ask = options.request({})
-    if ask.hole.length == str(options.default_length):  # nobody named a length yet: a task may
-        decode = resolve(*ask.layers)
-    else:
-        decode = options.settings(ask, int(ask.hole.length))
-    if process is not None:
-        check_process(decode, process)
-
-
-def _refuse_ours(settings: RunSettings) -> None:
-    """Raises UserError where lm-eval's own models would ignore a setting."""
-    for field in dataclasses.fields(settings):
-        if field.name in OURS_ALONE and getattr(settings, field.name) not in (field.default, {}):
-            raise UserError(
-                f"--{field.name} means nothing to --model '{settings.model}', which is lm-eval's own; leave it out"
-            )
-
-
-def _settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:
-    """Returns the tasks that may run. Generated code runs only when the user said so: by the option, or when asked.
-
-    A task that was named itself is an error without that word; inside a group it is left out, and said.
-    """
-    unsafe = unsafe_tasks(tasks)
-    if not unsafe or settings.confirm_run_unsafe_code or settings.predict_only or (ask is not None and ask(unsafe)):
-        return tasks
-    named = [name for name in unsafe if name in settings.tasks]
-    if named or len(unsafe) == len(tasks["tasks"]):
-        raise UserError(
-            f"--tasks {', '.join(named or unsafe)} runs generated code (in a sandbox); add --confirm_run_unsafe_code to allow it"
-        )
-    log.warning(
-        "left out: %s (runs generated code, in a sandbox; --confirm_run_unsafe_code includes it)", ", ".join(unsafe)
-    )
-    for name in unsafe:
-        del tasks["tasks"][name]
-        for group in tasks["groups"].values():
-            group.pop(name)
-    tasks["group_map"] = {name: group.child_names for name, group in tasks["groups"].items()}
-    return tasks
-
-
-def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None:
-    from dlm_eval.errors import unknown
-
-    for name, numbers in (settings.samples or {}).items():
-        if name not in tasks["tasks"]:
-            raise unknown("--samples task", name, tasks["tasks"])
-        count = len(tasks["tasks"][name].eval_docs)
-        if max(numbers) >= count:
-            raise UserError(
-                f"--samples {name} '{max(numbers)}' is not allowed; the task has documents 0 to {count - 1}"
-            )
-
-
-def _check_decide(tasks: Mapping[str, Any], estimator: str) -> None:
-    from dlm_eval.scoring import parse_estimator
-
-    if parse_estimator(estimator).decide is not None and not any(
-        task.OUTPUT_TYPE == "multiple_choice" for task in tasks.values()
-    ):
-        raise UserError(
-            f"--estimator '{estimator}' is not allowed: decide is for multiple choice, and none of {', '.join(tasks)} is"
-        )
-
-
 @dataclass(frozen=True)
 class _Preloaded:
     """As much of lm-eval's TaskManager as its evaluator needs once the tasks are there."""
@@ -225,33 +119,12 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
 
     for name, task in tasks["tasks"].items():
         guard.watch(name, task, records)
-    random, numpy, torch_seed, fewshot = settings.seeds
     outcome = simple_evaluate(
         model=loaded.lm,
         tasks=list(tasks["tasks"]),
         task_manager=_Preloaded(tasks, {}),
-        num_fewshot=settings.num_fewshot,
-        limit=settings.limit,
-        samples={name: sorted(set(numbers)) for name, numbers in settings.samples.items()}
-        if settings.samples
-        else None,
-        bootstrap_iters=settings.bootstrap_iters,
-        write_out=settings.write_out,
-        log_samples=True,
-        system_instruction=_system(settings),
-        apply_chat_template=settings.apply_chat_template,
-        fewshot_as_multiturn=bool(settings.apply_chat_template)
-        if settings.fewshot_as_multiturn is None
-        else settings.fewshot_as_multiturn,
         gen_kwargs=None if loaded.ours else dict(settings.gen_kwargs) or None,
-        predict_only=settings.predict_only,
-        random_seed=random,
-        numpy_random_seed=numpy,
-        torch_random_seed=torch_seed,
-        fewshot_random_seed=fewshot,
-        confirm_run_unsafe_code=True,
-        batch_size=settings.batch_size,
-        device=settings.device,
+        **_options(settings),
     )
     results = dict(outcome)
     results["config"] |= {
@@ -270,6 +143,35 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
         results["dlm_eval"]["environment"]["sandbox"] = list(protections())
     results["dlm_eval"] |= spreads(tasks, results)
     return results, sum(errors.values())
+
+
+def _options(settings: RunSettings) -> dict[str, Any]:
+    """Returns the arguments of lm-eval's evaluator that are settings of ours."""
+    random, numpy, torch, fewshot = settings.seeds
+    samples = {name: sorted(set(numbers)) for name, numbers in (settings.samples or {}).items()}
+    turns = settings.fewshot_as_multiturn
+    same = (
+        "num_fewshot",
+        "limit",
+        "bootstrap_iters",
+        "write_out",
+        "apply_chat_template",
+        "predict_only",
+        "batch_size",
+        "device",
+    )
+    return {
+        **{name: getattr(settings, name) for name in same},
+        "samples": samples or None,
+        "log_samples": True,
+        "system_instruction": _system(settings),
+        "fewshot_as_multiturn": bool(settings.apply_chat_template) if turns is None else turns,
+        "random_seed": random,
+        "numpy_random_seed": numpy,
+        "torch_random_seed": torch,
+        "fewshot_random_seed": fewshot,
+        "confirm_run_unsafe_code": True,  # settled before (checks.py)
+    }
 
 
 def _system(settings: RunSettings) -> str | None:

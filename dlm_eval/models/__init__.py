@@ -159,9 +159,8 @@ def load_model(name: str, **options: Any) -> Denoiser:
             probe(model)
     except DlmEvalError:
         raise
-    except (
-        Exception
-    ) as error:  # the user's code may raise anything, and so may libraries over a file that nobody foresaw
+    # The user's code may raise anything, and so may libraries over a file that nobody foresaw.
+    except Exception as error:
         why = " ".join(str(error).split())[:300]
         raise UserError(
             f"model '{name}' cannot be loaded: {type(error).__name__}: {why} (--verbosity DEBUG shows where)"

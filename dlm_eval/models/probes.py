@@ -157,9 +157,11 @@ def remembers(model: Remembering) -> bool:
 def steady(model: Denoiser) -> bool:
     """Returns whether a row's logits have the same bits alone and among others. Not so where other kernels run for other numbers of rows: in
     experts, whose shares of a batch are of any size, in networks that read a noise level per row, in heads of odd sizes."""
-    parts = getattr(model, "model", None)
-    if parts is None or any(name.endswith("experts") for name, _ in parts.named_modules()):
-        return parts is None
+    network = getattr(model, "model", None)
+    if network is None:
+        return True
+    if any(name.endswith("experts") for name, _ in network.named_modules()):
+        return False
     row = example(model, min(7, model.max_length))  # an odd length: kernels for pairs of positions leave one over
     rows = torch.cat([row.roll(shift, 1) for shift in range(5)])
     together = model.logits(rows)

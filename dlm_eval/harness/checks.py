@@ -1,0 +1,126 @@
+"""What can be wrong with a run's settings and tasks, found before a weight is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dlm_eval.errors import UserError, unknown
+from dlm_eval.harness.decode_options import DecodeOptions, check_requests, user_layer
+from dlm_eval.harness.models import check_model_name, is_ours
+from dlm_eval.harness.run_settings import RunSettings
+from dlm_eval.harness.tasks import check_fewshot, unsafe_tasks
+
+log = logging.getLogger(__name__)
+Ask = Callable[[list[str]], bool]
+# Settings that only a denoiser of ours reads.
+OURS_ALONE = ("estimator", "decode", "devices", "engine", "stride", "overlong", "score_only")
+
+
+def check_settings(settings: RunSettings) -> None:
+    """Raises UserError for what needs no task to be seen."""
+    _refuse_launchers()
+    check_model_name(settings.model)
+    check_options(settings)
+
+
+def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
+    """Raises UserError where the settings do not fit the tasks (what `load_tasks` returned), or a task's own do not fit the model."""
+    tasks = loaded["tasks"]
+    check_fewshot(loaded, settings.num_fewshot)
+    if is_ours(settings.model):
+        check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode)), tasks)
+    _check_sample_names(tasks, settings)
+    _check_decide(tasks, settings.estimator)
+
+
+def _refuse_launchers() -> None:
+    """Raises UserError under torchrun or accelerate launch: every process would run everything; here one process drives and its workers serve."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("", "0", "1"):
+        raise UserError(
+            f"WORLD_SIZE '{processes}' (torchrun, accelerate launch) is not supported; start one process: dlm-eval ... --devices gpu:{processes}"
+        )
+
+
+def check_options(settings: RunSettings) -> None:
+    """Parses what would otherwise be found wrong only after the weights are loaded."""
+    from dlm_eval.budget import parse_batch_size
+    from dlm_eval.decoding import check_process, resolve
+    from dlm_eval.models import process_of
+    from dlm_eval.scoring import parse_estimator
+
+    parse_batch_size(settings.batch_size or "auto")
+    if not is_ours(settings.model):
+        return _refuse_ours(settings)
+    parse_estimator(settings.estimator)
+    user = {
+        k: v for k, v in user_layer(settings.gen_kwargs, settings.decode).items() if (k, v) != ("preset", "authors")
+    }
+    process = process_of(settings.model, settings.model_args)
+    options = DecodeOptions(user, process=process or "absorbing")
+    ask = options.request({})
+    if ask.hole.length == str(options.default_length):  # nobody named a length yet: a task may
+        decode = resolve(*ask.layers)
+    else:
+        decode = options.settings(ask, int(ask.hole.length))
+    if process is not None:
+        check_process(decode, process)
+
+
+def _refuse_ours(settings: RunSettings) -> None:
+    """Raises UserError where lm-eval's own models would ignore a setting."""
+    for field in dataclasses.fields(settings):
+        if field.name in OURS_ALONE and getattr(settings, field.name) not in (field.default, {}):
+            raise UserError(
+                f"--{field.name} means nothing to --model '{settings.model}', which is lm-eval's own; leave it out"
+            )
+
+
+def settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:
+    """Returns the tasks that may run. Generated code runs only when the user said so: by the option, or when asked.
+
+    A task that was named itself is an error without that word; inside a group it is left out, and said.
+    """
+    unsafe = unsafe_tasks(tasks)
+    if not unsafe or settings.confirm_run_unsafe_code or settings.predict_only or (ask is not None and ask(unsafe)):
+        return tasks
+    named = [name for name in unsafe if name in settings.tasks]
+    if named or len(unsafe) == len(tasks["tasks"]):
+        raise UserError(
+            f"--tasks {', '.join(named or unsafe)} runs generated code (in a sandbox); add --confirm_run_unsafe_code to allow it"
+        )
+    log.warning(
+        "left out: %s (runs generated code, in a sandbox; --confirm_run_unsafe_code includes it)", ", ".join(unsafe)
+    )
+    for name in unsafe:
+        del tasks["tasks"][name]
+        for group in tasks["groups"].values():
+            group.pop(name)
+    tasks["group_map"] = {name: group.child_names for name, group in tasks["groups"].items()}
+    return tasks
+
+
+def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None:
+    for name, numbers in (settings.samples or {}).items():
+        if name not in tasks:
+            raise unknown("--samples task", name, tasks)
+        count = len(tasks[name].eval_docs)
+        if max(numbers) >= count:
+            raise UserError(
+                f"--samples {name} '{max(numbers)}' is not allowed; the task has documents 0 to {count - 1}"
+            )
+
+
+def _check_decide(tasks: Mapping[str, Any], estimator: str) -> None:
+    from dlm_eval.scoring import parse_estimator
+
+    if parse_estimator(estimator).decide is not None and not any(
+        task.OUTPUT_TYPE == "multiple_choice" for task in tasks.values()
+    ):
+        raise UserError(
+            f"--estimator '{estimator}' is not allowed: decide is for multiple choice, and none of {', '.join(tasks)} is"
+        )
