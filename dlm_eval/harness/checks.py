@@ -13,6 +13,7 @@ from dlm_eval.harness.decode_options import DecodeOptions, check_requests, user_
 from dlm_eval.harness.models import check_model_name, is_ours
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.tasks import check_fewshot, unsafe_tasks
+from dlm_eval.models import process_of
 
 log = logging.getLogger(__name__)
 Ask = Callable[[list[str]], bool]
@@ -32,7 +33,8 @@ def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
     tasks = loaded["tasks"]
     check_fewshot(loaded, settings.num_fewshot)
     if is_ours(settings.model):
-        check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode)), tasks)
+        process = process_of(settings.model, settings.model_args) or "absorbing"
+        check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process), tasks)
     _check_sample_names(tasks, settings)
     _check_decide(tasks, settings.estimator)
 
@@ -50,7 +52,6 @@ def check_options(settings: RunSettings) -> None:
     """Parses what would otherwise be found wrong only after the weights are loaded."""
     from dlm_eval.budget import parse_batch_size
     from dlm_eval.decoding import check_process, resolve
-    from dlm_eval.models import process_of
     from dlm_eval.scoring import parse_estimator
 
     parse_batch_size(settings.batch_size or "auto")

@@ -172,9 +172,13 @@ class DiffusionLM(TemplateLM):
             }
             if ask.preset is not None:
                 record.details["preset"] = ask.preset
+            if ask.replaced:
+                record.details["replaced"] = dict(ask.replaced)
             plain = settings.canonical(
                 length, self.model.process, self.model.block_length
             )  # one key for one piece of work
+            if not settings.draws(self.model.process):  # repeats, and documents with one prompt, have one answer
+                return [FillJob(replace(prepared.canvas, key=""), plain, 0)]
             return [FillJob(prepared.canvas, plain, self.options.seed)]
 
         def finish(answers: Sequence[Answer], record: Record) -> str:
