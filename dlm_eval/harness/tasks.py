@@ -55,7 +55,7 @@ def load_tasks(
     roots = [task_configs_dir(), *include_folders(include_path)]
     for root in roots:
         check_folder(root)
-    with quiet():
+    with quiet(), _lengths_of_tasks_alone():
         manager, found = _find(_split(names), roots, dict(metadata or {}))
         with local_first(data_dir):
             built = [item for name in found for item in _build(manager, name)]
@@ -221,6 +221,24 @@ def _unknown_task(spec: str, manager: Any) -> UserError:
     near = nearest(spec, manager.all_tasks, count=3)
     guess = f"did you mean {', '.join(repr(name) for name in near)}? " if near else ""
     return UserError(f"--tasks '{spec}' is not known; {guess}'dlm-eval ls tasks' lists what there is")
+
+
+@contextlib.contextmanager
+def _lengths_of_tasks_alone() -> Iterator[None]:
+    """Keeps lm-eval from writing `max_gen_toks: 256` into tasks without generation settings: no task asked for that length."""
+    import lm_eval.config.task as config
+
+    original = config.default_gen_kwargs
+
+    def default_gen_kwargs(until: Any, *length: int, **named: int) -> dict[str, Any]:
+        kwargs = original(until, *length, **named)
+        return kwargs if length or named else {key: value for key, value in kwargs.items() if key != "max_gen_toks"}
+
+    config.default_gen_kwargs = default_gen_kwargs
+    try:
+        yield
+    finally:
+        config.default_gen_kwargs = original
 
 
 @contextlib.contextmanager
