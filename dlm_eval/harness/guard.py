@@ -12,7 +12,7 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from dlm_eval.errors import DlmEvalError
+from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.harness.records import Record, doc_key
 from dlm_eval.harness.requests import Unbuilt
 
@@ -128,6 +128,8 @@ def _built(build: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Returns what `build` returns, or why it could not."""
     try:
         return build(*args, **options)
+    except SampleError as error:
+        return Unbuilt(f"the prompt could not be built: {error}")
     except DlmEvalError:
         raise
     except Exception as error:  # a document's fields and a task's templates may raise anything

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dlm_eval.errors import SampleError, UserError
+from dlm_eval.models.chat import render_chat
 from dlm_eval.models.loading import Folder, LoadSettings, locate
 
 log = logging.getLogger(__name__)
@@ -23,12 +24,20 @@ class Vocabulary:
         eos_ids: ids that end a text, the canonical one first.
         bos_id: id that begins a text, or None.
         pad_id: id for padding.
+        name: of the checkpoint, for messages.
     """
 
     def __init__(
-        self, tokenizer: Any, mask_id: int, eos_ids: Sequence[int], bos_id: int | None, pad_id: int | None
+        self,
+        tokenizer: Any,
+        mask_id: int,
+        eos_ids: Sequence[int],
+        bos_id: int | None,
+        pad_id: int | None,
+        name: str = "this checkpoint",
     ) -> None:
         self.tokenizer = tokenizer
+        self.name = name
         self.mask_id = mask_id
         self.mask_is_word = is_word(tokenizer, mask_id)
         self.eos_ids = tuple(dict.fromkeys(eos_ids))
@@ -61,16 +70,14 @@ class Vocabulary:
         """Returns the conversation as text, special tokens spelled out, for `encode`.
 
         Raises:
-            UserError: the tokenizer has no chat template.
+            UserError: the tokenizer has no chat template, or one that takes too much time or memory.
+            SampleError: the template refuses this conversation.
         """
         if not self.tokenizer.chat_template:
             raise UserError(
                 "this checkpoint has no chat template; run without --apply_chat_template, or choose an instruct checkpoint"
             )
-        text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-        return text
+        return render_chat(self.tokenizer, messages, self.name, add_generation_prompt=add_generation_prompt)
 
 
 def read_vocabulary(
@@ -107,7 +114,7 @@ def read_vocabulary(
     ends += _ids(folder.read_json("generation_config.json").get("eos_token_id"))
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.get("bos_token_id")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.get("pad_token_id")
-    return Vocabulary(tokenizer, mask_id, ends, bos, pad)
+    return Vocabulary(tokenizer, mask_id, ends, bos, pad, where.name)
 
 
 def load_tokenizer(folder: Folder, tokenizer_class: Any = None) -> Any:
