@@ -68,15 +68,19 @@ def _guard_operators() -> None:
         if operator == "**" and isinstance(left, int) and isinstance(right, int):
             if left.bit_length() * max(right, 0) > POWER_BITS:
                 raise OverflowError("the result of ** is too large")
-        elif operator == "*":
-            for sequence, count in ((left, right), (right, left)):
-                if isinstance(sequence, (str, list, tuple)) and isinstance(count, int):
-                    if len(sequence) * count > REPEATED:
-                        raise OverflowError("the result of * is too large")
+        elif operator == "*" and _length(left, right) > REPEATED:
+            raise OverflowError("the result of * is too large")
         return plain(self, context, operator, left, right)
 
     ImmutableSandboxedEnvironment.intercepted_binops = frozenset(["**", "*"])
     ImmutableSandboxedEnvironment.call_binop = call_binop  # type: ignore[method-assign]
+
+
+def _length(left: Any, right: Any) -> int:
+    """Returns the length of a text or list times a number, 0 for other products."""
+    pairs = ((left, right), (right, left))
+    lengths = [len(one) * by for one, by in pairs if isinstance(one, (str, list, tuple)) and isinstance(by, int)]
+    return max(lengths, default=0)
 
 
 def _limit(kind: int, value: int) -> None:
