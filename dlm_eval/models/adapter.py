@@ -10,7 +10,7 @@ from typing import Any
 
 try:
     from re import _constants as codes  # type: ignore[attr-defined]
-    from re import _parser as parser
+    from re import _parser as parser  # type: ignore[attr-defined]
 except ImportError:  # Python 3.10
     import sre_constants as codes  # type: ignore[no-redef]
     import sre_parse as parser  # type: ignore[no-redef]

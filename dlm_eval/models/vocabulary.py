@@ -143,10 +143,13 @@ def load_tokenizer(folder: Folder, tokenizer_class: Any = None) -> Any:
     try:
         _check_files(folder)
         if (folder.path / "tokenizer.json").is_file():
-            return PreTrainedTokenizerFast.from_pretrained(folder.path, local_files_only=True)
-        if tokenizer_class is not None:
-            return tokenizer_class.from_pretrained(folder.path, local_files_only=True)
-        return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+            found = PreTrainedTokenizerFast.from_pretrained(folder.path, local_files_only=True)
+        elif tokenizer_class is not None:
+            found = tokenizer_class.from_pretrained(folder.path, local_files_only=True)
+        else:
+            found = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+        found.decode(found.encode("A word.", add_special_tokens=False, verbose=False))  # or its entries do not fit
+        return found
     except BaseException as error:  # whatever the files break: transformers raises many kinds here
         if not isinstance(error, Exception) and not is_panic(error):
             raise
