@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dlm_eval.errors import UserError, unknown
+from dlm_eval.harness.chat import check_chat
 from dlm_eval.harness.decode_options import DecodeOptions, check_requests, user_layer
 from dlm_eval.harness.models import check_model_name, is_ours
 from dlm_eval.harness.run_settings import RunSettings
@@ -34,6 +35,7 @@ def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
     check_fewshot(loaded, settings.num_fewshot)
     if is_ours(settings.model):
         process = process_of(settings.model, settings.model_args) or "absorbing"
+        check_chat(settings, tasks)
         check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process), tasks)
     _check_sample_names(tasks, settings)
     _check_decide(tasks, settings.estimator)

@@ -15,12 +15,13 @@ from lm_eval.api.model import TemplateLM
 
 from dlm_eval.canvas import BLANK, Filling, Score
 from dlm_eval.errors import SampleError
+from dlm_eval.harness.chat import template_text
 from dlm_eval.harness.decode_options import DecodeOptions
 from dlm_eval.harness.records import Record, doc_key, records_of
 from dlm_eval.harness.requests import Overlong, Prepared, Unbuilt, begin, choice_canvases, hole_canvas, hole_length
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores, answer_jobs
 from dlm_eval.journal import Journal
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.denoiser import ChatTemplates, Denoiser
 from dlm_eval.noise import digest
 from dlm_eval.pool import Pool
 from dlm_eval.progress import Progress
@@ -41,6 +42,7 @@ class Options:
         stride: tokens that each later window of a long text scores; None for as many as fit.
         overlong: what happens to a request that does not fit: cut its context from the left, or store an error.
         quiet: show no progress.
+        template: name of the chat template; None for the checkpoint's default.
     """
 
     estimator: EstimatorSettings
@@ -49,6 +51,7 @@ class Options:
     stride: int | None = None
     overlong: Overlong = "truncate"
     quiet: bool = False
+    template: str | None = None
 
 
 class DiffusionLM(TemplateLM):
@@ -89,10 +92,12 @@ class DiffusionLM(TemplateLM):
         return self.model.encode(string)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        if self.options.template is not None and isinstance(self.model, ChatTemplates):
+            return self.model.apply_chat_template(chat_history, add_generation_prompt, self.options.template)
         return self.model.apply_chat_template(chat_history, add_generation_prompt)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        return str(getattr(getattr(self.model, "tokenizer", None), "chat_template", "") or "")
+        return template_text(self.model, chat_template)
 
     def get_model_info(self) -> dict[str, Any]:
         return {"model_dtype": self.model.describe().get("dtype"), "fingerprint": self.fingerprint}
