@@ -15,6 +15,7 @@ from lm_eval.api.instance import Instance
 from dlm_eval.errors import DlmEvalError
 from dlm_eval.harness.records import Record, doc_key
 from dlm_eval.harness.requests import Unbuilt
+from dlm_eval.output import one_line
 
 log = logging.getLogger(__name__)
 # what a request of each type has behind its prompt; a model of lm-eval's own, which cannot know `Unbuilt`, answers it with little work
@@ -88,7 +89,7 @@ class Guard:
                 try:
                     return dict(score(doc, results))
                 except Exception as error:  # a scorer may raise anything; the sample is stored as erred
-                    reason = f"scoring failed: {type(error).__name__}: {error}"
+                    reason = one_line(f"scoring failed: {type(error).__name__}: {error}")
                     log.warning("%s: %s", name, reason)
             self.errors[name, key] = reason
             return {}
@@ -111,7 +112,7 @@ class Guard:
                     try:
                         ensemble.apply([instance])
                     except Exception as error:
-                        self.errors[name, doc_key(instance.doc)] = (
+                        self.errors[name, doc_key(instance.doc)] = one_line(
                             f"filter '{ensemble.name}' failed: {type(error).__name__}: {error}"
                         )
                     instance.filtered_resps.setdefault(ensemble.name, instance.resps)
@@ -131,4 +132,4 @@ def _built(build: Callable[..., Any], *args: Any, **options: Any) -> Any:
     except DlmEvalError:
         raise
     except Exception as error:  # a document's fields and a task's templates may raise anything
-        return Unbuilt(f"the prompt could not be built: {type(error).__name__}: {error}")
+        return Unbuilt(one_line(f"the prompt could not be built: {type(error).__name__}: {error}"))
