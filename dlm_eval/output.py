@@ -64,8 +64,7 @@ def spoken_safely() -> Iterator[None]:
     for stream, encoding, _ in before:
         stream.reconfigure(encoding=PREFIX + codecs.lookup(encoding).name.replace("-", "_"))
     with ExitStack() as stack:
-        stack.callback(logging.setLogRecordFactory, logging.getLogRecordFactory())
-        logging.setLogRecordFactory(SafeRecord)
+        stack.enter_context(safe_log())
         stack.enter_context(patch.object(warnings, "formatwarning", _warning))
         stack.enter_context(patch.object(tqdm.std.tqdm, "__init__", _begin_bar))
         try:
@@ -76,6 +75,17 @@ def spoken_safely() -> Iterator[None]:
             _restore(before)
             raise
         _restore(before)
+
+
+@contextmanager
+def safe_log() -> Iterator[None]:
+    """Makes every message of the log one printable line without secrets, whoever logs it and whatever handles it."""
+    before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(SafeRecord)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(before)
 
 
 def _restore(streams: Sequence[tuple[io.TextIOWrapper, str, str | None]]) -> None:

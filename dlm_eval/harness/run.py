@@ -19,6 +19,7 @@ from dlm_eval.harness.models import Loaded, adapt, load
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
 from dlm_eval.harness.tasks import load_tasks, unsafe_tasks
 from dlm_eval.journal import Journal
+from dlm_eval.output import safe_log
 from dlm_eval.redaction import redact_values
 from dlm_eval.stopping import last_duty
 
@@ -55,6 +56,11 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
         ask: asks the user whether generated code may run, for tasks that need it; None where nobody can be asked.
         shared: the model of `settings`, loaded before (`open_model`), whose journal is used too; None loads it for this run alone.
     """
+    with safe_log():
+        return _run(settings, ask, shared)
+
+
+def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finished:
     start = time.perf_counter()
     check_settings(settings)
     home = output_directory(settings.output_path) if settings.output_path else None
