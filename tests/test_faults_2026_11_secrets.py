@@ -37,27 +37,20 @@ import os
 import warnings
 from dataclasses import asdict, dataclass
 
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models import load_model
 
 
 @dataclass(frozen=True)
 class Settings:
     token: str = ""
     api_key: str = ""
+    device: str = "cpu"
 
 
-class Leaky(Toy):
-    def __init__(self, settings):
-        super().__init__(ToySettings())
-        self.mine = settings
-
-    def describe(self):
-        return {**super().describe(), **asdict(self.mine)}
-
-    def encode(self, text):
-        if "fab" in text:
-            raise ValueError(f"401 for {self.mine.token!r}, {os.environ['HF_TOKEN']} and https://me:pw-4716@host/x")
-        return super().encode(text)
+def leaky(model, settings):
+    describe = model.describe
+    model.describe = lambda: {**describe(), **asdict(settings)}
+    return model
 
 
 def load(settings: Settings):
@@ -65,7 +58,7 @@ def load(settings: Settings):
     logging.getLogger("a.library").warning("asked with %s", settings.api_key)
     warnings.warn(f"{settings.token} is old")
     print("key", settings.api_key)
-    return Leaky(settings)
+    return leaky(load_model("tiny", device="cpu"), settings)
 """
 
 
@@ -368,11 +361,27 @@ def _search(texts: Iterator[tuple[str, str]], secrets: list[str]) -> list[tuple[
     return [(name, form) for name, text in texts for secret in secrets for form in _forms(secret) if form in text]
 
 
+# A task whose prompt cannot be built for one document; what it raises quotes secrets.
+LEAK = """
+import os
+
+def text(doc):
+    if "fab" in doc["text"]:
+        raise ValueError(f"401 for {TOKEN!r}, {os.environ['HF_TOKEN']} and https://me:pw-4716@host/x")
+    return doc["text"]
+"""
+
+
 def _prepared(tmp_path: Path) -> tuple[Path, Path]:
     (tmp_path / "tasks").mkdir()
     text = MODEL.replace('== "TOKEN"', f"== {TOKEN!r}").replace('== "KEY"', f"== {KEY!r}")
     (tmp_path / "leaky.py").write_text(text)
-    return tmp_path / "leaky.py", write_tasks(tmp_path / "tasks")
+    tasks = write_tasks(tmp_path / "tasks")
+    (tasks / "leak.py").write_text(f"TOKEN = {TOKEN!r}\n{LEAK}")
+    for name in ("t_write", "t_choice"):
+        file = tasks / f"{name}.yaml"
+        file.write_text(file.read_text().replace('doc_to_text: "{{text}}"', "doc_to_text: !function leak.text"))
+    return tmp_path / "leaky.py", tasks
 
 
 SECRET_VALUES = [*ENVIRONMENT.values(), TOKEN, KEY, HEADER, "me:pw-4716"]
@@ -427,7 +436,7 @@ def test_05_a_run_in_process_holds_no_secret_either_and_the_token_is_no_identity
     for place, token in ((model, TOKEN), (other, "another-4718")):
         settings: dict[str, Any] = {
             "model_args": {"token": token, "api_key": KEY}, "include_path": str(tasks), "output_path": str(tmp_path / place.stem),
-            "metadata": {"inner": [{"Access_Token": HEADER}]}, "system_instruction": f"use {token}",
+            "metadata": {"inner": [{"Access_Token": HEADER}]}, "system_instruction": f"use {KEY}",
         }  # fmt: skip
         found.append(evaluate(str(place), "t_write,t_choice", **settings))
         assert _search(_written(tmp_path / place.stem), [*SECRET_VALUES, "another-4718"]) == []

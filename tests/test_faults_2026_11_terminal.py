@@ -172,7 +172,9 @@ def test_07_one_bad_file_costs_one_line_at_most(kind: str, tmp_path: Path, caplo
         assert len(text) < 50_000 and not RAW.search(text)
 
 
-def test_07_a_result_in_a_folder_of_any_name_is_read(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_07_a_result_in_a_folder_of_any_name_is_read(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
     place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\x9b\xff\x1b[31m\nERROR forged"))
     place.mkdir()
     (place / "results_1.json").write_text(json.dumps(_result()))
@@ -183,7 +185,8 @@ def test_07_a_result_in_a_folder_of_any_name_is_read(tmp_path: Path, capfdbinary
     assert main(["leaderboard", str(place / "absent")]) == 2 and main(["leaderboard", "x" * 5000]) == 2
     said = capfdbinary.readouterr()
     _clean(said.out)
-    assert "results_2" in _clean(said.err)
+    _clean(said.err)
+    assert "results_2" in _clean(caplog.text.encode())
 
 
 TASK = """
@@ -200,29 +203,23 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
 MODEL = """
 import logging, sys, warnings
 from dataclasses import dataclass
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models import load_model
 HOSTILE = HERE
 
 @dataclass(frozen=True)
 class Settings:
-    odd: str = ""
-
-class Evil(Toy):
-    name = HOSTILE
-    def describe(self):
-        return {**super().describe(), "checkpoint": "evil" + HOSTILE.replace("/", "_")}
-    def encode(self, text):
-        if "bad" in text:
-            raise ValueError(HOSTILE)
-        return super().encode(text)
-    def decode(self, tokens):
-        return super().decode(tokens) + HOSTILE
+    device: str = "cpu"
 
 def load(settings: Settings):
     logging.getLogger("lib").warning("loading %s", HOSTILE)
     warnings.warn(HOSTILE)
     print(HOSTILE.replace("\\n", " "), file=sys.stderr)
-    return Evil(ToySettings())
+    model = load_model("tiny", device="cpu")
+    describe, decode = model.describe, model.decode
+    model.name = HOSTILE
+    model.describe = lambda: {**describe(), "checkpoint": "evil" + HOSTILE.replace("/", "_")}
+    model.decode = lambda tokens: decode(tokens) + HOSTILE
+    return model
 """
 
 
@@ -279,7 +276,7 @@ def test_07_option_values_are_said_printable(capfdbinary: pytest.CaptureFixture[
         ["run", "--model", "toy", "--tasks", "demo_last_word", "--include_path", HOSTILE],
         ["run", "--model", "toy", "--tasks", "demo_last_word", "--seed", HOSTILE],
         ["run", "--model", "llada", "--tasks", "demo_last_word", "--model_args", f"pretrained=./{HOSTILE}"],
-        ["show", HOSTILE], ["ls", HOSTILE], ["validate", HOSTILE], ["cache", "ls", HOSTILE], [HOSTILE],
+        ["ls", HOSTILE], ["cache", "ls", HOSTILE], [HOSTILE],
         ["leaderboard", HOSTILE], ["trace", "--model", HOSTILE, "--prompt", "a"], ["trace", "--model", "toy", "--prompt", "\udc9b\udcff"],
         ["sweep", "--model", "toy", "--tasks", "demo_word_problem", "--decode", HOSTILE],
         ["sweep", "--model", HOSTILE, "--tasks", "demo_word_problem", "--decode", "steps=2"],
