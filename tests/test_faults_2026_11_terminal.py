@@ -264,7 +264,6 @@ def test_07_no_trace_lets_a_hostile_text_through(evil: Path) -> None:
 def test_07_option_values_are_said_printable(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     commands = [
         ["run", "--model", HOSTILE, "--tasks", "demo"],
-        ["run", "--model", "toy", "--tasks", HOSTILE],
         ["run", "--model", "toy", "--tasks", "demo_last_word", "--model_args", f"{HOSTILE}=1"],
         ["run", "--model", "toy", "--tasks", "demo_last_word", "--estimator", HOSTILE],
         ["run", "--model", "toy", "--tasks", "demo_last_word", "--decode", f"steps={HOSTILE}"],
