@@ -11,6 +11,7 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.chat import render_chat
 from dlm_eval.models.loading import LARGEST_JSON, Folder, LoadSettings, first_line, locate
 from dlm_eval.models.sizes import check_config
+from dlm_eval.redaction import redact_message
 
 TEXT_FILES = ["tokenizer*", "vocab*", "merges.txt", "*.model", "spiece*", "sentencepiece*"]
 LARGEST_TEXT = 2**28  # bytes of a tokenizer's file; real ones have up to 35 million
@@ -171,7 +172,7 @@ def load_tokenizer(folder: Folder, tokenizer_class: Any = None) -> Any:
     except BaseException as error:  # whatever the files break: transformers raises many kinds here
         if not isinstance(error, Exception) and not is_panic(error):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(redact_message(str(error)).split())[:200]
         raise UserError(
             f"pretrained '{folder.name}' has no tokenizer that can be read ({reason}); add tokenizer.json, or set tokenizer=ID_OR_DIR"
         ) from None
