@@ -8,11 +8,13 @@ import select
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from . import namespaces, wire
 from .limits import Limits
+from .packages import Packages
 
 START_SECONDS, GRACE_SECONDS = 20.0, 10.0
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -24,7 +26,7 @@ sys.path[:] = [place for place in sys.path if place]
 import types
 package = types.ModuleType("sandbox"); package.__path__ = [sys.argv[1]]; sys.modules["sandbox"] = package
 from sandbox.server import main
-main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5], sys.argv[6:])
 """
 # all that the server sees of our environment; a fixed hash seed: the same program gets the same verdict
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
@@ -35,21 +37,22 @@ class ServerGone(Exception):
 
 
 class Server:
-    """One running server of a kind (see runner.KINDS).
+    """One running server of a kind (see runner.KINDS) whose programs may import `packages` too.
 
     Raises:
         ServerGone: It cannot be had; the message says why.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, packages: Packages = Packages()) -> None:  # noqa: B008 (a frozen value)
         inward, self._requests = os.pipe()
         self._replies, outward = os.pipe()
         python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
         command = [python, "-s", "-S", "-B", "-c", BOOT, HERE, str(inward), str(outward), kind]
+        command += [packages.name, *packages.folders]
         nothing = subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(
-                [*WRAPPERS[kind](python), *command],
+                [*WRAPPERS[kind](python, packages.folders), *command],
                 env=ENVIRONMENT, cwd="/", stdin=nothing, stdout=nothing, stderr=nothing,
                 pass_fds=(inward, outward), start_new_session=True,
             )  # fmt: skip
@@ -104,15 +107,15 @@ class Server:
         self._process.wait()
 
 
-def _no_wrapper(python: str) -> list[str]:
+def _no_wrapper(python: str, packages: Sequence[str]) -> list[str]:
     return []
 
 
-def _bubblewrap(python: str) -> list[str]:
+def _bubblewrap(python: str, packages: Sequence[str]) -> list[str]:
     """Returns the start of a command line under which a program sees Python and nothing else."""
     wrap = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
     wrap += ["--hostname", "sandbox", "--cap-drop", "ALL"]
-    for path in dict.fromkeys([*namespaces.python_roots(), python, HERE]):
+    for path in dict.fromkeys([*namespaces.python_roots(), python, HERE, *packages]):
         wrap += ["--ro-bind", path, path]
     for link, target in namespaces.library_links():
         wrap += ["--symlink", target, link]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 
 from . import kernel
 
@@ -38,8 +39,11 @@ def library_links() -> list[tuple[str, str]]:
     return [(path, os.readlink(path)) for path in LIBRARY_ROOTS if os.path.islink(path)]
 
 
-def enter() -> int | None:
+def enter(packages: Sequence[str] = ()) -> int | None:
     """Moves this process into namespaces of its own with a minimal root.
+
+    Args:
+        packages: Directories that programs may read beside the Python installation.
 
     Returns:
         The user id that programs are to take inside, or None where only this process's own id could be mapped.
@@ -53,7 +57,7 @@ def enter() -> int | None:
     kernel.call("sethostname", name, len(name))
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("root", STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
-    _furnish(STAGE)
+    _furnish(STAGE, packages)
     kernel.pivot_root(STAGE)
     read_only = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount(None, "/", None, kernel.MS_REMOUNT | kernel.MS_BIND | read_only)
@@ -103,14 +107,20 @@ def _map_two_users(target: int) -> int:
     return 0
 
 
-def _furnish(root: str) -> None:
+def _furnish(root: str, packages: Sequence[str]) -> None:
     for path in python_roots():
         _bind(path, root)
         kernel.make_read_only(root + path)
-    for name in INSTALLED_PACKAGES:  # generated code gets the standard library, whatever else is installed here
-        covered = root + os.path.join(standard_library(), name)
-        if os.path.isdir(covered):
-            kernel.mount("empty", covered, "tmpfs", kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV, "size=4k")
+    # generated code gets the standard library, whatever else is installed here
+    installed = [root + os.path.join(standard_library(), name) for name in INSTALLED_PACKAGES]
+    covered = [path for path in installed if os.path.isdir(path)]
+    for path in covered:
+        kernel.mount("empty", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=64k,mode=755")
+    for path in packages:  # they may lie below a folder that was just covered
+        _bind(path, root)
+        kernel.make_read_only(root + path)
+    for path in covered:
+        kernel.make_read_only(path)
     for link, target in library_links():
         if not os.path.lexists(root + link):
             os.symlink(target, root + link)

@@ -102,3 +102,5 @@ def _forget(home: str) -> None:
         del sys.modules[name]
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     random.seed(0)  # the same program gets the same verdict
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)

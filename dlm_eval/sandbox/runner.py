@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from . import probe
 from .limits import Limits
 from .link import Server, ServerGone
+from .packages import Packages
 
 KINDS = ("namespaces", "bubblewrap", "plain")
 DEFAULT_LIMITS = Limits()
@@ -58,16 +59,18 @@ class Sandbox:
 
     Args:
         kind: One of KINDS; None takes the first that the kernel allows.
+        packages: What programs may import beside the standard library.
 
     Attributes:
         kind: The kind in use, None before the first program.
         refused: Why each kind that was tried before could not be had.
     """
 
-    def __init__(self, kind: str | None = None) -> None:
+    def __init__(self, kind: str | None = None, packages: Packages = Packages()) -> None:  # noqa: B008 (frozen)
         if kind not in (None, *KINDS):
             raise ValueError(f"sandbox kind '{kind}' is not known; allowed: {', '.join(KINDS)}")
         self._kinds = KINDS if kind is None else (kind,)
+        self._packages = packages
         self.kind: str | None = None
         self.refused: dict[str, str] = {}
         self._idle: list[Server] = []
@@ -101,8 +104,9 @@ class Sandbox:
         """
         with self._lock:
             if self._protections is None:
-                held = probe.held(self._outcome)
-                self._protections = (str(self.kind), *held)
+                held = probe.held(self._outcome, self._packages.name)
+                named = (self._packages.name,) if self._packages.name else ()
+                self._protections = (str(self.kind), *named, *held)
                 self._log_protections()
             return self._protections
 
@@ -139,7 +143,7 @@ class Sandbox:
                 return self._idle.pop()
             if self.kind is None:
                 return self._first_server()
-        return Server(self.kind)
+        return Server(self.kind, self._packages)
 
     def _bury_the_dead(self) -> None:
         for server in [server for server in self._idle if not server.alive]:
@@ -149,7 +153,7 @@ class Sandbox:
     def _first_server(self) -> Server:
         for kind in self._kinds:
             try:
-                server = Server(kind)
+                server = Server(kind, self._packages)
             except ServerGone as error:
                 self.refused[kind] = str(error)
                 continue
@@ -169,7 +173,8 @@ class Sandbox:
 
     def _log_protections(self) -> None:
         held = self._protections or ()
-        missing = [name for name in probe.NAMES if name not in held]
+        wanted = (*probe.NAMES, *([probe.PACKAGE_NAME] if self._packages.name else []))
+        missing = [name for name in wanted if name not in held]
         log.info("sandbox for generated code: %s", ", ".join(held))
         if missing:
             log.warning("sandbox for generated code does NOT hold: %s (%s)", ", ".join(missing), self._refusals())

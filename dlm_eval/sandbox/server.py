@@ -24,26 +24,32 @@ USUAL_IMPORTS = (
     "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib",
     "heapq", "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing",
 )  # fmt: skip
+# and parts of packages that load late
+PARTS = {"numpy": ("numpy.random",)}
 # a program that passes must not pass when its tests end in a failure: else it forged its report
 CERTAIN_FAILURE = "\nraise AssertionError('end of program')\n"
 FIRST_SPARE_USER, SPARE_USERS = 61000, 4000  # for root without namespaces: a user id per server, used by nobody
 
 
-def main(requests: int, replies: int, kind: str) -> None:
+def main(requests: int, replies: int, kind: str, package: str, folders: list[str]) -> None:
     """Locks this process in, says so, and judges programs until the harness hangs up.
 
     Args:
         requests: File descriptor to read requests from.
         replies: File descriptor to write replies to.
         kind: One of runner.KINDS, how to lock in.
+        package: A package that programs may import beside the standard library, or "" (see packages.py).
+        folders: What it is made of; the first is its own.
     """
     for name in USUAL_IMPORTS:
         importlib.import_module(name)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     processes = _open_processes()
     try:
-        around = LOCKS[kind]()
-    except (OSError, KeyError, AttributeError) as refusal:
+        if package:
+            _load(package, folders[0])
+        around = LOCKS[kind](folders)
+    except (OSError, KeyError, AttributeError, ImportError) as refusal:
         wire.send(replies, {"refused": f"{type(refusal).__name__}: {refusal}"})
         return
     with contextlib.suppress(OSError, AttributeError):
@@ -80,21 +86,31 @@ def _in_a_fork(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return {"error": "the watcher was killed"} if reply is None else reply
 
 
-def _lock_in_namespaces() -> Surroundings:
-    user = namespaces.enter()
+def _load(package: str, folder: str) -> None:
+    """Imports `package` once here, so that programs find it loaded; the folder around it never joins their path."""
+    sys.path.append(os.path.dirname(folder))
+    try:
+        for name in (package, *PARTS.get(package, ())):
+            importlib.import_module(name)
+    finally:
+        sys.path.pop()
+
+
+def _lock_in_namespaces(packages: list[str]) -> Surroundings:
+    user = namespaces.enter(packages)
     return Surroundings(namespaces=True, landlock=False, user=user, home=namespaces.HOME, readable=())
 
 
-def _lock_in_bubblewrap() -> Surroundings:
+def _lock_in_bubblewrap(packages: list[str]) -> Surroundings:
     # bubblewrap has already done its part around this process
-    return Surroundings(namespaces=False, landlock=True, user=None, home=namespaces.HOME, readable=_readable())
+    return Surroundings(False, landlock=True, user=None, home=namespaces.HOME, readable=_readable(packages))
 
 
-def _lock_in_plain() -> Surroundings:
+def _lock_in_plain(packages: list[str]) -> Surroundings:
     spare = FIRST_SPARE_USER + os.getpid() % SPARE_USERS
     takes_it = os.geteuid() == 0 and bool(_in_a_fork(lambda: {"can": _can_import_as(spare)}).get("can"))
     user = spare if takes_it else None
-    return Surroundings(namespaces=False, landlock=True, user=user, home=namespaces.HOME, readable=_readable())
+    return Surroundings(False, landlock=True, user=user, home=namespaces.HOME, readable=_readable(packages))
 
 
 LOCKS = {"namespaces": _lock_in_namespaces, "bubblewrap": _lock_in_bubblewrap, "plain": _lock_in_plain}
@@ -106,8 +122,8 @@ def _can_import_as(user: int) -> bool:
     return os.access(os.path.join(namespaces.standard_library(), "os.py"), os.R_OK)
 
 
-def _readable() -> tuple[str, ...]:
-    return tuple(namespaces.python_roots())
+def _readable(packages: list[str]) -> tuple[str, ...]:
+    return (*namespaces.python_roots(), *packages)
 
 
 def _open_processes() -> int | None:
