@@ -12,7 +12,9 @@ from typing import Any
 
 import dlm_eval
 from dlm_eval.errors import RunError, UserError, nearest
+from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.data import local_first
+from dlm_eval.harness.stock_code import code_eval_replaced, put_in_sandbox
 from dlm_eval.harness.task_files import check_file, check_folder
 
 WILDCARDS = set("*?[")
@@ -57,12 +59,13 @@ def load_tasks(
         check_folder(root)
     with quiet():
         manager, found = _find(_split(names), roots, dict(metadata or {}))
-        with local_first(data_dir):
+        with local_first(data_dir), code_eval_replaced():
             built = [item for name in found for item in _build(manager, name)]
         try:
             loaded: dict[str, Any] = manager.load(built)
         except ValueError as error:
             raise UserError(f"--tasks: {error}") from error
+    put_in_sandbox(loaded["tasks"])
     for task in loaded["tasks"].values():
         _check_metric_functions(task)
     _hide_folders([*loaded["tasks"].values(), *loaded["groups"].values()], roots)
@@ -70,8 +73,8 @@ def load_tasks(
 
 
 def unsafe_tasks(loaded: Mapping[str, Any]) -> list[str]:
-    """Returns the names of the tasks that run generated code."""
-    return [name for name, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
+    """Returns the names of the tasks that run generated code, in the sandbox or outside it (see code_tasks.py)."""
+    return list(ways(loaded["tasks"]))
 
 
 def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
