@@ -20,6 +20,14 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips the tests marked `full` unless `-m` names them."""
+    if "full" not in config.getoption("markexpr"):
+        for item in items:
+            if item.get_closest_marker("full"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes; pytest -m full runs it"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real benchmark data and recorded outputs of the authors' code, which no repository may hold."""

@@ -5,7 +5,7 @@
 
 A place is a mention, not only a call: `for parse in [parse_expr, parse_latex]` counts. What a function can come to is
 overestimated (every name that it mentions counts, whatever it means there) and stops at the borders of other packages,
-whose functions that matter are in WATCHED. A name that is put together from texts (`getattr(builtins, "ev" + "al")`)
+whose functions that matter are listed here. A name that is put together from texts (`getattr(builtins, "ev" + "al")`)
 is not seen: a task's author is trusted, what the model wrote is not.
 """
 
@@ -14,9 +14,10 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from pathlib import Path
 
 # What can run a text or a program. A task that comes to one of these is refused unless code_table.py knows better.
@@ -36,7 +37,8 @@ OTHER = (
     "tarski.*", "pddl.*", "clingo.*",
 )  # fmt: skip
 SANDBOX = ("dlm_eval.sandbox.*",)
-WATCHED = (*RUNS, *OTHER, *SANDBOX)
+_RUNS = re.compile("|".join(map(translate, RUNS)))
+_WATCHED = re.compile("|".join(map(translate, (*RUNS, *OTHER, *SANDBOX))))
 MODULE, SCRIPT = "<module>", "<script>"  # statements of a file itself; those under `if __name__ == "__main__"`
 
 
@@ -51,7 +53,7 @@ class Hit:
     @property
     def runs(self) -> bool:
         """Whether it can run a text or a program."""
-        return any(fnmatchcase(self.name, pattern) for pattern in RUNS)
+        return _RUNS.match(self.name) is not None
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _watched(statement: ast.stmt, aliases: Mapping[str, str]) -> Iterator[str]:
             yield f"evaluate.load({ast.unparse(node.args[0]) if node.args else ''})"
         elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Load):
             full = _full(node, aliases)
-            if any(fnmatchcase(full, pattern) for pattern in WATCHED) and full != "evaluate.load":
+            if full != "evaluate.load" and _WATCHED.match(full):
                 yield full
 
 
