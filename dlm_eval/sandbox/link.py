@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from . import namespaces, wire
+from . import wire
 from .limits import Limits
 from .packages import Packages
 
-START_SECONDS, GRACE_SECONDS = 20.0, 10.0
+START_SECONDS, GRACE_SECONDS, STOP_SECONDS = 20.0, 10.0, 5.0
 HERE = os.path.dirname(os.path.abspath(__file__))
 # The server must not import the harness around it (nor its dependencies): this directory becomes a package by itself.
 # The working directory leaves the path first, so that no file there poses as a module.
@@ -52,7 +50,7 @@ class Server:
         nothing = subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(
-                [*WRAPPERS[kind](python, packages.folders), *command],
+                command,
                 env=ENVIRONMENT, cwd="/", stdin=nothing, stdout=nothing, stderr=nothing,
                 pass_fds=(inward, outward), start_new_session=True,
             )  # fmt: skip
@@ -100,28 +98,12 @@ class Server:
 
     def stop(self) -> None:
         """Ends the server and, with it, whatever it runs."""
-        for fd in (self._requests, self._replies):
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._process.kill()
-        self._process.wait()
-
-
-def _no_wrapper(python: str, packages: Sequence[str]) -> list[str]:
-    return []
-
-
-def _bubblewrap(python: str, packages: Sequence[str]) -> list[str]:
-    """Returns the start of a command line under which a program sees Python and nothing else."""
-    wrap = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
-    wrap += ["--hostname", "sandbox", "--cap-drop", "ALL"]
-    for path in dict.fromkeys([*namespaces.python_roots(), python, HERE, *packages]):
-        wrap += ["--ro-bind", path, path]
-    for link, target in namespaces.library_links():
-        wrap += ["--symlink", target, link]
-    for path in namespaces.DEVICES:
-        wrap += ["--dev-bind", path, path]
-    return [*wrap, "--size", str(Limits().disk_bytes), "--tmpfs", namespaces.HOME, "--chdir", "/", "--"]
-
-
-WRAPPERS = {"namespaces": _no_wrapper, "bubblewrap": _bubblewrap, "plain": _no_wrapper}
+        with contextlib.suppress(OSError):
+            os.close(self._requests)  # hearing that, it ends its program and itself
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        with contextlib.suppress(OSError):
+            os.close(self._replies)

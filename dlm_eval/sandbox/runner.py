@@ -4,9 +4,9 @@
     sandbox.run("assert 1 + 1 == 2")          # Verdict(passed=True, reason="passed", ...)
     sandbox.run_many(programs, workers=4)     # in the order of the programs
 
-Three kinds of sandbox are tried, best first: ``namespaces`` (made with plain system calls), ``bubblewrap`` (where only
-an installed `bwrap` may make them), ``plain`` (resource limits, a system call filter and Landlock). docs/sandbox.md
-says what each holds off; `Sandbox.protections` says what holds here, by trying.
+Two kinds of sandbox are tried, the better one first: ``namespaces`` (made with plain system calls) and ``plain``
+(resource limits, a system call filter and Landlock). docs/sandbox.md says what each holds off; `Sandbox.protections`
+says what holds here, by trying.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .limits import Limits
 from .link import Server, ServerGone
 from .packages import Packages
 
-KINDS = ("namespaces", "bubblewrap", "plain")
+KINDS = ("namespaces", "plain")
 DEFAULT_LIMITS = Limits()
 
 log = logging.getLogger("dlm_eval")
@@ -162,9 +162,6 @@ class Sandbox:
         raise Unavailable("no sandbox for generated code can be had here: " + self._refusals())
 
     def _give_back(self, server: Server) -> None:
-        if self.kind == "bubblewrap":  # what a program left behind ends only with its server
-            server.stop()
-            return
         with self._lock:
             self._idle.append(server)
 

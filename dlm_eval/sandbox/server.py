@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import select
+import signal
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
-from . import kernel, namespaces, wire
+from . import disk, kernel, namespaces, procfs, wire
 from .limits import Limits
 from .program import Surroundings
 from .watch import watch
@@ -29,6 +32,7 @@ PARTS = {"numpy": ("numpy.random",)}
 # a program that passes must not pass when its tests end in a failure: else it forged its report
 CERTAIN_FAILURE = "\nraise AssertionError('end of program')\n"
 FIRST_SPARE_USER, SPARE_USERS = 61000, 4000  # for root without namespaces: a user id per server, used by nobody
+PATIENCE, GRACE_SECONDS = 10.0, 30.0  # a watcher gets this many times its program's seconds, and these
 
 
 def main(requests: int, replies: int, kind: str, package: str, folders: list[str]) -> None:
@@ -44,7 +48,7 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
     for name in USUAL_IMPORTS:
         importlib.import_module(name)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    processes = _open_processes()
+    processes = procfs.open_proc()
     try:
         if package:
             _load(package, folders[0])
@@ -54,22 +58,57 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
         return
     with contextlib.suppress(OSError, AttributeError):
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no program may look into this process
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)  # what is left by a watcher that was killed comes here
     wire.send(replies, {"refused": None})
     while (request := wire.receive(requests)) is not None:
-        wire.send(replies, _judge(request["text"], Limits(**request["limits"]), around, processes))
+        wire.send(replies, _judge(request["text"], Limits(**request["limits"]), around, processes, requests))
 
 
-def _judge(text: str, limits: Limits, around: Surroundings, processes: int | None) -> dict[str, Any]:
-    outcome = _in_a_fork(lambda: asdict(watch(text, limits, around, processes)))
+def _judge(text: str, limits: Limits, around: Surroundings, processes: int | None, requests: int) -> dict[str, Any]:
+    outcome = _run_once(text, limits, around, processes, requests)
     if outcome.get("passed"):
-        control = _in_a_fork(lambda: asdict(watch(text + CERTAIN_FAILURE, limits, around, processes)))
+        control = _run_once(text + CERTAIN_FAILURE, limits, around, processes, requests)
         if control.get("passed", True):
             return outcome | {"passed": False, "reason": "failed: passes whatever its tests say"}
     return outcome
 
 
-def _in_a_fork(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Returns what ``work`` returned in a child process, or the error that it met there."""
+def _run_once(text: str, limits: Limits, around: Surroundings, processes: int | None, requests: int) -> dict[str, Any]:
+    server, latest = os.getpid(), PATIENCE * limits.wall_seconds + GRACE_SECONDS
+    with _home(around) as here:
+        return _in_a_fork(lambda: asdict(watch(text, limits, here, processes, server)), processes, latest, requests)
+
+
+@contextlib.contextmanager
+def _home(around: Surroundings) -> Iterator[Surroundings]:
+    """Yields the sandbox with an empty working directory, where no namespace makes one."""
+    if around.namespaces:
+        yield around
+        return
+    home = os.path.realpath(tempfile.mkdtemp(prefix=f"program-{os.getpid()}-"))
+    try:
+        if around.user is not None:
+            os.chown(home, around.user, around.user)
+        yield replace(around, home=home)
+    finally:
+        with disk.as_user(around.user):
+            disk.remove(home)
+
+
+def _in_a_fork(
+    work: Callable[[], dict[str, Any]],
+    processes: int | None = None,
+    seconds: float = GRACE_SECONDS,
+    harness: int | None = None,
+) -> dict[str, Any]:
+    """Returns what ``work`` returned in a child process, or the error that it met there; nothing that it started is left.
+
+    Args:
+        work: What to do.
+        processes: An open directory of the proc file system, None where there is none.
+        seconds: After which the child is ended. It has a clock of its own; this one counts if that fails.
+        harness: A pipe from the harness: if that has gone, the child is ended at once.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -80,10 +119,23 @@ def _in_a_fork(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         finally:
             os._exit(0)
     os.close(writing)
-    reply = wire.receive(reading)
+    reply = wire.receive(reading) if _answers(reading, seconds, harness) else None
     os.close(reading)
+    if reply is None:
+        os.kill(child, signal.SIGKILL)
+        reply = {"passed": False, "reason": "failed: its watcher was ended", "seconds": 0.0}
     os.waitpid(child, 0)
-    return {"error": "the watcher was killed"} if reply is None else reply
+    procfs.end_all_below(processes)
+    return reply
+
+
+def _answers(reading: int, seconds: float, harness: int | None) -> bool:
+    """Returns whether there is something to read before the time is up and the harness gone."""
+    wait = select.poll()
+    wait.register(reading, select.POLLIN)
+    if harness is not None:
+        wait.register(harness, 0)  # hang-ups are told unasked
+    return any(end == reading for end, _ in wait.poll(seconds * 1000))
 
 
 def _load(package: str, folder: str) -> None:
@@ -101,11 +153,6 @@ def _lock_in_namespaces(packages: list[str]) -> Surroundings:
     return Surroundings(namespaces=True, landlock=False, user=user, home=namespaces.HOME, readable=())
 
 
-def _lock_in_bubblewrap(packages: list[str]) -> Surroundings:
-    # bubblewrap has already done its part around this process
-    return Surroundings(False, landlock=True, user=None, home=namespaces.HOME, readable=_readable(packages))
-
-
 def _lock_in_plain(packages: list[str]) -> Surroundings:
     spare = FIRST_SPARE_USER + os.getpid() % SPARE_USERS
     takes_it = os.geteuid() == 0 and bool(_in_a_fork(lambda: {"can": _can_import_as(spare)}).get("can"))
@@ -113,7 +160,7 @@ def _lock_in_plain(packages: list[str]) -> Surroundings:
     return Surroundings(False, landlock=True, user=user, home=namespaces.HOME, readable=_readable(packages))
 
 
-LOCKS = {"namespaces": _lock_in_namespaces, "bubblewrap": _lock_in_bubblewrap, "plain": _lock_in_plain}
+LOCKS = {"namespaces": _lock_in_namespaces, "plain": _lock_in_plain}
 
 
 def _can_import_as(user: int) -> bool:
@@ -124,13 +171,3 @@ def _can_import_as(user: int) -> bool:
 
 def _readable(packages: list[str]) -> tuple[str, ...]:
     return (*namespaces.python_roots(), *packages)
-
-
-def _open_processes() -> int | None:
-    """Returns an open directory of the proc file system, which stays in reach when the root is exchanged."""
-    try:
-        processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-        os.stat(f"{os.getpid()}/task/{os.getpid()}/children", dir_fd=processes)
-    except OSError:
-        return None
-    return processes

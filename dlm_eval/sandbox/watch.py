@@ -12,20 +12,16 @@ import contextlib
 import dataclasses
 import os
 import select
-import shutil
 import signal
-import tempfile
 import time
 from typing import NoReturn
 
-from . import kernel, namespaces, program
+from . import disk, kernel, namespaces, procfs, program
 from .limits import Limits
 from .program import Surroundings
 
 TICK = 0.02  # seconds between looks at memory and disk
 REPORT_BYTES = 4096
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-BLOCK_BYTES, FILE_COST = 512, 4096
 # init's exit status: the program's own, or one of these
 BROKEN, CPU_SPENT, SIGNALLED = 119, 120, 128  # init itself failed; CPU time used up; plus the number of the signal
 
@@ -39,42 +35,40 @@ class Outcome:
     seconds: float
 
 
-def watch(text: str, limits: Limits, around: Surroundings, processes: int | None) -> Outcome:
+def watch(text: str, limits: Limits, around: Surroundings, processes: int | None, server: int) -> Outcome:
     """Runs one program to its end or its limits and returns how it went. Call it in a process of its own.
 
     Args:
         text: The whole Python program.
         limits: What it may use.
-        around: The sandbox; without namespaces a fresh working directory is made here.
+        around: The sandbox; without namespaces its working directory is there already.
         processes: An open directory of the proc file system, None where there is none.
+        server: The pid of the process above.
     """
     with contextlib.suppress(AttributeError):
-        kernel.die_with_parent()
+        kernel.die_with_parent(server)
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     if around.namespaces:
         namespaces.enter_for_one_program(limits.disk_bytes)
-        return _run(text, limits, around, processes)
-    home = tempfile.mkdtemp(prefix="program-")
-    try:
-        if around.user is not None:
-            os.chown(home, around.user, around.user)
-        return _run(text, limits, dataclasses.replace(around, home=home), processes)
-    finally:
-        _remove(home)
+    return _run(text, limits, around, processes)
 
 
 def _run(text: str, limits: Limits, around: Surroundings, processes: int | None) -> Outcome:
     token = os.urandom(16)
     reading, writing = os.pipe()
     start = time.monotonic()
+    watcher = os.getpid()
     init = os.fork()
     if init == 0:
         try:
-            _init(text, limits, around, writing, token)
+            _init(text, limits, around, writing, token, watcher)
         finally:
             os._exit(BROKEN)
     os.close(writing)
-    report, broken = _follow(init, reading, start + limits.wall_seconds, limits, around, processes)
+    try:
+        report, broken = _follow(init, reading, start + limits.wall_seconds, limits, around, processes)
+    except Exception as error:  # only the program can have brought this about
+        report, broken = b"", f"failed: its watcher met {type(error).__name__}: {error}"
     status = _end(init, around, processes)
     seconds = time.monotonic() - start
     if broken is None and status == 0 and report == token:
@@ -82,13 +76,14 @@ def _run(text: str, limits: Limits, around: Surroundings, processes: int | None)
     return Outcome(False, broken or _reason(status, report, token), seconds)
 
 
-def _init(text: str, limits: Limits, around: Surroundings, report: int, token: bytes) -> NoReturn:
+def _init(text: str, limits: Limits, around: Surroundings, report: int, token: bytes, watcher: int) -> NoReturn:
     """Starts the program and waits for it, burying whatever else dies meanwhile."""
     with contextlib.suppress(AttributeError):
-        kernel.die_with_parent()
+        kernel.die_with_parent(watcher)
+    myself = os.getpid()
     child = os.fork()
     if child == 0:
-        program.run(text, limits, around, report, token)
+        program.run(text, limits, around, report, token, myself)
     while True:
         pid, status, usage = os.wait4(-1, 0)
         if pid == child:
@@ -120,10 +115,12 @@ def _follow(
             next_look = now + TICK
             if os.waitid(os.P_PID, init, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 return report, None
-            if processes is not None and resident_bytes(processes, os.getpid()) > limits.memory_bytes:
+            if processes is not None and procfs.resident_bytes(processes, os.getpid()) > limits.memory_bytes:
                 return report, "memory limit"
-            if not around.namespaces and _disk_bytes(around.home) > limits.disk_bytes:
-                return report, "disk limit"
+            if not around.namespaces:
+                with disk.as_user(around.user):
+                    if disk.used(around.home, limits, processes) > limits.disk_bytes:
+                        return report, "disk limit"
 
 
 def _end(init: int, around: Surroundings, processes: int | None) -> int:
@@ -132,27 +129,8 @@ def _end(init: int, around: Surroundings, processes: int | None) -> int:
         os.kill(init, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(init, 0)[1])  # in a namespace: returns once all in it are dead
     if not around.namespaces:
-        _kill_orphans(around, processes)
+        procfs.end_all_below(processes)
     return status
-
-
-def _kill_orphans(around: Surroundings, processes: int | None) -> None:
-    if around.user is not None:  # a user id of its own: one call reaches everything
-        killer = os.fork()
-        if killer == 0:
-            os.setresuid(around.user, around.user, around.user)
-            with contextlib.suppress(OSError):
-                os.kill(-1, signal.SIGKILL)
-            os._exit(0)
-    while processes is not None:  # else: whoever ends this server's namespace ends them
-        for pid in descendants(processes, os.getpid()):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                time.sleep(0.001)
-        except ChildProcessError:
-            return
 
 
 def _reason(status: int, report: bytes, token: bytes) -> str:
@@ -165,64 +143,3 @@ def _reason(status: int, report: bytes, token: bytes) -> str:
     if report.startswith(token):
         return "failed: wrote to the report"
     return f"ended early (exit code {status})"
-
-
-def descendants(processes: int, pid: int) -> list[int]:
-    """Returns the pids of all processes below ``pid``."""
-    found, waiting = [], [pid]
-    while waiting:
-        parent = waiting.pop()
-        for task in _list(processes, f"{parent}/task"):
-            children = [int(child) for child in _read(processes, f"{parent}/task/{task}/children").split()]
-            found += children
-            waiting += children
-    return found
-
-
-def resident_bytes(processes: int, pid: int) -> int:
-    """Returns the resident memory of all processes below ``pid``; pages that they share count each time."""
-    pages = [_read(processes, f"{child}/statm").split() for child in descendants(processes, pid)]
-    return sum(int(fields[1]) for fields in pages if fields) * PAGE_BYTES
-
-
-def _list(processes: int, path: str) -> list[str]:
-    try:
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=processes)
-    except OSError:
-        return []
-    try:
-        return os.listdir(directory)
-    except OSError:
-        return []
-    finally:
-        os.close(directory)
-
-
-def _read(processes: int, path: str) -> bytes:
-    with contextlib.suppress(OSError):
-        file = os.open(path, os.O_RDONLY, dir_fd=processes)
-        try:
-            return os.read(file, 1 << 16)
-        finally:
-            os.close(file)
-    return b""
-
-
-def _disk_bytes(home: str) -> int:
-    total = 0
-    for directory, _, files in os.walk(home):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(directory, name)).st_blocks * BLOCK_BYTES
-        total += FILE_COST * (len(files) + 1)
-    return total
-
-
-def _remove(home: str) -> None:
-    # directories that the program made unreadable; never through a link
-    for directory, names, _ in os.walk(home):
-        for name in names:
-            path = os.path.join(directory, name)
-            if not os.path.islink(path):
-                os.chmod(path, 0o700)
-    shutil.rmtree(home, ignore_errors=True)
