@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
+from . import packages
 from .limits import Limits
 from .runner import DEFAULT_LIMITS, KINDS, Sandbox, Unavailable, Verdict
 
-__all__ = ["KINDS", "Limits", "Sandbox", "Unavailable", "Verdict", "protections", "run", "run_many"]
+__all__ = ["KINDS", "Limits", "Sandbox", "Unavailable", "Verdict", "protections", "run", "run_many", "with_numpy"]
 
 _default = Sandbox()
 
@@ -22,6 +24,19 @@ def run_many(
 ) -> list[Verdict]:
     """Returns the verdicts on ``programs`` in their order, running ``workers`` at once, see `Sandbox.run_many`."""
     return _default.run_many(programs, workers, limits)
+
+
+@functools.cache
+def with_numpy() -> Sandbox:
+    """Returns the sandbox for programs whose tests import numpy.
+
+    Raises:
+        Unavailable: numpy is not installed as files.
+    """
+    try:
+        return Sandbox(packages=packages.numpy())
+    except LookupError as error:
+        raise Unavailable(str(error)) from error
 
 
 def protections() -> tuple[str, ...]:

@@ -75,9 +75,11 @@ def pivot_root(new_root: str) -> None:
     os.chdir("/")
 
 
-def die_with_parent() -> None:
-    """Has the kernel kill this process when its parent dies."""
+def die_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when its parent dies, and ends it if ``parent`` is dead already."""
     prctl(PR_SET_PDEATHSIG, 9)
+    if os.getppid() not in (parent, 0):  # 0: it lives outside this pid namespace
+        os._exit(1)
 
 
 def drop_bounding_set() -> None:

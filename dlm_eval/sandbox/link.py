@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import subprocess
 import sys
 import time
@@ -13,11 +12,11 @@ from dataclasses import asdict
 from typing import Any
 
 from . import namespaces, wire
-from .clock import PATIENCE
+from .clock import latest
 from .judge import Program, Run
-from .limits import Limits
+from .packages import Packages
 
-START_SECONDS, GRACE_SECONDS = 20.0, 10.0
+START_SECONDS, GRACE_SECONDS, STOP_SECONDS = 20.0, 10.0, 5.0
 HERE = os.path.dirname(os.path.abspath(__file__))
 # The server must not import the harness around it (nor its dependencies): this directory becomes a package by itself.
 # The working directory leaves the path first, so that no file there poses as a module.
@@ -27,7 +26,7 @@ sys.path[:] = [place for place in sys.path if place]
 import types
 package = types.ModuleType("sandbox"); package.__path__ = [sys.argv[1]]; sys.modules["sandbox"] = package
 from sandbox.server import main
-main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5], sys.argv[6:])
 """
 # what the server sees beside PASSED_ON; a fixed hash seed: the same program gets the same verdict
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
@@ -39,22 +38,24 @@ class ServerGone(Exception):
 
 
 class Server:
-    """One running server of a kind (see runner.KINDS).
+    """One running server of a kind (see runner.KINDS) whose programs may import `packages` too.
 
     Raises:
         ServerGone: It cannot be had; the message says why.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, packages: Packages = Packages()) -> None:  # noqa: B008 (a frozen value)
         inward, self._requests = os.pipe()
         self._replies, outward = os.pipe()
         python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
         command = [python, "-s", "-S", "-B", "-c", BOOT, HERE, str(inward), str(outward), kind]
+        command += [packages.name, *packages.folders]
         nothing = subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(
-                [*WRAPPERS[kind](python), *command],
-                env=ENVIRONMENT | {name: os.environ[name] for name in PASSED_ON if name in os.environ}, cwd="/", stdin=nothing, stdout=nothing, stderr=nothing,
+                command,
+                env=ENVIRONMENT | {name: os.environ[name] for name in PASSED_ON if name in os.environ},
+                cwd="/", stdin=nothing, stdout=nothing, stderr=nothing,
                 pass_fds=(inward, outward), start_new_session=True,
             )  # fmt: skip
         except OSError as error:
@@ -85,7 +86,7 @@ class Server:
 
     def run(self, program: Program) -> Run:
         """Returns how one run of ``program`` ended."""
-        deadline = time.monotonic() + PATIENCE * program.limits.wall_seconds + GRACE_SECONDS
+        deadline = time.monotonic() + latest(program.limits.wall_seconds) + GRACE_SECONDS
         self._send({"text": program.text, "limits": asdict(program.limits), "alone": program.alone})
         reply = self._receive(deadline - time.monotonic())
         if "wanted" in reply:  # the text has ended
@@ -111,28 +112,12 @@ class Server:
 
     def stop(self) -> None:
         """Ends the server and, with it, whatever it runs."""
-        for fd in (self._requests, self._replies):
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._process.kill()
-        self._process.wait()
-
-
-def _no_wrapper(python: str) -> list[str]:
-    return []
-
-
-def _bubblewrap(python: str) -> list[str]:
-    """Returns the start of a command line under which a program sees Python and nothing else."""
-    wrap = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
-    wrap += ["--hostname", "sandbox", "--cap-drop", "ALL"]
-    for path in dict.fromkeys([*namespaces.python_roots(), python, HERE]):
-        wrap += ["--ro-bind", path, path]
-    for link, target in namespaces.library_links():
-        wrap += ["--symlink", target, link]
-    for path in namespaces.DEVICES:
-        wrap += ["--dev-bind", path, path]
-    return [*wrap, "--size", str(Limits().disk_bytes), "--tmpfs", namespaces.home(), "--chdir", "/", "--"]
-
-
-WRAPPERS = {"namespaces": _no_wrapper, "bubblewrap": _bubblewrap, "plain": _no_wrapper}
+        with contextlib.suppress(OSError):
+            os.close(self._requests)  # hearing that, it ends its program and itself
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        with contextlib.suppress(OSError):
+            os.close(self._replies)

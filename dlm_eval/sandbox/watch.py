@@ -13,14 +13,12 @@ import dataclasses
 import fcntl
 import os
 import select
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from . import kernel, namespaces, program
+from . import disk, kernel, namespaces, procfs, program
 from .boundary import Undo
 from .clock import Clock, Readings
 from .exchange import Exchange
@@ -28,8 +26,6 @@ from .limits import Limits
 from .program import Surroundings
 
 TICK = 0.02  # seconds between looks at memory and disk
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-BLOCK_BYTES, FILE_COST = 512, 4096
 CPU_SHARE = 0.8  # of the CPU limit: the kernel enforces it by counting ticks, and tells the time used more exactly
 # init's exit status: the program's own, or one of these
 BROKEN, CPU_SPENT, SIGNALLED = 119, 120, 128  # init itself failed; CPU time used up; plus the number of the signal
@@ -75,37 +71,32 @@ class Starved(Broken):
     """The machine gave the program too little time."""
 
 
-def watch(job: Job, around: Surroundings, processes: int | None) -> Outcome:
+def watch(job: Job, around: Surroundings, processes: int | None, server: int) -> Outcome:
     """Runs one program to its end or its limits and returns how it went. Call it in a process of its own.
 
     Args:
         job: The program.
-        around: The sandbox; without namespaces a fresh working directory is made here.
+        around: The sandbox; without namespaces its working directory is there already.
         processes: An open directory of the proc file system, None where there is none.
+        server: The pid of the process above.
     """
     with contextlib.suppress(AttributeError):
-        kernel.die_with_parent()
+        kernel.die_with_parent(server)
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     if around.namespaces:
         namespaces.enter_for_one_program(around.home, job.limits.disk_bytes)
-        return _run(job, around, processes)
-    home = tempfile.mkdtemp(prefix="program-")
-    try:
-        if around.user is not None:
-            os.chown(home, around.user, around.user)
-        return _run(job, dataclasses.replace(around, home=home), processes)
-    finally:
-        _remove(home)
+    return _run(job, around, processes)
 
 
 def _run(job: Job, around: Surroundings, processes: int | None) -> Outcome:
     report, writing = os.pipe()
     reading, orders = os.pipe()
     clock = Clock(time.monotonic(), job.limits.wall_seconds)
+    watcher = os.getpid()
     init = os.fork()
     if init == 0:
         try:
-            _init(job, around, writing, reading)
+            _init(job, around, writing, reading, watcher)
         finally:
             os._exit(BROKEN)
     os.close(writing)
@@ -116,6 +107,8 @@ def _run(job: Job, around: Surroundings, processes: int | None) -> Outcome:
         _follow(exchange, clock, init, job.limits, around, processes)
     except Broken as error:
         broken = error
+    except Exception as error:  # only the program can have brought this about
+        broken = Broken(f"failed: its watcher met {type(error).__name__}: {error}")
     status = _end(init, around, processes)
     seconds = time.monotonic() - clock.start
     if broken is None and status == 0 and exchange.passed:
@@ -124,17 +117,18 @@ def _run(job: Job, around: Surroundings, processes: int | None) -> Outcome:
     return Outcome(False, reason, seconds, starved=isinstance(broken, Starved))
 
 
-def _init(job: Job, around: Surroundings, report: int, orders: int) -> NoReturn:
+def _init(job: Job, around: Surroundings, report: int, orders: int, watcher: int) -> NoReturn:
     """Starts the program and waits for it, burying whatever else dies meanwhile."""
     with contextlib.suppress(AttributeError):
-        kernel.die_with_parent()
+        kernel.die_with_parent(watcher)
+    myself = os.getpid()
     child = os.fork()
     if child == 0:
         beyond = max(program.REPORT, program.ORDERS) + 1
         copies = [fcntl.fcntl(end, fcntl.F_DUPFD, beyond) for end in (report, orders)]
         os.dup2(copies[0], program.REPORT)
         os.dup2(copies[1], program.ORDERS)
-        program.run(job.text, job.limits, around, job.undo, job.alone)
+        program.run(job.text, job.limits, around, job.undo, job.alone, myself)
     os.close(orders)  # the report stays open: its end tells the watcher that init has an exit status
     while True:
         pid, status, usage = os.wait4(-1, 0)
@@ -188,16 +182,19 @@ def _follow(
         if now > next_look:
             next_look = now + TICK
             if os.waitid(os.P_PID, init, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                exchange.listen_to_the_rest()
                 return
             clock.advance(now, {} if processes is None else readings(processes, os.getpid(), init))
             if clock.over:
                 raise Broken("timed out")
             if clock.starved:
                 raise Starved("starved: other processes took the CPU")
-            if processes is not None and resident_bytes(processes, os.getpid()) > limits.memory_bytes:
+            if processes is not None and procfs.resident_bytes(processes, os.getpid()) > limits.memory_bytes:
                 raise Broken("memory limit")
-            if not around.namespaces and _disk_bytes(around.home) > limits.disk_bytes:
-                raise Broken("disk limit")
+            if not around.namespaces:
+                with disk.as_user(around.user):
+                    if disk.used(around.home, limits, processes) > limits.disk_bytes:
+                        raise Broken("disk limit")
 
 
 def _end(init: int, around: Surroundings, processes: int | None) -> int:
@@ -206,27 +203,8 @@ def _end(init: int, around: Surroundings, processes: int | None) -> int:
         os.kill(init, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(init, 0)[1])  # in a namespace: returns once all in it are dead
     if not around.namespaces:
-        _kill_orphans(around, processes)
+        procfs.end_all_below(processes)
     return status
-
-
-def _kill_orphans(around: Surroundings, processes: int | None) -> None:
-    if around.user is not None:  # a user id of its own: one call reaches everything
-        killer = os.fork()
-        if killer == 0:
-            os.setresuid(around.user, around.user, around.user)
-            with contextlib.suppress(OSError):
-                os.kill(-1, signal.SIGKILL)
-            os._exit(0)
-    while processes is not None:  # else: whoever ends this server's namespace ends them
-        for pid in descendants(processes, os.getpid()):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                time.sleep(0.001)
-        except ChildProcessError:
-            return
 
 
 def _reason(status: int, exchange: Exchange) -> str:
@@ -240,80 +218,19 @@ def _reason(status: int, exchange: Exchange) -> str:
 def readings(processes: int, pid: int, init: int) -> Readings:
     """Returns what each living thread below ``pid`` computed and waited for a CPU in seconds, without ``init``'s."""
     found = {}
-    for child in descendants(processes, pid):
+    for child in procfs.descendants(processes, pid):
         if child == init:
             continue
-        for task in _list(processes, f"{child}/task"):
+        for task in procfs.names(processes, f"{child}/task"):
             place = f"{child}/task/{task}"
             if _is_dead(processes, place):
                 continue
-            fields = _read(processes, f"{place}/schedstat").split()
+            fields = procfs.read(processes, f"{place}/schedstat").split()
             computed, waited = (int(field) * 1e-9 for field in fields[:2]) if fields else (0.0, 0.0)
             found[child, int(task)] = computed, waited
     return found
 
 
 def _is_dead(processes: int, place: str) -> bool:
-    state = _read(processes, f"{place}/stat").rpartition(b")")[2].split()[:1]
+    state = procfs.read(processes, f"{place}/stat").rpartition(b")")[2].split()[:1]
     return state in ([], [b"Z"], [b"X"])
-
-
-def descendants(processes: int, pid: int) -> list[int]:
-    """Returns the pids of all processes below ``pid``."""
-    found, waiting = [], [pid]
-    while waiting:
-        parent = waiting.pop()
-        for task in _list(processes, f"{parent}/task"):
-            children = [int(child) for child in _read(processes, f"{parent}/task/{task}/children").split()]
-            found += children
-            waiting += children
-    return found
-
-
-def resident_bytes(processes: int, pid: int) -> int:
-    """Returns the resident memory of all processes below ``pid``; pages that they share count each time."""
-    pages = [_read(processes, f"{child}/statm").split() for child in descendants(processes, pid)]
-    return sum(int(fields[1]) for fields in pages if fields) * PAGE_BYTES
-
-
-def _list(processes: int, path: str) -> list[str]:
-    try:
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=processes)
-    except OSError:
-        return []
-    try:
-        return os.listdir(directory)
-    except OSError:
-        return []
-    finally:
-        os.close(directory)
-
-
-def _read(processes: int, path: str) -> bytes:
-    with contextlib.suppress(OSError):
-        file = os.open(path, os.O_RDONLY, dir_fd=processes)
-        try:
-            return os.read(file, 1 << 16)
-        finally:
-            os.close(file)
-    return b""
-
-
-def _disk_bytes(home: str) -> int:
-    total = 0
-    for directory, _, files in os.walk(home):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(directory, name)).st_blocks * BLOCK_BYTES
-        total += FILE_COST * (len(files) + 1)
-    return total
-
-
-def _remove(home: str) -> None:
-    # directories that the program made unreadable; never through a link
-    for directory, names, _ in os.walk(home):
-        for name in names:
-            path = os.path.join(directory, name)
-            if not os.path.islink(path):
-                os.chmod(path, 0o700)
-    shutil.rmtree(home, ignore_errors=True)
