@@ -36,13 +36,13 @@ LONGPROC = {
 }
 LENGTHS = ("0.5k", "2k", "8k")
 KINDS = ("countdown", "html_to_tsv", "path_traversal", "pseudo_to_code", "tom_tracking", "travel_planning")
-INFILLING = ("MultiLine", "SingleLine", "RandomSpan", "RandomSpanLight")
+INFILLING = ("MultiLineInfilling", "SingleLineInfilling", "RandomSpanInfilling", "RandomSpanInfillingLight")
 DATASETS: dict[str, Mapping[str, Any]] = {
     "openai/openai_humaneval": {"openai_humaneval": HUMANEVAL},
     "evalplus/humanevalplus": {"default": PLUS},
     "google-research-datasets/mbpp": {"full": MBPP, "sanitized": MBPP},
     "evalplus/mbppplus": {"default": MBPP},
-    "loubnabnl/humaneval_infilling": {f"HumanEval-{name}Infilling": HUMANEVAL for name in INFILLING},
+    "loubnabnl/humaneval_infilling": {f"HumanEval-{name}": HUMANEVAL for name in INFILLING},
     "cruxeval-org/cruxeval": {"default": CRUXEVAL},
     "PrincetonPli/LongProc": {f"{kind}_{length}": LONGPROC for kind in KINDS for length in LENGTHS},
 }

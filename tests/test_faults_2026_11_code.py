@@ -53,7 +53,9 @@ def marked() -> frozenset[str]:
         text = file.read_text(encoding="utf-8", errors="replace")
         if re.search(r"^unsafe_code:\s*[Tt]rue", text, re.M):
             unsafe.add(file)
-        includes[file] = [(file.parent / name).resolve() for name in re.findall(r"^include:\s*['\"]?([^\s'\"]+)", text, re.M)]
+        includes[file] = [
+            (file.parent / name).resolve() for name in re.findall(r"^include:\s*['\"]?([^\s'\"]+)", text, re.M)
+        ]
         names[file] = re.findall(r"^task:\s*['\"]?([\w.+-]+)", text, re.M)
     while grown := {file for file, others in includes.items() if file not in unsafe and unsafe & set(others)}:
         unsafe |= grown
@@ -123,12 +125,12 @@ def test_01_every_place_in_task_code_is_listed():
 
 def test_01_tasks_that_run_answers_without_being_marked_are_found():
     """SCORE's math tasks give the model's answer to sympy's parse_expr, which is eval()."""
-    assert not any(name.startswith("score_") or "robustness_math" in name for name in marked())
+    assert not any("robustness_math" in name for name in marked())
     file = str(TASKS / "score" / "math" / "utils_math.py")
-    hits = {hit.name for hit in reach([(file, name)]) for name in ()} if False else None
-    assert hits is None
-    found = reach([(file, "math_robustness_process_results")])
-    rows = {row_of(Path(hit.file).relative_to(package_root("lm_eval")).as_posix(), hit.inside, hit.name) for hit in found}
+    found = reach([(file, "process_results")])
+    rows = {
+        row_of(Path(hit.file).relative_to(package_root("lm_eval")).as_posix(), hit.inside, hit.name) for hit in found
+    }
     assert any(row is not None and row.means is Means.REFUSED for row in rows)
 
 
@@ -406,4 +408,65 @@ BENCHMARKS = {
     "humaneval_plus": "evalplus/humanevalplus/default",
     "mbpp": "google-research-datasets/mbpp/full",
     "mbpp sanitized": "google-research-datasets/mbpp/sanitized",
+}
+
+SAMPLE = 8  # of each benchmark where the whole is not asked for
+
+
+def problems(shared: Path, name: str) -> list[tuple[dict, str, str, str]]:
+    """Returns (document, what a right model would write, the whole program, its function) of a benchmark."""
+    rows = [json.loads(line) for line in (shared / "data" / BENCHMARKS[name] / "test.jsonl").open(encoding="utf-8")]
+    if not name.startswith("mbpp"):
+        return [(d, d["canonical_solution"], d["prompt"] + d["canonical_solution"], d["entry_point"]) for d in rows]
+    found = []
+    for doc in rows:
+        # lm-eval gives the tests alone: what they need beside the answer stands before it, where a model may write it
+        before = "\n".join([*doc.get("test_imports", ()), doc.get("test_setup_code") or ""])
+        program = f"{before}\n{doc['code']}"
+        found.append((doc, program, program, entry_of(doc["test_list"][0])))
+    return found
+
+
+def judged(shared: Path, name: str, chosen: list) -> tuple[list[str], list[str], list[str]]:
+    """Returns the ids of the problems whose solution fails, of changed solutions that pass, and of those without a change."""
+    task_name = name.split()[0]
+    task = load_tasks([task_name], data_dir=shared / "data")["tasks"][task_name]
+    documents = [doc for doc, _, _, _ in chosen]
+    wrong = [changed(program, entry) for _, _, program, entry in chosen]
+    before = "" if name.startswith("mbpp") else "    pass\n"  # what the task puts before it ends in an open function
+    answers = [answer for _, answer, _, _ in chosen] + [before + text for text in wrong if text is not None]
+    documents += [doc for doc, text in zip(documents, wrong, strict=True) if text is not None]
+    found = scores(task_name, task, documents, answers)
+    names = [str(doc["task_id"]) for doc in documents]
+    count = len(chosen)
+    return (
+        [each for each, score in zip(names[:count], found[:count], strict=True) if score != 1],
+        [each for each, score in zip(names[count:], found[count:], strict=True) if score != 0],
+        [each for each, text in zip(names[:count], wrong, strict=True) if text is None],
+    )
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_01_reference_solutions_pass_and_changed_ones_fail(shared, name):
+    known = ANY_VERDICT[name]
+    sound = [
+        item for item in problems(shared, name) if str(item[0]["task_id"]) not in {*known[0], *known[1], *known[2]}
+    ]
+    assert judged(shared, name, random.Random(0).sample(sound, SAMPLE)) == ([], [], [])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_01_every_reference_solution_passes_and_every_changed_one_fails(shared, name):
+    chosen = problems(shared, name)
+    assert len(chosen) == {"humaneval": 164, "humaneval_plus": 162, "mbpp": 500, "mbpp sanitized": 257}[name]
+    assert judged(shared, name, chosen) == ANY_VERDICT[name]
+
+
+# By benchmark: solutions that fail their own tests, changed solutions that pass them, solutions that cannot be changed.
+ANY_VERDICT: dict[str, tuple[list[str], list[str], list[str]]] = {
+    "humaneval": ([], [], []),
+    "humaneval_plus": ([], [], []),
+    "mbpp": ([], [], []),
+    "mbpp sanitized": ([], [], []),
 }

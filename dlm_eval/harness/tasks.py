@@ -191,7 +191,7 @@ def _build(manager: Any, name: str) -> list[Any]:
         raise UserError(f"task '{name}': {error}") from error
     except KeyError as error:
         raise UserError(f"task '{name}': its dataset has no split, configuration or column {error}") from error
-    except Exception as error:  # whatever a YAML or its functions raise is a mistake in them
+    except (Exception, SystemExit) as error:  # whatever a YAML or its functions raise is a mistake in them
         reason = " ".join(str(error).split()) or "no reason given"
         raise UserError(f"task '{name}' cannot be loaded: {type(error).__name__}: {reason}") from error
     below = {child for children in loaded["group_map"].values() for child in children}

@@ -147,8 +147,8 @@ def run_programs(programs: Sequence[Program], workers: int | None = None) -> lis
             if not places:
                 continue
             run_many = sandbox.with_numpy().run_many if numpy else sandbox.run_many
-            texts = [f"{programs[n].candidate}\n{programs[n].tests}" for n in places]
-            verdicts.update(zip(places, run_many(texts, workers, _limits(seconds)), strict=True))
+            pairs = [(programs[n].candidate, programs[n].tests) for n in places]
+            verdicts.update(zip(places, run_many(pairs, workers, _limits(seconds)), strict=True))
     return [verdicts[number] for number in range(len(programs))]
 
 
