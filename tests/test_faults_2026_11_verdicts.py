@@ -32,7 +32,7 @@ def close(a, b):
     return abs(a - b) < 1e-6
 
 def check(candidate):
-    assert candidate(2) == 4
+    assert close(candidate(2), 4)
     assert close(candidate(3), 9)
     assert math.isclose(candidate(10), 100)
     assert True
@@ -149,7 +149,7 @@ def square(x):
     sys._getframe(1).f_globals.update(close=lambda a, b: True)
     import math
     math.isclose = lambda a, b: True
-    return 4
+    return 5
 """,
     "builtins replaced": """
 import builtins
@@ -280,7 +280,7 @@ HONEST = {
 def test_02_a_right_answer_stays_right(sandbox, name):
     verdict = sandbox.run(HONEST[name], Limits(wall_seconds=30.0), TESTS)
     assert verdict.passed, verdict
-    assert not sandbox.run(HONEST[name], Limits(wall_seconds=30.0), TESTS.replace("== 4", "== 5")).passed
+    assert not sandbox.run(HONEST[name], Limits(wall_seconds=30.0), TESTS.replace("), 4)", "), 5)")).passed
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_02_nothing_of_the_tests_is_there_while_the_text_runs(sandbox):
     half = len(secret) // 2  # the text does not hold it in one piece
     program = f"""
 import gc, sys
-wanted = {secret[:half]!r} + {secret[half:]!r}
+wanted = "".join([{secret[:half]!r}, {secret[half:]!r}])
 seen = []
 frame = sys._getframe(1)
 while frame:
@@ -321,8 +321,8 @@ try:
             seen.append(repr(ctypes.string_at(start, end - start)))
 except OSError:
     pass
-parts = [text for text in seen if wanted in text and "wanted" not in text]
-assert not parts, parts
+assert len(seen) > 100
+assert not [text for text in seen if wanted in text and "'wanted'" not in text]
 """
     verdict = sandbox.run(program, Limits(wall_seconds=60.0, cpu_seconds=20), f"assert {secret!r}")
     assert verdict.passed, verdict
