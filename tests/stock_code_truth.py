@@ -55,11 +55,11 @@ def changed(program: str, entry: str) -> str | None:
     return CHANGED + ast.unparse(ast.fix_missing_locations(tree))
 
 
-def entry_of(test: str) -> str:
-    """Returns the function that an MBPP test calls: the one that is not Python's own."""
-    names = re.findall(r"(\w+)\(", test)
-    builtin = set(dir(__builtins__) if not isinstance(__builtins__, dict) else __builtins__)
-    return next(name for name in names if name not in builtin | {"isclose", "assert"})
+def entry_of(test: str, program: str) -> str:
+    """Returns the function of a program that an MBPP test calls; the last where it names several."""
+    functions = [node.name for node in ast.parse(program).body if isinstance(node, ast.FunctionDef)]
+    named = [name for name in functions if re.search(rf"\b{name}\b", test)]
+    return (named or functions or [""])[-1]
 
 
 def scores(name: str, task: Any, docs: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:

