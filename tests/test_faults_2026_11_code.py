@@ -88,7 +88,7 @@ def write_task(folder: Path, name: str, scorer: str, *lines: str) -> Path:
 
 
 EVALS = "def process_results(doc, results):\n    return {'acc': float(eval('1') == 1)}\n"
-RUN = ("--model", "uniform", "--limit", "1", "--no_resume")
+RUN = ("--model", "tiny", "--limit", "1", "--no_resume")
 
 
 # -- every task, every place -------------------------------------------------------------------------------------------
@@ -381,8 +381,8 @@ def test_01_a_task_that_uses_our_sandbox_asks_and_says_so(tmp_path):
     folder = write_task(tmp_path, "t_box", scorer)
     options = {"include_path": str(folder), "limit": 1, "bootstrap_iters": 0}
     with pytest.raises(UserError, match="confirm_run_unsafe_code"):
-        evaluate("uniform", ["t_box"], **options)
-    results = evaluate("uniform", ["t_box"], confirm_run_unsafe_code=True, **options)
+        evaluate("tiny", ["t_box"], **options)
+    results = evaluate("tiny", ["t_box"], confirm_run_unsafe_code=True, **options)
     assert results["results"]["t_box"]["acc,none"] == 1.0
     assert "network" in results["dlm_eval"]["environment"]["sandbox"]["t_box"]
 
@@ -390,7 +390,7 @@ def test_01_a_task_that_uses_our_sandbox_asks_and_says_so(tmp_path):
 def test_01_answers_alone_run_nothing_and_claim_nothing(tmp_path):
     folder = write_task(tmp_path, "t_eval", EVALS, "unsafe_code: true")
     options = {"include_path": str(folder), "limit": 1, "bootstrap_iters": 0, "predict_only": True}
-    results = evaluate("uniform", ["t_eval"], **options)
+    results = evaluate("tiny", ["t_eval"], **options)
     assert "sandbox" not in results["dlm_eval"]["environment"]
 
 
@@ -467,6 +467,7 @@ def test_01_every_reference_solution_passes_and_every_changed_one_fails(shared, 
 ANY_VERDICT: dict[str, tuple[list[str], list[str], list[str]]] = {
     "humaneval": ([], [], []),
     "humaneval_plus": ([], [], []),
-    "mbpp": ([], [], []),
-    "mbpp sanitized": ([], [], []),
+    # 123 computes for longer than code_eval's three seconds; of the changed ones the tests never come to that return
+    "mbpp": (["123"], ["20", "29", "34", "177", "189", "351", "382", "404", "485"], []),
+    "mbpp sanitized": (["123"], [], []),
 }
