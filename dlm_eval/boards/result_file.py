@@ -27,6 +27,7 @@ FRACTION = re.compile(
 )
 MOST_BYTES = 256 << 20  # of a result file, which has no samples in it
 MOST_CHARACTERS = 500  # of a cell
+UNSANDBOXED = "UNSANDBOXED"
 _CHECKPOINT_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's order for model_name
 _VOLATILE = ("batch_size", "batch_sizes", "device", "use_cache")  # config keys that do not change the answers
 
@@ -65,6 +66,7 @@ class Row:
     task_version: str | None
     headline: bool  # the one metric of the task that the wide table shows
     logprob_kind: str | None = None  # what likelihoods are: exact, a bound, or a score
+    code: str | None = None  # "UNSANDBOXED" if the model's programs ran outside the sandbox
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,15 @@ def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
         "tokens_per_forward": _ratio(spent("tokens"), spent("forwards")),
         "tokens_per_second": _ratio(spent("tokens"), spent("seconds")),
         "errors": _total([_count(cost.get("errors")) for cost in costs]),
+        "code": UNSANDBOXED if outside(document, task) else None,
     }
+
+
+def outside(document: dict[str, Any], task: str) -> bool:
+    """Returns whether programs of a task, or of one in a group, ran outside the sandbox (harness/code_tasks.py writes it)."""
+    said = _dict(document, "dlm_eval", "environment", "sandbox")
+    lists = [said.get(leaf) for leaf in _leaves(document, task)]
+    return any(isinstance(each, list) and UNSANDBOXED in each for each in lists)
 
 
 def _unit(document: dict[str, Any], task: str, metric: str, value: float) -> str | None:

@@ -102,6 +102,12 @@ def add_parser(subparsers: Any) -> None:
         default=None,
         help="score the answers in the journal of --output_path again; the model is not loaded",
     )
+    ours.add_argument(
+        "--unsandboxed",
+        action="store_true",
+        default=None,
+        help="with --confirm_run_unsafe_code: tasks that the sandbox cannot hold may run generated code, with no protection",
+    )
     resume = ours.add_mutually_exclusive_group()
     resume.add_argument(
         "--resume", action="store_true", default=None, help="use the answers in the journal of --output_path (default)"

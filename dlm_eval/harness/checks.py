@@ -10,10 +10,11 @@ from typing import Any
 
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.chat import check_chat
+from dlm_eval.harness.code_tasks import Way, ways
 from dlm_eval.harness.decode_options import DecodeOptions, check_requests, user_layer
 from dlm_eval.harness.models import check_model_name, is_ours
 from dlm_eval.harness.run_settings import RunSettings
-from dlm_eval.harness.tasks import check_fewshot, unsafe_tasks
+from dlm_eval.harness.tasks import check_fewshot
 from dlm_eval.models import process_of
 
 log = logging.getLogger(__name__)
@@ -86,9 +87,12 @@ def _refuse_ours(settings: RunSettings) -> None:
 def settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:
     """Returns the tasks that may run. Generated code runs only when the user said so: by the option, or when asked.
 
-    A task that was named itself is an error without that word; inside a group it is left out, and said.
+    A task that was named itself is an error without that word; inside a group it is left out, and said. A task that
+    would run it outside the sandbox is an error wherever it was named, unless the user asked for that too.
     """
-    unsafe = unsafe_tasks(tasks)
+    found = ways(tasks["tasks"])
+    refuse_unsandboxed(found, settings)
+    unsafe = list(found)
     if not unsafe or settings.confirm_run_unsafe_code or settings.predict_only or (ask is not None and ask(unsafe)):
         return tasks
     named = [name for name in unsafe if name in settings.tasks]
@@ -105,6 +109,26 @@ def settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None)
             group.pop(name)
     tasks["group_map"] = {name: group.child_names for name, group in tasks["groups"].items()}
     return tasks
+
+
+def refuse_unsandboxed(found: Mapping[str, Way], settings: RunSettings) -> None:
+    """Raises UserError for tasks that would run generated code outside the sandbox, unless the user asked for it twice.
+
+    Args:
+        found: how each task runs generated code (`ways`).
+        settings: of the run.
+    """
+    outside = {name: way.reason for name, way in found.items() if not way.sandboxed}
+    if not outside or settings.predict_only:
+        return
+    reasons = "; ".join(dict.fromkeys(outside.values()))
+    if settings.unsandboxed and settings.confirm_run_unsafe_code:
+        log.warning("UNSANDBOXED: %s: generated code runs with no protection: %s", ", ".join(outside), reasons)
+        return
+    raise UserError(
+        f"--tasks {', '.join(outside)} would run generated code outside the sandbox: {reasons}; leave it out, or add"
+        " --unsandboxed and --confirm_run_unsafe_code to run it with no protection"
+    )
 
 
 def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None:

@@ -42,6 +42,8 @@ class RunSettings:
         output_path: directory for results, or a name ending in .json; None saves nothing.
         resume: use the answers in the journal of `output_path`.
         score_only: use nothing but these answers: filters and metrics anew, no weights.
+        confirm_run_unsafe_code: generated code may run, in the sandbox.
+        unsandboxed: with it, that of tasks that the sandbox cannot hold may run with no protection.
         bootstrap_iters: resamplings for standard errors without a closed form (lm-eval's 100000 take hours for F1).
         stride: tokens that each later window of a text longer than the model scores (loglikelihood_rolling).
         overlong: 'truncate' (context from the left, counted) or 'error' (a stored per-sample error).
@@ -75,6 +77,7 @@ class RunSettings:
     system_instruction: str | None = None
     fewshot_as_multiturn: bool | None = None
     confirm_run_unsafe_code: bool = False
+    unsandboxed: bool = False
     predict_only: bool = False
     write_out: bool = False
     bootstrap_iters: int = 200

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
+from . import packages
 from .limits import Limits
 from .runner import DEFAULT_LIMITS, KINDS, Sandbox, Unavailable, Verdict
 
-__all__ = ["KINDS", "Limits", "Sandbox", "Unavailable", "Verdict", "protections", "run", "run_many"]
+__all__ = ["KINDS", "Limits", "Sandbox", "Unavailable", "Verdict", "protections", "run", "run_many", "with_numpy"]
 
 _default = Sandbox()
 
 
-def run(program: str, limits: Limits = DEFAULT_LIMITS) -> Verdict:
-    """Returns the verdict on one program in the best sandbox that can be had here."""
-    return _default.run(program, limits)
+def run(program: str, limits: Limits = DEFAULT_LIMITS, tests: str = "") -> Verdict:
+    """Returns the verdict on one program in the best sandbox that can be had here, see `Sandbox.run`."""
+    return _default.run(program, limits, tests)
 
 
-def run_many(programs: Iterable[str], workers: int | None = None, limits: Limits = DEFAULT_LIMITS) -> list[Verdict]:
-    """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None: one per CPU)."""
+def run_many(
+    programs: Iterable[str | tuple[str, str]], workers: int | None = None, limits: Limits = DEFAULT_LIMITS
+) -> list[Verdict]:
+    """Returns the verdicts on ``programs`` in their order, running ``workers`` at once, see `Sandbox.run_many`."""
     return _default.run_many(programs, workers, limits)
+
+
+@functools.cache
+def with_numpy() -> Sandbox:
+    """Returns the sandbox for programs whose tests import numpy.
+
+    Raises:
+        Unavailable: numpy is not installed as files.
+    """
+    try:
+        return Sandbox(packages=packages.numpy())
+    except LookupError as error:
+        raise Unavailable(str(error)) from error
 
 
 def protections() -> tuple[str, ...]:

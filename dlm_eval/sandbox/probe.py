@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from .limits import MIB, Limits
+from .limits import GIB, MIB, Limits
 
 
 class Outcome(Protocol):
@@ -82,7 +82,7 @@ ATTEMPTS = {
         "    pass\n"
         "else:\n"
         "    raise AssertionError",
-        SMALL,
+        replace(SMALL, memory_bytes=GIB),  # a package that is loaded counts in each of them
     ),
     "file size": Attempt(REFUSED.replace("{attempt}", "open('big', 'wb').write(bytes(2 << 20))"), SMALL),
     "disk": Attempt(
@@ -114,19 +114,33 @@ ATTEMPTS = {
     "no privileges": Attempt("import os\n" + REFUSED.replace("{attempt}", "os.setuid(0), os.chroot('.')"), SMALL),
 }  # fmt: skip
 NAMES = tuple(ATTEMPTS)
+# where programs may import a package: it cannot be changed, and nothing beside it is in reach
+PACKAGE_NAME = "read-only package"
+PACKAGE_ATTEMPT = Attempt(
+    "import {package}\n"
+    + REFUSED.replace("{attempt}", "open({package}.__file__, 'a')")
+    + "try:\n    import dlm_eval\nexcept (ImportError, OSError):\n    pass\nelse:\n    raise AssertionError",
+    SMALL,
+)
 
 
-def held(run: Callable[[str, Limits], Outcome]) -> tuple[str, ...]:
+def held(run: Callable[[str, Limits], Outcome], package: str = "") -> tuple[str, ...]:
     """Returns those of NAMES that hold for programs that ``run`` runs.
 
+    Args:
+        run: Runs a program.
+        package: What programs may import beside the standard library, or "".
+
     Raises:
-        RuntimeError: Not even a harmless program passes.
+        RuntimeError: Not even a harmless program passes, or the package cannot be imported.
     """
-    harmless = run("assert 1 + 1 == 2", Limits())
+    harmless = run(f"import {package or 'math'}\nassert 1 + 1 == 2", Limits())
     if not harmless.passed:
         raise RuntimeError(f"the sandbox for generated code does not work here: {harmless.reason}")
+    attempts = {**ATTEMPTS, **({PACKAGE_NAME: PACKAGE_ATTEMPT} if package else {})}
     with _targets() as targets:
-        return tuple(name for name, attempt in ATTEMPTS.items() if _holds(run, attempt, targets))
+        targets["package"] = package
+        return tuple(name for name, attempt in attempts.items() if _holds(run, attempt, targets))
 
 
 def _holds(run: Callable[[str, Limits], Outcome], attempt: Attempt, targets: dict[str, str]) -> bool:
