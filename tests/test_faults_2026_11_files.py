@@ -192,6 +192,32 @@ def test_06_a_run_over_workers_ends_with_one_line(tmp_path: Path) -> None:
     assert "the chat template of 'llada' asks for too much" in done.stderr.strip().splitlines()[-1]
 
 
+def test_06_models_of_lm_eval_render_bounded_too() -> None:
+    from types import SimpleNamespace
+
+    from jinja2 import TemplateError
+
+    from dlm_eval.harness.baseline import _bound_template
+
+    lm = SimpleNamespace(tokenizer=build.tokenizer(chat=True))
+    expected = lm.tokenizer.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
+    _bound_template(lm, "org/model")
+    options = {"tokenize": False, "add_generation_prompt": True, "continue_final_message": False}
+    assert lm.tokenizer.apply_chat_template(TALK, **options) == expected
+    lm.tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(
+        TemplateError, match="System role not supported"
+    ):  # for which lm-eval leaves the system message out
+        lm.tokenizer.apply_chat_template(TALK, **options)
+    lm.tokenizer.chat_template = "{{ 10**(10**8) }}"
+    with pytest.raises(UserError, match="the chat template of 'org/model' asks for too much"):
+        lm.tokenizer.apply_chat_template(TALK, **options)
+    lm.tokenizer.chat_template = {"other": "x"}
+    with pytest.raises(UserError, match="'org/model': This model has multiple chat templates"):
+        lm.tokenizer.apply_chat_template(TALK, **options)
+    _bound_template(SimpleNamespace(), "an API has no tokenizer of transformers'")
+
+
 # -- weights ---------------------------------------------------------------------------------------------------------------
 
 
@@ -522,6 +548,26 @@ def test_06_a_template_that_never_ends_while_its_task_loads(tmp_path: Path, monk
     with pytest.raises(UserError, match="task 't_write'.*a template took more than") as caught:
         tasks.load_tasks(["t_write"], include_path=str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "documents.jsonl is nested too deeply to be read"),
+        (b'{"text": \n' + b"[\n" * 100_000 + b"]\n" * 100_000 + b"}\n", "documents.jsonl is nested too deeply to be read"),
+        (b'{"text": ' + b'{"a":' * 100_000, "documents.jsonl is nested too deeply to be read"),
+        (b"\x00\xff" * 1000, "t_write"),
+        (b"[]\n3\n", "t_write"),
+    ],
+)  # fmt: skip
+def test_06_hostile_documents_are_one_line(tmp_path: Path, content: bytes, told: str) -> None:
+    from dlm_eval.harness.tasks import load_tasks
+
+    write_tasks(tmp_path)
+    (tmp_path / "documents.jsonl").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_tasks(["t_write"], include_path=str(tmp_path))
+    assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_06_the_limit_is_processor_time_and_leaves_no_trace() -> None:
