@@ -183,12 +183,39 @@ def test_06_a_run_over_workers_ends_with_one_line(tmp_path: Path) -> None:
     folder = build.llada(tmp_path / "llada", chat=True)[0]
     (folder / "chat_template.jinja").write_text("{{ 10**(10**8) }}")
     arguments = ["--model", "llada", "--model_args", f"pretrained={folder}", "--tasks", "t_write", "--devices", "cpu:2"]
+    (tmp_path / "tasks").mkdir()
     command = [sys.executable, "-m", "dlm_eval", *arguments, "--apply_chat_template"]
     done = subprocess.run(
         [*command, "--include_path", str(write_tasks(tmp_path / "tasks"))], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "the chat template of 'llada' asks for too much" in done.stderr.strip().splitlines()[-1]
+
+
+def test_06_models_of_lm_eval_render_bounded_too() -> None:
+    from types import SimpleNamespace
+
+    from jinja2 import TemplateError
+
+    from dlm_eval.harness.baseline import _bound_template
+
+    lm = SimpleNamespace(tokenizer=build.tokenizer(chat=True))
+    expected = lm.tokenizer.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
+    _bound_template(lm, "org/model")
+    options = {"tokenize": False, "add_generation_prompt": True, "continue_final_message": False}
+    assert lm.tokenizer.apply_chat_template(TALK, **options) == expected
+    lm.tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(
+        TemplateError, match="System role not supported"
+    ):  # for which lm-eval leaves the system message out
+        lm.tokenizer.apply_chat_template(TALK, **options)
+    lm.tokenizer.chat_template = "{{ 10**(10**8) }}"
+    with pytest.raises(UserError, match="the chat template of 'org/model' asks for too much"):
+        lm.tokenizer.apply_chat_template(TALK, **options)
+    lm.tokenizer.chat_template = {"other": "x"}
+    with pytest.raises(UserError, match="'org/model': This model has multiple chat templates"):
+        lm.tokenizer.apply_chat_template(TALK, **options)
+    _bound_template(SimpleNamespace(), "an API has no tokenizer of transformers'")
 
 
 # -- weights ---------------------------------------------------------------------------------------------------------------
@@ -268,11 +295,11 @@ def test_06_weights_that_are_no_files_or_lie_elsewhere(folder: Path) -> None:
     assert "has no weights" in refusal("llada", pretrained=folder)
 
 
-def test_06_a_sparse_file_of_a_terabyte_takes_no_memory(folder: Path) -> None:
-    header = {"model.transformer.wte.weight": {"dtype": "F32", "shape": [2**30, 256], "data_offsets": [0, 2**40]}}
+def test_06_a_sparse_file_of_terabytes_takes_no_memory(folder: Path) -> None:
+    header = {"model.transformer.wte.weight": {"dtype": "F32", "shape": [2**32, 256], "data_offsets": [0, 2**42]}}
     write_header(folder / "model.safetensors", header, b"")
-    os.truncate(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size + 2**40)
-    assert "pretrained 'llada' does not fit its config" in refusal("llada", pretrained=folder)
+    os.truncate(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size + 2**42)
+    assert "its weights take 4096.0 GiB in float32, cpu has" in refusal("llada", pretrained=folder)
 
 
 @pytest.mark.parametrize(
@@ -472,9 +499,18 @@ def test_06_patterns_that_explode() -> None:
 SLOW_FILTER = """
 filter_list:
   - name: slow
-    filter: [{function: regex, regex_pattern: "(?:[a-z ]|[a-z ])+#"}, {function: take_first}]
+    filter: [{function: custom, filter_fn: !function slow.pick}]
   - name: plain
     filter: [{function: take_first}]
+"""
+SLOW = """
+import re
+
+def pick(resps, docs):
+    for answers, doc in zip(resps, docs):
+        if doc["text"] in ("fab", "cabbage", "abcab"):
+            re.search("(a+)+$", "a" * 60 + "b")
+        yield answers[0]
 """
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
@@ -483,13 +519,13 @@ def test_06_a_filter_that_backtracks_costs_its_samples(tmp_path: Path, monkeypat
     monkeypatch.setattr(guard, "FILTER_SECONDS", 0.5)
     monkeypatch.setattr(guard, "MOST_SLOW", 2)
     file = write_tasks(tmp_path) / "t_write.yaml"
-    text = file.read_text().replace("max_gen_toks: 8", "max_gen_toks: 60")
-    file.write_text(text + SLOW_FILTER)
-    results = evaluate("toy", ["t_write"], include_path=str(tmp_path), model_args={"vocab": 8, "length": 128})
-    erred = {line["filter"] for line in results["samples"]["t_write"] if "error" in line}
-    errors = [line["error"] for line in results["samples"]["t_write"] if "error" in line]
-    assert erred and any("filter 'slow' failed: TooSlow: it took more than" in error for error in errors)
-    assert results["dlm_eval"]["cost"]["t_write"]["errors"] >= 1
+    file.write_text(file.read_text() + SLOW_FILTER)
+    (tmp_path / "slow.py").write_text(SLOW)
+    results = evaluate("toy", ["t_write"], include_path=str(tmp_path))
+    errors = {line["doc"]["text"]: line["error"] for line in results["samples"]["t_write"] if "error" in line}
+    assert "filter 'slow' failed: TooSlow: it took more than" in errors["abcab"] and "was ended" in errors["fab"]
+    assert "it was ended on 2 answers and not tried on this one" in errors["cabbage"]
+    assert results["results"]["t_write"].keys() >= {"exact_match,slow", "exact_match,plain"}
 
 
 def test_06_a_prompt_that_never_ends_costs_one_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,6 +548,26 @@ def test_06_a_template_that_never_ends_while_its_task_loads(tmp_path: Path, monk
     with pytest.raises(UserError, match="task 't_write'.*a template took more than") as caught:
         tasks.load_tasks(["t_write"], include_path=str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "documents.jsonl is nested too deeply to be read"),
+        (b'{"text": \n' + b"[\n" * 100_000 + b"]\n" * 100_000 + b"}\n", "documents.jsonl is nested too deeply to be read"),
+        (b'{"text": ' + b'{"a":' * 100_000, "documents.jsonl is nested too deeply to be read"),
+        (b"\x00\xff" * 1000, "t_write"),
+        (b"[]\n3\n", "t_write"),
+    ],
+)  # fmt: skip
+def test_06_hostile_documents_are_one_line(tmp_path: Path, content: bytes, told: str) -> None:
+    from dlm_eval.harness.tasks import load_tasks
+
+    write_tasks(tmp_path)
+    (tmp_path / "documents.jsonl").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_tasks(["t_write"], include_path=str(tmp_path))
+    assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_06_the_limit_is_processor_time_and_leaves_no_trace() -> None:

@@ -25,7 +25,6 @@ LONGEST_PATTERN = 4096  # characters
 REFUSED = [
     "megatron_config",
     "tokenizer_kwargs",
-    "auto_mapping",
     "loftq_config",
     "eva_config",
     "corda_config",

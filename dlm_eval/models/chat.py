@@ -37,7 +37,12 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], name: str
     """
     if not messages:
         raise SampleError("an empty conversation has no prompt")
-    template = options.pop("chat_template", None) or tokenizer.get_chat_template(tools=options.get("tools"))
+    try:
+        template = options.pop("chat_template", None) or tokenizer.get_chat_template(tools=options.get("tools"))
+    except ValueError as error:  # several templates, and none of them the default
+        raise UserError(f"'{name}': {' '.join(str(error).split())[:300]}") from None
+    if not isinstance(template, str):
+        raise UserError(f"the chat template of '{name}' is no text")
     if len(template) > LONGEST_TEMPLATE:
         raise UserError(f"the chat template of '{name}' has more than {LONGEST_TEMPLATE} characters; it is not run")
     # transformers drops keys without a value, and hands the special tokens to the template by name.
@@ -66,7 +71,7 @@ class _Renderer:
         Raises:
             RunError: the process does not start.
         """
-        message = json.dumps(request).encode()
+        message = json.dumps(request, default=str).encode()
         with self._lock:
             pipe = self._pipe or self._start()
             try:

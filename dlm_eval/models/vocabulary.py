@@ -184,7 +184,9 @@ def is_panic(error: BaseException) -> bool:
 
 
 def _check_files(folder: Folder) -> None:
-    """Raises ValueError if a file that transformers would read is too large, or if an entry would have transformers read elsewhere."""
+    """Raises ValueError or UserError if a file that transformers would read is too large, or is no JSON."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        folder.read_json(name)
     for name in TEXT_FILES:
         for file in folder.path.glob(name):
             if file.is_file() and file.stat().st_size > LARGEST_TEXT:
@@ -192,9 +194,6 @@ def _check_files(folder: Folder) -> None:
     for file in folder.path.glob("**/*.jinja"):
         if file.stat().st_size > LARGEST_JSON:
             raise ValueError(f"{file.name} has more than {LARGEST_JSON >> 20} MiB")
-    folder.read_json("tokenizer_config.json")
-    folder.read_json("special_tokens_map.json")
-    folder.read_json("added_tokens.json")
 
 
 def token_id(tokenizer: Any, text: str | None) -> int | None:

@@ -6,6 +6,7 @@ Two ways: `load_weights` for transformers' classes, `load_module` for modules of
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.models.adapter import WEIGHTS, check_adapter
 from dlm_eval.models.loading import Folder, LoadSettings, first_line, locate, read_config, resolve_device, resolve_dtype
 from dlm_eval.models.quantization import quantization_config
-from dlm_eval.models.stored import built_within, stored
+from dlm_eval.models.stored import Stored, built_within, stored
 
 QUIET_BELOW = 2**30  # bytes of weights below which no progress bar is shown
 
@@ -52,6 +53,8 @@ def load_weights(
         config._attn_implementation = settings.attn_implementation
         with device, within:
             return model_class(config).to(dtype).eval().requires_grad_(False)
+    if settings.device_map is None and settings.quantization is None and "quantization_config" not in raw:
+        _require_room(held, dtype, device, folder)
     place = _place(settings.device_map) or {"": device}
     extra: dict[str, Any] = (
         {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
@@ -99,6 +102,7 @@ def load_module(
     if device.type == "meta":
         with device, within:
             return build().to(dtype).eval().requires_grad_(False)
+    _require_room(held, dtype, device, folder)
     with init_empty_weights(include_buffers=False), within:
         module = build()
     state = rename(read_state(folder, folder.weights, device))
@@ -139,6 +143,21 @@ def _without_views(state: Any) -> dict[str, Tensor]:
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"{name} is larger than what is stored of it")
     return state
+
+
+def _require_room(held: Stored, dtype: torch.dtype, device: torch.device, folder: Folder) -> None:
+    """Raises UserError if the weights are larger than all the memory of the device that they go to."""
+    if device.type == "cuda":
+        room = torch.cuda.get_device_properties(device).total_memory
+    else:
+        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    pickled = folder.weights[0].suffix != ".safetensors"  # whose elements are known only once it is read
+    needed = held.bytes if pickled else held.elements * dtype.itemsize
+    if needed > room:
+        raise UserError(
+            f"pretrained '{folder.name}': its weights take {needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, "
+            f"{device} has {room / 2**30:.1f} GiB; set another dtype, quantization= or device_map="
+        )
 
 
 def _place(device_map: str | None) -> Any:
@@ -205,5 +224,5 @@ def merge_adapter(model: Any, settings: LoadSettings) -> Any:
 
 
 def _listed(keys: Any) -> str:
-    names = sorted(str(key[0]) if isinstance(key, tuple) else str(key) for key in keys)
+    names = sorted(str(key[0] if isinstance(key, tuple) else key)[:100] for key in keys)
     return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
