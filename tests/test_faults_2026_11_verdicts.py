@@ -15,7 +15,7 @@ import pytest
 
 from dlm_eval.metrics.code import build_program
 from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, namespaces, wire
-from dlm_eval.sandbox.clock import CARRY_SECONDS, PATIENCE, Clock
+from dlm_eval.sandbox.clock import PATIENCE, Clock
 from dlm_eval.sandbox.judge import FORGED, Program, Run, judge
 from dlm_eval.sandbox.turns import Turns
 
