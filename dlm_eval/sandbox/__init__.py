@@ -14,13 +14,15 @@ __all__ = ["KINDS", "Limits", "Sandbox", "Unavailable", "Verdict", "protections"
 _default = Sandbox()
 
 
-def run(program: str, limits: Limits = DEFAULT_LIMITS) -> Verdict:
-    """Returns the verdict on one program in the best sandbox that can be had here."""
-    return _default.run(program, limits)
+def run(program: str, limits: Limits = DEFAULT_LIMITS, tests: str = "") -> Verdict:
+    """Returns the verdict on one program in the best sandbox that can be had here, see `Sandbox.run`."""
+    return _default.run(program, limits, tests)
 
 
-def run_many(programs: Iterable[str], workers: int | None = None, limits: Limits = DEFAULT_LIMITS) -> list[Verdict]:
-    """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None: one per CPU)."""
+def run_many(
+    programs: Iterable[str | tuple[str, str]], workers: int | None = None, limits: Limits = DEFAULT_LIMITS
+) -> list[Verdict]:
+    """Returns the verdicts on ``programs`` in their order, running ``workers`` at once, see `Sandbox.run_many`."""
     return _default.run_many(programs, workers, limits)
 
 

@@ -82,11 +82,15 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def drop_privileges(uid: int | None) -> None:
-    """Gives up every capability for good and, where ``uid`` is given, becomes that user and group."""
+def drop_bounding_set() -> None:
+    """Makes sure that no program started from here on can gain a capability."""
     with contextlib.suppress(OSError):  # EINVAL: past the last capability; EPERM: none to drop
         for capability in range(LAST_POSSIBLE_CAPABILITY + 1):
             prctl(PR_CAPBSET_DROP, capability)
+
+
+def drop_privileges(uid: int | None) -> None:
+    """Gives up every capability for good and, where ``uid`` is given, becomes that user and group."""
     if uid is not None:
         with contextlib.suppress(OSError):  # a namespace without its own group map refuses, and has none to drop
             os.setgroups([])

@@ -7,11 +7,13 @@ import os
 import select
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from typing import Any
 
-from . import wire
-from .limits import Limits
+from . import namespaces, wire
+from .clock import PATIENCE
+from .judge import Program, Run
 from .packages import Packages
 
 START_SECONDS, GRACE_SECONDS, STOP_SECONDS = 20.0, 10.0, 5.0
@@ -26,8 +28,9 @@ package = types.ModuleType("sandbox"); package.__path__ = [sys.argv[1]]; sys.mod
 from sandbox.server import main
 main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5], sys.argv[6:])
 """
-# all that the server sees of our environment; a fixed hash seed: the same program gets the same verdict
+# what the server sees beside PASSED_ON; a fixed hash seed: the same program gets the same verdict
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
+PASSED_ON = (namespaces.LIBRARY_PATH, "PYTHONHOME")  # without them the same file may be another Python, or none
 
 
 class ServerGone(Exception):
@@ -51,7 +54,8 @@ class Server:
         try:
             self._process = subprocess.Popen(
                 command,
-                env=ENVIRONMENT, cwd="/", stdin=nothing, stdout=nothing, stderr=nothing,
+                env=ENVIRONMENT | {name: os.environ[name] for name in PASSED_ON if name in os.environ},
+                cwd="/", stdin=nothing, stdout=nothing, stderr=nothing,
                 pass_fds=(inward, outward), start_new_session=True,
             )  # fmt: skip
         except OSError as error:
@@ -65,10 +69,13 @@ class Server:
 
     def _await_start(self) -> None:
         try:
-            refused = self._receive(START_SECONDS)["refused"]
+            started = self._receive(START_SECONDS)
         except ServerGone:
             self.stop()
             raise
+        refused = started["refused"]
+        if not refused and started["python"] != sys.version:
+            refused = f"another Python would judge: {started['python']}, not {sys.version}"
         if refused:
             self.stop()
             raise ServerGone(refused)
@@ -77,21 +84,28 @@ class Server:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def run(self, program: str, limits: Limits) -> dict[str, Any]:
-        """Returns passed, reason and seconds of one program."""
-        try:
-            wire.send(self._requests, {"text": program, "limits": asdict(limits)})
-        except OSError as error:
-            raise ServerGone("the server ended") from error
-        reply = self._receive(2 * limits.wall_seconds + GRACE_SECONDS)  # a program that passes is run twice
+    def run(self, program: Program) -> Run:
+        """Returns how one run of ``program`` ended."""
+        deadline = time.monotonic() + PATIENCE * program.limits.wall_seconds + GRACE_SECONDS
+        self._send({"text": program.text, "limits": asdict(program.limits), "alone": program.alone})
+        reply = self._receive(deadline - time.monotonic())
+        if "wanted" in reply:  # the text has ended
+            self._send({"tests": program.tests, "elsewhere": program.elsewhere})
+            reply = self._receive(deadline - time.monotonic())
         if "error" in reply:
             raise ServerGone(reply["error"])
-        return reply
+        return Run(**reply)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            wire.send(self._requests, message)
+        except OSError as error:
+            raise ServerGone("the server ended") from error
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         ready = select.poll()
         ready.register(self._replies, select.POLLIN)
-        reply = wire.receive(self._replies) if ready.poll(seconds * 1000) else None
+        reply = wire.receive(self._replies) if ready.poll(max(0.0, seconds) * 1000) else None
         if reply is None:
             raise ServerGone("the server ended or hung")
         return reply

