@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe
+from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe, take_sandbox
 from dlm_eval.harness.contained import contained
 from dlm_eval.harness.models import Loaded, adapt, load
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
@@ -63,6 +63,7 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
     )
     tasks = settle_unsafe(tasks, settings, ask)
     check_tasks(tasks, settings)
+    take_sandbox(tasks, settings)
     with ExitStack() as stack:
         loaded = stack.enter_context(open_model(settings, home)) if shared is None else adapt(shared, settings)
         stack.enter_context(contained(settings.verbosity == "DEBUG"))
@@ -137,7 +138,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     device = loaded.lm.pool.cost() - before if before is not None else None
     errors = files.count_errors(results)
     results["dlm_eval"] = block(loaded, settings, records(), errors, device, time.perf_counter() - start)
-    if settings.confirm_run_unsafe_code and unsafe_tasks(tasks):
+    if unsafe_tasks(tasks) and not settings.predict_only:  # confirmed by the option, or when asked
         from dlm_eval.sandbox import protections
 
         results["dlm_eval"]["environment"]["sandbox"] = list(protections())

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # Options that mean what they mean to `run` and are handed on to it.
 PASSED = (
     "model", "model_args", "limit", "num_fewshot", "batch_size", "device", "devices", "seed", "data_dir", "include_path", "apply_chat_template",
-    "system_instruction", "confirm_run_unsafe_code", "output_path", "verbosity", "resume",
+    "system_instruction", "confirm_run_unsafe_code", "sandbox", "output_path", "verbosity", "resume",
 )  # fmt: skip
 
 
@@ -122,6 +122,7 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
 
 def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
     """Returns the tasks in which the model writes, by name, and the names of the others, which do not depend on decode settings."""
+    from dlm_eval.harness.checks import take_sandbox
     from dlm_eval.harness.tasks import check_fewshot, load_tasks, unsafe_tasks
 
     loaded = load_tasks(
@@ -131,6 +132,8 @@ def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
         metadata=dict(settings.model_args),
     )
     check_fewshot(loaded, settings.num_fewshot)
+    if settings.confirm_run_unsafe_code:
+        take_sandbox(loaded, settings)
     unsafe = [] if settings.confirm_run_unsafe_code else unsafe_tasks(loaded)
     kept = {
         name: task
