@@ -15,8 +15,14 @@ from dataclasses import dataclass, field
 
 CARRY_SECONDS = 1.0  # a wait is told when it is over: as much of it may be left out of a later period
 PATIENCE = 6  # times the wall limit, with all waiting: then a program that has not used it up is starved
+GRACE_SECONDS = 30.0  # for all else that a run needs
 
 Readings = Mapping[tuple[int, int], tuple[float, float]]  # (pid, tid): seconds computed, seconds waited for a CPU
+
+
+def latest(wall_seconds: float) -> float:
+    """Returns the seconds after which a run with this limit has ended, or its watcher does not work."""
+    return PATIENCE * wall_seconds + GRACE_SECONDS
 
 
 @dataclass

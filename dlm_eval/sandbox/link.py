@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from . import namespaces, wire
-from .clock import PATIENCE
+from .clock import latest
 from .judge import Program, Run
 from .packages import Packages
 
@@ -86,7 +86,7 @@ class Server:
 
     def run(self, program: Program) -> Run:
         """Returns how one run of ``program`` ended."""
-        deadline = time.monotonic() + PATIENCE * program.limits.wall_seconds + GRACE_SECONDS
+        deadline = time.monotonic() + latest(program.limits.wall_seconds) + GRACE_SECONDS
         self._send({"text": program.text, "limits": asdict(program.limits), "alone": program.alone})
         reply = self._receive(deadline - time.monotonic())
         if "wanted" in reply:  # the text has ended

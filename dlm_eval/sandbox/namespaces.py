@@ -37,9 +37,9 @@ def standard_library() -> str:
     return os.path.dirname(os.path.realpath(os.__file__))
 
 
-def home() -> str:
+def home(packages: Sequence[str] = ()) -> str:
     """Returns the working directory of programs inside: one that has nothing to do with what they may read."""
-    roots = [*python_roots(), *LIBRARY_ROOTS]
+    roots = [*python_roots(), *LIBRARY_ROOTS, *packages]
     free = (
         path
         for path in HOMES
@@ -54,9 +54,10 @@ def library_links() -> list[tuple[str, str]]:
 
 
 def enter(home: str, packages: Sequence[str] = ()) -> int | None:
-    """Moves this process into namespaces of its own with a minimal root, in which ``home`` is an empty directory.
+    """Moves this process into namespaces of its own with a minimal root.
 
     Args:
+        home: A directory that is empty there, see `home`.
         packages: Directories that programs may read beside the Python installation.
 
     Returns:

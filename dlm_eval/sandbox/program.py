@@ -88,7 +88,8 @@ def run(text: str, limits: Limits, around: Surroundings, undo: Undo, alone: bool
 
 def _run_text(execute: Callable[[], None]) -> None:
     # one call into C: a tracer that the text sets on our frames finds no line of ours before it is cleared
-    any(map(partial.__call__, (execute, partial(sys.settrace, None), partial(sys.setprofile, None))))
+    steps = (execute, partial(sys.settrace, None), partial(sys.setprofile, None))
+    any(map(partial.__call__, steps))  # type: ignore[arg-type]
 
 
 def _check_threads(count: Callable[[], int], clock: Callable[[], float], sleep: Callable[[float], None]) -> None:

@@ -147,17 +147,22 @@ class Sandbox:
 
     def _verdict(self, text: str, limits: Limits, tests: str = "") -> Verdict:
         program = Program(text, tests, limits, alone=bool(tests))
-        for turn in (self._turns.shared, self._turns.alone):  # once more with the machine to itself if it was starved
-            with turn():
+        try:
+            with self._turns.shared():
                 outcome = self._outcome(program)
-            if isinstance(outcome, str):
-                return Verdict(False, f"sandbox error: {outcome}", 0.0, ran=False)
-            if not outcome.starved:
-                break
+            if outcome.starved:  # once more, with none of our programs beside it
+                with self._turns.alone():
+                    outcome = self._outcome(program)
+        except ServerGone as error:
+            return Verdict(False, f"sandbox error: {error}", 0.0, ran=False)
         return Verdict(outcome.passed, outcome.reason, outcome.seconds, ran=not outcome.starved)
 
-    def _outcome(self, program: Program) -> Run | str:
-        """Returns how the program ended, or why the sandbox could not run it."""
+    def _outcome(self, program: Program) -> Run:
+        """Returns how the program ended.
+
+        Raises:
+            ServerGone: The sandbox could not run it.
+        """
         reason = ""
         for fresh in (False, True):  # a server may have been killed from outside: once more with a fresh one
             server = None
@@ -171,7 +176,7 @@ class Sandbox:
             else:
                 self._give_back(server)
                 return outcome
-        return reason
+        raise ServerGone(reason)
 
     def _take(self, fresh: bool) -> Server:
         with self._lock:

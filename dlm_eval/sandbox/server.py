@@ -16,6 +16,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 from . import boundary, clock, disk, kernel, namespaces, procfs, wire
@@ -31,8 +33,7 @@ USUAL_IMPORTS = (
 # and parts of packages that load late
 PARTS = {"numpy": ("numpy.random",)}
 FIRST_SPARE_USER, SPARE_USERS = 61000, 4000  # for root without namespaces: a user id per server, used by nobody
-PATIENCE, GRACE_SECONDS = 2 * clock.PATIENCE, 30.0  # a watcher gets this many times its program's seconds, and these
-WATCHER_ENDED = {"passed": False, "reason": "failed: its watcher was ended", "seconds": 0.0, "starved": False}
+ENDED = {"passed": False, "reason": "failed: its watcher was ended", "seconds": 0.0}
 
 
 def main(requests: int, replies: int, kind: str, package: str, folders: list[str]) -> None:
@@ -45,12 +46,12 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
         package: A package that programs may import beside the standard library, or "" (see packages.py).
         folders: What it is made of; the first is its own.
     """
-    undo = boundary.remember([importlib.import_module(name) for name in USUAL_IMPORTS])
+    usual = [importlib.import_module(name) for name in USUAL_IMPORTS]
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     processes = procfs.open_proc()
     try:
         if package:
-            _load(package, folders[0])
+            usual += _load(package, folders[0])
         around = LOCKS[kind](folders)
     except (OSError, KeyError, AttributeError, ImportError) as refusal:
         wire.send(replies, {"refused": f"{type(refusal).__name__}: {refusal}"})
@@ -59,27 +60,31 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no program may look into this process
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)  # what is left by a watcher that was killed comes here
         kernel.drop_bounding_set()  # once here instead of in every program
+    undo = boundary.remember(usual)
     gc.collect()
     gc.freeze()  # a program's collector has nothing of ours to look at, and so copies no page of it
     wire.send(replies, {"refused": None, "python": sys.version})
-
-    def ask() -> tuple[str, bool]:
-        wire.send(replies, {"wanted": "tests"})
-        answer = wire.receive(requests)
-        if answer is None:
-            raise EOFError("the harness hung up")
-        return answer["tests"], answer["elsewhere"]
-
     while (request := wire.receive(requests)) is not None:
-        job = Job(request["text"], Limits(**request["limits"]), request["alone"], ask, undo)
-        outcome = _run(job, around, processes, requests)
-        wire.send(replies, outcome or WATCHER_ENDED)
-        if outcome is None or "error" in outcome:  # what the harness sends to the watcher may still lie in the pipe
+        job = Job(
+            request["text"], Limits(**request["limits"]), request["alone"], partial(_ask, requests, replies), undo
+        )
+        outcome = _run_once(job, around, processes, requests)
+        wire.send(replies, outcome)
+        if "error" in outcome or outcome is ENDED:  # what the harness sent to the watcher may still lie in the pipe
             return
 
 
-def _run(job: Job, around: Surroundings, processes: int | None, requests: int) -> dict[str, Any] | None:
-    server, latest = os.getpid(), PATIENCE * job.limits.wall_seconds + GRACE_SECONDS
+def _ask(requests: int, replies: int) -> tuple[str, bool]:
+    """Asks the harness for the tests; in the watcher, so that they are in no process that a program is forked from."""
+    wire.send(replies, {"wanted": "tests"})
+    answer = wire.receive(requests)
+    if answer is None:
+        raise EOFError("the harness hung up")
+    return answer["tests"], answer["elsewhere"]
+
+
+def _run_once(job: Job, around: Surroundings, processes: int | None, requests: int) -> dict[str, Any]:
+    server, latest = os.getpid(), clock.latest(job.limits.wall_seconds)
     with _home(around) as here:
         return _in_a_fork(lambda: asdict(watch(job, here, processes, server)), processes, latest, requests)
 
@@ -103,12 +108,10 @@ def _home(around: Surroundings) -> Iterator[Surroundings]:
 def _in_a_fork(
     work: Callable[[], dict[str, Any]],
     processes: int | None = None,
-    seconds: float = GRACE_SECONDS,
+    seconds: float = clock.GRACE_SECONDS,
     harness: int | None = None,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Returns what ``work`` returned in a child process, or the error that it met there; nothing that it started is left.
-
-    None means that the child was ended.
 
     Args:
         work: What to do.
@@ -130,6 +133,7 @@ def _in_a_fork(
     os.close(reading)
     if reply is None:
         os.kill(child, signal.SIGKILL)
+        reply = ENDED
     os.waitpid(child, 0)
     procfs.end_all_below(processes)
     return reply
@@ -144,26 +148,24 @@ def _answers(reading: int, seconds: float, harness: int | None) -> bool:
     return any(end == reading for end, _ in wait.poll(seconds * 1000))
 
 
-def _load(package: str, folder: str) -> None:
+def _load(package: str, folder: str) -> list[ModuleType]:
     """Imports `package` once here, so that programs find it loaded; the folder around it never joins their path."""
     sys.path.append(os.path.dirname(folder))
     try:
-        for name in (package, *PARTS.get(package, ())):
-            importlib.import_module(name)
+        return [importlib.import_module(name) for name in (package, *PARTS.get(package, ()))]
     finally:
         sys.path.pop()
 
 
 def _lock_in_namespaces(packages: list[str]) -> Surroundings:
-    home = namespaces.home()
+    home = namespaces.home(packages)
     user = namespaces.enter(home, packages)
     return Surroundings(namespaces=True, landlock=False, user=user, home=home, readable=())
 
 
 def _lock_in_plain(packages: list[str]) -> Surroundings:
     spare = FIRST_SPARE_USER + os.getpid() % SPARE_USERS
-    can_import = os.geteuid() == 0 and _in_a_fork(lambda: {"can": _can_import_as(spare)})
-    takes_it = bool(can_import and can_import.get("can"))
+    takes_it = os.geteuid() == 0 and bool(_in_a_fork(lambda: {"can": _can_import_as(spare)}).get("can"))
     user = spare if takes_it else None
     return Surroundings(False, landlock=True, user=user, home=namespaces.home(), readable=_readable(packages))
 

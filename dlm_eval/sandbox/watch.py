@@ -3,8 +3,7 @@
     server -> watcher -> init (pid 1 of its own pid namespace) -> program -> whatever it starts
 
 The watcher holds the clock and the token, hands the tests on when the text has ended, reads the report, and ends
-everything when the program is over. When init dies the kernel kills all that is left in its namespace; without
-namespaces the watcher adopts and kills the orphans.
+everything when the program is over. When init dies the kernel kills all that is left in its namespace; without namespaces the watcher adopts and kills the orphans.
 """
 
 from __future__ import annotations
@@ -183,6 +182,7 @@ def _follow(
         if now > next_look:
             next_look = now + TICK
             if os.waitid(os.P_PID, init, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                exchange.listen_to_the_rest()
                 return
             clock.advance(now, {} if processes is None else readings(processes, os.getpid(), init))
             if clock.over:
