@@ -38,7 +38,9 @@ def remember(modules: Iterable[ModuleType]) -> Undo:
     ``namespace`` is the dictionary in which the text ran. Call it with ``sys.settrace`` and ``sys.setprofile`` cleared:
     a tracer would see it work.
     """
-    contents = [(vars(module), dict(vars(module))) for module in (builtins, *modules)]
+    kept = {module.__name__: module for module in (builtins, *modules)}
+    contents = [(vars(module), dict(vars(module))) for module in kept.values()]
+    loaded = sys.modules
     threads = threading
     set_timer, timers = signal.setitimer, (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
     callbacks, finders, kept_finders = gc.callbacks, sys.meta_path, list(sys.meta_path)
@@ -49,6 +51,7 @@ def remember(modules: Iterable[ModuleType]) -> Undo:
         for current, content in contents:
             if not all(map(is_, map(current.get, content), content.values())):
                 current.update(content)
+        loaded.update(kept)
         namespace["__builtins__"] = vars(builtins)
         for timer in timers:
             set_timer(timer, 0)

@@ -1,7 +1,8 @@
 """The verdict on a program out of several runs of it: the program itself, and two controls, which must fail.
 
 A program that passes must not pass if its tests end in a failure: then it answered for itself. Nor must it pass if its
-tests find nothing of what its text defined: then it replaced the tests. All runs are alike until the tests have arrived.
+functions run but give wrong answers (control.py): then it replaced, skipped or disarmed the tests. All runs are alike
+until the tests have arrived.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ class Program:
         tests: What tests the candidate, in the same global names; "" if the text is a whole program.
         limits: What one run may use.
         alone: Whether no thread or process of the text may be alive when the tests begin.
-        elsewhere: Run the tests in an empty namespace.
+        spoilt: The tests find wrong answers.
     """
 
     text: str
     tests: str
     limits: Limits
     alone: bool
-    elsewhere: bool = False
+    spoilt: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,16 @@ def judge(run: Callable[[Program], Run], program: Program) -> Run:
         return outcome
     for control in (
         replace(program, tests=program.tests + CERTAIN_FAILURE),
-        *([replace(program, elsewhere=True)] if program.tests else []),
+        *([replace(program, spoilt=True)] if program.tests else []),
     ):
         checked = run(control)
         if checked.starved:
             return checked
-        if checked.passed and not (control.elsewhere and _needs_nothing(run, program)):
+        if checked.passed and not (control.spoilt and _ask_nothing(run, program)):
             return replace(outcome, passed=False, reason=FORGED)
     return outcome
 
 
-def _needs_nothing(run: Callable[[Program], Run], program: Program) -> bool:
-    """Returns whether the tests pass without any text: then they say nothing about it, and nor does the control."""
-    return run(replace(program, text="")).passed
+def _ask_nothing(run: Callable[[Program], Run], program: Program) -> bool:
+    """Returns whether the tests take wrong answers from no program at all: then the control says nothing."""
+    return run(replace(program, text="", spoilt=True)).passed

@@ -80,7 +80,7 @@ def _ask(requests: int, replies: int) -> tuple[str, bool]:
     answer = wire.receive(requests)
     if answer is None:
         raise EOFError("the harness hung up")
-    return answer["tests"], answer["elsewhere"]
+    return answer["tests"], answer["spoilt"]
 
 
 def _run_once(job: Job, around: Surroundings, processes: int | None, requests: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Job:
         text: The whole Python program, or what its tests test.
         limits: What it may use.
         alone: When its text has ended, no thread or process of it may be alive.
-        tests: Asks for the tests; returns them and whether they run in an empty namespace, where they must fail.
+        tests: Asks for the tests; returns them and whether they are to find wrong answers, and so must fail.
         undo: What `boundary.remember` returned.
     """
 
@@ -147,9 +147,9 @@ def _order(job: Job, clock: Clock, init: int, processes: int | None) -> bytes:
     if job.alone and processes is not None:
         _check_alone(init, processes)
     asked = time.monotonic()
-    tests, elsewhere = job.tests()
+    tests, spoilt = job.tests()
     clock.pause(time.monotonic() - asked)
-    return program.order(tests, elsewhere)
+    return program.order(tests, spoilt)
 
 
 def _check_alone(init: int, processes: int) -> None:
