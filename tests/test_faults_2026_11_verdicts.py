@@ -216,7 +216,8 @@ signal.setitimer(signal.ITIMER_REAL, 1.0)
 def square(x):
     time.sleep(2.0)
 """,
-    "collector's callback": PLAY + "import gc\ngc.callbacks.append(lambda phase, _: 'check' in globals() and play(False))\n"
+    "collector's callback": PLAY
+    + "import gc\ngc.callbacks.append(lambda phase, _: 'check' in globals() and play(False))\n"
     "def square(x):\n    gc.collect()\n",
     "thread that plays the sandbox": PLAY
     + """

@@ -9,7 +9,18 @@ from . import packages
 from .limits import Limits
 from .runner import DEFAULT_LIMITS, KINDS, Sandbox, Unavailable, Verdict
 
-__all__ = ["KINDS", "Limits", "Sandbox", "Unavailable", "Verdict", "protections", "run", "run_many", "use", "with_numpy"]
+__all__ = [
+    "KINDS",
+    "Limits",
+    "Sandbox",
+    "Unavailable",
+    "Verdict",
+    "protections",
+    "run",
+    "run_many",
+    "use",
+    "with_numpy",
+]
 
 _default = Sandbox()
 

@@ -20,7 +20,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from . import boundary, clock, disk, kernel, namespaces, procfs, wire
+from . import boundary, clock, disk, kernel, namespaces, procfs, seccomp, wire
 from .limits import Limits
 from .program import Surroundings
 from .watch import Job, watch
@@ -61,6 +61,7 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)  # what is left by a watcher that was killed comes here
         kernel.drop_bounding_set()  # once here instead of in every program
     undo = boundary.remember(usual)
+    seccomp.prepare(around.namespaces)
     gc.collect()
     gc.freeze()  # a program's collector has nothing of ours to look at, and so copies no page of it
     wire.send(replies, {"refused": None, "python": sys.version})
