@@ -376,17 +376,17 @@ def test_02_a_passing_program_is_run_against_controls():
     program = Program("text", "tests", Limits(), alone=True)
     for outcomes, passed in (
         ([False], False),
-        ([True, True], False),  # passes whatever the tests end in
-        ([True, False, False], True),
-        ([True, False, True, False], False),  # passes with wrong answers
-        ([True, False, True, True], True),  # so does no program at all: the tests ask for no value
+        ([True, False], True),
+        ([True, True, False], False),  # passes a control
+        ([True, True, True], True),  # so does no program at all: the tests ask for no value
     ):
         ran.clear()
         outcome = judge(run(outcomes), program)
         assert outcome.passed == passed
         assert (outcome.reason == FORGED) == (not passed and len(outcomes) > 1)
         assert len(ran) == len(outcomes)
-        assert {each.text for each in ran[:3]} == {"text"}
+        assert [each.text for each in ran] == ["text", "text", ""][: len(ran)]
+        assert [each.control for each in ran] == [False, True, True][: len(ran)]
 
 
 def human_eval():

@@ -1,7 +1,7 @@
 """What is undone between a program's own text and its tests, inside the process that runs both.
 
 The text may have set a tracer, a timer or a collector's callback, or replaced a builtin or a function of a module that
-the tests use. All that would run, or be used, in the middle of the tests. `undo` clears it; from then on a hook of the
+the tests use. All that would run, or be used, in the middle of the tests. It is cleared; from then on a hook of the
 interpreter (PEP 578; it cannot be removed) refuses to set it anew.
 """
 
@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from operator import is_
 from types import ModuleType
 from typing import Any
 
@@ -26,21 +25,39 @@ REFUSED = frozenset(
     }
 )  # fmt: skip
 Undo = Callable[[dict[str, Any]], None]
+Restore = Callable[[Iterable[str]], None]
 
 
 class _Refused(RuntimeError):
     """A tracer or the like was to be set while tests run."""
 
 
-def remember(modules: Iterable[ModuleType]) -> Undo:
-    """Returns ``undo(namespace)``, which puts ``modules`` and the builtins back to what they are now.
+def remember_modules(modules: Iterable[ModuleType]) -> Restore:
+    """Returns ``restore(names)``, which puts ``modules`` and the builtins back to what they are now.
 
-    ``namespace`` is the dictionary in which the text ran. Call it with ``sys.settrace`` and ``sys.setprofile`` cleared:
-    a tracer would see it work.
+    Only what has one of ``names``: looking at an object writes to its page, which a forked process then has to copy.
     """
     kept = {module.__name__: module for module in (builtins, *modules)}
     contents = [(vars(module), dict(vars(module))) for module in kept.values()]
     loaded = sys.modules
+
+    def restore(names: Iterable[str]) -> None:
+        for name in names:
+            if name in kept:
+                loaded[name] = kept[name]
+            for current, content in contents:
+                if name in content:
+                    current[name] = content[name]
+
+    return restore
+
+
+def remember_hooks() -> Undo:
+    """Returns ``undo(namespace)``, which clears what the text has set to run later.
+
+    ``namespace`` is the dictionary in which the text ran. Call it with ``sys.settrace`` and ``sys.setprofile`` cleared:
+    a tracer would see it work.
+    """
     threads = threading
     set_timer, timers = signal.setitimer, (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
     callbacks, finders, kept_finders = gc.callbacks, sys.meta_path, list(sys.meta_path)
@@ -48,10 +65,6 @@ def remember(modules: Iterable[ModuleType]) -> Undo:
     add_hook, settrace, refuse = sys.addaudithook, sys.settrace, _refuse
 
     def undo(namespace: dict[str, Any]) -> None:
-        for current, content in contents:
-            if not all(map(is_, map(current.get, content), content.values())):
-                current.update(content)
-        loaded.update(kept)
         namespace["__builtins__"] = vars(builtins)
         for timer in timers:
             set_timer(timer, 0)

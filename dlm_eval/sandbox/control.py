@@ -47,31 +47,32 @@ class Answers:
     __hash__ = object.__hash__
 
 
-def spoil(tests: CodeType, namespace: dict[str, Any]) -> CodeType:
-    """Returns ``tests`` with the names that the program defined replaced by names of `Answers`, added to ``namespace``.
+def spoil(tests: CodeType, namespace: dict[str, Any], defined: dict[str, Any]) -> CodeType:
+    """Returns ``tests`` with the names that the program ``defined`` replaced by those of `Answers` in ``namespace``.
 
     The program's functions see what they always see. A name that is defined nowhere stands for a function that
     does nothing: without any program, only tests that ask for no value pass.
     """
-    for name in set(_names(tests)):
-        if name in namespace:
-            if not isinstance(namespace[name], ModuleType):
-                namespace[name + MARK] = Answers(namespace[name])
+    for name in set(names(tests)):
+        if name in defined:
+            if not isinstance(defined[name], ModuleType):
+                namespace[name + MARK] = Answers(defined[name])
         elif not hasattr(builtins, name):
             namespace[name] = Answers(lambda *_, **__: None)
     return _renamed(tests, namespace)
 
 
-def _names(code: CodeType) -> Iterator[str]:
+def names(code: CodeType) -> Iterator[str]:
+    """Yields all names that code uses and that are not its own: global ones, attributes, modules."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            yield from names(constant)
 
 
 def _renamed(code: CodeType, namespace: dict[str, Any]) -> CodeType:
-    names = tuple(name + MARK if name + MARK in namespace else name for name in code.co_names)
+    renamed = tuple(name + MARK if name + MARK in namespace else name for name in code.co_names)
     constants = tuple(
         _renamed(constant, namespace) if isinstance(constant, CodeType) else constant for constant in code.co_consts
     )
-    return code.replace(co_names=names, co_consts=constants)
+    return code.replace(co_names=renamed, co_consts=constants)

@@ -1,8 +1,8 @@
-"""The verdict on a program out of several runs of it: the program itself, and two controls, which must fail.
+"""The verdict on a program out of two runs of it: the program itself, and a control, which must fail twice.
 
-A program that passes must not pass if its tests end in a failure: then it answered for itself. Nor must it pass if its
-functions run but give wrong answers (control.py): then it replaced, skipped or disarmed the tests. All runs are alike
-until the tests have arrived.
+In the control the tests first end in a failure: a program that passes all the same answered for itself. Then they are run
+again, and the program's functions run but give wrong answers (control.py): a program that passes all the same replaced,
+skipped or disarmed the tests. Both runs are alike until the first tests in them are over.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from .limits import Limits
 
-CERTAIN_FAILURE = "\nraise AssertionError('end of program')\n"
 FORGED = "failed: passes whatever its tests say"
 
 
@@ -25,14 +24,14 @@ class Program:
         tests: What tests the candidate, in the same global names; "" if the text is a whole program.
         limits: What one run may use.
         alone: Whether no thread or process of the text may be alive when the tests begin.
-        spoilt: The tests find wrong answers.
+        control: The tests must fail.
     """
 
     text: str
     tests: str
     limits: Limits
     alone: bool
-    spoilt: bool = False
+    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,18 +49,14 @@ def judge(run: Callable[[Program], Run], program: Program) -> Run:
     outcome = run(program)
     if not outcome.passed:
         return outcome
-    for control in (
-        replace(program, tests=program.tests + CERTAIN_FAILURE),
-        *([replace(program, spoilt=True)] if program.tests else []),
-    ):
-        checked = run(control)
-        if checked.starved:
-            return checked
-        if checked.passed and not (control.spoilt and _ask_nothing(run, program)):
-            return replace(outcome, passed=False, reason=FORGED)
+    control = run(replace(program, control=True))
+    if control.starved:
+        return control
+    if control.passed and not (program.tests and _ask_nothing(run, program)):
+        return replace(outcome, passed=False, reason=FORGED)
     return outcome
 
 
 def _ask_nothing(run: Callable[[Program], Run], program: Program) -> bool:
     """Returns whether the tests take wrong answers from no program at all: then the control says nothing."""
-    return run(replace(program, text="", spoilt=True)).passed
+    return run(replace(program, text="", control=True)).passed

@@ -90,7 +90,7 @@ class Server:
         self._send({"text": program.text, "limits": asdict(program.limits), "alone": program.alone})
         reply = self._receive(deadline - time.monotonic())
         if "wanted" in reply:  # the text has ended
-            self._send({"tests": program.tests, "spoilt": program.spoilt})
+            self._send({"tests": program.tests, "control": program.control})
             reply = self._receive(deadline - time.monotonic())
         if "error" in reply:
             raise ServerGone(reply["error"])

