@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -17,7 +15,7 @@ import pytest
 
 from dlm_eval.metrics.code import build_program
 from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, namespaces, wire
-from dlm_eval.sandbox.clock import CARRY_SECONDS, PATIENCE, Clock
+from dlm_eval.sandbox.clock import PATIENCE, Clock
 from dlm_eval.sandbox.judge import FORGED, Program, Run, judge
 from dlm_eval.sandbox.turns import Turns
 
@@ -409,3 +407,150 @@ def test_02_reference_solutions_pass_and_wrong_ones_fail():
     wrong = box.run_many([build_program(doc, "    return object()\n") for doc in problems], limits=limits)
     assert not any(verdict.passed for verdict in wrong)
     box.close()
+
+
+# -- 4: verdicts on a busy machine -------------------------------------------------------------------------------------
+
+
+def test_04_waiting_for_a_cpu_is_left_out_and_sleeping_counts():
+    thread = (1, 1)
+    starved = Clock(0.0, 10.0)
+    for second in range(1, 41):  # a fifth of a CPU
+        starved.advance(float(second), {thread: (second * 0.2, second * 0.8)})
+    assert not starved.over and not starved.starved
+    asleep = Clock(0.0, 10.0)
+    for second in range(1, 12):
+        asleep.advance(float(second), {thread: (0.0, 0.0)})
+    assert asleep.over and not asleep.starved
+
+
+def test_04_a_wait_that_is_told_late_is_left_out():
+    clock = Clock(0.0, 1.0)
+    clock.advance(0.5, {(1, 1): (0.0, 0.0)})
+    clock.advance(1.4, {(1, 1): (0.0, 0.9)})
+    assert not clock.over
+
+
+def test_04_a_program_does_not_starve_itself():
+    busy = Clock(0.0, 10.0)  # 32 processes on two CPUs: each waits most of the time, for the others
+    for second in range(1, 12):
+        busy.advance(float(second), {(n, n): (second / 16, second * 15 / 16) for n in range(32)})
+    assert busy.over and not busy.starved
+    crowd = Clock(0.0, 10.0)  # and on a machine on which others leave them next to nothing
+    for second in range(1, 12):
+        crowd.advance(float(second), {(n, n): (second / 100, second * 0.99) for n in range(32)})
+    assert crowd.over and not crowd.starved
+
+
+def test_04_one_who_gets_no_cpu_at_all_is_starved():
+    clock = Clock(0.0, 10.0)
+    for second in range(1, int(10 * PATIENCE) + 2):
+        clock.advance(float(second), {(1, 1): (second * 0.01, second * 0.99)})
+    assert clock.starved and not clock.over
+
+
+def test_04_a_starved_program_runs_again_alone_and_is_an_error_only_then():
+    box = Sandbox()
+    box._protections = ()
+    hungry, fed = Run(False, "starved", 60.0, starved=True), Run(True, "passed", 1.0)
+    for outcomes, passed, ran in (([hungry, fed], True, True), ([hungry, hungry], False, False)):
+        left = iter(outcomes)
+        box._outcome = lambda program, left=left: next(left)
+        verdict = box.run("text")
+        assert (verdict.passed, verdict.ran) == (passed, ran)
+        assert next(left, None) is None
+
+
+def test_04_one_alone_waits_for_all_others_and_they_for_it():
+    turns, seen, lock = Turns(), [], threading.Lock()
+
+    def work(turn, name):
+        with turn():
+            with lock:
+                seen.append(("in", name))
+            time.sleep(0.01)
+            with lock:
+                seen.append(("out", name))
+
+    threads = [threading.Thread(target=work, args=(turns.alone if n % 3 == 0 else turns.shared, n)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    for place, (way, name) in enumerate(seen):
+        if way == "in" and name % 3 == 0:
+            assert seen[place + 1] == ("out", name)
+            before = seen[:place]
+            assert {n for w, n in before if w == "in"} == {n for w, n in before if w == "out"}
+
+
+def test_04_a_right_program_passes_on_a_busy_machine(sandbox):
+    burn = "import time\nwhile time.process_time() < {}:\n    pass\n"
+    hogs = [
+        subprocess.Popen([sys.executable, "-I", "-c", "while True: pass"]) for _ in range(6 * (os.cpu_count() or 1))
+    ]
+    try:
+        limits = Limits(wall_seconds=2.0, cpu_seconds=2)  # by the clock alone it would have two seconds
+        assert sandbox.run(burn.format(0.7), limits).reason == "passed"
+        assert sandbox.run("while True:\n    pass", Limits(wall_seconds=4.0, cpu_seconds=1)).reason == "cpu limit"
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
+def test_04_a_program_of_many_busy_processes_is_wrong_and_no_error(sandbox):
+    program = "import os\nfor _ in range(20):\n    try:\n        os.fork()\n    except OSError:\n        pass\nwhile True:\n    pass\n"
+    verdict = sandbox.run(program, Limits(wall_seconds=2.0, cpu_seconds=30))
+    assert verdict.ran and not verdict.passed, verdict
+
+
+def test_04_a_python_below_the_temporary_directory_can_use_namespaces(tmp_path):
+    if not str(tmp_path).startswith("/tmp/"):
+        pytest.skip("temporary files are not below /tmp")
+    library = tmp_path / "library"
+    library.mkdir()
+    program = f"import os\nassert os.path.isdir({str(library)!r})\nassert not os.access({str(library)!r}, os.W_OK)\n"
+    program += "open('file', 'w').write('x')\nassert os.listdir('.') == ['file']\n"
+    judged = f"from dlm_eval.sandbox import Sandbox\nprint(Sandbox('namespaces').run({program!r}).reason)"
+    if "namespaces" not in Sandbox("namespaces").refused:
+        try:
+            Sandbox("namespaces").protections()
+        except Unavailable as refusal:
+            pytest.skip(str(refusal))
+    # what is on the library path is bound as the Python installation itself is
+    environment = os.environ | {namespaces.LIBRARY_PATH: str(library), "PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run([sys.executable, "-c", judged], env=environment, capture_output=True, text=True)
+    assert told.stdout.strip() == "passed", told
+
+
+def test_04_libraries_are_found_as_the_harness_finds_them(tmp_path, sandbox):
+    import ctypes.util
+
+    name = ctypes.util.find_library("z")
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    found = [line.split()[-1] for line in maps if name and f"/{name}" in line]
+    if not found:
+        pytest.skip("no library to copy")
+    shutil.copy(os.path.realpath(found[0]), tmp_path / "libonlyhere.so.1")
+    for place in (tmp_path, *tmp_path.parents[:2]):
+        place.chmod(0o755)
+    program = "import ctypes\nctypes.CDLL('libonlyhere.so.1')"
+    judged = f"from dlm_eval.sandbox import Sandbox\nprint(Sandbox({sandbox.kind!r}).run({program!r}).reason)"
+    environment = os.environ | {namespaces.LIBRARY_PATH: str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run([sys.executable, "-c", judged], env=environment, capture_output=True, text=True)
+    assert told.stdout.strip() == "passed", told
+    assert not sandbox.run(program).passed
+
+
+def test_04_reading_a_long_message_copies_each_byte_once():
+    reading, writing = os.pipe()
+    text = "x" * (30 << 20)
+    writer = threading.Thread(target=wire.send, args=(writing, {"text": text}))
+    writer.start()
+    before = time.thread_time()
+    assert wire.receive(reading) == {"text": text}
+    assert time.thread_time() - before < 5.0  # quadratic: a copy of 15 MB for each of hundreds of pieces
+    writer.join()
+    os.close(reading)
+    os.close(writing)

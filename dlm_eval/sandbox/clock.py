@@ -4,8 +4,8 @@ The kernel tells for each thread how long it computed and how long it waited in 
 ``/proc/PID/task/TID/schedstat``). Sleeping and waiting for something count as the program's own time; waiting for a CPU
 does not, or the verdict would depend on how busy the machine is.
 
-A program of many busy threads waits for itself. So only that part of a period is left out in which all its threads and
-processes together computed for less than one CPU's worth of time, however long each of them waited.
+A program of several busy threads or processes waits for itself. As soon as its threads together have computed and waited
+for longer than it runs, nothing more is left out: it may be timed out, but it is never starved.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Clock:
     start: float
     limit: float
     _now: float = field(init=False)
+    _busy: float = field(default=0.0, init=False)
     _left_out: float = field(default=0.0, init=False)
     _carry: float = field(default=0.0, init=False)
     _last: Readings = field(default_factory=dict, init=False)
@@ -58,6 +59,9 @@ class Clock:
         """Moves on to ``now``; ``readings`` are those of the program's threads, all of them that are alive."""
         period = now - self._now
         computed, waited = self._since_last(readings)
+        self._busy += computed + waited
+        if self._busy > now - self.start + CARRY_SECONDS:
+            waited = self._carry = 0.0
         self._carry += waited
         away = min(self._carry, max(0.0, period - computed))
         self._left_out += away
