@@ -152,8 +152,9 @@ while True:
     except OSError:
         pass
 """
-    verdict = sandbox.run(program, Limits(wall_seconds=1.0, cpu_seconds=5))
-    assert (verdict.passed, verdict.reason) == (False, "timed out")
+    verdict = sandbox.run(program, Limits(wall_seconds=5.0, cpu_seconds=1))
+    assert not verdict.passed
+    assert verdict.reason in ("timed out", "cpu limit")  # where programs may not fork at all it is an endless loop
 
 
 def test_threads_without_end_are_refused(sandbox):

@@ -92,6 +92,11 @@ def add_parser(subparsers: Any) -> None:
         help="Ray cluster for --engine ray (default: $RAY_ADDRESS, else one on this machine)",
     )
     ours.add_argument(
+        "--sandbox",
+        choices=("auto", "namespaces", "plain"),
+        help="kind of sandbox for generated code; an error if it cannot be had (default: auto, the best that can; see docs/sandbox.md)",
+    )
+    ours.add_argument(
         "--report_to",
         metavar="wandb|trackio|tensorboard",
         help="send the results there too (comma-separated; --wandb_args and --trackio_args go with it)",

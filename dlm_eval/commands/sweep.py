@@ -78,6 +78,9 @@ def add_parser(subparsers: Any) -> None:
         help="with --confirm_run_unsafe_code: tasks that the sandbox cannot hold may run generated code, with no protection",
     )
     parser.add_argument(
+        "--sandbox", choices=("auto", "namespaces", "plain"), help="kind of sandbox for them (default: the best here)"
+    )
+    parser.add_argument(
         "--no_resume", dest="resume", action="store_false", help="compute everything again, and keep no journal"
     )
     parser.add_argument("--verbosity", default="WARNING")

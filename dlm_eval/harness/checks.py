@@ -131,6 +131,22 @@ def refuse_unsandboxed(found: Mapping[str, Way], settings: RunSettings) -> None:
     )
 
 
+def take_sandbox(tasks: Mapping[str, Any], settings: RunSettings) -> None:
+    """Starts the sandbox that the settings name if one of the tasks (what `load_tasks` returned) will run generated code.
+
+    Raises:
+        UserError: it cannot be had here.
+    """
+    if settings.predict_only or not any(way.sandboxed for way in ways(tasks["tasks"]).values()):
+        return
+    from dlm_eval import sandbox
+
+    try:
+        sandbox.use(None if settings.sandbox == "auto" else settings.sandbox)
+    except sandbox.Unavailable as error:
+        raise UserError(f"--sandbox '{settings.sandbox}' is not allowed: {error}") from error
+
+
 def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None:
     for name, numbers in (settings.samples or {}).items():
         if name not in tasks:

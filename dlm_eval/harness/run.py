@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe
+from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe, take_sandbox
 from dlm_eval.harness.code_tasks import said, ways
 from dlm_eval.harness.contained import contained
 from dlm_eval.harness.models import Loaded, adapt, load
@@ -72,6 +72,7 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
     )
     tasks = settle_unsafe(tasks, settings, ask)
     check_tasks(tasks, settings)
+    take_sandbox(tasks, settings)
     with ExitStack() as stack:
         loaded = stack.enter_context(open_model(settings, home)) if shared is None else adapt(shared, settings)
         stack.enter_context(contained(settings.verbosity == "DEBUG"))

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.redaction import learn
+from dlm_eval.sandbox import KINDS
 from dlm_eval.settings import cast_value, parse_pairs
 
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-shot
@@ -47,6 +48,7 @@ class RunSettings:
         bootstrap_iters: resamplings for standard errors without a closed form (lm-eval's 100000 take hours for F1).
         stride: tokens that each later window of a text longer than the model scores (loglikelihood_rolling).
         overlong: 'truncate' (context from the left, counted) or 'error' (a stored per-sample error).
+        sandbox: kind of sandbox for generated code ('namespaces', 'plain'; docs/sandbox.md), or 'auto' for the best that can be had.
     """
 
     model: str
@@ -78,6 +80,7 @@ class RunSettings:
     fewshot_as_multiturn: bool | None = None
     confirm_run_unsafe_code: bool = False
     unsandboxed: bool = False
+    sandbox: str = "auto"
     predict_only: bool = False
     write_out: bool = False
     bootstrap_iters: int = 200
@@ -105,6 +108,8 @@ class RunSettings:
             raise unknown("--overlong", self.overlong, ("truncate", "error"))
         if self.engine not in ("local", "ray"):
             raise unknown("--engine", self.engine, ("local", "ray"))
+        if self.sandbox not in ("auto", *KINDS):
+            raise unknown("--sandbox", self.sandbox, ("auto", *KINDS))
         places = [f"--{name}" for name in ("device", "devices") if getattr(self, name) is not None]
         places += ["device of --model_args"] if "device" in self.model_args else []
         if len(places) > 1:

@@ -9,9 +9,37 @@ from . import packages
 from .limits import Limits
 from .runner import DEFAULT_LIMITS, KINDS, Sandbox, Unavailable, Verdict
 
-__all__ = ["KINDS", "Limits", "Sandbox", "Unavailable", "Verdict", "protections", "run", "run_many", "with_numpy"]
+__all__ = [
+    "KINDS",
+    "Limits",
+    "Sandbox",
+    "Unavailable",
+    "Verdict",
+    "protections",
+    "run",
+    "run_many",
+    "use",
+    "with_numpy",
+]
 
 _default = Sandbox()
+
+
+def use(kind: str | None = None) -> None:
+    """Makes all functions here take this kind of sandbox and no other, and starts it.
+
+    Args:
+        kind: One of KINDS; None for the best that can be had.
+
+    Raises:
+        Unavailable: It cannot be had here.
+    """
+    global _default
+    if kind != _default.wanted:
+        _default.close()
+        _default = Sandbox(kind)
+        with_numpy.cache_clear()
+    _default.start()
 
 
 def run(program: str, limits: Limits = DEFAULT_LIMITS, tests: str = "") -> Verdict:
@@ -34,7 +62,7 @@ def with_numpy() -> Sandbox:
         Unavailable: numpy is not installed as files.
     """
     try:
-        return Sandbox(packages=packages.numpy())
+        return Sandbox(_default.wanted, packages.numpy())
     except LookupError as error:
         raise Unavailable(str(error)) from error
 

@@ -51,16 +51,18 @@ def living_task(processes: int, pid: int) -> str:
 def end_all_below(processes: int | None) -> None:
     """Kills and buries all processes below this one; without ``processes`` buries those that have ended."""
     while True:
-        for pid in descendants(processes, os.getpid()) if processes is not None else ():
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
         try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                if processes is None:
-                    return
-                time.sleep(0.001)
+            buried = os.waitpid(-1, os.WNOHANG)[0]
         except ChildProcessError:
             return
+        if buried:
+            continue
+        if processes is None:
+            return
+        for pid in descendants(processes, os.getpid()):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
 
 
 def names(processes: int, path: str) -> list[str]:

@@ -65,6 +65,7 @@ class Sandbox:
         packages: What programs may import beside the standard library.
 
     Attributes:
+        wanted: The kind that was asked for.
         kind: The kind in use, None before the first program.
         refused: Why each kind that was tried before could not be had.
     """
@@ -72,7 +73,7 @@ class Sandbox:
     def __init__(self, kind: str | None = None, packages: Packages = Packages()) -> None:  # noqa: B008 (frozen)
         if kind not in (None, *KINDS):
             raise ValueError(f"sandbox kind '{kind}' is not known; allowed: {', '.join(KINDS)}")
-        self._kinds = KINDS if kind is None else (kind,)
+        self.wanted = kind
         self._packages = packages
         self.kind: str | None = None
         self.refused: dict[str, str] = {}
@@ -111,6 +112,17 @@ class Sandbox:
         pairs = [(program, "") if isinstance(program, str) else program for program in programs]
         with ThreadPoolExecutor(workers or available_cpus()) as pool:
             return list(pool.map(lambda pair: self.run(pair[0], limits, pair[1]), pairs))
+
+    def start(self) -> None:
+        """Starts a server, so that the kind is settled.
+
+        Raises:
+            Unavailable: No sandbox can be had here.
+        """
+        try:
+            self._give_back(self._take(fresh=False))
+        except ServerGone as error:
+            raise Unavailable(f"no sandbox for generated code can be had here: {error}") from error
 
     def protections(self) -> tuple[str, ...]:
         """Returns the names of the protections that hold, the kind of sandbox first.
@@ -183,13 +195,15 @@ class Sandbox:
             self._idle.remove(server)
 
     def _first_server(self) -> Server:
-        for kind in self._kinds:
+        for kind in KINDS if self.wanted is None else (self.wanted,):
             try:
                 server = Server(kind, self._packages)
             except ServerGone as error:
                 self.refused[kind] = str(error)
                 continue
             self.kind = kind
+            if self.refused:
+                log.warning("sandbox for generated code: kind '%s', the lesser one (%s)", kind, self._refusals())
             return server
         raise Unavailable("no sandbox for generated code can be had here: " + self._refusals())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import struct
 
@@ -177,10 +178,22 @@ def _program(machine: str, namespaces: bool, alone: bool) -> bytes:
         number = WITH_ARGUMENTS[name][column]
         if number != NO:
             code += [_instruction(JUMP_EQUAL, number, 0, len(rule)), *rule]
-    allowed = ALLOWED | (ALLOWED_IN_NAMESPACES if namespaces else {})
-    code += _if_equal(tuple(numbers[column] for numbers in allowed.values() if numbers[column] != NO), ALLOW)
+    return b"".join(code) + allowed(column, namespaces)
+
+
+@functools.cache
+def allowed(column: int, namespaces: bool) -> bytes:
+    """Returns the part of the filter that is the same for all programs; called once in the server, each fork has it."""
+    calls = ALLOWED | (ALLOWED_IN_NAMESPACES if namespaces else {})
+    code = _if_equal(tuple(numbers[column] for numbers in calls.values() if numbers[column] != NO), ALLOW)
     code += [_instruction(JUMP_NOT_BELOW, FIRST_NEW_CALL, 0, 1), _return(UNKNOWN_CALL), _return(REFUSE)]
     return b"".join(code)
+
+
+def prepare(namespaces: bool) -> None:
+    """Makes ready what `install` needs in every program."""
+    if os.uname().machine in ARCHITECTURES:
+        allowed(ARCHITECTURES[os.uname().machine][1], namespaces)
 
 
 def install(namespaces: bool, alone: bool) -> None:

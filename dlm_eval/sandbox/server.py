@@ -20,7 +20,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from . import boundary, clock, disk, kernel, namespaces, procfs, wire
+from . import boundary, clock, disk, kernel, namespaces, procfs, seccomp, wire
 from .limits import Limits
 from .program import Boundary, Surroundings, forget
 from .watch import Job, watch
@@ -60,6 +60,7 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no program may look into this process
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)  # what is left by a watcher that was killed comes here
         kernel.drop_bounding_set()  # once here instead of in every program
+    seccomp.prepare(around.namespaces)
     between = Boundary(boundary.remember_hooks(), boundary.remember_modules(usual))
     forget()
     gc.collect()
