@@ -13,6 +13,8 @@ from typing import Any
 import dlm_eval
 from dlm_eval.errors import RunError, UserError, nearest
 from dlm_eval.harness.data import local_first
+from dlm_eval.harness.packages import check_packages, missing_package
+from dlm_eval.harness.stand_ins import stand_ins
 from dlm_eval.harness.task_files import check_file, check_folder
 
 WILDCARDS = set("*?[")
@@ -57,14 +59,15 @@ def load_tasks(
         check_folder(root)
     with quiet():
         manager, found = _find(_split(names), roots, dict(metadata or {}))
-        with local_first(data_dir):
+        with local_first(data_dir), stand_ins(data_dir):
             built = [item for name in found for item in _build(manager, name)]
         try:
             loaded: dict[str, Any] = manager.load(built)
         except ValueError as error:
             raise UserError(f"--tasks: {error}") from error
-    for task in loaded["tasks"].values():
+    for name, task in loaded["tasks"].items():
         _check_metric_functions(task)
+        check_packages(name, task)
     _hide_folders([*loaded["tasks"].values(), *loaded["groups"].values()], roots)
     return loaded
 
@@ -189,6 +192,8 @@ def _build(manager: Any, name: str) -> list[Any]:
     except KeyError as error:
         raise UserError(f"task '{name}': its dataset has no split, configuration or column {error}") from error
     except Exception as error:  # whatever a YAML or its functions raise is a mistake in them
+        if needed := missing_package(error):
+            raise UserError(f"task '{name}' {needed}") from error
         reason = " ".join(str(error).split()) or "no reason given"
         raise UserError(f"task '{name}' cannot be loaded: {type(error).__name__}: {reason}") from error
     below = {child for children in loaded["group_map"].values() for child in children}
