@@ -85,7 +85,7 @@ def lock() -> None:
         "#   pip install --no-deps --require-hashes -r requirements.lock && pip install --no-deps .\n" + text,
         encoding="utf-8",
     )
-    print(f"requirements.lock: {text.count('==')} packages")
+    print(f"requirements.lock: {sum(line[:1].isalnum() for line in text.splitlines())} packages")
 
 
 def call(*command: object, out: bool = False) -> str:
