@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dlm_eval.cache_test import cache_cost
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.forward import device_of
@@ -84,7 +85,9 @@ def make_engine(
         tokens, logits = CPU_TOKENS, 2**26
     tokens = min(tokens, learned.batch_tokens or tokens)
     stand_in = int(memory) if memory else None
-    return Engine(model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=stand_in)
+    engine = Engine(model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=stand_in)
+    engine.cost += cache_cost(model)  # of loading
+    return engine
 
 
 def parse_batch_size(batch_size: str | int) -> int | None:

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from dlm_eval.errors import DlmEvalError, RunError, SampleError
+from dlm_eval.errors import DlmEvalError, OutOfMemory, RunError, SampleError
 from dlm_eval.forward import device_of, forward
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.packing import Footprint, Limits, Load, Waiting, identity, pack
@@ -225,9 +225,13 @@ class Engine:
     def _adapt(self, error: Exception, batch: Sequence[Waiting]) -> None:
         """Halves the budgets where memory ran out, for good."""
         if not out_of_memory(error):
-            log.warning(
-                "a batch of %d rows failed (%s: %s); its rows are tried apart", len(batch), type(error).__name__, error
-            )
+            if len(batch) > 1:
+                log.warning(
+                    "a batch of %d rows failed (%s: %s); its rows are tried apart",
+                    len(batch),
+                    type(error).__name__,
+                    error,
+                )
             return
         device = device_of(self.model)
         if device.type == "cuda":
@@ -255,7 +259,7 @@ class Engine:
             RunError: no row has succeeded yet and many have failed: it is the model.
         """
         if out_of_memory(error):
-            return SampleError(f"out of memory: {len(one.row.tokens)} positions do not fit the device even alone")
+            return OutOfMemory(f"out of memory: {len(one.row.tokens)} positions do not fit the device even alone")
         reason = f"the model failed: {type(error).__name__}: {error}"
         if self._failed_alone >= 0:
             self._failed_alone += 1

@@ -32,6 +32,10 @@ class SampleError(DlmEvalError):
     """One request that could not be answered; it is stored with its sample and the run goes on."""
 
 
+class OutOfMemory(SampleError):
+    """One request that does not fit the device's memory even alone."""
+
+
 def nearest(value: object, allowed: Iterable[str], count: int = 1) -> list[str]:
     """Returns up to ``count`` allowed names that look like ``value``, the most alike first."""
     spelled = {name.lower(): name for name in allowed}

@@ -7,6 +7,7 @@ h = heads, d = head size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from dlm_eval.errors import SampleError
 from dlm_eval.memory import gather
-from dlm_eval.models.denoiser import Denoiser, remembering
+from dlm_eval.models.denoiser import Denoiser, Remembering
 from dlm_eval.rows import Ints, Reader, Reading, Row
 
 # Matrix products of fewer rows than this take other kernels, which round differently (MKL: below 4). Reading a few positions more, or running a
@@ -63,13 +64,11 @@ def _run(
     keep = any(row.keep for _, row in asks)
     if rows[0].live is None and not keep:
         return getattr(model, rows[0].head)(tokens, valid, wanted, **_continuous(rows, tokens)), None
-    knowing = remembering(model)
-    assert knowing is not None
     past = None
     if rows[0].live is not None:
         repeated = [*rows, *([rows[0]] * (len(tokens) - len(rows)))]
         past = gather([_remembered(row) for row in repeated], [row.begin for row in repeated])
-    return knowing.recall(tokens, valid, wanted, past, keep)
+    return cast(Remembering, model).recall(tokens, valid, wanted, past, keep)
 
 
 def _remembered(row: Row) -> Tensor:

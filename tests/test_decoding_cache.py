@@ -311,9 +311,9 @@ def test_a_network_that_does_something_else_with_its_past_does_not_remember() ->
                 past = Past(past.states[:, :, :, :-1], None, past.begin)
             return tiny().recall(tokens, valid, positions, past, keep)
 
-    from dlm_eval.models.probes import remembers
+    from dlm_eval.cache_test import cache_test
 
-    assert remembers(tiny()) and not remembers(Careless())  # type: ignore[arg-type]
+    assert cache_test(tiny()).usable and not cache_test(Careless()).usable  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shift", [False, True])

@@ -17,6 +17,7 @@ from lm_eval.api.registry import get_model
 
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.decode_options import DecodeOptions, is_ours
+from dlm_eval.harness.packages import missing_package
 from dlm_eval.harness.requests import hole_length
 from dlm_eval.models.chat import render_chat
 
@@ -35,6 +36,8 @@ def load_baseline(
             dict(model_args), {k: v for k, v in extra.items() if k not in model_args}
         )
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        if needed := missing_package(error):
+            raise UserError(f"--model '{name}' {needed}") from error
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
             f"--model '{name}' cannot be made with {dict(model_args)}: {type(error).__name__}: {reason}"

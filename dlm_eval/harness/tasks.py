@@ -16,6 +16,8 @@ from dlm_eval.errors import RunError, UserError, nearest
 from dlm_eval.harness.bounded import PROMPT_SECONDS, bounded
 from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.data import local_first
+from dlm_eval.harness.packages import check_packages, missing_package
+from dlm_eval.harness.stand_ins import stand_ins
 from dlm_eval.harness.stock_code import code_eval_replaced, put_in_sandbox
 from dlm_eval.harness.task_files import check_file, check_folder
 
@@ -61,15 +63,16 @@ def load_tasks(
         check_folder(root)
     with quiet(), _lengths_of_tasks_alone():
         manager, found = _find(_split(names), roots, dict(metadata or {}))
-        with local_first(data_dir), _bounded_templates(), code_eval_replaced():
+        with local_first(data_dir), _bounded_templates(), code_eval_replaced(), stand_ins(data_dir):
             built = [item for name in found for item in _build(manager, name)]
         try:
             loaded: dict[str, Any] = manager.load(built)
         except ValueError as error:
             raise UserError(f"--tasks: {error}") from error
     put_in_sandbox(loaded["tasks"])
-    for task in loaded["tasks"].values():
+    for name, task in loaded["tasks"].items():
         _check_metric_functions(task)
+        check_packages(name, task)
     _hide_folders([*loaded["tasks"].values(), *loaded["groups"].values()], roots)
     return loaded
 
@@ -209,6 +212,8 @@ def _build(manager: Any, name: str) -> list[Any]:
     except KeyError as error:
         raise UserError(f"task '{name}': its dataset has no split, configuration or column {error}") from error
     except (Exception, SystemExit) as error:  # whatever a YAML or its functions raise is a mistake in them
+        if needed := missing_package(error):
+            raise UserError(f"task '{name}' {needed}") from error
         reason = " ".join(str(error).split()) or "no reason given"
         raise UserError(f"task '{name}' cannot be loaded: {type(error).__name__}: {reason}") from error
     below = {child for children in loaded["group_map"].values() for child in children}

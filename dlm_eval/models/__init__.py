@@ -158,6 +158,9 @@ def load_model(name: str, **options: Any) -> Denoiser:
 
             _check_members(model, name)
             probe(model)
+        from dlm_eval.cache_test import check_cache
+
+        check_cache(model, declared=checkpoint.family not in _table()[0])
     except DlmEvalError:
         raise
     # The user's code may raise anything, and so may libraries over a file that nobody foresaw.

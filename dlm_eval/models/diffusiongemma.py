@@ -19,7 +19,7 @@ from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, 
 from dlm_eval.models.assemble import assemble
 from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LoadSettings, locate, native_config, read_config, require
-from dlm_eval.models.transformer import Traits, TransformersDenoiser, real_positions, wanted_places
+from dlm_eval.models.transformer import Traits, TransformersDenoiser, cached, real_positions, wanted_places
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 
@@ -31,7 +31,9 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
     they are given.
     """
 
-    remembers = False  # the text before a canvas is remembered in a way of its own
+    def forgetful(self) -> str:
+        """Returns why rows cannot remember: they have no `recall` that fits."""
+        return "the text before a canvas is remembered in a way of its own"
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -95,9 +97,9 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         try:
             found = self.decoder(
                 decoder_input_ids=drafts,
-                past_key_values=self._encoded(prompts, known),
                 decoder_attention_mask=torch.cat([known, here], 1),
                 decoder_position_ids=place,
+                **cached(self.decoder, self._encoded(prompts, known)),
             ).last_hidden_state
         finally:
             self._signal = None
@@ -111,7 +113,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
             return self._read[2]
         cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
         places = real_positions(known)
-        self.reader(input_ids=prompts, attention_mask=known.long(), position_ids=places, past_key_values=cache)
+        self.reader(input_ids=prompts, attention_mask=known.long(), position_ids=places, **cached(self.reader, cache))
         self._read = (prompts, known, cache)
         return cache
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlm_eval.models.denoiser import Past
-from dlm_eval.models.probes import remembers
 from dlm_eval.models.remember import KeyValues, recalled_mask, seen
 from dlm_eval.models.transformer import TransformersDenoiser, block_mask, live_places
 
@@ -169,10 +167,9 @@ class DiTDenoiser(TransformersDenoiser):
         found: Tensor = network(tokens, sigma, live_places(tokens, valid), mask, states)
         return found
 
-    @cached_property
-    def remembers(self) -> bool:
-        """Whether rows can remember: where the noise level is not read off the whole row."""
-        return type(self).sigma is DiTDenoiser.sigma and remembers(self)
+    def forgetful(self) -> str:
+        """Returns why rows cannot remember if that is known without a test, else ''."""
+        return "" if type(self).sigma is DiTDenoiser.sigma else "the noise level is read off the whole row"
 
     def live(self, tokens: Tensor, valid: Tensor | None, past: Past | None, states: KeyValues) -> Tensor:
         """Returns the states [B, L, H] of live positions, which attend to `past`."""

@@ -51,7 +51,9 @@ class GenericSettings(LoadSettings):
 class WholeDenoiser(TransformersDenoiser):
     """For models whose logits are more than a linear map of hidden states (BERT's transform, Gemma's cap): runs them whole."""
 
-    remembers = False
+    def forgetful(self) -> str:
+        """Returns why rows cannot remember: they have no `recall` that fits."""
+        return "logits are not a linear map of hidden states"
 
     def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         """Returns the model's own logits [B, L, V]."""

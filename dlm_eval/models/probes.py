@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.denoiser import Denoiser, Past, Remembering
+from dlm_eval.models.denoiser import Denoiser
 
 LENGTH = 8
 FLUENT = "Anna had a red kite. Then she left the kite at the park. She was sad and asked Ben for help."
@@ -75,11 +75,11 @@ def check_attention(model: Denoiser, tokens: Tensor, before: Tensor) -> None:
     last = tokens.shape[1] - 1
     changed = tokens.clone()
     changed[0, last] = next(i for i in tokens[0].tolist() if i not in (int(tokens[0, last]), model.mask_id))
-    moves = _difference(model.logits(changed)[0], before).amax(-1)
+    moves = difference(model.logits(changed)[0], before).amax(-1)
     seen = {"full": 0, "block": last // (model.block_length or 1) * (model.block_length or 1), "causal": last}[
         model.attention
     ]
-    dtype = _dtype(model)
+    dtype = dtype_of(model)
     if seen < last and float(moves[seen:last].max()) <= NOISE[dtype]:
         raise UserError(
             f"{model.name}: the network is causal (the last token changes no prediction before it), so it cannot fill masks; "
@@ -100,8 +100,8 @@ def check_padding(model: Denoiser, tokens: Tensor, before: Tensor) -> None:
     for side, place in (("right", tokens.shape[1]), ("left", 0)):
         row = torch.cat([tokens[:, :place], pad, tokens[:, place:]], 1)
         valid = torch.cat([real[:, :place], ~real[:, :1], real[:, place:]], 1)
-        leak = float(_difference(model.logits(row, valid)[0][valid[0].to(before.device)], before).max())
-        if leak > LEAK[_dtype(model)]:
+        leak = float(difference(model.logits(row, valid)[0][valid[0].to(before.device)], before).max())
+        if leak > LEAK[dtype_of(model)]:
             raise UserError(
                 f"{model.name}: padding on the {side} changes a row's predictions (by {leak:.1e} of their range); "
                 "set attn_implementation=eager, or probe=false together with --batch_size 1"
@@ -133,26 +133,6 @@ def check_shift(model: Denoiser, shift: bool) -> None:
         )
 
 
-def remembers(model: Remembering) -> bool:
-    """Returns whether a row that remembers its first half predicts the second as the whole row does: not every network takes keys and values from
-    outside, and some take them and do something else."""
-    half = max(LENGTH // 2, model.settles or 0)
-    if 2 * half > model.max_length:
-        return False
-    tokens = example(model, 2 * half)
-    tokens[0, :half] = tokens[0, :half].masked_fill(tokens[0, :half] == model.mask_id, int(tokens[0, 0]))
-    wanted = torch.arange(2 * half)[None] >= half + model.lag
-    try:
-        whole, states = model.recall(tokens, None, wanted, None, True)
-        assert states is not None
-        past = Past(states[:, :, :, :half], None, torch.full((1,), half, device=states.device))
-        found, _ = model.recall(tokens[:, half:], None, wanted[:, half:], past, False)
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
-        return False
-    moved = max(float(_difference(other, whole).max()) for other in (found, model.logits(tokens, None, wanted)))
-    return moved <= LEAK[_dtype(model)]
-
-
 @torch.inference_mode()
 def steady(model: Denoiser) -> bool:
     """Returns whether a row's logits have the same bits alone and among others. Not so where other kernels run for other numbers of rows: in
@@ -168,13 +148,14 @@ def steady(model: Denoiser) -> bool:
     return all(torch.equal(model.logits(rows[i : i + 1])[0], together[i]) for i in range(len(rows)))
 
 
-def _difference(one: Tensor, other: Tensor) -> Tensor:
+def difference(one: Tensor, other: Tensor) -> Tensor:
     """Returns |one - other| [L, V] in units of the largest logit; what is barred in both differs by 0."""
     counted = (other.abs() < BARRED) & (one.abs() < BARRED)
     scale = other[counted].abs().max().clamp(min=1e-6)
     return torch.where(counted, (one - other).abs() / scale, 0.0)
 
 
-def _dtype(model: Denoiser) -> torch.dtype:
+def dtype_of(model: Denoiser) -> torch.dtype:
+    """Returns the dtype whose rounding counts: that of the weights, or float32."""
     dtype: torch.dtype = getattr(model, "dtype", torch.float32)
     return dtype if dtype in NOISE else torch.float32

@@ -9,16 +9,19 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlm_eval.models.denoiser import Attention, Past, Process
-from dlm_eval.models.probes import remembers, steady
+from dlm_eval.models.probes import steady
 from dlm_eval.models.remember import KeyValues, additive, recalled_mask, seen
 from dlm_eval.models.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from dlm_eval.cache_test import CacheTest
 
 BARRED = -1e6
 HEAD_ROWS = 16384  # vocabulary rows of a half-precision head that are upcast at a time
@@ -150,10 +153,22 @@ class TransformersDenoiser:
         return self._read_at(hidden, rows, columns, valid), states.states(self.device)
 
     @cached_property
-    def remembers(self) -> bool:
-        """Whether rows can remember: whether they do on a short text. Kernels that take no mask cannot."""
+    def cache_test(self) -> CacheTest:
+        """Whether rows can remember: whether they do on a short text (see `dlm_eval.cache_test`). Loading asks first."""
+        from dlm_eval.cache_test import CacheTest, cache_test  # the engine, which runs it, imports models
+
+        reason = self.forgetful()
+        return CacheTest(False, reason) if reason else cache_test(self)
+
+    def forgetful(self) -> str:
+        """Returns why rows cannot remember if that is known without a test, else ''."""
         kernel = getattr(self.model.config, "_attn_implementation", None)
-        return kernel in ("sdpa", "eager") and {"past_key_values", "position_ids"} <= self.accepted and remembers(self)
+        return "" if kernel in ("sdpa", "eager") else f"the attention kernel {kernel} takes no mask"
+
+    @property
+    def remembers(self) -> bool:
+        """Whether rows can remember."""
+        return self.cache_test.usable
 
     @cached_property
     def steady(self) -> bool:
@@ -177,7 +192,7 @@ class TransformersDenoiser:
             places = past.begin[:, None] + live_places(tokens, valid)
             mask = recalled_mask(seen(places, valid, self.block_length), past, self.dtype)
             inputs |= {"attention_mask": mask, "position_ids": places}
-        hidden: Tensor = self.uncompiled(input_ids=tokens, past_key_values=states, **inputs).last_hidden_state
+        hidden: Tensor = self.uncompiled(input_ids=tokens, **cached(self.backbone, states), **inputs).last_hidden_state
         return hidden
 
     @property
@@ -223,6 +238,12 @@ class TransformersDenoiser:
             return F.linear(hidden.float(), weight, bias)
         out = _wide_product(hidden.to(weight.dtype), weight)
         return out if bias is None else out.add_(bias.float())
+
+
+def cached(network: nn.Module, states: Any) -> dict[str, Any]:
+    """Returns the argument that hands keys and values to a network: `cache` from transformers 5.24 on, `past_key_values` before (known until 5.40)."""
+    known = inspect.signature(network.forward).parameters
+    return {"cache" if "cache" in known else "past_key_values": states}
 
 
 def wanted_places(shape: torch.Size, positions: Tensor | None, device: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:

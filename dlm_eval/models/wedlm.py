@@ -13,7 +13,7 @@ from dlm_eval.models.assemble import assemble
 from dlm_eval.models.denoiser import Past
 from dlm_eval.models.loading import LoadSettings, locate, native_config, read_config, require
 from dlm_eval.models.remember import KeyValues, recalled_mask
-from dlm_eval.models.transformer import Traits, TransformersDenoiser, real_positions
+from dlm_eval.models.transformer import Traits, TransformersDenoiser, cached, real_positions
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 
@@ -45,8 +45,8 @@ class ReorderedDenoiser(TransformersDenoiser):
             input_ids=tokens.gather(1, order),
             position_ids=places,
             attention_mask=mask,
-            past_key_values=states,
             use_cache=False,
+            **cached(self.backbone, states),
         ).last_hidden_state
         if states is not None:
             states.reorder(order)

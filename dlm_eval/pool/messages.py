@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dlm_eval.budget import Learned
+from dlm_eval.cache_test import cache_state
 from dlm_eval.engine import Cost, Engine
 from dlm_eval.forward import device_of
 from dlm_eval.jobs import Answer, Job
@@ -48,13 +49,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a worker has done so far, the device memory that it took at most (bytes), its token budget now, and what a position takes of the memory."""
+    """What a worker has done so far, the device memory that it took at most (bytes), its token budget now, what a position takes of the memory, and
+    whether its model can remember keys and values ('usable' or 'unusable: why')."""
 
     cost: Cost
     peak_bytes: int
     batch_tokens: int
     name: str = ""
     footprint: Footprint | None = None
+    cache: str = ""
 
     def facts(self, label: str) -> dict[str, Any]:
         """Returns it as plain data, for the record of a run."""
@@ -63,16 +66,18 @@ class Usage:
             "name": self.name,
             "peak_bytes": self.peak_bytes,
             "batch_tokens": self.batch_tokens,
+            "cache": self.cache,
             **asdict(self.cost),
         }
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The model is loaded, by this process of this host."""
+    """The model is loaded, by this process of this host; what there is to warn of, once for all workers."""
 
     pid: int
     host: str
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,10 @@ def usage(engine: Engine) -> Usage:
     device = device_of(engine.model)
     if device.type == "cuda":  # all that the process sees: a model may span several
         peak = sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
-        return Usage(engine.cost, peak, engine.batch_tokens, torch.cuda.get_device_name(device), engine.footprint)
-    return Usage(engine.cost, peak_memory(), engine.batch_tokens, device.type, engine.footprint)
+        name = torch.cuda.get_device_name(device)
+    else:
+        peak, name = peak_memory(), device.type
+    return Usage(engine.cost, peak, engine.batch_tokens, name, engine.footprint, cache_state(engine.model))
 
 
 def peak_memory() -> int:

@@ -67,6 +67,7 @@ class Workers:
         self._start = start
         self._events: Events = queue.SimpleQueue()
         self._watchdog = float(os.environ.get("DLM_EVAL_WATCHDOG", WATCHDOG_SECONDS)) if watchdog is None else watchdog
+        self._warned = False
         self._learned = Learned()
         self.restarts = 0
         self.places = [_Place(index) for index in range(count)]
@@ -189,7 +190,7 @@ class Workers:
         elif isinstance(message, Alive):
             self._note(place, message)
         elif isinstance(message, Ready):
-            place.ready = message
+            self._begun(place, message)
             self._feed(place, chunks, jobs, 2)
         elif isinstance(message, Refused):
             raise UserError(message.reason)
@@ -199,6 +200,13 @@ class Workers:
                 place.link.kill()
         elif isinstance(message, Gone):
             self._gone(place, message.how, chunks, finish)
+
+    def _begun(self, place: _Place, message: Ready) -> None:
+        """Notes that a place's worker can run. All workers load one model, so what there is to warn of is said once."""
+        place.ready = message
+        if message.warning and not self._warned:
+            log.warning("%s", message.warning)
+            self._warned = True
 
     def _note(self, place: _Place, message: Alive) -> None:
         budget, known = message.usage.batch_tokens, self._learned.batch_tokens
@@ -239,7 +247,7 @@ class Workers:
                 if isinstance(message, Alive):
                     self._note(place, message)
                 elif isinstance(message, Ready):
-                    place.ready = message
+                    self._begun(place, message)
                 elif isinstance(message, Gone):
                     self._gone(place, message.how, Chunks([], 1), lambda number, answer: None)
                     asked = [other for other in asked if other is not place]

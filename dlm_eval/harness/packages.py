@@ -1,0 +1,126 @@
+"""Python packages that a task needs and a plain install lacks: which extra brings them, found out before a model loads."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from dlm_eval.errors import UserError
+
+# Module that is imported -> our extra that brings it.
+EXTRAS = {
+    **dict.fromkeys(("langdetect", "immutabledict", "nltk"), "ifeval"),
+    **dict.fromkeys(("sympy", "math_verify", "antlr4"), "math"),
+    **dict.fromkeys(("tenacity", "tiktoken", "aiohttp", "requests"), "api"),
+    "mauve": "mauve",
+    **dict.fromkeys(
+        ("bert_score", "bs4", "emoji", "fugashi", "fuzzywuzzy", "html2text", "jieba", "lark", "neologdn", "pycountry")
+        + ("pymorphy3", "rouge", "statsmodels", "wonderwords"),
+        "tasks",
+    ),
+}
+# Module -> what to do where no extra of ours can bring it.
+OTHERWISE = {
+    "tarski": "pip install 'lm_eval[acpbench]', which needs Python 3.10 to 3.12",
+    "pddl": "pip install 'lm_eval[acpbench]', which needs Python 3.10 to 3.12",
+    "kstar_planner": "pip install 'lm_eval[acpbench]', which needs Python 3.10 to 3.12",
+    "iso639": "pip install iso639-lang",
+    "openai": "pip install openai",
+    "spacy": "pip install spacy, and the model of the task's language",
+    "unitxt": "pip install unitxt",
+    "radgraph": "pip install radgraph, which needs another version of transformers",
+    "tinyBenchmarks": "it is on no package index; install it from its authors' repository",
+}
+DISTRIBUTIONS = {"antlr4-python3-runtime": "antlr4"}  # some tasks ask for versions of these
+ASKED = re.compile(r"lm[-_]eval\[\"?([\w-]+)")
+
+
+def missing_package(error: BaseException) -> str | None:
+    """Returns the line about the package whose absence made this error (or one behind it), with what to type; None if it says of none.
+
+    Args:
+        error: what the import of a task or a model raised.
+    """
+    behind: BaseException | None = error
+    words = None
+    while behind is not None:
+        if isinstance(behind, ModuleNotFoundError) and behind.name:
+            return needs(DISTRIBUTIONS.get(behind.name, behind.name.partition(".")[0]))
+        words = words or ASKED.search(str(behind))
+        behind = behind.__cause__ or behind.__context__
+    if words is not None and isinstance(error, (ImportError, AssertionError)):
+        extra = words[1]
+        return pip_line("needs other versions of packages; {}", extra if extra in EXTRAS.values() else "tasks")
+    return None
+
+
+def needs(module: str) -> str:
+    """Returns that a module is needed, and what to type."""
+    what = f"needs the Python package '{module}'; {{}}"
+    if module in OTHERWISE:
+        return what.format(OTHERWISE[module])
+    return pip_line(what, EXTRAS[module]) if module in EXTRAS else what.format(f"pip install {module}")
+
+
+def pip_line(what: str, extra: str) -> str:
+    """Returns `what` with the line that installs an extra."""
+    return what.format(f'pip install "dlm_eval[{extra}]"')
+
+
+def check_packages(name: str, task: Any) -> None:
+    """Checks that the Python files of a task's functions can import what they will: some import it only when they score.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    for file in {file for function in _functions(task) if (file := _file(function)) is not None}:
+        for module in _imports(file):
+            if importlib.util.find_spec(module) is None:
+                raise UserError(f"task '{name}' {needs(module)}")
+
+
+def _functions(task: Any) -> Iterator[Callable[..., Any]]:
+    """Yields the functions of a task's YAML, and the class of a task that is one."""
+    if type(task).__module__.startswith("lm_eval.tasks."):
+        yield type(task)
+    config = task.config
+    parts = [
+        config.process_docs,
+        config.process_results,
+        config.doc_to_text,
+        config.doc_to_target,
+        config.doc_to_choice,
+    ]
+    for metric in config.metric_list or ():
+        parts += [metric.get("metric"), metric.get("aggregation")]
+    yield from (part for part in parts if callable(part))
+
+
+def _file(function: Callable[..., Any]) -> str | None:
+    try:
+        return inspect.getsourcefile(function)
+    except TypeError:  # a built-in one
+        return None
+
+
+@functools.cache
+def _imports(file: str) -> tuple[str, ...]:
+    """Returns the modules of our extras that a file imports anywhere in it."""
+    try:
+        with open(file, encoding="utf-8") as source:
+            tree = ast.parse(source.read())
+    except (OSError, SyntaxError, ValueError):
+        return ()
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.append(node.module)
+    tops = dict.fromkeys(name.partition(".")[0] for name in found)
+    return tuple(name for name in tops if name in EXTRAS or name in OTHERWISE)

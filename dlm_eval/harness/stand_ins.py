@@ -1,0 +1,148 @@
+"""What stock tasks import and today's libraries have no more, and files of nltk that they download: in place while tasks load."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dlm_eval.errors import UserError
+from dlm_eval.hub import hub_reachable
+
+NLTK_FILES = "nltk_data"  # folder in --data_dir
+KINDS = ("tokenizers", "corpora", "taggers", "stemmers")  # folders of nltk's files that tasks ask for by name
+
+
+def _squad() -> dict[str, ModuleType]:
+    from dlm_eval.metrics import squad
+
+    package = ModuleType("transformers.data.metrics")
+    package.squad_metrics = squad  # type: ignore[attr-defined]
+    return {package.__name__: package, f"{package.__name__}.squad_metrics": squad}
+
+
+def _pkg_resources() -> dict[str, ModuleType]:
+    module = ModuleType("pkg_resources")
+    module.get_distribution = importlib.metadata.distribution  # type: ignore[attr-defined]
+    return {module.__name__: module}
+
+
+# Modules that are gone: from transformers 5 on, from setuptools 82 on.
+STAND_INS: dict[str, Callable[[], dict[str, ModuleType]]] = {
+    "transformers.data.metrics": _squad,
+    "pkg_resources": _pkg_resources,
+}
+
+
+@contextlib.contextmanager
+def stand_ins(data_dir: str | Path | None = None) -> Iterator[None]:
+    """Lets tasks import what is gone, and find nltk's files below `data_dir` (or $DLM_EVAL_DATA) until the context ends.
+
+    Raises:
+        UserError: from a task inside, a file of nltk's that cannot be had.
+    """
+    import datasets
+    import evaluate
+
+    added = {}
+    for name, make in STAND_INS.items():
+        if name not in sys.modules and not _there(name):
+            added.update(make())
+    sys.modules.update(added)
+    lacks_metrics = not hasattr(datasets, "load_metric")  # gone from datasets 3 on; evaluate has it
+    if lacks_metrics:
+        datasets.load_metric = evaluate.load
+    try:
+        with _nltk_from(data_dir or os.environ.get("DLM_EVAL_DATA")):
+            yield
+    finally:
+        if lacks_metrics:
+            del datasets.load_metric
+        for name in added:
+            sys.modules.pop(name, None)
+
+
+def _there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _nltk_from(data_dir: str | Path | None) -> Iterator[None]:
+    """Gives nltk its folder and our `download`, as soon as somebody imports it (a second that most tasks need not pay)."""
+    folder = Path(data_dir).expanduser().resolve() / NLTK_FILES if data_dir else None
+    undo: list[Callable[[], None]] = []
+
+    def prepare(nltk: Any) -> None:
+        original = nltk.download
+        if folder is not None and str(folder) not in nltk.data.path:
+            nltk.data.path.insert(0, str(folder))
+        nltk.download = lambda name, *args, **options: _download(nltk, original, name, *args, **options)
+        undo.append(lambda: setattr(nltk, "download", original))
+
+    finder = _OnImport("nltk", prepare)
+    if "nltk" in sys.modules:
+        prepare(sys.modules["nltk"])
+    else:
+        sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        if finder in sys.meta_path:
+            sys.meta_path.remove(finder)
+        for step in undo:
+            step()
+
+
+class _OnImport(MetaPathFinder):
+    """Calls `then(module)` once the module of this name has been imported."""
+
+    def __init__(self, name: str, then: Callable[[Any], None]) -> None:
+        self.name, self.then = name, then
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Returns the module's own spec, whose loader tells us when it is done; None for any other module."""
+        if fullname != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return None
+        run = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            run(module)
+            self.then(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _download(nltk: Any, original: Callable[..., Any], name: str, *args: Any, **options: Any) -> bool:
+    """Returns True once nltk's file `name` is there: on this machine, or from nltk's server where the network may be used.
+
+    Raises:
+        UserError: it is not, and cannot be had.
+    """
+    wanted = {name, "punkt_tab"} if name == "punkt" else {name}  # nltk 3.9 reads punkt_tab wherever punkt was asked for
+    for path in (f"{kind}/{each}" for kind in KINDS for each in wanted):
+        with contextlib.suppress(LookupError):
+            nltk.data.find(path)
+            return True
+    if hub_reachable() and original(name, *args, **options):
+        return True
+    kind = next((kind for kind in KINDS if name.startswith("punkt")), KINDS[1])
+    raise UserError(
+        f"nltk's '{name}' is not on this machine and cannot be downloaded; put its folder at "
+        f"DIR/{NLTK_FILES}/{kind}/{max(wanted)} for --data_dir DIR, or at {kind}/{max(wanted)} in a folder that the variable NLTK_DATA names"
+    )
