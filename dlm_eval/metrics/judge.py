@@ -90,11 +90,13 @@ def find_judge(name: str, device: str = "auto") -> Judge:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from dlm_eval.models.loading import first_line, locate, resolve_device
+    from dlm_eval.models.weight_files import tensor_shapes
     from dlm_eval.models.weights import require_weights
 
     try:
         folder = locate(name, setting="judge")
         require_weights(folder)
+        tensor_shapes(folder.weights, folder.name)  # no tensor twice
         config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
         if type(config) not in AutoModelForCausalLM._model_mapping:
             raise UserError(
@@ -128,10 +130,15 @@ def _begin(folder: Folder) -> int:
 @functools.lru_cache(maxsize=1)
 def _model(judge: Judge) -> Any:
     """Returns the network in eval mode; float32 on a CPU, else as its config says."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    from dlm_eval.models.weights import name_weights
+
+    config = AutoConfig.from_pretrained(judge.folder.path, trust_remote_code=False, local_files_only=True)
+    name_weights(config, judge.folder)
     return AutoModelForCausalLM.from_pretrained(
         judge.folder.path,
+        config=config,
         dtype="float32" if judge.device == "cpu" else "auto",
         device_map={"": judge.device},
         trust_remote_code=False,

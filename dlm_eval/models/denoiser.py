@@ -79,6 +79,11 @@ class Denoiser(Protocol):
         ...
 
 
+def embedding_rows(model: Denoiser) -> int:
+    """Returns how many ids can go in: the rows of the embedding, where a model has another number of them than of logits."""
+    return int(getattr(model, "embedding_rows", model.vocab_size))
+
+
 @dataclass(frozen=True, eq=False)
 class Past:
     """What the rows of a batch remember: positions that are attended to and not run.

@@ -6,8 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from dlm_eval.models.adapters import adapter_files
 from dlm_eval.models.compiled import compile_backend
-from dlm_eval.models.loading import Folder, LoadSettings, header, locate
+from dlm_eval.models.loading import Folder, LoadSettings, locate
+from dlm_eval.models.weight_files import header
 
 TOKENIZER_FILES = [
     "tokenizer*",
@@ -35,7 +37,7 @@ def identity(folder: Folder, settings: LoadSettings) -> dict[str, Any]:
     }
     if settings.peft:
         adapter = locate(settings.peft, setting="peft")
-        described |= {"peft": adapter.name, "peft_sha256": _sha256(sorted(adapter.path.glob("adapter_*")))}
+        described |= {"peft": adapter.name, "peft_sha256": _sha256(adapter_files(adapter.path))}
     chosen = {"quantization": settings.quantization, "compile": compile_backend(settings.compile)}
     return described | {key: value for key, value in chosen.items() if value}
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,19 +19,11 @@ import torch
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.hub import hub_reachable
 from dlm_eval.models import Checkpoint, checkpoints, families, packaged_asset
+from dlm_eval.models.config_facts import Facts, check, report_unread
+from dlm_eval.models.weight_files import choose, header
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "float": "float32"}
-# Entries of config.json that say which code its authors ran, and how.
-FOREIGN = {
-    "auto_map",
-    "architectures",
-    "model_type",
-    "transformers_version",
-    "torch_dtype",
-    "dtype",
-    "attn_implementation",
-}
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
 
 
@@ -55,6 +46,7 @@ class LoadSettings:
         tokenizer: hub id or folder of the tokenizer where it is not beside the weights.
         checkpoint: named checkpoint whose facts fill in what the files do not say.
         probe: whether the loaded model is probed (future tokens, padding, NaN).
+        strict_config: whether a key of config.json that nobody knows is an error; else it is a warning.
     """
 
     pretrained: str
@@ -71,6 +63,7 @@ class LoadSettings:
     tokenizer: str | None = None
     checkpoint: str = ""
     probe: bool = True
+    strict_config: bool = False
 
     @property
     def known(self) -> Checkpoint | None:
@@ -87,11 +80,19 @@ class LoadSettings:
 
 @dataclass(frozen=True)
 class Folder:
-    """A checkpoint on this machine: its path, the name to show for it and its hub commit (None for a local folder)."""
+    """A checkpoint on this machine.
+
+    Attributes:
+        path: where it lies.
+        name: the name to show for it.
+        commit: its hub commit, None for a local folder.
+        notes: what the result says about how this folder was read (keys that nobody knows, which head, which adapter).
+    """
 
     path: Path
     name: str
     commit: str | None = None
+    notes: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Returns the JSON file `name`, or {} where it is absent.
@@ -112,8 +113,12 @@ class Folder:
 
     @property
     def weights(self) -> list[Path]:
-        """Its weight files, sorted: safetensors, else PyTorch's."""
-        return sorted(self.path.glob("*.safetensors")) or sorted(self.path.glob("pytorch_model*.bin"))
+        """Its weight files, sorted (see `weight_files.choose`).
+
+        Raises:
+            UserError: it is not clear which they are.
+        """
+        return choose(self.path, self.name).files
 
 
 # -- where ---------------------------------------------------------------------------------------------------------------
@@ -177,24 +182,46 @@ def read_config(folder: Folder) -> dict[str, Any]:
     return config
 
 
-def native_config(config_class: Any, raw: Mapping[str, Any], **changes: Any) -> Any:
-    """Returns a transformers config from a foreign config.json: its own fields, less what names foreign code, with `changes`."""
-    kept = {key: value for key, value in raw.items() if key not in FOREIGN}
-    return config_class(**{**kept, **changes})
+def open_checkpoint(
+    settings: LoadSettings, facts: Facts | Callable[[dict[str, Any]], Facts]
+) -> tuple[Folder, dict[str, Any], dict[str, Any]]:
+    """Returns a checkpoint's folder, its config.json as it is, and the values that the family reads of it.
+
+    Args:
+        settings: `pretrained`, `revision` and `strict_config` are used.
+        facts: the family's table of keys, or what chooses one by the file.
+
+    Raises:
+        UserError: no such checkpoint, another family's, or a config.json that the table refuses (see `config_facts.check`).
+    """
+    found = locate(settings.pretrained, settings.revision)
+    folder = replace(found, notes={})  # what `locate` returns is shared
+    raw = read_config(folder)
+    table = facts(raw) if callable(facts) else facts
+    require_family(raw, folder, table.family)
+    return folder, raw, read_values(raw, table, folder, settings)
 
 
-def require(config: Mapping[str, Any], keys: list[str], folder: Folder, family: str) -> None:
-    """Raises UserError where `config` lacks one of `keys`, or names another family of ours: its weights may fit and mean something else."""
+def read_values(raw: Mapping[str, Any], facts: Facts, folder: Folder, settings: LoadSettings) -> dict[str, Any]:
+    """Returns the values that `facts` reads of config.json; keys that nobody knows are a warning, and a note in the result.
+
+    Raises:
+        UserError: the table refuses the file, or it has unknown keys and `strict_config` is set.
+    """
+    checked = check(raw, facts, folder.name)
+    report_unread(checked.unread, facts, folder.name, settings.strict_config)
+    if checked.unread:
+        folder.notes["config_keys_not_read"] = list(checked.unread)
+    return checked.values
+
+
+def require_family(config: Mapping[str, Any], folder: Folder, family: str) -> None:
+    """Raises UserError where `config` names another family of ours: its weights may fit and mean something else."""
     kind = config.get("model_type", "unnamed")
     named = _letters(str(kind))
     if named in families() and not _letters(family).startswith(named):
         raise UserError(
             f"pretrained '{folder.name}' is not a {family} checkpoint: its model_type is '{kind}'; --model {named}"
-        )
-    absent = [key for key in keys if key not in config]
-    if absent:
-        raise UserError(
-            f"pretrained '{folder.name}' is not a {family} checkpoint: its config.json (model_type '{kind}') lacks {', '.join(absent)}"
         )
 
 
@@ -204,10 +231,17 @@ def _letters(name: str) -> str:
 
 def resolve_dtype(setting: str, config: Mapping[str, Any], folder: Folder) -> torch.dtype:
     """Returns the dtype of `setting`; auto is the config's, else that of the first tensor in the files."""
-    if setting == "auto":
-        setting = config.get("dtype") or config.get("torch_dtype") or _first_dtype(folder)
-    name = setting.removeprefix("torch.")
+    stated = config.get("dtype") or config.get("torch_dtype")
+    if setting == "auto" and stated in (None, "auto"):
+        return DTYPES[_first_dtype(folder)]
+    given = stated if setting == "auto" else setting
+    name = str(given).removeprefix("torch.")
     name = DTYPE_ALIASES.get(name, name)
+    if name not in DTYPES and setting == "auto":
+        raise UserError(
+            f"pretrained '{folder.name}': config.json has dtype {given!r}, which weights are not loaded in; "
+            f"choose one with dtype=, of {', '.join(DTYPES)}"
+        )
     if name not in DTYPES:
         raise unknown("model_args dtype", setting, ["auto", *DTYPES])
     return DTYPES[name]
@@ -230,13 +264,6 @@ def resolve_device(setting: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(f"model_args device '{setting}' is not on this machine, which has {count} CUDA devices")
     return device
-
-
-def header(file: Path) -> bytes:
-    """Returns the JSON header of a safetensors file."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        return stream.read(length)
 
 
 def _first_dtype(folder: Folder) -> str:
