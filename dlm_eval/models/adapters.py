@@ -227,11 +227,16 @@ def _worlds(model: Any, base: Folder, naming: Naming) -> list[dict[str, list[Slo
     worlds = [_placed(theirs, naming, parameters), _placed(ours, Naming(), parameters)]
     for name, alias in naming.prefixes:
         worlds += [{name + key.removeprefix(alias): slots for key, slots in worlds[1].items() if key.startswith(alias)}]
-    inner = []
-    for world in worlds:
-        for first in sorted({key.partition(".")[0] for key in world}):
-            inner.append({key.removeprefix(f"{first}."): slots for key, slots in world.items() if key.startswith(f"{first}.")})
-    return worlds + inner
+    inner = [one for world in worlds for one in _inside(world)]
+    return worlds + inner + [one for world in inner for one in _inside(world)]
+
+
+def _inside(world: dict[str, list[Slot]]) -> list[dict[str, list[Slot]]]:
+    """Returns the names as the modules one level down would give them."""
+    levels = sorted({key.partition(".")[0] for key in world if "." in key})
+    return [
+        {key.removeprefix(f"{first}."): slots for key, slots in world.items() if key.startswith(f"{first}.")} for first in levels
+    ]
 
 
 def _placed(keys: list[str], naming: Naming, parameters: Mapping[str, Tensor]) -> dict[str, list[Slot]]:

@@ -40,7 +40,8 @@ GENERATION = {
     "forced_eos_token_id", "length_penalty", "mask_token_id", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups",
     "num_beams", "num_return_sequences", "output_attentions", "output_hidden_states", "output_scores", "pad_token_id", "prefix",
     "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens",
-    "temperature", "top_k", "top_p", "typical_p", "use_cache", "cls_token_id", "unk_token_id",
+    "temperature", "top_k", "top_p", "typical_p", "use_cache", "cls_token_id", "output_past",
+    "unk_token_id",
 }  # fmt: skip
 HARMLESS = METADATA | TRAINING | GENERATION
 
@@ -78,7 +79,7 @@ NETWORK: dict[str, Usual] = {
             "no_rope_layer_interval", "no_rope_layers", "nope_layer_interval", "num_hash_layers", "q_lora_rank", "qk_clip",
             "query_pre_attn_scalar", "rotary_dim", "softmax_scale", "attention_softcap", "attn_softcap", "logits_softcap",
             "quantization_config", "quantization", "quantization_bits", "compression_config", "sliding_window_pattern",
-            "rope_local_base_freq", "local_rope_theta", "router_num_group", "router_topk_group", "layer_group_size",
+            "rope_local_base_freq", "local_rope_theta", "sliding_window", "router_num_group", "router_topk_group", "layer_group_size",
         ],
         NONE,
     ),
@@ -164,11 +165,13 @@ class Rope:
         scalings: kinds of scaling that its network computes as its authors' code does.
         partial: whether it turns a part of each head, by `partial_rotary_factor`.
         more: further entries of `rope_parameters` that its network reads.
+        needed: entries that it cannot do without.
     """
 
     scalings: tuple[str, ...] = ("default", "linear", "llama3", "yarn")
     partial: bool = False
     more: frozenset[str] = frozenset()
+    needed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -340,6 +343,7 @@ def rope_parameters(raw: Values, rope: Rope, family: str, where: str) -> dict[st
             f"it must be {' or '.join(rope.scalings)}"
         )
     needed, more = SCALINGS[kind]
+    needed = needed | rope.needed
     if kind == "yarn" and raw.get("max_position_embeddings") and "original_max_position_embeddings" not in found:
         found["original_max_position_embeddings"] = raw["max_position_embeddings"]  # what transformers takes, in every version
     if absent := sorted(needed - found.keys()):

@@ -21,7 +21,10 @@ FACTS = DENSE.extended(
     read={"block_size": COUNT},
     usual={"dlm_paradigm": (None, "bidirectional", "block_diff"), "sliding_window": NONE},
     harmless=frozenset({"ar_loss_weight", "dlm_loss_weight", "dp_varying_mask_ratio"}),
-    rope=Rope(more=frozenset({"llama_4_scaling_beta", "max_position_embeddings"})),
+    # Queries are scaled by their position (Llama 4's way), from these two.
+    rope=Rope(
+        more=frozenset({"max_position_embeddings"}), needed=frozenset({"llama_4_scaling_beta", "original_max_position_embeddings"})
+    ),
 )
 
 
