@@ -28,11 +28,18 @@ from dlm_eval.models import load_model, load_without_weights
 
 RANK, ALPHA = 2, 3.0
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-SIZES |= {"num_key_value_heads": 2, "vocab_size": build.VOCAB, "max_position_embeddings": 64, "tie_word_embeddings": False}
+SIZES |= {
+    "num_key_value_heads": 2,
+    "vocab_size": build.VOCAB,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
 EMBEDDINGS = ("wte", "wpe", "embed_tokens", "word_embeddings", "position_embeddings", "token_type_embeddings")
 
 
-def factors(state: dict[str, Tensor], chosen: Callable[[str], bool], transposed: bool = False) -> dict[str, tuple[Tensor, Tensor]]:
+def factors(
+    state: dict[str, Tensor], chosen: Callable[[str], bool], transposed: bool = False
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Random B and A of every linear layer that is chosen, by module name."""
     generator = torch.Generator().manual_seed(5)
     found = {}
@@ -46,19 +53,29 @@ def factors(state: dict[str, Tensor], chosen: Callable[[str], bool], transposed:
     return found
 
 
-def save_adapter(folder: Path, pairs: dict[str, tuple[Tensor, Tensor]], name: Callable[[str], str] = str, **config: Any) -> Path:
+def save_adapter(
+    folder: Path, pairs: dict[str, tuple[Tensor, Tensor]], name: Callable[[str], str] = str, **config: Any
+) -> Path:
     folder.mkdir(exist_ok=True)
     tensors = {}
     for module, (up, down) in pairs.items():
         tensors[f"base_model.model.{name(module)}.lora_A.weight"] = down.contiguous()
         tensors[f"base_model.model.{name(module)}.lora_B.weight"] = up.contiguous()
     save_file(tensors, folder / "adapter_model.safetensors")
-    written = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "target_modules": sorted(map(name, pairs)), "bias": "none"}
+    written = {
+        "peft_type": "LORA",
+        "r": RANK,
+        "lora_alpha": ALPHA,
+        "target_modules": sorted(map(name, pairs)),
+        "bias": "none",
+    }
     (folder / "adapter_config.json").write_text(json.dumps(written | config))
     return folder
 
 
-def merge_by_hand(base: Path, out: Path, pairs: dict[str, tuple[Tensor, Tensor]], scale: float, transposed: bool = False) -> Path:
+def merge_by_hand(
+    base: Path, out: Path, pairs: dict[str, tuple[Tensor, Tensor]], scale: float, transposed: bool = False
+) -> Path:
     shutil.copytree(base, out)
     state = load_file(base / "model.safetensors")
     for module, (up, down) in pairs.items():
@@ -105,8 +122,13 @@ def built(family: str, folder: Path) -> Path:
         rope["rope_parameters"] |= {"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 8}
         network = build.spread(Ministral3ForCausalLM(Ministral3Config(**SIZES, **rope, head_dim=8)))
         names = {"model.": "encoder.", "lm_head.": "diffusion_head."}
-        state = {names[key.partition(".")[0] + "."] + key.partition(".")[2]: value for key, value in network.state_dict().items()}
-        return build.write(folder, network.config.to_dict() | ids | {"model_type": "nemotron_labs_diffusion", "block_size": 4}, state)
+        state = {
+            names[key.partition(".")[0] + "."] + key.partition(".")[2]: value
+            for key, value in network.state_dict().items()
+        }
+        return build.write(
+            folder, network.config.to_dict() | ids | {"model_type": "nemotron_labs_diffusion", "block_size": 4}, state
+        )
     if family in ("dream", "fastdllm"):
         network = build.spread(Qwen2ForCausalLM(Qwen2Config(**SIZES, **rope)))
         kind = {"dream": "Dream", "fastdllm": "Fast_dLLM_Qwen"}[family]
@@ -116,7 +138,16 @@ def built(family: str, folder: Path) -> Path:
 
 
 BUILT = ["llada", "diffugpt", "diffullama", "dream", "fastdllm", "nemotron", "diffusionllm", "tiny", "generic"]
-RECORDED = {"llada": {}, "diffullama": {}, "diffugpt": {}, "dream": {}, "lladamoe": {}, "sdar": {}, "wedlm": {}, "llada2": {"block_length": 4}}
+RECORDED = {
+    "llada": {},
+    "diffullama": {},
+    "diffugpt": {},
+    "dream": {},
+    "lladamoe": {},
+    "sdar": {},
+    "wedlm": {},
+    "llada2": {"block_length": 4},
+}
 
 
 def applied_as_by_hand(family: str, base: Path, tmp_path: Path, **options: Any) -> None:
@@ -240,7 +271,9 @@ def test_06_what_is_not_applied_is_refused(small: Any, changes: dict[str, Any], 
         ("model.transformer.ff_out.weight", (272, 32), "more than LoRA"),
     ],
 )
-def test_06_a_tensor_with_no_place_is_refused(small: Any, key: str, shape: tuple[int, ...], told: str, tmp_path: Path) -> None:
+def test_06_a_tensor_with_no_place_is_refused(
+    small: Any, key: str, shape: tuple[int, ...], told: str, tmp_path: Path
+) -> None:
     base, pairs = small
     adapter = save_adapter(tmp_path / "adapter", pairs)
     state = load_file(adapter / "adapter_model.safetensors") | {f"base_model.model.{key}": torch.zeros(shape)}

@@ -29,7 +29,11 @@ LLAMA = {
     "initializer_range": 0.02, "use_cache": True, "torch_dtype": "bfloat16", "transformers_version": "4.51.3", "architectures": ["X"],
     "auto_map": {"AutoModel": "a.B"}, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "mask_token_id": 3,
 }  # fmt: skip
-LLAMA_2 = {key: value for key, value in LLAMA.items() if key not in ("sliding_window", "max_window_layers", "use_sliding_window")}
+LLAMA_2 = {
+    key: value
+    for key, value in LLAMA.items()
+    if key not in ("sliding_window", "max_window_layers", "use_sliding_window")
+}
 MOE = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "output_router_logits": False}
 DIT = {"vocab_size": 300, "hidden_dim": 40, "cond_dim": 24, "n_blocks": 2, "n_heads": 4, "model_length": 32}
 # What the released files of each family hold, as their authors' configuration classes and public copies show them, in small sizes.
@@ -227,7 +231,10 @@ def test_08_a_key_that_chooses_another_network_is_refused(name: str, key: str, v
 @pytest.mark.parametrize("name", [name for name in RELEASED if facts(name).rope and name != "nemotron"])
 def test_08_the_form_of_transformers_5_says_the_same(name: str) -> None:
     """`rope_parameters`, flat or for each kind of layer, against `rope_theta` and `rope_scaling`."""
-    table, old = facts(name), {key: value for key, value in RELEASED[name].items() if key not in ("rope_theta", "rope_scaling")}
+    table, old = (
+        facts(name),
+        {key: value for key, value in RELEASED[name].items() if key not in ("rope_theta", "rope_scaling")},
+    )
     base = RELEASED[name]["rope_theta"]
     entries: dict[str, Any] = {"rope_type": "default", "rope_theta": base}
     told = check(RELEASED[name], table, "x").values["rope_parameters"]
@@ -244,16 +251,36 @@ def test_08_the_form_of_transformers_5_says_the_same(name: str) -> None:
         scaled = {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 128}
         one = check(RELEASED[name] | {"rope_scaling": scaled}, table, "x").values["rope_parameters"]
         other = entries | {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 128}
-        assert one == check(old | {"rope_parameters": other}, table, "x").values["rope_parameters"] and one["rope_type"] == "yarn"
+        assert (
+            one == check(old | {"rope_parameters": other}, table, "x").values["rope_parameters"]
+            and one["rope_type"] == "yarn"
+        )
 
 
 def test_08_a_scaling_that_is_read_is_the_networks(tmp_path: Path) -> None:
     """Dream's class is Qwen2's; linear scaling of 2 is positions at half the pace."""
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    sizes |= {"vocab_size": build.VOCAB, "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    sizes |= {
+        "vocab_size": build.VOCAB,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    }
     ids = {"eos_token_id": 267, "bos_token_id": 266, "mask_token_id": build.MASK_ID, "model_type": "Dream"}
-    network = build.spread(Qwen2ForCausalLM(Qwen2Config(**sizes, rope_parameters={"rope_type": "default", "rope_theta": 1e4})))
-    folder = build.write(tmp_path, {**sizes, **ids, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}}, network.state_dict())
+    network = build.spread(
+        Qwen2ForCausalLM(Qwen2Config(**sizes, rope_parameters={"rope_type": "default", "rope_theta": 1e4}))
+    )
+    folder = build.write(
+        tmp_path,
+        {**sizes, **ids, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        network.state_dict(),
+    )
     tokens = row(1, 12)
     tokens[0, 0] = 266
     model = load_model("dream", pretrained=folder)
@@ -274,7 +301,9 @@ def test_08_llada2_reads_how_much_of_a_head_turns() -> None:
     for changed in ({"partial_rotary_factor": 0.25}, {"rotary_dim": 12}):
         with pytest.raises(UserError, match="rotary_dim"):
             _config(check(RELEASED["llada2"] | changed, facts("llada2"), "x").values, Folder(Path(), "x"))
-    alone = {key: value for key, value in RELEASED["llada2"].items() if key not in ("partial_rotary_factor", "rotary_dim")}
+    alone = {
+        key: value for key, value in RELEASED["llada2"].items() if key not in ("partial_rotary_factor", "rotary_dim")
+    }
     with pytest.raises(UserError, match="partial_rotary_factor"):
         _config(check(alone, facts("llada2"), "x").values, Folder(Path(), "x"))
     turned = check(alone | {"rotary_dim": 3}, facts("llada2"), "x").values
@@ -284,11 +313,15 @@ def test_08_llada2_reads_how_much_of_a_head_turns() -> None:
 def changed_config(base: Path, folder: Path, **changes: Any) -> Path:
     shutil.copytree(base, folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({key: value for key, value in {**config, **changes}.items() if value != "absent"}))
+    (folder / "config.json").write_text(
+        json.dumps({key: value for key, value in {**config, **changes}.items() if value != "absent"})
+    )
     return folder
 
 
-def test_08_a_key_in_no_list_is_one_warning_and_stands_in_the_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_08_a_key_in_no_list_is_one_warning_and_stands_in_the_result(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     base = build.llada(tmp_path / "base")[0]
     odd = changed_config(base, tmp_path / "odd", a_new_thing=3, rms_norm_epz=1e-5)
     with caplog.at_level(logging.WARNING):
@@ -325,21 +358,51 @@ def test_08_transformers_own_classes_have_a_table_too(tmp_path: Path) -> None:
 
 
 def test_08_the_checkpoints_of_the_authors_code_load_strictly(shared: Path) -> None:
-    for family in ("llada", "diffullama", "diffugpt", "dream", "lladamoe", "llada2", "sdar", "wedlm", "smdm", "mdlm", "sedd", "bd3lm"):
-        described = load_without_weights(family, pretrained=str(shared / "goldens" / family), strict_config=True).describe()
+    for family in (
+        "llada",
+        "diffullama",
+        "diffugpt",
+        "dream",
+        "lladamoe",
+        "llada2",
+        "sdar",
+        "wedlm",
+        "smdm",
+        "mdlm",
+        "sedd",
+        "bd3lm",
+    ):
+        described = load_without_weights(
+            family, pretrained=str(shared / "goldens" / family), strict_config=True
+        ).describe()
         assert "config_keys_not_read" not in described
     load_without_weights("tiny", pretrained=str(packaged_asset("tiny")), strict_config=True)
 
 
 def test_10_a_bias_of_q_k_and_v_alone_is_read(tmp_path: Path) -> None:
     """LLaDA's include_qkv_bias: no bias of the output projection, unlike Llama's attention_bias."""
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    sizes |= {"vocab_size": build.VOCAB, "max_position_embeddings": 64, "tie_word_embeddings": False, "is_causal": False}
-    network = build.spread(Qwen2ForCausalLM(Qwen2Config(**sizes, rope_parameters={"rope_type": "default", "rope_theta": 1e4})))
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    sizes |= {
+        "vocab_size": build.VOCAB,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": False,
+        "is_causal": False,
+    }
+    network = build.spread(
+        Qwen2ForCausalLM(Qwen2Config(**sizes, rope_parameters={"rope_type": "default", "rope_theta": 1e4}))
+    )
     config = build.llada_config() | {"include_qkv_bias": True}
     folder = build.write(tmp_path / "a", config, build.llada_names(network.state_dict()), mask=None)
     tokens = row(1, 9)
     with torch.inference_mode():
-        assert torch.allclose(load_model("llada", pretrained=folder).logits(tokens), network(input_ids=tokens).logits, atol=1e-5)
+        assert torch.allclose(
+            load_model("llada", pretrained=folder).logits(tokens), network(input_ids=tokens).logits, atol=1e-5
+        )
     with pytest.raises(UserError, match="surplus"):
         load_model("llada", pretrained=changed_config(folder, tmp_path / "b", include_qkv_bias=False))

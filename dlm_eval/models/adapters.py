@@ -122,7 +122,9 @@ class Adapter:
                 elif slot.expert is None:
                     module.register_forward_hook(_Addition(change.down, up, change.scale))
                 else:
-                    raise UserError(f"model_args peft '{self.folder.name}' is not possible with quantized experts; merge it first")
+                    raise UserError(
+                        f"model_args peft '{self.folder.name}' is not possible with quantized experts; merge it first"
+                    )
 
 
 class _Addition:
@@ -163,7 +165,10 @@ def read_adapter(setting: str, model: Any, base: Folder, naming: Naming) -> Adap
     pairs = _pairs(_tensors(folder, where), where)
     named = _fitting(pairs, config, _worlds(model, base, naming), where)
     parameters = all_parameters(model)
-    changes = [_change(module, pairs[module], config, tuple(named[module]), parameters, model, where) for module in sorted(pairs)]
+    changes = [
+        _change(module, pairs[module], config, tuple(named[module]), parameters, model, where)
+        for module in sorted(pairs)
+    ]
     return Adapter(folder, tuple(changes))
 
 
@@ -172,10 +177,14 @@ def _check_config(config: Mapping[str, Any], where: str) -> None:
     for key, allowed in USUAL.items():
         value = config.get(key, allowed[0] if key != "peft_type" else None)
         if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
-            raise UserError(f"{where} has {key} {value!r}, which is not applied here; merge the adapter into its base model first")
+            raise UserError(
+                f"{where} has {key} {value!r}, which is not applied here; merge the adapter into its base model first"
+            )
     for key in config.keys() - USUAL.keys() - READ - HARMLESS:
         if config[key] not in (None, False, [], {}, ""):
-            raise UserError(f"{where} has {key} {config[key]!r}, which nobody here knows; merge the adapter into its base model first")
+            raise UserError(
+                f"{where} has {key} {config[key]!r}, which nobody here knows; merge the adapter into its base model first"
+            )
     for key, kind in (("r", COUNT), ("lora_alpha", NUMBER)):
         if not kind.test(config.get(key)):
             raise UserError(f"{where} has {key} {config.get(key)!r}; it must be {kind.called}")
@@ -209,7 +218,9 @@ def _pairs(tensors: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Ten
         found = PAIR.fullmatch(key)
         if found is None:
             kind = next((called for called, part in OTHER.items() if part in key), "more than LoRA")
-            raise UserError(f"{where} holds {key}, which is {kind} and not applied here; merge the adapter into its base model first")
+            raise UserError(
+                f"{where} holds {key}, which is {kind} and not applied here; merge the adapter into its base model first"
+            )
         pairs.setdefault(found[1], {})[found[2]] = value
     if half := sorted(module for module, pair in pairs.items() if len(pair) < 2):
         raise UserError(f"{where} holds lora_{next(iter(pairs[half[0]]))} of {_listed(half)} without its other half")
@@ -235,7 +246,8 @@ def _inside(world: dict[str, list[Slot]]) -> list[dict[str, list[Slot]]]:
     """Returns the names as the modules one level down would give them."""
     levels = sorted({key.partition(".")[0] for key in world if "." in key})
     return [
-        {key.removeprefix(f"{first}."): slots for key, slots in world.items() if key.startswith(f"{first}.")} for first in levels
+        {key.removeprefix(f"{first}."): slots for key, slots in world.items() if key.startswith(f"{first}.")}
+        for first in levels
     ]
 
 
@@ -259,12 +271,16 @@ def _fitting(
     fitting = [world for world in worlds if pairs.keys() <= world.keys()]
     if not fitting:
         surplus = min((sorted(pairs.keys() - world.keys()) for world in worlds), key=len)
-        raise UserError(f"{where} holds LoRA of {_listed(surplus)}, for which this network has no place (another base model?)")
+        raise UserError(
+            f"{where} holds LoRA of {_listed(surplus)}, for which this network has no place (another base model?)"
+        )
     lacking = [[module for module in world if _targeted(module, config) and module not in pairs] for world in fitting]
     for world, absent in zip(fitting, lacking, strict=True):
         if not absent:
             return world
-    raise UserError(f"{where} targets {_listed(sorted(min(lacking, key=len)))} and holds no LoRA of it (a broken file?)")
+    raise UserError(
+        f"{where} targets {_listed(sorted(min(lacking, key=len)))} and holds no LoRA of it (a broken file?)"
+    )
 
 
 def _targeted(module: str, config: Mapping[str, Any]) -> bool:
@@ -304,9 +320,12 @@ def _change(
     rank = _by_pattern(config.get("rank_pattern"), module, config["r"])
     alpha = _by_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
     if down.dim() != 2 or up.dim() != 2 or len(down) != rank or up.shape[1] != rank:
-        raise UserError(f"{where}: LoRA of {module} has shapes {list(down.shape)} and {list(up.shape)}; its rank is {rank}")
+        raise UserError(
+            f"{where}: LoRA of {module} has shapes {list(down.shape)} and {list(up.shape)}; its rank is {rank}"
+        )
     sizes = [
-        _size(slot, parameters[slot.parameter], model.get_submodule(slot.parameter.rpartition(".")[0])) for slot in slots
+        _size(slot, parameters[slot.parameter], model.get_submodule(slot.parameter.rpartition(".")[0]))
+        for slot in slots
     ]
     plain = all(type(parameters[slot.parameter].data) is Tensor for slot in slots)  # quantized ones are packed
     if plain and (len(up) != sum(rows for rows, _ in sizes) or any(down.shape[1] != columns for _, columns in sizes)):
@@ -338,5 +357,8 @@ def _listed(names: list[str]) -> str:
 
 def adapter_files(path: Path) -> list[Path]:
     """Returns the files of an adapter that count: its config and the weights that are read."""
-    weights = next((path / f"adapter_model.{end}" for end in ("safetensors", "bin") if (path / f"adapter_model.{end}").is_file()), None)
+    weights = next(
+        (path / f"adapter_model.{end}" for end in ("safetensors", "bin") if (path / f"adapter_model.{end}").is_file()),
+        None,
+    )
     return [path / "adapter_config.json", *([weights] if weights else [])]

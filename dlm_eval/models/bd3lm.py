@@ -17,7 +17,6 @@ from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_module
 
-
 FACTS = MDLM.extended(family="BD3LM", needed={"block_size": COUNT})
 
 

@@ -43,7 +43,9 @@ def class_facts(config_class: Any, raw: Mapping[str, Any]) -> Facts:
     defaults = {field.name: field.default for field in fields(config_class)}
     asked = inspect.getsource(config_class)
     needed = {key: kind for key, kind in OWN.items() if isinstance(defaults.get(key), (int, float))}
-    read = {key for key in defaults if key not in needed} | {key for key in raw if f'"{key}"' in asked and key not in needed}
+    read = {key for key in defaults if key not in needed} | {
+        key for key in raw if f'"{key}"' in asked and key not in needed
+    }
     if "rope_parameters" in defaults:
         read |= {*ROPE_KEYS, *([TURNED] if _turns_a_part(config_class) else [])}
     usual: dict[str, Usual] = {"is_causal": (None, False, True)}

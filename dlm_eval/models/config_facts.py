@@ -301,10 +301,14 @@ def report_unread(unread: tuple[str, ...], facts: Facts, name: str, strict: bool
 def _check_usual(where: str, family: str, key: str, value: Any, usual: Usual) -> None:
     if callable(usual):
         if not usual(value):
-            raise UserError(f"{where} has {key} {value!r}, which chooses another network than the one built for {family}")
+            raise UserError(
+                f"{where} has {key} {value!r}, which chooses another network than the one built for {family}"
+            )
         return
     if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in usual):
-        allowed = " or ".join("null" if one is None else str(one).lower() if isinstance(one, bool) else repr(one) for one in usual)
+        allowed = " or ".join(
+            "null" if one is None else str(one).lower() if isinstance(one, bool) else repr(one) for one in usual
+        )
         raise UserError(
             f"{where} has {key} {value!r}, which chooses another network than the one built for {family}; it must be {allowed}"
         )
@@ -333,7 +337,9 @@ def rope_parameters(raw: Values, rope: Rope, family: str, where: str) -> dict[st
         raise UserError(f"{where} has rope_theta {theta!r}, and {inner!r} in rope_parameters; leave one out")
     base = inner if theta is None else theta
     if base is None:
-        raise UserError(f"pretrained {where.removeprefix('pretrained ')} lacks rope_theta (in rope_parameters, or beside it)")
+        raise UserError(
+            f"pretrained {where.removeprefix('pretrained ')} lacks rope_theta (in rope_parameters, or beside it)"
+        )
     if not NUMBER.test(base):
         raise UserError(f"{where} has rope_theta {base!r}; it must be {NUMBER.called}")
     kind = found.get("rope_type", "default")
@@ -345,17 +351,23 @@ def rope_parameters(raw: Values, rope: Rope, family: str, where: str) -> dict[st
     needed, more = SCALINGS[kind]
     needed = needed | rope.needed
     if kind == "yarn" and raw.get("max_position_embeddings") and "original_max_position_embeddings" not in found:
-        found["original_max_position_embeddings"] = raw["max_position_embeddings"]  # what transformers takes, in every version
+        found["original_max_position_embeddings"] = raw[
+            "max_position_embeddings"
+        ]  # what transformers takes, in every version
     if absent := sorted(needed - found.keys()):
         raise UserError(f"{where} scales rotary positions by '{kind}' and lacks {', '.join(absent)}")
     partial = found.pop("partial_rotary_factor", None)
     outer = raw.get("partial_rotary_factor")
     if partial is not None and outer is not None and partial != outer:
-        raise UserError(f"{where} has partial_rotary_factor {outer!r}, and {partial!r} in rope_parameters; leave one out")
+        raise UserError(
+            f"{where} has partial_rotary_factor {outer!r}, and {partial!r} in rope_parameters; leave one out"
+        )
     partial = outer if partial is None else partial
     surplus = found.keys() - needed - more - rope.more - {"rope_type", "rope_theta"}
     if surplus:
-        raise UserError(f"{where} has {', '.join(sorted(surplus))} in its rotary positions, which '{kind}' does not read")
+        raise UserError(
+            f"{where} has {', '.join(sorted(surplus))} in its rotary positions, which '{kind}' does not read"
+        )
     for key in sorted((needed | more) & found.keys() - {"truncate"}):
         if found[key] is not None and not NUMBER.test(found[key]):
             raise UserError(f"{where} has {key} {found[key]!r} in its rotary positions; it must be {NUMBER.called}")
@@ -400,7 +412,13 @@ def _of_all_layers(entries: dict[str, Any], raw: Values, where: str) -> dict[str
 DENSE = Facts(
     "a transformer",
     needed=all_of(
-        COUNT, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"
+        COUNT,
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "max_position_embeddings",
     )
     | {"rms_norm_eps": NUMBER},
     read={"hidden_act": TEXT, "tie_word_embeddings": FLAG, "head_dim": COUNT, "num_key_value_heads": COUNT},
@@ -410,7 +428,11 @@ DENSE = Facts(
 # sliding_window counts only with use_sliding_window, which must be false.
 WINDOWS = frozenset({"sliding_window", "max_window_layers"})
 # Qwen2: q, k and v have a bias, whatever the file says.
-QWEN2 = DENSE.extended(needed={"num_key_value_heads": COUNT}, usual={"attention_bias": (None, True), "qkv_bias": (None, True)}, harmless=WINDOWS)
+QWEN2 = DENSE.extended(
+    needed={"num_key_value_heads": COUNT},
+    usual={"attention_bias": (None, True), "qkv_bias": (None, True)},
+    harmless=WINDOWS,
+)
 # Qwen3: no such bias unless the file says so, and norms of q and k.
 QWEN3 = DENSE.extended(
     needed={"num_key_value_heads": COUNT, "head_dim": COUNT},

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dlm_eval.models.assemble import assemble
 from dlm_eval.models.cdcd import CDCD, CDCDConfig, Interpolator
-from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.config_facts import COUNT, LIST, NUMBER, Facts, all_of
+from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.transformer import Traits, TransformersDenoiser, real_positions, wanted_places
 from dlm_eval.models.vocabulary import read_vocabulary

@@ -27,8 +27,16 @@ FACTS = Facts(
     defaults={"activation_function": "gelu_new"},
     usual={"tie_word_embeddings": (None, True)},
     harmless=frozenset(
-        "n_ctx summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj summary_hidden_size "
-        "summary_last_dropout".split()
+        [
+            "n_ctx",
+            "summary_activation",
+            "summary_first_dropout",
+            "summary_proj_to_labels",
+            "summary_type",
+            "summary_use_proj",
+            "summary_hidden_size",
+            "summary_last_dropout",
+        ]
     ),
 )
 
@@ -37,6 +45,8 @@ def load(settings: LoadSettings) -> TransformersDenoiser:
     """Returns the denoiser of a DiffuGPT checkpoint."""
     folder, raw, values = open_checkpoint(settings, FACTS)
     config = GPT2Config(**values, is_causal=False, tie_word_embeddings=True)
-    vocabulary = read_vocabulary(folder, raw, settings, default_mask=MASKS.get(values["vocab_size"]), mask_may_be_word=True)
+    vocabulary = read_vocabulary(
+        folder, raw, settings, default_mask=MASKS.get(values["vocab_size"]), mask_may_be_word=True
+    )
     model = load_weights(GPT2LMHeadModel, config, folder, settings, NAMING)
     return assemble(model, vocabulary, Traits("diffugpt", shift=True), folder, settings)

@@ -27,6 +27,8 @@ def load(settings: LoadSettings) -> TransformersDenoiser:
     """Returns the denoiser of a DiffuLLaMA checkpoint."""
     folder, raw, values = open_checkpoint(settings, FACTS)
     config = LlamaConfig(**values, is_causal=False)
-    vocabulary = read_vocabulary(folder, raw, settings, default_mask=MASKS.get(values["vocab_size"]), mask_may_be_word=True)
+    vocabulary = read_vocabulary(
+        folder, raw, settings, default_mask=MASKS.get(values["vocab_size"]), mask_may_be_word=True
+    )
     model = load_weights(LlamaForCausalLM, config, folder, settings, NAMING)
     return assemble(model, vocabulary, Traits("diffullama", shift=True), folder, settings)

@@ -17,9 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DiffusionGemmaTextConfig, DynamicCache
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.class_facts import check_class, class_facts
 from dlm_eval.models.config_facts import OBJECT, Facts
+from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.transformer import Traits, TransformersDenoiser, real_positions, wanted_places
 from dlm_eval.models.vocabulary import read_vocabulary

@@ -11,7 +11,6 @@ from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 
-
 FACTS = QWEN2.extended(family="Dream")
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dlm_eval.errors import UserError, nearest
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.class_facts import check_class
+from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import Folder, LoadSettings, first_line, locate, read_config
 from dlm_eval.models.probes import check_shift
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
@@ -108,6 +108,7 @@ def class_and_config(
         return config, model_class
     model_class = _named(architecture)
     return model_class.config_class(**check_class(model_class.config_class, raw, folder, settings)), model_class
+
 
 def head_kind(model: Any) -> type[TransformersDenoiser]:
     """Returns the denoiser that reads this network's head: at wanted positions only where it is linear."""

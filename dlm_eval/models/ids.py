@@ -20,9 +20,15 @@ def check_ids(model: Denoiser, canvas: Canvas, scored: bool) -> SampleError | No
         if is_open and not scored:
             continue
         if not 0 <= token < rows:
-            return SampleError(f"token {token} at position {place} is outside the model's embedding, which has ids 0 to {rows - 1}")
+            return SampleError(
+                f"token {token} at position {place} is outside the model's embedding, which has ids 0 to {rows - 1}"
+            )
         if is_open and token >= model.vocab_size:
-            return SampleError(f"token {token} at position {place} is outside the model's vocabulary of {model.vocab_size}")
+            return SampleError(
+                f"token {token} at position {place} is outside the model's vocabulary of {model.vocab_size}"
+            )
         if is_open and token == model.mask_id and not model.mask_is_word:
-            return SampleError(f"position {place} is to be scored and holds the mask token {token}, which is a hole and no text")
+            return SampleError(
+                f"position {place} is to be scored and holds the mask token {token}, which is a hole and no text"
+            )
     return None

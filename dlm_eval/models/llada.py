@@ -36,7 +36,13 @@ FACTS = Facts(
     "LLaDA",
     needed=all_of(COUNT, "vocab_size", "d_model", "n_layers", "n_heads", "mlp_hidden_size", "max_sequence_length")
     | {"rms_norm_eps": NUMBER},
-    read={"embedding_size": COUNT, "n_kv_heads": COUNT, "weight_tying": FLAG, "tie_word_embeddings": FLAG, "include_qkv_bias": FLAG},
+    read={
+        "embedding_size": COUNT,
+        "n_kv_heads": COUNT,
+        "weight_tying": FLAG,
+        "tie_word_embeddings": FLAG,
+        "include_qkv_bias": FLAG,
+    },
     usual={
         "activation_type": ("silu",),
         "attention_layer_norm": NO,
@@ -48,8 +54,18 @@ FACTS = Facts(
         "rope_full_precision": (True,),
     },
     harmless=frozenset(
-        "alibi_bias_max attention_layer_norm_with_affine flash_attention init_cutoff_factor init_device init_fn init_std "
-        "layer_norm_eps mlp_ratio precision".split()
+        [
+            "alibi_bias_max",
+            "attention_layer_norm_with_affine",
+            "flash_attention",
+            "init_cutoff_factor",
+            "init_device",
+            "init_fn",
+            "init_std",
+            "layer_norm_eps",
+            "mlp_ratio",
+            "precision",
+        ]
     ),
     rope=Rope(("default",)),
 )

@@ -40,7 +40,14 @@ NAMING = Naming(RENAMES, FUSED)
 FACTS = DENSE.extended(
     family="LLaDA2",
     needed=all_of(
-        COUNT, "head_dim", "num_key_value_heads", "num_experts", "moe_intermediate_size", "num_experts_per_tok", "n_group", "topk_group"
+        COUNT,
+        "head_dim",
+        "num_key_value_heads",
+        "num_experts",
+        "moe_intermediate_size",
+        "num_experts_per_tok",
+        "n_group",
+        "topk_group",
     )
     | {"first_k_dense_replace": INDEX, "routed_scaling_factor": NUMBER, "norm_topk_prob": FLAG},
     read={
@@ -86,9 +93,24 @@ def _config(values: dict[str, Any], folder: Folder) -> Any:
     Raises:
         UserError: the file does not say, or says twice and differently, how much of a head turns.
     """
-    same = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "hidden_act"]
+    same = [
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "head_dim",
+        "hidden_act",
+    ]
     same += ["num_key_value_heads", "moe_intermediate_size", "num_experts_per_tok", "first_k_dense_replace", "n_group"]
-    same += ["topk_group", "routed_scaling_factor", "rms_norm_eps", "max_position_embeddings", "norm_topk_prob", "use_qk_norm"]
+    same += [
+        "topk_group",
+        "routed_scaling_factor",
+        "rms_norm_eps",
+        "max_position_embeddings",
+        "norm_topk_prob",
+        "use_qk_norm",
+    ]
     rope, turned = dict(values["rope_parameters"]), values.get("rotary_dim")
     if turned is not None:
         part = rope.setdefault("partial_rotary_factor", turned / values["head_dim"])

@@ -38,4 +38,6 @@ def load(settings: LoadSettings) -> TransformersDenoiser:
 
 def sizes(values: dict[str, Any]) -> DiTConfig:
     """Returns the network's sizes from an MDLM or BD3LM config.json."""
-    return DiTConfig(*(values[key] for key in ("vocab_size", "hidden_dim", "cond_dim", "n_blocks", "n_heads", "model_length")))
+    return DiTConfig(
+        *(values[key] for key in ("vocab_size", "hidden_dim", "cond_dim", "n_blocks", "n_heads", "model_length"))
+    )

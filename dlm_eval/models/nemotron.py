@@ -23,7 +23,8 @@ FACTS = DENSE.extended(
     harmless=frozenset({"ar_loss_weight", "dlm_loss_weight", "dp_varying_mask_ratio"}),
     # Queries are scaled by their position (Llama 4's way), from these two.
     rope=Rope(
-        more=frozenset({"max_position_embeddings"}), needed=frozenset({"llama_4_scaling_beta", "original_max_position_embeddings"})
+        more=frozenset({"max_position_embeddings"}),
+        needed=frozenset({"llama_4_scaling_beta", "original_max_position_embeddings"}),
     ),
 )
 

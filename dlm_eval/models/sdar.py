@@ -36,7 +36,11 @@ class BlockSettings(LoadSettings):
 # What the authors' training code wrote beside the sizes.
 TRAINED = frozenset({"debug", "ep_size", "fuse_cross_entropy", "micro_forward", "skip_checkpoint", "use_deepep"})
 # A block of 1 is I-DLM's: strictly causal and shifted, under the same names.
-BLOCK = {"block_size": Kind("a whole number above 1 (1 is another model, I-DLM)", lambda value: COUNT.test(value) and value > 1)}
+BLOCK = {
+    "block_size": Kind(
+        "a whole number above 1 (1 is another model, I-DLM)", lambda value: COUNT.test(value) and value > 1
+    )
+}
 FACTS = QWEN3.extended(family="SDAR", read=BLOCK, harmless=TRAINED)
 SPARSE = QWEN3_MOE.extended(family="SDAR", read=BLOCK, harmless=TRAINED)
 

@@ -35,7 +35,21 @@ FACTS = Facts(
         "model.type": (None, "ddit"),
     },
     harmless=frozenset(
-        "data eval graph.file graph.report_all hydra model.dropout model.name ngpus optim sampling training work_dir wandb_name".split()
+        [
+            "data",
+            "eval",
+            "graph.file",
+            "graph.report_all",
+            "hydra",
+            "model.dropout",
+            "model.name",
+            "ngpus",
+            "optim",
+            "sampling",
+            "training",
+            "work_dir",
+            "wandb_name",
+        ]
     ),
 )
 
@@ -96,7 +110,9 @@ def _schedule(values: dict[str, Any], folder: Folder) -> NoiseSchedule:
     if kind == "geometric":
         bounds = [values.get(f"noise.{key}") for key in ("sigma_min", "sigma_max")]
         if None in bounds:
-            raise UserError(f"pretrained '{folder.name}': config.json lacks noise.sigma_min or noise.sigma_max, which 'geometric' needs")
+            raise UserError(
+                f"pretrained '{folder.name}': config.json lacks noise.sigma_min or noise.sigma_max, which 'geometric' needs"
+            )
         return Geometric(*map(float, bounds))
     if kind != "loglinear":
         raise UserError(

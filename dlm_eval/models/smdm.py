@@ -22,7 +22,8 @@ from dlm_eval.models.weights import load_module
 
 FACTS = Facts(
     "SMDM",
-    needed=all_of(COUNT, "n_layer", "n_head", "n_embd", "intermediate_size", "block_size", "vocab_size") | {"norm_eps": NUMBER},
+    needed=all_of(COUNT, "n_layer", "n_head", "n_embd", "intermediate_size", "block_size", "vocab_size")
+    | {"norm_eps": NUMBER},
     read={"n_query_groups": COUNT, "padded_vocab_size": COUNT, "rope_base": NUMBER},
     defaults={"rope_base": 10000.0},  # a constant of its authors' code
     usual={

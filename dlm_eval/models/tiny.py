@@ -11,7 +11,6 @@ from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 
-
 FACTS = DENSE.extended(
     family="tiny",
     needed={"mask_token_id": INDEX, "is_causal": FLAG},

@@ -42,7 +42,9 @@ class Vocabulary:
         self.bos_id = bos_id
         self.pad_id = pad_id if pad_id is not None else self.eos_ids[0] if self.eos_ids else 0
         added = tokenizer.added_tokens_decoder
-        self._known = set(tokenizer.get_vocab().values())  # ids may have gaps: their count says nothing about the highest
+        self._known = set(
+            tokenizer.get_vocab().values()
+        )  # ids may have gaps: their count says nothing about the highest
         special = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
         # A word that serves as the mask is still a word when it is written.
         self._unprinted = special - ({mask_id} if self.mask_is_word else set())

@@ -47,7 +47,9 @@ def choose(folder: Path, name: str) -> WeightFiles:
         files = sorted(path for path in folder.glob(pattern) if path.name not in OTHER)
         if any(SHARD.match(path.name) for path in files):
             shard = next(match for match in map(SHARD.match, (path.name for path in files)) if match)
-            raise UserError(f"pretrained '{name}' has shards ({shard[0]}, ...) without their index {shard[1]}.{shard[3]}.index.json")
+            raise UserError(
+                f"pretrained '{name}' has shards ({shard[0]}, ...) without their index {shard[1]}.{shard[3]}.index.json"
+            )
         if len(files) > 1:
             raise UserError(
                 f"pretrained '{name}' has {len(files)} weight files ({', '.join(path.name for path in files[:3])}), and neither {usual} nor "

@@ -30,9 +30,7 @@ QUIET_BELOW = 2**30  # bytes of weights below which no progress bar is shown
 M = TypeVar("M", bound=nn.Module)
 
 
-def load_weights(
-    model_class: Any, config: Any, folder: Folder, settings: LoadSettings, naming: Naming = PLAIN
-) -> Any:
+def load_weights(model_class: Any, config: Any, folder: Folder, settings: LoadSettings, naming: Naming = PLAIN) -> Any:
     """Returns `model_class` with the folder's weights, in eval mode, on its device in its dtype (device meta: without weights).
 
     Args:
