@@ -90,13 +90,11 @@ def find_judge(name: str, device: str = "auto") -> Judge:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from dlm_eval.models.loading import first_line, locate, resolve_device
-    from dlm_eval.models.weight_files import tensor_shapes
     from dlm_eval.models.weights import require_weights
 
     try:
         folder = locate(name, setting="judge")
         require_weights(folder)
-        tensor_shapes(folder.weights, folder.name)  # no tensor twice
         config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
         if type(config) not in AutoModelForCausalLM._model_mapping:
             raise UserError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,11 +128,20 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _activations() -> Collection[str]:
+    from transformers.activations import ACT2FN
+
+    known: Collection[str] = ACT2FN
+    return known
+
+
 COUNT = Kind("a whole number above 0", lambda value: _whole(value) and value > 0)
 INDEX = Kind("a whole number, 0 or more", lambda value: _whole(value) and value >= 0)
+POSITION = Kind("a number, 0 or more", lambda value: _number(value) and value >= 0)
 NUMBER = Kind("a number above 0", lambda value: _number(value) and value > 0)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 TEXT = Kind("text", lambda value: isinstance(value, str))
+ACTIVATION = Kind("an activation that transformers knows", lambda value: isinstance(value, str) and value in _activations())
 LIST = Kind("a list", lambda value: isinstance(value, list))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 ANYTHING = Kind("anything", lambda value: True)
@@ -368,9 +377,10 @@ def rope_parameters(raw: Values, rope: Rope, family: str, where: str) -> dict[st
         raise UserError(
             f"{where} has {', '.join(sorted(surplus))} in its rotary positions, which '{kind}' does not read"
         )
-    for key in sorted((needed | more) & found.keys() - {"truncate"}):
-        if found[key] is not None and not NUMBER.test(found[key]):
-            raise UserError(f"{where} has {key} {found[key]!r} in its rotary positions; it must be {NUMBER.called}")
+    for key in sorted((needed | more | rope.more) & found.keys() - {"truncate"}):
+        least = NUMBER if key in ("factor", "original_max_position_embeddings") else POSITION
+        if found[key] is not None and not least.test(found[key]):
+            raise UserError(f"{where} has {key} {found[key]!r} in its rotary positions; it must be {least.called}")
     if partial is not None and not (_number(partial) and 0 < partial <= 1):
         raise UserError(f"{where} has partial_rotary_factor {partial!r}; it must be a number above 0 and at most 1")
     if partial is not None and partial != 1 and not rope.partial:
@@ -421,7 +431,7 @@ DENSE = Facts(
         "max_position_embeddings",
     )
     | {"rms_norm_eps": NUMBER},
-    read={"hidden_act": TEXT, "tie_word_embeddings": FLAG, "head_dim": COUNT, "num_key_value_heads": COUNT},
+    read={"hidden_act": ACTIVATION, "tie_word_embeddings": FLAG, "head_dim": COUNT, "num_key_value_heads": COUNT},
     defaults={"hidden_act": "silu"},
     rope=Rope(),
 )

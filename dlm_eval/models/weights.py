@@ -159,9 +159,11 @@ def name_weights(config: Any, folder: Folder) -> None:
 
 
 def require_weights(folder: Folder) -> None:
-    """Raises UserError where the folder has no weight file."""
+    """Raises UserError where the folder has no weight file, or two that hold one tensor."""
     if not folder.weights:
         raise UserError(f"pretrained '{folder.name}' has no weights; expected *.safetensors or pytorch_model*.bin")
+    if len(folder.weights) > 1:
+        tensor_shapes(folder.weights, folder.name)
 
 
 def _place(device_map: str | None) -> Any:
