@@ -120,11 +120,13 @@ def test_09_the_index_goes_first_then_the_usual_name_then_the_only_file(family: 
         load_model(family, pretrained=str(folder))
     shard(folder, state)
     second.unlink()
-    with pytest.raises(UserError, match=f"lacks {second.name}, which model.safetensors.index.json names"):
+    with pytest.raises(
+        UserError, match=f"model.safetensors.index.json names '{second.name}', which is no file beside it"
+    ):
         load_model(family, pretrained=str(folder))
     shard(folder, state)
     save_file(load_file(first) | dict(list(load_file(second).items())[:1]), first, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=f"twice, in {first.name} and in {second.name}"):
+    with pytest.raises(UserError, match=f"is in two files, {first.name} and {second.name}"):
         load_model(family, pretrained=str(folder))
 
 
@@ -135,7 +137,7 @@ def test_09_the_index_goes_first_then_the_usual_name_then_the_only_file(family: 
         ("[]", "no weight_map"),
         ('{"weight_map": {}}', "no weight_map"),
         ('{"weight_map": {"a": 1}}', "no weight_map"),
-        ('{"weight_map": {"a": "../model.safetensors"}}', "no file of this folder"),
+        ('{"weight_map": {"a": "../model.safetensors"}}', "no file beside it"),
     ],
 )
 def test_09_a_broken_index_is_one_line(content: str, told: str, tmp_path: Path) -> None:

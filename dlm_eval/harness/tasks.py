@@ -9,9 +9,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dlm_eval
 from dlm_eval.errors import RunError, UserError, nearest
+from dlm_eval.harness.bounded import PROMPT_SECONDS, bounded
 from dlm_eval.harness.data import local_first
 from dlm_eval.harness.task_files import check_file, check_folder
 
@@ -57,7 +59,7 @@ def load_tasks(
         check_folder(root)
     with quiet():
         manager, found = _find(_split(names), roots, dict(metadata or {}))
-        with local_first(data_dir):
+        with local_first(data_dir), _bounded_templates():
             built = [item for name in found for item in _build(manager, name)]
         try:
             loaded: dict[str, Any] = manager.load(built)
@@ -67,6 +69,21 @@ def load_tasks(
         _check_metric_functions(task)
     _hide_folders([*loaded["tasks"].values(), *loaded["groups"].values()], roots)
     return loaded
+
+
+@contextlib.contextmanager
+def _bounded_templates() -> Iterator[None]:
+    """Limits the time of each template that a task renders while it loads (lm-eval tries the first document's)."""
+    from lm_eval import utils
+
+    plain = utils.apply_template
+
+    def apply_template(*args: Any, **options: Any) -> Any:
+        with bounded("a template", PROMPT_SECONDS):
+            return plain(*args, **options)
+
+    with patch.object(utils, "apply_template", apply_template):
+        yield
 
 
 def unsafe_tasks(loaded: Mapping[str, Any]) -> list[str]:

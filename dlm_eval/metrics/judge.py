@@ -89,12 +89,12 @@ def find_judge(name: str, device: str = "auto") -> Judge:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from dlm_eval.models.loading import first_line, locate, resolve_device
-    from dlm_eval.models.weights import require_weights
+    from dlm_eval.models.loading import first_line, locate, read_config, resolve_device
 
     try:
         folder = locate(name, setting="judge")
-        require_weights(folder)
+        folder.holds()
+        read_config(folder)
         config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
         if type(config) not in AutoModelForCausalLM._model_mapping:
             raise UserError(
@@ -130,15 +130,19 @@ def _model(judge: Judge) -> Any:
     """Returns the network in eval mode; float32 on a CPU, else as its config says."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from dlm_eval.models.loading import read_config
+    from dlm_eval.models.stored import built_within
     from dlm_eval.models.weights import name_weights
 
+    whose = f"judge '{judge.folder.name}': config.json"
     config = AutoConfig.from_pretrained(judge.folder.path, trust_remote_code=False, local_files_only=True)
     name_weights(config, judge.folder)
-    return AutoModelForCausalLM.from_pretrained(
-        judge.folder.path,
-        config=config,
-        dtype="float32" if judge.device == "cpu" else "auto",
-        device_map={"": judge.device},
-        trust_remote_code=False,
-        local_files_only=True,
-    ).eval()
+    with built_within(judge.folder.holds(), "quantization_config" in read_config(judge.folder), whose):
+        return AutoModelForCausalLM.from_pretrained(
+            judge.folder.path,
+            config=config,
+            dtype="float32" if judge.device == "cpu" else "auto",
+            device_map={"": judge.device},
+            trust_remote_code=False,
+            local_files_only=True,
+        ).eval()

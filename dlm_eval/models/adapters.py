@@ -17,9 +17,11 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from dlm_eval.errors import UserError
+from dlm_eval.models.adapter import WEIGHTS, check_adapter
 from dlm_eval.models.config_facts import COUNT, FLAG, NUMBER
 from dlm_eval.models.loading import Folder, first_line, locate
 from dlm_eval.models.naming import Naming, Slot, all_parameters, find_slots, own_parameter
+from dlm_eval.models.stored import entries
 from dlm_eval.models.weight_files import tensor_shapes
 
 PAIR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.[^.]+)?\.weight")
@@ -157,10 +159,9 @@ def read_adapter(setting: str, model: Any, base: Folder, naming: Naming) -> Adap
         UserError: no adapter, one that is more than LoRA of linear layers, a tensor with no place, or a place with no tensor.
     """
     folder = locate(setting, setting="peft")
-    where = f"model_args peft '{setting}'"
+    where = f"model_args peft '{folder.name}'"
+    check_adapter(folder)
     config = folder.read_json("adapter_config.json")
-    if not config:
-        raise UserError(f"{where} has no adapter_config.json; it must be a folder saved by peft")
     _check_config(config, where)
     pairs = _pairs(_tensors(folder, where), where)
     named = _fitting(pairs, config, _worlds(model, base, naming), where)
@@ -199,16 +200,11 @@ def _check_config(config: Mapping[str, Any], where: str) -> None:
 def _tensors(folder: Folder, where: str) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    safe, torched = folder.path / "adapter_model.safetensors", folder.path / "adapter_model.bin"
     try:
-        if safe.is_file():
-            return load_file(safe)
-        if torched.is_file():
-            state: dict[str, Tensor] = torch.load(torched, map_location="cpu", weights_only=True)
-            return state
-    except Exception as error:  # safetensors and torch raise kinds of their own for a broken file
-        raise UserError(f"{where}: its weights cannot be read: {first_line(error)}") from None
-    raise UserError(f"{where} has no weights; expected adapter_model.safetensors or adapter_model.bin")
+        entries(folder.path / WEIGHTS)
+        return load_file(folder.path / WEIGHTS)
+    except Exception as error:  # safetensors raises kinds of its own for a broken file
+        raise UserError(f"{where}: {first_line(error)}") from None
 
 
 def _pairs(tensors: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Tensor]]:
@@ -277,10 +273,15 @@ def _fitting(
     lacking = [[module for module in world if _targeted(module, config) and module not in pairs] for world in fitting]
     for world, absent in zip(fitting, lacking, strict=True):
         if not absent:
-            return world
-    raise UserError(
-        f"{where} targets {_listed(sorted(min(lacking, key=len)))} and holds no LoRA of it (a broken file?)"
-    )
+            break
+    else:
+        raise UserError(
+            f"{where} lacks weights that its config names: LoRA of {_listed(sorted(min(lacking, key=len)))}"
+        )
+    stray = [module for module in sorted(pairs) if not _targeted(module, config)]
+    if stray and config.get("target_modules") != "all-linear":
+        raise UserError(f"{where} holds LoRA of {_listed(stray)}, which its target_modules does not name")
+    return world
 
 
 def _targeted(module: str, config: Mapping[str, Any]) -> bool:
@@ -356,9 +357,5 @@ def _listed(names: list[str]) -> str:
 
 
 def adapter_files(path: Path) -> list[Path]:
-    """Returns the files of an adapter that count: its config and the weights that are read."""
-    weights = next(
-        (path / f"adapter_model.{end}" for end in ("safetensors", "bin") if (path / f"adapter_model.{end}").is_file()),
-        None,
-    )
-    return [path / "adapter_config.json", *([weights] if weights else [])]
+    """Returns the files of an adapter that count."""
+    return [path / "adapter_config.json", path / WEIGHTS]

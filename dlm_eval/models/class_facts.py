@@ -52,7 +52,11 @@ def class_facts(config_class: Any, raw: Mapping[str, Any]) -> Facts:
     if "use_sliding_window" not in defaults and "sliding_window" not in defaults:
         usual["sliding_window"] = (None,)
     # A block is an option here, not the file's.
-    harmless = {"block_size", "block_length"} | WINDOWS - usual.keys() | ({"hidden_act"} if "hidden_activation" in defaults else set())
+    harmless = (
+        {"block_size", "block_length"}
+        | WINDOWS - usual.keys()
+        | ({"hidden_act"} if "hidden_activation" in defaults else set())
+    )
     family = config_class.__name__.removesuffix("Config")
     return Facts(family, needed, all_of(ANYTHING, *sorted(read)), usual=usual, harmless=frozenset(harmless))
 

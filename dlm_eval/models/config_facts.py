@@ -141,7 +141,9 @@ POSITION = Kind("a number, 0 or more", lambda value: _number(value) and value >=
 NUMBER = Kind("a number above 0", lambda value: _number(value) and value > 0)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 TEXT = Kind("text", lambda value: isinstance(value, str))
-ACTIVATION = Kind("an activation that transformers knows", lambda value: isinstance(value, str) and value in _activations())
+ACTIVATION = Kind(
+    "an activation that transformers knows", lambda value: isinstance(value, str) and value in _activations()
+)
 LIST = Kind("a list", lambda value: isinstance(value, list))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 ANYTHING = Kind("anything", lambda value: True)

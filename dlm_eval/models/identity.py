@@ -9,7 +9,7 @@ from typing import Any
 from dlm_eval.models.adapters import adapter_files
 from dlm_eval.models.compiled import compile_backend
 from dlm_eval.models.loading import Folder, LoadSettings, locate
-from dlm_eval.models.weight_files import header
+from dlm_eval.models.stored import header
 
 TOKENIZER_FILES = [
     "tokenizer*",
@@ -32,7 +32,9 @@ def identity(folder: Folder, settings: LoadSettings) -> dict[str, Any]:
         "revision": folder.commit or settings.revision,
         "weights_sha256": hash_weights(folder.weights),
         "config_sha256": _sha256([folder.path / "config.json"]),
-        "tokenizer_sha256": _sha256(sorted({file for name in TOKENIZER_FILES for file in text.path.glob(name)})),
+        "tokenizer_sha256": _sha256(
+            sorted({file for name in TOKENIZER_FILES for file in text.path.glob(name) if file.is_file()})
+        ),
         "transformers": transformers.__version__,
     }
     if settings.peft:

@@ -20,10 +20,13 @@ from dlm_eval.errors import UserError, unknown
 from dlm_eval.hub import hub_reachable
 from dlm_eval.models import Checkpoint, checkpoints, families, packaged_asset
 from dlm_eval.models.config_facts import Facts, check, report_unread
-from dlm_eval.models.weight_files import choose, header
+from dlm_eval.models.sizes import check_config
+from dlm_eval.models.stored import Stored, entries, stored
+from dlm_eval.models.weight_files import choose
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "float": "float32"}
+LARGEST_JSON = 2**24  # bytes of config.json and its like; real ones have some thousands
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
 
 
@@ -103,10 +106,12 @@ class Folder:
         file = self.path / name
         if not file.is_file():
             return {}
+        if file.stat().st_size > LARGEST_JSON:
+            raise UserError(f"pretrained '{self.name}': {name} has more than {LARGEST_JSON >> 20} MiB; it is not read")
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise UserError(f"pretrained '{self.name}': {name} is not valid JSON ({error})") from None
+        except (ValueError, OSError, RecursionError) as error:
+            raise UserError(f"pretrained '{self.name}': {name} is not valid JSON ({first_line(error)})") from None
         if not isinstance(content, dict):
             raise UserError(f"pretrained '{self.name}': {name} is not a JSON object")
         return content
@@ -119,6 +124,19 @@ class Folder:
             UserError: it is not clear which they are.
         """
         return choose(self.path, self.name).files
+
+    def holds(self) -> Stored:
+        """Returns what its weight files hold, by their headers.
+
+        Raises:
+            UserError: it has no weight file, or a broken one, or two that hold the same tensor.
+        """
+        if not self.weights:
+            raise UserError(f"pretrained '{self.name}' has no weights; expected *.safetensors or pytorch_model*.bin")
+        try:
+            return stored(self.weights)
+        except UserError as error:
+            raise UserError(f"pretrained '{self.name}': {error}") from None
 
 
 # -- where ---------------------------------------------------------------------------------------------------------------
@@ -172,13 +190,14 @@ def read_config(folder: Folder) -> dict[str, Any]:
     """Returns the checkpoint's config.json as it is; no class is built and no code of the checkpoint runs.
 
     Raises:
-        UserError: there is no config.json.
+        UserError: there is no config.json, or a size in it is none.
     """
     config = folder.read_json("config.json")
     if not config:
         raise UserError(
             f"pretrained '{folder.name}' has no config.json; it must be a checkpoint folder in the hub's layout"
         )
+    check_config(config, f"pretrained '{folder.name}'")
     return config
 
 
@@ -270,8 +289,7 @@ def _first_dtype(folder: Folder) -> str:
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     for file in folder.weights:
         if file.suffix == ".safetensors":
-            entries = json.loads(header(file))
-            return next((names[v["dtype"]] for v in entries.values() if v.get("dtype") in names), "float32")
+            return next((names[v["dtype"]] for v in entries(file).values() if v["dtype"] in names), "float32")
     return "float32"
 
 

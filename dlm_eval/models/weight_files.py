@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dlm_eval.errors import UserError
+from dlm_eval.models.stored import entries
 
 SAFE, TORCH = "model.safetensors", "pytorch_model.bin"
 SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.(safetensors|bin)$")
@@ -44,7 +43,7 @@ def choose(folder: Path, name: str) -> WeightFiles:
             return WeightFiles(_of_index(index, name), index.name)
         if (folder / usual).is_file():
             return WeightFiles([folder / usual], usual)
-        files = sorted(path for path in folder.glob(pattern) if path.name not in OTHER)
+        files = sorted(path for path in folder.glob(pattern) if path.name not in OTHER and path.is_file())
         if any(SHARD.match(path.name) for path in files):
             shard = next(match for match in map(SHARD.match, (path.name for path in files)) if match)
             raise UserError(
@@ -78,15 +77,8 @@ def tensor_shapes(files: list[Path], name: str) -> dict[str, list[int]]:
 def refuse_twice(key: str, file: Path, place: dict[str, Path], name: str) -> None:
     """Notes that `file` holds the tensor `key`; raises UserError where another file holds one of that name."""
     if key in place:
-        raise UserError(f"pretrained '{name}' has the tensor {key} twice, in {place[key].name} and in {file.name}")
+        raise UserError(f"pretrained '{name}': tensor '{key[:80]}' is in two files, {place[key].name} and {file.name}")
     place[key] = file
-
-
-def header(file: Path) -> bytes:
-    """Returns the JSON header of a safetensors file."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        return stream.read(length)
 
 
 def _of_index(index: Path, name: str) -> list[Path]:
@@ -99,22 +91,22 @@ def _of_index(index: Path, name: str) -> list[Path]:
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
         raise UserError(f"pretrained '{name}': {index.name} has no weight_map of tensor names to files")
     names = sorted(set(places.values()))
-    if outside := [file for file in names if Path(file).name != file]:
-        raise UserError(f"pretrained '{name}': {index.name} names {outside[0]!r}, which is no file of this folder")
-    if absent := [file for file in names if not (index.parent / file).is_file()]:
-        raise UserError(f"pretrained '{name}' lacks {absent[0]}, which {index.name} names")
+    for file in names:
+        if Path(file).name != file or not (index.parent / file).is_file():
+            raise UserError(f"pretrained '{name}': {index.name} names '{file[:80]}', which is no file beside it")
     return [index.parent / file for file in names]
 
 
 def _shapes(file: Path, name: str) -> dict[str, list[int]]:
     try:
         if file.suffix == ".safetensors":
-            entries: dict[str, Any] = json.loads(header(file))
-            return {key: list(entry["shape"]) for key, entry in entries.items() if key != "__metadata__"}
+            return {key: list(entry["shape"]) for key, entry in entries(file).items()}
         import torch
 
         state = torch.load(file, map_location="meta", weights_only=True)
         return {key: list(value.shape) for key, value in state.items()}
+    except UserError as error:
+        raise UserError(f"pretrained '{name}': {error}") from None
     except Exception as error:  # safetensors, torch and json raise kinds of their own for a broken file
         from dlm_eval.models.loading import first_line
 

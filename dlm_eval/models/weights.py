@@ -6,6 +6,7 @@ Two ways: `load_weights` for transformers' classes, `load_module` for modules of
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from dlm_eval.models.adapters import Adapter, read_adapter
 from dlm_eval.models.loading import Folder, LoadSettings, first_line, read_config, resolve_device, resolve_dtype
 from dlm_eval.models.naming import Naming
 from dlm_eval.models.quantization import quantization_config
+from dlm_eval.models.stored import Stored, built_within
 from dlm_eval.models.weight_files import choose, refuse_twice, tensor_shapes
 
 PLAIN = Naming()
@@ -43,18 +45,20 @@ def load_weights(model_class: Any, config: Any, folder: Folder, settings: LoadSe
     Raises:
         UserError: a weight is missing, left over or of the wrong shape (transformers would log it and go on at random).
     """
-    raw = read_config(folder)
-    dtype = resolve_dtype(settings.dtype, raw, folder)
     device = resolve_device(settings.device)
-    require_weights(folder)
+    raw, held = read_config(folder), folder.holds()
+    within = built_within(held, "quantization_config" in raw, f"pretrained '{folder.name}': config.json")
+    dtype = resolve_dtype(settings.dtype, raw, folder)
     _settle_head(model_class, config, raw, folder, naming)
     if device.type == "meta":
         config._attn_implementation = settings.attn_implementation
-        with device:
+        with device, within:
             empty = model_class(config).to(dtype).eval().requires_grad_(False)
         _adapt(empty, folder, settings, naming)
         return empty
     name_weights(config, folder)
+    if settings.device_map is None and settings.quantization is None and "quantization_config" not in raw:
+        _require_room(held, dtype, device, folder)
     place = _place(settings.device_map) or {"": device}
     extra: dict[str, Any] = (
         {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
@@ -63,7 +67,7 @@ def load_weights(model_class: Any, config: Any, folder: Folder, settings: LoadSe
         extra["quantization_config"] = quantization_config(settings.quantization, place)
     key_mapping = None if naming.fused else dict(naming.renames) or None
     try:
-        with _hushed(folder):
+        with _hushed(folder), within:
             model, info = model_class.from_pretrained(
                 folder.path, config=config, key_mapping=key_mapping, dtype=dtype, device_map=place,
                 output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True, **extra,
@@ -98,17 +102,19 @@ def load_module(
             raise UserError(
                 f"model_args {option} '{getattr(settings, option)}' is not possible for this family; leave it out"
             )
-    require_weights(folder)
+    held = folder.holds()
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, folder.read_json("config.json"), folder)
+    within = built_within(held, False, f"pretrained '{folder.name}': config.json")
     if device.type == "meta":
-        with device:
+        with device, within:
             return build().to(dtype).eval().requires_grad_(False)
-    state = rename(read_state(folder, device))
+    _require_room(held, dtype, device, folder)
+    with init_empty_weights(include_buffers=False), within:
+        module = build()
+    state = rename(read_state(folder, folder.weights, device))
     for key in state:  # one at a time, so that the file's dtype and ours never stand side by side whole
         state[key] = state[key].to(dtype)
-    with init_empty_weights(include_buffers=False):
-        module = build()
     wanted = module.state_dict()
     wrong = [key for key, value in state.items() if key in wanted and wanted[key].shape != value.shape]
     check_keys(folder.name, wanted.keys() - state.keys(), state.keys() - wanted.keys(), wrong)
@@ -116,18 +122,18 @@ def load_module(
     return module.to(device).requires_grad_(False).eval()
 
 
-def read_state(folder: Folder, device: torch.device) -> dict[str, Tensor]:
-    """Returns all tensors of the folder's weight files, straight to `device`."""
+def read_state(folder: Folder, files: list[Path], device: torch.device) -> dict[str, Tensor]:
+    """Returns all tensors of these weight files of the folder, straight to `device`."""
     from safetensors.torch import load_file
 
     state: dict[str, Tensor] = {}
     place: dict[str, Path] = {}
-    for file in folder.weights:
+    for file in files:
         try:
             if file.suffix == ".safetensors":
                 part = load_file(file, device=str(device))
             else:
-                part = torch.load(file, map_location=device, weights_only=True)
+                part = _without_views(torch.load(file, map_location=device, weights_only=True))
         except Exception as error:  # safetensors and torch raise kinds of their own for a broken file
             raise UserError(f"pretrained '{folder.name}': {file.name} cannot be read: {first_line(error)}") from None
         for key in part:
@@ -146,8 +152,8 @@ def read_tensor(folder: Folder, key: str) -> Tensor:
                 if key in opened.keys():  # noqa: SIM118  (it is no dict)
                     tensor: Tensor = opened.get_tensor(key)
                     return tensor
-        elif key in (state := torch.load(file, map_location="cpu", weights_only=True, mmap=True)):
-            return torch.as_tensor(state[key])
+        elif key in (state := _without_views(torch.load(file, map_location="cpu", weights_only=True, mmap=True))):
+            return state[key]
     raise KeyError(key)
 
 
@@ -158,12 +164,33 @@ def name_weights(config: Any, folder: Folder) -> None:
         config.transformers_weights = entry
 
 
-def require_weights(folder: Folder) -> None:
-    """Raises UserError where the folder has no weight file, or two that hold one tensor."""
-    if not folder.weights:
-        raise UserError(f"pretrained '{folder.name}' has no weights; expected *.safetensors or pytorch_model*.bin")
-    if len(folder.weights) > 1:
-        tensor_shapes(folder.weights, folder.name)
+def _without_views(state: Any) -> dict[str, Tensor]:
+    """Returns the tensors of a pickle that holds nothing else, each in memory as large as its shape says.
+
+    Raises:
+        ValueError: something else is in it.
+    """
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError("it holds more than tensors by name")
+    for name, value in state.items():
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{name} is larger than what is stored of it")
+    return state
+
+
+def _require_room(held: Stored, dtype: torch.dtype, device: torch.device, folder: Folder) -> None:
+    """Raises UserError if the weights are larger than all the memory of the device that they go to."""
+    if device.type == "cuda":
+        room = torch.cuda.get_device_properties(device).total_memory
+    else:
+        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    pickled = folder.weights[0].suffix != ".safetensors"  # whose elements are known only once it is read
+    needed = held.bytes if pickled else held.elements * dtype.itemsize
+    if needed > room:
+        raise UserError(
+            f"pretrained '{folder.name}': its weights take {needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, "
+            f"{device} has {room / 2**30:.1f} GiB; set another dtype, quantization= or device_map="
+        )
 
 
 def _place(device_map: str | None) -> Any:
@@ -231,5 +258,5 @@ def _settle_head(model_class: Any, config: Any, raw: Mapping[str, Any], folder: 
 
 
 def _listed(keys: Any) -> str:
-    names = sorted(str(key[0]) if isinstance(key, tuple) else str(key) for key in keys)
+    names = sorted(str(key[0] if isinstance(key, tuple) else key)[:100] for key in keys)
     return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
