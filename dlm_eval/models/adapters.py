@@ -271,17 +271,13 @@ def _fitting(
             f"{where} holds LoRA of {_listed(surplus)}, for which this network has no place (another base model?)"
         )
     lacking = [[module for module in world if _targeted(module, config) and module not in pairs] for world in fitting]
-    for world, absent in zip(fitting, lacking, strict=True):
-        if not absent:
-            break
-    else:
-        raise UserError(
-            f"{where} lacks weights that its config names: LoRA of {_listed(sorted(min(lacking, key=len)))}"
-        )
+    absent = min(lacking, key=len)
+    if absent:
+        raise UserError(f"{where} lacks weights that its config names: LoRA of {_listed(sorted(absent))}")
     stray = [module for module in sorted(pairs) if not _targeted(module, config)]
     if stray and config.get("target_modules") != "all-linear":
         raise UserError(f"{where} holds LoRA of {_listed(stray)}, which its target_modules does not name")
-    return world
+    return fitting[lacking.index(absent)]
 
 
 def _targeted(module: str, config: Mapping[str, Any]) -> bool:
