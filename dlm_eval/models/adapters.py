@@ -202,7 +202,8 @@ def _tensors(folder: Folder, where: str) -> dict[str, Tensor]:
 
     try:
         entries(folder.path / WEIGHTS)
-        return load_file(folder.path / WEIGHTS)
+        tensors: dict[str, Tensor] = load_file(folder.path / WEIGHTS)
+        return tensors
     except Exception as error:  # safetensors raises kinds of its own for a broken file
         raise UserError(f"{where}: {first_line(error)}") from None
 
@@ -266,7 +267,7 @@ def _fitting(
     """
     fitting = [world for world in worlds if pairs.keys() <= world.keys()]
     if not fitting:
-        surplus = min((sorted(pairs.keys() - world.keys()) for world in worlds), key=len)
+        surplus = min((sorted(pairs.keys() - world.keys()) for world in worlds), key=lambda names: len(names))
         raise UserError(
             f"{where} holds LoRA of {_listed(surplus)}, for which this network has no place (another base model?)"
         )
@@ -275,7 +276,7 @@ def _fitting(
     if absent:
         raise UserError(f"{where} lacks weights that its config names: LoRA of {_listed(sorted(absent))}")
     stray = [module for module in sorted(pairs) if not _targeted(module, config)]
-    if stray and config.get("target_modules") != "all-linear":
+    if stray and config.get("target_modules") not in (None, "all-linear"):
         raise UserError(f"{where} holds LoRA of {_listed(stray)}, which its target_modules does not name")
     return fitting[lacking.index(absent)]
 

@@ -108,12 +108,11 @@ def _schedule(values: dict[str, Any], folder: Folder) -> NoiseSchedule:
     """
     kind = values["noise.type"]
     if kind == "geometric":
-        bounds = [values.get(f"noise.{key}") for key in ("sigma_min", "sigma_max")]
-        if None in bounds:
+        if not {"noise.sigma_min", "noise.sigma_max"} <= values.keys():
             raise UserError(
                 f"pretrained '{folder.name}': config.json lacks noise.sigma_min or noise.sigma_max, which 'geometric' needs"
             )
-        return Geometric(*map(float, bounds))
+        return Geometric(float(values["noise.sigma_min"]), float(values["noise.sigma_max"]))
     if kind != "loglinear":
         raise UserError(
             f"pretrained '{folder.name}': noise '{kind}' in config.json is not known; loglinear and geometric are"

@@ -215,7 +215,11 @@ def is_word(tokenizer: Any, token: int) -> bool:
 def _refuse_equal(vocabulary: Vocabulary, folder: Folder, settings: LoadSettings) -> None:
     """Raises UserError where the mask is also another special token: every hole would be an end, a beginning or padding."""
     allowed = settings.known.equal_ids if settings.known else ()
-    others = {"bos": [vocabulary.bos_id], "pad": [vocabulary.pad_id], "eos": vocabulary.eos_ids}
+    others: dict[str, Sequence[int | None]] = {
+        "bos": [vocabulary.bos_id],
+        "pad": [vocabulary.pad_id],
+        "eos": vocabulary.eos_ids,
+    }
     for name, ids in others.items():
         if vocabulary.mask_id in ids and vocabulary.mask_id != NO_MASK and name not in allowed:
             raise UserError(
