@@ -248,7 +248,7 @@ def small(tmp_path: Path) -> tuple[Path, dict[str, tuple[Tensor, Tensor]]]:
         ({"r": 4}, "its rank is 4"),
         ({"rank_pattern": {"q_proj": 3}}, "its rank is 3"),
         ({"lora_alpha": "3"}, "lora_alpha '3'; it must be a number above 0"),
-        ({"rank_pattern": {"q_proj": True}}, "rank_pattern"),
+        ({"rank_pattern": {"q_proj": True}}, "rank True is not possible"),
         ({"target_modules": ["q_proj", "ff_out"]}, "lacks weights that its config names: LoRA of .*ff_out"),
     ],
 )

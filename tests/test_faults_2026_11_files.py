@@ -328,7 +328,7 @@ def test_06_a_sparse_file_of_terabytes_takes_no_memory(folder: Path) -> None:
         ({"eos_token_id": [[1]]}, "eos_token_id [1]"),
         ({"mask_token_id": 10**12}, "mask_token_id 1000000000000"),
         ({"mask_token_id": {}}, "llada"),
-        ({"dtype": 5}, "dtype '5' is not known"),
+        ({"dtype": 5}, "config.json has dtype 5"),
         ({"text_config": {"num_experts": -5}}, "num_experts -5"),
         ({"_attn_implementation": "org/kernel"}, "code from elsewhere"),
     ],
