@@ -25,6 +25,9 @@ from transformers import (
 
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model, load_without_weights
+from dlm_eval.models.adapters import read_adapter
+from dlm_eval.models.llada import NAMING
+from dlm_eval.models.loading import Folder
 
 RANK, ALPHA = 2, 3.0
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -289,3 +292,25 @@ def test_06_an_adapter_of_another_model_is_refused(small: Any, tmp_path: Path) -
     wide = {module: (up, torch.zeros(RANK, 64)) for module, (up, _) in pairs.items()}
     with pytest.raises(UserError, match=r"for a weight of \[\d+, 64\]"):
         load_model("llada", pretrained=base, peft=str(save_adapter(tmp_path / "b", wide)))
+
+
+class Packed(torch.Tensor):
+    """Stands for a weight that a quantization packs: nothing can be added to it in place."""
+
+
+def test_06_of_a_quantized_layer_the_sum_is_added_to_what_it_gives(tmp_path: Path) -> None:
+    base, network = build.llada(tmp_path / "base")
+    pairs = factors(load_file(base / "model.safetensors"), lambda module: module.endswith("q_proj"))
+    for layer in network.model.layers:
+        layer.self_attn.q_proj.weight = torch.nn.Parameter(
+            layer.self_attn.q_proj.weight.detach().as_subclass(Packed), False
+        )
+    before = network.model.layers[0].self_attn.q_proj.weight.clone()
+    adapter = save_adapter(tmp_path / "adapter", pairs)
+    read_adapter(str(adapter), network, Folder(base, "base"), NAMING).apply(network)
+    assert torch.equal(network.model.layers[0].self_attn.q_proj.weight, before)
+    by_hand = merge_by_hand(base, tmp_path / "merged", pairs, ALPHA / RANK)
+    tokens = build.row(1, 9)
+    with torch.inference_mode():
+        found = network(input_ids=tokens).logits.as_subclass(torch.Tensor)
+    assert equal(found, load_model("llada", pretrained=by_hand, device="cpu", probe=False).logits(tokens))

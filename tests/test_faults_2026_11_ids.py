@@ -26,7 +26,9 @@ def llada(tmp_path_factory: pytest.TempPathFactory) -> Denoiser:
 
 @pytest.mark.parametrize("wrong", [build.VOCAB, 10**9, 2**40, -7])
 def test_10_an_id_outside_the_embedding_is_the_samples_error_in_score_and_fill(llada: Denoiser, wrong: int) -> None:
-    told = f"token {wrong} at position 1 is outside the model's embedding, which has ids 0 to {build.VOCAB - 1}"
+    told = (
+        f"token {wrong} at position 1 is outside the model's vocabulary: its embedding has ids 0 to {build.VOCAB - 1}"
+    )
     with pytest.raises(SampleError, match=told):
         fill(llada, [Canvas.completion([40, wrong, 41], 2)])
     with pytest.raises(SampleError, match=told):
@@ -48,7 +50,7 @@ def test_10_so_it_is_for_every_process(family: str, tmp_path: Path) -> None:
         network = build.llama(is_causal=True)
         config = network.config.to_dict() | {"architectures": ["LlamaForCausalLM"]}
         model = load_model(family, pretrained=build.write(tmp_path, config, network.state_dict()), device="cpu")
-    with pytest.raises(SampleError, match="outside the model's embedding"):
+    with pytest.raises(SampleError, match="outside the model's vocabulary"):
         fill(model, [Canvas.completion([3, model.vocab_size + 5], 2)])
 
 

@@ -21,11 +21,11 @@ def check_ids(model: Denoiser, canvas: Canvas, scored: bool) -> SampleError | No
             continue
         if not 0 <= token < rows:
             return SampleError(
-                f"token {token} at position {place} is outside the model's embedding, which has ids 0 to {rows - 1}"
+                f"token {token} at position {place} is outside the model's vocabulary: its embedding has ids 0 to {rows - 1}"
             )
         if is_open and token >= model.vocab_size:
             return SampleError(
-                f"token {token} at position {place} is outside the model's vocabulary of {model.vocab_size}"
+                f"token {token} at position {place} is outside the model's vocabulary: it predicts ids 0 to {model.vocab_size - 1}"
             )
         if is_open and token == model.mask_id and not model.mask_is_word:
             return SampleError(
