@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dlm_eval.boards.csv_file import cell, csv_text, write_files
 from dlm_eval.boards.result_file import ResultFile, Row, read_result_file
 from dlm_eval.errors import UserError
+from dlm_eval.output import one_line
 
 if TYPE_CHECKING:
     import pandas
@@ -133,7 +134,7 @@ def main(args: argparse.Namespace) -> int:
         print(csv_text(list(table.columns), _wide_cells(table)), end="")
         return 0
     beside = write(long, args.output)
-    print(f"{args.output}: {len(long)} scores; {beside}: models by tasks")
+    print(f"{one_line(str(args.output))}: {len(long)} scores; {one_line(str(beside))}: models by tasks")
     return 0
 
 
@@ -148,7 +149,7 @@ def _read_all(paths: Sequence[Path]) -> Iterator[ResultFile]:
 def _find(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, Path] = {}  # resolved -> as named, so that overlapping paths read no file twice
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):
             raise UserError(f"path '{path}' does not exist; give result files or directories that hold results_*.json")
         below = [path] if path.is_file() else sorted(file for file in path.rglob("results_*.json") if file.is_file())
         for file in below:
@@ -189,7 +190,7 @@ def _column_name(record: dict[str, Any], several_filters: bool) -> str:
 
 def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
     """Returns for each score of one column what tells it from the model's other scores there."""
-    parts = [_part_of_task(record) for record in records]
+    parts = [_always_said(record) for record in records]
     names = [tuple(_text(record[who]) for who in WHO) for record in records]
     for field in DISTINGUISHING:
         groups: dict[tuple[Any, ...], list[int]] = {}
@@ -203,9 +204,11 @@ def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
     return [" ".join(part) for part in parts]
 
 
-def _part_of_task(record: dict[str, Any]) -> list[str]:
+def _always_said(record: dict[str, Any]) -> list[str]:
+    """Returns what the wide table says of a score even if it is the only one: part of the task, outside the sandbox."""
     n, of = _text(record["n"]), _text(record["n_total"])
-    return [f"n={n}"] if n and of and n != of else []
+    part = [f"n={n}"] if n and of and n != of else []
+    return [*part, *([_text(record["code"])] if _text(record["code"]) else [])]
 
 
 def _rounded(values: Sequence[float], as_percent: bool) -> list[float]:

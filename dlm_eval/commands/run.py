@@ -14,6 +14,8 @@ from lm_eval._cli.utils import MergeDictAction, key_val_to_dict
 
 from dlm_eval.commands.report import report, say
 from dlm_eval.errors import UserError, unknown
+from dlm_eval.output import one_line
+from dlm_eval.redaction import learn_words
 
 if TYPE_CHECKING:
     from dlm_eval.harness.run_settings import RunSettings
@@ -90,6 +92,11 @@ def add_parser(subparsers: Any) -> None:
         help="Ray cluster for --engine ray (default: $RAY_ADDRESS, else one on this machine)",
     )
     ours.add_argument(
+        "--sandbox",
+        choices=("auto", "namespaces", "plain"),
+        help="kind of sandbox for generated code; an error if it cannot be had (default: auto, the best that can; see docs/sandbox.md)",
+    )
+    ours.add_argument(
         "--report_to",
         metavar="wandb|trackio|tensorboard",
         help="send the results there too (comma-separated; --wandb_args and --trackio_args go with it)",
@@ -99,6 +106,12 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         default=None,
         help="score the answers in the journal of --output_path again; the model is not loaded",
+    )
+    ours.add_argument(
+        "--unsandboxed",
+        action="store_true",
+        default=None,
+        help="with --confirm_run_unsafe_code: tasks that the sandbox cannot hold may run generated code, with no protection",
     )
     resume = ours.add_mutually_exclusive_group()
     resume.add_argument(
@@ -156,7 +169,9 @@ def _config_file(path: str | None) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        learn_words(text.splitlines())
+        values = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"--config '{path}' cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -178,6 +193,6 @@ def _verbosity(level: str | None) -> None:
 
 def _ask(tasks: list[str]) -> bool:
     answer = input(
-        f"{', '.join(tasks)}: the model's answers are programs and will be run (in a sandbox). Run them? [y/N] "
+        f"{one_line(', '.join(tasks))}: the model's answers are programs and will be run (in a sandbox). Run them? [y/N] "
     )
     return answer.strip().lower() in ("y", "yes")

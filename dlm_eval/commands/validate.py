@@ -22,11 +22,10 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints documents, shots and the first prompt's length of every task."""
-    from tabulate import tabulate
-
     from dlm_eval.harness.contained import contained
     from dlm_eval.harness.decode_options import DecodeOptions, check_requests
     from dlm_eval.harness.tasks import load_tasks
+    from dlm_eval.output import table
 
     loaded = load_tasks(args.tasks, include_path=args.include_path, data_dir=args.data_dir, metadata=args.metadata)
     check_requests(DecodeOptions(), loaded["tasks"])
@@ -38,5 +37,6 @@ def main(args: argparse.Namespace) -> int:
             task.build_all_requests(limit=1, rank=0, world_size=1)
         prompt = str(task.instances[0].args[0])
         rows.append([name, task.OUTPUT_TYPE, len(task.eval_docs), task.config.num_fewshot, len(prompt)])
-    print(tabulate(rows, headers=["task", "kind", "documents", "shots", "characters in the first prompt"]))
+    headers = ["task", "kind", "documents", "shots", "characters in the first prompt"]
+    print(table(rows, headers, colalign=("left", "left", *["right"] * 3)))
     return 0

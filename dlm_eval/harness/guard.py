@@ -16,6 +16,7 @@ from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.harness.bounded import FILTER_SECONDS, PROMPT_SECONDS, SCORE_SECONDS, TooSlow, bounded
 from dlm_eval.harness.records import Record, doc_key
 from dlm_eval.harness.requests import Unbuilt
+from dlm_eval.output import one_line
 
 MOST_SLOW = 10  # answers on which a filter may be ended by its time limit before the rest err at once
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class Guard:
                     with bounded("it", SCORE_SECONDS):
                         return dict(score(doc, results))
                 except Exception as error:  # a scorer may raise anything; the sample is stored as erred
-                    reason = f"scoring failed: {type(error).__name__}: {error}"
+                    reason = one_line(f"scoring failed: {type(error).__name__}: {error}")
                     log.warning("%s: %s", name, reason)
             self.errors[name, key] = reason
             return {}
@@ -121,7 +122,7 @@ class Guard:
                             ensemble.apply([instance])
                     except Exception as error:
                         slow += isinstance(error, TooSlow) and slow < MOST_SLOW
-                        self.errors[name, doc_key(instance.doc)] = (
+                        self.errors[name, doc_key(instance.doc)] = one_line(
                             f"filter '{ensemble.name}' failed: {type(error).__name__}: {error}"
                         )
                     instance.filtered_resps.setdefault(ensemble.name, instance.resps)
@@ -144,4 +145,4 @@ def _built(build: Callable[..., Any], *args: Any, **options: Any) -> Any:
     except DlmEvalError:
         raise
     except Exception as error:  # a document's fields and a task's templates may raise anything
-        return Unbuilt(f"the prompt could not be built: {type(error).__name__}: {error}")
+        return Unbuilt(one_line(f"the prompt could not be built: {type(error).__name__}: {error}"))

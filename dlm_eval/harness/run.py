@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe
+from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe, take_sandbox
+from dlm_eval.harness.code_tasks import said, ways
 from dlm_eval.harness.contained import contained
 from dlm_eval.harness.models import Loaded, adapt, load
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
-from dlm_eval.harness.tasks import load_tasks, unsafe_tasks
+from dlm_eval.harness.stock_code import code_eval_replaced, note_ahead
+from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.journal import Journal
+from dlm_eval.output import safe_log
+from dlm_eval.redaction import redact_values
 from dlm_eval.stopping import last_duty
 
 
@@ -54,6 +58,11 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
         ask: asks the user whether generated code may run, for tasks that need it; None where nobody can be asked.
         shared: the model of `settings`, loaded before (`open_model`), whose journal is used too; None loads it for this run alone.
     """
+    with safe_log():
+        return _run(settings, ask, shared)
+
+
+def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finished:
     start = time.perf_counter()
     check_settings(settings)
     home = output_directory(settings.output_path) if settings.output_path else None
@@ -63,9 +72,11 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
     )
     tasks = settle_unsafe(tasks, settings, ask)
     check_tasks(tasks, settings)
+    take_sandbox(tasks, settings)
     with ExitStack() as stack:
         loaded = stack.enter_context(open_model(settings, home)) if shared is None else adapt(shared, settings)
         stack.enter_context(contained(settings.verbosity == "DEBUG"))
+        stack.enter_context(code_eval_replaced())
         results, errors = _evaluate(loaded, tasks, settings, start)
     file = _save(results, loaded, settings, start) if settings.output_path else None
     return Finished(results, file, errors)
@@ -117,7 +128,10 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     def records() -> list[Any]:
         return list(loaded.lm.records) if loaded.ours else []
 
+    running = {} if settings.predict_only else ways(tasks["tasks"])
     for name, task in tasks["tasks"].items():
+        if name in running:
+            note_ahead(name, task)
         guard.watch(name, task, records)
     outcome = simple_evaluate(
         model=loaded.lm,
@@ -137,12 +151,10 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     device = loaded.lm.pool.cost() - before if before is not None else None
     errors = files.count_errors(results)
     results["dlm_eval"] = block(loaded, settings, records(), errors, device, time.perf_counter() - start)
-    if settings.confirm_run_unsafe_code and unsafe_tasks(tasks):
-        from dlm_eval.sandbox import protections
-
-        results["dlm_eval"]["environment"]["sandbox"] = list(protections())
+    if running:
+        results["dlm_eval"]["environment"]["sandbox"] = said(running)
     results["dlm_eval"] |= spreads(tasks, results)
-    return results, sum(errors.values())
+    return files.public_results(results), sum(errors.values())
 
 
 def _options(settings: RunSettings) -> dict[str, Any]:
@@ -185,8 +197,8 @@ def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start:
 
     kept = results if settings.log_samples else {key: value for key, value in results.items() if key != "samples"}
     config = {
-        "system_instruction": settings.system_instruction,
-        "chat_template": loaded.lm.chat_template(settings.apply_chat_template)
+        "system_instruction": redact_values(settings.system_instruction),
+        "chat_template": redact_values(loaded.lm.chat_template(settings.apply_chat_template))
         if settings.apply_chat_template
         else None,
         "fewshot_as_multiturn": settings.fewshot_as_multiturn,

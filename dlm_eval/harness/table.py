@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from dlm_eval.boards.result_file import UNSANDBOXED, outside
+from dlm_eval.output import table
 
 HEADERS = (
     "task", "metric", "value", "stderr", "of it estimator", "log-probs", "n", "errors", "forwards/sample", "tokens/s",
 )  # fmt: skip
+# What Markdown reads as the end of a cell, code, HTML, a link or emphasis; a name has none of these as a rule.
+MARKDOWN = re.compile(r"[\\|`<>\[\]*~&]")
 NORMALISED = {"acc_norm": "character", "acc_bytes": "byte"}  # what lm-eval divides a choice's log-likelihood by
 
 
 def render(results: Mapping[str, Any]) -> str:
     """Returns the table as text (GitHub markdown), with a line for every group below the tasks."""
-    from tabulate import tabulate
-
-    rows = [row for name in results["results"] for row in _rows(name, results)]
-    text: str = tabulate(
-        rows,
-        headers=HEADERS,
-        tablefmt="github",
-        disable_numparse=True,
-        colalign=("left", "left", *["right"] * 3, "left", *["right"] * 4),
-    )
-    return text
+    rows = [
+        [MARKDOWN.sub(r"\\\g<0>", cell) for cell in row] for name in results["results"] for row in _rows(name, results)
+    ]
+    return table(rows, HEADERS, tablefmt="github", colalign=("left", "left", *["right"] * 3, "left", *["right"] * 4))
 
 
 def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -45,7 +44,8 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
         sampling = scores.get(f"{metric}_stderr,{filter_name}")
         if not isinstance(sampling, (int, float)):
             sampling = _of(results, "perplexity_stderr", name, metric)
-        first = [name, *counted] if place == 0 else [""] * 6
+        shown_name = f"{name} ({UNSANDBOXED})" if outside(dict(results), name) else name
+        first = [shown_name, *counted] if place == 0 else [""] * 6
         yield [
             first[0],
             shown,

@@ -28,7 +28,7 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], name: str
         tokenizer: a transformers tokenizer that has a chat template.
         messages: with 'role' and 'content' each.
         name: of the checkpoint, for messages.
-        options: add_generation_prompt, tools, documents, continue_final_message, and what the template reads besides; plain JSON.
+        options: chat_template (its text; else the one that transformers would choose), add_generation_prompt, tools, documents, continue_final_message, and what the template reads besides; plain JSON.
 
     Raises:
         UserError: the template is too long, or had to be ended: it takes too much time or memory.
@@ -38,7 +38,7 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], name: str
     if not messages:
         raise SampleError("an empty conversation has no prompt")
     try:
-        template = tokenizer.get_chat_template(tools=options.get("tools"))
+        template = options.pop("chat_template", None) or tokenizer.get_chat_template(tools=options.get("tools"))
     except ValueError as error:  # several templates, and none of them the default
         raise UserError(f"'{name}': {' '.join(str(error).split())[:300]}") from None
     if not isinstance(template, str):

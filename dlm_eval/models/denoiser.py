@@ -6,7 +6,7 @@ positions, d = head size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -60,7 +60,7 @@ class Denoiser(Protocol):
         ...
 
     def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Returns the conversation as the model's prompt text."""
+        """Returns the conversation as the model's prompt text: with the header of an answer, or with its last message left open."""
         ...
 
     def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
@@ -82,6 +82,22 @@ class Denoiser(Protocol):
 def embedding_rows(model: Denoiser) -> int:
     """Returns how many ids can go in: the rows of the embedding, where a model has another number of them than of logits."""
     return int(getattr(model, "embedding_rows", model.vocab_size))
+
+
+@runtime_checkable
+class ChatTemplates(Protocol):
+    """A denoiser whose chat template can be chosen by name. Optional."""
+
+    @property
+    def chat_templates(self) -> Mapping[str, str]:
+        """Texts of the templates by name."""
+        ...
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
+    ) -> str:
+        """Returns the conversation by the template of that name, None for the checkpoint's default."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from dlm_eval.models.chat import render_chat
 from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LARGEST_JSON, Folder, LoadSettings, first_line, locate
 from dlm_eval.models.sizes import check_config
+from dlm_eval.redaction import redact_message
 
 TEXT_FILES = ["tokenizer*", "vocab*", "merges.txt", "*.model", "spiece*", "sentencepiece*"]
 LARGEST_TEXT = 2**28  # bytes of a tokenizer's file; real ones have up to 35 million
@@ -80,18 +81,36 @@ class Vocabulary:
         text: str = self.tokenizer.decode(printed, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
-    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    @property
+    def chat_templates(self) -> dict[str, str]:
+        """The tokenizer's chat templates by name; a lone one is called 'default'."""
+        found = self.tokenizer.chat_template
+        return dict(found) if isinstance(found, dict) else {"default": found} if found else {}
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
+    ) -> str:
         """Returns the conversation as text, special tokens spelled out, for `encode`.
+
+        Args:
+            messages: with 'role' and 'content' each.
+            add_generation_prompt: the header of an answer follows. If not, the last message is the begun answer, and its turn stays open,
+                as lm-eval's `hf` does it.
+            template: name of one of `chat_templates`; None for the one that transformers would choose.
 
         Raises:
             UserError: the tokenizer has no chat template, or one that takes too much time or memory.
             SampleError: the template refuses this conversation.
         """
-        if not self.tokenizer.chat_template:
+        if not self.chat_templates:
             raise UserError(
                 "this checkpoint has no chat template; run without --apply_chat_template, or choose an instruct checkpoint"
             )
-        return render_chat(self.tokenizer, messages, self.name, add_generation_prompt=add_generation_prompt)
+        options = {} if template is None else {"chat_template": self.chat_templates[template]}
+        return render_chat(
+            self.tokenizer, messages, self.name, add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt, **options,
+        )  # fmt: skip
 
 
 def read_vocabulary(
@@ -162,7 +181,7 @@ def load_tokenizer(folder: Folder, tokenizer_class: Any = None) -> Any:
     except BaseException as error:  # whatever the files break: transformers raises many kinds here
         if not isinstance(error, Exception) and not is_panic(error):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(redact_message(str(error)).split())[:200]
         raise UserError(
             f"pretrained '{folder.name}' has no tokenizer that can be read ({reason}); add tokenizer.json, or set tokenizer=ID_OR_DIR"
         ) from None
