@@ -37,8 +37,8 @@ class OutOfMemory(SampleError):
 
 
 def nearest(value: object, allowed: Iterable[str], count: int = 1) -> list[str]:
-    """Returns up to ``count`` allowed names that look like ``value``, the most alike first."""
-    spelled = {name.lower(): name for name in allowed}
+    """Returns up to ``count`` allowed names that look like ``value``, the most alike first; never ``value`` itself."""
+    spelled = {name.lower(): name for name in allowed if name != str(value)}
     found = difflib.get_close_matches(str(value).lower(), spelled, n=count, cutoff=0.5)
     return [spelled[name] for name in found]
 

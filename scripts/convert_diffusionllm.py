@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.diffusionllm import CLASSES, LENGTH_FILE
-from dlm_eval.models.loading import Folder, locate, native_config, read_config
+from dlm_eval.models.config_facts import check
+from dlm_eval.models.diffusionllm import CLASSES, FACTS, LENGTH_FILE
+from dlm_eval.models.loading import Folder, locate, read_config
 from dlm_eval.models.vocabulary import load_tokenizer
 from dlm_eval.models.weights import check_keys
 
@@ -83,6 +84,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def config_of(raw: dict[str, Any], backbone: Folder) -> Any:
+    """Returns the config of the class that carries the backbone.
+
+    Raises:
+        UserError: its config.json is not that of an XLM-R as the adapter reads it.
+    """
+    return CLASSES[raw["model_type"]][0](**check(raw, FACTS, backbone.name).values)
+
+
 def convert(checkpoint: Path, backbone: Folder, out: Path) -> None:
     """Writes the folder `out`."""
     raw = read_config(backbone)
@@ -91,7 +101,7 @@ def convert(checkpoint: Path, backbone: Folder, out: Path) -> None:
             f"--backbone '{backbone.name}' has model_type '{raw.get('model_type')}'; it must be one of {', '.join(CLASSES)}"
         )
     network, length = split_state(read_state(checkpoint))
-    config = check_network(network, native_config(CLASSES[raw["model_type"]][0], raw), raw, checkpoint.name)
+    config = check_network(network, config_of(raw, backbone), raw, checkpoint.name)
     out.mkdir(parents=True, exist_ok=True)
     save_file(
         {k: v.clone().contiguous() for k, v in network.items()}, out / "model.safetensors", metadata={"format": "pt"}

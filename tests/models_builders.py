@@ -112,6 +112,7 @@ def diffugpt(folder: Path, mask: str = MASK) -> tuple[Path, GPT2LMHeadModel]:
         elif key != "lm_head.weight":
             state[key.replace("transformer.", "denoise_model.")] = value
     raw = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": VOCAB}
+    raw["layer_norm_epsilon"] = 1e-5
     return write(folder, raw, state, mask=mask), model
 
 

@@ -282,14 +282,18 @@ def test_06_a_header_that_is_wrong(folder: Path, header: Any, told: str) -> None
 def test_06_weights_that_are_no_files_or_lie_elsewhere(folder: Path) -> None:
     weights = folder / "model.safetensors"
     shutil.copy(weights, folder / "again.safetensors")
+    twice = {"metadata": {}, "weight_map": {"a": "again.safetensors", "b": "model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(twice))
     assert "is in two files, again.safetensors and model.safetensors" in refusal("llada", pretrained=folder)
-    (folder / "again.safetensors").unlink()
+    for name in ("again.safetensors", "model.safetensors.index.json"):
+        (folder / name).unlink()
     moved = weights.rename(folder.parent / "outside.safetensors")
     index = {"metadata": {}, "weight_map": {"model.norm.weight": "../outside.safetensors"}}
     weights.symlink_to(moved)  # as in the hub's cache
     assert load_model("llada", pretrained=folder, device="cpu").vocab_size == build.VOCAB
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "names '../outside.safetensors', which is no file beside it" in refusal("llada", pretrained=folder)
+    (folder / "model.safetensors.index.json").unlink()
     weights.unlink()
     os.mkfifo(weights)  # to open it would wait for ever
     assert "has no weights" in refusal("llada", pretrained=folder)
@@ -324,7 +328,7 @@ def test_06_a_sparse_file_of_terabytes_takes_no_memory(folder: Path) -> None:
         ({"eos_token_id": [[1]]}, "eos_token_id [1]"),
         ({"mask_token_id": 10**12}, "mask_token_id 1000000000000"),
         ({"mask_token_id": {}}, "llada"),
-        ({"dtype": 5}, "dtype '5' is not known"),
+        ({"dtype": 5}, "config.json has dtype 5"),
         ({"text_config": {"num_experts": -5}}, "num_experts -5"),
         ({"_attn_implementation": "org/kernel"}, "code from elsewhere"),
     ],

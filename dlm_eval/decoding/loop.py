@@ -38,6 +38,7 @@ from dlm_eval.decoding.uniform import uniform_walk
 from dlm_eval.engine import Reading, Row, Walk
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.ids import check_ids
 from dlm_eval.noise import Noise
 
 Ints = NDArray[np.int64]
@@ -62,7 +63,8 @@ def fill_walk(
     """Returns the walk that writes the open positions of `canvas`.
 
     Raises (when run):
-        SampleError: the canvas is longer than the model allows, or position 0 is open and the model cannot predict it.
+        SampleError: the canvas is longer than the model allows, it has an id that the model lacks, or position 0 is open and the model cannot
+            predict it.
     """
     positions = np.array(canvas.open_positions, dtype=np.int64)
     if not len(positions):
@@ -96,6 +98,8 @@ def refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
         raise SampleError(f"{len(canvas)} positions, but {model.name} has {model.max_length}")
     if model.needs_bos and canvas.open[0]:
         raise SampleError(f"position 0 is open, but {model.name} needs its begin-of-text token there")
+    if (fault := check_ids(model, canvas, scored=False)) is not None:
+        raise fault
     if model.process not in strategy(settings.strategy).processes:
         raise SampleError(f"strategy '{settings.strategy}' is not for models of process '{model.process}'")
     check_process(settings, model.process)

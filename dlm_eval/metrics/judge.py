@@ -128,15 +128,19 @@ def _begin(folder: Folder) -> int:
 @functools.lru_cache(maxsize=1)
 def _model(judge: Judge) -> Any:
     """Returns the network in eval mode; float32 on a CPU, else as its config says."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from dlm_eval.models.loading import read_config
     from dlm_eval.models.stored import built_within
+    from dlm_eval.models.weights import name_weights
 
     whose = f"judge '{judge.folder.name}': config.json"
+    config = AutoConfig.from_pretrained(judge.folder.path, trust_remote_code=False, local_files_only=True)
+    name_weights(config, judge.folder)
     with built_within(judge.folder.holds(), "quantization_config" in read_config(judge.folder), whose):
         return AutoModelForCausalLM.from_pretrained(
             judge.folder.path,
+            config=config,
             dtype="float32" if judge.device == "cpu" else "auto",
             device_map={"": judge.device},
             trust_remote_code=False,

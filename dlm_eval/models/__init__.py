@@ -53,6 +53,7 @@ class Checkpoint:
         licence: of the weights.
         size: parameters, or None.
         mask_id: id of the mask token that the files should have, or None.
+        equal_ids: special tokens that its mask may be the same id as: bos, eos, pad.
         chat: whether it was tuned to follow instructions through its chat template.
         options: defaults of the adapter's options (`pretrained`, `revision`, ...).
     """
@@ -62,6 +63,7 @@ class Checkpoint:
     licence: str = ""
     size: float | None = None
     mask_id: int | None = None
+    equal_ids: tuple[str, ...] = ()
     chat: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -34,9 +34,9 @@ def load(settings: AR2DiffSettings) -> TransformersDenoiser:
     Raises:
         UserError: transformers lacks the class, or a probe failed (a class that stays causal, ...).
     """
-    folder = locate(settings.pretrained, settings.revision)
+    folder = replace(locate(settings.pretrained, settings.revision), notes={})
     raw = read_config(folder)
-    config, model_class = class_and_config(settings.architecture, folder, raw)
+    config, model_class = class_and_config(settings.architecture, folder, raw, settings)
     config.is_causal = False
     settings = replace(settings, mask_id=NO_MASK)
     vocabulary = read_vocabulary(folder, raw, settings)

@@ -30,7 +30,9 @@ def assemble(
     Raises:
         UserError: a probe failed.
     """
-    traits = replace(traits, described={"checkpoint": settings.checkpoint or None, **identity(folder, settings)})
+    traits = replace(
+        traits, described={"checkpoint": settings.checkpoint or None, **identity(folder, settings), **folder.notes}
+    )
     sizes = getattr(model.config, "text_config", model.config)
     positions = getattr(sizes, "max_position_embeddings", None)
     if settings.max_length is not None and not 1 <= settings.max_length <= (positions or settings.max_length):

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from dlm_eval.models.assemble import assemble
 from dlm_eval.models.cdcd import CDCD, CDCDConfig, Interpolator
+from dlm_eval.models.config_facts import COUNT, LIST, NUMBER, Facts, all_of
 from dlm_eval.models.denoiser import NO_MASK
-from dlm_eval.models.loading import LoadSettings, locate, read_config, require
+from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.transformer import Traits, TransformersDenoiser, real_positions, wanted_places
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_module
@@ -86,19 +87,26 @@ class DDLMDenoiser(TransformersDenoiser):
         return table
 
 
+FACTS = Facts(
+    "DDLM",
+    needed=all_of(
+        COUNT, "vocab_size", "embedding_size", "hidden_size", "cond_size", "layers", "heads", "max_position_embeddings"
+    )
+    | all_of(NUMBER, "t_min", "t_max"),
+    read=all_of(LIST, "warp_times", "warp_cdf"),
+)
+
+
 def load(settings: LoadSettings) -> TransformersDenoiser:
     """Returns the denoiser of a folder that scripts/train_ddlm.py wrote.
 
     Raises:
         UserError: a field of config.json or a weight is missing, or a probe failed.
     """
-    folder = locate(settings.pretrained, settings.revision)
-    raw = read_config(folder)
-    needed = ["vocab_size", "embedding_size", "hidden_size", "cond_size", "layers", "heads", "t_min", "t_max"]
-    require(raw, [*needed, "max_position_embeddings"], folder, "DDLM")
+    folder, raw, values = open_checkpoint(settings, FACTS)
     settings = replace(settings, mask_id=NO_MASK)
     vocabulary = read_vocabulary(folder, raw, settings)
-    network = load_module(lambda: CDCD(config_of(raw)), folder, settings, lambda state: state)
+    network = load_module(lambda: CDCD(config_of(values)), folder, settings, lambda state: state)
     return assemble(network, vocabulary, Traits("ddlm", process="gaussian"), folder, settings, DDLMDenoiser)
 
 

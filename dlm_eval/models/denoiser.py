@@ -79,6 +79,11 @@ class Denoiser(Protocol):
         ...
 
 
+def embedding_rows(model: Denoiser) -> int:
+    """Returns how many ids can go in: the rows of the embedding, where a model has another number of them than of logits."""
+    return int(getattr(model, "embedding_rows", model.vocab_size))
+
+
 @runtime_checkable
 class ChatTemplates(Protocol):
     """A denoiser whose chat template can be chosen by name. Optional."""

@@ -5,21 +5,48 @@ from __future__ import annotations
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.loading import LoadSettings, locate, native_config, read_config, require
+from dlm_eval.models.config_facts import COUNT, FLAG, NUMBER, TEXT, Facts, all_of
+from dlm_eval.models.loading import LoadSettings, open_checkpoint
+from dlm_eval.models.naming import Naming
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 
 MASKS = {50257: 10541, 50258: 50257}  # by vocabulary size: S masks with a word, M with a token of its own
-KEYS = {r"^embed_tokens\.": "transformer.wte.", r"^denoise_model\.": "transformer."}
+NAMING = Naming({r"^embed_tokens\.": "transformer.wte.", r"^denoise_model\.": "transformer."})
+FACTS = Facts(
+    "DiffuGPT",
+    needed=all_of(COUNT, "n_embd", "n_layer", "n_head", "n_positions", "vocab_size") | {"layer_norm_epsilon": NUMBER},
+    read={
+        "activation_function": TEXT,
+        "n_inner": COUNT,
+        "reorder_and_upcast_attn": FLAG,
+        "scale_attn_by_inverse_layer_idx": FLAG,
+        "scale_attn_weights": FLAG,
+    },
+    defaults={"activation_function": "gelu_new"},
+    usual={"tie_word_embeddings": (None, True)},
+    harmless=frozenset(
+        [
+            "n_ctx",
+            "summary_activation",
+            "summary_first_dropout",
+            "summary_proj_to_labels",
+            "summary_type",
+            "summary_use_proj",
+            "summary_hidden_size",
+            "summary_last_dropout",
+        ]
+    ),
+)
 
 
 def load(settings: LoadSettings) -> TransformersDenoiser:
     """Returns the denoiser of a DiffuGPT checkpoint."""
-    folder = locate(settings.pretrained, settings.revision)
-    raw = read_config(folder)
-    require(raw, ["n_embd", "n_layer", "n_head", "n_positions"], folder, "DiffuGPT")
-    config = native_config(GPT2Config, raw, is_causal=False, tie_word_embeddings=True)
-    vocabulary = read_vocabulary(folder, raw, settings, default_mask=MASKS.get(raw.get("vocab_size", 0)))
-    model = load_weights(GPT2LMHeadModel, config, folder, settings, KEYS)
+    folder, raw, values = open_checkpoint(settings, FACTS)
+    config = GPT2Config(**values, is_causal=False, tie_word_embeddings=True)
+    vocabulary = read_vocabulary(
+        folder, raw, settings, default_mask=MASKS.get(values["vocab_size"]), mask_may_be_word=True
+    )
+    model = load_weights(GPT2LMHeadModel, config, folder, settings, NAMING)
     return assemble(model, vocabulary, Traits("diffugpt", shift=True), folder, settings)

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DynamicCache
+from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DiffusionGemmaTextConfig, DynamicCache
 
 from dlm_eval.models.assemble import assemble
+from dlm_eval.models.class_facts import check_class, class_facts
+from dlm_eval.models.config_facts import OBJECT, Facts
 from dlm_eval.models.denoiser import NO_MASK
-from dlm_eval.models.loading import LoadSettings, locate, native_config, read_config, require
+from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.transformer import Traits, TransformersDenoiser, cached, real_positions, wanted_places
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
@@ -128,10 +130,9 @@ def load(settings: LoadSettings) -> TransformersDenoiser:
     Raises:
         UserError: another architecture, weights that do not fit, or a probe failed.
     """
-    folder = locate(settings.pretrained, settings.revision)
-    raw = read_config(folder)
-    require(raw, ["text_config", "vision_config", "canvas_length"], folder, "DiffusionGemma")
-    config = native_config(DiffusionGemmaConfig, raw)
+    folder, raw, values = open_checkpoint(settings, _facts)
+    check_class(DiffusionGemmaTextConfig, values["text_config"], folder, settings)
+    config = DiffusionGemmaConfig(**values)
     text = config.text_config
     special = {key: getattr(text, key) for key in ("eos_token_id", "bos_token_id", "pad_token_id")}
     unmasked = replace(settings, mask_id=NO_MASK)
@@ -141,6 +142,11 @@ def load(settings: LoadSettings) -> TransformersDenoiser:
     return assemble(
         model, vocabulary, Traits("diffusiongemma", process="canvas"), folder, limited, DiffusionGemmaDenoiser
     )
+
+
+def _facts(raw: dict[str, Any]) -> Facts:
+    facts = class_facts(DiffusionGemmaConfig, raw)
+    return facts.extended(family="DiffusionGemma", needed={"text_config": OBJECT, "vision_config": OBJECT})
 
 
 def _gathered(values: Tensor, chosen: Tensor, filler: float, side: str) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaXLCo
 
 from dlm_eval.errors import UserError
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.loading import Folder, LoadSettings, locate, native_config, read_config, require
+from dlm_eval.models.config_facts import COUNT, FLAG, INDEX, NUMBER, TEXT, Facts, all_of
+from dlm_eval.models.loading import Folder, LoadSettings, open_checkpoint
 from dlm_eval.models.stored import built_within, stored
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
@@ -27,6 +28,17 @@ CLASSES = {
     "xlm-roberta": (XLMRobertaConfig, XLMRobertaForMaskedLM),
     "xlm-roberta-xl": (XLMRobertaXLConfig, XLMRobertaXLForMaskedLM),
 }
+FACTS = Facts(
+    "DiffusionLLM",
+    needed=all_of(
+        COUNT, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
+        "type_vocab_size",
+    )
+    | {"layer_norm_eps": NUMBER, "pad_token_id": INDEX},
+    read={"hidden_act": TEXT, "tie_word_embeddings": FLAG},
+    defaults={"hidden_act": "gelu", "tie_word_embeddings": True},
+    usual={"position_embedding_type": ("absolute", None)},
+)  # fmt: skip
 LENGTH_FILE = "length_head.safetensors"
 FRAME = 2  # <s> and </s>
 
@@ -108,9 +120,7 @@ def load(settings: LoadSettings) -> DiffusionLLMDenoiser:
     Raises:
         UserError: another architecture, no <s>, or weights that do not fit.
     """
-    folder = locate(settings.pretrained, settings.revision)
-    raw = read_config(folder)
-    require(raw, ["hidden_size", "num_attention_heads", "intermediate_size", "pad_token_id"], folder, "DiffusionLLM")
+    folder, raw, values = open_checkpoint(settings, FACTS)
     if raw.get("model_type") not in CLASSES:
         kinds = ", ".join(CLASSES)
         raise UserError(
@@ -122,7 +132,7 @@ def load(settings: LoadSettings) -> DiffusionLLMDenoiser:
         raise UserError(
             f"pretrained '{folder.name}': its tokenizer needs <s>, and <pad> at {raw['pad_token_id']} as config.json says"
         )
-    config = native_config(config_class, raw)
+    config = config_class(**values)
     # RoBERTa counts positions from pad_token_id + 1.
     longest = int(config.max_position_embeddings) - raw["pad_token_id"] - 1 - FRAME
     if (settings.max_length or longest) > longest:

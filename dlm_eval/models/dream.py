@@ -5,18 +5,19 @@ from __future__ import annotations
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.loading import LoadSettings, locate, native_config, read_config, require
+from dlm_eval.models.config_facts import QWEN2
+from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 
+FACTS = QWEN2.extended(family="Dream")
+
 
 def load(settings: LoadSettings) -> TransformersDenoiser:
     """Returns the denoiser of a Dream-like checkpoint."""
-    folder = locate(settings.pretrained, settings.revision)
-    raw = read_config(folder)
-    require(raw, ["hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"], folder, "Dream")
-    config = native_config(Qwen2Config, raw, is_causal=False)
+    folder, raw, values = open_checkpoint(settings, FACTS)
+    config = Qwen2Config(**values, is_causal=False)
     # Dream's own tokenizer class is Qwen2's in all that counts, with identical ids.
     eos = ["<|endoftext|>", "<|im_end|>"]
     vocabulary = read_vocabulary(folder, raw, settings, eos, "<|mask|>", Qwen2Tokenizer)

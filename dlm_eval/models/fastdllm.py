@@ -9,23 +9,24 @@ from __future__ import annotations
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.loading import locate, native_config, read_config, require
-from dlm_eval.models.sdar import BlockSettings
+from dlm_eval.models.config_facts import COUNT, QWEN2
+from dlm_eval.models.loading import open_checkpoint
+from dlm_eval.models.sdar import BlockSettings, block_length
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 
 BLOCK_LENGTH = 32  # where config.json does not say
 
+FACTS = QWEN2.extended(family="Fast-dLLM v2", read={"bd_size": COUNT})
+
 
 def load(settings: BlockSettings) -> TransformersDenoiser:
     """Returns the denoiser of a Fast-dLLM v2 checkpoint."""
-    folder = locate(settings.pretrained, settings.revision)
-    raw = read_config(folder)
-    require(raw, ["hidden_size", "num_hidden_layers", "num_key_value_heads"], folder, "Fast-dLLM v2")
-    config = native_config(Qwen2Config, raw, is_causal=False)
+    folder, raw, values = open_checkpoint(settings, FACTS)
+    block = block_length(settings, {"block_size": values.pop("bd_size", None)}, BLOCK_LENGTH)
+    config = Qwen2Config(**values, is_causal=False)
     vocabulary = read_vocabulary(folder, raw, settings, ["<|im_end|>", "<|endoftext|>"], "|<MASK>|")
     model = load_weights(Qwen2ForCausalLM, config, folder, settings)
-    block_length = settings.block_length or raw.get("bd_size") or BLOCK_LENGTH
-    traits = Traits("fastdllm", shift=True, attention="block", block_length=block_length, bare=True)
+    traits = Traits("fastdllm", shift=True, attention="block", block_length=block, bare=True)
     return assemble(model, vocabulary, traits, folder, settings)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from dlm_eval.errors import UserError, nearest
 from dlm_eval.models.assemble import assemble
+from dlm_eval.models.class_facts import check_class
 from dlm_eval.models.denoiser import NO_MASK
-from dlm_eval.models.loading import Folder, LoadSettings, first_line, locate, native_config, read_config
+from dlm_eval.models.loading import Folder, LoadSettings, first_line, locate, read_config
 from dlm_eval.models.probes import check_shift
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
@@ -71,16 +72,18 @@ def load(settings: GenericSettings) -> TransformersDenoiser:
     Raises:
         UserError: an option is missing, transformers lacks the class, or a probe failed (a class that stays causal, ...).
     """
+    if settings.block_length is not None and settings.block_length < 1:
+        raise UserError(f"model_args block_length '{settings.block_length}' is not allowed; it must be 1 or more")
     if (settings.attention == "block") != (settings.block_length is not None):
         raise UserError(
             f"model_args block_length '{settings.block_length}' does not go with attention '{settings.attention}'; "
             "attention=block needs a block_length, attention=full none"
         )
-    folder = locate(settings.pretrained, settings.revision)
+    folder = replace(locate(settings.pretrained, settings.revision), notes={})
     raw = read_config(folder)
     raw |= {"eos_token_id": settings.eos_id} if settings.eos_id is not None else {}
     raw |= {"bos_token_id": settings.bos_id} if settings.bos_id is not None else {}
-    config, model_class = class_and_config(settings.architecture, folder, raw)
+    config, model_class = class_and_config(settings.architecture, folder, raw, settings)
     config.is_causal = False
     if settings.process == "uniform":
         settings = replace(settings, mask_id=NO_MASK)
@@ -93,13 +96,20 @@ def load(settings: GenericSettings) -> TransformersDenoiser:
     return denoiser
 
 
-def class_and_config(architecture: str | None, folder: Folder, raw: dict[str, Any]) -> tuple[Any, Any]:
+def class_and_config(
+    architecture: str | None, folder: Folder, raw: dict[str, Any], settings: LoadSettings
+) -> tuple[Any, Any]:
     """Returns the config of a checkpoint and the transformers class that carries it: `architecture`, else what its files say.
 
     Raises:
-        UserError: transformers has no such class.
+        UserError: transformers has no such class, or config.json lacks what that class needs or says what it does not read.
     """
-    return _named(architecture, raw) if architecture else _native(folder, raw)
+    if architecture is None:
+        config, model_class = _native(folder, raw)
+        check_class(type(config), raw, folder, settings)
+        return config, model_class
+    model_class = _named(architecture)
+    return model_class.config_class(**check_class(model_class.config_class, raw, folder, settings)), model_class
 
 
 def head_kind(model: Any) -> type[TransformersDenoiser]:
@@ -107,8 +117,8 @@ def head_kind(model: Any) -> type[TransformersDenoiser]:
     return TransformersDenoiser if _head_is_linear(model) else WholeDenoiser
 
 
-def _named(architecture: str, raw: dict[str, Any]) -> tuple[Any, Any]:
-    """Returns the transformers class of that name and its config, filled from a foreign config.json."""
+def _named(architecture: str) -> Any:
+    """Returns the transformers class of that name."""
     import transformers
 
     model_class = getattr(transformers, architecture, None)
@@ -118,7 +128,7 @@ def _named(architecture: str, raw: dict[str, Any]) -> tuple[Any, Any]:
         raise UserError(
             f"model_args architecture '{architecture}' is no transformers class with a token head; such as {near}"
         )
-    return native_config(model_class.config_class, raw), model_class
+    return model_class
 
 
 def _native(folder: Folder, raw: dict[str, Any]) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from dlm_eval.models.adapters import adapter_files
 from dlm_eval.models.compiled import compile_backend
 from dlm_eval.models.loading import Folder, LoadSettings, locate
 from dlm_eval.models.stored import header
@@ -38,10 +39,7 @@ def identity(folder: Folder, settings: LoadSettings) -> dict[str, Any]:
     }
     if settings.peft:
         adapter = locate(settings.peft, setting="peft")
-        described |= {
-            "peft": adapter.name,
-            "peft_sha256": _sha256(sorted(file for file in adapter.path.glob("adapter_*") if file.is_file())),
-        }
+        described |= {"peft": adapter.name, "peft_sha256": _sha256(adapter_files(adapter.path))}
     chosen = {"quantization": settings.quantization, "compile": compile_backend(settings.compile)}
     return described | {key: value for key, value in chosen.items() if value}
 

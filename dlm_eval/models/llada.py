@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from dlm_eval.errors import UserError
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.loading import LoadSettings, locate, read_config, require
+from dlm_eval.models.config_facts import COUNT, FLAG, NO, NUMBER, Facts, Rope, all_of
+from dlm_eval.models.loading import LoadSettings, open_checkpoint
+from dlm_eval.models.naming import Naming
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
@@ -21,35 +24,76 @@ PARTS = {
     "up_proj": "mlp.up_proj",
     "ff_out": "mlp.down_proj",
 }
-KEYS = {
-    rf"^model\.transformer\.blocks\.(\d+)\.{theirs}\.": rf"model.layers.\1.{ours}." for theirs, ours in PARTS.items()
-} | {
-    r"^model\.transformer\.wte\.": "model.embed_tokens.",
-    r"^model\.transformer\.ln_f\.": "model.norm.",
-    r"^model\.transformer\.ff_out\.": "lm_head.",
-}
-NEEDED = ["d_model", "n_layers", "n_heads", "mlp_hidden_size", "max_sequence_length", "rope_theta"]
+NAMING = Naming(
+    {rf"^model\.transformer\.blocks\.(\d+)\.{theirs}\.": rf"model.layers.\1.{ours}." for theirs, ours in PARTS.items()}
+    | {
+        r"^model\.transformer\.wte\.": "model.embed_tokens.",
+        r"^model\.transformer\.ln_f\.": "model.norm.",
+        r"^model\.transformer\.ff_out\.": "lm_head.",
+    }
+)
+FACTS = Facts(
+    "LLaDA",
+    needed=all_of(COUNT, "vocab_size", "d_model", "n_layers", "n_heads", "mlp_hidden_size", "max_sequence_length")
+    | {"rms_norm_eps": NUMBER},
+    read={
+        "embedding_size": COUNT,
+        "n_kv_heads": COUNT,
+        "weight_tying": FLAG,
+        "tie_word_embeddings": FLAG,
+        "include_qkv_bias": FLAG,
+    },
+    usual={
+        "activation_type": ("silu",),
+        "attention_layer_norm": NO,
+        "bias_for_layer_norm": NO,
+        "block_type": ("llama",),
+        "layer_norm_type": ("rms",),
+        "layer_norm_with_affine": (True,),
+        "rope": (True,),
+        "rope_full_precision": (True,),
+    },
+    harmless=frozenset(
+        [
+            "alibi_bias_max",
+            "attention_layer_norm_with_affine",
+            "flash_attention",
+            "init_cutoff_factor",
+            "init_device",
+            "init_fn",
+            "init_std",
+            "layer_norm_eps",
+            "mlp_ratio",
+            "precision",
+        ]
+    ),
+    rope=Rope(("default",)),
+)
 
 
 def load(settings: LoadSettings) -> TransformersDenoiser:
     """Returns the denoiser of a LLaDA checkpoint."""
-    folder = locate(settings.pretrained, settings.revision)
-    raw = read_config(folder)
-    require(raw, NEEDED, folder, "LLaDA")
-    config = LlamaConfig(
-        vocab_size=raw.get("embedding_size") or raw["vocab_size"],
-        hidden_size=raw["d_model"],
-        intermediate_size=raw["mlp_hidden_size"],
-        num_hidden_layers=raw["n_layers"],
-        num_attention_heads=raw["n_heads"],
-        num_key_value_heads=raw.get("n_kv_heads") or raw["n_heads"],
-        max_position_embeddings=raw["max_sequence_length"],
-        rms_norm_eps=raw.get("rms_norm_eps", 1e-5),
-        tie_word_embeddings=raw.get("weight_tying", False),
-        attention_bias=bool(raw.get("include_bias") or raw.get("include_qkv_bias")),
-        rope_parameters={"rope_type": "default", "rope_theta": raw["rope_theta"]},
+    folder, raw, values = open_checkpoint(settings, FACTS)
+    tied = values.get("weight_tying", False)
+    if values.get("tie_word_embeddings", tied) != tied:
+        raise UserError(
+            f"pretrained '{folder.name}': config.json has weight_tying {tied} and tie_word_embeddings {not tied}; leave out the latter"
+        )
+    # A bias of q, k and v alone is what tells Qwen2 from Llama.
+    biased = values.get("include_qkv_bias", False)
+    config = (Qwen2Config if biased else LlamaConfig)(
+        vocab_size=values.get("embedding_size", values["vocab_size"]),
+        hidden_size=values["d_model"],
+        intermediate_size=values["mlp_hidden_size"],
+        num_hidden_layers=values["n_layers"],
+        num_attention_heads=values["n_heads"],
+        num_key_value_heads=values.get("n_kv_heads", values["n_heads"]),
+        max_position_embeddings=values["max_sequence_length"],
+        rms_norm_eps=values["rms_norm_eps"],
+        tie_word_embeddings=tied,
+        rope_parameters=values["rope_parameters"],
         is_causal=False,
     )
     vocabulary = read_vocabulary(folder, raw, settings, ["<|endoftext|>", "<|eot_id|>"], "<|mdm_mask|>")
-    model = load_weights(LlamaForCausalLM, config, folder, settings, KEYS)
+    model = load_weights(Qwen2ForCausalLM if biased else LlamaForCausalLM, config, folder, settings, NAMING)
     return assemble(model, vocabulary, Traits("llada"), folder, settings)

@@ -8,60 +8,124 @@ from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Split, WeightConverter, WeightRenaming
 
+from dlm_eval.errors import UserError
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.loading import Folder, locate, read_config, require
-from dlm_eval.models.sdar import BlockSettings
+from dlm_eval.models.config_facts import COUNT, DENSE, FLAG, INDEX, NO, NUMBER, WINDOWS, Rope, all_of
+from dlm_eval.models.loading import Folder, open_checkpoint
+from dlm_eval.models.naming import Naming
+from dlm_eval.models.sdar import BlockSettings, block_length
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 
-BLOCK_LENGTH = 32  # that all published checkpoints were trained with; their config does not say
+BLOCK_LENGTH = 32  # that all published checkpoints were trained with; used where config.json does not say
 
 
 class Llada2ForCausalLM(Glm4MoeForCausalLM):  # type: ignore[misc]
     """GLM-4 MoE under a name of its own, because transformers keeps conversions by class name."""
 
 
-QKV = [f"self_attn.{letter}_proj.weight" for letter in "qkv"]
-CONVERSION = [
-    WeightRenaming("model.word_embeddings", "model.embed_tokens"),
-    WeightRenaming("attention.dense", "self_attn.o_proj"),
-    WeightRenaming("attention.query_layernorm", "self_attn.q_norm"),
-    WeightRenaming("attention.key_layernorm", "self_attn.k_norm"),
-    WeightRenaming("mlp.gate.expert_bias", "mlp.gate.e_score_correction_bias"),
-    WeightConverter("attention.query_key_value.weight", QKV, [Split(0)]),
-]
+RENAMES = {
+    "model.word_embeddings": "model.embed_tokens",
+    "attention.dense": "self_attn.o_proj",
+    "attention.query_layernorm": "self_attn.q_norm",
+    "attention.key_layernorm": "self_attn.k_norm",
+    "mlp.gate.expert_bias": "mlp.gate.e_score_correction_bias",
+}
+FUSED = {
+    f"attention.query_key_value.{kind}": tuple(f"self_attn.{letter}_proj.{kind}" for letter in "qkv")
+    for kind in ("weight", "bias")
+}
+NAMING = Naming(RENAMES, FUSED)
+FACTS = DENSE.extended(
+    family="LLaDA2",
+    needed=all_of(
+        COUNT,
+        "head_dim",
+        "num_key_value_heads",
+        "num_experts",
+        "moe_intermediate_size",
+        "num_experts_per_tok",
+        "n_group",
+        "topk_group",
+    )
+    | {"first_k_dense_replace": INDEX, "routed_scaling_factor": NUMBER, "norm_topk_prob": FLAG},
+    read={
+        "num_shared_experts": COUNT,
+        "use_qkv_bias": FLAG,
+        "use_qk_norm": FLAG,
+        "partial_rotary_factor": NUMBER,
+        "rotary_dim": COUNT,
+        "block_size": COUNT,
+    },
+    defaults={"hidden_act": "silu", "num_shared_experts": 1, "use_qkv_bias": False, "use_qk_norm": True},
+    usual={
+        "moe_router_enable_expert_bias": (True,),
+        "router_dtype": (None, "fp32", "float32"),
+        "score_function": ("sigmoid",),
+        "scoring_func": (None, "sigmoid"),
+        "topk_method": (None, "noaux_tc"),
+        "use_rmsnorm": (True,),
+        "using_split_qkv_in_self_attention": NO,
+    },
+    harmless=WINDOWS | {"delete_token_id", "split_token_id", "moe_shared_expert_intermediate_size", "router_type"},
+    rope=Rope(partial=True),
+)
 
 
 def load(settings: BlockSettings) -> TransformersDenoiser:
     """Returns the denoiser of a LLaDA2.x checkpoint."""
-    folder = locate(settings.pretrained, settings.revision)
-    raw = read_config(folder)
-    require(raw, ["num_experts", "moe_intermediate_size", "n_group", "topk_group"], folder, "LLaDA2")
+    folder, raw, values = open_checkpoint(settings, FACTS)
+    config = _config(values, folder)
     vocabulary = read_vocabulary(folder, raw, settings, ["<|endoftext|>", "<|role_end|>"], "<|mask|>")
     known = get_checkpoint_conversion_mapping("glm4_moe")
-    register_checkpoint_conversion_mapping(Llada2ForCausalLM.__name__, [*CONVERSION, *known], overwrite=True)
-    model = load_weights(Llada2ForCausalLM, _config(raw, folder), folder, settings)
-    traits = Traits("llada2", attention="block", block_length=settings.block_length or BLOCK_LENGTH)
+    ours: list[Any] = [WeightRenaming(theirs, mine) for theirs, mine in RENAMES.items()]
+    ours += [WeightConverter(theirs, list(parts), [Split(0)]) for theirs, parts in FUSED.items()]
+    register_checkpoint_conversion_mapping(Llada2ForCausalLM.__name__, [*ours, *known], overwrite=True)
+    model = load_weights(Llada2ForCausalLM, config, folder, settings, NAMING)
+    traits = Traits("llada2", attention="block", block_length=block_length(settings, values, BLOCK_LENGTH))
     return assemble(model, vocabulary, traits, folder, settings)
 
 
-def _config(raw: dict[str, Any], folder: Folder) -> Any:
-    """Returns the GLM-4 MoE config of a LLaDA2 config.json."""
-    same = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"]
+def _config(values: dict[str, Any], folder: Folder) -> Any:
+    """Returns the GLM-4 MoE config of what a LLaDA2 config.json says.
+
+    Raises:
+        UserError: the file does not say, or says twice and differently, how much of a head turns.
+    """
+    same = [
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "head_dim",
+        "hidden_act",
+    ]
     same += ["num_key_value_heads", "moe_intermediate_size", "num_experts_per_tok", "first_k_dense_replace", "n_group"]
-    same += ["topk_group", "routed_scaling_factor", "rms_norm_eps", "max_position_embeddings"]
-    require(raw, same, folder, "LLaDA2")
-    rope = {"rope_type": "default", "rope_theta": raw["rope_theta"]}
-    rope["partial_rotary_factor"] = raw.get("partial_rotary_factor", 0.5)
+    same += [
+        "topk_group",
+        "routed_scaling_factor",
+        "rms_norm_eps",
+        "max_position_embeddings",
+        "norm_topk_prob",
+        "use_qk_norm",
+    ]
+    rope, turned = dict(values["rope_parameters"]), values.get("rotary_dim")
+    if turned is not None:
+        part = rope.setdefault("partial_rotary_factor", turned / values["head_dim"])
+        if turned != int(values["head_dim"] * part):
+            raise UserError(
+                f"pretrained '{folder.name}': config.json has rotary_dim {turned}, and partial_rotary_factor {part!r} of heads of {values['head_dim']}"
+            )
+    if "partial_rotary_factor" not in rope:
+        raise UserError(f"pretrained '{folder.name}': config.json lacks partial_rotary_factor, which LLaDA2 needs")
     return Glm4MoeConfig(
-        **{key: raw[key] for key in same},
-        n_routed_experts=raw["num_experts"],
-        n_shared_experts=raw.get("num_shared_experts", 1),
-        tie_word_embeddings=raw.get("tie_word_embeddings", False),
-        norm_topk_prob=raw.get("norm_topk_prob", True),
-        attention_bias=bool(raw.get("use_qkv_bias")),
-        use_qk_norm=raw.get("use_qk_norm", True),
+        **{key: values[key] for key in same},
+        n_routed_experts=values["num_experts"],
+        n_shared_experts=values["num_shared_experts"],
+        tie_word_embeddings=values.get("tie_word_embeddings", False),
+        attention_bias=values["use_qkv_bias"],
         num_nextn_predict_layers=0,
         rope_parameters=rope,
         is_causal=False,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,22 +19,14 @@ import torch
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.hub import hub_reachable
 from dlm_eval.models import Checkpoint, checkpoints, families, packaged_asset
+from dlm_eval.models.config_facts import Facts, check, report_unread
 from dlm_eval.models.sizes import check_config
 from dlm_eval.models.stored import Stored, entries, stored
+from dlm_eval.models.weight_files import choose
 from dlm_eval.redaction import redact_message
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "float": "float32"}
-# Entries of config.json that say which code its authors ran, and how.
-FOREIGN = {
-    "auto_map",
-    "architectures",
-    "model_type",
-    "transformers_version",
-    "torch_dtype",
-    "dtype",
-    "attn_implementation",
-}
 LARGEST_JSON = 2**24  # bytes of config.json and its like; real ones have some thousands
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
 
@@ -58,6 +50,7 @@ class LoadSettings:
         tokenizer: hub id or folder of the tokenizer where it is not beside the weights.
         checkpoint: named checkpoint whose facts fill in what the files do not say.
         probe: whether the loaded model is probed (future tokens, padding, NaN).
+        strict_config: whether a key of config.json that nobody knows is an error; else it is a warning.
     """
 
     pretrained: str
@@ -74,6 +67,7 @@ class LoadSettings:
     tokenizer: str | None = None
     checkpoint: str = ""
     probe: bool = True
+    strict_config: bool = False
 
     @property
     def known(self) -> Checkpoint | None:
@@ -90,11 +84,19 @@ class LoadSettings:
 
 @dataclass(frozen=True)
 class Folder:
-    """A checkpoint on this machine: its path, the name to show for it and its hub commit (None for a local folder)."""
+    """A checkpoint on this machine.
+
+    Attributes:
+        path: where it lies.
+        name: the name to show for it.
+        commit: its hub commit, None for a local folder.
+        notes: what the result says about how this folder was read (keys that nobody knows, which head, which adapter).
+    """
 
     path: Path
     name: str
     commit: str | None = None
+    notes: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Returns the JSON file `name`, or {} where it is absent.
@@ -117,26 +119,21 @@ class Folder:
 
     @property
     def weights(self) -> list[Path]:
-        """Its weight files, sorted: safetensors, else PyTorch's; a pipe or a device of that name is none."""
-        kinds = ("*.safetensors", "pytorch_model*.bin")
-        found = (sorted(file for file in self.path.glob(kind) if file.is_file()) for kind in kinds)
-        return next(filter(None, found), [])
+        """Its weight files, sorted (see `weight_files.choose`).
+
+        Raises:
+            UserError: it is not clear which they are.
+        """
+        return choose(self.path, self.name).files
 
     def holds(self) -> Stored:
         """Returns what its weight files hold, by their headers.
 
         Raises:
-            UserError: it has no weight file, or a broken one.
+            UserError: it has no weight file, or a broken one, or two that hold the same tensor.
         """
         if not self.weights:
             raise UserError(f"pretrained '{self.name}' has no weights; expected *.safetensors or pytorch_model*.bin")
-        for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-            named = self.read_json(index).get("weight_map", {})
-            for file in set(map(str, named.values())) if isinstance(named, dict) else {str(named)}:
-                if Path(file).name != file or not (self.path / file).is_file():
-                    raise UserError(
-                        f"pretrained '{self.name}': {index} names '{file[:80]}', which is no file beside it"
-                    )
         try:
             return stored(self.weights)
         except UserError as error:
@@ -205,24 +202,46 @@ def read_config(folder: Folder) -> dict[str, Any]:
     return config
 
 
-def native_config(config_class: Any, raw: Mapping[str, Any], **changes: Any) -> Any:
-    """Returns a transformers config from a foreign config.json: its own fields, less what names foreign code, with `changes`."""
-    kept = {key: value for key, value in raw.items() if key not in FOREIGN}
-    return config_class(**{**kept, **changes})
+def open_checkpoint(
+    settings: LoadSettings, facts: Facts | Callable[[dict[str, Any]], Facts]
+) -> tuple[Folder, dict[str, Any], dict[str, Any]]:
+    """Returns a checkpoint's folder, its config.json as it is, and the values that the family reads of it.
+
+    Args:
+        settings: `pretrained`, `revision` and `strict_config` are used.
+        facts: the family's table of keys, or what chooses one by the file.
+
+    Raises:
+        UserError: no such checkpoint, another family's, or a config.json that the table refuses (see `config_facts.check`).
+    """
+    found = locate(settings.pretrained, settings.revision)
+    folder = replace(found, notes={})  # what `locate` returns is shared
+    raw = read_config(folder)
+    table = facts(raw) if callable(facts) else facts
+    require_family(raw, folder, table.family)
+    return folder, raw, read_values(raw, table, folder, settings)
 
 
-def require(config: Mapping[str, Any], keys: list[str], folder: Folder, family: str) -> None:
-    """Raises UserError where `config` lacks one of `keys`, or names another family of ours: its weights may fit and mean something else."""
+def read_values(raw: Mapping[str, Any], facts: Facts, folder: Folder, settings: LoadSettings) -> dict[str, Any]:
+    """Returns the values that `facts` reads of config.json; keys that nobody knows are a warning, and a note in the result.
+
+    Raises:
+        UserError: the table refuses the file, or it has unknown keys and `strict_config` is set.
+    """
+    checked = check(raw, facts, folder.name)
+    report_unread(checked.unread, facts, folder.name, settings.strict_config)
+    if checked.unread:
+        folder.notes["config_keys_not_read"] = list(checked.unread)
+    return checked.values
+
+
+def require_family(config: Mapping[str, Any], folder: Folder, family: str) -> None:
+    """Raises UserError where `config` names another family of ours: its weights may fit and mean something else."""
     kind = config.get("model_type", "unnamed")
     named = _letters(str(kind))
     if named in families() and not _letters(family).startswith(named):
         raise UserError(
             f"pretrained '{folder.name}' is not a {family} checkpoint: its model_type is '{kind}'; --model {named}"
-        )
-    absent = [key for key in keys if config.get(key) is None]
-    if absent:
-        raise UserError(
-            f"pretrained '{folder.name}' is not a {family} checkpoint: its config.json (model_type '{kind}') lacks {', '.join(absent)}"
         )
 
 
@@ -232,10 +251,17 @@ def _letters(name: str) -> str:
 
 def resolve_dtype(setting: str, config: Mapping[str, Any], folder: Folder) -> torch.dtype:
     """Returns the dtype of `setting`; auto is the config's, else that of the first tensor in the files."""
-    if setting == "auto":
-        setting = str(config.get("dtype") or config.get("torch_dtype") or _first_dtype(folder))
-    name = setting.removeprefix("torch.")
+    stated = config.get("dtype") or config.get("torch_dtype")
+    if setting == "auto" and stated in (None, "auto"):
+        return DTYPES[_first_dtype(folder)]
+    given = stated if setting == "auto" else setting
+    name = str(given).removeprefix("torch.")
     name = DTYPE_ALIASES.get(name, name)
+    if name not in DTYPES and setting == "auto":
+        raise UserError(
+            f"pretrained '{folder.name}': config.json has dtype {given!r}, which weights are not loaded in; "
+            f"choose one with dtype=, of {', '.join(DTYPES)}"
+        )
     if name not in DTYPES:
         raise unknown("model_args dtype", setting, ["auto", *DTYPES])
     return DTYPES[name]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.denoiser import Denoiser, embedding_rows
 
 LENGTH = 8
 FLUENT = "Anna had a red kite. Then she left the kite at the park. She was sad and asked Ben for help."
@@ -53,7 +53,7 @@ def example(model: Denoiser, length: int) -> Tensor:
 
 def check_ids(model: Denoiser) -> None:
     """Raises UserError where a special id is missing or outside the embedding."""
-    rows = getattr(model, "embedding_rows", model.vocab_size)
+    rows = embedding_rows(model)
     named = {"pad_id": model.pad_id, "bos_id": model.bos_id}
     if model.process == "absorbing":
         named["mask_id"] = model.mask_id

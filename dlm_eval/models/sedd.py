@@ -14,12 +14,44 @@ from torch import Tensor
 
 from dlm_eval.errors import UserError
 from dlm_eval.models.assemble import assemble
+from dlm_eval.models.config_facts import COUNT, NUMBER, TEXT, Facts, all_of
 from dlm_eval.models.dit import DiT, DiTConfig, DiTDenoiser, rename
-from dlm_eval.models.loading import Folder, LoadSettings, locate, read_config, require
+from dlm_eval.models.loading import Folder, LoadSettings, open_checkpoint
 from dlm_eval.models.noise_schedules import Geometric, LogLinear, NoiseSchedule
 from dlm_eval.models.transformer import Traits, TransformersDenoiser, wanted_places
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_module
+
+SIZES = ("hidden_size", "cond_dim", "n_blocks", "n_heads", "length")
+# config.json is the authors' training plan, nested.
+FACTS = Facts(
+    "SEDD",
+    needed=all_of(COUNT, "tokens", *(f"model.{key}" for key in SIZES)) | {"graph.type": TEXT},
+    read={"noise.type": TEXT, "noise.sigma_min": NUMBER, "noise.sigma_max": NUMBER},
+    defaults={"noise.type": "loglinear"},
+    usual={
+        "graph.type": ("absorb",),
+        "model.scale_by_sigma": (True,),
+        "model.type": (None, "ddit"),
+    },
+    harmless=frozenset(
+        [
+            "data",
+            "eval",
+            "graph.file",
+            "graph.report_all",
+            "hydra",
+            "model.dropout",
+            "model.name",
+            "ngpus",
+            "optim",
+            "sampling",
+            "training",
+            "work_dir",
+            "wandb_name",
+        ]
+    ),
+)
 
 
 class ScoreDenoiser(DiTDenoiser):
@@ -57,43 +89,32 @@ class ScoreDenoiser(DiTDenoiser):
 
 def load(settings: LoadSettings) -> TransformersDenoiser:
     """Returns the denoiser of a SEDD checkpoint."""
-    folder = locate(settings.pretrained, settings.revision)
-    raw = read_config(folder)
-    config = _sizes(raw, folder)
+    folder, raw, values = open_checkpoint(settings, FACTS)
+    config = DiTConfig(values["tokens"] + 1, *(values[f"model.{key}"] for key in SIZES))
     vocabulary = read_vocabulary(folder, raw, settings, default_mask=config.vocab_size - 1)
     model = load_module(lambda: DiT(config), folder, settings, rename)
     traits = Traits("sedd", barred=(vocabulary.mask_id,))
     denoiser = assemble(model, vocabulary, traits, folder, settings, ScoreDenoiser)
     assert isinstance(denoiser, ScoreDenoiser)
-    denoiser.schedule = _schedule(raw, folder)
+    denoiser.schedule = _schedule(values, folder)
     return denoiser
 
 
-def _schedule(raw: dict[str, Any], folder: Folder) -> NoiseSchedule:
+def _schedule(values: dict[str, Any], folder: Folder) -> NoiseSchedule:
     """Returns the noise schedule of config.json.
 
     Raises:
-        UserError: another process than absorbing, or an unknown schedule.
+        UserError: an unknown schedule, or one without its bounds.
     """
-    graph, noise = raw["graph"]["type"], raw.get("noise", {})
-    if graph != "absorb":
-        raise UserError(
-            f"pretrained '{folder.name}': graph '{graph}' in config.json is not possible for SEDD; only 'absorb' is"
-        )
-    kind = noise.get("type", "loglinear")
+    kind = values["noise.type"]
     if kind == "geometric":
-        return Geometric(float(noise["sigma_min"]), float(noise["sigma_max"]))
+        if not {"noise.sigma_min", "noise.sigma_max"} <= values.keys():
+            raise UserError(
+                f"pretrained '{folder.name}': config.json lacks noise.sigma_min or noise.sigma_max, which 'geometric' needs"
+            )
+        return Geometric(float(values["noise.sigma_min"]), float(values["noise.sigma_max"]))
     if kind != "loglinear":
         raise UserError(
             f"pretrained '{folder.name}': noise '{kind}' in config.json is not known; loglinear and geometric are"
         )
     return LogLinear()
-
-
-def _sizes(raw: dict[str, Any], folder: Folder) -> DiTConfig:
-    require(raw, ["model", "tokens", "graph"], folder, "SEDD")
-    require(raw["model"], ["hidden_size", "cond_dim", "n_blocks", "n_heads", "length"], folder, "SEDD")
-    model = raw["model"]
-    return DiTConfig(
-        raw["tokens"] + 1, model["hidden_size"], model["cond_dim"], model["n_blocks"], model["n_heads"], model["length"]
-    )

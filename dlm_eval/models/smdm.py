@@ -1,6 +1,6 @@
 """SMDM (Nie et al. 2024): TinyLlama in lit-gpt's names, bidirectional, no shift, with rotary tables rounded to bfloat16.
 
-Its published weights come without config.json: put one beside them with the fields of lit-gpt's Config that `NEEDED` lists.
+Its published weights come without config.json: put one beside them with the fields of lit-gpt's Config that `FACTS` needs.
 Shape letters: G = key-value groups, q = queries of a group, d = head size, H = hidden size.
 """
 
@@ -14,12 +14,25 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.loading import LoadSettings, locate, read_config, require
+from dlm_eval.models.config_facts import COUNT, NUMBER, Facts, all_of
+from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_module
 
-NEEDED = ["n_layer", "n_head", "n_embd", "intermediate_size", "block_size", "vocab_size"]
+FACTS = Facts(
+    "SMDM",
+    needed=all_of(COUNT, "n_layer", "n_head", "n_embd", "intermediate_size", "block_size", "vocab_size")
+    | {"norm_eps": NUMBER},
+    read={"n_query_groups": COUNT, "padded_vocab_size": COUNT, "rope_base": NUMBER},
+    defaults={"rope_base": 10000.0},  # a constant of its authors' code
+    usual={
+        "_mlp_class": (None, "LLaMAMLP"),
+        "_norm_class": (None, "FusedRMSNorm", "RMSNorm"),
+        "tie_word_embeddings": (None, False),
+    },
+    harmless=frozenset({"hf_config", "org", "padding_multiple"}),
+)
 PARTS = {
     "norm_1": "input_layernorm",
     "attn.proj": "self_attn.o_proj",
@@ -33,27 +46,26 @@ OUTER = {"transformer.wte.weight": "model.embed_tokens.weight", "transformer.ln_
 
 def load(settings: LoadSettings) -> TransformersDenoiser:
     """Returns the denoiser of an SMDM checkpoint."""
-    folder = locate(settings.pretrained, settings.revision)
-    raw = read_config(folder)
-    require(raw, NEEDED, folder, "SMDM")
-    groups = raw.get("n_query_groups") or raw["n_head"]
-    words = raw.get("padded_vocab_size") or raw["vocab_size"]  # the mask is the row behind them
+    folder, raw, values = open_checkpoint(settings, FACTS)
+    heads = values["n_head"]
+    groups = values.get("n_query_groups", heads)
+    words = values.get("padded_vocab_size", values["vocab_size"])  # the mask is the row behind them
     config = LlamaConfig(
         vocab_size=words + 1,
-        hidden_size=raw["n_embd"],
-        intermediate_size=raw["intermediate_size"],
-        num_hidden_layers=raw["n_layer"],
-        num_attention_heads=raw["n_head"],
+        hidden_size=values["n_embd"],
+        intermediate_size=values["intermediate_size"],
+        num_hidden_layers=values["n_layer"],
+        num_attention_heads=values["n_head"],
         num_key_value_heads=groups,
-        max_position_embeddings=raw["block_size"],
-        rms_norm_eps=raw.get("norm_eps", 1e-5),
+        max_position_embeddings=values["block_size"],
+        rms_norm_eps=values["norm_eps"],
         tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": raw.get("rope_base", 10000.0)},
+        rope_parameters={"rope_type": "default", "rope_theta": values["rope_base"]},
         is_causal=False,
     )
     vocabulary = read_vocabulary(folder, raw, settings, default_mask=words)
     model = load_module(
-        lambda: LlamaForCausalLM(config), folder, settings, lambda state: rename(state, groups, raw["n_head"] // groups)
+        lambda: LlamaForCausalLM(config), folder, settings, lambda state: rename(state, groups, heads // groups)
     )
     model.model.rotary_emb.register_forward_hook(_round_tables)
     return assemble(model, vocabulary, Traits("smdm", barred=(words,)), folder, settings)

@@ -9,6 +9,7 @@ from typing import Any
 
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.chat import render_chat
+from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LARGEST_JSON, Folder, LoadSettings, first_line, locate
 from dlm_eval.models.sizes import check_config
 from dlm_eval.redaction import redact_message
@@ -25,7 +26,7 @@ class Vocabulary:
     Attributes:
         tokenizer: the transformers tokenizer, or None for a model without text.
         mask_id: id of the mask token.
-        mask_is_word: whether natural text can contain the mask id.
+        mask_is_word: whether natural text can contain the mask id: its family says that it may, and its tokenizer makes it.
         eos_ids: ids that end a text, the canonical one first.
         bos_id: id that begins a text, or None.
         pad_id: id for padding.
@@ -40,15 +41,19 @@ class Vocabulary:
         bos_id: int | None,
         pad_id: int | None,
         name: str = "this checkpoint",
+        mask_may_be_word: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.name = name
         self.mask_id = mask_id
-        self.mask_is_word = is_word(tokenizer, mask_id)
+        self.mask_is_word = mask_may_be_word and is_word(tokenizer, mask_id)
         self.eos_ids = tuple(dict.fromkeys(eos_ids))
         self.bos_id = bos_id
         self.pad_id = pad_id if pad_id is not None else self.eos_ids[0] if self.eos_ids else 0
         added = tokenizer.added_tokens_decoder
+        self._known = set(
+            tokenizer.get_vocab().values()
+        )  # ids may have gaps: their count says nothing about the highest
         special = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
         # A word that serves as the mask is still a word when it is written.
         self._unprinted = special - ({mask_id} if self.mask_is_word else set())
@@ -72,7 +77,7 @@ class Vocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids` without special tokens (nor ids that the tokenizer does not have), nothing else cleaned."""
-        printed = [int(i) for i in ids if 0 <= i < len(self.tokenizer) and int(i) not in self._unprinted]
+        printed = [int(i) for i in ids if int(i) in self._known and int(i) not in self._unprinted]
         text: str = self.tokenizer.decode(printed, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
@@ -116,6 +121,7 @@ def read_vocabulary(
     mask_token: str | None = None,
     tokenizer_class: Any = None,
     default_mask: int | None = None,
+    mask_may_be_word: bool = False,
 ) -> Vocabulary:
     """Returns the vocabulary of a checkpoint folder.
 
@@ -130,6 +136,7 @@ def read_vocabulary(
         mask_token: text of this family's mask token.
         tokenizer_class: transformers class for a folder without tokenizer.json.
         default_mask: mask id that the family's architecture implies.
+        mask_may_be_word: whether the family's mask may be an ordinary word, which texts may contain.
 
     Raises:
         UserError: no tokenizer, no mask token, or config and tokenizer disagree about it.
@@ -148,7 +155,9 @@ def read_vocabulary(
     ]
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.get("bos_token_id")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.get("pad_token_id")
-    return Vocabulary(tokenizer, mask_id, ends, bos, pad, where.name)
+    built = Vocabulary(tokenizer, mask_id, ends, bos, pad, where.name, mask_may_be_word)
+    _refuse_equal(built, folder, settings)
+    return built
 
 
 def load_tokenizer(folder: Folder, tokenizer_class: Any = None) -> Any:
@@ -206,7 +215,7 @@ def token_id(tokenizer: Any, text: str | None) -> int | None:
 
 def is_word(tokenizer: Any, token: int) -> bool:
     """Returns whether natural text can contain the id: it is made by the tokenizer's merges, not added beside them."""
-    text = tokenizer.convert_ids_to_tokens(token) if 0 <= token < len(tokenizer) else None
+    text = tokenizer.convert_ids_to_tokens(token) if token >= 0 else None
     if text is None:
         return False
     try:
@@ -220,6 +229,22 @@ def is_word(tokenizer: Any, token: int) -> bool:
         return token not in tokenizer.added_tokens_decoder
     joined = {"".join(pair) if isinstance(pair, list) else pair.replace(" ", "", 1) for pair in merges}
     return len(text) == 1 or text in joined
+
+
+def _refuse_equal(vocabulary: Vocabulary, folder: Folder, settings: LoadSettings) -> None:
+    """Raises UserError where the mask is also another special token: every hole would be an end, a beginning or padding."""
+    allowed = settings.known.equal_ids if settings.known else ()
+    others: dict[str, Sequence[int | None]] = {
+        "bos": [vocabulary.bos_id],
+        "pad": [vocabulary.pad_id],
+        "eos": vocabulary.eos_ids,
+    }
+    for name, ids in others.items():
+        if vocabulary.mask_id in ids and vocabulary.mask_id != NO_MASK and name not in allowed:
+            raise UserError(
+                f"pretrained '{folder.name}': its mask token and its {name} token are one id, {vocabulary.mask_id}; "
+                "set mask_id= to another, or mend its files"
+            )
 
 
 def _mask_id(

@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from dlm_eval.models.assemble import assemble
+from dlm_eval.models.config_facts import NO, QWEN2, QWEN3, Usual
 from dlm_eval.models.denoiser import Past
-from dlm_eval.models.loading import LoadSettings, locate, native_config, read_config, require
+from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.remember import KeyValues, recalled_mask
 from dlm_eval.models.transformer import Traits, TransformersDenoiser, cached, real_positions
 from dlm_eval.models.vocabulary import read_vocabulary
@@ -53,13 +54,17 @@ class ReorderedDenoiser(TransformersDenoiser):
         return torch.empty_like(found).scatter_(1, order[..., None].expand_as(found), found)
 
 
+# The 7B is a Qwen2.5, the 8B a Qwen3. Known tokens stand first, so that causal attention sees them all.
+CAUSAL: dict[str, Usual] = {"is_causal": (None, True), "causal": (None, True)}
+FACTS = QWEN2.extended(family="WeDLM", usual={**CAUSAL, "qk_norm": NO})
+WITH_NORMS = QWEN3.extended(family="WeDLM", usual={**CAUSAL, "qk_norm": (True,)})
+
+
 def load(settings: LoadSettings) -> TransformersDenoiser:
     """Returns the denoiser of a WeDLM checkpoint."""
-    folder = locate(settings.pretrained, settings.revision)
-    raw = read_config(folder)
-    require(raw, ["hidden_size", "num_hidden_layers", "num_key_value_heads"], folder, "WeDLM")
+    folder, raw, values = open_checkpoint(settings, lambda raw: WITH_NORMS if raw.get("qk_norm") else FACTS)
     qwen3 = bool(raw.get("qk_norm"))
-    config = native_config(Qwen3Config if qwen3 else Qwen2Config, raw)
+    config = (Qwen3Config if qwen3 else Qwen2Config)(**values)
     vocabulary = read_vocabulary(folder, raw, settings, ["<|im_end|>", "<|endoftext|>"], "<|mask|>")
     model = load_weights(Qwen3ForCausalLM if qwen3 else Qwen2ForCausalLM, config, folder, settings)
     return assemble(model, vocabulary, Traits("wedlm"), folder, settings, ReorderedDenoiser)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,19 +19,20 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.adapter import WEIGHTS, check_adapter
-from dlm_eval.models.loading import Folder, LoadSettings, first_line, locate, read_config, resolve_device, resolve_dtype
+from dlm_eval.models.adapters import Adapter, read_adapter
+from dlm_eval.models.loading import Folder, LoadSettings, first_line, read_config, resolve_device, resolve_dtype
+from dlm_eval.models.naming import Naming
 from dlm_eval.models.quantization import quantization_config
-from dlm_eval.models.stored import Stored, built_within, stored
+from dlm_eval.models.stored import Stored, built_within
+from dlm_eval.models.weight_files import choose, refuse_twice, tensor_shapes
 
+PLAIN = Naming()
 QUIET_BELOW = 2**30  # bytes of weights below which no progress bar is shown
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def load_weights(
-    model_class: Any, config: Any, folder: Folder, settings: LoadSettings, key_mapping: Mapping[str, str] | None = None
-) -> Any:
+def load_weights(model_class: Any, config: Any, folder: Folder, settings: LoadSettings, naming: Naming = PLAIN) -> Any:
     """Returns `model_class` with the folder's weights, in eval mode, on its device in its dtype (device meta: without weights).
 
     Args:
@@ -40,7 +40,7 @@ def load_weights(
         config: its config, built by the adapter.
         folder: the checkpoint.
         settings: dtype, device, device_map, attn_implementation, quantization and peft are used.
-        key_mapping: regular expressions from the checkpoint's names to the class's; only one group each is substituted.
+        naming: from the checkpoint's names to the class's.
 
     Raises:
         UserError: a weight is missing, left over or of the wrong shape (transformers would log it and go on at random).
@@ -49,10 +49,14 @@ def load_weights(
     raw, held = read_config(folder), folder.holds()
     within = built_within(held, "quantization_config" in raw, f"pretrained '{folder.name}': config.json")
     dtype = resolve_dtype(settings.dtype, raw, folder)
+    _settle_head(model_class, config, raw, folder, naming)
     if device.type == "meta":
         config._attn_implementation = settings.attn_implementation
         with device, within:
-            return model_class(config).to(dtype).eval().requires_grad_(False)
+            empty = model_class(config).to(dtype).eval().requires_grad_(False)
+        _adapt(empty, folder, settings, naming)
+        return empty
+    name_weights(config, folder)
     if settings.device_map is None and settings.quantization is None and "quantization_config" not in raw:
         _require_room(held, dtype, device, folder)
     place = _place(settings.device_map) or {"": device}
@@ -61,16 +65,19 @@ def load_weights(
     )
     if settings.quantization:
         extra["quantization_config"] = quantization_config(settings.quantization, place)
+    key_mapping = None if naming.fused else dict(naming.renames) or None
     try:
         with _hushed(folder), within:
             model, info = model_class.from_pretrained(
-                folder.path, config=config, key_mapping=dict(key_mapping or {}) or None, dtype=dtype, device_map=place,
+                folder.path, config=config, key_mapping=key_mapping, dtype=dtype, device_map=place,
                 output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True, **extra,
             )  # fmt: skip
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
         raise UserError(f"pretrained '{folder.name}' cannot be loaded: {first_line(error)}") from None
     check_keys(folder.name, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
-    return merge_adapter(model, settings).eval().requires_grad_(False)
+    if (adapter := _adapt(model, folder, settings, naming)) is not None:
+        adapter.apply(model)
+    return model.eval().requires_grad_(False)
 
 
 def load_module(
@@ -120,15 +127,41 @@ def read_state(folder: Folder, files: list[Path], device: torch.device) -> dict[
     from safetensors.torch import load_file
 
     state: dict[str, Tensor] = {}
+    place: dict[str, Path] = {}
     for file in files:
         try:
             if file.suffix == ".safetensors":
-                state |= load_file(file, device=str(device))
+                part = load_file(file, device=str(device))
             else:
-                state |= _without_views(torch.load(file, map_location=device, weights_only=True))
+                part = _without_views(torch.load(file, map_location=device, weights_only=True))
         except Exception as error:  # safetensors and torch raise kinds of their own for a broken file
             raise UserError(f"pretrained '{folder.name}': {file.name} cannot be read: {first_line(error)}") from None
+        for key in part:
+            refuse_twice(key, file, place, folder.name)
+        state |= part
     return state
+
+
+def read_tensor(folder: Folder, key: str) -> Tensor:
+    """Returns one tensor of the folder's weight files, on the CPU."""
+    from safetensors import safe_open
+
+    for file in folder.weights:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as opened:
+                if key in opened.keys():  # noqa: SIM118  (it is no dict)
+                    tensor: Tensor = opened.get_tensor(key)
+                    return tensor
+        elif key in (state := _without_views(torch.load(file, map_location="cpu", weights_only=True, mmap=True))):
+            return state[key]
+    raise KeyError(key)
+
+
+def name_weights(config: Any, folder: Folder) -> None:
+    """Tells transformers which files to read: it would take model.safetensors before an index, and no other name at all."""
+    entry = choose(folder.path, folder.name).entry
+    if entry and ".safetensors" in entry:
+        config.transformers_weights = entry
 
 
 def _without_views(state: Any) -> dict[str, Tensor]:
@@ -197,30 +230,31 @@ def check_keys(name: str, missing: Any, surplus: Any, mismatched: Any = ()) -> N
         )
 
 
-def merge_adapter(model: Any, settings: LoadSettings) -> Any:
-    """Returns the model with the LoRA adapter `settings.peft` merged into its weights."""
+def _adapt(model: Any, folder: Folder, settings: LoadSettings, naming: Naming) -> Adapter | None:
+    """Returns the LoRA adapter of the option peft with its places in `model`, not yet applied; the result says what it is."""
     if settings.peft is None:
-        return model
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise UserError("model_args peft needs the package peft; install it: pip install peft") from None
-    folder = locate(settings.peft, setting="peft")
-    check_adapter(folder)
-    whose = f"model_args peft '{folder.name}'"
-    try:
-        held = stored([folder.path / WEIGHTS])
-        with built_within(held, False, "adapter_config.json"), warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            adapted = PeftModel.from_pretrained(model, str(folder.path))
-        merged = adapted.merge_and_unload()
-    except UserError as error:
-        raise UserError(f"{whose}: {error}") from None
-    except Exception as error:  # whatever the two files break: peft raises many kinds here
-        raise UserError(f"{whose} cannot be used: {first_line(error)}") from None
-    if absent := [str(one.message) for one in said if "missing adapter keys" in str(one.message)]:
-        raise UserError(f"{whose} lacks weights that its config names: {' '.join(absent[0].split())[:200]}")
-    return merged
+        return None
+    adapter = read_adapter(settings.peft, model, folder, naming)
+    folder.notes["peft_applied"] = adapter.describe()
+    return adapter
+
+
+def _settle_head(model_class: Any, config: Any, raw: Mapping[str, Any], folder: Folder, naming: Naming) -> None:
+    """Ties the head to the embedding if config.json says nothing and the files hold no head; notes which one is used if they disagree."""
+    tied = model_class._tied_weights_keys
+    if not isinstance(tied, dict) or config.is_encoder_decoder:
+        return
+    files = {name: key for key in tensor_shapes(folder.weights, folder.name) for name in naming.translate(key)}
+    for head, embedding in tied.items():
+        if raw.get("tie_word_embeddings") is None and raw.get("weight_tying") is None and head not in files:
+            config.tie_word_embeddings = True
+        if config.tie_word_embeddings and head in files and embedding in files:
+            state = [read_tensor(folder, files[name]) for name in (head, embedding)]
+            if not torch.equal(*state):
+                folder.notes["head"] = (
+                    "its own: config.json ties the head to the embedding, but the files hold another head, which is used, as "
+                    "transformers 5 does; transformers 4 and the authors' code use the embedding"
+                )
 
 
 def _listed(keys: Any) -> str:

@@ -138,7 +138,7 @@ def pieces(model: Denoiser, ids: Sequence[int]) -> dict[int, tuple[str, bool]]:
         text = text[len(head) :] if text.startswith(head) else model.decode([i])
         if text and "\ufffd" not in text and i != model.mask_id:
             return text, False
-        name = tokenizer.convert_ids_to_tokens(i) if tokenizer is not None and i < len(tokenizer) else None
+        name = tokenizer.convert_ids_to_tokens(i) if tokenizer is not None and i >= 0 else None
         return str(name or known.get(i, f"[{i}]")), not text or i == model.mask_id
 
     return {i: one(i) for i in ids}

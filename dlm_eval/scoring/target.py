@@ -18,6 +18,7 @@ from dlm_eval.engine import Ints, LogProbs, Reader, Reading, Row, Walk
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.memory import Memory
 from dlm_eval.models.denoiser import Denoiser, remembering
+from dlm_eval.models.ids import check_ids
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -90,10 +91,7 @@ def check_canvas(model: Denoiser, canvas: Canvas) -> SampleError | None:
         return SampleError(
             f"position 0 is open, but {model.name} has no prediction for it: put a BOS token before the text"
         )
-    beyond = [token for token in canvas.tokens if not 0 <= token < model.vocab_size]
-    if beyond:
-        return SampleError(f"token {beyond[0]} is outside the model's vocabulary of {model.vocab_size}")
-    return None
+    return check_ids(model, canvas, scored=True)
 
 
 def targets(model: Denoiser, canvas: Canvas, cfg_scale: float = 0.0) -> list[Target]:
