@@ -59,7 +59,11 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
     home = output_directory(settings.output_path) if settings.output_path else None
     metadata = {**settings.model_args, **settings.metadata}
     tasks = load_tasks(
-        list(settings.tasks), include_path=settings.include_path, data_dir=settings.data_dir, metadata=metadata
+        list(settings.tasks),
+        include_path=settings.include_path,
+        data_dir=settings.data_dir,
+        metadata=metadata,
+        seeds=settings.seeds,
     )
     tasks = settle_unsafe(tasks, settings, ask)
     check_tasks(tasks, settings)

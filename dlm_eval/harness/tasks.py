@@ -13,6 +13,8 @@ from typing import Any
 import dlm_eval
 from dlm_eval.errors import RunError, UserError, nearest
 from dlm_eval.harness.data import local_first
+from dlm_eval.harness.run_settings import DEFAULT_SEEDS
+from dlm_eval.harness.seeding import Seeds, hold_documents, steady_documents
 from dlm_eval.harness.task_files import check_file, check_folder
 
 WILDCARDS = set("*?[")
@@ -37,6 +39,7 @@ def load_tasks(
     include_path: str | Path | Sequence[str | Path] | None = None,
     data_dir: str | Path | None = None,
     metadata: Mapping[str, Any] | None = None,
+    seeds: Seeds = DEFAULT_SEEDS,
 ) -> dict[str, Any]:
     """Returns lm-eval's task dictionary: ``tasks`` and ``groups`` by name, and ``group_map``.
 
@@ -48,6 +51,7 @@ def load_tasks(
         include_path: Folders of further YAMLs; a task there stands before one of ours with the same name.
         data_dir: Folder of local datasets (see ``local_first``).
         metadata: Passed to every task, as lm-eval does with ``--metadata`` and the model's arguments.
+        seeds: Of python, numpy, torch and few-shot examples: documents that a task draws are drawn from these.
 
     Raises:
         UserError: an unknown name, a broken or wrong YAML, a dataset that cannot be had, a task that is there twice.
@@ -57,7 +61,7 @@ def load_tasks(
         check_folder(root)
     with quiet():
         manager, found = _find(_split(names), roots, dict(metadata or {}))
-        with local_first(data_dir):
+        with local_first(data_dir), steady_documents(seeds):
             built = [item for name in found for item in _build(manager, name)]
         try:
             loaded: dict[str, Any] = manager.load(built)
@@ -65,6 +69,7 @@ def load_tasks(
             raise UserError(f"--tasks: {error}") from error
     for task in loaded["tasks"].values():
         _check_metric_functions(task)
+        hold_documents(task, seeds)
     _hide_folders([*loaded["tasks"].values(), *loaded["groups"].values()], roots)
     return loaded
 
