@@ -24,6 +24,7 @@ FRACTION = re.compile(
     r"|pass(@|_at_)\d+"
 )
 _CHECKPOINT_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's order for model_name
+_DEEPEST = 8  # objects within a metric
 _VOLATILE = ("batch_size", "batch_sizes", "device", "use_cache")  # config keys that do not change the answers
 
 
@@ -118,12 +119,11 @@ def _run_cells(document: dict[str, Any], source: str) -> dict[str, Any]:
 
 def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
     """Yields the cells of each score of one task (or group of tasks), headline first."""
-    scores = _dict(document, "results", task)
+    scores, values = _dict(document, "results", task), _values(document, task)
     shared = {"task": task, **_size_cells(document, task), **_procedure_cells(document, task)}
     better = _dict(document, "higher_is_better", task)
     for position, (metric, pipeline) in enumerate(_ordered_metrics(document, task)):
-        value = _number(scores[f"{metric},{pipeline}"])
-        assert value is not None  # _ordered_metrics lists numbers only
+        value = values[metric, pipeline]
         direction = better.get(metric)
         yield {
             **shared,
@@ -141,13 +141,31 @@ def _ordered_metrics(document: dict[str, Any], task: str) -> list[tuple[str, str
     """Returns (metric, filter) of every score, by the task's metric_list and filter_list, then as they stand."""
     config = _dict(document, "configs", task)
     metrics, filters = _names(config, "metric_list", "metric"), _names(config, "filter_list", "name")
-    found: list[tuple[str, str]] = []
+    return sorted(_values(document, task), key=lambda pair: (_metric_place(metrics, pair[0]), _place(filters, pair[1])))
+
+
+def _values(document: dict[str, Any], task: str) -> dict[tuple[str, str], float]:
+    """Returns (metric, filter) -> value of every score; a metric that is an object is a metric for each of its keys."""
+    found: dict[tuple[str, str], float] = {}
+
+    def add(metric: str, pipeline: str, value: Any, depth: int = 0) -> None:
+        if isinstance(value, dict) and depth < _DEEPEST:
+            for key, item in value.items():
+                add(f"{metric}.{key}", pipeline, item, depth + 1)
+        elif (number := _number(value)) is not None:
+            found[metric, pipeline] = number
+
     for key, value in _dict(document, "results", task).items():
         metric, comma, pipeline = str(key).partition(",")
         # Keys without a comma describe the task (alias, sample_len); "bypass" is lm-eval's mark for "not scored".
-        if comma and not metric.endswith("_stderr") and metric != "bypass" and _number(value) is not None:
-            found.append((metric, pipeline))
-    return sorted(found, key=lambda pair: (_place(metrics, pair[0]), _place(filters, pair[1])))
+        if comma and not metric.endswith("_stderr") and metric != "bypass":
+            add(metric, pipeline, value)
+    return found
+
+
+def _metric_place(metrics: list[str], metric: str) -> int:
+    """Returns the place of a metric, or of the one that it is a part of, in the task's list."""
+    return min(_place(metrics, metric), _place(metrics, metric.partition(".")[0]))
 
 
 def _size_cells(document: dict[str, Any], task: str) -> dict[str, Any]:

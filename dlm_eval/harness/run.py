@@ -36,7 +36,7 @@ def evaluate(model: str, tasks: Any, **settings: Any) -> dict[str, Any]:
 
     Args:
         model: family, named checkpoint or lm-eval model.
-        tasks: names.
+        tasks: names, globs, YAML paths, configurations (mappings) or lm-eval's task objects.
         settings: see `RunSettings`.
 
     Raises:
@@ -114,6 +114,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     from dlm_eval.harness import results as files
     from dlm_eval.harness.block import block, public, spreads
     from dlm_eval.harness.guard import Guard
+    from dlm_eval.harness.plain import make_plain, unmet
 
     guard = Guard()
     before = loaded.lm.pool.cost() if loaded.ours else None  # runs that shared the model have run rows too
@@ -131,6 +132,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
         **_options(settings),
     )
     results = dict(outcome)
+    make_plain(results)
     results["config"] |= {
         "model": settings.model,
         "model_args": public(settings.model_args),
@@ -145,7 +147,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
         from dlm_eval.sandbox import protections
 
         results["dlm_eval"]["environment"]["sandbox"] = list(protections())
-    results["dlm_eval"] |= spreads(tasks, results)
+    results["dlm_eval"] |= spreads(tasks, results) | {"unmet_aggregates": unmet(tasks["groups"], results["results"])}
     return results, sum(errors.values())
 
 
