@@ -116,7 +116,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     from dlm_eval.harness.guard import Guard
     from dlm_eval.harness.plain import make_plain, unmet
 
-    guard = Guard()
+    guard = Guard(settings.seeds[3])
     before = loaded.lm.pool.cost() if loaded.ours else None  # runs that shared the model have run rows too
 
     def records() -> list[Any]:
@@ -143,6 +143,8 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     device = loaded.lm.pool.cost() - before if before is not None else None
     errors = files.count_errors(results)
     results["dlm_eval"] = block(loaded, settings, records(), errors, device, time.perf_counter() - start)
+    for name, notes in guard.notes().items():
+        results["dlm_eval"]["tasks"].setdefault(name, {}).update(notes)
     if settings.confirm_run_unsafe_code and unsafe_tasks(tasks):
         from dlm_eval.sandbox import protections
 

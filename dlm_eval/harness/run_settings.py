@@ -184,6 +184,11 @@ def _pairs(value: Any, setting: str) -> Mapping[str, Any]:
     return parse_pairs(",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value), setting)
 
 
+def parse_seeds(value: Any) -> tuple[int | None, ...]:
+    """Returns the four seeds of --seed; lm-eval's own where it is None."""
+    return DEFAULT_SEEDS if value is None else _seeds(value)
+
+
 def _seeds(value: Any) -> tuple[int | None, ...]:
     parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip())
     try:
