@@ -14,6 +14,8 @@ from dlm_eval import __version__
 from dlm_eval.boards.leaderboard import add_parser as add_leaderboard
 from dlm_eval.commands import cache, ls, run, show, sweep, trace, validate
 from dlm_eval.errors import DlmEvalError, RunError, UserError, nearest, unknown
+from dlm_eval.output import spoken_safely
+from dlm_eval.redaction import learn_words
 from dlm_eval.stopping import INTERRUPTED, drop_output, orderly, say_interrupted
 
 EXAMPLES = """
@@ -104,6 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):  # closed ones are None, which libraries do not expect
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    learn_words(arguments)
+    with spoken_safely():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"

@@ -9,9 +9,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from dlm_eval.printable import printable
+from dlm_eval.redaction import redact_message
+
 
 class DlmEvalError(Exception):
-    """Base of every error that dlm_eval raises on purpose."""
+    """Base of every error that dlm_eval raises on purpose. Its text is one printable line without secrets, whatever it quotes."""
+
+    def __str__(self) -> str:
+        return printable(redact_message(super().__str__()))
 
 
 class UserError(DlmEvalError):

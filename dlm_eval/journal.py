@@ -21,6 +21,7 @@ from typing import Any
 from zlib import crc32
 
 from dlm_eval.errors import RunError
+from dlm_eval.redaction import redact
 
 APPLICATION_ID = 0x444C4D45  # "DLME": marks the file as ours (SQLite's application_id)
 VERSION = 4  # of the tables below (SQLite's user_version)
@@ -77,8 +78,8 @@ class Journal:
             self._fresh[key] = (json.dumps(answer), model, time.time())
 
     def note(self, key: str, value: Any) -> None:
-        """Stores a note at once."""
-        text = json.dumps(value)
+        """Stores a note at once, without secrets."""
+        text = json.dumps(redact(value))
         self._execute([("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", [(key, text, checksum(key, text))])])
 
     def noted(self, key: str) -> Any:

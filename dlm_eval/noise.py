@@ -19,7 +19,7 @@ from dlm_eval.canvas import Canvas
 def digest(*parts: object) -> str:
     """Returns the sha256 (hex) of `parts` as canonical JSON."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from dlm_eval.errors import UserError, unknown
+from dlm_eval.redaction import learn
 
 T = TypeVar("T")
 
@@ -30,6 +31,7 @@ def parse_pairs(text: str, setting: str) -> dict[str, str]:
         if key.strip() in pairs:
             raise UserError(f"{setting} {key.strip()} is given twice; give it once")
         pairs[key.strip()] = value.strip()
+    learn(pairs)
     return pairs
 
 

@@ -12,12 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dlm_eval.errors import UserError
+from dlm_eval.printable import CONTROL, valid_unicode
+from dlm_eval.redaction import redact_text
 
-# A spreadsheet runs a cell that begins with one of these as a formula (full-width forms too). Where ";" separates
-# columns, a ";" inside a cell begins another one.
-FORMULA = re.compile(r"(^|;)(\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
-# Control characters, line and paragraph separators, and the marks that turn the reading direction round.
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# What a spreadsheet, or whatever cleans text before it, skips at the beginning of a cell: spaces of all kinds, quotes,
+# soft hyphens, joiners, fillers, byte order marks, variation selectors, tags.
+SKIPPED = (
+    r"\s\"'`\u2018-\u201f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3164"
+    r"\ufe00-\ufe0f\ufeff\uff02\uff07\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff"
+)
+# A spreadsheet runs a cell that begins with one of these as a formula (full-width and small forms too). Where ";"
+# separates columns, a ";" inside a cell begins another one.
+FORMULA = re.compile(rf"(^|;)([{SKIPPED}]*[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212])")
 
 
 def safe_text(text: str) -> str:
@@ -26,8 +32,9 @@ def safe_text(text: str) -> str:
     Control characters become spaces; an apostrophe goes before whatever would begin a formula. A leading apostrophe of
     the text's own is doubled, so that whoever takes one leading apostrophe away has the text back.
     """
-    line = FORMULA.sub(r"\1'\2", CONTROL.sub(" ", text))
-    return "'" + line if CONTROL.sub(" ", text).startswith("'") else line
+    line = CONTROL.sub(" ", text)
+    safe = FORMULA.sub(r"\1'\2", line)
+    return "'" + safe if line.startswith("'") and not FORMULA.match(line) else safe
 
 
 def cell(value: object, missing: str = "") -> str:
@@ -49,7 +56,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def write_files(texts: Mapping[Path, str]) -> None:
-    """Writes all files, each one whole: readers see the old or the new text, and none changes if one cannot be written.
+    """Writes all files, without secrets, each one whole: readers see the old or the new text, and none changes if one cannot be written.
 
     Raises:
         UserError: a path cannot be written.
@@ -57,7 +64,8 @@ def write_files(texts: Mapping[Path, str]) -> None:
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in texts}
     current = Path()
     try:
-        for current, text in texts.items():
+        for current, whole in texts.items():
+            text = valid_unicode(redact_text(whole))
             if current.is_dir():
                 raise IsADirectoryError(0, "is a directory")
             current.parent.mkdir(parents=True, exist_ok=True)

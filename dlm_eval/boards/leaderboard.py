@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dlm_eval.boards.csv_file import cell, csv_text, write_files
 from dlm_eval.boards.result_file import ResultFile, Row, read_result_file
 from dlm_eval.errors import UserError
+from dlm_eval.output import one_line
 
 if TYPE_CHECKING:
     import pandas
@@ -133,7 +134,7 @@ def main(args: argparse.Namespace) -> int:
         print(csv_text(list(table.columns), _wide_cells(table)), end="")
         return 0
     beside = write(long, args.output)
-    print(f"{args.output}: {len(long)} scores; {beside}: models by tasks")
+    print(f"{one_line(str(args.output))}: {len(long)} scores; {one_line(str(beside))}: models by tasks")
     return 0
 
 
@@ -148,7 +149,7 @@ def _read_all(paths: Sequence[Path]) -> Iterator[ResultFile]:
 def _find(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, Path] = {}  # resolved -> as named, so that overlapping paths read no file twice
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):
             raise UserError(f"path '{path}' does not exist; give result files or directories that hold results_*.json")
         below = [path] if path.is_file() else sorted(file for file in path.rglob("results_*.json") if file.is_file())
         for file in below:

@@ -17,12 +17,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from dlm_eval.printable import valid_unicode
+
 # Metrics that are fractions wherever lm-eval or this package declares them in a task's metric_list. The declaration is
 # asked for as well, because Python-class tasks (squadv2) call percentages "f1" too and declare nothing.
 FRACTION = re.compile(
     r"acc(_norm|_bytes|_mutual_info)?|exact_match|em|alias_match|contains|((token|macro|micro)_)?f1|mcc|pearson|spearman"
     r"|pass(@|_at_)\d+"
 )
+MOST_BYTES = 256 << 20  # of a result file, which has no samples in it
+MOST_CHARACTERS = 500  # of a cell
 _CHECKPOINT_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's order for model_name
 _DEEPEST = 8  # objects within a metric
 _VOLATILE = ("batch_size", "batch_sizes", "device", "use_cache")  # config keys that do not change the answers
@@ -86,19 +90,54 @@ def read_result_file(path: Path, source: str) -> ResultFile:
         ValueError: the file cannot be read, is not JSON, or is not a result file; the message tells which.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return _rows_of(_load(path), valid_unicode(source))
     except OSError as error:
         raise ValueError(error.strerror or type(error).__name__) from error
+    except (RecursionError, MemoryError) as error:
+        raise ValueError(f"it is nested too deeply or too large ({type(error).__name__})") from error
+
+
+def _load(path: Path) -> Any:
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
+    try:
+        return _valid(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({type(error).__name__})") from error
+
+
+def _valid(value: Any) -> Any:
+    """Returns JSON's data with every text in valid Unicode: JSON can hold half of a surrogate pair, which no file can."""
+    if isinstance(value, str):
+        return valid_unicode(value)
+    if isinstance(value, dict):
+        return {valid_unicode(key): _valid(item) for key, item in value.items()}
+    return [_valid(item) for item in value] if isinstance(value, list) else value
+
+
+def _rows_of(document: Any, source: str) -> ResultFile:
     if not isinstance(document, dict) or not isinstance(document.get("results"), dict):
         raise ValueError("not an lm-eval result file (no 'results' object)")
     run = _run_cells(document, source)
-    rows = tuple(Row(**run, **cells) for task in document["results"] for cells in _task_rows(document, str(task)))
+    found = [
+        (task, Row(**_short({**run, **cells}))) for task in document["results"] for cells in _task_rows(document, task)
+    ]
+    rows = tuple(row for _, row in found)
     if not rows and "dlm_eval" not in document:  # a run of ours may have had nothing but errors
         raise ValueError("it holds no scores")
-    identity = {row.task: row.fingerprint or _identity(document, row.task) for row in rows}
+    identity = {row.task: row.fingerprint or _identity(document, task) for task, row in found}
     return ResultFile(identity=identity, time=_time(document), rows=rows)
+
+
+def _short(cells: dict[str, Any]) -> dict[str, Any]:
+    """Returns cells of a length that a table can show; what is cut is told apart by a hash."""
+
+    def short(name: str, value: Any) -> Any:
+        if not isinstance(value, str) or len(value) <= MOST_CHARACTERS or name == "source":
+            return value
+        return f"{value[:MOST_CHARACTERS]}…{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+
+    return {name: short(name, value) for name, value in cells.items()}
 
 
 def _run_cells(document: dict[str, Any], source: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from dlm_eval.boards.sweep import BASELINE, Curve, Point, Sweep
 from dlm_eval.errors import UserError
+from dlm_eval.printable import printable
+from dlm_eval.redaction import redact_text
 
 PANEL = (6.4, 4.8)  # inches
 ACROSS = 3
@@ -124,4 +126,4 @@ def _legend(panel: Any, sweep: Sweep, task: str) -> None:
 
 
 def _text(text: str) -> str:
-    return text.replace("$", r"\$")  # matplotlib would read mathematics between two of them
+    return printable(redact_text(text)).replace("$", r"\$")  # matplotlib would read mathematics between two of them

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import UserError, unknown
+from dlm_eval.output import one_line
+from dlm_eval.redaction import redact
 
 if TYPE_CHECKING:
     from dlm_eval.journal import Journal
@@ -74,11 +76,11 @@ def _open(path: Path) -> Journal:
 def _ls(args: argparse.Namespace) -> int:
     for path in find(args.path):
         journal = _open(path)
-        print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
+        print(f"{one_line(str(path))}  {path.stat().st_size / 2**20:.1f} MiB")
         for row in journal.summary():
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["last"]))
             print(
-                f"  {row['fingerprint'][:12]}  {row['answers']:>8} answers  {row['bytes'] / 2**20:>8.1f} MiB  last {when}  {row['model']}"
+                f"  {row['fingerprint'][:12]}  {row['answers']:>8} answers  {row['bytes'] / 2**20:>8.1f} MiB  last {when}  {one_line(row['model'])}"
             )
         journal.close()
     return 0
@@ -91,13 +93,13 @@ def _rm(args: argparse.Namespace) -> int:
     for path in paths:
         if args.fingerprint:
             journal = _open(path)
-            print(f"{path}: {journal.remove(args.fingerprint)} answers removed")
+            print(f"{one_line(str(path))}: {journal.remove(args.fingerprint)} answers removed")
             journal.close()
             continue
         _release(path)
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-        print(f"{path}: removed")
+        print(f"{one_line(str(path))}: removed")
     return 0
 
 
@@ -148,7 +150,7 @@ def _export(args: argparse.Namespace) -> int:
             journal = _open(path)
             for row in journal.export():
                 if row["model"].startswith(args.fingerprint):
-                    print(json.dumps(row, ensure_ascii=False), file=stream)
+                    print(json.dumps(redact(row)), file=stream)
             journal.close()
     finally:
         if args.output:

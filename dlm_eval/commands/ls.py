@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dlm_eval.output import table
+
 
 def add_parser(subparsers: Any) -> None:
     """Adds `ls`."""
@@ -21,9 +23,7 @@ def main(args: argparse.Namespace) -> int:
     headers, rows = {"models": _models, "estimators": _estimators, "strategies": _strategies, "presets": _presets}.get(
         args.what, lambda: _tasks(args)
     )()
-    from tabulate import tabulate
-
-    print(tabulate(list(rows), headers=list(headers), tablefmt="simple", disable_numparse=True))
+    print(table(list(rows), headers))
     return 0
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import RunError
+from dlm_eval.output import one_line
 from dlm_eval.stopping import drop_output
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ def report(finished: Finished, output_path: str | None, show_config: bool) -> li
     if finished.file is not None and output_path is not None:
         home = output_directory(output_path)
         board = home / "leaderboard.csv"
-        lines.append(f"results: {finished.file}")
+        lines.append(f"results: {one_line(str(finished.file))}")
         if any("," in key for scores in results["results"].values() for key in scores):
             write(leaderboard([home]), board)
-            lines.append(f"board:   {board}")
+            lines.append(f"board:   {one_line(str(board))}")
     return lines
 
 
@@ -58,6 +59,6 @@ def _reasons(results: dict[str, Any], most: int = 3) -> str:
     """Returns the commonest reasons of the samples that erred, a line each."""
     from dlm_eval.harness.results import erred
 
-    counts = Counter(reason.splitlines()[0] for reason in erred(results).values())
+    counts = Counter(one_line(reason) for reason in erred(results).values())
     lines = [f"  {count:5} {reason}" for reason, count in counts.most_common(most)]
     return "\n".join([*lines, *(["        others: see the samples files"] if len(counts) > most else [])])

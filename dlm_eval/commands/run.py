@@ -14,6 +14,8 @@ from lm_eval._cli.utils import MergeDictAction, key_val_to_dict
 
 from dlm_eval.commands.report import report, say
 from dlm_eval.errors import UserError, unknown
+from dlm_eval.output import one_line
+from dlm_eval.redaction import learn_words
 
 if TYPE_CHECKING:
     from dlm_eval.harness.run_settings import RunSettings
@@ -156,7 +158,9 @@ def _config_file(path: str | None) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        learn_words(text.splitlines())
+        values = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"--config '{path}' cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -178,6 +182,6 @@ def _verbosity(level: str | None) -> None:
 
 def _ask(tasks: list[str]) -> bool:
     answer = input(
-        f"{', '.join(tasks)}: the model's answers are programs and will be run (in a sandbox). Run them? [y/N] "
+        f"{one_line(', '.join(tasks))}: the model's answers are programs and will be run (in a sandbox). Run them? [y/N] "
     )
     return answer.strip().lower() in ("y", "yes")

@@ -88,6 +88,7 @@ def main(args: argparse.Namespace) -> int:
     from dlm_eval.harness.run import open_model, run
     from dlm_eval.harness.run_settings import output_directory
     from dlm_eval.harness.sweep_plan import make_plan, points_of
+    from dlm_eval.output import one_line
 
     _verbosity(args.verbosity)
     plan = make_plan(vars(args))
@@ -102,7 +103,7 @@ def main(args: argparse.Namespace) -> int:
         sweep = Sweep(loaded.name, y_max=args.y_max)
         for number, (decode, baseline) in enumerate(combinations):
             words = ", ".join(f"{k}={v}" for k, v in decode.items())
-            print(f"[{number + 1}/{len(combinations)}] {'baseline' if baseline else words}", file=sys.stderr)
+            print(one_line(f"[{number + 1}/{len(combinations)}] {'baseline' if baseline else words}"), file=sys.stderr)
             settings = dataclasses.replace(plan.settings, decode={**plan.fixed, **decode})
             finished = run(settings, shared=loaded)
             errors += finished.errors
@@ -115,7 +116,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _report(sweep: Sweep, home: Path) -> None:
-    from tabulate import tabulate
+    from dlm_eval.output import one_line, table
 
     def shown(value: float | None, digits: int) -> str:
         return "" if value is None else f"{value:.{digits}f}"
@@ -143,10 +144,10 @@ def _report(sweep: Sweep, home: Path) -> None:
         headers = ["decode", metric, "worst to best wording", "forwards/sample", "tokens/forward", "tokens/s", "Pareto"]
         if all(not row[2] for row in rows):
             rows, headers = [[*row[:2], *row[3:]] for row in rows], [*headers[:2], *headers[3:]]
-        print(f"\n{sweep.model} on {task}\n{tabulate(rows, headers=headers, disable_numparse=True)}")
+        print(f"\n{one_line(f'{sweep.model} on {task}')}\n{table(rows, headers)}")
         for curve in sweep.curves(task):
             if curve.aup is not None:
                 print(
-                    f"AUP {curve.aup:.2f}  {curve.name or 'sweep'}  (y_max {curve.y_max:.2f} %, {'given' if sweep.y_max is not None else 'best of this sweep'})"
+                    f"AUP {curve.aup:.2f}  {one_line(curve.name or 'sweep')}  (y_max {curve.y_max:.2f} %, {'given' if sweep.y_max is not None else 'best of this sweep'})"
                 )
-    print("\n" + "\n".join(str(home / name) for name in ("sweep.csv", "aup.csv", "sweep.png")))
+    print("\n" + "\n".join(one_line(str(home / name)) for name in ("sweep.csv", "aup.csv", "sweep.png")))

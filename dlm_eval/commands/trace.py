@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import SampleError, UserError
+from dlm_eval.output import one_line, write_raw
+from dlm_eval.redaction import redact_text
 
 if TYPE_CHECKING:
     from dlm_eval.pages.recording import Recording
@@ -66,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
         from dlm_eval.boards.csv_file import write_files
 
         write_files(texts)
-        print("\n".join(map(str, texts)), file=sys.stderr if args.json == "-" else sys.stdout)
+        print("\n".join(one_line(str(path)) for path in texts), file=sys.stderr if args.json == "-" else sys.stdout)
     elif not args.json:
         _print(recording)
     return 0
@@ -122,6 +124,5 @@ def _print(recording: Recording) -> None:
     from dlm_eval.pages.terminal import lines
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    encoding = sys.stdout.encoding or "utf-8"
     for line in lines(recording, colour):
-        print(line.encode(encoding, "replace").decode(encoding))
+        write_raw(sys.stdout, redact_text(line) + "\n")

@@ -24,13 +24,12 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints documents, shots and the first prompt's length of every task, and what a run would say of its documents."""
-    from tabulate import tabulate
-
     from dlm_eval.harness.contained import contained
     from dlm_eval.harness.decode_options import DecodeOptions, check_requests
     from dlm_eval.harness.fewshot import LeftOut
     from dlm_eval.harness.run_settings import parse_seeds
     from dlm_eval.harness.tasks import check_fewshot, load_tasks
+    from dlm_eval.output import one_line, table
 
     seeds = parse_seeds(args.seed)
     loaded = load_tasks(
@@ -52,9 +51,10 @@ def main(args: argparse.Namespace) -> int:
             task.build_all_requests(limit=1, rank=0, world_size=1)
         prompt = str(task.instances[0].args[0])
         rows.append([name, task.OUTPUT_TYPE, len(task.eval_docs), task.config.num_fewshot, len(prompt)])
-    print(tabulate(rows, headers=["task", "kind", "documents", "shots", "characters in the first prompt"]))
+    headers = ["task", "kind", "documents", "shots", "characters in the first prompt"]
+    print(table(rows, headers, colalign=("left", "left", *["right"] * 3)))
     for note in notes:
-        print(note)
+        print(one_line(note))
     return 0
 
 

@@ -15,6 +15,7 @@ from dlm_eval.harness.perplexity_error import perplexity_stderr
 from dlm_eval.harness.results import cost_block, task_settings
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.noise import digest
+from dlm_eval.redaction import redact
 from dlm_eval.scoring import parse_estimator
 
 
@@ -45,6 +46,9 @@ def block(
         "system_instruction": settings.system_instruction,
         "fewshot_seed": settings.seeds[3],
     }
+    described = redact(
+        described
+    )  # before the fingerprint, which could otherwise be asked whether a guessed secret is right
     return {
         "version": dlm_eval.__version__,
         "fingerprint": digest(described),
@@ -73,7 +77,11 @@ def spreads(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, d
 
 def public(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Returns model arguments fit for a results file: no secrets, and folders by their name alone."""
-    hidden = {
-        key: value for key, value in arguments.items() if not any(word in key for word in ("key", "token", "password"))
-    }
-    return {k: Path(v).resolve().name if isinstance(v, str) and Path(v).exists() else v for k, v in hidden.items()}
+    return {k: _folder_name(v) if isinstance(v, str) else v for k, v in redact(arguments).items()}
+
+
+def _folder_name(text: str) -> str:
+    try:
+        return Path(text).resolve().name if text and Path(text).exists() else text
+    except (OSError, ValueError):  # too long for a path, or with a NUL
+        return text

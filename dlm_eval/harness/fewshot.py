@@ -72,7 +72,8 @@ class LeftOut:
             return list(drawn)
         if not self.examples:
             log.warning(
-                "%s: some few-shot examples are the evaluated document itself; they are left out of its prompt", self._name
+                "%s: some few-shot examples are the evaluated document itself; they are left out of its prompt",
+                self._name,
             )
         used = {self._question(example) for example in kept} | {asked}
         spare = [example for example in self._examples() if self._question(example) not in used]

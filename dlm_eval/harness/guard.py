@@ -18,6 +18,7 @@ from dlm_eval.harness import targets
 from dlm_eval.harness.fewshot import LeftOut
 from dlm_eval.harness.records import Record, doc_key
 from dlm_eval.harness.requests import Unbuilt
+from dlm_eval.output import one_line
 
 log = logging.getLogger(__name__)
 # what a request of each type has behind its prompt; a model of lm-eval's own, which cannot know `Unbuilt`, answers it with little work
@@ -94,7 +95,9 @@ class Guard:
             self._lists[name] += 1
             if self._lists[name] == 1:
                 log.warning(
-                    "%s: a target is a text in brackets, which lm-eval reads as a list: %r", name, task.doc_to_target(doc)
+                    "%s: a target is a text in brackets, which lm-eval reads as a list: %r",
+                    name,
+                    task.doc_to_target(doc),
                 )
         if reason := targets.unscorable(task, doc):
             return Unbuilt(reason)
@@ -118,7 +121,7 @@ class Guard:
                     try:
                         metrics = dict(score(doc, results))
                     except Exception as error:  # a scorer may raise anything; the sample is stored as erred
-                        reason = f"scoring failed: {type(error).__name__}: {error}"
+                        reason = one_line(f"scoring failed: {type(error).__name__}: {error}")
                 if wrong := targets.no_numbers(task, metrics):
                     metrics = {metric: value for metric, value in metrics.items() if metric not in wrong}
                     reason = "; ".join(wrong.values())
@@ -147,7 +150,7 @@ class Guard:
                     try:
                         ensemble.apply([instance])
                     except Exception as error:
-                        self.errors[name, doc_key(instance.doc)] = (
+                        self.errors[name, doc_key(instance.doc)] = one_line(
                             f"filter '{ensemble.name}' failed: {type(error).__name__}: {error}"
                         )
                     instance.filtered_resps.setdefault(ensemble.name, instance.resps)
@@ -172,4 +175,4 @@ def _built(build: Callable[..., Any], *args: Any, **options: Any) -> Any:
     except DlmEvalError:
         raise
     except Exception as error:  # a document's fields and a task's templates may raise anything
-        return Unbuilt(f"the prompt could not be built: {type(error).__name__}: {error}")
+        return Unbuilt(one_line(f"the prompt could not be built: {type(error).__name__}: {error}"))

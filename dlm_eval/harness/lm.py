@@ -24,6 +24,7 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import digest
 from dlm_eval.pool import Pool
 from dlm_eval.progress import Progress
+from dlm_eval.redaction import redact
 from dlm_eval.scoring import EstimatorSettings, windows
 from dlm_eval.scoring.rounds import merge
 
@@ -67,7 +68,7 @@ class DiffusionLM(TemplateLM):
         self.pool = pool
         self.options = options
         self.journal = journal
-        self.fingerprint = digest(model.describe())
+        self.fingerprint = digest(redact(model.describe()))  # with another token it is the same model
         self.records: list[Record] = []
         self._device = getattr(model, "device", "cpu")
 

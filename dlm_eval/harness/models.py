@@ -13,6 +13,7 @@ from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
 from dlm_eval.models import checkpoints, families, option_names, packaged_asset
 from dlm_eval.noise import digest
+from dlm_eval.redaction import redact, redact_text
 
 if TYPE_CHECKING:
     from dlm_eval.budget import Learned
@@ -91,7 +92,7 @@ def adapt(loaded: Loaded, settings: RunSettings) -> Loaded:
 
 def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
     model, pool, earlier, note = _model_and_pool(settings, journal)
-    facts = model.describe()
+    facts = redact(model.describe())
     known = checkpoints().get(str(facts.get("checkpoint")))
     if known is not None and known.chat and not settings.apply_chat_template:
         log.warning("%s was tuned for chat; without --apply_chat_template its prompts are bare text", known.name)
@@ -143,7 +144,7 @@ def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Den
         return load_without_weights(settings.model, **arguments), Remembered(), Learned(), ""
     devices = worker_devices(settings.devices, settings.engine, settings.ray_address)
     where = f"{settings.engine} {settings.devices or arguments.get('device') or 'auto'}"
-    note = f"learned:{digest(settings.model, sorted(map(str, arguments.items())), where)}"
+    note = f"learned:{digest(settings.model, sorted(map(str, redact(arguments).items())), where)}"
     learned = Learned.of(journal.noted(note)) if journal is not None else Learned()
     batch_size, most = settings.batch_size or "auto", settings.max_batch_size
     if devices:
@@ -171,8 +172,8 @@ def _load_baseline(settings: RunSettings) -> Loaded:
         name = "hf"
     lm = load_baseline(name, arguments, settings.batch_size or 1, settings.max_batch_size, device)
     pretrained = str(arguments.get("pretrained") or arguments.get("model") or settings.model)
-    checkpoint = Path(pretrained).name if Path(pretrained).exists() else pretrained
-    shown = {key: value for key, value in arguments.items() if key not in ("pretrained", "api_key", "token")}
+    checkpoint = redact_text(Path(pretrained).name if Path(pretrained).exists() else pretrained)
+    shown = redact({key: value for key, value in arguments.items() if key != "pretrained"})
     return Loaded(lm, checkpoint, {"family": name, "checkpoint": checkpoint, **shown}, False)
 
 

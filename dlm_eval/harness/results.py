@@ -20,6 +20,7 @@ from typing import Any
 from dlm_eval.engine import Cost
 from dlm_eval.errors import RunError
 from dlm_eval.harness.records import Record
+from dlm_eval.redaction import redact, redact_values
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,27 @@ def nameable(config: Any) -> Any:
     if isinstance(config, list):
         return [nameable(value) for value in config]
     return f"{config.__module__}.{config.__qualname__}" if isinstance(config, FunctionType) else config
+
+
+def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns results fit to be written and shown: no secrets, by name in settings and by value everywhere, and valid Unicode.
+
+    What has the names of tasks, metrics or columns for its keys is not asked for names: a task may be called "password".
+    """
+    found: dict[str, Any] = {key: redact_values(value) for key, value in results.items() if key != "samples"}
+    found["config"] = redact(found.get("config", {}))
+    found["configs"] = {task: redact(config) for task, config in found.get("configs", {}).items()}
+    ours = found.get("dlm_eval", {})
+    if ours:
+        found["dlm_eval"] = {**ours, "settings": redact(ours.get("settings", {}))}
+    if "samples" in results:
+        found["samples"] = {task: [_public_sample(s) for s in rows] for task, rows in results["samples"].items()}
+    return found
+
+
+def _public_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a sample without secrets; of its columns only the arguments of its requests are settings."""
+    return {**redact_values(sample), "arguments": redact(sample["arguments"])}
 
 
 def cost_block(

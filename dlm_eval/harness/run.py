@@ -19,6 +19,8 @@ from dlm_eval.harness.models import Loaded, adapt, load
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
 from dlm_eval.harness.tasks import load_tasks, unsafe_tasks
 from dlm_eval.journal import Journal
+from dlm_eval.output import safe_log
+from dlm_eval.redaction import redact_values
 from dlm_eval.stopping import last_duty
 
 
@@ -54,6 +56,11 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
         ask: asks the user whether generated code may run, for tasks that need it; None where nobody can be asked.
         shared: the model of `settings`, loaded before (`open_model`), whose journal is used too; None loads it for this run alone.
     """
+    with safe_log():
+        return _run(settings, ask, shared)
+
+
+def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finished:
     start = time.perf_counter()
     check_settings(settings)
     home = output_directory(settings.output_path) if settings.output_path else None
@@ -150,7 +157,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
 
         results["dlm_eval"]["environment"]["sandbox"] = list(protections())
     results["dlm_eval"] |= spreads(tasks, results) | {"unmet_aggregates": unmet(tasks["groups"], results["results"])}
-    return results, sum(errors.values())
+    return files.public_results(results), sum(errors.values())
 
 
 def _options(settings: RunSettings) -> dict[str, Any]:
@@ -193,8 +200,8 @@ def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start:
 
     kept = results if settings.log_samples else {key: value for key, value in results.items() if key != "samples"}
     config = {
-        "system_instruction": settings.system_instruction,
-        "chat_template": loaded.lm.chat_template(settings.apply_chat_template)
+        "system_instruction": redact_values(settings.system_instruction),
+        "chat_template": redact_values(loaded.lm.chat_template(settings.apply_chat_template))
         if settings.apply_chat_template
         else None,
         "fewshot_as_multiturn": settings.fewshot_as_multiturn,

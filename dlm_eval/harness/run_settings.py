@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dlm_eval.errors import UserError, unknown
+from dlm_eval.redaction import learn
 from dlm_eval.settings import cast_value, parse_pairs
 
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-shot
 MOST_SEED = 2**32 - 1  # numpy takes no larger one
+MAPPINGS = ("model_args", "decode", "gen_kwargs", "metadata", "hf_hub_log_args")
 PLAIN = (str, int, float, bool, types.NoneType)
 
 
@@ -142,8 +144,9 @@ def run_settings(values: Mapping[str, Any]) -> RunSettings:
             raise unknown("setting", key, names)
     given = {key: value for key, value in values.items() if value is not None}
     given["tasks"] = _tasks(given.get("tasks"))
-    for key in ("model_args", "decode", "gen_kwargs", "metadata", "hf_hub_log_args"):
+    for key in MAPPINGS:
         given[key] = _pairs(given.get(key), f"--{key}")
+    learn({key: given[key] for key in MAPPINGS})
     if isinstance(given.get("samples"), str):
         given["samples"] = _read_samples(given["samples"])
     if "seed" in given:

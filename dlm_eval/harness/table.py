@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dlm_eval.harness.plain import metrics_of
+from dlm_eval.output import table
 
 HEADERS = (
     "task", "metric", "value", "stderr", "of it estimator", "log-probs", "n", "errors", "forwards/sample", "tokens/s",
 )  # fmt: skip
+# What Markdown reads as the end of a cell, code, HTML, a link or emphasis; a name has none of these as a rule.
+MARKDOWN = re.compile(r"[\\|`<>\[\]*~&]")
 NORMALISED = {"acc_norm": "character", "acc_bytes": "byte"}  # what lm-eval divides a choice's log-likelihood by
 
 
 def render(results: Mapping[str, Any]) -> str:
     """Returns the table as text (GitHub markdown), with a line for every group below the tasks."""
-    from tabulate import tabulate
-
-    rows = [row for name in results["results"] if _has_row(name, results) for row in _rows(name, results)]
-    text: str = tabulate(
-        rows,
-        headers=HEADERS,
-        tablefmt="github",
-        disable_numparse=True,
-        colalign=("left", "left", *["right"] * 3, "left", *["right"] * 4),
-    )
-    return text
+    named = [name for name in results["results"] if _has_row(name, results)]
+    rows = [[MARKDOWN.sub(r"\\\g<0>", cell) for cell in row] for name in named for row in _rows(name, results)]
+    return table(rows, HEADERS, tablefmt="github", colalign=("left", "left", *["right"] * 3, "left", *["right"] * 4))
 
 
 def _has_row(name: str, results: Mapping[str, Any]) -> bool:
     """Returns whether there is something to say about a name: a group that sums up nothing has only its tasks' rows."""
     return bool(
-        metrics_of(results["results"][name])
-        or _unmet(name, results)
-        or name not in results.get("group_subtasks", {})
+        metrics_of(results["results"][name]) or _unmet(name, results) or name not in results.get("group_subtasks", {})
     )
 
 

@@ -67,12 +67,22 @@ def _of_choices(gold: Any, choices: Sequence[Any], several: bool) -> str | None:
         if not gold:
             return "its target [] is no choice: the list is empty"
         wrong = [item for item in gold if not _is_index(item, count)]
-        return f"its target {_shown(gold)} holds {_shown(wrong[0])}, which is no number of a choice (0 to {count - 1})" if wrong else None
+        return (
+            f"its target {_shown(gold)} holds {_shown(wrong[0])}, which is no number of a choice (0 to {count - 1})"
+            if wrong
+            else None
+        )
     if several:
-        return f"its target {_shown(gold)} is no list; the first document's is one, so this task has several targets each"
+        return (
+            f"its target {_shown(gold)} is no list; the first document's is one, so this task has several targets each"
+        )
     if isinstance(gold, str):
         return None if gold in choices else f"its target {_shown(gold)} is none of the {count} choices"
-    return None if _is_index(gold, count) else f"its target {_shown(gold)} is no choice: it must be a number from 0 to {count - 1}, or a choice's text"
+    return (
+        None
+        if _is_index(gold, count)
+        else f"its target {_shown(gold)} is no choice: it must be a number from 0 to {count - 1}, or a choice's text"
+    )
 
 
 def _is_index(value: Any, count: int) -> bool:
@@ -85,7 +95,9 @@ def _is_index(value: Any, count: int) -> bool:
 def _of_texts(task: Any, gold: Any, doc: Any) -> str | None:
     if task.config.doc_to_choice is not None:
         count = len(task.doc_to_choice(doc))
-        return None if _is_index(gold, count) else f"its target {_shown(gold)} is no number of a choice (0 to {count - 1})"
+        return (
+            None if _is_index(gold, count) else f"its target {_shown(gold)} is no number of a choice (0 to {count - 1})"
+        )
     if isinstance(gold, (list, tuple)):
         if not gold:
             return "its target [] holds no text"

@@ -19,7 +19,11 @@ from dlm_eval.harness.seeding import Seeds, hold_documents, steady_documents
 from dlm_eval.harness.task_files import check_config, check_file, check_folder
 
 WILDCARDS = set("*?[")
-DATA_KEYS = {"dataset_path", "custom_dataset", "class"}  # a configuration with one of these is a whole task; else it changes one that there is
+DATA_KEYS = {
+    "dataset_path",
+    "custom_dataset",
+    "class",
+}  # a configuration with one of these is a whole task; else it changes one that there is
 
 
 def task_configs_dir() -> Path:

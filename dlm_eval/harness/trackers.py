@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.plain import metrics_of
+from dlm_eval.redaction import learn, learn_words, redact, redact_message
 
 TRACKERS = ("wandb", "trackio", "tensorboard")  # each needs the package of its name
 
@@ -40,7 +43,8 @@ class Reports:
                 if name == "tensorboard":
                     _write_scalars(results, folder / "tensorboard")
                 else:
-                    _log(self._logger(name), results, log_samples)
+                    with patch.object(sys, "argv", _public_words(sys.argv)):  # which W&B records
+                        _log(self._logger(name), results, log_samples)
             except Exception as error:  # a tracker's failure is its own: the results are saved
                 log.warning("reporting to %s failed: %s: %s", name, type(error).__name__, error)
 
@@ -48,9 +52,19 @@ class Reports:
         from lm_eval.loggers import TrackioLogger, WandbLogger
 
         given = {key: dict(value) for key, value in self.arguments.items()}
+        if "config" in given.get("wandb_args", {}):
+            given["wandb_args"]["config"] = redact(given["wandb_args"]["config"])
+        if "wandb_config_args" in given:
+            given["wandb_config_args"] = redact(given["wandb_config_args"])
         if name == "wandb":
             return WandbLogger(given.get("wandb_args"), given.get("wandb_config_args"))
         return TrackioLogger(given.get("trackio_args"))
+
+
+def _public_words(words: Sequence[str]) -> list[str]:
+    """Returns a command line without secrets."""
+    learn_words(words)
+    return [redact_message(word) for word in words]
 
 
 def parse_reports(report_to: Any, arguments: Mapping[str, Any]) -> Reports:
@@ -59,6 +73,7 @@ def parse_reports(report_to: Any, arguments: Mapping[str, Any]) -> Reports:
     Raises:
         UserError: an unknown tracker, or one whose package is not installed.
     """
+    learn(arguments)
     parts = report_to.split(",") if isinstance(report_to, str) else report_to or ()
     names = [str(part).strip() for part in parts if str(part).strip() not in ("", "none")]
     names += [name for name in ("wandb", "trackio") if arguments.get(f"{name}_args")]

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import DlmEvalError, UserError, unknown
+from dlm_eval.redaction import redact_message
 from dlm_eval.settings import from_mapping
 
 if TYPE_CHECKING:
@@ -161,7 +162,9 @@ def load_model(name: str, **options: Any) -> Denoiser:
         raise
     # The user's code may raise anything, and so may libraries over a file that nobody foresaw.
     except Exception as error:
-        why = " ".join(str(error).split())[:300]
+        why = redact_message(" ".join(str(error).split()))[
+            :300
+        ]  # before it is cut: of half a secret nobody knows that it is one
         raise UserError(
             f"model '{name}' cannot be loaded: {type(error).__name__}: {why} (--verbosity DEBUG shows where)"
         ) from error

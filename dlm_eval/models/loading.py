@@ -20,6 +20,7 @@ import torch
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.hub import hub_reachable
 from dlm_eval.models import Checkpoint, checkpoints, families, packaged_asset
+from dlm_eval.redaction import redact_message
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "float": "float32"}
@@ -252,5 +253,5 @@ def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, for a one-line error of ours."""
     if isinstance(error, UnpicklingError):  # torch's own words recommend to run what is in there
         return "the file is damaged, or holds more than tensors, which is not run; safetensors cannot"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in redact_message(str(error)).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:300]

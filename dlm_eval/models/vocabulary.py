@@ -9,6 +9,7 @@ from typing import Any
 
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.loading import Folder, LoadSettings, locate
+from dlm_eval.redaction import redact_message
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def load_tokenizer(folder: Folder, tokenizer_class: Any = None) -> Any:
             return tokenizer_class.from_pretrained(folder.path, local_files_only=True)
         return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever the files break: transformers raises many kinds here
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(redact_message(str(error)).split())[:200]
         raise UserError(
             f"pretrained '{folder.name}' has no tokenizer that can be read ({reason}); add tokenizer.json, or set tokenizer=ID_OR_DIR"
         ) from None

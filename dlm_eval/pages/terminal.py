@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from dlm_eval.boards.csv_file import CONTROL
 from dlm_eval.decoding import TraceStep
 from dlm_eval.pages.recording import Recording
+from dlm_eval.printable import printable
 
 MASK, ERASED = "░", "▒"
-VISIBLE = {"\n": "⏎", "\t": "⇥"}
 DIM, UNDERLINE, LOST = "2", "4", "31"
 Paint = Callable[[str, str], str]
-
-
-def printable(text: str) -> str:
-    """Returns text on one line, nothing in it that a terminal obeys: control characters are spelled out."""
-
-    def spell(character: str) -> str:
-        return VISIBLE.get(character) or (f"\\u{ord(character):04x}" if CONTROL.match(character) else character)
-
-    return "".join(map(spell, text))
 
 
 def lines(recording: Recording, colour: bool) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm_eval.pages.recording import Recording
+from dlm_eval.printable import printable, printable_lines
 
 HERE = Path(__file__).parent
 # Characters that could end a script element or, in old browsers, a JavaScript line.
@@ -21,11 +22,11 @@ def page(recording: Recording) -> str:
     """Returns the page as HTML."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("trace.css", "trace.js"))
     values = {
-        "title": _text(f"{recording.model}: {recording.settings.strategy}"),
+        "title": _text(printable(f"{recording.model}: {recording.settings.strategy}")),
         "policy": f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
-        "text": _text(recording.text),
+        "text": _text(printable_lines(recording.text)),
         "data": safe_json(recording.plain()),
     }
     template = (HERE / "trace.html").read_text(encoding="utf-8")

@@ -18,8 +18,10 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
+from dlm_eval.output import spoken_safely
 from dlm_eval.pool.links import Events, Gone
 from dlm_eval.pool.messages import Recipe
+from dlm_eval.redaction import learn
 
 
 class LocalLink:
@@ -84,6 +86,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     recipe: Recipe = connection.recv()
+    learn(recipe.options)
     logging.basicConfig(level=recipe.verbosity, format=f"%(levelname)s worker {os.getpid()} %(name)s: %(message)s")
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -97,7 +100,8 @@ def main() -> None:
     threading.Thread(target=read, daemon=True).start()
     from dlm_eval.pool.worker import serve
 
-    serve(recipe, inbox.get, connection.send)
+    with spoken_safely():
+        serve(recipe, inbox.get, connection.send)
 
 
 if __name__ == "__main__":

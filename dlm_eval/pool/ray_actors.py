@@ -17,8 +17,10 @@ import threading
 from typing import Any
 
 from dlm_eval.errors import UserError
+from dlm_eval.output import SafeRecord
 from dlm_eval.pool.links import Events, Gone
 from dlm_eval.pool.messages import Failed, Recipe
+from dlm_eval.redaction import learn, redact_message
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class Actor:
 
     def work(self, recipe: Recipe) -> Any:
         """Serves; yields lists of what the worker says, until it ends."""
+        learn(recipe.options)
+        logging.setLogRecordFactory(SafeRecord)
         logging.basicConfig(level=recipe.verbosity)
 
         def run() -> None:
@@ -126,7 +130,7 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
         except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and its own
             raise UserError(
-                f"--ray_address '{address or 'auto'}' cannot be used: {' '.join(str(error).split())[:200]}"
+                f"--ray_address '{address or 'auto'}' cannot be used: {redact_message(' '.join(str(error).split()))[:200]}"
             ) from error
         if threading.current_thread() is threading.main_thread():
             for name, handler in handlers.items():  # Ray takes SIGTERM for itself

@@ -1,0 +1,190 @@
+"""Everything that a command says passes here: the streams, the log, warnings and progress bars show no control character and no secret.
+
+Standard output and error get an encoding of ours while a command runs (`spoken_safely`): whatever is written to them, by whom ever, is spelled
+out (`printable`) and redacted on its way. Newlines are left to whoever writes a line; texts from outside that stand inside a line (log messages,
+errors, cells of tables) become one line before.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import logging
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, TextIO
+from unittest.mock import patch
+
+import tqdm.std
+
+from dlm_eval.printable import printable, printable_lines
+from dlm_eval.redaction import redact_message, redact_text
+
+PREFIX = "printable_"
+MOVES = re.compile(r"[\r\n]|\n*(\x1b\[A)*")  # what a progress bar writes to move the cursor
+FOLLOWS = "\n    "  # before the further lines of one message, so that none looks like a message of its own
+
+
+def one_line(text: str) -> str:
+    """Returns a message as it is said: on one line, printable, without secrets."""
+    return printable(redact_message(text))
+
+
+def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], **options: Any) -> str:
+    """Returns a table as text; every cell is one printable line, and stays the text that it is."""
+    from tabulate import tabulate
+
+    cells = [[printable(str(value)) for value in row] for row in rows]
+    shown: str = tabulate(cells, [printable(name) for name in headers], disable_numparse=True, **options)
+    return shown
+
+
+def write_raw(stream: TextIO, text: str) -> None:
+    """Writes text that may hold control characters of ours (colours); what comes from outside in it must be printable already."""
+    if not isinstance(stream, io.TextIOWrapper):
+        stream.write(text)
+        return
+    stream.flush()
+    stream.buffer.write(text.encode(_base(stream.encoding), "backslashreplace"))
+    stream.buffer.flush()
+
+
+@contextmanager
+def spoken_safely() -> Iterator[None]:
+    """Makes everything that this process says printable and free of secrets, until the command ends.
+
+    After an error that nobody foresaw the streams stay as they are here: Python has yet to print where it arose.
+    """
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    before = [(stream, stream.encoding, stream.errors) for stream in streams if not stream.encoding.startswith(PREFIX)]
+    for stream, encoding, _ in before:
+        stream.reconfigure(encoding=PREFIX + codecs.lookup(encoding).name.replace("-", "_"))
+    with ExitStack() as stack:
+        stack.enter_context(safe_log())
+        stack.enter_context(patch.object(warnings, "formatwarning", _warning))
+        stack.enter_context(patch.object(tqdm.std.tqdm, "__init__", _begin_bar))
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
+            _restore(before)
+            raise
+        _restore(before)
+
+
+@contextmanager
+def safe_log() -> Iterator[None]:
+    """Makes every message of the log one printable line without secrets, whoever logs it and whatever handles it."""
+    before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(SafeRecord)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(before)
+
+
+def _restore(streams: Sequence[tuple[io.TextIOWrapper, str, str | None]]) -> None:
+    for stream, encoding, errors in streams:
+        with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            stream.reconfigure(encoding=encoding, errors=errors)
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+def _encoder(base: str) -> Callable[..., codecs.IncrementalEncoder]:
+    class Encoder(codecs.IncrementalEncoder):
+        def encode(self, text: str, final: bool = False) -> bytes:
+            return _encode(text, base)
+
+    return Encoder
+
+
+def _encode(text: str, base: str) -> bytes:
+    return printable_lines(redact_text(text)).encode(base, "backslashreplace")
+
+
+def _codec(name: str) -> codecs.CodecInfo | None:
+    """Returns `printable_X`, which encodes as X does, control characters spelled out and secrets left out."""
+    if not name.startswith(PREFIX):
+        return None
+    base = codecs.lookup(name.removeprefix(PREFIX)).name
+    return codecs.CodecInfo(
+        encode=lambda text, errors="strict": (_encode(text, base), len(text)),
+        decode=codecs.lookup(base).decode,
+        incrementalencoder=_encoder(base),  # type: ignore[arg-type]
+        incrementaldecoder=codecs.lookup(base).incrementaldecoder,
+        name=name,
+    )
+
+
+codecs.register(_codec)
+
+
+def _base(encoding: str) -> str:
+    return encoding.removeprefix(PREFIX)
+
+
+# -- log and warnings --------------------------------------------------------------------------------------------------
+
+
+class SafeRecord(logging.LogRecord):
+    """A line of the log whose message is one line without secrets, whoever formats it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.name = printable(str(self.name))
+        if self.exc_info and self.exc_info[0] is not None:
+            lines = "".join(traceback.format_exception(*self.exc_info)).rstrip("\n")
+            self.exc_text = "    " + FOLLOWS.join(printable_lines(redact_message(lines)).split("\n"))
+
+    def getMessage(self) -> str:  # noqa: N802
+        """Returns the message with its arguments in it."""
+        return one_line(super().getMessage())
+
+
+def _warning(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    return f"{one_line(filename)}:{lineno}: {category.__name__}: {one_line(str(message))}\n"
+
+
+# -- progress bars -----------------------------------------------------------------------------------------------------
+
+
+class BarStream:
+    """Where a progress bar writes: it may move the cursor, its texts are printable."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.encoding = _base(stream.encoding or "utf-8")
+
+    def write(self, text: str) -> None:
+        """Shows a bar's text."""
+        if MOVES.fullmatch(text):
+            write_raw(self._stream, text)
+            return
+        back = "\r" if text.startswith("\r") else ""
+        write_raw(self._stream, back + one_line(text[len(back) :]))
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is self._stream  # tqdm asks whether it is the terminal's
+
+    def __hash__(self) -> int:
+        return hash(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_begin = tqdm.std.tqdm.__init__
+
+
+def _begin_bar(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Begins a bar of tqdm; one that would write to standard error writes through `BarStream`."""
+    if len(args) <= 4 and kwargs.get("file") in (None, sys.stderr) and sys.stderr is not None:
+        kwargs["file"] = BarStream(sys.stderr)
+    _begin(self, *args, **kwargs)

@@ -1,0 +1,329 @@
+"""Secrets stay out of everything that is written or said: one redaction, by name and by value.
+
+By name: an entry of settings whose key names a secret (`token`, `api_key`, `headers`, ...). By value: texts that have the form of a known kind of
+key (`hf_...`, `sk-...`, a URL with a password), values of environment variables that name a secret, and values that were learned from
+secret-named arguments, each also as JSON, percent and base64 encode it. The settings themselves keep the secret: whoever needs it gets it.
+
+Names are asked of settings alone. In a document of a dataset "token" or "password" is a column like any other; there only values count.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+from dlm_eval.printable import printable, valid_unicode
+
+REDACTED = "[redacted]"
+
+# -- names -----------------------------------------------------------------------------------------------------------
+
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+SECRET_WORDS = _set(
+    "password passwords passwd passphrase passcode pwd secret secrets credential credentials creds apikey apikeys bearer cookie cookies jwt dsn"
+    " authtoken accesstoken hftoken secretkey privatekey accesskey sessionid jsessionid phpsessid connectionstring connstr sastoken"
+)
+# Words before "token" that make it one of a vocabulary or a count, not a secret.
+VOCABULARY = _set(
+    "eos bos pad mask unk sep cls eot eod eom eoh sot stop end start begin beginning special image video audio prefix suffix middle fim next per"
+    " previous last first new max min num n gen prompt decoder encoder forced one two zero blank null boundary think thinking reasoning added"
+    " extra control sentinel newline space text vocab drop single dummy fill open answer assistant role placeholder separator delimiter"
+    " infill hole noise noised target source continuation context word piece sub subword byte char character any each every by of for the a to in"
+    " leading trailing final initial current eof out oov rare common plain known unknown visible hidden masked class language lang"
+)
+TOKEN_ENDS = _set("token tokens secret value")
+KEY_OWNERS = _set(
+    "api access secret private ssh signing encryption account subscription auth service storage deploy master shared client rsa pgp gpg hmac crypto"
+    " openai anthropic hf huggingface wandb azure aws gcp google gemini cohere mistral together groq replicate openrouter deepseek nvidia ngc"
+    " github gitlab slack stripe sendgrid twilio session license host ssl tls app"
+)
+TOKEN_OWNERS = KEY_OWNERS | {"bearer", "refresh", "id", "oauth", "csrf", "xsrf", "sas", "personal", "hub"}
+
+
+@lru_cache(maxsize=65536)
+def is_secret_name(name: str) -> bool:
+    """Returns whether a setting, argument, header or variable of this name holds a secret: any case, snake, kebab or camel."""
+    words = [word.lower() for word in WORD.findall(name)]
+    whole = "".join(words)
+    if not words:
+        return False
+    if SECRET_WORDS & {*words, whole} or any(_authenticates(word) for word in words):
+        return True
+    pairs = list(zip(words, words[1:], strict=False))
+    if any(owner in KEY_OWNERS and word in ("key", "keys") for owner, word in pairs):
+        return words[-1] not in ("name", "path", "file", "env", "length", "len", "size", "type")
+    if ("connection", "string") in pairs or ("conn", "str") in pairs or words[-1] in ("session", "sessionid"):
+        return True
+    if ("session", "id") in pairs or (len(words) > 1 and words[-1] == "pat"):
+        return True
+    return _is_token(words)
+
+
+def _authenticates(word: str) -> bool:
+    return word in ("auth", "oauth", "oauth2", "authn", "authz", "basicauth") or word.startswith(
+        ("authoriz", "authent")
+    )
+
+
+def _are_headers(name: str) -> bool:
+    """Returns whether a setting holds headers of requests."""
+    words = WORD.findall(name)
+    return bool(words) and (words[-1].lower() == "headers" or name.lower() == "header")
+
+
+def _is_token(words: list[str]) -> bool:
+    """Returns whether the words name a secret token: not one of a vocabulary, a count or an id."""
+    for place, word in enumerate(words):
+        if word not in ("token", "tokens") or not set(words[place:]) <= TOKEN_ENDS:
+            continue
+        before = words[:place]
+        if word == "tokens":
+            return bool(before) and before[-1] in TOKEN_OWNERS
+        return not before or before[-1] not in VOCABULARY
+    return False
+
+
+# -- values ----------------------------------------------------------------------------------------------------------
+
+MIXED = r"(?=[A-Za-z0-9_-]*\d)"  # words of a text have no digits
+HEAD = r"(?<![A-Za-z0-9])"
+# (a text without which the pattern cannot match, the pattern, what takes its place)
+FORMS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
+    (mark, re.compile(pattern), put)
+    for mark, pattern, put in (
+        ("hf_", HEAD + r"hf_(?:(?=[A-Za-z0-9]*\d)[A-Za-z0-9]{8,}|[A-Za-z0-9]{24,})", REDACTED),
+        ("api_org_", HEAD + r"api_org_[A-Za-z0-9]{16,}", REDACTED),
+        ("sk-", HEAD + r"sk-" + MIXED + r"[A-Za-z0-9_-]{12,}", REDACTED),
+        ("sk_", HEAD + r"[rs]k_(?:live|test)_[A-Za-z0-9]{10,}", REDACTED),
+        ("rk_", HEAD + r"rk_(?:live|test)_[A-Za-z0-9]{10,}", REDACTED),
+        ("gh", HEAD + r"gh[pousr]_[A-Za-z0-9]{16,}", REDACTED),
+        ("github_pat_", HEAD + r"github_pat_[A-Za-z0-9_]{16,}", REDACTED),
+        ("glpat-", HEAD + r"glpat-[A-Za-z0-9_-]{16,}", REDACTED),
+        ("AKIA", HEAD + r"AKIA[A-Z0-9]{12,}", REDACTED),
+        ("ASIA", HEAD + r"ASIA[A-Z0-9]{16,}", REDACTED),
+        ("xox", HEAD + r"xox[a-z]-[A-Za-z0-9-]{8,}", REDACTED),
+        ("xapp-", HEAD + r"xapp-[A-Za-z0-9-]{8,}", REDACTED),
+        ("hooks.slack.com", r"hooks\.slack\.com/services/[A-Za-z0-9/_-]+", "hooks.slack.com/services/" + REDACTED),
+        ("AIza", HEAD + r"AIza[A-Za-z0-9_-]{24,}", REDACTED),
+        ("ya29.", HEAD + r"ya29\.[A-Za-z0-9_-]{16,}", REDACTED),
+        ("npm_", HEAD + r"npm_[A-Za-z0-9]{30,}", REDACTED),
+        ("pypi-", HEAD + r"pypi-[A-Za-z0-9_-]{30,}", REDACTED),
+        ("gsk_", HEAD + r"gsk_[A-Za-z0-9]{20,}", REDACTED),
+        ("r8_", HEAD + r"r8_[A-Za-z0-9]{20,}", REDACTED),
+        ("xai-", HEAD + r"xai-[A-Za-z0-9]{20,}", REDACTED),
+        ("pplx-", HEAD + r"pplx-[A-Za-z0-9]{20,}", REDACTED),
+        ("tvly-", HEAD + r"tvly-[A-Za-z0-9-]{16,}", REDACTED),
+        ("nvapi-", HEAD + r"nvapi-[A-Za-z0-9_-]{16,}", REDACTED),
+        ("dop_v1_", HEAD + r"dop_v1_[a-f0-9]{32,}", REDACTED),
+        ("dckr_pat_", HEAD + r"dckr_pat_[A-Za-z0-9_-]{16,}", REDACTED),
+        ("hvs.", HEAD + r"hvs\.[A-Za-z0-9_-]{20,}", REDACTED),
+        ("SG.", HEAD + r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}", REDACTED),
+        ("eyJ", HEAD + r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", REDACTED),
+        (
+            "PRIVATE KEY",
+            r"(?s)-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----|\Z)",
+            REDACTED,
+        ),
+        ("://", r"(?<=://)[^\s/@?#\"'<>|]{1,512}@", REDACTED + "@"),
+        ("=", r"(?i)(?<=[?&;])((?:[a-z_-]{0,20}(?:token|signature|secret|password)|api_?key|sig)=)[^\s&;\"'<>]+", r"\1" + REDACTED),
+        (
+            "uthorization",
+            r"(?i)(authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:(?:bearer|basic|token|digest|apikey|negotiate)\s{1,4})?)(?!\[redacted\])[^\s\"',;}]+",
+            r"\1" + REDACTED,
+        ),
+        ("earer ", r"(?i)\b(bearer\s{1,4})(?=\S*\d)[A-Za-z0-9._~+/=-]{8,}", r"\1" + REDACTED),
+    )
+)  # fmt: skip
+# name=value, "name": "value" in a message; the name is asked afterwards.
+ASSIGNMENT = re.compile(
+    r"(?P<head>(?P<name>[A-Za-z][\w.-]{1,60})[\"']?\s?[=:]\s?)(?P<value>\"[^\"\n]{1,4096}\"|'[^'\n]{1,4096}'|[^\s,;\"'(){}\[\]<>]{1,4096})"
+)
+LEAST = 6  # characters of a value that is looked for in other texts; shorter ones would be found in ordinary words
+WHOLE_WORD = 12  # shorter values count only where they are a word of their own
+ORDINARY = _set("true false none null default disabled enabled unknown")
+
+_learned: set[str] = set()
+
+
+def learn(settings: Any) -> None:
+    """Remembers the secrets in settings (mappings and lists, nested), so that they are found by value from now on."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            if is_secret_name(str(key)) or _are_headers(str(key)):
+                _learned.update(_leaves(value))
+            else:
+                learn(value)
+    elif isinstance(settings, (list, tuple)):
+        for value in settings:
+            learn(value)
+
+
+def learn_words(words: Iterable[str]) -> None:
+    """Remembers the secrets of a command line, or of the lines of a settings file: `token=x`, `{"token": "x"}`, `--token x`."""
+    before = ""
+    for word in words:
+        for found in ASSIGNMENT.finditer(word):
+            if is_secret_name(found["name"]):
+                _learned.update(_leaves(found["value"].strip("\"'")))
+        name, equals, value = word.partition("=")
+        if equals and is_secret_name(name.strip("-{\"' ")):
+            _learned.update(_leaves(value))
+        if before.startswith("--") and "=" not in before and is_secret_name(before):
+            _learned.update(_leaves(word))
+        before = word
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _leaves(item)
+    elif isinstance(value, (list, tuple, set)):
+        for item in value:
+            yield from _leaves(item)
+    elif isinstance(value, bytes):
+        yield from _leaves(value.decode("utf-8", "replace"))
+    elif isinstance(value, (str, int)) and not isinstance(value, bool):
+        text = str(value).strip()
+        scheme, _, rest = text.partition(" ")
+        if scheme.lower() in ("bearer", "basic", "token") and rest:
+            yield from _leaves(rest)
+        if len(text) >= LEAST and text.lower() not in ORDINARY:
+            yield text
+
+
+def _of_environment() -> Iterator[str]:
+    """Yields the values of variables that name a secret; the paths and kinds of sessions in some of them are none."""
+    for name, value in os.environ.items():
+        desktop = "SESSION" in name and not name.endswith(("TOKEN", "KEY", "SECRET"))
+        if is_secret_name(name) and not desktop and not os.path.exists(value):
+            yield from _leaves(value)
+
+
+def _known() -> re.Pattern[str] | None:
+    return _pattern(frozenset({*_learned, *_of_environment()}))
+
+
+@lru_cache(maxsize=8)
+def _pattern(secrets: frozenset[str]) -> re.Pattern[str] | None:
+    """Returns what finds the secrets, raw and encoded; the longest first, so that no part of one is left."""
+    found: dict[str, str] = {}
+    for secret in secrets:
+        for form in _spellings(secret):
+            short = len(form) < WHOLE_WORD
+            found[form] = rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])" if short else re.escape(form)
+        found.update({form: re.escape(form) for form in _in_base64(secret)})
+    ordered = sorted(found, key=len, reverse=True)
+    return re.compile("|".join(found[form] for form in ordered)) if ordered else None
+
+
+def _spellings(secret: str) -> set[str]:
+    """Returns a secret as texts hold it: as it is, in JSON, in repr, in HTML, in URLs, on a terminal."""
+    raw = secret.encode("utf-8", "surrogatepass")
+    spelled = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
+    urls = {quote(raw, safe=""), quote(raw), quote_plus(raw)}
+    urls |= {re.sub("%..", lambda match: match[0].lower(), url) for url in urls}
+    return {form for form in {*spelled, *urls, html.escape(secret), printable(secret)} if len(form) >= LEAST}
+
+
+def _in_base64(secret: str) -> set[str]:
+    """Returns the letters that a secret makes in base64, wherever it lies in what was encoded."""
+    raw, forms = secret.encode("utf-8", "surrogatepass"), set()
+    for shift in range(3):
+        # Three bytes become four letters; letters that neighbours have a part in are left out.
+        first, last = -(-8 * shift // 6), 8 * (shift + len(raw)) // 6
+        for code in (base64.b64encode, base64.urlsafe_b64encode):
+            forms.add(code(bytes(shift) + raw).decode()[first:last])
+    return {form for form in forms if len(form) > LEAST}
+
+
+# -- redaction -------------------------------------------------------------------------------------------------------
+
+
+def redact_text(text: str) -> str:
+    """Returns text without secrets, by value."""
+    return _without(text, _known())
+
+
+def redact_message(text: str) -> str:
+    """Returns a message (an error, a line of a log) without secrets: by value, and by name where it says `token=...`."""
+    return ASSIGNMENT.sub(_unassigned, redact_text(text))
+
+
+def redact(settings: Any) -> Any:
+    """Returns settings without secrets, by name and by value: mappings, lists, tuples and dataclasses, nested. What has none is returned as it is."""
+    return _redacted(settings, _known(), by_name=True)
+
+
+def redact_values(data: Any) -> Any:
+    """Returns data without secrets, by value alone (documents and answers, whose columns may have any name)."""
+    return _redacted(data, _known(), by_name=False)
+
+
+def _without(text: str, known: re.Pattern[str] | None) -> str:
+    if known is not None:
+        text = known.sub(REDACTED, text)
+    for mark, form, put in FORMS:
+        if mark in text:
+            text = form.sub(put, text)
+    return text
+
+
+def _unassigned(match: re.Match[str]) -> str:
+    value = match["value"]
+    if not is_secret_name(match["name"]) or REDACTED in value or value.strip("\"'").lower() in {*ORDINARY, ""}:
+        return match[0]
+    mark = value[0] if value[0] in "\"'" else ""
+    return f"{match['head']}{mark}{REDACTED}{mark}"
+
+
+def _redacted(value: Any, known: re.Pattern[str] | None, by_name: bool) -> Any:
+    if isinstance(value, str):
+        clean = valid_unicode(_without(value, known))
+        return value if clean == value else clean
+    if isinstance(value, Mapping):
+        items = [(_redacted(k, known, by_name), _entry(k, v, known, by_name)) for k, v in value.items()]
+        same = all(k is key and v is item for (k, v), (key, item) in zip(value.items(), items, strict=True))
+        return value if same else dict(items)
+    if isinstance(value, (list, tuple)):
+        parts = [_redacted(item, known, by_name) for item in value]
+        if all(part is item for part, item in zip(parts, value, strict=True)):
+            return value
+        return parts if isinstance(value, list) else tuple(parts)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plain = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        without = _redacted(plain, known, by_name)
+        return value if without is plain else without
+    if known is None or value is None or isinstance(value, (bool, int, float)):
+        return value
+    text = str(value)  # what lm-eval writes of an object
+    return _without(text, known) if known.search(text) else value
+
+
+def _entry(key: Any, value: Any, known: re.Pattern[str] | None, by_name: bool) -> Any:
+    if by_name and isinstance(key, str):
+        if _are_headers(key):
+            return _emptied(value)
+        if is_secret_name(key) and value is not None and not isinstance(value, bool) and value != "":
+            return REDACTED
+    return _redacted(value, known, by_name)
+
+
+def _emptied(value: Any) -> Any:
+    """Returns headers by their names alone."""
+    if isinstance(value, Mapping):
+        return dict.fromkeys(value, REDACTED)
+    return value if value is None or isinstance(value, (bool, int)) or value == "" else REDACTED
