@@ -66,6 +66,10 @@ class Row:
     task_version: str | None
     headline: bool  # the one metric of the task that the wide table shows
     logprob_kind: str | None = None  # what likelihoods are: exact, a bound, or a score
+    configuration: str | None = None  # all that can change an answer but seeds
+    seed: str | None = None  # python, numpy, torch, few-shot; one number where they are the same
+    scoring: str | None = None  # what makes a metric of an answer
+    documents: str | None = None  # which were asked: "first N", or a digest of their numbers
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,12 @@ def _short(cells: dict[str, Any]) -> dict[str, Any]:
     return {name: short(name, value) for name, value in cells.items()}
 
 
+def _named(row: Row) -> str | None:
+    """Returns what names a score: how it was answered, under which seeds, how it was scored and on which documents."""
+    parts = (row.fingerprint, row.scoring, row.documents)
+    return " ".join(str(part) for part in parts) if row.fingerprint else None
+
+
 def _run_cells(document: dict[str, Any], source: str) -> dict[str, Any]:
     """Returns the cells that all rows of the run share."""
     config, block = _dict(document, "config"), _dict(document, "dlm_eval")
@@ -151,7 +161,7 @@ def _run_cells(document: dict[str, Any], source: str) -> dict[str, Any]:
         "device": _first(environment.get("device_name"), model.get("device"), config.get("device")),
         "dtype": (_first(model.get("dtype"), config.get("model_dtype")) or "").removeprefix("torch.") or None,
         "date": _utc(_time(document)),
-        "fingerprint": _first(block.get("fingerprint")),
+        "seed": _seeds(_dict(block, "settings", "seeds")),
         "source": source,
     }
 
@@ -239,7 +249,30 @@ def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
         "tokens_per_forward": _ratio(spent("tokens"), spent("forwards")),
         "tokens_per_second": _ratio(spent("tokens"), spent("seconds")),
         "errors": _total([_count(cost.get("errors")) for cost in costs]),
+        "fingerprint": _digest(document, task, "fingerprint") or _first(block.get("fingerprint")),
+        **{name: _digest(document, task, name) for name in ("configuration", "scoring", "documents")},
     }
+
+
+def _digest(document: dict[str, Any], task: str, name: str) -> str | None:
+    """Returns a digest of a task; of a group, one over its tasks'."""
+    leaves = _leaves(document, task)
+    found = [_first(_dict(document, "dlm_eval", "tasks", leaf).get(name)) for leaf in leaves]
+    if any(value is None for value in found):
+        return None
+    if len(set(found)) == 1 and (len(leaves) == 1 or name == "documents"):
+        return found[0]
+    whole = json.dumps(sorted(zip(leaves, map(str, found), strict=True)))
+    return hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()
+
+
+def _seeds(seeds: dict[str, Any]) -> str | None:
+    """Returns the seeds of a run as one cell: the first, and the others where they are not lm-eval's own or the same."""
+    values = [seeds.get(name) for name in ("python", "numpy", "torch", "fewshot")]
+    if not seeds:
+        return None
+    texts = ["none" if value is None else str(value) for value in values]
+    return texts[0] if len(set(texts)) == 1 else ",".join(texts)
 
 
 def _unit(document: dict[str, Any], task: str, metric: str, value: float) -> str | None:

@@ -121,6 +121,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     from dlm_eval.harness import results as files
     from dlm_eval.harness.block import block, public, spreads
     from dlm_eval.harness.guard import Guard
+    from dlm_eval.harness.identity import digests
     from dlm_eval.harness.plain import make_plain, unmet
 
     guard = Guard(settings.seeds[3])
@@ -149,7 +150,11 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     files.attach_costs(results, records(), guard.reason)
     device = loaded.lm.pool.cost() - before if before is not None else None
     errors = files.count_errors(results)
-    results["dlm_eval"] = block(loaded, settings, records(), errors, device, time.perf_counter() - start)
+    named = {
+        name: digests(name, task, loaded, settings, results["samples"].get(name, ()))
+        for name, task in tasks["tasks"].items()
+    }
+    results["dlm_eval"] = block(loaded, settings, records(), errors, device, time.perf_counter() - start, named)
     for name, notes in guard.notes().items():
         results["dlm_eval"]["tasks"].setdefault(name, {}).update(notes)
     if settings.confirm_run_unsafe_code and unsafe_tasks(tasks):
@@ -162,9 +167,10 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
 
 def _options(settings: RunSettings) -> dict[str, Any]:
     """Returns the arguments of lm-eval's evaluator that are settings of ours."""
+    from dlm_eval.harness.identity import multiturn
+
     random, numpy, torch, fewshot = settings.seeds
     samples = {name: sorted(set(numbers)) for name, numbers in (settings.samples or {}).items()}
-    turns = settings.fewshot_as_multiturn
     same = (
         "num_fewshot",
         "limit",
@@ -179,8 +185,8 @@ def _options(settings: RunSettings) -> dict[str, Any]:
         **{name: getattr(settings, name) for name in same},
         "samples": samples or None,
         "log_samples": True,
-        "system_instruction": _system(settings),
-        "fewshot_as_multiturn": bool(settings.apply_chat_template) if turns is None else turns,
+        "system_instruction": system_instruction(settings),
+        "fewshot_as_multiturn": multiturn(settings),
         "random_seed": random,
         "numpy_random_seed": numpy,
         "torch_random_seed": torch,
@@ -189,7 +195,7 @@ def _options(settings: RunSettings) -> dict[str, Any]:
     }
 
 
-def _system(settings: RunSettings) -> str | None:
+def system_instruction(settings: RunSettings) -> str | None:
     """Returns the system instruction; lm-eval glues it to the prompt without a separator where there is no chat template."""
     text = settings.system_instruction
     return text if text is None or settings.apply_chat_template or text.endswith("\n") else text + "\n\n"
@@ -197,6 +203,7 @@ def _system(settings: RunSettings) -> str | None:
 
 def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start: float) -> Path:
     from dlm_eval.harness import results as files
+    from dlm_eval.harness.identity import multiturn
 
     kept = results if settings.log_samples else {key: value for key, value in results.items() if key != "samples"}
     config = {
@@ -204,7 +211,7 @@ def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start:
         "chat_template": redact_values(loaded.lm.chat_template(settings.apply_chat_template))
         if settings.apply_chat_template
         else None,
-        "fewshot_as_multiturn": settings.fewshot_as_multiturn,
+        "fewshot_as_multiturn": multiturn(settings),
         "start_time": start,
     }
     assert settings.output_path is not None
