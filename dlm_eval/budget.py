@@ -14,6 +14,7 @@ import torch
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.forward import device_of
+from dlm_eval.invariance import batch_invariant
 from dlm_eval.models.denoiser import Denoiser, remembering
 from dlm_eval.packing import Footprint
 
@@ -84,7 +85,9 @@ def make_engine(
         tokens, logits = CPU_TOKENS, 2**26
     tokens = min(tokens, learned.batch_tokens or tokens)
     stand_in = int(memory) if memory else None
-    return Engine(model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=stand_in)
+    engine = Engine(model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=stand_in)
+    engine.batch_invariant = batch_invariant(model, device_of(model), engine.batch_rows, engine.equal_lengths)
+    return engine
 
 
 def parse_batch_size(batch_size: str | int) -> int | None:

@@ -55,6 +55,7 @@ class Usage:
     batch_tokens: int
     name: str = ""
     footprint: Footprint | None = None
+    batch_invariant: bool | None = None
 
     def facts(self, label: str) -> dict[str, Any]:
         """Returns it as plain data, for the record of a run."""
@@ -63,6 +64,7 @@ class Usage:
             "name": self.name,
             "peak_bytes": self.peak_bytes,
             "batch_tokens": self.batch_tokens,
+            "batch_invariant": self.batch_invariant,
             **asdict(self.cost),
         }
 
@@ -115,8 +117,10 @@ def usage(engine: Engine) -> Usage:
     device = device_of(engine.model)
     if device.type == "cuda":  # all that the process sees: a model may span several
         peak = sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
-        return Usage(engine.cost, peak, engine.batch_tokens, torch.cuda.get_device_name(device), engine.footprint)
-    return Usage(engine.cost, peak_memory(), engine.batch_tokens, device.type, engine.footprint)
+        name = torch.cuda.get_device_name(device)
+    else:
+        peak, name = peak_memory(), device.type
+    return Usage(engine.cost, peak, engine.batch_tokens, name, engine.footprint, engine.batch_invariant)
 
 
 def peak_memory() -> int:
