@@ -129,7 +129,7 @@ def _rows_of(document: Any, source: str) -> ResultFile:
     rows = tuple(row for _, row in found)
     if not rows and "dlm_eval" not in document:  # a run of ours may have had nothing but errors
         raise ValueError("it holds no scores")
-    identity = {row.task: row.fingerprint or _identity(document, task) for task, row in found}
+    identity = {row.task: _named(row) or _identity(document, task) for task, row in found}
     return ResultFile(identity=identity, time=_time(document), rows=rows)
 
 

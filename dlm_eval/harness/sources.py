@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
+import linecache
 import re
 import types
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 PLAIN = (str, int, float, bool, bytes, type(None), list, tuple, dict, set, frozenset)
+FIXED = (str, int, float, bool, bytes, type(None), frozenset)
 MOST = 10_000  # characters of one constant
 
 
@@ -28,6 +31,8 @@ def source(function: Callable[..., Any]) -> dict[str, str]:
 
     Libraries are names alone: their versions are recorded elsewhere. No path of the machine is part of it.
     """
+    linecache.checkcache()
+    _assigned.cache_clear()
     found: dict[str, str] = {}
     _gather(function, _home(function), found)
     return found
@@ -52,21 +57,41 @@ def _gather(value: Any, home: tuple[str, str], found: dict[str, str]) -> None:
         found[name] = repr([code.co_code for code in _codes(value)])
     for code in _codes(value):
         for used in code.co_names:
-            _gather_name(used, _globals(value), home, found)
+            _gather_name(used, _globals(value), code.co_filename, home, found)
 
 
-def _gather_name(name: str, scope: dict[str, Any], home: tuple[str, str], found: dict[str, str]) -> None:
+def _gather_name(name: str, scope: dict[str, Any], file: str, home: tuple[str, str], found: dict[str, str]) -> None:
     if name not in scope or name in found:
         return
     value = scope[name]
     if isinstance(value, (types.FunctionType, type)):
         _gather(value, home, found)
     elif isinstance(value, PLAIN):
-        found[name] = repr(sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value)[:MOST]
+        # As it is written: a list or mapping may have been changed since, by a run.
+        found[name] = _assigned(file).get(name) or (
+            repr(value)[:MOST] if isinstance(value, FIXED) else type(value).__name__
+        )
     elif isinstance(value, re.Pattern):
         found[name] = repr(value.pattern)
     else:
         found[name] = type(value).__qualname__
+
+
+@functools.lru_cache(maxsize=256)
+def _assigned(file: str) -> dict[str, str]:
+    """Returns name -> text of what a module's top level assigns to names."""
+    try:
+        text = "".join(linecache.getlines(file))
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, OSError):
+        return {}
+    found: dict[str, str] = {}
+    for statement in tree.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        for target in targets:
+            if isinstance(target, ast.Name):
+                found[target.id] = found.get(target.id, "") + (ast.get_source_segment(text, statement) or "")
+    return found
 
 
 def _codes(value: Any) -> Iterator[types.CodeType]:

@@ -89,7 +89,7 @@ def _is_index(value: Any, count: int) -> bool:
     """Returns whether `value` is the number of one of `count` choices; a truth value is where there are two, as in lm-eval."""
     if isinstance(value, (bool, np.bool_)):
         return count == 2
-    return isinstance(value, (int, np.integer)) and 0 <= value < count
+    return isinstance(value, (int, np.integer)) and bool(0 <= value < count)
 
 
 def _of_texts(task: Any, gold: Any, doc: Any) -> str | None:

@@ -101,7 +101,7 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
     for name, task in loaded["tasks"].items():
         own = task.config.num_fewshot
         wanted = own if num_fewshot is None or own == 0 else num_fewshot  # lm-eval lets a 0 in a YAML stand
-        examples = getattr(getattr(task, "sampler", None), "df", None) or ()
+        examples: Sequence[Any] = getattr(getattr(task, "sampler", None), "df", None) or ()
         evaluated = task.eval_docs
         same = len(examples) == len(evaluated) and len(examples) > 0 and examples[0] == evaluated[0]
         # lm-eval draws one more where the splits have one name, to leave the document out; it is left out where they are the same too
