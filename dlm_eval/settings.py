@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -35,16 +36,63 @@ def parse_pairs(text: str, setting: str) -> dict[str, str]:
     return pairs
 
 
-def split_commas(text: str) -> list[str]:
-    """Returns the parts of `text` between commas; commas inside brackets belong to a part."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character in "[({") - (character in "])}")
-        if character == "," and depth == 0:
+def split_commas(text: str, quotes_from: int = 1) -> list[str]:
+    """Returns the parts of `text` between commas; commas inside brackets belong to a part.
+
+    Args:
+        text: what to split.
+        quotes_from: depth of brackets from which on quotes are read: what they enclose is text, whatever it holds.
+    """
+    parts, depth, at = [""], 0, 0
+    while at < len(text):
+        quoted = _quoted(text, at) if depth >= quotes_from and text[at] in "\"'" else ""
+        piece = quoted or text[at]
+        at += len(piece)
+        if not quoted:
+            depth += (piece in "[({") - (piece in "])}")
+        if piece == "," and depth == 0:
             parts.append("")
         else:
-            parts[-1] += character
+            parts[-1] += piece
     return [part.strip() for part in parts if part.strip()]
+
+
+def _quoted(text: str, begin: int) -> str:
+    """Returns the quoted text that begins at `begin`, its quotes included; "" if it does not begin an item or does not end."""
+    if text[:begin].rstrip()[-1:] not in ("", "[", "(", "{", ",", ":", "="):
+        return ""  # an apostrophe
+    match = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1(?=\s*(?:[\])},:]|$))""", re.DOTALL).match(text, begin)
+    return match[0] if match else ""
+
+
+def typed_texts(value: Any) -> tuple[str, ...]:
+    r"""Returns the texts of a value that was typed: one text, or a list of them in brackets, with or without quotes.
+
+    A shell hands on a backslash as it is, so `\n`, `\t`, `\r`, `\\`, `\"` and `\uXXXX` are read as JSON reads them; any other backslash
+    (`\boxed`) is itself. Values that are no text (a list given in Python or YAML) are taken as they are.
+
+    Raises:
+        TypeError: neither a text nor a sequence.
+    """
+    if isinstance(value, Mapping):
+        raise TypeError("a mapping is no list of texts")
+    if not isinstance(value, str):
+        return tuple(str(item) for item in value)
+    if not (value.startswith("[") and value.endswith("]")):
+        return (_unescaped(value),)
+    items = split_commas(value[1:-1], quotes_from=0)
+    return tuple(_unescaped(item[1:-1] if len(item) > 1 and item[0] == item[-1] in "\"'" else item) for item in items)
+
+
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(
+        r"""\\(?:([ntr\\"'])|u([0-9a-fA-F]{4}))""",
+        lambda match: ESCAPES[match[1]] if match[1] else chr(int(match[2], 16)),
+        text,
+    )
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], setting: str) -> T:
@@ -116,6 +164,8 @@ def _cast_one(value: Any, kind: Any) -> Any:
         return value
     if typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
+        if item is str:
+            return typed_texts(value)
         items = split_commas(value.strip("[]()")) if isinstance(value, str) else list(value)
         return tuple(_cast_one(v, item) for v in items)
     raise TypeError(f"settings cannot hold {kind}")

@@ -18,6 +18,21 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+MOST_PROCESSES = 8  # each holds torch and transformers: half a gigabyte
+
+
+@pytest.hookimpl(optionalhook=True)  # -p no:xdist knows no such hook
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Returns how many processes `-n auto` starts: one per core for the suite, none for named files and tests, which are sooner done in this one.
+
+    PYTEST_XDIST_AUTO_NUM_WORKERS overrides it.
+    """
+    given = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", "")
+    if given.isdecimal():
+        return int(given)
+    named = all(arg.partition("::")[0].endswith(".py") for arg in config.args)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if named or cores == 1 else min(cores, MOST_PROCESSES)
 
 
 @pytest.fixture(scope="session")

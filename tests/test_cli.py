@@ -206,7 +206,12 @@ def test_unsafe_tasks_ask_before_a_model_is_loaded(
 ) -> None:
     folder = write_tasks(tmp_path)
     yaml = (folder / "t_write.yaml").read_text()
-    (folder / "t_write.yaml").write_text(yaml + "unsafe_code: true\n")
+    (folder / "judging.py").write_text(
+        "from dlm_eval import sandbox\n\n\ndef process_results(doc, results):\n"
+        "    return {'exact_match': float(sandbox.run('assert True').passed)}\n"
+    )
+    judged = "unsafe_code: true\nprocess_results: !function judging.process_results\n"
+    (folder / "t_write.yaml").write_text(yaml + judged)
     missing = ["--model_args", "pretrained=/nowhere/at/all"]
     assert main(["--model", "llada", *missing, "--tasks", "t_write", *base(folder, tmp_path / "out")]) == 2
     assert "--confirm_run_unsafe_code" in capsys.readouterr().err

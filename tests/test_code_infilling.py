@@ -136,8 +136,8 @@ def test_the_group_has_the_four_sets_with_oracle_lengths(own_problems):
 def test_the_program_is_human_evals():
     program = code.build_program(PROBLEMS[0], "    y = 2 * x\n")
     assert program == (
-        "def double(x):\n    y = 2 * x\n    return y\n\n"
-        "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate('a') == 'aa'\n\ncheck(double)"
+        "def double(x):\n    y = 2 * x\n    return y\n\n\n",
+        "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate('a') == 'aa'\n\ncheck(double)",
     )
     plain = {key: value for key, value in PROBLEMS[2].items() if key != "suffix"}
     assert code.build_program(plain, "x") == code.build_program(PROBLEMS[2], "x")

@@ -68,6 +68,13 @@ CHOICES = [
     ("diffugpt-m", "unconditional", "diffugpt_m_unconditional"),
     ("sdar-4b-chat", "gsm8k", "sdar_eval"),
     ("llada2.1-mini", "gsm8k", "llada21"),
+    ("llada-8b-instruct", "arc_challenge_chat", "llada_instruct_arc_challenge"),
+    ("dream-7b-base", "gsm8k_platinum_cot", "dream_base_gsm8k"),
+    ("wedlm-8b-instruct", "triviaqa", "wedlm"),
+    ("wedlm-7b-base", "gsm8k_cot", "wedlm_gsm8k"),
+    ("wedlm-8b-instruct", "mmlu_stem_generative", "wedlm_mmlu"),
+    ("wedlm-8b-instruct", "arc_challenge_chat", "wedlm_arc"),
+    ("nemotron-labs-diffusion-3b", "gsm8k", "nemotron"),
 ]
 
 

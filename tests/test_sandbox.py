@@ -21,12 +21,12 @@ from pathlib import Path
 
 import pytest
 
-from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, watch
+from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, procfs
 
 SECRET = "open-sesame-1729"
 NORMAL = "import math\ndef f(x):\n    return math.sqrt(x)\nassert f(9) == 3"
 SHORT = Limits(wall_seconds=30.0, cpu_seconds=1)  # a busy machine gives little CPU time in a second
-HIDDEN = ("namespaces", "bubblewrap")  # kinds in which the rest of the file system does not even exist
+HIDDEN = ("namespaces",)  # kinds in which the rest of the file system does not even exist
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -60,13 +60,15 @@ def life_goes_on(request):
 def below_us() -> list[int]:
     processes = os.open("/proc", os.O_RDONLY)
     try:
-        return watch.descendants(processes, os.getpid())
+        return procfs.descendants(processes, os.getpid())
     finally:
         os.close(processes)
 
 
 def left_behind() -> tuple[int, list[str]]:
-    return len(below_us()), glob.glob(os.path.join(tempfile.gettempdir(), "program-*"))
+    ours = below_us()
+    homes = [glob.glob(os.path.join(tempfile.gettempdir(), f"program-{pid}-*")) for pid in ours]
+    return len(ours), sum(homes, [])
 
 
 def needs(box: Sandbox, protection: str) -> None:
@@ -150,8 +152,9 @@ while True:
     except OSError:
         pass
 """
-    verdict = sandbox.run(program, Limits(wall_seconds=1.0, cpu_seconds=5))
-    assert (verdict.passed, verdict.reason) == (False, "timed out")
+    verdict = sandbox.run(program, Limits(wall_seconds=5.0, cpu_seconds=1))
+    assert not verdict.passed
+    assert verdict.reason in ("timed out", "cpu limit")  # where programs may not fork at all it is an endless loop
 
 
 def test_threads_without_end_are_refused(sandbox):
@@ -362,7 +365,7 @@ for fd in range(3, 1024):
         found.append(fd)
     except OSError:
         pass
-assert len(found) == 1, found  # the report
+assert found == [3, 4], found  # the report, and what the program is told
 assert open(0).read() == ""
 """
     assert sandbox.run(program).reason == "passed"
@@ -434,6 +437,7 @@ while frame:
                     pass
             os._exit(0)
     frame = frame.f_back
+assert False  # there is none
 """,
     "exception with a hostile name": """
 class Loud(Exception):
@@ -514,8 +518,6 @@ def test_many_programs_keep_their_order_and_run_side_by_side(sandbox):
 
 
 def test_a_killed_server_is_replaced(sandbox):
-    if sandbox.kind == "bubblewrap":
-        pytest.skip("a bubblewrap server lives for one program only")
     sandbox.run_many(["import time; time.sleep(0.2)"] * 3, workers=3)  # three idle servers, all of them killed
     for pid in below_us():
         os.kill(pid, signal.SIGKILL)

@@ -191,7 +191,7 @@ def _column_name(record: dict[str, Any], several_filters: bool) -> str:
 
 def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
     """Returns for each score of one column what tells it from the model's other scores there."""
-    parts = [_part_of_task(record) for record in records]
+    parts = [_always_said(record) for record in records]
     names = [tuple(_text(record[who]) for who in WHO) for record in records]
     for field in DISTINGUISHING:
         groups: dict[tuple[Any, ...], list[int]] = {}
@@ -205,9 +205,11 @@ def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
     return [" ".join(part) for part in parts]
 
 
-def _part_of_task(record: dict[str, Any]) -> list[str]:
+def _always_said(record: dict[str, Any]) -> list[str]:
+    """Returns what the wide table says of a score even if it is the only one: part of the task, outside the sandbox."""
     n, of = _text(record["n"]), _text(record["n_total"])
-    return [f"n={n}"] if n and of and n != of else []
+    part = [f"n={n}"] if n and of and n != of else []
+    return [*part, *([_text(record["code"])] if _text(record["code"]) else [])]
 
 
 def _rounded(values: Sequence[float], as_percent: bool) -> list[float]:

@@ -27,6 +27,7 @@ FRACTION = re.compile(
 )
 MOST_BYTES = 256 << 20  # of a result file, which has no samples in it
 MOST_CHARACTERS = 500  # of a cell
+UNSANDBOXED = "UNSANDBOXED"
 _CHECKPOINT_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's order for model_name
 _DEEPEST = 8  # objects within a metric
 _VOLATILE = ("batch_size", "batch_sizes", "device", "use_cache")  # config keys that do not change the answers
@@ -70,6 +71,7 @@ class Row:
     seed: str | None = None  # python, numpy, torch, few-shot; one number where they are the same
     scoring: str | None = None  # what makes a metric of an answer
     documents: str | None = None  # which were asked: "first N", or a digest of their numbers
+    code: str | None = None  # "UNSANDBOXED" if the model's programs ran outside the sandbox
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,7 @@ def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
         "errors": _total([_count(cost.get("errors")) for cost in costs]),
         "fingerprint": _digest(document, task, "fingerprint") or _first(block.get("fingerprint")),
         **{name: _digest(document, task, name) for name in ("configuration", "scoring", "documents")},
+        "code": UNSANDBOXED if outside(document, task) else None,
     }
 
 
@@ -273,6 +276,13 @@ def _seeds(seeds: dict[str, Any]) -> str | None:
         return None
     texts = ["none" if value is None else str(value) for value in values]
     return texts[0] if len(set(texts)) == 1 else ",".join(texts)
+
+
+def outside(document: dict[str, Any], task: str) -> bool:
+    """Returns whether programs of a task, or of one in a group, ran outside the sandbox (harness/code_tasks.py writes it)."""
+    said = _dict(document, "dlm_eval", "environment", "sandbox")
+    lists = [said.get(leaf) for leaf in _leaves(document, task)]
+    return any(isinstance(each, list) and UNSANDBOXED in each for each in lists)
 
 
 def _unit(document: dict[str, Any], task: str, metric: str, value: float) -> str | None:

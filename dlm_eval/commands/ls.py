@@ -70,7 +70,7 @@ def _presets() -> Table:
         [
             p.name,
             ", ".join(p.checkpoints or p.families),
-            p.task or "",
+            (p.task or "") + (" (task missing)" if p.task_missing else ""),
             ", ".join(f"{k}={v}" for k, v in p.settings.items()),
             p.source,
         ]

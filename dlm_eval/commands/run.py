@@ -92,6 +92,11 @@ def add_parser(subparsers: Any) -> None:
         help="Ray cluster for --engine ray (default: $RAY_ADDRESS, else one on this machine)",
     )
     ours.add_argument(
+        "--sandbox",
+        choices=("auto", "namespaces", "plain"),
+        help="kind of sandbox for generated code; an error if it cannot be had (default: auto, the best that can; see docs/sandbox.md)",
+    )
+    ours.add_argument(
         "--report_to",
         metavar="wandb|trackio|tensorboard",
         help="send the results there too (comma-separated; --wandb_args and --trackio_args go with it)",
@@ -101,6 +106,12 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         default=None,
         help="score the answers in the journal of --output_path again; the model is not loaded",
+    )
+    ours.add_argument(
+        "--unsandboxed",
+        action="store_true",
+        default=None,
+        help="with --confirm_run_unsafe_code: tasks that the sandbox cannot hold may run generated code, with no protection",
     )
     resume = ours.add_mutually_exclusive_group()
     resume.add_argument(

@@ -73,6 +73,14 @@ def add_parser(subparsers: Any) -> None:
         "--confirm_run_unsafe_code", action="store_true", help="tasks may run generated code (in a sandbox)"
     )
     parser.add_argument(
+        "--unsandboxed",
+        action="store_true",
+        help="with --confirm_run_unsafe_code: tasks that the sandbox cannot hold may run generated code, with no protection",
+    )
+    parser.add_argument(
+        "--sandbox", choices=("auto", "namespaces", "plain"), help="kind of sandbox for them (default: the best here)"
+    )
+    parser.add_argument(
         "--no_resume", dest="resume", action="store_false", help="compute everything again, and keep no journal"
     )
     parser.add_argument("--verbosity", default="WARNING")

@@ -95,12 +95,12 @@ def _record(args: argparse.Namespace) -> Recording:
         arguments["device"] = args.device
     model = load_model(args.model, **arguments)
     settings, length = _settings(DecodeOptions.of(decode, model, LENGTH), args)
-    prompt = (
-        model.apply_chat_template([{"role": "user", "content": args.prompt}])
-        if args.apply_chat_template
-        else args.prompt
-    )
     try:
+        prompt = (
+            model.apply_chat_template([{"role": "user", "content": args.prompt}])
+            if args.apply_chat_template
+            else args.prompt
+        )
         prepared = hole_canvas(model, prompt, length, args.infill, "", "error")
     except SampleError as error:
         raise UserError(f"--prompt with a hole of {length}: {error}") from error

@@ -1,4 +1,4 @@
-"""Decoding: writing the open positions of canvases, one loop for every published procedure.
+"""Decoding: writing the open positions of canvases. One loop for masked models (`loop`), and one each for the processes 'uniform', 'gaussian' and 'canvas'.
 
 fill: canvases -> walks (`loop`) -> engine -> fillings
 a step: read candidates (`draw`) -> where to write (`strategies`, how many: `schedules`) -> write -> stop? (`exits`)

@@ -31,20 +31,6 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
 
 STEPS = 48  # of a canvas, where none are asked for (DiffusionGemma's max_denoising_steps)
-FOREIGN = (  # settings that mean nothing here
-    *(
-        "block_length",
-        "steps_per_block",
-        "guidance",
-        "cache",
-        "temperature",
-        "top_p",
-        "top_k",
-        "logits_temp",
-        "confidence_of",
-    ),
-    *("logits_eos_inf", "rerank"),
-)
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -95,7 +81,6 @@ def canvas_walk(
     Raises (when run):
         UserError: a setting that belongs to other models.
     """
-    settings.leave_out(FOREIGN, model.process)
     walks = [Page(model, canvas, settings, repeat(noise, i), trace).walk() for i in range(settings.samples)]
     return (yield from best_walk(model, canvas, walks, "probability"))
 

@@ -23,6 +23,15 @@ OWN = (  # settings that only some strategies use
     "p2_eta", "remask", "eta", "t_on", "t_off", "alpha_on", "editing_threshold", "num_to_transfer", "max_post_steps", "accept_bound", "t_start",
     "t_end", "noise_scale", "score_temperature", "halt", "halt_threshold", "halt_min_steps",
 )  # fmt: skip
+_MASKS = ("eps", "allow_mask", "confidence_eos_eot_inf", "cache", "block_length", "steps_per_block", "guidance")
+_DRAWS = ("temperature", "top_p", "top_k", "nucleus", "logits_temp", "confidence_of", "logits_eos_inf", "rerank")
+# settings that models of a process have no use for, whatever the strategy
+MEANINGLESS: dict[str, tuple[str, ...]] = {
+    "absorbing": ("noise_scale", "score_temperature", "halt", "halt_threshold", "halt_min_steps"),
+    "uniform": _MASKS,
+    "gaussian": (*_MASKS, *_DRAWS),
+    "canvas": (*_MASKS, *_DRAWS),
+}
 
 
 def check_values(settings: DecodeSettings) -> None:
@@ -33,12 +42,18 @@ def check_values(settings: DecodeSettings) -> None:
 
 
 def check_process(settings: DecodeSettings, process: str) -> None:
-    """Raises UserError where the strategy is not for models of `process`."""
+    """Raises UserError if the strategy, or another setting that is not at its default, is not for models of `process`."""
     if process not in strategy(settings.strategy).processes:
         fitting = ", ".join(name for name in STRATEGY_NAMES if process in strategy(name).processes)
         raise UserError(
             f"decode strategy '{settings.strategy}' is not for models of process '{process}'; allowed: {fitting}"
         )
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in MEANINGLESS[process] and value != field.default:
+            raise UserError(
+                f"decode {field.name} '{value}' means nothing to a model of process '{process}'; leave it out"
+            )
 
 
 def _ranges(settings: DecodeSettings) -> None:

@@ -24,21 +24,6 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
 
 STEPS = 200  # where none are asked for (CDCD 6.1)
-FOREIGN = (  # settings that mean nothing here
-    *(
-        "block_length",
-        "steps_per_block",
-        "guidance",
-        "cache",
-        "temperature",
-        "top_p",
-        "top_k",
-        "logits_temp",
-        "confidence_of",
-    ),
-    *("logits_eos_inf", "rerank"),
-)
-EMBEDDED = ("noise_scale", "score_temperature", "halt")  # settings that mean nothing elsewhere
 Floats = NDArray[np.float64]
 
 
@@ -73,7 +58,6 @@ def gaussian_walk(
     Raises (when run):
         UserError: a setting that belongs to masked models, or a model without embeddings to diffuse.
     """
-    settings.leave_out(FOREIGN, model.process)
     assert_diffuses(model)
     walks = [_sample(model, canvas, settings, repeat(noise, i), trace) for i in range(settings.samples)]
     return (yield from best_walk(model, canvas, walks, "probability"))

@@ -39,7 +39,7 @@ def resolve(*layers: Mapping[str, Any], length: int | None = None) -> DecodeSett
         merged.update(own)
     if merged.get("steps") == "length":
         merged["steps"] = None
-    settings = from_mapping(DecodeSettings, merged, "--decode")
+    settings = from_mapping(DecodeSettings, merged, "decode")
     if length is not None:
         settings.check(length)
     return settings

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
 from dlm_eval.decoding.canvases import canvas_walk
+from dlm_eval.decoding.checks import check_process
 from dlm_eval.decoding.draw import Draw
 from dlm_eval.decoding.exits import Front
-from dlm_eval.decoding.gaussian import EMBEDDED, gaussian_walk
+from dlm_eval.decoding.gaussian import gaussian_walk
 from dlm_eval.decoding.lengths import beam_walk
 from dlm_eval.decoding.memory import recollection, seen_end
 from dlm_eval.decoding.rates import Ask, ask
@@ -77,7 +78,7 @@ def fill_walk(
         return (yield from canvas_walk(model, canvas, settings, noise, trace))
     if model.process == "gaussian":
         return (yield from gaussian_walk(model, canvas, settings, noise, trace))
-    if settings.samples > 1:
+    if settings.samples > 1 and settings.draws(model.process):  # else all samples would be equal
         one = replace(settings, samples=1)
         walks = [fill_walk(model, canvas, one, repeat(noise, i), trace) for i in range(settings.samples)]
         return (yield from best_walk(model, canvas, walks, settings.rerank))
@@ -97,8 +98,7 @@ def refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
         raise SampleError(f"position 0 is open, but {model.name} needs its begin-of-text token there")
     if model.process not in strategy(settings.strategy).processes:
         raise SampleError(f"strategy '{settings.strategy}' is not for models of process '{model.process}'")
-    if model.process not in ("gaussian", "canvas"):
-        settings.leave_out(EMBEDDED, model.process)
+    check_process(settings, model.process)
 
 
 def whole_blocks(canvas: Canvas, block: int | None) -> Canvas:

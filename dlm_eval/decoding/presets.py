@@ -14,10 +14,11 @@ from dlm_eval.errors import UserError, unknown
 TABLE = Path(__file__).with_name("presets.yaml")
 
 
-GROUPS = {  # what `task` of a preset may name: lm-eval's and our names of one benchmark
+GROUPS = {  # what `task` of a preset may name: lm-eval's and our names of one benchmark, as a task that generates
+    "arc": ("arc_challenge*", "arc_easy*"),
     "bbh": ("bbh*", "leaderboard_bbh*"),
     "gpqa": ("gpqa*", "leaderboard_gpqa*"),
-    "gsm8k": ("gsm8k", "gsm8k_c*"),
+    "gsm8k": ("gsm8k", "gsm8k_c*", "gsm8k_platinum*"),
     "humaneval": ("humaneval", "humaneval_plus", "humaneval_instruct*", "humaneval_64*", "humaneval_chat*"),
     "ifeval": ("ifeval*", "leaderboard_ifeval*"),
     "lambada": ("lambada*",),
@@ -27,6 +28,12 @@ GROUPS = {  # what `task` of a preset may name: lm-eval's and our names of one b
     "mmlu_pro": ("mmlu_pro*", "leaderboard_mmlu_pro*"),
     "translation": ("iwslt*", "wmt*"),
     "triviaqa": ("triviaqa*",),
+}
+TASK_MISSING = {  # what a preset is for and no task, ours or lm-eval's, asks for by generation
+    "hellaswag": "lm-eval's hellaswag scores likelihoods; nobody asks for the letter",
+    "sudoku*": "planning tasks are to come",
+    "countdown*": "planning tasks are to come",
+    "trip*": "planning tasks are to come",
 }
 
 
@@ -49,6 +56,11 @@ class Preset:
     checkpoints: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
     task: str | None = None
+
+    @property
+    def task_missing(self) -> str:
+        """Why no task asks for what the preset is for; "" if one does."""
+        return TASK_MISSING.get(self.task or "", "")
 
     def fits(self, task: str) -> int:
         """Returns how closely it is meant for `task`: the length of the pattern that fits, 0 where it is for all, -1 where for others."""
@@ -102,7 +114,20 @@ def authors_preset(checkpoint: str, task: str, family: str = "") -> str:
     best = max(own, key=lambda preset: preset.fits(task), default=None)
     if best is not None and best.fits(task) >= 0:
         return best.name
+    if not (checkpoint or own) and (named := _named_checkpoints(family)):
+        raise UserError(
+            "--decode preset 'authors' needs the name of the checkpoint, which a folder does not tell; add checkpoint=NAME to"
+            f" --model_args; allowed: {', '.join(named)}"
+        )
     tasks = ", ".join(dict.fromkeys(preset.task for preset in own if preset.task))
-    known = f"they have settings for {tasks}" if tasks else "dlm-eval ls presets shows whose settings are known"
+    known = f"they have settings for {tasks}" if tasks else "'dlm-eval ls presets' lists whose settings are known"
     what = f"checkpoint '{checkpoint or family}'" + (f" and task '{task}'" if task else "")
     raise UserError(f"--decode preset 'authors' is not known for {what}; {known}")
+
+
+def _named_checkpoints(family: str) -> list[str]:
+    """Returns the checkpoints of `family` that have settings of their own."""
+    from dlm_eval.models import checkpoints
+
+    with_settings = {name for preset in presets().values() for name in preset.checkpoints}
+    return [name for name, entry in checkpoints().items() if entry.family == family and name in with_settings]

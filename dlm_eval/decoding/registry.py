@@ -24,13 +24,14 @@ STRATEGIES: dict[str, Strategy] = {
     "entropy": Strategy(
         "the lowest entropy first (Dream entropy)", st.by_score, "entropy", options=("alg_temp", "rescore")
     ),
-    "random": Strategy("places drawn at random, so many each step (LLaDA random)", st.at_random, None),
+    "random": Strategy("places drawn at random, so many each step (LLaDA random)", st.at_random, None, by_chance=True),
     "left_to_right": Strategy("in reading order (SDAR sequential)", st.in_reading_order, None),
     "timestep": Strategy(
         "each position with probability 1 - s/t, all that is left in the last step (Dream origin; eps=0: DiffuLLaMA random keep)",
         st.by_timestep,
         None,
         None,
+        by_chance=True,
     ),
     "ddpm": Strategy(
         "ancestral sampling: each position with probability 1 - s/t, what is left as the most probable token (MDLM, BD3LM)",
@@ -38,6 +39,7 @@ STRATEGIES: dict[str, Strategy] = {
         None,
         None,
         removes_noise=True,
+        by_chance=True,
     ),
     "analytic": Strategy(
         "each position by its exact reverse transition, what is left drawn (SEDD analytic, Tweedie tau-leaping; MDLM analytic)",
@@ -45,12 +47,14 @@ STRATEGIES: dict[str, Strategy] = {
         "probability",
         None,
         removes_noise=True,
+        by_chance=True,
     ),
     "first_hitting": Strategy(
         "one position at random per step: the reverse process without steps that change nothing (BD3LM first_hitting)",
         st.first_hit,
         None,
         None,
+        by_chance=True,
     ),
     "threshold": Strategy(
         "all candidates at least as probable as a threshold, at least one (Fast-dLLM, SDAR dynamic, LLaDA2)",
@@ -108,6 +112,7 @@ STRATEGIES: dict[str, Strategy] = {
         re.remask_erase,
         "steps",
         removes_noise=True,
+        by_chance=True,
     ),
     "edit": Strategy(
         "as threshold, and written tokens are replaced by more probable ones (LLaDA2.1)",
@@ -146,6 +151,7 @@ STRATEGIES: dict[str, Strategy] = {
         ("noise_scale", "score_temperature", "halt", "halt_threshold", "halt_min_steps"),
         processes=("absorbing", "gaussian"),
         removes_noise=True,
+        by_chance=True,
     ),
 }
 ALIASES = {"ddpm_cache": "ddpm"}  # other names of the same: forwards without effect are never run

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields, replace
-from functools import cache
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from dlm_eval.decoding.checks import check_values, refused
 from dlm_eval.decoding.draw import Nucleus
 from dlm_eval.decoding.registry import ALIASES, strategy
-from dlm_eval.errors import UserError
 
 Convention = Literal["llada", "dream"]
 PER_STEP = ("even", "carry")  # schedules with a quota of at least one token for each step
@@ -149,14 +146,10 @@ class DecodeSettings:
             return 1.0
         return self.guidance + (self.guidance_convention == "llada")
 
-    def leave_out(self, names: Sequence[str], process: str) -> None:
-        """Raises UserError where one of the settings `names`, which models of `process` have no use for, is not at its default."""
-        for name in names:
-            if getattr(self, name) != _default(name):
-                value = getattr(self, name)
-                raise UserError(
-                    f"decode {name} '{value}' means nothing to a model of process '{process}'; leave it out"
-                )
+    def draws(self, process: str) -> bool:
+        """Returns whether answers of models of `process` depend on random numbers under these settings."""
+        chance = self.temperature > 0 or self.alg_temp > 0 or self.rdm_noise > 0
+        return process != "absorbing" or chance or strategy(self.strategy).by_chance
 
     def check(self, length: int, block: int | None = None) -> None:
         """Raises UserError where the settings do not fit a hole of `length` open positions.
@@ -185,7 +178,12 @@ class DecodeSettings:
             raise refused("steps", self.steps, f"a multiple of the {blocks} blocks")
 
     def canonical(self, length: int, process: str, block: int | None) -> DecodeSettings:
-        """Returns the same settings for a hole of `length` positions, as many steps as tokens said by `steps` None (`block` as in `check`)."""
+        """Returns settings with the same answer for a hole of `length` positions (`block` as in `check`).
+
+        As many steps as tokens are `steps` None; samples that would all be equal are one.
+        """
+        if not self.draws(process):
+            self = replace(self, samples=1, rerank="probability")
         whole = length % (self.block_length or length) == 0
         redundant = self.steps == length and whole and process == "absorbing" and block is None
         return replace(self, steps=None) if redundant else self
@@ -203,10 +201,3 @@ class DecodeSettings:
             blocks = length // block if block else 1
             steps = max(1, min(steps, length) // max(blocks, 1)) * max(blocks, 1)
         return replace(self, steps=steps, block_length=block)
-
-
-@cache
-def _default(name: str) -> Any:
-    value = next(field.default for field in fields(DecodeSettings) if field.name == name)
-    assert value is not MISSING
-    return value

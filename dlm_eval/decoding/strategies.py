@@ -88,6 +88,7 @@ class Strategy:
             never rewrites a token.
         processes: corruptions of the models that it can fill with.
         removes_noise: whether what is open after the last step is written in one more (`decoding.rates`).
+        by_chance: whether it draws random numbers even at temperature 0.
         slides: whether a look holds only the open positions among the `window` ones that begin with the first open one.
     """
 
@@ -101,6 +102,7 @@ class Strategy:
     processes: tuple[Process, ...] = ("absorbing",)
     removes_noise: bool = False
     slides: bool = False
+    by_chance: bool = False
 
 
 def highest(rank: Floats, count: int) -> Bools:

@@ -23,7 +23,6 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
 
 STEPS = 10  # where none are asked for
-FOREIGN = ("block_length", "steps_per_block", "guidance", "cache")  # settings that mean nothing here
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,6 @@ def uniform_walk(
     Raises (when run):
         UserError: a setting that belongs to masked models.
     """
-    settings.leave_out(FOREIGN, model.process)
     numbers = range(settings.samples)
     found = yield from together([_sample(model, canvas, settings, repeat(noise, i), trace) for i in numbers])
     ranks = [score if settings.rerank == "score" else mean_logprob(filling) for filling, score in found]

@@ -8,15 +8,17 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 
-from dlm_eval.errors import UserError
+from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.decode_options import DecodeOptions, is_ours
 from dlm_eval.harness.requests import hole_length
+from dlm_eval.models.chat import render_chat
 
 
 def load_baseline(
@@ -38,7 +40,27 @@ def load_baseline(
             f"--model '{name}' cannot be made with {dict(model_args)}: {type(error).__name__}: {reason}"
         ) from error
     lm.generate_until = types.MethodType(_prefix_only(lm.generate_until), lm)
+    _bound_template(lm, str(model_args.get("pretrained") or name))
     return lm
+
+
+def _bound_template(lm: Any, name: str) -> None:
+    """Gives the model's tokenizer, if it is one of transformers', our bounded rendering of its chat template."""
+    from jinja2 import TemplateError
+    from transformers import PreTrainedTokenizerBase
+
+    tokenizer = getattr(lm, "tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+
+    def apply_chat_template(messages: Any, tokenize: bool = False, **options: Any) -> Any:
+        try:
+            text = render_chat(tokenizer, messages, Path(name).name if Path(name).exists() else name, **options)
+        except SampleError as error:
+            raise TemplateError(str(error)) from None  # which lm-eval's models know
+        return tokenizer.encode(text, add_special_tokens=False) if tokenize else text
+
+    tokenizer.apply_chat_template = apply_chat_template
 
 
 def _prefix_only(generate: Any) -> Any:

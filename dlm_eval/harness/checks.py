@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dlm_eval.errors import UserError, unknown
+from dlm_eval.harness.chat import check_chat
+from dlm_eval.harness.code_tasks import Way, ways
 from dlm_eval.harness.decode_options import DecodeOptions, check_requests, user_layer
 from dlm_eval.harness.models import check_model_name, is_ours
 from dlm_eval.harness.run_settings import RunSettings
-from dlm_eval.harness.tasks import check_fewshot, unsafe_tasks
+from dlm_eval.harness.tasks import check_fewshot
+from dlm_eval.models import process_of
 
 log = logging.getLogger(__name__)
 Ask = Callable[[list[str]], bool]
@@ -32,7 +35,9 @@ def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
     tasks = loaded["tasks"]
     check_fewshot(loaded, settings.num_fewshot)
     if is_ours(settings.model):
-        check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode)), tasks)
+        process = process_of(settings.model, settings.model_args) or "absorbing"
+        check_chat(settings, tasks)
+        check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process), tasks)
     _check_sample_names(tasks, settings)
     _check_decide(tasks, settings.estimator)
 
@@ -50,7 +55,6 @@ def check_options(settings: RunSettings) -> None:
     """Parses what would otherwise be found wrong only after the weights are loaded."""
     from dlm_eval.budget import parse_batch_size
     from dlm_eval.decoding import check_process, resolve
-    from dlm_eval.models import process_of
     from dlm_eval.scoring import parse_estimator
 
     parse_batch_size(settings.batch_size or "auto")
@@ -83,9 +87,12 @@ def _refuse_ours(settings: RunSettings) -> None:
 def settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:
     """Returns the tasks that may run. Generated code runs only when the user said so: by the option, or when asked.
 
-    A task that was named itself is an error without that word; inside a group it is left out, and said.
+    A task that was named itself is an error without that word; inside a group it is left out, and said. A task that
+    would run it outside the sandbox is an error wherever it was named, unless the user asked for that too.
     """
-    unsafe = unsafe_tasks(tasks)
+    found = ways(tasks["tasks"])
+    refuse_unsandboxed(found, settings)
+    unsafe = list(found)
     if not unsafe or settings.confirm_run_unsafe_code or settings.predict_only or (ask is not None and ask(unsafe)):
         return tasks
     named = [name for name in unsafe if name in settings.tasks]
@@ -102,6 +109,42 @@ def settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None)
             group.pop(name)
     tasks["group_map"] = {name: group.child_names for name, group in tasks["groups"].items()}
     return tasks
+
+
+def refuse_unsandboxed(found: Mapping[str, Way], settings: RunSettings) -> None:
+    """Raises UserError for tasks that would run generated code outside the sandbox, unless the user asked for it twice.
+
+    Args:
+        found: how each task runs generated code (`ways`).
+        settings: of the run.
+    """
+    outside = {name: way.reason for name, way in found.items() if not way.sandboxed}
+    if not outside or settings.predict_only:
+        return
+    reasons = "; ".join(dict.fromkeys(outside.values()))
+    if settings.unsandboxed and settings.confirm_run_unsafe_code:
+        log.warning("UNSANDBOXED: %s: generated code runs with no protection: %s", ", ".join(outside), reasons)
+        return
+    raise UserError(
+        f"--tasks {', '.join(outside)} would run generated code outside the sandbox: {reasons}; leave it out, or add"
+        " --unsandboxed and --confirm_run_unsafe_code to run it with no protection"
+    )
+
+
+def take_sandbox(tasks: Mapping[str, Any], settings: RunSettings) -> None:
+    """Starts the sandbox that the settings name if one of the tasks (what `load_tasks` returned) will run generated code.
+
+    Raises:
+        UserError: it cannot be had here.
+    """
+    if settings.predict_only or not any(way.sandboxed for way in ways(tasks["tasks"]).values()):
+        return
+    from dlm_eval import sandbox
+
+    try:
+        sandbox.use(None if settings.sandbox == "auto" else settings.sandbox)
+    except sandbox.Unavailable as error:
+        raise UserError(f"--sandbox '{settings.sandbox}' is not allowed: {error}") from error
 
 
 def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None:

@@ -7,15 +7,19 @@ with a traceback. Inside ``local_first`` the same call looks in the user's data 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.hub import hub_reachable
+
+DEEPEST = 200  # opening brackets from which on a line, or a file, is looked at more closely
 
 
 @contextlib.contextmanager
@@ -49,6 +53,8 @@ class _Library:
 
     def load(self, path: str, name: str | None = None, *args: Any, **options: Any) -> Any:
         """Returns what ``datasets.load_dataset`` returns, from the first place that has the dataset."""
+        if self.active:
+            _check_json(_named_files(options.get("data_files")))
         if not self.active or options.get("data_files"):
             return self.original(path, name, *args, **options)
         if Path(path).is_dir():
@@ -60,6 +66,8 @@ class _Library:
             if folder.is_dir():
                 try:
                     return self._from_folder(folder, name, *args, **options)
+                except UserError:
+                    raise
                 except (ValueError, FileNotFoundError) as error:  # the folder lacks this configuration
                     reason = f"{folder}: {_first_line(error)}"
                 except Exception as error:
@@ -71,6 +79,7 @@ class _Library:
         # another folder of the same name, would silently give the old rows. So each state of a folder has its cache.
         import datasets
 
+        _check_json(sorted(folder.rglob("*")))
         cache = Path(datasets.config.HF_DATASETS_CACHE) / "dlm_eval" / _state(folder)
         return self.original(str(folder), name, *args, **{"cache_dir": str(cache), **options})
 
@@ -88,6 +97,43 @@ class _Library:
                 f"dataset {called} cannot be had: {reason}; {hub}; give --data_dir DIR (or the variable"
                 f" DLM_EVAL_DATA) with its files in DIR/{path}"
             ) from error
+
+
+def _named_files(data_files: Any) -> list[Path]:
+    """Returns the paths that `data_files` of a task names: a text, a list of them, or either by split."""
+    if isinstance(data_files, Mapping):
+        return [file for named in data_files.values() for file in _named_files(named)]
+    if isinstance(data_files, (list, tuple)):
+        return [file for named in data_files for file in _named_files(named)]
+    return [Path(data_files)] if isinstance(data_files, (str, Path)) else []
+
+
+def _check_json(files: Iterable[Path]) -> None:
+    """Raises UserError for JSON so deeply nested that the library's reader, which recurses in C++, would end the process."""
+    for file in files:
+        if {".json", ".jsonl"} & set(file.suffixes) and file.is_file():
+            with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+                depth = deepest = (
+                    0  # across lines; brackets in texts count too, so this only says if a closer look is needed
+                )
+                for line in stream:
+                    opened = line.count(b"[") + line.count(b"{")
+                    depth += opened - line.count(b"]") - line.count(b"}")
+                    deepest = max(deepest, depth)
+                    if opened > DEEPEST:
+                        _parse(file, line)
+                if deepest > DEEPEST:
+                    stream.seek(0)
+                    _parse(file, stream.read())
+
+
+def _parse(file: Path, text: bytes) -> None:
+    try:
+        json.loads(text)
+    except RecursionError:
+        raise UserError(f"{file.name} is nested too deeply to be read") from None
+    except ValueError:
+        pass  # the library says what is wrong
 
 
 @contextlib.contextmanager

@@ -7,21 +7,26 @@ they never override one: a YAML that means our sampler writes `decode_temperatur
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dlm_eval.decoding import DecodeSettings, default_strategy, expand, resolve
 from dlm_eval.decoding.presets import authors_preset
+from dlm_eval.decoding.processes import fit_task
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.requests import Hole
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.settings import split_commas
+from dlm_eval.settings import typed_texts
 
+log = logging.getLogger(__name__)
 DEFAULT_LENGTH = 256  # open positions where neither task nor user names a length (half the model's positions where it has fewer than 512)
 OUR_KEYS = tuple(field.name for field in dataclasses.fields(DecodeSettings) if field.name != "until")
 LENGTH_KEYS = ("gen_length", "max_gen_toks", "max_new_tokens", "max_tokens")
+STOP_KEYS = ("until", "stop")  # two names of one setting: lm-eval's, and that of most APIs
 INFILL_KEYS = ("infill_suffix", "infill_length", "infill_reference", "infill_measure")
+USER_KEYS = (*OUR_KEYS, *LENGTH_KEYS, *STOP_KEYS, "preset")
 AR_KEYS = [
     "do_sample",
     "temperature",
@@ -56,12 +61,14 @@ class Request:
         until: stop strings.
         layers: decode settings: the process's strategy, the task's, and then the user's, presets expanded.
         preset: name of the strongest layer's preset ('authors' made out), or None.
+        replaced: the task's settings that the model's process cannot use; its defaults are used instead.
     """
 
     hole: Hole
     until: tuple[str, ...]
     layers: tuple[Mapping[str, Any], ...]
     preset: str | None = None
+    replaced: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,8 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         for key in self.user:
-            if key not in (*OUR_KEYS, *LENGTH_KEYS, "preset", "until"):
-                raise unknown("--decode", key, (*OUR_KEYS, "gen_length", "preset", "until"))
+            if key not in USER_KEYS:
+                raise unknown("--decode", key, USER_KEYS)
 
     def request(self, arguments: Mapping[str, Any], task: str = "") -> Request:
         """Returns what a request's gen_kwargs and the user say together; `arguments` is left as it is.
@@ -104,7 +111,7 @@ class DecodeOptions:
         own: dict[str, Any] = {}
         for key, value in arguments.items():
             name = key.removeprefix("decode_")
-            if key in INFILL_KEYS or key == "until" or (key in AR_KEYS and key not in LENGTH_KEYS):
+            if key in INFILL_KEYS or key in STOP_KEYS or (key in AR_KEYS and key not in LENGTH_KEYS):
                 continue
             if name not in (*OUR_KEYS, *LENGTH_KEYS, "preset"):
                 raise unknown("generation_kwargs", key, (*OUR_KEYS, *LENGTH_KEYS, *INFILL_KEYS, "until", "preset"))
@@ -113,7 +120,10 @@ class DecodeOptions:
             own = {key: value for key, value in own.items() if key in LENGTH_KEYS}
         base = {"strategy": default_strategy(self.process)}
         named = [self._named(layer, task) for layer in (own, self.user)]
-        layers = (base, *map(expand, named))
+        fitting, replaced = fit_task(expand(named[0]), self.process)
+        if replaced:
+            named[0] = fitting  # it is the preset's procedure no more
+        layers = (base, fitting, expand(named[1]))
         return Request(
             hole=Hole(
                 length=str(arguments.get("infill_length") or _length(layers) or self.default_length),
@@ -121,9 +131,10 @@ class DecodeOptions:
                 references=_texts(arguments.get("infill_reference")),
                 measure=str(arguments.get("infill_measure", "alone")),
             ),
-            until=_texts(layers[-1].get("until", arguments.get("until"))),
-            layers=tuple({k: v for k, v in layer.items() if k not in (*LENGTH_KEYS, "until")} for layer in layers),
+            until=_texts(_stop(arguments)) if _stop(self.user) is None else _typed(_stop(self.user)),
+            layers=tuple({k: v for k, v in layer.items() if k not in (*LENGTH_KEYS, *STOP_KEYS)} for layer in layers),
             preset=next((str(layer["preset"]) for layer in reversed(named) if layer.get("preset")), None),
+            replaced=replaced,
         )
 
     def _named(self, layer: Mapping[str, Any], task: str) -> Mapping[str, Any]:
@@ -145,18 +156,45 @@ class DecodeOptions:
 
 
 def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
-    """Raises UserError where the generation settings in a task's YAML have unknown names or a length that cannot be."""
+    """Warns of a task's settings that the model's process cannot use.
+
+    Raises:
+        UserError: the generation settings in a task's YAML have unknown names or a length that cannot be.
+    """
     for name, task in tasks.items():
+        if task.OUTPUT_TYPE != "generate_until" or options.user.get("preset") == "authors":
+            continue
         try:
-            if task.OUTPUT_TYPE == "generate_until" and options.user.get("preset") != "authors":
-                options.request(task.config.generation_kwargs or {}, name)
+            ask = options.request(task.config.generation_kwargs or {}, name)
+            settings = resolve(*ask.layers)
         except UserError as error:
             raise UserError(f"task '{name}': {error}") from error
+        if ask.replaced:
+            log.warning(
+                "task '%s': a model of process '%s' cannot use the task's %s; its own defaults are used",
+                name, options.process, ", ".join(f"{key}={value}" for key, value in ask.replaced.items()),
+            )  # fmt: skip
+        if settings.samples > 1 and not settings.draws(options.process):
+            log.warning(
+                "task '%s': samples=%d has no effect at temperature 0, where all samples are equal; one is written",
+                name, settings.samples,
+            )  # fmt: skip
 
 
 def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the user's layer: --decode above --gen_kwargs (whose `do_sample` says nothing about our samplers)."""
-    return {**{k.removeprefix("decode_"): v for k, v in gen_kwargs.items() if k != "do_sample"}, **decode}
+    """Returns the user's layer: --decode above --gen_kwargs (whose `do_sample` says nothing about our samplers).
+
+    Raises:
+        UserError: an unknown key; the line names the option that it was given to.
+    """
+    generic = {key.removeprefix("decode_"): value for key, value in gen_kwargs.items() if key != "do_sample"}
+    for option, keys in (("--gen_kwargs", generic), ("--decode", decode)):
+        for key in keys:
+            if key not in USER_KEYS:
+                raise unknown(option, key, USER_KEYS)
+    if any(key in decode for key in STOP_KEYS):
+        generic = {key: value for key, value in generic.items() if key not in STOP_KEYS}
+    return {**generic, **decode}
 
 
 def is_ours(key: str) -> bool:
@@ -187,12 +225,31 @@ def _positive(key: str, value: Any) -> int:
     return number
 
 
+def _stop(layer: Mapping[str, Any]) -> Any:
+    """Returns the stop strings of a layer by either name, or None.
+
+    Raises:
+        UserError: both names are given.
+    """
+    given = [key for key in STOP_KEYS if layer.get(key) is not None]
+    if len(given) > 1:
+        raise UserError("until and stop are two names of one setting; give one")
+    return layer[given[0]] if given else None
+
+
 def _texts(value: Any) -> tuple[str, ...]:
+    """Returns the texts of a task's setting: one text or a list of them."""
     if value is None:
         return ()
     if isinstance(value, str):
-        bracketed = value.startswith("[") and value.endswith("]")
-        return tuple(split_commas(value[1:-1])) if bracketed else (value,)
+        return (value,)
     if isinstance(value, Sequence):
         return tuple(str(item) for item in value)
     raise UserError(f"generation_kwargs '{value}' is not allowed; it must be a text or a list of texts")
+
+
+def _typed(value: Any) -> tuple[str, ...]:
+    try:
+        return typed_texts(value)
+    except TypeError:
+        raise UserError(f"until '{value}' is not allowed; it must be a text or a list of texts") from None

@@ -13,13 +13,15 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from dlm_eval.errors import DlmEvalError
+from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.harness import targets
+from dlm_eval.harness.bounded import FILTER_SECONDS, PROMPT_SECONDS, SCORE_SECONDS, TooSlow, bounded
 from dlm_eval.harness.fewshot import LeftOut
 from dlm_eval.harness.records import Record, doc_key
 from dlm_eval.harness.requests import Unbuilt
 from dlm_eval.output import one_line
 
+MOST_SLOW = 10  # answers on which a filter may be ended by its time limit before the rest err at once
 log = logging.getLogger(__name__)
 # what a request of each type has behind its prompt; a model of lm-eval's own, which cannot know `Unbuilt`, answers it with little work
 REST: dict[str, tuple[Any, ...]] = {
@@ -76,7 +78,8 @@ class Guard:
 
         def doc_to_target(doc: Any, *args: Any, **options: Any) -> Any:
             try:
-                return target(doc, *args, **options)
+                with bounded("the target", PROMPT_SECONDS):
+                    return target(doc, *args, **options)
             except Exception:
                 if self.reason(name, doc) is None:
                     raise
@@ -119,7 +122,8 @@ class Guard:
                 reason = targets.fault(task, doc) or targets.without_likelihood(task, results)
                 if reason is None:
                     try:
-                        metrics = dict(score(doc, results))
+                        with bounded("it", SCORE_SECONDS):
+                            metrics = dict(score(doc, results))
                     except Exception as error:  # a scorer may raise anything; the sample is stored as erred
                         reason = one_line(f"scoring failed: {type(error).__name__}: {error}")
                 if wrong := targets.no_numbers(task, metrics):
@@ -140,16 +144,22 @@ class Guard:
 
         def apply_filters() -> Any:
             try:
-                return apply()
+                with bounded("all answers together", FILTER_SECONDS):
+                    return apply()
             except Exception as error:  # a filter may raise anything
                 log.warning(
                     "%s: a filter failed (%s: %s); it is tried on each answer apart", name, type(error).__name__, error
                 )
             for ensemble in task._filters:
+                slow = 0
                 for instance in task._instances:
                     try:
-                        ensemble.apply([instance])
+                        if slow == MOST_SLOW:
+                            raise TooSlow(f"it was ended on {slow} answers and not tried on this one")
+                        with bounded("it", FILTER_SECONDS):
+                            ensemble.apply([instance])
                     except Exception as error:
+                        slow += isinstance(error, TooSlow) and slow < MOST_SLOW
                         self.errors[name, doc_key(instance.doc)] = one_line(
                             f"filter '{ensemble.name}' failed: {type(error).__name__}: {error}"
                         )
@@ -171,7 +181,10 @@ class Guard:
 def _built(build: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Returns what `build` returns, or why it could not."""
     try:
-        return build(*args, **options)
+        with bounded("it", PROMPT_SECONDS):
+            return build(*args, **options)
+    except SampleError as error:
+        return Unbuilt(f"the prompt could not be built: {error}")
     except DlmEvalError:
         raise
     except Exception as error:  # a document's fields and a task's templates may raise anything

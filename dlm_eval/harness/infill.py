@@ -19,8 +19,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lm_eval import utils
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.utils import apply_template
 
 from dlm_eval.errors import UserError, unknown
 
@@ -72,11 +72,11 @@ class InfillSpec:
 
     def keys(self, task: str, doc: dict[str, Any]) -> dict[str, Any]:
         """Returns the flat generation arguments of one document."""
-        length = apply_template(self.length, doc).strip()
+        length = utils.apply_template(self.length, doc).strip()
         _check_length(task, length)
         keys: dict[str, Any] = {"infill_length": length}
         if self.suffix is not None:
-            keys["infill_suffix"] = apply_template(self.suffix, doc)
+            keys["infill_suffix"] = utils.apply_template(self.suffix, doc)
         if self.measure != "alone":
             keys["infill_measure"] = self.measure
         if self.reference is not None:
@@ -108,7 +108,7 @@ def _references(source: str | Callable[[dict[str, Any]], str | list[str]], doc: 
     if callable(source):
         found = source(doc)
     elif "{{" in source:
-        found = apply_template(source, doc)
+        found = utils.apply_template(source, doc)
     else:
         found = _column(source, doc)
     return [found] if isinstance(found, str) else list(found)

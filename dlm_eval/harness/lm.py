@@ -15,12 +15,13 @@ from lm_eval.api.model import TemplateLM
 
 from dlm_eval.canvas import BLANK, Filling, Score
 from dlm_eval.errors import SampleError
+from dlm_eval.harness.chat import template_text
 from dlm_eval.harness.decode_options import DecodeOptions
 from dlm_eval.harness.records import Record, doc_key, records_of
-from dlm_eval.harness.requests import Overlong, Prepared, Unbuilt, begin, continuation_canvas, hole_canvas, hole_length
+from dlm_eval.harness.requests import Overlong, Prepared, Unbuilt, begin, choice_canvases, hole_canvas, hole_length
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores, answer_jobs
 from dlm_eval.journal import Journal
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.denoiser import ChatTemplates, Denoiser
 from dlm_eval.noise import digest
 from dlm_eval.pool import Pool
 from dlm_eval.progress import Progress
@@ -42,6 +43,7 @@ class Options:
         stride: tokens that each later window of a long text scores; None for as many as fit.
         overlong: what happens to a request that does not fit: cut its context from the left, or store an error.
         quiet: show no progress.
+        template: name of the chat template; None for the checkpoint's default.
     """
 
     estimator: EstimatorSettings
@@ -50,6 +52,7 @@ class Options:
     stride: int | None = None
     overlong: Overlong = "truncate"
     quiet: bool = False
+    template: str | None = None
 
 
 class DiffusionLM(TemplateLM):
@@ -90,10 +93,12 @@ class DiffusionLM(TemplateLM):
         return self.model.encode(string)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        if self.options.template is not None and isinstance(self.model, ChatTemplates):
+            return self.model.apply_chat_template(chat_history, add_generation_prompt, self.options.template)
         return self.model.apply_chat_template(chat_history, add_generation_prompt)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        return str(getattr(getattr(self.model, "tokenizer", None), "chat_template", "") or "")
+        return template_text(self.model, chat_template)
 
     def get_model_info(self) -> dict[str, Any]:
         return {"model_dtype": self.model.describe().get("dtype"), "fingerprint": self.fingerprint}
@@ -112,16 +117,25 @@ class DiffusionLM(TemplateLM):
         for request in {id(r): r for r in requests}.values():
             questions.setdefault(_question_of(request), []).append(request)
 
+        prepared: dict[tuple[Any, ...], list[Prepared]] = {}  # of each question's choices, as they are in `questions`
+
+        def canvases_of(request: Instance, record: Record) -> list[Prepared]:
+            question = (_question_of(request), record.repeat)
+            if question not in prepared:
+                key = digest(record.task, record.doc, record.repeat)
+                pairs = [choice.args for choice in questions[question[0]]]
+                prepared[question] = choice_canvases(self.model, pairs, key, self.options.overlong)
+            return prepared[question]
+
         def prepare(request: Instance, record: Record) -> list[Job]:
-            context, continuation = request.args
-            key = digest(record.task, record.doc, record.repeat)
-            prepared = continuation_canvas(self.model, context, continuation, key, self.options.overlong)
-            choices = questions[_question_of(request)]
+            choices, canvases = questions[_question_of(request)], canvases_of(request, record)
+            place = next(i for i, choice in enumerate(choices) if choice is request)
+            self._weigh(canvases[place], record)
             if self.options.estimator.decide is not None and len(choices) > 1:
-                self._weigh(prepared, record)
-                return [self._question(choices, record)]
+                record.details["choice"] = place
+                return [self._question(choices, canvases)]
             # lm-eval's choices ask several continuations of one document and never look at is_greedy, which costs rows of its own.
-            return [self._score_job(prepared, record, greedy=len(choices) == 1)]
+            return [self._score_job(canvases[place], greedy=len(choices) == 1)]
 
         def finish(answers: Sequence[Answer], record: Record) -> tuple[float, bool]:
             score = _score(answers[0])
@@ -141,7 +155,10 @@ class DiffusionLM(TemplateLM):
             ids = self.model.encode(request.args[0])
             head = begin(self.model, [])
             canvases = windows([*head, *ids], self.model.max_length, self.options.stride, given=len(head), key=key)
-            return [self._score_job(Prepared(canvas), record, greedy=False) for canvas in canvases]
+            whole = [Prepared(canvas) for canvas in canvases]
+            for window in whole:
+                self._weigh(window, record)
+            return [self._score_job(window, greedy=False) for window in whole]
 
         def finish(answers: Sequence[Answer], record: Record) -> float:
             if not answers:
@@ -173,9 +190,13 @@ class DiffusionLM(TemplateLM):
             }
             if ask.preset is not None:
                 record.details["preset"] = ask.preset
+            if ask.replaced:
+                record.details["replaced"] = dict(ask.replaced)
             plain = settings.canonical(
                 length, self.model.process, self.model.block_length
             )  # one key for one piece of work
+            if not settings.draws(self.model.process):  # repeats, and documents with one prompt, have one answer
+                return [FillJob(replace(prepared.canvas, key=""), plain, 0)]
             return [FillJob(prepared.canvas, plain, self.options.seed)]
 
         def finish(answers: Sequence[Answer], record: Record) -> str:
@@ -198,20 +219,14 @@ class DiffusionLM(TemplateLM):
         record.stderr, record.score_kind, record.bounds = score.stderr, score.kind, (score.lower, score.upper)
         record.details["estimator"] = score.estimator
 
-    def _question(self, choices: Sequence[Instance], record: Record) -> QuestionJob:
+    def _question(self, choices: Sequence[Instance], canvases: Sequence[Prepared]) -> QuestionJob:
         """Returns the job of a whole question. Every choice's request asks for the same job, which is answered once."""
-        key = digest(record.task, record.doc, record.repeat)
-        pairs = [choice.args for choice in choices]
-        canvases = [
-            continuation_canvas(self.model, context, text, key, self.options.overlong).canvas for context, text in pairs
-        ]
-        record.details["choice"] = next(i for i, choice in enumerate(choices) if choice.idx == record.idx)
         # lm-eval's acc_norm divides by the characters of a choice, without the delimiter before it.
         lengths = tuple(max(1, len(choice.args[1].removeprefix(" "))) for choice in choices)
-        return QuestionJob(tuple(canvases), self.options.estimator, self.options.seed, lengths)
+        whole = tuple(prepared.canvas for prepared in canvases)
+        return QuestionJob(whole, self.options.estimator, self.options.seed, lengths)
 
-    def _score_job(self, prepared: Prepared, record: Record, greedy: bool) -> ScoreJob:
-        self._weigh(prepared, record)
+    def _score_job(self, prepared: Prepared, greedy: bool) -> ScoreJob:
         alone = replace(self.options.estimator, decide=None)  # which is for the choices of a question
         return ScoreJob(prepared.canvas, alone, self.options.seed, greedy)
 

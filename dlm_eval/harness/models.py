@@ -111,6 +111,7 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
 
 
 def _language_model(model: Denoiser, pool: Pool, settings: RunSettings, journal: Journal | None) -> DiffusionLM:
+    from dlm_eval.harness.chat import chosen_template
     from dlm_eval.harness.decode_options import DEFAULT_LENGTH, DecodeOptions, user_layer
     from dlm_eval.harness.lm import DiffusionLM, Options
     from dlm_eval.scoring import parse_estimator
@@ -125,6 +126,7 @@ def _language_model(model: Denoiser, pool: Pool, settings: RunSettings, journal:
         settings.stride,
         settings.overlong,
         quiet=settings.quiet,
+        template=chosen_template(model, settings.apply_chat_template),
     )
     return DiffusionLM(model, pool, options, journal)
 

@@ -88,9 +88,25 @@ def continuation_canvas(model: Denoiser, context: str, continuation: str, key: s
     Raises:
         SampleError: an empty continuation, or one that does not fit the model.
     """
-    head, target = encode_pair(model, context, continuation)
-    head, _, cut = _fit(model, begin(model, head), len(target), (), overlong)
-    return Prepared(Canvas.continuation(head, target, key), cut)
+    return choice_canvases(model, [(context, continuation)], key, overlong)[0]
+
+
+def choice_canvases(model: Denoiser, pairs: Sequence[tuple[str, str]], key: str, overlong: Overlong) -> list[Prepared]:
+    """Returns the canvases that score the choices of one question, (context, continuation) each.
+
+    If one does not fit the model, the context of all is cut by as many tokens: likelihoods under different contexts cannot be compared.
+
+    Raises:
+        SampleError: an empty continuation, or one that does not fit the model.
+    """
+    parts = [(begin(model, head), target) for head, target in (encode_pair(model, *pair) for pair in pairs)]
+    excess = max(len(head) + len(target) - model.max_length for head, target in parts)
+    found = []
+    for (context, _), (head, target) in zip(pairs, parts, strict=True):
+        own = excess if context else len(head) + len(target) - model.max_length  # no context to share
+        head, _, cut = _fit(model, head, len(target), (), overlong, own)
+        found.append(Prepared(Canvas.continuation(head, target, key), cut))
+    return found
 
 
 def hole_canvas(model: Denoiser, prefix: str, length: int, suffix: str, key: str, overlong: Overlong) -> Prepared:
@@ -106,19 +122,34 @@ def hole_canvas(model: Denoiser, prefix: str, length: int, suffix: str, key: str
 
 
 def _fit(
-    model: Denoiser, head: list[int], hole: int, tail: Sequence[int], overlong: Overlong
+    model: Denoiser, head: list[int], hole: int, tail: Sequence[int], overlong: Overlong, excess: int | None = None
 ) -> tuple[list[int], list[int], int]:
-    """Returns head and tail cut to the model's length, and the number of tokens cut: the head's far end first, then the tail's."""
-    excess = len(head) + hole + len(tail) - model.max_length
+    """Returns head and tail cut to the model's length, and the number of tokens cut: the head's far end first, then the tail's.
+
+    Args:
+        model: says how many positions there are.
+        head: ids before the hole.
+        hole: open positions.
+        tail: ids behind it.
+        overlong: what to do with a canvas that does not fit.
+        excess: tokens to cut; None for as many as do not fit.
+    """
+    excess = len(head) + hole + len(tail) - model.max_length if excess is None else excess
     if excess <= 0:
         return head, list(tail), 0
     if overlong == "error":
-        raise SampleError(f"{len(head) + hole + len(tail)} tokens do not fit the model's {model.max_length}")
+        raise SampleError(f"{model.max_length + excess} tokens do not fit the model's {model.max_length}")
     kept_bos = 1 if model.needs_bos else 0
-    from_head = min(excess, len(head) - kept_bos)
+    given = len(head) - kept_bos
+    from_head = min(excess, given)
     from_tail = min(excess - from_head, len(tail))
     if from_head + from_tail < excess:
         raise SampleError(f"a hole of {hole} tokens does not fit the model's {model.max_length} positions")
+    if from_head == given > 0 or from_tail == len(tail) > 0:
+        raise SampleError(
+            f"{hole} open positions leave nothing of the {'prompt' if from_head == given > 0 else 'text behind the hole'}"
+            f" in the model's {model.max_length}; ask for fewer (gen_length)"
+        )
     head = head[from_head:] if getattr(model, "bare", False) else head[:kept_bos] + head[kept_bos + from_head :]
     return head, list(tail[: len(tail) - from_tail]), excess
 

@@ -162,8 +162,9 @@ def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
                 task.setdefault(key, set()).add(record.details[key])
         if record.score_kind is not None:
             task.setdefault("logprob_kind", set()).add(record.score_kind)
-        if record.details.get("decode") is not None:
-            task["decode"] = record.details["decode"]
+        for key in ("decode", "replaced"):
+            if record.details.get(key) is not None:
+                task[key] = record.details[key]
     return {name: {k: _one(v) for k, v in task.items()} for name, task in tasks.items()}
 
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe
+from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe, take_sandbox
+from dlm_eval.harness.code_tasks import said, ways
 from dlm_eval.harness.contained import contained
 from dlm_eval.harness.models import Loaded, adapt, load
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
-from dlm_eval.harness.tasks import load_tasks, unsafe_tasks
+from dlm_eval.harness.stock_code import code_eval_replaced, note_ahead
+from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.journal import Journal
 from dlm_eval.output import safe_log
 from dlm_eval.redaction import redact_values
@@ -74,9 +76,11 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
     )
     tasks = settle_unsafe(tasks, settings, ask)
     check_tasks(tasks, settings)
+    take_sandbox(tasks, settings)
     with ExitStack() as stack:
         loaded = stack.enter_context(open_model(settings, home)) if shared is None else adapt(shared, settings)
         stack.enter_context(contained(settings.verbosity == "DEBUG"))
+        stack.enter_context(code_eval_replaced())
         results, errors = _evaluate(loaded, tasks, settings, start)
     file = _save(results, loaded, settings, start) if settings.output_path else None
     return Finished(results, file, errors)
@@ -130,7 +134,10 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     def records() -> list[Any]:
         return list(loaded.lm.records) if loaded.ours else []
 
+    running = {} if settings.predict_only else ways(tasks["tasks"])
     for name, task in tasks["tasks"].items():
+        if name in running:
+            note_ahead(name, task)
         guard.watch(name, task, records)
     outcome = simple_evaluate(
         model=loaded.lm,
@@ -157,10 +164,8 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     results["dlm_eval"] = block(loaded, settings, records(), errors, device, time.perf_counter() - start, named)
     for name, notes in guard.notes().items():
         results["dlm_eval"]["tasks"].setdefault(name, {}).update(notes)
-    if settings.confirm_run_unsafe_code and unsafe_tasks(tasks):
-        from dlm_eval.sandbox import protections
-
-        results["dlm_eval"]["environment"]["sandbox"] = list(protections())
+    if running:
+        results["dlm_eval"]["environment"]["sandbox"] = said(running)
     results["dlm_eval"] |= spreads(tasks, results) | {"unmet_aggregates": unmet(tasks["groups"], results["results"])}
     return files.public_results(results), sum(errors.values())
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.redaction import learn
+from dlm_eval.sandbox import KINDS
 from dlm_eval.settings import cast_value, parse_pairs
 
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-shot
@@ -42,9 +43,12 @@ class RunSettings:
         output_path: directory for results, or a name ending in .json; None saves nothing.
         resume: use the answers in the journal of `output_path`.
         score_only: use nothing but these answers: filters and metrics anew, no weights.
+        confirm_run_unsafe_code: generated code may run, in the sandbox.
+        unsandboxed: with it, that of tasks that the sandbox cannot hold may run with no protection.
         bootstrap_iters: resamplings for standard errors without a closed form (lm-eval's 100000 take hours for F1).
         stride: tokens that each later window of a text longer than the model scores (loglikelihood_rolling).
         overlong: 'truncate' (context from the left, counted) or 'error' (a stored per-sample error).
+        sandbox: kind of sandbox for generated code ('namespaces', 'plain'; docs/sandbox.md), or 'auto' for the best that can be had.
     """
 
     model: str
@@ -75,6 +79,8 @@ class RunSettings:
     system_instruction: str | None = None
     fewshot_as_multiturn: bool | None = None
     confirm_run_unsafe_code: bool = False
+    unsandboxed: bool = False
+    sandbox: str = "auto"
     predict_only: bool = False
     write_out: bool = False
     bootstrap_iters: int = 200
@@ -102,6 +108,8 @@ class RunSettings:
             raise unknown("--overlong", self.overlong, ("truncate", "error"))
         if self.engine not in ("local", "ray"):
             raise unknown("--engine", self.engine, ("local", "ray"))
+        if self.sandbox not in ("auto", *KINDS):
+            raise unknown("--sandbox", self.sandbox, ("auto", *KINDS))
         places = [f"--{name}" for name in ("device", "devices") if getattr(self, name) is not None]
         places += ["device of --model_args"] if "device" in self.model_args else []
         if len(places) > 1:

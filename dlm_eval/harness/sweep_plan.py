@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # Options that mean what they mean to `run` and are handed on to it.
 PASSED = (
     "model", "model_args", "limit", "num_fewshot", "batch_size", "device", "devices", "seed", "data_dir", "include_path", "apply_chat_template",
-    "system_instruction", "confirm_run_unsafe_code", "output_path", "verbosity", "resume",
+    "system_instruction", "confirm_run_unsafe_code", "unsandboxed", "sandbox", "output_path", "verbosity", "resume",
 )  # fmt: skip
 
 
@@ -122,11 +122,17 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
 
 def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
     """Returns the tasks in which the model writes, by name, and the names of the others, which do not depend on decode settings."""
-    from dlm_eval.harness.tasks import check_fewshot, unsafe_tasks
+    from dlm_eval.harness.checks import refuse_unsandboxed, take_sandbox
+    from dlm_eval.harness.code_tasks import ways
+    from dlm_eval.harness.tasks import check_fewshot
 
     loaded = _load(settings.tasks, settings)
     check_fewshot(loaded, settings.num_fewshot)
-    unsafe = [] if settings.confirm_run_unsafe_code else unsafe_tasks(loaded)
+    found = ways(loaded["tasks"])
+    refuse_unsandboxed(found, settings)
+    if settings.confirm_run_unsafe_code:
+        take_sandbox(loaded, settings)
+    unsafe = [] if settings.confirm_run_unsafe_code else list(found)
     kept = {
         name: task
         for name, task in loaded["tasks"].items()

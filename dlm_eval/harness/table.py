@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dlm_eval.boards.result_file import UNSANDBOXED, outside
 from dlm_eval.harness.plain import metrics_of
 from dlm_eval.output import table
 
@@ -54,7 +55,8 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
         sampling = scores.get(f"{metric}_stderr,{filter_name}")
         if not isinstance(sampling, (int, float)):
             sampling = _of(results, "perplexity_stderr", name, metric)
-        first = [name, *counted] if place == 0 else [""] * 6
+        shown_name = f"{name} ({UNSANDBOXED})" if outside(dict(results), name) else name
+        first = [shown_name, *counted] if place == 0 else [""] * 6
         yield [
             first[0],
             shown,

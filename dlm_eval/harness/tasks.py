@@ -10,12 +10,16 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dlm_eval
 from dlm_eval.errors import RunError, UserError, nearest
+from dlm_eval.harness.bounded import PROMPT_SECONDS, bounded
+from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.data import local_first
 from dlm_eval.harness.run_settings import DEFAULT_SEEDS
 from dlm_eval.harness.seeding import Seeds, hold_documents, steady_documents
+from dlm_eval.harness.stock_code import code_eval_replaced, put_in_sandbox
 from dlm_eval.harness.task_files import check_config, check_file, check_folder
 
 WILDCARDS = set("*?[")
@@ -66,14 +70,15 @@ def load_tasks(
     roots = [task_configs_dir(), *include_folders(include_path)]
     for root in roots:
         check_folder(root)
-    with quiet():
+    with quiet(), _lengths_of_tasks_alone():
         manager, found = _find(_split(names), roots, dict(metadata or {}))
-        with local_first(data_dir), steady_documents(seeds):
+        with local_first(data_dir), steady_documents(seeds), _bounded_templates(), code_eval_replaced():
             built = [item for name in found for item in _build(manager, name)]
         try:
             loaded: dict[str, Any] = manager.load(built)
         except ValueError as error:
             raise UserError(f"--tasks: {error}") from error
+    put_in_sandbox(loaded["tasks"])
     for task in loaded["tasks"].values():
         _check_metric_functions(task)
         hold_documents(task, seeds)
@@ -81,9 +86,24 @@ def load_tasks(
     return loaded
 
 
+@contextlib.contextmanager
+def _bounded_templates() -> Iterator[None]:
+    """Limits the time of each template that a task renders while it loads (lm-eval tries the first document's)."""
+    from lm_eval import utils
+
+    plain = utils.apply_template
+
+    def apply_template(*args: Any, **options: Any) -> Any:
+        with bounded("a template", PROMPT_SECONDS):
+            return plain(*args, **options)
+
+    with patch.object(utils, "apply_template", apply_template):
+        yield
+
+
 def unsafe_tasks(loaded: Mapping[str, Any]) -> list[str]:
-    """Returns the names of the tasks that run generated code."""
-    return [name for name, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
+    """Returns the names of the tasks that run generated code, in the sandbox or outside it (see code_tasks.py)."""
+    return list(ways(loaded["tasks"]))
 
 
 def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
@@ -287,7 +307,7 @@ def _build(manager: Any, spec: Any) -> list[Any]:
         raise error if str(error).startswith("--tasks") else UserError(f"task '{name}': {error}") from error
     except KeyError as error:
         raise UserError(f"task '{name}': its dataset has no split, configuration or column {error}") from error
-    except Exception as error:  # whatever a YAML or its functions raise is a mistake in them
+    except (Exception, SystemExit) as error:  # whatever a YAML or its functions raise is a mistake in them
         reason = " ".join(str(error).split()) or "no reason given"
         raise UserError(f"task '{name}' cannot be loaded: {type(error).__name__}: {reason}") from error
     below = {child for children in loaded["group_map"].values() for child in children}
@@ -320,6 +340,24 @@ def _unknown_task(spec: str, manager: Any) -> UserError:
     near = nearest(spec, manager.all_tasks, count=3)
     guess = f"did you mean {', '.join(repr(name) for name in near)}? " if near else ""
     return UserError(f"--tasks '{spec}' is not known; {guess}'dlm-eval ls tasks' lists what there is")
+
+
+@contextlib.contextmanager
+def _lengths_of_tasks_alone() -> Iterator[None]:
+    """Keeps lm-eval from writing `max_gen_toks: 256` into tasks without generation settings: no task asked for that length."""
+    import lm_eval.config.task as config
+
+    original = config.default_gen_kwargs
+
+    def default_gen_kwargs(until: Any, *length: int, **named: int) -> dict[str, Any]:
+        kwargs = original(until, *length, **named)
+        return kwargs if length or named else {key: value for key, value in kwargs.items() if key != "max_gen_toks"}
+
+    config.default_gen_kwargs = default_gen_kwargs
+    try:
+        yield
+    finally:
+        config.default_gen_kwargs = original
 
 
 @contextlib.contextmanager

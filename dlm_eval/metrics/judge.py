@@ -89,12 +89,12 @@ def find_judge(name: str, device: str = "auto") -> Judge:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from dlm_eval.models.loading import first_line, locate, resolve_device
-    from dlm_eval.models.weights import require_weights
+    from dlm_eval.models.loading import first_line, locate, read_config, resolve_device
 
     try:
         folder = locate(name, setting="judge")
-        require_weights(folder)
+        folder.holds()
+        read_config(folder)
         config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
         if type(config) not in AutoModelForCausalLM._model_mapping:
             raise UserError(
@@ -130,10 +130,15 @@ def _model(judge: Judge) -> Any:
     """Returns the network in eval mode; float32 on a CPU, else as its config says."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
-        judge.folder.path,
-        dtype="float32" if judge.device == "cpu" else "auto",
-        device_map={"": judge.device},
-        trust_remote_code=False,
-        local_files_only=True,
-    ).eval()
+    from dlm_eval.models.loading import read_config
+    from dlm_eval.models.stored import built_within
+
+    whose = f"judge '{judge.folder.name}': config.json"
+    with built_within(judge.folder.holds(), "quantization_config" in read_config(judge.folder), whose):
+        return AutoModelForCausalLM.from_pretrained(
+            judge.folder.path,
+            dtype="float32" if judge.device == "cpu" else "auto",
+            device_map={"": judge.device},
+            trust_remote_code=False,
+            local_files_only=True,
+        ).eval()

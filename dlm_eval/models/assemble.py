@@ -13,6 +13,7 @@ from dlm_eval.models.probes import probe
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import Vocabulary
 
+LONGEST_BLOCK = 2**14
 DEFAULT_LENGTH = 2048  # of networks whose config names no limit
 
 
@@ -37,6 +38,11 @@ def assemble(
             f"model_args max_length '{settings.max_length}' is not possible; the network has {positions} positions"
         )
     longest = settings.max_length or positions or DEFAULT_LENGTH
+    block = traits.block_length
+    if traits.attention == "block" and (type(block) is not int or not 1 <= block <= LONGEST_BLOCK):
+        raise UserError(
+            f"{traits.family} ({folder.name}): block length {str(block)[:40]} is not possible; it must be 1 to {LONGEST_BLOCK}"
+        )
     denoiser = kind(model, vocabulary, traits, f"{traits.family} ({settings.checkpoint or folder.name})", longest)
     if backend := compile_backend(settings.compile):
         compile_denoiser(denoiser, backend)

@@ -6,7 +6,7 @@ positions, d = head size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -60,7 +60,7 @@ class Denoiser(Protocol):
         ...
 
     def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Returns the conversation as the model's prompt text."""
+        """Returns the conversation as the model's prompt text: with the header of an answer, or with its last message left open."""
         ...
 
     def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
@@ -76,6 +76,22 @@ class Denoiser(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the model in a fingerprint: family, checkpoint, revision, file hashes, dtype, ids."""
+        ...
+
+
+@runtime_checkable
+class ChatTemplates(Protocol):
+    """A denoiser whose chat template can be chosen by name. Optional."""
+
+    @property
+    def chat_templates(self) -> Mapping[str, str]:
+        """Texts of the templates by name."""
+        ...
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
+    ) -> str:
+        """Returns the conversation by the template of that name, None for the checkpoint's default."""
         ...
 
 

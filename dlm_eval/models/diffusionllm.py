@@ -18,9 +18,10 @@ from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaXLCo
 from dlm_eval.errors import UserError
 from dlm_eval.models.assemble import assemble
 from dlm_eval.models.loading import Folder, LoadSettings, locate, native_config, read_config, require
+from dlm_eval.models.stored import built_within, stored
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
 from dlm_eval.models.vocabulary import read_vocabulary
-from dlm_eval.models.weights import check_keys, load_weights
+from dlm_eval.models.weights import check_keys, load_weights, read_state
 
 CLASSES = {
     "xlm-roberta": (XLMRobertaConfig, XLMRobertaForMaskedLM),
@@ -139,17 +140,16 @@ def load(settings: LoadSettings) -> DiffusionLLMDenoiser:
 
 def _length_head(folder: Folder, config: Any, denoiser: DiffusionLLMDenoiser) -> LengthHead | None:
     """Returns the folder's length head on the denoiser's device in its dtype, or None where it has none."""
-    from safetensors.torch import load_file
-
     file = folder.path / LENGTH_FILE
     if not file.is_file():
         return None
     sizes = (config.hidden_size, config.num_attention_heads, config.intermediate_size)
-    with denoiser.device if denoiser.device.type == "meta" else torch.device("cpu"):
+    within = built_within(stored([file]), False, f"pretrained '{folder.name}': config.json")
+    with denoiser.device if denoiser.device.type == "meta" else torch.device("cpu"), within:
         head = LengthHead(*sizes, config.max_position_embeddings).to(denoiser.dtype).eval().requires_grad_(False)
     if denoiser.device.type == "meta":
         return head
-    state, own = load_file(file), head.state_dict()
+    state, own = read_state(folder, [file], torch.device("cpu")), head.state_dict()
     wrong = [key for key, value in state.items() if key in own and own[key].shape != value.shape]
     check_keys(f"{folder.name}/{LENGTH_FILE}", own.keys() - state.keys(), state.keys() - own.keys(), wrong)
     head.load_state_dict(state)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dlm_eval.models.compiled import compile_backend
-from dlm_eval.models.loading import Folder, LoadSettings, header, locate
+from dlm_eval.models.loading import Folder, LoadSettings, locate
+from dlm_eval.models.stored import header
 
 TOKENIZER_FILES = [
     "tokenizer*",
@@ -30,12 +31,17 @@ def identity(folder: Folder, settings: LoadSettings) -> dict[str, Any]:
         "revision": folder.commit or settings.revision,
         "weights_sha256": hash_weights(folder.weights),
         "config_sha256": _sha256([folder.path / "config.json"]),
-        "tokenizer_sha256": _sha256(sorted({file for name in TOKENIZER_FILES for file in text.path.glob(name)})),
+        "tokenizer_sha256": _sha256(
+            sorted({file for name in TOKENIZER_FILES for file in text.path.glob(name) if file.is_file()})
+        ),
         "transformers": transformers.__version__,
     }
     if settings.peft:
         adapter = locate(settings.peft, setting="peft")
-        described |= {"peft": adapter.name, "peft_sha256": _sha256(sorted(adapter.path.glob("adapter_*")))}
+        described |= {
+            "peft": adapter.name,
+            "peft_sha256": _sha256(sorted(file for file in adapter.path.glob("adapter_*") if file.is_file())),
+        }
     chosen = {"quantization": settings.quantization, "compile": compile_backend(settings.compile)}
     return described | {key: value for key, value in chosen.items() if value}
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +19,8 @@ import torch
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.hub import hub_reachable
 from dlm_eval.models import Checkpoint, checkpoints, families, packaged_asset
+from dlm_eval.models.sizes import check_config
+from dlm_eval.models.stored import Stored, entries, stored
 from dlm_eval.redaction import redact_message
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -34,6 +35,7 @@ FOREIGN = {
     "dtype",
     "attn_implementation",
 }
+LARGEST_JSON = 2**24  # bytes of config.json and its like; real ones have some thousands
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
 
 
@@ -103,18 +105,42 @@ class Folder:
         file = self.path / name
         if not file.is_file():
             return {}
+        if file.stat().st_size > LARGEST_JSON:
+            raise UserError(f"pretrained '{self.name}': {name} has more than {LARGEST_JSON >> 20} MiB; it is not read")
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise UserError(f"pretrained '{self.name}': {name} is not valid JSON ({error})") from None
+        except (ValueError, OSError, RecursionError) as error:
+            raise UserError(f"pretrained '{self.name}': {name} is not valid JSON ({first_line(error)})") from None
         if not isinstance(content, dict):
             raise UserError(f"pretrained '{self.name}': {name} is not a JSON object")
         return content
 
     @property
     def weights(self) -> list[Path]:
-        """Its weight files, sorted: safetensors, else PyTorch's."""
-        return sorted(self.path.glob("*.safetensors")) or sorted(self.path.glob("pytorch_model*.bin"))
+        """Its weight files, sorted: safetensors, else PyTorch's; a pipe or a device of that name is none."""
+        kinds = ("*.safetensors", "pytorch_model*.bin")
+        found = (sorted(file for file in self.path.glob(kind) if file.is_file()) for kind in kinds)
+        return next(filter(None, found), [])
+
+    def holds(self) -> Stored:
+        """Returns what its weight files hold, by their headers.
+
+        Raises:
+            UserError: it has no weight file, or a broken one.
+        """
+        if not self.weights:
+            raise UserError(f"pretrained '{self.name}' has no weights; expected *.safetensors or pytorch_model*.bin")
+        for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+            named = self.read_json(index).get("weight_map", {})
+            for file in set(map(str, named.values())) if isinstance(named, dict) else {str(named)}:
+                if Path(file).name != file or not (self.path / file).is_file():
+                    raise UserError(
+                        f"pretrained '{self.name}': {index} names '{file[:80]}', which is no file beside it"
+                    )
+        try:
+            return stored(self.weights)
+        except UserError as error:
+            raise UserError(f"pretrained '{self.name}': {error}") from None
 
 
 # -- where ---------------------------------------------------------------------------------------------------------------
@@ -168,13 +194,14 @@ def read_config(folder: Folder) -> dict[str, Any]:
     """Returns the checkpoint's config.json as it is; no class is built and no code of the checkpoint runs.
 
     Raises:
-        UserError: there is no config.json.
+        UserError: there is no config.json, or a size in it is none.
     """
     config = folder.read_json("config.json")
     if not config:
         raise UserError(
             f"pretrained '{folder.name}' has no config.json; it must be a checkpoint folder in the hub's layout"
         )
+    check_config(config, f"pretrained '{folder.name}'")
     return config
 
 
@@ -192,7 +219,7 @@ def require(config: Mapping[str, Any], keys: list[str], folder: Folder, family: 
         raise UserError(
             f"pretrained '{folder.name}' is not a {family} checkpoint: its model_type is '{kind}'; --model {named}"
         )
-    absent = [key for key in keys if key not in config]
+    absent = [key for key in keys if config.get(key) is None]
     if absent:
         raise UserError(
             f"pretrained '{folder.name}' is not a {family} checkpoint: its config.json (model_type '{kind}') lacks {', '.join(absent)}"
@@ -206,7 +233,7 @@ def _letters(name: str) -> str:
 def resolve_dtype(setting: str, config: Mapping[str, Any], folder: Folder) -> torch.dtype:
     """Returns the dtype of `setting`; auto is the config's, else that of the first tensor in the files."""
     if setting == "auto":
-        setting = config.get("dtype") or config.get("torch_dtype") or _first_dtype(folder)
+        setting = str(config.get("dtype") or config.get("torch_dtype") or _first_dtype(folder))
     name = setting.removeprefix("torch.")
     name = DTYPE_ALIASES.get(name, name)
     if name not in DTYPES:
@@ -233,19 +260,11 @@ def resolve_device(setting: str) -> torch.device:
     return device
 
 
-def header(file: Path) -> bytes:
-    """Returns the JSON header of a safetensors file."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        return stream.read(length)
-
-
 def _first_dtype(folder: Folder) -> str:
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     for file in folder.weights:
         if file.suffix == ".safetensors":
-            entries = json.loads(header(file))
-            return next((names[v["dtype"]] for v in entries.values() if v.get("dtype") in names), "float32")
+            return next((names[v["dtype"]] for v in entries(file).values() if v["dtype"] in names), "float32")
     return "float32"
 
 

@@ -105,9 +105,16 @@ class TransformersDenoiser:
         """Returns the text of `ids` without special tokens."""
         return self.vocabulary.decode(ids)
 
-    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Returns the conversation as the model's prompt text."""
-        return self.vocabulary.apply_chat_template(messages, add_generation_prompt)
+    @property
+    def chat_templates(self) -> dict[str, str]:
+        """The tokenizer's chat templates by name."""
+        return self.vocabulary.chat_templates
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
+    ) -> str:
+        """Returns the conversation as the model's prompt text (see `Vocabulary.apply_chat_template`)."""
+        return self.vocabulary.apply_chat_template(messages, add_generation_prompt, template)
 
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the model in a fingerprint."""

@@ -8,8 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.loading import Folder, LoadSettings, locate
+from dlm_eval.models.chat import render_chat
+from dlm_eval.models.loading import LARGEST_JSON, Folder, LoadSettings, first_line, locate
+from dlm_eval.models.sizes import check_config
 from dlm_eval.redaction import redact_message
+
+TEXT_FILES = ["tokenizer*", "vocab*", "merges.txt", "*.model", "spiece*", "sentencepiece*"]
+LARGEST_TEXT = 2**28  # bytes of a tokenizer's file; real ones have up to 35 million
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +29,20 @@ class Vocabulary:
         eos_ids: ids that end a text, the canonical one first.
         bos_id: id that begins a text, or None.
         pad_id: id for padding.
+        name: of the checkpoint, for messages.
     """
 
     def __init__(
-        self, tokenizer: Any, mask_id: int, eos_ids: Sequence[int], bos_id: int | None, pad_id: int | None
+        self,
+        tokenizer: Any,
+        mask_id: int,
+        eos_ids: Sequence[int],
+        bos_id: int | None,
+        pad_id: int | None,
+        name: str = "this checkpoint",
     ) -> None:
         self.tokenizer = tokenizer
+        self.name = name
         self.mask_id = mask_id
         self.mask_is_word = is_word(tokenizer, mask_id)
         self.eos_ids = tuple(dict.fromkeys(eos_ids))
@@ -46,7 +59,12 @@ class Vocabulary:
         Raises:
             SampleError: the text spells the mask token, which would become a hole.
         """
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        try:
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise SampleError(f"the tokenizer of '{self.name}' gives up on the text: {first_line(error)}") from None
         if not self.mask_is_word and self.mask_id in ids:
             spelled = self.tokenizer.convert_ids_to_tokens(self.mask_id)
             raise SampleError(f"the text contains the mask token '{spelled}', which would be taken for a hole")
@@ -58,20 +76,36 @@ class Vocabulary:
         text: str = self.tokenizer.decode(printed, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
-    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    @property
+    def chat_templates(self) -> dict[str, str]:
+        """The tokenizer's chat templates by name; a lone one is called 'default'."""
+        found = self.tokenizer.chat_template
+        return dict(found) if isinstance(found, dict) else {"default": found} if found else {}
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
+    ) -> str:
         """Returns the conversation as text, special tokens spelled out, for `encode`.
 
+        Args:
+            messages: with 'role' and 'content' each.
+            add_generation_prompt: the header of an answer follows. If not, the last message is the begun answer, and its turn stays open,
+                as lm-eval's `hf` does it.
+            template: name of one of `chat_templates`; None for the one that transformers would choose.
+
         Raises:
-            UserError: the tokenizer has no chat template.
+            UserError: the tokenizer has no chat template, or one that takes too much time or memory.
+            SampleError: the template refuses this conversation.
         """
-        if not self.tokenizer.chat_template:
+        if not self.chat_templates:
             raise UserError(
                 "this checkpoint has no chat template; run without --apply_chat_template, or choose an instruct checkpoint"
             )
-        text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-        return text
+        options = {} if template is None else {"chat_template": self.chat_templates[template]}
+        return render_chat(
+            self.tokenizer, messages, self.name, add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt, **options,
+        )  # fmt: skip
 
 
 def read_vocabulary(
@@ -104,11 +138,17 @@ def read_vocabulary(
     tokenizer = load_tokenizer(where, tokenizer_class)
     mask_id = _mask_id(tokenizer, folder, config, settings, mask_token, default_mask)
     known = [i for i in (token_id(tokenizer, text) for text in eos_tokens) if i is not None]
-    ends = [*known, *_ids(tokenizer.eos_token_id), *_ids(config.get("eos_token_id"))]
-    ends += _ids(folder.read_json("generation_config.json").get("eos_token_id"))
+    generation = folder.read_json("generation_config.json")
+    check_config(generation, f"pretrained '{folder.name}'", "generation_config.json")
+    ends = [
+        *known,
+        *_ids(tokenizer.eos_token_id),
+        *_ids(config.get("eos_token_id")),
+        *_ids(generation.get("eos_token_id")),
+    ]
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.get("bos_token_id")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.get("pad_token_id")
-    return Vocabulary(tokenizer, mask_id, ends, bos, pad)
+    return Vocabulary(tokenizer, mask_id, ends, bos, pad, where.name)
 
 
 def load_tokenizer(folder: Folder, tokenizer_class: Any = None) -> Any:
@@ -120,16 +160,40 @@ def load_tokenizer(folder: Folder, tokenizer_class: Any = None) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
+        _check_files(folder)
         if (folder.path / "tokenizer.json").is_file():
-            return PreTrainedTokenizerFast.from_pretrained(folder.path, local_files_only=True)
-        if tokenizer_class is not None:
-            return tokenizer_class.from_pretrained(folder.path, local_files_only=True)
-        return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # whatever the files break: transformers raises many kinds here
+            found = PreTrainedTokenizerFast.from_pretrained(folder.path, local_files_only=True)
+        elif tokenizer_class is not None:
+            found = tokenizer_class.from_pretrained(folder.path, local_files_only=True)
+        else:
+            found = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+        found.decode(found.encode("A word.", add_special_tokens=False, verbose=False))  # or its entries do not fit
+        return found
+    except BaseException as error:  # whatever the files break: transformers raises many kinds here
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         reason = " ".join(redact_message(str(error)).split())[:200]
         raise UserError(
             f"pretrained '{folder.name}' has no tokenizer that can be read ({reason}); add tokenizer.json, or set tokenizer=ID_OR_DIR"
         ) from None
+
+
+def is_panic(error: BaseException) -> bool:
+    """Returns whether an error is a panic of Rust code, such as a regular expression of tokenizer.json that was given up; it has no class to import."""
+    return type(error).__name__ == "PanicException"
+
+
+def _check_files(folder: Folder) -> None:
+    """Raises ValueError or UserError if a file that transformers would read is too large, or is no JSON."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        folder.read_json(name)
+    for name in TEXT_FILES:
+        for file in folder.path.glob(name):
+            if file.is_file() and file.stat().st_size > LARGEST_TEXT:
+                raise ValueError(f"{file.name} has more than {LARGEST_TEXT >> 20} MiB")
+    for file in folder.path.glob("**/*.jinja"):
+        if file.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"{file.name} has more than {LARGEST_JSON >> 20} MiB")
 
 
 def token_id(tokenizer: Any, text: str | None) -> int | None:

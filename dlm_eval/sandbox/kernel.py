@@ -75,16 +75,22 @@ def pivot_root(new_root: str) -> None:
     os.chdir("/")
 
 
-def die_with_parent() -> None:
-    """Has the kernel kill this process when its parent dies."""
+def die_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when its parent dies, and ends it if ``parent`` is dead already."""
     prctl(PR_SET_PDEATHSIG, 9)
+    if os.getppid() not in (parent, 0):  # 0: it lives outside this pid namespace
+        os._exit(1)
+
+
+def drop_bounding_set() -> None:
+    """Makes sure that no program started from here on can gain a capability."""
+    with contextlib.suppress(OSError):  # EINVAL: past the last capability; EPERM: none to drop
+        for capability in range(LAST_POSSIBLE_CAPABILITY + 1):
+            prctl(PR_CAPBSET_DROP, capability)
 
 
 def drop_privileges(uid: int | None) -> None:
     """Gives up every capability for good and, where ``uid`` is given, becomes that user and group."""
-    with contextlib.suppress(OSError):  # EINVAL: past the last capability; EPERM: none to drop
-        for capability in range(LAST_POSSIBLE_CAPABILITY + 1):
-            prctl(PR_CAPBSET_DROP, capability)
     if uid is not None:
         with contextlib.suppress(OSError):  # a namespace without its own group map refuses, and has none to drop
             os.setgroups([])

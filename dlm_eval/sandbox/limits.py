@@ -40,15 +40,21 @@ class Limits:
 
     def apply(self) -> None:
         """Sets the limits that the kernel keeps for this process and all that it starts."""
-        for kind, value in (
-            (resource.RLIMIT_CPU, self.cpu_seconds),
-            (resource.RLIMIT_AS, self.memory_bytes),
-            (resource.RLIMIT_NPROC, self.processes),
-            (resource.RLIMIT_FSIZE, self.file_bytes),
-            (resource.RLIMIT_NOFILE, self.open_files),
-            (resource.RLIMIT_CORE, 0),
+        for name, value in (
+            ("CPU", self.cpu_seconds),
+            ("AS", self.memory_bytes),
+            ("NPROC", self.processes),
+            ("FSIZE", self.file_bytes),
+            ("NOFILE", self.open_files),
+            # 0 would still hand a crash to the host's handler of core dumps; 1 is the kernel's word for nobody
+            ("CORE", 1),
+            # what the kernel counts per user, for all his processes together
+            ("SIGPENDING", self.processes),
+            ("MSGQUEUE", 0),
+            ("MEMLOCK", 0),
         ):
-            _lower(kind, value)
+            if hasattr(resource, f"RLIMIT_{name}"):  # some are Linux's own
+                _lower(getattr(resource, f"RLIMIT_{name}"), value)
 
 
 def _lower(kind: int, value: int) -> None:

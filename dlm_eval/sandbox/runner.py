@@ -2,11 +2,12 @@
 
     sandbox = Sandbox()
     sandbox.run("assert 1 + 1 == 2")          # Verdict(passed=True, reason="passed", ...)
+    sandbox.run("def f(x): return x + 1", tests="assert f(1) == 2")   # they arrive when the text has ended
     sandbox.run_many(programs, workers=4)     # in the order of the programs
 
-Three kinds of sandbox are tried, best first: ``namespaces`` (made with plain system calls), ``bubblewrap`` (where only
-an installed `bwrap` may make them), ``plain`` (resource limits, a system call filter and Landlock). docs/sandbox.md
-says what each holds off; `Sandbox.protections` says what holds here, by trying.
+Two kinds of sandbox are tried, the better one first: ``namespaces`` (made with plain system calls) and ``plain``
+(resource limits, a system call filter and Landlock). docs/sandbox.md says what each holds off; `Sandbox.protections`
+says what holds here, by trying.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from . import probe
+from .judge import Program, Run, judge
 from .limits import Limits
 from .link import Server, ServerGone
+from .packages import Packages
+from .turns import Turns
 
-KINDS = ("namespaces", "bubblewrap", "plain")
+KINDS = ("namespaces", "plain")
 DEFAULT_LIMITS = Limits()
 
 log = logging.getLogger("dlm_eval")
@@ -34,7 +38,7 @@ class Verdict:
     """What became of one program.
 
     Attributes:
-        passed: The whole text ran to its end, within all limits.
+        passed: The whole text and its tests ran to their end, within all limits.
         reason: "passed", "failed: <exception>", "timed out", "cpu limit", "memory limit", "disk limit", ... A failure's
             text may be the program's own words.
         seconds: Wall-clock time of the run.
@@ -58,41 +62,67 @@ class Sandbox:
 
     Args:
         kind: One of KINDS; None takes the first that the kernel allows.
+        packages: What programs may import beside the standard library.
 
     Attributes:
+        wanted: The kind that was asked for.
         kind: The kind in use, None before the first program.
         refused: Why each kind that was tried before could not be had.
     """
 
-    def __init__(self, kind: str | None = None) -> None:
+    def __init__(self, kind: str | None = None, packages: Packages = Packages()) -> None:  # noqa: B008 (frozen)
         if kind not in (None, *KINDS):
             raise ValueError(f"sandbox kind '{kind}' is not known; allowed: {', '.join(KINDS)}")
-        self._kinds = KINDS if kind is None else (kind,)
+        self.wanted = kind
+        self._packages = packages
         self.kind: str | None = None
         self.refused: dict[str, str] = {}
         self._idle: list[Server] = []
         self._owner = os.getpid()
         self._lock = threading.RLock()
+        self._turns = Turns()
         self._protections: tuple[str, ...] | None = None
         atexit.register(self.close)
 
-    def run(self, program: str, limits: Limits = DEFAULT_LIMITS) -> Verdict:
+    def run(self, program: str, limits: Limits = DEFAULT_LIMITS, tests: str = "") -> Verdict:
         """Returns the verdict on one program (Python source text).
+
+        Args:
+            program: What is judged; if there are no ``tests``, the tests are in it.
+            limits: What one run may use.
+            tests: What is run after it with the same global names. It reaches the process only when ``program`` has
+                run to its end, so put there what the program must not see.
 
         Raises:
             Unavailable: No sandbox can be had here.
         """
         protections = self.protections()
-        outcome = self._outcome(program, limits)
-        return replace(outcome, protections=protections)
+        return replace(self._verdict(program, limits, tests), protections=protections)
 
     def run_many(
-        self, programs: Iterable[str], workers: int | None = None, limits: Limits = DEFAULT_LIMITS
+        self,
+        programs: Iterable[str | tuple[str, str]],
+        workers: int | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> list[Verdict]:
-        """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None: one per CPU)."""
-        texts = list(programs)
+        """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None: one per CPU).
+
+        A program is a text, or a text and its tests, see `run`.
+        """
+        pairs = [(program, "") if isinstance(program, str) else program for program in programs]
         with ThreadPoolExecutor(workers or available_cpus()) as pool:
-            return list(pool.map(lambda text: self.run(text, limits), texts))
+            return list(pool.map(lambda pair: self.run(pair[0], limits, pair[1]), pairs))
+
+    def start(self) -> None:
+        """Starts a server, so that the kind is settled.
+
+        Raises:
+            Unavailable: No sandbox can be had here.
+        """
+        try:
+            self._give_back(self._take(fresh=False))
+        except ServerGone as error:
+            raise Unavailable(f"no sandbox for generated code can be had here: {error}") from error
 
     def protections(self) -> tuple[str, ...]:
         """Returns the names of the protections that hold, the kind of sandbox first.
@@ -101,8 +131,9 @@ class Sandbox:
         """
         with self._lock:
             if self._protections is None:
-                held = probe.held(self._outcome)
-                self._protections = (str(self.kind), *held)
+                held = probe.held(self._verdict, self._packages.name)
+                named = (self._packages.name,) if self._packages.name else ()
+                self._protections = (str(self.kind), *named, *held)
                 self._log_protections()
             return self._protections
 
@@ -114,21 +145,38 @@ class Sandbox:
             for server in servers:
                 server.stop()
 
-    def _outcome(self, program: str, limits: Limits) -> Verdict:
+    def _verdict(self, text: str, limits: Limits, tests: str = "") -> Verdict:
+        program = Program(text, tests, limits, alone=bool(tests))
+        try:
+            with self._turns.shared():
+                outcome = self._outcome(program)
+            if outcome.starved:  # once more, with none of our programs beside it
+                with self._turns.alone():
+                    outcome = self._outcome(program)
+        except ServerGone as error:
+            return Verdict(False, f"sandbox error: {error}", 0.0, ran=False)
+        return Verdict(outcome.passed, outcome.reason, outcome.seconds, ran=not outcome.starved)
+
+    def _outcome(self, program: Program) -> Run:
+        """Returns how the program ended.
+
+        Raises:
+            ServerGone: The sandbox could not run it.
+        """
         reason = ""
         for fresh in (False, True):  # a server may have been killed from outside: once more with a fresh one
             server = None
             try:
                 server = self._take(fresh)
-                verdict = Verdict(**server.run(program, limits))
+                outcome = judge(server.run, program)
             except ServerGone as error:
                 reason = str(error)
                 if server is not None:
                     server.stop()
             else:
                 self._give_back(server)
-                return verdict
-        return Verdict(False, f"sandbox error: {reason}", 0.0, ran=False)
+                return outcome
+        raise ServerGone(reason)
 
     def _take(self, fresh: bool) -> Server:
         with self._lock:
@@ -139,7 +187,7 @@ class Sandbox:
                 return self._idle.pop()
             if self.kind is None:
                 return self._first_server()
-        return Server(self.kind)
+        return Server(self.kind, self._packages)
 
     def _bury_the_dead(self) -> None:
         for server in [server for server in self._idle if not server.alive]:
@@ -147,20 +195,19 @@ class Sandbox:
             self._idle.remove(server)
 
     def _first_server(self) -> Server:
-        for kind in self._kinds:
+        for kind in KINDS if self.wanted is None else (self.wanted,):
             try:
-                server = Server(kind)
+                server = Server(kind, self._packages)
             except ServerGone as error:
                 self.refused[kind] = str(error)
                 continue
             self.kind = kind
+            if self.refused:
+                log.warning("sandbox for generated code: kind '%s', the lesser one (%s)", kind, self._refusals())
             return server
         raise Unavailable("no sandbox for generated code can be had here: " + self._refusals())
 
     def _give_back(self, server: Server) -> None:
-        if self.kind == "bubblewrap":  # what a program left behind ends only with its server
-            server.stop()
-            return
         with self._lock:
             self._idle.append(server)
 
@@ -169,7 +216,8 @@ class Sandbox:
 
     def _log_protections(self) -> None:
         held = self._protections or ()
-        missing = [name for name in probe.NAMES if name not in held]
+        wanted = (*probe.NAMES, *([probe.PACKAGE_NAME] if self._packages.name else []))
+        missing = [name for name in wanted if name not in held]
         log.info("sandbox for generated code: %s", ", ".join(held))
         if missing:
             log.warning("sandbox for generated code does NOT hold: %s (%s)", ", ".join(missing), self._refusals())

@@ -7,63 +7,120 @@ of it costs milliseconds, where starting Python anew costs tens of them.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
+import select
+import signal
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from types import ModuleType
 from typing import Any
 
-from . import kernel, namespaces, wire
+from . import boundary, clock, disk, kernel, namespaces, procfs, seccomp, wire
 from .limits import Limits
-from .program import Surroundings
-from .watch import watch
+from .program import Boundary, Surroundings, forget
+from .watch import Job, watch
 
 # what benchmark programs import: loaded once here instead of in every program
 USUAL_IMPORTS = (
     "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib",
     "heapq", "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing",
 )  # fmt: skip
-# a program that passes must not pass when its tests end in a failure: else it forged its report
-CERTAIN_FAILURE = "\nraise AssertionError('end of program')\n"
+# and parts of packages that load late
+PARTS = {"numpy": ("numpy.random",)}
 FIRST_SPARE_USER, SPARE_USERS = 61000, 4000  # for root without namespaces: a user id per server, used by nobody
+ENDED = {"passed": False, "reason": "failed: its watcher was ended", "seconds": 0.0}
 
 
-def main(requests: int, replies: int, kind: str) -> None:
+def main(requests: int, replies: int, kind: str, package: str, folders: list[str]) -> None:
     """Locks this process in, says so, and judges programs until the harness hangs up.
 
     Args:
         requests: File descriptor to read requests from.
         replies: File descriptor to write replies to.
         kind: One of runner.KINDS, how to lock in.
+        package: A package that programs may import beside the standard library, or "" (see packages.py).
+        folders: What it is made of; the first is its own.
     """
-    for name in USUAL_IMPORTS:
-        importlib.import_module(name)
+    usual = [importlib.import_module(name) for name in USUAL_IMPORTS]
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    processes = _open_processes()
+    processes = procfs.open_proc()
     try:
-        around = LOCKS[kind]()
-    except (OSError, KeyError, AttributeError) as refusal:
+        if package:
+            usual += _load(package, folders[0])
+        around = LOCKS[kind](folders)
+    except (OSError, KeyError, AttributeError, ImportError) as refusal:
         wire.send(replies, {"refused": f"{type(refusal).__name__}: {refusal}"})
         return
     with contextlib.suppress(OSError, AttributeError):
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no program may look into this process
-    wire.send(replies, {"refused": None})
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)  # what is left by a watcher that was killed comes here
+        kernel.drop_bounding_set()  # once here instead of in every program
+    seccomp.prepare(around.namespaces)
+    between = Boundary(boundary.remember_hooks(), boundary.remember_modules(usual))
+    forget()
+    gc.collect()
+    gc.freeze()  # a program's collector has nothing of ours to look at, and so copies no page of it
+    wire.send(replies, {"refused": None, "python": sys.version})
     while (request := wire.receive(requests)) is not None:
-        wire.send(replies, _judge(request["text"], Limits(**request["limits"]), around, processes))
+        job = Job(
+            request["text"], Limits(**request["limits"]), request["alone"], partial(_ask, requests, replies), between
+        )
+        outcome = _run_once(job, around, processes, requests)
+        wire.send(replies, outcome)
+        if "error" in outcome or outcome is ENDED:  # what the harness sent to the watcher may still lie in the pipe
+            return
 
 
-def _judge(text: str, limits: Limits, around: Surroundings, processes: int | None) -> dict[str, Any]:
-    outcome = _in_a_fork(lambda: asdict(watch(text, limits, around, processes)))
-    if outcome.get("passed"):
-        control = _in_a_fork(lambda: asdict(watch(text + CERTAIN_FAILURE, limits, around, processes)))
-        if control.get("passed", True):
-            return outcome | {"passed": False, "reason": "failed: passes whatever its tests say"}
-    return outcome
+def _ask(requests: int, replies: int) -> tuple[str, bool]:
+    """Asks the harness for the tests; in the watcher, so that they are in no process that a program is forked from."""
+    wire.send(replies, {"wanted": "tests"})
+    answer = wire.receive(requests)
+    if answer is None:
+        raise EOFError("the harness hung up")
+    return answer["tests"], answer["control"]
 
 
-def _in_a_fork(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Returns what ``work`` returned in a child process, or the error that it met there."""
+def _run_once(job: Job, around: Surroundings, processes: int | None, requests: int) -> dict[str, Any]:
+    server, latest = os.getpid(), clock.latest(job.limits.wall_seconds)
+    with _home(around) as here:
+        return _in_a_fork(lambda: asdict(watch(job, here, processes, server)), processes, latest, requests)
+
+
+@contextlib.contextmanager
+def _home(around: Surroundings) -> Iterator[Surroundings]:
+    """Yields the sandbox with an empty working directory, where no namespace makes one."""
+    if around.namespaces:
+        yield around
+        return
+    home = os.path.realpath(tempfile.mkdtemp(prefix=f"program-{os.getpid()}-"))
+    try:
+        if around.user is not None:
+            os.chown(home, around.user, around.user)
+        yield replace(around, home=home)
+    finally:
+        with disk.as_user(around.user):
+            disk.remove(home)
+
+
+def _in_a_fork(
+    work: Callable[[], dict[str, Any]],
+    processes: int | None = None,
+    seconds: float = clock.GRACE_SECONDS,
+    harness: int | None = None,
+) -> dict[str, Any]:
+    """Returns what ``work`` returned in a child process, or the error that it met there; nothing that it started is left.
+
+    Args:
+        work: What to do.
+        processes: An open directory of the proc file system, None where there is none.
+        seconds: After which the child is ended. It has a clock of its own; this one counts if that fails.
+        harness: A pipe from the harness: if that has gone, the child is ended at once.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -74,30 +131,48 @@ def _in_a_fork(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         finally:
             os._exit(0)
     os.close(writing)
-    reply = wire.receive(reading)
+    reply = wire.receive(reading) if _answers(reading, seconds, harness) else None
     os.close(reading)
+    if reply is None:
+        os.kill(child, signal.SIGKILL)
+        reply = ENDED
     os.waitpid(child, 0)
-    return {"error": "the watcher was killed"} if reply is None else reply
+    procfs.end_all_below(processes)
+    return reply
 
 
-def _lock_in_namespaces() -> Surroundings:
-    user = namespaces.enter()
-    return Surroundings(namespaces=True, landlock=False, user=user, home=namespaces.HOME, readable=())
+def _answers(reading: int, seconds: float, harness: int | None) -> bool:
+    """Returns whether there is something to read before the time is up and the harness gone."""
+    wait = select.poll()
+    wait.register(reading, select.POLLIN)
+    if harness is not None:
+        wait.register(harness, 0)  # hang-ups are told unasked
+    return any(end == reading for end, _ in wait.poll(seconds * 1000))
 
 
-def _lock_in_bubblewrap() -> Surroundings:
-    # bubblewrap has already done its part around this process
-    return Surroundings(namespaces=False, landlock=True, user=None, home=namespaces.HOME, readable=_readable())
+def _load(package: str, folder: str) -> list[ModuleType]:
+    """Imports `package` once here, so that programs find it loaded; the folder around it never joins their path."""
+    sys.path.append(os.path.dirname(folder))
+    try:
+        return [importlib.import_module(name) for name in (package, *PARTS.get(package, ()))]
+    finally:
+        sys.path.pop()
 
 
-def _lock_in_plain() -> Surroundings:
+def _lock_in_namespaces(packages: list[str]) -> Surroundings:
+    home = namespaces.home(packages)
+    user = namespaces.enter(home, packages)
+    return Surroundings(namespaces=True, landlock=False, user=user, home=home, readable=())
+
+
+def _lock_in_plain(packages: list[str]) -> Surroundings:
     spare = FIRST_SPARE_USER + os.getpid() % SPARE_USERS
     takes_it = os.geteuid() == 0 and bool(_in_a_fork(lambda: {"can": _can_import_as(spare)}).get("can"))
     user = spare if takes_it else None
-    return Surroundings(namespaces=False, landlock=True, user=user, home=namespaces.HOME, readable=_readable())
+    return Surroundings(False, landlock=True, user=user, home=namespaces.home(), readable=_readable(packages))
 
 
-LOCKS = {"namespaces": _lock_in_namespaces, "bubblewrap": _lock_in_bubblewrap, "plain": _lock_in_plain}
+LOCKS = {"namespaces": _lock_in_namespaces, "plain": _lock_in_plain}
 
 
 def _can_import_as(user: int) -> bool:
@@ -106,15 +181,5 @@ def _can_import_as(user: int) -> bool:
     return os.access(os.path.join(namespaces.standard_library(), "os.py"), os.R_OK)
 
 
-def _readable() -> tuple[str, ...]:
-    return tuple(namespaces.python_roots())
-
-
-def _open_processes() -> int | None:
-    """Returns an open directory of the proc file system, which stays in reach when the root is exchanged."""
-    try:
-        processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-        os.stat(f"{os.getpid()}/task/{os.getpid()}/children", dir_fd=processes)
-    except OSError:
-        return None
-    return processes
+def _readable(packages: list[str]) -> tuple[str, ...]:
+    return (*namespaces.python_roots(), *packages)

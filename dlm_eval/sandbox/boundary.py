@@ -1,0 +1,113 @@
+"""What is undone between a program's own text and its tests, inside the process that runs both.
+
+The text may have set a tracer, a timer or a collector's callback, or replaced a builtin or a function of a module that
+the tests use. All that would run, or be used, in the middle of the tests. It is cleared; from then on a hook of the
+interpreter (PEP 578; it cannot be removed) refuses to set it anew.
+"""
+
+from __future__ import annotations
+
+import builtins
+import gc
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any
+
+TOOLS = range(6)  # of sys.monitoring: those that a program may claim
+# what has no place in a function under test, and could skip or change the lines of its caller
+REFUSED = frozenset(
+    {
+        "sys.settrace", "sys.setprofile", "sys.monitoring.register_callback", "sys.addaudithook",
+        "gc.get_objects", "gc.get_referrers", "gc.get_referents",
+    }
+)  # fmt: skip
+Undo = Callable[[dict[str, Any]], None]
+Restore = Callable[[Iterable[str]], None]
+
+
+class _Refused(RuntimeError):
+    """A tracer or the like was to be set while tests run."""
+
+
+def remember_modules(modules: Iterable[ModuleType]) -> Restore:
+    """Returns ``restore(names)``, which puts ``modules`` and the builtins back to what they are now.
+
+    Only what has one of ``names``: looking at an object writes to its page, which a forked process then has to copy.
+    """
+    kept = {module.__name__: module for module in (builtins, *modules)}
+    contents = [(vars(module), dict(vars(module))) for module in kept.values()]
+    loaded = sys.modules
+
+    def restore(names: Iterable[str]) -> None:
+        for name in names:
+            if name in kept:
+                loaded[name] = kept[name]
+            for current, content in contents:
+                if name in content:
+                    current[name] = content[name]
+
+    return restore
+
+
+def remember_hooks() -> Undo:
+    """Returns ``undo(namespace)``, which clears what the text has set to run later.
+
+    ``namespace`` is the dictionary in which the text ran. Call it with ``sys.settrace`` and ``sys.setprofile`` cleared:
+    a tracer would see it work.
+    """
+    threads = threading
+    set_timer, timers = signal.setitimer, (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+    callbacks, finders, kept_finders = gc.callbacks, sys.meta_path, list(sys.meta_path)
+    monitoring = getattr(sys, "monitoring", None)  # Python 3.12
+    add_hook, settrace, refuse = sys.addaudithook, sys.settrace, _refuse
+
+    def undo(namespace: dict[str, Any]) -> None:
+        namespace["__builtins__"] = vars(builtins)
+        for timer in timers:
+            set_timer(timer, 0)
+        callbacks.clear()
+        finders[:] = kept_finders
+        for setter in TRACERS:
+            setter(threads)
+        if monitoring is not None:
+            _clear_monitoring(monitoring)
+        add_hook(refuse)
+        try:
+            settrace(None)
+        except _Refused:
+            return
+        # a hook that the text had added kept ours out
+        raise RuntimeError("tracers cannot be refused")
+
+    return undo
+
+
+def _clear_threads_hooks(threads: Any) -> None:
+    threads.settrace(None)
+    threads.setprofile(None)
+
+
+def _clear_hooks_of_all_threads(threads: Any) -> None:
+    threads.settrace_all_threads(None)
+    threads.setprofile_all_threads(None)
+
+
+TRACERS = (_clear_threads_hooks, *((_clear_hooks_of_all_threads,) if sys.version_info >= (3, 12) else ()))
+
+
+def _clear_monitoring(monitoring: Any) -> None:
+    events = [event for event in vars(monitoring.events).values() if event]
+    for tool in TOOLS:
+        for event in events:
+            monitoring.register_callback(tool, event, None)
+        if monitoring.get_tool(tool) is not None:
+            monitoring.set_events(tool, 0)
+            monitoring.free_tool_id(tool)
+
+
+def _refuse(event: str, details: tuple[Any, ...]) -> None:
+    if event in REFUSED or (event == "object.__setattr__" and details[1] == "__code__"):
+        raise _Refused(f"{event} is refused while tests run")

@@ -1,0 +1,168 @@
+"""How much disk a program holds where no namespace bounds it, and the removal of its working directory.
+
+The program may nest directories deeper than any path reaches, exchange a directory for a link while it is looked at,
+make directories that cannot be read, and hold files that no directory names. So every step is by descriptor and follows
+no link, only one directory is open at a time, and files that only a process still holds are counted too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+
+from . import kernel, procfs
+from .limits import Limits
+
+BLOCK_BYTES, FILE_COST = 512, 4096
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OWNER = 0o700
+LOOKS = 3  # at directories that are moved meanwhile, before they count as too much
+DELETED = b" (deleted)"
+
+
+class Moved(Exception):
+    """A directory was moved or closed to us while it was looked through."""
+
+
+@contextlib.contextmanager
+def as_user(user: int | None) -> Iterator[None]:
+    """Reaches files as ``user`` does (None: as before), who for signals stays a stranger to this process."""
+    if user is None:
+        yield
+        return
+    mine = os.geteuid(), os.getegid()
+    kernel.call("setfsgid", user)
+    kernel.call("setfsuid", user)
+    try:
+        yield
+    finally:
+        kernel.call("setfsuid", mine[0])
+        kernel.call("setfsgid", mine[1])
+
+
+def used(home: str, limits: Limits, processes: int | None) -> int:
+    """Returns the bytes of all files of the program, or any number above ``limits.disk_bytes`` if they are more.
+
+    Args:
+        home: The working directory of the program.
+        limits: What the program may use.
+        processes: An open directory of the proc file system, None where there is none.
+    """
+    for _ in range(LOOKS):
+        with contextlib.suppress(Moved):
+            total = 0
+            for size in _sizes(home, limits, processes):
+                total += size
+                if total > limits.disk_bytes:
+                    break
+            return total
+    return limits.disk_bytes + 1
+
+
+def remove(home: str) -> None:
+    """Removes ``home`` and all in it, once nothing runs in it any more."""
+    with contextlib.suppress(OSError, Moved):
+        top = _open(home, None, os.lstat(home).st_mode)
+        try:
+            for directory, name, info in walk(top):
+                with contextlib.suppress(OSError):
+                    (os.rmdir if stat.S_ISDIR(info.st_mode) else os.unlink)(name, dir_fd=directory)
+        finally:
+            os.close(top)
+        os.rmdir(home)
+
+
+def walk(top: int) -> Iterator[tuple[int, str, os.stat_result]]:
+    """Yields directory (a descriptor), name and status of all below ``top``, a directory after what is in it.
+
+    Raises:
+        Moved: A directory is not where it was.
+    """
+    above: list[tuple[os.stat_result, tuple[str, os.stat_result], list[tuple[str, os.stat_result]]]] = []
+    here = os.open(".", DIRECTORY, dir_fd=top)
+    try:
+        waiting = list(_entries(here))
+        while waiting or above:
+            if not waiting:
+                place, (name, info), waiting = above.pop()
+                here = _exchange(here, os.open("..", DIRECTORY, dir_fd=here))
+                if not os.path.samestat(os.fstat(here), place):
+                    raise Moved
+                yield here, name, info
+                continue
+            name, info = waiting.pop()
+            if stat.S_ISDIR(info.st_mode):
+                with contextlib.suppress(FileNotFoundError):
+                    below = _open(name, here, info.st_mode)
+                    above.append((os.fstat(here), (name, info), waiting))
+                    here = _exchange(here, below)
+                    waiting = list(_entries(here))
+            else:
+                yield here, name, info
+    finally:
+        os.close(here)
+
+
+def _exchange(old: int, new: int) -> int:
+    os.close(old)
+    return new
+
+
+def _entries(directory: int) -> Iterator[tuple[str, os.stat_result]]:
+    for name in os.listdir(directory):
+        with contextlib.suppress(FileNotFoundError):
+            yield name, os.stat(name, dir_fd=directory, follow_symlinks=False)
+
+
+def _open(name: str, parent: int | None, mode: int) -> int:
+    """Opens a directory; one that its owner may not read or enter is first opened to him."""
+    try:
+        if mode & OWNER != OWNER:
+            handle = os.open(name, os.O_PATH | DIRECTORY, dir_fd=parent)
+            try:
+                os.chmod(f"/proc/self/fd/{handle}", OWNER)  # by name it could be a link by now
+            finally:
+                os.close(handle)
+        return os.open(name, DIRECTORY, dir_fd=parent)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Moved from error
+
+
+def _sizes(home: str, limits: Limits, processes: int | None) -> Iterator[int]:
+    counted: set[int] = set()
+    top = _open(home, None, os.lstat(home).st_mode)
+    try:
+        for _, _, info in walk(top):
+            if info.st_ino not in counted:
+                yield FILE_COST + info.st_blocks * BLOCK_BYTES
+            if info.st_nlink > 1:
+                counted.add(info.st_ino)
+    finally:
+        os.close(top)
+    if processes is not None:
+        for pid in procfs.descendants(processes, os.getpid()):
+            yield from _nameless(processes, pid, os.fsencode(home), limits)
+
+
+def _nameless(processes: int, pid: int, home: bytes, limits: Limits) -> Iterator[int]:
+    """Yields the sizes of the files that process ``pid`` holds and that are in no directory any more."""
+    open_files: set[int] = set()
+    task = procfs.living_task(processes, pid)
+    for number in procfs.names(processes, f"{task}/fd"):
+        with contextlib.suppress(OSError):
+            info = os.stat(f"{task}/fd/{number}", dir_fd=processes)
+            if stat.S_ISREG(info.st_mode) and info.st_nlink == 0 and info.st_ino not in open_files:
+                open_files.add(info.st_ino)
+                yield FILE_COST + info.st_blocks * BLOCK_BYTES
+    mapped = procfs.read(processes, f"{task}/maps")
+    if len(mapped) >= procfs.MOST_BYTES:
+        yield limits.disk_bytes + 1
+    if DELETED in mapped:
+        lines = [line.split(None, 5) for line in mapped.splitlines() if line.endswith(DELETED)]
+        inodes = {int(fields[4]) for fields in lines if fields[5].startswith(home + b"/")}
+        # their size is not told to a user: the largest that it can be
+        yield len(inodes - open_files) * limits.file_bytes
