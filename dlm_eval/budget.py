@@ -15,6 +15,7 @@ from dlm_eval.cache_test import cache_cost
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.forward import device_of
+from dlm_eval.invariance import batch_invariant
 from dlm_eval.models.denoiser import Denoiser, remembering
 from dlm_eval.packing import Footprint
 
@@ -87,6 +88,7 @@ def make_engine(
     stand_in = int(memory) if memory else None
     engine = Engine(model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=stand_in)
     engine.cost += cache_cost(model)  # of loading
+    engine.batch_invariant = batch_invariant(model, device_of(model), engine.batch_rows, engine.equal_lengths)
     return engine
 
 

@@ -84,6 +84,7 @@ class Engine:
         self.memory_tokens = memory_tokens
         self.on_forward = on_forward
         self.cost = Cost()
+        self.batch_invariant: bool | None = None  # whether readings are the same in any batch, where that is known
         self._failed_alone = 0
 
     # -- driving walks -------------------------------------------------------------------------------------------------

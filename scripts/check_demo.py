@@ -36,7 +36,7 @@ def newest(folder: Path) -> dict[str, dict[str, float]]:
 
 def main() -> int:
     fresh = newest(Path(sys.argv[1]) / "tiny")
-    root = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parents[1] / "results"
+    root = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parents[1] / "leaderboards" / "demo"
     committed, faults = newest(root / "tiny"), []
     for task, floor in CHANCE.items():
         if task not in fresh:

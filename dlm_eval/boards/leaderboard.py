@@ -32,8 +32,9 @@ WHO = ("model", "checkpoint", "revision")
 # What tells two scores of the same model and task apart, in the order in which a reader asks for it.
 DISTINGUISHING = (
     "shots", "n", "estimator", "strategy", "steps", "gen_length", "block_length", "dtype", "task_version", "device",
-    "fingerprint", "date", "source",
+    "seed", "configuration", "scoring", "documents", "fingerprint", "date", "source",
 )  # fmt: skip
+DIGESTS = ("configuration", "scoring", "fingerprint")
 _FLOATS = ("value", "stderr", "forwards_per_sample", "tokens_per_forward", "tokens_per_second")
 _DTYPES = dict.fromkeys(_FLOATS, "float64") | dict.fromkeys(("n", "errors", "n_total"), "Int64") | {"headline": "bool"}
 
@@ -200,7 +201,7 @@ def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
             texts = {index: _text(records[index][field]) for index in alike}
             if len(set(texts.values())) > 1:
                 for index, text in texts.items():
-                    parts[index].append(f"{field}={text[:12] if field == 'fingerprint' else text}")
+                    parts[index].append(f"{field}={text[:12] if field in DIGESTS else text}")
     return [" ".join(part) for part in parts]
 
 

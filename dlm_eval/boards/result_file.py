@@ -29,6 +29,7 @@ MOST_BYTES = 256 << 20  # of a result file, which has no samples in it
 MOST_CHARACTERS = 500  # of a cell
 UNSANDBOXED = "UNSANDBOXED"
 _CHECKPOINT_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's order for model_name
+_DEEPEST = 8  # objects within a metric
 _VOLATILE = ("batch_size", "batch_sizes", "device", "use_cache")  # config keys that do not change the answers
 
 
@@ -66,6 +67,10 @@ class Row:
     task_version: str | None
     headline: bool  # the one metric of the task that the wide table shows
     logprob_kind: str | None = None  # what likelihoods are: exact, a bound, or a score
+    configuration: str | None = None  # all that can change an answer but seeds
+    seed: str | None = None  # python, numpy, torch, few-shot; one number where they are the same
+    scoring: str | None = None  # what makes a metric of an answer
+    documents: str | None = None  # which were asked: "first N", or a digest of their numbers
     code: str | None = None  # "UNSANDBOXED" if the model's programs ran outside the sandbox
 
 
@@ -126,7 +131,7 @@ def _rows_of(document: Any, source: str) -> ResultFile:
     rows = tuple(row for _, row in found)
     if not rows and "dlm_eval" not in document:  # a run of ours may have had nothing but errors
         raise ValueError("it holds no scores")
-    identity = {row.task: row.fingerprint or _identity(document, task) for task, row in found}
+    identity = {row.task: _named(row) or _identity(document, task) for task, row in found}
     return ResultFile(identity=identity, time=_time(document), rows=rows)
 
 
@@ -141,6 +146,12 @@ def _short(cells: dict[str, Any]) -> dict[str, Any]:
     return {name: short(name, value) for name, value in cells.items()}
 
 
+def _named(row: Row) -> str | None:
+    """Returns what names a score: how it was answered, under which seeds, how it was scored and on which documents."""
+    parts = (row.fingerprint, row.scoring, row.documents)
+    return " ".join(str(part) for part in parts) if row.fingerprint else None
+
+
 def _run_cells(document: dict[str, Any], source: str) -> dict[str, Any]:
     """Returns the cells that all rows of the run share."""
     config, block = _dict(document, "config"), _dict(document, "dlm_eval")
@@ -152,19 +163,18 @@ def _run_cells(document: dict[str, Any], source: str) -> dict[str, Any]:
         "device": _first(environment.get("device_name"), model.get("device"), config.get("device")),
         "dtype": (_first(model.get("dtype"), config.get("model_dtype")) or "").removeprefix("torch.") or None,
         "date": _utc(_time(document)),
-        "fingerprint": _first(block.get("fingerprint")),
+        "seed": _seeds(_dict(block, "settings", "seeds")),
         "source": source,
     }
 
 
 def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
     """Yields the cells of each score of one task (or group of tasks), headline first."""
-    scores = _dict(document, "results", task)
+    scores, values = _dict(document, "results", task), _values(document, task)
     shared = {"task": task, **_size_cells(document, task), **_procedure_cells(document, task)}
     better = _dict(document, "higher_is_better", task)
     for position, (metric, pipeline) in enumerate(_ordered_metrics(document, task)):
-        value = _number(scores[f"{metric},{pipeline}"])
-        assert value is not None  # _ordered_metrics lists numbers only
+        value = values[metric, pipeline]
         direction = better.get(metric)
         yield {
             **shared,
@@ -182,13 +192,31 @@ def _ordered_metrics(document: dict[str, Any], task: str) -> list[tuple[str, str
     """Returns (metric, filter) of every score, by the task's metric_list and filter_list, then as they stand."""
     config = _dict(document, "configs", task)
     metrics, filters = _names(config, "metric_list", "metric"), _names(config, "filter_list", "name")
-    found: list[tuple[str, str]] = []
+    return sorted(_values(document, task), key=lambda pair: (_metric_place(metrics, pair[0]), _place(filters, pair[1])))
+
+
+def _values(document: dict[str, Any], task: str) -> dict[tuple[str, str], float]:
+    """Returns (metric, filter) -> value of every score; a metric that is an object is a metric for each of its keys."""
+    found: dict[tuple[str, str], float] = {}
+
+    def add(metric: str, pipeline: str, value: Any, depth: int = 0) -> None:
+        if isinstance(value, dict) and depth < _DEEPEST:
+            for key, item in value.items():
+                add(f"{metric}.{key}", pipeline, item, depth + 1)
+        elif (number := _number(value)) is not None:
+            found[metric, pipeline] = number
+
     for key, value in _dict(document, "results", task).items():
         metric, comma, pipeline = str(key).partition(",")
         # Keys without a comma describe the task (alias, sample_len); "bypass" is lm-eval's mark for "not scored".
-        if comma and not metric.endswith("_stderr") and metric != "bypass" and _number(value) is not None:
-            found.append((metric, pipeline))
-    return sorted(found, key=lambda pair: (_place(metrics, pair[0]), _place(filters, pair[1])))
+        if comma and not metric.endswith("_stderr") and metric != "bypass":
+            add(metric, pipeline, value)
+    return found
+
+
+def _metric_place(metrics: list[str], metric: str) -> int:
+    """Returns the place of a metric, or of the one that it is a part of, in the task's list."""
+    return min(_place(metrics, metric), _place(metrics, metric.partition(".")[0]))
 
 
 def _size_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
@@ -223,8 +251,31 @@ def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
         "tokens_per_forward": _ratio(spent("tokens"), spent("forwards")),
         "tokens_per_second": _ratio(spent("tokens"), spent("seconds")),
         "errors": _total([_count(cost.get("errors")) for cost in costs]),
+        "fingerprint": _digest(document, task, "fingerprint") or _first(block.get("fingerprint")),
+        **{name: _digest(document, task, name) for name in ("configuration", "scoring", "documents")},
         "code": UNSANDBOXED if outside(document, task) else None,
     }
+
+
+def _digest(document: dict[str, Any], task: str, name: str) -> str | None:
+    """Returns a digest of a task; of a group, one over its tasks'."""
+    leaves = _leaves(document, task)
+    found = [_first(_dict(document, "dlm_eval", "tasks", leaf).get(name)) for leaf in leaves]
+    if any(value is None for value in found):
+        return None
+    if len(set(found)) == 1 and (len(leaves) == 1 or name == "documents"):
+        return found[0]
+    whole = json.dumps(sorted(zip(leaves, map(str, found), strict=True)))
+    return hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()
+
+
+def _seeds(seeds: dict[str, Any]) -> str | None:
+    """Returns the seeds of a run as one cell: the first, and the others where they are not lm-eval's own or the same."""
+    values = [seeds.get(name) for name in ("python", "numpy", "torch", "fewshot")]
+    if not seeds:
+        return None
+    texts = ["none" if value is None else str(value) for value in values]
+    return texts[0] if len(set(texts)) == 1 else ",".join(texts)
 
 
 def outside(document: dict[str, Any], task: str) -> bool:

@@ -1,4 +1,4 @@
-"""`dlm-eval validate TASKS`: loads tasks with their data and builds a prompt of each, without a model."""
+"""`dlm-eval validate TASKS`: loads tasks with their data, builds a prompt of each and looks at all targets, without a model."""
 
 from __future__ import annotations
 
@@ -17,26 +17,65 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--metadata", metavar="k=v", nargs="+", action=MergeDictAction, help="metadata for the tasks, as in `run`"
     )
+    parser.add_argument("--num_fewshot", type=int, help="few-shot examples, as in `run`")
+    parser.add_argument("--seed", help="of documents and examples that are drawn, as in `run`")
     parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints documents, shots and the first prompt's length of every task."""
+    """Prints documents, shots and the first prompt's length of every task, and what a run would say of its documents."""
     from dlm_eval.harness.contained import contained
     from dlm_eval.harness.decode_options import DecodeOptions, check_requests
-    from dlm_eval.harness.tasks import load_tasks
-    from dlm_eval.output import table
+    from dlm_eval.harness.fewshot import LeftOut
+    from dlm_eval.harness.run_settings import parse_seeds
+    from dlm_eval.harness.tasks import check_fewshot, load_tasks
+    from dlm_eval.output import one_line, table
 
-    loaded = load_tasks(args.tasks, include_path=args.include_path, data_dir=args.data_dir, metadata=args.metadata)
+    seeds = parse_seeds(args.seed)
+    loaded = load_tasks(
+        args.tasks, include_path=args.include_path, data_dir=args.data_dir, metadata=args.metadata, seeds=seeds
+    )
+    check_fewshot(loaded, args.num_fewshot)
     check_requests(DecodeOptions(), loaded["tasks"])
-    rows = []
+    rows, notes = [], []
     for name, task in loaded["tasks"].items():
-        task.set_config(key="num_fewshot", value=task.config.num_fewshot or 0)
-        task.set_fewshot_seed(seed=1234)
+        own = task.config.num_fewshot
+        task.set_config(key="num_fewshot", value=own or (0 if own == 0 else args.num_fewshot or 0))
+        if args.num_fewshot is not None and own:
+            task.set_config(key="num_fewshot", value=args.num_fewshot)
+        task.set_fewshot_seed(seed=seeds[3])
+        left = LeftOut(name, task, seeds[3])
         with contained():
+            notes += [f"{name}: {note}" for note in _notes(task, left.overlap() if task.config.num_fewshot else 0)]
+            left.watch()
             task.build_all_requests(limit=1, rank=0, world_size=1)
         prompt = str(task.instances[0].args[0])
         rows.append([name, task.OUTPUT_TYPE, len(task.eval_docs), task.config.num_fewshot, len(prompt)])
     headers = ["task", "kind", "documents", "shots", "characters in the first prompt"]
     print(table(rows, headers, colalign=("left", "left", *["right"] * 3)))
+    for note in notes:
+        print(one_line(note))
     return 0
+
+
+def _notes(task: Any, overlap: int) -> list[str]:
+    """Returns what is to be known of a task's documents before they are run."""
+    from dlm_eval.harness import targets
+
+    faults: list[tuple[int, str]] = []
+    lists: list[int] = []
+    for number, doc in enumerate(task.eval_docs):
+        reason = targets.fault(task, doc) or targets.checked(targets.unscorable, task, doc)
+        faults += [(number, reason)] if reason else []
+        lists += [number] if targets.checked(targets.looks_like_list, task, doc) is True else []
+    found = []
+    if overlap:
+        found.append(f"{overlap} documents are among the few-shot examples; each is left out of its own prompt")
+    if lists:
+        found.append(
+            f"the targets of {len(lists)} documents (first: {lists[0]}) are texts in brackets, which lm-eval reads as lists"
+        )
+    if faults:
+        number, reason = faults[0]
+        found.append(f"{len(faults)} documents cannot be scored and will be errors; document {number}: {reason}")
+    return found

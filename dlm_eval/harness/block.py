@@ -10,6 +10,7 @@ from typing import Any
 import dlm_eval
 from dlm_eval.harness.environment import environment
 from dlm_eval.harness.estimator_spread import estimator_spread
+from dlm_eval.harness.identity import multiturn
 from dlm_eval.harness.models import Loaded
 from dlm_eval.harness.perplexity_error import perplexity_stderr
 from dlm_eval.harness.results import cost_block, task_settings
@@ -20,7 +21,13 @@ from dlm_eval.scoring import parse_estimator
 
 
 def block(
-    loaded: Loaded, settings: RunSettings, records: Any, errors: Mapping[str, int], device: Any, seconds: float
+    loaded: Loaded,
+    settings: RunSettings,
+    records: Any,
+    errors: Mapping[str, int],
+    device: Any,
+    seconds: float,
+    digests: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Returns what goes under 'dlm_eval'.
 
@@ -31,29 +38,33 @@ def block(
         errors: documents that erred, by task.
         device: cost of the devices in this run, or None.
         seconds: since the run began.
+        digests: by task (`identity.digests`).
     """
-    described: dict[str, Any] = {"model": loaded.facts, "seed": settings.noise_seed}
+    seeds = dict(zip(("python", "numpy", "torch", "fewshot"), settings.seeds, strict=True))
+    described: dict[str, Any] = {"model": loaded.facts, "seed": settings.noise_seed, "seeds": seeds}
     if loaded.ours:
         described |= {
             "estimator": asdict(parse_estimator(settings.estimator)),
             "decode": dict(settings.decode),
             "overlong": settings.overlong,
+            "stride": settings.stride,
         }
     described |= {
         "gen_kwargs": dict(settings.gen_kwargs),
         "num_fewshot": settings.num_fewshot,
         "apply_chat_template": settings.apply_chat_template,
+        "fewshot_as_multiturn": multiturn(settings),
         "system_instruction": settings.system_instruction,
+        "metadata": dict(settings.metadata),
         "fewshot_seed": settings.seeds[3],
     }
-    described = redact(
-        described
-    )  # before the fingerprint, which could otherwise be asked whether a guessed secret is right
+    described = redact(described)
+    how = task_settings(records)
     return {
         "version": dlm_eval.__version__,
-        "fingerprint": digest(described),
+        "fingerprint": digest({name: task["fingerprint"] for name, task in digests.items()}),
         "settings": {**described, "batch_size": settings.batch_size or "auto", "limit": settings.limit},
-        "tasks": task_settings(records),
+        "tasks": {name: {**how.get(name, {}), **task} for name, task in digests.items()},
         "cost": cost_block(records, errors, device, seconds),
         "environment": environment(
             str(getattr(loaded.lm, "device", None) or settings.device or "cpu"),

@@ -39,6 +39,7 @@ def environment(device: str, devices: Sequence[Mapping[str, Any]] = ()) -> dict[
         "device_name": ", ".join(gpus) or _processor(),
         "devices": [dict(facts) for facts in devices],
         "peak_device_bytes": max((facts["peak_bytes"] for facts in devices), default=peak),
+        "batch_invariant": _invariant([facts["batch_invariant"] for facts in devices]),
         "threads": torch.get_num_threads(),
         "system": platform.system(),
         "machine": {
@@ -48,6 +49,13 @@ def environment(device: str, devices: Sequence[Mapping[str, Any]] = ()) -> dict[
             "peak_bytes": peak_memory(),
         },
     }
+
+
+def _invariant(devices: Sequence[bool | None]) -> bool | str:
+    """Returns whether answers are the same in any batch on every device, or 'unknown'."""
+    if False in devices:
+        return False
+    return True if devices and None not in devices else "unknown"
 
 
 def _version(library: str) -> str | None:

@@ -7,13 +7,16 @@ stands in front of what each task does with a document: one that erred contribut
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from lm_eval.api.instance import Instance
 
 from dlm_eval.errors import DlmEvalError, SampleError
+from dlm_eval.harness import targets
 from dlm_eval.harness.bounded import FILTER_SECONDS, PROMPT_SECONDS, SCORE_SECONDS, TooSlow, bounded
+from dlm_eval.harness.fewshot import LeftOut
 from dlm_eval.harness.records import Record, doc_key
 from dlm_eval.harness.requests import Unbuilt
 from dlm_eval.output import one_line
@@ -29,13 +32,22 @@ REST: dict[str, tuple[Any, ...]] = {
 
 
 class Guard:
-    """The errors of a run, by task and document."""
+    """The errors of a run, by task and document, and what else its result must say of a task's documents.
 
-    def __init__(self) -> None:
+    Args:
+        fewshot_seed: of the examples that are drawn in place of those left out.
+    """
+
+    def __init__(self, fewshot_seed: int | None = None) -> None:
         self.errors: dict[tuple[str, str], str] = {}
+        self.fewshot_seed = fewshot_seed
+        self._left_out: dict[str, LeftOut] = {}
+        self._lists: Counter[str] = Counter()
 
     def watch(self, name: str, task: Any, records: Callable[[], list[Record]]) -> None:
         """Puts the guard before all that `task` does with a document; `records` gives the model's records once requests are answered."""
+        self._left_out[name] = LeftOut(name, task, self.fewshot_seed)
+        self._left_out[name].watch()
         self._watch_building(name, task)
         self._watch_filters(name, task)
         self._watch_scoring(name, task, records)
@@ -54,7 +66,9 @@ class Guard:
             return begun if isinstance(begun, Unbuilt) else _built(prompt, doc, *args, **options)
 
         def construct_requests(doc: Any, ctx: Any, **options: Any) -> Any:
-            found = ctx if isinstance(ctx, Unbuilt) else _built(construct, doc=doc, ctx=ctx, **options)
+            found = (
+                ctx if isinstance(ctx, Unbuilt) else _built(self._requests, name, task, construct, doc, ctx, options)
+            )
             if not isinstance(found, Unbuilt):
                 return found
             log.warning("%s: %s", name, found)
@@ -78,9 +92,24 @@ class Guard:
             doc_to_target,
         )
 
+    def _requests(self, name: str, task: Any, construct: Callable[..., Any], doc: Any, ctx: Any, options: Any) -> Any:
+        """Returns a document's requests, or why there are none."""
+        if targets.looks_like_list(task, doc):
+            self._lists[name] += 1
+            if self._lists[name] == 1:
+                log.warning(
+                    "%s: a target is a text in brackets, which lm-eval reads as a list: %r",
+                    name,
+                    task.doc_to_target(doc),
+                )
+        if reason := targets.unscorable(task, doc):
+            return Unbuilt(reason)
+        return construct(doc=doc, ctx=ctx, **options)
+
     def _watch_scoring(self, name: str, task: Any, records: Callable[[], list[Record]]) -> None:
         score = task.process_results
         known: dict[str, str] | None = None
+        partly: set[str] = set()
 
         def process_results(doc: Any, results: Any) -> dict[str, Any]:
             nonlocal known
@@ -88,15 +117,24 @@ class Guard:
                 known = {r.doc: r.error for r in records() if r.task == name and r.error}
             key = doc_key(doc)
             reason = known.get(key) or self.errors.get((name, key))
-            if reason is None:
-                try:
-                    with bounded("it", SCORE_SECONDS):
-                        return dict(score(doc, results))
-                except Exception as error:  # a scorer may raise anything; the sample is stored as erred
-                    reason = one_line(f"scoring failed: {type(error).__name__}: {error}")
+            metrics: dict[str, Any] = {}
+            if reason is None or key in partly:
+                reason = targets.fault(task, doc) or targets.without_likelihood(task, results)
+                if reason is None:
+                    try:
+                        with bounded("it", SCORE_SECONDS):
+                            metrics = dict(score(doc, results))
+                    except Exception as error:  # a scorer may raise anything; the sample is stored as erred
+                        reason = one_line(f"scoring failed: {type(error).__name__}: {error}")
+                if wrong := targets.no_numbers(task, metrics):
+                    metrics = {metric: value for metric, value in metrics.items() if metric not in wrong}
+                    reason = "; ".join(wrong.values())
+                    partly.add(key)  # under another filter it may be whole
+                if reason is not None:
                     log.warning("%s: %s", name, reason)
-            self.errors[name, key] = reason
-            return {}
+            if reason is not None:
+                self.errors[name, key] = reason
+            return metrics
 
         task.process_results = process_results
 
@@ -129,6 +167,11 @@ class Guard:
             return None
 
         task.apply_filters = apply_filters
+
+    def notes(self) -> dict[str, dict[str, int]]:
+        """Returns by task what its result must say: few-shot examples left out, texts read as lists."""
+        lists = {name: {"targets_read_as_lists": count} for name, count in self._lists.items()}
+        return {name: left.facts() | lists.get(name, {}) for name, left in self._left_out.items()}
 
     def reason(self, name: str, doc: Any) -> str | None:
         """Returns why a document of task `name` has no metric, or None."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -11,10 +13,11 @@ from dlm_eval.budget import make_engine
 from dlm_eval.errors import UserError
 from dlm_eval.harness.decode_options import DEFAULT_LENGTH, LENGTH_KEYS, OUR_KEYS, DecodeOptions
 from dlm_eval.harness.lm import DiffusionLM, Options
-from dlm_eval.models import checkpoints, families, load_model
+from dlm_eval.models import checkpoints, families, load_model, option_names
 from dlm_eval.pool import InProcess
 from dlm_eval.scoring import EstimatorSettings, parse_estimator
 
+log = logging.getLogger(__name__)
 ALIASES = {"cfg": "guidance", "mc_num": "samples"}  # how other harnesses call the same settings
 
 
@@ -25,7 +28,7 @@ class RegisteredLM(DiffusionLM):
 
     def __init__(self, **arguments: Any) -> None:
         model_args, estimator, decode, run = split_arguments(arguments)
-        model = load_model(self.checkpoint, **model_args)
+        model = load_model(self.checkpoint, **place(self.checkpoint, model_args))
         length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
         options = Options(estimator, DecodeOptions.of(decode, model, length), int(run.get("seed") or 0))
         super().__init__(model, InProcess(make_engine(model, run.get("batch_size") or "auto")), options)
@@ -75,16 +78,30 @@ def split_arguments(
     settings = parse_estimator(estimator)
     if samples is not None:
         settings = dataclasses.replace(settings, samples=int(samples))
-    if model.get("device") and str(model["device"]).startswith("cuda"):
-        model["device"] = _available(str(model["device"]))
     return model, settings, decode, run
 
 
-def _available(device: str) -> str:
-    """Returns `device`, or 'auto' where lm-eval's own default 'cuda:0' was passed on a machine without CUDA."""
+def place(name: str, model_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of model `name` with a device that it can have: lm-eval passes its own default 'cuda:0' on every machine.
+
+    As lm-eval's `hf` does, a CUDA device that is not there becomes the best that is, with a warning.
+    """
     import torch
 
-    return device if torch.cuda.is_available() else "auto"
+    device = model_args.get("device")
+    if device is None:
+        return dict(model_args)
+    others = {key: value for key, value in model_args.items() if key != "device"}
+    if "device" not in option_names(name):
+        if not str(device).startswith(("cpu", "auto")):
+            log.warning("model '%s' takes no device: '%s' is not read", name, device)
+        return others
+    wanted = re.fullmatch(r"cuda(?::(\d+))?", str(device))
+    count = torch.cuda.device_count()
+    if wanted is None or int(wanted[1] or 0) < count:
+        return dict(model_args)
+    log.warning("device '%s' is not on this machine; model '%s' runs on %s", device, name, "cuda" if count else "cpu")
+    return {**others, "device": "auto"}
 
 
 @cache

@@ -40,7 +40,7 @@ def evaluate(model: str, tasks: Any, **settings: Any) -> dict[str, Any]:
 
     Args:
         model: family, named checkpoint or lm-eval model.
-        tasks: names.
+        tasks: names, globs, YAML paths, configurations (mappings) or lm-eval's task objects.
         settings: see `RunSettings`.
 
     Raises:
@@ -68,7 +68,11 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
     home = output_directory(settings.output_path) if settings.output_path else None
     metadata = {**settings.model_args, **settings.metadata}
     tasks = load_tasks(
-        list(settings.tasks), include_path=settings.include_path, data_dir=settings.data_dir, metadata=metadata
+        list(settings.tasks),
+        include_path=settings.include_path,
+        data_dir=settings.data_dir,
+        metadata=metadata,
+        seeds=settings.seeds,
     )
     tasks = settle_unsafe(tasks, settings, ask)
     check_tasks(tasks, settings)
@@ -121,8 +125,10 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     from dlm_eval.harness import results as files
     from dlm_eval.harness.block import block, public, spreads
     from dlm_eval.harness.guard import Guard
+    from dlm_eval.harness.identity import digests
+    from dlm_eval.harness.plain import make_plain, unmet
 
-    guard = Guard()
+    guard = Guard(settings.seeds[3])
     before = loaded.lm.pool.cost() if loaded.ours else None  # runs that shared the model have run rows too
 
     def records() -> list[Any]:
@@ -141,6 +147,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
         **_options(settings),
     )
     results = dict(outcome)
+    make_plain(results)
     results["config"] |= {
         "model": settings.model,
         "model_args": public(settings.model_args),
@@ -150,18 +157,25 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     files.attach_costs(results, records(), guard.reason)
     device = loaded.lm.pool.cost() - before if before is not None else None
     errors = files.count_errors(results)
-    results["dlm_eval"] = block(loaded, settings, records(), errors, device, time.perf_counter() - start)
+    named = {
+        name: digests(name, task, loaded, settings, results["samples"].get(name, ()))
+        for name, task in tasks["tasks"].items()
+    }
+    results["dlm_eval"] = block(loaded, settings, records(), errors, device, time.perf_counter() - start, named)
+    for name, notes in guard.notes().items():
+        results["dlm_eval"]["tasks"].setdefault(name, {}).update(notes)
     if running:
         results["dlm_eval"]["environment"]["sandbox"] = said(running)
-    results["dlm_eval"] |= spreads(tasks, results)
+    results["dlm_eval"] |= spreads(tasks, results) | {"unmet_aggregates": unmet(tasks["groups"], results["results"])}
     return files.public_results(results), sum(errors.values())
 
 
 def _options(settings: RunSettings) -> dict[str, Any]:
     """Returns the arguments of lm-eval's evaluator that are settings of ours."""
+    from dlm_eval.harness.identity import multiturn
+
     random, numpy, torch, fewshot = settings.seeds
     samples = {name: sorted(set(numbers)) for name, numbers in (settings.samples or {}).items()}
-    turns = settings.fewshot_as_multiturn
     same = (
         "num_fewshot",
         "limit",
@@ -176,8 +190,8 @@ def _options(settings: RunSettings) -> dict[str, Any]:
         **{name: getattr(settings, name) for name in same},
         "samples": samples or None,
         "log_samples": True,
-        "system_instruction": _system(settings),
-        "fewshot_as_multiturn": bool(settings.apply_chat_template) if turns is None else turns,
+        "system_instruction": system_instruction(settings),
+        "fewshot_as_multiturn": multiturn(settings),
         "random_seed": random,
         "numpy_random_seed": numpy,
         "torch_random_seed": torch,
@@ -186,7 +200,7 @@ def _options(settings: RunSettings) -> dict[str, Any]:
     }
 
 
-def _system(settings: RunSettings) -> str | None:
+def system_instruction(settings: RunSettings) -> str | None:
     """Returns the system instruction; lm-eval glues it to the prompt without a separator where there is no chat template."""
     text = settings.system_instruction
     return text if text is None or settings.apply_chat_template or text.endswith("\n") else text + "\n\n"
@@ -194,6 +208,7 @@ def _system(settings: RunSettings) -> str | None:
 
 def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start: float) -> Path:
     from dlm_eval.harness import results as files
+    from dlm_eval.harness.identity import multiturn
 
     kept = results if settings.log_samples else {key: value for key, value in results.items() if key != "samples"}
     config = {
@@ -201,7 +216,7 @@ def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start:
         "chat_template": redact_values(loaded.lm.chat_template(settings.apply_chat_template))
         if settings.apply_chat_template
         else None,
-        "fewshot_as_multiturn": settings.fewshot_as_multiturn,
+        "fewshot_as_multiturn": multiturn(settings),
         "start_time": start,
     }
     assert settings.output_path is not None

@@ -31,7 +31,7 @@ class RunSettings:
 
     Attributes:
         model: family, named checkpoint, packaged baseline or lm-eval model.
-        tasks: names, globs or YAML paths.
+        tasks: names, globs or YAML paths; from Python also configurations and task objects, as in lm-eval.
         model_args: the model's own options.
         estimator: "NAME[,k=v]" for likelihoods.
         decode: the user's decode settings; they stand above the task's and the checkpoint's.
@@ -52,7 +52,7 @@ class RunSettings:
     """
 
     model: str
-    tasks: tuple[str, ...]
+    tasks: tuple[Any, ...]
     model_args: Mapping[str, Any] = field(default_factory=dict)
     estimator: str = "auto"
     decode: Mapping[str, Any] = field(default_factory=dict)
@@ -175,15 +175,29 @@ def _plain_settings() -> dict[str, Any]:
     return {name: hints[name] for name in hints if all(option in PLAIN for option in options[name])}
 
 
-def _tasks(value: Any) -> tuple[str, ...]:
+def _tasks(value: Any) -> tuple[Any, ...]:
+    """Returns names, one by one, and what is no text (configurations, task objects) as it is."""
     parts = list(value) if isinstance(value, (list, tuple)) else [value] if value is not None else []
-    return tuple(name.strip() for part in parts for name in str(part).split(",") if name.strip())
+    if wrong := next((part for part in parts if part is None or isinstance(part, (bool, int, float))), None):
+        raise UserError(f"--tasks '{wrong}' is not allowed; it must be names of tasks or their configurations")
+    texts = [part.split(",") if isinstance(part, str) else [part] for part in parts]
+    return tuple(
+        name.strip() if isinstance(name, str) else name
+        for names in texts
+        for name in names
+        if not isinstance(name, str) or name.strip()
+    )
 
 
 def _pairs(value: Any, setting: str) -> Mapping[str, Any]:
     if value is None or isinstance(value, Mapping):
         return value or {}
     return parse_pairs(",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value), setting)
+
+
+def parse_seeds(value: Any) -> tuple[int | None, ...]:
+    """Returns the four seeds of --seed; lm-eval's own where it is None."""
+    return DEFAULT_SEEDS if value is None else _seeds(value)
 
 
 def _seeds(value: Any) -> tuple[int | None, ...]:

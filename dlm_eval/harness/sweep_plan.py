@@ -124,14 +124,9 @@ def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
     """Returns the tasks in which the model writes, by name, and the names of the others, which do not depend on decode settings."""
     from dlm_eval.harness.checks import refuse_unsandboxed, take_sandbox
     from dlm_eval.harness.code_tasks import ways
-    from dlm_eval.harness.tasks import check_fewshot, load_tasks
+    from dlm_eval.harness.tasks import check_fewshot
 
-    loaded = load_tasks(
-        list(settings.tasks),
-        include_path=settings.include_path,
-        data_dir=settings.data_dir,
-        metadata=dict(settings.model_args),
-    )
+    loaded = _load(settings.tasks, settings)
     check_fewshot(loaded, settings.num_fewshot)
     found = ways(loaded["tasks"])
     refuse_unsandboxed(found, settings)
@@ -158,17 +153,26 @@ def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
 
 def _specs(settings: RunSettings, kept: Mapping[str, Any], left: Sequence[str]) -> tuple[str, ...]:
     """Returns names for `run`: those that the user gave where they stand for kept tasks alone (a YAML file has no other), else the tasks'."""
-    from dlm_eval.harness.tasks import load_tasks
-
     if not left:
         return settings.tasks
     specs: list[str] = []
     for spec in settings.tasks:
-        names = load_tasks(
-            [spec], include_path=settings.include_path, data_dir=settings.data_dir, metadata=dict(settings.model_args)
-        )["tasks"]
+        names = _load([spec], settings)["tasks"]
         specs += [spec] if all(name in kept for name in names) else [name for name in names if name in kept]
     return tuple(dict.fromkeys(specs))
+
+
+def _load(specs: Sequence[Any], settings: RunSettings) -> dict[str, Any]:
+    """Returns the tasks as `run` will load them."""
+    from dlm_eval.harness.tasks import load_tasks
+
+    return load_tasks(
+        list(specs),
+        include_path=settings.include_path,
+        data_dir=settings.data_dir,
+        metadata=dict(settings.model_args),
+        seeds=settings.seeds,
+    )
 
 
 def _metric(task: Any, name: str, wanted: str | None) -> str:

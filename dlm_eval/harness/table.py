@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dlm_eval.boards.result_file import UNSANDBOXED, outside
+from dlm_eval.harness.plain import metrics_of
 from dlm_eval.output import table
 
 HEADERS = (
@@ -19,10 +21,20 @@ NORMALISED = {"acc_norm": "character", "acc_bytes": "byte"}  # what lm-eval divi
 
 def render(results: Mapping[str, Any]) -> str:
     """Returns the table as text (GitHub markdown), with a line for every group below the tasks."""
-    rows = [
-        [MARKDOWN.sub(r"\\\g<0>", cell) for cell in row] for name in results["results"] for row in _rows(name, results)
-    ]
+    named = [name for name in results["results"] if _has_row(name, results)]
+    rows = [[MARKDOWN.sub(r"\\\g<0>", cell) for cell in row] for name in named for row in _rows(name, results)]
     return table(rows, HEADERS, tablefmt="github", colalign=("left", "left", *["right"] * 3, "left", *["right"] * 4))
+
+
+def _has_row(name: str, results: Mapping[str, Any]) -> bool:
+    """Returns whether there is something to say about a name: a group that sums up nothing has only its tasks' rows."""
+    return bool(
+        metrics_of(results["results"][name]) or _unmet(name, results) or name not in results.get("group_subtasks", {})
+    )
+
+
+def _unmet(name: str, results: Mapping[str, Any]) -> list[str]:
+    return list(results.get("dlm_eval", {}).get("unmet_aggregates", {}).get(name, ()))
 
 
 def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -36,9 +48,8 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
         f"{cost['forwards'] / samples:.1f}" if samples and "forwards" in cost else "",
         f"{cost['tokens'] / seconds:.0f}" if seconds else "",
     ]
-    metrics = [key for key in scores if "," in key and "_stderr," not in key]
-    for place, key in enumerate(metrics):
-        metric, _, filter_name = key.partition(",")
+    found = metrics_of(scores)
+    for place, ((metric, filter_name), value) in enumerate(found.items()):
         shown = metric if filter_name == "none" else f"{metric} ({filter_name})"
         shown += f" (per {NORMALISED[metric]})" if metric in NORMALISED else ""
         sampling = scores.get(f"{metric}_stderr,{filter_name}")
@@ -49,24 +60,17 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
         yield [
             first[0],
             shown,
-            _number(scores[key]),
+            _number(value),
             _number(sampling),
             _number(_of(results, "estimator_stderr", name, metric)),
             *first[1:],
         ]
-    if not metrics:
-        yield [
-            name,
-            "(group)"
-            if name in results.get("group_subtasks", {})
-            else "(no sample could be scored)"
-            if cost.get("errors")
-            else "(answers only)",
-            "",
-            "",
-            "",
-            *counted,
-        ]
+    for place, metric in enumerate(_unmet(name, results), len(found)):
+        first = [name, *counted] if place == 0 else [""] * 6
+        yield [first[0], f"{metric} (none of its tasks has it)", "", "", "", *first[1:]]
+    if not found and name not in results.get("group_subtasks", {}):
+        why = "(no sample could be scored)" if cost.get("errors") else "(answers only)"
+        yield [name, why, "", "", "", *counted]
 
 
 def _of(results: Mapping[str, Any], kind: str, name: str, metric: str) -> Any:
@@ -74,6 +78,7 @@ def _of(results: Mapping[str, Any], kind: str, name: str, metric: str) -> Any:
 
 
 def _number(value: Any) -> str:
-    if not isinstance(value, (int, float)):
-        return ""
-    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
+    """Returns a number as it is printed; what is none (a text, a list) shortened, so that no metric is blank."""
+    if isinstance(value, (int, float)):
+        return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
+    return "" if value is None else textwrap.shorten(str(value), 24, placeholder="...")

@@ -45,12 +45,24 @@ def check_file(path: Path, template: bool = False) -> dict[str, Any]:
         if template:
             return config
         raise UserError(f"{path}: has neither 'task' nor 'group', so it defines nothing")
-    known_class = str(config.get("class", OUR_CLASS)).endswith(OUR_CLASS)
-    if known_class:  # another class may read keys of its own
-        _check_keys(path, config)
-    _check_metrics(path, config)
-    _check_filters(path, config)
+    check_config(path, config)
     return config
+
+
+def check_config(place: Path | str, config: dict[str, Any]) -> None:
+    """Checks the keys and names of a task's or group's configuration.
+
+    Args:
+        place: Where it is written, for messages.
+        config: The configuration; functions may be there themselves or as text.
+
+    Raises:
+        UserError: an unknown key, metric, aggregation or filter.
+    """
+    if str(config.get("class", OUR_CLASS)).endswith(OUR_CLASS):  # another class may read keys of its own
+        _check_keys(place, config)
+    _check_metrics(place, config)
+    _check_filters(place, config)
 
 
 def _load(path: Path, recursive: bool) -> dict[str, Any]:
@@ -72,7 +84,7 @@ def _includes(path: Path) -> Iterator[Path]:
         yield (path.parent / name).resolve()
 
 
-def _check_keys(path: Path, config: dict[str, Any]) -> None:
+def _check_keys(path: Path | str, config: dict[str, Any]) -> None:
     from lm_eval.config.group import GroupConfig
     from lm_eval.config.task import TaskConfig
 
@@ -84,7 +96,7 @@ def _check_keys(path: Path, config: dict[str, Any]) -> None:
             raise unknown(f"{path}: key", key, allowed)
 
 
-def _check_metrics(path: Path, config: dict[str, Any]) -> None:
+def _check_metrics(path: Path | str, config: dict[str, Any]) -> None:
     import lm_eval.api.metrics  # noqa: F401  (fills the registries)
     from lm_eval.api.registry import aggregation_registry, metric_registry
 
@@ -99,7 +111,7 @@ def _check_metrics(path: Path, config: dict[str, Any]) -> None:
             raise unknown(f"{path}: metric", metric, metric_registry.keys())
 
 
-def _check_filters(path: Path, config: dict[str, Any]) -> None:
+def _check_filters(path: Path | str, config: dict[str, Any]) -> None:
     import lm_eval.filters  # noqa: F401  (fills the registry)
     from lm_eval.api.registry import filter_registry
 
@@ -109,7 +121,7 @@ def _check_filters(path: Path, config: dict[str, Any]) -> None:
                 raise unknown(f"{path}: filter", step["function"], filter_registry.keys())
 
 
-def _entries(path: Path, config: dict[str, Any], key: str) -> Iterable[dict[str, Any]]:
+def _entries(path: Path | str, config: dict[str, Any], key: str) -> Iterable[dict[str, Any]]:
     entries = config.get(key) or []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path}: {key} must be a list of mappings")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import glob
 import logging
 import os
@@ -17,11 +18,18 @@ from dlm_eval.harness.bounded import PROMPT_SECONDS, bounded
 from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.data import local_first
 from dlm_eval.harness.packages import check_packages, missing_package
+from dlm_eval.harness.run_settings import DEFAULT_SEEDS
+from dlm_eval.harness.seeding import Seeds, hold_documents, steady_documents
 from dlm_eval.harness.stand_ins import stand_ins
 from dlm_eval.harness.stock_code import code_eval_replaced, put_in_sandbox
-from dlm_eval.harness.task_files import check_file, check_folder
+from dlm_eval.harness.task_files import check_config, check_file, check_folder
 
 WILDCARDS = set("*?[")
+DATA_KEYS = {
+    "dataset_path",
+    "custom_dataset",
+    "class",
+}  # a configuration with one of these is a whole task; else it changes one that there is
 
 
 def task_configs_dir() -> Path:
@@ -38,11 +46,12 @@ def task_configs_dir() -> Path:
 
 
 def load_tasks(
-    names: Sequence[str],
+    names: Sequence[Any],
     *,
     include_path: str | Path | Sequence[str | Path] | None = None,
     data_dir: str | Path | None = None,
     metadata: Mapping[str, Any] | None = None,
+    seeds: Seeds = DEFAULT_SEEDS,
 ) -> dict[str, Any]:
     """Returns lm-eval's task dictionary: ``tasks`` and ``groups`` by name, and ``group_map``.
 
@@ -50,10 +59,12 @@ def load_tasks(
     for a name that neither has. So our ``gsm8k`` stands before lm-eval's, and a glob that fits ours stays with ours.
 
     Args:
-        names: Names of tasks, groups or tags, globs, YAML files or folders of them; each may be a list with commas.
+        names: Names of tasks, groups or tags, globs, YAML files or folders of them; each may be a list with commas. Also, as in lm-eval,
+            configurations (mappings with 'task' or 'group', whose members may be configurations too) and finished Task or Group objects.
         include_path: Folders of further YAMLs; a task there stands before one of ours with the same name.
         data_dir: Folder of local datasets (see ``local_first``).
         metadata: Passed to every task, as lm-eval does with ``--metadata`` and the model's arguments.
+        seeds: Of python, numpy, torch and few-shot examples: documents that a task draws are drawn from these.
 
     Raises:
         UserError: an unknown name, a broken or wrong YAML, a dataset that cannot be had, a task that is there twice.
@@ -63,7 +74,13 @@ def load_tasks(
         check_folder(root)
     with quiet(), _lengths_of_tasks_alone():
         manager, found = _find(_split(names), roots, dict(metadata or {}))
-        with local_first(data_dir), _bounded_templates(), code_eval_replaced(), stand_ins(data_dir):
+        with (
+            local_first(data_dir),
+            steady_documents(seeds),
+            _bounded_templates(),
+            code_eval_replaced(),
+            stand_ins(data_dir),
+        ):
             built = [item for name in found for item in _build(manager, name)]
         try:
             loaded: dict[str, Any] = manager.load(built)
@@ -73,6 +90,7 @@ def load_tasks(
     for name, task in loaded["tasks"].items():
         _check_metric_functions(task)
         check_packages(name, task)
+        hold_documents(task, seeds)
     _hide_folders([*loaded["tasks"].values(), *loaded["groups"].values()], roots)
     return loaded
 
@@ -112,18 +130,24 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
     for name, task in loaded["tasks"].items():
         own = task.config.num_fewshot
         wanted = own if num_fewshot is None or own == 0 else num_fewshot  # lm-eval lets a 0 in a YAML stand
-        pool = len(getattr(getattr(task, "sampler", None), "df", None) or ())
-        pool -= task.fewshot_cfg.split == task.config.test_split  # lm-eval draws one more, to leave the document out
+        examples: Sequence[Any] = getattr(getattr(task, "sampler", None), "df", None) or ()
+        evaluated = task.eval_docs
+        same = len(examples) == len(evaluated) and len(examples) > 0 and examples[0] == evaluated[0]
+        # lm-eval draws one more where the splits have one name, to leave the document out; it is left out where they are the same too
+        pool = len(examples) - (same or task.fewshot_cfg.split == task.config.test_split)
         if (wanted or 0) > pool:
             raise UserError(f"--num_fewshot {wanted}: task '{name}' has only {max(pool, 0)} examples to show")
 
 
-def _split(names: Sequence[str]) -> list[str]:
-    given = [names] if isinstance(names, str) else names
-    specs = [spec.strip() for name in given for spec in str(name).split(",") if spec.strip()]
+def _split(names: Sequence[Any]) -> list[Any]:
+    given = [names] if isinstance(names, (str, Mapping)) else names
+    specs: list[Any] = []
+    for name in given:
+        parts = [part.strip() for part in name.split(",") if part.strip()] if isinstance(name, str) else [name]
+        specs += [part for part in parts if not (isinstance(part, str) and part in specs)]
     if not specs:
         raise UserError("--tasks is empty; 'dlm-eval ls tasks' lists what there is")
-    return list(dict.fromkeys(specs))
+    return specs
 
 
 def include_folders(include_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
@@ -146,8 +170,8 @@ def include_folders(include_path: str | Path | Sequence[str | Path] | None) -> l
     return folders
 
 
-def _find(specs: list[str], roots: list[Path], metadata: dict[str, Any]) -> tuple[Any, list[str]]:
-    """Returns a task manager that knows every spec, and the names and files that the specs stand for."""
+def _find(specs: list[Any], roots: list[Path], metadata: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """Returns a task manager that knows every spec, and the names, files, configurations and objects that the specs stand for."""
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=roots, include_defaults=False, metadata=metadata)
@@ -160,11 +184,22 @@ def _find(specs: list[str], roots: list[Path], metadata: dict[str, Any]) -> tupl
             raise _unknown_task(spec, manager)
         for name in names:
             if strange := _strangers(name, manager):
-                raise UserError(f"group '{name}': task '{strange[0]}' is not known")
-    return manager, list(dict.fromkeys(name for names in found for name in names))
+                if strange[0] == _title(name):
+                    raise _unknown_task(strange[0], manager)
+                raise UserError(f"group '{_title(name)}': task '{strange[0]}' is not known")
+    flat: list[Any] = []
+    for name in (name for names in found for name in names):
+        if not (isinstance(name, str) and name in flat):
+            flat.append(name)
+    return manager, flat
 
 
-def _match(spec: str, manager: Any) -> list[str]:
+def _match(spec: Any, manager: Any) -> list[Any]:
+    if isinstance(spec, Mapping):
+        _kind(spec)
+        return [spec]
+    if not isinstance(spec, str):
+        return [_checked(spec)]
     if spec in manager.task_index:
         return [spec]
     if spec.endswith((".yaml", ".yml")) or Path(spec).is_dir():
@@ -195,20 +230,90 @@ def _members(name: str, manager: Any) -> list[str]:
     return names + [below for item in names for below in _members(item, manager)]
 
 
-def _strangers(name: str, manager: Any) -> list[str]:
+def _strangers(name: Any, manager: Any) -> list[str]:
     """Returns the members of a group, listed by name alone, that the manager does not know."""
+    if isinstance(name, Mapping):
+        return [item for item in _named(name) if item not in manager.task_index]
+    if not isinstance(name, str):
+        return []
     entries = [manager.task_index.get(each) for each in (name, *_members(name, manager))]
     groups = [entry.cfg for entry in entries if entry is not None and entry.kind.name == "GROUP"]
     listed = [item for config in groups for item in config.get("task") or []]
     return [item for item in listed if isinstance(item, str) and item not in manager.task_index]
 
 
-def _build(manager: Any, name: str) -> list[Any]:
-    """Returns the topmost objects of one name: a task, a group, or the tasks of a tag."""
+def _named(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the names in a configuration that must stand for tasks or groups that there are."""
+    members = config.get("task")
+    if isinstance(members, (list, tuple)):
+        for item in members:
+            yield from _named(item) if isinstance(item, Mapping) else [item]
+    elif not DATA_KEYS & set(config):
+        yield str(config.get("group", members))
+
+
+def _made(config: Mapping[str, Any], manager: Any) -> Any:
+    """Returns the task or group of a configuration; one without data of its own changes the task or group of its name.
+
+    Raises:
+        UserError: it has a key that lm-eval does not know.
+    """
+    from lm_eval.tasks._index import Entry, Kind
+
+    kind = _kind(config)
+    name = config[kind]
+    if "class" not in config:
+        check_config(f"--tasks '{name}'", dict(config))
+    if kind == "group" and "task" in config:
+        entry, changes = Entry(name, Kind.GROUP, None, dict(config)), None
+    elif DATA_KEYS & set(config):
+        entry, changes = Entry(name, Kind.PY_TASK if "class" in config else Kind.TASK, None, dict(config)), None
+    else:
+        entry = manager.task_index[name]
+        changes = {key: value for key, value in config.items() if key != "group"}
+    return manager._factory.build(entry, overrides=changes, registry=manager.task_index)
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """Returns 'group' or 'task': which of them a configuration is."""
+    for kind in ("group", "task"):
+        if isinstance(config.get(kind), str):
+            return kind
+    raise UserError("--tasks: a configuration must name its 'task' or 'group'")
+
+
+def _checked(spec: Any) -> Any:
+    """Returns lm-eval's task or group object.
+
+    Raises:
+        UserError: it is neither.
+    """
+    from lm_eval.api.group import Group
+    from lm_eval.api.task import Task
+
+    if isinstance(spec, Group):
+        return spec
+    if isinstance(spec, Task):  # a run changes its tasks: the user's own stays as it is
+        own = copy.copy(spec)
+        own._config = copy.copy(spec.config)
+        return own
+    raise UserError(f"--tasks '{spec}' is not allowed; it must be names of tasks, their configurations or task objects")
+
+
+def _title(spec: Any) -> str:
+    """Returns what messages call a spec."""
+    if isinstance(spec, Mapping):
+        return str(spec.get("group", spec.get("task")))
+    return spec if isinstance(spec, str) else str(getattr(spec, "name", None) or spec.config.task)
+
+
+def _build(manager: Any, spec: Any) -> list[Any]:
+    """Returns the topmost objects of one spec: a task, a group, or the tasks of a tag."""
+    name = _title(spec)
     try:
-        loaded = manager.load([name])
+        loaded = manager.load(_made(spec, manager) if isinstance(spec, Mapping) else [spec])
     except UserError as error:
-        raise UserError(f"task '{name}': {error}") from error
+        raise error if str(error).startswith("--tasks") else UserError(f"task '{name}': {error}") from error
     except KeyError as error:
         raise UserError(f"task '{name}': its dataset has no split, configuration or column {error}") from error
     except (Exception, SystemExit) as error:  # whatever a YAML or its functions raise is a mistake in them

@@ -16,6 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 from dlm_eval.errors import UserError, unknown
+from dlm_eval.harness.plain import metrics_of
 from dlm_eval.redaction import learn, learn_words, redact, redact_message
 
 TRACKERS = ("wandb", "trackio", "tensorboard")  # each needs the package of its name
@@ -116,7 +117,8 @@ def scalars(results: Mapping[str, Any]) -> dict[str, float]:
     found = {}
     for kind in (results["results"], results["dlm_eval"]["cost"]):
         for task, figures in kind.items():
-            for name, value in figures.items():
+            parts = {f"{metric},{pipeline}": value for (metric, pipeline), value in metrics_of(figures).items()}
+            for name, value in {**figures, **parts}.items():
                 if isinstance(value, (int, float)):
                     found[f"{task}/{name.removesuffix(',none').replace(',', '.')}"] = float(value)
     return found

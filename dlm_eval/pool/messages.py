@@ -58,6 +58,7 @@ class Usage:
     name: str = ""
     footprint: Footprint | None = None
     cache: str = ""
+    batch_invariant: bool | None = None
 
     def facts(self, label: str) -> dict[str, Any]:
         """Returns it as plain data, for the record of a run."""
@@ -67,6 +68,7 @@ class Usage:
             "peak_bytes": self.peak_bytes,
             "batch_tokens": self.batch_tokens,
             "cache": self.cache,
+            "batch_invariant": self.batch_invariant,
             **asdict(self.cost),
         }
 
@@ -123,7 +125,15 @@ def usage(engine: Engine) -> Usage:
         name = torch.cuda.get_device_name(device)
     else:
         peak, name = peak_memory(), device.type
-    return Usage(engine.cost, peak, engine.batch_tokens, name, engine.footprint, cache_state(engine.model))
+    return Usage(
+        engine.cost,
+        peak,
+        engine.batch_tokens,
+        name,
+        engine.footprint,
+        cache_state(engine.model),
+        engine.batch_invariant,
+    )
 
 
 def peak_memory() -> int:

@@ -1,0 +1,201 @@
+"""Which score a number is: three digests for each task.
+
+    configuration   everything that can change an answer but seeds: the model, the settings that this kind of task reads, the prompt side of the task with
+                    the source code of its functions, its data. Runs of one configuration under several seeds are repetitions of one another.
+    fingerprint     configuration, seeds, and the documents and examples that came of them
+    scoring         what makes a metric of an answer: filters, metrics, the scorer's source code, the targets where no prompt shows them
+
+The journal knows none of them: an answer is the same whatever is made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dlm_eval.decoding import resolve
+from dlm_eval.harness.models import Loaded
+from dlm_eval.harness.run_settings import RunSettings
+from dlm_eval.harness.sources import described
+from dlm_eval.noise import digest
+from dlm_eval.redaction import redact
+from dlm_eval.scoring import parse_estimator
+
+PROMPT = (
+    "class", "custom_dataset", "dataset_path", "dataset_name", "dataset_kwargs", "training_split", "validation_split", "test_split", "process_docs",
+    "doc_to_text", "doc_to_choice", "doc_to_image", "doc_to_audio", "use_prompt", "description", "target_delimiter", "fewshot_delimiter",
+    "gen_prefix", "output_type", "repeats",
+)  # fmt: skip
+SHOTS = ("fewshot_split", "fewshot_config")  # read where examples are shown
+SCORING = ("process_results", "metric_list", "filter_list", "should_decontaminate", "doc_to_decontamination_query")
+LAYOUT = (
+    "device",
+    "device_map",
+    "batch_size",
+    "max_batch_size",
+    "parallelize",
+)  # where and how a baseline ran, not what it answered
+BATCH = 1000  # rows that are read at once
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Of one task in one run, with what they were made of where a reader may ask."""
+
+    configuration: str
+    fingerprint: str
+    scoring: str
+    num_fewshot: int
+    fewshot_as_multiturn: bool
+    documents: str  # which were scored
+
+
+def digests(
+    name: str, task: Any, loaded: Loaded, settings: RunSettings, samples: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Returns the digests of a task as it was used.
+
+    Args:
+        name: its name.
+        task: lm-eval's task after the run, with the shots and arguments that it had.
+        loaded: the model.
+        settings: of the run.
+        samples: what was logged of the task's documents.
+    """
+    shots = int(task.config.num_fewshot or 0)
+    configuration = digest(redact(_configuration(name, task, loaded, settings, shots)))
+    numbers = sorted({sample["doc_id"] for sample in samples})
+    return asdict(
+        Digests(
+            configuration=configuration,
+            fingerprint=digest(configuration, list(settings.seeds), _made(task, shots)),
+            scoring=digest(redact(_scoring(task, shots))),
+            num_fewshot=shots,
+            fewshot_as_multiturn=multiturn(settings),
+            documents=f"first {len(numbers)}" if numbers == list(range(len(numbers))) else digest(numbers)[:12],
+        )
+    )
+
+
+def multiturn(settings: RunSettings) -> bool:
+    """Returns whether examples were turns of a conversation: under a chat template they are, unless the user says otherwise."""
+    turns = settings.fewshot_as_multiturn
+    return bool(settings.apply_chat_template) if turns is None else turns
+
+
+def _configuration(name: str, task: Any, loaded: Loaded, settings: RunSettings, shots: int) -> dict[str, Any]:
+    from dlm_eval.harness.run import system_instruction
+
+    config = task.config
+    chosen = sorted(set((settings.samples or {}).get(name, ())))
+    return {
+        "model": {key: value for key, value in loaded.facts.items() if key not in LAYOUT},
+        "answers": _how(name, task, loaded, settings),
+        "prompt": {key: described(vars(config).get(key)) for key in PROMPT},
+        "class": described(type(task)) if type(task).__module__ != "lm_eval.api.task" else None,
+        "target": described(config.doc_to_target) if _shows_targets(task, shots) else None,
+        "metadata": described(_metadata(task, settings)),
+        "num_fewshot": shots,
+        "examples": _examples(config) if shots else None,
+        # examples are drawn document by document: which are asked decides what each is shown
+        "samples": chosen if shots and chosen != list(range(len(chosen))) else None,
+        "system_instruction": system_instruction(settings),
+        "chat_template": loaded.lm.chat_template(settings.apply_chat_template)
+        if settings.apply_chat_template
+        else None,
+        "fewshot_as_multiturn": multiturn(settings),
+        "data": _data(task, shots),
+    }
+
+
+def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
+    """Returns the settings of the run that decide how this kind of task is answered, as they were resolved."""
+    writes, rolls = task.OUTPUT_TYPE == "generate_until", task.OUTPUT_TYPE == "loglikelihood_rolling"
+    if not loaded.ours:
+        return {"generation_kwargs": task.config.generation_kwargs} if writes else {}
+    if writes:
+        ask = loaded.lm.options.decode.request(task.config.generation_kwargs or {}, name)
+        return {
+            "decode": asdict(resolve(*ask.layers)),
+            "until": ask.until,
+            "length": ask.hole.length,
+            "overlong": settings.overlong,
+        }
+    estimator = asdict(parse_estimator(settings.estimator))
+    if task.OUTPUT_TYPE != "multiple_choice":
+        estimator["decide"] = None  # which is for choices
+    return {"estimator": estimator, **({"stride": settings.stride} if rolls else {"overlong": settings.overlong})}
+
+
+def _shows_targets(task: Any, shots: int) -> bool:
+    """Returns whether a target is part of what the model is asked, not of the scoring alone."""
+    return (
+        bool(shots)
+        or task.OUTPUT_TYPE in ("loglikelihood", "loglikelihood_rolling")
+        or bool(getattr(task, "multiple_input", 0))
+    )
+
+
+def _examples(config: Any) -> dict[str, Any]:
+    shown = vars(config.fewshot_config) if not isinstance(config.fewshot_config, Mapping) else config.fewshot_config
+    return {"fewshot_split": config.fewshot_split, "fewshot_config": described(dict(shown or {}))}
+
+
+def _metadata(task: Any, settings: RunSettings) -> dict[str, Any]:
+    """Returns what of a task's metadata the task can read: with a dataset function or a class of its own all that was meant for tasks, else nothing.
+
+    lm-eval adds the model's arguments to the metadata of every task; the model's identity has them. A version says nothing of the prompt.
+    """
+    if task.config.custom_dataset is None and type(task).__module__ == "lm_eval.api.task":
+        return {}
+    of_model = set(settings.model_args) - set(settings.metadata)
+    hidden = {"version", "config_source", *of_model}
+    return {key: value for key, value in (task.config.metadata or {}).items() if key not in hidden}
+
+
+def _scoring(task: Any, shots: int) -> dict[str, Any]:
+    config = vars(task.config)
+    return {
+        **{key: described(config.get(key)) for key in SCORING},
+        "target": None if _shows_targets(task, shots) else described(config.get("doc_to_target")),
+        "version": (config.get("metadata") or {}).get("version", task.VERSION),
+    }
+
+
+def _data(task: Any, shots: int) -> Any:
+    """Returns the identity of the rows that a task's documents are made of. What a function of the task makes is known by its source."""
+    if task.config.custom_dataset is not None:
+        return None
+    config, dataset = task.config, getattr(task, "dataset", None) or {}
+    splits = {config.test_split or config.validation_split}
+    if shots:
+        splits |= {task.fewshot_cfg.split or config.training_split or config.validation_split or config.test_split}
+    return {split: content(dataset[split]) for split in sorted(filter(None, splits)) if split in dataset}
+
+
+def _made(task: Any, shots: int) -> list[Any]:
+    """Returns the identity of documents and examples after everything that was drawn for them."""
+    if (
+        task.config.process_docs is None
+        and task.config.custom_dataset is None
+        and type(task).__module__ == "lm_eval.api.task"
+    ):
+        return []
+    sampler = getattr(task, "sampler", None)
+    return [content(task.eval_docs), content(sampler.df) if shots and sampler is not None else None]
+
+
+def content(rows: Any) -> str:
+    """Returns a digest of rows by their values alone: not by files, folders, caches or the kind of storage."""
+    return digest(*(digest(row) for row in _rows(rows)))
+
+
+def _rows(rows: Any) -> Iterable[Any]:
+    import datasets
+
+    if not isinstance(rows, datasets.Dataset):
+        yield from rows
+        return
+    for batch in rows.with_format("arrow").iter(BATCH):  # pictures and sounds stay as they are stored
+        yield from batch.to_pylist()
