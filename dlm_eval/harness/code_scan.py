@@ -191,8 +191,18 @@ def _local(full: str, file: Path) -> tuple[str, str] | None:
             module = root.joinpath(*parts[:length])
             for path in (module.with_name(module.name + ".py"), module / "__init__.py"):
                 if length and path.is_file() and path != file:
-                    return str(path), parts[length] if length < len(parts) else ""
+                    return (str(path), parts[length] if length < len(parts) else "") if _judges(path) else None
     return None
+
+
+def _judges(path: Path) -> bool:
+    """Returns whether a file can hold what judges answers: of lm-eval's and our own, the tasks' files alone (the rest is their framework)."""
+    for package, place in (("lm_eval", "tasks"), ("dlm_eval", "metrics")):
+        root = package_root(package)
+        if path.resolve().is_relative_to(root):
+            within = path.resolve().relative_to(root).parts
+            return within[0] == place and len(within) > (2 if package == "lm_eval" else 1)
+    return True
 
 
 @functools.cache
