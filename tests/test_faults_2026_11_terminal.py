@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import tqdm
-from harness_tasks import write_tasks
 
 from dlm_eval.boards.csv_file import cell, safe_text
 from dlm_eval.boards.leaderboard import leaderboard, write
@@ -227,7 +226,6 @@ def load(settings: Settings):
 def evil(tmp_path: Path) -> Path:
     place = tmp_path / "p\x1b[31m\nERROR forged"
     (place / "tasks").mkdir(parents=True)
-    write_tasks(place / "tasks")
     documents = [{"text": "ab", "word": HOSTILE}, {"text": "bad", "word": HOSTILE}]
     (place / "tasks" / "evil.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))
     text = TASK.format(marks=r"\e[31m\u202e\nERROR forged", data=json.dumps(str(place / "tasks" / "evil.jsonl")))
@@ -240,8 +238,8 @@ def test_07_no_command_lets_a_hostile_text_through(evil: Path) -> None:
     model, tasks, out = str(evil / "evil.py"), str(evil / "tasks"), str(evil / "out")
     name = "t_evil\x1b[31m\u202e\nERROR forged"
     said = _run(
-        "run", "--model", model, "--tasks", "t_*", "--include_path", tasks, "--limit", "2", "--output_path", out
-    )
+        "run", "--model", model, "--tasks", "t_*", "--include_path", tasks, "--limit", "2", "--output_path", out, code=1
+    )  # a document of two errs
     assert "\\u001b[31m" in said
     assert "t_evil" in _run("ls", "tasks", "--include_path", tasks, code=0)
     assert "raise_exception" in _run("show", name, "--include_path", tasks, code=0)
