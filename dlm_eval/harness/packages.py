@@ -50,7 +50,8 @@ def missing_package(error: BaseException) -> str | None:
     words = None
     while behind is not None:
         if isinstance(behind, ModuleNotFoundError) and behind.name:
-            return needs(DISTRIBUTIONS.get(behind.name, behind.name.partition(".")[0]))
+            module = DISTRIBUTIONS.get(behind.name, behind.name.partition(".")[0])
+            return needs(module) if module in EXTRAS or module in OTHERWISE else None
         words = words or ASKED.search(str(behind))
         behind = behind.__cause__ or behind.__context__
     if words is not None and isinstance(error, (ImportError, AssertionError)):
@@ -64,7 +65,8 @@ def needs(module: str) -> str:
     what = f"needs the Python package '{module}'; {{}}"
     if module in OTHERWISE:
         return what.format(OTHERWISE[module])
-    return pip_line(what, EXTRAS[module]) if module in EXTRAS else what.format(f"pip install {module}")
+    # a name that we do not know may be a typing error, or belong to a stranger on the package index
+    return pip_line(what, EXTRAS[module]) if module in EXTRAS else what.format("it is not installed")
 
 
 def pip_line(what: str, extra: str) -> str:
