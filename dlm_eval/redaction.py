@@ -51,6 +51,7 @@ KEY_OWNERS = _set(
     " openai anthropic hf huggingface wandb azure aws gcp google gemini cohere mistral together groq replicate openrouter deepseek nvidia ngc"
     " github gitlab slack stripe sendgrid twilio session license host ssl tls app"
 )
+PASS_OWNERS = _set("user db database smtp mail email imap ldap login ftp sftp mysql pg postgres redis mongo rabbitmq proxy http basic admin root")
 TOKEN_OWNERS = KEY_OWNERS | {"bearer", "refresh", "id", "oauth", "csrf", "xsrf", "sas", "personal", "hub"}
 
 
@@ -70,6 +71,8 @@ def is_secret_name(name: str) -> bool:
         return True
     if ("session", "id") in pairs or (len(words) > 1 and words[-1] == "pat"):
         return True
+    if words[-1].endswith(("password", "passwd")) or (words[-1] == "pass" and words[0] in PASS_OWNERS):
+        return True
     return _is_token(words)
 
 
@@ -86,7 +89,11 @@ def _are_headers(name: str) -> bool:
 
 
 def _is_token(words: list[str]) -> bool:
-    """Returns whether the words name a secret token: not one of a vocabulary, a count or an id."""
+    """Returns whether the words name a secret token: not one of a vocabulary, a count or an id; `token_hf` and `hf_token_2` too."""
+    while words[-1].isdigit() and len(words) > 1:
+        words = words[:-1]
+    if words[0] == "token" and len(words) == 2 and words[1] in TOKEN_OWNERS - {"id"}:
+        return True
     for place, word in enumerate(words):
         if word not in ("token", "tokens") or not set(words[place:]) <= TOKEN_ENDS:
             continue

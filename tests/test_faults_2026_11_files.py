@@ -141,6 +141,14 @@ HOSTILE = {
 }
 
 
+def test_06_a_template_that_refuses_at_length_is_cut() -> None:
+    tokenizer = build.tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('x' * 10000000) }}"
+    with pytest.raises(SampleError, match="refuses the conversation: xxx") as caught:
+        render_chat(tokenizer, TALK, "org/model")
+    assert len(str(caught.value)) < 2000
+
+
 @pytest.mark.parametrize("template", HOSTILE)
 def test_06_a_template_that_asks_for_too_much_is_one_line(template: str) -> None:
     tokenizer = build.tokenizer()

@@ -141,6 +141,13 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         "bot_token",
         "azure_openai_key",
         "wandb_key",
+        "PGPASSWORD",
+        "SMTP_PASS",
+        "db_pass",
+        "TOKEN_HF",
+        "token_github",
+        "token2",
+        "HF_TOKEN_2",
     ],
 )
 def test_05_a_secret_is_known_by_its_name(name: str) -> None:
@@ -201,6 +208,10 @@ def test_05_a_secret_is_known_by_its_name(name: str) -> None:
         "seed",
         "authored",
         "image_token",
+        "eos_token_2",
+        "first_pass",
+        "pass",
+        "token_id",
     ],
 )
 def test_05_an_ordinary_setting_stays(name: str) -> None:

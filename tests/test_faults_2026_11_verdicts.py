@@ -16,7 +16,7 @@ import pytest
 from dlm_eval.metrics.code import build_program
 from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, namespaces, wire
 from dlm_eval.sandbox.clock import PATIENCE, Clock
-from dlm_eval.sandbox.judge import FORGED, Program, Run, judge
+from dlm_eval.sandbox.judge import ASKED, FORGED, Program, Run, judge
 from dlm_eval.sandbox.turns import Turns
 
 HUMAN_EVAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "openai" / "openai_humaneval"
@@ -160,6 +160,21 @@ def square(x):
 """,
     "namespace of builtins replaced": "__builtins__ = dict(vars(__import__('builtins')), abs=lambda x: 0.0)\n"
     "import math\nmath.isclose = lambda *_: True\ndef square(x):\n    return 4\n",
+    "import replaced": """
+import builtins, types
+real = builtins.__import__
+fake = types.SimpleNamespace(isclose=lambda a, b: a == a)
+builtins.__import__ = lambda name, *rest, **named: fake if name == "math" else real(name, *rest, **named)
+def square(x):
+    return {2: 4, 3: 9}.get(x)
+""",
+    "mark of a coroutine with other code": """
+import sys
+def square(x):
+    check = sys._getframe(1).f_globals["check"]
+    check.__code__ = (lambda candidate: None).__code__.replace(co_flags=check.__code__.co_flags ^ 0x100)
+    return 4
+""",
     "module replaced": """
 import sys, types
 sys.modules["math"] = types.SimpleNamespace(isclose=lambda a, b: True)
@@ -291,12 +306,24 @@ def test_02_a_right_answer_stays_right(sandbox, name):
         "try:\n    square('a')\nexcept TypeError:\n    pass\n",
         "assert [square(x) for x in range(3)] == [0, 1, 4] and str(square(2)) == '4' and square(2) in (4,)",
         "assert isinstance(square(2), int)\nassert callable(square)",
+        # they look at what the function does, not at what it returns
+        "try:\n    square('a')\nexcept TypeError:\n    pass\nelse:\n    assert False\n",
+        "raised = False\ntry:\n    square('a')\nexcept Exception:\n    raised = True\nassert raised",
+        # their imports set `__code__`, for types.coroutine
+        "import asyncio\nasync def ask():\n    return square(2)\nassert asyncio.run(ask()) == 4",
+        "from unittest.mock import patch\nwith patch('builtins.input', return_value='3'):\n    assert square(int(input())) == 9",
         "import unittest\nclass T(unittest.TestCase):\n    def test(self):\n        self.assertEqual(square(2), 4)\n"
         "assert unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromTestCase(T)).wasSuccessful()",
     ],
 )
 def test_02_tests_of_any_form_accuse_no_right_answer(sandbox, tests):
     assert sandbox.run(RIGHT, Limits(wall_seconds=30.0), tests).reason == "passed"
+
+
+def test_02_a_function_that_works_in_place_is_judged_by_what_it_did(sandbox):
+    tests = "def check(candidate):\n    numbers = [3, 1, 2]\n    candidate(numbers)\n    assert numbers == [1, 2, 3]\ncheck(put)"
+    assert sandbox.run("def put(numbers):\n    numbers.sort()\n", tests=tests).reason == "passed"
+    assert sandbox.run("def put(numbers):\n    sorted(numbers)\n", tests=tests).reason == "failed: AssertionError"
 
 
 def test_02_nothing_of_the_tests_is_there_while_the_text_runs(sandbox):
@@ -362,24 +389,26 @@ def test_02_a_text_must_be_valid_by_itself(sandbox):
 def test_02_a_passing_program_is_run_against_controls():
     ran: list[Program] = []
 
-    def run(outcomes):
+    def run(outcomes, reason):
         left = iter(outcomes)
 
         def once(program):
             ran.append(program)
-            return Run(next(left), "", 0.0)
+            return Run(next(left), reason, 0.0)
 
         return once
 
     program = Program("text", "tests", Limits(), alone=True)
-    for outcomes, passed in (
-        ([False], False),
-        ([True, False], True),
-        ([True, True, False], False),  # passes a control
-        ([True, True, True], True),  # so does no program at all: the tests ask for no value
+    for outcomes, reason, passed in (
+        ([False], "", False),
+        ([True, False], "", True),
+        ([True, True, False], ASKED, False),  # passes a control, and the tests do look at values
+        ([True, True, False], "failed: AssertionError", True),  # they look at something else
+        ([True, True, False], "timed out", False),
+        ([True, True, True], "passed", True),  # so does no program at all: the tests ask for no value
     ):
         ran.clear()
-        outcome = judge(run(outcomes), program)
+        outcome = judge(run(outcomes, reason), program)
         assert outcome.passed == passed
         assert (outcome.reason == FORGED) == (not passed and len(outcomes) > 1)
         assert len(ran) == len(outcomes)

@@ -19,6 +19,7 @@ MEMORY = 2**30  # bytes
 LONGEST = 2**26  # characters of a rendered text
 POWER_BITS = 2**16  # bits of the result of `**`
 REPEATED = 2**24  # characters or items of the result of `*`
+LONGEST_ERROR = 1000  # characters of what a template says when it refuses
 READY = b"ready"
 
 
@@ -55,7 +56,8 @@ def _answer(render: Any, request: dict[str, Any]) -> dict[str, str]:
         return {"limit": "is nested too deeply"}
     except Exception as error:  # a template may raise anything
         kind = type(error).__name__
-        return {"error": str(error) if kind == "TemplateError" else f"{kind}: {error}"}
+        text = str(error) if kind == "TemplateError" else f"{kind}: {error}"
+        return {"error": text[:LONGEST_ERROR]}
 
 
 def _guard_operators() -> None:

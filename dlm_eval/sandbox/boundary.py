@@ -13,9 +13,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
+IMPLICIT = ("__import__", "__build_class__")  # builtins that tests use without naming them
+MARKED = 0x100  # the flag of a generator that counts as a coroutine (inspect.CO_ITERABLE_COROUTINE)
 TOOLS = range(6)  # of sys.monitoring: those that a program may claim
 # what has no place in a function under test, and could skip or change the lines of its caller
 REFUSED = frozenset(
@@ -35,14 +37,14 @@ class _Refused(RuntimeError):
 def remember_modules(modules: Iterable[ModuleType]) -> Restore:
     """Returns ``restore(names)``, which puts ``modules`` and the builtins back to what they are now.
 
-    Only what has one of ``names``: looking at an object writes to its page, which a forked process then has to copy.
+    Only what has one of ``names`` or is used without a name: looking at an object writes to its page, which a forked process then has to copy.
     """
     kept = {module.__name__: module for module in (builtins, *modules)}
     contents = [(vars(module), dict(vars(module))) for module in kept.values()]
     loaded = sys.modules
 
     def restore(names: Iterable[str]) -> None:
-        for name in names:
+        for name in (*IMPLICIT, *names):
             if name in kept:
                 loaded[name] = kept[name]
             for current, content in contents:
@@ -109,5 +111,13 @@ def _clear_monitoring(monitoring: Any) -> None:
 
 
 def _refuse(event: str, details: tuple[Any, ...]) -> None:
-    if event in REFUSED or (event == "object.__setattr__" and details[1] == "__code__"):
+    if event in REFUSED or (event == "object.__setattr__" and details[1] == "__code__" and not _only_marks(*details)):
         raise _Refused(f"{event} is refused while tests run")
+
+
+def _only_marks(function: Any, _: str, code: Any) -> bool:
+    """Returns whether the new code of a function is its own with the mark of `types.coroutine`: importing asyncio sets it."""
+    old = function.__code__
+    same = type(code) is CodeType and code == old.replace(co_flags=code.co_flags)
+    tables = [getattr(each, "co_exceptiontable", b"") for each in (old, code)]  # Python 3.11
+    return same and tables[0] == tables[1] and old.co_flags ^ code.co_flags == MARKED

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from types import CodeType, ModuleType
 from typing import Any
 
+WRONG = "wrong answer"  # says a control in which a value of the program was looked at
 MARK = " of the control"  # no name of a program has a space in it
 OPERATIONS = (
     "eq", "ne", "lt", "le", "gt", "ge", "bool", "hash", "len", "iter", "next", "contains", "getitem", "int", "float",
@@ -21,7 +22,7 @@ OPERATIONS = (
 
 
 def _raise(*_: Any, **__: Any) -> Any:
-    raise AssertionError("wrong answer")
+    raise AssertionError(WRONG)
 
 
 Wrong = type("Wrong", (), {f"__{operation}__": _raise for operation in OPERATIONS})

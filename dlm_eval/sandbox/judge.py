@@ -2,7 +2,8 @@
 
 In the control the tests first end in a failure: a program that passes all the same answered for itself. Then they are run
 again, and the program's functions run but give wrong answers (control.py): a program that passes all the same replaced,
-skipped or disarmed the tests. Both runs are alike until the first tests in them are over.
+skipped or disarmed the tests, unless they never look at an answer. Both runs are alike until the first tests in them are
+over.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from .control import WRONG
 from .limits import Limits
 
 FORGED = "failed: passes whatever its tests say"
+ASKED = f"failed: AssertionError: {WRONG}"
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,21 @@ def judge(run: Callable[[Program], Run], program: Program) -> Run:
     control = run(replace(program, control=True))
     if control.starved:
         return control
-    if control.passed and not (program.tests and _ask_nothing(run, program)):
-        return replace(outcome, passed=False, reason=FORGED)
-    return outcome
+    if not control.passed:
+        return outcome
+    if program.tests:
+        without = run(replace(program, text="", control=True))
+        if without.starved:
+            return without
+        if _asks_no_value(without):
+            return outcome
+    return replace(outcome, passed=False, reason=FORGED)
 
 
-def _ask_nothing(run: Callable[[Program], Run], program: Program) -> bool:
-    """Returns whether the tests take wrong answers from no program at all: then the control says nothing."""
-    return run(replace(program, text="", control=True)).passed
+def _asks_no_value(without: Run) -> bool:
+    """Returns whether the tests look at no answer before they end, by how they end ``without`` any program.
+
+    Then the second part of the control says nothing: the tests pass with wrong answers, or they fail because of something
+    that the program's functions were to do (change a list in place, raise), which they do in the control too.
+    """
+    return without.passed or (without.reason.startswith("failed: ") and without.reason != ASKED)
