@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import RunError
+from dlm_eval.errors import DlmEvalError, RunError
 from dlm_eval.output import one_line
 from dlm_eval.stopping import drop_output
 
@@ -13,13 +14,12 @@ if TYPE_CHECKING:
     from dlm_eval.harness.run import Finished
 
 
-def report(finished: Finished, output_path: str | None, show_config: bool) -> list[str]:
-    """Updates the board; returns what to print."""
-    from dlm_eval.boards.leaderboard import leaderboard, write
+def report(finished: Finished, output_path: str | None, show_config: bool) -> tuple[list[str], list[str]]:
+    """Updates the board; returns what to print, and what is missing of all that the run should have left behind."""
     from dlm_eval.harness.run_settings import output_directory
     from dlm_eval.harness.table import render
 
-    results, lines = finished.results, []
+    results, lines, missing = finished.results, [], list(finished.missing)
     if show_config:
         import json
 
@@ -33,12 +33,21 @@ def report(finished: Finished, output_path: str | None, show_config: bool) -> li
         lines.append(f"{cut} prompts did not fit the model and were cut from the left (--overlong error refuses them)")
     if finished.file is not None and output_path is not None:
         home = output_directory(output_path)
-        board = home / "leaderboard.csv"
         lines.append(f"results: {one_line(str(finished.file))}")
-        if any("," in key for scores in results["results"].values() for key in scores):
-            write(leaderboard([home]), board)
-            lines.append(f"board:   {one_line(str(board))}")
-    return lines
+        if any("," in key and not key.startswith("bypass") for scores in results["results"].values() for key in scores):
+            try:
+                lines.append(f"board:   {one_line(str(_update_board(home)))}")
+            except DlmEvalError as error:
+                missing.append(f"the board ({error})")
+    return lines, missing
+
+
+def _update_board(home: Path) -> Path:
+    from dlm_eval.boards.leaderboard import leaderboard, write
+
+    board = home / "leaderboard.csv"
+    write(leaderboard([home]), board)
+    return board
 
 
 def say(lines: list[str]) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval._cli.utils import MergeDictAction, key_val_to_dict
@@ -131,7 +130,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the evaluation, prints the table, updates the board; returns 0, or 1 where samples erred."""
+    """Runs the evaluation, prints the table, updates the board; returns 0, or 1 if samples erred or something is missing."""
     from dlm_eval.harness.trackers import parse_reports
 
     given = {key: value for key, value in vars(args).items() if value is not None and key not in PLAIN}
@@ -149,10 +148,12 @@ def main(args: argparse.Namespace) -> int:
     if getattr(args, "trust_remote_code", False):
         settings = _trusting(settings)
     finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
-    lines = report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
-    reports.send(finished.results, settings.log_samples, output_directory(str(settings.output_path)))
+    lines, missing = report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
+    missing += reports.send(finished.results, settings.log_samples, output_directory(str(settings.output_path)))
+    if missing:
+        lines.append(f"missing: {'; '.join(missing)}")
     say(lines)  # last: whoever reads may have gone
-    return 1 if finished.errors else 0
+    return 1 if finished.errors or missing else 0
 
 
 def _trusting(settings: RunSettings) -> RunSettings:
@@ -168,21 +169,21 @@ def _config_file(path: str | None) -> dict[str, Any]:
         return {}
     import yaml
 
+    from dlm_eval.yaml_text import read_yaml_text
+
+    text = read_yaml_text(path, f"--config '{path}'")
+    learn_words(text.splitlines())
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        learn_words(text.splitlines())
         values = yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"--config '{path}' cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none
         raise UserError(f"--config '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"--config '{path}' must hold settings as key: value")
     return values
 
 
-def _verbosity(level: str | None) -> None:
-    name = (level or os.environ.get("LMEVAL_LOG_LEVEL") or "WARNING").upper()
+def _verbosity(level: Any) -> None:
+    name = str(level or os.environ.get("LMEVAL_LOG_LEVEL") or "WARNING").upper()
     if name not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
         raise unknown("--verbosity", name, ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
     logging.basicConfig(level=name, format="%(levelname)s %(name)s: %(message)s", force=True)

@@ -6,7 +6,8 @@ import contextlib
 import glob
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +17,7 @@ from dlm_eval.errors import RunError, UserError, nearest
 from dlm_eval.harness.bounded import PROMPT_SECONDS, bounded
 from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.data import local_first
+from dlm_eval.harness.guard import reason_of, task_code
 from dlm_eval.harness.stock_code import code_eval_replaced, put_in_sandbox
 from dlm_eval.harness.task_files import check_file, check_folder
 
@@ -76,8 +78,9 @@ def load_tasks(
 
 @contextlib.contextmanager
 def _bounded_templates() -> Iterator[None]:
-    """Limits the time of each template that a task renders while it loads (lm-eval tries the first document's)."""
+    """Limits the time of each template that a task renders while it loads (lm-eval tries the first document's), and names the field of one that fails."""
     from lm_eval import utils
+    from lm_eval.api.task import ConfigurableTask
 
     plain = utils.apply_template
 
@@ -85,8 +88,28 @@ def _bounded_templates() -> Iterator[None]:
         with bounded("a template", PROMPT_SECONDS):
             return plain(*args, **options)
 
-    with patch.object(utils, "apply_template", apply_template):
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(utils, "apply_template", apply_template))
+        for field in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+            stack.enter_context(patch.object(ConfigurableTask, field, _named(field)))
         yield
+
+
+def _named(field: str) -> Callable[..., Any]:
+    """Returns a task's method that reads a field of a document; its errors say which field of which document."""
+    from lm_eval.api.task import ConfigurableTask
+
+    read = getattr(ConfigurableTask, field)
+
+    def named(self: Any, doc: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return read(self, doc, *args, **options)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{field} of document 0 fails: {reason_of(error)}") from error
+
+    return named
 
 
 def unsafe_tasks(loaded: Mapping[str, Any]) -> list[str]:
@@ -134,10 +157,10 @@ def include_folders(include_path: str | Path | Sequence[str | Path] | None) -> l
     given = [include_path] if isinstance(include_path, (str, Path)) else list(include_path)
     folders = []
     for entry in given:
-        whole = Path(entry).expanduser()
-        for part in [str(entry)] if whole.is_dir() else str(entry).split(os.pathsep):
-            folder = Path(part).expanduser()
-            if not folder.is_dir():
+        whole = os.path.expanduser(entry)
+        for part in [str(entry)] if os.path.isdir(whole) else str(entry).split(os.pathsep):
+            folder = Path(os.path.expanduser(part))
+            if not part or not os.path.isdir(folder):
                 raise UserError(f"--include_path '{part}' is not a directory")
             folders.append(folder.resolve())
     return folders
@@ -164,7 +187,7 @@ def _find(specs: list[str], roots: list[Path], metadata: dict[str, Any]) -> tupl
 def _match(spec: str, manager: Any) -> list[str]:
     if spec in manager.task_index:
         return [spec]
-    if spec.endswith((".yaml", ".yml")) or Path(spec).is_dir():
+    if spec.endswith((".yaml", ".yml")) or os.path.isdir(spec):
         return _files(spec)
     if not WILDCARDS & set(spec):
         return []
@@ -174,7 +197,7 @@ def _match(spec: str, manager: Any) -> list[str]:
 
 
 def _files(spec: str) -> list[str]:
-    files = sorted(glob.glob(str(Path(spec) / "*.yaml") if Path(spec).is_dir() else str(Path(spec).expanduser())))
+    files = sorted(glob.glob(os.path.join(spec, "*.yaml") if os.path.isdir(spec) else os.path.expanduser(spec)))
     if not files:
         raise UserError(f"--tasks '{spec}': no such YAML file")
     checked = {file: check_file(Path(file), template=Path(file).name.startswith("_")) for file in files}
@@ -203,17 +226,28 @@ def _strangers(name: str, manager: Any) -> list[str]:
 def _build(manager: Any, name: str) -> list[Any]:
     """Returns the topmost objects of one name: a task, a group, or the tasks of a tag."""
     try:
-        loaded = manager.load([name])
+        with task_code():
+            loaded = manager.load([name])
     except UserError as error:
         raise UserError(f"task '{name}': {error}") from error
     except KeyError as error:
         raise UserError(f"task '{name}': its dataset has no split, configuration or column {error}") from error
-    except (Exception, SystemExit) as error:  # whatever a YAML or its functions raise is a mistake in them
-        reason = " ".join(str(error).split()) or "no reason given"
-        raise UserError(f"task '{name}' cannot be loaded: {type(error).__name__}: {reason}") from error
+    except Exception as error:  # whatever a YAML or its functions raise is a mistake in them
+        where = " (while looking at document 0)" if _looked_at_first(error) else ""
+        raise UserError(f"task '{name}' cannot be loaded{where}: {reason_of(error)}") from error
     below = {child for children in loaded["group_map"].values() for child in children}
     items = {**loaded["groups"], **loaded["tasks"]}
     return [item for key, item in items.items() if key not in below]
+
+
+def _looked_at_first(error: BaseException) -> bool:
+    """Returns whether an error arose while lm-eval tried the first document of a task."""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_name == "__init__" and "test_doc" in trace.tb_frame.f_locals:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _check_metric_functions(task: Any) -> None:
