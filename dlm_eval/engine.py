@@ -49,7 +49,8 @@ class _Live(Generic[T]):
 
 def _age(waiting: Waiting) -> int:
     """Returns the number of the oldest walk that waits for a row."""
-    return min(live.index for live, _, _ in waiting.askers)
+    numbers: list[int] = [live.index for live, _, _ in waiting.askers]
+    return min(numbers)
 
 
 class Engine:

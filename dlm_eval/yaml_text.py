@@ -44,8 +44,8 @@ def _check_depth(text: str, what: str) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):  # does not recurse
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            line = event.start_mark.line + 1
-            raise UserError(f"{what}, line {line}: more than {DEEPEST} lists and mappings inside each other")
+            line = f", line {event.start_mark.line + 1}" if event.start_mark else ""
+            raise UserError(f"{what}{line}: more than {DEEPEST} lists and mappings inside each other")
 
 
 def _check_keys(node: yaml.Node | None, what: str, seen: set[int]) -> None:

@@ -152,6 +152,7 @@ class Guard:
         import lm_eval.evaluator_utils as evaluator
         from lm_eval.api.group import Group
 
+        whole: Callable[..., tuple[dict[str, Any], int]]
         whole, of_group = evaluator._compute_task_aggregations, Group.aggregate
 
         def task_metrics(task: Any, raw: Any, bootstrap_iters: int | None = 0) -> tuple[dict[str, Any], int]:

@@ -180,7 +180,8 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
 
 def _answered(tasks: Mapping[str, Any]) -> bool:
     """Returns whether the model has answered every request of the tasks."""
-    return all(task._instances and all(request.resps for request in task._instances) for task in tasks.values())
+    asked = [vars(task).get("_instances") or () for task in tasks.values()]
+    return all(requests and all(request.resps for request in requests) for requests in asked)
 
 
 def _options(settings: RunSettings) -> dict[str, Any]:

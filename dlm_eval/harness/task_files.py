@@ -109,8 +109,7 @@ def _check_values(path: Path, config: dict[str, Any]) -> None:
     for key, (kinds, words) in VALUES.items():
         value = config.get(key)
         odd = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
-        least = LEAST.get(key, 0) if isinstance(value, int) else None
-        if key in config and (odd or (least is not None and value < least)):
+        if key in config and (odd or (isinstance(value, int) and value < LEAST.get(key, value))):
             more = f" of at least {LEAST[key]}" if key in LEAST else ""
             raise UserError(f"{path}: {key} '{shown(value)}' is not allowed; it must be {words}{more}")
     if not ("group" in config or isinstance(config.get("task", ""), str)):
