@@ -215,7 +215,7 @@ def test_14_a_metric_that_cannot_be_aggregated_is_missing_and_named(
         == 1
     )
     said = capsys.readouterr()
-    (line,) = [line for line in said.out.splitlines() if line.startswith("missing: ")]
+    (line,) = [line for line in said.err.splitlines() if line.startswith("dlm-eval: error: missing: ")]
     assert (
         "odd: bad,none (ZeroDivisionError: no items of this kind)" in line and "odd: acc,none (SystemExit: 3)" in line
     )
@@ -248,7 +248,7 @@ def test_14_an_error_behind_the_last_answer_leaves_the_answers(
         )
         == 1
     )
-    assert "missing: all scores (TypeError: nobody foresaw this)" in capsys.readouterr().out
+    assert "error: missing: all scores (TypeError: nobody foresaw this)" in capsys.readouterr().err
     (file,) = (tmp_path / "out").rglob("samples_odd_*.jsonl")
     assert len(file.read_text().splitlines()) == len(DOCUMENTS)
     journal = Journal(tmp_path / "out" / "journal.sqlite")
@@ -459,7 +459,10 @@ def test_14_what_the_hub_gets_is_checked_before_the_run(arguments: dict[str, Any
 def fills(count: int, length: int = 24, hole: int = 16) -> list[Job]:
     draw = torch.Generator().manual_seed(3)
     prompts = torch.randint(0, 6, (count, length - hole), generator=draw).tolist()
-    return [FillJob(Canvas.infill(ids, hole, [], f"f{i}"), DecodeSettings(steps=8, logits_eos_inf=True), 0) for i, ids in enumerate(prompts)]
+    return [
+        FillJob(Canvas.infill(ids, hole, [], f"f{i}"), DecodeSettings(steps=8, logits_eos_inf=True), 0)
+        for i, ids in enumerate(prompts)
+    ]
 
 
 @pytest.mark.parametrize("equal_lengths", [True, False])
@@ -495,7 +498,9 @@ def line_of(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Runs a command that the user got wrong; returns its one line of error."""
     assert main(command) == 2
     said = capsys.readouterr().err
-    (line,) = [line for line in said.splitlines() if line.startswith("dlm-eval: error: ")]  # there may be a progress bar
+    (line,) = [
+        line for line in said.splitlines() if line.startswith("dlm-eval: error: ")
+    ]  # there may be a progress bar
     assert "Traceback" not in said
     return line
 

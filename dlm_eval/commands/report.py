@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def report(finished: Finished, output_path: str | None, show_config: bool) -> tuple[list[str], list[str]]:
     """Updates the board; returns what to print, and what is missing of all that the run should have left behind."""
+    from dlm_eval.harness.results import plain
     from dlm_eval.harness.run_settings import output_directory
     from dlm_eval.harness.table import render
 
@@ -23,10 +24,14 @@ def report(finished: Finished, output_path: str | None, show_config: bool) -> tu
     if show_config:
         import json
 
-        lines.append(json.dumps({k: v for k, v in results.items() if k != "samples"}, indent=2, default=str))
+        lines.append(json.dumps(plain({k: v for k, v in results.items() if k != "samples"}), indent=2))
     total = results["dlm_eval"]["cost"]["total"]
     took = f"{total['wall_seconds']:.1f} s, fingerprint {results['dlm_eval']['fingerprint'][:12]}"
-    lines += [render(results), "", took]
+    try:
+        lines += [render(results), ""]
+    except (ValueError, TypeError, OverflowError) as error:  # of numbers that a task made up
+        missing.append(f"the table ({type(error).__name__}: {error})")
+    lines.append(took)
     if finished.errors:
         lines.append(f"{finished.errors} samples could not be answered or scored:\n{_reasons(results)}")
     if cut := sum(cost.get("truncated", 0) for name, cost in results["dlm_eval"]["cost"].items() if name != "total"):

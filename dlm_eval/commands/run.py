@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval._cli.utils import MergeDictAction, key_val_to_dict
 
 from dlm_eval.commands.report import report, say
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import RunError, UserError, unknown
 from dlm_eval.output import one_line
 from dlm_eval.redaction import learn_words
 
@@ -130,7 +130,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the evaluation, prints the table, updates the board; returns 0, or 1 if samples erred or something is missing."""
+    """Runs the evaluation, prints the table, updates the board; returns 0, or 1 if samples erred.
+
+    Raises:
+        RunError: something is missing behind a run that is saved: a metric, the board, a report.
+    """
     from dlm_eval.harness.trackers import parse_reports
 
     given = {key: value for key, value in vars(args).items() if value is not None and key not in PLAIN}
@@ -150,10 +154,10 @@ def main(args: argparse.Namespace) -> int:
     finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
     lines, missing = report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
     missing += reports.send(finished.results, settings.log_samples, output_directory(str(settings.output_path)))
-    if missing:
-        lines.append(f"missing: {'; '.join(missing)}")
     say(lines)  # last: whoever reads may have gone
-    return 1 if finished.errors or missing else 0
+    if missing:
+        raise RunError(f"missing: {'; '.join(missing)}; everything else is saved")
+    return 1 if finished.errors else 0
 
 
 def _trusting(settings: RunSettings) -> RunSettings:

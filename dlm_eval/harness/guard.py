@@ -77,6 +77,18 @@ class Guard:
         self._watch_building(name, task)
         self._watch_filters(name, task)
         self._watch_scoring(name, task, records)
+        for method, otherwise in (("higher_is_better", {}), ("dump_config", {"task": name})):
+            setattr(task, method, self._fact(f"{name}: {method}", getattr(task, method), otherwise))
+
+    def _fact(self, what: str, ask: Callable[[], Any], otherwise: dict[str, Any]) -> Callable[[], Any]:
+        """Returns what asks a task about itself behind the last answer; if it raises, the rest must not be lost."""
+
+        def asked() -> Any:
+            with self.adding(what):
+                return ask()
+            return otherwise
+
+        return asked
 
     def _watch_building(self, name: str, task: Any) -> None:
         """Puts the guard before what makes requests of a document: one without a prompt becomes a request that says why."""

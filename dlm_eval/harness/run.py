@@ -76,12 +76,19 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
     tasks = settle_unsafe(tasks, settings, ask)
     check_tasks(tasks, settings)
     take_sandbox(tasks, settings)
-    with ExitStack() as stack:
-        loaded = stack.enter_context(open_model(settings, home)) if shared is None else adapt(shared, settings)
-        stack.enter_context(contained(settings.verbosity == "DEBUG"))
-        stack.enter_context(code_eval_replaced())
-        results, errors = _evaluate(loaded, tasks, settings, start)
-    missing = list(results["dlm_eval"].get("missing", ()))
+    results: dict[str, Any] = {}
+    unkept: list[str] = []
+    try:
+        with ExitStack() as stack:
+            loaded = stack.enter_context(open_model(settings, home)) if shared is None else adapt(shared, settings)
+            stack.enter_context(contained(settings.verbosity == "DEBUG"))
+            stack.enter_context(code_eval_replaced())
+            results, errors = _evaluate(loaded, tasks, settings, start)
+    except RunError as error:
+        if not results:
+            raise
+        unkept.append(f"the last answers in the journal ({error})")  # which closes behind the results
+    missing = [*results["dlm_eval"].get("missing", ()), *unkept]
     file = _save(results, loaded, settings, start, missing) if settings.output_path else None
     return Finished(results, file, errors, tuple(missing))
 

@@ -203,6 +203,8 @@ def _tasks(value: Any) -> tuple[str, ...]:
 
 def _pairs(value: Any, setting: str) -> Mapping[str, Any]:
     if value is None or isinstance(value, Mapping):
+        if odd := [key for key in value or () if not isinstance(key, str)]:
+            raise UserError(f"{setting} '{shown(odd[0])}' is not allowed as a name; it must be text")
         return value or {}
     return parse_pairs(",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value), setting)
 
@@ -211,8 +213,8 @@ def _seeds(value: Any) -> tuple[int | None, ...]:
     parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip())
     try:
         seeds = [None if part is None or str(part).lower() == "none" else int(part) for part in parts]
-    except ValueError as error:
-        raise UserError(f"--seed '{value}' is not allowed; it must be one to four whole numbers") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"--seed '{shown(value)}' is not allowed; it must be one to four whole numbers") from error
     if len(seeds) == 1:
         seeds *= 4
     if not 1 < len(seeds) <= 4:
@@ -232,15 +234,15 @@ def _read_samples(text: str) -> Any:
 
 def _check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:
     if samples is not None and not (samples and isinstance(samples, Mapping)):
-        raise UserError(f"--samples '{samples}' is not allowed; it must be JSON of task -> list of document numbers")
+        raise UserError(f"--samples '{shown(samples)}' is not allowed; it must be JSON of task -> list of document numbers")
     for task, indices in (samples or {}).items():
         if (
             not isinstance(indices, (list, tuple))
             or not indices
-            or any(not isinstance(i, int) or i < 0 for i in indices)
+            or any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in indices)
         ):
             raise UserError(
-                f"--samples {task} '{indices}' is not allowed; it must be a list of document numbers from 0"
+                f"--samples {task} '{shown(indices)}' is not allowed; it must be a list of document numbers from 0"
             )
 
 
