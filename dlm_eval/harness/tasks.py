@@ -61,9 +61,9 @@ def load_tasks(
     roots = [task_configs_dir(), *include_folders(include_path)]
     for root in roots:
         check_folder(root)
-    with quiet(), _lengths_of_tasks_alone():
+    with quiet(), _lengths_of_tasks_alone(), local_first(data_dir):
         manager, found = _find(_split(names), roots, dict(metadata or {}))
-        with local_first(data_dir), _bounded_templates(), code_eval_replaced():
+        with _bounded_templates(), code_eval_replaced():
             built = [item for name in found for item in _build(manager, name)]
         try:
             loaded: dict[str, Any] = manager.load(built)
