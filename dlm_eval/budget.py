@@ -51,10 +51,12 @@ class Learned:
     @staticmethod
     def of(plain: Mapping[str, Any] | None) -> Learned:
         """Returns what `plain` gave as plain data; nothing learned from None."""
-        if not plain:
+        try:
+            tokens, footprint = (plain or {}).get("batch_tokens"), (plain or {}).get("footprint")
+            known = Footprint(float(footprint["token"]), float(footprint["memory"])) if footprint else None
+            return Learned(int(tokens) if tokens else None, known)
+        except (AttributeError, KeyError, TypeError, ValueError):  # not what we wrote
             return Learned()
-        footprint = plain["footprint"]
-        return Learned(plain["batch_tokens"], Footprint(**footprint) if footprint else None)
 
 
 NOTHING = Learned()

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -20,12 +22,13 @@ import torch
 from dlm_eval.errors import DlmEvalError, OutOfMemory, RunError, SampleError
 from dlm_eval.forward import device_of, forward
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.packing import Footprint, Limits, Load, Waiting, identity, pack
+from dlm_eval.packing import Footprint, Limits, Load, Waiting, identity, kind, pack
 from dlm_eval.rows import Cost, Ints, LogProbs, Outcome, Reader, Reading, Row, Walk
 
 __all__ = ["Cost", "Engine", "Ints", "LogProbs", "Outcome", "Reader", "Reading", "Row", "Walk"]
 
 T = TypeVar("T")
+AHEAD = 2  # batches' worth of the oldest rows that the next batch is chosen from
 QUEUED = 4  # batches whose rows wait at most, so that there are like ones to put together
 HOPELESS = 16  # rows that fail alone, with none that succeeded, before the model itself is to blame
 
@@ -42,6 +45,12 @@ class _Live(Generic[T]):
     missing: int = 0
     rows: int = 0
     seconds: float = 0.0
+
+
+def _age(waiting: Waiting) -> int:
+    """Returns the number of the oldest walk that waits for a row."""
+    numbers: list[int] = [live.index for live, _, _ in waiting.askers]
+    return min(numbers)
 
 
 class Engine:
@@ -117,14 +126,29 @@ class Engine:
                 more = index_walk is not None
                 if index_walk is not None:
                     room -= self._advance(_Live(*index_walk), None, queue, finish)
-            batches = pack(queue.values(), self._limits())
-            # An underfull last batch waits for walks still to come: their rows may fill it.
-            for batch in batches[:-1] if more and len(batches) > 1 else batches:
-                for waiting in batch:
-                    del queue[identity(waiting.row)]
-                for live in self._serve(batch):
-                    self._advance(live, live.readings, queue, finish)
+            if not queue:
+                continue
+            batch = self._next_batch(queue)
+            for waiting in batch:
+                del queue[identity(waiting.row)]
+            for live in self._serve(batch):
+                self._advance(live, live.readings, queue, finish)
         return [outcomes[index] for index in range(len(outcomes))]
+
+    def _next_batch(self, queue: Mapping[bytes, Waiting]) -> list[Waiting]:
+        """Returns the batch to run next: of those that are full, the one with the oldest walk in it.
+
+        So the walks of one batch end before others begin: an interruption loses the work of about a batch, not of all walks in the queue, even if
+        all of them take equally many steps. A batch that is not full waits for more rows of its kind.
+        """
+        waiting = sorted(queue.values(), key=_age)
+        weights = accumulate(one.tokens + int(self.memory_weight * one.held) for one in waiting)
+        enough = bisect_left(list(weights), AHEAD * self.batch_tokens) + 1
+        if self.batch_rows is not None:
+            enough = min(enough, AHEAD * self.batch_rows)
+        batches = pack(waiting[:enough], self._limits())
+        full = [batch for batch, after in pairwise(batches) if kind(batch[0]) == kind(after[0])]
+        return min(full or batches, key=lambda batch: min(map(_age, batch)))
 
     def _advance(
         self,

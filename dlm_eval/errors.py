@@ -12,12 +12,17 @@ from collections.abc import Iterable
 from dlm_eval.printable import printable
 from dlm_eval.redaction import redact_message
 
+LONGEST = (
+    2400  # characters of an error: the names of all models are sixteen hundred, a quoted value may be a whole file
+)
+
 
 class DlmEvalError(Exception):
-    """Base of every error that dlm_eval raises on purpose. Its text is one printable line without secrets, whatever it quotes."""
+    """Base of every error that dlm_eval raises on purpose. Its text is one printable line without secrets, whatever it quotes, and not endless."""
 
     def __str__(self) -> str:
-        return printable(redact_message(super().__str__()))
+        text = printable(redact_message(super().__str__()))
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 class UserError(DlmEvalError):

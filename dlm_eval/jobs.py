@@ -6,7 +6,7 @@ A job is what the journal remembers and what a worker receives; answering it is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -174,7 +174,7 @@ def answer_jobs(
         progress: called with each distinct answer and whether it was known before.
     """
     keys = [journal_key(fingerprint, job) for job in jobs]
-    known = {key: decode_answer(value) for key, value in (journal.get(set(keys)) if journal else {}).items()}
+    known = _remembered(dict(zip(keys, jobs, strict=True)), journal) if journal is not None else {}
     for answer in known.values():
         progress(answer, True)
     missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
@@ -194,6 +194,54 @@ def answer_jobs(
         if journal is not None:
             journal.commit()
     return [known[key] for key in keys]
+
+
+def _remembered(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
+    """Returns the answers that a journal holds, by key; one that does not have the form of its job's answers counts as absent."""
+    found, odd = {}, 0
+    for key, data in journal.get(jobs).items():
+        answer = _decoded(data)
+        if answer is None or not _answers(answer, jobs[key]):
+            odd += 1
+        else:
+            found[key] = answer
+    if odd:
+        log.warning("journal %s: %d answers have another form and are left out", journal.path, odd)
+    return found
+
+
+def _decoded(data: Any) -> Answer | None:
+    try:
+        return decode_answer(data)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _answers(answer: Answer, job: Job) -> bool:
+    """Returns whether an answer has the form of `job`'s."""
+    numbers = isinstance(answer.rows, int) and isinstance(answer.seconds, (int, float)) and answer.error is None
+    if isinstance(job, FillJob):
+        return numbers and isinstance(answer.value, Filling) and _is_filling(answer.value)
+    if isinstance(job, ScoreJob):
+        return numbers and isinstance(answer.value, Score) and _is_score(answer.value)
+    whole = isinstance(answer.value, Scores) and len(answer.value.choices) == len(job.canvases)
+    return numbers and whole and all(map(_is_score, answer.value.choices))  # type: ignore[union-attr]
+
+
+def _is_score(score: Score) -> bool:
+    return all(
+        isinstance(value, (int, float)) for value in (score.logprob, score.stderr, score.rows, score.seconds)
+    ) and (isinstance(score.kind, str) and isinstance(score.estimator, str))
+
+
+def _is_filling(filling: Filling) -> bool:
+    numbers = (filling.forwards, filling.steps, filling.seconds)
+    return (
+        isinstance(filling.tokens, tuple)
+        and all(isinstance(token, int) for token in filling.tokens)
+        and all(isinstance(value, (int, float)) for value in numbers)
+        and isinstance(filling.exit, str)
+    )
 
 
 def encode_answer(answer: Answer) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class Journal:
 
     def _whole(self, rows: list[Any]) -> list[Any]:
         """Returns the rows (key, value, checksum, ...) that are as they were written; damage inside a page is no fault of SQLite's own checks."""
-        whole = [row for row in rows if checksum(row[0], row[1]) == row[2]]
+        whole = [row for row in rows if checksum(row[0], row[1]) == row[2] and _is_json(row[1])]
         if len(whole) < len(rows):
             log.warning("journal %s: %d answers are damaged and left out", self.path, len(rows) - len(whole))
         return whole
@@ -178,6 +178,14 @@ class Journal:
             raise RunError(
                 f"journal {self.path} cannot be written ({error}); what it holds is safe, run again"
             ) from error
+
+
+def _is_json(text: Any) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return True
 
 
 def checksum(key: Any, value: Any) -> int:

@@ -123,7 +123,7 @@ def pack(waiting: Iterable[Waiting], limits: Limits) -> list[list[Waiting]]:
     their like only."""
     batches: list[list[Waiting]] = []
     load = Load()
-    for one in sorted(waiting, key=lambda w: (w.row.head, w.row.live is not None, -w.length, -w.past)):
+    for one in sorted(waiting, key=lambda w: (*kind(w), -w.length, -w.past)):
         if not batches or not _fits(batches[-1][0], load, one, limits):
             batches.append([])
             load = Load()
@@ -132,9 +132,14 @@ def pack(waiting: Iterable[Waiting], limits: Limits) -> list[list[Waiting]]:
     return batches
 
 
+def kind(waiting: Waiting) -> tuple[str, bool]:
+    """Returns what rows of one batch have in common: the method that answers, and whether they remember."""
+    return waiting.row.head, waiting.row.live is not None
+
+
 def _fits(first: Waiting, load: Load, one: Waiting, limits: Limits) -> bool:
     """Returns whether a row may join the batch of `first`."""
-    if one.row.head != first.row.head or (one.row.live is None) != (first.row.live is None):
+    if kind(one) != kind(first):
         return False
     if limits.equal_lengths and (one.length, one.past) != (first.length, first.past):
         return False

@@ -16,6 +16,7 @@ from dlm_eval.errors import UserError, unknown
 from dlm_eval.redaction import learn
 
 T = TypeVar("T")
+LONGEST = 200  # characters of a value that an error quotes
 
 
 def parse_pairs(text: str, setting: str) -> dict[str, str]:
@@ -132,13 +133,22 @@ def cast_value(value: Any, hint: Any, setting: str) -> Any:
     if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and value not in choices):
         if type(None) in options:
             return None
-        raise UserError(f"{setting} 'None' is not allowed; it must be {_describe(options)}")
+        raise UserError(f"{setting} 'None' is not allowed; it must be {describe(options)}")
     for option in options:
         try:
             return _cast_one(value, option)
         except (TypeError, ValueError, OverflowError):
             continue
-    raise UserError(f"{setting} '{value}' is not allowed; it must be {_describe(options)}")
+    raise UserError(f"{setting} '{shown(value)}' is not allowed; it must be {describe(options)}")
+
+
+def shown(value: Any) -> str:
+    """Returns a value as an error quotes it."""
+    try:
+        text = str(value)
+    except (RecursionError, ValueError):  # inside itself; a number of too many digits
+        return type(value).__name__
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _cast_one(value: Any, kind: Any) -> Any:
@@ -152,6 +162,8 @@ def _cast_one(value: Any, kind: Any) -> Any:
             raise ValueError
         return int(number)
     if kind is float:
+        if isinstance(value, bool):
+            raise ValueError
         number = float(value)
         if not math.isfinite(number):
             raise ValueError
@@ -180,7 +192,8 @@ def _cast_bool(value: Any) -> bool:
     raise ValueError
 
 
-def _describe(options: tuple[Any, ...]) -> str:
+def describe(options: tuple[Any, ...]) -> str:
+    """Returns what a value of one of these types is, in words."""
     words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "None"}
     described = []
     for option in options:

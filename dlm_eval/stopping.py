@@ -24,6 +24,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MESSAGE = "dlm-eval: interrupted; finished answers are in the journal, the same command goes on from there"
 
 _said = threading.Event()
+_heard = threading.Event()  # a signal has come
+_heeding = threading.Event()  # `orderly` is in force, so that a KeyboardInterrupt without a signal is nobody's Ctrl-C
 _forking = threading.local()
 _duties: list[Callable[[], None]] = []
 
@@ -45,6 +47,8 @@ def orderly() -> Iterator[None]:
         yield
         return
     _said.clear()
+    _heard.clear()
+    _heeding.set()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     heeded = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
@@ -54,6 +58,7 @@ def orderly() -> Iterator[None]:
     try:
         yield
     finally:
+        _heeding.clear()
         signal.set_wakeup_fd(wakeup)
         theirs.close()
         if signal.getsignal(signal.SIGTERM) is _stop:
@@ -65,7 +70,13 @@ def _stop(number: int, frame: Any) -> NoReturn:
     # A second signal must not disturb the writing.
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
+    _heard.set()
     raise KeyboardInterrupt
+
+
+def of_the_user(error: BaseException) -> bool:
+    """Returns whether an exception ends the process because the user wants it; a task's code may raise SystemExit or KeyboardInterrupt itself."""
+    return isinstance(error, KeyboardInterrupt) and (_heard.is_set() or not _heeding.is_set())
 
 
 def _hold_signals() -> None:

@@ -66,17 +66,19 @@ def write_files(texts: Mapping[Path, str]) -> None:
     try:
         for current, whole in texts.items():
             text = valid_unicode(redact_text(whole))
-            if current.is_dir():
+            if os.path.isdir(current):
                 raise IsADirectoryError(0, "is a directory")
             current.parent.mkdir(parents=True, exist_ok=True)
             _write_synced(temporary[current], text)
         for current in texts:
             os.replace(temporary[current], current)
-    except OSError as error:
-        raise UserError(f"output '{current}' cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        raise UserError(f"output '{current}' cannot be written: {getattr(error, 'strerror', None) or error}") from error
     finally:
         for path in temporary.values():
-            with contextlib.suppress(OSError):  # most often it was never written, or is the finished file by now
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # most often it was never written, or is the finished file by now
                 path.unlink()
 
 

@@ -152,7 +152,9 @@ def _find(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not os.path.exists(path):
             raise UserError(f"path '{path}' does not exist; give result files or directories that hold results_*.json")
-        below = [path] if path.is_file() else sorted(file for file in path.rglob("results_*.json") if file.is_file())
+        below = (
+            [path] if os.path.isfile(path) else sorted(file for file in path.rglob("results_*.json") if file.is_file())
+        )
         for file in below:
             found.setdefault(file.resolve(), file)
     return list(found.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -54,7 +55,8 @@ def find(path: str) -> list[Path]:
         UserError: there is none.
     """
     place = Path(path)
-    found = [place] if place.is_file() else sorted(place.rglob(NAME))
+    inside = sorted(place.rglob(NAME)) if os.path.isdir(place) else []
+    found = [place] if os.path.isfile(place) else inside
     if not found:
         raise UserError(f"cache path '{path}' has no journal ({NAME}); give an --output_path of a run")
     return found
@@ -143,8 +145,10 @@ def _export(args: argparse.Namespace) -> int:
         _require(paths, args.fingerprint)
     try:
         stream = open(args.output, "w", encoding="utf-8") if args.output else sys.stdout  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"--output '{args.output}' cannot be written: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--output '{args.output}' cannot be written: {getattr(error, 'strerror', None) or error}"
+        ) from error
     try:
         for path in paths:
             journal = _open(path)

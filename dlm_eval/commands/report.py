@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import RunError
+from dlm_eval.errors import DlmEvalError, RunError
 from dlm_eval.output import one_line
 from dlm_eval.stopping import drop_output
 
@@ -13,32 +14,45 @@ if TYPE_CHECKING:
     from dlm_eval.harness.run import Finished
 
 
-def report(finished: Finished, output_path: str | None, show_config: bool) -> list[str]:
-    """Updates the board; returns what to print."""
-    from dlm_eval.boards.leaderboard import leaderboard, write
+def report(finished: Finished, output_path: str | None, show_config: bool) -> tuple[list[str], list[str]]:
+    """Updates the board; returns what to print, and what is missing of all that the run should have left behind."""
+    from dlm_eval.harness.results import plain
     from dlm_eval.harness.run_settings import output_directory
     from dlm_eval.harness.table import render
 
-    results, lines = finished.results, []
+    results, lines, missing = finished.results, [], list(finished.missing)
     if show_config:
         import json
 
-        lines.append(json.dumps({k: v for k, v in results.items() if k != "samples"}, indent=2, default=str))
+        lines.append(json.dumps(plain({k: v for k, v in results.items() if k != "samples"}), indent=2))
     total = results["dlm_eval"]["cost"]["total"]
     took = f"{total['wall_seconds']:.1f} s, fingerprint {results['dlm_eval']['fingerprint'][:12]}"
-    lines += [render(results), "", took]
+    try:
+        lines += [render(results), ""]
+    except (ValueError, TypeError, OverflowError) as error:  # of numbers that a task made up
+        missing.append(f"the table ({type(error).__name__}: {error})")
+    lines.append(took)
     if finished.errors:
         lines.append(f"{finished.errors} samples could not be answered or scored:\n{_reasons(results)}")
     if cut := sum(cost.get("truncated", 0) for name, cost in results["dlm_eval"]["cost"].items() if name != "total"):
         lines.append(f"{cut} prompts did not fit the model and were cut from the left (--overlong error refuses them)")
     if finished.file is not None and output_path is not None:
         home = output_directory(output_path)
-        board = home / "leaderboard.csv"
         lines.append(f"results: {one_line(str(finished.file))}")
-        if any("," in key for scores in results["results"].values() for key in scores):
-            write(leaderboard([home]), board)
-            lines.append(f"board:   {one_line(str(board))}")
-    return lines
+        if any("," in key and not key.startswith("bypass") for scores in results["results"].values() for key in scores):
+            try:
+                lines.append(f"board:   {one_line(str(_update_board(home)))}")
+            except DlmEvalError as error:
+                missing.append(f"the board ({error})")
+    return lines, missing
+
+
+def _update_board(home: Path) -> Path:
+    from dlm_eval.boards.leaderboard import leaderboard, write
+
+    board = home / "leaderboard.csv"
+    write(leaderboard([home]), board)
+    return board
 
 
 def say(lines: list[str]) -> None:

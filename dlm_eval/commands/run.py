@@ -7,13 +7,12 @@ import dataclasses
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval._cli.utils import MergeDictAction, key_val_to_dict
 
 from dlm_eval.commands.report import report, say
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import RunError, UserError, unknown
 from dlm_eval.output import one_line
 from dlm_eval.redaction import learn_words
 
@@ -131,7 +130,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the evaluation, prints the table, updates the board; returns 0, or 1 where samples erred."""
+    """Runs the evaluation, prints the table, updates the board; returns 0, or 1 if samples erred.
+
+    Raises:
+        RunError: something is missing behind a run that is saved: a metric, the board, a report.
+    """
     from dlm_eval.harness.trackers import parse_reports
 
     given = {key: value for key, value in vars(args).items() if value is not None and key not in PLAIN}
@@ -149,9 +152,11 @@ def main(args: argparse.Namespace) -> int:
     if getattr(args, "trust_remote_code", False):
         settings = _trusting(settings)
     finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
-    lines = report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
-    reports.send(finished.results, settings.log_samples, output_directory(str(settings.output_path)))
+    lines, missing = report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
+    missing += reports.send(finished.results, settings.log_samples, output_directory(str(settings.output_path)))
     say(lines)  # last: whoever reads may have gone
+    if missing:
+        raise RunError(f"missing: {'; '.join(missing)}; everything else is saved")
     return 1 if finished.errors else 0
 
 
@@ -168,21 +173,21 @@ def _config_file(path: str | None) -> dict[str, Any]:
         return {}
     import yaml
 
+    from dlm_eval.yaml_text import read_yaml_text
+
+    text = read_yaml_text(path, f"--config '{path}'")
+    learn_words(text.splitlines())
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        learn_words(text.splitlines())
         values = yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"--config '{path}' cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none
         raise UserError(f"--config '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"--config '{path}' must hold settings as key: value")
     return values
 
 
-def _verbosity(level: str | None) -> None:
-    name = (level or os.environ.get("LMEVAL_LOG_LEVEL") or "WARNING").upper()
+def _verbosity(level: Any) -> None:
+    name = str(level or os.environ.get("LMEVAL_LOG_LEVEL") or "WARNING").upper()
     if name not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
         raise unknown("--verbosity", name, ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
     logging.basicConfig(level=name, format="%(levelname)s %(name)s: %(message)s", force=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import UserError
+from dlm_eval.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from dlm_eval.boards.sweep import Sweep
@@ -102,6 +102,7 @@ def main(args: argparse.Namespace) -> int:
     plan = make_plan(vars(args))
     home = output_directory(args.output_path)
     errors = 0
+    missing: list[str] = []
     with open_model(plan.settings, home) as loaded:
         if not loaded.ours:
             raise UserError(
@@ -115,11 +116,14 @@ def main(args: argparse.Namespace) -> int:
             settings = dataclasses.replace(plan.settings, decode={**plan.fixed, **decode})
             finished = run(settings, shared=loaded)
             errors += finished.errors
+            missing += finished.missing
             sweep.points.extend(points_of(finished, plan, decode, baseline))
             # After each point: whoever waits can look, and what is interrupted has lost nothing.
             write_files({home / "sweep.csv": sweep.csv(), home / "aup.csv": sweep.aup_csv()})
     draw(sweep, home / "sweep.png")
     _report(sweep, home)
+    if missing:
+        raise RunError(f"missing: {'; '.join(dict.fromkeys(missing))}; everything else is saved")
     return 1 if errors else 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from dlm_eval.errors import UserError
+
 
 def add_parser(subparsers: Any) -> None:
     """Adds `validate`."""
@@ -27,6 +29,9 @@ def main(args: argparse.Namespace) -> int:
     from dlm_eval.harness.contained import contained
     from dlm_eval.harness.decode_options import DecodeOptions, check_requests
     from dlm_eval.harness.fewshot import LeftOut
+    from dlm_eval.harness.guard import Guard
+    from dlm_eval.harness.loaded_metrics import check_loaded_metrics
+    from dlm_eval.harness.requests import Unbuilt
     from dlm_eval.harness.run_settings import parse_seeds
     from dlm_eval.harness.tasks import check_fewshot, load_tasks
     from dlm_eval.output import one_line, table
@@ -37,6 +42,7 @@ def main(args: argparse.Namespace) -> int:
     )
     check_fewshot(loaded, args.num_fewshot)
     check_requests(DecodeOptions(), loaded["tasks"])
+    check_loaded_metrics(loaded["tasks"])
     rows, notes = [], []
     for name, task in loaded["tasks"].items():
         own = task.config.num_fewshot
@@ -45,11 +51,14 @@ def main(args: argparse.Namespace) -> int:
             task.set_config(key="num_fewshot", value=args.num_fewshot)
         task.set_fewshot_seed(seed=seeds[3])
         left = LeftOut(name, task, seeds[3])
+        Guard(seeds[3]).watch(name, task, lambda: [])
         with contained():
             notes += [f"{name}: {note}" for note in _notes(task, left.overlap() if task.config.num_fewshot else 0)]
-            left.watch()
             task.build_all_requests(limit=1, rank=0, world_size=1)
-        prompt = str(task.instances[0].args[0])
+        prompt = task.instances[0].args[0]
+        if isinstance(prompt, Unbuilt):
+            raise UserError(f"task '{name}', document 0: {prompt}")
+        prompt = str(prompt)
         rows.append([name, task.OUTPUT_TYPE, len(task.eval_docs), task.config.num_fewshot, len(prompt)])
     headers = ["task", "kind", "documents", "shots", "characters in the first prompt"]
     print(table(rows, headers, colalign=("left", "left", *["right"] * 3)))

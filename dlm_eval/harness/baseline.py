@@ -6,6 +6,7 @@ They cannot look behind a hole. On an infilling task they get what the papers' b
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +59,7 @@ def _bound_template(lm: Any, name: str) -> None:
 
     def apply_chat_template(messages: Any, tokenize: bool = False, **options: Any) -> Any:
         try:
-            text = render_chat(tokenizer, messages, Path(name).name if Path(name).exists() else name, **options)
+            text = render_chat(tokenizer, messages, Path(name).name if os.path.exists(name) else name, **options)
         except SampleError as error:
             raise TemplateError(str(error)) from None  # which lm-eval's models know
         return tokenizer.encode(text, add_special_tokens=False) if tokenize else text

@@ -12,7 +12,9 @@ from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.chat import check_chat
 from dlm_eval.harness.code_tasks import Way, ways
 from dlm_eval.harness.decode_options import DecodeOptions, check_requests, user_layer
+from dlm_eval.harness.loaded_metrics import check_loaded_metrics
 from dlm_eval.harness.models import check_model_name, is_ours
+from dlm_eval.harness.results import check_tracker
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.tasks import check_fewshot
 from dlm_eval.models import process_of
@@ -28,6 +30,7 @@ def check_settings(settings: RunSettings) -> None:
     _refuse_launchers()
     check_model_name(settings.model)
     check_options(settings)
+    check_tracker(settings.hf_hub_log_args)
 
 
 def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
@@ -40,6 +43,8 @@ def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
         check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process), tasks)
     _check_sample_names(tasks, settings)
     _check_decide(tasks, settings.estimator)
+    if not settings.predict_only:
+        check_loaded_metrics(tasks)
 
 
 def _refuse_launchers() -> None:

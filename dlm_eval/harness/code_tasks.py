@@ -58,8 +58,8 @@ def said(found: Mapping[str, Way]) -> dict[str, list[str]]:
 
 def way_of(task: Any) -> Way | None:
     """Returns how one task runs what the model wrote, or None where it runs nothing."""
-    starts = set(_starts(task))
-    rows = [(hit, row_of(_short(hit.file), hit.inside, hit.name)) for hit in sorted(reach(starts))]
+    found = set(starts(task))
+    rows = [(hit, row_of(_short(hit.file), hit.inside, hit.name)) for hit in sorted(reach(found))]
     for hit, row in rows:
         if (why := _outside(hit, row)) is not None:
             return Way(sandboxed=False, reason=why)
@@ -67,7 +67,7 @@ def way_of(task: Any) -> Way | None:
         return Way(sandboxed=True)
     if not getattr(task, "UNSAFE_CODE", False):  # lm-eval sets it on marked tasks alone
         return None
-    own = {(_short(file), name) for file, name in starts if not _short(file).startswith(FRAMEWORK)}
+    own = {(_short(file), name) for file, name in found if not _short(file).startswith(FRAMEWORK)}
     if own and own <= set(NOTHING_RUN):
         return None
     return Way(sandboxed=False, reason="it is marked unsafe_code, and how it runs code is not known")
@@ -85,7 +85,7 @@ def _outside(hit: Hit, row: Row | None) -> str | None:
     return None
 
 
-def _starts(task: Any) -> Iterator[tuple[str, str]]:
+def starts(task: Any) -> Iterator[tuple[str, str]]:
     """Yields file and top-level name of every function that a task has of its own."""
     yield from _places(type(task))
     for name in ("_metric_fn_list", "_aggregation_list", "_filters"):

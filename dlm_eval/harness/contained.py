@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,8 @@ from unittest.mock import patch
 
 import tqdm
 
+from dlm_eval.printable import valid_unicode
+
 
 class _Silent(tqdm.tqdm):  # type: ignore[type-arg]
     """A progress bar that is not shown."""
@@ -20,12 +23,24 @@ class _Silent(tqdm.tqdm):  # type: ignore[type-arg]
         super().__init__(*args, **{**kwargs, "disable": True})
 
 
+def _hashable(text: Any) -> str:
+    return valid_unicode(text if isinstance(text, str) else str(text))
+
+
+def _dumped(value: Any, **options: Any) -> str:
+    try:
+        return json.dumps(value, **options)
+    except (TypeError, ValueError, RecursionError):  # keys that are no text, a document inside itself
+        return repr(value)
+
+
 @contextmanager
 def contained(chatty: bool = False) -> Iterator[None]:
-    """Compiles each prompt template once (lm-eval does it for every document: most of the time before the first forward pass), and keeps
-    lm-eval's own progress bars and prints out of the output unless `chatty`."""
+    """Compiles each prompt template once (lm-eval does it for every document: most of the time before the first forward pass), keeps
+    lm-eval's own progress bars and prints out of the output unless `chatty`, and hashes documents and prompts that have no UTF-8 or JSON form."""
     import lm_eval.api.metrics
     import lm_eval.api.task
+    import lm_eval.evaluator
     import lm_eval.loggers.utils
     import lm_eval.utils
 
@@ -33,6 +48,9 @@ def contained(chatty: bool = False) -> Iterator[None]:
     with ExitStack() as stack:
         compiled = functools.lru_cache(maxsize=4096)(environment.from_string)
         stack.enter_context(patch.object(environment, "from_string", compiled))
+        hashed = lm_eval.evaluator.hash_string
+        stack.enter_context(patch.object(lm_eval.evaluator, "hash_string", lambda text: hashed(_hashable(text))))
+        stack.enter_context(patch.object(lm_eval.evaluator, "json", SimpleNamespace(dumps=_dumped)))
         if not chatty:
             # Outside a repository git would complain on the terminal.
             silent = functools.partial(subprocess.check_output, stderr=subprocess.DEVNULL)

@@ -57,13 +57,13 @@ class _Library:
             _check_json(_named_files(options.get("data_files")))
         if not self.active or options.get("data_files"):
             return self.original(path, name, *args, **options)
-        if Path(path).is_dir():
+        if os.path.isdir(path):
             return self._from_folder(Path(path), name, *args, **options)
         reason = "no --data_dir given"
         if self.data_dir is not None:
             folder = self.data_dir / path
             reason = f"{folder} does not exist"
-            if folder.is_dir():
+            if os.path.isdir(folder):
                 try:
                     return self._from_folder(folder, name, *args, **options)
                 except UserError:
@@ -153,10 +153,10 @@ def _offline() -> Iterator[None]:
 def _checked(data_dir: str | Path | None) -> Path | None:
     if data_dir is None:
         return None
-    folder = Path(data_dir).expanduser().resolve()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(data_dir))
+    if not os.path.isdir(folder):
         raise UserError(f"--data_dir '{data_dir}' is not a directory; it must hold datasets as <owner>/<name>/")
-    return folder
+    return folder.resolve()
 
 
 def _state(folder: Path) -> str:

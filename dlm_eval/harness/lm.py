@@ -14,7 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
 from dlm_eval.canvas import BLANK, Filling, Score
-from dlm_eval.errors import SampleError
+from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.harness.chat import template_text
 from dlm_eval.harness.decode_options import DecodeOptions
 from dlm_eval.harness.records import Record, doc_key, records_of
@@ -23,6 +23,7 @@ from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores, a
 from dlm_eval.journal import Journal
 from dlm_eval.models.denoiser import ChatTemplates, Denoiser
 from dlm_eval.noise import digest
+from dlm_eval.output import one_line
 from dlm_eval.pool import Pool
 from dlm_eval.progress import Progress
 from dlm_eval.redaction import redact
@@ -246,8 +247,8 @@ class DiffusionLM(TemplateLM):
                 if isinstance(request.args[0], Unbuilt):
                     raise SampleError(request.args[0])
                 batches.append(prepare(request, record))
-            except SampleError as error:
-                record.error = str(error)
+            except Exception as error:
+                record.error = _reason(error)
                 batches.append([])
         jobs = [job for batch in batches for job in batch]
         with Progress(kind, len(set(jobs)), self.options.quiet, self.pool.busy) as progress:
@@ -258,11 +259,25 @@ class DiffusionLM(TemplateLM):
             record.rows, record.seconds = sum(a.rows for a in own), sum(a.seconds for a in own)
             try:
                 results.append(blank if record.error else finish(own, record))
-            except SampleError as error:
-                record.error = str(error)
+            except Exception as error:
+                record.error = _reason(error)
                 results.append(blank)
         self.records.extend(records)
         return results
+
+
+def _reason(error: Exception) -> str:
+    """Returns why a request cannot be answered: a tokenizer may raise anything over a text.
+
+    Raises:
+        DlmEvalError: it is no fault of this request.
+    """
+    if isinstance(error, SampleError):
+        return str(error)
+    if isinstance(error, DlmEvalError):
+        raise error
+    log.warning("a sample failed", exc_info=error)
+    return one_line(f"{type(error).__name__}: {error}")
 
 
 def _question_of(request: Instance) -> tuple[Any, ...]:

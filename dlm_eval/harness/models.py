@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,7 +72,7 @@ def is_ours(name: str) -> bool:
 
 
 def _is_file(name: str) -> bool:
-    return name.endswith(".py") and Path(name).is_file()
+    return name.endswith(".py") and os.path.isfile(name)
 
 
 def load(settings: RunSettings, journal: Journal | None) -> Loaded:
@@ -174,7 +175,7 @@ def _load_baseline(settings: RunSettings) -> Loaded:
         name = "hf"
     lm = load_baseline(name, arguments, settings.batch_size or 1, settings.max_batch_size, device)
     pretrained = str(arguments.get("pretrained") or arguments.get("model") or settings.model)
-    checkpoint = redact_text(Path(pretrained).name if Path(pretrained).exists() else pretrained)
+    checkpoint = redact_text(Path(pretrained).name if os.path.exists(pretrained) else pretrained)
     shown = redact({key: value for key, value in arguments.items() if key != "pretrained"})
     return Loaded(lm, checkpoint, {"family": name, "checkpoint": checkpoint, **shown}, False)
 

@@ -47,4 +47,7 @@ def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
 
 def doc_key(doc: Any) -> str:
     """Returns the identity of a document: its content, so that --limit, --samples and order cannot change its noise."""
-    return digest(doc)
+    try:
+        return digest(doc)
+    except (TypeError, ValueError, RecursionError):  # it holds what JSON does not: keys of several types, itself
+        return digest(repr(doc))

@@ -6,6 +6,7 @@ Order matters: whatever can be wrong with names, data, options or the output dir
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dlm_eval.errors import DlmEvalError, RunError
 from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe, take_sandbox
 from dlm_eval.harness.code_tasks import said, ways
 from dlm_eval.harness.contained import contained
@@ -28,11 +30,12 @@ from dlm_eval.stopping import last_duty
 
 @dataclass(frozen=True)
 class Finished:
-    """A run's results and where they were saved (None where nothing was to be saved)."""
+    """A run's results, where they were saved (None if nothing was to be saved), samples that erred, and what could not be had besides."""
 
     results: dict[str, Any]
     file: Path | None
     errors: int
+    missing: tuple[str, ...] = ()
 
 
 def evaluate(model: str, tasks: Any, **settings: Any) -> dict[str, Any]:
@@ -77,13 +80,21 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
     tasks = settle_unsafe(tasks, settings, ask)
     check_tasks(tasks, settings)
     take_sandbox(tasks, settings)
-    with ExitStack() as stack:
-        loaded = stack.enter_context(open_model(settings, home)) if shared is None else adapt(shared, settings)
-        stack.enter_context(contained(settings.verbosity == "DEBUG"))
-        stack.enter_context(code_eval_replaced())
-        results, errors = _evaluate(loaded, tasks, settings, start)
-    file = _save(results, loaded, settings, start) if settings.output_path else None
-    return Finished(results, file, errors)
+    results: dict[str, Any] = {}
+    unkept: list[str] = []
+    try:
+        with ExitStack() as stack:
+            loaded = stack.enter_context(open_model(settings, home)) if shared is None else adapt(shared, settings)
+            stack.enter_context(contained(settings.verbosity == "DEBUG"))
+            stack.enter_context(code_eval_replaced())
+            results, errors = _evaluate(loaded, tasks, settings, start)
+    except RunError as error:
+        if not results:
+            raise
+        unkept.append(f"the last answers in the journal ({error})")  # which closes behind the results
+    missing = [*results["dlm_eval"].get("missing", ()), *unkept]
+    file = _save(results, loaded, settings, start, missing) if settings.output_path else None
+    return Finished(results, file, errors, tuple(missing))
 
 
 @contextmanager
@@ -124,7 +135,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
 
     from dlm_eval.harness import results as files
     from dlm_eval.harness.block import block, public, spreads
-    from dlm_eval.harness.guard import Guard
+    from dlm_eval.harness.guard import Guard, reason_of
     from dlm_eval.harness.identity import digests
     from dlm_eval.harness.plain import make_plain, unmet
 
@@ -139,13 +150,23 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
         if name in running:
             note_ahead(name, task)
         guard.watch(name, task, records)
-    outcome = simple_evaluate(
-        model=loaded.lm,
-        tasks=list(tasks["tasks"]),
-        task_manager=_Preloaded(tasks, {}),
-        gen_kwargs=None if loaded.ours else dict(settings.gen_kwargs) or None,
-        **_options(settings),
-    )
+    try:
+        with guard.aggregating():
+            outcome = simple_evaluate(
+                model=loaded.lm,
+                tasks=list(tasks["tasks"]),
+                task_manager=_Preloaded(tasks, {}),
+                gen_kwargs=None if loaded.ours else dict(settings.gen_kwargs) or None,
+                **_options(settings),
+            )
+    except DlmEvalError:
+        raise
+    except Exception as error:
+        if not _answered(tasks["tasks"]):
+            raise RunError(f"the run failed: {reason_of(error)} (--verbosity DEBUG shows where)") from error
+        with guard.adding("all scores"):
+            raise
+        outcome = files.unscored(tasks["tasks"])
     results = dict(outcome)
     make_plain(results)
     results["config"] |= {
@@ -154,7 +175,8 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
         "gen_kwargs": dict(settings.gen_kwargs),
     }
     results["configs"] = files.nameable(results["configs"])
-    files.attach_costs(results, records(), guard.reason)
+    with guard.adding("costs of the samples"):
+        files.attach_costs(results, records(), guard.reason)
     device = loaded.lm.pool.cost() - before if before is not None else None
     errors = files.count_errors(results)
     named = {
@@ -166,8 +188,21 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
         results["dlm_eval"]["tasks"].setdefault(name, {}).update(notes)
     if running:
         results["dlm_eval"]["environment"]["sandbox"] = said(running)
-    results["dlm_eval"] |= spreads(tasks, results) | {"unmet_aggregates": unmet(tasks["groups"], results["results"])}
-    return files.public_results(results), sum(errors.values())
+    with guard.adding("the estimator's part of standard errors"):
+        results["dlm_eval"] |= spreads(tasks, results)
+    results["dlm_eval"]["unmet_aggregates"] = unmet(tasks["groups"], results["results"])
+    if guard.missing:
+        results["dlm_eval"]["missing"] = guard.missing
+    try:
+        return files.public_results(results), sum(errors.values())
+    except Exception:  # of an object that a task put into its metrics
+        return files.public_results(files.plain(results)), sum(errors.values())
+
+
+def _answered(tasks: Mapping[str, Any]) -> bool:
+    """Returns whether the model has answered every request of the tasks."""
+    asked = [vars(task).get("_instances") or () for task in tasks.values()]
+    return all(requests and all(request.resps for request in requests) for requests in asked)
 
 
 def _options(settings: RunSettings) -> dict[str, Any]:
@@ -206,7 +241,7 @@ def system_instruction(settings: RunSettings) -> str | None:
     return text if text is None or settings.apply_chat_template or text.endswith("\n") else text + "\n\n"
 
 
-def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start: float) -> Path:
+def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start: float, missing: list[str]) -> Path:
     from dlm_eval.harness import results as files
     from dlm_eval.harness.identity import multiturn
 
@@ -220,4 +255,22 @@ def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start:
         "start_time": start,
     }
     assert settings.output_path is not None
-    return files.save(kept, settings.output_path, loaded.name, settings.hf_hub_log_args, config)
+    with _pushes_noted(missing):
+        return files.save(kept, settings.output_path, loaded.name, settings.hf_hub_log_args, config)
+
+
+@contextmanager
+def _pushes_noted(missing: list[str]) -> Iterator[None]:
+    """Notes what lm-eval's tracker could not push to the hub: it says so in the log alone."""
+
+    class Noting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno >= logging.WARNING and record.getMessage().startswith("Could not"):
+                missing.append(f"on the hub ({record.getMessage()})")
+
+    handler, logger = Noting(), logging.getLogger("lm_eval.loggers.evaluation_tracker")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

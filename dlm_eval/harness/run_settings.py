@@ -17,11 +17,12 @@ from typing import Any, Literal
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.redaction import learn
 from dlm_eval.sandbox import KINDS
-from dlm_eval.settings import cast_value, parse_pairs
+from dlm_eval.settings import cast_value, describe, parse_pairs, shown
 
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-shot
 MOST_SEED = 2**32 - 1  # numpy takes no larger one
 MAPPINGS = ("model_args", "decode", "gen_kwargs", "metadata", "hf_hub_log_args")
+MOST = 10**12  # of whatever is counted
 PLAIN = (str, int, float, bool, types.NoneType)
 
 
@@ -91,14 +92,14 @@ class RunSettings:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise UserError("--tasks is empty; name at least one task (`dlm-eval ls tasks` lists them)")
-        if self.limit is not None and not (0 < self.limit < 1 or (self.limit >= 1 and self.limit % 1 == 0)):
+        if self.limit is not None and not (0 < self.limit < 1 or (1 <= self.limit <= MOST and self.limit % 1 == 0)):
             raise UserError(
-                f"--limit '{self.limit:g}' is not allowed; it must be a whole number of at least 1, or a fraction between 0 and 1"
+                f"--limit '{self.limit:g}' is not allowed; it must be a whole number from 1 to {MOST:g}, or a fraction between 0 and 1"
             )
-        for name, least in (("num_fewshot", 0), ("stride", 1), ("max_batch_size", 1)):
+        for name, least in (("num_fewshot", 0), ("stride", 1), ("max_batch_size", 1), ("bootstrap_iters", 0)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name} '{value}' is not allowed; it must be {least} or more")
+            if value is not None and not least <= value <= MOST:
+                raise UserError(f"--{name} '{value}' is not allowed; it must be {least} or more, and {MOST:g} at most")
         for name in ("model", "device", "devices", "output_path", "data_dir"):
             if getattr(self, name) == "":
                 raise UserError(f"--{name} is empty; give it a value or leave it out")
@@ -163,7 +164,9 @@ def run_settings(values: Mapping[str, Any]) -> RunSettings:
         raise UserError("--model is missing (`dlm-eval ls models` lists them)")
     for key, hint in _plain_settings().items():
         if key in given:
+            _check_type(given[key], hint, f"--{key}")
             given[key] = cast_value(given[key], hint, f"--{key}")
+    given["include_path"] = _folders(given.get("include_path"))
     return RunSettings(**given)
 
 
@@ -173,6 +176,24 @@ def _plain_settings() -> dict[str, Any]:
     hints = typing.get_type_hints(RunSettings)
     options = {name: typing.get_args(hint) or (hint,) for name, hint in hints.items()}
     return {name: hints[name] for name in hints if all(option in PLAIN for option in options[name])}
+
+
+def _check_type(value: Any, hint: Any, setting: str) -> None:
+    """Raises UserError for what is not one text, number or truth value: a list would become the text that Python shows of it."""
+    options = typing.get_args(hint) or (hint,)
+    if isinstance(value, bool) and bool not in options:
+        raise UserError(f"{setting} '{value}' is not allowed; it must be {describe(options)}")
+    if not isinstance(value, (str, int, float, Path)):
+        raise UserError(f"{setting} '{shown(value)}' is not allowed; it must be {describe(options)}")
+
+
+def _folders(value: Any) -> str | list[str] | None:
+    """Returns --include_path: a folder, or several."""
+    if value is None or isinstance(value, (str, Path)):
+        return None if value is None else str(value)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(folder, (str, Path)) for folder in value):
+        raise UserError(f"--include_path '{shown(value)}' is not allowed; it must be a folder, or a list of folders")
+    return [str(folder) for folder in value]
 
 
 def _tasks(value: Any) -> tuple[Any, ...]:
@@ -191,6 +212,8 @@ def _tasks(value: Any) -> tuple[Any, ...]:
 
 def _pairs(value: Any, setting: str) -> Mapping[str, Any]:
     if value is None or isinstance(value, Mapping):
+        if odd := [key for key in value or () if not isinstance(key, str)]:
+            raise UserError(f"{setting} '{shown(odd[0])}' is not allowed as a name; it must be text")
         return value or {}
     return parse_pairs(",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value), setting)
 
@@ -204,8 +227,8 @@ def _seeds(value: Any) -> tuple[int | None, ...]:
     parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip())
     try:
         seeds = [None if part is None or str(part).lower() == "none" else int(part) for part in parts]
-    except ValueError as error:
-        raise UserError(f"--seed '{value}' is not allowed; it must be one to four whole numbers") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"--seed '{shown(value)}' is not allowed; it must be one to four whole numbers") from error
     if len(seeds) == 1:
         seeds *= 4
     if not 1 < len(seeds) <= 4:
@@ -219,21 +242,23 @@ def _read_samples(text: str) -> Any:
         return json.loads(Path(text).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--samples '{text}' is neither JSON nor a file that can be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--samples '{text}' holds no JSON: {error}") from error
 
 
 def _check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:
     if samples is not None and not (samples and isinstance(samples, Mapping)):
-        raise UserError(f"--samples '{samples}' is not allowed; it must be JSON of task -> list of document numbers")
+        raise UserError(
+            f"--samples '{shown(samples)}' is not allowed; it must be JSON of task -> list of document numbers"
+        )
     for task, indices in (samples or {}).items():
         if (
             not isinstance(indices, (list, tuple))
             or not indices
-            or any(not isinstance(i, int) or i < 0 for i in indices)
+            or any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in indices)
         ):
             raise UserError(
-                f"--samples {task} '{indices}' is not allowed; it must be a list of document numbers from 0"
+                f"--samples {task} '{shown(indices)}' is not allowed; it must be a list of document numbers from 0"
             )
 
 
@@ -250,6 +275,8 @@ def output_directory(output_path: str) -> Path:
         probe = directory / ".dlm_eval_write_test"
         probe.write_text("")
         probe.unlink()
-    except OSError as error:
-        raise UserError(f"--output_path '{output_path}' cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        raise UserError(
+            f"--output_path '{output_path}' cannot be written: {getattr(error, 'strerror', None) or error}"
+        ) from error
     return directory

@@ -13,8 +13,22 @@ import yaml
 
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.hub import hub_reachable
+from dlm_eval.settings import shown
+from dlm_eval.yaml_text import read_yaml_text
 
 OUR_CLASS = "dlm_eval.harness.infill.InfillTask"
+NONE = type(None)
+# What a value must be. Keys that may hold a function, a template or a list of them are not here.
+VALUES: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(("num_fewshot",), ((int, NONE), "a whole number")),
+    "repeats": ((int,), "a whole number"),
+    **dict.fromkeys(("target_delimiter", "fewshot_delimiter"), ((str,), "text")),
+    **dict.fromkeys(("dataset_path", "training_split", "validation_split", "test_split"), ((str, NONE), "text")),
+    **dict.fromkeys(("dataset_name", "task_alias", "fewshot_split"), ((str, int, float, NONE), "text")),
+    **dict.fromkeys(("dataset_kwargs", "generation_kwargs", "metadata", "fewshot_config"), ((dict, NONE), "a mapping")),
+    **dict.fromkeys(("should_decontaminate", "unsafe_code"), ((bool,), "true or false")),
+}
+LEAST = {"num_fewshot": 0, "repeats": 1}
 LOADER_KEYS = {"include", "class", "task_list"}
 
 
@@ -61,6 +75,7 @@ def check_config(place: Path | str, config: dict[str, Any]) -> None:
     """
     if str(config.get("class", OUR_CLASS)).endswith(OUR_CLASS):  # another class may read keys of its own
         _check_keys(place, config)
+        _check_values(place, config)
     _check_metrics(place, config)
     _check_filters(place, config)
 
@@ -68,13 +83,14 @@ def check_config(place: Path | str, config: dict[str, Any]) -> None:
 def _load(path: Path, recursive: bool) -> dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
+    read_yaml_text(path, str(path))
     try:
         return dict(load_yaml(path, resolve_func=False, recursive=recursive))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{mark.name}, line {mark.line + 1}" if mark else str(path)
         raise UserError(f"{where}: broken YAML: {error.problem or error.context}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
 
 
@@ -94,6 +110,22 @@ def _check_keys(path: Path | str, config: dict[str, Any]) -> None:
     for key in config:
         if key not in allowed:
             raise unknown(f"{path}: key", key, allowed)
+
+
+def _check_values(path: Path | str, config: dict[str, Any]) -> None:
+    """Raises UserError for values of which lm-eval would say something about Python, or nothing until the model has run."""
+    from lm_eval.api.task import ALL_OUTPUT_TYPES
+
+    if config.get("output_type", "") not in ("", *ALL_OUTPUT_TYPES):
+        raise unknown(f"{path}: output_type", config["output_type"], ALL_OUTPUT_TYPES)
+    for key, (kinds, words) in VALUES.items():
+        value = config.get(key)
+        odd = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+        if key in config and (odd or (isinstance(value, int) and value < LEAST.get(key, value))):
+            more = f" of at least {LEAST[key]}" if key in LEAST else ""
+            raise UserError(f"{path}: {key} '{shown(value)}' is not allowed; it must be {words}{more}")
+    if not ("group" in config or isinstance(config.get("task", ""), str)):
+        raise UserError(f"{path}: task '{shown(config['task'])}' is not allowed; it must be text")
 
 
 def _check_metrics(path: Path | str, config: dict[str, Any]) -> None:
@@ -116,7 +148,10 @@ def _check_filters(path: Path | str, config: dict[str, Any]) -> None:
     from lm_eval.api.registry import filter_registry
 
     for pipeline in _entries(path, config, "filter_list"):
-        for step in pipeline.get("filter") or []:
+        steps = pipeline.get("filter")
+        if not isinstance(steps, list) or not all(isinstance(step, dict) and "function" in step for step in steps):
+            raise UserError(f"{path}: filter_list needs a list of functions under 'filter' of each entry")
+        for step in steps:
             if _is_name(step.get("function")) and step["function"] not in filter_registry:
                 raise unknown(f"{path}: filter", step["function"], filter_registry.keys())
 

@@ -7,7 +7,8 @@ import copy
 import glob
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,6 +18,7 @@ from dlm_eval.errors import RunError, UserError, nearest
 from dlm_eval.harness.bounded import PROMPT_SECONDS, bounded
 from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.data import local_first
+from dlm_eval.harness.guard import reason_of, task_code
 from dlm_eval.harness.packages import check_packages, missing_package
 from dlm_eval.harness.run_settings import DEFAULT_SEEDS
 from dlm_eval.harness.seeding import Seeds, hold_documents, steady_documents
@@ -72,15 +74,9 @@ def load_tasks(
     roots = [task_configs_dir(), *include_folders(include_path)]
     for root in roots:
         check_folder(root)
-    with quiet(), _lengths_of_tasks_alone():
+    with quiet(), _lengths_of_tasks_alone(), local_first(data_dir):
         manager, found = _find(_split(names), roots, dict(metadata or {}))
-        with (
-            local_first(data_dir),
-            steady_documents(seeds),
-            _bounded_templates(),
-            code_eval_replaced(),
-            stand_ins(data_dir),
-        ):
+        with steady_documents(seeds), _bounded_templates(), code_eval_replaced(), stand_ins(data_dir):
             built = [item for name in found for item in _build(manager, name)]
         try:
             loaded: dict[str, Any] = manager.load(built)
@@ -97,8 +93,9 @@ def load_tasks(
 
 @contextlib.contextmanager
 def _bounded_templates() -> Iterator[None]:
-    """Limits the time of each template that a task renders while it loads (lm-eval tries the first document's)."""
+    """Limits the time of each template that a task renders while it loads (lm-eval tries the first document's), and names the field of one that fails."""
     from lm_eval import utils
+    from lm_eval.api.task import ConfigurableTask
 
     plain = utils.apply_template
 
@@ -106,8 +103,28 @@ def _bounded_templates() -> Iterator[None]:
         with bounded("a template", PROMPT_SECONDS):
             return plain(*args, **options)
 
-    with patch.object(utils, "apply_template", apply_template):
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(utils, "apply_template", apply_template))
+        for field in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+            stack.enter_context(patch.object(ConfigurableTask, field, _named(field)))
         yield
+
+
+def _named(field: str) -> Callable[..., Any]:
+    """Returns a task's method that reads a field of a document; its errors say which field of which document."""
+    from lm_eval.api.task import ConfigurableTask
+
+    read = getattr(ConfigurableTask, field)
+
+    def named(self: Any, doc: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return read(self, doc, *args, **options)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{field} of document 0 fails: {reason_of(error)}") from error
+
+    return named
 
 
 def unsafe_tasks(loaded: Mapping[str, Any]) -> list[str]:
@@ -161,10 +178,10 @@ def include_folders(include_path: str | Path | Sequence[str | Path] | None) -> l
     given = [include_path] if isinstance(include_path, (str, Path)) else list(include_path)
     folders = []
     for entry in given:
-        whole = Path(entry).expanduser()
-        for part in [str(entry)] if whole.is_dir() else str(entry).split(os.pathsep):
-            folder = Path(part).expanduser()
-            if not folder.is_dir():
+        whole = os.path.expanduser(entry)
+        for part in [str(entry)] if os.path.isdir(whole) else str(entry).split(os.pathsep):
+            folder = Path(os.path.expanduser(part))
+            if not part or not os.path.isdir(folder):
                 raise UserError(f"--include_path '{part}' is not a directory")
             folders.append(folder.resolve())
     return folders
@@ -202,7 +219,7 @@ def _match(spec: Any, manager: Any) -> list[Any]:
         return [_checked(spec)]
     if spec in manager.task_index:
         return [spec]
-    if spec.endswith((".yaml", ".yml")) or Path(spec).is_dir():
+    if spec.endswith((".yaml", ".yml")) or os.path.isdir(spec):
         return _files(spec)
     if not WILDCARDS & set(spec):
         return []
@@ -212,7 +229,7 @@ def _match(spec: Any, manager: Any) -> list[Any]:
 
 
 def _files(spec: str) -> list[str]:
-    files = sorted(glob.glob(str(Path(spec) / "*.yaml") if Path(spec).is_dir() else str(Path(spec).expanduser())))
+    files = sorted(glob.glob(os.path.join(spec, "*.yaml") if os.path.isdir(spec) else os.path.expanduser(spec)))
     if not files:
         raise UserError(f"--tasks '{spec}': no such YAML file")
     checked = {file: check_file(Path(file), template=Path(file).name.startswith("_")) for file in files}
@@ -311,19 +328,30 @@ def _build(manager: Any, spec: Any) -> list[Any]:
     """Returns the topmost objects of one spec: a task, a group, or the tasks of a tag."""
     name = _title(spec)
     try:
-        loaded = manager.load(_made(spec, manager) if isinstance(spec, Mapping) else [spec])
+        with task_code():
+            loaded = manager.load(_made(spec, manager) if isinstance(spec, Mapping) else [spec])
     except UserError as error:
         raise error if str(error).startswith("--tasks") else UserError(f"task '{name}': {error}") from error
     except KeyError as error:
         raise UserError(f"task '{name}': its dataset has no split, configuration or column {error}") from error
-    except (Exception, SystemExit) as error:  # whatever a YAML or its functions raise is a mistake in them
+    except Exception as error:  # whatever a YAML or its functions raise is a mistake in them
         if needed := missing_package(error):
             raise UserError(f"task '{name}' {needed}") from error
-        reason = " ".join(str(error).split()) or "no reason given"
-        raise UserError(f"task '{name}' cannot be loaded: {type(error).__name__}: {reason}") from error
+        where = " (while looking at document 0)" if _looked_at_first(error) else ""
+        raise UserError(f"task '{name}' cannot be loaded{where}: {reason_of(error)}") from error
     below = {child for children in loaded["group_map"].values() for child in children}
     items = {**loaded["groups"], **loaded["tasks"]}
     return [item for key, item in items.items() if key not in below]
+
+
+def _looked_at_first(error: BaseException) -> bool:
+    """Returns whether an error arose while lm-eval tried the first document of a task."""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_name == "__init__" and "test_doc" in trace.tb_frame.f_locals:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _check_metric_functions(task: Any) -> None:

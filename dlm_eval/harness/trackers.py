@@ -1,7 +1,7 @@
 """`--report_to`: a run's results in Weights & Biases, Trackio or TensorBoard.
 
 The first two go through lm-eval's own loggers, with their arguments (`--wandb_args`, `--trackio_args`); lm-eval has none for TensorBoard, which gets the
-same figures as scalars. The results are saved before: what a tracker does wrong is said and costs nothing.
+same figures as scalars. The results are saved before: what a tracker does wrong is said, and costs its report alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.plain import metrics_of
+from dlm_eval.output import one_line
 from dlm_eval.redaction import learn, learn_words, redact, redact_message
 
 TRACKERS = ("wandb", "trackio", "tensorboard")  # each needs the package of its name
@@ -36,8 +37,9 @@ class Reports:
     names: tuple[str, ...] = ()
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def send(self, results: Mapping[str, Any], log_samples: bool, folder: Path) -> None:
-        """Hands the results over; TensorBoard's file goes below `folder`."""
+    def send(self, results: Mapping[str, Any], log_samples: bool, folder: Path) -> list[str]:
+        """Hands the results over (TensorBoard's file goes below `folder`); returns the reports that failed, and why."""
+        failed = []
         for name in self.names:
             try:
                 if name == "tensorboard":
@@ -45,8 +47,10 @@ class Reports:
                 else:
                     with patch.object(sys, "argv", _public_words(sys.argv)):  # which W&B records
                         _log(self._logger(name), results, log_samples)
-            except Exception as error:  # a tracker's failure is its own: the results are saved
+            except (Exception, SystemExit) as error:  # a tracker's failure is its own: the results are saved
                 log.warning("reporting to %s failed: %s: %s", name, type(error).__name__, error)
+                failed.append(one_line(f"the report to {name} ({type(error).__name__}: {error})"))
+        return failed
 
     def _logger(self, name: str) -> Any:
         from lm_eval.loggers import TrackioLogger, WandbLogger

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -227,8 +228,8 @@ def _loader(source: str) -> Callable[[Any], Denoiser]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    path = path.expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(path))
+    if not os.path.isfile(path):
         raise UserError(f"model '{path}' is not a file; it must be a Python file with load(settings), or a known name")
     name = f"dlm_eval_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)

@@ -6,6 +6,7 @@ pretrained -> folder (`locate`) -> config as a plain dict (`read_config`) -> net
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -152,10 +153,10 @@ def locate(pretrained: str, revision: str | None = None, setting: str = "pretrai
     """
     if pretrained.startswith("asset:"):
         return Folder(packaged_asset(pretrained.removeprefix("asset:")), pretrained.removeprefix("asset:"))
-    path = Path(pretrained).expanduser()
-    if pretrained and path.is_dir():
+    path = Path(os.path.expanduser(pretrained))
+    if pretrained and os.path.isdir(path):
         return Folder(path, path.resolve().name)
-    if not pretrained or pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1 or path.exists():
+    if not pretrained or pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1 or os.path.exists(path):
         raise UserError(f"{setting} '{pretrained}' is not a folder; it must be a checkpoint folder or a hub id")
     return _from_hub(pretrained, revision, setting)
 

@@ -1,0 +1,63 @@
+"""What an interruption loses: rows of canvases that are not finished, over all rows of the run, at every forward pass.
+
+    python benchmarks/interruptions.py          # a table of runs over equal and unequal canvases (`toy`, CPU, half a minute)
+
+A finished canvas is in the journal within a second; the rows of one under way are lost with the process.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from dlm_eval.canvas import Canvas
+from dlm_eval.decoding import DecodeSettings
+from dlm_eval.engine import Engine
+from dlm_eval.jobs import FillJob, Job, run_jobs
+from dlm_eval.models import load_model
+
+HOLE = 32
+
+
+def fills(count: int, length: int, steps: int, longer: int = 0) -> list[Job]:
+    """Returns fill jobs of `length` positions, or up to `longer` more; none ends early."""
+    draw = random.Random(0)
+    lengths = [length - HOLE + (draw.randrange(longer) if longer else 0) for _ in range(count)]
+    settings = DecodeSettings(steps=steps, logits_eos_inf=True)
+    prompts = [[draw.randrange(6) for _ in range(n)] for n in lengths]
+    return [FillJob(Canvas.infill(ids, HOLE, [], f"{i}"), settings, 0) for i, ids in enumerate(prompts)]
+
+
+def measure(jobs: Sequence[Job], **options: Any) -> str:
+    """Runs the jobs; returns what they cost and what would have been lost, on average and at worst."""
+    engine, finished, lost = Engine(load_model("toy"), **options), [0], []
+    engine.on_forward = lambda: lost.append(engine.cost.rows - finished[0])
+
+    def done(index: int, answer: Any) -> None:
+        finished[0] += answer.rows
+
+    start = time.process_time()
+    run_jobs(engine, jobs, done)
+    cost, seconds = engine.cost, time.process_time() - start
+    mean, worst = sum(lost) / len(lost) / cost.rows, max(lost) / cost.rows
+    return (
+        f"{cost.forwards:5} forwards {cost.rows:6} rows {cost.padded_tokens:8} padded tokens {seconds:5.1f} s"
+        f"   lost: mean {mean:6.1%}, worst {worst:6.1%}"
+    )
+
+
+def main() -> None:
+    for name, jobs, options in (
+        ("64 equal canvases, 16 in a batch", fills(64, 64, 16), {"batch_tokens": 1024}),
+        ("256 equal canvases, 16 in a batch", fills(256, 64, 16), {"batch_tokens": 1024}),
+        ("64 unequal ones, padded", fills(64, 64, 16, 40), {"batch_tokens": 1024, "equal_lengths": False}),
+        ("32 equal canvases, one by one", fills(32, 64, 16), {"batch_rows": 1}),
+        ("16 equal canvases in one batch", fills(16, 64, 16), {"batch_tokens": 1024}),
+    ):
+        print(f"{name:36}{measure(jobs, **options)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""YAML of users, looked at before it is parsed: too deep for a parser that recurses, or a key that is there twice, of which YAML keeps the last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from dlm_eval.errors import UserError
+
+DEEPEST = 100  # lists and mappings inside each other
+
+
+def read_yaml_text(path: str | Path, what: str) -> str:
+    """Returns the text of a YAML file that is safe to parse.
+
+    Args:
+        path: of the file.
+        what: how an error names it.
+
+    Raises:
+        UserError: the file cannot be read, is not UTF-8, is broken, nested too deeply or has a key twice.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})") from None
+    except (OSError, ValueError) as error:  # a path may be too long, or hold a NUL
+        raise UserError(f"{what} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        _check_depth(text, what)
+        _check_keys(yaml.compose(text, Loader=yaml.SafeLoader), what, set())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{what}{line}: broken YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{what}: broken YAML: {' '.join(str(error).split())}") from error
+    return text
+
+
+def _check_depth(text: str, what: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):  # does not recurse
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            line = f", line {event.start_mark.line + 1}" if event.start_mark else ""
+            raise UserError(f"{what}{line}: more than {DEEPEST} lists and mappings inside each other")
+
+
+def _check_keys(node: yaml.Node | None, what: str, seen: set[int]) -> None:
+    if node is None or id(node) in seen:  # an alias leads to a node again
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_keys(item, what, seen)
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    raise UserError(
+                        f"{what}, line {line}: key '{key.value}' is there twice (before in line {lines[key.value]})"
+                    )
+                lines[key.value] = line
+            _check_keys(value, what, seen)
