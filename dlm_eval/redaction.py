@@ -51,7 +51,9 @@ KEY_OWNERS = _set(
     " openai anthropic hf huggingface wandb azure aws gcp google gemini cohere mistral together groq replicate openrouter deepseek nvidia ngc"
     " github gitlab slack stripe sendgrid twilio session license host ssl tls app"
 )
-PASS_OWNERS = _set("user db database smtp mail email imap ldap login ftp sftp mysql pg postgres redis mongo rabbitmq proxy http basic admin root")
+PASS_OWNERS = _set(
+    "user db database smtp mail email imap ldap login ftp sftp mysql pg postgres redis mongo rabbitmq proxy http basic admin root"
+)
 TOKEN_OWNERS = KEY_OWNERS | {"bearer", "refresh", "id", "oauth", "csrf", "xsrf", "sas", "personal", "hub"}
 
 
