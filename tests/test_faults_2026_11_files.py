@@ -551,6 +551,16 @@ def test_06_a_prompt_that_never_ends_costs_one_sample(tmp_path: Path, monkeypatc
     assert any("and was ended" in line.get("error", "") for line in lines)
 
 
+def test_06_a_prompt_with_half_of_a_surrogate_pair_costs_one_sample(tmp_path: Path) -> None:
+    file = write_tasks(tmp_path) / "t_write.yaml"
+    half = "{{ '\\\\ud800' if text == 'fab' else text }}"
+    file.write_text(file.read_text().replace('doc_to_text: "{{text}}"', f'doc_to_text: "{half}"'))
+    assert "ud800" in file.read_text()
+    lines = evaluate("toy", ["t_write"], include_path=str(tmp_path))["samples"]["t_write"]
+    assert [line["doc"]["text"] for line in lines if "error" in line] == ["fab"] and len(lines) == len(DOCUMENTS)
+    assert any("surrogate" in line.get("error", "") for line in lines)
+
+
 def test_06_a_template_that_never_ends_while_its_task_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dlm_eval.harness import tasks
 

@@ -22,6 +22,7 @@ from dlm_eval.harness.fewshot import LeftOut
 from dlm_eval.harness.records import Record, doc_key
 from dlm_eval.harness.requests import Unbuilt
 from dlm_eval.output import one_line
+from dlm_eval.printable import SURROGATE
 from dlm_eval.stopping import of_the_user
 
 MOST_SLOW = 10  # answers on which a filter may be ended by its time limit before the rest err at once
@@ -158,7 +159,9 @@ class Guard:
                 )
         if reason := targets.unscorable(task, doc):
             return Unbuilt(reason)
-        return construct(doc=doc, ctx=ctx, **options)
+        requests = construct(doc=doc, ctx=ctx, **options)
+        _check_texts(requests)
+        return requests
 
     def _watch_scoring(self, name: str, task: Any, records: Callable[[], list[Record]]) -> None:
         score = task.process_results
@@ -293,6 +296,14 @@ class Guard:
     def reason(self, name: str, doc: Any) -> str | None:
         """Returns why a document of task `name` has no metric, or None."""
         return self.errors.get((name, doc_key(doc)))
+
+
+def _check_texts(requests: Any) -> None:
+    """Raises SampleError if a text has no UTF-8 form: no tokenizer reads it, and lm-eval, which hashes prompts, would end the run."""
+    requests = requests if isinstance(requests, list) else [requests]
+    texts = [part for request in requests if isinstance(request, Instance) for part in request.args]
+    if any(isinstance(text, str) and not text.isascii() and SURROGATE.search(text) for text in texts):
+        raise SampleError("it holds half of a surrogate pair, which is no text")
 
 
 def _built(build: Callable[..., Any], *args: Any, **options: Any) -> Any:
