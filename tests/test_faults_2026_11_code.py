@@ -325,12 +325,31 @@ def test_01_stock_tasks_load_without_confirmation_and_run_with_it(stock, tmp_pat
     code, _, error = cli(capsys, "--tasks", tasks, "--data_dir", folder, "--output_path", out)
     assert code == 2 and len(error.splitlines()) == 1 and "(in a sandbox); add --confirm_run_unsafe_code" in error
     options = ("--tasks", tasks, "--data_dir", folder, "--output_path", out, "--confirm_run_unsafe_code")
+    options += ("--decode", "gen_length=16,steps=4")  # humaneval_plus asks for more tokens than tiny has positions
     code, printed, _ = cli(capsys, *options)
     assert code == 0 and "UNSANDBOXED" not in printed
     (file,) = (tmp_path / "out").rglob("results_*.json")
     said = json.loads(file.read_text())["dlm_eval"]["environment"]["sandbox"]
     assert set(said) == {"mbpp", "humaneval_plus"} and "network" in said["mbpp"]
     assert "numpy" in said["humaneval_plus"] and "numpy" not in said["mbpp"]
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        "import functools\ndef outer(f):\n    @functools.wraps(f)\n    def inner(*a):\n        eval('1')\n        return f(*a)\n"
+        "    return inner\n@outer\ndef process_results(doc, results):\n    return {'acc': 1.0}\n",
+        "import functools\n@functools.cache\ndef process_results(doc, results):\n    eval('1')\n",
+        "class Score:\n    def __call__(self, doc, results):\n        eval('1')\nprocess_results = Score()\n",
+        "class Score:\n    def run(self, doc, results):\n        eval('1')\nprocess_results = Score().run\n",
+        "def process_results(doc, results):\n    eval('1')\nprocess_results = process_results.__call__\n",
+    ],
+    ids=["decorator", "cached", "object", "method", "call"],
+)
+def test_01_every_kind_of_callable_is_followed(tmp_path, scorer):
+    folder = write_task(tmp_path, "t_eval", scorer)
+    way = way_of(load_tasks(["t_eval"], include_path=folder)["tasks"]["t_eval"])
+    assert way is not None and not way.sandboxed and "eval in" in way.reason
 
 
 @pytest.mark.parametrize("mark", [(), ("unsafe_code: true",)])
@@ -429,7 +448,7 @@ def problems(shared: Path, name: str) -> list[tuple[dict, str, str, str]]:
 def judged(shared: Path, name: str, chosen: list) -> tuple[list[str], list[str], list[str]]:
     """Returns the ids of the problems whose solution fails, of changed solutions that pass, and of those without a change."""
     task_name = name.split()[0]
-    task = load_tasks([task_name], data_dir=shared / "data")["tasks"][task_name]
+    task = load_tasks([marked()[task_name]], data_dir=shared / "data")["tasks"][task_name]
     documents = [doc for doc, _, _, _ in chosen]
     wrong = [changed(program, entry) for _, _, program, entry in chosen]
     before = "" if name.startswith("mbpp") else "    pass\n"  # what the task puts before it ends in an open function
