@@ -484,7 +484,8 @@ def test_01_every_reference_solution_passes_and_every_changed_one_fails(shared, 
 # By benchmark: solutions that fail their own tests, changed solutions that pass them, solutions that cannot be changed.
 ANY_VERDICT: dict[str, tuple[list[str], list[str], list[str]]] = {
     "humaneval": ([], [], []),
-    "humaneval_plus": ([], [], []),
+    # 132's canonical solution fails its own tests in a plain Python too
+    "humaneval_plus": (["HumanEval/132"], [], []),
     # 123 computes for longer than code_eval's three seconds; of the changed ones the tests never come to that return
     "mbpp": (["123"], ["20", "29", "34", "177", "189", "351", "382", "404", "485"], []),
     "mbpp sanitized": (["123"], [], []),
