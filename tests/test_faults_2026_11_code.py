@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
+import os
 import random
 import re
 import sys
@@ -44,29 +45,27 @@ REFUSED = {f"longproc_countdown_{length}" for length in data.LENGTHS} | {
 
 
 @functools.cache
-def marked() -> frozenset[str]:
-    """Returns the names of lm-eval's tasks that are marked unsafe_code, by their files and those they include."""
+def marked() -> dict[str, str]:
+    """Returns lm-eval's tasks that are marked unsafe_code, by their files and those they include: name -> file."""
     includes, names, unsafe = {}, {}, set()
-    for file in TASKS.rglob("*"):
-        if file.suffix not in (".yaml", ".yml") and "yaml" not in file.name:
-            continue
-        text = file.read_text(encoding="utf-8", errors="replace")
-        if re.search(r"^unsafe_code:\s*[Tt]rue", text, re.M):
-            unsafe.add(file)
-        includes[file] = [
-            (file.parent / name).resolve() for name in re.findall(r"^include:\s*['\"]?([^\s'\"]+)", text, re.M)
-        ]
-        names[file] = re.findall(r"^task:\s*['\"]?([\w.+-]+)", text, re.M)
-    while grown := {file for file, others in includes.items() if file not in unsafe and unsafe & set(others)}:
+    for folder, _, files in os.walk(TASKS):
+        for file in (os.path.join(folder, name) for name in files if "yaml" in name or name.endswith(".yml")):
+            text = Path(file).read_text(encoding="utf-8", errors="replace")
+            if re.search(r"^unsafe_code:\s*[Tt]rue", text, re.M):
+                unsafe.add(file)
+            included = re.findall(r"^include:\s*['\"]?([^\s'\"]+)", text, re.M)
+            includes[file] = {os.path.normpath(os.path.join(folder, name)) for name in included}
+            names[file] = [name for name in re.findall(r"^task:\s*['\"]?([\w.+-]+)", text, re.M) if name != "null"]
+    while grown := {file for file, others in includes.items() if file not in unsafe and unsafe & others}:
         unsafe |= grown
-    return frozenset(name for file in unsafe for name in names[file] if name != "null")
+    return {name: file for file in sorted(unsafe) for name in names[file]}
 
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory):
-    """Every task of lm-eval that is marked unsafe, loaded on documents of ours."""
+    """Every task of lm-eval that is marked unsafe, loaded on documents of ours (by file: no index of all tasks is read)."""
     folder = data.write(tmp_path_factory.mktemp("data"))
-    return load_tasks(sorted(marked()), data_dir=folder)["tasks"]
+    return load_tasks(sorted(marked().values()), data_dir=folder)["tasks"]
 
 
 def write_task(folder: Path, name: str, scorer: str, *lines: str) -> Path:
@@ -95,11 +94,11 @@ RUN = ("--model", "tiny", "--limit", "1", "--no_resume")
 
 
 def test_01_every_task_that_is_marked_unsafe_is_judged_in_the_sandbox_or_refused(stock):
-    assert set(stock) == marked()
+    assert set(stock) == set(marked())
     found = ways(stock)
     assert {name for name, way in found.items() if way.sandboxed} == SANDBOXED
     assert {name for name, way in found.items() if not way.sandboxed} == REFUSED
-    rest = marked() - SANDBOXED - REFUSED  # marked, and run nothing
+    rest = set(marked()) - SANDBOXED - REFUSED  # marked, and run nothing
     assert len(rest) == 11 and all(name.startswith("longproc_") for name in rest)
 
 
@@ -321,11 +320,12 @@ def cli(capsys, *options: str) -> tuple[int, str, str]:
 
 def test_01_stock_tasks_load_without_confirmation_and_run_with_it(stock, tmp_path, capsys):
     folder = str(data.write(tmp_path / "data"))
-    tasks, out = "mbpp,humaneval_plus", str(tmp_path / "out")
-    assert main(["validate", "mbpp", "--data_dir", folder]) == 0
+    tasks, out = f"{marked()['mbpp']},{marked()['humaneval_plus']}", str(tmp_path / "out")  # by file: no index is read
+    assert main(["validate", marked()["mbpp"], "--data_dir", folder]) == 0
     code, _, error = cli(capsys, "--tasks", tasks, "--data_dir", folder, "--output_path", out)
     assert code == 2 and len(error.splitlines()) == 1 and "(in a sandbox); add --confirm_run_unsafe_code" in error
     options = ("--tasks", tasks, "--data_dir", folder, "--output_path", out, "--confirm_run_unsafe_code")
+    options += ("--decode", "gen_length=16,steps=4")  # humaneval_plus asks for more tokens than tiny has positions
     code, printed, _ = cli(capsys, *options)
     assert code == 0 and "UNSANDBOXED" not in printed
     (file,) = (tmp_path / "out").rglob("results_*.json")
@@ -334,13 +334,31 @@ def test_01_stock_tasks_load_without_confirmation_and_run_with_it(stock, tmp_pat
     assert "numpy" in said["humaneval_plus"] and "numpy" not in said["mbpp"]
 
 
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        "import functools\ndef outer(f):\n    @functools.wraps(f)\n    def inner(*a):\n        eval('1')\n        return f(*a)\n"
+        "    return inner\n@outer\ndef process_results(doc, results):\n    return {'acc': 1.0}\n",
+        "import functools\n@functools.cache\ndef process_results(doc, results):\n    eval('1')\n",
+        "class Score:\n    def __call__(self, doc, results):\n        eval('1')\nprocess_results = Score()\n",
+        "class Score:\n    def run(self, doc, results):\n        eval('1')\nprocess_results = Score().run\n",
+        "def process_results(doc, results):\n    eval('1')\nprocess_results = process_results.__call__\n",
+    ],
+    ids=["decorator", "cached", "object", "method", "call"],
+)
+def test_01_every_kind_of_callable_is_followed(tmp_path, scorer):
+    folder = write_task(tmp_path, "t_eval", scorer)
+    way = way_of(load_tasks(["t_eval"], include_path=folder)["tasks"]["t_eval"])
+    assert way is not None and not way.sandboxed and "eval in" in way.reason
+
+
 @pytest.mark.parametrize("mark", [(), ("unsafe_code: true",)])
 @pytest.mark.parametrize("options", [(), ("--confirm_run_unsafe_code",), ("--unsandboxed",)])
 def test_01_a_task_that_runs_answers_by_itself_is_refused_by_name(tmp_path, capsys, mark, options):
     folder = write_task(tmp_path / "tasks", "t_eval", EVALS, *mark)
     out = ("--include_path", str(folder), "--output_path", str(tmp_path / "out"))
     code, _, error = cli(capsys, "--tasks", "t_eval", *out, *options)
-    assert code == 2 and len(error.splitlines()) == 1
+    assert code == 2 and len(error.splitlines()) == 1, error
     assert "t_eval would run generated code outside the sandbox: eval in" in error
     assert "--unsandboxed and --confirm_run_unsafe_code" in error
 
@@ -430,7 +448,7 @@ def problems(shared: Path, name: str) -> list[tuple[dict, str, str, str]]:
 def judged(shared: Path, name: str, chosen: list) -> tuple[list[str], list[str], list[str]]:
     """Returns the ids of the problems whose solution fails, of changed solutions that pass, and of those without a change."""
     task_name = name.split()[0]
-    task = load_tasks([task_name], data_dir=shared / "data")["tasks"][task_name]
+    task = load_tasks([marked()[task_name]], data_dir=shared / "data")["tasks"][task_name]
     documents = [doc for doc, _, _, _ in chosen]
     wrong = [changed(program, entry) for _, _, program, entry in chosen]
     before = "" if name.startswith("mbpp") else "    pass\n"  # what the task puts before it ends in an open function
@@ -466,7 +484,8 @@ def test_01_every_reference_solution_passes_and_every_changed_one_fails(shared, 
 # By benchmark: solutions that fail their own tests, changed solutions that pass them, solutions that cannot be changed.
 ANY_VERDICT: dict[str, tuple[list[str], list[str], list[str]]] = {
     "humaneval": ([], [], []),
-    "humaneval_plus": ([], [], []),
+    # 132's canonical solution fails its own tests in a plain Python too
+    "humaneval_plus": (["HumanEval/132"], [], []),
     # 123 computes for longer than code_eval's three seconds; of the changed ones the tests never come to that return
     "mbpp": (["123"], ["20", "29", "34", "177", "189", "351", "382", "404", "485"], []),
     "mbpp sanitized": (["123"], [], []),

@@ -64,11 +64,13 @@ class _Source:
         hits: places by the function or class that they are in.
         names: what each function or class mentions.
         imports: a name in the file -> the file and the name there that it stands for ("": the file as a whole).
+        lines: of each function and class, its decorators included.
     """
 
     hits: Mapping[str, frozenset[Hit]]
     names: Mapping[str, frozenset[str]]
     imports: Mapping[str, tuple[str, str]]
+    lines: Mapping[str, range]
 
 
 def scan(file: str | Path) -> frozenset[Hit]:
@@ -106,25 +108,33 @@ def reach(starts: Iterable[tuple[str, str]]) -> frozenset[Hit]:
     return frozenset(found)
 
 
+def place_at(file: str, line: int) -> str:
+    """Returns the name of the top-level function or class that a line of a file is in, or MODULE."""
+    return next((name for name, lines in _source(file).lines.items() if line in lines), MODULE)
+
+
 @functools.lru_cache(maxsize=4096)
 def _source(file: str) -> _Source:
     try:
         tree = ast.parse(Path(file).read_bytes())
     except OSError:  # a function made at run time
-        return _Source({}, {}, {})
+        return _Source({}, {}, {}, {})
     aliases = dict(_aliases(tree))
     hits: dict[str, frozenset[Hit]] = {}
     names: dict[str, frozenset[str]] = {}
+    lines: dict[str, range] = {}
     for statement in tree.body:
         if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             inside = statement.name
+            first = min(node.lineno for node in (statement, *statement.decorator_list))
+            lines[inside] = range(first, (statement.end_lineno or first) + 1)
         else:
             inside = SCRIPT if _is_script(statement) else MODULE
         found = frozenset(Hit(file, inside, name) for name in _watched(statement, aliases))
         hits[inside] = hits.get(inside, frozenset()) | found
         names[inside] = names.get(inside, frozenset()) | frozenset(_names(statement))
     imports = {name: place for name, full in aliases.items() if (place := _local(full, Path(file))) is not None}
-    return _Source(hits, names, imports)
+    return _Source(hits, names, imports, lines)
 
 
 def _is_script(statement: ast.stmt) -> bool:

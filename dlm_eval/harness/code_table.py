@@ -38,7 +38,6 @@ _LATEX_FILES = ("tasks/leaderboard/math/utils.py", "tasks/minerva_math/utils.py"
 _LATEX = "LaTeX is read by a grammar; what sympy gets are its own objects, never a text"
 _PLANNER = "a planner reads planning problems with names that a grammar let through; it runs no text"
 ROWS = (
-    Row("caching/cache.py", "*", "dill.*", _H, "lm-eval's cache of requests, which a run of ours never reads"),
     # judged in the sandbox
     Row("*", "*", "evaluate.load('code_eval')", _S, "dlm_eval.metrics.code_eval takes its place while tasks load"),
     Row("*", "*", "dlm_eval.sandbox.*", _S, "our own"),

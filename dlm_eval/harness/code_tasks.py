@@ -18,12 +18,12 @@ from typing import Any
 import dlm_eval
 from dlm_eval import sandbox
 from dlm_eval.boards.result_file import UNSANDBOXED
-from dlm_eval.harness.code_scan import Hit, package_root, reach
+from dlm_eval.harness.code_scan import Hit, package_root, place_at, reach
 from dlm_eval.harness.code_table import NOTHING_RUN, Means, Row, row_of
-from dlm_eval.harness.stock_code import is_replaced
+from dlm_eval.harness.stock_code import called, is_replaced
 from dlm_eval.metrics.code_eval import METRIC
 
-FRAMEWORK = ("api/", "filters/")  # of lm-eval: no task's own
+FRAMEWORK = ("api/", "filters/", "harness/")  # of lm-eval and of us: no task's own
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def starts(task: Any) -> Iterator[tuple[str, str]]:
 
 
 def _places(value: Any) -> Iterator[tuple[str, str]]:
-    """Yields the places of all functions and classes in a value of a task's configuration."""
+    """Yields the places of all functions, classes and callable objects in a value of a task's configuration."""
+    value = called(value)
     if isinstance(value, Mapping):
         for item in value.values():
             yield from _places(item)
@@ -106,15 +107,23 @@ def _places(value: Any) -> Iterator[tuple[str, str]]:
     elif inspect.ismethod(value):
         yield from _places([value.__func__, type(value.__self__)])
     elif inspect.isfunction(value):
-        value = inspect.unwrap(value)
-        yield str(Path(value.__code__.co_filename).resolve()), value.__qualname__.split(".")[0]
+        file = str(Path(value.__code__.co_filename).resolve())
+        yield file, place_at(file, value.__code__.co_firstlineno)  # its own name may be that of what it decorates
+        yield from _places(getattr(value, "__wrapped__", None))  # what a decorator was put around
     elif inspect.isclass(value):
         for each in value.__mro__:
-            file = getattr(sys.modules.get(each.__module__), "__file__", None)  # builtins have none
-            if file is not None and not _short(file).startswith(("api/", "harness/")):
-                yield str(Path(file).resolve()), each.__qualname__.split(".")[0]
+            module = sys.modules.get(each.__module__)
+            path = getattr(module, "__file__", None)  # builtins have none
+            if each.__module__.split(".")[0] in sys.stdlib_module_names or path is None:
+                continue
+            if not _short(path).startswith(("api/", "harness/")):
+                yield str(Path(path).resolve()), each.__qualname__.split(".")[0]
     elif type(value).__name__ == "FilterEnsemble":
         yield from _places(value.filters)
+    elif callable(value):
+        yield from _places(
+            [type(value), getattr(value, "__wrapped__", None)]
+        )  # functools.cache keeps what it holds there
 
 
 def _short(file: str) -> str:

@@ -37,7 +37,8 @@ def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
     library = _Library(_checked(data_dir or os.environ.get("DLM_EVAL_DATA")), datasets.load_dataset)
     datasets.load_dataset = library.load
     try:
-        yield
+        with _bars(False):
+            yield
     finally:
         datasets.load_dataset = library.original
         library.active = False  # a task module may have kept our function: from now on it is the original one
@@ -86,7 +87,7 @@ class _Library:
     def _from_hub(self, path: str, name: str | None, reason: str, *args: Any, **options: Any) -> Any:
         online = hub_reachable()
         try:
-            with contextlib.nullcontext() if online else _offline():
+            with _bars(True) if online else _offline():
                 return self.original(path, name, *args, **options)
         except UserError:
             raise  # of a context around this one
@@ -134,6 +135,19 @@ def _parse(file: Path, text: bytes) -> None:
         raise UserError(f"{file.name} is nested too deeply to be read") from None
     except ValueError:
         pass  # the library says what is wrong
+
+
+@contextlib.contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """Shows or hides the progress bars of ``datasets``: reading a local file takes seconds, and would be drawn before the one line of an error."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    before = not are_progress_bars_disabled()
+    (enable_progress_bars if shown else disable_progress_bars)()
+    try:
+        yield
+    finally:
+        (enable_progress_bars if before else disable_progress_bars)()
 
 
 @contextlib.contextmanager

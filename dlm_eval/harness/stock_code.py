@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodWrapperType, ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -41,9 +41,14 @@ def put_in_sandbox(tasks: Mapping[str, Any]) -> None:
                 setattr(module, name, METRIC)
     for task in tasks.values():
         metrics = getattr(task, "_metric_fn_list", {})  # lm-eval's Python-class tasks have none
-        for name, function in metrics.items():
-            if _is_cruxeval(function):
+        for name, metric in metrics.items():
+            if _is_cruxeval(function := called(metric)):
                 metrics[name] = _judged_first(function)
+
+
+def called(metric: Any) -> Any:
+    """Returns the function behind `function.__call__`, which is what lm-eval keeps of a metric that a task file names."""
+    return metric.__self__ if isinstance(metric, MethodWrapperType) else metric
 
 
 def is_replaced(file: str) -> bool:
