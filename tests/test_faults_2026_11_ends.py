@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -622,16 +621,15 @@ def test_18_an_answer_of_another_form_is_computed_again(tmp_path: Path, caplog: 
 
 # -- 18: odd values everywhere ---------------------------------------------------------------------------------------------
 
-COUNT = int(os.environ.get("DLM_EVAL_FUZZ", "120"))  # tries; 10000 tries all
+COUNT = int(os.environ.get("DLM_EVAL_FUZZ", "52"))  # tries, of every kind alike
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(2))
 def test_18_odd_values_end_in_one_line(tmp_path: Path, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A seeded share of all options, settings and task keys with odd values: exit code 0, 1 or 2, and one line of error, never a traceback."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tasks").mkdir()
     write_tasks(tmp_path / "tasks")
-    tries = fuzz_inputs.sample(COUNT, seed=11)[part::4]
+    tries = fuzz_inputs.sample(COUNT, seed=11)[part::2]
     found = [fault for case in tries if (fault := fuzz_inputs.fault(case, tmp_path)) is not None]
-    assert not found and len(tries) >= COUNT // 5
-    assert logging.getLogger().handlers is not None
+    assert not found and len(tries) >= COUNT // 3

@@ -234,7 +234,9 @@ def _read_samples(text: str) -> Any:
 
 def _check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:
     if samples is not None and not (samples and isinstance(samples, Mapping)):
-        raise UserError(f"--samples '{shown(samples)}' is not allowed; it must be JSON of task -> list of document numbers")
+        raise UserError(
+            f"--samples '{shown(samples)}' is not allowed; it must be JSON of task -> list of document numbers"
+        )
     for task, indices in (samples or {}).items():
         if (
             not isinstance(indices, (list, tuple))
