@@ -272,12 +272,9 @@ def test_14_a_board_that_cannot_be_written_costs_the_board(tmp_path: Path, capsy
         )
         == 1
     )
-    out = capsys.readouterr().out
-    assert (
-        "missing: the board (" in out
-        and "exact_match" in out
-        and len(list((tmp_path / "out").rglob("results_*.json"))) == 1
-    )
+    said = capsys.readouterr()
+    assert "error: missing: the board (" in said.err and "exact_match" in said.out
+    assert len(list((tmp_path / "out").rglob("results_*.json"))) == 1
 
 
 def test_14_answers_alone_into_a_fresh_folder(tmp_path: Path) -> None:
