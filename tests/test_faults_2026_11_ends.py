@@ -584,6 +584,20 @@ def test_18_a_doubled_key_of_a_task_is_said(tmp_path: Path) -> None:
         load_tasks(["odd"], include_path=folder)
 
 
+@pytest.mark.parametrize("command", [["ls", "tasks"], ["show", "toy"], ["validate", "t"]])
+def test_18_a_task_file_that_is_nested_too_deeply_ends_no_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    (tmp_path / "deep.yaml").write_text("task: " + "[" * 50_000)
+    assert "more than 100 lists" in line_of([*command, "--include_path", str(tmp_path)], capsys)
+
+
+def test_18_a_device_is_not_replaced_by_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    command = ["trace", "--model", "toy", "--prompt", "a", "--length", "1", "--html", str(tmp_path / "pipe")]
+    assert "is no ordinary file" in line_of(command, capsys)
+
+
 def test_18_aliases_and_merges_are_no_doubled_keys(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: &a {x: 1}\nb: &b {y: 2}\nc: {<<: *a, <<: *b, z: 3}\nd: [*a, *a]\n")
     assert read_yaml_text(tmp_path / "a.yaml", "a.yaml").startswith("a:")
