@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -273,12 +272,9 @@ def test_14_a_board_that_cannot_be_written_costs_the_board(tmp_path: Path, capsy
         )
         == 1
     )
-    out = capsys.readouterr().out
-    assert (
-        "missing: the board (" in out
-        and "exact_match" in out
-        and len(list((tmp_path / "out").rglob("results_*.json"))) == 1
-    )
+    said = capsys.readouterr()
+    assert "error: missing: the board (" in said.err and "exact_match" in said.out
+    assert len(list((tmp_path / "out").rglob("results_*.json"))) == 1
 
 
 def test_14_answers_alone_into_a_fresh_folder(tmp_path: Path) -> None:
@@ -588,6 +584,20 @@ def test_18_a_doubled_key_of_a_task_is_said(tmp_path: Path) -> None:
         load_tasks(["odd"], include_path=folder)
 
 
+@pytest.mark.parametrize("command", [["ls", "tasks"], ["show", "toy"], ["validate", "t"]])
+def test_18_a_task_file_that_is_nested_too_deeply_ends_no_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    (tmp_path / "deep.yaml").write_text("task: " + "[" * 50_000)
+    assert "more than 100 lists" in line_of([*command, "--include_path", str(tmp_path)], capsys)
+
+
+def test_18_a_device_is_not_replaced_by_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    command = ["trace", "--model", "toy", "--prompt", "a", "--length", "1", "--html", str(tmp_path / "pipe")]
+    assert "is no ordinary file" in line_of(command, capsys)
+
+
 def test_18_aliases_and_merges_are_no_doubled_keys(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: &a {x: 1}\nb: &b {y: 2}\nc: {<<: *a, <<: *b, z: 3}\nd: [*a, *a]\n")
     assert read_yaml_text(tmp_path / "a.yaml", "a.yaml").startswith("a:")
@@ -622,16 +632,15 @@ def test_18_an_answer_of_another_form_is_computed_again(tmp_path: Path, caplog: 
 
 # -- 18: odd values everywhere ---------------------------------------------------------------------------------------------
 
-COUNT = int(os.environ.get("DLM_EVAL_FUZZ", "120"))  # tries; 10000 tries all
+COUNT = int(os.environ.get("DLM_EVAL_FUZZ", "52"))  # tries, of every kind alike
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(2))
 def test_18_odd_values_end_in_one_line(tmp_path: Path, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A seeded share of all options, settings and task keys with odd values: exit code 0, 1 or 2, and one line of error, never a traceback."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tasks").mkdir()
     write_tasks(tmp_path / "tasks")
-    tries = fuzz_inputs.sample(COUNT, seed=11)[part::4]
+    tries = fuzz_inputs.sample(COUNT, seed=11)[part::2]
     found = [fault for case in tries if (fault := fuzz_inputs.fault(case, tmp_path)) is not None]
-    assert not found and len(tries) >= COUNT // 5
-    assert logging.getLogger().handlers is not None
+    assert not found and len(tries) >= COUNT // 3

@@ -68,6 +68,8 @@ def write_files(texts: Mapping[Path, str]) -> None:
             text = valid_unicode(redact_text(whole))
             if os.path.isdir(current):
                 raise IsADirectoryError(0, "is a directory")
+            if os.path.exists(current) and not os.path.isfile(current):
+                raise OSError(0, "is no ordinary file")  # a device would be replaced by a file
             current.parent.mkdir(parents=True, exist_ok=True)
             _write_synced(temporary[current], text)
         for current in texts:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm_eval.harness.tasks import include_folders, quiet, task_configs_dir
+from dlm_eval.yaml_text import read_yaml_text
 
 
 def list_tasks(include_path: str | None = None, everything: bool = False) -> list[tuple[str, str, str]]:
@@ -44,6 +45,9 @@ def _manager(include_path: str | None, everything: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
     roots: list[str | Path] = [task_configs_dir(), *include_folders(include_path)]
+    for root in map(Path, roots[1:]):
+        for file in root.glob("**/*.yaml"):
+            read_yaml_text(file, str(file))  # lm-eval's parser would end the process over one that is nested too deeply
     with quiet():
         return TaskManager(include_path=roots, include_defaults=everything)
 
