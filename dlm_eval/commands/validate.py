@@ -24,6 +24,7 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints documents, shots and the first prompt's length of every task, and what a run would say of its documents."""
+    from dlm_eval.errors import UserError
     from dlm_eval.harness.contained import contained
     from dlm_eval.harness.decode_options import DecodeOptions, check_requests
     from dlm_eval.harness.fewshot import LeftOut
@@ -48,9 +49,15 @@ def main(args: argparse.Namespace) -> int:
         with contained():
             notes += [f"{name}: {note}" for note in _notes(task, left.overlap() if task.config.num_fewshot else 0)]
             left.watch()
-            task.build_all_requests(limit=1, rank=0, world_size=1)
-        prompt = str(task.instances[0].args[0])
-        rows.append([name, task.OUTPUT_TYPE, len(task.eval_docs), task.config.num_fewshot, len(prompt)])
+            length: int | str = "none"
+            try:
+                task.build_all_requests(limit=1, rank=0, world_size=1)
+                length = len(str(task.instances[0].args[0]))
+            except UserError:
+                raise
+            except Exception as error:  # a run stores it as this document's error
+                notes.append(f"{name}: the first prompt could not be built: {type(error).__name__}: {error}")
+        rows.append([name, task.OUTPUT_TYPE, len(task.eval_docs), task.config.num_fewshot, length])
     headers = ["task", "kind", "documents", "shots", "characters in the first prompt"]
     print(table(rows, headers, colalign=("left", "left", *["right"] * 3)))
     for note in notes:

@@ -91,9 +91,9 @@ class RunSettings:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise UserError("--tasks is empty; name at least one task (`dlm-eval ls tasks` lists them)")
-        if self.limit is not None and not (0 < self.limit < 1 or (self.limit >= 1 and self.limit % 1 == 0)):
+        if self.limit is not None and not (0 < self.limit < 1 or (1 <= self.limit <= 1e18 and self.limit % 1 == 0)):
             raise UserError(
-                f"--limit '{self.limit:g}' is not allowed; it must be a whole number of at least 1, or a fraction between 0 and 1"
+                f"--limit '{self.limit:g}' is not allowed; it must be a whole number from 1 to 1e18, or a fraction between 0 and 1"
             )
         for name, least in (("num_fewshot", 0), ("stride", 1), ("max_batch_size", 1)):
             value = getattr(self, name)
