@@ -47,6 +47,7 @@ WRONG = {
     "batch_size": (["--model", "toy", "--tasks", "t_write", "--batch_size", "many"], "--batch_size 'many'.*auto"),
     "batch_size 0": (["--model", "toy", "--tasks", "t_write", "--batch_size", "0"], "--batch_size '0'"),
     "limit 0": (["--model", "toy", "--tasks", "t_write", "--limit", "0"], "--limit '0'"),
+    "limit huge": (["--model", "toy", "--tasks", "t_write", "--limit", "1e308"], "--limit .1e.308."),
     "limit negative": (["--model", "toy", "--tasks", "t_write", "--limit", "-1"], "--limit '-1'"),
     "no tasks": (["--model", "toy"], "--tasks is empty"),
     "no model": (["--tasks", "t_write"], "--model is missing"),
