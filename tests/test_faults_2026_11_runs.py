@@ -363,7 +363,9 @@ def test_05_an_example_without_a_right_answer_is_a_line_of_validate(
     (tmp_path / "mine.yaml").write_text(json.dumps(config))
     assert main(["validate", "mine", "--include_path", str(tmp_path), "--num_fewshot", "1"]) == 0
     said = capsys.readouterr().out
-    assert "mine: the first prompt could not be built: IndexError" in said and "2 documents cannot be scored" in said
+    assert (
+        "mine: document 0: the prompt could not be built: IndexError" in said and "2 documents cannot be scored" in said
+    )
 
 
 def test_05_a_text_in_brackets_is_said_by_the_run_and_by_validate(

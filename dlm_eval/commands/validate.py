@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dlm_eval.errors import UserError
-
 
 def add_parser(subparsers: Any) -> None:
     """Adds `validate`."""
@@ -56,10 +54,10 @@ def main(args: argparse.Namespace) -> int:
             notes += [f"{name}: {note}" for note in _notes(task, left.overlap() if task.config.num_fewshot else 0)]
             task.build_all_requests(limit=1, rank=0, world_size=1)
         prompt = task.instances[0].args[0]
-        if isinstance(prompt, Unbuilt):
-            raise UserError(f"task '{name}', document 0: {prompt}")
-        prompt = str(prompt)
-        rows.append([name, task.OUTPUT_TYPE, len(task.eval_docs), task.config.num_fewshot, len(prompt)])
+        unbuilt = isinstance(prompt, Unbuilt)  # a run stores it as this document's error
+        notes += [f"{name}: document 0: {prompt}"] if unbuilt else []
+        length = "none" if unbuilt else len(str(prompt))
+        rows.append([name, task.OUTPUT_TYPE, len(task.eval_docs), task.config.num_fewshot, length])
     headers = ["task", "kind", "documents", "shots", "characters in the first prompt"]
     print(table(rows, headers, colalign=("left", "left", *["right"] * 3)))
     for note in notes:
