@@ -191,7 +191,10 @@ def test_wrong_yaml_is_told(tmp_path, wrong, words):
         (QUIZ + "process_docs: !function no.such.module\n", ["'quiz'", "ImportError", "no.such"]),
         (QUIZ.replace("test_split: test", "test_split: tset"), ["'quiz'", "no split", "'tset'"]),
         (QUIZ.replace("doc_to_text: question", 'doc_to_text: "{{qestion}}"'), ["'quiz'", "'qestion' is undefined"]),
-        (QUIZ.replace("output_type: generate_until", "output_type: generate"), ["'quiz'", "invalid output_type"]),
+        (
+            QUIZ.replace("output_type: generate_until", "output_type: generate"),
+            ["quiz.yaml: output_type 'generate'", "'generate_until'"],
+        ),
     ],
 )
 def test_a_task_that_cannot_be_built_is_told(own_data, tmp_path, wrong, words):
