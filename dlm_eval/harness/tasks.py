@@ -250,7 +250,7 @@ def _members(name: str, manager: Any) -> list[str]:
 def _strangers(name: Any, manager: Any) -> list[str]:
     """Returns the members of a group, listed by name alone, that the manager does not know."""
     if isinstance(name, Mapping):
-        return [item for item in _named(name) if item not in manager.task_index]
+        return [item for item in _must_exist(name) if item not in manager.task_index]
     if not isinstance(name, str):
         return []
     entries = [manager.task_index.get(each) for each in (name, *_members(name, manager))]
@@ -259,12 +259,12 @@ def _strangers(name: Any, manager: Any) -> list[str]:
     return [item for item in listed if isinstance(item, str) and item not in manager.task_index]
 
 
-def _named(config: Mapping[str, Any]) -> Iterator[str]:
+def _must_exist(config: Mapping[str, Any]) -> Iterator[str]:
     """Yields the names in a configuration that must stand for tasks or groups that there are."""
     members = config.get("task")
     if isinstance(members, (list, tuple)):
         for item in members:
-            yield from _named(item) if isinstance(item, Mapping) else [item]
+            yield from _must_exist(item) if isinstance(item, Mapping) else [item]
     elif not DATA_KEYS & set(config):
         yield str(config.get("group", members))
 

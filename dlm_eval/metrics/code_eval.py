@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,9 @@ from dlm_eval import sandbox
 from dlm_eval.errors import SampleError
 from dlm_eval.sandbox import Limits, Verdict, probe
 
-TIMEOUT = 3.0  # seconds, code_eval's
+# Seconds of computing. code_eval gives 3 s by the clock; reference solutions of MBPP take up to 7 s on a slow machine, and those of
+# HumanEval+ (whose tests alone import numpy) up to a minute, and they must pass.
+TIMEOUT, LONG_TIMEOUT = 10.0, 60.0
 DEFAULTS = Limits()
 
 
@@ -53,7 +56,7 @@ class CodeEval:
         predictions: Sequence[Sequence[str]],
         k: Sequence[int] = (1, 10, 100),
         num_workers: int | None = None,
-        timeout: float = TIMEOUT,
+        timeout: float | None = None,
     ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
         """Returns pass@k, for those k that every task has samples for, and each task's verdicts.
 
@@ -62,7 +65,7 @@ class CodeEval:
             predictions: The candidates, a list per task.
             k: Numbers of samples of which one must pass.
             num_workers: Programs at one time (None: one per CPU).
-            timeout: Seconds of computing per program; it may wait three times as long.
+            timeout: Seconds of computing per program; None for `LONG_TIMEOUT` if its tests import numpy, else `TIMEOUT`.
 
         Raises:
             SampleError: A program could not be run, which is not the program's fault.
@@ -71,7 +74,7 @@ class CodeEval:
         if isinstance(references, str) or len(references) != len(predictions):
             raise ValueError(f"code_eval: {len(references)} references for {len(predictions)} lists of predictions")
         asked = [
-            [Program(candidate, tests, timeout) for candidate in candidates]
+            [Program(candidate, tests, timeout or _timeout(tests)) for candidate in candidates]
             for tests, candidates in zip(references, predictions, strict=True)
         ]
         verdicts = self.judge([program for programs in asked for program in programs], num_workers)
@@ -152,6 +155,11 @@ def run_programs(programs: Sequence[Program], workers: int | None = None) -> lis
     return [verdicts[number] for number in range(len(programs))]
 
 
+@functools.lru_cache(maxsize=4096)
+def _timeout(tests: str) -> float:
+    return LONG_TIMEOUT if imports_numpy(tests) else TIMEOUT
+
+
 def imports_numpy(tests: str) -> bool:
     """Returns whether tests import numpy. What a candidate imports never counts: its verdict does not depend on what is installed."""
     if "numpy" not in tests:
@@ -179,5 +187,6 @@ def _apart(program: Program) -> tuple[str, str]:
 
 
 def _limits(seconds: float) -> Limits:
-    wall = DEFAULTS.wall_seconds / DEFAULTS.cpu_seconds * seconds
-    return replace(DEFAULTS, cpu_seconds=math.ceil(seconds), wall_seconds=wall)
+    """Returns the limits of a program that may compute for `seconds`; it may sleep as long beside that as any program."""
+    sleep = DEFAULTS.wall_seconds - DEFAULTS.cpu_seconds
+    return replace(DEFAULTS, cpu_seconds=math.ceil(seconds), wall_seconds=min(seconds, 1.0) * sleep + seconds)
