@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from dlm_eval.errors import UserError
+from dlm_eval.harness.on_import import on_import
 from dlm_eval.hub import hub_reachable
 
 NLTK_FILES = "nltk_data"  # folder in --data_dir
@@ -50,7 +50,6 @@ def stand_ins(data_dir: str | Path | None = None) -> Iterator[None]:
         UserError: from a task inside, a file of nltk's that cannot be had.
     """
     import datasets
-    import evaluate
 
     added = {}
     for name, make in STAND_INS.items():
@@ -59,7 +58,7 @@ def stand_ins(data_dir: str | Path | None = None) -> Iterator[None]:
     sys.modules.update(added)
     lacks_metrics = not hasattr(datasets, "load_metric")  # gone from datasets 3 on; evaluate has it
     if lacks_metrics:
-        datasets.load_metric = evaluate.load
+        datasets.load_metric = lambda *args, **options: importlib.import_module("evaluate").load(*args, **options)
     try:
         with _nltk_from(data_dir or os.environ.get("DLM_EVAL_DATA")):
             yield
@@ -81,51 +80,16 @@ def _there(name: str) -> bool:
 def _nltk_from(data_dir: str | Path | None) -> Iterator[None]:
     """Gives nltk its folder and our `download`, as soon as somebody imports it (a second that most tasks need not pay)."""
     folder = Path(data_dir).expanduser().resolve() / NLTK_FILES if data_dir else None
-    undo: list[Callable[[], None]] = []
 
-    def prepare(nltk: Any) -> None:
+    def prepare(nltk: Any) -> Callable[[], None]:
         original = nltk.download
         if folder is not None and str(folder) not in nltk.data.path:
             nltk.data.path.insert(0, str(folder))
         nltk.download = lambda name, *args, **options: _download(nltk, original, name, *args, **options)
-        undo.append(lambda: setattr(nltk, "download", original))
+        return lambda: setattr(nltk, "download", original)
 
-    finder = _OnImport("nltk", prepare)
-    if "nltk" in sys.modules:
-        prepare(sys.modules["nltk"])
-    else:
-        sys.meta_path.insert(0, finder)
-    try:
+    with on_import("nltk", prepare):
         yield
-    finally:
-        if finder in sys.meta_path:
-            sys.meta_path.remove(finder)
-        for step in undo:
-            step()
-
-
-class _OnImport(MetaPathFinder):
-    """Calls `then(module)` once the module of this name has been imported."""
-
-    def __init__(self, name: str, then: Callable[[Any], None]) -> None:
-        self.name, self.then = name, then
-
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        """Returns the module's own spec, whose loader tells us when it is done; None for any other module."""
-        if fullname != self.name:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is None or spec.loader is None:
-            return None
-        run = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            run(module)
-            self.then(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
 
 
 def _download(nltk: Any, original: Callable[..., Any], name: str, *args: Any, **options: Any) -> bool:

@@ -13,23 +13,26 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType, MethodWrapperType, ModuleType
 from typing import Any
-from unittest.mock import patch
 
 from dlm_eval.harness.code_scan import package_root
+from dlm_eval.harness.on_import import on_import
 from dlm_eval.metrics.code_eval import METRIC, TIMEOUT, Program
 
 
 @contextlib.contextmanager
 def code_eval_replaced() -> Iterator[None]:
     """Makes ``evaluate.load("code_eval")`` return the metric on our sandbox, until the context ends."""
-    import evaluate
 
-    original = evaluate.load
+    def prepare(evaluate: Any) -> Callable[[], None]:
+        original = evaluate.load
 
-    def load(path: str, *args: Any, **options: Any) -> Any:
-        return METRIC if path == "code_eval" else original(path, *args, **options)
+        def load(path: str, *args: Any, **options: Any) -> Any:
+            return METRIC if path == METRIC.name else original(path, *args, **options)
 
-    with patch.object(evaluate, "load", load):
+        evaluate.load = load
+        return lambda: setattr(evaluate, "load", original)
+
+    with on_import("evaluate", prepare):
         yield
 
 
@@ -82,10 +85,13 @@ def _is_from(module: Any, file: str) -> bool:
 
 def _foreign_metrics(module: ModuleType) -> list[str]:
     """Returns the names in a module under which HF's own code_eval lies."""
-    from evaluate import EvaluationModule
-
+    evaluate = sys.modules.get("evaluate")
+    if evaluate is None:
+        return []
     values = vars(module).items()
-    return [name for name, value in values if isinstance(value, EvaluationModule) and value.name == METRIC.name]
+    return [
+        name for name, value in values if isinstance(value, evaluate.EvaluationModule) and value.name == METRIC.name
+    ]
 
 
 def _cruxeval_file() -> str:

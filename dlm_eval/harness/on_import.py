@@ -1,0 +1,56 @@
+"""Changes of another library that wait until somebody imports it: an import that most runs need not pay."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+Undo = Callable[[], None]
+
+
+@contextlib.contextmanager
+def on_import(name: str, prepare: Callable[[Any], Undo]) -> Iterator[None]:
+    """Calls `prepare(module)` as soon as the module `name` is imported (at once, if it is already); what it returns undoes it when the context ends."""
+    undo: list[Undo] = []
+    finder = _OnImport(name, lambda module: undo.append(prepare(module)))
+    if name in sys.modules:
+        finder.then(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        if finder in sys.meta_path:
+            sys.meta_path.remove(finder)
+        for step in undo:
+            step()
+
+
+class _OnImport(MetaPathFinder):
+    """Calls `then(module)` once the module of this name has been imported."""
+
+    def __init__(self, name: str, then: Callable[[Any], None]) -> None:
+        self.name, self.then = name, then
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Returns the module's own spec, whose loader tells us when it is done; None for any other module."""
+        if fullname != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return None
+        run = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            run(module)
+            self.then(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
