@@ -152,10 +152,10 @@ def test_as_many_steps_as_tokens_is_one_setting() -> None:
 def test_results_record_which_preset_it_was(shared: Any) -> None:
     results = evaluate(
         "mdlm",
-        ["demo_story_infill"],
+        ["demo_word_problem"],
         limit=2,
         model_args={"pretrained": str(shared / "goldens" / "mdlm"), "dtype": "float32", "device": "cpu"},
-        decode={"preset": "authors", "steps": 4},
+        decode={"preset": "authors", "steps": 4, "gen_length": 8},
     )
-    task = results["dlm_eval"]["tasks"]["demo_story_infill"]
+    task = results["dlm_eval"]["tasks"]["demo_word_problem"]
     assert task["preset"] == "mdlm" and task["decode"]["strategy"] == "ddpm" and task["decode"]["steps"] == 4

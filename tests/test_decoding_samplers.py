@@ -177,7 +177,7 @@ def test_noise_schedules() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"graph": {"type": "uniform"}}, "graph 'uniform'"), ({"noise": {"type": "cosine"}}, "noise 'cosine'")],
+    [({"graph": {"type": "uniform"}}, "graph.type 'uniform'"), ({"noise": {"type": "cosine"}}, "noise 'cosine'")],
 )
 def test_sedd_refuses_what_it_cannot_do(shared: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     for file in (shared / "goldens" / "sedd").iterdir():

@@ -455,7 +455,8 @@ def test_03_a_lesser_kind_is_a_warning_and_an_error_if_namespaces_are_asked_for(
 
 def sandbox_of(folder: Path) -> list[str]:
     (file,) = (folder / "out").rglob("results_*.json")
-    return json.loads(file.read_text())["dlm_eval"]["environment"]["sandbox"]
+    (held,) = json.loads(file.read_text())["dlm_eval"]["environment"]["sandbox"].values()  # of the one task
+    return held
 
 
 def test_03_the_kind_is_checked_as_a_setting():

@@ -125,9 +125,9 @@ def test_a_continuation_fits_beside_the_bos_or_is_an_error() -> None:
     toy.needs_bos = True
     lm = harness(toy, "left_to_right")
     fits, beyond, with_context = ask(lm, [("", "a" * 15), ("", "a" * 16), ("bcd", "a" * 15)])
-    assert math.isfinite(fits) and beyond == -math.inf and with_context == fits
+    assert math.isfinite(fits) and beyond == with_context == -math.inf
     assert "hole of 16 tokens does not fit the model's 16 positions" in str(lm.records[1].error)
-    assert [record.truncated for record in lm.records] == [0, 0, 3]
+    assert "15 open positions leave nothing of the prompt" in str(lm.records[2].error)
 
 
 # -- the head ------------------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def hole_canvas(model: Denoiser, prefix: str, length: int, suffix: str, key: str
 def _fit(
     model: Denoiser, head: list[int], hole: int, tail: Sequence[int], overlong: Overlong, excess: int | None = None
 ) -> tuple[list[int], list[int], int]:
-    """Returns head and tail cut to the model's length, and the number of tokens cut: the head's far end first, then the tail's.
+    """Returns head and tail cut to the model's length, and the number of tokens cut: the far end of the longer one, until both are equally long.
 
     Args:
         model: says how many positions there are.
@@ -141,10 +141,11 @@ def _fit(
         raise SampleError(f"{model.max_length + excess} tokens do not fit the model's {model.max_length}")
     kept_bos = 1 if model.needs_bos else 0
     given = len(head) - kept_bos
-    from_head = min(excess, given)
-    from_tail = min(excess - from_head, len(tail))
-    if from_head + from_tail < excess:
+    room = given + len(tail) - excess
+    if room < 0:
         raise SampleError(f"a hole of {hole} tokens does not fit the model's {model.max_length} positions")
+    from_tail = len(tail) - min(len(tail), max(room // 2, room - given))
+    from_head = excess - from_tail
     if from_head == given > 0 or from_tail == len(tail) > 0:
         raise SampleError(
             f"{hole} open positions leave nothing of the {'prompt' if from_head == given > 0 else 'text behind the hole'}"

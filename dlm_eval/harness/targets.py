@@ -19,6 +19,11 @@ from dlm_eval.errors import DlmEvalError
 MOST_SHOWN = 60  # characters of a target in a message
 # What turns one NaN or infinity into the score of a whole task. lm-eval's `nanmean`, and functions of a task's own, know what they do.
 PLAIN_AGGREGATES = ("mean", "median", "perplexity", "weighted_perplexity", "bits_per_byte", "f1_score", "matthews_corrcoef", "brier_score", "acc_all")  # fmt: skip
+LIKELIHOODS = (
+    "perplexity",
+    "weighted_perplexity",
+    "bits_per_byte",
+)  # a text of no likelihood has an infinite perplexity
 
 
 def fault(task: Any, doc: Any) -> str | None:
@@ -142,7 +147,8 @@ def no_numbers(task: Any, metrics: Mapping[str, Any]) -> dict[str, str]:
     aggregates, found = task.aggregation(), {}
     for metric, value in metrics.items():
         name = getattr(aggregates.get(metric), "__name__", "mean")  # lm-eval takes the mean of what has no aggregation
-        if name in PLAIN_AGGREGATES and (wrong := _first_no_number(value)) is not None:
+        wrong = _first_no_number(value) if name in PLAIN_AGGREGATES else None
+        if wrong is not None and (math.isnan(wrong) or name not in LIKELIHOODS):
             found[metric] = f"metric '{metric}' is {wrong}"
     return found
 
