@@ -210,6 +210,7 @@ def test_17_authors_of_a_folder_need_the_checkpoints_name() -> None:
         authors_preset("llada-1.5", "mmlu_pro", "llada")
 
 
+@pytest.mark.full  # reads lm-eval's whole index
 def test_17_every_presets_task_exists_or_is_listed_as_missing() -> None:
     manager = _manager(None, True)
     index = {name for name, entry in manager.task_index.items() if entry.yaml_path}
