@@ -486,48 +486,20 @@ def test_01_every_reference_solution_passes_and_every_changed_one_fails(shared, 
     assert (passing, unchanged) == ANY_VERDICT[name][1:]
 
 
-# By benchmark: solutions that may fail their own tests (their own fault, or more than three seconds of computing, which
-# depends on the machine), changed solutions that pass, solutions that cannot be changed.
+# By benchmark: solutions that may fail their own tests, changed solutions that pass, solutions that cannot be changed.
 ANY_VERDICT: dict[str, tuple[list[str], list[str], list[str]]] = {
     "humaneval": ([], [], []),
-    # such as 22, 44, 49 and 132, which fail in a plain Python too, and 15, 31, 39 and 55, which compute for ten seconds and more
+    # 55 and 63 compute for more than a minute in a plain Python, 96 and 127 for about as long; the others fail there too
     "humaneval_plus": (
         [
-            "HumanEval/15",
-            "HumanEval/22",
-            "HumanEval/31",
-            "HumanEval/39",
-            "HumanEval/44",
-            "HumanEval/49",
-            "HumanEval/55",
-            "HumanEval/63",
-            "HumanEval/64",
-            "HumanEval/75",
-            "HumanEval/76",
-            "HumanEval/83",
-            "HumanEval/91",
-            "HumanEval/95",
-            "HumanEval/96",
-            "HumanEval/97",
-            "HumanEval/103",
-            "HumanEval/111",
-            "HumanEval/122",
-            "HumanEval/123",
-            "HumanEval/124",
-            "HumanEval/125",
-            "HumanEval/127",
-            "HumanEval/130",
-            "HumanEval/132",
-            "HumanEval/139",
-            "HumanEval/140",
-            "HumanEval/147",
-            "HumanEval/150",
+            f"HumanEval/{n}"
+            for n in (22, 44, 49, 55, 63, 64, 76, 91, 95, 96, 97, 111, 122, 123, 124, 125, 127, 132, 140, 150)
         ],
         [],
         [],
     ),
     # the tests never come to the last return of the changed ones
-    "mbpp": (["123"], ["20", "29", "34", "177", "189", "351", "382", "404", "485"], []),
+    "mbpp": ([], ["20", "29", "34", "177", "189", "351", "382", "404", "485"], []),
     # 82 and 85 are compared with a tolerance that is larger than the change; 20 and 404 as above
-    "mbpp sanitized": (["123"], ["20", "82", "85", "404"], []),
+    "mbpp sanitized": ([], ["20", "82", "85", "404"], []),
 }
