@@ -16,7 +16,6 @@ from unittest.mock import patch
 import dlm_eval
 from dlm_eval.errors import RunError, UserError, nearest
 from dlm_eval.harness.bounded import PROMPT_SECONDS, bounded
-from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.data import local_first
 from dlm_eval.harness.guard import reason_of, task_code
 from dlm_eval.harness.packages import check_packages, missing_package
@@ -125,11 +124,6 @@ def _named(field: str) -> Callable[..., Any]:
             raise UserError(f"{field} of document 0 fails: {reason_of(error)}") from error
 
     return named
-
-
-def unsafe_tasks(loaded: Mapping[str, Any]) -> list[str]:
-    """Returns the names of the tasks that run generated code, in the sandbox or outside it (see code_tasks.py)."""
-    return list(ways(loaded["tasks"]))
 
 
 def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
