@@ -69,10 +69,10 @@ def _build(n: int, samples: int, variant: int) -> Rule:
     totals = size_totals(n, samples, variant)
     hidden = draw_sets(n, counts, np.random.default_rng([n, samples, variant]))
     sizes = hidden.sum(1)
-    return _weigh(spread_out(hidden, (totals / np.maximum(1, counts))[sizes - 1]), totals)
+    return weighed(spread_out(hidden, (totals / np.maximum(1, counts))[sizes - 1]), totals)
 
 
-def _weigh(hidden: Bools, totals: Floats) -> Rule:
+def weighed(hidden: Bools, totals: Floats) -> Rule:
     """Returns the rule with the best weights for the patterns `hidden`, those of size z adding up to totals[z - 1].
 
     Per token i with covariances C_i and c_i, and A the membership of patterns in sizes: minimise sum_i w_i C_i w_i - 2 w_i c_i subject to

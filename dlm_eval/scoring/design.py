@@ -18,7 +18,7 @@ SWEEPS = 10  # of exchanges over all patterns; hardly a design gets better after
 TOO_CLOSE = 1e9  # energy of two equal patterns
 
 
-def _narrow(n: int, samples: int) -> list[int]:
+def narrow_cells(n: int, samples: int) -> list[int]:
     """Returns the widths of the cells of the smallest sizes: a quarter, a half and three quarters of an equal share, rounded down, 1 at least.
 
     The weights of a pattern add up to the width of its cell. One that hides a token or two would give them weights far above 1, for the other patterns to undo.
@@ -30,7 +30,7 @@ def variants(n: int, samples: int) -> int:
     """Returns how many different choices of sizes there are, each equally likely (one where every size fits)."""
     if samples >= n:
         return 1
-    narrow = _narrow(n, samples)
+    narrow = narrow_cells(n, samples)
     left, cells = n - sum(narrow), samples - len(narrow)
     return math.lcm(left // math.gcd(left, cells), *narrow)
 
@@ -38,7 +38,7 @@ def variants(n: int, samples: int) -> int:
 def size_counts(n: int, samples: int, variant: int) -> Ints:
     """Returns [n] how many patterns hide z = 1..n tokens."""
     if samples >= n:
-        return _allotted(n, samples)
+        return allotted(n, samples, np.array([min(math.comb(n, z), samples) for z in range(1, n + 1)]))
     return np.bincount(_cells(n, samples, variant)[0] - 1, minlength=n)
 
 
@@ -56,7 +56,7 @@ def _cells(n: int, samples: int, variant: int) -> tuple[Ints, Floats]:
     All draw at the same offset, mirrored in every other cell: within a cell every size is equally likely, and a trend within two neighbouring cells
     of one width cancels. All but the narrow ones are equally wide.
     """
-    narrow = _narrow(n, samples)
+    narrow = narrow_cells(n, samples)
     cells = samples - len(narrow)
     widths = np.array([*[(n - sum(narrow)) / cells] * cells, *reversed(narrow)])
     offset = (variant + 0.5) / variants(n, samples)
@@ -64,17 +64,22 @@ def _cells(n: int, samples: int, variant: int) -> tuple[Ints, Floats]:
     return n - np.floor(places).astype(np.int64), widths
 
 
-def _allotted(n: int, samples: int) -> Ints:
-    """Returns [n] patterns per size: one each, every further one where it lowers the variance most (at most as many as there are sets).
+def allotted(n: int, samples: int, most: Ints, least: Ints | None = None) -> Ints:
+    """Returns [n] patterns per size: one each (where there is any), every further one where it lowers the variance most.
 
     The mean of z log-probabilities has a variance in proportion to 1/z, and to how much is hidden.
+
+    Args:
+        n: open tokens.
+        samples: patterns in all, at least one a size.
+        most: [n] patterns that there are of each size.
+        least: [n] patterns that are taken anyway.
     """
     z = np.arange(1, n + 1)
     variance = np.exp(GAIN * z / n) / z
-    most = np.array([float(min(math.comb(n, int(k)), samples)) for k in z])
-    counts = np.ones(n)
-    for _ in range(min(samples, 2**n - 1) - n):
-        counts[np.argmax(np.where(counts < most, variance / (counts * (counts + 1)), -1.0))] += 1
+    counts = np.maximum(np.minimum(1, most), 0 if least is None else least).astype(np.float64)
+    for _ in range(min(samples, int(most.sum())) - int(counts.sum())):
+        counts[np.argmax(np.where(counts < most, variance / (counts * np.maximum(1, counts + 1)), -1.0))] += 1
     return counts.astype(np.int64)
 
 
