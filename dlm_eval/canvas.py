@@ -5,10 +5,12 @@ Shape letters: L = positions of a canvas, n = open positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlm_eval.errors import UserError
+from dlm_eval.uncertainty import Error, half_width
 
 BLANK = -1  # content of an open position whose truth is unknown: it can be filled, not scored
 
@@ -80,19 +82,24 @@ class Score:
 
     Attributes:
         logprob: nats; what `kind` says it is.
-        stderr: Monte Carlo standard error of `logprob`, nats (0.0 where nothing was sampled).
+        stderr: Monte Carlo standard error of `logprob`: an estimate of its standard deviation, nats; 0.0 where nothing was sampled, None where the
+            draws do not tell it.
         kind: 'exact' (a likelihood), 'lower bound', 'upper bound' or 'score' (neither).
         rows: rows that this canvas asked the model for (shared rows are counted by each canvas that needs them).
         greedy: whether the target is what the model itself would have written, position by position in confidence
             order; None where it was not asked for.
         estimator: name of the estimator that was used (what `auto` chose).
-        lower: best known lower bound on the log-likelihood, nats, or None.
-        upper: best known upper bound, nats, or None.
+        lower: best known lower bound on the log-likelihood, nats, or None; an estimate of one where it has a standard error.
+        upper: likewise the best known upper bound.
         seconds: model seconds of this canvas' share of its batches.
+        freedom: degrees of freedom of `stderr`.
+        lower_stderr: standard error of `lower`, nats; None where it is not known, or there is no bound.
+        upper_stderr: likewise of `upper`.
+        bracket: what holds the log-likelihood at 95 %: the low end of `lower` and the high end of `upper`, nats; None for an end that is not known.
     """
 
     logprob: float
-    stderr: float
+    stderr: float | None
     kind: str
     rows: int
     greedy: bool | None = None
@@ -100,6 +107,21 @@ class Score:
     lower: float | None = None
     upper: float | None = None
     seconds: float = 0.0
+    freedom: float = math.inf
+    lower_stderr: float | None = None
+    upper_stderr: float | None = None
+    bracket: tuple[float | None, float | None] = (None, None)
+
+    @property
+    def error(self) -> Error:
+        """The error of `logprob`."""
+        return Error(self.stderr, self.freedom)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of what `logprob` estimates, nats: Student's; one point where nothing was sampled, None where the error is not known."""
+        half = half_width(self.error)
+        return None if half is None else (self.logprob - half, self.logprob + half)
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def journal_key(fingerprint: str, job: Job) -> str:
     canvases = job.canvases if isinstance(job, QuestionJob) else (job.canvas,)
     asked = [(canvas.tokens, "".join("_#"[is_open] for is_open in canvas.open), canvas.key) for canvas in canvases]
     more = (getattr(job, "greedy", None), getattr(job, "lengths", None))
-    return digest("answer", 5, fingerprint, type(job).__name__, asked, _plain(job.settings), job.seed, more)
+    return digest("answer", 6, fingerprint, type(job).__name__, asked, _plain(job.settings), job.seed, more)
 
 
 @lru_cache(maxsize=1024)
@@ -229,9 +229,13 @@ def _answers(answer: Answer, job: Job) -> bool:
 
 
 def _is_score(score: Score) -> bool:
-    return all(
-        isinstance(value, (int, float)) for value in (score.logprob, score.stderr, score.rows, score.seconds)
-    ) and (isinstance(score.kind, str) and isinstance(score.estimator, str))
+    numbers = (score.logprob, score.rows, score.seconds, score.freedom)
+    ends = (score.stderr, score.lower, score.upper, score.lower_stderr, score.upper_stderr, *score.bracket)
+    return (
+        all(isinstance(value, (int, float)) for value in numbers)
+        and all(value is None or isinstance(value, (int, float)) for value in ends)
+        and (isinstance(score.kind, str) and isinstance(score.estimator, str))
+    )
 
 
 def _is_filling(filling: Filling) -> bool:
@@ -252,10 +256,13 @@ def encode_answer(answer: Answer) -> dict[str, Any]:
 
 def decode_answer(data: dict[str, Any]) -> Answer:
     """Returns the answer that `encode_answer` made `data` from."""
+    cost = data["error"], data["rows"], data["seconds"]
     if data["kind"] == "Scores":
-        return Answer(
-            Scores(tuple(Score(**score) for score in data["value"])), data["error"], data["rows"], data["seconds"]
-        )
+        return Answer(Scores(tuple(Score(**_tupled(score)) for score in data["value"])), *cost)
     kind = {"Score": Score, "Filling": Filling}[data["kind"]]
-    value = {key: tuple(item) if isinstance(item, list) else item for key, item in data["value"].items()}
-    return Answer(kind(**value), data["error"], data["rows"], data["seconds"])
+    return Answer(kind(**_tupled(data["value"])), *cost)
+
+
+def _tupled(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns fields with tuples for JSON's lists."""
+    return {key: tuple(item) if isinstance(item, list) else item for key, item in fields.items()}

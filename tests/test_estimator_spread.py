@@ -26,7 +26,7 @@ class Task:
         return {"acc": lambda items: sum(items) / len(items), "mean": lambda items: sum(items) / len(items)}
 
 
-def sample(gap: float, stderr: float) -> dict[str, Any]:
+def sample(gap: float, stderr: float | None) -> dict[str, Any]:
     return {
         "doc": {"answer": 0},
         "filtered_resps": [(-1.0, False), (-1.0 - gap, False)],
@@ -56,7 +56,7 @@ def test_erred_samples_do_not_count() -> None:
 
 
 def test_what_a_single_draw_does_not_know_is_no_zero() -> None:
-    assert math.isnan(estimator_spread(Task(), [sample(0.1, 1.0), sample(0.1, math.nan)])["acc"])
+    assert estimator_spread(Task(), [sample(0.1, 1.0), sample(0.1, None)])["acc"] is None
 
 
 def test_an_infinite_metric_has_no_part() -> None:

@@ -193,7 +193,7 @@ def test_guidance_makes_a_score(estimator: str) -> None:
         lm = harness(Toy(ToySettings(inconsistency=0.5)), settings)
         ask(lm, [("ab", "cab"), ("ab", "dad")])
         roll(lm, "abcde")
-        kinds.append([(record.score_kind, record.bounds) for record in lm.records])
+        kinds.append([(record.score.kind, (record.score.lower, record.score.upper)) for record in lm.records])
         forwards.append(sum(record.rows for record in lm.records))
     assert {kind for kind, _ in kinds[0]} <= {"exact", "lower bound"}
     assert kinds[1] == [("score", (None, None))] * 3
@@ -288,7 +288,7 @@ def test_a_long_text_of_a_markov_chain_is_exact_in_windows_with_past(stride: int
     alone = [ids[i : i + 8] for i in range(0, 40, 8)] if stride is None else [ids]
     assert roll(lm, text) == pytest.approx(sum(map(toy.log_joint, alone)), abs=1e-4)
     (record,) = lm.records
-    assert (record.tokens, record.rows, record.stderr, record.score_kind) == (40, 40, 0.0, "exact")
+    assert (record.tokens, record.rows, record.score.stderr, record.score.kind) == (40, 40, 0.0, "exact")
 
 
 def test_every_window_of_a_shift_model_begins_with_its_bos(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_the_error_of_a_long_text_is_that_of_its_windows() -> None:
     spread = []
     for seed in range(24):
         lm = harness(toy, "k,samples=6", seed=seed)
-        spread.append((roll(lm, text), lm.records[0].stderr))
+        spread.append((roll(lm, text), lm.records[0].score.stderr))
     values = torch.tensor(spread, dtype=torch.float64)
     # The reported error is within a factor of 2 of the spread of 24 runs (sample standard deviation: a factor of 1.5 at alpha = 0.004).
     assert 0.5 < float(values[:, 1].mean() / values[:, 0].std()) < 2

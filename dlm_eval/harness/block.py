@@ -73,17 +73,16 @@ def block(
     }
 
 
-def spreads(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+def spreads(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float | None]]]:
     """Returns by task and metric the estimator's part of its standard error, and the sampling error where lm-eval has none."""
-    found: dict[str, dict[str, dict[str, float]]] = {"estimator_stderr": {}, "perplexity_stderr": {}}
+    found: dict[str, dict[str, dict[str, float | None]]] = {"estimator_stderr": {}, "perplexity_stderr": {}}
     for name, task in tasks["tasks"].items():
         first = [s for s in results["samples"][name] if s["filter"] == results["samples"][name][0]["filter"]]
         if task.OUTPUT_TYPE == "generate_until":
             continue
-        for kind, of in (("estimator_stderr", estimator_spread), ("perplexity_stderr", perplexity_stderr)):
-            if errors := of(task, first):
-                found[kind][name] = errors
-    return found
+        found["estimator_stderr"][name] = estimator_spread(task, first)
+        found["perplexity_stderr"][name] = {**perplexity_stderr(task, first)}
+    return {kind: {name: errors for name, errors in of.items() if errors} for kind, of in found.items()}
 
 
 def public(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ together, so the part is rather over- than understated.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,31 +17,33 @@ import numpy as np
 DRAWS = 30  # enough for one significant digit of a standard deviation, which is what a reader needs
 
 
-def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, float]:
+def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, float | None]:
     """Returns metric -> standard deviation that estimating the likelihoods again would give it.
 
-    Empty where all are exact; infinite metrics have none; nan where a likelihood does not know its error (a single draw).
+    Empty where all are exact; infinite metrics have none; None where the error of a likelihood is not known.
 
     Args:
         task: lm-eval's task.
         samples: its logged samples with `logprob_stderr`, one filter's.
         seed: of the noise.
     """
-    usable = [s for s in samples if "error" not in s and any(s.get("logprob_stderr") or ())]
-    if not usable:
+    if not any(_moves(s) for s in samples if "error" not in s):
         return {}
     generator = np.random.default_rng(seed)
     scored = [s for s in samples if "error" not in s]
     with _read_once(task):
         # What is exact scores the same in every draw.
-        fixed = [None if any(s["logprob_stderr"]) else _values(task, s, generator) for s in scored]
+        fixed = [None if _moves(s) else _values(task, s, generator) for s in scored]
         draws = [_metrics(task, scored, fixed, generator) for _ in range(DRAWS)]
     names = [name for name, value in draws[0].items() if isinstance(value, (int, float, np.floating))]
     moved = {name: np.array([draw[name] for draw in draws], dtype=np.float64) for name in names}
-    known = np.isfinite(np.concatenate([s["logprob_stderr"] for s in scored])).all()
-    return {
-        name: float(own.std(ddof=1)) if known else math.nan for name, own in moved.items() if np.isfinite(own).all()
-    }
+    known = all(stderr is not None for s in scored for stderr in s["logprob_stderr"])
+    return {name: float(own.std(ddof=1)) if known else None for name, own in moved.items() if np.isfinite(own).all()}
+
+
+def _moves(sample: Mapping[str, Any]) -> bool:
+    """Returns whether a likelihood of the sample was sampled."""
+    return any(stderr != 0 for stderr in sample.get("logprob_stderr") or ())
 
 
 def _metrics(
@@ -90,6 +91,6 @@ def _by_document(read: Callable[..., Any]) -> Callable[..., Any]:
 def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[Any]:
     moved = []
     for answer, stderr in zip(sample["filtered_resps"], sample["logprob_stderr"], strict=True):
-        noise = generator.normal(0.0, stderr) if np.isfinite(stderr) else 0.0
+        noise = generator.normal(0.0, stderr or 0.0)
         moved.append((answer[0] + noise, *answer[1:]) if isinstance(answer, (tuple, list)) else answer + noise)
     return moved

@@ -217,7 +217,7 @@ class DiffusionLM(TemplateLM):
         record.budget += min(samples, 2 ** min(n, 20) - 1)
 
     def _note(self, score: Score, record: Record) -> None:
-        record.stderr, record.score_kind, record.bounds = score.stderr, score.kind, (score.lower, score.upper)
+        record.score = score
         record.details["estimator"] = score.estimator
 
     def _question(self, choices: Sequence[Instance], canvases: Sequence[Prepared]) -> QuestionJob:

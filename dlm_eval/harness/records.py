@@ -9,6 +9,7 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
+from dlm_eval.canvas import Score
 from dlm_eval.noise import digest
 
 
@@ -25,9 +26,7 @@ class Record:
     rows: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    stderr: float | None = None
-    score_kind: str | None = None
-    bounds: tuple[float | None, float | None] | None = None
+    score: Score | None = None
     budget: int = 0
     truncated: int = 0
     error: str | None = None

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from dlm_eval.canvas import Score
 from dlm_eval.engine import Cost
 from dlm_eval.errors import RunError, UserError, unknown
 from dlm_eval.harness.records import Record
@@ -62,9 +63,7 @@ def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Cal
                 sample["seconds"] = round(sum(r.seconds for r in own), 6)
                 sample["truncated"] = sum(r.truncated for r in own)
                 if own[0].kind == "likelihood":
-                    sample["logprob_stderr"] = [r.stderr for r in own]
-                    sample["logprob_kind"] = [r.score_kind for r in own]
-                    sample["logprob_bounds"] = [r.bounds for r in own]
+                    sample |= _log_probabilities([r.score for r in own])
                     if own[0].tokens and "text_nats" in own[0].details:  # a whole text, not a choice
                         sample["nats_per_token"] = own[0].details["text_nats"] / own[0].tokens
                 else:
@@ -73,6 +72,18 @@ def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Cal
             error = reason(task, sample["doc"])
             if error is not None:
                 sample["error"] = error
+
+
+def _log_probabilities(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
+    """Returns the columns of a sample's likelihoods, one entry per request, None where it erred."""
+    return {
+        "logprob_stderr": [s and s.stderr for s in scores],
+        "logprob_interval": [s and s.interval for s in scores],
+        "logprob_kind": [s and s.kind for s in scores],
+        "logprob_bounds": [s and (s.lower, s.upper) for s in scores],
+        "logprob_bounds_stderr": [s and (s.lower_stderr, s.upper_stderr) for s in scores],
+        "logprob_bracket": [s and s.bracket for s in scores],
+    }
 
 
 def unscored(tasks: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,8 +199,8 @@ def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
         for key in ("estimator", "strategy", "preset", "steps", "block_length", "gen_length"):
             if record.details.get(key) is not None:
                 task.setdefault(key, set()).add(record.details[key])
-        if record.score_kind is not None:
-            task.setdefault("logprob_kind", set()).add(record.score_kind)
+        if record.score is not None:
+            task.setdefault("logprob_kind", set()).add(record.score.kind)
         for key in ("decode", "replaced"):
             if record.details.get(key) is not None:
                 task[key] = record.details[key]

@@ -62,7 +62,7 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
             shown,
             _number(value),
             _number(sampling),
-            _number(_of(results, "estimator_stderr", name, metric)),
+            _part(results, name, metric),
             *first[1:],
         ]
     for place, metric in enumerate(_unmet(name, results), len(found)):
@@ -71,6 +71,12 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
     if not found and name not in results.get("group_subtasks", {}):
         why = "(no sample could be scored)" if cost.get("errors") else "(answers only)"
         yield [name, why, "", "", "", *counted]
+
+
+def _part(results: Mapping[str, Any], name: str, metric: str) -> str:
+    """Returns the estimator's part of a metric's error; "-" where it has one that is not known."""
+    parts = results.get("dlm_eval", {}).get("estimator_stderr", {}).get(name, {})
+    return "-" if metric in parts and parts[metric] is None else _number(parts.get(metric))
 
 
 def _of(results: Mapping[str, Any], kind: str, name: str, metric: str) -> Any:

@@ -23,6 +23,7 @@ from dlm_eval.scoring.design import draw_sets, size_counts, size_totals, spread_
 from dlm_eval.scoring.prior import NUGGET, covariances
 from dlm_eval.scoring.target import Bools, Floats
 from dlm_eval.scoring.variogram import Variogram, variogram
+from dlm_eval.uncertainty import EXACT, Error
 
 KEPT = 2**14  # tokens times forwards of a rule that is worth keeping (at most about 0.2 MB)
 
@@ -46,11 +47,11 @@ class Rule:
         logs = np.where(self.hidden, logs, 0.0)
         return -math.inf if np.isneginf(logs).any() else float((self.weight * logs).sum())
 
-    def standard_error(self, logs: Floats) -> float:
-        """Returns the standard error (nats) of `estimate`; nan with a single pattern, 0 where the estimate is -inf."""
+    def error(self, logs: Floats) -> Error:
+        """Returns the error (nats) of `estimate`; 0 where that is -inf."""
         if np.isneginf(np.where(self.hidden, logs, 0.0)).any():
-            return 0.0
-        return self.spread.standard_error(self.hidden, logs)
+            return EXACT
+        return self.spread.error(self.hidden, logs)
 
 
 def rule(n: int, samples: int, variant: int = 0) -> Rule:

@@ -5,8 +5,9 @@ Shape letters: n = open tokens, R = mask patterns, P = orders.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,13 +15,26 @@ from dlm_eval.canvas import Score
 from dlm_eval.engine import Ints, Walk
 from dlm_eval.noise import Noise
 from dlm_eval.scoring.cubature import relabelled
-from dlm_eval.scoring.orders import chain_patterns, log_mean_exp, pair_count, random_orders, tangent_bound
-from dlm_eval.scoring.patterns import BUILDERS, exact, standard_error
+from dlm_eval.scoring.orders import (
+    chain_patterns,
+    log_mean_exp,
+    log_mean_exp_error,
+    mean_error,
+    pair_count,
+    population,
+    random_orders,
+    tangent_bound,
+)
+from dlm_eval.scoring.patterns import BUILDERS, draws_error, enumerable, exact
 from dlm_eval.scoring.registry import ESTIMATORS, EstimatorSettings
 from dlm_eval.scoring.reveal import reveal
 from dlm_eval.scoring.score_entropy import sedd
 from dlm_eval.scoring.subsets import sampler_log_likelihood
 from dlm_eval.scoring.target import Floats, Target, measure
+from dlm_eval.uncertainty import EXACT, LEVEL, UNKNOWN, Error
+
+# Markov's inequality: an unbiased estimate of p exceeds p / alpha with probability alpha at most.
+MARKOV = math.log((1 - LEVEL) / 2)
 
 Estimate = Callable[[Target, EstimatorSettings, Noise], Walk[Score]]
 
@@ -31,10 +45,10 @@ def linear(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Sc
     logs = yield from measure(target, plan.hidden, plan.weight != 0)
     values = plan.replicates(logs)
     kind = ESTIMATORS[settings.name].kind
-    elbo = float(values.mean())
-    lower = elbo if kind in ("lower bound", "exact") else None
-    upper = elbo if kind == "exact" else None
-    return _score(elbo, standard_error(values, plan.stratum), kind, settings, lower, upper)
+    error = draws_error(values, plan.stratum)
+    if target.n == 1 and np.ptp(values) == 0:  # there is one pattern, and it was run
+        error = EXACT
+    return _score(float(values.mean()), error, kind, settings)
 
 
 def enumerated(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
@@ -42,9 +56,10 @@ def enumerated(target: Target, settings: EstimatorSettings, noise: Noise) -> Wal
     plan = exact(target.n, settings, noise)
     logs = yield from measure(target, plan.hidden, plan.hidden)
     likelihood = sampler_log_likelihood(logs)
+    truth = Bounds(likelihood, EXACT, likelihood, EXACT, (likelihood, likelihood))
     if settings.report == "likelihood" or target.n == 1:
-        return _score(likelihood, 0.0, "exact", settings, likelihood, likelihood)
-    return _score(float(plan.replicates(logs)[0]), 0.0, "lower bound", settings, likelihood, likelihood)
+        return _score(likelihood, EXACT, "exact", settings, truth)
+    return _score(float(plan.replicates(logs)[0]), EXACT, "lower bound", settings, truth)
 
 
 def order_count(n: int, settings: EstimatorSettings) -> int:
@@ -56,76 +71,89 @@ def order_count(n: int, settings: EstimatorSettings) -> int:
     return max(1, (settings.samples - 1) // max(1, n - 1))
 
 
-def chain_log_likelihoods(target: Target, orders: Ints) -> Walk[Floats]:
-    """Returns the [P] log-likelihoods (nats) of the tokens revealed in each of `orders` [P, n]."""
+def all_orders(n: int, count: int, settings: EstimatorSettings) -> bool:
+    """Returns whether `count` orders are all there are, or cost as much as all patterns, which have all orders in them."""
+    budget = count * (n - 1) + 1
+    return enumerable(n, budget if settings.permutations is not None else max(budget, settings.samples))
+
+
+def chain_log_likelihoods(target: Target, orders: Ints) -> Walk[tuple[Floats, float]]:
+    """Returns the [P] log-likelihoods (nats) of the tokens revealed in each of `orders` [P, n], and a bound that no order exceeds on average.
+
+    All orders begin with all tokens hidden, and no later step has a probability above 1: log p is at most the log of the mean first probability.
+    """
     hidden, read = chain_patterns(orders)
-    logs = yield from measure(target, hidden, read)
+    first = hidden.sum(1) == hidden.shape[1]
+    logs = yield from measure(target, hidden, read | first[:, None])
     chains: Floats = logs[read].reshape(orders.shape).sum(1)
-    return chains
+    return chains, log_mean_exp(logs[first.argmax()])
 
 
 def chain(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
     """Returns the ELBO as the mean over random orders of the chain's log-likelihood; beside it a tighter lower and an upper bound.
 
-    An order and its reverse are one draw. A single pair counts as two independent draws: their errors cancel in part, so this overstates the
-    standard error.
+    An order and its reverse are one draw, and no draw is made twice. Where all orders cost no more than the budget, they are run and nothing is drawn.
     """
-    orders = random_orders(noise, target.n, order_count(target.n, settings), settings.antithetic)
-    chains = yield from chain_log_likelihoods(target, orders)
-    return chain_score(chains, settings)
+    count = order_count(target.n, settings)
+    if all_orders(target.n, count, settings):
+        found = yield from enumerated(target, _as_exact(settings), noise)
+        return replace(found, estimator=settings.name)
+    orders = random_orders(noise, target.n, count, settings.antithetic)
+    chains, certain = yield from chain_log_likelihoods(target, orders)
+    return chain_score(chains, certain, target.n, settings)
 
 
-def chain_score(chains: Floats, settings: EstimatorSettings) -> Score:
-    """Returns the score of the log-likelihoods [P] of random orders (antithetic neighbours, if so set)."""
+def _as_exact(settings: EstimatorSettings) -> EstimatorSettings:
+    return EstimatorSettings("exact", report=settings.report, cfg_scale=settings.cfg_scale)
+
+
+def chain_score(chains: Floats, certain: float, n: int, settings: EstimatorSettings) -> Score:
+    """Returns the score of the log-likelihoods [P] of random orders of n tokens (antithetic neighbours, if so set), none above `certain` on average."""
     group = np.arange(len(chains)) // (2 if settings.antithetic else 1)
-    elbo, tighter = float(chains.mean()), log_mean_exp(chains)
-    tangent = tangent_bound(chains, group)
-    upper = None if tangent is None else tangent[0]
+    draws = population(n, settings.antithetic)
+    bounds = chain_bounds(chains, group, draws, certain)
     if settings.report == "likelihood":
-        relative = (
-            np.exp(chains - tighter) if np.isfinite(tighter) else chains
-        )  # the error of a logarithm is the relative one
-        return _score(tighter, _chain_error(relative, group), "lower bound", settings, tighter, upper)
-    return _score(elbo, _chain_error(chains, group), "lower bound", settings, tighter, upper)
+        return _score(bounds.lower, bounds.lower_error, "lower bound", settings, bounds)
+    return _score(float(chains.mean()), mean_error(chains, group, draws), "lower bound", settings, bounds)
 
 
-def _chain_error(values: Floats, group: Ints) -> float:
-    """Returns the standard error of the mean of `values` [P], one per chain; chains of one group are one draw, unless there is no other group."""
-    draws = values
-    if len(values) > 2 and np.isfinite(values).all():
-        draws = np.bincount(group, weights=values) / np.bincount(group)
-    return standard_error(draws, np.zeros(len(draws), dtype=np.int64))
+def chain_bounds(chains: Floats, group: Ints, draws: int, certain: float) -> Bounds:
+    """Returns the multi-sample lower and the tangent upper bound of the log-likelihoods [P] of orders in draws `group` [P], and what holds log p."""
+    tighter, error = log_mean_exp(chains), log_mean_exp_error(chains, group, draws)
+    tangent = tangent_bound(chains, group, draws)
+    upper, upper_error = (None, UNKNOWN) if tangent is None else tangent
+    return Bounds(tighter, error, upper, upper_error, (tighter + MARKOV, certain))
 
 
 def tube(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
     """Returns the tangent upper bound on the log-likelihood of the random-order sampler. At least two pairs of orders are drawn."""
     count = max(order_count(target.n, settings), 4)
-    chains = yield from chain_log_likelihoods(target, random_orders(noise, target.n, count))
-    tangent = tangent_bound(chains, np.arange(count) // 2)
-    assert tangent is not None
-    return _score(*tangent, "upper bound", settings, log_mean_exp(chains), tangent[0])
+    if all_orders(target.n, count, settings):
+        found = yield from enumerated(target, EstimatorSettings("exact", report="likelihood"), noise)
+        assert found.upper is not None
+        return _score(found.upper, EXACT, "upper bound", settings, Bounds.of(found))
+    chains, certain = yield from chain_log_likelihoods(target, random_orders(noise, target.n, count))
+    bounds = chain_bounds(chains, np.arange(count) // 2, population(target.n), certain)
+    assert bounds.upper is not None
+    return _score(bounds.upper, bounds.upper_error, "upper bound", settings, bounds)
 
 
 def duel(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
     """Returns the exact log-likelihood of the sampler that reveals `tokens` positions per forward in the order of `policy`."""
     total, _ = yield from reveal(target, settings.policy, settings.tokens)
-    return _score(total, 0.0, "exact", settings, total, total)
+    return _score(total, EXACT, "exact", settings)
 
 
 def cubature(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
     """Returns the ELBO from all log-probabilities of `samples` forwards, by a rule of least variance (cubature.py)."""
-    if 2 ** min(target.n, 30) - 1 <= settings.samples:
-        return replace(
-            (yield from enumerated(target, EstimatorSettings("exact", cfg_scale=settings.cfg_scale), noise)),
-            estimator="cubature",
-        )
+    if enumerable(target.n, settings.samples):
+        return replace((yield from enumerated(target, _as_exact(settings), noise)), estimator="cubature")
     rule, order = relabelled(target.n, settings.samples, noise)
     columns = order.argsort()
     hidden = rule.hidden[:, columns]
     logs = yield from measure(target, hidden, hidden)
     own = logs[:, order]
-    elbo = rule.estimate(own)
-    return _score(elbo, rule.standard_error(own), "lower bound", settings, elbo, None)
+    return _score(rule.estimate(own), rule.error(own), "lower bound", settings)
 
 
 def auto(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
@@ -141,15 +169,51 @@ def auto(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Scor
 
 def choose(n: int, samples: int) -> str:
     """Returns the name of the estimator that `auto` uses for n open tokens."""
-    return "exact" if 2 ** min(n, 30) - 1 <= samples else "cubature"
+    return "exact" if enumerable(n, samples) else "cubature"
 
 
-def _score(
-    logprob: float, stderr: float, kind: str, settings: EstimatorSettings, lower: float | None, upper: float | None
-) -> Score:
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds on a log-likelihood, each with its error, and what holds it at 95 % (nats; None where there is none)."""
+
+    lower: float
+    lower_error: Error
+    upper: float | None
+    upper_error: Error
+    bracket: tuple[float | None, float | None]
+
+    @classmethod
+    def of(cls, score: Score) -> Bounds:
+        """Returns the bounds of an exact score."""
+        assert score.lower is not None
+        return cls(score.lower, EXACT, score.upper, EXACT, score.bracket)
+
+
+def _score(logprob: float, error: Error, kind: str, settings: EstimatorSettings, bounds: Bounds | None = None) -> Score:
+    """Returns the score; where no bounds are given, those that its kind makes it. Under guidance it is none."""
+    plain = Score(logprob, error.stderr, kind, 0, None, settings.name, freedom=error.freedom)
     if settings.cfg_scale:
-        return Score(logprob, stderr, "score", 0, None, settings.name)
-    return Score(logprob, stderr, kind, 0, None, settings.name, lower, upper)
+        return replace(plain, kind="score")
+    if bounds is None and kind not in ("lower bound", "exact"):
+        return plain
+    if bounds is None:
+        exactly = kind == "exact"
+        low, high = plain.interval or (None, None)
+        bounds = Bounds(
+            logprob,
+            error,
+            logprob if exactly else None,
+            error if exactly else UNKNOWN,
+            (low, high if exactly else None),
+        )
+    return replace(
+        plain,
+        lower=bounds.lower,
+        lower_stderr=bounds.lower_error.stderr,
+        upper=bounds.upper,
+        upper_stderr=bounds.upper_error.stderr,
+        bracket=bounds.bracket,
+    )
 
 
 ESTIMATES: dict[str, Estimate] = {

@@ -15,7 +15,9 @@ import numpy as np
 
 from dlm_eval.engine import Ints
 from dlm_eval.noise import Noise
+from dlm_eval.scoring.patterns import draws_error
 from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.uncertainty import EXACT, UNKNOWN, Error
 
 
 def pair_count(n: int, samples: int) -> int:
@@ -23,17 +25,29 @@ def pair_count(n: int, samples: int) -> int:
     return max(1, (samples - 1) // (2 * max(1, n - 1)))
 
 
+def population(n: int, antithetic: bool = True) -> int:
+    """Returns how many different draws there are: orders of n tokens, or pairs of an order and its reverse."""
+    return max(1, math.factorial(n) // 2) if antithetic else math.factorial(n)
+
+
 def random_orders(noise: Noise, n: int, count: int, antithetic: bool = True) -> Ints:
-    """Returns [count, n] orders (order[j] is revealed j-th); with `antithetic`, order 2p+1 is the reverse of order 2p.
+    """Returns [count, n] orders (order[j] is revealed j-th), drawn without replacement; with `antithetic`, order 2p+1 is the reverse of order 2p.
 
     Args:
         noise: of the canvas.
         n: open tokens.
-        count: orders.
-        antithetic: pair each with its reverse.
+        count: orders, n! at most.
+        antithetic: pair each with its reverse, and draw pairs without replacement.
     """
     draws = math.ceil(count / 2) if antithetic else count
-    orders = np.stack([noise.uniforms("order", draw, n).argsort() for draw in range(draws)])
+    found: dict[bytes, Ints] = {}
+    draw = 0
+    while len(found) < draws:
+        order = noise.uniforms("order", draw, n).argsort()
+        names = [order.tobytes(), order[::-1].tobytes()] if antithetic else [order.tobytes()]
+        found.setdefault(min(names), order)
+        draw += 1
+    orders = np.stack(list(found.values()))
     if antithetic:
         orders = np.stack([orders, orders[:, ::-1]], 1).reshape(2 * draws, n)
     return orders[:count]
@@ -54,24 +68,63 @@ def log_mean_exp(values: Floats) -> float:
     return top if math.isinf(top) else top + math.log(float(np.exp(values - top).mean()))
 
 
-def tangent_bound(chains: Floats, group: Ints) -> tuple[float, float] | None:
-    """Returns TUBE, an unbiased estimate of an upper bound on log p, and its standard error; None with fewer than two groups.
+def log_mean_exp_error(values: Floats, group: Ints, draws: int) -> Error:
+    """Returns the error (nats) of `log_mean_exp(values)`: the relative one of the mean.
+
+    Args:
+        values: [P] log-likelihoods of orders, nats.
+        group: [P] which draw each belongs to.
+        draws: how many different ones there are.
+    """
+    top = float(values.max())
+    if math.isinf(top):
+        return EXACT
+    relative = np.exp(values - log_mean_exp(values))
+    return mean_error(relative, group, draws)
+
+
+def mean_error(values: Floats, group: Ints, draws: int) -> Error:
+    """Returns the error of the mean of `values` [P] (P orders in draws `group` [P]) without replacement from `draws` draws.
+
+    A last draw of one order alone counts half.
+    """
+    if not np.isfinite(values).all():
+        return EXACT
+    sizes = np.bincount(group)
+    whole = sizes == sizes[0]
+    means = (np.bincount(group, weights=values) / sizes)[whole]
+    error = draws_error(means, np.zeros(len(means), dtype=np.int64))
+    return error.scaled(math.sqrt(len(means) * sizes[0] / len(values) * max(0.0, 1 - len(sizes) / draws)))
+
+
+def tangent_bound(chains: Floats, group: Ints, draws: int) -> tuple[float, Error] | None:
+    """Returns TUBE, an unbiased estimate of an upper bound on log p, and its error; None with fewer than two groups.
 
     For any psi > 0, log p <= log psi - 1 + p / psi, and p is the mean of exp(chain) over orders (arXiv 2605.24292). Each group's
-    own chains estimate p, against a psi from all the other groups' (which must not depend on it: an order and its reverse are one group).
+    own chains estimate p, against a psi from all the other groups' (which must not depend on it: an order and its reverse are one group). Groups are drawn
+    without replacement, so p is estimated from both: what the others have of all groups, and this one for the rest. A psi that is too small costs
+    exponentially, one that is too large linearly; so psi is at least the mean of a log-normal p with the others' mean and variance.
 
     Args:
         chains: [P] log-likelihoods of the orders, nats.
         group: [P] group numbers from 0.
+        draws: how many different groups there are.
     """
     count = int(group.max()) + 1 if len(group) else 0
     if count < 2:
         return None
     if np.isneginf(chains).all():
-        return -math.inf, 0.0
+        return -math.inf, EXACT
     values = np.empty(count)
     for g in range(count):
-        own, psi = chains[group == g], log_mean_exp(chains[group != g])
-        values[g] = math.inf if math.isinf(psi) else psi - 1 + math.exp(min(700.0, log_mean_exp(own) - psi))
-    spread = float(values.std(ddof=1) / math.sqrt(count)) if np.isfinite(values).all() else math.inf
-    return float(values.mean()), spread
+        own, others = log_mean_exp(chains[group == g]), chains[group != g]
+        rest = log_mean_exp(others)
+        psi = rest
+        if np.isfinite(others).all() and len(others) > 1:
+            psi = max(rest, float(others.mean() + others.var(ddof=1) / 2))
+        part = (count - 1) / draws
+        mean = math.exp(min(700.0, rest - psi)) * part + math.exp(min(700.0, own - psi)) * (1 - part)
+        values[g] = math.inf if math.isinf(psi) else psi - 1 + mean
+    if not np.isfinite(values).all():
+        return float(values.mean()), UNKNOWN
+    return float(values.mean()), draws_error(values, np.zeros(count, dtype=np.int64))

@@ -23,7 +23,9 @@ from dlm_eval.errors import SampleError
 from dlm_eval.noise import Noise
 from dlm_eval.scoring.registry import MAX_EXACT, EstimatorSettings
 from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.uncertainty import EXACT, FEWEST, UNKNOWN, Error
 
+TINY = 1e-9  # of a value's size: smaller spreads are rounding
 EPSILON = 1e-3  # smallest t of MDLM's, Dream's and SEDD's losses
 
 
@@ -61,24 +63,36 @@ def neighbours(count: int) -> Ints:
     return np.minimum(np.arange(count) // 2, max(0, count // 2 - 1)).astype(np.int64)
 
 
-def standard_error(values: Floats, stratum: Ints) -> float:
-    """Returns the Monte Carlo standard error (nats) of the mean of `values` [P]; nan where one draw tells nothing of it.
+def draws_error(values: Floats, stratum: Ints) -> Error:
+    """Returns the Monte Carlo error (nats) of the mean of `values` [P].
 
-    An infinite value makes the mean infinite whatever else is drawn: its error is 0.
+    Unknown where fewer than `FEWEST` draws, or a stratum of one, tell nothing of it; and where all draws agree: that does not prove that others would.
+    An infinite value makes the mean infinite whatever else is drawn: its error is 0. Satterthwaite's degrees of freedom, with the squares of the variances
+    estimated without bias under normal draws.
     """
     if len(stratum) == 0 or not np.isfinite(values).all():
-        return 0.0
+        return EXACT
     sizes = np.bincount(stratum)
-    if sizes.min() < 2:
-        return math.nan
+    if len(values) < FEWEST or sizes.min() < 2:
+        return UNKNOWN
     means = np.bincount(stratum, weights=values) / sizes
-    spread = np.bincount(stratum, weights=(values - means[stratum]) ** 2) / (sizes - 1)
-    return float(np.sqrt((spread * sizes).sum()) / len(values))
+    own = sizes - 1
+    spread = np.bincount(stratum, weights=(values - means[stratum]) ** 2) / own * sizes
+    total = float(spread.sum())
+    stderr = math.sqrt(total) / len(values)
+    if stderr <= TINY * (1 + float(np.abs(values).max())):
+        return UNKNOWN
+    return Error(stderr, min(float(own.sum()), total**2 / float((spread**2 / (own + 2)).sum())))
 
 
 def subsets(n: int) -> Bools:
     """Returns all 2^n mask patterns [2^n, n]; bit i of a row's number says whether it hides token i."""
     return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)
+
+
+def enumerable(n: int, forwards: int) -> bool:
+    """Returns whether all mask patterns of n tokens fit into `forwards`."""
+    return n <= MAX_EXACT and 2**n - 1 <= forwards
 
 
 def exact(n: int, settings: EstimatorSettings, noise: Noise) -> Plan:

@@ -7,7 +7,7 @@ weights fixed beforehand is too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from dlm_eval.canvas import Score
@@ -18,6 +18,7 @@ from dlm_eval.scoring.estimates import ESTIMATES
 from dlm_eval.scoring.flow import together
 from dlm_eval.scoring.registry import ESTIMATORS, EstimatorSettings
 from dlm_eval.scoring.target import Target
+from dlm_eval.uncertainty import Error, summed
 
 KINDS = ("exact", "lower bound", "upper bound", "score")  # of a sum: the last of its parts'
 LEAST = 4  # forwards of a round: fewer hardly know their own error
@@ -54,16 +55,27 @@ def merge(scores: Sequence[Score]) -> Score:
     """Returns the score of a whole text from those of its blocks, given their pasts (log-likelihoods add up, so do bounds)."""
     if len(scores) == 1:
         return scores[0]
-    lowers, uppers = [s.lower for s in scores], [s.upper for s in scores]
+    error = summed(s.error for s in scores)
     return Score(
         logprob=sum(s.logprob for s in scores),
-        stderr=math.sqrt(sum(s.stderr**2 for s in scores)),
+        stderr=error.stderr,
+        freedom=error.freedom,
         kind=max((s.kind for s in scores), key=KINDS.index),
         rows=sum(s.rows for s in scores),
         estimator="+".join(sorted({s.estimator for s in scores})),
-        lower=None if None in lowers else sum(x for x in lowers if x is not None),
-        upper=None if None in uppers else sum(x for x in uppers if x is not None),
+        lower=_sum(s.lower for s in scores),
+        upper=_sum(s.upper for s in scores),
+        lower_stderr=summed(Error(s.lower_stderr) for s in scores).stderr,
+        upper_stderr=summed(Error(s.upper_stderr) for s in scores).stderr,
+        # The sum of ends that each hold does so too: errors of blocks, being independent, add up to less.
+        bracket=(_sum(s.bracket[0] for s in scores), _sum(s.bracket[1] for s in scores)),
     )
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """Returns the sum, None as soon as one is."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
 
 
 @dataclass
@@ -83,9 +95,9 @@ class Rounds:
 
     @property
     def error(self) -> float:
-        """The standard error so far. A few draws that happen to agree do not prove that all would: a zero of theirs is nan."""
+        """The standard error so far; nan where it is not known."""
         error = self.score().stderr
-        return error if error > 0 or self.final else math.nan
+        return math.nan if error is None else error
 
     def next(self, noise: Noise) -> Walk[None]:
         """Runs one more round. Where all patterns cost no more than two rounds like it, it runs them all and is the last."""
@@ -110,9 +122,12 @@ class Rounds:
             return self.scores[-1]
         total = sum(self.weights)
         value = sum(w * s.logprob for w, s in zip(self.weights, self.scores, strict=True)) / total
-        error = math.sqrt(sum((w * s.stderr) ** 2 for w, s in zip(self.weights, self.scores, strict=True))) / total
-        last = self.scores[-1]
-        return replace(last, logprob=value, stderr=error, lower=None if last.lower is None else value)
+        error = summed(s.error.scaled(w / total) for w, s in zip(self.weights, self.scores, strict=True))
+        mean = replace(self.scores[-1], logprob=value, stderr=error.stderr, freedom=error.freedom)
+        if mean.lower is None:
+            return mean
+        low, _ = mean.interval or (None, None)
+        return replace(mean, lower=value, lower_stderr=error.stderr, bracket=(low, None))
 
 
 # What a round of an estimator counts in the average, from n and its forwards: about the inverse of its variance.

@@ -24,7 +24,7 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.noise_schedules import NoiseSchedule
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.patterns import EPSILON, neighbours, standard_error
+from dlm_eval.scoring.patterns import EPSILON, draws_error, neighbours
 from dlm_eval.scoring.registry import EstimatorSettings
 from dlm_eval.scoring.target import Bools, Floats, Target
 
@@ -70,7 +70,8 @@ def sedd(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Scor
     losses = rate * (yield from _entropies(target, hidden, sigma))
     if np.isnan(losses).any():
         raise SampleError("the model returned log-scores that are NaN")
-    return Score(-float(losses.mean()), standard_error(losses, neighbours(count)), "score", 0, None, "sedd")
+    error = draws_error(losses, neighbours(count))
+    return Score(-float(losses.mean()), error.stderr, "score", 0, None, "sedd", freedom=error.freedom)
 
 
 def _entropies(target: Target, hidden: Bools, sigma: Floats) -> Walk[Floats]:

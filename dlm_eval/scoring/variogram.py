@@ -18,7 +18,9 @@ from scipy.optimize import nnls
 
 from dlm_eval.scoring.prior import SLOPE, kernel, similarity
 from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.uncertainty import FEWEST, UNKNOWN, Error
 
+TINY = 1e-9  # nats: smaller errors are rounding
 DECAY = 3.0  # half the prior's: what matters for the error of spread-out patterns is variation of long range
 GAINS = (0.0, 4.0)  # of variation that does not, and that does, fall with what is shown
 
@@ -37,23 +39,25 @@ class Variogram:
     expected: Floats
     variance: Floats
 
-    def standard_error(self, hidden: Bools, logs: Floats) -> float:
-        """Returns the standard error (nats) of the estimate from log-probabilities [R, n] of the patterns `hidden`; nan of a single pattern.
+    def error(self, hidden: Bools, logs: Floats) -> Error:
+        """Returns the error (nats) of the estimate from log-probabilities [R, n] of the patterns `hidden`; unknown of few patterns.
 
         Few patterns know little of their own spread; K / (K - 1) makes the error rather too large than too small.
         """
         count = len(hidden)
-        if count < 2:
-            return math.nan
+        if count < FEWEST:
+            return UNKNOWN
         found = np.array([_differences(hidden, logs, pairs) for pairs in _pairs(hidden, self.near)])
         if (self.near | np.eye(count, dtype=bool)).all():
             # One sort of pairs cannot tell one sort of variation from another: the one that harms most.
-            return math.sqrt(
-                float(np.max(self.variance / self.expected.sum(0))) * max(0.0, found.sum()) * count / (count - 1)
-            )
+            variance = float(np.max(self.variance / self.expected.sum(0))) * max(0.0, found.sum())
+            return self._error(variance * count / (count - 1), count)
         scale = 1 / np.maximum(self.expected.sum(1), 1e-300)
         amounts, _ = nnls(self.expected * scale[:, None], np.maximum(0.0, found) * scale)
-        return math.sqrt(float(amounts @ self.variance) * count / (count - 1))
+        return self._error(float(amounts @ self.variance) * count / (count - 1), count)
+
+    def _error(self, variance: float, count: int) -> Error:
+        return UNKNOWN if variance < TINY**2 else Error(math.sqrt(variance), float(count - 1))
 
 
 def variogram(hidden: Bools, weight: Floats) -> Variogram:

@@ -64,7 +64,7 @@ def _score(
     if fault is not None:
         raise fault
     if not any(canvas.open):
-        return Score(0.0, 0.0, "exact", 0, True if greedy else None, settings.name, 0.0, 0.0)
+        return Score(0.0, 0.0, "exact", 0, True if greedy else None, settings.name, 0.0, 0.0, bracket=(0.0, 0.0))
     parts = targets(model, canvas, settings.cfg_scale)
     walks: list[Walk[Any]] = [in_rounds(parts, settings, noise)]
     if greedy:
