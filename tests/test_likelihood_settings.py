@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from dlm_eval.canvas import BLANK, Canvas, Score
+from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.noise import Noise
 from dlm_eval.scoring import ESTIMATORS, EstimatorSettings, parse_estimator, score, score_outcomes, windows
-from dlm_eval.scoring.cubature import rule
+from dlm_eval.scoring.cubature import Rule, relabelled, rule
 from dlm_eval.scoring.design import draw_sets, size_counts, size_totals, spread_out, variants
 from dlm_eval.scoring.estimates import ESTIMATES
+from dlm_eval.scoring.flow import together
+from dlm_eval.scoring.nested import Parts, budgets, nested
 from dlm_eval.scoring.prior import kernel
-from dlm_eval.scoring.rounds import Rounds, sizes
+from dlm_eval.scoring.rounds import Rounds
 from dlm_eval.scoring.target import targets
 
 
@@ -186,31 +191,74 @@ def test_windows_add_up_to_the_likelihood_of_the_text() -> None:
     assert sum(s.logprob for s in whole) == pytest.approx(toy.log_joint(text), abs=1e-5)
 
 
-def test_target_stderr_stops_early(toy: Toy) -> None:
+def test_target_stderr_and_precision_stop_early(toy: Toy) -> None:
     canvas = Canvas.continuation([0, 1], [1, 2, 3, 4, 0, 1, 2, 3, 4, 5])
-    loose, tight = score(toy, [canvas], "auto,target_stderr=2")[0], score(toy, [canvas], "auto,target_stderr=0.001")[0]
-    assert loose.rows == 16 and loose.stderr <= 2
-    assert 64 < tight.rows <= 128
     full = score(toy, [canvas], "auto")[0]
-    assert abs(full.logprob - tight.logprob) < 5 * np.hypot(full.stderr, tight.stderr)
+    for loose in ("target_stderr=2.5", "precision=0.25"):
+        found = score(toy, [canvas], f"auto,{loose}")[0]
+        assert found.rows in (8, 16, 32) and found.stderr is not None and found.stderr <= 2.5
+    tight = score(toy, [canvas], "auto,target_stderr=0.0001")[0]
+    assert (tight.logprob, tight.stderr, tight.rows) == (full.logprob, full.stderr, full.rows)
 
 
-@pytest.mark.parametrize("samples", [1, 2, 3, 5, 7, 12, 13, 40])
-def test_rounds_spend_the_budget_and_no_more(toy: Toy, samples: int) -> None:
-    canvas = Canvas.continuation([0, 1], [1, 2, 3, 4, 0, 1, 2, 3, 4, 5])
-    assert sum(sizes(samples)) == samples and min(sizes(samples)) >= min(samples, 4)
-    for estimator in ("auto", "k"):
-        found = score(toy, [canvas], f"{estimator},target_stderr=1e-9", samples=samples)[0]
-        assert 0.75 * samples <= found.rows <= samples  # patterns of earlier rounds are known
+@pytest.mark.parametrize("samples", [1, 2, 3, 7, 8, 11, 12, 13, 24, 40, 100])
+@pytest.mark.parametrize("n", [1, 3, 4, 10, 14])
+def test_rounds_that_run_to_the_end_are_the_full_budget(toy: Toy, n: int, samples: int) -> None:
+    canvas = Canvas.continuation([0, 1], [i % 6 for i in range(n)])
+    for estimator in ("auto", "cubature"):
+        plain = score(toy, [canvas], estimator, samples=samples)[0]
+        assert score(toy, [canvas], f"{estimator},precision=1e-12", samples=samples)[0] == replace(
+            plain, seconds=pytest.approx(plain.seconds, abs=60)
+        )
 
 
-def test_draws_that_agree_prove_nothing(toy: Toy) -> None:
-    """Four forwards of a canvas may agree by chance, which makes their error unknown: no reason to stop."""
-    parts = targets(toy, Canvas.continuation([0, 1], [1, 2, 3, 4, 0, 1]))
-    rounds = Rounds(parts, parse_estimator("auto,samples=40"), [Score(-3.0, None, "lower bound", 5)], [1.0])
-    assert np.isnan(rounds.error) and not rounds.over
-    exact = Rounds(parts, rounds.settings, [Score(-3.0, 0.0, "lower bound", 5)], [1.0], final=True)
-    assert exact.error == 0.0 and exact.over
+@pytest.mark.parametrize("n, samples", [(4, 15), (6, 63), (9, 100), (12, 128), (30, 128), (40, 24), (140, 128)])
+def test_each_round_has_the_patterns_of_the_one_before(n: int, samples: int) -> None:
+    rules, order = nested(n, samples, Noise.of(Canvas.continuation([0], [1] * n), 3))
+    assert [len(rule.hidden) for rule in rules[:1]] == [min(8, budgets(n, samples)[0])]
+    patterns = [{row.tobytes() for row in rule.hidden} for rule in rules]
+    for smaller, larger in pairwise(patterns):
+        assert smaller < larger
+    full, same = relabelled(n, samples, Noise.of(Canvas.continuation([0], [1] * n), 3))
+    assert rules[-1] is full or np.array_equal(rules[-1].weight, full.weight)
+    assert np.array_equal(order, same)
+
+
+@pytest.mark.parametrize("n, samples", [(9, 100), (20, 128), (24, 16)])
+def test_every_size_has_its_share_of_the_weights_on_average(n: int, samples: int) -> None:
+    """Over an even grid of offsets (and of variants of the full rule) the weights of each size add up to 1 in every round: what unbiased means."""
+    grid = 144
+    full = [rule(n, samples, variant) for variant in range(variants(n, samples))]
+    totals = [
+        np.mean(
+            [
+                _totals(Parts(own).rules(samples, (i + 0.5) / grid)[place])
+                for own in full
+                for i in range(grid // len(full))
+            ],
+            0,
+        )
+        for place in range(len(budgets(n, samples)))
+    ]
+    assert np.abs(np.array(totals) - 1).max() < 0.05
+
+
+def _totals(one: Rule) -> np.ndarray:
+    n = one.hidden.shape[1]
+    return np.bincount(one.hidden.sum(1) - 1, weights=one.weight.sum(1), minlength=n)
+
+
+def test_an_unknown_error_settles_nothing(toy: Toy) -> None:
+    """Three forwards do not tell their own error: the question goes on although one choice seems far better."""
+    canvases = [
+        Canvas.continuation([0, 1], [i % 6 for i in range(10)], key="q"),
+        Canvas.continuation([0, 1], [3] * 10, key="q"),
+    ]
+    settings = parse_estimator("auto,samples=3,decide=0.5")
+    choices = [Rounds(targets(toy, canvas), settings, Noise.of(canvas, 0)) for canvas in canvases]
+    Engine(toy).drive([together([choice.next() for choice in choices])])
+    _, error = choices[0].lead(choices[1], 1.0, 1.0)
+    assert error.stderr is None
 
 
 def test_decide_answers_like_the_full_budget_at_the_stated_error(toy: Toy) -> None:
@@ -235,7 +283,6 @@ def test_decide_answers_like_the_full_budget_at_the_stated_error(toy: Toy) -> No
 
 
 def test_decide_on_single_tokens_and_with_lengths(toy: Toy) -> None:
-    from dlm_eval.noise import Noise
     from dlm_eval.scoring import question_walk, score_walk
 
     canvases = [Canvas.continuation([0], [letter], key="q") for letter in range(4)]

@@ -109,13 +109,3 @@ def relabelled(n: int, samples: int, noise: Noise) -> tuple[Rule, Ints]:
     count = variants(n, samples)
     variant = int(noise.uniforms("cubature sizes", 0, 1)[0] * count)
     return rule(n, samples, variant), noise.uniforms("cubature", 0, n).argsort()
-
-
-def precision(n: int, samples: int) -> float:
-    """Returns the inverse of the variance that the rule of `samples` forwards has under the prior, per nat squared."""
-    if n == 1:
-        return 1.0
-    _, smooth, _, rough = rule(n, samples).spread.variance
-    return 1.0 / max(
-        float(smooth + NUGGET * rough), 1e-30
-    )  # 0 for a rule of all patterns: its round outweighs every other

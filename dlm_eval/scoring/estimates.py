@@ -14,7 +14,7 @@ import numpy as np
 from dlm_eval.canvas import Score
 from dlm_eval.engine import Ints, Walk
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.cubature import relabelled
+from dlm_eval.scoring.cubature import Rule, relabelled
 from dlm_eval.scoring.orders import (
     chain_patterns,
     log_mean_exp,
@@ -149,11 +149,19 @@ def cubature(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[
     if enumerable(target.n, settings.samples):
         return replace((yield from enumerated(target, _as_exact(settings), noise)), estimator="cubature")
     rule, order = relabelled(target.n, settings.samples, noise)
-    columns = order.argsort()
-    hidden = rule.hidden[:, columns]
-    logs = yield from measure(target, hidden, hidden)
-    own = logs[:, order]
-    return _score(rule.estimate(own), rule.error(own), "lower bound", settings)
+    return rule_score(rule, (yield from rule_logs(target, rule, order)), settings)
+
+
+def rule_logs(target: Target, rule: Rule, order: Ints) -> Walk[Floats]:
+    """Returns log-probabilities [R, n] of the patterns of `rule`, column j being token order[j]; nan where not hidden."""
+    hidden = rule.hidden[:, order.argsort()]
+    logs: Floats = (yield from measure(target, hidden, hidden))[:, order]
+    return logs
+
+
+def rule_score(rule: Rule, logs: Floats, settings: EstimatorSettings) -> Score:
+    """Returns the ELBO and its error by a cubature rule from its log-probabilities [R, n]."""
+    return _score(rule.estimate(logs), rule.error(logs), "lower bound", settings)
 
 
 def auto(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:

@@ -21,10 +21,10 @@ import numpy as np
 
 from dlm_eval.engine import Ints
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.cubature import KEPT, Rule, relabelled, rule, weighed
+from dlm_eval.scoring.cubature import KEPT, Rule, relabelled, weighed
 from dlm_eval.scoring.design import allotted, narrow_cells
 from dlm_eval.scoring.prior import kernel
-from dlm_eval.scoring.target import Floats
+from dlm_eval.scoring.target import Bools, Floats
 
 FIRST = 8  # forwards of the first round: fewer hardly know their own error
 
@@ -32,7 +32,7 @@ FIRST = 8  # forwards of the first round: fewer hardly know their own error
 def budgets(n: int, samples: int) -> list[int]:
     """Returns the forwards run by the end of each round: 8, doubled as long as the full rule has at least half as many again, then that."""
     full = min(samples, 2 ** min(n, 30) - 1)
-    found = []
+    found: list[int] = []
     while len(found) < 30 and 3 * FIRST * 2 ** len(found) <= 2 * full:
         found.append(FIRST * 2 ** len(found))
     return [*found, full]
@@ -61,7 +61,7 @@ class Parts:
         n = self.full.hidden.shape[1]
         sizes = self.full.hidden.sum(1)
         self.most = np.bincount(sizes - 1, minlength=n)
-        self.totals = np.bincount(sizes - 1, weights=self.full.weight.sum(1), minlength=n)
+        self.totals: Floats = np.bincount(sizes - 1, weights=self.full.weight.sum(1), minlength=n).astype(np.float64)
         self.order = in_order(self.full.hidden)
 
     def rules(self, samples: int, offset: float) -> list[Rule]:
@@ -71,12 +71,13 @@ class Parts:
         fewest = np.zeros(n, dtype=np.int64)
         found: list[Rule] = []
         for points, widths in cells(n, budgets(n, samples)[:-1], offset):
+            totals = self.totals
             if len(points) >= np.count_nonzero(self.most):
-                counts, totals = allotted(n, len(points), self.most, fewest), self.totals
+                counts = allotted(n, len(points), self.most, fewest)
             else:
                 hit = n - 1 - np.minimum(np.searchsorted(ends, points, side="right"), n - 1)
                 counts = np.minimum(np.bincount(hit, minlength=n), self.most)
-                totals = np.bincount(hit, weights=widths, minlength=n)
+                totals = np.bincount(hit, weights=widths, minlength=n).astype(np.float64)
             found.append(self._rule(counts, totals))
             fewest = counts
         return [*found, self.full]
@@ -114,7 +115,7 @@ def cells(n: int, forwards: list[int], offset: float) -> Iterator[tuple[Floats, 
         points = np.sort(np.stack([points, mirrored], 1), axis=1).ravel()
 
 
-def in_order(hidden: np.ndarray) -> list[Ints]:
+def in_order(hidden: Bools) -> list[Ints]:
     """Returns for each size the patterns of that size, ordered so that the first few of all sizes are far from each other (kernel: prior.py)."""
     n = hidden.shape[1]
     sizes = hidden.sum(1)

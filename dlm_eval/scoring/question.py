@@ -1,17 +1,15 @@
 """Decide the question, not the digit: sample the choices of a question in rounds until the best one is settled.
 
-A choice is beaten when it lies below the best one by more than z standard errors of the difference, z the normal quantile at
-ALPHA / (looks * rivals * orders). By the union bound a question errs with probability ALPHA at most, at whichever look it
-stops ("errs": stops on a choice that is not the best by its exact score). Beaten choices are sampled no further, and a question ends once
-one choice is left. The standard errors add as if the choices were independent, which overstates where they share noise.
+A choice is beaten if it lies below the best one by more than t standard errors of the difference, t the quantile of Student's distribution at
+ALPHA / (looks * rivals * orders). By the union bound a question ends early on a choice that is not the best by its exact score with probability ALPHA
+at most, whenever it ends. Beaten choices are sampled no further, and a question ends once one choice is left. Rounds extend each other (nested.py), so
+a question that is settled by none of them has the scores of the full budget.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import NormalDist
 from typing import Any
 
 from dlm_eval.canvas import Canvas, Score
@@ -21,9 +19,10 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
 from dlm_eval.scoring.flow import counted, together
 from dlm_eval.scoring.registry import EstimatorSettings
-from dlm_eval.scoring.rounds import Rounds, sizes
+from dlm_eval.scoring.rounds import Rounds
 from dlm_eval.scoring.target import check_canvas, check_model, targets
 from dlm_eval.scoring.walk import score_walk
+from dlm_eval.uncertainty import half_width
 
 
 def question_walk(
@@ -53,7 +52,7 @@ def question_walk(
         raise UserError(
             f"lengths {list(lengths)} are not allowed; one above 0 is needed for each of {len(canvases)} choices"
         )
-    if settings.decide is None or len(canvases) < 2 or not all(any(canvas.open) for canvas in canvases):
+    if settings.alpha is None or len(canvases) < 2 or not all(any(canvas.open) for canvas in canvases):
         plain = replace(settings, decide=None)
         return together([score_walk(model, canvas, plain, noise, greedy) for canvas in canvases])
     return _race(model, canvases, settings, noise, greedy, lengths)
@@ -71,18 +70,19 @@ def _race(
         fault = check_canvas(model, canvas)
         if fault is not None:
             raise fault
-    plain = replace(settings, decide=None, target_stderr=None)
-    choices = [Rounds(targets(model, canvas, settings.cfg_scale), plain) for canvas in canvases]
+    choices = [Rounds(targets(model, canvas, settings.cfg_scale), settings, noise) for canvas in canvases]
+    orders = [[1.0] * len(choices)] + ([] if lengths is None else [list(lengths)])
+    looks = max(1, max(choice.total for choice in choices) - 1)  # nothing is left to decide after the last round
+    assert settings.alpha is not None
+    alpha = settings.alpha / (looks * (len(choices) - 1) * len(orders))
     rows = [0] * len(choices)
     running = list(range(len(choices)))
     while running:
-        found: list[Any] = yield from together([counted(choices[c].next(noise)) for c in running])
+        found: list[Any] = yield from together([counted(choices[c].next()) for c in running])
         for c, (_, asked) in zip(running, found, strict=True):
             rows[c] += asked
-        open_choices = _unbeaten(choices, settings, lengths)
-        running = [
-            c for c in open_choices if len(open_choices) > 1 and not choices[c].over and not _fine(choices[c], settings)
-        ]
+        left = sorted(set().union(*[_unbeaten(choices, lengths, alpha) for lengths in orders]))
+        running = [c for c in left if len(left) > 1 and not choices[c].over]
     scores = [replace(choice.score(), rows=n) for choice, n in zip(choices, rows, strict=True)]
     if not greedy:
         return scores
@@ -92,23 +92,14 @@ def _race(
     return [replace(s, greedy=same.greedy, rows=s.rows + same.rows) for s, same in zip(scores, sames, strict=True)]
 
 
-def _fine(choice: Rounds, settings: EstimatorSettings) -> bool:
-    return settings.target_stderr is not None and choice.error <= settings.target_stderr
+def _unbeaten(choices: Sequence[Rounds], lengths: Sequence[float], alpha: float) -> set[int]:
+    """Returns the choices that may still have the best score per length."""
+    values = [choice.score().logprob / length for choice, length in zip(choices, lengths, strict=True)]
+    best = max(range(len(choices)), key=values.__getitem__)
+    return {c for c in range(len(choices)) if c == best or not _beats(choices, lengths, best, c, alpha)}
 
 
-def _unbeaten(choices: Sequence[Rounds], settings: EstimatorSettings, lengths: Sequence[float] | None) -> list[int]:
-    """Returns the choices that may still be the best one, by score or, where lengths are given, by score per length."""
-    orders = [[1.0] * len(choices)] + ([] if lengths is None else [list(lengths)])
-    assert settings.decide is not None
-    looks = len(sizes(settings.samples))
-    z = NormalDist().inv_cdf(1 - settings.decide / (looks * (len(choices) - 1) * len(orders)))
-    alive: set[int] = set()
-    for scale in orders:
-        values = [choice.score().logprob / d for choice, d in zip(choices, scale, strict=True)]
-        errors = [choice.error / d for choice, d in zip(choices, scale, strict=True)]
-        best = max(range(len(choices)), key=values.__getitem__)
-        for c in range(len(choices)):
-            gap, width = values[best] - values[c], z * math.hypot(errors[best], errors[c])
-            if c == best or math.isnan(width) or not gap > width:
-                alive.add(c)
-    return sorted(alive)
+def _beats(choices: Sequence[Rounds], lengths: Sequence[float], best: int, other: int, alpha: float) -> bool:
+    gap, error = choices[best].lead(choices[other], lengths[best], lengths[other])
+    width = half_width(error, 1 - 2 * alpha)
+    return width is not None and gap > width

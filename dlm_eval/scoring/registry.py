@@ -34,7 +34,8 @@ class EstimatorInfo:
     options: tuple[str, ...] = ()
 
 
-_EARLY = ("target_stderr", "decide")
+_EARLY = ("precision", "target_stderr", "decide")
+ALPHA = 0.05  # of `precision`, for questions
 _ANY = ("cfg_scale",)
 
 ESTIMATORS: dict[str, EstimatorInfo] = {
@@ -66,7 +67,7 @@ ESTIMATORS: dict[str, EstimatorInfo] = {
         "lower bound",
         "number of hidden tokens uniform over 1..n, stratified, weight n/k",
         "samples",
-        ("samples", *_EARLY, *_ANY),
+        ("samples", *_ANY),
     ),
     "t": EstimatorInfo(
         "lower bound",
@@ -130,8 +131,10 @@ class EstimatorSettings:
         steps: grid points of `diffullama`.
         weighting: 'mean' (the code) or '1/t' (the paper) of `diffullama`; both in nats per token.
         cfg_scale: classifier-free guidance w in LLaDA's convention, u + (w + 1)(c - u); other than 0 makes the result a score.
-        target_stderr: sample in rounds until the standard error (nats) is this small, or the budget is spent.
-        decide: sample in rounds until the best choice of a question is settled at this error probability, or the budget is spent.
+        precision: sample in rounds until the standard error is this small, in nats a token; the choices of a question until the best one is settled
+            (at `decide`, 0.05 unless set). The budget is the most that is spent.
+        target_stderr: as `precision`, in nats for the whole text.
+        decide: sample the choices of a question in rounds until the best one is settled at this error probability.
     """
 
     name: str = "auto"
@@ -146,6 +149,7 @@ class EstimatorSettings:
     steps: int = 32
     weighting: Literal["mean", "1/t"] = "mean"
     cfg_scale: float = 0.0
+    precision: float | None = None
     target_stderr: float | None = None
     decide: float | None = None
 
@@ -164,15 +168,23 @@ class EstimatorSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"estimator {self.name} {name} '{value}' is not allowed; it must be 1 or more")
-        if self.target_stderr is not None and not self.target_stderr > 0:
-            raise UserError(f"estimator target_stderr '{self.target_stderr}' is not allowed; it must be above 0 (nats)")
+        for name, unit in (("precision", "nats a token"), ("target_stderr", "nats")):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"estimator {name} '{value}' is not allowed; it must be above 0 ({unit})")
+        if self.precision is not None and self.target_stderr is not None:
+            raise UserError("estimator precision and target_stderr are two ways to say when to stop; give one of them")
         if self.decide is not None and not 0 < self.decide < 1:
             raise UserError(f"estimator decide '{self.decide}' is not allowed; it must be between 0 and 1")
 
     @property
-    def early(self) -> bool:
-        """Whether sampling goes in rounds."""
-        return self.target_stderr is not None or self.decide is not None
+    def alpha(self) -> float | None:
+        """The error probability at which a question is settled; None if all its choices get the whole budget."""
+        return ALPHA if self.decide is None and self.precision is not None else self.decide
+
+    def enough(self, n: int) -> float | None:
+        """Returns the standard error (nats) at which a text of n tokens ends; None if it gets the whole budget."""
+        return self.target_stderr if self.precision is None else self.precision * n
 
 
 def parse_estimator(text: str, extra: Mapping[str, Any] | None = None) -> EstimatorSettings:

@@ -1,35 +1,25 @@
-"""Sampling in rounds: a canvas stops as soon as its standard error is small enough (question.py: or its question is settled).
+"""A canvas within its budget: its blocks at once, or in rounds that end as soon as the standard error is small enough.
 
-The rounds spend 1/8, 1/8, 1/4, 1/2 of the budget. They are independent and each estimate is unbiased, so their average with
-weights fixed beforehand is too.
+A choice of a question ends as soon as the question is settled (question.py). Rounds extend each other (nested.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from dlm_eval.canvas import Score
 from dlm_eval.engine import Walk
 from dlm_eval.noise import Noise, digest
-from dlm_eval.scoring.cubature import precision
-from dlm_eval.scoring.estimates import ESTIMATES
+from dlm_eval.scoring.estimates import ESTIMATES, rule_logs, rule_score
 from dlm_eval.scoring.flow import together
+from dlm_eval.scoring.nested import nested
 from dlm_eval.scoring.registry import ESTIMATORS, EstimatorSettings
-from dlm_eval.scoring.target import Target
+from dlm_eval.scoring.target import Floats, Target
 from dlm_eval.uncertainty import Error, summed
 
 KINDS = ("exact", "lower bound", "upper bound", "score")  # of a sum: the last of its parts'
-LEAST = 4  # forwards of a round: fewer hardly know their own error
-
-
-def sizes(budget: int) -> list[int]:
-    """Returns the forwards of each round, `budget` in all: an eighth of it, then as many again as were run so far; none has less than `LEAST`."""
-    rounds = [budget if budget < 2 * LEAST else max(LEAST, math.ceil(budget / 8))]
-    while left := budget - sum(rounds):
-        rounds.append(sum(rounds) if left >= 2 * sum(rounds) else left)
-    return rounds
 
 
 def estimate(parts: Sequence[Target], settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
@@ -37,9 +27,20 @@ def estimate(parts: Sequence[Target], settings: EstimatorSettings, noise: Noise)
 
     Each block has random numbers of its own: blocks that hid the same places and sizes would err together, and their errors would not add in squares.
     """
-    share = replace(settings, samples=max(1, settings.samples // len(parts)), target_stderr=None, decide=None)
-    own = [noise, *(Noise(digest(noise.key, "block", number)) for number in range(1, len(parts)))]
+    share, own = shared(settings, len(parts)), block_noise(noise, len(parts))
     return merge((yield from together([_part(part, share, one) for part, one in zip(parts, own, strict=True)])))
+
+
+def shared(settings: EstimatorSettings, blocks: int) -> EstimatorSettings:
+    """Returns the settings of one of `blocks`, which has its share of the forwards and spends all of it."""
+    return replace(
+        settings, samples=max(1, settings.samples // blocks), precision=None, target_stderr=None, decide=None
+    )
+
+
+def block_noise(noise: Noise, blocks: int) -> list[Noise]:
+    """Returns the random numbers of each block of a canvas."""
+    return [noise, *(Noise(digest(noise.key, "block", number)) for number in range(1, blocks))]
 
 
 def _part(part: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
@@ -78,71 +79,84 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return None if None in known else sum(value for value in known if value is not None)
 
 
-@dataclass
 class Rounds:
-    """One canvas' rounds so far: scores, the weights of their average, and whether the last one is without error."""
+    """One canvas, sampled in rounds.
 
-    parts: Sequence[Target]
-    settings: EstimatorSettings
-    scores: list[Score] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    final: bool = False
+    Attributes:
+        parts: its blocks, whose log-likelihoods add up.
+        settings: of each block.
+        noise: of each block.
+        rules: of each block, after each round, and the order of its tokens.
+        done: rounds that have been run.
+        found: the score of each block after them.
+        logs: [R, n] what each block's rule reads (nats; tokens in the order of the rule), None where the block is known without error.
+    """
+
+    def __init__(self, parts: Sequence[Target], settings: EstimatorSettings, noise: Noise) -> None:
+        self.parts = parts
+        self.settings = shared(settings, len(parts))
+        self.noise = block_noise(noise, len(parts))
+        self.rules = [nested(part.n, self.settings.samples, own) for part, own in zip(parts, self.noise, strict=True)]
+        self.done = 0
+        self.found: list[Score] = []
+        self.logs: list[Floats | None] = []
+
+    @property
+    def total(self) -> int:
+        """Rounds until all of the budget is spent."""
+        return max(len(rules) for rules, _ in self.rules)
 
     @property
     def over(self) -> bool:
         """Whether nothing is left to learn, or to spend."""
-        return self.final or len(self.scores) == len(sizes(self.settings.samples))
+        return self.done == self.total or any(math.isinf(score.logprob) for score in self.found)
 
-    @property
-    def error(self) -> float:
-        """The standard error so far; nan where it is not known."""
-        error = self.score().stderr
-        return math.nan if error is None else error
+    def next(self) -> Walk[None]:
+        """Runs one more round."""
+        answers = yield from together([self._block(number) for number in range(len(self.parts))])
+        self.found, self.logs = [score for score, _ in answers], [logs for _, logs in answers]
+        self.done += 1
 
-    def next(self, noise: Noise) -> Walk[None]:
-        """Runs one more round. Where all patterns cost no more than two rounds like it, it runs them all and is the last."""
-        number = len(self.scores)
-        size, *later = sizes(self.settings.samples)[number:]
-        all_patterns = sum(2 ** min(part.n, 30) - 1 for part in self.parts)
-        name = self.settings.name
-        enumerates = name in ("auto", "cubature") and all_patterns <= min(size + sum(later), 2 * size)
-        if enumerates:
-            settings = EstimatorSettings("exact", cfg_scale=self.settings.cfg_scale)
-        else:
-            settings = replace(self.settings, samples=size)
-        fresh = Noise(digest(noise.key, "round", number))
-        score = yield from estimate(self.parts, settings, fresh)
-        self.scores.append(score)
-        self.weights.append(min(WEIGHT[name](part.n, max(1, size // len(self.parts))) for part in self.parts))
-        self.final = enumerates or all(part.n == 1 for part in self.parts) or math.isinf(score.logprob)
+    def _block(self, number: int) -> Walk[tuple[Score, Floats | None]]:
+        part, (rules, order) = self.parts[number], self.rules[number]
+        place = min(self.done, len(rules) - 1)
+        if place == len(rules) - 1:  # all of the block's budget: what it is without rounds
+            score = yield from ESTIMATES[self.settings.name](part, self.settings, self.noise[number])
+            if score.stderr == 0:
+                return score, None
+        logs = yield from rule_logs(part, rules[place], order)
+        return rule_score(rules[place], logs, replace(self.settings, name="cubature")), logs
 
     def score(self) -> Score:
-        """Returns the average of the rounds; that of the last alone where it is without error."""
-        if self.final or len(self.scores) == 1:
-            return self.scores[-1]
-        total = sum(self.weights)
-        value = sum(w * s.logprob for w, s in zip(self.weights, self.scores, strict=True)) / total
-        error = summed(s.error.scaled(w / total) for w, s in zip(self.weights, self.scores, strict=True))
-        mean = replace(self.scores[-1], logprob=value, stderr=error.stderr, freedom=error.freedom)
-        if mean.lower is None:
-            return mean
-        low, _ = mean.interval or (None, None)
-        return replace(mean, lower=value, lower_stderr=error.stderr, bracket=(low, None))
+        """Returns the score after the rounds so far."""
+        return merge(self.found)
 
+    def lead(self, other: Rounds, length: float, other_length: float) -> tuple[float, Error]:
+        """Returns how much higher this canvas' score per length is than that of `other` (nats), and the error of that.
 
-# What a round of an estimator counts in the average, from n and its forwards: about the inverse of its variance.
-WEIGHT: dict[str, Callable[[int, int], float]] = {
-    "auto": precision,
-    "cubature": precision,
-    "k": lambda n, samples: float(samples),
-}
+        Canvases of one length that have run as many rounds read the same patterns, so the spread of their differences tells the error. Others are
+        taken for independent.
+        """
+        mine, theirs = self.score(), other.score()
+        gap = mine.logprob / length - theirs.logprob / other_length
+        logs, other_logs = self.logs[0], other.logs[0]
+        alike = (
+            len(self.parts) == len(other.parts) == 1 and self.done == other.done and self.parts[0].n == other.parts[0].n
+        )
+        if alike and logs is not None and other_logs is not None and math.isfinite(gap):
+            rules, _ = self.rules[0]
+            return gap, rules[self.done - 1].error(logs / length - other_logs / other_length)
+        return gap, summed([mine.error.scaled(1 / length), theirs.error.scaled(1 / other_length)])
 
 
 def in_rounds(parts: Sequence[Target], settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
-    """Returns the score of one canvas; with `target_stderr`, sampled until its standard error is that small."""
-    if settings.target_stderr is None:
+    """Returns the score of one canvas; with `precision` or `target_stderr`, sampled until its standard error is that small."""
+    enough = settings.enough(sum(part.n for part in parts))
+    if enough is None:
         return (yield from estimate(parts, settings, noise))
-    rounds = Rounds(parts, settings)
-    while not rounds.over and not (rounds.scores and rounds.error <= settings.target_stderr):
-        yield from rounds.next(noise)
-    return rounds.score()
+    rounds = Rounds(parts, settings, noise)
+    while True:
+        yield from rounds.next()
+        score = rounds.score()
+        if rounds.over or (score.stderr is not None and score.stderr <= enough):
+            return score
