@@ -209,11 +209,11 @@ def test_what_is_cut_is_counted(tmp_path: Path) -> None:
 
 def test_decide_is_for_the_questions_of_a_run_alone(tmp_path: Path) -> None:
     folder = write_tasks(tmp_path)
-    both = run(folder, "t_choice,t_last", estimator="k,samples=16,decide=0.05")
+    both = run(folder, "t_choice,t_last", estimator="cubature,samples=16,decide=0.05")
     assert not any("error" in line for lines in both["samples"].values() for line in lines)
-    assert answers(both)["t_last"] == answers(run(folder, "t_last", estimator="k,samples=16"))["t_last"]
-    with pytest.raises(UserError, match=r"decide is for multiple choice, and none of t_last is"):
-        run(folder, "t_last", estimator="k,samples=16,decide=0.05")
+    assert answers(both)["t_last"] == answers(run(folder, "t_last", estimator="cubature,samples=16"))["t_last"]
+    with pytest.raises(UserError, match=r"decide is for multiple choice scored by acc, .*, and none of t_last is"):
+        run(folder, "t_last", estimator="cubature,samples=16,decide=0.05")
 
 
 def test_decide_gives_the_same_answers_for_fewer_forwards(tmp_path: Path) -> None:
@@ -235,6 +235,32 @@ def test_decide_gives_the_same_answers_for_fewer_forwards(tmp_path: Path) -> Non
     )
     assert sum(s["forwards"] for s in decided["samples"]["t_choice"]) == cost["forwards"]
     assert all(s["logprob_kind"][0] == "lower bound" for s in decided["samples"]["t_choice"])
+
+
+def test_questions_whose_scores_need_values_are_not_cut_short(tmp_path: Path) -> None:
+    long = [{**d, "choices": [" abcabcabcabc", " fedfedfedfed", " aabbccddeeff"]} for d in DOCUMENTS]
+    folder = write_tasks(tmp_path, long)
+    task = folder / "t_choice.yaml"
+    task.write_text(task.read_text().replace("metric: acc,", "metric: brier_score,").replace("true}", "false}"))
+    full = run(folder, "t_choice", estimator="auto,samples=64")
+    assert answers(run(folder, "t_choice", estimator="auto,samples=64,precision=1e-9")) == answers(full)
+    loose = run(folder, "t_choice", estimator="auto,samples=64,precision=0.5")["dlm_eval"]["cost"]["t_choice"]
+    assert 8 * 3 * len(long) <= loose["forwards"] < full["dlm_eval"]["cost"]["t_choice"]["forwards"]
+    with pytest.raises(UserError, match="and none of t_choice is"):
+        run(folder, "t_choice", estimator="auto,samples=64,decide=0.01")
+
+
+def test_precision_settles_questions_and_ends_single_texts(tmp_path: Path) -> None:
+    long = [{**d, "choices": [" abcabcabcabc", " fedfedfedfed", " aabbccddeeff"]} for d in DOCUMENTS]
+    folder = write_tasks(tmp_path, long)
+    both = run(folder, "t_choice,t_roll", estimator="auto,samples=64,precision=0.2")
+    decided = run(folder, "t_choice", estimator="auto,samples=64,decide=0.05")
+    assert answers(both)["t_choice"] == answers(decided)["t_choice"]
+    alone = run(folder, "t_roll", estimator="auto,samples=64,precision=0.2")
+    assert answers(both)["t_roll"] == answers(alone)["t_roll"]
+    few = run(folder, "t_choice,t_roll", estimator="auto,samples=64,precision=0.2", limit=2)
+    for task in ("t_choice", "t_roll"):  # of other documents the answers never depend
+        assert answers(few)[task] == answers(both)[task][:2]
 
 
 def test_long_texts_are_scored_in_windows(tmp_path: Path) -> None:

@@ -164,11 +164,11 @@ def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None
 
 
 def _check_decide(tasks: Mapping[str, Any], estimator: str) -> None:
+    from dlm_eval.harness.ordered import BY_ORDER, by_order
     from dlm_eval.scoring import parse_estimator
 
-    if parse_estimator(estimator).decide is not None and not any(
-        task.OUTPUT_TYPE == "multiple_choice" for task in tasks.values()
-    ):
+    if parse_estimator(estimator).decide is not None and not any(by_order(task) for task in tasks.values()):
         raise UserError(
-            f"--estimator '{estimator}' is not allowed: decide is for multiple choice, and none of {', '.join(tasks)} is"
+            f"--estimator '{estimator}' is not allowed: decide is for multiple choice scored by {', '.join(sorted(BY_ORDER))}, "
+            f"and none of {', '.join(tasks)} is"
         )

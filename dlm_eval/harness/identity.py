@@ -16,6 +16,7 @@ from typing import Any
 
 from dlm_eval.decoding import resolve
 from dlm_eval.harness.models import Loaded
+from dlm_eval.harness.ordered import by_order
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sources import described
 from dlm_eval.noise import digest
@@ -123,8 +124,8 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
             "overlong": settings.overlong,
         }
     estimator = asdict(parse_estimator(settings.estimator))
-    if task.OUTPUT_TYPE != "multiple_choice":
-        estimator["decide"] = None  # which is for choices
+    if not by_order(task):
+        estimator["decide"] = None  # which is for choices that are only put in order
     return {"estimator": estimator, **({"stride": settings.stride} if rolls else {"overlong": settings.overlong})}
 
 

@@ -74,6 +74,9 @@ class DiffusionLM(TemplateLM):
         self.journal = journal
         self.fingerprint = digest(redact(model.describe()))  # with another token it is the same model
         self.records: list[Record] = []
+        self.by_order: frozenset[str] = (
+            frozenset()
+        )  # tasks whose scores ask only which choice is best: the run says which
         self._device = getattr(model, "device", "cpu")
 
     # -- what lm-eval asks of every model ------------------------------------------------------------------------------
@@ -118,6 +121,7 @@ class DiffusionLM(TemplateLM):
         for request in {id(r): r for r in requests}.values():
             questions.setdefault(_question_of(request), []).append(request)
 
+        asked: dict[tuple[Any, ...], QuestionJob] = {}
         prepared: dict[tuple[Any, ...], list[Prepared]] = {}  # of each question's choices, as they are in `questions`
 
         def canvases_of(request: Instance, record: Record) -> list[Prepared]:
@@ -132,9 +136,12 @@ class DiffusionLM(TemplateLM):
             choices, canvases = questions[_question_of(request)], canvases_of(request, record)
             place = next(i for i, choice in enumerate(choices) if choice is request)
             self._weigh(canvases[place], record)
-            if self.options.estimator.decide is not None and len(choices) > 1:
+            if self.options.estimator.alpha is not None and len(choices) > 1 and record.task in self.by_order:
                 record.details["choice"] = place
-                return [self._question(choices, canvases)]
+                job = (_question_of(request), record.repeat)
+                if job not in asked:
+                    asked[job] = self._question(choices, canvases)
+                return [asked[job]]
             # lm-eval's choices ask several continuations of one document and never look at is_greedy, which costs rows of its own.
             return [self._score_job(canvases[place], greedy=len(choices) == 1)]
 

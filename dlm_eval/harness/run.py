@@ -137,8 +137,11 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     from dlm_eval.harness.block import block, public, spreads
     from dlm_eval.harness.guard import Guard, reason_of
     from dlm_eval.harness.identity import digests
+    from dlm_eval.harness.ordered import by_order
     from dlm_eval.harness.plain import make_plain, unmet
 
+    if loaded.ours:
+        loaded.lm.by_order = frozenset(name for name, task in tasks["tasks"].items() if by_order(task))
     guard = Guard(settings.seeds[3])
     before = loaded.lm.pool.cost() if loaded.ours else None  # runs that shared the model have run rows too
 
