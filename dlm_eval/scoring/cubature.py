@@ -20,9 +20,9 @@ import numpy as np
 from dlm_eval.engine import Ints
 from dlm_eval.noise import Noise
 from dlm_eval.scoring.design import draw_sets, size_counts, size_totals, spread_out, variants
-from dlm_eval.scoring.prior import NUGGET, covariances
+from dlm_eval.scoring.prior import NUGGET, SLOPE, covariances, kernel, similarity
 from dlm_eval.scoring.target import Bools, Floats
-from dlm_eval.scoring.variogram import Variogram, variogram
+from dlm_eval.scoring.spread import Spread, spread
 from dlm_eval.uncertainty import EXACT, Error
 
 KEPT = 2**14  # tokens times forwards of a rule that is worth keeping (at most about 0.2 MB)
@@ -40,7 +40,7 @@ class Rule:
 
     hidden: Bools
     weight: Floats
-    spread: Variogram
+    spread: Spread
 
     def estimate(self, logs: Floats) -> float:
         """Returns the ELBO (nats) from log-probabilities [R, n]. One that is -inf has a positive share of the ELBO, which is then -inf."""
@@ -51,7 +51,7 @@ class Rule:
         """Returns the error (nats) of `estimate`; 0 where that is -inf."""
         if np.isneginf(np.where(self.hidden, logs, 0.0)).any():
             return EXACT
-        return self.spread.error(self.hidden, logs)
+        return self.spread.error(logs)
 
 
 def rule(n: int, samples: int, variant: int = 0) -> Rule:
@@ -98,7 +98,7 @@ def _weigh(hidden: Bools, totals: Floats) -> Rule:
     weight = np.zeros(hidden.shape)
     for token, (rows, free, bound) in enumerate(solved):
         weight[rows, token] = free - bound @ multipliers
-    return Rule(hidden, weight, variogram(hidden, weight))
+    return Rule(hidden, weight, spread(hidden, weight))
 
 
 def relabelled(n: int, samples: int, noise: Noise) -> tuple[Rule, Ints]:
@@ -112,10 +112,18 @@ def relabelled(n: int, samples: int, noise: Noise) -> tuple[Rule, Ints]:
 
 
 def precision(n: int, samples: int) -> float:
-    """Returns the inverse of the variance that the rule of `samples` forwards has under the prior, per nat squared."""
+    """Returns the inverse of the variance that the rule of `samples` forwards has under a prior of long range, per nat squared."""
     if n == 1:
         return 1.0
-    _, smooth, _, rough = rule(n, samples).spread.variance
-    return 1.0 / max(
-        float(smooth + NUGGET * rough), 1e-30
-    )  # 0 for a rule of all patterns: its round outweighs every other
+    own = rule(n, samples)
+    smooth = similarity(own.hidden, 3.0, 4.0)
+    shown = n - own.hidden.sum(1)
+    place = 2 * shown / max(1, n - 1) - 1
+    among = smooth.among + SLOPE * np.outer(place, place)
+    variance = (own.weight * (among @ own.weight)).sum() - 2 * (own.weight.T @ smooth.mean).sum() + n * smooth.variance
+    sizes = np.arange(n)
+    share = np.array([1 / (n * math.comb(n - 1, k)) for k in range(n)])  # of a context of k tokens in a token's mean
+    noise = kernel(sizes, sizes, 0, n, 3.0, 4.0)
+    rough = (own.weight**2 * noise[shown, None]).sum() - 2 * (own.weight.sum(1) * (share * noise)[shown]).sum()
+    total = max(0.0, float(variance)) + NUGGET * max(0.0, float(rough + (share * noise).sum()))
+    return 1.0 / max(total, 1e-30)  # 0 for a rule of all patterns: its round outweighs every other
