@@ -21,8 +21,8 @@ from dlm_eval.engine import Ints
 from dlm_eval.noise import Noise
 from dlm_eval.scoring.design import draw_sets, size_counts, size_totals, spread_out, variants
 from dlm_eval.scoring.prior import NUGGET, SLOPE, covariances, kernel, similarity
-from dlm_eval.scoring.target import Bools, Floats
 from dlm_eval.scoring.spread import Spread, spread
+from dlm_eval.scoring.target import Bools, Floats
 from dlm_eval.uncertainty import EXACT, Error
 
 KEPT = 2**14  # tokens times forwards of a rule that is worth keeping (at most about 0.2 MB)

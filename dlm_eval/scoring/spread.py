@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlm_eval.engine import Ints
 from dlm_eval.scoring.target import Bools, Floats
 from dlm_eval.uncertainty import FEWEST, UNKNOWN, Error
 
@@ -141,7 +142,7 @@ class Spread:
     weight: Floats
     lines: Lines
     gains: list[Gain]
-    rows: list[Floats]
+    rows: list[Ints]
 
     def error(self, logs: Floats) -> Error:
         """Returns the error (nats) of the estimate from log-probabilities [R, n]; unknown of few patterns, and where all patterns say the same."""
@@ -167,7 +168,9 @@ class Spread:
                 own, common, alone, shared, crossed = (
                     float(amounts @ of) for of in (gain.own, gain.common, gain.squares, gain.shared, gain.products)
                 )
-                together = np.clip(products / crossed if crossed > 0 else 0.0 * products, 0.0, squares / max(shared, 1e-300))
+                together = np.clip(
+                    products / crossed if crossed > 0 else 0.0 * products, 0.0, squares / max(shared, 1e-300)
+                )
                 single = np.maximum(0.0, squares - together * shared) / max(alone, 1e-300)
                 likelihoods.append(log + (math.log(ALONE) if amounts[-1] == 1 and not amounts[:-1].any() else 0.0))
                 variances.append(single * own + together * common)
@@ -181,7 +184,10 @@ class Spread:
         """Yields the restricted log-likelihood [D] of each mixture, its scale being the best one."""
         alone: Floats | None = None
         for turned in gain.turned:
-            values = [np.einsum("tr,dr->dt", turn, read[:, rows, i]) ** 2 for i, ((turn, _), rows) in enumerate(zip(turned, self.rows, strict=True))]
+            values = [
+                np.einsum("tr,dr->dt", turn, read[:, rows, i]) ** 2
+                for i, ((turn, _), rows) in enumerate(zip(turned, self.rows, strict=True))
+            ]
             squares, spread = np.concatenate(values, 1), np.concatenate([own for _, own in turned])
             degrees = len(spread)
             for rough in ROUGH:
@@ -216,12 +222,12 @@ def spread(hidden: Bools, weight: Floats) -> Spread:
     return Spread(weight, lines, [_gain(lines, weight, gain, rows) for gain in GAINS], rows)
 
 
-def _some(rows: Floats) -> Floats:
+def _some(rows: Ints) -> Ints:
     """Returns `ROWS` of the rows at most, evenly spaced."""
     return rows if len(rows) <= ROWS else rows[np.linspace(0, len(rows) - 1, ROWS).round().astype(int)]
 
 
-def _gain(lines: Lines, weight: Floats, gain: float, rows: list[Floats]) -> Gain:
+def _gain(lines: Lines, weight: Floats, gain: float, rows: list[Ints]) -> Gain:
     hidden = lines.hidden
     n = hidden.shape[1]
     revealed = (~hidden).astype(np.float64)
@@ -233,7 +239,9 @@ def _gain(lines: Lines, weight: Floats, gain: float, rows: list[Floats]) -> Gain
     turned: list[list[tuple[Floats, Floats]]] = [[] for _ in SHAPES]
     offset = 0.0
     for own in rows:
-        given = np.stack([np.ones(len(own)), lines.place[own]], 1)[:, : 2 if lines.slope.any() else 1] / damping[own, None]
+        given = (
+            np.stack([np.ones(len(own)), lines.place[own]], 1)[:, : 2 if lines.slope.any() else 1] / damping[own, None]
+        )
         basis, triangle = np.linalg.qr(given, mode="complete")
         rank = int((np.abs(np.diag(triangle)) > 1e-9).sum())
         free = basis[:, max(rank, given.shape[1]) :]
@@ -247,7 +255,9 @@ def _gain(lines: Lines, weight: Floats, gain: float, rows: list[Floats]) -> Gain
     bend = lines.bend.sum(1)
     total = np.diag(hidden.sum(1).astype(np.float64)) - fits - np.outer(bend, bend)
     crossed = total @ total - total
-    found = [_moments(n, weight, sizes.astype(int), one, power, gain) for power, one in zip((1, 2, 3, 0), among, strict=True)]
+    found = [
+        _moments(n, weight, sizes.astype(int), one, power, gain) for power, one in zip((1, 2, 3, 0), among, strict=True)
+    ]
     return Gain(
         turned,
         offset,
