@@ -27,7 +27,7 @@ from dlm_eval.uncertainty import FEWEST, UNKNOWN, Error
 
 # Amounts of interactions of one, two and three tokens; the first is (almost) additive.
 SHAPES = np.array([[1, 0.003, 0], [1, 0.15, 0], [1, 0.7, 0.3], [1, 1, 3]])
-ROUGH = (1e-6, 0.02, 0.2, 1.0)  # amounts of noise beside them; noise alone is one more
+ROUGH = (1e-4, 0.01, 0.1, 1.0)  # amounts of noise beside them; noise alone is one more
 GAINS = (-4.0, 0.0, 3.0)  # how fast variances fall with the share that is shown
 ALONE = 5.0  # prior weight of noise alone, against 1 for each of the others
 TOKENS, ROWS = 16, 96  # tokens and patterns of each that the likelihood is computed from, at most
