@@ -1,7 +1,7 @@
 """Likelihoods of canvases: `score`, its estimators and their settings.
 
 A canvas becomes a `Target` (target.py): n tokens and the rows in which some of them are hidden. An estimator (registry.py lists them, estimates.py has
-them) turns it into weighted mask patterns (patterns.py, orders.py, subsets.py; cubature.py with design.py, prior.py, variogram.py) or reveals it step by
+them) turns it into weighted mask patterns (patterns.py, orders.py, subsets.py; cubature.py with design.py, prior.py, spread.py) or reveals it step by
 step (reveal.py); score_entropy.py is SEDD's own loss. walk.py puts the pieces together, rounds.py and question.py stop early, api.py is `score`, windows.py cuts long texts.
 """
 

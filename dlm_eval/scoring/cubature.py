@@ -21,8 +21,8 @@ from dlm_eval.engine import Ints
 from dlm_eval.noise import Noise
 from dlm_eval.scoring.design import draw_sets, size_counts, size_totals, spread_out, variants
 from dlm_eval.scoring.prior import NUGGET, covariances
+from dlm_eval.scoring.spread import Spread, spread
 from dlm_eval.scoring.target import Bools, Floats
-from dlm_eval.scoring.variogram import Variogram, variogram
 from dlm_eval.uncertainty import EXACT, Error
 
 KEPT = 2**14  # tokens times forwards of a rule that is worth keeping (at most about 0.2 MB)
@@ -40,7 +40,7 @@ class Rule:
 
     hidden: Bools
     weight: Floats
-    spread: Variogram
+    spread: Spread
 
     def estimate(self, logs: Floats) -> float:
         """Returns the ELBO (nats) from log-probabilities [R, n]. One that is -inf has a positive share of the ELBO, which is then -inf."""
@@ -51,7 +51,7 @@ class Rule:
         """Returns the error (nats) of `estimate`; 0 where that is -inf."""
         if np.isneginf(np.where(self.hidden, logs, 0.0)).any():
             return EXACT
-        return self.spread.error(self.hidden, logs)
+        return self.spread.error(logs)
 
 
 def rule(n: int, samples: int, variant: int = 0) -> Rule:
@@ -98,7 +98,7 @@ def weighed(hidden: Bools, totals: Floats) -> Rule:
     weight = np.zeros(hidden.shape)
     for token, (rows, free, bound) in enumerate(solved):
         weight[rows, token] = free - bound @ multipliers
-    return Rule(hidden, weight, variogram(hidden, weight))
+    return Rule(hidden, weight, spread(hidden, weight))
 
 
 def relabelled(n: int, samples: int, noise: Noise) -> tuple[Rule, Ints]:

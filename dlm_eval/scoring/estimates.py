@@ -5,7 +5,6 @@ Shape letters: n = open tokens, R = mask patterns, P = orders.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,6 +15,7 @@ from dlm_eval.engine import Ints, Walk
 from dlm_eval.noise import Noise
 from dlm_eval.scoring.cubature import Rule, relabelled
 from dlm_eval.scoring.orders import (
+    bracket,
     chain_patterns,
     log_mean_exp,
     log_mean_exp_error,
@@ -31,10 +31,7 @@ from dlm_eval.scoring.reveal import reveal
 from dlm_eval.scoring.score_entropy import sedd
 from dlm_eval.scoring.subsets import sampler_log_likelihood
 from dlm_eval.scoring.target import Floats, Target, measure
-from dlm_eval.uncertainty import EXACT, LEVEL, UNKNOWN, Error
-
-# Markov's inequality: an unbiased estimate of p exceeds p / alpha with probability alpha at most.
-MARKOV = math.log((1 - LEVEL) / 2)
+from dlm_eval.uncertainty import EXACT, UNKNOWN, Error
 
 Estimate = Callable[[Target, EstimatorSettings, Noise], Walk[Score]]
 
@@ -120,9 +117,9 @@ def chain_score(chains: Floats, certain: float, n: int, settings: EstimatorSetti
 def chain_bounds(chains: Floats, group: Ints, draws: int, certain: float) -> Bounds:
     """Returns the multi-sample lower and the tangent upper bound of the log-likelihoods [P] of orders in draws `group` [P], and what holds log p."""
     tighter, error = log_mean_exp(chains), log_mean_exp_error(chains, group, draws)
-    tangent = tangent_bound(chains, group, draws)
+    tangent = tangent_bound(chains, group, draws, certain)
     upper, upper_error = (None, UNKNOWN) if tangent is None else tangent
-    return Bounds(tighter, error, upper, upper_error, (tighter + MARKOV, certain))
+    return Bounds(tighter, error, upper, upper_error, bracket(chains, group, draws, certain))
 
 
 def tube(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:

@@ -17,7 +17,12 @@ from dlm_eval.engine import Ints
 from dlm_eval.noise import Noise
 from dlm_eval.scoring.patterns import draws_error
 from dlm_eval.scoring.target import Bools, Floats
-from dlm_eval.uncertainty import EXACT, UNKNOWN, Error
+from dlm_eval.uncertainty import EXACT, LEVEL, UNKNOWN, Error, half_width, student
+
+KNOWN, LITTLE = (
+    8,
+    0.5,
+)  # draws that tell how far they may be off, and nats that they differ by (standard deviation), for an upper end
 
 
 def pair_count(n: int, samples: int) -> int:
@@ -97,18 +102,48 @@ def mean_error(values: Floats, group: Ints, draws: int) -> Error:
     return error.scaled(math.sqrt(len(means) * sizes[0] / len(values) * max(0.0, 1 - len(sizes) / draws)))
 
 
-def tangent_bound(chains: Floats, group: Ints, draws: int) -> tuple[float, Error] | None:
-    """Returns TUBE, an unbiased estimate of an upper bound on log p, and its error; None with fewer than two groups.
+def bracket(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[float, float]:
+    """Returns what holds log p at 95 % (docs/likelihood.md: simulated), nats.
 
-    For any psi > 0, log p <= log psi - 1 + p / psi, and p is the mean of exp(chain) over orders (arXiv 2605.24292). Each group's
-    own chains estimate p, against a psi from all the other groups' (which must not depend on it: an order and its reverse are one group). Groups are drawn
-    without replacement, so p is estimated from both: what the others have of all groups, and this one for the rest. A psi that is too small costs
-    exponentially, one that is too large linearly; so psi is at least the mean of a log-normal p with the others' mean and variance.
+    The low end is what an unbiased estimate of p exceeds in one draw of forty at most (Markov's inequality), for any model. From `KNOWN` draws on it is that of
+    Student's interval for the mean of exp(chain) where this is higher. No sample excludes that rare orders carry most of p: the high end is what no
+    text exceeds, unless `KNOWN` draws or more differ little; then thrice the margin of that interval, or of Cox's for a log-normal mean.
 
     Args:
         chains: [P] log-likelihoods of the orders, nats.
         group: [P] group numbers from 0.
         draws: how many different groups there are.
+        certain: what log p does not exceed.
+    """
+    middle = log_mean_exp(chains)
+    low, count = middle + math.log((1 - LEVEL) / 2), int(group.max()) + 1
+    error = log_mean_exp_error(chains, group, draws)
+    margin = half_width(error)
+    if count < KNOWN or not margin:
+        return low, certain
+    logs = np.array([log_mean_exp(chains[group == g]) for g in range(count)])
+    variance = float(logs.var(ddof=1))
+    low = max(low, middle - margin)
+    if variance > LITTLE**2:
+        return low, certain
+    cox = logs.mean() + variance / 2 - middle
+    cox += student(error.freedom) * math.sqrt(variance / count + variance**2 / (2 * (count - 1)))
+    return low, min(certain, middle + 3 * max(margin, float(cox)))
+
+
+def tangent_bound(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[float, Error] | None:
+    """Returns TUBE, an unbiased estimate of an upper bound on log p, and its error; None with fewer than two groups.
+
+    For any psi > 0, log p <= log psi - 1 + p / psi, and p is the mean of exp(chain) over orders (arXiv 2605.24292). Each group's
+    own chains estimate p, against a psi from all the other groups' (which must not depend on it: an order and its reverse are one group). Groups are drawn
+    without replacement, so p is estimated from both: what the others have of all groups, and this one for the rest. A psi that is too small costs
+    exponentially, one that is too large linearly; so psi is the mean of a log-normal p with the others' mean and variance where that is larger, up to what is certain.
+
+    Args:
+        chains: [P] log-likelihoods of the orders, nats.
+        group: [P] group numbers from 0.
+        draws: how many different groups there are.
+        certain: what log p does not exceed.
     """
     count = int(group.max()) + 1 if len(group) else 0
     if count < 2:
@@ -121,7 +156,7 @@ def tangent_bound(chains: Floats, group: Ints, draws: int) -> tuple[float, Error
         rest = log_mean_exp(others)
         psi = rest
         if np.isfinite(others).all() and len(others) > 1:
-            psi = max(rest, float(others.mean() + others.var(ddof=1) / 2))
+            psi = max(rest, min(certain, float(others.mean() + others.var(ddof=1) / 2)))
         part = (count - 1) / draws
         mean = math.exp(min(700.0, rest - psi)) * part + math.exp(min(700.0, own - psi)) * (1 - part)
         values[g] = math.inf if math.isinf(psi) else psi - 1 + mean

@@ -67,8 +67,8 @@ def draws_error(values: Floats, stratum: Ints) -> Error:
     """Returns the Monte Carlo error (nats) of the mean of `values` [P].
 
     Unknown where fewer than `FEWEST` draws, or a stratum of one, tell nothing of it; and where all draws agree: that does not prove that others would.
-    An infinite value makes the mean infinite whatever else is drawn: its error is 0. Satterthwaite's degrees of freedom, with the squares of the variances
-    estimated without bias under normal draws.
+    An infinite value makes the mean infinite whatever else is drawn: its error is 0. The degrees of freedom are half of Satterthwaite's (with squares of
+    variances that are unbiased for normal draws): draws have longer tails than normal ones, so that their variance is known half as well (docs/likelihood.md).
     """
     if len(stratum) == 0 or not np.isfinite(values).all():
         return EXACT
@@ -82,7 +82,7 @@ def draws_error(values: Floats, stratum: Ints) -> Error:
     stderr = math.sqrt(total) / len(values)
     if stderr <= TINY * (1 + float(np.abs(values).max())):
         return UNKNOWN
-    return Error(stderr, min(float(own.sum()), total**2 / float((spread**2 / (own + 2)).sum())))
+    return Error(stderr, max(2.0, min(float(own.sum()), total**2 / float((spread**2 / (own + 2)).sum())) / 2))
 
 
 def subsets(n: int) -> Bools:

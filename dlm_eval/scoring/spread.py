@@ -1,0 +1,304 @@
+"""The standard error of a cubature rule, from the spread of the log-probabilities that it reads.
+
+A rule's tokens are relabelled at random, so that its variance depends only on how much log-probabilities vary from one context to another, and in which
+manner; no second run is needed. For one token i with the set S revealed, in place of the unknown truth,
+
+    l(S, i) = level_i + slope_i t(S) + s [ f_i(S) + share of a function g(S) that is common to all tokens ],   t: size of S, scaled to -1..1
+
+with f_i and g Gaussian processes whose covariance is one of `SHAPES` (interactions of one, two or three revealed tokens) plus noise of one of `ROUGH`, both
+growing or falling with what is shown (`GAINS`). Which of these describes the values best is told by their restricted likelihood, for all tokens together; how
+large s is by the squared residuals about each token's line; and how much is common to all tokens by the products of different tokens' residuals. The
+rule's variance is known for a unit of each and averaged with the likelihoods as weights.
+
+Shape letters: n = open tokens, R = mask patterns, D = draws (runs of one rule), G = gains, B = basis of covariances, T = tokens whose likelihood is asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlm_eval.engine import Ints
+from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.uncertainty import FEWEST, UNKNOWN, Error
+
+# Amounts of interactions of one, two and three tokens; the first is (almost) additive.
+SHAPES = np.array([[1, 0.003, 0], [1, 0.15, 0], [1, 0.7, 0.3], [1, 1, 3]])
+ROUGH = (1e-4, 0.01, 0.1, 1.0)  # amounts of noise beside them; noise alone is one more
+GAINS = (-4.0, 0.0, 3.0)  # how fast variances fall with the share that is shown
+ALONE = 5.0  # prior weight of noise alone, against 1 for each of the others
+TOKENS, ROWS = 16, 96  # tokens and patterns of each that the likelihood is computed from, at most
+SLOPES = 8  # patterns from which on each token has a slope of its own
+TINY = 1e-9  # nats: smaller errors are rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Each token's line over sizes: what it is fitted from, and what a rule does to it.
+
+    Attributes:
+        hidden: [R, n] patterns.
+        constant: [R, n] unit vectors, one per token (0 where it is shown).
+        slope: [R, n] likewise, orthogonal to the constants; 0 for a token whose patterns have one size, or too few patterns.
+        place: [R] sizes of what is shown, from -1 to 1.
+        bend: [R, n] a common curve, less each token's line; of unit length, or 0.
+    """
+
+    hidden: Bools
+    constant: Floats
+    slope: Floats
+    place: Floats
+    bend: Floats
+
+    @classmethod
+    def of(cls, hidden: Bools) -> Lines:
+        count, n = hidden.shape
+        place = 2 * (n - hidden.sum(1)) / max(1, n - 1) - 1.0
+        constant = hidden / np.sqrt(np.maximum(1, hidden.sum(0)))
+        slope = np.zeros(hidden.shape)
+        if count >= SLOPES:
+            slope = hidden * place[:, None] - constant * (constant * place[:, None]).sum(0)
+            length = np.sqrt((slope**2).sum(0))
+            slope = np.where(length > 1e-6, slope / np.maximum(length, 1e-6), 0.0)
+        plain = cls(hidden, constant, slope, place, np.zeros(hidden.shape))
+        bend = plain.residuals(np.broadcast_to(place[:, None] ** 2, hidden.shape)[None])[0]
+        length = math.sqrt(float((bend**2).sum()))
+        return plain if length < 1e-6 else cls(hidden, constant, slope, place, bend / length)
+
+    def residuals(self, logs: Floats) -> Floats:
+        """Returns log-probabilities [D, R, n] less each token's line and the common curve; 0 where shown."""
+        found = np.where(self.hidden, logs, 0.0)
+        for unit in (self.constant, self.slope):
+            found = found - unit * (unit * found).sum(1, keepdims=True)
+        return np.asarray(found - self.bend * (self.bend * found).sum((1, 2), keepdims=True))
+
+    def freedom(self) -> int:
+        """Returns the degrees of freedom of the residuals."""
+        used = (self.constant**2).sum() + (self.slope**2).sum() + (self.bend**2).sum()
+        return round(float(self.hidden.sum() - used))
+
+    def fitted(self, logs: Floats) -> tuple[Floats, Floats]:
+        """Returns each token's level and slope [D, n] (nats, at place 0)."""
+        read = np.where(self.hidden, logs, 0.0)
+        count = np.maximum(1, self.hidden.sum(0))
+        steep = (self.slope * self.place[:, None]).sum(0)  # of a line of slope 1
+        slopes = np.where(steep > 0, (self.slope * read).sum(1) / np.where(steep > 0, steep, 1.0), 0.0)
+        middle = (self.hidden * self.place[:, None]).sum(0) / count
+        return read.sum(1) / count - slopes * middle, slopes
+
+    def variance(self, weight: Floats, logs: Floats, noise: Floats) -> Floats:
+        """Returns the variance [D] that levels and slopes give a rule with `weight` [R, n], from their spread between tokens without that of their noise [D]."""
+        n = self.hidden.shape[1]
+        count = np.maximum(1, self.hidden.sum(0))
+        steep = (self.slope * self.place[:, None]).sum(0)
+        middle = (self.hidden * self.place[:, None]).sum(0) / count
+        doubt = np.where(steep > 0, 1 / np.where(steep > 0, steep, 1.0) ** 2, 0.0)
+        own = np.array([[(1 / count + middle**2 * doubt).mean(), -(middle * doubt).mean()], [0.0, doubt.mean()]])
+        fits = np.stack(self.fitted(logs), 1)
+        missed = np.stack([weight.sum(0) - 1, (weight * self.place[:, None]).sum(0)])
+        apart, uneven = fits - fits.mean(2, keepdims=True), missed - missed.mean(1, keepdims=True)
+        between = np.einsum("dai,dbi->dab", apart, apart) / n - noise[:, None, None] * (own + np.triu(own, 1).T)
+        varied = (between * (uneven @ uneven.T)).sum((1, 2)) * n / max(1, n - 1)
+        return np.asarray(np.maximum(0.0, varied) + (fits.mean(2) @ missed.sum(1)) ** 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """What is known of a rule for processes of one gain.
+
+    Attributes:
+        turned: [shapes][T] matrices that make a token's values independent, and [shapes][T] their variances without noise.
+        offset: of the restricted log-likelihood.
+        own: [B] variance of the estimate for a unit of each covariance, tokens independent.
+        common: [B] likewise, one function for all tokens.
+        squares: [B] expected sum of squared residuals, tokens independent.
+        shared: [B] expected sum of squared residuals of one function for all tokens.
+        products: [B] expected sum of products of different tokens' residuals, of one function for all tokens.
+    """
+
+    turned: list[list[tuple[Floats, Floats]]]
+    offset: float
+    own: Floats
+    common: Floats
+    squares: Floats
+    shared: Floats
+    products: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """How sure a rule is.
+
+    Attributes:
+        weight: [R, n] of the rule.
+        lines: of its tokens.
+        gains: what it makes of processes.
+        rows: [T] patterns that each token's likelihood is computed from.
+    """
+
+    weight: Floats
+    lines: Lines
+    gains: list[Gain]
+    rows: list[Ints]
+
+    def error(self, logs: Floats) -> Error:
+        """Returns the error (nats) of the estimate from log-probabilities [R, n]; unknown of few patterns, and where all patterns say the same."""
+        if len(logs) < FEWEST:
+            return UNKNOWN
+        variance = float(self.variance(logs[None])[0])
+        return Error(math.sqrt(variance), freedom(len(logs))) if variance > TINY**2 else UNKNOWN
+
+    def variance(self, logs: Floats) -> Floats:
+        """Returns the variance [D] (nats squared) of the estimate from log-probabilities [D, R, n]."""
+        residuals = self.lines.residuals(logs)
+        squares = (residuals**2).sum((1, 2))
+        products = (residuals.sum(2) ** 2).sum(1) - squares
+        left = self.lines.freedom()
+        if left < 1:
+            return np.zeros(len(logs))
+        read = np.where(self.lines.hidden, logs, 0.0)
+        likelihoods: list[Floats] = []
+        variances: list[Floats] = []
+        for gain in self.gains:
+            likelihood = self._likelihoods(read, gain)
+            for amounts, log in zip(_mixtures(), likelihood, strict=True):
+                own, common, alone, shared, crossed = (
+                    float(amounts @ of) for of in (gain.own, gain.common, gain.squares, gain.shared, gain.products)
+                )
+                together = np.clip(
+                    products / crossed if crossed > 0 else 0.0 * products, 0.0, squares / max(shared, 1e-300)
+                )
+                single = np.maximum(0.0, squares - together * shared) / max(alone, 1e-300)
+                likelihoods.append(log + (math.log(ALONE) if amounts[-1] == 1 and not amounts[:-1].any() else 0.0))
+                variances.append(single * own + together * common)
+        weight = np.array(likelihoods)
+        weight = np.exp(weight - weight.max(0))
+        process = (weight * np.array(variances)).sum(0) / weight.sum(0)
+        total = process + self.lines.variance(self.weight, logs, squares / left)
+        return np.asarray(total * (1 + CAUTION / len(self.weight)))
+
+    def _likelihoods(self, read: Floats, gain: Gain) -> Iterator[Floats]:
+        """Yields the restricted log-likelihood [D] of each mixture, its scale being the best one."""
+        alone: Floats | None = None
+        for turned in gain.turned:
+            values = [
+                np.einsum("tr,dr->dt", turn, read[:, rows, i]) ** 2
+                for i, ((turn, _), rows) in enumerate(zip(turned, self.rows, strict=True))
+            ]
+            squares, spread = np.concatenate(values, 1), np.concatenate([own for _, own in turned])
+            degrees = len(spread)
+            for rough in ROUGH:
+                scale = np.maximum(1e-300, (squares / (spread + rough)).sum(1) / max(1, degrees))
+                yield gain.offset - (degrees * np.log(scale) + np.log(spread + rough).sum()) / 2
+            alone = np.maximum(1e-300, squares.sum(1) / max(1, degrees))
+        assert alone is not None
+        yield gain.offset - degrees * np.log(alone) / 2
+
+
+CAUTION = 1.0  # few patterns know little of what they do not show: variances are enlarged by this over their number
+
+
+def freedom(count: int) -> float:
+    """Returns the degrees of freedom of the error of a rule of `count` patterns: those that tell the manner of variation apart are a part of them."""
+    return max(4.0, count / 4)
+
+
+def _mixtures() -> Iterator[Floats]:
+    """Yields the amounts [B] of each covariance: the shapes, each with all amounts of noise, and noise alone."""
+    for shape in SHAPES:
+        for rough in ROUGH:
+            yield np.array([*shape, rough])
+    yield np.array([0.0, 0.0, 0.0, 1.0])
+
+
+def spread(hidden: Bools, weight: Floats) -> Spread:
+    """Returns the spread of the rule with patterns `hidden` [R, n] and weights [R, n]."""
+    lines = Lines.of(hidden)
+    some = range(min(hidden.shape[1], max(TOKENS // 2, min(TOKENS, 1024 // len(hidden)))))
+    rows = [_some(np.flatnonzero(hidden[:, i])) for i in some]
+    return Spread(weight, lines, [_gain(lines, weight, gain, rows) for gain in GAINS], rows)
+
+
+def _some(rows: Ints) -> Ints:
+    """Returns `ROWS` of the rows at most, evenly spaced."""
+    return rows if len(rows) <= ROWS else rows[np.linspace(0, len(rows) - 1, ROWS).round().astype(int)]
+
+
+def _gain(lines: Lines, weight: Floats, gain: float, rows: list[Ints]) -> Gain:
+    hidden = lines.hidden
+    n = hidden.shape[1]
+    revealed = (~hidden).astype(np.float64)
+    sizes = revealed.sum(1)
+    damping = np.exp(-gain * sizes / (2 * n))
+    alike = 1 - 2 * (sizes[:, None] + sizes[None] - 2 * revealed @ revealed.T) / n
+    among = [alike**power * np.outer(damping, damping) for power in (1, 2, 3)] + [np.diag(damping**2)]
+
+    turned: list[list[tuple[Floats, Floats]]] = [[] for _ in SHAPES]
+    offset = 0.0
+    for own in rows:
+        given = (
+            np.stack([np.ones(len(own)), lines.place[own]], 1)[:, : 2 if lines.slope.any() else 1] / damping[own, None]
+        )
+        basis, triangle = np.linalg.qr(given, mode="complete")
+        rank = int((np.abs(np.diag(triangle)) > 1e-9).sum())
+        free = basis[:, max(rank, given.shape[1]) :]
+        offset -= np.log(damping[own]).sum() + np.log(np.abs(np.diag(triangle))[:rank]).sum()
+        for number, shape in enumerate(SHAPES):
+            kernel = sum(a * (alike**power)[np.ix_(own, own)] for power, a in enumerate(shape, 1))
+            values, vectors = np.linalg.eigh(free.T @ kernel @ free)
+            turned[number].append(((free @ vectors).T / damping[own], np.maximum(values, 0.0)))
+
+    fits = lines.constant @ lines.constant.T + lines.slope @ lines.slope.T
+    bend = lines.bend.sum(1)
+    total = np.diag(hidden.sum(1).astype(np.float64)) - fits - np.outer(bend, bend)
+    crossed = total @ total - total
+    found = [
+        _moments(n, weight, sizes.astype(int), one, power, gain) for power, one in zip((1, 2, 3, 0), among, strict=True)
+    ]
+    return Gain(
+        turned,
+        offset,
+        np.array([own for own, _ in found]),
+        np.array([common for _, common in found]),
+        np.array([_squares(lines, one) for one in among]),
+        np.array([float((total * one).sum()) for one in among]),
+        np.array([float((crossed * one).sum()) for one in among]),
+    )
+
+
+def _squares(lines: Lines, among: Floats) -> float:
+    """Returns the expected sum of squared residuals of processes with covariance `among` [R, R], independent between tokens."""
+    fitted = sum(float((unit * (among @ unit)).sum()) for unit in (lines.constant, lines.slope, lines.bend))
+    return float(lines.hidden.sum(1) @ np.diag(among)) - fitted
+
+
+def _moments(n: int, weight: Floats, sizes: Floats, among: Floats, power: int, gain: float) -> tuple[float, float]:
+    """Returns the variance of an estimate for processes of covariance `among` [R, R]: of one per token, and of one for all tokens."""
+    own = _expected(n, n - 1, power, gain)
+    each = float((weight * (among @ weight)).sum() - 2 * (weight.sum(1) * own.mean(1)[sizes]).sum() + n * own.mean())
+    every, total = _expected(n, n, power, gain)[:n, :n], weight.sum(1)
+    one = float(total @ among @ total - 2 * (total * every.sum(1)[sizes]).sum() + every.sum())
+    return max(0.0, each), max(0.0, one)
+
+
+def _expected(n: int, others: int, power: int, gain: float) -> Floats:
+    """Returns the mean covariance of random sets of s and k of `others` tokens, for all s and k up to n - 1 (power 0: noise, alike only if equal)."""
+    s = np.arange(others + 1, dtype=np.float64)
+    damping = np.exp(-gain * s / (2 * n))
+    if power == 0:
+        return np.diag(damping**2 / np.array([math.comb(others, int(size)) for size in s], dtype=np.float64))
+    falling = [np.ones((others + 1, others + 1))]  # factorial moments of the tokens in both (hypergeometric)
+    for order in range(3):
+        left = max(1, others - order)
+        falling.append(falling[-1] * np.maximum(0, s - order)[:, None] * np.maximum(0, s - order)[None] / left)
+    once, twice, thrice = falling[1], falling[2] + falling[1], falling[3] + 3 * falling[2] + falling[1]
+    base, step = 1 - 2 * (s[:, None] + s[None]) / n, 4 / n  # alike = base + step * tokens in both
+    raw = {
+        1: base + step * once,
+        2: base**2 + 2 * base * step * once + step**2 * twice,
+        3: base**3 + 3 * base**2 * step * once + 3 * base * step**2 * twice + step**3 * thrice,
+    }[power]
+    return np.asarray(raw * np.outer(damping, damping))
