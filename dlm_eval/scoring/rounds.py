@@ -14,6 +14,7 @@ from dlm_eval.canvas import Score
 from dlm_eval.engine import Walk
 from dlm_eval.noise import Noise, digest
 from dlm_eval.scoring.cubature import precision
+from dlm_eval.scoring.echo import added, scaled
 from dlm_eval.scoring.estimates import ESTIMATES
 from dlm_eval.scoring.flow import together
 from dlm_eval.scoring.registry import ESTIMATORS, EstimatorSettings
@@ -60,6 +61,7 @@ def merge(scores: Sequence[Score]) -> Score:
         logprob=sum(s.logprob for s in scores),
         stderr=error.stderr,
         freedom=error.freedom,
+        echo=added([s.echo for s in scores]),
         kind=max((s.kind for s in scores), key=KINDS.index),
         rows=sum(s.rows for s in scores),
         estimator="+".join(sorted({s.estimator for s in scores})),
@@ -123,7 +125,8 @@ class Rounds:
         total = sum(self.weights)
         value = sum(w * s.logprob for w, s in zip(self.weights, self.scores, strict=True)) / total
         error = summed(s.error.scaled(w / total) for w, s in zip(self.weights, self.scores, strict=True))
-        mean = replace(self.scores[-1], logprob=value, stderr=error.stderr, freedom=error.freedom)
+        echo = added([scaled(s.echo, w / total) for w, s in zip(self.weights, self.scores, strict=True)])
+        mean = replace(self.scores[-1], logprob=value, stderr=error.stderr, freedom=error.freedom, echo=echo)
         if mean.lower is None:
             return mean
         low, _ = mean.interval or (None, None)
