@@ -24,7 +24,7 @@ from dlm_eval.scoring.orders import (
     pair_count,
     population,
     random_orders,
-    tangent_bound,
+    upper_bound,
 )
 from dlm_eval.scoring.patterns import BUILDERS, deviations, draws_error, enumerable, exact
 from dlm_eval.scoring.registry import ESTIMATORS, EstimatorSettings
@@ -119,8 +119,7 @@ def chain_score(chains: Floats, certain: float, n: int, settings: EstimatorSetti
 def chain_bounds(chains: Floats, group: Ints, draws: int, certain: float) -> Bounds:
     """Returns the multi-sample lower and the tangent upper bound of the log-likelihoods [P] of orders in draws `group` [P], and what holds log p."""
     tighter, error = log_mean_exp(chains), log_mean_exp_error(chains, group, draws)
-    tangent = tangent_bound(chains, group, draws, certain)
-    upper, upper_error = (None, UNKNOWN) if tangent is None else tangent
+    upper, upper_error = upper_bound(chains, group, draws, certain)
     return Bounds(tighter, error, upper, upper_error, bracket(chains, group, draws, certain))
 
 
