@@ -64,7 +64,7 @@ def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Cal
                 sample["seconds"] = round(sum(r.seconds for r in own), 6)
                 sample["truncated"] = sum(r.truncated for r in own)
                 if own[0].kind == "likelihood":
-                    sample |= _log_probabilities([r.score for r in own])
+                    sample |= likelihood_columns([r.score for r in own])
                     if own[0].tokens and "text_nats" in own[0].details:  # a whole text, not a choice
                         sample["nats_per_token"] = own[0].details["text_nats"] / own[0].tokens
                 else:
@@ -75,7 +75,7 @@ def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Cal
                 sample["error"] = error
 
 
-def _log_probabilities(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
+def likelihood_columns(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
     """Returns the columns of a sample's likelihoods, one entry per request, None where it erred."""
     found: dict[str, list[Any]] = {
         "logprob_stderr": [s and s.stderr for s in scores],
