@@ -95,6 +95,7 @@ class Score:
         freedom: degrees of freedom of `stderr`.
         lower_stderr: standard error of `lower`, nats; None where it is not known, or there is no bound.
         upper_stderr: likewise of `upper`.
+        echo: what the errors of other choices of the question are compared with (scoring/echo.py); empty where there is no error.
         bracket: what holds the log-likelihood at 95 %: the low end of `lower` and the high end of `upper`, nats; None for an end that is not known.
     """
 
@@ -111,6 +112,7 @@ class Score:
     lower_stderr: float | None = None
     upper_stderr: float | None = None
     bracket: tuple[float | None, float | None] = (None, None)
+    echo: tuple[float, ...] = ()
 
     @property
     def error(self) -> Error:

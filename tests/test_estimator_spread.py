@@ -76,12 +76,15 @@ def test_whole_texts_have_a_part_too(tmp_path: Path) -> None:
     assert set(parts) == {"t_choice", "t_last", "t_roll"}
     samples = results["samples"]["t_roll"]
     error = math.sqrt(sum(s["logprob_stderr"][0] ** 2 for s in samples))
+    low, high = results["dlm_eval"]["estimator_interval"]["t_roll"]["word_perplexity"]
     words = sum(len(s["doc"]["text"].split()) for s in samples)
     found = results["results"]["t_roll"]["word_perplexity,none"]
     assert parts["t_roll"]["word_perplexity"] == pytest.approx(found * error / words, rel=0.6)
     (line,) = [row for row in render(results).splitlines() if "word_perplexity" in row]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert float(cells[HEADERS.index("of it estimator")]) == pytest.approx(parts["t_roll"]["word_perplexity"], rel=0.01)
+    shown = [float(end) for end in cells[HEADERS.index("of it estimator")].split(" to ")]
+    assert shown == pytest.approx([low, high], rel=0.01)
+    assert 0 < low < found < high and high / found == pytest.approx(found / low)
 
 
 def test_perplexities_have_a_sampling_error(tmp_path: Path) -> None:

@@ -9,15 +9,17 @@ from typing import Any
 
 import dlm_eval
 from dlm_eval.harness.environment import environment
-from dlm_eval.harness.estimator_spread import estimator_spread
+from dlm_eval.harness.estimator_spread import estimator_parts
 from dlm_eval.harness.identity import multiturn
 from dlm_eval.harness.models import Loaded
-from dlm_eval.harness.perplexity_error import perplexity_stderr
+from dlm_eval.harness.perplexity_error import perplexity_interval, perplexity_stderr
 from dlm_eval.harness.results import cost_block, task_settings
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.noise import digest
 from dlm_eval.redaction import redact
 from dlm_eval.scoring import parse_estimator
+
+SPREADS = ("estimator_stderr", "estimator_interval", "perplexity_stderr", "perplexity_interval")
 
 
 def block(
@@ -73,16 +75,24 @@ def block(
     }
 
 
-def spreads(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Returns by task and metric the estimator's part of its standard error, and the sampling error where lm-eval has none."""
-    found: dict[str, dict[str, dict[str, float | None]]] = {"estimator_stderr": {}, "perplexity_stderr": {}}
+def spreads(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns by task and metric the estimator's part of its standard error, and the sampling error where lm-eval has none; of perplexities the intervals too."""
+    found: dict[str, dict[str, dict[str, Any]]] = {key: {} for key in SPREADS}
     for name, task in tasks["tasks"].items():
         first = [s for s in results["samples"][name] if s["filter"] == results["samples"][name][0]["filter"]]
         if task.OUTPUT_TYPE == "generate_until":
             continue
-        found["estimator_stderr"][name] = estimator_spread(task, first)
-        found["perplexity_stderr"][name] = {**perplexity_stderr(task, first)}
-    return {kind: {name: errors for name, errors in of.items() if errors} for kind, of in found.items()}
+        parts = estimator_parts(task, first)
+        own: tuple[dict[str, Any], ...] = (
+            {metric: part and part.stderr for metric, part in parts.items()},
+            {metric: part.interval for metric, part in parts.items() if part and part.interval},
+            perplexity_stderr(task, first),
+            perplexity_interval(task, first),
+        )
+        for key, errors in zip(SPREADS, own, strict=True):
+            if errors:
+                found[key][name] = errors
+    return found
 
 
 def public(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from dlm_eval.harness.records import Record
 from dlm_eval.noise import digest
 from dlm_eval.printable import valid_unicode
 from dlm_eval.redaction import redact, redact_values
+from dlm_eval.scoring.echo import correlations
 from dlm_eval.settings import shown
 
 LONGEST = 150  # bytes of a name in a file's name; the rest is a date, and 255 are allowed
@@ -63,7 +64,7 @@ def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Cal
                 sample["seconds"] = round(sum(r.seconds for r in own), 6)
                 sample["truncated"] = sum(r.truncated for r in own)
                 if own[0].kind == "likelihood":
-                    sample |= _log_probabilities([r.score for r in own])
+                    sample |= likelihood_columns([r.score for r in own])
                     if own[0].tokens and "text_nats" in own[0].details:  # a whole text, not a choice
                         sample["nats_per_token"] = own[0].details["text_nats"] / own[0].tokens
                 else:
@@ -74,9 +75,9 @@ def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Cal
                 sample["error"] = error
 
 
-def _log_probabilities(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
+def likelihood_columns(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
     """Returns the columns of a sample's likelihoods, one entry per request, None where it erred."""
-    return {
+    found: dict[str, list[Any]] = {
         "logprob_stderr": [s and s.stderr for s in scores],
         "logprob_interval": [s and s.interval for s in scores],
         "logprob_kind": [s and s.kind for s in scores],
@@ -84,6 +85,8 @@ def _log_probabilities(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
         "logprob_bounds_stderr": [s and (s.lower_stderr, s.upper_stderr) for s in scores],
         "logprob_bracket": [s and s.bracket for s in scores],
     }
+    shared = correlations([s.echo if s else () for s in scores])
+    return found if shared is None else {**found, "logprob_correlation": shared}
 
 
 def unscored(tasks: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
             first[0],
             shown,
             _number(value),
-            _number(sampling),
+            _interval(results, "perplexity_interval", name, metric) or _number(sampling),
             _part(results, name, metric),
             *first[1:],
         ]
@@ -76,7 +76,15 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
 def _part(results: Mapping[str, Any], name: str, metric: str) -> str:
     """Returns the estimator's part of a metric's error; "-" where it has one that is not known."""
     parts = results.get("dlm_eval", {}).get("estimator_stderr", {}).get(name, {})
-    return "-" if metric in parts and parts[metric] is None else _number(parts.get(metric))
+    if metric in parts and parts[metric] is None:
+        return "-"
+    return _interval(results, "estimator_interval", name, metric) or _number(parts.get(metric))
+
+
+def _interval(results: Mapping[str, Any], kind: str, name: str, metric: str) -> str:
+    """Returns the 95 % interval of a perplexity as it is printed; nothing of other metrics."""
+    ends = _of(results, kind, name, metric)
+    return f"{_number(ends[0])} to {_number(ends[1])}" if ends else ""
 
 
 def _of(results: Mapping[str, Any], kind: str, name: str, metric: str) -> Any:

@@ -53,6 +53,11 @@ class Rule:
             return EXACT
         return self.spread.error(logs)
 
+    def deviations(self, logs: Floats) -> Floats:
+        """Returns [R, n] how far log-probabilities are from their tokens' lines over sizes; zeros where the error is 0."""
+        logs = np.where(self.hidden, logs, 0.0)
+        return self.spread.lines.residuals(logs[None])[0] if np.isfinite(logs).all() else np.zeros(logs.shape)
+
 
 def rule(n: int, samples: int, variant: int = 0) -> Rule:
     """Returns the rule of `samples` forwards for n open tokens. Rules of usual size are kept: the choices of a task need them again and again."""

@@ -14,6 +14,7 @@ from dlm_eval.canvas import Score
 from dlm_eval.engine import Ints, Walk
 from dlm_eval.noise import Noise
 from dlm_eval.scoring.cubature import Rule, relabelled
+from dlm_eval.scoring.echo import echo
 from dlm_eval.scoring.orders import (
     bracket,
     chain_patterns,
@@ -23,9 +24,9 @@ from dlm_eval.scoring.orders import (
     pair_count,
     population,
     random_orders,
-    tangent_bound,
+    upper_bound,
 )
-from dlm_eval.scoring.patterns import BUILDERS, draws_error, enumerable, exact
+from dlm_eval.scoring.patterns import BUILDERS, deviations, draws_error, enumerable, exact
 from dlm_eval.scoring.registry import ESTIMATORS, EstimatorSettings
 from dlm_eval.scoring.reveal import reveal
 from dlm_eval.scoring.score_entropy import sedd
@@ -45,7 +46,7 @@ def linear(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Sc
     error = draws_error(values, plan.stratum)
     if target.n == 1 and np.ptp(values) == 0:  # there is one pattern, and it was run
         error = EXACT
-    return _score(float(values.mean()), error, kind, settings)
+    return _score(float(values.mean()), error, kind, settings, echo=echo(deviations(values, plan.stratum), error))
 
 
 def enumerated(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
@@ -109,16 +110,16 @@ def chain_score(chains: Floats, certain: float, n: int, settings: EstimatorSetti
     group = np.arange(len(chains)) // (2 if settings.antithetic else 1)
     draws = population(n, settings.antithetic)
     bounds = chain_bounds(chains, group, draws, certain)
+    value, error = float(chains.mean()), mean_error(chains, group, draws)
     if settings.report == "likelihood":
-        return _score(bounds.lower, bounds.lower_error, "lower bound", settings, bounds)
-    return _score(float(chains.mean()), mean_error(chains, group, draws), "lower bound", settings, bounds)
+        value, error = bounds.lower, bounds.lower_error
+    return _score(value, error, "lower bound", settings, bounds, echo(chains - chains.mean(), error))
 
 
 def chain_bounds(chains: Floats, group: Ints, draws: int, certain: float) -> Bounds:
     """Returns the multi-sample lower and the tangent upper bound of the log-likelihoods [P] of orders in draws `group` [P], and what holds log p."""
     tighter, error = log_mean_exp(chains), log_mean_exp_error(chains, group, draws)
-    tangent = tangent_bound(chains, group, draws, certain)
-    upper, upper_error = (None, UNKNOWN) if tangent is None else tangent
+    upper, upper_error = upper_bound(chains, group, draws, certain)
     return Bounds(tighter, error, upper, upper_error, bracket(chains, group, draws, certain))
 
 
@@ -158,7 +159,8 @@ def rule_logs(target: Target, rule: Rule, order: Ints) -> Walk[Floats]:
 
 def rule_score(rule: Rule, logs: Floats, settings: EstimatorSettings) -> Score:
     """Returns the ELBO and its error by a cubature rule from its log-probabilities [R, n]."""
-    return _score(rule.estimate(logs), rule.error(logs), "lower bound", settings)
+    error = rule.error(logs)
+    return _score(rule.estimate(logs), error, "lower bound", settings, echo=echo(rule.deviations(logs), error))
 
 
 def auto(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Score]:
@@ -194,9 +196,16 @@ class Bounds:
         return cls(score.lower, EXACT, score.upper, EXACT, score.bracket)
 
 
-def _score(logprob: float, error: Error, kind: str, settings: EstimatorSettings, bounds: Bounds | None = None) -> Score:
+def _score(
+    logprob: float,
+    error: Error,
+    kind: str,
+    settings: EstimatorSettings,
+    bounds: Bounds | None = None,
+    echo: tuple[float, ...] = (),
+) -> Score:
     """Returns the score; where no bounds are given, those that its kind makes it. Under guidance it is none."""
-    plain = Score(logprob, error.stderr, kind, 0, None, settings.name, freedom=error.freedom)
+    plain = Score(logprob, error.stderr, kind, 0, None, settings.name, freedom=error.freedom, echo=echo)
     if settings.cfg_scale:
         return replace(plain, kind="score")
     if bounds is None and kind not in ("lower bound", "exact"):

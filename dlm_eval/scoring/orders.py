@@ -163,3 +163,14 @@ def tangent_bound(chains: Floats, group: Ints, draws: int, certain: float) -> tu
     if not np.isfinite(values).all():
         return float(values.mean()), UNKNOWN
     return float(values.mean()), draws_error(values, np.zeros(count, dtype=np.int64))
+
+
+def upper_bound(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[float, Error]:
+    """Returns the tangent bound with its error; where it is known to be off by more than a nat, or is no better, the certain one.
+
+    The mean of the tangent bound of a long tail is made by draws of many nats that hardly any sample has.
+    """
+    tangent = tangent_bound(chains, group, draws, certain)
+    if tangent is None or tangent[0] >= certain or (tangent[1].stderr or 0.0) > 1:
+        return certain, EXACT
+    return tangent

@@ -85,6 +85,13 @@ def draws_error(values: Floats, stratum: Ints) -> Error:
     return Error(stderr, max(2.0, min(float(own.sum()), total**2 / float((spread**2 / (own + 2)).sum())) / 2))
 
 
+def deviations(values: Floats, stratum: Ints) -> Floats:
+    """Returns [P] values less the mean of their stratum; zeros where the error is 0 or nothing is drawn."""
+    if len(stratum) == 0 or not np.isfinite(values).all():
+        return np.zeros(len(values))
+    return np.asarray(values - (np.bincount(stratum, weights=values) / np.bincount(stratum))[stratum])
+
+
 def subsets(n: int) -> Bools:
     """Returns all 2^n mask patterns [2^n, n]; bit i of a row's number says whether it hides token i."""
     return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from dlm_eval.canvas import Score
 from dlm_eval.engine import Walk
 from dlm_eval.noise import Noise, digest
+from dlm_eval.scoring.echo import added
 from dlm_eval.scoring.estimates import ESTIMATES, rule_logs, rule_score
 from dlm_eval.scoring.flow import together
 from dlm_eval.scoring.nested import nested
@@ -61,6 +62,7 @@ def merge(scores: Sequence[Score]) -> Score:
         logprob=sum(s.logprob for s in scores),
         stderr=error.stderr,
         freedom=error.freedom,
+        echo=added([s.echo for s in scores]),
         kind=max((s.kind for s in scores), key=KINDS.index),
         rows=sum(s.rows for s in scores),
         estimator="+".join(sorted({s.estimator for s in scores})),

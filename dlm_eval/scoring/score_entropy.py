@@ -24,7 +24,8 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.noise_schedules import NoiseSchedule
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.patterns import EPSILON, draws_error, neighbours
+from dlm_eval.scoring.echo import echo
+from dlm_eval.scoring.patterns import EPSILON, deviations, draws_error, neighbours
 from dlm_eval.scoring.registry import EstimatorSettings
 from dlm_eval.scoring.target import Bools, Floats, Target
 
@@ -71,7 +72,16 @@ def sedd(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Scor
     if np.isnan(losses).any():
         raise SampleError("the model returned log-scores that are NaN")
     error = draws_error(losses, neighbours(count))
-    return Score(-float(losses.mean()), error.stderr, "score", 0, None, "sedd", freedom=error.freedom)
+    return Score(
+        -float(losses.mean()),
+        error.stderr,
+        "score",
+        0,
+        None,
+        "sedd",
+        freedom=error.freedom,
+        echo=echo(deviations(losses, neighbours(count)), error),
+    )
 
 
 def _entropies(target: Target, hidden: Bools, sigma: Floats) -> Walk[Floats]:

@@ -16,7 +16,6 @@ Shape letters: n = open tokens, R = mask patterns, D = draws (runs of one rule),
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +29,13 @@ SHAPES = np.array([[1, 0.003, 0], [1, 0.15, 0], [1, 0.7, 0.3], [1, 1, 3]])
 ROUGH = (1e-4, 0.01, 0.1, 1.0)  # amounts of noise beside them; noise alone is one more
 GAINS = (-4.0, 0.0, 3.0)  # how fast variances fall with the share that is shown
 ALONE = 5.0  # prior weight of noise alone, against 1 for each of the others
+# [mixtures, B] amounts of each covariance: the shapes, each with all amounts of noise, and noise alone; and the logarithms of their prior weights.
+MIXTURES = np.array([[*shape, rough] for shape in SHAPES for rough in ROUGH] + [[0.0, 0.0, 0.0, 1.0]])
+PRIOR = np.array([0.0] * (len(MIXTURES) - 1) + [math.log(ALONE)])
 TOKENS, ROWS = 16, 96  # tokens and patterns of each that the likelihood is computed from, at most
 SLOPES = 8  # patterns from which on each token has a slope of its own
+# A few patterns know little of what they do not show: variances are enlarged by (this over their number) squared.
+CAUTION = 4.0
 TINY = 1e-9  # nats: smaller errors are rounding
 
 
@@ -110,7 +114,6 @@ class Gain:
     """What is known of a rule for processes of one gain.
 
     Attributes:
-        turned: [shapes][T] matrices that make a token's values independent, and [shapes][T] their variances without noise.
         offset: of the restricted log-likelihood.
         own: [B] variance of the estimate for a unit of each covariance, tokens independent.
         common: [B] likewise, one function for all tokens.
@@ -119,13 +122,45 @@ class Gain:
         products: [B] expected sum of products of different tokens' residuals, of one function for all tokens.
     """
 
-    turned: list[list[tuple[Floats, Floats]]]
     offset: float
     own: Floats
     common: Floats
     squares: Floats
     shared: Floats
     products: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """What makes the values of a token independent under each process, for the tokens whose likelihood is asked.
+
+    Attributes:
+        rows: [T, r] patterns of each token (those beyond its number mean nothing).
+        matrix: [T, G * shapes * v, r] of its values; 0 beyond its number.
+        variance: [G, shapes, T, v] of the results without noise.
+        counts: [T, v] whether there is such a value.
+    """
+
+    rows: Ints
+    matrix: Floats
+    variance: Floats
+    counts: Bools
+
+    def likelihoods(self, read: Floats) -> Floats:
+        """Returns the restricted log-likelihoods [G, mixtures, D] of [D, R, n] (0 where shown), the scale being the best one; without the offset of a gain."""
+        gathered = read[:, self.rows, np.arange(len(self.rows))[:, None]]
+        found = (self.matrix @ gathered.transpose(1, 2, 0)) ** 2
+        squares = found.reshape(len(self.rows), *self.variance.shape[:2], -1, len(read))  # [T, G, shapes, v, D]
+        degrees = max(1, int(self.counts.sum()))
+
+        def likelihood(variance: Floats) -> Floats:
+            scale = np.einsum("gstv,tgsvd->gsd", self.counts / variance, squares, optimize=True) / degrees
+            logs = (np.log(variance) * self.counts).sum((2, 3))
+            return np.asarray(-(degrees * np.log(np.maximum(1e-300, scale)) + logs[..., None]) / 2)
+
+        noisy = np.stack([likelihood(self.variance + rough) for rough in ROUGH], 2)  # [G, shapes, rough, D]
+        alone = likelihood(np.ones(self.variance.shape))[:, :1]
+        return np.concatenate([noisy.reshape(len(GAINS), -1, len(read)), alone], 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,13 +171,13 @@ class Spread:
         weight: [R, n] of the rule.
         lines: of its tokens.
         gains: what it makes of processes.
-        rows: [T] patterns that each token's likelihood is computed from.
+        turned: for the likelihoods.
     """
 
     weight: Floats
     lines: Lines
     gains: list[Gain]
-    rows: list[Ints]
+    turned: Turned
 
     def error(self, logs: Floats) -> Error:
         """Returns the error (nats) of the estimate from log-probabilities [R, n]; unknown of few patterns, and where all patterns say the same."""
@@ -159,46 +194,24 @@ class Spread:
         left = self.lines.freedom()
         if left < 1:
             return np.zeros(len(logs))
-        read = np.where(self.lines.hidden, logs, 0.0)
-        likelihoods: list[Floats] = []
-        variances: list[Floats] = []
-        for gain in self.gains:
-            likelihood = self._likelihoods(read, gain)
-            for amounts, log in zip(_mixtures(), likelihood, strict=True):
-                own, common, alone, shared, crossed = (
-                    float(amounts @ of) for of in (gain.own, gain.common, gain.squares, gain.shared, gain.products)
-                )
-                together = np.clip(
-                    products / crossed if crossed > 0 else 0.0 * products, 0.0, squares / max(shared, 1e-300)
-                )
-                single = np.maximum(0.0, squares - together * shared) / max(alone, 1e-300)
-                likelihoods.append(log + (math.log(ALONE) if amounts[-1] == 1 and not amounts[:-1].any() else 0.0))
-                variances.append(single * own + together * common)
-        weight = np.array(likelihoods)
-        weight = np.exp(weight - weight.max(0))
-        process = (weight * np.array(variances)).sum(0) / weight.sum(0)
+        weights = self.turned.likelihoods(np.where(self.lines.hidden, logs, 0.0))
+        weights += np.array([gain.offset for gain in self.gains])[:, None, None] + PRIOR[:, None]
+        weights = np.exp(weights - weights.max((0, 1)))
+        variances = np.stack([_processes(gain, squares, products) for gain in self.gains])
+        process = (weights * variances).sum((0, 1)) / weights.sum((0, 1))
         total = process + self.lines.variance(self.weight, logs, squares / left)
-        return np.asarray(total * (1 + CAUTION / len(self.weight)))
-
-    def _likelihoods(self, read: Floats, gain: Gain) -> Iterator[Floats]:
-        """Yields the restricted log-likelihood [D] of each mixture, its scale being the best one."""
-        alone: Floats | None = None
-        for turned in gain.turned:
-            values = [
-                np.einsum("tr,dr->dt", turn, read[:, rows, i]) ** 2
-                for i, ((turn, _), rows) in enumerate(zip(turned, self.rows, strict=True))
-            ]
-            squares, spread = np.concatenate(values, 1), np.concatenate([own for _, own in turned])
-            degrees = len(spread)
-            for rough in ROUGH:
-                scale = np.maximum(1e-300, (squares / (spread + rough)).sum(1) / max(1, degrees))
-                yield gain.offset - (degrees * np.log(scale) + np.log(spread + rough).sum()) / 2
-            alone = np.maximum(1e-300, squares.sum(1) / max(1, degrees))
-        assert alone is not None
-        yield gain.offset - degrees * np.log(alone) / 2
+        return np.asarray(total * (1 + (CAUTION / len(self.weight)) ** 2))
 
 
-CAUTION = 1.0  # few patterns know little of what they do not show: variances are enlarged by this over their number
+def _processes(gain: Gain, squares: Floats, products: Floats) -> Floats:
+    """Returns the variances [mixtures, D] that processes of one gain give an estimate whose residuals have these sums of squares and of products [D]."""
+    own, common, alone, shared, crossed = (
+        (MIXTURES @ of)[:, None] for of in (gain.own, gain.common, gain.squares, gain.shared, gain.products)
+    )
+    together = np.where(crossed > 0, products / np.where(crossed > 0, crossed, 1.0), 0.0)
+    together = np.clip(together, 0.0, squares / np.maximum(shared, 1e-300))
+    single = np.maximum(0.0, squares - together * shared) / np.maximum(alone, 1e-300)
+    return np.asarray(single * own + together * common)
 
 
 def freedom(count: int) -> float:
@@ -206,20 +219,15 @@ def freedom(count: int) -> float:
     return max(4.0, count / 4)
 
 
-def _mixtures() -> Iterator[Floats]:
-    """Yields the amounts [B] of each covariance: the shapes, each with all amounts of noise, and noise alone."""
-    for shape in SHAPES:
-        for rough in ROUGH:
-            yield np.array([*shape, rough])
-    yield np.array([0.0, 0.0, 0.0, 1.0])
-
-
 def spread(hidden: Bools, weight: Floats) -> Spread:
     """Returns the spread of the rule with patterns `hidden` [R, n] and weights [R, n]."""
     lines = Lines.of(hidden)
     some = range(min(hidden.shape[1], max(TOKENS // 2, min(TOKENS, 1024 // len(hidden)))))
     rows = [_some(np.flatnonzero(hidden[:, i])) for i in some]
-    return Spread(weight, lines, [_gain(lines, weight, gain, rows) for gain in GAINS], rows)
+    turned, offsets = _turn(lines, rows)
+    return Spread(
+        weight, lines, [_gain(lines, weight, gain, own) for gain, own in zip(GAINS, offsets, strict=True)], turned
+    )
 
 
 def _some(rows: Ints) -> Ints:
@@ -227,39 +235,59 @@ def _some(rows: Ints) -> Ints:
     return rows if len(rows) <= ROWS else rows[np.linspace(0, len(rows) - 1, ROWS).round().astype(int)]
 
 
-def _gain(lines: Lines, weight: Floats, gain: float, rows: list[Ints]) -> Gain:
-    hidden = lines.hidden
-    n = hidden.shape[1]
+def _alike(hidden: Bools) -> Floats:
+    """Returns [R, R] 1 for equal patterns to -1 for opposite ones."""
     revealed = (~hidden).astype(np.float64)
     sizes = revealed.sum(1)
-    damping = np.exp(-gain * sizes / (2 * n))
-    alike = 1 - 2 * (sizes[:, None] + sizes[None] - 2 * revealed @ revealed.T) / n
+    return np.asarray(1 - 2 * (sizes[:, None] + sizes[None] - 2 * revealed @ revealed.T) / hidden.shape[1])
+
+
+def _damping(hidden: Bools, gain: float) -> Floats:
+    """Returns [R] how much patterns vary, as a standard deviation."""
+    n = hidden.shape[1]
+    return np.asarray(np.exp(-gain * (n - hidden.sum(1)) / (2 * n)))
+
+
+def _turn(lines: Lines, rows: list[Ints]) -> tuple[Turned, list[float]]:
+    """Returns what turns the values of the first tokens, and the offset of the log-likelihood for each gain."""
+    alike = _alike(lines.hidden)
+    most = max(len(own) for own in rows)
+    shape = len(GAINS), len(SHAPES), len(rows), most
+    matrix, variance = np.zeros((*shape, most)), np.ones(shape)
+    counts = np.zeros((len(rows), most), dtype=bool)
+    offsets = [0.0] * len(GAINS)
+    fixed = 2 if lines.slope.any() else 1
+    for g, gain in enumerate(GAINS):
+        damping = _damping(lines.hidden, gain)
+        for t, own in enumerate(rows):
+            given = np.stack([np.ones(len(own)), lines.place[own]], 1)[:, :fixed] / damping[own, None]
+            basis, triangle = np.linalg.qr(given, mode="complete")
+            corner = np.abs(np.diag(triangle))
+            free = basis[:, fixed:]
+            size = free.shape[1]
+            counts[t, :size] = True
+            offsets[g] -= float(np.log(damping[own]).sum() + np.log(corner[corner > 1e-9]).sum())
+            for number, amounts in enumerate(SHAPES):
+                kernel = sum(a * (alike**power)[np.ix_(own, own)] for power, a in enumerate(amounts, 1))
+                values, vectors = np.linalg.eigh(free.T @ kernel @ free)
+                matrix[g, number, t, :size, : len(own)] = (free @ vectors).T / damping[own]
+                variance[g, number, t, :size] = np.maximum(values, 0.0)
+    padded = np.stack([np.pad(own, (0, most - len(own))) for own in rows])
+    return Turned(padded, matrix.transpose(2, 0, 1, 3, 4).reshape(len(rows), -1, most), variance, counts), offsets
+
+
+def _gain(lines: Lines, weight: Floats, gain: float, offset: float) -> Gain:
+    hidden = lines.hidden
+    n = hidden.shape[1]
+    sizes = n - hidden.sum(1)
+    damping, alike = _damping(hidden, gain), _alike(hidden)
     among = [alike**power * np.outer(damping, damping) for power in (1, 2, 3)] + [np.diag(damping**2)]
-
-    turned: list[list[tuple[Floats, Floats]]] = [[] for _ in SHAPES]
-    offset = 0.0
-    for own in rows:
-        given = (
-            np.stack([np.ones(len(own)), lines.place[own]], 1)[:, : 2 if lines.slope.any() else 1] / damping[own, None]
-        )
-        basis, triangle = np.linalg.qr(given, mode="complete")
-        rank = int((np.abs(np.diag(triangle)) > 1e-9).sum())
-        free = basis[:, max(rank, given.shape[1]) :]
-        offset -= np.log(damping[own]).sum() + np.log(np.abs(np.diag(triangle))[:rank]).sum()
-        for number, shape in enumerate(SHAPES):
-            kernel = sum(a * (alike**power)[np.ix_(own, own)] for power, a in enumerate(shape, 1))
-            values, vectors = np.linalg.eigh(free.T @ kernel @ free)
-            turned[number].append(((free @ vectors).T / damping[own], np.maximum(values, 0.0)))
-
     fits = lines.constant @ lines.constant.T + lines.slope @ lines.slope.T
     bend = lines.bend.sum(1)
     total = np.diag(hidden.sum(1).astype(np.float64)) - fits - np.outer(bend, bend)
     crossed = total @ total - total
-    found = [
-        _moments(n, weight, sizes.astype(int), one, power, gain) for power, one in zip((1, 2, 3, 0), among, strict=True)
-    ]
+    found = [_moments(n, weight, sizes, one, power, gain) for power, one in zip((1, 2, 3, 0), among, strict=True)]
     return Gain(
-        turned,
         offset,
         np.array([own for own, _ in found]),
         np.array([common for _, common in found]),
@@ -275,7 +303,7 @@ def _squares(lines: Lines, among: Floats) -> float:
     return float(lines.hidden.sum(1) @ np.diag(among)) - fitted
 
 
-def _moments(n: int, weight: Floats, sizes: Floats, among: Floats, power: int, gain: float) -> tuple[float, float]:
+def _moments(n: int, weight: Floats, sizes: Ints, among: Floats, power: int, gain: float) -> tuple[float, float]:
     """Returns the variance of an estimate for processes of covariance `among` [R, R]: of one per token, and of one for all tokens."""
     own = _expected(n, n - 1, power, gain)
     each = float((weight * (among @ weight)).sum() - 2 * (weight.sum(1) * own.mean(1)[sizes]).sum() + n * own.mean())

@@ -1,0 +1,242 @@
+"""What scores say of their own errors, against models whose truth is known (benchmarks/contexts.py) and against `toy`.
+
+The reduced version of benchmarks/coverage.py: fixed seeds, each comparison at alpha = 1e-4 or less.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from harness_tasks import write_tasks
+
+from dlm_eval import evaluate
+from dlm_eval.canvas import Canvas, Score
+from dlm_eval.engine import Engine
+from dlm_eval.harness.estimator_spread import estimator_parts
+from dlm_eval.harness.table import render
+from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.noise import Noise, digest
+from dlm_eval.scoring import parse_estimator, score, score_outcomes
+from dlm_eval.scoring.orders import log_mean_exp, population, random_orders, upper_bound
+from dlm_eval.scoring.patterns import subsets
+from dlm_eval.scoring.rounds import merge
+from dlm_eval.scoring.subsets import sampler_log_likelihood
+from dlm_eval.uncertainty import Error, half_width, summed
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+from contexts import KINDS, Contexts  # a script beside the benchmark, not a part of the package
+from coverage import brackets, by_plans, chain, chains, cubature, elbo
+from task_errors import parts
+
+SEED = 5  # of models and draws; another than the benchmark's
+
+
+@pytest.fixture(scope="module")
+def toy() -> Toy:
+    return Toy(ToySettings(inconsistency=0.9, seed=3))
+
+
+def runs(toy: Toy, canvas: Canvas, estimator: str, count: int) -> list[Score]:
+    """Returns scores of independent runs (independent by their keys)."""
+    canvases = [Canvas(canvas.tokens, canvas.open, f"run {i}") for i in range(count)]
+    outcomes = score_outcomes(Engine(toy), canvases, parse_estimator(estimator))
+    return [outcome.answer for outcome in outcomes if isinstance(outcome.answer, Score)]
+
+
+def log_likelihood(toy: Toy, canvas: Canvas) -> float:
+    found = score(toy, [canvas], "exact")[0].lower
+    assert found is not None
+    return found
+
+
+# -- 1: chains --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_01_orders_are_drawn_without_replacement(antithetic: bool) -> None:
+    """As many draws as there are give every order once; fewer give each equally often (chi-square with 11 degrees of freedom, alpha 1e-5: 44)."""
+    every = random_orders(Noise(digest(0)), 4, 24, antithetic)
+    assert {tuple(order) for order in every.tolist()} == set(itertools.permutations(range(4)))
+    assert population(4, antithetic) == (12 if antithetic else 24)
+    if antithetic:
+        assert (every[::2] == every[1::2, ::-1]).all()
+        seen: dict[frozenset[tuple[int, ...]], int] = {}
+        for run in range(600):
+            orders = random_orders(Noise(digest("run", run)), 4, 4)
+            pairs = [
+                frozenset({tuple(a), tuple(b)})
+                for a, b in zip(orders[::2].tolist(), orders[1::2].tolist(), strict=True)
+            ]
+            assert len(set(pairs)) == 2
+            for pair in pairs:
+                seen[pair] = seen.get(pair, 0) + 1
+        assert len(seen) == 12 and sum((count - 100) ** 2 / 100 for count in seen.values()) < 44
+
+
+@pytest.mark.parametrize(
+    "n, estimator, rows",
+    [(3, "chain,permutations=4", 7), (4, "chain", 15), (5, "tube", 31), (4, "chain,permutations=24", 15)],
+)
+def test_01_all_orders_where_they_cost_no_more(toy: Toy, n: int, estimator: str, rows: int) -> None:
+    canvas = Canvas.continuation([0, 1], [4, 2, 0, 3, 1][:n])
+    (found,), truth = score(toy, [canvas], estimator), log_likelihood(toy, canvas)
+    assert (found.rows, found.stderr, found.lower_stderr, found.upper_stderr) == (rows, 0.0, 0.0, 0.0)
+    assert found.lower == found.upper == pytest.approx(truth) and found.bracket == pytest.approx((truth, truth))
+    whole = score(toy, [canvas], "exact")[0]
+    assert found.logprob == pytest.approx(truth if estimator == "tube" else whole.logprob)
+
+
+def test_01_draws_that_agree_prove_nothing() -> None:
+    """A chain is never certain and wrong; few draws know no error, and what is exact knows that it is (2000 draws in the benchmark)."""
+    for n, samples in ((4, 13), (5, 21), (6, 32), (8, 128)):
+        models = [Contexts.draw(kind, n, SEED) for kind in KINDS]
+        for draws in chain(models, samples, 200, SEED, [elbo(model) for model in models]):
+            assert draws.certain_and_wrong() == 0
+            if n < 8:  # fewer than 4 pairs
+                assert np.isnan(draws.stderr).all()
+
+
+def test_01_a_consistent_model_is_not_called_certain() -> None:
+    """All orders have one sum there, which a few of them cannot know."""
+    toy = Toy(ToySettings(seed=5))
+    (found,) = score(toy, [Canvas.continuation([], [1, 4, 0, 2, 2, 3, 1, 0])], "chain,permutations=8")
+    assert found.interval is None or found.interval[0] < found.interval[1]
+    assert found.bracket[0] is not None and found.bracket[0] < found.logprob
+
+
+# -- 2: standard error and interval -----------------------------------------------------------------------------------
+
+
+def test_02_student_and_satterthwaite() -> None:
+    assert half_width(Error(2.0, 4.0)) == pytest.approx(2 * 2.7764, rel=1e-4)
+    assert half_width(Error(2.0)) == pytest.approx(2 * 1.95996, rel=1e-4)
+    assert half_width(Error(None)) is None and half_width(Error(0.0)) == 0.0
+    two = summed([Error(3.0, 4.0), Error(4.0, 4.0)])
+    assert two.stderr == pytest.approx(5.0) and two.freedom == pytest.approx(25**2 / ((81 + 256) / 4))
+    assert summed([Error(1.0), Error(None)]).stderr is None
+
+
+@pytest.mark.parametrize(
+    "estimator", ["k,samples=3", "t,samples=3", "cubature,samples=3", "chain,permutations=4", "tube,permutations=4"]
+)
+def test_02_few_draws_do_not_know_their_error(toy: Toy, estimator: str) -> None:
+    (found,) = score(toy, [Canvas.continuation([0, 1], [4, 2, 0, 3, 1, 5])], estimator)
+    assert found.stderr is None and found.interval is None
+    whole = merge([found, Score(-1.0, 0.1, "lower bound", 1)])
+    assert whole.stderr is None and whole.interval is None and whole.logprob == pytest.approx(found.logprob - 1)
+
+
+def test_02_cubature_knows_its_error() -> None:
+    """300 draws a cell; a coverage of 93 % falls below 87.5 % with probability 1e-4. Small budgets overstate (docs/likelihood.md has the figures)."""
+    for n, samples, most in ((6, 16, 2.0), (8, 32, 1.8), (12, 32, 1.8), (12, 8, 3.5)):
+        models = [Contexts.draw(kind, n, SEED) for kind in KINDS]
+        for kind, draws in zip(KINDS, cubature(models, samples, 300, SEED, [elbo(m) for m in models]), strict=True):
+            figures = draws.figures()
+            assert figures is not None and draws.certain_and_wrong() == 0
+            assert figures[1] > 0.875 and 0.75 < figures[0] < most, (kind, n, samples, figures)
+
+
+@pytest.mark.parametrize("name, samples", [("k", 16), ("t", 16)])
+def test_02_stratified_draws_know_their_error(name: str, samples: int) -> None:
+    """300 draws: the same bound; the standard error is unbiased by design, and its mean square good to some 12 %."""
+    models = [Contexts.draw(kind, 8, SEED) for kind in KINDS]
+    for draws in by_plans(name, models, samples, 300, SEED, [elbo(model) for model in models]):
+        figures = draws.figures()
+        assert figures is not None and figures[1] > 0.875 and 0.75 < figures[0] < 1.5, figures
+
+
+# -- 3: bounds --------------------------------------------------------------------------------------------------------
+
+
+def test_03_the_bracket_holds_the_likelihood() -> None:
+    """200 draws a cell; 95 % falls below 88.5 % with probability 1e-4. Some cells have an end from the draws, the others one that is certain."""
+    drawn = 0.0
+    for n, samples in ((4, 8), (6, 32), (8, 128)):
+        for held, width, share in brackets([Contexts.draw(kind, n, SEED) for kind in KINDS], samples, 200, SEED):
+            assert held > 0.885 and math.isfinite(width)
+            drawn += share
+    assert 0 < drawn < 15
+
+
+def test_03_bounds_carry_errors() -> None:
+    toy = Toy(ToySettings(inconsistency=0.25, seed=3))
+    canvas = Canvas.continuation([0, 1], [4, 2, 0, 3, 1, 5, 2, 2])
+    truth = log_likelihood(toy, canvas)
+    scores = runs(toy, canvas, "chain,permutations=16", 60)
+    for bound, side in (("lower", -1), ("upper", 1)):
+        values = np.array([getattr(one, bound) for one in scores])
+        reported = math.sqrt(float(np.mean([getattr(one, f"{bound}_stderr") ** 2 for one in scores])))
+        assert 0.6 < reported / values.std(ddof=1) < 1.8  # 60 runs: good to 10 %, and to some 20 % more for long tails
+        assert side * (values.mean() - truth) > -4 * values.std(ddof=1) / math.sqrt(len(values))
+    held = [low <= truth <= high for low, high in (one.bracket for one in scores)]
+    assert np.mean(held) > 0.85  # 95 %: alpha 1e-3
+    tube = runs(toy, canvas, "tube,permutations=16", 1)[0]
+    assert tube.stderr == tube.upper_stderr == scores[0].upper_stderr
+
+
+def test_03_a_long_tail_has_no_bound_of_a_million_nats() -> None:
+    """Orders that differ by 15 nats: the tangent bound is told to be worthless, and what is certain takes its place."""
+    model = Contexts.draw("peaked", 8, 1)
+    everything = subsets(8)[1:]
+    certain = log_mean_exp(model.logs(everything[-1]))
+    assert sampler_log_likelihood(np.where(everything, model.logs(everything), np.nan)) < certain
+    for _, own in chains([model], 128, 200, SEED):
+        upper, error = upper_bound(own, np.arange(len(own)) // 2, population(8), certain)
+        assert upper <= certain and (error.stderr or 0.0) <= 1
+    rng = np.random.default_rng(0)
+    light = rng.normal(-20, 0.2, 16)
+    upper, error = upper_bound(light, np.arange(16) // 2, 10**6, -3.0)
+    assert upper == pytest.approx(-20, abs=0.3) and error.stderr is not None and 0 < error.stderr < 0.2
+
+
+# -- 4: tasks ---------------------------------------------------------------------------------------------------------
+
+
+def test_04_choices_err_together() -> None:
+    """The estimator's part against the spread over 24 seeds (good to 15 %): 16 questions, two choices that differ in one token of 6."""
+    found = parts(16, 2, 24, samples=12)
+    for actual, reported, _ in found.values():
+        assert 0.6 < reported / actual < 1.7
+    _, reported, alone = found["gap"]
+    assert alone > 1.15 * reported  # the same numbers, moved independently
+
+
+def test_04_a_perplexity_has_an_interval() -> None:
+    """Texts whose log-likelihood has an error of 3 nats a word: the perplexity is between a few and many, not 200 +- 3500."""
+
+    def weighted_perplexity(items: list[tuple[float, float]]) -> float:
+        logs, words = zip(*items, strict=True)
+        return math.exp(-sum(logs) / sum(words))
+
+    class Text:
+        def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
+            return {"word_perplexity": (results[0], 10.0)}
+
+        def aggregation(self) -> dict[str, Any]:
+            return {"word_perplexity": weighted_perplexity}
+
+    samples = [{"doc": {}, "filtered_resps": [-53.0], "logprob_stderr": [30.0]}]
+    part = estimator_parts(Text(), samples)["word_perplexity"]
+    assert part is not None and part.interval is not None
+    low, high = part.interval
+    assert 0 < low < math.exp(5.3) < high and math.log(high / low) == pytest.approx(2 * 2.045 * 3, rel=0.5)
+
+
+def test_04_what_is_not_known_is_a_dash_and_null(tmp_path: Path) -> None:
+    options = {"include_path": str(write_tasks(tmp_path)), "verbosity": "ERROR", "bootstrap_iters": 0}
+    results = evaluate("toy", ["t_roll"], estimator="chain,permutations=4", **options)
+    assert results["dlm_eval"]["estimator_stderr"]["t_roll"]["word_perplexity"] is None
+    assert (
+        None in results["samples"]["t_roll"][0]["logprob_stderr"]
+        and None in results["samples"]["t_roll"][0]["logprob_interval"]
+    )
+    (line,) = [row for row in render(results).splitlines() if "word_perplexity" in row]
+    assert "-" in [cell.strip() for cell in line.strip("|").split("|")]
+    low, high = results["samples"]["t_roll"][0]["logprob_bracket"][0]
+    assert low < high
