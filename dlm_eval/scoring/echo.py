@@ -47,11 +47,6 @@ def added(echoes: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
     return tuple(float(x) for x in np.sum(known, 0)) if known else ()
 
 
-def scaled(one: tuple[float, ...], factor: float) -> tuple[float, ...]:
-    """Returns the echo of `factor` times the estimate."""
-    return tuple(factor * x for x in one)
-
-
 def correlations(echoes: Sequence[tuple[float, ...]]) -> list[list[float]] | None:
     """Returns [C, C] correlations of the errors of choices; 0 beside one without an echo; None if fewer than two have one."""
     if sum(map(bool, echoes)) < 2:
