@@ -25,7 +25,12 @@ def printable_lines(text: str) -> str:
 
 def valid_unicode(text: str) -> str:
     """Returns text that has a UTF-8 form: a lone half of a surrogate pair is spelled out."""
-    return text if text.isascii() else SURROGATE.sub(_spelled, text)
+    return text if is_text(text) else SURROGATE.sub(_spelled, text)
+
+
+def is_text(text: str) -> bool:
+    """Returns whether text has a UTF-8 form, which no lone half of a surrogate pair has: tokenizers and hashes raise on it."""
+    return text.isascii() or SURROGATE.search(text) is None
 
 
 def _visible(match: re.Match[str]) -> str:

@@ -12,6 +12,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from dlm_eval.harness.records import doc_key
 from dlm_eval.noise import digest
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class LeftOut:
                 text, target = (choices[i] if _is_index(i, choices) else i for i in (text, target))
                 choices = sorted(map(str, choices))
         except Exception:  # such a document errs when its own prompt is built
-            return digest("document", doc)
+            return digest("document", doc_key(doc))
         return digest("question", text, choices, target)
 
 

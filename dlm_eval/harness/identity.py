@@ -18,6 +18,7 @@ from dlm_eval.decoding import resolve
 from dlm_eval.harness.models import Loaded
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sources import described
+from dlm_eval.harness.records import doc_key
 from dlm_eval.noise import digest
 from dlm_eval.redaction import redact
 from dlm_eval.scoring import parse_estimator
@@ -188,7 +189,7 @@ def _made(task: Any, shots: int) -> list[Any]:
 
 def content(rows: Any) -> str:
     """Returns a digest of rows by their values alone: not by files, folders, caches or the kind of storage."""
-    return digest(*(digest(row) for row in _rows(rows)))
+    return digest(*(doc_key(row) for row in _rows(rows)))
 
 
 def _rows(rows: Any) -> Iterable[Any]:

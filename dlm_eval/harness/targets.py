@@ -15,6 +15,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.utils import apply_template
 
 from dlm_eval.errors import DlmEvalError
+from dlm_eval.printable import is_text
 
 MOST_SHOWN = 60  # characters of a target in a message
 # What turns one NaN or infinity into the score of a whole task. lm-eval's `nanmean`, and functions of a task's own, know what they do.
@@ -36,10 +37,17 @@ def fault(task: Any, doc: Any) -> str | None:
 
 
 def _fault(task: Any, doc: Any) -> str | None:
-    if task.OUTPUT_TYPE == "multiple_choice":
-        gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-        return _of_choices(gold, task.doc_to_choice(doc), bool(task.multiple_target))
-    return _of_texts(task, task.doc_to_target(doc), doc) if task.OUTPUT_TYPE == "generate_until" else None
+    if task.OUTPUT_TYPE not in ("multiple_choice", "generate_until"):
+        return None
+    choices = task.OUTPUT_TYPE == "multiple_choice"
+    gold = task.doc_to_text(doc) if choices and task.multiple_input else task.doc_to_target(doc)
+    if not all(is_text(text) for text in _texts(gold)):
+        return "its target holds half of a surrogate pair, which is no text"
+    return (
+        _of_choices(gold, task.doc_to_choice(doc), bool(task.multiple_target))
+        if choices
+        else _of_texts(task, gold, doc)
+    )
 
 
 def checked(look: Callable[[Any, Any], Any], task: Any, doc: Any) -> Any:

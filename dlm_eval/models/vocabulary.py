@@ -12,6 +12,7 @@ from dlm_eval.models.chat import render_chat
 from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LARGEST_JSON, Folder, LoadSettings, first_line, locate
 from dlm_eval.models.sizes import check_config
+from dlm_eval.printable import is_text
 from dlm_eval.redaction import redact_message
 
 TEXT_FILES = ["tokenizer*", "vocab*", "merges.txt", "*.model", "spiece*", "sentencepiece*"]
@@ -62,14 +63,9 @@ class Vocabulary:
         """Returns the ids of `text`, with no special token added.
 
         Raises:
-            SampleError: the text spells the mask token, which would become a hole.
+            SampleError: the tokenizer gives up on the text, or it spells the mask token, which would become a hole.
         """
-        try:
-            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
-        except BaseException as error:
-            if not is_panic(error):
-                raise
-            raise SampleError(f"the tokenizer of '{self.name}' gives up on the text: {first_line(error)}") from None
+        ids = text_ids(self.tokenizer, text, self.name)
         if not self.mask_is_word and self.mask_id in ids:
             spelled = self.tokenizer.convert_ids_to_tokens(self.mask_id)
             raise SampleError(f"the text contains the mask token '{spelled}', which would be taken for a hole")
@@ -185,6 +181,23 @@ def load_tokenizer(folder: Folder, tokenizer_class: Any = None) -> Any:
         raise UserError(
             f"pretrained '{folder.name}' has no tokenizer that can be read ({reason}); add tokenizer.json, or set tokenizer=ID_OR_DIR"
         ) from None
+
+
+def text_ids(tokenizer: Any, text: str, name: str) -> list[int]:
+    """Returns the ids of `text` in the tokenizer of the checkpoint `name`, with no special token added.
+
+    Raises:
+        SampleError: it holds half of a surrogate pair, or a regular expression of the tokenizer is given up.
+    """
+    if not is_text(text):
+        raise SampleError(f"the tokenizer of '{name}' reads no half of a surrogate pair, which is no text")
+    try:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise SampleError(f"the tokenizer of '{name}' gives up on the text: {first_line(error)}") from None
+    return ids
 
 
 def is_panic(error: BaseException) -> bool:
