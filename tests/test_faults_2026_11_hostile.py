@@ -135,9 +135,8 @@ def test_06_half_of_a_surrogate_pair_is_a_sample_error_in_every_tokenizer(tmp_pa
     from dlm_eval.metrics.judge import find_judge
 
     folder = build.llada(tmp_path / "llada", chat=True)[0]
-    for model in (load_model("llada", pretrained=folder, device="cpu"), load_model("toy")):
-        with pytest.raises(SampleError):
-            model.encode("a\ud800")
+    with pytest.raises(SampleError, match="half of a surrogate pair"):
+        load_model("llada", pretrained=folder, device="cpu").encode("a\ud800")
     with pytest.raises(SampleError, match="half of a surrogate pair"):
         find_judge("asset:tiny-ar", "cpu").read("a", "b\udfff")
     (folder / "chat_template.jinja").write_text("{{ '\\ud800' }}")

@@ -16,9 +16,9 @@ from typing import Any
 
 from dlm_eval.decoding import resolve
 from dlm_eval.harness.models import Loaded
+from dlm_eval.harness.records import doc_key
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sources import described
-from dlm_eval.harness.records import doc_key
 from dlm_eval.noise import digest
 from dlm_eval.redaction import redact
 from dlm_eval.scoring import parse_estimator
