@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,9 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL)",
 )
+# A file may come from anywhere, and SQLite's columns hold any type: rows that a run of ours can have written.
+SOUND = "typeof(model) = 'text' AND typeof(value) = 'text' AND time BETWEEN 0 AND 1e11"
+LONGEST = 2**28  # bytes of a value that is read; a long answer has some millions
 
 log = logging.getLogger(__name__)
 
@@ -117,16 +121,20 @@ class Journal:
 
     def summary(self) -> list[dict[str, Any]]:
         """Returns per model: name, answers, bytes, times of the first and last."""
-        query = "SELECT model, COUNT(*), SUM(LENGTH(value)), MIN(time), MAX(time) FROM answers GROUP BY model ORDER BY MAX(time)"
+        query = f"SELECT model, COUNT(*), SUM(LENGTH(value)), MIN(time), MAX(time) FROM answers WHERE {SOUND} GROUP BY model ORDER BY MAX(time)"
         with self._lock:
             rows = self._read(query)
         names = ("fingerprint", "answers", "bytes", "first", "last")
-        return [{"model": self.noted(f"model:{row[0]}") or "", **dict(zip(names, row, strict=True))} for row in rows]
+        called = [self.noted(f"model:{row[0]}") for row in rows]
+        return [
+            {"model": name if isinstance(name, str) else "", **dict(zip(names, row, strict=True))}
+            for name, row in zip(called, rows, strict=True)
+        ]
 
     def export(self) -> Iterator[dict[str, Any]]:
         """Yields every answer: key, model fingerprint, time, answer."""
         with self._lock:
-            rows = self._read("SELECT key, value, checksum, model, time FROM answers ORDER BY time, key")
+            rows = self._read(f"SELECT key, value, checksum, model, time FROM answers WHERE {SOUND} ORDER BY time, key")
         for key, value, _, model, when in self._whole(rows):
             yield {"key": key, "model": model, "time": when, "answer": json.loads(value)}
 
@@ -240,6 +248,8 @@ def set_aside(path: Path) -> Path:
 
 def _open(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False, isolation_level=None)
+    if sys.version_info >= (3, 11):
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
     database.text_factory = lambda data: data.decode(errors="replace")  # a damaged text is for its checksum to find
     try:
         _examine(database)
@@ -263,13 +273,17 @@ def check(path: Path) -> None:
 
 
 def _examine(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA trusted_schema=OFF")
     database.execute("BEGIN")  # one view of the file, whatever another run is doing to it
     owner, version = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    if database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+    # A file may come from anywhere: a view of that name could be endless, a trigger change what is stored.
+    if made := database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL LIMIT 100").fetchall():
         if owner != APPLICATION_ID:
             raise sqlite3.DatabaseError("another program's database")
         if version != VERSION:
             raise sqlite3.DatabaseError(f"its layout is version {version}, this dlm_eval has {VERSION}")
+        if {text for (text,) in made} - {text.replace("IF NOT EXISTS ", "") for text in TABLES}:
+            raise sqlite3.DatabaseError("it holds other tables than a journal")
         if database.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("torn")
     database.execute("COMMIT")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 from harness_tasks import DOCUMENTS, write_tasks
 
 from dlm_eval import evaluate, redaction
+from dlm_eval.boards.leaderboard import leaderboard
 from dlm_eval.cli import main
 from dlm_eval.errors import SampleError
+from dlm_eval.journal import Journal, checksum
 from dlm_eval.models import load_model
 from dlm_eval.redaction import REDACTED, is_secret_name, learn, learn_words, redact, redact_message, redact_text
 
@@ -144,3 +148,85 @@ def test_06_half_of_a_surrogate_pair_is_a_sample_error_in_every_tokenizer(tmp_pa
     assert main(["trace", *arguments]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "half of a surrogate pair" in said
+
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT "
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["DROP TABLE answers", f"CREATE VIEW answers AS {ENDLESS} '' key, '' value, 0 checksum, 'm' model, 0.0 time FROM c"],
+        [f"CREATE TRIGGER t BEFORE INSERT ON answers BEGIN SELECT COUNT(*) FROM ({ENDLESS} x FROM c); END"],
+        ["CREATE TRIGGER t AFTER INSERT ON answers BEGIN DELETE FROM answers; END"],
+        ["CREATE INDEX i ON answers(length(hex(zeroblob(1000))))"],
+        ["CREATE TABLE more (key TEXT)"],
+    ],
+)  # fmt: skip
+def test_06_a_journal_with_a_program_in_it_is_set_aside(tmp_path: Path, statements: list[str], capsys: Any) -> None:
+    path = tmp_path / "journal.sqlite"
+    Journal(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        for statement in statements:
+            database.execute(statement)
+    assert main(["cache", "ls", str(tmp_path)]) == 2
+    assert "it holds other tables than a journal" in capsys.readouterr().err
+    journal = Journal(path)
+    journal.put("k", {"a": 1}, "m")
+    journal.close()
+    assert list(tmp_path.glob("journal.sqlite.aside-*")) and Journal(path).get(["k"]) == {"k": {"a": 1}}
+
+
+def test_06_rows_that_no_run_wrote_are_no_answers(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "journal.sqlite"
+    journal = Journal(path)
+    journal.note("model:m", ["no", "name"])
+    journal.put("k", {"a": 1}, "m")
+    journal.close()
+    odd = [("m", float("inf")), ("m", -1e300), ("m", "abc"), (b"\xff\x00", 1.0), ("m\x1b[31m\nforged", 1.0)]
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        for number, (model, when) in enumerate(odd):
+            row = (str(number), "{}", checksum(str(number), "{}"), model, when)
+            database.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", row)
+        database.execute("INSERT INTO answers VALUES ('z', ?, 0, 'm', 1.0)", [b"\x00" * 9])
+    assert main(["cache", "ls", str(tmp_path)]) == main(["cache", "export", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and "\nforged" not in said and said.count('{"key"') == 2
+
+
+# -- 7: tables -----------------------------------------------------------------------------------------------------------
+
+
+def _result(**changes: Any) -> str:
+    return json.dumps(
+        {"results": {"t": {"acc,none": 0.5}}, "config": {"model": "hf"}, "configs": {}, "date": 1.0, **changes}
+    )
+
+
+LARGE = {
+    "scores": lambda: _result(results={f"t{i}": {"acc,none": 1} for i in range(20_001)}),
+    "parts of a metric": lambda: _result(results={"t": {"m,none": {f"a{i}": {f"b{j}": 1 for j in range(300)} for i in range(300)}}}),
+    "groups": lambda: _result(results={f"t{i}": {"acc,none": 1} for i in range(400)}, group_subtasks={f"t{i}": [f"t{j}" for j in range(400)] for i in range(400)}),
+    "nothing": lambda: "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_07_a_result_file_that_no_run_writes_is_named_and_left_out(kind: str, tmp_path: Path, caplog: Any) -> None:
+    (tmp_path / "results_good.json").write_text(_result())
+    (tmp_path / "results_bad.json").write_text(LARGE[kind]())
+    assert len(leaderboard([tmp_path])) == 1
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("dlm_eval")]
+    assert "results_bad.json' is left out: it" in line
+
+
+def test_07_a_large_group_is_one_row_of_sums(tmp_path: Path) -> None:
+    leaves = [f"u{i}" for i in range(300)]
+    groups = {"all": ["half", "rest"], "half": leaves[:150], "rest": [*leaves[150:], "all"]}
+    counts = {leaf: {"effective": 2, "original": 3} for leaf in leaves}
+    results = {name: {"acc,none": 0.5} for name in groups}
+    configs = {leaf: {"metric_list": [{"metric": "acc"}]} for leaf in leaves}
+    text = _result(**{"results": results, "group_subtasks": groups, "n-samples": counts, "configs": configs})
+    (tmp_path / "results_1.json").write_text(text)
+    board = leaderboard([tmp_path]).set_index("task")
+    assert dict(board["n"]) == {"all": 600, "half": 300, "rest": 600} and set(board["unit"]) == {"fraction"}
