@@ -183,9 +183,9 @@ BARE = re.compile(
     r"(?P<user>[a-z][\w.%+-]{0,63}):(?!//)(?P<password>[^\s:/@\"'<>|,]{2,256})@(?=[a-z0-9])"
 )
 URL_PASSWORD = re.compile(r"://[^\s/@?#:\"'<>|]{0,256}:([^\s/@?#\"'<>|]{1,512})@")
-DEEPEST = (
-    200  # containers inside each other that are looked into; what is deeper is cut, for no reader of JSON takes it
-)
+HEADERS = re.compile(r"(?i)headers?[\"']?\s{0,4}[:=]\s{0,4}\{([^}]{1,4096})")
+HEADER_VALUE = re.compile(r":\s{0,4}[\"']?([^\"',{}]{1,4096})")
+DEEPEST = 200  # containers inside each other that are looked into; what is deeper is cut
 LEAST = 6  # characters of a value that is looked for in other texts; shorter ones would be found in ordinary words
 WHOLE_WORD = 12  # shorter values count only where they are a word of their own
 ORDINARY = _set("true false none null default disabled enabled unknown")
@@ -218,6 +218,8 @@ def learn_words(words: Iterable[str]) -> None:
         for found in ASSIGNMENT.finditer(word):
             if is_secret_name(found["name"]):
                 _learned.update(_leaves(found["value"].strip("\"'")))
+        for headers in HEADERS.finditer(word):
+            _learned.update(text for value in HEADER_VALUE.findall(headers[1]) for text in _leaves(value))
         name, equals, value = word.partition("=")
         if equals and is_secret_name(name.strip("-{\"' ")):
             _learned.update(_leaves(value))
@@ -249,6 +251,8 @@ def _of_environment() -> Iterator[str]:
         desktop = "SESSION" in name and not name.endswith(("TOKEN", "KEY", "SECRET"))
         if is_secret_name(name) and not desktop and not os.path.exists(value):
             yield from _leaves(value)
+        for match in URL_PASSWORD.finditer(value):  # a proxy's
+            yield from _leaves(match[1])
 
 
 def _known() -> re.Pattern[str] | None:

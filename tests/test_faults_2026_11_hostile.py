@@ -16,7 +16,7 @@ from harness_tasks import DOCUMENTS, write_tasks
 from dlm_eval import evaluate, redaction
 from dlm_eval.boards.leaderboard import leaderboard
 from dlm_eval.cli import main
-from dlm_eval.errors import SampleError
+from dlm_eval.errors import SampleError, UserError
 from dlm_eval.journal import Journal, checksum
 from dlm_eval.models import load_model
 from dlm_eval.redaction import REDACTED, is_secret_name, learn, learn_words, redact, redact_message, redact_text
@@ -88,6 +88,20 @@ def test_05_a_password_of_a_url_is_known_without_its_url() -> None:
     assert redact_text("401 for pass-4723, pass-4724") == f"401 for {REDACTED}, {REDACTED}"
 
 
+def test_05_no_place_says_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:pass-4725@proxy:80")
+    assert redact_text("use pass-4725") == f"use {REDACTED}"
+    run = ["run", "--model", "toy", "--tasks", "demo_last_word", "--output_path", str(tmp_path / "out"), "--model_args"]
+    for broken in ('{"headers": {"X-Mine": "head-4726"', "headers={'X-Mine':'head-4726',a=1"):
+        assert main([*run, broken]) == 2
+        assert "head-4726" not in capsys.readouterr().err
+    file = write_tasks(tmp_path) / "t_write.yaml"
+    file.write_text(file.read_text().replace("dataset_kwargs: {", "dataset_kwargs: {token: data-4727, "))
+    assert main(["show", "t_write", "--include_path", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "data-4727" not in said and f"token: '{REDACTED}'" in said and "max_gen_toks: 8" in said
+
+
 @pytest.mark.parametrize(
     "part", ["sk-", "-eyJaaaaaaaa", "SG.aaaaaaaaaaaaaaaaaaaa", "hf_", "://a:", "a='", "bearer ", "a:bcd@", "?token", "authorization:    ", "abc", "."]
 )  # fmt: skip
@@ -148,6 +162,20 @@ def test_06_half_of_a_surrogate_pair_is_a_sample_error_in_every_tokenizer(tmp_pa
     assert main(["trace", *arguments]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "half of a surrogate pair" in said
+
+
+FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_06_an_empty_file_is_not_even_read(tmp_path: Path, name: str) -> None:
+    """So is one that a link leads to in /proc, whose reading need not end."""
+    folder = build.llada(tmp_path / "llada", chat=True)[0]
+    (folder / name).write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        load_model("llada", pretrained=folder, device="cpu")
+    said = str(caught.value)
+    assert f"{name} is empty" in said or f"{name} is not a safetensors file: it has 0 bytes" in said
 
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT "

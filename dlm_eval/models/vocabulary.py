@@ -209,13 +209,13 @@ def _check_files(folder: Folder) -> None:
     """Raises ValueError or UserError if a file that transformers would read is too large, or is no JSON."""
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         folder.read_json(name)
-    for name in TEXT_FILES:
-        for file in folder.path.glob(name):
-            if file.is_file() and file.stat().st_size > LARGEST_TEXT:
-                raise ValueError(f"{file.name} has more than {LARGEST_TEXT >> 20} MiB")
-    for file in folder.path.glob("**/*.jinja"):
-        if file.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"{file.name} has more than {LARGEST_JSON >> 20} MiB")
+    for pattern, most in (*((name, LARGEST_TEXT) for name in TEXT_FILES), ("**/*.jinja", LARGEST_JSON)):
+        for file in folder.path.glob(pattern):
+            size = file.stat().st_size
+            if file.is_file() and size > most:
+                raise ValueError(f"{file.name} has more than {most >> 20} MiB")
+            if file.is_file() and size == 0:  # or a file of the kernel's behind a link
+                raise ValueError(f"{file.name} is empty")
 
 
 def token_id(tokenizer: Any, text: str | None) -> int | None:
