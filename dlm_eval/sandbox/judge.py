@@ -14,6 +14,9 @@ from dataclasses import dataclass, replace
 from .control import WRONG
 from .limits import Limits
 
+LONGER = 3
+UNTOLD = "failed: the tests need the program beside them"
+APART = "failed: passes only if its tests run beside it"
 FORGED = "failed: passes whatever its tests say"
 ASKED = f"failed: AssertionError: {WRONG}"
 
@@ -28,6 +31,7 @@ class Program:
         limits: What one run may use.
         alone: Whether no thread or process of the text may be alive when the tests begin.
         control: The tests must fail.
+        apart: The tests run in a process of their own.
     """
 
     text: str
@@ -35,6 +39,7 @@ class Program:
     limits: Limits
     alone: bool
     control: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,14 @@ def judge(run: Callable[[Program], Run], program: Program) -> Run:
     outcome = run(program)
     if not outcome.passed:
         return outcome
+    if program.tests:
+        apart = run(replace(program, apart=True, alone=False, limits=_longer(program.limits)))
+        if apart.starved:
+            return apart
+        if apart.passed:
+            return outcome
+        if apart.reason != UNTOLD:
+            return replace(outcome, passed=False, reason=APART)
     control = run(replace(program, control=True))
     if control.starved:
         return control
@@ -64,6 +77,16 @@ def judge(run: Callable[[Program], Run], program: Program) -> Run:
         if _asks_no_value(without):
             return outcome
     return replace(outcome, passed=False, reason=FORGED)
+
+
+def _longer(limits: Limits) -> Limits:
+    """Returns limits that decide nothing: asking for values takes time, and two processes hold them."""
+    return replace(
+        limits,
+        wall_seconds=LONGER * limits.wall_seconds,
+        cpu_seconds=LONGER * limits.cpu_seconds,
+        memory_bytes=LONGER * limits.memory_bytes,
+    )
 
 
 def _asks_no_value(without: Run) -> bool:

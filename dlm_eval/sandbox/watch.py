@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import select
 import signal
@@ -53,6 +52,7 @@ class Job:
         alone: When its text has ended, no thread or process of it may be alive.
         tests: Asks for the tests; returns them and whether this is a control, which must fail.
         boundary: What is done between the text and the tests.
+        apart: The tests run in a process of their own.
     """
 
     text: str
@@ -60,6 +60,7 @@ class Job:
     alone: bool
     tests: Callable[[], tuple[str, bool]]
     boundary: Boundary
+    apart: bool
 
 
 class Broken(Exception):
@@ -103,7 +104,7 @@ def _run(job: Job, around: Surroundings, processes: int | None) -> Outcome:
     exchange = Exchange(report, orders, lambda: _order(job, clock, init, processes))
     broken: Broken | None = None
     try:
-        _follow(exchange, clock, init, job.limits, around, processes)
+        _follow(exchange, clock, init, job, around, processes)
     except Broken as error:
         broken = error
     except Exception as error:  # only the program can have brought this about
@@ -120,13 +121,13 @@ def _init(job: Job, around: Surroundings, report: int, orders: int, watcher: int
     """Starts the program and waits for it, burying whatever else dies meanwhile."""
     with contextlib.suppress(AttributeError):
         kernel.die_with_parent(watcher)
+    if job.apart:
+        program.move({report: program.REPORT, orders: program.ORDERS})
+        program.run_apart(job.text, job.limits, around, watcher)
     myself = os.getpid()
     child = os.fork()
     if child == 0:
-        beyond = max(program.REPORT, program.ORDERS) + 1
-        copies = [fcntl.fcntl(end, fcntl.F_DUPFD, beyond) for end in (report, orders)]
-        os.dup2(copies[0], program.REPORT)
-        os.dup2(copies[1], program.ORDERS)
+        program.move({report: program.REPORT, orders: program.ORDERS})
         program.run(job.text, job.limits, around, job.boundary, job.alone, myself)
     os.close(orders)  # the report stays open: its end tells the watcher that init has an exit status
     while True:
@@ -161,9 +162,10 @@ def _check_alone(init: int, processes: int) -> None:
 
 
 def _follow(
-    exchange: Exchange, clock: Clock, init: int, limits: Limits, around: Surroundings, processes: int | None
+    exchange: Exchange, clock: Clock, init: int, job: Job, around: Surroundings, processes: int | None
 ) -> None:
     """Waits for the end of the program; raises Broken if it breaks a limit."""
+    limits, idle = job.limits, None if job.apart else init
     poll = select.poll()
     poll.register(exchange.report, select.POLLIN)
     next_look = time.monotonic() + TICK
@@ -183,7 +185,7 @@ def _follow(
             if os.waitid(os.P_PID, init, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 exchange.listen_to_the_rest()
                 return
-            clock.advance(now, {} if processes is None else readings(processes, os.getpid(), init))
+            clock.advance(now, {} if processes is None else readings(processes, os.getpid(), idle))
             if clock.over:
                 raise Broken("timed out")
             if clock.starved:
@@ -214,11 +216,11 @@ def _reason(status: int, exchange: Exchange) -> str:
     return exchange.failure or f"ended early (exit code {status})"
 
 
-def readings(processes: int, pid: int, init: int) -> Readings:
-    """Returns what each living thread below ``pid`` computed and waited for a CPU in seconds, without ``init``'s."""
+def readings(processes: int, pid: int, idle: int | None) -> Readings:
+    """Returns what each living thread below ``pid`` computed and waited for a CPU in seconds, without those of ``idle``."""
     found = {}
     for child in procfs.descendants(processes, pid):
-        if child == init:
+        if child == idle:
             continue
         for task in procfs.names(processes, f"{child}/task"):
             place = f"{child}/task/{task}"
