@@ -11,10 +11,10 @@ from __future__ import annotations
 import builtins
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from pickle import PicklingError
-from types import CodeType, ModuleType
+from types import CodeType
 from typing import Any, NoReturn
 
 from . import control, values
@@ -167,7 +167,7 @@ def _update(old: Any, new: Any) -> Any:
 def serve(questions: int, answers: int, namespace: dict[str, Any]) -> NoReturn:
     """Answers what is asked until nobody asks any more, which it raises as `NoValue`."""
     kept = Kept()
-    acts = {**OPERATORS, "call": _call, "define": partial(_define, namespace)}
+    acts: dict[str, Callable[..., Any]] = {**OPERATORS, "call": _call, "define": partial(_define, namespace)}
     values.send(answers, READY)
     while True:
         act, arguments, named, changes = kept.load(values.receive(questions))

@@ -119,7 +119,7 @@ def run_apart(text: str, limits: Limits, around: Surroundings, watcher: int) -> 
     outcome, asked = b"", None
     try:
         asked = _start_text(text, limits, around)
-        _lock_in(limits, around, watcher, ANSWERS)
+        _lock_in(limits, around, watcher, last=ANSWERS, seen=False)
         asked.await_ready()
         os.write(REPORT, TEXT_ENDED)
         tests, _ = _read_tests(os.read)
@@ -154,11 +154,14 @@ def _start_text(text: str, limits: Limits, around: Surroundings) -> apart.Asked:
 
 
 def move(ends: dict[int, int]) -> None:
-    """Makes descriptors others; beyond them, copies stay open."""
-    beyond = max(ANSWERS, *ends, *ends.values()) + 1
+    """Gives descriptors the numbers that they are mapped to, instead of their own."""
+    beyond = max(ANSWERS, *ends) + 1
     copies = {fcntl.fcntl(end, fcntl.F_DUPFD, beyond): place for end, place in ends.items()}
+    for end in ends:
+        os.close(end)
     for copy, place in copies.items():
         os.dup2(copy, place)
+        os.close(copy)
 
 
 def _run_text(execute: Callable[[], None]) -> None:
@@ -223,7 +226,16 @@ def order(tests: str, check: bool) -> bytes:
     return len(data).to_bytes(LENGTH_BYTES, "little") + bytes([check]) + data
 
 
-def _lock_in(limits: Limits, around: Surroundings, parent: int, last: int = ORDERS) -> None:
+def _lock_in(limits: Limits, around: Surroundings, parent: int, last: int = ORDERS, seen: bool = True) -> None:
+    """Locks this process in for good.
+
+    Args:
+        limits: What it may use.
+        around: The sandbox.
+        parent: The pid of the process above, with which it ends.
+        last: The last descriptor that stays open.
+        seen: Whether the watcher can see the files that it holds; so could others of its user.
+    """
     os.setsid()
     os.closerange(last + 1, 65536)
     os.chdir(around.home)
@@ -236,8 +248,8 @@ def _lock_in(limits: Limits, around: Surroundings, parent: int, last: int = ORDE
     with contextlib.suppress(AttributeError):  # not Linux
         kernel.drop_privileges(around.user)
         kernel.die_with_parent(parent)
-        if not around.namespaces:
-            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # the watcher, as the same user, looks at the files that it holds
+        if seen and not around.namespaces:
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
     limits.apply()
     with contextlib.suppress(OSError, AttributeError, KeyError):
         seccomp.install(around.namespaces, alone=around.user is None and os.geteuid() == 0)

@@ -32,8 +32,8 @@ PLAIN = frozenset(
 )  # fmt: skip
 MUTABLE = (list, dict, set, bytearray, collections.deque)
 # the names that a pickle of the program may have the tests look up, all in `builtins`
-NAMED = frozenset({kind.__name__ for kind in PLAIN} & vars(builtins).keys()) | {"Ellipsis", "NotImplemented"}
-NAMED |= {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)}
+NAMED = {kind.__name__ for kind in PLAIN} & vars(builtins).keys() | {"Ellipsis", "NotImplemented"}
+NAMED |= {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)}
 # copied by their parts: type -> (its parts, what makes a copy of them)
 COPIED: dict[type, tuple[Callable[[Any], tuple[Any, ...]], Callable[..., Any]]] = {
     collections.Counter: (lambda value: (dict(value),), collections.Counter),
@@ -55,7 +55,7 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "index": operator.index, "neg": operator.neg, "pos": operator.pos, "invert": operator.invert,
 }  # fmt: skip
 COMPARING = ("eq", "ne", "lt", "le", "gt", "ge", "contains", "getitem", "setitem", "delitem")
-ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")
+ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")  # fmt: skip
 OPERATORS: dict[str, Callable[..., Any]] = {
     **UNARY,
     **{name: getattr(operator, name) for name in COMPARING},
