@@ -11,14 +11,15 @@ from __future__ import annotations
 import builtins
 import contextlib
 import re
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pickle import PicklingError
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
 from . import control, values
-from .values import MUTABLE, OPERATORS, Kept, Module, NoValue, Received
+from .values import MUTABLE, OPERATORS, Kept, NoValue, Received
 
 READY = b"ready"
 # tests that use one of these may need the program in their own process: its output, its files, its names
@@ -78,9 +79,9 @@ class Asked:
             raise Untold
         wanted = {name for name in used if not hasattr(builtins, name)}.union(code.co_names)
         wanted = {name for name in wanted if not name.startswith("__")}
-        told = self.ask("define", sorted(wanted), IMPORTS.findall(tests))
-        found = {name: value for name, value in told.items() if name in wanted}
-        return {name: value.get() if isinstance(value, Module) else value for name, value in found.items()}
+        found, modules = self.ask("define", sorted(wanted), IMPORTS.findall(tests))
+        namespace = {name: value for name, value in found.items() if name in wanted}
+        return namespace | {name: _module(module) for name, module in modules.items() if name in wanted}
 
     def ask(self, act: str, *arguments: Any, **named: Any) -> Any:
         """Returns what came of ``act`` there, or raises what it raised; arguments that it changed are changed here too."""
@@ -136,6 +137,13 @@ class _Callable(_Reference):
         return _ASKED(self).ask("call", self, *arguments, **named)
 
 
+def _module(name: str) -> ModuleType:
+    found = sys.modules.get(name)
+    if type(found) is not ModuleType or name.split(".")[0] not in {*sys.stdlib_module_names, "numpy"}:
+        raise NoValue(f"no module {name}")
+    return found
+
+
 def _error(kind: Any, arguments: Any) -> BaseException:
     if not (isinstance(kind, type) and issubclass(kind, BaseException)):
         raise NoValue("no exception")
@@ -189,10 +197,17 @@ def _call(function: Any, *arguments: Any, **named: Any) -> Any:
     return function(*arguments, **named)
 
 
-def _define(namespace: dict[str, Any], names: Iterable[str], imports: Iterable[str]) -> dict[str, Any]:
-    """Runs the tests' imports, which the program sees too if they run beside it; returns what it has defined of ``names``."""
+def _define(
+    namespace: dict[str, Any], names: Iterable[str], imports: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Runs the tests' imports, which the program sees too if they run beside it.
+
+    Returns:
+        What it has defined of ``names``, and what they are as modules: both by name.
+    """
     found = {name: namespace[name] for name in names if name in namespace}
+    modules = {name: value.__name__ for name, value in found.items() if type(value) is ModuleType}
     for line in imports:
         with contextlib.suppress(Exception):
             exec(line, namespace)
-    return found
+    return {name: value for name, value in found.items() if name not in modules}, modules

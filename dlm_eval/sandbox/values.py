@@ -18,8 +18,6 @@ import pickle
 import sys
 from collections.abc import Callable
 from copy import copy, deepcopy
-from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 LENGTH_BYTES, PIECE_BYTES, PROTOCOL = 8, 1 << 20, 4
@@ -74,20 +72,6 @@ OPERATORS |= {f"r{name}": _reflected(OPERATORS[name]) for name in (*ARITHMETIC, 
 
 class NoValue(BaseException):
     """The program has ended, or what it sent is no value. Not an `Exception`: tests may catch those."""
-
-
-@dataclass(frozen=True)
-class Module:
-    """A module that the program imported, by name. (Not the module itself: loading a pickle can change what it loads.)"""
-
-    name: str
-
-    def get(self) -> ModuleType:
-        """Returns the module of this process."""
-        found = sys.modules.get(self.name)
-        if type(found) is not ModuleType or self.name.split(".")[0] not in {*sys.stdlib_module_names, "numpy"}:
-            raise NoValue(f"no module {self.name}")
-        return found
 
 
 def send(end: int, data: bytes) -> None:
@@ -166,14 +150,11 @@ class Kept:
             return None
         if kind in COPIED:
             return (kind.__name__, *COPIED[kind][0](value))
-        if kind is ModuleType:
-            return "module", value.__name__
         if isinstance(value, type):
-            if value.__module__ == "builtins" and value.__name__ in NAMED:
+            if _is_named(value):
                 return None
             if issubclass(value, BaseException):
-                base = next(base for base in value.__mro__ if base.__module__ == "builtins")
-                return "error", self._number(value), value.__name__, base
+                return "error", self._number(value), value.__name__, next(filter(_is_named, value.__mro__))
         return _numpy_parts(value) or ("object", self._number(value), callable(value))
 
     def _number(self, value: Any) -> int:
@@ -214,8 +195,6 @@ class Received:
             return self._refer(*rest)
         if what == "error":
             return self._error(*rest)
-        if what == "module":
-            return Module(*rest)
         if what == "array":
             kind, shape, data = rest
             return sys.modules["numpy"].frombuffer(data, kind).reshape(shape).copy()
@@ -231,6 +210,10 @@ class Received:
             self._errors[number] = type(name, (base,), {})
             self._numbers[self._errors[number]] = number
         return self._errors[number]
+
+
+def _is_named(kind: type) -> bool:
+    return kind.__name__ in NAMED and getattr(builtins, kind.__name__) is kind  # by its module a program's own looks so too
 
 
 def _numpy_parts(value: Any) -> tuple[Any, ...] | None:
