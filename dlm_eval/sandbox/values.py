@@ -213,7 +213,8 @@ class Received:
 
 
 def _is_named(kind: type) -> bool:
-    return kind.__name__ in NAMED and getattr(builtins, kind.__name__) is kind  # by its module a program's own looks so too
+    # not by its module: that of a program's own class is "builtins" too, as its text has no name
+    return kind.__name__ in NAMED and getattr(builtins, kind.__name__) is kind
 
 
 def _numpy_parts(value: Any) -> tuple[Any, ...] | None:
