@@ -452,6 +452,8 @@ def problems(shared: Path, name: str) -> list[tuple[dict, str, str, str]]:
 
 def score_of(shared: Path, name: str, chosen: list[tuple[dict, str]]) -> list[str]:
     """Returns the ids of the documents whose answer scores 1."""
+    if not chosen:
+        return []
     task_name = name.split()[0]
     task = load_tasks([marked()[task_name]], data_dir=shared / "data")["tasks"][task_name]
     found = scores(task_name, task, [doc for doc, _ in chosen], [answer for _, answer in chosen])
@@ -492,7 +494,7 @@ def test_01_every_reference_solution_passes_and_every_changed_one_fails(shared, 
     assert len(changes(name, chosen)) == len(chosen)
     due = [item for item in chosen if str(item[0]["task_id"]) not in {*known.wrong, *known.slow}]
     assert score_of(shared, name, answers(due)) == ids(due)
-    assert score_of(shared, name, answers([item for item in chosen if item[0]["task_id"] in known.wrong])) == []
+    assert score_of(shared, name, answers([item for item in chosen if str(item[0]["task_id"]) in known.wrong])) == []
     assert score_of(shared, name, changes(name, chosen)) == list(known.weak)
 
 
@@ -528,6 +530,7 @@ TOLERANT = "compared with a relative tolerance of 1e-3, and the change is smalle
 KNOWN = {
     "humaneval_plus": Known(
         wrong=tuple(f"HumanEval/{n}" for n in (22, 44, 49, 64, 76, 91, 95, 97, 111, 122, 123, 124, 125, 132, 140, 150)),
+        # the first two, which recur without memory, were ended after 220 s; 96, 139 and 39 pass after 21, 16 and 25 s
         slow={"HumanEval/55": math.inf, "HumanEval/63": math.inf, "HumanEval/127": 496.0},
     ),
     "mbpp": Known(
