@@ -486,7 +486,7 @@ def test_02_a_wrong_answer_that_says_it_is_right_is_judged_wrong(sandbox, name):
 @pytest.mark.parametrize("name", CLEARING)
 def test_02_whatever_a_text_does_to_its_own_process_a_wrong_answer_is_judged_wrong(sandbox, name):
     text = CLEARING[name] if "square" in CLEARING[name] else WRONG + CLEARING[name]
-    verdict = sandbox.run(text, Limits(wall_seconds=8.0), TESTS)
+    verdict = sandbox.run(text, Limits(wall_seconds=4.0), TESTS)
     assert not verdict.passed and verdict.ran, verdict
     assert (verdict.reason == APART) == (name not in SEEN_BESIDE), verdict  # it deceives tests that run beside it
 

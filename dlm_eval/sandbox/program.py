@@ -3,6 +3,8 @@
 The tests are not in this process while the text runs; they are asked for afterwards. When the tests have run to their
 end, the process asks for a token and answers with it: that is the report. Ending the process, printing, or raising
 ``SystemExit`` therefore never counts as passing. watch.py is the other side of this exchange.
+
+With `run_apart` the same exchange is that of the tests alone, in a process above the one that runs the text.
 """
 
 from __future__ import annotations
