@@ -93,6 +93,7 @@ class Engine:
         self.memory_tokens = memory_tokens
         self.on_forward = on_forward
         self.cost = Cost()
+        self.walk_seconds = 0.0  # of model time so far, of the walk that is being handed its readings
         self.batch_invariant: bool | None = None  # whether readings are the same in any batch, where that is known
         self._failed_alone = 0
 
@@ -158,6 +159,7 @@ class Engine:
         finish: Callable[[_Live[T], T | SampleError], None],
     ) -> int:
         """Hands a walk its readings and queues the rows that it asks for next; returns how many tokens they are."""
+        self.walk_seconds = live.seconds
         try:
             rows: list[Row] = []
             while not rows:

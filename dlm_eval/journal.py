@@ -1,4 +1,4 @@
-"""The journal: every finished answer on disk within a second, so that nothing is computed twice.
+"""The journal: every finished answer on disk within a second, so that nothing is computed twice; of long unfinished ones, how far they came.
 
 One SQLite file (WAL) under the output path. A key is the sha256 of (model fingerprint, settings, request, seed); a value is the answer as JSON.
 Answers are collected and written in one short transaction a second, so that any number of runs may use one journal at once. A file that is torn
@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ COMMIT_SECONDS = 1.0
 LOCK_SECONDS = 60.0  # how long another run may hold the file
 TABLES = (
     "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
+    # of answers that are not finished; an older dlm_eval does not look at it
+    "CREATE TABLE IF NOT EXISTS checkpoints (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL)",
 )
 
@@ -36,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Answers by key, and notes (what a run learned that the next can use).
+    """Answers and checkpoints by key, and notes (what a run learned that the next can use).
 
     Args:
         path: the SQLite file; its directory is made.
@@ -50,6 +52,7 @@ class Journal:
         self._database = open_or_set_aside(path)
         self._lock = threading.Lock()
         self._fresh: dict[str, tuple[str, str, float]] = {}
+        self._checkpoints: dict[str, tuple[str, str, float]] = {}
         self._fault: RunError | None = None
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_on, name="journal", daemon=True)
@@ -57,13 +60,23 @@ class Journal:
 
     def get(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Returns the answers that are there, by key."""
-        wanted, rows = list(keys), []
+        return self._stored("answers", self._fresh, list(keys))
+
+    def kept(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Returns the checkpoints that are there, by key."""
+        return self._stored("checkpoints", self._checkpoints, list(keys))
+
+    def _stored(
+        self, name: str, waiting: Mapping[str, tuple[str, str, float]], keys: Sequence[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Returns what a table, and what waits to be written there, holds of `keys`."""
+        rows = []
         with self._lock:
-            for begin in range(0, len(wanted), 500):
-                part = wanted[begin : begin + 500]
-                query = f"SELECT key, value, checksum FROM answers WHERE key IN ({','.join('?' * len(part))})"
+            for begin in range(0, len(keys), 500):
+                part = keys[begin : begin + 500]
+                query = f"SELECT key, value, checksum FROM {name} WHERE key IN ({','.join('?' * len(part))})"
                 rows += self._read(query, part)
-            fresh = {key: json.loads(self._fresh[key][0]) for key in wanted if key in self._fresh}
+            fresh = {key: json.loads(waiting[key][0]) for key in keys if key in waiting}
         return {key: json.loads(value) for key, value, _ in self._whole(rows)} | fresh
 
     def put(self, key: str, answer: dict[str, Any], model: str = "") -> None:
@@ -76,6 +89,12 @@ class Journal:
             raise self._fault
         with self._lock:
             self._fresh[key] = (json.dumps(answer), model, time.time())
+            self._checkpoints.pop(key, None)
+
+    def keep(self, key: str, checkpoint: dict[str, Any], model: str = "") -> None:
+        """Stores how far an answer has come, in place of what was stored of it before, until the answer itself is there."""
+        with self._lock:
+            self._checkpoints[key] = (json.dumps(checkpoint), model, time.time())
 
     def note(self, key: str, value: Any) -> None:
         """Stores a note at once, without secrets."""
@@ -95,14 +114,20 @@ class Journal:
             RunError: the disk is full or not writable.
         """
         with self._lock:
-            fresh = dict(self._fresh)
+            fresh, checkpoints = dict(self._fresh), dict(self._checkpoints)
+        statements: list[tuple[str, list[Any]]] = []
+        for name, waiting in (("answers", fresh), ("checkpoints", checkpoints)):
+            rows = [(key, value, checksum(key, value), *more) for key, (value, *more) in waiting.items()]
+            statements += [(f"INSERT OR REPLACE INTO {name} VALUES (?, ?, ?, ?, ?)", rows)] if rows else []
         if fresh:
-            rows = [(key, value, checksum(key, value), *more) for key, (value, *more) in fresh.items()]
-            self._execute([("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", rows)])
+            statements.append(("DELETE FROM checkpoints WHERE key = ?", [(key,) for key in fresh]))
+        if statements:
+            self._execute(statements)
         with self._lock:
-            for key, row in fresh.items():
-                if self._fresh.get(key) is row:
-                    del self._fresh[key]
+            for written, left in ((fresh, self._fresh), (checkpoints, self._checkpoints)):
+                for key, row in written.items():
+                    if left.get(key) is row:
+                        del left[key]
         if self._fault is not None:
             raise self._fault
 
@@ -142,7 +167,7 @@ class Journal:
         query, like = "FROM answers WHERE substr(model, 1, ?) = ?", (len(model), model)
         with self._lock:
             ((count,),) = self._read(f"SELECT COUNT(*) {query}", like)
-        self._execute([(f"DELETE {query}", [like])])
+        self._execute([(f"DELETE {query}", [like]), (f"DELETE {query.replace('answers', 'checkpoints')}", [like])])
         return int(count)
 
     def _write_on(self) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dlm_eval.decoding import resolve
 from dlm_eval.harness.models import Loaded
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sources import described
@@ -115,9 +114,10 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
     if not loaded.ours:
         return {"generation_kwargs": task.config.generation_kwargs} if writes else {}
     if writes:
-        ask = loaded.lm.options.decode.request(task.config.generation_kwargs or {}, name)
+        decode = loaded.lm.options.decode
+        ask = decode.request(task.config.generation_kwargs or {}, name)
         return {
-            "decode": asdict(resolve(*ask.layers)),
+            "decode": asdict(decode.resolved(ask)),
             "until": ask.until,
             "length": ask.hole.length,
             "overlong": settings.overlong,

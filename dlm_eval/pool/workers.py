@@ -8,18 +8,15 @@ import queue
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dlm_eval.budget import Learned
 from dlm_eval.engine import Cost
 from dlm_eval.errors import RunError, UserError
-from dlm_eval.jobs import Answer, Job
+from dlm_eval.jobs import Answer, Checkpoint, Done, FillJob, Job, Keep, keep_none
 from dlm_eval.pool.chunks import Chunks
 from dlm_eval.pool.links import Events, Gone, Link, Starter
-from dlm_eval.pool.messages import END, REPORT, Alive, Answered, Failed, Ready, Refused, Usage, Want
-
-if TYPE_CHECKING:
-    from dlm_eval.pool import Done
+from dlm_eval.pool.messages import END, REPORT, Alive, Answered, Failed, Halfway, Ready, Refused, Usage, Want
 
 WATCHDOG_SECONDS = 900.0  # silence (no forward pass ends) after which a worker counts as hanging
 LOADING_SECONDS = 3600.0  # likewise before it is ready
@@ -76,13 +73,14 @@ class Workers:
 
     # -- the Pool interface --------------------------------------------------------------------------------------------
 
-    def run(self, jobs: Sequence[Job], done: Done) -> None:
-        """Answers `jobs`, each once.
+    def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
+        """Answers `jobs`, each once. What a dead worker was writing goes on from its last checkpoint.
 
         Raises:
             UserError: the model cannot be loaded.
             RunError: no worker is left.
         """
+        jobs = list(jobs)
         chunks = Chunks(jobs, len(self.places))
         left = set(range(len(jobs)))
 
@@ -91,11 +89,19 @@ class Workers:
                 left.discard(number)
                 done(number, answer)
 
+        def note(number: int, checkpoint: Checkpoint) -> None:
+            job = jobs[number]
+            if number in left and isinstance(job, FillJob):
+                jobs[number] = replace(job, begun=checkpoint)
+                keep(number, checkpoint)
+
         for place in self.places:
             if place.ready is not None:
                 self._feed(place, chunks, jobs, 2)
         while left:
             for place, message in self._next_events():
+                if isinstance(message, Halfway):
+                    note(message.number, message.checkpoint)
                 self._take(place, message, chunks, jobs, finish)
             self._watch()
             if chunks:  # given back by the dead: whoever is idle takes it
