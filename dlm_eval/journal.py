@@ -107,6 +107,14 @@ class Journal:
             rows = self._read("SELECT key, value, checksum FROM notes WHERE key = ?", [key])
         return next((json.loads(value) for _, value, _ in self._whole(rows)), None)
 
+    def notes(self, prefix: str) -> dict[str, Any]:
+        """Returns the notes whose keys begin with `prefix`, by key."""
+        with self._lock:
+            rows = self._read(
+                "SELECT key, value, checksum FROM notes WHERE substr(key, 1, ?) = ?", [len(prefix), prefix]
+            )
+        return {key: json.loads(value) for key, value, _ in self._whole(rows)}
+
     def commit(self) -> None:
         """Makes everything put so far durable.
 

@@ -248,3 +248,46 @@ def test_14_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path:
     assert costs[0]["forwards"] == costs[1]["forwards"]
     rows = [sum(d["rows"] for d in results["dlm_eval"]["environment"]["devices"]) for results in (whole, again)]
     assert rows[1] <= rows[0] - earlier
+
+
+# -- --score_only names what differs -------------------------------------------------------------------------------------
+
+
+def test_14_answers_that_the_journal_lacks_are_counted_and_the_difference_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tasks").mkdir()
+    tasks = write_tasks(tmp_path / "tasks")
+
+    def run(**settings: Any) -> dict[str, Any]:
+        caplog.clear()
+        given = {"tasks": ["t_write"], "include_path": str(tasks), "output_path": str(tmp_path / "out"), "limit": 2}
+        return evaluate(model="toy", **(given | settings))
+
+    first = run()
+    again = run(score_only=True)
+    assert again["results"] == first["results"] and "not in the journal" not in caplog.text
+    run(score_only=True, decode={"steps": 3}, num_fewshot=1)
+    assert "t_write: 2 of 2 answers are not in the journal; it has answers of a run with" in caplog.text
+    assert "a run with decode.steps None (now 3), num_fewshot 0 (now 1)\n" in caplog.text
+    drawn = {"decode": {"temperature": 1}}
+    run(**drawn)
+    run(score_only=True, seed=7, **drawn)
+    assert "it has answers of a run with seed 0 (now 7)" in caplog.text
+    run(score_only=True, limit=4)
+    assert "2 of 4 answers are not in the journal; a run with the same settings had fewer documents" in caplog.text
+    run(score_only=True, tasks=["t_last"])
+    assert "which knows no finished run of this task" in caplog.text
+
+
+def test_13_one_sample_is_recorded_where_one_is_written(tmp_path: Path) -> None:
+    """At temperature 0 all samples are equal: result, identity and journal are those of one."""
+    (tmp_path / "tasks").mkdir()
+    tasks = write_tasks(tmp_path / "tasks")
+    found = [
+        evaluate(model="toy", tasks=["t_write"], include_path=str(tasks), limit=2, decode={"samples": count, **more})
+        for count, more in ((1, {}), (5, {}), (5, {"temperature": 0.5}))
+    ]
+    blocks = [results["dlm_eval"]["tasks"]["t_write"] for results in found]
+    assert [block["decode"]["samples"] for block in blocks] == [1, 1, 5]
+    assert blocks[0]["configuration"] == blocks[1]["configuration"] != blocks[2]["configuration"]

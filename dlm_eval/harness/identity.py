@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dlm_eval.harness.asked import readable
 from dlm_eval.harness.models import Loaded
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sources import described
@@ -75,6 +76,13 @@ def digests(
             documents=f"first {len(numbers)}" if numbers == list(range(len(numbers))) else digest(numbers)[:12],
         )
     )
+
+
+def asked_with(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
+    """Returns what a task's answers depend on under short names, for a reader (`asked`)."""
+    whole = redact(_configuration(name, task, loaded, settings, int(task.config.num_fewshot or 0)))
+    seeds = dict(zip(("python", "numpy", "torch", "fewshot"), settings.seeds, strict=True))
+    return readable({**whole.pop("answers"), **whole, "seed": settings.noise_seed, "seeds": seeds})
 
 
 def multiturn(settings: RunSettings) -> bool:

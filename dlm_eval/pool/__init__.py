@@ -15,6 +15,8 @@ from dlm_eval.engine import Cost, Engine
 from dlm_eval.jobs import Answer, Done, Job, Keep, keep_none, run_jobs
 from dlm_eval.pool.messages import Usage, usage
 
+NO_ANSWER = "no answer in the journal (--score_only computes none)"
+
 
 class Pool(Protocol):
     """Answers jobs on some devices."""
@@ -76,7 +78,7 @@ class Remembered:
 
     def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
         for index in range(len(jobs)):
-            done(index, Answer(None, "no answer in the journal (--score_only computes none)", 0, 0.0))
+            done(index, Answer(None, NO_ANSWER, 0, 0.0))
 
     def cost(self) -> Cost:
         return Cost()
