@@ -93,6 +93,12 @@ def test_15_what_is_gone_stands_in_while_tasks_load_and_not_after() -> None:
         import pkg_resources
 
         assert pkg_resources.get_distribution("pytest").version == version("pytest")
+        beside = pkg_resources.resource_filename(
+            "dlm_eval.harness.infill", "stand_ins.py"
+        )  # as a library asks for its own
+        assert pkg_resources.resource_string("dlm_eval.harness.infill", "stand_ins.py") == Path(beside).read_bytes()
+        with pkg_resources.resource_stream("dlm_eval.harness", "stand_ins.py") as stream:
+            assert stream.readline().startswith(b'"""')
         from datasets import load_metric
 
         assert callable(load_metric)
@@ -275,7 +281,7 @@ OF_TASKS = {
     "    text, common = get_example(20, 5, 1, 3)\n"
     "    assert len(common) == 3 and [text.split().count(word) for word in common] == [5, 5, 5]",
     "statsmodels": "from lm_eval.tasks.discrim_eval.utils import agg_demographic_bias_regression as slope\n"
-    "    people = [('white', 'male', 60, i) for i in range(20)] + [('black', 'male', 60, i) for i in range(20)]\n"
+    "    people = [(race, 'male', 50 + i % 7, i) for race in ('white', 'black') for i in range(20)]\n"
     "    rows = [(who, 'black_bias', 1.5 * (who[0] == 'black') + 0.01 * (who[3] % 3)) for who in people]\n"
     "    assert abs(slope(rows) - 1.5) < 0.1",
 }
