@@ -20,6 +20,7 @@ from dlm_eval.engine import Engine, Outcome, Walk
 from dlm_eval.errors import DlmEvalError, SampleError, UserError
 from dlm_eval.journal import Journal
 from dlm_eval.noise import Noise, digest
+from dlm_eval.printable import counted
 from dlm_eval.scoring import EstimatorSettings, question_walk, score_walk
 
 CHECKPOINT_SECONDS = (
@@ -299,7 +300,7 @@ def _remembered(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
         else:
             found[key] = answer
     if odd:
-        log.warning("journal %s: %d answers have another form and are left out", journal.path, odd)
+        log.warning("journal %s: %s another form, left out", journal.path, counted(odd, "answer", "have"))
     return found
 
 

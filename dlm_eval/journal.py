@@ -21,6 +21,7 @@ from typing import Any
 from zlib import crc32
 
 from dlm_eval.errors import RunError
+from dlm_eval.printable import counted
 from dlm_eval.redaction import redact
 
 APPLICATION_ID = 0x444C4D45  # "DLME": marks the file as ours (SQLite's application_id)
@@ -167,7 +168,8 @@ class Journal:
         """Returns the rows (key, value, checksum, ...) that are as they were written; damage inside a page is no fault of SQLite's own checks."""
         whole = [row for row in rows if checksum(row[0], row[1]) == row[2] and _is_json(row[1])]
         if len(whole) < len(rows):
-            log.warning("journal %s: %d answers are damaged and left out", self.path, len(rows) - len(whole))
+            damaged = counted(len(rows) - len(whole), "answer", "are")
+            log.warning("journal %s: %s damaged and left out", self.path, damaged)
         return whole
 
     def remove(self, model: str = "") -> int:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlm_eval.decoding.settings import DecodeSettings
-from dlm_eval.models.denoiser import Process
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class State:
         Raises:
             TypeError, ValueError: `data` is no state.
         """
-        state = cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        state = cls(**plain)
         lists = (state.tokens, state.logprob, state.written)
         counts = [value for value in vars(state).values() if not isinstance(value, tuple)]
         if len({len(values) for values in lists}) != 1 or not all(type(count) is int for count in counts):
@@ -65,7 +65,7 @@ def no_offer(state: Callable[[], State]) -> None:
     """Leaves every state."""
 
 
-def why_not(process: Process, settings: DecodeSettings) -> str | None:
+def why_not(process: str, settings: DecodeSettings) -> str | None:
     """Returns why canvases under these settings have no checkpoints, so that an interrupted one is begun anew, or None."""
     if process != "absorbing":
         return f"process '{process}'"

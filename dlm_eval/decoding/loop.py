@@ -41,6 +41,7 @@ from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.ids import check_ids
 from dlm_eval.noise import Noise
+from dlm_eval.printable import counted
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -114,7 +115,7 @@ def fill_walk(
 def refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
     """Raises SampleError where the model cannot fill the canvas so, UserError where a setting means nothing to it."""
     if len(canvas) > model.max_length and not settings.length_beam:
-        raise SampleError(f"{len(canvas)} positions, but {model.name} has {model.max_length}")
+        raise SampleError(f"{counted(len(canvas), 'position')}, but {model.name} has {model.max_length}")
     if model.needs_bos and canvas.open[0]:
         raise SampleError(f"position 0 is open, but {model.name} needs its begin-of-text token there")
     if (fault := check_ids(model, canvas, scored=False)) is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 from dlm_eval.errors import SampleError
@@ -71,7 +71,7 @@ class LeftOut:
 
     def facts(self) -> dict[str, int]:
         """Returns for the result: prompts that lost examples of their own question, examples without an answer, prompts with too few."""
-        counts = {
+        counts: dict[str, Sized] = {
             "fewshot_left_out": self.examples,
             "fewshot_without_answer": self.faults,
             "fewshot_too_few": self.short,

@@ -17,6 +17,7 @@ from dlm_eval.jobs import Answer, Checkpoint, Done, FillJob, Job, Keep, keep_non
 from dlm_eval.pool.chunks import Chunks
 from dlm_eval.pool.links import Events, Gone, Link, Starter
 from dlm_eval.pool.messages import END, REPORT, Alive, Answered, Failed, Halfway, Ready, Refused, Usage, Want
+from dlm_eval.printable import counted
 
 WATCHDOG_SECONDS = 900.0  # silence (no forward pass ends) after which a worker counts as hanging
 LOADING_SECONDS = 3600.0  # likewise before it is ready
@@ -137,7 +138,8 @@ class Workers:
     def _gone(self, place: _Place, how: str, chunks: Chunks, finish: Any) -> None:
         """Gives a dead worker's jobs back and starts another in its place, a bounded number of times."""
         assert place.link is not None
-        log.warning("the worker of %s %s; %d jobs are given back", place.link.label, place.why or how, len(place.held))
+        held = counted(len(place.held), "job", "are")
+        log.warning("the worker of %s %s; %s given back", place.link.label, place.why or how, held)
         place.failures += 1
         place.past, place.usage = place.cost, None
         for number in chunks.lost(list(place.held), place.apart):
@@ -148,7 +150,9 @@ class Workers:
         reason, place.held, place.apart, place.why = place.why or how, {}, False, ""
         if place.failures > limit:
             place.link = place.ready = None
-            log.error("the place of worker %d is given up after %d deaths in a row", place.index, place.failures)
+            log.error(
+                "the place of worker %d is given up after %s in a row", place.index, counted(place.failures, "death")
+            )
             if all(other.link is None for other in self.places):
                 raise RunError(f"no worker is left: the last one {reason}; finished answers are in the journal")
             return
