@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.harness.run import evaluate
 from dlm_eval.jobs import Answer, Checkpoint, FillJob, answer_jobs, journal_key, run_jobs
 from dlm_eval.journal import Journal, checksum
-from dlm_eval.models import load_model
+from dlm_eval.models import load_model, packaged_asset
 from dlm_eval.models.denoiser import Denoiser
 
 HOLE = 24
@@ -49,6 +50,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 ANEW = {"several samples": {"samples": 2, "temperature": 0.8, "steps": 24}}
 
 
+UNCACHED = {name: settings for name, settings in SETTINGS.items() if "cache" not in settings}
+
+
 def jobs_of(settings: dict[str, dict[str, Any]], model: Denoiser) -> dict[str, FillJob]:
     found = {}
     for number, (name, given) in enumerate(settings.items()):
@@ -65,10 +69,10 @@ from pathlib import Path
 from dlm_eval.engine import Engine
 from dlm_eval.jobs import answer_jobs, journal_key, run_jobs
 from dlm_eval.journal import Journal
-from dlm_eval.models import load_model
-from test_faults_2026_11_checkpoints import ANEW, SETTINGS, jobs_of
+from dlm_eval.models import load_model, packaged_asset
+from test_faults_2026_11_checkpoints import ANEW, UNCACHED, jobs_of
 
-model = load_model("tiny")
+model = load_model("toy")
 engine = Engine(model, batch_rows=1)
 journal = Journal(Path(sys.argv[1]))
 passes = 0
@@ -83,7 +87,7 @@ def on_forward():
 engine.on_forward = on_forward
 # The walk that has come least far is next, so that all are under way when the process is killed.
 engine._next_batch = lambda queue: [min(queue.values(), key=lambda one: (one.askers[0][0].rows, one.askers[0][0].index))]
-jobs = jobs_of(SETTINGS | ANEW, model)
+jobs = jobs_of(UNCACHED | ANEW, model)
 answer_jobs(partial(run_jobs, engine), list(jobs.values()), "model", journal)
 """
 
@@ -100,8 +104,8 @@ def stored(path: Path) -> dict[str, Any]:
 
 def test_14_a_killed_run_goes_on_with_half_written_canvases(tmp_path: Path) -> None:
     """SIGKILL while every canvas is under way: resumed tokens, confidences, steps and costs are those of an uninterrupted run, and fewer rows run."""
-    model = load_model("tiny")
-    jobs = jobs_of(SETTINGS | ANEW, model)
+    model = load_model("toy")
+    jobs = jobs_of(UNCACHED | ANEW, model)
     whole = Engine(model, batch_rows=1)
     expected = answer_jobs(partial(run_jobs, whole), list(jobs.values()), "model", None)
     path = tmp_path / "journal.sqlite"
@@ -117,7 +121,7 @@ def test_14_a_killed_run_goes_on_with_half_written_canvases(tmp_path: Path) -> N
     found = answer_jobs(partial(run_jobs, again), list(jobs.values()), "model", journal)
     for name, one, other in zip(jobs, expected, found, strict=True):
         assert told(one) == told(other), name
-    assert len(begun) >= len(SETTINGS) - 4 and earlier > 60  # not those that end within a few steps, nor the samples
+    assert len(begun) >= len(UNCACHED) - 4 and earlier > 60  # not those that end within a few steps, nor the samples
     assert again.cost.rows == whole.cost.rows - earlier - finished
     journal.close()
     assert stored(path) == {}  # an answer takes the place of its checkpoint
@@ -133,7 +137,7 @@ def told(answer: Answer) -> tuple[Any, ...]:
 @pytest.mark.parametrize("name", [*SETTINGS])
 def test_14_a_filling_can_go_on_from_every_state(name: str) -> None:
     """A state that a canvas offers, through JSON as in the journal, leads to the same answer with the rows that are left (a few of them are tried)."""
-    model = load_model("tiny")
+    model = load_model("toy" if name in UNCACHED else "tiny")  # which can remember
     job = jobs_of(SETTINGS, model)[name]
     states: list[State] = []
     plain, whole = filled(model, job, states.append)
@@ -142,8 +146,23 @@ def test_14_a_filling_can_go_on_from_every_state(name: str) -> None:
     for state in {state.clock: state for state in [*states[1 :: len(states) // 3], states[-1]]}.values():
         again = State.of(json.loads(json.dumps(vars(state))))
         assert again == state
-        answer, rows = filled(model, FillJob(job.canvas, job.settings, job.seed, Checkpoint(again, 0.0)))
+        answer, rows = filled(model, replace(job, begun=Checkpoint(again, 0.0)))
         assert answer == plain and rows == whole - state.forwards
+
+
+def test_14_a_block_causal_model_goes_on_with_an_empty_cache() -> None:
+    """Its memory is not stored: the first row runs whole, and numbers agree as closely as without a cache."""
+    model = load_model(
+        "generic", pretrained=str(packaged_asset("tiny")), dtype="float32", device="cpu", attention="block", block_length=8, probe=False,
+    )  # fmt: skip
+    job = jobs_of({"one": {"temperature": 0.7, "strategy": "random"}}, model)["one"]
+    states: list[State] = []
+    plain, whole = filled(model, job, states.append)
+    for state in states[5::6]:
+        answer, rows = filled(model, replace(job, begun=Checkpoint(state, 0.0)))
+        assert answer[:4] == plain[:4] and answer[5:] == plain[5:] and rows == whole - state.forwards
+        assert answer[4] == pytest.approx(plain[4], rel=1e-4)
+    assert len(states) > 20
 
 
 def filled(model: Denoiser, job: FillJob, keep: Any = None) -> tuple[tuple[Any, ...], int]:
@@ -157,7 +176,7 @@ def filled(model: Denoiser, job: FillJob, keep: Any = None) -> tuple[tuple[Any, 
 
 
 def test_14_what_has_no_state_is_named_and_offers_none() -> None:
-    model = load_model("tiny")
+    model = load_model("toy")
     for name, settings in ANEW.items():
         job = jobs_of(ANEW, model)[name]
         states: list[State] = []
@@ -216,7 +235,7 @@ def counted(self, key, checkpoint, model=""):
         os.kill(os.getpid(), signal.SIGKILL)
 
 Journal.keep = counted
-evaluate(model="tiny", tasks=["t_write"], include_path=sys.argv[1], output_path=sys.argv[2], devices=sys.argv[3] or None,
+evaluate(model="toy", tasks=["t_write"], include_path=sys.argv[1], output_path=sys.argv[2], devices=sys.argv[3] or None,
          decode={"gen_length": "48", "temperature": "0.9", "logits_eos_inf": "true"})
 """
 
@@ -229,7 +248,7 @@ def test_14_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path:
 
     def run(home: str) -> dict[str, Any]:
         return evaluate(
-            model="tiny", tasks=["t_write"], include_path=str(tasks), output_path=str(tmp_path / home), devices=devices or None,
+            model="toy", tasks=["t_write"], include_path=str(tasks), output_path=str(tmp_path / home), devices=devices or None,
             decode={"gen_length": "48", "temperature": "0.9", "logits_eos_inf": "true"},
         )  # fmt: skip
 
