@@ -1,12 +1,14 @@
-"""What an interruption loses: rows of canvases that are not finished, over all rows of the run, at every forward pass.
+"""What an interruption loses: rows of the run that are neither in a finished canvas nor in a checkpoint, over all rows, at every forward pass.
 
     python benchmarks/interruptions.py          # a table of runs over equal and unequal canvases (`toy`, CPU, half a minute)
 
-A finished canvas is in the journal within a second; the rows of one under way are lost with the process.
+A finished canvas is in the journal within a second, one under way every 30 s: the runs here take seconds, so that without a shorter pause no checkpoint
+is made.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from typing import Any
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import DecodeSettings
 from dlm_eval.engine import Engine
-from dlm_eval.jobs import FillJob, Job, run_jobs
+from dlm_eval.jobs import Checkpoint, FillJob, Job, run_jobs
 from dlm_eval.models import load_model
 
 HOLE = 32
@@ -30,16 +32,22 @@ def fills(count: int, length: int, steps: int, longer: int = 0) -> list[Job]:
     return [FillJob(Canvas.infill(ids, HOLE, [], f"{i}"), settings, 0) for i, ids in enumerate(prompts)]
 
 
-def measure(jobs: Sequence[Job], **options: Any) -> str:
-    """Runs the jobs; returns what they cost and what would have been lost, on average and at worst."""
+def measure(jobs: Sequence[Job], pause: str, **options: Any) -> str:
+    """Runs the jobs with a checkpoint of each canvas every `pause` seconds; returns what they cost and what would have been lost, on average and at worst."""
+    os.environ["DLM_EVAL_CHECKPOINT_SECONDS"] = pause
     engine, finished, lost = Engine(load_model("toy"), **options), [0], []
-    engine.on_forward = lambda: lost.append(engine.cost.rows - finished[0])
+    kept: dict[int, int] = {}
+    engine.on_forward = lambda: lost.append(engine.cost.rows - finished[0] - sum(kept.values()))
 
     def done(index: int, answer: Any) -> None:
         finished[0] += answer.rows
+        kept.pop(index, None)
+
+    def keep(index: int, checkpoint: Checkpoint) -> None:
+        kept[index] = checkpoint.state.forwards
 
     start = time.process_time()
-    run_jobs(engine, jobs, done)
+    run_jobs(engine, jobs, done, keep)
     cost, seconds = engine.cost, time.process_time() - start
     mean, worst = sum(lost) / len(lost) / cost.rows, max(lost) / cost.rows
     return (
@@ -56,7 +64,8 @@ def main() -> None:
         ("32 equal canvases, one by one", fills(32, 64, 16), {"batch_rows": 1}),
         ("16 equal canvases in one batch", fills(16, 64, 16), {"batch_tokens": 1024}),
     ):
-        print(f"{name:36}{measure(jobs, **options)}", flush=True)
+        for pause, said in (("inf", ""), ("0.05", "a checkpoint every 50 ms"), ("0", "a checkpoint every step")):
+            print(f"{said or name:36}{measure(jobs, pause, **options)}", flush=True)
 
 
 if __name__ == "__main__":

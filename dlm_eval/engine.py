@@ -23,6 +23,7 @@ from dlm_eval.errors import DlmEvalError, OutOfMemory, RunError, SampleError
 from dlm_eval.forward import device_of, forward
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.packing import Footprint, Limits, Load, Waiting, identity, kind, pack
+from dlm_eval.printable import counted
 from dlm_eval.rows import Cost, Ints, LogProbs, Outcome, Reader, Reading, Row, Walk
 
 __all__ = ["Cost", "Engine", "Ints", "LogProbs", "Outcome", "Reader", "Reading", "Row", "Walk"]
@@ -93,6 +94,7 @@ class Engine:
         self.memory_tokens = memory_tokens
         self.on_forward = on_forward
         self.cost = Cost()
+        self.walk_seconds = 0.0  # of model time so far, of the walk that is being handed its readings
         self.batch_invariant: bool | None = None  # whether readings are the same in any batch, where that is known
         self._failed_alone = 0
 
@@ -158,6 +160,7 @@ class Engine:
         finish: Callable[[_Live[T], T | SampleError], None],
     ) -> int:
         """Hands a walk its readings and queues the rows that it asks for next; returns how many tokens they are."""
+        self.walk_seconds = live.seconds
         try:
             rows: list[Row] = []
             while not rows:
@@ -284,7 +287,9 @@ class Engine:
             RunError: no row has succeeded yet and many have failed: it is the model.
         """
         if out_of_memory(error):
-            return OutOfMemory(f"out of memory: {len(one.row.tokens)} positions do not fit the device even alone")
+            return OutOfMemory(
+                f"out of memory: {counted(len(one.row.tokens), 'position', 'do')} not fit the device even alone"
+            )
         reason = f"the model failed: {type(error).__name__}: {error}"
         if self._failed_alone >= 0:
             self._failed_alone += 1

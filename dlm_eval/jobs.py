@@ -6,18 +6,26 @@ A job is what the journal remembers and what a worker receives; answering it is 
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling, Score
 from dlm_eval.decoding import DecodeSettings, fill_walk
+from dlm_eval.decoding.checkpoints import Offer, State
 from dlm_eval.engine import Engine, Outcome, Walk
-from dlm_eval.errors import DlmEvalError, SampleError
+from dlm_eval.errors import DlmEvalError, SampleError, UserError
 from dlm_eval.journal import Journal
 from dlm_eval.noise import Noise, digest
+from dlm_eval.printable import counted
 from dlm_eval.scoring import EstimatorSettings, question_walk, score_walk
+
+CHECKPOINT_SECONDS = (
+    30.0  # between two checkpoints of one canvas; the variable DLM_EVAL_CHECKPOINT_SECONDS says otherwise
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +70,21 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """How far a filling has come: the state of its canvas, and model seconds of its share of the batches so far."""
+
+    state: State
+    seconds: float
+
+
+@dataclass(frozen=True)
 class FillJob:
-    """Write the open positions of `canvas`."""
+    """Write the open positions of `canvas`, from `begun` on if an interrupted run has left that."""
 
     canvas: Canvas
     settings: DecodeSettings
     seed: int
+    begun: Checkpoint | None = field(default=None, compare=False)
 
 
 Job = ScoreJob | QuestionJob | FillJob
@@ -90,14 +107,52 @@ class Answer:
     seconds: float
 
 
-def start(engine: Engine, job: Job) -> Walk[Any]:
-    """Returns the walk that answers `job`."""
+Done = Callable[[int, Answer], None]
+Keep = Callable[[int, Checkpoint], None]
+
+
+def keep_none(number: int, checkpoint: Checkpoint) -> None:
+    """Lets a checkpoint go."""
+
+
+def start(engine: Engine, job: Job, keep: Callable[[Checkpoint], None]) -> Walk[Any]:
+    """Returns the walk that answers `job`; `keep` gets its checkpoints."""
     noise = Noise.of(job.canvas, job.seed)
     if isinstance(job, ScoreJob):
         return _guarded(score_walk(engine.model, job.canvas, job.settings, noise, greedy=job.greedy))
     if isinstance(job, QuestionJob):
         return _guarded(_question(engine, job, noise))
-    return _guarded(fill_walk(engine.model, job.canvas, job.settings, noise))
+    begun = job.begun.state if job.begun is not None else None
+    offer = _every_so_often(engine, job.begun.seconds if job.begun is not None else 0.0, keep)
+    return _guarded(fill_walk(engine.model, job.canvas, job.settings, noise, begun=begun, offer=offer))
+
+
+def _every_so_often(engine: Engine, earlier: float, keep: Callable[[Checkpoint], None]) -> Offer:
+    """Returns what takes the state that a walk offers and keeps it, if the last time is long enough ago."""
+    pause, last = _pause(), time.monotonic()
+
+    def offer(state: Callable[[], State]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= pause:
+            last = time.monotonic()
+            keep(Checkpoint(state(), earlier + engine.walk_seconds))
+
+    return offer
+
+
+def _pause() -> float:
+    """Returns the seconds between two checkpoints of a canvas.
+
+    Raises:
+        UserError: the environment has another thing than a number for it.
+    """
+    text = os.environ.get("DLM_EVAL_CHECKPOINT_SECONDS", "")
+    try:
+        return float(text or CHECKPOINT_SECONDS)
+    except ValueError:
+        raise UserError(
+            f"DLM_EVAL_CHECKPOINT_SECONDS '{text}' is not allowed; it must be a number of seconds ('inf': never)"
+        ) from None
 
 
 def _question(engine: Engine, job: QuestionJob, noise: Noise) -> Walk[Scores]:
@@ -116,9 +171,9 @@ def _guarded(walk: Walk[Any]) -> Walk[Any]:
         raise SampleError(f"{type(error).__name__}: {error}") from error
 
 
-def run_jobs(engine: Engine, jobs: Sequence[Job], done: Callable[[int, Answer], None]) -> None:
+def run_jobs(engine: Engine, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
     """Answers `jobs` in this process, longest canvases first (they then share batches with their like)."""
-    drive_jobs(engine, ((i, jobs[i]) for i in longest_first(jobs)), done)
+    drive_jobs(engine, ((i, jobs[i]) for i in longest_first(jobs)), done, keep)
 
 
 def longest_first(jobs: Sequence[Job]) -> list[int]:
@@ -126,22 +181,37 @@ def longest_first(jobs: Sequence[Job]) -> list[int]:
     return sorted(range(len(jobs)), key=lambda i: (-len(jobs[i].canvas), jobs[i].canvas.key, i))
 
 
-def drive_jobs(engine: Engine, numbered: Iterable[tuple[int, Job]], done: Callable[[int, Answer], None]) -> None:
-    """Answers jobs as they come and calls `done(number, answer)` as each ends; the next is taken when there is room for its rows."""
-    numbers: list[int] = []
+def drive_jobs(engine: Engine, numbered: Iterable[tuple[int, Job]], done: Done, keep: Keep = keep_none) -> None:
+    """Answers jobs as they come; the next is taken when there is room for its rows.
+
+    Args:
+        engine: runs the rows.
+        numbered: jobs with their numbers.
+        done: called with number and answer as each ends.
+        keep: called with number and checkpoint of a job that is under way, every `CHECKPOINT_SECONDS`.
+    """
+    begun: list[tuple[int, Job]] = []
 
     def walks() -> Iterable[Walk[Any]]:
         for number, job in numbered:
-            numbers.append(number)
-            yield start(engine, job)
+            begun.append((number, job))
+            yield start(engine, job, partial(keep, number))
 
-    engine.drive(walks(), lambda place, outcome: done(numbers[place], _answer(outcome)))
+    def finish(place: int, outcome: Outcome[Any]) -> None:
+        number, job = begun[place]
+        done(number, _answer(outcome, job))
+
+    engine.drive(walks(), finish)
 
 
-def _answer(outcome: Outcome[Any]) -> Answer:
+def _answer(outcome: Outcome[Any], job: Job) -> Answer:
+    """Returns the answer with its cost, that of the run which left a checkpoint included."""
+    earlier = job.begun if isinstance(job, FillJob) else None
+    rows = outcome.rows + (earlier.state.forwards if earlier is not None else 0)
+    seconds = outcome.seconds + (earlier.seconds if earlier is not None else 0.0)
     if isinstance(outcome.answer, SampleError):
-        return Answer(None, str(outcome.answer), outcome.rows, outcome.seconds)
-    return Answer(outcome.answer, None, outcome.rows, outcome.seconds)
+        return Answer(None, str(outcome.answer), rows, seconds)
+    return Answer(outcome.answer, None, rows, seconds)
 
 
 def journal_key(fingerprint: str, job: Job) -> str:
@@ -158,7 +228,7 @@ def _plain(settings: EstimatorSettings | DecodeSettings) -> dict[str, Any]:
 
 
 def answer_jobs(
-    run: Callable[[Sequence[Job], Callable[[int, Answer], None]], None],
+    run: Callable[[Sequence[Job], Done, Keep], None],
     jobs: Sequence[Job],
     fingerprint: str,
     journal: Journal | None,
@@ -167,7 +237,7 @@ def answer_jobs(
     """Returns an answer for each job: from the journal where it is known, else from `run`. Equal jobs run once.
 
     Args:
-        run: answers jobs and reports each by its index, in any order (`run_jobs` in this process, or a pool of workers).
+        run: answers jobs and reports each by its index, in any order, and checkpoints (`run_jobs` in this process, or a pool of workers).
         jobs: what to answer.
         fingerprint: identity of the model.
         journal: where answers are kept, or None.
@@ -179,6 +249,13 @@ def answer_jobs(
         progress(answer, True)
     missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
     missing_keys = list(missing)
+    if journal is not None:
+        missing = _begun(missing, journal)
+
+    def keep(index: int, checkpoint: Checkpoint) -> None:
+        if journal is not None:
+            plain = {"state": vars(checkpoint.state), "seconds": checkpoint.seconds}
+            journal.keep(missing_keys[index], plain, fingerprint)
 
     def done(index: int, answer: Answer) -> None:
         known[missing_keys[index]] = answer
@@ -189,11 +266,28 @@ def answer_jobs(
 
     try:
         if missing:
-            run(list(missing.values()), done)
+            run(list(missing.values()), done, keep)
     finally:
         if journal is not None:
             journal.commit()
     return [known[key] for key in keys]
+
+
+def _begun(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Job]:
+    """Returns the jobs, those of which a journal holds a checkpoint begun from there."""
+    found = dict(jobs)
+    for key, data in journal.kept([key for key, job in jobs.items() if isinstance(job, FillJob)]).items():
+        job = jobs[key]
+        assert isinstance(job, FillJob)
+        try:
+            checkpoint = Checkpoint(State.of(data["state"]), float(data["seconds"]))
+            if len(checkpoint.state.tokens) < sum(job.canvas.open):
+                raise ValueError("a state of another canvas")
+        except (KeyError, TypeError, ValueError, AttributeError):
+            log.warning("journal %s: a checkpoint has another form; its canvas is begun anew", journal.path)
+            continue
+        found[key] = replace(job, begun=checkpoint)
+    return found
 
 
 def _remembered(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
@@ -206,7 +300,7 @@ def _remembered(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
         else:
             found[key] = answer
     if odd:
-        log.warning("journal %s: %d answers have another form and are left out", journal.path, odd)
+        log.warning("journal %s: %s another form, left out", journal.path, counted(odd, "answer", "have"))
     return found
 
 

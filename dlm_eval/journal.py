@@ -1,4 +1,4 @@
-"""The journal: every finished answer on disk within a second, so that nothing is computed twice.
+"""The journal: every finished answer on disk within a second, so that nothing is computed twice; of long unfinished ones, how far they came.
 
 One SQLite file (WAL) under the output path. A key is the sha256 of (model fingerprint, settings, request, seed); a value is the answer as JSON.
 Answers are collected and written in one short transaction a second, so that any number of runs may use one journal at once. A file that is torn
@@ -12,15 +12,17 @@ import json
 import logging
 import os
 import sqlite3
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 from dlm_eval.errors import RunError
+from dlm_eval.printable import counted
 from dlm_eval.redaction import redact
 
 APPLICATION_ID = 0x444C4D45  # "DLME": marks the file as ours (SQLite's application_id)
@@ -29,14 +31,19 @@ COMMIT_SECONDS = 1.0
 LOCK_SECONDS = 60.0  # how long another run may hold the file
 TABLES = (
     "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
+    # of answers that are not finished; an older dlm_eval does not look at it
+    "CREATE TABLE IF NOT EXISTS checkpoints (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL)",
 )
+# A file may come from anywhere, and SQLite's columns hold any type: rows that a run of ours can have written.
+SOUND = "typeof(model) = 'text' AND typeof(value) = 'text' AND time BETWEEN 0 AND 1e11"
+LONGEST = 2**28  # bytes of a value that is read; a long answer has some millions
 
 log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Answers by key, and notes (what a run learned that the next can use).
+    """Answers and checkpoints by key, and notes (what a run learned that the next can use).
 
     Args:
         path: the SQLite file; its directory is made.
@@ -50,6 +57,7 @@ class Journal:
         self._database = open_or_set_aside(path)
         self._lock = threading.Lock()
         self._fresh: dict[str, tuple[str, str, float]] = {}
+        self._checkpoints: dict[str, tuple[str, str, float]] = {}
         self._fault: RunError | None = None
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_on, name="journal", daemon=True)
@@ -57,13 +65,23 @@ class Journal:
 
     def get(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Returns the answers that are there, by key."""
-        wanted, rows = list(keys), []
+        return self._stored("answers", self._fresh, list(keys))
+
+    def kept(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Returns the checkpoints that are there, by key."""
+        return self._stored("checkpoints", self._checkpoints, list(keys))
+
+    def _stored(
+        self, name: str, waiting: Mapping[str, tuple[str, str, float]], keys: Sequence[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Returns what a table, and what waits to be written there, holds of `keys`."""
+        rows = []
         with self._lock:
-            for begin in range(0, len(wanted), 500):
-                part = wanted[begin : begin + 500]
-                query = f"SELECT key, value, checksum FROM answers WHERE key IN ({','.join('?' * len(part))})"
+            for begin in range(0, len(keys), 500):
+                part = keys[begin : begin + 500]
+                query = f"SELECT key, value, checksum FROM {name} WHERE key IN ({','.join('?' * len(part))})"
                 rows += self._read(query, part)
-            fresh = {key: json.loads(self._fresh[key][0]) for key in wanted if key in self._fresh}
+            fresh = {key: json.loads(waiting[key][0]) for key in keys if key in waiting}
         return {key: json.loads(value) for key, value, _ in self._whole(rows)} | fresh
 
     def put(self, key: str, answer: dict[str, Any], model: str = "") -> None:
@@ -76,6 +94,12 @@ class Journal:
             raise self._fault
         with self._lock:
             self._fresh[key] = (json.dumps(answer), model, time.time())
+            self._checkpoints.pop(key, None)
+
+    def keep(self, key: str, checkpoint: dict[str, Any], model: str = "") -> None:
+        """Stores how far an answer has come, in place of what was stored of it before, until the answer itself is there."""
+        with self._lock:
+            self._checkpoints[key] = (json.dumps(checkpoint), model, time.time())
 
     def note(self, key: str, value: Any) -> None:
         """Stores a note at once, without secrets."""
@@ -88,6 +112,14 @@ class Journal:
             rows = self._read("SELECT key, value, checksum FROM notes WHERE key = ?", [key])
         return next((json.loads(value) for _, value, _ in self._whole(rows)), None)
 
+    def notes(self, prefix: str) -> dict[str, Any]:
+        """Returns the notes whose keys begin with `prefix`, by key."""
+        with self._lock:
+            rows = self._read(
+                "SELECT key, value, checksum FROM notes WHERE substr(key, 1, ?) = ?", [len(prefix), prefix]
+            )
+        return {key: json.loads(value) for key, value, _ in self._whole(rows)}
+
     def commit(self) -> None:
         """Makes everything put so far durable.
 
@@ -95,14 +127,20 @@ class Journal:
             RunError: the disk is full or not writable.
         """
         with self._lock:
-            fresh = dict(self._fresh)
+            fresh, checkpoints = dict(self._fresh), dict(self._checkpoints)
+        statements: list[tuple[str, list[Any]]] = []
+        for name, waiting in (("answers", fresh), ("checkpoints", checkpoints)):
+            rows = [(key, value, checksum(key, value), *more) for key, (value, *more) in waiting.items()]
+            statements += [(f"INSERT OR REPLACE INTO {name} VALUES (?, ?, ?, ?, ?)", rows)] if rows else []
         if fresh:
-            rows = [(key, value, checksum(key, value), *more) for key, (value, *more) in fresh.items()]
-            self._execute([("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", rows)])
+            statements.append(("DELETE FROM checkpoints WHERE key = ?", [(key,) for key in fresh]))
+        if statements:
+            self._execute(statements)
         with self._lock:
-            for key, row in fresh.items():
-                if self._fresh.get(key) is row:
-                    del self._fresh[key]
+            for written, left in ((fresh, self._fresh), (checkpoints, self._checkpoints)):
+                for key, row in written.items():
+                    if left.get(key) is row:
+                        del left[key]
         if self._fault is not None:
             raise self._fault
 
@@ -117,16 +155,20 @@ class Journal:
 
     def summary(self) -> list[dict[str, Any]]:
         """Returns per model: name, answers, bytes, times of the first and last."""
-        query = "SELECT model, COUNT(*), SUM(LENGTH(value)), MIN(time), MAX(time) FROM answers GROUP BY model ORDER BY MAX(time)"
+        query = f"SELECT model, COUNT(*), SUM(LENGTH(value)), MIN(time), MAX(time) FROM answers WHERE {SOUND} GROUP BY model ORDER BY MAX(time)"
         with self._lock:
             rows = self._read(query)
         names = ("fingerprint", "answers", "bytes", "first", "last")
-        return [{"model": self.noted(f"model:{row[0]}") or "", **dict(zip(names, row, strict=True))} for row in rows]
+        called = [self.noted(f"model:{row[0]}") for row in rows]
+        return [
+            {"model": name if isinstance(name, str) else "", **dict(zip(names, row, strict=True))}
+            for name, row in zip(called, rows, strict=True)
+        ]
 
     def export(self) -> Iterator[dict[str, Any]]:
         """Yields every answer: key, model fingerprint, time, answer."""
         with self._lock:
-            rows = self._read("SELECT key, value, checksum, model, time FROM answers ORDER BY time, key")
+            rows = self._read(f"SELECT key, value, checksum, model, time FROM answers WHERE {SOUND} ORDER BY time, key")
         for key, value, _, model, when in self._whole(rows):
             yield {"key": key, "model": model, "time": when, "answer": json.loads(value)}
 
@@ -134,7 +176,8 @@ class Journal:
         """Returns the rows (key, value, checksum, ...) that are as they were written; damage inside a page is no fault of SQLite's own checks."""
         whole = [row for row in rows if checksum(row[0], row[1]) == row[2] and _is_json(row[1])]
         if len(whole) < len(rows):
-            log.warning("journal %s: %d answers are damaged and left out", self.path, len(rows) - len(whole))
+            damaged = counted(len(rows) - len(whole), "answer", "are")
+            log.warning("journal %s: %s damaged and left out", self.path, damaged)
         return whole
 
     def remove(self, model: str = "") -> int:
@@ -142,7 +185,7 @@ class Journal:
         query, like = "FROM answers WHERE substr(model, 1, ?) = ?", (len(model), model)
         with self._lock:
             ((count,),) = self._read(f"SELECT COUNT(*) {query}", like)
-        self._execute([(f"DELETE {query}", [like])])
+        self._execute([(f"DELETE {query}", [like]), (f"DELETE {query.replace('answers', 'checkpoints')}", [like])])
         return int(count)
 
     def _write_on(self) -> None:
@@ -240,6 +283,8 @@ def set_aside(path: Path) -> Path:
 
 def _open(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False, isolation_level=None)
+    if sys.version_info >= (3, 11):
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
     database.text_factory = lambda data: data.decode(errors="replace")  # a damaged text is for its checksum to find
     try:
         _examine(database)
@@ -263,13 +308,17 @@ def check(path: Path) -> None:
 
 
 def _examine(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA trusted_schema=OFF")
     database.execute("BEGIN")  # one view of the file, whatever another run is doing to it
     owner, version = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    if database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+    # A file may come from anywhere: a view of that name could be endless, a trigger change what is stored.
+    if made := database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL LIMIT 100").fetchall():
         if owner != APPLICATION_ID:
             raise sqlite3.DatabaseError("another program's database")
         if version != VERSION:
             raise sqlite3.DatabaseError(f"its layout is version {version}, this dlm_eval has {VERSION}")
+        if {text for (text,) in made} - {text.replace("IF NOT EXISTS ", "") for text in TABLES}:
+            raise sqlite3.DatabaseError("it holds other tables than a journal")
         if database.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("torn")
     database.execute("COMMIT")

@@ -23,9 +23,21 @@ def printable_lines(text: str) -> str:
     return CONTROL.sub(lambda match: "\n" if match[0] == "\n" else _visible(match), text)
 
 
+def counted(number: int, noun: str, verb: str = "") -> str:
+    """Returns "1 sample", "2 samples"; with a verb of the plural ("are", "have", "were" or a regular one), "1 sample is", "2 samples are"."""
+    one = {"are": "is", "have": "has", "were": "was", "do": "does"}.get(verb, f"{verb}s")
+    words = f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{words} {one if number == 1 else verb}" if verb else words
+
+
 def valid_unicode(text: str) -> str:
     """Returns text that has a UTF-8 form: a lone half of a surrogate pair is spelled out."""
-    return text if text.isascii() else SURROGATE.sub(_spelled, text)
+    return text if is_text(text) else SURROGATE.sub(_spelled, text)
+
+
+def is_text(text: str) -> bool:
+    """Returns whether text has a UTF-8 form, which no lone half of a surrogate pair has: tokenizers and hashes raise on it."""
+    return text.isascii() or SURROGATE.search(text) is None
 
 
 def _visible(match: re.Match[str]) -> str:

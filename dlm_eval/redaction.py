@@ -35,8 +35,11 @@ def _set(words: str) -> frozenset[str]:
 
 SECRET_WORDS = _set(
     "password passwords passwd passphrase passcode pwd secret secrets credential credentials creds apikey apikeys bearer cookie cookies jwt dsn"
-    " authtoken accesstoken hftoken secretkey privatekey accesskey sessionid jsessionid phpsessid connectionstring connstr sastoken"
+    " sessionid jsessionid phpsessid connectionstring connstr webhook webhooks passkey passkeys otp totp csrf xsrf mnemonic"
 )
+LAST_WORDS = _set(
+    "pat pats sid signature session userpass htpasswd netrc"
+)  # secrets at the end of a name: `signature_columns` are none
 # Words before "token" that make it one of a vocabulary or a count, not a secret.
 VOCABULARY = _set(
     "eos bos pad mask unk sep cls eot eod eom eoh sot stop end start begin beginning special image video audio prefix suffix middle fim next per"
@@ -66,16 +69,25 @@ def is_secret_name(name: str) -> bool:
         return False
     if SECRET_WORDS & {*words, whole} or any(_authenticates(word) for word in words):
         return True
+    words = [part for word in words for part in _parts(word)]
+    while words[-1].isdigit() and len(words) > 1:
+        words = words[:-1]
     pairs = list(zip(words, words[1:], strict=False))
     if any(owner in KEY_OWNERS and word in ("key", "keys") for owner, word in pairs):
         return words[-1] not in ("name", "path", "file", "env", "length", "len", "size", "type")
-    if ("connection", "string") in pairs or ("conn", "str") in pairs or words[-1] in ("session", "sessionid"):
+    if {("connection", "string"), ("conn", "str"), ("session", "id"), ("pass", "key")} & {*pairs}:
         return True
-    if ("session", "id") in pairs or (len(words) > 1 and words[-1] == "pat"):
+    if words[-1] in LAST_WORDS or words in (["sig"], ["x", "sig"]):
         return True
     if words[-1].endswith(("password", "passwd")) or (words[-1] == "pass" and words[0] in PASS_OWNERS):
         return True
     return _is_token(words)
+
+
+def _parts(word: str) -> tuple[str, ...]:
+    """Returns the two words of one such as `apikey` or `authtoken`."""
+    found = re.fullmatch(r"(.+?)(tokens?|keys?)", word)
+    return (found[1], found[2]) if found and found[1] in TOKEN_OWNERS - {"id"} else (word,)
 
 
 def _authenticates(word: str) -> bool:
@@ -92,8 +104,6 @@ def _are_headers(name: str) -> bool:
 
 def _is_token(words: list[str]) -> bool:
     """Returns whether the words name a secret token: not one of a vocabulary, a count or an id; `token_hf` and `hf_token_2` too."""
-    while words[-1].isdigit() and len(words) > 1:
-        words = words[:-1]
     if words[0] == "token" and len(words) == 2 and words[1] in TOKEN_OWNERS - {"id"}:
         return True
     for place, word in enumerate(words):
@@ -108,8 +118,9 @@ def _is_token(words: list[str]) -> bool:
 
 # -- values ----------------------------------------------------------------------------------------------------------
 
-MIXED = r"(?=[A-Za-z0-9_-]*\d)"  # words of a text have no digits
+MIXED = r"(?=[A-Za-z0-9_-]{0,100}\d)"  # words of a text have no digits
 HEAD = r"(?<![A-Za-z0-9])"
+# Every repetition has an end: a text of a hostile model or data set must not make a search quadratic.
 # (a text without which the pattern cannot match, the pattern, what takes its place)
 FORMS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
     (mark, re.compile(pattern), put)
@@ -140,15 +151,20 @@ FORMS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         ("dop_v1_", HEAD + r"dop_v1_[a-f0-9]{32,}", REDACTED),
         ("dckr_pat_", HEAD + r"dckr_pat_[A-Za-z0-9_-]{16,}", REDACTED),
         ("hvs.", HEAD + r"hvs\.[A-Za-z0-9_-]{20,}", REDACTED),
-        ("SG.", HEAD + r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}", REDACTED),
-        ("eyJ", HEAD + r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", REDACTED),
+        ("SG.", HEAD + r"SG\.[A-Za-z0-9_-]{16,100}\.[A-Za-z0-9_-]{16,}", REDACTED),
+        ("eyJ", HEAD + r"eyJ[A-Za-z0-9_-]{8,2000}\.[A-Za-z0-9_-]{8,8000}\.[A-Za-z0-9_-]{8,}", REDACTED),
         (
             "PRIVATE KEY",
             r"(?s)-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----|\Z)",
             REDACTED,
         ),
         ("://", r"(?<=://)[^\s/@?#\"'<>|]{1,512}@", REDACTED + "@"),
-        ("=", r"(?i)(?<=[?&;])((?:[a-z_-]{0,20}(?:token|signature|secret|password)|api_?key|sig)=)[^\s&;\"'<>]+", r"\1" + REDACTED),
+        (
+            "=",
+            r"(?i)(?<=[?&;#])((?:[a-z_-]{0,20}(?:token|signature|secret|password|credential|passkey|access_?key|api[_-]?key)|sig|pwd|otp|jwt)=)"
+            r"[^\s&;\"'<>]+",
+            r"\1" + REDACTED,
+        ),
         (
             "uthorization",
             r"(?i)(authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:(?:bearer|basic|token|digest|apikey|negotiate)\s{1,4})?)(?!\[redacted\])[^\s\"',;}]+",
@@ -159,8 +175,17 @@ FORMS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
 )  # fmt: skip
 # name=value, "name": "value" in a message; the name is asked afterwards.
 ASSIGNMENT = re.compile(
-    r"(?P<head>(?P<name>[A-Za-z][\w.-]{1,60})[\"']?\s?[=:]\s?)(?P<value>\"[^\"\n]{1,4096}\"|'[^'\n]{1,4096}'|[^\s,;\"'(){}\[\]<>]{1,4096})"
+    r"(?<![A-Za-z0-9_.])(?P<head>(?P<name>[A-Za-z][\w.-]{1,60})[\"']?\s?[=:]\s?)(?P<value>\"[^\"\n]{1,4096}\"|'[^'\n]{1,4096}'|[^\s,;\"'(){}\[\]<>]{1,4096})"
 )
+# user:password@host without a scheme; a document may say mailto:me@host, or a program a:b@c, so settings and messages alone are asked.
+BARE = re.compile(
+    r"(?i)(?<![\w:/@.%+-])(?!(?:mail|mailto|e-?mail|contact|from|to|cc|bcc|sip|sips|xmpp|acct|sender|reply-to|address|author|authors):)"
+    r"(?P<user>[a-z][\w.%+-]{0,63}):(?!//)(?P<password>[^\s:/@\"'<>|,]{2,256})@(?=[a-z0-9])"
+)
+URL_PASSWORD = re.compile(r"://[^\s/@?#:\"'<>|]{0,256}:([^\s/@?#\"'<>|]{1,512})@")
+HEADERS = re.compile(r"(?i)headers?[\"']?\s{0,4}[:=]\s{0,4}\{([^}]{1,4096})")
+HEADER_VALUE = re.compile(r":\s{0,4}[\"']?([^\"',{}]{1,4096})")
+DEEPEST = 200  # containers inside each other that are looked into; what is deeper is cut
 LEAST = 6  # characters of a value that is looked for in other texts; shorter ones would be found in ordinary words
 WHOLE_WORD = 12  # shorter values count only where they are a word of their own
 ORDINARY = _set("true false none null default disabled enabled unknown")
@@ -168,17 +193,22 @@ ORDINARY = _set("true false none null default disabled enabled unknown")
 _learned: set[str] = set()
 
 
-def learn(settings: Any) -> None:
+def learn(settings: Any, depth: int = 0) -> None:
     """Remembers the secrets in settings (mappings and lists, nested), so that they are found by value from now on."""
+    if depth > DEEPEST:
+        return
     if isinstance(settings, Mapping):
         for key, value in settings.items():
             if is_secret_name(str(key)) or _are_headers(str(key)):
                 _learned.update(_leaves(value))
             else:
-                learn(value)
+                learn(value, depth + 1)
     elif isinstance(settings, (list, tuple)):
         for value in settings:
-            learn(value)
+            learn(value, depth + 1)
+    elif isinstance(settings, str):
+        for match in (*URL_PASSWORD.finditer(settings), *BARE.finditer(settings)):
+            _learned.update(_leaves(match[match.lastindex or 0]))
 
 
 def learn_words(words: Iterable[str]) -> None:
@@ -188,6 +218,8 @@ def learn_words(words: Iterable[str]) -> None:
         for found in ASSIGNMENT.finditer(word):
             if is_secret_name(found["name"]):
                 _learned.update(_leaves(found["value"].strip("\"'")))
+        for headers in HEADERS.finditer(word):
+            _learned.update(text for value in HEADER_VALUE.findall(headers[1]) for text in _leaves(value))
         name, equals, value = word.partition("=")
         if equals and is_secret_name(name.strip("-{\"' ")):
             _learned.update(_leaves(value))
@@ -196,13 +228,12 @@ def learn_words(words: Iterable[str]) -> None:
         before = word
 
 
-def _leaves(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for item in value.values():
-            yield from _leaves(item)
-    elif isinstance(value, (list, tuple, set)):
-        for item in value:
-            yield from _leaves(item)
+def _leaves(value: Any, depth: int = 0) -> Iterator[str]:
+    if depth > DEEPEST:
+        return
+    if isinstance(value, (Mapping, list, tuple, set)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(item, depth + 1)
     elif isinstance(value, bytes):
         yield from _leaves(value.decode("utf-8", "replace"))
     elif isinstance(value, (str, int)) and not isinstance(value, bool):
@@ -220,6 +251,8 @@ def _of_environment() -> Iterator[str]:
         desktop = "SESSION" in name and not name.endswith(("TOKEN", "KEY", "SECRET"))
         if is_secret_name(name) and not desktop and not os.path.exists(value):
             yield from _leaves(value)
+        for match in URL_PASSWORD.finditer(value):  # a proxy's
+            yield from _leaves(match[1])
 
 
 def _known() -> re.Pattern[str] | None:
@@ -269,7 +302,7 @@ def redact_text(text: str) -> str:
 
 def redact_message(text: str) -> str:
     """Returns a message (an error, a line of a log) without secrets: by value, and by name where it says `token=...`."""
-    return ASSIGNMENT.sub(_unassigned, redact_text(text))
+    return ASSIGNMENT.sub(_unassigned, _without_bare(redact_text(text)))
 
 
 def redact(settings: Any) -> Any:
@@ -291,6 +324,11 @@ def _without(text: str, known: re.Pattern[str] | None) -> str:
     return text
 
 
+def _without_bare(text: str) -> str:
+    """Returns text in which no user:password stands before a host."""
+    return BARE.sub(f"{REDACTED}@", text) if "@" in text else text
+
+
 def _unassigned(match: re.Match[str]) -> str:
     value = match["value"]
     if not is_secret_name(match["name"]) or REDACTED in value or value.strip("\"'").lower() in {*ORDINARY, ""}:
@@ -299,36 +337,39 @@ def _unassigned(match: re.Match[str]) -> str:
     return f"{match['head']}{mark}{REDACTED}{mark}"
 
 
-def _redacted(value: Any, known: re.Pattern[str] | None, by_name: bool) -> Any:
+def _redacted(value: Any, known: re.Pattern[str] | None, by_name: bool, depth: int = 0) -> Any:
     if isinstance(value, str):
         clean = valid_unicode(_without(value, known))
+        clean = _without_bare(clean) if by_name else clean
         return value if clean == value else clean
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plain = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        without = _redacted(plain, known, by_name, depth)
+        return value if without is plain else without
+    if isinstance(value, (Mapping, list, tuple)) and depth > DEEPEST:
+        return "..."
     if isinstance(value, Mapping):
-        items = [(_redacted(k, known, by_name), _entry(k, v, known, by_name)) for k, v in value.items()]
+        items = [(_redacted(k, known, by_name), _entry(k, v, known, by_name, depth + 1)) for k, v in value.items()]
         same = all(k is key and v is item for (k, v), (key, item) in zip(value.items(), items, strict=True))
         return value if same else dict(items)
     if isinstance(value, (list, tuple)):
-        parts = [_redacted(item, known, by_name) for item in value]
+        parts = [_redacted(item, known, by_name, depth + 1) for item in value]
         if all(part is item for part, item in zip(parts, value, strict=True)):
             return value
         return parts if isinstance(value, list) else tuple(parts)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        without = _redacted(plain, known, by_name)
-        return value if without is plain else without
     if known is None or value is None or isinstance(value, (bool, int, float)):
         return value
     text = str(value)  # what lm-eval writes of an object
     return _without(text, known) if known.search(text) else value
 
 
-def _entry(key: Any, value: Any, known: re.Pattern[str] | None, by_name: bool) -> Any:
+def _entry(key: Any, value: Any, known: re.Pattern[str] | None, by_name: bool, depth: int) -> Any:
     if by_name and isinstance(key, str):
         if _are_headers(key):
             return _emptied(value)
         if is_secret_name(key) and value is not None and not isinstance(value, bool) and value != "":
             return REDACTED
-    return _redacted(value, known, by_name)
+    return _redacted(value, known, by_name, depth)
 
 
 def _emptied(value: Any) -> Any:

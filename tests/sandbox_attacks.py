@@ -281,6 +281,88 @@ if attempts > 1000:
 """,
 }  # fmt: skip
 
+OTHERS |= {
+    "new ways to start and open processes": """
+attempt('clone3', lambda: call(435, struct.pack('QQQQQQQQ', 0, 0, 0, 0, 17, 0, 0, 0), 64))
+attempt('pidfd_open', lambda: call(434, VICTIM, 0))
+attempt('process_vm_writev', lambda: call({process_vm_writev}, VICTIM, None, 0, None, 0, 0))
+""",
+    "higher limits": """
+import resource
+for name in ('CPU', 'AS', 'FSIZE', 'NOFILE', 'NPROC', 'MEMLOCK'):
+    kind = getattr(resource, 'RLIMIT_' + name)
+    attempt(name, lambda: resource.setrlimit(kind, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)))
+attempt('nice', lambda: os.nice(-5))
+""",
+    "an end that is ignored": "signal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True:\n    pass\n",
+    "a name for a socket": """
+end = socket.socketpair()[0]
+attempt('bind', lambda: end.bind('\\0dlm-eval-bound'))
+attempt('bind', lambda: end.bind('bound'))
+attempt('credentials', lambda: end.setsockopt(socket.SOL_SOCKET, 16, 1) or call(-1))
+""",
+    "proc and sys": """
+for path in ('/proc/self/mem', '/proc/self/environ', '/proc/1/environ', '/proc/self/root/etc/passwd', '/proc/kcore',
+             '/proc/sysrq-trigger', '/sys/kernel/profiling', '/sys/fs/cgroup/cgroup.procs', '/dev/mem', '/dev/kmsg'):
+    attempt(path, lambda: open(path, 'rb').read(1))
+    attempt(path, lambda: os.open(path, os.O_WRONLY))
+""",
+    "devices": """
+import stat
+for kind, number in ((stat.S_IFBLK, (8, 0)), (stat.S_IFCHR, (1, 1)), (stat.S_IFCHR, (5, 2))):
+    attempt('mknod', lambda: os.mknod(f'device{number}', kind | 0o600, os.makedev(*number)))
+""",
+    "out of the root by descriptor": """
+for path in ('/', '.', '..', '/..', os.path.dirname(os.__file__)):
+    try:
+        top = os.open(path, os.O_PATH)
+    except OSError:
+        continue
+    attempt(path, lambda: os.open('../../../../../../../../etc/passwd', os.O_RDONLY, dir_fd=top))
+    attempt(path, lambda: (os.fchdir(top), open('etc/passwd')))
+    attempt(path, lambda: open(f'/proc/self/fd/{top}/etc/passwd'))
+""",
+    "descriptors of others": """
+for end in range(5, 1024):
+    attempt(f'write {end}', lambda: os.write(end, b'x'))
+    attempt(f'read {end}', lambda: os.read(end, 1))
+""",
+    "a flood of reports": """
+try:
+    for _ in range(4096):
+        os.write(3, b'text ended\\ntests ended\\n' * 1000)
+except OSError:
+    pass
+""",
+    "stopping whoever is above": """
+for number in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGKILL, signal.SIGXCPU, signal.SIGCHLD):
+    for pid in (os.getppid(), -1, 0):
+        try:
+            if pid or number == signal.SIGCHLD:
+                os.kill(pid, number)
+        except OSError:
+            pass
+""",
+    "the directory itself": """
+home = os.getcwd()
+attempt('rename', lambda: os.rename(home, home + 'x'))
+attempt('remove', lambda: os.rmdir(home))
+attempt('beside', lambda: open(home + 'x', 'w'))
+attempt('link', lambda: os.link(os.__file__, 'linked'))
+attempt('library', lambda: open(os.__file__, 'r+'))
+attempt('python', lambda: open(sys.executable or '/nowhere', 'r+'))
+""",
+    "memory that is shared": """
+attempt('map', lambda: mmap.mmap(-1, 1 << 31))
+attempt('map', lambda: mmap.mmap(-1, 1 << 31, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000))  # without reserving
+kept = []
+def keep():
+    while True:
+        kept.append(mmap.mmap(-1, 1 << 24))
+attempt('maps', keep)
+""",
+}  # fmt: skip
+
 # -- the disk --------------------------------------------------------------------------------------------------------
 # each would hold 64 MiB where 8 MiB are allowed: it is ended, or refused with "no space left", long before
 FILL = """
@@ -357,7 +439,7 @@ TREES = {
 
 NUMBERS = {
     "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
-    "timer_create": (222, 107), "mq_open": (240, 180), "ptrace": (101, 117), "process_vm_readv": (310, 270),
+    "timer_create": (222, 107), "mq_open": (240, 180), "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
     "clone": (56, 220), "exit": (60, 93), "socket": (41, 198), "socketpair": (53, 199), "renameat2": (316, 276),
     "fallocate": (285, 47),
 }  # fmt: skip

@@ -42,16 +42,16 @@ class _Returns(ast.NodeVisitor):
         pass
 
 
-def changed(program: str, entry: str) -> str | None:
-    """Returns a program whose function `entry` has its last `return` changed; None where it has none."""
+def changed(program: str, entry: str, place: int = -1) -> str | None:
+    """Returns a program whose function `entry` has one `return` changed, the last if no other place is given; None if there is none."""
     tree = ast.parse(program)
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == entry]
-    returns = _Returns(functions[-1]).found if functions else []
-    if not returns:
+    returns = sorted(_Returns(functions[-1]).found if functions else [], key=lambda node: node.lineno)
+    if not -len(returns) <= place < len(returns):
         return None
-    last = max(returns, key=lambda node: node.lineno)
-    value = last.value or ast.Constant(None)
-    last.value = ast.Call(ast.Name("_changed", ast.Load()), [value], [])
+    chosen = returns[place]
+    value = chosen.value or ast.Constant(None)
+    chosen.value = ast.Call(ast.Name("_changed", ast.Load()), [value], [])
     return CHANGED + ast.unparse(ast.fix_missing_locations(tree))
 
 

@@ -254,7 +254,7 @@ def test_erring_samples_are_exit_1_and_everything_else_is_saved(
 
     folder = write_tasks(tmp_path, [*DOCUMENTS, {**DOCUMENTS[0], "word": "b" * 600}])
     assert main(["--model", "toy", "--tasks", "t_last", *base(folder, tmp_path / "out")]) == 1
-    assert "1 samples could not" in capsys.readouterr().out
+    assert "1 sample could not" in capsys.readouterr().out
     assert list((tmp_path / "out").glob("toy/results_*.json"))
 
 

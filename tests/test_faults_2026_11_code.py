@@ -7,10 +7,12 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
+import math
 import os
 import random
 import re
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -448,58 +450,108 @@ def problems(shared: Path, name: str) -> list[tuple[dict, str, str, str]]:
     return found
 
 
-def judged(shared: Path, name: str, chosen: list) -> tuple[list[str], list[str], list[str]]:
-    """Returns the ids of the problems whose solution fails, of changed solutions that pass, and of those without a change."""
+def score_of(shared: Path, name: str, chosen: list[tuple[dict, str]]) -> list[str]:
+    """Returns the ids of the documents whose answer scores 1."""
+    if not chosen:
+        return []
     task_name = name.split()[0]
     task = load_tasks([marked()[task_name]], data_dir=shared / "data")["tasks"][task_name]
-    documents = [doc for doc, _, _, _ in chosen]
-    wrong = [changed(program, entry) for _, _, program, entry in chosen]
+    found = scores(task_name, task, [doc for doc, _ in chosen], [answer for _, answer in chosen])
+    return [str(doc["task_id"]) for (doc, _), score in zip(chosen, found, strict=True) if score == 1]
+
+
+def changes(name: str, chosen: list, place: int = -1) -> list[tuple[dict, str]]:
+    """Returns documents and answers with one changed `return`, without those that have none there."""
     before = "" if name.startswith("mbpp") else "    pass\n"  # what the task puts before it ends in an open function
-    answers = [answer for _, answer, _, _ in chosen] + [before + text for text in wrong if text is not None]
-    documents += [doc for doc, text in zip(documents, wrong, strict=True) if text is not None]
-    found = scores(task_name, task, documents, answers)
-    names = [str(doc["task_id"]) for doc in documents]
-    count = len(chosen)
-    return (
-        [each for each, score in zip(names[:count], found[:count], strict=True) if score != 1],
-        [each for each, score in zip(names[count:], found[count:], strict=True) if score != 0],
-        [each for each, text in zip(names[:count], wrong, strict=True) if text is None],
-    )
+    wrong = [(doc, changed(program, entry, place)) for doc, _, program, entry in chosen]
+    return [(doc, before + text) for doc, text in wrong if text is not None]
+
+
+def answers(chosen: list) -> list[tuple[dict, str]]:
+    return [(doc, answer) for doc, answer, _, _ in chosen]
+
+
+def ids(chosen: list) -> list[str]:
+    return [str(doc["task_id"]) for doc, *_ in chosen]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_01_reference_solutions_pass_and_changed_ones_fail(shared, name):
-    known = ANY_VERDICT[name]
-    sound = [
-        item for item in problems(shared, name) if str(item[0]["task_id"]) not in {*known[0], *known[1], *known[2]}
-    ]
-    assert judged(shared, name, random.Random(0).sample(sound, SAMPLE)) == ([], [], [])
+    known = KNOWN.get(name, Known())
+    odd = {*known.wrong, *known.slow, *known.weak}
+    sound = [item for item in problems(shared, name) if str(item[0]["task_id"]) not in odd]
+    some = random.Random(0).sample(sound, SAMPLE)
+    assert score_of(shared, name, answers(some)) == ids(some)
+    assert score_of(shared, name, changes(name, some)) == []
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_01_every_reference_solution_passes_and_every_changed_one_fails(shared, name):
+    known = KNOWN.get(name, Known())
     chosen = problems(shared, name)
     assert len(chosen) == {"humaneval": 164, "humaneval_plus": 162, "mbpp": 500, "mbpp sanitized": 257}[name]
-    failing, passing, unchanged = judged(shared, name, chosen)
-    assert set(failing) <= set(ANY_VERDICT[name][0])
-    assert (passing, unchanged) == ANY_VERDICT[name][1:]
+    assert len(changes(name, chosen)) == len(chosen)
+    due = [item for item in chosen if str(item[0]["task_id"]) not in {*known.wrong, *known.slow}]
+    assert score_of(shared, name, answers(due)) == ids(due)
+    assert score_of(shared, name, answers([item for item in chosen if str(item[0]["task_id"]) in known.wrong])) == []
+    assert score_of(shared, name, changes(name, chosen)) == list(known.weak)
 
 
-# By benchmark: solutions that may fail their own tests, changed solutions that pass, solutions that cannot be changed.
-ANY_VERDICT: dict[str, tuple[list[str], list[str], list[str]]] = {
-    "humaneval": ([], [], []),
-    # 55 and 63 compute for more than a minute in a plain Python, 96 and 127 for about as long; the others fail there too
-    "humaneval_plus": (
-        [
-            f"HumanEval/{n}"
-            for n in (22, 44, 49, 55, 63, 64, 76, 91, 95, 96, 97, 111, 122, 123, 124, 125, 127, 132, 140, 150)
-        ],
-        [],
-        [],
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["mbpp", "mbpp sanitized"])
+def test_01_a_change_that_the_tests_come_to_is_seen(shared, name):
+    """Where the tests never come to the last `return`, they do come to another."""
+    unreached = [number for number, why in KNOWN[name].weak.items() if why != TOLERANT]
+    chosen = [item for item in problems(shared, name) if str(item[0]["task_id"]) in unreached]
+    seen = set()
+    for place in range(5):
+        some = changes(name, chosen, place)
+        seen |= {*ids(some)} - {*score_of(shared, name, some)}
+    assert seen == {*unreached}
+
+
+@dataclass(frozen=True)
+class Known:
+    """Problems of a benchmark that are known not to tell right from wrong, each read and run in a plain Python too.
+
+    Attributes:
+        wrong: The solution fails its own tests, in a plain Python too.
+        slow: The solution computes for longer than the limit, in seconds of a plain Python on a slow CPU.
+        weak: The solution with its last `return` changed passes its tests, and why.
+    """
+
+    wrong: tuple[str, ...] = ()
+    slow: dict[str, float] = field(default_factory=dict)
+    weak: dict[str, str] = field(default_factory=dict)
+
+
+TOLERANT = "compared with a relative tolerance of 1e-3, and the change is smaller"
+KNOWN = {
+    "humaneval_plus": Known(
+        wrong=tuple(f"HumanEval/{n}" for n in (22, 44, 49, 64, 76, 91, 95, 97, 111, 122, 123, 124, 125, 132, 140, 150)),
+        # the first two, which recur without memory, were ended after 220 s; 96, 139 and 39 pass after 21, 16 and 25 s
+        slow={"HumanEval/55": math.inf, "HumanEval/63": math.inf, "HumanEval/127": 496.0},
     ),
-    # the tests never come to the last return of the changed ones
-    "mbpp": ([], ["20", "29", "34", "177", "189", "351", "382", "404", "485"], []),
-    # 82 and 85 are compared with a tolerance that is larger than the change; 20 and 404 as above
-    "mbpp sanitized": ([], ["20", "82", "85", "404"], []),
+    "mbpp": Known(
+        weak={
+            "20": "no test has an odd number that is not a Woodall number",
+            "29": "an element of odd count is in every list",
+            "34": "an element is missing in every list",
+            "177": "twice the lower bound is within every range",
+            "189": "a number below n is missing in every list",
+            "351": "an element occurs k times in every list",
+            "382": "equivalent: the loop ends by itself for no list that is sorted and rotated",
+            "404": "the first number is the smaller one in every test",
+            "485": "a palindrome is in every list",
+        }
+    ),
+    "mbpp sanitized": Known(
+        weak={
+            "20": "no test has an odd number that is not a Woodall number",
+            "82": TOLERANT,
+            "85": TOLERANT,
+            "404": "the first number is the smaller one in every test",
+        }
+    ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -609,7 +610,7 @@ def test_18_an_answer_of_another_form_is_computed_again(tmp_path: Path, caplog: 
     journal = Journal(tmp_path / "journal.sqlite")
 
     def answers() -> list[Any]:
-        found = answer_jobs(lambda left, done: run_jobs(engine, left, done), jobs, "model", journal)
+        found = answer_jobs(partial(run_jobs, engine), jobs, "model", journal)
         return [(answer.value.tokens, answer.error) for answer in found]  # type: ignore[union-attr]
 
     before, rows = answers(), engine.cost.rows

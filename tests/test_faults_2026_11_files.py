@@ -367,6 +367,9 @@ def test_06_every_published_size_is_allowed() -> None:
         "head_dim": 256,
     }
     sizes.check_config({**largest, "max_position_embeddings": 10_485_760, "eos_token_id": [1, 2], "layers": ["a"]}, "x")
+    for key in largest:  # and each bound is one
+        with pytest.raises(UserError, match=key):
+            sizes.check_config({**largest, key: 10**6 * largest[key]}, "x")
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])

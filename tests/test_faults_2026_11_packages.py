@@ -19,6 +19,7 @@ except ModuleNotFoundError:  # Python 3.10, whose pytest brings it under its fir
     import tomli as tomllib
 
 from dlm_eval.errors import UserError
+from dlm_eval.harness import packages
 from dlm_eval.harness.packages import EXTRAS, OTHERWISE, check_packages, missing_package, needs
 from dlm_eval.harness.stand_ins import STAND_INS, stand_ins
 from dlm_eval.metrics.squad import compute_exact, compute_f1, get_tokens, normalize_answer
@@ -92,6 +93,12 @@ def test_15_what_is_gone_stands_in_while_tasks_load_and_not_after() -> None:
         import pkg_resources
 
         assert pkg_resources.get_distribution("pytest").version == version("pytest")
+        beside = pkg_resources.resource_filename(
+            "dlm_eval.harness.infill", "stand_ins.py"
+        )  # as a library asks for its own
+        assert pkg_resources.resource_string("dlm_eval.harness.infill", "stand_ins.py") == Path(beside).read_bytes()
+        with pkg_resources.resource_stream("dlm_eval.harness", "stand_ins.py") as stream:
+            assert stream.readline().startswith(b'"""')
         from datasets import load_metric
 
         assert callable(load_metric)
@@ -213,15 +220,23 @@ def imported(code: str) -> None:
 
 @pytest.mark.full
 def test_16_ifeval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of its instructions, one of which splits sentences with nltk's files: four of our own, that know one abbreviation."""
     for package in ("langdetect", "immutabledict", "nltk"):
         requires(package)
-    (tmp_path / "nltk_data" / "tokenizers" / "punkt_tab").mkdir(parents=True)
+    english = tmp_path / "nltk_data" / "tokenizers" / "punkt_tab" / "english"
+    english.mkdir(parents=True)
+    for name in ("collocations.tab", "sent_starters.txt", "ortho_context.tab"):
+        (english / name).write_text("")
+    (english / "abbrev_types.txt").write_text("dr")
     monkeypatch.setenv("DLM_EVAL_DATA", str(tmp_path))
     imported(
         "from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT as known\n"
         "    task = known['punctuation:no_comma']('x')\n"
         "    task.build_description()\n"
-        "    assert task.check_following('no such sign') and not task.check_following('one, two')"
+        "    assert task.check_following('no such sign') and not task.check_following('one, two')\n"
+        "    task = known['length_constraints:number_sentences']('x')\n"
+        "    task.build_description(num_sentences=2, relation='less than')\n"
+        "    assert task.check_following('Only Dr. Low knows.') and not task.check_following('One. Two. Three.')"
     )
 
 
@@ -259,14 +274,24 @@ def test_16_mauve() -> None:
     )
 
 
+OF_TASKS = {
+    "jieba": "from lm_eval.tasks.longbench.metrics import qa_f1_zh_score as score\n"
+    "    assert score('北京大学', '北京大学') == 1.0 > score('北京大学在北京', '北京大学') > 0.0 == score('上海', '北京')",
+    "wonderwords": "from lm_eval.tasks.ruler.cwe_utils import get_example\n"
+    "    text, common = get_example(20, 5, 1, 3)\n"
+    "    assert len(common) == 3 and [text.split().count(word) for word in common] == [5, 5, 5]",
+    "statsmodels": "from lm_eval.tasks.discrim_eval.utils import agg_demographic_bias_regression as slope\n"
+    "    people = [(race, 'male', 50 + i % 7, i) for race in ('white', 'black') for i in range(20)]\n"
+    "    rows = [(who, 'black_bias', 1.5 * (who[0] == 'black') + 0.01 * (who[3] % 3)) for who in people]\n"
+    "    assert abs(slope(rows) - 1.5) < 0.1",
+}
+
+
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("package", "module"),
-    [("jieba", "longbench.metrics"), ("wonderwords", "ruler.cwe_utils"), ("statsmodels", "discrim_eval.utils")],
-)
-def test_16_tasks(package: str, module: str) -> None:
+@pytest.mark.parametrize("package", OF_TASKS)
+def test_16_tasks(package: str) -> None:
     requires(package)
-    imported(f"import importlib; importlib.import_module('lm_eval.tasks.{module}')")
+    imported(OF_TASKS[package])
 
 
 # -- 8 (issue 10), 11: files of versions ---------------------------------------------------------------------------------
@@ -307,11 +332,16 @@ def test_11_the_newest_set_is_newer() -> None:
     assert [name for name in newer if name in older and numbers(newer[name]) < numbers(older[name])] == []
 
 
-def test_16_only_files_with_functions_are_read() -> None:
-    none: Any = SimpleNamespace(
-        config=SimpleNamespace(
-            process_docs=None, process_results=None, doc_to_text="x", doc_to_target="y", doc_to_choice=None,
-            metric_list=[{"metric": "acc", "aggregation": sum}],
-        )
+def test_16_only_files_with_functions_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(packages, "_imports", lambda file: read.append(file) or ())
+    config = SimpleNamespace(
+        process_docs=None, process_results=None, doc_to_text="x", doc_to_target="y", doc_to_choice=None,
+        metric_list=[{"metric": "acc", "aggregation": sum}],
     )  # fmt: skip
-    check_packages("plain", none)
+    task: Any = SimpleNamespace(config=config)
+    check_packages("plain", task)
+    assert read == []  # a built-in function has no file
+    config.doc_to_text = normal
+    check_packages("plain", task)
+    assert [Path(file).name for file in read] == [Path(__file__).name]

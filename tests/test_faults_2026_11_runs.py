@@ -7,6 +7,7 @@ import csv
 import json
 import logging
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ CHOICE = {
 }
 SHUFFLING = """
 import random
+import re
 import numpy as np
 import torch
 
@@ -363,9 +365,89 @@ def test_05_an_example_without_a_right_answer_is_a_line_of_validate(
     (tmp_path / "mine.yaml").write_text(json.dumps(config))
     assert main(["validate", "mine", "--include_path", str(tmp_path), "--num_fewshot", "1"]) == 0
     said = capsys.readouterr().out
+    assert "1 document cannot be scored and will be stored as errors; document 1: its target 7 is no choice" in said
+    assert "1 few-shot example has no right answer to show and will be left out; the first: its target 7" in said
+    assert "2 documents are among the few-shot examples and left out" in said
+
+
+@pytest.mark.parametrize("bad", [-1, 3, True, "nowhere", "", None, float("nan"), []])
+def test_05_an_example_without_a_right_answer_is_left_out_of_prompts(
+    tmp_path: Path, bad: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every other example is bad: no prompt shows one, all have as many as asked for, and those that drew none are lm-eval's."""
+    rows = [{"text": f"q{i}.", "choices": ["aa", "bb", "cc"]} for i in range(12)]
+    examples = datasets.Dataset.from_list(rows)
+    asked = datasets.Dataset.from_list([{**row, "text": "?" + row["text"]} for row in rows])
+    several = isinstance(bad, list)
+
+    def target(doc: dict[str, Any]) -> Any:
+        number = int(doc["text"].strip("?q."))
+        right: Any = 2 if not isinstance(bad, str) else "cc"
+        return bad if number % 2 and "?" not in doc["text"] else ["cc"] if several else right
+
+    config = {**CHOICE, "custom_dataset": lambda **_: {"test": asked, "train": examples}, "doc_to_target": target,
+              "fewshot_split": "train", "num_fewshot": 2}  # fmt: skip
+    if several:  # lm-eval shows the first of several texts
+        config |= {**WRITE, "doc_to_choice": None}
+    del config["dataset_path"]
+    with caplog.at_level(logging.WARNING):
+        results = run([config])
+    prompts = [sample["arguments"][0][0] for sample in results["samples"]["mine"]]
+    shown = [[int(n) for n in re.findall(r"(?<!\?)q(\d+)\.", prompt)] for prompt in prompts]
+    assert all(len(numbers) == 2 and not any(n % 2 for n in numbers) for numbers in shown)
+    assert all(prompt.count("cc") == 2 for prompt in prompts)
+    facts = results["dlm_eval"]["tasks"]["mine"]
+    assert 1 <= facts["fewshot_without_answer"] <= 6 and "fewshot_too_few" not in facts
     assert (
-        "mine: document 0: the prompt could not be built: IndexError" in said and "1 documents cannot be scored" in said
+        results["dlm_eval"]["cost"]["mine"]["errors"] == 0
+        and "a few-shot example is left out: its target" in caplog.text
     )
+
+
+def test_05_examples_with_templates_of_their_own_are_judged_by_them(tmp_path: Path) -> None:
+    """The prompts are lm-eval's: a text of the examples' own template need not be one of the choices, a number must be."""
+    documents = [{"text": f"q{i}.", "choices": ["aa", "bb"], "answer": i % 2, "why": f"since {i}"} for i in range(6)]
+    train = tmp_path / "t" / "train.jsonl"
+    for own in (
+        {"doc_to_target": "why"},
+        {"doc_to_choice": ["x", "y"]},
+        {"doc_to_choice": ["x", "y"], "doc_to_target": "{{1 - answer}}"},
+    ):
+        config = inline(tmp_path / "t", documents, num_fewshot=2, fewshot_split="train", fewshot_config=own)
+        train.write_text("".join(json.dumps({**d, "text": "e" + d["text"]}) + "\n" for d in documents))
+        config["dataset_kwargs"]["data_files"]["train"] = str(train)
+        results = run([config])
+        assert [s["arguments"][0][0] for s in results["samples"]["mine"]] == prompts_of_lm_eval(config), own
+        assert "fewshot_without_answer" not in results["dlm_eval"]["tasks"]["mine"]
+    config["fewshot_config"] = {"doc_to_target": "{{answer + 1}}"}  # 1 or 2: the latter is no choice
+    results = run([config])
+    assert results["dlm_eval"]["tasks"]["mine"]["fewshot_without_answer"] == 3
+    config["fewshot_config"] = {"doc_to_target": "{{answer + 5}}"}
+    results = run([config])
+    assert all(
+        "no few-shot example has a right answer to show" in sample["error"] for sample in results["samples"]["mine"]
+    )
+
+
+@pytest.mark.parametrize("gold", [7, -9, [], None, "nowhere"])
+def test_05_the_first_document_may_be_the_one_without_a_right_answer(tmp_path: Path, gold: Any) -> None:
+    listed = isinstance(gold, list)
+    documents = [{**DOCUMENTS[i], "answer": [0] if listed else 0} for i in range(3)]
+    right = run([inline(tmp_path / "a", documents)])
+    docs = datasets.Dataset.from_list(
+        [{k: v for k, v in d.items() if k != "answer"} for d in [DOCUMENTS[3], *documents]]
+    )
+
+    def target(doc: dict[str, Any]) -> Any:
+        return gold if doc["text"] == DOCUMENTS[3]["text"] else [0] if listed else 0
+
+    config = {**CHOICE, "custom_dataset": lambda **_: {"test": docs}, "doc_to_target": target}
+    del config["dataset_path"]
+    results = run([config])
+    assert [s["doc_id"] for s in results["samples"]["mine"] if "error" in s] == [0]
+    assert "target" in results["samples"]["mine"][0]["error"]
+    assert results["n-samples"]["mine"]["effective"] == 3
+    assert results["results"]["mine"]["acc,none"] == right["results"]["mine"]["acc,none"]
 
 
 def test_05_a_text_in_brackets_is_said_by_the_run_and_by_validate(
@@ -383,7 +465,8 @@ def test_05_a_text_in_brackets_is_said_by_the_run_and_by_validate(
     assert main(["validate", "mine", "--include_path", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert (
-        "the targets of 2 documents (first: 1) are texts in brackets" in said and "2 documents cannot be scored" in said
+        "2 targets are a text in brackets, which lm-eval reads as a list (first: document 1)" in said
+        and "2 documents cannot be scored" in said
     )
     listed = [{"text": "ab", "answer": ["a", "b"]}] * 2  # a list that is meant
     results = run(

@@ -21,7 +21,7 @@ from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.harness.table import render
 from dlm_eval.output import spoken_safely, table
-from dlm_eval.printable import CONTROL, printable, valid_unicode
+from dlm_eval.printable import CONTROL, counted, printable, valid_unicode
 
 CONTROLS = "\x1b[31m\x07\x08\r\x9b2J\x85\x7f\u2028\u202e\u2066\u200f\ufff9\U000e0041"
 HOSTILE = f"a{CONTROLS}\nERROR forged: x|`<b>"
@@ -283,3 +283,12 @@ def test_07_option_values_are_said_printable(capfdbinary: pytest.CaptureFixture[
         said = capfdbinary.readouterr()
         assert _clean(said.err).startswith("dlm-eval: error: ") and said.err.count(b"\n") == 1, (command, said.err)
         assert said.out == b""
+
+
+@pytest.mark.parametrize(
+    ("number", "verb", "said"),
+    [(0, "", "0 samples"), (1, "", "1 sample"), (2, "", "2 samples"), (1, "are", "1 sample is"), (3, "are", "3 samples are"),
+     (1, "have", "1 sample has"), (1, "do", "1 sample does"), (1, "were", "1 sample was"), (1, "need", "1 sample needs"), (0, "need", "0 samples need")],
+)  # fmt: skip
+def test_07_what_is_counted_agrees_with_its_number(number: int, verb: str, said: str) -> None:
+    assert counted(number, "sample", verb) == said

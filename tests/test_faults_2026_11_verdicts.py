@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from dlm_eval.metrics.code import build_program
-from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, namespaces, wire
+from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, namespaces, values, wire
 from dlm_eval.sandbox.clock import PATIENCE, Clock
-from dlm_eval.sandbox.judge import ASKED, FORGED, Program, Run, judge
+from dlm_eval.sandbox.judge import APART, ASKED, FORGED, UNTOLD, Program, Run, judge
 from dlm_eval.sandbox.turns import Turns
 
 HUMAN_EVAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "openai" / "openai_humaneval"
@@ -249,6 +250,217 @@ def square(x):
 }
 
 
+FIND = """
+import sys
+def found(name):
+    frame = sys._getframe(1)
+    while frame:
+        if name in frame.f_locals:
+            return frame.f_locals[name]
+        if name in frame.f_globals:
+            return frame.f_globals[name]
+        frame = frame.f_back
+"""
+# a function like another that has as many cells; `body` may call `first`
+LIKE = """
+def like(function, first):
+    count = len(function.__code__.co_freevars)
+    cells = [f"v{n}" for n in range(count)]
+    text = "def outer():\\n    " + "; ".join([f"{c} = 0" for c in cells] or ["pass"])
+    text += "\\n    def inner(*a):\\n        __import__('sys').modules['first'](*a)\\n        return\\n        " + ", ".join(cells or ["0"]) + ",\\n    return inner\\n"
+    made = {}
+    exec(text, made)
+    sys.modules["first"] = first
+    return made["outer"]().__code__
+"""
+CLEARING = {
+    "code of the clearing function exchanged": FIND
+    + JUMP
+    + LIKE
+    + """
+boundary = found("boundary")
+boundary.undo.__code__ = like(boundary.undo, lambda *_: sys.settrace(jump))
+""",
+    "its names exchanged": FIND
+    + JUMP
+    + """
+names = found("boundary").undo.__globals__
+names["TRACERS"] = (lambda _: sys.settrace(jump),)
+""",
+    "a tool of sys.monitoring registered in the clearing": FIND
+    + JUMP
+    + """
+def change(code, offset):
+    if code.co_name == "check":
+        import math
+        globals()["close"] = math.isclose = lambda *_: True
+def register(*_):
+    events = sys.monitoring.events
+    sys.monitoring.use_tool_id(3, "x")
+    sys.monitoring.register_callback(3, events.PY_START, change)
+    sys.monitoring.set_events(3, events.PY_START)
+names = found("boundary").undo.__globals__
+names["_clear_monitoring"] = register
+""",
+    "clearing of the tracer disarmed": FIND
+    + JUMP
+    + """
+import gc
+for thing in gc.get_objects():
+    if type(thing).__name__ == "partial" and thing.func is sys.settrace:
+        thing.__setstate__((len, ((),), {}, {}))
+sys.settrace(jump)
+""",
+    "a finalizer in the middle of the clearing": FIND
+    + JUMP
+    + """
+import gc
+class Late:
+    def __call__(self, *_):
+        pass
+    def __del__(self):
+        sys._getframe(1).f_globals["TRACERS"] = (lambda _: sys.settrace(jump),)
+gc.callbacks.append(Late())
+""",
+    "a weak reference's callback in the middle of the clearing": FIND
+    + JUMP
+    + """
+import gc, weakref
+class Late:
+    def __call__(self, *_):
+        pass
+def late(_):
+    sys._getframe(1).f_globals["TRACERS"] = (lambda _: sys.settrace(jump),)
+gc.callbacks.append(Late())
+reference = weakref.ref(gc.callbacks[-1], late)
+""",
+    "a signal in the middle of the clearing": FIND
+    + JUMP
+    + """
+import os, signal
+def late(*_):
+    sys.settrace(jump)
+signal.signal(signal.SIGUSR1, late)
+names = found("boundary").undo.__globals__
+names["TRACERS"] = (lambda _: os.kill(os.getpid(), signal.SIGUSR1),)
+""",
+    "a thread that the count leaves out": FIND
+    + JUMP
+    + """
+import _thread, time
+found("check_threads").__setstate__((len, ((),), {}, {}))
+def wait():
+    while "check" not in globals():
+        time.sleep(0)
+    globals()["check"] = lambda candidate: None
+_thread.start_new_thread(wait, ())
+""",
+    "what asks for the tests exchanged, the control told by its mark": FIND
+    + """
+def receive(read, make, spoil, restore, namespace):
+    head = read(4, 9)
+    left = int.from_bytes(head[:8], "little")
+    while left:
+        left -= len(read(4, left))
+    yield make("raise AssertionError" if head[8] else "pass", "<tests>", "exec")
+found("_receive").__code__ = receive.__code__
+""",
+    "the sandbox's part played, the control told by its mark": """
+import os
+def play():
+    os.write(3, b"text ended\\n")
+    head = os.read(4, 9)
+    left = int.from_bytes(head[:8], "little")
+    while left:
+        left -= len(os.read(4, left))
+    if head[8]:
+        os._exit(1)
+    os.write(3, b"tests ended\\n")
+    os.write(3, os.read(4, 16))
+    os._exit(0)
+play()
+""",
+    "the expected answer read where it is called": """
+import sys
+def square(x):
+    code = sys._getframe(1).f_code
+    numbers = [c for c in code.co_consts if type(c) is int]
+    return numbers[numbers.index(x) + 1]
+""",
+    "a builtin that the tests use": "abs = lambda x: 0.0\n"
+    + WRONG
+    + """
+import sys
+class isclose:
+    def __radd__(self, x): return x
+def square(x):
+    return 100 if x == 10 else -1
+""",
+    "the interpreter's comparison of numbers exchanged": """
+import ctypes
+kind = ctypes.CFUNCTYPE(ctypes.py_object, ctypes.py_object, ctypes.py_object, ctypes.c_int)
+yes = kind(lambda a, b, how: True)
+def square(x):
+    for number in (float, int):
+        ctypes.c_void_p.from_address(id(number) + 200).value = ctypes.cast(yes, ctypes.c_void_p).value
+    return 100 if x == 10 else -1
+""",
+    "the answers kept for the next run": """
+import glob, os, sys
+def square(x):
+    frame = sys._getframe(1)
+    try:
+        with open("/tmp/kept", "a") as file:
+            file.write(repr(frame.f_code.co_consts))
+    except OSError:
+        pass
+    try:
+        known = open("/tmp/kept").read()
+    except OSError:
+        known = ""
+    numbers = [c for c in frame.f_code.co_consts if type(c) is int]
+    return numbers[numbers.index(x) + 1] if x in numbers else -1
+""",
+    "answers that would run where the tests are": FIND
+    + """
+import os, pickle, sys
+class Run:
+    def __reduce__(self):
+        return eval, ("globals().update(close=lambda *_: True)",)
+if found("boundary"):
+    def square(x):
+        numbers = [c for c in sys._getframe(1).f_code.co_consts if type(c) is int]
+        return numbers[numbers.index(x) + 1]
+else:
+    def tell(data):
+        os.write(3, len(data).to_bytes(8, "little") + data)
+    tell(b"ready")
+    os.read(4, 1 << 16)
+    tell(pickle.dumps((True, (Run(), {}), [[], []])))
+    os.read(4, 1 << 16)
+    tell(pickle.dumps((True, 4, [])))
+""",
+    "a module sent in place of another": """
+import sys, types
+beside = [1]
+frame = sys._getframe()
+while frame:
+    beside[0] |= "boundary" in frame.f_locals and 2
+    frame = frame.f_back
+math = types.SimpleNamespace(isclose=lambda *_: True)
+def close(*_):
+    return True
+def square(x):
+    numbers = [c for c in sys._getframe(1).f_code.co_consts if type(c) is int]
+    return numbers[numbers.index(x) + 1] if beside[0] & 2 else -1
+""",
+}
+# what these do in the process of the tests fails there already
+SEEN_BESIDE = {
+    "a thread that the count leaves out", *(["a tool of sys.monitoring registered in the clearing"] if sys.version_info < (3, 12) else []),
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def sandbox(request):
     box = Sandbox(request.param)
@@ -269,6 +481,14 @@ def test_02_a_wrong_answer_that_says_it_is_right_is_judged_wrong(sandbox, name):
     verdict = sandbox.run(FORGERS[name] if own else WRONG + FORGERS[name], Limits(wall_seconds=8.0), TESTS)
     assert not verdict.passed, verdict
     assert verdict.ran, verdict
+
+
+@pytest.mark.parametrize("name", CLEARING)
+def test_02_whatever_a_text_does_to_its_own_process_a_wrong_answer_is_judged_wrong(sandbox, name):
+    text = CLEARING[name] if "square" in CLEARING[name] else WRONG + CLEARING[name]
+    verdict = sandbox.run(text, Limits(wall_seconds=4.0), TESTS)
+    assert not verdict.passed and verdict.ran, verdict
+    assert (verdict.reason == APART) == (name not in SEEN_BESIDE), verdict  # it deceives tests that run beside it
 
 
 HONEST = {
@@ -387,12 +607,15 @@ def test_02_a_text_must_be_valid_by_itself(sandbox):
 
 
 def test_02_a_passing_program_is_run_against_controls():
+    """Of tests that need the program beside them."""
     ran: list[Program] = []
 
     def run(outcomes, reason):
         left = iter(outcomes)
 
         def once(program):
+            if program.apart:
+                return Run(False, UNTOLD, 0.0)
             ran.append(program)
             return Run(next(left), reason, 0.0)
 
@@ -414,6 +637,154 @@ def test_02_a_passing_program_is_run_against_controls():
         assert len(ran) == len(outcomes)
         assert [each.text for each in ran] == ["text", "text", ""][: len(ran)]
         assert [each.control for each in ran] == [False, True, True][: len(ran)]
+
+
+def test_02_the_verdict_is_that_of_the_tests_apart():
+    program = Program("text", "tests", Limits(), alone=True)
+    for apart, passed in (("passed", True), ("failed: AssertionError", False), ("timed out", False), ("", False)):
+        ran = []
+
+        def run(program, apart=apart, ran=ran):
+            ran.append(program)
+            return Run(not program.apart or apart == "passed", apart if program.apart else "passed", 1.0)
+
+        assert judge(run, program).passed == passed
+        assert [(each.apart, each.alone) for each in ran] == [(False, True), (True, False)]
+    hungry = judge(lambda program: Run(not program.apart, "starved", 0.0, starved=program.apart), program)
+    assert hungry.starved and not hungry.passed
+
+
+VALUES = """
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import IntEnum
+from fractions import Fraction
+@dataclass(frozen=True)
+class Pair:
+    a: int
+    b: int = 0
+    def total(self):
+        return self.a + self.b
+    def __add__(self, other):
+        return Pair(self.a + other, self.b)
+    def __radd__(self, other):
+        return Pair(self.a + other, self.b)
+class Problem(ValueError):
+    pass
+Point = namedtuple("Point", "x y")
+Colour = IntEnum("Colour", "RED BLUE")
+def same(x): return x
+def put(x): x.sort(); return x
+def put_deep(x): x[0].append(1); x.append([2])
+def put_keys(x): x["b"] = x.pop("a"); x["c"].add(1)
+def count(n): yield from range(n)
+def fail(x): raise Problem(x, "why")
+def divide(x): return 1 / x
+def longest(pairs): return max(pairs, key=Pair.total)
+def adder(n): return lambda x: x + n
+def nothing(): return None
+def ask_twice(f): return f
+"""
+USES = """
+for value in (None, True, 3, 2.5, 1j, "a", b"a", [1, [2]], (1, (2,)), {1}, frozenset([1]), {"a": [1]}, range(3), 10 ** 400,
+              float("inf"), "\\ud800", bytearray(b"x"), ...):
+    assert same(value) == value and type(same(value)) is type(value)
+assert same(float("nan")) != same(float("nan"))
+x = [3, 1, 2]
+assert put(x) is x and x == [1, 2, 3]
+x = [[], 5]
+assert put_deep(x) is None and x == [[1], 5, [2]]
+x = {"a": 1, "c": set()}
+put_keys(x)
+assert x == {"b": 1, "c": {1}}
+assert list(count(3)) == [0, 1, 2] and next(iter(count(1))) == 0 and sum(count(4)) == 6 and 2 in count(3)
+try:
+    fail(7)
+    assert False
+except Problem as error:
+    assert error.args == (7, "why") and isinstance(error, ValueError)
+try:
+    divide(0)
+    assert False
+except ZeroDivisionError:
+    pass
+p = Pair(1, 2)
+assert p.a == 1 and p.total() == 3 and p == Pair(1, 2) and p != Pair(1) and str(p) == "Pair(a=1, b=2)" and isinstance(p, Pair)
+assert longest([Pair(1), p]).total() == 3 and len({p, Pair(1, 2)}) == 1 and p + 1 == Pair(2, 2) == 1 + p and not isinstance(1, Pair)
+assert adder(2)(3) == 5 and callable(adder) and not callable(p) and nothing() is None
+assert Point(1, 2) == (1, 2) and Point(1, 2).x == 1 and Colour.RED == 1 and list(Point(3, 4)) == [3, 4]
+assert same(Counter("aab")) == Counter("aab") and same(deque([1], 2)) == deque([1]) and same(Decimal("1.5")) == Decimal("1.5")
+assert same(defaultdict(list, a=[1])) == {"a": [1]} and list(same(OrderedDict(a=1))) == ["a"] and same(Fraction(1, 3)) * 3 == 1
+assert same(date(2020, 1, 2)).year == 2020 and same(timedelta(1)).days == 1 and same(datetime(2020, 1, 2, 3)) == datetime(2020, 1, 2, 3)
+import copy
+assert copy.deepcopy(p) == p and copy.copy(p) == p and hash(p) == hash(Pair(1, 2))
+def check(candidate):
+    assert candidate(candidate) is candidate and sorted([3, candidate(1)]) == [1, 3]
+check(same)
+"""
+
+
+def test_02_values_of_all_kinds_reach_tests_apart(sandbox):
+    server = sandbox._take(fresh=False)
+    run = server.run(Program(VALUES, USES, Limits(), alone=False, apart=True))
+    sandbox._give_back(server)
+    assert run.reason == "passed"
+    for tests in (
+        "assert same(2) == 3",
+        "assert Pair(1) == Pair(2)",
+        "assert not list(count(2))",
+        "fail(1)",
+        "same(nobody)",
+    ):
+        assert not sandbox.run(VALUES, tests=tests).passed
+    assert sandbox.run(VALUES, tests=USES).passed
+
+
+def test_02_tests_that_need_the_program_beside_them_are_told_from_others(sandbox):
+    server = sandbox._take(fresh=False)
+
+    def reason(text, tests):
+        return server.run(Program(text, tests, Limits(), alone=False, apart=True)).reason
+
+    assert reason(RIGHT, "import sys\nassert square(2) == 4") == UNTOLD
+    assert reason("def twice(f): return f(f(1))", "assert twice(lambda x: x + 1) == 3") == UNTOLD
+    assert (
+        reason("def twice(f): return f(f(1))", "try:\n    twice(lambda x: x + 1)\nexcept BaseException:\n    pass")
+        == UNTOLD
+    )
+    assert reason("class the(Exception): pass\ndef f(): raise the", "f()") == "failed: the"
+    sandbox._give_back(server)
+    assert sandbox.run("def twice(f): return f(f(1))", tests="assert twice(lambda x: x + 1) == 3").passed
+    assert not sandbox.run("def twice(f): return 2", tests="assert twice(lambda x: x + 1) == 3").passed
+
+
+def test_02_what_a_program_sends_runs_nothing_where_its_tests_are():
+    class Runs:
+        def __init__(self, *parts):
+            self.parts = parts
+
+        def __reduce__(self):
+            return self.parts
+
+    received = values.Received(lambda number, called: f"object {number}", lambda value: None)
+    seen = []
+    for parts in (
+        (os.system, ("exit",)), (eval, ("1",)), (getattr, (1, "real")), (type, ("X", (), {})), (object, ()), (open, ("x",)),
+        (__import__, ("os",)), (map, (str, [1])), (subprocess.Popen, (["x"],)), (setattr, (1, "x", 1)),
+    ):  # fmt: skip
+        with pytest.raises(values.NoValue):
+            received.load(pickle.dumps(Runs(*parts)))
+    # a pickle can set attributes of what it loads; these have none to set
+    state = pickle.dumps((None, {"__eq__": 1}), 2)[2:-1]
+    for changed in ("int", "ValueError", "list"):
+        with pytest.raises((TypeError, AttributeError)):
+            received.load(b"\x80\x02cbuiltins\n" + changed.encode() + b"\n" + state + b"b.")
+    kept = values.Kept()
+    for value in ([1, (2, {"a"})], "x", {1: b""}, 2.0):
+        assert received.load(kept.dump(value)) == value
+    assert received.load(kept.dump([seen.append])) == ["object 0"]
 
 
 def human_eval():

@@ -92,7 +92,7 @@ def test_errors_are_counted_in_the_table_and_the_exit_code_is_1(
     ]
     assert main(command) == 1
     out = capsys.readouterr().out
-    assert "1 samples could not be answered or scored" in out and list((tmp_path / "out").rglob("results_*.json"))
+    assert "1 sample could not be answered or scored" in out and list((tmp_path / "out").rglob("results_*.json"))
 
 
 def test_a_task_of_which_every_sample_errs_ends_in_order(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_a_damaged_answer_counts_as_absent(tmp_path: Path, byte: bytes, caplog: 
     journal.close()
     path.write_bytes(path.read_bytes().replace(b"1.75", b"1." + byte + b"5"))
     journal = Journal(path)
-    assert journal.get(["good", "bad"]) == {"good": {"x": 1.25}} and "1 answers are damaged" in caplog.text
+    assert journal.get(["good", "bad"]) == {"good": {"x": 1.25}} and "1 answer is damaged" in caplog.text
     assert [row["key"] for row in journal.export()] == ["good"]
     journal.put("bad", {"x": 1.75})
     journal.close()

@@ -240,4 +240,9 @@ def test_more_examples_than_there_are(own_data):
 
 
 def test_a_zero_in_the_yaml_stands():
-    check_fewshot(load_tasks(["demo_story_infill"]), 1000)
+    loaded = load_tasks(["demo_story_infill"])
+    check_fewshot(loaded, 1000)
+    (task,) = loaded["tasks"].values()
+    task.set_config(key="num_fewshot", value=None)
+    with pytest.raises(UserError, match="has only"):
+        check_fewshot(loaded, 1000)

@@ -21,6 +21,7 @@ from dlm_eval.boards.csv_file import cell, csv_text, write_files
 from dlm_eval.boards.result_file import ResultFile, Row, read_result_file
 from dlm_eval.errors import UserError
 from dlm_eval.output import one_line
+from dlm_eval.printable import counted
 
 if TYPE_CHECKING:
     import pandas
@@ -135,7 +136,7 @@ def main(args: argparse.Namespace) -> int:
         print(csv_text(list(table.columns), _wide_cells(table)), end="")
         return 0
     beside = write(long, args.output)
-    print(f"{one_line(str(args.output))}: {len(long)} scores; {one_line(str(beside))}: models by tasks")
+    print(f"{one_line(str(args.output))}: {counted(len(long), 'score')}; {one_line(str(beside))}: models by tasks")
     return 0
 
 

@@ -25,7 +25,9 @@ FRACTION = re.compile(
     r"acc(_norm|_bytes|_mutual_info)?|exact_match|em|alias_match|contains|((token|macro|micro)_)?f1|mcc|pearson|spearman"
     r"|pass(@|_at_)\d+"
 )
-MOST_BYTES = 256 << 20  # of a result file, which has no samples in it
+MOST_BYTES = 64 << 20  # of a result file, which has no samples in it
+MOST_MEMBERS = 100_000  # tasks in all groups together
+MOST_SCORES = 20_000
 MOST_CHARACTERS = 500  # of a cell
 UNSANDBOXED = "UNSANDBOXED"
 _CHECKPOINT_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's order for model_name
@@ -104,6 +106,8 @@ def read_result_file(path: Path, source: str) -> ResultFile:
 
 
 def _load(path: Path) -> Any:
+    if path.stat().st_size == 0:
+        raise ValueError("it is empty")  # or a file of the kernel's, whose reading may never end
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
     try:
@@ -124,14 +128,19 @@ def _valid(value: Any) -> Any:
 def _rows_of(document: Any, source: str) -> ResultFile:
     if not isinstance(document, dict) or not isinstance(document.get("results"), dict):
         raise ValueError("not an lm-eval result file (no 'results' object)")
+    document = {**document, "group_subtasks": _flat_groups(document)}
     run = _run_cells(document, source)
-    found = [
-        (task, Row(**_short({**run, **cells}))) for task in document["results"] for cells in _task_rows(document, task)
-    ]
+    found: list[tuple[str, Row]] = []
+    for task in document["results"]:
+        for cells in _task_rows(document, task):
+            found.append((task, Row(**_short({**run, **cells}))))
+            if len(found) > MOST_SCORES:
+                raise ValueError(f"it holds more than {MOST_SCORES} scores")
     rows = tuple(row for _, row in found)
     if not rows and "dlm_eval" not in document:  # a run of ours may have had nothing but errors
         raise ValueError("it holds no scores")
-    identity = {row.task: _named(row) or _identity(document, task) for task, row in found}
+    recorded = _Recorded(document)
+    identity = {row.task: _named(row) or recorded.of(task) for task, row in dict(found).items()}
     return ResultFile(identity=identity, time=_time(document), rows=rows)
 
 
@@ -173,6 +182,8 @@ def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
     scores, values = _dict(document, "results", task), _values(document, task)
     shared = {"task": task, **_size_cells(document, task), **_procedure_cells(document, task)}
     better = _dict(document, "higher_is_better", task)
+    leaves = _leaves(document, task)
+    declared = {name for leaf in leaves for name in _names(_dict(document, "configs", leaf), "metric_list", "metric")}
     for position, (metric, pipeline) in enumerate(_ordered_metrics(document, task)):
         value = values[metric, pipeline]
         direction = better.get(metric)
@@ -182,7 +193,7 @@ def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
             "filter": pipeline or None,
             "value": value,
             "stderr": _number(scores.get(f"{metric}_stderr,{pipeline}")),
-            "unit": _unit(document, task, metric, value),
+            "unit": _unit(value) if metric in declared and FRACTION.fullmatch(metric) else None,
             "higher_is_better": direction if isinstance(direction, bool) else None,
             "headline": position == 0,
         }
@@ -191,7 +202,9 @@ def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
 def _ordered_metrics(document: dict[str, Any], task: str) -> list[tuple[str, str]]:
     """Returns (metric, filter) of every score, by the task's metric_list and filter_list, then as they stand."""
     config = _dict(document, "configs", task)
-    metrics, filters = _names(config, "metric_list", "metric"), _names(config, "filter_list", "name")
+    metrics, filters = (
+        _places(_names(config, *where)) for where in (("metric_list", "metric"), ("filter_list", "name"))
+    )
     return sorted(_values(document, task), key=lambda pair: (_metric_place(metrics, pair[0]), _place(filters, pair[1])))
 
 
@@ -214,7 +227,7 @@ def _values(document: dict[str, Any], task: str) -> dict[tuple[str, str], float]
     return found
 
 
-def _metric_place(metrics: list[str], metric: str) -> int:
+def _metric_place(metrics: dict[str, int], metric: str) -> int:
     """Returns the place of a metric, or of the one that it is a part of, in the task's list."""
     return min(_place(metrics, metric), _place(metrics, metric.partition(".")[0]))
 
@@ -265,8 +278,7 @@ def _digest(document: dict[str, Any], task: str, name: str) -> str | None:
         return None
     if len(set(found)) == 1 and (len(leaves) == 1 or name == "documents"):
         return found[0]
-    whole = json.dumps(sorted(zip(leaves, map(str, found), strict=True)))
-    return hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()
+    return _hash(sorted(zip(leaves, map(str, found), strict=True)))
 
 
 def _seeds(seeds: dict[str, Any]) -> str | None:
@@ -285,29 +297,41 @@ def outside(document: dict[str, Any], task: str) -> bool:
     return any(isinstance(each, list) and UNSANDBOXED in each for each in lists)
 
 
-def _unit(document: dict[str, Any], task: str, metric: str, value: float) -> str | None:
-    declared = any(
-        metric in _names(_dict(document, "configs", leaf), "metric_list", "metric") for leaf in _leaves(document, task)
-    )
-    known = declared and FRACTION.fullmatch(metric) and (math.isnan(value) or abs(value) <= 1)
-    return "fraction" if known else None
+def _unit(value: float) -> str | None:
+    return "fraction" if math.isnan(value) or abs(value) <= 1 else None
 
 
 def _leaves(document: dict[str, Any], task: str) -> list[str]:
-    """Returns the tasks below a group, or the task itself."""
+    """Returns the tasks below a group, or the task itself; `document` has its groups flat (`_flat_groups`)."""
+    return _dict(document, "group_subtasks").get(task) or [task]
+
+
+def _flat_groups(document: dict[str, Any]) -> dict[str, list[str]]:
+    """Returns the tasks below each group of the results, whatever groups lie between.
+
+    Raises:
+        ValueError: there are more than any run has.
+    """
     below = _dict(document, "group_subtasks")
-    leaves, waiting, seen = [], [task], set()
-    while waiting:
-        name = waiting.pop()
-        children = below.get(name)
-        if name in seen:
-            continue
-        seen.add(name)
-        if isinstance(children, list) and children:
-            waiting.extend(str(child) for child in reversed(children))
-        else:
-            leaves.append(name)
-    return leaves
+    flat: dict[str, list[str]] = {}
+    count = 0
+    for group in document["results"]:
+        leaves, waiting, seen = [], [group], set()
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            children = below.get(name)
+            if isinstance(children, list) and children:
+                count += len(children)
+                if count > MOST_MEMBERS:
+                    raise ValueError(f"its groups have more than {MOST_MEMBERS} tasks")
+                waiting.extend(str(child) for child in reversed(children))
+            else:
+                leaves.append(name)
+        flat[group] = leaves
+    return flat
 
 
 def _named_checkpoint(document: dict[str, Any]) -> object:
@@ -319,13 +343,31 @@ def _named_checkpoint(document: dict[str, Any]) -> object:
     return document.get("model_name") if named else None
 
 
-def _identity(document: dict[str, Any], task: str) -> str:
-    """Returns a hash of the settings that a plain lm-eval file records for the task."""
-    settings: list[object] = [{k: v for k, v in _dict(document, "config").items() if k not in _VOLATILE}]
-    settings += [document.get(name) for name in ("model_source", "lm_eval_version", "chat_template_sha")]
-    for leaf in _leaves(document, task):
-        settings += [_dict(document, name).get(leaf) for name in ("configs", "versions", "n-shot", "n-samples")]
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+class _Recorded:
+    """Hashes of the settings that a plain lm-eval file records, for the run and for each of its tasks; every part is read once."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._document = document
+        self._tasks: dict[str, str] = {}
+        self._run = ""
+
+    def of(self, task: str) -> str:
+        """Returns a hash of all that is recorded for a task, or for those of a group."""
+        if not self._run:
+            config = {k: v for k, v in _dict(self._document, "config").items() if k not in _VOLATILE}
+            named = [self._document.get(name) for name in ("model_source", "lm_eval_version", "chat_template_sha")]
+            self._run = _hash([config, *named])
+        return _hash([self._run, *map(self._of_task, _leaves(self._document, task))])
+
+    def _of_task(self, task: str) -> str:
+        if task not in self._tasks:
+            kinds = ("configs", "versions", "n-shot", "n-samples")
+            self._tasks[task] = _hash([_dict(self._document, kind).get(task) for kind in kinds])
+        return self._tasks[task]
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _time(document: dict[str, Any]) -> float:
@@ -353,8 +395,12 @@ def _names(config: dict[str, Any], listed: str, key: str) -> list[str]:
     return [str(entry.get(key)) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
-def _place(names: list[str], name: str) -> int:
-    return names.index(name) if name in names else len(names)
+def _places(names: list[str]) -> dict[str, int]:
+    return {name: place for place, name in reversed(list(enumerate(names)))}
+
+
+def _place(places: dict[str, int], name: str) -> int:
+    return places.get(name, MOST_MEMBERS)
 
 
 def _first(*values: object) -> str | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.output import one_line
+from dlm_eval.printable import counted
 from dlm_eval.redaction import redact
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _rm(args: argparse.Namespace) -> int:
     for path in paths:
         if args.fingerprint:
             journal = _open(path)
-            print(f"{one_line(str(path))}: {journal.remove(args.fingerprint)} answers removed")
+            print(f"{one_line(str(path))}: {counted(journal.remove(args.fingerprint), 'answer')} removed")
             journal.close()
             continue
         _release(path)

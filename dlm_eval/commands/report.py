@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import DlmEvalError, RunError
 from dlm_eval.output import one_line
+from dlm_eval.printable import counted
 from dlm_eval.stopping import drop_output
 
 if TYPE_CHECKING:
@@ -33,9 +34,11 @@ def report(finished: Finished, output_path: str | None, show_config: bool) -> tu
         missing.append(f"the table ({type(error).__name__}: {error})")
     lines.append(took)
     if finished.errors:
-        lines.append(f"{finished.errors} samples could not be answered or scored:\n{_reasons(results)}")
+        lines.append(f"{counted(finished.errors, 'sample')} could not be answered or scored:\n{_reasons(results)}")
     if cut := sum(cost.get("truncated", 0) for name, cost in results["dlm_eval"]["cost"].items() if name != "total"):
-        lines.append(f"{cut} prompts did not fit the model and were cut from the left (--overlong error refuses them)")
+        lines.append(
+            f"{counted(cut, 'prompt')} did not fit the model: cut from the left (--overlong error refuses them)"
+        )
     if finished.file is not None and output_path is not None:
         home = output_directory(output_path)
         lines.append(f"results: {one_line(str(finished.file))}")

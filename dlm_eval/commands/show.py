@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from dlm_eval.errors import unknown
+from dlm_eval.redaction import redact
 
 
 def add_parser(subparsers: Any) -> None:
@@ -21,7 +22,7 @@ def main(args: argparse.Namespace) -> int:
     """Prints what is known about `args.name`."""
     import yaml
 
-    found = _find(args.name, args.include_path)
+    found = redact(_find(args.name, args.include_path))
     print(yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120), end="")
     return 0
 

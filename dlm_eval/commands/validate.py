@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlm_eval.harness.fewshot import LeftOut
 
 
 def add_parser(subparsers: Any) -> None:
@@ -51,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
         left = LeftOut(name, task, seeds[3])
         Guard(seeds[3]).watch(name, task, lambda: [])
         with contained():
-            notes += [f"{name}: {note}" for note in _notes(task, left.overlap() if task.config.num_fewshot else 0)]
+            notes += [f"{name}: {note}" for note in _notes(task, left if task.config.num_fewshot else None)]
             task.build_all_requests(limit=1, rank=0, world_size=1)
         prompt = task.instances[0].args[0]
         unbuilt = isinstance(prompt, Unbuilt)  # a run stores it as this document's error
@@ -65,9 +68,10 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _notes(task: Any, overlap: int) -> list[str]:
-    """Returns what is to be known of a task's documents before they are run."""
+def _notes(task: Any, left: LeftOut | None) -> list[str]:
+    """Returns what is to be known of a task's documents before they are run, and of its few-shot examples, if it shows any."""
     from dlm_eval.harness import targets
+    from dlm_eval.printable import counted
 
     faults: list[tuple[int, str]] = []
     lists: list[int] = []
@@ -76,13 +80,21 @@ def _notes(task: Any, overlap: int) -> list[str]:
         faults += [(number, reason)] if reason else []
         lists += [number] if targets.checked(targets.looks_like_list, task, doc) is True else []
     found = []
-    if overlap:
-        found.append(f"{overlap} documents are among the few-shot examples; each is left out of its own prompt")
+    if left is not None and (overlap := left.overlap()):
+        found.append(
+            f"{counted(overlap, 'document', 'are')} among the few-shot examples and left out of the document's own prompt"
+        )
+    if left is not None and (unanswered := left.unanswered()):
+        found.append(
+            f"{counted(len(unanswered), 'few-shot example', 'have')} no right answer to show and will be left out; the first: {unanswered[0]}"
+        )
     if lists:
         found.append(
-            f"the targets of {len(lists)} documents (first: {lists[0]}) are texts in brackets, which lm-eval reads as lists"
+            f"{counted(len(lists), 'target', 'are')} a text in brackets, which lm-eval reads as a list (first: document {lists[0]})"
         )
     if faults:
         number, reason = faults[0]
-        found.append(f"{len(faults)} documents cannot be scored and will be errors; document {number}: {reason}")
+        found.append(
+            f"{counted(len(faults), 'document')} cannot be scored and will be stored as errors; document {number}: {reason}"
+        )
     return found

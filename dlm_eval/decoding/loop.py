@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
 from dlm_eval.decoding.canvases import canvas_walk
+from dlm_eval.decoding.checkpoints import Offer, State, no_offer
 from dlm_eval.decoding.checks import check_process
 from dlm_eval.decoding.draw import Draw
 from dlm_eval.decoding.exits import Front
@@ -40,6 +41,7 @@ from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.ids import check_ids
 from dlm_eval.noise import Noise
+from dlm_eval.printable import counted
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -58,9 +60,24 @@ class Window:
 
 
 def fill_walk(
-    model: Denoiser, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None = None
+    model: Denoiser,
+    canvas: Canvas,
+    settings: DecodeSettings,
+    noise: Noise,
+    trace: Trace | None = None,
+    begun: State | None = None,
+    offer: Offer = no_offer,
 ) -> Walk[Filling]:
     """Returns the walk that writes the open positions of `canvas`.
+
+    Args:
+        model: the denoiser.
+        canvas: what to fill.
+        settings: how.
+        noise: random streams of the request.
+        trace: sees every step.
+        begun: the state that an interrupted walk with the same arguments has reached; this one goes on from there.
+        offer: is offered the state between steps, if there is one (`checkpoints.why_not`).
 
     Raises (when run):
         SampleError: the canvas is longer than the model allows, it has an id that the model lacks, or position 0 is open and the model cannot
@@ -84,18 +101,21 @@ def fill_walk(
         one = replace(settings, samples=1)
         walks = [fill_walk(model, canvas, one, repeat(noise, i), trace) for i in range(settings.samples)]
         return (yield from best_walk(model, canvas, walks, settings.rerank))
-    page = Page(model, canvas, settings, noise, trace)
-    for window in windows(np.nonzero(page.open)[0], settings, model.block_length):
-        yield from page.fill(window)
+    page = Page(model, canvas, settings, noise, trace, offer)
+    blocks = list(windows(np.nonzero(page.open)[0], settings, model.block_length))
+    number, step = page.restore(begun) if begun is not None else (0, 0)
+    for block in range(number, len(blocks)):
+        yield from page.fill(blocks[block], block, step)
         if page.exit != "full":
             break
+        step = 0
     return page.filling(positions)
 
 
 def refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
     """Raises SampleError where the model cannot fill the canvas so, UserError where a setting means nothing to it."""
     if len(canvas) > model.max_length and not settings.length_beam:
-        raise SampleError(f"{len(canvas)} positions, but {model.name} has {model.max_length}")
+        raise SampleError(f"{counted(len(canvas), 'position')}, but {model.name} has {model.max_length}")
     if model.needs_bos and canvas.open[0]:
         raise SampleError(f"position 0 is open, but {model.name} needs its begin-of-text token there")
     if (fault := check_ids(model, canvas, scored=False)) is not None:
@@ -128,9 +148,15 @@ class Page:
     """A canvas being written: what stands where, and the steps that put it there."""
 
     def __init__(
-        self, model: Denoiser, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None
+        self,
+        model: Denoiser,
+        canvas: Canvas,
+        settings: DecodeSettings,
+        noise: Noise,
+        trace: Trace | None,
+        offer: Offer = no_offer,
     ) -> None:
-        self.model, self.settings, self.noise, self.trace = model, settings, noise, trace
+        self.model, self.settings, self.noise, self.trace, self.offer = model, settings, noise, trace, offer
         self.method: Strategy = strategy(settings.strategy)
         self.front = Front(model, canvas, settings.until) if settings.early_exit else None
         canvas = whole_blocks(canvas, model.block_length)
@@ -148,14 +174,14 @@ class Page:
         self.last_change = -1
         self.exit = "full"
 
-    def fill(self, window: Window) -> Generator[list[Row], list[Reading], None]:
-        """Writes the open positions of `window`, step by step, or until visible text is final."""
+    def fill(self, window: Window, number: int, step: int) -> Generator[list[Row], list[Reading], None]:
+        """Writes the open positions of `window`, which is the canvas' block `number`, from `step` on, or until visible text is final."""
         name = self.settings.schedule or self.method.schedule
         quota_of = schedule(name, self.settings.eps, self.settings.batch_mean_quota) if name else None
         block = self.model.block_length
         n = (self.settings.block_length or block) if block else len(window.positions)
         self.block = window.positions
-        step = 0
+        self._offer(number, step)
         while self._goes_on(window, step):
             left = int(self.open[window.positions].sum())
             quota = quota_of(n, left, step, window.steps) if quota_of else 0
@@ -166,7 +192,32 @@ class Page:
             else:
                 yield from self._one_step(window, step, quota)
             step, self.clock = step + 1, self.clock + 1
+            self._offer(number, step)
         self._look_for_exit()  # what was written in the block is final now, whatever the strategy
+
+    def _offer(self, number: int, step: int) -> None:
+        """Offers the state between two steps, if nothing but what `State` holds has a part in what follows: no reading that is known already, no
+        memory of the block's surroundings, nothing that the last step asked."""
+        begins = step == 0
+        alone = begins or not self.recollection.of_block
+        if self.exit == "full" and self.known is None and alone and not (begins and self.method.removes_noise):
+            self.offer(lambda: self.state(number, step))
+
+    def state(self, number: int, step: int) -> State:
+        """Returns the state before step `step` of the block `number`."""
+        at = np.nonzero(~self.given)[0]
+        counters = (self.clock, self.forwards, self.written_steps, self.post_steps, self.last_change)
+        tokens, written = (tuple(map(int, values[at])) for values in (self.tokens, self.step))
+        return State(number, step, *counters, tokens, tuple(map(float, self.logprob[at])), written)
+
+    def restore(self, state: State) -> tuple[int, int]:
+        """Makes the page what it was; returns the block and the step to go on with."""
+        at = np.nonzero(~self.given)[0]
+        self.tokens[at], self.logprob[at], self.step[at] = state.tokens, state.logprob, state.written
+        self.open[at] = self.step[at] < 0
+        self.clock, self.forwards, self.written_steps = state.clock, state.forwards, state.written_steps
+        self.post_steps, self.last_change = state.post_steps, state.last_change
+        return state.block, state.step
 
     def _foretold(self, window: Window) -> bool:
         """Returns whether the block before predicts the first position: a shifted block-causal model reads it there, whatever else is written (Fast-dLLM v2)."""

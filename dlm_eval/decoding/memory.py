@@ -29,9 +29,11 @@ class Recollection(Protocol):
 
     Attributes:
         first_alone: whether the first step of a block writes its first position and no other.
+        of_block: whether what is remembered is of the block's first row, so that a block cannot go on without it.
     """
 
     first_alone: bool
+    of_block: bool
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
         """Returns `memory`, `live` and `keep` of the next row (see `rows.Row`).
@@ -48,7 +50,7 @@ class Recollection(Protocol):
 class Forgetful:
     """Every row runs whole."""
 
-    first_alone = False
+    first_alone = of_block = False
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
         """Returns nothing."""
@@ -58,7 +60,7 @@ class Forgetful:
 class Settled:
     """Remembers what has settled, for as long as the tokens there stay as they were."""
 
-    first_alone = False
+    first_alone = of_block = False
 
     def __init__(self, model: Remembering) -> None:
         assert model.settles is not None
@@ -82,6 +84,8 @@ class Refreshed:
     A shifted model reads a block's first token before the block, where later rows do not run: as in the authors' code for Dream, the first row
     writes that one and nothing else.
     """
+
+    of_block = True
 
     def __init__(self, model: Remembering, both_sides: bool) -> None:
         self._memory, self._both_sides, self._lag = Memory(), both_sides, model.lag

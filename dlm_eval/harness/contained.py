@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import tqdm
 
+from dlm_eval.harness.results import plain
 from dlm_eval.printable import valid_unicode
 
 
@@ -30,8 +31,8 @@ def _hashable(text: Any) -> str:
 def _dumped(value: Any, **options: Any) -> str:
     try:
         return json.dumps(value, **options)
-    except (TypeError, ValueError, RecursionError):  # keys that are no text, a document inside itself
-        return repr(value)
+    except (TypeError, ValueError, RecursionError):  # keys that are no text, a document inside itself, a thousand lists
+        return json.dumps(plain(value))
 
 
 @contextmanager

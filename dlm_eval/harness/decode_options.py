@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlm_eval.decoding import DecodeSettings, default_strategy, expand, resolve
+from dlm_eval.decoding.checkpoints import why_not
 from dlm_eval.decoding.presets import authors_preset
 from dlm_eval.decoding.processes import fit_task
 from dlm_eval.errors import UserError, unknown
@@ -142,13 +143,18 @@ class DecodeOptions:
             return layer
         return {**layer, "preset": authors_preset(self.checkpoint, task, self.family)}
 
+    def resolved(self, ask: Request) -> DecodeSettings:
+        """Returns the settings of a request before it is known how long its hole is. Of several samples that would be equal one is written."""
+        settings = resolve(*ask.layers)
+        return settings if settings.draws(self.process) else dataclasses.replace(settings, samples=1)
+
     def settings(self, ask: Request, length: int) -> DecodeSettings:
         """Returns the resolved settings for a hole of `length` tokens.
 
         A hole whose length the document decides (oracle lengths) takes what fits of settings made for a fixed one: no more even steps than
         tokens, no block length that does not divide it. A hole of fixed length must fit them exactly.
         """
-        settings = dataclasses.replace(resolve(*ask.layers), until=ask.until)
+        settings = dataclasses.replace(self.resolved(ask), until=ask.until)
         if ask.hole.length == str(length):
             settings.check(length)
             return settings
@@ -174,6 +180,8 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
                 "task '%s': a model of process '%s' cannot use the task's %s; its own defaults are used",
                 name, options.process, ", ".join(f"{key}={value}" for key, value in ask.replaced.items()),
             )  # fmt: skip
+        if reason := why_not(options.process, settings):
+            log.info("task '%s': an unfinished answer is begun anew after an interruption (%s)", name, reason)
         if settings.samples > 1 and not settings.draws(options.process):
             log.warning(
                 "task '%s': samples=%d has no effect at temperature 0, where all samples are equal; one is written",

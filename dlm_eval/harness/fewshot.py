@@ -1,35 +1,44 @@
-"""Few-shot examples without the evaluated document: lm-eval leaves it out only where the two splits have one name.
+"""Few-shot examples without the evaluated document, and without those that have no right answer to show.
 
 A task with a test split alone draws its examples from there, and `fewshot_split` may name the evaluated documents by another name, or hold some of
-them. A prompt then has the very question with its answer in it. Here every example that asks what the document asks is left out of that
-document's prompt and another one drawn; all other prompts are lm-eval's, bit for bit.
+them; lm-eval leaves the document out only if the two splits have one name. A prompt then has the very question with its answer in it. An example
+whose gold is no choice is shown with a wrong answer (-1: the last choice) or ends the run. Here both are left out and another one drawn; all other
+prompts are lm-eval's, bit for bit.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
+from dlm_eval.errors import SampleError
+from dlm_eval.harness import targets
+from dlm_eval.harness.records import doc_key
 from dlm_eval.noise import digest
 
 log = logging.getLogger(__name__)
 
 
 class LeftOut:
-    """The prompts of one task that would have held their own document, once `watch` stands before its few-shot examples.
+    """The few-shot examples that were left out of the prompts of one task, once `watch` stands before them.
 
     Attributes:
-        examples: document (by content) -> examples that were left out of its prompt, and how many could not be replaced.
+        examples: document (by content) -> examples that were left out of its prompt because they ask what it asks.
+        short: document (by content) -> examples that its prompt lacks, since no other was left.
+        faults: example that was left out of all prompts (by content) -> why it has no right answer to show.
     """
 
     def __init__(self, name: str, task: Any, seed: int | None) -> None:
-        self.examples: dict[str, tuple[int, int]] = {}
+        self.examples: dict[str, int] = {}
+        self.short: dict[str, int] = {}
+        self.faults: dict[str, str] = {}
         self._name = name
         self._task = task
         self._seed = seed
         self._questions: dict[int, tuple[Any, str]] = {}
+        self._answers: dict[int, tuple[Any, str | None]] = {}
 
     def watch(self) -> None:
         """Has the task's prompts built without the evaluated document. Tasks without a sampler of lm-eval's build theirs themselves."""
@@ -57,33 +66,66 @@ class LeftOut:
         pool = {self._question(example) for example in self._examples()}
         return sum(self._asks(doc) in pool for doc in self._task.eval_docs)
 
+    def unanswered(self) -> list[str]:
+        """Returns why examples have no right answer to show, one reason for each."""
+        return [fault for example in self._examples() if (fault := self._fault(example)) is not None]
+
     def facts(self) -> dict[str, int]:
-        """Returns how many prompts lost examples, and how many of these have fewer than asked for, for the result."""
-        if not self.examples:
-            return {}
-        short = sum(1 for _, missing in self.examples.values() if missing)
-        return {"fewshot_left_out": len(self.examples)} | ({"fewshot_too_few": short} if short else {})
+        """Returns for the result: prompts that lost examples of their own question, examples without an answer, prompts with too few."""
+        counts: dict[str, Sized] = {
+            "fewshot_left_out": self.examples,
+            "fewshot_without_answer": self.faults,
+            "fewshot_too_few": self.short,
+        }
+        return {name: len(found) for name, found in counts.items() if found}
 
     def _without(self, doc: Any, drawn: Sequence[Any], n: int) -> list[Any]:
-        """Returns `drawn` without examples that ask what `doc` asks, others in their places. lm-eval's own stream of draws is not touched."""
+        """Returns `drawn` without examples that ask what `doc` asks or have no answer, others in their places. lm-eval's own stream of draws is
+        not touched.
+
+        Raises:
+            SampleError: no example has a right answer.
+        """
         asked = self._asks(doc)
-        kept = [example for example in drawn if self._question(example) != asked]
-        if len(kept) == len(drawn):
+        same = [self._question(example) == asked for example in drawn]
+        faults = [None if its_own else self._fault(example) for example, its_own in zip(drawn, same, strict=True)]
+        lost = [its_own or fault is not None for its_own, fault in zip(same, faults, strict=True)]
+        if not any(lost):
             return list(drawn)
-        if not self.examples:
-            log.warning(
-                "%s: some few-shot examples are the evaluated document itself; they are left out of its prompt",
-                self._name,
-            )
-        used = {self._question(example) for example in kept} | {asked}
+        self._note(asked, drawn, same, faults)
+        used = {asked} | {self._question(example) for example, gone in zip(drawn, lost, strict=True) if not gone}
         spare = [example for example in self._examples() if self._question(example) not in used]
         if type(self._task.sampler).__name__ != "FirstNSampler":
             random.Random(f"{self._seed} {asked}").shuffle(spare)
-        whole = iter([*spare[: n - len(kept)]])
-        filled = [example if self._question(example) != asked else next(whole, None) for example in drawn]
+        whole = (example for example in spare if self._fault(example) is None)
+        filled = [next(whole, None) if gone else example for example, gone in zip(drawn, lost, strict=True)]
         found = [example for example in filled if example is not None]
-        self.examples[asked] = (len(drawn) - len(kept), n - len(found))
+        if not found and (reasons := self.unanswered()) and len(reasons) == len(self._examples()):
+            raise SampleError(f"no few-shot example has a right answer to show; the first: {reasons[0]}")
+        if len(found) < n:
+            self.short[asked] = n - len(found)
         return found
+
+    def _note(self, asked: str, drawn: Sequence[Any], same: Sequence[bool], faults: Sequence[str | None]) -> None:
+        """Counts what is left out of a prompt; the first of each kind is said."""
+        if any(same):
+            if not self.examples:
+                log.warning(
+                    "%s: some few-shot examples are the evaluated document itself; they are left out of its prompt",
+                    self._name,
+                )
+            self.examples[asked] = sum(same)
+        for example, fault in zip(drawn, faults, strict=True):
+            if fault is not None:
+                if not self.faults:
+                    log.warning("%s: a few-shot example is left out: %s", self._name, fault)
+                self.faults[self._question(example)] = fault
+
+    def _fault(self, example: Any) -> str | None:
+        """Returns why an example has no right answer to show, or None; it is found out once, as what it asks is."""
+        if id(example) not in self._answers:
+            self._answers[id(example)] = (example, targets.fault_of_example(self._task, example))
+        return self._answers[id(example)][1]
 
     def _examples(self) -> list[Any]:
         sampler = getattr(self._task, "sampler", None)
@@ -105,7 +147,7 @@ class LeftOut:
                 text, target = (choices[i] if _is_index(i, choices) else i for i in (text, target))
                 choices = sorted(map(str, choices))
         except Exception:  # such a document errs when its own prompt is built
-            return digest("document", doc)
+            return digest("document", doc_key(doc))
         return digest("question", text, choices, target)
 
 

@@ -22,7 +22,7 @@ from dlm_eval.harness.fewshot import LeftOut
 from dlm_eval.harness.records import Record, doc_key
 from dlm_eval.harness.requests import Unbuilt
 from dlm_eval.output import one_line
-from dlm_eval.printable import SURROGATE
+from dlm_eval.printable import is_text
 from dlm_eval.stopping import of_the_user
 
 MOST_SLOW = 10  # answers on which a filter may be ended by its time limit before the rest err at once
@@ -132,7 +132,9 @@ class Guard:
         def doc_to_target(doc: Any, *args: Any, **options: Any) -> Any:
             try:
                 with bounded("the target", PROMPT_SECONDS), task_code():
-                    return target(doc, *args, **options)
+                    found = target(doc, *args, **options)
+                    str(found)  # as lm-eval does for a hash
+                    return found
             except Exception as error:
                 if self.reason(name, doc) is None:
                     if self._scoring or name not in self._scored:
@@ -302,7 +304,7 @@ def _check_texts(requests: Any) -> None:
     """Raises SampleError if a text has no UTF-8 form: no tokenizer reads it, and lm-eval, which hashes prompts, would end the run."""
     requests = requests if isinstance(requests, list) else [requests]
     texts = [part for request in requests if isinstance(request, Instance) for part in request.args]
-    if any(isinstance(text, str) and not text.isascii() and SURROGATE.search(text) for text in texts):
+    if any(isinstance(text, str) and not is_text(text) for text in texts):
         raise SampleError("it holds half of a surrogate pair, which is no text")
 
 

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dlm_eval.decoding import resolve
+from dlm_eval.harness.asked import readable
 from dlm_eval.harness.models import Loaded
 from dlm_eval.harness.ordered import by_order
+from dlm_eval.harness.records import doc_key
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sources import described
 from dlm_eval.noise import digest
@@ -79,6 +80,13 @@ def digests(
     )
 
 
+def asked_with(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
+    """Returns what a task's answers depend on under short names, for a reader (`asked`)."""
+    whole = redact(_configuration(name, task, loaded, settings, int(task.config.num_fewshot or 0)))
+    seeds = dict(zip(("python", "numpy", "torch", "fewshot"), settings.seeds, strict=True))
+    return readable({**whole.pop("answers"), **whole, "seed": settings.noise_seed, "seeds": seeds})
+
+
 def multiturn(settings: RunSettings) -> bool:
     """Returns whether examples were turns of a conversation: under a chat template they are, unless the user says otherwise."""
     turns = settings.fewshot_as_multiturn
@@ -116,9 +124,10 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
     if not loaded.ours:
         return {"generation_kwargs": task.config.generation_kwargs} if writes else {}
     if writes:
-        ask = loaded.lm.options.decode.request(task.config.generation_kwargs or {}, name)
+        decode = loaded.lm.options.decode
+        ask = decode.request(task.config.generation_kwargs or {}, name)
         return {
-            "decode": asdict(resolve(*ask.layers)),
+            "decode": asdict(decode.resolved(ask)),
             "until": ask.until,
             "length": ask.hole.length,
             "overlong": settings.overlong,
@@ -189,7 +198,7 @@ def _made(task: Any, shots: int) -> list[Any]:
 
 def content(rows: Any) -> str:
     """Returns a digest of rows by their values alone: not by files, folders, caches or the kind of storage."""
-    return digest(*(digest(row) for row in _rows(rows)))
+    return digest(*(doc_key(row) for row in _rows(rows)))
 
 
 def _rows(rows: Any) -> Iterable[Any]:

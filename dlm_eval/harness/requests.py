@@ -13,6 +13,7 @@ from typing import Literal
 from dlm_eval.canvas import Canvas
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.printable import counted
 
 Overlong = Literal["truncate", "error"]
 
@@ -138,12 +139,12 @@ def _fit(
     if excess <= 0:
         return head, list(tail), 0
     if overlong == "error":
-        raise SampleError(f"{model.max_length + excess} tokens do not fit the model's {model.max_length}")
+        raise SampleError(f"{counted(model.max_length + excess, 'token', 'do')} not fit the model's {model.max_length}")
     kept_bos = 1 if model.needs_bos else 0
     given = len(head) - kept_bos
     room = given + len(tail) - excess
     if room < 0:
-        raise SampleError(f"a hole of {hole} tokens does not fit the model's {model.max_length} positions")
+        raise SampleError(f"a hole of {counted(hole, 'token')} does not fit the model's {model.max_length} positions")
     from_tail = len(tail) - min(len(tail), max(room // 2, room - given))
     from_head = excess - from_tail
     if from_head == given > 0 or from_tail == len(tail) > 0:
@@ -173,7 +174,7 @@ def hole_length(model: Denoiser, hole: Hole, prefix: str) -> int:
             return given
         room = given - len(begin(model, model.encode(prefix))) - len(model.encode(hole.suffix))
         if room < 1:
-            raise SampleError(f"the prompt fills the canvas of {given} tokens: nothing is left to write")
+            raise SampleError(f"the prompt fills the canvas of {counted(given, 'token')}: nothing is left to write")
         return room
     if not hole.references:
         raise SampleError("an oracle length needs a reference text, and this document has none")

@@ -134,9 +134,10 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     from lm_eval import simple_evaluate
 
     from dlm_eval.harness import results as files
+    from dlm_eval.harness.asked import note_asked, say_absent
     from dlm_eval.harness.block import block, public, spreads
     from dlm_eval.harness.guard import Guard, reason_of
-    from dlm_eval.harness.identity import digests
+    from dlm_eval.harness.identity import asked_with, digests
     from dlm_eval.harness.ordered import by_order
     from dlm_eval.harness.plain import make_plain, unmet
 
@@ -186,6 +187,14 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
         name: digests(name, task, loaded, settings, results["samples"].get(name, ()))
         for name, task in tasks["tasks"].items()
     }
+    if loaded.ours and (journal := loaded.lm.journal) is not None:
+        with guard.adding("which settings the journal's answers have"):
+            for name, task in tasks["tasks"].items():
+                with_settings = asked_with(name, task, loaded, settings)
+                if settings.score_only:
+                    say_absent(journal, name, with_settings, records())
+                else:
+                    note_asked(journal, name, with_settings)
     results["dlm_eval"] = block(loaded, settings, records(), errors, device, time.perf_counter() - start, named)
     for name, notes in guard.notes().items():
         results["dlm_eval"]["tasks"].setdefault(name, {}).update(notes)

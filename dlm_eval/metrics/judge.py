@@ -48,11 +48,14 @@ class Judge:
 
         The whole is encoded at once; a token that straddles the boundary belongs to the text. The judge's BOS (its end of text, where it has
         none) stands in front, so every token of a text without context is scored too.
+
+        Raises:
+            SampleError: its tokenizer gives up on the text.
         """
+        from dlm_eval.models.vocabulary import text_ids
+
         tokenizer = _tokenizer(self.folder)
-        whole, head = (
-            tokenizer.encode(part, add_special_tokens=False, verbose=False) for part in (context + text, context)
-        )
+        whole, head = (text_ids(tokenizer, part, self.folder.name) for part in (context + text, context))
         shared = next(
             (i for i, (a, b) in enumerate(zip(whole, head, strict=False)) if a != b), min(len(whole), len(head))
         )

@@ -110,6 +110,8 @@ class Folder:
             return {}
         if file.stat().st_size > LARGEST_JSON:
             raise UserError(f"pretrained '{self.name}': {name} has more than {LARGEST_JSON >> 20} MiB; it is not read")
+        if file.stat().st_size == 0:  # or a file of the kernel's behind a link, whose reading may never end
+            raise UserError(f"pretrained '{self.name}': {name} is empty")
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, OSError, RecursionError) as error:

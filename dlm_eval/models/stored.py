@@ -46,6 +46,8 @@ def header(file: Path) -> bytes:
         UserError: the file is shorter than its header says, or the header is too long to be one.
     """
     size = file.stat().st_size
+    if size < 8:  # such as a file of the kernel's behind a link, whose reading may never end
+        raise UserError(f"{file.name} is not a safetensors file: it has {size} bytes and no header")
     with file.open("rb") as stream:
         begin = stream.read(8)
         length = struct.unpack("<Q", begin)[0] if len(begin) == 8 else -1

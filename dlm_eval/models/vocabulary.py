@@ -12,6 +12,7 @@ from dlm_eval.models.chat import render_chat
 from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LARGEST_JSON, Folder, LoadSettings, first_line, locate
 from dlm_eval.models.sizes import check_config
+from dlm_eval.printable import is_text
 from dlm_eval.redaction import redact_message
 
 TEXT_FILES = ["tokenizer*", "vocab*", "merges.txt", "*.model", "spiece*", "sentencepiece*"]
@@ -62,14 +63,9 @@ class Vocabulary:
         """Returns the ids of `text`, with no special token added.
 
         Raises:
-            SampleError: the text spells the mask token, which would become a hole.
+            SampleError: the tokenizer gives up on the text, or it spells the mask token, which would become a hole.
         """
-        try:
-            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
-        except BaseException as error:
-            if not is_panic(error):
-                raise
-            raise SampleError(f"the tokenizer of '{self.name}' gives up on the text: {first_line(error)}") from None
+        ids = text_ids(self.tokenizer, text, self.name)
         if not self.mask_is_word and self.mask_id in ids:
             spelled = self.tokenizer.convert_ids_to_tokens(self.mask_id)
             raise SampleError(f"the text contains the mask token '{spelled}', which would be taken for a hole")
@@ -187,6 +183,23 @@ def load_tokenizer(folder: Folder, tokenizer_class: Any = None) -> Any:
         ) from None
 
 
+def text_ids(tokenizer: Any, text: str, name: str) -> list[int]:
+    """Returns the ids of `text` in the tokenizer of the checkpoint `name`, with no special token added.
+
+    Raises:
+        SampleError: it holds half of a surrogate pair, or a regular expression of the tokenizer is given up.
+    """
+    if not is_text(text):
+        raise SampleError(f"the tokenizer of '{name}' reads no half of a surrogate pair, which is no text")
+    try:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise SampleError(f"the tokenizer of '{name}' gives up on the text: {first_line(error)}") from None
+    return ids
+
+
 def is_panic(error: BaseException) -> bool:
     """Returns whether an error is a panic of Rust code, such as a regular expression of tokenizer.json that was given up; it has no class to import."""
     return type(error).__name__ == "PanicException"
@@ -196,13 +209,13 @@ def _check_files(folder: Folder) -> None:
     """Raises ValueError or UserError if a file that transformers would read is too large, or is no JSON."""
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         folder.read_json(name)
-    for name in TEXT_FILES:
-        for file in folder.path.glob(name):
-            if file.is_file() and file.stat().st_size > LARGEST_TEXT:
-                raise ValueError(f"{file.name} has more than {LARGEST_TEXT >> 20} MiB")
-    for file in folder.path.glob("**/*.jinja"):
-        if file.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"{file.name} has more than {LARGEST_JSON >> 20} MiB")
+    for pattern, most in (*((name, LARGEST_TEXT) for name in TEXT_FILES), ("**/*.jinja", LARGEST_JSON)):
+        for file in folder.path.glob(pattern):
+            size = file.stat().st_size
+            if file.is_file() and size > most:
+                raise ValueError(f"{file.name} has more than {most >> 20} MiB")
+            if file.is_file() and size == 0:  # or a file of the kernel's behind a link
+                raise ValueError(f"{file.name} is empty")
 
 
 def token_id(tokenizer: Any, text: str | None) -> int | None:

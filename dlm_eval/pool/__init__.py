@@ -7,22 +7,22 @@ Remembered         no model at all: what the journal does not hold is an error o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from dlm_eval.budget import Learned
 from dlm_eval.engine import Cost, Engine
-from dlm_eval.jobs import Answer, Job, run_jobs
+from dlm_eval.jobs import Answer, Done, Job, Keep, keep_none, run_jobs
 from dlm_eval.pool.messages import Usage, usage
 
-Done = Callable[[int, Answer], None]
+NO_ANSWER = "no answer in the journal (--score_only computes none)"
 
 
 class Pool(Protocol):
     """Answers jobs on some devices."""
 
-    def run(self, jobs: Sequence[Job], done: Done) -> None:
-        """Answers `jobs` in any order and calls `done(index, answer)` once for each."""
+    def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
+        """Answers `jobs` in any order; calls `done(index, answer)` once for each, and before that perhaps `keep(index, checkpoint)` several times."""
         ...
 
     def cost(self) -> Cost:
@@ -53,8 +53,8 @@ class InProcess:
         self.engine = engine
         self._budget = engine.batch_tokens
 
-    def run(self, jobs: Sequence[Job], done: Done) -> None:
-        run_jobs(self.engine, jobs, done)
+    def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
+        run_jobs(self.engine, jobs, done, keep)
 
     def cost(self) -> Cost:
         return self.engine.cost
@@ -76,9 +76,9 @@ class InProcess:
 class Remembered:
     """Answers nothing: every job that reaches it was not in the journal."""
 
-    def run(self, jobs: Sequence[Job], done: Done) -> None:
+    def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
         for index in range(len(jobs)):
-            done(index, Answer(None, "no answer in the journal (--score_only computes none)", 0, 0.0))
+            done(index, Answer(None, NO_ANSWER, 0, 0.0))
 
     def cost(self) -> Cost:
         return Cost()

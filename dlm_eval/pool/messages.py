@@ -1,7 +1,7 @@
 """What driver and worker say to each other. The same for local processes and Ray actors.
 
 Driver to worker: a list of (number, job), `END` (nothing more for now: finish what is under way), `REPORT` (say what you have done).
-Worker to driver: `Ready` or `Refused` once; then `Want` as it begins a list, `Answered` per job, `Alive` at most once a second; `Failed` when it gives up.
+Worker to driver: `Ready` or `Refused` once; then `Want` as it begins a list, `Answered` per job, `Halfway` of long ones, `Alive` at most once a second; `Failed` when it gives up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dlm_eval.budget import Learned
 from dlm_eval.cache_test import cache_state
 from dlm_eval.engine import Cost, Engine
 from dlm_eval.forward import device_of
-from dlm_eval.jobs import Answer, Job
+from dlm_eval.jobs import Answer, Checkpoint, Job
 from dlm_eval.packing import Footprint
 
 Chunk = Sequence[tuple[int, Job]]
@@ -107,6 +107,14 @@ class Answered:
 
     number: int
     answer: Answer
+
+
+@dataclass(frozen=True)
+class Halfway:
+    """How far a job has come."""
+
+    number: int
+    checkpoint: Checkpoint
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,20 @@ from dlm_eval.engine import Engine
 from dlm_eval.errors import DlmEvalError, UserError
 from dlm_eval.jobs import Job, drive_jobs
 from dlm_eval.models import load_model
-from dlm_eval.pool.messages import END, REPORT, Alive, Answered, Chunk, Failed, Ready, Recipe, Refused, Want, usage
+from dlm_eval.pool.messages import (
+    END,
+    REPORT,
+    Alive,
+    Answered,
+    Chunk,
+    Failed,
+    Halfway,
+    Ready,
+    Recipe,
+    Refused,
+    Want,
+    usage,
+)
 
 ALIVE_SECONDS = 1.0
 
@@ -42,7 +55,10 @@ def serve(recipe: Recipe, receive: Callable[[], Any], send: Callable[[Any], None
                 send(Alive(usage(engine), report=True))
             elif message != END:
                 drive_jobs(
-                    engine, _incoming(message, receive, send), lambda number, answer: send(Answered(number, answer))
+                    engine,
+                    _incoming(message, receive, send),
+                    lambda number, answer: send(Answered(number, answer)),
+                    lambda number, checkpoint: send(Halfway(number, checkpoint)),
                 )
     except UserError as error:
         send(Refused(str(error)))

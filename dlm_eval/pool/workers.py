@@ -8,18 +8,16 @@ import queue
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dlm_eval.budget import Learned
 from dlm_eval.engine import Cost
 from dlm_eval.errors import RunError, UserError
-from dlm_eval.jobs import Answer, Job
+from dlm_eval.jobs import Answer, Checkpoint, Done, FillJob, Job, Keep, keep_none
 from dlm_eval.pool.chunks import Chunks
 from dlm_eval.pool.links import Events, Gone, Link, Starter
-from dlm_eval.pool.messages import END, REPORT, Alive, Answered, Failed, Ready, Refused, Usage, Want
-
-if TYPE_CHECKING:
-    from dlm_eval.pool import Done
+from dlm_eval.pool.messages import END, REPORT, Alive, Answered, Failed, Halfway, Ready, Refused, Usage, Want
+from dlm_eval.printable import counted
 
 WATCHDOG_SECONDS = 900.0  # silence (no forward pass ends) after which a worker counts as hanging
 LOADING_SECONDS = 3600.0  # likewise before it is ready
@@ -76,13 +74,14 @@ class Workers:
 
     # -- the Pool interface --------------------------------------------------------------------------------------------
 
-    def run(self, jobs: Sequence[Job], done: Done) -> None:
-        """Answers `jobs`, each once.
+    def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
+        """Answers `jobs`, each once. What a dead worker was writing goes on from its last checkpoint.
 
         Raises:
             UserError: the model cannot be loaded.
             RunError: no worker is left.
         """
+        jobs = list(jobs)
         chunks = Chunks(jobs, len(self.places))
         left = set(range(len(jobs)))
 
@@ -91,11 +90,19 @@ class Workers:
                 left.discard(number)
                 done(number, answer)
 
+        def note(number: int, checkpoint: Checkpoint) -> None:
+            job = jobs[number]
+            if number in left and isinstance(job, FillJob):
+                jobs[number] = replace(job, begun=checkpoint)
+                keep(number, checkpoint)
+
         for place in self.places:
             if place.ready is not None:
                 self._feed(place, chunks, jobs, 2)
         while left:
             for place, message in self._next_events():
+                if isinstance(message, Halfway):
+                    note(message.number, message.checkpoint)
                 self._take(place, message, chunks, jobs, finish)
             self._watch()
             if chunks:  # given back by the dead: whoever is idle takes it
@@ -131,7 +138,8 @@ class Workers:
     def _gone(self, place: _Place, how: str, chunks: Chunks, finish: Any) -> None:
         """Gives a dead worker's jobs back and starts another in its place, a bounded number of times."""
         assert place.link is not None
-        log.warning("the worker of %s %s; %d jobs are given back", place.link.label, place.why or how, len(place.held))
+        held = counted(len(place.held), "job", "are")
+        log.warning("the worker of %s %s; %s given back", place.link.label, place.why or how, held)
         place.failures += 1
         place.past, place.usage = place.cost, None
         for number in chunks.lost(list(place.held), place.apart):
@@ -142,7 +150,9 @@ class Workers:
         reason, place.held, place.apart, place.why = place.why or how, {}, False, ""
         if place.failures > limit:
             place.link = place.ready = None
-            log.error("the place of worker %d is given up after %d deaths in a row", place.index, place.failures)
+            log.error(
+                "the place of worker %d is given up after %s in a row", place.index, counted(place.failures, "death")
+            )
             if all(other.link is None for other in self.places):
                 raise RunError(f"no worker is left: the last one {reason}; finished answers are in the journal")
             return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from . import kernel, procfs
 from .limits import Limits
@@ -42,18 +42,19 @@ def as_user(user: int | None) -> Iterator[None]:
         kernel.call("setfsgid", mine[1])
 
 
-def used(home: str, limits: Limits, processes: int | None) -> int:
+def used(home: str, limits: Limits, processes: int | None, pids: Sequence[int] = ()) -> int:
     """Returns the bytes of all files of the program, or any number above ``limits.disk_bytes`` if they are more.
 
     Args:
         home: The working directory of the program.
         limits: What the program may use.
         processes: An open directory of the proc file system, None where there is none.
+        pids: The processes of the program.
     """
     for _ in range(LOOKS):
         with contextlib.suppress(Moved):
             total = 0
-            for size in _sizes(home, limits, processes):
+            for size in _sizes(home, limits, processes, pids):
                 total += size
                 if total > limits.disk_bytes:
                     break
@@ -132,7 +133,7 @@ def _open(name: str, parent: int | None, mode: int) -> int:
         raise Moved from error
 
 
-def _sizes(home: str, limits: Limits, processes: int | None) -> Iterator[int]:
+def _sizes(home: str, limits: Limits, processes: int | None, pids: Sequence[int]) -> Iterator[int]:
     counted: set[int] = set()
     top = _open(home, None, os.lstat(home).st_mode)
     try:
@@ -144,7 +145,7 @@ def _sizes(home: str, limits: Limits, processes: int | None) -> Iterator[int]:
     finally:
         os.close(top)
     if processes is not None:
-        for pid in procfs.descendants(processes, os.getpid()):
+        for pid in pids:
             yield from _nameless(processes, pid, os.fsencode(home), limits)
 
 

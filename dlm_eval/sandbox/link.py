@@ -87,7 +87,8 @@ class Server:
     def run(self, program: Program) -> Run:
         """Returns how one run of ``program`` ended."""
         deadline = time.monotonic() + latest(program.limits.wall_seconds) + GRACE_SECONDS
-        self._send({"text": program.text, "limits": asdict(program.limits), "alone": program.alone})
+        how = {"alone": program.alone, "apart": program.apart}
+        self._send({"text": program.text, "limits": asdict(program.limits), **how})
         reply = self._receive(deadline - time.monotonic())
         if "wanted" in reply:  # the text has ended
             self._send({"tests": program.tests, "control": program.control})

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterable
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 PIECE_BYTES, MOST_BYTES = 1 << 16, 1 << 24
@@ -33,9 +34,9 @@ def descendants(processes: int, pid: int) -> list[int]:
     return found
 
 
-def resident_bytes(processes: int, pid: int) -> int:
-    """Returns the resident memory of all processes below ``pid``; pages that they share count each time."""
-    pages = [read(processes, f"{living_task(processes, child)}/statm").split() for child in descendants(processes, pid)]
+def resident_bytes(processes: int, pids: Iterable[int]) -> int:
+    """Returns the resident memory of these processes; pages that they share count each time."""
+    pages = [read(processes, f"{living_task(processes, pid)}/statm").split() for pid in pids]
     return sum(int(fields[1]) for fields in pages if fields) * PAGE_BYTES
 
 

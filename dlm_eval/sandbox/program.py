@@ -3,12 +3,15 @@
 The tests are not in this process while the text runs; they are asked for afterwards. When the tests have run to their
 end, the process asks for a token and answers with it: that is the report. Ending the process, printing, or raising
 ``SystemExit`` therefore never counts as passing. watch.py is the other side of this exchange.
+
+With `run_apart` the same exchange is that of the tests alone, in a process above the one that runs the text.
 """
 
 from __future__ import annotations
 
 import _thread
 import contextlib
+import fcntl
 import os
 import random
 import signal
@@ -21,14 +24,16 @@ from functools import partial
 from types import CodeType
 from typing import Any, NoReturn
 
-from . import control, kernel, landlock, namespaces, seccomp
+from . import apart, control, kernel, landlock, namespaces, seccomp
 from .boundary import Restore, Undo
 from .limits import Limits
 
 REPORT, ORDERS = 3, 4  # the descriptors that stay open beside 0, 1, 2
+QUESTIONS, ANSWERS = 5, 6  # and those of tests that run apart from the program
 TEXT_ENDED, TESTS_ENDED = b"text ended\n", b"tests ended\n"
 TOKEN_BYTES, LENGTH_BYTES = 16, 8
 MESSAGE_BYTES = 300
+UNTOLD = b"!the tests need the program beside them"  # no exception has such a name
 CERTAIN_FAILURE = "\nraise AssertionError('end of program')\n"
 THREAD_SECONDS, LOOK_SECONDS = 3.0, 0.001  # a thread that was joined may still be about to end
 
@@ -104,6 +109,63 @@ def run(text: str, limits: Limits, around: Surroundings, boundary: Boundary, alo
             leave(0)
 
 
+def run_apart(text: str, limits: Limits, around: Surroundings, watcher: int) -> NoReturn:
+    """Runs the tests in this process and ``text`` in another below it, see apart.py; then ends both.
+
+    Args:
+        text: What the tests test.
+        limits: What each of the two may use.
+        around: The sandbox that they are in.
+        watcher: The pid of the process above.
+    """
+    outcome, asked = b"", None
+    try:
+        asked = _start_text(text, limits, around)
+        _lock_in(limits, around, watcher, last=ANSWERS, seen=False)
+        asked.await_ready()
+        os.write(REPORT, TEXT_ENDED)
+        tests, _ = _read_tests(os.read)
+        code = compile(tests, "<tests>", "exec", dont_inherit=True)
+        exec(code, asked.namespace_for(tests, code))
+        if not asked.untold:
+            os.write(REPORT, TESTS_ENDED)
+            outcome = os.read(ORDERS, TOKEN_BYTES)
+    except BaseException as error:
+        outcome = UNTOLD if isinstance(error, apart.Untold) else _describe(error)
+    finally:
+        os.write(REPORT, UNTOLD if asked is not None and asked.untold else outcome)
+        os._exit(0)
+
+
+def _start_text(text: str, limits: Limits, around: Surroundings) -> apart.Asked:
+    """Starts the process in which the text runs; its ends of the pipes are where a program's report and orders are."""
+    here = os.getpid()
+    (questions, asking), (answering, answers) = os.pipe(), os.pipe()
+    if os.fork() == 0:
+        try:
+            move({answers: REPORT, questions: ORDERS})
+            _lock_in(limits, around, here)
+            namespace: dict[str, Any] = {}
+            exec(compile(text, "<program>", "exec", dont_inherit=True), namespace)
+            apart.serve(ORDERS, REPORT, namespace)
+        finally:
+            os._exit(0)
+    move({asking: QUESTIONS, answering: ANSWERS})
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that end below
+    return apart.Asked(QUESTIONS, ANSWERS)
+
+
+def move(ends: dict[int, int]) -> None:
+    """Gives descriptors the numbers that they are mapped to, instead of their own."""
+    beyond = max(ANSWERS, *ends) + 1
+    copies = {fcntl.fcntl(end, fcntl.F_DUPFD, beyond): place for end, place in ends.items()}
+    for end in ends:
+        os.close(end)
+    for copy, place in copies.items():
+        os.dup2(copy, place)
+        os.close(copy)
+
+
 def _run_text(execute: Callable[[], None]) -> None:
     # one call into C: a tracer that the text sets on our frames finds no line of ours before it is cleared
     steps = (execute, partial(sys.settrace, None), partial(sys.setprofile, None))
@@ -130,6 +192,19 @@ def _receive(
     namespace: dict[str, Any],
 ) -> Iterator[CodeType]:
     """Yields the tests. In a control: tests that must fail, one after the other (see judge.py)."""
+    tests, is_control = _read_tests(read)
+    code = make(tests, "<tests>", "exec", dont_inherit=True)
+    restore(control.names(code))
+    if not is_control:
+        yield code
+        return
+    defined = dict(namespace)
+    yield make(tests + CERTAIN_FAILURE, "<tests>", "exec", dont_inherit=True)
+    if tests:
+        yield spoil(code, namespace, defined)
+
+
+def _read_tests(read: Callable[[int, int], bytes]) -> tuple[str, bool]:
     head = read(ORDERS, LENGTH_BYTES + 1)
     missing, pieces = int.from_bytes(head[:LENGTH_BYTES], "little"), []
     while missing:
@@ -137,16 +212,7 @@ def _receive(
         if not pieces[-1]:
             raise EOFError("no tests")
         missing -= len(pieces[-1])
-    tests = b"".join(pieces).decode("utf-8", "surrogatepass")
-    code = make(tests, "<tests>", "exec", dont_inherit=True)
-    restore(control.names(code))
-    if not head[LENGTH_BYTES]:
-        yield code
-        return
-    defined = dict(namespace)
-    yield make(tests + CERTAIN_FAILURE, "<tests>", "exec", dont_inherit=True)
-    if tests:
-        yield spoil(code, namespace, defined)
+    return b"".join(pieces).decode("utf-8", "surrogatepass"), bool(head[LENGTH_BYTES])
 
 
 def _describe(error: BaseException) -> bytes:
@@ -162,9 +228,18 @@ def order(tests: str, check: bool) -> bytes:
     return len(data).to_bytes(LENGTH_BYTES, "little") + bytes([check]) + data
 
 
-def _lock_in(limits: Limits, around: Surroundings, init: int) -> None:
+def _lock_in(limits: Limits, around: Surroundings, parent: int, last: int = ORDERS, seen: bool = True) -> None:
+    """Locks this process in for good.
+
+    Args:
+        limits: What it may use.
+        around: The sandbox.
+        parent: The pid of the process above, with which it ends.
+        last: The last descriptor that stays open.
+        seen: Whether the watcher can see the files that it holds; so could others of its user.
+    """
     os.setsid()
-    os.closerange(ORDERS + 1, 65536)
+    os.closerange(last + 1, 65536)
     os.chdir(around.home)
     _settle(around.home)
     with contextlib.suppress(AttributeError):  # not Linux
@@ -174,9 +249,9 @@ def _lock_in(limits: Limits, around: Surroundings, init: int) -> None:
             landlock.restrict(around.readable, namespaces.DEVICES, around.home)
     with contextlib.suppress(AttributeError):  # not Linux
         kernel.drop_privileges(around.user)
-        kernel.die_with_parent(init)
-        if not around.namespaces:
-            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # the watcher, as the same user, looks at the files that it holds
+        kernel.die_with_parent(parent)
+        if seen and not around.namespaces:
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
     limits.apply()
     with contextlib.suppress(OSError, AttributeError, KeyError):
         seccomp.install(around.namespaces, alone=around.user is None and os.geteuid() == 0)

@@ -68,8 +68,9 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
     wire.send(replies, {"refused": None, "python": sys.version})
     while (request := wire.receive(requests)) is not None:
         job = Job(
-            request["text"], Limits(**request["limits"]), request["alone"], partial(_ask, requests, replies), between
-        )
+            request["text"], Limits(**request["limits"]), request["alone"], partial(_ask, requests, replies), between,
+            request["apart"],
+        )  # fmt: skip
         outcome = _run_once(job, around, processes, requests)
         wire.send(replies, outcome)
         if "error" in outcome or outcome is ENDED:  # what the harness sent to the watcher may still lie in the pipe

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
+import resource
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from . import disk, kernel, namespaces, procfs, program
@@ -53,6 +53,7 @@ class Job:
         alone: When its text has ended, no thread or process of it may be alive.
         tests: Asks for the tests; returns them and whether this is a control, which must fail.
         boundary: What is done between the text and the tests.
+        apart: The tests run in a process of their own.
     """
 
     text: str
@@ -60,6 +61,11 @@ class Job:
     alone: bool
     tests: Callable[[], tuple[str, bool]]
     boundary: Boundary
+    apart: bool
+
+    def has_init(self, around: Surroundings) -> bool:
+        """Returns whether a process of its own is pid 1 of the program's pid namespace."""
+        return around.namespaces and not self.apart
 
 
 class Broken(Exception):
@@ -92,23 +98,24 @@ def _run(job: Job, around: Surroundings, processes: int | None) -> Outcome:
     reading, orders = os.pipe()
     clock = Clock(time.monotonic(), job.limits.wall_seconds)
     watcher = os.getpid()
-    init = os.fork()
-    if init == 0:
+    child = os.fork()
+    if child == 0:
         try:
-            _init(job, around, writing, reading, watcher)
+            _below(job, around, writing, reading, watcher)
         finally:
             os._exit(BROKEN)
+    init = child if job.has_init(around) else None
     os.close(writing)
     os.close(reading)
     exchange = Exchange(report, orders, lambda: _order(job, clock, init, processes))
     broken: Broken | None = None
     try:
-        _follow(exchange, clock, init, job.limits, around, processes)
+        _follow(exchange, clock, child, job, around, processes)
     except Broken as error:
         broken = error
     except Exception as error:  # only the program can have brought this about
         broken = Broken(f"failed: its watcher met {type(error).__name__}: {error}")
-    status = _end(init, around, processes)
+    status = _end(child, job, around, processes)
     seconds = time.monotonic() - clock.start
     if broken is None and status == 0 and exchange.passed:
         return Outcome(True, "passed", seconds)
@@ -116,33 +123,35 @@ def _run(job: Job, around: Surroundings, processes: int | None) -> Outcome:
     return Outcome(False, reason, seconds, starved=isinstance(broken, Starved))
 
 
-def _init(job: Job, around: Surroundings, report: int, orders: int, watcher: int) -> NoReturn:
-    """Starts the program and waits for it, burying whatever else dies meanwhile."""
+def _below(job: Job, around: Surroundings, report: int, orders: int, watcher: int) -> NoReturn:
+    """Is the program, or its tests, or in a pid namespace the init above the program."""
     with contextlib.suppress(AttributeError):
         kernel.die_with_parent(watcher)
-    myself = os.getpid()
+    program.move({report: program.REPORT, orders: program.ORDERS})
+    if job.apart:
+        program.run_apart(job.text, job.limits, around, watcher)
+    init = os.getpid()
+    if not job.has_init(around):
+        program.run(job.text, job.limits, around, job.boundary, job.alone, watcher)
     child = os.fork()
     if child == 0:
-        beyond = max(program.REPORT, program.ORDERS) + 1
-        copies = [fcntl.fcntl(end, fcntl.F_DUPFD, beyond) for end in (report, orders)]
-        os.dup2(copies[0], program.REPORT)
-        os.dup2(copies[1], program.ORDERS)
-        program.run(job.text, job.limits, around, job.boundary, job.alone, myself)
-    os.close(orders)  # the report stays open: its end tells the watcher that init has an exit status
-    while True:
+        program.run(job.text, job.limits, around, job.boundary, job.alone, init)
+    os.close(program.ORDERS)  # the report stays open: its end tells the watcher that init has an exit status
+    while True:  # burying whatever else dies meanwhile
         pid, status, usage = os.wait4(-1, 0)
         if pid == child:
-            break
+            os._exit(_told(status, usage, job.limits))
+
+
+def _told(status: int, usage: resource.struct_rusage, limits: Limits) -> int:
+    """Returns what `_reason` reads out of the end of the program."""
     code = os.waitstatus_to_exitcode(status)
-    if (
-        code in (-signal.SIGKILL, -signal.SIGXCPU)
-        and usage.ru_utime + usage.ru_stime > CPU_SHARE * job.limits.cpu_seconds
-    ):
-        os._exit(CPU_SPENT)
-    os._exit(SIGNALLED - code if code < 0 else min(code, BROKEN - 1))
+    if code in (-signal.SIGKILL, -signal.SIGXCPU) and usage.ru_utime + usage.ru_stime > CPU_SHARE * limits.cpu_seconds:
+        return CPU_SPENT
+    return SIGNALLED - code if code < 0 else min(code, BROKEN - 1)
 
 
-def _order(job: Job, clock: Clock, init: int, processes: int | None) -> bytes:
+def _order(job: Job, clock: Clock, init: int | None, processes: int | None) -> bytes:
     if job.alone and processes is not None:
         _check_alone(init, processes)
     asked = time.monotonic()
@@ -151,17 +160,17 @@ def _order(job: Job, clock: Clock, init: int, processes: int | None) -> bytes:
     return program.order(tests, control)
 
 
-def _check_alone(init: int, processes: int) -> None:
+def _check_alone(init: int | None, processes: int) -> None:
     """Waits for threads and processes that are about to end; raises Broken if there are others beside the program."""
     deadline = time.monotonic() + program.THREAD_SECONDS
-    while len(readings(processes, os.getpid(), init)) > 1:
+    while len(readings(processes, [pid for pid in procfs.descendants(processes, os.getpid()) if pid != init])) > 1:
         if time.monotonic() > deadline:
             raise Broken("failed: a thread or process is still alive when the tests begin")
         time.sleep(program.LOOK_SECONDS)
 
 
 def _follow(
-    exchange: Exchange, clock: Clock, init: int, limits: Limits, around: Surroundings, processes: int | None
+    exchange: Exchange, clock: Clock, child: int, job: Job, around: Surroundings, processes: int | None
 ) -> None:
     """Waits for the end of the program; raises Broken if it breaks a limit."""
     poll = select.poll()
@@ -180,30 +189,32 @@ def _follow(
         now = time.monotonic()
         if now > next_look:
             next_look = now + TICK
-            if os.waitid(os.P_PID, init, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 exchange.listen_to_the_rest()
                 return
-            clock.advance(now, {} if processes is None else readings(processes, os.getpid(), init))
+            below = [] if processes is None else procfs.descendants(processes, os.getpid())
+            busy = [pid for pid in below if pid != child or not job.has_init(around)]
+            clock.advance(now, {} if processes is None else readings(processes, busy))
             if clock.over:
                 raise Broken("timed out")
             if clock.starved:
                 raise Starved("starved: other processes took the CPU")
-            if processes is not None and procfs.resident_bytes(processes, os.getpid()) > limits.memory_bytes:
+            if processes is not None and procfs.resident_bytes(processes, below) > job.limits.memory_bytes:
                 raise Broken("memory limit")
             if not around.namespaces:
                 with disk.as_user(around.user):
-                    if disk.used(around.home, limits, processes) > limits.disk_bytes:
+                    if disk.used(around.home, job.limits, processes, below) > job.limits.disk_bytes:
                         raise Broken("disk limit")
 
 
-def _end(init: int, around: Surroundings, processes: int | None) -> int:
-    """Kills all that is left of the program and returns init's exit status."""
-    if not os.waitid(os.P_PID, init, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        os.kill(init, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(init, 0)[1])  # in a namespace: returns once all in it are dead
+def _end(child: int, job: Job, around: Surroundings, processes: int | None) -> int:
+    """Kills all that is left of the program and returns how it ended, for `_reason`."""
+    if not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        os.kill(child, signal.SIGKILL)
+    _, status, usage = os.wait4(child, 0)  # in a namespace: returns once all in it are dead
     if not around.namespaces:
         procfs.end_all_below(processes)
-    return status
+    return os.waitstatus_to_exitcode(status) if job.has_init(around) else _told(status, usage, job.limits)
 
 
 def _reason(status: int, exchange: Exchange) -> str:
@@ -214,19 +225,17 @@ def _reason(status: int, exchange: Exchange) -> str:
     return exchange.failure or f"ended early (exit code {status})"
 
 
-def readings(processes: int, pid: int, init: int) -> Readings:
-    """Returns what each living thread below ``pid`` computed and waited for a CPU in seconds, without ``init``'s."""
+def readings(processes: int, pids: Iterable[int]) -> Readings:
+    """Returns what each living thread of these processes computed and waited for a CPU in seconds."""
     found = {}
-    for child in procfs.descendants(processes, pid):
-        if child == init:
-            continue
-        for task in procfs.names(processes, f"{child}/task"):
-            place = f"{child}/task/{task}"
+    for pid in pids:
+        for task in procfs.names(processes, f"{pid}/task"):
+            place = f"{pid}/task/{task}"
             if _is_dead(processes, place):
                 continue
             fields = procfs.read(processes, f"{place}/schedstat").split()
             computed, waited = (int(field) * 1e-9 for field in fields[:2]) if fields else (0.0, 0.0)
-            found[child, int(task)] = computed, waited
+            found[pid, int(task)] = computed, waited
     return found
 
 

@@ -19,6 +19,7 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.memory import Memory
 from dlm_eval.models.denoiser import Denoiser, remembering
 from dlm_eval.models.ids import check_ids
+from dlm_eval.printable import counted
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -86,7 +87,7 @@ def check_canvas(model: Denoiser, canvas: Canvas) -> SampleError | None:
             "a canvas with blank positions can be filled, not scored: give the tokens whose likelihood is wanted"
         )
     if len(canvas) > model.max_length:
-        return SampleError(f"{len(canvas)} tokens do not fit the model's {model.max_length} positions")
+        return SampleError(f"{counted(len(canvas), 'token', 'do')} not fit the model's {model.max_length} positions")
     if model.needs_bos and canvas.open[:1] == (True,):
         return SampleError(
             f"position 0 is open, but {model.name} has no prediction for it: put a BOS token before the text"

@@ -1,0 +1,64 @@
+"""What a journal's answers were asked with: its keys are hashes, so that a run notes its settings beside them, and --score_only can say which differ."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dlm_eval.harness.records import Record
+from dlm_eval.journal import Journal
+from dlm_eval.noise import digest
+from dlm_eval.pool import NO_ANSWER
+from dlm_eval.printable import counted
+
+LONGEST = 40  # characters of a value that are noted as they are
+MOST = 5  # differences that are named
+OF_EXAMPLES = ("examples.", "target", "samples")  # settings that are noted only if examples are shown
+log = logging.getLogger(__name__)
+
+
+def note_asked(journal: Journal, task: str, settings: Mapping[str, Any]) -> None:
+    """Notes that answers of `task` were asked for with `settings`."""
+    journal.note(f"{_prefix(task)}{digest(settings)[:16]}", dict(settings))
+
+
+def say_absent(journal: Journal, task: str, settings: Mapping[str, Any], records: Iterable[Record]) -> None:
+    """Warns of answers of `task` that a journal does not hold, with what the nearest run that it knows did otherwise."""
+    asked = [record for record in records if record.task == task]
+    absent = sum(record.error == NO_ANSWER for record in asked)
+    if not absent:
+        return
+    said = f"{task}: {absent} of {counted(len(asked), 'answer', 'are')} not in the journal"
+    known = [differences(other, settings) for other in journal.notes(_prefix(task)).values()]
+    if not known:
+        log.warning("%s, which knows no finished run of this task", said)
+    elif nearest := min(known, key=len):
+        more = f" and {counted(len(nearest) - MOST, 'other difference')}" if len(nearest) > MOST else ""
+        log.warning("%s; it has answers of a run with %s%s", said, ", ".join(nearest[:MOST]), more)
+    else:
+        log.warning("%s; a run with the same settings had fewer documents", said)
+
+
+def differences(other: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns in which settings a noted run differs from this one."""
+    names = [*now, *(name for name in other if name not in now)]
+    if other.get("num_fewshot") != now.get("num_fewshot"):
+        names = [name for name in names if not name.startswith(OF_EXAMPLES)]
+    return [f"{name} {other.get(name)} (now {now.get(name)})" for name in names if other.get(name) != now.get(name)]
+
+
+def readable(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns settings by dotted name, each as a short value; of long ones a digest, which says at least whether they differ."""
+    found: dict[str, Any] = {}
+    for name, value in parts.items():
+        if isinstance(value, Mapping):
+            found |= readable(value, f"{prefix}{name}.")
+        else:
+            plain = value if isinstance(value, (bool, int, float, type(None))) else str(value)
+            found[prefix + name] = plain if len(str(plain)) <= LONGEST else f"#{digest(plain)[:8]}"
+    return found
+
+
+def _prefix(task: str) -> str:
+    return f"asked:{task}:"

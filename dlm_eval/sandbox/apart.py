@@ -1,0 +1,213 @@
+"""Tests in a process of their own, which asks the program's process for values.
+
+Nothing of the tests is ever in the process in which the program's text ran: it is told which function to call with which
+arguments, one call after the other. Whatever the text has done to its own process, to the interpreter even, it has to
+give the right answers. What comes back is a copy if it is plain data; otherwise it stays there, and what the tests do
+with it is done there (values.py).
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pickle import PicklingError
+from types import CodeType, ModuleType
+from typing import Any, NoReturn
+
+from . import control, values
+from .values import MUTABLE, OPERATORS, Kept, NoValue, Received
+
+READY = b"ready"
+# tests that use one of these may need the program in their own process: its output, its files, its names
+TOGETHER = frozenset(
+    {
+        "__builtins__", "__closure__", "__code__", "__defaults__", "__dict__", "__globals__", "__import__", "__main__",
+        "asyncio", "builtins", "contextlib", "ctypes", "delattr", "eval", "exec", "gc", "globals", "importlib", "input",
+        "inspect", "io", "locals", "logging", "mock", "open", "os", "pathlib", "patch", "pytest", "seed", "setattr",
+        "setstate", "shutil", "signal", "stdout", "subprocess", "sys", "tempfile", "threading", "traceback", "types",
+        "unittest", "vars", "warnings", "weakref",
+    }
+)  # fmt: skip
+IMPORTS = re.compile(r"^(?:import|from)[ \t].*", re.M)
+
+
+class Untold(BaseException):
+    """What these tests say cannot be told without the program beside them."""
+
+
+class Asked:
+    """The program's process, as its tests see it.
+
+    Args:
+        questions: Pipe to it.
+        answers: Pipe from it.
+    """
+
+    def __init__(self, questions: int, answers: int) -> None:
+        self._questions, self._answers = questions, answers
+        self._references: dict[int, _Reference] = {}
+        self._values = Received(self._refer, lambda value: _NUMBER(value) if isinstance(value, _Reference) else None)
+        self.untold = False
+
+    def await_ready(self) -> None:
+        """Waits until the text has ended.
+
+        Raises:
+            NoValue: It ended otherwise.
+        """
+        if values.receive(self._answers) != READY:
+            raise NoValue("the program is not ready")
+
+    def namespace_for(self, tests: str, code: CodeType) -> dict[str, Any]:
+        """Returns the namespace in which to run tests.
+
+        A builtin that a function of the tests uses is the real one, whatever the program calls so.
+
+        Args:
+            tests: Their text.
+            code: The same, compiled.
+
+        Raises:
+            Untold: They need the program beside them.
+        """
+        used = set(control.names(code))
+        if used & TOGETHER:
+            raise Untold
+        wanted = {name for name in used if not hasattr(builtins, name)}.union(code.co_names)
+        wanted = {name for name in wanted if not name.startswith("__")}
+        found, modules = self.ask("define", sorted(wanted), IMPORTS.findall(tests))
+        namespace = {name: value for name, value in found.items() if name in wanted}
+        return namespace | {name: _module(module) for name, module in modules.items() if name in wanted}
+
+    def ask(self, act: str, *arguments: Any, **named: Any) -> Any:
+        """Returns what came of ``act`` there, or raises what it raised; arguments that it changed are changed here too."""
+        changes = [value for value in (*arguments, *named.values()) if isinstance(value, MUTABLE)]
+        try:
+            question = self._values.dump((act, arguments, named, changes))
+        except (PicklingError, TypeError, AttributeError):  # a function of the tests, or the like
+            self.untold = True
+            raise Untold from None
+        values.send(self._questions, question)
+        good, value, changed = self._values.load(values.receive(self._answers))
+        for old, new in zip(changes, changed, strict=True):
+            value = old if value is new else value
+            _update(old, new)
+        if not good:
+            raise _error(*value)
+        return value
+
+    def _refer(self, number: int, callable_: bool) -> _Reference:
+        if number not in self._references:
+            self._references[number] = (_Callable if callable_ else _Reference)(self, int(number))
+        return self._references[number]
+
+
+class _Reference:
+    """Stands for a value that stays with the program."""
+
+    __slots__ = ("_asked", "_number")
+
+    def __init__(self, asked: Asked, number: int) -> None:
+        object.__setattr__(self, "_asked", asked)
+        object.__setattr__(self, "_number", number)
+
+
+_ASKED, _NUMBER = _Reference._asked.__get__, _Reference._number.__get__  # type: ignore[attr-defined]
+
+
+def _operation(name: str) -> Any:
+    def operation(self: _Reference, *arguments: Any) -> Any:
+        return _ASKED(self).ask(name, self, *arguments)
+
+    return operation
+
+
+for _name in OPERATORS:
+    setattr(_Reference, f"__{_name}__", _operation(_name))
+
+
+class _Callable(_Reference):
+    __slots__ = ()
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return _ASKED(self).ask("call", self, *arguments, **named)
+
+
+def _module(name: str) -> ModuleType:
+    found = sys.modules.get(name)
+    if type(found) is not ModuleType or name.split(".")[0] not in {*sys.stdlib_module_names, "numpy"}:
+        raise NoValue(f"no module {name}")
+    return found
+
+
+def _error(kind: Any, arguments: Any) -> BaseException:
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        raise NoValue("no exception")
+    try:
+        return kind(*arguments)
+    except Exception:
+        return kind()
+
+
+def _update(old: Any, new: Any) -> Any:
+    """Makes ``old`` what its copy ``new`` became, in place as far as both are of one kind; returns it, or else ``new``."""
+    if type(old) is not type(new) or not isinstance(old, MUTABLE):
+        return new
+    if isinstance(old, list):
+        old[:] = [_update(a, b) for a, b in zip(old, new, strict=False)] + new[len(old) :]
+    elif isinstance(old, dict):
+        items = {key: _update(old[key], value) if key in old else value for key, value in new.items()}
+        old.clear()
+        old.update(items)
+    else:
+        old.clear()
+        (old.update if isinstance(old, set) else old.extend)(new)
+    return old
+
+
+# -- the program's side ------------------------------------------------------------------------------------------------
+
+
+def serve(questions: int, answers: int, namespace: dict[str, Any]) -> NoReturn:
+    """Answers what is asked until nobody asks any more, which it raises as `NoValue`."""
+    kept = Kept()
+    acts: dict[str, Callable[..., Any]] = {**OPERATORS, "call": _call, "define": partial(_define, namespace)}
+    values.send(answers, READY)
+    while True:
+        act, arguments, named, changes = kept.load(values.receive(questions))
+        try:
+            answer = kept.dump((True, acts[act](*arguments, **named), changes))
+        except BaseException as error:
+            answer = _failure(kept, error, changes)
+        values.send(answers, answer)
+
+
+def _failure(kept: Kept, error: BaseException, changes: list[Any]) -> bytes:
+    try:
+        return kept.dump((False, (type(error), error.args), changes))
+    except Exception:
+        return kept.dump((False, (RuntimeError, ()), changes))
+
+
+def _call(function: Any, *arguments: Any, **named: Any) -> Any:
+    return function(*arguments, **named)
+
+
+def _define(
+    namespace: dict[str, Any], names: Iterable[str], imports: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Runs the tests' imports, which the program sees too if they run beside it.
+
+    Returns:
+        What it has defined of ``names``, and what they are as modules: both by name.
+    """
+    found = {name: namespace[name] for name in names if name in namespace}
+    modules = {name: value.__name__ for name, value in found.items() if type(value) is ModuleType}
+    for line in imports:
+        with contextlib.suppress(Exception):
+            exec(line, namespace)
+    return {name: value for name, value in found.items() if name not in modules}, modules

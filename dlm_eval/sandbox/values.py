@@ -1,0 +1,228 @@
+"""How values travel between a program and the tests that run apart from it (apart.py): as copies if they are plain data.
+
+All else stays where it is, and a reference to it travels. The tests' side takes nothing from the program's that could run
+there: bytes of a pickle in which no name is looked up but the few in `NAMED`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import datetime
+import decimal
+import fractions
+import io
+import operator
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from copy import copy, deepcopy
+from typing import Any
+
+LENGTH_BYTES, PIECE_BYTES, PROTOCOL = 8, 1 << 20, 4
+# copied by pickle itself; exactly these types: a subclass may behave otherwise
+PLAIN = frozenset(
+    {
+        type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict, range, slice,
+        type(...), type(NotImplemented),
+    }
+)  # fmt: skip
+MUTABLE = (list, dict, set, bytearray, collections.deque)
+# the names that a pickle of the program may have the tests look up, all in `builtins`
+NAMED = {kind.__name__ for kind in PLAIN} & vars(builtins).keys() | {"Ellipsis", "NotImplemented"}
+NAMED |= {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)}
+# copied by their parts: type -> (its parts, what makes a copy of them)
+COPIED: dict[type, tuple[Callable[[Any], tuple[Any, ...]], Callable[..., Any]]] = {
+    collections.Counter: (lambda value: (dict(value),), collections.Counter),
+    collections.OrderedDict: (lambda value: (list(value.items()),), collections.OrderedDict),
+    collections.defaultdict: (lambda value: (None, dict(value)), collections.defaultdict),
+    collections.deque: (lambda value: (list(value), value.maxlen), collections.deque),
+    decimal.Decimal: (lambda value: (str(value),), decimal.Decimal),
+    fractions.Fraction: (lambda value: (value.numerator, value.denominator), fractions.Fraction),
+    datetime.date: (lambda value: (value.isoformat(),), datetime.date.fromisoformat),
+    datetime.time: (lambda value: (value.isoformat(),), datetime.time.fromisoformat),
+    datetime.datetime: (lambda value: (value.isoformat(),), datetime.datetime.fromisoformat),
+    datetime.timedelta: (lambda value: (value.days, value.seconds, value.microseconds), datetime.timedelta),
+}
+_MAKERS = {kind.__name__: make for kind, (_, make) in COPIED.items()}
+# what tests do with a value that stays with the program, done there
+UNARY: dict[str, Callable[[Any], Any]] = {
+    "bool": bool, "len": len, "iter": iter, "next": next, "int": int, "float": float, "complex": complex, "str": str,
+    "repr": repr, "hash": hash, "abs": abs, "round": round, "reversed": reversed, "dir": dir, "copy": copy,
+    "index": operator.index, "neg": operator.neg, "pos": operator.pos, "invert": operator.invert,
+}  # fmt: skip
+COMPARING = ("eq", "ne", "lt", "le", "gt", "ge", "contains", "getitem", "setitem", "delitem")
+ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")  # fmt: skip
+OPERATORS: dict[str, Callable[..., Any]] = {
+    **UNARY,
+    **{name: getattr(operator, name) for name in COMPARING},
+    **{name: getattr(operator, f"__{name}__") for name in ARITHMETIC},
+    "divmod": divmod, "format": format, "getattr": getattr, "setattr": setattr, "deepcopy": lambda value, _: deepcopy(value),
+    "instancecheck": lambda kind, value: isinstance(value, kind), "subclasscheck": lambda kind, value: issubclass(value, kind),
+}  # fmt: skip
+
+
+def _reflected(act: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda value, other: act(other, value)
+
+
+OPERATORS |= {f"r{name}": _reflected(OPERATORS[name]) for name in (*ARITHMETIC, "divmod")}
+
+
+class NoValue(BaseException):
+    """The program has ended, or what it sent is no value. Not an `Exception`: tests may catch those."""
+
+
+def send(end: int, data: bytes) -> None:
+    """Writes one message to a pipe."""
+    left = memoryview(len(data).to_bytes(LENGTH_BYTES, "little") + data)
+    while left:
+        left = left[os.write(end, left) :]
+
+
+def receive(end: int) -> bytes:
+    """Reads one message from a pipe.
+
+    Raises:
+        NoValue: The other side has ended.
+    """
+    return _exactly(end, int.from_bytes(_exactly(end, LENGTH_BYTES), "little"))
+
+
+def _exactly(end: int, count: int) -> bytes:
+    pieces = []
+    while count:
+        pieces.append(os.read(end, min(count, PIECE_BYTES)))
+        if not pieces[-1]:
+            raise NoValue("the program ended")
+        count -= len(pieces[-1])
+    return b"".join(pieces)
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, reference: Callable[[Any], Any]) -> None:
+        super().__init__(file, PROTOCOL)
+        self._reference = reference
+
+    def persistent_id(self, value: Any) -> Any:
+        return self._reference(value)
+
+
+def _dump(value: Any, reference: Callable[[Any], Any]) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, reference).dump(value)
+    return file.getvalue()
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, referred: Callable[[Any], Any]) -> None:
+        super().__init__(file)
+        self._referred = referred
+
+    def persistent_load(self, reference: Any) -> Any:
+        return self._referred(reference)
+
+
+class _Careful(_Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "builtins" and name in NAMED:
+            return getattr(builtins, name)
+        raise NoValue(f"{module}.{name} is no value")
+
+
+class Kept:
+    """The program's side: what stays there, by number."""
+
+    def __init__(self) -> None:
+        self._objects: list[Any] = []
+        self._numbers: dict[int, int] = {}  # by id, which stays as the object is kept
+
+    def dump(self, value: Any) -> bytes:
+        return _dump(value, self._reference)
+
+    def load(self, data: bytes) -> Any:
+        return _Unpickler(io.BytesIO(data), self._objects.__getitem__).load()
+
+    def _reference(self, value: Any) -> tuple[Any, ...] | None:
+        kind = type(value)
+        if kind in PLAIN:
+            return None
+        if kind in COPIED:
+            return (kind.__name__, *COPIED[kind][0](value))
+        if isinstance(value, type):
+            if _is_named(value):
+                return None
+            if issubclass(value, BaseException):
+                return "error", self._number(value), value.__name__, next(filter(_is_named, value.__mro__))
+        return _numpy_parts(value) or ("object", self._number(value), callable(value))
+
+    def _number(self, value: Any) -> int:
+        number = self._numbers.setdefault(id(value), len(self._objects))
+        if number == len(self._objects):
+            self._objects.append(value)
+        return number
+
+
+class Received:
+    """The tests' side: makes values of what the program sent.
+
+    Args:
+        refer: Makes a reference to what stays there, of its number and whether it can be called.
+    """
+
+    def __init__(self, refer: Callable[[int, bool], Any], number_of: Callable[[Any], int | None]) -> None:
+        self._refer, self._number_of = refer, number_of
+        self._errors: dict[int, type] = {}
+        self._numbers: dict[type, int] = {}
+
+    def dump(self, value: Any) -> bytes:
+        return _dump(value, self._reference)
+
+    def load(self, data: bytes) -> Any:
+        """Raises whatever a hostile message brings about."""
+        return _Careful(io.BytesIO(data), self._load).load()
+
+    def _reference(self, value: Any) -> int | None:
+        number = self._number_of(value)
+        if number is None and isinstance(value, type):
+            return self._numbers.get(value)
+        return number
+
+    def _load(self, parts: tuple[Any, ...]) -> Any:
+        what, *rest = parts
+        if what == "object":
+            return self._refer(*rest)
+        if what == "error":
+            return self._error(*rest)
+        if what == "array":
+            kind, shape, data = rest
+            return sys.modules["numpy"].frombuffer(data, kind).reshape(shape).copy()
+        if what == "scalar":
+            kind, data = rest
+            return sys.modules["numpy"].frombuffer(data, kind)[0]
+        return _MAKERS[what](*rest)
+
+    def _error(self, number: int, name: str, base: type) -> type:
+        if number not in self._errors:
+            if not (name.isidentifier() and issubclass(base, BaseException)):
+                raise NoValue("no exception")
+            self._errors[number] = type(name, (base,), {})
+            self._numbers[self._errors[number]] = number
+        return self._errors[number]
+
+
+def _is_named(kind: type) -> bool:
+    # not by its module: that of a program's own class is "builtins" too, as its text has no name
+    return kind.__name__ in NAMED and getattr(builtins, kind.__name__) is kind
+
+
+def _numpy_parts(value: Any) -> tuple[Any, ...] | None:
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return None
+    if type(value) is numpy.ndarray and value.dtype.kind in "?biufcSU":
+        return "array", value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, numpy.generic) and value.dtype.kind in "?biufcSU":
+        return "scalar", value.dtype.str, value.tobytes()
+    return None
