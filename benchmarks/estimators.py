@@ -89,7 +89,7 @@ def run(engine: Engine, target: Target, settings: EstimatorSettings, repeats: in
     """Returns `repeats` runs with independent noise. What one run learnt of a pattern, the others use: only the clock notices."""
     keys = [digest("benchmark", seed, settings.name, settings.samples, repeat) for repeat in range(repeats)]
     scores = answers(engine, [ESTIMATES[settings.name](target, settings, Noise(key)) for key in keys])
-    return Runs([s.logprob for s in scores], [s.stderr for s in scores])
+    return Runs([s.logprob for s in scores], [math.nan if s.stderr is None else s.stderr for s in scores])
 
 
 def draw(engine: Engine, target: Target, count: int, seed: int) -> list[list[float]]:

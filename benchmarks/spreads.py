@@ -70,7 +70,10 @@ class Table:
             for own, (_, e) in zip(runs, self.truths, strict=True)
         ]
         bias, error = float(np.mean(off)), math.sqrt(float(np.sum(np.square(doubt)))) / len(runs)
-        reported = math.sqrt(float(np.nanmean([np.square(own.stderr) for own in runs])))
+        known = np.concatenate([np.square(own.stderr) for own in runs])
+        reported = (
+            math.sqrt(float(np.nanmean(known))) if np.isfinite(known).any() else math.nan
+        )  # too few draws to know
         return (
             f"{spread:.3f}"
             + (f" [{bias:+.2g}]" if abs(bias) > 3 * error + 1e-6 else "")

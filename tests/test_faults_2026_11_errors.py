@@ -6,6 +6,7 @@ The reduced version of benchmarks/coverage.py: fixed seeds, each comparison at a
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import sys
 from pathlib import Path
@@ -20,9 +21,11 @@ from dlm_eval.canvas import Canvas, Score
 from dlm_eval.engine import Engine
 from dlm_eval.harness.estimator_spread import estimator_parts
 from dlm_eval.harness.table import render
+from dlm_eval.jobs import Answer, Scores, decode_answer, encode_answer
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.noise import Noise, digest
-from dlm_eval.scoring import parse_estimator, score, score_outcomes
+from dlm_eval.scoring import EstimatorSettings, parse_estimator, score, score_outcomes
+from dlm_eval.scoring.estimates import chain_score
 from dlm_eval.scoring.orders import log_mean_exp, population, random_orders, upper_bound
 from dlm_eval.scoring.patterns import subsets
 from dlm_eval.scoring.rounds import merge
@@ -193,6 +196,24 @@ def test_03_a_long_tail_has_no_bound_of_a_million_nats() -> None:
     light = rng.normal(-20, 0.2, 16)
     upper, error = upper_bound(light, np.arange(16) // 2, 10**6, -3.0)
     assert upper == pytest.approx(-20, abs=0.3) and error.stderr is not None and 0 < error.stderr < 0.2
+
+
+def test_03_an_impossible_order_makes_no_nan() -> None:
+    """The ELBO is infinite and known; the likelihood is carried by the other orders."""
+    settings = EstimatorSettings("chain")
+    some = chain_score(np.array([-math.inf, -5.0, *[-4.0, -5.0] * 8]), -1.0, 9, settings)
+    assert (some.logprob, some.stderr) == (-math.inf, 0.0) and some.lower == pytest.approx(-4.4, abs=0.2)
+    low, high = some.bracket
+    assert low is not None and some.lower is not None and high is not None and low < some.lower < high <= -1.0
+    none = chain_score(np.full(18, -math.inf), -1.0, 9, settings)
+    assert none.lower == -math.inf and none.bracket == (-math.inf, -1.0)
+
+
+def test_03_what_a_journal_keeps_comes_back_whole(toy: Toy) -> None:
+    (found,) = score(toy, [Canvas.continuation([0, 1], [4, 2, 0, 3, 1, 5, 2])], "cubature,samples=12")
+    assert found.echo and found.interval is not None
+    for answer in (Answer(found, None, 12, 0.5), Answer(Scores((found, found)), None, 24, 0.5)):
+        assert decode_answer(json.loads(json.dumps(encode_answer(answer)))) == answer
 
 
 # -- 4: tasks ---------------------------------------------------------------------------------------------------------

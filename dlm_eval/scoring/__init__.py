@@ -2,7 +2,8 @@
 
 A canvas becomes a `Target` (target.py): n tokens and the rows in which some of them are hidden. An estimator (registry.py lists them, estimates.py has
 them) turns it into weighted mask patterns (patterns.py, orders.py, subsets.py; cubature.py with design.py, prior.py, spread.py) or reveals it step by
-step (reveal.py); score_entropy.py is SEDD's own loss. walk.py puts the pieces together, rounds.py and question.py stop early, api.py is `score`, windows.py cuts long texts.
+step (reveal.py); score_entropy.py is SEDD's own loss. echo.py tells how much the errors of choices have in
+common. walk.py puts the pieces together, rounds.py and question.py stop early, api.py is `score`, windows.py cuts long texts.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def chain_score(chains: Floats, certain: float, n: int, settings: EstimatorSetti
     value, error = float(chains.mean()), mean_error(chains, group, draws)
     if settings.report == "likelihood":
         value, error = bounds.lower, bounds.lower_error
-    return _score(value, error, "lower bound", settings, bounds, echo(chains - chains.mean(), error))
+    return _score(value, error, "lower bound", settings, bounds, echo(deviations(chains, 0 * group), error))
 
 
 def chain_bounds(chains: Floats, group: Ints, draws: int, certain: float) -> Bounds:

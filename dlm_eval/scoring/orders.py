@@ -122,7 +122,7 @@ def bracket(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[fl
     if count < KNOWN or not margin:
         return low, certain
     logs = np.array([log_mean_exp(chains[group == g]) for g in range(count)])
-    variance = float(logs.var(ddof=1))
+    variance = float(logs.var(ddof=1)) if np.isfinite(logs).all() else math.inf
     low = max(low, middle - margin)
     if variance > LITTLE**2:
         return low, certain
