@@ -136,7 +136,7 @@ class DiffusionLM(TemplateLM):
             choices, canvases = questions[_question_of(request)], canvases_of(request, record)
             place = next(i for i, choice in enumerate(choices) if choice is request)
             self._weigh(canvases[place], record)
-            if self.options.estimator.alpha is not None and len(choices) > 1 and record.task in self.by_order:
+            if len(choices) > 1 and self._settles(record.task):
                 record.details["choice"] = place
                 job = (_question_of(request), record.repeat)
                 if job not in asked:
@@ -215,6 +215,15 @@ class DiffusionLM(TemplateLM):
             return cut_at(self.model.decode(written), record.details["until"])
 
         return self._answer(requests, "generation", prepare, finish, "")
+
+    def _settles(self, task: str) -> bool:
+        """Returns whether the questions of `task` end as soon as the best choice is settled."""
+        estimator = self.options.estimator
+        return (
+            estimator.decide is not None
+            if self.by_order is None
+            else estimator.alpha is not None and task in self.by_order
+        )
 
     def _weigh(self, prepared: Prepared, record: Record) -> None:
         """Notes how much there is to score, and what the whole budget would cost."""
