@@ -64,7 +64,9 @@ class _Gathering:
             return
         self._seen[id(value)] = value
         if isinstance(value, functools.partial):
-            self._add("partial", repr(([_plain(item) for item in value.args], sorted(map(_plain, value.keywords.items())))))
+            self._add(
+                "partial", repr(([_plain(item) for item in value.args], sorted(map(_plain, value.keywords.items()))))
+            )
             for item in (value.func, *value.args, *value.keywords.values()):
                 if isinstance(item, FUNCTIONS) or item is value.func:
                     self.function(item)
@@ -126,7 +128,9 @@ class _Gathering:
         for place, step in enumerate(steps):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 self._named(step.argval, scope, code.co_filename, _attributes(steps[place + 1 :]))
-            elif step.opname == "IMPORT_NAME":  # it is there only once the function was called: the file says what it is
+            elif (
+                step.opname == "IMPORT_NAME"
+            ):  # it is there only once the function was called: the file says what it is
                 file = Path(code.co_filename).parent / f"{str(step.argval).replace('.', '/')}.py"
                 if file.is_file():
                     self._add(f"import {step.argval}", "".join(linecache.getlines(str(file))))
