@@ -114,7 +114,7 @@ def fill_walk(
 
 def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State) -> bool:
     """Returns whether a state can be one of this canvas; one from a file that another program wrote need not be."""
-    positions = np.nonzero(whole_blocks(canvas, model.block_length).open)[0]
+    positions = np.array(whole_blocks(canvas, model.block_length).open_positions, dtype=np.int64)
     if len(state.tokens) != len(positions) or not len(positions) or why_not(model.process, settings) is not None:
         return False
     blocks = sum(1 for _ in windows(positions, settings, model.block_length))
@@ -124,8 +124,9 @@ def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State
         (state.step, state.clock),
         (state.forwards, rows),
         (state.post_steps, state.clock + 1),
+        (state.written_steps, state.clock),
+        (state.last_change + 1, state.clock),
     )
-    limits += (state.written_steps, state.clock), (state.last_change + 1, state.clock)
     ids = max(embedding_rows(model), model.vocab_size)
     return (
         all(0 <= value <= most for value, most in limits)
