@@ -6,6 +6,7 @@ A job is what the journal remembers and what a worker receives; answering it is 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,9 +17,11 @@ from typing import Any
 from dlm_eval.canvas import Canvas, Filling, Score
 from dlm_eval.decoding import DecodeSettings, fill_walk
 from dlm_eval.decoding.checkpoints import Offer, State
+from dlm_eval.decoding.loop import fits
 from dlm_eval.engine import Engine, Outcome, Walk
 from dlm_eval.errors import DlmEvalError, SampleError, UserError
 from dlm_eval.journal import Journal
+from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise, digest
 from dlm_eval.printable import counted
 from dlm_eval.scoring import EstimatorSettings, question_walk, score_walk
@@ -194,6 +197,7 @@ def drive_jobs(engine: Engine, numbered: Iterable[tuple[int, Job]], done: Done, 
 
     def walks() -> Iterable[Walk[Any]]:
         for number, job in numbered:
+            job = _sound(engine.model, job)
             begun.append((number, job))
             yield start(engine, job, partial(keep, number))
 
@@ -202,6 +206,14 @@ def drive_jobs(engine: Engine, numbered: Iterable[tuple[int, Job]], done: Done, 
         done(number, _answer(outcome, job))
 
     engine.drive(walks(), finish)
+
+
+def _sound(model: Denoiser, job: Job) -> Job:
+    """Returns the job, without a checkpoint that cannot be one of its canvas: the canvas is begun anew."""
+    if not isinstance(job, FillJob) or job.begun is None or fits(model, job.canvas, job.settings, job.begun.state):
+        return job
+    log.warning("a checkpoint in the journal cannot be one of its canvas, which is begun anew")
+    return replace(job, begun=None)
 
 
 def _answer(outcome: Outcome[Any], job: Job) -> Answer:
@@ -283,6 +295,8 @@ def _begun(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Job]:
             checkpoint = Checkpoint(State.of(data["state"]), float(data["seconds"]))
             if len(checkpoint.state.tokens) < sum(job.canvas.open):
                 raise ValueError("a state of another canvas")
+            if not 0 <= checkpoint.seconds < math.inf:
+                raise ValueError("no time")
         except (KeyError, TypeError, ValueError, AttributeError):
             log.warning("journal %s: a checkpoint has another form; its canvas is begun anew", journal.path)
             continue

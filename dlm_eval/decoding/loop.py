@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
 from dlm_eval.decoding.canvases import canvas_walk
-from dlm_eval.decoding.checkpoints import Offer, State, no_offer
+from dlm_eval.decoding.checkpoints import Offer, State, no_offer, why_not
 from dlm_eval.decoding.checks import check_process
 from dlm_eval.decoding.draw import Draw
 from dlm_eval.decoding.exits import Front
@@ -38,7 +38,7 @@ from dlm_eval.decoding.strategies import Look, Strategy
 from dlm_eval.decoding.uniform import uniform_walk
 from dlm_eval.engine import Reading, Row, Walk
 from dlm_eval.errors import SampleError
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.denoiser import Denoiser, embedding_rows
 from dlm_eval.models.ids import check_ids
 from dlm_eval.noise import Noise
 from dlm_eval.printable import counted
@@ -110,6 +110,30 @@ def fill_walk(
             break
         step = 0
     return page.filling(positions)
+
+
+def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State) -> bool:
+    """Returns whether a state can be one of this canvas; one from a file that another program wrote need not be."""
+    positions = np.array(whole_blocks(canvas, model.block_length).open_positions, dtype=np.int64)
+    if len(state.tokens) != len(positions) or not len(positions) or why_not(model.process, settings) is not None:
+        return False
+    blocks = sum(1 for _ in windows(positions, settings, model.block_length))
+    rows = 4 * (state.clock + 1)  # more than any step runs
+    limits = (
+        (state.block, blocks - 1),
+        (state.step, state.clock),
+        (state.forwards, rows),
+        (state.post_steps, state.clock + 1),
+        (state.written_steps, state.clock),
+        (state.last_change + 1, state.clock),
+    )
+    ids = max(embedding_rows(model), model.vocab_size)
+    return (
+        all(0 <= value <= most for value, most in limits)
+        and all(0 <= token < ids or token == model.mask_id for token in state.tokens)
+        and all(-1 <= step < max(1, state.clock) for step in state.written)
+        and all(value <= 1e-3 for value in state.logprob)
+    )
 
 
 def refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:

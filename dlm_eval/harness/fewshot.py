@@ -8,6 +8,7 @@ prompts are lm-eval's, bit for bit.
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 from collections.abc import Sequence, Sized
@@ -39,6 +40,7 @@ class LeftOut:
         self._seed = seed
         self._questions: dict[int, tuple[Any, str]] = {}
         self._answers: dict[int, tuple[Any, str | None]] = {}
+        self._documents: dict[str | None, str] = {}
 
     def watch(self) -> None:
         """Has the task's prompts built without the evaluated document. Tasks without a sampler of lm-eval's build theirs themselves."""
@@ -134,8 +136,43 @@ class LeftOut:
     def _question(self, example: Any) -> str:
         """Returns what an example asks; it is found out once, since examples are the same objects in every draw."""
         if id(example) not in self._questions:
-            self._questions[id(example)] = (example, self._asks(example))  # the object is kept, and so its id
+            asked = self._asks(example)
+            if not self._same_templates:  # it may not even have the columns of a document
+                asked = self._shown_as().get(self._shown(example, self._task.fewshot_cfg), asked)
+            self._questions[id(example)] = (example, asked)  # the object is kept, and so its id
         return self._questions[id(example)][1]
+
+    @functools.cached_property
+    def _same_templates(self) -> bool:
+        """Whether examples are written as documents are."""
+        task, names = self._task, ("doc_to_text", "doc_to_target", "doc_to_choice")
+        return not hasattr(task, "fewshot_cfg") or all(
+            getattr(task.fewshot_cfg, name) == getattr(task.config, name) for name in names
+        )
+
+    def _shown_as(self) -> dict[str | None, str]:
+        """Returns question and answer of the evaluated documents, as they would be shown -> what they ask; found out once."""
+        if not self._documents:
+            config = self._task.config
+            self._documents = {self._shown(doc, config): self._asks(doc) for doc in self._task.eval_docs}
+            self._documents.pop(None, None)
+        return self._documents
+
+    def _shown(self, doc: Any, templates: Any) -> str | None:
+        """Returns the identity of the question and the answer that some templates write of a document, or None if they cannot."""
+        task = self._task
+        if getattr(task, "multiple_input", 0):
+            return None
+        try:
+            choices = task.doc_to_choice(doc, templates.doc_to_choice) if templates.doc_to_choice else None
+            text = task.doc_to_text(doc, templates.doc_to_text)
+            target = task.doc_to_target(doc, templates.doc_to_target)
+        except Exception:
+            return None
+        if isinstance(target, list) and target:
+            target = target[0]
+        answer = choices[target] if choices and _is_index(target, choices) else target
+        return digest("shown", str(text).strip(), str(answer).strip())
 
     def _asks(self, doc: Any) -> str:
         """Returns the identity of a question: its text, choices and answer as the task renders them, whatever else the document's columns say."""

@@ -3,7 +3,7 @@
     configuration   everything that can change an answer but seeds: the model, the settings that this kind of task reads, the prompt side of the task with
                     the source code of its functions, its data. Runs of one configuration under several seeds are repetitions of one another.
     fingerprint     configuration, seeds, and the documents and examples that came of them
-    scoring         what makes a metric of an answer: filters, metrics, the scorer's source code, the targets where no prompt shows them
+    scoring         what makes a metric of an answer: filters, metrics, the scorer's source code, the targets unless they are what is asked
 
 The journal knows none of them: an answer is the same whatever is made of it.
 """
@@ -72,7 +72,7 @@ def digests(
         Digests(
             configuration=configuration,
             fingerprint=digest(configuration, list(settings.seeds), _made(task, shots)),
-            scoring=digest(redact(_scoring(task, shots))),
+            scoring=digest(redact(_scoring(task))),
             num_fewshot=shots,
             fewshot_as_multiturn=multiturn(settings),
             documents=f"first {len(numbers)}" if numbers == list(range(len(numbers))) else digest(numbers)[:12],
@@ -98,6 +98,9 @@ def _configuration(name: str, task: Any, loaded: Loaded, settings: RunSettings, 
 
     config = task.config
     chosen = sorted(set((settings.samples or {}).get(name, ())))
+    prompted = not (task.OUTPUT_TYPE == "loglikelihood_rolling" and type(task).__module__ == "lm_eval.api.task")
+    shots = shots if prompted else 0  # a whole text is scored without a prompt
+    templated = settings.apply_chat_template if prompted else False
     return {
         "model": {key: value for key, value in loaded.facts.items() if key not in LAYOUT},
         "answers": _how(name, task, loaded, settings),
@@ -109,11 +112,9 @@ def _configuration(name: str, task: Any, loaded: Loaded, settings: RunSettings, 
         "examples": _examples(config) if shots else None,
         # examples are drawn document by document: which are asked decides what each is shown
         "samples": chosen if shots and chosen != list(range(len(chosen))) else None,
-        "system_instruction": system_instruction(settings),
-        "chat_template": loaded.lm.chat_template(settings.apply_chat_template)
-        if settings.apply_chat_template
-        else None,
-        "fewshot_as_multiturn": multiturn(settings),
+        "system_instruction": system_instruction(settings) if prompted else None,
+        "chat_template": loaded.lm.chat_template(templated) if templated else None,
+        "fewshot_as_multiturn": prompted and multiturn(settings),
         "data": _data(task, shots),
     }
 
@@ -164,11 +165,11 @@ def _metadata(task: Any, settings: RunSettings) -> dict[str, Any]:
     return {key: value for key, value in (task.config.metadata or {}).items() if key not in hidden}
 
 
-def _scoring(task: Any, shots: int) -> dict[str, Any]:
+def _scoring(task: Any) -> dict[str, Any]:
     config = vars(task.config)
     return {
         **{key: described(config.get(key)) for key in SCORING},
-        "target": None if _shows_targets(task, shots) else described(config.get("doc_to_target")),
+        "target": None if _shows_targets(task, shots=0) else described(config.get("doc_to_target")),
         "version": (config.get("metadata") or {}).get("version", task.VERSION),
     }
 

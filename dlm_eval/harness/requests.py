@@ -143,6 +143,10 @@ def _fit(
     kept_bos = 1 if model.needs_bos else 0
     given = len(head) - kept_bos
     room = given + len(tail) - excess
+    if room < 0 and hole + kept_bos < model.max_length:  # another choice is longer
+        raise SampleError(
+            f"its context has {counted(given, 'token')}, and another choice leaves no room for {excess} of a context's"
+        )
     if room < 0:
         raise SampleError(f"a hole of {counted(hole, 'token')} does not fit the model's {model.max_length} positions")
     from_tail = len(tail) - min(len(tail), max(room // 2, room - given))

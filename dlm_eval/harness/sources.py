@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import inspect
 import linecache
 import re
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 PLAIN = (str, int, float, bool, bytes, type(None), list, tuple, dict, set, frozenset)
 FIXED = (str, int, float, bool, bytes, type(None), frozenset)
+FUNCTIONS = (types.FunctionType, types.MethodType, type, functools.partial)
 MOST = 10_000  # characters of one constant
+OURS = "dlm_eval.harness"  # which wraps functions of tasks; what it does is no part of a task
 
 
 def described(value: Any) -> Any:
@@ -32,105 +35,305 @@ def source(function: Callable[..., Any]) -> dict[str, str]:
     Libraries are names alone: their versions are recorded elsewhere. No path of the machine is part of it.
     """
     linecache.checkcache()
-    _assigned.cache_clear()
-    found: dict[str, str] = {}
-    _gather(function, _home(function), found)
-    return found
+    _module.cache_clear()
+    gathering = _Gathering(function)
+    gathering.function(function)
+    gathering.made(function)
+    return gathering.found
 
 
-def _gather(value: Any, home: tuple[str, str], found: dict[str, str]) -> None:
-    while isinstance(value, functools.partial):
-        found[f"partial {len(found)}"] = repr((value.args, sorted(value.keywords.items())))
-        value = value.func
-    value = inspect.unwrap(value) if callable(value) else value
-    if not isinstance(value, (types.FunctionType, type)):
-        if not isinstance(value, (types.BuiltinFunctionType, types.MethodType)):
-            value = type(value)
+class _Gathering:
+    """What has been found behind one function.
+
+    Args:
+        function: where it begins: code of its package, or beside it in its folder, counts as the author's own.
+    """
+
+    def __init__(self, function: Any) -> None:
+        inner = _innermost(function)
+        self.found: dict[str, str] = {}
+        self._seen: dict[int, Any] = {}  # objects are kept, so that no other one gets their id
+        self._module = str(getattr(inner, "__module__", ""))
+        self._package = self._module.partition(".")[0]
+        self._folder = _folder(inner)
+        self._file = _file(inner)
+
+    def function(self, value: Any) -> None:
+        """Adds a function, a class or another object that can be called, and what they read."""
+        if id(value) in self._seen:
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, functools.partial):
+            self._add(
+                "partial", repr(([_plain(item) for item in value.args], sorted(map(_plain, value.keywords.items()))))
+            )
+            for item in (value.func, *value.args, *value.keywords.values()):
+                if isinstance(item, FUNCTIONS) or item is value.func:
+                    self.function(item)
+            return
         value = getattr(value, "__func__", value)
-    name = f"{value.__qualname__}"
-    if name in found or not _is_own(value, home):
-        found.setdefault(name, f"{str(value.__module__).rpartition('/')[2]}.{name}")
-        return
-    try:
-        found[name] = inspect.getsource(value)
-    except (OSError, TypeError):  # made without a file
-        found[name] = repr([code.co_code for code in _codes(value)])
-    for code in _codes(value):
-        for used in code.co_names:
-            _gather_name(used, _globals(value), code.co_filename, home, found)
+        if isinstance(value, types.FunctionType):
+            self._function(value)
+        elif isinstance(value, type):
+            self._class(value)
+        elif hasattr(value, "__wrapped__"):  # of functools.cache and its like
+            self.function(value.__wrapped__)
+        elif isinstance(value, types.BuiltinFunctionType):
+            self._add(value.__qualname__, f"{value.__module__}.{value.__qualname__}")
+        else:
+            self.function(type(value))
+
+    def made(self, function: Any) -> None:
+        """Adds how the function's module makes it, if not by a definition: `f = make('x')`."""
+        inner = _innermost(function)
+        for name, value in _globals(inner).items():
+            if value is function or value is inner:
+                self._text_of(name, _globals(inner), self._file)
+
+    def _function(self, value: types.FunctionType) -> None:
+        inner = getattr(value, "__wrapped__", None)
+        if inner is not None:
+            self.function(inner)
+            if _module_name(value).startswith(OURS):
+                return
+        if not self._is_own(value):
+            self._add(value.__qualname__, _library_name(value))
+            return
+        self._add(self._name(value.__qualname__, value.__code__.co_filename), _text(value.__code__))
+        for code in _codes(value):
+            self._names(code, value.__globals__)
+        inside = dict(zip(value.__code__.co_freevars, value.__closure__ or (), strict=True))
+        held = {name: cell.cell_contents for name, cell in inside.items() if _is_filled(cell)}
+        held |= {f"default {i}": item for i, item in enumerate(value.__defaults__ or ())}
+        for name, item in (held | (value.__kwdefaults__ or {})).items():
+            if isinstance(item, FUNCTIONS):
+                self.function(item)
+            else:
+                self._add(f"{value.__qualname__}: {name}", _plain(item))
+
+    def _class(self, value: type) -> None:
+        if not self._is_own(value):
+            self._add(value.__qualname__, _library_name(value))
+            return
+        self._add(self._name(value.__qualname__, _file(value)), _text(value))
+        for code in _codes(value):
+            self._names(code, _globals(value))
+        for base in value.__bases__:
+            if base is not object:
+                self.function(base)
+
+    def _names(self, code: types.CodeType, scope: dict[str, Any]) -> None:
+        """Adds what a code object reads of its module, and of modules beside it."""
+        steps = list(dis.get_instructions(code))
+        for place, step in enumerate(steps):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                self._named(step.argval, scope, code.co_filename, _attributes(steps[place + 1 :]))
+            elif (
+                step.opname == "IMPORT_NAME"
+            ):  # it is there only once the function was called: the file says what it is
+                file = Path(code.co_filename).parent / f"{str(step.argval).replace('.', '/')}.py"
+                if file.is_file():
+                    self._add(f"import {step.argval}", "".join(linecache.getlines(str(file))))
+
+    def _named(self, name: str, scope: dict[str, Any], file: str, attributes: Sequence[str] = ()) -> None:
+        """Adds what a name of a module stands for; of another module, the attribute that is read."""
+        if name not in scope or name.startswith("__"):
+            return
+        value = scope[name]
+        if isinstance(value, types.ModuleType):
+            self._add(self._name(name, file), value.__name__.rpartition(".")[2])
+            if attributes and self._is_own(value):
+                self._named(attributes[0], vars(value), str(getattr(value, "__file__", "")), attributes[1:])
+        elif isinstance(value, FUNCTIONS):
+            self.function(value)
+            if not _is_definition(value, name):
+                self._text_of(name, scope, file)
+        else:
+            self._constant(name, value, scope, file)
+
+    def _constant(self, name: str, value: Any, scope: dict[str, Any], file: str) -> None:
+        """Adds a constant as it is written, since a run may have changed a list or mapping; a text that was read from somewhere by its value too."""
+        key = self._name(name, file)
+        if key in self.found:
+            return
+        if isinstance(value, re.Pattern):
+            self._add(key, repr(value.pattern))
+        elif not self._text_of(name, scope, file):
+            self._add(key, _plain(value))
+        elif isinstance(value, str) and _module(file).is_computed(name):
+            self._add(f"{key}: value", repr(value).replace(str(Path(file).parent), "")[:MOST])
+        if not isinstance(value, PLAIN) and hasattr(type(value), "__module__"):
+            self.function(type(value))
+
+    def _text_of(self, name: str, scope: dict[str, Any], file: str) -> bool:
+        """Adds what a module assigns to `name`, and what stands in that; returns whether it assigns anything."""
+        key, module = self._name(name, file), _module(file)
+        if name not in module.texts:
+            return False
+        if key not in self.found:
+            self._add(key, module.texts[name])
+            for used, *attributes in module.names[name]:
+                if used != name:
+                    self._named(used, scope, file, attributes)
+        return True
+
+    def _name(self, name: str, file: str) -> str:
+        """Returns what a name of a module is called among what was found: the functions' own module goes without saying."""
+        path = Path(file)
+        return name if file == self._file else f"{path.parent.name if path.stem == '__init__' else path.stem}.{name}"
+
+    def _add(self, name: str, text: str) -> None:
+        if self.found.get(name) == text:
+            return
+        number, free = 1, name
+        while free in self.found:  # of two lambdas, say
+            number, free = number + 1, f"{name} {number + 1}"
+        self.found[free] = text
+
+    def _is_own(self, value: Any) -> bool:
+        module = _module_name(value)
+        if module.partition(".")[0] != self._package:
+            return bool(self._folder) and _folder(value) == self._folder
+        if self._package == "dlm_eval":  # of which only the scorers belong to tasks
+            return module == self._module or module.startswith("dlm_eval.metrics.")
+        return self._package != "lm_eval" or module.startswith("lm_eval.tasks.") or _folder(value) == self._folder
 
 
-def _gather_name(name: str, scope: dict[str, Any], file: str, home: tuple[str, str], found: dict[str, str]) -> None:
-    if name not in scope or name in found:
-        return
-    value = scope[name]
-    if isinstance(value, (types.FunctionType, type)):
-        _gather(value, home, found)
-    elif isinstance(value, PLAIN):
-        # As it is written: a list or mapping may have been changed since, by a run.
-        found[name] = _assigned(file).get(name) or (
-            repr(value)[:MOST] if isinstance(value, FIXED) else type(value).__name__
-        )
-    elif isinstance(value, re.Pattern):
-        found[name] = repr(value.pattern)
-    else:
-        found[name] = type(value).__qualname__
+class _Module:
+    """What the top level of a Python file assigns.
+
+    Attributes:
+        texts: name -> the statements that assign to it.
+        names: name -> the names that stand in them, with the attributes that are read of them: `a.b.c` is (a, b, c).
+    """
+
+    def __init__(self, file: str) -> None:
+        self.texts: dict[str, str] = {}
+        self.names: dict[str, list[tuple[str, ...]]] = {}
+        self._computed: set[str] = set()
+        try:
+            text = "".join(linecache.getlines(file))
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError, OSError):
+            return
+        for statement in tree.body:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    self._note(target.id, statement, ast.get_source_segment(text, statement) or "")
+        counted = (node.names for node in ast.walk(tree) if isinstance(node, ast.Global))
+        self._computed.difference_update(*counted)  # what functions assign anew is another value in each run
+
+    def is_computed(self, name: str) -> bool:
+        """Returns whether the text of `name` is that of a call, a file's contents say."""
+        return name in self._computed
+
+    def _note(self, name: str, statement: ast.stmt, text: str) -> None:
+        nodes = list(ast.walk(statement))
+        self.texts[name] = self.texts.get(name, "") + text
+        self.names.setdefault(name, []).extend(filter(None, map(_dotted, nodes)))
+        if any(isinstance(node, ast.Call) for node in nodes):
+            self._computed.add(name)
+
+
+def _dotted(node: ast.AST) -> tuple[str, ...]:
+    """Returns the names of `a.b.c`, and nothing for another expression."""
+    if isinstance(node, ast.Name):
+        return (node.id,)
+    before = _dotted(node.value) if isinstance(node, ast.Attribute) else ()
+    return (*before, node.attr) if before else ()  # type: ignore[attr-defined]
+
+
+def _attributes(steps: Sequence[dis.Instruction]) -> list[str]:
+    """Returns the attributes that are read one from another, from the first step on."""
+    found = []
+    for step in steps:
+        if step.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
+            break
+        found.append(step.argval)
+    return found
 
 
 @functools.lru_cache(maxsize=256)
-def _assigned(file: str) -> dict[str, str]:
-    """Returns name -> text of what a module's top level assigns to names."""
+def _module(file: str) -> _Module:
+    return _Module(file)
+
+
+def _plain(value: Any) -> str:
+    """Returns a value as text that is the same in every process: what may change, and what has no text, by its type alone."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_plain, value))})"
+    if isinstance(value, frozenset):
+        return f"frozenset({sorted(map(repr, value))})"[:MOST]
+    return repr(value)[:MOST] if isinstance(value, FIXED) else type(value).__qualname__
+
+
+def _text(value: Any) -> str:
     try:
-        text = "".join(linecache.getlines(file))
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, OSError):
-        return {}
-    found: dict[str, str] = {}
-    for statement in tree.body:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        for target in targets:
-            if isinstance(target, ast.Name):
-                found[target.id] = found.get(target.id, "") + (ast.get_source_segment(text, statement) or "")
-    return found
+        return inspect.getsource(value)
+    except (OSError, TypeError):  # made without a file
+        codes = [value] if isinstance(value, types.CodeType) else list(_codes(value))
+        return repr([(code.co_code, [_plain(item) for item in code.co_consts], code.co_names) for code in codes])
 
 
 def _codes(value: Any) -> Iterator[types.CodeType]:
     """Yields the code of a function, or of a class's methods, and of the functions inside."""
     waiting: list[Any] = [value.__code__] if isinstance(value, types.FunctionType) else []
     if isinstance(value, type):
-        waiting = [member.__code__ for member in vars(value).values() if isinstance(member, types.FunctionType)]
+        waiting = [function.__code__ for function in _methods(value)]
     while waiting:
         code = waiting.pop()
         yield code
         waiting += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
 
 
+def _methods(value: type) -> list[types.FunctionType]:
+    members = [getattr(member, "__func__", getattr(member, "fget", member)) for member in vars(value).values()]
+    return [member for member in members if isinstance(member, types.FunctionType)]
+
+
 def _globals(value: Any) -> dict[str, Any]:
     if isinstance(value, types.FunctionType):
         return value.__globals__
-    methods = [member for member in vars(value).values() if isinstance(member, types.FunctionType)]
+    methods = _methods(value) if isinstance(value, type) else []
     return methods[0].__globals__ if methods else {}
 
 
-def _home(function: Any) -> tuple[str, str]:
-    """Returns the package and the folder whose code counts as the author's own."""
-    inner = function
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    inner = inspect.unwrap(inner) if callable(inner) else inner
-    return str(getattr(inner, "__module__", "")).partition(".")[0], _folder(inner)
+def _innermost(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.unwrap(function) if callable(function) else function
 
 
-def _folder(value: Any) -> str:
+def _is_definition(value: Any, name: str) -> bool:
+    return getattr(value, "__qualname__", None) == name
+
+
+def _is_filled(cell: types.CellType) -> bool:
     try:
-        return str(Path(inspect.getfile(value)).parent)
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def _library_name(value: Any) -> str:
+    return f"{str(value.__module__).rpartition('/')[2]}.{value.__qualname__}"
+
+
+def _module_name(value: Any) -> str:
+    """Returns the module in which a function, class or module is written; a wrapper bears the name of what it wraps."""
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    return str(value.__globals__.get("__name__") if isinstance(value, types.FunctionType) else value.__module__)
+
+
+def _file(value: Any) -> str:
+    try:
+        return inspect.getfile(value)
     except (TypeError, OSError):
         return ""
 
 
-def _is_own(value: Any, home: tuple[str, str]) -> bool:
-    package, folder = home
-    module = str(value.__module__)
-    if module.partition(".")[0] != package:
-        return bool(folder) and _folder(value) == folder
-    return package != "lm_eval" or module.startswith("lm_eval.tasks.") or _folder(value) == folder
+def _folder(value: Any) -> str:
+    file = _file(value)
+    return str(Path(file).parent) if file else ""
