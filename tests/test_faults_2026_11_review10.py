@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from pathlib import Path
 
+import models_builders as build
 import pytest
 
+from dlm_eval.errors import UserError
+from dlm_eval.models import load_model
 from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, apart, values
 from dlm_eval.sandbox.judge import UNTOLD, Program
 
@@ -145,3 +150,36 @@ def test_02_an_error_without_a_number_is_no_value():
         assert kind.__bases__ == (KeyError,)
     with pytest.raises(values.NoValue):
         apart._error(int, (), {}, "")
+
+
+TWICE = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 32}
+LONG = {
+    "normalizer": [
+        {"type": "Sequence", "normalizers": [TWICE] * 8},
+        {"type": "Prepend", "prepend": "a" * 10_000_000},
+        {"type": "Replace", "pattern": {"Regex": ""}, "content": "a" * 1000},
+        {"type": "Sequence", "normalizers": [{"type": "NFKD"}, {"type": "Sequence", "normalizers": [TWICE, TWICE]}]},
+    ],
+    "decoder": [{"type": "Sequence", "decoders": [TWICE] * 8}],
+    "post_processor": [
+        {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2000,
+            "pair": [],
+            "special_tokens": {},
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize(("step", "part"), [(step, part) for step, parts in LONG.items() for part in parts])
+def test_06_a_tokenizer_that_multiplies_texts_is_refused(tmp_path: Path, step: str, part: object) -> None:
+    folder = build.llada(tmp_path / "llada")[0]
+    file = folder / "tokenizer.json"
+    usual = json.loads(file.read_text())
+    llama = [{"type": "Prepend", "prepend": "_"}, {"type": "Replace", "pattern": {"String": " "}, "content": "_"}]
+    file.write_text(json.dumps(usual | {"normalizer": {"type": "Sequence", "normalizers": llama}}))
+    assert load_model("llada", pretrained=folder, device="cpu").encode("a a")
+    file.write_text(json.dumps(usual | {step: part}))
+    with pytest.raises(UserError, match=f"{step} that makes a text more than 1000 times longer"):
+        load_model("llada", pretrained=folder, device="cpu")
