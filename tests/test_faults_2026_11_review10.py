@@ -183,3 +183,10 @@ def test_06_a_tokenizer_that_multiplies_texts_is_refused(tmp_path: Path, step: s
     file.write_text(json.dumps(usual | {step: part}))
     with pytest.raises(UserError, match=f"{step} that makes a text more than 1000 times longer"):
         load_model("llada", pretrained=folder, device="cpu")
+
+
+def test_06_an_end_token_that_is_a_mapping_is_one_line(tmp_path: Path) -> None:
+    folder = build.llada(tmp_path / "llada")[0]
+    (folder / "generation_config.json").write_text('{"eos_token_id": {"a": 1}}')
+    with pytest.raises(UserError, match="eos_token_id .* must be the number of a token"):
+        load_model("llada", pretrained=folder, device="cpu")
