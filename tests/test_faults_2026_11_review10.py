@@ -190,3 +190,26 @@ def test_06_an_end_token_that_is_a_mapping_is_one_line(tmp_path: Path) -> None:
     (folder / "generation_config.json").write_text('{"eos_token_id": {"a": 1}}')
     with pytest.raises(UserError, match="eos_token_id .* must be the number of a token"):
         load_model("llada", pretrained=folder, device="cpu")
+
+
+def test_02_arrays_of_all_shapes_travel_and_are_changed_in_place():
+    import numpy as np
+
+    kept, received = values.Kept(), values.Received(lambda *_: "object", lambda _: None)
+    sent = [
+        np.array([]),
+        np.array([""]),
+        np.array(3),
+        np.zeros((0, 2)),
+        np.str_(""),
+        np.array([[1, 2], [3, 4]]).T,
+        np.array([True]),
+    ]
+    for each, copy in zip(sent, received.load(kept.dump(sent)), strict=True):
+        assert (
+            type(copy) is type(each) and copy.shape == each.shape and copy.dtype == each.dtype and (copy == each).all()
+        )
+    assert received.load(kept.dump(np.array([1, "a"], dtype=object))) == "object"
+    array, other = np.array([1, 2]), np.array([5, 6])
+    assert apart._update(array, other, set()) is array and array.tolist() == [5, 6]
+    assert apart._update([array], [np.array([7])], set())[0].tolist() == [7]

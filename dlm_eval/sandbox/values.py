@@ -244,10 +244,10 @@ class Received:
             return self._error(*rest)
         if what == "array":
             kind, shape, data = rest
-            return sys.modules["numpy"].frombuffer(data, kind).reshape(shape).copy()
+            return _array(kind, data).reshape(shape).copy()
         if what == "scalar":
             kind, data = rest
-            return sys.modules["numpy"].frombuffer(data, kind)[0]
+            return _array(kind, data, count=1)[0]
         return _MAKERS[what](*rest)
 
     def _error(self, number: int, name: str, bases: tuple[type, ...], module: str) -> type:
@@ -278,6 +278,18 @@ def _say(error: BaseException) -> str:
 def _is_named(kind: type) -> bool:
     # not by its module: that of a program's own class is "builtins" too, as its text has no name
     return kind.__name__ in NAMED and getattr(builtins, kind.__name__) is kind
+
+
+def _array(kind: str, data: bytes, count: int = 0) -> Any:
+    numpy = sys.modules["numpy"]
+    empty = not data or not numpy.dtype(kind).itemsize  # which numpy does not read
+    return numpy.zeros(count, kind) if empty else numpy.frombuffer(data, kind)
+
+
+def is_array(value: Any) -> bool:
+    """Returns whether this is an array of numpy, which may be changed in place."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(value) is numpy.ndarray
 
 
 def _numpy_parts(value: Any) -> tuple[Any, ...] | None:
