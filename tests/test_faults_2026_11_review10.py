@@ -207,7 +207,7 @@ def test_02_arrays_of_all_shapes_travel_and_are_changed_in_place():
     ]
     for each, copy in zip(sent, received.load(kept.dump(sent)), strict=True):
         assert (
-            type(copy) is type(each) and copy.shape == each.shape and copy.dtype == each.dtype and (copy == each).all()
+            type(copy) is type(each) and copy.shape == each.shape and copy.dtype == each.dtype and np.all(copy == each)
         )
     assert received.load(kept.dump(np.array([1, "a"], dtype=object))) == "object"
     array, other = np.array([1, 2]), np.array([5, 6])

@@ -215,10 +215,11 @@ class Received:
     """The tests' side: makes values of what the program sent.
 
     Args:
-        refer: Makes a reference to what stays there, of its number and whether it can be called.
+        refer: Makes a reference to what stays there, of its number, whether it can be called, and the
+            class that it inherits from, if that is a usual one.
     """
 
-    def __init__(self, refer: Callable[[int, bool], Any], number_of: Callable[[Any], int | None]) -> None:
+    def __init__(self, refer: Callable[[int, bool, type], Any], number_of: Callable[[Any], int | None]) -> None:
         self._refer, self._number_of = refer, number_of
         self._errors: dict[int, type] = {}
         self._numbers: dict[type, int] = {}
