@@ -126,8 +126,8 @@ class _Reference:
         object.__setattr__(self, "_number", number)
         object.__setattr__(self, "_base", base if isinstance(base, type) else type(self))
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc]  # as every class has it
+    @property  # type: ignore[misc]  # every class has one that can be set
+    def __class__(self) -> Any:
         return _BASE(self)
 
     def __exit__(self, kind: Any, value: Any, _: Any) -> Any:
