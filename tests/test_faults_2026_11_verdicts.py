@@ -768,7 +768,7 @@ def test_02_what_a_program_sends_runs_nothing_where_its_tests_are():
         def __reduce__(self):
             return self.parts
 
-    received = values.Received(lambda number, called: f"object {number}", lambda value: None)
+    received = values.Received(lambda number, called, base: f"object {number}", lambda value: None)
     seen = []
     for parts in (
         (os.system, ("exit",)), (eval, ("1",)), (getattr, (1, "real")), (type, ("X", (), {})), (object, ()), (open, ("x",)),

@@ -12,6 +12,7 @@ from dlm_eval.models.chat import render_chat
 from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LARGEST_JSON, Folder, LoadSettings, first_line, locate
 from dlm_eval.models.sizes import check_config
+from dlm_eval.models.text_growth import check_growth
 from dlm_eval.printable import is_text
 from dlm_eval.redaction import redact_message
 
@@ -206,7 +207,7 @@ def is_panic(error: BaseException) -> bool:
 
 
 def _check_files(folder: Folder) -> None:
-    """Raises ValueError or UserError if a file that transformers would read is too large, or is no JSON."""
+    """Raises ValueError or UserError if a file that transformers would read is too large, or is no JSON, or makes long texts."""
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         folder.read_json(name)
     for pattern, most in (*((name, LARGEST_TEXT) for name in TEXT_FILES), ("**/*.jinja", LARGEST_JSON)):
@@ -216,6 +217,9 @@ def _check_files(folder: Folder) -> None:
                 raise ValueError(f"{file.name} has more than {most >> 20} MiB")
             if file.is_file() and size == 0:  # or a file of the kernel's behind a link
                 raise ValueError(f"{file.name} is empty")
+    rules = folder.path / "tokenizer.json"
+    if rules.is_file():
+        check_growth(json.loads(rules.read_bytes()))
 
 
 def token_id(tokenizer: Any, text: str | None) -> int | None:

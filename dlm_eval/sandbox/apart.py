@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import operator
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -19,19 +20,21 @@ from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
 from . import control, values
-from .values import MUTABLE, OPERATORS, Kept, NoValue, Received
+from .values import CHANGING, OPERATORS, SAID, Kept, NoValue, Received, is_array
 
 READY = b"ready"
 # tests that use one of these may need the program in their own process: its output, its files, its names
 TOGETHER = frozenset(
     {
-        "__builtins__", "__closure__", "__code__", "__defaults__", "__dict__", "__globals__", "__import__", "__main__",
+        "__annotations__", "__bases__", "__builtins__", "__class__", "__closure__", "__code__", "__defaults__", "__dict__",
+        "__doc__", "__globals__", "__import__", "__main__", "__module__", "__mro__", "__slots__", "__wrapped__",
         "asyncio", "builtins", "contextlib", "ctypes", "delattr", "eval", "exec", "gc", "globals", "importlib", "input",
         "inspect", "io", "locals", "logging", "mock", "open", "os", "pathlib", "patch", "pytest", "seed", "setattr",
         "setstate", "shutil", "signal", "stdout", "subprocess", "sys", "tempfile", "threading", "traceback", "types",
         "unittest", "vars", "warnings", "weakref",
     }
 )  # fmt: skip
+INTO = ("getattr", "getitem")  # acts that look into an object
 IMPORTS = re.compile(r"^(?:import|from)[ \t].*", re.M)
 
 
@@ -83,57 +86,77 @@ class Asked:
         namespace = {name: value for name, value in found.items() if name in wanted}
         return namespace | {name: _module(module) for name, module in modules.items() if name in wanted}
 
-    def ask(self, act: str, *arguments: Any, **named: Any) -> Any:
+    def ask(self, act: str, /, *arguments: Any, **named: Any) -> Any:
         """Returns what came of ``act`` there, or raises what it raised; arguments that it changed are changed here too."""
-        changes = [value for value in (*arguments, *named.values()) if isinstance(value, MUTABLE)]
+        changes = [value for value in (*arguments, *named.values()) if type(value) in CHANGING or is_array(value)]
         try:
             question = self._values.dump((act, arguments, named, changes))
         except (PicklingError, TypeError, AttributeError):  # a function of the tests, or the like
-            self.untold = True
-            raise Untold from None
+            self.give_up()
         values.send(self._questions, question)
         good, value, changed = self._values.load(values.receive(self._answers))
         for old, new in zip(changes, changed, strict=True):
             value = old if value is new else value
-            _update(old, new)
+            _update(old, new, set())
         if not good:
             raise _error(*value)
         return value
 
-    def _refer(self, number: int, callable_: bool) -> _Reference:
+    def give_up(self) -> NoReturn:
+        """Ends the tests, which need the program beside them."""
+        self.untold = True
+        raise Untold from None
+
+    def _refer(self, number: int, callable_: bool, base: type) -> _Reference:
         if number not in self._references:
-            self._references[number] = (_Callable if callable_ else _Reference)(self, int(number))
+            self._references[number] = (_Callable if callable_ else _Reference)(self, int(number), base)
         return self._references[number]
 
 
 class _Reference:
-    """Stands for a value that stays with the program."""
+    """Stands for a value that stays with the program.
 
-    __slots__ = ("_asked", "_number")
+    For `isinstance` it is what the value's class inherits from: a list, a tuple, an exception.
+    """
 
-    def __init__(self, asked: Asked, number: int) -> None:
+    __slots__ = ("_asked", "_base", "_number")
+
+    def __init__(self, asked: Asked, number: int, base: type) -> None:
         object.__setattr__(self, "_asked", asked)
         object.__setattr__(self, "_number", number)
+        object.__setattr__(self, "_base", base if isinstance(base, type) else type(self))
+
+    @property  # type: ignore[misc]  # every class has one that can be set
+    def __class__(self) -> Any:
+        return _BASE(self)
+
+    def __exit__(self, kind: Any, value: Any, _: Any) -> Any:
+        return _ASKED(self).ask("exit", self, kind, value)  # a traceback is no value
+
+    def __mro_entries__(self, _: Any) -> Any:
+        _ASKED(self).give_up()  # a class of the tests that inherits from it
 
 
 _ASKED, _NUMBER = _Reference._asked.__get__, _Reference._number.__get__  # type: ignore[attr-defined]
+_BASE = _Reference._base.__get__  # type: ignore[attr-defined]
 
 
 def _operation(name: str) -> Any:
-    def operation(self: _Reference, *arguments: Any) -> Any:
+    def operation(self: _Reference, /, *arguments: Any) -> Any:
         return _ASKED(self).ask(name, self, *arguments)
 
     return operation
 
 
 for _name in OPERATORS:
-    setattr(_Reference, f"__{_name}__", _operation(_name))
+    if f"__{_name}__" not in vars(_Reference):
+        setattr(_Reference, f"__{_name}__", _operation(_name))
 
 
 class _Callable(_Reference):
     __slots__ = ()
 
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
+    def __call__(self, /, *arguments: Any, **named: Any) -> Any:
         return _ASKED(self).ask("call", self, *arguments, **named)
 
 
@@ -144,23 +167,39 @@ def _module(name: str) -> ModuleType:
     return found
 
 
-def _error(kind: Any, arguments: Any) -> BaseException:
+def _error(kind: Any, arguments: Any, attributes: Any, text: Any) -> BaseException:
     if not (isinstance(kind, type) and issubclass(kind, BaseException)):
         raise NoValue("no exception")
     try:
-        return kind(*arguments)
-    except Exception:
-        return kind()
+        error = kind(*arguments)
+    except Exception:  # its class takes something else
+        error = kind.__new__(kind, *arguments)
+    vars(error).update(attributes)
+    vars(error)[SAID] = text
+    return error
 
 
-def _update(old: Any, new: Any) -> Any:
-    """Makes ``old`` what its copy ``new`` became, in place as far as both are of one kind; returns it, or else ``new``."""
-    if type(old) is not type(new) or not isinstance(old, MUTABLE):
+def _update(old: Any, new: Any, done: set[int]) -> Any:
+    """Makes ``old`` what its copy ``new`` became, in place as far as both are of one kind; returns it, or else ``new``.
+
+    Args:
+        done: By their ids, the values that are or are being made so: a list may hold itself.
+    """
+    if is_array(old) and is_array(new) and (old.shape, old.dtype) == (new.shape, new.dtype):
+        old[...] = new
+        return old
+    if type(old) is not type(new) or type(old) not in CHANGING:
         return new
+    if id(old) in done:
+        return old
+    done.add(id(old))
+    if isinstance(old, tuple):
+        parts = tuple(_update(a, b, done) for a, b in zip(old, new, strict=False))
+        return old if len(old) == len(new) and all(map(operator.is_, parts, old)) else new
     if isinstance(old, list):
-        old[:] = [_update(a, b) for a, b in zip(old, new, strict=False)] + new[len(old) :]
+        old[:] = [_update(a, b, done) for a, b in zip(old, new, strict=False)] + new[len(old) :]
     elif isinstance(old, dict):
-        items = {key: _update(old[key], value) if key in old else value for key, value in new.items()}
+        items = {key: _update(old[key], value, done) if key in old else value for key, value in new.items()}
         old.clear()
         old.update(items)
     else:
@@ -180,7 +219,9 @@ def serve(questions: int, answers: int, namespace: dict[str, Any]) -> NoReturn:
     while True:
         act, arguments, named, changes = kept.load(values.receive(questions))
         try:
-            answer = kept.dump((True, acts[act](*arguments, **named), changes))
+            value = acts[act](*arguments, **named)
+            # a list in an object of the program: the tests may change it there
+            answer = kept.dump((True, kept.held(value) if act in INTO else value, changes))
         except BaseException as error:
             answer = _failure(kept, error, changes)
         values.send(answers, answer)
@@ -188,12 +229,19 @@ def serve(questions: int, answers: int, namespace: dict[str, Any]) -> NoReturn:
 
 def _failure(kept: Kept, error: BaseException, changes: list[Any]) -> bytes:
     try:
-        return kept.dump((False, (type(error), error.args), changes))
+        return kept.dump((False, (type(error), error.args, vars(error), _text(error)), changes))
     except Exception:
-        return kept.dump((False, (RuntimeError, ()), changes))
+        return kept.dump((False, (RuntimeError, (), {}, ""), changes))
 
 
-def _call(function: Any, *arguments: Any, **named: Any) -> Any:
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def _call(function: Any, /, *arguments: Any, **named: Any) -> Any:
     return function(*arguments, **named)
 
 

@@ -12,12 +12,14 @@ import datetime
 import decimal
 import fractions
 import io
+import math
 import operator
 import os
 import pickle
 import sys
 from collections.abc import Callable
 from copy import copy, deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 LENGTH_BYTES, PIECE_BYTES, PROTOCOL = 8, 1 << 20, 4
@@ -28,7 +30,17 @@ PLAIN = frozenset(
         type(...), type(NotImplemented),
     }
 )  # fmt: skip
-MUTABLE = (list, dict, set, bytearray, collections.deque)
+MUTABLE = (
+    list,
+    dict,
+    set,
+    bytearray,
+    collections.deque,
+    collections.Counter,
+    collections.OrderedDict,
+    collections.defaultdict,
+)
+CHANGING = frozenset({*MUTABLE, tuple})  # they, or what is in them, may be changed in place
 # the names that a pickle of the program may have the tests look up, all in `builtins`
 NAMED = {kind.__name__ for kind in PLAIN} & vars(builtins).keys() | {"Ellipsis", "NotImplemented"}
 NAMED |= {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)}
@@ -36,7 +48,7 @@ NAMED |= {name for name, kind in vars(builtins).items() if isinstance(kind, type
 COPIED: dict[type, tuple[Callable[[Any], tuple[Any, ...]], Callable[..., Any]]] = {
     collections.Counter: (lambda value: (dict(value),), collections.Counter),
     collections.OrderedDict: (lambda value: (list(value.items()),), collections.OrderedDict),
-    collections.defaultdict: (lambda value: (None, dict(value)), collections.defaultdict),
+    collections.defaultdict: (lambda value: (value.default_factory, dict(value)), collections.defaultdict),
     collections.deque: (lambda value: (list(value), value.maxlen), collections.deque),
     decimal.Decimal: (lambda value: (str(value),), decimal.Decimal),
     fractions.Fraction: (lambda value: (value.numerator, value.denominator), fractions.Fraction),
@@ -50,6 +62,7 @@ _MAKERS = {kind.__name__: make for kind, (_, make) in COPIED.items()}
 UNARY: dict[str, Callable[[Any], Any]] = {
     "bool": bool, "len": len, "iter": iter, "next": next, "int": int, "float": float, "complex": complex, "str": str,
     "repr": repr, "hash": hash, "abs": abs, "round": round, "reversed": reversed, "dir": dir, "copy": copy,
+    "floor": math.floor, "ceil": math.ceil, "trunc": math.trunc, "enter": lambda value: type(value).__enter__(value),
     "index": operator.index, "neg": operator.neg, "pos": operator.pos, "invert": operator.invert,
 }  # fmt: skip
 COMPARING = ("eq", "ne", "lt", "le", "gt", "ge", "contains", "getitem", "setitem", "delitem")
@@ -58,6 +71,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     **UNARY,
     **{name: getattr(operator, name) for name in COMPARING},
     **{name: getattr(operator, f"__{name}__") for name in ARITHMETIC},
+    **{f"i{name}": getattr(operator, f"__i{name}__") for name in ARITHMETIC},
+    "delattr": delattr, "exit": lambda value, kind, error: type(value).__exit__(value, kind, error, None),
     "divmod": divmod, "format": format, "getattr": getattr, "setattr": setattr, "deepcopy": lambda value, _: deepcopy(value),
     "instancecheck": lambda kind, value: isinstance(value, kind), "subclasscheck": lambda kind, value: issubclass(value, kind),
 }  # fmt: skip
@@ -68,6 +83,9 @@ def _reflected(act: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 OPERATORS |= {f"r{name}": _reflected(OPERATORS[name]) for name in (*ARITHMETIC, "divmod")}
+
+
+SAID = "what it says"  # an attribute of the errors that the tests get: their text
 
 
 class NoValue(BaseException):
@@ -109,10 +127,22 @@ class _Pickler(pickle.Pickler):
         return self._reference(value)
 
 
-def _dump(value: Any, reference: Callable[[Any], Any]) -> bytes:
+def _dump(value: Any, reference: Callable[[Any], Any], kind: type[_Pickler] = _Pickler) -> bytes:
     file = io.BytesIO()
-    _Pickler(file, reference).dump(value)
+    kind(file, reference).dump(value)
     return file.getvalue()
+
+
+class _Own(_Pickler):
+    """Of the tests' side: what the program has put into a copy says nothing about how it is written."""
+
+    def reducer_override(self, value: Any) -> Any:
+        kind = type(value)
+        if issubclass(kind, BaseException):
+            return kind, value.args
+        if kind in (collections.Counter, collections.OrderedDict):  # they may have attributes
+            return kind, (dict(kind.items(value)),)
+        return NotImplemented
 
 
 class _Unpickler(pickle.Unpickler):
@@ -129,6 +159,11 @@ class _Careful(_Unpickler):
         if module == "builtins" and name in NAMED:
             return getattr(builtins, name)
         raise NoValue(f"{module}.{name} is no value")
+
+
+@dataclass(frozen=True)
+class _Held:
+    value: Any
 
 
 class Kept:
@@ -154,8 +189,20 @@ class Kept:
             if _is_named(value):
                 return None
             if issubclass(value, BaseException):
-                return "error", self._number(value), value.__name__, next(filter(_is_named, value.__mro__))
-        return _numpy_parts(value) or ("object", self._number(value), callable(value))
+                bases = tuple(base for base in value.__bases__ if issubclass(base, BaseException))
+                known = getattr(sys.modules.get(value.__module__), value.__name__, None) is value
+                return "error", self._number(value), value.__name__, bases, value.__module__ if known else ""
+        return _numpy_parts(value) or self._object(value)
+
+    def held(self, value: Any) -> Any:
+        """Returns ``value``, or what travels as a reference to it if it is a copy otherwise and could be changed."""
+        return _Held(value) if type(value) in MUTABLE else value
+
+    def _object(self, value: Any) -> tuple[Any, ...]:
+        if type(value) is _Held:
+            value = value.value
+        base = next(filter(_is_named, type(value).__mro__), None)
+        return "object", self._number(value), callable(value), base
 
     def _number(self, value: Any) -> int:
         number = self._numbers.setdefault(id(value), len(self._objects))
@@ -168,16 +215,17 @@ class Received:
     """The tests' side: makes values of what the program sent.
 
     Args:
-        refer: Makes a reference to what stays there, of its number and whether it can be called.
+        refer: Makes a reference to what stays there, of its number, whether it can be called, and the
+            class that it inherits from, if that is a usual one.
     """
 
-    def __init__(self, refer: Callable[[int, bool], Any], number_of: Callable[[Any], int | None]) -> None:
+    def __init__(self, refer: Callable[[int, bool, type], Any], number_of: Callable[[Any], int | None]) -> None:
         self._refer, self._number_of = refer, number_of
         self._errors: dict[int, type] = {}
         self._numbers: dict[type, int] = {}
 
     def dump(self, value: Any) -> bytes:
-        return _dump(value, self._reference)
+        return _dump(value, self._reference, _Own)
 
     def load(self, data: bytes) -> Any:
         """Raises whatever a hostile message brings about."""
@@ -197,24 +245,52 @@ class Received:
             return self._error(*rest)
         if what == "array":
             kind, shape, data = rest
-            return sys.modules["numpy"].frombuffer(data, kind).reshape(shape).copy()
+            return _array(kind, data).reshape(shape).copy()
         if what == "scalar":
             kind, data = rest
-            return sys.modules["numpy"].frombuffer(data, kind)[0]
+            return _array(kind, data, count=1)[0]
         return _MAKERS[what](*rest)
 
-    def _error(self, number: int, name: str, base: type) -> type:
+    def _error(self, number: int, name: str, bases: tuple[type, ...], module: str) -> type:
+        known = _known_error(module, name)
+        if known is not None:
+            return known
         if number not in self._errors:
-            if not (name.isidentifier() and issubclass(base, BaseException)):
+            if not (name.isidentifier() and bases and all(issubclass(base, BaseException) for base in bases)):
                 raise NoValue("no exception")
-            self._errors[number] = type(name, (base,), {})
-            self._numbers[self._errors[number]] = number
+            self._errors[number] = type(name, bases, {"__str__": _say})
+            self._numbers[self._errors[number]] = int(number)
         return self._errors[number]
+
+
+def _known_error(module: str, name: str) -> type | None:
+    """Returns an error of the standard library, if the tests have its module."""
+    if module.split(".")[0] not in sys.stdlib_module_names or module not in sys.modules:
+        return None
+    found = vars(sys.modules[module]).get(name)
+    return found if isinstance(found, type) and issubclass(found, BaseException) else None
+
+
+def _say(error: BaseException) -> str:
+    said = vars(error).get(SAID)
+    return said if type(said) is str else BaseException.__str__(error)
 
 
 def _is_named(kind: type) -> bool:
     # not by its module: that of a program's own class is "builtins" too, as its text has no name
     return kind.__name__ in NAMED and getattr(builtins, kind.__name__) is kind
+
+
+def _array(kind: str, data: bytes, count: int = 0) -> Any:
+    numpy = sys.modules["numpy"]
+    empty = not data or not numpy.dtype(kind).itemsize  # which numpy does not read
+    return numpy.zeros(count, kind) if empty else numpy.frombuffer(data, kind)
+
+
+def is_array(value: Any) -> bool:
+    """Returns whether this is an array of numpy, which may be changed in place."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(value) is numpy.ndarray
 
 
 def _numpy_parts(value: Any) -> tuple[Any, ...] | None:
