@@ -219,6 +219,7 @@ def _errors(text: str) -> list[str]:
     return [line for line in text.splitlines() if "error" in line]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_a_run_that_is_struck_again_and_again_ends_with_the_same_numbers(
     undisturbed: Path, tmp_path: Path, seed: int

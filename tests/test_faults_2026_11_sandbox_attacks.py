@@ -96,7 +96,14 @@ def copied():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("who", ["root", pytest.param("root with a spare user", marks=pytest.mark.full), "user"])
+@pytest.mark.parametrize(
+    "who",
+    [
+        "root",
+        pytest.param("root with a spare user", marks=pytest.mark.full),
+        pytest.param("user", marks=pytest.mark.full),
+    ],
+)
 def test_03_no_hostile_program_reaches_out_or_leaves_the_denominator(copied, kind, who):
     if who != "user" and os.getuid() != 0:
         pytest.skip("not root")

@@ -248,6 +248,7 @@ def test_07_no_command_lets_a_hostile_text_through(evil: Path) -> None:
         _run("cache", verb, out, code=0)
 
 
+@pytest.mark.full
 def test_07_no_trace_lets_a_hostile_text_through(evil: Path) -> None:
     model = str(evil / "evil.py")
     said = _run("trace", "--model", model, "--prompt", "ab", "--length", "3", code=0)

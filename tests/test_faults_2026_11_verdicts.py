@@ -478,7 +478,7 @@ def sandbox(request):
 @pytest.mark.parametrize("name", FORGERS)
 def test_02_a_wrong_answer_that_says_it_is_right_is_judged_wrong(sandbox, name):
     own = "def square" in FORGERS[name]
-    verdict = sandbox.run(FORGERS[name] if own else WRONG + FORGERS[name], Limits(wall_seconds=8.0), TESTS)
+    verdict = sandbox.run(FORGERS[name] if own else WRONG + FORGERS[name], Limits(wall_seconds=3.0), TESTS)
     assert not verdict.passed, verdict
     assert verdict.ran, verdict
 

@@ -230,7 +230,8 @@ def test_a_child_that_is_ended_does_not_end_its_parent() -> None:
 def test_a_busy_main_thread_is_ended_in_time_with_its_duties_done(tmp_path: Path, number: signal.Signals) -> None:
     """A forward pass of a large model can keep the main thread from heeding signals; here a sleep that starts again does. One duty hangs, as on a dead disk."""
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom dlm_eval.stopping import last_duty, orderly\n"
+        "import signal, sys, time\nfrom pathlib import Path\nfrom dlm_eval.stopping import last_duty, orderly\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # under nohup it is ignored, and then stops nothing
         f"with orderly(), last_duty(lambda: Path({str(tmp_path / 'duty')!r}).write_text('done')), last_duty(lambda: time.sleep(60)):\n"
         "    limit = time.monotonic() + 30\n"
         "    while time.monotonic() < limit:\n        try:\n            print('ready', flush=True)\n            time.sleep(30)\n        except KeyboardInterrupt:\n            pass\n"

@@ -16,7 +16,7 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.noise import Noise
 from dlm_eval.scoring import ESTIMATORS, EstimatorSettings, parse_estimator, score, score_outcomes, windows
-from dlm_eval.scoring.cubature import Rule, relabelled, rule
+from dlm_eval.scoring.cubature import relabelled, rule
 from dlm_eval.scoring.design import draw_sets, size_counts, size_totals, spread_out, variants
 from dlm_eval.scoring.estimates import ESTIMATES
 from dlm_eval.scoring.flow import together
@@ -226,26 +226,24 @@ def test_each_round_has_the_patterns_of_the_one_before(n: int, samples: int) -> 
 
 @pytest.mark.parametrize("n, samples", [(9, 100), (20, 128), (24, 16)])
 def test_every_size_has_its_share_of_the_weights_on_average(n: int, samples: int) -> None:
-    """Over an even grid of offsets (and of variants of the full rule) the weights of each size add up to 1 in every round: what unbiased means."""
-    grid = 144
-    full = [rule(n, samples, variant) for variant in range(variants(n, samples))]
-    totals = [
-        np.mean(
-            [
-                _totals(Parts(own).rules(samples, (i + 0.5) / grid)[place])
-                for own in full
-                for i in range(grid // len(full))
-            ],
-            0,
-        )
-        for place in range(len(budgets(n, samples)))
-    ]
-    assert np.abs(np.array(totals) - 1).max() < 0.05
+    """Over a fine even grid of offsets, and all variants of the full rule, the weights of each size add up to 1 in every round: this is why no part is biased."""
+    grid = 1000
+    for place in range(len(budgets(n, samples)) - 1):
+        totals = [
+            list(parts.shares(samples, (i + 0.5) / grid))[place][1]
+            for parts in (Parts(rule(n, samples, variant)) for variant in range(variants(n, samples)))
+            for i in range(grid)
+        ]
+        assert np.abs(np.mean(totals, 0) - 1).max() < 0.01
 
 
-def _totals(one: Rule) -> np.ndarray:
-    n = one.hidden.shape[1]
-    return np.bincount(one.hidden.sum(1) - 1, weights=one.weight.sum(1), minlength=n)
+def test_a_part_has_the_weights_that_are_its_share() -> None:
+    for n, samples in ((9, 100), (20, 128), (24, 16)):
+        parts = Parts(rule(n, samples, 0))
+        for own, (counts, totals) in zip(parts.rules(samples, 0.3), parts.shares(samples, 0.3), strict=False):
+            sizes = own.hidden.sum(1) - 1
+            assert np.bincount(sizes, minlength=n).tolist() == counts.tolist()
+            assert np.bincount(sizes, weights=own.weight.sum(1), minlength=n) == pytest.approx(totals, abs=1e-9)
 
 
 def test_an_unknown_error_settles_nothing(toy: Toy) -> None:

@@ -84,6 +84,7 @@ def test_the_config_is_transformers_own(monkeypatch):
 # -- compilation -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", ["llada", "diffugpt"])
 def test_a_compiled_network_gives_the_same_logits(tmp_path, family):
     folder = getattr(build, family)(tmp_path)[0]
@@ -151,6 +152,7 @@ print(highest() - before)
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own account of memory")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_loading_peaks_well_below_twice_the_file(tmp_path, dtype):

@@ -79,7 +79,7 @@ def allotted(n: int, samples: int, most: Ints, least: Ints | None = None) -> Int
     variance = np.exp(GAIN * z / n) / z
     counts = np.maximum(np.minimum(1, most), 0 if least is None else least).astype(np.float64)
     for _ in range(min(samples, int(most.sum())) - int(counts.sum())):
-        counts[np.argmax(np.where(counts < most, variance / (counts * np.maximum(1, counts + 1)), -1.0))] += 1
+        counts[np.argmax(np.where(counts < most, variance / (np.maximum(1, counts) * (counts + 1)), -1.0))] += 1
     return counts.astype(np.int64)
 
 

@@ -66,10 +66,13 @@ class Parts:
 
     def rules(self, samples: int, offset: float) -> list[Rule]:
         """Returns the rules after each round; `offset` in [0, 1) says where in their cells the points lie."""
+        return [*(self._rule(counts, totals) for counts, totals in self.shares(samples, offset)), self.full]
+
+    def shares(self, samples: int, offset: float) -> Iterator[tuple[Ints, Floats]]:
+        """Yields for each round but the last how many patterns of each size are run, and what the weights of each size add up to: both [n]."""
         n = len(self.most)
         ends = np.cumsum(self.totals[::-1])  # of the pieces of the line, largest size first
         fewest = np.zeros(n, dtype=np.int64)
-        found: list[Rule] = []
         for points, widths in cells(n, budgets(n, samples)[:-1], offset):
             totals = self.totals
             if len(points) >= np.count_nonzero(self.most):
@@ -78,9 +81,8 @@ class Parts:
                 hit = n - 1 - np.minimum(np.searchsorted(ends, points, side="right"), n - 1)
                 counts = np.minimum(np.bincount(hit, minlength=n), self.most)
                 totals = np.bincount(hit, weights=widths, minlength=n).astype(np.float64)
-            found.append(self._rule(counts, totals))
+            yield counts, totals
             fewest = counts
-        return [*found, self.full]
 
     def _rule(self, counts: Ints, totals: Floats) -> Rule:
         key = counts.tobytes() + totals.tobytes()
