@@ -1,6 +1,6 @@
 """How often the intervals of likelihood estimators hold the truth, and how large standard errors are against actual errors.
 
-    python benchmarks/coverage.py                                   # all cells, 2000 draws each: about half an hour on one core
+    python benchmarks/coverage.py                                   # all cells, 2000 draws each: about an hour on a busy core
     python benchmarks/coverage.py --estimators cubature --n 8,12 --budgets 16,128 --draws 300
     python benchmarks/coverage.py --estimators bracket              # of log p, from chains
 
