@@ -14,14 +14,14 @@ of acc and acc_norm, their root mean square distance from the reference's, and t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlm_eval.canvas import Canvas, Score
-from dlm_eval.engine import Engine, Row
+from dlm_eval.engine import Engine, Reading, Row, Walk
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.noise import Noise
 from dlm_eval.scoring import EstimatorSettings, parse_estimator, question_walk
@@ -77,16 +77,16 @@ class Question:
             Canvas.continuation([place], [1] * m, key=f"{kind} {number}") for place, m in enumerate(lengths)
         ]
 
-    def answer(self, walk: Iterator[Any], mask_id: int) -> list[Score]:
+    def answer(self, walk: Walk[list[Score]], mask_id: int) -> list[Score]:
         """Returns the scores of a walk whose rows these models answer."""
         try:
-            rows: list[Row] = next(walk)
+            rows = next(walk)
             while True:
-                rows = walk.send(self._read(rows, mask_id))  # type: ignore[attr-defined]
+                rows = walk.send(self._read(rows, mask_id))
         except StopIteration as stop:
             return list(stop.value)
 
-    def _read(self, rows: list[Row], mask_id: int) -> list[Any]:
+    def _read(self, rows: list[Row], mask_id: int) -> list[Reading]:
         answers: list[Any] = [None] * len(rows)
         for place, model in enumerate(self.models):
             own = [i for i, row in enumerate(rows) if row.tokens[0] == place]

@@ -6,12 +6,11 @@ A job is what the journal remembers and what a worker receives; answering it is 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling, Score
@@ -20,10 +19,8 @@ from dlm_eval.decoding.checkpoints import Offer, State
 from dlm_eval.decoding.loop import fits
 from dlm_eval.engine import Engine, Outcome, Walk
 from dlm_eval.errors import DlmEvalError, SampleError, UserError
-from dlm_eval.journal import Journal
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.noise import Noise, digest
-from dlm_eval.printable import counted
+from dlm_eval.noise import Noise
 from dlm_eval.scoring import EstimatorSettings, question_walk, score_walk
 
 CHECKPOINT_SECONDS = (
@@ -224,153 +221,3 @@ def _answer(outcome: Outcome[Any], job: Job) -> Answer:
     if isinstance(outcome.answer, SampleError):
         return Answer(None, str(outcome.answer), rows, seconds)
     return Answer(outcome.answer, None, rows, seconds)
-
-
-def journal_key(fingerprint: str, job: Job) -> str:
-    """Returns the key of `job`'s answer: sha256 of model fingerprint, settings, request and seed."""
-    canvases = job.canvases if isinstance(job, QuestionJob) else (job.canvas,)
-    asked = [(canvas.tokens, "".join("_#"[is_open] for is_open in canvas.open), canvas.key) for canvas in canvases]
-    more = (getattr(job, "greedy", None), getattr(job, "lengths", None))
-    return digest("answer", 6, fingerprint, type(job).__name__, asked, _plain(job.settings), job.seed, more)
-
-
-@lru_cache(maxsize=1024)
-def _plain(settings: EstimatorSettings | DecodeSettings) -> dict[str, Any]:
-    return asdict(settings)
-
-
-def answer_jobs(
-    run: Callable[[Sequence[Job], Done, Keep], None],
-    jobs: Sequence[Job],
-    fingerprint: str,
-    journal: Journal | None,
-    progress: Callable[[Answer, bool], None] = lambda answer, known: None,
-) -> list[Answer]:
-    """Returns an answer for each job: from the journal where it is known, else from `run`. Equal jobs run once.
-
-    Args:
-        run: answers jobs and reports each by its index, in any order, and checkpoints (`run_jobs` in this process, or a pool of workers).
-        jobs: what to answer.
-        fingerprint: identity of the model.
-        journal: where answers are kept, or None.
-        progress: called with each distinct answer and whether it was known before.
-    """
-    keys = [journal_key(fingerprint, job) for job in jobs]
-    known = _remembered(dict(zip(keys, jobs, strict=True)), journal) if journal is not None else {}
-    for answer in known.values():
-        progress(answer, True)
-    missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
-    missing_keys = list(missing)
-    if journal is not None:
-        missing = _begun(missing, journal)
-
-    def keep(index: int, checkpoint: Checkpoint) -> None:
-        if journal is not None:
-            plain = {"state": vars(checkpoint.state), "seconds": checkpoint.seconds}
-            journal.keep(missing_keys[index], plain, fingerprint)
-
-    def done(index: int, answer: Answer) -> None:
-        known[missing_keys[index]] = answer
-        # An error is not remembered: the next run tries again.
-        if journal is not None and answer.error is None:
-            journal.put(missing_keys[index], encode_answer(answer), fingerprint)
-        progress(answer, False)
-
-    try:
-        if missing:
-            run(list(missing.values()), done, keep)
-    finally:
-        if journal is not None:
-            journal.commit()
-    return [known[key] for key in keys]
-
-
-def _begun(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Job]:
-    """Returns the jobs, those of which a journal holds a checkpoint begun from there."""
-    found = dict(jobs)
-    for key, data in journal.kept([key for key, job in jobs.items() if isinstance(job, FillJob)]).items():
-        job = jobs[key]
-        assert isinstance(job, FillJob)
-        try:
-            checkpoint = Checkpoint(State.of(data["state"]), float(data["seconds"]))
-            if len(checkpoint.state.tokens) < sum(job.canvas.open):
-                raise ValueError("a state of another canvas")
-            if not 0 <= checkpoint.seconds < math.inf:
-                raise ValueError("no time")
-        except (KeyError, TypeError, ValueError, AttributeError):
-            log.warning("journal %s: a checkpoint has another form; its canvas is begun anew", journal.path)
-            continue
-        found[key] = replace(job, begun=checkpoint)
-    return found
-
-
-def _remembered(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
-    """Returns the answers that a journal holds, by key; one that does not have the form of its job's answers counts as absent."""
-    found, odd = {}, 0
-    for key, data in journal.get(jobs).items():
-        answer = _decoded(data)
-        if answer is None or not _answers(answer, jobs[key]):
-            odd += 1
-        else:
-            found[key] = answer
-    if odd:
-        log.warning("journal %s: %s another form, left out", journal.path, counted(odd, "answer", "have"))
-    return found
-
-
-def _decoded(data: Any) -> Answer | None:
-    try:
-        return decode_answer(data)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-
-
-def _answers(answer: Answer, job: Job) -> bool:
-    """Returns whether an answer has the form of `job`'s."""
-    numbers = isinstance(answer.rows, int) and isinstance(answer.seconds, (int, float)) and answer.error is None
-    if isinstance(job, FillJob):
-        return numbers and isinstance(answer.value, Filling) and _is_filling(answer.value)
-    if isinstance(job, ScoreJob):
-        return numbers and isinstance(answer.value, Score) and _is_score(answer.value)
-    whole = isinstance(answer.value, Scores) and len(answer.value.choices) == len(job.canvases)
-    return numbers and whole and all(map(_is_score, answer.value.choices))  # type: ignore[union-attr]
-
-
-def _is_score(score: Score) -> bool:
-    numbers = (score.logprob, score.rows, score.seconds, score.freedom)
-    ends = (score.stderr, score.lower, score.upper, score.lower_stderr, score.upper_stderr, *score.bracket)
-    return (
-        all(isinstance(value, (int, float)) for value in numbers)
-        and all(value is None or isinstance(value, (int, float)) for value in ends)
-        and (isinstance(score.kind, str) and isinstance(score.estimator, str))
-    )
-
-
-def _is_filling(filling: Filling) -> bool:
-    numbers = (filling.forwards, filling.steps, filling.seconds)
-    return (
-        isinstance(filling.tokens, tuple)
-        and all(isinstance(token, int) for token in filling.tokens)
-        and all(isinstance(value, (int, float)) for value in numbers)
-        and isinstance(filling.exit, str)
-    )
-
-
-def encode_answer(answer: Answer) -> dict[str, Any]:
-    """Returns an answer as plain data."""
-    value = [vars(score) for score in answer.value.choices] if isinstance(answer.value, Scores) else vars(answer.value)
-    return {**vars(answer), "kind": type(answer.value).__name__, "value": value}
-
-
-def decode_answer(data: dict[str, Any]) -> Answer:
-    """Returns the answer that `encode_answer` made `data` from."""
-    cost = data["error"], data["rows"], data["seconds"]
-    if data["kind"] == "Scores":
-        return Answer(Scores(tuple(Score(**_tupled(score)) for score in data["value"])), *cost)
-    kind = {"Score": Score, "Filling": Filling}[data["kind"]]
-    return Answer(kind(**_tupled(data["value"])), *cost)
-
-
-def _tupled(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns fields with tuples for JSON's lists."""
-    return {key: tuple(item) if isinstance(item, list) else item for key, item in fields.items()}

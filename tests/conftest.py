@@ -17,6 +17,8 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 
+from dlm_eval.sandbox import KINDS, Sandbox, Unavailable  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[1]
 MOST_PROCESSES = 8  # each holds torch and transformers: half a gigabyte
 
@@ -56,3 +58,15 @@ def log_level_as_before() -> Iterator[None]:
     level = logging.getLogger().level
     yield
     logging.getLogger().setLevel(level)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """A sandbox of each kind that this machine has, its protections probed."""
+    box = Sandbox(request.param)
+    try:
+        box.protections()
+    except Unavailable as refusal:
+        pytest.skip(str(refusal))
+    yield box
+    box.close()

@@ -14,12 +14,13 @@ import pytest
 import torch
 from test_decoding_goldens import alike, golden, load, opened
 
+from dlm_eval.answers import journal_key
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import DecodeSettings, fill
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.forward import forward
-from dlm_eval.jobs import FillJob, journal_key
+from dlm_eval.jobs import FillJob
 from dlm_eval.memory import Memory
 from dlm_eval.models import load_model, packaged_asset
 from dlm_eval.models.denoiser import Past

@@ -13,12 +13,13 @@ import torch
 from engine_jobs import mixed, run
 from torch import Tensor
 
+from dlm_eval.answers import journal_key
 from dlm_eval.budget import Learned, fitting, make_engine
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import DecodeSettings
 from dlm_eval.engine import Engine
 from dlm_eval.errors import RunError, UserError
-from dlm_eval.jobs import Job, ScoreJob, journal_key
+from dlm_eval.jobs import Job, ScoreJob
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.toy import Toy, ToySettings

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 from harness_tasks import write_tasks
 
+from dlm_eval.answers import answer_jobs, journal_key
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import DecodeSettings
 from dlm_eval.decoding.checkpoints import State, why_not
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.harness.run import evaluate
-from dlm_eval.jobs import Answer, Checkpoint, FillJob, answer_jobs, journal_key, run_jobs
+from dlm_eval.jobs import Answer, Checkpoint, FillJob, run_jobs
 from dlm_eval.journal import Journal, checksum
 from dlm_eval.models import load_model, packaged_asset
 from dlm_eval.models.denoiser import Denoiser
@@ -67,7 +68,8 @@ import os, signal, sys, time
 from functools import partial
 from pathlib import Path
 from dlm_eval.engine import Engine
-from dlm_eval.jobs import answer_jobs, journal_key, run_jobs
+from dlm_eval.answers import answer_jobs, journal_key
+from dlm_eval.jobs import run_jobs
 from dlm_eval.journal import Journal
 from dlm_eval.models import load_model, packaged_asset
 from test_faults_2026_11_checkpoints import ANEW, UNCACHED, jobs_of

@@ -14,15 +14,16 @@ import torch
 import yaml
 from harness_tasks import DOCUMENTS, write_tasks
 
+from dlm_eval.answers import answer_jobs
 from dlm_eval.canvas import Canvas
 from dlm_eval.cli import main
 from dlm_eval.decoding import DecodeSettings
 from dlm_eval.engine import Engine
 from dlm_eval.errors import RunError, UserError
-from dlm_eval.harness.results import check_tracker, file_name, plain
 from dlm_eval.harness.run import evaluate
+from dlm_eval.harness.saving import check_tracker, file_name, plain
 from dlm_eval.harness.tasks import load_tasks
-from dlm_eval.jobs import FillJob, Job, answer_jobs, run_jobs
+from dlm_eval.jobs import FillJob, Job, run_jobs
 from dlm_eval.journal import Journal, checksum
 from dlm_eval.models import load_model
 from dlm_eval.models.toy import Toy, ToySettings

@@ -11,7 +11,7 @@ import pytest
 
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model
-from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, apart, values
+from dlm_eval.sandbox import Limits, apart, values
 from dlm_eval.sandbox.judge import UNTOLD, Program
 
 # name -> (a right program, its tests), all of which Python runs
@@ -74,17 +74,6 @@ RIGHT = {
     ),
     "the class of an object": ("class V:\n    'text'\n", "assert V().__class__.__name__ == 'V' and V.__doc__ == 'text'"),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def sandbox(request):
-    box = Sandbox(request.param)
-    try:
-        box.start()
-    except Unavailable as refusal:
-        pytest.skip(str(refusal))
-    yield box
-    box.close()
 
 
 @pytest.mark.parametrize("name", RIGHT)

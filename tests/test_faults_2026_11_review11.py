@@ -14,12 +14,13 @@ from harness_tasks import write_tasks
 from test_faults_2026_11_checkpoints import HOLE, filled, jobs_of, told
 from test_faults_2026_11_runs import inline, run
 
+from dlm_eval.answers import answer_jobs, journal_key
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError
 from dlm_eval.harness.requests import choice_canvases
 from dlm_eval.harness.sources import source
-from dlm_eval.jobs import answer_jobs, journal_key, run_jobs
+from dlm_eval.jobs import run_jobs
 from dlm_eval.journal import Journal, checksum
 from dlm_eval.models import load_model
 

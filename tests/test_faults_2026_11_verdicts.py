@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dlm_eval.metrics.code import build_program
-from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, namespaces, values, wire
+from dlm_eval.sandbox import Limits, Sandbox, Unavailable, namespaces, values, wire
 from dlm_eval.sandbox.clock import PATIENCE, Clock
 from dlm_eval.sandbox.judge import APART, ASKED, FORGED, UNTOLD, Program, Run, judge
 from dlm_eval.sandbox.turns import Turns
@@ -459,17 +459,6 @@ def square(x):
 SEEN_BESIDE = {
     "a thread that the count leaves out", *(["a tool of sys.monitoring registered in the clearing"] if sys.version_info < (3, 12) else []),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def sandbox(request):
-    box = Sandbox(request.param)
-    try:
-        box.protections()
-    except Unavailable as refusal:
-        pytest.skip(str(refusal))
-    yield box
-    box.close()
 
 
 # -- 2: forged verdicts ------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def report(finished: Finished, output_path: str | None, show_config: bool) -> tuple[list[str], list[str]]:
     """Updates the board; returns what to print, and what is missing of all that the run should have left behind."""
-    from dlm_eval.harness.results import plain
     from dlm_eval.harness.run_settings import output_directory
+    from dlm_eval.harness.saving import plain
     from dlm_eval.harness.table import render
 
     results, lines, missing = finished.results, [], list(finished.missing)

@@ -14,8 +14,8 @@ from dlm_eval.harness.code_tasks import Way, ways
 from dlm_eval.harness.decode_options import DecodeOptions, check_requests, user_layer
 from dlm_eval.harness.loaded_metrics import check_loaded_metrics
 from dlm_eval.harness.models import check_model_name, is_ours
-from dlm_eval.harness.results import check_tracker
 from dlm_eval.harness.run_settings import RunSettings
+from dlm_eval.harness.saving import check_tracker
 from dlm_eval.harness.tasks import check_fewshot
 from dlm_eval.models import process_of
 

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import tqdm
 
-from dlm_eval.harness.results import plain
+from dlm_eval.harness.saving import plain
 from dlm_eval.printable import valid_unicode
 
 

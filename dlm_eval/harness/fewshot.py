@@ -171,7 +171,7 @@ class LeftOut:
             return None
         if isinstance(target, list) and target:
             target = target[0]
-        answer = choices[target] if choices and _is_index(target, choices) else target
+        answer = choices[target] if choices and targets.is_index(target, len(choices)) else target
         return digest("shown", str(text).strip(), str(answer).strip())
 
     def _asks(self, doc: Any) -> str:
@@ -181,12 +181,8 @@ class LeftOut:
             choices = task.doc_to_choice(doc) if task.config.doc_to_choice is not None else None
             text, target = task.doc_to_text(doc), task.doc_to_target(doc)
             if choices is not None:  # in whatever order they stand
-                text, target = (choices[i] if _is_index(i, choices) else i for i in (text, target))
+                text, target = (choices[i] if targets.is_index(i, len(choices)) else i for i in (text, target))
                 choices = sorted(map(str, choices))
         except Exception:  # such a document errs when its own prompt is built
             return digest("document", doc_key(doc))
         return digest("question", text, choices, target)
-
-
-def _is_index(value: Any, choices: Sequence[Any]) -> bool:
-    return isinstance(value, int) and 0 <= value < len(choices)

@@ -13,13 +13,14 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
+from dlm_eval.answers import answer_jobs
 from dlm_eval.canvas import BLANK, Filling, Score
 from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.harness.chat import template_text
 from dlm_eval.harness.decode_options import DecodeOptions
 from dlm_eval.harness.records import Record, doc_key, records_of
 from dlm_eval.harness.requests import Overlong, Prepared, Unbuilt, begin, choice_canvases, hole_canvas, hole_length
-from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores, answer_jobs
+from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
 from dlm_eval.models.denoiser import ChatTemplates, Denoiser
 from dlm_eval.noise import digest
@@ -136,7 +137,7 @@ class DiffusionLM(TemplateLM):
             choices, canvases = questions[_question_of(request)], canvases_of(request, record)
             place = next(i for i, choice in enumerate(choices) if choice is request)
             self._weigh(canvases[place], record)
-            if len(choices) > 1 and self._settles(record.task):
+            if len(choices) > 1 and self._ends_early(record.task):
                 record.details["choice"] = place
                 job = (_question_of(request), record.repeat)
                 if job not in asked:
@@ -216,7 +217,7 @@ class DiffusionLM(TemplateLM):
 
         return self._answer(requests, "generation", prepare, finish, "")
 
-    def _settles(self, task: str) -> bool:
+    def _ends_early(self, task: str) -> bool:
         """Returns whether the questions of `task` end as soon as the best choice is settled."""
         estimator = self.options.estimator
         return (

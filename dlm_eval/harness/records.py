@@ -49,6 +49,6 @@ def doc_key(doc: Any) -> str:
     try:
         return digest(doc)
     except (TypeError, ValueError, RecursionError):  # it holds what JSON does not: keys of several types, itself
-        from dlm_eval.harness.results import plain
+        from dlm_eval.harness.saving import plain
 
         return digest(plain(doc))

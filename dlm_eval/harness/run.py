@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import DlmEvalError, RunError
 from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe, take_sandbox
@@ -26,6 +26,10 @@ from dlm_eval.journal import Journal
 from dlm_eval.output import safe_log
 from dlm_eval.redaction import redact_values
 from dlm_eval.stopping import last_duty
+
+if TYPE_CHECKING:
+    from dlm_eval.engine import Cost
+    from dlm_eval.harness.guard import Guard
 
 
 @dataclass(frozen=True)
@@ -131,29 +135,38 @@ class _Preloaded:
 
 def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, start: float) -> tuple[dict[str, Any], int]:
     """Returns lm-eval's results with our block, and the number of documents that erred."""
-    from lm_eval import simple_evaluate
-
-    from dlm_eval.harness import results as files
-    from dlm_eval.harness.asked import note_asked, say_absent
-    from dlm_eval.harness.block import block, public, spreads
-    from dlm_eval.harness.guard import Guard, reason_of
-    from dlm_eval.harness.identity import asked_with, digests
+    from dlm_eval.harness.guard import Guard
     from dlm_eval.harness.ordered import by_order
-    from dlm_eval.harness.plain import make_plain, unmet
 
     if loaded.ours:
         loaded.lm.by_order = frozenset(name for name, task in tasks["tasks"].items() if by_order(task))
     guard = Guard(settings.seeds[3])
     before = loaded.lm.pool.cost() if loaded.ours else None  # runs that shared the model have run rows too
-
-    def records() -> list[Any]:
-        return list(loaded.lm.records) if loaded.ours else []
-
     running = {} if settings.predict_only else ways(tasks["tasks"])
     for name, task in tasks["tasks"].items():
         if name in running:
             note_ahead(name, task)
-        guard.watch(name, task, records)
+        guard.watch(name, task, lambda: _records(loaded))
+    results = _answers_and_scores(loaded, tasks, settings, guard)
+    device = loaded.lm.pool.cost() - before if before is not None else None
+    return _with_block(results, loaded, tasks, settings, guard, running, device, start)
+
+
+def _records(loaded: Loaded) -> list[Any]:
+    return list(loaded.lm.records) if loaded.ours else []
+
+
+def _answers_and_scores(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, guard: Guard) -> dict[str, Any]:
+    """Returns what lm-eval's evaluator makes of the tasks; once all is answered, results without scores if it fails.
+
+    Raises:
+        RunError: it failed before all was answered.
+    """
+    from lm_eval import simple_evaluate
+
+    from dlm_eval.harness.guard import reason_of
+    from dlm_eval.harness.results import unscored
+
     try:
         with guard.aggregating():
             outcome = simple_evaluate(
@@ -170,45 +183,85 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
             raise RunError(f"the run failed: {reason_of(error)} (--verbosity DEBUG shows where)") from error
         with guard.adding("all scores"):
             raise
-        outcome = files.unscored(tasks["tasks"])
-    results = dict(outcome)
+        outcome = unscored(tasks["tasks"])
+    return dict(outcome)
+
+
+def _with_block(
+    results: dict[str, Any],
+    loaded: Loaded,
+    tasks: dict[str, Any],
+    settings: RunSettings,
+    guard: Guard,
+    running: Mapping[str, Any],
+    device: Cost | None,
+    start: float,
+) -> tuple[dict[str, Any], int]:
+    """Returns the results with costs, identities and errors, fit to be written, and the number of documents that erred.
+
+    Args:
+        results: of lm-eval's evaluator.
+        loaded: the model.
+        tasks: lm-eval's task dictionary.
+        settings: of the run.
+        guard: what it kept from ending the run.
+        running: how the tasks that run code ran it, by name.
+        device: what the device ran; None for models of lm-eval's own.
+        start: of the run, on the clock of `time.perf_counter`.
+    """
+    from dlm_eval.harness.block import block, public, spreads
+    from dlm_eval.harness.identity import digests
+    from dlm_eval.harness.plain import make_plain, unmet
+    from dlm_eval.harness.results import attach_costs, count_errors, nameable, public_results
+    from dlm_eval.harness.saving import plain
+
     make_plain(results)
     results["config"] |= {
         "model": settings.model,
         "model_args": public(settings.model_args),
         "gen_kwargs": dict(settings.gen_kwargs),
     }
-    results["configs"] = files.nameable(results["configs"])
+    results["configs"] = nameable(results["configs"])
+    records = _records(loaded)
     with guard.adding("costs of the samples"):
-        files.attach_costs(results, records(), guard.reason)
-    device = loaded.lm.pool.cost() - before if before is not None else None
-    errors = files.count_errors(results)
+        attach_costs(results, records, guard.reason)
+    errors = count_errors(results)
     named = {
         name: digests(name, task, loaded, settings, results["samples"].get(name, ()))
         for name, task in tasks["tasks"].items()
     }
-    if loaded.ours and (journal := loaded.lm.journal) is not None:
-        with guard.adding("which settings the journal's answers have"):
-            for name, task in tasks["tasks"].items():
-                with_settings = asked_with(name, task, loaded, settings)
-                if settings.score_only:
-                    say_absent(journal, name, with_settings, records())
-                else:
-                    note_asked(journal, name, with_settings)
-    results["dlm_eval"] = block(loaded, settings, records(), errors, device, time.perf_counter() - start, named)
+    with guard.adding("which settings the journal's answers have"):
+        _note_settings(loaded, tasks, settings, records)
+    ours = block(loaded, settings, records, errors, device, time.perf_counter() - start, named)
+    results["dlm_eval"] = ours
     for name, notes in guard.notes().items():
-        results["dlm_eval"]["tasks"].setdefault(name, {}).update(notes)
+        ours["tasks"].setdefault(name, {}).update(notes)
     if running:
-        results["dlm_eval"]["environment"]["sandbox"] = said(running)
+        ours["environment"]["sandbox"] = said(running)
     with guard.adding("the estimator's part of standard errors"):
-        results["dlm_eval"] |= spreads(tasks, results)
-    results["dlm_eval"]["unmet_aggregates"] = unmet(tasks["groups"], results["results"])
+        ours |= spreads(tasks, results)
+    ours["unmet_aggregates"] = unmet(tasks["groups"], results["results"])
     if guard.missing:
-        results["dlm_eval"]["missing"] = guard.missing
+        ours["missing"] = guard.missing
     try:
-        return files.public_results(results), sum(errors.values())
+        return public_results(results), sum(errors.values())
     except Exception:  # of an object that a task put into its metrics
-        return files.public_results(files.plain(results)), sum(errors.values())
+        return public_results(plain(results)), sum(errors.values())
+
+
+def _note_settings(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, records: list[Any]) -> None:
+    """Notes in the journal with which settings its answers were asked for; with --score_only says which are absent."""
+    from dlm_eval.harness.asked import note_asked, say_absent
+    from dlm_eval.harness.identity import asked_with
+
+    if not loaded.ours or loaded.lm.journal is None:
+        return
+    for name, task in tasks["tasks"].items():
+        asked = asked_with(name, task, loaded, settings)
+        if settings.score_only:
+            say_absent(loaded.lm.journal, name, asked, records)
+        else:
+            note_asked(loaded.lm.journal, name, asked)
 
 
 def _answered(tasks: Mapping[str, Any]) -> bool:
@@ -254,8 +307,8 @@ def system_instruction(settings: RunSettings) -> str | None:
 
 
 def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start: float, missing: list[str]) -> Path:
-    from dlm_eval.harness import results as files
     from dlm_eval.harness.identity import multiturn
+    from dlm_eval.harness.saving import save
 
     kept = results if settings.log_samples else {key: value for key, value in results.items() if key != "samples"}
     config = {
@@ -268,7 +321,7 @@ def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start:
     }
     assert settings.output_path is not None
     with _pushes_noted(missing):
-        return files.save(kept, settings.output_path, loaded.name, settings.hf_hub_log_args, config)
+        return save(kept, settings.output_path, loaded.name, settings.hf_hub_log_args, config)
 
 
 @contextmanager

@@ -240,8 +240,10 @@ def _dotted(node: ast.AST) -> tuple[str, ...]:
     """Returns the names of `a.b.c`, and nothing for another expression."""
     if isinstance(node, ast.Name):
         return (node.id,)
-    before = _dotted(node.value) if isinstance(node, ast.Attribute) else ()
-    return (*before, node.attr) if before else ()  # type: ignore[attr-defined]
+    if not isinstance(node, ast.Attribute):
+        return ()
+    before = _dotted(node.value)
+    return (*before, node.attr) if before else ()
 
 
 def _attributes(steps: Sequence[dis.Instruction]) -> list[str]:

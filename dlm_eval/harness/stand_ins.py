@@ -31,11 +31,13 @@ def _squad() -> dict[str, ModuleType]:
 
 def _pkg_resources() -> dict[str, ModuleType]:
     module = ModuleType("pkg_resources")
-    module.get_distribution = importlib.metadata.distribution  # type: ignore[attr-defined]
-    # libraries that find the module read their own files with it (jieba)
-    module.resource_filename = lambda name, file: str(_beside(name, file))  # type: ignore[attr-defined]
-    module.resource_string = lambda name, file: _beside(name, file).read_bytes()  # type: ignore[attr-defined]
-    module.resource_stream = lambda name, file: _beside(name, file).open("rb")  # type: ignore[attr-defined]
+    vars(module).update(
+        get_distribution=importlib.metadata.distribution,
+        # libraries that find the module read their own files with it (jieba)
+        resource_filename=lambda name, file: str(_beside(name, file)),
+        resource_string=lambda name, file: _beside(name, file).read_bytes(),
+        resource_stream=lambda name, file: _beside(name, file).open("rb"),
+    )
     return {module.__name__: module}
 
 

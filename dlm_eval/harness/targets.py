@@ -66,11 +66,11 @@ def _fault_of_example(task: Any, example: Any) -> str | None:
     gold = task.doc_to_target(example, shown.doc_to_target)
     if task.multiple_input:
         asked, count = task.doc_to_text(example, shown.doc_to_text), len(choices or ())
-        if not _is_index(asked, count):
+        if not is_index(asked, count):
             return f"its text {_shown(asked)} is no number of a choice (0 to {count - 1})"
         choices = None
     if choices and isinstance(gold, int):
-        return None if _is_index(gold, len(choices)) else _of_choices(gold, choices, several=False)
+        return None if is_index(gold, len(choices)) else _of_choices(gold, choices, several=False)
     if isinstance(gold, list):
         if not gold:
             return "its target [] is empty"
@@ -106,7 +106,7 @@ def _could_be_right(gold: Any, choices: Any) -> bool:
     if isinstance(gold, (list, tuple)):
         return len(gold) > 0
     if choices is not None and isinstance(gold, (int, np.integer)):
-        return _is_index(gold, len(choices))
+        return is_index(gold, len(choices))
     return not _is_nothing(gold)
 
 
@@ -139,7 +139,7 @@ def _of_choices(gold: Any, choices: Sequence[Any], several: bool) -> str | None:
             return f"its target {_shown(gold)} is a list; the first document's is a single one, so this task has one target each"
         if not gold:
             return "its target [] is no choice: the list is empty"
-        wrong = [item for item in gold if not _is_index(item, count)]
+        wrong = [item for item in gold if not is_index(item, count)]
         return (
             f"its target {_shown(gold)} holds {_shown(wrong[0])}, which is no number of a choice (0 to {count - 1})"
             if wrong
@@ -153,12 +153,12 @@ def _of_choices(gold: Any, choices: Sequence[Any], several: bool) -> str | None:
         return None if gold in choices else f"its target {_shown(gold)} is none of the {count} choices"
     return (
         None
-        if _is_index(gold, count)
+        if is_index(gold, count)
         else f"its target {_shown(gold)} is no choice: it must be a number from 0 to {count - 1}, or a choice's text"
     )
 
 
-def _is_index(value: Any, count: int) -> bool:
+def is_index(value: Any, count: int) -> bool:
     """Returns whether `value` is the number of one of `count` choices; a truth value is where there are two, as in lm-eval."""
     if isinstance(value, (bool, np.bool_)):
         return count == 2
@@ -169,7 +169,7 @@ def _of_texts(task: Any, gold: Any, doc: Any) -> str | None:
     if task.config.doc_to_choice is not None:
         count = len(task.doc_to_choice(doc))
         return (
-            None if _is_index(gold, count) else f"its target {_shown(gold)} is no number of a choice (0 to {count - 1})"
+            None if is_index(gold, count) else f"its target {_shown(gold)} is no number of a choice (0 to {count - 1})"
         )
     if isinstance(gold, (list, tuple)):
         if not gold:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.harness.tasks import include_folders, quiet, task_configs_dir
+from dlm_eval.harness.tasks import include_folders, task_configs_dir
+from dlm_eval.harness.while_loading import quiet
 from dlm_eval.yaml_text import read_yaml_text
 
 

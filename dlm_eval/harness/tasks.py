@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import glob
-import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import dlm_eval
 from dlm_eval.errors import RunError, UserError, nearest
-from dlm_eval.harness.bounded import PROMPT_SECONDS, bounded
 from dlm_eval.harness.data import local_first
 from dlm_eval.harness.guard import reason_of, task_code
 from dlm_eval.harness.packages import check_packages, missing_package
@@ -23,8 +18,8 @@ from dlm_eval.harness.run_settings import DEFAULT_SEEDS
 from dlm_eval.harness.seeding import Seeds, hold_documents, steady_documents
 from dlm_eval.harness.stand_ins import stand_ins
 from dlm_eval.harness.stock_code import code_eval_replaced, put_in_sandbox
-from dlm_eval.harness.targets import from_first_sound
 from dlm_eval.harness.task_files import check_config, check_file, check_folder
+from dlm_eval.harness.while_loading import bounded_templates, lengths_of_tasks_alone, quiet
 from dlm_eval.printable import counted
 
 WILDCARDS = set("*?[")
@@ -75,9 +70,9 @@ def load_tasks(
     roots = [task_configs_dir(), *include_folders(include_path)]
     for root in roots:
         check_folder(root)
-    with quiet(), _lengths_of_tasks_alone(), local_first(data_dir):
+    with quiet(), lengths_of_tasks_alone(), local_first(data_dir):
         manager, found = _find(_split(names), roots, dict(metadata or {}))
-        with steady_documents(seeds), _bounded_templates(), code_eval_replaced(), stand_ins(data_dir):
+        with steady_documents(seeds), bounded_templates(), code_eval_replaced(), stand_ins(data_dir):
             built = [item for name in found for item in _build(manager, name)]
         try:
             loaded: dict[str, Any] = manager.load(built)
@@ -90,54 +85,6 @@ def load_tasks(
         hold_documents(task, seeds)
     _hide_folders([*loaded["tasks"].values(), *loaded["groups"].values()], roots)
     return loaded
-
-
-@contextlib.contextmanager
-def _bounded_templates() -> Iterator[None]:
-    """Limits the time of each template that a task renders while it loads (lm-eval tries the first document's), and names the field of one that fails."""
-    from lm_eval import utils
-    from lm_eval.api.task import ConfigurableTask
-
-    plain = utils.apply_template
-
-    def apply_template(*args: Any, **options: Any) -> Any:
-        with bounded("a template", PROMPT_SECONDS):
-            return plain(*args, **options)
-
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(utils, "apply_template", apply_template))
-        for field in ("doc_to_text", "doc_to_target", "doc_to_choice"):
-            stack.enter_context(patch.object(ConfigurableTask, field, _named(field)))
-        stack.enter_context(patch.object(ConfigurableTask, "task_docs", _SoundFirst(), create=True))
-        yield
-
-
-class _SoundFirst:
-    """A task's `task_docs` while it loads, when lm-eval looks at nothing of them but the columns and the first document."""
-
-    def __set__(self, task: Any, docs: Any) -> None:
-        vars(task)["task_docs"] = docs
-
-    def __get__(self, task: Any, owner: type) -> Any:
-        docs = vars(task)["task_docs"]
-        return from_first_sound(task, docs) if "features" in vars(task) else docs
-
-
-def _named(field: str) -> Callable[..., Any]:
-    """Returns a task's method that reads a field of a document; its errors say which field of which document."""
-    from lm_eval.api.task import ConfigurableTask
-
-    read = getattr(ConfigurableTask, field)
-
-    def named(self: Any, doc: Any, *args: Any, **options: Any) -> Any:
-        try:
-            return read(self, doc, *args, **options)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"{field} of document 0 fails: {reason_of(error)}") from error
-
-    return named
 
 
 def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
@@ -389,38 +336,3 @@ def _unknown_task(spec: str, manager: Any) -> UserError:
     near = nearest(spec, manager.all_tasks, count=3)
     guess = f"did you mean {', '.join(repr(name) for name in near)}? " if near else ""
     return UserError(f"--tasks '{spec}' is not known; {guess}'dlm-eval ls tasks' lists what there is")
-
-
-@contextlib.contextmanager
-def _lengths_of_tasks_alone() -> Iterator[None]:
-    """Keeps lm-eval from writing `max_gen_toks: 256` into tasks without generation settings: no task asked for that length."""
-    import lm_eval.config.task as config
-
-    original = config.default_gen_kwargs
-
-    def default_gen_kwargs(until: Any, *length: int, **named: int) -> dict[str, Any]:
-        kwargs = original(until, *length, **named)
-        return kwargs if length or named else {key: value for key, value in kwargs.items() if key != "max_gen_toks"}
-
-    config.default_gen_kwargs = default_gen_kwargs
-    try:
-        yield
-    finally:
-        config.default_gen_kwargs = original
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Drops two notes of lm-eval's that are true of our tasks by design: overridden names, and custom datasets."""
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return "overrides existing task" not in record.msg and "Custom kwargs can be passed" not in record.msg
-
-    loggers = [logging.getLogger(name) for name in ("lm_eval.tasks._index", "lm_eval.api.task")]
-    for logger in loggers:
-        logger.addFilter(wanted)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(wanted)

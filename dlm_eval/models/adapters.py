@@ -18,10 +18,10 @@ from transformers.pytorch_utils import Conv1D
 
 from dlm_eval.errors import UserError
 from dlm_eval.models.adapter import WEIGHTS, check_adapter
-from dlm_eval.models.config_facts import COUNT, FLAG, NUMBER
 from dlm_eval.models.loading import Folder, first_line, locate
 from dlm_eval.models.naming import Naming, Slot, all_parameters, find_slots, own_parameter
 from dlm_eval.models.stored import entries
+from dlm_eval.models.value_kinds import COUNT, FLAG, NUMBER
 from dlm_eval.models.weight_files import tensor_shapes
 
 PAIR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.[^.]+)?\.weight")

@@ -7,13 +7,13 @@ block-causal forward, which is what this adapter runs.
 from __future__ import annotations
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.config_facts import COUNT
 from dlm_eval.models.dit import DiT, DiTDenoiser, rename
 from dlm_eval.models.loading import open_checkpoint
 from dlm_eval.models.mdlm import FACTS as MDLM
 from dlm_eval.models.mdlm import sizes
 from dlm_eval.models.sdar import BlockSettings, block_length
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.value_kinds import COUNT
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_module
 

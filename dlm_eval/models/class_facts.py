@@ -9,8 +9,9 @@ from dataclasses import fields
 from typing import Any
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.config_facts import ANYTHING, COUNT, INDEX, NUMBER, WINDOWS, Facts, Kind, Usual, all_of, flat
+from dlm_eval.models.config_facts import WINDOWS, Facts, Usual, flat
 from dlm_eval.models.loading import Folder, LoadSettings, read_values
+from dlm_eval.models.value_kinds import ANYTHING, COUNT, INDEX, NUMBER, Kind, all_of
 
 # Fields that make up an architecture: where a class has a number of its own for one, that is another network's.
 OWN: dict[str, Kind] = all_of(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import difflib
 import logging
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dlm_eval.errors import UserError
+from dlm_eval.models.rope_facts import Rope, rope_parameters
+from dlm_eval.models.value_kinds import ACTIVATION, COUNT, FLAG, LIST, NUMBER, Kind, all_of
 
 log = logging.getLogger(__name__)
 
@@ -109,80 +110,7 @@ NETWORK: dict[str, Usual] = {
 }  # fmt: skip
 
 
-# -- kinds of values -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of value: what it is called and the test of it."""
-
-    called: str
-    test: Callable[[Any], bool]
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _activations() -> Collection[str]:
-    from transformers.activations import ACT2FN
-
-    known: Collection[str] = ACT2FN
-    return known
-
-
-COUNT = Kind("a whole number above 0", lambda value: _whole(value) and value > 0)
-INDEX = Kind("a whole number, 0 or more", lambda value: _whole(value) and value >= 0)
-POSITION = Kind("a number, 0 or more", lambda value: _number(value) and value >= 0)
-NUMBER = Kind("a number above 0", lambda value: _number(value) and value > 0)
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-TEXT = Kind("text", lambda value: isinstance(value, str))
-ACTIVATION = Kind(
-    "an activation that transformers knows", lambda value: isinstance(value, str) and value in _activations()
-)
-LIST = Kind("a list", lambda value: isinstance(value, list))
-OBJECT = Kind("an object", lambda value: isinstance(value, dict))
-ANYTHING = Kind("anything", lambda value: True)
-
-
-def all_of(kind: Kind, *keys: str) -> dict[str, Kind]:
-    """Returns these keys with one kind."""
-    return dict.fromkeys(keys, kind)
-
-
 # -- the table and its check -----------------------------------------------------------------------------------------------
-
-# Scalings of rotary positions whose frequencies do not depend on the length of the batch, with the entries that each needs and may have.
-SCALINGS: dict[str, tuple[set[str], set[str]]] = {
-    "default": (set(), set()),
-    "linear": ({"factor"}, set()),
-    "llama3": ({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}, set()),
-    "yarn": (
-        {"factor", "original_max_position_embeddings"},
-        {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary positions of a family.
-
-    Attributes:
-        scalings: kinds of scaling that its network computes as its authors' code does.
-        partial: whether it turns a part of each head, by `partial_rotary_factor`.
-        more: further entries of `rope_parameters` that its network reads.
-        needed: entries that it cannot do without.
-    """
-
-    scalings: tuple[str, ...] = ("default", "linear", "llama3", "yarn")
-    partial: bool = False
-    more: frozenset[str] = frozenset()
-    needed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -323,99 +251,6 @@ def _check_usual(where: str, family: str, key: str, value: Any, usual: Usual) ->
         raise UserError(
             f"{where} has {key} {value!r}, which chooses another network than the one built for {family}; it must be {allowed}"
         )
-
-
-# -- rotary positions ------------------------------------------------------------------------------------------------------
-
-
-def rope_parameters(raw: Values, rope: Rope, family: str, where: str) -> dict[str, Any]:
-    """Returns the rotary positions of config.json in transformers 5's form, from that form or from `rope_theta` and `rope_scaling`.
-
-    Raises:
-        UserError: no base, two different ones, a scaling that this network does not compute, or an entry that nobody reads.
-    """
-    new, old = raw.get("rope_parameters"), raw.get("rope_scaling")
-    for key, value in (("rope_parameters", new), ("rope_scaling", old)):
-        if value is not None and not isinstance(value, dict):
-            raise UserError(f"{where} has {key} {value!r}; it must be null or an object")
-    if new:
-        new = _of_all_layers(new, raw, where)
-    if new and old and _scaling(new) != _scaling(old):
-        raise UserError(f"{where} has rope_parameters and another rope_scaling; leave one out")
-    found = _canonical(new or old or {})
-    theta, inner = raw.get("rope_theta"), found.get("rope_theta")
-    if theta is not None and inner is not None and theta != inner:
-        raise UserError(f"{where} has rope_theta {theta!r}, and {inner!r} in rope_parameters; leave one out")
-    base = inner if theta is None else theta
-    if base is None:
-        raise UserError(
-            f"pretrained {where.removeprefix('pretrained ')} lacks rope_theta (in rope_parameters, or beside it)"
-        )
-    if not NUMBER.test(base):
-        raise UserError(f"{where} has rope_theta {base!r}; it must be {NUMBER.called}")
-    kind = found.get("rope_type", "default")
-    if kind not in rope.scalings:
-        raise UserError(
-            f"{where} scales rotary positions by '{kind}', which chooses another network than the one built for {family}; "
-            f"it must be {' or '.join(rope.scalings)}"
-        )
-    needed, more = SCALINGS[kind]
-    needed = needed | rope.needed
-    if kind == "yarn" and raw.get("max_position_embeddings") and "original_max_position_embeddings" not in found:
-        found["original_max_position_embeddings"] = raw[
-            "max_position_embeddings"
-        ]  # what transformers takes, in every version
-    if absent := sorted(needed - found.keys()):
-        raise UserError(f"{where} scales rotary positions by '{kind}' and lacks {', '.join(absent)}")
-    partial = found.pop("partial_rotary_factor", None)
-    outer = raw.get("partial_rotary_factor")
-    if partial is not None and outer is not None and partial != outer:
-        raise UserError(
-            f"{where} has partial_rotary_factor {outer!r}, and {partial!r} in rope_parameters; leave one out"
-        )
-    partial = outer if partial is None else partial
-    surplus = found.keys() - needed - more - rope.more - {"rope_type", "rope_theta"}
-    if surplus:
-        raise UserError(
-            f"{where} has {', '.join(sorted(surplus))} in its rotary positions, which '{kind}' does not read"
-        )
-    for key in sorted((needed | more | rope.more) & found.keys() - {"truncate"}):
-        least = NUMBER if key in ("factor", "original_max_position_embeddings") else POSITION
-        if found[key] is not None and not least.test(found[key]):
-            raise UserError(f"{where} has {key} {found[key]!r} in its rotary positions; it must be {least.called}")
-    if partial is not None and not (_number(partial) and 0 < partial <= 1):
-        raise UserError(f"{where} has partial_rotary_factor {partial!r}; it must be a number above 0 and at most 1")
-    if partial is not None and partial != 1 and not rope.partial:
-        raise UserError(
-            f"{where} has partial_rotary_factor {partial!r}, which chooses another network than the one built for {family}; it must be 1"
-        )
-    turned = {"partial_rotary_factor": partial} if rope.partial and partial is not None else {}
-    return {**found, "rope_type": kind, "rope_theta": float(base), **turned}
-
-
-def _canonical(entries: Values) -> dict[str, Any]:
-    """Returns rotary entries under their names of today: transformers 4 wrote `type`."""
-    found = {key: value for key, value in entries.items() if key != "type"}
-    found.setdefault("rope_type", entries.get("type") or "default")
-    if found["rope_type"] is None:
-        found["rope_type"] = "default"
-    return found
-
-
-def _scaling(entries: Values) -> dict[str, Any]:
-    return {key: value for key, value in _canonical(entries).items() if key != "rope_theta"}
-
-
-def _of_all_layers(entries: dict[str, Any], raw: Values, where: str) -> dict[str, Any]:
-    """Returns the entries that hold for every layer; transformers 5 also writes one object for each kind of layer."""
-    kinds = {key: value for key, value in entries.items() if isinstance(value, dict)}
-    if not kinds:
-        return entries
-    used = set(raw.get("layer_types") or kinds)
-    chosen = [kinds[key] for key in sorted(used) if key in kinds]
-    if len(kinds) != len(entries) or not chosen or any(one != chosen[0] for one in chosen):
-        raise UserError(f"{where} has other rope_parameters for other layers; this network has one for all")
-    return chosen[0]
 
 
 # -- tables that several families share -------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from dlm_eval.models.assemble import assemble
 from dlm_eval.models.cdcd import CDCD, CDCDConfig, Interpolator
-from dlm_eval.models.config_facts import COUNT, LIST, NUMBER, Facts, all_of
+from dlm_eval.models.config_facts import Facts
 from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.transformer import Traits, TransformersDenoiser, real_positions, wanted_places
+from dlm_eval.models.value_kinds import COUNT, LIST, NUMBER, all_of
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_module
 from dlm_eval.rows import Reader

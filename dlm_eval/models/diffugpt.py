@@ -5,10 +5,11 @@ from __future__ import annotations
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.config_facts import COUNT, FLAG, NUMBER, TEXT, Facts, all_of
+from dlm_eval.models.config_facts import Facts
 from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.naming import Naming
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.value_kinds import COUNT, FLAG, NUMBER, TEXT, all_of
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 

@@ -18,10 +18,11 @@ from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, 
 
 from dlm_eval.models.assemble import assemble
 from dlm_eval.models.class_facts import check_class, class_facts
-from dlm_eval.models.config_facts import OBJECT, Facts
+from dlm_eval.models.config_facts import Facts
 from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.transformer import Traits, TransformersDenoiser, cached, real_positions, wanted_places
+from dlm_eval.models.value_kinds import OBJECT
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 

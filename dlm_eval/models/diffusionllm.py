@@ -17,10 +17,11 @@ from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaXLCo
 
 from dlm_eval.errors import UserError
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.config_facts import COUNT, FLAG, INDEX, NUMBER, TEXT, Facts, all_of
+from dlm_eval.models.config_facts import Facts
 from dlm_eval.models.loading import Folder, LoadSettings, open_checkpoint
 from dlm_eval.models.stored import built_within, stored
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.value_kinds import COUNT, FLAG, INDEX, NUMBER, TEXT, all_of
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import check_keys, load_weights, read_state
 

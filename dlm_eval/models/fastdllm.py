@@ -9,10 +9,11 @@ from __future__ import annotations
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.config_facts import COUNT, QWEN2
+from dlm_eval.models.config_facts import QWEN2
 from dlm_eval.models.loading import open_checkpoint
 from dlm_eval.models.sdar import BlockSettings, block_length
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.value_kinds import COUNT
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 

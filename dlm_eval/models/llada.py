@@ -6,10 +6,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from dlm_eval.errors import UserError
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.config_facts import COUNT, FLAG, NO, NUMBER, Facts, Rope, all_of
+from dlm_eval.models.config_facts import NO, Facts
 from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.naming import Naming
+from dlm_eval.models.rope_facts import Rope
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.value_kinds import COUNT, FLAG, NUMBER, all_of
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 

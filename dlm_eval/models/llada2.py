@@ -10,11 +10,13 @@ from transformers.core_model_loading import Split, WeightConverter, WeightRenami
 
 from dlm_eval.errors import UserError
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.config_facts import COUNT, DENSE, FLAG, INDEX, NO, NUMBER, WINDOWS, Rope, all_of
+from dlm_eval.models.config_facts import DENSE, NO, WINDOWS
 from dlm_eval.models.loading import Folder, open_checkpoint
 from dlm_eval.models.naming import Naming
+from dlm_eval.models.rope_facts import Rope
 from dlm_eval.models.sdar import BlockSettings, block_length
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.value_kinds import COUNT, FLAG, INDEX, NUMBER, all_of
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 

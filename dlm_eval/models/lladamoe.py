@@ -8,9 +8,10 @@ from typing import Any
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.config_facts import COUNT, DENSE, FLAG, NO, WINDOWS, all_of
+from dlm_eval.models.config_facts import DENSE, NO, WINDOWS
 from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.value_kinds import COUNT, FLAG, all_of
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 

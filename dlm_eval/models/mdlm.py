@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.config_facts import COUNT, NO, Facts, all_of
+from dlm_eval.models.config_facts import NO, Facts
 from dlm_eval.models.dit import DiT, DiTConfig, DiTDenoiser, rename
 from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.value_kinds import COUNT, all_of
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_module
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from transformers import Ministral3Config, Ministral3ForCausalLM
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.config_facts import COUNT, DENSE, NONE, Rope
+from dlm_eval.models.config_facts import DENSE, NONE
 from dlm_eval.models.loading import open_checkpoint
 from dlm_eval.models.naming import Naming
+from dlm_eval.models.rope_facts import Rope
 from dlm_eval.models.sdar import BlockSettings, block_length
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.value_kinds import COUNT
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 

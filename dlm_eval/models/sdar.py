@@ -11,9 +11,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3Moe
 
 from dlm_eval.errors import UserError
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.config_facts import COUNT, QWEN3, QWEN3_MOE, Kind
+from dlm_eval.models.config_facts import QWEN3, QWEN3_MOE
 from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.value_kinds import COUNT, Kind
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from dlm_eval.errors import UserError
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.config_facts import COUNT, NUMBER, TEXT, Facts, all_of
+from dlm_eval.models.config_facts import Facts
 from dlm_eval.models.dit import DiT, DiTConfig, DiTDenoiser, rename
 from dlm_eval.models.loading import Folder, LoadSettings, open_checkpoint
 from dlm_eval.models.noise_schedules import Geometric, LogLinear, NoiseSchedule
 from dlm_eval.models.transformer import Traits, TransformersDenoiser, wanted_places
+from dlm_eval.models.value_kinds import COUNT, NUMBER, TEXT, all_of
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_module
 

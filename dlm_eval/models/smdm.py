@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.config_facts import COUNT, NUMBER, Facts, all_of
+from dlm_eval.models.config_facts import Facts
 from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.value_kinds import COUNT, NUMBER, all_of
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_module
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.config_facts import DENSE, FLAG, INDEX
+from dlm_eval.models.config_facts import DENSE
 from dlm_eval.models.loading import LoadSettings, open_checkpoint
 from dlm_eval.models.transformer import Traits, TransformersDenoiser
+from dlm_eval.models.value_kinds import FLAG, INDEX
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_weights
 

@@ -137,8 +137,8 @@ class _Reference:
         _ASKED(self).give_up()  # a class of the tests that inherits from it
 
 
-_ASKED, _NUMBER = _Reference._asked.__get__, _Reference._number.__get__  # type: ignore[attr-defined]
-_BASE = _Reference._base.__get__  # type: ignore[attr-defined]
+# by the slots themselves: attributes of a reference are asked of the program
+_ASKED, _NUMBER, _BASE = (vars(_Reference)[slot].__get__ for slot in ("_asked", "_number", "_base"))
 
 
 def _operation(name: str) -> Any:

@@ -34,7 +34,7 @@ def together(walks: Sequence[Walk[Any]]) -> Walk[list[Any]]:
     return answers
 
 
-def counted(walk: Walk[T]) -> Walk[tuple[T, int]]:
+def with_rows(walk: Walk[T]) -> Walk[tuple[T, int]]:
     """Returns the answer of `walk` and the distinct sequences that it asked the model for."""
     seen: dict[tuple[bytes, bytes, float], int] = {}
     try:

@@ -17,7 +17,7 @@ from dlm_eval.engine import Walk
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.flow import counted, together
+from dlm_eval.scoring.flow import together, with_rows
 from dlm_eval.scoring.registry import EstimatorSettings
 from dlm_eval.scoring.rounds import Rounds
 from dlm_eval.scoring.target import check_canvas, check_model, targets
@@ -78,7 +78,7 @@ def _race(
     rows = [0] * len(choices)
     running = list(range(len(choices)))
     while running:
-        found: list[Any] = yield from together([counted(choices[c].next()) for c in running])
+        found: list[Any] = yield from together([with_rows(choices[c].next()) for c in running])
         for c, (_, asked) in zip(running, found, strict=True):
             rows[c] += asked
         left = sorted(set().union(*[_unbeaten(choices, lengths, alpha) for lengths in orders]))

@@ -124,8 +124,10 @@ class Rounds:
         place = min(self.done, len(rules) - 1)
         if place == len(rules) - 1:  # all of the block's budget: what it is without rounds
             score = yield from ESTIMATES[self.settings.name](part, self.settings, self.noise[number])
-            if score.stderr == 0:
-                return score, None
+            known = score.stderr == 0
+            return score, None if known else (
+                yield from rule_logs(part, rules[place], order)
+            )  # read before: runs nothing
         logs = yield from rule_logs(part, rules[place], order)
         return rule_score(rules[place], logs, replace(self.settings, name="cubature")), logs
 

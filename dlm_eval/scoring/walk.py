@@ -11,7 +11,7 @@ from dlm_eval.engine import Walk
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.flow import counted, together
+from dlm_eval.scoring.flow import together, with_rows
 from dlm_eval.scoring.registry import EstimatorSettings
 from dlm_eval.scoring.reveal import reveal
 from dlm_eval.scoring.rounds import in_rounds
@@ -69,7 +69,7 @@ def _score(
     walks: list[Walk[Any]] = [in_rounds(parts, settings, noise)]
     if greedy:
         walks.append(_greedy(parts))
-    answers, rows = yield from counted(together(walks))
+    answers, rows = yield from with_rows(together(walks))
     score: Score = answers[0]
     return replace(score, rows=score.rows + rows, greedy=answers[1] if greedy else None)
 
