@@ -48,6 +48,8 @@ class Settings:
     again: bool = False
     bf16: bool = True
     compile: bool = True
+    hidden: int = 256
+    layers: int = 4
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,10 @@ def build_model(settings: Settings, vocab_size: int) -> LlamaForCausalLM:
     diffusion = settings.model == "tiny"
     config = LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=256,
-        num_hidden_layers=4,
+        hidden_size=settings.hidden,
+        num_hidden_layers=settings.layers,
         num_attention_heads=4,
-        intermediate_size=704,
+        intermediate_size=settings.hidden * 11 // 4,
         max_position_embeddings=256,
         tie_word_embeddings=True,
         attention_dropout=0.0,
@@ -321,12 +323,23 @@ def main() -> None:
         action="store_true",
         help="go on from the weights in the folder, whole documents and task shapes mixed",
     )
+    parser.add_argument("--hidden", type=int, default=Settings.hidden, help="width: a multiple of 8")
+    parser.add_argument("--layers", type=int, default=Settings.layers)
     parser.add_argument("--out", type=Path, help="default: dlm_eval/assets/<model>")
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder = args.out or Path(__file__).resolve().parents[1] / "dlm_eval" / "assets" / args.model
     settings = Settings(
-        args.model, args.steps, args.batch_tokens, args.lr, args.seed, args.again, not args.float32, not args.no_compile
+        args.model,
+        args.steps,
+        args.batch_tokens,
+        args.lr,
+        args.seed,
+        args.again,
+        not args.float32,
+        not args.no_compile,
+        args.hidden,
+        args.layers,
     )
     train(settings, folder, args.save_every)
 

@@ -565,9 +565,9 @@ def test_06_a_prompt_with_half_of_a_surrogate_pair_costs_one_sample(tmp_path: Pa
 
 
 def test_06_a_template_that_never_ends_while_its_task_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dlm_eval.harness import tasks
+    from dlm_eval.harness import tasks, while_loading
 
-    monkeypatch.setattr(tasks, "PROMPT_SECONDS", 0.5)
+    monkeypatch.setattr(while_loading, "PROMPT_SECONDS", 0.5)
     file = write_tasks(tmp_path) / "t_write.yaml"
     file.write_text(file.read_text().replace('doc_to_text: "{{text}}"', f'doc_to_text: "{ENDLESS}"'))
     with pytest.raises(UserError, match="task 't_write'.*a template took more than") as caught:
