@@ -133,7 +133,15 @@ def _answers(answer: Answer, job: Job) -> bool:
 
 def _is_score(score: Score) -> bool:
     numbers = (score.logprob, score.rows, score.seconds, score.freedom)
-    ends = (score.stderr, score.lower, score.upper, score.lower_stderr, score.upper_stderr, *score.bracket)
+    ends = (
+        score.stderr,
+        score.lower,
+        score.upper,
+        score.lower_stderr,
+        score.upper_stderr,
+        score.rough_stderr,
+        *score.bracket,
+    )
     return (
         all(isinstance(value, (int, float)) for value in numbers)
         and all(value is None or isinstance(value, (int, float)) for value in ends)

@@ -92,7 +92,8 @@ class Score:
         lower: best known lower bound on the log-likelihood, nats, or None; an estimate of one where it has a standard error.
         upper: likewise the best known upper bound.
         seconds: model seconds of this canvas' share of its batches.
-        freedom: degrees of freedom of `stderr`.
+        freedom: degrees of freedom of `stderr`, or of `rough_stderr`.
+        rough_stderr: where `stderr` is None, the same from two or three draws: useless alone, unbiased in sums of squares; None if there is none.
         lower_stderr: standard error of `lower`, nats; None where it is not known, or there is no bound.
         upper_stderr: likewise of `upper`.
         echo: what the errors of other choices of the question are compared with (scoring/echo.py); empty where there is no error.
@@ -113,11 +114,12 @@ class Score:
     upper_stderr: float | None = None
     bracket: tuple[float | None, float | None] = (None, None)
     echo: tuple[float, ...] = ()
+    rough_stderr: float | None = None
 
     @property
     def error(self) -> Error:
         """The error of `logprob`."""
-        return Error(self.stderr, self.freedom)
+        return Error(self.stderr, self.freedom, self.rough_stderr)
 
     @property
     def interval(self) -> tuple[float, float] | None:

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 LEVEL = 0.95  # of every interval
 FEWEST = 4  # independent draws that are needed to know an error
+ENOUGH = 2.0  # degrees of freedom from which on the error of a sum is known, though none of its parts is
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,23 @@ class Error:
 
     Attributes:
         stderr: estimate of its standard deviation, nats; None where nothing tells it.
-        freedom: degrees of freedom of `stderr` (as those of a chi-square variance); infinite where it is known.
+        freedom: degrees of freedom of `stderr` or `rough` (as those of a chi-square variance); infinite where it is known.
+        rough: where `stderr` is None, the same from fewer than `FEWEST` draws: its square is unbiased, so that many of them add up to a known error.
     """
 
     stderr: float | None
     freedom: float = math.inf
+    rough: float | None = None
+
+    @property
+    def best(self) -> float | None:
+        """What sums add up: `stderr`, else `rough`."""
+        return self.rough if self.stderr is None else self.stderr
 
     def scaled(self, factor: float) -> Error:
         """Returns the error of `factor` times the estimate."""
-        return self if self.stderr is None else Error(abs(factor) * self.stderr, self.freedom)
+        known, rough = (None if one is None else abs(factor) * one for one in (self.stderr, self.rough))
+        return Error(known, self.freedom, rough)
 
 
 EXACT = Error(0.0)
@@ -37,14 +46,20 @@ UNKNOWN = Error(None)
 
 
 def summed(errors: Iterable[Error]) -> Error:
-    """Returns the error of the sum of independent estimates (Satterthwaite's degrees of freedom); unknown as soon as one is."""
+    """Returns the error of the sum of independent estimates (Satterthwaite's degrees of freedom); unknown as soon as one is.
+
+    Errors of few draws each are pooled: their sum is known if it rests on `ENOUGH` degrees of freedom.
+    """
     variance = doubt = 0.0
+    pooled = False
     for error in errors:
-        if error.stderr is None:
+        if error.best is None:
             return UNKNOWN
-        variance += error.stderr**2
-        doubt += error.stderr**4 / error.freedom
-    return Error(math.sqrt(variance), variance**2 / doubt if doubt > 0 else math.inf)
+        pooled |= error.stderr is None
+        variance += error.best**2
+        doubt += error.best**4 / error.freedom
+    total, freedom = math.sqrt(variance), variance**2 / doubt if doubt > 0 else math.inf
+    return Error(None, freedom, total) if pooled and freedom < ENOUGH else Error(total, freedom)
 
 
 def half_width(error: Error, level: float = LEVEL) -> float | None:

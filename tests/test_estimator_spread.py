@@ -59,6 +59,12 @@ def test_what_a_single_draw_does_not_know_is_no_zero() -> None:
     assert estimator_spread(Task(), [sample(0.1, 1.0), sample(0.1, None)])["acc"] is None
 
 
+def test_what_two_draws_each_do_not_know_a_hundred_of_them_do() -> None:
+    rough = {**sample(0.0, None), "logprob_rough_stderr": [2.0, 2.0], "logprob_freedom": [0.5, 0.5]}
+    assert estimator_spread(Task(), [rough] * 100)["mean"] == pytest.approx(0.2, rel=0.45)
+    assert estimator_spread(Task(), [rough])["mean"] is None
+
+
 def test_an_infinite_metric_has_no_part() -> None:
     impossible = {
         **sample(0.0, 1.0),

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from dlm_eval.uncertainty import student
+from dlm_eval.uncertainty import Error, student, summed
 
 EXPONENTIAL = ("perplexity", "weighted_perplexity")  # lm-eval's aggregates, by name
 DRAWS = 30  # enough for one significant digit of a standard deviation, which is what a reader needs
@@ -60,7 +60,7 @@ def estimator_parts(task: Any, samples: Sequence[Mapping[str, Any]], seed: int =
         draws = [_metrics(task, scored, fixed, generator) for _ in range(DRAWS)]
     names = [name for name, value in draws[0].items() if isinstance(value, (int, float, np.floating))]
     moved = {name: np.array([draw[name] for draw in draws], dtype=np.float64) for name in names}
-    known = all(stderr is not None for s in scored for stderr in s["logprob_stderr"])
+    known = summed(error for s in scored for error in _errors(s)).stderr is not None
     values = _metrics(task, scored, [_values(task, s) for s in scored], generator)
     return {
         name: _part(values[name], own, is_exponential(task, name)) if known else None
@@ -80,7 +80,15 @@ def _part(value: float, draws: Any, exponential: bool) -> Part:
 
 def _moves(sample: Mapping[str, Any]) -> bool:
     """Returns whether a likelihood of the sample was sampled."""
-    return any(stderr != 0 for stderr in sample.get("logprob_stderr") or ())
+    return any(error.stderr != 0 for error in _errors(sample))
+
+
+def _errors(sample: Mapping[str, Any]) -> list[Error]:
+    """Returns the errors of a sample's likelihoods."""
+    known = sample.get("logprob_stderr") or []
+    nothing = [None] * len(known)
+    rough, freedom = sample.get("logprob_rough_stderr", nothing), sample.get("logprob_freedom", nothing)
+    return [Error(a, b or math.inf, c) for a, b, c in zip(known, freedom, rough, strict=True)]
 
 
 def _metrics(
@@ -128,11 +136,12 @@ def _by_document(read: Callable[..., Any]) -> Callable[..., Any]:
 
 def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[Any]:
     """Returns the answers with their log-likelihoods moved by errors as large and as correlated as theirs."""
-    noise = generator.standard_normal(len(sample["logprob_stderr"]))
+    errors = _errors(sample)
+    noise = generator.standard_normal(len(errors))
     shared = sample.get("logprob_correlation")
     if shared is not None:  # rounding may have made it a little indefinite
         values, vectors = np.linalg.eigh(np.array(shared))
         noise = vectors @ (np.sqrt(np.maximum(values, 0.0)) * noise)
-    steps = noise * np.array([stderr or 0.0 for stderr in sample["logprob_stderr"]])
+    steps = noise * np.array([error.best or 0.0 for error in errors])
     pairs = zip(sample["filtered_resps"], steps.tolist(), strict=True)
     return [(a[0] + step, *a[1:]) if isinstance(a, (tuple, list)) else a + step for a, step in pairs]

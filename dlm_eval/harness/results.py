@@ -63,6 +63,9 @@ def likelihood_columns(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
         "logprob_bounds_stderr": [s and (s.lower_stderr, s.upper_stderr) for s in scores],
         "logprob_bracket": [s and s.bracket for s in scores],
     }
+    if any(s and s.rough_stderr is not None for s in scores):
+        found["logprob_rough_stderr"] = [s and s.rough_stderr for s in scores]
+        found["logprob_freedom"] = [s and s.freedom for s in scores]
     shared = correlations([s.echo if s else () for s in scores])
     return found if shared is None else {**found, "logprob_correlation": shared}
 

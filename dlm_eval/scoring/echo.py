@@ -28,11 +28,11 @@ def echo(deviations: Floats, error: Error) -> tuple[float, ...]:
         deviations: of the values that the estimate is made of, in an order that the choices of a question share.
         error: of the estimate.
     """
-    if not error.stderr:
+    if not error.best:
         return ()
     found = _directions(deviations.shape) @ deviations.ravel()
     length = float(np.linalg.norm(found))
-    return tuple(float(f"{x:.4g}") for x in found * (error.stderr / length)) if length > 0 else ()
+    return tuple(float(f"{x:.4g}") for x in found * (error.best / length)) if length > 0 else ()
 
 
 @lru_cache(maxsize=64)

@@ -205,7 +205,9 @@ def _score(
     echo: tuple[float, ...] = (),
 ) -> Score:
     """Returns the score; where no bounds are given, those that its kind makes it. Under guidance it is none."""
-    plain = Score(logprob, error.stderr, kind, 0, None, settings.name, freedom=error.freedom, echo=echo)
+    plain = Score(
+        logprob, error.stderr, kind, 0, None, settings.name, freedom=error.freedom, echo=echo, rough_stderr=error.rough
+    )
     if settings.cfg_scale:
         return replace(plain, kind="score")
     if bounds is None and kind not in ("lower bound", "exact"):

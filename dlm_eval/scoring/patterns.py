@@ -66,14 +66,15 @@ def neighbours(count: int) -> Ints:
 def draws_error(values: Floats, stratum: Ints) -> Error:
     """Returns the Monte Carlo error (nats) of the mean of `values` [P].
 
-    Unknown where fewer than `FEWEST` draws, or a stratum of one, tell nothing of it; and where all draws agree: that does not prove that others would.
+    Unknown where a stratum of one tells nothing of it; and where all draws agree: that does not prove that others would. Of fewer than `FEWEST` draws
+    it is rough: known only in sums.
     An infinite value makes the mean infinite whatever else is drawn: its error is 0. The degrees of freedom are half of Satterthwaite's (with squares of
     variances that are unbiased for normal draws): draws have longer tails than normal ones, so that their variance is known half as well (docs/likelihood.md).
     """
     if len(stratum) == 0 or not np.isfinite(values).all():
         return EXACT
     sizes = np.bincount(stratum)
-    if len(values) < FEWEST or sizes.min() < 2:
+    if sizes.min() < 2:
         return UNKNOWN
     means = np.bincount(stratum, weights=values) / sizes
     own = sizes - 1
@@ -82,6 +83,8 @@ def draws_error(values: Floats, stratum: Ints) -> Error:
     stderr = math.sqrt(total) / len(values)
     if stderr <= TINY * (1 + float(np.abs(values).max())):
         return UNKNOWN
+    if len(values) < FEWEST:
+        return Error(None, float(own.sum()) / 2, stderr)
     return Error(stderr, max(2.0, min(float(own.sum()), total**2 / float((spread**2 / (own + 2)).sum())) / 2))
 
 

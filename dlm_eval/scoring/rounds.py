@@ -62,6 +62,7 @@ def merge(scores: Sequence[Score]) -> Score:
         logprob=sum(s.logprob for s in scores),
         stderr=error.stderr,
         freedom=error.freedom,
+        rough_stderr=error.rough,
         echo=added([s.echo for s in scores]),
         kind=max((s.kind for s in scores), key=KINDS.index),
         rows=sum(s.rows for s in scores),

@@ -80,6 +80,7 @@ def sedd(target: Target, settings: EstimatorSettings, noise: Noise) -> Walk[Scor
         None,
         "sedd",
         freedom=error.freedom,
+        rough_stderr=error.rough,
         echo=echo(deviations(losses, neighbours(count)), error),
     )
 
