@@ -305,7 +305,7 @@ def main() -> None:
     elif given.what == "singles":
         singles(given.texts, given.runs, given.estimators.split(";"))
     else:
-        args = {} if given.pretrained is None else {"pretrained": given.pretrained}
+        args = {} if given.pretrained is None else {"pretrained": given.pretrained, "dtype": "float32"}
         on_a_model(given.model, args, given.questions, given.seeds, given.estimators.split(";"), given.processes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -27,6 +28,12 @@ def read_yaml_text(path: str | Path, what: str) -> str:
         raise UserError(f"{what} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})") from None
     except (OSError, ValueError) as error:  # a path may be too long, or hold a NUL
         raise UserError(f"{what} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    _check(text, what)
+    return text
+
+
+@lru_cache(maxsize=4096)
+def _check(text: str, what: str) -> None:
     try:
         _check_depth(text, what)
         _check_keys(yaml.compose(text, Loader=yaml.SafeLoader), what, set())
@@ -36,7 +43,6 @@ def read_yaml_text(path: str | Path, what: str) -> str:
         raise UserError(f"{what}{line}: broken YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{what}: broken YAML: {' '.join(str(error).split())}") from error
-    return text
 
 
 def _check_depth(text: str, what: str) -> None:

@@ -251,6 +251,7 @@ def _damping(hidden: Bools, gain: float) -> Floats:
 def _turn(lines: Lines, rows: list[Ints]) -> tuple[Turned, list[float]]:
     """Returns what turns the values of the first tokens, and the offset of the log-likelihood for each gain."""
     alike = _alike(lines.hidden)
+    kernels = [sum(a * alike**power for power, a in enumerate(amounts, 1)) for amounts in SHAPES]
     most = max(len(own) for own in rows)
     shape = len(GAINS), len(SHAPES), len(rows), most
     matrix, variance = np.zeros((*shape, most)), np.ones(shape)
@@ -267,9 +268,8 @@ def _turn(lines: Lines, rows: list[Ints]) -> tuple[Turned, list[float]]:
             size = free.shape[1]
             counts[t, :size] = True
             offsets[g] -= float(np.log(damping[own]).sum() + np.log(corner[corner > 1e-9]).sum())
-            for number, amounts in enumerate(SHAPES):
-                kernel = sum(a * (alike**power)[np.ix_(own, own)] for power, a in enumerate(amounts, 1))
-                values, vectors = np.linalg.eigh(free.T @ kernel @ free)
+            for number, kernel in enumerate(kernels):
+                values, vectors = np.linalg.eigh(free.T @ kernel[np.ix_(own, own)] @ free)
                 matrix[g, number, t, :size, : len(own)] = (free @ vectors).T / damping[own]
                 variance[g, number, t, :size] = np.maximum(values, 0.0)
     padded = np.stack([np.pad(own, (0, most - len(own))) for own in rows])
