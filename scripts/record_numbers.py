@@ -1,7 +1,7 @@
 """Records what the harness answers, and compares two recordings: a redesign may move code, and no number.
 
     python scripts/record_numbers.py record OUT.json [--only GLOB] [--quick] [--jobs N] [--renamed FILE]
-    python scripts/record_numbers.py compare OLD.json NEW.json [--renamed FILE] [--strict]
+    python scripts/record_numbers.py compare OLD.json NEW.json [--only GLOB] [--renamed FILE] [--strict]
 
 `record` uses nothing but the public Python API and the command line: every model family, with every estimator, strategy and preset that `dlm-eval ls`
 lists, and whole runs (record_cases.py, record_runs.py; the models are in record_models.py). `--only 'llada/fill/*'` records the cases with such names,
@@ -48,7 +48,7 @@ QUICK = (
     "run/demo",
     "run/own",
     "run/evaluate *",
-    "run/words ls *",
+    "run/list *",
 )
 LONGEST = 240  # seconds that a case may take, on a busy machine
 PARTS = 4  # into which the cases of a model that has many are cut
@@ -166,12 +166,18 @@ def _answered(case: Case, folder: Path) -> Any:
     except Exception as error:  # a refusal is an answer, and a crash is one that must stay what it is
         kind = "refused" if type(error).__name__ in ("UserError", "SampleError", "RunError") else "crashed"
         return plain({kind: type(error).__name__, "words": {"line": str(error)}}, places)
+    except Endless:
+        return {"endless": True}
     finally:
         signal.alarm(0)
 
 
+class Endless(BaseException):
+    """A case that takes too long. Not an Exception, which the package would make the error of one sample."""
+
+
 def _too_long(*_: Any) -> None:
-    raise TimeoutError(f"no answer in {LONGEST} seconds")
+    raise Endless
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], renamed: Renamed) -> tuple[list[str], list[str]]:
@@ -196,6 +202,11 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], renamed: Renamed) ->
     return numbers, words
 
 
+def _read(path: Path, only: Sequence[str]) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {name: case for name, case in found.items() if any(fnmatch.fnmatchcase(name, pattern) for pattern in only)}
+
+
 def _table(text: str | None) -> Renamed:
     return Renamed.read(None if text == "none" else Path(text) if text else RENAMED)
 
@@ -206,7 +217,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     recording = commands.add_parser("record", help="answer all cases")
     recording.add_argument("out", type=Path)
-    recording.add_argument("--only", action="append", metavar="GLOB", help="cases by name (may be repeated)")
     recording.add_argument("--quick", action="store_true", help="a part of the cases, in two minutes")
     recording.add_argument("--jobs", type=int, default=1, metavar="N", help="processes")
     comparing = commands.add_parser("compare", help="say what differs")
@@ -214,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     comparing.add_argument("new", type=Path)
     comparing.add_argument("--strict", action="store_true", help="words must be equal too")
     for command in (recording, comparing):
+        command.add_argument("--only", action="append", metavar="GLOB", help="cases by name (may be repeated)")
         command.add_argument(
             "--renamed", metavar="FILE", help="table of changed names (default: scripts/renamed.yaml; none: no names)"
         )
@@ -221,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.command == "record":
         record(given.out, tuple(given.only or (QUICK if given.quick else ("*",))), given.jobs, _table(given.renamed))
         return 0
-    old, new = (json.loads(path.read_text(encoding="utf-8")) for path in (given.old, given.new))
+    old, new = (_read(path, given.only or ["*"]) for path in (given.old, given.new))
     numbers, words = compare(old, new, _table(given.renamed))
     for line in numbers:
         print(line)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,8 +77,8 @@ EVALUATE: dict[str, tuple[str, str, dict[str, Any]]] = {
     "word problems": ("tiny", "demo_word_problem", {"limit": 3, "num_fewshot": 1, "decode": {"gen_length": 16}}),
     "no such task": ("toy", "t_chioce", {}),
 }  # fmt: skip
+LISTS = ("models", "tasks", "strategies", "estimators", "presets")
 WORDS = {
-    **{f"ls {what}": ("ls", what) for what in ("models", "tasks", "strategies", "estimators", "presets")},
     **{f"show {name}": ("show", name) for name in ("llada", "llada-8b-instruct", "confidence", "chain", "diffullama_gsm", "demo_choice", "gsm8k", "no_such")},
     "validate demo": ("validate", "demo", "glue_no_such"),
     "help": ("run", "--help"),
@@ -90,9 +91,27 @@ WORDS = {
 
 def listed_names(what: str) -> list[str]:
     """Returns the names in the first column of `dlm-eval ls`."""
-    rows = _command(Path.cwd(), "ls", what).stdout.splitlines()
-    begin = next(i for i, row in enumerate(rows) if row.startswith("---")) + 1
-    return list(dict.fromkeys(row.split()[0] for row in rows[begin:] if row.strip()))
+    return list(dict.fromkeys(name.split()[0] for name in _listing(Path.cwd(), what)["rows"]))
+
+
+def _listing(folder: Path, what: str) -> dict[str, Any]:
+    """Returns the cells of `dlm-eval ls` by name (of models: family and checkpoint) and header; descriptions are words, settings are values."""
+    lines = _command(folder, "ls", what).stdout.splitlines()
+    dashes = next(i for i, line in enumerate(lines) if line.startswith("---"))
+    edges = [match.span() for match in re.finditer("-+", lines[dashes])]
+    head, *rows = (
+        [line[begin : end + 1].strip() for begin, end in edges]
+        for line in (*lines[:dashes], *lines[dashes + 1 :])
+        if line.strip()
+    )
+    found: dict[str, Any] = {}
+    for row in rows:
+        cells: dict[str, Any] = dict(zip(head, row, strict=True))
+        words = {head[-1]: cells.pop(head[-1])} if head[-1] in ("about", "source") else {}
+        if "settings" in cells:
+            cells["settings"] = dict(pair.split("=", 1) for pair in cells["settings"].split(", ") if "=" in pair)
+        found[" ".join(row[: 2 if what == "models" else 1])] = {**cells, "words": words}
+    return {"rows": found}
 
 
 def names() -> list[str]:
@@ -102,6 +121,7 @@ def names() -> list[str]:
     return [
         *found,
         *(f"run/evaluate {name}" for name, (model, _, _) in EVALUATE.items() if model in here),
+        *(f"run/list {what}" for what in LISTS),
         *(f"run/words {name}" for name in WORDS),
     ]
 
@@ -111,6 +131,8 @@ def cases(name: str, folder: Path, renamed: Renamed) -> Iterator[Case]:
     kind, _, what = name.removeprefix("run/").partition(" ")
     if kind == "evaluate":
         yield Case(name, partial(_evaluated, what, folder, renamed))
+    elif kind == "list":
+        yield Case(name, partial(_listing, folder, what))
     elif kind == "words":
         yield Case(name, partial(_said, folder, *WORDS[what]))
     elif kind == "data":
