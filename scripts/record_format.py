@@ -21,7 +21,7 @@ RENAMED = Path(__file__).with_name("renamed.yaml")
 LONGEST = 160  # characters of a text that are kept; a digest stands for the rest
 STEP = " > "  # between the keys of a path
 UNSTABLE = re.compile(
-    r"seconds|(^|_)time$|_time_|tokens/s|tokens_per_second|^speed|(^|_)date$|git|^code$|env_info|^environment$|peak_|_version$|^source$|device_name"
+    r"seconds|(^|_)time$|_time_|tokens/s|tokens_per_second|^speed|(^|_)date$|(^|_)git|^code$|env_info|^environment$|peak_|_version$|^source$|device_name"
     r"|^wall_|^machine$|^device$"
 )
 FREE = re.compile(

@@ -35,7 +35,7 @@ ON_DATA = {
     "lambada_diffullama,gsm8k_symbolic,rocstories_infill",
     "code": "humaneval_infilling_single_line_oracle_length,humaneval_infilling_multi_line_oracle_length,humaneval_infilling_random_span_oracle_length,"
     "humaneval_infilling_single_line_fixed_length,humaneval,mbpp",
-    "stock": "hellaswag,piqa,winogrande,mmlu_abstract_algebra,minerva_math_algebra,mgsm_direct_en",
+    "stock": "hellaswag,piqa,winogrande,mmlu_abstract_algebra,mgsm_direct_en",
 }  # fmt: skip
 # name -> (model, tasks, settings); `estimator` is (name, options), `decode` a mapping, both in the first recording's spelling
 EVALUATE: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -208,7 +208,8 @@ def _ran(folder: Path, *arguments: str, total: bool = True) -> Any:
         total: whether the cost of the device is stable: it is not in parts of a run, or if workers share it.
     """
     done = _command(folder, *arguments, "-o", str(folder / "out"))
-    return {"exit": done.returncode, "table": _table(done.stdout), **_files(folder / "out", total)}
+    error = {"words": {"error": done.stderr.splitlines()[-1:]}} if done.returncode else {}
+    return {"exit": done.returncode, "table": _table(done.stdout), **_files(folder / "out", total), **error}
 
 
 def _files(out: Path, total: bool = True) -> dict[str, Any]:
