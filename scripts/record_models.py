@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(os.environ.get("DLM_EVAL_SHARED", ROOT.parent / "shared"))
+SHARED = Path(os.environ.get("DLM_EVAL_SHARED", ROOT.parent / "shared")).resolve()
 sys.path.insert(0, str(ROOT / "tests"))
 PACKAGED: dict[str, dict[str, Any]] = {
     "toy": {"family": "toy"},

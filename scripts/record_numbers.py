@@ -21,6 +21,7 @@ import argparse
 import fnmatch
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -68,27 +69,37 @@ class Work:
 
 def record(out: Path, only: tuple[str, ...], jobs: int, renamed: Renamed) -> None:
     """Writes the recording of all cases whose names fit a pattern of `only`."""
-    import record_models
-    import record_runs
-
+    begin = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["HF_DATASETS_CACHE"] = f"{folder}/datasets"
-        record_runs.write_small_tasks(Path(folder) / "tasks")
-        there = _there(renamed)
-        missing = sorted(set(there["models"]) - record_models.families())
-        for family in missing:
-            print(f"no checkpoint for family '{family}': its cases are missing", file=sys.stderr)
-        found: dict[str, Any] = {"recording/families": plain({"missing": missing, **there})}
-        for number, records in enumerate(_worked(_works(Path(folder), only, renamed, there), jobs)):
-            found.update(records)
-            print(f"\r{len(found)} cases, {number + 1} parts", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
+        os.chdir(folder)  # paths are relative, so that digests that cover them repeat themselves
+        try:
+            found = _recorded(Path(folder), only, jobs, renamed)
+        finally:
+            os.chdir(begin)
     lines = (
         f"{json.dumps(name)}: {json.dumps(found[name], separators=(',', ':'), ensure_ascii=False)}"
         for name in sorted(found)
     )
     out.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     print(f"{out}: {len(found)} cases, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _recorded(folder: Path, only: tuple[str, ...], jobs: int, renamed: Renamed) -> dict[str, Any]:
+    import record_models
+    import record_runs
+
+    os.environ["HF_DATASETS_CACHE"] = str(folder / "datasets")
+    record_runs.write_small_tasks(Path("tasks"))
+    there = _there(renamed)
+    missing = sorted(set(there["models"]) - record_models.families())
+    for family in missing:
+        print(f"no checkpoint for family '{family}': its cases are missing", file=sys.stderr)
+    found: dict[str, Any] = {"recording/families": plain({"missing": missing, **there})}
+    for number, records in enumerate(_worked(_works(only, renamed, there), jobs)):
+        found.update(records)
+        print(f"\r{len(found)} cases, {number + 1} parts", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return found
 
 
 def _there(renamed: Renamed) -> dict[str, tuple[str, ...]]:
@@ -102,7 +113,7 @@ def _there(renamed: Renamed) -> dict[str, tuple[str, ...]]:
     return listed
 
 
-def _works(folder: Path, only: tuple[str, ...], renamed: Renamed, there: Mapping[str, tuple[str, ...]]) -> list[Work]:
+def _works(only: tuple[str, ...], renamed: Renamed, there: Mapping[str, tuple[str, ...]]) -> list[Work]:
     """Returns the work, what takes long first."""
     import record_cases
     import record_models
@@ -112,9 +123,10 @@ def _works(folder: Path, only: tuple[str, ...], renamed: Renamed, there: Mapping
     groups += [
         (name, part) for name in record_models.names() for part in range(PARTS if name in record_cases.FULL else 1)
     ]
-    chosen = [(group, part) for group, part in groups if _any(group, only)]
     return [
-        Work(group, part, folder / str(number), only, renamed, there) for number, (group, part) in enumerate(chosen)
+        Work(group, part, Path(f"work-{re.sub('[^a-z0-9]+', '-', group)}-{part}"), only, renamed, there)
+        for group, part in groups
+        if _any(group, only)
     ]
 
 
@@ -158,7 +170,7 @@ def _cases(work: Work) -> Iterator[Case]:
 def _answered(case: Case, folder: Path) -> Any:
     import record_models
 
-    places = (str(folder.parent), str(record_models.SHARED), str(record_models.ROOT))
+    places = (str(folder.resolve().parent), str(folder), str(record_models.SHARED), str(record_models.ROOT))
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(LONGEST)
     try:

@@ -75,6 +75,8 @@ EVALUATE: dict[str, tuple[str, str, dict[str, Any]]] = {
     "shifted": ("diffullama", "t_all", {"estimator": ("auto", {"samples": 16}), "decode": {"preset": "diffullama", "steps": 4}}),
     "no likelihood": ("sedd", "t_last,t_write", {"estimator": ("sedd", {"samples": 8})}),
     "word problems": ("tiny", "demo_word_problem", {"limit": 3, "num_fewshot": 1, "decode": {"gen_length": 16}}),
+    "settled early": ("toy_rough", "t_choice", {"estimator": ("cubature", {"samples": 128, "precision": 0.3})}),
+    "settled late": ("toy_rough", "t_choice", {"estimator": ("auto", {"samples": 64, "precision": 0.02})}),
     "no such task": ("toy", "t_chioce", {}),
 }  # fmt: skip
 LISTS = ("models", "tasks", "strategies", "estimators", "presets")
@@ -91,12 +93,12 @@ WORDS = {
 
 def listed_names(what: str) -> list[str]:
     """Returns the names in the first column of `dlm-eval ls`."""
-    return list(dict.fromkeys(name.split()[0] for name in _listing(Path.cwd(), what)["rows"]))
+    return list(dict.fromkeys(name.split()[0] for name in _listing(what)["rows"]))
 
 
-def _listing(folder: Path, what: str) -> dict[str, Any]:
+def _listing(what: str) -> dict[str, Any]:
     """Returns the cells of `dlm-eval ls` by name (of models: family and checkpoint) and header; descriptions are words, settings are values."""
-    lines = _command(folder, "ls", what).stdout.splitlines()
+    lines = _command("ls", what).stdout.splitlines()
     dashes = next(i for i, line in enumerate(lines) if line.startswith("---"))
     edges = [match.span() for match in re.finditer("-+", lines[dashes])]
     head, *rows = (
@@ -132,9 +134,9 @@ def cases(name: str, folder: Path, renamed: Renamed) -> Iterator[Case]:
     if kind == "evaluate":
         yield Case(name, partial(_evaluated, what, folder, renamed))
     elif kind == "list":
-        yield Case(name, partial(_listing, folder, what))
+        yield Case(name, partial(_listing, what))
     elif kind == "words":
-        yield Case(name, partial(_said, folder, *WORDS[what]))
+        yield Case(name, partial(_said, *WORDS[what]))
     elif kind == "data":
         more = ("--confirm_run_unsafe_code", "--decode", "gen_length=24") if what == "code" else ()
         arguments = ("--model", "tiny", "--tasks", ON_DATA[what], "--limit", "2", "--data_dir", str(DATA), *more)
@@ -184,12 +186,12 @@ def _numbers(results: Mapping[str, Any], samples: Mapping[str, Any]) -> dict[str
     return {**found, "samples": rows}
 
 
-def _command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "dlm_eval", *arguments], capture_output=True, text=True, cwd=folder)
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "dlm_eval", *arguments], capture_output=True, text=True)
 
 
-def _said(folder: Path, *arguments: str) -> Any:
-    done = _command(folder, *arguments)
+def _said(*arguments: str) -> Any:
+    done = _command(*arguments)
     return {
         "exit": done.returncode,
         "words": {
@@ -207,7 +209,7 @@ def _ran(folder: Path, *arguments: str, total: bool = True) -> Any:
         arguments: of `dlm-eval`.
         total: whether the cost of the device is stable: it is not in parts of a run, or if workers share it.
     """
-    done = _command(folder, *arguments, "-o", str(folder / "out"))
+    done = _command(*arguments, "-o", str(folder / "out"))
     error = {"words": {"error": done.stderr.splitlines()[-1:]}} if done.returncode else {}
     return {"exit": done.returncode, "table": _table(done.stdout), **_files(folder / "out", total), **error}
 
@@ -278,7 +280,7 @@ def _killed(folder: Path) -> Any:
     )
     command = [sys.executable, "-m", "dlm_eval", *arguments, "-o", str(folder / "out")]
     variables = {**os.environ, "DLM_EVAL_CHECKPOINT_SECONDS": "0"}
-    process = subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     begin = 0
     while process.poll() is None:
         size = sum(path.stat().st_size for path in (folder / "out").glob("journal*"))
@@ -306,7 +308,7 @@ def _board(folder: Path) -> Any:
     done = _command(
         folder, "leaderboard", out, str(record_models.ROOT / "leaderboards"), "-o", str(folder / "board.csv"), "--all"
     )
-    printed = _command(folder, "leaderboard", out)
+    printed = _command("leaderboard", out)
     return {
         "exit": done.returncode,
         "boards": {path.name: _rows(path) for path in sorted(folder.glob("board*.csv"))},
@@ -316,7 +318,7 @@ def _board(folder: Path) -> Any:
 
 def _sweep(folder: Path) -> Any:
     grid = ("--decode", "steps=2,4", "strategy=confidence,random", "--limit", "3", "-o", str(folder / "sweep"))
-    done = _command(folder, "sweep", "--model", "tiny", "--tasks", "demo_story_infill", *grid)
+    done = _command("sweep", "--model", "tiny", "--tasks", "demo_story_infill", *grid)
     return {
         "exit": done.returncode,
         "table": _table(done.stdout),
@@ -340,7 +342,7 @@ def _trace(folder: Path) -> Any:
         "temperature=0.8",
         *files,
     )
-    done = _command(folder, "trace", *arguments)
+    done = _command("trace", *arguments)
     page = (folder / "trace.html").read_text(encoding="utf-8")
     return {
         "exit": done.returncode,
