@@ -77,6 +77,7 @@ EVALUATE: dict[str, tuple[str, str, dict[str, Any]]] = {
     "word problems": ("tiny", "demo_word_problem", {"limit": 3, "num_fewshot": 1, "decode": {"gen_length": 16}}),
     "settled early": ("toy_rough", "t_choice", {"estimator": ("cubature", {"samples": 128, "precision": 0.3})}),
     "settled late": ("toy_rough", "t_choice", {"estimator": ("auto", {"samples": 64, "precision": 0.02})}),
+    "blanks": ("tiny", "t_blank,t_choice", {}),
     "no such task": ("toy", "t_chioce", {}),
 }  # fmt: skip
 LISTS = ("models", "tasks", "strategies", "estimators", "presets")
@@ -165,11 +166,13 @@ def _evaluated(what: str, folder: Path, renamed: Renamed) -> Any:
 
 
 def write_small_tasks(folder: Path) -> None:
-    """Writes the small tasks of the tests into `folder`."""
-    from harness_tasks import write_tasks
+    """Writes the small tasks of the tests into `folder`, and one whose contexts end with blanks."""
+    from harness_tasks import CHOICE, write_tasks
 
     folder.mkdir(parents=True)
     write_tasks(folder)
+    choice = CHOICE.format(data=folder / "documents.jsonl")
+    (folder / "t_blank.yaml").write_text(choice.replace("t_choice", "t_blank").replace('"{{text}}"', '"{{text}}  "'))
 
 
 def _tasks(folder: Path) -> Path:
