@@ -106,7 +106,7 @@ def _strategys_own(settings: DecodeSettings) -> None:
             raise UserError(f"decode {name} is not used by strategy '{settings.strategy}'; it belongs to {users}")
         if defaults[name] is None and name in method.options and getattr(settings, name) is None:
             raise UserError(f"decode strategy '{settings.strategy}' needs {name}=NUMBER")
-    if settings.schedule is not None and method.schedule is None and "threshold" not in method.options:
+    if settings.schedule is not None and method.schedule is None and "quota_is" not in method.options:
         raise UserError(
             f"decode schedule is not used by strategy '{settings.strategy}', which decides by itself how much to write"
         )

@@ -19,7 +19,7 @@ def supports(process: str, name: str, value: Any) -> bool:
     if name == "strategy":
         return str(value) not in STRATEGY_NAMES or strategy(str(value)) in strategies
     if name == "schedule":
-        return any(each.schedule is not None or "threshold" in each.options for each in strategies)
+        return any(each.schedule is not None or "quota_is" in each.options for each in strategies)
     if name in OWN and not any(name in each.options for each in strategies):
         return False
     return name not in MEANINGLESS[process]

@@ -13,6 +13,8 @@ import numpy as np
 from dlm_eval.decoding.schedules import kept_rate, reveal_grid
 from dlm_eval.decoding.strategies import Bools, Floats, Look, gumbel, highest, lowest
 
+LOWEST = float(np.finfo(np.float64).min)
+
 if TYPE_CHECKING:
     from dlm_eval.decoding.settings import DecodeSettings
 
@@ -119,7 +121,8 @@ def edit(look: Look, settings: DecodeSettings) -> Bools:
     probability = np.exp(look.score)
     sure: Bools = look.open & (probability > settings.threshold)
     if look.open.any() and sure.sum() < settings.num_to_transfer:
-        sure = look.open & highest(np.where(look.open, look.score, -np.inf), settings.num_to_transfer)
+        # an open position counts more than any written one, even if its candidate has probability 0 (end tokens that are doubted)
+        sure = look.open & highest(np.where(look.open, np.maximum(look.score, LOWEST), -np.inf), settings.num_to_transfer)
     better: Bools = (probability > settings.editing_threshold) & (look.token != look.current)
     return sure | (~look.open & better)
 

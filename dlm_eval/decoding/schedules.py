@@ -63,7 +63,7 @@ def batch_mean(eps: float, lengths: tuple[int, ...]) -> Schedule:
     """Returns Dream's schedule in a batch of holes of these lengths: the mean of what is open in them takes the place of `left`."""
 
     def quota(n: int, left: int, step: int, steps: int) -> int:
-        return min(left, _batch_quotas(eps, lengths, steps)[step])
+        return min(left, _batch_quotas(eps, lengths, steps)[min(step, steps - 1)])  # the last step asks for all
 
     return quota
 
