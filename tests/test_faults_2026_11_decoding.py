@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -223,3 +225,54 @@ def test_17_every_presets_task_exists_or_is_listed_as_missing() -> None:
         patterns = GROUPS.get(task, (task,))
         names = sorted(name for name in index if any(fnmatchcase(name, pattern) for pattern in patterns))
         assert any(generates(name) for name in names) == (task not in TASK_MISSING), (task, names[:5])
+
+
+# -- found by recording every strategy with every option ----------------------------------------------------------------
+
+
+DOUBTED = [
+    {"strategy": "edit", "threshold": 0.7, "editing_threshold": 0.9},
+    {"strategy": "edit", "threshold": 0.7, "editing_threshold": 0.9, "guidance": 1.0},
+    {"strategy": "threshold", "threshold": 0.9},
+    {"strategy": "threshold", "threshold": 0.9, "quota_is": "most", "schedule": "even", "steps": 4},
+    {"strategy": "confidence", "rescore": True},
+    {"strategy": "rdm"},
+    {"strategy": "p2"},
+    {"strategy": "window"},
+    {"strategy": "factor", "factor": 1.0},
+    {"strategy": "entropy_bound", "entropy_bound": 0.1},
+]
+
+
+@pytest.fixture
+def within_a_minute() -> Iterator[None]:
+    """Ends a test that never would: its loop runs no model, so that nothing else sees it."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError("decoding does not end")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("within_a_minute")
+@pytest.mark.parametrize("settings", DOUBTED, ids=lambda s: "-".join(map(str, s.values())))
+def test_10_a_doubted_end_token_is_written_all_the_same(settings: dict[str, Any]) -> None:
+    """A candidate that counts as impossible loses to every written one, but an open position is not left open."""
+    toy = Toy(ToySettings(vocab=2, inconsistency=0.9, seed=3))
+    asked = [Canvas.completion([i % 2, i // 2], 4) for i in range(4)]
+    found = fill(toy, asked, confidence_eos_eot_inf=True, early_exit=False, **settings)
+    assert any(toy.eos_ids[0] in filling.tokens for filling in found)
+    assert all(toy.mask_id not in filling.tokens and min(filling.step) >= 0 for filling in found)
+
+
+def test_10_a_schedule_is_refused_by_what_never_reads_it() -> None:
+    toy, canvas = Toy(ToySettings()), Canvas.completion([0], 6)
+    with pytest.raises(UserError, match="decode schedule is not used by strategy 'edit'"):
+        fill(toy, [canvas], strategy="edit", threshold=0.7, editing_threshold=0.9, schedule="even")
+    own = {"strategy": "threshold", "threshold": 1.0, "quota_is": "most", "schedule": "timestep", "steps": 2}
+    (filling,) = fill(toy, [canvas], **own, batch_mean_quota=(3, 6), early_exit=False)
+    assert len(filling.tokens) == 6 and min(filling.step) >= 0

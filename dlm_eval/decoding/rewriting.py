@@ -122,7 +122,9 @@ def edit(look: Look, settings: DecodeSettings) -> Bools:
     sure: Bools = look.open & (probability > settings.threshold)
     if look.open.any() and sure.sum() < settings.num_to_transfer:
         # an open position counts more than any written one, even if its candidate has probability 0 (end tokens that are doubted)
-        sure = look.open & highest(np.where(look.open, np.maximum(look.score, LOWEST), -np.inf), settings.num_to_transfer)
+        sure = look.open & highest(
+            np.where(look.open, np.maximum(look.score, LOWEST), -np.inf), settings.num_to_transfer
+        )
     better: Bools = (probability > settings.editing_threshold) & (look.token != look.current)
     return sure | (~look.open & better)
 
