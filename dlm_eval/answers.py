@@ -31,7 +31,7 @@ def journal_key(fingerprint: str, job: Job) -> str:
 
 @lru_cache(maxsize=1024)
 def _plain(settings: EstimatorSettings | DecodeSettings) -> dict[str, Any]:
-    return asdict(settings)
+    return settings.plain() if isinstance(settings, DecodeSettings) else asdict(settings)
 
 
 def answer_jobs(

@@ -7,7 +7,7 @@ h = heads, d = head size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from dlm_eval.errors import SampleError
 from dlm_eval.memory import gather
 from dlm_eval.models.denoiser import Denoiser, Remembering
-from dlm_eval.rows import Ints, Reader, Reading, Row
+from dlm_eval.rows import Ints, KeepingOp, Kept, Reader, Reading, Row
 
 # Matrix products of fewer rows than this take other kernels, which round differently (MKL: below 4). Reading a few positions more, or running a
 # very short sequence twice, makes a row's reading the same whoever shares its batch.
@@ -49,9 +49,11 @@ def forward(
     logits, states = _run(model, rows, asks, tokens, valid, wanted.to(device))
     slot = torch.full(tokens.shape, -1, dtype=torch.long)
     slot[wanted] = torch.arange(int(wanted.sum()))
-    readings = _read(logits, slot, asks, twin)
+    readings, fresh = _read(logits, slot, asks, twin)
     if states is not None:
         _keep(states, asks)
+    for kept, ids, values in fresh:  # once everything has succeeded
+        kept.put(ids, values)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return readings, torch.Size((distinct, tokens.shape[1]))
@@ -112,7 +114,19 @@ def _continuous(rows: Sequence[Row], tokens: Tensor) -> dict[str, Tensor]:
     inputs = torch.zeros(*tokens.shape, given[0].shape[1])
     for i, part in enumerate(given):
         inputs[i, : len(part)] = torch.from_numpy(part)
-    return {"inputs": inputs.to(tokens.device), "time": torch.tensor([row.time for row in rows], device=tokens.device)}
+    inputs = inputs.to(tokens.device)
+    if rows[0].fed:
+        inputs = torch.cat([_fed(rows, tokens), inputs], -1)
+    return {"inputs": inputs, "time": torch.tensor([row.time for row in rows], device=tokens.device)}
+
+
+def _fed(rows: Sequence[Row], tokens: Tensor) -> Tensor:
+    """Returns what goes in from the last step [B, L, F] at wanted positions, zero elsewhere and before there is a last step."""
+    fed = torch.zeros(*tokens.shape, rows[0].fed, device=tokens.device)
+    for i, row in enumerate(rows):
+        if row.kept is not None and row.ids is not None and (found := row.kept.of(row.ids)) is not None:
+            fed[i, torch.from_numpy(row.places).to(tokens.device)] = found[0]
+    return fed
 
 
 def _times(rows: Sequence[Row], count: int, device: torch.device) -> Tensor:
@@ -127,10 +141,13 @@ def _twins(rows: Sequence[Row]) -> dict[int, int]:
     return {sequence: len(rows) + order for order, sequence in enumerate(guided)}
 
 
-def _read(logits: Tensor, slot: Tensor, asks: Sequence[Ask], twin: dict[int, int]) -> list[Reading | SampleError]:
-    """Returns each ask's reading. Asks with equal readers (and equal need of guidance) are read in one call."""
+def _read(
+    logits: Tensor, slot: Tensor, asks: Sequence[Ask], twin: dict[int, int]
+) -> tuple[list[Reading | SampleError], list[tuple[Kept, Ints, Tensor]]]:
+    """Returns each ask's reading, and what stays on the device. Asks with equal readers (and equal need of guidance) are read in one call."""
     readings: list[Reading | SampleError] = [()] * len(asks)
-    groups: dict[tuple[Reader, float | None], list[int]] = {}
+    fresh: list[tuple[Kept, Ints, Tensor]] = []
+    groups: dict[tuple[Reader | KeepingOp, float | None], list[int]] = {}
     for number, (sequence, row) in enumerate(asks):
         groups.setdefault((row.reader, row.guidance if sequence in twin else None), []).append(number)
     for (reader, guidance), members in groups.items():
@@ -145,16 +162,36 @@ def _read(logits: Tensor, slot: Tensor, asks: Sequence[Ask], twin: dict[int, int
         payload = torch.from_numpy(np.concatenate([row.payload for _, row in own_asks])).to(logits.device)
         bad = own.isnan().any(-1).cpu().numpy()
         some_bad = bool(bad.any())
-        arrays = [array.cpu().numpy() for array in reader(own, payload)]
+        found = reader(own, payload, *_before(own_asks, own))
+        after = found[-1] if own_asks[0][1].kept is not None else None
+        arrays = [array.cpu().numpy() for array in (found if after is None else found[:-1])]
         begin = 0
         for m in members:
-            end = begin + len(asks[m][1].wanted)
+            row = asks[m][1]
+            end = begin + len(row.wanted)
             if some_bad and bad[begin:end].any():
                 readings[m] = SampleError("the model returned NaN")
             else:
                 readings[m] = tuple(array[begin:end] for array in arrays)
+                if after is not None and row.kept is not None and row.ids is not None:
+                    fresh.append((row.kept, row.ids, after[begin:end].clone()))
             begin = end
-    return readings
+    return readings, fresh
+
+
+def _before(asks: Sequence[Ask], logits: Tensor) -> tuple[Any, ...]:
+    """Returns what a `KeepingOp` gets besides: the numbers of the last step [N, ...] and where there are some [N]; nothing for other readers."""
+    if asks[0][1].kept is None:
+        return ()
+    parts = [row.kept.of(row.ids) for _, row in asks if row.kept is not None and row.ids is not None]
+    some = next((part[0] for part in parts if part is not None), None)
+    if some is None:
+        return None, torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    none = [
+        (some.new_zeros(len(row.wanted), *some.shape[1:]), some.new_zeros(len(row.wanted)).bool()) for _, row in asks
+    ]
+    whole = [part or empty for part, empty in zip(parts, none, strict=True)]
+    return torch.cat([values for values, _ in whole]), torch.cat([known for _, known in whole])
 
 
 def _of_twins(asks: Sequence[Ask], twin: dict[int, int]) -> list[Ask]:

@@ -14,9 +14,10 @@ from functools import partial
 from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling, Score
-from dlm_eval.decoding import DecodeSettings, fill_walk
+from dlm_eval.decoding import DecodeSettings, fill_program
 from dlm_eval.decoding.checkpoints import Offer, State
-from dlm_eval.decoding.loop import fits
+from dlm_eval.decoding.filling import fits
+from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.engine import Engine, Outcome, Walk
 from dlm_eval.errors import DlmEvalError, SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser
@@ -124,7 +125,7 @@ def start(engine: Engine, job: Job, keep: Callable[[Checkpoint], None]) -> Walk[
         return _guarded(_question(engine, job, noise))
     begun = job.begun.state if job.begun is not None else None
     offer = _every_so_often(engine, job.begun.seconds if job.begun is not None else 0.0, keep)
-    return _guarded(fill_walk(engine.model, job.canvas, job.settings, noise, begun=begun, offer=offer))
+    return _guarded(fill_program(FillRequest(engine.model, job.canvas, job.settings, noise, begun=begun, offer=offer)))
 
 
 def _every_so_often(engine: Engine, earlier: float, keep: Callable[[Checkpoint], None]) -> Offer:

@@ -163,4 +163,5 @@ def identity(row: Row) -> bytes:
     continuous = b"" if row.inputs is None else b"|" + row.inputs.tobytes()
     time = f"|{row.time}".encode() if row.time else b""
     remembered = b"" if row.live is None else f"|{id(row.memory)} {row.live}".encode()
-    return row.head.encode() + b"|" + row.tokens.tobytes() + unguided + continuous + time + remembered
+    fed = f"|{id(row.kept)}".encode() if row.fed else b""
+    return row.head.encode() + b"|" + row.tokens.tobytes() + unguided + continuous + time + remembered + fed

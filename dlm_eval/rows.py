@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,6 +32,49 @@ class Reader(Protocol):
     def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
         """Returns tensors with first dimension N from float32 `logits` [N, V] and `payload` [N, ...] (the rows' own inputs)."""
         ...
+
+
+class KeepingOp(Protocol):
+    """A reader whose last output stays on the device, as input of its next call (`Row.kept`)."""
+
+    def __call__(self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor) -> tuple[Tensor, ...]:
+        """Returns tensors with first dimension N, as a `Reader` does; the last one is kept and never leaves the device.
+
+        Args:
+            logits: [N, V] float32.
+            payload: [N, ...].
+            before: [N, ...] what the last call kept for these positions; None if it is the first call.
+            known: [N] bool, false at positions of which nothing was kept (`before` is 0 there).
+        """
+        ...
+
+
+class Kept:
+    """Numbers that a program keeps on the device from one step to the next, by the identity of positions.
+
+    It holds what the last row with this store has read. A failed pass changes nothing.
+
+    Attributes:
+        values: [K, ...] the numbers, None before the first row.
+    """
+
+    def __init__(self) -> None:
+        self._place: dict[int, int] = {}  # identity -> row of `values`
+        self.values: Tensor | None = None
+
+    def put(self, ids: Ints, values: Tensor) -> None:
+        """Keeps `values` [K, ...] of the positions `ids` [K]."""
+        self._place = {int(one): place for place, one in enumerate(ids)}
+        self.values = values
+
+    def of(self, ids: Ints) -> tuple[Tensor, Tensor] | None:
+        """Returns the numbers [K, ...] of the positions `ids` [K], 0 where there are none, and where there are some [K] bool."""
+        if self.values is None:
+            return None
+        places = torch.tensor([self._place.get(int(one), -1) for one in ids], device=self.values.device)
+        known = places >= 0
+        found = self.values[places.clamp(min=0)]
+        return found.masked_fill(~known.view(-1, *[1] * (found.ndim - 1)), 0), known
 
 
 @dataclass(frozen=True)
@@ -59,11 +103,14 @@ class Row:
         memory: what the walk remembers of this sequence, or None. No guidance goes with it.
         live: first of the positions that run, and the one after the last; the others stand in `memory`. None runs all of them.
         keep: positions from the left that `memory` takes once the pass has succeeded.
+        kept: what the program keeps on the device; `reader` is then a `KeepingOp`.
+        ids: [W] identities of the wanted positions, by which `kept` knows them.
+        fed: numbers of each wanted position that go in from `kept`, in front of `inputs` (self-conditioning).
     """
 
     tokens: Ints
     wanted: Ints
-    reader: Reader
+    reader: Reader | KeepingOp
     payload: NDArray[Any]
     unguided: Ints | None = None
     guidance: float = 1.0
@@ -73,6 +120,9 @@ class Row:
     memory: Memory | None = None
     live: tuple[int, int] | None = None
     keep: int = 0
+    kept: Kept | None = None
+    ids: Ints | None = None
+    fed: int = 0
 
     @property
     def passes(self) -> int:

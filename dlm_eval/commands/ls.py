@@ -58,7 +58,7 @@ def _estimators() -> Table:
 
 
 def _strategies() -> Table:
-    from dlm_eval.decoding.registry import describe_strategies
+    from dlm_eval.decoding import describe_strategies
 
     return ("strategy", "about"), describe_strategies().items()
 

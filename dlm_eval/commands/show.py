@@ -28,8 +28,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _find(name: str, include_path: str | None) -> dict[str, Any]:
+    from dlm_eval.decoding import describe_strategies
     from dlm_eval.decoding.presets import presets
-    from dlm_eval.decoding.registry import describe_strategies
     from dlm_eval.harness.task_index import list_tasks, task_file
     from dlm_eval.models import check_supported, checkpoints, families, option_names
     from dlm_eval.scoring import ESTIMATORS

@@ -1,7 +1,7 @@
-"""Checkpoints: what a half-written canvas needs to go on in another process as if nothing had happened.
+"""Checkpoints: what a half-filled canvas needs to go on in another process as if nothing had happened.
 
-Random numbers belong to (request, step, position) (`dlm_eval.noise`), so that the state of a canvas is what stands in it, when and how surely each
-token was written, and a few counters. Only canvases that the absorbing loop writes one by one have checkpoints (`why_not`).
+Random numbers belong to (request, step, identity of a position) (`dlm_eval.noise`), so that the state of a canvas is its tokens, when and
+how surely each was written, and a few counters.
 """
 
 from __future__ import annotations
@@ -10,26 +10,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dlm_eval.decoding.settings import DecodeSettings
-
 
 @dataclass(frozen=True)
 class State:
     """A canvas between two steps, as plain data.
 
     Attributes:
-        block: number of the block (window) that is being filled.
+        block: number of the block that is being filled.
         step: steps done in it.
-        clock: steps done in all; it numbers the random draws.
+        global_step: steps done in all; it numbers the random draws.
         forwards: rows that the model ran (two per step under guidance).
-        written_steps, post_steps, last_change: the loop's counters (`loop.Page`).
-        tokens, logprob, written: [n] of the open positions, those that fill up the last block among them: what stands there, its log-probability when
-            it was written (nats), and in which step that was, -1 if it is open.
+        written_steps: steps that wrote a token.
+        post_steps: steps on a block that was full already.
+        last_change: global step of the last change, -1 before any.
+        tokens: [n] tokens of the positions that were not given, the mask token where open.
+        logprob: [n] log-probability of each token when it was written (nats).
+        written: [n] global step at which each token was written, -1 where open.
+        positions: [L] identities of all positions in reading order; empty if the canvas has those that it was asked with.
+        inserted: number of the block of each inserted position, in reading order.
+        next_id: identity that the next inserted position gets.
     """
 
     block: int
     step: int
-    clock: int
+    global_step: int
     forwards: int
     written_steps: int
     post_steps: int
@@ -37,6 +41,9 @@ class State:
     tokens: tuple[int, ...]
     logprob: tuple[float, ...]
     written: tuple[int, ...]
+    positions: tuple[int, ...] = ()
+    inserted: tuple[int, ...] = ()
+    next_id: int = 0
 
     @classmethod
     def of(cls, data: Any) -> State:
@@ -48,10 +55,11 @@ class State:
         plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
         state = cls(**plain)
         lists = (state.tokens, state.logprob, state.written)
+        numbers = (state.tokens, state.written, state.positions, state.inserted)
         counts = [value for value in vars(state).values() if not isinstance(value, tuple)]
-        if len({len(values) for values in lists}) != 1 or not all(type(count) is int for count in counts):
+        if not all(isinstance(values, tuple) for values in (*lists, *numbers)) or len({len(v) for v in lists}) != 1:
             raise ValueError("no state of a canvas")
-        if not all(type(value) is int for values in (state.tokens, state.written) for value in values):
+        if not all(type(count) is int for count in (*counts, *(value for values in numbers for value in values))):
             raise ValueError("no state of a canvas")
         if not all(type(value) is float for value in state.logprob):
             raise ValueError("no state of a canvas")
@@ -63,12 +71,3 @@ Offer = Callable[[Callable[[], State]], None]  # gets a way to the state between
 
 def no_offer(state: Callable[[], State]) -> None:
     """Leaves every state."""
-
-
-def why_not(process: str, settings: DecodeSettings) -> str | None:
-    """Returns why canvases under these settings have no checkpoints, so that an interrupted one is begun anew, or None."""
-    if process != "absorbing":
-        return f"process '{process}'"
-    if settings.length_beam:
-        return "length_beam"
-    return "several samples" if settings.samples > 1 and settings.draws(process) else None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Measure = Literal["probability", "margin", "entropy"]
-Nucleus = Literal["reach", "within", "of_top_k"]
+TopPRule = Literal["inclusive", "exclusive", "after_top_k"]
 CHUNK = 2**24  # float64 numbers (N x V) formed at once while sampling
 
 
@@ -27,7 +27,7 @@ class Draw:
             (nats).
         temperature: 0 takes the most probable token; otherwise one is drawn from softmax(logits / temperature).
         top_p, top_k: restrict the distribution that is drawn from; 1 and 0 do not.
-        nucleus: what it consists of (see `DecodeSettings`).
+        top_p_rule: which tokens belong to the nucleus (see `DecodeSettings`).
         logits_temp: divides the logits before anything else.
         of_drawn: whether probability and score are those of the distribution drawn from (tempered and restricted), or
             the model's own.
@@ -39,7 +39,7 @@ class Draw:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
-    nucleus: Nucleus = "reach"
+    top_p_rule: TopPRule = "inclusive"
     logits_temp: float = 1.0
     of_drawn: bool = False
     banned: tuple[int, ...] = ()
@@ -50,7 +50,7 @@ class Draw:
         logits = without(logits, self.banned)
         drawn = logits
         if self.temperature > 0 or self.of_drawn:
-            drawn = restrict(logits / (self.temperature or 1.0), self.top_p, self.top_k, self.nucleus)
+            drawn = restrict(logits / (self.temperature or 1.0), self.top_p, self.top_k, self.top_p_rule)
         token = inverse_cdf(drawn, payload) if self.temperature > 0 else logits.argmax(-1)
         judged = without(drawn if self.of_drawn else logits, self.doubted)
         logprob, score = judge(judged, token, self.measure)
@@ -64,22 +64,22 @@ def without(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
     return logits.index_fill(-1, torch.tensor(ids, device=logits.device), -torch.inf)
 
 
-def restrict(logits: Tensor, top_p: float, top_k: int, nucleus: Nucleus = "reach") -> Tensor:
+def restrict(logits: Tensor, top_p: float, top_k: int, top_p_rule: TopPRule = "inclusive") -> Tensor:
     """Returns `logits` [N, V], minus infinity outside the nucleus (Holtzman et al. 2020) and outside the k largest.
 
-    The token with which the probability first exceeds `top_p` belongs to the nucleus, unless 'within' (the first token does even so).
+    The token with which the probability first exceeds `top_p` belongs to the nucleus, unless 'exclusive' (the first token does even so).
     """
-    if nucleus == "of_top_k":
-        return _nucleus(_largest(logits, top_k), top_p, within=False)
-    return _largest(_nucleus(logits, top_p, nucleus == "within"), top_k)
+    if top_p_rule == "after_top_k":
+        return _nucleus(_largest(logits, top_k), top_p, exclusive=False)
+    return _largest(_nucleus(logits, top_p, top_p_rule == "exclusive"), top_k)
 
 
-def _nucleus(logits: Tensor, top_p: float, within: bool) -> Tensor:
+def _nucleus(logits: Tensor, top_p: float, exclusive: bool) -> Tensor:
     if top_p >= 1:
         return logits
     ordered, ids = logits.sort(-1, descending=True)
     outside = ordered.softmax(-1).cumsum(-1) > top_p
-    outside = outside if within else outside.roll(1, -1)
+    outside = outside if exclusive else outside.roll(1, -1)
     outside[:, 0] = False
     return logits.masked_fill(torch.zeros_like(outside).scatter(-1, ids, outside), -torch.inf)
 

@@ -7,39 +7,52 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dlm_eval.canvas import Canvas
 from dlm_eval.models.denoiser import Denoiser
 
+Ints = NDArray[np.int64]
 
-class Front:
+
+class EarlyExit:
     """The written text that has nothing open before it, followed step by step.
 
-    Visible text ends at the first end-of-text token of a hole that the canvas ends with, and at the first stop string
-    of a lone hole. Once either stands in the front, no later token can be seen. Only for strategies that never rewrite
-    a token.
+    Visible text ends at the first end-of-text token of a hole that the canvas ends with, and at the
+    first stop string if there is only one hole. Once either is in the text that has nothing open before it, no later
+    token can be seen. Only for strategies that never rewrite a token.
+
+    Args:
+        model: for its end-of-text ids and its tokenizer.
+        positions: [n] places of the holes, ascending.
+        ends_with_hole: whether no given text follows the last hole.
+        until: stop strings.
     """
 
-    def __init__(self, model: Denoiser, canvas: Canvas, until: Sequence[str]) -> None:
+    def __init__(self, model: Denoiser, positions: Ints, ends_with_hole: bool, until: Sequence[str]) -> None:
         self._model = model
         self._until = tuple(stop for stop in until if stop)
-        self._positions = np.array(canvas.open_positions)
-        breaks = np.nonzero(np.diff(self._positions) > 1)[0]
-        self._lone = len(breaks) == 0
-        # Where given text follows, an end-of-text token inside the hole ends nothing.
-        self._last_hole = (int(breaks[-1]) + 1 if len(breaks) else 0) if canvas.open[-1] else len(self._positions)
+        self._ends_with_hole = ends_with_hole
         self._reached = 0
+        self.follow(positions)
 
-    def reason(self, tokens: NDArray[np.int64], open_: NDArray[np.bool_]) -> str | None:
-        """Returns 'eos' or 'stop' where visible text is final after this step, else None."""
+    def follow(self, positions: Ints) -> None:
+        """Takes note of the places of the holes, which a step may change."""
+        self._positions = positions
+        breaks = np.nonzero(np.diff(positions) > 1)[0]
+        self._one_hole = len(breaks) == 0
+        # If given text follows, an end-of-text token inside the hole ends nothing.
+        begin = int(breaks[-1]) + 1 if len(breaks) else 0
+        self._last_hole = begin if self._ends_with_hole else len(positions)
+
+    def reason(self, tokens: Ints, open_: NDArray[np.bool_]) -> str | None:
+        """Returns 'eos' or 'stop' if visible text is final after this step, else None."""
         waiting = np.nonzero(open_[self._positions])[0]
-        front = int(waiting[0]) if len(waiting) else len(self._positions)
-        if front == self._reached:
+        written_to = int(waiting[0]) if len(waiting) else len(self._positions)
+        if written_to == self._reached:
             return None
-        self._reached = front
-        written = tokens[self._positions[:front]]
+        self._reached = written_to
+        written = tokens[self._positions[:written_to]]
         if np.isin(written[self._last_hole :], self._model.eos_ids).any():
             return "eos"
-        if self._until and self._lone:
+        if self._until and self._one_hole:
             text = self._model.decode([int(token) for token in written])
             if any(stop in text for stop in self._until):
                 return "stop"

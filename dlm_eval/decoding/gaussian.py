@@ -13,17 +13,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dlm_eval.canvas import Canvas, Filling
-from dlm_eval.decoding.halting import Halt
+from dlm_eval.canvas import Filling
+from dlm_eval.decoding.halting import Halt, Halting
 from dlm_eval.decoding.samples import best_walk, repeat
-from dlm_eval.decoding.settings import DecodeSettings
-from dlm_eval.decoding.steps import Trace, TraceStep
+from dlm_eval.decoding.strategy import FillRequest
+from dlm_eval.decoding.trace import TraceStep
 from dlm_eval.engine import Reader, Row, Walk
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
+from dlm_eval.rows import KeepingOp, Kept
 
-STEPS = 200  # where none are asked for (CDCD 6.1)
+DEFAULT_STEPS = 200  # CDCD 6.1
 Floats = NDArray[np.float64]
 
 
@@ -40,44 +41,55 @@ class EmbeddingDenoiser(Protocol):
         """Returns [steps + 1] noise levels, from the largest to the smallest."""
         ...
 
-    def interpolator(self, score_temperature: float, divergence: bool) -> Reader:
+    def interpolator(self, score_temperature: float, divergence: bool) -> Reader | KeepingOp:
         """Returns the reader of (token, log-probability [nats], entropy [nats], E[x_0] [D]).
 
-        With `divergence` it also reads (KL from the payload's log-probabilities [nats], log-probabilities [V]).
+        With `divergence` it also reads KL(now || last step) [nats]; the log-probabilities [V] stay on the device.
         """
         ...
 
 
-def gaussian_walk(
-    model: Denoiser, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None = None
+def gaussian_program(
+    request: FillRequest, halting: Halting, noise_scale: float, score_temperature: float
 ) -> Walk[Filling]:
-    """Returns the walk that fills the canvas; `exit` names the halting criterion that ended it, else 'full'.
+    """Returns the program that fills the canvas; `exit` names the halting criterion that ended it, else 'full'.
 
     Of several samples the one with the most probable tokens is kept.
 
+    Args:
+        request: the canvas.
+        halting: when it is done before its last step.
+        noise_scale: factor of the initial noise.
+        score_temperature: divides the logits from which E[x_0] is taken.
+
     Raises (when run):
-        UserError: a setting that belongs to masked models, or a model without embeddings to diffuse.
+        UserError: a model without embeddings to diffuse.
     """
+    model, noise = request.model, request.noise
     assert_diffuses(model)
-    walks = [_sample(model, canvas, settings, repeat(noise, i), trace) for i in range(settings.samples)]
-    return (yield from best_walk(model, canvas, walks, "probability"))
+    numbers = range(request.settings.samples)
+    samples = [_sample(model, request, halting, noise_scale, score_temperature, repeat(noise, i)) for i in numbers]
+    return (yield from best_walk(model, request.canvas, samples, "probability"))
 
 
-def _sample(model: Any, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None) -> Walk[Filling]:
-    """Returns the walk of one sample; `model` is a `Denoiser` and an `EmbeddingDenoiser`."""
+def _sample(
+    model: Any, request: FillRequest, halting: Halting, noise_scale: float, score_temperature: float, noise: Noise
+) -> Walk[Filling]:
+    """Returns the program of one sample; `model` is a `Denoiser` and an `EmbeddingDenoiser`."""
+    canvas, trace = request.canvas, request.trace
     at, length, size = np.array(canvas.open_positions), len(canvas), model.embedding_size
     tokens = np.where(canvas.open, 0, canvas.tokens)
-    levels = model.times(settings.steps or STEPS)
-    halt, divergence = Halt(settings), settings.halt == "kl"
-    reader = model.interpolator(settings.score_temperature, divergence)
-    x = settings.noise_scale * levels[0] * noise.generator("start").standard_normal((length, size))[at]
-    estimate, before = np.zeros_like(x), np.zeros((len(at), model.vocab_size if divergence else 0), dtype=np.float32)
+    levels = model.times(request.settings.steps or DEFAULT_STEPS)
+    halt, divergence = Halt(halting), halting.halt == "kl"
+    reader, kept = model.interpolator(score_temperature, divergence), Kept() if divergence else None
+    x = noise_scale * levels[0] * noise.generator("start").standard_normal((length, size))[at]
+    estimate, nothing = np.zeros_like(x), np.zeros((len(at), 0), dtype=np.float32)
     token, changed, reason, step = np.full(len(at), -1), np.zeros(len(at), dtype=np.int64), None, 0
     logprob = np.zeros(len(at))
     for step, level in enumerate(levels):
         inputs = np.zeros((length, 2 * size + 1), dtype=np.float32)
         inputs[at] = np.concatenate([x, estimate, np.ones((len(at), 1))], axis=1)
-        row = Row(tokens, at, reader, before, inputs=inputs, time=float(level))
+        row = Row(tokens, at, reader, nothing, inputs=inputs, time=float(level), kept=kept, ids=at)
         found, logprob, entropy, estimate, *more = (yield [row])[0]
         changed[found != token], token = step, found
         if trace is not None:
@@ -87,7 +99,6 @@ def _sample(model: Any, canvas: Canvas, settings: DecodeSettings, noise: Noise, 
         if reason is not None or step == len(levels) - 1:
             break
         x = x + (levels[step + 1] - level) * (x - estimate) / level
-        before = more[1] if divergence else before
     return Filling(
         tokens=tuple(map(int, token)),
         forwards=step + 1,

@@ -5,10 +5,38 @@ The paper names the criteria; its thresholds were never published, so they are o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
-from dlm_eval.decoding.settings import DecodeSettings
+from dlm_eval.decoding.strategy import Strategy
+from dlm_eval.errors import UserError
+from dlm_eval.options import option
+
+Criterion = Literal["none", "entropy", "patience", "kl", "fixed", "confident"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halting(Strategy):
+    """The options of strategies that can halt."""
+
+    halt: Criterion = option(
+        "none",
+        help="criterion that ends decoding before its last step: the mean 'entropy', or the mean 'kl' from the step before, is below the"
+        " threshold (nats); no token has changed for that many steps ('patience'); that many are done ('fixed'); the entropy is below and no"
+        " token has changed since the last step ('confident')",
+    )
+    halt_threshold: float = option(0.0, least=0, help="nats or steps")
+    halt_min_steps: int = option(0, least=0, help="steps before which nothing halts")
+
+    def check(self) -> None:
+        super().check()
+        if (self.halt != "none") != (self.halt_threshold > 0):
+            raise UserError(
+                f"decode halt '{self.halt}' and halt_threshold '{self.halt_threshold}' need each other (nats, or steps)"
+            )
 
 
 class Halt:
@@ -21,8 +49,8 @@ class Halt:
     * confident: the mean entropy is below the threshold (nats), and no most probable token has changed since the step before.
     """
 
-    def __init__(self, settings: DecodeSettings) -> None:
-        self._rule, self._threshold, self._least = settings.halt, settings.halt_threshold, settings.halt_min_steps
+    def __init__(self, options: Halting) -> None:
+        self._rule, self._threshold, self._least = options.halt, options.halt_threshold, options.halt_min_steps
         self._tokens: NDArray[np.int64] | None = None
         self._calm = 0
 

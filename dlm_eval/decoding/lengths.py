@@ -15,11 +15,11 @@ import numpy as np
 from torch import Tensor
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
+from dlm_eval.decoding.checkpoints import no_offer
 from dlm_eval.decoding.samples import best_walk
-from dlm_eval.decoding.settings import DecodeSettings
+from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.engine import Row, Walk
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.denoiser import Denoiser
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,20 @@ class TopLengths:
         return (logits.topk(min(self.count, logits.shape[-1])).indices + 1,)
 
 
-def beam_walk(
-    model: Denoiser, canvas: Canvas, settings: DecodeSettings, fill: Callable[[Canvas, DecodeSettings], Walk[Filling]]
-) -> Walk[Filling]:
-    """Returns the walk that fills the canvas at each length of the beam and answers with the best.
+def beam_program(request: FillRequest, fill: Callable[[FillRequest], Walk[Filling]]) -> Walk[Filling]:
+    """Returns the program that fills the canvas at each length of the beam and answers with the best.
 
     The hole must end the canvas; its own length is set aside. `forwards` counts the reading of lengths and all fillings.
 
     Args:
-        model: a denoiser with `length_logits`.
-        canvas: prompt and hole.
-        settings: with `length_beam`.
-        fill: the walk that fills a canvas of one of the lengths.
+        request: prompt and hole, with `length_beam`, for a denoiser with `length_logits`.
+        fill: returns the program that fills a canvas of one of the lengths.
 
     Raises (when run):
         UserError: the model predicts no lengths.
         SampleError: text follows the hole, or no position is left for it.
     """
+    model, canvas, settings = request.model, request.canvas, request.settings
     if not hasattr(model, "length_logits"):
         raise UserError(
             f"decode length_beam '{settings.length_beam}' is not possible: {model.name} has no length head; leave it out"
@@ -66,8 +63,11 @@ def beam_walk(
     proposed = (yield [ask])[0][0][0]
     one = replace(settings, length_beam=0)
     sizes = list(dict.fromkeys(min(int(size), room) for size in proposed))
-    walks = [fill(_resized(canvas, len(prompt), size), one.fitted(size)) for size in sizes]
-    best = yield from best_walk(model, canvas, walks, "text")
+    programs = [
+        fill(replace(request, canvas=_resized(canvas, len(prompt), size), settings=one.fitted(size), offer=no_offer))
+        for size in sizes
+    ]
+    best = yield from best_walk(model, canvas, programs, "text")
     return replace(best, forwards=best.forwards + ask.passes)
 
 

@@ -1,143 +1,123 @@
-"""Settings of decoding: one frozen dataclass, which refuses what does not go together (`layers` fills it)."""
+"""Settings of decoding: general ones, and a strategy with its own.
+
+`--decode k=v,...`, task YAMLs and presets are layers of settings by name; `resolve` makes one `DecodeSettings` of them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cache
+from typing import Any, Literal, get_type_hints
 
-from dlm_eval.decoding.checks import check_values, refused
-from dlm_eval.decoding.draw import Nucleus
-from dlm_eval.decoding.registry import ALIASES, strategy
+from dlm_eval.decoding.draw import TopPRule
+from dlm_eval.decoding.presets import preset_settings
+from dlm_eval.decoding.strategy import STRATEGIES, Strategy, default_strategy, not_for, strategies_for, users_of
+from dlm_eval.errors import UserError, unknown
+from dlm_eval.options import check_options, option, option_names, parse_options, value_error
+from dlm_eval.settings import cast_value
 
-Convention = Literal["llada", "dream"]
 PER_STEP = ("even", "carry")  # schedules with a quota of at least one token for each step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecodeSettings:
-    """How open positions are written. `None` for `steps` means one token per step; for `block_length`, the whole hole
-    (or the model's own block).
+    """How open positions are written; `resolve` makes one of settings by name."""
 
-    Attributes:
-        strategy: where to write at each step (`dlm-eval ls strategies`).
-        steps: steps for the whole hole, shared evenly among its blocks (None: 10 for models of process 'uniform', 200 for 'gaussian', 48 a canvas for 'canvas').
-        steps_per_block: steps for each block, in place of `steps`.
-        block_length: open positions that are filled before the next ones are begun (semi-autoregressive).
-        schedule: tokens per step: 'even', 'carry', 'linear', 'cosine', 'timestep'; None is the strategy's own.
-        eps: end of the 'timestep' grid.
-        batch_mean_quota: lengths of the holes that shared a batch in Dream's code, which takes the mean of their open positions
-            for everyone's quota; empty for a quota of one's own (schedule 'timestep').
-        temperature: 0 writes the most probable token, otherwise one is drawn at this temperature.
-        top_p, top_k: restrict what is drawn; 1 and 0 do not.
-        nucleus: whether the token with which the probability first exceeds `top_p` still belongs ('reach'), or only those up to
-            it ('within': MDLM, BD3LM, ReMDM); 'of_top_k' is 'reach' among the `top_k` largest (SDAR, LLaDA2, WeDLM), not before them (Dream).
-        logits_temp: divides the logits before everything else (DiffuLLaMA): probabilities change, the most probable
-            token does not.
-        confidence_of: whether confidence is read from the 'model' distribution (LLaDA) or the tempered, restricted
-            'drawn' one (Dream, SDAR).
-        rescore: written tokens keep competing for the quota with fresh scores (DiffuLLaMA); they are not rewritten.
-        alg_temp: temperature of the choice of positions (Dream); 0 takes the best.
-        threshold: least probability that is written (strategy `threshold`).
-        quota_is: whether the schedule's quota is the 'least' (SDAR, LLaDA2) or the 'most' (Fast-dLLM on Dream) that a step writes (strategy `threshold`).
-        factor: Fast-dLLM's factor (strategy `factor`).
-        entropy_bound: nats (strategy `entropy_bound`).
-        window: positions from the first open one on that are looked at (strategy `window`).
-        entropy_threshold: nats below which a candidate is written; 0 writes one at a time (strategy `window`).
-        pos_penalty: nats that count against a candidate for each position behind the first open one (strategy `window`).
-        rdm_condition: 'uncond' masks every written token among the lowest scores again, 'cond' only one that is drawn
-            again with a lower score (strategy `rdm`).
-        rdm_noise: scale of the Gumbel noise on scores, times the share kept open; 0 is deterministic (strategy `rdm`).
-        p2_eta: what the log-probability of a written token is multiplied by; 0 never masks it again (strategy `p2`).
-        remask: how ReMDM chooses its chance: 'cap', 'rescale', 'conf', 'loop' (strategy `remask`).
-        eta: its strength (strategy `remask`).
-        t_on, t_off, alpha_on: times between which 'loop' masks again, and the share of clean tokens meanwhile.
-        editing_threshold: least probability that replaces a written token (strategy `edit`).
-        num_to_transfer: tokens that a step writes at least (strategy `edit`).
-        max_post_steps: steps on a full block at most (strategy `edit`).
-        guidance: weight w of classifier-free guidance, 0 for none. The unconditional pass sees only mask tokens in
-            place of the given text.
-        guidance_convention: 'llada' adds (w + 1), 'dream' w times the difference of conditional and unconditional
-            logits to the latter.
-        logits_eos_inf: the end-of-text token cannot be written.
-        confidence_eos_eot_inf: end tokens count as probability 0 when positions are chosen; they can still be written,
-            last of all.
-        allow_mask: whether the mask token can itself be written (LLaDA's and Dream's code allow it).
-        samples: fillings that are drawn, of which the best is kept (its `forwards` count all).
-        rerank: what is best: the highest mean log-'probability' of tokens when written, or 'score', that of the tokens given
-            the whole filling (one more row for each sample).
-        length_beam: how many lengths that the model's own length head proposes are filled side by side, the filling with the
-            highest mean log-probability kept (DiffusionLLM); 0 fills the hole as it is.
-        noise_scale: factor of the initial noise (strategy `euler`).
-        score_temperature: divides the logits from which E[x_0] is taken; below 1 is sharper (strategy `euler`).
-        accept_bound: nats that the entropies before an accepted token sum up to at most (strategy `renoise`).
-        t_start, t_end: temperature of the first step, and of the one after the last (strategy `renoise`).
-        halt: criterion that ends decoding before its last step: the mean 'entropy' or 'kl' from the step before is below
-            `halt_threshold` (nats); no token has changed for that many steps ('patience'); that many are done ('fixed'); the entropy is below and no token
-            has changed since the last step ('confident').
-        halt_threshold: nats or steps.
-        halt_min_steps: steps before which nothing halts.
-        cache: which keys and values are remembered: 'exact', those of block-causal models that change no token; 'none'; or, under full
-            attention, Fast-dLLM's approximate 'prefix' and 'dual', refreshed at the start of each block.
-        until: stop strings; text from the first one on is invisible.
-        early_exit: stop once all visible text is final; what is still open stays blank.
-    """
-
-    strategy: str = "confidence"
-    steps: int | None = None
-    steps_per_block: int | None = None
-    block_length: int | None = None
-    schedule: Literal["even", "carry", "linear", "cosine", "timestep"] | None = None
-    eps: float = 1e-3
-    batch_mean_quota: tuple[int, ...] = ()
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    nucleus: Nucleus = "reach"
-    logits_temp: float = 1.0
-    confidence_of: Literal["model", "drawn"] = "model"
-    rescore: bool = False
-    alg_temp: float = 0.0
-    threshold: float | None = None
-    quota_is: Literal["least", "most"] = "least"
-    factor: float | None = None
-    entropy_bound: float | None = None
-    window: int = 16
-    entropy_threshold: float = 0.4
-    pos_penalty: float = 0.02
-    rdm_condition: Literal["uncond", "cond"] = "uncond"
-    rdm_noise: float = 0.0
-    p2_eta: float = 1.0
-    remask: Literal["cap", "rescale", "conf", "loop"] = "cap"
-    eta: float = 0.02
-    t_on: float = 0.55
-    t_off: float = 0.05
-    alpha_on: float = 0.9
-    editing_threshold: float | None = None
-    num_to_transfer: int = 1
-    max_post_steps: int = 16
-    guidance: float = 0.0
-    guidance_convention: Convention = "llada"
-    logits_eos_inf: bool = False
-    confidence_eos_eot_inf: bool = False
-    allow_mask: bool = True
-    samples: int = 1
-    rerank: Literal["probability", "score"] = "probability"
-    length_beam: int = 0
-    noise_scale: float = 1.0
-    score_temperature: float = 1.0
-    accept_bound: float = 0.1
-    t_start: float = 0.8
-    t_end: float = 0.4
-    halt: Literal["none", "entropy", "patience", "kl", "fixed", "confident"] = "none"
-    halt_threshold: float = 0.0
-    halt_min_steps: int = 0
-    cache: Literal["exact", "none", "prefix", "dual"] = "exact"
-    until: tuple[str, ...] = ()
-    early_exit: bool = True
+    strategy: Strategy
+    steps: int | None = option(
+        None,
+        least=1,
+        help="steps for the whole hole, shared evenly among its blocks; None: one per token (10 for models of process 'uniform', 200 for"
+        " 'gaussian', 48 a canvas for 'canvas')",
+    )
+    steps_per_block: int | None = option(None, least=1, help="steps for each block, in place of steps")
+    block_length: int | None = option(
+        None,
+        least=1,
+        help="open positions that are filled before the next ones are begun (semi-autoregressive); None: the whole hole, or the model's own"
+        " block",
+    )
+    schedule: Literal["even", "carry", "linear", "cosine", "timestep"] | None = option(
+        None, help="tokens per step; None is the strategy's own"
+    )
+    eps: float = option(1e-3, least=0, below=1, help="end of the 'timestep' grid")
+    batch_mean_quota: tuple[int, ...] = option(
+        (),
+        help="lengths of the holes that shared a batch in Dream's code, which takes the mean of their open positions for everyone's quota;"
+        " empty for a quota of one's own (schedule 'timestep')",
+    )
+    temperature: float = option(
+        0.0, least=0, help="0 writes the most probable token, otherwise one is drawn at this temperature"
+    )
+    top_p: float = option(1.0, above=0, most=1, help="draws from the nucleus of this probability only; 1 is off")
+    top_k: int = option(0, least=0, help="draws from the k most probable tokens only; 0 is off")
+    top_p_rule: TopPRule = option(
+        "inclusive",
+        help="whether the token with which the probability first exceeds top_p is kept ('inclusive') or dropped ('exclusive': MDLM, BD3LM,"
+        " ReMDM); 'after_top_k' is 'inclusive' among the top_k most probable (SDAR, LLaDA2, WeDLM), not before them (Dream)",
+    )
+    logits_temp: float = option(
+        1.0,
+        above=0,
+        help="divides the logits before everything else (DiffuLLaMA): probabilities change, the best token does not",
+    )
+    confidence_from: Literal["raw", "sampling"] = option(
+        "raw",
+        help="whether confidence is read from the model's own distribution ('raw', LLaDA) or from the tempered, restricted one that tokens"
+        " are drawn from ('sampling': Dream, SDAR)",
+    )
+    guidance: float = option(
+        0.0,
+        least=0,
+        help="weight w of classifier-free guidance, 0 for none; the unconditional pass sees only mask tokens in place of the given text",
+    )
+    guidance_convention: Literal["llada", "dream"] = option(
+        "llada",
+        help="'llada' adds (w + 1), 'dream' w times the difference of conditional and unconditional logits to the latter",
+    )
+    logits_eos_inf: bool = option(False, help="the end-of-text token cannot be written")
+    confidence_eos_eot_inf: bool = option(
+        False,
+        help="end tokens count as probability 0 when positions are chosen; they can still be written, last of all",
+    )
+    allow_mask: bool = option(
+        True, help="whether the mask token can itself be written (LLaDA's and Dream's code allow it)"
+    )
+    samples: int = option(
+        1, least=1, help="fillings that are drawn, of which the best is kept (the number of forwards counts all)"
+    )
+    rerank: Literal["probability", "score"] = option(
+        "probability",
+        help="what is best: the highest mean log-'probability' of tokens when written, or 'score', that of the tokens given the whole"
+        " filling (one more row for each sample)",
+    )
+    length_beam: int = option(
+        0,
+        least=0,
+        help="how many lengths that the model's own length head proposes are filled side by side, the filling with the highest mean"
+        " log-probability kept (DiffusionLLM); 0 fills the hole as it is",
+    )
+    cache: Literal["exact", "none", "prefix", "dual"] = option(
+        "exact",
+        help="KV cache: 'exact', that of causal and block-causal models, which changes no token; 'none'; or under full attention Fast-dLLM's"
+        " approximate 'prefix' and 'dual', refreshed at the start of each block",
+    )
+    until: tuple[str, ...] = option((), help="stop strings; text from the first one on is invisible")
+    early_exit: bool = option(True, help="stop once all visible text is final; what is still open stays blank")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strategy", ALIASES.get(self.strategy, self.strategy))
-        check_values(self)
+        check_options(self, "decode")
+        if self.batch_mean_quota and (self.schedule != "timestep" or min(self.batch_mean_quota) < 1):
+            allowed = "lengths of at least 1, under schedule 'timestep'"
+            raise value_error("decode batch_mean_quota", list(self.batch_mean_quota), allowed)
+        self.strategy.refuse(self)
+        if self.cache in ("prefix", "dual") and self.guidance:
+            raise UserError(
+                f"decode cache '{self.cache}' and guidance '{self.guidance}' exclude each other; leave one out"
+            )
+        if self.steps is not None and self.steps_per_block is not None:
+            raise UserError("decode steps and steps_per_block exclude each other; give one of them")
 
     @property
     def guidance_factor(self) -> float:
@@ -146,13 +126,23 @@ class DecodeSettings:
             return 1.0
         return self.guidance + (self.guidance_convention == "llada")
 
-    def draws(self, process: str) -> bool:
-        """Returns whether answers of models of `process` depend on random numbers under these settings."""
-        chance = self.temperature > 0 or self.alg_temp > 0 or self.rdm_noise > 0
-        return process != "absorbing" or chance or strategy(self.strategy).by_chance
+    @property
+    def is_random(self) -> bool:
+        """Whether answers depend on random numbers."""
+        return self.temperature > 0 or self.strategy.is_random
+
+    @property
+    def schedule_in_use(self) -> str | None:
+        """The schedule that counts, or None."""
+        return self.schedule or self.strategy.default_schedule
+
+    def plain(self) -> dict[str, Any]:
+        """Returns all settings by name, those of the strategy beside the general ones, for records and journal keys."""
+        general = {name: value for name, value in vars(self).items() if name != "strategy"}
+        return {**self.strategy.plain(), **general}
 
     def check(self, length: int, block: int | None = None) -> None:
-        """Raises UserError where the settings do not fit a hole of `length` open positions.
+        """Raises UserError if the settings do not fit a hole of `length` open positions.
 
         Args:
             length: open positions (nothing is asked of an empty hole).
@@ -160,32 +150,45 @@ class DecodeSettings:
         """
         if length == 0:
             return
-        own_schedule = self.schedule or strategy(self.strategy).schedule
-        if self.steps is not None and self.steps > length and own_schedule in PER_STEP:
-            raise refused("steps", self.steps, f"at most the {length} open positions")
+        if self.steps is not None and self.steps > length and self.schedule_in_use in PER_STEP:
+            raise value_error("decode steps", self.steps, f"at most the {length} open positions")
         if block is not None:
             if block % (self.block_length or block):
-                raise refused(
-                    "block_length", self.block_length, f"{block}, the block of this model, or a divisor of it"
-                )
+                allowed = f"{block}, the block of this model, or a divisor of it"
+                raise value_error("decode block_length", self.block_length, allowed)
             return
         if self.block_length is None:
             return
-        if length % self.block_length and own_schedule is not None:  # without one, the last block may be shorter
-            raise refused("block_length", self.block_length, f"a divisor of the {length} open positions")
+        if (
+            length % self.block_length and self.schedule_in_use is not None
+        ):  # without one, the last block may be shorter
+            raise value_error("decode block_length", self.block_length, f"a divisor of the {length} open positions")
         blocks = -(-length // self.block_length)
         if self.steps is not None and self.steps % blocks:
-            raise refused("steps", self.steps, f"a multiple of the {blocks} blocks")
+            raise value_error("decode steps", self.steps, f"a multiple of the {blocks} blocks")
+
+    def check_process(self, process: str) -> None:
+        """Raises UserError if the strategy, or another setting that is not at its default, is not for models of `process`."""
+        if process not in self.strategy.processes:
+            raise not_for(self.strategy, process)
+        defaults = {own.name: own.default for part in (self, self.strategy) for own in fields(part)}
+        values = self.plain()
+        for name in self.strategy.unread(process):
+            if values[name] != defaults[name]:
+                raise UserError(
+                    f"decode {name} '{values[name]}' means nothing to a model of process '{process}'; leave it out"
+                )
 
     def canonical(self, length: int, process: str, block: int | None) -> DecodeSettings:
         """Returns settings with the same answer for a hole of `length` positions (`block` as in `check`).
 
         As many steps as tokens are `steps` None; samples that would all be equal are one.
         """
-        if not self.draws(process):
+        if not self.is_random:
             self = replace(self, samples=1, rerank="probability")
         whole = length % (self.block_length or length) == 0
-        redundant = self.steps == length and whole and process == "absorbing" and block is None
+        one_per_token = self.strategy.default_steps(process) is None
+        redundant = self.steps == length and whole and one_per_token and block is None
         return replace(self, steps=None) if redundant else self
 
     def fitted(self, length: int) -> DecodeSettings:
@@ -197,7 +200,118 @@ class DecodeSettings:
         steps, block = self.steps, self.block_length
         if block is not None and length % block:
             block = None
-        if steps is not None and (self.schedule or strategy(self.strategy).schedule) in PER_STEP:
+        if steps is not None and self.schedule_in_use in PER_STEP:
             blocks = length // block if block else 1
             steps = max(1, min(steps, length) // max(blocks, 1)) * max(blocks, 1)
         return replace(self, steps=steps, block_length=block)
+
+    def why_no_checkpoint(self, process: str) -> str | None:
+        """Returns why a half-filled canvas cannot be resumed, so that it is begun anew after an interruption, or None."""
+        if (reason := self.strategy.why_no_checkpoint(process)) is not None:
+            return reason
+        if self.length_beam:
+            return "length_beam"
+        return "several samples" if self.samples > 1 and self.is_random else None
+
+
+GENERAL = tuple(name for name in option_names(DecodeSettings) if name != "strategy")
+
+
+def setting_names() -> list[str]:
+    """Returns the names of all settings: the strategy, general ones and those of every strategy."""
+    own = [name for cls in STRATEGIES.listed().values() if not isinstance(cls, str) for name in option_names(cls)]
+    return list(dict.fromkeys(["strategy", *GENERAL, *own]))
+
+
+# -- layers ------------------------------------------------------------------------------------------------------------
+
+
+def expand(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a layer with its `preset`, if any, replaced by the preset's settings; the layer's own keys are
+    stronger."""
+    own = {key: value for key, value in layer.items() if key != "preset"}
+    return {**preset_settings(str(layer["preset"])), **own} if layer.get("preset") else own
+
+
+def resolve(*layers: Mapping[str, Any], length: int | None = None) -> DecodeSettings:
+    """Returns the settings of `layers`, the weakest first; each layer's own keys are stronger than its preset.
+
+    Args:
+        layers: settings by name (texts are cast; `steps` may be 'length'), each with an optional `preset`. A preset's `gen_length` is for those
+            who open holes and is set aside here. None for an option of a strategy means that it is not given.
+        length: open positions to check against, if known.
+
+    Raises:
+        UserError: an unknown key, or a value that is not allowed; one line with the nearest name.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        own = expand(layer)
+        if layer.get("preset"):
+            own.pop("gen_length", None)
+        merged.update(own)
+    if merged.get("steps") == "length":
+        merged["steps"] = None
+    settings = _build(merged)
+    if length is not None:
+        settings.check(length)
+    return settings
+
+
+def _build(values: Mapping[str, Any]) -> DecodeSettings:
+    """Returns the settings with these values."""
+    cls = STRATEGIES.find(str(values.get("strategy", "confidence")), "decode strategy")
+    general = {name: value for name, value in values.items() if name in GENERAL}
+    own = {name: value for name, value in values.items() if name not in general and name != "strategy"}
+    own = {name: value for name, value in own.items() if not (value is None or str(value).lower() in ("none", "null"))}
+    for name in values:
+        if name == "strategy" or name in general or name in option_names(cls):
+            continue
+        if not (users := users_of(name)):
+            raise unknown("decode", name, setting_names())
+        if name in own:
+            raise UserError(f"decode {name} is not used by strategy '{cls.name}'; it belongs to {', '.join(users)}")
+    for one in fields(cls):
+        if one.default is MISSING and one.name not in own:
+            raise UserError(f"decode strategy '{cls.name}' needs {one.name}=NUMBER")
+    hints = _hints()
+    cast = {name: cast_value(value, hints[name], f"decode {name}") for name, value in general.items()}
+    return DecodeSettings(strategy=parse_options(cls, own, "decode"), **cast)
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(DecodeSettings)
+
+
+# -- which settings mean something to which process --------------------------------------------------------------------
+#
+# A user who names a setting that their model cannot use gets an error. A task's YAML is written for all models: what the
+# model's process cannot use gives way to the process's own default, and the result lists it.
+
+
+def supports(process: str, name: str, value: Any) -> bool:
+    """Returns whether models of `process` can use setting `name` at all."""
+    strategies = strategies_for(process)
+    if name == "strategy":
+        return value not in STRATEGIES.names() or STRATEGIES.find(str(value)) in strategies
+    if name == "schedule":
+        return any(cls.takes_schedule for cls in strategies)
+    if name not in GENERAL and not users_of(name):
+        return True  # no table knows it; it is refused by name later
+    return any((name in GENERAL or name in option_names(cls)) and name not in cls.unread(process) for cls in strategies)
+
+
+def fit_task(settings: Mapping[str, Any], process: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns a task's decode settings that models of `process` can use, and those that give way to the process's default.
+
+    Settings of a strategy go with it; a strategy that no table knows stays, to be refused by name.
+    """
+    lost = set()
+    if not supports(process, "strategy", settings.get("strategy", default_strategy(process))):
+        own = option_names(strategies_for(process)[0])
+        of_others = {name for name in settings if name not in GENERAL and name not in own and users_of(name)}
+        lost = {name for name in settings if name in ("strategy", "schedule")} | of_others
+    lost |= {name for name, value in settings.items() if not supports(process, name, value)}
+    kept = {name: value for name, value in settings.items() if name not in lost}
+    return kept, {name: value for name, value in settings.items() if name in lost}

@@ -1,115 +1,31 @@
-"""Strategies: one function each that says where to write at a step.
+"""Strategies that write masked positions once: which candidates a step writes.
 
-A strategy sees a `Look` at the open positions of the block that is being filled and returns what to write. Some need
-the model's candidates first; *blind* ones choose by position or chance alone, so that only what they chose has to be
-read.
-
-Shape letter: W = positions in the look.
+Shape letter: W = positions that a step looks at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dlm_eval.decoding.draw import Measure
-from dlm_eval.decoding.schedules import reveal_rates
-from dlm_eval.models.denoiser import Process
-from dlm_eval.noise import Noise
-
-if TYPE_CHECKING:
-    from dlm_eval.decoding.settings import DecodeSettings
-
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a strategy sees.
-
-    Attributes:
-        step: step of this block, from 0.
-        steps: steps of this block.
-        clock: step of the whole canvas, from 0; it numbers the random draws.
-        quota: tokens to write by the schedule.
-        position: [W] places in the canvas, ascending: the open ones of the block, and with `rescore` or a strategy that
-            rewrites those already written too.
-        open: [W] whether the position is still open.
-        noise: random streams of the request.
-        was: [W] log-probability with which a written token was written (nats).
-        current: [W] what stands there.
-        token: [W] candidates; empty for blind strategies, as `score` is.
-        score: [W] how sure the model is of its candidate, by the strategy's measure.
-    """
-
-    step: int
-    steps: int
-    clock: int
-    quota: int
-    position: Ints
-    open: Bools
-    noise: Noise
-    was: Floats
-    current: Ints
-    token: Ints
-    score: Floats
-
-    def uniform(self, stream: str) -> Floats:
-        """Returns [W] uniforms, one for (stream, step, position)."""
-        return self.noise.uniforms(stream, self.clock, int(self.position[-1]) + 1)[self.position]
-
-    @property
-    def kept(self) -> int:
-        """Positions that the schedule leaves open."""
-        return int(self.open.sum()) - self.quota
-
-
-Ends = Literal["full", "steps", "settled"]
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """A strategy with its one-line description.
-
-    Attributes:
-        about: one line for `dlm-eval ls strategies`.
-        choose: returns [W] bool, true where to write the candidate.
-        measure: what `Look.score` holds, or None for a blind strategy.
-        schedule: its schedule unless set otherwise; None where it decides by itself how many to write.
-        options: settings that are its own.
-        erase: returns [W] bool, true where a written token becomes a mask again; None where that never happens.
-        ends: when a block is done: once 'full', after all 'steps', or once full and 'settled'. Only what ends when full
-            never rewrites a token.
-        processes: corruptions of the models that it can fill with.
-        removes_noise: whether what is open after the last step is written in one more (`decoding.rates`).
-        by_chance: whether it draws random numbers even at temperature 0.
-        slides: whether a look holds only the open positions among the `window` ones that begin with the first open one.
-    """
-
-    about: str
-    choose: Callable[[Look, DecodeSettings], Bools]
-    measure: Measure | None
-    schedule: str | None = "even"
-    options: tuple[str, ...] = ()
-    erase: Callable[[Look, DecodeSettings], Bools] | None = None
-    ends: Ends = "full"
-    processes: tuple[Process, ...] = ("absorbing",)
-    removes_noise: bool = False
-    slides: bool = False
-    by_chance: bool = False
+from dlm_eval.decoding.state import Bools, Floats, Ints, StepState
+from dlm_eval.decoding.unmasking import Unmasking
+from dlm_eval.options import option
 
 
 def highest(rank: Floats, count: int) -> Bools:
-    """Returns [W] bool, true at the `count` highest ranks; the earlier position first where ranks are equal."""
+    """Returns [W] bool, true at the `count` highest ranks; of equal ranks the earlier position first."""
     chosen = np.zeros(len(rank), dtype=bool)
     chosen[np.argsort(-rank, kind="stable")[: max(0, count)]] = True
     return chosen
+
+
+def lowest(score: Floats, count: int) -> Bools:
+    """Returns [W] bool, true below the score that `count` others lie under; equal scores at the border do not count."""
+    return score < np.sort(score)[count] if count < len(score) else np.ones(len(score), dtype=bool)
 
 
 def gumbel(uniform: Floats) -> Floats:
@@ -117,86 +33,176 @@ def gumbel(uniform: Floats) -> Floats:
     return -np.log(-np.log1p(-uniform))
 
 
-def lowest(score: Floats, count: int) -> Bools:
-    """Returns [W] bool, true below the score that `count` others lie under; equal scores at the border are not
-    lowest."""
-    return score < np.sort(score)[count] if count < len(score) else np.ones(len(score), dtype=bool)
+# -- the schedule says how many ----------------------------------------------------------------------------
 
 
-def by_score(look: Look, settings: DecodeSettings) -> Bools:
-    """Writes the quota's most certain candidates; with `alg_temp`, draws places by softmax(score / alg_temp).
+@dataclass(frozen=True, kw_only=True)
+class Confidence(Unmasking, name="confidence"):
+    """the most probable candidates first (LLaDA low_confidence, Dream maskgit_plus, DiffuLLaMA with rescore)"""
 
-    With `rescore`, written tokens compete: open positions are written unless among the lowest scores of all
-    (DiffuLLaMA).
-    """
-    score = look.score
-    if settings.alg_temp > 0:
-        # Gumbel-top-k (Kool et al. 2019) draws without replacement with one random number for each position.
-        score = np.exp(score) if settings.strategy == "confidence" else score
-        score = score / settings.alg_temp + gumbel(look.uniform("order"))
-    if settings.rescore:
-        return look.open & ~lowest(score, look.kept)
-    return highest(score, look.quota)
+    alg_temp: float = option(0.0, least=0, help="temperature of the choice of positions (Dream); 0 takes the best")
+    rescore: bool = option(
+        False,
+        help="written tokens keep competing for the quota with fresh scores (DiffuLLaMA); they are not rewritten",
+    )
+    default_schedule: ClassVar[str | None] = "even"
+    reads: ClassVar[Measure | None] = "probability"
 
+    @property
+    def is_random(self) -> bool:
+        return self.alg_temp > 0
 
-def at_random(look: Look, settings: DecodeSettings) -> Bools:
-    """Writes the quota at random places."""
-    return highest(look.uniform("order"), look.quota)
+    @property
+    def revisits(self) -> bool:
+        return self.rescore
 
-
-def first_hit(look: Look, settings: DecodeSettings) -> Bools:
-    """Writes one position, each with the same chance: the first that the reverse process reaches (arXiv 2409.02908)."""
-    return highest(look.uniform("order"), 1)
-
-
-def in_reading_order(look: Look, settings: DecodeSettings) -> Bools:
-    """Writes the quota's first open positions."""
-    return np.arange(len(look.position)) < look.quota
-
-
-def by_timestep(look: Look, settings: DecodeSettings) -> Bools:
-    """Writes each open position with probability 1 - s/t, and everything in the last step."""
-    if look.step >= look.steps - 1:
-        return np.ones(len(look.position), dtype=bool)
-    return np.asarray(look.uniform("order") < reveal_rates(settings.eps, look.steps)[look.step])
+    def commit(self, look: StepState) -> Bools:
+        score = look.score
+        if self.alg_temp > 0:
+            # Gumbel-top-k (Kool et al. 2019) draws without replacement with one random number for each position.
+            score = np.exp(score) if self.reads == "probability" else score
+            score = score / self.alg_temp + gumbel(look.uniform("order"))
+        if self.rescore:
+            return look.open & ~lowest(score, look.left_open)
+        return highest(score, look.quota)
 
 
-def above_threshold(look: Look, settings: DecodeSettings) -> Bools:
-    """Writes every candidate at least as probable as `threshold`, the quota's most probable ones at least (or at most), and always one."""
-    assert settings.threshold is not None
-    sure: Bools = np.exp(look.score) >= settings.threshold
-    least = max(1, look.quota)
-    if settings.quota_is == "most":
-        sure, least = sure & highest(look.score, look.quota), 1
-    return sure if sure.sum() >= least else highest(look.score, least)
+@dataclass(frozen=True, kw_only=True)
+class Margin(Confidence, name="margin"):
+    """the largest lead over the runner-up first (Dream topk_margin)"""
+
+    reads: ClassVar[Measure | None] = "margin"
 
 
-def by_factor(look: Look, settings: DecodeSettings) -> Bools:
-    """Writes the n most probable candidates while the n-th is at least 1 - factor / (n + 1) (Fast-dLLM).
+@dataclass(frozen=True, kw_only=True)
+class Entropy(Confidence, name="entropy"):
+    """the lowest entropy first (Dream entropy)"""
 
-    As published, the most probable one is always written, and the last one whenever all before it are.
-    """
-    assert settings.factor is not None
-    ranked = np.sort(np.exp(look.score))[::-1]
-    needed = 1 - settings.factor / np.arange(2, len(ranked) + 2)
-    needed[0] = -np.inf
-    needed[-1] = -np.inf
-    refused = np.nonzero(ranked < needed)[0]
-    return highest(look.score, int(refused[0]) if len(refused) else len(ranked))
+    reads: ClassVar[Measure | None] = "entropy"
 
 
-def within_entropy_bound(look: Look, settings: DecodeSettings) -> Bools:
-    """Writes the most certain candidates while their joint entropy less the largest is at most `entropy_bound` nats
-    (arXiv 2505.24857)."""
-    assert settings.entropy_bound is not None
-    ranked = np.sort(-look.score)  # ascending: the largest of the first n is the n-th
-    excess = np.cumsum(ranked) - ranked
-    return highest(look.score, max(1, int(np.searchsorted(excess, settings.entropy_bound, side="right"))))
+@dataclass(frozen=True, kw_only=True)
+class Random(Unmasking, name="random"):
+    """places drawn at random, so many each step (LLaDA random)"""
+
+    default_schedule: ClassVar[str | None] = "even"
+
+    @property
+    def is_random(self) -> bool:
+        return True
+
+    def commit(self, look: StepState) -> Bools:
+        return highest(look.uniform("order"), look.quota)
 
 
-def within_window(look: Look, settings: DecodeSettings) -> Bools:
-    """Writes every candidate whose entropy plus `pos_penalty` nats per position behind the first open one is below
-    `entropy_threshold`, or the one with the least (WeDLM, arXiv 2512.22737)."""
-    doubt = -look.score + settings.pos_penalty * (look.position - look.position[0])
-    sure: Bools = doubt < settings.entropy_threshold
-    return sure if sure.any() else highest(-doubt, 1)
+@dataclass(frozen=True, kw_only=True)
+class LeftToRight(Unmasking, name="left_to_right"):
+    """in reading order (SDAR sequential)"""
+
+    default_schedule: ClassVar[str | None] = "even"
+
+    def commit(self, look: StepState) -> Bools:
+        return np.arange(len(look.position)) < look.quota
+
+
+# -- the strategy decides by itself how many ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstHitting(Unmasking, name="first_hitting"):
+    """one position at random per step: the reverse process without steps that change nothing (BD3LM first_hitting)"""
+
+    takes_schedule: ClassVar[bool] = False
+    takes_steps: ClassVar[bool] = False
+
+    @property
+    def is_random(self) -> bool:
+        return True
+
+    def commit(self, look: StepState) -> Bools:
+        return highest(look.uniform("order"), 1)  # each with the same chance (arXiv 2409.02908)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold(Unmasking, name="threshold"):
+    """all candidates at least as probable as a threshold, at least one (Fast-dLLM, SDAR dynamic, LLaDA2)"""
+
+    threshold: float = option(least=0, most=1, help="least probability that is written")
+    min_per_step: int | Literal["schedule"] | None = option(
+        None,
+        least=1,
+        help="tokens that a step writes at least, the most probable ones; 'schedule' means the schedule's quota (SDAR, LLaDA2)."
+        " None: the quota if there is a schedule that is not the maximum, else 1",
+    )
+    max_per_step: int | Literal["schedule"] | None = option(
+        None,
+        least=1,
+        help="tokens that a step writes at most; 'schedule' means the schedule's quota (Fast-dLLM on Dream)",
+    )
+    reads: ClassVar[Measure | None] = "probability"
+
+    def commit(self, look: StepState) -> Bools:
+        sure: Bools = np.exp(look.score) >= self.threshold
+        most = look.quota if self.max_per_step == "schedule" else self.max_per_step
+        if most is not None:
+            sure &= highest(look.score, most)
+        quota = look.quota if self.min_per_step == "schedule" or self.max_per_step != "schedule" else 1
+        least = max(1, self.min_per_step if isinstance(self.min_per_step, int) else quota)
+        return sure if sure.sum() >= least else highest(look.score, least)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factor(Unmasking, name="factor"):
+    """the n most probable while the n-th is at least 1 - factor / (n + 1) (Fast-dLLM)"""
+
+    factor: float = option(least=0, help="Fast-dLLM's factor")
+    takes_schedule: ClassVar[bool] = False
+    reads: ClassVar[Measure | None] = "probability"
+
+    def commit(self, look: StepState) -> Bools:
+        ranked = np.sort(np.exp(look.score))[::-1]
+        needed = 1 - self.factor / np.arange(2, len(ranked) + 2)
+        # As published, the most probable one is always written, and the last one whenever all before it are.
+        needed[0] = needed[-1] = -np.inf
+        refused = np.nonzero(ranked < needed)[0]
+        return highest(look.score, int(refused[0]) if len(refused) else len(ranked))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyBound(Unmasking, name="entropy_bound"):
+    """as many as keep the joint entropy's excess under a bound (EB-sampler)"""
+
+    entropy_bound: float = option(
+        least=0, help="nats by which entropies may add up beyond the largest (arXiv 2505.24857)"
+    )
+    takes_schedule: ClassVar[bool] = False
+    reads: ClassVar[Measure | None] = "entropy"
+
+    def commit(self, look: StepState) -> Bools:
+        ranked = np.sort(-look.score)  # ascending: the largest of the first n is the n-th
+        excess = np.cumsum(ranked) - ranked
+        return highest(look.score, max(1, int(np.searchsorted(excess, self.entropy_bound, side="right"))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window(Unmasking, name="window"):
+    """within a window behind the first open position, all with little entropy, the nearer ones first (WeDLM)"""
+
+    window: int = option(16, least=1, help="positions from the first open one on that are looked at")
+    entropy_threshold: float = option(
+        0.4, least=0, help="nats below which a candidate is written; 0 writes one at a time"
+    )
+    pos_penalty: float = option(
+        0.02, least=0, help="nats that count against a candidate for each position behind the first open one"
+    )
+    takes_schedule: ClassVar[bool] = False
+    reads: ClassVar[Measure | None] = "entropy"
+
+    def candidates(self, at: Ints) -> Ints:
+        inside: Ints = at[at < at[0] + self.window]
+        return inside
+
+    def commit(self, look: StepState) -> Bools:
+        doubt = -look.score + self.pos_penalty * (look.position - look.position[0])  # arXiv 2512.22737
+        sure: Bools = doubt < self.entropy_threshold
+        return sure if sure.any() else highest(-doubt, 1)

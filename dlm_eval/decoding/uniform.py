@@ -9,20 +9,21 @@ Shape letters: L = positions of the canvas, n = open ones, N = wanted positions 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.canvas import Filling
 from dlm_eval.decoding.draw import Draw
 from dlm_eval.decoding.samples import mean_logprob, repeat, together
 from dlm_eval.decoding.settings import DecodeSettings
-from dlm_eval.decoding.steps import Trace, TraceStep
+from dlm_eval.decoding.strategy import OF_MASKS, FillRequest, Strategy
+from dlm_eval.decoding.trace import TraceStep
 from dlm_eval.engine import Row, Walk
-from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.noise import Noise
+from dlm_eval.models.denoiser import Denoiser, Process
 
-STEPS = 10  # where none are asked for
+DEFAULT_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -40,34 +41,49 @@ class Rewriter:
         return token, logprob, standing.double()
 
 
-def uniform_walk(
-    model: Denoiser, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None = None
-) -> Walk[Filling]:
-    """Returns the walk that fills the canvas, with the best of `settings.samples` samples (`forwards` counts all of them).
+@dataclass(frozen=True, kw_only=True)
+class Rewrite(Strategy, name="rewrite"):
+    """every position at every step, from random tokens (SUNDAE, AR2Diff; models of process 'uniform')"""
 
-    The best has, with rerank 'score', the lowest cross-entropy between the input of its last step and the logits there
-    (AR2Diff 4.1: it costs no further pass); with 'probability', the most probable tokens as they were written.
+    processes: ClassVar[tuple[Process, ...]] = ("uniform",)
 
-    Raises (when run):
-        UserError: a setting that belongs to masked models.
-    """
-    numbers = range(settings.samples)
-    found = yield from together([_sample(model, canvas, settings, repeat(noise, i), trace) for i in numbers])
-    ranks = [score if settings.rerank == "score" else mean_logprob(filling) for filling, score in found]
-    return replace(found[int(np.argmax(ranks))][0], forwards=sum(filling.forwards for filling, _ in found))
+    @property
+    def is_random(self) -> bool:
+        return True
+
+    @classmethod
+    def unread(cls, process: str) -> tuple[str, ...]:
+        return OF_MASKS
+
+    @classmethod
+    def default_steps(cls, process: str) -> int | None:
+        return DEFAULT_STEPS
+
+    def program(self, request: FillRequest) -> Walk[Filling]:
+        """Returns the program that fills the canvas, with the best of `samples` samples (`forwards` counts all of them).
+
+        The best has, with rerank 'score', the lowest cross-entropy between the input of its last step and the logits there
+        (AR2Diff 4.1: it costs no further pass); with 'probability', the most probable tokens as they were written.
+        """
+        settings = request.settings
+        numbers = range(settings.samples)
+        found = yield from together([_sample(replace(request, noise=repeat(request.noise, i))) for i in numbers])
+        ranks = [score if settings.rerank == "score" else mean_logprob(filling) for filling, score in found]
+        return replace(found[int(np.argmax(ranks))][0], forwards=sum(filling.forwards for filling, _ in found))
 
 
-def _sample(
-    model: Denoiser, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None
-) -> Walk[tuple[Filling, float]]:
-    """Returns the walk of one sample: its filling, and the mean log-probability of the last step's input (nats)."""
+def _sample(request: FillRequest) -> Walk[tuple[Filling, float]]:
+    """Returns the program of one sample: its filling, and the mean log-probability of the last step's input (nats)."""
+    model, canvas, settings, noise, trace = (
+        request.model, request.canvas, request.settings, request.noise, request.trace,
+    )  # fmt: skip
     at, length = np.array(canvas.open_positions), len(canvas)
     tokens = np.array(canvas.tokens, dtype=np.int64)
     tokens[at] = (noise.uniforms("start", 0, length) * model.vocab_size).astype(np.int64)[at]
     random, reader = settings.temperature > 0, _reader(model, settings)
     changed, logprob, standing = np.zeros(len(at), dtype=np.int64), np.zeros(len(at)), np.zeros(len(at))
     forwards = 0
-    for step in range(settings.steps or STEPS):
+    for step in range(settings.steps or DEFAULT_STEPS):
         draws = noise.uniforms("draw", step, length)[at] if random else np.zeros(len(at))
         payload = np.stack([draws, tokens[at].astype(np.float64)], axis=1)
         token, logprob, standing = (yield [Row(tokens.copy(), at, reader, payload)])[0]
@@ -96,9 +112,9 @@ def _reader(model: Denoiser, settings: DecodeSettings) -> Rewriter:
             temperature=settings.temperature,
             top_p=settings.top_p,
             top_k=settings.top_k,
-            nucleus=settings.nucleus,
+            top_p_rule=settings.top_p_rule,
             logits_temp=settings.logits_temp,
-            of_drawn=settings.confidence_of == "drawn",
+            of_drawn=settings.confidence_from == "sampling",
             banned=model.eos_ids[:1] if settings.logits_eos_inf else (),
         )
     )

@@ -59,7 +59,7 @@ def _refuse_launchers() -> None:
 def check_options(settings: RunSettings) -> None:
     """Parses what would otherwise be found wrong only after the weights are loaded."""
     from dlm_eval.budget import parse_batch_size
-    from dlm_eval.decoding import check_process, resolve
+    from dlm_eval.decoding import resolve
     from dlm_eval.scoring import parse_estimator
 
     parse_batch_size(settings.batch_size or "auto")
@@ -77,7 +77,7 @@ def check_options(settings: RunSettings) -> None:
     else:
         decode = options.settings(ask, int(ask.hole.length))
     if process is not None:
-        check_process(decode, process)
+        decode.check_process(process)
 
 
 def _refuse_ours(settings: RunSettings) -> None:

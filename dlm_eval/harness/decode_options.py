@@ -12,10 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlm_eval.decoding import DecodeSettings, default_strategy, expand, resolve
-from dlm_eval.decoding.checkpoints import why_not
+from dlm_eval.decoding import DecodeSettings, default_strategy, expand, fit_task, resolve, setting_names
 from dlm_eval.decoding.presets import authors_preset
-from dlm_eval.decoding.processes import fit_task
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.requests import Hole
 from dlm_eval.models.denoiser import Denoiser
@@ -23,7 +21,7 @@ from dlm_eval.settings import typed_texts
 
 log = logging.getLogger(__name__)
 DEFAULT_LENGTH = 256  # open positions where neither task nor user names a length (half the model's positions where it has fewer than 512)
-OUR_KEYS = tuple(field.name for field in dataclasses.fields(DecodeSettings) if field.name != "until")
+OUR_KEYS = tuple(name for name in setting_names() if name != "until")
 LENGTH_KEYS = ("gen_length", "max_gen_toks", "max_new_tokens", "max_tokens")
 STOP_KEYS = ("until", "stop")  # two names of one setting: lm-eval's, and that of most APIs
 INFILL_KEYS = ("infill_suffix", "infill_length", "infill_reference", "infill_measure")
@@ -146,7 +144,7 @@ class DecodeOptions:
     def resolved(self, ask: Request) -> DecodeSettings:
         """Returns the settings of a request before it is known how long its hole is. Of several samples that would be equal one is written."""
         settings = resolve(*ask.layers)
-        return settings if settings.draws(self.process) else dataclasses.replace(settings, samples=1)
+        return settings if settings.is_random else dataclasses.replace(settings, samples=1)
 
     def settings(self, ask: Request, length: int) -> DecodeSettings:
         """Returns the resolved settings for a hole of `length` tokens.
@@ -180,9 +178,9 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
                 "task '%s': a model of process '%s' cannot use the task's %s; its own defaults are used",
                 name, options.process, ", ".join(f"{key}={value}" for key, value in ask.replaced.items()),
             )  # fmt: skip
-        if reason := why_not(options.process, settings):
+        if reason := settings.why_no_checkpoint(options.process):
             log.info("task '%s': an unfinished answer is begun anew after an interruption (%s)", name, reason)
-        if settings.samples > 1 and not settings.draws(options.process):
+        if settings.samples > 1 and not settings.is_random:
             log.warning(
                 "task '%s': samples=%d has no effect at temperature 0, where all samples are equal; one is written",
                 name, settings.samples,

@@ -128,7 +128,7 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
         decode = loaded.lm.options.decode
         ask = decode.request(task.config.generation_kwargs or {}, name)
         return {
-            "decode": asdict(decode.resolved(ask)),
+            "decode": decode.resolved(ask).plain(),
             "until": ask.until,
             "length": ask.hole.length,
             "overlong": settings.overlong,

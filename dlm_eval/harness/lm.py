@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -192,8 +192,8 @@ class DiffusionLM(TemplateLM):
             record.truncated = prepared.truncated
             record.details = {
                 "until": ask.until,
-                "decode": asdict(settings),
-                "strategy": settings.strategy,
+                "decode": settings.plain(),
+                "strategy": settings.strategy.name,
                 "steps": settings.steps or length,
                 "block_length": settings.block_length,
             }
@@ -204,7 +204,7 @@ class DiffusionLM(TemplateLM):
             plain = settings.canonical(
                 length, self.model.process, self.model.block_length
             )  # one key for one piece of work
-            if not settings.draws(self.model.process):  # repeats, and documents with one prompt, have one answer
+            if not settings.is_random:  # repeats, and documents with one prompt, have one answer
                 return [FillJob(replace(prepared.canvas, key=""), plain, 0)]
             return [FillJob(prepared.canvas, plain, self.options.seed)]
 

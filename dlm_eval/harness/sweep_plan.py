@@ -59,12 +59,11 @@ class Plan:
 
 def baseline_settings() -> dict[str, Any]:
     """Returns the settings that make any others the plain decoder: one token per step, the most probable first."""
-    from dlm_eval.decoding import DecodeSettings
-    from dlm_eval.decoding.checks import OWN
+    from dlm_eval.decoding import GENERAL, setting_names
 
-    defaults = {field.name: field.default for field in dataclasses.fields(DecodeSettings)}
-    own = {name: defaults[name] for name in (*OWN, "steps", "steps_per_block", "schedule", "batch_mean_quota")}
-    return {"strategy": "confidence", **own}
+    of_strategies = {name: None for name in setting_names() if name not in GENERAL}
+    plain = {"steps": None, "steps_per_block": None, "schedule": None, "batch_mean_quota": ()}
+    return {**of_strategies, **plain, "strategy": "confidence"}
 
 
 def make_plan(given: Mapping[str, Any]) -> Plan:
@@ -184,7 +183,6 @@ def _metric(task: Any, name: str, wanted: str | None) -> str:
 
 def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | None, title: str) -> None:
     """Raises UserError where settings cannot be, or do not fit the model's process or a task whose answers have a length of their own."""
-    from dlm_eval.decoding import check_process
     from dlm_eval.harness.decode_options import DecodeOptions
 
     options = DecodeOptions(decode, default_length=0, process=process or "absorbing")  # 0: nobody names a length
@@ -198,7 +196,7 @@ def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | N
             fixed = ask.hole.length.isdigit() and hole is None
             settings = options.settings(ask, int(ask.hole.length) if fixed else 0)
             if process is not None:
-                check_process(settings, process)
+                settings.check_process(process)
         except UserError as error:
             raise UserError(f"{error} (task {name}, {title})") from error
 

@@ -129,24 +129,31 @@ class CDCD(nn.Module):
 
 @dataclass(frozen=True)
 class Interpolator:
-    """Score interpolation (CDCD eq. 7): reads token, its log-probability, entropy [nats] and E[x_0] = sum_v p(v) e_v.
-
-    With `divergence` the payload is the [N, V] log-probabilities of the step before, and KL(now || before) [nats] and the log-probabilities
-    are read too.
-    """
+    """Score interpolation (CDCD eq. 7): reads token, its log-probability, entropy [nats] and E[x_0] = sum_v p(v) e_v."""
 
     table: Tensor = field(compare=False)  # one engine has one model: rows of equal readers are read together
     temperature: float = 1.0
-    divergence: bool = False
 
     def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
-        log_p = logits.log_softmax(-1)
+        return self.read(logits.log_softmax(-1), logits)
+
+    def read(self, log_p: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
+        """Returns what is read off log-probabilities and logits, each [N, V]."""
         p = log_p.exp()
         logprob, token = log_p.max(-1)
         entropy = -torch.xlogy(p, p).sum(-1, dtype=torch.float64)
         sharp = p if self.temperature == 1 else (logits / self.temperature).softmax(-1)
-        read = (token, logprob.double(), entropy, (sharp @ self.table.to(sharp.device)).double())
-        if not self.divergence:
-            return read
-        kl = (p * (log_p - payload)).sum(-1, dtype=torch.float64)
-        return (*read, kl, log_p)
+        return token, logprob.double(), entropy, (sharp @ self.table.to(sharp.device)).double()
+
+
+@dataclass(frozen=True)
+class DivergentInterpolator:
+    """Reads what `interpolator` does and KL(now || last step) [nats]; keeps the log-probabilities [V] on the device."""
+
+    interpolator: Interpolator
+
+    def __call__(self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor) -> tuple[Tensor, ...]:
+        log_p = logits.log_softmax(-1)
+        last = torch.zeros_like(log_p) if before is None else before  # nobody looks at the first step's
+        kl = (log_p.exp() * (log_p - last)).sum(-1, dtype=torch.float64)
+        return (*self.interpolator.read(log_p, logits), kl, log_p)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dlm_eval.models.assemble import assemble
-from dlm_eval.models.cdcd import CDCD, CDCDConfig, Interpolator
+from dlm_eval.models.cdcd import CDCD, CDCDConfig, DivergentInterpolator, Interpolator
 from dlm_eval.models.config_facts import Facts
 from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LoadSettings, open_checkpoint
@@ -24,7 +24,7 @@ from dlm_eval.models.transformer import Traits, TransformersDenoiser, real_posit
 from dlm_eval.models.value_kinds import COUNT, LIST, NUMBER, all_of
 from dlm_eval.models.vocabulary import read_vocabulary
 from dlm_eval.models.weights import load_module
-from dlm_eval.rows import Reader
+from dlm_eval.rows import KeepingOp, Reader
 from dlm_eval.settings import from_mapping
 
 
@@ -44,9 +44,10 @@ class DDLMDenoiser(TransformersDenoiser):
         levels: NDArray[np.float64] = self.model.config.times(steps)
         return levels
 
-    def interpolator(self, score_temperature: float, divergence: bool) -> Reader:
-        """Returns the reader of (token, log-probability, entropy, E[x_0]), and with `divergence` (KL, log-probabilities)."""
-        return Interpolator(self.table, score_temperature, divergence)
+    def interpolator(self, score_temperature: float, divergence: bool) -> Reader | KeepingOp:
+        """Returns the reader of (token, log-probability, entropy, E[x_0]), and with `divergence` (KL from the last step)."""
+        plain = Interpolator(self.table, score_temperature)
+        return DivergentInterpolator(plain) if divergence else plain
 
     @torch.no_grad()
     def logits(

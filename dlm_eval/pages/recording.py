@@ -79,7 +79,7 @@ class Recording:
         return {
             "format": 1,
             "model": self.model,
-            "settings": asdict(self.settings),
+            "settings": self.settings.plain(),
             "seed": self.seed,
             "start": list(self.start),
             "open": list(self.open),

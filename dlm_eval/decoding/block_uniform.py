@@ -1,4 +1,4 @@
-"""Decoding in canvases: uniform noise with self-conditioning (process 'canvas'; DiffusionGemma).
+"""Decoding in blocks of random tokens: uniform noise with self-conditioning (process 'canvas'; DiffusionGemma).
 
 Canvas after canvas of a fixed length, each begun with random tokens. A step: a token is drawn for every position at a temperature that
 falls linearly; the surest are accepted while the entropies of those before them sum up to at most a bound (EB-sampler, Ben-Hamu et al.
@@ -12,25 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dlm_eval.canvas import BLANK, Canvas, Filling
+from dlm_eval.canvas import BLANK, Filling
 from dlm_eval.decoding.draw import inverse_cdf
-from dlm_eval.decoding.exits import Front
-from dlm_eval.decoding.halting import Halt
+from dlm_eval.decoding.exits import EarlyExit
+from dlm_eval.decoding.halting import Halt, Halting
 from dlm_eval.decoding.samples import best_walk, repeat
-from dlm_eval.decoding.settings import DecodeSettings
-from dlm_eval.decoding.steps import Trace, TraceStep
+from dlm_eval.decoding.strategy import OF_DRAWS, OF_MASKS, FillRequest
+from dlm_eval.decoding.trace import TraceStep
 from dlm_eval.engine import Row, Walk
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.denoiser import Process
 from dlm_eval.noise import Noise
+from dlm_eval.options import option
+from dlm_eval.rows import Kept
 
-STEPS = 48  # of a canvas, where none are asked for (DiffusionGemma's max_denoising_steps)
+DEFAULT_STEPS = 48  # of a canvas (DiffusionGemma's max_denoising_steps)
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -52,7 +54,7 @@ class CanvasDenoiser(Protocol):
 
 @dataclass(frozen=True)
 class CanvasReader:
-    """Reads (token drawn, most probable token, its log-probability [nats], entropy [nats], self-conditioning [H]) at a temperature.
+    """Reads (token drawn, most probable token, its log-probability [nats], entropy [nats]) at a temperature; keeps the self-conditioning [H].
 
     The payload is a uniform in [0, 1) for each position.
     """
@@ -60,7 +62,7 @@ class CanvasReader:
     soft_embeddings: Callable[[Tensor], Tensor] = field(compare=False)  # one engine has one model
     temperature: float
 
-    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor) -> tuple[Tensor, ...]:
         logits = logits / self.temperature
         log_p = logits.log_softmax(-1)
         probability = log_p.exp()
@@ -70,39 +72,62 @@ class CanvasReader:
         return inverse_cdf(logits, payload), best, logprob.double(), entropy, soft
 
 
-def canvas_walk(
-    model: Denoiser, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None = None
-) -> Walk[Filling]:
-    """Returns the walk that fills the canvas, with the most probable of `settings.samples` samples.
+@dataclass(frozen=True, kw_only=True)
+class Renoise(Halting, name="renoise"):
+    """canvas by canvas from random tokens: the surest are accepted, the others drawn anew (DiffusionGemma; process 'canvas')"""
 
-    A hole at the end is filled in canvases of the model's own length, the last one cut; a text that goes on behind the hole stays where it
-    is, as a part of the canvas. `exit` is 'eos' or 'stop' where visible text ended before the last canvas.
+    accept_bound: float = option(
+        0.1, least=0, help="nats that the entropies before an accepted token sum up to at most"
+    )
+    t_start: float = option(0.8, above=0, help="temperature of the first step")
+    t_end: float = option(0.4, least=0, help="temperature after the last step")
+    processes: ClassVar[tuple[Process, ...]] = ("canvas",)
 
-    Raises (when run):
-        UserError: a setting that belongs to other models.
-    """
-    walks = [Page(model, canvas, settings, repeat(noise, i), trace).walk() for i in range(settings.samples)]
-    return (yield from best_walk(model, canvas, walks, "probability"))
+    @property
+    def is_random(self) -> bool:
+        return True
+
+    @classmethod
+    def unread(cls, process: str) -> tuple[str, ...]:
+        return (*OF_MASKS, *OF_DRAWS)
+
+    @classmethod
+    def default_steps(cls, process: str) -> int | None:
+        return DEFAULT_STEPS
+
+    def program(self, request: FillRequest) -> Walk[Filling]:
+        """Returns the program that fills the canvas, with the most probable of `samples` samples.
+
+        A hole at the end is filled in canvases of the model's own length, the last one cut; a text that goes on behind the hole stays
+        where it is, as a part of the canvas. `exit` is 'eos' or 'stop' if visible text ended before the last canvas.
+        """
+        numbers = range(request.settings.samples)
+        samples = [Sample(request, self, repeat(request.noise, i)).program() for i in numbers]
+        return (yield from best_walk(request.model, request.canvas, samples, "probability"))
 
 
-class Page:
-    """One sample being written; `model` is a `Denoiser` and a `CanvasDenoiser`."""
+class Sample:
+    """One sample being written; the model is a `Denoiser` and a `CanvasDenoiser`."""
 
-    def __init__(self, model: Any, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None) -> None:
-        self.model, self.settings, self.noise, self.trace = model, settings, noise, trace
+    def __init__(self, request: FillRequest, options: Renoise, noise: Noise) -> None:
+        model: Any = request.model
+        canvas, settings = request.canvas, request.settings
+        self.model, self.options, self.noise, self.trace = model, options, noise, request.trace
         self.positions = np.array(canvas.open_positions)
-        self.front = Front(model, canvas, settings.until) if settings.early_exit else None
+        self.early_exit: EarlyExit | None = None
+        if settings.early_exit:
+            self.early_exit = EarlyExit(model, self.positions, canvas.open[-1], settings.until)
         self.first = int(self.positions[0])
         whole = len(canvas) + -(len(canvas) - self.first) % model.canvas_length
         more = min(whole, model.max_length) - len(canvas) if canvas.open[-1] else 0
         self.open = np.array([*canvas.open, *[True] * more])
         self.tokens = np.array([*canvas.tokens, *[BLANK] * more], dtype=np.int64)
         self.logprob, self.changed = np.full(len(self.tokens), -np.inf), np.zeros(len(self.tokens), dtype=np.int64)
-        self.steps = settings.steps or STEPS
+        self.steps = settings.steps or DEFAULT_STEPS
         self.forwards = 0
 
-    def walk(self) -> Walk[Filling]:
-        """Returns the walk over the canvases in reading order."""
+    def program(self) -> Walk[Filling]:
+        """Returns the program over the canvases in reading order."""
         reason = None
         for number, begin in enumerate(range(self.first, len(self.tokens), self.model.canvas_length)):
             end = min(begin + self.model.canvas_length, len(self.tokens))
@@ -110,7 +135,8 @@ class Page:
                 yield from self._denoise(np.arange(begin, end), number)
                 self.open[begin:end] = False
             still = self.open[: int(self.positions[-1]) + 1]
-            reason = self.front.reason(self.tokens, still) if self.front is not None and still.any() else None
+            if self.early_exit is not None and still.any():
+                reason = self.early_exit.reason(self.tokens, still)
             if reason is not None:
                 break
         tokens = np.where(self.open, BLANK, self.tokens)[self.positions]
@@ -126,12 +152,12 @@ class Page:
     def _denoise(self, at: Ints, number: int) -> Walk[None]:
         """Fills one canvas, the positions `at`."""
         given, truth, length = ~self.open[at], self.tokens[at], int(at[-1]) + 1
-        halt = Halt(self.settings)
+        halt, kept = Halt(self.options), Kept()
         current = np.where(given, truth, self._random("start", number, at))
-        soft, found = np.zeros((len(at), self.model.state_size), dtype=np.float32), np.full(len(at), BLANK)
+        found = np.full(len(at), BLANK)
         for step in range(self.steps):
             clock = number * self.steps + step
-            drawn, best, logprob, entropy, soft = (yield [self._row(at, current, soft, step, clock)])[0]
+            drawn, best, logprob, entropy = (yield [self._row(at, current, kept, step, clock)])[0]
             self.forwards += 1
             best = np.where(given, truth, best)
             self.changed[at[best != found]] = self.forwards - 1
@@ -140,19 +166,20 @@ class Page:
                 self.trace(self._traced(at[~given], best[~given], length))
             if halt.reason(step + 1, best, float(np.mean(entropy)), None) is not None:
                 break
-            kept = accepted(entropy, self.settings.accept_bound)
-            current = np.where(given, truth, np.where(kept, drawn, self._random("renoise", clock, at)))
+            accept = accepted(entropy, self.options.accept_bound)
+            current = np.where(given, truth, np.where(accept, drawn, self._random("renoise", clock, at)))
         self.tokens[at] = found
 
-    def _row(self, at: Ints, current: Ints, soft: NDArray[np.float32], step: int, clock: int) -> Row:
-        length, settings = int(at[-1]) + 1, self.settings
+    def _row(self, at: Ints, current: Ints, kept: Kept, step: int, clock: int) -> Row:
+        length, options = int(at[-1]) + 1, self.options
         tokens = self.tokens[:length].copy()
         tokens[at] = current
-        inputs = np.zeros((length, self.model.state_size + 1), dtype=np.float32)
-        inputs[at] = np.concatenate([soft, np.ones((len(at), 1), dtype=np.float32)], axis=1)
+        begun = np.zeros((length, 1), dtype=np.float32)
+        begun[at] = 1
         left = (self.steps - step) / self.steps
-        reader = CanvasReader(self.model.soft_embeddings, settings.t_end + (settings.t_start - settings.t_end) * left)
-        return Row(tokens, at, reader, self.noise.uniforms("draw", clock, length)[at], inputs=inputs)
+        op = CanvasReader(self.model.soft_embeddings, options.t_end + (options.t_start - options.t_end) * left)
+        draws = self.noise.uniforms("draw", clock, length)[at]
+        return Row(tokens, at, op, draws, inputs=begun, kept=kept, ids=at, fed=self.model.state_size)
 
     def _random(self, stream: str, step: int, at: Ints) -> Ints:
         drawn: Ints = (self.noise.uniforms(stream, step, int(at[-1]) + 1)[at] * self.model.vocab_size).astype(np.int64)

@@ -1,0 +1,168 @@
+"""Strategies that step back in time: each open position is written with the chance of the time that has passed.
+
+With s_y the concrete score of token y at a masked position and S their sum (Lou et al. 2023), a step from t to s < t writes y with probability
+
+    analytic   (exp(sigma(t) - sigma(s)) - 1) s_y        (Tweedie tau-leaping, their eq. 19)
+    euler      (t - s) sigma'(t) s_y                     (their eq. 13)
+    ddpm       (1 - s/t) p(y)                            (Sahoo et al. 2024, eq. 7)
+
+and leaves the position open otherwise (never, where these sum to more than 1). Since ratios of the s_y do not depend on the step, that is: write
+with probability min(1, factor x S) a token drawn from s_y / S. A model that predicts tokens themselves has S = 1 / (exp(sigma) - 1): then the chance is
+known before anything is read, and only what will be written is read. After the last step one more removes what noise is left: ddpm writes the most
+probable tokens, the others draw them.
+
+Shape letters: N = wanted positions of a batch, V = vocabulary, W = positions that a step looks at.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from dlm_eval.canvas import Filling
+from dlm_eval.decoding.draw import Draw, Measure, without
+from dlm_eval.decoding.gaussian import DEFAULT_STEPS, gaussian_program
+from dlm_eval.decoding.halting import Halting
+from dlm_eval.decoding.schedules import reveal_grid, reveal_rates
+from dlm_eval.decoding.state import Bools, Query, StepState
+from dlm_eval.decoding.strategy import OF_DRAWS, OF_MASKS, FillRequest
+from dlm_eval.decoding.unmasking import Unmasking
+from dlm_eval.engine import Walk
+from dlm_eval.models.denoiser import Denoiser, Process
+from dlm_eval.models.noise_schedules import LogLinear, NoiseSchedule
+from dlm_eval.options import option, option_names
+
+SCORES = "score_logits"  # method of models of concrete scores
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Reader of log-scores: (token, its log-probability [nats], log of the chance that it is written now [nats]), each [N].
+
+    Attributes:
+        draw: how the token is drawn; it bans the mask.
+        log_factor: log of what multiplies the scores in this step.
+    """
+
+    draw: Draw
+    log_factor: float
+
+    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
+        token, logprob, _ = self.draw(logits, payload)
+        return token, logprob, without(logits, self.draw.banned).double().logsumexp(-1) + self.log_factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timestep(Unmasking, name="timestep"):
+    """each position with probability 1 - s/t, all that is left in the last step (Dream origin; eps=0: DiffuLLaMA random keep)"""
+
+    takes_schedule: ClassVar[bool] = False
+
+    @property
+    def is_random(self) -> bool:
+        return True
+
+    def commit(self, look: StepState) -> Bools:
+        if look.step >= look.steps - 1:
+            return ~look.nowhere
+        return np.asarray(look.uniform("order") < reveal_rates(look.eps, look.steps)[look.step])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestral(Unmasking):
+    """Base: each position is written with its own chance, `StepState.score` (log, nats); the query tells it."""
+
+    takes_schedule: ClassVar[bool] = False
+
+    @property
+    def is_random(self) -> bool:
+        return True
+
+    def commit(self, look: StepState) -> Bools:
+        return np.asarray(look.uniform("order") < np.exp(np.minimum(look.score, 0.0)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ddpm(Ancestral, name="ddpm"):
+    """ancestral sampling: each position with probability 1 - s/t, what is left as the most probable token (MDLM, BD3LM)"""
+
+    def query(self, look: StepState, op: Draw, model: Denoiser) -> Query:
+        if look.step >= look.steps:
+            return Query(at_temperature_zero(op), log_chance=0.0)
+        grid = reveal_grid(look.eps, look.steps)
+        return Query(op, log_chance=_log(float(1 - grid[look.step + 1] / grid[look.step])))
+
+
+class ReverseTransition(Ancestral):
+    """Base: the chance is a factor of the step times the concrete scores."""
+
+    reads: ClassVar[Measure | None] = "probability"
+
+    def factor(self, schedule: NoiseSchedule, now: float, after: float) -> float:
+        """Returns what multiplies the concrete scores in a step from time `now` to `after`."""
+        raise NotImplementedError
+
+    def query(self, look: StepState, op: Draw, model: Denoiser) -> Query:
+        schedule: NoiseSchedule = getattr(model, "schedule", LogLinear())
+        grid = reveal_grid(look.eps, look.steps)
+        now = float(grid[min(look.step, look.steps)])
+        sigma = schedule.sigma(now)
+        done = look.step >= look.steps
+        factor = math.inf if done else self.factor(schedule, now, float(grid[look.step + 1]))
+        op = replace(op, banned=tuple({*op.banned, model.mask_id}))
+        if hasattr(model, SCORES):
+            return Query(Rates(op, _log(factor)), SCORES, sigma)
+        return Query(op, log_chance=_log(factor / math.expm1(sigma)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analytic(ReverseTransition, name="analytic"):
+    """each position by its exact reverse transition, what is left drawn (SEDD analytic, Tweedie tau-leaping; MDLM analytic)"""
+
+    def factor(self, schedule: NoiseSchedule, now: float, after: float) -> float:
+        return math.expm1(schedule.sigma(now) - schedule.sigma(after))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Euler(ReverseTransition, Halting, name="euler"):
+    """Euler steps of the reverse process: of its rates (SEDD euler), of its embeddings in models of process 'gaussian' (CDCD, DDLM)"""
+
+    noise_scale: float = option(1.0, least=0, help="factor of the initial noise (process 'gaussian')")
+    score_temperature: float = option(
+        1.0, above=0, help="divides the logits from which E[x_0] is taken; below 1 is sharper (process 'gaussian')"
+    )
+    processes: ClassVar[tuple[Process, ...]] = ("absorbing", "gaussian")
+
+    @classmethod
+    def unread(cls, process: str) -> tuple[str, ...]:
+        if process == "gaussian":
+            return (*OF_MASKS, *OF_DRAWS)
+        return ("noise_scale", "score_temperature", *option_names(Halting))
+
+    @classmethod
+    def default_steps(cls, process: str) -> int | None:
+        return DEFAULT_STEPS if process == "gaussian" else None
+
+    def why_no_checkpoint(self, process: str) -> str | None:
+        return "process 'gaussian'" if process == "gaussian" else super().why_no_checkpoint(process)
+
+    def factor(self, schedule: NoiseSchedule, now: float, after: float) -> float:
+        return schedule.rate(now) * (now - after)
+
+    def program(self, request: FillRequest) -> Walk[Filling]:
+        if request.model.process == "gaussian":
+            return (yield from gaussian_program(request, self, self.noise_scale, self.score_temperature))
+        return (yield from super().program(request))
+
+
+def at_temperature_zero(op: Draw) -> Draw:
+    """Returns the op that reads the most probable token."""
+    return replace(op, temperature=0.0, of_drawn=False)
+
+
+def _log(number: float) -> float:
+    return math.log(number) if number > 0 else -math.inf

@@ -1,0 +1,136 @@
+"""`fill`: what is written into canvases by one model in this process; and the program that fills one canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.decoding.checkpoints import State
+from dlm_eval.decoding.lengths import beam_program
+from dlm_eval.decoding.settings import DecodeSettings, resolve
+from dlm_eval.decoding.state import DecodeState
+from dlm_eval.decoding.strategy import FillRequest, default_strategy
+from dlm_eval.decoding.trace import TraceStep
+from dlm_eval.engine import Engine, Outcome, Walk
+from dlm_eval.errors import SampleError
+from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.ids import check_ids
+from dlm_eval.noise import Noise
+from dlm_eval.printable import counted
+
+
+def fill(
+    model: Denoiser,
+    canvases: Sequence[Canvas],
+    strategy: str | None = None,
+    steps: int | None = None,
+    block_length: int | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+    *,
+    engine: Engine | None = None,
+    trace: Callable[[int, TraceStep], None] | None = None,
+    **options: Any,
+) -> list[Filling]:
+    """Returns what was written into the open positions of each canvas.
+
+    Args:
+        model: the denoiser.
+        canvases: what to fill; their rows share batches, and no answer depends on the others.
+        strategy: name of a strategy (`dlm-eval ls strategies`), or `path/to/file.py:Class`; None means the default of the model's process:
+            'confidence' for masked models, 'rewrite' for 'uniform', 'euler' for 'gaussian', 'renoise' for 'canvas'.
+        steps, block_length, temperature: see `DecodeSettings`.
+        seed: of the canvases' own random numbers.
+        engine: runs the rows; by default one with default budgets.
+        trace: called as trace(index of the canvas, step) after every step that changed something.
+        options: further settings, general ones (`DecodeSettings`) or the strategy's own, or `preset`; a preset yields to every argument that
+            is not at its default.
+
+    Raises:
+        UserError: a setting that is not known, not allowed or does not fit a canvas.
+        SampleError: a canvas that this model cannot fill.
+    """
+    named: dict[str, Any] = {"strategy": strategy, "steps": steps, "block_length": block_length}
+    given: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    if temperature != 0:
+        given["temperature"] = temperature
+    settings = resolve({"strategy": default_strategy(model.process)}, {**given, **options})
+    fillings = []
+    for outcome in fill_outcomes(engine or Engine(model), canvases, settings, seed, trace=trace):
+        if isinstance(outcome.answer, SampleError):
+            raise outcome.answer
+        fillings.append(replace(outcome.answer, seconds=outcome.seconds))
+    return fillings
+
+
+def fill_outcomes(
+    engine: Engine,
+    canvases: Sequence[Canvas],
+    settings: DecodeSettings,
+    seed: int = 0,
+    *,
+    done: Callable[[int, Outcome[Filling]], None] | None = None,
+    trace: Callable[[int, TraceStep], None] | None = None,
+) -> list[Outcome[Filling]]:
+    """Returns the outcome of each canvas: its filling, or the SampleError that it met.
+
+    Args:
+        engine: runs the rows.
+        canvases: what to fill.
+        settings: how.
+        seed: of the canvases' own random numbers.
+        done: called as done(index, outcome) as each ends.
+        trace: called as trace(index, step) after every step that changed something.
+
+    Raises:
+        UserError: settings that do not fit a canvas, before anything is run.
+    """
+    for canvas in canvases:
+        settings.check(sum(canvas.open), engine.model.block_length)
+    programs = (
+        fill_program(
+            FillRequest(
+                engine.model, canvas, settings, Noise.of(canvas, seed), partial(trace, index) if trace else None
+            )
+        )
+        for index, canvas in enumerate(canvases)
+    )
+    return engine.drive(programs, done)
+
+
+def fill_program(request: FillRequest) -> Walk[Filling]:
+    """Returns the program that fills the canvas of `request`.
+
+    Raises (when run):
+        SampleError: the canvas is longer than the model allows, it has an id that the model lacks, or position 0 is open and the model cannot
+            predict it.
+        UserError: a setting that means nothing to the model.
+    """
+    if not request.canvas.open_positions:
+        return Filling((), 0, 0)
+    _refuse(request.model, request.canvas, request.settings)
+    if request.settings.length_beam:
+        return (yield from beam_program(request, fill_program))
+    return (yield from request.settings.strategy.program(request))
+
+
+def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State) -> bool:
+    """Returns whether a checkpoint can be one of this canvas. One from a file that another program wrote need not be."""
+    if not canvas.open_positions or settings.why_no_checkpoint(model.process) is not None:
+        return False
+    return DecodeState(model, canvas, settings, Noise.of(canvas, 0)).accepts(state)
+
+
+def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
+    """Raises SampleError if the model cannot fill the canvas so, UserError if a setting means nothing to it."""
+    if len(canvas) > model.max_length and not settings.length_beam:
+        raise SampleError(f"{counted(len(canvas), 'position')}, but {model.name} has {model.max_length}")
+    if model.needs_bos and canvas.open[0]:
+        raise SampleError(f"position 0 is open, but {model.name} needs its begin-of-text token there")
+    if (fault := check_ids(model, canvas, scored=False)) is not None:
+        raise fault
+    settings.strategy.refuse_model(model, settings)
+    settings.check_process(model.process)

@@ -1,0 +1,487 @@
+"""A canvas that is being filled: its tokens and the rows that its steps run.
+
+`StepState` is what a strategy sees of a step, `Edit` what it answers, and `DecodeState` applies it.
+Positions have identities (`DecodeState.ids`), so that a step may insert and delete some: random
+numbers, the trace and checkpoints belong to identities. Arrays are in reading order.
+
+Shape letters: L = positions of the canvas now, W = positions that a step looks at, K = positions
+that it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlm_eval.canvas import BLANK, Canvas, Filling
+from dlm_eval.decoding.checkpoints import State
+from dlm_eval.decoding.exits import EarlyExit
+from dlm_eval.decoding.memory import recollection, seen_end
+from dlm_eval.decoding.settings import DecodeSettings
+from dlm_eval.decoding.trace import Trace, TraceStep
+from dlm_eval.engine import Reader, Reading, Row
+from dlm_eval.errors import SampleError
+from dlm_eval.models.denoiser import Denoiser, embedding_rows
+from dlm_eval.noise import Noise
+from dlm_eval.printable import counted
+from dlm_eval.rows import Kept
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+NONE: Ints = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Open positions that are filled together.
+
+    Attributes:
+        number: from 0, in reading order.
+        size: positions by which a schedule counts.
+        steps: steps that the schedule has.
+    """
+
+    number: int
+    size: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class StepState:
+    """What a strategy sees of a step.
+
+    Attributes:
+        step: step of this block, from 0.
+        steps: steps of this block.
+        global_step: step of the whole canvas, from 0; it numbers the random draws.
+        quota: tokens to write by the schedule, 0 if there is none.
+        schedule: name of the schedule, or None.
+        eps: end of the 'timestep' grid.
+        position: [W] places in the canvas, ascending.
+        ids: [W] identities of these positions.
+        open: [W] whether the position is still open.
+        noise: random streams of the request.
+        current: [W] the token at the position now; the mask token if it is open.
+        old_logprob: [W] log-probability with which that token was written (nats).
+        token: [W] candidates; empty if the strategy does not read them.
+        score: [W] how sure the model is of its candidate, by the strategy's measure.
+        more: further outputs of the strategy's own op, each [W, ...].
+    """
+
+    step: int
+    steps: int
+    global_step: int
+    quota: int
+    schedule: str | None
+    eps: float
+    position: Ints
+    ids: Ints
+    open: Bools
+    noise: Noise
+    current: Ints
+    old_logprob: Floats
+    token: Ints = field(default_factory=lambda: NONE)
+    score: Floats = field(default_factory=lambda: np.empty(0))
+    more: Reading = ()
+
+    def uniform(self, stream: str) -> Floats:
+        """Returns [W] uniforms in [0, 1), one for each (stream, step, identity)."""
+        return self.noise.uniforms(stream, self.global_step, int(self.ids.max()) + 1)[self.ids]
+
+    @property
+    def left_open(self) -> int:
+        """Positions that the schedule leaves open."""
+        return int(self.open.sum()) - self.quota
+
+    @property
+    def nowhere(self) -> Bools:
+        """[W] bool, all false."""
+        return np.zeros(len(self.position), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a step asks of the model.
+
+    Attributes:
+        op: what to read off the logits.
+        head: the method of the model that answers.
+        time: noise level that the model is told; 0 for none.
+        log_chance: log of the chance that a position is written, if it is known before anything is
+            read (nats).
+        keeps: whether the last output of `op` stays on the device, for the op's next call (`rows.KeepingOp`).
+    """
+
+    op: Reader
+    head: str = "logits"
+    time: float = 0.0
+    log_chance: float | None = None
+    keeps: bool = False
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a step changes. Places are those before the step.
+
+    Attributes:
+        commit: [K] places of the block that get a token.
+        token: [K] the tokens.
+        logprob: [K] log-probability of each token (nats).
+        erase: places of the block that become masks again.
+        insert: places of the block before which a mask is inserted, ascending; a place may be given
+            several times, and one behind the last place of the block lengthens it.
+        delete: places of the block that are taken out.
+    """
+
+    commit: Ints = field(default_factory=lambda: NONE)
+    token: Ints = field(default_factory=lambda: NONE)
+    logprob: Floats = field(default_factory=lambda: np.empty(0))
+    erase: Ints = field(default_factory=lambda: NONE)
+    insert: Ints = field(default_factory=lambda: NONE)
+    delete: Ints = field(default_factory=lambda: NONE)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the canvas stays as it is."""
+        return not (len(self.commit) or len(self.erase) or self.resizes)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether the canvas has other positions afterwards."""
+        return bool(len(self.insert) or len(self.delete))
+
+
+class DecodeState:
+    """A canvas that is being filled.
+
+    Attributes:
+        ids: [L] identity of each position.
+        tokens: [L] token ids, the mask token where open.
+        open: [L] whether a token is still to be written.
+        given: [L] whether the canvas came with the token.
+        in_hole: [L] whether the position is one of the answer's; those that fill up a last block are not.
+        block_of: [L] number of the block that a position belongs to, -1 if it is given.
+        logprob: [L] log-probability of each token when it was written (nats), -inf if it is not.
+        step: [L] global step at which each token was written, -1 if it is not.
+        block: number of the block that is being filled.
+        global_step, forwards, written_steps, post_steps, last_change: counters (`checkpoints.State`).
+        kept: what the strategy keeps on the device from step to step.
+        exit: why decoding ended, 'full' until then.
+    """
+
+    def __init__(
+        self, model: Denoiser, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None = None
+    ) -> None:
+        hole = canvas.open_positions
+        ends_with_hole = canvas.open[-1]
+        canvas = whole_blocks(canvas, model.block_length)
+        self.model, self.settings, self.noise, self.trace = model, settings, noise, trace
+        self.ids: Ints = np.arange(len(canvas))
+        self.open: Bools = np.array(canvas.open, dtype=bool)
+        self.given = ~self.open
+        self.tokens: Ints = np.where(self.open, model.mask_id, canvas.tokens)
+        self.in_hole = self.open.copy()
+        self.in_hole[hole[-1] + 1 :] = False
+        self.block_of: Ints = np.full(len(canvas), -1)
+        self.blocks: list[Block] = []
+        for number, (positions, steps) in enumerate(_blocks(np.nonzero(self.open)[0], settings, model.block_length)):
+            self.block_of[positions] = number
+            self.blocks.append(Block(number, _counted_size(len(positions), settings, model.block_length), steps))
+        self.logprob: Floats = np.full(len(canvas), -np.inf)
+        self.step: Ints = np.full(len(canvas), -1)
+        self.asked_length = self.next_id = len(canvas)
+        self.resized = False
+        self.block = 0
+        self.early_exit: EarlyExit | None = None
+        if settings.early_exit:
+            self.early_exit = EarlyExit(model, np.array(hole), ends_with_hole, settings.until)
+        self.cache = recollection(model, settings.cache, settings.guidance_factor != 1)
+        self.kept = Kept()
+        self.known: tuple[Query, Ints, Reading] | None = None
+        self.global_step = self.forwards = self.written_steps = self.post_steps = 0
+        self.last_change = -1
+        self.exit = "full"
+
+    # -- what a step sees ------------------------------------------------------------------------------
+
+    @property
+    def block_positions(self) -> Ints:
+        """Places of the block that is being filled."""
+        return np.nonzero(self.block_of == self.block)[0]
+
+    def look(self, at: Ints, block: Block, step: int, quota: int, schedule: str | None) -> StepState:
+        """Returns what a strategy sees of the positions `at` before anything is read."""
+        return StepState(
+            step=step,
+            steps=block.steps,
+            global_step=self.global_step,
+            quota=quota,
+            schedule=schedule,
+            eps=self.settings.eps,
+            position=at,
+            ids=self.ids[at],
+            open=self.open[at],
+            noise=self.noise,
+            current=self.tokens[at],
+            old_logprob=self.logprob[at],
+        )
+
+    def first_position_alone(self, at: Ints) -> bool:
+        """Returns whether the first step of the block `at` reads its first position and no other.
+
+        A shifted model reads it before the block. There later rows do not run (Fast-dLLM's caches), or
+        in a block-causal model the block before tells it, whatever else is written (Fast-dLLM v2).
+        """
+        block = self.model.block_length
+        told = block is not None and getattr(self.model, "lag", 0) > 0 and int(at[0]) % block == 0
+        return self.cache.first_alone or told
+
+    # -- rows ------------------------------------------------------------------------------------------
+
+    def read(self, at: Ints, query: Query) -> Generator[list[Row], list[Reading], Reading]:
+        """Returns what `query` reads at `at`.
+
+        No row is run if the same has been read already, nothing has changed since, and no random
+        number has a part in it.
+        """
+        if self.known is not None and self.known[0] == query and np.array_equal(self.known[1], at):
+            return self.known[2]
+        found = (yield from self.run([self.row(at, query)]))[0]
+        random = self.settings.temperature > 0
+        self.known = None if random or query.keeps else (query, at, found)
+        return found
+
+    def run(self, rows: list[Row]) -> Generator[list[Row], list[Reading], list[Reading]]:
+        """Returns the outputs of rows of one step, and counts them."""
+        found = yield rows
+        self.forwards += sum(row.passes for row in rows)
+        return found
+
+    def row(self, at: Ints, query: Query, tokens: Ints | None = None) -> Row:
+        """Returns the row that reads `at`; what the model cannot see from there is left out.
+
+        Args:
+            at: [W] places, ascending.
+            query: what to ask.
+            tokens: [L] tokens to show in place of the canvas' own (a draft, or masks to verify);
+                such a row runs whole, without a KV cache.
+        """
+        end = seen_end(self.model, self.open, int(at[-1]))
+        factor = self.settings.guidance_factor
+        unguided = None
+        if factor != 1:
+            hidden = self.given.copy()
+            hidden[0] &= not self.model.needs_bos  # there is no prediction at all without it
+            unguided = np.where(hidden, self.model.mask_id, self.tokens)[:end]
+        shown = (self.tokens if tokens is None else tokens)[:end].copy()
+        cached = {}
+        if query.head == "logits" and tokens is None:
+            cached = self.cache.part(shown, self.open[:end], at, self.block_positions)
+        return Row(
+            shown, at, query.op, self._uniforms(at), unguided, factor, query.head,
+            time=query.time, kept=self.kept if query.keeps else None, ids=self.ids[at], **cached,
+        )  # fmt: skip
+
+    def _uniforms(self, at: Ints) -> Floats:
+        if self.settings.temperature == 0:
+            return np.zeros(len(at))
+        ids = self.ids[at]
+        return self.noise.uniforms("draw", self.global_step, int(ids.max()) + 1)[ids]
+
+    # -- changes ---------------------------------------------------------------------------------------
+
+    def apply(self, edit: Edit) -> None:
+        """Changes the canvas as a step says.
+
+        Raises:
+            SampleError: a place outside the block, or a canvas longer than the model allows.
+        """
+        if edit.changes_nothing:
+            return
+        at, erased = edit.commit, edit.erase
+        self.tokens[erased], self.logprob[erased], self.step[erased] = self.model.mask_id, -np.inf, -1
+        self.tokens[at], self.logprob[at], self.step[at] = edit.token, edit.logprob, self.global_step
+        self.open[erased], self.open[at] = True, False
+        self.known, self.last_change = None, self.global_step
+        self.written_steps += bool(len(at))
+        written, erased_ids = self.ids[at], self.ids[erased]
+        if edit.resizes:
+            self._resize(edit)
+        if self.trace is not None:
+            self.trace(self._traced(written, edit.logprob, erased_ids))
+
+    def _traced(self, written: Ints, logprob: Floats, erased: Ints) -> TraceStep:
+        return TraceStep(
+            self.global_step,
+            _plain(self.tokens),
+            tuple(map(bool, self.open)),
+            _plain(written),
+            tuple(map(float, np.exp(logprob))),
+            _plain(erased),
+            _plain(self.ids) if self.resized else (),
+        )
+
+    def _resize(self, edit: Edit) -> None:
+        """Inserts masks and takes positions out."""
+        places = self.block_positions
+        behind = int(places[-1]) + 1 if len(places) else 0
+        inside = np.isin(edit.insert, places) | (edit.insert == behind)
+        if not (inside.all() and np.isin(edit.delete, places).all()):
+            raise SampleError("a step can insert and delete positions only in the block that it fills")
+        length = len(self.ids) + len(edit.insert) - len(edit.delete)
+        if length > self.model.max_length:
+            raise SampleError(
+                f"the canvas has grown to {counted(length, 'position')}, but {self.model.name} has {self.model.max_length}"
+            )
+        fresh = np.arange(self.next_id, self.next_id + len(edit.insert))
+        self.next_id += len(fresh)
+        kept = np.setdiff1d(np.arange(len(self.ids)), edit.delete)
+        # where each position comes from, -1 for new ones
+        source = np.insert(kept, np.searchsorted(kept, edit.insert), -1)
+        new = source < 0
+        self.rearrange(np.where(new, 0, self.ids[source]), source)
+        self.ids[new], self.block_of[new] = fresh, self.block
+
+    def rearrange(self, ids: Ints, source: Ints) -> None:
+        """Takes over the positions `source` of the present canvas, in that order; -1 is a new mask."""
+        new = source < 0
+
+        def moved(values: Any, of_new: Any) -> Any:
+            return np.where(new, of_new, values[source])
+
+        self.ids = ids
+        self.tokens, self.open = moved(self.tokens, self.model.mask_id), moved(self.open, True)
+        self.given, self.block_of = moved(self.given, False), moved(self.block_of, -1)
+        self.logprob, self.step = moved(self.logprob, -np.inf), moved(self.step, -1)
+        self.in_hole = moved(self.in_hole, True)
+        self.resized = True
+        if self.early_exit is not None:
+            self.early_exit.follow(np.nonzero(self.in_hole)[0])
+
+    def look_for_exit(self) -> None:
+        """Notes if nothing that is visible can change any more."""
+        if self.early_exit is not None and self.exit == "full" and self.open.any():
+            self.exit = self.early_exit.reason(self.tokens, self.open) or "full"
+
+    # -- what is left when it ends, or is interrupted ----------------------------------------------------
+
+    def checkpoint(self, step: int) -> State:
+        """Returns the state before step `step` of the present block."""
+        at = np.nonzero(~self.given)[0]
+        grown = self.ids >= self.asked_length
+        return State(
+            block=self.block,
+            step=step,
+            global_step=self.global_step,
+            forwards=self.forwards,
+            written_steps=self.written_steps,
+            post_steps=self.post_steps,
+            last_change=self.last_change,
+            tokens=_plain(self.tokens[at]),
+            logprob=tuple(map(float, self.logprob[at])),
+            written=_plain(self.step[at]),
+            positions=_plain(self.ids) if self.resized else (),
+            inserted=_plain(self.block_of[grown]),
+            next_id=self.next_id,
+        )
+
+    def restore(self, state: State) -> None:
+        """Makes the canvas what it was at a checkpoint."""
+        if state.positions:
+            ids: Ints = np.array(state.positions, dtype=np.int64)
+            self.rearrange(ids, np.where(ids < self.asked_length, ids, -1))
+            self.block_of[ids >= self.asked_length] = state.inserted
+        at = np.nonzero(~self.given)[0]
+        self.tokens[at], self.logprob[at], self.step[at] = state.tokens, state.logprob, state.written
+        self.open[at] = self.step[at] < 0
+        self.block, self.global_step, self.forwards = state.block, state.global_step, state.forwards
+        self.written_steps, self.post_steps = state.written_steps, state.post_steps
+        self.last_change, self.next_id = state.last_change, state.next_id
+
+    def accepts(self, state: State) -> bool:
+        """Returns whether a checkpoint can be one of this canvas. One from a file that another program wrote need not be."""
+        rows = 4 * (state.global_step + 1)  # more than any step runs
+        limits = (
+            (state.block, len(self.blocks) - 1),
+            (state.step, state.global_step),
+            (state.forwards, rows),
+            (state.post_steps, state.global_step + 1),
+            (state.written_steps, state.global_step),
+            (state.last_change + 1, state.global_step),
+        )
+        ids = max(embedding_rows(self.model), self.model.vocab_size)
+        return (
+            self._has_layout(state)
+            and all(0 <= value <= most for value, most in limits)
+            and all(0 <= token < ids or token == self.model.mask_id for token in state.tokens)
+            and all(-1 <= step < max(1, state.global_step) for step in state.written)
+            and all(value <= 1e-3 for value in state.logprob)
+        )
+
+    def _has_layout(self, state: State) -> bool:
+        """Returns whether the positions of a checkpoint can have come from this canvas."""
+        asked = self.asked_length
+        given = int(self.given.sum())
+        if not state.positions:
+            return len(state.tokens) == asked - given and not state.inserted and state.next_id == asked
+        old = [one for one in state.positions if one < asked]
+        new = [one for one in state.positions if one >= asked]
+        return (
+            old == sorted(set(old))
+            and min(old, default=0) >= 0
+            and set(np.nonzero(self.given)[0].tolist()) <= set(old)
+            and len(new) == len(set(new)) == len(state.inserted)
+            and max(new, default=asked - 1) < state.next_id
+            and len(state.positions) == len(state.tokens) + given <= self.model.max_length
+            and all(0 <= block < len(self.blocks) for block in state.inserted)
+        )
+
+    def filling(self) -> Filling:
+        """Returns what was written; `BLANK` where positions were left open."""
+        hole = self.in_hole
+        confidence = np.where(self.open, np.nan, np.exp(self.logprob))[hole]
+        return Filling(
+            tokens=_plain(np.where(self.open, BLANK, self.tokens)[hole]),
+            forwards=self.forwards,
+            steps=self.written_steps,
+            confidence=tuple(map(float, confidence)),
+            step=_plain(self.step[hole]),
+            exit=self.exit,
+        )
+
+
+def _plain(values: Ints) -> tuple[int, ...]:
+    return tuple(map(int, values))
+
+
+def whole_blocks(canvas: Canvas, block: int | None) -> Canvas:
+    """Returns the canvas with its last block filled up by open positions, as block-causal models need it."""
+    missing = -len(canvas) % block if block is not None and canvas.open[-1] else 0
+    return Canvas(canvas.tokens + (BLANK,) * missing, canvas.open + (True,) * missing, canvas.key)
+
+
+def _blocks(positions: Ints, settings: DecodeSettings, block: int | None) -> Iterator[tuple[Ints, int]]:
+    """Yields the positions and the number of steps of each block in order.
+
+    Blocks are runs of `block_length` open positions; those of a block-causal model are its own, or
+    even parts of them.
+    """
+    if block is not None:
+        size = settings.block_length or block
+        parts = np.split(positions, np.nonzero(np.diff(positions // size))[0] + 1)
+    else:
+        size = settings.block_length or len(positions)
+        parts = np.split(positions, range(size, len(positions), size))
+    for part in parts:
+        shared = settings.steps // len(parts) if settings.steps is not None else None
+        yield part, max(1, settings.steps_per_block or shared or len(part))
+
+
+def _counted_size(count: int, settings: DecodeSettings, block: int | None) -> int:
+    """Returns the positions by which a schedule counts: all of a model's block, even if some are given."""
+    return (settings.block_length or block) if block else count

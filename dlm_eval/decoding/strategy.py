@@ -1,0 +1,177 @@
+"""A decoding strategy: a frozen dataclass. Its fields are its options, and subclassing it with a name registers it.
+
+`Strategy` is what all strategies have in common. Those that write masked positions step by step extend `unmasking.Unmasking`; the
+processes 'uniform', 'gaussian' and 'canvas' have programs of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.decoding.checkpoints import Offer, State, no_offer
+from dlm_eval.decoding.trace import Trace
+from dlm_eval.engine import Walk
+from dlm_eval.errors import UserError
+from dlm_eval.models.denoiser import Denoiser, Process
+from dlm_eval.noise import Noise
+from dlm_eval.options import check_options, option_names
+from dlm_eval.plugins import Registry, source_digest
+
+if TYPE_CHECKING:
+    from dlm_eval.decoding.settings import DecodeSettings
+
+# general settings that are about masks, and about how a token is drawn; processes without either leave them unread
+OF_MASKS = (
+    "eps", "allow_mask", "confidence_eos_eot_inf", "cache", "block_length", "steps_per_block", "guidance",
+)  # fmt: skip
+OF_DRAWS = (
+    "temperature", "top_p", "top_k", "top_p_rule", "logits_temp", "confidence_from", "logits_eos_inf", "rerank",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FillRequest:
+    """One canvas to fill.
+
+    Attributes:
+        model: the denoiser.
+        canvas: what to fill; it has open positions.
+        settings: how.
+        noise: random streams of the request.
+        trace: sees every step, or None.
+        begun: the state that an interrupted program with the same request has reached; this one goes on from there.
+        offer: is offered the state between steps, if canvases have checkpoints (`Strategy.why_no_checkpoint`).
+    """
+
+    model: Denoiser
+    canvas: Canvas
+    settings: DecodeSettings
+    noise: Noise
+    trace: Trace | None = None
+    begun: State | None = None
+    offer: Offer = no_offer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """Base of all strategies.
+
+    Class attributes:
+        name: what `--decode strategy=` takes; given as `class Mine(Strategy, name="mine")`.
+        processes: corruptions of the models that it can fill with.
+        default_schedule: how many tokens a step writes unless `schedule` says otherwise; None if the strategy decides by itself.
+        takes_schedule: whether `schedule` can be set.
+        takes_steps: whether `steps` can be set.
+        resizes: whether it inserts or deletes positions.
+    """
+
+    name: ClassVar[str] = ""
+    processes: ClassVar[tuple[Process, ...]] = ("absorbing",)
+    default_schedule: ClassVar[str | None] = None
+    takes_schedule: ClassVar[bool] = False
+    takes_steps: ClassVar[bool] = True
+    resizes: ClassVar[bool] = False
+
+    def __init_subclass__(cls, *, name: str = "", **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if name:
+            cls.name = name
+            STRATEGIES.add(name, cls)
+
+    def __post_init__(self) -> None:
+        check_options(self, "decode")
+        self.check()
+
+    def check(self) -> None:
+        """Raises UserError if options contradict each other. Ranges are declared on the fields (`options.option`)."""
+
+    def refuse(self, settings: DecodeSettings) -> None:
+        """Raises UserError if general settings contradict the strategy."""
+        if settings.schedule is not None and not self.takes_schedule:
+            raise UserError(
+                f"decode schedule is not used by strategy '{self.name}', which decides by itself how much to write"
+            )
+        if not self.takes_steps and (settings.steps or settings.steps_per_block):
+            raise UserError(
+                f"decode steps is not used by strategy '{self.name}', which writes one token per step; leave it out"
+            )
+
+    def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
+        """Raises UserError if `model` lacks what the strategy needs."""
+        if model.process not in self.processes:
+            raise not_for(self, model.process)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether random numbers have a part in answers even at temperature 0."""
+        return False
+
+    @classmethod
+    def unread(cls, process: str) -> tuple[str, ...]:
+        """Returns the settings, general ones and own ones, that do nothing for models of `process`."""
+        return ()
+
+    @classmethod
+    def default_steps(cls, process: str) -> int | None:
+        """Returns the steps of a hole unless `steps` says otherwise; None: one for each open position."""
+        return None
+
+    def why_no_checkpoint(self, process: str) -> str | None:
+        """Returns why a half-filled canvas cannot be resumed, so that it is begun anew, or None."""
+        return f"process '{process}'"
+
+    def plain(self) -> dict[str, Any]:
+        """Returns name and options, and for a class from elsewhere a digest of its source, for records and journal keys."""
+        source = source_digest(type(self))
+        return {"strategy": self.name, **vars(self), **({"strategy_source": source} if source else {})}
+
+    def program(self, request: FillRequest) -> Walk[Filling]:
+        """Returns the program that fills the canvas of `request`."""
+        raise NotImplementedError(f"strategy '{self.name}' has no program")
+
+
+_HERE = "dlm_eval.decoding."
+STRATEGIES: Registry[Strategy] = Registry(
+    "strategy",
+    "dlm_eval.strategies",
+    # the first one for a process is its default
+    modules=[_HERE + part for part in ("strategies", "ancestral", "remasking", "uniform", "block_uniform")],
+    aliases={"ddpm_cache": "ddpm"},  # MDLM's name: forwards without effect are never run
+)
+
+
+def strategies_for(process: str) -> list[type[Strategy]]:
+    """Returns the strategies for models of `process`; the first one is the default."""
+    known = (cls for cls in STRATEGIES.listed().values() if not isinstance(cls, str))
+    return [cls for cls in dict.fromkeys(known) if process in cls.processes]
+
+
+def default_strategy(process: str) -> str:
+    """Returns the name of the strategy that models of `process` are decoded with if nobody names one."""
+    return strategies_for(process)[0].name
+
+
+def users_of(option: str) -> list[str]:
+    """Returns the names of the strategies that have `option`."""
+    return [
+        name for name, cls in STRATEGIES.listed().items() if not isinstance(cls, str) and option in option_names(cls)
+    ]
+
+
+def not_for(strategy: Strategy, process: str) -> UserError:
+    """Returns the error of a strategy that cannot fill with models of `process`."""
+    fitting = ", ".join(cls.name for cls in strategies_for(process))
+    return UserError(f"decode strategy '{strategy.name}' is not for models of process '{process}'; allowed: {fitting}")
+
+
+def describe_strategies() -> dict[str, str]:
+    """Returns name -> one line, for `dlm-eval ls strategies`."""
+    lines = {
+        name: cls if isinstance(cls, str) else (cls.__doc__ or "").strip().splitlines()[0]
+        for name, cls in STRATEGIES.listed().items()
+    }
+    for alias, name in STRATEGIES.aliases.items():
+        lines[alias] = f"another name of {name}: a forward that changes nothing is never run (MDLM)"
+    return lines

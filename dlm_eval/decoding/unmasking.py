@@ -1,0 +1,219 @@
+"""Decoding of masked models: read candidates, ask the strategy where to write, write, until nothing visible can change any more.
+
+One program fills one canvas and yields the rows of a step at a time; the engine mixes the rows of many programs (`dlm_eval.engine`).
+
+Savings that change no token: a row is read only where its candidates count; a step that writes nothing runs no row; what has been read
+already is not read again; decoding ends when visible text is final (`exits`).
+
+Shape letters: W = positions that a step looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from dlm_eval.canvas import Filling
+from dlm_eval.decoding.checkpoints import no_offer
+from dlm_eval.decoding.draw import Draw, Measure
+from dlm_eval.decoding.samples import best_walk, repeat
+from dlm_eval.decoding.schedules import schedule
+from dlm_eval.decoding.settings import DecodeSettings
+from dlm_eval.decoding.state import Block, Bools, DecodeState, Edit, Ints, Query, StepState
+from dlm_eval.decoding.strategy import FillRequest, Strategy
+from dlm_eval.engine import Reading, Row, Walk
+from dlm_eval.errors import UserError
+from dlm_eval.models.denoiser import Denoiser
+
+Ends = Literal["full", "steps", "stable"]
+Steps = Generator[list[Row], list[Reading], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmasking(Strategy):
+    """A strategy for masked models: at each step some candidates are written.
+
+    Most strategies implement `commit` alone. `erase` takes tokens back, `query` asks the model another question, and `step` is the
+    whole step, for those that run several rows, keep something on the device, insert or delete.
+
+    Class attributes:
+        reads: what `StepState.score` holds: the candidate's log-probability ('probability'), its lead over the runner-up ('margin') or
+            the negative entropy ('entropy', nats); None if the strategy chooses positions without reading them.
+        ends: when a block is done: once it is 'full', after all its 'steps', or once it is full and 'stable', so that a step
+            changes nothing.
+        last_step_fills: whether one more step writes what is open after the last one.
+        keeps_state: whether the strategy keeps state from step to step beside the canvas, so that there are no checkpoints.
+    """
+
+    takes_schedule: ClassVar[bool] = True
+    reads: ClassVar[Measure | None] = None
+    ends: ClassVar[Ends] = "full"
+    last_step_fills: ClassVar[bool] = False
+    keeps_state: ClassVar[bool] = False
+
+    # -- what a strategy says ----------------------------------------------------------------------------
+
+    @property
+    def revisits(self) -> bool:
+        """Whether a step also looks at positions of the block that are written already."""
+        return self.ends != "full"
+
+    def candidates(self, at: Ints) -> Ints:
+        """Returns those of the positions `at` [W] (ascending) that a step looks at."""
+        return at
+
+    def query(self, look: StepState, op: Draw, model: Denoiser) -> Query:
+        """Returns what the step asks of the model.
+
+        Args:
+            look: the step before anything is read.
+            op: reads candidates by the general settings.
+            model: for strategies that ask more of it than logits.
+        """
+        return Query(op)
+
+    def commit(self, look: StepState) -> Bools:
+        """Returns [W] bool, true where the candidate is written."""
+        raise NotImplementedError(f"strategy '{self.name}' does not say where to write")
+
+    def erase(self, look: StepState) -> Bools:
+        """Returns [W] bool, true where a written token becomes a mask again."""
+        return look.nowhere
+
+    def step(self, state: DecodeState, look: StepState, op: Draw) -> Generator[list[Row], list[Reading], Edit]:
+        """Runs one step and returns what it changes.
+
+        Args:
+            state: the canvas; `state.read` and `state.row` ask the model.
+            look: the positions that the step looks at.
+            op: reads candidates by the general settings.
+        """
+        query = self.query(look, op, state.model)
+        chance = query.log_chance
+        if chance is not None:
+            look = replace(look, score=np.full(len(look.position), chance))
+        if self.reads is None or chance is not None:  # only what will be written is read
+            chosen = self.commit(look)
+            erase = look.position[self.erase(look)]
+            if not chosen.any():
+                return Edit(erase=erase)
+            token, logprob, *_ = yield from state.read(look.position[chosen], query)
+            return Edit(look.position[chosen], token, logprob, erase)
+        if look.quota <= 0 and self.default_schedule and not self._takes_back(look):
+            return Edit()
+        token, logprob, score, *more = yield from state.read(look.position, query)
+        look = replace(look, token=token, score=score, more=tuple(more))
+        chosen = self.commit(look)
+        return Edit(look.position[chosen], token[chosen], logprob[chosen], look.position[self.erase(look)])
+
+    def _takes_back(self, look: StepState) -> bool:
+        """Returns whether a step that has no token to write can change something nevertheless."""
+        return self.revisits and (look.left_open > 0 or bool(look.open.any()))
+
+    # -- the program ---------------------------------------------------------------------------------------
+
+    def why_no_checkpoint(self, process: str) -> str | None:
+        return f"strategy '{self.name}' keeps state between steps" if self.keeps_state else None
+
+    def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
+        super().refuse_model(model, settings)
+        if self.resizes and (model.attention != "full" or settings.cache in ("prefix", "dual")):
+            raise UserError(
+                f"decode strategy '{self.name}' changes the length of the canvas; it needs full attention and no approximate cache"
+            )
+
+    def program(self, request: FillRequest) -> Walk[Filling]:
+        settings = request.settings
+        if settings.samples > 1 and settings.is_random:  # else all samples would be equal
+            one = replace(request, settings=replace(settings, samples=1), offer=no_offer, begun=None)
+            walks = [self.program(replace(one, noise=repeat(request.noise, i))) for i in range(settings.samples)]
+            return (yield from best_walk(request.model, request.canvas, walks, settings.rerank))
+        state = DecodeState(request.model, request.canvas, settings, request.noise, request.trace)
+        first = 0
+        if request.begun is not None:
+            state.restore(request.begun)
+            first = request.begun.step
+        for block in state.blocks[state.block :]:
+            state.block = block.number
+            yield from self._fill_block(state, block, first, request)
+            if state.exit != "full":
+                break
+            first = 0
+        return state.filling()
+
+    def _fill_block(self, state: DecodeState, block: Block, step: int, request: FillRequest) -> Steps:
+        """Runs the steps of a block, from `step` on, until it is done or visible text is final."""
+        settings, model = request.settings, request.model
+        op = candidate_op(model, settings, self.reads)
+        name = settings.schedule or self.default_schedule
+        tokens_of = schedule(name, settings.eps, settings.batch_mean_quota) if name else None
+        self._offer(state, step, request)
+        while self._goes_on(state, block, step):
+            at = state.block_positions
+            left = int(state.open[at].sum())
+            quota = tokens_of(block.size, left, step, block.steps) if tokens_of else 0
+            if tokens_of and step >= block.steps - 1:
+                quota = left
+            if step == 0 and state.first_position_alone(at):
+                edit = yield from _first_position(state, at[:1], op)
+            else:
+                at = at if self.revisits else at[state.open[at]]
+                look = state.look(self.candidates(at), block, step, quota, name)
+                edit = yield from self.step(state, look, op)
+            state.apply(edit)
+            if not edit.changes_nothing and self.ends == "full":
+                state.look_for_exit()
+            step, state.global_step = step + 1, state.global_step + 1
+            self._offer(state, step, request)
+        state.look_for_exit()  # what was written in the block is final now, whatever the strategy
+
+    def _goes_on(self, state: DecodeState, block: Block, step: int) -> bool:
+        if state.exit != "full":
+            return False
+        is_open = bool(state.open[state.block_positions].any())
+        if self.ends == "steps":
+            return step < block.steps or (self.last_step_fills and is_open)
+        if is_open:
+            state.post_steps = 0
+            return True
+        # A block that is full goes on only while tokens are still being replaced.
+        changed = state.post_steps == 0 or state.last_change == state.global_step - 1
+        state.post_steps += 1
+        return self.ends == "stable" and changed and state.post_steps <= self.steps_when_full
+
+    @property
+    def steps_when_full(self) -> int:
+        """Steps on a full block at most, of strategies that end when 'stable'."""
+        return 0
+
+    def _offer(self, state: DecodeState, step: int, request: FillRequest) -> None:
+        """Offers the state between two steps if nothing else has a part in what follows: nothing that has been read already, no KV cache
+        of the block's surroundings, no state of the strategy's own."""
+        alone = step == 0 or not state.cache.of_block
+        if state.exit == "full" and state.known is None and alone and not self.keeps_state:
+            request.offer(lambda: state.checkpoint(step))
+
+
+def _first_position(state: DecodeState, at: Ints, op: Draw) -> Generator[list[Row], list[Reading], Edit]:
+    """Writes the candidate at the first position of a block, which only the block's first row can read."""
+    token, logprob, *_ = yield from state.read(at, Query(op))
+    return Edit(at, token, logprob)
+
+
+def candidate_op(model: Denoiser, settings: DecodeSettings, measure: Measure | None) -> Draw:
+    """Returns what reads candidates by the general settings; `measure` says what their score is."""
+    banned = (() if settings.allow_mask else (model.mask_id,)) + (model.eos_ids[:1] if settings.logits_eos_inf else ())
+    return Draw(
+        measure=measure or "probability",
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        top_p_rule=settings.top_p_rule,
+        logits_temp=settings.logits_temp,
+        of_drawn=settings.confidence_from == "sampling",
+        banned=banned,
+        doubted=model.eos_ids if settings.confidence_eos_eot_inf else (),
+    )
