@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dlm_eval.canvas import Canvas
-from dlm_eval.decoding import DecodeSettings
+from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
 from dlm_eval.jobs import Checkpoint, FillJob, Job, run_jobs
 from dlm_eval.models import load_model
@@ -27,7 +27,7 @@ def fills(count: int, length: int, steps: int, longer: int = 0) -> list[Job]:
     """Returns fill jobs of `length` positions, or up to `longer` more; none ends early."""
     draw = random.Random(0)
     lengths = [length - HOLE + (draw.randrange(longer) if longer else 0) for _ in range(count)]
-    settings = DecodeSettings(steps=steps, logits_eos_inf=True)
+    settings = resolve({"steps": steps, "logits_eos_inf": True})
     prompts = [[draw.randrange(6) for _ in range(n)] for n in lengths]
     return [FillJob(Canvas.infill(ids, HOLE, [], f"{i}"), settings, 0) for i, ids in enumerate(prompts)]
 

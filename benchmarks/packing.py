@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dlm_eval.canvas import Canvas
-from dlm_eval.decoding import DecodeSettings
+from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
 from dlm_eval.jobs import FillJob, Job, ScoreJob, run_jobs
 from dlm_eval.models import load_model
@@ -75,7 +75,7 @@ def gsm8k(model: Any, folder: Path, limit: int) -> list[Job]:
     )
     found = rows(folder / "openai/gsm8k/main/test.jsonl", limit)
     prompts = [model.encode(f"{shots}\n\nQuestion: {row['question']}\nAnswer:")[-3500:] for row in found]
-    settings = DecodeSettings(steps=16, early_exit=False)
+    settings = resolve({"steps": 16, "early_exit": False})
     return [
         FillJob(Canvas.completion([t % 5 for t in ids], 256, f"g{i}"), settings, 0) for i, ids in enumerate(prompts)
     ]
@@ -146,7 +146,7 @@ def mixed_jobs() -> list[Job]:
     """Returns 60 texts to write and 60 to score."""
     model = load_model("tiny", dtype="float32", device="cpu")
     text = model.encode("The cat sat on the mat and looked at the small red bird that sang in the old tree. " * 6)
-    write, estimate = DecodeSettings(early_exit=False), EstimatorSettings("k", samples=24)
+    write, estimate = resolve({"early_exit": False}), EstimatorSettings("k", samples=24)
     jobs: list[Job] = [FillJob(Canvas.completion(text[: 20 + i % 60], 24, f"f{i}"), write, 0) for i in range(60)]
     return jobs + [
         ScoreJob(Canvas.continuation(text[: 20 + i % 50], text[60:72], f"s{i}"), estimate, 0) for i in range(60)

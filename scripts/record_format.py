@@ -24,6 +24,7 @@ UNSTABLE = re.compile(
     r"seconds|(^|_)time$|_time_|tokens/s|tokens_per_second|^speed|(^|_)date$|(^|_)git|^code$|env_info|^environment$|peak_|_version$|^source$|device_name"
     r"|^wall_|^machine$|^device$"
 )
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+")  # of a result file's name
 FREE = re.compile(
     r"^(fingerprint|configuration|scoring|configs|task_hashes|transformers|version|chat_template|.*sha(256)?)$"
 )
@@ -143,7 +144,7 @@ def _flat_texts(free: Mapping[str, Any]) -> dict[str, Any]:
 def _without_places(text: str, places: tuple[str, ...]) -> str:
     for place in places:
         text = text.replace(place, "<place>")
-    return text
+    return STAMP.sub("<time>", text)
 
 
 def _cut(text: str) -> str:

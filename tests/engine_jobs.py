@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dlm_eval.canvas import Canvas, Filling
-from dlm_eval.decoding import DecodeSettings
+from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
 from dlm_eval.jobs import Answer, FillJob, Job, ScoreJob, run_jobs
 from dlm_eval.models.denoiser import Denoiser
@@ -62,6 +62,6 @@ def mixed(model: Denoiser, count: int = 14) -> list[Job]:
             )
         )
         jobs.append(
-            FillJob(Canvas.completion(prompt, 6 + i % 4, key=f"f{i}"), DecodeSettings(temperature=1.0 * (i % 2)), 0)
+            FillJob(Canvas.completion(prompt, 6 + i % 4, key=f"f{i}"), resolve({"temperature": 1.0 * (i % 2)}), 0)
         )
     return jobs

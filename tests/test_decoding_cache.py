@@ -16,7 +16,7 @@ from test_decoding_goldens import alike, golden, load, opened
 
 from dlm_eval.answers import journal_key
 from dlm_eval.canvas import Canvas, Filling
-from dlm_eval.decoding import DecodeSettings, fill
+from dlm_eval.decoding import fill, resolve
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.forward import forward
@@ -91,7 +91,7 @@ def test_fast_dllm_caches_of_dream(shared: Path) -> None:
         options: dict[str, Any] = {"strategy": "entropy", "schedule": "timestep", "steps": settings["steps"]}
         if case["alg"] == "confidence_threshold":
             options = {"preset": f"fast_dllm_dream_{case['cache']}", "threshold": settings["threshold"]}
-        options |= {"confidence_of": "drawn", "block_length": settings["block_length"], "cache": case["cache"]}
+        options |= {"confidence_from": "sampling", "block_length": settings["block_length"], "cache": case["cache"]}
         (filling,) = fill(model, [Canvas.completion(case["prompt"], settings["gen_length"])], **options, **WHOLE)
         assert list(filling.tokens) == case["tokens"], case
         # A quota that rounds down to nothing costs the authors a forward.
@@ -290,7 +290,7 @@ def test_refusals() -> None:
     with pytest.raises(UserError, match="cache 'prefix' is for full attention; .* has an exact one"):
         fill(blockwise(), asked, cache="prefix")
     with pytest.raises(UserError, match="cache 'prefix' and guidance '1.5' exclude each other"):
-        DecodeSettings(cache="prefix", guidance=1.5)
+        resolve({"cache": "prefix", "guidance": 1.5})
     with pytest.raises(UserError, match="prefx.*prefix"):
         fill(tiny(), asked, cache="prefx")
 
@@ -346,5 +346,5 @@ class Whole:
 
 def test_the_cache_is_part_of_the_journals_key() -> None:
     canvas = Canvas.completion([1], 4)
-    jobs = [FillJob(canvas, DecodeSettings(cache=kind), 0) for kind in ("exact", "none", "prefix", "dual")]
+    jobs = [FillJob(canvas, resolve({"cache": kind}), 0) for kind in ("exact", "none", "prefix", "dual")]
     assert len({journal_key("model", job) for job in jobs}) == 4

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dlm_eval.canvas import BLANK, Canvas
-from dlm_eval.decoding import DecodeSettings, TraceStep, fill, fill_outcomes
+from dlm_eval.decoding import TraceStep, fill, fill_outcomes, resolve
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError
 from dlm_eval.models.toy import Toy, ToySettings
@@ -71,7 +71,7 @@ def test_a_sample_that_cannot_be_filled_is_told_apart() -> None:
     model = Toy(ToySettings(max_length=10))
     model.needs_bos = True
     asked = [Canvas.completion([1], 20), Canvas.completion([1], 4), Canvas.completion([], 4)]
-    long, good, headless = fill_outcomes(Engine(model), asked, DecodeSettings(early_exit=False))
+    long, good, headless = fill_outcomes(Engine(model), asked, resolve({"early_exit": False}))
     assert isinstance(long.answer, SampleError) and "21 positions" in str(long.answer)
     assert not isinstance(good.answer, SampleError) and good.rows == 4
     assert isinstance(headless.answer, SampleError) and "position 0" in str(headless.answer)

@@ -152,7 +152,7 @@ def load_blocks(shared: Path, family: str, checkpoint: str, block_length: int) -
 SDAR: dict[str, dict[str, Any]] = {
     "low_confidence_static": {"preset": "sdar_static"},
     "low_confidence_dynamic": {"preset": "sdar"},
-    "sequential": {"strategy": "left_to_right", "confidence_of": "drawn"},
+    "sequential": {"strategy": "left_to_right", "confidence_from": "sampling"},
 }
 
 

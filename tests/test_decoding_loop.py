@@ -13,8 +13,9 @@ import torch
 from scipy import stats
 
 from dlm_eval.canvas import BLANK, Canvas
-from dlm_eval.decoding import DecodeSettings, fill
-from dlm_eval.decoding.strategies import Look, within_entropy_bound
+from dlm_eval.decoding import fill
+from dlm_eval.decoding.state import StepState
+from dlm_eval.decoding.strategies import EntropyBound
 from dlm_eval.engine import Engine
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.noise import Noise
@@ -223,8 +224,8 @@ def test_entropy_bound_is_the_papers_rule(bound: float) -> None:
     """k = #{n : H_1 + ... + H_n - max(H_1, ..., H_n) <= bound} of the entropies in ascending order (arXiv 2505.24857)."""
     entropies = np.random.default_rng(0).exponential(0.4, 12)
     where, none = np.arange(12), np.empty(0)
-    look = Look(0, 1, 0, 0, where, where >= 0, Noise("0" * 64), none, where, none.astype(int), -entropies)
-    chosen = within_entropy_bound(look, DecodeSettings(strategy="entropy_bound", entropy_bound=bound))
+    look = StepState(0, 1, 0, 0, None, 0.0, where, where, where >= 0, Noise("0" * 64), where, none, score=-entropies)
+    chosen = EntropyBound(entropy_bound=bound).commit(look)
     ranked = np.sort(entropies)
     count = int((ranked.cumsum() - np.maximum.accumulate(ranked) <= bound).sum())
     assert sorted(entropies[chosen]) == list(ranked[:count]) and count >= 1

@@ -10,7 +10,6 @@ from dlm_eval import evaluate
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import fill, presets, resolve
 from dlm_eval.decoding.presets import GROUPS, authors_preset
-from dlm_eval.decoding.registry import strategy
 from dlm_eval.errors import UserError
 from dlm_eval.harness.decode_options import DecodeOptions
 from dlm_eval.models import checkpoints, families
@@ -30,11 +29,11 @@ def test_a_preset_names_its_source_and_fits_its_family(name: str) -> None:
     owners = {checkpoints()[checkpoint].family for checkpoint in preset.checkpoints} | set(preset.families)
     settings = resolve({"preset": name})
     for family in owners:
-        assert families()[family].process in strategy(settings.strategy).processes
+        assert families()[family].process in settings.strategy.processes
         settings.check(int(preset.settings.get("gen_length", 256)), BLOCKS.get(family))
 
 
-MASKED = [name for name in PRESETS if "absorbing" in strategy(resolve({"preset": name}).strategy).processes]
+MASKED = [name for name in PRESETS if "absorbing" in resolve({"preset": name}).strategy.processes]
 
 
 @pytest.mark.parametrize("name", MASKED)

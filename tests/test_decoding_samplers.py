@@ -15,10 +15,9 @@ import torch
 from scipy import stats
 
 from dlm_eval.canvas import Canvas
-from dlm_eval.decoding import DecodeSettings, fill, resolve
+from dlm_eval.decoding import DecodeSettings, Unmasking, fill, resolve
 from dlm_eval.decoding.draw import Draw, restrict
-from dlm_eval.decoding.rates import Ask, ask
-from dlm_eval.decoding.strategies import Look
+from dlm_eval.decoding.state import Query, StepState
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model
@@ -43,13 +42,15 @@ def crooked(vocab: int = 6) -> Toy:
     return Toy(ToySettings(vocab=vocab, inconsistency=0.9, seed=3))
 
 
-def look(step: int, steps: int) -> Look:
-    none = np.empty(0)
-    at, yes = np.array([0]), np.array([True])
-    return Look(step, steps, 0, 0, at, yes, Noise("0" * 64), none, at, np.empty(0, dtype=np.int64), none)
+def asked_at(model: Any, settings: DecodeSettings, step: int, steps: int) -> Query:
+    """What a step asks of the model at temperature 1."""
+    at, yes, none = np.array([0]), np.array([True]), np.empty(0)
+    look = StepState(step, steps, 0, 0, None, settings.eps, at, at, yes, Noise("0" * 64), at, none)
+    assert isinstance(settings.strategy, Unmasking)
+    return settings.strategy.query(look, Draw(temperature=1.0), model)
 
 
-def step_law(model: Any, tokens: list[int], at: int, asked: Ask) -> tuple[np.ndarray, float]:
+def step_law(model: Any, tokens: list[int], at: int, asked: Query) -> tuple[np.ndarray, float]:
     """The probability of writing each token at a position, as the reader draws over all quantiles, and that of leaving it open."""
     row = torch.tensor([tokens])
     if asked.time:
@@ -57,7 +58,7 @@ def step_law(model: Any, tokens: list[int], at: int, asked: Ask) -> tuple[np.nda
     else:
         logits = model.logits(row, None, torch.tensor([at]))[0]
     payload = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
-    token, _, score = asked.reader(logits.expand(QUANTILES, -1), payload)
+    token, _, score = asked.op(logits.expand(QUANTILES, -1), payload)
     chance = min(1.0, math.exp(float(score[0]) if asked.log_chance is None else asked.log_chance))
     return np.bincount(token, minlength=model.vocab_size) / QUANTILES * chance, 1 - chance
 
@@ -79,8 +80,8 @@ def test_sedd_step(shared: Path, strategy: str, recorded: str) -> None:
     record, model = golden(shared, "sedd"), load(shared, "sedd")
     part = record["sampler_step"]
     assert (part["t"], part["step_size"]) == (0.6, 0.1)
-    settings = DecodeSettings(strategy=strategy, temperature=1.0, eps=0.0)
-    asked = ask(model, Draw(temperature=1.0), look(4, 10), settings)
+    settings = resolve({"strategy": strategy, "temperature": 1.0, "eps": 0.0})
+    asked = asked_at(model, settings, 4, 10)
     tokens = record["log_scores"]["input_ids"][part["row"]]
     law, stays = step_law(model, tokens, part["position"], asked)
     truth = np.maximum(part[recorded], 0)  # the authors' draw never takes an entry below zero
@@ -92,8 +93,8 @@ def test_sedd_step(shared: Path, strategy: str, recorded: str) -> None:
 def test_sedd_removes_what_noise_is_left(shared: Path) -> None:
     record, model = golden(shared, "sedd"), load(shared, "sedd")
     part = record["sampler_step"]
-    settings = DecodeSettings(strategy="analytic", temperature=1.0, eps=part["denoiser_t"])
-    asked = ask(model, Draw(temperature=1.0), look(10, 10), settings)
+    settings = resolve({"strategy": "analytic", "temperature": 1.0, "eps": part["denoiser_t"]})
+    asked = asked_at(model, settings, 10, 10)
     law, stays = step_law(model, record["log_scores"]["input_ids"][part["row"]], part["position"], asked)
     assert stays == 0
     assert np.abs(law[: model.mask_id] - np.array(part["denoiser_normalised"])).max() < 2 / QUANTILES
@@ -197,8 +198,8 @@ def test_mdlm_ddpm_step(shared: Path) -> None:
     assert (part["t"], part["dt"]) == (0.7, 0.1)
     tokens = record["logits"]["input_ids"][part["row"]]
     for strategy in ("ddpm", "ddpm_cache", "analytic", "euler"):  # one law, where a network is not told the time
-        settings = DecodeSettings(strategy=strategy, temperature=1.0, eps=0.0)
-        asked = ask(model, Draw(temperature=1.0), look(3, 10), settings)
+        settings = resolve({"strategy": strategy, "temperature": 1.0, "eps": 0.0})
+        asked = asked_at(model, settings, 3, 10)
         assert asked.log_chance is not None and asked.time == 0  # known before anything is read
         law, stays = step_law(model, tokens, part["position"], asked)
         truth = np.array(part["normalised_transition_probabilities"])
@@ -270,7 +271,7 @@ def test_first_hitting_fills_bd3lm_block_by_block(shared: Path) -> None:
 
 def test_first_hitting_takes_no_steps() -> None:
     with pytest.raises(UserError, match="steps is not used by strategy 'first_hitting'"):
-        DecodeSettings(strategy="first_hitting", steps=4)
+        resolve({"strategy": "first_hitting", "steps": 4})
 
 
 # -- nucleus -----------------------------------------------------------------------------------------------------------
@@ -278,7 +279,7 @@ def test_first_hitting_takes_no_steps() -> None:
 
 def test_nucleus_of_mdlm_leaves_out_the_token_that_exceeds_it() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.95, 0.03, 0.01, 0.01]]).log()
-    reach, within = restrict(logits, 0.9, 0), restrict(logits, 0.9, 0, "within")
+    reach, within = restrict(logits, 0.9, 0), restrict(logits, 0.9, 0, "exclusive")
     assert (~reach.isneginf()).tolist() == [[True, True, True, False], [True, False, False, False]]
     assert (~within.isneginf()).tolist() == [[True, True, False, False], [True, False, False, False]]
 
@@ -410,4 +411,4 @@ def test_batch_mean_quota_of_unequal_holes() -> None:
     own = fill(model, canvases, **options)
     assert [f.step for f in own] != [f.step for f in together]
     with pytest.raises(UserError, match="batch_mean_quota"):
-        DecodeSettings(batch_mean_quota=(4, 4))
+        resolve({"batch_mean_quota": (4, 4)})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dlm_eval.canvas import Canvas
-from dlm_eval.decoding import STRATEGY_NAMES, DecodeSettings, describe_strategies, expand, fill, presets, resolve
+from dlm_eval.decoding import STRATEGIES, describe_strategies, expand, fill, presets, resolve
 from dlm_eval.decoding.schedules import cosine, even, linear, timestep
 from dlm_eval.errors import UserError
 from dlm_eval.models import checkpoints
@@ -68,7 +68,7 @@ def test_more_steps_than_tokens_where_the_procedure_has_them() -> None:
 
 def test_layers_and_presets() -> None:
     settings = resolve({"steps": 4, "temperature": 0.5}, parse_pairs("preset=diffullama_gsm,steps=8", "--decode"))
-    assert settings == DecodeSettings(schedule="linear", rescore=True, steps=8, temperature=0.5)
+    assert settings == resolve({"schedule": "linear", "rescore": True, "steps": 8, "temperature": 0.5})
     assert resolve({"preset": "diffullama"}, {"temperature": 0}).temperature == 0
     assert resolve({"until": "[a,b]"}).until == ("a", "b")
     assert expand({"preset": "llada_base", "gen_length": 64})["gen_length"] == 64
@@ -83,7 +83,7 @@ def test_every_preset_is_valid_and_says_its_source() -> None:
 
 
 def test_every_strategy_is_described() -> None:
-    assert set(describe_strategies()) == set(STRATEGY_NAMES)
+    assert set(describe_strategies()) == set(STRATEGIES.names())
     assert all(line and "\n" not in line for line in describe_strategies().values())
 
 

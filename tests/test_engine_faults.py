@@ -16,7 +16,7 @@ from torch import Tensor
 from dlm_eval.answers import journal_key
 from dlm_eval.budget import Learned, fitting, make_engine
 from dlm_eval.canvas import Canvas
-from dlm_eval.decoding import DecodeSettings
+from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
 from dlm_eval.errors import RunError, UserError
 from dlm_eval.jobs import Job, ScoreJob
@@ -207,7 +207,7 @@ def test_journal_keys_tell_all_that_matters_apart(tiny: Denoiser) -> None:
         replace(score, greedy=True),
         replace(fill, seed=1),
         replace(score, settings=EstimatorSettings("auto", samples=7)),
-        replace(fill, settings=DecodeSettings(steps=3)),
+        replace(fill, settings=resolve({"steps": 3})),
         replace(score, canvas=replace(score.canvas, key="other")),
         replace(fill, canvas=Canvas(fill.canvas.tokens, (True, *fill.canvas.open[1:]), fill.canvas.key)),
     ]

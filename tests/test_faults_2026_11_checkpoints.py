@@ -17,8 +17,8 @@ from harness_tasks import write_tasks
 
 from dlm_eval.answers import answer_jobs, journal_key
 from dlm_eval.canvas import Canvas, Filling
-from dlm_eval.decoding import DecodeSettings
-from dlm_eval.decoding.checkpoints import State, why_not
+from dlm_eval.decoding import resolve
+from dlm_eval.decoding.checkpoints import State
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.harness.run import evaluate
@@ -58,7 +58,7 @@ def jobs_of(settings: dict[str, dict[str, Any]], model: Denoiser) -> dict[str, F
     found = {}
     for number, (name, given) in enumerate(settings.items()):
         prompt = [number // 5, number % 5, 1, 2, 3, 4]  # no two alike: equal rows run once
-        found[name] = FillJob(Canvas.infill(prompt, HOLE, [], name), DecodeSettings(logits_eos_inf=True, **given), 3)
+        found[name] = FillJob(Canvas.infill(prompt, HOLE, [], name), resolve({"logits_eos_inf": True, **given}), 3)
     return found
 
 
@@ -145,7 +145,7 @@ def test_14_a_filling_can_go_on_from_every_state(name: str) -> None:
     plain, whole = filled(model, job, states.append)
     assert plain == filled(model, job)[0]  # to offer states changes nothing
     assert len(states) > 2
-    for state in {state.clock: state for state in [*states[1 :: len(states) // 3], states[-1]]}.values():
+    for state in {state.global_step: state for state in [*states[1 :: len(states) // 3], states[-1]]}.values():
         again = State.of(json.loads(json.dumps(vars(state))))
         assert again == state
         answer, rows = filled(model, replace(job, begun=Checkpoint(again, 0.0)))
@@ -183,10 +183,10 @@ def test_14_what_has_no_state_is_named_and_offers_none() -> None:
         job = jobs_of(ANEW, model)[name]
         states: list[State] = []
         filled(model, job, states.append)
-        assert states == [] and why_not(model.process, DecodeSettings(**settings)) == name
-    assert why_not("absorbing", DecodeSettings(length_beam=3)) == "length_beam"
-    assert why_not("gaussian", DecodeSettings()) == "process 'gaussian'"
-    assert why_not("absorbing", DecodeSettings(samples=4)) is None  # at temperature 0 one is written
+        assert states == [] and resolve(settings).why_no_checkpoint(model.process) == name
+    assert resolve({"length_beam": 3}).why_no_checkpoint("absorbing") == "length_beam"
+    assert resolve({"strategy": "euler"}).why_no_checkpoint("gaussian") == "process 'gaussian'"
+    assert resolve({"samples": 4}).why_no_checkpoint("absorbing") is None  # at temperature 0 one is written
 
 
 def test_14_a_checkpoint_of_another_form_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

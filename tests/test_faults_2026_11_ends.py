@@ -17,7 +17,7 @@ from harness_tasks import DOCUMENTS, write_tasks
 from dlm_eval.answers import answer_jobs
 from dlm_eval.canvas import Canvas
 from dlm_eval.cli import main
-from dlm_eval.decoding import DecodeSettings
+from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
 from dlm_eval.errors import RunError, UserError
 from dlm_eval.harness.run import evaluate
@@ -448,7 +448,7 @@ def fills(count: int, length: int = 24, hole: int = 16) -> list[Job]:
     draw = torch.Generator().manual_seed(3)
     prompts = torch.randint(0, 6, (count, length - hole), generator=draw).tolist()
     return [
-        FillJob(Canvas.infill(ids, hole, [], f"f{i}"), DecodeSettings(steps=8, logits_eos_inf=True), 0)
+        FillJob(Canvas.infill(ids, hole, [], f"f{i}"), resolve({"steps": 8, "logits_eos_inf": True}), 0)
         for i, ids in enumerate(prompts)
     ]
 

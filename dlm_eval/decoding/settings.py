@@ -217,9 +217,19 @@ class DecodeSettings:
 GENERAL = tuple(name for name in option_names(DecodeSettings) if name != "strategy")
 
 
-def setting_names() -> list[str]:
-    """Returns the names of all settings: the strategy, general ones and those of every strategy."""
+def setting_names(*layers: Mapping[str, Any]) -> list[str]:
+    """Returns the names of all settings: the strategy, general ones and those of every strategy.
+
+    Args:
+        layers: settings by name; a strategy that one of them names may come from a user's file.
+
+    Raises:
+        UserError: such a file cannot be used.
+    """
     own = [name for cls in STRATEGIES.listed().values() if not isinstance(cls, str) for name in option_names(cls)]
+    for layer in layers:
+        if (name := str(layer.get("strategy") or "")) and name not in STRATEGIES.names():
+            own += option_names(STRATEGIES.find(name, "decode strategy"))
     return list(dict.fromkeys(["strategy", *GENERAL, *own]))
 
 

@@ -262,7 +262,7 @@ class DecodeState:
         self.forwards += sum(row.passes for row in rows)
         return found
 
-    def row(self, at: Ints, query: Query, tokens: Ints | None = None) -> Row:
+    def row(self, at: Ints, query: Query, tokens: Ints | None = None, payload: NDArray[Any] | None = None) -> Row:
         """Returns the row that reads `at`; what the model cannot see from there is left out.
 
         Args:
@@ -270,6 +270,7 @@ class DecodeState:
             query: what to ask.
             tokens: [L] tokens to show in place of the canvas' own (a draft, or masks to verify);
                 such a row runs whole, without a KV cache.
+            payload: [W, ...] input of the query's op; None: the random numbers of this step.
         """
         end = seen_end(self.model, self.open, int(at[-1]))
         factor = self.settings.guidance_factor
@@ -283,7 +284,7 @@ class DecodeState:
         if query.head == "logits" and tokens is None:
             cached = self.cache.part(shown, self.open[:end], at, self.block_positions)
         return Row(
-            shown, at, query.op, self._uniforms(at), unguided, factor, query.head,
+            shown, at, query.op, self._uniforms(at) if payload is None else payload, unguided, factor, query.head,
             time=query.time, kept=self.kept if query.keeps else None, ids=self.ids[at], **cached,
         )  # fmt: skip
 

@@ -21,11 +21,9 @@ from dlm_eval.settings import typed_texts
 
 log = logging.getLogger(__name__)
 DEFAULT_LENGTH = 256  # open positions where neither task nor user names a length (half the model's positions where it has fewer than 512)
-OUR_KEYS = tuple(name for name in setting_names() if name != "until")
 LENGTH_KEYS = ("gen_length", "max_gen_toks", "max_new_tokens", "max_tokens")
 STOP_KEYS = ("until", "stop")  # two names of one setting: lm-eval's, and that of most APIs
 INFILL_KEYS = ("infill_suffix", "infill_length", "infill_reference", "infill_measure")
-USER_KEYS = (*OUR_KEYS, *LENGTH_KEYS, *STOP_KEYS, "preset")
 AR_KEYS = [
     "do_sample",
     "temperature",
@@ -97,9 +95,10 @@ class DecodeOptions:
         )
 
     def __post_init__(self) -> None:
+        known = user_keys(self.user)
         for key in self.user:
-            if key not in USER_KEYS:
-                raise unknown("--decode", key, USER_KEYS)
+            if key not in known:
+                raise unknown("--decode", key, known)
 
     def request(self, arguments: Mapping[str, Any], task: str = "") -> Request:
         """Returns what a request's gen_kwargs and the user say together; `arguments` is left as it is.
@@ -108,12 +107,13 @@ class DecodeOptions:
             UserError: an unknown key.
         """
         own: dict[str, Any] = {}
+        known = [name for name in setting_names(arguments, self.user) if name != "until"]
         for key, value in arguments.items():
             name = key.removeprefix("decode_")
             if key in INFILL_KEYS or key in STOP_KEYS or (key in AR_KEYS and key not in LENGTH_KEYS):
                 continue
-            if name not in (*OUR_KEYS, *LENGTH_KEYS, "preset"):
-                raise unknown("generation_kwargs", key, (*OUR_KEYS, *LENGTH_KEYS, *INFILL_KEYS, "until", "preset"))
+            if name not in (*known, *LENGTH_KEYS, "preset"):
+                raise unknown("generation_kwargs", key, (*known, *LENGTH_KEYS, *INFILL_KEYS, "until", "preset"))
             own[name] = value
         if self.user.get("preset") == "authors":  # their settings, not a mixture with the task's
             own = {key: value for key, value in own.items() if key in LENGTH_KEYS}
@@ -194,13 +194,19 @@ def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict
         UserError: an unknown key; the line names the option that it was given to.
     """
     generic = {key.removeprefix("decode_"): value for key, value in gen_kwargs.items() if key != "do_sample"}
+    known = user_keys(generic, decode)
     for option, keys in (("--gen_kwargs", generic), ("--decode", decode)):
         for key in keys:
-            if key not in USER_KEYS:
-                raise unknown(option, key, USER_KEYS)
+            if key not in known:
+                raise unknown(option, key, known)
     if any(key in decode for key in STOP_KEYS):
         generic = {key: value for key, value in generic.items() if key not in STOP_KEYS}
     return {**generic, **decode}
+
+
+def user_keys(*layers: Mapping[str, Any]) -> list[str]:
+    """Returns the keys that a user may give: decode settings, those of a strategy that a layer names among them, length and stop strings."""
+    return list(dict.fromkeys([*setting_names(*layers), *LENGTH_KEYS, *STOP_KEYS, "preset"]))
 
 
 def is_ours(key: str) -> bool:
@@ -208,7 +214,7 @@ def is_ours(key: str) -> bool:
     return (
         key in INFILL_KEYS
         or key.startswith("decode_")
-        or (key in (*OUR_KEYS, "preset", "gen_length") and key not in AR_KEYS)
+        or (key in (*setting_names(), "preset", "gen_length") and key not in (*AR_KEYS, "until"))
     )
 
 

@@ -10,8 +10,9 @@ from functools import cache
 from typing import Any
 
 from dlm_eval.budget import make_engine
+from dlm_eval.decoding import setting_names
 from dlm_eval.errors import UserError
-from dlm_eval.harness.decode_options import DEFAULT_LENGTH, LENGTH_KEYS, OUR_KEYS, DecodeOptions
+from dlm_eval.harness.decode_options import DEFAULT_LENGTH, LENGTH_KEYS, DecodeOptions
 from dlm_eval.harness.lm import DiffusionLM, Options
 from dlm_eval.models import checkpoints, families, load_model, option_names
 from dlm_eval.pool import InProcess
@@ -71,7 +72,7 @@ def split_arguments(
             samples = value
         elif name in ("batch_size", "seed"):
             run[name] = value
-        elif name in OUR_KEYS or name in LENGTH_KEYS or name == "preset":
+        elif name in setting_names() or name in LENGTH_KEYS or name == "preset":
             decode[name] = value
         elif name != "max_batch_size":
             model[name] = value

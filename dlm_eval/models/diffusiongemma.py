@@ -1,6 +1,6 @@
 """DiffusionGemma (Google 2026): a causal encoder reads the text so far, a decoder of the same weights denoises one canvas behind it.
 
-transformers has the network; its decoding is ours (`decoding.canvases`). There is no mask token: an open canvas holds random tokens, and
+transformers has the network; its decoding is ours (`decoding.block_uniform`). There is no mask token: an open canvas holds random tokens, and
 each step also reads the distributions of the step before (self-conditioning), as the embeddings that they average to.
 
 Shape letters: B = rows, L = positions, P = longest text before a canvas, n = longest canvas, H = hidden size, V = vocabulary, N = wanted positions.
@@ -28,7 +28,7 @@ from dlm_eval.models.weights import load_weights
 
 
 class DiffusionGemmaDenoiser(TransformersDenoiser):
-    """Denoiser of a DiffusionGemma network (see `decoding.canvases.CanvasDenoiser`).
+    """Denoiser of a DiffusionGemma network (see `decoding.block_uniform.CanvasDenoiser`).
 
     Without `inputs`, everything behind a row's first token is a canvas before its first step. Positions before a canvas have equal logits:
     they are given.

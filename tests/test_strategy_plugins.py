@@ -1,0 +1,279 @@
+"""Strategies from a user's file: device state (the example of docs/adding-a-strategy.md), draft and verify rows, a canvas that changes its length."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from harness_tasks import write_tasks
+
+from dlm_eval import Canvas, UserError, fill
+from dlm_eval.cli import main
+from dlm_eval.decoding import STRATEGIES, Edit, Query, TraceStep, Unmasking, describe_strategies, fill_program, resolve
+from dlm_eval.decoding.checkpoints import State
+from dlm_eval.decoding.filling import fits
+from dlm_eval.decoding.strategy import FillRequest
+from dlm_eval.engine import Engine
+from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.noise import Noise
+from dlm_eval.options import option
+from dlm_eval.rows import LogProbs
+
+GUIDE = Path(__file__).resolve().parents[1] / "docs" / "adding-a-strategy.md"
+
+
+def example() -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    return str(code)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "klass.py"
+    path.write_text(example(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def registry_as_before() -> Iterator[None]:
+    STRATEGIES.names()
+    before = dict(STRATEGIES._classes)
+    yield
+    STRATEGIES._classes.clear()
+    STRATEGIES._classes.update(before)
+
+
+def crooked() -> Toy:
+    return Toy(ToySettings(inconsistency=0.9, seed=3))
+
+
+# -- KLASS: the last distribution stays on the device -------------------------------------------------------------------
+
+
+def klass_by_hand(model: Toy, prompt: list[int], length: int, threshold: float, bound: float) -> tuple[list[int], int]:
+    """The tokens and forwards of KLASS, written down with whole distributions on the host."""
+    tokens = torch.tensor([*prompt, *[model.mask_id] * length])
+    last, forwards = None, 0
+    while (open_ := (tokens == model.mask_id).nonzero().view(-1)).numel():
+        log_p = model.logits(tokens[None])[0].log_softmax(-1)
+        forwards += 1
+        best, candidate = log_p[open_].max(-1)
+        chosen = torch.zeros_like(open_, dtype=torch.bool)
+        if last is not None:
+            kl = (log_p.exp() * (log_p - last)).sum(-1)[open_]
+            chosen = (best.exp() > threshold) & (kl < bound)
+        if not chosen.any():
+            chosen[best.argmax()] = True
+        tokens[open_[chosen]], last = candidate[chosen], log_p
+    return tokens[len(prompt) :].tolist(), forwards
+
+
+def test_klass_writes_what_its_definition_says(file: Path) -> None:
+    assert len(example().splitlines()) < 45
+    model, several = crooked(), 0
+    for prompt in ([1, 2], [0, 3], [4, 4, 1]):
+        options = {"threshold": 0.2, "kl_threshold": 0.05}
+        canvas = Canvas.completion(prompt, 9)
+        found = fill(model, [canvas], f"{file}:Klass", early_exit=False, **options)[0]
+        tokens, forwards = klass_by_hand(model, prompt, 9, 0.2, 0.05)
+        assert (list(found.tokens), found.forwards) == (tokens, forwards)
+        several += forwards < 9
+    assert several  # somewhere a step wrote more than one token
+
+
+def test_no_distribution_leaves_the_device(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Toy(ToySettings(vocab=6, inconsistency=0.9, seed=3))
+    vocab, seen = model.vocab_size, []
+    for name in ("cpu", "numpy"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda self, *a, o=original, **k: (seen.append(tuple(self.shape)), o(self, *a, **k))[1]
+        )
+    arrived: list[tuple[int, ...]] = []
+    taken = torch.from_numpy
+    monkeypatch.setattr(torch, "from_numpy", lambda array: (arrived.append(array.shape), taken(array))[1])
+    canvases = [Canvas.completion([1, i], 9) for i in range(3)]
+    fill(model, canvases, f"{file}:Klass", threshold=0.2, kl_threshold=0.05, early_exit=False)
+    assert len(seen) > 20 and len(arrived) > 20
+    large = [shape for shape in (*seen, *arrived) if len(shape) > 1 and shape[-1] >= vocab]
+    assert large == []
+
+
+@pytest.mark.parametrize("batch_rows", [1, 3])
+def test_device_state_does_not_depend_on_batches(file: Path, batch_rows: int) -> None:
+    model = crooked()
+    canvases = [Canvas.completion([1, i % 5], 5 + i) for i in range(5)]
+    options = {"threshold": 0.2, "kl_threshold": 0.05, "early_exit": False}
+    alone = [fill(model, [canvas], f"{file}:Klass", **options)[0].tokens for canvas in canvases]
+    together = fill(model, canvases, "klass", engine=Engine(model, batch_rows=batch_rows), **options)
+    assert [one.tokens for one in together] == alone
+
+
+def test_device_state_survives_a_batch_that_does_not_fit(file: Path) -> None:
+    model = crooked()
+    canvases = [Canvas.completion([1, i], 8) for i in range(4)]
+    options = {"threshold": 0.2, "kl_threshold": 0.05, "early_exit": False}
+    whole = fill(model, canvases, f"{file}:Klass", **options)
+    halves = fill(model, canvases, "klass", engine=Engine(model, memory_tokens=20), **options)
+    assert [one.tokens for one in halves] == [one.tokens for one in whole]
+
+
+def test_a_file_runs_from_the_command_line_and_in_workers(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    include = write_tasks(tmp_path / "tasks")
+    asked = ["--model", "toy", "--tasks", "t_words", "--include_path", str(include), "--limit", "3", "--log_samples"]
+    found = {}
+    for devices in ("cpu:1", "cpu:2"):
+        out = tmp_path / devices.replace(":", "")
+        decode = f"strategy={file}:Klass,threshold=0.3"
+        assert main([*asked, "--decode", decode, "--output_path", str(out), "--devices", devices]) == 0
+        (samples,) = out.rglob("samples_*.jsonl")
+        lines = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+        found[devices] = [line["filtered_resps"] for line in lines]
+        assert lines[0]["decode"][0]["strategy"] == "klass" and len(lines[0]["decode"][0]["strategy_source"]) == 64
+    assert found["cpu:1"] == found["cpu:2"]
+    capsys.readouterr()
+    for wrong, told in (("kl_treshold=1", "did you mean 'kl_threshold'?"), ("window=3", "is not used by strategy")):
+        assert main([*asked, "--decode", f"strategy={file}:Klass,{wrong}"]) == 2
+        assert told in capsys.readouterr().err
+    assert main(["show", f"{file}:Klass"]) == 0
+    shown = capsys.readouterr().out
+    assert "kl_threshold" in shown and "nats by which the distribution may change" in shown
+
+
+# -- WINO: drafts are written at once, and taken back if the rest of the block doubts them -----------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wino(Unmasking, name="wino"):
+    """draft above a low threshold, verify above a higher one with the drafts masked (WINO, arXiv 2507.18578)"""
+
+    draft: float = option(0.2, least=0, most=1, help="least probability of a draft")
+    verify: float = option(0.3, least=0, most=1, help="least probability that a draft keeps")
+    reads, takes_schedule, ends = "probability", False, "stable"
+
+    def step(self, state: Any, look: Any, op: Any) -> Any:
+        """Drafts and verification are rows of one step."""
+        fresh, drafts = look.position[look.open], look.position[~look.open]
+        rows = [state.row(fresh, Query(op))]
+        if len(drafts):
+            hidden = state.tokens.copy()
+            hidden[drafts] = state.model.mask_id
+            rows.append(state.row(drafts, Query(LogProbs()), tokens=hidden, payload=state.tokens[drafts]))
+        (token, logprob, score), *verified = yield from state.run(rows)
+        sure = np.exp(score) >= self.draft
+        sure[score.argmax()] = True
+        doubted = drafts[np.exp(verified[0][0]) < self.verify][: max(0, int(sure.sum()) - 1)] if verified else drafts
+        return Edit(fresh[sure], token[sure], logprob[sure], doubted)
+
+
+def test_drafts_are_verified_in_the_same_step() -> None:
+    model, canvas, steps = crooked(), Canvas.completion([1, 2], 10), []
+    found = fill(model, [canvas], "wino", draft=0.25, verify=0.6, trace=lambda _, step: steps.append(step))[0]
+    assert len(found.tokens) == 10 and min(found.tokens) >= 0
+    assert any(step.erased for step in steps)
+    assert found.forwards == 2 * len(steps) - 1  # the first step has nothing to verify
+    before = set()
+    for step in steps:
+        assert set(step.erased) <= before and len(step.erased) < max(1, len(step.written))
+        before = {p for p, is_open in enumerate(step.open) if not is_open and p > 1}
+    assert fill(model, [canvas], "wino", draft=0.25, verify=0.0)[0].forwards >= 1
+
+
+# -- a canvas that changes its length -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elastic(Unmasking, name="elastic"):
+    """the first step of a block lengthens it by `more` positions and shortens it by `fewer`; then in reading order"""
+
+    more: int = option(0, least=0)
+    fewer: int = option(0, least=0)
+    at_end: bool = True
+    reads, default_schedule, resizes, ends = "probability", "even", True, "stable"
+
+    def step(self, state: Any, look: Any, op: Any) -> Any:
+        """One token at a time, but the first step."""
+        place = look.position
+        if look.step == 0:
+            where = place[-1] + 1 if self.at_end else place[1]
+            gone = place[len(place) - self.fewer :] if self.at_end else place[2 : 2 + self.fewer]
+            return Edit(insert=np.full(self.more, where), delete=gone)
+        first = place[look.open][:1]
+        token, logprob, _ = yield from state.read(first, Query(op))
+        return Edit(first, token, logprob)
+
+
+def elastic(canvas: Canvas, **options: Any) -> Any:
+    settings = {"temperature": 0.8, "strategy": "elastic", **options}
+    return fill(crooked(), [replace(canvas, key="q")], seed=4, **settings)[0]
+
+
+def test_a_canvas_that_grows_is_the_longer_one() -> None:
+    """Random numbers belong to identities: positions put in behind the hole are those that a longer hole would have had."""
+    for length in (4, 7):
+        grown = elastic(Canvas.completion([1, 2], length), more=3)
+        longer = elastic(Canvas.completion([1, 2], length + 3))
+        assert (grown.tokens, grown.confidence, grown.step) == (longer.tokens, longer.confidence, longer.step)
+        shrunk = elastic(Canvas.completion([1, 2], length + 2), fewer=2)
+        assert shrunk.tokens == elastic(Canvas.completion([1, 2], length)).tokens
+
+
+def test_positions_keep_their_identity() -> None:
+    canvas, steps = Canvas.infill([1, 2], 6, [3, 4]), []
+    settings = {"strategy": "elastic", "more": 2, "fewer": 3, "at_end": False, "temperature": 0.8}
+    found = fill(crooked(), [canvas], trace=lambda _, step: steps.append(step), **settings)[0]
+    assert len(found.tokens) == 5 and min(found.tokens) >= 0
+    assert steps[0].positions == (0, 1, 2, 10, 11, 3, 7, 8, 9)
+    assert all(step.tokens[:2] == (1, 2) and step.tokens[-2:] == (3, 4) for step in steps)
+    assert [step.written for step in steps[1:]] == [(2,), (10,), (11,), (3,), (7,)]
+    assert tuple(steps[-1].tokens[2:7]) == found.tokens
+
+
+def test_a_grown_canvas_is_resumed() -> None:
+    model, canvas = crooked(), Canvas.infill([1, 2], 6, [3, 4], key="q")
+    settings = resolve(
+        {"strategy": "elastic", "more": 2, "fewer": 1, "at_end": False, "temperature": 0.8, "block_length": 3}
+    )
+    states: list[State] = []
+    request = FillRequest(model, canvas, settings, Noise.of(canvas, 0), offer=lambda state: states.append(state()))
+    whole = Engine(model).drive([fill_program(request)])[0].answer
+    assert len(states) > 8 and any(state.positions for state in states)
+    for state in states:
+        stored = State.of(json.loads(json.dumps(vars(state))))
+        assert stored == state and fits(model, canvas, settings, stored)
+        again = Engine(model).drive([fill_program(replace(request, begun=stored))])[0].answer
+        assert again == whole
+    grown = next(state for state in states if state.positions)
+    for wrong in ({"positions": grown.positions[1:]}, {"inserted": (9,) * len(grown.inserted)}, {"next_id": 0}):
+        assert not fits(model, canvas, settings, replace(grown, **wrong))
+
+
+def test_what_a_growing_canvas_cannot_have_is_refused() -> None:
+    with pytest.raises(UserError, match="changes the length of the canvas"):
+        fill(crooked(), [Canvas.completion([1], 4)], "elastic", cache="dual")
+    few = Toy(ToySettings(inconsistency=0.9))
+    with pytest.raises(Exception, match="the canvas has grown to"):
+        fill(few, [Canvas.completion([1, 2], few.max_length - 2)], "elastic", more=5)
+
+
+# -- the table -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plug_in_is_listed_and_never_the_default() -> None:
+    assert describe_strategies()["wino"].startswith("draft above a low threshold")
+    assert fill(crooked(), [Canvas.completion([1], 2)])[0].forwards == 2
+
+
+def test_trace_steps_name_positions_only_if_they_moved() -> None:
+    steps: list[TraceStep] = []
+    fill(crooked(), [Canvas.completion([1], 3)], trace=lambda _, step: steps.append(step))
+    assert [step.positions for step in steps] == [(), (), ()]
