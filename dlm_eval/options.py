@@ -1,0 +1,194 @@
+"""Options of an algorithm: the fields of a frozen dataclass, with their ranges, units and meaning declared on the field.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Chain(Estimator, name="chain"):
+        max_forwards: int = option(128, least=1, help="forwards per canvas at most")
+
+A strategy or an estimator is such a dataclass. `parse_options` builds one from texts, `check_options` checks the ranges,
+`describe_options` is the documentation that `dlm-eval show` prints.
+"""
+
+from __future__ import annotations
+
+import functools
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, TypeVar
+
+from dlm_eval.errors import UserError, unknown
+from dlm_eval.settings import describe, from_mapping, shown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is allowed as the value of an option, and what it means.
+
+    Attributes:
+        least, above: lower bound, included or excluded; None for no bound.
+        most, below: upper bound, included or excluded; None for no bound.
+        choices: the allowed values, if they are few. Annotations with `Literal` need none.
+        unit: of the value, told in error messages ('nats a token').
+        help: one line for the user.
+    """
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    choices: tuple[Any, ...] | None = None
+    unit: str = ""
+    help: str = ""
+
+    def allows(self, value: Any) -> bool:
+        """Returns whether `value` is in range. A sequence is in range if each of its items is; None always is."""
+        if value is None:
+            return True
+        if isinstance(value, tuple | list):
+            return all(self.allows(item) for item in value)
+        if self.choices is not None:
+            return value in self.choices
+        return (
+            (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+    def allowed(self) -> str:
+        """Returns the range in words; "" if every value is allowed."""
+        return self._range() + (f" ({self.unit})" if self.unit else "")
+
+    def _range(self) -> str:
+        if self.choices is not None:
+            return "one of " + ", ".join(map(str, self.choices))
+        if self.least is not None and self.most is not None:
+            return f"{self.least} to {self.most}"
+        if self.above is not None and self.below is not None:
+            return f"between {self.above} and {self.below}"
+        low = f"{self.least} or more" if self.least is not None else "" if self.above is None else f"above {self.above}"
+        high = f"at most {self.most}" if self.most is not None else "" if self.below is None else f"below {self.below}"
+        return " and ".join(part for part in (low, high) if part)
+
+
+def option(
+    default: Any = MISSING,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    choices: Sequence[Any] | None = None,
+    unit: str = "",
+    help: str = "",
+) -> Any:
+    """Returns a dataclass field with a declared range. Without `default` the user must give the option.
+
+    Args:
+        default: value if the user gives none.
+        least, above, most, below: bounds; see `Option`.
+        choices: the allowed values, if they are few.
+        unit: of the value.
+        help: one line for the user.
+    """
+    facts = Option(least, above, most, below, None if choices is None else tuple(choices), unit, help)
+    return field(default=default, metadata={"option": facts})
+
+
+def check_options(algorithm: Any, what: str) -> None:
+    """Checks that every option of a dataclass instance is in its declared range.
+
+    Args:
+        algorithm: instance of a dataclass whose fields were made by `option`.
+        what: what an error names before the option ('estimator chain', 'decode').
+
+    Raises:
+        UserError: an option out of range: `estimator chain max_forwards '0' is not allowed; it must be 1 or more`.
+    """
+    for name, (facts, hint) in _facts(type(algorithm)).items():  # type: ignore[arg-type]
+        value = getattr(algorithm, name)
+        literals = _literals(hint)
+        if literals and value is not None and value not in literals:
+            raise value_error(f"{what} {name}", value, describe(_alternatives(hint)))
+        if not facts.allows(value):
+            raise value_error(f"{what} {name}", value, facts.allowed())
+
+
+def parse_options(cls: type[T], values: Mapping[str, Any], what: str, *, unknown_as: str | None = None) -> T:
+    """Returns an instance of `cls`. Texts are cast to the types of its fields.
+
+    Args:
+        cls: dataclass of the options.
+        values: options by name.
+        what: what an error names before the option ('--estimator chain').
+        unknown_as: what an error names before an unknown option, in place of `what` ('--estimator chain setting').
+
+    Raises:
+        UserError: an unknown option (with the nearest name), a required one that is absent, a value that cannot be cast,
+            or whatever the class itself refuses.
+    """
+    known = option_names(cls)
+    for key in values:
+        if key not in known:
+            raise unknown(unknown_as or what, key, known)
+    for own in fields(cls):  # type: ignore[arg-type]
+        if own.init and own.name not in values and own.default is MISSING:
+            kind = "NUMBER" if _alternatives(_hints(cls)[own.name])[0] in (int, float) else "VALUE"  # type: ignore[arg-type]
+            raise UserError(f"{what} needs {own.name}={kind}")
+    return from_mapping(cls, values, what)
+
+
+def option_names(cls: type) -> list[str]:
+    """Returns the names of the options of a dataclass, in the order of its fields."""
+    return [own.name for own in fields(cls) if own.init]
+
+
+def describe_options(cls: type) -> dict[str, dict[str, Any]]:
+    """Returns name -> {default, allowed, meaning} for `dlm-eval show`. What is not declared is left out."""
+    described = {}
+    for own in fields(cls):
+        if not own.init:
+            continue
+        facts, hint = _facts(cls)[own.name]
+        default = "required" if own.default is MISSING else own.default
+        about = {"default": default, "allowed": facts.allowed() or describe(_alternatives(hint)), "meaning": facts.help}
+        described[own.name] = {key: value for key, value in about.items() if value != ""}
+    return described
+
+
+def value_error(setting: str, value: object, allowed: str) -> UserError:
+    """Returns the error for a value that is not allowed.
+
+    Args:
+        setting: what was set ('decode top_p').
+        value: what it was set to.
+        allowed: what it must be, in words.
+    """
+    return UserError(f"{setting} '{shown(value)}' is not allowed; it must be {allowed}")
+
+
+@functools.cache
+def _facts(cls: Any) -> dict[str, tuple[Option, Any]]:
+    """Returns name -> (what is declared, annotation) of every option."""
+    return {own.name: (own.metadata.get("option", Option()), _hints(cls)[own.name]) for own in fields(cls) if own.init}
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """Returns the types of a union, or the one type."""
+    return typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
+
+
+def _literals(hint: Any) -> tuple[Any, ...]:
+    return tuple(
+        value
+        for kind in _alternatives(hint)
+        if typing.get_origin(kind) is typing.Literal
+        for value in typing.get_args(kind)
+    )
