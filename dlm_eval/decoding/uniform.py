@@ -15,12 +15,13 @@ from torch import Tensor
 
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding.draw import Draw
-from dlm_eval.decoding.samples import mean_logprob, repeat, together
+from dlm_eval.decoding.samples import mean_logprob, repeat
 from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.steps import Trace, TraceStep
 from dlm_eval.engine import Row, Walk
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
+from dlm_eval.programs import together
 
 STEPS = 10  # where none are asked for
 

@@ -13,10 +13,9 @@ import math
 
 import numpy as np
 
-from dlm_eval.engine import Ints
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.patterns import draws_error
-from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.scoring.mc_error import draws_error
+from dlm_eval.scoring.patterns import Bools, Floats, Ints
 from dlm_eval.uncertainty import EXACT, LEVEL, UNKNOWN, Error, half_width, student
 
 KNOWN, LITTLE = (

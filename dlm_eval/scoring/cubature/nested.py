@@ -19,12 +19,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from dlm_eval.engine import Ints
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.cubature import KEPT, Rule, relabelled, weighed
-from dlm_eval.scoring.design import allotted, narrow_cells
-from dlm_eval.scoring.prior import kernel
-from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.scoring.cubature.design import allotted, narrow_cells
+from dlm_eval.scoring.cubature.prior import kernel
+from dlm_eval.scoring.cubature.rule import KEPT, Rule, relabelled, weighed
+from dlm_eval.scoring.patterns import Bools, Floats, Ints
 
 FIRST = 8  # forwards of the first round: fewer hardly know their own error
 

@@ -17,12 +17,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from dlm_eval.engine import Ints
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.design import draw_sets, size_counts, size_totals, spread_out, variants
-from dlm_eval.scoring.prior import NUGGET, covariances
-from dlm_eval.scoring.spread import Spread, spread
-from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.scoring.cubature.design import draw_sets, size_counts, size_totals, spread_out, variants
+from dlm_eval.scoring.cubature.prior import NUGGET, covariances
+from dlm_eval.scoring.cubature.spread import Spread, spread
+from dlm_eval.scoring.patterns import Bools, Floats, Ints
 from dlm_eval.uncertainty import EXACT, Error
 
 KEPT = 2**14  # tokens times forwards of a rule that is worth keeping (at most about 0.2 MB)

@@ -10,9 +10,8 @@ from itertools import combinations
 
 import numpy as np
 
-from dlm_eval.engine import Ints
-from dlm_eval.scoring.prior import GAIN, kernel
-from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.scoring.cubature.prior import GAIN, kernel
+from dlm_eval.scoring.patterns import Bools, Floats, Ints
 
 SWEEPS = 10  # of exchanges over all patterns; hardly a design gets better after them
 TOO_CLOSE = 1e9  # energy of two equal patterns

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dlm_eval.engine import Ints
-from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.scoring.patterns import Bools, Floats, Ints
 from dlm_eval.uncertainty import FEWEST, UNKNOWN, Error
 
 # Amounts of interactions of one, two and three tokens; the first is (almost) additive.

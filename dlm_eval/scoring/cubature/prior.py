@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.scoring.patterns import Bools, Floats
 
 LEVEL, SLOPE, SHARED, DECAY, GAIN, NUGGET = 3.0, 0.3, 0.3, 6.0, 2.0, 0.1
 # Found by scan on enumerated canvases of a trained model; docs/likelihood.md says how little they matter.
