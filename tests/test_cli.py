@@ -33,7 +33,7 @@ WRONG = {
     "unknown option": (["--model", "toy", "--tasks", "t_write", "--limitt", "3"], "--limitt.*--limit"),
     "unknown estimator": (["--model", "toy", "--tasks", "t_last", "--estimator", "exakt"], "exakt.*exact"),
     "unknown estimator setting": (
-        ["--model", "toy", "--tasks", "t_last", "--estimator", "k,sampels=3"],
+        ["--model", "toy", "--tasks", "t_last", "--estimator", "mask_count,sampels=3"],
         "sampels.*samples",
     ),
     "unknown decode setting": (["--model", "toy", "--tasks", "t_write", "--decode", "stepps=3"], "stepps.*steps"),

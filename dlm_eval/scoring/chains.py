@@ -34,11 +34,25 @@ if TYPE_CHECKING:
     from dlm_eval.rows import Walk
     from dlm_eval.scoring.target import Target
 
-PERMUTATIONS = "chains, in place of as many as max_forwards pays for"
+
+@dataclass(frozen=True, kw_only=True)
+class Orders(Budgeted, Guided):
+    """An estimator that runs chains along random orders."""
+
+    permutations: int | None = option(None, least=1, help="chains, in place of as many as max_forwards pays for")
+
+    def order_count(self, n: int) -> int:
+        """Returns how many orders are drawn: as asked, else as many antithetic pairs as fit the budget."""
+        return 2 * pair_count(n, self.max_forwards) if self.permutations is None else self.permutations
+
+    def all_orders(self, n: int) -> bool:
+        """Returns whether those are all orders there are, or cost as much as all patterns, which hold all orders."""
+        budget = self.order_count(n) * (n - 1) + 1
+        return enumerable(n, budget if self.permutations is not None else max(budget, self.max_forwards))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chain(Budgeted, Guided, name="chain"):
+class Chain(Orders, name="chain"):
     """Chain rule along random orders, each with its reverse; a tighter lower and an upper bound beside it.
 
     An order and its reverse are one draw, and no draw is made twice. If all orders cost no more than the budget, they are
@@ -47,26 +61,21 @@ class Chain(Budgeted, Guided, name="chain"):
 
     kind = "lower bound"
     cost = "n per permutation"
-    permutations: int | None = option(None, least=1, help=PERMUTATIONS)
     antithetic: bool = option(True, help="whether each permutation comes with its reverse")
     report: Report = option("elbo", help="what logprob is: the ELBO, or the multi-sample lower bound on the likelihood")
 
+    def order_count(self, n: int) -> int:
+        if self.permutations is not None or self.antithetic:
+            return super().order_count(n)
+        return max(1, (self.max_forwards - 1) // max(1, n - 1))
+
     def estimate(self, target: Target, noise: Noise) -> Walk[Score]:
-        count = self.order_count(target.n)
         if target.n == 1:
             return single_token(self, target, noise)
-        if all_orders(target.n, count, self.permutations, self.max_forwards):
+        if self.all_orders(target.n):
             exact = Exact(report=self.report, cfg_scale=self.cfg_scale)
             return as_estimator(exact.estimate(target, noise), self)
-        return self._sampled(target, random_orders(noise, target.n, count, self.antithetic))
-
-    def order_count(self, n: int) -> int:
-        """Returns how many orders are drawn: as asked, else as many antithetic pairs as fit the budget."""
-        if self.permutations is not None:
-            return self.permutations
-        if self.antithetic:
-            return 2 * pair_count(n, self.max_forwards)
-        return max(1, (self.max_forwards - 1) // max(1, n - 1))
+        return self._sampled(target, random_orders(noise, target.n, self.order_count(target.n), self.antithetic))
 
     def _sampled(self, target: Target, orders: Ints) -> Walk[Score]:
         chains, certain = yield from chain_log_likelihoods(target, orders)
@@ -87,7 +96,7 @@ class Chain(Budgeted, Guided, name="chain"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tube(Budgeted, Guided, name="tube"):
+class Tube(Orders, name="tube"):
     """Tangent upper bound on the likelihood of the random-order sampler, from chains (arXiv 2605.24292).
 
     At least two pairs of orders are drawn.
@@ -95,12 +104,13 @@ class Tube(Budgeted, Guided, name="tube"):
 
     kind = "upper bound"
     cost = "n per permutation"
-    permutations: int | None = option(None, least=1, help=PERMUTATIONS)
+
+    def order_count(self, n: int) -> int:
+        return max(super().order_count(n), 4)
 
     def estimate(self, target: Target, noise: Noise) -> Walk[Score]:
-        pairs = 2 * pair_count(target.n, self.max_forwards)
-        count = max(pairs if self.permutations is None else self.permutations, 4)
-        if all_orders(target.n, count, self.permutations, self.max_forwards):
+        count = self.order_count(target.n)
+        if self.all_orders(target.n):
             found = yield from Exact(report="likelihood").estimate(target, noise)
             assert found.upper is not None
             return self.score(found.upper, EXACT, bounds=Bounds.of(found))
@@ -108,12 +118,6 @@ class Tube(Budgeted, Guided, name="tube"):
         bounds = chain_bounds(chains, np.arange(count) // 2, population(target.n), certain)
         assert bounds.upper is not None
         return self.score(bounds.upper, bounds.upper_error, bounds=bounds)
-
-
-def all_orders(n: int, count: int, permutations: int | None, max_forwards: int) -> bool:
-    """Returns whether `count` orders are all there are, or cost as much as all patterns, which hold all orders."""
-    budget = count * (n - 1) + 1
-    return enumerable(n, budget if permutations is not None else max(budget, max_forwards))
 
 
 def chain_log_likelihoods(target: Target, orders: Ints) -> Walk[tuple[Floats, float]]:
