@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from dlm_eval.errors import UserError, unknown
@@ -129,6 +129,8 @@ def parse_options(cls: type[T], values: Mapping[str, Any], what: str, *, unknown
         UserError: an unknown option (with the nearest name), a required one that is absent, a value that cannot be cast,
             or whatever the class itself refuses.
     """
+    if any(isinstance(value, Field) for value in vars(cls).values()):
+        raise UserError(f"{what}: class {cls.__name__} needs @dataclass(frozen=True, kw_only=True)")
     known = option_names(cls)
     for key in values:
         if key not in known:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.scoring.estimator import ESTIMATORS, Estimator, parse_estimator
+from dlm_eval.scoring.estimator import ESTIMATORS, Budgeted, Estimator, Guided, parse_estimator
 from dlm_eval.scoring.windows import windows
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ESTIMATORS",
+    "Budgeted",
     "Estimator",
+    "Guided",
     "parse_estimator",
     "question_program",
     "score",
