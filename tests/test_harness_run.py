@@ -212,7 +212,9 @@ def test_decide_is_for_the_questions_of_a_run_alone(tmp_path: Path) -> None:
     both = run(folder, "t_choice,t_last", estimator="cubature,max_forwards=16,stop_at_error_rate=0.05")
     assert not any("error" in line for lines in both["samples"].values() for line in lines)
     assert answers(both)["t_last"] == answers(run(folder, "t_last", estimator="cubature,max_forwards=16"))["t_last"]
-    with pytest.raises(UserError, match=r"decide is for multiple choice scored by acc, .*, and none of t_last is"):
+    with pytest.raises(
+        UserError, match=r"stop_at_error_rate is for multiple choice scored by acc, .*, and none of t_last is"
+    ):
         run(folder, "t_last", estimator="cubature,max_forwards=16,stop_at_error_rate=0.05")
 
 
