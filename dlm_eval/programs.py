@@ -11,7 +11,10 @@ T = TypeVar("T")
 
 
 def together(programs: Sequence[Walk[T]]) -> Walk[list[T]]:
-    """Returns the answers of `programs`, run side by side so that their rows share batches. An error of one ends all."""
+    """Returns the answers of `programs`, run side by side so that their rows share batches.
+
+    An error of one ends all.
+    """
     answers: dict[int, T] = {}
     pending: dict[int, list[Row]] = {}
 

@@ -1,9 +1,10 @@
 """Likelihoods of canvases: `score` and its estimators.
 
-A canvas becomes a `Target` (target.py): n tokens and the rows in which some of them are hidden. An estimator (estimator.py)
-turns it into a score: by weighted mask patterns (patterns.py; exact.py, masks.py, authors.py), along random orders (chains.py,
-orders.py), by cubature (auto.py, cubature/), or step by step (duel.py). mc_error.py tells how far it may be off. early.py
-stops early, program.py puts the pieces together, windows.py cuts long texts.
+A canvas becomes a `Target` (target.py): n tokens and the rows in which some of them are hidden. An
+estimator (estimator.py) turns it into a score: by weighted mask patterns (patterns.py; exact.py,
+masks.py, authors.py), along random orders (chains.py, orders.py), by cubature (auto.py, cubature/),
+or step by step (duel.py). mc_error.py tells how far it may be off. early.py stops early, program.py
+puts the pieces together, windows.py cuts long texts.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
 """The authors' own estimators, quirks included, to reproduce their tables.
 
-SEDD's is score entropy, for models that give log-scores at a noise level (Lou et al., arXiv 2310.16834). With total noise
-sigma(t), each open token hidden with probability 1 - exp(-sigma), and s_y the score of token y at a hidden position,
-r = 1 / (exp(sigma) - 1):
+SEDD's is score entropy, for models that give log-scores at a noise level (Lou et al., arXiv
+2310.16834). With total noise sigma(t), each open token hidden with probability 1 - exp(-sigma), and
+s_y the score of token y at a hidden position, r = 1 / (exp(sigma) - 1):
 
     loss = sigma'(t) * sum over hidden positions of [ sum over y that is not the mask of s_y - r log s_truth + r (log r - 1) ]
 
-averaged over t in [0.001, 1]. It has no term for the tokens still visible at t = 1, so it is no bound.
+averaged over t in [0.001, 1]. It has no term for the tokens still visible at t = 1, so it is no
+bound.
 
-Shape letters: K = draws, N = wanted positions of a batch, V = vocabulary with the mask, n = open tokens.
+Shape letters: K = draws, N = wanted positions of a batch, V = vocabulary with the mask, n = open
+tokens.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ BATCH = "draws that share one systematic grid"
 class LLaDA(Planned, Budgeted, Guided, name="llada"):
     """LLaDA's get_log_likelihood: sizes evenly spaced in each batch, halves rounded to even.
 
-    In each batch the sizes go from a random first one on, n/batch apart, rounded, modulo n. The rounding takes it off the
-    ELBO for even n.
+    In each batch the sizes go from a random first one on, n/batch apart, rounded, modulo n. The
+    rounding takes it off the ELBO for even n.
     """
 
     cost = "max_forwards"
@@ -67,7 +69,7 @@ class LLaDA(Planned, Budgeted, Guided, name="llada"):
 
 @dataclass(frozen=True, kw_only=True)
 class Dream(Planned, Budgeted, name="dream"):
-    """Dream's _eval_target_nll_mc: weights 1/p, p from 0.001 to 1, and a visible EOS behind the target.
+    """Dream's _eval_target_nll_mc: weights 1/p, p from 0.001 to 1, a visible EOS behind the target.
 
     In each batch p is on a randomly shifted grid.
     """
@@ -97,8 +99,8 @@ class Dream(Planned, Budgeted, name="dream"):
 class DiffuLLaMA(Planned, name="diffullama"):
     """DiffuLLaMA's eval_forward: mean loss per hidden token on the grid t = 1/T..1, nats per token.
 
-    One Bernoulli(t) pattern for each t; its loss is 0 if it hides nothing. With weighting '1/t' (Eq. 6 of
-    arXiv 2410.17891): the summed loss over t, divided by n ("averaged by token").
+    One Bernoulli(t) pattern for each t; its loss is 0 if it hides nothing. With weighting '1/t'
+    (Eq. 6 of arXiv 2410.17891): the summed loss over t, divided by n ("averaged by token").
     """
 
     cost = "steps"
@@ -135,13 +137,16 @@ class LogScores(Protocol):
     schedule: NoiseSchedule
 
     def score_logits(self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor) -> Tensor:
-        """Returns float32 log-scores of the token at each wanted position, rows at total noise `time` [B]."""
+        """Returns float32 log-scores at each wanted position, rows at total noise `time` [B]."""
         ...
 
 
 @dataclass(frozen=True)
 class ScoreReader:
-    """Reads the sum of the scores of all tokens but the mask, and the true token's log-score; the payload is its id, [N] long."""
+    """Reads the sum of the scores of all tokens but the mask, and the true token's log-score.
+
+    The payload is its id, [N] long.
+    """
 
     mask_id: int
 
@@ -177,7 +182,10 @@ class SEDD(Budgeted, name="sedd"):
 
 
 def _entropies(target: Target, hidden: Bools, sigma: Floats) -> Walk[Floats]:
-    """Returns the summed score entropy [K] of patterns [K, n] at total noise [K]. One that hides nothing costs nothing."""
+    """Returns the summed score entropy [K] of patterns [K, n] at total noise [K].
+
+    One that hides nothing costs nothing.
+    """
     asked = np.flatnonzero(hidden.any(1))
     reader = ScoreReader(target.mask_id)
     entropy = np.zeros(len(hidden))

@@ -1,4 +1,7 @@
-"""Cubature as an estimator, and `auto`, which chooses between it and enumeration. Both can stop early (early.py)."""
+"""Cubature as an estimator, and `auto`, which chooses between it and enumeration.
+
+Both can stop early (early.py).
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,10 @@ def as_cubature(estimator: EarlyStopping) -> Cubature:
 
 
 def rule_logs(target: Target, rule: Rule, order: Ints) -> Walk[Floats]:
-    """Returns log-probabilities [R, n] of the patterns of `rule`, column j being token order[j]; nan if not hidden."""
+    """Returns log-probabilities [R, n] of the patterns of `rule`, column j being token order[j].
+
+    Nan if not hidden.
+    """
     hidden = rule.hidden[:, order.argsort()]
     logs: Floats = (yield from target.measure(hidden, hidden))[:, order]
     return logs

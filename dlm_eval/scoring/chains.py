@@ -1,4 +1,6 @@
-"""Chains: the tokens are revealed in random orders, and each is scored as it appears (orders.py has the numbers).
+"""Chains: the tokens are revealed in random orders, and each is scored as it appears.
+
+orders.py has the numbers.
 
 Shape letters: n = open tokens, P = orders.
 """
@@ -42,21 +44,23 @@ class Orders(Budgeted, Guided):
     permutations: int | None = option(None, least=1, help="chains, in place of as many as max_forwards pays for")
 
     def order_count(self, n: int) -> int:
-        """Returns how many orders are drawn: as asked, else as many antithetic pairs as fit the budget."""
+        """Returns how many orders are drawn: as asked, else the antithetic pairs that fit the budget."""
         return 2 * pair_count(n, self.max_forwards) if self.permutations is None else self.permutations
 
     def all_orders(self, n: int) -> bool:
-        """Returns whether those are all orders there are, or cost as much as all patterns, which hold all orders."""
+        """Returns whether those are all orders there are, or cost as much as all patterns."""
         budget = self.order_count(n) * (n - 1) + 1
         return enumerable(n, budget if self.permutations is not None else max(budget, self.max_forwards))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(Orders, name="chain"):
-    """Chain rule along random orders, each with its reverse; a tighter lower and an upper bound beside it.
+    """Chain rule along random orders, each with its reverse.
 
-    An order and its reverse are one draw, and no draw is made twice. If all orders cost no more than the budget, they are
-    run and nothing is drawn. At least one pair is run.
+    A tighter lower and an upper bound beside it.
+
+    An order and its reverse are one draw, and no draw is made twice. If all orders cost no more
+    than the budget, they are run and nothing is drawn. At least one pair is run.
     """
 
     kind = "lower bound"
@@ -82,7 +86,9 @@ class Chain(Orders, name="chain"):
         return self.from_chains(chains, certain, target.n)
 
     def from_chains(self, chains: Floats, certain: float, n: int) -> Score:
-        """Returns the score of the log-likelihoods [P] of random orders of n tokens, none above `certain` on average.
+        """Returns the score from the log-likelihoods [P] of random orders of n tokens.
+
+        None is above `certain` on average.
 
         With `antithetic`, an order and its reverse are neighbours.
         """
@@ -97,7 +103,7 @@ class Chain(Orders, name="chain"):
 
 @dataclass(frozen=True, kw_only=True)
 class Tube(Orders, name="tube"):
-    """Tangent upper bound on the likelihood of the random-order sampler, from chains (arXiv 2605.24292).
+    """Tangent upper bound on the random-order sampler's likelihood, from chains (arXiv 2605.24292).
 
     At least two pairs of orders are drawn.
     """
@@ -121,10 +127,10 @@ class Tube(Orders, name="tube"):
 
 
 def chain_log_likelihoods(target: Target, orders: Ints) -> Walk[tuple[Floats, float]]:
-    """Returns the [P] log-likelihoods (nats) of the tokens revealed in each of `orders` [P, n], and a bound on their mean.
+    """Returns the [P] log-likelihoods (nats) along `orders` [P, n], and a bound on their mean.
 
-    All orders begin with all tokens hidden, and no later step has a probability above 1: log p is at most the log of the
-    mean first probability.
+    All orders begin with all tokens hidden, and no later step has a probability above 1: log p is
+    at most the log of the mean first probability.
     """
     hidden, read = chain_patterns(orders)
     first = hidden.sum(1) == hidden.shape[1]
@@ -134,7 +140,7 @@ def chain_log_likelihoods(target: Target, orders: Ints) -> Walk[tuple[Floats, fl
 
 
 def chain_bounds(chains: Floats, group: Ints, draws: int, certain: float) -> Bounds:
-    """Returns the multi-sample lower and the tangent upper bound, and the interval that holds log p.
+    """Returns the multi-sample lower bound, the tangent upper bound, and an interval of log p.
 
     Args:
         chains: [P] log-likelihoods of the orders, nats.

@@ -1,8 +1,8 @@
-"""The true tokens revealed in the order that a deterministic policy picks: DUEL, and lm-eval's `is_greedy`.
+"""The true tokens revealed in the order of a deterministic policy: DUEL, and lm-eval's `is_greedy`.
 
-A sampler whose positions are chosen by a deterministic rule of what is written so far has an exact likelihood (DUEL,
-arXiv 2603.01367): start fully masked; forward; the rule picks positions; add log p of the true tokens there; reveal them;
-repeat.
+A sampler whose positions are chosen by a deterministic rule of what is written so far has an exact
+likelihood (DUEL, arXiv 2603.01367): start fully masked; forward; the rule picks positions; add log
+p of the true tokens there; reveal them; repeat.
 
 Shape letters: V = vocabulary, N = wanted positions of a batch, n = open tokens.
 """
@@ -76,7 +76,10 @@ PRIORITY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class PolicyReader:
-    """Reads log p(true token), whether it is the likeliest, and the policy's priority; payload [N, 2] long: true token, place."""
+    """Reads log p(true token), whether it is the likeliest, and the policy's priority.
+
+    Payload [N, 2] long: true token, place.
+    """
 
     policy: Policy
 
@@ -90,14 +93,14 @@ class PolicyReader:
 def reveal(
     target: Target, policy: Policy, per_step: int = 1, stop_at_mismatch: bool = False
 ) -> Walk[tuple[float, bool]]:
-    """Returns the log-likelihood (nats) of the policy's sampler, and whether the model itself would have written each token.
+    """Returns the log-likelihood (nats) of the policy's sampler, and whether it is the model's own text.
 
     Args:
         target: the tokens.
         policy: which hidden position comes next (ties: the leftmost).
         per_step: positions revealed per forward.
-        stop_at_mismatch: end at the first token that differs from the model's own; the log-likelihood then counts what
-            came before.
+        stop_at_mismatch: end at the first token that differs from the model's own; the
+            log-likelihood then counts what came before.
     """
     hidden = np.ones(target.n, dtype=bool)
     reader = PolicyReader(policy)

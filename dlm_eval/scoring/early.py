@@ -1,11 +1,15 @@
-"""Early stopping: a canvas is sampled in rounds until its error is small enough, a question until its best choice is settled.
+"""Early stopping: a canvas or a question is sampled in rounds until it is settled.
 
-Rounds extend each other (cubature/nested.py), so a canvas that runs to the end has the score of the full budget.
+A canvas is sampled until its error is small enough, a question until its best choice is known.
 
-A choice of a question is beaten if it lies below the best one by more than t standard errors of the difference, t the
-quantile of Student's distribution at ALPHA / (looks * rivals * orders). By the union bound a question ends early on a choice
-that is not the best by its exact score with probability ALPHA at most, whenever it ends. Beaten choices are sampled no
-further, and a question ends once one choice is left.
+Rounds extend each other (cubature/nested.py), so a canvas that runs to the end has the score of the
+full budget.
+
+A choice of a question is beaten if it lies below the best one by more than t standard errors of the
+difference, t the quantile of Student's distribution at ALPHA / (looks * rivals * orders). By the
+union bound a question ends early on a choice that is not the best by its exact score with
+probability ALPHA at most, whenever it ends. Beaten choices are sampled no further, and a question
+ends once one choice is left.
 """
 
 from __future__ import annotations
@@ -35,8 +39,8 @@ class Rounds:
         rules: of each block, after each round, and the order of its tokens.
         done: rounds that have been run.
         found: the score of each block after them.
-        logs: [R, n] what each block's rule reads (nats; tokens in the order of the rule), None if the block is known
-            without error.
+        logs: [R, n] what each block's rule reads (nats; tokens in the order of the rule), None if
+            the block is known without error.
     """
 
     def __init__(self, parts: Sequence[Target], estimator: EarlyStopping, noise: Noise) -> None:
@@ -72,7 +76,7 @@ class Rounds:
         self.done += 1
 
     def until(self, enough: float) -> Walk[Score]:
-        """Returns the score, sampled until its standard error is `enough` (nats) or the budget is spent."""
+        """Returns the score, sampled until its standard error is `enough` (nats) or nothing is left."""
         while True:
             yield from self.next()
             score = self.score()
@@ -96,10 +100,10 @@ class Rounds:
         return merge(self.found)
 
     def lead(self, other: Rounds, length: float, other_length: float) -> tuple[float, Error]:
-        """Returns how much higher this canvas' score per length is than that of `other` (nats), and the error of that.
+        """Returns how much higher this canvas' score per length is than that of `other` (nats), with error.
 
-        Canvases of one length that have run as many rounds read the same patterns, so the spread of their differences
-        tells the error. Others are taken for independent.
+        Canvases of one length that have run as many rounds read the same patterns, so the spread of
+        their differences tells the error. Others are taken for independent.
         """
         mine, theirs = self.score(), other.score()
         gap = mine.logprob / length - theirs.logprob / other_length

@@ -1,7 +1,10 @@
-"""What an estimator is: a frozen dataclass. Its fields are its settings, its methods estimate the likelihood of a target.
+"""What an estimator is: a frozen dataclass.
 
-To add one, write a subclass with a name; docs/adding-an-estimator.md has an example. The subclass registers itself. No
-torch is imported here or in the modules of the estimators: the command line lists them.
+Its fields are its settings, its methods estimate the likelihood of a target.
+
+To add one, write a subclass with a name; docs/adding-an-estimator.md has an example. The subclass
+registers itself. No torch is imported here or in the modules of the estimators: the command line
+lists them.
 
 Shape letters: n = open tokens of a canvas.
 """
@@ -93,16 +96,20 @@ class Estimator:
     # -- what a subclass defines ---------------------------------------------------------------------------------------
 
     def estimate(self, target: Target, noise: Noise) -> Walk[Score]:
-        """Returns the program that estimates the likelihood of `target`, which has at least one token.
+        """Returns the program that estimates the likelihood of `target` (at least one token).
 
         Args:
-            target: n tokens, which some rows hide; `yield from target.measure(hidden, read)` runs rows.
+            target: n tokens, which some rows hide; `yield from target.measure(hidden, read)` runs
+                rows.
             noise: random numbers of the canvas. The choices of a question share them.
         """
         raise NotImplementedError
 
     def check_model(self, model: Denoiser) -> None:
-        """Raises UserError if this estimator has no answer for `model`. By default, models that mask tokens have one."""
+        """Raises UserError if this estimator has no answer for `model`.
+
+        By default, models that mask tokens have one.
+        """
         if model.process != "absorbing":
             raise UserError(
                 f"{model.name}: no likelihood estimator is known for a '{model.process}' process; "
@@ -122,7 +129,10 @@ class Estimator:
 
     @property
     def error_rate(self) -> float | None:
-        """The error probability at which a question counts as settled; None if all choices get the whole budget."""
+        """The error probability at which a question counts as settled.
+
+        None if all choices get the whole budget.
+        """
         return None
 
     @property
@@ -135,11 +145,17 @@ class Estimator:
         return self
 
     def enough(self, n: int) -> float | None:
-        """Returns the standard error (nats) at which a text of n tokens ends; None if it gets the whole budget."""
+        """Returns the standard error (nats) at which a text of n tokens ends.
+
+        None if it gets the whole budget.
+        """
         return None
 
     def share(self, blocks: int) -> Self:
-        """Returns the estimator of one of `blocks` blocks of a canvas. It has its share of the forwards and spends all."""
+        """Returns the estimator of one of `blocks` blocks of a canvas.
+
+        It has its share of the forwards and spends all.
+        """
         return self
 
     def budget(self, n: int) -> int:
@@ -147,7 +163,7 @@ class Estimator:
         return min(MAX_FORWARDS, (1 << min(n, 20)) - 1)
 
     def identity(self) -> dict[str, Any]:
-        """Returns what can change an answer: name, settings, and of a class from elsewhere the digest of its source."""
+        """Returns what can change an answer: name, settings, digest of a source from elsewhere."""
         source = source_digest(type(self))
         return {"name": self.name, **asdict(self), **({} if source is None else {"source_sha256": source})}
 
@@ -267,11 +283,14 @@ def parse_estimator(text: str, extra: Mapping[str, Any] | None = None) -> Estima
     """Returns the estimator of "name,k=v,...".
 
     Args:
-        text: what the user wrote: a name, or `path/to/file.py:Class`, with settings; they win over `extra`.
-        extra: further settings by name. `max_forwards` is ignored by estimators whose cost is fixed.
+        text: what the user wrote: a name, or `path/to/file.py:Class`, with settings; they win over
+            `extra`.
+        extra: further settings by name. `max_forwards` is ignored by estimators whose cost is
+            fixed.
 
     Raises:
-        UserError: an unknown estimator, a setting that it does not have (with the nearest one), or a bad value.
+        UserError: an unknown estimator, a setting that it does not have (with the nearest one), or
+            a bad value.
     """
     name, _, rest = (part.strip() for part in text.strip().partition(","))
     setting = f"--estimator {name}"
@@ -289,7 +308,7 @@ def about(cls: type[Estimator]) -> str:
 
 
 def describe_estimator(name: str) -> dict[str, Any]:
-    """Returns what `dlm-eval show` prints of an estimator: kind, forwards, docstring, and every setting."""
+    """Returns what `dlm-eval show` prints: kind, forwards, docstring, and every setting."""
     cls = ESTIMATORS.find(name)
     return {
         "name": cls.name,

@@ -1,7 +1,7 @@
-"""Enumeration: every mask pattern of n tokens gives the evidence lower bound (ELBO) without noise, and more.
+"""Enumeration: every mask pattern of n tokens gives the evidence lower bound (ELBO) without noise.
 
-From the same forwards comes the exact likelihood of the sampler that reveals the open tokens one at a time in a uniformly
-random order. With S the tokens revealed so far,
+From the same forwards comes the exact likelihood of the sampler that reveals the open tokens one at
+a time in a uniformly random order. With S the tokens revealed so far,
 
     f(S) = mean over i not in S of p(x_i | x_S) f(S + i),   f(all) = 1,   and the text's likelihood is f(nothing).
 
@@ -33,14 +33,14 @@ Report = Literal["elbo", "likelihood"]
 
 @dataclass(frozen=True, kw_only=True)
 class Exact(Guided, name="exact"):
-    """Every mask pattern: the ELBO without noise, and the exact likelihood of the random-order sampler."""
+    """Every mask pattern: the ELBO without noise, and the random-order sampler's exact likelihood."""
 
     kind = "lower bound"
     cost = "2^n-1"
     report: Report = option("elbo", help="what logprob is: the ELBO, or the likelihood of the random-order sampler")
 
     def estimate(self, target: Target, noise: Noise) -> Walk[Score]:
-        """Returns the ELBO with the likelihood as lower and upper bound beside it (or the other way round)."""
+        """Returns the ELBO with the likelihood as bounds beside it (or the other way round)."""
         plan = all_patterns(target.n)
         logs = yield from target.measure(plan.hidden, plan.hidden)
         likelihood = sampler_log_likelihood(logs)
@@ -62,7 +62,10 @@ def all_patterns(n: int) -> Plan:
 
 
 def single_token(estimator: Guided, target: Target, noise: Noise) -> Walk[Score]:
-    """Returns the score of a target of one token, as the estimator's: one forward tells its likelihood, the bound."""
+    """Returns the score of a target of one token under the estimator's name.
+
+    One forward tells its likelihood, which is the bound.
+    """
     single = yield from Exact(cfg_scale=estimator.cfg_scale).estimate(target, noise)
     return replace(single, kind="score" if estimator.cfg_scale else estimator.kind, estimator=estimator.name)
 
@@ -76,8 +79,8 @@ def sampler_log_likelihood(logs: Floats) -> float:
     """Returns log f(nothing), nats.
 
     Args:
-        logs: [2^n - 1, n] log p(x_i | all but the pattern), rows in the order of `subsets` without its first (empty)
-            one; nan if not hidden.
+        logs: [2^n - 1, n] log p(x_i | all but the pattern), rows in the order of `subsets` without
+            its first (empty) one; nan if not hidden.
     """
     n = logs.shape[1]
     hidden = subsets(n)

@@ -1,7 +1,7 @@
 """Estimators that are a plan of mask patterns with a weight for every token that is read.
 
-For a model that masks tokens, with n open tokens and l(i, M) = log p(x_i | all but M), these are one number, the evidence
-lower bound (ELBO):
+For a model that masks tokens, with n open tokens and l(i, M) = log p(x_i | all but M), these are
+one number, the evidence lower bound (ELBO):
 
     integral over t of 1/t E_{M ~ Bernoulli(t)} sum_{i in M} l(i, M)         `mask_rate`   (MDLM, arXiv 2406.07524)
     = sum over k = 1..n of 1/k E_{|M| = k} sum_{i in M} l(i, M)              `mask_count`  (LLaDA, arXiv 2502.09992)

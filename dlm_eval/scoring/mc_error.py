@@ -1,9 +1,10 @@
 """Monte Carlo errors of estimates, and what the errors of two estimates have in common.
 
-The choices of a question share their random numbers, so that they err alike. The deviations that a standard error comes from
-are projected on a few random directions, the same for all choices of one shape: the *echo* of an estimate. Echoes multiply
-like the errors. The cosine between two of them is an unbiased estimate of the correlation of the deviations, good to
-1 / sqrt(DIRECTIONS). Choices of different shapes share hardly anything (docs/likelihood-notes.md); their directions differ.
+The choices of a question share their random numbers, so that they err alike. The deviations that a
+standard error comes from are projected on a few random directions, the same for all choices of one
+shape: the *echo* of an estimate. Echoes multiply like the errors. The cosine between two of them is
+an unbiased estimate of the correlation of the deviations, good to 1 / sqrt(DIRECTIONS). Choices of
+different shapes share hardly anything (docs/likelihood-notes.md); their directions differ.
 
 Shape letters: P = draws, C = choices.
 """
@@ -27,19 +28,23 @@ DIRECTIONS = 32
 def neighbours(count: int) -> Ints:
     """Returns strata of two neighbours each (the last of three if `count` is odd).
 
-    Draws on a grid are one to a stratum, which has no spread; merging neighbours overstates the error a little
-    ("collapsed strata").
+    Draws on a grid are one to a stratum, which has no spread; merging neighbours overstates the
+    error a little ("collapsed strata").
     """
     return np.minimum(np.arange(count) // 2, max(0, count // 2 - 1)).astype(np.int64)
 
 
 def draws_error(values: Floats, stratum: Ints) -> Error:
-    """Returns the Monte Carlo error (nats) of the mean of `values` [P], of which those of one `stratum` [P] are drawn alike.
+    """Returns the Monte Carlo error (nats) of the mean of `values` [P].
 
-    It is unknown if a stratum has one draw, and if all draws agree: that does not prove that others would. Of fewer than
-    `FEWEST` draws it is rough: known only in sums. An infinite value makes the mean infinite whatever else is drawn: its
-    error is 0. The degrees of freedom are half of Satterthwaite's (with squares of variances that are unbiased for normal
-    draws): draws have longer tails than normal ones, so that their variance is known half as well (docs/likelihood.md).
+    Values of one `stratum` [P] are drawn alike.
+
+    It is unknown if a stratum has one draw, and if all draws agree: that does not prove that others
+    would. Of fewer than `FEWEST` draws it is rough: known only in sums. An infinite value makes the
+    mean infinite whatever else is drawn: its error is 0. The degrees of freedom are half of
+    Satterthwaite's (with squares of variances that are unbiased for normal draws): draws have
+    longer tails than normal ones, so that their variance is known half as well
+    (docs/likelihood.md).
     """
     if len(stratum) == 0 or not np.isfinite(values).all():
         return EXACT
@@ -59,17 +64,23 @@ def draws_error(values: Floats, stratum: Ints) -> Error:
 
 
 def deviations(values: Floats, stratum: Ints) -> Floats:
-    """Returns [P] values less the mean of their stratum; zeros if the error is 0 or nothing is drawn."""
+    """Returns [P] values less the mean of their stratum.
+
+    Zeros if the error is 0 or nothing is drawn.
+    """
     if len(stratum) == 0 or not np.isfinite(values).all():
         return np.zeros(len(values))
     return np.asarray(values - (np.bincount(stratum, weights=values) / np.bincount(stratum))[stratum])
 
 
 def echo(deviations: Floats, error: Error) -> tuple[float, ...]:
-    """Returns the echo of an estimate, as long as its standard error; nothing if that is 0 or unknown.
+    """Returns the echo of an estimate, as long as its standard error.
+
+    Nothing if that is 0 or unknown.
 
     Args:
-        deviations: of the values that the estimate is made of, in an order that the choices of a question share.
+        deviations: of the values that the estimate is made of, in an order that the choices of a
+            question share.
         error: of the estimate.
     """
     if not error.best:
@@ -92,7 +103,10 @@ def added(echoes: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
 
 
 def correlations(echoes: Sequence[tuple[float, ...]]) -> list[list[float]] | None:
-    """Returns [C, C] correlations of the errors of choices; 0 beside one without an echo; None if fewer than two have one."""
+    """Returns [C, C] correlations of the errors of choices.
+
+    0 beside one without an echo; None if fewer than two have one.
+    """
     if sum(map(bool, echoes)) < 2:
         return None
     rows = np.zeros((len(echoes), DIRECTIONS))

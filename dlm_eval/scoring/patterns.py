@@ -1,4 +1,4 @@
-"""Mask patterns: which of the open tokens a forward hides, and plans that weigh what it reads there.
+"""Mask patterns: which open tokens a forward hides, and plans that weigh what it reads there.
 
 Shape letters: n = open tokens, R = mask patterns, P = replicates.
 """
@@ -22,14 +22,14 @@ MAX_EXACT = 14  # open tokens whose patterns are enumerated at most: 2^14 - 1 ro
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Mask patterns whose weighted log-probabilities estimate a score: the mean over P replicates of their weighted sums.
+    """Mask patterns with weights: the score is the mean over P replicates of their weighted sums.
 
     Attributes:
         hidden: [R, n] which tokens each pattern hides.
         weight: [R, n] weight of each log-probability (0.0 if it is not read).
         replicate: [R] which replicate a pattern belongs to.
-        stratum: [P] replicates with one number are drawn alike; the standard error comes from their spread. Empty if
-            nothing is drawn.
+        stratum: [P] replicates with one number are drawn alike; the standard error comes from their
+            spread. Empty if nothing is drawn.
     """
 
     hidden: Bools
@@ -53,7 +53,10 @@ class Plan:
 
 
 def subsets(n: int) -> Bools:
-    """Returns all 2^n mask patterns [2^n, n]; bit i of a row's number says whether it hides token i."""
+    """Returns all 2^n mask patterns [2^n, n].
+
+    Bit i of a row's number says whether it hides token i.
+    """
     return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)
 
 
@@ -68,14 +71,15 @@ def uniforms(noise: Noise, stream: str, count: int, n: int) -> Floats:
 
 
 def smallest(uniforms: Floats, sizes: Ints) -> Bools:
-    """Returns [R, n] true at the `sizes` [R] smallest of each row of `uniforms` [R, n]: random sets of given sizes.
+    """Returns [R, n] true at the `sizes` [R] smallest of each row of `uniforms` [R, n].
 
-    Rows of different n but equal noise choose alike among the positions they share, which couples the choices of a question.
+    Rows of different n but equal noise choose alike among the positions they share, which couples
+    the choices of a question.
     """
     ranks = uniforms.argsort(1).argsort(1)
     return np.asarray(ranks < sizes[:, None])
 
 
 def grid_sizes(n: int, count: int, shift: float) -> Ints:
-    """Returns [count] sizes in 1..n on a systematic grid: each one uniform, all together as even as can be."""
+    """Returns [count] sizes in 1..n on a systematic grid: each one uniform, all of them even."""
     return np.floor(n * (np.arange(count) + shift) / count).astype(np.int64).clip(0, n - 1) + 1

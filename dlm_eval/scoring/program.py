@@ -1,4 +1,6 @@
-"""`score`: the likelihoods of canvases. A canvas is checked, cut into blocks, estimated, and its blocks are added up.
+"""`score`: the likelihoods of canvases.
+
+A canvas is checked, cut into blocks, estimated, and its blocks are added up.
 
 Beside an estimate stands lm-eval's `is_greedy`, if it is asked for.
 """
@@ -35,12 +37,14 @@ def score(
     on_done: Callable[[int, Outcome[Score]], None] | None = None,
     **options: Any,
 ) -> list[Score]:
-    """Returns the score of each canvas: log-probability of its open tokens given the rest (nats), its error, kind and cost.
+    """Returns the score of each canvas: log-probability of its open tokens given the rest (nats).
 
     Args:
         model: a denoiser of `dlm_eval.load_model`.
-        canvases: what to score. Canvases of one key (the choices of a question) share their random numbers.
-        estimator: "name" or "name,k=v,..." (`dlm-eval ls estimators` lists them), "path/to/file.py:Class", or an instance.
+        canvases: what to score. Canvases of one key (the choices of a question) share their random
+            numbers.
+        estimator: "name" or "name,k=v,..." (`dlm-eval ls estimators` lists them),
+            "path/to/file.py:Class", or an instance.
         max_forwards: forwards per canvas at most.
         seed: of the random numbers, which depend on it and on the canvas alone.
         greedy: also tell whether the target is what the model itself would have written.
@@ -51,7 +55,8 @@ def score(
 
     Raises:
         UserError: unknown estimator or setting, a model without masked likelihood, blank positions.
-        SampleError: a canvas that cannot be scored, by its index (`score_outcomes` goes on instead).
+        SampleError: a canvas that cannot be scored, by its index (`score_outcomes` goes on
+            instead).
     """
     if not isinstance(estimator, Estimator):
         estimator = parse_estimator(estimator, {"max_forwards": max_forwards, **options})
@@ -74,7 +79,7 @@ def score_outcomes(
     greedy: bool = False,
     on_done: Callable[[int, Outcome[Score]], None] | None = None,
 ) -> list[Outcome[Score]]:
-    """Returns the outcome of each canvas, a score or the error of that one sample, in the order given."""
+    """Returns the outcome of each canvas in the order given: a score or the error of that sample."""
     found: dict[int, Outcome[Score]] = {}
 
     def keep(index: int, answer: Score | SampleError, seconds: float) -> None:
@@ -109,7 +114,7 @@ def score_outcomes(
 
 
 def _questions(canvases: Sequence[Canvas]) -> list[list[int]]:
-    """Returns which canvases one program answers: the choices of a question (one key), or one without a key alone."""
+    """Returns which canvases one program answers: those of one key, the choices of a question."""
     groups: dict[str, list[int]] = {}
     for index, canvas in enumerate(canvases):
         groups.setdefault(canvas.key or f"#{index}", []).append(index)
@@ -132,8 +137,8 @@ def score_program(
         canvas: the question. No open token: log-likelihood 0 at no cost.
         estimator: of the likelihood.
         noise: random numbers of the question; its choices should share them.
-        greedy: also tell whether the model itself, unmasking by confidence, would have written the target (ends at the
-            first other token).
+        greedy: also tell whether the model itself, unmasking by confidence, would have written the
+            target (ends at the first other token).
 
     Raises:
         UserError: a model that the estimator has no answer for, or a canvas without truth.
@@ -166,7 +171,7 @@ def _score(
 
 
 def _estimate(parts: Sequence[Target], estimator: Estimator, noise: Noise) -> Walk[Score]:
-    """Returns the program that estimates the sum of the blocks' log-likelihoods within one budget."""
+    """Returns the program that estimates the blocks' summed log-likelihood within one budget."""
     enough = estimator.enough(sum(part.n for part in parts))
     if enough is not None:
         assert isinstance(estimator, EarlyStopping)
@@ -197,7 +202,9 @@ def question_program(
     greedy: bool = False,
     lengths: Sequence[float] | None = None,
 ) -> Walk[list[Score]]:
-    """Returns the program that scores the choices of one question; with an error rate, it ends once the best one is settled.
+    """Returns the program that scores the choices of one question.
+
+    With an error rate, it ends once the best one is settled.
 
     Args:
         model: for its ids and attention.
@@ -205,11 +212,14 @@ def question_program(
         estimator: of the likelihood.
         noise: random numbers of the question, common to its choices.
         greedy: also tell for each choice whether the model would have written it.
-        lengths: what `acc_norm` divides each choice's score by; if given, the order by score per length must be settled too.
+        lengths: what `acc_norm` divides each choice's score by; if given, the order by score per
+            length must be settled too.
 
     Raises:
-        UserError: a model that the estimator has no answer for, a canvas without truth, lengths that do not match.
-        SampleError: in the program: a choice that this model cannot score; the question then has no answer.
+        UserError: a model that the estimator has no answer for, a canvas without truth, lengths
+            that do not match.
+        SampleError: in the program: a choice that this model cannot score; the question then has no
+            answer.
     """
     estimator.check_model(model)
     if lengths is not None and (len(lengths) != len(canvases) or min(lengths, default=1) <= 0):

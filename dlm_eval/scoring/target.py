@@ -1,7 +1,7 @@
 """What an estimator sees of a canvas: n tokens to score, and rows in which some of them are hidden.
 
-What is hidden is told by booleans, never by comparing ids: for some models the mask is an ordinary word, which natural text
-contains.
+What is hidden is told by booleans, never by comparing ids: for some models the mask is an ordinary
+word, which natural text contains.
 
 Shape letters: L = positions of the row, n = open tokens, R = mask patterns.
 """
@@ -39,12 +39,13 @@ class Target:
         tokens: [L] ids of the text as it ends up.
         places: [n] positions of the tokens to score, ascending.
         mask_id: what a hidden position holds.
-        unguided: [L] bool, true if the unconditional twin of classifier-free guidance shows the mask; None without guidance.
+        unguided: [L] bool, true if the unconditional twin of classifier-free guidance shows the
+            mask; None without guidance.
         guidance: factor f of guided logits u + f (c - u).
         model: for estimators that ask it for more than log-probabilities.
         known: log-probabilities read so far: pattern -> [n] nats (nan if not read).
-        past: positions from the left that no pattern hides or changes (a block-causal model's blocks before this one), so
-            that they are run once.
+        past: positions from the left that no pattern hides or changes (a block-causal model's
+            blocks before this one), so that they are run once.
         memory: keys and values of the past.
         asked: distinct sequences that rows were made of -> the passes of each.
     """
@@ -102,7 +103,9 @@ class Target:
         return sum(self.asked.values())
 
     def measure(self, hidden: Bools, read: Bools) -> Walk[Floats]:
-        """Returns log p(true token) [R, n] in nats under each mask pattern, nan if not read. What is known is not run again.
+        """Returns log p(true token) [R, n] in nats under each mask pattern, nan if not read.
+
+        What is known is not run again.
 
         Args:
             hidden: [R, n] which tokens each pattern hides.
@@ -127,7 +130,10 @@ class Target:
         return np.where(read, found, np.nan)
 
     def _ask(self, rows: list[Row]) -> Walk[list[Reading]]:
-        """Returns the readings of patterns. Of several the first runs the past, and the others remember it."""
+        """Returns the readings of patterns.
+
+        Of several the first runs the past, and the others remember it.
+        """
         readings: list[Reading] = []
         if self.past and not len(self.memory.tokens) and len(rows) > 1:
             readings = yield [replace(rows[0], memory=self.memory, keep=self.past)]
@@ -138,7 +144,10 @@ class Target:
 
 
 def check_canvas(model: Denoiser, canvas: Canvas) -> SampleError | None:
-    """Returns why `model` cannot score `canvas`, or None; raises UserError if the canvas has no truth."""
+    """Returns why `model` cannot score `canvas`, or None.
+
+    Raises UserError if the canvas has no truth.
+    """
     if BLANK in canvas.tokens:
         raise UserError(
             "a canvas with blank positions can be filled, not scored: give the tokens whose likelihood is wanted"
@@ -155,8 +164,9 @@ def check_canvas(model: Denoiser, canvas: Canvas) -> SampleError | None:
 def targets(model: Denoiser, canvas: Canvas, cfg_scale: float = 0.0) -> list[Target]:
     """Returns the targets whose log-likelihoods add up to that of `canvas`.
 
-    One for a model with full attention. For a block-causal one, a target per block (aligned to absolute positions) with open
-    tokens: the past is clean and the future absent, as when the model writes (BD3LM, arXiv 2503.09573).
+    One for a model with full attention. For a block-causal one, a target per block (aligned to
+    absolute positions) with open tokens: the past is clean and the future absent, as when the model
+    writes (BD3LM, arXiv 2503.09573).
     """
     tokens, is_open = np.asarray(canvas.tokens, dtype=np.int64), np.asarray(canvas.open, dtype=bool)
     places = np.flatnonzero(is_open)
@@ -172,14 +182,15 @@ def targets(model: Denoiser, canvas: Canvas, cfg_scale: float = 0.0) -> list[Tar
 def _target(model: Denoiser, tokens: Ints, is_open: Bools, places: Ints, cfg_scale: float) -> Target:
     if not cfg_scale:
         return Target(tokens, places, model.mask_id, model=model, past=_past(model, places))
-    # The unconditional twin masks the context: all that is not open, but for a BOS that the model cannot do without.
+    # The unconditional twin masks the context: all that is not open, but for a BOS that the model
+    # cannot do without.
     context = ~is_open
     context[:1] &= not model.needs_bos
     return Target(tokens, places, model.mask_id, context, cfg_scale + 1.0, model)
 
 
 def _past(model: Denoiser, places: Ints) -> int:
-    """Returns how many positions before `places` have settled, and are remembered besides the one that is read left of them."""
+    """Returns how many positions before `places` no later row changes, so that they are run once."""
     if model.attention != "block":
         return 0
     knowing = remembering(model)
@@ -192,13 +203,14 @@ def _past(model: Denoiser, places: Ints) -> int:
 def block_noise(noise: Noise, blocks: int) -> list[Noise]:
     """Returns the random numbers of each block of a canvas.
 
-    Blocks that hid the same places and sizes would err together, and their errors would not add in squares.
+    Blocks that hid the same places and sizes would err together, and their errors would not add in
+    squares.
     """
     return [noise, *(Noise(digest(noise.key, "block", number)) for number in range(1, blocks))]
 
 
 def merge(scores: Sequence[Score]) -> Score:
-    """Returns the score of a whole text from those of its blocks, given their pasts (log-likelihoods and bounds add up)."""
+    """Returns the score of a whole text: log-likelihoods and bounds of its blocks add up."""
     if len(scores) == 1:
         return scores[0]
     error = summed(s.error for s in scores)
@@ -215,7 +227,8 @@ def merge(scores: Sequence[Score]) -> Score:
         upper=_sum(s.upper for s in scores),
         lower_stderr=summed(Error(s.lower_stderr) for s in scores).stderr,
         upper_stderr=summed(Error(s.upper_stderr) for s in scores).stderr,
-        # The sum of ends that each hold does so too: errors of blocks, being independent, add up to less.
+        # The sum of ends that each hold does so too: errors of blocks, being independent, add up to
+        # less.
         bracket=(_sum(s.bracket[0] for s in scores), _sum(s.bracket[1] for s in scores)),
     )
 

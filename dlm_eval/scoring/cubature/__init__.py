@@ -1,3 +1,5 @@
-"""Cubature over mask patterns: rules of least variance (rule.py), their patterns (design.py) under a prior (prior.py), their
-standard error (spread.py), and their rounds (nested.py).
+"""Cubature over mask patterns: rules of least variance (rule.py).
+
+design.py chooses the patterns under the prior in prior.py, spread.py tells the standard error, and
+nested.py cuts a rule into rounds.
 """
