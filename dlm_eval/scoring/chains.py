@@ -44,7 +44,7 @@ class Orders(Budgeted, Guided):
     permutations: int | None = option(None, least=1, help="chains, in place of as many as max_forwards pays for")
 
     def order_count(self, n: int) -> int:
-        """Returns how many orders are drawn: as asked, else the antithetic pairs that fit the budget."""
+        """Returns how many orders are drawn: as asked, else what fits the budget, in pairs."""
         return 2 * pair_count(n, self.max_forwards) if self.permutations is None else self.permutations
 
     def all_orders(self, n: int) -> bool:
@@ -55,9 +55,7 @@ class Orders(Budgeted, Guided):
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(Orders, name="chain"):
-    """Chain rule along random orders, each with its reverse.
-
-    A tighter lower and an upper bound beside it.
+    """Chain rule along random orders, each with its reverse; tighter bounds beside it.
 
     An order and its reverse are one draw, and no draw is made twice. If all orders cost no more
     than the budget, they are run and nothing is drawn. At least one pair is run.

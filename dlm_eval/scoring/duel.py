@@ -93,7 +93,7 @@ class PolicyReader:
 def reveal(
     target: Target, policy: Policy, per_step: int = 1, stop_at_mismatch: bool = False
 ) -> Walk[tuple[float, bool]]:
-    """Returns the log-likelihood (nats) of the policy's sampler, and whether it is the model's own text.
+    """Returns the policy's log-likelihood (nats), and whether the model would have written this text.
 
     Args:
         target: the tokens.

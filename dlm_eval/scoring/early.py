@@ -76,7 +76,7 @@ class Rounds:
         self.done += 1
 
     def until(self, enough: float) -> Walk[Score]:
-        """Returns the score, sampled until its standard error is `enough` (nats) or nothing is left."""
+        """Returns the score, sampled until its standard error is `enough` nats or all is spent."""
         while True:
             yield from self.next()
             score = self.score()
@@ -100,7 +100,7 @@ class Rounds:
         return merge(self.found)
 
     def lead(self, other: Rounds, length: float, other_length: float) -> tuple[float, Error]:
-        """Returns how much higher this canvas' score per length is than that of `other` (nats), with error.
+        """Returns by how much this score per length exceeds that of `other` (nats), with its error.
 
         Canvases of one length that have run as many rounds read the same patterns, so the spread of
         their differences tells the error. Others are taken for independent.

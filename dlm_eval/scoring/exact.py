@@ -33,7 +33,7 @@ Report = Literal["elbo", "likelihood"]
 
 @dataclass(frozen=True, kw_only=True)
 class Exact(Guided, name="exact"):
-    """Every mask pattern: the ELBO without noise, and the random-order sampler's exact likelihood."""
+    """Every mask pattern: the noiseless ELBO, and the random-order sampler's likelihood."""
 
     kind = "lower bound"
     cost = "2^n-1"

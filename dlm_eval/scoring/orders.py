@@ -26,16 +26,16 @@ KNOWN, LITTLE = (
 )  # draws that tell how far they may be off, and nats that they differ by (standard deviation), for an upper end
 
 
-def pair_count(n: int, samples: int) -> int:
-    """Returns how many antithetic pairs `samples` forwards pay for (one at least).
+def pair_count(n: int, forwards: int) -> int:
+    """Returns how many antithetic pairs `forwards` pay for (one at least).
 
     The fully masked forward is common to all chains.
     """
-    return max(1, (samples - 1) // (2 * max(1, n - 1)))
+    return max(1, (forwards - 1) // (2 * max(1, n - 1)))
 
 
 def population(n: int, antithetic: bool = True) -> int:
-    """Returns how many draws there are: orders of n tokens, or pairs of an order and its reverse."""
+    """Returns how many draws there are: orders of n tokens, or pairs of one and its reverse."""
     return max(1, math.factorial(n) // 2) if antithetic else math.factorial(n)
 
 

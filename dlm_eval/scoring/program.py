@@ -45,7 +45,7 @@ def score(
             numbers.
         estimator: "name" or "name,k=v,..." (`dlm-eval ls estimators` lists them),
             "path/to/file.py:Class", or an instance.
-        max_forwards: forwards per canvas at most.
+        max_forwards: forwards per canvas at most, of an estimator that is given by name.
         seed: of the random numbers, which depend on it and on the canvas alone.
         greedy: also tell whether the target is what the model itself would have written.
         engine: runs the rows; its `cost` then tells what they were.
@@ -79,7 +79,7 @@ def score_outcomes(
     greedy: bool = False,
     on_done: Callable[[int, Outcome[Score]], None] | None = None,
 ) -> list[Outcome[Score]]:
-    """Returns the outcome of each canvas in the order given: a score or the error of that sample."""
+    """Returns the outcome of each canvas in their order: a score or the error of that sample."""
     found: dict[int, Outcome[Score]] = {}
 
     def keep(index: int, answer: Score | SampleError, seconds: float) -> None:

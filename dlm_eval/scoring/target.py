@@ -190,7 +190,7 @@ def _target(model: Denoiser, tokens: Ints, is_open: Bools, places: Ints, cfg_sca
 
 
 def _past(model: Denoiser, places: Ints) -> int:
-    """Returns how many positions before `places` no later row changes, so that they are run once."""
+    """Returns how many positions before `places` no row changes: they are run once."""
     if model.attention != "block":
         return 0
     knowing = remembering(model)

@@ -18,7 +18,7 @@ SWEEPS = 10  # of exchanges over all patterns; hardly a design gets better after
 TOO_CLOSE = 1e9  # energy of two equal patterns
 
 
-def narrow_cells(n: int, samples: int) -> list[int]:
+def narrow_cells(n: int, forwards: int) -> list[int]:
     """Returns the widths of the cells of the smallest sizes.
 
     They are a quarter, a half and three quarters of an equal share, rounded down, at least 1.
@@ -26,66 +26,66 @@ def narrow_cells(n: int, samples: int) -> list[int]:
     The weights of a pattern add up to the width of its cell. One that hides a token or two would
     give them weights far above 1, for the other patterns to undo.
     """
-    return [max(1, quarters * n // (4 * samples)) for quarters in range(1, min(3, samples // 4) + 1)]
+    return [max(1, quarters * n // (4 * forwards)) for quarters in range(1, min(3, forwards // 4) + 1)]
 
 
-def variants(n: int, samples: int) -> int:
+def variants(n: int, forwards: int) -> int:
     """Returns how many choices of sizes there are, each equally likely (one if every size fits)."""
-    if samples >= n:
+    if forwards >= n:
         return 1
-    narrow = narrow_cells(n, samples)
-    left, cells = n - sum(narrow), samples - len(narrow)
+    narrow = narrow_cells(n, forwards)
+    left, cells = n - sum(narrow), forwards - len(narrow)
     return math.lcm(left // math.gcd(left, cells), *narrow)
 
 
-def size_counts(n: int, samples: int, variant: int) -> Ints:
+def size_counts(n: int, forwards: int, variant: int) -> Ints:
     """Returns [n] how many patterns hide z = 1..n tokens."""
-    if samples >= n:
-        return allotted(n, samples, np.array([min(math.comb(n, z), samples) for z in range(1, n + 1)]))
-    return np.bincount(_cells(n, samples, variant)[0] - 1, minlength=n)
+    if forwards >= n:
+        return allotted(n, forwards, np.array([min(math.comb(n, z), forwards) for z in range(1, n + 1)]))
+    return np.bincount(_cells(n, forwards, variant)[0] - 1, minlength=n)
 
 
-def size_totals(n: int, samples: int, variant: int) -> Floats:
+def size_totals(n: int, forwards: int, variant: int) -> Floats:
     """Returns [n] what the weights of the patterns of each size add up to.
 
     The mean over the variants is 1.
     """
-    if samples >= n:
+    if forwards >= n:
         return np.ones(n)
-    sizes, widths = _cells(n, samples, variant)
+    sizes, widths = _cells(n, forwards, variant)
     return np.asarray(np.bincount(sizes - 1, weights=widths, minlength=n), dtype=np.float64)
 
 
-def _cells(n: int, samples: int, variant: int) -> tuple[Ints, Floats]:
+def _cells(n: int, forwards: int, variant: int) -> tuple[Ints, Floats]:
     """Returns [K] the size drawn in each cell of 1..n, largest first, and [K] the cells' widths.
 
     All draw at the same offset, mirrored in every other cell: within a cell every size is equally
     likely, and a trend within two neighbouring cells of one width cancels. All but the narrow ones
     are equally wide.
     """
-    narrow = narrow_cells(n, samples)
-    cells = samples - len(narrow)
+    narrow = narrow_cells(n, forwards)
+    cells = forwards - len(narrow)
     widths = np.array([*[(n - sum(narrow)) / cells] * cells, *reversed(narrow)])
-    offset = (variant + 0.5) / variants(n, samples)
-    places = np.cumsum(widths) - widths * np.where(np.arange(samples) % 2 == 0, 1 - offset, offset)
+    offset = (variant + 0.5) / variants(n, forwards)
+    places = np.cumsum(widths) - widths * np.where(np.arange(forwards) % 2 == 0, 1 - offset, offset)
     return n - np.floor(places).astype(np.int64), widths
 
 
-def allotted(n: int, samples: int, most: Ints, least: Ints | None = None) -> Ints:
+def allotted(n: int, forwards: int, most: Ints, least: Ints | None = None) -> Ints:
     """Returns [n] patterns per size: one each, every further one where it lowers the variance most.
 
     The mean of z log-probabilities has a variance in proportion to 1/z, and to how much is hidden.
 
     Args:
         n: open tokens.
-        samples: patterns in all, at least one a size.
+        forwards: patterns in all, at least one a size.
         most: [n] patterns that there are of each size.
         least: [n] patterns that are taken anyway.
     """
     z = np.arange(1, n + 1)
     variance = np.exp(GAIN * z / n) / z
     counts = np.maximum(np.minimum(1, most), 0 if least is None else least).astype(np.float64)
-    for _ in range(min(samples, int(most.sum())) - int(counts.sum())):
+    for _ in range(min(forwards, int(most.sum())) - int(counts.sum())):
         counts[np.argmax(np.where(counts < most, variance / (np.maximum(1, counts) * (counts + 1)), -1.0))] += 1
     return counts.astype(np.int64)
 

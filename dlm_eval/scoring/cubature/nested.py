@@ -31,26 +31,26 @@ from dlm_eval.scoring.patterns import Bools, Floats, Ints
 FIRST = 8  # forwards of the first round: fewer hardly know their own error
 
 
-def budgets(n: int, samples: int) -> list[int]:
+def budgets(n: int, forwards: int) -> list[int]:
     """Returns the forwards run by the end of each round.
 
     8, doubled as long as the full rule has at least half as many again, then the full rule's.
     """
-    full = min(samples, 2 ** min(n, 30) - 1)
+    full = min(forwards, 2 ** min(n, 30) - 1)
     found: list[int] = []
     while len(found) < 30 and 3 * FIRST * 2 ** len(found) <= 2 * full:
         found.append(FIRST * 2 ** len(found))
     return [*found, full]
 
 
-def nested(n: int, samples: int, noise: Noise) -> tuple[list[Rule], Ints]:
+def nested(n: int, forwards: int, noise: Noise) -> tuple[list[Rule], Ints]:
     """Returns the rules of a canvas after each round, and the order [n] of its tokens.
 
     Each rule has the patterns of the one before. For the order see `relabelled`.
     """
-    full, order = relabelled(n, min(samples, 2 ** min(n, 30) - 1), noise)
-    parts = _kept(full) if n * samples <= KEPT else Parts(full)
-    return parts.rules(samples, float(noise.uniforms("cubature rounds", 0, 1)[0])), order
+    full, order = relabelled(n, min(forwards, 2 ** min(n, 30) - 1), noise)
+    parts = _kept(full) if n * forwards <= KEPT else Parts(full)
+    return parts.rules(forwards, float(noise.uniforms("cubature rounds", 0, 1)[0])), order
 
 
 @dataclass(eq=False)
@@ -73,19 +73,19 @@ class Parts:
         self.totals: Floats = np.bincount(sizes - 1, weights=self.full.weight.sum(1), minlength=n).astype(np.float64)
         self.order = in_order(self.full.hidden)
 
-    def rules(self, samples: int, offset: float) -> list[Rule]:
+    def rules(self, forwards: int, offset: float) -> list[Rule]:
         """Returns the rules after each round.
 
         `offset` in [0, 1) says where in their cells the points lie.
         """
-        return [*(self._rule(counts, totals) for counts, totals in self.shares(samples, offset)), self.full]
+        return [*(self._rule(counts, totals) for counts, totals in self.shares(forwards, offset)), self.full]
 
-    def shares(self, samples: int, offset: float) -> Iterator[tuple[Ints, Floats]]:
-        """Yields for each round but the last the patterns of each size, and their summed weights: [n]."""
+    def shares(self, forwards: int, offset: float) -> Iterator[tuple[Ints, Floats]]:
+        """Yields for each round but the last, by size [n], the patterns and their summed weights."""
         n = len(self.most)
         ends = np.cumsum(self.totals[::-1])  # of the pieces of the line, largest size first
         fewest = np.zeros(n, dtype=np.int64)
-        for points, widths in cells(n, budgets(n, samples)[:-1], offset):
+        for points, widths in cells(n, budgets(n, forwards)[:-1], offset):
             totals = self.totals
             if len(points) >= np.count_nonzero(self.most):
                 counts = allotted(n, len(points), self.most, fewest)

@@ -45,7 +45,7 @@ class Covariances:
 
 
 def kernel(shown: Any, other_shown: Any, apart: Any, n: int, decay: float = DECAY, gain: float = GAIN) -> Floats:
-    """Returns kernel(S, T) from the sizes of S and T and the number of tokens that only one holds."""
+    """Returns kernel(S, T) from the sizes of S and T, and the tokens that only one holds."""
     return np.asarray(np.exp(-(decay * apart + gain / 2 * (shown + other_shown)) / n))
 
 

@@ -67,24 +67,24 @@ class Rule:
         return self.spread.lines.residuals(logs[None])[0] if np.isfinite(logs).all() else np.zeros(logs.shape)
 
 
-def rule(n: int, samples: int, variant: int = 0) -> Rule:
-    """Returns the rule of `samples` forwards for n open tokens.
+def rule(n: int, forwards: int, variant: int = 0) -> Rule:
+    """Returns the rule of `forwards` for n open tokens.
 
     Rules of usual size are kept: the choices of a task need them again and again.
     """
-    return (_kept if n * samples <= KEPT else _build)(n, samples, variant)
+    return (_kept if n * forwards <= KEPT else _build)(n, forwards, variant)
 
 
 @lru_cache(maxsize=512)
-def _kept(n: int, samples: int, variant: int) -> Rule:
-    return _build(n, samples, variant)
+def _kept(n: int, forwards: int, variant: int) -> Rule:
+    return _build(n, forwards, variant)
 
 
-def _build(n: int, samples: int, variant: int) -> Rule:
+def _build(n: int, forwards: int, variant: int) -> Rule:
     """Returns random balanced sets of the sizes of `variant`, spread out and weighed."""
-    counts = size_counts(n, samples, variant)
-    totals = size_totals(n, samples, variant)
-    hidden = draw_sets(n, counts, np.random.default_rng([n, samples, variant]))
+    counts = size_counts(n, forwards, variant)
+    totals = size_totals(n, forwards, variant)
+    hidden = draw_sets(n, counts, np.random.default_rng([n, forwards, variant]))
     sizes = hidden.sum(1)
     return weighed(spread_out(hidden, (totals / np.maximum(1, counts))[sizes - 1]), totals)
 
@@ -120,13 +120,13 @@ def weighed(hidden: Bools, totals: Floats) -> Rule:
     return Rule(hidden, weight, spread(hidden, weight))
 
 
-def relabelled(n: int, samples: int, noise: Noise) -> tuple[Rule, Ints]:
+def relabelled(n: int, forwards: int, noise: Noise) -> tuple[Rule, Ints]:
     """Returns the rule for a canvas and the random order [n] of its tokens.
 
     Column j of the rule is token order[j].
 
     The order comes from one uniform per position, which the choices of a question share.
     """
-    count = variants(n, samples)
+    count = variants(n, forwards)
     variant = int(noise.uniforms("cubature sizes", 0, 1)[0] * count)
-    return rule(n, samples, variant), noise.uniforms("cubature", 0, n).argsort()
+    return rule(n, forwards, variant), noise.uniforms("cubature", 0, n).argsort()

@@ -323,7 +323,7 @@ def _gain(lines: Lines, weight: Floats, gain: float, offset: float) -> Gain:
 
 
 def _squares(lines: Lines, among: Floats) -> float:
-    """Returns the expected sum of squared residuals of independent processes, covariance `among` [R, R]."""
+    """Returns the expected sum of squared residuals of processes, covariance `among` [R, R]."""
     fitted = sum(float((unit * (among @ unit)).sum()) for unit in (lines.constant, lines.slope, lines.bend))
     return float(lines.hidden.sum(1) @ np.diag(among)) - fitted
 
