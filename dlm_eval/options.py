@@ -12,6 +12,7 @@ prints.
 from __future__ import annotations
 
 import functools
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -54,6 +55,8 @@ class Option:
             return all(self.allows(item) for item in value)
         if self.choices is not None:
             return value in self.choices
+        if isinstance(value, str):  # a word in place of a number: `Literal` says which
+            return True
         return (
             (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
@@ -117,7 +120,8 @@ def check_options(algorithm: Any, what: str) -> None:
     for name, (facts, hint) in _facts(type(algorithm)).items():  # type: ignore[arg-type]
         value = getattr(algorithm, name)
         literals = _literals(hint)
-        if literals and value is not None and value not in literals:
+        word = isinstance(value, str) or not any(kind in (int, float, bool) for kind in _alternatives(hint))
+        if literals and value is not None and word and value not in literals:
             raise value_error(f"{what} {name}", value, describe(_alternatives(hint)))
         if not facts.allows(value):
             raise value_error(f"{what} {name}", value, facts.allowed())
@@ -195,7 +199,7 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     """Returns the types of a union, or the one type."""
-    return typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
 def _literals(hint: Any) -> tuple[Any, ...]:

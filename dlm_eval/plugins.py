@@ -117,7 +117,7 @@ class Registry(Generic[T]):
         return self._classes
 
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
-        return {entry.name: entry for entry in importlib.metadata.entry_points(group=self.group)}
+        return _entry_points(self.group)
 
     def _checked(self, cls: Any, name: str, setting: str) -> type[T]:
         if not (isinstance(cls, type) and cls in self._known):
@@ -125,6 +125,11 @@ class Registry(Generic[T]):
                 f"{setting} '{name}' is no {self.what}; it must be a subclass of {self.what.capitalize()} with a name"
             )
         return cls
+
+
+@functools.cache
+def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=group)}
 
 
 def load_class(path: str, attribute: str, setting: str) -> type:

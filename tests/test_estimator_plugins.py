@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from harness_tasks import write_tasks
 
-from dlm_eval import score
+from dlm_eval import plugins, score
 from dlm_eval.canvas import Canvas
 from dlm_eval.cli import main
 from dlm_eval.errors import RunError, UserError
@@ -40,7 +40,9 @@ def file(tmp_path: Path) -> Path:
 def registry_as_before() -> Iterator[None]:
     ESTIMATORS.names()
     before = dict(ESTIMATORS._classes)
+    plugins._entry_points.cache_clear()  # a test installs a package
     yield
+    plugins._entry_points.cache_clear()
     ESTIMATORS._classes.clear()
     ESTIMATORS._classes.update(before)
 
