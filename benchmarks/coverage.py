@@ -25,15 +25,14 @@ import numpy as np
 from contexts import KINDS, Contexts
 
 from dlm_eval.noise import Noise, digest
-from dlm_eval.scoring.cubature import rule
-from dlm_eval.scoring.design import variants
-from dlm_eval.scoring.estimates import all_orders, order_count
+from dlm_eval.scoring.chains import Chain
+from dlm_eval.scoring.cubature.design import variants
+from dlm_eval.scoring.cubature.rule import rule
+from dlm_eval.scoring.cubature.spread import freedom
+from dlm_eval.scoring.exact import sampler_log_likelihood
+from dlm_eval.scoring.mc_error import draws_error, neighbours
 from dlm_eval.scoring.orders import bracket, chain_patterns, log_mean_exp, mean_error, population, random_orders
-from dlm_eval.scoring.patterns import draws_error, enumerable, grid_sizes, neighbours, smallest, subsets
-from dlm_eval.scoring.registry import EstimatorSettings
-from dlm_eval.scoring.spread import freedom
-from dlm_eval.scoring.subsets import sampler_log_likelihood
-from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.scoring.patterns import Bools, Floats, enumerable, grid_sizes, smallest, subsets
 from dlm_eval.uncertainty import Error, half_width, student
 
 BATCH, RUNS = 128, 8192  # runs at a time; runs of a reference
@@ -110,7 +109,7 @@ def plans(name: str, n: int, samples: int, draws: int, seed: int) -> Iterator[tu
     for begin in range(0, draws, BATCH):
         count = min(BATCH, draws - begin)
         noise = rng.random((count, samples, n))
-        if name == "k":
+        if name == "mask_count":
             sizes = np.stack([grid_sizes(n, samples, float(shift)) for shift in rng.random(count)])
             yield smallest(noise.reshape(-1, n), sizes.ravel()).reshape(noise.shape), n / sizes
         else:
@@ -140,7 +139,7 @@ def _row(off: float, error: Error) -> tuple[float, float, float]:
 def chains(models: list[Contexts], samples: int, draws: int, seed: int) -> Iterator[tuple[int, Floats]]:
     """Yields (model number, [P] log-likelihoods of the orders) of each draw."""
     n = models[0].n
-    count = order_count(n, EstimatorSettings("chain", samples=samples))
+    count = Chain(max_forwards=samples).order_count(n)
     for draw in range(draws):
         orders = random_orders(Noise(digest("coverage", seed, "chain", n, samples, draw)), n, count)
         hidden, read = chain_patterns(orders)
@@ -179,8 +178,8 @@ def brackets(models: list[Contexts], samples: int, draws: int, seed: int) -> lis
 def is_exact(name: str, n: int, samples: int) -> bool:
     """Returns whether the estimator enumerates in this cell, or draws too little for any error (then too there is nothing to check)."""
     if name in ("chain", "bracket"):
-        settings = EstimatorSettings("chain", samples=samples)
-        return all_orders(n, order_count(n, settings), settings) or (name == "chain" and order_count(n, settings) < 8)
+        settings = Chain(max_forwards=samples)
+        return settings.all_orders(n) or (name == "chain" and settings.order_count(n) < 8)
     return name == "cubature" and enumerable(n, samples)
 
 
@@ -194,7 +193,7 @@ def shown(figures: tuple[float, float, float] | None) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--estimators", default="cubature,k,t,chain,bracket")
+    parser.add_argument("--estimators", default="cubature,mask_count,mask_rate,chain,bracket")
     parser.add_argument("--n", default="3,4,5,6,7,8,9,10,11,12,16,32,64")
     parser.add_argument("--budgets", default="8,16,32,128")
     parser.add_argument("--draws", type=int, default=2000)

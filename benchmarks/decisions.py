@@ -36,12 +36,12 @@ from dlm_eval.engine import Engine, Reading, Row, Walk
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.noise import Noise
-from dlm_eval.scoring import EstimatorSettings, parse_estimator, question_walk
+from dlm_eval.scoring import Estimator, parse_estimator, question_program
 
 Bools, Floats = NDArray[np.bool_], NDArray[np.float64]
 Model = Callable[[Bools], Floats]  # patterns [R, n] -> log-probabilities [R, n] of the hidden tokens, nats
 KINDS = ("smooth", "peaked", "dense")
-FULL = "auto,samples=128"
+FULL = "auto,max_forwards=128"
 
 
 def table_model(kind: str, n: int, rng: np.random.Generator) -> Model:
@@ -128,7 +128,10 @@ def tables(questions: int, budgets: list[int], alpha: float) -> None:
 
 def cells(asked: list[Question], toy: Toy, budget: int, alpha: float) -> list[str]:
     """Returns the figures of one cell."""
-    decide, plain = parse_estimator(f"auto,samples={budget},decide={alpha}"), parse_estimator(f"auto,samples={budget}")
+    decide, plain = (
+        parse_estimator(f"auto,max_forwards={budget},stop_at_error_rate={alpha}"),
+        parse_estimator(f"auto,max_forwards={budget}"),
+    )
     early = wrong_early = wrong = wrong_full = equal = spent = most = 0
     for question in asked:
         mine, full = (run(question, toy, settings) for settings in (decide, plain))
@@ -149,10 +152,10 @@ def cells(asked: list[Question], toy: Toy, budget: int, alpha: float) -> list[st
     ]
 
 
-def run(question: Question, toy: Toy, settings: EstimatorSettings) -> list[Score]:
+def run(question: Question, toy: Toy, settings: Estimator) -> list[Score]:
     """Returns the scores of a question's choices."""
     noise = Noise.of(question.canvases[0], 0)
-    return question.answer(question_walk(toy, question.canvases, settings, noise), toy.mask_id)
+    return question.answer(question_program(toy, question.canvases, settings, noise), toy.mask_id)
 
 
 def best(scores: list[Score]) -> int:
@@ -241,7 +244,7 @@ def scored(name: str, args: dict[str, Any], count: int, estimator: str, seed: in
     questions, lengths = real_questions(model, count)
     settings = parse_estimator(estimator)
     walks = (
-        question_walk(model, q, settings, Noise.of(q[0], seed), lengths=[float(m) for m in own])
+        question_program(model, q, settings, Noise.of(q[0], seed), lengths=[float(m) for m in own])
         for q, own in zip(questions, lengths, strict=True)
     )
     answers = [outcome.answer for outcome in Engine(model, batch_tokens=8192).drive(walks)]
@@ -270,7 +273,7 @@ def singles(texts: int, runs: int, estimators: list[str]) -> None:
                 canvas = question.canvases[0]
                 found = []
                 for seed in range(runs):
-                    walk = question_walk(toy, [canvas], settings, Noise.of(canvas, seed))
+                    walk = question_program(toy, [canvas], settings, Noise.of(canvas, seed))
                     (score,) = question.answer(walk, toy.mask_id)
                     found.append(score.logprob / sum(canvas.open))
                     spent.append(score.rows)
@@ -298,7 +301,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--texts", type=int, default=20)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--estimators", default="auto,samples=32;auto,precision=0.05")
+    parser.add_argument("--estimators", default="auto,max_forwards=32;auto,precision=0.05")
     given = parser.parse_args()
     if given.what == "tables":
         tables(given.questions, [int(b) for b in given.budgets.split(",")], given.alpha)

@@ -33,15 +33,15 @@ from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise, digest
-from dlm_eval.scoring import EstimatorSettings, parse_estimator
-from dlm_eval.scoring.estimates import ESTIMATES
-from dlm_eval.scoring.patterns import BUILDERS
-from dlm_eval.scoring.target import Target, measure, targets
+from dlm_eval.scoring import Estimator, parse_estimator
+from dlm_eval.scoring.exact import Exact
+from dlm_eval.scoring.masks import Planned
+from dlm_eval.scoring.target import Target, targets
 from dlm_eval.settings import parse_pairs
 
 CONTEXT = 16  # tokens before the target
 ENUMERATED, FREE_REPEATS = 12, 200  # n up to which all patterns are tabulated, and the repeats that this makes free
-DRAWN = ("llada", "k")  # independent draws, given their sizes
+DRAWN = ("llada", "mask_count")  # independent draws, given their sizes
 
 
 def texts(model: Denoiser, path: str | None) -> list[list[int]]:
@@ -85,10 +85,10 @@ def answers(engine: Engine, walks: Sequence[Walk[Any]]) -> list[Any]:
     return found
 
 
-def run(engine: Engine, target: Target, settings: EstimatorSettings, repeats: int, seed: int) -> Runs:
+def run(engine: Engine, target: Target, settings: Estimator, repeats: int, seed: int) -> Runs:
     """Returns `repeats` runs with independent noise. What one run learnt of a pattern, the others use: only the clock notices."""
-    keys = [digest("benchmark", seed, settings.name, settings.samples, repeat) for repeat in range(repeats)]
-    scores = answers(engine, [ESTIMATES[settings.name](target, settings, Noise(key)) for key in keys])
+    keys = [digest("benchmark", seed, settings.identity(), repeat) for repeat in range(repeats)]
+    scores = answers(engine, [settings.estimate(target, Noise(key)) for key in keys])
     return Runs([s.logprob for s in scores], [math.nan if s.stderr is None else s.stderr for s in scores])
 
 
@@ -96,21 +96,22 @@ def draw(engine: Engine, target: Target, count: int, seed: int) -> list[list[flo
     """Returns n / z times the summed log-probabilities of `count` random patterns of each size z."""
     n, rng = target.n, np.random.default_rng([seed, target.n])
     hidden = np.stack([rng.random(n).argsort() < z for z in range(1, n + 1) for _ in range(count)])
-    (logs,) = answers(engine, [measure(target, hidden, hidden)])
+    (logs,) = answers(engine, [target.measure(hidden, hidden)])
     values = np.where(hidden, logs, 0.0).sum(1) * n / hidden.sum(1)
     return values.reshape(n, count).tolist()
 
 
-def settings_of(name: str, forwards: int) -> EstimatorSettings:
+def settings_of(name: str, forwards: int) -> Estimator:
     """Returns the estimator's settings at a budget; LLaDA's batches are not larger than it."""
     options: dict[str, int] = {"batch": min(32, forwards)} if name == "llada" else {}
-    return parse_estimator(name, {"samples": forwards, **options})
+    return parse_estimator(name, {"max_forwards": forwards, **options})
 
 
 def planned(name: str, n: int, forwards: int, seed: int) -> list[list[int]]:
     """Returns how often each size occurs in 200 random plans of the estimator `name`."""
     settings = settings_of(name, forwards)
-    plans = [BUILDERS[name](n, settings, Noise(digest("plan", seed, i))) for i in range(200)]
+    assert isinstance(settings, Planned)
+    plans = [settings.plan(n, Noise(digest("plan", seed, i))) for i in range(200)]
     return [np.bincount(plan.hidden.sum(1), minlength=n + 1)[1:].tolist() for plan in plans]
 
 
@@ -120,7 +121,7 @@ def measured(
     """Returns what each (estimator, forwards) gave on one canvas."""
     n, free = target.n, target.n <= ENUMERATED
     if free:
-        run(engine, target, EstimatorSettings("exact"), 1, 0)
+        run(engine, target, Exact(), 1, 0)
     found: dict[Key, Runs | Draws] = {}
     single: list[list[float]] = []
     for name, forwards in keys:
@@ -136,7 +137,7 @@ def measured(
 def truth(engine: Engine, target: Target, found: dict[Key, Runs | Draws]) -> tuple[float, float]:
     """Returns the ELBO (nats) and its standard error."""
     if target.n <= ENUMERATED:
-        return run(engine, target, EstimatorSettings("exact"), 1, 0).values[0], 0.0
+        return run(engine, target, Exact(), 1, 0).values[0], 0.0
     best = max((key for key in found if key[0] in ("cubature", "auto")), key=lambda key: key[1])
     runs = found[best]
     assert isinstance(runs, Runs)
@@ -217,9 +218,9 @@ def main() -> int:
     )
     parser.add_argument("--n", default="2,4,8,16,32,64", help="open tokens")
     parser.add_argument("--budgets", default="8,32,128", help="forwards (8 to 512)")
-    parser.add_argument("--estimators", default="llada,k,chain,cubature")
+    parser.add_argument("--estimators", default="llada,mask_count,chain,cubature")
     parser.add_argument("--repeats", type=int, default=16, help="runs per canvas where they are not free")
-    parser.add_argument("--draws", type=int, default=640, help="single draws per canvas for llada and k")
+    parser.add_argument("--draws", type=int, default=640, help="single draws per canvas for llada and mask_count")
     parser.add_argument("--canvases", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", help="a file that keeps what was measured")

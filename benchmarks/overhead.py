@@ -95,7 +95,7 @@ def share_outside(samples: int, profile: bool) -> None:
         write_tasks(Path(folder))
         settings = {
             "include_path": folder,
-            "estimator": f"auto,samples={samples}",
+            "estimator": f"auto,max_forwards={samples}",
             "model_args": {"dtype": "float32", "device": "cpu"},
             "verbosity": "ERROR",
         }

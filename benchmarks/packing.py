@@ -27,7 +27,8 @@ from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
 from dlm_eval.jobs import FillJob, Job, ScoreJob, run_jobs
 from dlm_eval.models import load_model
-from dlm_eval.scoring import EstimatorSettings
+from dlm_eval.scoring.auto import Auto
+from dlm_eval.scoring.masks import MaskCount
 
 
 class Weightless:
@@ -83,7 +84,7 @@ def gsm8k(model: Any, folder: Path, limit: int) -> list[Job]:
 
 def score(model: Any, context: str, target: str, key: str) -> Job:
     ids, ends = ([t % 5 for t in model.encode(text)] for text in (context, target))
-    return ScoreJob(Canvas.continuation(ids, ends, key), EstimatorSettings("auto", samples=8), 0)
+    return ScoreJob(Canvas.continuation(ids, ends, key), Auto(max_forwards=8), 0)
 
 
 def padding(make: Callable[[Any, Path, int], list[Job]], model: Any, folder: Path, limit: int, tokens: int) -> str:
@@ -146,7 +147,7 @@ def mixed_jobs() -> list[Job]:
     """Returns 60 texts to write and 60 to score."""
     model = load_model("tiny", dtype="float32", device="cpu")
     text = model.encode("The cat sat on the mat and looked at the small red bird that sang in the old tree. " * 6)
-    write, estimate = resolve({"early_exit": False}), EstimatorSettings("k", samples=24)
+    write, estimate = resolve({"early_exit": False}), MaskCount(max_forwards=24)
     jobs: list[Job] = [FillJob(Canvas.completion(text[: 20 + i % 60], 24, f"f{i}"), write, 0) for i in range(60)]
     return jobs + [
         ScoreJob(Canvas.continuation(text[: 20 + i % 50], text[60:72], f"s{i}"), estimate, 0) for i in range(60)

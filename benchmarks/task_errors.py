@@ -1,4 +1,4 @@
-"""The estimator's part of a task's error ("of it estimator"), against the spread over repetitions with other random numbers.
+"""The estimator's part of a task's error ("MC stderr"), against the spread over repetitions with other random numbers.
 
     python benchmarks/task_errors.py                     # `toy`: 100 questions of 4 choices that differ in a token of 6, 40 seeds: a few minutes
 
@@ -21,10 +21,9 @@ from dlm_eval.harness.estimator_spread import estimator_spread
 from dlm_eval.harness.results import likelihood_columns
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.estimates import ESTIMATES
+from dlm_eval.scoring.auto import Cubature
 from dlm_eval.scoring.patterns import subsets
-from dlm_eval.scoring.registry import EstimatorSettings
-from dlm_eval.scoring.target import Target, measure, targets
+from dlm_eval.scoring.target import Target, targets
 
 LENGTH, PAST = 6, 3
 
@@ -57,12 +56,12 @@ def parts(count: int, choices: int, seeds: int, samples: int) -> dict[str, tuple
     asked = questions(count, choices)
     known: list[Target] = [targets(toy, canvas)[0] for own in asked for canvas in own]
     everything = subsets(LENGTH)[1:]
-    list(Engine(toy).drive([measure(target, everything, everything) for target in known]))
-    settings, task = EstimatorSettings("cubature", samples=samples), Task()
+    list(Engine(toy).drive([target.measure(everything, everything) for target in known]))
+    settings, task = Cubature(max_forwards=samples), Task()
     values: dict[str, list[tuple[float, float, float]]] = {"acc": [], "gap": []}
     for seed in range(seeds):
         noises = [Noise.of(canvas, seed) for own in asked for canvas in own]
-        walks = [ESTIMATES["cubature"](target, settings, noise) for target, noise in zip(known, noises, strict=True)]
+        walks = [settings.estimate(target, noise) for target, noise in zip(known, noises, strict=True)]
         scores = [outcome.answer for outcome in Engine(toy).drive(walks)]
         logged = []
         for begin in range(0, len(scores), choices):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,7 @@ from dlm_eval.jobs import Answer, Checkpoint, Done, FillJob, Job, Keep, Question
 from dlm_eval.journal import Journal
 from dlm_eval.noise import digest
 from dlm_eval.printable import counted
-from dlm_eval.scoring import EstimatorSettings
+from dlm_eval.scoring import Estimator
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +26,21 @@ def journal_key(fingerprint: str, job: Job) -> str:
     canvases = job.canvases if isinstance(job, QuestionJob) else (job.canvas,)
     asked = [(canvas.tokens, "".join("_#"[is_open] for is_open in canvas.open), canvas.key) for canvas in canvases]
     more = (getattr(job, "greedy", None), getattr(job, "lengths", None))
-    return digest("answer", 6, fingerprint, type(job).__name__, asked, _plain(job.settings), job.seed, more)
+    return digest(
+        "answer",
+        7,
+        fingerprint,
+        type(job).__name__,
+        asked,
+        _plain(job.settings if isinstance(job, FillJob) else job.estimator),
+        job.seed,
+        more,
+    )
 
 
 @lru_cache(maxsize=1024)
-def _plain(settings: EstimatorSettings | DecodeSettings) -> dict[str, Any]:
-    return settings.plain() if isinstance(settings, DecodeSettings) else asdict(settings)
+def _plain(settings: Estimator | DecodeSettings) -> dict[str, Any]:
+    return settings.identity()
 
 
 def answer_jobs(

@@ -22,7 +22,7 @@ from dlm_eval.engine import Engine, Outcome, Walk
 from dlm_eval.errors import DlmEvalError, SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise
-from dlm_eval.scoring import EstimatorSettings, question_walk, score_walk
+from dlm_eval.scoring import Estimator, question_program, score_program
 
 CHECKPOINT_SECONDS = (
     30.0  # between two checkpoints of one canvas; the variable DLM_EVAL_CHECKPOINT_SECONDS says otherwise
@@ -36,7 +36,7 @@ class ScoreJob:
     """Score `canvas`; with `greedy`, also tell whether the model itself would have written the target."""
 
     canvas: Canvas
-    settings: EstimatorSettings
+    estimator: Estimator
     seed: int
     greedy: bool = False
 
@@ -47,13 +47,13 @@ class QuestionJob:
 
     Attributes:
         canvases: the choices.
-        settings: an estimator with `decide`.
+        estimator: one that stops early.
         seed: of the noise.
         lengths: what normalised scores divide each choice's by; their order is settled too.
     """
 
     canvases: tuple[Canvas, ...]
-    settings: EstimatorSettings
+    estimator: Estimator
     seed: int
     lengths: tuple[int, ...]
 
@@ -120,7 +120,7 @@ def start(engine: Engine, job: Job, keep: Callable[[Checkpoint], None]) -> Walk[
     """Returns the walk that answers `job`; `keep` gets its checkpoints."""
     noise = Noise.of(job.canvas, job.seed)
     if isinstance(job, ScoreJob):
-        return _guarded(score_walk(engine.model, job.canvas, job.settings, noise, greedy=job.greedy))
+        return _guarded(score_program(engine.model, job.canvas, job.estimator, noise, greedy=job.greedy))
     if isinstance(job, QuestionJob):
         return _guarded(_question(engine, job, noise))
     begun = job.begun.state if job.begun is not None else None
@@ -157,7 +157,7 @@ def _pause() -> float:
 
 
 def _question(engine: Engine, job: QuestionJob, noise: Noise) -> Walk[Scores]:
-    scores = yield from question_walk(engine.model, job.canvases, job.settings, noise, lengths=job.lengths)
+    scores = yield from question_program(engine.model, job.canvases, job.estimator, noise, lengths=job.lengths)
     return Scores(tuple(scores))
 
 

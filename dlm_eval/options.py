@@ -1,11 +1,12 @@
-"""Options of an algorithm: the fields of a frozen dataclass, with their ranges, units and meaning declared on the field.
+"""Options of an algorithm: fields of a frozen dataclass with range, unit and meaning.
 
     @dataclass(frozen=True, kw_only=True)
     class Chain(Estimator, name="chain"):
         max_forwards: int = option(128, least=1, help="forwards per canvas at most")
 
-A strategy or an estimator is such a dataclass. `parse_options` builds one from texts, `check_options` checks the ranges,
-`describe_options` is the documentation that `dlm-eval show` prints.
+A strategy or an estimator is such a dataclass. `parse_options` builds one from texts,
+`check_options` checks the ranges, `describe_options` is the documentation that `dlm-eval show`
+prints.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import functools
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from dlm_eval.errors import UserError, unknown
@@ -44,7 +45,10 @@ class Option:
     help: str = ""
 
     def allows(self, value: Any) -> bool:
-        """Returns whether `value` is in range. A sequence is in range if each of its items is; None always is."""
+        """Returns whether `value` is in range.
+
+        A sequence is in range if each of its items is; None always is.
+        """
         if value is None:
             return True
         if isinstance(value, tuple | list):
@@ -87,7 +91,9 @@ def option(
     unit: str = "",
     help: str = "",
 ) -> Any:
-    """Returns a dataclass field with a declared range. Without `default` the user must give the option.
+    """Returns a dataclass field with a declared range.
+
+    Without `default` the user must give the option.
 
     Args:
         default: value if the user gives none.
@@ -108,7 +114,8 @@ def check_options(algorithm: Any, what: str) -> None:
         what: what an error names before the option ('estimator chain', 'decode').
 
     Raises:
-        UserError: an option out of range: `estimator chain max_forwards '0' is not allowed; it must be 1 or more`.
+        UserError: an option out of range: `estimator chain max_forwards '0' is not allowed; it must
+            be 1 or more`.
     """
     for name, (facts, hint) in _facts(type(algorithm)).items():  # type: ignore[arg-type]
         value = getattr(algorithm, name)
@@ -127,12 +134,15 @@ def parse_options(cls: type[T], values: Mapping[str, Any], what: str, *, unknown
         cls: dataclass of the options.
         values: options by name.
         what: what an error names before the option ('--estimator chain').
-        unknown_as: what an error names before an unknown option, in place of `what` ('--estimator chain setting').
+        unknown_as: what an error names before an unknown option, in place of `what` ('--estimator
+            chain setting').
 
     Raises:
-        UserError: an unknown option (with the nearest name), a required one that is absent, a value that cannot be cast,
-            or whatever the class itself refuses.
+        UserError: an unknown option (with the nearest name), a required one that is absent, a value
+            that cannot be cast, or whatever the class itself refuses.
     """
+    if any(isinstance(value, Field) for value in vars(cls).values()):
+        raise UserError(f"{what}: class {cls.__name__} needs @dataclass(frozen=True, kw_only=True)")
     known = option_names(cls)
     for key in values:
         if key not in known:
@@ -150,7 +160,10 @@ def option_names(cls: type) -> list[str]:
 
 
 def describe_options(cls: type) -> dict[str, dict[str, Any]]:
-    """Returns name -> {default, allowed, meaning} for `dlm-eval show`. What is not declared is left out."""
+    """Returns name -> {default, allowed, meaning} for `dlm-eval show`.
+
+    What is not declared is left out.
+    """
     described = {}
     for own in fields(cls):
         if not own.init:

@@ -1,8 +1,9 @@
-"""Classes by name: ours, those of installed packages (entry points), and those of a user's own Python file.
+"""Classes by name: ours, those of installed packages (entry points), those of a user's file.
 
-A base class registers its subclasses in a `Registry`. A user names one of them in three ways: by its name, by the name of an
-entry point, or as `path/to/file.py:Class`. Instances of a class from a file can be pickled: a worker process loads the same
-file, and refuses one that was edited meanwhile.
+A base class registers its subclasses in a `Registry`. A user names one of them in three ways: by
+its name, by the name of an entry point, or as `path/to/file.py:Class`. Instances of a class from a
+file can be pickled: a worker process loads the same file, and refuses one that was edited
+meanwhile.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class Registry(Generic[T]):
         self._known: set[type[T]] = set()  # also those that were replaced
 
     def add(self, name: str, cls: type[T]) -> None:
-        """Registers `cls`; a base class calls it from `__init_subclass__`. A class that is defined again replaces itself.
+        """Registers `cls`; a base class calls it from `__init_subclass__`.
+
+        A class that is defined again replaces itself.
 
         Raises:
             UserError: another class has this name.
@@ -63,7 +66,7 @@ class Registry(Generic[T]):
         self._known.add(cls)
 
     def names(self) -> list[str]:
-        """Returns every name that `find` knows: ours in the order of their definition, then entry points."""
+        """Returns every name that `find` knows: ours in order of definition, then entry points."""
         return list(dict.fromkeys([*self._ours(), *self.aliases, *self._entry_points()]))
 
     def find(self, name: str, setting: str | None = None) -> type[T]:
@@ -71,7 +74,8 @@ class Registry(Generic[T]):
 
         Args:
             name: as the user wrote it.
-            setting: what an error names ('--estimator'); by default what the registry's classes are called.
+            setting: what an error names ('--estimator'); by default what the registry's classes are
+                called.
 
         Raises:
             UserError: no such name (with the nearest one) or file, or a file without such a class.
@@ -95,7 +99,10 @@ class Registry(Generic[T]):
         return self._checked(loaded, name, setting)
 
     def listed(self) -> dict[str, type[T] | str]:
-        """Returns name -> class for `dlm-eval ls`; in place of a class that cannot be loaded, the reason."""
+        """Returns name -> class for `dlm-eval ls`.
+
+        In place of a class that cannot be loaded, the reason.
+        """
         found: dict[str, type[T] | str] = {}
         for name in self.names():
             try:
@@ -126,7 +133,9 @@ def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def load_class(path: str, attribute: str, setting: str) -> type:
-    """Returns the class `attribute` of the Python file `path`, which is run. The same file gives the same class.
+    """Returns the class `attribute` of the Python file `path`, which is run.
+
+    The same file gives the same class.
 
     Raises:
         UserError: no such file, no such class in it, or code that fails when it is run.
@@ -152,7 +161,10 @@ def load_class(path: str, attribute: str, setting: str) -> type:
 
 
 def source_digest(cls: type) -> str | None:
-    """Returns the sha256 of the source files of a class and its bases, for fingerprints; None for a class of dlm_eval."""
+    """Returns the sha256 of the source files of a class and its bases, for fingerprints.
+
+    None for a class of dlm_eval.
+    """
     parts = [part for base in cls.__mro__ if (part := _source(base)) is not None]
     return hashlib.sha256(b"\0".join(parts)).hexdigest() if parts else None
 
@@ -204,7 +216,10 @@ def _rebuild(path: str, attribute: str, digest: str, values: dict[str, Any]) -> 
 
 
 def _same_place(cls: type) -> tuple[str, str]:
-    """Returns where a class was defined. A file's module name holds its digest, which an edit changes."""
+    """Returns where a class was defined.
+
+    A file's module name holds its digest, which an edit changes.
+    """
     module = cls.__module__
     return module.rpartition("_")[0] if module.startswith(f"{OURS}_plugin_") else module, cls.__qualname__
 

@@ -10,7 +10,7 @@ from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
 from dlm_eval.jobs import Answer, FillJob, Job, ScoreJob, run_jobs
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.scoring import EstimatorSettings
+from dlm_eval.scoring.auto import Auto
 
 
 def run(engine: Engine, jobs: Sequence[Job]) -> list[Answer]:
@@ -57,7 +57,7 @@ def mixed(model: Denoiser, count: int = 14) -> list[Job]:
         jobs.append(
             ScoreJob(
                 Canvas.continuation(prompt, model.encode(" " + words[i % len(words)] + " ran"), key=f"s{i}"),
-                EstimatorSettings("auto", samples=6),
+                Auto(max_forwards=6),
                 0,
             )
         )

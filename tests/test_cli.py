@@ -33,8 +33,8 @@ WRONG = {
     "unknown option": (["--model", "toy", "--tasks", "t_write", "--limitt", "3"], "--limitt.*--limit"),
     "unknown estimator": (["--model", "toy", "--tasks", "t_last", "--estimator", "exakt"], "exakt.*exact"),
     "unknown estimator setting": (
-        ["--model", "toy", "--tasks", "t_last", "--estimator", "k,sampels=3"],
-        "sampels.*samples",
+        ["--model", "toy", "--tasks", "t_last", "--estimator", "mask_count,max_fowards=3"],
+        "max_fowards.*max_forwards",
     ),
     "unknown decode setting": (["--model", "toy", "--tasks", "t_write", "--decode", "stepps=3"], "stepps.*steps"),
     "unknown strategy": (

@@ -25,8 +25,8 @@ from dlm_eval.memory import Memory
 from dlm_eval.models import load_model, packaged_asset
 from dlm_eval.models.denoiser import Past
 from dlm_eval.rows import LogProbs, Row
-from dlm_eval.scoring import EstimatorSettings
-from dlm_eval.scoring.api import score_outcomes
+from dlm_eval.scoring import parse_estimator
+from dlm_eval.scoring.program import score_outcomes
 
 WHOLE = {"early_exit": False}
 
@@ -323,8 +323,8 @@ def test_scoring_runs_a_clean_past_once(shift: bool) -> None:
     plain: Any = Whole(model)
     asked = [Canvas.continuation(range(30, 30 + n), range(60, 72), key=f"q{n}") for n in (3, 20, 40)]
     engines = Engine(model), Engine(plain)
-    for name in ("k", "chain", "auto"):
-        settings = EstimatorSettings(name, samples=6) if name != "chain" else EstimatorSettings(name)
+    for name in ("mask_count,max_forwards=6", "chain", "auto,max_forwards=6"):
+        settings = parse_estimator(name)
         one, other = (score_outcomes(engine, asked, settings) for engine in engines)
         assert np.allclose([o.answer.logprob for o in one], [o.answer.logprob for o in other], atol=1e-4)
         assert [o.rows for o in one] == [o.rows for o in other]

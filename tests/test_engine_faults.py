@@ -25,7 +25,7 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.packing import Footprint
 from dlm_eval.pool import InProcess
-from dlm_eval.scoring import EstimatorSettings
+from dlm_eval.scoring.auto import Auto
 
 POISON = 4  # a letter of the toy that `Fragile` cannot bear
 
@@ -57,9 +57,7 @@ def questions(count: int, letters: int = 4, poisoned: Sequence[int] = ()) -> lis
     for i in range(count):
         ids = torch.randint(0, letters, (6 + i % 5,), generator=draw).tolist()
         context = [POISON, *ids[:-3]] if i in poisoned else ids[:-3]
-        jobs.append(
-            ScoreJob(Canvas.continuation(context, ids[-3:], key=f"q{i}"), EstimatorSettings("auto", samples=8), seed=0)
-        )
+        jobs.append(ScoreJob(Canvas.continuation(context, ids[-3:], key=f"q{i}"), Auto(max_forwards=8), seed=0))
     return jobs
 
 
@@ -153,9 +151,7 @@ def test_max_batch_size_bounds_the_rows_of_an_automatic_batch() -> None:
 
 def test_a_job_that_raises_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = questions(5)
-    jobs[2] = ScoreJob(
-        Canvas((0, 99, 1), (False, True, True), "q"), EstimatorSettings("auto", samples=4), 0
-    )  # 99: no such id
+    jobs[2] = ScoreJob(Canvas((0, 99, 1), (False, True, True), "q"), Auto(max_forwards=4), 0)  # 99: no such id
     answers = run(Engine(load_model("toy")), jobs)
     assert [i for i, answer in enumerate(answers) if answer.error] == [2]
 
@@ -206,7 +202,7 @@ def test_journal_keys_tell_all_that_matters_apart(tiny: Denoiser) -> None:
         replace(score, seed=1),
         replace(score, greedy=True),
         replace(fill, seed=1),
-        replace(score, settings=EstimatorSettings("auto", samples=7)),
+        replace(score, estimator=Auto(max_forwards=7)),
         replace(fill, settings=resolve({"steps": 3})),
         replace(score, canvas=replace(score.canvas, key="other")),
         replace(fill, canvas=Canvas(fill.canvas.tokens, (True, *fill.canvas.open[1:]), fill.canvas.key)),

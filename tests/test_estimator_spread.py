@@ -77,7 +77,7 @@ def test_an_infinite_metric_has_no_part() -> None:
 def test_whole_texts_have_a_part_too(tmp_path: Path) -> None:
     """Perplexity per word of N words: by the delta method its error is perplexity / N times that of the summed log-likelihood."""
     options = {"include_path": str(write_tasks(tmp_path)), "verbosity": "ERROR", "bootstrap_iters": 0}
-    results = evaluate("toy", ["t_choice", "t_last", "t_roll"], estimator="k,samples=40", **options)
+    results = evaluate("toy", ["t_choice", "t_last", "t_roll"], estimator="mask_count,max_forwards=40", **options)
     parts = results["dlm_eval"]["estimator_stderr"]
     assert set(parts) == {"t_choice", "t_last", "t_roll"}
     samples = results["samples"]["t_roll"]
@@ -88,7 +88,7 @@ def test_whole_texts_have_a_part_too(tmp_path: Path) -> None:
     assert parts["t_roll"]["word_perplexity"] == pytest.approx(found * error / words, rel=0.6)
     (line,) = [row for row in render(results).splitlines() if "word_perplexity" in row]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    shown = [float(end) for end in cells[HEADERS.index("of it estimator")].split(" to ")]
+    shown = [float(end) for end in cells[HEADERS.index("MC stderr")].split(" to ")]
     assert shown == pytest.approx([low, high], rel=0.01)
     assert 0 < low < found < high and high / found == pytest.approx(found / low)
 

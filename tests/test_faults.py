@@ -37,7 +37,7 @@ COMMAND = [
     "--limit",
     str(DOCUMENTS),
     "--estimator",
-    "k,samples=48",
+    "mask_count,max_forwards=48",
 ]
 TOTAL = 6 * DOCUMENTS  # requests; a question has four choices
 ONE_BY_ONE = ("--batch_size", "1")  # slower, so that there is something to strike

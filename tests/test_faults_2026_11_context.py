@@ -78,7 +78,7 @@ def test_04_in_a_run_it_is_the_samples_error(tmp_path: Path) -> None:
     assert evaluate("toy", [name], decode={"gen_length": 15}, **run)["dlm_eval"]["cost"][name]["errors"] == 0
 
 
-@pytest.mark.parametrize("estimator", ["auto", "auto,decide=0.05"])
+@pytest.mark.parametrize("estimator", ["auto", "auto,stop_at_error_rate=0.05"])
 def test_04_choices_in_a_run_see_one_context(tmp_path: Path, estimator: str) -> None:
     name = own_task(
         tmp_path, "t_pick", "multiple_choice", doc_to_choice="choices", doc_to_target="gold",

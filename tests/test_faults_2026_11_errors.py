@@ -25,12 +25,12 @@ from dlm_eval.harness.table import render
 from dlm_eval.jobs import Answer, Scores
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.noise import Noise, digest
-from dlm_eval.scoring import EstimatorSettings, parse_estimator, score, score_outcomes
-from dlm_eval.scoring.estimates import chain_score
+from dlm_eval.scoring import parse_estimator, score, score_outcomes
+from dlm_eval.scoring.chains import Chain
+from dlm_eval.scoring.exact import sampler_log_likelihood
 from dlm_eval.scoring.orders import log_mean_exp, population, random_orders, upper_bound
 from dlm_eval.scoring.patterns import subsets
-from dlm_eval.scoring.rounds import merge
-from dlm_eval.scoring.subsets import sampler_log_likelihood
+from dlm_eval.scoring.target import merge
 from dlm_eval.uncertainty import Error, half_width, summed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -127,7 +127,14 @@ def test_02_student_and_satterthwaite() -> None:
 
 
 @pytest.mark.parametrize(
-    "estimator", ["k,samples=3", "t,samples=3", "cubature,samples=3", "chain,permutations=4", "tube,permutations=4"]
+    "estimator",
+    [
+        "mask_count,max_forwards=3",
+        "mask_rate,max_forwards=3",
+        "cubature,max_forwards=3",
+        "chain,permutations=4",
+        "tube,permutations=4",
+    ],
 )
 def test_02_few_draws_do_not_know_their_error(toy: Toy, estimator: str) -> None:
     (found,) = score(toy, [Canvas.continuation([0, 1], [4, 2, 0, 3, 1, 5])], estimator)
@@ -160,7 +167,7 @@ def test_02_cubature_knows_its_error() -> None:
             assert figures[1] > 0.875 and 0.75 < figures[0] < most, (kind, n, samples, figures)
 
 
-@pytest.mark.parametrize("name, samples", [("k", 16), ("t", 16)])
+@pytest.mark.parametrize("name, samples", [("mask_count", 16), ("mask_rate", 16)])
 def test_02_stratified_draws_know_their_error(name: str, samples: int) -> None:
     """300 draws: the same bound; the standard error is unbiased by design, and its mean square good to some 12 %."""
     models = [Contexts.draw(kind, 8, SEED) for kind in KINDS]
@@ -215,17 +222,17 @@ def test_03_a_long_tail_has_no_bound_of_a_million_nats() -> None:
 
 def test_03_an_impossible_order_makes_no_nan() -> None:
     """The ELBO is infinite and known; the likelihood is carried by the other orders."""
-    settings = EstimatorSettings("chain")
-    some = chain_score(np.array([-math.inf, -5.0, *[-4.0, -5.0] * 8]), -1.0, 9, settings)
+    settings = Chain()
+    some = settings.from_chains(np.array([-math.inf, -5.0, *[-4.0, -5.0] * 8]), -1.0, 9)
     assert (some.logprob, some.stderr) == (-math.inf, 0.0) and some.lower == pytest.approx(-4.4, abs=0.2)
     low, high = some.bracket
     assert low is not None and some.lower is not None and high is not None and low < some.lower < high <= -1.0
-    none = chain_score(np.full(18, -math.inf), -1.0, 9, settings)
+    none = settings.from_chains(np.full(18, -math.inf), -1.0, 9)
     assert none.lower == -math.inf and none.bracket == (-math.inf, -1.0)
 
 
 def test_03_what_a_journal_keeps_comes_back_whole(toy: Toy) -> None:
-    (found,) = score(toy, [Canvas.continuation([0, 1], [4, 2, 0, 3, 1, 5, 2])], "cubature,samples=12")
+    (found,) = score(toy, [Canvas.continuation([0, 1], [4, 2, 0, 3, 1, 5, 2])], "cubature,max_forwards=12")
     assert found.echo and found.interval is not None
     for answer in (Answer(found, None, 12, 0.5), Answer(Scores((found, found)), None, 24, 0.5)):
         assert decode_answer(json.loads(json.dumps(encode_answer(answer)))) == answer

@@ -110,7 +110,9 @@ def test_a_task_of_which_every_sample_errs_ends_in_order(tmp_path: Path) -> None
 def test_a_document_that_a_task_has_twice_is_scored_like_any_other(tmp_path: Path) -> None:
     folder = write_tasks(tmp_path, [*DOCUMENTS[:2], DOCUMENTS[0], {**DOCUMENTS[0], "word": "a" * 600}] + [DOCUMENTS[0]])
     whole, first = (
-        evaluate("toy", ["t_last", "t_choice"], include_path=str(folder), estimator="k,samples=4", limit=limit)
+        evaluate(
+            "toy", ["t_last", "t_choice"], include_path=str(folder), estimator="mask_count,max_forwards=4", limit=limit
+        )
         for limit in (5, 1)
     )
     for task in ("t_last", "t_choice"):

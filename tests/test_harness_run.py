@@ -209,18 +209,20 @@ def test_what_is_cut_is_counted(tmp_path: Path) -> None:
 
 def test_decide_is_for_the_questions_of_a_run_alone(tmp_path: Path) -> None:
     folder = write_tasks(tmp_path)
-    both = run(folder, "t_choice,t_last", estimator="cubature,samples=16,decide=0.05")
+    both = run(folder, "t_choice,t_last", estimator="cubature,max_forwards=16,stop_at_error_rate=0.05")
     assert not any("error" in line for lines in both["samples"].values() for line in lines)
-    assert answers(both)["t_last"] == answers(run(folder, "t_last", estimator="cubature,samples=16"))["t_last"]
-    with pytest.raises(UserError, match=r"decide is for multiple choice scored by acc, .*, and none of t_last is"):
-        run(folder, "t_last", estimator="cubature,samples=16,decide=0.05")
+    assert answers(both)["t_last"] == answers(run(folder, "t_last", estimator="cubature,max_forwards=16"))["t_last"]
+    with pytest.raises(
+        UserError, match=r"stop_at_error_rate is for multiple choice scored by acc, .*, and none of t_last is"
+    ):
+        run(folder, "t_last", estimator="cubature,max_forwards=16,stop_at_error_rate=0.05")
 
 
 def test_decide_gives_the_same_answers_for_fewer_forwards(tmp_path: Path) -> None:
     long = [{**d, "choices": [" abcabcabcabc", " fedfedfedfed", " aabbccddeeff"]} for d in DOCUMENTS]
     folder = write_tasks(tmp_path, long)
-    full = run(folder, "t_choice", estimator="auto,samples=64")
-    decided = run(folder, "t_choice", estimator="auto,samples=64,decide=0.01")
+    full = run(folder, "t_choice", estimator="auto,max_forwards=64")
+    decided = run(folder, "t_choice", estimator="auto,max_forwards=64,stop_at_error_rate=0.01")
     best = [
         [max(range(3), key=lambda i: s["filtered_resps"][i][0]) for s in r["samples"]["t_choice"]]
         for r in (full, decided)
@@ -242,23 +244,23 @@ def test_questions_whose_scores_need_values_are_not_cut_short(tmp_path: Path) ->
     folder = write_tasks(tmp_path, long)
     task = folder / "t_choice.yaml"
     task.write_text(task.read_text().replace("metric: acc,", "metric: brier_score,").replace("true}", "false}"))
-    full = run(folder, "t_choice", estimator="auto,samples=64")
-    assert answers(run(folder, "t_choice", estimator="auto,samples=64,precision=1e-9")) == answers(full)
-    loose = run(folder, "t_choice", estimator="auto,samples=64,precision=0.5")["dlm_eval"]["cost"]["t_choice"]
+    full = run(folder, "t_choice", estimator="auto,max_forwards=64")
+    assert answers(run(folder, "t_choice", estimator="auto,max_forwards=64,precision=1e-9")) == answers(full)
+    loose = run(folder, "t_choice", estimator="auto,max_forwards=64,precision=0.5")["dlm_eval"]["cost"]["t_choice"]
     assert 8 * 3 * len(long) <= loose["forwards"] < full["dlm_eval"]["cost"]["t_choice"]["forwards"]
     with pytest.raises(UserError, match="and none of t_choice is"):
-        run(folder, "t_choice", estimator="auto,samples=64,decide=0.01")
+        run(folder, "t_choice", estimator="auto,max_forwards=64,stop_at_error_rate=0.01")
 
 
 def test_precision_settles_questions_and_ends_single_texts(tmp_path: Path) -> None:
     long = [{**d, "choices": [" abcabcabcabc", " fedfedfedfed", " aabbccddeeff"]} for d in DOCUMENTS]
     folder = write_tasks(tmp_path, long)
-    both = run(folder, "t_choice,t_roll", estimator="auto,samples=64,precision=0.2")
-    decided = run(folder, "t_choice", estimator="auto,samples=64,decide=0.05")
+    both = run(folder, "t_choice,t_roll", estimator="auto,max_forwards=64,precision=0.2")
+    decided = run(folder, "t_choice", estimator="auto,max_forwards=64,stop_at_error_rate=0.05")
     assert answers(both)["t_choice"] == answers(decided)["t_choice"]
-    alone = run(folder, "t_roll", estimator="auto,samples=64,precision=0.2")
+    alone = run(folder, "t_roll", estimator="auto,max_forwards=64,precision=0.2")
     assert answers(both)["t_roll"] == answers(alone)["t_roll"]
-    few = run(folder, "t_choice,t_roll", estimator="auto,samples=64,precision=0.2", limit=2)
+    few = run(folder, "t_choice,t_roll", estimator="auto,max_forwards=64,precision=0.2", limit=2)
     for task in ("t_choice", "t_roll"):  # of other documents the answers never depend
         assert answers(few)[task] == answers(both)[task][:2]
 

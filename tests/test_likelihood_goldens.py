@@ -77,7 +77,7 @@ def test_official_is_greedy(shared: Path) -> None:
         model, golden = family(shared, name)
         for case in golden["suffix_greedy_prediction"]["cases"]:
             canvas = Canvas.continuation(case["prefix"], case["target"])
-            assert score(model, [canvas], "k,samples=1", greedy=True)[0].greedy is case["greedy"]
+            assert score(model, [canvas], "mask_count,max_forwards=1", greedy=True)[0].greedy is case["greedy"]
 
 
 def test_llada_estimator_equals_the_official_one(shared: Path) -> None:
@@ -86,7 +86,7 @@ def test_llada_estimator_equals_the_official_one(shared: Path) -> None:
     assert cases
     for case in cases:
         official = case["official_monte_carlo"]
-        values = runs(model, canvas_of(case), "llada,samples=16,batch=16", 200)
+        values = runs(model, canvas_of(case), "llada,max_forwards=16,batch=16", 200)
         error = np.hypot(official["standard_error"], values.std(ddof=1) / np.sqrt(len(values)))
         assert abs(values.mean() - official["mean"]) < Z * error
 
@@ -94,10 +94,10 @@ def test_llada_estimator_equals_the_official_one(shared: Path) -> None:
 def test_llada_estimator_prefers_even_sizes(shared: Path) -> None:
     """torch.round takes halves to even numbers: with 8 tokens and 32 draws a batch, even sizes get 5 of 8 draws. Recorded, not repaired."""
     from dlm_eval.noise import Noise, digest
-    from dlm_eval.scoring.patterns import llada
+    from dlm_eval.scoring.authors import LLaDA
 
-    settings = parse_estimator("llada,samples=32")
-    sizes = np.concatenate([llada(8, settings, Noise(digest(seed))).hidden.sum(1) for seed in range(20)])
+    settings = LLaDA(max_forwards=32)
+    sizes = np.concatenate([settings.plan(8, Noise(digest(seed))).hidden.sum(1) for seed in range(20)])
     assert (sizes % 2 == 0).mean() == pytest.approx(5 / 8)
 
 
@@ -141,7 +141,7 @@ def test_sedd_estimator(shared: Path) -> None:
     model, golden = family(shared, "sedd")
     for case in golden["log_likelihood"]["cases"][:3]:
         engine = Engine(model)
-        found = score(model, [Canvas.continuation([], case["sequence"])], "sedd", samples=1024, engine=engine)[0]
+        found = score(model, [Canvas.continuation([], case["sequence"])], "sedd", max_forwards=1024, engine=engine)[0]
         assert abs(found.logprob + case["official_loss_exact_expectation"]) < Z * found.stderr
         assert found.kind == "score"
         # Each draw has a noise level, so a row, of its own; one that hides nothing costs nothing: 1 / (n + 1) of them.
@@ -153,6 +153,6 @@ def test_sedd_estimator(shared: Path) -> None:
 def test_sedd_estimator_does_not_depend_on_its_batch(shared: Path) -> None:
     model, golden = family(shared, "sedd")
     canvases = [Canvas.continuation([], case["sequence"]) for case in golden["log_likelihood"]["cases"][:3]]
-    together = score(model, canvases, "sedd", samples=40)
-    alone = [score(model, [canvas], "sedd", samples=40, batch_tokens=16)[0] for canvas in canvases]
+    together = score(model, canvases, "sedd", max_forwards=40)
+    alone = [score(model, [canvas], "sedd", max_forwards=40, batch_tokens=16)[0] for canvas in canvases]
     assert [s.logprob for s in alone] == pytest.approx([s.logprob for s in together], rel=1e-5)

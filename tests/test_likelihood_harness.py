@@ -186,7 +186,7 @@ def test_a_mask_that_is_a_word_is_context_and_target_like_any_other(tmp_path: Pa
 # -- what a number is ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("estimator", ["auto", "exact", "chain", "left_to_right", "duel", "auto,samples=4"])
+@pytest.mark.parametrize("estimator", ["auto", "exact", "chain", "left_to_right", "duel", "auto,max_forwards=4"])
 def test_guidance_makes_a_score(estimator: str) -> None:
     kinds, forwards = [], []
     for settings in (estimator, f"{estimator},cfg_scale=0.5"):
@@ -236,7 +236,7 @@ def test_minus_infinity_stays_and_its_files_can_be_read(tmp_path: Path, monkeypa
 
 def test_decided_questions_with_an_impossible_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Toy, "logits", impossible)
-    lm = harness(Toy(ToySettings()), "auto,decide=0.05")
+    lm = harness(Toy(ToySettings()), "auto,stop_at_error_rate=0.05")
     found = ask(lm, [("ab", "cab"), ("ab", "fad"), ("ab", "fab")], one_question=True)
     assert math.isfinite(found[0]) and found[1] == found[2] == -math.inf
 
@@ -308,7 +308,7 @@ def test_the_error_of_a_long_text_is_that_of_its_windows() -> None:
     text = "abcdefdcbafedbca" * 3
     spread = []
     for seed in range(24):
-        lm = harness(toy, "k,samples=6", seed=seed)
+        lm = harness(toy, "mask_count,max_forwards=6", seed=seed)
         spread.append((roll(lm, text), lm.records[0].score.stderr))
     values = torch.tensor(spread, dtype=torch.float64)
     # The reported error is within a factor of 2 of the spread of 24 runs (sample standard deviation: a factor of 1.5 at alpha = 0.004).
@@ -359,7 +359,7 @@ def test_stock_wikitext_on_a_page_of_ours(tmp_path: Path, tiny: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "estimator", ["auto", "llada", "chain,permutations=4", "duel,policy=confidence", "auto,decide=0.05"]
+    "estimator", ["auto", "llada", "chain,permutations=4", "duel,policy=confidence", "auto,stop_at_error_rate=0.05"]
 )
 def test_one_forward_serves_the_single_token_choices_of_a_question(estimator: str) -> None:
     lm = harness(Toy(ToySettings()), estimator)
@@ -373,7 +373,7 @@ def test_decide_on_choices_of_every_small_length(length: int) -> None:
     """Where the first round holds all mask patterns, it is exact and the last one (two tokens once divided by a variance of 0)."""
     pairs = [("ab", letter * length) for letter in "acd"]
     toy = Toy(ToySettings(inconsistency=0.5))
-    decided = harness(toy, "auto,decide=0.05")
+    decided = harness(toy, "auto,stop_at_error_rate=0.05")
     found, exact = ask(decided, pairs, one_question=True), ask(harness(toy), pairs)
     assert not any(record.error for record in decided.records)
     assert max(range(3), key=found.__getitem__) == max(range(3), key=exact.__getitem__)

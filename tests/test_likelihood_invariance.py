@@ -15,7 +15,20 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.scoring import parse_estimator, score, score_outcomes
 
-ESTIMATORS = ["auto", "exact", "k", "t", "chain", "cubature", "tube", "duel", "pseudo", "llada", "dream", "mdlm"]
+ESTIMATORS = [
+    "auto",
+    "exact",
+    "mask_count",
+    "mask_rate",
+    "chain",
+    "cubature",
+    "tube",
+    "duel",
+    "pseudo",
+    "llada",
+    "dream",
+    "mdlm",
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +52,7 @@ def test_order_batches_mates_and_padding(tiny: Denoiser) -> None:
     for number, text in enumerate(texts):
         ids = tiny.encode(text)
         canvases.append(Canvas.continuation(ids[: number + 2], ids[number + 2 :][:9], key=f"doc {number}"))
-    for estimator in ("auto,samples=16", "chain,samples=80", "duel"):
+    for estimator in ("auto,max_forwards=16", "chain,max_forwards=80", "duel"):
         together = score(tiny, canvases, estimator, greedy=True)
         backwards = score(tiny, canvases[::-1], estimator, greedy=True)[::-1]
         alone = [score(tiny, [canvas], estimator, greedy=True)[0] for canvas in canvases]
@@ -54,7 +67,7 @@ def test_order_batches_mates_and_padding(tiny: Denoiser) -> None:
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_seed_and_key_alone_decide(toy: Toy, estimator: str) -> None:
     canvas = Canvas.continuation([0, 1], [2, 3, 4, 4, 1], key="question")
-    options = "" if estimator in ("exact", "duel", "pseudo") else ",samples=9"
+    options = "" if estimator in ("exact", "duel", "pseudo") else ",max_forwards=9"
     first, second = score(toy, [canvas, canvas], estimator + options)
     assert first.logprob == second.logprob
     again = score(toy, [canvas], estimator + options)[0]
@@ -89,8 +102,8 @@ def test_choices_of_equal_length_share_the_fully_masked_row(toy: Toy) -> None:
 def test_greedy_costs_nothing_when_not_asked_for_and_ends_at_the_first_mismatch(toy: Toy) -> None:
     canvas = Canvas.continuation([0, 1], [5, 5, 5, 5, 5, 5, 5, 5])
     plain, asked = Engine(toy), Engine(toy)
-    without = score(toy, [canvas], "k,samples=4", engine=plain)[0]
-    found = score(toy, [canvas], "k,samples=4", engine=asked, greedy=True)[0]
+    without = score(toy, [canvas], "mask_count,max_forwards=4", engine=plain)[0]
+    found = score(toy, [canvas], "mask_count,max_forwards=4", engine=asked, greedy=True)[0]
     assert without.greedy is None and found.greedy is False
     assert asked.cost.rows <= plain.cost.rows + 2
     best = [0, 1]
@@ -116,7 +129,7 @@ def test_common_random_numbers_of_a_question(toy: Toy) -> None:
                 for last, key in zip((3, 1), keys, strict=True)
             ]
         values = np.array(
-            [s.logprob for s in score(Toy(ToySettings(inconsistency=0.2)), pairs, "k,samples=6")]
+            [s.logprob for s in score(Toy(ToySettings(inconsistency=0.2)), pairs, "mask_count,max_forwards=6")]
         ).reshape(-1, 2)
         spread[shared] = (values[:, 0] - values[:, 1]).std()
     assert spread[True] < 0.7 * spread[False]
@@ -137,7 +150,7 @@ class Broken(Toy):
 @pytest.mark.parametrize("estimator", [*ESTIMATORS, "left_to_right", "exact,report=likelihood"])
 def test_an_impossible_token_stays_impossible(estimator: str) -> None:
     broken = Broken(ToySettings())
-    found = score(broken, [Canvas.continuation([0, 1], [2, 3, 1, 1, 0])], estimator, samples=64)[0]
+    found = score(broken, [Canvas.continuation([0, 1], [2, 3, 1, 1, 0])], estimator, max_forwards=64)[0]
     assert found.logprob == -np.inf
     assert found.stderr == 0.0
 

@@ -15,14 +15,18 @@ from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.noise import Noise
-from dlm_eval.scoring import ESTIMATORS, EstimatorSettings, parse_estimator, score, score_outcomes, windows
-from dlm_eval.scoring.cubature import relabelled, rule
-from dlm_eval.scoring.design import draw_sets, size_counts, size_totals, spread_out, variants
-from dlm_eval.scoring.estimates import ESTIMATES
-from dlm_eval.scoring.flow import together
-from dlm_eval.scoring.nested import Parts, budgets, nested
-from dlm_eval.scoring.prior import kernel
-from dlm_eval.scoring.rounds import Rounds
+from dlm_eval.options import describe_options
+from dlm_eval.programs import together
+from dlm_eval.scoring import ESTIMATORS, parse_estimator, score, score_outcomes, windows
+from dlm_eval.scoring.chains import Chain
+from dlm_eval.scoring.cubature.design import draw_sets, size_counts, size_totals, spread_out, variants
+from dlm_eval.scoring.cubature.nested import Parts, budgets, nested
+from dlm_eval.scoring.cubature.prior import kernel
+from dlm_eval.scoring.cubature.rule import relabelled, rule
+from dlm_eval.scoring.early import Rounds
+from dlm_eval.scoring.estimator import KINDS, about
+from dlm_eval.scoring.exact import Exact
+from dlm_eval.scoring.masks import MaskCount
 from dlm_eval.scoring.target import targets
 
 
@@ -37,11 +41,11 @@ def toy() -> Toy:
         ("chian", "did you mean 'chain'"),
         ("chain,permutation=4", "did you mean 'permutations'"),
         ("exact,permutations=4", "permutations"),
-        ("k,samples=0", "1 or more"),
-        ("k,samples=many", "whole number"),
+        ("mask_count,max_forwards=0", "1 or more"),
+        ("mask_count,max_forwards=many", "whole number"),
         ("duel,policy=best", "one of confidence, entropy, margin, left_to_right"),
         ("k,samples", "key=value"),
-        ("auto,decide=2", "between 0 and 1"),
+        ("auto,stop_at_error_rate=2", "between 0 and 1"),
         ("auto,target_stderr=0", "above 0"),
     ],
 )
@@ -52,19 +56,23 @@ def test_bad_estimators_are_one_line(text: str, words: str) -> None:
 
 
 def test_settings_of_every_estimator() -> None:
-    assert parse_estimator("chain,permutations=4") == EstimatorSettings("chain", permutations=4)
-    assert parse_estimator("k,samples=7", {"samples": 128}).samples == 7  # the text wins
-    with pytest.raises(UserError):
-        EstimatorSettings("k", policy="margin")
-    assert set(ESTIMATORS) == set(ESTIMATES)
-    for name, info in ESTIMATORS.items():
-        assert parse_estimator(name).name == name
-        assert info.kind in ("exact", "lower bound", "upper bound", "score") and info.about
-        assert set(info.options) <= set(EstimatorSettings.__dataclass_fields__)
+    assert parse_estimator("chain,permutations=4") == Chain(permutations=4)
+    assert parse_estimator("mask_count,max_forwards=7", {"max_forwards": 128}) == MaskCount(
+        max_forwards=7
+    )  # the text wins
+    assert parse_estimator("exact", {"max_forwards": 7}) == Exact()  # its cost is fixed
+    with pytest.raises(TypeError):
+        MaskCount(policy="margin")  # type: ignore[call-arg]
+    assert len(ESTIMATORS.names()) == 15
+    for name in ESTIMATORS.names():
+        cls = ESTIMATORS.find(name)
+        assert parse_estimator(name).name == name and parse_estimator(name) == cls()
+        assert cls.kind in KINDS and cls.cost and about(cls)
+        assert all(facts["meaning"] for facts in describe_options(cls).values())
 
 
 def test_the_list_of_estimators_needs_no_torch() -> None:
-    code = "import sys; from dlm_eval.scoring import ESTIMATORS, parse_estimator, windows; assert 'torch' not in sys.modules"
+    code = "import sys; from dlm_eval.scoring import ESTIMATORS, parse_estimator, windows; ESTIMATORS.listed(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -92,7 +100,7 @@ def test_models_that_cannot_score(toy: Toy) -> None:
         needs_bos = True
 
     for kind in (Uniform, Gaussian):
-        for estimator in ("auto", "exact", "llada", "auto,decide=0.05"):
+        for estimator in ("auto", "exact", "llada", "auto,stop_at_error_rate=0.05"):
             with pytest.raises(UserError, match=f"no likelihood estimator is known for a '{kind.process}' process"):
                 score(kind(ToySettings()), [Canvas.continuation([0], [1]), Canvas.continuation([0], [2])], estimator)
     with pytest.raises(SampleError, match="BOS"):
@@ -206,8 +214,8 @@ def test_target_stderr_and_precision_stop_early(toy: Toy) -> None:
 def test_rounds_that_run_to_the_end_are_the_full_budget(toy: Toy, n: int, samples: int) -> None:
     canvas = Canvas.continuation([0, 1], [i % 6 for i in range(n)])
     for estimator in ("auto", "cubature"):
-        plain = score(toy, [canvas], estimator, samples=samples)[0]
-        assert score(toy, [canvas], f"{estimator},precision=1e-12", samples=samples)[0] == replace(
+        plain = score(toy, [canvas], estimator, max_forwards=samples)[0]
+        assert score(toy, [canvas], f"{estimator},precision=1e-12", max_forwards=samples)[0] == replace(
             plain, seconds=pytest.approx(plain.seconds, abs=60)
         )
 
@@ -252,7 +260,7 @@ def test_an_unknown_error_settles_nothing(toy: Toy) -> None:
         Canvas.continuation([0, 1], [i % 6 for i in range(10)], key="q"),
         Canvas.continuation([0, 1], [3] * 10, key="q"),
     ]
-    settings = parse_estimator("auto,samples=3,decide=0.5")
+    settings = parse_estimator("auto,max_forwards=3,stop_at_error_rate=0.5")
     choices = [Rounds(targets(toy, canvas), settings, Noise.of(canvas, 0)) for canvas in canvases]
     Engine(toy).drive([together([choice.next() for choice in choices])])
     _, error = choices[0].lead(choices[1], 1.0, 1.0)
@@ -271,37 +279,37 @@ def test_decide_answers_like_the_full_budget_at_the_stated_error(toy: Toy) -> No
             )
     truth = np.array([s.logprob for s in score(toy, canvases, "exact")]).reshape(30, 3)
     saving, plain = Engine(toy), Engine(toy)
-    early = np.array([s.logprob for s in score(toy, canvases, "auto,decide=0.05,samples=48", engine=saving)]).reshape(
-        30, 3
-    )
-    full = np.array([s.logprob for s in score(toy, canvases, "auto,samples=48", engine=plain)]).reshape(30, 3)
+    early = np.array(
+        [s.logprob for s in score(toy, canvases, "auto,stop_at_error_rate=0.05,max_forwards=48", engine=saving)]
+    ).reshape(30, 3)
+    full = np.array([s.logprob for s in score(toy, canvases, "auto,max_forwards=48", engine=plain)]).reshape(30, 3)
     assert (early.argmax(1) != truth.argmax(1)).sum() <= 5
     assert (full.argmax(1) != truth.argmax(1)).sum() <= 5
     assert saving.cost.rows < 0.6 * plain.cost.rows
 
 
 def test_decide_on_single_tokens_and_with_lengths(toy: Toy) -> None:
-    from dlm_eval.scoring import question_walk, score_walk
+    from dlm_eval.scoring import question_program, score_program
 
     canvases = [Canvas.continuation([0], [letter], key="q") for letter in range(4)]
     engine = Engine(toy)
-    scores = score(toy, canvases, "auto,decide=0.01", engine=engine, greedy=True)
+    scores = score(toy, canvases, "auto,stop_at_error_rate=0.01", engine=engine, greedy=True)
     assert engine.cost.rows <= 2 and all(s.stderr == 0 for s in scores)
     assert [s.logprob for s in scores] == pytest.approx([s.logprob for s in score(toy, canvases)])
-    settings = parse_estimator("auto,decide=0.01")
-    walk = question_walk(toy, canvases, settings, Noise.of(canvases[0], 0), lengths=[1.0, 2.0, 3.0, 4.0])
+    settings = parse_estimator("auto,stop_at_error_rate=0.01")
+    walk = question_program(toy, canvases, settings, Noise.of(canvases[0], 0), lengths=[1.0, 2.0, 3.0, 4.0])
     (outcome,) = Engine(toy).drive([walk])
     assert [s.logprob for s in outcome.answer] == pytest.approx([s.logprob for s in scores])
     with pytest.raises(UserError, match="all choices"):
-        score_walk(toy, canvases[0], settings, Noise.of(canvases[0], 0))
+        score_program(toy, canvases[0], settings, Noise.of(canvases[0], 0))
     with pytest.raises(UserError, match="lengths"):
-        question_walk(toy, canvases, settings, Noise.of(canvases[0], 0), lengths=[1.0])
+        question_program(toy, canvases, settings, Noise.of(canvases[0], 0), lengths=[1.0])
 
 
 def test_errors_come_with_their_canvas(toy: Toy) -> None:
     outcomes = score_outcomes(
         Engine(toy),
         [Canvas.continuation([0] * 599, [1], key="q"), Canvas.continuation([0], [1], key="q")],
-        parse_estimator("auto,decide=0.1"),
+        parse_estimator("auto,stop_at_error_rate=0.1"),
     )
     assert all(isinstance(outcome.answer, SampleError) for outcome in outcomes)

@@ -14,8 +14,11 @@ from dlm_eval.engine import Engine
 from dlm_eval.models import load_model
 from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.noise import Noise, digest
-from dlm_eval.scoring import EstimatorSettings, parse_estimator, score, score_outcomes
-from dlm_eval.scoring.estimates import ESTIMATES
+from dlm_eval.scoring import Estimator, parse_estimator, score, score_outcomes
+from dlm_eval.scoring.authors import LLaDA
+from dlm_eval.scoring.auto import Auto, Cubature
+from dlm_eval.scoring.chains import Chain
+from dlm_eval.scoring.masks import MaskCount, MaskRate
 from dlm_eval.scoring.target import targets
 
 ALPHA_Z = 4.42  # two-sided alpha = 1e-5 for each z-test
@@ -108,13 +111,13 @@ def test_duel_follows_the_policy(toy: Toy, policy: str, per_step: int) -> None:
         for place in sorted(hidden, key=lambda i: -wish[i])[:per_step]:
             total += math.log(probs[place, tokens[place]])
             hidden.remove(place)
-    (found,) = score(toy, [canvas], f"duel,policy={policy},tokens={per_step}")
+    (found,) = score(toy, [canvas], f"duel,policy={policy},tokens_per_step={per_step}")
     assert found.logprob == pytest.approx(total, abs=1e-5)
     assert found.kind == "exact"
     assert found.rows == math.ceil(5 / per_step)
 
 
-def repeats(toy: Toy, canvas: Canvas, estimator: EstimatorSettings, count: int) -> tuple[np.ndarray, np.ndarray]:
+def repeats(toy: Toy, canvas: Canvas, estimator: Estimator, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns estimates and standard errors of `count` independent runs (independent by their keys)."""
     canvases = [Canvas(canvas.tokens, canvas.open, f"run {i}") for i in range(count)]
     scores = [outcome.answer for outcome in score_outcomes(Engine(toy), canvases, estimator)]
@@ -124,21 +127,21 @@ def repeats(toy: Toy, canvas: Canvas, estimator: EstimatorSettings, count: int) 
 @pytest.mark.parametrize(
     "settings",
     [
-        EstimatorSettings("k", samples=12),
-        EstimatorSettings("t", samples=12),
-        EstimatorSettings("chain", permutations=2),
-        EstimatorSettings("chain", permutations=4),
-        EstimatorSettings("chain", permutations=3, antithetic=False),
-        EstimatorSettings("llada", samples=12, batch=4),
-        EstimatorSettings("auto", samples=4),
-        EstimatorSettings("auto", samples=12),
-        EstimatorSettings("cubature", samples=12),
-        EstimatorSettings("cubature", samples=2),
-        EstimatorSettings("cubature", samples=3),
+        MaskCount(max_forwards=12),
+        MaskRate(max_forwards=12),
+        Chain(permutations=2),
+        Chain(permutations=4),
+        Chain(permutations=3, antithetic=False),
+        LLaDA(max_forwards=12, batch=4),
+        Auto(max_forwards=4),
+        Auto(max_forwards=12),
+        Cubature(max_forwards=12),
+        Cubature(max_forwards=2),
+        Cubature(max_forwards=3),
     ],
     ids=str,
 )
-def test_sampled_estimators_are_unbiased(toy: Toy, settings: EstimatorSettings) -> None:
+def test_sampled_estimators_are_unbiased(toy: Toy, settings: Estimator) -> None:
     canvas = CANVASES[3]
     truth = float(np.mean(order_log_likelihoods(toy, canvas)))
     values, errors = repeats(toy, canvas, settings, 400)
@@ -167,7 +170,9 @@ def test_bounds_bracket_the_truth(toy: Toy) -> None:
     assert tube.logprob == pytest.approx(scores[0].upper)
 
 
-@pytest.mark.parametrize("estimator", ["k,samples=16", "t,samples=16", "auto,samples=8"])
+@pytest.mark.parametrize(
+    "estimator", ["mask_count,max_forwards=16", "mask_rate,max_forwards=16", "auto,max_forwards=8"]
+)
 def test_blocks_err_on_their_own(estimator: str) -> None:
     """Errors of blocks add in squares, so blocks must not share their draws: the reported error is 0.8 of the spread of 200 runs at least."""
 
@@ -181,14 +186,16 @@ def test_blocks_err_on_their_own(estimator: str) -> None:
 
 
 def test_a_multi_sample_bound_knows_its_error(toy: Toy) -> None:
-    settings = EstimatorSettings("chain", permutations=16, report="likelihood")
+    settings = Chain(permutations=16, report="likelihood")
     values, errors = repeats(toy, Canvas.continuation([], [2, 0, 3, 3, 1, 4, 0]), settings, 300)
     assert 0.75 < np.sqrt(np.mean(errors**2)) / values.std(ddof=1) < 1.5
 
 
-@pytest.mark.parametrize("estimator", ["auto", "k", "t", "chain,permutations=1", "chain,report=likelihood", "cubature"])
+@pytest.mark.parametrize(
+    "estimator", ["auto", "mask_count", "mask_rate", "chain,permutations=1", "chain,report=likelihood", "cubature"]
+)
 def test_a_single_token_has_no_error(toy: Toy, estimator: str) -> None:
-    (found,) = score(toy, CANVASES[:1], estimator, samples=1)
+    (found,) = score(toy, CANVASES[:1], estimator, max_forwards=1)
     assert found.logprob == pytest.approx(log_prob(toy, [0, 1, 4], {2}, 2), abs=1e-6)
     assert (found.stderr, found.rows, found.estimator) == (
         0.0,
@@ -201,7 +208,7 @@ def test_a_single_token_has_no_error(toy: Toy, estimator: str) -> None:
 def test_small_budgets_know_their_error(toy: Toy, n: int, samples: int) -> None:
     """The reported error of a few forwards of a long target: not below 0.8 of the spread of 200 runs (good to 5 %), nor above 2 of it."""
     canvas = Canvas.continuation([1, 5], [2, 0, 3, 3, 1, 4, 0, 2, 5, 1, 1, 4, 3, 2, 0, 5][:n])
-    values, errors = repeats(toy, canvas, EstimatorSettings("auto", samples=samples), 200)
+    values, errors = repeats(toy, canvas, Auto(max_forwards=samples), 200)
     assert 0.8 * values.std(ddof=1) < np.sqrt(np.mean(errors**2)) < 2 * values.std(ddof=1)
 
 
@@ -209,8 +216,8 @@ def test_small_budgets_know_their_error(toy: Toy, n: int, samples: int) -> None:
 def test_auto_never_has_a_larger_error_than_k(toy: Toy, n: int, samples: int) -> None:
     """One-sided F-test of equal variances at alpha = 1e-3: 200 against 200 runs, critical ratio 1.55."""
     canvas = Canvas.continuation([1, 5], [2, 0, 3, 3, 1, 4, 0, 2][:n])
-    auto, _ = repeats(toy, canvas, EstimatorSettings("auto", samples=samples), 200)
-    plain, _ = repeats(toy, canvas, EstimatorSettings("k", samples=samples), 200)
+    auto, _ = repeats(toy, canvas, Auto(max_forwards=samples), 200)
+    plain, _ = repeats(toy, canvas, MaskCount(max_forwards=samples), 200)
     assert auto.var(ddof=1) <= 1.55 * plain.var(ddof=1)
 
 
@@ -221,8 +228,8 @@ def test_a_quarter_of_llada_s_forwards_and_a_fifth_of_its_variance() -> None:
     (target,) = targets(tiny, Canvas.continuation(ids[:8], ids[8:16]))
 
     def variance(name: str, samples: int) -> float:
-        settings = EstimatorSettings(name, samples=samples)
-        walks = [ESTIMATES[name](target, settings, Noise(digest(run))) for run in range(150)]
+        settings = parse_estimator(name, {"max_forwards": samples})
+        walks = [settings.estimate(target, Noise(digest(run))) for run in range(150)]
         return float(np.var([outcome.answer.logprob for outcome in Engine(tiny).drive(walks)], ddof=1))
 
     reference = variance("llada", 128)

@@ -85,7 +85,7 @@ def test_a_prompt_that_does_not_fit_is_that_samples_error(shared: Path, tmp_path
 def test_a_multiple_choice_task(
     name: str, folder: Path, shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--tasks", "demo_choice", "--limit", "2", "--estimator", "auto,samples=4"]
+    arguments = ["--tasks", "demo_choice", "--limit", "2", "--estimator", "auto,max_forwards=4"]
     code, results = run(name, folder, tmp_path / "out", shared, *arguments)
     if name in NO_LIKELIHOOD:
         told = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
@@ -101,7 +101,7 @@ def test_a_chat_model_is_known_by_the_table(tmp_path: Path, capsys: pytest.Captu
     told = []
     for arguments in (["checkpoint=llada-8b-instruct"], ["checkpoint=llada-8b-base"]):
         given = ["--model_args", f"pretrained={folder},{arguments[0]}", "--output_path", str(tmp_path / "out")]
-        asked = ["--model", "llada", "--tasks", "demo_choice", "--limit", "1", "--estimator", "auto,samples=2"]
+        asked = ["--model", "llada", "--tasks", "demo_choice", "--limit", "1", "--estimator", "auto,max_forwards=2"]
         assert main([*asked, *given]) == 0
         told.append([line for line in capsys.readouterr().err.splitlines() if "tuned for chat" in line])
     assert len(told[0]) == 1 and "--apply_chat_template" in told[0][0] and told[1] == []

@@ -28,7 +28,7 @@ from dlm_eval.pool.make import single_device, start_workers, worker_devices
 from dlm_eval.pool.messages import Recipe
 from dlm_eval.pool.ray_actors import Actor
 from dlm_eval.pool.workers import Workers
-from dlm_eval.scoring import EstimatorSettings
+from dlm_eval.scoring.auto import Auto
 
 Done = Callable[[int, Answer], None]
 
@@ -133,7 +133,7 @@ def load(settings: LoadSettings):
 
 def test_a_request_that_kills_its_workers_is_an_error_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "deadly.py").write_text(MODEL)
-    settings = EstimatorSettings("auto", samples=4)
+    settings = Auto(max_forwards=4)
     jobs: list[Job] = [
         ScoreJob(Canvas.continuation(POISON if i == 2 else [i % 4, 0], [1, 2], f"q{i}"), settings, 0) for i in range(4)
     ]
@@ -154,7 +154,7 @@ def test_workers_that_never_start_end_the_run(tmp_path: Path) -> None:
     pool = start_workers(Recipe(str(tmp_path / "broken.py"), {}), parse_devices("cpu")[:1])
     try:
         with pytest.raises(RunError, match="no worker is left.*code 7"):
-            answers(pool, [ScoreJob(Canvas.continuation([0], [1], "q"), EstimatorSettings(), 0)])
+            answers(pool, [ScoreJob(Canvas.continuation([0], [1], "q"), Auto(), 0)])
     finally:
         pool.close()
 
@@ -163,7 +163,7 @@ def test_a_model_that_is_refused_is_the_users_mistake() -> None:
     pool = start_workers(Recipe("tiny", {"dtype": "float12"}), parse_devices("cpu")[:1])
     try:
         with pytest.raises(UserError, match="float12"):
-            answers(pool, [ScoreJob(Canvas.continuation([0], [1], "q"), EstimatorSettings(), 0)])
+            answers(pool, [ScoreJob(Canvas.continuation([0], [1], "q"), Auto(), 0)])
     finally:
         pool.close()
 
@@ -210,7 +210,7 @@ def test_chunks_hold_every_job_once_longest_first_and_shrink(jobs: list[Job]) ->
 
 
 def test_choices_of_one_length_stay_in_one_chunk() -> None:
-    settings = EstimatorSettings("auto", samples=2)
+    settings = Auto(max_forwards=2)
     jobs: list[Job] = [
         ScoreJob(Canvas.continuation([1, 2, 3], [c], f"q{q}"), settings, 0) for q in range(40) for c in range(4)
     ]
@@ -220,7 +220,7 @@ def test_choices_of_one_length_stay_in_one_chunk() -> None:
 
 
 def test_suspects_are_halved_until_the_culprit_stands_alone() -> None:
-    settings = EstimatorSettings("auto", samples=2)
+    settings = Auto(max_forwards=2)
     jobs: list[Job] = [ScoreJob(Canvas.continuation([1], [1], f"q{q}"), settings, 0) for q in range(64)]
     chunks, culprit, tries = Chunks(jobs, 1), 41, 0
     lost: list[int] = []
@@ -270,7 +270,7 @@ def test_one_device_needs_no_worker_but_a_model_on_several_gpus_does(monkeypatch
 
 def test_score_only_answers_nothing() -> None:
     found: dict[int, Answer] = {}
-    Remembered().run([ScoreJob(Canvas.continuation([0], [1], "q"), EstimatorSettings(), 0)], found.__setitem__)
+    Remembered().run([ScoreJob(Canvas.continuation([0], [1], "q"), Auto(), 0)], found.__setitem__)
     assert "--score_only" in str(found[0].error)
 
 

@@ -88,21 +88,21 @@ def test_settings_are_spelled_as_the_code_has_them(script: ModuleType) -> None:
 
 
 def test_a_record_repeats_itself_and_sees_the_model(script: ModuleType, tmp_path: Path) -> None:
-    there = {"strategies": ("confidence", "random"), "estimators": ("exact", "k"), "presets": ("llada",)}
+    there = {"strategies": ("confidence", "random"), "estimators": ("exact", "mask_count"), "presets": ("llada",)}
     work = script.Work(
         "toy",
         0,
         tmp_path,
         ("toy/score/*", "toy/fill/random*", "toy/fill/default cache=prefix*"),
-        script.Renamed(),
+        script.Renamed(estimator_options={"samples": "max_forwards"}),
         there,
     )
     found = script.answer(work)
     assert script.compare(found, json.loads(json.dumps(script.answer(work))), script.Renamed()) == ([], [])
-    one = found["toy/score/k"]["continuation"]["score"]
+    one = found["toy/score/mask_count"]["continuation"]["score"]
     assert 1 < one["rows"] <= 8 and one["kind"] == "lower bound" and one["stderr"] > 0 and "seconds" not in one
     assert len(found["toy/fill/random"][0]["filling"]["tokens"]) == 8
     assert found["toy/fill/default cache=prefix,block_length=4"]["refused"]
-    rough = script.answer(script.Work("toy_rough", 0, tmp_path, ("toy_rough/score/k",), script.Renamed(), there))
-    old, new = {"case": found["toy/score/k"]}, {"case": rough["toy_rough/score/k"]}
+    rough = script.answer(script.Work("toy_rough", 0, tmp_path, ("toy_rough/score/mask_count",), work.renamed, there))
+    old, new = {"case": found["toy/score/mask_count"]}, {"case": rough["toy_rough/score/mask_count"]}
     assert any("logprob" in line for line in script.compare(old, new, script.Renamed())[0])

@@ -147,7 +147,7 @@ def test_a_file_runs_from_the_command_line_and_in_workers(
         lines = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
         found[devices] = [line["filtered_resps"] for line in lines]
         decoded = json.loads(results.read_text(encoding="utf-8"))["dlm_eval"]["tasks"]["t_write"]["decode"]
-        assert decoded["strategy"] == "klass" and len(decoded["strategy_source"]) == 64
+        assert decoded["strategy"] == "klass" and len(decoded["source_sha256"]) == 64
     assert found["cpu:1"] == found["cpu:2"]
     capsys.readouterr()
     for wrong, told in (("kl_treshold=1", "did you mean 'kl_threshold'?"), ("window=3", "is not used by strategy")):
@@ -216,7 +216,11 @@ class Elastic(Unmasking, name="elastic"):
         place = look.position
         if look.step == 0:
             where = place[-1] + 1 if self.at_end else place[1]
-            gone = place[len(place) - self.fewer :] if self.at_end else place[2 - (len(place) == 2) : 2 - (len(place) == 2) + self.fewer]
+            gone = (
+                place[len(place) - self.fewer :]
+                if self.at_end
+                else place[2 - (len(place) == 2) : 2 - (len(place) == 2) + self.fewer]
+            )
             return Edit(insert=np.full(self.more, where), delete=gone)
         first = place[look.open][:1]
         token, logprob, _ = yield from state.read(first, Query(op))

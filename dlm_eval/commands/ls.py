@@ -52,9 +52,13 @@ def _models() -> Table:
 
 
 def _estimators() -> Table:
-    from dlm_eval.scoring import ESTIMATORS
+    from dlm_eval.scoring.estimator import ESTIMATORS, about
 
-    return ("estimator", "kind", "forwards", "about"), ([n, e.kind, e.cost, e.about] for n, e in ESTIMATORS.items())
+    rows = (
+        [name, "", "", found] if isinstance(found, str) else [name, found.kind, found.cost, about(found)]
+        for name, found in ESTIMATORS.listed().items()
+    )
+    return ("estimator", "kind", "forwards", "about"), rows
 
 
 def _strategies() -> Table:

@@ -32,19 +32,20 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     from dlm_eval.decoding.presets import presets
     from dlm_eval.harness.task_index import list_tasks, task_file
     from dlm_eval.models import check_supported, checkpoints, families, option_names
-    from dlm_eval.scoring import ESTIMATORS
+    from dlm_eval.scoring.estimator import ESTIMATORS, describe_estimator
 
     found: dict[str, Any] = {}
     for title, table in (
         ("family", families()),
         ("checkpoint", checkpoints()),
-        ("estimator", ESTIMATORS),
         ("strategy", describe_strategies()),
         ("preset", presets()),
     ):
         if name in table:
             entry = table[name]  # type: ignore[index]
             found[title] = _plain(dataclasses.asdict(entry)) if dataclasses.is_dataclass(entry) else entry
+    if name in ESTIMATORS.names() or ".py:" in name:
+        found["estimator"] = describe_estimator(name)
     if "family" in found or "checkpoint" in found:
         found["model_args"] = sorted(option_names(name))
     task = task_file(name, include_path, everything=not found)
@@ -54,7 +55,7 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
         check_supported(name)
         tasks = (row[0] for row in list_tasks(include_path))
         raise unknown(
-            "name", name, {*families(), *checkpoints(), *ESTIMATORS, *describe_strategies(), *presets(), *tasks}
+            "name", name, {*families(), *checkpoints(), *ESTIMATORS.names(), *describe_strategies(), *presets(), *tasks}
         )
     return found
 

@@ -11,42 +11,17 @@ from typing import TypeVar
 import numpy as np
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
-from dlm_eval.engine import LogProbs, Reading, Row, Walk
+from dlm_eval.engine import LogProbs, Row, Walk
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.noise import Noise, digest
+from dlm_eval.programs import together
 
-T = TypeVar("T")
 A = TypeVar("A", bound=Hashable)
 
 
 def repeat(noise: Noise, number: int) -> Noise:
     """Returns the noise of a canvas' sample `number`; sample 0 is the one that is drawn without repeats."""
     return noise if number == 0 else Noise(digest("repeat", noise.key, number))
-
-
-def together(walks: Sequence[Walk[T]]) -> Walk[list[T]]:
-    """Returns one walk that takes all `walks` at once, so that their rows share batches."""
-    answers: dict[int, T] = {}
-    asked: dict[int, list[Row]] = {}
-
-    def advance(number: int, readings: list[Reading] | None) -> None:
-        try:
-            asked[number] = walks[number].send(readings)  # type: ignore[arg-type]
-        except StopIteration as stop:
-            asked.pop(number, None)
-            answers[number] = stop.value
-
-    for number in range(len(walks)):
-        advance(number, None)
-    while asked:
-        order = list(asked)
-        readings = yield [row for number in order for row in asked[number]]
-        start = 0
-        for number in order:
-            end = start + len(asked[number])
-            advance(number, readings[start:end])
-            start = end
-    return [answers[number] for number in range(len(walks))]
 
 
 def best_walk(model: Denoiser, canvas: Canvas, walks: Sequence[Walk[Filling]], by: str) -> Walk[Filling]:

@@ -136,10 +136,10 @@ class DecodeSettings:
         """The schedule that counts, or None."""
         return self.schedule or self.strategy.default_schedule
 
-    def plain(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Returns all settings by name, those of the strategy beside the general ones, for records and journal keys."""
         general = {name: value for name, value in vars(self).items() if name != "strategy"}
-        return {**self.strategy.plain(), **general}
+        return {**self.strategy.identity(), **general}
 
     def check(self, length: int, block: int | None = None) -> None:
         """Raises UserError if the settings do not fit a hole of `length` open positions.
@@ -172,7 +172,7 @@ class DecodeSettings:
         if process not in self.strategy.processes:
             raise not_for(self.strategy, process)
         defaults = {own.name: own.default for part in (self, self.strategy) for own in fields(part)}
-        values = self.plain()
+        values = self.identity()
         for name in self.strategy.unread(process):
             if values[name] != defaults[name]:
                 raise UserError(

@@ -122,10 +122,10 @@ class Strategy:
         """Returns why a half-filled canvas cannot be resumed, so that it is begun anew, or None."""
         return f"process '{process}'"
 
-    def plain(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Returns name and options, and for a class from elsewhere a digest of its source, for records and journal keys."""
         source = source_digest(type(self))
-        return {"strategy": self.name, **vars(self), **({"strategy_source": source} if source else {})}
+        return {"strategy": self.name, **vars(self), **({"source_sha256": source} if source else {})}
 
     def program(self, request: FillRequest) -> Walk[Filling]:
         """Returns the program that fills the canvas of `request`."""

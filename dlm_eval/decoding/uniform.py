@@ -16,12 +16,13 @@ from torch import Tensor
 
 from dlm_eval.canvas import Filling
 from dlm_eval.decoding.draw import Draw
-from dlm_eval.decoding.samples import mean_logprob, repeat, together
+from dlm_eval.decoding.samples import mean_logprob, repeat
 from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.strategy import OF_MASKS, FillRequest, Strategy
 from dlm_eval.decoding.trace import TraceStep
 from dlm_eval.engine import Row, Walk
 from dlm_eval.models.denoiser import Denoiser, Process
+from dlm_eval.programs import together
 
 DEFAULT_STEPS = 10
 

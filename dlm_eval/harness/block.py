@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def block(
     described: dict[str, Any] = {"model": loaded.facts, "seed": settings.noise_seed, "seeds": seeds}
     if loaded.ours:
         described |= {
-            "estimator": asdict(parse_estimator(settings.estimator)),
+            "estimator": parse_estimator(settings.estimator).identity(),
             "decode": dict(settings.decode),
             "overlong": settings.overlong,
             "stride": settings.stride,

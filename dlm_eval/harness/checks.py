@@ -167,8 +167,8 @@ def _check_decide(tasks: Mapping[str, Any], estimator: str) -> None:
     from dlm_eval.harness.ordered import BY_ORDER, by_order
     from dlm_eval.scoring import parse_estimator
 
-    if parse_estimator(estimator).decide is not None and not any(by_order(task) for task in tasks.values()):
+    if parse_estimator(estimator).needs_question and not any(by_order(task) for task in tasks.values()):
         raise UserError(
-            f"--estimator '{estimator}' is not allowed: decide is for multiple choice scored by {', '.join(sorted(BY_ORDER))}, "
+            f"--estimator '{estimator}' is not allowed: stop_at_error_rate is for multiple choice scored by {', '.join(sorted(BY_ORDER))}, "
             f"and none of {', '.join(tasks)} is"
         )

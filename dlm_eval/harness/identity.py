@@ -128,15 +128,18 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
         decode = loaded.lm.options.decode
         ask = decode.request(task.config.generation_kwargs or {}, name)
         return {
-            "decode": decode.resolved(ask).plain(),
+            "decode": decode.resolved(ask).identity(),
             "until": ask.until,
             "length": ask.hole.length,
             "overlong": settings.overlong,
         }
-    estimator = asdict(parse_estimator(settings.estimator))
+    estimator = parse_estimator(settings.estimator)
     if not by_order(task):
-        estimator["decide"] = None  # which is for choices that are only put in order
-    return {"estimator": estimator, **({"stride": settings.stride} if rolls else {"overlong": settings.overlong})}
+        estimator = estimator.without_question()  # which is for choices that are only put in order
+    return {
+        "estimator": estimator.identity(),
+        **({"stride": settings.stride} if rolls else {"overlong": settings.overlong}),
+    }
 
 
 def _shows_targets(task: Any, shots: int) -> bool:

@@ -28,8 +28,8 @@ from dlm_eval.output import one_line
 from dlm_eval.pool import Pool
 from dlm_eval.progress import Progress
 from dlm_eval.redaction import redact
-from dlm_eval.scoring import EstimatorSettings, windows
-from dlm_eval.scoring.rounds import merge
+from dlm_eval.scoring import Estimator, windows
+from dlm_eval.scoring.target import merge
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Options:
         template: name of the chat template; None for the checkpoint's default.
     """
 
-    estimator: EstimatorSettings
+    estimator: Estimator
     decode: DecodeOptions
     seed: int = 0
     stride: int | None = None
@@ -192,7 +192,7 @@ class DiffusionLM(TemplateLM):
             record.truncated = prepared.truncated
             record.details = {
                 "until": ask.until,
-                "decode": settings.plain(),
+                "decode": settings.identity(),
                 "strategy": settings.strategy.name,
                 "steps": settings.steps or length,
                 "block_length": settings.block_length,
@@ -221,17 +221,17 @@ class DiffusionLM(TemplateLM):
         """Returns whether the questions of `task` end as soon as the best choice is settled."""
         estimator = self.options.estimator
         return (
-            estimator.decide is not None
+            estimator.needs_question
             if self.by_order is None
-            else estimator.alpha is not None and task in self.by_order
+            else estimator.error_rate is not None and task in self.by_order
         )
 
     def _weigh(self, prepared: Prepared, record: Record) -> None:
         """Notes how much there is to score, and what the whole budget would cost."""
-        n, samples = sum(prepared.canvas.open), self.options.estimator.samples
+        n = sum(prepared.canvas.open)
         record.truncated += prepared.truncated
         record.tokens += n
-        record.budget += min(samples, 2 ** min(n, 20) - 1)
+        record.budget += self.options.estimator.budget(n)
 
     def _note(self, score: Score, record: Record) -> None:
         record.score = score
@@ -245,7 +245,7 @@ class DiffusionLM(TemplateLM):
         return QuestionJob(whole, self.options.estimator, self.options.seed, lengths)
 
     def _score_job(self, prepared: Prepared, greedy: bool) -> ScoreJob:
-        alone = replace(self.options.estimator, decide=None)  # which is for the choices of a question
+        alone = self.options.estimator.without_question()
         return ScoreJob(prepared.canvas, alone, self.options.seed, greedy)
 
     def _answer(

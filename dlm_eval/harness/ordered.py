@@ -1,4 +1,4 @@
-"""Which tasks only ask which choice is best: their questions can end as soon as that is settled (scoring/question.py)."""
+"""Which tasks only ask which choice is best: their questions can end as soon as that is settled (scoring/early.py)."""
 
 from __future__ import annotations
 

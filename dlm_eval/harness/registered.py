@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import re
 from collections.abc import Mapping
@@ -16,10 +15,10 @@ from dlm_eval.harness.decode_options import DEFAULT_LENGTH, LENGTH_KEYS, DecodeO
 from dlm_eval.harness.lm import DiffusionLM, Options
 from dlm_eval.models import checkpoints, families, load_model, option_names
 from dlm_eval.pool import InProcess
-from dlm_eval.scoring import EstimatorSettings, parse_estimator
+from dlm_eval.scoring import Estimator, parse_estimator
 
 log = logging.getLogger(__name__)
-ALIASES = {"cfg": "guidance", "mc_num": "samples"}  # how other harnesses call the same settings
+ALIASES = {"cfg": "guidance", "mc_num": "max_forwards"}  # how other harnesses call the same settings
 
 
 class RegisteredLM(DiffusionLM):
@@ -52,7 +51,7 @@ class RegisteredLM(DiffusionLM):
 
 def split_arguments(
     arguments: Mapping[str, Any],
-) -> tuple[dict[str, Any], EstimatorSettings, dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, Any], Estimator, dict[str, Any], dict[str, Any]]:
     """Returns (model options, estimator, decode settings, batch_size and seed) of one flat mapping.
 
     Raises:
@@ -61,25 +60,22 @@ def split_arguments(
     model: dict[str, Any] = {}
     decode: dict[str, Any] = {}
     run: dict[str, Any] = {}
-    estimator, samples = "auto", None
+    estimator, own = "auto", {}
     for key, value in arguments.items():
         name = ALIASES.get(key, key)
         if name != key and name in arguments:
             raise UserError(f"model_args: '{key}' and '{name}' are the same setting; give one")
         if name == "estimator":
             estimator = str(value)
-        elif name == "samples":
-            samples = value
+        elif name == "max_forwards":
+            own["max_forwards"] = value
         elif name in ("batch_size", "seed"):
             run[name] = value
         elif name in setting_names() or name in LENGTH_KEYS or name == "preset":
             decode[name] = value
         elif name != "max_batch_size":
             model[name] = value
-    settings = parse_estimator(estimator)
-    if samples is not None:
-        settings = dataclasses.replace(settings, samples=int(samples))
-    return model, settings, decode, run
+    return model, parse_estimator(estimator, own), decode, run
 
 
 def place(name: str, model_args: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dlm_eval.canvas import Score
 from dlm_eval.engine import Cost
 from dlm_eval.harness.records import Record
 from dlm_eval.redaction import redact, redact_values
-from dlm_eval.scoring.echo import correlations
+from dlm_eval.scoring.mc_error import correlations
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dlm_eval.harness.plain import metrics_of
 from dlm_eval.output import table
 
 HEADERS = (
-    "task", "metric", "value", "stderr", "of it estimator", "log-probs", "n", "errors", "forwards/sample", "tokens/s",
+    "task", "metric", "value", "stderr", "MC stderr", "log-probs", "n", "errors", "forwards/sample", "tokens/s",
 )  # fmt: skip
 # What Markdown reads as the end of a cell, code, HTML, a link or emphasis; a name has none of these as a rule.
 MARKDOWN = re.compile(r"[\\|`<>\[\]*~&]")

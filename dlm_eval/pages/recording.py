@@ -79,7 +79,7 @@ class Recording:
         return {
             "format": 1,
             "model": self.model,
-            "settings": self.settings.plain(),
+            "settings": self.settings.identity(),
             "seed": self.seed,
             "start": list(self.start),
             "open": list(self.open),

@@ -14,11 +14,7 @@ SHARE = 6  # chunks per worker that the remaining work is thought to make
 def weight(job: Job) -> int:
     """Returns an estimate of a job's work: rows times positions."""
     n = sum(job.canvas.open)
-    rows = (
-        min(n, job.settings.steps or n)
-        if isinstance(job, FillJob)
-        else min(job.settings.samples, (1 << min(n, 20)) - 1)
-    )
+    rows = min(n, job.settings.steps or n) if isinstance(job, FillJob) else job.estimator.budget(n)
     return len(job.canvas) * max(1, rows)
 
 

@@ -1,8 +1,10 @@
 """Chains: random orders in which the tokens are revealed, each token scored as it appears.
 
-A chain scores every token exactly once, which removes the largest noise of the other estimators (tokens of very different loss that enter a varying
-number of times). An order and its reverse put each token at context sizes j and n-1-j and put every other token before it exactly once: whatever
-depends linearly on the context cancels. Orders come from one uniform per position, so that choices of different length share them.
+A chain scores every token exactly once, which removes the largest noise of the other estimators
+(tokens of very different loss that enter a varying number of times). An order and its reverse put
+each token at context sizes j and n-1-j and put every other token before it exactly once: whatever
+depends linearly on the context cancels. Orders come from one uniform per position, so that choices
+of different length share them.
 
 Shape letters: n = open tokens, P = orders.
 """
@@ -13,10 +15,9 @@ import math
 
 import numpy as np
 
-from dlm_eval.engine import Ints
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.patterns import draws_error
-from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.scoring.mc_error import draws_error
+from dlm_eval.scoring.patterns import Bools, Floats, Ints
 from dlm_eval.uncertainty import EXACT, LEVEL, UNKNOWN, Error, half_width, student
 
 KNOWN, LITTLE = (
@@ -25,18 +26,23 @@ KNOWN, LITTLE = (
 )  # draws that tell how far they may be off, and nats that they differ by (standard deviation), for an upper end
 
 
-def pair_count(n: int, samples: int) -> int:
-    """Returns how many antithetic pairs `samples` forwards pay for (one at least). The fully masked forward is common to all chains."""
-    return max(1, (samples - 1) // (2 * max(1, n - 1)))
+def pair_count(n: int, forwards: int) -> int:
+    """Returns how many antithetic pairs `forwards` pay for (one at least).
+
+    The fully masked forward is common to all chains.
+    """
+    return max(1, (forwards - 1) // (2 * max(1, n - 1)))
 
 
 def population(n: int, antithetic: bool = True) -> int:
-    """Returns how many different draws there are: orders of n tokens, or pairs of an order and its reverse."""
+    """Returns how many draws there are: orders of n tokens, or pairs of one and its reverse."""
     return max(1, math.factorial(n) // 2) if antithetic else math.factorial(n)
 
 
 def random_orders(noise: Noise, n: int, count: int, antithetic: bool = True) -> Ints:
-    """Returns [count, n] orders (order[j] is revealed j-th), drawn without replacement; with `antithetic`, order 2p+1 is the reverse of order 2p.
+    """Returns [count, n] orders (order[j] is revealed j-th), drawn without replacement.
+
+    With `antithetic`, order 2p+1 is the reverse of order 2p.
 
     Args:
         noise: of the canvas.
@@ -59,7 +65,10 @@ def random_orders(noise: Noise, n: int, count: int, antithetic: bool = True) -> 
 
 
 def chain_patterns(orders: Ints) -> tuple[Bools, Bools]:
-    """Returns hidden and read [P * n, n]: step j of an order hides what is not revealed yet and reads what comes next."""
+    """Returns hidden and read [P * n, n].
+
+    Step j of an order hides what is not revealed yet and reads what comes next.
+    """
     ranks = orders.argsort(1)
     steps = np.arange(orders.shape[1])[:, None]
     hidden = ranks[:, None, :] >= steps
@@ -89,7 +98,9 @@ def log_mean_exp_error(values: Floats, group: Ints, draws: int) -> Error:
 
 
 def mean_error(values: Floats, group: Ints, draws: int) -> Error:
-    """Returns the error of the mean of `values` [P] (P orders in draws `group` [P]) without replacement from `draws` draws.
+    """Returns the error of the mean of `values` [P], drawn without replacement from `draws` draws.
+
+    Values are P orders in draws `group` [P].
 
     A last draw of one order alone counts half.
     """
@@ -105,9 +116,11 @@ def mean_error(values: Floats, group: Ints, draws: int) -> Error:
 def bracket(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[float, float]:
     """Returns what holds log p at 95 % (docs/likelihood.md: simulated), nats.
 
-    The low end is what an unbiased estimate of p exceeds in one draw of forty at most (Markov's inequality), for any model. From `KNOWN` draws on it is that of
-    Student's interval for the mean of exp(chain) where this is higher. No sample excludes that rare orders carry most of p: the high end is what no
-    text exceeds, unless `KNOWN` draws or more differ little; then thrice the margin of that interval, or of Cox's for a log-normal mean.
+    The low end is what an unbiased estimate of p exceeds in one draw of forty at most (Markov's
+    inequality), for any model. From `KNOWN` draws on it is that of Student's interval for the mean
+    of exp(chain) where this is higher. No sample excludes that rare orders carry most of p: the
+    high end is what no text exceeds, unless `KNOWN` draws or more differ little; then thrice the
+    margin of that interval, or of Cox's for a log-normal mean.
 
     Args:
         chains: [P] log-likelihoods of the orders, nats.
@@ -132,12 +145,17 @@ def bracket(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[fl
 
 
 def tangent_bound(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[float, Error] | None:
-    """Returns TUBE, an unbiased estimate of an upper bound on log p, and its error; None with fewer than two groups.
+    """Returns TUBE, an unbiased estimate of an upper bound on log p, and its error.
 
-    For any psi > 0, log p <= log psi - 1 + p / psi, and p is the mean of exp(chain) over orders (arXiv 2605.24292). Each group's
-    own chains estimate p, against a psi from all the other groups' (which must not depend on it: an order and its reverse are one group). Groups are drawn
-    without replacement, so p is estimated from both: what the others have of all groups, and this one for the rest. A psi that is too small costs
-    exponentially, one that is too large linearly; so psi is the mean of a log-normal p with the others' mean and variance where that is larger, up to what is certain.
+    None with fewer than two groups.
+
+    For any psi > 0, log p <= log psi - 1 + p / psi, and p is the mean of exp(chain) over orders
+    (arXiv 2605.24292). Each group's own chains estimate p, against a psi from all the other groups'
+    (which must not depend on it: an order and its reverse are one group). Groups are drawn without
+    replacement, so p is estimated from both: what the others have of all groups, and this one for
+    the rest. A psi that is too small costs exponentially, one that is too large linearly; so psi is
+    the mean of a log-normal p with the others' mean and variance where that is larger, up to what
+    is certain.
 
     Args:
         chains: [P] log-likelihoods of the orders, nats.
@@ -166,9 +184,12 @@ def tangent_bound(chains: Floats, group: Ints, draws: int, certain: float) -> tu
 
 
 def upper_bound(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[float, Error]:
-    """Returns the tangent bound with its error; where it is known to be off by more than a nat, or is no better, the certain one.
+    """Returns the tangent bound with its error.
 
-    The mean of the tangent bound of a long tail is made by draws of many nats that hardly any sample has.
+    Where it is known to be off by more than a nat, or is no better, the certain one.
+
+    The mean of the tangent bound of a long tail is made by draws of many nats that hardly any
+    sample has.
     """
     tangent = tangent_bound(chains, group, draws, certain)
     if tangent is None or tangent[0] >= certain or (tangent[1].stderr or 0.0) > 1:

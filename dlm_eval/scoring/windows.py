@@ -13,13 +13,15 @@ def windows(
 ) -> list[Canvas]:
     """Returns canvases whose log-likelihoods add up to that of the text (chain rule over windows).
 
-    The first window scores as many tokens as fit; each later one scores the next `stride` tokens after the most past that fits beside them.
-    The last one scores what is left. The future of a window is absent: a likelihood must not condition on it.
+    The first window scores as many tokens as fit; each later one scores the next `stride` tokens
+    after the most past that fits beside them. The last one scores what is left. The future of a
+    window is absent: a likelihood must not condition on it.
 
     Args:
         tokens: ids of the whole text.
         max_length: positions that a window can hold.
-        stride: tokens scored per later window; None for `max_length - given` (fewest windows: later ones begin without a past).
+        stride: tokens scored per later window; None for `max_length - given` (fewest windows: later
+            ones begin without a past).
         given: leading tokens (such as BOS) that are not scored; every window begins with them.
         key: identity for random numbers; each window appends its number.
 

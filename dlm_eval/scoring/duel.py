@@ -1,7 +1,8 @@
-"""The true tokens revealed in the order that a deterministic policy picks: DUEL, and lm-eval's `is_greedy`.
+"""The true tokens revealed in the order of a deterministic policy: DUEL, and lm-eval's `is_greedy`.
 
-A sampler whose positions are chosen by a deterministic rule of what is written so far has an exact likelihood (DUEL, arXiv 2603.01367): start
-fully masked; forward; the rule picks positions; add log p of the true tokens there; reveal them; repeat.
+A sampler whose positions are chosen by a deterministic rule of what is written so far has an exact
+likelihood (DUEL, arXiv 2603.01367): start fully masked; forward; the rule picks positions; add log
+p of the true tokens there; reveal them; repeat.
 
 Shape letters: V = vocabulary, N = wanted positions of a batch, n = open tokens.
 """
@@ -10,15 +11,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from dlm_eval.engine import Walk
+from dlm_eval.canvas import Score
 from dlm_eval.errors import SampleError
-from dlm_eval.scoring.registry import Policy
-from dlm_eval.scoring.target import Target
+from dlm_eval.options import option
+from dlm_eval.scoring.estimator import Guided
+from dlm_eval.uncertainty import EXACT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dlm_eval.noise import Noise
+    from dlm_eval.rows import Walk
+    from dlm_eval.scoring.target import Target
+
+Policy = Literal["confidence", "entropy", "margin", "left_to_right"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duel(Guided, name="duel"):
+    """Likelihood of a deterministic unmasking policy (arXiv 2603.01367)."""
+
+    kind = "exact"
+    cost = "n / tokens_per_step"
+    policy: Policy = option("confidence", help="order in which tokens are revealed")
+    tokens_per_step: int = option(1, least=1, help="tokens that are revealed per forward")
+
+    def estimate(self, target: Target, noise: Noise) -> Walk[Score]:
+        total, _ = yield from reveal(target, self.policy, self.tokens_per_step)
+        return self.score(total, EXACT)
 
 
 def _confidence(logs: Tensor, places: Tensor) -> Tensor:
@@ -26,6 +50,8 @@ def _confidence(logs: Tensor, places: Tensor) -> Tensor:
 
 
 def _entropy(logs: Tensor, places: Tensor) -> Tensor:
+    import torch
+
     entropy: Tensor = torch.special.entr(logs.exp()).sum(-1)
     return entropy.neg()
 
@@ -50,7 +76,10 @@ PRIORITY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class PolicyReader:
-    """Reads log p(true token), whether it is the likeliest, and the policy's priority; payload [N, 2] long: true token, place."""
+    """Reads log p(true token), whether it is the likeliest, and the policy's priority.
+
+    Payload [N, 2] long: true token, place.
+    """
 
     policy: Policy
 
@@ -64,13 +93,14 @@ class PolicyReader:
 def reveal(
     target: Target, policy: Policy, per_step: int = 1, stop_at_mismatch: bool = False
 ) -> Walk[tuple[float, bool]]:
-    """Returns the log-likelihood (nats) of the policy's sampler, and whether every token is what the model itself would have written.
+    """Returns the policy's log-likelihood (nats), and whether the model would have written this text.
 
     Args:
         target: the tokens.
         policy: which hidden position comes next (ties: the leftmost).
         per_step: positions revealed per forward.
-        stop_at_mismatch: end at the first token that differs from the model's own; the log-likelihood then counts what came before.
+        stop_at_mismatch: end at the first token that differs from the model's own; the
+            log-likelihood then counts what came before.
     """
     hidden = np.ones(target.n, dtype=bool)
     reader = PolicyReader(policy)

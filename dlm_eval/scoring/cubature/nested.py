@@ -1,12 +1,15 @@
 """Cubature in rounds that extend each other: the patterns of a rule, run a part at a time.
 
-A round adds patterns to those of the rounds before, and all of them are weighed anew as one rule. The last round has all patterns and the weights of the
-full rule, so a canvas that runs to the end has the very score that it would have without rounds.
+A round adds patterns to those of the rounds before, and all of them are weighed anew as one rule.
+The last round has all patterns and the weights of the full rule, so a canvas that runs to the end
+has the very score that it would have without rounds.
 
-A part stays unbiased by systematic sampling. The sizes lie on a line, the largest first, each as long as its weights add up to in the full rule (1 on
-average). Cells divide the line, a point is drawn in each, and the size that it hits gets one pattern, and the width of the cell as the sum of its
-weights: on average, over the draws, just its own length. The next round has these points and their mirror images within their cells, which are draws
-of cells half as wide. As soon as there are as many forwards as sizes, every size has its own total.
+A part stays unbiased by systematic sampling. The sizes lie on a line, the largest first, each as
+long as its weights add up to in the full rule (1 on average). Cells divide the line, a point is
+drawn in each, and the size that it hits gets one pattern, and the width of the cell as the sum of
+its weights: on average, over the draws, just its own length. The next round has these points and
+their mirror images within their cells, which are draws of cells half as wide. As soon as there are
+as many forwards as sizes, every size has its own total.
 
 Shape letters: n = open tokens, R = mask patterns.
 """
@@ -19,30 +22,35 @@ from functools import lru_cache
 
 import numpy as np
 
-from dlm_eval.engine import Ints
 from dlm_eval.noise import Noise
-from dlm_eval.scoring.cubature import KEPT, Rule, relabelled, weighed
-from dlm_eval.scoring.design import allotted, narrow_cells
-from dlm_eval.scoring.prior import kernel
-from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.scoring.cubature.design import allotted, narrow_cells
+from dlm_eval.scoring.cubature.prior import kernel
+from dlm_eval.scoring.cubature.rule import KEPT, Rule, relabelled, weighed
+from dlm_eval.scoring.patterns import Bools, Floats, Ints
 
 FIRST = 8  # forwards of the first round: fewer hardly know their own error
 
 
-def budgets(n: int, samples: int) -> list[int]:
-    """Returns the forwards run by the end of each round: 8, doubled as long as the full rule has at least half as many again, then that."""
-    full = min(samples, 2 ** min(n, 30) - 1)
+def budgets(n: int, forwards: int) -> list[int]:
+    """Returns the forwards run by the end of each round.
+
+    8, doubled as long as the full rule has at least half as many again, then the full rule's.
+    """
+    full = min(forwards, 2 ** min(n, 30) - 1)
     found: list[int] = []
     while len(found) < 30 and 3 * FIRST * 2 ** len(found) <= 2 * full:
         found.append(FIRST * 2 ** len(found))
     return [*found, full]
 
 
-def nested(n: int, samples: int, noise: Noise) -> tuple[list[Rule], Ints]:
-    """Returns the rules of a canvas after each round, each with the patterns of the one before, and the order [n] of its tokens (see `relabelled`)."""
-    full, order = relabelled(n, min(samples, 2 ** min(n, 30) - 1), noise)
-    parts = _kept(full) if n * samples <= KEPT else Parts(full)
-    return parts.rules(samples, float(noise.uniforms("cubature rounds", 0, 1)[0])), order
+def nested(n: int, forwards: int, noise: Noise) -> tuple[list[Rule], Ints]:
+    """Returns the rules of a canvas after each round, and the order [n] of its tokens.
+
+    Each rule has the patterns of the one before. For the order see `relabelled`.
+    """
+    full, order = relabelled(n, min(forwards, 2 ** min(n, 30) - 1), noise)
+    parts = _kept(full) if n * forwards <= KEPT else Parts(full)
+    return parts.rules(forwards, float(noise.uniforms("cubature rounds", 0, 1)[0])), order
 
 
 @dataclass(eq=False)
@@ -51,7 +59,8 @@ class Parts:
 
     Attributes:
         full: the rule.
-        made: rules of parts, by how many patterns they have of each size and what the weights of each size add up to.
+        made: rules of parts, by how many patterns they have of each size and what the weights of
+            each size add up to.
     """
 
     full: Rule
@@ -64,16 +73,19 @@ class Parts:
         self.totals: Floats = np.bincount(sizes - 1, weights=self.full.weight.sum(1), minlength=n).astype(np.float64)
         self.order = in_order(self.full.hidden)
 
-    def rules(self, samples: int, offset: float) -> list[Rule]:
-        """Returns the rules after each round; `offset` in [0, 1) says where in their cells the points lie."""
-        return [*(self._rule(counts, totals) for counts, totals in self.shares(samples, offset)), self.full]
+    def rules(self, forwards: int, offset: float) -> list[Rule]:
+        """Returns the rules after each round.
 
-    def shares(self, samples: int, offset: float) -> Iterator[tuple[Ints, Floats]]:
-        """Yields for each round but the last how many patterns of each size are run, and what the weights of each size add up to: both [n]."""
+        `offset` in [0, 1) says where in their cells the points lie.
+        """
+        return [*(self._rule(counts, totals) for counts, totals in self.shares(forwards, offset)), self.full]
+
+    def shares(self, forwards: int, offset: float) -> Iterator[tuple[Ints, Floats]]:
+        """Yields for each round but the last, by size [n], the patterns and their summed weights."""
         n = len(self.most)
         ends = np.cumsum(self.totals[::-1])  # of the pieces of the line, largest size first
         fewest = np.zeros(n, dtype=np.int64)
-        for points, widths in cells(n, budgets(n, samples)[:-1], offset):
+        for points, widths in cells(n, budgets(n, forwards)[:-1], offset):
             totals = self.totals
             if len(points) >= np.count_nonzero(self.most):
                 counts = allotted(n, len(points), self.most, fewest)
@@ -98,9 +110,12 @@ def _kept(full: Rule) -> Parts:
 
 
 def cells(n: int, forwards: list[int], offset: float) -> Iterator[tuple[Floats, Floats]]:
-    """Yields for each of `forwards` (each twice the one before) that many points on the line [0, n], and the widths of the cells they were drawn in.
+    """Yields for each of `forwards` that many points on the line [0, n], and their cells' widths.
 
-    Points of neighbouring cells mirror each other, so that a trend along the line cancels. Cells at the end, the smallest sizes, are narrower (design.py).
+    Each of `forwards` is twice the one before.
+
+    Points of neighbouring cells mirror each other, so that a trend along the line cancels. Cells at
+    the end, the smallest sizes, are narrower (design.py).
     """
     if not forwards:
         return
@@ -118,7 +133,10 @@ def cells(n: int, forwards: list[int], offset: float) -> Iterator[tuple[Floats, 
 
 
 def in_order(hidden: Bools) -> list[Ints]:
-    """Returns for each size the patterns of that size, ordered so that the first few of all sizes are far from each other (kernel: prior.py)."""
+    """Returns the patterns of each size, so ordered that the first few of all sizes are far apart.
+
+    The distance is the kernel of prior.py.
+    """
     n = hidden.shape[1]
     sizes = hidden.sum(1)
     apart = sizes[:, None] + sizes[None] - 2 * hidden.astype(np.float64) @ hidden.T

@@ -1,16 +1,20 @@
 """The standard error of a cubature rule, from the spread of the log-probabilities that it reads.
 
-A rule's tokens are relabelled at random, so that its variance depends only on how much log-probabilities vary from one context to another, and in which
-manner; no second run is needed. For one token i with the set S revealed, in place of the unknown truth,
+A rule's tokens are relabelled at random, so that its variance depends only on how much
+log-probabilities vary from one context to another, and in which manner; no second run is needed.
+For one token i with the set S revealed, in place of the unknown truth,
 
     l(S, i) = level_i + slope_i t(S) + s [ f_i(S) + share of a function g(S) that is common to all tokens ],   t: size of S, scaled to -1..1
 
-with f_i and g Gaussian processes whose covariance is one of `SHAPES` (interactions of one, two or three revealed tokens) plus noise of one of `ROUGH`, both
-growing or falling with what is shown (`GAINS`). Which of these describes the values best is told by their restricted likelihood, for all tokens together; how
-large s is by the squared residuals about each token's line; and how much is common to all tokens by the products of different tokens' residuals. The
-rule's variance is known for a unit of each and averaged with the likelihoods as weights.
+with f_i and g Gaussian processes whose covariance is one of `SHAPES` (interactions of one, two or
+three revealed tokens) plus noise of one of `ROUGH`, both growing or falling with what is shown
+(`GAINS`). Which of these describes the values best is told by their restricted likelihood, for all
+tokens together; how large s is by the squared residuals about each token's line; and how much is
+common to all tokens by the products of different tokens' residuals. The rule's variance is known
+for a unit of each and averaged with the likelihoods as weights.
 
-Shape letters: n = open tokens, R = mask patterns, D = draws (runs of one rule), G = gains, B = basis of covariances, T = tokens whose likelihood is asked.
+Shape letters: n = open tokens, R = mask patterns, D = draws (runs of one rule), G = gains, B =
+basis of covariances, T = tokens whose likelihood is asked.
 """
 
 from __future__ import annotations
@@ -20,8 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dlm_eval.engine import Ints
-from dlm_eval.scoring.target import Bools, Floats
+from dlm_eval.scoring.patterns import Bools, Floats, Ints
 from dlm_eval.uncertainty import FEWEST, UNKNOWN, Error
 
 # Amounts of interactions of one, two and three tokens; the first is (almost) additive.
@@ -29,12 +32,14 @@ SHAPES = np.array([[1, 0.003, 0], [1, 0.15, 0], [1, 0.7, 0.3], [1, 1, 3]])
 ROUGH = (1e-4, 0.01, 0.1, 1.0)  # amounts of noise beside them; noise alone is one more
 GAINS = (-4.0, 0.0, 3.0)  # how fast variances fall with the share that is shown
 ALONE = 5.0  # prior weight of noise alone, against 1 for each of the others
-# [mixtures, B] amounts of each covariance: the shapes, each with all amounts of noise, and noise alone; and the logarithms of their prior weights.
+# [mixtures, B] amounts of each covariance: the shapes, each with all amounts of noise, and noise
+# alone; and the logarithms of their prior weights.
 MIXTURES = np.array([[*shape, rough] for shape in SHAPES for rough in ROUGH] + [[0.0, 0.0, 0.0, 1.0]])
 PRIOR = np.array([0.0] * (len(MIXTURES) - 1) + [math.log(ALONE)])
 TOKENS, ROWS = 16, 96  # tokens and patterns of each that the likelihood is computed from, at most
 SLOPES = 8  # patterns from which on each token has a slope of its own
-# A few patterns know little of what they do not show: variances are enlarged by (this over their number) squared.
+# A few patterns know little of what they do not show: variances are enlarged by (this over their
+# number) squared.
 CAUTION = 4.0
 TINY = 1e-9  # nats: smaller errors are rounding
 
@@ -46,7 +51,8 @@ class Lines:
     Attributes:
         hidden: [R, n] patterns.
         constant: [R, n] unit vectors, one per token (0 where it is shown).
-        slope: [R, n] likewise, orthogonal to the constants; 0 for a token whose patterns have one size, or too few patterns.
+        slope: [R, n] likewise, orthogonal to the constants; 0 for a token whose patterns have one
+            size, or too few patterns.
         place: [R] sizes of what is shown, from -1 to 1.
         bend: [R, n] a common curve, less each token's line; of unit length, or 0.
     """
@@ -73,7 +79,10 @@ class Lines:
         return plain if length < 1e-6 else cls(hidden, constant, slope, place, bend / length)
 
     def residuals(self, logs: Floats) -> Floats:
-        """Returns log-probabilities [D, R, n] less each token's line and the common curve; 0 where shown."""
+        """Returns log-probabilities [D, R, n] less each token's line and the common curve.
+
+        0 where shown.
+        """
         found = np.where(self.hidden, logs, 0.0)
         for unit in (self.constant, self.slope):
             found = found - unit * (unit * found).sum(1, keepdims=True)
@@ -94,7 +103,10 @@ class Lines:
         return read.sum(1) / count - slopes * middle, slopes
 
     def variance(self, weight: Floats, logs: Floats, noise: Floats) -> Floats:
-        """Returns the variance [D] that levels and slopes give a rule with `weight` [R, n], from their spread between tokens without that of their noise [D]."""
+        """Returns the variance [D] that levels and slopes give a rule with `weight` [R, n].
+
+        It is their spread between tokens without that of their noise [D].
+        """
         n = self.hidden.shape[1]
         count = np.maximum(1, self.hidden.sum(0))
         steep = (self.slope * self.place[:, None]).sum(0)
@@ -119,7 +131,8 @@ class Gain:
         common: [B] likewise, one function for all tokens.
         squares: [B] expected sum of squared residuals, tokens independent.
         shared: [B] expected sum of squared residuals of one function for all tokens.
-        products: [B] expected sum of products of different tokens' residuals, of one function for all tokens.
+        products: [B] expected sum of products of different tokens' residuals, of one function for
+            all tokens.
     """
 
     offset: float
@@ -132,7 +145,7 @@ class Gain:
 
 @dataclass(frozen=True, eq=False)
 class Turned:
-    """What makes the values of a token independent under each process, for the tokens whose likelihood is asked.
+    """What makes the values of a token independent under each process.
 
     Attributes:
         rows: [T, r] patterns of each token (those beyond its number mean nothing).
@@ -147,7 +160,10 @@ class Turned:
     counts: Bools
 
     def likelihoods(self, read: Floats) -> Floats:
-        """Returns the restricted log-likelihoods [G, mixtures, D] of [D, R, n] (0 where shown), the scale being the best one; without the offset of a gain."""
+        """Returns the restricted log-likelihoods [G, mixtures, D] of [D, R, n] (0 if shown).
+
+        The scale is the best one. The offset of a gain is not in it.
+        """
         gathered = read[:, self.rows, np.arange(len(self.rows))[:, None]]
         found = (self.matrix @ gathered.transpose(1, 2, 0)) ** 2
         squares = found.reshape(len(self.rows), *self.variance.shape[:2], -1, len(read))  # [T, G, shapes, v, D]
@@ -180,14 +196,17 @@ class Spread:
     turned: Turned
 
     def error(self, logs: Floats) -> Error:
-        """Returns the error (nats) of the estimate from log-probabilities [R, n]; unknown of few patterns, and where all patterns say the same."""
+        """Returns the error (nats) of the estimate from log-probabilities [R, n].
+
+        Unknown of few patterns, and where all patterns say the same.
+        """
         if len(logs) < FEWEST:
             return UNKNOWN
         variance = float(self.variance(logs[None])[0])
         return Error(math.sqrt(variance), freedom(len(logs))) if variance > TINY**2 else UNKNOWN
 
     def variance(self, logs: Floats) -> Floats:
-        """Returns the variance [D] (nats squared) of the estimate from log-probabilities [D, R, n]."""
+        """Returns the variance [D] (nats^2) of the estimate from log-probabilities [D, R, n]."""
         residuals = self.lines.residuals(logs)
         squares = (residuals**2).sum((1, 2))
         products = (residuals.sum(2) ** 2).sum(1) - squares
@@ -204,7 +223,10 @@ class Spread:
 
 
 def _processes(gain: Gain, squares: Floats, products: Floats) -> Floats:
-    """Returns the variances [mixtures, D] that processes of one gain give an estimate whose residuals have these sums of squares and of products [D]."""
+    """Returns the variances [mixtures, D] that processes of one gain give an estimate.
+
+    Its residuals have these sums of squares and of products [D].
+    """
     own, common, alone, shared, crossed = (
         (MIXTURES @ of)[:, None] for of in (gain.own, gain.common, gain.squares, gain.shared, gain.products)
     )
@@ -215,7 +237,10 @@ def _processes(gain: Gain, squares: Floats, products: Floats) -> Floats:
 
 
 def freedom(count: int) -> float:
-    """Returns the degrees of freedom of the error of a rule of `count` patterns: those that tell the manner of variation apart are a part of them."""
+    """Returns the degrees of freedom of the error of a rule of `count` patterns.
+
+    A part of them tells the manners of variation apart.
+    """
     return max(4.0, count / 4)
 
 
@@ -249,7 +274,7 @@ def _damping(hidden: Bools, gain: float) -> Floats:
 
 
 def _turn(lines: Lines, rows: list[Ints]) -> tuple[Turned, list[float]]:
-    """Returns what turns the values of the first tokens, and the offset of the log-likelihood for each gain."""
+    """Returns what turns the values of the first tokens, and each gain's log-likelihood offset."""
     alike = _alike(lines.hidden)
     kernels = [sum(a * alike**power for power, a in enumerate(amounts, 1)) for amounts in SHAPES]
     most = max(len(own) for own in rows)
@@ -298,13 +323,16 @@ def _gain(lines: Lines, weight: Floats, gain: float, offset: float) -> Gain:
 
 
 def _squares(lines: Lines, among: Floats) -> float:
-    """Returns the expected sum of squared residuals of processes with covariance `among` [R, R], independent between tokens."""
+    """Returns the expected sum of squared residuals of processes, covariance `among` [R, R]."""
     fitted = sum(float((unit * (among @ unit)).sum()) for unit in (lines.constant, lines.slope, lines.bend))
     return float(lines.hidden.sum(1) @ np.diag(among)) - fitted
 
 
 def _moments(n: int, weight: Floats, sizes: Ints, among: Floats, power: int, gain: float) -> tuple[float, float]:
-    """Returns the variance of an estimate for processes of covariance `among` [R, R]: of one per token, and of one for all tokens."""
+    """Returns the variance of an estimate for a process of covariance `among` [R, R].
+
+    First for one process per token, then for one that all tokens share.
+    """
     own = _expected(n, n - 1, power, gain)
     each = float((weight * (among @ weight)).sum() - 2 * (weight.sum(1) * own.mean(1)[sizes]).sum() + n * own.mean())
     every, total = _expected(n, n, power, gain)[:n, :n], weight.sum(1)
@@ -313,7 +341,10 @@ def _moments(n: int, weight: Floats, sizes: Ints, among: Floats, power: int, gai
 
 
 def _expected(n: int, others: int, power: int, gain: float) -> Floats:
-    """Returns the mean covariance of random sets of s and k of `others` tokens, for all s and k up to n - 1 (power 0: noise, alike only if equal)."""
+    """Returns the mean covariance of random sets of s and k of `others` tokens, s and k below n.
+
+    Power 0 is noise: sets are alike only if they are equal.
+    """
     s = np.arange(others + 1, dtype=np.float64)
     damping = np.exp(-gain * s / (2 * n))
     if power == 0:
