@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _find(name: str, include_path: str | None) -> dict[str, Any]:
-    from dlm_eval.decoding import describe_strategies
+    from dlm_eval.decoding import STRATEGIES, describe_strategy
     from dlm_eval.decoding.presets import presets
     from dlm_eval.harness.task_index import list_tasks, task_file
     from dlm_eval.models import check_supported, checkpoints, families, option_names
@@ -38,14 +38,17 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     for title, table in (
         ("family", families()),
         ("checkpoint", checkpoints()),
-        ("strategy", describe_strategies()),
         ("preset", presets()),
     ):
         if name in table:
             entry = table[name]  # type: ignore[index]
             found[title] = _plain(dataclasses.asdict(entry)) if dataclasses.is_dataclass(entry) else entry
-    if name in ESTIMATORS.names() or ".py:" in name:
+    if name in STRATEGIES.names():
+        found["strategy"] = describe_strategy(name)
+    if name in ESTIMATORS.names():
         found["estimator"] = describe_estimator(name)
+    if not found and ".py:" in name:
+        found = _of_file(name)
     if "family" in found or "checkpoint" in found:
         found["model_args"] = sorted(option_names(name))
     task = task_file(name, include_path, everything=not found)
@@ -55,9 +58,21 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
         check_supported(name)
         tasks = (row[0] for row in list_tasks(include_path))
         raise unknown(
-            "name", name, {*families(), *checkpoints(), *ESTIMATORS.names(), *describe_strategies(), *presets(), *tasks}
+            "name", name, {*families(), *checkpoints(), *ESTIMATORS.names(), *STRATEGIES.names(), *presets(), *tasks}
         )
     return found
+
+
+def _of_file(name: str) -> dict[str, Any]:
+    """Returns what is known about a class of a user's file, a strategy or an estimator."""
+    from dlm_eval.decoding import Strategy, describe_strategy
+    from dlm_eval.plugins import load_class
+    from dlm_eval.scoring.estimator import describe_estimator
+
+    path, _, attribute = name.rpartition(":")
+    if issubclass(load_class(path, attribute, "name"), Strategy):
+        return {"strategy": describe_strategy(name)}
+    return {"estimator": describe_estimator(name)}
 
 
 def _plain(value: Any) -> Any:

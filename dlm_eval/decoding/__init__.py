@@ -13,11 +13,11 @@ from dlm_eval.decoding.samples import hit_at_k, vote
 from dlm_eval.decoding.settings import GENERAL, DecodeSettings, expand, fit_task, resolve, setting_names
 from dlm_eval.decoding.state import DecodeState, Edit, Query, StepState
 from dlm_eval.decoding.strategies import highest
-from dlm_eval.decoding.strategy import STRATEGIES, Strategy, default_strategy, describe_strategies
+from dlm_eval.decoding.strategy import STRATEGIES, Strategy, default_strategy, describe_strategies, describe_strategy
 from dlm_eval.decoding.trace import Trace, TraceStep
 from dlm_eval.decoding.unmasking import Unmasking
 
 __all__ = [
     "GENERAL", "STRATEGIES", "DecodeSettings", "DecodeState", "Edit", "Preset", "Query", "StepState", "Strategy", "Trace", "TraceStep", "Unmasking", "default_strategy",
-    "describe_strategies", "expand", "fill", "fill_outcomes", "fill_program", "fit_task", "highest", "hit_at_k", "presets", "resolve", "setting_names", "vote",
+    "describe_strategies", "describe_strategy", "expand", "fill", "fill_outcomes", "fill_program", "fit_task", "highest", "hit_at_k", "presets", "resolve", "setting_names", "vote",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ processes 'uniform', 'gaussian' and 'canvas' have programs of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dlm_eval.canvas import Canvas, Filling
@@ -16,7 +17,7 @@ from dlm_eval.engine import Walk
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser, Process
 from dlm_eval.noise import Noise
-from dlm_eval.options import check_options, option_names
+from dlm_eval.options import check_options, describe_options, option_names
 from dlm_eval.plugins import Registry, source_digest
 
 if TYPE_CHECKING:
@@ -164,6 +165,18 @@ def not_for(strategy: Strategy, process: str) -> UserError:
     """Returns the error of a strategy that cannot fill with models of `process`."""
     fitting = ", ".join(cls.name for cls in strategies_for(process))
     return UserError(f"decode strategy '{strategy.name}' is not for models of process '{process}'; allowed: {fitting}")
+
+
+def describe_strategy(name: str) -> dict[str, Any]:
+    """Returns what `dlm-eval show` prints: for which models, the schedule, and every option."""
+    cls = STRATEGIES.find(name, "strategy")
+    return {
+        "name": cls.name,
+        "about": cleandoc(cls.__doc__ or ""),
+        "processes": list(cls.processes),
+        "schedule": cls.default_schedule or ("can be set" if cls.takes_schedule else "decides by itself"),
+        "options": describe_options(cls),
+    }
 
 
 def describe_strategies() -> dict[str, str]:
