@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dlm_eval.errors import SampleError
-from dlm_eval.memory import Memory
+from dlm_eval.models.denoiser import LogitsOp
+from dlm_eval.models.kv_cache import KVCache
 
 T = TypeVar("T")
 Ints = NDArray[np.int64]
@@ -25,12 +26,7 @@ Floats = NDArray[np.float32]
 Reading = tuple[NDArray[Any], ...]  # arrays whose first dimension is W
 
 
-class Reader(Protocol):
-    """What to read off the logits at wanted positions. Hashable: rows with equal readers are read together."""
-
-    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
-        """Returns tensors with first dimension N from float32 `logits` [N, V] and `payload` [N, ...] (the rows' own inputs)."""
-        ...
+Reader = LogitsOp
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ class Row:
     head: str = "logits"
     inputs: Floats | None = None
     time: float = 0.0
-    memory: Memory | None = None
+    memory: KVCache | None = None
     live: tuple[int, int] | None = None
     keep: int = 0
 

@@ -16,7 +16,7 @@ from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.decoding import DecodeSettings, fill
 from dlm_eval.decoding.strategies import Look, within_entropy_bound
 from dlm_eval.engine import Engine
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.noise import Noise
 
 ALPHA = 1e-3  # of every statistical test here; seeds are fixed

@@ -276,14 +276,14 @@ def test_probe_finds_full_attention_in_a_block_model(folder):
 
 def test_a_prompt_that_spells_the_mask_is_that_samples_fault(tmp_path):
     model = load_model("diffugpt", pretrained=build.diffugpt(tmp_path)[0])
-    assert not model.mask_is_word
+    assert not model.mask_is_regular_token
     with pytest.raises(SampleError, match="mask token"):
         model.encode(f"fill in {MASK} here")
 
 
 def test_a_mask_that_is_a_word_may_be_written(tmp_path):
     model = load_model("diffugpt", pretrained=build.diffugpt(tmp_path, mask="the")[0])
-    assert model.mask_is_word and model.mask_id in model.encode("the end")
+    assert model.mask_is_regular_token and model.mask_id in model.encode("the end")
     assert model.decode(model.encode("the end")) == "the end"
 
 

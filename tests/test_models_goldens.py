@@ -37,7 +37,7 @@ def difference(ours, theirs, model=None):
     """Largest |ours - theirs| relative to the largest of theirs, over tokens that can be written."""
     theirs = torch.tensor(theirs) if not torch.is_tensor(theirs) else theirs
     ours = ours[..., : theirs.shape[-1]]
-    kept = [i for i in range(theirs.shape[-1]) if model is None or i not in model.traits.barred]
+    kept = [i for i in range(theirs.shape[-1]) if model is None or i not in model.facts.suppressed_ids]
     ours, theirs = ours[..., kept], theirs[..., kept]
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
@@ -76,7 +76,7 @@ def test_ids_are_the_authors(shared, family):
     assert model.mask_id == ids["mask"] and model.eos_ids[0] == eos[0] and set(eos) <= set(model.eos_ids)
     assert "bos" not in ids or model.bos_id == ids["bos"]
     assert "eot" not in ids or model.eos_ids[1] == ids["eot"]
-    assert model.mask_is_word == golden.get("mask_is_ordinary_vocabulary_item", False)
+    assert model.mask_is_regular_token == golden.get("mask_is_ordinary_vocabulary_item", False)
 
 
 def test_wedlm_logits_come_back_in_reading_order(shared):

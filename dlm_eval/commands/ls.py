@@ -31,9 +31,9 @@ Table = tuple[Sequence[str], Iterable[Sequence[str]]]
 
 
 def _models() -> Table:
-    from dlm_eval.models import checkpoints, families, unsupported
+    from dlm_eval.models import checkpoints, known_families, unsupported
 
-    known, rows = families(), []
+    known, rows = known_families(), []
     for name, family in known.items():
         named = [c for c in checkpoints().values() if c.family == name]
         if not named:

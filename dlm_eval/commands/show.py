@@ -31,12 +31,12 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     from dlm_eval.decoding.presets import presets
     from dlm_eval.decoding.registry import describe_strategies
     from dlm_eval.harness.task_index import list_tasks, task_file
-    from dlm_eval.models import check_supported, checkpoints, families, option_names
+    from dlm_eval.models import check_supported, checkpoints, known_families, option_names
     from dlm_eval.scoring import ESTIMATORS
 
     found: dict[str, Any] = {}
     for title, table in (
-        ("family", families()),
+        ("family", known_families()),
         ("checkpoint", checkpoints()),
         ("estimator", ESTIMATORS),
         ("strategy", describe_strategies()),
@@ -54,7 +54,7 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
         check_supported(name)
         tasks = (row[0] for row in list_tasks(include_path))
         raise unknown(
-            "name", name, {*families(), *checkpoints(), *ESTIMATORS, *describe_strategies(), *presets(), *tasks}
+            "name", name, {*known_families(), *checkpoints(), *ESTIMATORS, *describe_strategies(), *presets(), *tasks}
         )
     return found
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,21 +33,6 @@ from dlm_eval.noise import Noise
 STEPS = 48  # of a canvas, where none are asked for (DiffusionGemma's max_denoising_steps)
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-
-class CanvasDenoiser(Protocol):
-    """What a denoiser of process 'canvas' has besides (`models.denoiser.Denoiser`).
-
-    Its `logits` also take `inputs` [B, L, H + 1] float32: the self-conditioning of each position (0 before the first step) and 1 from where
-    the canvas begins.
-    """
-
-    canvas_length: int
-    state_size: int
-
-    def soft_embeddings(self, probability: Tensor) -> Tensor:
-        """Returns the self-conditioning [N, H] of distributions [N, V]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +71,7 @@ def canvas_walk(
 
 
 class Page:
-    """One sample being written; `model` is a `Denoiser` and a `CanvasDenoiser`."""
+    """One sample being written; `model` is a `Denoiser` and a `models.denoiser.CanvasDenoiser`."""
 
     def __init__(self, model: Any, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None) -> None:
         self.model, self.settings, self.noise, self.trace = model, settings, noise, trace

@@ -19,7 +19,7 @@ from dlm_eval.decoding.samples import best_walk
 from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.engine import Row, Walk
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.denoiser import Denoiser, LengthHead, offers
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def beam_walk(
         UserError: the model predicts no lengths.
         SampleError: text follows the hole, or no position is left for it.
     """
-    if not hasattr(model, "length_logits"):
+    if not offers(model, LengthHead):
         raise UserError(
             f"decode length_beam '{settings.length_beam}' is not possible: {model.name} has no length head; leave it out"
         )

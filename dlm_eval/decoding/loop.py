@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
+from dlm_eval.decoding.cache_policy import make_cache_policy, visible_end
 from dlm_eval.decoding.canvases import canvas_walk
 from dlm_eval.decoding.checkpoints import Offer, State, no_offer, why_not
 from dlm_eval.decoding.checks import check_process
@@ -27,7 +28,6 @@ from dlm_eval.decoding.draw import Draw
 from dlm_eval.decoding.exits import Front
 from dlm_eval.decoding.gaussian import gaussian_walk
 from dlm_eval.decoding.lengths import beam_walk
-from dlm_eval.decoding.memory import recollection, seen_end
 from dlm_eval.decoding.rates import Ask, ask
 from dlm_eval.decoding.registry import strategy
 from dlm_eval.decoding.samples import best_walk, repeat
@@ -38,8 +38,7 @@ from dlm_eval.decoding.strategies import Look, Strategy
 from dlm_eval.decoding.uniform import uniform_walk
 from dlm_eval.engine import Reading, Row, Walk
 from dlm_eval.errors import SampleError
-from dlm_eval.models.denoiser import Denoiser, embedding_rows
-from dlm_eval.models.ids import check_ids
+from dlm_eval.models.denoiser import Denoiser, check_ids, embedding_rows, logit_shift
 from dlm_eval.noise import Noise
 from dlm_eval.printable import counted
 
@@ -190,7 +189,7 @@ class Page:
         self.logprob: Floats = np.full(len(canvas), -np.inf)  # of each token when it was written
         self.step: Ints = np.full(len(canvas), -1)
         self.reader = _reader(model, settings, self.method)
-        self.recollection = recollection(model, settings.cache, settings.guidance_factor != 1)
+        self.recollection = make_cache_policy(model, settings.cache, settings.guidance_factor != 1)
         self.block: Ints = np.nonzero(self.open)[0]  # positions of the window that is being filled
         self.asked = Ask(self.reader)
         self.known: tuple[Ask, Ints, Reading] | None = None
@@ -246,7 +245,7 @@ class Page:
     def _foretold(self, window: Window) -> bool:
         """Returns whether the block before predicts the first position: a shifted block-causal model reads it there, whatever else is written (Fast-dLLM v2)."""
         block = self.model.block_length
-        return block is not None and getattr(self.model, "lag", 0) > 0 and int(window.positions[0]) % block == 0
+        return block is not None and logit_shift(self.model) > 0 and int(window.positions[0]) % block == 0
 
     def _goes_on(self, window: Window, step: int) -> bool:
         if self.exit != "full":
@@ -309,7 +308,7 @@ class Page:
 
     def _row(self, at: Ints, payload: Floats) -> Row:
         """Returns the row that asks for `at`. What the model cannot see from there is left out."""
-        end = seen_end(self.model, self.open, int(at[-1]))
+        end = visible_end(self.model, self.open, int(at[-1]))
         factor = self.settings.guidance_factor
         unguided = None
         if factor != 1:

@@ -26,8 +26,8 @@ from torch import Tensor
 from dlm_eval.decoding.draw import Draw, without
 from dlm_eval.decoding.schedules import reveal_grid
 from dlm_eval.decoding.strategies import Bools, Look
-from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.models.noise_schedules import LogLinear, NoiseSchedule
+from dlm_eval.models.denoiser import ConcreteScores, Denoiser, noise_schedule, offers
+from dlm_eval.models.noise_schedules import NoiseSchedule
 from dlm_eval.rows import Reader
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ def ask(model: Denoiser, draw: Draw, look: Look, settings: DecodeSettings) -> As
         if settings.strategy != "ddpm":
             return Ask(draw)
         return Ask(draw, log_chance=_log(1.0 if done else _ancestral(look, settings.eps)))
-    schedule: NoiseSchedule = getattr(model, "schedule", LogLinear())
+    schedule: NoiseSchedule = noise_schedule(model)
     grid = reveal_grid(settings.eps, look.steps)
     now = float(grid[min(look.step, look.steps)])
     sigma = schedule.sigma(now)
     factor = math.inf if done else _factor(schedule, now, float(grid[look.step + 1]), settings.strategy)
     draw = replace(draw, banned=tuple({*draw.banned, model.mask_id}))
-    if hasattr(model, SCORES):
+    if offers(model, ConcreteScores):
         return Ask(Rates(draw, _log(factor)), SCORES, sigma)
     return Ask(draw, log_chance=_log(factor / math.expm1(sigma)))
 

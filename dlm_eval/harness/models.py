@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
-from dlm_eval.models import checkpoints, families, option_names, packaged_asset
+from dlm_eval.models import checkpoints, known_families, option_names, packaged_asset
 from dlm_eval.noise import digest
 from dlm_eval.redaction import redact, redact_text
 
@@ -63,12 +63,12 @@ def _known() -> set[str]:
     import lm_eval.models  # noqa: F401
     from lm_eval.api.registry import model_registry
 
-    return {*families(), *checkpoints(), *PACKAGED_BASELINES, *model_registry.keys()}
+    return {*known_families(), *checkpoints(), *PACKAGED_BASELINES, *model_registry.keys()}
 
 
 def is_ours(name: str) -> bool:
     """Returns whether a known model is one of our denoisers, not one of lm-eval's."""
-    return name in families() or name in checkpoints() or _is_file(name)
+    return name in known_families() or name in checkpoints() or _is_file(name)
 
 
 def _is_file(name: str) -> bool:

@@ -1,12 +1,13 @@
 """The models: a table of families and checkpoints (checkpoints.yaml), and `load_model`, which turns a name into a `Denoiser`.
 
-Each family is a module with one public function, `load(settings) -> Denoiser`; the annotation of `settings` is the frozen
-dataclass of its options. Families come from the table, from the entry-point group `dlm_eval.models` of installed packages,
-and from a file: `--model path/to/my_model.py`.
+A family is a module with `FAMILY`, a `models.family.FamilySpec`, or with a function `load(settings) -> Denoiser` whose
+annotation of `settings` is the frozen dataclass of its options. Families come from the table, from the entry-point group
+`dlm_eval.models` of installed packages, and from a file: `--model path/to/my_model.py`.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -46,7 +47,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Facts about published weights.
+    """ConfigKeys about published weights.
 
     Attributes:
         name: what --model takes.
@@ -78,7 +79,7 @@ def _table() -> tuple[dict[str, Family], dict[str, Checkpoint], dict[str, str]]:
     return known, {name: Checkpoint(name, **row) for name, row in raw["checkpoints"].items()}, raw["unsupported"]
 
 
-def families() -> dict[str, Family]:
+def known_families() -> dict[str, Family]:
     """Returns the families by name: ours, then those of installed packages (which cannot replace ours)."""
     plugins = importlib.metadata.entry_points(group=ENTRY_POINTS)
     others = {e.name: Family(e.name, e.value, about=f"from package {e.dist.name if e.dist else '?'}") for e in plugins}
@@ -120,7 +121,7 @@ def find_checkpoint(name: str) -> Checkpoint:
     Raises:
         UserError: no such family or checkpoint; the message has the nearest name.
     """
-    named, known = checkpoints(), families()
+    named, known = checkpoints(), known_families()
     if name in named:
         return named[name]
     if name.endswith(".py"):
@@ -151,19 +152,17 @@ def load_model(name: str, **options: Any) -> Denoiser:
     Raises:
         UserError: an unknown name or option, or a checkpoint that cannot be used; one line that says what to do.
     """
-    checkpoint = find_checkpoint(name)
-    load = _load_of(checkpoint)
-    settings = _settings(load, checkpoint, options)
-    try:
-        model = load(settings)
-        if checkpoint.family not in _table()[0]:  # ours are probed by their adapters
-            from dlm_eval.models.probes import probe
+    from dlm_eval.models.probes import check_cache, probe
 
+    checkpoint = find_checkpoint(name)
+    loader = _loader_of(checkpoint)
+    settings = _settings(loader, checkpoint, options)
+    try:
+        model = loader.load(settings)
+        if not loader.tests:
             _check_members(model, name)
             probe(model)
-        from dlm_eval.cache_test import check_cache
-
-        check_cache(model, declared=checkpoint.family not in _table()[0])
+        check_cache(model, declared=not loader.tests)
     except DlmEvalError:
         raise
     # The user's code may raise anything, and so may libraries over a file that nobody foresaw.
@@ -196,21 +195,39 @@ def load_without_weights(name: str, **options: Any) -> Denoiser:
 
 def option_names(name: str) -> set[str]:
     """Returns the options (`model_args`) that a model takes."""
-    load = _load_of(find_checkpoint(name))
-    kind = next(hint for key, hint in typing.get_type_hints(load).items() if key != "return")
-    return {f.name for f in fields(kind)}
+    return {f.name for f in fields(_loader_of(find_checkpoint(name)).settings)}
 
 
-def _load_of(checkpoint: Checkpoint) -> Callable[[Any], Denoiser]:
-    known = families()
-    return _loader(known[checkpoint.family].module if checkpoint.family in known else checkpoint.family)
+@dataclass(frozen=True)
+class Loader:
+    """How a family's models are made.
+
+    Attributes:
+        load: makes one of its options.
+        settings: dataclass of the options.
+        tests: whether `load` probes what it made; a user's own `load` does not.
+    """
+
+    load: Callable[[Any], Denoiser]
+    settings: type[Any]
+    tests: bool
 
 
-def _loader(source: str) -> Callable[[Any], Denoiser]:
-    """Returns `load` of a module, of `module:function`, or of a Python file; importing it runs its code.
+def _loader_of(checkpoint: Checkpoint) -> Loader:
+    known = known_families()
+    source = known[checkpoint.family].module if checkpoint.family in known else checkpoint.family
+    return _loader(source, checkpoint.family in _table()[0])
+
+
+def _loader(source: str, ours: bool = False) -> Loader:
+    """Returns the loader of a module, of `module:name`, or of a Python file; importing it runs its code.
+
+    Args:
+        source: where `load` or `FAMILY` is.
+        ours: whether the module belongs to this package.
 
     Raises:
-        UserError: there is no such file or function, or importing it failed.
+        UserError: there is no such file or name, or importing it failed.
     """
     place, _, function = source.partition(":") if not source.endswith(".py") else (source, "", "")
     try:
@@ -219,12 +236,24 @@ def _loader(source: str) -> Callable[[Any], Denoiser]:
         raise
     except Exception as error:  # the user's code may raise anything while it is imported
         raise UserError(f"model '{source}' cannot be imported: {type(error).__name__}: {error}") from error
-    load: Callable[[Any], Denoiser] | None = getattr(module, function or "load", None)
-    if load is None:
-        raise UserError(f"model '{source}' has no function {function or 'load'}(settings); see docs/adding-a-model.md")
-    if not any(key != "return" for key in typing.get_type_hints(load)):
+    found = next(
+        (vars(module)[name] for name in ([function] if function else ["load", "FAMILY"]) if name in vars(module)), None
+    )
+    if found is not None and not callable(found):
+        from dlm_eval.models.family import FamilySpec, load_family
+
+        if isinstance(found, FamilySpec):
+            return Loader(functools.partial(load_family, found), found.settings, True)
+    if not callable(found):
+        raise UserError(
+            f"model '{source}' has no function {function or 'load'}(settings) and no FAMILY; see docs/adding-a-model.md"
+        )
+    hints = [hint for key, hint in typing.get_type_hints(found).items() if key != "return"]
+    if not hints:
         raise UserError(f"model '{source}': load(settings) must annotate `settings` with the dataclass of its options")
-    return load
+    if not (isinstance(hints[0], type) and is_dataclass(hints[0])):
+        raise UserError(f"model '{source}': load(settings) must annotate `settings` with a dataclass, not {hints[0]}")
+    return Loader(found, hints[0], ours)
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -250,13 +279,9 @@ def _check_members(model: Any, name: str) -> None:
         raise UserError(f"model '{name}': what load() returned is no Denoiser; it lacks {', '.join(absent)}")
 
 
-def _settings(load: Callable[[Any], Denoiser], checkpoint: Checkpoint, options: Mapping[str, Any]) -> Any:
-    """Returns the options of `load` from the checkpoint's defaults and the user's `options`."""
-    kind = next(hint for key, hint in typing.get_type_hints(load).items() if key != "return")
-    if not (isinstance(kind, type) and is_dataclass(kind)):
-        raise UserError(
-            f"model '{checkpoint.name}': load(settings) must annotate `settings` with a dataclass, not {kind}"
-        )
+def _settings(loader: Loader, checkpoint: Checkpoint, options: Mapping[str, Any]) -> Any:
+    """Returns the options of a model from the checkpoint's defaults and the user's `options`."""
+    kind = loader.settings
     given: dict[str, Any] = {}
     for key, value in options.items():
         key = ALIASES.get(key, key)
