@@ -31,13 +31,14 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     from dlm_eval.decoding.presets import presets
     from dlm_eval.decoding.registry import describe_strategies
     from dlm_eval.harness.task_index import list_tasks, task_file
-    from dlm_eval.models import check_supported, checkpoints, known_families, option_names
+    from dlm_eval.models import baselines, check_supported, checkpoints, known_families, option_docs
     from dlm_eval.scoring import ESTIMATORS
 
     found: dict[str, Any] = {}
     for title, table in (
         ("family", known_families()),
         ("checkpoint", checkpoints()),
+        ("baseline", baselines()),
         ("estimator", ESTIMATORS),
         ("strategy", describe_strategies()),
         ("preset", presets()),
@@ -46,7 +47,7 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
             entry = table[name]  # type: ignore[index]
             found[title] = _plain(dataclasses.asdict(entry)) if dataclasses.is_dataclass(entry) else entry
     if "family" in found or "checkpoint" in found:
-        found["model_args"] = sorted(option_names(name))
+        found["model_args"] = option_docs(name)
     task = task_file(name, include_path, everything=not found)
     if task is not None:
         found["task"] = task
@@ -54,7 +55,10 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
         check_supported(name)
         tasks = (row[0] for row in list_tasks(include_path))
         raise unknown(
-            "name", name, {*known_families(), *checkpoints(), *ESTIMATORS, *describe_strategies(), *presets(), *tasks}
+            "name",
+            name,
+            {*known_families(), *checkpoints(), *baselines(), *ESTIMATORS, *describe_strategies(), *presets(), *tasks},
+            "dlm-eval ls",
         )
     return found
 

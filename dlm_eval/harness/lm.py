@@ -84,7 +84,7 @@ class DiffusionLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        return self.model.eos_ids[0]
+        return self.model.eos_ids[0] if self.model.eos_ids else self.model.pad_id
 
     @property
     def max_length(self) -> int:

@@ -11,10 +11,13 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
+import re
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -32,6 +35,7 @@ TABLE = Path(__file__).with_name("checkpoints.yaml")
 ASSETS = Path(__file__).parent.parent / "assets"
 ENTRY_POINTS = "dlm_eval.models"
 ALIASES = {"model_path": "pretrained"}  # option names that other harnesses use
+_GIVEN: dict[str, Denoiser] = {}  # models that were given as objects, for as long as they are used
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,16 @@ class Checkpoint:
 
 
 @cache
-def _table() -> tuple[dict[str, Family], dict[str, Checkpoint], dict[str, str]]:
+def _raw() -> dict[str, Any]:
     import yaml
 
-    raw = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    raw: dict[str, Any] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    return raw
+
+
+@cache
+def _table() -> tuple[dict[str, Family], dict[str, Checkpoint], dict[str, str]]:
+    raw = _raw()
     known = {name: Family(name, **row) for name, row in raw["families"].items()}
     return known, {name: Checkpoint(name, **row) for name, row in raw["checkpoints"].items()}, raw["unsupported"]
 
@@ -83,7 +93,8 @@ def known_families() -> dict[str, Family]:
     """Returns the families by name: ours, then those of installed packages (which cannot replace ours)."""
     plugins = importlib.metadata.entry_points(group=ENTRY_POINTS)
     others = {e.name: Family(e.name, e.value, about=f"from package {e.dist.name if e.dist else '?'}") for e in plugins}
-    return {**others, **_table()[0]}
+    given = {name: Family(name, "", process=model.process) for name, model in _GIVEN.items()}
+    return {**others, **_table()[0], **given}
 
 
 def checkpoints() -> dict[str, Checkpoint]:
@@ -96,10 +107,30 @@ def unsupported() -> dict[str, str]:
     return dict(_table()[2])
 
 
+def baselines() -> dict[str, dict[str, Any]]:
+    """Returns the autoregressive models that travel with the package by name: `about` and `options` of lm-eval's `hf`."""
+    return dict(_raw()["baselines"])
+
+
 def check_supported(name: str) -> None:
     """Raises UserError, with the reason, where `name` is a model that is known and cannot be run here."""
     if name in unsupported():
         raise UserError(f"model '{name}' is not supported: {unsupported()[name]}")
+
+
+@contextmanager
+def given(model: Denoiser) -> Iterator[str]:
+    """Makes an object of the user's known to this process under a name, which it yields.
+
+    Raises:
+        UserError: it is no denoiser.
+    """
+    _check_members(model, type(model).__name__)
+    _GIVEN[model.name] = model
+    try:
+        yield model.name
+    finally:
+        _GIVEN.pop(model.name, None)
 
 
 def packaged_asset(name: str) -> Path:
@@ -121,6 +152,8 @@ def find_checkpoint(name: str) -> Checkpoint:
     Raises:
         UserError: no such family or checkpoint; the message has the nearest name.
     """
+    if name in _GIVEN:
+        return Checkpoint(name, name)
     named, known = checkpoints(), known_families()
     if name in named:
         return named[name]
@@ -128,13 +161,15 @@ def find_checkpoint(name: str) -> Checkpoint:
         return Checkpoint(Path(name).stem, name)
     check_supported(name)
     if name not in known:
-        raise unknown("model", name, known.keys() | named.keys())
+        raise unknown("model", name, known.keys() | named.keys(), "dlm-eval ls models")
     default = known[name].default
     return named[default] if default else Checkpoint(name, name)
 
 
 def process_of(name: str, options: Mapping[str, Any]) -> str | None:
     """Returns the process of a model by its options and the table, before it is loaded; None for what is not in the table."""
+    if name in _GIVEN:
+        return _GIVEN[name].process
     if options.get("process"):
         return str(options["process"])
     checkpoint = checkpoints().get(name)
@@ -161,7 +196,7 @@ def load_model(name: str, **options: Any) -> Denoiser:
         model = loader.load(settings)
         if not loader.tests:
             _check_members(model, name)
-            probe(model)
+            probe(model, own=True)
         check_cache(model, declared=not loader.tests)
     except DlmEvalError:
         raise
@@ -199,6 +234,11 @@ def option_names(name: str) -> set[str]:
 
 
 @dataclass(frozen=True)
+class NoOptions:
+    """Options of a model that was given as an object: none."""
+
+
+@dataclass(frozen=True)
 class Loader:
     """How a family's models are made.
 
@@ -213,7 +253,31 @@ class Loader:
     tests: bool
 
 
+def option_docs(name: str) -> dict[str, str]:
+    """Returns "meaning (default)" of each option (`model_args`) that a model takes."""
+    kind = _loader_of(find_checkpoint(name)).settings
+    said: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        said |= attribute_docs(inspect.getdoc(one) or "")
+    needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    return {
+        f.name: said.get(f.name, "")
+        + (" (needed)" if f.name in needed else f" (default: {'none' if f.default is None else f.default})")
+        for f in fields(kind)
+    }
+
+
+def attribute_docs(text: str) -> dict[str, str]:
+    """Returns the entries under "Attributes:" of a docstring by name."""
+    _, _, listed = text.partition("Attributes:\n")
+    entries = re.findall(r"^    (\w+): (.+(?:\n      .+)*)", listed, re.MULTILINE)
+    return {name: " ".join(said.split()) for name, said in entries}
+
+
 def _loader_of(checkpoint: Checkpoint) -> Loader:
+    if checkpoint.family in _GIVEN:
+        model = _GIVEN[checkpoint.family]
+        return Loader(lambda _: model, NoOptions, False)
     known = known_families()
     source = known[checkpoint.family].module if checkpoint.family in known else checkpoint.family
     return _loader(source, checkpoint.family in _table()[0])
@@ -271,12 +335,10 @@ def _import_file(path: Path) -> ModuleType:
 
 def _check_members(model: Any, name: str) -> None:
     """Raises UserError where `model` lacks a part of the Denoiser protocol."""
-    from dlm_eval.models.denoiser import Denoiser
+    from dlm_eval.models.denoiser import Denoiser, missing_members
 
-    methods = ("encode", "decode", "apply_chat_template", "logits", "describe")
-    absent = [part for part in (*Denoiser.__annotations__, *methods) if not hasattr(model, part)]
-    if absent:
-        raise UserError(f"model '{name}': what load() returned is no Denoiser; it lacks {', '.join(absent)}")
+    if absent := missing_members(model, Denoiser):
+        raise UserError(f"model '{name}' is no Denoiser; it lacks {', '.join(absent)}")
 
 
 def _settings(loader: Loader, checkpoint: Checkpoint, options: Mapping[str, Any]) -> Any:

@@ -45,13 +45,17 @@ SEED = 0
 log = logging.getLogger(__name__)
 
 
-def probe(model: Denoiser) -> None:
+def probe(model: Denoiser, own: bool = False) -> None:
     """Checks special ids, NaN, what positions see, and padding, in four short forward passes.
+
+    Args:
+        model: the denoiser.
+        own: whether the model is the user's code, which a message then speaks of instead of a checkpoint's files.
 
     Raises:
         UserError: a check failed; the message says what to do.
     """
-    check_special_ids(model)
+    check_special_ids(model, own)
     length = min(max(LENGTH, 2 * (model.block_length or 0)), model.max_length)
     tokens = example(model, length)
     logits = model.logits(tokens)
@@ -62,10 +66,12 @@ def probe(model: Denoiser) -> None:
         )
     logits = logits[0]
     if bool(logits.isnan().any()):
-        raise UserError(f"{model.name}: the model returns NaN; set dtype=float32, or the weights are broken")
-    check_attention(model, tokens, logits)
+        raise UserError(
+            f"{model.name}: the model returns NaN; {'mend logits()' if own else 'set dtype=float32, or the weights are broken'}"
+        )
+    check_attention(model, tokens, logits, own)
     if can_pad(model):
-        check_padding(model, tokens, logits)
+        check_padding(model, tokens, logits, own)
 
 
 def example(model: Denoiser, length: int) -> Tensor:
@@ -78,7 +84,7 @@ def example(model: Denoiser, length: int) -> Tensor:
     return torch.tensor([row])
 
 
-def check_special_ids(model: Denoiser) -> None:
+def check_special_ids(model: Denoiser, own: bool = False) -> None:
     """Raises UserError if a special id is outside the embedding, or if BOS is needed and there is none."""
     rows = embedding_rows(model)
     named = {"pad_id": model.pad_id, "bos_id": model.bos_id}
@@ -88,16 +94,16 @@ def check_special_ids(model: Denoiser) -> None:
         if value is not None and not 0 <= value < rows:
             raise UserError(
                 f"{model.name}: {what} {value} is outside the embedding, which has rows 0 to {rows - 1}; "
-                f"set {what}= or mend the config"
+                + (f"mend the model's {what}" if own else f"set {what}= or mend the config")
             )
     if model.needs_bos and model.bos_id is None:
         raise UserError(
-            f"{model.name}: the model reads each prediction one position to the left, so it needs a bos token, and it names none; "
-            "set bos_id (a checkpoint: bos_token_id in config.json; generic: bos_id=)"
+            f"{model.name}: the model reads each prediction one position to the left, so it needs a bos token, and {'it has' if own else 'its files name'} none; "
+            + ("give the model a bos_id" if own else "add bos_token_id to config.json (generic: or set bos_id=)")
         )
 
 
-def check_attention(model: Denoiser, tokens: Tensor, before: Tensor) -> None:
+def check_attention(model: Denoiser, tokens: Tensor, before: Tensor, own: bool = False) -> None:
     """Raises UserError if the last token changes predictions that it must not change, or none that it must."""
     last = tokens.shape[1] - 1
     changed = tokens.clone()
@@ -109,7 +115,11 @@ def check_attention(model: Denoiser, tokens: Tensor, before: Tensor) -> None:
     if first < last and float(moves[first:last].max()) <= NOISE[dtype]:
         raise UserError(
             f"{model.name}: the network is causal (the last token changes no prediction before it), so it cannot fill masks; "
-            "choose a class that obeys is_causal=False, or set attn_implementation=eager"
+            + (
+                "let its logits() see the whole row"
+                if own
+                else "choose a class that obeys is_causal=False, or set attn_implementation=eager"
+            )
         )
     if first > 0 and float(moves[:first].max()) > LEAK[dtype]:
         raise UserError(
@@ -117,7 +127,7 @@ def check_attention(model: Denoiser, tokens: Tensor, before: Tensor) -> None:
         )
 
 
-def check_padding(model: Denoiser, tokens: Tensor, before: Tensor) -> None:
+def check_padding(model: Denoiser, tokens: Tensor, before: Tensor, own: bool = False) -> None:
     """Raises UserError if padding on either side changes the predictions of a row."""
     if tokens.shape[1] + 1 > model.max_length:
         tokens = tokens[:, :-1]
@@ -130,8 +140,11 @@ def check_padding(model: Denoiser, tokens: Tensor, before: Tensor) -> None:
         if leak > LEAK[precision_of(model)]:
             raise UserError(
                 f"{model.name}: padding on the {side} changes a row's predictions (by {leak:.1e} of their range); "
-                "set attn_implementation=eager, or probe=false together with --batch_size 1 "
-                "(a model of your own: declare padding = False)"
+                + (
+                    "hide positions whose `valid` is false, or declare padding = False"
+                    if own
+                    else "set attn_implementation=eager, or probe=false together with --batch_size 1"
+                )
             )
 
 
@@ -305,14 +318,12 @@ def cache_tested(model: Denoiser) -> CacheTest:
 
 
 @torch.inference_mode()
-def rows_are_invariant(model: Denoiser, network: torch.nn.Module) -> bool:
+def rows_are_invariant(model: Denoiser) -> bool:
     """Returns whether a row's logits have the same bits alone and among rows of its own length.
 
-    False for networks whose kernels depend on the batch size: mixture of experts, a noise level per row,
-    odd head sizes.
+    False for networks whose kernels depend on the batch size, such as those with a noise level per row or odd
+    head sizes.
     """
-    if any(name.endswith("experts") for name, _ in network.named_modules()):
-        return False
     row = example(model, min(7, model.max_length))  # odd: kernels for pairs of positions leave one over
     rows = torch.cat([row.roll(shift, 1) for shift in range(5)])
     together = model.logits(rows)

@@ -19,6 +19,12 @@ from dlm_eval.redaction import redact_message
 TEXT_FILES = ["tokenizer*", "vocab*", "merges.txt", "*.model", "spiece*", "sentencepiece*"]
 LARGEST_TEXT = 2**28  # bytes of a tokenizer's file; real ones have up to 35 million
 
+# The letters in which byte-level tokenizers write bytes (GPT-2's).
+_PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTES = {chr(byte): byte for byte in _PRINTED} | {
+    chr(256 + place): byte for place, byte in enumerate(sorted(set(range(256)) - set(_PRINTED)))
+}
+
 log = logging.getLogger(__name__)
 
 
@@ -77,6 +83,15 @@ class TokenizerInfo:
         printed = [int(i) for i in ids if int(i) in self._known and int(i) not in self._unprinted]
         text: str = self.tokenizer.decode(printed, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
+
+    def token_name(self, token: int) -> str | None:
+        """Returns the tokenizer's name of the id, None for one that it does not have."""
+        name: str | None = self.tokenizer.convert_ids_to_tokens(int(token)) if token in self._known else None
+        if name is None or "\ufffd" not in self.decode([token]) or not all(letter in BYTES for letter in name):
+            return name
+        return "".join(
+            f"<0x{BYTES[letter]:02X}>" for letter in name
+        )  # a part of a character, as sentencepiece names it
 
     @property
     def chat_templates(self) -> dict[str, str]:
