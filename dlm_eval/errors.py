@@ -58,7 +58,7 @@ def unknown(setting: str, value: object, allowed: Iterable[str], listed: str | N
         listed: The command that lists them. The message then has the three nearest names, not all.
     """
     names = sorted(allowed)
-    near = nearest(value, names, 3 if listed else 1)
-    guess = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    shown = f"`{listed}` lists all {len(names)}" if listed else f"allowed: {', '.join(names) or 'none'}"
+    near = [f"'{name}'" for name in nearest(value, names, 3 if listed else 1)]
+    guess = f"did you mean {', '.join(near[:-1]) + ' or ' * (len(near) > 1) + near[-1]}? " if near else ""
+    shown = f"`{listed}` lists them" if listed else f"allowed: {', '.join(names) or 'none'}"
     return UserError(f"{setting} '{value}' is not known; {guess}{shown}")

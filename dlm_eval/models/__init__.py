@@ -255,16 +255,25 @@ class Loader:
 
 def option_docs(name: str) -> dict[str, str]:
     """Returns "meaning (default)" of each option (`model_args`) that a model takes."""
-    kind = _loader_of(find_checkpoint(name)).settings
-    said: dict[str, str] = {}
+    checkpoint = find_checkpoint(name)
+    kind = _loader_of(checkpoint).settings
+    meaning: dict[str, str] = {}
     for one in reversed(kind.__mro__):
-        said |= attribute_docs(inspect.getdoc(one) or "")
+        meaning |= attribute_docs(inspect.getdoc(one) or "")
+    own = {**checkpoint.options, "checkpoint": checkpoint.name if checkpoint.options else ""}
     needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
-    return {
-        f.name: said.get(f.name, "")
-        + (" (needed)" if f.name in needed else f" (default: {'none' if f.default is None else f.default})")
-        for f in fields(kind)
-    }
+    docs = {}
+    for f in fields(kind):
+        default = own.get(f.name) or f.default
+        shown = "needed" if default is MISSING and f.name in needed else f"default: {_shown(default)}"
+        docs[f.name] = f"{meaning.get(f.name, '').rstrip('.')} ({shown})".strip()
+    return docs
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return "none" if default is None or default == "" else str(default)
 
 
 def attribute_docs(text: str) -> dict[str, str]:

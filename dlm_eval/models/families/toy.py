@@ -28,7 +28,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ToySettings:
-    """Settings of `toy`: vocabulary size V, seed of the chain, disturbance of the conditionals (standard deviation of logits)."""
+    """Options of `toy`.
+
+    Attributes:
+        vocab: vocabulary size V.
+        seed: of the chain.
+        inconsistency: disturbance of the conditionals (standard deviation of logits).
+        max_length: positions of a sequence at most.
+    """
 
     vocab: int = 6
     seed: int = 0
