@@ -122,12 +122,17 @@ RELEASED: dict[str, dict[str, Any]] = {
         "transformers_version": "4.17.0.dev0", "type_vocab_size": 1, "use_cache": True, "vocab_size": 320,
     },
 }  # fmt: skip
-TABLES = {"sdar moe": ("sdar", "SPARSE"), "wedlm": ("wedlm", "WITH_NORMS"), "wedlm 7b": ("wedlm", "KEYS")}
+TABLES = {
+    "sdar moe": ("sdar", "SPARSE"),
+    "wedlm": ("wedlm", "WITH_NORMS"),
+    "wedlm 7b": ("wedlm", "KEYS"),
+    "bd3lm": ("mdlm", "BLOCK_KEYS"),
+}
 
 
 def facts(name: str) -> ConfigKeys:
     module, table = TABLES.get(name, (name, "KEYS"))
-    found: ConfigKeys = getattr(importlib.import_module(f"dlm_eval.models.{module}"), table)
+    found: ConfigKeys = getattr(importlib.import_module(f"dlm_eval.models.families.{module}"), table)
     return found
 
 

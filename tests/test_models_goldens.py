@@ -51,7 +51,7 @@ def own(raw, shift):
 def test_logits_equal_the_authors(shared, family):
     model, golden = load(shared, family, **FAMILIES[family])
     tokens = torch.tensor(golden["logits"]["input_ids"])
-    theirs = own(torch.tensor(golden["logits"]["logits"]), model.traits.shift)
+    theirs = own(torch.tensor(golden["logits"]["logits"]), model.facts.shift)
     assert difference(model.logits(tokens), theirs, model) < TOLERANCE
     wanted = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(0)) < 0.5
     assert difference(model.logits(tokens, positions=wanted), theirs[wanted], model) < TOLERANCE
@@ -65,7 +65,7 @@ def test_left_padded_logits_equal_the_authors(shared, family):
     first, row = padded["first_position"], padded["row"]
     raw = torch.tensor(padded["logits_row0"])[None]
     ours = model.logits(torch.tensor(padded["input_ids"]), valid)[row, first:]
-    assert difference(ours, own(raw, model.traits.shift)[0], model) < TOLERANCE
+    assert difference(ours, own(raw, model.facts.shift)[0], model) < TOLERANCE
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "wedlm", "sedd", "bd3lm"])

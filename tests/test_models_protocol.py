@@ -77,26 +77,9 @@ def test_all_tests_run_when_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -
 
 # -- families ----------------------------------------------------------------------------------------------------------
 
-THIRTEENTH = """
-from transformers import LlamaConfig, LlamaForCausalLM
-from dlm_eval.models.config_keys import DENSE
-from dlm_eval.models.config_tables import COUNT
-from dlm_eval.models.family import BlockSettings, FamilySpec, blocks_of
-from dlm_eval.models.naming import Naming
-from dlm_eval.models.weights import Pretrained
-
-KEYS = DENSE.extended(family="Sprout", needed={"patch": COUNT})
-NAMES = Naming({r"^sprout\\.": "model.", r"^out\\.": "lm_head."})
-
-
-def network(opened):
-    return Pretrained(LlamaForCausalLM, LlamaConfig(**opened.without("patch"), is_causal=False), NAMES)
-
-
-FAMILY = FamilySpec(
-    "sprout", KEYS, network, BlockSettings, shift=True, causal_blocks=blocks_of("patch", 4), mask_token="<|mask|>"
-)
-"""
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "adding-a-model.md").read_text()
+THIRTEENTH = "# sprout.py" + PAGE.partition("# sprout.py")[2].partition("```")[0]
+WRAPPED = "import torch" + PAGE.partition("is a model:\n\n```python\nimport torch")[2].partition("```")[0]
 
 
 def sprout(folder: Path, **changes: Any) -> Path:
@@ -160,6 +143,12 @@ def test_a_function_is_a_model() -> None:
     assert model.encode("Anna had a kite.") == tiny.encode("Anna had a kite.")
     assert model.describe() != wrapped_tiny().describe()  # another function may have other weights
     assert wrapped_tiny(fingerprint="a").describe() == wrapped_tiny(fingerprint="a").describe()
+
+
+def test_the_function_of_the_docs_is_a_model() -> None:
+    said: dict[str, Any] = {}
+    exec(WRAPPED, said)
+    assert len(fill(said["model"], [Canvas.completion([1, 2], 3)])[0].tokens) <= 3 and said["model"].eos_ids == (26,)
 
 
 def test_evaluate_takes_an_object() -> None:
