@@ -205,11 +205,13 @@ def test_no_tokenizer(folder):
     assert "no tokenizer that can be read" in refusal("llada", pretrained=folder)
 
 
-def test_no_end_of_text(folder):
+def test_no_end_of_text_is_a_warning(folder, caplog):
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "eos_token"}))
     change(folder, eos_token_id=None)
-    assert "end-of-text" in refusal("llada", pretrained=folder)
+    assert load_model("llada", pretrained=folder).eos_ids == ()
+    (told,) = [record.getMessage() for record in caplog.records if "end-of-text" in record.getMessage()]
+    assert told.startswith(f"{folder.name} names no end-of-text token")
 
 
 def test_a_class_that_stays_causal(tmp_path):

@@ -193,6 +193,8 @@ def build_denoiser(spec: FamilySpec, opened: OpenedCheckpoint) -> TransformersDe
         spec.default_mask(opened.values),
         spec.mask_may_be_regular,
     )
+    if not tokens.eos_ids and spec.process == "absorbing":
+        log.warning("%s names no end-of-text token; every open position is written", files.name)
     model = network.load(files, settings)
     facts = ModelFacts(
         spec.name, spec.shift, "full" if block is None else "block", block, spec.process, spec.bos_only_if_empty,
