@@ -193,14 +193,14 @@ def test_tiny_and_toy_load():
 
 @pytest.mark.parametrize("name", sorted(known_families()))
 def test_every_family_is_importable_and_its_checkpoints_fit_its_options(name):
-    from dlm_eval.models import _loader, _settings
+    from dlm_eval.models.loader import find_loader, settings_of
 
     family = known_families()[name]
-    load = _loader(family.module)
+    load = find_loader(family.module)
     named = [one for one in checkpoints().values() if one.family == name]
     assert family.about and (family.default is None or family.default in checkpoints())
     for checkpoint in named:
-        settings = _settings(load, checkpoint, {})
+        settings = settings_of(load, checkpoint, {})
         assert getattr(settings, "checkpoint", checkpoint.name) == checkpoint.name
 
 
