@@ -23,7 +23,7 @@ GIVEN: dict[str, Denoiser] = {}  # models that were given as objects, for as lon
 
 @dataclass(frozen=True)
 class Family:
-    """One adapter: the module with `load`, the checkpoint that its bare name means, what it is in a line, and the process of its models."""
+    """One family: its module, the checkpoint that its name alone means, a line about it, and its process."""
 
     name: str
     module: str
@@ -166,7 +166,7 @@ def process_of(name: str, options: Mapping[str, Any]) -> str | None:
 
 
 def check_members(model: Any, name: str) -> None:
-    """Raises UserError where `model` lacks a part of the Denoiser protocol."""
+    """Raises UserError if `model` lacks a member of `Denoiser`."""
     from dlm_eval.models.denoiser import Denoiser, missing_members
 
     if absent := missing_members(model, Denoiser):

@@ -39,14 +39,14 @@ class LoadSettings:
         pretrained: hub id or folder.
         revision: branch, tag or commit of a hub id.
         dtype: of the weights: auto (the checkpoint's), float32, float16 or bfloat16.
-        device: auto (cuda where there is one), cpu, cuda, cuda:1, ...
+        device: auto (cuda if there is one), cpu, cuda, cuda:1, ...
         device_map: auto, balanced, ... or JSON of module -> device, to spread a model over several devices, or None.
         attn_implementation: transformers' name of the attention code, or None for its choice.
         max_length: positions of a sequence at most; None for the checkpoint's.
         mask_id: overrides the checkpoint's mask token.
         quantization: fewer bits per weight, as `models.quantization` reads it, or None.
         peft: hub id or folder of a LoRA adapter to merge into the weights, or None.
-        tokenizer: hub id or folder of the tokenizer where it is not beside the weights.
+        tokenizer: hub id or folder of the tokenizer if it is not beside the weights.
         checkpoint: named checkpoint whose facts fill in what the files do not say.
         probe: whether the loaded model is probed (future tokens, padding, NaN).
         strict_config: whether a key of config.json that nobody knows is an error; else it is a warning.
@@ -85,7 +85,7 @@ class CheckpointFiles:
     """A checkpoint on this machine.
 
     Attributes:
-        path: where it lies.
+        path: its folder.
         name: the name to show for it.
         commit: its hub commit, None for a local folder.
         notes: what the result says about how this folder was read (keys that nobody knows, which head, which adapter).
@@ -97,7 +97,7 @@ class CheckpointFiles:
     notes: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Returns the JSON file `name`, or {} where it is absent.
+        """Returns the JSON file `name`, or {} if it is absent.
 
         Raises:
             UserError: the file is not a JSON object.
@@ -180,7 +180,7 @@ def _from_hub(name: str, revision: str | None, setting: str) -> CheckpointFiles:
         raise UserError(f"{setting} '{name}' is not a folder, not in the local hub cache, and {why}") from None
     except (HfHubHTTPError, OSError) as error:
         at = f" at revision '{revision}'" if revision else ""
-        raise UserError(f"{setting} '{name}'{at} cannot be had from the hub: {first_line(error)}") from None
+        raise UserError(f"{setting} '{name}'{at} cannot be fetched from the hub: {first_line(error)}") from None
     return CheckpointFiles(path, name, path.name)
 
 
@@ -218,7 +218,7 @@ def read_values(
 
 
 def require_family(config: Mapping[str, Any], folder: CheckpointFiles, family: str) -> None:
-    """Raises UserError where `config` names another family of ours: its weights may fit and mean something else."""
+    """Raises UserError if `config` names another family of ours: its weights may fit and mean something else."""
     kind = config.get("model_type", "unnamed")
     named = _letters(str(kind))
     if named in known_families() and not _letters(family).startswith(named):
@@ -250,7 +250,7 @@ def resolve_dtype(setting: str, config: Mapping[str, Any], folder: CheckpointFil
 
 
 def resolve_device(setting: str) -> torch.device:
-    """Returns the device of `setting`; auto is cuda where there is one.
+    """Returns the device of `setting`; auto is cuda if there is one.
 
     Raises:
         UserError: no such device, or not on this machine.

@@ -137,7 +137,7 @@ def read_tokenizer(
 ) -> TokenizerInfo:
     """Returns the vocabulary of a checkpoint folder.
 
-    The mask is, in this order: the option, the config's, the tokenizer's, `mask_token` where the tokenizer has it, `default_mask`, the
+    The mask is, in this order: the option, the config's, the tokenizer's, `mask_token` if the tokenizer has it, `default_mask`, the
     named checkpoint's.
 
     Args:
@@ -173,7 +173,7 @@ def read_tokenizer(
 
 
 def load_tokenizer(folder: CheckpointFiles, tokenizer_class: Any = None) -> Any:
-    """Returns the folder's tokenizer, without remote code: tokenizer.json as it stands where there is one.
+    """Returns the folder's tokenizer, without remote code: tokenizer.json as it is if there is one.
 
     Raises:
         UserError: the folder has no tokenizer that transformers can read.
@@ -238,7 +238,7 @@ def _check_files(folder: CheckpointFiles) -> None:
 
 
 def token_id(tokenizer: Any, text: str | None) -> int | None:
-    """Returns the id of the single token `text`, or None where the tokenizer lacks it."""
+    """Returns the id of the single token `text`, or None if the tokenizer lacks it."""
     if text is None:
         return None
     found = tokenizer.get_vocab().get(text)
@@ -264,7 +264,7 @@ def is_word(tokenizer: Any, token: int) -> bool:
 
 
 def _refuse_equal(vocabulary: TokenizerInfo, folder: CheckpointFiles, settings: LoadSettings) -> None:
-    """Raises UserError where the mask is also another special token: every hole would be an end, a beginning or padding."""
+    """Raises UserError if the mask is also another special token: every hole would be an end, a beginning or padding."""
     allowed = settings.known.equal_ids if settings.known else ()
     others: dict[str, Sequence[int | None]] = {
         "bos": [vocabulary.bos_id],

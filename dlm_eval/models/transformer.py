@@ -159,7 +159,7 @@ class TransformersDenoiser:
     def forward_cached(
         self, tokens: Tensor, valid: Tensor | None, positions: Tensor, past: BatchKV | None, keep: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns logits, and states where they are to be kept (see `CachingDenoiser.forward_cached`)."""
+        """Returns logits, and with `keep` keys and values (see `KVCacheDenoiser.forward_cached`)."""
         states = LayerCache(past, keep)
         rows, columns = positions.to(self.device).nonzero(as_tuple=True)
         hidden = self.hidden_cached(
@@ -228,12 +228,12 @@ class TransformersDenoiser:
         return logits
 
     def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        """Returns the backbone's last hidden states [B, L, H]; `valid` is None where no row is padded."""
+        """Returns the backbone's last hidden states [B, L, H]; `valid` is None if no row is padded."""
         states: Tensor = self.backbone(input_ids=tokens, **self.inputs(tokens, valid)).last_hidden_state
         return states
 
     def inputs(self, tokens: Tensor, valid: Tensor | None) -> dict[str, Any]:
-        """Returns what the network needs besides tokens: nothing where nothing is padded, so that sdpa may use its flash kernel."""
+        """Returns what the network needs besides tokens: nothing if no row is padded, so that sdpa may use its flash kernel."""
         inputs: dict[str, Any] = {"use_cache": False}
         if valid is not None:
             # Counting real tokens makes learned positions right under left padding, and rows equal to their unpadded selves.
@@ -268,7 +268,7 @@ def wanted_places(shape: torch.Size, positions: Tensor | None, device: Any) -> t
 
 
 def real_positions(valid: Tensor) -> Tensor:
-    """Returns [B, L] long: how many real tokens stand before each."""
+    """Returns [B, L] long: the number of real tokens before each."""
     return (valid.long().cumsum(1) - 1).clamp(min=0)
 
 

@@ -26,7 +26,7 @@ HASHED_WHOLE = 256 * 2**20  # bytes of weights up to which files are hashed whol
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The weight files of a folder, sorted, and the name of the file that stands for them: an index, or the only one. None if there are none."""
+    """The weight files of a folder, sorted, and the entry file: the index, or the only file; None without weights."""
 
     files: list[Path]
     entry: str | None
@@ -38,7 +38,7 @@ def choose(folder: Path, name: str) -> WeightFiles:
     Files that merely lie beside them (weights of another average, of another format) are never merged in.
 
     Args:
-        folder: where they lie.
+        folder: of the checkpoint.
         name: the checkpoint's, for messages.
 
     Raises:
@@ -84,7 +84,7 @@ def tensor_shapes(files: list[Path], name: str) -> dict[str, list[int]]:
 
 
 def refuse_twice(key: str, file: Path, place: dict[str, Path], name: str) -> None:
-    """Notes that `file` holds the tensor `key`; raises UserError where another file holds one of that name."""
+    """Notes that `file` holds the tensor `key`; raises UserError if another file holds one of that name."""
     if key in place:
         raise UserError(f"pretrained '{name}': tensor '{key[:80]}' is in two files, {place[key].name} and {file.name}")
     place[key] = file
@@ -213,7 +213,7 @@ def stored(files: list[Path]) -> Stored:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name stands in it twice")
+        raise ValueError("a name is in it twice")
     return found
 
 

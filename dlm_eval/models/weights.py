@@ -155,7 +155,7 @@ def load_module(
     with init_empty_weights(include_buffers=False), within:
         module = build()
     state = rename(read_state(folder, folder.weights, device))
-    for key in state:  # one at a time, so that the file's dtype and ours never stand side by side whole
+    for key in state:  # one at a time, so that the weights are never whole in both dtypes
         state[key] = state[key].to(dtype)
     wanted = module.state_dict()
     wrong = [key for key, value in state.items() if key in wanted and wanted[key].shape != value.shape]
@@ -306,7 +306,7 @@ def _hushed(folder: CheckpointFiles) -> Iterator[None]:
 
 
 def check_keys(name: str, missing: Any, surplus: Any, mismatched: Any = ()) -> None:
-    """Raises UserError where the weights in the files are not those of the network."""
+    """Raises UserError if the weights in the files are not those of the network."""
     found = {"lacks": missing, "has surplus": surplus, "has of another shape": mismatched}
     faults = [f"{word} {_listed(keys)}" for word, keys in found.items() if keys]
     if faults:

@@ -28,7 +28,7 @@ from dlm_eval.settings import from_mapping
 class DDLMDenoiser(TransformersDenoiser):
     """Denoiser of a `CDCD` network (see `models.denoiser.EmbeddingDenoiser`).
 
-    Without `inputs`, tokens stand for their own clean embeddings, everything open, at the lowest noise level.
+    Without `inputs`, tokens are their own clean embeddings, everything open, at the lowest noise level.
     """
 
     @property
@@ -57,10 +57,10 @@ class DDLMDenoiser(TransformersDenoiser):
         """Returns float32 logits of the clean token at each wanted position (see `Denoiser.logits`).
 
         Args:
-            tokens: [B, L] long; those of open positions do not count where there are `inputs`.
+            tokens: [B, L] long; those of open positions do not count if there are `inputs`.
             valid: [B, L] bool, false at padding, or None.
             positions: as in `Denoiser.logits`.
-            inputs: [B, L, 2 D + 1] x_t, the last estimate of x_0, and 1 where a position is open.
+            inputs: [B, L, 2 D + 1] x_t, the last estimate of x_0, and 1 if a position is open.
             time: [B] noise levels.
         """
         tokens, size = tokens.to(self.device), self.embedding_size

@@ -33,7 +33,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
 
     def no_cache_reason(self) -> str:
         """Returns why there is no KV cache of `forward_cached`."""
-        return "the text before a canvas is remembered in a way of its own"
+        return "the text before a canvas has a cache of its own"
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -120,7 +120,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         return cache
 
     def _condition(self, module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Puts the signal in place of the zeros that the decoder takes where it is given no logits of the step before."""
+        """Puts the signal in place of the zeros that the decoder takes if it is given no logits of the step before."""
         return None if self._signal is None else (arguments[0], self._signal)
 
 

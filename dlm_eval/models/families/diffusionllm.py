@@ -60,7 +60,7 @@ class LengthHead(nn.Module):
 
 
 class DiffusionLLMDenoiser(TransformersDenoiser):
-    """Adds <s> and </s> around every row, and predicts lengths where the checkpoint has a length head."""
+    """Adds <s> and </s> around every row, and predicts lengths if the checkpoint has a length head."""
 
     length_head: LengthHead | None = None
 
@@ -139,7 +139,7 @@ def add_length_head(denoiser: DiffusionLLMDenoiser, opened: OpenedCheckpoint) ->
 
 
 def _length_head(folder: CheckpointFiles, config: Any, denoiser: DiffusionLLMDenoiser) -> LengthHead | None:
-    """Returns the folder's length head on the denoiser's device in its dtype, or None where it has none."""
+    """Returns the folder's length head on the denoiser's device in its dtype, or None if it has none."""
     file = folder.path / LENGTH_FILE
     if not file.is_file():
         return None

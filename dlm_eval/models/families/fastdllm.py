@@ -13,7 +13,7 @@ from dlm_eval.models.config_tables import COUNT
 from dlm_eval.models.family import BlockSettings, FamilySpec, OpenedCheckpoint, blocks_of
 from dlm_eval.models.weights import Pretrained
 
-BLOCK_LENGTH = 32  # where config.json does not say
+BLOCK_LENGTH = 32  # if config.json does not say
 
 KEYS = QWEN2.extended(family="Fast-dLLM v2", read={"bd_size": COUNT})
 

@@ -146,7 +146,7 @@ def class_and_config(
 
 
 def head_kind(model: Any) -> type[TransformersDenoiser]:
-    """Returns the denoiser that reads this network's head: at wanted positions only where it is linear."""
+    """Returns the denoiser that reads this network's head: at wanted positions only if it is linear."""
     return TransformersDenoiser if _head_is_linear(model) else WholeDenoiser
 
 
@@ -165,7 +165,7 @@ def _named(architecture: str) -> Any:
 
 
 def _native(folder: CheckpointFiles, raw: dict[str, Any]) -> tuple[Any, Any]:
-    """Returns transformers' config and its class with a token head: of the masked kind where the files say so, else causal."""
+    """Returns transformers' config and its class with a token head: of the masked kind if the files say so, else causal."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
     try:

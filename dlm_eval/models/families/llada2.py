@@ -17,7 +17,7 @@ from dlm_eval.models.naming import Naming
 from dlm_eval.models.rope_keys import Rope
 from dlm_eval.models.weights import Pretrained
 
-BLOCK_LENGTH = 32  # that all published checkpoints were trained with; used where config.json does not say
+BLOCK_LENGTH = 32  # that all published checkpoints were trained with; used if config.json does not say
 
 
 class Llada2ForCausalLM(Glm4MoeForCausalLM):  # type: ignore[misc]

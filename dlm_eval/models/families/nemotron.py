@@ -11,7 +11,7 @@ from dlm_eval.models.naming import Naming
 from dlm_eval.models.rope_keys import Rope
 from dlm_eval.models.weights import Pretrained
 
-BLOCK_LENGTH = 32  # where config.json does not say
+BLOCK_LENGTH = 32  # if config.json does not say
 NAMING = Naming({r"^encoder\.": "model.", r"^diffusion_head\.": "lm_head."})
 KEYS = DENSE.extended(
     family="Nemotron-Labs-Diffusion",

@@ -67,7 +67,7 @@ class ScoreDenoiser(DiTDenoiser):
 
     @torch.no_grad()
     def score_logits(self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor) -> Tensor:
-        """Returns float32 log-scores of every token at each wanted position, 0 at the token that stands there.
+        """Returns float32 log-scores of every token at each wanted position, 0 at the row's own token.
 
         Args:
             tokens, valid, positions: as of `Denoiser.logits`.

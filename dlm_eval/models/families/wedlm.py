@@ -1,4 +1,4 @@
-"""WeDLM 7B/8B (Tencent 2025): a causal Qwen in which known tokens stand first and masks last, each at its own rotary position.
+"""WeDLM 7B/8B (Tencent 2025): a causal Qwen in which known tokens come first and masks last, each at its own rotary position.
 
 Shape letters: B = rows, L = positions, H = hidden size.
 """
@@ -32,7 +32,7 @@ class ReorderedDenoiser(TransformersDenoiser):
     def hidden_cached(
         self, tokens: Tensor, valid: Tensor | None, past: BatchKV | None, states: LayerCache | None
     ) -> Tensor:
-        """Returns hidden states [B, L, H] in reading order; all cached positions stand before them."""
+        """Returns hidden states [B, L, H] in reading order; all cached positions come before them."""
         real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid
         order = torch.where(real, (tokens == self.mask_id).long(), 2).argsort(
             dim=1, stable=True
@@ -56,7 +56,7 @@ class ReorderedDenoiser(TransformersDenoiser):
         return torch.empty_like(found).scatter_(1, order[..., None].expand_as(found), found)
 
 
-# The 7B is a Qwen2.5, the 8B a Qwen3. Known tokens stand first, so that causal attention sees them all.
+# The 7B is a Qwen2.5, the 8B a Qwen3. Known tokens come first, so that causal attention sees them all.
 CAUSAL: dict[str, Usual] = {"is_causal": (None, True), "causal": (None, True)}
 KEYS = QWEN2.extended(family="WeDLM", usual={**CAUSAL, "qk_norm": NO})
 WITH_NORMS = QWEN3.extended(family="WeDLM", usual={**CAUSAL, "qk_norm": (True,)})
