@@ -9,6 +9,7 @@ S = 2 x layers, h = heads, R = cached positions, d = head size, C = classes, D =
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
@@ -97,7 +98,8 @@ class Denoiser(Protocol):
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the model in a fingerprint.
 
-        That is everything that changes an answer: family, checkpoint, revision, hashes, dtype, ids.
+        That is everything that changes an answer: family, checkpoint, revision, hashes, dtype, ids. Boards read `family`,
+        `checkpoint` (else `pretrained`) and `revision` of it, results also `dtype`.
         """
         ...
 
@@ -337,7 +339,7 @@ class CanvasDenoiser(Protocol):
 
 @cache
 def _members(protocol: Any) -> tuple[str, ...]:
-    named = [*vars(protocol).get("__annotations__", {}), *vars(protocol)]
+    named = [*inspect.get_annotations(protocol), *vars(protocol)]
     return tuple(name for name in named if not name.startswith("_"))
 
 

@@ -49,12 +49,12 @@ class TokenizerInfo:
         bos_id: int | None,
         pad_id: int | None,
         name: str = "this checkpoint",
-        mask_may_be_word: bool = False,
+        mask_may_be_regular: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.name = name
         self.mask_id = mask_id
-        self.mask_is_regular_token = mask_may_be_word and is_word(tokenizer, mask_id)
+        self.mask_is_regular_token = mask_may_be_regular and is_word(tokenizer, mask_id)
         self.eos_ids = tuple(dict.fromkeys(eos_ids))
         self.bos_id = bos_id
         self.pad_id = pad_id if pad_id is not None else self.eos_ids[0] if self.eos_ids else 0
@@ -133,7 +133,7 @@ def read_tokenizer(
     mask_token: str | None = None,
     tokenizer_class: Any = None,
     default_mask: int | None = None,
-    mask_may_be_word: bool = False,
+    mask_may_be_regular: bool = False,
 ) -> TokenizerInfo:
     """Returns the vocabulary of a checkpoint folder.
 
@@ -148,7 +148,7 @@ def read_tokenizer(
         mask_token: text of this family's mask token.
         tokenizer_class: transformers class for a folder without tokenizer.json.
         default_mask: mask id that the family's architecture implies.
-        mask_may_be_word: whether the family's mask may be an ordinary word, which texts may contain.
+        mask_may_be_regular: whether the family's mask may be an ordinary word, which texts may contain.
 
     Raises:
         UserError: no tokenizer, no mask token, or config and tokenizer disagree about it.
@@ -167,7 +167,7 @@ def read_tokenizer(
     ]
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.get("bos_token_id")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.get("pad_token_id")
-    built = TokenizerInfo(tokenizer, mask_id, ends, bos, pad, where.name, mask_may_be_word)
+    built = TokenizerInfo(tokenizer, mask_id, ends, bos, pad, where.name, mask_may_be_regular)
     _refuse_equal(built, folder, settings)
     return built
 
