@@ -34,7 +34,7 @@ from dlm_eval import load_model
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.engine import Engine, Reading, Row, Walk
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.noise import Noise
 from dlm_eval.scoring import Estimator, parse_estimator, question_program
 

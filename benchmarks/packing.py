@@ -38,7 +38,16 @@ class Weightless:
         self.__dict__.update(
             {
                 name: getattr(model, name)
-                for name in ("mask_id", "mask_is_word", "eos_ids", "bos_id", "pad_id", "needs_bos", "encode", "decode")
+                for name in (
+                    "mask_id",
+                    "mask_is_regular_token",
+                    "eos_ids",
+                    "bos_id",
+                    "pad_id",
+                    "needs_bos",
+                    "encode",
+                    "decode",
+                )
             }
         )
         self.name, self.max_length, self.vocab_size = "weightless", 4096, 8

@@ -1,6 +1,6 @@
 """dlm_eval: the evaluation harness for diffusion language models on lm-evaluation-harness.
 
-    from dlm_eval import load_model, Canvas, score, fill, evaluate
+    from dlm_eval import load_model, wrap, Canvas, score, fill, evaluate
 
 Importing the package makes its models known to lm-eval; torch is imported when something needs it.
 """
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dlm_eval.decoding import fill
     from dlm_eval.harness.run import evaluate
     from dlm_eval.models import load_model
+    from dlm_eval.models.wrap import wrap
     from dlm_eval.scoring import score
 
 __version__ = "0.1.0"
@@ -33,9 +34,16 @@ __all__ = [
     "fill",
     "load_model",
     "score",
+    "wrap",
 ]
 
-_LAZY = {"evaluate": "harness.run", "fill": "decoding", "load_model": "models", "score": "scoring"}
+_LAZY = {
+    "evaluate": "harness.run",
+    "fill": "decoding",
+    "load_model": "models",
+    "score": "scoring",
+    "wrap": "models.wrap",
+}
 
 
 def __getattr__(name: str) -> Any:

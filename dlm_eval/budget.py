@@ -11,12 +11,10 @@ from typing import Any
 
 import torch
 
-from dlm_eval.cache_test import cache_cost
-from dlm_eval.engine import Engine
+from dlm_eval.engine import Cost, Engine
 from dlm_eval.errors import UserError
-from dlm_eval.forward import device_of
-from dlm_eval.invariance import batch_invariant
-from dlm_eval.models.denoiser import Denoiser, remembering
+from dlm_eval.models.denoiser import Denoiser, caching, device_of
+from dlm_eval.models.probes import batch_invariant, cache_tested
 from dlm_eval.packing import Footprint
 
 CPU_TOKENS = 4096  # a CPU gains nothing from larger batches
@@ -89,7 +87,8 @@ def make_engine(
     tokens = min(tokens, learned.batch_tokens or tokens)
     stand_in = int(memory) if memory else None
     engine = Engine(model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=stand_in)
-    engine.cost += cache_cost(model)  # of loading
+    tested = cache_tested(model)  # a part of loading
+    engine.cost += Cost(tested.forwards, tested.forwards, tested.tokens, tested.padded_tokens, tested.seconds)
     engine.batch_invariant = batch_invariant(model, device_of(model), engine.batch_rows, engine.equal_lengths)
     return engine
 
@@ -140,10 +139,10 @@ def _bytes_per_token(model: Denoiser, device: torch.device) -> float:
 @torch.inference_mode()
 def _bytes_per_memory(model: Denoiser, device: torch.device) -> float:
     """Returns the device memory that a remembered position takes: its keys and values, in the walk's memory and in a batch's copy of it."""
-    knowing = remembering(model)
+    knowing = caching(model)
     if knowing is None:
         return 0.0
     tokens = torch.full((1, 8), model.pad_id, dtype=torch.long, device=device)
-    _, states = knowing.recall(tokens, None, torch.ones_like(tokens, dtype=torch.bool), None, True)
+    _, states = knowing.forward_cached(tokens, None, torch.ones_like(tokens, dtype=torch.bool), None, True)
     assert states is not None
     return 2 * states.nbytes / tokens.shape[1]

@@ -20,8 +20,9 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from dlm_eval.errors import DlmEvalError, OutOfMemory, RunError, SampleError
-from dlm_eval.forward import device_of, forward
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.forward import forward
+from dlm_eval.models.denoiser import Denoiser, can_pad, device_of, is_batch_invariant
+from dlm_eval.models.probes import device_lost, out_of_memory
 from dlm_eval.packing import Footprint, Limits, Load, Waiting, identity, kind, pack
 from dlm_eval.printable import counted
 from dlm_eval.rows import Cost, Ints, LogProbs, Outcome, Reader, Reading, Row, Walk
@@ -87,7 +88,9 @@ class Engine:
         self.batch_tokens = batch_tokens
         self.batch_logits = batch_logits
         self.equal_lengths = device_of(model).type == "cpu" if equal_lengths is None else equal_lengths
-        if self.equal_lengths and not getattr(model, "steady", True):
+        if not can_pad(model):
+            self.equal_lengths = True
+        if self.equal_lengths and not is_batch_invariant(model):
             self.batch_rows = 1
         self.footprint = footprint
         self.memory_weight = footprint.memory_weight if footprint else 1.0
@@ -235,7 +238,7 @@ class Engine:
         except DlmEvalError:
             raise
         except Exception as error:
-            if _device_lost(error):
+            if device_lost(error):
                 raise RunError(f"the device is lost: {error}") from error
             return error.with_traceback(None)  # its frames hold the batch's tensors
         self._failed_alone = -1  # the model works
@@ -296,15 +299,3 @@ class Engine:
             if self._failed_alone >= HOPELESS:
                 raise RunError(f"{reason} (on every one of {HOPELESS} rows)")
         return SampleError(reason)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Returns whether an exception says that memory ran out, on a GPU or a CPU."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
-
-
-def _device_lost(error: Exception) -> bool:
-    """Returns whether an exception leaves a CUDA context that answers nothing any more (an assert in a kernel, a fallen-off card)."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return False
-    return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)

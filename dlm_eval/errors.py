@@ -48,14 +48,17 @@ def nearest(value: object, allowed: Iterable[str], count: int = 1) -> list[str]:
     return [spelled[name] for name in found]
 
 
-def unknown(setting: str, value: object, allowed: Iterable[str]) -> UserError:
+def unknown(setting: str, value: object, allowed: Iterable[str], listed: str | None = None) -> UserError:
     """Returns the error for a name that is not one of ``allowed``, with the nearest one.
 
     Args:
         setting: What the user set, as the user wrote it (``--estimator``, ``model``).
         value: What it was set to.
         allowed: The names that would have been accepted.
+        listed: The command that lists them. The message then has the three nearest names, not all.
     """
     names = sorted(allowed)
-    guess = "".join(f"did you mean '{name}'? " for name in nearest(value, names))
-    return UserError(f"{setting} '{value}' is not known; {guess}allowed: {', '.join(names) or 'none'}")
+    near = [f"'{name}'" for name in nearest(value, names, 3 if listed else 1)]
+    guess = f"did you mean {', '.join(near[:-1]) + ' or ' * (len(near) > 1) + near[-1]}? " if near else ""
+    shown = f"`{listed}` lists them" if listed else f"allowed: {', '.join(names) or 'none'}"
+    return UserError(f"{setting} '{value}' is not known; {guess}{shown}")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from dlm_eval.errors import SampleError
-from dlm_eval.memory import gather
-from dlm_eval.models.denoiser import Denoiser, Remembering
-from dlm_eval.rows import Ints, KeepingOp, Kept, Reader, Reading, Row
+from dlm_eval.models.denoiser import CachingDenoiser, Denoiser, KeepingOp, LogitsOp, device_of
+from dlm_eval.models.kv_cache import gather
+from dlm_eval.rows import Ints, Kept, Reading, Row
 
 # Matrix products of fewer rows than this take other kernels, which round differently (MKL: below 4). Reading a few positions more, or running a
 # very short sequence twice, makes a row's reading the same whoever shares its batch.
@@ -70,7 +70,7 @@ def _run(
     if rows[0].live is not None:
         repeated = [*rows, *([rows[0]] * (len(tokens) - len(rows)))]
         past = gather([_remembered(row) for row in repeated], [row.begin for row in repeated])
-    return cast(Remembering, model).recall(tokens, valid, wanted, past, keep)
+    return cast(CachingDenoiser, model).forward_cached(tokens, valid, wanted, past, keep)
 
 
 def _remembered(row: Row) -> Tensor:
@@ -88,11 +88,6 @@ def _keep(states: Tensor, asks: Sequence[Ask]) -> None:
             if (sequence, fresh) not in copies:
                 copies[sequence, fresh] = states[:, sequence, :, :fresh].clone()
             row.memory.take(row.tokens[: row.keep], row.begin, copies[sequence, fresh])
-
-
-def device_of(model: Denoiser) -> torch.device:
-    """Returns where a model's tokens go in."""
-    return torch.device(getattr(model, "device", "cpu"))
 
 
 def _pad(sequences: Sequence[Ints], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -147,7 +142,7 @@ def _read(
     """Returns each ask's reading, and what stays on the device. Asks with equal readers (and equal need of guidance) are read in one call."""
     readings: list[Reading | SampleError] = [()] * len(asks)
     fresh: list[tuple[Kept, Ints, Tensor]] = []
-    groups: dict[tuple[Reader | KeepingOp, float | None], list[int]] = {}
+    groups: dict[tuple[LogitsOp | KeepingOp, float | None], list[int]] = {}
     for number, (sequence, row) in enumerate(asks):
         groups.setdefault((row.reader, row.guidance if sequence in twin else None), []).append(number)
     for (reader, guidance), members in groups.items():

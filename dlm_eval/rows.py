@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dlm_eval.errors import SampleError
-from dlm_eval.memory import Memory
+from dlm_eval.models.denoiser import KeepingOp, LogitsOp
+from dlm_eval.models.kv_cache import KVCache
 
 T = TypeVar("T")
 Ints = NDArray[np.int64]
@@ -26,27 +27,7 @@ Floats = NDArray[np.float32]
 Reading = tuple[NDArray[Any], ...]  # arrays whose first dimension is W
 
 
-class Reader(Protocol):
-    """What to read off the logits at wanted positions. Hashable: rows with equal readers are read together."""
-
-    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
-        """Returns tensors with first dimension N from float32 `logits` [N, V] and `payload` [N, ...] (the rows' own inputs)."""
-        ...
-
-
-class KeepingOp(Protocol):
-    """A reader whose last output stays on the device, as input of its next call (`Row.kept`)."""
-
-    def __call__(self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor) -> tuple[Tensor, ...]:
-        """Returns tensors with first dimension N, as a `Reader` does; the last one is kept and never leaves the device.
-
-        Args:
-            logits: [N, V] float32.
-            payload: [N, ...].
-            before: [N, ...] what the last call kept for these positions; None if it is the first call.
-            known: [N] bool, false at positions of which nothing was kept (`before` is 0 there).
-        """
-        ...
+Reader = LogitsOp
 
 
 class Kept:
@@ -110,14 +91,14 @@ class Row:
 
     tokens: Ints
     wanted: Ints
-    reader: Reader | KeepingOp
+    reader: LogitsOp | KeepingOp
     payload: NDArray[Any]
     unguided: Ints | None = None
     guidance: float = 1.0
     head: str = "logits"
     inputs: Floats | None = None
     time: float = 0.0
-    memory: Memory | None = None
+    memory: KVCache | None = None
     live: tuple[int, int] | None = None
     keep: int = 0
     kept: Kept | None = None

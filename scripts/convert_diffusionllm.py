@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.config_facts import check
-from dlm_eval.models.diffusionllm import CLASSES, FACTS, LENGTH_FILE
-from dlm_eval.models.loading import Folder, locate, read_config
-from dlm_eval.models.vocabulary import load_tokenizer
+from dlm_eval.models.config_keys import check
+from dlm_eval.models.families.diffusionllm import CLASSES, KEYS, LENGTH_FILE
+from dlm_eval.models.loading import CheckpointFiles, locate, read_config
+from dlm_eval.models.tokenizer import load_tokenizer
 from dlm_eval.models.weights import check_keys
 
 NETWORK, LENGTH = "model.", ("length_trm.", "length_predictor.")
@@ -84,16 +84,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def config_of(raw: dict[str, Any], backbone: Folder) -> Any:
+def config_of(raw: dict[str, Any], backbone: CheckpointFiles) -> Any:
     """Returns the config of the class that carries the backbone.
 
     Raises:
         UserError: its config.json is not that of an XLM-R as the adapter reads it.
     """
-    return CLASSES[raw["model_type"]][0](**check(raw, FACTS, backbone.name).values)
+    return CLASSES[raw["model_type"]][0](**check(raw, KEYS, backbone.name).values)
 
 
-def convert(checkpoint: Path, backbone: Folder, out: Path) -> None:
+def convert(checkpoint: Path, backbone: CheckpointFiles, out: Path) -> None:
     """Writes the folder `out`."""
     raw = read_config(backbone)
     if raw.get("model_type") not in CLASSES:

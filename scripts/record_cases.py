@@ -322,7 +322,7 @@ def _preset(asked: Asked, preset: str) -> Any:
 def _facts(model: Any) -> Any:
     names = (
         "mask_id",
-        "mask_is_word",
+        "mask_is_regular_token",
         "eos_ids",
         "bos_id",
         "pad_id",

@@ -69,7 +69,7 @@ def arguments(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     return options.pop("family"), options
 
 
-def families() -> set[str]:
+def known_families() -> set[str]:
     """Returns the families that a recording on this machine covers."""
     facts = {**PACKAGED, **GOLDENS, **BUILT}
     return {facts[name]["family"] for name in names()}

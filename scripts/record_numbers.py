@@ -93,7 +93,7 @@ def _recorded(folder: Path, only: tuple[str, ...], jobs: int, renamed: Renamed) 
     os.environ["HF_DATASETS_CACHE"] = str(folder / "datasets")
     record_runs.write_small_tasks(Path("tasks"))
     there = _there(renamed)
-    missing = sorted(set(there["models"]) - record_models.families())
+    missing = sorted(set(there["models"]) - record_models.known_families())
     for family in missing:
         print(f"no checkpoint for family '{family}': its cases are missing", file=sys.stderr)
     found: dict[str, Any] = {"recording/families": plain({"missing": missing, **there})}

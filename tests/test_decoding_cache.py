@@ -21,9 +21,8 @@ from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.forward import forward
 from dlm_eval.jobs import FillJob
-from dlm_eval.memory import Memory
 from dlm_eval.models import load_model, packaged_asset
-from dlm_eval.models.denoiser import Past
+from dlm_eval.models.kv_cache import BatchKV, KVCache
 from dlm_eval.rows import LogProbs, Row
 from dlm_eval.scoring import parse_estimator
 from dlm_eval.scoring.program import score_outcomes
@@ -115,7 +114,7 @@ EXACT: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 def test_settled_blocks_run_once_and_change_no_token(shared: Path, name: str) -> None:
     family, loading, options = EXACT[name]
     model = opened(family, shared / "goldens" / name, **loading)
-    assert model.remembers
+    assert model.supports_kv_cache
     for suffix in (0, 3):
         asked = canvases(model, 8, min(24, model.max_length - 5), suffix)
         engines = Engine(model), Engine(model)
@@ -137,7 +136,7 @@ def test_each_block_runs_clean_once() -> None:
 
 
 def test_a_remembered_prefix_is_dropped_where_its_tokens_change() -> None:
-    memory = Memory()
+    memory = KVCache()
     states = torch.arange(2 * 6.0).view(2, 1, 6, 1)
     tokens = np.array([3, 1, 4, 1, 5, 9])
     memory.take(tokens, 0, states)
@@ -161,7 +160,7 @@ def test_rows_of_different_lengths_read_the_same_in_a_padded_batch(make: Any) ->
     for total, (begin, end) in ((40, (16, 40)), (24, (8, 24)), (32, (24, 32)), (16, (8, 16))):
         tokens = np.arange(total) % 90 + 5
         tokens[begin + 1 : end : 3] = model.mask_id
-        memory = Memory()
+        memory = KVCache()
         wanted = np.arange(begin, end)
         row = Row(tokens, wanted, LogProbs(), tokens[::-1][:1].repeat(len(wanted)), memory=memory, keep=total)
         whole.append(row)
@@ -232,9 +231,9 @@ class Exhausted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def recall(self, *args: Any) -> Any:
+    def forward_cached(self, *args: Any) -> Any:
         self.calls += 1
-        answer = self._model.recall(*args)
+        answer = self._model.forward_cached(*args)
         if self.calls % 3 == 0 and len(args[0]) > 1:
             raise torch.OutOfMemoryError("no room for the answer")
         return answer
@@ -285,7 +284,7 @@ def test_a_shifted_model_writes_a_blocks_first_token_alone(shared: Path) -> None
 
 def test_refusals() -> None:
     asked = [Canvas.completion([1], 4)]
-    with pytest.raises(UserError, match="cache 'dual' is not possible: toy.* cannot remember"):
+    with pytest.raises(UserError, match="cache 'dual' is not possible: toy.* has no KV cache"):
         fill(load_model("toy"), asked, cache="dual")
     with pytest.raises(UserError, match="cache 'prefix' is for full attention; .* has an exact one"):
         fill(blockwise(), asked, cache="prefix")
@@ -296,8 +295,10 @@ def test_refusals() -> None:
 
 
 def test_models_that_cannot_remember_run_whole_rows(shared: Path) -> None:
-    assert not load(shared, "sedd").remembers  # the noise level that it is told is read off the whole row
-    assert all(load(shared, name).remembers for name in ("llada", "lladamoe", "dream", "diffugpt", "mdlm", "smdm"))
+    assert not load(shared, "sedd").supports_kv_cache  # the noise level that it is told is read off the whole row
+    assert all(
+        load(shared, name).supports_kv_cache for name in ("llada", "lladamoe", "dream", "diffugpt", "mdlm", "smdm")
+    )
 
 
 def test_a_network_that_does_something_else_with_its_past_does_not_remember() -> None:
@@ -307,12 +308,12 @@ def test_a_network_that_does_something_else_with_its_past_does_not_remember() ->
         def __getattr__(self, name: str) -> Any:
             return getattr(tiny(), name)
 
-        def recall(self, tokens: Any, valid: Any, positions: Any, past: Past | None, keep: bool) -> Any:
+        def forward_cached(self, tokens: Any, valid: Any, positions: Any, past: BatchKV | None, keep: bool) -> Any:
             if past is not None:
-                past = Past(past.states[:, :, :, :-1], None, past.begin)
-            return tiny().recall(tokens, valid, positions, past, keep)
+                past = BatchKV(past.states[:, :, :, :-1], None, past.begin)
+            return tiny().forward_cached(tokens, valid, positions, past, keep)
 
-    from dlm_eval.cache_test import cache_test
+    from dlm_eval.models.probes import cache_test
 
     assert cache_test(tiny()).usable and not cache_test(Careless()).usable  # type: ignore[arg-type]
 
@@ -335,7 +336,7 @@ def test_scoring_runs_a_clean_past_once(shift: bool) -> None:
 class Whole:
     """A model that cannot remember."""
 
-    remembers = False
+    supports_kv_cache = False
 
     def __init__(self, model: Any) -> None:
         self._model = model

@@ -12,7 +12,7 @@ from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.decoding import TraceStep, fill, fill_outcomes, resolve
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 
 
 def crooked(vocab: int = 6) -> Toy:

@@ -13,7 +13,7 @@ import pytest
 from dlm_eval import decoding
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.engine import Engine
-from dlm_eval.models import families, load_model
+from dlm_eval.models import known_families, load_model
 
 WHOLE = {"early_exit": False}  # the recorded outputs include what stands after the end of the text
 
@@ -29,7 +29,7 @@ def opened(family: str, folder: Path, **options: Any) -> Any:
 
 
 def load(shared: Path, name: str) -> Any:
-    if name not in families():
+    if name not in known_families():
         pytest.skip(f"family {name} is not built yet")
     return opened(name, shared / "goldens" / name)
 
@@ -144,7 +144,7 @@ def test_fast_dllm_without_cache(shared: Path) -> None:
 
 
 def load_blocks(shared: Path, family: str, checkpoint: str, block_length: int) -> Any:
-    if family not in families():
+    if family not in known_families():
         pytest.skip(f"family {family} is not built yet")
     return opened(family, shared / "goldens" / checkpoint, block_length=block_length)
 

@@ -12,8 +12,8 @@ from dlm_eval.decoding import fill, presets, resolve
 from dlm_eval.decoding.presets import GROUPS, authors_preset
 from dlm_eval.errors import UserError
 from dlm_eval.harness.decode_options import DecodeOptions
-from dlm_eval.models import checkpoints, families
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models import checkpoints, known_families
+from dlm_eval.models.families.toy import Toy, ToySettings
 
 PRESETS = presets()
 BLOCKS = {"sdar": 4, "llada2": 32, "bd3lm": 4}  # blocks of block-causal families
@@ -23,13 +23,13 @@ BLOCKS = {"sdar": 4, "llada2": 32, "bd3lm": 4}  # blocks of block-causal familie
 def test_a_preset_names_its_source_and_fits_its_family(name: str) -> None:
     preset = PRESETS[name]
     assert len(preset.source) > 10
-    assert set(preset.checkpoints) <= set(checkpoints()) and set(preset.families) <= set(families())
+    assert set(preset.checkpoints) <= set(checkpoints()) and set(preset.families) <= set(known_families())
     assert preset.task is None or preset.task in GROUPS or preset.fits(preset.task.replace("*", "_x")) > 0
     assert not preset.task or preset.checkpoints or preset.families
     owners = {checkpoints()[checkpoint].family for checkpoint in preset.checkpoints} | set(preset.families)
     settings = resolve({"preset": name})
     for family in owners:
-        assert families()[family].process in settings.strategy.processes
+        assert known_families()[family].process in settings.strategy.processes
         settings.check(int(preset.settings.get("gen_length", 256)), BLOCKS.get(family))
 
 

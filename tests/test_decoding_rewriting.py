@@ -16,7 +16,7 @@ from dlm_eval.decoding import TraceStep, fill, fill_outcomes, hit_at_k, resolve,
 from dlm_eval.decoding.samples import mean_logprob
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 
 ALPHA = 1e-3  # of every statistical test here; seeds are fixed
 

@@ -21,8 +21,8 @@ from dlm_eval.decoding.state import Query, StepState
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model
+from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.models.noise_schedules import Geometric, LogLinear
-from dlm_eval.models.toy import Toy, ToySettings
 from dlm_eval.noise import Noise
 
 ALPHA = 1e-3  # of every statistical test here; seeds are fixed

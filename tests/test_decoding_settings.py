@@ -11,7 +11,7 @@ from dlm_eval.decoding import STRATEGIES, describe_strategies, expand, fill, pre
 from dlm_eval.decoding.schedules import cosine, even, linear, timestep
 from dlm_eval.errors import UserError
 from dlm_eval.models import checkpoints
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.settings import parse_pairs
 
 BAD: list[tuple[dict[str, Any], str]] = [

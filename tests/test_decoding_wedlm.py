@@ -13,7 +13,7 @@ from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import fill
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 
 WINDOWS = json.loads((Path(__file__).parent / "goldens" / "wedlm_window.json").read_text(encoding="utf-8"))
 

@@ -22,7 +22,7 @@ from dlm_eval.errors import RunError, UserError
 from dlm_eval.jobs import Job, ScoreJob
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.packing import Footprint
 from dlm_eval.pool import InProcess
 from dlm_eval.scoring.auto import Auto

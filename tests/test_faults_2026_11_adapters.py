@@ -25,9 +25,9 @@ from transformers import (
 
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model, load_without_weights
-from dlm_eval.models.adapters import read_adapter
-from dlm_eval.models.llada import NAMING
-from dlm_eval.models.loading import Folder
+from dlm_eval.models.families.llada import NAMING
+from dlm_eval.models.loading import CheckpointFiles
+from dlm_eval.models.lora import read_adapter
 
 RANK, ALPHA = 2, 3.0
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -309,7 +309,7 @@ def test_06_of_a_quantized_layer_the_sum_is_added_to_what_it_gives(tmp_path: Pat
         )
     before = network.model.layers[0].self_attn.q_proj.weight.clone()
     adapter = save_adapter(tmp_path / "adapter", pairs)
-    read_adapter(str(adapter), network, Folder(base, "base"), NAMING).apply(network)
+    read_adapter(str(adapter), network, CheckpointFiles(base, "base"), NAMING).apply(network)
     assert torch.equal(network.model.layers[0].self_attn.q_proj.weight, before)
     by_hand = merge_by_hand(base, tmp_path / "merged", pairs, ALPHA / RANK)
     tokens = build.row(1, 9)

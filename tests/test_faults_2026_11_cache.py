@@ -10,11 +10,11 @@ import torch
 
 from dlm_eval import Canvas, fill
 from dlm_eval.budget import make_engine
-from dlm_eval.cache_test import cache_cost, cache_state, cache_test, check_cache
 from dlm_eval.engine import Engine
 from dlm_eval.errors import RunError, UserError
 from dlm_eval.models import load_model, packaged_asset
-from dlm_eval.models.transformer import cached
+from dlm_eval.models.kv_cache import cache_argument
+from dlm_eval.models.probes import NOT_TESTED, cache_state, cache_test, cache_tested, check_cache
 from dlm_eval.pool import InProcess
 
 
@@ -36,7 +36,7 @@ class Older(Renamed):
     def forward(
         self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, past_key_values: Any = None
     ) -> Any:
-        given = cached(self.inner, past_key_values)
+        given = cache_argument(self.inner, past_key_values)
         return self.inner(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **given
         )
@@ -44,7 +44,7 @@ class Older(Renamed):
 
 class Newer(Renamed):
     def forward(self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, cache: Any = None) -> Any:
-        given = cached(self.inner, cache)
+        given = cache_argument(self.inner, cache)
         return self.inner(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **given
         )
@@ -62,14 +62,14 @@ def behind(network: type[Renamed], model: Any) -> Any:
     """Puts a model's network behind another one, as if it had just been loaded so."""
     model.backbone = network(model.backbone)
     model.accepted = {"attention_mask", "position_ids"}
-    vars(model).pop("cache_test", None)
+    model.run_tests()
     return model
 
 
 @pytest.mark.parametrize("network", [Older, Newer])
 def test_11_both_names_of_the_argument_work(network: type[Renamed]) -> None:
     model = behind(network, blockwise())
-    assert cache_state(model) == "usable" and model.cache_test.cost.forwards == 3
+    assert cache_state(model) == "usable" and model.cache_test.forwards == 3
     engines = Engine(model), Engine(model)
     asked = [Canvas.completion(range(30, 40), 24)]
     one, other = (
@@ -82,7 +82,7 @@ def test_11_a_name_in_the_signature_is_no_proof(caplog: pytest.LogCaptureFixture
     model = behind(Deaf, blockwise())
     with caplog.at_level(logging.WARNING):
         check_cache(model)
-    assert not model.remembers and cache_state(model).startswith("unusable: ")
+    assert not model.supports_kv_cache and cache_state(model).startswith("unusable: ")
     (said,) = [record.getMessage() for record in caplog.records if "cache" in record.getMessage()]
     assert model.name in said and "unusable" in said
     (facts,) = InProcess(make_engine(model)).devices()
@@ -91,39 +91,41 @@ def test_11_a_name_in_the_signature_is_no_proof(caplog: pytest.LogCaptureFixture
 
 def test_11_out_of_memory_is_never_taken_for_no(monkeypatch: pytest.MonkeyPatch) -> None:
     model = blockwise()
-    vars(model).pop("cache_test", None)
+    before = model.cache_test
 
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(model, "recall", full)
+    monkeypatch.setattr(model, "forward_cached", full)
     with pytest.raises(RunError, match="out of memory while its cache is tested"):
-        check_cache(model)
-    assert "cache_test" not in vars(model)  # nothing is known yet
+        model.run_tests()
+    assert model.cache_test is before  # nothing is known yet
 
 
 def test_11_the_test_is_part_of_the_cost() -> None:
     model = load_model("tiny")
-    assert "cache_test" in vars(model)  # loading has asked
-    assert make_engine(model).cost == cache_cost(model) and cache_cost(model).forwards == 3
+    tested, cost = cache_tested(model), make_engine(model).cost  # loading has asked
+    assert tested.usable and tested.forwards == cost.forwards == cost.rows == 3
+    assert (cost.tokens, cost.padded_tokens, cost.seconds) == (tested.tokens, tested.padded_tokens, tested.seconds)
 
 
 def test_11_a_users_model_that_claims_a_cache_is_tested() -> None:
     class Claims:
-        """Answers from memory what it likes."""
+        """Answers from the cache what it likes."""
 
-        remembers, lag, settles = True, 0, None
+        supports_kv_cache, logit_shift, exact_cache_block = True, 0, None
 
         def __getattr__(self, name: str) -> Any:
             if name == "cache_test":
                 raise AttributeError(name)
             return getattr(tiny, name)
 
-        def recall(self, *arguments: Any) -> Any:
-            logits, states = tiny.recall(*arguments)
+        def forward_cached(self, *arguments: Any) -> Any:
+            logits, states = tiny.forward_cached(*arguments)
             return logits.roll(1, -1), states
 
     tiny = load_model("tiny")
-    with pytest.raises(UserError, match="`recall` does not answer as `logits` does"):
+    with pytest.raises(UserError, match="`forward_cached` does not answer as `logits` does"):
+        assert cache_tested(Claims()) == NOT_TESTED  # type: ignore[arg-type]
         check_cache(Claims(), declared=True)  # type: ignore[arg-type]
     assert cache_test(tiny).usable  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ def test_07_prompts_are_those_of_hf(name: str, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "m", TEMPLATES[name])
     model = load_model("generic", pretrained=str(folder), mask_id=build.MASK_ID, shift=False, attention="full")
     for history, begins in HISTORIES:
-        assert model.apply_chat_template(history, begins) == of_lm_eval(model.vocabulary.tokenizer, history, begins)
+        assert model.apply_chat_template(history, begins) == of_lm_eval(model.tokenizer_info.tokenizer, history, begins)
     begun = model.apply_chat_template([USER, BEGUN], False)
     assert begun.endswith("def f(x):" if name == "roles" else "def f(x):\n")  # which trims every message
 
@@ -84,7 +84,7 @@ def test_07_prompts_of_goldens_are_those_of_hf(family: str, shared: Path) -> Non
     if not model.chat_templates:  # type: ignore[attr-defined]
         pytest.skip("this golden has no chat template")
     for history, begins in HISTORIES:
-        assert model.apply_chat_template(history, begins) == of_lm_eval(model.vocabulary.tokenizer, history, begins)  # type: ignore[attr-defined]
+        assert model.apply_chat_template(history, begins) == of_lm_eval(model.tokenizer_info.tokenizer, history, begins)  # type: ignore[attr-defined]
 
 
 OPTIONS = {"mask_id": build.MASK_ID, "shift": False, "attention": "full", "dtype": "float32"}

@@ -17,9 +17,9 @@ from transformers import Glm4MoeConfig, Qwen2Config, Qwen2ForCausalLM
 
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model, load_without_weights, packaged_asset
-from dlm_eval.models.config_facts import Facts, check
-from dlm_eval.models.llada2 import _config
-from dlm_eval.models.loading import Folder
+from dlm_eval.models.config_keys import ConfigKeys, check
+from dlm_eval.models.families.llada2 import _config
+from dlm_eval.models.loading import CheckpointFiles
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 320, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -122,12 +122,17 @@ RELEASED: dict[str, dict[str, Any]] = {
         "transformers_version": "4.17.0.dev0", "type_vocab_size": 1, "use_cache": True, "vocab_size": 320,
     },
 }  # fmt: skip
-TABLES = {"sdar moe": ("sdar", "SPARSE"), "wedlm": ("wedlm", "WITH_NORMS"), "wedlm 7b": ("wedlm", "FACTS")}
+TABLES = {
+    "sdar moe": ("sdar", "SPARSE"),
+    "wedlm": ("wedlm", "WITH_NORMS"),
+    "wedlm 7b": ("wedlm", "KEYS"),
+    "bd3lm": ("mdlm", "BLOCK_KEYS"),
+}
 
 
-def facts(name: str) -> Facts:
-    module, table = TABLES.get(name, (name, "FACTS"))
-    found: Facts = getattr(importlib.import_module(f"dlm_eval.models.{module}"), table)
+def facts(name: str) -> ConfigKeys:
+    module, table = TABLES.get(name, (name, "KEYS"))
+    found: ConfigKeys = getattr(importlib.import_module(f"dlm_eval.models.families.{module}"), table)
     return found
 
 
@@ -295,19 +300,19 @@ def test_08_a_scaling_that_is_read_is_the_networks(tmp_path: Path) -> None:
 
 def test_08_llada2_reads_how_much_of_a_head_turns() -> None:
     values = check(RELEASED["llada2"], facts("llada2"), "x").values
-    config = _config(values, Folder(Path(), "x"))
+    config = _config(values, CheckpointFiles(Path(), "x"))
     assert isinstance(config, Glm4MoeConfig) and config.rope_parameters["partial_rotary_factor"] == 0.5
     assert config.routed_scaling_factor == 2.5 and config.hidden_act == "silu"
     for changed in ({"partial_rotary_factor": 0.25}, {"rotary_dim": 12}):
         with pytest.raises(UserError, match="rotary_dim"):
-            _config(check(RELEASED["llada2"] | changed, facts("llada2"), "x").values, Folder(Path(), "x"))
+            _config(check(RELEASED["llada2"] | changed, facts("llada2"), "x").values, CheckpointFiles(Path(), "x"))
     alone = {
         key: value for key, value in RELEASED["llada2"].items() if key not in ("partial_rotary_factor", "rotary_dim")
     }
     with pytest.raises(UserError, match="partial_rotary_factor"):
-        _config(check(alone, facts("llada2"), "x").values, Folder(Path(), "x"))
+        _config(check(alone, facts("llada2"), "x").values, CheckpointFiles(Path(), "x"))
     turned = check(alone | {"rotary_dim": 3}, facts("llada2"), "x").values
-    assert _config(turned, Folder(Path(), "x")).rope_parameters["partial_rotary_factor"] == 0.25
+    assert _config(turned, CheckpointFiles(Path(), "x")).rope_parameters["partial_rotary_factor"] == 0.25
 
 
 def changed_config(base: Path, folder: Path, **changes: Any) -> Path:

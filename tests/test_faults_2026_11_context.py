@@ -11,7 +11,7 @@ import pytest
 from dlm_eval import evaluate
 from dlm_eval.errors import SampleError
 from dlm_eval.harness.requests import choice_canvases, continuation_canvas, hole_canvas
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 
 SHORT = {"max_length": 16}
 

@@ -26,7 +26,7 @@ from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.jobs import FillJob, Job, run_jobs
 from dlm_eval.journal import Journal, checksum
 from dlm_eval.models import load_model
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.yaml_text import read_yaml_text
 
 SCORERS = """

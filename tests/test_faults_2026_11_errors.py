@@ -23,7 +23,7 @@ from dlm_eval.engine import Engine
 from dlm_eval.harness.estimator_spread import estimator_parts
 from dlm_eval.harness.table import render
 from dlm_eval.jobs import Answer, Scores
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.noise import Noise, digest
 from dlm_eval.scoring import parse_estimator, score, score_outcomes
 from dlm_eval.scoring.chains import Chain

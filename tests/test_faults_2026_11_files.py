@@ -24,10 +24,10 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness import bounded as limits
 from dlm_eval.harness import guard
 from dlm_eval.harness.run import evaluate
-from dlm_eval.models import load_model, sizes
-from dlm_eval.models.adapter import explodes
+from dlm_eval.models import config_tables, load_model
 from dlm_eval.models.chat import render_chat
 from dlm_eval.models.loading import locate
+from dlm_eval.models.lora_config import explodes
 
 TALK = [
     {"role": "system", "content": "Be  brief.\n"},
@@ -366,10 +366,12 @@ def test_06_every_published_size_is_allowed() -> None:
         "num_experts": 512,
         "head_dim": 256,
     }
-    sizes.check_config({**largest, "max_position_embeddings": 10_485_760, "eos_token_id": [1, 2], "layers": ["a"]}, "x")
+    config_tables.check_config(
+        {**largest, "max_position_embeddings": 10_485_760, "eos_token_id": [1, 2], "layers": ["a"]}, "x"
+    )
     for key in largest:  # and each bound is one
         with pytest.raises(UserError, match=key):
-            sizes.check_config({**largest, key: 10**6 * largest[key]}, "x")
+            config_tables.check_config({**largest, key: 10**6 * largest[key]}, "x")
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])

@@ -58,7 +58,7 @@ def test_10_a_mask_as_truth_is_refused_unless_it_is_a_word(llada: Denoiser, tmp_
     with pytest.raises(SampleError, match=f"position 2 is to be scored and holds the mask token {build.MASK_ID}"):
         score(llada, [Canvas.continuation([40, 41], [build.MASK_ID, 42])])
     word = load_model("diffugpt", pretrained=build.diffugpt(tmp_path, mask="the")[0], device="cpu")
-    assert word.mask_is_word and word.decode(word.encode("the")) == "the"
+    assert word.mask_is_regular_token and word.decode(word.encode("the")) == "the"
     assert score(word, [Canvas.continuation([266, 40], [word.mask_id, 42])])[0].logprob < 0
 
 
@@ -67,7 +67,7 @@ def test_10_only_a_family_that_says_so_has_a_word_for_a_mask(tmp_path: Path) -> 
     folder = build.llada(tmp_path)[0]
     the = build.tokenizer(mask=None).get_vocab()["the"]
     model = load_without_weights("llada", pretrained=folder, mask_id=the)
-    assert not model.mask_is_word
+    assert not model.mask_is_regular_token
     with pytest.raises(SampleError, match="contains the mask token 'the'"):
         model.encode("on the hill")
 

@@ -26,7 +26,7 @@ from dlm_eval.cli import main
 from dlm_eval.harness.sources import source
 from dlm_eval.harness.table import render
 from dlm_eval.harness.tasks import load_tasks
-from dlm_eval.invariance import batch_invariant, depends_on_batch
+from dlm_eval.models.probes import batch_invariant, depends_on_batch
 
 TOY = {"vocab": 6, "inconsistency": 0.5}
 CHOICE = {

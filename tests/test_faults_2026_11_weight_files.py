@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from dlm_eval.errors import UserError
 from dlm_eval.metrics.judge import _model, find_judge
 from dlm_eval.models import load_model, load_without_weights
-from dlm_eval.models.dit import DiT, DiTConfig
+from dlm_eval.models.families.dit import DiT, DiTConfig
 from dlm_eval.models.weight_files import choose, tensor_shapes
 
 

@@ -150,7 +150,7 @@ def test_a_scorer_that_raises_costs_one_sample(tmp_path: Path) -> None:
 
 
 def test_a_nan_from_the_model_is_an_error_of_its_sample(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dlm_eval.models.toy import Toy
+    from dlm_eval.models.families.toy import Toy
 
     original = Toy.logits
 

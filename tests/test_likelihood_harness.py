@@ -29,7 +29,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.harness.decode_options import DecodeOptions
 from dlm_eval.harness.lm import DiffusionLM, Options
 from dlm_eval.models import load_model
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.pool import InProcess
 from dlm_eval.scoring import parse_estimator, score, windows
 
@@ -151,7 +151,7 @@ def test_rows_that_no_token_has_take_their_share(tmp_path: Path) -> None:
     """Three of 272 rows have no token. The softmax is over all rows, as in the authors' code; the mask's own row is one of them."""
     folder, network = build.llada(tmp_path)
     model = load_model("llada", pretrained=folder)
-    assert len(model.vocabulary.tokenizer) < model.vocab_size == build.VOCAB
+    assert len(model.tokenizer_info.tokenizer) < model.vocab_size == build.VOCAB
     (found,) = ask(harness(model), [("a red", " hat")])
     context, target = model.encode("a red"), model.encode(" hat")
 

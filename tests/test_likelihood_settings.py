@@ -13,7 +13,7 @@ import pytest
 from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.noise import Noise
 from dlm_eval.options import describe_options
 from dlm_eval.programs import together
@@ -129,7 +129,7 @@ def test_the_mask_token_inside_real_text(toy: Toy) -> None:
     """A mask id that natural text contains is scored and seen like any other token: what is open is told by booleans alone."""
 
     class Word(Toy):
-        mask_is_word = True
+        mask_is_regular_token = True
 
     model = Word(ToySettings())
     shown = Canvas((0, model.mask_id, 2, 1), (False, False, True, True))

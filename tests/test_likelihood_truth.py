@@ -12,7 +12,7 @@ import torch
 from dlm_eval.canvas import Canvas
 from dlm_eval.engine import Engine
 from dlm_eval.models import load_model
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.noise import Noise, digest
 from dlm_eval.scoring import Estimator, parse_estimator, score, score_outcomes
 from dlm_eval.scoring.authors import LLaDA

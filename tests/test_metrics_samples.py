@@ -284,7 +284,7 @@ def test_the_judge_and_the_number_of_samples_do_not_change_the_samples(tmp_path:
 
 
 def test_a_model_that_writes_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dlm_eval.models.toy import Toy
+    from dlm_eval.models.families.toy import Toy
 
     monkeypatch.setattr(Toy, "decode", lambda self, ids: "")
     found = evaluate(

@@ -205,11 +205,13 @@ def test_no_tokenizer(folder):
     assert "no tokenizer that can be read" in refusal("llada", pretrained=folder)
 
 
-def test_no_end_of_text(folder):
+def test_no_end_of_text_is_a_warning(folder, caplog):
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "eos_token"}))
     change(folder, eos_token_id=None)
-    assert "end-of-text" in refusal("llada", pretrained=folder)
+    assert load_model("llada", pretrained=folder).eos_ids == ()
+    (told,) = [record.getMessage() for record in caplog.records if "end-of-text" in record.getMessage()]
+    assert told.startswith(f"{folder.name} names no end-of-text token")
 
 
 def test_a_class_that_stays_causal(tmp_path):
@@ -276,14 +278,14 @@ def test_probe_finds_full_attention_in_a_block_model(folder):
 
 def test_a_prompt_that_spells_the_mask_is_that_samples_fault(tmp_path):
     model = load_model("diffugpt", pretrained=build.diffugpt(tmp_path)[0])
-    assert not model.mask_is_word
+    assert not model.mask_is_regular_token
     with pytest.raises(SampleError, match="mask token"):
         model.encode(f"fill in {MASK} here")
 
 
 def test_a_mask_that_is_a_word_may_be_written(tmp_path):
     model = load_model("diffugpt", pretrained=build.diffugpt(tmp_path, mask="the")[0])
-    assert model.mask_is_word and model.mask_id in model.encode("the end")
+    assert model.mask_is_regular_token and model.mask_id in model.encode("the end")
     assert model.decode(model.encode("the end")) == "the end"
 
 

@@ -21,8 +21,8 @@ from dlm_eval.decoding import TraceStep, fill, resolve
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model
-from dlm_eval.models.cdcd import CDCD, CDCDConfig
 from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.families.cdcd import CDCD, CDCDConfig
 from dlm_eval.noise import Noise
 from dlm_eval.scoring import score
 

@@ -28,7 +28,7 @@ from dlm_eval.decoding.samples import mean_logprob
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.models.diffusionllm import LENGTH_FILE, LengthHead
+from dlm_eval.models.families.diffusionllm import LENGTH_FILE, LengthHead
 from dlm_eval.scoring import score
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]  # ids 0 to 3, as XLM-R has them

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForMaskedLM, Gemma2Config, Gemma2ForCau
 
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
-from dlm_eval.models import families, load_model, packaged_asset
+from dlm_eval.models import known_families, load_model, packaged_asset
 from dlm_eval.models.probes import check_shift
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -171,10 +171,10 @@ def test_an_installed_package_brings_a_family(tmp_path, monkeypatch):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: letters\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[dlm_eval.models]\nletters = my_model:load\nllada = my_model:load\n")
-    assert "letters" not in families()
+    assert "letters" not in known_families()
     monkeypatch.syspath_prepend(tmp_path)
-    assert families()["letters"].about == "from package letters"
-    assert families()["llada"].module == "dlm_eval.models.llada"  # ours cannot be taken over
+    assert known_families()["letters"].about == "from package letters"
+    assert known_families()["llada"].module == "dlm_eval.models.families.llada"  # ours cannot be taken over
     assert load_model("letters", seed=1).describe()["seed"] == 1
 
 

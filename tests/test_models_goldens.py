@@ -37,7 +37,7 @@ def difference(ours, theirs, model=None):
     """Largest |ours - theirs| relative to the largest of theirs, over tokens that can be written."""
     theirs = torch.tensor(theirs) if not torch.is_tensor(theirs) else theirs
     ours = ours[..., : theirs.shape[-1]]
-    kept = [i for i in range(theirs.shape[-1]) if model is None or i not in model.traits.barred]
+    kept = [i for i in range(theirs.shape[-1]) if model is None or i not in model.facts.suppressed_ids]
     ours, theirs = ours[..., kept], theirs[..., kept]
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
@@ -51,7 +51,7 @@ def own(raw, shift):
 def test_logits_equal_the_authors(shared, family):
     model, golden = load(shared, family, **FAMILIES[family])
     tokens = torch.tensor(golden["logits"]["input_ids"])
-    theirs = own(torch.tensor(golden["logits"]["logits"]), model.traits.shift)
+    theirs = own(torch.tensor(golden["logits"]["logits"]), model.facts.shift)
     assert difference(model.logits(tokens), theirs, model) < TOLERANCE
     wanted = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(0)) < 0.5
     assert difference(model.logits(tokens, positions=wanted), theirs[wanted], model) < TOLERANCE
@@ -65,7 +65,7 @@ def test_left_padded_logits_equal_the_authors(shared, family):
     first, row = padded["first_position"], padded["row"]
     raw = torch.tensor(padded["logits_row0"])[None]
     ours = model.logits(torch.tensor(padded["input_ids"]), valid)[row, first:]
-    assert difference(ours, own(raw, model.traits.shift)[0], model) < TOLERANCE
+    assert difference(ours, own(raw, model.facts.shift)[0], model) < TOLERANCE
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "wedlm", "sedd", "bd3lm"])
@@ -76,7 +76,7 @@ def test_ids_are_the_authors(shared, family):
     assert model.mask_id == ids["mask"] and model.eos_ids[0] == eos[0] and set(eos) <= set(model.eos_ids)
     assert "bos" not in ids or model.bos_id == ids["bos"]
     assert "eot" not in ids or model.eos_ids[1] == ids["eot"]
-    assert model.mask_is_word == golden.get("mask_is_ordinary_vocabulary_item", False)
+    assert model.mask_is_regular_token == golden.get("mask_is_ordinary_vocabulary_item", False)
 
 
 def test_wedlm_logits_come_back_in_reading_order(shared):

@@ -99,8 +99,8 @@ def test_a_hub_id_is_fetched_without_code_and_kept(home, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"pretrained": "org/model", "revision": "v9"}, "'org/model' at revision 'v9' cannot be had from the hub"),
-        ({"pretrained": "org/other"}, "'org/other' cannot be had from the hub"),
+        ({"pretrained": "org/model", "revision": "v9"}, "'org/model' at revision 'v9' cannot be fetched from the hub"),
+        ({"pretrained": "org/other"}, "'org/other' cannot be fetched from the hub"),
     ],
 )
 def test_what_the_hub_does_not_have(home, options, told):

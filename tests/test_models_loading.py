@@ -14,9 +14,9 @@ from models_builders import MASK_ID, row
 from safetensors.torch import load_file, save_file
 
 from dlm_eval.errors import UserError
-from dlm_eval.models import checkpoints, families, identity, load_model, load_without_weights, packaged_asset
+from dlm_eval.models import checkpoints, known_families, load_model, load_without_weights, packaged_asset, weight_files
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.models.dit import DiT, DiTConfig
+from dlm_eval.models.families.dit import DiT, DiTConfig
 
 
 @torch.inference_mode()
@@ -157,13 +157,13 @@ def test_describe_identifies_weights_and_names_no_path(tmp_path, monkeypatch):
     state["model.transformer.ln_f.weight"][0] += 1
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     assert load_model("llada", pretrained=folder).describe()["weights_sha256"] != first["weights_sha256"]
-    monkeypatch.setattr(identity, "HASHED_WHOLE", 0)  # large files: shapes and sizes, not contents
+    monkeypatch.setattr(weight_files, "HASHED_WHOLE", 0)  # large files: shapes and sizes, not contents
     large = load_model("llada", pretrained=folder).describe()["weights_sha256"]
     state["model.transformer.ln_f.weight"][0] += 1
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     assert load_model("llada", pretrained=folder).describe()["weights_sha256"] == large
     save_file({**state, "more": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
-    assert identity.hash_weights([folder / "model.safetensors"]) != large
+    assert weight_files.hash_weights([folder / "model.safetensors"]) != large
 
 
 @pytest.mark.parametrize("options", [{}, {"attn_implementation": "eager", "dtype": "bfloat16", "max_length": 32}])
@@ -185,22 +185,22 @@ def test_model_path_is_pretrained_and_text_is_cast(tmp_path):
 def test_tiny_and_toy_load():
     tiny = load_model("tiny")
     text = "The cat sat on the mat."
-    assert tiny.decode(tiny.encode(text)) == text and not tiny.mask_is_word
+    assert tiny.decode(tiny.encode(text)) == text and not tiny.mask_is_regular_token
     assert tiny.describe()["dtype"] == "float32" and tiny.describe()["checkpoint"] == "tiny"
     assert packaged_asset("tiny").joinpath("model.safetensors").is_file()
     assert load_model("toy", vocab=4).vocab_size == 7
 
 
-@pytest.mark.parametrize("name", sorted(families()))
+@pytest.mark.parametrize("name", sorted(known_families()))
 def test_every_family_is_importable_and_its_checkpoints_fit_its_options(name):
-    from dlm_eval.models import _loader, _settings
+    from dlm_eval.models.loader import find_loader, settings_of
 
-    family = families()[name]
-    load = _loader(family.module)
+    family = known_families()[name]
+    load = find_loader(family.module)
     named = [one for one in checkpoints().values() if one.family == name]
     assert family.about and (family.default is None or family.default in checkpoints())
     for checkpoint in named:
-        settings = _settings(load, checkpoint, {})
+        settings = settings_of(load, checkpoint, {})
         assert getattr(settings, "checkpoint", checkpoint.name) == checkpoint.name
 
 
@@ -255,10 +255,10 @@ def test_a_dit_that_is_told_the_time_is_refused(tmp_path):
 
 
 def test_every_checkpoint_has_a_family():
-    assert {one.family for one in checkpoints().values()} <= families().keys()
+    assert {one.family for one in checkpoints().values()} <= known_families().keys()
 
 
 def test_the_table_is_read_without_torch():
-    code = "import sys, dlm_eval.models as m; m.checkpoints(); m.families(); print('torch' in sys.modules)"
+    code = "import sys, dlm_eval.models as m; m.checkpoints(); m.known_families(); print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"

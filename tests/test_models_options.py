@@ -1,4 +1,4 @@
-"""Options of loading that change how the network runs: quantization, compilation, places for its parts."""
+"""Options of loading that change how the network runs: quantization, places for its parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from models_builders import row
 
 from dlm_eval.errors import UserError
-from dlm_eval.models import compiled, load_model, load_without_weights, weights
+from dlm_eval.models import load_model, load_without_weights, weights
 
 
 def difference(one, other):
@@ -84,38 +84,9 @@ def test_the_config_is_transformers_own(monkeypatch):
 # -- compilation -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("family", ["llada", "diffugpt"])
-def test_a_compiled_network_gives_the_same_logits(tmp_path, family):
-    folder = getattr(build, family)(tmp_path)[0]
-    plain, model = load_model(family, pretrained=folder), load_model(family, pretrained=folder, compile="aot_eager")
-    torch._dynamo.utils.counters.clear()
-    for shape in ((1, 5), (3, 13), (4, 16), (2, 20)):
-        assert difference(model.logits(row(*shape)), plain.logits(row(*shape))) < 1e-5
-    tokens, valid = row(2, 9), torch.ones(2, 9, dtype=torch.bool)
-    valid[0, :3] = False
-    assert difference(model.logits(tokens, valid)[valid], plain.logits(tokens, valid)[valid]) < 1e-5
-    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 5  # of six shapes
-    assert model.describe() == {**plain.describe(), "compile": "aot_eager"}
-    assert load_without_weights(family, pretrained=folder, compile="aot_eager").describe() == model.describe()
-
-
-def test_buckets_are_few_and_hold_what_they_must():
-    sizes = {compiled.bucket(count, 16) for count in range(1, 4097)}
-    assert len(sizes) == 17 and min(sizes) == 16 and max(sizes) == 4096
-    assert all(count <= compiled.bucket(count, 16) <= max(16, 1.5 * count) for count in range(1, 4097))
-    tokens, valid = compiled.padded(row(5, 20), None, pad_id=7, longest=22)
-    assert tokens.shape == (6, 22) and valid is not None and valid.sum(1).tolist() == [20] * 6
-    assert torch.equal(tokens[5], tokens[4]) and (tokens[:, 20:] == 7).all()
-    assert compiled.padded(row(4, 32), None, 7, 64)[1] is None
-
-
-def test_compile_is_off_unless_asked_for(folder):
-    for setting in (None, "false"):
-        assert "compile" not in load_model("llada", pretrained=folder, compile=setting).describe()
-    with pytest.raises(UserError, match="did you mean 'inductor'"):
-        load_model("llada", pretrained=folder, compile="inducter")
-    assert compiled.compile_backend("true") == "inductor"
+def test_compile_is_no_option(folder):
+    with pytest.raises(UserError, match="model_args 'compile' is not known"):
+        load_model("llada", pretrained=folder, compile=True)
 
 
 # -- places ----------------------------------------------------------------------------------------------------------------

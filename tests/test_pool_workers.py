@@ -114,11 +114,12 @@ def test_a_hanging_worker_is_replaced(three: Workers, jobs: list[Job], undisturb
 POISON = [5, 4, 5, 4, 5, 3, 5, 3]  # a text that the probes at loading do not try
 MODEL = f"""
 import os
-from dlm_eval.models import tiny
+from dlm_eval.models.families import tiny
+from dlm_eval.models.family import load_family
 from dlm_eval.models.loading import LoadSettings
 
 def load(settings: LoadSettings):
-    model = tiny.load(settings)
+    model = load_family(tiny.FAMILY, settings)
     run = model.logits
 
     def logits(tokens, valid=None, positions=None):
@@ -149,7 +150,7 @@ def test_a_request_that_kills_its_workers_is_an_error_of_its_own(tmp_path: Path)
 
 def test_workers_that_never_start_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
-        "import os\nfrom dlm_eval.models.toy import ToySettings\ndef load(settings: ToySettings):\n    os._exit(7)\n"
+        "import os\nfrom dlm_eval.models.families.toy import ToySettings\ndef load(settings: ToySettings):\n    os._exit(7)\n"
     )
     pool = start_workers(Recipe(str(tmp_path / "broken.py"), {}), parse_devices("cpu")[:1])
     try:

@@ -17,7 +17,7 @@ from dlm_eval import Canvas, fill, load_model
 from dlm_eval.canvas import BLANK
 from dlm_eval.cli import main
 from dlm_eval.decoding import resolve
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.pages.recording import Recording, pieces, record
 from dlm_eval.pages.terminal import lines
 from dlm_eval.pages.trace_page import page, safe_json

@@ -31,24 +31,28 @@ Table = tuple[Sequence[str], Iterable[Sequence[str]]]
 
 
 def _models() -> Table:
-    from dlm_eval.models import checkpoints, families, unsupported
+    from dlm_eval.models import baselines, checkpoints, known_families, unsupported
 
-    known, rows = families(), []
+    known, rows = known_families(), []
     for name, family in known.items():
         named = [c for c in checkpoints().values() if c.family == name]
         if not named:
             rows.append([name, name, "", "", "", family.about])
         for one in named:
-            size = (
-                f"{one.size / 1e9:.1f}B"
-                if one.size and one.size >= 1e9
-                else f"{one.size / 1e6:.0f}M"
-                if one.size
-                else ""
-            )
-            rows.append([name, one.name, str(one.options.get("pretrained", "")), size, one.licence, family.about])
+            weights = str(one.options.get("pretrained", ""))
+            rows.append([name, one.name, weights, _size(one.size), one.licence, family.about])
+    rows += [
+        ["hf (lm-eval)", name, f"asset:{name}", _size(one["size"]), one["licence"], one["about"]]
+        for name, one in baselines().items()
+    ]
     rows += [[name, "", "not supported", "", "", reason] for name, reason in unsupported().items()]
     return ("family", "checkpoint", "weights", "size", "licence", "about"), rows
+
+
+def _size(parameters: float | None) -> str:
+    if not parameters:
+        return ""
+    return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M"
 
 
 def _estimators() -> Table:

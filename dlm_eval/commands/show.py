@@ -31,13 +31,14 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     from dlm_eval.decoding import STRATEGIES, describe_strategy
     from dlm_eval.decoding.presets import presets
     from dlm_eval.harness.task_index import list_tasks, task_file
-    from dlm_eval.models import check_supported, checkpoints, families, option_names
+    from dlm_eval.models import baselines, check_supported, checkpoints, known_families, option_docs
     from dlm_eval.scoring.estimator import ESTIMATORS, describe_estimator
 
     found: dict[str, Any] = {}
     for title, table in (
-        ("family", families()),
+        ("family", known_families()),
         ("checkpoint", checkpoints()),
+        ("baseline", baselines()),
         ("preset", presets()),
     ):
         if name in table:
@@ -50,7 +51,7 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     if not found and ".py:" in name:
         found = _of_file(name)
     if "family" in found or "checkpoint" in found:
-        found["model_args"] = sorted(option_names(name))
+        found["model_args"] = option_docs(name)
     task = task_file(name, include_path, everything=not found)
     if task is not None:
         found["task"] = task
@@ -58,7 +59,18 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
         check_supported(name)
         tasks = (row[0] for row in list_tasks(include_path))
         raise unknown(
-            "name", name, {*families(), *checkpoints(), *ESTIMATORS.names(), *STRATEGIES.names(), *presets(), *tasks}
+            "name",
+            name,
+            {
+                *known_families(),
+                *checkpoints(),
+                *baselines(),
+                *ESTIMATORS.names(),
+                *STRATEGIES.names(),
+                *presets(),
+                *tasks,
+            },
+            "dlm-eval ls",
         )
     return found
 

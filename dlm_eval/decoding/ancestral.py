@@ -32,8 +32,8 @@ from dlm_eval.decoding.state import Bools, Query, StepState
 from dlm_eval.decoding.strategy import OF_DRAWS, OF_MASKS, FillRequest
 from dlm_eval.decoding.unmasking import Unmasking
 from dlm_eval.engine import Walk
-from dlm_eval.models.denoiser import Denoiser, Process
-from dlm_eval.models.noise_schedules import LogLinear, NoiseSchedule
+from dlm_eval.models.denoiser import ConcreteScores, Denoiser, Process, noise_schedule, offers
+from dlm_eval.models.noise_schedules import NoiseSchedule
 from dlm_eval.options import option, option_names
 
 SCORES = "score_logits"  # method of models of concrete scores
@@ -107,14 +107,14 @@ class ReverseTransition(Ancestral):
         raise NotImplementedError
 
     def query(self, look: StepState, op: Draw, model: Denoiser) -> Query:
-        schedule: NoiseSchedule = getattr(model, "schedule", LogLinear())
+        schedule: NoiseSchedule = noise_schedule(model)
         grid = reveal_grid(look.eps, look.steps)
         now = float(grid[min(look.step, look.steps)])
         sigma = schedule.sigma(now)
         done = look.step >= look.steps
         factor = math.inf if done else self.factor(schedule, now, float(grid[look.step + 1]))
         op = replace(op, banned=tuple({*op.banned, model.mask_id}))
-        if hasattr(model, SCORES):
+        if offers(model, ConcreteScores):
             return Query(Rates(op, _log(factor)), SCORES, sigma)
         return Query(op, log_chance=_log(factor / math.expm1(sigma)))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,21 +35,6 @@ from dlm_eval.rows import Kept
 DEFAULT_STEPS = 48  # of a canvas (DiffusionGemma's max_denoising_steps)
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-
-class CanvasDenoiser(Protocol):
-    """What a denoiser of process 'canvas' has besides (`models.denoiser.Denoiser`).
-
-    Its `logits` also take `inputs` [B, L, H + 1] float32: the self-conditioning of each position (0 before the first step) and 1 from where
-    the canvas begins.
-    """
-
-    canvas_length: int
-    state_size: int
-
-    def soft_embeddings(self, probability: Tensor) -> Tensor:
-        """Returns the self-conditioning [N, H] of distributions [N, V]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -107,7 +92,7 @@ class Renoise(Halting, name="renoise"):
 
 
 class Sample:
-    """One sample being written; the model is a `Denoiser` and a `CanvasDenoiser`."""
+    """One sample being written; the model is a `Denoiser` and a `models.denoiser.CanvasDenoiser`."""
 
     def __init__(self, request: FillRequest, options: Renoise, noise: Noise) -> None:
         model: Any = request.model

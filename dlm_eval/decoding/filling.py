@@ -16,8 +16,7 @@ from dlm_eval.decoding.strategy import FillRequest, default_strategy
 from dlm_eval.decoding.trace import TraceStep
 from dlm_eval.engine import Engine, Outcome, Walk
 from dlm_eval.errors import SampleError
-from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.models.ids import check_ids
+from dlm_eval.models.denoiser import Denoiser, check_ids
 from dlm_eval.noise import Noise
 from dlm_eval.printable import counted
 

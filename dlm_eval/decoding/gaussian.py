@@ -8,7 +8,7 @@ Shape letters: L = positions of the canvas, n = open ones, D = embedding size, V
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,35 +18,14 @@ from dlm_eval.decoding.halting import Halt, Halting
 from dlm_eval.decoding.samples import best_walk, repeat
 from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.decoding.trace import TraceStep
-from dlm_eval.engine import Reader, Row, Walk
+from dlm_eval.engine import Row, Walk
 from dlm_eval.errors import UserError
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.denoiser import Denoiser, EmbeddingDenoiser, missing_members
 from dlm_eval.noise import Noise
-from dlm_eval.rows import KeepingOp, Kept
+from dlm_eval.rows import Kept
 
 DEFAULT_STEPS = 200  # CDCD 6.1
 Floats = NDArray[np.float64]
-
-
-class EmbeddingDenoiser(Protocol):
-    """What a denoiser of the gaussian process has besides (`models.denoiser.Denoiser`).
-
-    Its `logits` also take `inputs` [B, L, 2 D + 1] float32 (x_t, the estimate of x_0, whether a position is open; zero where
-    it is not) and `time` [B].
-    """
-
-    embedding_size: int
-
-    def times(self, steps: int) -> Floats:
-        """Returns [steps + 1] noise levels, from the largest to the smallest."""
-        ...
-
-    def interpolator(self, score_temperature: float, divergence: bool) -> Reader | KeepingOp:
-        """Returns the reader of (token, log-probability [nats], entropy [nats], E[x_0] [D]).
-
-        With `divergence` it also reads KL(now || last step) [nats]; the log-probabilities [V] stay on the device.
-        """
-        ...
 
 
 def gaussian_program(
@@ -111,11 +90,8 @@ def _sample(
 
 def assert_diffuses(model: Denoiser) -> None:
     """Raises UserError where the model lacks what `EmbeddingDenoiser` asks for."""
-    absent = [name for name in ("embedding_size", "times", "interpolator") if not hasattr(model, name)]
-    if absent:
-        raise UserError(
-            f"{model.name} is of process 'gaussian' but lacks {', '.join(absent)} (see decoding/gaussian.py)"
-        )
+    if absent := missing_members(model, EmbeddingDenoiser):
+        raise UserError(f"{model.name} is of process 'gaussian' but lacks {', '.join(absent)} (see models/denoiser.py)")
 
 
 def _trace_step(

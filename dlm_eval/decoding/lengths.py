@@ -20,6 +20,7 @@ from dlm_eval.decoding.samples import best_walk
 from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.engine import Row, Walk
 from dlm_eval.errors import SampleError, UserError
+from dlm_eval.models.denoiser import LengthHead, offers
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def beam_program(request: FillRequest, fill: Callable[[FillRequest], Walk[Fillin
         SampleError: text follows the hole, or no position is left for it.
     """
     model, canvas, settings = request.model, request.canvas, request.settings
-    if not hasattr(model, "length_logits"):
+    if not offers(model, LengthHead):
         raise UserError(
             f"decode length_beam '{settings.length_beam}' is not possible: {model.name} has no length head; leave it out"
         )

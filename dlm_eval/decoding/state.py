@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
+from dlm_eval.decoding.cache_policy import make_cache_policy, visible_end
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.exits import EarlyExit
-from dlm_eval.decoding.memory import recollection, seen_end
 from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.trace import Trace, TraceStep
 from dlm_eval.engine import Reader, Reading, Row
 from dlm_eval.errors import SampleError
-from dlm_eval.models.denoiser import Denoiser, embedding_rows
+from dlm_eval.models.denoiser import Denoiser, embedding_rows, logit_shift
 from dlm_eval.noise import Noise
 from dlm_eval.printable import counted
 from dlm_eval.rows import Kept
@@ -200,7 +200,7 @@ class DecodeState:
         self.early_exit: EarlyExit | None = None
         if settings.early_exit:
             self.early_exit = EarlyExit(model, np.array(hole), ends_with_hole, settings.until)
-        self.cache = recollection(model, settings.cache, settings.guidance_factor != 1)
+        self.cache = make_cache_policy(model, settings.cache, settings.guidance_factor != 1)
         self.kept = Kept()
         self.known: tuple[Query, Ints, Reading] | None = None
         self.global_step = self.forwards = self.written_steps = self.post_steps = 0
@@ -238,7 +238,7 @@ class DecodeState:
         in a block-causal model the block before tells it, whatever else is written (Fast-dLLM v2).
         """
         block = self.model.block_length
-        told = block is not None and getattr(self.model, "lag", 0) > 0 and int(at[0]) % block == 0
+        told = block is not None and logit_shift(self.model) > 0 and int(at[0]) % block == 0
         return self.cache.first_alone or told
 
     # -- rows ------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ class DecodeState:
                 such a row runs whole, without a KV cache.
             payload: [W, ...] input of the query's op; None: the random numbers of this step.
         """
-        end = seen_end(self.model, self.open, int(at[-1]))
+        end = visible_end(self.model, self.open, int(at[-1]))
         factor = self.settings.guidance_factor
         unguided = None
         if factor != 1:

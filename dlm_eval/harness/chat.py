@@ -7,7 +7,7 @@ from typing import Any
 
 from dlm_eval.errors import SampleError, UserError, unknown
 from dlm_eval.harness.run_settings import RunSettings
-from dlm_eval.models import families, find_checkpoint, load_without_weights
+from dlm_eval.models import find_checkpoint, known_families, load_without_weights
 from dlm_eval.models.denoiser import ChatTemplates, Denoiser
 
 USER = {"role": "user", "content": "Hello."}
@@ -46,7 +46,7 @@ def template_text(model: Denoiser, asked: bool | str) -> str:
 
 def check_chat(settings: RunSettings, tasks: Mapping[str, Any]) -> None:
     """Raises UserError if the checkpoint has no chat template of that name, or if its template refuses what the run would ask."""
-    if not settings.apply_chat_template or find_checkpoint(settings.model).family not in families():
+    if not settings.apply_chat_template or find_checkpoint(settings.model).family not in known_families():
         return
     model = load_without_weights(settings.model, **settings.model_args)
     template = chosen_template(model, settings.apply_chat_template)

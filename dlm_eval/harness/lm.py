@@ -22,7 +22,7 @@ from dlm_eval.harness.records import Record, doc_key, records_of
 from dlm_eval.harness.requests import Overlong, Prepared, Unbuilt, begin, choice_canvases, hole_canvas, hole_length
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
-from dlm_eval.models.denoiser import ChatTemplates, Denoiser
+from dlm_eval.models.denoiser import ChatTemplates, Denoiser, device_of
 from dlm_eval.noise import digest
 from dlm_eval.output import one_line
 from dlm_eval.pool import Pool
@@ -78,13 +78,13 @@ class DiffusionLM(TemplateLM):
         self.by_order: frozenset[str] = (
             frozenset()
         )  # tasks whose scores ask only which choice is best: the run says which
-        self._device = getattr(model, "device", "cpu")
+        self._device = device_of(model)
 
     # -- what lm-eval asks of every model ------------------------------------------------------------------------------
 
     @property
     def eot_token_id(self) -> int:
-        return self.model.eos_ids[0]
+        return self.model.eos_ids[0] if self.model.eos_ids else self.model.pad_id
 
     @property
     def max_length(self) -> int:

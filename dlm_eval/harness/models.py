@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
-from dlm_eval.models import checkpoints, families, option_names, packaged_asset
+from dlm_eval.models import baselines, checkpoints, known_families, option_names, packaged_asset
 from dlm_eval.noise import digest
 from dlm_eval.redaction import redact, redact_text
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from dlm_eval.harness.lm import DiffusionLM
     from dlm_eval.models.denoiser import Denoiser
     from dlm_eval.pool import Pool
-
-# Autoregressive twins that travel with the package; they run through lm-eval's own `hf`.
-PACKAGED_BASELINES: dict[str, dict[str, Any]] = {"tiny-ar": {"add_bos_token": True, "dtype": "float32"}}
 
 log = logging.getLogger(__name__)
 
@@ -56,19 +53,19 @@ def check_model_name(name: str) -> None:
         check_supported(name)
         if name.endswith(".py"):
             raise UserError(f"--model '{name}': no such file")
-        raise unknown("--model", name, names)
+        raise unknown("--model", name, names, "dlm-eval ls models")
 
 
 def _known() -> set[str]:
     import lm_eval.models  # noqa: F401
     from lm_eval.api.registry import model_registry
 
-    return {*families(), *checkpoints(), *PACKAGED_BASELINES, *model_registry.keys()}
+    return {*known_families(), *checkpoints(), *baselines(), *model_registry.keys()}
 
 
 def is_ours(name: str) -> bool:
     """Returns whether a known model is one of our denoisers, not one of lm-eval's."""
-    return name in families() or name in checkpoints() or _is_file(name)
+    return name in known_families() or name in checkpoints() or _is_file(name)
 
 
 def _is_file(name: str) -> bool:
@@ -170,8 +167,8 @@ def _load_baseline(settings: RunSettings) -> Loaded:
             f"model '{name}' is lm-eval's own: it runs on one device (--device) and keeps no journal, without --score_only, --engine and several --devices"
         )
     device = settings.device or single_device(settings.devices).get("device") or _default_device()
-    if name in PACKAGED_BASELINES:
-        arguments = {"pretrained": str(packaged_asset(name)), **PACKAGED_BASELINES[name], **arguments}
+    if name in baselines():
+        arguments = {"pretrained": str(packaged_asset(name)), **baselines()[name]["options"], **arguments}
         name = "hf"
     lm = load_baseline(name, arguments, settings.batch_size or 1, settings.max_batch_size, device)
     pretrained = str(arguments.get("pretrained") or arguments.get("model") or settings.model)

@@ -13,7 +13,7 @@ from dlm_eval.decoding import setting_names
 from dlm_eval.errors import UserError
 from dlm_eval.harness.decode_options import DEFAULT_LENGTH, LENGTH_KEYS, DecodeOptions
 from dlm_eval.harness.lm import DiffusionLM, Options
-from dlm_eval.models import checkpoints, families, load_model, option_names
+from dlm_eval.models import checkpoints, known_families, load_model, option_names
 from dlm_eval.pool import InProcess
 from dlm_eval.scoring import Estimator, parse_estimator
 
@@ -107,6 +107,6 @@ def _class(name: str) -> type[RegisteredLM]:
 
 
 def __getattr__(name: str) -> type[RegisteredLM]:
-    if name in families() or name in checkpoints():
+    if name in known_families() or name in checkpoints():
         return _class(name)
     raise AttributeError(name)

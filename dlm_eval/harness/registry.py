@@ -5,7 +5,7 @@ Registered as text placeholders, so that nothing heavy is imported before a mode
 
 from __future__ import annotations
 
-from dlm_eval.models import checkpoints, families
+from dlm_eval.models import checkpoints, known_families
 
 MODULE = "dlm_eval.harness.registered"
 
@@ -16,6 +16,6 @@ def register() -> None:
     import lm_eval.models  # noqa: F401
     from lm_eval.api.registry import model_registry
 
-    for name in [*families(), *checkpoints()]:
+    for name in [*known_families(), *checkpoints()]:
         if name not in model_registry:
             model_registry.register(name, target=f"{MODULE}:{name}")

@@ -12,7 +12,7 @@ from typing import Literal
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.denoiser import Denoiser, bos_only_if_empty
 from dlm_eval.printable import counted
 
 Overlong = Literal["truncate", "error"]
@@ -76,7 +76,7 @@ def begin(model: Denoiser, ids: Sequence[int]) -> list[int]:
     Raises:
         UserError: the model needs a BOS and its tokenizer has none.
     """
-    if not model.needs_bos or (ids and (ids[0] == model.bos_id or getattr(model, "bare", False))):
+    if not model.needs_bos or (ids and (ids[0] == model.bos_id or bos_only_if_empty(model))):
         return list(ids)
     if model.bos_id is None:
         raise UserError(f"model {model.name} cannot predict position 0 and its tokenizer has no BOS token")
@@ -156,7 +156,7 @@ def _fit(
             f"{hole} open positions leave nothing of the {'prompt' if from_head == given > 0 else 'text behind the hole'}"
             f" in the model's {model.max_length}; ask for fewer (gen_length)"
         )
-    head = head[from_head:] if getattr(model, "bare", False) else head[:kept_bos] + head[kept_bos + from_head :]
+    head = head[from_head:] if bos_only_if_empty(model) else head[:kept_bos] + head[kept_bos + from_head :]
     return head, list(tail[: len(tail) - from_tail]), excess
 
 

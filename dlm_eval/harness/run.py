@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import DlmEvalError, RunError
+from dlm_eval.errors import DlmEvalError, RunError, UserError
 from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe, take_sandbox
 from dlm_eval.harness.code_tasks import said, ways
 from dlm_eval.harness.contained import contained
@@ -23,6 +23,7 @@ from dlm_eval.harness.run_settings import RunSettings, output_directory, run_set
 from dlm_eval.harness.stock_code import code_eval_replaced, note_ahead
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.journal import Journal
+from dlm_eval.models import given
 from dlm_eval.output import safe_log
 from dlm_eval.redaction import redact_values
 from dlm_eval.stopping import last_duty
@@ -30,6 +31,7 @@ from dlm_eval.stopping import last_duty
 if TYPE_CHECKING:
     from dlm_eval.engine import Cost
     from dlm_eval.harness.guard import Guard
+    from dlm_eval.models.denoiser import Denoiser
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,11 @@ class Finished:
     missing: tuple[str, ...] = ()
 
 
-def evaluate(model: str, tasks: Any, **settings: Any) -> dict[str, Any]:
+def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, Any]:
     """Runs an evaluation; returns lm-eval's results dict with our block under 'dlm_eval' and the samples under 'samples'.
 
     Args:
-        model: family, named checkpoint or lm-eval model.
+        model: family, named checkpoint, lm-eval model, or a denoiser (of `load_model`, of `wrap` or of your own).
         tasks: names, globs, YAML paths, configurations (mappings) or lm-eval's task objects.
         settings: see `RunSettings`.
 
@@ -54,7 +56,12 @@ def evaluate(model: str, tasks: Any, **settings: Any) -> dict[str, Any]:
         UserError: a setting that is not allowed.
         RunError: results could not be saved.
     """
-    return run(run_settings({"model": model, "tasks": tasks, **settings})).results
+    if isinstance(model, str):
+        return run(run_settings({"model": model, "tasks": tasks, **settings})).results
+    if elsewhere := sorted({"model_args", "device", "devices", "engine"} & settings.keys()):
+        raise UserError(f"{elsewhere[0]} is not possible with a model object, which runs in this process as it is")
+    with given(model) as name:
+        return run(run_settings({"model": name, "tasks": tasks, **settings})).results
 
 
 def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = None) -> Finished:

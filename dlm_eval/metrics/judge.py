@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dlm_eval.errors import UserError
 
 if TYPE_CHECKING:
-    from dlm_eval.models.loading import Folder
+    from dlm_eval.models.loading import CheckpointFiles
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Judge:
         device: where it runs.
     """
 
-    folder: Folder
+    folder: CheckpointFiles
     device: str
 
     def read(self, context: str, text: str) -> Reading:
@@ -52,7 +52,7 @@ class Judge:
         Raises:
             SampleError: its tokenizer gives up on the text.
         """
-        from dlm_eval.models.vocabulary import text_ids
+        from dlm_eval.models.tokenizer import text_ids
 
         tokenizer = _tokenizer(self.folder)
         whole, head = (text_ids(tokenizer, part, self.folder.name) for part in (context + text, context))
@@ -114,13 +114,13 @@ def find_judge(name: str, device: str = "auto") -> Judge:
 
 
 @functools.lru_cache(maxsize=2)
-def _tokenizer(folder: Folder) -> Any:
-    from dlm_eval.models.vocabulary import load_tokenizer
+def _tokenizer(folder: CheckpointFiles) -> Any:
+    from dlm_eval.models.tokenizer import load_tokenizer
 
     return load_tokenizer(folder)
 
 
-def _begin(folder: Folder) -> int:
+def _begin(folder: CheckpointFiles) -> int:
     tokenizer = _tokenizer(folder)
     begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if begin is None:
@@ -134,8 +134,7 @@ def _model(judge: Judge) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from dlm_eval.models.loading import read_config
-    from dlm_eval.models.stored import built_within
-    from dlm_eval.models.weights import name_weights
+    from dlm_eval.models.weights import built_within, name_weights
 
     whose = f"judge '{judge.folder.name}': config.json"
     config = AutoConfig.from_pretrained(judge.folder.path, trust_remote_code=False, local_files_only=True)

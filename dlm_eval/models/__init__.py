@@ -1,144 +1,53 @@
 """The models: a table of families and checkpoints (checkpoints.yaml), and `load_model`, which turns a name into a `Denoiser`.
 
-Each family is a module with one public function, `load(settings) -> Denoiser`; the annotation of `settings` is the frozen
-dataclass of its options. Families come from the table, from the entry-point group `dlm_eval.models` of installed packages,
-and from a file: `--model path/to/my_model.py`.
+A family is a module with `FAMILY`, a `models.family.FamilySpec`, or with a function `load(settings) -> Denoiser` whose
+annotation of `settings` is the frozen dataclass of its options. Families come from the table, from the entry-point group
+`dlm_eval.models` of installed packages, and from a file: `--model path/to/my_model.py`.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import importlib.util
-import os
-import sys
-import typing
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from functools import cache
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import DlmEvalError, UserError, unknown
+from dlm_eval.errors import DlmEvalError, UserError
+from dlm_eval.models.catalog import (
+    Checkpoint,
+    Family,
+    baselines,
+    check_members,
+    check_supported,
+    checkpoints,
+    find_checkpoint,
+    given,
+    known_families,
+    own_families,
+    packaged_asset,
+    process_of,
+    unsupported,
+)
+from dlm_eval.models.loader import loader_of, option_docs, option_names, settings_of
 from dlm_eval.redaction import redact_message
-from dlm_eval.settings import from_mapping
 
 if TYPE_CHECKING:
     from dlm_eval.models.denoiser import Denoiser
 
-TABLE = Path(__file__).with_name("checkpoints.yaml")
-ASSETS = Path(__file__).parent.parent / "assets"
-ENTRY_POINTS = "dlm_eval.models"
-ALIASES = {"model_path": "pretrained"}  # option names that other harnesses use
-
-
-@dataclass(frozen=True)
-class Family:
-    """One adapter: the module with `load`, the checkpoint that its bare name means, what it is in a line, and the process of its models."""
-
-    name: str
-    module: str
-    default: str | None = None
-    about: str = ""
-    process: str = "absorbing"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Facts about published weights.
-
-    Attributes:
-        name: what --model takes.
-        family: its adapter.
-        licence: of the weights.
-        size: parameters, or None.
-        mask_id: id of the mask token that the files should have, or None.
-        equal_ids: special tokens that its mask may be the same id as: bos, eos, pad.
-        chat: whether it was tuned to follow instructions through its chat template.
-        options: defaults of the adapter's options (`pretrained`, `revision`, ...).
-    """
-
-    name: str
-    family: str
-    licence: str = ""
-    size: float | None = None
-    mask_id: int | None = None
-    equal_ids: tuple[str, ...] = ()
-    chat: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@cache
-def _table() -> tuple[dict[str, Family], dict[str, Checkpoint], dict[str, str]]:
-    import yaml
-
-    raw = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
-    known = {name: Family(name, **row) for name, row in raw["families"].items()}
-    return known, {name: Checkpoint(name, **row) for name, row in raw["checkpoints"].items()}, raw["unsupported"]
-
-
-def families() -> dict[str, Family]:
-    """Returns the families by name: ours, then those of installed packages (which cannot replace ours)."""
-    plugins = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    others = {e.name: Family(e.name, e.value, about=f"from package {e.dist.name if e.dist else '?'}") for e in plugins}
-    return {**others, **_table()[0]}
-
-
-def checkpoints() -> dict[str, Checkpoint]:
-    """Returns the named checkpoints by name."""
-    return dict(_table()[1])
-
-
-def unsupported() -> dict[str, str]:
-    """Returns the models that are known and cannot be run here by name, with the reason."""
-    return dict(_table()[2])
-
-
-def check_supported(name: str) -> None:
-    """Raises UserError, with the reason, where `name` is a model that is known and cannot be run here."""
-    if name in unsupported():
-        raise UserError(f"model '{name}' is not supported: {unsupported()[name]}")
-
-
-def packaged_asset(name: str) -> Path:
-    """Returns the folder of weights that travel with the package (`tiny`, `tiny-ar`).
-
-    Raises:
-        UserError: no such asset, or it was not packaged.
-    """
-    folder = ASSETS / name
-    if not (folder / "config.json").is_file():
-        present = [path.parent.name for path in ASSETS.glob("*/config.json")]
-        raise unknown("packaged model", name, present)
-    return folder
-
-
-def find_checkpoint(name: str) -> Checkpoint:
-    """Returns the named checkpoint, the default one of the family `name`, or an empty one for a file of the user's.
-
-    Raises:
-        UserError: no such family or checkpoint; the message has the nearest name.
-    """
-    named, known = checkpoints(), families()
-    if name in named:
-        return named[name]
-    if name.endswith(".py"):
-        return Checkpoint(Path(name).stem, name)
-    check_supported(name)
-    if name not in known:
-        raise unknown("model", name, known.keys() | named.keys())
-    default = known[name].default
-    return named[default] if default else Checkpoint(name, name)
-
-
-def process_of(name: str, options: Mapping[str, Any]) -> str | None:
-    """Returns the process of a model by its options and the table, before it is loaded; None for what is not in the table."""
-    if options.get("process"):
-        return str(options["process"])
-    checkpoint = checkpoints().get(name)
-    family = _table()[0].get(checkpoint.family if checkpoint else name)
-    return family.process if family else None
+__all__ = [
+    "Checkpoint",
+    "Family",
+    "baselines",
+    "check_supported",
+    "checkpoints",
+    "find_checkpoint",
+    "given",
+    "known_families",
+    "load_model",
+    "load_without_weights",
+    "option_docs",
+    "option_names",
+    "packaged_asset",
+    "process_of",
+    "unsupported",
+]
 
 
 def load_model(name: str, **options: Any) -> Denoiser:
@@ -151,19 +60,17 @@ def load_model(name: str, **options: Any) -> Denoiser:
     Raises:
         UserError: an unknown name or option, or a checkpoint that cannot be used; one line that says what to do.
     """
+    from dlm_eval.models.probes import check_cache, probe
+
     checkpoint = find_checkpoint(name)
-    load = _load_of(checkpoint)
-    settings = _settings(load, checkpoint, options)
+    loader = loader_of(checkpoint)
+    settings = settings_of(loader, checkpoint, options)
     try:
-        model = load(settings)
-        if checkpoint.family not in _table()[0]:  # ours are probed by their adapters
-            from dlm_eval.models.probes import probe
-
-            _check_members(model, name)
-            probe(model)
-        from dlm_eval.cache_test import check_cache
-
-        check_cache(model, declared=checkpoint.family not in _table()[0])
+        model = loader.load(settings)
+        if not loader.tests:
+            check_members(model, name)
+            probe(model, own=True)
+        check_cache(model, declared=not loader.tests)
     except DlmEvalError:
         raise
     # The user's code may raise anything, and so may libraries over a file that nobody foresaw.
@@ -185,92 +92,10 @@ def load_without_weights(name: str, **options: Any) -> Denoiser:
     Raises:
         UserError: as `load_model`.
     """
-    ours = find_checkpoint(name).family in _table()[0]
+    ours = find_checkpoint(name).family in own_families()
     if "device" in option_names(name):
         options = {**options, "device": "meta" if ours else "cpu"}
         options.pop("device_map", None)
     if ours and "probe" in option_names(name):
         options["probe"] = False
     return load_model(name, **options)
-
-
-def option_names(name: str) -> set[str]:
-    """Returns the options (`model_args`) that a model takes."""
-    load = _load_of(find_checkpoint(name))
-    kind = next(hint for key, hint in typing.get_type_hints(load).items() if key != "return")
-    return {f.name for f in fields(kind)}
-
-
-def _load_of(checkpoint: Checkpoint) -> Callable[[Any], Denoiser]:
-    known = families()
-    return _loader(known[checkpoint.family].module if checkpoint.family in known else checkpoint.family)
-
-
-def _loader(source: str) -> Callable[[Any], Denoiser]:
-    """Returns `load` of a module, of `module:function`, or of a Python file; importing it runs its code.
-
-    Raises:
-        UserError: there is no such file or function, or importing it failed.
-    """
-    place, _, function = source.partition(":") if not source.endswith(".py") else (source, "", "")
-    try:
-        module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except UserError:
-        raise
-    except Exception as error:  # the user's code may raise anything while it is imported
-        raise UserError(f"model '{source}' cannot be imported: {type(error).__name__}: {error}") from error
-    load: Callable[[Any], Denoiser] | None = getattr(module, function or "load", None)
-    if load is None:
-        raise UserError(f"model '{source}' has no function {function or 'load'}(settings); see docs/adding-a-model.md")
-    if not any(key != "return" for key in typing.get_type_hints(load)):
-        raise UserError(f"model '{source}': load(settings) must annotate `settings` with the dataclass of its options")
-    return load
-
-
-def _import_file(path: Path) -> ModuleType:
-    path = Path(os.path.expanduser(path))
-    if not os.path.isfile(path):
-        raise UserError(f"model '{path}' is not a file; it must be a Python file with load(settings), or a known name")
-    name = f"dlm_eval_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # a .py file always has both
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
-    return module
-
-
-def _check_members(model: Any, name: str) -> None:
-    """Raises UserError where `model` lacks a part of the Denoiser protocol."""
-    from dlm_eval.models.denoiser import Denoiser
-
-    methods = ("encode", "decode", "apply_chat_template", "logits", "describe")
-    absent = [part for part in (*Denoiser.__annotations__, *methods) if not hasattr(model, part)]
-    if absent:
-        raise UserError(f"model '{name}': what load() returned is no Denoiser; it lacks {', '.join(absent)}")
-
-
-def _settings(load: Callable[[Any], Denoiser], checkpoint: Checkpoint, options: Mapping[str, Any]) -> Any:
-    """Returns the options of `load` from the checkpoint's defaults and the user's `options`."""
-    kind = next(hint for key, hint in typing.get_type_hints(load).items() if key != "return")
-    if not (isinstance(kind, type) and is_dataclass(kind)):
-        raise UserError(
-            f"model '{checkpoint.name}': load(settings) must annotate `settings` with a dataclass, not {kind}"
-        )
-    given: dict[str, Any] = {}
-    for key, value in options.items():
-        key = ALIASES.get(key, key)
-        if key in given:
-            raise UserError(f"model_args {key} is given twice (aliases: {', '.join(ALIASES)})")
-        given[key] = value
-    own = given.get("pretrained", checkpoint.options.get("pretrained")) == checkpoint.options.get("pretrained")
-    given = {**(checkpoint.options if own else {}), **given}
-    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.init]
-    if absent := [name for name in needed if name not in given]:
-        raise UserError(
-            f"model '{checkpoint.name}' needs model_args {', '.join(absent)}, such as {absent[0]}=ID_OR_DIR"
-        )
-    settings = from_mapping(kind, given, "model_args")
-    if "checkpoint" in {f.name for f in fields(kind)} and own and "checkpoint" not in given:
-        settings = replace(settings, checkpoint=checkpoint.name)  # its facts hold only for its own weights
-    return settings

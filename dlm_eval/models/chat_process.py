@@ -92,7 +92,7 @@ def _limit(kind: int, value: int) -> None:
 
 
 def _address_space() -> int:
-    """Returns the bytes of address space in use, or of the peak memory where the system does not say."""
+    """Returns the bytes of address space in use, or of the peak memory if the system does not say."""
     try:
         with open("/proc/self/statm", encoding="ascii") as stream:
             return int(stream.read().split()[0]) * resource.getpagesize()

@@ -1,16 +1,31 @@
-"""What a model is to the rest of the package: a Denoiser.
+"""What a model is to the rest of the package: a `Denoiser`, and what only some models have.
 
-Shape letters: B = rows of a batch, L = positions, V = vocabulary, N = wanted positions of the batch, S = 2 x layers, h = heads, R = remembered
-positions, d = head size.
+`Denoiser` is the core that every model has. Each protocol below it is optional: the package asks for it
+with `offers`, and does without it if the model lacks its members. No base class is needed.
+
+Shape letters: B = rows of a batch, L = positions, V = vocabulary, N = wanted positions of the batch,
+S = 2 x layers, h = heads, R = cached positions, d = head size, C = classes, D = embedding size.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from dlm_eval.canvas import Canvas
+from dlm_eval.errors import SampleError
+from dlm_eval.models.noise_schedules import LogLinear, NoiseSchedule
+
+if TYPE_CHECKING:
+    from dlm_eval.models.kv_cache import BatchKV
+    from dlm_eval.models.probes import CacheTest
 
 Process = Literal["absorbing", "uniform", "gaussian", "canvas"]
 Attention = Literal["full", "block", "causal"]
@@ -21,26 +36,28 @@ NO_MASK = -1  # mask id of models that have none
 class Denoiser(Protocol):
     """A diffusion language model with its tokenizer.
 
-    Shift, time conditioning, special ids, attention mask and vocabulary trimming live behind this interface and nowhere else.
+    Shift, time conditioning, special ids, attention mask and vocabulary trimming stay behind this
+    interface.
 
     Attributes:
-        name: family and checkpoint in words, for messages and results.
-        mask_id: id of the mask token; `NO_MASK` for processes other than 'absorbing'.
-        mask_is_word: whether the mask id is an ordinary vocabulary item, which natural text can contain.
-        eos_ids: ids that end a text; the first is the canonical one.
+        name: family and checkpoint, for messages and results.
+        mask_id: id of the mask token; `NO_MASK` if the process is not 'absorbing'.
+        mask_is_regular_token: whether ordinary text can contain the mask id.
+        eos_ids: ids that end a text, the canonical one first; () if no token does.
         bos_id: id that begins a text, or None.
-        pad_id: id for padding (never attended to).
-        vocab_size: V, rows of the logits that count.
-        max_length: positions that the model was made for.
+        pad_id: id for padding. It is never attended to.
+        vocab_size: V, the length of the logits.
+        max_length: longest sequence that the model reads, in positions.
         needs_bos: whether position 0 has no prediction of its own, so that it must hold `bos_id`.
         attention: 'full', 'block' (block-causal, `block_length` positions) or 'causal'.
-        block_length: block size of block-causal models, else None.
-        process: corruption that the model was trained to undo ('canvas': uniform, with self-conditioning, in canvases behind a given text).
+        block_length: block size of a block-causal model, else None.
+        process: corruption that the model was trained to undo. 'canvas' is uniform noise with
+            self-conditioning, in canvases behind a given text.
     """
 
     name: str
     mask_id: int
-    mask_is_word: bool
+    mask_is_regular_token: bool
     eos_ids: tuple[int, ...]
     bos_id: int | None
     pad_id: int
@@ -60,7 +77,11 @@ class Denoiser(Protocol):
         ...
 
     def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Returns the conversation as the model's prompt text: with the header of an answer, or with its last message left open."""
+        """Returns the conversation as prompt text.
+
+        With `add_generation_prompt` the header of an answer follows; without it the last message
+        stays open.
+        """
         ...
 
     def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
@@ -68,25 +89,97 @@ class Denoiser(Protocol):
 
         Args:
             tokens: [B, L] long.
-            valid: [B, L] bool, false at padding; None where no row is padded.
-            positions: None for all ([B, L, V] comes back), [P] long for the same positions of every row ([B, P, V]), or
-                [B, L] bool for any ([N, V], row by row).
+            valid: [B, L] bool, false at padding; None if no row is padded.
+            positions: None for all ([B, L, V] is returned), [P] long for the same positions of every
+                row ([B, P, V]), or [B, L] bool for any ([N, V], row by row).
         """
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Returns what identifies the model in a fingerprint: family, checkpoint, revision, file hashes, dtype, ids."""
+        """Returns what identifies the model in a fingerprint.
+
+        That is everything that changes an answer: family, checkpoint, revision, hashes, dtype, ids. Boards read `family`,
+        `checkpoint` (else `pretrained`) and `revision` of it, results also `dtype`.
+        """
         ...
 
 
-def embedding_rows(model: Denoiser) -> int:
-    """Returns how many ids can go in: the rows of the embedding, where a model has another number of them than of logits."""
-    return int(getattr(model, "embedding_rows", model.vocab_size))
+# -- optional: where and in what precision a model runs ----------------------------------------------
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A denoiser with a device of its own. Without it, tokens are given to it on the CPU."""
+
+    @property
+    def device(self) -> torch.device | str:
+        """The device that tokens go to."""
+        ...
+
+
+@runtime_checkable
+class InPrecision(Protocol):
+    """A denoiser whose weights have a dtype. Without it, float32 is assumed."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        ...
+
+
+@runtime_checkable
+class BatchInvariance(Protocol):
+    """A denoiser that says whether a row's bits are independent of its batch mates.
+
+    Without it, rows of equal length are taken to be independent.
+    """
+
+    @property
+    def batch_invariant(self) -> bool:
+        """False if rows have to run one by one on a CPU to be reproducible."""
+        ...
+
+
+@runtime_checkable
+class Padding(Protocol):
+    """A denoiser that says whether its rows can be padded. Without it, they can.
+
+    A network without an attention mask has `padding = False`: rows of different lengths never share
+    a batch, and `valid` is always None.
+    """
+
+    @property
+    def padding(self) -> bool:
+        """Whether `logits` hides positions whose `valid` is false."""
+        ...
+
+
+# -- optional: ids and texts -------------------------------------------------------------------------
+
+
+@runtime_checkable
+class EmbeddingRows(Protocol):
+    """A denoiser that reads another number of ids than it predicts. Without it, both are V."""
+
+    @property
+    def embedding_rows(self) -> int:
+        """Number of ids that the network reads."""
+        ...
+
+
+@runtime_checkable
+class BosOnlyIfEmpty(Protocol):
+    """A denoiser with `needs_bos` that was trained on texts without BOS."""
+
+    @property
+    def bos_only_if_empty(self) -> bool:
+        """Whether BOS is put only before an empty prompt."""
+        ...
 
 
 @runtime_checkable
 class ChatTemplates(Protocol):
-    """A denoiser whose chat template can be chosen by name. Optional."""
+    """A denoiser whose chat template can be chosen by name."""
 
     @property
     def chat_templates(self) -> Mapping[str, str]:
@@ -100,57 +193,264 @@ class ChatTemplates(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Past:
-    """What the rows of a batch remember: positions that are attended to and not run.
+@runtime_checkable
+class TokenNames(Protocol):
+    """A denoiser that can name a token that has no text of its own, such as a part of a character."""
 
-    Attributes:
-        states: [S, B, h, R, d] keys and values of each layer in turn, rotated to their places.
-        valid: [B, R] bool, false at padding; None where no row is padded.
-        begin: [B] long, place of each row's first live position.
+    def token_name(self, token: int) -> str | None:
+        """Returns the tokenizer's name of the id, or None."""
+        ...
+
+
+# -- optional: other inputs and outputs --------------------------------------------------------------
+
+
+@runtime_checkable
+class KVCacheDenoiser(Protocol):
+    """A denoiser that can run some positions of a row with cached keys and values of the others.
+
+    Without it, or if `supports_kv_cache` is false, every row runs whole. What it says is tested when
+    the model is loaded (`models.probes.cache_test`).
     """
 
-    states: Tensor
-    valid: Tensor | None
-    begin: Tensor
-
-
-class Remembering(Denoiser, Protocol):
-    """A denoiser whose rows can leave out positions that they remember. Optional: without it every row runs whole."""
-
     @property
-    def remembers(self) -> bool:
-        """Whether `recall` answers as `logits` does; where it is false (or absent) nothing below is used."""
+    def supports_kv_cache(self) -> bool:
+        """Whether `forward_cached` answers as `logits` does."""
         ...
 
     @property
-    def lag(self) -> int:
-        """How far left of a token its distribution is read (1 for shifted models): that position has to be live too."""
+    def logit_shift(self) -> int:
+        """How many positions left of a token its distribution is read; that position has to run too."""
         ...
 
     @property
-    def settles(self) -> int | None:
-        """A prefix of a multiple of this length that holds no mask has settled: its keys and values do not depend on what follows.
+    def exact_cache_block(self) -> int | None:
+        """Length in whose multiples a prefix without masks has final keys and values.
 
-        The block of a block-causal model, 1 of a causal one; None under full attention, where they always do.
+        The block of a block-causal model and 1 of a causal one. None under full attention, where keys
+        and values always depend on what follows.
         """
         ...
 
-    def recall(
-        self, tokens: Tensor, valid: Tensor | None, positions: Tensor, past: Past | None, keep: bool
+    def forward_cached(
+        self, tokens: Tensor, valid: Tensor | None, positions: Tensor, past: BatchKV | None, keep: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns the logits of wanted positions (see `logits`), and with `keep` the states [S, B, h, L, d] of the live positions.
+        """Returns logits [N, V], and with `keep` the keys and values [S, B, h, L, d] of `tokens`.
 
         Args:
-            tokens: [B, L] long, live positions, which follow each other.
+            tokens: [B, L] long, the positions that run. They are consecutive.
             valid: [B, L] bool, or None.
-            positions: [B, L] bool.
-            past: what the rows remember, or None where they run whole.
-            keep: whether the states are wanted.
+            positions: [B, L] bool, the wanted ones.
+            past: cached keys and values of the rows, or None if they run whole.
+            keep: whether the keys and values are returned.
         """
         ...
 
 
-def remembering(model: Denoiser) -> Remembering | None:
-    """Returns `model` if its rows can remember, else None."""
-    return model if getattr(model, "remembers", False) else None  # type: ignore[return-value]
+class CachingDenoiser(Denoiser, KVCacheDenoiser, Protocol):
+    """A `Denoiser` whose `supports_kv_cache` is true."""
+
+
+@runtime_checkable
+class CacheTested(Protocol):
+    """A denoiser whose KV cache was tested."""
+
+    @property
+    def cache_test(self) -> CacheTest:
+        """What the test found."""
+        ...
+
+
+@runtime_checkable
+class LengthHead(Protocol):
+    """A denoiser that predicts the length of an answer (DiffusionLLM)."""
+
+    def length_logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Returns float32 logits [N, C] of length - 1, a row's own at each of its wanted positions."""
+        ...
+
+
+@runtime_checkable
+class ConcreteScores(Protocol):
+    """A denoiser that predicts ratios of probabilities at a noise level (SEDD)."""
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise that it was trained with."""
+        ...
+
+    def score_logits(self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor) -> Tensor:
+        """Returns float32 log-scores of every token at each wanted position, at total noise `time` [B]."""
+        ...
+
+
+class LogitsOp(Protocol):
+    """What is read from logits at wanted positions. Hashable: rows with equal ones are read together."""
+
+    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
+        """Returns tensors [N, ...] of float32 `logits` [N, V] and `payload` [N, ...], the rows' inputs."""
+        ...
+
+
+class KeepingOp(Protocol):
+    """What is read from logits, of which the last output stays on the device, as input of its next call (`rows.Row.kept`)."""
+
+    def __call__(self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor) -> tuple[Tensor, ...]:
+        """Returns tensors with first dimension N, as a `LogitsOp` does; the last one is kept and never leaves the device.
+
+        Args:
+            logits: [N, V] float32.
+            payload: [N, ...].
+            before: [N, ...] what the last call kept for these positions; None if it is the first call.
+            known: [N] bool, false at positions of which nothing was kept (`before` is 0 there).
+        """
+        ...
+
+
+@runtime_checkable
+class EmbeddingDenoiser(Protocol):
+    """What a denoiser of the gaussian process has besides.
+
+    Its `logits` also take `inputs` [B, L, 2 D + 1] float32 (x_t, the estimate of x_0, whether a
+    position is open; zero if it is not) and `time` [B].
+    """
+
+    @property
+    def embedding_size(self) -> int:
+        """D."""
+        ...
+
+    def times(self, steps: int) -> NDArray[np.float64]:
+        """Returns [steps + 1] noise levels, from the largest to the smallest."""
+        ...
+
+    def interpolator(self, score_temperature: float, divergence: bool) -> LogitsOp | KeepingOp:
+        """Returns what reads (token, log-probability [nats], entropy [nats], E[x_0] [D]).
+
+        With `divergence` it also reads KL(now || last step) [nats]; the log-probabilities [V] stay on
+        the device.
+        """
+        ...
+
+
+@runtime_checkable
+class CanvasDenoiser(Protocol):
+    """What a denoiser of process 'canvas' has besides (DiffusionGemma).
+
+    Its `logits` also take `inputs` [B, L, H + 1] float32: the self-conditioning of each position (0
+    before the first step), and 1 from where the canvas begins.
+    """
+
+    canvas_length: int
+    state_size: int
+
+    def soft_embeddings(self, probability: Tensor) -> Tensor:
+        """Returns the self-conditioning [N, H] of distributions [N, V]."""
+        ...
+
+
+# -- typed questions about what is optional ----------------------------------------------------------
+
+
+@cache
+def _members(protocol: Any) -> tuple[str, ...]:
+    named = [*inspect.get_annotations(protocol), *vars(protocol)]
+    return tuple(name for name in named if not name.startswith("_"))
+
+
+def missing_members(model: object, protocol: Any) -> list[str]:
+    """Returns the members of a protocol that `model` lacks.
+
+    `isinstance` does not see members of a wrapper's `__getattr__` from Python 3.12 on; this does.
+    """
+    return [name for name in _members(protocol) if not hasattr(model, name)]
+
+
+def offers(model: object, protocol: Any) -> bool:
+    """Returns whether `model` has all members of a protocol."""
+    return not missing_members(model, protocol)
+
+
+def device_of(model: Denoiser) -> torch.device:
+    """Returns the device that a model's tokens go to."""
+    return torch.device(cast(OnDevice, model).device if offers(model, OnDevice) else "cpu")
+
+
+def dtype_of(model: Denoiser) -> torch.dtype:
+    """Returns the dtype of a model's weights."""
+    return cast(InPrecision, model).dtype if offers(model, InPrecision) else torch.float32
+
+
+def embedding_rows(model: Denoiser) -> int:
+    """Returns the number of ids that a model reads."""
+    return cast(EmbeddingRows, model).embedding_rows if offers(model, EmbeddingRows) else model.vocab_size
+
+
+def is_batch_invariant(model: Denoiser) -> bool:
+    """Returns whether a row's bits are independent of batch mates of its own length."""
+    return cast(BatchInvariance, model).batch_invariant if offers(model, BatchInvariance) else True
+
+
+def can_pad(model: Denoiser) -> bool:
+    """Returns whether rows of different lengths may share a batch."""
+    return cast(Padding, model).padding if offers(model, Padding) else True
+
+
+def bos_only_if_empty(model: Denoiser) -> bool:
+    """Returns whether BOS is put only before an empty prompt."""
+    return offers(model, BosOnlyIfEmpty) and cast(BosOnlyIfEmpty, model).bos_only_if_empty
+
+
+def token_name(model: Denoiser, token: int) -> str | None:
+    """Returns the tokenizer's name of an id, or None."""
+    return cast(TokenNames, model).token_name(token) if offers(model, TokenNames) else None
+
+
+def caching(model: Denoiser) -> CachingDenoiser | None:
+    """Returns `model` if it supports a KV cache, else None."""
+    able = offers(model, KVCacheDenoiser) and cast(KVCacheDenoiser, model).supports_kv_cache
+    return cast(CachingDenoiser, model) if able else None
+
+
+def logit_shift(model: Denoiser) -> int:
+    """Returns how many positions left of a token its distribution is read."""
+    return cast(KVCacheDenoiser, model).logit_shift if offers(model, KVCacheDenoiser) else 0
+
+
+def exact_cache_block(model: Denoiser) -> int | None:
+    """Returns the length in whose multiples a prefix without masks has final keys and values, or None."""
+    return cast(KVCacheDenoiser, model).exact_cache_block if offers(model, KVCacheDenoiser) else None
+
+
+def noise_schedule(model: Denoiser) -> NoiseSchedule:
+    """Returns the noise that a model of concrete scores was trained with, log-linear noise for any other."""
+    return cast(ConcreteScores, model).schedule if offers(model, ConcreteScores) else LogLinear()
+
+
+def check_ids(model: Denoiser, canvas: Canvas, scored: bool) -> SampleError | None:
+    """Returns why `model` cannot read the ids of `canvas`, or None.
+
+    A wrong id would be an IndexError in the network, or a CUDA assertion that ends the process.
+
+    Args:
+        model: for its numbers of ids.
+        canvas: given ids go into the network; open ones only if they are scored.
+        scored: whether open positions hold the truth. Then each has to be an id that the network
+            predicts, and not a hole.
+    """
+    rows = embedding_rows(model)
+    outside = "is outside the model's vocabulary"
+    for place, (token, is_open) in enumerate(zip(canvas.tokens, canvas.open, strict=True)):
+        if is_open and not scored:
+            continue
+        if not 0 <= token < rows:
+            return SampleError(f"token {token} at position {place} {outside}: its embedding has ids 0 to {rows - 1}")
+        if is_open and token >= model.vocab_size:
+            return SampleError(
+                f"token {token} at position {place} {outside}: it predicts ids 0 to {model.vocab_size - 1}"
+            )
+        if is_open and token == model.mask_id and not model.mask_is_regular_token:
+            return SampleError(
+                f"position {place} is to be scored and holds the mask token {token}, which is a hole and no text"
+            )
+    return None

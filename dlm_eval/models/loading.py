@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,11 +19,10 @@ import torch
 
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.hub import hub_reachable
-from dlm_eval.models import Checkpoint, checkpoints, families, packaged_asset
-from dlm_eval.models.config_facts import Facts, check, report_unread
-from dlm_eval.models.sizes import check_config
-from dlm_eval.models.stored import Stored, entries, stored
-from dlm_eval.models.weight_files import choose
+from dlm_eval.models import Checkpoint, checkpoints, known_families, packaged_asset
+from dlm_eval.models.config_keys import ConfigKeys, check, report_unread
+from dlm_eval.models.config_tables import check_config
+from dlm_eval.models.weight_files import Stored, choose, entries, stored
 from dlm_eval.redaction import redact_message
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -40,15 +39,14 @@ class LoadSettings:
         pretrained: hub id or folder.
         revision: branch, tag or commit of a hub id.
         dtype: of the weights: auto (the checkpoint's), float32, float16 or bfloat16.
-        device: auto (cuda where there is one), cpu, cuda, cuda:1, ...
+        device: auto (cuda if there is one), cpu, cuda, cuda:1, ...
         device_map: auto, balanced, ... or JSON of module -> device, to spread a model over several devices, or None.
         attn_implementation: transformers' name of the attention code, or None for its choice.
         max_length: positions of a sequence at most; None for the checkpoint's.
         mask_id: overrides the checkpoint's mask token.
         quantization: fewer bits per weight, as `models.quantization` reads it, or None.
-        compile: torch.compile's backend (true: inductor), or None; lengths are then padded to a few buckets.
         peft: hub id or folder of a LoRA adapter to merge into the weights, or None.
-        tokenizer: hub id or folder of the tokenizer where it is not beside the weights.
+        tokenizer: hub id or folder of the tokenizer if it is not beside the weights.
         checkpoint: named checkpoint whose facts fill in what the files do not say.
         probe: whether the loaded model is probed (future tokens, padding, NaN).
         strict_config: whether a key of config.json that nobody knows is an error; else it is a warning.
@@ -63,7 +61,6 @@ class LoadSettings:
     max_length: int | None = None
     mask_id: int | None = None
     quantization: str | None = None
-    compile: str | None = None
     peft: str | None = None
     tokenizer: str | None = None
     checkpoint: str = ""
@@ -72,7 +69,7 @@ class LoadSettings:
 
     @property
     def known(self) -> Checkpoint | None:
-        """Facts of the named checkpoint, or None.
+        """ConfigKeys of the named checkpoint, or None.
 
         Raises:
             UserError: there is no checkpoint of that name.
@@ -84,11 +81,11 @@ class LoadSettings:
 
 
 @dataclass(frozen=True)
-class Folder:
+class CheckpointFiles:
     """A checkpoint on this machine.
 
     Attributes:
-        path: where it lies.
+        path: its folder.
         name: the name to show for it.
         commit: its hub commit, None for a local folder.
         notes: what the result says about how this folder was read (keys that nobody knows, which head, which adapter).
@@ -100,7 +97,7 @@ class Folder:
     notes: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Returns the JSON file `name`, or {} where it is absent.
+        """Returns the JSON file `name`, or {} if it is absent.
 
         Raises:
             UserError: the file is not a JSON object.
@@ -147,23 +144,23 @@ class Folder:
 
 
 @cache
-def locate(pretrained: str, revision: str | None = None, setting: str = "pretrained") -> Folder:
+def locate(pretrained: str, revision: str | None = None, setting: str = "pretrained") -> CheckpointFiles:
     """Returns the folder of a local checkpoint, of a packaged one (`asset:NAME`), or of a hub id (fetched at most once).
 
     Raises:
         UserError: there is no such folder, or the hub cannot give it; at once, with no retries.
     """
     if pretrained.startswith("asset:"):
-        return Folder(packaged_asset(pretrained.removeprefix("asset:")), pretrained.removeprefix("asset:"))
+        return CheckpointFiles(packaged_asset(pretrained.removeprefix("asset:")), pretrained.removeprefix("asset:"))
     path = Path(os.path.expanduser(pretrained))
     if pretrained and os.path.isdir(path):
-        return Folder(path, path.resolve().name)
+        return CheckpointFiles(path, path.resolve().name)
     if not pretrained or pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1 or os.path.exists(path):
         raise UserError(f"{setting} '{pretrained}' is not a folder; it must be a checkpoint folder or a hub id")
     return _from_hub(pretrained, revision, setting)
 
 
-def _from_hub(name: str, revision: str | None, setting: str) -> Folder:
+def _from_hub(name: str, revision: str | None, setting: str) -> CheckpointFiles:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -183,14 +180,14 @@ def _from_hub(name: str, revision: str | None, setting: str) -> Folder:
         raise UserError(f"{setting} '{name}' is not a folder, not in the local hub cache, and {why}") from None
     except (HfHubHTTPError, OSError) as error:
         at = f" at revision '{revision}'" if revision else ""
-        raise UserError(f"{setting} '{name}'{at} cannot be had from the hub: {first_line(error)}") from None
-    return Folder(path, name, path.name)
+        raise UserError(f"{setting} '{name}'{at} cannot be fetched from the hub: {first_line(error)}") from None
+    return CheckpointFiles(path, name, path.name)
 
 
 # -- what ----------------------------------------------------------------------------------------------------------------
 
 
-def read_config(folder: Folder) -> dict[str, Any]:
+def read_config(folder: CheckpointFiles) -> dict[str, Any]:
     """Returns the checkpoint's config.json as it is; no class is built and no code of the checkpoint runs.
 
     Raises:
@@ -205,27 +202,9 @@ def read_config(folder: Folder) -> dict[str, Any]:
     return config
 
 
-def open_checkpoint(
-    settings: LoadSettings, facts: Facts | Callable[[dict[str, Any]], Facts]
-) -> tuple[Folder, dict[str, Any], dict[str, Any]]:
-    """Returns a checkpoint's folder, its config.json as it is, and the values that the family reads of it.
-
-    Args:
-        settings: `pretrained`, `revision` and `strict_config` are used.
-        facts: the family's table of keys, or what chooses one by the file.
-
-    Raises:
-        UserError: no such checkpoint, another family's, or a config.json that the table refuses (see `config_facts.check`).
-    """
-    found = locate(settings.pretrained, settings.revision)
-    folder = replace(found, notes={})  # what `locate` returns is shared
-    raw = read_config(folder)
-    table = facts(raw) if callable(facts) else facts
-    require_family(raw, folder, table.family)
-    return folder, raw, read_values(raw, table, folder, settings)
-
-
-def read_values(raw: Mapping[str, Any], facts: Facts, folder: Folder, settings: LoadSettings) -> dict[str, Any]:
+def read_values(
+    raw: Mapping[str, Any], facts: ConfigKeys, folder: CheckpointFiles, settings: LoadSettings
+) -> dict[str, Any]:
     """Returns the values that `facts` reads of config.json; keys that nobody knows are a warning, and a note in the result.
 
     Raises:
@@ -238,11 +217,11 @@ def read_values(raw: Mapping[str, Any], facts: Facts, folder: Folder, settings: 
     return checked.values
 
 
-def require_family(config: Mapping[str, Any], folder: Folder, family: str) -> None:
-    """Raises UserError where `config` names another family of ours: its weights may fit and mean something else."""
+def require_family(config: Mapping[str, Any], folder: CheckpointFiles, family: str) -> None:
+    """Raises UserError if `config` names another family of ours: its weights may fit and mean something else."""
     kind = config.get("model_type", "unnamed")
     named = _letters(str(kind))
-    if named in families() and not _letters(family).startswith(named):
+    if named in known_families() and not _letters(family).startswith(named):
         raise UserError(
             f"pretrained '{folder.name}' is not a {family} checkpoint: its model_type is '{kind}'; --model {named}"
         )
@@ -252,7 +231,7 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def resolve_dtype(setting: str, config: Mapping[str, Any], folder: Folder) -> torch.dtype:
+def resolve_dtype(setting: str, config: Mapping[str, Any], folder: CheckpointFiles) -> torch.dtype:
     """Returns the dtype of `setting`; auto is the config's, else that of the first tensor in the files."""
     stated = config.get("dtype") or config.get("torch_dtype")
     if setting == "auto" and stated in (None, "auto"):
@@ -271,7 +250,7 @@ def resolve_dtype(setting: str, config: Mapping[str, Any], folder: Folder) -> to
 
 
 def resolve_device(setting: str) -> torch.device:
-    """Returns the device of `setting`; auto is cuda where there is one.
+    """Returns the device of `setting`; auto is cuda if there is one.
 
     Raises:
         UserError: no such device, or not on this machine.
@@ -289,7 +268,7 @@ def resolve_device(setting: str) -> torch.device:
     return device
 
 
-def _first_dtype(folder: Folder) -> str:
+def _first_dtype(folder: CheckpointFiles) -> str:
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     for file in folder.weights:
         if file.suffix == ".safetensors":

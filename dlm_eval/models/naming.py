@@ -84,7 +84,7 @@ def all_parameters(model: Any) -> dict[str, Tensor]:
 
 
 def own_parameter(model: Any, name: str) -> Tensor:
-    """Returns the parameter of that name, given a copy of its own where it is tied to another: a change to one is none to the other."""
+    """Returns the parameter of that name, as a copy of its own if it is tied to another, so that a change to one leaves the other."""
     module = model.get_submodule(name.rpartition(".")[0])
     leaf = name.rpartition(".")[2]
     parameter: Tensor = module.get_parameter(leaf)

@@ -1,48 +1,81 @@
-"""Checks on a loaded model that turn silently wrong numbers into errors. They cost four short forward passes.
+"""Checks on a loaded model that turn silently wrong numbers into errors, and tests of what it can do.
 
-Shape letters: L = positions, V = vocabulary.
+`probe` checks ids, NaN, what positions see, and padding. `cache_test` compares logits with and without a KV
+cache, because not every network that takes keys and values uses them. `rows_are_invariant` and
+`depends_on_batch` compare a row alone with the same row in a batch.
+
+Shape letters: L = positions, W = wanted positions, V = vocabulary.
 """
 
 from __future__ import annotations
 
+import logging
+import time
+from dataclasses import dataclass
+from typing import cast
+
 import torch
 from torch import Tensor
 
-from dlm_eval.errors import UserError
-from dlm_eval.models.denoiser import Denoiser, embedding_rows
+from dlm_eval.errors import RunError, UserError
+from dlm_eval.models.denoiser import (
+    CacheTested,
+    CachingDenoiser,
+    Denoiser,
+    caching,
+    can_pad,
+    device_of,
+    dtype_of,
+    embedding_rows,
+    offers,
+)
+from dlm_eval.models.kv_cache import KVCache, gather
 
 LENGTH = 8
 FLUENT = "Anna had a red kite. Then she left the kite at the park. She was sad and asked Ben for help."
-KNOWS, CLEARLY = 3.5, 2.0  # nats per token below which a network knows the language, and that make a difference clear
-BARRED = 1e5  # logits beyond this say "never"; they carry no scale
-# Relative changes of logits that rounding alone can make (expert batching moves float32 by 1e-7), and that only a leak makes.
+KNOWS, CLEARLY = 3.5, 2.0  # nats per token of a network that knows English, and of a clear difference
+SUPPRESSED = 1e5  # logits beyond this mean "never"; they say nothing about the scale
+# Relative changes of logits that rounding alone can make (expert batching moves float32 by 1e-7), and
+# those that only a leak makes.
 NOISE = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-3}
 LEAK = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+LENGTHS = (24, 17, 24, 9)  # positions of the rows whose batch is varied
+SEED = 0
+
+log = logging.getLogger(__name__)
 
 
-def probe(model: Denoiser) -> None:
-    """Checks special ids, NaN, what positions see, and padding.
+def probe(model: Denoiser, own: bool = False) -> None:
+    """Checks special ids, NaN, what positions see, and padding, in four short forward passes.
+
+    Args:
+        model: the denoiser.
+        own: whether the model is the user's code, which a message then speaks of instead of a checkpoint's files.
 
     Raises:
         UserError: a check failed; the message says what to do.
     """
-    check_ids(model)
+    check_special_ids(model, own)
     length = min(max(LENGTH, 2 * (model.block_length or 0)), model.max_length)
     tokens = example(model, length)
     logits = model.logits(tokens)
     if logits.shape != (1, length, model.vocab_size):
         raise UserError(
-            f"{model.name}: logits has shape {list(logits.shape)} for one row of {length}; it must be [1, {length}, {model.vocab_size}]"
+            f"{model.name}: logits has shape {list(logits.shape)} for one row of {length}; "
+            f"it must be [1, {length}, {model.vocab_size}]"
         )
     logits = logits[0]
     if bool(logits.isnan().any()):
-        raise UserError(f"{model.name}: the model returns NaN; set dtype=float32, or the weights are broken")
-    check_attention(model, tokens, logits)
-    check_padding(model, tokens, logits)
+        raise UserError(
+            f"{model.name}: the model returns NaN; {'mend logits()' if own else 'set dtype=float32, or the weights are broken'}"
+        )
+    check_attention(model, tokens, logits, own)
+    if can_pad(model):
+        check_padding(model, tokens, logits, own)
 
 
 def example(model: Denoiser, length: int) -> Tensor:
-    """Returns a row [1, L] of ordinary ids, the mask at every third place but neither first nor last."""
+    """Returns a row [1, L] of ordinary ids, with the mask at every third position but the first and last."""
     special = {model.mask_id, model.pad_id, model.bos_id, *model.eos_ids}
     ordinary = [i for i in range(min(model.vocab_size, 20 * length)) if i not in special]
     row = [ordinary[(7 * i + 3) % len(ordinary)] for i in range(length)]
@@ -51,8 +84,8 @@ def example(model: Denoiser, length: int) -> Tensor:
     return torch.tensor([row])
 
 
-def check_ids(model: Denoiser) -> None:
-    """Raises UserError where a special id is missing or outside the embedding."""
+def check_special_ids(model: Denoiser, own: bool = False) -> None:
+    """Raises UserError if a special id is outside the embedding, or if BOS is needed and there is none."""
     rows = embedding_rows(model)
     named = {"pad_id": model.pad_id, "bos_id": model.bos_id}
     if model.process == "absorbing":
@@ -60,39 +93,42 @@ def check_ids(model: Denoiser) -> None:
     for what, value in named.items():
         if value is not None and not 0 <= value < rows:
             raise UserError(
-                f"{model.name}: {what} {value} is outside the embedding, which has rows 0 to {rows - 1}; set {what}= or mend the config"
+                f"{model.name}: {what} {value} is outside the embedding, which has rows 0 to {rows - 1}; "
+                + (f"mend the model's {what}" if own else f"set {what}= or mend the config")
             )
     if model.needs_bos and model.bos_id is None:
         raise UserError(
-            f"{model.name}: the model reads each prediction one position to the left, so it needs a bos token, and its files name none; add bos_token_id to config.json (generic: or set bos_id=)"
+            f"{model.name}: the model reads each prediction one position to the left, so it needs a bos token, and {'it has' if own else 'its files name'} none; "
+            + ("give the model a bos_id" if own else "add bos_token_id to config.json (generic: or set bos_id=)")
         )
-    if not model.eos_ids:
-        raise UserError(f"{model.name}: the files name no end-of-text token; add eos_token_id to config.json")
 
 
-def check_attention(model: Denoiser, tokens: Tensor, before: Tensor) -> None:
-    """Raises UserError where the last token changes predictions that it must not change, or none of those that it must."""
+def check_attention(model: Denoiser, tokens: Tensor, before: Tensor, own: bool = False) -> None:
+    """Raises UserError if the last token changes predictions that it must not change, or none that it must."""
     last = tokens.shape[1] - 1
     changed = tokens.clone()
     changed[0, last] = next(i for i in tokens[0].tolist() if i not in (int(tokens[0, last]), model.mask_id))
     moves = difference(model.logits(changed)[0], before).amax(-1)
-    seen = {"full": 0, "block": last // (model.block_length or 1) * (model.block_length or 1), "causal": last}[
-        model.attention
-    ]
-    dtype = dtype_of(model)
-    if seen < last and float(moves[seen:last].max()) <= NOISE[dtype]:
+    block = model.block_length or 1
+    first = {"full": 0, "block": last // block * block, "causal": last}[model.attention]
+    dtype = precision_of(model)
+    if first < last and float(moves[first:last].max()) <= NOISE[dtype]:
         raise UserError(
             f"{model.name}: the network is causal (the last token changes no prediction before it), so it cannot fill masks; "
-            "choose a class that obeys is_causal=False, or set attn_implementation=eager"
+            + (
+                "let its logits() see the whole row"
+                if own
+                else "choose a class that obeys is_causal=False, or set attn_implementation=eager"
+            )
         )
-    if seen > 0 and float(moves[:seen].max()) > LEAK[dtype]:
+    if first > 0 and float(moves[:first].max()) > LEAK[dtype]:
         raise UserError(
             f"{model.name}: positions see beyond their block; the network is not {model.attention}-causal as declared"
         )
 
 
-def check_padding(model: Denoiser, tokens: Tensor, before: Tensor) -> None:
-    """Raises UserError where padding on either side changes the predictions of a row."""
+def check_padding(model: Denoiser, tokens: Tensor, before: Tensor, own: bool = False) -> None:
+    """Raises UserError if padding on either side changes the predictions of a row."""
     if tokens.shape[1] + 1 > model.max_length:
         tokens = tokens[:, :-1]
         before = model.logits(tokens)[0]
@@ -101,18 +137,22 @@ def check_padding(model: Denoiser, tokens: Tensor, before: Tensor) -> None:
         row = torch.cat([tokens[:, :place], pad, tokens[:, place:]], 1)
         valid = torch.cat([real[:, :place], ~real[:, :1], real[:, place:]], 1)
         leak = float(difference(model.logits(row, valid)[0][valid[0].to(before.device)], before).max())
-        if leak > LEAK[dtype_of(model)]:
+        if leak > LEAK[precision_of(model)]:
             raise UserError(
                 f"{model.name}: padding on the {side} changes a row's predictions (by {leak:.1e} of their range); "
-                "set attn_implementation=eager, or probe=false together with --batch_size 1"
+                + (
+                    "hide positions whose `valid` is false, or declare padding = False"
+                    if own
+                    else "set attn_implementation=eager, or probe=false together with --batch_size 1"
+                )
             )
 
 
 def check_shift(model: Denoiser, shift: bool) -> None:
-    """Raises UserError where a fluent text says that predictions are to be read in the other place.
+    """Raises UserError if fluent text says that predictions are to be read in the other place.
 
-    Each token is masked alone; its cross-entropy [nats] is taken where `shift` says and, for a second time, one position further. Only a clear
-    case counts: a network of random weights, or one that knows no English, passes.
+    Each token is masked alone. Its cross-entropy [nats] is read where `shift` says, and one position
+    further. Only a clear case counts: a network of random weights, or without English, passes.
     """
     ids = torch.tensor(model.encode(FLUENT)[: min(32, model.max_length)])
     count = len(ids) - 2
@@ -133,29 +173,212 @@ def check_shift(model: Denoiser, shift: bool) -> None:
         )
 
 
+def difference(one: Tensor, other: Tensor) -> Tensor:
+    """Returns |one - other| [L, V] in units of the largest logit; suppressed ids differ by 0."""
+    counted = (other.abs() < SUPPRESSED) & (one.abs() < SUPPRESSED)
+    scale = other[counted].abs().max().clamp(min=1e-6)
+    return torch.where(counted, (one - other).abs() / scale, 0.0)
+
+
+def precision_of(model: Denoiser) -> torch.dtype:
+    """Returns the dtype whose rounding counts: that of the weights, or float32."""
+    dtype = dtype_of(model)
+    return dtype if dtype in NOISE else torch.float32
+
+
+# -- the KV cache --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CacheTest:
+    """What the test of a KV cache found, and its cost.
+
+    Attributes:
+        usable: whether rows with a cache answer as whole rows do.
+        reason: why not; '' if they do.
+        forwards: forward passes of the test, of one row each.
+        tokens: positions that ran.
+        padded_tokens: the same with padding.
+        seconds: time of the model.
+    """
+
+    usable: bool
+    reason: str = ""
+    forwards: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    seconds: float = 0.0
+
+
+NOT_TESTED = CacheTest(False, "this model has no forward_cached")
+
+
 @torch.inference_mode()
-def steady(model: Denoiser) -> bool:
-    """Returns whether a row's logits have the same bits alone and among others. Not so where other kernels run for other numbers of rows: in
-    experts, whose shares of a batch are of any size, in networks that read a noise level per row, in heads of odd sizes."""
-    network = getattr(model, "model", None)
-    if network is None:
-        return True
-    if any(name.endswith("experts") for name, _ in network.named_modules()):
-        return False
-    row = example(model, min(7, model.max_length))  # an odd length: kernels for pairs of positions leave one over
+def cache_test(model: CachingDenoiser) -> CacheTest:
+    """Returns whether a row whose first half is cached predicts the second half as the whole row does.
+
+    Raises:
+        RunError: memory ran out, so that nothing is known; or the device is lost.
+    """
+    half = max(LENGTH // 2, model.exact_cache_block or 0)
+    if 2 * half > model.max_length:
+        return CacheTest(False, f"max_length {model.max_length} is less than two blocks of {half}")
+    ran: list[int] = []
+    begun = time.perf_counter()
+    try:
+        moved = _moved_by_cache(model, half, ran)
+        reason = ""
+    except Exception as error:  # a network may fail in any way on arguments that it does not know
+        if out_of_memory(error):
+            raise RunError(
+                f"{model.name}: out of memory while its cache is tested with {2 * half} positions, "
+                "so there is no room for any batch"
+            ) from None
+        if device_lost(error):
+            raise RunError(f"the device is lost: {error}") from error
+        moved, reason = 0.0, f"the model failed: {type(error).__name__}: {error}"
+    allowed = LEAK[precision_of(model)]
+    if not reason and not moved <= allowed:
+        reason = f"with a cache its logits move by {moved:.1e} of their range, more than {allowed:.0e}"
+    tokens = sum(ran)
+    return CacheTest(not reason, reason, len(ran), tokens, tokens, time.perf_counter() - begun)
+
+
+def _moved_by_cache(model: CachingDenoiser, half: int, ran: list[int]) -> float:
+    """Returns how far the logits of the second half move, of a row that fills the cache and of one that reads it."""
+    device = device_of(model)
+    tokens = example(model, 2 * half)
+    first = tokens[:, :half]
+    tokens[:, :half] = first.masked_fill(first == model.mask_id, int(tokens[0, 0]))
+    tokens = tokens.to(device)
+    shift = model.logit_shift
+    wanted = torch.zeros(1, 2 * half, dtype=torch.bool, device=device)
+    wanted[:, half + shift :] = True
+    ran.append(2 * half)
+    plain = model.logits(tokens, None, wanted)
+    if bool(plain.isnan().any()):
+        raise ValueError("the model returned NaN")
+    ran.append(2 * half)
+    kept, states = model.forward_cached(tokens, None, wanted, None, True)
+    assert states is not None
+    cache = KVCache()
+    cache.take(tokens[0, :half].cpu().numpy(), 0, states[:, 0, :, :half])
+    ran.append(half)
+    past = gather([cache.outside(half, 2 * half, 2 * half)], [half])
+    read, _ = model.forward_cached(tokens[:, half:], None, wanted[:, half:], past, False)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return max(float(difference(found, plain).max()) for found in (kept, read))
+
+
+def check_cache(model: Denoiser, declared: bool = False) -> None:
+    """Warns if a block-causal model has to run whole rows.
+
+    Args:
+        model: the denoiser; one without weights is left alone.
+        declared: whether `supports_kv_cache` is the word of a user's own code, which is tested.
+
+    Raises:
+        UserError: a user's model declares a KV cache that does not work.
+        RunError: memory ran out.
+    """
+    if device_of(model).type == "meta":
+        return
+    able = caching(model)
+    if able is not None and declared and cache_tested(model) == NOT_TESTED:
+        found = cache_test(able)
+        if not found.usable:
+            raise UserError(
+                f"{model.name}: `forward_cached` does not answer as `logits` does ({found.reason}); "
+                "set supports_kv_cache = False"
+            )
+        object.__setattr__(model, "cache_test", found)  # a user's class may be frozen
+    if warning := whole_rows(model):
+        log.warning("%s", warning)
+
+
+def whole_rows(model: Denoiser) -> str:
+    """Returns the warning that a block-causal model has no cache; '' for any other model."""
+    if model.attention != "block" or caching(model) is not None:
+        return ""
+    return f"{model.name}: finished blocks run again in every step, since the cache is {cache_state(model)}; the answers are the same"
+
+
+def cache_state(model: Denoiser) -> str:
+    """Returns 'usable' or 'unusable: why', for the result."""
+    return "usable" if caching(model) is not None else f"unusable: {cache_tested(model).reason}"
+
+
+def cache_tested(model: Denoiser) -> CacheTest:
+    """Returns what the test of a model's cache found, `NOT_TESTED` if there was none."""
+    return cast(CacheTested, model).cache_test if offers(model, CacheTested) else NOT_TESTED
+
+
+# -- the batch -----------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def rows_are_invariant(model: Denoiser) -> bool:
+    """Returns whether a row's logits have the same bits alone and among rows of its own length.
+
+    False for networks whose kernels depend on the batch size, such as those with a noise level per row or odd
+    head sizes.
+    """
+    row = example(model, min(7, model.max_length))  # odd: kernels for pairs of positions leave one over
     rows = torch.cat([row.roll(shift, 1) for shift in range(5)])
     together = model.logits(rows)
     return all(torch.equal(model.logits(rows[i : i + 1])[0], together[i]) for i in range(len(rows)))
 
 
-def difference(one: Tensor, other: Tensor) -> Tensor:
-    """Returns |one - other| [L, V] in units of the largest logit; what is barred in both differs by 0."""
-    counted = (other.abs() < BARRED) & (one.abs() < BARRED)
-    scale = other[counted].abs().max().clamp(min=1e-6)
-    return torch.where(counted, (one - other).abs() / scale, 0.0)
+def batch_invariant(model: Denoiser, device: torch.device, rows: int | None, equal_lengths: bool) -> bool | None:
+    """Returns whether outputs are the same in any batch; None if that is not known.
+
+    On CUDA, kernels are chosen by a batch's shape. A probe can show that a row depends on its batch, and
+    never that it does not.
+
+    Args:
+        model: the denoiser.
+        device: where it runs.
+        rows: rows in a batch at most, or None.
+        equal_lengths: whether rows share a batch only with rows of their own length.
+    """
+    if rows == 1:
+        return True
+    if device.type == "cpu" and equal_lengths:
+        # Without padding and on one thread each row's sums are formed in one order; several threads share them out by the shape.
+        return True if torch.get_num_threads() == 1 else None
+    return False if depends_on_batch(model, device) else None
 
 
-def dtype_of(model: Denoiser) -> torch.dtype:
-    """Returns the dtype whose rounding counts: that of the weights, or float32."""
-    dtype: torch.dtype = getattr(model, "dtype", torch.float32)
-    return dtype if dtype in NOISE else torch.float32
+@torch.inference_mode()
+def depends_on_batch(model: Denoiser, device: torch.device) -> bool:
+    """Returns whether a few rows have other bits together, padded, than alone; False if they cannot run."""
+    generator = torch.Generator().manual_seed(SEED)
+    lengths = [min(length, model.max_length) for length in LENGTHS]
+    if not can_pad(model):
+        lengths = [lengths[0]] * len(lengths)
+    tokens = torch.randint(0, model.vocab_size, (len(lengths), max(lengths)), generator=generator)
+    valid = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    tokens[:, 1::3] = model.mask_id if model.mask_id >= 0 else tokens[:, 1::3]
+    tokens = torch.where(valid, tokens, model.pad_id).to(device)
+    try:
+        together = model.logits(tokens, valid.to(device) if can_pad(model) else None, None)
+        alone = [model.logits(tokens[i : i + 1, :length], None, None)[0] for i, length in enumerate(lengths)]
+    except (RuntimeError, IndexError, ValueError):
+        return False
+    return any(not torch.equal(together[i, : lengths[i]], own) for i, own in enumerate(alone))
+
+
+# -- errors of a device --------------------------------------------------------------------------------
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Returns whether an exception says that memory ran out, on a GPU or a CPU."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+def device_lost(error: Exception) -> bool:
+    """Returns whether an exception leaves a CUDA context that answers nothing any more."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)

@@ -6,30 +6,34 @@ Shape letters: B = rows of a batch, L = positions, H = hidden size, V = vocabula
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from transformers import PretrainedConfig
 
-from dlm_eval.models.denoiser import Attention, Past, Process
-from dlm_eval.models.probes import steady
-from dlm_eval.models.remember import KeyValues, additive, recalled_mask, seen
-from dlm_eval.models.vocabulary import Vocabulary
+from dlm_eval.models.denoiser import Attention, Process
+from dlm_eval.models.kv_cache import (
+    BatchKV,
+    LayerCache,
+    additive_mask,
+    cache_argument,
+    cached_mask,
+    visible_positions,
+)
+from dlm_eval.models.probes import CacheTest, cache_test, rows_are_invariant
+from dlm_eval.models.tokenizer import TokenizerInfo
 
-if TYPE_CHECKING:
-    from dlm_eval.cache_test import CacheTest
-
-BARRED = -1e6
+SUPPRESSED = -1e6
 HEAD_ROWS = 16384  # vocabulary rows of a half-precision head that are upcast at a time
 
 
 @dataclass(frozen=True)
-class Traits:
-    """What a family is, apart from its weights.
+class ModelFacts:
+    """What a model is, apart from its weights.
 
     Attributes:
         family: its name.
@@ -37,8 +41,8 @@ class Traits:
         attention: 'full', 'block' or 'causal'.
         block_length: block size of block-causal attention, counted from a row's first real token.
         process: corruption that it was trained to undo.
-        bare: whether texts begin without bos although position 0 has no prediction: it stands only before an empty prompt.
-        barred: ids that the family gives no probability (its logits stand at -1e6, so that guidance stays finite).
+        bos_only_if_empty: whether BOS is put only before an empty prompt (trained without BOS).
+        suppressed_ids: ids that get no probability. Their logits are -1e6, so that guidance stays finite.
         described: more for the fingerprint (files, commit, ...).
     """
 
@@ -47,8 +51,8 @@ class Traits:
     attention: Attention = "full"
     block_length: int | None = None
     process: Process = "absorbing"
-    bare: bool = False
-    barred: tuple[int, ...] = ()
+    bos_only_if_empty: bool = False
+    suppressed_ids: tuple[int, ...] = ()
     described: dict[str, Any] = field(default_factory=dict)
 
 
@@ -56,33 +60,38 @@ class TransformersDenoiser:
     """Denoiser (see `models.denoiser.Denoiser`) of a transformers backbone and its linear head.
 
     Args:
-        model: a model with `base_model` and `get_output_embeddings()`, made with `is_causal=False` unless `traits` says causal.
-        vocabulary: its tokenizer and ids.
-        traits: what its family is.
+        model: a model with `base_model` and `get_output_embeddings()`, made with `is_causal=False` unless `facts` says causal.
+        tokenizer_info: its tokenizer and ids.
+        facts: what it is.
         name: family and checkpoint in words.
         max_length: positions at most.
     """
 
-    def __init__(self, model: Any, vocabulary: Vocabulary, traits: Traits, name: str, max_length: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer_info: TokenizerInfo, facts: ModelFacts, name: str, max_length: int
+    ) -> None:
         self.model = model
         self.backbone = model.base_model
         self.head = model.get_output_embeddings()
         self.accepted = set(inspect.signature(self.backbone.forward).parameters)
         if hasattr(getattr(self.backbone, "embeddings", None), "create_position_ids_from_input_ids"):
             self.accepted.discard("position_ids")  # RoBERTa counts from padding_idx + 1 by itself
-        self.vocabulary = vocabulary
-        self.traits = traits
+        self.tokenizer_info = tokenizer_info
+        self.facts = facts
         self.name = name
-        self.mask_id, self.mask_is_word = vocabulary.mask_id, vocabulary.mask_is_word
-        self.eos_ids, self.bos_id, self.pad_id = vocabulary.eos_ids, vocabulary.bos_id, vocabulary.pad_id
+        ids = tokenizer_info
+        self.mask_id, self.mask_is_regular_token = ids.mask_id, ids.mask_is_regular_token
+        self.eos_ids, self.bos_id, self.pad_id = ids.eos_ids, ids.bos_id, ids.pad_id
         self.vocab_size = int(self.head.weight.shape[0])
         self.max_length = max_length
-        self.needs_bos, self.bare = traits.shift, traits.bare
-        self.attention, self.block_length, self.process = traits.attention, traits.block_length, traits.process
+        self.needs_bos, self.bos_only_if_empty = facts.shift, facts.bos_only_if_empty
+        self.attention, self.block_length, self.process = facts.attention, facts.block_length, facts.process
+        self.cache_test = CacheTest(False, "it was not tested")
+        self.batch_invariant = True
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go in."""
+        """The device that tokens go to."""
         embedding = self.model.get_input_embeddings()
         if hasattr(embedding, "_hf_hook") and embedding.weight.is_meta:  # offloaded by device_map
             return torch.device(embedding._hf_hook.execution_device)
@@ -97,37 +106,41 @@ class TransformersDenoiser:
 
     @property
     def embedding_rows(self) -> int:
-        """Ids that can go in (more than come out where the head has no row for the mask)."""
+        """Number of ids that the network reads (more than it predicts if the head has no row for the mask)."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`, with no special token added."""
-        return self.vocabulary.encode(text)
+        return self.tokenizer_info.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids` without special tokens."""
-        return self.vocabulary.decode(ids)
+        return self.tokenizer_info.decode(ids)
 
     @property
     def chat_templates(self) -> dict[str, str]:
         """The tokenizer's chat templates by name."""
-        return self.vocabulary.chat_templates
+        return self.tokenizer_info.chat_templates
 
     def apply_chat_template(
         self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
     ) -> str:
-        """Returns the conversation as the model's prompt text (see `Vocabulary.apply_chat_template`)."""
-        return self.vocabulary.apply_chat_template(messages, add_generation_prompt, template)
+        """Returns the conversation as the model's prompt text (see `TokenizerInfo.apply_chat_template`)."""
+        return self.tokenizer_info.apply_chat_template(messages, add_generation_prompt, template)
+
+    def token_name(self, token: int) -> str | None:
+        """Returns the tokenizer's name of the id, or None."""
+        return self.tokenizer_info.token_name(token)
 
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the model in a fingerprint."""
         return {
-            "family": self.traits.family,
-            **self.traits.described,
+            "family": self.facts.family,
+            **self.facts.described,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "attn_implementation": getattr(self.model.config, "_attn_implementation", None),
+            "attn_implementation": self.attention_kernel,
             "mask_id": self.mask_id,
-            "shift": self.traits.shift,
+            "shift": self.facts.shift,
             "attention": self.attention,
             "block_length": self.block_length,
             "process": self.process,
@@ -143,81 +156,84 @@ class TransformersDenoiser:
         return self._read_at(self.hidden(tokens, valid), rows, columns, valid).view(*shape, self.vocab_size)
 
     @torch.no_grad()
-    def recall(
-        self, tokens: Tensor, valid: Tensor | None, positions: Tensor, past: Past | None, keep: bool
+    def forward_cached(
+        self, tokens: Tensor, valid: Tensor | None, positions: Tensor, past: BatchKV | None, keep: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns logits, and states where they are to be kept (see `Remembering.recall`)."""
-        states = KeyValues(past, keep)
+        """Returns logits, and with `keep` keys and values (see `KVCacheDenoiser.forward_cached`)."""
+        states = LayerCache(past, keep)
         rows, columns = positions.to(self.device).nonzero(as_tuple=True)
-        hidden = self.live(tokens.to(self.device), None if valid is None else valid.to(self.device), past, states)
+        hidden = self.hidden_cached(
+            tokens.to(self.device), None if valid is None else valid.to(self.device), past, states
+        )
         return self._read_at(hidden, rows, columns, valid), states.states(self.device)
 
-    @cached_property
-    def cache_test(self) -> CacheTest:
-        """Whether rows can remember: whether they do on a short text (see `dlm_eval.cache_test`). Loading asks first."""
-        from dlm_eval.cache_test import CacheTest, cache_test  # the engine, which runs it, imports models
+    def run_tests(self) -> None:
+        """Tests the KV cache, and on a CPU whether a row's bits are independent of its batch mates."""
+        if self.device.type == "meta":
+            return
+        reason = self.no_cache_reason()
+        self.cache_test = CacheTest(False, reason) if reason else cache_test(self)
+        if self.device.type == "cpu":  # where rows are promised to have the same bits
+            # Experts get shares of a batch of any size, which a few rows cannot show.
+            experts = any(name.endswith("experts") for name, _ in self.model.named_modules())
+            self.batch_invariant = not experts and rows_are_invariant(self)
 
-        reason = self.forgetful()
-        return CacheTest(False, reason) if reason else cache_test(self)
-
-    def forgetful(self) -> str:
-        """Returns why rows cannot remember if that is known without a test, else ''."""
-        kernel = getattr(self.model.config, "_attn_implementation", None)
+    def no_cache_reason(self) -> str:
+        """Returns why there is no KV cache if that is known without a test, else ''."""
+        kernel = self.attention_kernel
         return "" if kernel in ("sdpa", "eager") else f"the attention kernel {kernel} takes no mask"
 
     @property
-    def remembers(self) -> bool:
-        """Whether rows can remember."""
+    def attention_kernel(self) -> str | None:
+        """transformers' name of the attention code, None for networks of ours."""
+        config = self.model.config
+        kernel: str | None = config._attn_implementation if isinstance(config, PretrainedConfig) else None
+        return kernel
+
+    @property
+    def supports_kv_cache(self) -> bool:
+        """Whether rows can use cached keys and values."""
         return self.cache_test.usable
 
-    @cached_property
-    def steady(self) -> bool:
-        """Whether a row's bits do not depend on who shares its batch, given rows of one length (see `probes.steady`)."""
-        return steady(self)
-
     @property
-    def lag(self) -> int:
+    def logit_shift(self) -> int:
         """How far left of a token its distribution is read."""
-        return int(self.traits.shift)
+        return int(self.facts.shift)
 
     @property
-    def settles(self) -> int | None:
+    def exact_cache_block(self) -> int | None:
         """The block of block-causal attention."""
         return self.block_length
 
-    def live(self, tokens: Tensor, valid: Tensor | None, past: Past | None, states: KeyValues) -> Tensor:
-        """Returns the last hidden states [B, L, H] of live positions, which attend to `past` through `states`."""
+    def hidden_cached(self, tokens: Tensor, valid: Tensor | None, past: BatchKV | None, states: LayerCache) -> Tensor:
+        """Returns the last hidden states [B, L, H] of the positions that run, which attend to `past`."""
         inputs = self.inputs(tokens, valid)
         if past is not None:
-            places = past.begin[:, None] + live_places(tokens, valid)
-            mask = recalled_mask(seen(places, valid, self.block_length), past, self.dtype)
+            places = past.begin[:, None] + token_positions(tokens, valid)
+            mask = cached_mask(visible_positions(places, valid, self.block_length), past, self.dtype)
             inputs |= {"attention_mask": mask, "position_ids": places}
-        hidden: Tensor = self.uncompiled(input_ids=tokens, **cached(self.backbone, states), **inputs).last_hidden_state
+        hidden: Tensor = self.backbone(
+            input_ids=tokens, **cache_argument(self.backbone, states), **inputs
+        ).last_hidden_state
         return hidden
-
-    @property
-    def uncompiled(self) -> Callable[..., Any]:
-        """The network without torch.compile: what is remembered has more lengths than are worth a compilation each."""
-        forward: Callable[..., Any] = self.backbone.forward
-        return forward
 
     def _read_at(self, hidden: Tensor, rows: Tensor, columns: Tensor, valid: Tensor | None) -> Tensor:
         """Returns float32 logits [N, V] of the tokens at these places of hidden states [B, L, H]."""
-        if self.traits.shift:
+        if self.facts.shift:
             columns = _one_left(columns, rows, valid)
         rows, columns = rows.to(hidden.device), columns.to(hidden.device)
         logits = self.read(hidden[rows, columns])
-        for token in self.traits.barred:
-            logits[:, token] = BARRED
+        for token in self.facts.suppressed_ids:
+            logits[:, token] = SUPPRESSED
         return logits
 
     def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        """Returns the backbone's last hidden states [B, L, H]; `valid` is None where no row is padded."""
+        """Returns the backbone's last hidden states [B, L, H]; `valid` is None if no row is padded."""
         states: Tensor = self.backbone(input_ids=tokens, **self.inputs(tokens, valid)).last_hidden_state
         return states
 
     def inputs(self, tokens: Tensor, valid: Tensor | None) -> dict[str, Any]:
-        """Returns what the network needs besides tokens: nothing where nothing is padded, so that sdpa may use its flash kernel."""
+        """Returns what the network needs besides tokens: nothing if no row is padded, so that sdpa may use its flash kernel."""
         inputs: dict[str, Any] = {"use_cache": False}
         if valid is not None:
             # Counting real tokens makes learned positions right under left padding, and rows equal to their unpadded selves.
@@ -240,12 +256,6 @@ class TransformersDenoiser:
         return out if bias is None else out.add_(bias.float())
 
 
-def cached(network: nn.Module, states: Any) -> dict[str, Any]:
-    """Returns the argument that hands keys and values to a network: `cache` from transformers 5.24 on, `past_key_values` before (known until 5.40)."""
-    known = inspect.signature(network.forward).parameters
-    return {"cache" if "cache" in known else "past_key_values": states}
-
-
 def wanted_places(shape: torch.Size, positions: Tensor | None, device: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Returns rows [N], columns [N] and the leading shape of the answer for the three forms of `positions`."""
     count, length = shape
@@ -258,21 +268,21 @@ def wanted_places(shape: torch.Size, positions: Tensor | None, device: Any) -> t
 
 
 def real_positions(valid: Tensor) -> Tensor:
-    """Returns [B, L] long: how many real tokens stand before each."""
+    """Returns [B, L] long: the number of real tokens before each."""
     return (valid.long().cumsum(1) - 1).clamp(min=0)
 
 
-def live_places(tokens: Tensor, valid: Tensor | None) -> Tensor:
+def token_positions(tokens: Tensor, valid: Tensor | None) -> Tensor:
     """Returns [B or 1, L] long: the place of each position of `tokens`, counted from a row's first real one."""
     return torch.arange(tokens.shape[1], device=tokens.device)[None] if valid is None else real_positions(valid)
 
 
 def block_mask(tokens: Tensor, valid: Tensor | None, block_length: int, dtype: torch.dtype) -> Tensor:
-    """Returns the additive mask [B or 1, 1, L, L] under which a block sees itself and the blocks before it.
+    """Returns the additive_mask mask [B or 1, 1, L, L] under which a block sees itself and the blocks before it.
 
     Blocks are counted from a row's first real token.
     """
-    return additive(seen(live_places(tokens, valid), valid, block_length), dtype)
+    return additive_mask(visible_positions(token_positions(tokens, valid), valid, block_length), dtype)
 
 
 def _one_left(columns: Tensor, rows: Tensor, valid: Tensor | None) -> Tensor:

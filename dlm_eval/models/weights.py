@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
@@ -19,20 +21,60 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.adapters import Adapter, read_adapter
-from dlm_eval.models.loading import Folder, LoadSettings, first_line, read_config, resolve_device, resolve_dtype
+from dlm_eval.models.loading import (
+    CheckpointFiles,
+    LoadSettings,
+    first_line,
+    read_config,
+    resolve_device,
+    resolve_dtype,
+)
+from dlm_eval.models.lora import Adapter, read_adapter
 from dlm_eval.models.naming import Naming
 from dlm_eval.models.quantization import quantization_config
-from dlm_eval.models.stored import Stored, built_within
-from dlm_eval.models.weight_files import choose, refuse_twice, tensor_shapes
+from dlm_eval.models.weight_files import Stored, choose, refuse_twice, tensor_shapes
 
 PLAIN = Naming()
+# Room for what a network has beyond its files: tied heads, fused weights that were stored apart, buffers, modules that are exchanged while quantizing.
+TIMES, SPARE = 4, 2**24  # elements
+PARTS, SPARE_PARTS = 64, 4096  # parameters and buffers per stored tensor
+LARGE_AS_STORED = 8  # elements of a network per stored byte, at one bit each
 QUIET_BELOW = 2**30  # bytes of weights below which no progress bar is shown
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def load_weights(model_class: Any, config: Any, folder: Folder, settings: LoadSettings, naming: Naming = PLAIN) -> Any:
+@dataclass(frozen=True)
+class Pretrained:
+    """A network of transformers: its class, its config, and how the checkpoint names its tensors."""
+
+    model_class: Any
+    config: Any
+    naming: Naming = PLAIN
+
+    def load(self, files: CheckpointFiles, settings: LoadSettings) -> Any:
+        """Returns the network with its weights (see `load_weights`)."""
+        return load_weights(self.model_class, self.config, files, settings, self.naming)
+
+
+@dataclass(frozen=True)
+class OwnModule:
+    """A network of ours: how it is built, and how its state is made of the checkpoint's."""
+
+    build: Callable[[], nn.Module]
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+
+    def load(self, files: CheckpointFiles, settings: LoadSettings) -> nn.Module:
+        """Returns the network with its weights (see `load_module`)."""
+        return load_module(self.build, files, settings, self.rename)
+
+
+Network = Pretrained | OwnModule
+
+
+def load_weights(
+    model_class: Any, config: Any, folder: CheckpointFiles, settings: LoadSettings, naming: Naming = PLAIN
+) -> Any:
     """Returns `model_class` with the folder's weights, in eval mode, on its device in its dtype (device meta: without weights).
 
     Args:
@@ -82,7 +124,7 @@ def load_weights(model_class: Any, config: Any, folder: Folder, settings: LoadSe
 
 def load_module(
     build: Callable[[], M],
-    folder: Folder,
+    folder: CheckpointFiles,
     settings: LoadSettings,
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]],
 ) -> M:
@@ -113,7 +155,7 @@ def load_module(
     with init_empty_weights(include_buffers=False), within:
         module = build()
     state = rename(read_state(folder, folder.weights, device))
-    for key in state:  # one at a time, so that the file's dtype and ours never stand side by side whole
+    for key in state:  # one at a time, so that the weights are never whole in both dtypes
         state[key] = state[key].to(dtype)
     wanted = module.state_dict()
     wrong = [key for key, value in state.items() if key in wanted and wanted[key].shape != value.shape]
@@ -122,7 +164,50 @@ def load_module(
     return module.to(device).requires_grad_(False).eval()
 
 
-def read_state(folder: Folder, files: list[Path], device: torch.device) -> dict[str, Tensor]:
+@contextmanager
+def built_within(held: Stored, packed: bool, whose: str) -> Iterator[None]:
+    """Ends the building of a network, in this thread, as soon as it is much larger than what the files hold.
+
+    Args:
+        held: what the files hold.
+        packed: whether they hold several weights per element (a quantized checkpoint).
+        whose: names the files, for the message.
+
+    Raises:
+        UserError: it became too large.
+    """
+    from torch.nn.modules import module
+
+    most = TIMES * (held.bytes * LARGE_AS_STORED if packed else held.elements) + SPARE
+    parts = PARTS * held.tensors + SPARE_PARTS
+    owner, total = threading.get_ident(), 0
+    sizes: dict[tuple[int, str], int] = {}
+
+    def count(owned: Any, name: str, value: Any) -> None:
+        nonlocal total
+        if value is None or threading.get_ident() != owner:
+            return
+        size, key = value.numel(), (id(owned), name)
+        total += size - sizes.get(key, 0)
+        sizes[key] = size
+        if total > most or len(sizes) > parts:
+            raise UserError(
+                f"{whose} describes a network of more than {total} weights in {len(sizes)} tensors, "
+                f"but its files hold {held.elements} in {held.tensors}; is the config.json another checkpoint's?"
+            )
+
+    handles = [
+        module.register_module_parameter_registration_hook(count),
+        module.register_module_buffer_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def read_state(folder: CheckpointFiles, files: list[Path], device: torch.device) -> dict[str, Tensor]:
     """Returns all tensors of these weight files of the folder, straight to `device`."""
     from safetensors.torch import load_file
 
@@ -142,7 +227,7 @@ def read_state(folder: Folder, files: list[Path], device: torch.device) -> dict[
     return state
 
 
-def read_tensor(folder: Folder, key: str) -> Tensor:
+def read_tensor(folder: CheckpointFiles, key: str) -> Tensor:
     """Returns one tensor of the folder's weight files, on the CPU."""
     from safetensors import safe_open
 
@@ -157,7 +242,7 @@ def read_tensor(folder: Folder, key: str) -> Tensor:
     raise KeyError(key)
 
 
-def name_weights(config: Any, folder: Folder) -> None:
+def name_weights(config: Any, folder: CheckpointFiles) -> None:
     """Tells transformers which files to read: it would take model.safetensors before an index, and no other name at all."""
     entry = choose(folder.path, folder.name).entry
     if entry and ".safetensors" in entry:
@@ -178,7 +263,7 @@ def _without_views(state: Any) -> dict[str, Tensor]:
     return state
 
 
-def _require_room(held: Stored, dtype: torch.dtype, device: torch.device, folder: Folder) -> None:
+def _require_room(held: Stored, dtype: torch.dtype, device: torch.device, folder: CheckpointFiles) -> None:
     """Raises UserError if the weights are larger than all the memory of the device that they go to."""
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory
@@ -204,7 +289,7 @@ def _place(device_map: str | None) -> Any:
 
 
 @contextmanager
-def _hushed(folder: Folder) -> Iterator[None]:
+def _hushed(folder: CheckpointFiles) -> Iterator[None]:
     """Keeps transformers' own report of surprises quiet (they become errors of ours), and the progress bar of small files."""
     from transformers.utils import logging
 
@@ -221,7 +306,7 @@ def _hushed(folder: Folder) -> Iterator[None]:
 
 
 def check_keys(name: str, missing: Any, surplus: Any, mismatched: Any = ()) -> None:
-    """Raises UserError where the weights in the files are not those of the network."""
+    """Raises UserError if the weights in the files are not those of the network."""
     found = {"lacks": missing, "has surplus": surplus, "has of another shape": mismatched}
     faults = [f"{word} {_listed(keys)}" for word, keys in found.items() if keys]
     if faults:
@@ -230,7 +315,7 @@ def check_keys(name: str, missing: Any, surplus: Any, mismatched: Any = ()) -> N
         )
 
 
-def _adapt(model: Any, folder: Folder, settings: LoadSettings, naming: Naming) -> Adapter | None:
+def _adapt(model: Any, folder: CheckpointFiles, settings: LoadSettings, naming: Naming) -> Adapter | None:
     """Returns the LoRA adapter of the option peft with its places in `model`, not yet applied; the result says what it is."""
     if settings.peft is None:
         return None
@@ -239,7 +324,9 @@ def _adapt(model: Any, folder: Folder, settings: LoadSettings, naming: Naming) -
     return adapter
 
 
-def _settle_head(model_class: Any, config: Any, raw: Mapping[str, Any], folder: Folder, naming: Naming) -> None:
+def _settle_head(
+    model_class: Any, config: Any, raw: Mapping[str, Any], folder: CheckpointFiles, naming: Naming
+) -> None:
     """Ties the head to the embedding if config.json says nothing and the files hold no head; notes which one is used if they disagree."""
     tied = model_class._tied_weights_keys
     if not isinstance(tied, dict) or config.is_encoder_decoder:

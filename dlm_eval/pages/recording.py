@@ -15,7 +15,7 @@ from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import DecodeSettings, TraceStep, fill_outcomes
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.denoiser import Denoiser, token_name
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,6 @@ def pieces(model: Denoiser, ids: Sequence[int]) -> dict[int, tuple[str, bool]]:
 
     A token that is only a part of a character has no text of its own; it goes by the tokenizer's name for it.
     """
-    tokenizer = getattr(model, "tokenizer", None)
     known = {model.mask_id: "[MASK]", **dict.fromkeys(model.eos_ids, "[EOS]")}
     anchor = model.encode("a")[-1:]  # sentencepiece drops the space of a text's first token
     head = model.decode(anchor)
@@ -138,8 +137,8 @@ def pieces(model: Denoiser, ids: Sequence[int]) -> dict[int, tuple[str, bool]]:
         text = text[len(head) :] if text.startswith(head) else model.decode([i])
         if text and "\ufffd" not in text and i != model.mask_id:
             return text, False
-        name = tokenizer.convert_ids_to_tokens(i) if tokenizer is not None and i >= 0 else None
-        return str(name or known.get(i, f"[{i}]")), not text or i == model.mask_id
+        name = known.get(i) or token_name(model, i) or f"[{i}]"
+        return name, not text or i == model.mask_id
 
     return {i: one(i) for i in ids}
 

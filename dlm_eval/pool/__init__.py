@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from dlm_eval.budget import Learned
 from dlm_eval.engine import Cost, Engine
 from dlm_eval.jobs import Answer, Done, Job, Keep, keep_none, run_jobs
+from dlm_eval.models.denoiser import device_of
 from dlm_eval.pool.messages import Usage, usage
 
 NO_ANSWER = "no answer in the journal (--score_only computes none)"
@@ -60,7 +61,7 @@ class InProcess:
         return self.engine.cost
 
     def devices(self) -> list[dict[str, Any]]:
-        return [Usage.facts(usage(self.engine), str(getattr(self.engine.model, "device", "cpu")))]
+        return [Usage.facts(usage(self.engine), str(device_of(self.engine.model)))]
 
     def busy(self) -> list[float]:
         return [self.engine.cost.seconds]

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from dlm_eval.budget import Learned
-from dlm_eval.cache_test import cache_state
 from dlm_eval.engine import Cost, Engine
-from dlm_eval.forward import device_of
 from dlm_eval.jobs import Answer, Checkpoint, Job
+from dlm_eval.models.denoiser import device_of
+from dlm_eval.models.probes import cache_state
 from dlm_eval.packing import Footprint
 
 Chunk = Sequence[tuple[int, Job]]

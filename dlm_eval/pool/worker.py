@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from dlm_eval import cache_test
 from dlm_eval.budget import make_engine
 from dlm_eval.engine import Engine
 from dlm_eval.errors import DlmEvalError, UserError
 from dlm_eval.jobs import Job, drive_jobs
-from dlm_eval.models import load_model
+from dlm_eval.models import load_model, probes
 from dlm_eval.pool.messages import (
     END,
     REPORT,
@@ -44,11 +43,11 @@ def serve(recipe: Recipe, receive: Callable[[], Any], send: Callable[[Any], None
         send: hands a message to the driver.
     """
     try:
-        cache_test.log.setLevel(logging.ERROR)  # its warning goes to the driver, which has it once for all workers
+        probes.log.setLevel(logging.ERROR)  # its warning goes to the driver, which has it once for all workers
         model = load_model(recipe.model, **recipe.options)
         engine = make_engine(model, recipe.batch_size, recipe.learned, recipe.most_rows)
         engine.on_forward = _sign_of_life(engine, send)
-        send(Ready(os.getpid(), socket.gethostname(), cache_test.whole_rows(model)))
+        send(Ready(os.getpid(), socket.gethostname(), probes.whole_rows(model)))
         while True:
             message = receive()
             if message == REPORT:

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from dlm_eval.canvas import BLANK, Canvas, Score
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.memory import Memory
-from dlm_eval.models.denoiser import Denoiser, remembering
-from dlm_eval.models.ids import check_ids
+from dlm_eval.models.denoiser import Denoiser, caching, check_ids
+from dlm_eval.models.kv_cache import KVCache
 from dlm_eval.noise import Noise, digest
 from dlm_eval.printable import counted
 from dlm_eval.rows import LogProbs, Reader, Reading, Row, Walk
@@ -58,7 +57,7 @@ class Target:
     model: Denoiser | None = None
     known: dict[bytes, Floats] = field(default_factory=dict)
     past: int = 0
-    memory: Memory = field(default_factory=Memory)
+    memory: KVCache = field(default_factory=KVCache)
     asked: dict[tuple[bytes, bytes, float], int] = field(default_factory=dict)
 
     @property
@@ -193,11 +192,11 @@ def _past(model: Denoiser, places: Ints) -> int:
     """Returns how many positions before `places` no row changes: they are run once."""
     if model.attention != "block":
         return 0
-    knowing = remembering(model)
-    if knowing is None or knowing.settles is None:
+    knowing = caching(model)
+    if knowing is None or knowing.exact_cache_block is None:
         return 0
-    settled = int(places[0]) // knowing.settles * knowing.settles
-    return max(0, min(settled, int(places[0]) - knowing.lag))
+    settled = int(places[0]) // knowing.exact_cache_block * knowing.exact_cache_block
+    return max(0, min(settled, int(places[0]) - knowing.logit_shift))
 
 
 def block_noise(noise: Noise, blocks: int) -> list[Noise]:

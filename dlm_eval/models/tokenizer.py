@@ -1,0 +1,309 @@
+"""A checkpoint's tokenizer and special ids: text to ids and back, the same way for every family."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from dlm_eval.errors import SampleError, UserError
+from dlm_eval.models.chat import render_chat
+from dlm_eval.models.config_tables import check_config
+from dlm_eval.models.denoiser import NO_MASK
+from dlm_eval.models.loading import LARGEST_JSON, CheckpointFiles, LoadSettings, first_line, locate
+from dlm_eval.models.text_growth import check_growth
+from dlm_eval.printable import is_text
+from dlm_eval.redaction import redact_message
+
+TEXT_FILES = ["tokenizer*", "vocab*", "merges.txt", "*.model", "spiece*", "sentencepiece*"]
+LARGEST_TEXT = 2**28  # bytes of a tokenizer's file; real ones have up to 35 million
+
+# The letters in which byte-level tokenizers write bytes (GPT-2's).
+_PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTES = {chr(byte): byte for byte in _PRINTED} | {
+    chr(256 + place): byte for place, byte in enumerate(sorted(set(range(256)) - set(_PRINTED)))
+}
+
+log = logging.getLogger(__name__)
+
+
+class TokenizerInfo:
+    """Tokenizer and special ids of a checkpoint.
+
+    Attributes:
+        tokenizer: the transformers tokenizer, or None for a model without text.
+        mask_id: id of the mask token.
+        mask_is_regular_token: whether natural text can contain the mask id: its family says that it may, and its tokenizer makes it.
+        eos_ids: ids that end a text, the canonical one first.
+        bos_id: id that begins a text, or None.
+        pad_id: id for padding.
+        name: of the checkpoint, for messages.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        mask_id: int,
+        eos_ids: Sequence[int],
+        bos_id: int | None,
+        pad_id: int | None,
+        name: str = "this checkpoint",
+        mask_may_be_regular: bool = False,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.name = name
+        self.mask_id = mask_id
+        self.mask_is_regular_token = mask_may_be_regular and is_word(tokenizer, mask_id)
+        self.eos_ids = tuple(dict.fromkeys(eos_ids))
+        self.bos_id = bos_id
+        self.pad_id = pad_id if pad_id is not None else self.eos_ids[0] if self.eos_ids else 0
+        added = tokenizer.added_tokens_decoder
+        self._known = set(
+            tokenizer.get_vocab().values()
+        )  # ids may have gaps: their count says nothing about the highest
+        special = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
+        # A word that serves as the mask is still a word when it is written.
+        self._unprinted = special - ({mask_id} if self.mask_is_regular_token else set())
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of `text`, with no special token added.
+
+        Raises:
+            SampleError: the tokenizer gives up on the text, or it spells the mask token, which would become a hole.
+        """
+        ids = text_ids(self.tokenizer, text, self.name)
+        if not self.mask_is_regular_token and self.mask_id in ids:
+            spelled = self.tokenizer.convert_ids_to_tokens(self.mask_id)
+            raise SampleError(f"the text contains the mask token '{spelled}', which would be taken for a hole")
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of `ids` without special tokens (nor ids that the tokenizer does not have), nothing else cleaned."""
+        printed = [int(i) for i in ids if int(i) in self._known and int(i) not in self._unprinted]
+        text: str = self.tokenizer.decode(printed, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def token_name(self, token: int) -> str | None:
+        """Returns the tokenizer's name of the id, None for one that it does not have."""
+        name: str | None = self.tokenizer.convert_ids_to_tokens(int(token)) if token in self._known else None
+        if name is None or "\ufffd" not in self.decode([token]) or not all(letter in BYTES for letter in name):
+            return name
+        return "".join(
+            f"<0x{BYTES[letter]:02X}>" for letter in name
+        )  # a part of a character, as sentencepiece names it
+
+    @property
+    def chat_templates(self) -> dict[str, str]:
+        """The tokenizer's chat templates by name; a lone one is called 'default'."""
+        found = self.tokenizer.chat_template
+        return dict(found) if isinstance(found, dict) else {"default": found} if found else {}
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
+    ) -> str:
+        """Returns the conversation as text, special tokens spelled out, for `encode`.
+
+        Args:
+            messages: with 'role' and 'content' each.
+            add_generation_prompt: the header of an answer follows. If not, the last message is the begun answer, and its turn stays open,
+                as lm-eval's `hf` does it.
+            template: name of one of `chat_templates`; None for the one that transformers would choose.
+
+        Raises:
+            UserError: the tokenizer has no chat template, or one that takes too much time or memory.
+            SampleError: the template refuses this conversation.
+        """
+        if not self.chat_templates:
+            raise UserError(
+                "this checkpoint has no chat template; run without --apply_chat_template, or choose an instruct checkpoint"
+            )
+        options = {} if template is None else {"chat_template": self.chat_templates[template]}
+        return render_chat(
+            self.tokenizer, messages, self.name, add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt, **options,
+        )  # fmt: skip
+
+
+def read_tokenizer(
+    folder: CheckpointFiles,
+    config: dict[str, Any],
+    settings: LoadSettings,
+    eos_tokens: Sequence[str] = (),
+    mask_token: str | None = None,
+    tokenizer_class: Any = None,
+    default_mask: int | None = None,
+    mask_may_be_regular: bool = False,
+) -> TokenizerInfo:
+    """Returns the vocabulary of a checkpoint folder.
+
+    The mask is, in this order: the option, the config's, the tokenizer's, `mask_token` if the tokenizer has it, `default_mask`, the
+    named checkpoint's.
+
+    Args:
+        folder: the checkpoint.
+        config: its config.json.
+        settings: `mask_id`, `tokenizer` and the named checkpoint are used.
+        eos_tokens: texts of tokens that end a text in this family, in order; those that the tokenizer lacks are left out.
+        mask_token: text of this family's mask token.
+        tokenizer_class: transformers class for a folder without tokenizer.json.
+        default_mask: mask id that the family's architecture implies.
+        mask_may_be_regular: whether the family's mask may be an ordinary word, which texts may contain.
+
+    Raises:
+        UserError: no tokenizer, no mask token, or config and tokenizer disagree about it.
+    """
+    where = locate(settings.tokenizer, setting="tokenizer") if settings.tokenizer else folder
+    tokenizer = load_tokenizer(where, tokenizer_class)
+    mask_id = _mask_id(tokenizer, folder, config, settings, mask_token, default_mask)
+    known = [i for i in (token_id(tokenizer, text) for text in eos_tokens) if i is not None]
+    generation = folder.read_json("generation_config.json")
+    check_config(generation, f"pretrained '{folder.name}'", "generation_config.json")
+    ends = [
+        *known,
+        *_ids(tokenizer.eos_token_id),
+        *_ids(config.get("eos_token_id")),
+        *_ids(generation.get("eos_token_id")),
+    ]
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.get("bos_token_id")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.get("pad_token_id")
+    built = TokenizerInfo(tokenizer, mask_id, ends, bos, pad, where.name, mask_may_be_regular)
+    _refuse_equal(built, folder, settings)
+    return built
+
+
+def load_tokenizer(folder: CheckpointFiles, tokenizer_class: Any = None) -> Any:
+    """Returns the folder's tokenizer, without remote code: tokenizer.json as it is if there is one.
+
+    Raises:
+        UserError: the folder has no tokenizer that transformers can read.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        _check_files(folder)
+        if (folder.path / "tokenizer.json").is_file():
+            found = PreTrainedTokenizerFast.from_pretrained(folder.path, local_files_only=True)
+        elif tokenizer_class is not None:
+            found = tokenizer_class.from_pretrained(folder.path, local_files_only=True)
+        else:
+            found = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+        found.decode(found.encode("A word.", add_special_tokens=False, verbose=False))  # or its entries do not fit
+        return found
+    except BaseException as error:  # whatever the files break: transformers raises many kinds here
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        reason = " ".join(redact_message(str(error)).split())[:200]
+        raise UserError(
+            f"pretrained '{folder.name}' has no tokenizer that can be read ({reason}); add tokenizer.json, or set tokenizer=ID_OR_DIR"
+        ) from None
+
+
+def text_ids(tokenizer: Any, text: str, name: str) -> list[int]:
+    """Returns the ids of `text` in the tokenizer of the checkpoint `name`, with no special token added.
+
+    Raises:
+        SampleError: it holds half of a surrogate pair, or a regular expression of the tokenizer is given up.
+    """
+    if not is_text(text):
+        raise SampleError(f"the tokenizer of '{name}' reads no half of a surrogate pair, which is no text")
+    try:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise SampleError(f"the tokenizer of '{name}' gives up on the text: {first_line(error)}") from None
+    return ids
+
+
+def is_panic(error: BaseException) -> bool:
+    """Returns whether an error is a panic of Rust code, such as a regular expression of tokenizer.json that was given up; it has no class to import."""
+    return type(error).__name__ == "PanicException"
+
+
+def _check_files(folder: CheckpointFiles) -> None:
+    """Raises ValueError or UserError if a file that transformers would read is too large, or is no JSON, or makes long texts."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        folder.read_json(name)
+    for pattern, most in (*((name, LARGEST_TEXT) for name in TEXT_FILES), ("**/*.jinja", LARGEST_JSON)):
+        for file in folder.path.glob(pattern):
+            size = file.stat().st_size
+            if file.is_file() and size > most:
+                raise ValueError(f"{file.name} has more than {most >> 20} MiB")
+            if file.is_file() and size == 0:  # or a file of the kernel's behind a link
+                raise ValueError(f"{file.name} is empty")
+    rules = folder.path / "tokenizer.json"
+    if rules.is_file():
+        check_growth(json.loads(rules.read_bytes()))
+
+
+def token_id(tokenizer: Any, text: str | None) -> int | None:
+    """Returns the id of the single token `text`, or None if the tokenizer lacks it."""
+    if text is None:
+        return None
+    found = tokenizer.get_vocab().get(text)
+    return None if found is None else int(found)
+
+
+def is_word(tokenizer: Any, token: int) -> bool:
+    """Returns whether natural text can contain the id: it is made by the tokenizer's merges, not added beside them."""
+    text = tokenizer.convert_ids_to_tokens(token) if token >= 0 else None
+    if text is None:
+        return False
+    try:
+        backend = tokenizer.backend_tokenizer
+    except AttributeError:
+        return token not in tokenizer.added_tokens_decoder
+    if text not in backend.get_vocab(with_added_tokens=False):
+        return False
+    merges = json.loads(backend.to_str())["model"].get("merges")
+    if merges is None:
+        return token not in tokenizer.added_tokens_decoder
+    joined = {"".join(pair) if isinstance(pair, list) else pair.replace(" ", "", 1) for pair in merges}
+    return len(text) == 1 or text in joined
+
+
+def _refuse_equal(vocabulary: TokenizerInfo, folder: CheckpointFiles, settings: LoadSettings) -> None:
+    """Raises UserError if the mask is also another special token: every hole would be an end, a beginning or padding."""
+    allowed = settings.known.equal_ids if settings.known else ()
+    others: dict[str, Sequence[int | None]] = {
+        "bos": [vocabulary.bos_id],
+        "pad": [vocabulary.pad_id],
+        "eos": vocabulary.eos_ids,
+    }
+    for name, ids in others.items():
+        if vocabulary.mask_id in ids and vocabulary.mask_id != NO_MASK and name not in allowed:
+            raise UserError(
+                f"pretrained '{folder.name}': its mask token and its {name} token are one id, {vocabulary.mask_id}; "
+                "set mask_id= to another, or mend its files"
+            )
+
+
+def _mask_id(
+    tokenizer: Any,
+    folder: CheckpointFiles,
+    config: dict[str, Any],
+    settings: LoadSettings,
+    text: str | None,
+    default: int | None,
+) -> int:
+    if settings.mask_id is not None:
+        return settings.mask_id
+    stated, own = config.get("mask_token_id"), tokenizer.mask_token_id
+    if stated is not None and own is not None and stated != own:
+        raise UserError(
+            f"pretrained '{folder.name}': config.json says mask_token_id {stated}, the tokenizer {own}; choose one with mask_id="
+        )
+    expected = settings.known.mask_id if settings.known else None
+    found = next((i for i in (stated, own, token_id(tokenizer, text), default, expected) if i is not None), None)
+    if found is None:
+        raise UserError(
+            f"pretrained '{folder.name}': neither its tokenizer nor its config.json names a mask token; set mask_id="
+        )
+    if expected is not None and found != expected:
+        log.warning("%s: mask id %d, where %d was expected", folder.name, found, expected)
+    return int(found)
+
+
+def _ids(value: Any) -> list[int]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [int(value)]

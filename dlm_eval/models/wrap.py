@@ -1,0 +1,226 @@
+"""`wrap`: a denoiser of a function that gives logits.
+
+    model = wrap(logits=f, tokenizer=tok, mask_id=103)     # f(tokens [B, L] long) -> logits [B, L, V]
+
+Shape letters: B = rows of a batch, L = positions, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlm_eval.errors import UserError
+from dlm_eval.models.denoiser import NO_MASK, Attention, Process
+from dlm_eval.models.probes import check_cache, probe, rows_are_invariant
+from dlm_eval.models.tokenizer import TokenizerInfo
+
+NAMELESS = "wrapped"
+
+
+class WrappedDenoiser:
+    """Denoiser (see `models.denoiser.Denoiser`) of a function. Made by `wrap`."""
+
+    def __init__(
+        self,
+        logits: Callable[..., Tensor],
+        tokenizer: Any,
+        *,
+        mask_id: int,
+        eos_ids: tuple[int, ...],
+        bos_id: int | None,
+        pad_id: int,
+        vocab_size: int,
+        max_length: int,
+        shift: bool,
+        padding: bool,
+        attention: Attention,
+        block_length: int | None,
+        process: Process,
+        device: torch.device,
+        name: str,
+        fingerprint: str,
+    ) -> None:
+        self.name = name
+        self.mask_id, self.eos_ids, self.bos_id, self.pad_id = mask_id, eos_ids, bos_id, pad_id
+        self.vocab_size, self.max_length = vocab_size, max_length
+        self.needs_bos, self.padding = shift, padding
+        self.attention, self.block_length, self.process = attention, block_length, process
+        self.device = device
+        self.batch_invariant = True
+        self._logits, self._tokenizer, self._fingerprint = logits, tokenizer, fingerprint
+        self._texts = (
+            TokenizerInfo(tokenizer, mask_id, eos_ids, bos_id, pad_id, name) if _of_transformers(tokenizer) else None
+        )
+        self.mask_is_regular_token = False
+
+    @torch.no_grad()
+    def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Returns float32 logits of the token at each wanted position (see `Denoiser.logits`)."""
+        tokens = tokens.to(self.device)
+        if self.padding:
+            real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid.to(self.device)
+            found = self._logits(tokens, real)
+        else:
+            found = self._logits(tokens)
+        if tuple(found.shape[:2]) != tuple(tokens.shape) or found.dim() != 3:
+            raise ValueError(f"logits() returned shape {list(found.shape)} for tokens {list(tokens.shape)}")
+        found = found.float()
+        if self.needs_bos:  # the distribution of token i is at position i-1; position 0 holds BOS and has none
+            found = torch.cat([found[:, :1], found[:, :-1]], 1)
+        if positions is None:
+            return found
+        positions = positions.to(found.device)
+        return found[positions] if positions.dtype == torch.bool else found[:, positions]
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of `text`, with no special token added."""
+        if self._texts is not None:
+            return self._texts.encode(text)
+        return [int(i) for i in self._tokens().encode(text)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of `ids` without special tokens."""
+        if self._texts is not None:
+            return self._texts.decode(ids)
+        special = {self.mask_id, self.bos_id, self.pad_id, *self.eos_ids}
+        return str(self._tokens().decode([int(i) for i in ids if int(i) not in special]))
+
+    @property
+    def chat_templates(self) -> dict[str, str]:
+        """The tokenizer's chat templates by name."""
+        return {} if self._texts is None else self._texts.chat_templates
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
+    ) -> str:
+        """Returns the conversation as prompt text.
+
+        Raises:
+            UserError: the tokenizer has no chat template.
+        """
+        if self._texts is None:
+            raise UserError(f"{self.name} has no chat template; run without --apply_chat_template")
+        return self._texts.apply_chat_template(messages, add_generation_prompt, template)
+
+    def token_name(self, token: int) -> str | None:
+        """Returns the tokenizer's name of the id, or None."""
+        return None if self._texts is None else self._texts.token_name(token)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what identifies the model in a fingerprint."""
+        return {
+            "family": "wrap",
+            "checkpoint": self.name,
+            "fingerprint": self._fingerprint,
+            "mask_id": self.mask_id,
+            "shift": self.needs_bos,
+            "attention": self.attention,
+            "block_length": self.block_length,
+            "process": self.process,
+            "max_length": self.max_length,
+        }
+
+    def _tokens(self) -> Any:
+        if self._tokenizer is None:
+            raise UserError(f"{self.name} has no tokenizer; give wrap(tokenizer=...) to read and write text")
+        return self._tokenizer
+
+
+def wrap(
+    *,
+    logits: Callable[..., Tensor],
+    tokenizer: Any = None,
+    mask_id: int | None = None,
+    eos_ids: Sequence[int] | int = (),
+    max_length: int = 2048,
+    bos_id: int | None = None,
+    pad_id: int | None = None,
+    vocab_size: int | None = None,
+    shift: bool = False,
+    padding: bool = False,
+    attention: Attention = "full",
+    block_length: int | None = None,
+    process: Process = "absorbing",
+    device: torch.device | str = "cpu",
+    name: str = NAMELESS,
+    fingerprint: str | None = None,
+) -> WrappedDenoiser:
+    """Returns a denoiser of a function, after the tests that every model passes.
+
+    Args:
+        logits: f(tokens [B, L] long) -> logits [B, L, V]; with `padding`, f(tokens, valid [B, L] bool). It may
+            give float16 or bfloat16.
+        tokenizer: of transformers, or any object with encode(text) -> ids without special tokens and
+            decode(ids) -> text; None for a model that is only given ids.
+        mask_id: id of the mask token; needed if the process is 'absorbing'.
+        eos_ids: ids that end a text, or one id; () if none does.
+        max_length: longest sequence, in positions.
+        bos_id: id that begins a text, or None.
+        pad_id: id for padding; None for the first of `eos_ids`, else 0.
+        vocab_size: V; None asks the function.
+        shift: whether the logits at position i predict the token at i+1.
+        padding: whether the function hides positions whose `valid` is false. Without it, rows of different
+            lengths never share a batch.
+        attention: 'full', 'block' or 'causal'.
+        block_length: positions of a block under attention 'block'.
+        process: corruption that the model was trained to undo, 'absorbing' or 'uniform'.
+        device: where tokens go.
+        name: for messages and results.
+        fingerprint: names the weights. Stored answers are used again only under an equal one; None makes one
+            that no other process has.
+
+    Raises:
+        UserError: an argument that is missing or does not fit, or a test failed.
+    """
+    if process not in ("absorbing", "uniform"):
+        raise UserError(f"wrap(process='{process}') is not allowed; it must be 'absorbing' or 'uniform'")
+    if mask_id is None and process == "absorbing":
+        raise UserError("wrap(mask_id=) is missing; give the id of the mask token, or process='uniform'")
+    if (attention == "block") != (block_length is not None):
+        raise UserError(
+            f"wrap(block_length={block_length}) does not go with attention='{attention}'; 'block' needs one, others none"
+        )
+    ends = (eos_ids,) if isinstance(eos_ids, int) else tuple(eos_ids)
+    place = torch.device(device)
+    model = WrappedDenoiser(
+        logits,
+        tokenizer,
+        mask_id=NO_MASK if mask_id is None or process != "absorbing" else mask_id,
+        eos_ids=ends,
+        bos_id=bos_id,
+        pad_id=pad_id if pad_id is not None else ends[0] if ends else 0,
+        vocab_size=vocab_size or 1,
+        max_length=max_length,
+        shift=shift,
+        padding=padding,
+        attention=attention,
+        block_length=block_length,
+        process=process,
+        device=place,
+        name=name,
+        fingerprint=fingerprint or uuid.uuid4().hex,
+    )
+    try:
+        if vocab_size is None:
+            model.vocab_size = model.logits(torch.zeros(1, min(2, max_length), dtype=torch.long)).shape[-1]
+        probe(model, own=True)
+        check_cache(model)
+        model.batch_invariant = place.type != "cpu" or rows_are_invariant(model)
+    except UserError:
+        raise
+    except Exception as error:  # the user's function may raise anything
+        raise UserError(
+            f"wrap: logits() failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    return model
+
+
+def _of_transformers(tokenizer: Any) -> bool:
+    from transformers import PreTrainedTokenizerBase
+
+    return isinstance(tokenizer, PreTrainedTokenizerBase)
