@@ -17,7 +17,7 @@ from dlm_eval import plugins, score
 from dlm_eval.canvas import Canvas
 from dlm_eval.cli import main
 from dlm_eval.errors import RunError, UserError
-from dlm_eval.models.toy import Toy, ToySettings
+from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.options import check_options, describe_options, option, parse_options
 from dlm_eval.scoring import ESTIMATORS, Estimator, parse_estimator
 
