@@ -11,8 +11,8 @@ import pytest
 from harness_tasks import write_tasks
 
 from dlm_eval import evaluate
-from dlm_eval.harness.estimator_spread import estimator_spread
-from dlm_eval.harness.table import HEADERS, render
+from dlm_eval.boards.run_report import HEADERS, render
+from dlm_eval.harness.metric_errors import estimator_spread
 
 
 class Task:
@@ -88,7 +88,7 @@ def test_whole_texts_have_a_part_too(tmp_path: Path) -> None:
     assert parts["t_roll"]["word_perplexity"] == pytest.approx(found * error / words, rel=0.6)
     (line,) = [row for row in render(results).splitlines() if "word_perplexity" in row]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    shown = [float(end) for end in cells[HEADERS.index("of it estimator")].split(" to ")]
+    shown = [float(end) for end in cells[HEADERS.index("MC stderr")].split(" to ")]
     assert shown == pytest.approx([low, high], rel=0.01)
     assert 0 < low < found < high and high / found == pytest.approx(found / low)
 

@@ -10,7 +10,7 @@ from lm_eval import evaluator
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from dlm_eval.harness.data import local_first
+from dlm_eval.harness.lm_eval_patches import local_first
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.metrics import code
 

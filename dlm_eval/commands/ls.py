@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dlm_eval.commands.options import add_options
 from dlm_eval.output import table
 
 
@@ -13,7 +14,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds `ls`."""
     parser = subparsers.add_parser("ls", help="list models, tasks, estimators, strategies or presets")
     parser.add_argument("what", choices=("models", "tasks", "estimators", "strategies", "presets"))
-    parser.add_argument("--include_path", help="further folder of task YAMLs")
+    add_options(parser, "--include_path")
     parser.add_argument("--all", action="store_true", help="tasks: lm-eval's own too (takes some seconds)")
     parser.set_defaults(main=main)
 

@@ -32,6 +32,9 @@ from dlm_eval.scoring import EstimatorSettings, windows
 from dlm_eval.scoring.rounds import merge
 
 log = logging.getLogger(__name__)
+BY_ORDER = frozenset(
+    {"acc", "acc_norm", "f1", "mcc"}
+)  # of lm-eval's multiple choice: each looks at the best choice alone
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Options:
         overlong: what happens to a request that does not fit: cut its context from the left, or store an error.
         quiet: show no progress.
         template: name of the chat template; None for the checkpoint's default.
+        by_order: tasks whose scores ask only which choice is best (`by_order`).
     """
 
     estimator: EstimatorSettings
@@ -55,6 +59,7 @@ class Options:
     overlong: Overlong = "truncate"
     quiet: bool = False
     template: str | None = None
+    by_order: frozenset[str] = frozenset()
 
 
 class DiffusionLM(TemplateLM):
@@ -75,9 +80,6 @@ class DiffusionLM(TemplateLM):
         self.journal = journal
         self.fingerprint = digest(redact(model.describe()))  # with another token it is the same model
         self.records: list[Record] = []
-        self.by_order: frozenset[str] = (
-            frozenset()
-        )  # tasks whose scores ask only which choice is best: the run says which
         self._device = getattr(model, "device", "cpu")
 
     # -- what lm-eval asks of every model ------------------------------------------------------------------------------
@@ -219,12 +221,7 @@ class DiffusionLM(TemplateLM):
 
     def _ends_early(self, task: str) -> bool:
         """Returns whether the questions of `task` end as soon as the best choice is settled."""
-        estimator = self.options.estimator
-        return (
-            estimator.decide is not None
-            if self.by_order is None
-            else estimator.alpha is not None and task in self.by_order
-        )
+        return self.options.estimator.alpha is not None and task in self.options.by_order
 
     def _weigh(self, prepared: Prepared, record: Record) -> None:
         """Notes how much there is to score, and what the whole budget would cost."""
@@ -281,6 +278,18 @@ class DiffusionLM(TemplateLM):
                 results.append(blank)
         self.records.extend(records)
         return results
+
+
+def by_order(task: Any) -> bool:
+    """Returns whether the scores of lm-eval's `task` depend on the order of the choices' log-likelihoods alone, not on their values.
+
+    `acc_norm` orders by log-likelihood per character. Brier scores, mutual information, and whatever a task's own `process_results` makes of
+    them (TruthfulQA's mc2), need the values.
+    """
+    config = task.config
+    metrics = {entry["metric"] for entry in config.metric_list or () if isinstance(entry["metric"], str)}
+    plain = config.process_results is None and len(metrics) == len(config.metric_list or ())
+    return task.OUTPUT_TYPE == "multiple_choice" and plain and metrics <= BY_ORDER
 
 
 def _reason(error: Exception) -> str:
