@@ -322,17 +322,17 @@ def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | N
     """Raises UserError where settings cannot be, or do not fit the model's process or a task whose answers have a length of their own."""
     from dlm_eval.decoding import check_process
     from dlm_eval.harness.decode_options import DecodeOptions
+    from dlm_eval.harness.requests import HOLE
 
     options = DecodeOptions(decode, default_length=0, process=process or "absorbing")  # 0: nobody names a length
     if decode.get("preset") == "authors":
         return  # which they are depends on the checkpoint
     for name, task in tasks.items():
         hole = getattr(task, "infill", None)
-        length = {"infill_length": hole.length} if hole is not None and "{{" not in hole.length else {}
-        ask = options.request({**(task.config.generation_kwargs or {}), **length}, name)
+        named = hole.any_hole() if hole is not None else None
+        ask = options.request({**(task.config.generation_kwargs or {}), **({HOLE: named} if named else {})}, name)
         try:
-            fixed = ask.hole.length.isdigit() and hole is None
-            settings = options.settings(ask, int(ask.hole.length) if fixed else 0)
+            settings = options.settings(ask, (ask.hole.length.tokens or 0) if hole is None else 0)
             if process is not None:
                 check_process(settings, process)
         except UserError as error:

@@ -106,13 +106,15 @@ def _record(args: argparse.Namespace) -> Recording:
 def _settings(options: Any, args: argparse.Namespace) -> tuple[Any, int]:
     """Returns the decode settings and the number of open positions."""
     from dlm_eval.harness.decode_options import LENGTH_KEYS
+    from dlm_eval.harness.requests import HOLE, Hole, Length
 
     if args.length is not None and args.length < 1:
         raise UserError(f"--length '{args.length}' is not allowed; it must be 1 or more")
     if args.length is not None and any(key in options.user for key in LENGTH_KEYS):
         raise UserError("--length and the length of --decode exclude each other; give one")
-    ask = options.request({"infill_length": str(args.length)} if args.length is not None else {})
-    length = int(ask.hole.length)
+    ask = options.request({HOLE: Hole(Length(args.length))} if args.length is not None else {})
+    length = ask.hole.length.tokens
+    assert length is not None  # nobody asks for an oracle here
     return options.settings(ask, length), length
 
 

@@ -16,9 +16,9 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 
 from dlm_eval.errors import UserError
-from dlm_eval.harness.decode_options import DecodeOptions, is_ours
+from dlm_eval.harness.decode_options import is_ours
 from dlm_eval.harness.lm_eval_patches import bounded_chat_template, prefix_only
-from dlm_eval.harness.requests import hole_length
+from dlm_eval.harness.requests import HOLE, hole_length
 from dlm_eval.harness.requirements import missing_package
 
 
@@ -54,8 +54,7 @@ def _plain(lm: Any, request: Instance) -> Instance:
     if not any(is_ours(key) for key in arguments):
         return request
     kept = {key: value for key, value in arguments.items() if not is_ours(key)}
-    if "infill_length" in arguments:
-        hole = DecodeOptions().request(arguments).hole
+    if (hole := arguments.get(HOLE)) is not None:
         kept["max_gen_toks"] = hole_length(_Tokens(lm), dataclasses.replace(hole, suffix=""), context)  # type: ignore[arg-type]
     return dataclasses.replace(request, arguments=(context, kept))
 

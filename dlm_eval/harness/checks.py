@@ -72,10 +72,10 @@ def check_options(settings: RunSettings) -> None:
     process = process_of(settings.model, settings.model_args)
     options = DecodeOptions(user, process=process or "absorbing")
     ask = options.request({})
-    if ask.hole.length == str(options.default_length):  # nobody named a length yet: a task may
+    if ask.hole.length.tokens in (None, options.default_length):  # nobody named a length yet: a task may
         decode = resolve(*ask.layers)
     else:
-        decode = options.settings(ask, int(ask.hole.length))
+        decode = options.settings(ask, ask.hole.length.tokens)
     if process is not None:
         check_process(decode, process)
 

@@ -17,7 +17,7 @@ from dlm_eval.decoding.checkpoints import why_not
 from dlm_eval.decoding.presets import authors_preset
 from dlm_eval.decoding.processes import fit_task
 from dlm_eval.errors import UserError, unknown
-from dlm_eval.harness.requests import Hole
+from dlm_eval.harness.requests import HOLE, Hole, Length
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.settings import typed_texts
 
@@ -26,7 +26,6 @@ DEFAULT_LENGTH = 256  # open positions where neither task nor user names a lengt
 OUR_KEYS = tuple(field.name for field in dataclasses.fields(DecodeSettings) if field.name != "until")
 LENGTH_KEYS = ("gen_length", "max_gen_toks", "max_new_tokens", "max_tokens")
 STOP_KEYS = ("until", "stop")  # two names of one setting: lm-eval's, and that of most APIs
-INFILL_KEYS = ("infill_suffix", "infill_length", "infill_reference", "infill_measure")
 USER_KEYS = (*OUR_KEYS, *LENGTH_KEYS, *STOP_KEYS, "preset")
 AR_KEYS = [
     "do_sample",
@@ -112,10 +111,10 @@ class DecodeOptions:
         own: dict[str, Any] = {}
         for key, value in arguments.items():
             name = key.removeprefix("decode_")
-            if key in INFILL_KEYS or key in STOP_KEYS or (key in AR_KEYS and key not in LENGTH_KEYS):
+            if isinstance(value, Hole) or key in STOP_KEYS or (key in AR_KEYS and key not in LENGTH_KEYS):
                 continue
             if name not in (*OUR_KEYS, *LENGTH_KEYS, "preset"):
-                raise unknown("generation_kwargs", key, (*OUR_KEYS, *LENGTH_KEYS, *INFILL_KEYS, "until", "preset"))
+                raise unknown("generation_kwargs", key, (*OUR_KEYS, *LENGTH_KEYS, "until", "preset"))
             own[name] = value
         if self.user.get("preset") == "authors":  # their settings, not a mixture with the task's
             own = {key: value for key, value in own.items() if key in LENGTH_KEYS}
@@ -126,12 +125,7 @@ class DecodeOptions:
             named[0] = fitting  # it is the preset's procedure no more
         layers = (base, fitting, expand(named[1]))
         return Request(
-            hole=Hole(
-                length=str(arguments.get("infill_length") or _length(layers) or self.default_length),
-                suffix=str(arguments.get("infill_suffix") or ""),
-                references=_texts(arguments.get("infill_reference")),
-                measure=str(arguments.get("infill_measure", "alone")),
-            ),
+            hole=arguments.get(HOLE) or Hole(Length(_length(layers) or self.default_length)),
             until=_texts(_stop(arguments)) if _stop(self.user) is None else _typed(_stop(self.user)),
             layers=tuple({k: v for k, v in layer.items() if k not in (*LENGTH_KEYS, *STOP_KEYS)} for layer in layers),
             preset=next((str(layer["preset"]) for layer in reversed(named) if layer.get("preset")), None),
@@ -155,10 +149,70 @@ class DecodeOptions:
         tokens, no block length that does not divide it. A hole of fixed length must fit them exactly.
         """
         settings = dataclasses.replace(self.resolved(ask), until=ask.until)
-        if ask.hole.length == str(length):
+        if ask.hole.length.tokens == length:
             settings.check(length)
             return settings
         return settings.fitted(length)
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """How the holes of one length of a task are decoded.
+
+    Attributes:
+        job: settings of the job: one spelling for one piece of work.
+        draws: whether its answers depend on random numbers.
+        described: what the record of a request says of it.
+    """
+
+    job: DecodeSettings
+    draws: bool
+    described: Mapping[str, Any]
+
+
+class DecodePlans:
+    """The decode settings of a run: resolved once for each task and length.
+
+    Args:
+        options: how requests become settings.
+        model: what decodes.
+    """
+
+    def __init__(self, options: DecodeOptions, model: Denoiser) -> None:
+        self._options, self._model = options, model
+        self._asks: dict[tuple[str, str], Request] = {}
+        self._plans: dict[tuple[Any, ...], DecodePlan] = {}
+
+    def ask(self, arguments: Mapping[str, Any], task: str) -> Request:
+        """Returns what a request of `task` asks for (`DecodeOptions.request`)."""
+        shared = {key: value for key, value in arguments.items() if key != HOLE}
+        key = (task, repr(shared))
+        if key not in self._asks:
+            self._asks[key] = self._options.request(shared, task)
+        hole = arguments.get(HOLE)
+        return self._asks[key] if hole is None else dataclasses.replace(self._asks[key], hole=hole)
+
+    def plan(self, ask: Request, length: int) -> DecodePlan:
+        """Returns the plan for a hole of `length` tokens (`DecodeOptions.settings`)."""
+        key = (id(ask.layers), length, ask.hole.length.tokens == length)  # `_asks` keeps the layers, and so their id
+        if key not in self._plans:
+            self._plans[key] = self._planned(ask, length)
+        return self._plans[key]
+
+    def _planned(self, ask: Request, length: int) -> DecodePlan:
+        settings, process = self._options.settings(ask, length), self._model.process
+        described: dict[str, Any] = {
+            "decode": dataclasses.asdict(settings),
+            "strategy": settings.strategy,
+            "steps": settings.steps or length,
+            "block_length": settings.block_length,
+        }
+        if ask.preset is not None:
+            described["preset"] = ask.preset
+        if ask.replaced:
+            described["replaced"] = dict(ask.replaced)
+        job = settings.canonical(length, process, self._model.block_length)
+        return DecodePlan(job, settings.draws(process), described)
 
 
 def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
@@ -208,9 +262,7 @@ def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict
 def is_ours(key: str) -> bool:
     """Returns whether a generation argument is one that only a diffusion language model understands."""
     return (
-        key in INFILL_KEYS
-        or key.startswith("decode_")
-        or (key in (*OUR_KEYS, "preset", "gen_length") and key not in AR_KEYS)
+        key == HOLE or key.startswith("decode_") or (key in (*OUR_KEYS, "preset", "gen_length") and key not in AR_KEYS)
     )
 
 

@@ -122,7 +122,7 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
         return {
             "decode": asdict(decode.resolved(ask)),
             "until": ask.until,
-            "length": ask.hole.length,
+            "length": str(ask.hole.length),
             "overlong": settings.overlong,
         }
     estimator = asdict(parse_estimator(settings.estimator))

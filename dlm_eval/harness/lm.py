@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -17,7 +17,7 @@ from dlm_eval.answers import answer_jobs
 from dlm_eval.canvas import BLANK, Filling, Score
 from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.harness.chat import template_text
-from dlm_eval.harness.decode_options import DecodeOptions
+from dlm_eval.harness.decode_options import DecodeOptions, DecodePlans
 from dlm_eval.harness.records import Record, doc_key, records_of
 from dlm_eval.harness.requests import Overlong, Prepared, Unbuilt, begin, choice_canvases, hole_canvas, hole_length
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
@@ -80,6 +80,7 @@ class DiffusionLM(TemplateLM):
         self.journal = journal
         self.fingerprint = digest(redact(model.describe()))  # with another token it is the same model
         self.records: list[Record] = []
+        self._decode = DecodePlans(options.decode, model)
         self._device = getattr(model, "device", "cpu")
 
     # -- what lm-eval asks of every model ------------------------------------------------------------------------------
@@ -186,29 +187,16 @@ class DiffusionLM(TemplateLM):
 
         def prepare(request: Instance, record: Record) -> list[Job]:
             context, arguments = request.args
-            ask = self.options.decode.request(arguments, record.task)
+            ask = self._decode.ask(arguments, record.task)
             length = hole_length(self.model, ask.hole, context)
-            settings = self.options.decode.settings(ask, length)
+            plan = self._decode.plan(ask, length)
             key = digest(record.task, record.doc, request.idx, record.repeat)
             prepared = hole_canvas(self.model, context, length, ask.hole.suffix, key, self.options.overlong)
             record.truncated = prepared.truncated
-            record.details = {
-                "until": ask.until,
-                "decode": asdict(settings),
-                "strategy": settings.strategy,
-                "steps": settings.steps or length,
-                "block_length": settings.block_length,
-            }
-            if ask.preset is not None:
-                record.details["preset"] = ask.preset
-            if ask.replaced:
-                record.details["replaced"] = dict(ask.replaced)
-            plain = settings.canonical(
-                length, self.model.process, self.model.block_length
-            )  # one key for one piece of work
-            if not settings.draws(self.model.process):  # repeats, and documents with one prompt, have one answer
-                return [FillJob(replace(prepared.canvas, key=""), plain, 0)]
-            return [FillJob(prepared.canvas, plain, self.options.seed)]
+            record.details = {"until": ask.until, **plan.described}
+            if not plan.draws:  # repeats, and documents with one prompt, have one answer
+                return [FillJob(replace(prepared.canvas, key=""), plan.job, 0)]
+            return [FillJob(prepared.canvas, plan.job, self.options.seed)]
 
         def finish(answers: Sequence[Answer], record: Record) -> str:
             filling = _filling(answers[0])

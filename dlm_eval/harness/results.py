@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dlm_eval.harness.requests import HOLE, Hole
 from dlm_eval.redaction import redact, redact_values
 
 DEEPEST = 100  # containers inside each other that are written
@@ -71,6 +72,14 @@ def make_plain(results: dict[str, Any]) -> None:
     for samples in (results.get("samples") or {}).values():
         for sample in samples:
             sample.update({metric: python_numbers(sample[metric]) for metric in sample["metrics"]})
+            sample["arguments"] = [tuple(map(_plain_argument, arguments)) for arguments in sample["arguments"]]
+
+
+def _plain_argument(argument: Any) -> Any:
+    """Returns an argument of a request with its hole as plain data."""
+    if not isinstance(argument, dict) or not isinstance(argument.get(HOLE), Hole):
+        return argument
+    return {**argument, HOLE: argument[HOLE].plain()}
 
 
 def metrics_of(scores: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
