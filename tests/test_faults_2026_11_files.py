@@ -205,11 +205,11 @@ def test_06_models_of_lm_eval_render_bounded_too() -> None:
 
     from jinja2 import TemplateError
 
-    from dlm_eval.harness.baseline import _bound_template
+    from dlm_eval.harness.lm_eval_patches import bounded_chat_template
 
     lm = SimpleNamespace(tokenizer=build.tokenizer(chat=True))
     expected = lm.tokenizer.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
-    _bound_template(lm, "org/model")
+    bounded_chat_template(lm, "org/model")
     options = {"tokenize": False, "add_generation_prompt": True, "continue_final_message": False}
     assert lm.tokenizer.apply_chat_template(TALK, **options) == expected
     lm.tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
@@ -223,7 +223,7 @@ def test_06_models_of_lm_eval_render_bounded_too() -> None:
     lm.tokenizer.chat_template = {"other": "x"}
     with pytest.raises(UserError, match="'org/model': This model has multiple chat templates"):
         lm.tokenizer.apply_chat_template(TALK, **options)
-    _bound_template(SimpleNamespace(), "an API has no tokenizer of transformers'")
+    bounded_chat_template(SimpleNamespace(), "an API has no tokenizer of transformers'")
 
 
 # -- weights ---------------------------------------------------------------------------------------------------------------

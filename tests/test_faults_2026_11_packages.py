@@ -19,7 +19,7 @@ except ModuleNotFoundError:  # Python 3.10, whose pytest brings it under its fir
     import tomli as tomllib
 
 from dlm_eval.errors import UserError
-from dlm_eval.harness import packages
+from dlm_eval.harness import requirements
 from dlm_eval.harness.lm_eval_patches import missing_modules
 from dlm_eval.harness.requirements import EXTRAS, OTHERWISE, check_packages, missing_package, needs
 from dlm_eval.harness.stand_ins import STAND_INS
@@ -335,7 +335,7 @@ def test_11_the_newest_set_is_newer() -> None:
 
 def test_16_only_files_with_functions_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr(packages, "_imports", lambda file: read.append(file) or ())
+    monkeypatch.setattr(requirements, "_imports", lambda file: read.append(file) or ())
     config = SimpleNamespace(
         process_docs=None, process_results=None, doc_to_text="x", doc_to_target="y", doc_to_choice=None,
         metric_list=[{"metric": "acc", "aggregation": sum}],

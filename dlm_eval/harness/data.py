@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import gzip
 import hashlib
 import json
@@ -81,6 +82,25 @@ class Library:
                 f"dataset {called} cannot be had: {reason}; {hub}; give --data_dir DIR (or the variable"
                 f" DLM_EVAL_DATA) with its files in DIR/{path}"
             ) from error
+
+
+def path_beside(folder: Path, named: Any, directory: bool = False) -> Any:
+    """Returns a path of a task's YAML below the YAML's folder, if it is relative and there is something.
+
+    Args:
+        folder: of the YAML.
+        named: a path or glob, a list of them, or either by split.
+        directory: whether it must be a directory.
+    """
+    if isinstance(named, Mapping):
+        return {split: path_beside(folder, inner) for split, inner in named.items()}
+    if isinstance(named, (list, tuple)):
+        return [path_beside(folder, inner) for inner in named]
+    if not isinstance(named, str) or not named or os.path.isabs(named) or "://" in named:
+        return named
+    path = str(folder.resolve() / named)
+    there = os.path.isdir(path) if directory else bool(glob.glob(path))
+    return path if there else named
 
 
 def _named_files(data_files: Any) -> list[Path]:

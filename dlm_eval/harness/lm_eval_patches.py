@@ -106,6 +106,7 @@ def loading(seeds: Seeds, data_dir: str | Path | None = None) -> Iterator[None]:
         documents_by_seed(seeds),
         bounded_templates(),
         first_sound_document(),
+        paths_beside_yaml(),
         code_eval_in_sandbox(),
         missing_modules(data_dir),
     ):
@@ -189,6 +190,31 @@ def first_sound_document() -> Iterator[None]:
             return from_first_sound(task, docs) if "features" in vars(task) else docs
 
     with replaced(ConfigurableTask, "task_docs", Documents()):
+        yield
+
+
+@contextmanager
+def paths_beside_yaml() -> Iterator[None]:
+    """Reads a task's relative paths from the folder of its YAML (data.py); the task's configuration stays as it is written.
+
+    Upstream: `ConfigurableTask.download` hands `data_files` and `dataset_path` to `datasets`, which reads them from the
+    working directory.
+    """
+    from lm_eval.api.task import ConfigurableTask
+
+    from dlm_eval.harness.data import path_beside
+
+    whole = ConfigurableTask.download
+
+    def download(self: Any, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        folder = Path(str((self.config.metadata or {}).get("config_source"))).parent  # "inline" has the working directory
+        options = dict(dataset_kwargs or {})
+        if "data_files" in options:
+            options["data_files"] = path_beside(folder, options["data_files"])
+        with replaced(self, "DATASET_PATH", path_beside(folder, self.DATASET_PATH, directory=True)):
+            whole(self, options, **kwargs)
+
+    with replaced(ConfigurableTask, "download", download):
         yield
 
 

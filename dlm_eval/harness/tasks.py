@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import glob
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from dlm_eval.harness.seeding import Seeds
 from dlm_eval.harness.task_files import check_config, check_file, check_folder
 from dlm_eval.printable import counted
 
+log = logging.getLogger(__name__)
 WILDCARDS = set("*?[")
 DATA_KEYS = {
     "dataset_path",
@@ -99,6 +101,8 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
     for name, task in loaded["tasks"].items():
         own = task.config.num_fewshot
         wanted = own if num_fewshot is None or own == 0 else num_fewshot  # lm-eval lets a 0 in a YAML stand
+        if own == 0 and num_fewshot:
+            log.warning("task '%s': --num_fewshot %d is ignored; its YAML says num_fewshot: 0", name, num_fewshot)
         examples: Sequence[Any] = getattr(getattr(task, "sampler", None), "df", None) or ()
         evaluated = task.eval_docs
         same = len(examples) == len(evaluated) and len(examples) > 0 and examples[0] == evaluated[0]
