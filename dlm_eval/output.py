@@ -27,6 +27,7 @@ from dlm_eval.printable import printable, printable_lines
 from dlm_eval.redaction import redact_message, redact_text
 
 PREFIX = "printable_"
+LEAST_WIDTH = 24  # characters of a wrapped column
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 MOVES = re.compile(r"[\r\n]|\n*(\x1b\[A)*")  # what a progress bar writes to move the cursor
 FOLLOWS = "\n    "  # before the further lines of one message, so that none looks like a message of its own
@@ -37,12 +38,24 @@ def one_line(text: str) -> str:
     return printable(redact_message(text))
 
 
-def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], **options: Any) -> str:
-    """Returns a table as text; every cell is one printable line, and stays the text that it is."""
+def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], width: int | None = None, **options: Any) -> str:
+    """Returns a table as text; every cell is one printable text, and stays the text that it is.
+
+    Args:
+        rows: cells.
+        headers: of the columns.
+        width: characters of a line; the last column is wrapped to it. None wraps nothing.
+        options: of tabulate.
+    """
     from tabulate import tabulate
 
     cells = [[printable(str(value)) for value in row] for row in rows]
-    shown: str = tabulate(cells, [printable(name) for name in headers], disable_numparse=True, **options)
+    names = [printable(name) for name in headers]
+    if width is not None and cells:
+        longest = [max(len(text) for text in column) for column in zip(names, *cells, strict=True)]
+        left = width - sum(longest[:-1]) - 2 * (len(names) - 1)
+        options["maxcolwidths"] = [None] * (len(names) - 1) + [max(LEAST_WIDTH, left)]
+    shown: str = tabulate(cells, names, disable_numparse=True, **options)
     return shown
 
 

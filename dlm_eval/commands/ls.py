@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -24,7 +26,8 @@ def main(args: argparse.Namespace) -> int:
     headers, rows = {"models": _models, "estimators": _estimators, "strategies": _strategies, "presets": _presets}.get(
         args.what, lambda: _tasks(args)
     )()
-    print(table(list(rows), headers))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # files and pipes get whole lines
+    print(table(list(rows), headers, width=width))
     return 0
 
 

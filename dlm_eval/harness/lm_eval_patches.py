@@ -207,7 +207,9 @@ def paths_beside_yaml() -> Iterator[None]:
     whole = ConfigurableTask.download
 
     def download(self: Any, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        folder = Path(str((self.config.metadata or {}).get("config_source"))).parent  # "inline" has the working directory
+        folder = Path(
+            str((self.config.metadata or {}).get("config_source"))
+        ).parent  # "inline" has the working directory
         options = dict(dataset_kwargs or {})
         if "data_files" in options:
             options["data_files"] = path_beside(folder, options["data_files"])

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dlm_eval.harness.lm_eval_patches import quiet_index
-from dlm_eval.harness.tasks import include_folders, task_configs_dir
+from dlm_eval.harness.tasks import include_folders
+from dlm_eval.packaged import task_configs_dir
 from dlm_eval.yaml_text import read_yaml_text
 
 

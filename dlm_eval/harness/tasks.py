@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import dlm_eval
-from dlm_eval.errors import RunError, UserError, nearest
+from dlm_eval.errors import UserError, nearest
 from dlm_eval.harness import lm_eval_patches as patches
 from dlm_eval.harness.requirements import check_packages, missing_package
 from dlm_eval.harness.run_settings import DEFAULT_SEEDS
 from dlm_eval.harness.sample_errors import reason_of, task_code
 from dlm_eval.harness.seeding import Seeds
 from dlm_eval.harness.task_files import check_config, check_file, check_folder
+from dlm_eval.packaged import task_configs_dir
 from dlm_eval.printable import counted
 
 log = logging.getLogger(__name__)
@@ -27,19 +27,6 @@ DATA_KEYS = {
     "custom_dataset",
     "class",
 }  # a configuration with one of these is a whole task; else it changes one that there is
-
-
-def task_configs_dir() -> Path:
-    """Returns the folder of our task YAMLs: in the installed package, or at the top of a checkout.
-
-    Raises:
-        RunError: it is in neither place, so the installation is broken.
-    """
-    package = Path(dlm_eval.__file__).resolve().parent
-    for folder in (package / "task_configs", package.parent / "task_configs"):
-        if folder.is_dir():
-            return folder
-    raise RunError(f"the task_configs folder is missing beside or in {package}")
 
 
 def load_tasks(
