@@ -52,7 +52,8 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], width: int | No
     cells = [[printable(str(value)) for value in row] for row in rows]
     names = [printable(name) for name in headers]
     if width is not None and cells:
-        longest = [max(len(text) for text in column) for column in zip(names, *cells, strict=True)]
+        headed = [f"{name}  " for name in names]  # tabulate pads headers
+        longest = [max(map(len, column)) for column in zip(headed, *cells, strict=True)]
         left = width - sum(longest[:-1]) - 2 * (len(names) - 1)
         options["maxcolwidths"] = [None] * (len(names) - 1) + [max(LEAST_WIDTH, left)]
     shown: str = tabulate(cells, names, disable_numparse=True, **options)

@@ -70,9 +70,11 @@ def main(args: argparse.Namespace) -> int:
 
 def _prompt(name: str, request: Sequence[Any]) -> list[str]:
     """Returns the first prompt of a task with what the model is to score or to write behind it, as lines."""
+    from dlm_eval.harness.results import plain_argument
+
     context, *rest = request
     lines = ["", one_line(f"{name}: the first prompt"), *(f"  | {line}" for line in str(context).split("\n"))]
-    return [*lines, *(one_line(f"  then {part!r}") for part in rest)]
+    return [*lines, *(one_line(f"  then {plain_argument(part)!r}") for part in rest)]
 
 
 def _notes(task: Any, left: Examples | None) -> list[str]:

@@ -29,7 +29,6 @@ PROMPT = (
     "doc_to_text", "doc_to_choice", "doc_to_image", "doc_to_audio", "use_prompt", "description", "target_delimiter", "fewshot_delimiter",
     "gen_prefix", "output_type", "repeats",
 )  # fmt: skip
-SHOTS = ("fewshot_split", "fewshot_config")  # read where examples are shown
 SCORING = ("process_results", "metric_list", "filter_list", "should_decontaminate", "doc_to_decontamination_query")
 LAYOUT = (
     "device",
@@ -89,7 +88,7 @@ def asked_with(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> d
 
 def _configuration(name: str, task: Any, loaded: Loaded, settings: RunSettings, shots: int) -> dict[str, Any]:
     config = task.config
-    chosen = sorted(set((settings.samples or {}).get(name, ())))
+    chosen = settings.chosen.get(name, [])
     prompted = not (task.OUTPUT_TYPE == "loglikelihood_rolling" and type(task).__module__ == "lm_eval.api.task")
     shots = shots if prompted else 0  # a whole text is scored without a prompt
     templated = settings.apply_chat_template if prompted else False

@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 
 from dlm_eval.canvas import Score
 from dlm_eval.engine import Cost
-from dlm_eval.harness.results import json_value
+from dlm_eval.harness.results import document_number, json_value
 from dlm_eval.noise import digest
 from dlm_eval.scoring.echo import correlations
 
@@ -55,25 +55,27 @@ def doc_key(doc: Any) -> str:
         return digest(json_value(doc))
 
 
-def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Callable[[str, Any], str | None]) -> None:
+def attach_costs(
+    results: dict[str, Any],
+    records: Sequence[Record],
+    reason: Callable[[str, Any], str | None],
+    chosen: Mapping[str, Sequence[int]],
+) -> None:
     """Adds forwards, rows, tokens, seconds, logprob_stderr (and error) to every logged sample.
 
     Args:
         results: lm-eval's results with 'samples'.
         records: what each request cost.
         reason: (task, document) -> why it has no metric, or None.
+        chosen: task -> the documents of --samples, ascending. Requests count among them, logged samples among all.
     """
-    by_doc: dict[tuple[str, int | None], list[Record]] = {}
+    by_document: dict[tuple[str, int | None], list[Record]] = {}
     for record in records:
-        by_doc.setdefault((record.task, record.doc_id), []).append(record)
+        number = document_number(record.task, record.doc_id, chosen)
+        by_document.setdefault((record.task, number), []).append(record)
     for task, samples in (results.get("samples") or {}).items():
-        seen: Counter[str] = Counter()
         for sample in samples:
-            number = seen[
-                sample["filter"]
-            ]  # lm-eval logs each filter's documents in order; its doc_id is permuted under --samples
-            seen[sample["filter"]] += 1
-            own = sorted(by_doc.get((task, number), []), key=lambda r: (r.idx, r.repeat))
+            own = sorted(by_document.get((task, sample["doc_id"]), []), key=lambda r: (r.idx, r.repeat))
             if own:
                 sample["forwards"] = sample["rows"] = sum(r.rows for r in own)
                 sample["tokens"] = sum(r.tokens for r in own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -72,10 +72,10 @@ def make_plain(results: dict[str, Any]) -> None:
     for samples in (results.get("samples") or {}).values():
         for sample in samples:
             sample.update({metric: python_numbers(sample[metric]) for metric in sample["metrics"]})
-            sample["arguments"] = [tuple(map(_plain_argument, arguments)) for arguments in sample["arguments"]]
+            sample["arguments"] = [tuple(map(plain_argument, arguments)) for arguments in sample["arguments"]]
 
 
-def _plain_argument(argument: Any) -> Any:
+def plain_argument(argument: Any) -> Any:
     """Returns an argument of a request with its hole as plain data."""
     if not isinstance(argument, dict) or not isinstance(argument.get(HOLE), Hole):
         return argument
@@ -116,20 +116,26 @@ def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> d
     return found
 
 
-def unscored(tasks: Mapping[str, Any]) -> dict[str, Any]:
+def document_number(task: str, position: int | None, chosen: Mapping[str, Sequence[int]]) -> int | None:
+    """Returns the number of a request's document in its task: lm-eval counts requests among the documents of --samples."""
+    return position if position is None or task not in chosen else chosen[task][position]
+
+
+def unscored(tasks: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Returns lm-eval's results of tasks that were answered and could not be scored: the answers, and no metric."""
     return {
         "results": {name: {"alias": name} for name in tasks},
-        "samples": {name: [_unscored(request) for request in task._instances] for name, task in tasks.items()},
+        "samples": {name: [_unscored(request, chosen) for request in task._instances] for name, task in tasks.items()},
         **{key: {} for key in ("config", "configs", "versions", "n-shot", "higher_is_better", "n-samples")},
         "group_subtasks": {},
     }
 
 
-def _unscored(request: Any) -> dict[str, Any]:
+def _unscored(request: Any, chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     hashes = dict.fromkeys(("doc_hash", "prompt_hash", "target_hash"), "")
     answered = {"arguments": [request.args], "resps": [request.resps], "filtered_resps": [], "metrics": []}
-    return {"doc_id": request.doc_id, "doc": request.doc, "target": None, **answered, "filter": "none", **hashes}
+    number = document_number(request.task_name, request.doc_id, chosen)
+    return {"doc_id": number, "doc": request.doc, "target": None, **answered, "filter": "none", **hashes}
 
 
 def failed_samples(results: Mapping[str, Any]) -> dict[tuple[str, int], str]:

@@ -147,7 +147,7 @@ def _answers_and_scores(
             raise RunError(f"the run failed: {reason_of(error)} (--verbosity DEBUG shows where)") from error
         with errors.adding("all scores"):
             raise
-        outcome = unscored(tasks["tasks"])
+        outcome = unscored(tasks["tasks"], settings.chosen)
     return dict(outcome)
 
 
@@ -195,7 +195,7 @@ def _with_metadata(
     results["configs"] = jsonable_config(results["configs"])
     records = _records(loaded)
     with sample_errors.adding("costs of the samples"):
-        attach_costs(results, records, sample_errors.reason)
+        attach_costs(results, records, sample_errors.reason, settings.chosen)
     errors = count_errors(results)
     named = {
         name: digests(name, task, loaded, settings, results["samples"].get(name, ()))
@@ -244,7 +244,6 @@ def _answered(tasks: Mapping[str, Any]) -> bool:
 def _options(settings: RunSettings) -> dict[str, Any]:
     """Returns the arguments of lm-eval's evaluator that are settings of ours."""
     random, numpy, torch, fewshot = settings.seeds
-    samples = {name: sorted(set(numbers)) for name, numbers in (settings.samples or {}).items()}
     same = (
         "num_fewshot",
         "limit",
@@ -257,7 +256,7 @@ def _options(settings: RunSettings) -> dict[str, Any]:
     )
     return {
         **{name: getattr(settings, name) for name in same},
-        "samples": samples or None,
+        "samples": settings.chosen or None,
         "log_samples": True,
         "system_instruction": settings.system_text,
         "fewshot_as_multiturn": settings.multiturn,

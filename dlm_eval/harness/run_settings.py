@@ -136,6 +136,11 @@ class RunSettings:
         return (self.verbosity or os.environ.get("LMEVAL_LOG_LEVEL") or "").upper() in ("ERROR", "CRITICAL")
 
     @property
+    def chosen(self) -> dict[str, list[int]]:
+        """The documents of `samples`, ascending and none twice."""
+        return {name: sorted(set(numbers)) for name, numbers in (self.samples or {}).items()}
+
+    @property
     def multiturn(self) -> bool:
         """Whether examples are turns of a conversation: under a chat template they are, unless the user says otherwise."""
         turns = self.fewshot_as_multiturn
