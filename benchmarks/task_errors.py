@@ -17,8 +17,8 @@ import numpy as np
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.engine import Engine
-from dlm_eval.harness.estimator_spread import estimator_spread
-from dlm_eval.harness.results import likelihood_columns
+from dlm_eval.harness.metric_errors import estimator_spread
+from dlm_eval.harness.records import likelihood_columns
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.noise import Noise
 from dlm_eval.scoring.auto import Cubature

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlm_eval.canvas import Canvas, Filling, Score
 from dlm_eval.errors import DlmEvalError, RunError, SampleError, UserError
-from dlm_eval.harness.registry import register as _register
+from dlm_eval.harness.lm_eval_patches import register_models
 
 if TYPE_CHECKING:
     from dlm_eval.decoding import fill
@@ -52,4 +52,4 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"dlm_eval.{_LAZY[name]}"), name)
 
 
-_register()
+register_models()

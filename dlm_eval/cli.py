@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 from dlm_eval import __version__
 from dlm_eval.boards.leaderboard import add_parser as add_leaderboard
 from dlm_eval.commands import cache, ls, run, show, sweep, trace, validate
-from dlm_eval.errors import DlmEvalError, RunError, UserError, nearest, unknown
-from dlm_eval.output import spoken_safely
+from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown
+from dlm_eval.output import log_to_stderr, spoken_safely
 from dlm_eval.redaction import learn_words
 from dlm_eval.stopping import INTERRUPTED, drop_output, orderly, say_interrupted
 
@@ -125,14 +125,12 @@ def _run(arguments: list[str]) -> int:
         if parsed.command is None:
             parser.print_help()
             return 0
-        with orderly():
+        with orderly(), log_to_stderr():
             code = int(parsed.main(parsed) or 0)
             sys.stdout.flush()
             return code
     except UserError as error:
         return _say(error, 2)
-    except RunError as error:
-        return _say(error, 1)
     except DlmEvalError as error:
         return _say(error, 1)
     except KeyboardInterrupt:

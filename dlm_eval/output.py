@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import io
 import logging
+import os
 import re
 import sys
 import traceback
@@ -17,14 +18,17 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TextIO
-from unittest.mock import patch
 
 import tqdm.std
 
+from dlm_eval.errors import unknown
+from dlm_eval.patching import replaced
 from dlm_eval.printable import printable, printable_lines
 from dlm_eval.redaction import redact_message, redact_text
 
 PREFIX = "printable_"
+LEAST_WIDTH = 24  # characters of a wrapped column
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 MOVES = re.compile(r"[\r\n]|\n*(\x1b\[A)*")  # what a progress bar writes to move the cursor
 FOLLOWS = "\n    "  # before the further lines of one message, so that none looks like a message of its own
 
@@ -34,12 +38,25 @@ def one_line(text: str) -> str:
     return printable(redact_message(text))
 
 
-def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], **options: Any) -> str:
-    """Returns a table as text; every cell is one printable line, and stays the text that it is."""
+def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], width: int | None = None, **options: Any) -> str:
+    """Returns a table as text; every cell is one printable text, and stays the text that it is.
+
+    Args:
+        rows: cells.
+        headers: of the columns.
+        width: characters of a line; the last column is wrapped to it. None wraps nothing.
+        options: of tabulate.
+    """
     from tabulate import tabulate
 
     cells = [[printable(str(value)) for value in row] for row in rows]
-    shown: str = tabulate(cells, [printable(name) for name in headers], disable_numparse=True, **options)
+    names = [printable(name) for name in headers]
+    if width is not None and cells:
+        headed = [f"{name}  " for name in names]  # tabulate pads headers
+        longest = [max(map(len, column)) for column in zip(headed, *cells, strict=True)]
+        left = width - sum(longest[:-1]) - 2 * (len(names) - 1)
+        options["maxcolwidths"] = [None] * (len(names) - 1) + [max(LEAST_WIDTH, left)]
+    shown: str = tabulate(cells, names, disable_numparse=True, **options)
     return shown
 
 
@@ -65,8 +82,8 @@ def spoken_safely() -> Iterator[None]:
         stream.reconfigure(encoding=PREFIX + codecs.lookup(encoding).name.replace("-", "_"))
     with ExitStack() as stack:
         stack.enter_context(safe_log())
-        stack.enter_context(patch.object(warnings, "formatwarning", _warning))
-        stack.enter_context(patch.object(tqdm.std.tqdm, "__init__", _begin_bar))
+        stack.enter_context(replaced(warnings, "formatwarning", _warning))
+        stack.enter_context(replaced(tqdm.std.tqdm, "__init__", _begin_bar))
         try:
             yield
         except Exception:
@@ -83,12 +100,50 @@ def safe_log() -> Iterator[None]:
     before = logging.getLogRecordFactory()
     logging.setLogRecordFactory(SafeRecord)
     try:
-        with patch.object(
-            logging, "raiseExceptions", False
-        ):  # a handler that fails would print tracebacks past all this
+        with replaced(logging, "raiseExceptions", False):  # a failing handler would print a traceback
             yield
     finally:
         logging.setLogRecordFactory(before)
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes the log to what `sys.stderr` is when a message comes."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+@contextmanager
+def log_to_stderr() -> Iterator[None]:
+    """Shows the log of a command on standard error; `set_verbosity` says from which level on."""
+    root, handler = logging.getLogger(), _StandardError()
+    level = root.level
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+def set_verbosity(level: Any) -> None:
+    """Sets the lowest level of the log that is shown; None for $LMEVAL_LOG_LEVEL, else warnings.
+
+    Raises:
+        UserError: no such level.
+    """
+    name = str(level or os.environ.get("LMEVAL_LOG_LEVEL") or "WARNING").upper()
+    if name not in LEVELS:
+        raise unknown("--verbosity", name, LEVELS)
+    logging.getLogger().setLevel(name)
+    if name != "DEBUG":
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _restore(streams: Sequence[tuple[io.TextIOWrapper, str, str | None]]) -> None:

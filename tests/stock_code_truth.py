@@ -9,7 +9,7 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from dlm_eval.harness.stock_code import note_ahead
+from dlm_eval.harness.lm_eval_patches import judge_programs_ahead
 
 # What `return value` of a function becomes: another value of the same kind where there is one.
 CHANGED = """
@@ -68,7 +68,7 @@ def scores(name: str, task: Any, docs: Sequence[Mapping[str, Any]], answers: Seq
         Instance("generate_until", dict(doc), ("", {}), 0, metadata=(name, number, 1), resps=[answer])
         for number, (doc, answer) in enumerate(zip(docs, answers, strict=True))
     ]
-    note_ahead(name, task)
+    judge_programs_ahead(name, task)
     task.apply_filters()
     found = []
     for instance in task._instances:

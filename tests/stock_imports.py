@@ -12,8 +12,8 @@ from pathlib import Path
 import lm_eval.tasks
 
 from dlm_eval.errors import UserError
-from dlm_eval.harness.packages import missing_package
-from dlm_eval.harness.stand_ins import stand_ins
+from dlm_eval.harness.lm_eval_patches import missing_modules
+from dlm_eval.harness.requirements import missing_package
 
 ROOT = Path(lm_eval.tasks.__file__).parent
 NAMED = re.compile(r"!function\s+([\w.-]+)\.\w+")
@@ -57,6 +57,6 @@ def why_not(path: Path) -> str | None:
 
 if __name__ == "__main__":
     tried = files()
-    with stand_ins(), contextlib.redirect_stdout(sys.stderr):
+    with missing_modules(), contextlib.redirect_stdout(sys.stderr):
         failed = {path.relative_to(ROOT).as_posix(): reason for path in tried if (reason := why_not(path)) is not None}
     print(json.dumps({"tried": len(tried), "failed": failed}))

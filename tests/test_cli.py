@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness_tasks import write_tasks
@@ -342,3 +343,54 @@ def test_a_board_from_the_command_line(tasks: Path, tmp_path: Path, capsys: pyte
     assert main(["--model", "toy", "--tasks", "t_write", "--limit", "1", *base(tasks, tmp_path / "out")]) == 0
     assert main(["leaderboard", str(tmp_path / "out"), "-o", str(tmp_path / "board.csv")]) == 0
     assert (tmp_path / "board.csv").exists() and (tmp_path / "board_wide.csv").exists()
+
+
+RELATIVE = """
+task: relative
+dataset_path: json
+dataset_kwargs: {data_files: {test: data/*.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: q
+doc_to_target: a
+num_fewshot: 0
+generation_kwargs: {until: ["x"], max_gen_toks: 2}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def test_a_task_beside_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Relative paths, shots that the task pins, the first prompt in `validate`, and the column of shots."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "docs.jsonl").write_text('{"q": "abc\\ndef", "a": "d"}\n{"q": "fed", "a": "d"}\n')
+    (tmp_path / "relative.yaml").write_text(RELATIVE)
+    monkeypatch.chdir("/")
+    shots = ("--include_path", str(tmp_path), "--num_fewshot", "2")
+    assert main(["validate", "relative", *shots]) == 0
+    said = capsys.readouterr()
+    assert "task 'relative': --num_fewshot 2 is ignored; its YAML says num_fewshot: 0" in said.err
+    assert "relative: the first prompt\n  | abc\n  | def\n  then {'until': ['x'], 'max_gen_toks': 2}\n" in said.out
+    assert main(["run", "--model", "toy", "--tasks", "relative", *shots, "-o", str(tmp_path / "out")]) == 0
+    head, _, row = capsys.readouterr().out.splitlines()[:3]
+    cells = dict(zip((c.strip() for c in head.split("|")), (c.strip() for c in row.split("|")), strict=True))
+    assert cells["n"] == "2" and cells["shots"] == "0"
+
+
+def test_help_lists_no_option_that_is_refused(capsys: Any) -> None:
+    from dlm_eval.commands.run import REFUSED
+
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    shown = capsys.readouterr().out
+    options = [line.split()[0].rstrip(",") for line in shown.splitlines() if line.strip().startswith("-")]
+    assert "--gen_kwargs" in options and not {f"--{name}" for name in REFUSED} & set(options)
+    for name in REFUSED:
+        assert f"--{name} " not in "\n".join(line for line in shown.splitlines() if "see also" not in line)
+
+
+def test_lists_are_as_wide_as_the_terminal() -> None:
+    from dlm_eval.output import table
+
+    rows = [["a", "word " * 30], ["b", "short"]]
+    assert max(map(len, table(rows, ("name", "about"), width=60).splitlines())) <= 60
+    assert "word " * 29 + "word" in table(rows, ("name", "about"))

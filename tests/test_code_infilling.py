@@ -11,6 +11,7 @@ from lm_eval.api.model import LM
 
 from dlm_eval import sandbox
 from dlm_eval.errors import SampleError
+from dlm_eval.harness.requests import Length
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.metrics import code
 
@@ -113,15 +114,15 @@ def test_the_hole_and_its_surroundings_reach_the_model_exactly(own_problems, nam
         for problem, request in zip(PROBLEMS, writer.asked, strict=True):
             context, arguments = request.args
             assert context == problem["prompt"]
-            assert arguments["infill_suffix"] == problem["suffix"]
+            assert arguments["hole"].suffix == problem["suffix"]
             assert arguments["until"] == []
             if form == "oracle_length":
-                assert arguments["infill_length"] == "oracle"
-                assert arguments["infill_reference"] == [problem["canonical_solution"]]
+                assert arguments["hole"].length == Length()
+                assert arguments["hole"].references == (problem["canonical_solution"],)
                 assert (arguments["steps"], arguments["preset"]) == (32, "diffullama")
             else:
-                assert int(arguments["infill_length"]) >= 32
-                assert "infill_reference" not in arguments
+                assert arguments["hole"].length.tokens >= 32
+                assert not arguments["hole"].references
 
 
 def test_the_group_has_the_four_sets_with_oracle_lengths(own_problems):

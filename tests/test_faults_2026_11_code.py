@@ -26,9 +26,9 @@ from dlm_eval.cli import main
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.code_scan import MODULE, SCRIPT, Hit, package_root, reach, scan
 from dlm_eval.harness.code_table import LM_EVAL, NOT_OF_TASKS, NOTHING_RUN, ROWS, Means, row_of
-from dlm_eval.harness.code_tasks import way_of, ways
+from dlm_eval.harness.code_tasks import is_replaced, way_of, ways
+from dlm_eval.harness.lm_eval_patches import judge_in_sandbox
 from dlm_eval.harness.run import evaluate
-from dlm_eval.harness.stock_code import is_replaced, put_in_sandbox
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.metrics.code_eval import METRIC, CodeEval, Program, imports_numpy, run_programs
 
@@ -267,7 +267,7 @@ def test_01_a_module_that_was_loaded_with_another_code_eval_is_put_right():
     sys.modules[module.__name__] = module
     try:
         assert not is_replaced(module.__file__)
-        put_in_sandbox({})
+        judge_in_sandbox({})
         assert module.compute_ is METRIC and is_replaced(module.__file__)
     finally:
         del sys.modules[module.__name__]

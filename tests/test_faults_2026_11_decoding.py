@@ -18,6 +18,7 @@ from dlm_eval.decoding import STRATEGIES, fill, presets, resolve
 from dlm_eval.decoding.presets import GROUPS, TASK_MISSING, authors_preset
 from dlm_eval.errors import UserError
 from dlm_eval.harness.decode_options import DecodeOptions, user_layer
+from dlm_eval.harness.infill import InfillSpec
 from dlm_eval.harness.task_index import _config, _manager, list_tasks, task_file
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.settings import parse_pairs
@@ -129,7 +130,8 @@ def test_13_stop_strings_typed_in_a_shell(typed: Any, meant: tuple[str, ...]) ->
 def test_13_a_yamls_stop_string_is_literal() -> None:
     assert DecodeOptions().request({"until": "[a,b]"}).until == ("[a,b]",)
     assert DecodeOptions().request({"stop": [r"\n"]}).until == (r"\n",)
-    hole = DecodeOptions().request({"infill_length": "oracle", "infill_reference": "[1, 2]"}).hole
+    spec = InfillSpec.from_metadata("t", {"infill": {"length": "oracle", "reference": "gap"}})
+    hole = DecodeOptions().request({"hole": spec.hole("t", {"gap": "[1, 2]"})}).hole
     assert hole.references == ("[1, 2]",)  # a document's text
 
 

@@ -20,8 +20,9 @@ from dlm_eval.cli import main
 from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
 from dlm_eval.errors import RunError, UserError
+from dlm_eval.harness.results import json_value
 from dlm_eval.harness.run import evaluate
-from dlm_eval.harness.saving import check_tracker, file_name, plain
+from dlm_eval.harness.saving import check_tracker, file_name
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.jobs import FillJob, Job, run_jobs
 from dlm_eval.journal import Journal, checksum
@@ -230,7 +231,11 @@ def test_14_a_metric_that_cannot_be_aggregated_is_missing_and_named(
 def test_14_what_json_cannot_hold_is_written_as_text() -> None:
     inside: list[Any] = [1]
     inside.append(inside)
-    assert plain({(1, 2): inside, "a": {3}, 5: float("inf")}) == {"(1, 2)": [1, "..."], "a": [3], "5": float("inf")}
+    assert json_value({(1, 2): inside, "a": {3}, 5: float("inf")}) == {
+        "(1, 2)": [1, "..."],
+        "a": [3],
+        "5": float("inf"),
+    }
 
 
 def test_14_an_error_behind_the_last_answer_leaves_the_answers(

@@ -18,10 +18,10 @@ from harness_tasks import write_tasks
 
 from dlm_eval import evaluate
 from dlm_eval.answers import decode_answer, encode_answer
+from dlm_eval.boards.run_report import render
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.engine import Engine
-from dlm_eval.harness.estimator_spread import estimator_parts
-from dlm_eval.harness.table import render
+from dlm_eval.harness.metric_errors import estimator_parts
 from dlm_eval.jobs import Answer, Scores
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.noise import Noise, digest

@@ -21,8 +21,8 @@ from harness_tasks import DOCUMENTS, write_tasks
 from safetensors.torch import load_file, save_file
 
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.harness import bounded as limits
-from dlm_eval.harness import guard
+from dlm_eval.harness import sample_errors
+from dlm_eval.harness import time_limits as limits
 from dlm_eval.harness.run import evaluate
 from dlm_eval.models import config_tables, load_model
 from dlm_eval.models.chat import render_chat
@@ -205,11 +205,11 @@ def test_06_models_of_lm_eval_render_bounded_too() -> None:
 
     from jinja2 import TemplateError
 
-    from dlm_eval.harness.baseline import _bound_template
+    from dlm_eval.harness.lm_eval_patches import bounded_chat_template
 
     lm = SimpleNamespace(tokenizer=build.tokenizer(chat=True))
     expected = lm.tokenizer.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
-    _bound_template(lm, "org/model")
+    bounded_chat_template(lm, "org/model")
     options = {"tokenize": False, "add_generation_prompt": True, "continue_final_message": False}
     assert lm.tokenizer.apply_chat_template(TALK, **options) == expected
     lm.tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
@@ -223,7 +223,7 @@ def test_06_models_of_lm_eval_render_bounded_too() -> None:
     lm.tokenizer.chat_template = {"other": "x"}
     with pytest.raises(UserError, match="'org/model': This model has multiple chat templates"):
         lm.tokenizer.apply_chat_template(TALK, **options)
-    _bound_template(SimpleNamespace(), "an API has no tokenizer of transformers'")
+    bounded_chat_template(SimpleNamespace(), "an API has no tokenizer of transformers'")
 
 
 # -- weights ---------------------------------------------------------------------------------------------------------------
@@ -533,8 +533,8 @@ ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% 
 
 
 def test_06_a_filter_that_backtracks_costs_its_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "FILTER_SECONDS", 0.5)
-    monkeypatch.setattr(guard, "MOST_SLOW", 2)
+    monkeypatch.setattr(sample_errors, "FILTER_SECONDS", 0.5)
+    monkeypatch.setattr(sample_errors, "MOST_SLOW", 2)
     file = write_tasks(tmp_path) / "t_write.yaml"
     file.write_text(file.read_text() + SLOW_FILTER)
     (tmp_path / "slow.py").write_text(SLOW)
@@ -546,7 +546,7 @@ def test_06_a_filter_that_backtracks_costs_its_samples(tmp_path: Path, monkeypat
 
 
 def test_06_a_prompt_that_never_ends_costs_one_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "PROMPT_SECONDS", 0.5)
+    monkeypatch.setattr(sample_errors, "PROMPT_SECONDS", 0.5)
     file = write_tasks(tmp_path) / "t_write.yaml"
     endless = "{% if text == 'fab' %}" + ENDLESS + "{% endif %}{{text}}"
     file.write_text(file.read_text().replace('doc_to_text: "{{text}}"', f'doc_to_text: "{endless}"'))
@@ -567,9 +567,9 @@ def test_06_a_prompt_with_half_of_a_surrogate_pair_costs_one_sample(tmp_path: Pa
 
 
 def test_06_a_template_that_never_ends_while_its_task_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dlm_eval.harness import tasks, while_loading
+    from dlm_eval.harness import tasks
 
-    monkeypatch.setattr(while_loading, "PROMPT_SECONDS", 0.5)
+    monkeypatch.setattr(sample_errors, "PROMPT_SECONDS", 0.5)
     file = write_tasks(tmp_path) / "t_write.yaml"
     file.write_text(file.read_text().replace('doc_to_text: "{{text}}"', f'doc_to_text: "{ENDLESS}"'))
     with pytest.raises(UserError, match="task 't_write'.*a template took more than") as caught:
@@ -601,9 +601,9 @@ def test_06_the_limit_is_processor_time_and_leaves_no_trace() -> None:
     import re
     import signal
 
-    with pytest.raises(limits.TooSlow, match="it took more than 0 s"), limits.bounded("it", 0.3):
+    with pytest.raises(limits.TooSlow, match="it took more than 0 s"), limits.time_limit("it", 0.3):
         re.search("(a+)+$", "a" * 60 + "b")
-    with limits.bounded("it", 0.2):
+    with limits.time_limit("it", 0.2):
         time.sleep(0.6)  # waiting is no work
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL

@@ -19,9 +19,10 @@ except ModuleNotFoundError:  # Python 3.10, whose pytest brings it under its fir
     import tomli as tomllib
 
 from dlm_eval.errors import UserError
-from dlm_eval.harness import packages
-from dlm_eval.harness.packages import EXTRAS, OTHERWISE, check_packages, missing_package, needs
-from dlm_eval.harness.stand_ins import STAND_INS, stand_ins
+from dlm_eval.harness import requirements
+from dlm_eval.harness.lm_eval_patches import missing_modules
+from dlm_eval.harness.requirements import EXTRAS, OTHERWISE, check_packages, missing_package, needs
+from dlm_eval.harness.stand_ins import STAND_INS
 from dlm_eval.metrics.squad import compute_exact, compute_f1, get_tokens, normalize_answer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +86,7 @@ def test_15_answers_are_normalised_as_published() -> None:
 
 def test_15_what_is_gone_stands_in_while_tasks_load_and_not_after() -> None:
     before = set(sys.modules)
-    with stand_ins():
+    with missing_modules():
         import transformers.data.metrics.squad_metrics as squad_metrics  # noqa: PLC0415
         from transformers.data.metrics import squad_metrics as again
 
@@ -201,19 +202,19 @@ def test_16_nltks_files_are_never_downloaded_offline(tmp_path: Path, monkeypatch
     monkeypatch.setattr(nltk.data, "path", [])
     where = tmp_path / "nltk_data" / "tokenizers" / "punkt_tab"
     with (
-        stand_ins(tmp_path),
+        missing_modules(tmp_path),
         pytest.raises(UserError, match=r"nltk's 'punkt_tab' .* DIR/nltk_data/tokenizers/punkt_tab"),
     ):
         nltk.download("punkt_tab")
     where.mkdir(parents=True)
-    with stand_ins(tmp_path):
+    with missing_modules(tmp_path):
         assert nltk.download("punkt_tab") and nltk.download("punkt")
         assert nltk.data.find("tokenizers/punkt_tab") == str(where)
 
 
 def failure_of(code: str) -> str:
     """Runs code with the stand-ins in place in a process of its own; returns the end of what it says if it fails."""
-    program = f"from dlm_eval.harness.stand_ins import stand_ins\nwith stand_ins():\n    {code}\n"
+    program = f"from dlm_eval.harness.lm_eval_patches import missing_modules\nwith missing_modules():\n    {code}\n"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     return ran.stderr[-500:] or "no reason" if ran.returncode else ""
 
@@ -334,7 +335,7 @@ def test_11_the_newest_set_is_newer() -> None:
 
 def test_16_only_files_with_functions_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr(packages, "_imports", lambda file: read.append(file) or ())
+    monkeypatch.setattr(requirements, "_imports", lambda file: read.append(file) or ())
     config = SimpleNamespace(
         process_docs=None, process_results=None, doc_to_text="x", doc_to_target="y", doc_to_choice=None,
         metric_list=[{"metric": "acc", "aggregation": sum}],

@@ -22,9 +22,9 @@ from lm_eval.tasks import TaskManager
 import dlm_eval
 from dlm_eval import evaluate
 from dlm_eval.boards.leaderboard import leaderboard, wide
+from dlm_eval.boards.run_report import render
 from dlm_eval.cli import main
 from dlm_eval.harness.sources import source
-from dlm_eval.harness.table import render
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.models.probes import batch_invariant, depends_on_batch
 

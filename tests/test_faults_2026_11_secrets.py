@@ -20,8 +20,8 @@ from dlm_eval import evaluate, redaction
 from dlm_eval.boards.csv_file import write_files
 from dlm_eval.cli import main
 from dlm_eval.errors import RunError, SampleError, UserError
-from dlm_eval.harness.block import public
 from dlm_eval.harness.results import public_results
+from dlm_eval.harness.run_metadata import public_arguments
 from dlm_eval.harness.trackers import Reports
 from dlm_eval.journal import Journal
 from dlm_eval.redaction import REDACTED, is_secret_name, learn, learn_words, redact, redact_message, redact_text
@@ -350,7 +350,7 @@ def test_05_names_of_tasks_columns_and_metrics_are_no_settings() -> None:
 
 def test_05_arguments_in_results_keep_what_is_no_secret() -> None:
     given = {"add_bos_token": True, "key": "k", "token": "x", "pretrained": "a" * 5000}
-    assert public(given) == {**given, "token": REDACTED}
+    assert public_arguments(given) == {**given, "token": REDACTED}
 
 
 def _written(folder: Path) -> Iterator[tuple[str, str]]:

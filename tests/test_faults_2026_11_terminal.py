@@ -17,9 +17,9 @@ import tqdm
 
 from dlm_eval.boards.csv_file import cell, safe_text
 from dlm_eval.boards.leaderboard import leaderboard, write
+from dlm_eval.boards.run_report import render
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
-from dlm_eval.harness.table import render
 from dlm_eval.output import spoken_safely, table
 from dlm_eval.printable import CONTROL, counted, printable, valid_unicode
 

@@ -16,7 +16,7 @@ from harness_tasks import DOCUMENTS, write_tasks
 from dlm_eval.canvas import Filling
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
-from dlm_eval.harness.contained import contained
+from dlm_eval.harness.lm_eval_patches import evaluating
 from dlm_eval.harness.run import evaluate
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.trackers import Reports, parse_reports, scalars
@@ -204,7 +204,7 @@ def test_lm_evals_chatter_is_contained_and_comes_back(capsys: pytest.CaptureFixt
         return metrics.bootstrap_stderr(metrics.mean, [0.0, 1.0, 1.0], 1000)
 
     compiled = utils.env.from_string
-    with contained():
+    with evaluating():
         inside = bootstrap()
         assert utils.env.from_string("{{a}} b") is utils.env.from_string("{{a}} b")  # compiled once
         assert utils.apply_template("{{a}} b", {"a": 1}) == "1 b"

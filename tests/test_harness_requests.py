@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.decode_options import DecodeOptions, user_layer
 from dlm_eval.harness.lm import cut_at, visible
-from dlm_eval.harness.requests import Hole, continuation_canvas, encode_pair, hole_canvas, hole_length
+from dlm_eval.harness.requests import Hole, Length, continuation_canvas, encode_pair, hole_canvas, hole_length
 from dlm_eval.models.families.toy import Toy, ToySettings
 
 
@@ -85,11 +86,11 @@ def test_a_hole_keeps_the_text_next_to_it(toy: Toy) -> None:
 @pytest.mark.parametrize(
     ("hole", "length"),
     [
-        (Hole("7"), 7),
-        (Hole("oracle", references=("abc", "abcde")), 5),
-        (Hole("oracle+10", references=("abc",)), 13),
-        (Hole("oracle", references=(" ab",), measure="in_place"), 3),
-        (Hole("12", suffix="ab", measure="canvas"), 7),
+        (Hole(Length(7)), 7),
+        (Hole(Length(), references=("abc", "abcde")), 5),
+        (Hole(Length(None, 10), references=("abc",)), 13),
+        (Hole(Length(), references=(" ab",), measure="in_place"), 3),
+        (Hole(Length(12), suffix="ab", measure="canvas"), 7),
     ],
 )
 def test_lengths_of_holes(toy: Toy, hole: Hole, length: int) -> None:
@@ -97,27 +98,28 @@ def test_lengths_of_holes(toy: Toy, hole: Hole, length: int) -> None:
 
 
 def test_lengths_that_cannot_be(toy: Toy) -> None:
-    with pytest.raises(UserError, match="oracle"):
-        hole_length(toy, Hole("long"), "abc")
+    for text in ("long", "0", "oracle+", "-3", "3.5"):
+        with pytest.raises(ValueError, match=re.escape(text)):
+            Length.parse(text)
     with pytest.raises(SampleError, match="reference"):
-        hole_length(toy, Hole("oracle"), "abc")
+        hole_length(toy, Hole(Length()), "abc")
     with pytest.raises(SampleError, match="fills the canvas"):
-        hole_length(toy, Hole("3", measure="canvas"), "abc")
+        hole_length(toy, Hole(Length(3), measure="canvas"), "abc")
 
 
 def test_autoregressive_defaults_of_a_yaml_do_not_touch_the_sampler() -> None:
     options = DecodeOptions({"temperature": 0.7})
     ask = options.request({"until": ["x"], "temperature": 0.0, "do_sample": False, "max_gen_toks": 8, "num_beams": 1})
     settings = options.settings(ask, 8)
-    assert settings.temperature == 0.7 and settings.until == ("x",) and ask.hole.length == "8"
+    assert settings.temperature == 0.7 and settings.until == ("x",) and ask.hole.length == Length(8)
     assert options.settings(options.request({"decode_temperature": 0.3}), 256).temperature == 0.7
     assert DecodeOptions().settings(DecodeOptions().request({"decode_temperature": 0.3}), 256).temperature == 0.3
 
 
 def test_the_users_length_wins_over_the_yaml_but_not_over_an_oracle() -> None:
     options = DecodeOptions(user_layer({"max_gen_toks": 4}, {"gen_length": 6}))
-    assert options.request({"max_gen_toks": 9}).hole.length == "6"
-    assert options.request({"infill_length": "oracle"}).hole.length == "oracle"
+    assert options.request({"max_gen_toks": 9}).hole.length == Length(6)
+    assert options.request({"hole": Hole(Length())}).hole.length == Length()
 
 
 @pytest.mark.parametrize("key", ["stepz", "foo"])

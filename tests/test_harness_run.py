@@ -273,3 +273,15 @@ def test_long_texts_are_scored_in_windows(tmp_path: Path) -> None:
     assert whole["results"]["t_roll"] != strided["results"]["t_roll"]
     with pytest.raises(UserError, match="stride '99'"):
         run(folder, "t_roll", **options, stride=99)
+
+
+def test_costs_belong_to_their_documents_under_samples(tmp_path: Path) -> None:
+    """lm-eval numbers requests among the chosen documents and logged samples among all."""
+    options = {"include_path": str(write_tasks(tmp_path)), "verbosity": "ERROR", "bootstrap_iters": 0}
+    estimator = {"estimator": "pseudo"}  # a row per token
+    whole = evaluate("toy", ["t_last"], **options, **estimator)["samples"]["t_last"]
+    some = evaluate("toy", ["t_last"], samples={"t_last": [3, 1, 1]}, **options, **estimator)["samples"]["t_last"]
+    assert [sample["doc_id"] for sample in some] == [1, 3]
+    for sample in some:
+        same = whole[sample["doc_id"]]
+        assert [sample[key] for key in ("doc", "rows", "tokens")] == [same[key] for key in ("doc", "rows", "tokens")]

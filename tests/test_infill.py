@@ -7,6 +7,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from dlm_eval.errors import UserError
 from dlm_eval.harness.infill import InfillSpec, InfillTask
+from dlm_eval.harness.requests import Hole, Length
 
 DOC = {"a": "one two", "b": " six", "n": 7, "names": ["x", "yy"], "nested": {"list": ["p", "q"]}}
 
@@ -35,27 +36,22 @@ def config(tmp_path, **infill):
 
 
 @pytest.mark.parametrize(
-    ("infill", "keys"),
+    ("infill", "hole"),
     [
-        ({"length": 12}, {"infill_length": "12"}),
-        ({"length": "{{n}}", "suffix": "{{b}}!"}, {"infill_length": "7", "infill_suffix": " six!"}),
-        ({"length": "oracle", "reference": "a"}, {"infill_length": "oracle", "infill_reference": ["one two"]}),
-        ({"length": "oracle+3", "reference": "names"}, {"infill_length": "oracle+3", "infill_reference": ["x", "yy"]}),
-        ({"length": "oracle", "reference": "nested.list"}, {"infill_length": "oracle", "infill_reference": ["p", "q"]}),
-        ({"length": "oracle", "reference": "{{b}}."}, {"infill_length": "oracle", "infill_reference": [" six."]}),
+        ({"length": 12}, Hole(Length(12))),
+        ({"length": "{{n}}", "suffix": "{{b}}!"}, Hole(Length(7), " six!")),
+        ({"length": "oracle", "reference": "a"}, Hole(Length(), "", ("one two",))),
+        ({"length": "oracle+3", "reference": "names"}, Hole(Length(None, 3), "", ("x", "yy"))),
+        ({"length": "oracle", "reference": "nested.list"}, Hole(Length(), "", ("p", "q"))),
+        ({"length": "oracle", "reference": "{{b}}."}, Hole(Length(), "", (" six.",))),
         (
             {"length": "oracle", "reference": lambda doc: doc["names"], "measure": "in_place", "suffix": ""},
-            {
-                "infill_length": "oracle",
-                "infill_reference": ["x", "yy"],
-                "infill_measure": "in_place",
-                "infill_suffix": "",
-            },
+            Hole(Length(), "", ("x", "yy"), "in_place"),
         ),
     ],
 )
-def test_keys_of_a_document(infill, keys):
-    assert spec(**infill).keys("t", DOC) == keys
+def test_hole_of_a_document(infill, hole):
+    assert spec(**infill).hole("t", DOC) == hole
 
 
 @pytest.mark.parametrize(
@@ -82,10 +78,10 @@ def test_a_task_without_settings_is_told():
 
 def test_a_column_that_is_not_there_is_told():
     with pytest.raises(UserError, match="'nmaes' is no column of the document: a, b, n"):
-        spec(length="oracle", reference="nmaes").keys("t", DOC)
+        spec(length="oracle", reference="nmaes").hole("t", DOC)
 
 
-def test_requests_carry_flat_keys_per_document(tmp_path):
+def test_requests_carry_the_hole_of_their_document(tmp_path):
     task = InfillTask(config=config(tmp_path, length="oracle", suffix="{{b}}", reference="m"))
     task.set_config("num_fewshot", 0)
     task.build_all_requests()
@@ -95,9 +91,7 @@ def test_requests_carry_flat_keys_per_document(tmp_path):
             {
                 "until": [],
                 "steps": 4,
-                "infill_length": "oracle",
-                "infill_suffix": f" end {i}",
-                "infill_reference": ["gap" * (i + 1)],
+                "hole": Hole(Length(), f" end {i}", ("gap" * (i + 1),)),
             },
         )
         for i in range(2)
@@ -110,13 +104,13 @@ def test_requests_in_the_list_form_of_lm_eval_0_5(tmp_path, monkeypatch):
     monkeypatch.setattr(ConfigurableTask, "construct_requests", lambda *args, **kwargs: [original(*args, **kwargs)])
     task = InfillTask(config=config(tmp_path, length=5))
     (request,) = task.construct_requests(task.eval_docs[0], "start 0", metadata=("gap", 0, 1))
-    assert request.args == ("start 0", {"until": [], "steps": 4, "infill_length": "5"})
+    assert request.args == ("start 0", {"until": [], "steps": 4, "hole": Hole(Length(5))})
 
 
 def test_a_function_stands_by_name_in_the_results(tmp_path):
     task = InfillTask(config=config(tmp_path, length="oracle", reference=middle))
     assert task.config.metadata["infill"]["reference"].endswith("test_infill.middle")
-    assert task.infill.keys("gap", task.eval_docs[1])["infill_reference"] == ["gapgap"]
+    assert task.infill.hole("gap", task.eval_docs[1]).references == ("gapgap",)
 
 
 def middle(doc):

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from dlm_eval import hub
 from dlm_eval.errors import UserError
-from dlm_eval.harness.data import local_first
+from dlm_eval.harness.lm_eval_patches import local_first
 from dlm_eval.hub import hub_reachable
 
 CARD = '---\nconfigs:\n- config_name: "main"\n  data_files:\n  - split: test\n    path: main/test.jsonl\n---\n'

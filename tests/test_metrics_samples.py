@@ -137,7 +137,7 @@ def test_a_judge_without_bos_begins_with_its_end_of_text(
 def test_a_judge_that_cannot_be_had_is_one_line_before_a_model_is_loaded(
     name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlm_eval.harness.run.load", lambda *_: pytest.fail("the model was loaded first"))
+    monkeypatch.setattr("dlm_eval.harness.run.open_model", lambda *_: pytest.fail("the model was loaded first"))
     if name == "vision":
         shutil.copytree(packaged_asset("tiny-ar"), tmp_path / name)
         (tmp_path / name / "config.json").write_text('{"model_type": "vit"}')
@@ -266,8 +266,8 @@ def test_samples_between_real_text(results: dict[str, Any], judge: Judge) -> Non
             assert sample["ar_nll_real"] == pytest.approx(-real.logprob / len(real.tokens), abs=1e-5)
         assert results["dlm_eval"]["tasks"][name]["gen_length"] == 32  # the condition's own, whatever --decode says
     asked = results["samples"]["enclosed_32"][0]["arguments"][0][1]
-    assert asked["infill_suffix"] == results["samples"]["enclosed_32"][0]["doc"]["suffix"]
-    assert "infill_suffix" not in results["samples"]["prefix_32"][0]["arguments"][0][1]
+    assert asked["hole"]["suffix"] == results["samples"]["enclosed_32"][0]["doc"]["suffix"]
+    assert "suffix" not in results["samples"]["prefix_32"][0]["arguments"][0][1]["hole"]
 
 
 def test_the_judge_and_the_number_of_samples_do_not_change_the_samples(tmp_path: Path) -> None:

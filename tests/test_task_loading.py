@@ -9,7 +9,8 @@ import pytest
 
 from dlm_eval.errors import UserError
 from dlm_eval.harness.code_tasks import ways
-from dlm_eval.harness.tasks import check_fewshot, load_tasks, task_configs_dir
+from dlm_eval.harness.tasks import check_fewshot, load_tasks
+from dlm_eval.packaged import task_configs_dir
 
 QUIZ = """\
 task: quiz

@@ -10,7 +10,8 @@ from lm_eval import evaluator
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from dlm_eval.harness.data import local_first
+from dlm_eval.harness.lm_eval_patches import local_first
+from dlm_eval.harness.requests import Hole, Length
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.metrics import code
 
@@ -187,8 +188,7 @@ def test_glue_shows_examples_when_asked(own_data):
                 "until": [],
                 "preset": "diffullama",
                 "steps": "length",
-                "infill_length": "oracle+10",
-                "infill_reference": ["Iron", "Fe", "Iron (element)"],
+                "hole": Hole(Length(None, 10), references=("Iron", "Fe", "Iron (element)")),
             },
         ),
         (
@@ -204,9 +204,7 @@ def test_glue_shows_examples_when_asked(own_data):
                 "preset": "diffullama",
                 "steps": "length",
                 "decode_temperature": 1.0,
-                "infill_length": "oracle",
-                "infill_measure": "in_place",
-                "infill_reference": [" ring"],
+                "hole": Hole(Length(), references=(" ring",), measure="in_place"),
             },
         ),
         (
@@ -217,8 +215,7 @@ def test_glue_shows_examples_when_asked(own_data):
                 "preset": "diffullama",
                 "steps": 64,
                 "decode_temperature": 0.0,
-                "infill_length": "256",
-                "infill_measure": "canvas",
+                "hole": Hole(Length(256), measure="canvas"),
             },
         ),
         (
@@ -234,9 +231,11 @@ def test_glue_shows_examples_when_asked(own_data):
                 "until": [],
                 "preset": "diffullama",
                 "steps": 32,
-                "infill_length": "oracle",
-                "infill_suffix": "Her mother called the neighbours. The kitten was theirs.",
-                "infill_reference": ["She dried it with a towel."],
+                "hole": Hole(
+                    Length(),
+                    "Her mother called the neighbours. The kitten was theirs.",
+                    ("She dried it with a towel.",),
+                ),
             },
         ),
     ],
@@ -247,12 +246,12 @@ def test_generation_requests(tasks, name, context, arguments):
 
 def test_second_story_ends_with_its_right_ending(tasks):
     arguments = tasks["rocstories_infill"].instances[1].args[1]
-    assert arguments["infill_suffix"] == "He waited for three hours. The bread was hard as stone."
+    assert arguments["hole"].suffix == "He waited for three hours. The bread was hard as stone."
 
 
 def test_doubled_spaces_are_single_in_lambadas_prefix(tasks):
     context, arguments = tasks["lambada_diffullama"].instances[1].args
-    assert context.endswith("door opened and in came") and arguments["infill_reference"] == [" ben"]
+    assert context.endswith("door opened and in came") and arguments["hole"].references == (" ben",)
 
 
 # -- equal to lm-eval's own tasks --------------------------------------------------------------------------------------
@@ -332,7 +331,7 @@ def test_real_files(shared):
     assert first["triviaqa_oracle_length"] == "Question: Who was the man behind The Chipmunks??\nAnswer: "
     assert first["lambada_diffullama"].endswith("a confident grin , i do n't care about")
     assert first["rocstories_infill"].startswith("Rick grew up in a troubled household. He never")
-    assert tasks["rocstories_infill"].instances[0].args[1]["infill_suffix"].endswith(" He is happy now.")
+    assert tasks["rocstories_infill"].instances[0].args[1]["hole"].suffix.endswith(" He is happy now.")
 
 
 def test_gsm8k_prompts_on_the_real_file_are_lm_evals(shared):
@@ -384,5 +383,5 @@ def test_demo_requests_join_to_the_texts_that_tiny_learned():
     assert "".join(word.args) == word.doc["text"]
     context, choice = requests["demo_choice"].args
     assert not context.endswith(" ") and choice.startswith(" ") and not choice.startswith("  ")
-    whole = story.args[0] + story.args[1]["infill_reference"][0] + story.args[1]["infill_suffix"]
+    whole = story.args[0] + story.args[1]["hole"].references[0] + story.args[1]["hole"].suffix
     assert "  " not in whole and whole.count(".") == 5

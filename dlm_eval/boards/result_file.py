@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm_eval.printable import valid_unicode
+from dlm_eval.sandbox import UNSANDBOXED
 
 # Metrics that are fractions wherever lm-eval or this package declares them in a task's metric_list. The declaration is
 # asked for as well, because Python-class tasks (squadv2) call percentages "f1" too and declare nothing.
@@ -29,7 +30,6 @@ MOST_BYTES = 64 << 20  # of a result file, which has no samples in it
 MOST_MEMBERS = 100_000  # tasks in all groups together
 MOST_SCORES = 20_000
 MOST_CHARACTERS = 500  # of a cell
-UNSANDBOXED = "UNSANDBOXED"
 _CHECKPOINT_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's order for model_name
 _DEEPEST = 8  # objects within a metric
 _VOLATILE = ("batch_size", "batch_sizes", "device", "use_cache")  # config keys that do not change the answers

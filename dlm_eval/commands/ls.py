@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dlm_eval.commands.options import add_options
 from dlm_eval.output import table
 
 
@@ -13,7 +16,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds `ls`."""
     parser = subparsers.add_parser("ls", help="list models, tasks, estimators, strategies or presets")
     parser.add_argument("what", choices=("models", "tasks", "estimators", "strategies", "presets"))
-    parser.add_argument("--include_path", help="further folder of task YAMLs")
+    add_options(parser, "--include_path")
     parser.add_argument("--all", action="store_true", help="tasks: lm-eval's own too (takes some seconds)")
     parser.set_defaults(main=main)
 
@@ -23,7 +26,8 @@ def main(args: argparse.Namespace) -> int:
     headers, rows = {"models": _models, "estimators": _estimators, "strategies": _strategies, "presets": _presets}.get(
         args.what, lambda: _tasks(args)
     )()
-    print(table(list(rows), headers))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # files and pipes get whole lines
+    print(table(list(rows), headers, width=width))
     return 0
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from lm_eval._cli.utils import MergeDictAction, key_val_to_dict
-
-from dlm_eval.commands.report import report, say
-from dlm_eval.errors import RunError, UserError, unknown
-from dlm_eval.output import one_line
+from dlm_eval.commands.options import add_options
+from dlm_eval.errors import RunError, UserError
+from dlm_eval.harness.lm_eval_patches import run_parser
+from dlm_eval.output import one_line, set_verbosity
 from dlm_eval.redaction import learn_words
 
 if TYPE_CHECKING:
@@ -29,45 +26,19 @@ REFUSED = {
 PLAIN = ("command", "config", "main", "func", "show_config", "trust_remote_code", "check_integrity")
 
 
-class Pairs(MergeDictAction):
-    """lm-eval's `k=v,...` or JSON. Braces inside a value (`device_map={"": "cpu"}`) do not make JSON of the whole, and errors name the option."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
-    ) -> None:
-        """Merges the pairs into the option's value so far."""
-        try:
-            if values and not values[0].lstrip().startswith("{"):
-                values = [{key: value for text in values for key, value in key_val_to_dict(text).items()}]
-            super().__call__(parser, namespace, values, option_string)
-        except ValueError as error:
-            raise UserError(
-                f"{option_string} '{' '.join(map(str, values))}' is not key=value,... or JSON: {error}"
-            ) from error
-
-
 def add_parser(subparsers: Any) -> None:
     """Adds `run`: lm-eval's own option tree, so that every name and meaning is the same, with our group behind it."""
-    from lm_eval._cli.run import Run
-
-    Run.create(subparsers)
-    parser: argparse.ArgumentParser = subparsers.choices["run"]
-    parser.allow_abbrev = False
+    parser = run_parser(subparsers)
     for action in parser._actions:
-        if isinstance(action, MergeDictAction):
-            action.__class__ = Pairs
+        if action.dest in REFUSED:
+            action.help = argparse.SUPPRESS
     parser.usage = "dlm-eval [run] --model MODEL --tasks TASK[,TASK] [--model_args k=v,...] [options]"
     parser.epilog = "Docs: README.md and docs/. `dlm-eval ls models|tasks|estimators|strategies` lists what there is."
     ours = parser.add_argument_group("diffusion language models (dlm_eval)")
     ours.add_argument(
         "--estimator", metavar="NAME[,k=v]", help="likelihood estimator (default: auto; see `dlm-eval ls estimators`)"
     )
-    ours.add_argument(
-        "--decode", metavar="k=v,...", nargs="+", help="decoding settings (preset=..., steps=..., strategy=..., ...)"
-    )
-    ours.add_argument(
-        "--data_dir", metavar="DIR", help="datasets from local files before the hub (default: $DLM_EVAL_DATA)"
-    )
+    add_options(ours, "--decode", "--data_dir", "--devices", "--sandbox", "--unsandboxed")
     ours.add_argument(
         "--overlong",
         choices=("truncate", "error"),
@@ -79,21 +50,11 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="tokens that each later window of a long text scores (default: as many as fit)",
     )
-    ours.add_argument(
-        "--devices",
-        metavar="0,1|cpu:2|gpu:4|auto",
-        help="one worker process per device (default: one device, in this process)",
-    )
     ours.add_argument("--engine", choices=("local", "ray"), help="where workers run (default: local)")
     ours.add_argument(
         "--ray_address",
         metavar="ADDRESS",
         help="Ray cluster for --engine ray (default: $RAY_ADDRESS, else one on this machine)",
-    )
-    ours.add_argument(
-        "--sandbox",
-        choices=("auto", "namespaces", "plain"),
-        help="kind of sandbox for generated code; an error if it cannot be had (default: auto, the best that can; see docs/sandbox.md)",
     )
     ours.add_argument(
         "--report_to",
@@ -106,19 +67,11 @@ def add_parser(subparsers: Any) -> None:
         default=None,
         help="score the answers in the journal of --output_path again; the model is not loaded",
     )
-    ours.add_argument(
-        "--unsandboxed",
-        action="store_true",
-        default=None,
-        help="with --confirm_run_unsafe_code: tasks that the sandbox cannot hold may run generated code, with no protection",
-    )
     resume = ours.add_mutually_exclusive_group()
     resume.add_argument(
         "--resume", action="store_true", default=None, help="use the answers in the journal of --output_path (default)"
     )
-    resume.add_argument(
-        "--no_resume", dest="resume", action="store_false", help="compute everything again, and keep no journal"
-    )
+    add_options(resume, "--no_resume")
     ours.add_argument(
         "--no_log_samples",
         dest="log_samples",
@@ -135,6 +88,7 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         RunError: something is missing behind a run that is saved: a metric, the board, a report.
     """
+    from dlm_eval.boards.run_report import report, say
     from dlm_eval.harness.trackers import parse_reports
 
     given = {key: value for key, value in vars(args).items() if value is not None and key not in PLAIN}
@@ -143,7 +97,7 @@ def main(args: argparse.Namespace) -> int:
         if values.pop(name, None) or getattr(args, name, None):
             raise UserError(f"--{name} is not supported: {reason}")
     reports = parse_reports(values.pop("report_to", None), {name: values.pop(name, None) for name in TRACKER_ARGS})
-    _verbosity(values.get("verbosity"))
+    set_verbosity(values.get("verbosity"))
     values.setdefault("output_path", "results")
     from dlm_eval.harness.run import run
     from dlm_eval.harness.run_settings import output_directory, run_settings
@@ -161,7 +115,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _trusting(settings: RunSettings) -> RunSettings:
-    from dlm_eval.harness.models import is_ours
+    from dlm_eval.harness.open_model import is_ours
 
     if is_ours(settings.model):
         raise UserError("--trust_remote_code is not supported: our families run no code of a checkpoint; leave it out")
@@ -184,16 +138,6 @@ def _config_file(path: str | None) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"--config '{path}' must hold settings as key: value")
     return values
-
-
-def _verbosity(level: Any) -> None:
-    name = str(level or os.environ.get("LMEVAL_LOG_LEVEL") or "WARNING").upper()
-    if name not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
-        raise unknown("--verbosity", name, ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
-    logging.basicConfig(level=name, format="%(levelname)s %(name)s: %(message)s", force=True)
-    if name != "DEBUG":
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _ask(tasks: list[str]) -> bool:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import Any
 
+from dlm_eval.commands.options import add_options
 from dlm_eval.errors import unknown
 from dlm_eval.redaction import redact
 
@@ -14,7 +15,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds `show`."""
     parser = subparsers.add_parser("show", help="show one model, task, estimator, strategy or preset")
     parser.add_argument("name")
-    parser.add_argument("--include_path", help="further folder of task YAMLs")
+    add_options(parser, "--include_path")
     parser.set_defaults(main=main)
 
 

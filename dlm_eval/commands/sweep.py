@@ -1,18 +1,35 @@
-"""`dlm-eval sweep`: a grid of decode settings on one loaded model: quality against speed, as CSV and a plot."""
+"""`dlm-eval sweep`: a grid of decode settings on one loaded model: quality against speed, as CSV and a plot.
+
+options -> plan (everything that can be wrong before a model is loaded) -> a run for each combination -> points of boards/sweep.py
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import RunError, UserError
+from dlm_eval.commands.options import add_options
+from dlm_eval.errors import RunError, UserError, unknown
+from dlm_eval.output import one_line, set_verbosity, table
 
 if TYPE_CHECKING:
-    from dlm_eval.boards.sweep import Sweep
+    from dlm_eval.boards.sweep import Point, Sweep
+    from dlm_eval.harness.run import Finished
+    from dlm_eval.harness.run_settings import RunSettings
+
+log = logging.getLogger(__name__)
+
+# Options that mean what they mean to `run` and are handed on to it.
+PASSED = (
+    "model", "model_args", "limit", "num_fewshot", "batch_size", "device", "devices", "seed", "data_dir", "include_path", "apply_chat_template",
+    "system_instruction", "confirm_run_unsafe_code", "unsandboxed", "sandbox", "output_path", "verbosity", "resume",
+)  # fmt: skip
 
 
 def add_parser(subparsers: Any) -> None:
@@ -21,8 +38,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "sweep", help="quality against speed over a grid of decode settings", description=text, allow_abbrev=False
     )
-    parser.add_argument("--model", required=True, help="family or named checkpoint (`dlm-eval ls models`)")
-    parser.add_argument("--model_args", nargs="+", metavar="k=v,...", help="the model's own options")
+    add_options(parser, "--model", "--model_args")
     parser.add_argument(
         "--tasks",
         nargs="+",
@@ -60,29 +76,12 @@ def add_parser(subparsers: Any) -> None:
         help="for results, journal, tables and plot (default: results/sweep)",
     )
     parser.add_argument("--limit", help="documents of each task, or a share of them below 1")
-    parser.add_argument("--num_fewshot", type=int)
-    parser.add_argument("--batch_size")
-    parser.add_argument("--device")
-    parser.add_argument("--devices", metavar="0,1|cpu:2|auto", help="one worker process per device")
-    parser.add_argument("--seed")
-    parser.add_argument("--data_dir", metavar="DIR", help="datasets from local files before the hub")
-    parser.add_argument("--include_path", help="further folder of task YAMLs")
+    add_options(
+        parser, *("--num_fewshot", "--batch_size", "--device", "--devices", "--seed", "--data_dir", "--include_path"),
+        *("--confirm_run_unsafe_code", "--unsandboxed", "--sandbox", "--no_resume"),
+    )  # fmt: skip
     parser.add_argument("--apply_chat_template", nargs="?", const=True, default=False)
     parser.add_argument("--system_instruction")
-    parser.add_argument(
-        "--confirm_run_unsafe_code", action="store_true", help="tasks may run generated code (in a sandbox)"
-    )
-    parser.add_argument(
-        "--unsandboxed",
-        action="store_true",
-        help="with --confirm_run_unsafe_code: tasks that the sandbox cannot hold may run generated code, with no protection",
-    )
-    parser.add_argument(
-        "--sandbox", choices=("auto", "namespaces", "plain"), help="kind of sandbox for them (default: the best here)"
-    )
-    parser.add_argument(
-        "--no_resume", dest="resume", action="store_false", help="compute everything again, and keep no journal"
-    )
     parser.add_argument("--verbosity", default="WARNING")
     parser.set_defaults(main=main)
 
@@ -90,25 +89,22 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Runs the grid; returns 0, or 1 where samples erred."""
     from dlm_eval.boards.csv_file import write_files
-    from dlm_eval.boards.sweep import Sweep
-    from dlm_eval.boards.sweep_plot import draw
-    from dlm_eval.commands.run import _verbosity
-    from dlm_eval.harness.run import open_model, run
+    from dlm_eval.boards.sweep import Sweep, draw
+    from dlm_eval.harness.open_model import open_model
+    from dlm_eval.harness.run import run
     from dlm_eval.harness.run_settings import output_directory
-    from dlm_eval.harness.sweep_plan import make_plan, points_of
-    from dlm_eval.output import one_line
 
-    _verbosity(args.verbosity)
+    set_verbosity(args.verbosity)
     plan = make_plan(vars(args))
     home = output_directory(args.output_path)
     errors = 0
     missing: list[str] = []
     with open_model(plan.settings, home) as loaded:
-        if not loaded.ours:
+        if loaded.model is None:
             raise UserError(
                 f"--model '{args.model}' is not a diffusion language model of ours: decode settings mean nothing to it"
             )
-        combinations = plan.combinations(loaded.lm.model.process)
+        combinations = plan.combinations(loaded.model.process)
         sweep = Sweep(loaded.name, y_max=args.y_max)
         for number, (decode, baseline) in enumerate(combinations):
             words = ", ".join(f"{k}={v}" for k, v in decode.items())
@@ -128,8 +124,6 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _report(sweep: Sweep, home: Path) -> None:
-    from dlm_eval.output import one_line, table
-
     def shown(value: float | None, digits: int) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
@@ -163,3 +157,217 @@ def _report(sweep: Sweep, home: Path) -> None:
                     f"AUP {curve.aup:.2f}  {one_line(curve.name or 'sweep')}  (y_max {curve.y_max:.2f} %, {'given' if sweep.y_max is not None else 'best of this sweep'})"
                 )
     print("\n" + "\n".join(one_line(str(home / name)) for name in ("sweep.csv", "aup.csv", "sweep.png")))
+
+
+# -- plan --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will run.
+
+    Attributes:
+        settings: of every run; `tasks` are those in which the model writes, `decode` is empty.
+        grid: combinations of decode settings.
+        fixed: decode settings of all of them.
+        question: task name -> the question that it words.
+        metrics: task name -> metric that is reported.
+        baseline: whether the baseline is run.
+    """
+
+    settings: RunSettings
+    grid: list[dict[str, str]]
+    fixed: dict[str, str]
+    question: dict[str, str]
+    metrics: dict[str, str]
+    baseline: bool
+
+    def combinations(self, process: str) -> list[tuple[dict[str, Any], bool]]:
+        """Returns (decode settings, whether they are the baseline), the baseline first."""
+        first: list[tuple[dict[str, Any], bool]] = []
+        if self.baseline and process == "absorbing":
+            first = [(baseline_settings(), True)]
+        elif self.baseline:
+            log.warning("no baseline: a model of process '%s' has no one-token-per-step decoder", process)
+        return [*first, *((point, False) for point in self.grid)]
+
+
+def baseline_settings() -> dict[str, Any]:
+    """Returns the settings that make any others the plain decoder: one token per step, the most probable first."""
+    from dlm_eval.decoding import GENERAL, setting_names
+
+    of_strategies = {name: None for name in setting_names() if name not in GENERAL}
+    plain = {"steps": None, "steps_per_block": None, "schedule": None, "batch_mean_quota": ()}
+    return {**of_strategies, **plain, "strategy": "confidence"}
+
+
+def make_plan(given: Mapping[str, Any]) -> Plan:
+    """Returns what is to be run; everything that can be wrong before a model is loaded is found here.
+
+    Args:
+        given: the options of `dlm-eval sweep` by name.
+
+    Raises:
+        UserError: a wrong setting, task, metric or combination.
+    """
+    from dlm_eval.boards.sweep import grid
+    from dlm_eval.harness.open_model import check_model_name
+    from dlm_eval.harness.run_settings import run_settings
+    from dlm_eval.models import process_of
+    from dlm_eval.settings import parse_pairs
+
+    names = [
+        name.strip() for part in (*given["tasks"], *given["templates"]) for name in part.split(",") if name.strip()
+    ]
+    settings = run_settings({**{key: given[key] for key in PASSED}, "tasks": names})
+    if str(settings.output_path).endswith(".json"):
+        raise UserError(f"--output_path '{settings.output_path}' is not allowed; a sweep needs a folder")
+    check_model_name(settings.model)
+    points = grid(given["decode"])
+    fixed = parse_pairs(",".join(given["decode_fixed"] or ()), "--decode_fixed")
+    twice = [key for key in fixed if any(key in point for point in points)]
+    if twice:
+        raise UserError(f"--decode_fixed {twice[0]} is in the grid of --decode too; give it once")
+    tasks, left = _writing_tasks(settings)
+    as_templates = bool(given["templates"]) or given["sweep"] == "templates"
+    if as_templates and len(tasks) < 2:
+        raise UserError("--templates needs at least two wordings of a question; add tasks to --tasks or --templates")
+    question = {name: f"{next(iter(tasks))} in {len(tasks)} wordings" if as_templates else name for name in tasks}
+    if given["y_max"] is not None and len(set(question.values())) > 1:
+        raise UserError(
+            f"--y_max '{given['y_max']:g}' is of one task, but there are {len(tasks)}; sweep them one by one"
+        )
+    if given["y_max"] is not None and not 0 < given["y_max"] <= 100:
+        raise UserError(f"--y_max '{given['y_max']:g}' is not allowed; it must be above 0 and at most 100 (percent)")
+    metrics = {name: _metric(task, name, given["metric"]) for name, task in tasks.items()}
+    process = process_of(settings.model, settings.model_args)
+    for point in points:
+        _check({**fixed, **point}, tasks, process, ", ".join(f"{k}={v}" for k, v in point.items()))
+    if not given["no_baseline"] and process in (None, "absorbing"):
+        _check({**fixed, **baseline_settings()}, tasks, process, "baseline")
+    return Plan(
+        dataclasses.replace(settings, tasks=_specs(settings, tasks, left)),
+        points,
+        fixed,
+        question,
+        metrics,
+        not given["no_baseline"],
+    )
+
+
+def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
+    """Returns the tasks in which the model writes, by name, and the names of the others, which do not depend on decode settings."""
+    from dlm_eval.harness.checks import refuse_unsandboxed, take_sandbox
+    from dlm_eval.harness.code_tasks import ways
+    from dlm_eval.harness.tasks import check_fewshot
+
+    loaded = _load(settings.tasks, settings)
+    check_fewshot(loaded, settings.num_fewshot)
+    found = ways(loaded["tasks"])
+    refuse_unsandboxed(found, settings)
+    if settings.confirm_run_unsafe_code:
+        take_sandbox(loaded, settings)
+    unsafe = [] if settings.confirm_run_unsafe_code else list(found)
+    kept = {
+        name: task
+        for name, task in loaded["tasks"].items()
+        if task.OUTPUT_TYPE == "generate_until" and name not in unsafe
+    }
+    left = [name for name in loaded["tasks"] if name not in kept]
+    if not kept:
+        reason = (
+            "run generated code; add --confirm_run_unsafe_code to allow it"
+            if set(left) == set(unsafe)
+            else "write nothing: a sweep of decode settings has no say in them"
+        )
+        raise UserError(f"--tasks {', '.join(left)} {reason}")
+    if left:
+        log.warning("left out: %s (nothing is written there, or generated code would be run)", ", ".join(left))
+    return kept, left
+
+
+def _specs(settings: RunSettings, kept: Mapping[str, Any], left: Sequence[str]) -> tuple[str, ...]:
+    """Returns names for `run`: those that the user gave where they stand for kept tasks alone (a YAML file has no other), else the tasks'."""
+    if not left:
+        return settings.tasks
+    specs: list[str] = []
+    for spec in settings.tasks:
+        names = _load([spec], settings)["tasks"]
+        specs += [spec] if all(name in kept for name in names) else [name for name in names if name in kept]
+    return tuple(dict.fromkeys(specs))
+
+
+def _load(specs: Sequence[Any], settings: RunSettings) -> dict[str, Any]:
+    """Returns the tasks as `run` will load them."""
+    from dlm_eval.harness.tasks import load_tasks
+
+    return load_tasks(
+        list(specs),
+        include_path=settings.include_path,
+        data_dir=settings.data_dir,
+        metadata=dict(settings.model_args),
+        seeds=settings.seeds,
+    )
+
+
+def _metric(task: Any, name: str, wanted: str | None) -> str:
+    names = [str(entry["metric"]) for entry in task.config.metric_list or ()]
+    if wanted is not None and wanted not in names:
+        raise unknown(f"--metric of task {name}", wanted, names)
+    return wanted or names[0]
+
+
+def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | None, title: str) -> None:
+    """Raises UserError where settings cannot be, or do not fit the model's process or a task whose answers have a length of their own."""
+    from dlm_eval.harness.decode_options import DecodeOptions
+    from dlm_eval.harness.requests import HOLE
+
+    options = DecodeOptions(decode, default_length=0, process=process or "absorbing")  # 0: nobody names a length
+    if decode.get("preset") == "authors":
+        return  # which they are depends on the checkpoint
+    for name, task in tasks.items():
+        hole = getattr(task, "infill", None)
+        named = hole.any_hole() if hole is not None else None
+        ask = options.request({**(task.config.generation_kwargs or {}), **({HOLE: named} if named else {})}, name)
+        try:
+            settings = options.settings(ask, (ask.hole.length.tokens or 0) if hole is None else 0)
+            if process is not None:
+                settings.check_process(process)
+        except UserError as error:
+            raise UserError(f"{error} (task {name}, {title})") from error
+
+
+def points_of(finished: Finished, plan: Plan, decode: Mapping[str, Any], baseline: bool) -> list[Point]:
+    """Returns what a run of the plan says about each task."""
+    from dlm_eval.boards.sweep import Point
+
+    results, several = finished.results, len(set(plan.question.values())) < len(plan.question)
+    found = []
+    for name, question in plan.question.items():
+        scores, cost, metric = results["results"][name], results["dlm_eval"]["cost"].get(name, {}), plan.metrics[name]
+        filters = [key.partition(",")[2] for key in scores if key.partition(",")[0] == metric]
+        chosen = filters[0] if filters else ""
+        found.append(
+            Point(
+                task=question,
+                template=name if several else "",
+                decode={} if baseline else {key: str(value) for key, value in decode.items()},
+                baseline=baseline,
+                metric=metric,
+                metric_filter=chosen,
+                value=_number(scores.get(f"{metric},{chosen}")),
+                stderr=_number(scores.get(f"{metric}_stderr,{chosen}")),
+                samples=cost.get("samples", 0),
+                errors=cost.get("errors", 0),
+                forwards=cost.get("forwards", 0),
+                tokens=cost.get("tokens", 0),
+                seconds=cost.get("seconds", 0.0),
+                better=bool(results.get("higher_is_better", {}).get(name, {}).get(metric, True)),
+                results=finished.file.name if finished.file else "",
+            )
+        )
+    return found
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and value == value else None

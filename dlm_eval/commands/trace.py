@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlm_eval.commands.options import add_options
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.output import one_line, write_raw
 from dlm_eval.redaction import redact_text
@@ -24,18 +25,13 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "trace", help="show step by step how a text is written", description=text, allow_abbrev=False
     )
-    parser.add_argument("--model", required=True, help="family or named checkpoint (`dlm-eval ls models`)")
-    parser.add_argument("--model_args", nargs="+", metavar="k=v,...", help="the model's own options")
+    add_options(parser, "--model", "--model_args", "--decode", "--device")
     parser.add_argument("--prompt", required=True, help="text before the hole")
     parser.add_argument("--infill", metavar="SUFFIX", default="", help="text after the hole")
     parser.add_argument(
         "--length", type=int, metavar="N", help=f"open positions (default: {LENGTH}, or gen_length of --decode)"
     )
-    parser.add_argument(
-        "--decode", nargs="+", metavar="k=v,...", help="decoding settings (preset=..., steps=..., strategy=..., ...)"
-    )
     parser.add_argument("--seed", type=int, default=0, help="of random draws (default: 0)")
-    parser.add_argument("--device", help="where the model runs")
     parser.add_argument(
         "--apply_chat_template", action="store_true", help="the prompt is a user's message to a chat model"
     )
@@ -110,13 +106,15 @@ def _record(args: argparse.Namespace) -> Recording:
 def _settings(options: Any, args: argparse.Namespace) -> tuple[Any, int]:
     """Returns the decode settings and the number of open positions."""
     from dlm_eval.harness.decode_options import LENGTH_KEYS
+    from dlm_eval.harness.requests import HOLE, Hole, Length
 
     if args.length is not None and args.length < 1:
         raise UserError(f"--length '{args.length}' is not allowed; it must be 1 or more")
     if args.length is not None and any(key in options.user for key in LENGTH_KEYS):
         raise UserError("--length and the length of --decode exclude each other; give one")
-    ask = options.request({"infill_length": str(args.length)} if args.length is not None else {})
-    length = int(ask.hole.length)
+    ask = options.request({HOLE: Hole(Length(args.length))} if args.length is not None else {})
+    length = ask.hole.length.tokens
+    assert length is not None  # nobody asks for an oracle here
     return options.settings(ask, length), length
 
 

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dlm_eval.commands.options import add_options
+from dlm_eval.harness.lm_eval_patches import Pairs
+from dlm_eval.output import one_line, table
+
 if TYPE_CHECKING:
-    from dlm_eval.harness.fewshot import LeftOut
+    from dlm_eval.harness.fewshot import Examples
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds `validate`."""
-    from lm_eval._cli.utils import MergeDictAction
-
     parser = subparsers.add_parser("validate", help="check that tasks, their data and their prompts can be built")
     parser.add_argument("tasks", nargs="+")
-    parser.add_argument("--include_path", help="further folder of task YAMLs")
-    parser.add_argument("--data_dir", help="datasets from local files before the hub")
+    add_options(parser, "--include_path", "--data_dir", "--num_fewshot", "--seed")
     parser.add_argument(
-        "--metadata", metavar="k=v", nargs="+", action=MergeDictAction, help="metadata for the tasks, as in `run`"
+        "--metadata", metavar="k=v", nargs="+", action=Pairs, help="metadata for the tasks, as in `run`"
     )
-    parser.add_argument("--num_fewshot", type=int, help="few-shot examples, as in `run`")
-    parser.add_argument("--seed", help="of documents and examples that are drawn, as in `run`")
     parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints documents, shots and the first prompt's length of every task, and what a run would say of its documents."""
-    from dlm_eval.harness.contained import contained
+    """Prints documents, shots and the first prompt of every task, and what a run would say of its documents."""
+    from dlm_eval.harness import lm_eval_patches as patches
     from dlm_eval.harness.decode_options import DecodeOptions, check_requests
-    from dlm_eval.harness.fewshot import LeftOut
-    from dlm_eval.harness.guard import Guard
-    from dlm_eval.harness.loaded_metrics import check_loaded_metrics
     from dlm_eval.harness.requests import Unbuilt
+    from dlm_eval.harness.requirements import check_loaded_metrics
     from dlm_eval.harness.run_settings import parse_seeds
+    from dlm_eval.harness.sample_errors import SampleErrors
     from dlm_eval.harness.tasks import check_fewshot, load_tasks
-    from dlm_eval.output import one_line, table
 
     seeds = parse_seeds(args.seed)
     loaded = load_tasks(
@@ -44,31 +42,42 @@ def main(args: argparse.Namespace) -> int:
     check_fewshot(loaded, args.num_fewshot)
     check_requests(DecodeOptions(), loaded["tasks"])
     check_loaded_metrics(loaded["tasks"])
-    rows, notes = [], []
+    rows, notes, prompts = [], [], []
     for name, task in loaded["tasks"].items():
         own = task.config.num_fewshot
         task.set_config(key="num_fewshot", value=own or (0 if own == 0 else args.num_fewshot or 0))
         if args.num_fewshot is not None and own:
             task.set_config(key="num_fewshot", value=args.num_fewshot)
         task.set_fewshot_seed(seed=seeds[3])
-        left = LeftOut(name, task, seeds[3])
-        Guard(seeds[3]).watch(name, task, lambda: [])
-        with contained():
-            notes += [f"{name}: {note}" for note in _notes(task, left if task.config.num_fewshot else None)]
+        errors = SampleErrors(seeds[3])
+        patches.guard_task(name, task, errors, list)
+        examples = errors.examples(name, task)
+        with patches.evaluating():
+            notes += [f"{name}: {note}" for note in _notes(task, examples if task.config.num_fewshot else None)]
             task.build_all_requests(limit=1, rank=0, world_size=1)
-        prompt = task.instances[0].args[0]
-        unbuilt = isinstance(prompt, Unbuilt)  # a run stores it as this document's error
-        notes += [f"{name}: document 0: {prompt}"] if unbuilt else []
-        length = "none" if unbuilt else len(str(prompt))
+        request = task.instances[0].args
+        unbuilt = isinstance(request[0], Unbuilt)  # a run stores it as this document's error
+        notes += [f"{name}: document 0: {request[0]}"] if unbuilt else []
+        prompts += [] if unbuilt else _prompt(name, request)
+        length = "none" if unbuilt else len(str(request[0]))
         rows.append([name, task.OUTPUT_TYPE, len(task.eval_docs), task.config.num_fewshot, length])
     headers = ["task", "kind", "documents", "shots", "characters in the first prompt"]
     print(table(rows, headers, colalign=("left", "left", *["right"] * 3)))
-    for note in notes:
-        print(one_line(note))
+    for line in [*map(one_line, notes), *prompts]:
+        print(line)
     return 0
 
 
-def _notes(task: Any, left: LeftOut | None) -> list[str]:
+def _prompt(name: str, request: Sequence[Any]) -> list[str]:
+    """Returns the first prompt of a task with what the model is to score or to write behind it, as lines."""
+    from dlm_eval.harness.results import plain_argument
+
+    context, *rest = request
+    lines = ["", one_line(f"{name}: the first prompt"), *(f"  | {line}" for line in str(context).split("\n"))]
+    return [*lines, *(one_line(f"  then {plain_argument(part)!r}") for part in rest)]
+
+
+def _notes(task: Any, left: Examples | None) -> list[str]:
     """Returns what is to be known of a task's documents before they are run, and of its few-shot examples, if it shows any."""
     from dlm_eval.harness import targets
     from dlm_eval.printable import counted

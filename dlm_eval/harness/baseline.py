@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 
-from dlm_eval.errors import SampleError, UserError
-from dlm_eval.harness.decode_options import DecodeOptions, is_ours
-from dlm_eval.harness.packages import missing_package
-from dlm_eval.harness.requests import hole_length
-from dlm_eval.models.chat import render_chat
+from dlm_eval.errors import UserError
+from dlm_eval.harness.decode_options import is_ours
+from dlm_eval.harness.lm_eval_patches import bounded_chat_template, prefix_only
+from dlm_eval.harness.requests import HOLE, hole_length
+from dlm_eval.harness.requirements import missing_package
 
 
 def load_baseline(
@@ -43,35 +42,10 @@ def load_baseline(
         raise UserError(
             f"--model '{name}' cannot be made with {dict(model_args)}: {type(error).__name__}: {reason}"
         ) from error
-    lm.generate_until = types.MethodType(_prefix_only(lm.generate_until), lm)
-    _bound_template(lm, str(model_args.get("pretrained") or name))
+    prefix_only(lm, _plain)
+    source = str(model_args.get("pretrained") or name)
+    bounded_chat_template(lm, Path(source).name if os.path.exists(source) else source)
     return lm
-
-
-def _bound_template(lm: Any, name: str) -> None:
-    """Gives the model's tokenizer, if it is one of transformers', our bounded rendering of its chat template."""
-    from jinja2 import TemplateError
-    from transformers import PreTrainedTokenizerBase
-
-    tokenizer = getattr(lm, "tokenizer", None)
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        return
-
-    def apply_chat_template(messages: Any, tokenize: bool = False, **options: Any) -> Any:
-        try:
-            text = render_chat(tokenizer, messages, Path(name).name if os.path.exists(name) else name, **options)
-        except SampleError as error:
-            raise TemplateError(str(error)) from None  # which lm-eval's models know
-        return tokenizer.encode(text, add_special_tokens=False) if tokenize else text
-
-    tokenizer.apply_chat_template = apply_chat_template
-
-
-def _prefix_only(generate: Any) -> Any:
-    def generate_until(lm: Any, requests: list[Instance]) -> list[str]:
-        return list(generate([_plain(lm, request) for request in requests]))
-
-    return generate_until
 
 
 def _plain(lm: Any, request: Instance) -> Instance:
@@ -80,8 +54,7 @@ def _plain(lm: Any, request: Instance) -> Instance:
     if not any(is_ours(key) for key in arguments):
         return request
     kept = {key: value for key, value in arguments.items() if not is_ours(key)}
-    if "infill_length" in arguments:
-        hole = DecodeOptions().request(arguments).hole
+    if (hole := arguments.get(HOLE)) is not None:
         kept["max_gen_toks"] = hole_length(_Tokens(lm), dataclasses.replace(hole, suffix=""), context)  # type: ignore[arg-type]
     return dataclasses.replace(request, arguments=(context, kept))
 

@@ -12,8 +12,8 @@ from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.chat import check_chat
 from dlm_eval.harness.code_tasks import Way, ways
 from dlm_eval.harness.decode_options import DecodeOptions, check_requests, user_layer
-from dlm_eval.harness.loaded_metrics import check_loaded_metrics
-from dlm_eval.harness.models import check_model_name, is_ours
+from dlm_eval.harness.open_model import check_model_name, is_ours
+from dlm_eval.harness.requirements import check_loaded_metrics
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.saving import check_tracker
 from dlm_eval.harness.tasks import check_fewshot
@@ -72,10 +72,10 @@ def check_options(settings: RunSettings) -> None:
     process = process_of(settings.model, settings.model_args)
     options = DecodeOptions(user, process=process or "absorbing")
     ask = options.request({})
-    if ask.hole.length == str(options.default_length):  # nobody named a length yet: a task may
+    if ask.hole.length.tokens in (None, options.default_length):  # nobody named a length yet: a task may
         decode = resolve(*ask.layers)
     else:
-        decode = options.settings(ask, int(ask.hole.length))
+        decode = options.settings(ask, ask.hole.length.tokens)
     if process is not None:
         decode.check_process(process)
 
@@ -164,7 +164,7 @@ def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None
 
 
 def _check_decide(tasks: Mapping[str, Any], estimator: str) -> None:
-    from dlm_eval.harness.ordered import BY_ORDER, by_order
+    from dlm_eval.harness.lm import BY_ORDER, by_order
     from dlm_eval.scoring import parse_estimator
 
     if parse_estimator(estimator).needs_question and not any(by_order(task) for task in tasks.values()):

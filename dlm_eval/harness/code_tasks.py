@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType, MethodWrapperType, ModuleType
 from typing import Any
 
 import dlm_eval
 from dlm_eval import sandbox
-from dlm_eval.boards.result_file import UNSANDBOXED
 from dlm_eval.harness.code_scan import Hit, package_root, place_at, reach
 from dlm_eval.harness.code_table import NOTHING_RUN, Means, Row, row_of
-from dlm_eval.harness.stock_code import called, is_replaced
-from dlm_eval.metrics.code_eval import METRIC
+from dlm_eval.metrics.code_eval import METRIC, TIMEOUT, Program
 
 FRAMEWORK = ("api/", "filters/", "harness/")  # of lm-eval and of us: no task's own
 
@@ -51,7 +51,9 @@ def said(found: Mapping[str, Way]) -> dict[str, list[str]]:
     Call it when all programs have run: what held is what the verdicts say.
     """
     return {
-        name: METRIC.protections(name) or list(sandbox.protections()) if way.sandboxed else [UNSANDBOXED, way.reason]
+        name: METRIC.protections(name) or list(sandbox.protections())
+        if way.sandboxed
+        else [sandbox.UNSANDBOXED, way.reason]
         for name, way in found.items()
     }
 
@@ -131,3 +133,63 @@ def _short(file: str) -> str:
     path = Path(file).resolve()
     roots = (package_root("lm_eval"), Path(dlm_eval.__file__).resolve().parent)
     return next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), str(path))
+
+
+# -- lm-eval's own code tasks: what `lm_eval_patches.judge_in_sandbox` puts in place ------------------------------------------
+
+
+def called(metric: Any) -> Any:
+    """Returns the function behind `function.__call__`, which is what lm-eval keeps of a metric that a task file names."""
+    return metric.__self__ if isinstance(metric, MethodWrapperType) else metric
+
+
+def is_replaced(file: str) -> bool:
+    """Returns whether nothing that was loaded from a task's file judges by itself."""
+    modules = [module for module in list(sys.modules.values()) if _is_from(module, file)]
+    if file == _cruxeval_file():
+        return all(module.check_correctness is passes for module in modules)
+    return not any(foreign_metrics(module) for module in modules)
+
+
+def _is_from(module: Any, file: str) -> bool:
+    own = vars(module).get("__file__") if isinstance(module, ModuleType) else None
+    return own is not None and os.path.basename(own) == os.path.basename(file) and os.path.realpath(own) == file
+
+
+def foreign_metrics(module: ModuleType) -> list[str]:
+    """Returns the names in a module under which HF's own code_eval lies."""
+    evaluate = sys.modules.get("evaluate")
+    if evaluate is None:
+        return []
+    values = vars(module).items()
+    return [
+        name for name, value in values if isinstance(value, evaluate.EvaluationModule) and value.name == METRIC.name
+    ]
+
+
+def _cruxeval_file() -> str:
+    return str(package_root("lm_eval") / "tasks" / "cruxeval" / "utils.py")
+
+
+def is_cruxeval(function: Any) -> bool:
+    """Returns whether a metric is that of cruxeval's tasks."""
+    if not isinstance(function, FunctionType) or function.__name__ != "pass_at_k":
+        return False
+    return os.path.realpath(function.__code__.co_filename) == _cruxeval_file()
+
+
+def passes(program: str, timeout: float = TIMEOUT) -> bool:
+    """Stands for cruxeval's check_correctness."""
+    asked = Program(program, "", timeout)
+    return METRIC.judge([asked])[asked].passed
+
+
+def judged_first(pass_at_k: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns cruxeval's metric, with all programs judged in our sandbox first: an error of the sandbox is no wrong answer."""
+
+    @functools.wraps(pass_at_k)
+    def judged(references: Sequence[str], predictions: Sequence[Sequence[str]], **options: Any) -> Any:
+        METRIC.judge([Program(text, "") for texts in predictions for text in texts])
+        return pass_at_k(references=references, predictions=predictions, **options)
+
+    return judged

@@ -1,12 +1,9 @@
-"""Datasets from local files first, then the cache, then the hub; one clear line, at once, where none has them.
-
-lm-eval's tasks call ``datasets.load_dataset``, which retries an unreachable hub for about 20 seconds and then fails
-with a traceback. Inside ``local_first`` the same call looks in the user's data directory first and fails fast.
-"""
+"""Datasets from local files first, then the cache, then the hub; one line, at once, if none has them."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import gzip
 import hashlib
 import json
@@ -22,35 +19,22 @@ from dlm_eval.hub import hub_reachable
 DEEPEST = 200  # opening brackets from which on a line, or a file, is looked at more closely
 
 
-@contextlib.contextmanager
-def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
-    """Makes ``datasets.load_dataset`` read ``<data_dir>/<dataset_path>`` before the hub, until the context ends.
-
-    Args:
-        data_dir: Folder in the layout of the hub (``openai/gsm8k/...``); by default the variable ``DLM_EVAL_DATA``.
-
-    Raises:
-        UserError: the folder does not exist; or, from a load inside, a dataset that cannot be had.
-    """
-    import datasets
-
-    library = _Library(_checked(data_dir or os.environ.get("DLM_EVAL_DATA")), datasets.load_dataset)
-    datasets.load_dataset = library.load
-    try:
-        with _bars(False):
-            yield
-    finally:
-        datasets.load_dataset = library.original
-        library.active = False  # a task module may have kept our function: from now on it is the original one
-
-
 @dataclass
-class _Library:
-    """Where datasets come from while a ``local_first`` context is open."""
+class Library:
+    """Where datasets come from while `lm_eval_patches.local_first` is in place."""
 
     data_dir: Path | None
     original: Callable[..., Any]
     active: bool = True
+
+    @classmethod
+    def of(cls, data_dir: str | Path | None, original: Callable[..., Any]) -> Library:
+        """Returns the library of a folder; None for the variable DLM_EVAL_DATA.
+
+        Raises:
+            UserError: the folder does not exist.
+        """
+        return cls(_checked(data_dir or os.environ.get("DLM_EVAL_DATA")), original)
 
     def load(self, path: str, name: str | None = None, *args: Any, **options: Any) -> Any:
         """Returns what ``datasets.load_dataset`` returns, from the first place that has the dataset."""
@@ -87,7 +71,7 @@ class _Library:
     def _from_hub(self, path: str, name: str | None, reason: str, *args: Any, **options: Any) -> Any:
         online = hub_reachable()
         try:
-            with _bars(True) if online else _offline():
+            with progress_bars(True) if online else _offline():
                 return self.original(path, name, *args, **options)
         except UserError:
             raise  # of a context around this one
@@ -98,6 +82,25 @@ class _Library:
                 f"dataset {called} cannot be had: {reason}; {hub}; give --data_dir DIR (or the variable"
                 f" DLM_EVAL_DATA) with its files in DIR/{path}"
             ) from error
+
+
+def path_beside(folder: Path, named: Any, directory: bool = False) -> Any:
+    """Returns a path of a task's YAML below the YAML's folder, if it is relative and there is something.
+
+    Args:
+        folder: of the YAML.
+        named: a path or glob, a list of them, or either by split.
+        directory: whether it must be a directory.
+    """
+    if isinstance(named, Mapping):
+        return {split: path_beside(folder, inner) for split, inner in named.items()}
+    if isinstance(named, (list, tuple)):
+        return [path_beside(folder, inner) for inner in named]
+    if not isinstance(named, str) or not named or os.path.isabs(named) or "://" in named:
+        return named
+    path = str(folder.resolve() / named)
+    there = os.path.isdir(path) if directory else bool(glob.glob(path))
+    return path if there else named
 
 
 def _named_files(data_files: Any) -> list[Path]:
@@ -138,7 +141,7 @@ def _parse(file: Path, text: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _bars(shown: bool) -> Iterator[None]:
+def progress_bars(shown: bool) -> Iterator[None]:
     """Shows or hides the progress bars of ``datasets``: reading a local file takes seconds, and would be drawn before the one line of an error."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 

@@ -15,7 +15,7 @@ from typing import Any
 from dlm_eval.decoding import DecodeSettings, default_strategy, expand, fit_task, resolve, setting_names
 from dlm_eval.decoding.presets import authors_preset
 from dlm_eval.errors import UserError, unknown
-from dlm_eval.harness.requests import Hole
+from dlm_eval.harness.requests import HOLE, Hole, Length
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.settings import typed_texts
 
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 DEFAULT_LENGTH = 256  # open positions where neither task nor user names a length (half the model's positions where it has fewer than 512)
 LENGTH_KEYS = ("gen_length", "max_gen_toks", "max_new_tokens", "max_tokens")
 STOP_KEYS = ("until", "stop")  # two names of one setting: lm-eval's, and that of most APIs
-INFILL_KEYS = ("infill_suffix", "infill_length", "infill_reference", "infill_measure")
 AR_KEYS = [
     "do_sample",
     "temperature",
@@ -110,10 +109,10 @@ class DecodeOptions:
         known = [name for name in setting_names(arguments, self.user) if name != "until"]
         for key, value in arguments.items():
             name = key.removeprefix("decode_")
-            if key in INFILL_KEYS or key in STOP_KEYS or (key in AR_KEYS and key not in LENGTH_KEYS):
+            if isinstance(value, Hole) or key in STOP_KEYS or (key in AR_KEYS and key not in LENGTH_KEYS):
                 continue
             if name not in (*known, *LENGTH_KEYS, "preset"):
-                raise unknown("generation_kwargs", key, (*known, *LENGTH_KEYS, *INFILL_KEYS, "until", "preset"))
+                raise unknown("generation_kwargs", key, (*known, *LENGTH_KEYS, "until", "preset"))
             own[name] = value
         if self.user.get("preset") == "authors":  # their settings, not a mixture with the task's
             own = {key: value for key, value in own.items() if key in LENGTH_KEYS}
@@ -124,12 +123,7 @@ class DecodeOptions:
             named[0] = fitting  # it is the preset's procedure no more
         layers = (base, fitting, expand(named[1]))
         return Request(
-            hole=Hole(
-                length=str(arguments.get("infill_length") or _length(layers) or self.default_length),
-                suffix=str(arguments.get("infill_suffix") or ""),
-                references=_texts(arguments.get("infill_reference")),
-                measure=str(arguments.get("infill_measure", "alone")),
-            ),
+            hole=arguments.get(HOLE) or Hole(Length(_length(layers) or self.default_length)),
             until=_texts(_stop(arguments)) if _stop(self.user) is None else _typed(_stop(self.user)),
             layers=tuple({k: v for k, v in layer.items() if k not in (*LENGTH_KEYS, *STOP_KEYS)} for layer in layers),
             preset=next((str(layer["preset"]) for layer in reversed(named) if layer.get("preset")), None),
@@ -153,10 +147,70 @@ class DecodeOptions:
         tokens, no block length that does not divide it. A hole of fixed length must fit them exactly.
         """
         settings = dataclasses.replace(self.resolved(ask), until=ask.until)
-        if ask.hole.length == str(length):
+        if ask.hole.length.tokens == length:
             settings.check(length)
             return settings
         return settings.fitted(length)
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """How the holes of one length of a task are decoded.
+
+    Attributes:
+        job: settings of the job: one spelling for one piece of work.
+        draws: whether its answers depend on random numbers.
+        described: what the record of a request says of it.
+    """
+
+    job: DecodeSettings
+    draws: bool
+    described: Mapping[str, Any]
+
+
+class DecodePlans:
+    """The decode settings of a run: resolved once for each task and length.
+
+    Args:
+        options: how requests become settings.
+        model: what decodes.
+    """
+
+    def __init__(self, options: DecodeOptions, model: Denoiser) -> None:
+        self._options, self._model = options, model
+        self._asks: dict[tuple[str, str], Request] = {}
+        self._plans: dict[tuple[Any, ...], DecodePlan] = {}
+
+    def ask(self, arguments: Mapping[str, Any], task: str) -> Request:
+        """Returns what a request of `task` asks for (`DecodeOptions.request`)."""
+        shared = {key: value for key, value in arguments.items() if key != HOLE}
+        key = (task, repr(shared))
+        if key not in self._asks:
+            self._asks[key] = self._options.request(shared, task)
+        hole = arguments.get(HOLE)
+        return self._asks[key] if hole is None else dataclasses.replace(self._asks[key], hole=hole)
+
+    def plan(self, ask: Request, length: int) -> DecodePlan:
+        """Returns the plan for a hole of `length` tokens (`DecodeOptions.settings`)."""
+        key = (id(ask.layers), length, ask.hole.length.tokens == length)  # `_asks` keeps the layers, and so their id
+        if key not in self._plans:
+            self._plans[key] = self._planned(ask, length)
+        return self._plans[key]
+
+    def _planned(self, ask: Request, length: int) -> DecodePlan:
+        settings, process = self._options.settings(ask, length), self._model.process
+        described: dict[str, Any] = {
+            "decode": settings.identity(),
+            "strategy": settings.strategy.name,
+            "steps": settings.steps or length,
+            "block_length": settings.block_length,
+        }
+        if ask.preset is not None:
+            described["preset"] = ask.preset
+        if ask.replaced:
+            described["replaced"] = dict(ask.replaced)
+        job = settings.canonical(length, process, self._model.block_length)
+        return DecodePlan(job, settings.is_random, described)
 
 
 def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
@@ -212,7 +266,7 @@ def user_keys(*layers: Mapping[str, Any]) -> list[str]:
 def is_ours(key: str) -> bool:
     """Returns whether a generation argument is one that only a diffusion language model understands."""
     return (
-        key in INFILL_KEYS
+        key == HOLE
         or key.startswith("decode_")
         or (key in (*setting_names(), "preset", "gen_length") and key not in (*AR_KEYS, "until"))
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import random
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 from dlm_eval.errors import SampleError
@@ -22,17 +22,17 @@ from dlm_eval.noise import digest
 log = logging.getLogger(__name__)
 
 
-class LeftOut:
-    """The few-shot examples that were left out of the prompts of one task, once `watch` stands before them.
+class Examples:
+    """The few-shot examples of one task, and which of them were left out of its prompts (`lm_eval_patches.guard_task`).
 
     Attributes:
-        examples: document (by content) -> examples that were left out of its prompt because they ask what it asks.
+        left_out: document (by content) -> examples that were left out of its prompt because they ask what it asks.
         short: document (by content) -> examples that its prompt lacks, since no other was left.
         faults: example that was left out of all prompts (by content) -> why it has no right answer to show.
     """
 
     def __init__(self, name: str, task: Any, seed: int | None) -> None:
-        self.examples: dict[str, int] = {}
+        self.left_out: dict[str, int] = {}
         self.short: dict[str, int] = {}
         self.faults: dict[str, str] = {}
         self._name = name
@@ -41,27 +41,28 @@ class LeftOut:
         self._questions: dict[int, tuple[Any, str]] = {}
         self._answers: dict[int, tuple[Any, str | None]] = {}
         self._documents: dict[str | None, str] = {}
+        self._evaluated: list[Any] = []  # the document whose prompt is being built
 
-    def watch(self) -> None:
-        """Has the task's prompts built without the evaluated document. Tasks without a sampler of lm-eval's build theirs themselves."""
-        sampler = getattr(self._task, "sampler", None)
-        if sampler is None:
-            return
-        prompt, draw = self._task.fewshot_context, sampler.sample
-        evaluated: list[Any] = []
+    def prompt(self, prompt: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps the task's `fewshot_context`: `sample` learns which document the examples are for."""
 
         def fewshot_context(doc: Any, *args: Any, **options: Any) -> Any:
-            evaluated[:] = [doc]
+            self._evaluated[:] = [doc]
             try:
                 return prompt(doc, *args, **options)
             finally:
-                evaluated.clear()
+                self._evaluated.clear()
+
+        return fewshot_context
+
+    def sample(self, draw: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps the sampler's `sample`: examples that may not be shown are left out."""
 
         def sample(n: int, *args: Any, **options: Any) -> Any:
             drawn = draw(n, *args, **options)
-            return self._without(evaluated[0], drawn, n) if evaluated and n else drawn
+            return self._without(self._evaluated[0], drawn, n) if self._evaluated and n else drawn
 
-        self._task.fewshot_context, sampler.sample = fewshot_context, sample
+        return sample
 
     def overlap(self) -> int:
         """Returns how many evaluated documents are among the few-shot examples: every one of their prompts could hold itself."""
@@ -75,7 +76,7 @@ class LeftOut:
     def facts(self) -> dict[str, int]:
         """Returns for the result: prompts that lost examples of their own question, examples without an answer, prompts with too few."""
         counts: dict[str, Sized] = {
-            "fewshot_left_out": self.examples,
+            "fewshot_left_out": self.left_out,
             "fewshot_without_answer": self.faults,
             "fewshot_too_few": self.short,
         }
@@ -111,12 +112,12 @@ class LeftOut:
     def _note(self, asked: str, drawn: Sequence[Any], same: Sequence[bool], faults: Sequence[str | None]) -> None:
         """Counts what is left out of a prompt; the first of each kind is said."""
         if any(same):
-            if not self.examples:
+            if not self.left_out:
                 log.warning(
                     "%s: some few-shot examples are the evaluated document itself; they are left out of its prompt",
                     self._name,
                 )
-            self.examples[asked] = sum(same)
+            self.left_out[asked] = sum(same)
         for example, fault in zip(drawn, faults, strict=True):
             if fault is not None:
                 if not self.faults:

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dlm_eval.harness.asked import readable
-from dlm_eval.harness.models import Loaded
-from dlm_eval.harness.ordered import by_order
+from dlm_eval.harness.journal_notes import readable
+from dlm_eval.harness.lm import by_order
+from dlm_eval.harness.open_model import Loaded
 from dlm_eval.harness.records import doc_key
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sources import described
@@ -29,7 +29,6 @@ PROMPT = (
     "doc_to_text", "doc_to_choice", "doc_to_image", "doc_to_audio", "use_prompt", "description", "target_delimiter", "fewshot_delimiter",
     "gen_prefix", "output_type", "repeats",
 )  # fmt: skip
-SHOTS = ("fewshot_split", "fewshot_config")  # read where examples are shown
 SCORING = ("process_results", "metric_list", "filter_list", "should_decontaminate", "doc_to_decontamination_query")
 LAYOUT = (
     "device",
@@ -74,7 +73,7 @@ def digests(
             fingerprint=digest(configuration, list(settings.seeds), _made(task, shots)),
             scoring=digest(redact(_scoring(task))),
             num_fewshot=shots,
-            fewshot_as_multiturn=multiturn(settings),
+            fewshot_as_multiturn=settings.multiturn,
             documents=f"first {len(numbers)}" if numbers == list(range(len(numbers))) else digest(numbers)[:12],
         )
     )
@@ -87,17 +86,9 @@ def asked_with(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> d
     return readable({**whole.pop("answers"), **whole, "seed": settings.noise_seed, "seeds": seeds})
 
 
-def multiturn(settings: RunSettings) -> bool:
-    """Returns whether examples were turns of a conversation: under a chat template they are, unless the user says otherwise."""
-    turns = settings.fewshot_as_multiturn
-    return bool(settings.apply_chat_template) if turns is None else turns
-
-
 def _configuration(name: str, task: Any, loaded: Loaded, settings: RunSettings, shots: int) -> dict[str, Any]:
-    from dlm_eval.harness.run import system_instruction
-
     config = task.config
-    chosen = sorted(set((settings.samples or {}).get(name, ())))
+    chosen = settings.chosen.get(name, [])
     prompted = not (task.OUTPUT_TYPE == "loglikelihood_rolling" and type(task).__module__ == "lm_eval.api.task")
     shots = shots if prompted else 0  # a whole text is scored without a prompt
     templated = settings.apply_chat_template if prompted else False
@@ -112,9 +103,9 @@ def _configuration(name: str, task: Any, loaded: Loaded, settings: RunSettings, 
         "examples": _examples(config) if shots else None,
         # examples are drawn document by document: which are asked decides what each is shown
         "samples": chosen if shots and chosen != list(range(len(chosen))) else None,
-        "system_instruction": system_instruction(settings) if prompted else None,
+        "system_instruction": settings.system_text if prompted else None,
         "chat_template": loaded.lm.chat_template(templated) if templated else None,
-        "fewshot_as_multiturn": prompted and multiturn(settings),
+        "fewshot_as_multiturn": prompted and settings.multiturn,
         "data": _data(task, shots),
     }
 
@@ -130,7 +121,7 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
         return {
             "decode": decode.resolved(ask).identity(),
             "until": ask.until,
-            "length": ask.hole.length,
+            "length": str(ask.hole.length),
             "overlong": settings.overlong,
         }
     estimator = parse_estimator(settings.estimator)

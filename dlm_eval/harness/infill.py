@@ -6,16 +6,13 @@ A YAML names the class and says where the two come from:
     metadata:
       infill: {suffix: "{{suffix}}", length: oracle+10, reference: answer.aliases}
 
-The task then adds flat keys to the generation arguments of each request: ``infill_suffix`` (text after the hole),
-``infill_length`` ("oracle", "oracle+K" or a number of tokens) and ``infill_reference`` (the texts whose longest token
-length is the oracle length); and, only where a protocol measures otherwise, ``infill_measure``. Flat, because lm-eval
-groups requests by the values of their arguments and a nested mapping would count as equal whatever it holds.
+The task then adds a `Hole` to the generation arguments of each request, under the name "hole": its length ("oracle",
+"oracle+K" or a number of tokens), the text behind it and the texts whose longest token length is the oracle length.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,8 +20,8 @@ from lm_eval import utils
 from lm_eval.api.task import ConfigurableTask
 
 from dlm_eval.errors import UserError, unknown
+from dlm_eval.harness.requests import HOLE, Hole, Length
 
-LENGTH = re.compile(r"oracle(\+\d+)?|[1-9]\d*")
 MEASURES = ("alone", "in_place", "canvas")
 
 
@@ -65,23 +62,23 @@ class InfillSpec:
         if spec.measure not in MEASURES:
             raise unknown(f"task '{task}': metadata.infill measure", spec.measure, MEASURES)
         if "{{" not in spec.length:
-            _check_length(task, spec.length)
+            _length(task, spec.length)
         if "oracle" in spec.length and spec.reference is None:
             raise UserError(f"task '{task}': metadata.infill length '{spec.length}' needs a 'reference'")
         return spec
 
-    def keys(self, task: str, doc: dict[str, Any]) -> dict[str, Any]:
-        """Returns the flat generation arguments of one document."""
-        length = utils.apply_template(self.length, doc).strip()
-        _check_length(task, length)
-        keys: dict[str, Any] = {"infill_length": length}
-        if self.suffix is not None:
-            keys["infill_suffix"] = utils.apply_template(self.suffix, doc)
-        if self.measure != "alone":
-            keys["infill_measure"] = self.measure
-        if self.reference is not None:
-            keys["infill_reference"] = _references(self.reference, doc)
-        return keys
+    def hole(self, task: str, doc: dict[str, Any]) -> Hole:
+        """Returns the hole of one document."""
+        return Hole(
+            _length(task, utils.apply_template(self.length, doc)),
+            "" if self.suffix is None else utils.apply_template(self.suffix, doc),
+            () if self.reference is None else tuple(_references(self.reference, doc)),
+            self.measure,
+        )
+
+    def any_hole(self) -> Hole | None:
+        """Returns a hole of the length that all documents have; None if each document has its own."""
+        return None if "{{" in self.length else Hole(Length.parse(self.length))
 
 
 class InfillTask(ConfigurableTask):  # type: ignore[misc]
@@ -92,15 +89,15 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         self.infill = InfillSpec.from_metadata(settings.get("task", "?"), settings.get("metadata"))
         settings["metadata"] = _printable(settings["metadata"])
         super().__init__(config=settings)
-        self.infill.keys(self.config.task, self.task_docs[0])  # a wrong template shows before a model is loaded
+        self.infill.hole(self.config.task, self.task_docs[0])  # a wrong template shows before a model is loaded
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
-        """Returns lm-eval's own request(s) with the keys of the hole added to their generation arguments."""
+        """Returns lm-eval's own request(s) with the hole added to their generation arguments."""
         built = super().construct_requests(doc, ctx, **kwargs)
-        keys = self.infill.keys(self.config.task, doc)
+        hole = self.infill.hole(self.config.task, doc)
         for instance in built if isinstance(built, list) else [built]:  # a list from lm-eval 0.5 on
             context, arguments = instance.arguments[:2]
-            instance.arguments = (context, {**arguments, **keys})
+            instance.arguments = (context, {**arguments, HOLE: hole})
         return built
 
 
@@ -123,9 +120,13 @@ def _column(name: str, doc: dict[str, Any]) -> Any:
     return value
 
 
-def _check_length(task: str, length: str) -> None:
-    if not LENGTH.fullmatch(length):
-        raise UserError(f"task '{task}': metadata.infill length '{length}' must be oracle, oracle+K or a number > 0")
+def _length(task: str, text: str) -> Length:
+    try:
+        return Length.parse(text)
+    except ValueError:
+        raise UserError(
+            f"task '{task}': metadata.infill length '{text.strip()}' must be oracle, oracle+K or a number > 0"
+        ) from None
 
 
 def _printable(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from dlm_eval.answers import answer_jobs
 from dlm_eval.canvas import BLANK, Filling, Score
 from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.harness.chat import template_text
-from dlm_eval.harness.decode_options import DecodeOptions
+from dlm_eval.harness.decode_options import DecodeOptions, DecodePlans
 from dlm_eval.harness.records import Record, doc_key, records_of
 from dlm_eval.harness.requests import Overlong, Prepared, Unbuilt, begin, choice_canvases, hole_canvas, hole_length
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
@@ -32,6 +32,9 @@ from dlm_eval.scoring import Estimator, windows
 from dlm_eval.scoring.target import merge
 
 log = logging.getLogger(__name__)
+BY_ORDER = frozenset(
+    {"acc", "acc_norm", "f1", "mcc"}
+)  # of lm-eval's multiple choice: each looks at the best choice alone
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Options:
         overlong: what happens to a request that does not fit: cut its context from the left, or store an error.
         quiet: show no progress.
         template: name of the chat template; None for the checkpoint's default.
+        by_order: tasks whose scores ask only which choice is best (`by_order`).
     """
 
     estimator: Estimator
@@ -55,6 +59,7 @@ class Options:
     overlong: Overlong = "truncate"
     quiet: bool = False
     template: str | None = None
+    by_order: frozenset[str] = frozenset()
 
 
 class DiffusionLM(TemplateLM):
@@ -75,9 +80,7 @@ class DiffusionLM(TemplateLM):
         self.journal = journal
         self.fingerprint = digest(redact(model.describe()))  # with another token it is the same model
         self.records: list[Record] = []
-        self.by_order: frozenset[str] = (
-            frozenset()
-        )  # tasks whose scores ask only which choice is best: the run says which
+        self._decode = DecodePlans(options.decode, model)
         self._device = device_of(model)
 
     # -- what lm-eval asks of every model ------------------------------------------------------------------------------
@@ -184,29 +187,16 @@ class DiffusionLM(TemplateLM):
 
         def prepare(request: Instance, record: Record) -> list[Job]:
             context, arguments = request.args
-            ask = self.options.decode.request(arguments, record.task)
+            ask = self._decode.ask(arguments, record.task)
             length = hole_length(self.model, ask.hole, context)
-            settings = self.options.decode.settings(ask, length)
+            plan = self._decode.plan(ask, length)
             key = digest(record.task, record.doc, request.idx, record.repeat)
             prepared = hole_canvas(self.model, context, length, ask.hole.suffix, key, self.options.overlong)
             record.truncated = prepared.truncated
-            record.details = {
-                "until": ask.until,
-                "decode": settings.identity(),
-                "strategy": settings.strategy.name,
-                "steps": settings.steps or length,
-                "block_length": settings.block_length,
-            }
-            if ask.preset is not None:
-                record.details["preset"] = ask.preset
-            if ask.replaced:
-                record.details["replaced"] = dict(ask.replaced)
-            plain = settings.canonical(
-                length, self.model.process, self.model.block_length
-            )  # one key for one piece of work
-            if not settings.is_random:  # repeats, and documents with one prompt, have one answer
-                return [FillJob(replace(prepared.canvas, key=""), plain, 0)]
-            return [FillJob(prepared.canvas, plain, self.options.seed)]
+            record.details = {"until": ask.until, **plan.described}
+            if not plan.draws:  # repeats, and documents with one prompt, have one answer
+                return [FillJob(replace(prepared.canvas, key=""), plan.job, 0)]
+            return [FillJob(prepared.canvas, plan.job, self.options.seed)]
 
         def finish(answers: Sequence[Answer], record: Record) -> str:
             filling = _filling(answers[0])
@@ -219,12 +209,7 @@ class DiffusionLM(TemplateLM):
 
     def _ends_early(self, task: str) -> bool:
         """Returns whether the questions of `task` end as soon as the best choice is settled."""
-        estimator = self.options.estimator
-        return (
-            estimator.needs_question
-            if self.by_order is None
-            else estimator.error_rate is not None and task in self.by_order
-        )
+        return self.options.estimator.error_rate is not None and task in self.options.by_order
 
     def _weigh(self, prepared: Prepared, record: Record) -> None:
         """Notes how much there is to score, and what the whole budget would cost."""
@@ -281,6 +266,18 @@ class DiffusionLM(TemplateLM):
                 results.append(blank)
         self.records.extend(records)
         return results
+
+
+def by_order(task: Any) -> bool:
+    """Returns whether the scores of lm-eval's `task` depend on the order of the choices' log-likelihoods alone, not on their values.
+
+    `acc_norm` orders by log-likelihood per character. Brier scores, mutual information, and whatever a task's own `process_results` makes of
+    them (TruthfulQA's mc2), need the values.
+    """
+    config = task.config
+    metrics = {entry["metric"] for entry in config.metric_list or () if isinstance(entry["metric"], str)}
+    plain = config.process_results is None and len(metrics) == len(config.metric_list or ())
+    return task.OUTPUT_TYPE == "multiple_choice" and plain and metrics <= BY_ORDER
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.errors import SampleError, UserError
@@ -16,6 +16,8 @@ from dlm_eval.models.denoiser import Denoiser, bos_only_if_empty
 from dlm_eval.printable import counted
 
 Overlong = Literal["truncate", "error"]
+HOLE = "hole"  # the generation argument that holds a `Hole`
+LENGTH = re.compile(r"oracle(?:\+(\d+))?|([1-9]\d*)")
 
 
 @dataclass(frozen=True)
@@ -27,21 +29,57 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Hole:
-    """A hole as a task describes it (`harness.infill.InfillSpec`).
+class Length:
+    """How long a hole is: a number of tokens, or as long as its longest reference.
 
     Attributes:
-        length: 'oracle', 'oracle+K' or a number of tokens.
-        suffix: text behind it.
-        references: texts whose longest token length is the oracle length.
-        measure: 'alone' (tokens of a reference by itself), 'in_place' (tokens it adds behind the prefix) or 'canvas' (a number of tokens for
-            prefix, hole and suffix together).
+        tokens: the number; None for the length of a reference ("oracle").
+        more: tokens that are added to an oracle length.
     """
 
-    length: str
+    tokens: int | None = None
+    more: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Length:
+        """Returns the length that a task names.
+
+        Raises:
+            ValueError: it is neither 'oracle', 'oracle+K' nor a number above 0.
+        """
+        match = LENGTH.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(text)
+        return cls(int(match[2])) if match[2] else cls(None, int(match[1] or 0))
+
+    def __str__(self) -> str:
+        if self.tokens is not None:
+            return str(self.tokens)
+        return f"oracle+{self.more}" if self.more else "oracle"
+
+
+@dataclass(frozen=True)
+class Hole:
+    """A hole as a task describes it (`harness.infill.InfillSpec`): a generation argument of its request, `HOLE`.
+
+    Attributes:
+        length: how many tokens.
+        suffix: text behind it.
+        references: texts whose longest token length is the oracle length.
+        measure: 'alone' (tokens of a reference by itself), 'in_place' (tokens it adds behind the prefix) or 'canvas' (a
+            number of tokens for prefix, hole and suffix together).
+    """
+
+    length: Length
     suffix: str = ""
     references: tuple[str, ...] = ()
     measure: str = "alone"
+
+    def plain(self) -> dict[str, Any]:
+        """Returns it as a samples file shows it."""
+        others = {"suffix": self.suffix, "references": list(self.references)}
+        measured = {} if self.measure == "alone" else {"measure": self.measure}
+        return {"length": str(self.length), **{key: value for key, value in others.items() if value}, **measured}
 
 
 class Unbuilt(str):
@@ -164,16 +202,10 @@ def hole_length(model: Denoiser, hole: Hole, prefix: str) -> int:
     """Returns the hole's length in tokens.
 
     Raises:
-        UserError: a length that is neither 'oracle', 'oracle+K' nor a number.
         SampleError: an oracle length without references, or a canvas that the prompt alone fills.
     """
-    match = re.fullmatch(r"oracle(?:\+(\d+))?|(\d+)", str(hole.length).strip())
-    if match is None:
-        raise UserError(
-            f"infill_length '{hole.length}' is not allowed; it must be 'oracle', 'oracle+K' or a number of tokens"
-        )
-    if match.group(2):
-        given = int(match.group(2))
+    given = hole.length.tokens
+    if given is not None:
         if hole.measure != "canvas":
             return given
         room = given - len(begin(model, model.encode(prefix))) - len(model.encode(hole.suffix))
@@ -182,7 +214,7 @@ def hole_length(model: Denoiser, hole: Hole, prefix: str) -> int:
         return room
     if not hole.references:
         raise SampleError("an oracle length needs a reference text, and this document has none")
-    return max(_tokens(model, hole.measure, prefix, text) for text in hole.references) + int(match.group(1) or 0)
+    return max(_tokens(model, hole.measure, prefix, text) for text in hole.references) + hole.length.more
 
 
 def _tokens(model: Denoiser, measure: str, prefix: str, text: str) -> int:

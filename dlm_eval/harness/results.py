@@ -1,92 +1,144 @@
-"""What a run adds to lm-eval's results: costs and errors of each sample, and sums of them by task."""
+"""lm-eval's results, made fit to be written and shown: plain numbers, no secrets, and samples that failed."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
-from dlm_eval.canvas import Score
-from dlm_eval.engine import Cost
-from dlm_eval.harness.records import Record
+import numpy as np
+
+from dlm_eval.harness.requests import HOLE, Hole
 from dlm_eval.redaction import redact, redact_values
-from dlm_eval.scoring.mc_error import correlations
 
-log = logging.getLogger(__name__)
+DEEPEST = 100  # containers inside each other that are written
 
 
-def attach_costs(results: dict[str, Any], records: Sequence[Record], reason: Callable[[str, Any], str | None]) -> None:
-    """Adds forwards, rows, tokens, seconds, logprob_stderr (and error) to every logged sample.
+def json_value(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """Returns a value as JSON can hold it. Cycles are cut, keys and objects become text.
 
     Args:
-        results: lm-eval's results with 'samples'.
-        records: what each request cost.
-        reason: (task, document) -> why it has no metric, or None.
+        value: any object.
+        above: identities of the containers around it.
     """
-    by_doc: dict[tuple[str, int | None], list[Record]] = {}
-    for record in records:
-        by_doc.setdefault((record.task, record.doc_id), []).append(record)
-    for task, samples in (results.get("samples") or {}).items():
-        seen: Counter[str] = Counter()
+    if isinstance(value, (str, int, float, type(None))):
+        return value
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        if id(value) in above or len(above) > DEEPEST:
+            return "..."
+        inside = (*above, id(value))
+        if isinstance(value, Mapping):
+            return {
+                key if isinstance(key, str) else as_text(key): json_value(item, inside) for key, item in value.items()
+            }
+        return [json_value(item, inside) for item in value]
+    return value.item() if isinstance(value, np.generic) else as_text(value)
+
+
+def as_text(value: Any) -> str:
+    """Returns an object as text; one whose own `__str__` raises, by its type."""
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def python_numbers(value: Any) -> Any:
+    """Returns a value with every number of numpy or torch in it as Python's own."""
+    import torch
+
+    if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {
+            key if isinstance(key, str) else str(python_numbers(key)): python_numbers(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return (
+            type(value)(map(python_numbers, value))
+            if type(value) in (list, tuple)
+            else [python_numbers(item) for item in value]
+        )
+    return value
+
+
+def make_plain(results: dict[str, Any]) -> None:
+    """Makes all numbers of lm-eval's results Python's own, those of samples too: lm-eval would write numpy's as text."""
+    for kind in ("results", "groups"):
+        if kind in results:
+            results[kind] = {name: python_numbers(scores) for name, scores in results[kind].items()}
+    for samples in (results.get("samples") or {}).values():
         for sample in samples:
-            number = seen[
-                sample["filter"]
-            ]  # lm-eval logs each filter's documents in order; its doc_id is permuted under --samples
-            seen[sample["filter"]] += 1
-            own = sorted(by_doc.get((task, number), []), key=lambda r: (r.idx, r.repeat))
-            if own:
-                sample["forwards"] = sample["rows"] = sum(r.rows for r in own)
-                sample["tokens"] = sum(r.tokens for r in own)
-                sample["seconds"] = round(sum(r.seconds for r in own), 6)
-                sample["truncated"] = sum(r.truncated for r in own)
-                if own[0].kind == "likelihood":
-                    sample |= likelihood_columns([r.score for r in own])
-                    if own[0].tokens and "text_nats" in own[0].details:  # a whole text, not a choice
-                        sample["nats_per_token"] = own[0].details["text_nats"] / own[0].tokens
-                else:
-                    sample["exit"] = [r.details.get("exit") for r in own]
-                    sample["steps"] = [r.details.get("steps_taken") for r in own]
-            error = reason(task, sample["doc"])
-            if error is not None:
-                sample["error"] = error
+            sample.update({metric: python_numbers(sample[metric]) for metric in sample["metrics"]})
+            sample["arguments"] = [tuple(map(plain_argument, arguments)) for arguments in sample["arguments"]]
 
 
-def likelihood_columns(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
-    """Returns the columns of a sample's likelihoods, one entry per request, None where it erred."""
-    found: dict[str, list[Any]] = {
-        "logprob_stderr": [s and s.stderr for s in scores],
-        "logprob_interval": [s and s.interval for s in scores],
-        "logprob_kind": [s and s.kind for s in scores],
-        "logprob_bounds": [s and (s.lower, s.upper) for s in scores],
-        "logprob_bounds_stderr": [s and (s.lower_stderr, s.upper_stderr) for s in scores],
-        "logprob_bracket": [s and s.bracket for s in scores],
-    }
-    if any(s and s.rough_stderr is not None for s in scores):
-        found["logprob_rough_stderr"] = [s and s.rough_stderr for s in scores]
-        found["logprob_freedom"] = [s and s.freedom for s in scores]
-    shared = correlations([s.echo if s else () for s in scores])
-    return found if shared is None else {**found, "logprob_correlation": shared}
+def plain_argument(argument: Any) -> Any:
+    """Returns an argument of a request with its hole as plain data."""
+    if not isinstance(argument, dict) or not isinstance(argument.get(HOLE), Hole):
+        return argument
+    return {**argument, HOLE: argument[HOLE].plain()}
 
 
-def unscored(tasks: Mapping[str, Any]) -> dict[str, Any]:
+def metrics_of(scores: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
+    """Returns (metric, filter) -> value of one task or group of results; a metric that is a mapping is a metric for each of its keys."""
+    found: dict[tuple[str, str], Any] = {}
+    for key, value in scores.items():
+        metric, comma, pipeline = str(key).partition(",")
+        if comma and not metric.endswith("_stderr"):
+            found |= {(name, pipeline): each for name, each in _parts(metric, value)}
+    return found
+
+
+def _parts(metric: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _parts(f"{metric}.{key}", item)
+    else:
+        yield metric, value
+
+
+def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Returns the metrics that groups are to sum up and of which none of their tasks has a value, by group.
+
+    Args:
+        groups: lm-eval's, by name.
+        results: lm-eval's, by task and group.
+    """
+    found = {}
+    for name, group in groups.items():
+        wanted = [entry.metric for entry in group.aggregate_metric_list or ()]
+        have = {metric for metric, _ in metrics_of(results.get(name, {}))}
+        if missing := [metric for metric in wanted if metric not in have]:
+            found[name] = missing
+    return found
+
+
+def document_number(task: str, position: int | None, chosen: Mapping[str, Sequence[int]]) -> int | None:
+    """Returns the number of a request's document in its task: lm-eval counts requests among the documents of --samples."""
+    return position if position is None or task not in chosen else chosen[task][position]
+
+
+def unscored(tasks: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Returns lm-eval's results of tasks that were answered and could not be scored: the answers, and no metric."""
     return {
         "results": {name: {"alias": name} for name in tasks},
-        "samples": {name: [_unscored(request) for request in task._instances] for name, task in tasks.items()},
+        "samples": {name: [_unscored(request, chosen) for request in task._instances] for name, task in tasks.items()},
         **{key: {} for key in ("config", "configs", "versions", "n-shot", "higher_is_better", "n-samples")},
         "group_subtasks": {},
     }
 
 
-def _unscored(request: Any) -> dict[str, Any]:
+def _unscored(request: Any, chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     hashes = dict.fromkeys(("doc_hash", "prompt_hash", "target_hash"), "")
     answered = {"arguments": [request.args], "resps": [request.resps], "filtered_resps": [], "metrics": []}
-    return {"doc_id": request.doc_id, "doc": request.doc, "target": None, **answered, "filter": "none", **hashes}
+    number = document_number(request.task_name, request.doc_id, chosen)
+    return {"doc_id": number, "doc": request.doc, "target": None, **answered, "filter": "none", **hashes}
 
 
-def erred(results: Mapping[str, Any]) -> dict[tuple[str, int], str]:
+def failed_samples(results: Mapping[str, Any]) -> dict[tuple[str, int], str]:
     """Returns why samples erred, by task and document."""
     return {
         (task, sample["doc_id"]): sample["error"]
@@ -98,15 +150,15 @@ def erred(results: Mapping[str, Any]) -> dict[tuple[str, int], str]:
 
 def count_errors(results: Mapping[str, Any]) -> dict[str, int]:
     """Returns the number of documents that erred, by task."""
-    return dict(Counter(task for task, _ in erred(results)))
+    return dict(Counter(task for task, _ in failed_samples(results)))
 
 
-def nameable(config: Any) -> Any:
+def jsonable_config(config: Any) -> Any:
     """Returns a task's configuration with functions by their names: lm-eval would write the address of those inside filters, another in every run."""
     if isinstance(config, dict):
-        return {key: nameable(value) for key, value in config.items()}
+        return {key: jsonable_config(value) for key, value in config.items()}
     if isinstance(config, list):
-        return [nameable(value) for value in config]
+        return [jsonable_config(value) for value in config]
     return f"{config.__module__}.{config.__qualname__}" if isinstance(config, FunctionType) else config
 
 
@@ -129,72 +181,3 @@ def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
 def _public_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a sample without secrets; of its columns only the arguments of its requests are settings."""
     return {**redact_values(sample), "arguments": redact(sample["arguments"])}
-
-
-def cost_block(
-    records: Sequence[Record], errors: Mapping[str, int], device: Cost | None, wall_seconds: float
-) -> dict[str, Any]:
-    """Returns cost per task and in total. forwards: model calls of the samples' own canvases; `device` has what the device ran."""
-    tasks: dict[str, dict[str, Any]] = {}
-    nats: dict[str, list[float]] = {}  # of texts that were scored whole, and their tokens
-    for record in records:
-        cost = tasks.setdefault(
-            record.task,
-            {
-                "samples": set(),
-                "errors": 0,
-                "requests": 0,
-                "forwards": 0,
-                "rows": 0,
-                "tokens": 0,
-                "seconds": 0.0,
-                "truncated": 0,
-            },
-        )
-        cost["samples"].add(record.doc_id)
-        cost["requests"] += 1
-        cost["forwards"] += record.rows
-        cost["rows"] += record.rows
-        cost["tokens"] += record.tokens
-        cost["seconds"] += record.seconds
-        cost["truncated"] += record.truncated > 0
-        if record.budget:
-            cost["budget_forwards"] = cost.get("budget_forwards", 0) + record.budget
-        if "text_nats" in record.details:
-            texts = nats.setdefault(record.task, [0.0, 0])
-            texts[0], texts[1] = texts[0] + record.details["text_nats"], texts[1] + record.tokens
-    for task in {*tasks, *errors}:
-        tasks.setdefault(task, {})["errors"] = errors.get(task, 0)
-    for cost in tasks.values():
-        cost["samples"] = len(cost.get("samples", ()))
-    for task, (total_nats, tokens) in nats.items():
-        tasks[task]["nats_per_token"] = total_nats / tokens
-    total: dict[str, Any] = {"wall_seconds": wall_seconds}
-    if device is not None:
-        total |= {f"device_{key}": value for key, value in vars(device).items()}
-    return {**tasks, "total": total}
-
-
-def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """Returns per task how it was answered: kind, estimators and what their numbers are, decode settings as they were resolved, lengths."""
-    tasks: dict[str, dict[str, Any]] = {}
-    for record in records:
-        task = tasks.setdefault(record.task, {"kind": record.kind})
-        for key in ("estimator", "strategy", "preset", "steps", "block_length", "gen_length"):
-            if record.details.get(key) is not None:
-                task.setdefault(key, set()).add(record.details[key])
-        if record.score is not None:
-            task.setdefault("logprob_kind", set()).add(record.score.kind)
-        for key in ("decode", "replaced"):
-            if record.details.get(key) is not None:
-                task[key] = record.details[key]
-    return {name: {k: _one(v) for k, v in task.items()} for name, task in tasks.items()}
-
-
-def _one(value: Any) -> Any:
-    if not isinstance(value, set):
-        return value
-    items = sorted(value)
-    if len(items) == 1:
-        return items[0]
-    return f"{items[0]}-{items[-1]}" if isinstance(items[0], int) else ", ".join(map(str, items))

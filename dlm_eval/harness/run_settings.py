@@ -136,6 +136,23 @@ class RunSettings:
         return (self.verbosity or os.environ.get("LMEVAL_LOG_LEVEL") or "").upper() in ("ERROR", "CRITICAL")
 
     @property
+    def chosen(self) -> dict[str, list[int]]:
+        """The documents of `samples`, ascending and none twice."""
+        return {name: sorted(set(numbers)) for name, numbers in (self.samples or {}).items()}
+
+    @property
+    def multiturn(self) -> bool:
+        """Whether examples are turns of a conversation: under a chat template they are, unless the user says otherwise."""
+        turns = self.fewshot_as_multiturn
+        return bool(self.apply_chat_template) if turns is None else turns
+
+    @property
+    def system_text(self) -> str | None:
+        """The system instruction as lm-eval gets it, which puts no separator behind it if there is no chat template."""
+        text = self.system_instruction
+        return text if text is None or self.apply_chat_template or text.endswith("\n") else text + "\n\n"
+
+    @property
     def noise_seed(self) -> int:
         """Seed of all sampling."""
         return self.seeds[0] or 0

@@ -17,15 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dlm_eval.errors import RunError, UserError, unknown
+from dlm_eval.harness.results import json_value
 from dlm_eval.noise import digest
 from dlm_eval.printable import valid_unicode
 from dlm_eval.settings import shown
 
 LONGEST = 150  # bytes of a name in a file's name; the rest is a date, and 255 are allowed
-DEEPEST = 100  # containers inside each other that are written
 NOT_IN_FILES = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\[\]*?\"<>|:\u2028\u2029\u202a-\u202e]|^\.+")
 DATED = re.compile(r"[0-9]{4}-[0-9-]+T[0-9.-]+\.jsonl")  # what lm-eval puts behind a task's name
 
@@ -51,33 +49,6 @@ def check_tracker(arguments: Mapping[str, Any]) -> None:
         raise UserError("--hf_hub_log_args: push_results_to_hub and push_samples_to_hub need token=...")
 
 
-def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
-    """Returns a value as JSON can hold it, whatever a task put into it: cycles are cut, keys and objects become text.
-
-    Args:
-        value: any object.
-        above: identities of the containers around it.
-    """
-    if isinstance(value, (str, int, float, type(None))):
-        return value
-    if isinstance(value, (Mapping, list, tuple, set, frozenset)):
-        if id(value) in above or len(above) > DEEPEST:
-            return "..."
-        inside = (*above, id(value))
-        if isinstance(value, Mapping):
-            return {key if isinstance(key, str) else text(key): plain(item, inside) for key, item in value.items()}
-        return [plain(item, inside) for item in value]
-    return value.item() if isinstance(value, np.generic) else text(value)
-
-
-def text(value: Any) -> str:
-    """Returns an object as text; one whose own `__str__` raises, by its type."""
-    try:
-        return str(value)
-    except Exception:
-        return f"<{type(value).__name__}>"
-
-
 def file_name(name: str, most: int = LONGEST) -> str:
     """Returns the name of a task or model as a part of a file's name: itself, or what is left of it with a hash, if a file cannot be called so."""
     kept = NOT_IN_FILES.sub("_", valid_unicode(name)).encode()[:most].decode(errors="ignore")
@@ -100,7 +71,7 @@ def save(
         return _save(results, output_path, model_name, tracker_args, config)
     except _Incomplete as error:
         log.debug("results are written in plain form", exc_info=error)
-        return _save(plain(results), output_path, model_name, tracker_args, config)
+        return _save(json_value(results), output_path, model_name, tracker_args, config)
 
 
 class _Incomplete(RunError):

@@ -1,18 +1,15 @@
 """Tasks whose documents are drawn: the same under the same seeds, whatever ran before and whatever is cached.
 
-Some tasks shuffle choices while their documents are made (`process_docs` of GPQA). lm-eval lets `datasets` cache what came of it, under a key that knows no
-seed, and calls `process_docs` anew each time that documents are wanted. Inside `steady_documents` every task begins with all generators as its seeds say,
-nothing that a function made of a dataset is read from a cache, and `process_docs` is called once for each split.
+Some tasks shuffle choices while their documents are made (`process_docs` of GPQA). Here every task begins with all generators
+as its seeds say, and `process_docs` is called once for each split. `lm_eval_patches.documents_by_seed` puts it in place.
 """
 
 from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
@@ -35,16 +32,10 @@ def seed_generators(seeds: Seeds) -> None:
         torch.manual_seed(of_torch)
 
 
-@contextmanager
-def steady_documents(seeds: Seeds) -> Iterator[None]:
-    """Makes the documents of every task that is built inside a function of the task, its data and the seeds alone."""
-    import datasets
-    from lm_eval.config.task import TaskConfig
-
-    begin = TaskConfig.__post_init__
+def seeded_configuration(begin: Callable[[Any], None], seeds: Seeds) -> Callable[[Any], None]:
+    """Wraps the `__post_init__` of a task's configuration, behind which lm-eval makes the task's documents."""
 
     def seeded(config: Any) -> None:
-        """Stands at the beginning of a task: the next thing that lm-eval does is to make its documents."""
         functions = [value for value in vars(config).values() if callable(value)]
         if config.process_docs is not None:
             config.process_docs = once_per_split(config.process_docs)
@@ -57,28 +48,18 @@ def steady_documents(seeds: Seeds) -> Iterator[None]:
         _rewind(functions)
         seed_generators(seeds)
 
-    caching = datasets.is_caching_enabled()
-    datasets.disable_caching()
-    try:
-        seed_generators(seeds)  # for classes that draw before they have a configuration
-        with patch.object(TaskConfig, "__post_init__", seeded):
-            yield
-    finally:
-        if caching:
-            datasets.enable_caching()
+    return seeded
 
 
-def hold_documents(task: Any, seeds: Seeds) -> None:
-    """Has a built task make the documents of each kind once more and then keep them: a class of its own may make them without `process_docs`."""
-    for name in ("training_docs", "validation_docs", "test_docs"):
-        make = getattr(task, name)
+def drawn_once(make: Callable[[], Any], seeds: Seeds) -> Callable[[], Any]:
+    """Returns `make`, which gives a task's documents, called once with all generators as the seeds say."""
 
-        @functools.cache
-        def made(make: Callable[[], Any] = make) -> Any:
-            seed_generators(seeds)
-            return _fixed(make())
+    @functools.cache
+    def made() -> Any:
+        seed_generators(seeds)
+        return _fixed(make())
 
-        setattr(task, name, made)
+    return made
 
 
 def once_per_split(process_docs: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -1,20 +1,20 @@
-"""What stock tasks import and today's libraries have no more, and files of nltk that they download: in place while tasks load."""
+"""Stand-ins for what stock tasks import and today's libraries lack, and nltk's files (`lm_eval_patches.missing_modules`)."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from dlm_eval.errors import UserError
-from dlm_eval.harness.on_import import on_import
 from dlm_eval.hub import hub_reachable
 
 NLTK_FILES = "nltk_data"  # folder in --data_dir
@@ -56,31 +56,31 @@ STAND_INS: dict[str, Callable[[], dict[str, ModuleType]]] = {
 }
 
 
-@contextlib.contextmanager
-def stand_ins(data_dir: str | Path | None = None) -> Iterator[None]:
-    """Lets tasks import what is gone, and find nltk's files below `data_dir` (or $DLM_EVAL_DATA) until the context ends.
-
-    Raises:
-        UserError: from a task inside, a file of nltk's that cannot be had.
-    """
-    import datasets
-
-    added = {}
+def modules() -> dict[str, ModuleType]:
+    """Returns the modules that stand for those that are missing here, by name."""
+    added: dict[str, ModuleType] = {}
     for name, make in STAND_INS.items():
         if name not in sys.modules and not _there(name):
             added.update(make())
-    sys.modules.update(added)
-    lacks_metrics = not hasattr(datasets, "load_metric")  # gone from datasets 3 on; evaluate has it
-    if lacks_metrics:
-        datasets.load_metric = lambda *args, **options: importlib.import_module("evaluate").load(*args, **options)
-    try:
-        with _nltk_from(data_dir or os.environ.get("DLM_EVAL_DATA")):
-            yield
-    finally:
-        if lacks_metrics:
-            del datasets.load_metric
-        for name in added:
-            sys.modules.pop(name, None)
+    return added
+
+
+def load_metric(*args: Any, **options: Any) -> Any:
+    """Stands for `datasets.load_metric`: HF evaluate has the metrics now."""
+    return importlib.import_module("evaluate").load(*args, **options)
+
+
+def nltk_download(nltk: Any, data_dir: str | Path | None) -> Callable[..., bool]:
+    """Returns a function for `nltk.download` that looks below `data_dir` (or $DLM_EVAL_DATA) first.
+
+    Raises:
+        UserError: from the function, a file of nltk's that is missing.
+    """
+    data_dir = data_dir or os.environ.get("DLM_EVAL_DATA")
+    folder = str(Path(data_dir).expanduser().resolve() / NLTK_FILES) if data_dir else None
+    if folder is not None and folder not in nltk.data.path:
+        nltk.data.path.insert(0, folder)
+    return functools.partial(_download, nltk, nltk.download)
 
 
 def _there(name: str) -> bool:
@@ -90,27 +90,11 @@ def _there(name: str) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _nltk_from(data_dir: str | Path | None) -> Iterator[None]:
-    """Gives nltk its folder and our `download`, as soon as somebody imports it (a second that most tasks need not pay)."""
-    folder = Path(data_dir).expanduser().resolve() / NLTK_FILES if data_dir else None
-
-    def prepare(nltk: Any) -> Callable[[], None]:
-        original = nltk.download
-        if folder is not None and str(folder) not in nltk.data.path:
-            nltk.data.path.insert(0, str(folder))
-        nltk.download = lambda name, *args, **options: _download(nltk, original, name, *args, **options)
-        return lambda: setattr(nltk, "download", original)
-
-    with on_import("nltk", prepare):
-        yield
-
-
 def _download(nltk: Any, original: Callable[..., Any], name: str, *args: Any, **options: Any) -> bool:
     """Returns True once nltk's file `name` is there: on this machine, or from nltk's server where the network may be used.
 
     Raises:
-        UserError: it is not, and cannot be had.
+        UserError: it is not there and cannot be downloaded.
     """
     wanted = {name, "punkt_tab"} if name == "punkt" else {name}  # nltk 3.9 reads punkt_tab wherever punkt was asked for
     for path in (f"{kind}/{each}" for kind in KINDS for each in wanted):

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.harness.tasks import include_folders, task_configs_dir
-from dlm_eval.harness.while_loading import quiet
+from dlm_eval.harness.lm_eval_patches import quiet_index
+from dlm_eval.harness.tasks import include_folders
+from dlm_eval.packaged import task_configs_dir
 from dlm_eval.yaml_text import read_yaml_text
 
 
@@ -49,7 +50,7 @@ def _manager(include_path: str | None, everything: bool) -> Any:
     for root in map(Path, roots[1:]):
         for file in root.glob("**/*.yaml"):
             read_yaml_text(file, str(file))  # lm-eval's parser would end the process over one that is nested too deeply
-    with quiet():
+    with quiet_index():
         return TaskManager(include_path=roots, include_defaults=everything)
 
 

@@ -4,43 +4,29 @@ from __future__ import annotations
 
 import copy
 import glob
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import dlm_eval
-from dlm_eval.errors import RunError, UserError, nearest
-from dlm_eval.harness.data import local_first
-from dlm_eval.harness.guard import reason_of, task_code
-from dlm_eval.harness.packages import check_packages, missing_package
+from dlm_eval.errors import UserError, nearest
+from dlm_eval.harness import lm_eval_patches as patches
+from dlm_eval.harness.requirements import check_packages, missing_package
 from dlm_eval.harness.run_settings import DEFAULT_SEEDS
-from dlm_eval.harness.seeding import Seeds, hold_documents, steady_documents
-from dlm_eval.harness.stand_ins import stand_ins
-from dlm_eval.harness.stock_code import code_eval_replaced, put_in_sandbox
+from dlm_eval.harness.sample_errors import reason_of, task_code
+from dlm_eval.harness.seeding import Seeds
 from dlm_eval.harness.task_files import check_config, check_file, check_folder
-from dlm_eval.harness.while_loading import bounded_templates, lengths_of_tasks_alone, quiet
+from dlm_eval.packaged import task_configs_dir
 from dlm_eval.printable import counted
 
+log = logging.getLogger(__name__)
 WILDCARDS = set("*?[")
 DATA_KEYS = {
     "dataset_path",
     "custom_dataset",
     "class",
 }  # a configuration with one of these is a whole task; else it changes one that there is
-
-
-def task_configs_dir() -> Path:
-    """Returns the folder of our task YAMLs: in the installed package, or at the top of a checkout.
-
-    Raises:
-        RunError: it is in neither place, so the installation is broken.
-    """
-    package = Path(dlm_eval.__file__).resolve().parent
-    for folder in (package / "task_configs", package.parent / "task_configs"):
-        if folder.is_dir():
-            return folder
-    raise RunError(f"the task_configs folder is missing beside or in {package}")
 
 
 def load_tasks(
@@ -70,19 +56,19 @@ def load_tasks(
     roots = [task_configs_dir(), *include_folders(include_path)]
     for root in roots:
         check_folder(root)
-    with quiet(), lengths_of_tasks_alone(), local_first(data_dir):
+    with patches.quiet_index(), patches.no_default_length(), patches.local_first(data_dir):
         manager, found = _find(_split(names), roots, dict(metadata or {}))
-        with steady_documents(seeds), bounded_templates(), code_eval_replaced(), stand_ins(data_dir):
+        with patches.loading(seeds, data_dir):
             built = [item for name in found for item in _build(manager, name)]
         try:
             loaded: dict[str, Any] = manager.load(built)
         except ValueError as error:
             raise UserError(f"--tasks: {error}") from error
-    put_in_sandbox(loaded["tasks"])
+    patches.judge_in_sandbox(loaded["tasks"])
     for name, task in loaded["tasks"].items():
         _check_metric_functions(task)
         check_packages(name, task)
-        hold_documents(task, seeds)
+        patches.keep_documents(task, seeds)
     _hide_folders([*loaded["tasks"].values(), *loaded["groups"].values()], roots)
     return loaded
 
@@ -102,6 +88,8 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
     for name, task in loaded["tasks"].items():
         own = task.config.num_fewshot
         wanted = own if num_fewshot is None or own == 0 else num_fewshot  # lm-eval lets a 0 in a YAML stand
+        if own == 0 and num_fewshot:
+            log.warning("task '%s': --num_fewshot %d is ignored; its YAML says num_fewshot: 0", name, num_fewshot)
         examples: Sequence[Any] = getattr(getattr(task, "sampler", None), "df", None) or ()
         evaluated = task.eval_docs
         same = len(examples) == len(evaluated) and len(examples) > 0 and examples[0] == evaluated[0]

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from dlm_eval.errors import UserError, unknown
-from dlm_eval.harness.plain import metrics_of
+from dlm_eval.harness.lm_eval_patches import public_command_line
+from dlm_eval.harness.results import metrics_of
 from dlm_eval.output import one_line
-from dlm_eval.redaction import learn, learn_words, redact, redact_message
+from dlm_eval.redaction import learn, redact
 
 TRACKERS = ("wandb", "trackio", "tensorboard")  # each needs the package of its name
 
@@ -45,7 +44,7 @@ class Reports:
                 if name == "tensorboard":
                     _write_scalars(results, folder / "tensorboard")
                 else:
-                    with patch.object(sys, "argv", _public_words(sys.argv)):  # which W&B records
+                    with public_command_line():
                         _log(self._logger(name), results, log_samples)
             except (Exception, SystemExit) as error:  # a tracker's failure is its own: the results are saved
                 log.warning("reporting to %s failed: %s: %s", name, type(error).__name__, error)
@@ -63,12 +62,6 @@ class Reports:
         if name == "wandb":
             return WandbLogger(given.get("wandb_args"), given.get("wandb_config_args"))
         return TrackioLogger(given.get("trackio_args"))
-
-
-def _public_words(words: Sequence[str]) -> list[str]:
-    """Returns a command line without secrets."""
-    learn_words(words)
-    return [redact_message(word) for word in words]
 
 
 def parse_reports(report_to: Any, arguments: Mapping[str, Any]) -> Reports:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dlm_eval.metrics.rocstories import rouge
+from dlm_eval.packaged import task_configs_dir
 
 
 def documents(*, demo_file: str, **_: Any) -> dict[str, Any]:
@@ -17,8 +18,6 @@ def documents(*, demo_file: str, **_: Any) -> dict[str, Any]:
         _: lm-eval passes the task's metadata, which holds the model's arguments, too.
     """
     import datasets
-
-    from dlm_eval.harness.tasks import task_configs_dir
 
     with open(task_configs_dir() / "demo" / demo_file, encoding="utf-8") as lines:
         return {"test": datasets.Dataset.from_list([json.loads(line) for line in lines])}

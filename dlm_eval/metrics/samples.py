@@ -3,7 +3,7 @@
 A sampler that repeats itself reaches the best generative perplexity (arXiv 2606.08417), so it never stands alone here. All counts (entropy, distinct,
 Zipf, length) are of the judge's tokens, so that models with different vocabularies compare; self-BLEU has sacrebleu's words.
 
-A YAML names one of the two task classes, and its metadata the judge; `--metadata judge=ID_OR_DIR,judge_device=cuda:1,n_samples=256` overrides.
+The task classes that bring the judge are in harness/sample_tasks.py.
 """
 
 from __future__ import annotations
@@ -13,13 +13,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lm_eval.api.task import ConfigurableTask
-
 from dlm_eval.errors import UserError
-from dlm_eval.harness.infill import InfillTask
-from dlm_eval.metrics.judge import Judge, Reading, find_judge
+from dlm_eval.metrics.judge import Judge, Reading
 
-JUDGE = "gpt2-large"  # of DiffuGPT, SEDD and MDLM
 RIVALS = 63  # other samples that self-BLEU compares one with; more would raise it, so it is a fixed number
 RANKS = 5000  # most frequent tokens that the Zipf coefficient is fitted on (Holtzman et al. 2020, arXiv 1904.09751)
 
@@ -35,29 +31,6 @@ class Part(float):
         part = cls(value)
         part.tokens, part.text = reading.tokens, text
         return part
-
-
-class SampleTask(ConfigurableTask):  # type: ignore[misc]
-    """An lm-eval ``generate_until`` task whose samples a judge reads. Its ``process_results`` takes the judge as third argument."""
-
-    def __init__(self, config: Mapping[str, Any] | None = None, **_: Any) -> None:
-        settings = {key: value for key, value in dict(config or {}).items() if key != "class"}
-        said = dict(settings.get("metadata") or {})
-        self.judge = find_judge(str(said.get("judge") or JUDGE), str(said.get("judge_device") or "auto"))
-        shown = {
-            "judge": self.judge.folder.name,
-            "judge_commit": self.judge.folder.commit,
-        }  # no folder of this machine in results
-        super().__init__(config={**settings, "metadata": {**said, **shown}})
-
-    def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
-        """Returns what the YAML's function makes of one sample."""
-        found: dict[str, Any] = self.config.process_results(doc, results, self.judge)
-        return found
-
-
-class InfillSampleTask(SampleTask, InfillTask):
-    """The same where text stands behind the hole."""
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str], judge: Judge) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from .runner import DEFAULT_LIMITS, KINDS, Sandbox, Unavailable, Verdict
 
 __all__ = [
     "KINDS",
+    "UNSANDBOXED",
     "Limits",
     "Sandbox",
     "Unavailable",
@@ -22,6 +23,7 @@ __all__ = [
     "with_numpy",
 ]
 
+UNSANDBOXED = "UNSANDBOXED"  # what results and tables say of programs that ran outside
 _default = Sandbox()
 
 

@@ -1,4 +1,4 @@
-"""Python packages that a task needs and a plain install lacks: which extra brings them, found out before a model loads."""
+"""What tasks need and this machine lacks, found out before a model loads: Python packages, and metrics of HF evaluate."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import functools
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dlm_eval.errors import UserError
+from dlm_eval.harness.code_scan import MODULE, SCRIPT, reach
+from dlm_eval.harness.code_tasks import starts
+from dlm_eval.hub import hub_reachable
+from dlm_eval.metrics.code_eval import METRIC
 
 # Module that is imported -> our extra that brings it.
 EXTRAS = {
@@ -37,6 +41,7 @@ OTHERWISE = {
     "tinyBenchmarks": "it is on no package index; install it from its authors' repository",
 }
 DISTRIBUTIONS = {"antlr4-python3-runtime": "antlr4"}  # some tasks ask for versions of these
+LOAD = re.compile(r"evaluate\.load\((.+)\)")
 ASKED = re.compile(r"lm[-_]eval\[\"?([\w-]+)")
 
 
@@ -126,3 +131,55 @@ def _imports(file: str) -> tuple[str, ...]:
             found.append(node.module)
     tops = dict.fromkeys(name.partition(".")[0] for name in found)
     return tuple(name for name in tops if name in EXTRAS or name in OTHERWISE)
+
+
+def check_loaded_metrics(tasks: Mapping[str, Any]) -> None:
+    """Raises UserError if a metric that one of the tasks loads while it scores cannot be had here.
+
+    What a metric itself fetches when it computes (BERTScore its model) is not seen: that costs the metric, which is named.
+    """
+    tried: dict[str, str | None] = {}
+    for task, metric in _needed(tasks):
+        if metric not in tried:
+            tried[metric] = _fault(metric)
+        if tried[metric] is not None:
+            raise UserError(
+                f"task '{task}' scores with the metric '{metric}' of HF evaluate, which cannot be loaded: {tried[metric]};"
+                " leave the task out, run once where the hub can be reached, or keep the answers alone (--predict_only)"
+            )
+
+
+def _needed(tasks: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields task and metric of every `evaluate.load("name")` that a function of the task can come to; what a file's top level loads has been loaded."""
+    for name, task in tasks.items():
+        for hit in sorted(reach(set(starts(task)))):
+            match = LOAD.fullmatch(hit.name)
+            if (
+                match
+                and hit.inside not in (MODULE, SCRIPT)
+                and (metric := _literal(match[1])) not in (None, METRIC.name)
+            ):
+                yield name, str(metric)
+
+
+def _literal(text: str) -> str | None:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None  # a name that is put together when it runs
+    return value if isinstance(value, str) else None
+
+
+def _fault(metric: str) -> str | None:
+    """Returns why a metric cannot be loaded, or None."""
+    import evaluate
+
+    try:
+        evaluate.load(metric)
+    except ImportError as error:
+        return " ".join(str(error).split())
+    except (Exception, SystemExit) as error:  # a metric is a script of somebody's
+        if not hub_reachable():
+            return "the hub is out of reach and the cache lacks it"
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None

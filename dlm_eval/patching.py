@@ -1,11 +1,11 @@
-"""Changes of another library that wait until somebody imports it: an import that most runs need not pay."""
+"""Temporary changes of other libraries: an attribute that is replaced, and one that waits for the library's import."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -14,9 +14,28 @@ from typing import Any
 Undo = Callable[[], None]
 
 
-@contextlib.contextmanager
+@contextmanager
+def replaced(target: Any, name: str, value: Any) -> Iterator[None]:
+    """Sets the attribute `name` of a module, class or object to `value` until the context ends."""
+    own = name in vars(target)
+    before = vars(target).get(name)
+    setattr(target, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(target, name, before)
+        else:
+            delattr(target, name)
+
+
+@contextmanager
 def on_import(name: str, prepare: Callable[[Any], Undo]) -> Iterator[None]:
-    """Calls `prepare(module)` as soon as the module `name` is imported (at once, if it is already); what it returns undoes it when the context ends."""
+    """Calls `prepare(module)` as soon as the module `name` is imported (at once, if it is already).
+
+    What `prepare` returns is called when the context ends and undoes the change. Most runs never import the library,
+    and so do not wait for it.
+    """
     undo: list[Undo] = []
     finder = _OnImport(name, lambda module: undo.append(prepare(module)))
     if name in sys.modules:
@@ -39,7 +58,7 @@ class _OnImport(MetaPathFinder):
         self.name, self.then = name, then
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        """Returns the module's own spec, whose loader tells us when it is done; None for any other module."""
+        """Returns the module's own spec with a loader that reports when it is done; None for other modules."""
         if fullname != self.name:
             return None
         sys.meta_path.remove(self)

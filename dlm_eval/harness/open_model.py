@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +17,11 @@ from dlm_eval.journal import Journal
 from dlm_eval.models import baselines, checkpoints, known_families, option_names, packaged_asset
 from dlm_eval.noise import digest
 from dlm_eval.redaction import redact, redact_text
+from dlm_eval.stopping import last_duty
 
 if TYPE_CHECKING:
     from dlm_eval.budget import Learned
-    from dlm_eval.harness.lm import DiffusionLM
+    from dlm_eval.harness.lm import Options
     from dlm_eval.models.denoiser import Denoiser
     from dlm_eval.pool import Pool
 
@@ -27,21 +30,66 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to be evaluated.
+    """A model ready to be evaluated; runs that differ in their settings alone may share it.
 
     Attributes:
-        lm: lm-eval's view of it.
         name: what result folders and tables call it.
         facts: what identifies it in a result.
-        ours: whether it is a DiffusionLM.
         close: ends its workers, after noting for the next run what they learned.
+        lm: lm-eval's view of it; of ours None until `under` has made the one of a run.
+        model: one of ours; None for a model of lm-eval's own.
+        pool: runs it.
+        journal: keeps its answers.
     """
 
-    lm: Any
     name: str
     facts: dict[str, Any]
-    ours: bool
     close: Callable[[], None] = lambda: None
+    lm: Any = None
+    model: Denoiser | None = None
+    pool: Pool | None = None
+    journal: Journal | None = None
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is one of our denoisers."""
+        return self.model is not None
+
+    def under(self, settings: RunSettings, by_order: frozenset[str] = frozenset()) -> Loaded:
+        """Returns the model as one run sees it: weights, devices and journal are shared, records are the run's own.
+
+        Args:
+            settings: of the run.
+            by_order: tasks whose scores ask only which choice is best.
+        """
+        if self.model is None or self.pool is None:
+            return self
+        from dlm_eval.harness.lm import DiffusionLM
+
+        return replace(
+            self, lm=DiffusionLM(self.model, self.pool, _options(self.model, settings, by_order), self.journal)
+        )
+
+
+@contextmanager
+def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
+    """Yields the model of a run with the journal in `home`; closes both.
+
+    Raises:
+        UserError: an option or checkpoint that cannot be used.
+    """
+    journal = Journal(home / "journal.sqlite") if home and settings.resume else None
+    with ExitStack() as stack:
+        if journal is not None:
+            stack.callback(journal.close)
+            stack.enter_context(last_duty(journal.commit))
+        loaded = _load_ours(settings, journal) if is_ours(settings.model) else _load_baseline(settings)
+        stack.callback(loaded.close)
+        if loaded.pool is not None:
+            stack.enter_context(last_duty(loaded.pool.close))
+        gc.freeze()  # model and libraries stay: looking through them for garbage takes a tenth of the harness's time
+        stack.callback(gc.unfreeze)
+        yield loaded
 
 
 def check_model_name(name: str) -> None:
@@ -72,32 +120,15 @@ def _is_file(name: str) -> bool:
     return name.endswith(".py") and os.path.isfile(name)
 
 
-def load(settings: RunSettings, journal: Journal | None) -> Loaded:
-    """Returns the model of a run.
-
-    Raises:
-        UserError: an option or checkpoint that cannot be used.
-    """
-    return _load_ours(settings, journal) if is_ours(settings.model) else _load_baseline(settings)
-
-
-def adapt(loaded: Loaded, settings: RunSettings) -> Loaded:
-    """Returns a loaded model under the settings of another run: the weights, the devices and the journal are shared, records are its own."""
-    if not loaded.ours:
-        return loaded
-    return replace(loaded, lm=_language_model(loaded.lm.model, loaded.lm.pool, settings, loaded.lm.journal))
-
-
 def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
     model, pool, earlier, note = _model_and_pool(settings, journal)
     facts = redact(model.describe())
     known = checkpoints().get(str(facts.get("checkpoint")))
     if known is not None and known.chat and not settings.apply_chat_template:
         log.warning("%s was tuned for chat; without --apply_chat_template its prompts are bare text", known.name)
-    lm = _language_model(model, pool, settings, journal)
     name = str(facts.get("checkpoint") or facts.get("pretrained") or Path(settings.model).name.removesuffix(".py"))
     if journal is not None:
-        journal.note(f"model:{lm.fingerprint}", name)
+        journal.note(f"model:{digest(facts)}", name)  # what DiffusionLM.fingerprint is
 
     def close() -> None:
         learned = earlier.and_then(pool.learned())
@@ -105,28 +136,27 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
             journal.note(note, learned.plain())
         pool.close()
 
-    return Loaded(lm, name, facts, True, close)
+    return Loaded(name, facts, close, None, model, pool, journal)
 
 
-def _language_model(model: Denoiser, pool: Pool, settings: RunSettings, journal: Journal | None) -> DiffusionLM:
+def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -> Options:
+    """Returns how a run's DiffusionLM answers."""
     from dlm_eval.harness.chat import chosen_template
     from dlm_eval.harness.decode_options import DEFAULT_LENGTH, DecodeOptions, user_layer
-    from dlm_eval.harness.lm import DiffusionLM, Options
+    from dlm_eval.harness.lm import Options
     from dlm_eval.scoring import parse_estimator
 
     length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
-    user = user_layer(settings.gen_kwargs, settings.decode)
-    decode = DecodeOptions.of(user, model, length)
-    options = Options(
+    return Options(
         parse_estimator(settings.estimator),
-        decode,
+        DecodeOptions.of(user_layer(settings.gen_kwargs, settings.decode), model, length),
         settings.noise_seed,
         settings.stride,
         settings.overlong,
         quiet=settings.quiet,
         template=chosen_template(model, settings.apply_chat_template),
+        by_order=by_order,
     )
-    return DiffusionLM(model, pool, options, journal)
 
 
 def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, Learned, str]:
@@ -174,7 +204,7 @@ def _load_baseline(settings: RunSettings) -> Loaded:
     pretrained = str(arguments.get("pretrained") or arguments.get("model") or settings.model)
     checkpoint = redact_text(Path(pretrained).name if os.path.exists(pretrained) else pretrained)
     shown = redact({key: value for key, value in arguments.items() if key != "pretrained"})
-    return Loaded(lm, checkpoint, {"family": name, "checkpoint": checkpoint, **shown}, False)
+    return Loaded(checkpoint, {"family": name, "checkpoint": checkpoint, **shown}, lm=lm)
 
 
 def _default_device() -> str:

@@ -26,7 +26,7 @@ class TooSlow(SampleError):
 
 
 @contextmanager
-def bounded(what: str, seconds: float) -> Iterator[None]:
+def time_limit(what: str, seconds: float) -> Iterator[None]:
     """Ends the block after so much processor time of this thread (a busy machine does not count); inside another such block it is that one's limit.
 
     Raises:

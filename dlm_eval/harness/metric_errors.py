@@ -1,25 +1,64 @@
-"""How much of a metric's uncertainty is the estimator's: what would change if the likelihoods were estimated again.
+"""How sure a metric is: the part of its error that is the estimator's, and the sampling error that lm-eval lacks.
 
-The log-likelihoods of a document are moved by normal noise of their Monte Carlo standard errors, correlated as their errors are (choices that share random
-numbers err together), and the task scores the document anew; the standard deviation of the metric over such draws is the estimator's part of its spread.
-Perplexities, which are exponentials, are taken on the logarithmic scale.
+The estimator's part is what would change if the likelihoods were estimated again. The log-likelihoods of a document are moved
+by normal noise of their Monte Carlo standard errors, correlated as their errors are (choices share random numbers). The task
+scores the document anew. The standard deviation of the metric over such draws is the estimator's part. Perplexities, which are
+exponentials, are taken on the logarithmic scale. lm-eval has no sampling error of perplexities and of bits per byte.
+
+    samples -> metric_errors -> results["dlm_eval"] by the keys of KEYS -> error_of -> table and boards
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
+from dlm_eval.harness.lm_eval_patches import rendered_once
 from dlm_eval.uncertainty import Error, student, summed
 
 EXPONENTIAL = ("perplexity", "weighted_perplexity")  # lm-eval's aggregates, by name
+KEYS = ("estimator_stderr", "estimator_interval", "perplexity_stderr", "perplexity_interval")
 DRAWS = 30  # enough for one significant digit of a standard deviation, which is what a reader needs
+
+# How fast lm-eval's aggregates change with the log-likelihood per word, by their names.
+SLOPES: dict[str, Callable[[float], float]] = {
+    "weighted_perplexity": lambda ratio: math.exp(-ratio),
+    "bits_per_byte": lambda ratio: 1 / math.log(2),
+}
+
+
+def metric_errors(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns key of `KEYS` -> task -> metric -> standard error or interval, for the results.
+
+    Args:
+        tasks: lm-eval's task dictionary.
+        results: lm-eval's results with samples.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {key: {} for key in KEYS}
+    for name, task in tasks["tasks"].items():
+        first = [s for s in results["samples"][name] if s["filter"] == results["samples"][name][0]["filter"]]
+        if task.OUTPUT_TYPE == "generate_until":
+            continue
+        parts = estimator_parts(task, first)
+        own: tuple[dict[str, Any], ...] = (
+            {metric: part and part.stderr for metric, part in parts.items()},
+            {metric: part.interval for metric, part in parts.items() if part and part.interval},
+            perplexity_stderr(task, first),
+            perplexity_interval(task, first),
+        )
+        for key, errors in zip(KEYS, own, strict=True):
+            if errors:
+                found[key][name] = errors
+    return found
+
+
+def error_of(results: Mapping[str, Any], key: str, task: str, metric: str) -> Any:
+    """Returns what the results hold of a metric under a key of `KEYS`, or None."""
+    return results.get("dlm_eval", {}).get(key, {}).get(task, {}).get(metric)
 
 
 def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, float | None]:
@@ -54,7 +93,7 @@ def estimator_parts(task: Any, samples: Sequence[Mapping[str, Any]], seed: int =
         return {}
     generator = np.random.default_rng(seed)
     scored = [s for s in samples if "error" not in s]
-    with _read_once(task):
+    with rendered_once(task):
         # What is exact scores the same in every draw.
         fixed = [None if _moves(s) else _values(task, s) for s in scored]
         draws = [_metrics(task, scored, fixed, generator) for _ in range(DRAWS)]
@@ -112,28 +151,6 @@ def _values(task: Any, sample: Mapping[str, Any], generator: np.random.Generator
     return dict(task.process_results(sample["doc"], answers))
 
 
-@contextmanager
-def _read_once(task: Any) -> Iterator[None]:
-    """Has the task render the choices and the target of each document once, not for every draw (lm-eval renders and parses templates each time)."""
-    with ExitStack() as stack:
-        for name in ("doc_to_choice", "doc_to_target"):
-            if hasattr(task, name):
-                stack.enter_context(patch.object(task, name, _by_document(getattr(task, name))))
-        yield
-
-
-def _by_document(read: Callable[..., Any]) -> Callable[..., Any]:
-    known: dict[tuple[Any, ...], Any] = {}
-
-    def once(doc: Any, *more: Any) -> Any:
-        key = (id(doc), *map(repr, more))
-        if key not in known:
-            known[key] = read(doc, *more)
-        return known[key]
-
-    return once
-
-
 def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[Any]:
     """Returns the answers with their log-likelihoods moved by errors as large and as correlated as theirs."""
     errors = _errors(sample)
@@ -145,3 +162,46 @@ def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[An
     steps = noise * np.array([error.best or 0.0 for error in errors])
     pairs = zip(sample["filtered_resps"], steps.tolist(), strict=True)
     return [(a[0] + step, *a[1:]) if isinstance(a, (tuple, list)) else a + step for a, step in pairs]
+
+
+def perplexity_stderr(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns metric -> sampling standard error of perplexities per word or byte and of bits per byte.
+
+    They are functions of r = sum of log-likelihoods / sum of words, a ratio estimate over n documents, whose error is that of the sum of
+    (log-likelihood - r * words); the delta method does the rest.
+
+    Args:
+        task: lm-eval's task.
+        samples: its logged samples, one filter's.
+    """
+    found = {}
+    for metric, (slope, ratio, error, _) in _ratios(task, samples).items():
+        found[metric] = slope(ratio) * error
+    return found
+
+
+def perplexity_interval(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Returns metric -> 95 % interval of perplexities per word or byte over documents: Student's on the logarithmic scale."""
+    found = {}
+    for metric, (slope, ratio, error, count) in _ratios(task, samples).items():
+        if slope is SLOPES["weighted_perplexity"]:
+            reach = student(count - 1.0) * error
+            found[metric] = math.exp(min(700.0, -ratio - reach)), math.exp(min(700.0, -ratio + reach))
+    return found
+
+
+def _ratios(
+    task: Any, samples: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[Callable[[float], float], float, float, int]]:
+    """Returns metric -> its slope, log-likelihood per word, the standard error of that, and the documents."""
+    found = {}
+    for metric, aggregate in task.aggregation().items():
+        slope = SLOPES.get(getattr(aggregate, "__name__", ""))
+        pairs = np.array([s[metric] for s in samples if metric in s and "error" not in s], dtype=np.float64)
+        if slope is None or len(pairs) < 2 or not np.isfinite(pairs).all():
+            continue
+        logs, words = pairs.T
+        ratio = logs.sum() / words.sum()
+        error = math.sqrt(len(pairs) * np.var(logs - ratio * words, ddof=1)) / words.sum()
+        found[metric] = slope, float(ratio), float(error), len(pairs)
+    return found

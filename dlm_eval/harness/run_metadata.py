@@ -1,4 +1,4 @@
-"""Where a result was made: machine, devices, versions, state of the code, memory at its peak."""
+"""Our block of a results file: what ran, with which settings, where, at what cost, and how sure the estimator was."""
 
 from __future__ import annotations
 
@@ -14,9 +14,80 @@ from typing import Any
 import torch
 
 import dlm_eval
+from dlm_eval.harness.open_model import Loaded
+from dlm_eval.harness.records import cost_block, task_settings
+from dlm_eval.harness.run_settings import RunSettings
+from dlm_eval.noise import digest
 from dlm_eval.pool.messages import peak_memory
+from dlm_eval.redaction import redact
+from dlm_eval.scoring import parse_estimator
 
 LIBRARIES = ("torch", "transformers", "lm_eval", "datasets", "numpy")
+
+
+def run_metadata(
+    loaded: Loaded,
+    settings: RunSettings,
+    records: Any,
+    errors: Mapping[str, int],
+    device: Any,
+    seconds: float,
+    digests: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Returns what goes under 'dlm_eval'.
+
+    Args:
+        loaded: the model.
+        settings: of the run.
+        records: what each request cost.
+        errors: documents that erred, by task.
+        device: cost of the devices in this run, or None.
+        seconds: since the run began.
+        digests: by task (`identity.digests`).
+    """
+    seeds = dict(zip(("python", "numpy", "torch", "fewshot"), settings.seeds, strict=True))
+    described: dict[str, Any] = {"model": loaded.facts, "seed": settings.noise_seed, "seeds": seeds}
+    if loaded.ours:
+        described |= {
+            "estimator": parse_estimator(settings.estimator).identity(),
+            "decode": dict(settings.decode),
+            "overlong": settings.overlong,
+            "stride": settings.stride,
+        }
+    described |= {
+        "gen_kwargs": dict(settings.gen_kwargs),
+        "num_fewshot": settings.num_fewshot,
+        "apply_chat_template": settings.apply_chat_template,
+        "fewshot_as_multiturn": settings.multiturn,
+        "system_instruction": settings.system_instruction,
+        "metadata": dict(settings.metadata),
+        "fewshot_seed": settings.seeds[3],
+    }
+    described = redact(described)
+    how = task_settings(records)
+    return {
+        "version": dlm_eval.__version__,
+        "fingerprint": digest({name: task["fingerprint"] for name, task in digests.items()}),
+        "settings": {**described, "batch_size": settings.batch_size or "auto", "limit": settings.limit},
+        "tasks": {name: {**how.get(name, {}), **task} for name, task in digests.items()},
+        "cost": cost_block(records, errors, device, seconds),
+        "environment": environment(
+            str(getattr(loaded.lm, "device", None) or settings.device or "cpu"),
+            loaded.pool.devices() if loaded.pool is not None else (),
+        ),
+    }
+
+
+def public_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns model arguments fit for a results file: no secrets, and folders by their name alone."""
+    return {k: _folder_name(v) if isinstance(v, str) else v for k, v in redact(arguments).items()}
+
+
+def _folder_name(text: str) -> str:
+    try:
+        return Path(text).resolve().name if text and Path(text).exists() else text
+    except (OSError, ValueError):  # too long for a path, or with a NUL
+        return text
 
 
 def environment(device: str, devices: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

@@ -1,0 +1,613 @@
+"""Every change to lm-eval 0.4.13, and to the libraries that its tasks call. Nothing is changed elsewhere.
+
+Each docstring says which upstream behaviour the change mends. Changes of modules and classes are context managers: outside
+them lm-eval is as it was. Changes of a task or model object last as long as the object. tests/test_lm_eval_patches.py shows
+each behaviour with and without its change. lm-eval is imported when a function runs: the command line reads this module.
+
+    import of dlm_eval   register_models
+    while tasks load     loading: a list of the changes stands there; then keep_documents and judge_in_sandbox
+    before a run         guard_task, judge_programs_ahead; of lm-eval's own models prefix_only and bounded_chat_template
+    while a run runs     evaluating: a list of the changes stands there; around the evaluator metrics_apart
+    behind the answers   rendered_once, public_command_line, failed_pushes
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import logging
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from dlm_eval.patching import on_import, replaced
+
+if TYPE_CHECKING:
+    from dlm_eval.harness.records import Record
+    from dlm_eval.harness.sample_errors import SampleErrors
+    from dlm_eval.harness.seeding import Seeds
+
+PROMPT_FIELDS = ("doc_to_text", "doc_to_target", "doc_to_choice")
+DOCUMENTS = ("training_docs", "validation_docs", "test_docs")
+
+
+def register_models() -> None:
+    """Adds our families and checkpoints to lm-eval's models, as names: nothing heavy is imported before one is asked for.
+
+    Upstream: `api.registry` fills itself only while it is empty. Without the import below our names would hide all of its own.
+    A name that lm-eval knows stays its own.
+    """
+    import lm_eval.models  # noqa: F401
+    from lm_eval.api.registry import model_registry
+
+    from dlm_eval.models import checkpoints, known_families
+
+    for name in [*known_families(), *checkpoints()]:
+        if name not in model_registry:
+            model_registry.register(name, target=f"dlm_eval.harness.registered:{name}")
+
+
+class Pairs(argparse.Action):
+    """The command line's `k=v,...` or JSON, merged over several options.
+
+    Upstream: `_cli.utils.MergeDictAction` takes braces inside a value (`device_map={"": "cpu"}`) for JSON of the whole, and
+    its errors do not name the option.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Merges the pairs into the option's value so far."""
+        from lm_eval._cli.utils import MergeDictAction, key_val_to_dict
+
+        from dlm_eval.errors import UserError
+
+        try:
+            if values and not values[0].lstrip().startswith("{"):
+                values = [{key: value for text in values for key, value in key_val_to_dict(text).items()}]
+            MergeDictAction.__call__(self, parser, namespace, values, option_string)
+        except ValueError as error:
+            given = " ".join(map(str, values))
+            raise UserError(f"{option_string} '{given}' is not key=value,... or JSON: {error}") from error
+
+
+def run_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Returns lm-eval's parser of `run`, added to `subparsers`; options of pairs are read by `Pairs`."""
+    from lm_eval._cli.run import Run
+    from lm_eval._cli.utils import MergeDictAction
+
+    Run.create(subparsers)
+    parser: argparse.ArgumentParser = subparsers.choices["run"]
+    parser.allow_abbrev = False
+    for action in parser._actions:
+        if isinstance(action, MergeDictAction):
+            action.__class__ = Pairs
+    return parser
+
+
+# -- while tasks load --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def loading(seeds: Seeds, data_dir: str | Path | None = None) -> Iterator[None]:
+    """Makes all changes that are needed while task objects are made."""
+    with (
+        documents_by_seed(seeds),
+        bounded_templates(),
+        first_sound_document(),
+        paths_beside_yaml(),
+        code_eval_in_sandbox(),
+        missing_modules(data_dir),
+    ):
+        yield
+
+
+@contextmanager
+def quiet_index() -> Iterator[None]:
+    """Drops two notes that are true of our tasks by design.
+
+    Upstream: `tasks._index` warns of a name that is defined twice (ours stand before lm-eval's), `api.task` of custom datasets.
+    """
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "overrides existing task" not in record.msg and "Custom kwargs can be passed" not in record.msg
+
+    loggers = [logging.getLogger(name) for name in ("lm_eval.tasks._index", "lm_eval.api.task")]
+    for logger in loggers:
+        logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(wanted)
+
+
+@contextmanager
+def no_default_length() -> Iterator[None]:
+    """Leaves the generation length of a task unset if its YAML does not set it.
+
+    Upstream: `config.task.default_gen_kwargs` writes `max_gen_toks: 256` into every task without generation settings.
+    """
+    import lm_eval.config.task as config
+
+    original = config.default_gen_kwargs
+
+    def default_gen_kwargs(until: Any, *length: int, **named: int) -> dict[str, Any]:
+        kwargs = original(until, *length, **named)
+        return kwargs if length or named else {key: value for key, value in kwargs.items() if key != "max_gen_toks"}
+
+    with replaced(config, "default_gen_kwargs", default_gen_kwargs):
+        yield
+
+
+@contextmanager
+def bounded_templates() -> Iterator[None]:
+    """Limits the time of every template, and names the field of one that fails.
+
+    Upstream: `ConfigurableTask.__init__` renders the first document. A template without an end hangs there, and the error
+    of one that fails does not say which field it is.
+    """
+    from lm_eval import utils
+    from lm_eval.api.task import ConfigurableTask
+
+    from dlm_eval.harness import sample_errors
+
+    with ExitStack() as stack:
+        stack.enter_context(replaced(utils, "apply_template", sample_errors.bounded_template(utils.apply_template)))
+        for field in PROMPT_FIELDS:
+            named = sample_errors.naming_field(field, getattr(ConfigurableTask, field))
+            stack.enter_context(replaced(ConfigurableTask, field, named))
+        yield
+
+
+@contextmanager
+def first_sound_document() -> Iterator[None]:
+    """Lets a task take its form from the first document whose target can be right.
+
+    Upstream: `ConfigurableTask.__init__` takes it from the first document; a target there that is no choice ends the run.
+    """
+    from lm_eval.api.task import ConfigurableTask
+
+    from dlm_eval.harness.targets import from_first_sound
+
+    class Documents:
+        def __set__(self, task: Any, docs: Any) -> None:
+            vars(task)["task_docs"] = docs
+
+        def __get__(self, task: Any, owner: type) -> Any:
+            docs = vars(task)["task_docs"]
+            return from_first_sound(task, docs) if "features" in vars(task) else docs
+
+    with replaced(ConfigurableTask, "task_docs", Documents()):
+        yield
+
+
+@contextmanager
+def paths_beside_yaml() -> Iterator[None]:
+    """Reads a task's relative paths from the folder of its YAML (data.py); the task's configuration stays as it is written.
+
+    Upstream: `ConfigurableTask.download` hands `data_files` and `dataset_path` to `datasets`, which reads them from the
+    working directory.
+    """
+    from lm_eval.api.task import ConfigurableTask
+
+    from dlm_eval.harness.data import path_beside
+
+    whole = ConfigurableTask.download
+
+    def download(self: Any, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        folder = Path(
+            str((self.config.metadata or {}).get("config_source"))
+        ).parent  # "inline" has the working directory
+        options = dict(dataset_kwargs or {})
+        if "data_files" in options:
+            options["data_files"] = path_beside(folder, options["data_files"])
+        with replaced(self, "DATASET_PATH", path_beside(folder, self.DATASET_PATH, directory=True)):
+            whole(self, options, **kwargs)
+
+    with replaced(ConfigurableTask, "download", download):
+        yield
+
+
+@contextmanager
+def documents_by_seed(seeds: Seeds) -> Iterator[None]:
+    """Makes the documents of a task a function of the task, its data and the seeds alone (seeding.py).
+
+    Upstream: `process_docs` of some tasks draws (GPQA shuffles choices). It runs at each request for documents, with generators
+    in any state, and `datasets` caches what it made under a key without a seed.
+    """
+    import datasets
+    from lm_eval.config.task import TaskConfig
+
+    from dlm_eval.harness import seeding
+
+    caching = datasets.is_caching_enabled()
+    datasets.disable_caching()
+    try:
+        seeding.seed_generators(seeds)  # for classes that draw before they have a configuration
+        with replaced(TaskConfig, "__post_init__", seeding.seeded_configuration(TaskConfig.__post_init__, seeds)):
+            yield
+    finally:
+        if caching:
+            datasets.enable_caching()
+
+
+def keep_documents(task: Any, seeds: Seeds) -> None:
+    """Makes a task draw the documents of each kind once and then keep them.
+
+    Upstream: a task class of its own may draw in `training_docs` and its like, which lm-eval calls again and again.
+    """
+    from dlm_eval.harness.seeding import drawn_once
+
+    for name in DOCUMENTS:
+        setattr(task, name, drawn_once(getattr(task, name), seeds))
+
+
+@contextmanager
+def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
+    """Makes `datasets.load_dataset` read `<data_dir>/<dataset_path>` before the hub (data.py).
+
+    Upstream: `ConfigurableTask.download` calls `datasets.load_dataset`, which retries an unreachable hub for 20 seconds and then
+    fails with a traceback.
+
+    Args:
+        data_dir: folder in the layout of the hub (`openai/gsm8k/...`); None for the variable DLM_EVAL_DATA.
+
+    Raises:
+        UserError: the folder does not exist; or, from a load inside, a dataset that cannot be loaded.
+    """
+    import datasets
+
+    from dlm_eval.harness.data import Library, progress_bars
+
+    library = Library.of(data_dir, datasets.load_dataset)
+    try:
+        with replaced(datasets, "load_dataset", library.load), progress_bars(False):
+            yield
+    finally:
+        library.active = False  # a task module may keep our function: from now on it is the original one
+
+
+@contextmanager
+def missing_modules(data_dir: str | Path | None = None) -> Iterator[None]:
+    """Gives tasks the modules and functions that today's libraries lack, and nltk its files (stand_ins.py).
+
+    Upstream: stock tasks import `transformers.data.metrics.squad_metrics` (gone in transformers 5), `pkg_resources` (gone in
+    setuptools 82) and `datasets.load_metric` (gone in datasets 3). `nltk.download` ignores files in a data folder.
+
+    Raises:
+        UserError: from a task inside, a file of nltk's that is missing.
+    """
+    import datasets
+
+    from dlm_eval.harness import stand_ins
+
+    def prepare_nltk(nltk: Any) -> Callable[[], None]:
+        original, nltk.download = nltk.download, stand_ins.nltk_download(nltk, data_dir)
+        return lambda: setattr(nltk, "download", original)
+
+    modules = stand_ins.modules()
+    sys.modules.update(modules)
+    try:
+        with ExitStack() as stack:
+            if not hasattr(datasets, "load_metric"):
+                stack.enter_context(replaced(datasets, "load_metric", stand_ins.load_metric))
+            stack.enter_context(on_import("nltk", prepare_nltk))
+            yield
+    finally:
+        for name in modules:
+            sys.modules.pop(name, None)
+
+
+@contextmanager
+def code_eval_in_sandbox() -> Iterator[None]:
+    """Makes `evaluate.load("code_eval")` return the metric that runs programs in our sandbox.
+
+    Upstream: HF evaluate's `code_eval`, by which `humaneval*`, `mbpp*` and infilling tasks are judged, runs them on this machine.
+    """
+    from dlm_eval.metrics.code_eval import METRIC
+
+    def prepare(evaluate: Any) -> Callable[[], None]:
+        original = evaluate.load
+
+        def load(path: str, *args: Any, **options: Any) -> Any:
+            return METRIC if path == METRIC.name else original(path, *args, **options)
+
+        evaluate.load = load
+        return lambda: setattr(evaluate, "load", original)
+
+    with on_import("evaluate", prepare):
+        yield
+
+
+def judge_in_sandbox(tasks: Mapping[str, Any]) -> None:
+    """Replaces what code tasks judge with, in modules that were loaded before us too (code_tasks.py).
+
+    Upstream: modules of `humaneval*` and `mbpp*` keep HF's `code_eval` from their import on, `cruxeval*` has an `exec` of its own.
+    """
+    from dlm_eval.harness import code_tasks
+    from dlm_eval.metrics.code_eval import METRIC
+
+    for module in list(sys.modules.values()):
+        if isinstance(module, types.ModuleType) and "__mtime__" in vars(
+            module
+        ):  # lm-eval's mark on what task files name
+            for name in code_tasks.foreign_metrics(module):
+                setattr(module, name, METRIC)
+    for task in tasks.values():
+        metrics = getattr(task, "_metric_fn_list", {})  # lm-eval's Python-class tasks have none
+        for name, metric in metrics.items():
+            if code_tasks.is_cruxeval(function := code_tasks.called(metric)):
+                function.__globals__["check_correctness"] = code_tasks.passes
+                function.__globals__["unsafe_execute"] = None  # nothing is to call it
+                metrics[name] = code_tasks.judged_first(function)
+
+
+# -- before a run ------------------------------------------------------------------------------------------------------
+
+
+def guard_task(name: str, task: Any, errors: SampleErrors, records: Callable[[], Sequence[Record]]) -> None:
+    """Keeps the error of one document from ending the run, and bad examples out of prompts (sample_errors.py, fewshot.py).
+
+    Upstream: `Task.build_all_requests`, `Task.apply_filters` and `evaluator.evaluate` let through whatever a document's prompt,
+    filter or scorer raises, and know no sample without an answer. `api.samplers` leaves the evaluated document out of its
+    own examples only if the two splits have one name.
+    """
+    if (sampler := getattr(task, "sampler", None)) is not None:
+        examples = errors.examples(name, task)
+        task.fewshot_context = examples.prompt(task.fewshot_context)
+        sampler.sample = examples.sample(sampler.sample)
+    task.doc_to_prefix = errors.prefix(task.doc_to_prefix)
+    task.fewshot_context = errors.prompt(task.fewshot_context)
+    task.construct_requests = errors.requests(name, task, task.construct_requests)
+    task.doc_to_target = errors.target(name, task.doc_to_target)
+    task.apply_filters = errors.filters(name, task, task.apply_filters)
+    task.process_results = errors.scores(name, task, task.process_results, records)
+    task.higher_is_better = errors.fact(f"{name}: higher_is_better", task.higher_is_better, {})
+    task.dump_config = errors.fact(f"{name}: dump_config", task.dump_config, {"task": name})
+
+
+def judge_programs_ahead(name: str, task: Any) -> None:
+    """Makes a task note the programs of all its documents after filtering, so that several are judged at once.
+
+    Upstream: `evaluator.evaluate` scores document by document; the sandbox would judge one program at a time.
+    """
+    from dlm_eval.metrics.code_eval import METRIC
+
+    apply, score = task.apply_filters, task.process_results
+
+    def apply_filters() -> Any:
+        outcome = apply()
+        with METRIC.noting(name):
+            for instance in task.instances:
+                for answer in instance.filtered_resps.values():
+                    with contextlib.suppress(Exception):  # it is raised again, and kept, when it is scored
+                        score(instance.doc, [answer])
+        return outcome
+
+    task.apply_filters = apply_filters
+
+
+def prefix_only(lm: Any, plain: Callable[[Any, Any], Any]) -> None:
+    """Makes one of lm-eval's models read our tasks' requests: `plain(lm, request)` returns a request without our keys.
+
+    Upstream: `HFLM.generate_until` hands every generation argument to `transformers`, which refuses `hole` and `decode_*`.
+    """
+    generate = lm.generate_until
+
+    def generate_until(self: Any, requests: Sequence[Any]) -> list[str]:
+        return list(generate([plain(self, request) for request in requests]))
+
+    lm.generate_until = types.MethodType(generate_until, lm)
+
+
+def bounded_chat_template(lm: Any, name: str) -> None:
+    """Renders the chat template of one of lm-eval's models with a limit of time and memory, if its tokenizer is of transformers.
+
+    Upstream: `HFLM.apply_chat_template` renders whatever template a checkpoint brings.
+    """
+    from jinja2 import TemplateError
+    from transformers import PreTrainedTokenizerBase
+
+    from dlm_eval.errors import SampleError
+    from dlm_eval.models.chat import render_chat
+
+    tokenizer = getattr(lm, "tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+
+    def apply_chat_template(messages: Any, tokenize: bool = False, **options: Any) -> Any:
+        try:
+            text = render_chat(tokenizer, messages, name, **options)
+        except SampleError as error:
+            raise TemplateError(str(error)) from None  # which lm-eval's models know
+        return tokenizer.encode(text, add_special_tokens=False) if tokenize else text
+
+    tokenizer.apply_chat_template = apply_chat_template
+
+
+# -- while a run runs --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def evaluating(chatty: bool = False) -> Iterator[None]:
+    """Makes all changes that are needed while a run is evaluated; only a chatty one shows what lm-eval prints."""
+    with (
+        templates_compiled_once(),
+        hashes_of_anything(),
+        machine_described_once(),
+        code_eval_in_sandbox(),
+        contextlib.nullcontext() if chatty else quiet_evaluator(),
+    ):
+        yield
+
+
+@contextmanager
+def templates_compiled_once() -> Iterator[None]:
+    """Compiles each prompt template once.
+
+    Upstream: `utils.apply_template` compiles it for every document: most of the time before the first forward.
+    """
+    from lm_eval.utils import env
+
+    with replaced(env, "from_string", functools.lru_cache(maxsize=4096)(env.from_string)):
+        yield
+
+
+@contextmanager
+def hashes_of_anything() -> Iterator[None]:
+    """Hashes documents and prompts that have no UTF-8 or JSON form.
+
+    Upstream: `evaluator.evaluate` ends the run with a UnicodeEncodeError or TypeError after everything is answered.
+    """
+    import lm_eval.evaluator as evaluator
+
+    from dlm_eval.harness.results import json_value
+    from dlm_eval.printable import valid_unicode
+
+    hashed = evaluator.hash_string
+
+    def hash_string(text: Any) -> str:
+        return str(hashed(valid_unicode(text if isinstance(text, str) else str(text))))
+
+    def dumps(value: Any, **options: Any) -> str:
+        try:
+            return json.dumps(value, **options)
+        except (TypeError, ValueError, RecursionError):  # keys that are no text, a document inside itself
+            return json.dumps(json_value(value))
+
+    with (
+        replaced(evaluator, "hash_string", hash_string),
+        replaced(evaluator, "json", SimpleNamespace(dumps=dumps)),
+    ):
+        yield
+
+
+@contextmanager
+def machine_described_once() -> Iterator[None]:
+    """Asks torch once per process what the machine is.
+
+    Upstream: `loggers.utils.add_env_info` asks in every run. torch lists packages in a process of its own, which takes seconds.
+    """
+    import torch.utils.collect_env as collect_env
+
+    described = collect_env.get_pretty_env_info
+    once = described if hasattr(described, "cache_info") else _described_once(described)
+    with replaced(collect_env, "get_pretty_env_info", once):
+        yield
+
+
+@functools.cache
+def _described_once(describe: Callable[[], str]) -> Callable[[], str]:
+    return functools.cache(describe)
+
+
+@contextmanager
+def quiet_evaluator() -> Iterator[None]:
+    """Keeps lm-eval's progress bars, prints and git's complaints off the terminal.
+
+    Upstream: `api.task` and `api.metrics` show bars beside ours, `api.metrics` prints, `loggers.utils` lets git complain.
+    """
+    import lm_eval.api.metrics as metrics
+    import lm_eval.api.task as task
+    import lm_eval.loggers.utils as logger_utils
+    import tqdm
+
+    class Silent(tqdm.tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+    output = functools.partial(subprocess.check_output, stderr=subprocess.DEVNULL)
+    git = SimpleNamespace(check_output=output, CalledProcessError=subprocess.CalledProcessError)
+    with (
+        replaced(logger_utils, "subprocess", git),
+        replaced(task, "tqdm", Silent),
+        replaced(tqdm, "tqdm", Silent),  # the bootstrap imports it when it runs
+        replaced(metrics, "print", lambda *args, **kwargs: None),
+    ):
+        yield
+
+
+@contextmanager
+def metrics_apart(errors: SampleErrors) -> Iterator[None]:
+    """Aggregates metric by metric if one of them fails (sample_errors.py).
+
+    Upstream: one metric that raises in `evaluator_utils._compute_task_aggregations` or `Group.aggregate` loses all results.
+    """
+    import lm_eval.evaluator_utils as utils
+    from lm_eval.api.group import Group
+
+    with (
+        replaced(utils, "_compute_task_aggregations", errors.task_metrics(utils._compute_task_aggregations)),
+        replaced(Group, "aggregate", errors.group_metrics(Group.aggregate)),
+    ):
+        yield
+
+
+# -- behind the answers ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def rendered_once(task: Any) -> Iterator[None]:
+    """Makes a task render the choices and the target of each document once.
+
+    Upstream: `process_results` renders and parses their templates at each call; the estimator's spread calls it 30 times.
+    """
+
+    def by_document(read: Callable[..., Any]) -> Callable[..., Any]:
+        known: dict[tuple[Any, ...], Any] = {}
+
+        def once(doc: Any, *more: Any) -> Any:
+            key = (id(doc), *map(repr, more))
+            if key not in known:
+                known[key] = read(doc, *more)
+            return known[key]
+
+        return once
+
+    with ExitStack() as stack:
+        for name in ("doc_to_choice", "doc_to_target"):
+            if hasattr(task, name):
+                stack.enter_context(replaced(task, name, by_document(getattr(task, name))))
+        yield
+
+
+@contextmanager
+def public_command_line() -> Iterator[None]:
+    """Hides secrets in `sys.argv`, which W&B's and Trackio's loggers record."""
+    from dlm_eval.redaction import learn_words, redact_message
+
+    learn_words(sys.argv)
+    with replaced(sys, "argv", [redact_message(word) for word in sys.argv]):
+        yield
+
+
+@contextmanager
+def failed_pushes(missing: list[str]) -> Iterator[None]:
+    """Adds to `missing` what could not be pushed to the hub.
+
+    Upstream: `loggers.evaluation_tracker` says so in the log alone.
+    """
+
+    class Noting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno >= logging.WARNING and record.getMessage().startswith("Could not"):
+                missing.append(f"on the hub ({record.getMessage()})")
+
+    handler, logger = Noting(), logging.getLogger("lm_eval.loggers.evaluation_tracker")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

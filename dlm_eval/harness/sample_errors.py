@@ -1,0 +1,361 @@
+"""One bad sample must not cost a run: errors in answering or scoring are kept with their reason, and the rest goes on.
+
+lm-eval knows no sample without an answer. `lm_eval_patches.guard_task` puts the wrappers of `SampleErrors` around what a task
+does with a document. A document that failed contributes no metric (it is neither right nor wrong), and its reason is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from lm_eval.api.instance import Instance
+
+from dlm_eval.errors import DlmEvalError, SampleError, UserError
+from dlm_eval.harness import targets
+from dlm_eval.harness.fewshot import Examples
+from dlm_eval.harness.records import Record, doc_key
+from dlm_eval.harness.requests import Unbuilt
+from dlm_eval.harness.time_limits import FILTER_SECONDS, PROMPT_SECONDS, SCORE_SECONDS, TooSlow, time_limit
+from dlm_eval.output import one_line
+from dlm_eval.printable import is_text
+from dlm_eval.stopping import of_the_user
+
+MOST_SLOW = 10  # answers on which a filter may be ended by its time limit before the rest err at once
+log = logging.getLogger(__name__)
+# What a request of each type has behind its prompt. A model of lm-eval's own, which does not know `Unbuilt`, answers it
+# with little work.
+REST: dict[str, tuple[Any, ...]] = {
+    "loglikelihood": (" ",),
+    "loglikelihood_rolling": (),
+    "generate_until": ({"until": ["\n"], "max_gen_toks": 1},),
+}
+
+
+class Failed(Exception):
+    """What a task's own code raised; the text says what it was."""
+
+
+@contextmanager
+def task_code() -> Iterator[None]:
+    """Turns whatever a task's code raises in the block into an Exception: `exit(3)` in a scorer must not end the run.
+
+    Raises:
+        Failed: it raised SystemExit, KeyboardInterrupt (not the user's) or the like.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        if of_the_user(error):
+            raise
+        raise Failed(reason_of(error)) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns an exception as the reason of a sample: its type and text on one line."""
+    if isinstance(error, Failed):
+        return str(error)
+    try:
+        text = str(error)
+    except Exception:  # an exception of a task's own may have any __str__
+        text = ""
+    return one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+class SampleErrors:
+    """The errors of a run, by task and document, and what else its result must say of a task's documents.
+
+    Args:
+        fewshot_seed: of the examples that are drawn in place of those left out.
+    """
+
+    def __init__(self, fewshot_seed: int | None = None) -> None:
+        self.errors: dict[tuple[str, str], str] = {}
+        self.missing: list[str] = []  # metrics that could not be computed, and why
+        self._fewshot_seed = fewshot_seed
+        self._examples: dict[str, Examples] = {}
+        self._lists: Counter[str] = Counter()
+        self._scoring = False
+        self._scored: set[str] = set()  # tasks that have come so far
+
+    def reason(self, name: str, doc: Any) -> str | None:
+        """Returns why a document of task `name` has no metric, or None."""
+        return self.errors.get((name, doc_key(doc)))
+
+    def examples(self, name: str, task: Any) -> Examples:
+        """Returns the few-shot examples of a task."""
+        self._examples[name] = Examples(name, task, self._fewshot_seed)
+        return self._examples[name]
+
+    def notes(self) -> dict[str, dict[str, int]]:
+        """Returns by task what its result must say: few-shot examples left out, texts read as lists."""
+        lists = {name: {"targets_read_as_lists": count} for name, count in self._lists.items()}
+        found = {name: examples.facts() for name, examples in self._examples.items()}
+        return {name: found.get(name, {}) | lists.get(name, {}) for name in {**found, **lists}}
+
+    # -- wrappers of a task's methods ----------------------------------------------------------------------------------
+
+    def prefix(self, prefix: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps `doc_to_prefix`: one that fails is an `Unbuilt`."""
+        return lambda doc: _built(prefix, doc)
+
+    def prompt(self, prompt: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps `fewshot_context`: one that fails is an `Unbuilt`."""
+
+        def fewshot_context(doc: Any, *args: Any, **options: Any) -> Any:
+            begun = options.get("gen_prefix")
+            return begun if isinstance(begun, Unbuilt) else _built(prompt, doc, *args, **options)
+
+        return fewshot_context
+
+    def requests(self, name: str, task: Any, construct: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps `construct_requests`: a document without a prompt becomes a request that says why."""
+
+        def construct_requests(doc: Any, ctx: Any, **options: Any) -> Any:
+            found = ctx
+            if not isinstance(ctx, Unbuilt):
+                found = _built(self._requests, name, task, construct, doc, ctx, options)
+            if isinstance(found, list) and not found:
+                found = Unbuilt("the prompt could not be built: there is no choice, so nothing to ask")
+            if not isinstance(found, Unbuilt):
+                return found
+            log.warning("%s: %s", name, found)
+            self.errors[name, doc_key(doc)] = str(found)
+            kind = "loglikelihood" if task.OUTPUT_TYPE == "multiple_choice" else task.OUTPUT_TYPE
+            return [Instance(kind, doc, (found, *REST[kind]), 0, options["metadata"])]
+
+        return construct_requests
+
+    def _requests(self, name: str, task: Any, construct: Callable[..., Any], doc: Any, ctx: Any, options: Any) -> Any:
+        """Returns a document's requests, or why there are none."""
+        if targets.looks_like_list(task, doc):
+            self._lists[name] += 1
+            if self._lists[name] == 1:
+                said = "%s: a target is a text in brackets, which lm-eval reads as a list: %r"
+                log.warning(said, name, task.doc_to_target(doc))
+        if reason := targets.unscorable(task, doc):
+            return Unbuilt(reason)
+        requests = construct(doc=doc, ctx=ctx, **options)
+        _check_texts(requests)
+        return requests
+
+    def target(self, name: str, target: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps `doc_to_target`: of a document that failed anyway it may fail too."""
+
+        def doc_to_target(doc: Any, *args: Any, **options: Any) -> Any:
+            try:
+                with time_limit("the target", PROMPT_SECONDS), task_code():
+                    found = target(doc, *args, **options)
+                    str(found)  # as lm-eval does for a hash
+                    return found
+            except Exception as error:
+                if self.reason(name, doc) is None:
+                    if self._scoring or name not in self._scored:
+                        raise  # a prompt or a metric needs it
+                    log.warning("%s: the target of a sample is left out: %s", name, reason_of(error))
+                return None  # lm-eval asks for the samples file
+
+        return doc_to_target
+
+    def filters(self, name: str, task: Any, apply: Callable[[], Any]) -> Callable[[], Any]:
+        """Wraps `apply_filters`: a filter that fails is applied to each answer apart, to find those that it fails on."""
+
+        def apply_filters() -> Any:
+            try:
+                with time_limit("all answers together", FILTER_SECONDS), task_code():
+                    return apply()
+            except Exception as error:  # a filter may raise anything
+                log.warning("%s: a filter failed (%s); it is tried on each answer apart", name, reason_of(error))
+            for ensemble in task._filters:
+                self._filter_apart(name, ensemble, task._instances)
+            return None
+
+        return apply_filters
+
+    def _filter_apart(self, name: str, ensemble: Any, instances: Sequence[Any]) -> None:
+        slow = 0
+        for instance in instances:
+            try:
+                if slow == MOST_SLOW:
+                    raise TooSlow(f"it was ended on {slow} answers and not tried on this one")
+                with time_limit("it", FILTER_SECONDS), task_code():
+                    ensemble.apply([instance])
+            except Exception as error:
+                slow += isinstance(error, TooSlow) and slow < MOST_SLOW
+                reason = one_line(f"filter '{ensemble.name}' failed: {reason_of(error)}")
+                self.errors[name, doc_key(instance.doc)] = reason
+            instance.filtered_resps.setdefault(ensemble.name, instance.resps)
+
+    def scores(
+        self, name: str, task: Any, score: Callable[..., Any], records: Callable[[], Sequence[Record]]
+    ) -> Callable[..., Any]:
+        """Wraps `process_results`: a document that cannot be scored has no metric."""
+        known: dict[str, str] | None = None
+        partly: set[str] = set()
+
+        def process_results(doc: Any, results: Any) -> dict[str, Any]:
+            nonlocal known
+            if known is None:
+                known = {r.doc: r.error for r in records() if r.task == name and r.error}
+            self._scored.add(name)
+            key = doc_key(doc)
+            reason = known.get(key) or self.errors.get((name, key))
+            metrics: dict[str, Any] = {}
+            if reason is None or key in partly:
+                metrics, reason = self._score(task, score, doc, results)
+                if wrong := targets.no_numbers(task, metrics):
+                    metrics = {metric: value for metric, value in metrics.items() if metric not in wrong}
+                    reason = "; ".join(wrong.values())
+                    partly.add(key)  # under another filter it may be whole
+                if reason is not None:
+                    log.warning("%s: %s", name, reason)
+            if reason is not None:
+                self.errors[name, key] = reason
+            return metrics
+
+        return process_results
+
+    def _score(self, task: Any, score: Callable[..., Any], doc: Any, results: Any) -> tuple[dict[str, Any], str | None]:
+        """Returns a document's metrics, or why it has none."""
+        if reason := targets.fault(task, doc) or targets.without_likelihood(task, results):
+            return {}, reason
+        self._scoring = True
+        try:
+            with time_limit("it", SCORE_SECONDS), task_code():
+                return _metrics(score(doc, results)), None
+        except Exception as error:  # a scorer may raise anything; the sample is stored as an error
+            return {}, f"scoring failed: {reason_of(error)}"
+        finally:
+            self._scoring = False
+
+    def fact(self, what: str, ask: Callable[[], Any], otherwise: dict[str, Any]) -> Callable[[], Any]:
+        """Wraps what lm-eval asks a task about itself behind the last answer; if it raises, the rest must not be lost."""
+
+        def asked() -> Any:
+            with self.adding(what):
+                return ask()
+            return otherwise
+
+        return asked
+
+    # -- metrics -------------------------------------------------------------------------------------------------------
+
+    def task_metrics(self, whole: Callable[..., Any]) -> Callable[..., tuple[dict[str, Any], int]]:
+        """Wraps the aggregation of a task: a metric that fails is missing and named in `missing`, the others are there."""
+
+        def aggregated(task: Any, raw: Any, bootstrap_iters: int | None = 0) -> tuple[dict[str, Any], int]:
+            try:
+                with task_code():
+                    metrics, count = whole(task, raw, bootstrap_iters)
+                    return dict(metrics), int(count)
+            except Exception as error:
+                log.debug("a metric failed; each is tried apart", exc_info=error)
+            found: dict[str, Any] = {}
+            most = 0
+            for key, values in raw.items():
+                for iterations in (bootstrap_iters, 0):  # a value without its standard error is better than none
+                    try:
+                        with task_code():
+                            metrics, count = whole(task, {key: values}, iterations)
+                    except Exception as error:
+                        reason = reason_of(error)
+                        continue
+                    found, most = {**found, **metrics}, max(most, count)
+                    if iterations != bootstrap_iters:
+                        self._miss(f"{task.task_name}: standard error of {','.join(key)}", reason)
+                    break
+                else:
+                    self._miss(f"{task.task_name}: {','.join(key)}", reason)
+                    most = max(most, len(values))
+            return found, most
+
+        return aggregated
+
+    def group_metrics(self, of_group: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps the aggregation of a group likewise."""
+
+        def aggregated(group: Any, metrics: Any) -> Any:
+            try:
+                return of_group(group, metrics)
+            except Exception as error:  # of a metric that is no number
+                self._miss(f"group {group.name}", reason_of(error))
+                return {"alias": group.alias or group.name, "name": group.name}
+
+        return aggregated
+
+    @contextmanager
+    def adding(self, what: str) -> Iterator[None]:
+        """Notes in `missing` what the block could not add to the results, which must not be lost after the last answer."""
+        try:
+            with task_code():
+                yield
+        except Exception as error:
+            self._miss(what, reason_of(error))
+            log.debug("where it arose", exc_info=error)
+
+    def _miss(self, what: str, reason: str) -> None:
+        self.missing.append(one_line(f"{what} ({reason})"))
+        log.warning("missing: %s", self.missing[-1])
+
+
+def _check_texts(requests: Any) -> None:
+    """Raises SampleError if a text has no UTF-8 form: no tokenizer reads it, and lm-eval, which hashes prompts, would end the run."""
+    requests = requests if isinstance(requests, list) else [requests]
+    texts = [part for request in requests if isinstance(request, Instance) for part in request.args]
+    if any(isinstance(text, str) and not is_text(text) for text in texts):
+        raise SampleError("it holds half of a surrogate pair, which is no text")
+
+
+def _built(build: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Returns what `build` returns, or why it could not."""
+    try:
+        with time_limit("it", PROMPT_SECONDS), task_code():
+            return build(*args, **options)
+    except SampleError as error:
+        return Unbuilt(f"the prompt could not be built: {error}")
+    except DlmEvalError:
+        raise
+    except Exception as error:  # a document's fields and a task's templates may raise anything
+        return Unbuilt(f"the prompt could not be built: {reason_of(error)}")
+
+
+def _metrics(found: Any) -> dict[str, Any]:
+    """Returns a document's metrics by name.
+
+    Raises:
+        SampleError: `process_results` returned something else.
+    """
+    if not isinstance(found, Mapping):
+        raise SampleError(f"process_results returned {type(found).__name__}, not a mapping of metrics")
+    if odd := [key for key in found if not isinstance(key, str)]:
+        raise SampleError(f"process_results named a metric {odd[0]!r}, which is no text")
+    return dict(found)
+
+
+def bounded_template(render: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps lm-eval's rendering of a template: it may not take for ever."""
+
+    def apply_template(*args: Any, **options: Any) -> Any:
+        with time_limit("a template", PROMPT_SECONDS):
+            return render(*args, **options)
+
+    return apply_template
+
+
+def naming_field(field: str, read: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a task's method that reads a field of a document while the task loads; its errors say which field."""
+
+    def named(self: Any, doc: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return read(self, doc, *args, **options)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{field} of document 0 fails: {reason_of(error)}") from error
+
+    return named
