@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dlm_eval.scoring.patterns import Bools, Floats, subsets
+from dlm_eval.likelihood.patterns import Bools, Floats, subsets
 
 KINDS = ("smooth", "peaked", "gated", "dense", "rough")
 TABULATED = 12  # open tokens up to which all patterns are tabulated

@@ -24,15 +24,15 @@ from dataclasses import dataclass
 import numpy as np
 from contexts import KINDS, Contexts
 
-from dlm_eval.noise import Noise, digest
-from dlm_eval.scoring.chains import Chain
-from dlm_eval.scoring.cubature.design import variants
-from dlm_eval.scoring.cubature.rule import rule
-from dlm_eval.scoring.cubature.spread import freedom
-from dlm_eval.scoring.exact import sampler_log_likelihood
-from dlm_eval.scoring.mc_error import draws_error, neighbours
-from dlm_eval.scoring.orders import bracket, chain_patterns, log_mean_exp, mean_error, population, random_orders
-from dlm_eval.scoring.patterns import Bools, Floats, enumerable, grid_sizes, smallest, subsets
+from dlm_eval.likelihood.chains import Chain
+from dlm_eval.likelihood.cubature.design import variants
+from dlm_eval.likelihood.cubature.rule import rule
+from dlm_eval.likelihood.cubature.spread import freedom
+from dlm_eval.likelihood.exact import sampler_log_likelihood
+from dlm_eval.likelihood.mc_error import draws_error, neighbours
+from dlm_eval.likelihood.orders import bracket, chain_patterns, log_mean_exp, mean_error, population, random_orders
+from dlm_eval.likelihood.patterns import Bools, Floats, enumerable, grid_sizes, smallest, subsets
+from dlm_eval.rng import Noise, digest
 from dlm_eval.uncertainty import Error, half_width, student
 
 BATCH, RUNS = 128, 8192  # runs at a time; runs of a reference

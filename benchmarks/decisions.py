@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 
 from dlm_eval import load_model
 from dlm_eval.canvas import Canvas, Score
-from dlm_eval.engine import Engine, Reading, Row, Walk
+from dlm_eval.engine import Engine, ForwardRow, Output, Program
+from dlm_eval.likelihood import Estimator, parse_estimator, question_program
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.noise import Noise
-from dlm_eval.scoring import Estimator, parse_estimator, question_program
+from dlm_eval.rng import Noise
 
 Bools, Floats = NDArray[np.bool_], NDArray[np.float64]
 Model = Callable[[Bools], Floats]  # patterns [R, n] -> log-probabilities [R, n] of the hidden tokens, nats
@@ -90,16 +90,16 @@ class Question:
             Canvas.continuation([place], [1] * m, key=f"{kind} {number}") for place, m in enumerate(lengths)
         ]
 
-    def answer(self, walk: Walk[list[Score]], mask_id: int) -> list[Score]:
-        """Returns the scores of a walk whose rows these models answer."""
+    def answer(self, program: Program[list[Score]], mask_id: int) -> list[Score]:
+        """Returns the scores of a program whose rows these models answer."""
         try:
-            rows = next(walk)
+            rows = next(program)
             while True:
-                rows = walk.send(self._read(rows, mask_id))
+                rows = program.send(self._read(rows, mask_id))
         except StopIteration as stop:
             return list(stop.value)
 
-    def _read(self, rows: list[Row], mask_id: int) -> list[Reading]:
+    def _read(self, rows: list[ForwardRow], mask_id: int) -> list[Output]:
         answers: list[Any] = [None] * len(rows)
         for place, model in enumerate(self.models):
             own = [i for i, row in enumerate(rows) if row.tokens[0] == place]
@@ -243,11 +243,11 @@ def scored(name: str, args: dict[str, Any], count: int, estimator: str, seed: in
     model = load_model(name, **args)
     questions, lengths = real_questions(model, count)
     settings = parse_estimator(estimator)
-    walks = (
+    programs = (
         question_program(model, q, settings, Noise.of(q[0], seed), lengths=[float(m) for m in own])
         for q, own in zip(questions, lengths, strict=True)
     )
-    answers = [outcome.answer for outcome in Engine(model, batch_tokens=8192).drive(walks)]
+    answers = [outcome.answer for outcome in Engine(model, batch_tokens=8192).drive(programs)]
     return [[s.logprob for s in scores] for scores in answers], sum(s.rows for scores in answers for s in scores)
 
 
@@ -273,8 +273,8 @@ def singles(texts: int, runs: int, estimators: list[str]) -> None:
                 canvas = question.canvases[0]
                 found = []
                 for seed in range(runs):
-                    walk = question_program(toy, [canvas], settings, Noise.of(canvas, seed))
-                    (score,) = question.answer(walk, toy.mask_id)
+                    program = question_program(toy, [canvas], settings, Noise.of(canvas, seed))
+                    (score,) = question.answer(program, toy.mask_id)
                     found.append(score.logprob / sum(canvas.open))
                     spent.append(score.rows)
                 off.append(np.mean(found))  # the truth of the first choice is 0

@@ -28,15 +28,15 @@ import numpy as np
 from spreads import REFERENCE, REFERENCE_FORWARDS, Draws, Key, Runs, Table
 
 from dlm_eval.canvas import Canvas
-from dlm_eval.engine import Engine, Walk
+from dlm_eval.engine import Engine, Program
 from dlm_eval.errors import DlmEvalError, SampleError
+from dlm_eval.likelihood import Estimator, parse_estimator
+from dlm_eval.likelihood.exact import Exact
+from dlm_eval.likelihood.masks import Planned
+from dlm_eval.likelihood.target import Target, targets
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.noise import Noise, digest
-from dlm_eval.scoring import Estimator, parse_estimator
-from dlm_eval.scoring.exact import Exact
-from dlm_eval.scoring.masks import Planned
-from dlm_eval.scoring.target import Target, targets
+from dlm_eval.rng import Noise, digest
 from dlm_eval.settings import parse_pairs
 
 CONTEXT = 16  # tokens before the target
@@ -76,9 +76,9 @@ def canvases(model: Denoiser, documents: Sequence[Sequence[int]], n: int, count:
     return found
 
 
-def answers(engine: Engine, walks: Sequence[Walk[Any]]) -> list[Any]:
-    """Returns what the walks return."""
-    found = [outcome.answer for outcome in engine.drive(walks)]
+def answers(engine: Engine, programs: Sequence[Program[Any]]) -> list[Any]:
+    """Returns what the programs return."""
+    found = [outcome.answer for outcome in engine.drive(programs)]
     for answer in found:
         if isinstance(answer, SampleError):
             raise answer

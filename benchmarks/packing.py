@@ -26,9 +26,9 @@ from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
 from dlm_eval.jobs import FillJob, Job, ScoreJob, run_jobs
+from dlm_eval.likelihood.auto import Auto
+from dlm_eval.likelihood.masks import MaskCount
 from dlm_eval.models import load_model
-from dlm_eval.scoring.auto import Auto
-from dlm_eval.scoring.masks import MaskCount
 
 
 class Weightless:
@@ -135,9 +135,9 @@ def workers(counts: Sequence[int], rounds: int) -> None:
     print(
         f"two processes that only multiply matrices do {ceiling():.2f} times the work of one here and now", flush=True
     )
-    from dlm_eval.pool.devices import parse_devices
-    from dlm_eval.pool.make import start_workers
-    from dlm_eval.pool.messages import Recipe
+    from dlm_eval.workers.devices import parse_devices
+    from dlm_eval.workers.make import start_workers
+    from dlm_eval.workers.messages import Recipe
 
     jobs = mixed_jobs()
     pools = [start_workers(Recipe("tiny", {"dtype": "float32"}), parse_devices(f"cpu:{count}")) for count in counts]

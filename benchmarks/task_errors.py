@@ -19,11 +19,11 @@ from dlm_eval.canvas import Canvas
 from dlm_eval.engine import Engine
 from dlm_eval.harness.metric_errors import estimator_spread
 from dlm_eval.harness.records import likelihood_columns
+from dlm_eval.likelihood.auto import Cubature
+from dlm_eval.likelihood.patterns import subsets
+from dlm_eval.likelihood.target import Target, targets
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.noise import Noise
-from dlm_eval.scoring.auto import Cubature
-from dlm_eval.scoring.patterns import subsets
-from dlm_eval.scoring.target import Target, targets
+from dlm_eval.rng import Noise
 
 LENGTH, PAST = 6, 3
 
@@ -61,8 +61,8 @@ def parts(count: int, choices: int, seeds: int, samples: int) -> dict[str, tuple
     values: dict[str, list[tuple[float, float, float]]] = {"acc": [], "gap": []}
     for seed in range(seeds):
         noises = [Noise.of(canvas, seed) for own in asked for canvas in own]
-        walks = [settings.estimate(target, noise) for target, noise in zip(known, noises, strict=True)]
-        scores = [outcome.answer for outcome in Engine(toy).drive(walks)]
+        programs = [settings.estimate(target, noise) for target, noise in zip(known, noises, strict=True)]
+        scores = [outcome.answer for outcome in Engine(toy).drive(programs)]
         logged = []
         for begin in range(0, len(scores), choices):
             own = scores[begin : begin + choices]

@@ -17,9 +17,9 @@ from dlm_eval.harness.lm_eval_patches import register_models
 if TYPE_CHECKING:
     from dlm_eval.decoding import fill
     from dlm_eval.harness.run import evaluate
+    from dlm_eval.likelihood import score
     from dlm_eval.models import load_model
     from dlm_eval.models.wrap import wrap
-    from dlm_eval.scoring import score
 
 __version__ = "0.1.0"
 __all__ = [

@@ -14,9 +14,9 @@ from dlm_eval.decoding import DecodeSettings
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.jobs import Answer, Checkpoint, Done, FillJob, Job, Keep, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
-from dlm_eval.noise import digest
+from dlm_eval.likelihood import Estimator
 from dlm_eval.printable import counted
-from dlm_eval.scoring import Estimator
+from dlm_eval.rng import digest
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from dlm_eval.engine import Cost, Engine
+from dlm_eval.engine.batching import Footprint
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser, caching, device_of
 from dlm_eval.models.probes import batch_invariant, cache_tested
-from dlm_eval.packing import Footprint
 
 CPU_TOKENS = 4096  # a CPU gains nothing from larger batches
 BYTES_PER_TOKEN = 2**19  # activations of one token in an 8B model's forward, with room to spare
@@ -138,7 +138,7 @@ def _bytes_per_token(model: Denoiser, device: torch.device) -> float:
 
 @torch.inference_mode()
 def _bytes_per_memory(model: Denoiser, device: torch.device) -> float:
-    """Returns the device memory that a remembered position takes: its keys and values, in the walk's memory and in a batch's copy of it."""
+    """Returns the device memory that a remembered position takes: its keys and values, in the program's memory and in a batch's copy of it."""
     knowing = caching(model)
     if knowing is None:
         return 0.0

@@ -1,6 +1,6 @@
 """Jobs: canvases to score or to fill, answered from the journal or by the model.
 
-A job is what the journal remembers and what a worker receives; answering it is one walk of the engine.
+A job is what the journal remembers and what a worker receives; answering it is one program of the engine.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dlm_eval.decoding import DecodeSettings, fill_program
 from dlm_eval.decoding.checkpoints import Offer, State
 from dlm_eval.decoding.filling import fits
 from dlm_eval.decoding.strategy import FillRequest
-from dlm_eval.engine import Engine, Outcome, Walk
+from dlm_eval.engine import Engine, Outcome, Program
 from dlm_eval.errors import DlmEvalError, SampleError, UserError
+from dlm_eval.likelihood import Estimator, question_program, score_program
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.noise import Noise
-from dlm_eval.scoring import Estimator, question_program, score_program
+from dlm_eval.rng import Noise
 
 CHECKPOINT_SECONDS = (
     30.0  # between two checkpoints of one canvas; the variable DLM_EVAL_CHECKPOINT_SECONDS says otherwise
@@ -116,8 +116,8 @@ def keep_none(number: int, checkpoint: Checkpoint) -> None:
     """Lets a checkpoint go."""
 
 
-def start(engine: Engine, job: Job, keep: Callable[[Checkpoint], None]) -> Walk[Any]:
-    """Returns the walk that answers `job`; `keep` gets its checkpoints."""
+def start(engine: Engine, job: Job, keep: Callable[[Checkpoint], None]) -> Program[Any]:
+    """Returns the program that answers `job`; `keep` gets its checkpoints."""
     noise = Noise.of(job.canvas, job.seed)
     if isinstance(job, ScoreJob):
         return _guarded(score_program(engine.model, job.canvas, job.estimator, noise, greedy=job.greedy))
@@ -129,14 +129,14 @@ def start(engine: Engine, job: Job, keep: Callable[[Checkpoint], None]) -> Walk[
 
 
 def _every_so_often(engine: Engine, earlier: float, keep: Callable[[Checkpoint], None]) -> Offer:
-    """Returns what takes the state that a walk offers and keeps it, if the last time is long enough ago."""
+    """Returns what takes the state that a program offers and keeps it, if the last time is long enough ago."""
     pause, last = _pause(), time.monotonic()
 
     def offer(state: Callable[[], State]) -> None:
         nonlocal last
         if time.monotonic() - last >= pause:
             last = time.monotonic()
-            keep(Checkpoint(state(), earlier + engine.walk_seconds))
+            keep(Checkpoint(state(), earlier + engine.program_seconds))
 
     return offer
 
@@ -156,15 +156,15 @@ def _pause() -> float:
         ) from None
 
 
-def _question(engine: Engine, job: QuestionJob, noise: Noise) -> Walk[Scores]:
+def _question(engine: Engine, job: QuestionJob, noise: Noise) -> Program[Scores]:
     scores = yield from question_program(engine.model, job.canvases, job.estimator, noise, lengths=job.lengths)
     return Scores(tuple(scores))
 
 
-def _guarded(walk: Walk[Any]) -> Walk[Any]:
-    """Returns the walk; whatever goes wrong inside it is the error of its sample, not the end of the run."""
+def _guarded(program: Program[Any]) -> Program[Any]:
+    """Returns the program; whatever goes wrong inside it is the error of its sample, not the end of the run."""
     try:
-        return (yield from walk)
+        return (yield from program)
     except DlmEvalError:
         raise
     except Exception as error:
@@ -193,7 +193,7 @@ def drive_jobs(engine: Engine, numbered: Iterable[tuple[int, Job]], done: Done, 
     """
     begun: list[tuple[int, Job]] = []
 
-    def walks() -> Iterable[Walk[Any]]:
+    def programs() -> Iterable[Program[Any]]:
         for number, job in numbered:
             job = _sound(engine.model, job)
             begun.append((number, job))
@@ -203,7 +203,7 @@ def drive_jobs(engine: Engine, numbered: Iterable[tuple[int, Job]], done: Done, 
         number, job = begun[place]
         done(number, _answer(outcome, job))
 
-    engine.drive(walks(), finish)
+    engine.drive(programs(), finish)
 
 
 def _sound(model: Denoiser, job: Job) -> Job:

@@ -9,8 +9,8 @@ from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
 from dlm_eval.jobs import Answer, FillJob, Job, ScoreJob, run_jobs
+from dlm_eval.likelihood.auto import Auto
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.scoring.auto import Auto
 
 
 def run(engine: Engine, jobs: Sequence[Job]) -> list[Answer]:

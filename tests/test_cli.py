@@ -377,7 +377,7 @@ def test_a_task_beside_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_help_lists_no_option_that_is_refused(capsys: Any) -> None:
-    from dlm_eval.commands.run import REFUSED
+    from dlm_eval.cli.run import REFUSED
 
     with pytest.raises(SystemExit):
         main(["run", "--help"])

@@ -18,14 +18,14 @@ from dlm_eval.answers import journal_key
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import fill, resolve
 from dlm_eval.engine import Engine
+from dlm_eval.engine.forward import forward
+from dlm_eval.engine.rows import ForwardRow, LogProbs
 from dlm_eval.errors import UserError
-from dlm_eval.forward import forward
 from dlm_eval.jobs import FillJob
+from dlm_eval.likelihood import parse_estimator
+from dlm_eval.likelihood.program import score_outcomes
 from dlm_eval.models import load_model, packaged_asset
 from dlm_eval.models.kv_cache import BatchKV, KVCache
-from dlm_eval.rows import LogProbs, Row
-from dlm_eval.scoring import parse_estimator
-from dlm_eval.scoring.program import score_outcomes
 
 WHOLE = {"early_exit": False}
 
@@ -154,7 +154,7 @@ def test_a_remembered_prefix_is_dropped_where_its_tokens_change() -> None:
 
 @pytest.mark.parametrize("make", [tiny, blockwise], ids=["full", "block"])
 def test_rows_of_different_lengths_read_the_same_in_a_padded_batch(make: Any) -> None:
-    """Remembered and live parts are padded apart; readings stay those of whole rows (the memory is of the same tokens)."""
+    """Remembered and live parts are padded apart; outputs stay those of whole rows (the memory is of the same tokens)."""
     model = make()
     whole, parts = [], []
     for total, (begin, end) in ((40, (16, 40)), (24, (8, 24)), (32, (24, 32)), (16, (8, 16))):
@@ -162,7 +162,7 @@ def test_rows_of_different_lengths_read_the_same_in_a_padded_batch(make: Any) ->
         tokens[begin + 1 : end : 3] = model.mask_id
         memory = KVCache()
         wanted = np.arange(begin, end)
-        row = Row(tokens, wanted, LogProbs(), tokens[::-1][:1].repeat(len(wanted)), memory=memory, keep=total)
+        row = ForwardRow(tokens, wanted, LogProbs(), tokens[::-1][:1].repeat(len(wanted)), memory=memory, keep=total)
         whole.append(row)
         parts.append(replace(row, live=(begin, end), keep=0))
     full, shape = forward(model, whole, list(enumerate(whole)))

@@ -18,7 +18,7 @@ from dlm_eval.decoding.state import StepState
 from dlm_eval.decoding.strategies import EntropyBound
 from dlm_eval.engine import Engine
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.noise import Noise
+from dlm_eval.rng import Noise
 
 ALPHA = 1e-3  # of every statistical test here; seeds are fixed
 STRATEGIES: list[dict[str, Any]] = [

@@ -11,7 +11,7 @@ from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import fill, presets, resolve
 from dlm_eval.decoding.presets import GROUPS, authors_preset
 from dlm_eval.errors import UserError
-from dlm_eval.harness.decode_options import DecodeOptions
+from dlm_eval.harness.decode_config import DecodeOptions
 from dlm_eval.models import checkpoints, known_families
 from dlm_eval.models.families.toy import Toy, ToySettings
 

@@ -23,7 +23,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.models import load_model
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.models.noise_schedules import Geometric, LogLinear
-from dlm_eval.noise import Noise
+from dlm_eval.rng import Noise
 
 ALPHA = 1e-3  # of every statistical test here; seeds are fixed
 QUANTILES = 40000

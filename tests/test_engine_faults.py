@@ -18,14 +18,14 @@ from dlm_eval.budget import Learned, fitting, make_engine
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
+from dlm_eval.engine.batching import Footprint
 from dlm_eval.errors import RunError, UserError
 from dlm_eval.jobs import Job, ScoreJob
+from dlm_eval.likelihood.auto import Auto
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.packing import Footprint
-from dlm_eval.pool import InProcess
-from dlm_eval.scoring.auto import Auto
+from dlm_eval.workers import InProcess
 
 POISON = 4  # a letter of the toy that `Fragile` cannot bear
 

@@ -17,9 +17,9 @@ from dlm_eval import plugins, score
 from dlm_eval.canvas import Canvas
 from dlm_eval.cli import main
 from dlm_eval.errors import RunError, UserError
+from dlm_eval.likelihood import ESTIMATORS, Estimator, parse_estimator
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.options import check_options, describe_options, option, parse_options
-from dlm_eval.scoring import ESTIMATORS, Estimator, parse_estimator
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "adding-an-estimator.md"
 
@@ -116,9 +116,7 @@ def test_show_and_ls(
 
 
 BODY = "    def estimate(self, target, noise):\n        yield []\n"
-HEAD = (
-    "from dataclasses import dataclass\nfrom dlm_eval.options import option\nfrom dlm_eval.scoring import Estimator\n"
-)
+HEAD = "from dataclasses import dataclass\nfrom dlm_eval.options import option\nfrom dlm_eval.likelihood import Estimator\n"
 DATACLASS = "@dataclass(frozen=True, kw_only=True)\n"
 WRONG = {
     "no such class": (

@@ -11,8 +11,8 @@ import pytest
 from harness_tasks import write_tasks
 
 from dlm_eval import evaluate
-from dlm_eval.boards.run_report import HEADERS, render
 from dlm_eval.harness.metric_errors import estimator_spread
+from dlm_eval.reports.run_report import HEADERS, render
 
 
 class Task:

@@ -83,7 +83,7 @@ def workers_of(driver: int) -> list[int]:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            if parent == driver and b"dlm_eval.pool.local" in (entry / "cmdline").read_bytes():
+            if parent == driver and b"dlm_eval.workers.local" in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
         except (OSError, IndexError):
             continue

@@ -15,7 +15,7 @@ from dlm_eval.errors import RunError, UserError
 from dlm_eval.models import load_model, packaged_asset
 from dlm_eval.models.kv_cache import cache_argument
 from dlm_eval.models.probes import NOT_TESTED, cache_state, cache_test, cache_tested, check_cache
-from dlm_eval.pool import InProcess
+from dlm_eval.workers import InProcess
 
 
 def blockwise() -> Any:

@@ -18,19 +18,19 @@ from harness_tasks import write_tasks
 
 from dlm_eval import evaluate
 from dlm_eval.answers import decode_answer, encode_answer
-from dlm_eval.boards.run_report import render
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.engine import Engine
 from dlm_eval.harness.metric_errors import estimator_parts
 from dlm_eval.jobs import Answer, Scores
+from dlm_eval.likelihood import parse_estimator, score, score_outcomes
+from dlm_eval.likelihood.chains import Chain
+from dlm_eval.likelihood.exact import sampler_log_likelihood
+from dlm_eval.likelihood.orders import log_mean_exp, population, random_orders, upper_bound
+from dlm_eval.likelihood.patterns import subsets
+from dlm_eval.likelihood.target import merge
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.noise import Noise, digest
-from dlm_eval.scoring import parse_estimator, score, score_outcomes
-from dlm_eval.scoring.chains import Chain
-from dlm_eval.scoring.exact import sampler_log_likelihood
-from dlm_eval.scoring.orders import log_mean_exp, population, random_orders, upper_bound
-from dlm_eval.scoring.patterns import subsets
-from dlm_eval.scoring.target import merge
+from dlm_eval.reports.run_report import render
+from dlm_eval.rng import Noise, digest
 from dlm_eval.uncertainty import Error, half_width, summed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))

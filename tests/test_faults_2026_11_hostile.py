@@ -14,12 +14,12 @@ import pytest
 from harness_tasks import DOCUMENTS, write_tasks
 
 from dlm_eval import evaluate, redaction
-from dlm_eval.boards.leaderboard import leaderboard
 from dlm_eval.cli import main
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.journal import Journal, checksum
 from dlm_eval.models import load_model
 from dlm_eval.redaction import REDACTED, is_secret_name, learn, learn_words, redact, redact_message, redact_text
+from dlm_eval.reports.leaderboard import leaderboard
 
 
 @pytest.fixture(autouse=True)

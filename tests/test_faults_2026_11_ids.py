@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.decoding import fill
 from dlm_eval.errors import SampleError, UserError, nearest, unknown
+from dlm_eval.likelihood import score
 from dlm_eval.models import Checkpoint, load_model, load_without_weights, loading
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.scoring import score
 
 
 @pytest.fixture(scope="module")

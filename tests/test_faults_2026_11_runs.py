@@ -21,12 +21,12 @@ from lm_eval.tasks import TaskManager
 
 import dlm_eval
 from dlm_eval import evaluate
-from dlm_eval.boards.leaderboard import leaderboard, wide
-from dlm_eval.boards.run_report import render
 from dlm_eval.cli import main
 from dlm_eval.harness.sources import source
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.models.probes import batch_invariant, depends_on_batch
+from dlm_eval.reports.leaderboard import leaderboard, wide
+from dlm_eval.reports.run_report import render
 
 TOY = {"vocab": 6, "inconsistency": 0.5}
 CHOICE = {

@@ -17,7 +17,6 @@ import pytest
 from harness_tasks import write_tasks
 
 from dlm_eval import evaluate, redaction
-from dlm_eval.boards.csv_file import write_files
 from dlm_eval.cli import main
 from dlm_eval.errors import RunError, SampleError, UserError
 from dlm_eval.harness.results import public_results
@@ -25,6 +24,7 @@ from dlm_eval.harness.run_metadata import public_arguments
 from dlm_eval.harness.trackers import Reports
 from dlm_eval.journal import Journal
 from dlm_eval.redaction import REDACTED, is_secret_name, learn, learn_words, redact, redact_message, redact_text
+from dlm_eval.reports.csv_file import write_files
 
 # No value has a form that is known: they are found by the name of what holds them alone.
 ENVIRONMENT = {"HF_TOKEN": "env+hub/4711 ümlaut", "OPENAI_API_KEY": "env-openai-4712", "WANDB_API_KEY": "e" * 39 + "7"}

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import tqdm
 
-from dlm_eval.boards.csv_file import cell, safe_text
-from dlm_eval.boards.leaderboard import leaderboard, write
-from dlm_eval.boards.run_report import render
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.output import spoken_safely, table
 from dlm_eval.printable import CONTROL, counted, printable, valid_unicode
+from dlm_eval.reports.csv_file import cell, safe_text
+from dlm_eval.reports.leaderboard import leaderboard, write
+from dlm_eval.reports.run_report import render
 
 CONTROLS = "\x1b[31m\x07\x08\r\x9b2J\x85\x7f\u2028\u202e\u2066\u200f\ufff9\U000e0041"
 HOSTILE = f"a{CONTROLS}\nERROR forged: x|`<b>"

@@ -216,7 +216,7 @@ def test_lm_evals_chatter_is_contained_and_comes_back(capsys: pytest.CaptureFixt
 def test_a_child_that_is_ended_does_not_end_its_parent() -> None:
     """lm-eval's bootstrap forks a pool of processes and ends them by SIGTERM, at times before they have begun, which must not count as the user's."""
     program = (
-        "import multiprocessing, os, signal, time\nfrom dlm_eval.stopping import orderly\n"
+        "import multiprocessing, os, signal, time\nfrom dlm_eval.signals import orderly\n"
         "with orderly():\n"
         "    pool = multiprocessing.get_context('fork').Pool(2)\n    pool.map(abs, [1, 2])\n    pool.terminate()\n"
         "    for _ in range(300):\n"
@@ -232,7 +232,7 @@ def test_a_child_that_is_ended_does_not_end_its_parent() -> None:
 def test_a_busy_main_thread_is_ended_in_time_with_its_duties_done(tmp_path: Path, number: signal.Signals) -> None:
     """A forward pass of a large model can keep the main thread from heeding signals; here a sleep that starts again does. One duty hangs, as on a dead disk."""
     program = (
-        "import signal, sys, time\nfrom pathlib import Path\nfrom dlm_eval.stopping import last_duty, orderly\n"
+        "import signal, sys, time\nfrom pathlib import Path\nfrom dlm_eval.signals import last_duty, orderly\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # under nohup it is ignored, and then stops nothing
         f"with orderly(), last_duty(lambda: Path({str(tmp_path / 'duty')!r}).write_text('done')), last_duty(lambda: time.sleep(60)):\n"
         "    limit = time.monotonic() + 30\n"

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.harness.decode_options import DecodeOptions, user_layer
+from dlm_eval.harness.decode_config import DecodeOptions, user_layer
 from dlm_eval.harness.lm import cut_at, visible
 from dlm_eval.harness.requests import Hole, Length, continuation_canvas, encode_pair, hole_canvas, hole_length
 from dlm_eval.models.families.toy import Toy, ToySettings

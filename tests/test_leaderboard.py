@@ -16,10 +16,10 @@ from pathlib import Path
 import pandas
 import pytest
 
-from dlm_eval.boards import leaderboard, wide
-from dlm_eval.boards.csv_file import cell, safe_text, write_files
-from dlm_eval.boards.leaderboard import COLUMNS, add_parser, write
 from dlm_eval.errors import UserError
+from dlm_eval.reports import leaderboard, wide
+from dlm_eval.reports.csv_file import cell, safe_text, write_files
+from dlm_eval.reports.leaderboard import COLUMNS, add_parser, write
 
 CONTRACT_COLUMNS = [
     "model", "checkpoint", "revision", "task", "metric", "filter", "value", "stderr", "n", "shots", "estimator",
@@ -449,7 +449,7 @@ def test_subcommand(plain, tmp_path, capsys, monkeypatch):
 
 def test_parser_needs_no_pandas():
     code = (
-        "import argparse, sys; from dlm_eval.boards.leaderboard import add_parser;"
+        "import argparse, sys; from dlm_eval.reports.leaderboard import add_parser;"
         "add_parser(argparse.ArgumentParser().add_subparsers());"
         "sys.exit(bool({'pandas', 'numpy', 'torch'} & set(sys.modules)))"
     )

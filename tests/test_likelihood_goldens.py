@@ -11,9 +11,9 @@ import pytest
 
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.engine import Engine
+from dlm_eval.likelihood import parse_estimator, score, score_outcomes
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.scoring import parse_estimator, score, score_outcomes
 
 Z = 4.42  # two-sided alpha = 1e-5 for each z-test
 
@@ -93,8 +93,8 @@ def test_llada_estimator_equals_the_official_one(shared: Path) -> None:
 
 def test_llada_estimator_prefers_even_sizes(shared: Path) -> None:
     """torch.round takes halves to even numbers: with 8 tokens and 32 draws a batch, even sizes get 5 of 8 draws. Recorded, not repaired."""
-    from dlm_eval.noise import Noise, digest
-    from dlm_eval.scoring.authors import LLaDA
+    from dlm_eval.likelihood.authors import LLaDA
+    from dlm_eval.rng import Noise, digest
 
     settings = LLaDA(max_forwards=32)
     sizes = np.concatenate([settings.plan(8, Noise(digest(seed))).hidden.sum(1) for seed in range(20)])

@@ -22,16 +22,16 @@ from harness_tasks import DOCUMENTS, write_tasks
 from lm_eval.api.instance import Instance
 
 from dlm_eval import evaluate
-from dlm_eval.boards.leaderboard import leaderboard
 from dlm_eval.budget import make_engine
 from dlm_eval.canvas import Canvas
 from dlm_eval.errors import UserError
-from dlm_eval.harness.decode_options import DecodeOptions
+from dlm_eval.harness.decode_config import DecodeOptions
 from dlm_eval.harness.lm import DiffusionLM, Options
+from dlm_eval.likelihood import parse_estimator, score, windows
 from dlm_eval.models import load_model
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.pool import InProcess
-from dlm_eval.scoring import parse_estimator, score, windows
+from dlm_eval.reports.leaderboard import leaderboard
+from dlm_eval.workers import InProcess
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 

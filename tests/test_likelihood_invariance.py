@@ -10,10 +10,10 @@ from torch import Tensor
 from dlm_eval.canvas import Canvas
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError
+from dlm_eval.likelihood import parse_estimator, score, score_outcomes
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.scoring import parse_estimator, score, score_outcomes
 
 ESTIMATORS = [
     "auto",

@@ -12,22 +12,22 @@ import pytest
 
 from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.engine import Engine
+from dlm_eval.engine.programs import together
 from dlm_eval.errors import SampleError, UserError
+from dlm_eval.likelihood import ESTIMATORS, parse_estimator, score, score_outcomes, windows
+from dlm_eval.likelihood.chains import Chain
+from dlm_eval.likelihood.cubature.design import draw_sets, size_counts, size_totals, spread_out, variants
+from dlm_eval.likelihood.cubature.nested import Parts, budgets, nested
+from dlm_eval.likelihood.cubature.prior import kernel
+from dlm_eval.likelihood.cubature.rule import relabelled, rule
+from dlm_eval.likelihood.early import Rounds
+from dlm_eval.likelihood.estimator import KINDS, about
+from dlm_eval.likelihood.exact import Exact
+from dlm_eval.likelihood.masks import MaskCount
+from dlm_eval.likelihood.target import targets
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.noise import Noise
 from dlm_eval.options import describe_options
-from dlm_eval.programs import together
-from dlm_eval.scoring import ESTIMATORS, parse_estimator, score, score_outcomes, windows
-from dlm_eval.scoring.chains import Chain
-from dlm_eval.scoring.cubature.design import draw_sets, size_counts, size_totals, spread_out, variants
-from dlm_eval.scoring.cubature.nested import Parts, budgets, nested
-from dlm_eval.scoring.cubature.prior import kernel
-from dlm_eval.scoring.cubature.rule import relabelled, rule
-from dlm_eval.scoring.early import Rounds
-from dlm_eval.scoring.estimator import KINDS, about
-from dlm_eval.scoring.exact import Exact
-from dlm_eval.scoring.masks import MaskCount
-from dlm_eval.scoring.target import targets
+from dlm_eval.rng import Noise
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_settings_of_every_estimator() -> None:
 
 
 def test_the_list_of_estimators_needs_no_torch() -> None:
-    code = "import sys; from dlm_eval.scoring import ESTIMATORS, parse_estimator, windows; ESTIMATORS.listed(); assert 'torch' not in sys.modules"
+    code = "import sys; from dlm_eval.likelihood import ESTIMATORS, parse_estimator, windows; ESTIMATORS.listed(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -289,7 +289,7 @@ def test_decide_answers_like_the_full_budget_at_the_stated_error(toy: Toy) -> No
 
 
 def test_decide_on_single_tokens_and_with_lengths(toy: Toy) -> None:
-    from dlm_eval.scoring import question_program, score_program
+    from dlm_eval.likelihood import question_program, score_program
 
     canvases = [Canvas.continuation([0], [letter], key="q") for letter in range(4)]
     engine = Engine(toy)
@@ -297,8 +297,8 @@ def test_decide_on_single_tokens_and_with_lengths(toy: Toy) -> None:
     assert engine.cost.rows <= 2 and all(s.stderr == 0 for s in scores)
     assert [s.logprob for s in scores] == pytest.approx([s.logprob for s in score(toy, canvases)])
     settings = parse_estimator("auto,stop_at_error_rate=0.01")
-    walk = question_program(toy, canvases, settings, Noise.of(canvases[0], 0), lengths=[1.0, 2.0, 3.0, 4.0])
-    (outcome,) = Engine(toy).drive([walk])
+    program = question_program(toy, canvases, settings, Noise.of(canvases[0], 0), lengths=[1.0, 2.0, 3.0, 4.0])
+    (outcome,) = Engine(toy).drive([program])
     assert [s.logprob for s in outcome.answer] == pytest.approx([s.logprob for s in scores])
     with pytest.raises(UserError, match="all choices"):
         score_program(toy, canvases[0], settings, Noise.of(canvases[0], 0))

@@ -11,15 +11,15 @@ import torch
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.engine import Engine
+from dlm_eval.likelihood import Estimator, parse_estimator, score, score_outcomes
+from dlm_eval.likelihood.authors import LLaDA
+from dlm_eval.likelihood.auto import Auto, Cubature
+from dlm_eval.likelihood.chains import Chain
+from dlm_eval.likelihood.masks import MaskCount, MaskRate
+from dlm_eval.likelihood.target import targets
 from dlm_eval.models import load_model
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.noise import Noise, digest
-from dlm_eval.scoring import Estimator, parse_estimator, score, score_outcomes
-from dlm_eval.scoring.authors import LLaDA
-from dlm_eval.scoring.auto import Auto, Cubature
-from dlm_eval.scoring.chains import Chain
-from dlm_eval.scoring.masks import MaskCount, MaskRate
-from dlm_eval.scoring.target import targets
+from dlm_eval.rng import Noise, digest
 
 ALPHA_Z = 4.42  # two-sided alpha = 1e-5 for each z-test
 
@@ -229,8 +229,8 @@ def test_a_quarter_of_llada_s_forwards_and_a_fifth_of_its_variance() -> None:
 
     def variance(name: str, samples: int) -> float:
         settings = parse_estimator(name, {"max_forwards": samples})
-        walks = [settings.estimate(target, Noise(digest(run))) for run in range(150)]
-        return float(np.var([outcome.answer.logprob for outcome in Engine(tiny).drive(walks)], ddof=1))
+        programs = [settings.estimate(target, Noise(digest(run))) for run in range(150)]
+        return float(np.var([outcome.answer.logprob for outcome in Engine(tiny).drive(programs)], ddof=1))
 
     reference = variance("llada", 128)
     assert variance("auto", 32) < reference / 1.7

@@ -20,11 +20,11 @@ from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import TraceStep, fill, resolve
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
+from dlm_eval.likelihood import score
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.families.cdcd import CDCD, CDCDConfig
-from dlm_eval.noise import Noise
-from dlm_eval.scoring import score
+from dlm_eval.rng import Noise
 
 A = 60  # ids of the small language: A, A+1, A+2, A, ...
 SIZES = {

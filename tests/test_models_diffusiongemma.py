@@ -16,7 +16,7 @@ from dlm_eval.decoding.draw import inverse_cdf
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model, load_without_weights
-from dlm_eval.noise import Noise
+from dlm_eval.rng import Noise
 
 LENGTH, STEPS = 8, 6
 TEXT = {

@@ -26,10 +26,10 @@ from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import fill
 from dlm_eval.decoding.samples import mean_logprob
 from dlm_eval.errors import UserError
+from dlm_eval.likelihood import score
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.families.diffusionllm import LENGTH_FILE, LengthHead
-from dlm_eval.scoring import score
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]  # ids 0 to 3, as XLM-R has them
 KINDS = {

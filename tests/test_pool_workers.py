@@ -19,16 +19,16 @@ from dlm_eval.canvas import Canvas
 from dlm_eval.engine import Engine
 from dlm_eval.errors import RunError, UserError
 from dlm_eval.jobs import Answer, Job, ScoreJob
+from dlm_eval.likelihood.auto import Auto
 from dlm_eval.models import load_model, load_without_weights
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.pool import Remembered
-from dlm_eval.pool.chunks import Chunks, weight
-from dlm_eval.pool.devices import parse_devices
-from dlm_eval.pool.make import single_device, start_workers, worker_devices
-from dlm_eval.pool.messages import Recipe
-from dlm_eval.pool.ray_actors import Actor
-from dlm_eval.pool.workers import Workers
-from dlm_eval.scoring.auto import Auto
+from dlm_eval.workers import Remembered
+from dlm_eval.workers.chunks import Chunks, weight
+from dlm_eval.workers.devices import parse_devices
+from dlm_eval.workers.driver import Workers
+from dlm_eval.workers.make import single_device, start_workers, worker_devices
+from dlm_eval.workers.messages import Recipe
+from dlm_eval.workers.ray_actors import Actor
 
 Done = Callable[[int, Answer], None]
 
@@ -171,7 +171,7 @@ def test_a_model_that_is_refused_is_the_users_mistake() -> None:
 
 def test_workers_end_when_their_driver_is_killed() -> None:
     program = (
-        "import sys, time\nfrom dlm_eval.pool.make import start_workers\nfrom dlm_eval.pool.devices import parse_devices\nfrom dlm_eval.pool.messages import Recipe, Ready\n"
+        "import sys, time\nfrom dlm_eval.workers.make import start_workers\nfrom dlm_eval.workers.devices import parse_devices\nfrom dlm_eval.workers.messages import Recipe, Ready\n"
         "pool = start_workers(Recipe('toy', {}), parse_devices('cpu:2')[:1])\nlink, message = pool._events.get()\nprint(message.pid, flush=True)\ntime.sleep(600)\n"
     )
     driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
@@ -263,7 +263,7 @@ def test_other_devices_are_refused(text: str) -> None:
 def test_one_device_needs_no_worker_but_a_model_on_several_gpus_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert worker_devices(None, "local") == worker_devices("cpu", "local") == []
     assert len(worker_devices("cpu:2", "local")) == 2
-    monkeypatch.setattr("dlm_eval.pool.devices._count", lambda: 4)
+    monkeypatch.setattr("dlm_eval.workers.devices._count", lambda: 4)
     assert worker_devices("2", "local") == [] and single_device("2") == {"device": "cuda:2"}
     (spanning,) = worker_devices("2+3", "local")  # in this process it would take all four
     assert spanning.environment == {"CUDA_VISIBLE_DEVICES": "2,3"}
@@ -283,9 +283,9 @@ def test_messages_to_an_actor_keep_their_order() -> None:
 
 
 def test_an_actor_whose_worker_cannot_even_begin_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "dlm_eval.pool.worker", None)
+    monkeypatch.setitem(sys.modules, "dlm_eval.workers.worker", None)
     (failed,) = [message for said in Actor().work(Recipe("tiny", {})) for message in said]
-    assert "dlm_eval.pool.worker" in failed.reason
+    assert "dlm_eval.workers.worker" in failed.reason
 
 
 def test_a_ray_cluster_out_of_reach_is_one_line() -> None:

@@ -21,10 +21,10 @@ from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.filling import fits
 from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.engine import Engine
+from dlm_eval.engine.rows import LogProbs
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.noise import Noise
 from dlm_eval.options import option
-from dlm_eval.rows import LogProbs
+from dlm_eval.rng import Noise
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "adding-a-strategy.md"
 

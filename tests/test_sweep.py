@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from harness_tasks import write_tasks
 
-from dlm_eval.boards.sweep import Point, Sweep, aup, grid, mean_of_templates, pareto
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
+from dlm_eval.reports.sweep import Point, Sweep, aup, grid, mean_of_templates, pareto
 
 
 def point(**given: Any) -> Point:

@@ -31,7 +31,7 @@ from dlm_eval.decoding.schedules import reveal_grid, reveal_rates
 from dlm_eval.decoding.state import Bools, Query, StepState
 from dlm_eval.decoding.strategy import OF_DRAWS, OF_MASKS, FillRequest
 from dlm_eval.decoding.unmasking import Unmasking
-from dlm_eval.engine import Walk
+from dlm_eval.engine import Program
 from dlm_eval.models.denoiser import ConcreteScores, Denoiser, Process, noise_schedule, offers
 from dlm_eval.models.noise_schedules import NoiseSchedule
 from dlm_eval.options import option, option_names
@@ -41,7 +41,7 @@ SCORES = "score_logits"  # method of models of concrete scores
 
 @dataclass(frozen=True)
 class Rates:
-    """Reader of log-scores: (token, its log-probability [nats], log of the chance that it is written now [nats]), each [N].
+    """LogitsOp of log-scores: (token, its log-probability [nats], log of the chance that it is written now [nats]), each [N].
 
     Attributes:
         draw: how the token is drawn; it bans the mask.
@@ -153,7 +153,7 @@ class Euler(ReverseTransition, Halting, name="euler"):
     def factor(self, schedule: NoiseSchedule, now: float, after: float) -> float:
         return schedule.rate(now) * (now - after)
 
-    def program(self, request: FillRequest) -> Walk[Filling]:
+    def program(self, request: FillRequest) -> Program[Filling]:
         if request.model.process == "gaussian":
             return (yield from gaussian_program(request, self, self.noise_scale, self.score_temperature))
         return (yield from super().program(request))

@@ -23,14 +23,14 @@ from dlm_eval.canvas import BLANK, Filling
 from dlm_eval.decoding.draw import inverse_cdf
 from dlm_eval.decoding.exits import EarlyExit
 from dlm_eval.decoding.halting import Halt, Halting
-from dlm_eval.decoding.samples import best_walk, repeat
+from dlm_eval.decoding.samples import best_program, repeat
 from dlm_eval.decoding.strategy import OF_DRAWS, OF_MASKS, FillRequest
 from dlm_eval.decoding.trace import TraceStep
-from dlm_eval.engine import Row, Walk
+from dlm_eval.engine import ForwardRow, Program
+from dlm_eval.engine.rows import Kept
 from dlm_eval.models.denoiser import Process
-from dlm_eval.noise import Noise
 from dlm_eval.options import option
-from dlm_eval.rows import Kept
+from dlm_eval.rng import Noise
 
 DEFAULT_STEPS = 48  # of a canvas (DiffusionGemma's max_denoising_steps)
 Ints = NDArray[np.int64]
@@ -80,7 +80,7 @@ class Renoise(Halting, name="renoise"):
     def default_steps(cls, process: str) -> int | None:
         return DEFAULT_STEPS
 
-    def program(self, request: FillRequest) -> Walk[Filling]:
+    def program(self, request: FillRequest) -> Program[Filling]:
         """Returns the program that fills the canvas, with the most probable of `samples` samples.
 
         A hole at the end is filled in canvases of the model's own length, the last one cut; a text that goes on behind the hole stays
@@ -88,7 +88,7 @@ class Renoise(Halting, name="renoise"):
         """
         numbers = range(request.settings.samples)
         samples = [Sample(request, self, repeat(request.noise, i)).program() for i in numbers]
-        return (yield from best_walk(request.model, request.canvas, samples, "probability"))
+        return (yield from best_program(request.model, request.canvas, samples, "probability"))
 
 
 class Sample:
@@ -111,7 +111,7 @@ class Sample:
         self.steps = settings.steps or DEFAULT_STEPS
         self.forwards = 0
 
-    def program(self) -> Walk[Filling]:
+    def program(self) -> Program[Filling]:
         """Returns the program over the canvases in reading order."""
         reason = None
         for number, begin in enumerate(range(self.first, len(self.tokens), self.model.canvas_length)):
@@ -134,7 +134,7 @@ class Sample:
             exit=reason or "full",
         )
 
-    def _denoise(self, at: Ints, number: int) -> Walk[None]:
+    def _denoise(self, at: Ints, number: int) -> Program[None]:
         """Fills one canvas, the positions `at`."""
         given, truth, length = ~self.open[at], self.tokens[at], int(at[-1]) + 1
         halt, kept = Halt(self.options), Kept()
@@ -155,7 +155,7 @@ class Sample:
             current = np.where(given, truth, np.where(accept, drawn, self._random("renoise", clock, at)))
         self.tokens[at] = found
 
-    def _row(self, at: Ints, current: Ints, kept: Kept, step: int, clock: int) -> Row:
+    def _row(self, at: Ints, current: Ints, kept: Kept, step: int, clock: int) -> ForwardRow:
         length, options = int(at[-1]) + 1, self.options
         tokens = self.tokens[:length].copy()
         tokens[at] = current
@@ -164,7 +164,7 @@ class Sample:
         left = (self.steps - step) / self.steps
         op = CanvasReader(self.model.soft_embeddings, options.t_end + (options.t_start - options.t_end) * left)
         draws = self.noise.uniforms("draw", clock, length)[at]
-        return Row(tokens, at, op, draws, inputs=begun, kept=kept, ids=at, fed=self.model.state_size)
+        return ForwardRow(tokens, at, op, draws, inputs=begun, kept=kept, ids=at, fed=self.model.state_size)
 
     def _random(self, stream: str, step: int, at: Ints) -> Ints:
         drawn: Ints = (self.noise.uniforms(stream, step, int(at[-1]) + 1)[at] * self.model.vocab_size).astype(np.int64)

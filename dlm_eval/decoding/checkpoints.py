@@ -1,6 +1,6 @@
 """Checkpoints: what a half-filled canvas needs to go on in another process as if nothing had happened.
 
-Random numbers belong to (request, step, identity of a position) (`dlm_eval.noise`), so that the state of a canvas is its tokens, when and
+Random numbers belong to (request, step, identity of a position) (`dlm_eval.rng`), so that the state of a canvas is its tokens, when and
 how surely each was written, and a few counters.
 """
 

@@ -18,7 +18,7 @@ CHUNK = 2**24  # float64 numbers (N x V) formed at once while sampling
 
 @dataclass(frozen=True)
 class Draw:
-    """Reader of candidates: (token [N] long, log-probability of the token [N] nats, score [N]), the latter two float64.
+    """LogitsOp of candidates: (token [N] long, log-probability of the token [N] nats, score [N]), the latter two float64.
 
     The payload is one uniform in [0, 1) for each position; it is used when `temperature` is not 0.
 

@@ -14,11 +14,11 @@ from dlm_eval.decoding.settings import DecodeSettings, resolve
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.strategy import FillRequest, default_strategy
 from dlm_eval.decoding.trace import TraceStep
-from dlm_eval.engine import Engine, Outcome, Walk
+from dlm_eval.engine import Engine, Outcome, Program
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser, check_ids
-from dlm_eval.noise import Noise
 from dlm_eval.printable import counted
+from dlm_eval.rng import Noise
 
 
 def fill(
@@ -100,7 +100,7 @@ def fill_outcomes(
     return engine.drive(programs, done)
 
 
-def fill_program(request: FillRequest) -> Walk[Filling]:
+def fill_program(request: FillRequest) -> Program[Filling]:
     """Returns the program that fills the canvas of `request`.
 
     Raises (when run):

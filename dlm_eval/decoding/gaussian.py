@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from dlm_eval.canvas import Filling
 from dlm_eval.decoding.halting import Halt, Halting
-from dlm_eval.decoding.samples import best_walk, repeat
+from dlm_eval.decoding.samples import best_program, repeat
 from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.decoding.trace import TraceStep
-from dlm_eval.engine import Row, Walk
+from dlm_eval.engine import ForwardRow, Program
+from dlm_eval.engine.rows import Kept
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser, EmbeddingDenoiser, missing_members
-from dlm_eval.noise import Noise
-from dlm_eval.rows import Kept
+from dlm_eval.rng import Noise
 
 DEFAULT_STEPS = 200  # CDCD 6.1
 Floats = NDArray[np.float64]
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 def gaussian_program(
     request: FillRequest, halting: Halting, noise_scale: float, score_temperature: float
-) -> Walk[Filling]:
+) -> Program[Filling]:
     """Returns the program that fills the canvas; `exit` names the halting criterion that ended it, else 'full'.
 
     Of several samples the one with the most probable tokens is kept.
@@ -48,12 +48,12 @@ def gaussian_program(
     assert_diffuses(model)
     numbers = range(request.settings.samples)
     samples = [_sample(model, request, halting, noise_scale, score_temperature, repeat(noise, i)) for i in numbers]
-    return (yield from best_walk(model, request.canvas, samples, "probability"))
+    return (yield from best_program(model, request.canvas, samples, "probability"))
 
 
 def _sample(
     model: Any, request: FillRequest, halting: Halting, noise_scale: float, score_temperature: float, noise: Noise
-) -> Walk[Filling]:
+) -> Program[Filling]:
     """Returns the program of one sample; `model` is a `Denoiser` and an `EmbeddingDenoiser`."""
     canvas, trace = request.canvas, request.trace
     at, length, size = np.array(canvas.open_positions), len(canvas), model.embedding_size
@@ -68,7 +68,7 @@ def _sample(
     for step, level in enumerate(levels):
         inputs = np.zeros((length, 2 * size + 1), dtype=np.float32)
         inputs[at] = np.concatenate([x, estimate, np.ones((len(at), 1))], axis=1)
-        row = Row(tokens, at, reader, nothing, inputs=inputs, time=float(level), kept=kept, ids=at)
+        row = ForwardRow(tokens, at, reader, nothing, inputs=inputs, time=float(level), kept=kept, ids=at)
         found, logprob, entropy, estimate, *more = (yield [row])[0]
         changed[found != token], token = step, found
         if trace is not None:

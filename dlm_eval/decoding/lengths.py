@@ -16,9 +16,9 @@ from torch import Tensor
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
 from dlm_eval.decoding.checkpoints import no_offer
-from dlm_eval.decoding.samples import best_walk
+from dlm_eval.decoding.samples import best_program
 from dlm_eval.decoding.strategy import FillRequest
-from dlm_eval.engine import Row, Walk
+from dlm_eval.engine import ForwardRow, Program
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import LengthHead, offers
 
@@ -33,7 +33,7 @@ class TopLengths:
         return (logits.topk(min(self.count, logits.shape[-1])).indices + 1,)
 
 
-def beam_program(request: FillRequest, fill: Callable[[FillRequest], Walk[Filling]]) -> Walk[Filling]:
+def beam_program(request: FillRequest, fill: Callable[[FillRequest], Program[Filling]]) -> Program[Filling]:
     """Returns the program that fills the canvas at each length of the beam and answers with the best.
 
     The hole must end the canvas; its own length is set aside. `forwards` counts the reading of lengths and all fillings.
@@ -57,7 +57,7 @@ def beam_program(request: FillRequest, fill: Callable[[FillRequest], Walk[Fillin
         raise SampleError("a length can be predicted only for a hole behind a prompt, with no text after it")
     if room < 1:
         raise SampleError(f"the prompt fills all {model.max_length} positions of {model.name}")
-    ask = Row(
+    ask = ForwardRow(
         np.array(prompt, dtype=np.int64), np.zeros(1, dtype=np.int64), TopLengths(settings.length_beam), np.zeros(1),
         head="length_logits",
     )  # fmt: skip
@@ -68,7 +68,7 @@ def beam_program(request: FillRequest, fill: Callable[[FillRequest], Walk[Fillin
         fill(replace(request, canvas=_resized(canvas, len(prompt), size), settings=one.fitted(size), offer=no_offer))
         for size in sizes
     ]
-    best = yield from best_walk(model, canvas, programs, "text")
+    best = yield from best_program(model, canvas, programs, "text")
     return replace(best, forwards=best.forwards + ask.passes)
 
 

@@ -11,10 +11,10 @@ from typing import TypeVar
 import numpy as np
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
-from dlm_eval.engine import LogProbs, Row, Walk
+from dlm_eval.engine import ForwardRow, LogProbs, Program
+from dlm_eval.engine.programs import together
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.noise import Noise, digest
-from dlm_eval.programs import together
+from dlm_eval.rng import Noise, digest
 
 A = TypeVar("A", bound=Hashable)
 
@@ -24,24 +24,24 @@ def repeat(noise: Noise, number: int) -> Noise:
     return noise if number == 0 else Noise(digest("repeat", noise.key, number))
 
 
-def best_walk(model: Denoiser, canvas: Canvas, walks: Sequence[Walk[Filling]], by: str) -> Walk[Filling]:
-    """Returns the walk that takes all samples and answers with the best; its `forwards` are those of all.
+def best_program(model: Denoiser, canvas: Canvas, programs: Sequence[Program[Filling]], by: str) -> Program[Filling]:
+    """Returns the program that takes all samples and answers with the best; its `forwards` are those of all.
 
     Args:
         model: the denoiser.
         canvas: what the samples fill.
-        walks: one for each sample.
+        programs: one for each sample.
         by: 'probability', the mean log-probability of the tokens as they were written; 'text', the same without those that
             begin, end or pad a text (DiffusionLLM's length beam); or 'score', the mean log-probability of the tokens given the
             filled canvas (AR2Diff; one more row each).
     """
-    fillings = yield from together(walks)
+    fillings = yield from together(programs)
     forwards = sum(filling.forwards for filling in fillings)
     aside = {BLANK, *((model.bos_id, model.pad_id, *model.eos_ids) if by == "text" else ())}
     ranks = [mean_logprob(filling, aside) for filling in fillings]
     if by == "score" and canvas.open_positions:
-        readings = yield [_score_row(model, canvas, filling) for filling in fillings]
-        ranks = [float(np.mean(reading[0])) for reading in readings]
+        outputs = yield [_score_row(model, canvas, filling) for filling in fillings]
+        ranks = [float(np.mean(reading[0])) for reading in outputs]
         forwards += len(fillings)
     return replace(fillings[int(np.argmax(ranks))], forwards=forwards)
 
@@ -54,13 +54,13 @@ def mean_logprob(filling: Filling, aside: Set[int | None] = frozenset({BLANK})) 
     return sum(logs) / len(logs) if logs else 0.0
 
 
-def _score_row(model: Denoiser, canvas: Canvas, filling: Filling) -> Row:
+def _score_row(model: Denoiser, canvas: Canvas, filling: Filling) -> ForwardRow:
     tokens = np.array(canvas.tokens, dtype=np.int64)
     at = np.array(canvas.open_positions)
     written = np.array(filling.tokens, dtype=np.int64)
     tokens[at] = np.where(written == BLANK, model.mask_id, written)
     seen = written != BLANK
-    return Row(tokens, at[seen], LogProbs(), written[seen])
+    return ForwardRow(tokens, at[seen], LogProbs(), written[seen])
 
 
 def vote(answers: Sequence[A]) -> A:

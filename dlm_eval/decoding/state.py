@@ -23,12 +23,12 @@ from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.exits import EarlyExit
 from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.trace import Trace, TraceStep
-from dlm_eval.engine import Reader, Reading, Row
+from dlm_eval.engine import ForwardRow, Output
+from dlm_eval.engine.rows import Kept
 from dlm_eval.errors import SampleError
-from dlm_eval.models.denoiser import Denoiser, embedding_rows, logit_shift
-from dlm_eval.noise import Noise
+from dlm_eval.models.denoiser import Denoiser, LogitsOp, embedding_rows, logit_shift
 from dlm_eval.printable import counted
-from dlm_eval.rows import Kept
+from dlm_eval.rng import Noise
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -87,7 +87,7 @@ class StepState:
     old_logprob: Floats
     token: Ints = field(default_factory=lambda: NONE)
     score: Floats = field(default_factory=lambda: np.empty(0))
-    more: Reading = ()
+    more: Output = ()
 
     def uniform(self, stream: str) -> Floats:
         """Returns [W] uniforms in [0, 1), one for each (stream, step, identity)."""
@@ -117,7 +117,7 @@ class Query:
         keeps: whether the last output of `op` stays on the device, for the op's next call (`rows.KeepingOp`).
     """
 
-    op: Reader
+    op: LogitsOp
     head: str = "logits"
     time: float = 0.0
     log_chance: float | None = None
@@ -202,7 +202,7 @@ class DecodeState:
             self.early_exit = EarlyExit(model, np.array(hole), ends_with_hole, settings.until)
         self.cache = make_cache_policy(model, settings.cache, settings.guidance_factor != 1)
         self.kept = Kept()
-        self.known: tuple[Query, Ints, Reading] | None = None
+        self.known: tuple[Query, Ints, Output] | None = None
         self.global_step = self.forwards = self.written_steps = self.post_steps = 0
         self.last_change = -1
         self.exit = "full"
@@ -243,7 +243,7 @@ class DecodeState:
 
     # -- rows ------------------------------------------------------------------------------------------
 
-    def read(self, at: Ints, query: Query) -> Generator[list[Row], list[Reading], Reading]:
+    def read(self, at: Ints, query: Query) -> Generator[list[ForwardRow], list[Output], Output]:
         """Returns what `query` reads at `at`.
 
         No row is run if the same has been read already, nothing has changed since, and no random
@@ -256,13 +256,15 @@ class DecodeState:
         self.known = None if random or query.keeps else (query, at, found)
         return found
 
-    def run(self, rows: list[Row]) -> Generator[list[Row], list[Reading], list[Reading]]:
+    def run(self, rows: list[ForwardRow]) -> Generator[list[ForwardRow], list[Output], list[Output]]:
         """Returns the outputs of rows of one step, and counts them."""
         found = yield rows
         self.forwards += sum(row.passes for row in rows)
         return found
 
-    def row(self, at: Ints, query: Query, tokens: Ints | None = None, payload: NDArray[Any] | None = None) -> Row:
+    def row(
+        self, at: Ints, query: Query, tokens: Ints | None = None, payload: NDArray[Any] | None = None
+    ) -> ForwardRow:
         """Returns the row that reads `at`; what the model cannot see from there is left out.
 
         Args:
@@ -283,7 +285,7 @@ class DecodeState:
         cached = {}
         if query.head == "logits" and tokens is None:
             cached = self.cache.part(shown, self.open[:end], at, self.block_positions)
-        return Row(
+        return ForwardRow(
             shown, at, query.op, self._uniforms(at) if payload is None else payload, unguided, factor, query.head,
             time=query.time, kept=self.kept if query.keeps else None, ids=self.ids[at], **cached,
         )  # fmt: skip

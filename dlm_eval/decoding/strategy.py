@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding.checkpoints import Offer, State, no_offer
 from dlm_eval.decoding.trace import Trace
-from dlm_eval.engine import Walk
+from dlm_eval.engine import Program
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser, Process
-from dlm_eval.noise import Noise
 from dlm_eval.options import check_options, describe_options, option_names
 from dlm_eval.plugins import Registry, source_digest
+from dlm_eval.rng import Noise
 
 if TYPE_CHECKING:
     from dlm_eval.decoding.settings import DecodeSettings
@@ -128,7 +128,7 @@ class Strategy:
         source = source_digest(type(self))
         return {"strategy": self.name, **vars(self), **({"source_sha256": source} if source else {})}
 
-    def program(self, request: FillRequest) -> Walk[Filling]:
+    def program(self, request: FillRequest) -> Program[Filling]:
         """Returns the program that fills the canvas of `request`."""
         raise NotImplementedError(f"strategy '{self.name}' has no program")
 

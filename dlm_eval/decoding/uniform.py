@@ -20,9 +20,9 @@ from dlm_eval.decoding.samples import mean_logprob, repeat
 from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.strategy import OF_MASKS, FillRequest, Strategy
 from dlm_eval.decoding.trace import TraceStep
-from dlm_eval.engine import Row, Walk
+from dlm_eval.engine import ForwardRow, Program
+from dlm_eval.engine.programs import together
 from dlm_eval.models.denoiser import Denoiser, Process
-from dlm_eval.programs import together
 
 DEFAULT_STEPS = 10
 
@@ -60,7 +60,7 @@ class Rewrite(Strategy, name="rewrite"):
     def default_steps(cls, process: str) -> int | None:
         return DEFAULT_STEPS
 
-    def program(self, request: FillRequest) -> Walk[Filling]:
+    def program(self, request: FillRequest) -> Program[Filling]:
         """Returns the program that fills the canvas, with the best of `samples` samples (`forwards` counts all of them).
 
         The best has, with rerank 'score', the lowest cross-entropy between the input of its last step and the logits there
@@ -73,7 +73,7 @@ class Rewrite(Strategy, name="rewrite"):
         return replace(found[int(np.argmax(ranks))][0], forwards=sum(filling.forwards for filling, _ in found))
 
 
-def _sample(request: FillRequest) -> Walk[tuple[Filling, float]]:
+def _sample(request: FillRequest) -> Program[tuple[Filling, float]]:
     """Returns the program of one sample: its filling, and the mean log-probability of the last step's input (nats)."""
     model, canvas, settings, noise, trace = (
         request.model, request.canvas, request.settings, request.noise, request.trace,
@@ -87,7 +87,7 @@ def _sample(request: FillRequest) -> Walk[tuple[Filling, float]]:
     for step in range(settings.steps or DEFAULT_STEPS):
         draws = noise.uniforms("draw", step, length)[at] if random else np.zeros(len(at))
         payload = np.stack([draws, tokens[at].astype(np.float64)], axis=1)
-        token, logprob, standing = (yield [Row(tokens.copy(), at, reader, payload)])[0]
+        token, logprob, standing = (yield [ForwardRow(tokens.copy(), at, reader, payload)])[0]
         forwards += 1
         moved = token != tokens[at]
         changed[moved] = step

@@ -19,17 +19,17 @@ import numpy as np
 from dlm_eval.canvas import Filling
 from dlm_eval.decoding.checkpoints import no_offer
 from dlm_eval.decoding.draw import Draw, Measure
-from dlm_eval.decoding.samples import best_walk, repeat
+from dlm_eval.decoding.samples import best_program, repeat
 from dlm_eval.decoding.schedules import schedule
 from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.state import Block, Bools, DecodeState, Edit, Ints, Query, StepState
 from dlm_eval.decoding.strategy import FillRequest, Strategy
-from dlm_eval.engine import Reading, Row, Walk
+from dlm_eval.engine import ForwardRow, Output, Program
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser
 
 Ends = Literal["full", "steps", "stable"]
-Steps = Generator[list[Row], list[Reading], Any]
+Steps = Generator[list[ForwardRow], list[Output], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Unmasking(Strategy):
         """Returns [W] bool, true where a written token becomes a mask again."""
         return look.nowhere
 
-    def step(self, state: DecodeState, look: StepState, op: Draw) -> Generator[list[Row], list[Reading], Edit]:
+    def step(self, state: DecodeState, look: StepState, op: Draw) -> Generator[list[ForwardRow], list[Output], Edit]:
         """Runs one step and returns what it changes.
 
         Args:
@@ -125,12 +125,12 @@ class Unmasking(Strategy):
                 f"decode strategy '{self.name}' changes the length of the canvas; it needs full attention and no approximate cache"
             )
 
-    def program(self, request: FillRequest) -> Walk[Filling]:
+    def program(self, request: FillRequest) -> Program[Filling]:
         settings = request.settings
         if settings.samples > 1 and settings.is_random:  # else all samples would be equal
             one = replace(request, settings=replace(settings, samples=1), offer=no_offer, begun=None)
-            walks = [self.program(replace(one, noise=repeat(request.noise, i))) for i in range(settings.samples)]
-            return (yield from best_walk(request.model, request.canvas, walks, settings.rerank))
+            programs = [self.program(replace(one, noise=repeat(request.noise, i))) for i in range(settings.samples)]
+            return (yield from best_program(request.model, request.canvas, programs, settings.rerank))
         state = DecodeState(request.model, request.canvas, settings, request.noise, request.trace)
         first = 0
         if request.begun is not None:
@@ -197,7 +197,7 @@ class Unmasking(Strategy):
             request.offer(lambda: state.checkpoint(step))
 
 
-def _first_position(state: DecodeState, at: Ints, op: Draw) -> Generator[list[Row], list[Reading], Edit]:
+def _first_position(state: DecodeState, at: Ints, op: Draw) -> Generator[list[ForwardRow], list[Output], Edit]:
     """Writes the candidate at the first position of a block, which only the block's first row can read."""
     token, logprob, *_ = yield from state.read(at, Query(op))
     return Edit(at, token, logprob)

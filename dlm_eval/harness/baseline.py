@@ -16,7 +16,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 
 from dlm_eval.errors import UserError
-from dlm_eval.harness.decode_options import is_ours
+from dlm_eval.harness.decode_config import is_ours
 from dlm_eval.harness.lm_eval_patches import bounded_chat_template, prefix_only
 from dlm_eval.harness.requests import HOLE, hole_length
 from dlm_eval.harness.requirements import missing_package

@@ -11,7 +11,7 @@ from typing import Any
 from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.chat import check_chat
 from dlm_eval.harness.code_tasks import Way, ways
-from dlm_eval.harness.decode_options import DecodeOptions, check_requests, user_layer
+from dlm_eval.harness.decode_config import DecodeOptions, check_requests, user_layer
 from dlm_eval.harness.open_model import check_model_name, is_ours
 from dlm_eval.harness.requirements import check_loaded_metrics
 from dlm_eval.harness.run_settings import RunSettings
@@ -60,7 +60,7 @@ def check_options(settings: RunSettings) -> None:
     """Parses what would otherwise be found wrong only after the weights are loaded."""
     from dlm_eval.budget import parse_batch_size
     from dlm_eval.decoding import resolve
-    from dlm_eval.scoring import parse_estimator
+    from dlm_eval.likelihood import parse_estimator
 
     parse_batch_size(settings.batch_size or "auto")
     if not is_ours(settings.model):
@@ -165,7 +165,7 @@ def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None
 
 def _check_decide(tasks: Mapping[str, Any], estimator: str) -> None:
     from dlm_eval.harness.lm import BY_ORDER, by_order
-    from dlm_eval.scoring import parse_estimator
+    from dlm_eval.likelihood import parse_estimator
 
     if parse_estimator(estimator).needs_question and not any(by_order(task) for task in tasks.values()):
         raise UserError(

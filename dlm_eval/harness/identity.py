@@ -20,9 +20,9 @@ from dlm_eval.harness.open_model import Loaded
 from dlm_eval.harness.records import doc_key
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sources import described
-from dlm_eval.noise import digest
+from dlm_eval.likelihood import parse_estimator
 from dlm_eval.redaction import redact
-from dlm_eval.scoring import parse_estimator
+from dlm_eval.rng import digest
 
 PROMPT = (
     "class", "custom_dataset", "dataset_path", "dataset_name", "dataset_kwargs", "training_split", "validation_split", "test_split", "process_docs",

@@ -8,9 +8,9 @@ from typing import Any
 
 from dlm_eval.harness.records import Record
 from dlm_eval.journal import Journal
-from dlm_eval.noise import digest
-from dlm_eval.pool import NO_ANSWER
 from dlm_eval.printable import counted
+from dlm_eval.rng import digest
+from dlm_eval.workers import NO_ANSWER
 
 LONGEST = 40  # characters of a value that are noted as they are
 MOST = 5  # differences that are named

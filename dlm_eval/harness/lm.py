@@ -17,19 +17,19 @@ from dlm_eval.answers import answer_jobs
 from dlm_eval.canvas import BLANK, Filling, Score
 from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.harness.chat import template_text
-from dlm_eval.harness.decode_options import DecodeOptions, DecodePlans
+from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans
 from dlm_eval.harness.records import Record, doc_key, records_of
 from dlm_eval.harness.requests import Overlong, Prepared, Unbuilt, begin, choice_canvases, hole_canvas, hole_length
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
+from dlm_eval.likelihood import Estimator, windows
+from dlm_eval.likelihood.target import merge
 from dlm_eval.models.denoiser import ChatTemplates, Denoiser, device_of
-from dlm_eval.noise import digest
 from dlm_eval.output import one_line
-from dlm_eval.pool import Pool
 from dlm_eval.progress import Progress
 from dlm_eval.redaction import redact
-from dlm_eval.scoring import Estimator, windows
-from dlm_eval.scoring.target import merge
+from dlm_eval.rng import digest
+from dlm_eval.workers import Pool
 
 log = logging.getLogger(__name__)
 BY_ORDER = frozenset(

@@ -15,15 +15,15 @@ from dlm_eval.errors import UserError, unknown
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
 from dlm_eval.models import baselines, checkpoints, known_families, option_names, packaged_asset
-from dlm_eval.noise import digest
 from dlm_eval.redaction import redact, redact_text
-from dlm_eval.stopping import last_duty
+from dlm_eval.rng import digest
+from dlm_eval.signals import last_duty
 
 if TYPE_CHECKING:
     from dlm_eval.budget import Learned
     from dlm_eval.harness.lm import Options
     from dlm_eval.models.denoiser import Denoiser
-    from dlm_eval.pool import Pool
+    from dlm_eval.workers import Pool
 
 log = logging.getLogger(__name__)
 
@@ -142,9 +142,9 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
 def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -> Options:
     """Returns how a run's DiffusionLM answers."""
     from dlm_eval.harness.chat import chosen_template
-    from dlm_eval.harness.decode_options import DEFAULT_LENGTH, DecodeOptions, user_layer
+    from dlm_eval.harness.decode_config import DEFAULT_LENGTH, DecodeOptions, user_layer
     from dlm_eval.harness.lm import Options
-    from dlm_eval.scoring import parse_estimator
+    from dlm_eval.likelihood import parse_estimator
 
     length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
     return Options(
@@ -163,9 +163,9 @@ def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Den
     """Returns the model as the driver needs it, the pool that runs it, what earlier runs learned about the devices, and the journal's name for that."""
     from dlm_eval.budget import Learned, make_engine
     from dlm_eval.models import load_model, load_without_weights
-    from dlm_eval.pool import InProcess, Remembered
-    from dlm_eval.pool.make import single_device, start_workers, worker_devices
-    from dlm_eval.pool.messages import Recipe
+    from dlm_eval.workers import InProcess, Remembered
+    from dlm_eval.workers.make import single_device, start_workers, worker_devices
+    from dlm_eval.workers.messages import Recipe
 
     arguments = dict(settings.model_args)
     if settings.device is not None:
@@ -189,7 +189,7 @@ def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Den
 
 def _load_baseline(settings: RunSettings) -> Loaded:
     from dlm_eval.harness.baseline import load_baseline
-    from dlm_eval.pool.make import single_device, worker_devices
+    from dlm_eval.workers.make import single_device, worker_devices
 
     name, arguments = settings.model, dict(settings.model_args)
     if settings.score_only or settings.engine != "local" or worker_devices(settings.devices, "local"):

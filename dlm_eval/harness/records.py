@@ -12,8 +12,8 @@ from lm_eval.api.instance import Instance
 from dlm_eval.canvas import Score
 from dlm_eval.engine import Cost
 from dlm_eval.harness.results import document_number, json_value
-from dlm_eval.noise import digest
-from dlm_eval.scoring.mc_error import correlations
+from dlm_eval.likelihood.mc_error import correlations
+from dlm_eval.rng import digest
 
 
 @dataclass

@@ -11,11 +11,11 @@ from typing import Any
 from dlm_eval.budget import make_engine
 from dlm_eval.decoding import setting_names
 from dlm_eval.errors import UserError
-from dlm_eval.harness.decode_options import DEFAULT_LENGTH, LENGTH_KEYS, DecodeOptions
+from dlm_eval.harness.decode_config import DEFAULT_LENGTH, LENGTH_KEYS, DecodeOptions
 from dlm_eval.harness.lm import DiffusionLM, Options
+from dlm_eval.likelihood import Estimator, parse_estimator
 from dlm_eval.models import checkpoints, known_families, load_model, option_names
-from dlm_eval.pool import InProcess
-from dlm_eval.scoring import Estimator, parse_estimator
+from dlm_eval.workers import InProcess
 
 log = logging.getLogger(__name__)
 ALIASES = {"cfg": "guidance", "mc_num": "max_forwards"}  # how other harnesses call the same settings

@@ -17,10 +17,10 @@ import dlm_eval
 from dlm_eval.harness.open_model import Loaded
 from dlm_eval.harness.records import cost_block, task_settings
 from dlm_eval.harness.run_settings import RunSettings
-from dlm_eval.noise import digest
-from dlm_eval.pool.messages import peak_memory
+from dlm_eval.likelihood import parse_estimator
 from dlm_eval.redaction import redact
-from dlm_eval.scoring import parse_estimator
+from dlm_eval.rng import digest
+from dlm_eval.workers.messages import peak_memory
 
 LIBRARIES = ("torch", "transformers", "lm_eval", "datasets", "numpy")
 

@@ -22,7 +22,7 @@ from dlm_eval.harness.requests import Unbuilt
 from dlm_eval.harness.time_limits import FILTER_SECONDS, PROMPT_SECONDS, SCORE_SECONDS, TooSlow, time_limit
 from dlm_eval.output import one_line
 from dlm_eval.printable import is_text
-from dlm_eval.stopping import of_the_user
+from dlm_eval.signals import of_the_user
 
 MOST_SLOW = 10  # answers on which a filter may be ended by its time limit before the rest err at once
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from typing import Any
 
 from dlm_eval.errors import RunError, UserError, unknown
 from dlm_eval.harness.results import json_value
-from dlm_eval.noise import digest
 from dlm_eval.printable import valid_unicode
+from dlm_eval.rng import digest
 from dlm_eval.settings import shown
 
 LONGEST = 150  # bytes of a name in a file's name; the rest is a date, and 255 are allowed

@@ -66,7 +66,7 @@ class Judge:
         """Returns log p(token | what is before it) of each token, nats; windows that overlap by half where they do not fit at once."""
         import torch
 
-        from dlm_eval.scoring.windows import windows
+        from dlm_eval.likelihood.windows import windows
 
         model = _model(self)
         limit = getattr(model.config, "max_position_embeddings", None) or len(tokens) + 1

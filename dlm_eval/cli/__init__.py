@@ -1,0 +1,151 @@
+"""The command `dlm-eval`. Only argument parsing is imported at start: `--help` answers at once, torch waits until a run needs it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from dlm_eval import __version__
+from dlm_eval.cli import cache, ls, run, show, sweep, trace, validate
+from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown
+from dlm_eval.output import log_to_stderr, spoken_safely
+from dlm_eval.redaction import learn_words
+from dlm_eval.reports.leaderboard import add_parser as add_leaderboard
+from dlm_eval.signals import INTERRUPTED, drop_output, orderly, say_interrupted
+
+EXAMPLES = """
+examples:
+  dlm-eval --model tiny --tasks demo                                  the packaged model on the packaged tasks
+  dlm-eval --model diffullama --tasks gsm8k                           a published model on a benchmark
+  dlm-eval --model llada --model_args pretrained=DIR --tasks gsm8k --data_dir DATA --limit 5
+  dlm-eval ls models | tasks | estimators | strategies | presets      what there is
+  dlm-eval trace --model tiny --prompt "Anna had" --html trace.html   watch one text being written
+  dlm-eval sweep --model tiny --tasks demo --decode steps=2,4,8 -o DIR  accuracy against tokens per forward
+  dlm-eval leaderboard results/ -o leaderboards/mine.csv              tables from result files
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with the nearest name, and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _in_our_words(message)
+
+
+# What must stand behind an option whose parser is a function of lm-eval's.
+MUST_BE = {
+    "--samples": "JSON of task -> list of document numbers, or a file of it",
+    "--seed": "one to four whole numbers",
+}
+
+
+def _in_our_words(message: str) -> UserError:
+    """Returns the error for argparse's words on a wrong value: "argument --limit/-L: invalid float value: 'x'" names a Python type."""
+    if choice := re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message):
+        return unknown(choice[1], choice[2], re.findall(r"[\w-]+", choice[3]))
+    if wrong := re.fullmatch(r"argument (--\w+)\S*: invalid (.*) value: (.*)", message):
+        kind = {"float": "a number", "int": "a whole number"}.get(wrong[2], MUST_BE.get(wrong[1], "another value"))
+        return UserError(f"{wrong[1]} {wrong[3]} is not allowed; it must be {kind}")
+    return UserError(message)
+
+
+def _unrecognized(parser: argparse.ArgumentParser, parsed: argparse.Namespace, rest: list[str]) -> UserError:
+    """Returns the error for words that no option takes, with the nearest option of the command that was given."""
+    known = list(parser._option_string_actions)
+    verbs = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    while verbs:
+        child = verbs[0].choices[getattr(parsed, verbs[0].dest)]
+        known += child._option_string_actions
+        verbs = [action for action in child._actions if isinstance(action, argparse._SubParsersAction)]
+    given = rest[0].split("=")[0]
+    near = nearest(given.lstrip("-"), [name[2:] for name in known if name.startswith("--")]) if given[:1] == "-" else []
+    guess = f"; did you mean '--{near[0]}'?" if near else ""
+    return UserError(f"unrecognized arguments: {' '.join(rest)}{guess}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the whole command line."""
+    parser = Parser(
+        prog="dlm-eval",
+        description="Evaluate diffusion language models on lm-evaluation-harness.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"dlm-eval {__version__}")
+    subparsers: Any = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for add_parser in (
+        run.add_parser,
+        ls.add_parser,
+        show.add_parser,
+        validate.add_parser,
+        cache.add_parser,
+        trace.add_parser,
+        sweep.add_parser,
+        add_leaderboard,
+    ):
+        add_parser(subparsers)
+    return parser
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    parsed, rest = parser.parse_known_args(arguments)
+    if rest:
+        raise _unrecognized(parser, parsed, rest)
+    return parsed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 part of it failed (the rest is saved), 2 the user's mistake, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):  # closed ones are None, which libraries do not expect
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    learn_words(arguments)
+    with spoken_safely():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # threads that spin while they wait stall on a machine that has other work
+    try:
+        parser = build_parser()
+        # As in lm-eval, `run` may be left out.
+        if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+            arguments.insert(0, "run")
+        parsed = _parse(parser, arguments)
+        if parsed.command is None:
+            parser.print_help()
+            return 0
+        with orderly(), log_to_stderr():
+            code = int(parsed.main(parsed) or 0)
+            sys.stdout.flush()
+            return code
+    except UserError as error:
+        return _say(error, 2)
+    except DlmEvalError as error:
+        return _say(error, 1)
+    except KeyboardInterrupt:
+        say_interrupted()
+        return INTERRUPTED
+    except BrokenPipeError:
+        drop_output()
+        return 0
+
+
+def _say(error: DlmEvalError, code: int) -> int:
+    print(f"dlm-eval: error: {' '.join(str(error).split())}", file=sys.stderr)
+    logging.getLogger(__name__).debug("where it arose", exc_info=error)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""`dlm-eval run` (the default): every option of `lm_eval run` under its own name, and ours."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Any
+
+from dlm_eval.cli.options import add_options
+from dlm_eval.errors import RunError, UserError
+from dlm_eval.harness.lm_eval_patches import run_parser
+from dlm_eval.output import one_line, set_verbosity
+from dlm_eval.redaction import learn_words
+
+if TYPE_CHECKING:
+    from dlm_eval.harness.run_settings import RunSettings
+
+# lm-eval options that do not go into RunSettings: what they are for happens here, or is refused.
+TRACKER_ARGS = ("wandb_args", "wandb_config_args", "trackio_args")
+REFUSED = {
+    "use_cache": "its key knows neither model nor settings; finished answers are kept in the journal of --output_path (--no_resume ignores it)",
+    "cache_requests": "its key knows neither data nor settings, and building requests is cheap; leave it out",
+    "check_integrity": "it runs lm-eval's own test suite; `dlm-eval validate TASKS` checks tasks",
+}
+PLAIN = ("command", "config", "main", "func", "show_config", "trust_remote_code", "check_integrity")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `run`: lm-eval's own option tree, so that every name and meaning is the same, with our group behind it."""
+    parser = run_parser(subparsers)
+    for action in parser._actions:
+        if action.dest in REFUSED:
+            action.help = argparse.SUPPRESS
+    parser.usage = "dlm-eval [run] --model MODEL --tasks TASK[,TASK] [--model_args k=v,...] [options]"
+    parser.epilog = "Docs: README.md and docs/. `dlm-eval ls models|tasks|estimators|strategies` lists what there is."
+    ours = parser.add_argument_group("diffusion language models (dlm_eval)")
+    ours.add_argument(
+        "--estimator", metavar="NAME[,k=v]", help="likelihood estimator (default: auto; see `dlm-eval ls estimators`)"
+    )
+    add_options(ours, "--decode", "--data_dir", "--devices", "--sandbox", "--unsandboxed")
+    ours.add_argument(
+        "--overlong",
+        choices=("truncate", "error"),
+        help="requests longer than the model: cut the context from the left (default), or an error",
+    )
+    ours.add_argument(
+        "--stride",
+        type=int,
+        metavar="N",
+        help="tokens that each later window of a long text scores (default: as many as fit)",
+    )
+    ours.add_argument("--engine", choices=("local", "ray"), help="where workers run (default: local)")
+    ours.add_argument(
+        "--ray_address",
+        metavar="ADDRESS",
+        help="Ray cluster for --engine ray (default: $RAY_ADDRESS, else one on this machine)",
+    )
+    ours.add_argument(
+        "--report_to",
+        metavar="wandb|trackio|tensorboard",
+        help="send the results there too (comma-separated; --wandb_args and --trackio_args go with it)",
+    )
+    ours.add_argument(
+        "--score_only",
+        action="store_true",
+        default=None,
+        help="score the answers in the journal of --output_path again; the model is not loaded",
+    )
+    resume = ours.add_mutually_exclusive_group()
+    resume.add_argument(
+        "--resume", action="store_true", default=None, help="use the answers in the journal of --output_path (default)"
+    )
+    add_options(resume, "--no_resume")
+    ours.add_argument(
+        "--no_log_samples",
+        dest="log_samples",
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help="save no samples_*.jsonl",
+    )
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the evaluation, prints the table, updates the board; returns 0, or 1 if samples erred.
+
+    Raises:
+        RunError: something is missing behind a run that is saved: a metric, the board, a report.
+    """
+    from dlm_eval.harness.trackers import parse_reports
+    from dlm_eval.reports.run_report import report, say
+
+    given = {key: value for key, value in vars(args).items() if value is not None and key not in PLAIN}
+    values = {**_config_file(getattr(args, "config", None)), **given}
+    for name, reason in REFUSED.items():
+        if values.pop(name, None) or getattr(args, name, None):
+            raise UserError(f"--{name} is not supported: {reason}")
+    reports = parse_reports(values.pop("report_to", None), {name: values.pop(name, None) for name in TRACKER_ARGS})
+    set_verbosity(values.get("verbosity"))
+    values.setdefault("output_path", "results")
+    from dlm_eval.harness.run import run
+    from dlm_eval.harness.run_settings import output_directory, run_settings
+
+    settings = run_settings(values)
+    if getattr(args, "trust_remote_code", False):
+        settings = _trusting(settings)
+    finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
+    lines, missing = report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
+    missing += reports.send(finished.results, settings.log_samples, output_directory(str(settings.output_path)))
+    say(lines)  # last: whoever reads may have gone
+    if missing:
+        raise RunError(f"missing: {'; '.join(missing)}; everything else is saved")
+    return 1 if finished.errors else 0
+
+
+def _trusting(settings: RunSettings) -> RunSettings:
+    from dlm_eval.harness.open_model import is_ours
+
+    if is_ours(settings.model):
+        raise UserError("--trust_remote_code is not supported: our families run no code of a checkpoint; leave it out")
+    return dataclasses.replace(settings, model_args={**settings.model_args, "trust_remote_code": True})
+
+
+def _config_file(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    import yaml
+
+    from dlm_eval.yaml_text import read_yaml_text
+
+    text = read_yaml_text(path, f"--config '{path}'")
+    learn_words(text.splitlines())
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none
+        raise UserError(f"--config '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"--config '{path}' must hold settings as key: value")
+    return values
+
+
+def _ask(tasks: list[str]) -> bool:
+    answer = input(
+        f"{one_line(', '.join(tasks))}: the model's answers are programs and will be run (in a sandbox). Run them? [y/N] "
+    )
+    return answer.strip().lower() in ("y", "yes")

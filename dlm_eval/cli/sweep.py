@@ -1,0 +1,373 @@
+"""`dlm-eval sweep`: a grid of decode settings on one loaded model: quality against speed, as CSV and a plot.
+
+options -> plan (everything that can be wrong before a model is loaded) -> a run for each combination -> points of reports/sweep.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlm_eval.cli.options import add_options
+from dlm_eval.errors import RunError, UserError, unknown
+from dlm_eval.output import one_line, set_verbosity, table
+
+if TYPE_CHECKING:
+    from dlm_eval.harness.run import Finished
+    from dlm_eval.harness.run_settings import RunSettings
+    from dlm_eval.reports.sweep import Point, Sweep
+
+log = logging.getLogger(__name__)
+
+# Options that mean what they mean to `run` and are handed on to it.
+PASSED = (
+    "model", "model_args", "limit", "num_fewshot", "batch_size", "device", "devices", "seed", "data_dir", "include_path", "apply_chat_template",
+    "system_instruction", "confirm_run_unsafe_code", "unsandboxed", "sandbox", "output_path", "verbosity", "resume",
+)  # fmt: skip
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `sweep`."""
+    text = "run a grid of decode settings on one loaded model; write sweep.csv, aup.csv and sweep.png (docs/sweep.md)"
+    parser = subparsers.add_parser(
+        "sweep", help="quality against speed over a grid of decode settings", description=text, allow_abbrev=False
+    )
+    add_options(parser, "--model", "--model_args")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        default=[],
+        help="tasks in which the model writes; each is a panel of the plot",
+    )
+    parser.add_argument(
+        "--decode", nargs="+", metavar="k=v1,v2", action="append", required=True,
+        help="commas separate alternatives, all combinations are run: steps=8,16,32 strategy=confidence,random; a second --decode adds another grid",
+    )  # fmt: skip
+    parser.add_argument(
+        "--decode_fixed", nargs="+", metavar="k=v,...", help="decode settings of every point, the baseline included"
+    )
+    parser.add_argument(
+        "--templates",
+        nargs="+",
+        metavar="TASK",
+        default=[],
+        help="tasks or YAML files that word one question differently: averaged over",
+    )
+    parser.add_argument(
+        "--sweep", choices=("templates",), help="templates: all of --tasks are wordings of one question"
+    )
+    parser.add_argument("--metric", help="metric to plot (default: each task's first)")
+    parser.add_argument(
+        "--y_max", type=float, metavar="PERCENT", help="best accuracy known, for AUP (default: the best of the sweep)"
+    )
+    parser.add_argument("--no_baseline", action="store_true", help="leave out the one-token-per-step baseline")
+    parser.add_argument(
+        "-o",
+        "--output_path",
+        default="results/sweep",
+        metavar="DIR",
+        help="for results, journal, tables and plot (default: results/sweep)",
+    )
+    parser.add_argument("--limit", help="documents of each task, or a share of them below 1")
+    add_options(
+        parser, *("--num_fewshot", "--batch_size", "--device", "--devices", "--seed", "--data_dir", "--include_path"),
+        *("--confirm_run_unsafe_code", "--unsandboxed", "--sandbox", "--no_resume"),
+    )  # fmt: skip
+    parser.add_argument("--apply_chat_template", nargs="?", const=True, default=False)
+    parser.add_argument("--system_instruction")
+    parser.add_argument("--verbosity", default="WARNING")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the grid; returns 0, or 1 where samples erred."""
+    from dlm_eval.harness.open_model import open_model
+    from dlm_eval.harness.run import run
+    from dlm_eval.harness.run_settings import output_directory
+    from dlm_eval.reports.csv_file import write_files
+    from dlm_eval.reports.sweep import Sweep, draw
+
+    set_verbosity(args.verbosity)
+    plan = make_plan(vars(args))
+    home = output_directory(args.output_path)
+    errors = 0
+    missing: list[str] = []
+    with open_model(plan.settings, home) as loaded:
+        if loaded.model is None:
+            raise UserError(
+                f"--model '{args.model}' is not a diffusion language model of ours: decode settings mean nothing to it"
+            )
+        combinations = plan.combinations(loaded.model.process)
+        sweep = Sweep(loaded.name, y_max=args.y_max)
+        for number, (decode, baseline) in enumerate(combinations):
+            words = ", ".join(f"{k}={v}" for k, v in decode.items())
+            print(one_line(f"[{number + 1}/{len(combinations)}] {'baseline' if baseline else words}"), file=sys.stderr)
+            settings = dataclasses.replace(plan.settings, decode={**plan.fixed, **decode})
+            finished = run(settings, shared=loaded)
+            errors += finished.errors
+            missing += finished.missing
+            sweep.points.extend(points_of(finished, plan, decode, baseline))
+            # After each point: whoever waits can look, and what is interrupted has lost nothing.
+            write_files({home / "sweep.csv": sweep.csv(), home / "aup.csv": sweep.aup_csv()})
+    draw(sweep, home / "sweep.png")
+    _report(sweep, home)
+    if missing:
+        raise RunError(f"missing: {'; '.join(dict.fromkeys(missing))}; everything else is saved")
+    return 1 if errors else 0
+
+
+def _report(sweep: Sweep, home: Path) -> None:
+    def shown(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    for task in sweep.tasks():
+        front = sweep.front(task)
+        rows: list[Sequence[str]] = []
+        for p in sweep.of(task):
+            score = shown(p.value, 4) + (f" ± {p.stderr:.4f}" if p.stderr is not None else "")
+            spread = f"{p.low:.4f} to {p.high:.4f}" if p.low is not None and p.high is not None else ""
+            name = p.curve if p.baseline else ", ".join(f"{k}={v}" for k, v in p.decode.items())
+            per_sample = shown(p.forwards / p.samples if p.samples else None, 1)
+            rows.append(
+                [
+                    name,
+                    score,
+                    spread,
+                    per_sample,
+                    shown(p.tokens_per_forward, 3),
+                    shown(p.tokens_per_second, 1),
+                    "*" if p in front else "",
+                ]
+            )
+        metric = sweep.of(task)[0].metric
+        headers = ["decode", metric, "worst to best wording", "forwards/sample", "tokens/forward", "tokens/s", "Pareto"]
+        if all(not row[2] for row in rows):
+            rows, headers = [[*row[:2], *row[3:]] for row in rows], [*headers[:2], *headers[3:]]
+        print(f"\n{one_line(f'{sweep.model} on {task}')}\n{table(rows, headers)}")
+        for curve in sweep.curves(task):
+            if curve.aup is not None:
+                print(
+                    f"AUP {curve.aup:.2f}  {one_line(curve.name or 'sweep')}  (y_max {curve.y_max:.2f} %, {'given' if sweep.y_max is not None else 'best of this sweep'})"
+                )
+    print("\n" + "\n".join(one_line(str(home / name)) for name in ("sweep.csv", "aup.csv", "sweep.png")))
+
+
+# -- plan --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will run.
+
+    Attributes:
+        settings: of every run; `tasks` are those in which the model writes, `decode` is empty.
+        grid: combinations of decode settings.
+        fixed: decode settings of all of them.
+        question: task name -> the question that it words.
+        metrics: task name -> metric that is reported.
+        baseline: whether the baseline is run.
+    """
+
+    settings: RunSettings
+    grid: list[dict[str, str]]
+    fixed: dict[str, str]
+    question: dict[str, str]
+    metrics: dict[str, str]
+    baseline: bool
+
+    def combinations(self, process: str) -> list[tuple[dict[str, Any], bool]]:
+        """Returns (decode settings, whether they are the baseline), the baseline first."""
+        first: list[tuple[dict[str, Any], bool]] = []
+        if self.baseline and process == "absorbing":
+            first = [(baseline_settings(), True)]
+        elif self.baseline:
+            log.warning("no baseline: a model of process '%s' has no one-token-per-step decoder", process)
+        return [*first, *((point, False) for point in self.grid)]
+
+
+def baseline_settings() -> dict[str, Any]:
+    """Returns the settings that make any others the plain decoder: one token per step, the most probable first."""
+    from dlm_eval.decoding import GENERAL, setting_names
+
+    of_strategies = {name: None for name in setting_names() if name not in GENERAL}
+    plain = {"steps": None, "steps_per_block": None, "schedule": None, "batch_mean_quota": ()}
+    return {**of_strategies, **plain, "strategy": "confidence"}
+
+
+def make_plan(given: Mapping[str, Any]) -> Plan:
+    """Returns what is to be run; everything that can be wrong before a model is loaded is found here.
+
+    Args:
+        given: the options of `dlm-eval sweep` by name.
+
+    Raises:
+        UserError: a wrong setting, task, metric or combination.
+    """
+    from dlm_eval.harness.open_model import check_model_name
+    from dlm_eval.harness.run_settings import run_settings
+    from dlm_eval.models import process_of
+    from dlm_eval.reports.sweep import grid
+    from dlm_eval.settings import parse_pairs
+
+    names = [
+        name.strip() for part in (*given["tasks"], *given["templates"]) for name in part.split(",") if name.strip()
+    ]
+    settings = run_settings({**{key: given[key] for key in PASSED}, "tasks": names})
+    if str(settings.output_path).endswith(".json"):
+        raise UserError(f"--output_path '{settings.output_path}' is not allowed; a sweep needs a folder")
+    check_model_name(settings.model)
+    points = grid(given["decode"])
+    fixed = parse_pairs(",".join(given["decode_fixed"] or ()), "--decode_fixed")
+    twice = [key for key in fixed if any(key in point for point in points)]
+    if twice:
+        raise UserError(f"--decode_fixed {twice[0]} is in the grid of --decode too; give it once")
+    tasks, left = _writing_tasks(settings)
+    as_templates = bool(given["templates"]) or given["sweep"] == "templates"
+    if as_templates and len(tasks) < 2:
+        raise UserError("--templates needs at least two wordings of a question; add tasks to --tasks or --templates")
+    question = {name: f"{next(iter(tasks))} in {len(tasks)} wordings" if as_templates else name for name in tasks}
+    if given["y_max"] is not None and len(set(question.values())) > 1:
+        raise UserError(
+            f"--y_max '{given['y_max']:g}' is of one task, but there are {len(tasks)}; sweep them one by one"
+        )
+    if given["y_max"] is not None and not 0 < given["y_max"] <= 100:
+        raise UserError(f"--y_max '{given['y_max']:g}' is not allowed; it must be above 0 and at most 100 (percent)")
+    metrics = {name: _metric(task, name, given["metric"]) for name, task in tasks.items()}
+    process = process_of(settings.model, settings.model_args)
+    for point in points:
+        _check({**fixed, **point}, tasks, process, ", ".join(f"{k}={v}" for k, v in point.items()))
+    if not given["no_baseline"] and process in (None, "absorbing"):
+        _check({**fixed, **baseline_settings()}, tasks, process, "baseline")
+    return Plan(
+        dataclasses.replace(settings, tasks=_specs(settings, tasks, left)),
+        points,
+        fixed,
+        question,
+        metrics,
+        not given["no_baseline"],
+    )
+
+
+def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
+    """Returns the tasks in which the model writes, by name, and the names of the others, which do not depend on decode settings."""
+    from dlm_eval.harness.checks import refuse_unsandboxed, take_sandbox
+    from dlm_eval.harness.code_tasks import ways
+    from dlm_eval.harness.tasks import check_fewshot
+
+    loaded = _load(settings.tasks, settings)
+    check_fewshot(loaded, settings.num_fewshot)
+    found = ways(loaded["tasks"])
+    refuse_unsandboxed(found, settings)
+    if settings.confirm_run_unsafe_code:
+        take_sandbox(loaded, settings)
+    unsafe = [] if settings.confirm_run_unsafe_code else list(found)
+    kept = {
+        name: task
+        for name, task in loaded["tasks"].items()
+        if task.OUTPUT_TYPE == "generate_until" and name not in unsafe
+    }
+    left = [name for name in loaded["tasks"] if name not in kept]
+    if not kept:
+        reason = (
+            "run generated code; add --confirm_run_unsafe_code to allow it"
+            if set(left) == set(unsafe)
+            else "write nothing: a sweep of decode settings has no say in them"
+        )
+        raise UserError(f"--tasks {', '.join(left)} {reason}")
+    if left:
+        log.warning("left out: %s (nothing is written there, or generated code would be run)", ", ".join(left))
+    return kept, left
+
+
+def _specs(settings: RunSettings, kept: Mapping[str, Any], left: Sequence[str]) -> tuple[str, ...]:
+    """Returns names for `run`: those that the user gave where they stand for kept tasks alone (a YAML file has no other), else the tasks'."""
+    if not left:
+        return settings.tasks
+    specs: list[str] = []
+    for spec in settings.tasks:
+        names = _load([spec], settings)["tasks"]
+        specs += [spec] if all(name in kept for name in names) else [name for name in names if name in kept]
+    return tuple(dict.fromkeys(specs))
+
+
+def _load(specs: Sequence[Any], settings: RunSettings) -> dict[str, Any]:
+    """Returns the tasks as `run` will load them."""
+    from dlm_eval.harness.tasks import load_tasks
+
+    return load_tasks(
+        list(specs),
+        include_path=settings.include_path,
+        data_dir=settings.data_dir,
+        metadata=dict(settings.model_args),
+        seeds=settings.seeds,
+    )
+
+
+def _metric(task: Any, name: str, wanted: str | None) -> str:
+    names = [str(entry["metric"]) for entry in task.config.metric_list or ()]
+    if wanted is not None and wanted not in names:
+        raise unknown(f"--metric of task {name}", wanted, names)
+    return wanted or names[0]
+
+
+def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | None, title: str) -> None:
+    """Raises UserError where settings cannot be, or do not fit the model's process or a task whose answers have a length of their own."""
+    from dlm_eval.harness.decode_config import DecodeOptions
+    from dlm_eval.harness.requests import HOLE
+
+    options = DecodeOptions(decode, default_length=0, process=process or "absorbing")  # 0: nobody names a length
+    if decode.get("preset") == "authors":
+        return  # which they are depends on the checkpoint
+    for name, task in tasks.items():
+        hole = getattr(task, "infill", None)
+        named = hole.any_hole() if hole is not None else None
+        ask = options.request({**(task.config.generation_kwargs or {}), **({HOLE: named} if named else {})}, name)
+        try:
+            settings = options.settings(ask, (ask.hole.length.tokens or 0) if hole is None else 0)
+            if process is not None:
+                settings.check_process(process)
+        except UserError as error:
+            raise UserError(f"{error} (task {name}, {title})") from error
+
+
+def points_of(finished: Finished, plan: Plan, decode: Mapping[str, Any], baseline: bool) -> list[Point]:
+    """Returns what a run of the plan says about each task."""
+    from dlm_eval.reports.sweep import Point
+
+    results, several = finished.results, len(set(plan.question.values())) < len(plan.question)
+    found = []
+    for name, question in plan.question.items():
+        scores, cost, metric = results["results"][name], results["dlm_eval"]["cost"].get(name, {}), plan.metrics[name]
+        filters = [key.partition(",")[2] for key in scores if key.partition(",")[0] == metric]
+        chosen = filters[0] if filters else ""
+        found.append(
+            Point(
+                task=question,
+                template=name if several else "",
+                decode={} if baseline else {key: str(value) for key, value in decode.items()},
+                baseline=baseline,
+                metric=metric,
+                metric_filter=chosen,
+                value=_number(scores.get(f"{metric},{chosen}")),
+                stderr=_number(scores.get(f"{metric}_stderr,{chosen}")),
+                samples=cost.get("samples", 0),
+                errors=cost.get("errors", 0),
+                forwards=cost.get("forwards", 0),
+                tokens=cost.get("tokens", 0),
+                seconds=cost.get("seconds", 0.0),
+                better=bool(results.get("higher_is_better", {}).get(name, {}).get(metric, True)),
+                results=finished.file.name if finished.file else "",
+            )
+        )
+    return found
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and value == value else None

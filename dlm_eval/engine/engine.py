@@ -1,0 +1,299 @@
+"""Rows of many requests, packed into batches by a token budget: the one place that calls the model.
+
+The work on one canvas is a program (`rows`): scoring yields all its rows at once, filling one per step. `drive` keeps many programs going and mixes
+their rows, so that requests share batches however much work each of them is. A batch that does not fit the memory is halved, and so is the budget;
+a row that fails alone is the error of its own program.
+
+Shape letters: L = positions, N = wanted positions of a batch, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from dlm_eval.engine.batching import Footprint, Limits, Load, Waiting, identity, kind, pack
+from dlm_eval.engine.forward import forward
+from dlm_eval.engine.rows import Cost, ForwardRow, Outcome, Output, Program
+from dlm_eval.errors import DlmEvalError, OutOfMemory, RunError, SampleError
+from dlm_eval.models.denoiser import Denoiser, can_pad, device_of, is_batch_invariant
+from dlm_eval.models.probes import device_lost, out_of_memory
+from dlm_eval.printable import counted
+
+T = TypeVar("T")
+AHEAD = 2  # batches' worth of the oldest rows that the next batch is chosen from
+QUEUED = 4  # batches whose rows wait at most, so that there are like ones to put together
+HOPELESS = 16  # rows that fail alone, with none that succeeded, before the model itself is to blame
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Live(Generic[T]):
+    """A program under way: rows it waits for, outputs that have come, cost so far."""
+
+    index: int
+    program: Program[T]
+    outputs: list[Output | SampleError | None] = field(default_factory=list)
+    missing: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+
+
+def _age(waiting: Waiting) -> int:
+    """Returns the number of the oldest program that waits for a row."""
+    numbers: list[int] = [live.index for live, _, _ in waiting.askers]
+    return min(numbers)
+
+
+class Engine:
+    """Runs rows on one model.
+
+    Args:
+        model: the denoiser.
+        batch_rows: rows in a batch at most; None for no such bound.
+        batch_tokens: padded tokens in a batch at most; halved where a batch does not fit the device's memory.
+        batch_logits: float32 logits (N x V) formed at once at most; likewise.
+        equal_lengths: whether rows share a batch only with rows of their own length. Then nothing is ever padded, and on a CPU a row's
+            reading has the same bits whoever shares its batch (where the network's own kernels do not allow that, rows run one by one); a CPU
+            gains little from larger batches. None: on CPUs only.
+        footprint: what positions take of the device's memory, where that is known; else one that is remembered weighs as much as one that runs.
+        memory_tokens: stand-in for the device's memory, in padded tokens: a larger batch raises torch.OutOfMemoryError before it is run. For
+            tests where there is no CUDA.
+        on_forward: called after every forward pass (the worker's sign of life).
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        batch_rows: int | None = None,
+        batch_tokens: int = 8192,
+        batch_logits: int = 2**27,
+        equal_lengths: bool | None = None,
+        footprint: Footprint | None = None,
+        memory_tokens: int | None = None,
+        on_forward: Callable[[], None] | None = None,
+    ) -> None:
+        self.model = model
+        self.batch_rows = batch_rows
+        self.batch_tokens = batch_tokens
+        self.batch_logits = batch_logits
+        self.equal_lengths = device_of(model).type == "cpu" if equal_lengths is None else equal_lengths
+        if not can_pad(model):
+            self.equal_lengths = True
+        if self.equal_lengths and not is_batch_invariant(model):
+            self.batch_rows = 1
+        self.footprint = footprint
+        self.memory_weight = footprint.memory_weight if footprint else 1.0
+        self.memory_tokens = memory_tokens
+        self.on_forward = on_forward
+        self.cost = Cost()
+        self.program_seconds = 0.0  # of model time so far, of the program that is being handed its outputs
+        self.batch_invariant: bool | None = None  # whether outputs are the same in any batch, where that is known
+        self._failed_alone = 0
+
+    # -- driving programs -------------------------------------------------------------------------------------------------
+
+    def drive(
+        self, programs: Iterable[Program[T]], done: Callable[[int, Outcome[T]], None] | None = None
+    ) -> list[Outcome[T]]:
+        """Returns the outcome of each program, in the order given.
+
+        Programs are started as room for their rows appears, and `done(index, outcome)` is called as each ends. A program that meets a NaN, whose row
+        fails even alone, or that raises SampleError itself, ends with that error; the others go on.
+
+        Raises:
+            RunError: the device is lost, or the model fails on every row.
+        """
+        outcomes: dict[int, Outcome[T]] = {}
+
+        def finish(live: _Live[T], answer: T | SampleError) -> None:
+            outcomes[live.index] = Outcome(answer, live.rows, live.seconds)
+            if done is not None:
+                done(live.index, outcomes[live.index])
+
+        fresh = enumerate(programs)
+        queue: dict[bytes, Waiting] = {}
+        more = True
+        while more or queue:
+            room = QUEUED * self.batch_tokens - sum(map(self._queued, queue.values()))
+            while more and room > 0:
+                index_program = next(fresh, None)
+                more = index_program is not None
+                if index_program is not None:
+                    room -= self._advance(_Live(*index_program), None, queue, finish)
+            if not queue:
+                continue
+            batch = self._next_batch(queue)
+            for waiting in batch:
+                del queue[identity(waiting.row)]
+            for live in self._serve(batch):
+                self._advance(live, live.outputs, queue, finish)
+        return [outcomes[index] for index in range(len(outcomes))]
+
+    def _next_batch(self, queue: Mapping[bytes, Waiting]) -> list[Waiting]:
+        """Returns the batch to run next: of those that are full, the one with the oldest program in it.
+
+        So the programs of one batch end before others begin: an interruption loses the work of about a batch, not of all programs in the queue, even if
+        all of them take equally many steps. A batch that is not full waits for more rows of its kind.
+        """
+        waiting = sorted(queue.values(), key=_age)
+        weights = accumulate(one.tokens + int(self.memory_weight * one.held) for one in waiting)
+        enough = bisect_left(list(weights), AHEAD * self.batch_tokens) + 1
+        if self.batch_rows is not None:
+            enough = min(enough, AHEAD * self.batch_rows)
+        batches = pack(waiting[:enough], self._limits())
+        full = [batch for batch, after in pairwise(batches) if kind(batch[0]) == kind(after[0])]
+        return min(full or batches, key=lambda batch: min(map(_age, batch)))
+
+    def _advance(
+        self,
+        live: _Live[T],
+        outputs: list[Output | SampleError | None] | None,
+        queue: dict[bytes, Waiting],
+        finish: Callable[[_Live[T], T | SampleError], None],
+    ) -> int:
+        """Hands a program its outputs and queues the rows that it asks for next; returns how many tokens they are."""
+        self.program_seconds = live.seconds
+        try:
+            rows: list[ForwardRow] = []
+            while not rows:
+                error = next((r for r in outputs or () if isinstance(r, SampleError)), None)
+                rows = live.program.throw(error) if error is not None else live.program.send(outputs)  # type: ignore[arg-type]
+                outputs = []
+        except StopIteration as stop:
+            finish(live, stop.value)
+            return 0
+        except SampleError as error:
+            finish(live, error)
+            return 0
+        live.outputs = [None] * len(rows)
+        live.missing = len(rows)
+        tokens = 0
+        for place, row in enumerate(rows):
+            live.rows += row.passes
+            key = identity(row)
+            if key not in queue:
+                queue[key] = Waiting(row, [])
+                tokens += self._queued(queue[key])
+            queue[key].askers.append((live, place, row))
+        return tokens
+
+    def _limits(self) -> Limits:
+        wanted = self.batch_logits // self.model.vocab_size
+        return Limits(self.batch_rows, self.batch_tokens, wanted, self.memory_weight, self.equal_lengths)
+
+    def _queued(self, one: Waiting) -> int:
+        """Returns the tokens that a row takes of the queue's room: a memory stays on the device, whichever batch runs."""
+        return len(one.row.tokens) * one.row.passes + int(QUEUED * self.memory_weight * one.held)
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def _serve(self, batch: Sequence[Waiting]) -> list[_Live[Any]]:
+        """Runs a batch (in halves, where it fails), delivers its outputs, returns the programs that wait for nothing more."""
+        asks = [(sequence, ask) for sequence, waiting in enumerate(batch) for ask in waiting.askers]
+        start = time.perf_counter()
+        found = self._attempt(batch, [(s, row) for s, (_, _, row) in asks])
+        seconds = time.perf_counter() - start
+        if isinstance(found, Exception):
+            self._adapt(found, batch)
+            if len(batch) > 1:
+                half = len(batch) // 2
+                return self._serve(batch[:half]) + self._serve(batch[half:])
+            found = [self._blame(found, batch[0])] * len(asks)
+        tokens = sum(waiting.tokens for waiting in batch)
+        self.cost += Cost(tokens=tokens, seconds=seconds)
+        ready: list[_Live[Any]] = []
+        for (sequence, (live, place, _)), reading in zip(asks, found, strict=True):
+            waiting = batch[sequence]
+            live.outputs[place] = reading
+            live.missing -= 1
+            live.seconds += seconds * waiting.tokens / tokens / len(waiting.askers)
+            if live.missing == 0:
+                ready.append(live)
+        return ready
+
+    def _attempt(
+        self, batch: Sequence[Waiting], asks: Sequence[tuple[int, ForwardRow]]
+    ) -> list[Output | SampleError] | Exception:
+        """Returns the outputs of a forward pass, or the exception that it raised.
+
+        Raises:
+            RunError: the device is lost; nothing more can run in this process.
+        """
+        padded = Load.of(batch).weight(self.memory_weight)
+        try:
+            if self.memory_tokens is not None and padded > self.memory_tokens:
+                raise torch.OutOfMemoryError(f"{padded} tokens, where memory_tokens is {self.memory_tokens}")
+            outputs, shape = self._run([waiting.row for waiting in batch], asks)
+        except DlmEvalError:
+            raise
+        except Exception as error:
+            if device_lost(error):
+                raise RunError(f"the device is lost: {error}") from error
+            return error.with_traceback(None)  # its frames hold the batch's tensors
+        self._failed_alone = -1  # the model works
+        self.cost += Cost(forwards=1, rows=shape[0], padded_tokens=shape.numel())
+        if self.on_forward is not None:
+            self.on_forward()
+        return outputs
+
+    def _run(
+        self, rows: Sequence[ForwardRow], asks: Sequence[tuple[int, ForwardRow]]
+    ) -> tuple[list[Output | SampleError], torch.Size]:
+        """Returns a reading for every (sequence, asking row) pair, and the shape of the batch."""
+        return forward(self.model, rows, asks)
+
+    def _adapt(self, error: Exception, batch: Sequence[Waiting]) -> None:
+        """Halves the budgets where memory ran out, for good."""
+        if not out_of_memory(error):
+            if len(batch) > 1:
+                log.warning(
+                    "a batch of %d rows failed (%s: %s); its rows are tried apart",
+                    len(batch),
+                    type(error).__name__,
+                    error,
+                )
+            return
+        device = device_of(self.model)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        load = Load.of(batch)
+        weight = load.weight(self.memory_weight)
+        logits = load.wanted * self.model.vocab_size
+        # Logits that took little of their budget are not to blame; to halve it by them would leave single rows of many wanted positions.
+        if logits / self.batch_logits >= weight / self.batch_tokens:
+            self.batch_logits = min(self.batch_logits, max(logits // 2, self.model.vocab_size))
+        self.batch_tokens = min(self.batch_tokens, max(weight // load.rows, weight // 2))
+        if len(batch) > 1:
+            log.warning(
+                "out of memory on %s with %d rows of %d positions; batches hold %d tokens from here on",
+                device,
+                load.rows,
+                load.longest + load.held,
+                self.batch_tokens,
+            )
+
+    def _blame(self, error: Exception, one: Waiting) -> SampleError:
+        """Returns the error of a row that failed alone.
+
+        Raises:
+            RunError: no row has succeeded yet and many have failed: it is the model.
+        """
+        if out_of_memory(error):
+            return OutOfMemory(
+                f"out of memory: {counted(len(one.row.tokens), 'position', 'do')} not fit the device even alone"
+            )
+        reason = f"the model failed: {type(error).__name__}: {error}"
+        if self._failed_alone >= 0:
+            self._failed_alone += 1
+            if self._failed_alone >= HOPELESS:
+                raise RunError(f"{reason} (on every one of {HOPELESS} rows)")
+        return SampleError(reason)

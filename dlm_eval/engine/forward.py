@@ -1,0 +1,206 @@
+"""One forward pass: sequences to a padded batch, the model, and every row's own reading of the logits.
+
+Shape letters: B = sequences of a batch, L = positions, N = wanted positions of a batch, V = vocabulary, S = 2 x layers,
+h = heads, d = head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlm_eval.engine.rows import ForwardRow, Ints, Kept, Output
+from dlm_eval.errors import SampleError
+from dlm_eval.models.denoiser import CachingDenoiser, Denoiser, KeepingOp, LogitsOp, device_of
+from dlm_eval.models.kv_cache import gather
+
+# Matrix products of fewer rows than this take other kernels, which round differently (MKL: below 4). Output a few positions more, or running a
+# very short sequence twice, makes a row's reading the same whoever shares its batch.
+FEW_WANTED, FEW_TOKENS = 8, 4
+
+Ask = tuple[int, ForwardRow]  # place of a sequence in the batch, and a row that wants to read it
+
+
+@torch.inference_mode()
+def forward(
+    model: Denoiser, rows: Sequence[ForwardRow], asks: Sequence[Ask]
+) -> tuple[list[Output | SampleError], torch.Size]:
+    """Runs distinct sequences (of one head) once each; returns a reading for every ask, and the batch's shape [B, L] without repeats.
+
+    Rows that remember run their live positions alone; what the asks keep goes into their memories when everything has succeeded.
+    """
+    device = device_of(model)
+    sequences = [row.run for row in rows] + [row.unguided for row in rows if row.unguided is not None]
+    distinct = len(sequences)
+    if device.type == "cpu" and rows[0].inputs is None:
+        sequences += sequences[:1] * max(0, FEW_TOKENS - sum(map(len, sequences)))
+    tokens, valid = _pad(sequences, model.pad_id, device)
+    twin = _twins(rows)
+    wanted = torch.zeros(tokens.shape, dtype=torch.bool)
+    for ops in (asks, _of_twins(asks, twin)):
+        if ops:
+            wanted[_spots(ops)] = True
+    if device.type == "cpu" and (few := FEW_WANTED - int(wanted.sum())) > 0:
+        wanted.view(-1)[(~wanted if valid is None else ~wanted & valid.cpu()).view(-1).nonzero().view(-1)[:few]] = True
+    logits, states = _run(model, rows, asks, tokens, valid, wanted.to(device))
+    slot = torch.full(tokens.shape, -1, dtype=torch.long)
+    slot[wanted] = torch.arange(int(wanted.sum()))
+    outputs, fresh = _read(logits, slot, asks, twin)
+    if states is not None:
+        _keep(states, asks)
+    for kept, ids, values in fresh:  # once everything has succeeded
+        kept.put(ids, values)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return outputs, torch.Size((distinct, tokens.shape[1]))
+
+
+def _run(
+    model: Denoiser,
+    rows: Sequence[ForwardRow],
+    asks: Sequence[Ask],
+    tokens: Tensor,
+    valid: Tensor | None,
+    wanted: Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    """Returns the logits [N, V] of wanted positions, and the states [S, B, h, L, d] of all of them if any ask keeps some."""
+    keep = any(row.keep for _, row in asks)
+    if rows[0].live is None and not keep:
+        return getattr(model, rows[0].head)(tokens, valid, wanted, **_continuous(rows, tokens)), None
+    past = None
+    if rows[0].live is not None:
+        repeated = [*rows, *([rows[0]] * (len(tokens) - len(rows)))]
+        past = gather([_remembered(row) for row in repeated], [row.begin for row in repeated])
+    return cast(CachingDenoiser, model).forward_cached(tokens, valid, wanted, past, keep)
+
+
+def _remembered(row: ForwardRow) -> Tensor:
+    """Returns what stands in a row's memory [S, h, P, d] beside its live positions."""
+    assert row.memory is not None and row.live is not None
+    return row.memory.outside(*row.live, len(row.tokens))
+
+
+def _keep(states: Tensor, asks: Sequence[Ask]) -> None:
+    """Puts the states [S, B, h, L, d] of a pass into the memories of those who keep them; equal sequences share a copy."""
+    copies: dict[tuple[int, int], Tensor] = {}
+    for sequence, row in asks:
+        fresh = row.keep - row.begin
+        if row.memory is not None and fresh > 0:
+            if (sequence, fresh) not in copies:
+                copies[sequence, fresh] = states[:, sequence, :, :fresh].clone()
+            row.memory.take(row.tokens[: row.keep], row.begin, copies[sequence, fresh])
+
+
+def _pad(sequences: Sequence[Ints], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Returns right-padded tokens [B, L] and what is valid in them (None where nothing is padded: sdpa is then free to use its flash kernel)."""
+    lengths = torch.tensor([len(s) for s in sequences])
+    tokens = torch.full((len(sequences), int(lengths.max())), pad_id, dtype=torch.long)
+    for i, sequence in enumerate(sequences):
+        tokens[i, : len(sequence)] = torch.from_numpy(sequence)
+    if bool((lengths == tokens.shape[1]).all()):
+        return tokens.to(device), None
+    return tokens.to(device), (torch.arange(tokens.shape[1]) < lengths[:, None]).to(device)
+
+
+def _continuous(rows: Sequence[ForwardRow], tokens: Tensor) -> dict[str, Tensor]:
+    """Returns the rows' float inputs [B, L, C], zero at padding, and their noise levels [B]; nothing where rows are tokens alone."""
+    given = [row.inputs for row in rows if row.inputs is not None]
+    if not given:
+        return {"time": _times(rows, len(tokens), tokens.device)} if rows[0].time else {}
+    inputs = torch.zeros(*tokens.shape, given[0].shape[1])
+    for i, part in enumerate(given):
+        inputs[i, : len(part)] = torch.from_numpy(part)
+    inputs = inputs.to(tokens.device)
+    if rows[0].fed:
+        inputs = torch.cat([_fed(rows, tokens), inputs], -1)
+    return {"inputs": inputs, "time": torch.tensor([row.time for row in rows], device=tokens.device)}
+
+
+def _fed(rows: Sequence[ForwardRow], tokens: Tensor) -> Tensor:
+    """Returns what goes in from the last step [B, L, F] at wanted positions, zero elsewhere and before there is a last step."""
+    fed = torch.zeros(*tokens.shape, rows[0].fed, device=tokens.device)
+    for i, row in enumerate(rows):
+        if row.kept is not None and row.ids is not None and (found := row.kept.of(row.ids)) is not None:
+            fed[i, torch.from_numpy(row.places).to(tokens.device)] = found[0]
+    return fed
+
+
+def _times(rows: Sequence[ForwardRow], count: int, device: torch.device) -> Tensor:
+    """Returns the noise levels [B] of rows, of their unconditional twins, and of repeats of the first."""
+    times = [row.time for row in rows] + [row.time for row in rows if row.unguided is not None]
+    return torch.tensor(times + times[:1] * (count - len(times)), device=device)
+
+
+def _twins(rows: Sequence[ForwardRow]) -> dict[int, int]:
+    """Returns sequence -> place of its unconditional twin, which stands behind all conditional sequences."""
+    guided = [i for i, row in enumerate(rows) if row.unguided is not None]
+    return {sequence: len(rows) + order for order, sequence in enumerate(guided)}
+
+
+def _read(
+    logits: Tensor, slot: Tensor, asks: Sequence[Ask], twin: dict[int, int]
+) -> tuple[list[Output | SampleError], list[tuple[Kept, Ints, Tensor]]]:
+    """Returns each ask's reading, and what stays on the device. Asks with equal ops (and equal need of guidance) are read in one call."""
+    outputs: list[Output | SampleError] = [()] * len(asks)
+    fresh: list[tuple[Kept, Ints, Tensor]] = []
+    groups: dict[tuple[LogitsOp | KeepingOp, float | None], list[int]] = {}
+    for number, (sequence, row) in enumerate(asks):
+        groups.setdefault((row.reader, row.guidance if sequence in twin else None), []).append(number)
+    for (reader, guidance), members in groups.items():
+        own_asks = [asks[m] for m in members]
+        own = logits[slot[_spots(own_asks)].to(logits.device)]
+        if guidance is not None:
+            plain = logits[slot[_spots(_of_twins(own_asks, twin))].to(logits.device)]
+            never = (
+                own.isneginf() & plain.isneginf()
+            )  # a token that both rule out stays ruled out: -inf minus -inf is NaN
+            own = (plain + guidance * (own - plain)).masked_fill(never, float("-inf"))
+        payload = torch.from_numpy(np.concatenate([row.payload for _, row in own_asks])).to(logits.device)
+        bad = own.isnan().any(-1).cpu().numpy()
+        some_bad = bool(bad.any())
+        found = reader(own, payload, *_before(own_asks, own))
+        after = found[-1] if own_asks[0][1].kept is not None else None
+        arrays = [array.cpu().numpy() for array in (found if after is None else found[:-1])]
+        begin = 0
+        for m in members:
+            row = asks[m][1]
+            end = begin + len(row.wanted)
+            if some_bad and bad[begin:end].any():
+                outputs[m] = SampleError("the model returned NaN")
+            else:
+                outputs[m] = tuple(array[begin:end] for array in arrays)
+                if after is not None and row.kept is not None and row.ids is not None:
+                    fresh.append((row.kept, row.ids, after[begin:end].clone()))
+            begin = end
+    return outputs, fresh
+
+
+def _before(asks: Sequence[Ask], logits: Tensor) -> tuple[Any, ...]:
+    """Returns what a `KeepingOp` gets besides: the numbers of the last step [N, ...] and where there are some [N]; nothing for other ops."""
+    if asks[0][1].kept is None:
+        return ()
+    parts = [row.kept.of(row.ids) for _, row in asks if row.kept is not None and row.ids is not None]
+    some = next((part[0] for part in parts if part is not None), None)
+    if some is None:
+        return None, torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    none = [
+        (some.new_zeros(len(row.wanted), *some.shape[1:]), some.new_zeros(len(row.wanted)).bool()) for _, row in asks
+    ]
+    whole = [part or empty for part, empty in zip(parts, none, strict=True)]
+    return torch.cat([values for values, _ in whole]), torch.cat([known for _, known in whole])
+
+
+def _of_twins(asks: Sequence[Ask], twin: dict[int, int]) -> list[Ask]:
+    """Returns the asks that are guided, of their unconditional twins."""
+    return [(twin[sequence], row) for sequence, row in asks if sequence in twin]
+
+
+def _spots(asks: Sequence[Ask]) -> tuple[Tensor, Tensor]:
+    """Returns the sequence and the place in it of every wanted position of all asks, each [N]."""
+    places = [row.places for _, row in asks]
+    sequences = np.repeat([sequence for sequence, _ in asks], [len(part) for part in places])
+    return torch.from_numpy(sequences), torch.from_numpy(np.concatenate(places))

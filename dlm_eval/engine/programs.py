@@ -1,0 +1,37 @@
+"""Programs side by side: the work of several as that of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from dlm_eval.engine.rows import ForwardRow, Output, Program
+
+T = TypeVar("T")
+
+
+def together(programs: Sequence[Program[T]]) -> Program[list[T]]:
+    """Returns the answers of `programs`, run side by side so that their rows share batches.
+
+    An error of one ends all.
+    """
+    answers: dict[int, T] = {}
+    pending: dict[int, list[ForwardRow]] = {}
+
+    def advance(number: int, outputs: list[Output] | None) -> None:
+        try:
+            pending[number] = programs[number].send(outputs)  # type: ignore[arg-type]
+        except StopIteration as stop:
+            answers[number] = stop.value
+            pending.pop(number, None)
+
+    for number in range(len(programs)):
+        advance(number, None)
+    while pending:
+        asked = dict(pending)
+        outputs = yield [row for rows in asked.values() for row in rows]
+        begin = 0
+        for number, rows in asked.items():
+            advance(number, outputs[begin : begin + len(rows)])
+            begin += len(rows)
+    return [answers[number] for number in range(len(programs))]

@@ -1,0 +1,197 @@
+"""The authors' own estimators, quirks included, to reproduce their tables.
+
+SEDD's is score entropy, for models that give log-scores at a noise level (Lou et al., arXiv
+2310.16834). With total noise sigma(t), each open token hidden with probability 1 - exp(-sigma), and
+s_y the score of token y at a hidden position, r = 1 / (exp(sigma) - 1):
+
+    loss = sigma'(t) * sum over hidden positions of [ sum over y that is not the mask of s_y - r log s_truth + r (log r - 1) ]
+
+averaged over t in [0.001, 1]. It has no term for the tokens still visible at t = 1, so it is no
+bound.
+
+Shape letters: K = draws, N = wanted positions of a batch, V = vocabulary with the mask, n = open
+tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from dlm_eval.canvas import Canvas, Score
+from dlm_eval.errors import SampleError, UserError
+from dlm_eval.likelihood.estimator import Budgeted, Guided
+from dlm_eval.likelihood.masks import Planned, bernoulli_plan, sized_plan
+from dlm_eval.likelihood.mc_error import deviations, draws_error, echo, neighbours
+from dlm_eval.likelihood.patterns import Bools, Floats, Ints, Plan, uniforms
+from dlm_eval.options import option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dlm_eval.engine.rows import Program
+    from dlm_eval.likelihood.target import Target
+    from dlm_eval.models.denoiser import Denoiser
+    from dlm_eval.models.noise_schedules import NoiseSchedule
+    from dlm_eval.rng import Noise
+
+EPSILON = 1e-3  # smallest t of MDLM's, Dream's and SEDD's losses
+HEAD = "score_logits"  # the method of models of concrete scores that rows of `sedd` ask
+BATCH = "draws that share one systematic grid"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLaDA(Planned, Budgeted, Guided, name="llada"):
+    """LLaDA's get_log_likelihood: sizes evenly spaced in each batch, halves rounded to even.
+
+    In each batch the sizes go from a random first one on, n/batch apart, rounded, modulo n. The
+    rounding takes it off the ELBO for even n.
+    """
+
+    cost = "max_forwards"
+    batch: int = option(32, least=1, help=BATCH)
+
+    def plan(self, n: int, noise: Noise) -> Plan:
+        import torch
+
+        sizes: list[Ints] = []
+        for number in range(math.ceil(self.max_forwards / self.batch)):
+            first = 1 + int(n * noise.uniforms("llada", number, 1)[0])
+            last = first + (self.batch - 1) * (n / self.batch)
+            # In float32, in which a half may be none.
+            steps = torch.linspace(first, last, self.batch).round().long().numpy()
+            sizes.append((steps - 1) % n + 1)
+        return sized_plan(n, np.concatenate(sizes)[: self.max_forwards], noise, "llada hidden")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dream(Planned, Budgeted, name="dream"):
+    """Dream's _eval_target_nll_mc: weights 1/p, p from 0.001 to 1, a visible EOS behind the target.
+
+    In each batch p is on a randomly shifted grid.
+    """
+
+    cost = "max_forwards"
+    batch: int = option(32, least=1, help=BATCH)
+    eos: bool = option(True, help="whether a visible EOS stands behind the target")
+
+    def prepare(self, model: Denoiser, canvas: Canvas) -> Canvas:
+        if not self.eos:
+            return canvas
+        if not model.eos_ids:
+            raise UserError(
+                f"estimator 'dream' ends the text with EOS, which {model.name} does not have: use dream,eos=false"
+            )
+        return replace(canvas, tokens=(*canvas.tokens, model.eos_ids[0]), open=(*canvas.open, False))
+
+    def plan(self, n: int, noise: Noise) -> Plan:
+        count, batch = self.max_forwards, self.batch
+        shifts = np.array([noise.uniforms("dream", number, 1)[0] for number in range(math.ceil(count / batch))])
+        times = (shifts[:, None] + np.arange(batch) / batch).ravel()[:count] % 1
+        chances = EPSILON + (1 - EPSILON) * times
+        return bernoulli_plan(n, chances, 1 / chances, noise, "dream hidden")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffuLLaMA(Planned, name="diffullama"):
+    """DiffuLLaMA's eval_forward: mean loss per hidden token on the grid t = 1/T..1, nats per token.
+
+    One Bernoulli(t) pattern for each t; its loss is 0 if it hides nothing. With weighting '1/t'
+    (Eq. 6 of arXiv 2410.17891): the summed loss over t, divided by n ("averaged by token").
+    """
+
+    cost = "steps"
+    steps: int = option(32, least=1, help="grid points T")
+    weighting: Literal["mean", "1/t"] = option("mean", help="'mean' (the code) or '1/t' (the paper)")
+
+    def plan(self, n: int, noise: Noise) -> Plan:
+        times = np.arange(self.steps, 0, -1) / self.steps
+        hidden = uniforms(noise, "diffullama hidden", len(times), n) < times[:, None]
+        mean = 1 / np.maximum(1, hidden.sum(1))
+        weights = mean if self.weighting == "mean" else 1 / (times * n)
+        return Plan(hidden, hidden * weights[:, None], np.arange(len(times)), neighbours(len(times)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MDLM(Planned, Budgeted, name="mdlm"):
+    """MDLM's loss: t stratified over [0.001, 1], weight 1/t.
+
+    A token is hidden with probability (1 - 0.001) t, as in its log-linear schedule.
+    """
+
+    cost = "max_forwards"
+
+    def plan(self, n: int, noise: Noise) -> Plan:
+        count = self.max_forwards
+        times = EPSILON + (1 - EPSILON) * (np.arange(count) + noise.uniforms("mdlm", 0, count)) / count
+        return bernoulli_plan(n, (1 - EPSILON) * times, 1 / times, noise, "mdlm hidden")
+
+
+@runtime_checkable
+class LogScores(Protocol):
+    """A model of concrete scores."""
+
+    schedule: NoiseSchedule
+
+    def score_logits(self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor) -> Tensor:
+        """Returns float32 log-scores at each wanted position, rows at total noise `time` [B]."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScoreReader:
+    """Reads the sum of the scores of all tokens but the mask, and the true token's log-score.
+
+    The payload is its id, [N] long.
+    """
+
+    mask_id: int
+
+    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
+        scores = logits.double()
+        own = scores.gather(-1, payload[:, None]).squeeze(-1)
+        return scores.exp().sum(-1) - scores[:, self.mask_id].exp(), own
+
+
+@dataclass(frozen=True, kw_only=True)
+class SEDD(Budgeted, name="sedd"):
+    """SEDD's score entropy, t stratified over [0.001, 1]; for models with log-scores."""
+
+    cost = "max_forwards"
+
+    def check_model(self, model: Denoiser) -> None:
+        super().check_model(model)
+        if not isinstance(model, LogScores):
+            raise UserError(f"estimator 'sedd' is not possible with {model.name}: it gives no log-scores; use auto")
+
+    def estimate(self, target: Target, noise: Noise) -> Program[Score]:
+        """Returns the loss with its sign turned, in nats."""
+        assert isinstance(target.model, LogScores)
+        schedule, count = target.model.schedule, self.max_forwards
+        times = EPSILON + (1 - EPSILON) * (np.arange(count) + noise.uniforms("sedd", 0, count)) / count
+        sigma, rate = (np.array([of(float(t)) for t in times]) for of in (schedule.sigma, schedule.rate))
+        hidden = uniforms(noise, "sedd hidden", count, target.n) < -np.expm1(-sigma)[:, None]
+        losses = rate * (yield from _entropies(target, hidden, sigma))
+        if np.isnan(losses).any():
+            raise SampleError("the model returned log-scores that are NaN")
+        error = draws_error(losses, neighbours(count))
+        return self.score(-float(losses.mean()), error, echo=echo(deviations(losses, neighbours(count)), error))
+
+
+def _entropies(target: Target, hidden: Bools, sigma: Floats) -> Program[Floats]:
+    """Returns the summed score entropy [K] of patterns [K, n] at total noise [K].
+
+    One that hides nothing costs nothing.
+    """
+    asked = np.flatnonzero(hidden.any(1))
+    reader = ScoreReader(target.mask_id)
+    entropy = np.zeros(len(hidden))
+    if len(asked):
+        outputs = yield [target.row(hidden[k], hidden[k], reader, head=HEAD, time=float(sigma[k])) for k in asked]
+        for k, (total, truth) in zip(asked, outputs, strict=True):
+            ratio = 1 / np.expm1(sigma[k])
+            entropy[k] = (total - ratio * truth + ratio * (np.log(ratio) - 1)).sum()
+    return entropy

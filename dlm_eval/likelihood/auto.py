@@ -1,0 +1,73 @@
+"""Cubature as an estimator, and `auto`, which chooses between it and enumeration.
+
+Both can stop early (early.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dlm_eval.canvas import Score
+from dlm_eval.likelihood.cubature.rule import Rule, relabelled
+from dlm_eval.likelihood.estimator import EarlyStopping
+from dlm_eval.likelihood.exact import Exact, as_estimator
+from dlm_eval.likelihood.mc_error import echo
+from dlm_eval.likelihood.patterns import Floats, Ints, enumerable
+
+if TYPE_CHECKING:
+    from dlm_eval.engine.rows import Program
+    from dlm_eval.likelihood.target import Target
+    from dlm_eval.rng import Noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto(EarlyStopping, name="auto"):
+    """Exact if 2^n-1 forwards fit, else cubature: the lowest error known at every n and budget.
+
+    docs/likelihood.md has the evidence.
+    """
+
+    kind = "lower bound"
+    cost = "<= max_forwards"
+
+    def estimate(self, target: Target, noise: Noise) -> Program[Score]:
+        if enumerable(target.n, self.max_forwards):
+            return Exact(cfg_scale=self.cfg_scale).estimate(target, noise)
+        return as_cubature(self).estimate(target, noise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cubature(EarlyStopping, name="cubature"):
+    """Every hidden token of every forward read, weights of least variance: unbiased."""
+
+    kind = "lower bound"
+    cost = "max_forwards"
+
+    def estimate(self, target: Target, noise: Noise) -> Program[Score]:
+        if enumerable(target.n, self.max_forwards):
+            return as_estimator(Exact(cfg_scale=self.cfg_scale).estimate(target, noise), self)
+        return self._sampled(target, *relabelled(target.n, self.max_forwards, noise))
+
+    def _sampled(self, target: Target, rule: Rule, order: Ints) -> Program[Score]:
+        return self.from_rule(rule, (yield from rule_logs(target, rule, order)))
+
+    def from_rule(self, rule: Rule, logs: Floats) -> Score:
+        """Returns the ELBO and its error by a cubature rule from its log-probabilities [R, n]."""
+        error = rule.error(logs)
+        return self.score(rule.estimate(logs), error, echo=echo(rule.deviations(logs), error))
+
+
+def as_cubature(estimator: EarlyStopping) -> Cubature:
+    """Returns cubature with the budget and the guidance of `estimator`."""
+    return Cubature(max_forwards=estimator.max_forwards, cfg_scale=estimator.cfg_scale)
+
+
+def rule_logs(target: Target, rule: Rule, order: Ints) -> Program[Floats]:
+    """Returns log-probabilities [R, n] of the patterns of `rule`, column j being token order[j].
+
+    Nan if not hidden.
+    """
+    hidden = rule.hidden[:, order.argsort()]
+    logs: Floats = (yield from target.measure(hidden, hidden))[:, order]
+    return logs

@@ -1,0 +1,151 @@
+"""Chains: the tokens are revealed in random orders, and each is scored as it appears.
+
+orders.py has the numbers.
+
+Shape letters: n = open tokens, P = orders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlm_eval.canvas import Score
+from dlm_eval.likelihood.estimator import Bounds, Budgeted, Guided
+from dlm_eval.likelihood.exact import Exact, Report, as_estimator, single_token
+from dlm_eval.likelihood.mc_error import deviations, echo
+from dlm_eval.likelihood.orders import (
+    bracket,
+    chain_patterns,
+    log_mean_exp,
+    log_mean_exp_error,
+    mean_error,
+    pair_count,
+    population,
+    random_orders,
+    upper_bound,
+)
+from dlm_eval.likelihood.patterns import Floats, Ints, enumerable
+from dlm_eval.options import option
+from dlm_eval.uncertainty import EXACT
+
+if TYPE_CHECKING:
+    from dlm_eval.engine.rows import Program
+    from dlm_eval.likelihood.target import Target
+    from dlm_eval.rng import Noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders(Budgeted, Guided):
+    """An estimator that runs chains along random orders."""
+
+    permutations: int | None = option(None, least=1, help="chains, in place of as many as max_forwards pays for")
+
+    def order_count(self, n: int) -> int:
+        """Returns how many orders are drawn: as asked, else what fits the budget, in pairs."""
+        return 2 * pair_count(n, self.max_forwards) if self.permutations is None else self.permutations
+
+    def all_orders(self, n: int) -> bool:
+        """Returns whether those are all orders there are, or cost as much as all patterns."""
+        budget = self.order_count(n) * (n - 1) + 1
+        return enumerable(n, budget if self.permutations is not None else max(budget, self.max_forwards))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain(Orders, name="chain"):
+    """Chain rule along random orders, each with its reverse; tighter bounds beside it.
+
+    An order and its reverse are one draw, and no draw is made twice. If all orders cost no more
+    than the budget, they are run and nothing is drawn. At least one pair is run.
+    """
+
+    kind = "lower bound"
+    cost = "n per permutation"
+    antithetic: bool = option(True, help="whether each permutation comes with its reverse")
+    report: Report = option("elbo", help="what logprob is: the ELBO, or the multi-sample lower bound on the likelihood")
+
+    def order_count(self, n: int) -> int:
+        if self.permutations is not None or self.antithetic:
+            return super().order_count(n)
+        return max(1, (self.max_forwards - 1) // max(1, n - 1))
+
+    def estimate(self, target: Target, noise: Noise) -> Program[Score]:
+        if target.n == 1:
+            return single_token(self, target, noise)
+        if self.all_orders(target.n):
+            exact = Exact(report=self.report, cfg_scale=self.cfg_scale)
+            return as_estimator(exact.estimate(target, noise), self)
+        return self._sampled(target, random_orders(noise, target.n, self.order_count(target.n), self.antithetic))
+
+    def _sampled(self, target: Target, orders: Ints) -> Program[Score]:
+        chains, certain = yield from chain_log_likelihoods(target, orders)
+        return self.from_chains(chains, certain, target.n)
+
+    def from_chains(self, chains: Floats, certain: float, n: int) -> Score:
+        """Returns the score from the log-likelihoods [P] of random orders of n tokens.
+
+        None is above `certain` on average.
+
+        With `antithetic`, an order and its reverse are neighbours.
+        """
+        group = np.arange(len(chains)) // (2 if self.antithetic else 1)
+        draws = population(n, self.antithetic)
+        bounds = chain_bounds(chains, group, draws, certain)
+        value, error = float(chains.mean()), mean_error(chains, group, draws)
+        if self.report == "likelihood":
+            value, error = bounds.lower, bounds.lower_error
+        return self.score(value, error, bounds=bounds, echo=echo(deviations(chains, 0 * group), error))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tube(Orders, name="tube"):
+    """Tangent upper bound on the random-order sampler's likelihood, from chains (arXiv 2605.24292).
+
+    At least two pairs of orders are drawn.
+    """
+
+    kind = "upper bound"
+    cost = "n per permutation"
+
+    def order_count(self, n: int) -> int:
+        return max(super().order_count(n), 4)
+
+    def estimate(self, target: Target, noise: Noise) -> Program[Score]:
+        count = self.order_count(target.n)
+        if self.all_orders(target.n):
+            found = yield from Exact(report="likelihood").estimate(target, noise)
+            assert found.upper is not None
+            return self.score(found.upper, EXACT, bounds=Bounds.of(found))
+        chains, certain = yield from chain_log_likelihoods(target, random_orders(noise, target.n, count))
+        bounds = chain_bounds(chains, np.arange(count) // 2, population(target.n), certain)
+        assert bounds.upper is not None
+        return self.score(bounds.upper, bounds.upper_error, bounds=bounds)
+
+
+def chain_log_likelihoods(target: Target, orders: Ints) -> Program[tuple[Floats, float]]:
+    """Returns the [P] log-likelihoods (nats) along `orders` [P, n], and a bound on their mean.
+
+    All orders begin with all tokens hidden, and no later step has a probability above 1: log p is
+    at most the log of the mean first probability.
+    """
+    hidden, read = chain_patterns(orders)
+    first = hidden.sum(1) == hidden.shape[1]
+    logs = yield from target.measure(hidden, read | first[:, None])
+    chains: Floats = logs[read].reshape(orders.shape).sum(1)
+    return chains, log_mean_exp(logs[first.argmax()])
+
+
+def chain_bounds(chains: Floats, group: Ints, draws: int, certain: float) -> Bounds:
+    """Returns the multi-sample lower bound, the tangent upper bound, and an interval of log p.
+
+    Args:
+        chains: [P] log-likelihoods of the orders, nats.
+        group: [P] which draw each belongs to.
+        draws: how many different ones there are.
+        certain: what log p does not exceed.
+    """
+    tighter, error = log_mean_exp(chains), log_mean_exp_error(chains, group, draws)
+    upper, upper_error = upper_bound(chains, group, draws, certain)
+    return Bounds(tighter, error, upper, upper_error, bracket(chains, group, draws, certain))

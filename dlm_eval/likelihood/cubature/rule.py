@@ -1,0 +1,132 @@
+"""Cubature over mask patterns: the ELBO from every log-probability that K forwards give.
+
+A forward with z hidden tokens gives z log-probabilities. A rule is a set of patterns with a weight
+for each of them. Its tokens are relabelled at random for every canvas, so that each log-probability
+of a given size is met with equal probability: the estimate is unbiased for every model as soon as
+the weights of each size z add up to 1 on average (ELBO = sum over z of the mean log-probability at
+z hidden tokens). Among all such weights a rule takes those of the smallest variance under a prior
+(prior.py): best linear unbiased prediction, which is Bayesian cubature with the size profile as
+unknown fixed effects. The patterns do not depend on the data, so neither do the weights; they are
+computed once per (n, K).
+
+Shape letters: n = open tokens, R = mask patterns, K = forwards.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from dlm_eval.likelihood.cubature.design import draw_sets, size_counts, size_totals, spread_out, variants
+from dlm_eval.likelihood.cubature.prior import NUGGET, covariances
+from dlm_eval.likelihood.cubature.spread import Spread, spread
+from dlm_eval.likelihood.patterns import Bools, Floats, Ints
+from dlm_eval.rng import Noise
+from dlm_eval.uncertainty import EXACT, Error
+
+KEPT = 2**14  # tokens times forwards of a rule that is worth keeping (at most about 0.2 MB)
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """A weighted set of mask patterns.
+
+    Attributes:
+        hidden: [R, n] patterns.
+        weight: [R, n] of each log-probability; 0 where the token is shown.
+        spread: for the standard error.
+    """
+
+    hidden: Bools
+    weight: Floats
+    spread: Spread
+
+    def estimate(self, logs: Floats) -> float:
+        """Returns the ELBO (nats) from log-probabilities [R, n].
+
+        One that is -inf has a positive share of the ELBO, which is then -inf.
+        """
+        logs = np.where(self.hidden, logs, 0.0)
+        return -math.inf if np.isneginf(logs).any() else float((self.weight * logs).sum())
+
+    def error(self, logs: Floats) -> Error:
+        """Returns the error (nats) of `estimate`; 0 where that is -inf."""
+        if np.isneginf(np.where(self.hidden, logs, 0.0)).any():
+            return EXACT
+        return self.spread.error(logs)
+
+    def deviations(self, logs: Floats) -> Floats:
+        """Returns [R, n] how far log-probabilities are from their tokens' lines over sizes.
+
+        Zeros where the error is 0.
+        """
+        logs = np.where(self.hidden, logs, 0.0)
+        return self.spread.lines.residuals(logs[None])[0] if np.isfinite(logs).all() else np.zeros(logs.shape)
+
+
+def rule(n: int, forwards: int, variant: int = 0) -> Rule:
+    """Returns the rule of `forwards` for n open tokens.
+
+    Rules of usual size are kept: the choices of a task need them again and again.
+    """
+    return (_kept if n * forwards <= KEPT else _build)(n, forwards, variant)
+
+
+@lru_cache(maxsize=512)
+def _kept(n: int, forwards: int, variant: int) -> Rule:
+    return _build(n, forwards, variant)
+
+
+def _build(n: int, forwards: int, variant: int) -> Rule:
+    """Returns random balanced sets of the sizes of `variant`, spread out and weighed."""
+    counts = size_counts(n, forwards, variant)
+    totals = size_totals(n, forwards, variant)
+    hidden = draw_sets(n, counts, np.random.default_rng([n, forwards, variant]))
+    sizes = hidden.sum(1)
+    return weighed(spread_out(hidden, (totals / np.maximum(1, counts))[sizes - 1]), totals)
+
+
+def weighed(hidden: Bools, totals: Floats) -> Rule:
+    """Returns the rule with the best weights for the patterns `hidden`.
+
+    The weights of size z add up to totals[z - 1].
+
+    Per token i with covariances C_i and c_i, and A the membership of patterns in sizes: minimise
+    sum_i w_i C_i w_i - 2 w_i c_i subject to sum_i A w_i = totals; the multipliers couple the
+    tokens, whose systems are otherwise their own.
+    """
+    n = hidden.shape[1]
+    prior = covariances(hidden)
+    noisy = prior.among + NUGGET * np.eye(len(hidden))
+    sizes = hidden.sum(1)
+    present = np.unique(sizes)
+    member = (sizes[:, None] == present).astype(np.float64)
+    solved: list[tuple[Ints, Floats, Floats]] = []
+    coupling, excess = np.zeros((len(present), len(present))), -totals[present - 1]
+    for token in range(n):
+        rows = np.flatnonzero(hidden[:, token])
+        right = np.concatenate([prior.mean[rows, None], member[rows]], 1)
+        solution = np.linalg.solve(noisy[np.ix_(rows, rows)], right)
+        solved.append((rows, solution[:, 0], solution[:, 1:]))
+        coupling += member[rows].T @ solution[:, 1:]
+        excess = excess + member[rows].T @ solution[:, 0]
+    multipliers = np.linalg.lstsq(coupling, excess, rcond=1e-12)[0]
+    weight = np.zeros(hidden.shape)
+    for token, (rows, free, bound) in enumerate(solved):
+        weight[rows, token] = free - bound @ multipliers
+    return Rule(hidden, weight, spread(hidden, weight))
+
+
+def relabelled(n: int, forwards: int, noise: Noise) -> tuple[Rule, Ints]:
+    """Returns the rule for a canvas and the random order [n] of its tokens.
+
+    Column j of the rule is token order[j].
+
+    The order comes from one uniform per position, which the choices of a question share.
+    """
+    count = variants(n, forwards)
+    variant = int(noise.uniforms("cubature sizes", 0, 1)[0] * count)
+    return rule(n, forwards, variant), noise.uniforms("cubature", 0, n).argsort()

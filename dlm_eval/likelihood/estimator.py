@@ -1,0 +1,319 @@
+"""What an estimator is: a frozen dataclass.
+
+Its fields are its settings, its methods estimate the likelihood of a target.
+
+To add one, write a subclass with a name; docs/adding-an-estimator.md has an example. The subclass
+registers itself. No torch is imported here or in the modules of the estimators: the command line
+lists them.
+
+Shape letters: n = open tokens of a canvas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from inspect import cleandoc
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dlm_eval.canvas import Canvas, Score
+from dlm_eval.errors import UserError
+from dlm_eval.options import check_options, describe_options, option, option_names, parse_options
+from dlm_eval.plugins import Registry, source_digest
+from dlm_eval.settings import parse_pairs
+from dlm_eval.uncertainty import EXACT, UNKNOWN, Error
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from dlm_eval.engine.rows import Program
+    from dlm_eval.likelihood.target import Target
+    from dlm_eval.models.denoiser import Denoiser
+    from dlm_eval.rng import Noise
+
+KINDS = ("exact", "lower bound", "upper bound", "score")  # a sum has the last of its parts' kinds
+MAX_FORWARDS = 128  # default budget
+ERROR_RATE = 0.05  # at which a question counts as settled under `precision`
+
+ESTIMATORS: Registry[Estimator] = Registry(
+    "estimator",
+    "dlm_eval.estimators",
+    modules=[f"dlm_eval.likelihood.{name}" for name in ("auto", "exact", "chains", "masks", "duel", "authors")],
+)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds on a log-likelihood, each with its error, and the interval that holds it at 95 %.
+
+    All in nats; None if there is no such bound.
+    """
+
+    lower: float
+    lower_error: Error
+    upper: float | None
+    upper_error: Error
+    bracket: tuple[float | None, float | None]
+
+    @classmethod
+    def of(cls, score: Score) -> Bounds:
+        """Returns the bounds of a score without noise."""
+        assert score.lower is not None
+        return cls(score.lower, EXACT, score.upper, EXACT, score.bracket)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimator:
+    """A way to estimate the likelihood of the open tokens of a canvas.
+
+    A subclass declares its settings with `option`, sets `kind` and `cost`, and defines `estimate`.
+
+    Attributes:
+        name: what `--estimator` takes.
+        kind: of its scores: 'exact', 'lower bound', 'upper bound' or 'score'.
+        cost: forwards for n open tokens, in words.
+    """
+
+    name: ClassVar[str] = ""
+    kind: ClassVar[str] = "score"
+    cost: ClassVar[str] = ""
+
+    def __init_subclass__(cls, name: str = "", **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if name:
+            cls.name = name
+            if cls.kind not in KINDS:
+                raise UserError(
+                    f"estimator {name}: kind '{cls.kind}' is not allowed; it must be one of {', '.join(KINDS)}"
+                )
+            if cls.estimate is Estimator.estimate:
+                raise UserError(f"estimator {name} has no method estimate(self, target, noise)")
+            ESTIMATORS.add(name, cls)
+
+    def __post_init__(self) -> None:
+        check_options(self, f"estimator {self.name}")
+
+    # -- what a subclass defines ---------------------------------------------------------------------------------------
+
+    def estimate(self, target: Target, noise: Noise) -> Program[Score]:
+        """Returns the program that estimates the likelihood of `target` (at least one token).
+
+        Args:
+            target: n tokens, which some rows hide; `yield from target.measure(hidden, read)` runs
+                rows.
+            noise: random numbers of the canvas. The choices of a question share them.
+        """
+        raise NotImplementedError
+
+    def check_model(self, model: Denoiser) -> None:
+        """Raises UserError if this estimator has no answer for `model`.
+
+        By default, models that mask tokens have one.
+        """
+        if model.process != "absorbing":
+            raise UserError(
+                f"{model.name}: no likelihood estimator is known for a '{model.process}' process; "
+                "only models that mask tokens ('absorbing') can be scored"
+            )
+
+    def prepare(self, model: Denoiser, canvas: Canvas) -> Canvas:
+        """Returns the canvas that is scored in place of `canvas`."""
+        return canvas
+
+    # -- what other code asks ------------------------------------------------------------------------------------------
+
+    @property
+    def guidance(self) -> float:
+        """Weight w of classifier-free guidance; 0 for none."""
+        return 0.0
+
+    @property
+    def error_rate(self) -> float | None:
+        """The error probability at which a question counts as settled.
+
+        None if all choices get the whole budget.
+        """
+        return None
+
+    @property
+    def needs_question(self) -> bool:
+        """Whether it was asked to stop as soon as the best choice of a question is settled."""
+        return False
+
+    def without_question(self) -> Self:
+        """Returns the estimator for a text that is no choice of a question."""
+        return self
+
+    def enough(self, n: int) -> float | None:
+        """Returns the standard error (nats) at which a text of n tokens ends.
+
+        None if it gets the whole budget.
+        """
+        return None
+
+    def share(self, blocks: int) -> Self:
+        """Returns the estimator of one of `blocks` blocks of a canvas.
+
+        It has its share of the forwards and spends all.
+        """
+        return self
+
+    def budget(self, n: int) -> int:
+        """Returns the forwards for n open tokens if nothing ends early."""
+        return min(MAX_FORWARDS, (1 << min(n, 20)) - 1)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what can change an answer: name, settings, digest of a source from elsewhere."""
+        source = source_digest(type(self))
+        return {"name": self.name, **asdict(self), **({} if source is None else {"source_sha256": source})}
+
+    def score(
+        self,
+        logprob: float,
+        error: Error = UNKNOWN,
+        *,
+        kind: str | None = None,
+        bounds: Bounds | None = None,
+        echo: tuple[float, ...] = (),
+    ) -> Score:
+        """Returns the score of an estimate. Under guidance it is no bound.
+
+        Args:
+            logprob: the estimate, nats.
+            error: its Monte Carlo error.
+            kind: of this score, if it is not that of the class.
+            bounds: on the log-likelihood; by default those that follow from the kind.
+            echo: for correlations with the errors of other choices (mc_error.py).
+        """
+        kind = kind or self.kind
+        plain = Score(
+            logprob, error.stderr, kind, 0, None, self.name, freedom=error.freedom, echo=echo, rough_stderr=error.rough
+        )
+        if self.guidance:
+            return replace(plain, kind="score")
+        if bounds is None and kind not in ("lower bound", "exact"):
+            return plain
+        if bounds is None:
+            exactly = kind == "exact"
+            low, high = plain.interval or (None, None)
+            upper, upper_error = (logprob, error) if exactly else (None, UNKNOWN)
+            bounds = Bounds(logprob, error, upper, upper_error, (low, high if exactly else None))
+        return replace(
+            plain,
+            lower=bounds.lower,
+            lower_stderr=bounds.lower_error.stderr,
+            upper=bounds.upper,
+            upper_stderr=bounds.upper_error.stderr,
+            bracket=bounds.bracket,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guided(Estimator):
+    """An estimator that classifier-free guidance goes with."""
+
+    cfg_scale: float = option(
+        0.0, help="classifier-free guidance w, u + (w + 1)(c - u) as in LLaDA; the result is then a score, no bound"
+    )
+
+    @property
+    def guidance(self) -> float:
+        return self.cfg_scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgeted(Estimator):
+    """An estimator that spends a number of forwards."""
+
+    max_forwards: int = option(MAX_FORWARDS, least=1, help="forwards per canvas at most")
+
+    def share(self, blocks: int) -> Self:
+        return replace(self, max_forwards=max(1, self.max_forwards // blocks))
+
+    def budget(self, n: int) -> int:
+        return min(self.max_forwards, (1 << min(n, 20)) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping(Budgeted, Guided):
+    """An estimator that can run in rounds of cubature (early.py) and stop before its budget is spent."""
+
+    precision: float | None = option(
+        None,
+        above=0,
+        unit="nats a token",
+        help="sample in rounds until the standard error is this small; the choices of a question until the best one is "
+        "settled (at stop_at_error_rate, 0.05 unless set)",
+    )
+    target_stderr: float | None = option(
+        None, above=0, unit="nats", help="as precision, in nats for the whole text; give one of the two"
+    )
+    stop_at_error_rate: float | None = option(
+        None,
+        above=0,
+        below=1,
+        help="sample the choices of a question in rounds until the best one is settled at this error probability",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision is not None and self.target_stderr is not None:
+            raise UserError("estimator precision and target_stderr are two ways to say when to stop; give one of them")
+
+    @property
+    def error_rate(self) -> float | None:
+        settled = self.stop_at_error_rate
+        return ERROR_RATE if settled is None and self.precision is not None else settled
+
+    @property
+    def needs_question(self) -> bool:
+        return self.stop_at_error_rate is not None
+
+    def without_question(self) -> Self:
+        return replace(self, stop_at_error_rate=None)
+
+    def enough(self, n: int) -> float | None:
+        return self.target_stderr if self.precision is None else self.precision * n
+
+    def share(self, blocks: int) -> Self:
+        return replace(super().share(blocks), precision=None, target_stderr=None, stop_at_error_rate=None)
+
+
+def parse_estimator(text: str, extra: Mapping[str, Any] | None = None) -> Estimator:
+    """Returns the estimator of "name,k=v,...".
+
+    Args:
+        text: what the user wrote: a name, or `path/to/file.py:Class`, with settings; they win over
+            `extra`.
+        extra: further settings by name. `max_forwards` is ignored by estimators whose cost is
+            fixed.
+
+    Raises:
+        UserError: an unknown estimator, a setting that it does not have (with the nearest one), or
+            a bad value.
+    """
+    name, _, rest = (part.strip() for part in text.strip().partition(","))
+    setting = f"--estimator {name}"
+    own = parse_pairs(rest, f"{setting} setting")
+    cls = ESTIMATORS.find(name, "--estimator")
+    given = {**(extra or {}), **own}
+    if "max_forwards" not in own and "max_forwards" not in option_names(cls):
+        given.pop("max_forwards", None)
+    return parse_options(cls, given, setting, unknown_as=f"{setting} setting")
+
+
+def about(cls: type[Estimator]) -> str:
+    """Returns what an estimator is, in one line: the first of its docstring."""
+    return cleandoc(cls.__doc__ or "").partition("\n")[0].removesuffix(".")
+
+
+def describe_estimator(name: str) -> dict[str, Any]:
+    """Returns what `dlm-eval show` prints: kind, forwards, docstring, and every setting."""
+    cls = ESTIMATORS.find(name)
+    return {
+        "name": cls.name,
+        "kind": cls.kind,
+        "forwards": cls.cost,
+        "about": cleandoc(cls.__doc__ or ""),
+        "settings": describe_options(cls),
+    }

@@ -1,0 +1,238 @@
+"""What an estimator sees of a canvas: n tokens to score, and rows in which some of them are hidden.
+
+What is hidden is told by booleans, never by comparing ids: for some models the mask is an ordinary
+word, which natural text contains.
+
+Shape letters: L = positions of the row, n = open tokens, R = mask patterns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlm_eval.canvas import BLANK, Canvas, Score
+from dlm_eval.engine.rows import ForwardRow, LogProbs, Output, Program
+from dlm_eval.errors import SampleError, UserError
+from dlm_eval.likelihood.estimator import KINDS
+from dlm_eval.likelihood.mc_error import added
+from dlm_eval.likelihood.patterns import Bools, Floats, Ints
+from dlm_eval.models.denoiser import Denoiser, LogitsOp, caching, check_ids
+from dlm_eval.models.kv_cache import KVCache
+from dlm_eval.printable import counted
+from dlm_eval.rng import Noise, digest
+from dlm_eval.uncertainty import Error, summed
+
+LOG_PROBS = LogProbs()
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The n tokens to score.
+
+    Attributes:
+        tokens: [L] ids of the text as it ends up.
+        places: [n] positions of the tokens to score, ascending.
+        mask_id: what a hidden position holds.
+        unguided: [L] bool, true if the unconditional twin of classifier-free guidance shows the
+            mask; None without guidance.
+        guidance: factor f of guided logits u + f (c - u).
+        model: for estimators that ask it for more than log-probabilities.
+        known: log-probabilities read so far: pattern -> [n] nats (nan if not read).
+        past: positions from the left that no pattern hides or changes (a block-causal model's
+            blocks before this one), so that they are run once.
+        memory: keys and values of the past.
+        asked: distinct sequences that rows were made of -> the passes of each.
+    """
+
+    tokens: Ints
+    places: Ints
+    mask_id: int
+    unguided: Bools | None = None
+    guidance: float = 1.0
+    model: Denoiser | None = None
+    known: dict[bytes, Floats] = field(default_factory=dict)
+    past: int = 0
+    memory: KVCache = field(default_factory=KVCache)
+    asked: dict[tuple[bytes, bytes, float], int] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        return len(self.places)
+
+    @property
+    def truth(self) -> Ints:
+        """[n] the tokens to score."""
+        return self.tokens[self.places]
+
+    def row(
+        self,
+        hidden: Bools,
+        read: Bools,
+        reader: LogitsOp = LOG_PROBS,
+        payload: NDArray[Any] | None = None,
+        head: str = "logits",
+        time: float = 0.0,
+    ) -> ForwardRow:
+        """Returns the row in which the tokens `hidden` [n] show the mask, and counts it as asked.
+
+        Args:
+            hidden: [n] which tokens show the mask.
+            read: [n] which ones to read.
+            reader: what to read there.
+            payload: the reader's input for each token to read; by default their ids.
+            head: method of the model that answers.
+            time: noise level that the model is told.
+        """
+        tokens = self.tokens.copy()
+        tokens[self.places[hidden]] = self.mask_id
+        plain = None if self.unguided is None else np.where(self.unguided, self.mask_id, tokens)
+        payload = self.truth[read] if payload is None else payload
+        row = ForwardRow(tokens, self.places[read], reader, payload, plain, self.guidance, head=head, time=time)
+        self.asked[tokens.tobytes(), b"" if plain is None else plain.tobytes(), time] = row.passes
+        return row
+
+    @property
+    def rows(self) -> int:
+        """Forward passes of the distinct sequences so far."""
+        return sum(self.asked.values())
+
+    def measure(self, hidden: Bools, read: Bools) -> Program[Floats]:
+        """Returns log p(true token) [R, n] in nats under each mask pattern, nan if not read.
+
+        What is known is not run again.
+
+        Args:
+            hidden: [R, n] which tokens each pattern hides.
+            read: [R, n] which of them to read. Patterns with nothing to read cost nothing.
+        """
+        known = self.known
+        names = [pattern.tobytes() for pattern in hidden]
+        wanted: dict[bytes, tuple[Bools, Bools]] = {}
+        for name, pattern, reading in zip(names, hidden, read, strict=True):
+            if name in wanted:
+                wanted[name] = (pattern, wanted[name][1] | reading)
+            elif reading.any() and (name not in known or np.isnan(known[name][reading]).any()):
+                wanted[name] = (pattern, reading)
+        if wanted:
+            answers = yield from self._ask([self.row(pattern, reading) for pattern, reading in wanted.values()])
+            for name, (_, reading), (logs,) in zip(wanted, wanted.values(), answers, strict=True):
+                if np.isnan(logs).any():
+                    raise SampleError("the model returned log-probabilities that are NaN")
+                known.setdefault(name, np.full(self.n, np.nan))[reading] = logs
+        nothing = np.full(self.n, np.nan)
+        found = np.stack([known.get(name, nothing) for name in names]) if names else np.empty((0, self.n))
+        return np.where(read, found, np.nan)
+
+    def _ask(self, rows: list[ForwardRow]) -> Program[list[Output]]:
+        """Returns the outputs of patterns.
+
+        Of several the first runs the past, and the others remember it.
+        """
+        outputs: list[Output] = []
+        if self.past and not len(self.memory.tokens) and len(rows) > 1:
+            outputs = yield [replace(rows[0], memory=self.memory, keep=self.past)]
+            rows = rows[1:]
+        if len(self.memory.tokens):
+            rows = [replace(row, memory=self.memory, live=(self.past, len(row.tokens))) for row in rows]
+        return outputs + ((yield rows) if rows else [])
+
+
+def check_canvas(model: Denoiser, canvas: Canvas) -> SampleError | None:
+    """Returns why `model` cannot score `canvas`, or None.
+
+    Raises UserError if the canvas has no truth.
+    """
+    if BLANK in canvas.tokens:
+        raise UserError(
+            "a canvas with blank positions can be filled, not scored: give the tokens whose likelihood is wanted"
+        )
+    if len(canvas) > model.max_length:
+        return SampleError(f"{counted(len(canvas), 'token', 'do')} not fit the model's {model.max_length} positions")
+    if model.needs_bos and canvas.open[:1] == (True,):
+        return SampleError(
+            f"position 0 is open, but {model.name} has no prediction for it: put a BOS token before the text"
+        )
+    return check_ids(model, canvas, scored=True)
+
+
+def targets(model: Denoiser, canvas: Canvas, cfg_scale: float = 0.0) -> list[Target]:
+    """Returns the targets whose log-likelihoods add up to that of `canvas`.
+
+    One for a model with full attention. For a block-causal one, a target per block (aligned to
+    absolute positions) with open tokens: the past is clean and the future absent, as when the model
+    writes (BD3LM, arXiv 2503.09573).
+    """
+    tokens, is_open = np.asarray(canvas.tokens, dtype=np.int64), np.asarray(canvas.open, dtype=bool)
+    places = np.flatnonzero(is_open)
+    if model.attention != "block":
+        return [_target(model, tokens, is_open, places, cfg_scale)]
+    assert model.block_length is not None
+    blocks = np.unique(places // model.block_length)
+    ends = [min(len(tokens), (int(block) + 1) * model.block_length) for block in blocks]
+    inside = [places[places // model.block_length == block] for block in blocks]
+    return [_target(model, tokens[:end], is_open[:end], own, cfg_scale) for end, own in zip(ends, inside, strict=True)]
+
+
+def _target(model: Denoiser, tokens: Ints, is_open: Bools, places: Ints, cfg_scale: float) -> Target:
+    if not cfg_scale:
+        return Target(tokens, places, model.mask_id, model=model, past=_past(model, places))
+    # The unconditional twin masks the context: all that is not open, but for a BOS that the model
+    # cannot do without.
+    context = ~is_open
+    context[:1] &= not model.needs_bos
+    return Target(tokens, places, model.mask_id, context, cfg_scale + 1.0, model)
+
+
+def _past(model: Denoiser, places: Ints) -> int:
+    """Returns how many positions before `places` no row changes: they are run once."""
+    if model.attention != "block":
+        return 0
+    knowing = caching(model)
+    if knowing is None or knowing.exact_cache_block is None:
+        return 0
+    settled = int(places[0]) // knowing.exact_cache_block * knowing.exact_cache_block
+    return max(0, min(settled, int(places[0]) - knowing.logit_shift))
+
+
+def block_noise(noise: Noise, blocks: int) -> list[Noise]:
+    """Returns the random numbers of each block of a canvas.
+
+    Blocks that hid the same places and sizes would err together, and their errors would not add in
+    squares.
+    """
+    return [noise, *(Noise(digest(noise.key, "block", number)) for number in range(1, blocks))]
+
+
+def merge(scores: Sequence[Score]) -> Score:
+    """Returns the score of a whole text: log-likelihoods and bounds of its blocks add up."""
+    if len(scores) == 1:
+        return scores[0]
+    error = summed(s.error for s in scores)
+    return Score(
+        logprob=sum(s.logprob for s in scores),
+        stderr=error.stderr,
+        freedom=error.freedom,
+        rough_stderr=error.rough,
+        echo=added([s.echo for s in scores]),
+        kind=max((s.kind for s in scores), key=KINDS.index),
+        rows=sum(s.rows for s in scores),
+        estimator="+".join(sorted({s.estimator for s in scores})),
+        lower=_sum(s.lower for s in scores),
+        upper=_sum(s.upper for s in scores),
+        lower_stderr=summed(Error(s.lower_stderr) for s in scores).stderr,
+        upper_stderr=summed(Error(s.upper_stderr) for s in scores).stderr,
+        # The sum of ends that each hold does so too: errors of blocks, being independent, add up to
+        # less.
+        bracket=(_sum(s.bracket[0] for s in scores), _sum(s.bracket[1] for s in scores)),
+    )
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """Returns the sum, None as soon as one is."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)

@@ -1,0 +1,108 @@
+"""Worker processes of this machine: fresh interpreters that talk through a pipe, and end when the driver does.
+
+A worker is started as a program of its own, not through multiprocessing: nothing of the driver's `__main__` is run again, so that a script or a
+notebook needs no guard. It has a session of its own: Ctrl-C reaches the driver alone, which then ends its workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+from dlm_eval.output import spoken_safely
+from dlm_eval.redaction import learn
+from dlm_eval.workers.links import Events, Gone
+from dlm_eval.workers.messages import Recipe
+
+
+class LocalLink:
+    """One worker process, seen from the driver.
+
+    Args:
+        recipe: what it loads.
+        label: its device, for messages.
+        environment: variables that it gets (its visible devices).
+        events: gets (link, message) for everything it says, and (link, Gone) at its end.
+    """
+
+    def __init__(self, recipe: Recipe, label: str, environment: Mapping[str, str], events: Events) -> None:
+        self.label = label
+        ours, theirs = Pipe()
+        paths = {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "dlm_eval.workers.local", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **paths, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # the driver's output is for results
+            start_new_session=True,
+        )
+        theirs.close()
+        self._connection = ours
+        self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._write, daemon=True).start()
+        threading.Thread(target=self._read, args=(events,), daemon=True).start()
+        self.send(recipe)
+
+    def send(self, message: Any) -> None:
+        """Hands a message over; never waits (a worker that hangs reads nothing)."""
+        self._outbox.put(message)
+
+    def kill(self) -> None:
+        """Ends the worker at once."""
+        self._process.kill()
+
+    def _write(self) -> None:
+        try:
+            while True:
+                self._connection.send(self._outbox.get())
+        except (OSError, ValueError):
+            return  # it is dead; the reader says so
+
+    def _read(self, events: Events) -> None:
+        try:
+            while True:
+                events.put((self, self._connection.recv()))
+        except (EOFError, OSError):
+            self._process.kill()
+            events.put((self, Gone(_how(self._process.wait()))))
+
+
+def _how(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+
+
+def main() -> None:
+    """Runs a worker on the inherited pipe whose number is the program's argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    recipe: Recipe = connection.recv()
+    learn(recipe.options)
+    logging.basicConfig(level=recipe.verbosity, format=f"%(levelname)s worker {os.getpid()} %(name)s: %(message)s")
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            while True:
+                inbox.put(connection.recv())
+        except (EOFError, OSError):
+            os._exit(0)  # the driver is gone, and with it everyone who wants an answer
+
+    threading.Thread(target=read, daemon=True).start()
+    from dlm_eval.workers.worker import serve
+
+    with spoken_safely():
+        serve(recipe, inbox.get, connection.send)
+
+
+if __name__ == "__main__":
+    main()

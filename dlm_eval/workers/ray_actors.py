@@ -1,0 +1,160 @@
+"""Workers as Ray actors: Ray says where they run, on this machine or others; what they say is the same as everywhere.
+
+The actor answers in a thread of its own; what it says leaves through one streaming generator, what it is told comes in by method calls.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import queue
+import re
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+from dlm_eval.errors import UserError
+from dlm_eval.output import SafeRecord
+from dlm_eval.redaction import learn, redact_message
+from dlm_eval.workers.links import Events, Gone
+from dlm_eval.workers.messages import Failed, Recipe
+
+log = logging.getLogger(__name__)
+
+
+class Actor:
+    """A worker inside a Ray actor."""
+
+    def __init__(self) -> None:
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._early: dict[int, Any] = {}  # messages that overtook others
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def put(self, number: int, message: Any) -> None:
+        """Takes the driver's message `number`. Calls of an actor with several threads can overtake each other; messages must not."""
+        with self._lock:
+            self._early[number] = message
+            while self._next in self._early:
+                self._inbox.put(self._early.pop(self._next))
+                self._next += 1
+
+    def work(self, recipe: Recipe) -> Any:
+        """Serves; yields lists of what the worker says, until it ends."""
+        learn(recipe.options)
+        logging.setLogRecordFactory(SafeRecord)
+        logging.basicConfig(level=recipe.verbosity)
+
+        def run() -> None:
+            try:
+                from dlm_eval.workers.worker import serve
+
+                serve(recipe, self._inbox.get, self._outbox.put)
+            except BaseException as error:  # an import that fails there, an exit: the driver must not wait for more
+                self._outbox.put(Failed(f"{type(error).__name__}: {error}"))
+            self._outbox.put(None)
+
+        threading.Thread(target=run, daemon=True).start()
+        said: list[Any] = []
+        while None not in said:
+            said = [self._outbox.get()]
+            while not self._outbox.empty():
+                said.append(self._outbox.get())
+            yield [message for message in said if message is not None]
+
+
+class RayLink:
+    """One Ray actor, seen from the driver (see `links.Link`)."""
+
+    def __init__(self, recipe: Recipe, label: str, environment: dict[str, str], gpus: int, events: Events) -> None:
+        import ray
+
+        self.label = label
+        self._sent = itertools.count()
+        remote = ray.remote(
+            num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": environment}
+        )
+        self._actor = remote(Actor).remote()
+        said = self._actor.work.options(num_returns="streaming").remote(recipe)
+        threading.Thread(target=self._read, args=(said, events), daemon=True).start()
+
+    def send(self, message: Any) -> None:
+        """Hands a message over, without waiting."""
+        self._actor.put.remote(next(self._sent), message)
+
+    def kill(self) -> None:
+        """Ends the actor at once."""
+        import ray
+
+        if ray.is_initialized():
+            ray.kill(self._actor)
+
+    def _read(self, said: Any, events: Events) -> None:
+        import ray
+
+        how = "ended"
+        try:
+            for reference in said:
+                for message in ray.get(reference):
+                    events.put((self, message))
+        except Exception as error:  # Ray has many kinds, for an actor, a node, a network that is lost
+            how = f"was lost ({type(error).__name__})"
+        events.put((self, Gone(how)))
+
+
+def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
+    """Connects to a Ray cluster, or starts one of this machine; returns the variables that its actors need.
+
+    Raises:
+        UserError: Ray is not installed, the cluster cannot be reached, or it has too few CPUs or GPUs for the workers.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--engine 'ray' needs the package ray; install it: pip install 'dlm_eval[ray]'") from None
+    if address:
+        _require_answer(address)
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not ray.is_initialized():
+        here = (
+            {}
+            if address or os.environ.get("RAY_ADDRESS")
+            else {"num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False}
+        )
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
+        except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and its own
+            raise UserError(
+                f"--ray_address '{address or 'auto'}' cannot be used: {redact_message(' '.join(str(error).split()))[:200]}"
+            ) from error
+        if threading.current_thread() is threading.main_thread():
+            for name, handler in handlers.items():  # Ray takes SIGTERM for itself
+                signal.signal(name, handler)
+    have = ray.cluster_resources()
+    for kind, needed in (("CPU", workers), ("GPU", gpus)):
+        if have.get(kind, 0) < needed:
+            raise UserError(f"--devices needs {needed} {kind}s, but the Ray cluster has {have.get(kind, 0):g}")
+    # Other machines have their own installation; actors of this one run what the driver runs.
+    return {} if address else {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+
+
+def _require_answer(address: str) -> None:
+    """Raises UserError where nothing answers at `address` (HOST:PORT): Ray itself would try for minutes."""
+    if place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
+        try:
+            socket.create_connection((place[1], int(place[2])), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--ray_address '{address}' cannot be reached: {error}") from None
+
+
+def gpus_of_cluster(address: str | None) -> int:
+    """Returns how many GPUs the cluster has."""
+    connect(address, 0, 0)
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))

@@ -1,0 +1,89 @@
+"""A worker: loads the model, then answers whatever comes, mixing the rows of all jobs that it holds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from dlm_eval.budget import make_engine
+from dlm_eval.engine import Engine
+from dlm_eval.errors import DlmEvalError, UserError
+from dlm_eval.jobs import Job, drive_jobs
+from dlm_eval.models import load_model, probes
+from dlm_eval.workers.messages import (
+    END,
+    REPORT,
+    Alive,
+    Answered,
+    Chunk,
+    Failed,
+    Halfway,
+    Ready,
+    Recipe,
+    Refused,
+    Want,
+    usage,
+)
+
+ALIVE_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+def serve(recipe: Recipe, receive: Callable[[], Any], send: Callable[[Any], None]) -> None:
+    """Answers jobs until the driver is gone.
+
+    Args:
+        recipe: what to load.
+        receive: waits for the driver's next message.
+        send: hands a message to the driver.
+    """
+    try:
+        probes.log.setLevel(logging.ERROR)  # its warning goes to the driver, which has it once for all workers
+        model = load_model(recipe.model, **recipe.options)
+        engine = make_engine(model, recipe.batch_size, recipe.learned, recipe.most_rows)
+        engine.on_forward = _sign_of_life(engine, send)
+        send(Ready(os.getpid(), socket.gethostname(), probes.whole_rows(model)))
+        while True:
+            message = receive()
+            if message == REPORT:
+                send(Alive(usage(engine), report=True))
+            elif message != END:
+                drive_jobs(
+                    engine,
+                    _incoming(message, receive, send),
+                    lambda number, answer: send(Answered(number, answer)),
+                    lambda number, checkpoint: send(Halfway(number, checkpoint)),
+                )
+    except UserError as error:
+        send(Refused(str(error)))
+    except DlmEvalError as error:
+        send(Failed(str(error)))
+    except Exception as error:  # the driver decides what a dead worker means
+        log.exception("worker %d ends", os.getpid())
+        send(Failed(f"{type(error).__name__}: {error}"))
+
+
+def _incoming(chunk: Chunk, receive: Callable[[], Any], send: Callable[[Any], None]) -> Iterator[tuple[int, Job]]:
+    """Yields the jobs of `chunk` and of those that follow, until the driver says END. The next is asked for as one is begun, so that it is there in time."""
+    message: Any = chunk
+    while message != END:
+        send(Want())
+        yield from message
+        message = receive()
+
+
+def _sign_of_life(engine: Engine, send: Callable[[Any], None]) -> Callable[[], None]:
+    last = 0.0
+
+    def alive() -> None:
+        nonlocal last
+        if time.monotonic() - last > ALIVE_SECONDS:
+            last = time.monotonic()
+            send(Alive(usage(engine)))
+
+    return alive
