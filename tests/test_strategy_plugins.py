@@ -24,6 +24,9 @@ from dlm_eval.engine import Engine
 from dlm_eval.engine.rows import LogProbs
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.options import option
+from dlm_eval.reports.recording import record
+from dlm_eval.reports.terminal import lines
+from dlm_eval.reports.trace_page import page
 from dlm_eval.rng import Noise
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "adding-a-strategy.md"
@@ -51,7 +54,7 @@ def registry_as_before() -> Iterator[None]:
 
 
 def crooked() -> Toy:
-    return Toy(ToySettings(inconsistency=0.9, seed=3))
+    return Toy(ToySettings(vocab=5, inconsistency=0.9, seed=3))
 
 
 # -- KLASS: the last distribution stays on the device -------------------------------------------------------------------
@@ -256,13 +259,13 @@ def test_positions_keep_their_identity() -> None:
 def test_a_grown_canvas_is_resumed() -> None:
     model, canvas = crooked(), Canvas.infill([1], 4, [3], key="q")
     settings = resolve(
-        {"strategy": "elastic", "more": 2, "fewer": 1, "at_end": False, "temperature": 0.8, "block_length": 2}
+        {"strategy": "elastic", "more": 1, "fewer": 1, "at_end": False, "temperature": 0.8, "block_length": 2}
     )
     states: list[State] = []
     request = FillRequest(model, canvas, settings, Noise.of(canvas, 0), offer=lambda state: states.append(state()))
     whole = Engine(model).drive([fill_program(request)])[0].answer
     assert len(states) > 5 and any(state.positions for state in states)
-    for state in states:
+    for state in list(states):  # a resumed program offers its states too
         stored = State.of(json.loads(json.dumps(vars(state))))
         assert stored == state and fits(model, canvas, settings, stored)
         again = Engine(model).drive([fill_program(replace(request, begun=stored))])[0].answer
@@ -270,6 +273,17 @@ def test_a_grown_canvas_is_resumed() -> None:
     grown = next(state for state in states if state.positions)
     for wrong in ({"positions": grown.positions[1:]}, {"inserted": (9,) * len(grown.inserted)}, {"next_id": 0}):
         assert not fits(model, canvas, settings, replace(grown, **wrong))
+
+
+def test_a_trace_of_a_grown_canvas_can_be_shown() -> None:
+    settings = resolve({"strategy": "elastic", "more": 2, "fewer": 1, "at_end": False})
+    recording = record(crooked(), Canvas.infill([1], 4, [3]), settings)
+    assert len(recording.start) == 8 and recording.open == (1, 2, 3, 4, 5, 6)  # 6 positions, and 2 that were put in
+    assert recording.steps[-1].open == (False, False, False, False, False, True, False, False)  # one was taken out
+    written = [place for step in recording.steps for place in step.written]
+    assert sorted(written) == [1, 2, 3, 4, 6]
+    assert [recording.steps[-1].tokens[place] for place in sorted(written)] == list(recording.filling.tokens)
+    assert any("written" in line for line in lines(recording, colour=False)) and "<html" in page(recording)
 
 
 def test_what_a_growing_canvas_cannot_have_is_refused() -> None:

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling
@@ -90,6 +91,37 @@ class Recording:
         }
 
 
+def aligned(steps: Sequence[TraceStep], length: int, mask_id: int) -> tuple[list[TraceStep], list[int]]:
+    """Returns the steps of a canvas that changed its length over one layout, for pictures, and the places of inserted positions in it.
+
+    The layout has a place for every position that ever was, in reading order. A position that is not yet
+    inserted, or is deleted, is shown as an open one.
+
+    Args:
+        steps: the steps.
+        length: positions of the canvas as it was asked.
+        mask_id: the token of open positions.
+    """
+    order = list(range(length))
+    for step in steps:
+        for before, position in pairwise(step.positions):
+            if position not in order:
+                order.insert(order.index(before) + 1, position)
+    place = {position: number for number, position in enumerate(order)}
+    found = []
+    for step in steps:
+        tokens, is_open = [mask_id] * len(order), [True] * len(order)
+        for position, token, still in zip(step.positions or range(length), step.tokens, step.open, strict=True):
+            tokens[place[position]], is_open[place[position]] = token, still
+        written, erased = (tuple(place[position] for position in ids) for ids in (step.written, step.erased))
+        found.append(
+            dataclasses.replace(
+                step, tokens=tuple(tokens), open=tuple(is_open), written=written, erased=erased, positions=()
+            )
+        )
+    return found, [place[position] for position in order if position >= length]
+
+
 def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int = 0) -> Recording:
     """Returns the recording of filling `canvas`.
 
@@ -105,10 +137,17 @@ def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int 
     if isinstance(outcome.answer, SampleError):
         raise UserError(f"--model {model.name}: {outcome.answer}")
     filling = dataclasses.replace(outcome.answer, seconds=outcome.seconds)
-    extra = (len(steps[0].tokens) if steps else len(canvas)) - len(canvas)
+    resized = any(step.positions for step in steps)
+    if resized:
+        steps, inserted = aligned(steps, len(canvas), model.mask_id)
+    extra = 0 if resized or not steps else len(steps[0].tokens) - len(canvas)
     start = [model.mask_id if is_open else t for t, is_open in zip(canvas.tokens, canvas.open, strict=True)]
     start += [model.mask_id] * extra
     is_open = [*canvas.open, *[True] * extra]
+    if resized:
+        for place in inserted:
+            start.insert(place, model.mask_id)
+            is_open.insert(place, True)
     ids = sorted({*start, *(step.tokens[p] for step in steps for p in step.written)})
     return Recording(
         model=model.name,
