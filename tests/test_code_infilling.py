@@ -222,7 +222,9 @@ def test_nothing_runs_unless_asked_for(own_problems, monkeypatch):
 # -- the real problems -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("answer", "value", "limit"), [(canonical, 1.0, 1033), (wrong, 0.0, 164)])
+@pytest.mark.parametrize(
+    ("answer", "value", "limit"), [pytest.param(canonical, 1.0, 1033, marks=pytest.mark.full), (wrong, 0.0, 164)]
+)
 def test_all_1033_single_line_problems(shared, answer, value, limit):
     name = "humaneval_infilling_single_line_oracle_length"
     results, _ = evaluate(name, shared / "data", answer, limit=limit)

@@ -187,6 +187,7 @@ def test_06_an_endless_template_is_ended_in_any_thread(template: str) -> None:
     assert render_chat(model, TALK[:1], "x") == "<|bos|>[system] Be  brief.\n\n"
 
 
+@pytest.mark.full  # half a minute or more
 def test_06_a_run_over_workers_ends_with_one_line(tmp_path: Path) -> None:
     folder = build.llada(tmp_path / "llada", chat=True)[0]
     (folder / "chat_template.jinja").write_text("{{ 10**(10**8) }}")

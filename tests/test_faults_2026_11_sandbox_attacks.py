@@ -428,6 +428,7 @@ def landlock_version() -> int:
 # -- the kind of sandbox is the user's to choose -----------------------------------------------------------------------
 
 
+@pytest.mark.full  # half a minute or more
 def test_03_a_lesser_kind_is_a_warning_and_an_error_if_namespaces_are_asked_for(tmp_path):
     (tmp_path / "data.jsonl").write_text(
         json.dumps(

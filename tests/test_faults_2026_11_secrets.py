@@ -499,6 +499,7 @@ def test_05_sweep_and_trace_hold_no_secret(
     assert _search(iter([("said", said.out + said.err)]), SECRET_VALUES) == []
 
 
+@pytest.mark.full  # half a minute or more
 def test_05_workers_get_the_secret_and_say_none(tmp_path: Path, variables: dict[str, str]) -> None:
     model, tasks = _prepared(tmp_path)
     command = [

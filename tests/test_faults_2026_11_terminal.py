@@ -234,6 +234,7 @@ def evil(tmp_path: Path) -> Path:
     return place
 
 
+@pytest.mark.full  # half a minute or more
 def test_07_no_command_lets_a_hostile_text_through(evil: Path) -> None:
     model, tasks, out = str(evil / "evil.py"), str(evil / "tasks"), str(evil / "out")
     name = "t_evil\x1b[31m\u202e\nERROR forged"
@@ -260,6 +261,7 @@ def test_07_no_trace_lets_a_hostile_text_through(evil: Path) -> None:
     assert not RAW.search(page) and "<b>" not in page.split("</style>")[1].split("<script")[0]
 
 
+@pytest.mark.full  # half a minute or more
 def test_07_option_values_are_said_printable(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     commands = [
         ["run", "--model", HOSTILE, "--tasks", "demo"],

@@ -132,6 +132,7 @@ def load(settings: LoadSettings):
 """
 
 
+@pytest.mark.full  # half a minute or more
 def test_a_request_that_kills_its_workers_is_an_error_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "deadly.py").write_text(MODEL)
     settings = Auto(max_forwards=4)
