@@ -127,13 +127,13 @@ def share_outside(samples: int, profile: bool) -> None:
 FIRST = """
 import os, sys, time
 from dlm_eval import cli
-import dlm_eval.engine as engine
-def first(self, rows, asks):
+import dlm_eval.engine.engine as engine
+def first(model, rows, asks):
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     ticks = int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19])
     print(f"start to first forward: {time.process_time():.1f} s of processor, wall {now - ticks / os.sysconf('SC_CLK_TCK'):.1f} s", flush=True)
     os._exit(0)
-engine.Engine._run = first
+engine.forward = first
 cli.main(["--model", "tiny", "--tasks", "demo_last_word", "--limit", "8", "--verbosity", "ERROR", "--output_path", sys.argv[1]])
 """
 

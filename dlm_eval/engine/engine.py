@@ -232,7 +232,7 @@ class Engine:
         try:
             if self.memory_tokens is not None and padded > self.memory_tokens:
                 raise torch.OutOfMemoryError(f"{padded} tokens, where memory_tokens is {self.memory_tokens}")
-            outputs, shape = self._run([waiting.row for waiting in batch], asks)
+            outputs, shape = forward(self.model, [waiting.row for waiting in batch], asks)
         except DlmEvalError:
             raise
         except Exception as error:
@@ -244,12 +244,6 @@ class Engine:
         if self.on_forward is not None:
             self.on_forward()
         return outputs
-
-    def _run(
-        self, rows: Sequence[ForwardRow], asks: Sequence[tuple[int, ForwardRow]]
-    ) -> tuple[list[Output | SampleError], torch.Size]:
-        """Returns a reading for every (sequence, asking row) pair, and the shape of the batch."""
-        return forward(self.model, rows, asks)
 
     def _adapt(self, error: Exception, batch: Sequence[Waiting]) -> None:
         """Halves the budgets where memory ran out, for good."""
