@@ -20,7 +20,7 @@ from dlm_eval.decoding.draw import Draw, restrict
 from dlm_eval.decoding.state import Query, StepState
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
-from dlm_eval.models import load_model
+from dlm_eval.models import load_model, packaged_asset
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.models.noise_schedules import Geometric, LogLinear
 from dlm_eval.rng import Noise
@@ -267,6 +267,25 @@ def test_first_hitting_fills_bd3lm_block_by_block(shared: Path) -> None:
         assert order == sorted(order)
     timed = fill(model, canvases, "ddpm", steps_per_block=500, temperature=1.0, early_exit=False)
     assert all(filling.forwards <= len(filling.tokens) for filling in timed)
+
+
+@pytest.mark.parametrize("strategy", ["ddpm", "remask", "analytic"])
+def test_the_first_token_of_a_later_block_is_drawn(strategy: str) -> None:
+    """A shifted block-causal model writes it alone, at the same temperature as the others (at 50 hardly ever the most probable one)."""
+    options = {"attention": "block", "block_length": 8, "shift": True, "mask_id": load_model("tiny").mask_id}
+    model = load_model("generic", pretrained=str(packaged_asset("tiny")), probe=False, device="cpu", **options)
+    block, best = 8, 0
+    prompt = [model.bos_id if model.needs_bos else 5, 6, 7, 8, 9, 10, 11]
+    for seed in range(6):
+        steps: list[Any] = []
+        canvas = Canvas.completion(prompt, 2 * block + 1)
+        options = {"temperature": 50.0, "steps_per_block": 2, "early_exit": False, "cache": "none"}
+        fill(model, [canvas], strategy, seed=seed, trace=lambda _, step, kept=steps: kept.append(step), **options)
+        at = 2 * block
+        written = next(number for number, step in enumerate(steps) if at in step.written)
+        before = torch.tensor([steps[written - 1].tokens[: 3 * block]])
+        best += int(model.logits(before)[0, at].argmax()) == steps[written].tokens[at]
+    assert best < 3
 
 
 def test_first_hitting_takes_no_steps() -> None:
