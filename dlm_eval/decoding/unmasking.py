@@ -158,7 +158,8 @@ class Unmasking(Strategy):
             if tokens_of and step >= block.steps - 1:
                 quota = left
             if step == 0 and state.first_position_alone(at):
-                edit = yield from _first_position(state, at[:1], op)
+                first = self.query(state.look(at[:1], block, step, quota, name), op, model)
+                edit = yield from _first_position(state, at[:1], first)
             else:
                 at = at if self.revisits else at[state.open[at]]
                 look = state.look(self.candidates(at), block, step, quota, name)
@@ -197,9 +198,9 @@ class Unmasking(Strategy):
             request.offer(lambda: state.checkpoint(step))
 
 
-def _first_position(state: DecodeState, at: Ints, op: Draw) -> Generator[list[ForwardRow], list[Output], Edit]:
+def _first_position(state: DecodeState, at: Ints, query: Query) -> Generator[list[ForwardRow], list[Output], Edit]:
     """Writes the candidate at the first position of a block, which only the block's first row can read."""
-    token, logprob, *_ = yield from state.read(at, Query(op))
+    token, logprob, *_ = yield from state.read(at, replace(query, log_chance=None))
     return Edit(at, token, logprob)
 
 
