@@ -12,6 +12,7 @@ from dlm_eval.decoding import fill, presets, resolve
 from dlm_eval.decoding.presets import GROUPS, authors_preset
 from dlm_eval.errors import UserError
 from dlm_eval.harness.decode_config import DecodeOptions
+from dlm_eval.harness.requests import Length
 from dlm_eval.models import checkpoints, known_families
 from dlm_eval.models.families.toy import Toy, ToySettings
 
@@ -40,7 +41,7 @@ MASKED = [name for name in PRESETS if "absorbing" in resolve({"preset": name}).s
 def test_a_preset_fills_a_hole(name: str) -> None:
     """The settings work together, cut to a short hole; length beams need a length head."""
     settings = resolve({"preset": name})
-    if settings.length_beam or settings.noise_scale != 1:
+    if settings.length_beam or settings.identity().get("noise_scale", 1) != 1:
         pytest.skip("not for a model without a length head, or not of embeddings")
     if settings.cache != "exact":
         pytest.skip("the toy remembers nothing; test_decoding_cache.py fills with these")
@@ -106,22 +107,22 @@ def ask(
 ) -> Any:
     options = DecodeOptions(user, checkpoint, family=checkpoints()[checkpoint].family)
     request = options.request(arguments, task)
-    return request, options.settings(request, int(request.hole.length))
+    return request, options.settings(request, request.hole.length.tokens or 256)
 
 
 def test_authors_settings_are_theirs_and_not_a_mixture_with_the_tasks() -> None:
     task = {"preset": "diffullama", "steps": 32, "max_gen_toks": 64, "until": ["Q:"]}
     request, settings = ask({"preset": "authors"}, task)
-    assert request.preset == "dream_base_gsm8k" and request.hole.length == "256" and request.until == ("Q:",)
+    assert request.preset == "dream_base_gsm8k" and request.hole.length == Length(256) and request.until == ("Q:",)
     assert settings == resolve({"preset": "dream_base_gsm8k", "until": ("Q:",)})
-    assert (settings.rescore, settings.logits_temp, settings.steps) == (False, 1.0, 256)
+    assert (settings.identity()["rescore"], settings.logits_temp, settings.steps) == (False, 1.0, 256)
     request, settings = ask({"preset": "authors", "gen_length": 32, "steps": 8}, task)
-    assert request.hole.length == "32" and settings.steps == 8 and settings.strategy == "entropy"
+    assert request.hole.length == Length(32) and settings.steps == 8 and settings.strategy.name == "entropy"
 
 
 def test_a_task_may_ask_for_a_preset_and_the_request_says_which() -> None:
     request, settings = ask({}, {"preset": "diffullama", "steps": "length"})
-    assert request.preset == "diffullama" and settings.steps is None and settings.rescore
+    assert request.preset == "diffullama" and settings.steps is None and settings.identity()["rescore"]
     assert ask({}, {})[0].preset is None
 
 

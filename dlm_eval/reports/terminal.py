@@ -22,7 +22,7 @@ def lines(recording: Recording, colour: bool) -> Iterator[str]:
     """
     paint: Paint = (lambda text, code: f"\x1b[{code}m{text}\x1b[0m") if colour else (lambda text, code: text)
     filling, settings = recording.filling, recording.settings
-    yield f"{printable(recording.model)}: {settings.strategy}, {len(recording.open)} open positions, seed {recording.seed}"
+    yield f"{printable(recording.model)}: {settings.strategy.name}, {len(recording.open)} open positions, seed {recording.seed}"
     yield paint(_given(recording), DIM)
     if colour:
         yield " ".join(

@@ -22,7 +22,7 @@ def page(recording: Recording) -> str:
     """Returns the page as HTML."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("trace.css", "trace.js"))
     values = {
-        "title": _text(printable(f"{recording.model}: {recording.settings.strategy}")),
+        "title": _text(printable(f"{recording.model}: {recording.settings.strategy.name}")),
         "policy": f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
