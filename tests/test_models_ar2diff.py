@@ -123,7 +123,7 @@ def test_what_means_nothing_is_refused(loaded: Any) -> None:
     with pytest.raises(UserError, match="no likelihood estimator is known for a 'uniform' process") as caught:
         score(loaded, [Canvas.continuation([5], [6])])
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="decode halt is not used by strategy 'rewrite'; it belongs to renoise, euler"):
+    with pytest.raises(UserError, match="decode halt is not used by strategy 'rewrite'; it belongs to euler, renoise"):
         resolve({"strategy": "rewrite", "halt": "entropy"})
 
 

@@ -194,7 +194,7 @@ def test_what_means_nothing_is_refused(loaded: Any) -> None:
         fill(loaded, asked(), temperature=0.5)
     with pytest.raises(UserError, match="halt 'entropy' and halt_threshold '0.0' need each other"):
         fill(loaded, asked(), halt="entropy")
-    with pytest.raises(UserError, match="halt is not used by strategy 'confidence'; it belongs to renoise, euler"):
+    with pytest.raises(UserError, match="halt is not used by strategy 'confidence'; it belongs to euler, renoise"):
         resolve({"halt": "entropy", "halt_threshold": 1})
     with pytest.raises(UserError, match="decode rerank 'score' means nothing"):
         fill(loaded, asked(), samples=2, rerank="score")
