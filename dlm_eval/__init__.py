@@ -41,7 +41,7 @@ _LAZY = {
     "evaluate": "harness.run",
     "fill": "decoding",
     "load_model": "models",
-    "score": "scoring",
+    "score": "likelihood",
     "wrap": "models.wrap",
 }
 
