@@ -24,6 +24,8 @@ from dlm_eval.harness.metric_errors import estimator_parts
 from dlm_eval.jobs import Answer, Scores
 from dlm_eval.likelihood import parse_estimator, score, score_outcomes
 from dlm_eval.likelihood.chains import Chain
+from dlm_eval.likelihood.cubature.kept import Kept, array_bytes
+from dlm_eval.likelihood.cubature.rule import rule
 from dlm_eval.likelihood.exact import sampler_log_likelihood
 from dlm_eval.likelihood.orders import log_mean_exp, population, random_orders, upper_bound
 from dlm_eval.likelihood.patterns import subsets
@@ -283,3 +285,55 @@ def test_04_what_is_not_known_is_a_dash_and_null(tmp_path: Path) -> None:
     assert "-" in [cell.strip() for cell in line.strip("|").split("|")]
     low, high = results["samples"]["t_roll"][0]["logprob_bracket"][0]
     assert low < high
+
+
+# -- found in review ---------------------------------------------------------------------------------------------------
+
+
+def test_02_nothing_to_score_is_known_without_error(toy: Toy) -> None:
+    (found,) = score(toy, [Canvas.continuation([0, 1], [])])
+    assert (found.logprob, found.stderr, found.lower_stderr, found.upper_stderr) == (0.0, 0.0, 0.0, 0.0)
+    assert found.interval == found.bracket == (0.0, 0.0)
+
+
+class Blocks(Toy):
+    """`toy` that writes block after block."""
+
+    attention = "block"
+    block_length = 3
+
+
+def test_03_a_bound_that_is_the_score_errs_as_the_score_does() -> None:
+    """Ten blocks of three draws each: none knows its error, the sum does, and so does its lower bound."""
+    model = Blocks(ToySettings(inconsistency=0.9, seed=3))
+    text = Canvas.continuation([0, 1, 2], [(3 * i * i + i) % 5 for i in range(30)])
+    (found,) = score(model, [text], "mask_count,max_forwards=30")
+    assert found.stderr is not None and found.rough_stderr is None and found.interval is not None
+    assert found.lower_stderr == found.stderr and found.bracket == (found.interval[0], None)
+
+
+def test_05_whether_a_choice_is_greedy_costs_no_row_twice(toy: Toy) -> None:
+    """A question that nothing settles costs what it costs without early stopping; the fully masked row is common."""
+    text = [1, 2, 3, 4, 0, 1, 3, 2, 4, 0]
+    twice = [Canvas.continuation([0, 1], text, "q")] * 2
+    whole = score(toy, twice, "auto", greedy=True)
+    raced = score(toy, twice, "auto,stop_at_error_rate=0.05", greedy=True)
+    assert [one.rows for one in raced] == [one.rows for one in whole] == [128, 128]
+    assert [one.greedy for one in raced] == [one.greedy for one in whole] == [False, False]
+
+
+def test_06_rules_that_are_kept_have_a_bound() -> None:
+    """Rounds of many texts make thousands of rules; the memory that they take does not grow without end."""
+    kept = Kept(most=2000)
+    made: list[int] = []
+
+    def array(number: int) -> np.ndarray[Any, Any]:
+        made.append(number)
+        return np.zeros(100)
+
+    for number in (0, 1, 0, 2, 0, 3, 1):  # two fit
+        assert len(kept.get(number, lambda number=number: array(number))) == 100
+        assert kept.bytes <= 2000
+    assert made == [0, 1, 2, 3, 1]
+    full = rule(9, 32)
+    assert rule(9, 32) is full and array_bytes(full) > full.hidden.nbytes + full.weight.nbytes
