@@ -20,6 +20,7 @@ from dlm_eval import evaluate
 from dlm_eval.answers import decode_answer, encode_answer
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.engine import Engine
+from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.metric_errors import estimator_parts
 from dlm_eval.jobs import Answer, Scores
 from dlm_eval.likelihood import parse_estimator, score, score_outcomes
@@ -337,3 +338,15 @@ def test_06_rules_that_are_kept_have_a_bound() -> None:
     assert made == [0, 1, 2, 3, 1]
     full = rule(9, 32)
     assert rule(9, 32) is full and array_bytes(full) > full.hidden.nbytes + full.weight.nbytes
+
+
+def test_06_a_budget_that_no_rule_can_have_is_refused_at_once(toy: Toy) -> None:
+    """It was a hang, or all of the machine's memory: a rule takes time with the third power of its forwards."""
+    text = Canvas.continuation([0, 1], [1, 2, 3, 4, 0] * 4)
+    for estimator in ("auto,max_forwards=1000000", "cubature,max_forwards=2049", "auto,max_forwards=9999,precision=1"):
+        with pytest.raises(SampleError, match=r"cubature of 20 open tokens takes 2048 forwards at most, not \d+"):
+            score(toy, [text], estimator)
+    assert score(toy, [Canvas.continuation([0], [1, 2, 3])], "auto,max_forwards=1000000")[0].rows == 7
+    for estimator in ("mask_count,max_forwards=1000000000000", "chain,permutations=1000000000000"):
+        with pytest.raises(UserError, match=r"'1000000000000' is not allowed; it must be 1 to 1048576"):
+            parse_estimator(estimator)

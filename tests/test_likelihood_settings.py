@@ -41,7 +41,7 @@ def toy() -> Toy:
         ("chian", "did you mean 'chain'"),
         ("chain,permutation=4", "did you mean 'permutations'"),
         ("exact,permutations=4", "permutations"),
-        ("mask_count,max_forwards=0", "1 or more"),
+        ("mask_count,max_forwards=0", "1 to 1048576"),
         ("mask_count,max_forwards=many", "whole number"),
         ("duel,policy=best", "one of confidence, entropy, margin, left_to_right"),
         ("k,samples", "key=value"),

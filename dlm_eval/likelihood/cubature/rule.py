@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlm_eval.errors import SampleError
 from dlm_eval.likelihood.cubature.design import draw_sets, size_counts, size_totals, spread_out, variants
 from dlm_eval.likelihood.cubature.kept import KEPT
 from dlm_eval.likelihood.cubature.prior import NUGGET, covariances
@@ -26,6 +27,8 @@ from dlm_eval.likelihood.cubature.spread import Spread, spread
 from dlm_eval.likelihood.patterns import Bools, Floats, Ints
 from dlm_eval.rng import Noise
 from dlm_eval.uncertainty import EXACT, Error
+
+LARGEST = 2048  # forwards of a rule: time and memory grow with their third and second power
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +69,15 @@ class Rule:
 
 
 def rule(n: int, forwards: int, variant: int = 0) -> Rule:
-    """Returns the rule of `forwards` for n open tokens, kept for later canvases of this length."""
+    """Returns the rule of `forwards` for n open tokens, kept for later canvases of this length.
+
+    Raises SampleError if that is more than `LARGEST`.
+    """
+    if forwards > LARGEST:
+        raise SampleError(
+            f"cubature of {n} open tokens takes {LARGEST} forwards at most, not {forwards}: "
+            "lower max_forwards, or use mask_count"
+        )
     return KEPT.get(("rule", n, forwards, variant), lambda: _build(n, forwards, variant))
 
 
