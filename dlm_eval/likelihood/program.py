@@ -251,6 +251,6 @@ def _settled(
     raced: Program[Any] = race(choices, lengths, estimator.error_rate)
     # Beside the race, so that what both ask for runs once.
     asked = [_greedy(choice.parts) for choice in choices] if greedy else []
-    _, *sames = yield from together([raced, *asked])
-    sames = sames or [None] * len(choices)
-    return [replace(choice.score(), rows=choice.rows, greedy=same) for choice, same in zip(choices, sames, strict=True)]
+    _, *found = yield from together([raced, *asked])
+    sames: Sequence[bool | None] = found if greedy else [None] * len(choices)
+    return [replace(one.score(), rows=one.rows, greedy=same) for one, same in zip(choices, sames, strict=True)]
