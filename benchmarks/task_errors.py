@@ -79,6 +79,10 @@ def _summary(found: Any) -> tuple[float, float, float]:
     return float(found[:, 0].std(ddof=1)), *(math.sqrt(float((found[:, part] ** 2).mean())) for part in (1, 2))
 
 
+def _ratio(reported: float, actual: float) -> str:
+    return f"{reported / actual:.2f}" if actual else "-"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=100)
@@ -92,7 +96,8 @@ def main() -> int:
     for samples in map(int, args.samples.split(",")):
         for metric, (actual, reported, alone) in parts(args.questions, args.choices, args.seeds, samples).items():
             print(
-                f"| {samples} | {metric} | {actual:.4f} | {reported:.4f} | {reported / actual:.2f} | {alone:.4f} | {alone / actual:.2f} |",
+                f"| {samples} | {metric} | {actual:.4f} | {reported:.4f} | {_ratio(reported, actual)} "
+                f"| {alone:.4f} | {_ratio(alone, actual)} |",
                 flush=True,
             )
     return 0

@@ -96,7 +96,7 @@ class Score:
         rough_stderr: where `stderr` is None, the same from two or three draws: useless alone, unbiased in sums of squares; None if there is none.
         lower_stderr: standard error of `lower`, nats; None where it is not known, or there is no bound.
         upper_stderr: likewise of `upper`.
-        echo: what the errors of other choices of the question are compared with (scoring/mc_error.py); empty where there is no error.
+        echo: what the errors of other choices of the question are compared with (likelihood/mc_error.py); empty where there is no error.
         bracket: what holds the log-likelihood at 95 %: the low end of `lower` and the high end of `upper`, nats; None for an end that is not known.
     """
 

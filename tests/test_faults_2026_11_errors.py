@@ -20,10 +20,13 @@ from dlm_eval import evaluate
 from dlm_eval.answers import decode_answer, encode_answer
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.engine import Engine
-from dlm_eval.harness.metric_errors import estimator_parts
+from dlm_eval.errors import SampleError, UserError
+from dlm_eval.harness.metric_errors import _part, estimator_parts
 from dlm_eval.jobs import Answer, Scores
 from dlm_eval.likelihood import parse_estimator, score, score_outcomes
 from dlm_eval.likelihood.chains import Chain
+from dlm_eval.likelihood.cubature.kept import Kept, array_bytes
+from dlm_eval.likelihood.cubature.rule import rule
 from dlm_eval.likelihood.exact import sampler_log_likelihood
 from dlm_eval.likelihood.orders import log_mean_exp, population, random_orders, upper_bound
 from dlm_eval.likelihood.patterns import subsets
@@ -283,3 +286,75 @@ def test_04_what_is_not_known_is_a_dash_and_null(tmp_path: Path) -> None:
     assert "-" in [cell.strip() for cell in line.strip("|").split("|")]
     low, high = results["samples"]["t_roll"][0]["logprob_bracket"][0]
     assert low < high
+
+
+# -- found in review ---------------------------------------------------------------------------------------------------
+
+
+def test_02_nothing_to_score_is_known_without_error(toy: Toy) -> None:
+    (found,) = score(toy, [Canvas.continuation([0, 1], [])])
+    assert (found.logprob, found.stderr, found.lower_stderr, found.upper_stderr) == (0.0, 0.0, 0.0, 0.0)
+    assert found.interval == found.bracket == (0.0, 0.0)
+
+
+class Blocks(Toy):
+    """`toy` that writes block after block."""
+
+    attention = "block"
+    block_length = 3
+
+
+def test_03_a_bound_that_is_the_score_errs_as_the_score_does() -> None:
+    """Ten blocks of three draws each: none knows its error, the sum does, and so does its lower bound."""
+    model = Blocks(ToySettings(inconsistency=0.9, seed=3))
+    text = Canvas.continuation([0, 1, 2], [(3 * i * i + i) % 5 for i in range(30)])
+    (found,) = score(model, [text], "mask_count,max_forwards=30")
+    assert found.stderr is not None and found.rough_stderr is None and found.interval is not None
+    assert found.lower_stderr == found.stderr and found.bracket == (found.interval[0], None)
+
+
+def test_05_whether_a_choice_is_greedy_costs_no_row_twice(toy: Toy) -> None:
+    """A question that nothing settles costs what it costs without early stopping; the fully masked row is common."""
+    text = [1, 2, 3, 4, 0, 1, 3, 2, 4, 0]
+    twice = [Canvas.continuation([0, 1], text, "q")] * 2
+    whole = score(toy, twice, "auto", greedy=True)
+    raced = score(toy, twice, "auto,stop_at_error_rate=0.05", greedy=True)
+    assert [one.rows for one in raced] == [one.rows for one in whole] == [128, 128]
+    assert [one.greedy for one in raced] == [one.greedy for one in whole] == [False, False]
+
+
+def test_06_rules_that_are_kept_have_a_bound() -> None:
+    """Rounds of many texts make thousands of rules; the memory that they take does not grow without end."""
+    kept = Kept(most=2000)
+    made: list[int] = []
+
+    def array(number: int) -> np.ndarray[Any, Any]:
+        made.append(number)
+        return np.zeros(100)
+
+    for number in (0, 1, 0, 2, 0, 3, 1):  # two fit
+        assert len(kept.get(number, lambda number=number: array(number))) == 100
+        assert kept.bytes <= 2000
+    assert made == [0, 1, 2, 3, 1]
+    full = rule(9, 32)
+    assert rule(9, 32) is full and array_bytes(full) > full.hidden.nbytes + full.weight.nbytes
+
+
+def test_06_a_budget_that_no_rule_can_have_is_refused_at_once(toy: Toy) -> None:
+    """It was a hang, or all of the machine's memory: a rule takes time with the third power of its forwards."""
+    text = Canvas.continuation([0, 1], [1, 2, 3, 4, 0] * 4)
+    for estimator in ("auto,max_forwards=1000000", "cubature,max_forwards=2049", "auto,max_forwards=9999,precision=1"):
+        with pytest.raises(SampleError, match=r"cubature of 20 open tokens takes 2048 forwards at most, not \d+"):
+            score(toy, [text], estimator)
+    assert score(toy, [Canvas.continuation([0], [1, 2, 3])], "auto,max_forwards=1000000")[0].rows == 7
+    for estimator in ("mask_count,max_forwards=1000000000000", "chain,permutations=1000000000000"):
+        with pytest.raises(UserError, match=r"'1000000000000' is not allowed; it must be 1 to 1048576"):
+            parse_estimator(estimator)
+
+
+def test_04_a_metric_that_no_draw_moves_has_no_error() -> None:
+    """The mean of thirty thirds is not a third in floating point: the table had an error of 5.6e-17."""
+    draws = np.full(30, 1 / 3)
+    assert draws.std(ddof=1) > 0
+    assert _part(1 / 3, draws, exponential=False).stderr == 0.0
+    assert _part(1 / 3, draws, exponential=True).stderr == 0.0

@@ -41,7 +41,7 @@ def toy() -> Toy:
         ("chian", "did you mean 'chain'"),
         ("chain,permutation=4", "did you mean 'permutations'"),
         ("exact,permutations=4", "permutations"),
-        ("mask_count,max_forwards=0", "1 or more"),
+        ("mask_count,max_forwards=0", "1 to 1048576"),
         ("mask_count,max_forwards=many", "whole number"),
         ("duel,policy=best", "one of confidence, entropy, margin, left_to_right"),
         ("k,samples", "key=value"),
@@ -239,7 +239,9 @@ def test_every_size_has_its_share_of_the_weights_on_average(n: int, samples: int
     for place in range(len(budgets(n, samples)) - 1):
         totals = [
             list(parts.shares(samples, (i + 0.5) / grid))[place][1]
-            for parts in (Parts(rule(n, samples, variant)) for variant in range(variants(n, samples)))
+            for parts in (
+                Parts(rule(n, samples, variant), (n, samples, variant)) for variant in range(variants(n, samples))
+            )
             for i in range(grid)
         ]
         assert np.abs(np.mean(totals, 0) - 1).max() < 0.01
@@ -247,7 +249,7 @@ def test_every_size_has_its_share_of_the_weights_on_average(n: int, samples: int
 
 def test_a_part_has_the_weights_that_are_its_share() -> None:
     for n, samples in ((9, 100), (20, 128), (24, 16)):
-        parts = Parts(rule(n, samples, 0))
+        parts = Parts(rule(n, samples, 0), (n, samples, 0))
         for own, (counts, totals) in zip(parts.rules(samples, 0.3), parts.shares(samples, 0.3), strict=False):
             sizes = own.hidden.sum(1) - 1
             assert np.bincount(sizes, minlength=n).tolist() == counts.tolist()

@@ -111,10 +111,15 @@ def estimator_parts(task: Any, samples: Sequence[Mapping[str, Any]], seed: int =
 def _part(value: float, draws: Any, exponential: bool) -> Part:
     """Returns the part of a metric with this value from its draws."""
     if not exponential or value <= 0:
-        return Part(float(draws.std(ddof=1)))
-    spread = float(np.log(draws).std(ddof=1))
+        return Part(_deviation(draws))
+    spread = _deviation(np.log(draws))
     reach = student(len(draws) - 1.0) * spread
     return Part(value * spread, (value * math.exp(-reach), value * math.exp(min(reach, 700.0 - math.log(value)))))
+
+
+def _deviation(draws: Any) -> float:
+    """Returns the standard deviation of draws; 0 if all are equal, and not what rounding makes of it."""
+    return float(draws.std(ddof=1)) if np.ptp(draws) > 0 else 0.0
 
 
 def _moves(sample: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlm_eval.canvas import Score
-from dlm_eval.likelihood.estimator import Bounds, Budgeted, Guided
+from dlm_eval.likelihood.estimator import MOST_FORWARDS, Bounds, Budgeted, Guided
 from dlm_eval.likelihood.exact import Exact, Report, as_estimator, single_token
 from dlm_eval.likelihood.mc_error import deviations, echo
 from dlm_eval.likelihood.orders import (
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 class Orders(Budgeted, Guided):
     """An estimator that runs chains along random orders."""
 
-    permutations: int | None = option(None, least=1, help="chains, in place of as many as max_forwards pays for")
+    permutations: int | None = option(
+        None, least=1, most=MOST_FORWARDS, help="chains, in place of as many as max_forwards pays for"
+    )
 
     def order_count(self, n: int) -> int:
         """Returns how many orders are drawn: as asked, else what fits the budget, in pairs."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 KINDS = ("exact", "lower bound", "upper bound", "score")  # a sum has the last of its parts' kinds
 MAX_FORWARDS = 128  # default budget
+MOST_FORWARDS = 2**20  # all patterns of a text are in memory at once; a larger number is a mistake
 ERROR_RATE = 0.05  # at which a question counts as settled under `precision`
 
 ESTIMATORS: Registry[Estimator] = Registry(
@@ -225,7 +226,7 @@ class Guided(Estimator):
 class Budgeted(Estimator):
     """An estimator that spends a number of forwards."""
 
-    max_forwards: int = option(MAX_FORWARDS, least=1, help="forwards per canvas at most")
+    max_forwards: int = option(MAX_FORWARDS, least=1, most=MOST_FORWARDS, help="forwards per canvas at most")
 
     def share(self, blocks: int) -> Self:
         return replace(self, max_forwards=max(1, self.max_forwards // blocks))

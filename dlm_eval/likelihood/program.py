@@ -16,7 +16,7 @@ from dlm_eval.engine import Engine
 from dlm_eval.engine.programs import together
 from dlm_eval.engine.rows import Outcome, Program
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.likelihood.duel import Duel, reveal
+from dlm_eval.likelihood.duel import reveal
 from dlm_eval.likelihood.early import Rounds, race
 from dlm_eval.likelihood.estimator import MAX_FORWARDS, EarlyStopping, Estimator, parse_estimator
 from dlm_eval.likelihood.target import Target, block_noise, check_canvas, merge, targets
@@ -159,7 +159,8 @@ def _score(
     if fault is not None:
         raise fault
     if not any(canvas.open):
-        return Score(0.0, 0.0, "exact", 0, True if greedy else None, estimator.name, 0.0, 0.0, bracket=(0.0, 0.0))
+        nothing = Score(0.0, 0.0, "exact", 0, True if greedy else None, estimator.name, 0.0, 0.0, bracket=(0.0, 0.0))
+        return replace(nothing, lower_stderr=0.0, upper_stderr=0.0)
     parts = targets(model, canvas, estimator.guidance)
     program = _estimate(parts, estimator, noise)
     if not greedy:
@@ -247,11 +248,9 @@ def _settled(
             raise fault
     choices = [Rounds(targets(model, canvas, estimator.guidance), estimator, noise) for canvas in canvases]
     assert estimator.error_rate is not None
-    yield from race(choices, lengths, estimator.error_rate)
-    scores = [replace(choice.score(), rows=choice.rows) for choice in choices]
-    if not greedy:
-        return scores
-    # is_greedy is a question of its own: the program without any sampling finds it.
-    plain = Duel(policy="left_to_right", tokens_per_step=2**20, cfg_scale=estimator.cfg_scale)
-    sames = yield from together([score_program(model, canvas, plain, noise, greedy=True) for canvas in canvases])
-    return [replace(s, greedy=same.greedy, rows=s.rows + same.rows) for s, same in zip(scores, sames, strict=True)]
+    raced: Program[Any] = race(choices, lengths, estimator.error_rate)
+    # Beside the race, so that what both ask for runs once.
+    asked = [_greedy(choice.parts) for choice in choices] if greedy else []
+    _, *found = yield from together([raced, *asked])
+    sames: Sequence[bool | None] = found if greedy else [None] * len(choices)
+    return [replace(one.score(), rows=one.rows, greedy=same) for one, same in zip(choices, sames, strict=True)]

@@ -25,7 +25,7 @@ from dlm_eval.models.denoiser import Denoiser, LogitsOp, caching, check_ids
 from dlm_eval.models.kv_cache import KVCache
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise, digest
-from dlm_eval.uncertainty import Error, summed
+from dlm_eval.uncertainty import Error, half_width, summed
 
 LOG_PROBS = LogProbs()
 
@@ -213,6 +213,7 @@ def merge(scores: Sequence[Score]) -> Score:
     if len(scores) == 1:
         return scores[0]
     error = summed(s.error for s in scores)
+    lower_error, low = _lower_end(scores)
     return Score(
         logprob=sum(s.logprob for s in scores),
         stderr=error.stderr,
@@ -224,12 +225,26 @@ def merge(scores: Sequence[Score]) -> Score:
         estimator="+".join(sorted({s.estimator for s in scores})),
         lower=_sum(s.lower for s in scores),
         upper=_sum(s.upper for s in scores),
-        lower_stderr=summed(Error(s.lower_stderr) for s in scores).stderr,
+        lower_stderr=lower_error.stderr,
         upper_stderr=summed(Error(s.upper_stderr) for s in scores).stderr,
-        # The sum of ends that each hold does so too: errors of blocks, being independent, add up to
-        # less.
-        bracket=(_sum(s.bracket[0] for s in scores), _sum(s.bracket[1] for s in scores)),
+        bracket=(low, _sum(s.bracket[1] for s in scores)),
     )
+
+
+def _lower_end(scores: Sequence[Score]) -> tuple[Error, float | None]:
+    """Returns the error of the sum of lower bounds, and the low end that holds the log-likelihood.
+
+    A bound that is the score itself errs as the score does: such errors are pooled. Of the others
+    the low ends are added, which hold together if each of them does: errors of blocks, being
+    independent, add up to less.
+    """
+    itself = [s.upper is None and s.lower is not None and s.lower == s.logprob for s in scores]
+    pooled = [s for s, same in zip(scores, itself, strict=True) if same]
+    others = [s for s, same in zip(scores, itself, strict=True) if not same]
+    error = summed(s.error for s in pooled)
+    half, rest = half_width(error), _sum(s.bracket[0] for s in others)
+    whole = summed([error, *(Error(s.lower_stderr) for s in others)])
+    return whole, None if half is None or rest is None else sum(s.logprob for s in pooled) - half + rest
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

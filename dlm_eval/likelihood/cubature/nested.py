@@ -17,14 +17,14 @@ Shape letters: n = open tokens, R = mask patterns.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 
 from dlm_eval.likelihood.cubature.design import allotted, narrow_cells
+from dlm_eval.likelihood.cubature.kept import KEPT
 from dlm_eval.likelihood.cubature.prior import kernel
-from dlm_eval.likelihood.cubature.rule import KEPT, Rule, relabelled, weighed
+from dlm_eval.likelihood.cubature.rule import Rule, drawn, rule, weighed
 from dlm_eval.likelihood.patterns import Bools, Floats, Ints
 from dlm_eval.rng import Noise
 
@@ -48,23 +48,24 @@ def nested(n: int, forwards: int, noise: Noise) -> tuple[list[Rule], Ints]:
 
     Each rule has the patterns of the one before. For the order see `relabelled`.
     """
-    full, order = relabelled(n, min(forwards, 2 ** min(n, 30) - 1), noise)
-    parts = _kept(full) if n * forwards <= KEPT else Parts(full)
+    most = min(forwards, 2 ** min(n, 30) - 1)
+    variant, order = drawn(n, most, noise)
+    name = (n, most, variant)
+    parts = KEPT.get(("parts", *name), lambda: Parts(rule(*name), name))
     return parts.rules(forwards, float(noise.uniforms("cubature rounds", 0, 1)[0])), order
 
 
 @dataclass(eq=False)
 class Parts:
-    """The parts of one full rule, which are kept: few different ones occur.
+    """The parts of one full rule.
 
     Attributes:
         full: the rule.
-        made: rules of parts, by how many patterns they have of each size and what the weights of
-            each size add up to.
+        name: its tokens, forwards and variant.
     """
 
     full: Rule
-    made: dict[bytes, Rule] = field(default_factory=dict)
+    name: tuple[int, int, int]
 
     def __post_init__(self) -> None:
         n = self.full.hidden.shape[1]
@@ -97,16 +98,11 @@ class Parts:
             fewest = counts
 
     def _rule(self, counts: Ints, totals: Floats) -> Rule:
-        key = counts.tobytes() + totals.tobytes()
-        if key not in self.made:
+        def make() -> Rule:
             rows = np.concatenate([own[:count] for own, count in zip(self.order, counts.tolist(), strict=True)])
-            self.made[key] = weighed(self.full.hidden[np.sort(rows)], totals)
-        return self.made[key]
+            return weighed(self.full.hidden[np.sort(rows)], totals)
 
-
-@lru_cache(maxsize=256)
-def _kept(full: Rule) -> Parts:
-    return Parts(full)
+        return KEPT.get(("part", *self.name, counts.tobytes(), totals.tobytes()), make)
 
 
 def cells(n: int, forwards: list[int], offset: float) -> Iterator[tuple[Floats, Floats]]:

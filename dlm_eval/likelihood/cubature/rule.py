@@ -16,18 +16,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
+from dlm_eval.errors import SampleError
 from dlm_eval.likelihood.cubature.design import draw_sets, size_counts, size_totals, spread_out, variants
+from dlm_eval.likelihood.cubature.kept import KEPT
 from dlm_eval.likelihood.cubature.prior import NUGGET, covariances
 from dlm_eval.likelihood.cubature.spread import Spread, spread
 from dlm_eval.likelihood.patterns import Bools, Floats, Ints
 from dlm_eval.rng import Noise
 from dlm_eval.uncertainty import EXACT, Error
 
-KEPT = 2**14  # tokens times forwards of a rule that is worth keeping (at most about 0.2 MB)
+LARGEST = 2048  # forwards of a rule: time and memory grow with their third and second power
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +69,16 @@ class Rule:
 
 
 def rule(n: int, forwards: int, variant: int = 0) -> Rule:
-    """Returns the rule of `forwards` for n open tokens.
+    """Returns the rule of `forwards` for n open tokens, kept for later canvases of this length.
 
-    Rules of usual size are kept: the choices of a task need them again and again.
+    Raises SampleError if that is more than `LARGEST`.
     """
-    return (_kept if n * forwards <= KEPT else _build)(n, forwards, variant)
-
-
-@lru_cache(maxsize=512)
-def _kept(n: int, forwards: int, variant: int) -> Rule:
-    return _build(n, forwards, variant)
+    if forwards > LARGEST:
+        raise SampleError(
+            f"cubature of {n} open tokens takes {LARGEST} forwards at most, not {forwards}: "
+            "lower max_forwards, or use mask_count"
+        )
+    return KEPT.get(("rule", n, forwards, variant), lambda: _build(n, forwards, variant))
 
 
 def _build(n: int, forwards: int, variant: int) -> Rule:
@@ -124,9 +125,15 @@ def relabelled(n: int, forwards: int, noise: Noise) -> tuple[Rule, Ints]:
     """Returns the rule for a canvas and the random order [n] of its tokens.
 
     Column j of the rule is token order[j].
+    """
+    variant, order = drawn(n, forwards, noise)
+    return rule(n, forwards, variant), order
+
+
+def drawn(n: int, forwards: int, noise: Noise) -> tuple[int, Ints]:
+    """Returns the variant of a canvas' rule, and the random order [n] of its tokens.
 
     The order comes from one uniform per position, which the choices of a question share.
     """
     count = variants(n, forwards)
-    variant = int(noise.uniforms("cubature sizes", 0, 1)[0] * count)
-    return rule(n, forwards, variant), noise.uniforms("cubature", 0, n).argsort()
+    return int(noise.uniforms("cubature sizes", 0, 1)[0] * count), noise.uniforms("cubature", 0, n).argsort()

@@ -1,0 +1,51 @@
+"""What is kept of rules: as many as fit a number of bytes, for a task needs few of them often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import is_dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+MOST = 2**29  # bytes in a process; a rule of 128 forwards takes about 3 MB
+
+
+class Kept:
+    """Objects by key; those that were not asked for the longest go first.
+
+    Attributes:
+        most: bytes of arrays that are kept (a single object may be larger).
+        bytes: that are kept now.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.bytes = 0
+        self._found: dict[Hashable, tuple[Any, int]] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Returns the object of `key`, made if it is not kept."""
+        entry = self._found.pop(key, None)
+        if entry is None:
+            made = make()
+            entry = (made, array_bytes(made))
+            self.bytes += entry[1]
+        self._found[key] = entry
+        while self.bytes > self.most and len(self._found) > 1:
+            self.bytes -= self._found.pop(next(iter(self._found)))[1]
+        found: T = entry[0]
+        return found
+
+
+def array_bytes(thing: Any) -> int:
+    """Returns the bytes of all arrays in a dataclass, its lists and the dataclasses in it."""
+    if isinstance(thing, np.ndarray):
+        return thing.nbytes
+    if isinstance(thing, list):
+        return sum(map(array_bytes, thing))
+    return sum(map(array_bytes, vars(thing).values())) if is_dataclass(thing) else 0
+
+
+KEPT = Kept(MOST)
