@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Learned:
+class DeviceProfile:
     """What runs found out about a model on its devices, for the next one to begin with.
 
     Attributes:
@@ -38,37 +38,37 @@ class Learned:
     batch_tokens: int | None = None
     footprint: Footprint | None = None
 
-    def and_then(self, later: Learned) -> Learned:
+    def and_then(self, later: DeviceProfile) -> DeviceProfile:
         """Returns what is known after a later run, too."""
-        return Learned(later.batch_tokens or self.batch_tokens, later.footprint or self.footprint)
+        return DeviceProfile(later.batch_tokens or self.batch_tokens, later.footprint or self.footprint)
 
     def plain(self) -> dict[str, Any]:
         """Returns it as plain data."""
         return asdict(self)
 
     @staticmethod
-    def of(plain: Mapping[str, Any] | None) -> Learned:
-        """Returns what `plain` gave as plain data; nothing learned from None."""
+    def of(plain: Mapping[str, Any] | None) -> DeviceProfile:
+        """Returns what `plain` gave as plain data; nothing known from None."""
         try:
             tokens, footprint = (plain or {}).get("batch_tokens"), (plain or {}).get("footprint")
             known = Footprint(float(footprint["token"]), float(footprint["memory"])) if footprint else None
-            return Learned(int(tokens) if tokens else None, known)
+            return DeviceProfile(int(tokens) if tokens else None, known)
         except (AttributeError, KeyError, TypeError, ValueError):  # not what we wrote
-            return Learned()
+            return DeviceProfile()
 
 
-NOTHING = Learned()
+NOTHING = DeviceProfile()
 
 
 def make_engine(
-    model: Denoiser, batch_size: str | int = "auto", learned: Learned = NOTHING, most_rows: int | None = None
+    model: Denoiser, batch_size: str | int = "auto", profile: DeviceProfile = NOTHING, most_rows: int | None = None
 ) -> Engine:
     """Returns the engine for `model`.
 
     Args:
         model: the denoiser.
         batch_size: rows in a batch, or 'auto' ('auto:N' likewise): padded tokens in a batch, by the device's free memory.
-        learned: by earlier runs. A budget larger than what fitted then is cut to it, and what was measured is not measured again.
+        profile: by earlier runs. A budget larger than what fitted then is cut to it, and what was measured is not measured again.
         most_rows: rows in a batch at most, under 'auto'.
 
     Raises:
@@ -76,7 +76,7 @@ def make_engine(
     """
     memory = os.environ.get(MEMORY_VARIABLE)
     rows = parse_batch_size(batch_size)
-    footprint = learned.footprint
+    footprint = profile.footprint
     if rows is not None:
         tokens, logits = rows * model.max_length, 2**27
     elif (device := device_of(model)).type == "cuda":
@@ -84,7 +84,7 @@ def make_engine(
         tokens, logits = fitting(torch.cuda.mem_get_info(device)[0], footprint)
     else:
         tokens, logits = CPU_TOKENS, 2**26
-    tokens = min(tokens, learned.batch_tokens or tokens)
+    tokens = min(tokens, profile.batch_tokens or tokens)
     stand_in = int(memory) if memory else None
     engine = Engine(model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=stand_in)
     tested = cache_tested(model)  # a part of loading

@@ -48,7 +48,7 @@ def nearest(value: object, allowed: Iterable[str], count: int = 1) -> list[str]:
     return [spelled[name] for name in found]
 
 
-def unknown(setting: str, value: object, allowed: Iterable[str], listed: str | None = None) -> UserError:
+def unknown_name_error(setting: str, value: object, allowed: Iterable[str], listed: str | None = None) -> UserError:
     """Returns the error for a name that is not one of ``allowed``, with the nearest one.
 
     Args:

@@ -16,11 +16,11 @@ def hub_reachable() -> bool:
     from huggingface_hub import constants
 
     chosen = os.environ.get("TRANSFORMERS_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON")
-    return not (constants.HF_HUB_OFFLINE or chosen) and answers(constants.ENDPOINT)
+    return not (constants.HF_HUB_OFFLINE or chosen) and endpoint_responds(constants.ENDPOINT)
 
 
 @functools.lru_cache(maxsize=8)
-def answers(endpoint: str) -> bool:
+def endpoint_responds(endpoint: str) -> bool:
     """Returns whether a server answers at `endpoint`, whatever it says."""
     from huggingface_hub import get_session
 

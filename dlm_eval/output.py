@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 import tqdm.std
 
-from dlm_eval.errors import unknown
+from dlm_eval.errors import unknown_name_error
 from dlm_eval.patching import replaced
 from dlm_eval.printable import printable, printable_lines
 from dlm_eval.redaction import redact_message, redact_text
@@ -139,7 +139,7 @@ def set_verbosity(level: Any) -> None:
     """
     name = str(level or os.environ.get("LMEVAL_LOG_LEVEL") or "WARNING").upper()
     if name not in LEVELS:
-        raise unknown("--verbosity", name, LEVELS)
+        raise unknown_name_error("--verbosity", name, LEVELS)
     logging.getLogger().setLevel(name)
     if name != "DEBUG":
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.redaction import learn
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], setting: str) -> T:
     cast: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
-            raise unknown(setting, key, names)
+            raise unknown_name_error(setting, key, names)
         cast[key] = cast_value(value, hints[key], f"{setting} {key}")
     return cls(**cast)
 

@@ -88,7 +88,7 @@ def on_forward():
 
 engine.on_forward = on_forward
 # The program that has come least far is next, so that all are under way when the process is killed.
-engine._next_batch = lambda queue: [min(queue.values(), key=lambda one: (one.askers[0][0].rows, one.askers[0][0].index))]
+engine._next_batch = lambda queue: [min(queue.values(), key=lambda one: (one.requests[0][0].rows, one.requests[0][0].index))]
 jobs = jobs_of(UNCACHED | ANEW, model)
 answer_jobs(partial(run_jobs, engine), list(jobs.values()), "model", journal)
 """

@@ -38,9 +38,9 @@ def online(monkeypatch):
     """As a user's process is: nothing said about being offline."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    hub.answers.cache_clear()
+    hub.endpoint_responds.cache_clear()
     yield
-    hub.answers.cache_clear()
+    hub.endpoint_responds.cache_clear()
 
 
 def test_a_local_folder_is_read(tmp_path):
@@ -140,5 +140,5 @@ def test_a_hub_that_answers_is_asked(online, monkeypatch):
 
 def test_offline_by_choice_is_not_probed(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub.answers.cache_clear()
+    hub.endpoint_responds.cache_clear()
     assert not hub_reachable()

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from dlm_eval import __version__
 from dlm_eval.cli import cache, ls, run, show, sweep, trace, validate
-from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown
+from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown_name_error
 from dlm_eval.output import log_to_stderr, spoken_safely
 from dlm_eval.redaction import learn_words
 from dlm_eval.reports.leaderboard import add_parser as add_leaderboard
@@ -47,7 +47,7 @@ MUST_BE = {
 def _in_our_words(message: str) -> UserError:
     """Returns the error for argparse's words on a wrong value: "argument --limit/-L: invalid float value: 'x'" names a Python type."""
     if choice := re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message):
-        return unknown(choice[1], choice[2], re.findall(r"[\w-]+", choice[3]))
+        return unknown_name_error(choice[1], choice[2], re.findall(r"[\w-]+", choice[3]))
     if wrong := re.fullmatch(r"argument (--\w+)\S*: invalid (.*) value: (.*)", message):
         kind = {"float": "a number", "int": "a whole number"}.get(wrong[2], MUST_BE.get(wrong[1], "another value"))
         return UserError(f"{wrong[1]} {wrong[3]} is not allowed; it must be {kind}")

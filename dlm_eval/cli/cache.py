@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.output import one_line
 from dlm_eval.printable import counted
 from dlm_eval.redaction import redact
@@ -114,7 +114,7 @@ def _require(paths: list[Path], fingerprint: str) -> None:
         known |= {row["fingerprint"] for row in journal.summary()}
         journal.close()
     if not any(name.startswith(fingerprint) for name in known):
-        raise unknown("--fingerprint", fingerprint, {name[:12] for name in known})
+        raise unknown_name_error("--fingerprint", fingerprint, {name[:12] for name in known})
 
 
 def _release(path: Path) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from dlm_eval.cli.options import add_options
-from dlm_eval.errors import unknown
+from dlm_eval.errors import unknown_name_error
 from dlm_eval.redaction import redact
 
 
@@ -59,7 +59,7 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     if not found:
         check_supported(name)
         tasks = (row[0] for row in list_tasks(include_path))
-        raise unknown(
+        raise unknown_name_error(
             "name",
             name,
             {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.cli.options import add_options
-from dlm_eval.errors import RunError, UserError, unknown
+from dlm_eval.errors import RunError, UserError, unknown_name_error
 from dlm_eval.output import one_line, set_verbosity, table
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ def _load(specs: Sequence[Any], settings: RunSettings) -> dict[str, Any]:
 def _metric(task: Any, name: str, wanted: str | None) -> str:
     names = [str(entry["metric"]) for entry in task.config.metric_list or ()]
     if wanted is not None and wanted not in names:
-        raise unknown(f"--metric of task {name}", wanted, names)
+        raise unknown_name_error(f"--metric of task {name}", wanted, names)
     return wanted or names[0]
 
 

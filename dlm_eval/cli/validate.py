@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
     """Prints documents, shots and the first prompt of every task, and what a run would say of its documents."""
     from dlm_eval.harness import lm_eval_patches as patches
     from dlm_eval.harness.decode_config import DecodeOptions, check_requests
-    from dlm_eval.harness.requests import Unbuilt
+    from dlm_eval.harness.requests import UnbuiltPrompt
     from dlm_eval.harness.requirements import check_loaded_metrics
     from dlm_eval.harness.run_settings import parse_seeds
     from dlm_eval.harness.sample_errors import SampleErrors
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
             notes += [f"{name}: {note}" for note in _notes(task, examples if task.config.num_fewshot else None)]
             task.build_all_requests(limit=1, rank=0, world_size=1)
         request = task.instances[0].args
-        unbuilt = isinstance(request[0], Unbuilt)  # a run stores it as this document's error
+        unbuilt = isinstance(request[0], UnbuiltPrompt)  # a run stores it as this document's error
         notes += [f"{name}: document 0: {request[0]}"] if unbuilt else []
         prompts += [] if unbuilt else _prompt(name, request)
         length = "none" if unbuilt else len(str(request[0]))

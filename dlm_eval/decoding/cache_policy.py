@@ -37,7 +37,7 @@ class CachePolicy(Protocol):
     of_block: bool
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
-        """Returns `memory`, `live` and `keep` of the next row (see `rows.Row`).
+        """Returns `kv_cache`, `query_span` and `cache_until` of the next row (see `rows.Row`).
 
         Args:
             tokens: [L] what the row shows.
@@ -75,8 +75,8 @@ class PrefixCache:
         finished = front // self._unit * self._unit
         known = self._cache.agrees(tokens) // self._unit * self._unit
         begin = max(0, min(known, int(at[0]) - self._shift))
-        live = (begin, len(tokens)) if begin else None
-        return {"memory": self._cache, "live": live, "keep": finished if finished > known else 0}
+        span = (begin, len(tokens)) if begin else None
+        return {"kv_cache": self._cache, "query_span": span, "cache_until": finished if finished > known else 0}
 
 
 class BlockCache:
@@ -98,10 +98,10 @@ class BlockCache:
         first, last = int(block[0]), int(block[-1])
         if self._block != first:
             self._block = first
-            return {"memory": self._cache, "keep": len(tokens) if self._both_sides else first}
+            return {"kv_cache": self._cache, "cache_until": len(tokens) if self._both_sides else first}
         begin = max(0, min(first, int(at[0]) - self._shift))
         end = last + 1 if self._both_sides else len(tokens)
-        return {"memory": self._cache, "live": (begin, end) if (begin, end) != (0, len(tokens)) else None}
+        return {"kv_cache": self._cache, "query_span": (begin, end) if (begin, end) != (0, len(tokens)) else None}
 
 
 def make_cache_policy(model: Denoiser, cache: Cache, guided: bool) -> CachePolicy:

@@ -60,7 +60,7 @@ def _sample(
     tokens = np.where(canvas.open, 0, canvas.tokens)
     levels = model.times(request.settings.steps or DEFAULT_STEPS)
     halt, divergence = Halt(halting), halting.halt == "kl"
-    reader, kept = model.interpolator(score_temperature, divergence), Kept() if divergence else None
+    op, kept = model.interpolator(score_temperature, divergence), Kept() if divergence else None
     x = noise_scale * levels[0] * noise.generator("start").standard_normal((length, size))[at]
     estimate, nothing = np.zeros_like(x), np.zeros((len(at), 0), dtype=np.float32)
     token, changed, reason, step = np.full(len(at), -1), np.zeros(len(at), dtype=np.int64), None, 0
@@ -68,7 +68,7 @@ def _sample(
     for step, level in enumerate(levels):
         inputs = np.zeros((length, 2 * size + 1), dtype=np.float32)
         inputs[at] = np.concatenate([x, estimate, np.ones((len(at), 1))], axis=1)
-        row = ForwardRow(tokens, at, reader, nothing, inputs=inputs, time=float(level), kept=kept, ids=at)
+        row = ForwardRow(tokens, at, op, nothing, inputs=inputs, time=float(level), kept=kept, ids=at)
         found, logprob, entropy, estimate, *more = (yield [row])[0]
         changed[found != token], token = step, found
         if trace is not None:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 
 TABLE = Path(__file__).with_name("presets.yaml")
 
@@ -97,7 +97,7 @@ def preset_settings(name: str) -> dict[str, Any]:
         UserError: no such preset; the message has the nearest name.
     """
     if name not in presets():
-        raise unknown("--decode preset", name, ("authors", *presets()))
+        raise unknown_name_error("--decode preset", name, ("authors", *presets()))
     return dict(presets()[name].settings)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_type_hints
 from dlm_eval.decoding.draw import TopPRule
 from dlm_eval.decoding.presets import preset_settings
 from dlm_eval.decoding.strategy import STRATEGIES, Strategy, default_strategy, not_for, strategies_for, users_of
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.options import check_options, option, option_names, parse_options, value_error
 from dlm_eval.settings import cast_value
 
@@ -278,7 +278,7 @@ def _build(values: Mapping[str, Any]) -> DecodeSettings:
         if name == "strategy" or name in general or name in option_names(cls):
             continue
         if not (users := users_of(name)):
-            raise unknown("decode", name, setting_names())
+            raise unknown_name_error("decode", name, setting_names())
         if name in own:
             raise UserError(f"decode {name} is not used by strategy '{cls.name}'; it belongs to {', '.join(users)}")
     for one in fields(cls):

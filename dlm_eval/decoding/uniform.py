@@ -81,13 +81,13 @@ def _sample(request: FillRequest) -> Program[tuple[Filling, float]]:
     at, length = np.array(canvas.open_positions), len(canvas)
     tokens = np.array(canvas.tokens, dtype=np.int64)
     tokens[at] = (noise.uniforms("start", 0, length) * model.vocab_size).astype(np.int64)[at]
-    random, reader = settings.temperature > 0, _reader(model, settings)
+    random, op = settings.temperature > 0, _reader(model, settings)
     changed, logprob, standing = np.zeros(len(at), dtype=np.int64), np.zeros(len(at)), np.zeros(len(at))
     forwards = 0
     for step in range(settings.steps or DEFAULT_STEPS):
         draws = noise.uniforms("draw", step, length)[at] if random else np.zeros(len(at))
         payload = np.stack([draws, tokens[at].astype(np.float64)], axis=1)
-        token, logprob, standing = (yield [ForwardRow(tokens.copy(), at, reader, payload)])[0]
+        token, logprob, standing = (yield [ForwardRow(tokens.copy(), at, op, payload)])[0]
         forwards += 1
         moved = token != tokens[at]
         changed[moved] = step

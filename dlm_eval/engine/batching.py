@@ -24,7 +24,7 @@ class Footprint:
     memory: float
 
     @property
-    def memory_weight(self) -> float:
+    def cached_weight(self) -> float:
         """Tokens of a batch's budget that a remembered position takes."""
         return self.memory / self.token
 
@@ -34,7 +34,7 @@ class Waiting:
     """A row in the queue and everyone who asked for the same sequence."""
 
     row: ForwardRow
-    askers: list[tuple[Any, int, ForwardRow]]
+    requests: list[tuple[Any, int, ForwardRow]]
 
     @property
     def length(self) -> int:
@@ -54,12 +54,12 @@ class Waiting:
     @property
     def held(self) -> int:
         """Positions whose keys and values the device may hold: all of a row with a memory."""
-        return 0 if self.row.memory is None else len(self.row.tokens)
+        return 0 if self.row.kv_cache is None else len(self.row.tokens)
 
     @property
     def wanted(self) -> int:
         """Positions that are read."""
-        return sum(len(row.wanted) for _, _, row in self.askers) * self.row.passes
+        return sum(len(row.wanted) for _, _, row in self.requests) * self.row.passes
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ class Limits:
         rows: at most, or None.
         tokens: padded ones at most.
         wanted: positions that are read at most.
-        memory_weight: tokens of the budget that a position in a memory takes.
+        cached_weight: tokens of the budget that a position in a memory takes.
         equal_lengths: whether rows share a batch only with rows of their own length.
     """
 
     rows: int | None
     tokens: int
     wanted: int
-    memory_weight: float
+    cached_weight: float
     equal_lengths: bool
 
 
@@ -105,9 +105,9 @@ class Load(NamedTuple):
         """Live tokens with padding."""
         return self.rows * self.longest
 
-    def weight(self, memory_weight: float) -> int:
+    def weight(self, cached_weight: float) -> int:
         """Returns the tokens of the budget that it takes."""
-        return self.padded + int(memory_weight * self.rows * self.held)
+        return self.padded + int(cached_weight * self.rows * self.held)
 
     @staticmethod
     def of(batch: Iterable[Waiting]) -> Load:
@@ -134,7 +134,7 @@ def pack(waiting: Iterable[Waiting], limits: Limits) -> list[list[Waiting]]:
 
 def kind(waiting: Waiting) -> tuple[str, bool]:
     """Returns what rows of one batch have in common: the method that answers, and whether they remember."""
-    return waiting.row.head, waiting.row.live is not None
+    return waiting.row.head, waiting.row.query_span is not None
 
 
 def _fits(first: Waiting, load: Load, one: Waiting, limits: Limits) -> bool:
@@ -145,7 +145,7 @@ def _fits(first: Waiting, load: Load, one: Waiting, limits: Limits) -> bool:
         return False
     after = load.plus(one)
     return (
-        after.weight(limits.memory_weight) <= limits.tokens
+        after.weight(limits.cached_weight) <= limits.tokens
         and after.wanted <= limits.wanted
         and (limits.rows is None or after.rows <= max(limits.rows, one.row.passes))
         and not _wasteful(load, after)
@@ -162,6 +162,6 @@ def identity(row: ForwardRow) -> bytes:
     unguided = b"" if row.unguided is None else b"|" + row.unguided.tobytes() + str(row.guidance).encode()
     continuous = b"" if row.inputs is None else b"|" + row.inputs.tobytes()
     time = f"|{row.time}".encode() if row.time else b""
-    remembered = b"" if row.live is None else f"|{id(row.memory)} {row.live}".encode()
+    cached = b"" if row.query_span is None else f"|{id(row.kv_cache)} {row.query_span}".encode()
     fed = f"|{id(row.kept)}".encode() if row.fed else b""
-    return row.head.encode() + b"|" + row.tokens.tobytes() + unguided + continuous + time + remembered + fed
+    return row.head.encode() + b"|" + row.tokens.tobytes() + unguided + continuous + time + cached + fed

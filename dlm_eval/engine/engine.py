@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class _Live(Generic[T]):
+class _Running(Generic[T]):
     """A program under way: rows it waits for, outputs that have come, cost so far."""
 
     index: int
@@ -49,7 +49,7 @@ class _Live(Generic[T]):
 
 def _age(waiting: Waiting) -> int:
     """Returns the number of the oldest program that waits for a row."""
-    numbers: list[int] = [live.index for live, _, _ in waiting.askers]
+    numbers: list[int] = [running.index for running, _, _ in waiting.requests]
     return min(numbers)
 
 
@@ -91,7 +91,7 @@ class Engine:
         if self.equal_lengths and not is_batch_invariant(model):
             self.batch_rows = 1
         self.footprint = footprint
-        self.memory_weight = footprint.memory_weight if footprint else 1.0
+        self.cached_weight = footprint.cached_weight if footprint else 1.0
         self.memory_tokens = memory_tokens
         self.on_forward = on_forward
         self.cost = Cost()
@@ -114,10 +114,10 @@ class Engine:
         """
         outcomes: dict[int, Outcome[T]] = {}
 
-        def finish(live: _Live[T], answer: T | SampleError) -> None:
-            outcomes[live.index] = Outcome(answer, live.rows, live.seconds)
+        def finish(running: _Running[T], answer: T | SampleError) -> None:
+            outcomes[running.index] = Outcome(answer, running.rows, running.seconds)
             if done is not None:
-                done(live.index, outcomes[live.index])
+                done(running.index, outcomes[running.index])
 
         fresh = enumerate(programs)
         queue: dict[bytes, Waiting] = {}
@@ -128,14 +128,14 @@ class Engine:
                 index_program = next(fresh, None)
                 more = index_program is not None
                 if index_program is not None:
-                    room -= self._advance(_Live(*index_program), None, queue, finish)
+                    room -= self._advance(_Running(*index_program), None, queue, finish)
             if not queue:
                 continue
             batch = self._next_batch(queue)
             for waiting in batch:
                 del queue[identity(waiting.row)]
-            for live in self._serve(batch):
-                self._advance(live, live.outputs, queue, finish)
+            for running in self._serve(batch):
+                self._advance(running, running.outputs, queue, finish)
         return [outcomes[index] for index in range(len(outcomes))]
 
     def _next_batch(self, queue: Mapping[bytes, Waiting]) -> list[Waiting]:
@@ -145,7 +145,7 @@ class Engine:
         all of them take equally many steps. A batch that is not full waits for more rows of its kind.
         """
         waiting = sorted(queue.values(), key=_age)
-        weights = accumulate(one.tokens + int(self.memory_weight * one.held) for one in waiting)
+        weights = accumulate(one.tokens + int(self.cached_weight * one.held) for one in waiting)
         enough = bisect_left(list(weights), AHEAD * self.batch_tokens) + 1
         if self.batch_rows is not None:
             enough = min(enough, AHEAD * self.batch_rows)
@@ -155,84 +155,84 @@ class Engine:
 
     def _advance(
         self,
-        live: _Live[T],
+        running: _Running[T],
         outputs: list[Output | SampleError | None] | None,
         queue: dict[bytes, Waiting],
-        finish: Callable[[_Live[T], T | SampleError], None],
+        finish: Callable[[_Running[T], T | SampleError], None],
     ) -> int:
         """Hands a program its outputs and queues the rows that it asks for next; returns how many tokens they are."""
-        self.program_seconds = live.seconds
+        self.program_seconds = running.seconds
         try:
             rows: list[ForwardRow] = []
             while not rows:
                 error = next((r for r in outputs or () if isinstance(r, SampleError)), None)
-                rows = live.program.throw(error) if error is not None else live.program.send(outputs)  # type: ignore[arg-type]
+                rows = running.program.throw(error) if error is not None else running.program.send(outputs)  # type: ignore[arg-type]
                 outputs = []
         except StopIteration as stop:
-            finish(live, stop.value)
+            finish(running, stop.value)
             return 0
         except SampleError as error:
-            finish(live, error)
+            finish(running, error)
             return 0
-        live.outputs = [None] * len(rows)
-        live.missing = len(rows)
+        running.outputs = [None] * len(rows)
+        running.missing = len(rows)
         tokens = 0
         for place, row in enumerate(rows):
-            live.rows += row.passes
+            running.rows += row.passes
             key = identity(row)
             if key not in queue:
                 queue[key] = Waiting(row, [])
                 tokens += self._queued(queue[key])
-            queue[key].askers.append((live, place, row))
+            queue[key].requests.append((running, place, row))
         return tokens
 
     def _limits(self) -> Limits:
         wanted = self.batch_logits // self.model.vocab_size
-        return Limits(self.batch_rows, self.batch_tokens, wanted, self.memory_weight, self.equal_lengths)
+        return Limits(self.batch_rows, self.batch_tokens, wanted, self.cached_weight, self.equal_lengths)
 
     def _queued(self, one: Waiting) -> int:
         """Returns the tokens that a row takes of the queue's room: a memory stays on the device, whichever batch runs."""
-        return len(one.row.tokens) * one.row.passes + int(QUEUED * self.memory_weight * one.held)
+        return len(one.row.tokens) * one.row.passes + int(QUEUED * self.cached_weight * one.held)
 
     # -- running -------------------------------------------------------------------------------------------------------
 
-    def _serve(self, batch: Sequence[Waiting]) -> list[_Live[Any]]:
+    def _serve(self, batch: Sequence[Waiting]) -> list[_Running[Any]]:
         """Runs a batch (in halves, where it fails), delivers its outputs, returns the programs that wait for nothing more."""
-        asks = [(sequence, ask) for sequence, waiting in enumerate(batch) for ask in waiting.askers]
+        requests = [(sequence, request) for sequence, waiting in enumerate(batch) for request in waiting.requests]
         start = time.perf_counter()
-        found = self._attempt(batch, [(s, row) for s, (_, _, row) in asks])
+        found = self._attempt(batch, [(s, row) for s, (_, _, row) in requests])
         seconds = time.perf_counter() - start
         if isinstance(found, Exception):
             self._adapt(found, batch)
             if len(batch) > 1:
                 half = len(batch) // 2
                 return self._serve(batch[:half]) + self._serve(batch[half:])
-            found = [self._blame(found, batch[0])] * len(asks)
+            found = [self._blame(found, batch[0])] * len(requests)
         tokens = sum(waiting.tokens for waiting in batch)
         self.cost += Cost(tokens=tokens, seconds=seconds)
-        ready: list[_Live[Any]] = []
-        for (sequence, (live, place, _)), reading in zip(asks, found, strict=True):
+        ready: list[_Running[Any]] = []
+        for (sequence, (running, place, _)), output in zip(requests, found, strict=True):
             waiting = batch[sequence]
-            live.outputs[place] = reading
-            live.missing -= 1
-            live.seconds += seconds * waiting.tokens / tokens / len(waiting.askers)
-            if live.missing == 0:
-                ready.append(live)
+            running.outputs[place] = output
+            running.missing -= 1
+            running.seconds += seconds * waiting.tokens / tokens / len(waiting.requests)
+            if running.missing == 0:
+                ready.append(running)
         return ready
 
     def _attempt(
-        self, batch: Sequence[Waiting], asks: Sequence[tuple[int, ForwardRow]]
+        self, batch: Sequence[Waiting], requests: Sequence[tuple[int, ForwardRow]]
     ) -> list[Output | SampleError] | Exception:
         """Returns the outputs of a forward pass, or the exception that it raised.
 
         Raises:
             RunError: the device is lost; nothing more can run in this process.
         """
-        padded = Load.of(batch).weight(self.memory_weight)
+        padded = Load.of(batch).weight(self.cached_weight)
         try:
             if self.memory_tokens is not None and padded > self.memory_tokens:
                 raise torch.OutOfMemoryError(f"{padded} tokens, where memory_tokens is {self.memory_tokens}")
-            outputs, shape = self._run([waiting.row for waiting in batch], asks)
+            outputs, shape = self._run([waiting.row for waiting in batch], requests)
         except DlmEvalError:
             raise
         except Exception as error:
@@ -246,10 +246,10 @@ class Engine:
         return outputs
 
     def _run(
-        self, rows: Sequence[ForwardRow], asks: Sequence[tuple[int, ForwardRow]]
+        self, rows: Sequence[ForwardRow], requests: Sequence[tuple[int, ForwardRow]]
     ) -> tuple[list[Output | SampleError], torch.Size]:
         """Returns a reading for every (sequence, asking row) pair, and the shape of the batch."""
-        return forward(self.model, rows, asks)
+        return forward(self.model, rows, requests)
 
     def _adapt(self, error: Exception, batch: Sequence[Waiting]) -> None:
         """Halves the budgets where memory ran out, for good."""
@@ -266,7 +266,7 @@ class Engine:
         if device.type == "cuda":
             torch.cuda.empty_cache()
         load = Load.of(batch)
-        weight = load.weight(self.memory_weight)
+        weight = load.weight(self.cached_weight)
         logits = load.wanted * self.model.vocab_size
         # Logits that took little of their budget are not to blame; to halve it by them would leave single rows of many wanted positions.
         if logits / self.batch_logits >= weight / self.batch_tokens:

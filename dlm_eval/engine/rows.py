@@ -88,16 +88,16 @@ class ForwardRow:
 
     tokens: Ints
     wanted: Ints
-    reader: LogitsOp | KeepingOp
+    op: LogitsOp | KeepingOp
     payload: NDArray[Any]
     unguided: Ints | None = None
     guidance: float = 1.0
     head: str = "logits"
     inputs: Floats | None = None
     time: float = 0.0
-    memory: KVCache | None = None
-    live: tuple[int, int] | None = None
-    keep: int = 0
+    kv_cache: KVCache | None = None
+    query_span: tuple[int, int] | None = None
+    cache_until: int = 0
     kept: Kept | None = None
     ids: Ints | None = None
     fed: int = 0
@@ -110,12 +110,12 @@ class ForwardRow:
     @property
     def begin(self) -> int:
         """The first position that runs."""
-        return 0 if self.live is None else self.live[0]
+        return 0 if self.query_span is None else self.query_span[0]
 
     @property
     def run(self) -> Ints:
         """Tokens of the positions that run."""
-        return self.tokens if self.live is None else self.tokens[slice(*self.live)]
+        return self.tokens if self.query_span is None else self.tokens[slice(*self.query_span)]
 
     @property
     def places(self) -> Ints:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dlm_eval.errors import SampleError, UserError, unknown
+from dlm_eval.errors import SampleError, UserError, unknown_name_error
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.models import find_checkpoint, known_families, load_without_weights
 from dlm_eval.models.denoiser import ChatTemplates, Denoiser
@@ -24,7 +24,7 @@ def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
     if isinstance(asked, str):
         if asked not in names:
             raise (
-                unknown("--apply_chat_template", asked, names)
+                unknown_name_error("--apply_chat_template", asked, names)
                 if names
                 else UserError(
                     f"--apply_chat_template '{asked}' is not allowed; this checkpoint has no chat templates with names"

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.chat import check_chat
 from dlm_eval.harness.code_tasks import Way, ways
 from dlm_eval.harness.decode_config import DecodeOptions, check_requests, user_layer
@@ -155,7 +155,7 @@ def take_sandbox(tasks: Mapping[str, Any], settings: RunSettings) -> None:
 def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None:
     for name, numbers in (settings.samples or {}).items():
         if name not in tasks:
-            raise unknown("--samples task", name, tasks)
+            raise unknown_name_error("--samples task", name, tasks)
         count = len(tasks[name].eval_docs)
         if max(numbers) >= count:
             raise UserError(

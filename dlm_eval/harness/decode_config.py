@@ -14,7 +14,7 @@ from typing import Any
 
 from dlm_eval.decoding import DecodeSettings, default_strategy, expand, fit_task, resolve, setting_names
 from dlm_eval.decoding.presets import authors_preset
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.settings import typed_texts
@@ -97,7 +97,7 @@ class DecodeOptions:
         known = user_keys(self.user)
         for key in self.user:
             if key not in known:
-                raise unknown("--decode", key, known)
+                raise unknown_name_error("--decode", key, known)
 
     def request(self, arguments: Mapping[str, Any], task: str = "") -> Request:
         """Returns what a request's gen_kwargs and the user say together; `arguments` is left as it is.
@@ -112,7 +112,7 @@ class DecodeOptions:
             if isinstance(value, Hole) or key in STOP_KEYS or (key in AR_KEYS and key not in LENGTH_KEYS):
                 continue
             if name not in (*known, *LENGTH_KEYS, "preset"):
-                raise unknown("generation_kwargs", key, (*known, *LENGTH_KEYS, "until", "preset"))
+                raise unknown_name_error("generation_kwargs", key, (*known, *LENGTH_KEYS, "until", "preset"))
             own[name] = value
         if self.user.get("preset") == "authors":  # their settings, not a mixture with the task's
             own = {key: value for key, value in own.items() if key in LENGTH_KEYS}
@@ -252,7 +252,7 @@ def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict
     for option, keys in (("--gen_kwargs", generic), ("--decode", decode)):
         for key in keys:
             if key not in known:
-                raise unknown(option, key, known)
+                raise unknown_name_error(option, key, known)
     if any(key in decode for key in STOP_KEYS):
         generic = {key: value for key, value in generic.items() if key not in STOP_KEYS}
     return {**generic, **decode}

@@ -19,7 +19,7 @@ from typing import Any
 from lm_eval import utils
 from lm_eval.api.task import ConfigurableTask
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length
 
 MEASURES = ("alone", "in_place", "canvas")
@@ -57,10 +57,10 @@ class InfillSpec:
         allowed = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in allowed:
-                raise unknown(f"task '{task}': metadata.infill key", key, allowed)
+                raise unknown_name_error(f"task '{task}': metadata.infill key", key, allowed)
         spec = cls(**{**values, "length": str(values["length"])})
         if spec.measure not in MEASURES:
-            raise unknown(f"task '{task}': metadata.infill measure", spec.measure, MEASURES)
+            raise unknown_name_error(f"task '{task}': metadata.infill measure", spec.measure, MEASURES)
         if "{{" not in spec.length:
             _length(task, spec.length)
         if "oracle" in spec.length and spec.reference is None:

@@ -19,7 +19,15 @@ from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.harness.chat import template_text
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans
 from dlm_eval.harness.records import Record, doc_key, records_of
-from dlm_eval.harness.requests import Overlong, Prepared, Unbuilt, begin, choice_canvases, hole_canvas, hole_length
+from dlm_eval.harness.requests import (
+    Overlong,
+    Prepared,
+    UnbuiltPrompt,
+    begin,
+    choice_canvases,
+    hole_canvas,
+    hole_length,
+)
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
 from dlm_eval.likelihood import Estimator, windows
@@ -246,7 +254,7 @@ class DiffusionLM(TemplateLM):
         batches: list[list[Job]] = []
         for request, record in zip(requests, records, strict=True):
             try:
-                if isinstance(request.args[0], Unbuilt):
+                if isinstance(request.args[0], UnbuiltPrompt):
                     raise SampleError(request.args[0])
                 batches.append(prepare(request, record))
             except Exception as error:

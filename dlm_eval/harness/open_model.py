@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
 from dlm_eval.models import baselines, checkpoints, known_families, option_names, packaged_asset
@@ -20,7 +20,7 @@ from dlm_eval.rng import digest
 from dlm_eval.signals import last_duty
 
 if TYPE_CHECKING:
-    from dlm_eval.budget import Learned
+    from dlm_eval.budget import DeviceProfile
     from dlm_eval.harness.lm import Options
     from dlm_eval.models.denoiser import Denoiser
     from dlm_eval.workers import Pool
@@ -35,7 +35,7 @@ class Loaded:
     Attributes:
         name: what result folders and tables call it.
         facts: what identifies it in a result.
-        close: ends its workers, after noting for the next run what they learned.
+        close: ends its workers, after noting for the next run what they measured.
         lm: lm-eval's view of it; of ours None until `under` has made the one of a run.
         model: one of ours; None for a model of lm-eval's own.
         pool: runs it.
@@ -101,7 +101,7 @@ def check_model_name(name: str) -> None:
         check_supported(name)
         if name.endswith(".py"):
             raise UserError(f"--model '{name}': no such file")
-        raise unknown("--model", name, names, "dlm-eval ls models")
+        raise unknown_name_error("--model", name, names, "dlm-eval ls models")
 
 
 def _known() -> set[str]:
@@ -131,9 +131,9 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
         journal.note(f"model:{digest(facts)}", name)  # what DiffusionLM.fingerprint is
 
     def close() -> None:
-        learned = earlier.and_then(pool.learned())
-        if journal is not None and learned != earlier:
-            journal.note(note, learned.plain())
+        profile = earlier.and_then(pool.profile())
+        if journal is not None and profile != earlier:
+            journal.note(note, profile.plain())
         pool.close()
 
     return Loaded(name, facts, close, None, model, pool, journal)
@@ -159,37 +159,38 @@ def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -
     )
 
 
-def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, Learned, str]:
-    """Returns the model as the driver needs it, the pool that runs it, what earlier runs learned about the devices, and the journal's name for that."""
-    from dlm_eval.budget import Learned, make_engine
+def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, DeviceProfile, str]:
+    """Returns the model as the driver needs it, the pool that runs it, the device profile of earlier runs, and the journal's name for that."""
+    from dlm_eval.budget import DeviceProfile, make_engine
     from dlm_eval.models import load_model, load_without_weights
-    from dlm_eval.workers import InProcess, Remembered
-    from dlm_eval.workers.make import single_device, start_workers, worker_devices
-    from dlm_eval.workers.messages import Recipe
+    from dlm_eval.workers import InProcess, JournalOnly
+    from dlm_eval.workers.devices import single_device, worker_devices
+    from dlm_eval.workers.driver import start_workers
+    from dlm_eval.workers.messages import WorkerConfig
 
     arguments = dict(settings.model_args)
     if settings.device is not None:
         arguments["device"] = settings.device
     if settings.score_only:
-        return load_without_weights(settings.model, **arguments), Remembered(), Learned(), ""
+        return load_without_weights(settings.model, **arguments), JournalOnly(), DeviceProfile(), ""
     devices = worker_devices(settings.devices, settings.engine, settings.ray_address)
     where = f"{settings.engine} {settings.devices or arguments.get('device') or 'auto'}"
     note = f"learned:{digest(settings.model, sorted(map(str, redact(arguments).items())), where)}"
-    learned = Learned.of(journal.noted(note)) if journal is not None else Learned()
+    profile = DeviceProfile.of(journal.noted(note)) if journal is not None else DeviceProfile()
     batch_size, most = settings.batch_size or "auto", settings.max_batch_size
     if devices:
         model = load_without_weights(settings.model, **arguments)
-        recipe = Recipe(settings.model, arguments, batch_size, learned, settings.verbosity or "WARNING", most)
-        return model, start_workers(recipe, devices, settings.engine, settings.ray_address), learned, note
+        config = WorkerConfig(settings.model, arguments, batch_size, profile, settings.verbosity or "WARNING", most)
+        return model, start_workers(config, devices, settings.engine, settings.ray_address), profile, note
     takes = option_names(settings.model)
     arguments |= {key: value for key, value in single_device(settings.devices).items() if key in takes}
     model = load_model(settings.model, **arguments)
-    return model, InProcess(make_engine(model, batch_size, learned, most)), learned, note
+    return model, InProcess(make_engine(model, batch_size, profile, most)), profile, note
 
 
 def _load_baseline(settings: RunSettings) -> Loaded:
     from dlm_eval.harness.baseline import load_baseline
-    from dlm_eval.workers.make import single_device, worker_devices
+    from dlm_eval.workers.devices import single_device, worker_devices
 
     name, arguments = settings.model, dict(settings.model_args)
     if settings.score_only or settings.engine != "local" or worker_devices(settings.devices, "local"):

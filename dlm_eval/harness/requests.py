@@ -82,7 +82,7 @@ class Hole:
         return {"length": str(self.length), **{key: value for key, value in others.items() if value}, **measured}
 
 
-class Unbuilt(str):
+class UnbuiltPrompt(str):
     """Stands where the prompt of a document would that could not be built, and says why; a model answers it with that error."""
 
 

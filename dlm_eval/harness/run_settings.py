@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.redaction import learn
 from dlm_eval.sandbox import KINDS
 from dlm_eval.settings import cast_value, describe, parse_pairs, shown
@@ -106,11 +106,11 @@ class RunSettings:
         if not all(seed is None or 0 <= seed <= MOST_SEED for seed in self.seed):
             raise UserError(f"--seed '{self.seed[0]}' is not allowed; it must be 0 to {MOST_SEED}")
         if self.overlong not in ("truncate", "error"):
-            raise unknown("--overlong", self.overlong, ("truncate", "error"))
+            raise unknown_name_error("--overlong", self.overlong, ("truncate", "error"))
         if self.engine not in ("local", "ray"):
-            raise unknown("--engine", self.engine, ("local", "ray"))
+            raise unknown_name_error("--engine", self.engine, ("local", "ray"))
         if self.sandbox not in ("auto", *KINDS):
-            raise unknown("--sandbox", self.sandbox, ("auto", *KINDS))
+            raise unknown_name_error("--sandbox", self.sandbox, ("auto", *KINDS))
         places = [f"--{name}" for name in ("device", "devices") if getattr(self, name) is not None]
         places += ["device of --model_args"] if "device" in self.model_args else []
         if len(places) > 1:
@@ -167,7 +167,7 @@ def run_settings(values: Mapping[str, Any]) -> RunSettings:
     names = [f.name for f in dataclasses.fields(RunSettings)]
     for key in values:
         if key not in names:
-            raise unknown("setting", key, names)
+            raise unknown_name_error("setting", key, names)
     given = {key: value for key, value in values.items() if value is not None}
     given["tasks"] = _tasks(given.get("tasks"))
     for key in MAPPINGS:

@@ -18,7 +18,7 @@ from dlm_eval.errors import DlmEvalError, SampleError, UserError
 from dlm_eval.harness import targets
 from dlm_eval.harness.fewshot import Examples
 from dlm_eval.harness.records import Record, doc_key
-from dlm_eval.harness.requests import Unbuilt
+from dlm_eval.harness.requests import UnbuiltPrompt
 from dlm_eval.harness.time_limits import FILTER_SECONDS, PROMPT_SECONDS, SCORE_SECONDS, TooSlow, time_limit
 from dlm_eval.output import one_line
 from dlm_eval.printable import is_text
@@ -26,7 +26,7 @@ from dlm_eval.signals import of_the_user
 
 MOST_SLOW = 10  # answers on which a filter may be ended by its time limit before the rest err at once
 log = logging.getLogger(__name__)
-# What a request of each type has behind its prompt. A model of lm-eval's own, which does not know `Unbuilt`, answers it
+# What a request of each type has behind its prompt. A model of lm-eval's own, which does not know `UnbuiltPrompt`, answers it
 # with little work.
 REST: dict[str, tuple[Any, ...]] = {
     "loglikelihood": (" ",),
@@ -101,15 +101,15 @@ class SampleErrors:
     # -- wrappers of a task's methods ----------------------------------------------------------------------------------
 
     def prefix(self, prefix: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps `doc_to_prefix`: one that fails is an `Unbuilt`."""
+        """Wraps `doc_to_prefix`: one that fails is an `UnbuiltPrompt`."""
         return lambda doc: _built(prefix, doc)
 
     def prompt(self, prompt: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps `fewshot_context`: one that fails is an `Unbuilt`."""
+        """Wraps `fewshot_context`: one that fails is an `UnbuiltPrompt`."""
 
         def fewshot_context(doc: Any, *args: Any, **options: Any) -> Any:
             begun = options.get("gen_prefix")
-            return begun if isinstance(begun, Unbuilt) else _built(prompt, doc, *args, **options)
+            return begun if isinstance(begun, UnbuiltPrompt) else _built(prompt, doc, *args, **options)
 
         return fewshot_context
 
@@ -118,11 +118,11 @@ class SampleErrors:
 
         def construct_requests(doc: Any, ctx: Any, **options: Any) -> Any:
             found = ctx
-            if not isinstance(ctx, Unbuilt):
+            if not isinstance(ctx, UnbuiltPrompt):
                 found = _built(self._requests, name, task, construct, doc, ctx, options)
             if isinstance(found, list) and not found:
-                found = Unbuilt("the prompt could not be built: there is no choice, so nothing to ask")
-            if not isinstance(found, Unbuilt):
+                found = UnbuiltPrompt("the prompt could not be built: there is no choice, so nothing to ask")
+            if not isinstance(found, UnbuiltPrompt):
                 return found
             log.warning("%s: %s", name, found)
             self.errors[name, doc_key(doc)] = str(found)
@@ -139,7 +139,7 @@ class SampleErrors:
                 said = "%s: a target is a text in brackets, which lm-eval reads as a list: %r"
                 log.warning(said, name, task.doc_to_target(doc))
         if reason := targets.unscorable(task, doc):
-            return Unbuilt(reason)
+            return UnbuiltPrompt(reason)
         requests = construct(doc=doc, ctx=ctx, **options)
         _check_texts(requests)
         return requests
@@ -317,11 +317,11 @@ def _built(build: Callable[..., Any], *args: Any, **options: Any) -> Any:
         with time_limit("it", PROMPT_SECONDS), task_code():
             return build(*args, **options)
     except SampleError as error:
-        return Unbuilt(f"the prompt could not be built: {error}")
+        return UnbuiltPrompt(f"the prompt could not be built: {error}")
     except DlmEvalError:
         raise
     except Exception as error:  # a document's fields and a task's templates may raise anything
-        return Unbuilt(f"the prompt could not be built: {reason_of(error)}")
+        return UnbuiltPrompt(f"the prompt could not be built: {reason_of(error)}")
 
 
 def _metrics(found: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.errors import RunError, UserError, unknown
+from dlm_eval.errors import RunError, UserError, unknown_name_error
 from dlm_eval.harness.results import json_value
 from dlm_eval.printable import valid_unicode
 from dlm_eval.rng import digest
@@ -41,7 +41,7 @@ def check_tracker(arguments: Mapping[str, Any]) -> None:
     }
     for key, value in arguments.items():
         if key not in known:
-            raise unknown("--hf_hub_log_args", key, known)
+            raise unknown_name_error("--hf_hub_log_args", key, known)
         if not isinstance(value, type(known[key])):
             kind = "true or false" if isinstance(known[key], bool) else "text"
             raise UserError(f"--hf_hub_log_args {key} '{shown(value)}' is not allowed; it must be {kind}")

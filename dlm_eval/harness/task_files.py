@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.hub import hub_reachable
 from dlm_eval.settings import shown
 from dlm_eval.yaml_text import read_yaml_text
@@ -109,7 +109,7 @@ def _check_keys(path: Path | str, config: dict[str, Any]) -> None:
         allowed |= {field.name for field in dataclasses.fields(GroupConfig)}
     for key in config:
         if key not in allowed:
-            raise unknown(f"{path}: key", key, allowed)
+            raise unknown_name_error(f"{path}: key", key, allowed)
 
 
 def _check_values(path: Path | str, config: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def _check_values(path: Path | str, config: dict[str, Any]) -> None:
     from lm_eval.api.task import ALL_OUTPUT_TYPES
 
     if config.get("output_type", "") not in ("", *ALL_OUTPUT_TYPES):
-        raise unknown(f"{path}: output_type", config["output_type"], ALL_OUTPUT_TYPES)
+        raise unknown_name_error(f"{path}: output_type", config["output_type"], ALL_OUTPUT_TYPES)
     for key, (kinds, words) in VALUES.items():
         value = config.get(key)
         odd = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
@@ -136,11 +136,11 @@ def _check_metrics(path: Path | str, config: dict[str, Any]) -> None:
     for entry in _entries(path, config, "metric_list"):
         metric, aggregation = entry.get("metric"), entry.get("aggregation")
         if _is_name(aggregation) and aggregation not in aggregation_registry:
-            raise unknown(f"{path}: aggregation", aggregation, aggregation_registry.keys())
+            raise unknown_name_error(f"{path}: aggregation", aggregation, aggregation_registry.keys())
         if own_scorer or not _is_name(metric) or metric in metric_registry:
             continue
         if not hub_reachable():  # else it may be a metric of HF evaluate
-            raise unknown(f"{path}: metric", metric, metric_registry.keys())
+            raise unknown_name_error(f"{path}: metric", metric, metric_registry.keys())
 
 
 def _check_filters(path: Path | str, config: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ def _check_filters(path: Path | str, config: dict[str, Any]) -> None:
             raise UserError(f"{path}: filter_list needs a list of functions under 'filter' of each entry")
         for step in steps:
             if _is_name(step.get("function")) and step["function"] not in filter_registry:
-                raise unknown(f"{path}: filter", step["function"], filter_registry.keys())
+                raise unknown_name_error(f"{path}: filter", step["function"], filter_registry.keys())
 
 
 def _entries(path: Path | str, config: dict[str, Any], key: str) -> Iterable[dict[str, Any]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.lm_eval_patches import public_command_line
 from dlm_eval.harness.results import metrics_of
 from dlm_eval.output import one_line
@@ -76,7 +76,7 @@ def parse_reports(report_to: Any, arguments: Mapping[str, Any]) -> Reports:
     names += [name for name in ("wandb", "trackio") if arguments.get(f"{name}_args")]
     for name in names:
         if name not in TRACKERS:
-            raise unknown("--report_to", name, TRACKERS)
+            raise unknown_name_error("--report_to", name, TRACKERS)
     for name in names:
         found = importlib.util.find_spec(name)
         if found is None or found.origin is None:  # a folder of that name, as wandb makes one, is no package

@@ -2,7 +2,7 @@
 
 InProcess          one model here: no overhead, nothing to start
 Workers            one worker per device (`workers`); local processes (`local`) or Ray actors (`ray_actors`) behind one protocol (`messages`)
-Remembered         no model at all: what the journal does not hold is an error of its sample (--score_only)
+JournalOnly         no model at all: what the journal does not hold is an error of its sample (--score_only)
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from dlm_eval.budget import Learned
+from dlm_eval.budget import DeviceProfile
 from dlm_eval.engine import Cost, Engine
 from dlm_eval.jobs import Answer, Done, Job, Keep, keep_none, run_jobs
 from dlm_eval.models.denoiser import device_of
@@ -38,7 +38,7 @@ class Pool(Protocol):
         """Returns per device the seconds in which it has run the model so far."""
         ...
 
-    def learned(self) -> Learned:
+    def profile(self) -> DeviceProfile:
         """Returns what the next run on these devices should know."""
         ...
 
@@ -66,15 +66,15 @@ class InProcess:
     def busy(self) -> list[float]:
         return [self.engine.cost.seconds]
 
-    def learned(self) -> Learned:
+    def profile(self) -> DeviceProfile:
         now = self.engine.batch_tokens
-        return Learned(now if now < self._budget else None, self.engine.footprint)
+        return DeviceProfile(now if now < self._budget else None, self.engine.footprint)
 
     def close(self) -> None:
         pass
 
 
-class Remembered:
+class JournalOnly:
     """Answers nothing: every job that reaches it was not in the journal."""
 
     def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
@@ -90,8 +90,8 @@ class Remembered:
     def busy(self) -> list[float]:
         return []
 
-    def learned(self) -> Learned:
-        return Learned()
+    def profile(self) -> DeviceProfile:
+        return DeviceProfile()
 
     def close(self) -> None:
         pass

@@ -35,16 +35,16 @@ class Chunks:
         self._order = deque(longest_first(jobs))
         self._left = sum(self._weight)
         self._workers = workers
-        self._suspects: deque[list[int]] = deque()
+        self._quarantined: deque[list[int]] = deque()
         self._deaths_alone: dict[int, int] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._order or self._suspects)
+        return bool(self._order or self._quarantined)
 
     @property
-    def suspects(self) -> bool:
+    def quarantined(self) -> bool:
         """Whether there is work that must be done apart."""
-        return bool(self._suspects)
+        return bool(self._quarantined)
 
     def next(self) -> list[int]:
         """Returns the next chunk of ordinary work ([] where there is none). Canvases of one question and length stay together: they may share rows."""
@@ -61,19 +61,19 @@ class Chunks:
         self._left -= taken
         return chunk
 
-    def next_suspects(self) -> list[int]:
+    def next_quarantined(self) -> list[int]:
         """Returns a group of suspects, to be done apart."""
-        return self._suspects.popleft()
+        return self._quarantined.popleft()
 
     def lost(self, numbers: Sequence[int], apart: bool) -> list[int]:
         """Takes back what a dead worker held; returns the jobs that have killed three workers all alone, which are not tried again."""
         if len(numbers) != 1 or not apart:
             half = (len(numbers) + 1) // 2 if apart else len(numbers)
-            self._suspects.extend(list(part) for part in (numbers[:half], numbers[half:]) if part)
+            self._quarantined.extend(list(part) for part in (numbers[:half], numbers[half:]) if part)
             return []
         (number,) = numbers
         self._deaths_alone[number] = self._deaths_alone.get(number, 0) + 1
         if self._deaths_alone[number] >= 3:
             return [number]
-        self._suspects.append([number])
+        self._quarantined.append([number])
         return []

@@ -64,6 +64,28 @@ def parse_devices(text: str, gpu_count: int | None = None) -> list[Device]:
     return [_gpu(group) for group in groups]
 
 
+def worker_devices(devices: str | None, engine: str, ray_address: str | None = None) -> list[Device]:
+    """Returns the devices of worker processes; [] where the run needs none (one local device, or none named). A model that spans several GPUs has a
+    process of its own, which sees these alone.
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    if engine == "ray":
+        from dlm_eval.workers.ray_actors import gpus_of_cluster
+
+        return parse_devices(devices or "auto", gpus_of_cluster(ray_address))
+    found = parse_devices(devices) if devices else []
+    return found if len(found) > 1 or any(device.gpus > 1 for device in found) else []
+
+
+def single_device(devices: str | None) -> Mapping[str, Any]:
+    """Returns the model options of the one device that `devices` names."""
+    (device,) = parse_devices(devices) if devices else [Device("", {})]
+    first = device.environment.get("CUDA_VISIBLE_DEVICES")
+    return {"device": device.label} if first else device.options
+
+
 def _cpus(count: int) -> list[Device]:
     """Returns workers that share the processor's cores evenly."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -20,21 +20,20 @@ from typing import Any
 
 from dlm_eval.output import spoken_safely
 from dlm_eval.redaction import learn
-from dlm_eval.workers.links import Events, Gone
-from dlm_eval.workers.messages import Recipe
+from dlm_eval.workers.messages import Events, Exited, WorkerConfig
 
 
 class LocalLink:
     """One worker process, seen from the driver.
 
     Args:
-        recipe: what it loads.
+        config: what it loads.
         label: its device, for messages.
         environment: variables that it gets (its visible devices).
-        events: gets (link, message) for everything it says, and (link, Gone) at its end.
+        events: gets (link, message) for everything it says, and (link, Exited) at its end.
     """
 
-    def __init__(self, recipe: Recipe, label: str, environment: Mapping[str, str], events: Events) -> None:
+    def __init__(self, config: WorkerConfig, label: str, environment: Mapping[str, str], events: Events) -> None:
         self.label = label
         ours, theirs = Pipe()
         paths = {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
@@ -51,7 +50,7 @@ class LocalLink:
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._write, daemon=True).start()
         threading.Thread(target=self._read, args=(events,), daemon=True).start()
-        self.send(recipe)
+        self.send(config)
 
     def send(self, message: Any) -> None:
         """Hands a message over; never waits (a worker that hangs reads nothing)."""
@@ -74,7 +73,7 @@ class LocalLink:
                 events.put((self, self._connection.recv()))
         except (EOFError, OSError):
             self._process.kill()
-            events.put((self, Gone(_how(self._process.wait()))))
+            events.put((self, Exited(_how(self._process.wait()))))
 
 
 def _how(code: int) -> str:
@@ -85,9 +84,9 @@ def main() -> None:
     """Runs a worker on the inherited pipe whose number is the program's argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
-    recipe: Recipe = connection.recv()
-    learn(recipe.options)
-    logging.basicConfig(level=recipe.verbosity, format=f"%(levelname)s worker {os.getpid()} %(name)s: %(message)s")
+    config: WorkerConfig = connection.recv()
+    learn(config.options)
+    logging.basicConfig(level=config.verbosity, format=f"%(levelname)s worker {os.getpid()} %(name)s: %(message)s")
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def read() -> None:
@@ -101,7 +100,7 @@ def main() -> None:
     from dlm_eval.workers.worker import serve
 
     with spoken_safely():
-        serve(recipe, inbox.get, connection.send)
+        serve(config, inbox.get, connection.send)
 
 
 if __name__ == "__main__":

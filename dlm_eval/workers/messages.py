@@ -1,20 +1,21 @@
 """What driver and worker say to each other. The same for local processes and Ray actors.
 
 Driver to worker: a list of (number, job), `END` (nothing more for now: finish what is under way), `REPORT` (say what you have done).
-Worker to driver: `Ready` or `Refused` once; then `Want` as it begins a list, `Answered` per job, `Halfway` of long ones, `Alive` at most once a second; `Failed` when it gives up.
+Worker to driver: `Ready` or `LoadFailed` once; then `NeedWork` as it begins a list, `Answered` per job, `Halfway` of long ones, `Alive` at most once a second; `Failed` when it gives up.
 """
 
 from __future__ import annotations
 
+import queue
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from dlm_eval.budget import Learned
+from dlm_eval.budget import DeviceProfile
 from dlm_eval.engine import Cost, Engine
 from dlm_eval.engine.batching import Footprint
 from dlm_eval.jobs import Answer, Checkpoint, Job
@@ -27,14 +28,14 @@ REPORT = "report"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class WorkerConfig:
     """What a worker loads, and how it batches.
 
     Attributes:
         model: as in --model.
         options: its model_args, the device among them.
         batch_size: as in --batch_size.
-        learned: by earlier runs, and by workers that ended.
+        profile: by earlier runs, and by workers that ended.
         verbosity: of the log.
         most_rows: as in --max_batch_size.
     """
@@ -42,7 +43,7 @@ class Recipe:
     model: str
     options: Mapping[str, Any]
     batch_size: str | int = "auto"
-    learned: Learned = Learned()
+    profile: DeviceProfile = DeviceProfile()
     verbosity: str = "WARNING"
     most_rows: int | None = None
 
@@ -83,7 +84,7 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Refused:
+class LoadFailed:
     """The model cannot be loaded: the user's mistake."""
 
     reason: str
@@ -97,7 +98,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Want:
+class NeedWork:
     """The worker has begun the last list that it has."""
 
 
@@ -123,6 +124,34 @@ class Alive:
 
     usage: Usage
     report: bool = False
+
+
+@dataclass(frozen=True)
+class Exited:
+    """The worker has ended; `how` completes "the worker ..." in a message."""
+
+    how: str
+
+
+class Link(Protocol):
+    """One worker, as the driver sees it.
+
+    Its messages arrive as (link, message) in the driver's queue of events. `Exited` is the last.
+    """
+
+    label: str
+
+    def send(self, message: Any) -> None:
+        """Sends a message, without waiting."""
+        ...
+
+    def kill(self) -> None:
+        """Ends the worker at once."""
+        ...
+
+
+Events = queue.SimpleQueue[tuple[Any, Any]]
+Starter = Callable[[int, DeviceProfile, Events], Link]  # (slot, what is known of the device, events) -> its link
 
 
 def usage(engine: Engine) -> Usage:

@@ -19,8 +19,7 @@ from typing import Any
 from dlm_eval.errors import UserError
 from dlm_eval.output import SafeRecord
 from dlm_eval.redaction import learn, redact_message
-from dlm_eval.workers.links import Events, Gone
-from dlm_eval.workers.messages import Failed, Recipe
+from dlm_eval.workers.messages import Events, Exited, Failed, WorkerConfig
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +42,17 @@ class Actor:
                 self._inbox.put(self._early.pop(self._next))
                 self._next += 1
 
-    def work(self, recipe: Recipe) -> Any:
+    def work(self, config: WorkerConfig) -> Any:
         """Serves; yields lists of what the worker says, until it ends."""
-        learn(recipe.options)
+        learn(config.options)
         logging.setLogRecordFactory(SafeRecord)
-        logging.basicConfig(level=recipe.verbosity)
+        logging.basicConfig(level=config.verbosity)
 
         def run() -> None:
             try:
                 from dlm_eval.workers.worker import serve
 
-                serve(recipe, self._inbox.get, self._outbox.put)
+                serve(config, self._inbox.get, self._outbox.put)
             except BaseException as error:  # an import that fails there, an exit: the driver must not wait for more
                 self._outbox.put(Failed(f"{type(error).__name__}: {error}"))
             self._outbox.put(None)
@@ -68,9 +67,11 @@ class Actor:
 
 
 class RayLink:
-    """One Ray actor, seen from the driver (see `links.Link`)."""
+    """One Ray actor, seen from the driver (see `messages.Link`)."""
 
-    def __init__(self, recipe: Recipe, label: str, environment: dict[str, str], gpus: int, events: Events) -> None:
+    def __init__(
+        self, config: WorkerConfig, label: str, environment: dict[str, str], gpus: int, events: Events
+    ) -> None:
         import ray
 
         self.label = label
@@ -79,7 +80,7 @@ class RayLink:
             num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": environment}
         )
         self._actor = remote(Actor).remote()
-        said = self._actor.work.options(num_returns="streaming").remote(recipe)
+        said = self._actor.work.options(num_returns="streaming").remote(config)
         threading.Thread(target=self._read, args=(said, events), daemon=True).start()
 
     def send(self, message: Any) -> None:
@@ -103,7 +104,7 @@ class RayLink:
                     events.put((self, message))
         except Exception as error:  # Ray has many kinds, for an actor, a node, a network that is lost
             how = f"was lost ({type(error).__name__})"
-        events.put((self, Gone(how)))
+        events.put((self, Exited(how)))
 
 
 def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:

@@ -22,10 +22,10 @@ from dlm_eval.workers.messages import (
     Chunk,
     Failed,
     Halfway,
+    LoadFailed,
+    NeedWork,
     Ready,
-    Recipe,
-    Refused,
-    Want,
+    WorkerConfig,
     usage,
 )
 
@@ -34,18 +34,18 @@ ALIVE_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-def serve(recipe: Recipe, receive: Callable[[], Any], send: Callable[[Any], None]) -> None:
+def serve(config: WorkerConfig, receive: Callable[[], Any], send: Callable[[Any], None]) -> None:
     """Answers jobs until the driver is gone.
 
     Args:
-        recipe: what to load.
+        config: what to load.
         receive: waits for the driver's next message.
         send: hands a message to the driver.
     """
     try:
         probes.log.setLevel(logging.ERROR)  # its warning goes to the driver, which has it once for all workers
-        model = load_model(recipe.model, **recipe.options)
-        engine = make_engine(model, recipe.batch_size, recipe.learned, recipe.most_rows)
+        model = load_model(config.model, **config.options)
+        engine = make_engine(model, config.batch_size, config.profile, config.most_rows)
         engine.on_forward = _sign_of_life(engine, send)
         send(Ready(os.getpid(), socket.gethostname(), probes.whole_rows(model)))
         while True:
@@ -60,7 +60,7 @@ def serve(recipe: Recipe, receive: Callable[[], Any], send: Callable[[Any], None
                     lambda number, checkpoint: send(Halfway(number, checkpoint)),
                 )
     except UserError as error:
-        send(Refused(str(error)))
+        send(LoadFailed(str(error)))
     except DlmEvalError as error:
         send(Failed(str(error)))
     except Exception as error:  # the driver decides what a dead worker means
@@ -72,7 +72,7 @@ def _incoming(chunk: Chunk, receive: Callable[[], Any], send: Callable[[Any], No
     """Yields the jobs of `chunk` and of those that follow, until the driver says END. The next is asked for as one is begun, so that it is there in time."""
     message: Any = chunk
     while message != END:
-        send(Want())
+        send(NeedWork())
         yield from message
         message = receive()
 
