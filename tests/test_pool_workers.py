@@ -144,7 +144,7 @@ def test_a_request_that_kills_its_workers_is_an_error_of_its_own(tmp_path: Path)
     finally:
         pool.close()
     assert [i for i, answer in enumerate(found) if answer.error] == [2]
-    assert "died three times" in str(found[2].error) and "SIGABRT" in str(found[2].error)
+    assert "crashed three times" in str(found[2].error) and "SIGABRT" in str(found[2].error)
 
 
 def test_workers_that_never_start_end_the_run(tmp_path: Path) -> None:

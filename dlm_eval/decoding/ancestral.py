@@ -66,10 +66,10 @@ class Timestep(Unmasking, name="timestep"):
     def is_random(self) -> bool:
         return True
 
-    def commit(self, look: StepState) -> Bools:
-        if look.step >= look.steps - 1:
-            return ~look.nowhere
-        return np.asarray(look.uniform("order") < reveal_rates(look.eps, look.steps)[look.step])
+    def commit(self, view: StepState) -> Bools:
+        if view.step >= view.steps - 1:
+            return ~view.nowhere
+        return np.asarray(view.uniform("order") < reveal_rates(view.eps, view.steps)[view.step])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +82,19 @@ class Ancestral(Unmasking):
     def is_random(self) -> bool:
         return True
 
-    def commit(self, look: StepState) -> Bools:
-        return np.asarray(look.uniform("order") < np.exp(np.minimum(look.score, 0.0)))
+    def commit(self, view: StepState) -> Bools:
+        return np.asarray(view.uniform("order") < np.exp(np.minimum(view.score, 0.0)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ddpm(Ancestral, name="ddpm"):
     """ancestral sampling: each position with probability 1 - s/t, what is left as the most probable token (MDLM, BD3LM)"""
 
-    def query(self, look: StepState, op: Draw, model: Denoiser) -> Query:
-        if look.step >= look.steps:
+    def query(self, view: StepState, op: Draw, model: Denoiser) -> Query:
+        if view.step >= view.steps:
             return Query(at_temperature_zero(op), log_chance=0.0)
-        grid = reveal_grid(look.eps, look.steps)
-        return Query(op, log_chance=_log(float(1 - grid[look.step + 1] / grid[look.step])))
+        grid = reveal_grid(view.eps, view.steps)
+        return Query(op, log_chance=_log(float(1 - grid[view.step + 1] / grid[view.step])))
 
 
 class ReverseTransition(Ancestral):
@@ -106,13 +106,13 @@ class ReverseTransition(Ancestral):
         """Returns what multiplies the concrete scores in a step from time `now` to `after`."""
         raise NotImplementedError
 
-    def query(self, look: StepState, op: Draw, model: Denoiser) -> Query:
+    def query(self, view: StepState, op: Draw, model: Denoiser) -> Query:
         schedule: NoiseSchedule = noise_schedule(model)
-        grid = reveal_grid(look.eps, look.steps)
-        now = float(grid[min(look.step, look.steps)])
+        grid = reveal_grid(view.eps, view.steps)
+        now = float(grid[min(view.step, view.steps)])
         sigma = schedule.sigma(now)
-        done = look.step >= look.steps
-        factor = math.inf if done else self.factor(schedule, now, float(grid[look.step + 1]))
+        done = view.step >= view.steps
+        factor = math.inf if done else self.factor(schedule, now, float(grid[view.step + 1]))
         op = replace(op, banned=tuple({*op.banned, model.mask_id}))
         if offers(model, ConcreteScores):
             return Query(Rates(op, _log(factor)), SCORES, sigma)

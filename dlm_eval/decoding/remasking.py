@@ -45,21 +45,21 @@ class Rdm(Unmasking, name="rdm"):
     def is_random(self) -> bool:
         return self.rdm_noise > 0
 
-    def commit(self, look: StepState) -> Bools:
-        return look.open & ~self._stays_masked(look)
+    def commit(self, view: StepState) -> Bools:
+        return view.open & ~self._stays_masked(view)
 
-    def erase(self, look: StepState) -> Bools:
-        erased = ~look.open & self._stays_masked(look)
+    def erase(self, view: StepState) -> Bools:
+        erased = ~view.open & self._stays_masked(view)
         if self.rdm_condition == "cond":
-            erased &= (look.token == look.current) & (look.score < look.old_logprob)
+            erased &= (view.token == view.current) & (view.score < view.old_logprob)
         return erased
 
-    def _stays_masked(self, look: StepState) -> Bools:
-        score = look.score
+    def _stays_masked(self, view: StepState) -> Bools:
+        score = view.score
         if self.rdm_noise > 0:
-            rate = kept_rate(look.schedule or "cosine", look.step, look.steps)
-            score = score + self.rdm_noise * rate * gumbel(look.uniform("order"))
-        return lowest(score, look.left_open)
+            rate = kept_rate(view.schedule or "cosine", view.step, view.steps)
+            score = score + self.rdm_noise * rate * gumbel(view.uniform("order"))
+        return lowest(score, view.left_open)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +75,16 @@ class P2(Unmasking, name="p2"):
     reads: ClassVar[Measure | None] = "probability"
     ends: ClassVar[Ends] = "steps"
 
-    def commit(self, look: StepState) -> Bools:
-        return look.open & ~self._stays_masked(look)
+    def commit(self, view: StepState) -> Bools:
+        return view.open & ~self._stays_masked(view)
 
-    def erase(self, look: StepState) -> Bools:
-        return ~look.open & self._stays_masked(look)
+    def erase(self, view: StepState) -> Bools:
+        return ~view.open & self._stays_masked(view)
 
-    def _stays_masked(self, look: StepState) -> Bools:
+    def _stays_masked(self, view: StepState) -> Bools:
         """Returns [W] bool, true at the floor(n (1 - kappa)) lowest scores."""
-        score = np.where(look.open, look.score, look.score * self.p2_eta)
-        return highest(-score, look.left_open)
+        score = np.where(view.open, view.score, view.score * self.p2_eta)
+        return highest(-score, view.left_open)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,26 +112,26 @@ class Remask(Unmasking, name="remask"):
     def is_random(self) -> bool:
         return True
 
-    def query(self, look: StepState, op: Draw, model: Denoiser) -> Query:
-        return Query(at_temperature_zero(op) if look.step >= look.steps else op)
+    def query(self, view: StepState, op: Draw, model: Denoiser) -> Query:
+        return Query(at_temperature_zero(op) if view.step >= view.steps else op)
 
-    def commit(self, look: StepState) -> Bools:
+    def commit(self, view: StepState) -> Bools:
         """Returns [W]: an open position with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t); all if the steps are done."""
-        if look.step >= look.steps:
-            return look.open
-        return look.open & (look.uniform("order") < self._chances(look)[0])
+        if view.step >= view.steps:
+            return view.open
+        return view.open & (view.uniform("order") < self._chances(view)[0])
 
-    def erase(self, look: StepState) -> Bools:
+    def erase(self, view: StepState) -> Bools:
         """Returns [W]: a written position with probability sigma; none if the steps are done."""
-        if look.step >= look.steps:
-            return look.nowhere
-        return ~look.open & (look.uniform("order") < self._chances(look)[1])
+        if view.step >= view.steps:
+            return view.nowhere
+        return ~view.open & (view.uniform("order") < self._chances(view)[1])
 
-    def _chances(self, look: StepState) -> tuple[float, Floats]:
+    def _chances(self, view: StepState) -> tuple[float, Floats]:
         """Returns the chance of an open position to be written, and [W] that of a written one to be masked again."""
-        grid = reveal_grid(look.eps, look.steps)
-        t, s = float(grid[look.step]), float(grid[look.step + 1])
-        none = np.zeros(len(look.open))
+        grid = reveal_grid(view.eps, view.steps)
+        t, s = float(grid[view.step]), float(grid[view.step + 1])
+        none = np.zeros(len(view.open))
         if self.remask == "loop":
             before, after = self._looped(t, t), self._looped(s, t)
             inside = self.t_off < t <= self.t_on
@@ -139,7 +139,7 @@ class Remask(Unmasking, name="remask"):
         before, after = 1 - t, 1 - s
         largest = min(1.0, (1 - after) / before) if before > 0 else 1.0
         if self.remask == "conf":
-            doubt = np.where(look.open, 0.0, np.exp(-np.exp(look.old_logprob)))
+            doubt = np.where(view.open, 0.0, np.exp(-np.exp(view.old_logprob)))
             return _written(before, after, 0.0), largest * doubt / max(float(doubt.sum()), 1e-300)
         sigma = min(self.eta, largest) if self.remask == "cap" else self.eta * largest
         return _written(before, after, sigma), none + sigma
@@ -171,12 +171,12 @@ class EditTokens(Unmasking, name="edit"):
     def steps_when_full(self) -> int:
         return self.max_post_steps
 
-    def commit(self, look: StepState) -> Bools:
-        probability = np.exp(look.score)
-        sure: Bools = look.open & (probability > self.threshold)
-        if look.open.any() and sure.sum() < self.num_to_transfer:
+    def commit(self, view: StepState) -> Bools:
+        probability = np.exp(view.score)
+        sure: Bools = view.open & (probability > self.threshold)
+        if view.open.any() and sure.sum() < self.num_to_transfer:
             # an open position counts more than any written one, even if its candidate has probability 0 (end tokens that are doubted)
-            rank = np.where(look.open, np.maximum(look.score, LOWEST), -np.inf)
-            sure = look.open & highest(rank, self.num_to_transfer)
-        better: Bools = (probability > self.editing_threshold) & (look.token != look.current)
-        return sure | (~look.open & better)
+            rank = np.where(view.open, np.maximum(view.score, LOWEST), -np.inf)
+            sure = view.open & highest(rank, self.num_to_transfer)
+        better: Bools = (probability > self.editing_threshold) & (view.token != view.current)
+        return sure | (~view.open & better)

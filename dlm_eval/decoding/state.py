@@ -214,7 +214,7 @@ class DecodeState:
         """Places of the block that is being filled."""
         return np.nonzero(self.block_of == self.block)[0]
 
-    def look(self, at: Ints, block: Block, step: int, quota: int, schedule: str | None) -> StepState:
+    def view(self, at: Ints, block: Block, step: int, quota: int, schedule: str | None) -> StepState:
         """Returns what a strategy sees of the positions `at` before anything is read."""
         return StepState(
             step=step,
@@ -366,7 +366,7 @@ class DecodeState:
         if self.early_exit is not None:
             self.early_exit.follow(np.nonzero(self.in_hole)[0])
 
-    def look_for_exit(self) -> None:
+    def check_early_exit(self) -> None:
         """Notes if nothing that is visible can change any more."""
         if self.early_exit is not None and self.exit == "full" and self.open.any():
             self.exit = self.early_exit.reason(self.tokens, self.open) or "full"

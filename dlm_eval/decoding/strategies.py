@@ -56,15 +56,15 @@ class Confidence(Unmasking, name="confidence"):
     def revisits(self) -> bool:
         return self.rescore
 
-    def commit(self, look: StepState) -> Bools:
-        score = look.score
+    def commit(self, view: StepState) -> Bools:
+        score = view.score
         if self.alg_temp > 0:
             # Gumbel-top-k (Kool et al. 2019) draws without replacement with one random number for each position.
             score = np.exp(score) if self.reads == "probability" else score
-            score = score / self.alg_temp + gumbel(look.uniform("order"))
+            score = score / self.alg_temp + gumbel(view.uniform("order"))
         if self.rescore:
-            return look.open & ~lowest(score, look.left_open)
-        return highest(score, look.quota)
+            return view.open & ~lowest(score, view.left_open)
+        return highest(score, view.quota)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,8 @@ class Random(Unmasking, name="random"):
     def is_random(self) -> bool:
         return True
 
-    def commit(self, look: StepState) -> Bools:
-        return highest(look.uniform("order"), look.quota)
+    def commit(self, view: StepState) -> Bools:
+        return highest(view.uniform("order"), view.quota)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +101,8 @@ class LeftToRight(Unmasking, name="left_to_right"):
 
     default_schedule: ClassVar[str | None] = "even"
 
-    def commit(self, look: StepState) -> Bools:
-        return np.arange(len(look.position)) < look.quota
+    def commit(self, view: StepState) -> Bools:
+        return np.arange(len(view.position)) < view.quota
 
 
 # -- the strategy decides by itself how many ----------------------------------------------------------------
@@ -119,8 +119,8 @@ class FirstHitting(Unmasking, name="first_hitting"):
     def is_random(self) -> bool:
         return True
 
-    def commit(self, look: StepState) -> Bools:
-        return highest(look.uniform("order"), 1)  # each with the same chance (arXiv 2409.02908)
+    def commit(self, view: StepState) -> Bools:
+        return highest(view.uniform("order"), 1)  # each with the same chance (arXiv 2409.02908)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,14 +141,14 @@ class Threshold(Unmasking, name="threshold"):
     )
     reads: ClassVar[Measure | None] = "probability"
 
-    def commit(self, look: StepState) -> Bools:
-        sure: Bools = np.exp(look.score) >= self.threshold
-        most = look.quota if self.max_per_step == "schedule" else self.max_per_step
+    def commit(self, view: StepState) -> Bools:
+        sure: Bools = np.exp(view.score) >= self.threshold
+        most = view.quota if self.max_per_step == "schedule" else self.max_per_step
         if most is not None:
-            sure &= highest(look.score, most)
-        quota = look.quota if self.min_per_step == "schedule" or self.max_per_step != "schedule" else 1
+            sure &= highest(view.score, most)
+        quota = view.quota if self.min_per_step == "schedule" or self.max_per_step != "schedule" else 1
         least = max(1, self.min_per_step if isinstance(self.min_per_step, int) else quota)
-        return sure if sure.sum() >= least else highest(look.score, least)
+        return sure if sure.sum() >= least else highest(view.score, least)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,13 +159,13 @@ class Factor(Unmasking, name="factor"):
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "probability"
 
-    def commit(self, look: StepState) -> Bools:
-        ranked = np.sort(np.exp(look.score))[::-1]
+    def commit(self, view: StepState) -> Bools:
+        ranked = np.sort(np.exp(view.score))[::-1]
         needed = 1 - self.factor / np.arange(2, len(ranked) + 2)
         # As published, the most probable one is always written, and the last one whenever all before it are.
         needed[0] = needed[-1] = -np.inf
         refused = np.nonzero(ranked < needed)[0]
-        return highest(look.score, int(refused[0]) if len(refused) else len(ranked))
+        return highest(view.score, int(refused[0]) if len(refused) else len(ranked))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,10 +178,10 @@ class EntropyBound(Unmasking, name="entropy_bound"):
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "entropy"
 
-    def commit(self, look: StepState) -> Bools:
-        ranked = np.sort(-look.score)  # ascending: the largest of the first n is the n-th
+    def commit(self, view: StepState) -> Bools:
+        ranked = np.sort(-view.score)  # ascending: the largest of the first n is the n-th
         excess = np.cumsum(ranked) - ranked
-        return highest(look.score, max(1, int(np.searchsorted(excess, self.entropy_bound, side="right"))))
+        return highest(view.score, max(1, int(np.searchsorted(excess, self.entropy_bound, side="right"))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,7 @@ class Window(Unmasking, name="window"):
         inside: Ints = at[at < at[0] + self.window]
         return inside
 
-    def commit(self, look: StepState) -> Bools:
-        doubt = -look.score + self.pos_penalty * (look.position - look.position[0])  # arXiv 2512.22737
+    def commit(self, view: StepState) -> Bools:
+        doubt = -view.score + self.pos_penalty * (view.position - view.position[0])  # arXiv 2512.22737
         sure: Bools = doubt < self.entropy_threshold
         return sure if sure.any() else highest(-doubt, 1)

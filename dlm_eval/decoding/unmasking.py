@@ -65,53 +65,53 @@ class Unmasking(Strategy):
         """Returns those of the positions `at` [W] (ascending) that a step looks at."""
         return at
 
-    def query(self, look: StepState, op: Draw, model: Denoiser) -> Query:
+    def query(self, view: StepState, op: Draw, model: Denoiser) -> Query:
         """Returns what the step asks of the model.
 
         Args:
-            look: the step before anything is read.
+            view: the step before anything is read.
             op: reads candidates by the general settings.
             model: for strategies that ask more of it than logits.
         """
         return Query(op)
 
-    def commit(self, look: StepState) -> Bools:
+    def commit(self, view: StepState) -> Bools:
         """Returns [W] bool, true where the candidate is written."""
         raise NotImplementedError(f"strategy '{self.name}' does not say where to write")
 
-    def erase(self, look: StepState) -> Bools:
+    def erase(self, view: StepState) -> Bools:
         """Returns [W] bool, true where a written token becomes a mask again."""
-        return look.nowhere
+        return view.nowhere
 
-    def step(self, state: DecodeState, look: StepState, op: Draw) -> Generator[list[ForwardRow], list[Output], Edit]:
+    def step(self, state: DecodeState, view: StepState, op: Draw) -> Generator[list[ForwardRow], list[Output], Edit]:
         """Runs one step and returns what it changes.
 
         Args:
             state: the canvas; `state.read` and `state.row` ask the model.
-            look: the positions that the step looks at.
+            view: the positions that the step looks at.
             op: reads candidates by the general settings.
         """
-        query = self.query(look, op, state.model)
+        query = self.query(view, op, state.model)
         chance = query.log_chance
         if chance is not None:
-            look = replace(look, score=np.full(len(look.position), chance))
+            view = replace(view, score=np.full(len(view.position), chance))
         if self.reads is None or chance is not None:  # only what will be written is read
-            chosen = self.commit(look)
-            erase = look.position[self.erase(look)]
+            chosen = self.commit(view)
+            erase = view.position[self.erase(view)]
             if not chosen.any():
                 return Edit(erase=erase)
-            token, logprob, *_ = yield from state.read(look.position[chosen], query)
-            return Edit(look.position[chosen], token, logprob, erase)
-        if look.quota <= 0 and self.default_schedule and not self._takes_back(look):
+            token, logprob, *_ = yield from state.read(view.position[chosen], query)
+            return Edit(view.position[chosen], token, logprob, erase)
+        if view.quota <= 0 and self.default_schedule and not self._takes_back(view):
             return Edit()
-        token, logprob, score, *more = yield from state.read(look.position, query)
-        look = replace(look, token=token, score=score, more=tuple(more))
-        chosen = self.commit(look)
-        return Edit(look.position[chosen], token[chosen], logprob[chosen], look.position[self.erase(look)])
+        token, logprob, score, *more = yield from state.read(view.position, query)
+        view = replace(view, token=token, score=score, more=tuple(more))
+        chosen = self.commit(view)
+        return Edit(view.position[chosen], token[chosen], logprob[chosen], view.position[self.erase(view)])
 
-    def _takes_back(self, look: StepState) -> bool:
+    def _takes_back(self, view: StepState) -> bool:
         """Returns whether a step that has no token to write can change something nevertheless."""
-        return self.revisits and (look.left_open > 0 or bool(look.open.any()))
+        return self.revisits and (view.left_open > 0 or bool(view.open.any()))
 
     # -- the program ---------------------------------------------------------------------------------------
 
@@ -161,14 +161,14 @@ class Unmasking(Strategy):
                 edit = yield from _first_position(state, at[:1], op)
             else:
                 at = at if self.revisits else at[state.open[at]]
-                look = state.look(self.candidates(at), block, step, quota, name)
-                edit = yield from self.step(state, look, op)
+                view = state.view(self.candidates(at), block, step, quota, name)
+                edit = yield from self.step(state, view, op)
             state.apply(edit)
             if not edit.changes_nothing and self.ends == "full":
-                state.look_for_exit()
+                state.check_early_exit()
             step, state.global_step = step + 1, state.global_step + 1
             self._offer(state, step, request)
-        state.look_for_exit()  # what was written in the block is final now, whatever the strategy
+        state.check_early_exit()  # what was written in the block is final now, whatever the strategy
 
     def _goes_on(self, state: DecodeState, block: Block, step: int) -> bool:
         if state.exit != "full":

@@ -1,8 +1,9 @@
-"""Rows of many requests, packed into batches by a token budget: the one place that calls the model.
+"""The engine: packs rows of many programs into batches by a token budget and runs the model.
 
-The work on one canvas is a program (`rows`): scoring yields all its rows at once, filling one per step. `drive` keeps many programs going and mixes
-their rows, so that requests share batches however much work each of them is. A batch that does not fit the memory is halved, and so is the budget;
-a row that fails alone is the error of its own program.
+The work on one canvas is a program (`rows`). A program that scores yields all its rows at once; one
+that fills yields the rows of one step at a time. `drive` runs many programs and mixes their rows in
+batches. If a batch does not fit the device's memory, the batch and the budget are halved. If a row
+fails alone, its program gets the error.
 
 Shape letters: L = positions, N = wanted positions of a batch, V = vocabulary.
 """
@@ -28,16 +29,25 @@ from dlm_eval.models.probes import device_lost, out_of_memory
 from dlm_eval.printable import counted
 
 T = TypeVar("T")
-AHEAD = 2  # batches' worth of the oldest rows that the next batch is chosen from
-QUEUED = 4  # batches whose rows wait at most, so that there are like ones to put together
-HOPELESS = 16  # rows that fail alone, with none that succeeded, before the model itself is to blame
+AHEAD = 2  # the next batch is chosen from this many batches of the oldest rows
+QUEUED = 4  # maximum number of batches in the queue; more rows of equal length can then share one
+HOPELESS = 16  # the run fails if this many rows fail alone before any row succeeds
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class _Running(Generic[T]):
-    """A program under way: rows it waits for, outputs that have come, cost so far."""
+    """A program that is running.
+
+    Attributes:
+        index: number of the program.
+        program: the generator.
+        outputs: outputs of the rows that it waits for, None if still missing.
+        missing: number of missing outputs.
+        rows: rows that it has asked for so far.
+        seconds: its share of model time so far.
+    """
 
     index: int
     program: Program[T]
@@ -58,16 +68,20 @@ class Engine:
 
     Args:
         model: the denoiser.
-        batch_rows: rows in a batch at most; None for no such bound.
-        batch_tokens: padded tokens in a batch at most; halved where a batch does not fit the device's memory.
-        batch_logits: float32 logits (N x V) formed at once at most; likewise.
-        equal_lengths: whether rows share a batch only with rows of their own length. Then nothing is ever padded, and on a CPU a row's
-            reading has the same bits whoever shares its batch (where the network's own kernels do not allow that, rows run one by one); a CPU
-            gains little from larger batches. None: on CPUs only.
-        footprint: what positions take of the device's memory, where that is known; else one that is remembered weighs as much as one that runs.
-        memory_tokens: stand-in for the device's memory, in padded tokens: a larger batch raises torch.OutOfMemoryError before it is run. For
-            tests where there is no CUDA.
-        on_forward: called after every forward pass (the worker's sign of life).
+        batch_rows: maximum number of rows in a batch; None for no limit.
+        batch_tokens: maximum number of tokens in a batch, padding included. It is halved if a batch
+            does not fit the device's memory.
+        batch_logits: maximum number of float32 logits (N x V) formed at once. It is halved
+            likewise.
+        equal_lengths: whether all rows of a batch must have the same length. Nothing is padded
+            then. On a CPU the output of a row has the same bits in every batch (if the network's
+            kernels do not allow that, rows run one by one), and larger batches gain little. None
+            means True on CPUs only.
+        footprint: device memory per position, if known. Otherwise a cached position counts as one
+            that runs.
+        memory_tokens: replaces the device's memory in tests without CUDA. A batch with more tokens,
+            padding included, raises torch.OutOfMemoryError before it runs.
+        on_forward: called after every forward pass (a worker's heartbeat).
     """
 
     def __init__(
@@ -95,8 +109,9 @@ class Engine:
         self.memory_tokens = memory_tokens
         self.on_forward = on_forward
         self.cost = Cost()
-        self.program_seconds = 0.0  # of model time so far, of the program that is being handed its outputs
-        self.batch_invariant: bool | None = None  # whether outputs are the same in any batch, where that is known
+        self.program_seconds = 0.0  # model time so far of the program that gets its outputs now
+        # Whether outputs are the same in any batch, if known.
+        self.batch_invariant: bool | None = None
         self._failed_alone = 0
 
     # -- driving programs -------------------------------------------------------------------------------------------------
@@ -106,8 +121,9 @@ class Engine:
     ) -> list[Outcome[T]]:
         """Returns the outcome of each program, in the order given.
 
-        Programs are started as room for their rows appears, and `done(index, outcome)` is called as each ends. A program that meets a NaN, whose row
-        fails even alone, or that raises SampleError itself, ends with that error; the others go on.
+        A program starts when the queue has room for its rows. `done(index, outcome)` is called when
+        a program ends. A program ends with an error if its logits are NaN, if its row fails even
+        alone, or if it raises SampleError. The others continue.
 
         Raises:
             RunError: the device is lost, or the model fails on every row.
@@ -139,10 +155,11 @@ class Engine:
         return [outcomes[index] for index in range(len(outcomes))]
 
     def _next_batch(self, queue: Mapping[bytes, Waiting]) -> list[Waiting]:
-        """Returns the batch to run next: of those that are full, the one with the oldest program in it.
+        """Returns the batch to run next: the full batch that contains the oldest program.
 
-        So the programs of one batch end before others begin: an interruption loses the work of about a batch, not of all programs in the queue, even if
-        all of them take equally many steps. A batch that is not full waits for more rows of its kind.
+        The programs of one batch therefore end before others begin. An interruption loses the work
+        of about one batch, not of all programs in the queue. A batch that is not full waits for
+        more rows.
         """
         waiting = sorted(queue.values(), key=_age)
         weights = accumulate(one.tokens + int(self.cached_weight * one.held) for one in waiting)
@@ -160,7 +177,9 @@ class Engine:
         queue: dict[bytes, Waiting],
         finish: Callable[[_Running[T], T | SampleError], None],
     ) -> int:
-        """Hands a program its outputs and queues the rows that it asks for next; returns how many tokens they are."""
+        """Sends a program its outputs and queues the rows that it yields next; returns their
+        tokens.
+        """
         self.program_seconds = running.seconds
         try:
             rows: list[ForwardRow] = []
@@ -191,13 +210,18 @@ class Engine:
         return Limits(self.batch_rows, self.batch_tokens, wanted, self.cached_weight, self.equal_lengths)
 
     def _queued(self, one: Waiting) -> int:
-        """Returns the tokens that a row takes of the queue's room: a memory stays on the device, whichever batch runs."""
+        """Returns the tokens that a row takes up in the queue.
+
+        A KV cache counts fully, since it stays on the device while other batches run.
+        """
         return len(one.row.tokens) * one.row.passes + int(QUEUED * self.cached_weight * one.held)
 
     # -- running -------------------------------------------------------------------------------------------------------
 
     def _serve(self, batch: Sequence[Waiting]) -> list[_Running[Any]]:
-        """Runs a batch (in halves, where it fails), delivers its outputs, returns the programs that wait for nothing more."""
+        """Runs a batch, in halves if it fails; returns the programs that have all their outputs
+        now.
+        """
         requests = [(sequence, request) for sequence, waiting in enumerate(batch) for request in waiting.requests]
         start = time.perf_counter()
         found = self._attempt(batch, [(s, row) for s, (_, _, row) in requests])
@@ -226,12 +250,12 @@ class Engine:
         """Returns the outputs of a forward pass, or the exception that it raised.
 
         Raises:
-            RunError: the device is lost; nothing more can run in this process.
+            RunError: the device is lost, so nothing more can run in this process.
         """
         padded = Load.of(batch).weight(self.cached_weight)
         try:
             if self.memory_tokens is not None and padded > self.memory_tokens:
-                raise torch.OutOfMemoryError(f"{padded} tokens, where memory_tokens is {self.memory_tokens}")
+                raise torch.OutOfMemoryError(f"{padded} tokens, but memory_tokens is {self.memory_tokens}")
             outputs, shape = self._run([waiting.row for waiting in batch], requests)
         except DlmEvalError:
             raise
@@ -248,15 +272,15 @@ class Engine:
     def _run(
         self, rows: Sequence[ForwardRow], requests: Sequence[tuple[int, ForwardRow]]
     ) -> tuple[list[Output | SampleError], torch.Size]:
-        """Returns a reading for every (sequence, asking row) pair, and the shape of the batch."""
+        """Returns the output of every request, and the shape of the batch."""
         return forward(self.model, rows, requests)
 
     def _adapt(self, error: Exception, batch: Sequence[Waiting]) -> None:
-        """Halves the budgets where memory ran out, for good."""
+        """Halves the budgets permanently if memory ran out."""
         if not out_of_memory(error):
             if len(batch) > 1:
                 log.warning(
-                    "a batch of %d rows failed (%s: %s); its rows are tried apart",
+                    "a batch of %d rows failed (%s: %s); it is retried in halves",
                     len(batch),
                     type(error).__name__,
                     error,
@@ -268,13 +292,14 @@ class Engine:
         load = Load.of(batch)
         weight = load.weight(self.cached_weight)
         logits = load.wanted * self.model.vocab_size
-        # Logits that took little of their budget are not to blame; to halve it by them would leave single rows of many wanted positions.
+        # Logits that used little of their budget did not exhaust the memory. Halving their budget
+        # would leave batches of one row with many wanted positions.
         if logits / self.batch_logits >= weight / self.batch_tokens:
             self.batch_logits = min(self.batch_logits, max(logits // 2, self.model.vocab_size))
         self.batch_tokens = min(self.batch_tokens, max(weight // load.rows, weight // 2))
         if len(batch) > 1:
             log.warning(
-                "out of memory on %s with %d rows of %d positions; batches hold %d tokens from here on",
+                "out of memory on %s with %d rows of %d positions; batches hold at most %d tokens from now on",
                 device,
                 load.rows,
                 load.longest + load.held,
@@ -285,7 +310,7 @@ class Engine:
         """Returns the error of a row that failed alone.
 
         Raises:
-            RunError: no row has succeeded yet and many have failed: it is the model.
+            RunError: many rows have failed and none has succeeded, so the model itself fails.
         """
         if out_of_memory(error):
             return OutOfMemory(

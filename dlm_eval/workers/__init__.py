@@ -1,8 +1,11 @@
-"""Where jobs run: in this process, in one worker process per device, or in Ray actors. Same interface, same answers.
+"""Pools run jobs: in this process, in one worker process per device, or in Ray actors.
 
-InProcess          one model here: no overhead, nothing to start
-Workers            one worker per device (`workers`); local processes (`local`) or Ray actors (`ray_actors`) behind one protocol (`messages`)
-JournalOnly         no model at all: what the journal does not hold is an error of its sample (--score_only)
+All have the same interface and give the same answers.
+
+InProcess      one model in this process
+Workers        one worker per device (`driver`): local processes (`local`) or Ray actors
+               (`ray_actors`) with one protocol (`messages`)
+JournalOnly    no model: a job that the journal does not hold is a sample error (--score_only)
 """
 
 from __future__ import annotations
@@ -23,23 +26,29 @@ class Pool(Protocol):
     """Answers jobs on some devices."""
 
     def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
-        """Answers `jobs` in any order; calls `done(index, answer)` once for each, and before that perhaps `keep(index, checkpoint)` several times."""
+        """Answers `jobs` in any order.
+
+        Args:
+            jobs: what to answer.
+            done: called as done(index, answer), once for each job.
+            keep: called as keep(index, checkpoint), any number of times before that.
+        """
         ...
 
     def cost(self) -> Cost:
-        """Returns what the devices did so far."""
+        """Returns the cost on all devices so far."""
         ...
 
     def devices(self) -> list[dict[str, Any]]:
-        """Returns per device: its name, what it did, its peak memory."""
+        """Returns the name, cost and peak memory of each device."""
         ...
 
     def busy(self) -> list[float]:
-        """Returns per device the seconds in which it has run the model so far."""
+        """Returns the seconds that each device has run the model so far."""
         ...
 
     def profile(self) -> DeviceProfile:
-        """Returns what the next run on these devices should know."""
+        """Returns the measurements that the next run on these devices starts with."""
         ...
 
     def close(self) -> None:
@@ -75,7 +84,7 @@ class InProcess:
 
 
 class JournalOnly:
-    """Answers nothing: every job that reaches it was not in the journal."""
+    """Answers every job with an error, since a job that the journal holds never reaches a pool."""
 
     def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
         for index in range(len(jobs)):

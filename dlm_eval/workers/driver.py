@@ -1,4 +1,6 @@
-"""The driver of several workers: hands out work, takes back what a dead or hanging worker held, starts another in its slot."""
+"""The driver of several workers: sends jobs, takes them back if a worker crashes or hangs, and
+restarts it.
+"""
 
 from __future__ import annotations
 
@@ -36,32 +38,34 @@ from dlm_eval.workers.messages import (
     WorkerConfig,
 )
 
-WATCHDOG_SECONDS = 900.0  # silence (no forward pass ends) after which a worker counts as hanging
-LOADING_SECONDS = 3600.0  # likewise before it is ready
-RESTARTS = 3  # deaths in a row, with no answer between them, that a slot survives (twice as many where a request may be to blame)
+WATCHDOG_SECONDS = 900.0  # a worker hangs if no forward pass ends for so long
+LOADING_SECONDS = 3600.0  # the same while it loads the model
+# Consecutive crashes, with no answer in between, after which a slot is still restarted. Twice as
+# many if a job may have caused them.
+RESTARTS = 3
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class _Slot:
-    """A device and the worker that serves it now."""
+    """A device and its present worker."""
 
     index: int
     link: Link | None = None
     ready: Ready | None = None
     held: dict[int, Job] = field(default_factory=dict)
-    apart: bool = False  # whether what it holds are suspects
+    apart: bool = False  # whether the jobs that it holds are quarantined
     heard: float = 0.0
     failures: int = 0
     why: str = ""
     usage: Usage | None = None
-    past: Cost = field(default_factory=Cost)  # of workers that died here
+    past: Cost = field(default_factory=Cost)  # of earlier workers of this slot
     reported: bool = False
 
     @property
     def cost(self) -> Cost:
-        """What all its workers did."""
+        """The cost of all its workers."""
         return self.past + (self.usage.cost if self.usage else Cost())
 
     @property
@@ -74,8 +78,9 @@ class Workers:
 
     Args:
         start: starts the worker of a slot.
-        count: slots.
-        watchdog: seconds of silence after which a worker with work is replaced (default: the variable DLM_EVAL_WATCHDOG, else 15 minutes).
+        count: number of slots.
+        watchdog: a worker that has jobs and ends no forward pass for so many seconds is replaced
+            (default: the variable DLM_EVAL_WATCHDOG, else 15 minutes).
     """
 
     def __init__(self, start: Starter, count: int, watchdog: float | None = None) -> None:
@@ -92,7 +97,9 @@ class Workers:
     # -- the Pool interface --------------------------------------------------------------------------------------------
 
     def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
-        """Answers `jobs`, each once. What a dead worker was writing goes on from its last checkpoint.
+        """Answers `jobs`, each once.
+
+        If a worker crashes, its canvases are resumed from their last checkpoints.
 
         Raises:
             UserError: the model cannot be loaded.
@@ -122,7 +129,7 @@ class Workers:
                     note(message.number, message.checkpoint)
                 self._take(slot, message, chunks, jobs, finish)
             self._watch()
-            if chunks:  # given back by the dead: whoever is idle takes it
+            if chunks:  # taken back from a crashed worker: idle workers get them
                 for slot in self.slots:
                     if slot.ready is not None and not slot.held:
                         self._feed(slot, chunks, jobs, 1)
@@ -146,14 +153,14 @@ class Workers:
             if slot.link is not None:
                 slot.link.kill()
 
-    # -- workers come and go -------------------------------------------------------------------------------------------
+    # -- start and end of workers -------------------------------------------------------------------------------------------
 
     def _begin(self, slot: _Slot) -> None:
         slot.ready, slot.heard = None, time.monotonic()
         slot.link = self._start(slot.index, self._profile, self._events)
 
     def _gone(self, slot: _Slot, how: str, chunks: Chunks, finish: Any) -> None:
-        """Gives a dead worker's jobs back and starts another in its slot, a bounded number of times."""
+        """Takes back the jobs of a worker that ended and restarts it, a limited number of times."""
         assert slot.link is not None
         held = counted(len(slot.held), "job", "are")
         log.warning("the worker of %s %s; %s given back", slot.link.label, slot.why or how, held)
@@ -161,15 +168,14 @@ class Workers:
         slot.past, slot.usage = slot.cost, None
         for number in chunks.lost(list(slot.held), slot.apart):
             finish(
-                number, Answer(None, f"its worker died three times of this request alone ({slot.why or how})", 0, 0.0)
+                number,
+                Answer(None, f"its worker crashed three times on this request alone ({slot.why or how})", 0, 0.0),
             )
         limit = 2 * RESTARTS if slot.apart else RESTARTS
         reason, slot.held, slot.apart, slot.why = slot.why or how, {}, False, ""
         if slot.failures > limit:
             slot.link = slot.ready = None
-            log.error(
-                "the slot of worker %d is given up after %s in a row", slot.index, counted(slot.failures, "death")
-            )
+            log.error("worker %d: giving up after %s in a row", slot.index, counted(slot.failures, "failure"))
             if all(other.link is None for other in self.slots):
                 raise RunError(f"no worker is left: the last one {reason}; finished answers are in the journal")
             return
@@ -177,7 +183,10 @@ class Workers:
         self._begin(slot)
 
     def _watch(self) -> None:
-        """Ends workers that are silent for too long; their end is then news like any other."""
+        """Kills workers that have been silent for too long.
+
+        `Exited` arrives as for any other worker.
+        """
         for slot in self.slots:
             limit = self._watchdog if slot.ready else max(self._watchdog, LOADING_SECONDS)
             if slot.link and (slot.held or not slot.ready) and time.monotonic() - slot.heard > limit and not slot.why:
@@ -187,7 +196,7 @@ class Workers:
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def _next_events(self) -> list[tuple[_Slot, Any]]:
-        """Returns what workers have said, after waiting a moment for it; words of workers that were replaced are dropped."""
+        """Waits briefly for messages and returns them, without those of workers that were replaced."""
         events = []
         try:
             events.append(self._events.get(timeout=0.5))
@@ -224,7 +233,10 @@ class Workers:
             self._gone(slot, message.how, chunks, finish)
 
     def _begun(self, slot: _Slot, message: Ready) -> None:
-        """Notes that a slot's worker can run. All workers load one model, so what there is to warn of is said once."""
+        """Notes that a slot's worker is ready.
+
+        All workers load one model, so its warning is logged once.
+        """
         slot.ready = message
         if message.warning and not self._warned:
             log.warning("%s", message.warning)
@@ -239,10 +251,13 @@ class Workers:
         slot.usage, slot.reported = message.usage, message.report
 
     def _feed(self, slot: _Slot, chunks: Chunks, jobs: Sequence[Job], count: int) -> None:
-        """Sends the next chunks; or END, so that the worker finishes what it holds. Suspects only to a worker that holds nothing."""
+        """Sends the next chunks, or END, so that the worker finishes its jobs.
+
+        Quarantined jobs are sent only to a worker without other jobs.
+        """
         assert slot.link is not None
         if slot.apart:
-            return  # END was sent behind the suspects
+            return  # END was sent after the quarantined jobs
         for _ in range(count):
             if chunks.quarantined and not slot.held:
                 numbers, slot.apart = chunks.next_quarantined(), True
@@ -257,7 +272,7 @@ class Workers:
                 return
 
     def _ask_for_reports(self) -> None:
-        """Waits a moment for every worker's last figures."""
+        """Waits briefly for the final usage of every worker."""
         asked = [slot for slot in self.slots if slot.link is not None and slot.ready is not None]
         for slot in asked:
             slot.reported = False
@@ -278,7 +293,10 @@ class Workers:
 def start_workers(
     config: WorkerConfig, devices: Sequence[Device], engine: str = "local", ray_address: str | None = None
 ) -> Workers:
-    """Returns a pool of one worker per device; they load while the caller goes on."""
+    """Starts one worker per device and returns the pool.
+
+    Workers load the model in the background.
+    """
     takes = option_names(config.model)
     extra: dict[str, str] = {}
     if engine == "ray":

@@ -1,7 +1,8 @@
-"""Worker processes of this machine: fresh interpreters that talk through a pipe, and end when the driver does.
+"""Worker processes of this machine: new interpreters that use a pipe and end with the driver.
 
-A worker is started as a program of its own, not through multiprocessing: nothing of the driver's `__main__` is run again, so that a script or a
-notebook needs no guard. It has a session of its own: Ctrl-C reaches the driver alone, which then ends its workers.
+A worker is started as a program, not through multiprocessing. The driver's `__main__` is not run
+again, so a script or a notebook needs no guard. A worker has its own session: Ctrl-C reaches only
+the driver, which then ends its workers.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class LocalLink:
     """One worker process, seen from the driver.
 
     Args:
-        config: what it loads.
+        config: what the worker loads.
         label: its device, for messages.
-        environment: variables that it gets (its visible devices).
-        events: gets (link, message) for everything it says, and (link, Exited) at its end.
+        environment: variables to set (the visible devices).
+        events: receives (link, message) for each of its messages, and (link, Exited) when it ends.
     """
 
     def __init__(self, config: WorkerConfig, label: str, environment: Mapping[str, str], events: Events) -> None:
@@ -53,7 +54,7 @@ class LocalLink:
         self.send(config)
 
     def send(self, message: Any) -> None:
-        """Hands a message over; never waits (a worker that hangs reads nothing)."""
+        """Sends a message; never waits, since a worker that hangs reads nothing."""
         self._outbox.put(message)
 
     def kill(self) -> None:
@@ -65,7 +66,7 @@ class LocalLink:
             while True:
                 self._connection.send(self._outbox.get())
         except (OSError, ValueError):
-            return  # it is dead; the reader says so
+            return  # it has ended; `_read` reports that
 
     def _read(self, events: Events) -> None:
         try:
@@ -81,7 +82,7 @@ def _how(code: int) -> str:
 
 
 def main() -> None:
-    """Runs a worker on the inherited pipe whose number is the program's argument."""
+    """Runs a worker; the program's argument is the number of the inherited pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     config: WorkerConfig = connection.recv()
@@ -94,7 +95,7 @@ def main() -> None:
             while True:
                 inbox.put(connection.recv())
         except (EOFError, OSError):
-            os._exit(0)  # the driver is gone, and with it everyone who wants an answer
+            os._exit(0)  # the driver has ended, so nobody needs an answer
 
     threading.Thread(target=read, daemon=True).start()
     from dlm_eval.workers.worker import serve

@@ -1,7 +1,18 @@
-"""What driver and worker say to each other. The same for local processes and Ray actors.
+"""Messages between driver and worker, the same for local processes and Ray actors.
 
-Driver to worker: a list of (number, job), `END` (nothing more for now: finish what is under way), `REPORT` (say what you have done).
-Worker to driver: `Ready` or `LoadFailed` once; then `NeedWork` as it begins a list, `Answered` per job, `Halfway` of long ones, `Alive` at most once a second; `Failed` when it gives up.
+Driver to worker:
+
+* a list of (number, job): answer these jobs.
+* `END`: no more jobs for now; finish those under way.
+* `REPORT`: send your usage.
+
+Worker to driver:
+
+* `Ready` or `LoadFailed`, once.
+* `NeedWork` when it begins its last list.
+* `Answered` for each job, and before that `Halfway` for long ones.
+* `Alive` at most once a second.
+* `Failed` when it ends because of an error.
 """
 
 from __future__ import annotations
@@ -29,15 +40,15 @@ REPORT = "report"
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker loads, and how it batches.
+    """The model that a worker loads and its batch size.
 
     Attributes:
-        model: as in --model.
-        options: its model_args, the device among them.
-        batch_size: as in --batch_size.
-        profile: by earlier runs, and by workers that ended.
-        verbosity: of the log.
-        most_rows: as in --max_batch_size.
+        model: value of --model.
+        options: model_args, the device included.
+        batch_size: value of --batch_size.
+        profile: measurements of earlier runs, and of workers that have ended.
+        verbosity: log level.
+        most_rows: value of --max_batch_size.
     """
 
     model: str
@@ -50,8 +61,17 @@ class WorkerConfig:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a worker has done so far, the device memory that it took at most (bytes), its token budget now, what a position takes of the memory, and
-    whether its model can remember keys and values ('usable' or 'unusable: why')."""
+    """What a worker has used so far.
+
+    Attributes:
+        cost: forwards, rows, tokens and seconds.
+        peak_bytes: peak device memory.
+        batch_tokens: its present token budget.
+        name: name of the device.
+        footprint: device memory per position, if measured.
+        cache: whether the model's KV cache works ('usable', or 'unusable: why').
+        batch_invariant: whether outputs are the same in any batch, if known.
+    """
 
     cost: Cost
     peak_bytes: int
@@ -62,7 +82,7 @@ class Usage:
     batch_invariant: bool | None = None
 
     def facts(self, label: str) -> dict[str, Any]:
-        """Returns it as plain data, for the record of a run."""
+        """Returns the usage as plain data, for the result file."""
         return {
             "device": label,
             "name": self.name,
@@ -76,7 +96,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Ready:
-    """The model is loaded, by this process of this host; what there is to warn of, once for all workers."""
+    """The model is loaded. `warning` is logged once for all workers."""
 
     pid: int
     host: str
@@ -85,26 +105,26 @@ class Ready:
 
 @dataclass(frozen=True)
 class LoadFailed:
-    """The model cannot be loaded: the user's mistake."""
+    """The model cannot be loaded because of a setting."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The worker ends: its device or its model is unusable."""
+    """The worker ends because its device or its model fails."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class NeedWork:
-    """The worker has begun the last list that it has."""
+    """The worker has begun its last list of jobs."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A job is done."""
+    """The answer of a job."""
 
     number: int
     answer: Answer
@@ -112,7 +132,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Halfway:
-    """How far a job has come."""
+    """A checkpoint of a job."""
 
     number: int
     checkpoint: Checkpoint
@@ -120,7 +140,7 @@ class Halfway:
 
 @dataclass(frozen=True)
 class Alive:
-    """A forward pass has ended; `report` if the driver asked."""
+    """A forward pass has ended. `report` is true if this answers `REPORT`."""
 
     usage: Usage
     report: bool = False
@@ -151,13 +171,14 @@ class Link(Protocol):
 
 
 Events = queue.SimpleQueue[tuple[Any, Any]]
-Starter = Callable[[int, DeviceProfile, Events], Link]  # (slot, what is known of the device, events) -> its link
+# (slot, what is known of the device, events) -> its link.
+Starter = Callable[[int, DeviceProfile, Events], Link]
 
 
 def usage(engine: Engine) -> Usage:
-    """Returns what `engine` did in this process."""
+    """Returns the usage of `engine` in this process."""
     device = device_of(engine.model)
-    if device.type == "cuda":  # all that the process sees: a model may span several
+    if device.type == "cuda":  # all visible devices, since a model may span several
         peak = sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
         name = torch.cuda.get_device_name(device)
     else:
@@ -174,6 +195,6 @@ def usage(engine: Engine) -> Usage:
 
 
 def peak_memory() -> int:
-    """Returns the bytes of memory that this process has held at most."""
+    """Returns the peak memory of this process in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,6 +1,9 @@
-"""Workers as Ray actors: Ray says where they run, on this machine or others; what they say is the same as everywhere.
+"""Workers as Ray actors.
 
-The actor answers in a thread of its own; what it says leaves through one streaming generator, what it is told comes in by method calls.
+Ray places them, on this machine or others. The messages are the usual ones.
+
+The worker runs in a thread of the actor. Its messages leave through one streaming generator; the
+driver's messages arrive as method calls.
 """
 
 from __future__ import annotations
@@ -30,12 +33,15 @@ class Actor:
     def __init__(self) -> None:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._early: dict[int, Any] = {}  # messages that overtook others
+        self._early: dict[int, Any] = {}  # messages that arrived before earlier ones
         self._next = 0
         self._lock = threading.Lock()
 
     def put(self, number: int, message: Any) -> None:
-        """Takes the driver's message `number`. Calls of an actor with several threads can overtake each other; messages must not."""
+        """Takes the driver's message `number`.
+
+        Calls of an actor with several threads can arrive out of order, so messages are sorted.
+        """
         with self._lock:
             self._early[number] = message
             while self._next in self._early:
@@ -43,7 +49,7 @@ class Actor:
                 self._next += 1
 
     def work(self, config: WorkerConfig) -> Any:
-        """Serves; yields lists of what the worker says, until it ends."""
+        """Runs the worker and yields lists of its messages until it ends."""
         learn(config.options)
         logging.setLogRecordFactory(SafeRecord)
         logging.basicConfig(level=config.verbosity)
@@ -53,7 +59,7 @@ class Actor:
                 from dlm_eval.workers.worker import serve
 
                 serve(config, self._inbox.get, self._outbox.put)
-            except BaseException as error:  # an import that fails there, an exit: the driver must not wait for more
+            except BaseException as error:  # a failed import or an exit: the driver must not wait for more
                 self._outbox.put(Failed(f"{type(error).__name__}: {error}"))
             self._outbox.put(None)
 
@@ -67,7 +73,7 @@ class Actor:
 
 
 class RayLink:
-    """One Ray actor, seen from the driver (see `messages.Link`)."""
+    """One Ray actor, as the driver sees it (see `messages.Link`)."""
 
     def __init__(
         self, config: WorkerConfig, label: str, environment: dict[str, str], gpus: int, events: Events
@@ -84,7 +90,7 @@ class RayLink:
         threading.Thread(target=self._read, args=(said, events), daemon=True).start()
 
     def send(self, message: Any) -> None:
-        """Hands a message over, without waiting."""
+        """Sends a message, without waiting."""
         self._actor.put.remote(next(self._sent), message)
 
     def kill(self) -> None:
@@ -102,16 +108,18 @@ class RayLink:
             for reference in said:
                 for message in ray.get(reference):
                     events.put((self, message))
-        except Exception as error:  # Ray has many kinds, for an actor, a node, a network that is lost
+        except Exception as error:  # Ray has many kinds: the actor, its node or the network is lost
             how = f"was lost ({type(error).__name__})"
         events.put((self, Exited(how)))
 
 
 def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
-    """Connects to a Ray cluster, or starts one of this machine; returns the variables that its actors need.
+    """Connects to a Ray cluster, or starts one on this machine; returns environment variables for
+    its actors.
 
     Raises:
-        UserError: Ray is not installed, the cluster cannot be reached, or it has too few CPUs or GPUs for the workers.
+        UserError: Ray is not installed, the cluster cannot be reached, or it has too few CPUs or
+            GPUs for the workers.
     """
     try:
         import ray
@@ -134,18 +142,20 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
                 f"--ray_address '{address or 'auto'}' cannot be used: {redact_message(' '.join(str(error).split()))[:200]}"
             ) from error
         if threading.current_thread() is threading.main_thread():
-            for name, handler in handlers.items():  # Ray takes SIGTERM for itself
+            for name, handler in handlers.items():  # Ray replaces the handler of SIGTERM
                 signal.signal(name, handler)
     have = ray.cluster_resources()
     for kind, needed in (("CPU", workers), ("GPU", gpus)):
         if have.get(kind, 0) < needed:
             raise UserError(f"--devices needs {needed} {kind}s, but the Ray cluster has {have.get(kind, 0):g}")
-    # Other machines have their own installation; actors of this one run what the driver runs.
+    # Other machines have their own installation; actors on this one import what the driver imports.
     return {} if address else {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
 
 
 def _require_answer(address: str) -> None:
-    """Raises UserError where nothing answers at `address` (HOST:PORT): Ray itself would try for minutes."""
+    """Raises UserError if nothing listens at `address` (HOST:PORT); Ray itself would retry for
+    minutes.
+    """
     if place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
         try:
             socket.create_connection((place[1], int(place[2])), timeout=10).close()
@@ -154,7 +164,7 @@ def _require_answer(address: str) -> None:
 
 
 def gpus_of_cluster(address: str | None) -> int:
-    """Returns how many GPUs the cluster has."""
+    """Returns the number of GPUs of the cluster."""
     connect(address, 0, 0)
     import ray
 

@@ -1,4 +1,4 @@
-"""A worker: loads the model, then answers whatever comes, mixing the rows of all jobs that it holds."""
+"""A worker: loads the model and answers jobs; the rows of all its jobs share batches."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ log = logging.getLogger(__name__)
 
 
 def serve(config: WorkerConfig, receive: Callable[[], Any], send: Callable[[Any], None]) -> None:
-    """Answers jobs until the driver is gone.
+    """Answers jobs until the driver ends.
 
     Args:
-        config: what to load.
+        config: the model and its batch size.
         receive: waits for the driver's next message.
-        send: hands a message to the driver.
+        send: sends a message to the driver.
     """
     try:
-        probes.log.setLevel(logging.ERROR)  # its warning goes to the driver, which has it once for all workers
+        probes.log.setLevel(logging.ERROR)  # the driver logs its warning once for all workers
         model = load_model(config.model, **config.options)
         engine = make_engine(model, config.batch_size, config.profile, config.most_rows)
         engine.on_forward = _sign_of_life(engine, send)
@@ -63,13 +63,16 @@ def serve(config: WorkerConfig, receive: Callable[[], Any], send: Callable[[Any]
         send(LoadFailed(str(error)))
     except DlmEvalError as error:
         send(Failed(str(error)))
-    except Exception as error:  # the driver decides what a dead worker means
+    except Exception as error:  # the driver decides how to go on
         log.exception("worker %d ends", os.getpid())
         send(Failed(f"{type(error).__name__}: {error}"))
 
 
 def _incoming(chunk: Chunk, receive: Callable[[], Any], send: Callable[[Any], None]) -> Iterator[tuple[int, Job]]:
-    """Yields the jobs of `chunk` and of those that follow, until the driver says END. The next is asked for as one is begun, so that it is there in time."""
+    """Yields the jobs of `chunk` and of the following chunks until END.
+
+    The next chunk is requested when one is begun, so that it arrives in time.
+    """
     message: Any = chunk
     while message != END:
         send(NeedWork())
