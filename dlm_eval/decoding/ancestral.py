@@ -1,15 +1,18 @@
-"""Strategies that step back in time: each open position is written with the chance of the time that has passed.
+"""Ancestral sampling: each open position is written with the probability of the reverse process.
 
-With s_y the concrete score of token y at a masked position and S their sum (Lou et al. 2023), a step from t to s < t writes y with probability
+With s_y the concrete score of token y at a masked position and S their sum (Lou et al. 2023), a
+step from t to s < t writes y with probability
 
     analytic   (exp(sigma(t) - sigma(s)) - 1) s_y        (Tweedie tau-leaping, their eq. 19)
     euler      (t - s) sigma'(t) s_y                     (their eq. 13)
     ddpm       (1 - s/t) p(y)                            (Sahoo et al. 2024, eq. 7)
 
-and leaves the position open otherwise (never, where these sum to more than 1). Since ratios of the s_y do not depend on the step, that is: write
-with probability min(1, factor x S) a token drawn from s_y / S. A model that predicts tokens themselves has S = 1 / (exp(sigma) - 1): then the chance is
-known before anything is read, and only what will be written is read. After the last step one more removes what noise is left: ddpm writes the most
-probable tokens, the others draw them.
+and leaves the position open otherwise (never if these sum to more than 1). The ratios of the s_y do
+not depend on the step, so the step is equivalent to this: with probability min(1, factor x S),
+write a token drawn from s_y / S. A model that predicts tokens has S = 1 / (exp(sigma) - 1). The
+probability is then known before the model runs, and only positions that will be written are read.
+One more step after the last removes the remaining noise: ddpm writes the most probable tokens, the
+others draw them.
 
 Shape letters: N = wanted positions of a batch, V = vocabulary, W = positions that a step looks at.
 """
@@ -41,11 +44,13 @@ SCORES = "score_logits"  # method of models of concrete scores
 
 @dataclass(frozen=True)
 class Rates:
-    """LogitsOp of log-scores: (token, its log-probability [nats], log of the chance that it is written now [nats]), each [N].
+    """LogitsOp of log-scores: (token, its log-probability, log-probability that it is written now).
+
+    Each is [N]; logs are in nats.
 
     Attributes:
         draw: how the token is drawn; it bans the mask.
-        log_factor: log of what multiplies the scores in this step.
+        log_factor: log of the factor of the scores in this step.
     """
 
     draw: Draw
@@ -58,7 +63,10 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class Timestep(Unmasking, name="timestep"):
-    """each position with probability 1 - s/t, all that is left in the last step (Dream origin; eps=0: DiffuLLaMA random keep)"""
+    """each position with probability 1 - s/t (Dream origin; eps=0: DiffuLLaMA random keep)
+
+    The last step writes all remaining positions.
+    """
 
     takes_schedule: ClassVar[bool] = False
 
@@ -74,7 +82,7 @@ class Timestep(Unmasking, name="timestep"):
 
 @dataclass(frozen=True, kw_only=True)
 class Ancestral(Unmasking):
-    """Base: each position is written with its own chance, `StepState.score` (log, nats); the query tells it."""
+    """Base: each position is written with its own probability, `StepState.score` (log, nats)."""
 
     takes_schedule: ClassVar[bool] = False
 
@@ -88,7 +96,10 @@ class Ancestral(Unmasking):
 
 @dataclass(frozen=True, kw_only=True)
 class Ddpm(Ancestral, name="ddpm"):
-    """ancestral sampling: each position with probability 1 - s/t, what is left as the most probable token (MDLM, BD3LM)"""
+    """ancestral sampling: each position with probability 1 - s/t (MDLM, BD3LM)
+
+    After the last step the remaining positions get their most probable tokens.
+    """
 
     def query(self, view: StepState, op: Draw, model: Denoiser) -> Query:
         if view.step >= view.steps:
@@ -98,12 +109,12 @@ class Ddpm(Ancestral, name="ddpm"):
 
 
 class ReverseTransition(Ancestral):
-    """Base: the chance is a factor of the step times the concrete scores."""
+    """Base: the probability is the step's factor times the concrete scores."""
 
     reads: ClassVar[Measure | None] = "probability"
 
     def factor(self, schedule: NoiseSchedule, now: float, after: float) -> float:
-        """Returns what multiplies the concrete scores in a step from time `now` to `after`."""
+        """Returns the factor of the concrete scores in a step from time `now` to `after`."""
         raise NotImplementedError
 
     def query(self, view: StepState, op: Draw, model: Denoiser) -> Query:
@@ -121,7 +132,11 @@ class ReverseTransition(Ancestral):
 
 @dataclass(frozen=True, kw_only=True)
 class Analytic(ReverseTransition, name="analytic"):
-    """each position by its exact reverse transition, what is left drawn (SEDD analytic, Tweedie tau-leaping; MDLM analytic)"""
+    """each position by its exact reverse transition (SEDD analytic, Tweedie tau-leaping; MDLM
+    analytic)
+
+    After the last step the remaining positions get tokens that are drawn.
+    """
 
     def factor(self, schedule: NoiseSchedule, now: float, after: float) -> float:
         return math.expm1(schedule.sigma(now) - schedule.sigma(after))
@@ -129,7 +144,11 @@ class Analytic(ReverseTransition, name="analytic"):
 
 @dataclass(frozen=True, kw_only=True)
 class Euler(ReverseTransition, Halting, name="euler"):
-    """Euler steps of the reverse process: of its rates (SEDD euler), of its embeddings in models of process 'gaussian' (CDCD, DDLM)"""
+    """Euler steps of the reverse process (SEDD euler; process 'gaussian': CDCD, DDLM)
+
+    The steps are those of the reverse rates, and of the embeddings for models of process
+    'gaussian'.
+    """
 
     noise_scale: float = option(1.0, least=0, help="factor of the initial noise (process 'gaussian')")
     score_temperature: float = option(

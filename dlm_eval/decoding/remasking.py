@@ -1,8 +1,9 @@
-"""Strategies that take tokens back: a written token can become a mask again, or another token.
+"""Strategies that remask: a written token can become a mask again, or another token.
 
-They look at all positions of the block. Decoding cannot end early: nothing is final before the last step.
+They consider all positions of the block. Decoding cannot end early, since no token is final before
+the last step.
 
-Shape letter: W = positions that a step looks at.
+Shape letter: W = positions that a step considers.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ LOWEST = float(np.finfo(np.float64).min)
 
 @dataclass(frozen=True, kw_only=True)
 class Rdm(Unmasking, name="rdm"):
-    """the highest scores of all positions; written tokens among the lowest are masked again (RDM, DiffusionLLM)"""
+    """the highest scores of all positions; written tokens of low score are remasked (RDM,
+    DiffusionLLM)
+    """
 
     # Zheng et al. 2023: reparameterised discrete diffusion
 
     rdm_condition: Literal["uncond", "cond"] = option(
         "uncond",
-        help="'uncond' masks every written token among the lowest scores again, 'cond' only one that is drawn again with a lower score",
+        help="'uncond' remasks every written token among the lowest scores; 'cond' only one that is drawn again with a lower"
+        " score",
     )
     rdm_noise: float = option(
         0.0, least=0, help="scale of the Gumbel noise on scores, times the share kept open; 0 is deterministic"
@@ -64,13 +68,13 @@ class Rdm(Unmasking, name="rdm"):
 
 @dataclass(frozen=True, kw_only=True)
 class P2(Unmasking, name="p2"):
-    """as rdm, the model planning with eta times a written token's log-probability (P2 self-planning)"""
+    """as rdm, with p2_eta times the log-probability of a written token as its score (P2
+    self-planning)
+    """
 
     # Peng et al. 2025, arXiv 2502.03540: path planning with the model as its own planner
 
-    p2_eta: float = option(
-        1.0, least=0, help="what the log-probability of a written token is multiplied by; 0 never masks it again"
-    )
+    p2_eta: float = option(1.0, least=0, help="factor of the log-probability of a written token; 0 never remasks it")
     default_schedule: ClassVar[str | None] = "linear"
     reads: ClassVar[Measure | None] = "probability"
     ends: ClassVar[Ends] = "steps"
@@ -89,17 +93,20 @@ class P2(Unmasking, name="p2"):
 
 @dataclass(frozen=True, kw_only=True)
 class Remask(Unmasking, name="remask"):
-    """by chance, and written tokens are masked again by chance (ReMDM cap, rescale, conf, loop)"""
+    """positions at random; written tokens are remasked at random (ReMDM cap, rescale, conf, loop)"""
 
-    # Wang et al. 2025, arXiv 2503.00307. alpha = 1 - t is the share of clean tokens; sigma = `eta` cut off at its largest value ('cap') or a
-    # share of that ('rescale'); under 'conf' the largest value is shared out by how improbable a token was when it was written. 'loop' stops
-    # the clock at alpha = `alpha_on` while t is between `t_on` and `t_off`, and masks only there.
+    # Wang et al. 2025, arXiv 2503.00307. alpha = 1 - t is the share of clean tokens. sigma is
+    # `eta`, limited to its largest value ('cap') or times that value ('rescale'). Under 'conf' the
+    # largest value is distributed by how improbable each token was when it was written. 'loop'
+    # holds alpha at `alpha_on` while t is between `t_on` and `t_off`, and remasks only then.
 
-    remask: Literal["cap", "rescale", "conf", "loop"] = option("cap", help="how ReMDM chooses the chance to mask again")
-    eta: float = option(0.02, least=0, most=1, help="strength of that chance")
-    t_on: float = option(0.55, least=0, most=1, help="'loop': time from which on tokens are masked again")
-    t_off: float = option(0.05, least=0, most=1, help="'loop': time at which that ends")
-    alpha_on: float = option(0.9, least=0, below=1, help="'loop': share of clean tokens meanwhile")
+    remask: Literal["cap", "rescale", "conf", "loop"] = option(
+        "cap", help="how ReMDM chooses the probability of remasking"
+    )
+    eta: float = option(0.02, least=0, most=1, help="strength of remasking")
+    t_on: float = option(0.55, least=0, most=1, help="'loop': time at which remasking begins")
+    t_off: float = option(0.05, least=0, most=1, help="'loop': time at which remasking ends")
+    alpha_on: float = option(0.9, least=0, below=1, help="'loop': share of clean tokens in between")
     takes_schedule: ClassVar[bool] = False
     ends: ClassVar[Ends] = "steps"
     last_step_fills: ClassVar[bool] = True
@@ -116,19 +123,25 @@ class Remask(Unmasking, name="remask"):
         return Query(at_temperature_zero(op) if view.step >= view.steps else op)
 
     def commit(self, view: StepState) -> Bools:
-        """Returns [W]: an open position with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t); all if the steps are done."""
+        """Returns [W]: each open position with probability (alpha_s - (1 - sigma) alpha_t) / (1 -
+        alpha_t).
+
+        After the last step, all of them.
+        """
         if view.step >= view.steps:
             return view.open
         return view.open & (view.uniform("order") < self._chances(view)[0])
 
     def erase(self, view: StepState) -> Bools:
-        """Returns [W]: a written position with probability sigma; none if the steps are done."""
+        """Returns [W]: each written position with probability sigma; none after the last step."""
         if view.step >= view.steps:
             return view.nowhere
         return ~view.open & (view.uniform("order") < self._chances(view)[1])
 
     def _chances(self, view: StepState) -> tuple[float, Floats]:
-        """Returns the chance of an open position to be written, and [W] that of a written one to be masked again."""
+        """Returns the probability that an open position is written, and [W] that a written one is
+        remasked.
+        """
         grid = reveal_grid(view.eps, view.steps)
         t, s = float(grid[view.step]), float(grid[view.step + 1])
         none = np.zeros(len(view.open))
@@ -145,7 +158,9 @@ class Remask(Unmasking, name="remask"):
         return _written(before, after, sigma), none + sigma
 
     def _looped(self, t: float, phase: float) -> float:
-        """Returns alpha at `t` by the rule of the phase that time `phase` lies in (their section 4.3)."""
+        """Returns alpha at `t` by the rule of the phase that time `phase` lies in (their section
+        4.3).
+        """
         if phase > self.t_on:
             return (1 - t) * self.alpha_on / (1 - self.t_on)
         return self.alpha_on if phase > self.t_off else 1 - t * (1 - self.alpha_on) / self.t_off
@@ -157,12 +172,14 @@ def _written(before: float, after: float, sigma: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class EditTokens(Unmasking, name="edit"):
-    """as threshold, and written tokens are replaced by more probable ones (LLaDA2.1)"""
+    """as threshold; written tokens are also replaced by more probable ones (LLaDA2.1)"""
 
-    threshold: float = option(least=0, most=1, help="least probability that is written")
-    editing_threshold: float = option(least=0, most=1, help="least probability that replaces a written token")
-    num_to_transfer: int = option(1, least=1, help="tokens that a step writes at least")
-    max_post_steps: int = option(16, least=0, help="steps on a full block at most")
+    threshold: float = option(least=0, most=1, help="minimum probability of a token that is written")
+    editing_threshold: float = option(
+        least=0, most=1, help="minimum probability of a token that replaces a written one"
+    )
+    num_to_transfer: int = option(1, least=1, help="minimum number of tokens that a step writes")
+    max_post_steps: int = option(16, least=0, help="maximum number of steps on a full block")
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "probability"
     ends: ClassVar[Ends] = "stable"
@@ -175,7 +192,8 @@ class EditTokens(Unmasking, name="edit"):
         probability = np.exp(view.score)
         sure: Bools = view.open & (probability > self.threshold)
         if view.open.any() and sure.sum() < self.num_to_transfer:
-            # an open position counts more than any written one, even if its candidate has probability 0 (end tokens that are doubted)
+            # An open position ranks above any written one, even if its candidate has probability 0
+            # (doubted end tokens).
             rank = np.where(view.open, np.maximum(view.score, LOWEST), -np.inf)
             sure = view.open & highest(rank, self.num_to_transfer)
         better: Bools = (probability > self.editing_threshold) & (view.token != view.current)
