@@ -132,8 +132,7 @@ class ReverseTransition(Ancestral):
 
 @dataclass(frozen=True, kw_only=True)
 class Analytic(ReverseTransition, name="analytic"):
-    """each position by its exact reverse transition (SEDD analytic, Tweedie tau-leaping; MDLM
-    analytic)
+    """each position by its exact reverse transition (SEDD, MDLM analytic; Tweedie tau-leaping)
 
     After the last step the remaining positions get tokens that are drawn.
     """

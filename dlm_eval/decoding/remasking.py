@@ -27,9 +27,7 @@ LOWEST = float(np.finfo(np.float64).min)
 
 @dataclass(frozen=True, kw_only=True)
 class Rdm(Unmasking, name="rdm"):
-    """the highest scores of all positions; written tokens of low score are remasked (RDM,
-    DiffusionLLM)
-    """
+    """the highest scores; written tokens of low score are remasked (RDM, DiffusionLLM)"""
 
     # Zheng et al. 2023: reparameterised discrete diffusion
 
@@ -68,9 +66,7 @@ class Rdm(Unmasking, name="rdm"):
 
 @dataclass(frozen=True, kw_only=True)
 class P2(Unmasking, name="p2"):
-    """as rdm, with p2_eta times the log-probability of a written token as its score (P2
-    self-planning)
-    """
+    """as rdm; a written token's score is p2_eta times its log-probability (P2 self-planning)"""
 
     # Peng et al. 2025, arXiv 2502.03540: path planning with the model as its own planner
 

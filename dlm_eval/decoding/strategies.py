@@ -43,9 +43,7 @@ def gumbel(uniform: Floats) -> Floats:
 
 @dataclass(frozen=True, kw_only=True)
 class Confidence(Unmasking, name="confidence"):
-    """the most probable candidates first (LLaDA low_confidence, Dream maskgit_plus, DiffuLLaMA with
-    rescore)
-    """
+    """the most probable candidates first (LLaDA low_confidence, Dream maskgit_plus, DiffuLLaMA)"""
 
     alg_temp: float = option(0.0, least=0, help="temperature of the choice of positions (Dream); 0 takes the best")
     rescore: bool = option(

@@ -47,9 +47,7 @@ class Rewriter:
 
 @dataclass(frozen=True, kw_only=True)
 class Rewrite(Strategy, name="rewrite"):
-    """every position at every step, from random tokens (SUNDAE, AR2Diff; models of process
-    'uniform')
-    """
+    """every position at every step, from random tokens (SUNDAE, AR2Diff; process 'uniform')"""
 
     processes: ClassVar[tuple[Process, ...]] = ("uniform",)
 
