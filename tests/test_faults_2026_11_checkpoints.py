@@ -298,7 +298,7 @@ def test_14_answers_that_the_journal_lacks_are_counted_and_the_difference_is_nam
     run(score_only=True, limit=4)
     assert "2 of 4 answers are not in the journal; a run with the same settings had fewer documents" in caplog.text
     run(score_only=True, tasks=["t_last"])
-    assert "which knows no finished run of this task" in caplog.text
+    assert "which has no finished run of this task" in caplog.text
 
 
 def test_13_one_sample_is_recorded_where_one_is_written(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Chat templates in a run: which one is used, and what is wrong with it before a weight is loaded."""
+"""Chat templates of a run: which one is used, and checks before the weights are loaded."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ SYSTEM = {"role": "system", "content": "Answer."}
 
 
 def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
-    """Returns the name of the chat template that --apply_chat_template asks for, None for the one that transformers would choose.
+    """Returns the name of the chat template of --apply_chat_template; None for the default of
+    transformers.
 
     Raises:
-        UserError: the checkpoint has no template of that name, or several and none that is the default.
+        UserError: the checkpoint has no template of that name, or several and no default.
     """
     names = list(model.chat_templates) if isinstance(model, ChatTemplates) else []
     if isinstance(asked, str):
@@ -37,7 +38,7 @@ def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
 
 
 def template_text(model: Denoiser, asked: bool | str) -> str:
-    """Returns the text of that template; "" if the model has none that can be read."""
+    """Returns the text of that template; "" if the model has none."""
     if not asked or not isinstance(model, ChatTemplates):
         return ""
     found = model.chat_templates
@@ -45,7 +46,9 @@ def template_text(model: Denoiser, asked: bool | str) -> str:
 
 
 def check_chat(settings: RunSettings, tasks: Mapping[str, Any]) -> None:
-    """Raises UserError if the checkpoint has no chat template of that name, or if its template refuses what the run would ask."""
+    """Raises UserError if the checkpoint lacks the chat template, or the template cannot render the
+    run's messages.
+    """
     if not settings.apply_chat_template or find_checkpoint(settings.model).family not in known_families():
         return
     model = load_without_weights(settings.model, **settings.model_args)

@@ -1,11 +1,15 @@
-"""How sure a metric is: the part of its error that is the estimator's, and the sampling error that lm-eval lacks.
+"""How sure a metric is: the part of its error that is the estimator's, and the sampling error that
+lm-eval lacks.
 
-The estimator's part is what would change if the likelihoods were estimated again. The log-likelihoods of a document are moved
-by normal noise of their Monte Carlo standard errors, correlated as their errors are (choices share random numbers). The task
-scores the document anew. The standard deviation of the metric over such draws is the estimator's part. Perplexities, which are
-exponentials, are taken on the logarithmic scale. lm-eval has no sampling error of perplexities and of bits per byte.
+The estimator's part is what would change if the likelihoods were estimated again. The
+log-likelihoods of a document are moved by normal noise of their Monte Carlo standard errors,
+correlated as their errors are (choices share random numbers). The task scores the document anew.
+The standard deviation of the metric over such draws is the estimator's part. Perplexities, which
+are exponentials, are taken on the logarithmic scale. lm-eval has no sampling error of perplexities
+and of bits per byte.
 
-    samples -> metric_errors -> results["dlm_eval"] by the keys of KEYS -> error_of -> table and boards
+    samples -> metric_errors -> results["dlm_eval"] by the keys of KEYS -> error_of -> table and
+    boards
 """
 
 from __future__ import annotations
@@ -64,7 +68,8 @@ def error_of(results: Mapping[str, Any], key: str, task: str, metric: str) -> An
 def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, float | None]:
     """Returns metric -> standard deviation that estimating the likelihoods again would give it.
 
-    Empty where all are exact; infinite metrics have none; None where the error of a likelihood is not known.
+    Empty where all are exact; infinite metrics have none; None where the error of a likelihood is
+    not known.
 
     Args:
         task: lm-eval's task.
@@ -81,7 +86,9 @@ def is_exponential(task: Any, metric: str) -> bool:
 
 @dataclass(frozen=True)
 class Part:
-    """The estimator's part of a metric's spread: standard deviation, and the interval of a perplexity."""
+    """The estimator's part of a metric's spread: standard deviation, and the interval of a
+    perplexity.
+    """
 
     stderr: float
     interval: tuple[float, float] | None = None
@@ -152,7 +159,9 @@ def _values(task: Any, sample: Mapping[str, Any], generator: np.random.Generator
 
 
 def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[Any]:
-    """Returns the answers with their log-likelihoods moved by errors as large and as correlated as theirs."""
+    """Returns the answers with their log-likelihoods moved by errors as large and as correlated as
+    theirs.
+    """
     errors = _errors(sample)
     noise = generator.standard_normal(len(errors))
     shared = sample.get("logprob_correlation")
@@ -165,10 +174,12 @@ def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[An
 
 
 def perplexity_stderr(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Returns metric -> sampling standard error of perplexities per word or byte and of bits per byte.
+    """Returns metric -> sampling standard error of perplexities per word or byte and of bits per
+    byte.
 
-    They are functions of r = sum of log-likelihoods / sum of words, a ratio estimate over n documents, whose error is that of the sum of
-    (log-likelihood - r * words); the delta method does the rest.
+    They are functions of r = sum of log-likelihoods / sum of words, a ratio estimate over n
+    documents, whose error is that of the sum of (log-likelihood - r * words); the delta method does
+    the rest.
 
     Args:
         task: lm-eval's task.
@@ -181,7 +192,9 @@ def perplexity_stderr(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[s
 
 
 def perplexity_interval(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Returns metric -> 95 % interval of perplexities per word or byte over documents: Student's on the logarithmic scale."""
+    """Returns metric -> 95 % interval of perplexities per word or byte over documents: Student's on
+    the logarithmic scale.
+    """
     found = {}
     for metric, (slope, ratio, error, count) in _ratios(task, samples).items():
         if slope is SLOPES["weighted_perplexity"]:
@@ -193,7 +206,9 @@ def perplexity_interval(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict
 def _ratios(
     task: Any, samples: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[Callable[[float], float], float, float, int]]:
-    """Returns metric -> its slope, log-likelihood per word, the standard error of that, and the documents."""
+    """Returns metric -> its slope, log-likelihood per word, the standard error of that, and the
+    documents.
+    """
     found = {}
     for metric, aggregate in task.aggregation().items():
         slope = SLOPES.get(getattr(aggregate, "__name__", ""))

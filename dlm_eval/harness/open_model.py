@@ -1,4 +1,6 @@
-"""From `--model` to something that answers lm-eval's requests: one of our denoisers, a packaged baseline, or any model that lm-eval knows."""
+"""From `--model` to something that answers lm-eval's requests: one of our denoisers, a packaged
+baseline, or any model that lm-eval knows.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ class Loaded:
         return self.model is not None
 
     def under(self, settings: RunSettings, by_order: frozenset[str] = frozenset()) -> Loaded:
-        """Returns the model as one run sees it: weights, devices and journal are shared, records are the run's own.
+        """Returns the model as one run sees it: weights, devices and journal are shared, records
+        are the run's own.
 
         Args:
             settings: of the run.
@@ -87,7 +90,9 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
         stack.callback(loaded.close)
         if loaded.pool is not None:
             stack.enter_context(last_duty(loaded.pool.close))
-        gc.freeze()  # model and libraries stay: looking through them for garbage takes a tenth of the harness's time
+        # Model and libraries stay: looking through them for garbage takes a tenth of the harness's
+        # time.
+        gc.freeze()
         stack.callback(gc.unfreeze)
         yield loaded
 
@@ -160,7 +165,9 @@ def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -
 
 
 def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, DeviceProfile, str]:
-    """Returns the model as the driver needs it, the pool that runs it, the device profile of earlier runs, and the journal's name for that."""
+    """Returns the model as the driver needs it, the pool that runs it, the device profile of
+    earlier runs, and the journal's name for that.
+    """
     from dlm_eval.budget import DeviceProfile, make_engine
     from dlm_eval.models import load_model, load_without_weights
     from dlm_eval.workers import InProcess, JournalOnly

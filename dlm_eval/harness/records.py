@@ -37,7 +37,9 @@ class Record:
 
 
 def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
-    """Yields a fresh record per request. lm-eval repeats a request by listing the same object several times in a row."""
+    """Yields a fresh record per request. lm-eval repeats a request by listing the same object
+    several times in a row.
+    """
     seen: Counter[int] = Counter()
     for request in requests:
         repeat = seen[id(request)]
@@ -48,7 +50,9 @@ def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
 
 
 def doc_key(doc: Any) -> str:
-    """Returns the identity of a document: its content, so that --limit, --samples and order cannot change its noise."""
+    """Returns the identity of a document: its content, so that --limit, --samples and order cannot
+    change its noise.
+    """
     try:
         return digest(doc)
     except (TypeError, ValueError, RecursionError):  # it holds what JSON does not: keys of several types, itself
@@ -67,7 +71,8 @@ def attach_costs(
         results: lm-eval's results with 'samples'.
         records: what each request cost.
         reason: (task, document) -> why it has no metric, or None.
-        chosen: task -> the documents of --samples, ascending. Requests count among them, logged samples among all.
+        chosen: task -> the documents of --samples, ascending. Requests count among them, logged
+            samples among all.
     """
     by_document: dict[tuple[str, int | None], list[Record]] = {}
     for record in records:
@@ -113,7 +118,9 @@ def likelihood_columns(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
 def cost_block(
     records: Sequence[Record], errors: Mapping[str, int], device: Cost | None, wall_seconds: float
 ) -> dict[str, Any]:
-    """Returns cost per task and in total. forwards: model calls of the samples' own canvases; `device` has what the device ran."""
+    """Returns cost per task and in total. forwards: model calls of the samples' own canvases;
+    `device` has what the device ran.
+    """
     tasks: dict[str, dict[str, Any]] = {}
     nats: dict[str, list[float]] = {}  # of texts that were scored whole, and their tokens
     for record in records:
@@ -155,7 +162,9 @@ def cost_block(
 
 
 def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """Returns per task how it was answered: kind, estimators and what their numbers are, decode settings as they were resolved, lengths."""
+    """Returns per task how it was answered: kind, estimators and what their numbers are, decode
+    settings as they were resolved, lengths.
+    """
     tasks: dict[str, dict[str, Any]] = {}
     for record in records:
         task = tasks.setdefault(record.task, {"kind": record.kind})

@@ -18,11 +18,14 @@ from dlm_eval.models import checkpoints, known_families, load_model, option_name
 from dlm_eval.workers import InProcess
 
 log = logging.getLogger(__name__)
-ALIASES = {"cfg": "guidance", "mc_num": "max_forwards"}  # how other harnesses call the same settings
+# How other harnesses call the same settings.
+ALIASES = {"cfg": "guidance", "mc_num": "max_forwards"}
 
 
 class RegisteredLM(DiffusionLM):
-    """A DiffusionLM made from lm-eval's model_args: the model's own options, the estimator's and the decoder's in one mapping."""
+    """A DiffusionLM made from lm-eval's model_args: the model's own options, the estimator's and
+    the decoder's in one mapping.
+    """
 
     checkpoint = ""
 
@@ -37,7 +40,9 @@ class RegisteredLM(DiffusionLM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> RegisteredLM:
-        """Returns the model; what `arg_dict` says stands before lm-eval's own batch_size and device."""
+        """Returns the model; what `arg_dict` says stands before lm-eval's own batch_size and
+        device.
+        """
         extra = {k: v for k, v in (additional_config or {}).items() if v is not None and k not in arg_dict}
         return cls(**arg_dict, **extra)
 
@@ -79,9 +84,11 @@ def split_arguments(
 
 
 def place(name: str, model_args: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of model `name` with a device that it can have: lm-eval passes its own default 'cuda:0' on every machine.
+    """Returns the options of model `name` with a device that it can have: lm-eval passes its own
+    default 'cuda:0' on every machine.
 
-    As lm-eval's `hf` does, a CUDA device that is not there becomes the best that is, with a warning.
+    As lm-eval's `hf` does, a CUDA device that is not there becomes the best that is, with a
+    warning.
     """
     import torch
 

@@ -60,14 +60,15 @@ class Length:
 
 @dataclass(frozen=True)
 class Hole:
-    """A hole as a task describes it (`harness.infill.InfillSpec`): a generation argument of its request, `HOLE`.
+    """A hole as a task describes it (`harness.infill.InfillSpec`): a generation argument of its
+    request, `HOLE`.
 
     Attributes:
         length: how many tokens.
         suffix: text behind it.
         references: texts whose longest token length is the oracle length.
-        measure: 'alone' (tokens of a reference by itself), 'in_place' (tokens it adds behind the prefix) or 'canvas' (a
-            number of tokens for prefix, hole and suffix together).
+        measure: 'alone' (tokens of a reference by itself), 'in_place' (tokens it adds behind the
+            prefix) or 'canvas' (a number of tokens for prefix, hole and suffix together).
     """
 
     length: Length
@@ -83,14 +84,17 @@ class Hole:
 
 
 class UnbuiltPrompt(str):
-    """Stands where the prompt of a document would that could not be built, and says why; a model answers it with that error."""
+    """Stands where the prompt of a document would that could not be built, and says why; a model
+    answers it with that error.
+    """
 
 
 def encode_pair(model: Denoiser, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """Returns the ids of context and continuation, split in the encoding of the whole text.
 
-    Trailing spaces of the context move to the continuation, as in lm-eval. Where the tokenizer merges across the boundary, the token that
-    straddles it belongs to the continuation: what is scored is then always the tokenisation of the text itself.
+    Trailing spaces of the context move to the continuation, as in lm-eval. Where the tokenizer
+    merges across the boundary, the token that straddles it belongs to the continuation: what is
+    scored is then always the tokenisation of the text itself.
 
     Raises:
         SampleError: nothing to score.
@@ -108,8 +112,9 @@ def encode_pair(model: Denoiser, context: str, continuation: str) -> tuple[list[
 
 
 def begin(model: Denoiser, ids: Sequence[int]) -> list[int]:
-    """Returns `ids` with the model's BOS in front where it needs one and has none yet (a chat template may have set it; a model of which no
-    text begins with BOS needs it only where there is nothing else).
+    """Returns `ids` with the model's BOS in front where it needs one and has none yet (a chat
+    template may have set it; a model of which no text begins with BOS needs it only where there
+    is nothing else).
 
     Raises:
         UserError: the model needs a BOS and its tokenizer has none.
@@ -133,7 +138,8 @@ def continuation_canvas(model: Denoiser, context: str, continuation: str, key: s
 def choice_canvases(model: Denoiser, pairs: Sequence[tuple[str, str]], key: str, overlong: Overlong) -> list[Prepared]:
     """Returns the canvases that score the choices of one question, (context, continuation) each.
 
-    If one does not fit the model, the context of all is cut by as many tokens: likelihoods under different contexts cannot be compared.
+    If one does not fit the model, the context of all is cut by as many tokens: likelihoods under
+    different contexts cannot be compared.
 
     Raises:
         SampleError: an empty continuation, or one that does not fit the model.
@@ -142,7 +148,8 @@ def choice_canvases(model: Denoiser, pairs: Sequence[tuple[str, str]], key: str,
     excess = max(len(head) + len(target) - model.max_length for head, target in parts)
     found = []
     for (context, _), (head, target) in zip(pairs, parts, strict=True):
-        own = excess if context else len(head) + len(target) - model.max_length  # no context to share
+        # No context to share.
+        own = excess if context else len(head) + len(target) - model.max_length
         head, _, cut = _fit(model, head, len(target), (), overlong, own)
         found.append(Prepared(Canvas.continuation(head, target, key), cut))
     return found
@@ -152,7 +159,8 @@ def hole_canvas(model: Denoiser, prefix: str, length: int, suffix: str, key: str
     """Returns the canvas with `length` open positions between `prefix` and `suffix`.
 
     Raises:
-        SampleError: the hole alone does not fit the model, or (with `overlong='error'`) the whole does not.
+        SampleError: the hole alone does not fit the model, or (with `overlong='error'`) the whole
+            does not.
     """
     head = begin(model, model.encode(prefix))
     tail = model.encode(suffix) if suffix else []
@@ -163,7 +171,8 @@ def hole_canvas(model: Denoiser, prefix: str, length: int, suffix: str, key: str
 def _fit(
     model: Denoiser, head: list[int], hole: int, tail: Sequence[int], overlong: Overlong, excess: int | None = None
 ) -> tuple[list[int], list[int], int]:
-    """Returns head and tail cut to the model's length, and the number of tokens cut: the far end of the longer one, until both are equally long.
+    """Returns head and tail cut to the model's length, and the number of tokens cut: the far end of
+    the longer one, until both are equally long.
 
     Args:
         model: says how many positions there are.

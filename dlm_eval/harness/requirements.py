@@ -1,4 +1,6 @@
-"""What tasks need and this machine lacks, found out before a model loads: Python packages, and metrics of HF evaluate."""
+"""What tasks need and this machine lacks, found out before a model loads: Python packages, and
+metrics of HF evaluate.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ ASKED = re.compile(r"lm[-_]eval\[\"?([\w-]+)")
 
 
 def missing_package(error: BaseException) -> str | None:
-    """Returns the line about the package whose absence made this error (or one behind it), with what to type; None if it says of none.
+    """Returns the line about the package whose absence made this error (or one behind it), with
+    what to type; None if it says of none.
 
     Args:
         error: what the import of a task or a model raised.
@@ -80,7 +83,8 @@ def pip_line(what: str, extra: str) -> str:
 
 
 def check_packages(name: str, task: Any) -> None:
-    """Checks that the Python files of a task's functions can import what they will: some import it only when they score.
+    """Checks that the Python files of a task's functions can import what they will: some import it
+    only when they score.
 
     Raises:
         UserError: a package is missing.
@@ -136,7 +140,8 @@ def _imports(file: str) -> tuple[str, ...]:
 def check_loaded_metrics(tasks: Mapping[str, Any]) -> None:
     """Raises UserError if a metric that one of the tasks loads while it scores cannot be had here.
 
-    What a metric itself fetches when it computes (BERTScore its model) is not seen: that costs the metric, which is named.
+    What a metric itself fetches when it computes (BERTScore its model) is not seen: that costs the
+    metric, which is named.
     """
     tried: dict[str, str | None] = {}
     for task, metric in _needed(tasks):
@@ -150,7 +155,9 @@ def check_loaded_metrics(tasks: Mapping[str, Any]) -> None:
 
 
 def _needed(tasks: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields task and metric of every `evaluate.load("name")` that a function of the task can come to; what a file's top level loads has been loaded."""
+    """Yields task and metric of every `evaluate.load("name")` that a function of the task can come
+    to; what a file's top level loads has been loaded.
+    """
     for name, task in tasks.items():
         for hit in sorted(reach(set(starts(task)))):
             match = LOAD.fullmatch(hit.name)

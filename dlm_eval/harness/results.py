@@ -1,4 +1,6 @@
-"""lm-eval's results, made fit to be written and shown: plain numbers, no secrets, and samples that failed."""
+"""lm-eval's results, made fit to be written and shown: plain numbers, no secrets, and samples that
+failed.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def python_numbers(value: Any) -> Any:
 
 
 def make_plain(results: dict[str, Any]) -> None:
-    """Makes all numbers of lm-eval's results Python's own, those of samples too: lm-eval would write numpy's as text."""
+    """Makes all numbers of lm-eval's results Python's own, those of samples too: lm-eval would
+    write numpy's as text.
+    """
     for kind in ("results", "groups"):
         if kind in results:
             results[kind] = {name: python_numbers(scores) for name, scores in results[kind].items()}
@@ -83,7 +87,9 @@ def plain_argument(argument: Any) -> Any:
 
 
 def metrics_of(scores: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
-    """Returns (metric, filter) -> value of one task or group of results; a metric that is a mapping is a metric for each of its keys."""
+    """Returns (metric, filter) -> value of one task or group of results; a metric that is a mapping
+    is a metric for each of its keys.
+    """
     found: dict[tuple[str, str], Any] = {}
     for key, value in scores.items():
         metric, comma, pipeline = str(key).partition(",")
@@ -101,7 +107,8 @@ def _parts(metric: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns the metrics that groups are to sum up and of which none of their tasks has a value, by group.
+    """Returns the metrics that groups are to sum up and of which none of their tasks has a value,
+    by group.
 
     Args:
         groups: lm-eval's, by name.
@@ -117,12 +124,16 @@ def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> d
 
 
 def document_number(task: str, position: int | None, chosen: Mapping[str, Sequence[int]]) -> int | None:
-    """Returns the number of a request's document in its task: lm-eval counts requests among the documents of --samples."""
+    """Returns the number of a request's document in its task: lm-eval counts requests among the
+    documents of --samples.
+    """
     return position if position is None or task not in chosen else chosen[task][position]
 
 
 def unscored(tasks: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Returns lm-eval's results of tasks that were answered and could not be scored: the answers, and no metric."""
+    """Returns lm-eval's results of tasks that were answered and could not be scored: the answers,
+    and no metric.
+    """
     return {
         "results": {name: {"alias": name} for name in tasks},
         "samples": {name: [_unscored(request, chosen) for request in task._instances] for name, task in tasks.items()},
@@ -154,7 +165,9 @@ def count_errors(results: Mapping[str, Any]) -> dict[str, int]:
 
 
 def jsonable_config(config: Any) -> Any:
-    """Returns a task's configuration with functions by their names: lm-eval would write the address of those inside filters, another in every run."""
+    """Returns a task's configuration with functions by their names: lm-eval would write the address
+    of those inside filters, another in every run.
+    """
     if isinstance(config, dict):
         return {key: jsonable_config(value) for key, value in config.items()}
     if isinstance(config, list):
@@ -163,9 +176,11 @@ def jsonable_config(config: Any) -> Any:
 
 
 def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns results fit to be written and shown: no secrets, by name in settings and by value everywhere, and valid Unicode.
+    """Returns results fit to be written and shown: no secrets, by name in settings and by value
+    everywhere, and valid Unicode.
 
-    What has the names of tasks, metrics or columns for its keys is not asked for names: a task may be called "password".
+    What has the names of tasks, metrics or columns for its keys is not asked for names: a task may
+    be called "password".
     """
     found: dict[str, Any] = {key: redact_values(value) for key, value in results.items() if key != "samples"}
     found["config"] = redact(found.get("config", {}))
@@ -179,5 +194,7 @@ def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _public_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a sample without secrets; of its columns only the arguments of its requests are settings."""
+    """Returns a sample without secrets; of its columns only the arguments of its requests are
+    settings.
+    """
     return {**redact_values(sample), "arguments": redact(sample["arguments"])}

@@ -1,6 +1,8 @@
-"""A run from settings to saved results: tasks, then the model, then lm-eval's evaluator, then the files.
+"""A run from settings to saved results: tasks, then the model, then lm-eval's evaluator, then the
+files.
 
-Order matters: whatever can be wrong with names, data, options or the output directory shows before a weight is loaded.
+Order matters: whatever can be wrong with names, data, options or the output directory shows before
+a weight is loaded.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run's results, where they were saved (None if nothing was to be saved), samples that erred, and what could not be had besides."""
+    """A run's results, where they were saved (None if nothing was to be saved), samples that erred,
+    and what could not be had besides.
+    """
 
     results: dict[str, Any]
     file: Path | None
@@ -42,10 +46,12 @@ class Finished:
 
 
 def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, Any]:
-    """Runs an evaluation; returns lm-eval's results dict with our block under 'dlm_eval' and the samples under 'samples'.
+    """Runs an evaluation; returns lm-eval's results dict with our block under 'dlm_eval' and the
+    samples under 'samples'.
 
     Args:
-        model: family, named checkpoint, lm-eval model, or a denoiser (of `load_model`, of `wrap` or of your own).
+        model: family, named checkpoint, lm-eval model, or a denoiser (of `load_model`, of `wrap` or
+            of your own).
         tasks: names, globs, YAML paths, configurations (mappings) or lm-eval's task objects.
         settings: see `RunSettings`.
 
@@ -66,8 +72,10 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
 
     Args:
         settings: what to run.
-        ask: asks the user whether generated code may run, for tasks that need it; None where nobody can be asked.
-        shared: the model of `settings`, loaded before (`open_model`), whose journal is used too; None loads it for this run alone.
+        ask: asks the user whether generated code may run, for tasks that need it; None where nobody
+            can be asked.
+        shared: the model of `settings`, loaded before (`open_model`), whose journal is used too;
+            None loads it for this run alone.
     """
     with safe_log():
         return _run(settings, ask, shared)
@@ -99,7 +107,8 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
     except RunError as error:
         if not results:
             raise
-        unkept.append(f"the last answers in the journal ({error})")  # which closes behind the results
+        # Which closes behind the results.
+        unkept.append(f"the last answers in the journal ({error})")
     missing = [*results["dlm_eval"].get("missing", ()), *unkept]
     file = _save(results, loaded, settings, start, missing) if settings.output_path else None
     return Finished(results, file, errors, tuple(missing))
@@ -110,7 +119,8 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     from dlm_eval.harness.sample_errors import SampleErrors
 
     errors = SampleErrors(settings.seeds[3])
-    before = loaded.pool.cost() if loaded.pool is not None else None  # runs that shared the model have run rows too
+    # Runs that shared the model have run rows too.
+    before = loaded.pool.cost() if loaded.pool is not None else None
     running = {} if settings.predict_only else ways(tasks["tasks"])
     for name, task in tasks["tasks"].items():
         if name in running:
@@ -128,7 +138,8 @@ def _records(loaded: Loaded) -> list[Any]:
 def _answers_and_scores(
     loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, errors: SampleErrors
 ) -> dict[str, Any]:
-    """Returns what lm-eval's evaluator makes of the tasks; once all is answered, results without scores if it fails.
+    """Returns what lm-eval's evaluator makes of the tasks; once all is answered, results without
+    scores if it fails.
 
     Raises:
         RunError: it failed before all was answered.
@@ -143,7 +154,8 @@ def _answers_and_scores(
             outcome = simple_evaluate(
                 model=loaded.lm,
                 tasks=list(tasks["tasks"]),
-                task_manager=SimpleNamespace(load=lambda _: tasks, task_index={}),  # all that it reads of one
+                # All that it reads of one.
+                task_manager=SimpleNamespace(load=lambda _: tasks, task_index={}),
                 gen_kwargs=None if loaded.ours else dict(settings.gen_kwargs) or None,
                 **_options(settings),
             )
@@ -168,7 +180,8 @@ def _with_metadata(
     device: Cost | None,
     start: float,
 ) -> tuple[dict[str, Any], int]:
-    """Returns the results with costs, identities and errors, fit to be written, and the number of documents that erred.
+    """Returns the results with costs, identities and errors, fit to be written, and the number of
+    documents that erred.
 
     Args:
         results: of lm-eval's evaluator.
@@ -228,7 +241,9 @@ def _with_metadata(
 
 
 def _note_settings(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, records: list[Any]) -> None:
-    """Notes in the journal with which settings its answers were asked for; with --score_only says which are absent."""
+    """Notes in the journal with which settings its answers were asked for; with --score_only says
+    which are absent.
+    """
     from dlm_eval.harness.identity import asked_with
     from dlm_eval.harness.journal_notes import note_asked, say_absent
 

@@ -1,4 +1,6 @@
-"""Our block of a results file: what ran, with which settings, where, at what cost, and how sure the estimator was."""
+"""Our block of a results file: what ran, with which settings, where, at what cost, and how sure the
+estimator was.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ class RunSettings:
 
     Attributes:
         model: family, named checkpoint, packaged baseline or lm-eval model.
-        tasks: names, globs or YAML paths; from Python also configurations and task objects, as in lm-eval.
+        tasks: names, globs or YAML paths; from Python also configurations and task objects, as in
+            lm-eval.
         model_args: the model's own options.
         estimator: "NAME[,k=v]" for likelihoods.
         decode: the user's decode settings; they stand above the task's and the checkpoint's.
@@ -46,10 +47,14 @@ class RunSettings:
         score_only: use nothing but these answers: filters and metrics anew, no weights.
         confirm_run_unsafe_code: generated code may run, in the sandbox.
         unsandboxed: with it, that of tasks that the sandbox cannot hold may run with no protection.
-        bootstrap_iters: resamplings for standard errors without a closed form (lm-eval's 100000 take hours for F1).
-        stride: tokens that each later window of a text longer than the model scores (loglikelihood_rolling).
-        overlong: 'truncate' (context from the left, counted) or 'error' (a stored per-sample error).
-        sandbox: kind of sandbox for generated code ('namespaces', 'plain'; docs/sandbox.md), or 'auto' for the best that can be had.
+        bootstrap_iters: resamplings for standard errors without a closed form (lm-eval's 100000
+            take hours for F1).
+        stride: tokens that each later window of a text longer than the model scores
+            (loglikelihood_rolling).
+        overlong: 'truncate' (context from the left, counted) or 'error' (a stored per-sample
+            error).
+        sandbox: kind of sandbox for generated code ('namespaces', 'plain'; docs/sandbox.md), or
+            'auto' for the best that can be had.
     """
 
     model: str
@@ -142,13 +147,17 @@ class RunSettings:
 
     @property
     def multiturn(self) -> bool:
-        """Whether examples are turns of a conversation: under a chat template they are, unless the user says otherwise."""
+        """Whether examples are turns of a conversation: under a chat template they are, unless the
+        user says otherwise.
+        """
         turns = self.fewshot_as_multiturn
         return bool(self.apply_chat_template) if turns is None else turns
 
     @property
     def system_text(self) -> str | None:
-        """The system instruction as lm-eval gets it, which puts no separator behind it if there is no chat template."""
+        """The system instruction as lm-eval gets it, which puts no separator behind it if there is
+        no chat template.
+        """
         text = self.system_instruction
         return text if text is None or self.apply_chat_template or text.endswith("\n") else text + "\n\n"
 
@@ -196,7 +205,9 @@ def _plain_settings() -> dict[str, Any]:
 
 
 def _check_type(value: Any, hint: Any, setting: str) -> None:
-    """Raises UserError for what is not one text, number or truth value: a list would become the text that Python shows of it."""
+    """Raises UserError for what is not one text, number or truth value: a list would become the
+    text that Python shows of it.
+    """
     options = typing.get_args(hint) or (hint,)
     if isinstance(value, bool) and bool not in options:
         raise UserError(f"{setting} '{value}' is not allowed; it must be {describe(options)}")
@@ -280,7 +291,8 @@ def _check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:
 
 
 def output_directory(output_path: str) -> Path:
-    """Returns the directory that results, journal and board of this run live in; makes sure that it can be written.
+    """Returns the directory that results, journal and board of this run live in; makes sure that it
+    can be written.
 
     Raises:
         UserError: it cannot be made or written.

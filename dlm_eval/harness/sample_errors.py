@@ -1,7 +1,9 @@
-"""One bad sample must not cost a run: errors in answering or scoring are kept with their reason, and the rest goes on.
+"""One bad sample must not cost a run: errors in answering or scoring are kept with their reason,
+and the rest goes on.
 
-lm-eval knows no sample without an answer. `lm_eval_patches.guard_task` puts the wrappers of `SampleErrors` around what a task
-does with a document. A document that failed contributes no metric (it is neither right nor wrong), and its reason is kept.
+lm-eval knows no sample without an answer. `lm_eval_patches.guard_task` puts the wrappers of
+`SampleErrors` around what a task does with a document. A document that failed contributes no metric
+(it is neither right nor wrong), and its reason is kept.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ from dlm_eval.output import one_line
 from dlm_eval.printable import is_text
 from dlm_eval.signals import of_the_user
 
-MOST_SLOW = 10  # answers on which a filter may be ended by its time limit before the rest err at once
+# Answers on which a filter may be ended by its time limit before the rest err at once.
+MOST_SLOW = 10
 log = logging.getLogger(__name__)
-# What a request of each type has behind its prompt. A model of lm-eval's own, which does not know `UnbuiltPrompt`, answers it
-# with little work.
+# What a request of each type has behind its prompt. A model of lm-eval's own, which does not know
+# `UnbuiltPrompt`, answers it with little work.
 REST: dict[str, tuple[Any, ...]] = {
     "loglikelihood": (" ",),
     "loglikelihood_rolling": (),
@@ -41,7 +44,8 @@ class Failed(Exception):
 
 @contextmanager
 def task_code() -> Iterator[None]:
-    """Turns whatever a task's code raises in the block into an Exception: `exit(3)` in a scorer must not end the run.
+    """Turns whatever a task's code raises in the block into an Exception: `exit(3)` in a scorer
+    must not end the run.
 
     Raises:
         Failed: it raised SystemExit, KeyboardInterrupt (not the user's) or the like.
@@ -68,7 +72,8 @@ def reason_of(error: BaseException) -> str:
 
 
 class SampleErrors:
-    """The errors of a run, by task and document, and what else its result must say of a task's documents.
+    """The errors of a run, by task and document, and what else its result must say of a task's
+    documents.
 
     Args:
         fewshot_seed: of the examples that are drawn in place of those left out.
@@ -93,7 +98,9 @@ class SampleErrors:
         return self._examples[name]
 
     def notes(self) -> dict[str, dict[str, int]]:
-        """Returns by task what its result must say: few-shot examples left out, texts read as lists."""
+        """Returns by task what its result must say: few-shot examples left out, texts read as
+        lists.
+        """
         lists = {name: {"targets_read_as_lists": count} for name, count in self._lists.items()}
         found = {name: examples.facts() for name, examples in self._examples.items()}
         return {name: found.get(name, {}) | lists.get(name, {}) for name in {**found, **lists}}
@@ -163,7 +170,9 @@ class SampleErrors:
         return doc_to_target
 
     def filters(self, name: str, task: Any, apply: Callable[[], Any]) -> Callable[[], Any]:
-        """Wraps `apply_filters`: a filter that fails is applied to each answer apart, to find those that it fails on."""
+        """Wraps `apply_filters`: a filter that fails is applied to each answer apart, to find those
+        that it fails on.
+        """
 
         def apply_filters() -> Any:
             try:
@@ -234,7 +243,9 @@ class SampleErrors:
             self._scoring = False
 
     def fact(self, what: str, ask: Callable[[], Any], otherwise: dict[str, Any]) -> Callable[[], Any]:
-        """Wraps what lm-eval asks a task about itself behind the last answer; if it raises, the rest must not be lost."""
+        """Wraps what lm-eval asks a task about itself behind the last answer; if it raises, the
+        rest must not be lost.
+        """
 
         def asked() -> Any:
             with self.adding(what):
@@ -246,7 +257,9 @@ class SampleErrors:
     # -- metrics -------------------------------------------------------------------------------------------------------
 
     def task_metrics(self, whole: Callable[..., Any]) -> Callable[..., tuple[dict[str, Any], int]]:
-        """Wraps the aggregation of a task: a metric that fails is missing and named in `missing`, the others are there."""
+        """Wraps the aggregation of a task: a metric that fails is missing and named in `missing`,
+        the others are there.
+        """
 
         def aggregated(task: Any, raw: Any, bootstrap_iters: int | None = 0) -> tuple[dict[str, Any], int]:
             try:
@@ -290,7 +303,9 @@ class SampleErrors:
 
     @contextmanager
     def adding(self, what: str) -> Iterator[None]:
-        """Notes in `missing` what the block could not add to the results, which must not be lost after the last answer."""
+        """Notes in `missing` what the block could not add to the results, which must not be lost
+        after the last answer.
+        """
         try:
             with task_code():
                 yield
@@ -304,7 +319,9 @@ class SampleErrors:
 
 
 def _check_texts(requests: Any) -> None:
-    """Raises SampleError if a text has no UTF-8 form: no tokenizer reads it, and lm-eval, which hashes prompts, would end the run."""
+    """Raises SampleError if a text has no UTF-8 form: no tokenizer reads it, and lm-eval, which
+    hashes prompts, would end the run.
+    """
     requests = requests if isinstance(requests, list) else [requests]
     texts = [part for request in requests if isinstance(request, Instance) for part in request.args]
     if any(isinstance(text, str) and not is_text(text) for text in texts):
@@ -348,7 +365,9 @@ def bounded_template(render: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def naming_field(field: str, read: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a task's method that reads a field of a document while the task loads; its errors say which field."""
+    """Wraps a task's method that reads a field of a document while the task loads; its errors say
+    which field.
+    """
 
     def named(self: Any, doc: Any, *args: Any, **options: Any) -> Any:
         try:

@@ -1,7 +1,7 @@
 """Tasks whose samples a judge reads (metrics/samples.py).
 
-A YAML names one of the two classes, and its metadata the judge. `--metadata judge=ID_OR_DIR,judge_device=cuda:1,n_samples=256`
-on the command line overrides it.
+A YAML names one of the two classes, and its metadata the judge. `--metadata
+judge=ID_OR_DIR,judge_device=cuda:1,n_samples=256` on the command line overrides it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ JUDGE = "gpt2-large"  # of DiffuGPT, SEDD and MDLM
 
 
 class SampleTask(ConfigurableTask):  # type: ignore[misc]
-    """An lm-eval ``generate_until`` task whose samples a judge reads. Its ``process_results`` takes the judge as third argument."""
+    """An lm-eval ``generate_until`` task whose samples a judge reads.
+
+    Its ``process_results`` takes the judge as third argument.
+    """
 
     def __init__(self, config: Mapping[str, Any] | None = None, **_: Any) -> None:
         settings = {key: value for key, value in dict(config or {}).items() if key != "class"}

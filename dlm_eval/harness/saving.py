@@ -1,7 +1,8 @@
 """Result files, written whole or not at all.
 
-lm-eval's own tracker writes the files (so that its tools keep working), but swallows its errors and writes in place. It therefore writes into a
-staging directory beside the target; the files are checked there and only then moved.
+lm-eval's own tracker writes the files (so that its tools keep working), but swallows its errors and
+writes in place. It therefore writes into a staging directory beside the target; the files are
+checked there and only then moved.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def check_tracker(arguments: Mapping[str, Any]) -> None:
 
 
 def file_name(name: str, most: int = LONGEST) -> str:
-    """Returns the name of a task or model as a part of a file's name: itself, or what is left of it with a hash, if a file cannot be called so."""
+    """Returns the name of a task or model as a part of a file's name: itself, or what is left of it
+    with a hash, if a file cannot be called so.
+    """
     kept = NOT_IN_FILES.sub("_", valid_unicode(name)).encode()[:most].decode(errors="ignore")
     return name if kept == name else f"{kept}-{digest(name)[:8]}"
 
@@ -62,10 +65,12 @@ def save(
     tracker_args: Mapping[str, Any],
     config: Mapping[str, Any],
 ) -> Path:
-    """Writes results_*.json and samples_*.jsonl through lm-eval's tracker, whole or not at all; returns the results file.
+    """Writes results_*.json and samples_*.jsonl through lm-eval's tracker, whole or not at all;
+    returns the results file.
 
     Raises:
-        RunError: something could not be written (full disk, lost directory); nothing half-written is left.
+        RunError: something could not be written (full disk, lost directory); nothing half-written
+            is left.
     """
     try:
         return _save(results, output_path, model_name, tracker_args, config)
@@ -75,7 +80,9 @@ def save(
 
 
 class _Incomplete(RunError):
-    """The tracker did not write all that there was: as a rule, something in it that JSON cannot hold."""
+    """The tracker did not write all that there was: as a rule, something in it that JSON cannot
+    hold.
+    """
 
 
 def _save(

@@ -1,7 +1,9 @@
-"""Tasks whose documents are drawn: the same under the same seeds, whatever ran before and whatever is cached.
+"""Tasks whose documents are drawn: the same under the same seeds, whatever ran before and whatever
+is cached.
 
-Some tasks shuffle choices while their documents are made (`process_docs` of GPQA). Here every task begins with all generators
-as its seeds say, and `process_docs` is called once for each split. `lm_eval_patches.documents_by_seed` puts it in place.
+Some tasks shuffle choices while their documents are made (`process_docs` of GPQA). Here every task
+begins with all generators as its seeds say, and `process_docs` is called once for each split.
+`lm_eval_patches.documents_by_seed` puts it in place.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import numpy as np
 
 Seeds = Sequence[int | None]  # python, numpy, torch, few-shot
 
-# Generators that task modules keep beside their functions, and their states before any task drew from them.
+# Generators that task modules keep beside their functions, and their states before any task drew
+# from them.
 _states: dict[int, tuple[Any, Any]] = {}
 
 
@@ -33,7 +36,9 @@ def seed_generators(seeds: Seeds) -> None:
 
 
 def seeded_configuration(begin: Callable[[Any], None], seeds: Seeds) -> Callable[[Any], None]:
-    """Wraps the `__post_init__` of a task's configuration, behind which lm-eval makes the task's documents."""
+    """Wraps the `__post_init__` of a task's configuration, behind which lm-eval makes the task's
+    documents.
+    """
 
     def seeded(config: Any) -> None:
         functions = [value for value in vars(config).values() if callable(value)]
@@ -52,7 +57,9 @@ def seeded_configuration(begin: Callable[[Any], None], seeds: Seeds) -> Callable
 
 
 def drawn_once(make: Callable[[], Any], seeds: Seeds) -> Callable[[], Any]:
-    """Returns `make`, which gives a task's documents, called once with all generators as the seeds say."""
+    """Returns `make`, which gives a task's documents, called once with all generators as the seeds
+    say.
+    """
 
     @functools.cache
     def made() -> Any:
@@ -63,7 +70,9 @@ def drawn_once(make: Callable[[], Any], seeds: Seeds) -> Callable[[], Any]:
 
 
 def once_per_split(process_docs: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Returns `process_docs` called once for each split: where it draws, another call would give other documents."""
+    """Returns `process_docs` called once for each split: where it draws, another call would give
+    other documents.
+    """
     made: dict[int, tuple[Any, Any]] = {}  # the split is kept, so that no other object gets its id
 
     @functools.wraps(process_docs)
@@ -76,7 +85,9 @@ def once_per_split(process_docs: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _fixed(documents: Any) -> Any:
-    """Returns documents that are the same each time they are read: a transform on reading is run once and for all."""
+    """Returns documents that are the same each time they are read: a transform on reading is run
+    once and for all.
+    """
     import datasets
 
     if isinstance(documents, datasets.Dataset) and documents.format["type"] == "custom":
@@ -85,7 +96,9 @@ def _fixed(documents: Any) -> Any:
 
 
 def _rewind(functions: Sequence[Callable[..., Any]]) -> None:
-    """Puts generators that the functions' modules keep back to where they were before any task drew from them."""
+    """Puts generators that the functions' modules keep back to where they were before any task drew
+    from them.
+    """
     for function in functions:
         for value in list(getattr(function, "__globals__", {}).values()):
             if not isinstance(value, (random.Random, np.random.Generator, np.random.RandomState)):

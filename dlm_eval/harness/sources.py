@@ -1,4 +1,6 @@
-"""The source code behind a function, as part of a task's identity: the function's own text and that of what it uses of its author's."""
+"""The source code behind a function, as part of a task's identity: the function's own text and that
+of what it uses of its author's.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ OURS = "dlm_eval.harness"  # which wraps functions of tasks; what it does is no 
 
 
 def described(value: Any) -> Any:
-    """Returns a setting of a task as plain data: functions by their source code, everything else as it is."""
+    """Returns a setting of a task as plain data: functions by their source code, everything else as
+    it is.
+    """
     if isinstance(value, dict):
         return {str(key): described(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -30,9 +34,11 @@ def described(value: Any) -> Any:
 
 
 def source(function: Callable[..., Any]) -> dict[str, str]:
-    """Returns name -> text of a function and of every function, class and constant of its own module, or a neighbour's, that it reads.
+    """Returns name -> text of a function and of every function, class and constant of its own
+    module, or a neighbour's, that it reads.
 
-    Libraries are names alone: their versions are recorded elsewhere. No path of the machine is part of it.
+    Libraries are names alone: their versions are recorded elsewhere. No path of the machine is part
+    of it.
     """
     linecache.checkcache()
     _module.cache_clear()
@@ -46,7 +52,8 @@ class _Gathering:
     """What has been found behind one function.
 
     Args:
-        function: where it begins: code of its package, or beside it in its folder, counts as the author's own.
+        function: where it begins: code of its package, or beside it in its folder, counts as the
+            author's own.
     """
 
     def __init__(self, function: Any) -> None:
@@ -152,7 +159,9 @@ class _Gathering:
             self._constant(name, value, scope, file)
 
     def _constant(self, name: str, value: Any, scope: dict[str, Any], file: str) -> None:
-        """Adds a constant as it is written, since a run may have changed a list or mapping; a text that was read from somewhere by its value too."""
+        """Adds a constant as it is written, since a run may have changed a list or mapping; a text
+        that was read from somewhere by its value too.
+        """
         key = self._name(name, file)
         if key in self.found:
             return
@@ -166,7 +175,9 @@ class _Gathering:
             self.function(type(value))
 
     def _text_of(self, name: str, scope: dict[str, Any], file: str) -> bool:
-        """Adds what a module assigns to `name`, and what stands in that; returns whether it assigns anything."""
+        """Adds what a module assigns to `name`, and what stands in that; returns whether it assigns
+        anything.
+        """
         key, module = self._name(name, file), _module(file)
         if name not in module.texts:
             return False
@@ -178,7 +189,9 @@ class _Gathering:
         return True
 
     def _name(self, name: str, file: str) -> str:
-        """Returns what a name of a module is called among what was found: the functions' own module goes without saying."""
+        """Returns what a name of a module is called among what was found: the functions' own module
+        goes without saying.
+        """
         path = Path(file)
         return name if file == self._file else f"{path.parent.name if path.stem == '__init__' else path.stem}.{name}"
 
@@ -204,7 +217,8 @@ class _Module:
 
     Attributes:
         texts: name -> the statements that assign to it.
-        names: name -> the names that stand in them, with the attributes that are read of them: `a.b.c` is (a, b, c).
+        names: name -> the names that stand in them, with the attributes that are read of them:
+            `a.b.c` is (a, b, c).
     """
 
     def __init__(self, file: str) -> None:
@@ -222,7 +236,8 @@ class _Module:
                 if isinstance(target, ast.Name):
                     self._note(target.id, statement, ast.get_source_segment(text, statement) or "")
         counted = (node.names for node in ast.walk(tree) if isinstance(node, ast.Global))
-        self._computed.difference_update(*counted)  # what functions assign anew is another value in each run
+        # What functions assign anew is another value in each run.
+        self._computed.difference_update(*counted)
 
     def is_computed(self, name: str) -> bool:
         """Returns whether the text of `name` is that of a call, a file's contents say."""
@@ -262,7 +277,9 @@ def _module(file: str) -> _Module:
 
 
 def _plain(value: Any) -> str:
-    """Returns a value as text that is the same in every process: what may change, and what has no text, by its type alone."""
+    """Returns a value as text that is the same in every process: what may change, and what has no
+    text, by its type alone.
+    """
     if isinstance(value, tuple):
         return f"({', '.join(map(_plain, value))})"
     if isinstance(value, frozenset):
@@ -323,7 +340,9 @@ def _library_name(value: Any) -> str:
 
 
 def _module_name(value: Any) -> str:
-    """Returns the module in which a function, class or module is written; a wrapper bears the name of what it wraps."""
+    """Returns the module in which a function, class or module is written; a wrapper bears the name
+    of what it wraps.
+    """
     if isinstance(value, types.ModuleType):
         return value.__name__
     return str(value.__globals__.get("__name__") if isinstance(value, types.FunctionType) else value.__module__)

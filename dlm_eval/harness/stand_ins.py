@@ -1,4 +1,6 @@
-"""Stand-ins for what stock tasks import and today's libraries lack, and nltk's files (`lm_eval_patches.missing_modules`)."""
+"""Stand-ins for what stock tasks import and today's libraries lack, and nltk's files
+(`lm_eval_patches.missing_modules`).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from dlm_eval.errors import UserError
 from dlm_eval.hub import hub_reachable
 
 NLTK_FILES = "nltk_data"  # folder in --data_dir
-KINDS = ("tokenizers", "corpora", "taggers", "stemmers")  # folders of nltk's files that tasks ask for by name
+# Folders of nltk's files that tasks ask for by name.
+KINDS = ("tokenizers", "corpora", "taggers", "stemmers")
 
 
 def _squad() -> dict[str, ModuleType]:
@@ -91,12 +94,14 @@ def _there(name: str) -> bool:
 
 
 def _download(nltk: Any, original: Callable[..., Any], name: str, *args: Any, **options: Any) -> bool:
-    """Returns True once nltk's file `name` is there: on this machine, or from nltk's server where the network may be used.
+    """Returns True once nltk's file `name` is there: on this machine, or from nltk's server where
+    the network may be used.
 
     Raises:
         UserError: it is not there and cannot be downloaded.
     """
-    wanted = {name, "punkt_tab"} if name == "punkt" else {name}  # nltk 3.9 reads punkt_tab wherever punkt was asked for
+    # Nltk 3.9 reads punkt_tab wherever punkt was asked for.
+    wanted = {name, "punkt_tab"} if name == "punkt" else {name}
     for path in (f"{kind}/{each}" for kind in KINDS for each in wanted):
         with contextlib.suppress(LookupError):
             nltk.data.find(path)

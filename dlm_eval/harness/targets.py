@@ -1,6 +1,8 @@
-"""What is wrong with the target of a document: lm-eval scores a target that can never be right as a wrong answer.
+"""What is wrong with the target of a document: lm-eval scores a target that can never be right as a
+wrong answer.
 
-`fault` says why a document cannot be scored, `fault_of_example` why it cannot be shown as a few-shot example, `looks_like_list` finds texts that lm-eval silently reads as Python lists.
+`fault` says why a document cannot be scored, `fault_of_example` why it cannot be shown as a
+few-shot example, `looks_like_list` finds texts that lm-eval silently reads as Python lists.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from dlm_eval.printable import is_text
 
 MOST_SHOWN = 60  # characters of a target in a message
 MOST_TRIED = 1000  # documents that are looked at for one whose target can be right
-# What turns one NaN or infinity into the score of a whole task. lm-eval's `nanmean`, and functions of a task's own, know what they do.
+# What turns one NaN or infinity into the score of a whole task. lm-eval's `nanmean`, and functions
+# of a task's own, know what they do.
 PLAIN_AGGREGATES = ("mean", "median", "perplexity", "weighted_perplexity", "bits_per_byte", "f1_score", "matthews_corrcoef", "brier_score", "acc_all")  # fmt: skip
 LIKELIHOODS = (
     "perplexity",
@@ -29,7 +32,10 @@ LIKELIHOODS = (
 
 
 def fault(task: Any, doc: Any) -> str | None:
-    """Returns why a document's target makes it impossible to score, or None. Tasks with a scorer of their own are left to it."""
+    """Returns why a document's target makes it impossible to score, or None.
+
+    Tasks with a scorer of their own are left to it.
+    """
     own = type(task).process_results is not ConfigurableTask.process_results
     if own or callable(task.config.process_results) or "bypass" in task._metric_fn_list:
         return None
@@ -52,7 +58,10 @@ def _fault(task: Any, doc: Any) -> str | None:
 
 
 def fault_of_example(task: Any, example: Any) -> str | None:
-    """Returns why a few-shot example has no right answer to show, or None. Tasks that write their prompts themselves are left to it."""
+    """Returns why a few-shot example has no right answer to show, or None.
+
+    Tasks that write their prompts themselves are left to it.
+    """
     if type(task).fewshot_context is not ConfigurableTask.fewshot_context:
         return None
     found: str | None = checked(_fault_of_example, task, example)
@@ -60,7 +69,9 @@ def fault_of_example(task: Any, example: Any) -> str | None:
 
 
 def _fault_of_example(task: Any, example: Any) -> str | None:
-    """Follows lm-eval's `build_qa_turn`: a number picks a choice, of a list the first is shown, a text is shown as it is."""
+    """Follows lm-eval's `build_qa_turn`: a number picks a choice, of a list the first is shown, a
+    text is shown as it is.
+    """
     shown = task.fewshot_cfg
     choices = task.doc_to_choice(example, shown.doc_to_choice) if shown.doc_to_choice else None
     gold = task.doc_to_target(example, shown.doc_to_target)
@@ -84,8 +95,9 @@ def _fault_of_example(task: Any, example: Any) -> str | None:
 
 
 def from_first_sound(task: Any, docs: Any) -> Any:
-    """Returns `docs` from the first one whose target can be right. lm-eval takes a task's form from its first document, and one target that is no
-    choice would end the run there."""
+    """Returns `docs` from the first one whose target can be right. lm-eval takes a task's form from
+    its first document, and one target that is no choice would end the run there.
+    """
     for number in range(min(len(docs), MOST_TRIED)):
         try:
             doc = docs[number]
@@ -159,7 +171,9 @@ def _of_choices(gold: Any, choices: Sequence[Any], several: bool) -> str | None:
 
 
 def is_index(value: Any, count: int) -> bool:
-    """Returns whether `value` is the number of one of `count` choices; a truth value is where there are two, as in lm-eval."""
+    """Returns whether `value` is the number of one of `count` choices; a truth value is where there
+    are two, as in lm-eval.
+    """
     if isinstance(value, (bool, np.bool_)):
         return count == 2
     return isinstance(value, (int, np.integer)) and bool(0 <= value < count)
@@ -186,7 +200,8 @@ def _is_nothing(value: Any) -> bool:
 
 
 def looks_like_list(task: Any, doc: Any) -> bool:
-    """Returns whether the target is a text of the document's own that lm-eval reads as a Python list because it stands in brackets.
+    """Returns whether the target is a text of the document's own that lm-eval reads as a Python
+    list because it stands in brackets.
 
     A template that writes out a list of the document is meant as one.
     """
@@ -211,10 +226,13 @@ def _texts(value: Any) -> list[str]:
 
 
 def no_numbers(task: Any, metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Returns metric -> what is wrong with it, for those of a document's that are NaN or infinite and would make the task's score so."""
+    """Returns metric -> what is wrong with it, for those of a document's that are NaN or infinite
+    and would make the task's score so.
+    """
     aggregates, found = task.aggregation(), {}
     for metric, value in metrics.items():
-        name = getattr(aggregates.get(metric), "__name__", "mean")  # lm-eval takes the mean of what has no aggregation
+        # Lm-eval takes the mean of what has no aggregation.
+        name = getattr(aggregates.get(metric), "__name__", "mean")
         wrong = _first_no_number(value) if name in PLAIN_AGGREGATES else None
         if wrong is not None and (math.isnan(wrong) or name not in LIKELIHOODS):
             found[metric] = f"metric '{metric}' is {wrong}"
@@ -222,7 +240,9 @@ def no_numbers(task: Any, metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def without_likelihood(task: Any, results: Sequence[Any]) -> str | None:
-    """Returns why the log-likelihoods of a document cannot be scored, or None: one that is NaN would be taken for the best choice."""
+    """Returns why the log-likelihoods of a document cannot be scored, or None: one that is NaN
+    would be taken for the best choice.
+    """
     if task.OUTPUT_TYPE == "generate_until":
         return None
     values = [answer[0] if isinstance(answer, (tuple, list)) else answer for answer in results]

@@ -1,5 +1,5 @@
-"""Mistakes in task YAMLs, told with file and line. lm-eval drops a broken file silently and finds a metric that does
-not exist only after everything has been generated.
+"""Mistakes in task YAMLs, told with file and line. lm-eval drops a broken file silently and finds a
+metric that does not exist only after everything has been generated.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def check_folder(root: Path) -> None:
 
 
 def check_file(path: Path, template: bool = False) -> dict[str, Any]:
-    """Returns a YAML with its includes merged and its functions as text, after checking its keys and names.
+    """Returns a YAML with its includes merged and its functions as text, after checking its keys
+    and names.
 
     Args:
         path: The file.
@@ -113,7 +114,9 @@ def _check_keys(path: Path | str, config: dict[str, Any]) -> None:
 
 
 def _check_values(path: Path | str, config: dict[str, Any]) -> None:
-    """Raises UserError for values of which lm-eval would say something about Python, or nothing until the model has run."""
+    """Raises UserError for values of which lm-eval would say something about Python, or nothing
+    until the model has run.
+    """
     from lm_eval.api.task import ALL_OUTPUT_TYPES
 
     if config.get("output_type", "") not in ("", *ALL_OUTPUT_TYPES):

@@ -1,4 +1,6 @@
-"""Which tasks a run has: from names, globs and YAML files to lm-eval's task objects, before any model is loaded."""
+"""Which tasks a run has: from names, globs and YAML files to lm-eval's task objects, before any
+model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -39,19 +41,25 @@ def load_tasks(
 ) -> dict[str, Any]:
     """Returns lm-eval's task dictionary: ``tasks`` and ``groups`` by name, and ``group_map``.
 
-    Names are looked up in ``include_path`` and our own tasks; lm-eval's full index, six seconds of work, is read only
-    for a name that neither has. So our ``gsm8k`` stands before lm-eval's, and a glob that fits ours stays with ours.
+    Names are looked up in ``include_path`` and our own tasks; lm-eval's full index, six seconds of
+    work, is read only for a name that neither has. So our ``gsm8k`` stands before lm-eval's, and a
+    glob that fits ours stays with ours.
 
     Args:
-        names: Names of tasks, groups or tags, globs, YAML files or folders of them; each may be a list with commas. Also, as in lm-eval,
-            configurations (mappings with 'task' or 'group', whose members may be configurations too) and finished Task or Group objects.
-        include_path: Folders of further YAMLs; a task there stands before one of ours with the same name.
+        names: Names of tasks, groups or tags, globs, YAML files or folders of them; each may be a
+            list with commas. Also, as in lm-eval, configurations (mappings with 'task' or 'group',
+            whose members may be configurations too) and finished Task or Group objects.
+        include_path: Folders of further YAMLs; a task there stands before one of ours with the same
+            name.
         data_dir: Folder of local datasets (see ``local_first``).
-        metadata: Passed to every task, as lm-eval does with ``--metadata`` and the model's arguments.
-        seeds: Of python, numpy, torch and few-shot examples: documents that a task draws are drawn from these.
+        metadata: Passed to every task, as lm-eval does with ``--metadata`` and the model's
+            arguments.
+        seeds: Of python, numpy, torch and few-shot examples: documents that a task draws are drawn
+            from these.
 
     Raises:
-        UserError: an unknown name, a broken or wrong YAML, a dataset that cannot be had, a task that is there twice.
+        UserError: an unknown name, a broken or wrong YAML, a dataset that cannot be had, a task
+            that is there twice.
     """
     roots = [task_configs_dir(), *include_folders(include_path)]
     for root in roots:
@@ -87,13 +95,15 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
         raise UserError(f"--num_fewshot {num_fewshot} is not allowed; it must be 0 or more")
     for name, task in loaded["tasks"].items():
         own = task.config.num_fewshot
-        wanted = own if num_fewshot is None or own == 0 else num_fewshot  # lm-eval lets a 0 in a YAML stand
+        # Lm-eval lets a 0 in a YAML stand.
+        wanted = own if num_fewshot is None or own == 0 else num_fewshot
         if own == 0 and num_fewshot:
             log.warning("task '%s': --num_fewshot %d is ignored; its YAML says num_fewshot: 0", name, num_fewshot)
         examples: Sequence[Any] = getattr(getattr(task, "sampler", None), "df", None) or ()
         evaluated = task.eval_docs
         same = len(examples) == len(evaluated) and len(examples) > 0 and examples[0] == evaluated[0]
-        # lm-eval draws one more where the splits have one name, to leave the document out; it is left out where they are the same too
+        # lm-eval draws one more where the splits have one name, to leave the document out; it is
+        # left out where they are the same too
         pool = len(examples) - (same or task.fewshot_cfg.split == task.config.test_split)
         if (wanted or 0) > pool:
             raise UserError(
@@ -133,7 +143,9 @@ def include_folders(include_path: str | Path | Sequence[str | Path] | None) -> l
 
 
 def _find(specs: list[Any], roots: list[Path], metadata: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """Returns a task manager that knows every spec, and the names, files, configurations and objects that the specs stand for."""
+    """Returns a task manager that knows every spec, and the names, files, configurations and
+    objects that the specs stand for.
+    """
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=roots, include_defaults=False, metadata=metadata)
@@ -170,7 +182,8 @@ def _match(spec: Any, manager: Any) -> list[Any]:
         return []
     names = manager.match_tasks([spec])
     members = {member for name in names for member in _members(name, manager)}
-    return [name for name in names if name not in members]  # a group and its own tasks would count twice
+    # A group and its own tasks would count twice.
+    return [name for name in names if name not in members]
 
 
 def _files(spec: str) -> list[str]:
@@ -188,7 +201,8 @@ def _members(name: str, manager: Any) -> list[str]:
         return []
     listed = sorted(entry.tags) if entry.kind.name == "TAG" else entry.cfg.get("task") or []
     names = [item if isinstance(item, str) else item.get("task", item.get("group")) for item in listed]
-    names = [item for item in names if isinstance(item, str)]  # an inline group has a list for its tasks
+    # An inline group has a list for its tasks.
+    names = [item for item in names if isinstance(item, str)]
     return names + [below for item in names for below in _members(item, manager)]
 
 
@@ -215,7 +229,8 @@ def _must_exist(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _made(config: Mapping[str, Any], manager: Any) -> Any:
-    """Returns the task or group of a configuration; one without data of its own changes the task or group of its name.
+    """Returns the task or group of a configuration; one without data of its own changes the task or
+    group of its name.
 
     Raises:
         UserError: it has a key that lm-eval does not know.
@@ -308,7 +323,9 @@ def _check_metric_functions(task: Any) -> None:
 
 
 def _hide_folders(items: list[Any], roots: list[Path]) -> None:
-    """Cuts the machine's own folders from the note of lm-eval where a task was defined, which goes into results."""
+    """Cuts the machine's own folders from the note of lm-eval where a task was defined, which goes
+    into results.
+    """
     import lm_eval
 
     tops = [root.parent for root in roots] + [Path(lm_eval.__file__).resolve().parent.parent]

@@ -1,7 +1,9 @@
-"""A limit of processor time for what a task does with one document: its templates, its filters, its scorer.
+"""A limit of processor time for what a task does with one document: its templates, its filters, its
+scorer.
 
-A task is the user's own code and is not mistrusted; but a regular expression that backtracks, or a template with an endless loop, must cost one sample
-and not the run. A timer's signal ends it, inside Python's `re` too. Signals reach the main thread alone: in other threads there is no limit.
+A task is the user's own code and is not mistrusted; but a regular expression that backtracks, or a
+template with an endless loop, must cost one sample and not the run. A timer's signal ends it,
+inside Python's `re` too. Signals reach the main thread alone: in other threads there is no limit.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from typing import Any
 
 from dlm_eval.errors import SampleError
 
-PROMPT_SECONDS = 20.0  # of processor time for the prompt of one document, or one template while tasks load
+# Of processor time for the prompt of one document, or one template while tasks load.
+PROMPT_SECONDS = 20.0
 FILTER_SECONDS = 5.0  # for the filters of one answer
 SCORE_SECONDS = 300.0  # for the scoring of one document, which may run a judge model
-AGAIN = 0.5  # seconds between two signals, should the first one have been caught by the task's own code
+# Seconds between two signals, should the first one have been caught by the task's own code.
+AGAIN = 0.5
 
 
 class TooSlow(SampleError):
@@ -27,7 +31,8 @@ class TooSlow(SampleError):
 
 @contextmanager
 def time_limit(what: str, seconds: float) -> Iterator[None]:
-    """Ends the block after so much processor time of this thread (a busy machine does not count); inside another such block it is that one's limit.
+    """Ends the block after so much processor time of this thread (a busy machine does not count);
+    inside another such block it is that one's limit.
 
     Raises:
         TooSlow: it was ended; the message is `what` and the limit.

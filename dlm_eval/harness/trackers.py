@@ -1,7 +1,8 @@
 """`--report_to`: a run's results in Weights & Biases, Trackio or TensorBoard.
 
-The first two go through lm-eval's own loggers, with their arguments (`--wandb_args`, `--trackio_args`); lm-eval has none for TensorBoard, which gets the
-same figures as scalars. The results are saved before: what a tracker does wrong is said, and costs its report alone.
+The first two go through lm-eval's own loggers, with their arguments (`--wandb_args`,
+`--trackio_args`); lm-eval has none for TensorBoard, which gets the same figures as scalars. The
+results are saved before: what a tracker does wrong is said, and costs its report alone.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Reports:
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def send(self, results: Mapping[str, Any], log_samples: bool, folder: Path) -> list[str]:
-        """Hands the results over (TensorBoard's file goes below `folder`); returns the reports that failed, and why."""
+        """Hands the results over (TensorBoard's file goes below `folder`); returns the reports that
+        failed, and why.
+        """
         failed = []
         for name in self.names:
             try:
@@ -93,7 +96,9 @@ def _log(logger: Any, results: Mapping[str, Any], log_samples: bool) -> None:
 
 
 def _unsaved(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a sample as it was before lm-eval saved it, which names its arguments; lm-eval's loggers count them."""
+    """Returns a sample as it was before lm-eval saved it, which names its arguments; lm-eval's
+    loggers count them.
+    """
     arguments = sample["arguments"]
     return {
         **sample,
