@@ -127,7 +127,8 @@ def _places(value: Any) -> Iterator[tuple[str, str]]:
     elif type(value).__name__ == "FilterEnsemble":
         yield from _places(value.filters)
     elif callable(value):
-        yield from _places([type(value), getattr(value, "__wrapped__", None)])  # functools.cache sets __wrapped__
+        # Functools.cache sets __wrapped__.
+        yield from _places([type(value), getattr(value, "__wrapped__", None)])
 
 
 def _short(file: str) -> str:

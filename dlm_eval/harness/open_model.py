@@ -32,16 +32,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to be evaluated; runs that differ in their settings alone may share it.
+    """A model that is ready to be evaluated; several runs can share it.
 
     Attributes:
-        name: what result folders and tables call it.
-        facts: what identifies it in a result.
-        close: ends its workers, after noting for the next run what they measured.
-        lm: lm-eval's view of it; of ours None until `under` has made the one of a run.
-        model: one of ours; None for a model of lm-eval's own.
-        pool: runs it.
-        journal: keeps its answers.
+        name: its name in result folders and tables.
+        facts: its identity in results.
+        close: stores the device profile for the next run and ends the workers.
+        lm: lm-eval's LM; None for a denoiser of ours until `under` makes the LM of a run.
+        model: the denoiser; None for a model of lm-eval's own.
+        pool: runs the denoiser.
+        journal: stores its answers.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Loaded:
         return self.model is not None
 
     def under(self, settings: RunSettings, by_order: frozenset[str] = frozenset()) -> Loaded:
-        """Returns the model as one run sees it: weights, devices and journal are shared, records
-        are the run's own.
+        """Returns the model for one run, which shares weights, devices and journal and has its own
+        records.
 
         Args:
             settings: of the run.
-            by_order: tasks whose scores ask only which choice is best.
+            by_order: tasks whose scores depend only on the order of choices.
         """
         if self.model is None or self.pool is None:
             return self
@@ -79,7 +79,7 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
     """Yields the model of a run with the journal in `home`; closes both.
 
     Raises:
-        UserError: an option or checkpoint that cannot be used.
+        UserError: an option or the checkpoint cannot be used.
     """
     journal = Journal(home / "journal.sqlite") if home and settings.resume else None
     with ExitStack() as stack:
@@ -98,7 +98,7 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
 
 
 def check_model_name(name: str) -> None:
-    """Raises UserError, with the nearest name, where neither we nor lm-eval know the model."""
+    """Raises UserError with the nearest name if neither dlm_eval nor lm-eval has the model."""
     from dlm_eval.models import check_supported
 
     names = _known()
@@ -117,7 +117,7 @@ def _known() -> set[str]:
 
 
 def is_ours(name: str) -> bool:
-    """Returns whether a known model is one of our denoisers, not one of lm-eval's."""
+    """Returns whether a model is one of our denoisers, not one of lm-eval's models."""
     return name in known_families() or name in checkpoints() or _is_file(name)
 
 
@@ -145,7 +145,7 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
 
 
 def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -> Options:
-    """Returns how a run's DiffusionLM answers."""
+    """Returns the options of a run's DiffusionLM."""
     from dlm_eval.harness.chat import chosen_template
     from dlm_eval.harness.decode_config import DEFAULT_LENGTH, DecodeOptions, user_layer
     from dlm_eval.harness.lm import Options

@@ -14,11 +14,11 @@ import numpy as np
 from dlm_eval.harness.requests import HOLE, Hole
 from dlm_eval.redaction import redact, redact_values
 
-DEEPEST = 100  # containers inside each other that are written
+DEEPEST = 100  # maximum depth of nested containers
 
 
 def json_value(value: Any, above: tuple[int, ...] = ()) -> Any:
-    """Returns a value as JSON can hold it. Cycles are cut, keys and objects become text.
+    """Returns a value that JSON can represent. Cycles are cut; keys and objects become text.
 
     Args:
         value: any object.
@@ -39,7 +39,7 @@ def json_value(value: Any, above: tuple[int, ...] = ()) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """Returns an object as text; one whose own `__str__` raises, by its type."""
+    """Returns an object as text, or its type if `__str__` raises."""
     try:
         return str(value)
     except Exception:
@@ -47,7 +47,7 @@ def as_text(value: Any) -> str:
 
 
 def python_numbers(value: Any) -> Any:
-    """Returns a value with every number of numpy or torch in it as Python's own."""
+    """Returns a value with all numpy and torch numbers converted to Python's."""
     import torch
 
     if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
@@ -107,8 +107,7 @@ def _parts(metric: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns the metrics that groups are to sum up and of which none of their tasks has a value,
-    by group.
+    """Returns, by group, the metrics to aggregate of which no task of the group has a value.
 
     Args:
         groups: lm-eval's, by name.
@@ -150,7 +149,7 @@ def _unscored(request: Any, chosen: Mapping[str, Sequence[int]]) -> dict[str, An
 
 
 def failed_samples(results: Mapping[str, Any]) -> dict[tuple[str, int], str]:
-    """Returns why samples erred, by task and document."""
+    """Returns the reasons of failed samples, by task and document."""
     return {
         (task, sample["doc_id"]): sample["error"]
         for task, rows in results["samples"].items()
@@ -160,7 +159,7 @@ def failed_samples(results: Mapping[str, Any]) -> dict[tuple[str, int], str]:
 
 
 def count_errors(results: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the number of documents that erred, by task."""
+    """Returns the number of failed documents, by task."""
     return dict(Counter(task for task, _ in failed_samples(results)))
 
 
@@ -176,11 +175,10 @@ def jsonable_config(config: Any) -> Any:
 
 
 def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns results fit to be written and shown: no secrets, by name in settings and by value
-    everywhere, and valid Unicode.
+    """Returns results without secrets and with valid Unicode.
 
-    What has the names of tasks, metrics or columns for its keys is not asked for names: a task may
-    be called "password".
+    Settings are redacted by name and value, everything else only by value, since a task, metric or
+    column may be called "password".
     """
     found: dict[str, Any] = {key: redact_values(value) for key, value in results.items() if key != "samples"}
     found["config"] = redact(found.get("config", {}))

@@ -1,8 +1,7 @@
 """A run from settings to saved results: tasks, then the model, then lm-eval's evaluator, then the
 files.
 
-Order matters: whatever can be wrong with names, data, options or the output directory shows before
-a weight is loaded.
+Errors in names, data, options and the output directory are found before the weights are loaded.
 """
 
 from __future__ import annotations
@@ -46,17 +45,17 @@ class Finished:
 
 
 def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, Any]:
-    """Runs an evaluation; returns lm-eval's results dict with our block under 'dlm_eval' and the
-    samples under 'samples'.
+    """Runs an evaluation; returns lm-eval's results, with our block under 'dlm_eval' and samples
+    under 'samples'.
 
     Args:
-        model: family, named checkpoint, lm-eval model, or a denoiser (of `load_model`, of `wrap` or
-            of your own).
+        model: family, named checkpoint, lm-eval model, or a denoiser (from `load_model`, `wrap` or
+            your own).
         tasks: names, globs, YAML paths, configurations (mappings) or lm-eval's task objects.
         settings: see `RunSettings`.
 
     Raises:
-        UserError: a setting that is not allowed.
+        UserError: a setting is not allowed.
         RunError: results could not be saved.
     """
     if isinstance(model, str):
@@ -72,10 +71,10 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
 
     Args:
         settings: what to run.
-        ask: asks the user whether generated code may run, for tasks that need it; None where nobody
-            can be asked.
-        shared: the model of `settings`, loaded before (`open_model`), whose journal is used too;
-            None loads it for this run alone.
+        ask: asks the user whether generated code may run, for tasks that need it; None if the user
+            cannot be asked.
+        shared: the model of `settings`, opened before (`open_model`), with its journal; None opens
+            it for this run.
     """
     with safe_log():
         return _run(settings, ask, shared)
@@ -115,7 +114,7 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
 
 
 def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, start: float) -> tuple[dict[str, Any], int]:
-    """Returns lm-eval's results with our block, and the number of documents that erred."""
+    """Returns lm-eval's results with our block, and the number of failed documents."""
     from dlm_eval.harness.sample_errors import SampleErrors
 
     errors = SampleErrors(settings.seeds[3])
@@ -138,11 +137,12 @@ def _records(loaded: Loaded) -> list[Any]:
 def _answers_and_scores(
     loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, errors: SampleErrors
 ) -> dict[str, Any]:
-    """Returns what lm-eval's evaluator makes of the tasks; once all is answered, results without
-    scores if it fails.
+    """Returns the results of lm-eval's evaluator.
+
+    If it fails after all requests are answered, the results have no scores.
 
     Raises:
-        RunError: it failed before all was answered.
+        RunError: it failed before all requests were answered.
     """
     from lm_eval import simple_evaluate
 
@@ -180,17 +180,17 @@ def _with_metadata(
     device: Cost | None,
     start: float,
 ) -> tuple[dict[str, Any], int]:
-    """Returns the results with costs, identities and errors, fit to be written, and the number of
-    documents that erred.
+    """Adds costs, identities and errors to the results; returns them and the number of failed
+    documents.
 
     Args:
         results: of lm-eval's evaluator.
         loaded: the model.
         tasks: lm-eval's task dictionary.
         settings: of the run.
-        sample_errors: what was kept from ending the run.
-        running: how the tasks that run code ran it, by name.
-        device: what the device ran; None for models of lm-eval's own.
+        sample_errors: errors of samples and metrics.
+        running: how tasks run generated code, by name.
+        device: cost on the devices; None for models of lm-eval's own.
         start: of the run, on the clock of `time.perf_counter`.
     """
     from dlm_eval.harness.identity import digests
@@ -236,7 +236,7 @@ def _with_metadata(
         ours["missing"] = sample_errors.missing
     try:
         return public_results(results), sum(errors.values())
-    except Exception:  # of an object that a task put into its metrics
+    except Exception:  # a task may put any object into its metrics
         return public_results(json_value(results)), sum(errors.values())
 
 
@@ -264,7 +264,7 @@ def _answered(tasks: Mapping[str, Any]) -> bool:
 
 
 def _options(settings: RunSettings) -> dict[str, Any]:
-    """Returns the arguments of lm-eval's evaluator that are settings of ours."""
+    """Returns the arguments of lm-eval's evaluator that come from the settings."""
     random, numpy, torch, fewshot = settings.seeds
     same = (
         "num_fewshot",
@@ -286,7 +286,7 @@ def _options(settings: RunSettings) -> dict[str, Any]:
         "numpy_random_seed": numpy,
         "torch_random_seed": torch,
         "fewshot_random_seed": fewshot,
-        "confirm_run_unsafe_code": True,  # settled before (checks.py)
+        "confirm_run_unsafe_code": True,  # checked before (checks.py)
     }
 
 
