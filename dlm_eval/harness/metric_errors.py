@@ -157,8 +157,8 @@ def _values(task: Any, sample: Mapping[str, Any], generator: np.random.Generator
 
 
 def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[Any]:
-    """Returns the answers with their log-likelihoods moved by errors as large and as correlated as
-    theirs.
+    """Returns the answers with noise in their log-likelihoods, with the errors' sizes and
+    correlations.
     """
     errors = _errors(sample)
     noise = generator.standard_normal(len(errors))
@@ -190,8 +190,8 @@ def perplexity_stderr(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[s
 
 
 def perplexity_interval(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Returns metric -> 95 % interval of perplexities per word or byte over documents: Student's on
-    the logarithmic scale.
+    """Returns metric -> 95 % Student interval of perplexities per word or byte, on the logarithmic
+    scale.
     """
     found = {}
     for metric, (slope, ratio, error, count) in _ratios(task, samples).items():
@@ -204,7 +204,7 @@ def perplexity_interval(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict
 def _ratios(
     task: Any, samples: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[Callable[[float], float], float, float, int]]:
-    """Returns metric -> its slope, log-likelihood per word, the standard error of that, and the
+    """Returns metric -> derivative, log-likelihood per word, its standard error, and number of
     documents.
     """
     found = {}

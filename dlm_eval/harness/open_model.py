@@ -1,6 +1,4 @@
-"""From `--model` to something that answers lm-eval's requests: one of our denoisers, a packaged
-baseline, or any model that lm-eval knows.
-"""
+"""Opens `--model`: one of our denoisers, a packaged baseline, or any model of lm-eval."""
 
 from __future__ import annotations
 
@@ -90,8 +88,7 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
         stack.callback(loaded.close)
         if loaded.pool is not None:
             stack.enter_context(last_duty(loaded.pool.close))
-        # Model and libraries stay: looking through them for garbage takes a tenth of the harness's
-        # time.
+        # Collecting garbage in model and libraries would take a tenth of the harness's time.
         gc.freeze()
         stack.callback(gc.unfreeze)
         yield loaded

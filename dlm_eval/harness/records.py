@@ -37,8 +37,8 @@ class Record:
 
 
 def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
-    """Yields a fresh record per request. lm-eval repeats a request by listing the same object
-    several times in a row.
+    """Yields a new record per request. lm-eval repeats a request by listing the same object several
+    times.
     """
     seen: Counter[int] = Counter()
     for request in requests:
@@ -50,8 +50,9 @@ def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
 
 
 def doc_key(doc: Any) -> str:
-    """Returns the identity of a document: its content, so that --limit, --samples and order cannot
-    change its noise.
+    """Returns the identity of a document: a digest of its content.
+
+    --limit, --samples and order therefore do not change its noise.
     """
     try:
         return digest(doc)
@@ -118,8 +119,9 @@ def likelihood_columns(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
 def cost_block(
     records: Sequence[Record], errors: Mapping[str, int], device: Cost | None, wall_seconds: float
 ) -> dict[str, Any]:
-    """Returns cost per task and in total. forwards: model calls of the samples' own canvases;
-    `device` has what the device ran.
+    """Returns cost per task and in total.
+
+    `forwards` counts model calls of the samples' own canvases; `device` is the cost on the devices.
     """
     tasks: dict[str, dict[str, Any]] = {}
     nats: dict[str, list[float]] = {}  # task -> nats and tokens of whole texts
@@ -162,8 +164,8 @@ def cost_block(
 
 
 def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """Returns per task how it was answered: kind, estimators and what their numbers are, decode
-    settings as they were resolved, lengths.
+    """Returns per task how it was answered: kind, estimators, kinds of likelihood, decode settings,
+    lengths.
     """
     tasks: dict[str, dict[str, Any]] = {}
     for record in records:

@@ -20,14 +20,12 @@ from dlm_eval.models import checkpoints, known_families, load_model, option_name
 from dlm_eval.workers import InProcess
 
 log = logging.getLogger(__name__)
-# How other harnesses call the same settings.
+# Names of these settings in other harnesses.
 ALIASES = {"cfg": "guidance", "mc_num": "max_forwards"}
 
 
 class RegisteredLM(DiffusionLM):
-    """A DiffusionLM made from lm-eval's model_args: the model's own options, the estimator's and
-    the decoder's in one mapping.
-    """
+    """A DiffusionLM from lm-eval's model_args, which also contain estimator and decode settings."""
 
     checkpoint = ""
 
@@ -42,9 +40,7 @@ class RegisteredLM(DiffusionLM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> RegisteredLM:
-        """Returns the model; what `arg_dict` says stands before lm-eval's own batch_size and
-        device.
-        """
+        """Returns the model; `arg_dict` overrides lm-eval's own batch_size and device."""
         extra = {k: v for k, v in (additional_config or {}).items() if v is not None and k not in arg_dict}
         return cls(**arg_dict, **extra)
 

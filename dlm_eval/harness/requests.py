@@ -84,8 +84,10 @@ class Hole:
 
 
 class UnbuiltPrompt(str):
-    """Stands where the prompt of a document would that could not be built, and says why; a model
-    answers it with that error.
+    """The reason why a document's prompt could not be built, in place of the prompt.
+
+    It is a text, so that lm-eval's own models can process the request too. Our models answer it
+    with this error.
     """
 
 
@@ -148,7 +150,7 @@ def choice_canvases(model: Denoiser, pairs: Sequence[tuple[str, str]], key: str,
     excess = max(len(head) + len(target) - model.max_length for head, target in parts)
     found = []
     for (context, _), (head, target) in zip(pairs, parts, strict=True):
-        # No context to share.
+        # There is no common context.
         own = excess if context else len(head) + len(target) - model.max_length
         head, _, cut = _fit(model, head, len(target), (), overlong, own)
         found.append(Prepared(Canvas.continuation(head, target, key), cut))

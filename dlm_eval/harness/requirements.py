@@ -1,5 +1,5 @@
-"""What tasks need and this machine lacks, found out before a model loads: Python packages, and
-metrics of HF evaluate.
+"""Checks before a model is loaded that tasks have what they need: Python packages and metrics of HF
+evaluate.
 """
 
 from __future__ import annotations
@@ -155,8 +155,10 @@ def check_loaded_metrics(tasks: Mapping[str, Any]) -> None:
 
 
 def _needed(tasks: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields task and metric of every `evaluate.load("name")` that a function of the task can come
-    to; what a file's top level loads has been loaded.
+    """Yields task and metric of every `evaluate.load("name")` that a function of the task can
+    reach.
+
+    Metrics that a file loads at its top level are loaded already.
     """
     for name, task in tasks.items():
         for hit in sorted(reach(set(starts(task)))):

@@ -1,6 +1,4 @@
-"""lm-eval's results, made fit to be written and shown: plain numbers, no secrets, and samples that
-failed.
-"""
+"""lm-eval's results prepared for files and display: plain numbers, no secrets, and failed samples."""
 
 from __future__ import annotations
 
@@ -67,8 +65,8 @@ def python_numbers(value: Any) -> Any:
 
 
 def make_plain(results: dict[str, Any]) -> None:
-    """Makes all numbers of lm-eval's results Python's own, those of samples too: lm-eval would
-    write numpy's as text.
+    """Converts all numbers of lm-eval's results to Python's, since lm-eval would write numpy's as
+    text.
     """
     for kind in ("results", "groups"):
         if kind in results:
@@ -87,9 +85,7 @@ def plain_argument(argument: Any) -> Any:
 
 
 def metrics_of(scores: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
-    """Returns (metric, filter) -> value of one task or group of results; a metric that is a mapping
-    is a metric for each of its keys.
-    """
+    """Returns (metric, filter) -> value of one task or group. A mapping is one metric per key."""
     found: dict[tuple[str, str], Any] = {}
     for key, value in scores.items():
         metric, comma, pipeline = str(key).partition(",")
@@ -123,15 +119,15 @@ def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> d
 
 
 def document_number(task: str, position: int | None, chosen: Mapping[str, Sequence[int]]) -> int | None:
-    """Returns the number of a request's document in its task: lm-eval counts requests among the
-    documents of --samples.
+    """Returns the number of a request's document in its task; lm-eval numbers only the documents of
+    --samples.
     """
     return position if position is None or task not in chosen else chosen[task][position]
 
 
 def unscored(tasks: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Returns lm-eval's results of tasks that were answered and could not be scored: the answers,
-    and no metric.
+    """Returns lm-eval's results of tasks that were answered but could not be scored: answers
+    without metrics.
     """
     return {
         "results": {name: {"alias": name} for name in tasks},
@@ -164,8 +160,9 @@ def count_errors(results: Mapping[str, Any]) -> dict[str, int]:
 
 
 def jsonable_config(config: Any) -> Any:
-    """Returns a task's configuration with functions by their names: lm-eval would write the address
-    of those inside filters, another in every run.
+    """Returns a task's configuration with functions by name.
+
+    lm-eval would write the memory addresses of functions inside filters.
     """
     if isinstance(config, dict):
         return {key: jsonable_config(value) for key, value in config.items()}
@@ -192,7 +189,5 @@ def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _public_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a sample without secrets; of its columns only the arguments of its requests are
-    settings.
-    """
+    """Returns a sample without secrets. Only the arguments of its requests are settings."""
     return {**redact_values(sample), "arguments": redact(sample["arguments"])}

@@ -34,8 +34,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run's results, where they were saved (None if nothing was to be saved), samples that erred,
-    and what could not be had besides.
+    """A finished run.
+
+    Attributes:
+        results: lm-eval's results with our block.
+        file: the results file, or None.
+        errors: number of failed samples.
+        missing: parts of the results that could not be computed or saved, and why.
     """
 
     results: dict[str, Any]
@@ -106,7 +111,7 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
     except RunError as error:
         if not results:
             raise
-        # Which closes behind the results.
+        # The journal is closed after the results are made.
         unkept.append(f"the last answers in the journal ({error})")
     missing = [*results["dlm_eval"].get("missing", ()), *unkept]
     file = _save(results, loaded, settings, start, missing) if settings.output_path else None
@@ -118,7 +123,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     from dlm_eval.harness.sample_errors import SampleErrors
 
     errors = SampleErrors(settings.seeds[3])
-    # Runs that shared the model have run rows too.
+    # Other runs with this model have costs too.
     before = loaded.pool.cost() if loaded.pool is not None else None
     running = {} if settings.predict_only else ways(tasks["tasks"])
     for name, task in tasks["tasks"].items():
@@ -154,7 +159,7 @@ def _answers_and_scores(
             outcome = simple_evaluate(
                 model=loaded.lm,
                 tasks=list(tasks["tasks"]),
-                # All that it reads of one.
+                # All that lm-eval uses of a manager.
                 task_manager=SimpleNamespace(load=lambda _: tasks, task_index={}),
                 gen_kwargs=None if loaded.ours else dict(settings.gen_kwargs) or None,
                 **_options(settings),
@@ -241,9 +246,7 @@ def _with_metadata(
 
 
 def _note_settings(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, records: list[Any]) -> None:
-    """Notes in the journal with which settings its answers were asked for; with --score_only says
-    which are absent.
-    """
+    """Stores the settings of answers in the journal; with --score_only, warns of missing answers."""
     from dlm_eval.harness.identity import asked_with
     from dlm_eval.harness.journal_notes import note_asked, say_absent
 

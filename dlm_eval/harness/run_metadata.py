@@ -1,6 +1,4 @@
-"""Our block of a results file: what ran, with which settings, where, at what cost, and how sure the
-estimator was.
-"""
+"""Our block of a results file: model, settings, environment and cost of the run."""
 
 from __future__ import annotations
 

@@ -148,16 +148,17 @@ class RunSettings:
 
     @property
     def multiturn(self) -> bool:
-        """Whether examples are turns of a conversation: under a chat template they are, unless the
-        user says otherwise.
+        """Whether examples are turns of a conversation.
+
+        The default is True with a chat template.
         """
         turns = self.fewshot_as_multiturn
         return bool(self.apply_chat_template) if turns is None else turns
 
     @property
     def system_text(self) -> str | None:
-        """The system instruction as lm-eval gets it, which puts no separator behind it if there is
-        no chat template.
+        """The system instruction for lm-eval, with a separator, which lm-eval lacks without a chat
+        template.
         """
         text = self.system_instruction
         return text if text is None or self.apply_chat_template or text.endswith("\n") else text + "\n\n"
@@ -207,8 +208,8 @@ def _plain_settings() -> dict[str, Any]:
 
 
 def _check_type(value: Any, hint: Any, setting: str) -> None:
-    """Raises UserError for what is not one text, number or truth value: a list would become the
-    text that Python shows of it.
+    """Raises UserError unless the value is one text, number or boolean; a list would be cast to its
+    repr.
     """
     options = typing.get_args(hint) or (hint,)
     if isinstance(value, bool) and bool not in options:
