@@ -19,13 +19,11 @@ PLAIN = (str, int, float, bool, bytes, type(None), list, tuple, dict, set, froze
 FIXED = (str, int, float, bool, bytes, type(None), frozenset)
 FUNCTIONS = (types.FunctionType, types.MethodType, type, functools.partial)
 MOST = 10_000  # characters of one constant
-OURS = "dlm_eval.harness"  # which wraps functions of tasks; what it does is no part of a task
+OURS = "dlm_eval.harness"  # wraps functions of tasks; its own code is not a part of a task
 
 
 def described(value: Any) -> Any:
-    """Returns a setting of a task as plain data: functions by their source code, everything else as
-    it is.
-    """
+    """Returns a setting of a task as plain data, with functions by their source code."""
     if isinstance(value, dict):
         return {str(key): described(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -49,11 +47,10 @@ def source(function: Callable[..., Any]) -> dict[str, str]:
 
 
 class _Gathering:
-    """What has been found behind one function.
+    """Collects the source code that one function depends on.
 
     Args:
-        function: where it begins: code of its package, or beside it in its folder, counts as the
-            author's own.
+        function: the function. Code of its package or its folder counts as the author's own.
     """
 
     def __init__(self, function: Any) -> None:
@@ -66,7 +63,7 @@ class _Gathering:
         self._file = _file(inner)
 
     def function(self, value: Any) -> None:
-        """Adds a function, a class or another object that can be called, and what they read."""
+        """Adds a function, a class or another callable, and everything that it reads."""
         if id(value) in self._seen:
             return
         self._seen[id(value)] = value
@@ -91,7 +88,9 @@ class _Gathering:
             self.function(type(value))
 
     def made(self, function: Any) -> None:
-        """Adds how the function's module makes it, if not by a definition: `f = make('x')`."""
+        """Adds the statement of the function's module that creates it, if it is not a definition:
+        `f = make('x')`.
+        """
         inner = _innermost(function)
         for name, value in _globals(inner).items():
             if value is function or value is inner:
@@ -130,7 +129,7 @@ class _Gathering:
                 self.function(base)
 
     def _names(self, code: types.CodeType, scope: dict[str, Any]) -> None:
-        """Adds what a code object reads of its module, and of modules beside it."""
+        """Adds everything that a code object reads of its module, and of modules beside it."""
         steps = list(dis.get_instructions(code))
         for place, step in enumerate(steps):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
@@ -143,7 +142,7 @@ class _Gathering:
                     self._add(f"import {step.argval}", "".join(linecache.getlines(str(file))))
 
     def _named(self, name: str, scope: dict[str, Any], file: str, attributes: Sequence[str] = ()) -> None:
-        """Adds what a name of a module stands for; of another module, the attribute that is read."""
+        """Adds the value of a module's name; if it is a module, the attribute that is read."""
         if name not in scope or name.startswith("__"):
             return
         value = scope[name]
@@ -175,8 +174,8 @@ class _Gathering:
             self.function(type(value))
 
     def _text_of(self, name: str, scope: dict[str, Any], file: str) -> bool:
-        """Adds what a module assigns to `name`, and what stands in that; returns whether it assigns
-        anything.
+        """Adds the statements that assign `name`, and the names in them; returns whether there are
+        any.
         """
         key, module = self._name(name, file), _module(file)
         if name not in module.texts:
@@ -189,8 +188,8 @@ class _Gathering:
         return True
 
     def _name(self, name: str, file: str) -> str:
-        """Returns what a name of a module is called among what was found: the functions' own module
-        goes without saying.
+        """Returns the key of a module's name in `found`, prefixed by its file unless that is the
+        function's own.
         """
         path = Path(file)
         return name if file == self._file else f"{path.parent.name if path.stem == '__init__' else path.stem}.{name}"
@@ -213,7 +212,7 @@ class _Gathering:
 
 
 class _Module:
-    """What the top level of a Python file assigns.
+    """The assignments at the top level of a Python file.
 
     Attributes:
         texts: name -> the statements that assign to it.
@@ -240,7 +239,7 @@ class _Module:
         self._computed.difference_update(*counted)
 
     def is_computed(self, name: str) -> bool:
-        """Returns whether the text of `name` is that of a call, a file's contents say."""
+        """Returns whether `name` is assigned from a call, for example a file's contents."""
         return name in self._computed
 
     def _note(self, name: str, statement: ast.stmt, text: str) -> None:
@@ -252,7 +251,7 @@ class _Module:
 
 
 def _dotted(node: ast.AST) -> tuple[str, ...]:
-    """Returns the names of `a.b.c`, and nothing for another expression."""
+    """Returns the names of `a.b.c`; () for other expressions."""
     if isinstance(node, ast.Name):
         return (node.id,)
     if not isinstance(node, ast.Attribute):
@@ -262,7 +261,7 @@ def _dotted(node: ast.AST) -> tuple[str, ...]:
 
 
 def _attributes(steps: Sequence[dis.Instruction]) -> list[str]:
-    """Returns the attributes that are read one from another, from the first step on."""
+    """Returns the chain of attributes that the first steps read."""
     found = []
     for step in steps:
         if step.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
