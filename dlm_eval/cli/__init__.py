@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while waiting are slow on a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are slow
     try:
         parser = build_parser()
         # As in lm-eval, `run` is optional.

@@ -76,7 +76,7 @@ def check_options(settings: RunSettings) -> None:
     process = process_of(settings.model, settings.model_args)
     options = DecodeOptions(user, process=process or "absorbing")
     ask = options.request({})
-    if ask.hole.length.tokens in (None, options.default_length):  # no length yet: a task may set one
+    if ask.hole.length.tokens in (None, options.default_length):  # a task may set it
         decode = resolve(*ask.layers)
     else:
         decode = options.settings(ask, ask.hole.length.tokens)

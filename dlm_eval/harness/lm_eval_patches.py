@@ -291,7 +291,7 @@ def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
         with replaced(datasets, "load_dataset", library.load), progress_bars(False):
             yield
     finally:
-        # A task module may keep our function: from now on it is the original one.
+        # If a task module keeps our function, it now calls the original one.
         library.active = False
 
 
@@ -515,7 +515,7 @@ def hashes_of_anything() -> Iterator[None]:
     def dumps(value: Any, **options: Any) -> str:
         try:
             return json.dumps(value, **options)
-        except (TypeError, ValueError, RecursionError):  # keys that are no text, a document inside itself
+        except (TypeError, ValueError, RecursionError):  # odd keys, or a cycle
             return json.dumps(json_value(value))
 
     with (

@@ -56,7 +56,7 @@ def doc_key(doc: Any) -> str:
     """
     try:
         return digest(doc)
-    except (TypeError, ValueError, RecursionError):  # JSON cannot hold it: keys of several types, or a cycle
+    except (TypeError, ValueError, RecursionError):  # keys of several types, or a cycle
         return digest(json_value(doc))
 
 

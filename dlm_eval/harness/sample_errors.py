@@ -269,7 +269,7 @@ class SampleErrors:
             found: dict[str, Any] = {}
             most = 0
             for key, values in raw.items():
-                for iterations in (bootstrap_iters, 0):  # a value without its standard error is better than none
+                for iterations in (bootstrap_iters, 0):  # 0: a value without its error
                     try:
                         with task_code():
                             metrics, count = whole(task, {key: values}, iterations)

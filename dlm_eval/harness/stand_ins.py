@@ -21,7 +21,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.hub import hub_reachable
 
 NLTK_FILES = "nltk_data"  # folder in --data_dir
-# Folders of nltk's files that tasks ask for by name.
+# Folders of nltk's files that tasks use.
 KINDS = ("tokenizers", "corpora", "taggers", "stemmers")
 
 

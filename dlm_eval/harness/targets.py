@@ -88,7 +88,7 @@ def _fault_of_example(task: Any, example: Any) -> str | None:
     if not isinstance(gold, str):
         return f"its target is {_shown(gold)}, no text"
     same = (shown.doc_to_target, shown.doc_to_choice) == (task.config.doc_to_target, task.config.doc_to_choice)
-    if task.OUTPUT_TYPE == "multiple_choice" and choices and same:  # the examples' own template may show any text
+    if task.OUTPUT_TYPE == "multiple_choice" and choices and same:  # else any text is allowed
         return _of_choices(gold, choices, several=False)
     return None
 
@@ -232,7 +232,7 @@ def no_numbers(task: Any, metrics: Mapping[str, Any]) -> dict[str, str]:
     """
     aggregates, found = task.aggregation(), {}
     for metric, value in metrics.items():
-        # Lm-eval takes the mean of what has no aggregation.
+        # The default aggregation of lm-eval is the mean.
         name = getattr(aggregates.get(metric), "__name__", "mean")
         wrong = _first_no_number(value) if name in PLAIN_AGGREGATES else None
         if wrong is not None and (math.isnan(wrong) or name not in LIKELIHOODS):

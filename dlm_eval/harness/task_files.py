@@ -76,7 +76,7 @@ def check_config(place: Path | str, config: dict[str, Any]) -> None:
     Raises:
         UserError: a key, metric, aggregation or filter is unknown.
     """
-    if str(config.get("class", OUR_CLASS)).endswith(OUR_CLASS):  # another class may have its own keys
+    if str(config.get("class", OUR_CLASS)).endswith(OUR_CLASS):  # others may have own keys
         _check_keys(place, config)
         _check_values(place, config)
     _check_metrics(place, config)

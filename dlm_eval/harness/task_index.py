@@ -49,7 +49,7 @@ def _manager(include_path: str | None, everything: bool) -> Any:
     roots: list[str | Path] = [task_configs_dir(), *include_folders(include_path)]
     for root in map(Path, roots[1:]):
         for file in root.glob("**/*.yaml"):
-            # Lm-eval's parser would end the process over one that is nested too deeply.
+            # A file that is nested too deeply would crash lm-eval's parser.
             read_yaml_text(file, str(file))
     with quiet_index():
         return TaskManager(include_path=roots, include_defaults=everything)

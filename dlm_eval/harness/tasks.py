@@ -94,7 +94,7 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
         raise UserError(f"--num_fewshot {num_fewshot} is not allowed; it must be 0 or more")
     for name, task in loaded["tasks"].items():
         own = task.config.num_fewshot
-        # Lm-eval lets a 0 in a YAML stand.
+        # As in lm-eval, a 0 in a YAML is kept.
         wanted = own if num_fewshot is None or own == 0 else num_fewshot
         if own == 0 and num_fewshot:
             log.warning("task '%s': --num_fewshot %d is ignored; its YAML says num_fewshot: 0", name, num_fewshot)
@@ -181,7 +181,7 @@ def _match(spec: Any, manager: Any) -> list[Any]:
         return []
     names = manager.match_tasks([spec])
     members = {member for name in names for member in _members(name, manager)}
-    # A group and its own tasks would count twice.
+    # A group already contains its tasks.
     return [name for name in names if name not in members]
 
 

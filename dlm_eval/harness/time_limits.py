@@ -16,11 +16,11 @@ from typing import Any
 
 from dlm_eval.errors import SampleError
 
-# Of processor time for the prompt of one document, or one template while tasks load.
+# For the prompt of one document, or one template while tasks load.
 PROMPT_SECONDS = 20.0
 FILTER_SECONDS = 5.0  # for the filters of one answer
 SCORE_SECONDS = 300.0  # for the scoring of one document, which may run a judge model
-# Seconds between two signals, should the first one have been caught by the task's own code.
+# Seconds until the next signal, in case the task's code caught the exception.
 AGAIN = 0.5
 
 

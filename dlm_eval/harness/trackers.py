@@ -82,7 +82,7 @@ def parse_reports(report_to: Any, arguments: Mapping[str, Any]) -> Reports:
             raise unknown_name_error("--report_to", name, TRACKERS)
     for name in names:
         found = importlib.util.find_spec(name)
-        if found is None or found.origin is None:  # a folder of that name, as wandb makes, is not the package
+        if found is None or found.origin is None:  # a folder is not the package
             raise UserError(f"--report_to '{name}' needs the package {name}; install it: pip install {name}")
     return Reports(tuple(dict.fromkeys(names)), {key: value for key, value in arguments.items() if value})
 

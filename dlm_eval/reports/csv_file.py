@@ -81,7 +81,7 @@ def write_files(texts: Mapping[Path, str]) -> None:
         raise UserError(f"output '{current}' cannot be written: {getattr(error, 'strerror', None) or error}") from error
     finally:
         for path in temporary.values():
-            with contextlib.suppress(OSError, ValueError):  # it was never written, or it has been renamed
+            with contextlib.suppress(OSError, ValueError):  # never written, or renamed
                 path.unlink()
 
 

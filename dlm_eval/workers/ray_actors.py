@@ -59,7 +59,7 @@ class Actor:
                 from dlm_eval.workers.worker import serve
 
                 serve(config, self._inbox.get, self._outbox.put)
-            except BaseException as error:  # a failed import or an exit: the driver must not wait for more
+            except BaseException as error:  # also a failed import or an exit
                 self._outbox.put(Failed(f"{type(error).__name__}: {error}"))
             self._outbox.put(None)
 
@@ -137,7 +137,7 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
         )
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
-        except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and its own
+        except Exception as error:  # Ray raises exceptions of many kinds
             raise UserError(
                 f"--ray_address '{address or 'auto'}' cannot be used: {redact_message(' '.join(str(error).split()))[:200]}"
             ) from error
