@@ -99,7 +99,7 @@ class Strategy:
         """Raises UserError if general settings contradict the strategy."""
         if settings.schedule is not None and not self.takes_schedule:
             raise UserError(
-                f"decode schedule is not used by strategy '{self.name}', which decides itself how many tokens to write; leave it out"
+                f"decode schedule is not used by strategy '{self.name}', which decides by itself how many tokens to write; leave it out"
             )
         if not self.takes_steps and (settings.steps or settings.steps_per_block):
             raise UserError(
