@@ -64,7 +64,7 @@ def answer_jobs(
         progress: called with each distinct answer and whether it came from the journal.
     """
     keys = [journal_key(fingerprint, job) for job in jobs]
-    known = _remembered(dict(zip(keys, jobs, strict=True)), journal) if journal is not None else {}
+    known = _in_journal(dict(zip(keys, jobs, strict=True)), journal) if journal is not None else {}
     for answer in known.values():
         progress(answer, True)
     missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
@@ -112,7 +112,7 @@ def _begun(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Job]:
     return found
 
 
-def _remembered(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
+def _in_journal(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
     """Returns the answers in a journal, by key, without those that do not have the form of their
     job's answers.
     """

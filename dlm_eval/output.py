@@ -1,7 +1,7 @@
 """Output of a command: streams, log, warnings and progress bars show no control characters and no
 secrets.
 
-While a command runs (`spoken_safely`), standard output and error have an encoding that escapes
+While a command runs (`safe_output`), standard output and error have an encoding that escapes
 control characters (`printable`) and redacts secrets in everything written to them. It keeps
 newlines. Texts from outside that are part of a line (log messages, errors, table cells) are made
 one line before.
@@ -75,7 +75,7 @@ def write_raw(stream: TextIO, text: str) -> None:
 
 
 @contextmanager
-def spoken_safely() -> Iterator[None]:
+def safe_output() -> Iterator[None]:
     """Makes all output of this process printable and free of secrets until the command ends.
 
     After an unexpected exception the streams stay safe, since Python still has to print the

@@ -35,7 +35,7 @@ class Noise:
 
     @classmethod
     def of(cls, canvas: Canvas, seed: int) -> Noise:
-        """Returns the noise of `canvas`: by its key, or by its content where it has none."""
+        """Returns the noise of `canvas`: by its key, or by its content if it has none."""
         identity = canvas.key or digest(canvas.tokens, canvas.open)
         return cls(digest("noise", seed, identity))
 

@@ -126,11 +126,11 @@ def _end_in_time(bell: socket.socket) -> None:
                 limit = time.monotonic() + DUTY_SECONDS
                 for thread in duties:
                     thread.join(max(0.0, limit - time.monotonic()))
-                say_interrupted()
+                print_interrupted()
                 os._exit(INTERRUPTED)
 
 
-def say_interrupted() -> None:
+def print_interrupted() -> None:
     """Prints once how to resume. A closed terminal is no error."""
     if not _said.is_set():
         _said.set()
@@ -138,7 +138,7 @@ def say_interrupted() -> None:
             print(MESSAGE, file=sys.stderr, flush=True)
 
 
-def drop_output() -> None:
+def discard_output() -> None:
     """Discards further output after the reader has closed the pipe; Python would complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

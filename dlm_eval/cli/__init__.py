@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 from dlm_eval import __version__
 from dlm_eval.cli import cache, ls, run, show, sweep, trace, validate
 from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown_name_error
-from dlm_eval.output import log_to_stderr, spoken_safely
+from dlm_eval.output import log_to_stderr, safe_output
 from dlm_eval.redaction import learn_words
 from dlm_eval.reports.leaderboard import add_parser as add_leaderboard
-from dlm_eval.signals import INTERRUPTED, drop_output, orderly, say_interrupted
+from dlm_eval.signals import INTERRUPTED, discard_output, orderly, print_interrupted
 
 EXAMPLES = """
 examples:
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     learn_words(arguments)
-    with spoken_safely():
+    with safe_output():
         return _run(arguments)
 
 
@@ -141,10 +141,10 @@ def _run(arguments: list[str]) -> int:
     except DlmEvalError as error:
         return _say(error, 1)
     except KeyboardInterrupt:
-        say_interrupted()
+        print_interrupted()
         return INTERRUPTED
     except BrokenPipeError:
-        drop_output()
+        discard_output()
         return 0
 
 

@@ -265,7 +265,7 @@ def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
 
     The others do not depend on decode settings.
     """
-    from dlm_eval.harness.checks import refuse_unsandboxed, take_sandbox
+    from dlm_eval.harness.checks import refuse_unsandboxed, start_sandbox
     from dlm_eval.harness.code_tasks import ways
     from dlm_eval.harness.tasks import check_fewshot
 
@@ -274,7 +274,7 @@ def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
     found = ways(loaded["tasks"])
     refuse_unsandboxed(found, settings)
     if settings.confirm_run_unsafe_code:
-        take_sandbox(loaded, settings)
+        start_sandbox(loaded, settings)
     unsafe = [] if settings.confirm_run_unsafe_code else list(found)
     kept = {
         name: task

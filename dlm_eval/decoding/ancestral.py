@@ -14,7 +14,7 @@ probability is then known before the model runs, and only positions that will be
 One more step after the last removes the remaining noise: ddpm writes the most probable tokens, the
 others draw them.
 
-Shape letters: N = wanted positions of a batch, V = vocabulary, W = positions that a step looks at.
+Shape letters: N = wanted positions of a batch, V = vocabulary, W = positions that a step considers.
 """
 
 from __future__ import annotations

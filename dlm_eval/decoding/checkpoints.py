@@ -27,9 +27,9 @@ class State:
         tokens: [n] tokens of the positions that were not given, the mask token where open.
         logprob: [n] log-probability of each token when it was written (nats).
         written: [n] global step at which each token was written, -1 where open.
-        positions: [L] identities of all positions in reading order; empty if the canvas has those
+        positions: [L] identities of all positions from left to right; empty if the canvas has those
             that it was asked with.
-        inserted: number of the block of each inserted position, in reading order.
+        inserted: number of the block of each inserted position, from left to right.
         next_id: identity that the next inserted position gets.
     """
 

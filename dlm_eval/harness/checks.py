@@ -93,7 +93,7 @@ def _refuse_ours(settings: RunSettings) -> None:
             )
 
 
-def settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:
+def confirm_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:
     """Returns the tasks that may run.
 
     Generated code runs only if the user confirms it, by the option or when asked. Without
@@ -144,7 +144,7 @@ def refuse_unsandboxed(found: Mapping[str, Way], settings: RunSettings) -> None:
     )
 
 
-def take_sandbox(tasks: Mapping[str, Any], settings: RunSettings) -> None:
+def start_sandbox(tasks: Mapping[str, Any], settings: RunSettings) -> None:
     """Starts the sandbox if one of the tasks of `load_tasks` will run generated code.
 
     Raises:

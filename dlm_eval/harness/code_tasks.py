@@ -45,7 +45,7 @@ def ways(tasks: Mapping[str, Any]) -> dict[str, Way]:
     return {name: way for name, way in found.items() if way is not None}
 
 
-def said(found: Mapping[str, Way]) -> dict[str, list[str]]:
+def sandbox_entries(found: Mapping[str, Way]) -> dict[str, list[str]]:
     """Returns the entry of each task in a result file: the protections of the sandbox, or that
     there was none.
 

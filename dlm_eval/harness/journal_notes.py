@@ -22,12 +22,12 @@ OF_EXAMPLES = ("examples.", "target", "samples")  # settings that matter only if
 log = logging.getLogger(__name__)
 
 
-def note_asked(journal: Journal, task: str, settings: Mapping[str, Any]) -> None:
+def note_settings(journal: Journal, task: str, settings: Mapping[str, Any]) -> None:
     """Stores the settings of answers of `task`."""
     journal.note(f"{_prefix(task)}{digest(settings)[:16]}", dict(settings))
 
 
-def say_absent(journal: Journal, task: str, settings: Mapping[str, Any], records: Iterable[Record]) -> None:
+def warn_of_missing(journal: Journal, task: str, settings: Mapping[str, Any], records: Iterable[Record]) -> None:
     """Warns of answers of `task` that a journal lacks, with the differences to the most similar run
     in it.
     """

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import DlmEvalError, RunError, UserError
 from dlm_eval.harness import lm_eval_patches as patches
-from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe, take_sandbox
-from dlm_eval.harness.code_tasks import said, ways
+from dlm_eval.harness.checks import Ask, check_settings, check_tasks, confirm_unsafe, start_sandbox
+from dlm_eval.harness.code_tasks import sandbox_entries, ways
 from dlm_eval.harness.lm import by_order
 from dlm_eval.harness.open_model import Loaded, open_model
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
@@ -97,9 +97,9 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
         metadata=metadata,
         seeds=settings.seeds,
     )
-    tasks = settle_unsafe(tasks, settings, ask)
+    tasks = confirm_unsafe(tasks, settings, ask)
     check_tasks(tasks, settings)
-    take_sandbox(tasks, settings)
+    start_sandbox(tasks, settings)
     results: dict[str, Any] = {}
     unkept: list[str] = []
     try:
@@ -233,7 +233,7 @@ def _with_metadata(
     for name, notes in sample_errors.notes().items():
         ours["tasks"].setdefault(name, {}).update(notes)
     if running:
-        ours["environment"]["sandbox"] = said(running)
+        ours["environment"]["sandbox"] = sandbox_entries(running)
     with sample_errors.adding("the estimator's part of standard errors"):
         ours |= metric_errors(tasks, results)
     ours["unmet_aggregates"] = unmet_aggregates(tasks["groups"], results["results"])
@@ -248,16 +248,16 @@ def _with_metadata(
 def _note_settings(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, records: list[Any]) -> None:
     """Stores the settings of answers in the journal; with --score_only, warns of missing answers."""
     from dlm_eval.harness.identity import asked_with
-    from dlm_eval.harness.journal_notes import note_asked, say_absent
+    from dlm_eval.harness.journal_notes import note_settings, warn_of_missing
 
     if loaded.journal is None:
         return
     for name, task in tasks["tasks"].items():
         asked = asked_with(name, task, loaded, settings)
         if settings.score_only:
-            say_absent(loaded.journal, name, asked, records)
+            warn_of_missing(loaded.journal, name, asked, records)
         else:
-            note_asked(loaded.journal, name, asked)
+            note_settings(loaded.journal, name, asked)
 
 
 def _answered(tasks: Mapping[str, Any]) -> bool:

@@ -216,7 +216,7 @@ class _Module:
 
     Attributes:
         texts: name -> the statements that assign to it.
-        names: name -> the names that stand in them, with the attributes that are read of them:
+        names: name -> the names in them, with the attributes that are read of them:
             `a.b.c` is (a, b, c).
     """
 
@@ -235,7 +235,7 @@ class _Module:
                 if isinstance(target, ast.Name):
                     self._note(target.id, statement, ast.get_source_segment(text, statement) or "")
         counted = (node.names for node in ast.walk(tree) if isinstance(node, ast.Global))
-        # What functions assign anew is another value in each run.
+        # Names that functions assign have another value in each run.
         self._computed.difference_update(*counted)
 
     def is_computed(self, name: str) -> bool:

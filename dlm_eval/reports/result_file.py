@@ -75,7 +75,7 @@ class Row:
     headline: bool  # the one metric of the task that the wide table shows
     logprob_kind: str | None = None  # what likelihoods are: exact, a bound, or a score
     configuration: str | None = None  # all that can change an answer but seeds
-    seed: str | None = None  # python, numpy, torch, few-shot; one number where they are the same
+    seed: str | None = None  # python, numpy, torch, few-shot; one number if equal
     scoring: str | None = None  # what makes a metric of an answer
     documents: str | None = None  # which were asked: "first N", or a digest of their numbers
     code: str | None = None  # "UNSANDBOXED" if the model's programs ran outside the sandbox

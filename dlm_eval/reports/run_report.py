@@ -21,7 +21,7 @@ from dlm_eval.printable import counted
 from dlm_eval.reports.leaderboard import leaderboard, write
 from dlm_eval.reports.result_file import outside
 from dlm_eval.sandbox import UNSANDBOXED
-from dlm_eval.signals import drop_output
+from dlm_eval.signals import discard_output
 
 if TYPE_CHECKING:
     from dlm_eval.harness.run import Finished
@@ -161,7 +161,7 @@ def say(lines: list[str]) -> None:
     try:
         print("\n".join(lines), flush=True)
     except OSError as error:
-        drop_output()
+        discard_output()
         if not isinstance(error, BrokenPipeError):
             raise RunError(f"the table could not be printed ({error.strerror}); the results are saved") from error
 

@@ -159,7 +159,7 @@ class Workers:
         slot.ready, slot.heard = None, time.monotonic()
         slot.link = self._start(slot.index, self._profile, self._events)
 
-    def _gone(self, slot: _Slot, how: str, chunks: Chunks, finish: Any) -> None:
+    def _exited(self, slot: _Slot, how: str, chunks: Chunks, finish: Any) -> None:
         """Takes back the jobs of a worker that ended and restarts it, a limited number of times."""
         assert slot.link is not None
         held = counted(len(slot.held), "job", "are")
@@ -221,7 +221,7 @@ class Workers:
         elif isinstance(message, Alive):
             self._note(slot, message)
         elif isinstance(message, Ready):
-            self._begun(slot, message)
+            self._ready(slot, message)
             self._feed(slot, chunks, jobs, 2)
         elif isinstance(message, LoadFailed):
             raise UserError(message.reason)
@@ -230,9 +230,9 @@ class Workers:
             if slot.link is not None:
                 slot.link.kill()
         elif isinstance(message, Exited):
-            self._gone(slot, message.how, chunks, finish)
+            self._exited(slot, message.how, chunks, finish)
 
-    def _begun(self, slot: _Slot, message: Ready) -> None:
+    def _ready(self, slot: _Slot, message: Ready) -> None:
         """Notes that a slot's worker is ready.
 
         All workers load one model, so its warning is logged once.
@@ -284,9 +284,9 @@ class Workers:
                 if isinstance(message, Alive):
                     self._note(slot, message)
                 elif isinstance(message, Ready):
-                    self._begun(slot, message)
+                    self._ready(slot, message)
                 elif isinstance(message, Exited):
-                    self._gone(slot, message.how, Chunks([], 1), lambda number, answer: None)
+                    self._exited(slot, message.how, Chunks([], 1), lambda number, answer: None)
                     asked = [other for other in asked if other is not slot]
 
 

@@ -19,7 +19,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dlm_eval.output import spoken_safely
+from dlm_eval.output import safe_output
 from dlm_eval.redaction import learn
 from dlm_eval.workers.messages import Events, Exited, WorkerConfig
 
@@ -100,7 +100,7 @@ def main() -> None:
     threading.Thread(target=read, daemon=True).start()
     from dlm_eval.workers.worker import serve
 
-    with spoken_safely():
+    with safe_output():
         serve(config, inbox.get, connection.send)
 
 

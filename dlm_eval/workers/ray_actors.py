@@ -64,12 +64,12 @@ class Actor:
             self._outbox.put(None)
 
         threading.Thread(target=run, daemon=True).start()
-        said: list[Any] = []
-        while None not in said:
-            said = [self._outbox.get()]
+        messages: list[Any] = []
+        while None not in messages:
+            messages = [self._outbox.get()]
             while not self._outbox.empty():
-                said.append(self._outbox.get())
-            yield [message for message in said if message is not None]
+                messages.append(self._outbox.get())
+            yield [message for message in messages if message is not None]
 
 
 class RayLink:
@@ -86,8 +86,8 @@ class RayLink:
             num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": environment}
         )
         self._actor = remote(Actor).remote()
-        said = self._actor.work.options(num_returns="streaming").remote(config)
-        threading.Thread(target=self._read, args=(said, events), daemon=True).start()
+        messages = self._actor.work.options(num_returns="streaming").remote(config)
+        threading.Thread(target=self._read, args=(messages, events), daemon=True).start()
 
     def send(self, message: Any) -> None:
         """Sends a message, without waiting."""
@@ -100,12 +100,12 @@ class RayLink:
         if ray.is_initialized():
             ray.kill(self._actor)
 
-    def _read(self, said: Any, events: Events) -> None:
+    def _read(self, messages: Any, events: Events) -> None:
         import ray
 
         how = "ended"
         try:
-            for reference in said:
+            for reference in messages:
                 for message in ray.get(reference):
                     events.put((self, message))
         except Exception as error:  # Ray has many kinds: the actor, its node or the network is lost

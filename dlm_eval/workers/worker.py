@@ -46,7 +46,7 @@ def serve(config: WorkerConfig, receive: Callable[[], Any], send: Callable[[Any]
         probes.log.setLevel(logging.ERROR)  # the driver logs its warning once for all workers
         model = load_model(config.model, **config.options)
         engine = make_engine(model, config.batch_size, config.profile, config.most_rows)
-        engine.on_forward = _sign_of_life(engine, send)
+        engine.on_forward = _heartbeat(engine, send)
         send(Ready(os.getpid(), socket.gethostname(), probes.whole_rows(model)))
         while True:
             message = receive()
@@ -80,7 +80,7 @@ def _incoming(chunk: Chunk, receive: Callable[[], Any], send: Callable[[Any], No
         message = receive()
 
 
-def _sign_of_life(engine: Engine, send: Callable[[Any], None]) -> Callable[[], None]:
+def _heartbeat(engine: Engine, send: Callable[[Any], None]) -> Callable[[], None]:
     last = 0.0
 
     def alive() -> None:
