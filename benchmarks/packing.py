@@ -136,11 +136,13 @@ def workers(counts: Sequence[int], rounds: int) -> None:
         f"two processes that only multiply matrices do {ceiling():.2f} times the work of one here and now", flush=True
     )
     from dlm_eval.workers.devices import parse_devices
-    from dlm_eval.workers.make import start_workers
-    from dlm_eval.workers.messages import Recipe
+    from dlm_eval.workers.driver import start_workers
+    from dlm_eval.workers.messages import WorkerConfig
 
     jobs = mixed_jobs()
-    pools = [start_workers(Recipe("tiny", {"dtype": "float32"}), parse_devices(f"cpu:{count}")) for count in counts]
+    pools = [
+        start_workers(WorkerConfig("tiny", {"dtype": "float32"}), parse_devices(f"cpu:{count}")) for count in counts
+    ]
     for pool in pools:
         while any(place.ready is None for place in pool.places):
             pool.run(jobs[:8], lambda index, answer: None)

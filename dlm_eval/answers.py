@@ -1,4 +1,6 @@
-"""Answers of jobs: from the journal if they are known, else from whoever runs the jobs; and the form in which a journal holds them."""
+"""Answers of jobs: from the journal if it has them, else from a pool; and their form in the
+journal.
+"""
 
 from __future__ import annotations
 
@@ -50,17 +52,19 @@ def answer_jobs(
     journal: Journal | None,
     progress: Callable[[Answer, bool], None] = lambda answer, known: None,
 ) -> list[Answer]:
-    """Returns an answer for each job: from the journal where it is known, else from `run`. Equal jobs run once.
+    """Returns an answer for each job: from the journal if it has one, else from `run`.
+
+    Equal jobs run once.
 
     Args:
-        run: answers jobs and reports each by its index, in any order, and checkpoints (`run_jobs` in this process, or a pool of workers).
+        run: answers jobs in any order and reports answers and checkpoints by index (`Pool.run`).
         jobs: what to answer.
         fingerprint: identity of the model.
-        journal: where answers are kept, or None.
-        progress: called with each distinct answer and whether it was known before.
+        journal: stores answers, or None.
+        progress: called with each distinct answer and whether it came from the journal.
     """
     keys = [journal_key(fingerprint, job) for job in jobs]
-    known = _remembered(dict(zip(keys, jobs, strict=True)), journal) if journal is not None else {}
+    known = _in_journal(dict(zip(keys, jobs, strict=True)), journal) if journal is not None else {}
     for answer in known.values():
         progress(answer, True)
     missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
@@ -75,7 +79,7 @@ def answer_jobs(
 
     def done(index: int, answer: Answer) -> None:
         known[missing_keys[index]] = answer
-        # An error is not remembered: the next run tries again.
+        # Errors are not stored: the next run tries again.
         if journal is not None and answer.error is None:
             journal.put(missing_keys[index], encode_answer(answer), fingerprint)
         progress(answer, False)
@@ -90,7 +94,7 @@ def answer_jobs(
 
 
 def _begun(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Job]:
-    """Returns the jobs, those of which a journal holds a checkpoint begun from there."""
+    """Returns the jobs, each with its checkpoint in the journal if there is one."""
     found = dict(jobs)
     for key, data in journal.kept([key for key, job in jobs.items() if isinstance(job, FillJob)]).items():
         job = jobs[key]
@@ -108,8 +112,10 @@ def _begun(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Job]:
     return found
 
 
-def _remembered(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
-    """Returns the answers that a journal holds, by key; one that does not have the form of its job's answers counts as absent."""
+def _in_journal(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
+    """Returns the answers in a journal, by key, without those that do not have the form of their
+    job's answers.
+    """
     found, odd = {}, 0
     for key, data in journal.get(jobs).items():
         answer = _decoded(data)
@@ -118,7 +124,7 @@ def _remembered(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
         else:
             found[key] = answer
     if odd:
-        log.warning("journal %s: %s another form, left out", journal.path, counted(odd, "answer", "have"))
+        log.warning("journal %s: %s another form; ignored", journal.path, counted(odd, "answer", "have"))
     return found
 
 
@@ -130,7 +136,7 @@ def _decoded(data: Any) -> Answer | None:
 
 
 def _answers(answer: Answer, job: Job) -> bool:
-    """Returns whether an answer has the form of `job`'s."""
+    """Returns whether an answer has the form of an answer to `job`."""
     numbers = isinstance(answer.rows, int) and isinstance(answer.seconds, (int, float)) and answer.error is None
     if isinstance(job, FillJob):
         return numbers and isinstance(answer.value, Filling) and _is_filling(answer.value)
@@ -175,7 +181,7 @@ def encode_answer(answer: Answer) -> dict[str, Any]:
 
 
 def decode_answer(data: dict[str, Any]) -> Answer:
-    """Returns the answer that `encode_answer` made `data` from."""
+    """Returns the answer that `encode_answer` turned into `data`."""
     cost = data["error"], data["rows"], data["seconds"]
     if data["kind"] == "Scores":
         return Answer(Scores(tuple(Score(**_tupled(score)) for score in data["value"])), *cost)
@@ -184,5 +190,5 @@ def decode_answer(data: dict[str, Any]) -> Answer:
 
 
 def _tupled(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns fields with tuples for JSON's lists."""
+    """Returns fields with JSON's lists as tuples."""
     return {key: tuple(item) if isinstance(item, list) else item for key, item in fields.items()}

@@ -1,4 +1,4 @@
-"""How much goes into one batch: `--batch_size` as a budget of rows or of tokens."""
+"""Size of batches: `--batch_size` as a budget of rows or of tokens."""
 
 from __future__ import annotations
 
@@ -18,65 +18,67 @@ from dlm_eval.models.denoiser import Denoiser, caching, device_of
 from dlm_eval.models.probes import batch_invariant, cache_tested
 
 CPU_TOKENS = 4096  # a CPU gains nothing from larger batches
-BYTES_PER_TOKEN = 2**19  # activations of one token in an 8B model's forward, with room to spare
+BYTES_PER_TOKEN = 2**19  # upper estimate of the activations of one token in an 8B model
 MOST_TOKENS = 2**16  # a GPU gains nothing from larger batches
-# Stand-in for the device's memory, in padded tokens of a batch, where there is no CUDA to run out of: for tests of what happens then.
+# Replaces the device's memory in tests without CUDA: the largest batch in tokens, padding included.
 MEMORY_VARIABLE = "DLM_EVAL_MEMORY_TOKENS"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Learned:
-    """What runs found out about a model on its devices, for the next one to begin with.
+class DeviceProfile:
+    """Measurements of a model on its devices, which the next run starts with.
 
     Attributes:
-        batch_tokens: token budget that fitted, where memory made it smaller than it began; else None.
-        footprint: what positions take of the device's memory, where it was measured.
+        batch_tokens: token budget that fitted, if memory was too small for the first one; else
+            None.
+        footprint: device memory per position, if measured.
     """
 
     batch_tokens: int | None = None
     footprint: Footprint | None = None
 
-    def and_then(self, later: Learned) -> Learned:
-        """Returns what is known after a later run, too."""
-        return Learned(later.batch_tokens or self.batch_tokens, later.footprint or self.footprint)
+    def and_then(self, later: DeviceProfile) -> DeviceProfile:
+        """Returns the profile updated by a later one."""
+        return DeviceProfile(later.batch_tokens or self.batch_tokens, later.footprint or self.footprint)
 
     def plain(self) -> dict[str, Any]:
         """Returns it as plain data."""
         return asdict(self)
 
     @staticmethod
-    def of(plain: Mapping[str, Any] | None) -> Learned:
-        """Returns what `plain` gave as plain data; nothing learned from None."""
+    def of(plain: Mapping[str, Any] | None) -> DeviceProfile:
+        """Returns the profile from plain data; an empty one from None or from other data."""
         try:
             tokens, footprint = (plain or {}).get("batch_tokens"), (plain or {}).get("footprint")
             known = Footprint(float(footprint["token"]), float(footprint["memory"])) if footprint else None
-            return Learned(int(tokens) if tokens else None, known)
-        except (AttributeError, KeyError, TypeError, ValueError):  # not what we wrote
-            return Learned()
+            return DeviceProfile(int(tokens) if tokens else None, known)
+        except (AttributeError, KeyError, TypeError, ValueError):  # written by another program
+            return DeviceProfile()
 
 
-NOTHING = Learned()
+NOTHING = DeviceProfile()
 
 
 def make_engine(
-    model: Denoiser, batch_size: str | int = "auto", learned: Learned = NOTHING, most_rows: int | None = None
+    model: Denoiser, batch_size: str | int = "auto", profile: DeviceProfile = NOTHING, most_rows: int | None = None
 ) -> Engine:
     """Returns the engine for `model`.
 
     Args:
         model: the denoiser.
-        batch_size: rows in a batch, or 'auto' ('auto:N' likewise): padded tokens in a batch, by the device's free memory.
-        learned: by earlier runs. A budget larger than what fitted then is cut to it, and what was measured is not measured again.
-        most_rows: rows in a batch at most, under 'auto'.
+        batch_size: number of rows in a batch, or 'auto' (or 'auto:N'): a budget of tokens from the
+            device's free memory.
+        profile: measurements of earlier runs. They limit the budget and are not measured again.
+        most_rows: maximum number of rows in a batch under 'auto'.
 
     Raises:
-        UserError: a batch size that is neither.
+        UserError: `batch_size` is neither.
     """
     memory = os.environ.get(MEMORY_VARIABLE)
     rows = parse_batch_size(batch_size)
-    footprint = learned.footprint
+    footprint = profile.footprint
     if rows is not None:
         tokens, logits = rows * model.max_length, 2**27
     elif (device := device_of(model)).type == "cuda":
@@ -84,10 +86,10 @@ def make_engine(
         tokens, logits = fitting(torch.cuda.mem_get_info(device)[0], footprint)
     else:
         tokens, logits = CPU_TOKENS, 2**26
-    tokens = min(tokens, learned.batch_tokens or tokens)
+    tokens = min(tokens, profile.batch_tokens or tokens)
     stand_in = int(memory) if memory else None
     engine = Engine(model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=stand_in)
-    tested = cache_tested(model)  # a part of loading
+    tested = cache_tested(model)  # a probe at loading
     engine.cost += Cost(tested.forwards, tested.forwards, tested.tokens, tested.padded_tokens, tested.seconds)
     engine.batch_invariant = batch_invariant(model, device_of(model), engine.batch_rows, engine.equal_lengths)
     return engine
@@ -108,18 +110,23 @@ def parse_batch_size(batch_size: str | int) -> int | None:
 
 
 def fitting(free: int, footprint: Footprint) -> tuple[int, int]:
-    """Returns the padded tokens and the float32 logits of a batch that take about half, and at most an eighth, of `free` bytes."""
+    """Returns the tokens and the float32 logits of a batch that take a half and an eighth of `free`
+    bytes.
+    """
     return min(MOST_TOKENS, max(2048, int(free * 0.5 / footprint.token))), max(2**24, free // 8 // 4)
 
 
 def measured(model: Denoiser, device: torch.device) -> Footprint:
-    """Returns what positions take of a CUDA device's memory."""
+    """Returns the measured memory per position on a CUDA device."""
     return Footprint(_bytes_per_token(model, device), _bytes_per_memory(model, device))
 
 
 @torch.inference_mode()
 def _bytes_per_token(model: Denoiser, device: torch.device) -> float:
-    """Returns the device memory that a token of a batch takes, measured on two small batches: their difference leaves constant costs out."""
+    """Returns the device memory per token of a batch.
+
+    It is measured as the difference of two small batches, so that constant costs cancel.
+    """
     length = min(512, model.max_length)
     peaks = []
     for rows in (1, 3):
@@ -138,7 +145,10 @@ def _bytes_per_token(model: Denoiser, device: torch.device) -> float:
 
 @torch.inference_mode()
 def _bytes_per_memory(model: Denoiser, device: torch.device) -> float:
-    """Returns the device memory that a remembered position takes: its keys and values, in the program's memory and in a batch's copy of it."""
+    """Returns the device memory per cached position: its keys and values, twice.
+
+    They are in the program's KV cache and in the batch's copy.
+    """
     knowing = caching(model)
     if knowing is None:
         return 0.0

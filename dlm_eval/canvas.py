@@ -1,4 +1,4 @@
-"""The one object that every question becomes: a text with open positions.
+"""The canvas: a sequence of tokens with open positions. Every request becomes one.
 
 Shape letters: L = positions of a canvas, n = open positions.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dlm_eval.errors import UserError
 from dlm_eval.uncertainty import Error, half_width
 
-BLANK = -1  # content of an open position whose truth is unknown: it can be filled, not scored
+BLANK = -1  # open position without a known token: it can be filled, but not scored
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Canvas:
     """A sequence of token ids in which some positions are open.
 
     Attributes:
-        tokens: [L] ids. At open positions: the truth to score, or `BLANK` where there is none.
-        open: [L] bool, true where a token is to be scored or filled.
-        key: identity of the question for random numbers. Canvases with one key share their noise (the choices of a
-            question); an empty key means that the canvas' own content is its identity.
+        tokens: [L] ids. At open positions: the token to score, or `BLANK`.
+        open: [L] bool, true at positions to score or fill.
+        key: identity of the question for random numbers. Canvases with the same key share their
+            noise (the choices of a question). An empty key means the content of the canvas.
     """
 
     tokens: tuple[int, ...]
@@ -59,11 +59,11 @@ class Canvas:
 
     @classmethod
     def infill(cls, prefix: Sequence[int], middle: Sequence[int] | int, suffix: Sequence[int], key: str = "") -> Canvas:
-        """Returns the canvas whose hole lies between `prefix` and `suffix`.
+        """Returns the canvas with a hole between `prefix` and `suffix`.
 
         Args:
             prefix: ids before the hole.
-            middle: ids of the truth (to score), or the hole's length (to fill).
+            middle: ids to score, or the length of the hole to fill.
             suffix: ids after the hole.
             key: identity for random numbers.
         """
@@ -78,26 +78,30 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a canvas' open tokens are, given the rest.
+    """The log-likelihood of a canvas' open tokens, given the rest.
 
     Attributes:
-        logprob: nats; what `kind` says it is.
-        stderr: Monte Carlo standard error of `logprob`: an estimate of its standard deviation, nats; 0.0 where nothing was sampled, None where the
-            draws do not tell it.
+        logprob: nats; `kind` says what it is.
+        stderr: Monte Carlo standard error of `logprob`, nats. 0.0 if nothing was sampled; None if
+            it is unknown.
         kind: 'exact' (a likelihood), 'lower bound', 'upper bound' or 'score' (neither).
-        rows: rows that this canvas asked the model for (shared rows are counted by each canvas that needs them).
-        greedy: whether the target is what the model itself would have written, position by position in confidence
-            order; None where it was not asked for.
-        estimator: name of the estimator that was used (what `auto` chose).
-        lower: best known lower bound on the log-likelihood, nats, or None; an estimate of one where it has a standard error.
-        upper: likewise the best known upper bound.
-        seconds: model seconds of this canvas' share of its batches.
-        freedom: degrees of freedom of `stderr`, or of `rough_stderr`.
-        rough_stderr: where `stderr` is None, the same from two or three draws: useless alone, unbiased in sums of squares; None if there is none.
-        lower_stderr: standard error of `lower`, nats; None where it is not known, or there is no bound.
-        upper_stderr: likewise of `upper`.
-        echo: what the errors of other choices of the question are compared with (likelihood/mc_error.py); empty where there is no error.
-        bracket: what holds the log-likelihood at 95 %: the low end of `lower` and the high end of `upper`, nats; None for an end that is not known.
+        rows: rows that this canvas needed (each canvas counts the rows that it shares with others).
+        greedy: whether the model itself would have written the target, in order of confidence; None
+            if that was not requested.
+        estimator: name of the estimator that was used (the choice of `auto`).
+        lower: best known lower bound on the log-likelihood, nats, or None. If it has a standard
+            error, it is an estimate.
+        upper: best known upper bound, likewise.
+        seconds: this canvas' share of model time.
+        freedom: degrees of freedom of `stderr` or `rough_stderr`.
+        rough_stderr: standard error from two or three draws if `stderr` is None, else None. Useless
+            alone, but its square is unbiased, so that sums of many are useful.
+        lower_stderr: standard error of `lower`, nats; None if unknown or if there is no bound.
+        upper_stderr: standard error of `upper`, likewise.
+        echo: what determines the correlation of errors between choices of a question
+            (likelihood/mc_error.py); empty if there is no error.
+        bracket: 95 % bounds of the log-likelihood, nats: the low end of `lower` and the high end of
+            `upper`, None if unknown.
     """
 
     logprob: float
@@ -123,24 +127,27 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of what `logprob` estimates, nats: Student's; one point where nothing was sampled, None where the error is not known."""
+        """The 95 % Student interval of what `logprob` estimates, nats.
+
+        One point if nothing was sampled; None if the error is unknown.
+        """
         half = half_width(self.error)
         return None if half is None else (self.logprob - half, self.logprob + half)
 
 
 @dataclass(frozen=True)
 class Filling:
-    """What was written into a canvas' open positions.
+    """The tokens written at a canvas' open positions.
 
     Attributes:
-        tokens: [n] ids in position order; `BLANK` where an exact early exit left invisible positions open. Where the model
-            chose the length of the hole (`length_beam`), n is what it chose.
+        tokens: [n] ids from left to right; `BLANK` at invisible positions that an early exit left
+            open. If the model predicts the length of the hole (`length_beam`), n is that length.
         forwards: rows of this canvas that the model ran (two per step under guidance).
-        steps: steps in which at least one token was committed.
+        steps: number of steps that committed at least one token.
         confidence: [n] confidence with which each token was committed (nan where `BLANK`).
-        step: [n] step (from 0) at which each token was committed last, -1 where `BLANK`.
-        seconds: model seconds of this canvas' share of its batches.
-        exit: why decoding ended: 'full', 'eos', 'stop' or the name of a halting rule.
+        step: [n] step (from 0) at which each token was last committed, -1 if `BLANK`.
+        seconds: this canvas' share of model time.
+        exit: why decoding ended: 'full', 'eos', 'stop' or the name of a halting criterion.
     """
 
     tokens: tuple[int, ...]

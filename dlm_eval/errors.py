@@ -1,7 +1,8 @@
-"""The exceptions of dlm_eval: whose fault it was, in one line.
+"""The exceptions of dlm_eval.
 
-A ``UserError`` is the user's mistake (exit 2), a ``RunError`` a run that failed (exit 1), a ``SampleError`` the fault
-of one sample, which is recorded beside it while the run goes on.
+A ``UserError`` is a mistake of the user (exit code 2). A ``RunError`` is a run that failed (exit
+code 1). A ``SampleError`` is the failure of one sample; it is stored with the sample, and the run
+continues.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Iterable
 from dlm_eval.printable import printable
 from dlm_eval.redaction import redact_message
 
-LONGEST = (
-    2400  # characters of an error: the names of all models are sixteen hundred, a quoted value may be a whole file
-)
+LONGEST = 2400  # maximum characters of an error; the names of all models take 1600
 
 
 class DlmEvalError(Exception):
-    """Base of every error that dlm_eval raises on purpose. Its text is one printable line without secrets, whatever it quotes, and not endless."""
+    """Base of all errors that dlm_eval raises.
+
+    Its text is one printable line without secrets, of limited length.
+    """
 
     def __str__(self) -> str:
         text = printable(redact_message(super().__str__()))
@@ -26,29 +28,34 @@ class DlmEvalError(Exception):
 
 
 class UserError(DlmEvalError):
-    """A setting that cannot be used: the message names it, its value and what is allowed (exit code 2)."""
+    """A setting that cannot be used (exit code 2).
+
+    The message names it, its value and what is allowed.
+    """
 
 
 class RunError(DlmEvalError):
-    """A run, or a part of it, that failed through no fault of the settings (exit code 1)."""
+    """A run, or a part of it, that failed for another reason than its settings (exit code 1)."""
 
 
 class SampleError(DlmEvalError):
-    """One request that could not be answered; it is stored with its sample and the run goes on."""
+    """A request that could not be answered. It is stored with its sample, and the run continues."""
 
 
 class OutOfMemory(SampleError):
-    """One request that does not fit the device's memory even alone."""
+    """A request that does not fit the device's memory even alone."""
 
 
 def nearest(value: object, allowed: Iterable[str], count: int = 1) -> list[str]:
-    """Returns up to ``count`` allowed names that look like ``value``, the most alike first; never ``value`` itself."""
+    """Returns up to ``count`` allowed names similar to ``value``, the most similar first, without
+    ``value``.
+    """
     spelled = {name.lower(): name for name in allowed if name != str(value)}
     found = difflib.get_close_matches(str(value).lower(), spelled, n=count, cutoff=0.5)
     return [spelled[name] for name in found]
 
 
-def unknown(setting: str, value: object, allowed: Iterable[str], listed: str | None = None) -> UserError:
+def unknown_name_error(setting: str, value: object, allowed: Iterable[str], listed: str | None = None) -> UserError:
     """Returns the error for a name that is not one of ``allowed``, with the nearest one.
 
     Args:

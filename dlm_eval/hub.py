@@ -1,4 +1,6 @@
-"""Whether the Hugging Face hub can be asked: one short question for each process, so that nobody waits for retries."""
+"""Whether the Hugging Face Hub is reachable: one short probe per process, so that nothing waits for
+retries.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,19 @@ PROBE_SECONDS = 2.0
 
 
 def hub_reachable() -> bool:
-    """Returns whether the hub answers, asked once per process for at most two seconds; False where the user chose to be offline."""
+    """Returns whether the Hub is reachable, by one probe per process of at most two seconds.
+
+    False if the user has chosen to be offline.
+    """
     from huggingface_hub import constants
 
     chosen = os.environ.get("TRANSFORMERS_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON")
-    return not (constants.HF_HUB_OFFLINE or chosen) and answers(constants.ENDPOINT)
+    return not (constants.HF_HUB_OFFLINE or chosen) and endpoint_responds(constants.ENDPOINT)
 
 
 @functools.lru_cache(maxsize=8)
-def answers(endpoint: str) -> bool:
-    """Returns whether a server answers at `endpoint`, whatever it says."""
+def endpoint_responds(endpoint: str) -> bool:
+    """Returns whether a server answers at `endpoint`, with any status."""
     from huggingface_hub import get_session
 
     heard: list[Any] = []
@@ -30,7 +35,7 @@ def answers(endpoint: str) -> bool:
         with contextlib.suppress(Exception):
             heard.append(get_session().head(endpoint, timeout=PROBE_SECONDS))
 
-    # In a thread, because the timeout of a request does not cover a name server that does not answer.
+    # In a thread, because the timeout of a request does not cover a slow name server.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)

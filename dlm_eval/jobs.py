@@ -1,6 +1,7 @@
 """Jobs: canvases to score or to fill, answered from the journal or by the model.
 
-A job is what the journal remembers and what a worker receives; answering it is one program of the engine.
+The journal stores answers by job, and workers receive jobs. One program of the engine answers one
+job.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.rng import Noise
 
 CHECKPOINT_SECONDS = (
-    30.0  # between two checkpoints of one canvas; the variable DLM_EVAL_CHECKPOINT_SECONDS says otherwise
+    # Between two checkpoints of one canvas; the variable DLM_EVAL_CHECKPOINT_SECONDS overrides it.
+    30.0
 )
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """Score `canvas`; with `greedy`, also tell whether the model itself would have written the target."""
+    """Score `canvas`; with `greedy`, also whether the model itself would have written the target."""
 
     canvas: Canvas
     estimator: Estimator
@@ -43,13 +45,15 @@ class ScoreJob:
 
 @dataclass(frozen=True)
 class QuestionJob:
-    """Score the choices of one question together, so that sampling can end once the best one is settled.
+    """Score the choices of one question together, so that sampling can stop when the best one is
+    clear.
 
     Attributes:
         canvases: the choices.
         estimator: one that stops early.
         seed: of the noise.
-        lengths: what normalised scores divide each choice's by; their order is settled too.
+        lengths: divisors of normalised scores, by choice. Sampling goes on until their order is
+            clear too.
     """
 
     canvases: tuple[Canvas, ...]
@@ -59,7 +63,7 @@ class QuestionJob:
 
     @property
     def canvas(self) -> Canvas:
-        """The longest choice: what the job weighs in a batch."""
+        """The longest choice, which determines the job's size."""
         return max(self.canvases, key=len)
 
 
@@ -72,7 +76,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How far a filling has come: the state of its canvas, and model seconds of its share of the batches so far."""
+    """A filling under way: the state of its canvas, and its share of model time so far in seconds."""
 
     state: State
     seconds: float
@@ -80,7 +84,9 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class FillJob:
-    """Write the open positions of `canvas`, from `begun` on if an interrupted run has left that."""
+    """Fill the open positions of `canvas`, from the checkpoint `begun` of an interrupted run if
+    there is one.
+    """
 
     canvas: Canvas
     settings: DecodeSettings
@@ -96,10 +102,10 @@ class Answer:
     """A job's answer with its cost.
 
     Attributes:
-        value: the score, scores or filling, or None where the sample erred.
+        value: the score, scores or filling; None if the sample failed.
         error: the reason, or None.
         rows: forward passes of this job's own rows.
-        seconds: model seconds of its share of the batches.
+        seconds: its share of model time.
     """
 
     value: Score | Scores | Filling | None
@@ -113,7 +119,7 @@ Keep = Callable[[int, Checkpoint], None]
 
 
 def keep_none(number: int, checkpoint: Checkpoint) -> None:
-    """Lets a checkpoint go."""
+    """Ignores a checkpoint."""
 
 
 def start(engine: Engine, job: Job, keep: Callable[[Checkpoint], None]) -> Program[Any]:
@@ -129,7 +135,7 @@ def start(engine: Engine, job: Job, keep: Callable[[Checkpoint], None]) -> Progr
 
 
 def _every_so_often(engine: Engine, earlier: float, keep: Callable[[Checkpoint], None]) -> Offer:
-    """Returns what takes the state that a program offers and keeps it, if the last time is long enough ago."""
+    """Returns a function that saves an offered state if the last checkpoint is old enough."""
     pause, last = _pause(), time.monotonic()
 
     def offer(state: Callable[[], State]) -> None:
@@ -145,7 +151,7 @@ def _pause() -> float:
     """Returns the seconds between two checkpoints of a canvas.
 
     Raises:
-        UserError: the environment has another thing than a number for it.
+        UserError: the variable is not a number.
     """
     text = os.environ.get("DLM_EVAL_CHECKPOINT_SECONDS", "")
     try:
@@ -162,7 +168,7 @@ def _question(engine: Engine, job: QuestionJob, noise: Noise) -> Program[Scores]
 
 
 def _guarded(program: Program[Any]) -> Program[Any]:
-    """Returns the program; whatever goes wrong inside it is the error of its sample, not the end of the run."""
+    """Returns the program with any exception turned into the error of its sample."""
     try:
         return (yield from program)
     except DlmEvalError:
@@ -173,23 +179,25 @@ def _guarded(program: Program[Any]) -> Program[Any]:
 
 
 def run_jobs(engine: Engine, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
-    """Answers `jobs` in this process, longest canvases first (they then share batches with their like)."""
+    """Answers `jobs` in this process, longest canvases first, so that equal lengths share batches."""
     drive_jobs(engine, ((i, jobs[i]) for i in longest_first(jobs)), done, keep)
 
 
 def longest_first(jobs: Sequence[Job]) -> list[int]:
-    """Returns the order in which jobs are started: by length, the choices of a question together (they may share rows)."""
+    """Returns the order in which jobs start: by length, and choices of one question together, since
+    they may share rows.
+    """
     return sorted(range(len(jobs)), key=lambda i: (-len(jobs[i].canvas), jobs[i].canvas.key, i))
 
 
 def drive_jobs(engine: Engine, numbered: Iterable[tuple[int, Job]], done: Done, keep: Keep = keep_none) -> None:
-    """Answers jobs as they come; the next is taken when there is room for its rows.
+    """Answers jobs as they arrive. The next is taken when there is room for its rows.
 
     Args:
         engine: runs the rows.
         numbered: jobs with their numbers.
-        done: called with number and answer as each ends.
-        keep: called with number and checkpoint of a job that is under way, every `CHECKPOINT_SECONDS`.
+        done: called with number and answer when a job ends.
+        keep: called with number and checkpoint of a job under way, every `CHECKPOINT_SECONDS`.
     """
     begun: list[tuple[int, Job]] = []
 
@@ -207,15 +215,15 @@ def drive_jobs(engine: Engine, numbered: Iterable[tuple[int, Job]], done: Done, 
 
 
 def _sound(model: Denoiser, job: Job) -> Job:
-    """Returns the job, without a checkpoint that cannot be one of its canvas: the canvas is begun anew."""
+    """Returns the job, without its checkpoint if that is not valid for the canvas."""
     if not isinstance(job, FillJob) or job.begun is None or fits(model, job.canvas, job.settings, job.begun.state):
         return job
-    log.warning("a checkpoint in the journal cannot be one of its canvas, which is begun anew")
+    log.warning("a checkpoint in the journal is not valid for its canvas; the canvas is begun anew")
     return replace(job, begun=None)
 
 
 def _answer(outcome: Outcome[Any], job: Job) -> Answer:
-    """Returns the answer with its cost, that of the run which left a checkpoint included."""
+    """Returns the answer with its cost, including that of the run that left the checkpoint."""
     earlier = job.begun if isinstance(job, FillJob) else None
     rows = outcome.rows + (earlier.state.forwards if earlier is not None else 0)
     seconds = outcome.seconds + (earlier.seconds if earlier is not None else 0.0)

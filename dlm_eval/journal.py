@@ -1,8 +1,10 @@
-"""The journal: every finished answer on disk within a second, so that nothing is computed twice; of long unfinished ones, how far they came.
+"""The journal: every finished answer is on disk within a second, so that nothing is computed twice.
 
-One SQLite file (WAL) under the output path. A key is the sha256 of (model fingerprint, settings, request, seed); a value is the answer as JSON.
-Answers are collected and written in one short transaction a second, so that any number of runs may use one journal at once. A file that is torn
-or not ours is set aside, never overwritten; an answer whose checksum is wrong counts as absent.
+It is one SQLite file (WAL) under the output path. A key is the sha256 of (model fingerprint,
+settings, request, seed); a value is the answer as JSON. Long unfinished answers have checkpoints.
+Answers are collected and written in one short transaction per second, so that any number of runs
+may share one journal. A file that is damaged or not a journal is renamed, never overwritten. An
+answer with a wrong checksum is ignored.
 """
 
 from __future__ import annotations
@@ -25,28 +27,29 @@ from dlm_eval.errors import RunError
 from dlm_eval.printable import counted
 from dlm_eval.redaction import redact
 
-APPLICATION_ID = 0x444C4D45  # "DLME": marks the file as ours (SQLite's application_id)
+APPLICATION_ID = 0x444C4D45  # "DLME": marks the file as a journal (SQLite's application_id)
 VERSION = 4  # of the tables below (SQLite's user_version)
 COMMIT_SECONDS = 1.0
-LOCK_SECONDS = 60.0  # how long another run may hold the file
+LOCK_SECONDS = 60.0  # how long to wait for another run's lock
 TABLES = (
     "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
-    # of answers that are not finished; an older dlm_eval does not look at it
+    # of unfinished answers; older versions ignore it
     "CREATE TABLE IF NOT EXISTS checkpoints (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL)",
 )
-# A file may come from anywhere, and SQLite's columns hold any type: rows that a run of ours can have written.
+# Rows that a run can have written: the file may come from anywhere, and SQLite's columns hold any
+# type.
 SOUND = "typeof(model) = 'text' AND typeof(value) = 'text' AND time BETWEEN 0 AND 1e11"
-LONGEST = 2**28  # bytes of a value that is read; a long answer has some millions
+LONGEST = 2**28  # maximum bytes of a value; a long answer has a few millions
 
 log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Answers and checkpoints by key, and notes (what a run learned that the next can use).
+    """Answers and checkpoints by key, and notes (measurements and settings of runs).
 
     Args:
-        path: the SQLite file; its directory is made.
+        path: the SQLite file; its directory is created.
 
     Raises:
         RunError: the file cannot be created or written.
@@ -64,17 +67,17 @@ class Journal:
         self._writer.start()
 
     def get(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Returns the answers that are there, by key."""
+        """Returns the stored answers of `keys`, by key."""
         return self._stored("answers", self._fresh, list(keys))
 
     def kept(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Returns the checkpoints that are there, by key."""
+        """Returns the stored checkpoints of `keys`, by key."""
         return self._stored("checkpoints", self._checkpoints, list(keys))
 
     def _stored(
         self, name: str, waiting: Mapping[str, tuple[str, str, float]], keys: Sequence[str]
     ) -> dict[str, dict[str, Any]]:
-        """Returns what a table, and what waits to be written there, holds of `keys`."""
+        """Returns the values of `keys` in a table or among those still to be written to it."""
         rows = []
         with self._lock:
             for begin in range(0, len(keys), 500):
@@ -85,10 +88,10 @@ class Journal:
         return {key: json.loads(value) for key, value, _ in self._whole(rows)} | fresh
 
     def put(self, key: str, answer: dict[str, Any], model: str = "") -> None:
-        """Stores an answer of `model` (its fingerprint); it is on disk a second later at most.
+        """Stores an answer of `model` (its fingerprint). It is on disk within a second.
 
         Raises:
-            RunError: the disk is full or not writable; everything committed before is safe.
+            RunError: the disk is full or not writable. Everything committed before is safe.
         """
         if self._fault is not None:
             raise self._fault
@@ -97,7 +100,9 @@ class Journal:
             self._checkpoints.pop(key, None)
 
     def keep(self, key: str, checkpoint: dict[str, Any], model: str = "") -> None:
-        """Stores how far an answer has come, in place of what was stored of it before, until the answer itself is there."""
+        """Stores a checkpoint of an unfinished answer, which replaces earlier ones until the answer
+        is stored.
+        """
         with self._lock:
             self._checkpoints[key] = (json.dumps(checkpoint), model, time.time())
 
@@ -121,7 +126,7 @@ class Journal:
         return {key: json.loads(value) for key, value, _ in self._whole(rows)}
 
     def commit(self) -> None:
-        """Makes everything put so far durable.
+        """Writes everything stored so far to disk.
 
         Raises:
             RunError: the disk is full or not writable.
@@ -173,15 +178,20 @@ class Journal:
             yield {"key": key, "model": model, "time": when, "answer": json.loads(value)}
 
     def _whole(self, rows: list[Any]) -> list[Any]:
-        """Returns the rows (key, value, checksum, ...) that are as they were written; damage inside a page is no fault of SQLite's own checks."""
+        """Returns the rows (key, value, checksum, ...) whose checksums are right.
+
+        SQLite's own checks do not detect damage inside a page.
+        """
         whole = [row for row in rows if checksum(row[0], row[1]) == row[2] and _is_json(row[1])]
         if len(whole) < len(rows):
             damaged = counted(len(rows) - len(whole), "answer", "are")
-            log.warning("journal %s: %s damaged and left out", self.path, damaged)
+            log.warning("journal %s: %s damaged; ignored", self.path, damaged)
         return whole
 
     def remove(self, model: str = "") -> int:
-        """Removes the answers of the models whose fingerprint begins with `model`; returns how many they were."""
+        """Removes the answers of models whose fingerprint begins with `model`; returns their
+        number.
+        """
         query, like = "FROM answers WHERE substr(model, 1, ?) = ?", (len(model), model)
         with self._lock:
             ((count,),) = self._read(f"SELECT COUNT(*) {query}", like)
@@ -189,7 +199,7 @@ class Journal:
         return int(count)
 
     def _write_on(self) -> None:
-        """Commits every second (its own thread: an answer must not wait on disk for the next one to come)."""
+        """Commits every second, in a thread of its own."""
         while not self._closing.wait(COMMIT_SECONDS):
             try:
                 self.commit()
@@ -201,7 +211,7 @@ class Journal:
         """Returns a query's rows; the caller holds the lock."""
         try:
             return self._database.execute(query, values).fetchall()
-        except sqlite3.Error as error:  # damage that the look at the opening did not find
+        except sqlite3.Error as error:  # damage that the check at opening did not find
             raise RunError(f"journal {self.path} cannot be read ({error}); move it away and run again") from error
 
     def _execute(self, statements: list[tuple[str, list[Any]]]) -> None:
@@ -232,12 +242,16 @@ def _is_json(text: Any) -> bool:
 
 
 def checksum(key: Any, value: Any) -> int:
-    """Returns what tells whether `value` is what was stored under `key`: a damaged index can lead to another's."""
+    """Returns the checksum of `value` under `key`.
+
+    The key is included, since a damaged index can lead to another row.
+    """
     return crc32(f"{key} {value}".encode())
 
 
 def open_or_set_aside(path: Path) -> sqlite3.Connection:
-    """Returns an open journal; a file that is torn or not ours is renamed, said, and a new one begun.
+    """Opens a journal. A file that is damaged or not a journal is renamed with a warning, and a new
+    one created.
 
     Raises:
         RunError: the file cannot be created or opened.
@@ -246,7 +260,7 @@ def open_or_set_aside(path: Path) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone_in(
             path.parent
-        ):  # of two runs that find a torn file, the second must not set the first one's new file aside
+        ):  # if two runs find a damaged file, the second must not rename the first one's new file
             try:
                 return _open(path)
             except sqlite3.OperationalError as error:
@@ -261,7 +275,7 @@ def open_or_set_aside(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other openings of journals in `folder` waiting, where its file system knows locks."""
+    """Locks `folder` while a journal is opened in it, if its file system supports locks."""
     place = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -272,7 +286,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a journal (with its WAL files) so that it is out of the way; returns the new name."""
+    """Renames a journal with its WAL files; returns the new name."""
     aside = path.with_name(f"{path.name}.aside-{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns() % 10**6}")
     for suffix in ("", "-wal", "-shm"):
         part = path.with_name(path.name + suffix)
@@ -285,11 +299,12 @@ def _open(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False, isolation_level=None)
     if sys.version_info >= (3, 11):
         database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
-    database.text_factory = lambda data: data.decode(errors="replace")  # a damaged text is for its checksum to find
+    # The checksum finds damaged text.
+    database.text_factory = lambda data: data.decode(errors="replace")
     try:
         _examine(database)
         _write_ahead(database)
-        # FULL: a committed answer outlives a power failure, at the price of one sync a second.
+        # FULL: a committed answer survives a power failure, at the cost of one sync per second.
         database.execute("PRAGMA synchronous=FULL")
         database.execute("BEGIN IMMEDIATE")
         for statement in (f"PRAGMA application_id={APPLICATION_ID}", f"PRAGMA user_version={VERSION}", *TABLES):
@@ -302,16 +317,17 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def check(path: Path) -> None:
-    """Raises sqlite3.DatabaseError where the file is not a whole journal of ours; changes nothing."""
+    """Raises sqlite3.DatabaseError if the file is damaged or not a journal; changes nothing."""
     with closing(sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)) as database:
         _examine(database)
 
 
 def _examine(database: sqlite3.Connection) -> None:
     database.execute("PRAGMA trusted_schema=OFF")
-    database.execute("BEGIN")  # one view of the file, whatever another run is doing to it
+    database.execute("BEGIN")  # a consistent view, even if another run writes
     owner, version = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    # A file may come from anywhere: a view of that name could be endless, a trigger change what is stored.
+    # A file may come from anywhere: a view could be endless, and a trigger could change what is
+    # stored.
     if made := database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL LIMIT 100").fetchall():
         if owner != APPLICATION_ID:
             raise sqlite3.DatabaseError("another program's database")
@@ -325,7 +341,7 @@ def _examine(database: sqlite3.Connection) -> None:
 
 
 def _write_ahead(database: sqlite3.Connection) -> None:
-    """Switches to WAL. SQLite does not wait for other connections here, however long its timeout is."""
+    """Switches to WAL. SQLite ignores its timeout here, so this retries."""
     limit = time.monotonic() + LOCK_SECONDS
     while True:
         try:

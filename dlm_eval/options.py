@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.settings import describe, from_mapping, shown
 
 T = TypeVar("T")
@@ -146,7 +146,7 @@ def parse_options(cls: type[T], values: Mapping[str, Any], what: str, *, unknown
     known = option_names(cls)
     for key in values:
         if key not in known:
-            raise unknown(unknown_as or what, key, known)
+            raise unknown_name_error(unknown_as or what, key, known)
     for own in fields(cls):  # type: ignore[arg-type]
         if own.init and own.name not in values and own.default is MISSING:
             kind = "NUMBER" if _alternatives(_hints(cls)[own.name])[0] in (int, float) else "VALUE"  # type: ignore[arg-type]

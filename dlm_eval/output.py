@@ -1,8 +1,10 @@
-"""Everything that a command says passes here: the streams, the log, warnings and progress bars show no control character and no secret.
+"""Output of a command: streams, log, warnings and progress bars show no control characters and no
+secrets.
 
-Standard output and error get an encoding of ours while a command runs (`spoken_safely`): whatever is written to them, by whom ever, is spelled
-out (`printable`) and redacted on its way. Newlines are left to whoever writes a line; texts from outside that stand inside a line (log messages,
-errors, cells of tables) become one line before.
+While a command runs (`safe_output`), standard output and error have an encoding that escapes
+control characters (`printable`) and redacts secrets in everything written to them. It keeps
+newlines. Texts from outside that are part of a line (log messages, errors, table cells) are made
+one line before.
 """
 
 from __future__ import annotations
@@ -21,30 +23,30 @@ from typing import Any, TextIO
 
 import tqdm.std
 
-from dlm_eval.errors import unknown
+from dlm_eval.errors import unknown_name_error
 from dlm_eval.patching import replaced
 from dlm_eval.printable import printable, printable_lines
 from dlm_eval.redaction import redact_message, redact_text
 
 PREFIX = "printable_"
-LEAST_WIDTH = 24  # characters of a wrapped column
+LEAST_WIDTH = 24  # minimum width of a wrapped column
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-MOVES = re.compile(r"[\r\n]|\n*(\x1b\[A)*")  # what a progress bar writes to move the cursor
-FOLLOWS = "\n    "  # before the further lines of one message, so that none looks like a message of its own
+MOVES = re.compile(r"[\r\n]|\n*(\x1b\[A)*")  # written by progress bars to move the cursor
+FOLLOWS = "\n    "  # indents further lines of a message, so that none looks like another message
 
 
 def one_line(text: str) -> str:
-    """Returns a message as it is said: on one line, printable, without secrets."""
+    """Returns a message on one line, printable and without secrets."""
     return printable(redact_message(text))
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], width: int | None = None, **options: Any) -> str:
-    """Returns a table as text; every cell is one printable text, and stays the text that it is.
+    """Returns a table as text. Cells are made printable and are never reformatted as numbers.
 
     Args:
         rows: cells.
         headers: of the columns.
-        width: characters of a line; the last column is wrapped to it. None wraps nothing.
+        width: of a line in characters; the last column is wrapped to fit. None wraps nothing.
         options: of tabulate.
     """
     from tabulate import tabulate
@@ -61,7 +63,9 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], width: int | No
 
 
 def write_raw(stream: TextIO, text: str) -> None:
-    """Writes text that may hold control characters of ours (colours); what comes from outside in it must be printable already."""
+    """Writes text with our own control characters (colours); texts from outside must be printable
+    already.
+    """
     if not isinstance(stream, io.TextIOWrapper):
         stream.write(text)
         return
@@ -71,10 +75,11 @@ def write_raw(stream: TextIO, text: str) -> None:
 
 
 @contextmanager
-def spoken_safely() -> Iterator[None]:
-    """Makes everything that this process says printable and free of secrets, until the command ends.
+def safe_output() -> Iterator[None]:
+    """Makes all output of this process printable and free of secrets until the command ends.
 
-    After an error that nobody foresaw the streams stay as they are here: Python has yet to print where it arose.
+    After an unexpected exception the streams stay safe, since Python still has to print the
+    traceback.
     """
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
     before = [(stream, stream.encoding, stream.errors) for stream in streams if not stream.encoding.startswith(PREFIX)]
@@ -96,18 +101,19 @@ def spoken_safely() -> Iterator[None]:
 
 @contextmanager
 def safe_log() -> Iterator[None]:
-    """Makes every message of the log one printable line without secrets, whoever logs it and whatever handles it."""
+    """Makes every log message one printable line without secrets, for all loggers and handlers."""
     before = logging.getLogRecordFactory()
     logging.setLogRecordFactory(SafeRecord)
     try:
-        with replaced(logging, "raiseExceptions", False):  # a failing handler would print a traceback
+        # A failing handler would print a traceback.
+        with replaced(logging, "raiseExceptions", False):
             yield
     finally:
         logging.setLogRecordFactory(before)
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
-    """Writes the log to what `sys.stderr` is when a message comes."""
+    """Writes the log to the present `sys.stderr`."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -120,7 +126,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def log_to_stderr() -> Iterator[None]:
-    """Shows the log of a command on standard error; `set_verbosity` says from which level on."""
+    """Shows the log of a command on standard error, from the level of `set_verbosity` on."""
     root, handler = logging.getLogger(), _StandardError()
     level = root.level
     root.addHandler(handler)
@@ -135,11 +141,11 @@ def set_verbosity(level: Any) -> None:
     """Sets the lowest level of the log that is shown; None for $LMEVAL_LOG_LEVEL, else warnings.
 
     Raises:
-        UserError: no such level.
+        UserError: there is no such level.
     """
     name = str(level or os.environ.get("LMEVAL_LOG_LEVEL") or "WARNING").upper()
     if name not in LEVELS:
-        raise unknown("--verbosity", name, LEVELS)
+        raise unknown_name_error("--verbosity", name, LEVELS)
     logging.getLogger().setLevel(name)
     if name != "DEBUG":
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -148,7 +154,7 @@ def set_verbosity(level: Any) -> None:
 
 def _restore(streams: Sequence[tuple[io.TextIOWrapper, str, str | None]]) -> None:
     for stream, encoding, errors in streams:
-        with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+        with suppress(OSError, ValueError):  # its reader has ended, or it is closed
             stream.reconfigure(encoding=encoding, errors=errors)
 
 
@@ -168,7 +174,9 @@ def _encode(text: str, base: str) -> bytes:
 
 
 def _codec(name: str) -> codecs.CodecInfo | None:
-    """Returns `printable_X`, which encodes as X does, control characters spelled out and secrets left out."""
+    """Returns `printable_X`, which encodes like X, with control characters escaped and secrets
+    redacted.
+    """
     if not name.startswith(PREFIX):
         return None
     base = codecs.lookup(name.removeprefix(PREFIX)).name
@@ -192,7 +200,7 @@ def _base(encoding: str) -> str:
 
 
 class SafeRecord(logging.LogRecord):
-    """A line of the log whose message is one line without secrets, whoever formats it."""
+    """A log record whose message is one line without secrets under any formatter."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -214,7 +222,7 @@ def _warning(message: Any, category: type[Warning], filename: str, lineno: int, 
 
 
 class BarStream:
-    """Where a progress bar writes: it may move the cursor, its texts are printable."""
+    """The stream of a progress bar: cursor movements pass, texts are made printable."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -229,7 +237,7 @@ class BarStream:
         write_raw(self._stream, back + one_line(text[len(back) :]))
 
     def __eq__(self, other: object) -> bool:
-        return other is self or other is self._stream  # tqdm asks whether it is the terminal's
+        return other is self or other is self._stream  # tqdm compares it with the terminal's stream
 
     def __hash__(self) -> int:
         return hash(self._stream)
@@ -242,7 +250,7 @@ _begin = tqdm.std.tqdm.__init__
 
 
 def _begin_bar(self: Any, *args: Any, **kwargs: Any) -> None:
-    """Begins a bar of tqdm; one that would write to standard error writes through `BarStream`."""
+    """Initialises a tqdm bar; one on standard error writes through `BarStream`."""
     if len(args) <= 4 and kwargs.get("file") in (None, sys.stderr) and sys.stderr is not None:
         kwargs["file"] = BarStream(sys.stderr)
     _begin(self, *args, **kwargs)

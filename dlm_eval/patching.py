@@ -1,4 +1,6 @@
-"""Temporary changes of other libraries: an attribute that is replaced, and one that waits for the library's import."""
+"""Temporary changes of other libraries: an attribute that is replaced, and one that waits for the
+library's import.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,8 @@ def replaced(target: Any, name: str, value: Any) -> Iterator[None]:
 def on_import(name: str, prepare: Callable[[Any], Undo]) -> Iterator[None]:
     """Calls `prepare(module)` as soon as the module `name` is imported (at once, if it is already).
 
-    What `prepare` returns is called when the context ends and undoes the change. Most runs never import the library,
-    and so do not wait for it.
+    What `prepare` returns is called when the context ends and undoes the change. Most runs never
+    import the library, and so do not wait for it.
     """
     undo: list[Undo] = []
     finder = _OnImport(name, lambda module: undo.append(prepare(module)))
@@ -58,7 +60,9 @@ class _OnImport(MetaPathFinder):
         self.name, self.then = name, then
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        """Returns the module's own spec with a loader that reports when it is done; None for other modules."""
+        """Returns the module's own spec with a loader that reports when it is done; None for other
+        modules.
+        """
         if fullname != self.name:
             return None
         sys.meta_path.remove(self)

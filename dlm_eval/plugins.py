@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from dlm_eval.errors import RunError, UserError, unknown
+from dlm_eval.errors import RunError, UserError, unknown_name_error
 from dlm_eval.redaction import redact_message
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ class Registry(Generic[T]):
             return self._checked(load_class(path, attribute, setting), name, setting)
         entry = self._entry_points().get(name)
         if entry is None:
-            raise unknown(setting, name, self.names())
+            raise unknown_name_error(setting, name, self.names())
         try:
             loaded = entry.load()
         except Exception as error:  # a package's code may raise anything while it is imported
@@ -153,7 +153,7 @@ def load_class(path: str, attribute: str, setting: str) -> type:
         name for name, value in vars(module).items() if isinstance(value, type) and value.__module__ == module.__name__
     ]
     if attribute not in own:
-        raise unknown(f"{setting} '{path}': class", attribute, own)
+        raise unknown_name_error(f"{setting} '{path}': class", attribute, own)
     cls: type = getattr(module, attribute)
     reduce: Any = functools.partial(_reduce, str(place), attribute, _digest_of(module))
     copyreg.pickle(cls, reduce)

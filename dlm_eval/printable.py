@@ -1,11 +1,12 @@
-"""The one form in which text from outside is shown: on one line, and nothing in it that a terminal obeys."""
+"""Text from outside made safe to show: on one line, without control characters."""
 
 from __future__ import annotations
 
 import re
 
-# What a terminal obeys or what reorders or hides text: control characters (C0, DEL, C1), line and paragraph
-# separators, marks of the reading direction, shaping and annotation marks, tags, and halves of a surrogate pair.
+# Characters that control a terminal, or reorder or hide text: control characters (C0, DEL, C1),
+# line and paragraph separators, bidirectional marks, shaping and annotation marks, tags, and halves
+# of surrogate pairs.
 CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff\U000e0001-\U000e007f]"
 )
@@ -14,29 +15,33 @@ VISIBLE = {"\n": "⏎", "\t": "⇥"}
 
 
 def printable(text: str) -> str:
-    """Returns text on one line in which every control character is spelled out: "⏎", "⇥", "\\u001b"."""
+    """Returns text on one line with every control character escaped: "⏎", "⇥", "\\u001b"."""
     return CONTROL.sub(_visible, text)
 
 
 def printable_lines(text: str) -> str:
-    """Returns text in which all control characters but "\\n" are spelled out."""
+    """Returns text with all control characters except newlines escaped."""
     return CONTROL.sub(lambda match: "\n" if match[0] == "\n" else _visible(match), text)
 
 
 def counted(number: int, noun: str, verb: str = "") -> str:
-    """Returns "1 sample", "2 samples"; with a verb of the plural ("are", "have", "were" or a regular one), "1 sample is", "2 samples are"."""
+    """Returns "1 sample" or "2 samples"; with a plural verb ("are"), "1 sample is" or "2 samples
+    are".
+    """
     one = {"are": "is", "have": "has", "were": "was", "do": "does"}.get(verb, f"{verb}s")
     words = f"{number} {noun}" if number == 1 else f"{number} {noun}s"
     return f"{words} {one if number == 1 else verb}" if verb else words
 
 
 def valid_unicode(text: str) -> str:
-    """Returns text that has a UTF-8 form: a lone half of a surrogate pair is spelled out."""
+    """Returns text with lone halves of surrogate pairs escaped, so that it has a UTF-8 form."""
     return text if is_text(text) else SURROGATE.sub(_spelled, text)
 
 
 def is_text(text: str) -> bool:
-    """Returns whether text has a UTF-8 form, which no lone half of a surrogate pair has: tokenizers and hashes raise on it."""
+    """Returns whether text has a UTF-8 form: tokenizers and hashes fail on half of a surrogate
+    pair.
+    """
     return text.isascii() or SURROGATE.search(text) is None
 
 

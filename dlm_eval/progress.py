@@ -1,4 +1,6 @@
-"""One progress line per run: done, total, forwards and tokens a second, share known before, how busy the devices are, time left."""
+"""One progress line per run: done, total, forwards/s, tokens/s, share from the journal, device use,
+time left.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,18 @@ from tqdm import tqdm
 from dlm_eval.canvas import Filling
 from dlm_eval.jobs import Answer
 
-SHOWN = 8  # devices whose use is shown one by one
-LINE_SECONDS = 60.0  # without a terminal: a line a minute instead of a moving bar
+SHOWN = 8  # maximum number of devices whose use is shown one by one
+LINE_SECONDS = 60.0  # seconds between lines if there is no terminal for a bar
 
 
 class Progress:
-    """Counts answers as they come; a context manager.
+    """Counts answers; a context manager.
 
     Args:
-        title: what is being done.
-        total: distinct answers to come.
+        title: name of the work.
+        total: number of distinct answers.
         quiet: show nothing.
-        busy: returns each device's model seconds so far, for the share of time that it works.
+        busy: returns each device's model seconds so far, to show how busy it is.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Progress:
         computed = self._done - self._known
         left = elapsed / computed * (self._total - self._done) if computed else 0.0
         line = f"{self._title}: {self._done}/{self._total}, {self._facts()}, {elapsed:.0f} s, {left:.0f} s left"
-        with suppress(OSError):  # a log that nobody reads any more, or a full disk, must not end the run
+        with suppress(OSError):  # a closed log or a full disk must not end the run
             print(line, file=sys.stderr, flush=True)
 
     def _facts(self) -> str:
@@ -95,7 +97,10 @@ class Progress:
 
 
 def _room() -> dict[str, Any]:
-    """Returns tqdm's room: the terminal's, or some where the terminal knows no size (in containers and recordings tqdm would show nothing)."""
+    """Returns tqdm's size options: the terminal's size, or a default if the terminal has none.
+
+    tqdm would show nothing in containers and recordings.
+    """
     with suppress(OSError):
         if min(os.get_terminal_size(sys.stderr.fileno())) > 0:
             return {"dynamic_ncols": True}
@@ -103,7 +108,7 @@ def _room() -> dict[str, Any]:
 
 
 def _use(shares: list[float]) -> list[str]:
-    """Returns how busy the devices are: each by itself, or the least and the most of many."""
+    """Returns how busy each device is, or the range if there are many."""
     if not shares:
         return []
     if len(shares) > SHOWN:

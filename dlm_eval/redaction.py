@@ -1,10 +1,13 @@
-"""Secrets stay out of everything that is written or said: one redaction, by name and by value.
+"""Redaction of secrets, by name and by value, in all files and messages.
 
-By name: an entry of settings whose key names a secret (`token`, `api_key`, `headers`, ...). By value: texts that have the form of a known kind of
-key (`hf_...`, `sk-...`, a URL with a password), values of environment variables that name a secret, and values that were learned from
-secret-named arguments, each also as JSON, percent and base64 encode it. The settings themselves keep the secret: whoever needs it gets it.
+By name: an entry of settings whose key names a secret (`token`, `api_key`, `headers`, ...). By
+value: texts in the form of a known kind of key (`hf_...`, `sk-...`, a URL with a password), values
+of environment variables that name a secret, and values of arguments that name one. Values are also
+found in JSON, percent and base64 encoding. The settings themselves keep the secret for the code
+that needs it.
 
-Names are asked of settings alone. In a document of a dataset "token" or "password" is a column like any other; there only values count.
+Redaction by name applies only to settings. In a document of a dataset "token" or "password" is a
+column like any other, so only values are redacted there.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ SECRET_WORDS = _set(
 )
 LAST_WORDS = _set(
     "pat pats sid signature session userpass htpasswd netrc"
-)  # secrets at the end of a name: `signature_columns` are none
-# Words before "token" that make it one of a vocabulary or a count, not a secret.
+)  # secret only at the end of a name: `signature_columns` is none
+# Words before "token" that make it a vocabulary item or a count, not a secret.
 VOCABULARY = _set(
     "eos bos pad mask unk sep cls eot eod eom eoh sot stop end start begin beginning special image video audio prefix suffix middle fim next per"
     " previous last first new max min num n gen prompt decoder encoder forced one two zero blank null boundary think thinking reasoning added"
@@ -62,7 +65,10 @@ TOKEN_OWNERS = KEY_OWNERS | {"bearer", "refresh", "id", "oauth", "csrf", "xsrf",
 
 @lru_cache(maxsize=65536)
 def is_secret_name(name: str) -> bool:
-    """Returns whether a setting, argument, header or variable of this name holds a secret: any case, snake, kebab or camel."""
+    """Returns whether a setting, argument, header or variable of this name holds a secret.
+
+    Names may be in snake, kebab or camel case.
+    """
     words = [word.lower() for word in WORD.findall(name)]
     whole = "".join(words)
     if not words:
@@ -85,7 +91,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def _parts(word: str) -> tuple[str, ...]:
-    """Returns the two words of one such as `apikey` or `authtoken`."""
+    """Splits a word such as `apikey` or `authtoken` in two."""
     found = re.fullmatch(r"(.+?)(tokens?|keys?)", word)
     return (found[1], found[2]) if found and found[1] in TOKEN_OWNERS - {"id"} else (word,)
 
@@ -97,13 +103,15 @@ def _authenticates(word: str) -> bool:
 
 
 def _are_headers(name: str) -> bool:
-    """Returns whether a setting holds headers of requests."""
+    """Returns whether a setting holds HTTP headers."""
     words = WORD.findall(name)
     return bool(words) and (words[-1].lower() == "headers" or name.lower() == "header")
 
 
 def _is_token(words: list[str]) -> bool:
-    """Returns whether the words name a secret token: not one of a vocabulary, a count or an id; `token_hf` and `hf_token_2` too."""
+    """Returns whether the words name a secret token (`token_hf`, `hf_token_2`), not a vocabulary
+    item or a count.
+    """
     if words[0] == "token" and len(words) == 2 and words[1] in TOKEN_OWNERS - {"id"}:
         return True
     for place, word in enumerate(words):
@@ -118,10 +126,10 @@ def _is_token(words: list[str]) -> bool:
 
 # -- values ----------------------------------------------------------------------------------------------------------
 
-MIXED = r"(?=[A-Za-z0-9_-]{0,100}\d)"  # words of a text have no digits
+MIXED = r"(?=[A-Za-z0-9_-]{0,100}\d)"  # ordinary words have no digits
 HEAD = r"(?<![A-Za-z0-9])"
-# Every repetition has an end: a text of a hostile model or data set must not make a search quadratic.
-# (a text without which the pattern cannot match, the pattern, what takes its place)
+# Every repetition is bounded: a hostile model or data set must not make a search quadratic.
+# (a text that every match contains, the pattern, its replacement)
 FORMS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
     (mark, re.compile(pattern), put)
     for mark, pattern, put in (
@@ -173,11 +181,12 @@ FORMS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         ("earer ", r"(?i)\b(bearer\s{1,4})(?=\S*\d)[A-Za-z0-9._~+/=-]{8,}", r"\1" + REDACTED),
     )
 )  # fmt: skip
-# name=value, "name": "value" in a message; the name is asked afterwards.
+# name=value, "name": "value" in a message; the name is checked afterwards.
 ASSIGNMENT = re.compile(
     r"(?<![A-Za-z0-9_.])(?P<head>(?P<name>[A-Za-z][\w.-]{1,60})[\"']?\s?[=:]\s?)(?P<value>\"[^\"\n]{1,4096}\"|'[^'\n]{1,4096}'|[^\s,;\"'(){}\[\]<>]{1,4096})"
 )
-# user:password@host without a scheme; a document may say mailto:me@host, or a program a:b@c, so settings and messages alone are asked.
+# user:password@host without a scheme. Only for settings and messages: a document may have
+# mailto:me@host, or a program a:b@c.
 BARE = re.compile(
     r"(?i)(?<![\w:/@.%+-])(?!(?:mail|mailto|e-?mail|contact|from|to|cc|bcc|sip|sips|xmpp|acct|sender|reply-to|address|author|authors):)"
     r"(?P<user>[a-z][\w.%+-]{0,63}):(?!//)(?P<password>[^\s:/@\"'<>|,]{2,256})@(?=[a-z0-9])"
@@ -185,16 +194,19 @@ BARE = re.compile(
 URL_PASSWORD = re.compile(r"://[^\s/@?#:\"'<>|]{0,256}:([^\s/@?#\"'<>|]{1,512})@")
 HEADERS = re.compile(r"(?i)headers?[\"']?\s{0,4}[:=]\s{0,4}\{([^}]{1,4096})")
 HEADER_VALUE = re.compile(r":\s{0,4}[\"']?([^\"',{}]{1,4096})")
-DEEPEST = 200  # containers inside each other that are looked into; what is deeper is cut
-LEAST = 6  # characters of a value that is looked for in other texts; shorter ones would be found in ordinary words
-WHOLE_WORD = 12  # shorter values count only where they are a word of their own
+DEEPEST = 200  # maximum depth of nested containers; deeper ones are cut
+# Minimum length of a value that is redacted in texts; ordinary words contain shorter ones.
+LEAST = 6
+WHOLE_WORD = 12  # shorter values are redacted only as whole words
 ORDINARY = _set("true false none null default disabled enabled unknown")
 
 _learned: set[str] = set()
 
 
 def learn(settings: Any, depth: int = 0) -> None:
-    """Remembers the secrets in settings (mappings and lists, nested), so that they are found by value from now on."""
+    """Registers the secrets in settings (nested mappings and lists), so that their values are
+    redacted.
+    """
     if depth > DEEPEST:
         return
     if isinstance(settings, Mapping):
@@ -212,7 +224,9 @@ def learn(settings: Any, depth: int = 0) -> None:
 
 
 def learn_words(words: Iterable[str]) -> None:
-    """Remembers the secrets of a command line, or of the lines of a settings file: `token=x`, `{"token": "x"}`, `--token x`."""
+    """Registers the secrets of a command line or a settings file: `token=x`, `{"token": "x"}`,
+    `--token x`.
+    """
     before = ""
     for word in words:
         for found in ASSIGNMENT.finditer(word):
@@ -246,12 +260,14 @@ def _leaves(value: Any, depth: int = 0) -> Iterator[str]:
 
 
 def _of_environment() -> Iterator[str]:
-    """Yields the values of variables that name a secret; the paths and kinds of sessions in some of them are none."""
+    """Yields the values of environment variables that name a secret, without paths and desktop
+    sessions.
+    """
     for name, value in os.environ.items():
         desktop = "SESSION" in name and not name.endswith(("TOKEN", "KEY", "SECRET"))
         if is_secret_name(name) and not desktop and not os.path.exists(value):
             yield from _leaves(value)
-        for match in URL_PASSWORD.finditer(value):  # a proxy's
+        for match in URL_PASSWORD.finditer(value):  # of a proxy
             yield from _leaves(match[1])
 
 
@@ -261,7 +277,9 @@ def _known() -> re.Pattern[str] | None:
 
 @lru_cache(maxsize=8)
 def _pattern(secrets: frozenset[str]) -> re.Pattern[str] | None:
-    """Returns what finds the secrets, raw and encoded; the longest first, so that no part of one is left."""
+    """Returns a pattern of the secrets, raw and encoded, the longest first, so that no part is
+    left.
+    """
     found: dict[str, str] = {}
     for secret in secrets:
         for form in _spellings(secret):
@@ -273,7 +291,7 @@ def _pattern(secrets: frozenset[str]) -> re.Pattern[str] | None:
 
 
 def _spellings(secret: str) -> set[str]:
-    """Returns a secret as texts hold it: as it is, in JSON, in repr, in HTML, in URLs, on a terminal."""
+    """Returns the forms of a secret in texts: raw, JSON, repr, HTML, URL, terminal."""
     raw = secret.encode("utf-8", "surrogatepass")
     spelled = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
     urls = {quote(raw, safe=""), quote(raw), quote_plus(raw)}
@@ -282,10 +300,11 @@ def _spellings(secret: str) -> set[str]:
 
 
 def _in_base64(secret: str) -> set[str]:
-    """Returns the letters that a secret makes in base64, wherever it lies in what was encoded."""
+    """Returns the base64 letters of a secret at each of the three byte offsets."""
     raw, forms = secret.encode("utf-8", "surrogatepass"), set()
     for shift in range(3):
-        # Three bytes become four letters; letters that neighbours have a part in are left out.
+        # Three bytes become four letters. Letters that also depend on neighbouring bytes are left
+        # out.
         first, last = -(-8 * shift // 6), 8 * (shift + len(raw)) // 6
         for code in (base64.b64encode, base64.urlsafe_b64encode):
             forms.add(code(bytes(shift) + raw).decode()[first:last])
@@ -301,17 +320,23 @@ def redact_text(text: str) -> str:
 
 
 def redact_message(text: str) -> str:
-    """Returns a message (an error, a line of a log) without secrets: by value, and by name where it says `token=...`."""
+    """Returns a message (an error, a log line) without secrets, by value and by name (`token=...`)."""
     return ASSIGNMENT.sub(_unassigned, _without_bare(redact_text(text)))
 
 
 def redact(settings: Any) -> Any:
-    """Returns settings without secrets, by name and by value: mappings, lists, tuples and dataclasses, nested. What has none is returned as it is."""
+    """Returns settings (nested mappings, lists, tuples and dataclasses) without secrets, by name
+    and by value.
+
+    Settings without secrets are returned unchanged.
+    """
     return _redacted(settings, _known(), by_name=True)
 
 
 def redact_values(data: Any) -> Any:
-    """Returns data without secrets, by value alone (documents and answers, whose columns may have any name)."""
+    """Returns data without secrets, only by value (documents and answers, whose columns may have
+    any name).
+    """
     return _redacted(data, _known(), by_name=False)
 
 
@@ -325,7 +350,7 @@ def _without(text: str, known: re.Pattern[str] | None) -> str:
 
 
 def _without_bare(text: str) -> str:
-    """Returns text in which no user:password stands before a host."""
+    """Returns text without user:password before a host."""
     return BARE.sub(f"{REDACTED}@", text) if "@" in text else text
 
 
@@ -359,7 +384,7 @@ def _redacted(value: Any, known: re.Pattern[str] | None, by_name: bool, depth: i
         return parts if isinstance(value, list) else tuple(parts)
     if known is None or value is None or isinstance(value, (bool, int, float)):
         return value
-    text = str(value)  # what lm-eval writes of an object
+    text = str(value)  # lm-eval writes objects so
     return _without(text, known) if known.search(text) else value
 
 
@@ -373,7 +398,7 @@ def _entry(key: Any, value: Any, known: re.Pattern[str] | None, by_name: bool, d
 
 
 def _emptied(value: Any) -> Any:
-    """Returns headers by their names alone."""
+    """Returns headers with their values redacted."""
     if isinstance(value, Mapping):
         return dict.fromkeys(value, REDACTED)
     return value if value is None or isinstance(value, (bool, int)) or value == "" else REDACTED

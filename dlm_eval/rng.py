@@ -1,7 +1,8 @@
 """Random numbers that belong to a request, not to a run.
 
-Every draw is a pure function of (seed, identity of the request, stream, step, position). Batch size, batch mates, order, device count,
-`--limit` and resume therefore cannot change it. The generator is Philox (Salmon et al. 2011): a counter-based stream.
+Every draw is a pure function of (seed, identity of the request, stream, step, position). Batch
+size, other rows of the batch, order, number of devices, `--limit` and resuming therefore do not
+change it. The generator is Philox (Salmon et al. 2011), which is counter-based.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Noise:
 
     @classmethod
     def of(cls, canvas: Canvas, seed: int) -> Noise:
-        """Returns the noise of `canvas`: by its key, or by its content where it has none."""
+        """Returns the noise of `canvas`: by its key, or by its content if it has none."""
         identity = canvas.key or digest(canvas.tokens, canvas.open)
         return cls(digest("noise", seed, identity))
 
@@ -42,10 +43,14 @@ class Noise:
         """Returns a generator at the start of (stream, step)."""
         key = int(self.key[:32], 16)
         place = int(hashlib.sha256(stream.encode()).hexdigest()[:16], 16)
-        # Counter words, low to high: running count, step, stream. Streams of one request can so never overlap.
+        # Counter words, low to high: running count, step, stream. Streams of one request never
+        # overlap.
         counter = (place << 192) | (step << 128)
         return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
     def uniforms(self, stream: str, step: int, n: int) -> NDArray[np.float64]:
-        """Returns [n] float64 uniforms in [0, 1); entry i depends on (stream, step, i) alone, not on n."""
+        """Returns [n] float64 uniform numbers in [0, 1).
+
+        Entry i depends only on (stream, step, i), not on n.
+        """
         return self.generator(stream, step).random(n)

@@ -1,4 +1,4 @@
-"""Settings from text: `key=value,key=value` into frozen dataclasses, unknown keys refused."""
+"""Settings from text: `key=value,key=value` into frozen dataclasses; an unknown key is an error."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.redaction import learn
 
 T = TypeVar("T")
-LONGEST = 200  # characters of a value that an error quotes
+LONGEST = 200  # maximum characters of a value in an error
 
 
 def parse_pairs(text: str, setting: str) -> dict[str, str]:
     """Returns the pairs of "k=v,k=v". Commas inside brackets belong to the value.
 
     Raises:
-        UserError: a part without '=', or a key that is given twice.
+        UserError: a part has no '=', or a key is given twice.
     """
     pairs: dict[str, str] = {}
     for part in split_commas(text):
@@ -42,7 +42,7 @@ def split_commas(text: str, quotes_from: int = 1) -> list[str]:
 
     Args:
         text: what to split.
-        quotes_from: depth of brackets from which on quotes are read: what they enclose is text, whatever it holds.
+        quotes_from: depth of brackets from which on quotes enclose literal text.
     """
     parts, depth, at = [""], 0, 0
     while at < len(text):
@@ -59,7 +59,9 @@ def split_commas(text: str, quotes_from: int = 1) -> list[str]:
 
 
 def _quoted(text: str, begin: int) -> str:
-    """Returns the quoted text that begins at `begin`, its quotes included; "" if it does not begin an item or does not end."""
+    """Returns the quoted text at `begin`, quotes included; "" if it does not begin an item or has
+    no end.
+    """
     if text[:begin].rstrip()[-1:] not in ("", "[", "(", "{", ",", ":", "="):
         return ""  # an apostrophe
     match = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1(?=\s*(?:[\])},:]|$))""", re.DOTALL).match(text, begin)
@@ -67,13 +69,15 @@ def _quoted(text: str, begin: int) -> str:
 
 
 def typed_texts(value: Any) -> tuple[str, ...]:
-    r"""Returns the texts of a value that was typed: one text, or a list of them in brackets, with or without quotes.
+    r"""Returns the texts of a value that was typed: one text, or a list in brackets, with or without
+        quotes.
 
-    A shell hands on a backslash as it is, so `\n`, `\t`, `\r`, `\\`, `\"` and `\uXXXX` are read as JSON reads them; any other backslash
-    (`\boxed`) is itself. Values that are no text (a list given in Python or YAML) are taken as they are.
+        A shell passes backslashes on, so `\n`, `\t`, `\r`, `\\`, `\"` and `\uXXXX` are read as in JSON.
+        Any other backslash (`\boxed`) stays.
+    Other values (a list in Python or YAML) are used as they are.
 
-    Raises:
-        TypeError: neither a text nor a sequence.
+        Raises:
+            TypeError: the value is neither a text nor a sequence.
     """
     if isinstance(value, Mapping):
         raise TypeError("a mapping is no list of texts")
@@ -100,14 +104,14 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], setting: str) -> T:
     """Returns an instance of the dataclass `cls` with `values` cast to its field types.
 
     Raises:
-        UserError: an unknown key (with the nearest name) or a value that cannot be cast.
+        UserError: a key is unknown (the message has the nearest name), or a value cannot be cast.
     """
     hints = _hints(cls)  # type: ignore[arg-type]
     names = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
     cast: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
-            raise unknown(setting, key, names)
+            raise unknown_name_error(setting, key, names)
         cast[key] = cast_value(value, hints[key], f"{setting} {key}")
     return cls(**cast)
 
@@ -118,10 +122,10 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 
 
 def cast_value(value: Any, hint: Any, setting: str) -> Any:
-    """Returns `value`, most often a text, as the type that `hint` annotates.
+    """Returns `value`, usually a text, as the type that `hint` annotates.
 
     Raises:
-        UserError: it cannot be one.
+        UserError: it cannot be cast.
     """
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     choices = [
@@ -143,10 +147,10 @@ def cast_value(value: Any, hint: Any, setting: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """Returns a value as an error quotes it."""
+    """Returns a value as text for an error message."""
     try:
         text = str(value)
-    except (RecursionError, ValueError):  # inside itself; a number of too many digits
+    except (RecursionError, ValueError):  # it contains itself, or has too many digits
         return type(value).__name__
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
@@ -193,7 +197,7 @@ def _cast_bool(value: Any) -> bool:
 
 
 def describe(options: tuple[Any, ...]) -> str:
-    """Returns what a value of one of these types is, in words."""
+    """Returns a description of these types for an error message."""
     words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "None"}
     described = []
     for option in options:

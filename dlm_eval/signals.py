@@ -1,7 +1,9 @@
-"""Ctrl-C, SIGTERM (preemption) and SIGHUP (a terminal that is closed): finish writing, say how to go on, and be gone within seconds.
+"""Ctrl-C, SIGTERM (preemption) and SIGHUP (a closed terminal): save, say how to resume, and exit
+within seconds.
 
-The first signal becomes a KeyboardInterrupt in the main thread. A forward pass of a large model can keep that thread from noticing, so that another
-thread waits as well: after `GRACE_SECONDS` it sees to the last duties, for `DUTY_SECONDS` at most (a disk may hang), and ends the process.
+The first signal becomes a KeyboardInterrupt in the main thread. A long forward pass can delay it
+there, so a second thread also waits for signals. After `GRACE_SECONDS` it runs the last duties, for
+at most `DUTY_SECONDS` (a disk may hang), and ends the process.
 """
 
 from __future__ import annotations
@@ -24,15 +26,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MESSAGE = "dlm-eval: interrupted; finished answers are in the journal, the same command goes on from there"
 
 _said = threading.Event()
-_heard = threading.Event()  # a signal has come
-_heeding = threading.Event()  # `orderly` is in force, so that a KeyboardInterrupt without a signal is nobody's Ctrl-C
+_heard = threading.Event()  # a signal has arrived
+# `orderly` is active: a KeyboardInterrupt without a signal is not Ctrl-C.
+_heeding = threading.Event()
 _forking = threading.local()
 _duties: list[Callable[[], None]] = []
 
 
 @contextmanager
 def last_duty(duty: Callable[[], None]) -> Iterator[None]:
-    """Has `duty` done before the process is ended by a signal that the main thread cannot heed."""
+    """Registers a duty to run before a signal ends the process while the main thread is blocked."""
     _duties.append(duty)
     try:
         yield
@@ -42,7 +45,10 @@ def last_duty(duty: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def orderly() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP (unless ignored, as under nohup) stop a run like Ctrl-C; outside the main thread, nothing."""
+    """Makes SIGTERM and SIGHUP stop a run like Ctrl-C.
+
+    A SIGHUP that is ignored (nohup) stays ignored. Outside the main thread this does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -67,7 +73,7 @@ def orderly() -> Iterator[None]:
 
 
 def _stop(number: int, frame: Any) -> NoReturn:
-    # A second signal must not disturb the writing.
+    # A second signal must not interrupt the writing.
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     _heard.set()
@@ -75,12 +81,18 @@ def _stop(number: int, frame: Any) -> NoReturn:
 
 
 def of_the_user(error: BaseException) -> bool:
-    """Returns whether an exception ends the process because the user wants it; a task's code may raise SystemExit or KeyboardInterrupt itself."""
+    """Returns whether the user interrupted the process.
+
+    A task's code may raise SystemExit or KeyboardInterrupt too.
+    """
     return isinstance(error, KeyboardInterrupt) and (_heard.is_set() or not _heeding.is_set())
 
 
 def _hold_signals() -> None:
-    """Keeps signals waiting while a process forks: one that the child gets before `_forget` would ring its parent's bell."""
+    """Blocks signals during a fork.
+
+    A signal delivered to the child before `_forget` would write to the parent's wakeup fd.
+    """
     _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
@@ -89,7 +101,7 @@ def _heed_signals() -> None:
 
 
 def _forget() -> None:
-    """Makes a forked child (lm-eval's bootstrap, a sandbox) an ordinary process again: its signals are no news to its parent."""
+    """Restores default signal handling in a forked child (lm-eval's bootstrap, a sandbox)."""
     if signal.getsignal(signal.SIGTERM) is _stop:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -103,7 +115,7 @@ os.register_at_fork(before=_hold_signals, after_in_parent=_heed_signals, after_i
 
 
 def _end_in_time(bell: socket.socket) -> None:
-    """Waits for a signal, then ends the process in time, unless it ends by itself."""
+    """Waits for a signal, then ends the process after the grace period if it has not ended itself."""
     with bell:
         while heard := bell.recv(64):
             if any(number in heard for number in SIGNALS):
@@ -114,20 +126,20 @@ def _end_in_time(bell: socket.socket) -> None:
                 limit = time.monotonic() + DUTY_SECONDS
                 for thread in duties:
                     thread.join(max(0.0, limit - time.monotonic()))
-                say_interrupted()
+                print_interrupted()
                 os._exit(INTERRUPTED)
 
 
-def say_interrupted() -> None:
-    """Says once how to go on, if anybody can still hear it (a terminal may be closed)."""
+def print_interrupted() -> None:
+    """Prints once how to resume. A closed terminal is no error."""
     if not _said.is_set():
         _said.set()
         with contextlib.suppress(OSError, ValueError):
             print(MESSAGE, file=sys.stderr, flush=True)
 
 
-def drop_output() -> None:
-    """Lets what is still to be printed vanish: nobody reads it any more, and Python would complain at its end."""
+def discard_output() -> None:
+    """Discards further output after the reader has closed the pipe; Python would complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,7 +1,8 @@
-"""How far an estimate may be off: its standard error, and on how much evidence that rests.
+"""Standard errors with their degrees of freedom, and intervals.
 
-Two things are told apart. The standard error is an (almost) unbiased estimate of the standard deviation of the estimate; squares of standard errors add
-up. An interval also allows for the standard error being an estimate itself: it is Student's, with the degrees of freedom of that estimate.
+A standard error is an almost unbiased estimate of the standard deviation of an estimate; squares of
+standard errors add up. An interval also accounts for the uncertainty of the standard error: it is
+Student's, with the degrees of freedom of the standard error.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 LEVEL = 0.95  # of every interval
-FEWEST = 4  # independent draws that are needed to know an error
-ENOUGH = 2.0  # degrees of freedom from which on the error of a sum is known, though none of its parts is
+FEWEST = 4  # minimum number of independent draws for a standard error
+# Minimum degrees of freedom for the error of a sum of parts with few draws each.
+ENOUGH = 2.0
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,11 @@ class Error:
     """The error of an estimate.
 
     Attributes:
-        stderr: estimate of its standard deviation, nats; None where nothing tells it.
-        freedom: degrees of freedom of `stderr` or `rough` (as those of a chi-square variance); infinite where it is known.
-        rough: where `stderr` is None, the same from fewer than `FEWEST` draws: its square is unbiased, so that many of them add up to a known error.
+        stderr: estimate of its standard deviation, nats; None if unknown.
+        freedom: degrees of freedom of `stderr` or `rough` (as of a chi-square variance); infinite
+            if it is exact.
+        rough: standard error from fewer than `FEWEST` draws if `stderr` is None. Its square is
+            unbiased, so that many of them add up to a known error.
     """
 
     stderr: float | None
@@ -32,7 +36,7 @@ class Error:
 
     @property
     def best(self) -> float | None:
-        """What sums add up: `stderr`, else `rough`."""
+        """`stderr` if known, else `rough`; sums add up its squares."""
         return self.rough if self.stderr is None else self.stderr
 
     def scaled(self, factor: float) -> Error:
@@ -46,9 +50,10 @@ UNKNOWN = Error(None)
 
 
 def summed(errors: Iterable[Error]) -> Error:
-    """Returns the error of the sum of independent estimates (Satterthwaite's degrees of freedom); unknown as soon as one is.
+    """Returns the error of a sum of independent estimates, with Satterthwaite's degrees of freedom.
 
-    Errors of few draws each are pooled: their sum is known if it rests on `ENOUGH` degrees of freedom.
+    It is unknown if one error is unknown. Errors of few draws each are pooled: the error of their
+    sum is known if it has `ENOUGH` degrees of freedom.
     """
     variance = doubt = 0.0
     pooled = False
@@ -63,7 +68,9 @@ def summed(errors: Iterable[Error]) -> Error:
 
 
 def half_width(error: Error, level: float = LEVEL) -> float | None:
-    """Returns half the width of the two-sided interval of `level`, nats; None where the error is unknown."""
+    """Returns half the width of the two-sided interval of `level`, nats; None if the error is
+    unknown.
+    """
     if error.stderr is None:
         return None
     return 0.0 if error.stderr == 0 else student(error.freedom, level) * error.stderr
@@ -71,7 +78,7 @@ def half_width(error: Error, level: float = LEVEL) -> float | None:
 
 @lru_cache(maxsize=4096)
 def student(freedom: float, level: float = LEVEL) -> float:
-    """Returns the quantile of Student's distribution that a fraction `level` lies within, on both sides of 0."""
-    from scipy.special import stdtrit  # here: the command line reads settings without waiting for scipy
+    """Returns the number x with a fraction `level` of Student's distribution between -x and x."""
+    from scipy.special import stdtrit  # imported here, since importing scipy is slow
 
     return float(stdtrit(min(freedom, 1e9), (1 + level) / 2))

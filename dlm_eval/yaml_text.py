@@ -1,4 +1,6 @@
-"""YAML of users, looked at before it is parsed: too deep for a parser that recurses, or a key that is there twice, of which YAML keeps the last."""
+"""Checks of a user's YAML before it is parsed: nesting too deep for a recursive parser, and
+duplicate keys.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ def read_yaml_text(path: str | Path, what: str) -> str:
         what: how an error names it.
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8, is broken, nested too deeply or has a key twice.
+        UserError: the file cannot be read, is not UTF-8, is broken, nested too deeply or has a key
+            twice.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")

@@ -162,11 +162,13 @@ def test_rows_of_different_lengths_read_the_same_in_a_padded_batch(make: Any) ->
         tokens[begin + 1 : end : 3] = model.mask_id
         memory = KVCache()
         wanted = np.arange(begin, end)
-        row = ForwardRow(tokens, wanted, LogProbs(), tokens[::-1][:1].repeat(len(wanted)), memory=memory, keep=total)
+        row = ForwardRow(
+            tokens, wanted, LogProbs(), tokens[::-1][:1].repeat(len(wanted)), kv_cache=memory, cache_until=total
+        )
         whole.append(row)
-        parts.append(replace(row, live=(begin, end), keep=0))
+        parts.append(replace(row, query_span=(begin, end), cache_until=0))
     full, shape = forward(model, whole, list(enumerate(whole)))
-    assert shape == (4, 40) and all(len(row.memory.tokens) == len(row.tokens) for row in whole if row.memory)
+    assert shape == (4, 40) and all(len(row.kv_cache.tokens) == len(row.tokens) for row in whole if row.kv_cache)
     found, shape = forward(model, parts, list(enumerate(parts)))
     assert shape == (4, 24)
     for one, other in zip(found, full, strict=True):

@@ -224,8 +224,8 @@ def test_entropy_bound_is_the_papers_rule(bound: float) -> None:
     """k = #{n : H_1 + ... + H_n - max(H_1, ..., H_n) <= bound} of the entropies in ascending order (arXiv 2505.24857)."""
     entropies = np.random.default_rng(0).exponential(0.4, 12)
     where, none = np.arange(12), np.empty(0)
-    look = StepState(0, 1, 0, 0, None, 0.0, where, where, where >= 0, Noise("0" * 64), where, none, score=-entropies)
-    chosen = EntropyBound(entropy_bound=bound).commit(look)
+    view = StepState(0, 1, 0, 0, None, 0.0, where, where, where >= 0, Noise("0" * 64), where, none, score=-entropies)
+    chosen = EntropyBound(entropy_bound=bound).commit(view)
     ranked = np.sort(entropies)
     count = int((ranked.cumsum() - np.maximum.accumulate(ranked) <= bound).sum())
     assert sorted(entropies[chosen]) == list(ranked[:count]) and count >= 1

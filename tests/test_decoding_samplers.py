@@ -45,9 +45,9 @@ def crooked(vocab: int = 6) -> Toy:
 def asked_at(model: Any, settings: DecodeSettings, step: int, steps: int) -> Query:
     """What a step asks of the model at temperature 1."""
     at, yes, none = np.array([0]), np.array([True]), np.empty(0)
-    look = StepState(step, steps, 0, 0, None, settings.eps, at, at, yes, Noise("0" * 64), at, none)
+    view = StepState(step, steps, 0, 0, None, settings.eps, at, at, yes, Noise("0" * 64), at, none)
     assert isinstance(settings.strategy, Unmasking)
-    return settings.strategy.query(look, Draw(temperature=1.0), model)
+    return settings.strategy.query(view, Draw(temperature=1.0), model)
 
 
 def step_law(model: Any, tokens: list[int], at: int, asked: Query) -> tuple[np.ndarray, float]:

@@ -14,7 +14,7 @@ from engine_jobs import mixed, run
 from torch import Tensor
 
 from dlm_eval.answers import journal_key
-from dlm_eval.budget import Learned, fitting, make_engine
+from dlm_eval.budget import DeviceProfile, fitting, make_engine
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
@@ -109,17 +109,17 @@ def test_the_stand_in_for_memory_comes_from_the_environment(monkeypatch: pytest.
     assert engine.memory_tokens == 32
     run(engine, questions(10))
     assert engine.batch_tokens <= 32
-    again = make_engine(load_model("toy"), "auto", Learned(engine.batch_tokens))
+    again = make_engine(load_model("toy"), "auto", DeviceProfile(engine.batch_tokens))
     assert again.batch_tokens == engine.batch_tokens
 
 
 def test_what_runs_learned_adds_up_and_survives_the_journal() -> None:
-    first = Learned(None, Footprint(2048.0, 512.0))
-    both = first.and_then(Learned(96))
-    assert both == Learned(96, Footprint(2048.0, 512.0)) and both.and_then(Learned()) == both
-    assert Learned.of(json.loads(json.dumps(both.plain()))) == both and Learned.of(None) == Learned()
+    first = DeviceProfile(None, Footprint(2048.0, 512.0))
+    both = first.and_then(DeviceProfile(96))
+    assert both == DeviceProfile(96, Footprint(2048.0, 512.0)) and both.and_then(DeviceProfile()) == both
+    assert DeviceProfile.of(json.loads(json.dumps(both.plain()))) == both and DeviceProfile.of(None) == DeviceProfile()
     engine = make_engine(load_model("toy"), "auto", both)
-    assert engine.batch_tokens == 96 and engine.memory_weight == 0.25 and InProcess(engine).learned() == first
+    assert engine.batch_tokens == 96 and engine.cached_weight == 0.25 and InProcess(engine).profile() == first
 
 
 def test_a_token_budget_takes_half_of_the_free_memory() -> None:
@@ -135,7 +135,7 @@ def test_what_was_measured_on_a_gpu_is_not_measured_again(monkeypatch: pytest.Mo
     engine = make_engine(model)
     assert engine.footprint is not None and engine.footprint.token > 0
     monkeypatch.setattr("dlm_eval.budget.measured", lambda *_: pytest.fail("measured again"))
-    assert make_engine(model, "auto", InProcess(engine).learned()).footprint == engine.footprint
+    assert make_engine(model, "auto", InProcess(engine).profile()).footprint == engine.footprint
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "many", "1.5", "auto:x"])

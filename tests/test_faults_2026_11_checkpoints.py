@@ -88,7 +88,7 @@ def on_forward():
 
 engine.on_forward = on_forward
 # The program that has come least far is next, so that all are under way when the process is killed.
-engine._next_batch = lambda queue: [min(queue.values(), key=lambda one: (one.askers[0][0].rows, one.askers[0][0].index))]
+engine._next_batch = lambda queue: [min(queue.values(), key=lambda one: (one.requests[0][0].rows, one.requests[0][0].index))]
 jobs = jobs_of(UNCACHED | ANEW, model)
 answer_jobs(partial(run_jobs, engine), list(jobs.values()), "model", journal)
 """
@@ -298,7 +298,7 @@ def test_14_answers_that_the_journal_lacks_are_counted_and_the_difference_is_nam
     run(score_only=True, limit=4)
     assert "2 of 4 answers are not in the journal; a run with the same settings had fewer documents" in caplog.text
     run(score_only=True, tasks=["t_last"])
-    assert "which knows no finished run of this task" in caplog.text
+    assert "which has no finished run of this task" in caplog.text
 
 
 def test_13_one_sample_is_recorded_where_one_is_written(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_04_a_prompt_is_never_cut_to_nothing(toy: Toy, bos: bool) -> None:
 
 
 def test_04_the_text_behind_a_hole_is_never_cut_to_nothing(toy: Toy) -> None:
-    with pytest.raises(SampleError, match="leave nothing of the text behind the hole"):
+    with pytest.raises(SampleError, match="leave nothing of the text after the hole"):
         hole_canvas(toy, "", toy.max_length, "abc", "", "truncate")
     kept = hole_canvas(toy, "", toy.max_length - 2, "abc", "", "truncate").canvas
     assert kept.tokens[-2:] == tuple(toy.encode("ab"))

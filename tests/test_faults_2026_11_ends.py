@@ -631,9 +631,9 @@ def test_18_an_answer_of_another_form_is_computed_again(tmp_path: Path, caplog: 
         )
     assert answers() == before and engine.cost.rows == 2 * rows and "another form" in caplog.text
     journal.note("learned:x", [1])
-    from dlm_eval.budget import Learned
+    from dlm_eval.budget import DeviceProfile
 
-    assert Learned.of(journal.noted("learned:x")) == Learned()
+    assert DeviceProfile.of(journal.noted("learned:x")) == DeviceProfile()
     journal.close()
 
 

@@ -245,7 +245,7 @@ def test_07_a_result_file_that_no_run_writes_is_named_and_left_out(kind: str, tm
     (tmp_path / "results_bad.json").write_text(LARGE[kind]())
     assert len(leaderboard([tmp_path])) == 1
     (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("dlm_eval")]
-    assert "results_bad.json' is left out: it" in line
+    assert "results_bad.json' is skipped: it" in line
 
 
 def test_07_a_large_group_is_one_row_of_sums(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.decoding import fill
-from dlm_eval.errors import SampleError, UserError, nearest, unknown
+from dlm_eval.errors import SampleError, UserError, nearest, unknown_name_error
 from dlm_eval.likelihood import score
 from dlm_eval.models import Checkpoint, load_model, load_without_weights, loading
 from dlm_eval.models.denoiser import Denoiser
@@ -148,7 +148,7 @@ def test_10_no_block_family_takes_a_block_of_nothing_for_its_own(block: int, sha
 
 def test_10_no_message_suggests_what_was_typed(tmp_path: Path) -> None:
     assert nearest("auto", ["auto", "autos"]) == ["autos"] and "did you mean 'auto'" not in str(
-        unknown("x", "auto", ["auto"])
+        unknown_name_error("x", "auto", ["auto"])
     )
     folder = build.llada(tmp_path)[0]
     config = json.loads((folder / "config.json").read_text())

@@ -17,7 +17,7 @@ import tqdm
 
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
-from dlm_eval.output import spoken_safely, table
+from dlm_eval.output import safe_output, table
 from dlm_eval.printable import CONTROL, counted, printable, valid_unicode
 from dlm_eval.reports.csv_file import cell, safe_text
 from dlm_eval.reports.leaderboard import leaderboard, write
@@ -68,7 +68,7 @@ def test_07_a_stream_obeys_nothing_whoever_writes(encoding: str, monkeypatch: py
     early = logging.StreamHandler(err)  # as libraries make one when they are imported
     logger = logging.getLogger("a\nlibrary")
     logger.addHandler(early)
-    with spoken_safely(), warnings.catch_warnings():
+    with safe_output(), warnings.catch_warnings():
         warnings.simplefilter("always")
         print(HOSTILE, "\udc9b2J é漢")
         early.stream.write(f"written {HOSTILE}")

@@ -194,7 +194,7 @@ def test_datasets_come_from_the_data_directory(tmp_path: Path) -> None:
     original = datasets.load_dataset
     with patches.local_first(tmp_path):
         assert datasets.load_dataset("owner/name")["test"]["a"] == [1]
-        with pytest.raises(UserError, match="'owner/other' cannot be had"):
+        with pytest.raises(UserError, match="cannot load dataset 'owner/other'"):
             datasets.load_dataset("owner/other")
     assert datasets.load_dataset is original
 

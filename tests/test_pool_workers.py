@@ -22,12 +22,11 @@ from dlm_eval.jobs import Answer, Job, ScoreJob
 from dlm_eval.likelihood.auto import Auto
 from dlm_eval.models import load_model, load_without_weights
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.workers import Remembered
+from dlm_eval.workers import JournalOnly
 from dlm_eval.workers.chunks import Chunks, weight
-from dlm_eval.workers.devices import parse_devices
-from dlm_eval.workers.driver import Workers
-from dlm_eval.workers.make import single_device, start_workers, worker_devices
-from dlm_eval.workers.messages import Recipe
+from dlm_eval.workers.devices import parse_devices, single_device, worker_devices
+from dlm_eval.workers.driver import Workers, start_workers
+from dlm_eval.workers.messages import WorkerConfig
 from dlm_eval.workers.ray_actors import Actor
 
 Done = Callable[[int, Answer], None]
@@ -51,7 +50,7 @@ def undisturbed(tiny: Denoiser, jobs: list[Job]) -> list[Answer]:
 @pytest.fixture(scope="module")
 def three() -> Iterator[Workers]:
     """Three workers; the tests below use and abuse them in turn."""
-    pool = start_workers(Recipe("tiny", {"dtype": "float32"}), parse_devices("cpu:3"))
+    pool = start_workers(WorkerConfig("tiny", {"dtype": "float32"}), parse_devices("cpu:3"))
     yield pool
     pool.close()
 
@@ -70,7 +69,7 @@ def answers(pool: Workers, jobs: Sequence[Job], disturb: Callable[[int], None] =
 
 
 def pids(pool: Workers) -> list[int]:
-    return [place.ready.pid for place in pool.places if place.ready is not None]
+    return [slot.ready.pid for slot in pool.slots if slot.ready is not None]
 
 
 def test_three_workers_give_the_bits_of_one_process(three: Workers, jobs: list[Job], undisturbed: list[Answer]) -> None:
@@ -101,7 +100,7 @@ def test_a_hanging_worker_is_replaced(three: Workers, jobs: list[Job], undisturb
 
     def stop(count: int) -> None:
         if count == 3:
-            stopped.append(next(place.ready.pid for place in three.places if place.ready is not None and place.held))
+            stopped.append(next(slot.ready.pid for slot in three.slots if slot.ready is not None and slot.held))
             os.kill(stopped[0], signal.SIGSTOP)
 
     three._watchdog = 3.0
@@ -140,20 +139,20 @@ def test_a_request_that_kills_its_workers_is_an_error_of_its_own(tmp_path: Path)
         ScoreJob(Canvas.continuation(POISON if i == 2 else [i % 4, 0], [1, 2], f"q{i}"), settings, 0) for i in range(4)
     ]
     devices = parse_devices("cpu:2")
-    pool = start_workers(Recipe(str(tmp_path / "deadly.py"), {"pretrained": "asset:tiny"}), devices)
+    pool = start_workers(WorkerConfig(str(tmp_path / "deadly.py"), {"pretrained": "asset:tiny"}), devices)
     try:
         found = answers(pool, jobs)
     finally:
         pool.close()
     assert [i for i, answer in enumerate(found) if answer.error] == [2]
-    assert "died three times" in str(found[2].error) and "SIGABRT" in str(found[2].error)
+    assert "crashed three times" in str(found[2].error) and "SIGABRT" in str(found[2].error)
 
 
 def test_workers_that_never_start_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
         "import os\nfrom dlm_eval.models.families.toy import ToySettings\ndef load(settings: ToySettings):\n    os._exit(7)\n"
     )
-    pool = start_workers(Recipe(str(tmp_path / "broken.py"), {}), parse_devices("cpu")[:1])
+    pool = start_workers(WorkerConfig(str(tmp_path / "broken.py"), {}), parse_devices("cpu")[:1])
     try:
         with pytest.raises(RunError, match="no worker is left.*code 7"):
             answers(pool, [ScoreJob(Canvas.continuation([0], [1], "q"), Auto(), 0)])
@@ -162,7 +161,7 @@ def test_workers_that_never_start_end_the_run(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_refused_is_the_users_mistake() -> None:
-    pool = start_workers(Recipe("tiny", {"dtype": "float12"}), parse_devices("cpu")[:1])
+    pool = start_workers(WorkerConfig("tiny", {"dtype": "float12"}), parse_devices("cpu")[:1])
     try:
         with pytest.raises(UserError, match="float12"):
             answers(pool, [ScoreJob(Canvas.continuation([0], [1], "q"), Auto(), 0)])
@@ -172,8 +171,8 @@ def test_a_model_that_is_refused_is_the_users_mistake() -> None:
 
 def test_workers_end_when_their_driver_is_killed() -> None:
     program = (
-        "import sys, time\nfrom dlm_eval.workers.make import start_workers\nfrom dlm_eval.workers.devices import parse_devices\nfrom dlm_eval.workers.messages import Recipe, Ready\n"
-        "pool = start_workers(Recipe('toy', {}), parse_devices('cpu:2')[:1])\nlink, message = pool._events.get()\nprint(message.pid, flush=True)\ntime.sleep(600)\n"
+        "import sys, time\nfrom dlm_eval.workers.driver import start_workers\nfrom dlm_eval.workers.devices import parse_devices\nfrom dlm_eval.workers.messages import WorkerConfig, Ready\n"
+        "pool = start_workers(WorkerConfig('toy', {}), parse_devices('cpu:2')[:1])\nlink, message = pool._events.get()\nprint(message.pid, flush=True)\ntime.sleep(600)\n"
     )
     driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
@@ -229,8 +228,8 @@ def test_suspects_are_halved_until_the_culprit_stands_alone() -> None:
     while chunks:
         lost += chunks.next()
     guilty = chunks.lost(lost, apart=False)
-    while chunks.suspects:
-        group, tries = chunks.next_suspects(), tries + 1
+    while chunks.quarantined:
+        group, tries = chunks.next_quarantined(), tries + 1
         if culprit in group:
             guilty += chunks.lost(group, apart=True)
     assert guilty == [culprit] and tries <= 24
@@ -272,7 +271,7 @@ def test_one_device_needs_no_worker_but_a_model_on_several_gpus_does(monkeypatch
 
 def test_score_only_answers_nothing() -> None:
     found: dict[int, Answer] = {}
-    Remembered().run([ScoreJob(Canvas.continuation([0], [1], "q"), Auto(), 0)], found.__setitem__)
+    JournalOnly().run([ScoreJob(Canvas.continuation([0], [1], "q"), Auto(), 0)], found.__setitem__)
     assert "--score_only" in str(found[0].error)
 
 
@@ -285,7 +284,7 @@ def test_messages_to_an_actor_keep_their_order() -> None:
 
 def test_an_actor_whose_worker_cannot_even_begin_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dlm_eval.workers.worker", None)
-    (failed,) = [message for said in Actor().work(Recipe("tiny", {})) for message in said]
+    (failed,) = [message for said in Actor().work(WorkerConfig("tiny", {})) for message in said]
     assert "dlm_eval.workers.worker" in failed.reason
 
 
@@ -298,7 +297,7 @@ def test_a_ray_cluster_out_of_reach_is_one_line() -> None:
 def test_ray_workers_give_the_bits_of_one_process(tiny: Denoiser, jobs: list[Job], undisturbed: list[Answer]) -> None:
     ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'dlm_eval[ray]')")
     devices = worker_devices("cpu:2", "ray")
-    pool = start_workers(Recipe("tiny", {"dtype": "float32"}), devices, "ray")
+    pool = start_workers(WorkerConfig("tiny", {"dtype": "float32"}), devices, "ray")
     killed: list[int] = []
 
     def kill(count: int) -> None:
@@ -310,7 +309,7 @@ def test_ray_workers_give_the_bits_of_one_process(tiny: Denoiser, jobs: list[Job
         assert answers(pool, jobs) == undisturbed
         assert answers(pool, jobs, kill) == undisturbed and killed and killed[0] not in pids(pool)
         with pytest.raises(UserError, match="CPUs"):
-            start_workers(Recipe("tiny", {}), parse_devices("cpu:2") * 500, "ray")
+            start_workers(WorkerConfig("tiny", {}), parse_devices("cpu:2") * 500, "ray")
     finally:
         pool.close()
         ray.shutdown()

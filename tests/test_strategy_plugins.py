@@ -172,9 +172,9 @@ class Wino(Unmasking, name="wino"):
     verify: float = option(0.3, least=0, most=1, help="least probability that a draft keeps")
     reads, takes_schedule, ends = "probability", False, "stable"
 
-    def step(self, state: Any, look: Any, op: Any) -> Any:
+    def step(self, state: Any, view: Any, op: Any) -> Any:
         """Drafts and verification are rows of one step."""
-        fresh, drafts = look.position[look.open], look.position[~look.open]
+        fresh, drafts = view.position[view.open], view.position[~view.open]
         rows = [state.row(fresh, Query(op))]
         if len(drafts):
             hidden = state.tokens.copy()
@@ -214,10 +214,10 @@ class Elastic(Unmasking, name="elastic"):
     at_end: bool = True
     reads, default_schedule, resizes, ends = "probability", "even", True, "stable"
 
-    def step(self, state: Any, look: Any, op: Any) -> Any:
+    def step(self, state: Any, view: Any, op: Any) -> Any:
         """One token at a time, but the first step."""
-        place = look.position
-        if look.step == 0:
+        place = view.position
+        if view.step == 0:
             where = place[-1] + 1 if self.at_end else place[1]
             gone = (
                 place[len(place) - self.fewer :]
@@ -225,7 +225,7 @@ class Elastic(Unmasking, name="elastic"):
                 else place[2 - (len(place) == 2) : 2 - (len(place) == 2) + self.fewer]
             )
             return Edit(insert=np.full(self.more, where), delete=gone)
-        first = place[look.open][:1]
+        first = place[view.open][:1]
         token, logprob, _ = yield from state.read(first, Query(op))
         return Edit(first, token, logprob)
 

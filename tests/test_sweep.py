@@ -240,7 +240,7 @@ WRONG = {
     "steps '9'.*8.*t_write, steps=9": ["--tasks", "t_write", "--decode", "steps=2,9"],
     "threshold.*not used by strategy 'random'": ["--tasks", "t_write", "--decode", "strategy=random", "threshold=0.5"],
     "steps is in the grid": ["--tasks", "t_write", "--decode", "steps=2", "--decode_fixed", "steps=4"],
-    "write nothing": ["--tasks", "t_choice", "--decode", "steps=2"],
+    "generate no text": ["--tasks", "t_choice", "--decode", "steps=2"],
     "--metric.*exact_match": ["--tasks", "t_write", "--decode", "steps=2", "--metric", "exact_mach"],
     "--y_max '0'": ["--tasks", "t_write", "--decode", "steps=2", "--y_max", "0"],
     "--y_max '50'.*one by one": ["--tasks", "t_write,t_infill", "--decode", "steps=2", "--y_max", "50"],

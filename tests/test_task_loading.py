@@ -224,7 +224,7 @@ def test_a_group_may_name_lm_evals_tasks(own_data, groups):
 
 def test_missing_data_names_the_task(tmp_path):
     message = told(["glue_qqp"], data_dir=tmp_path)
-    assert message.startswith("task 'glue_qqp': dataset 'nyu-mll/glue' (configuration 'qqp') cannot be had")
+    assert message.startswith("task 'glue_qqp': cannot load dataset 'nyu-mll/glue' (configuration 'qqp')")
 
 
 # -- examples to show --------------------------------------------------------------------------------------------------

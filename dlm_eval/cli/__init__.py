@@ -1,4 +1,8 @@
-"""The command `dlm-eval`. Only argument parsing is imported at start: `--help` answers at once, torch waits until a run needs it."""
+"""The command `dlm-eval`.
+
+Only argument parsing is imported at start, so that `--help` is fast. torch is imported when a run
+needs it.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,11 @@ from typing import Any, NoReturn
 
 from dlm_eval import __version__
 from dlm_eval.cli import cache, ls, run, show, sweep, trace, validate
-from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown
-from dlm_eval.output import log_to_stderr, spoken_safely
+from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown_name_error
+from dlm_eval.output import log_to_stderr, safe_output
 from dlm_eval.redaction import learn_words
 from dlm_eval.reports.leaderboard import add_parser as add_leaderboard
-from dlm_eval.signals import INTERRUPTED, drop_output, orderly, say_interrupted
+from dlm_eval.signals import INTERRUPTED, discard_output, orderly, print_interrupted
 
 EXAMPLES = """
 examples:
@@ -37,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         raise _in_our_words(message)
 
 
-# What must stand behind an option whose parser is a function of lm-eval's.
+# Allowed values of options that lm-eval parses.
 MUST_BE = {
     "--samples": "JSON of task -> list of document numbers, or a file of it",
     "--seed": "one to four whole numbers",
@@ -45,9 +49,11 @@ MUST_BE = {
 
 
 def _in_our_words(message: str) -> UserError:
-    """Returns the error for argparse's words on a wrong value: "argument --limit/-L: invalid float value: 'x'" names a Python type."""
+    """Returns our error for one of argparse's, which names Python types ("invalid float value:
+    'x'").
+    """
     if choice := re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message):
-        return unknown(choice[1], choice[2], re.findall(r"[\w-]+", choice[3]))
+        return unknown_name_error(choice[1], choice[2], re.findall(r"[\w-]+", choice[3]))
     if wrong := re.fullmatch(r"argument (--\w+)\S*: invalid (.*) value: (.*)", message):
         kind = {"float": "a number", "int": "a whole number"}.get(wrong[2], MUST_BE.get(wrong[1], "another value"))
         return UserError(f"{wrong[1]} {wrong[3]} is not allowed; it must be {kind}")
@@ -55,7 +61,7 @@ def _in_our_words(message: str) -> UserError:
 
 
 def _unrecognized(parser: argparse.ArgumentParser, parsed: argparse.Namespace, rest: list[str]) -> UserError:
-    """Returns the error for words that no option takes, with the nearest option of the command that was given."""
+    """Returns the error for unknown arguments, with the nearest option of the command."""
     known = list(parser._option_string_actions)
     verbs = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     while verbs:
@@ -101,24 +107,25 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Na
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 0 done, 1 part of it failed (the rest is saved), 2 the user's mistake, 130 interrupted."""
+    """Runs the command; returns its exit code.
+
+    0: done. 1: a part failed (the rest is saved). 2: the user's mistake. 130: interrupted.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for name in ("stdout", "stderr"):  # closed ones are None, which libraries do not expect
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     learn_words(arguments)
-    with spoken_safely():
+    with safe_output():
         return _run(arguments)
 
 
 def _run(arguments: list[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # threads that spin while they wait stall on a machine that has other work
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are slow
     try:
         parser = build_parser()
-        # As in lm-eval, `run` may be left out.
+        # As in lm-eval, `run` is optional.
         if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
             arguments.insert(0, "run")
         parsed = _parse(parser, arguments)
@@ -134,16 +141,16 @@ def _run(arguments: list[str]) -> int:
     except DlmEvalError as error:
         return _say(error, 1)
     except KeyboardInterrupt:
-        say_interrupted()
+        print_interrupted()
         return INTERRUPTED
     except BrokenPipeError:
-        drop_output()
+        discard_output()
         return 0
 
 
 def _say(error: DlmEvalError, code: int) -> int:
     print(f"dlm-eval: error: {' '.join(str(error).split())}", file=sys.stderr)
-    logging.getLogger(__name__).debug("where it arose", exc_info=error)
+    logging.getLogger(__name__).debug("traceback of the error", exc_info=error)
     return code
 
 

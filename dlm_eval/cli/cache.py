@@ -1,4 +1,4 @@
-"""`dlm-eval cache ls|rm|export`: the journals, in which finished answers are kept."""
+"""`dlm-eval cache ls|rm|export`: journals, which store finished answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.output import one_line
 from dlm_eval.printable import counted
 from dlm_eval.redaction import redact
@@ -64,7 +64,7 @@ def find(path: str) -> list[Path]:
 
 
 def _open(path: Path) -> Journal:
-    """Returns the journal; looking at a file must not set it aside."""
+    """Opens the journal. It is checked first, since opening a damaged file would rename it."""
     import sqlite3
 
     from dlm_eval.journal import Journal, check
@@ -72,7 +72,7 @@ def _open(path: Path) -> Journal:
     try:
         check(path)
     except sqlite3.Error as error:
-        raise UserError(f"cache path '{path}' is no journal that can be read: {error}") from error
+        raise UserError(f"cache path '{path}' is not a readable journal: {error}") from error
     return Journal(path)
 
 
@@ -107,21 +107,21 @@ def _rm(args: argparse.Namespace) -> int:
 
 
 def _require(paths: list[Path], fingerprint: str) -> None:
-    """Raises UserError where no journal has answers of such a model."""
+    """Raises UserError if no journal has answers of such a model."""
     known: set[str] = set()
     for path in paths:
         journal = _open(path)
         known |= {row["fingerprint"] for row in journal.summary()}
         journal.close()
     if not any(name.startswith(fingerprint) for name in known):
-        raise unknown("--fingerprint", fingerprint, {name[:12] for name in known})
+        raise unknown_name_error("--fingerprint", fingerprint, {name[:12] for name in known})
 
 
 def _release(path: Path) -> None:
-    """Sees to it that a file may go: a journal (whole or torn) that no run has open, which would go on writing into nothing.
+    """Checks that a file may be removed: it is a journal, damaged or not, and no run uses it.
 
     Raises:
-        UserError: it is in use, or another file.
+        UserError: it is in use, or it is not a journal.
     """
     import sqlite3
     from contextlib import closing
@@ -132,12 +132,12 @@ def _release(path: Path) -> None:
         if path.name != NAME:
             check(path)
         with closing(sqlite3.connect(path, timeout=1)) as database:
-            database.execute("PRAGMA journal_mode=DELETE")  # needs the file for itself
+            database.execute("PRAGMA journal_mode=DELETE")  # fails if another process uses the file
     except sqlite3.OperationalError as error:
         raise UserError(f"cache path '{path}' cannot be removed ({error}); does a run use it?") from error
     except sqlite3.DatabaseError as error:
         if path.name != NAME:
-            raise UserError(f"cache path '{path}' is no journal: {error}") from error
+            raise UserError(f"cache path '{path}' is not a journal: {error}") from error
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -26,7 +26,8 @@ def main(args: argparse.Namespace) -> int:
     headers, rows = {"models": _models, "estimators": _estimators, "strategies": _strategies, "presets": _presets}.get(
         args.what, lambda: _tasks(args)
     )()
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # files and pipes get whole lines
+    # No wrapping in files and pipes.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(table(list(rows), headers, width=width))
     return 0
 

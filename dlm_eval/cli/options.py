@@ -1,4 +1,4 @@
-"""Options that several commands share, each with one meaning."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--data_dir": {"metavar": "DIR", "help": "datasets from local files before the hub (default: $DLM_EVAL_DATA)"},
     "--include_path": {"metavar": "DIR", "help": "further folder of task YAMLs"},
     "--num_fewshot": {"type": int, "metavar": "N", "help": "few-shot examples of each prompt"},
-    "--seed": {"help": "of documents, examples and all that is drawn"},
-    "--batch_size": {"metavar": "N|auto", "help": "rows of a batch"},
-    "--device": {"help": "where the model runs"},
+    "--seed": {"help": "seed of documents, examples and all random draws"},
+    "--batch_size": {"metavar": "N|auto", "help": "number of rows in a batch"},
+    "--device": {"help": "device of the model"},
     "--devices": {
         "metavar": "0,1|cpu:2|gpu:4|auto",
         "help": "one worker process per device (default: one device, in this process)",
     },
     "--sandbox": {
         "choices": ("auto", "namespaces", "plain"),
-        "help": "kind of sandbox for generated code; an error if it is missing here (default: auto, the best; see docs/sandbox.md)",
+        "help": "kind of sandbox for generated code; an error if this machine lacks it (default: auto, the best; see docs/sandbox.md)",
     },
     "--confirm_run_unsafe_code": {"action": "store_true", "help": "tasks may run generated code (in a sandbox)"},
     "--unsandboxed": {
@@ -42,6 +42,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def add_options(parser: argparse._ActionsContainer, *names: str) -> None:
-    """Adds options of `OPTIONS` to a parser or a group of it."""
+    """Adds options of `OPTIONS` to a parser or an argument group."""
     for name in names:
         parser.add_argument(name, **OPTIONS[name])

@@ -16,18 +16,18 @@ from dlm_eval.redaction import learn_words
 if TYPE_CHECKING:
     from dlm_eval.harness.run_settings import RunSettings
 
-# lm-eval options that do not go into RunSettings: what they are for happens here, or is refused.
+# lm-eval options that are not part of RunSettings: handled here, or refused.
 TRACKER_ARGS = ("wandb_args", "wandb_config_args", "trackio_args")
 REFUSED = {
-    "use_cache": "its key knows neither model nor settings; finished answers are kept in the journal of --output_path (--no_resume ignores it)",
-    "cache_requests": "its key knows neither data nor settings, and building requests is cheap; leave it out",
+    "use_cache": "lm-eval's cache key includes neither the model nor the settings; the journal of --output_path stores finished answers (--no_resume ignores it)",
+    "cache_requests": "lm-eval's cache key includes neither the data nor the settings, and building requests is cheap; leave it out",
     "check_integrity": "it runs lm-eval's own test suite; `dlm-eval validate TASKS` checks tasks",
 }
 PLAIN = ("command", "config", "main", "func", "show_config", "trust_remote_code", "check_integrity")
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds `run`: lm-eval's own option tree, so that every name and meaning is the same, with our group behind it."""
+    """Adds `run`: lm-eval's own options with the same names and meanings, and a group of ours."""
     parser = run_parser(subparsers)
     for action in parser._actions:
         if action.dest in REFUSED:
@@ -83,10 +83,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the evaluation, prints the table, updates the board; returns 0, or 1 if samples erred.
+    """Runs the evaluation, prints the table, updates the leaderboard; returns 0, or 1 if samples
+    failed.
 
     Raises:
-        RunError: something is missing behind a run that is saved: a metric, the board, a report.
+        RunError: the run is saved, but a metric, the leaderboard or a report is missing.
     """
     from dlm_eval.harness.trackers import parse_reports
     from dlm_eval.reports.run_report import report, say
@@ -108,7 +109,7 @@ def main(args: argparse.Namespace) -> int:
     finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
     lines, missing = report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
     missing += reports.send(finished.results, settings.log_samples, output_directory(str(settings.output_path)))
-    say(lines)  # last: whoever reads may have gone
+    say(lines)  # last, since the pipe may be closed
     if missing:
         raise RunError(f"missing: {'; '.join(missing)}; everything else is saved")
     return 1 if finished.errors else 0
@@ -133,7 +134,7 @@ def _config_file(path: str | None) -> dict[str, Any]:
     learn_words(text.splitlines())
     try:
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise UserError(f"--config '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"--config '{path}' must hold settings as key: value")

@@ -1,4 +1,4 @@
-"""`dlm-eval show MODEL|TASK`: everything that is known about one name."""
+"""`dlm-eval show NAME`: all facts about one model, task, estimator, strategy or preset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from dlm_eval.cli.options import add_options
-from dlm_eval.errors import unknown
+from dlm_eval.errors import unknown_name_error
 from dlm_eval.redaction import redact
 
 
@@ -20,7 +20,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints what is known about `args.name`."""
+    """Prints all facts about `args.name`."""
     import yaml
 
     found = redact(_find(args.name, args.include_path))
@@ -59,7 +59,7 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     if not found:
         check_supported(name)
         tasks = (row[0] for row in list_tasks(include_path))
-        raise unknown(
+        raise unknown_name_error(
             "name",
             name,
             {
@@ -77,7 +77,7 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
 
 
 def _of_file(name: str) -> dict[str, Any]:
-    """Returns what is known about a class of a user's file, a strategy or an estimator."""
+    """Returns the facts about a strategy or an estimator of a user's file."""
     from dlm_eval.decoding import Strategy, describe_strategy
     from dlm_eval.likelihood.estimator import describe_estimator
     from dlm_eval.plugins import load_class

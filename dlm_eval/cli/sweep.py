@@ -1,6 +1,8 @@
-"""`dlm-eval sweep`: a grid of decode settings on one loaded model: quality against speed, as CSV and a plot.
+"""`dlm-eval sweep`: a grid of decode settings on one loaded model: quality against speed, as CSV
+and a plot.
 
-options -> plan (everything that can be wrong before a model is loaded) -> a run for each combination -> points of reports/sweep.py
+options -> plan (all checks before a model is loaded) -> one run per combination -> points
+(reports/sweep.py)
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.cli.options import add_options
-from dlm_eval.errors import RunError, UserError, unknown
+from dlm_eval.errors import RunError, UserError, unknown_name_error
 from dlm_eval.output import one_line, set_verbosity, table
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Options that mean what they mean to `run` and are handed on to it.
+# Options with the same meaning as in `run`, which are passed to it.
 PASSED = (
     "model", "model_args", "limit", "num_fewshot", "batch_size", "device", "devices", "seed", "data_dir", "include_path", "apply_chat_template",
     "system_instruction", "confirm_run_unsafe_code", "unsandboxed", "sandbox", "output_path", "verbosity", "resume",
@@ -44,7 +46,7 @@ def add_parser(subparsers: Any) -> None:
         nargs="+",
         metavar="TASK",
         default=[],
-        help="tasks in which the model writes; each is a panel of the plot",
+        help="tasks that generate text; each is a panel of the plot",
     )
     parser.add_argument(
         "--decode", nargs="+", metavar="k=v1,v2", action="append", required=True,
@@ -58,7 +60,7 @@ def add_parser(subparsers: Any) -> None:
         nargs="+",
         metavar="TASK",
         default=[],
-        help="tasks or YAML files that word one question differently: averaged over",
+        help="tasks or YAML files that word one question differently; their scores are averaged",
     )
     parser.add_argument(
         "--sweep", choices=("templates",), help="templates: all of --tasks are wordings of one question"
@@ -87,7 +89,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the grid; returns 0, or 1 where samples erred."""
+    """Runs the grid; returns 0, or 1 if samples failed."""
     from dlm_eval.harness.open_model import open_model
     from dlm_eval.harness.run import run
     from dlm_eval.harness.run_settings import output_directory
@@ -102,7 +104,7 @@ def main(args: argparse.Namespace) -> int:
     with open_model(plan.settings, home) as loaded:
         if loaded.model is None:
             raise UserError(
-                f"--model '{args.model}' is not a diffusion language model of ours: decode settings mean nothing to it"
+                f"--model '{args.model}' is not a diffusion language model of dlm_eval; decode settings mean nothing to it"
             )
         combinations = plan.combinations(loaded.model.process)
         sweep = Sweep(loaded.name, y_max=args.y_max)
@@ -114,7 +116,8 @@ def main(args: argparse.Namespace) -> int:
             errors += finished.errors
             missing += finished.missing
             sweep.points.extend(points_of(finished, plan, decode, baseline))
-            # After each point: whoever waits can look, and what is interrupted has lost nothing.
+            # After each point, so that tables can be read meanwhile and an interruption loses
+            # nothing.
             write_files({home / "sweep.csv": sweep.csv(), home / "aup.csv": sweep.aup_csv()})
     draw(sweep, home / "sweep.png")
     _report(sweep, home)
@@ -164,13 +167,13 @@ def _report(sweep: Sweep, home: Path) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will run.
+    """The runs of a sweep.
 
     Attributes:
-        settings: of every run; `tasks` are those in which the model writes, `decode` is empty.
+        settings: of every run. `tasks` are those that generate text; `decode` is empty.
         grid: combinations of decode settings.
         fixed: decode settings of all of them.
-        question: task name -> the question that it words.
+        question: task name -> the question that it asks.
         metrics: task name -> metric that is reported.
         baseline: whether the baseline is run.
     """
@@ -193,7 +196,9 @@ class Plan:
 
 
 def baseline_settings() -> dict[str, Any]:
-    """Returns the settings that make any others the plain decoder: one token per step, the most probable first."""
+    """Returns the settings of the plain decoder, which override others: one token per step, most
+    probable first.
+    """
     from dlm_eval.decoding import GENERAL, setting_names
 
     of_strategies = {name: None for name in setting_names() if name not in GENERAL}
@@ -202,13 +207,13 @@ def baseline_settings() -> dict[str, Any]:
 
 
 def make_plan(given: Mapping[str, Any]) -> Plan:
-    """Returns what is to be run; everything that can be wrong before a model is loaded is found here.
+    """Returns the runs of a sweep, after all checks that need no model.
 
     Args:
         given: the options of `dlm-eval sweep` by name.
 
     Raises:
-        UserError: a wrong setting, task, metric or combination.
+        UserError: a setting, task, metric or combination is wrong.
     """
     from dlm_eval.harness.open_model import check_model_name
     from dlm_eval.harness.run_settings import run_settings
@@ -256,8 +261,11 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
 
 
 def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
-    """Returns the tasks in which the model writes, by name, and the names of the others, which do not depend on decode settings."""
-    from dlm_eval.harness.checks import refuse_unsandboxed, take_sandbox
+    """Returns the tasks that generate text, by name, and the names of the others.
+
+    The others do not depend on decode settings.
+    """
+    from dlm_eval.harness.checks import refuse_unsandboxed, start_sandbox
     from dlm_eval.harness.code_tasks import ways
     from dlm_eval.harness.tasks import check_fewshot
 
@@ -266,7 +274,7 @@ def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
     found = ways(loaded["tasks"])
     refuse_unsandboxed(found, settings)
     if settings.confirm_run_unsafe_code:
-        take_sandbox(loaded, settings)
+        start_sandbox(loaded, settings)
     unsafe = [] if settings.confirm_run_unsafe_code else list(found)
     kept = {
         name: task
@@ -278,16 +286,20 @@ def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
         reason = (
             "run generated code; add --confirm_run_unsafe_code to allow it"
             if set(left) == set(unsafe)
-            else "write nothing: a sweep of decode settings has no say in them"
+            else "generate no text, so decode settings have no effect on them"
         )
         raise UserError(f"--tasks {', '.join(left)} {reason}")
     if left:
-        log.warning("left out: %s (nothing is written there, or generated code would be run)", ", ".join(left))
+        log.warning("skipped: %s (they generate no text, or would run generated code)", ", ".join(left))
     return kept, left
 
 
 def _specs(settings: RunSettings, kept: Mapping[str, Any], left: Sequence[str]) -> tuple[str, ...]:
-    """Returns names for `run`: those that the user gave where they stand for kept tasks alone (a YAML file has no other), else the tasks'."""
+    """Returns task names for `run`.
+
+    These are the user's if they name only kept tasks (a YAML file has no other name), else the
+    tasks' own.
+    """
     if not left:
         return settings.tasks
     specs: list[str] = []
@@ -313,18 +325,21 @@ def _load(specs: Sequence[Any], settings: RunSettings) -> dict[str, Any]:
 def _metric(task: Any, name: str, wanted: str | None) -> str:
     names = [str(entry["metric"]) for entry in task.config.metric_list or ()]
     if wanted is not None and wanted not in names:
-        raise unknown(f"--metric of task {name}", wanted, names)
+        raise unknown_name_error(f"--metric of task {name}", wanted, names)
     return wanted or names[0]
 
 
 def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | None, title: str) -> None:
-    """Raises UserError where settings cannot be, or do not fit the model's process or a task whose answers have a length of their own."""
+    """Raises UserError if settings are invalid, or do not fit the model's process or a task with
+    its own length.
+    """
     from dlm_eval.harness.decode_config import DecodeOptions
     from dlm_eval.harness.requests import HOLE
 
-    options = DecodeOptions(decode, default_length=0, process=process or "absorbing")  # 0: nobody names a length
+    # 0: no length is set.
+    options = DecodeOptions(decode, default_length=0, process=process or "absorbing")
     if decode.get("preset") == "authors":
-        return  # which they are depends on the checkpoint
+        return  # they depend on the checkpoint
     for name, task in tasks.items():
         hole = getattr(task, "infill", None)
         named = hole.any_hole() if hole is not None else None
@@ -338,7 +353,7 @@ def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | N
 
 
 def points_of(finished: Finished, plan: Plan, decode: Mapping[str, Any], baseline: bool) -> list[Point]:
-    """Returns what a run of the plan says about each task."""
+    """Returns the points of one run, one per task."""
     from dlm_eval.reports.sweep import Point
 
     results, several = finished.results, len(set(plan.question.values())) < len(plan.question)

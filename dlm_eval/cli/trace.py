@@ -1,4 +1,6 @@
-"""`dlm-eval trace`: how one text is written, step by step: in the terminal, as a web page, or as JSON."""
+"""`dlm-eval trace`: shows how one text is written, step by step, in the terminal, as a web page or
+as JSON.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from dlm_eval.redaction import redact_text
 if TYPE_CHECKING:
     from dlm_eval.reports.recording import Recording
 
-LENGTH = 32  # open positions where nobody names a length
+LENGTH = 32  # default number of open positions
 
 
 def add_parser(subparsers: Any) -> None:
@@ -43,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Fills the hole and shows how."""
+    """Fills the hole and shows the steps."""
     if args.html and args.html == args.json:
         raise UserError(f"--html and --json name one file, '{args.html}'; give two")
     recording = _record(args)
@@ -83,7 +85,7 @@ def _record(args: argparse.Namespace) -> Recording:
     decode = user_layer({}, parse_pairs(",".join(args.decode or ()), "--decode"))
     arguments: dict[str, Any] = dict(parse_pairs(",".join(args.model_args or ()), "--model_args"))
     process = process_of(args.model, arguments) or "absorbing"
-    if decode.get("preset") != "authors":  # wrong settings show before a model is loaded
+    if decode.get("preset") != "authors":  # find wrong settings before a model is loaded
         _settings(DecodeOptions(decode, "", LENGTH, process), args)
     if args.device is not None:
         if "device" in arguments:
@@ -114,7 +116,7 @@ def _settings(options: Any, args: argparse.Namespace) -> tuple[Any, int]:
         raise UserError("--length and the length of --decode exclude each other; give one")
     ask = options.request({HOLE: Hole(Length(args.length))} if args.length is not None else {})
     length = ask.hole.length.tokens
-    assert length is not None  # nobody asks for an oracle here
+    assert length is not None  # `trace` has no oracle lengths
     return options.settings(ask, length), length
 
 

@@ -1,4 +1,8 @@
-"""`dlm-eval validate TASKS`: loads tasks with their data, builds a prompt of each and looks at all targets, without a model."""
+"""`dlm-eval validate TASKS`: loads tasks with their data, builds a prompt of each and checks all
+targets.
+
+It needs no model.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +30,12 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints documents, shots and the first prompt of every task, and what a run would say of its documents."""
+    """Prints documents, shots and the first prompt of every task, and the errors that a run would
+    report.
+    """
     from dlm_eval.harness import lm_eval_patches as patches
     from dlm_eval.harness.decode_config import DecodeOptions, check_requests
-    from dlm_eval.harness.requests import Unbuilt
+    from dlm_eval.harness.requests import UnbuiltPrompt
     from dlm_eval.harness.requirements import check_loaded_metrics
     from dlm_eval.harness.run_settings import parse_seeds
     from dlm_eval.harness.sample_errors import SampleErrors
@@ -56,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
             notes += [f"{name}: {note}" for note in _notes(task, examples if task.config.num_fewshot else None)]
             task.build_all_requests(limit=1, rank=0, world_size=1)
         request = task.instances[0].args
-        unbuilt = isinstance(request[0], Unbuilt)  # a run stores it as this document's error
+        unbuilt = isinstance(request[0], UnbuiltPrompt)  # a run stores this as the document's error
         notes += [f"{name}: document 0: {request[0]}"] if unbuilt else []
         prompts += [] if unbuilt else _prompt(name, request)
         length = "none" if unbuilt else len(str(request[0]))
@@ -69,7 +75,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _prompt(name: str, request: Sequence[Any]) -> list[str]:
-    """Returns the first prompt of a task with what the model is to score or to write behind it, as lines."""
+    """Returns the first prompt of a task, and what the model has to score or write after it, as
+    lines.
+    """
     from dlm_eval.harness.results import plain_argument
 
     context, *rest = request
@@ -78,7 +86,7 @@ def _prompt(name: str, request: Sequence[Any]) -> list[str]:
 
 
 def _notes(task: Any, left: Examples | None) -> list[str]:
-    """Returns what is to be known of a task's documents before they are run, and of its few-shot examples, if it shows any."""
+    """Returns notes about a task's documents, and about its few-shot examples if it shows any."""
     from dlm_eval.harness import targets
     from dlm_eval.printable import counted
 

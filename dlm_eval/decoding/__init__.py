@@ -1,8 +1,11 @@
 """Decoding: filling the open positions of canvases.
 
-fill: canvases -> programs -> engine -> fillings. A strategy (`strategy.py`) is a frozen dataclass that owns its options; `settings.py` holds the general
-ones. Masked models are filled by `unmasking.py` (read candidates: `draw.py`; where to write: `strategies.py`, `ancestral.py`, `remasking.py`; how many:
-`schedules.py`; the canvas: `state.py`; when to stop: `exits.py`); the processes 'uniform', 'gaussian' and 'canvas' have programs of their own.
+fill: canvases -> programs -> engine -> fillings. A strategy (`strategy.py`) is a frozen dataclass
+that owns its options; `settings.py` holds the general ones. Masked models are decoded by
+`unmasking.py`. It reads candidates (`draw.py`), asks a strategy which of them to write
+(`strategies.py`, `ancestral.py`, `remasking.py`), asks a schedule how many (`schedules.py`),
+updates the canvas (`state.py`), and stops early if it can (`exits.py`). The processes 'uniform',
+'gaussian' and 'canvas' have their own programs.
 """
 
 from __future__ import annotations

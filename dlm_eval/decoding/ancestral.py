@@ -1,17 +1,20 @@
-"""Strategies that step back in time: each open position is written with the chance of the time that has passed.
+"""Ancestral sampling: each open position is written with the probability of the reverse process.
 
-With s_y the concrete score of token y at a masked position and S their sum (Lou et al. 2023), a step from t to s < t writes y with probability
+With s_y the concrete score of token y at a masked position and S their sum (Lou et al. 2023), a
+step from t to s < t writes y with probability
 
     analytic   (exp(sigma(t) - sigma(s)) - 1) s_y        (Tweedie tau-leaping, their eq. 19)
     euler      (t - s) sigma'(t) s_y                     (their eq. 13)
     ddpm       (1 - s/t) p(y)                            (Sahoo et al. 2024, eq. 7)
 
-and leaves the position open otherwise (never, where these sum to more than 1). Since ratios of the s_y do not depend on the step, that is: write
-with probability min(1, factor x S) a token drawn from s_y / S. A model that predicts tokens themselves has S = 1 / (exp(sigma) - 1): then the chance is
-known before anything is read, and only what will be written is read. After the last step one more removes what noise is left: ddpm writes the most
-probable tokens, the others draw them.
+and leaves the position open otherwise (never if these sum to more than 1). The ratios of the s_y do
+not depend on the step, so the step is equivalent to this: with probability min(1, factor x S),
+write a token drawn from s_y / S. A model that predicts tokens has S = 1 / (exp(sigma) - 1). The
+probability is then known before the model runs, and only positions that will be written are read.
+One more step after the last removes the remaining noise: ddpm writes the most probable tokens, the
+others draw them.
 
-Shape letters: N = wanted positions of a batch, V = vocabulary, W = positions that a step looks at.
+Shape letters: N = wanted positions of a batch, V = vocabulary, W = positions that a step considers.
 """
 
 from __future__ import annotations
@@ -41,11 +44,13 @@ SCORES = "score_logits"  # method of models of concrete scores
 
 @dataclass(frozen=True)
 class Rates:
-    """LogitsOp of log-scores: (token, its log-probability [nats], log of the chance that it is written now [nats]), each [N].
+    """LogitsOp of log-scores: (token, its log-probability, log-probability that it is written now).
+
+    Each is [N]; logs are in nats.
 
     Attributes:
         draw: how the token is drawn; it bans the mask.
-        log_factor: log of what multiplies the scores in this step.
+        log_factor: log of the factor of the scores in this step.
     """
 
     draw: Draw
@@ -58,7 +63,10 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class Timestep(Unmasking, name="timestep"):
-    """each position with probability 1 - s/t, all that is left in the last step (Dream origin; eps=0: DiffuLLaMA random keep)"""
+    """each position with probability 1 - s/t (Dream origin; eps=0: DiffuLLaMA random keep)
+
+    The last step writes all remaining positions.
+    """
 
     takes_schedule: ClassVar[bool] = False
 
@@ -66,15 +74,15 @@ class Timestep(Unmasking, name="timestep"):
     def is_random(self) -> bool:
         return True
 
-    def commit(self, look: StepState) -> Bools:
-        if look.step >= look.steps - 1:
-            return ~look.nowhere
-        return np.asarray(look.uniform("order") < reveal_rates(look.eps, look.steps)[look.step])
+    def commit(self, view: StepState) -> Bools:
+        if view.step >= view.steps - 1:
+            return ~view.nowhere
+        return np.asarray(view.uniform("order") < reveal_rates(view.eps, view.steps)[view.step])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ancestral(Unmasking):
-    """Base: each position is written with its own chance, `StepState.score` (log, nats); the query tells it."""
+    """Base: each position is written with its own probability, `StepState.score` (log, nats)."""
 
     takes_schedule: ClassVar[bool] = False
 
@@ -82,37 +90,40 @@ class Ancestral(Unmasking):
     def is_random(self) -> bool:
         return True
 
-    def commit(self, look: StepState) -> Bools:
-        return np.asarray(look.uniform("order") < np.exp(np.minimum(look.score, 0.0)))
+    def commit(self, view: StepState) -> Bools:
+        return np.asarray(view.uniform("order") < np.exp(np.minimum(view.score, 0.0)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ddpm(Ancestral, name="ddpm"):
-    """ancestral sampling: each position with probability 1 - s/t, what is left as the most probable token (MDLM, BD3LM)"""
+    """ancestral sampling: each position with probability 1 - s/t (MDLM, BD3LM)
 
-    def query(self, look: StepState, op: Draw, model: Denoiser) -> Query:
-        if look.step >= look.steps:
+    After the last step the remaining positions get their most probable tokens.
+    """
+
+    def query(self, view: StepState, op: Draw, model: Denoiser) -> Query:
+        if view.step >= view.steps:
             return Query(at_temperature_zero(op), log_chance=0.0)
-        grid = reveal_grid(look.eps, look.steps)
-        return Query(op, log_chance=_log(float(1 - grid[look.step + 1] / grid[look.step])))
+        grid = reveal_grid(view.eps, view.steps)
+        return Query(op, log_chance=_log(float(1 - grid[view.step + 1] / grid[view.step])))
 
 
 class ReverseTransition(Ancestral):
-    """Base: the chance is a factor of the step times the concrete scores."""
+    """Base: the probability is the step's factor times the concrete scores."""
 
     reads: ClassVar[Measure | None] = "probability"
 
     def factor(self, schedule: NoiseSchedule, now: float, after: float) -> float:
-        """Returns what multiplies the concrete scores in a step from time `now` to `after`."""
+        """Returns the factor of the concrete scores in a step from time `now` to `after`."""
         raise NotImplementedError
 
-    def query(self, look: StepState, op: Draw, model: Denoiser) -> Query:
+    def query(self, view: StepState, op: Draw, model: Denoiser) -> Query:
         schedule: NoiseSchedule = noise_schedule(model)
-        grid = reveal_grid(look.eps, look.steps)
-        now = float(grid[min(look.step, look.steps)])
+        grid = reveal_grid(view.eps, view.steps)
+        now = float(grid[min(view.step, view.steps)])
         sigma = schedule.sigma(now)
-        done = look.step >= look.steps
-        factor = math.inf if done else self.factor(schedule, now, float(grid[look.step + 1]))
+        done = view.step >= view.steps
+        factor = math.inf if done else self.factor(schedule, now, float(grid[view.step + 1]))
         op = replace(op, banned=tuple({*op.banned, model.mask_id}))
         if offers(model, ConcreteScores):
             return Query(Rates(op, _log(factor)), SCORES, sigma)
@@ -121,7 +132,10 @@ class ReverseTransition(Ancestral):
 
 @dataclass(frozen=True, kw_only=True)
 class Analytic(ReverseTransition, name="analytic"):
-    """each position by its exact reverse transition, what is left drawn (SEDD analytic, Tweedie tau-leaping; MDLM analytic)"""
+    """each position by its exact reverse transition (SEDD, MDLM analytic; Tweedie tau-leaping)
+
+    After the last step the remaining positions get tokens that are drawn.
+    """
 
     def factor(self, schedule: NoiseSchedule, now: float, after: float) -> float:
         return math.expm1(schedule.sigma(now) - schedule.sigma(after))
@@ -129,7 +143,11 @@ class Analytic(ReverseTransition, name="analytic"):
 
 @dataclass(frozen=True, kw_only=True)
 class Euler(ReverseTransition, Halting, name="euler"):
-    """Euler steps of the reverse process: of its rates (SEDD euler), of its embeddings in models of process 'gaussian' (CDCD, DDLM)"""
+    """Euler steps of the reverse process (SEDD euler; process 'gaussian': CDCD, DDLM)
+
+    The steps are those of the reverse rates, and of the embeddings for models of process
+    'gaussian'.
+    """
 
     noise_scale: float = option(1.0, least=0, help="factor of the initial noise (process 'gaussian')")
     score_temperature: float = option(

@@ -1,11 +1,15 @@
-"""Decoding in blocks of random tokens: uniform noise with self-conditioning (process 'canvas'; DiffusionGemma).
+"""Decoding in blocks of random tokens: uniform noise with self-conditioning (process 'canvas';
+DiffusionGemma).
 
-Canvas after canvas of a fixed length, each begun with random tokens. A step: a token is drawn for every position at a temperature that
-falls linearly; the surest are accepted while the entropies of those before them sum up to at most a bound (EB-sampler, Ben-Hamu et al.
-2025, arXiv 2505.24857), all others become random tokens again; the step's distributions are an input of the next one
-(self-conditioning). A canvas ends with the most probable tokens of its last step.
+The text is filled in canvases of a fixed length, one after the other. Each starts with random
+tokens. A step draws a token for every position at a temperature that falls linearly. Tokens are
+accepted in order of entropy, as long as the entropies of those before sum to at most a bound
+(EB-sampler, Ben-Hamu et al. 2025, arXiv 2505.24857). All other positions become random tokens
+again. The distributions of a step are an input of the next one (self-conditioning). A canvas ends
+with the most probable tokens of its last step.
 
-Shape letters: L = positions of the sequence, n = positions of one canvas, N = wanted positions of a batch, V = vocabulary, H = state size.
+Shape letters: L = positions of the sequence, n = positions of one canvas, N = wanted positions of a
+batch, V = vocabulary, H = state size.
 """
 
 from __future__ import annotations
@@ -39,9 +43,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CanvasReader:
-    """Reads (token drawn, most probable token, its log-probability [nats], entropy [nats]) at a temperature; keeps the self-conditioning [H].
+    """KeepingOp of (drawn token, most probable token, its log-probability [nats], entropy [nats]).
 
-    The payload is a uniform in [0, 1) for each position.
+    It keeps the self-conditioning [H]. The payload is a uniform number in [0, 1) for each position.
     """
 
     soft_embeddings: Callable[[Tensor], Tensor] = field(compare=False)  # one engine has one model
@@ -59,11 +63,12 @@ class CanvasReader:
 
 @dataclass(frozen=True, kw_only=True)
 class Renoise(Halting, name="renoise"):
-    """canvas by canvas from random tokens: the surest are accepted, the others drawn anew (DiffusionGemma; process 'canvas')"""
+    """tokens of low entropy are accepted, the others drawn again (DiffusionGemma; process 'canvas')
 
-    accept_bound: float = option(
-        0.1, least=0, help="nats that the entropies before an accepted token sum up to at most"
-    )
+    Canvases of the model's own length are filled one after the other, from random tokens.
+    """
+
+    accept_bound: float = option(0.1, least=0, help="maximum sum of the entropies before an accepted token (nats)")
     t_start: float = option(0.8, above=0, help="temperature of the first step")
     t_end: float = option(0.4, least=0, help="temperature after the last step")
     processes: ClassVar[tuple[Process, ...]] = ("canvas",)
@@ -83,8 +88,9 @@ class Renoise(Halting, name="renoise"):
     def program(self, request: FillRequest) -> Program[Filling]:
         """Returns the program that fills the canvas, with the most probable of `samples` samples.
 
-        A hole at the end is filled in canvases of the model's own length, the last one cut; a text that goes on behind the hole stays
-        where it is, as a part of the canvas. `exit` is 'eos' or 'stop' if visible text ended before the last canvas.
+        A hole at the end is filled in canvases of the model's own length; the last one is cut. Text
+        after a hole stays in place, as a part of a canvas. `exit` is 'eos' or 'stop' if visible
+        text ended before the last canvas.
         """
         numbers = range(request.settings.samples)
         samples = [Sample(request, self, repeat(request.noise, i)).program() for i in numbers]
@@ -92,7 +98,7 @@ class Renoise(Halting, name="renoise"):
 
 
 class Sample:
-    """One sample being written; the model is a `Denoiser` and a `models.denoiser.CanvasDenoiser`."""
+    """One sample. The model is a `Denoiser` and a `models.denoiser.CanvasDenoiser`."""
 
     def __init__(self, request: FillRequest, options: Renoise, noise: Noise) -> None:
         model: Any = request.model
@@ -112,7 +118,7 @@ class Sample:
         self.forwards = 0
 
     def program(self) -> Program[Filling]:
-        """Returns the program over the canvases in reading order."""
+        """Returns the program that fills all canvases, from left to right."""
         reason = None
         for number, begin in enumerate(range(self.first, len(self.tokens), self.model.canvas_length)):
             end = min(begin + self.model.canvas_length, len(self.tokens))
@@ -183,7 +189,12 @@ class Sample:
 
 
 def accepted(entropy: Floats, bound: float) -> NDArray[np.bool_]:
-    """Returns [n] bool, true at the positions of least entropy [n] (nats) whose predecessors' entropies sum up to at most `bound`."""
+    """Returns which positions are accepted, in order of entropy.
+
+    Args:
+        entropy: [n] of each position (nats).
+        bound: maximum sum of the smaller entropies (nats).
+    """
     order = np.argsort(entropy, kind="stable")
     before = np.cumsum(entropy[order]) - entropy[order]
     kept = np.zeros(len(entropy), dtype=bool)

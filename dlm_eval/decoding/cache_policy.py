@@ -1,10 +1,11 @@
-"""KV-cache policies of decoding: which positions of a canvas run in a row, and which are read from the cache.
+"""KV-cache policies of decoding: which positions of a canvas run in a row, and which are read from
+the cache.
 
 exact           A block-causal or causal model: the keys and values of a finished prefix are final. The prefix
                 runs once, with the first row that finds it finished. No token changes. Always on.
 prefix, dual    Fast-dLLM (Wu et al. 2025, arXiv 2505.22618) under full attention: the first row of a block
-                runs whole. Later rows use its keys and values of what stands before the block ('prefix')
-                or on both sides of it ('dual'). An approximation, so only on request.
+                runs whole. Later rows use its keys and values of the positions before the block
+                ('prefix') or on both sides of it ('dual'). An approximation, so only on request.
 
 Shape letters: L = positions of the canvas, W = positions that a row reads.
 """
@@ -30,17 +31,18 @@ class CachePolicy(Protocol):
 
     Attributes:
         first_alone: whether the first step of a block commits only its first position.
-        of_block: whether the cache belongs to a block's first row, so that no block continues without it.
+        of_block: whether the cache belongs to a block's first row, so that no block continues
+            without it.
     """
 
     first_alone: bool
     of_block: bool
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
-        """Returns `memory`, `live` and `keep` of the next row (see `rows.Row`).
+        """Returns `kv_cache`, `query_span` and `cache_until` of the next row (see `rows.Row`).
 
         Args:
-            tokens: [L] what the row shows.
+            tokens: [L] tokens of the row.
             open_: [L] whether a position is open.
             at: [W] positions that it reads, ascending.
             block: positions of the block that is being filled, ascending.
@@ -69,21 +71,26 @@ class PrefixCache:
         self._mask_id = model.mask_id
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
-        """Returns what runs: everything behind the cached prefix, and the positions that are read."""
-        unknown = open_ | (tokens == self._mask_id)  # a mask can also be given, or committed if that is allowed
+        """Returns what runs: all positions after the cached prefix, and the positions that are
+        read.
+        """
+        # A mask can also be given, or committed if that is allowed.
+        unknown = open_ | (tokens == self._mask_id)
         front = int(unknown.argmax()) if unknown.any() else len(tokens)
         finished = front // self._unit * self._unit
         known = self._cache.agrees(tokens) // self._unit * self._unit
         begin = max(0, min(known, int(at[0]) - self._shift))
-        live = (begin, len(tokens)) if begin else None
-        return {"memory": self._cache, "live": live, "keep": finished if finished > known else 0}
+        span = (begin, len(tokens)) if begin else None
+        return {"kv_cache": self._cache, "query_span": span, "cache_until": finished if finished > known else 0}
 
 
 class BlockCache:
-    """Caches the surroundings of a block as they were in the block's first row (Fast-dLLM). Approximate.
+    """Caches the positions outside a block as they were in the block's first row (Fast-dLLM).
 
-    A shifted model reads a block's first token one position before the block, which later rows do not run.
-    The first row commits only that token, as the authors' code for Dream does.
+    Approximate.
+
+    A shifted model reads a block's first token one position before the block, which later rows do
+    not run. The first row commits only that token, as the authors' code for Dream does.
     """
 
     of_block = True
@@ -91,17 +98,19 @@ class BlockCache:
     def __init__(self, model: CachingDenoiser, both_sides: bool) -> None:
         self._cache, self._both_sides, self._shift = KVCache(), both_sides, model.logit_shift
         self.first_alone = model.logit_shift > 0
-        self._block = -1  # first position of the block whose surroundings are cached
+        self._block = -1  # first position of the block of the cache
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
-        """Returns what runs: everything in a block's first row; then the block, and without `both_sides` all behind it."""
+        """Returns what runs: all positions in a block's first row, then the block (and all after
+        it, unless `both_sides`).
+        """
         first, last = int(block[0]), int(block[-1])
         if self._block != first:
             self._block = first
-            return {"memory": self._cache, "keep": len(tokens) if self._both_sides else first}
+            return {"kv_cache": self._cache, "cache_until": len(tokens) if self._both_sides else first}
         begin = max(0, min(first, int(at[0]) - self._shift))
         end = last + 1 if self._both_sides else len(tokens)
-        return {"memory": self._cache, "live": (begin, end) if (begin, end) != (0, len(tokens)) else None}
+        return {"kv_cache": self._cache, "query_span": (begin, end) if (begin, end) != (0, len(tokens)) else None}
 
 
 def make_cache_policy(model: Denoiser, cache: Cache, guided: bool) -> CachePolicy:
@@ -113,7 +122,7 @@ def make_cache_policy(model: Denoiser, cache: Cache, guided: bool) -> CachePolic
         guided: whether rows have an unconditional twin, which is never cached.
 
     Raises:
-        UserError: 'prefix' or 'dual' with a model that cannot, or that needs no approximation.
+        UserError: 'prefix' or 'dual' with a model that has no KV cache, or whose cache is exact.
     """
     able = caching(model) if cache != "none" else None
     if cache in ("prefix", "dual"):

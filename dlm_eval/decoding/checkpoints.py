@@ -1,7 +1,8 @@
-"""Checkpoints: what a half-filled canvas needs to go on in another process as if nothing had happened.
+"""Checkpoints: the state of a half-filled canvas, from which another process continues with the
+same result.
 
-Random numbers belong to (request, step, identity of a position) (`dlm_eval.rng`), so that the state of a canvas is its tokens, when and
-how surely each was written, and a few counters.
+Random numbers depend only on (request, step, identity of a position) (`dlm_eval.rng`). The state of
+a canvas is therefore its tokens, the step and log-probability of each, and a few counters.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ class State:
 
     Attributes:
         block: number of the block that is being filled.
-        step: steps done in it.
-        global_step: steps done in all; it numbers the random draws.
+        step: number of steps done in this block.
+        global_step: number of steps done in all; it numbers the random draws.
         forwards: rows that the model ran (two per step under guidance).
-        written_steps: steps that wrote a token.
-        post_steps: steps on a block that was full already.
+        written_steps: number of steps that wrote a token.
+        post_steps: number of steps on a block that was full before.
         last_change: global step of the last change, -1 before any.
         tokens: [n] tokens of the positions that were not given, the mask token where open.
         logprob: [n] log-probability of each token when it was written (nats).
         written: [n] global step at which each token was written, -1 where open.
-        positions: [L] identities of all positions in reading order; empty if the canvas has those that it was asked with.
-        inserted: number of the block of each inserted position, in reading order.
+        positions: [L] identities of all positions from left to right; empty if the canvas has those
+            that it was asked with.
+        inserted: number of the block of each inserted position, from left to right.
         next_id: identity that the next inserted position gets.
     """
 
@@ -47,7 +49,7 @@ class State:
 
     @classmethod
     def of(cls, data: Any) -> State:
-        """Returns the state that `vars` made `data` from.
+        """Returns the state whose `vars` are `data`.
 
         Raises:
             TypeError, ValueError: `data` is no state.
@@ -66,8 +68,9 @@ class State:
         return state
 
 
-Offer = Callable[[Callable[[], State]], None]  # gets a way to the state between two steps; it may take it or leave it
+# Called between two steps with a function that returns the state.
+Offer = Callable[[Callable[[], State]], None]
 
 
 def no_offer(state: Callable[[], State]) -> None:
-    """Leaves every state."""
+    """Ignores every state."""

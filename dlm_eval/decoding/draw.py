@@ -1,4 +1,4 @@
-"""What to read off the logits of an open position: a candidate token, how probable it is, and how sure the model is.
+"""Candidates of open positions: the token, its log-probability, and the model's confidence.
 
 Shape letters: N = wanted positions of a batch, V = vocabulary.
 """
@@ -13,26 +13,29 @@ from torch import Tensor
 
 Measure = Literal["probability", "margin", "entropy"]
 TopPRule = Literal["inclusive", "exclusive", "after_top_k"]
-CHUNK = 2**24  # float64 numbers (N x V) formed at once while sampling
+CHUNK = 2**24  # maximum number of float64 values (N x V) formed at once while sampling
 
 
 @dataclass(frozen=True)
 class Draw:
-    """LogitsOp of candidates: (token [N] long, log-probability of the token [N] nats, score [N]), the latter two float64.
+    """LogitsOp of candidates: (token [N] long, its log-probability [N] float64 nats, score [N]
+    float64).
 
-    The payload is one uniform in [0, 1) for each position; it is used when `temperature` is not 0.
+    The payload is one uniform number in [0, 1) for each position. It is used if `temperature` is
+    not 0.
 
     Attributes:
-        measure: what `score` is: log-probability of the token, its lead over the runner-up, or the negative entropy
-            (nats).
-        temperature: 0 takes the most probable token; otherwise one is drawn from softmax(logits / temperature).
-        top_p, top_k: restrict the distribution that is drawn from; 1 and 0 do not.
+        measure: the score: log-probability of the token, its lead over the runner-up, or the
+            negative entropy (nats).
+        temperature: 0 takes the most probable token; otherwise one is drawn from softmax(logits /
+            temperature).
+        top_p, top_k: restrict the distribution that is drawn from; 1 and 0 turn them off.
         top_p_rule: which tokens belong to the nucleus (see `DecodeSettings`).
-        logits_temp: divides the logits before anything else.
-        of_drawn: whether probability and score are those of the distribution drawn from (tempered and restricted), or
-            the model's own.
+        logits_temp: divides the logits first.
+        of_drawn: whether probability and score are of the distribution drawn from (tempered and
+            restricted) or of the model's own.
         banned: ids that cannot be written.
-        doubted: ids whose probability counts as 0 once the token is drawn.
+        doubted: ids whose probability counts as 0 after the token is drawn.
     """
 
     measure: Measure = "probability"
@@ -58,16 +61,18 @@ class Draw:
 
 
 def without(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
-    """Returns `logits` [N, V] with those of `ids` at minus infinity; the input is left as it is."""
+    """Returns a copy of `logits` [N, V] with minus infinity at `ids`."""
     if not ids:
         return logits
     return logits.index_fill(-1, torch.tensor(ids, device=logits.device), -torch.inf)
 
 
 def restrict(logits: Tensor, top_p: float, top_k: int, top_p_rule: TopPRule = "inclusive") -> Tensor:
-    """Returns `logits` [N, V], minus infinity outside the nucleus (Holtzman et al. 2020) and outside the k largest.
+    """Returns `logits` [N, V], minus infinity outside the nucleus (Holtzman et al. 2020) and
+    outside the k largest.
 
-    The token with which the probability first exceeds `top_p` belongs to the nucleus, unless 'exclusive' (the first token does even so).
+    The token with which the probability first exceeds `top_p` belongs to the nucleus, except under
+    'exclusive'. The first token always does.
     """
     if top_p_rule == "after_top_k":
         return _nucleus(_largest(logits, top_k), top_p, exclusive=False)
@@ -93,8 +98,8 @@ def _largest(logits: Tensor, top_k: int) -> Tensor:
 def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
     """Returns a token [N] drawn from softmax(logits) by each `uniform` [N] in [0, 1), in float64.
 
-    The same law as Gumbel-max with float64 noise (low precision would sharpen it: arXiv 2409.02908), with one random
-    number in place of V.
+    The distribution is that of Gumbel-max with float64 noise, with one random number instead of V.
+    Low precision would sharpen it (arXiv 2409.02908).
     """
     tokens = []
     rows = max(1, CHUNK // logits.shape[-1])
@@ -102,7 +107,7 @@ def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
         part, draws = logits[start : start + rows], uniform[start : start + rows]
         mass = (part - part.amax(-1, keepdim=True)).double().exp().cumsum(-1)
         total = mass[:, -1]
-        # Below the total whatever the rounding: the token found has a mass of its own.
+        # Always below the total, so that the token found has positive mass.
         point = torch.minimum(draws * total, torch.nextafter(total, torch.zeros_like(total)))
         tokens.append(torch.searchsorted(mass, point[:, None], right=True).squeeze(-1))
     return torch.cat(tokens)
@@ -111,8 +116,8 @@ def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
 def judge(logits: Tensor, token: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
     """Returns (log-probability of `token`, score by `measure`), each [N] float64.
 
-    Exponentials in float32 below the largest logit, sums in float64: near-certain tokens keep their order, which
-        float32 probabilities lose.
+    Exponentials relative to the largest logit are float32, sums float64. Near-certain tokens then
+    keep their order, which float32 probabilities lose.
     """
     top = logits.amax(-1, keepdim=True)
     below = logits - top

@@ -1,4 +1,4 @@
-"""The exact early exit: when nothing that is visible can change any more."""
+"""The exact early exit: decoding ends when visible text can no longer change."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Ints = NDArray[np.int64]
 
 
 class EarlyExit:
-    """The written text that has nothing open before it, followed step by step.
+    """Checks after each step whether visible text is final.
 
-    Visible text ends at the first end-of-text token of a hole that the canvas ends with, and at the
-    first stop string if there is only one hole. Once either is in the text that has nothing open before it, no later
-    token can be seen. Only for strategies that never rewrite a token.
+    Visible text ends at the first end-of-text token of a hole at the end of the canvas, and at the
+    first stop string if there is only one hole. If all positions before such an end are written,
+    later tokens are invisible. Only for strategies that never rewrite a token.
 
     Args:
         model: for its end-of-text ids and its tokenizer.
-        positions: [n] places of the holes, ascending.
+        positions: [n] positions of the holes, ascending.
         ends_with_hole: whether no given text follows the last hole.
         until: stop strings.
     """
@@ -34,11 +34,11 @@ class EarlyExit:
         self.follow(positions)
 
     def follow(self, positions: Ints) -> None:
-        """Takes note of the places of the holes, which a step may change."""
+        """Sets the positions of the holes, which a step may change."""
         self._positions = positions
         breaks = np.nonzero(np.diff(positions) > 1)[0]
         self._one_hole = len(breaks) == 0
-        # If given text follows, an end-of-text token inside the hole ends nothing.
+        # If given text follows, an end-of-text token inside the hole does not end the text.
         begin = int(breaks[-1]) + 1 if len(breaks) else 0
         self._last_hole = begin if self._ends_with_hole else len(positions)
 

@@ -1,4 +1,4 @@
-"""`fill`: what is written into canvases by one model in this process; and the program that fills one canvas."""
+"""`fill`: fills canvases with one model in this process; and the program that fills one canvas."""
 
 from __future__ import annotations
 
@@ -34,23 +34,24 @@ def fill(
     trace: Callable[[int, TraceStep], None] | None = None,
     **options: Any,
 ) -> list[Filling]:
-    """Returns what was written into the open positions of each canvas.
+    """Fills the open positions of each canvas.
 
     Args:
         model: the denoiser.
-        canvases: what to fill; their rows share batches, and no answer depends on the others.
-        strategy: name of a strategy (`dlm-eval ls strategies`), or `path/to/file.py:Class`; None means the default of the model's process:
-            'confidence' for masked models, 'rewrite' for 'uniform', 'euler' for 'gaussian', 'renoise' for 'canvas'.
+        canvases: what to fill. Their rows share batches; no answer depends on other canvases.
+        strategy: name of a strategy (`dlm-eval ls strategies`), or `path/to/file.py:Class`. None is
+            the default of the model's process: 'confidence' for masked models, 'rewrite' for
+            'uniform', 'euler' for 'gaussian', 'renoise' for 'canvas'.
         steps, block_length, temperature: see `DecodeSettings`.
         seed: of the canvases' own random numbers.
         engine: runs the rows; by default one with default budgets.
         trace: called as trace(index of the canvas, step) after every step that changed something.
-        options: further settings, general ones (`DecodeSettings`) or the strategy's own, or `preset`; a preset yields to every argument that
-            is not at its default.
+        options: further settings, general ones (`DecodeSettings`) or the strategy's own, or
+            `preset`. Arguments that are not at their defaults override the preset.
 
     Raises:
-        UserError: a setting that is not known, not allowed or does not fit a canvas.
-        SampleError: a canvas that this model cannot fill.
+        UserError: a setting is unknown, not allowed or does not fit a canvas.
+        SampleError: the model cannot fill a canvas.
     """
     named: dict[str, Any] = {"strategy": strategy, "steps": steps, "block_length": block_length}
     given: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
@@ -74,18 +75,18 @@ def fill_outcomes(
     done: Callable[[int, Outcome[Filling]], None] | None = None,
     trace: Callable[[int, TraceStep], None] | None = None,
 ) -> list[Outcome[Filling]]:
-    """Returns the outcome of each canvas: its filling, or the SampleError that it met.
+    """Returns the outcome of each canvas: its filling or its SampleError.
 
     Args:
         engine: runs the rows.
         canvases: what to fill.
-        settings: how.
+        settings: how to fill them.
         seed: of the canvases' own random numbers.
-        done: called as done(index, outcome) as each ends.
+        done: called as done(index, outcome) when each ends.
         trace: called as trace(index, step) after every step that changed something.
 
     Raises:
-        UserError: settings that do not fit a canvas, before anything is run.
+        UserError: the settings do not fit a canvas. Raised before anything is run.
     """
     for canvas in canvases:
         settings.check(sum(canvas.open), engine.model.block_length)
@@ -104,9 +105,9 @@ def fill_program(request: FillRequest) -> Program[Filling]:
     """Returns the program that fills the canvas of `request`.
 
     Raises (when run):
-        SampleError: the canvas is longer than the model allows, it has an id that the model lacks, or position 0 is open and the model cannot
-            predict it.
-        UserError: a setting that means nothing to the model.
+        SampleError: the canvas is longer than the model allows, it has an id that the model lacks,
+            or position 0 is open and the model cannot predict it.
+        UserError: a setting has no meaning for the model.
     """
     if not request.canvas.open_positions:
         return Filling((), 0, 0)
@@ -117,14 +118,18 @@ def fill_program(request: FillRequest) -> Program[Filling]:
 
 
 def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State) -> bool:
-    """Returns whether a checkpoint can be one of this canvas. One from a file that another program wrote need not be."""
+    """Returns whether a checkpoint is valid for this canvas; the file may come from another
+    program.
+    """
     if not canvas.open_positions or settings.why_no_checkpoint(model.process) is not None:
         return False
     return DecodeState(model, canvas, settings, Noise.of(canvas, 0)).accepts(state)
 
 
 def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
-    """Raises SampleError if the model cannot fill the canvas so, UserError if a setting means nothing to it."""
+    """Raises SampleError if the model cannot fill the canvas, UserError if a setting has no meaning
+    for it.
+    """
     if len(canvas) > model.max_length and not settings.length_beam:
         raise SampleError(f"{counted(len(canvas), 'position')}, but {model.name} has {model.max_length}")
     if model.needs_bos and canvas.open[0]:

@@ -1,7 +1,9 @@
-"""Decoding for models of the gaussian process: Euler steps of an embedding diffusion (CDCD, Dieleman et al. 2022; DDLM).
+"""Decoding for models of the gaussian process: Euler steps of an embedding diffusion (CDCD,
+Dieleman et al. 2022; DDLM).
 
-A step: x_t and the last estimate of x_0 -> logits -> E[x_0 | x_t, t] -> score s = (E[x_0] - x_t) / t^2 (CDCD eq. 7) -> dx = -t s dt.
-After the last step one more forward gives the tokens (CDCD 6.1). Given tokens stay clean in a channel of their own.
+A step: x_t and the last estimate of x_0 -> logits -> E[x_0 | x_t, t] -> score s = (E[x_0] - x_t) /
+t^2 (CDCD eq. 7) -> dx = -t s dt. After the last step one more forward gives the tokens (CDCD 6.1).
+Given tokens stay clean in a separate channel.
 
 Shape letters: L = positions of the canvas, n = open ones, D = embedding size, V = vocabulary.
 """
@@ -31,18 +33,19 @@ Floats = NDArray[np.float64]
 def gaussian_program(
     request: FillRequest, halting: Halting, noise_scale: float, score_temperature: float
 ) -> Program[Filling]:
-    """Returns the program that fills the canvas; `exit` names the halting criterion that ended it, else 'full'.
+    """Returns the program that fills the canvas.
 
-    Of several samples the one with the most probable tokens is kept.
+    `exit` is the halting criterion that ended it, else 'full'. Of several samples the one with the
+    most probable tokens is kept.
 
     Args:
         request: the canvas.
-        halting: when it is done before its last step.
+        halting: options that can end it before its last step.
         noise_scale: factor of the initial noise.
         score_temperature: divides the logits from which E[x_0] is taken.
 
     Raises (when run):
-        UserError: a model without embeddings to diffuse.
+        UserError: the model has no embeddings to diffuse.
     """
     model, noise = request.model, request.noise
     assert_diffuses(model)
@@ -60,7 +63,7 @@ def _sample(
     tokens = np.where(canvas.open, 0, canvas.tokens)
     levels = model.times(request.settings.steps or DEFAULT_STEPS)
     halt, divergence = Halt(halting), halting.halt == "kl"
-    reader, kept = model.interpolator(score_temperature, divergence), Kept() if divergence else None
+    op, kept = model.interpolator(score_temperature, divergence), Kept() if divergence else None
     x = noise_scale * levels[0] * noise.generator("start").standard_normal((length, size))[at]
     estimate, nothing = np.zeros_like(x), np.zeros((len(at), 0), dtype=np.float32)
     token, changed, reason, step = np.full(len(at), -1), np.zeros(len(at), dtype=np.int64), None, 0
@@ -68,7 +71,7 @@ def _sample(
     for step, level in enumerate(levels):
         inputs = np.zeros((length, 2 * size + 1), dtype=np.float32)
         inputs[at] = np.concatenate([x, estimate, np.ones((len(at), 1))], axis=1)
-        row = ForwardRow(tokens, at, reader, nothing, inputs=inputs, time=float(level), kept=kept, ids=at)
+        row = ForwardRow(tokens, at, op, nothing, inputs=inputs, time=float(level), kept=kept, ids=at)
         found, logprob, entropy, estimate, *more = (yield [row])[0]
         changed[found != token], token = step, found
         if trace is not None:
@@ -89,7 +92,7 @@ def _sample(
 
 
 def assert_diffuses(model: Denoiser) -> None:
-    """Raises UserError where the model lacks what `EmbeddingDenoiser` asks for."""
+    """Raises UserError if the model lacks a member of `EmbeddingDenoiser`."""
     if absent := missing_members(model, EmbeddingDenoiser):
         raise UserError(f"{model.name} is of process 'gaussian' but lacks {', '.join(absent)} (see models/denoiser.py)")
 

@@ -1,6 +1,7 @@
-"""Halting: when a diffusion that still has steps to go is done (Vaina et al. 2024, arXiv 2305.10818), for each canvas by itself.
+"""Halting: criteria that end the diffusion of a canvas before its last step (Vaina et al. 2024,
+arXiv 2305.10818).
 
-The paper names the criteria; its thresholds were never published, so they are options here.
+The paper names the criteria. Its thresholds were never published, so they are options here.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ class Halting(Strategy):
 
     halt: Criterion = option(
         "none",
-        help="criterion that ends decoding before its last step: the mean 'entropy', or the mean 'kl' from the step before, is below the"
-        " threshold (nats); no token has changed for that many steps ('patience'); that many are done ('fixed'); the entropy is below and no"
-        " token has changed since the last step ('confident')",
+        help="criterion that ends decoding before its last step. 'entropy', 'kl': its mean is below the threshold"
+        " (nats; KL from the step before). 'patience': no token has changed for so many steps. 'fixed': so many steps are"
+        " done. 'confident': 'entropy', and no token has changed since the step before",
     )
-    halt_threshold: float = option(0.0, least=0, help="nats or steps")
-    halt_min_steps: int = option(0, least=0, help="steps before which nothing halts")
+    halt_threshold: float = option(0.0, least=0, help="threshold of halt, in nats or steps")
+    halt_min_steps: int = option(0, least=0, help="minimum number of steps before halting")
 
     def check(self) -> None:
         super().check()
@@ -40,13 +41,15 @@ class Halting(Strategy):
 
 
 class Halt:
-    """One canvas' halting criterion, fed step by step.
+    """The halting criterion of one canvas.
 
     * entropy: the mean entropy of p(x0 | x_t, t) over open positions is below the threshold (nats).
-    * kl: the mean KL(p_t || p_t-1) over open positions is below the threshold (nats); not before there are two steps.
-    * patience: no most probable token has changed for as many steps as the threshold says.
-    * fixed: as many steps are done.
-    * confident: the mean entropy is below the threshold (nats), and no most probable token has changed since the step before.
+    * kl: the mean KL(p_t || p_t-1) over open positions is below the threshold (nats), from the
+      second step on.
+    * patience: no most probable token has changed for as many steps as the threshold.
+    * fixed: the number of steps has reached the threshold.
+    * confident: the mean entropy is below the threshold (nats), and no most probable token has
+      changed since the step before.
     """
 
     def __init__(self, options: Halting) -> None:
@@ -55,7 +58,7 @@ class Halt:
         self._calm = 0
 
     def reason(self, done: int, tokens: NDArray[np.int64], entropy: float, kl: float | None) -> str | None:
-        """Returns the criterion's name where it says stop after `done` steps, else None.
+        """Returns the criterion's name if it ends decoding after `done` steps, else None.
 
         Args:
             done: steps so far, this one included.

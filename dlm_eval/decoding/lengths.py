@@ -1,9 +1,11 @@
-"""Predicted lengths: the model's own length head proposes some, all are filled side by side, the best filling is kept.
+"""Predicted lengths: the model's length head proposes some, each is filled, and the best filling is
+kept.
 
-prompt -> `length_logits` -> the K most probable lengths -> one filling for each -> highest mean log-probability
-(DiffusionLLM, Ye et al. 2023, section 3.2: length beam).
+prompt -> `length_logits` -> the K most probable lengths -> one filling for each -> highest mean
+log-probability (DiffusionLLM, Ye et al. 2023, section 3.2: length beam).
 
-Shape letters: N = wanted positions of a batch, C = lengths that the head knows, K = size of the beam.
+Shape letters: N = wanted positions of a batch, C = lengths that the head knows, K = size of the
+beam.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from dlm_eval.models.denoiser import LengthHead, offers
 
 @dataclass(frozen=True)
 class TopLengths:
-    """Reads the K most probable lengths [N, K], the most probable one first. Class i is the length i + 1."""
+    """LogitsOp of the K most probable lengths [N, K], the most probable first.
+
+    Class i is the length i + 1.
+    """
 
     count: int
 
@@ -34,9 +39,11 @@ class TopLengths:
 
 
 def beam_program(request: FillRequest, fill: Callable[[FillRequest], Program[Filling]]) -> Program[Filling]:
-    """Returns the program that fills the canvas at each length of the beam and answers with the best.
+    """Returns the program that fills the canvas at each length of the beam and returns the best
+    filling.
 
-    The hole must end the canvas; its own length is set aside. `forwards` counts the reading of lengths and all fillings.
+    The hole must be at the end of the canvas; its own length is ignored. `forwards` counts the
+    prediction of lengths and all fillings.
 
     Args:
         request: prompt and hole, with `length_beam`, for a denoiser with `length_logits`.
@@ -54,7 +61,7 @@ def beam_program(request: FillRequest, fill: Callable[[FillRequest], Program[Fil
     prompt = [token for token, is_open in zip(canvas.tokens, canvas.open, strict=True) if not is_open]
     room = model.max_length - len(prompt)
     if not prompt or any(canvas.open[: len(prompt)]):
-        raise SampleError("a length can be predicted only for a hole behind a prompt, with no text after it")
+        raise SampleError("a length can be predicted only for a hole after a prompt, with no text after the hole")
     if room < 1:
         raise SampleError(f"the prompt fills all {model.max_length} positions of {model.name}")
     ask = ForwardRow(

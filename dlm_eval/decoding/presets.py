@@ -9,12 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 
 TABLE = Path(__file__).with_name("presets.yaml")
 
 
-GROUPS = {  # what `task` of a preset may name: lm-eval's and our names of one benchmark, as a task that generates
+# `task` of a preset -> lm-eval's and our names of this benchmark as a task that generates.
+GROUPS = {
     "arc": ("arc_challenge*", "arc_easy*"),
     "bbh": ("bbh*", "leaderboard_bbh*"),
     "gpqa": ("gpqa*", "leaderboard_gpqa*"),
@@ -29,11 +30,12 @@ GROUPS = {  # what `task` of a preset may name: lm-eval's and our names of one b
     "translation": ("iwslt*", "wmt*"),
     "triviaqa": ("triviaqa*",),
 }
-TASK_MISSING = {  # what a preset is for and no task, ours or lm-eval's, asks for by generation
-    "hellaswag": "lm-eval's hellaswag scores likelihoods; nobody asks for the letter",
-    "sudoku*": "planning tasks are to come",
-    "countdown*": "planning tasks are to come",
-    "trip*": "planning tasks are to come",
+# `task` of a preset -> why neither lm-eval nor dlm_eval has a task that generates for it.
+TASK_MISSING = {
+    "hellaswag": "lm-eval's hellaswag scores likelihoods; no task generates the letter",
+    "sudoku*": "planning tasks are not implemented yet",
+    "countdown*": "planning tasks are not implemented yet",
+    "trip*": "planning tasks are not implemented yet",
 }
 
 
@@ -42,12 +44,13 @@ class Preset:
     """Settings that someone published.
 
     Attributes:
-        name: what --decode preset= takes.
-        settings: decode settings; `gen_length` is the hole that goes with them.
+        name: value of --decode preset=.
+        settings: decode settings; `gen_length` is the length of the hole.
         source: where they were published.
-        checkpoints: whose they are; none for a procedure that any model can follow.
-        families: likewise, where they are those of all checkpoints of a family.
-        task: what they are for (one of `GROUPS`, or a pattern of task names), or None for all.
+        checkpoints: the checkpoints they are for; empty if any model can use them.
+        families: the families they are for, if they are for all checkpoints of a family.
+        task: the task they are for (a key of `GROUPS`, or a pattern of task names), or None for
+            all.
     """
 
     name: str
@@ -59,11 +62,15 @@ class Preset:
 
     @property
     def task_missing(self) -> str:
-        """Why no task asks for what the preset is for; "" if one does."""
+        """Why no task generates for this preset; "" if one does."""
         return TASK_MISSING.get(self.task or "", "")
 
     def fits(self, task: str) -> int:
-        """Returns how closely it is meant for `task`: the length of the pattern that fits, 0 where it is for all, -1 where for others."""
+        """Returns how specific the preset is to `task`.
+
+        That is the length of the matching pattern, 0 if it is for all tasks, and -1 if it is for
+        others.
+        """
         if self.task is None:
             return 0
         patterns = GROUPS.get(self.task, (self.task,))
@@ -94,17 +101,18 @@ def preset_settings(name: str) -> dict[str, Any]:
     """Returns the settings of a preset.
 
     Raises:
-        UserError: no such preset; the message has the nearest name.
+        UserError: there is no such preset; the message has the nearest name.
     """
     if name not in presets():
-        raise unknown("--decode preset", name, ("authors", *presets()))
+        raise unknown_name_error("--decode preset", name, ("authors", *presets()))
     return dict(presets()[name].settings)
 
 
 def authors_preset(checkpoint: str, task: str, family: str = "") -> str:
-    """Returns the name of the preset that the authors of `checkpoint` use for `task`, else of their general one.
+    """Returns the name of the preset that the authors of `checkpoint` use for `task`, else of their
+    general one.
 
-    Of several that fit equally closely the first in the file counts.
+    Of several that are equally specific the first in the file is used.
 
     Raises:
         UserError: they published none.
@@ -116,7 +124,7 @@ def authors_preset(checkpoint: str, task: str, family: str = "") -> str:
         return best.name
     if not (checkpoint or own) and (named := _named_checkpoints(family)):
         raise UserError(
-            "--decode preset 'authors' needs the name of the checkpoint, which a folder does not tell; add checkpoint=NAME to"
+            "--decode preset 'authors' needs the name of the checkpoint, which a folder does not contain; add checkpoint=NAME to"
             f" --model_args; allowed: {', '.join(named)}"
         )
     tasks = ", ".join(dict.fromkeys(preset.task for preset in own if preset.task))
@@ -126,7 +134,7 @@ def authors_preset(checkpoint: str, task: str, family: str = "") -> str:
 
 
 def _named_checkpoints(family: str) -> list[str]:
-    """Returns the checkpoints of `family` that have settings of their own."""
+    """Returns the checkpoints of `family` that have their own presets."""
     from dlm_eval.models import checkpoints
 
     with_settings = {name for preset in presets().values() for name in preset.checkpoints}

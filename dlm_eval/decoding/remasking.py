@@ -1,8 +1,9 @@
-"""Strategies that take tokens back: a written token can become a mask again, or another token.
+"""Strategies that remask: a written token can become a mask again, or another token.
 
-They look at all positions of the block. Decoding cannot end early: nothing is final before the last step.
+They consider all positions of the block. Decoding cannot end early, since no token is final before
+the last step.
 
-Shape letter: W = positions that a step looks at.
+Shape letter: W = positions that a step considers.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ LOWEST = float(np.finfo(np.float64).min)
 
 @dataclass(frozen=True, kw_only=True)
 class Rdm(Unmasking, name="rdm"):
-    """the highest scores of all positions; written tokens among the lowest are masked again (RDM, DiffusionLLM)"""
+    """the highest scores; written tokens of low score are remasked (RDM, DiffusionLLM)"""
 
     # Zheng et al. 2023: reparameterised discrete diffusion
 
     rdm_condition: Literal["uncond", "cond"] = option(
         "uncond",
-        help="'uncond' masks every written token among the lowest scores again, 'cond' only one that is drawn again with a lower score",
+        help="'uncond' remasks every written token among the lowest scores; 'cond' only one that is drawn again with a lower"
+        " score",
     )
     rdm_noise: float = option(
         0.0, least=0, help="scale of the Gumbel noise on scores, times the share kept open; 0 is deterministic"
@@ -45,61 +47,62 @@ class Rdm(Unmasking, name="rdm"):
     def is_random(self) -> bool:
         return self.rdm_noise > 0
 
-    def commit(self, look: StepState) -> Bools:
-        return look.open & ~self._stays_masked(look)
+    def commit(self, view: StepState) -> Bools:
+        return view.open & ~self._stays_masked(view)
 
-    def erase(self, look: StepState) -> Bools:
-        erased = ~look.open & self._stays_masked(look)
+    def erase(self, view: StepState) -> Bools:
+        erased = ~view.open & self._stays_masked(view)
         if self.rdm_condition == "cond":
-            erased &= (look.token == look.current) & (look.score < look.old_logprob)
+            erased &= (view.token == view.current) & (view.score < view.old_logprob)
         return erased
 
-    def _stays_masked(self, look: StepState) -> Bools:
-        score = look.score
+    def _stays_masked(self, view: StepState) -> Bools:
+        score = view.score
         if self.rdm_noise > 0:
-            rate = kept_rate(look.schedule or "cosine", look.step, look.steps)
-            score = score + self.rdm_noise * rate * gumbel(look.uniform("order"))
-        return lowest(score, look.left_open)
+            rate = kept_rate(view.schedule or "cosine", view.step, view.steps)
+            score = score + self.rdm_noise * rate * gumbel(view.uniform("order"))
+        return lowest(score, view.left_open)
 
 
 @dataclass(frozen=True, kw_only=True)
 class P2(Unmasking, name="p2"):
-    """as rdm, the model planning with eta times a written token's log-probability (P2 self-planning)"""
+    """as rdm; a written token's score is p2_eta times its log-probability (P2 self-planning)"""
 
     # Peng et al. 2025, arXiv 2502.03540: path planning with the model as its own planner
 
-    p2_eta: float = option(
-        1.0, least=0, help="what the log-probability of a written token is multiplied by; 0 never masks it again"
-    )
+    p2_eta: float = option(1.0, least=0, help="factor of the log-probability of a written token; 0 never remasks it")
     default_schedule: ClassVar[str | None] = "linear"
     reads: ClassVar[Measure | None] = "probability"
     ends: ClassVar[Ends] = "steps"
 
-    def commit(self, look: StepState) -> Bools:
-        return look.open & ~self._stays_masked(look)
+    def commit(self, view: StepState) -> Bools:
+        return view.open & ~self._stays_masked(view)
 
-    def erase(self, look: StepState) -> Bools:
-        return ~look.open & self._stays_masked(look)
+    def erase(self, view: StepState) -> Bools:
+        return ~view.open & self._stays_masked(view)
 
-    def _stays_masked(self, look: StepState) -> Bools:
+    def _stays_masked(self, view: StepState) -> Bools:
         """Returns [W] bool, true at the floor(n (1 - kappa)) lowest scores."""
-        score = np.where(look.open, look.score, look.score * self.p2_eta)
-        return highest(-score, look.left_open)
+        score = np.where(view.open, view.score, view.score * self.p2_eta)
+        return highest(-score, view.left_open)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remask(Unmasking, name="remask"):
-    """by chance, and written tokens are masked again by chance (ReMDM cap, rescale, conf, loop)"""
+    """positions at random; written tokens are remasked at random (ReMDM cap, rescale, conf, loop)"""
 
-    # Wang et al. 2025, arXiv 2503.00307. alpha = 1 - t is the share of clean tokens; sigma = `eta` cut off at its largest value ('cap') or a
-    # share of that ('rescale'); under 'conf' the largest value is shared out by how improbable a token was when it was written. 'loop' stops
-    # the clock at alpha = `alpha_on` while t is between `t_on` and `t_off`, and masks only there.
+    # Wang et al. 2025, arXiv 2503.00307. alpha = 1 - t is the share of clean tokens. sigma is
+    # `eta`, limited to its largest value ('cap') or times that value ('rescale'). Under 'conf' the
+    # largest value is distributed by how improbable each token was when it was written. 'loop'
+    # holds alpha at `alpha_on` while t is between `t_on` and `t_off`, and remasks only then.
 
-    remask: Literal["cap", "rescale", "conf", "loop"] = option("cap", help="how ReMDM chooses the chance to mask again")
-    eta: float = option(0.02, least=0, most=1, help="strength of that chance")
-    t_on: float = option(0.55, least=0, most=1, help="'loop': time from which on tokens are masked again")
-    t_off: float = option(0.05, least=0, most=1, help="'loop': time at which that ends")
-    alpha_on: float = option(0.9, least=0, below=1, help="'loop': share of clean tokens meanwhile")
+    remask: Literal["cap", "rescale", "conf", "loop"] = option(
+        "cap", help="how ReMDM chooses the probability of remasking"
+    )
+    eta: float = option(0.02, least=0, most=1, help="strength of remasking")
+    t_on: float = option(0.55, least=0, most=1, help="'loop': time at which remasking begins")
+    t_off: float = option(0.05, least=0, most=1, help="'loop': time at which remasking ends")
+    alpha_on: float = option(0.9, least=0, below=1, help="'loop': share of clean tokens in between")
     takes_schedule: ClassVar[bool] = False
     ends: ClassVar[Ends] = "steps"
     last_step_fills: ClassVar[bool] = True
@@ -112,26 +115,32 @@ class Remask(Unmasking, name="remask"):
     def is_random(self) -> bool:
         return True
 
-    def query(self, look: StepState, op: Draw, model: Denoiser) -> Query:
-        return Query(at_temperature_zero(op) if look.step >= look.steps else op)
+    def query(self, view: StepState, op: Draw, model: Denoiser) -> Query:
+        return Query(at_temperature_zero(op) if view.step >= view.steps else op)
 
-    def commit(self, look: StepState) -> Bools:
-        """Returns [W]: an open position with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t); all if the steps are done."""
-        if look.step >= look.steps:
-            return look.open
-        return look.open & (look.uniform("order") < self._chances(look)[0])
+    def commit(self, view: StepState) -> Bools:
+        """Returns [W]: each open position with probability (alpha_s - (1 - sigma) alpha_t) / (1 -
+        alpha_t).
 
-    def erase(self, look: StepState) -> Bools:
-        """Returns [W]: a written position with probability sigma; none if the steps are done."""
-        if look.step >= look.steps:
-            return look.nowhere
-        return ~look.open & (look.uniform("order") < self._chances(look)[1])
+        After the last step, all of them.
+        """
+        if view.step >= view.steps:
+            return view.open
+        return view.open & (view.uniform("order") < self._chances(view)[0])
 
-    def _chances(self, look: StepState) -> tuple[float, Floats]:
-        """Returns the chance of an open position to be written, and [W] that of a written one to be masked again."""
-        grid = reveal_grid(look.eps, look.steps)
-        t, s = float(grid[look.step]), float(grid[look.step + 1])
-        none = np.zeros(len(look.open))
+    def erase(self, view: StepState) -> Bools:
+        """Returns [W]: each written position with probability sigma; none after the last step."""
+        if view.step >= view.steps:
+            return view.nowhere
+        return ~view.open & (view.uniform("order") < self._chances(view)[1])
+
+    def _chances(self, view: StepState) -> tuple[float, Floats]:
+        """Returns the probability that an open position is written, and [W] that a written one is
+        remasked.
+        """
+        grid = reveal_grid(view.eps, view.steps)
+        t, s = float(grid[view.step]), float(grid[view.step + 1])
+        none = np.zeros(len(view.open))
         if self.remask == "loop":
             before, after = self._looped(t, t), self._looped(s, t)
             inside = self.t_off < t <= self.t_on
@@ -139,13 +148,15 @@ class Remask(Unmasking, name="remask"):
         before, after = 1 - t, 1 - s
         largest = min(1.0, (1 - after) / before) if before > 0 else 1.0
         if self.remask == "conf":
-            doubt = np.where(look.open, 0.0, np.exp(-np.exp(look.old_logprob)))
+            doubt = np.where(view.open, 0.0, np.exp(-np.exp(view.old_logprob)))
             return _written(before, after, 0.0), largest * doubt / max(float(doubt.sum()), 1e-300)
         sigma = min(self.eta, largest) if self.remask == "cap" else self.eta * largest
         return _written(before, after, sigma), none + sigma
 
     def _looped(self, t: float, phase: float) -> float:
-        """Returns alpha at `t` by the rule of the phase that time `phase` lies in (their section 4.3)."""
+        """Returns alpha at `t` by the rule of the phase that time `phase` lies in (their section
+        4.3).
+        """
         if phase > self.t_on:
             return (1 - t) * self.alpha_on / (1 - self.t_on)
         return self.alpha_on if phase > self.t_off else 1 - t * (1 - self.alpha_on) / self.t_off
@@ -157,12 +168,14 @@ def _written(before: float, after: float, sigma: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class EditTokens(Unmasking, name="edit"):
-    """as threshold, and written tokens are replaced by more probable ones (LLaDA2.1)"""
+    """as threshold; written tokens are also replaced by more probable ones (LLaDA2.1)"""
 
-    threshold: float = option(least=0, most=1, help="least probability that is written")
-    editing_threshold: float = option(least=0, most=1, help="least probability that replaces a written token")
-    num_to_transfer: int = option(1, least=1, help="tokens that a step writes at least")
-    max_post_steps: int = option(16, least=0, help="steps on a full block at most")
+    threshold: float = option(least=0, most=1, help="minimum probability of a token that is written")
+    editing_threshold: float = option(
+        least=0, most=1, help="minimum probability of a token that replaces a written one"
+    )
+    num_to_transfer: int = option(1, least=1, help="minimum number of tokens that a step writes")
+    max_post_steps: int = option(16, least=0, help="maximum number of steps on a full block")
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "probability"
     ends: ClassVar[Ends] = "stable"
@@ -171,12 +184,13 @@ class EditTokens(Unmasking, name="edit"):
     def steps_when_full(self) -> int:
         return self.max_post_steps
 
-    def commit(self, look: StepState) -> Bools:
-        probability = np.exp(look.score)
-        sure: Bools = look.open & (probability > self.threshold)
-        if look.open.any() and sure.sum() < self.num_to_transfer:
-            # an open position counts more than any written one, even if its candidate has probability 0 (end tokens that are doubted)
-            rank = np.where(look.open, np.maximum(look.score, LOWEST), -np.inf)
-            sure = look.open & highest(rank, self.num_to_transfer)
-        better: Bools = (probability > self.editing_threshold) & (look.token != look.current)
-        return sure | (~look.open & better)
+    def commit(self, view: StepState) -> Bools:
+        probability = np.exp(view.score)
+        sure: Bools = view.open & (probability > self.threshold)
+        if view.open.any() and sure.sum() < self.num_to_transfer:
+            # An open position ranks above any written one, even if its candidate has probability 0
+            # (doubted end tokens).
+            rank = np.where(view.open, np.maximum(view.score, LOWEST), -np.inf)
+            sure = view.open & highest(rank, self.num_to_transfer)
+        better: Bools = (probability > self.editing_threshold) & (view.token != view.current)
+        return sure | (~view.open & better)

@@ -1,4 +1,4 @@
-"""Several samples of one canvas: the model picks the best, or answers are put to the vote."""
+"""Several samples of one canvas: the best by the model, or the most frequent answer."""
 
 from __future__ import annotations
 
@@ -20,20 +20,24 @@ A = TypeVar("A", bound=Hashable)
 
 
 def repeat(noise: Noise, number: int) -> Noise:
-    """Returns the noise of a canvas' sample `number`; sample 0 is the one that is drawn without repeats."""
+    """Returns the noise of sample `number` of a canvas.
+
+    Sample 0 equals the answer with one sample.
+    """
     return noise if number == 0 else Noise(digest("repeat", noise.key, number))
 
 
 def best_program(model: Denoiser, canvas: Canvas, programs: Sequence[Program[Filling]], by: str) -> Program[Filling]:
-    """Returns the program that takes all samples and answers with the best; its `forwards` are those of all.
+    """Returns the program that runs all samples and returns the best; `forwards` counts all.
 
     Args:
         model: the denoiser.
         canvas: what the samples fill.
         programs: one for each sample.
-        by: 'probability', the mean log-probability of the tokens as they were written; 'text', the same without those that
-            begin, end or pad a text (DiffusionLLM's length beam); or 'score', the mean log-probability of the tokens given the
-            filled canvas (AR2Diff; one more row each).
+        by: 'probability', the mean log-probability of the tokens as they were written; 'text', the
+            same without those that begin, end or pad a text (DiffusionLLM's length beam); or
+            'score', the mean log-probability of the tokens given the filled canvas (AR2Diff; one
+            more row each).
     """
     fillings = yield from together(programs)
     forwards = sum(filling.forwards for filling in fillings)
@@ -41,13 +45,15 @@ def best_program(model: Denoiser, canvas: Canvas, programs: Sequence[Program[Fil
     ranks = [mean_logprob(filling, aside) for filling in fillings]
     if by == "score" and canvas.open_positions:
         outputs = yield [_score_row(model, canvas, filling) for filling in fillings]
-        ranks = [float(np.mean(reading[0])) for reading in outputs]
+        ranks = [float(np.mean(output[0])) for output in outputs]
         forwards += len(fillings)
     return replace(fillings[int(np.argmax(ranks))], forwards=forwards)
 
 
 def mean_logprob(filling: Filling, aside: Set[int | None] = frozenset({BLANK})) -> float:
-    """Returns the mean log-probability of the tokens as they were written, in nats, those of `aside` left out."""
+    """Returns the mean log-probability of the tokens as they were written, in nats, without tokens
+    in `aside`.
+    """
     logs = [
         log(max(p, 1e-300)) for p, token in zip(filling.confidence, filling.tokens, strict=True) if token not in aside
     ]
@@ -64,12 +70,16 @@ def _score_row(model: Denoiser, canvas: Canvas, filling: Filling) -> ForwardRow:
 
 
 def vote(answers: Sequence[A]) -> A:
-    """Returns the most frequent answer, the earliest among equals (self-consistency, Wang et al. 2022)."""
+    """Returns the most frequent answer, the earliest of equals (self-consistency, Wang et al.
+    2022).
+    """
     return Counter(answers).most_common(1)[0][0]
 
 
 def hit_at_k(right: Sequence[bool], k: int) -> float:
-    """Returns the chance that at least one of k of these samples is right (Chen et al. 2021, unbiased)."""
+    """Returns the unbiased probability that at least one of k samples is right (pass@k, Chen et al.
+    2021).
+    """
     n, wrong = len(right), sum(not is_right for is_right in right)
     if wrong < k:
         return 1.0

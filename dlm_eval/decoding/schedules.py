@@ -1,8 +1,8 @@
-"""How many tokens a step writes: integer functions of the step, one per published schedule.
+"""Schedules: the number of tokens that a step writes.
 
-Each takes n (open positions of the block at its start), left (those still open), step (from 0) and steps (of the
-block), and returns the number of tokens to write now; the last step writes all that is left. It is negative where
-earlier steps wrote more than planned.
+Each schedule is a function of n (open positions of the block at its start), left (those still
+open), step (from 0) and steps (of the block). The last step writes all remaining tokens. The number
+is negative if earlier steps wrote more than planned.
 """
 
 from __future__ import annotations
@@ -23,20 +23,26 @@ def even(n: int, left: int, step: int, steps: int) -> int:
 
 
 def carry(n: int, left: int, step: int, steps: int) -> int:
-    """Returns n // steps and what earlier steps have not written of theirs (Fast-dLLM on Dream)."""
+    """Returns n // steps, and the tokens that earlier steps should have written (Fast-dLLM on
+    Dream).
+    """
     return left - n + n // steps * (step + 1)
 
 
 def linear(n: int, left: int, step: int, steps: int) -> int:
-    """Returns what leaves floor(n t / T) positions open, t = T - 1 - step (DiffuLLaMA; RDM's linear schedule).
+    """Returns the number that leaves floor(n t / T) positions open, t = T - 1 - step (DiffuLLaMA,
+    RDM).
 
-    The product is rounded in float32, as the authors' is: of n = 22 positions with T = 22, t = 13 leaves 12 and not 13.
+    The product is rounded to float32, as in the authors' code: n = 22, T = 22 and t = 13 leave 12,
+    not 13.
     """
     return left - int(np.float32(n) * np.float32(kept_rate("linear", step, steps)))
 
 
 def cosine(n: int, left: int, step: int, steps: int) -> int:
-    """Returns what leaves floor(n cos(pi/2 (step + 1) / T)) positions open (RDM's cosine schedule, MaskGIT)."""
+    """Returns the number that leaves floor(n cos(pi/2 (step + 1) / T)) positions open (RDM,
+    MaskGIT).
+    """
     return left - int(np.float32(n) * np.float32(kept_rate("cosine", step, steps)))
 
 
@@ -48,8 +54,10 @@ def kept_rate(name: str, step: int, steps: int) -> float:
 
 
 def timestep(eps: float) -> Schedule:
-    """Returns Dream's schedule: floor(left (1 - s/t)) on the grid 1 = t_0 > ... > t_steps = eps; all that is left in
-    the last step."""
+    """Returns Dream's schedule: floor(left (1 - s/t)) on the grid 1 = t_0 > ... > t_steps = eps.
+
+    The last step writes all remaining tokens.
+    """
 
     def quota(n: int, left: int, step: int, steps: int) -> int:
         if step >= steps - 1:
@@ -60,17 +68,21 @@ def timestep(eps: float) -> Schedule:
 
 
 def batch_mean(eps: float, lengths: tuple[int, ...]) -> Schedule:
-    """Returns Dream's schedule in a batch of holes of these lengths: the mean of what is open in them takes the place of `left`."""
+    """Returns Dream's schedule in a batch of holes of these lengths.
+
+    The mean number of their open positions replaces `left`.
+    """
 
     def quota(n: int, left: int, step: int, steps: int) -> int:
-        return min(left, _batch_quotas(eps, lengths, steps)[min(step, steps - 1)])  # the last step asks for all
+        # The last step writes all.
+        return min(left, _batch_quotas(eps, lengths, steps)[min(step, steps - 1)])
 
     return quota
 
 
 @lru_cache(maxsize=64)
 def _batch_quotas(eps: float, lengths: tuple[int, ...], steps: int) -> list[int]:
-    """Returns the quota of each step; a hole with less than that left is filled."""
+    """Returns the quota of each step. A hole with fewer open positions is filled."""
     open_, quotas = np.array(lengths), []
     for step in range(steps):
         mean = np.float32(open_.sum() / len(open_))
@@ -86,7 +98,7 @@ def reveal_grid(eps: float, steps: int) -> NDArray[np.float32]:
 
 
 def reveal_rates(eps: float, steps: int) -> NDArray[np.float32]:
-    """Returns the chance 1 - s/t of each step on the grid; 1 for the last step."""
+    """Returns the probability 1 - s/t of each step on the grid; 1 for the last step."""
     grid = reveal_grid(eps, steps)
     rates: NDArray[np.float32] = 1 - grid[1:] / grid[:-1]
     rates[-1] = 1.0
@@ -97,7 +109,9 @@ SCHEDULES = ("even", "carry", "linear", "cosine", "timestep")
 
 
 def schedule(name: str, eps: float, lengths: tuple[int, ...] = ()) -> Schedule:
-    """Returns the schedule called `name` (one of `SCHEDULES`); 'timestep' for a batch of holes where `lengths` has some."""
+    """Returns the schedule `name` (one of `SCHEDULES`), or that of a batch of holes if `lengths`
+    has some.
+    """
     if lengths:
         return batch_mean(eps, lengths)
     return {"even": even, "carry": carry, "linear": linear, "cosine": cosine, "timestep": timestep(eps)}[name]

@@ -1,6 +1,7 @@
-"""Settings of decoding: general ones, and a strategy with its own.
+"""Decode settings: the general ones, and a strategy with its own options.
 
-`--decode k=v,...`, task YAMLs and presets are layers of settings by name; `resolve` makes one `DecodeSettings` of them.
+`--decode k=v,...`, task YAMLs and presets are layers of settings by name; `resolve` makes one
+`DecodeSettings` of them.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from typing import Any, Literal, get_type_hints
 from dlm_eval.decoding.draw import TopPRule
 from dlm_eval.decoding.presets import preset_settings
 from dlm_eval.decoding.strategy import STRATEGIES, Strategy, default_strategy, not_for, strategies_for, users_of
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.options import check_options, option, option_names, parse_options, value_error
 from dlm_eval.settings import cast_value
 
-PER_STEP = ("even", "carry")  # schedules with a quota of at least one token for each step
+PER_STEP = ("even", "carry")  # schedules that write at least one token per step
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeSettings:
-    """How open positions are written; `resolve` makes one of settings by name."""
+    """How open positions are filled. `resolve` builds one from settings by name."""
 
     strategy: Strategy
     steps: int | None = option(
@@ -35,7 +36,7 @@ class DecodeSettings:
     block_length: int | None = option(
         None,
         least=1,
-        help="open positions that are filled before the next ones are begun (semi-autoregressive); None: the whole hole, or the model's own"
+        help="open positions that are filled before the next ones (semi-autoregressive); None: the whole hole, or the model's own"
         " block",
     )
     schedule: Literal["even", "carry", "linear", "cosine", "timestep"] | None = option(
@@ -44,8 +45,8 @@ class DecodeSettings:
     eps: float = option(1e-3, least=0, below=1, help="end of the 'timestep' grid")
     batch_mean_quota: tuple[int, ...] = option(
         (),
-        help="lengths of the holes that shared a batch in Dream's code, which takes the mean of their open positions for everyone's quota;"
-        " empty for a quota of one's own (schedule 'timestep')",
+        help="lengths of the holes that shared a batch in Dream's code, which uses the mean of their open positions for all quotas;"
+        " empty: each hole has its own quota (schedule 'timestep')",
     )
     temperature: float = option(
         0.0, least=0, help="0 writes the most probable token, otherwise one is drawn at this temperature"
@@ -60,7 +61,7 @@ class DecodeSettings:
     logits_temp: float = option(
         1.0,
         above=0,
-        help="divides the logits before everything else (DiffuLLaMA): probabilities change, the best token does not",
+        help="divides the logits first (DiffuLLaMA): probabilities change, the best token does not",
     )
     confidence_from: Literal["raw", "sampling"] = option(
         "raw",
@@ -79,32 +80,30 @@ class DecodeSettings:
     logits_eos_inf: bool = option(False, help="the end-of-text token cannot be written")
     confidence_eos_eot_inf: bool = option(
         False,
-        help="end tokens count as probability 0 when positions are chosen; they can still be written, last of all",
+        help="end tokens count as probability 0 when positions are chosen; they can still be written, but last",
     )
     allow_mask: bool = option(
         True, help="whether the mask token can itself be written (LLaDA's and Dream's code allow it)"
     )
-    samples: int = option(
-        1, least=1, help="fillings that are drawn, of which the best is kept (the number of forwards counts all)"
-    )
+    samples: int = option(1, least=1, help="fillings that are drawn; the best is kept (forwards counts all)")
     rerank: Literal["probability", "score"] = option(
         "probability",
-        help="what is best: the highest mean log-'probability' of tokens when written, or 'score', that of the tokens given the whole"
-        " filling (one more row for each sample)",
+        help="the best sample has the highest mean log-probability of its tokens: when they were written ('probability'), or given"
+        " the whole filling ('score'; one more row for each sample)",
     )
     length_beam: int = option(
         0,
         least=0,
-        help="how many lengths that the model's own length head proposes are filled side by side, the filling with the highest mean"
-        " log-probability kept (DiffusionLLM); 0 fills the hole as it is",
+        help="number of lengths from the model's length head; each is filled, and the filling with the highest mean log-probability"
+        " is kept (DiffusionLLM); 0 fills the hole as it is",
     )
     cache: Literal["exact", "none", "prefix", "dual"] = option(
         "exact",
-        help="KV cache: 'exact', that of causal and block-causal models, which changes no token; 'none'; or under full attention Fast-dLLM's"
+        help="KV cache: 'exact' (causal and block-causal models; changes no token), 'none', or for full attention Fast-dLLM's"
         " approximate 'prefix' and 'dual', refreshed at the start of each block",
     )
-    until: tuple[str, ...] = option((), help="stop strings; text from the first one on is invisible")
-    early_exit: bool = option(True, help="stop once all visible text is final; what is still open stays blank")
+    until: tuple[str, ...] = option((), help="stop strings; text from the first one on is not visible")
+    early_exit: bool = option(True, help="stop when all visible text is final; open positions stay blank")
 
     def __post_init__(self) -> None:
         check_options(self, "decode")
@@ -133,11 +132,13 @@ class DecodeSettings:
 
     @property
     def schedule_in_use(self) -> str | None:
-        """The schedule that counts, or None."""
+        """The schedule that is used, or None."""
         return self.schedule or self.strategy.default_schedule
 
     def identity(self) -> dict[str, Any]:
-        """Returns all settings by name, those of the strategy beside the general ones, for records and journal keys."""
+        """Returns all settings by name, general ones and the strategy's, for result files and
+        journal keys.
+        """
         general = {name: value for name, value in vars(self).items() if name != "strategy"}
         return {**self.strategy.identity(), **general}
 
@@ -145,8 +146,9 @@ class DecodeSettings:
         """Raises UserError if the settings do not fit a hole of `length` open positions.
 
         Args:
-            length: open positions (nothing is asked of an empty hole).
-            block: block length of a block-causal model, whose blocks lie at absolute positions, else None.
+            length: number of open positions (an empty hole fits all settings).
+            block: block length of a block-causal model, whose blocks are at absolute positions,
+                else None.
         """
         if length == 0:
             return
@@ -161,14 +163,16 @@ class DecodeSettings:
             return
         if (
             length % self.block_length and self.schedule_in_use is not None
-        ):  # without one, the last block may be shorter
+        ):  # without a schedule, the last block may be shorter
             raise value_error("decode block_length", self.block_length, f"a divisor of the {length} open positions")
         blocks = -(-length // self.block_length)
         if self.steps is not None and self.steps % blocks:
             raise value_error("decode steps", self.steps, f"a multiple of the {blocks} blocks")
 
     def check_process(self, process: str) -> None:
-        """Raises UserError if the strategy, or another setting that is not at its default, is not for models of `process`."""
+        """Raises UserError if the strategy or a setting that was changed has no meaning for models
+        of `process`.
+        """
         if process not in self.strategy.processes:
             raise not_for(self.strategy, process)
         defaults = {own.name: own.default for part in (self, self.strategy) for own in fields(part)}
@@ -180,9 +184,10 @@ class DecodeSettings:
                 )
 
     def canonical(self, length: int, process: str, block: int | None) -> DecodeSettings:
-        """Returns settings with the same answer for a hole of `length` positions (`block` as in `check`).
+        """Returns the simplest settings with the same answer for a hole of `length` positions.
 
-        As many steps as tokens are `steps` None; samples that would all be equal are one.
+        `steps` equal to the number of tokens becomes None, and samples that would all be equal
+        become one. `block` is as in `check`.
         """
         if not self.is_random:
             self = replace(self, samples=1, rerank="probability")
@@ -192,10 +197,10 @@ class DecodeSettings:
         return replace(self, steps=None) if redundant else self
 
     def fitted(self, length: int) -> DecodeSettings:
-        """Returns the settings for a hole of `length` positions that was not known when they were chosen.
+        """Returns the settings adapted to a hole of `length` positions.
 
-        Even schedules take at most one step per token, and a block length that does not divide the hole gives way to
-        the whole hole.
+        Even schedules get at most one step per token. A block length that does not divide the hole
+        is replaced by the whole hole.
         """
         steps, block = self.steps, self.block_length
         if block is not None and length % block:
@@ -206,7 +211,7 @@ class DecodeSettings:
         return replace(self, steps=steps, block_length=block)
 
     def why_no_checkpoint(self, process: str) -> str | None:
-        """Returns why a half-filled canvas cannot be resumed, so that it is begun anew after an interruption, or None."""
+        """Returns why an interrupted canvas must start again instead of resuming, or None."""
         if (reason := self.strategy.why_no_checkpoint(process)) is not None:
             return reason
         if self.length_beam:
@@ -221,10 +226,10 @@ def setting_names(*layers: Mapping[str, Any]) -> list[str]:
     """Returns the names of all settings: the strategy, general ones and those of every strategy.
 
     Args:
-        layers: settings by name; a strategy that one of them names may come from a user's file.
+        layers: settings by name; one of them may name a strategy from a user's file.
 
     Raises:
-        UserError: such a file cannot be used.
+        UserError: that file cannot be used.
     """
     own = [name for cls in STRATEGIES.listed().values() if not isinstance(cls, str) for name in option_names(cls)]
     for layer in layers:
@@ -237,22 +242,26 @@ def setting_names(*layers: Mapping[str, Any]) -> list[str]:
 
 
 def expand(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a layer with its `preset`, if any, replaced by the preset's settings; the layer's own keys are
-    stronger."""
+    """Returns a layer with its `preset`, if any, replaced by the preset's settings.
+
+    The layer's own keys override the preset's.
+    """
     own = {key: value for key, value in layer.items() if key != "preset"}
     return {**preset_settings(str(layer["preset"])), **own} if layer.get("preset") else own
 
 
 def resolve(*layers: Mapping[str, Any], length: int | None = None) -> DecodeSettings:
-    """Returns the settings of `layers`, the weakest first; each layer's own keys are stronger than its preset.
+    """Returns the settings of `layers`; later layers override earlier ones, and keys of a layer
+    override its preset.
 
     Args:
-        layers: settings by name (texts are cast; `steps` may be 'length'), each with an optional `preset`. A preset's `gen_length` is for those
-            who open holes and is set aside here. None for an option of a strategy means that it is not given.
-        length: open positions to check against, if known.
+        layers: settings by name, each with an optional `preset`. Texts are cast; `steps` may be
+            'length'. A preset's `gen_length` is ignored here, since it sets the length of a hole.
+            None for a strategy's option means its default.
+        length: number of open positions to check against, if known.
 
     Raises:
-        UserError: an unknown key, or a value that is not allowed; one line with the nearest name.
+        UserError: a key is unknown or a value is not allowed; one line with the nearest name.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -278,7 +287,7 @@ def _build(values: Mapping[str, Any]) -> DecodeSettings:
         if name == "strategy" or name in general or name in option_names(cls):
             continue
         if not (users := users_of(name)):
-            raise unknown("decode", name, setting_names())
+            raise unknown_name_error("decode", name, setting_names())
         if name in own:
             raise UserError(f"decode {name} is not used by strategy '{cls.name}'; it belongs to {', '.join(users)}")
     for one in fields(cls):
@@ -295,9 +304,9 @@ def _hints() -> dict[str, Any]:
 
 
 # -- which settings mean something to which process --------------------------------------------------------------------
-#
-# A user who names a setting that their model cannot use gets an error. A task's YAML is written for all models: what the
-# model's process cannot use gives way to the process's own default, and the result lists it.
+# If a user sets a setting that the model cannot use, that is an error. A task's YAML is written for
+# all models: a setting that the model's process cannot use is replaced by the process's default,
+# and the result lists it.
 
 
 def supports(process: str, name: str, value: Any) -> bool:
@@ -308,14 +317,16 @@ def supports(process: str, name: str, value: Any) -> bool:
     if name == "schedule":
         return any(cls.takes_schedule for cls in strategies)
     if name not in GENERAL and not users_of(name):
-        return True  # no table knows it; it is refused by name later
+        return True  # unknown: a later error names it
     return any((name in GENERAL or name in option_names(cls)) and name not in cls.unread(process) for cls in strategies)
 
 
 def fit_task(settings: Mapping[str, Any], process: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns a task's decode settings that models of `process` can use, and those that give way to the process's default.
+    """Returns a task's decode settings that models of `process` can use, and those that are
+    replaced by defaults.
 
-    Settings of a strategy go with it; a strategy that no table knows stays, to be refused by name.
+    If a strategy is replaced, its options are too. An unknown strategy stays; a later error names
+    it.
     """
     lost = set()
     if not supports(process, "strategy", settings.get("strategy", default_strategy(process))):

@@ -1,10 +1,10 @@
-"""A canvas that is being filled: its tokens and the rows that its steps run.
+"""A canvas that is being filled: its tokens and the rows of its steps.
 
-`StepState` is what a strategy sees of a step, `Edit` what it answers, and `DecodeState` applies it.
-Positions have identities (`DecodeState.ids`), so that a step may insert and delete some: random
-numbers, the trace and checkpoints belong to identities. Arrays are in reading order.
+A strategy gets a `StepState` and returns an `Edit`, which `DecodeState` applies. Positions have
+identities (`DecodeState.ids`), so that a step may insert and delete some. Random numbers, the trace
+and checkpoints refer to identities. Arrays are ordered from left to right.
 
-Shape letters: L = positions of the canvas now, W = positions that a step looks at, K = positions
+Shape letters: L = positions of the canvas now, W = positions that a step considers, K = positions
 that it changes.
 """
 
@@ -41,9 +41,9 @@ class Block:
     """Open positions that are filled together.
 
     Attributes:
-        number: from 0, in reading order.
-        size: positions by which a schedule counts.
-        steps: steps that the schedule has.
+        number: from 0, from left to right.
+        size: number of positions for the schedule.
+        steps: number of steps of the schedule.
     """
 
     number: int
@@ -56,20 +56,20 @@ class StepState:
     """What a strategy sees of a step.
 
     Attributes:
-        step: step of this block, from 0.
-        steps: steps of this block.
-        global_step: step of the whole canvas, from 0; it numbers the random draws.
-        quota: tokens to write by the schedule, 0 if there is none.
+        step: number of the step in this block, from 0.
+        steps: number of steps of this block.
+        global_step: number of the step in the whole canvas, from 0; it numbers the random draws.
+        quota: number of tokens to write by the schedule, 0 if there is none.
         schedule: name of the schedule, or None.
         eps: end of the 'timestep' grid.
-        position: [W] places in the canvas, ascending.
+        position: [W] indices in the canvas, ascending.
         ids: [W] identities of these positions.
         open: [W] whether the position is still open.
         noise: random streams of the request.
         current: [W] the token at the position now; the mask token if it is open.
         old_logprob: [W] log-probability with which that token was written (nats).
         token: [W] candidates; empty if the strategy does not read them.
-        score: [W] how sure the model is of its candidate, by the strategy's measure.
+        score: [W] the model's confidence in its candidate, by the strategy's measure (`reads`).
         more: further outputs of the strategy's own op, each [W, ...].
     """
 
@@ -90,12 +90,12 @@ class StepState:
     more: Output = ()
 
     def uniform(self, stream: str) -> Floats:
-        """Returns [W] uniforms in [0, 1), one for each (stream, step, identity)."""
+        """Returns [W] uniform numbers in [0, 1), one for each (stream, step, identity)."""
         return self.noise.uniforms(stream, self.global_step, int(self.ids.max()) + 1)[self.ids]
 
     @property
     def left_open(self) -> int:
-        """Positions that the schedule leaves open."""
+        """Number of positions that the schedule leaves open."""
         return int(self.open.sum()) - self.quota
 
     @property
@@ -106,15 +106,15 @@ class StepState:
 
 @dataclass(frozen=True)
 class Query:
-    """What a step asks of the model.
+    """What a step reads off the model.
 
     Attributes:
-        op: what to read off the logits.
-        head: the method of the model that answers.
-        time: noise level that the model is told; 0 for none.
-        log_chance: log of the chance that a position is written, if it is known before anything is
-            read (nats).
-        keeps: whether the last output of `op` stays on the device, for the op's next call (`rows.KeepingOp`).
+        op: computes the outputs from logits.
+        head: the model's method to call.
+        time: noise level passed to the model; 0 for none.
+        log_chance: log-probability that a position is written, if known before the model runs
+            (nats).
+        keeps: whether the last output of `op` stays on the device for its next call (`KeepingOp`).
     """
 
     op: LogitsOp
@@ -126,16 +126,16 @@ class Query:
 
 @dataclass(frozen=True)
 class Edit:
-    """What a step changes. Places are those before the step.
+    """What a step changes. Positions are indices before the step.
 
     Attributes:
-        commit: [K] places of the block that get a token.
+        commit: [K] positions of the block that get a token.
         token: [K] the tokens.
         logprob: [K] log-probability of each token (nats).
-        erase: places of the block that become masks again.
-        insert: places of the block before which a mask is inserted, ascending; a place may be given
-            several times, and one behind the last place of the block lengthens it.
-        delete: places of the block that are taken out.
+        erase: positions of the block that become masks again.
+        insert: positions of the block before which a mask is inserted, ascending. A position may be
+            given several times; the one after the last position appends to the block.
+        delete: positions of the block that are removed.
     """
 
     commit: Ints = field(default_factory=lambda: NONE)
@@ -152,7 +152,7 @@ class Edit:
 
     @property
     def resizes(self) -> bool:
-        """Whether the canvas has other positions afterwards."""
+        """Whether the step inserts or deletes positions."""
         return bool(len(self.insert) or len(self.delete))
 
 
@@ -164,13 +164,15 @@ class DecodeState:
         tokens: [L] token ids, the mask token where open.
         open: [L] whether a token is still to be written.
         given: [L] whether the canvas came with the token.
-        in_hole: [L] whether the position is one of the answer's; those that fill up a last block are not.
+        in_hole: [L] whether the position is a part of the answer; positions that complete a last
+            block are not.
         block_of: [L] number of the block that a position belongs to, -1 if it is given.
         logprob: [L] log-probability of each token when it was written (nats), -inf if it is not.
         step: [L] global step at which each token was written, -1 if it is not.
         block: number of the block that is being filled.
-        global_step, forwards, written_steps, post_steps, last_change: counters (`checkpoints.State`).
-        kept: what the strategy keeps on the device from step to step.
+        global_step, forwards, written_steps, post_steps, last_change: counters
+            (`checkpoints.State`).
+        kept: numbers that the strategy keeps on the device between steps.
         exit: why decoding ended, 'full' until then.
     """
 
@@ -207,15 +209,15 @@ class DecodeState:
         self.last_change = -1
         self.exit = "full"
 
-    # -- what a step sees ------------------------------------------------------------------------------
+    # -- the view of a step ------------------------------------------------------------------------------
 
     @property
     def block_positions(self) -> Ints:
-        """Places of the block that is being filled."""
+        """Positions of the block that is being filled."""
         return np.nonzero(self.block_of == self.block)[0]
 
-    def look(self, at: Ints, block: Block, step: int, quota: int, schedule: str | None) -> StepState:
-        """Returns what a strategy sees of the positions `at` before anything is read."""
+    def view(self, at: Ints, block: Block, step: int, quota: int, schedule: str | None) -> StepState:
+        """Returns what a strategy sees of the positions `at` before the model runs."""
         return StepState(
             step=step,
             steps=block.steps,
@@ -232,10 +234,11 @@ class DecodeState:
         )
 
     def first_position_alone(self, at: Ints) -> bool:
-        """Returns whether the first step of the block `at` reads its first position and no other.
+        """Returns whether the first step of the block `at` reads only its first position.
 
-        A shifted model reads it before the block. There later rows do not run (Fast-dLLM's caches), or
-        in a block-causal model the block before tells it, whatever else is written (Fast-dLLM v2).
+        A shifted model reads that position one before the block. Later rows do not run it there
+        (Fast-dLLM's caches), or it depends only on the block before (block-causal models, Fast-dLLM
+        v2).
         """
         block = self.model.block_length
         told = block is not None and logit_shift(self.model) > 0 and int(at[0]) % block == 0
@@ -244,10 +247,10 @@ class DecodeState:
     # -- rows ------------------------------------------------------------------------------------------
 
     def read(self, at: Ints, query: Query) -> Generator[list[ForwardRow], list[Output], Output]:
-        """Returns what `query` reads at `at`.
+        """Returns the outputs of `query` at `at`.
 
-        No row is run if the same has been read already, nothing has changed since, and no random
-        number has a part in it.
+        No row is run if the last row was the same, the canvas has not changed since, and no random
+        numbers are used.
         """
         if self.known is not None and self.known[0] == query and np.array_equal(self.known[1], at):
             return self.known[2]
@@ -257,7 +260,7 @@ class DecodeState:
         return found
 
     def run(self, rows: list[ForwardRow]) -> Generator[list[ForwardRow], list[Output], list[Output]]:
-        """Returns the outputs of rows of one step, and counts them."""
+        """Returns the outputs of the rows of one step, and counts the rows."""
         found = yield rows
         self.forwards += sum(row.passes for row in rows)
         return found
@@ -265,13 +268,13 @@ class DecodeState:
     def row(
         self, at: Ints, query: Query, tokens: Ints | None = None, payload: NDArray[Any] | None = None
     ) -> ForwardRow:
-        """Returns the row that reads `at`; what the model cannot see from there is left out.
+        """Returns the row that reads `at`, without positions that the model cannot see from there.
 
         Args:
-            at: [W] places, ascending.
-            query: what to ask.
-            tokens: [L] tokens to show in place of the canvas' own (a draft, or masks to verify);
-                such a row runs whole, without a KV cache.
+            at: [W] positions, ascending.
+            query: what to read.
+            tokens: [L] tokens that replace the canvas' own (a draft, or masks to verify). Such a
+                row runs whole, without a KV cache.
             payload: [W, ...] input of the query's op; None: the random numbers of this step.
         """
         end = visible_end(self.model, self.open, int(at[-1]))
@@ -279,7 +282,7 @@ class DecodeState:
         unguided = None
         if factor != 1:
             hidden = self.given.copy()
-            hidden[0] &= not self.model.needs_bos  # there is no prediction at all without it
+            hidden[0] &= not self.model.needs_bos  # the model predicts nothing without it
             unguided = np.where(hidden, self.model.mask_id, self.tokens)[:end]
         shown = (self.tokens if tokens is None else tokens)[:end].copy()
         cached = {}
@@ -299,10 +302,11 @@ class DecodeState:
     # -- changes ---------------------------------------------------------------------------------------
 
     def apply(self, edit: Edit) -> None:
-        """Changes the canvas as a step says.
+        """Applies a step's changes to the canvas.
 
         Raises:
-            SampleError: a place outside the block, or a canvas longer than the model allows.
+            SampleError: a position is outside the block, or the canvas becomes longer than the
+                model allows.
         """
         if edit.changes_nothing:
             return
@@ -330,7 +334,7 @@ class DecodeState:
         )
 
     def _resize(self, edit: Edit) -> None:
-        """Inserts masks and takes positions out."""
+        """Inserts masks and deletes positions."""
         places = self.block_positions
         behind = int(places[-1]) + 1 if len(places) else 0
         inside = np.isin(edit.insert, places) | (edit.insert == behind)
@@ -344,14 +348,14 @@ class DecodeState:
         fresh = np.arange(self.next_id, self.next_id + len(edit.insert))
         self.next_id += len(fresh)
         kept = np.setdiff1d(np.arange(len(self.ids)), edit.delete)
-        # where each position comes from, -1 for new ones
+        # the old index of each position, -1 for new ones
         source = np.insert(kept, np.searchsorted(kept, edit.insert), -1)
         new = source < 0
         self.rearrange(np.where(new, 0, self.ids[source]), source)
         self.ids[new], self.block_of[new] = fresh, self.block
 
     def rearrange(self, ids: Ints, source: Ints) -> None:
-        """Takes over the positions `source` of the present canvas, in that order; -1 is a new mask."""
+        """Rebuilds the canvas from its positions `source`, in this order; -1 is a new mask."""
         new = source < 0
 
         def moved(values: Any, of_new: Any) -> Any:
@@ -366,15 +370,15 @@ class DecodeState:
         if self.early_exit is not None:
             self.early_exit.follow(np.nonzero(self.in_hole)[0])
 
-    def look_for_exit(self) -> None:
-        """Notes if nothing that is visible can change any more."""
+    def check_early_exit(self) -> None:
+        """Sets `exit` if visible text can no longer change."""
         if self.early_exit is not None and self.exit == "full" and self.open.any():
             self.exit = self.early_exit.reason(self.tokens, self.open) or "full"
 
-    # -- what is left when it ends, or is interrupted ----------------------------------------------------
+    # -- checkpoints and the answer ----------------------------------------------------
 
     def checkpoint(self, step: int) -> State:
-        """Returns the state before step `step` of the present block."""
+        """Returns the state before step `step` of the current block."""
         at = np.nonzero(~self.given)[0]
         grown = self.ids >= self.asked_length
         return State(
@@ -394,7 +398,7 @@ class DecodeState:
         )
 
     def restore(self, state: State) -> None:
-        """Makes the canvas what it was at a checkpoint."""
+        """Restores the canvas from a checkpoint."""
         if state.positions:
             ids: Ints = np.array(state.positions, dtype=np.int64)
             self.rearrange(ids, np.where(ids < self.asked_length, ids, -1))
@@ -407,7 +411,9 @@ class DecodeState:
         self.last_change, self.next_id = state.last_change, state.next_id
 
     def accepts(self, state: State) -> bool:
-        """Returns whether a checkpoint can be one of this canvas. One from a file that another program wrote need not be."""
+        """Returns whether a checkpoint is valid for this canvas; the file may come from another
+        program.
+        """
         rows = 4 * (state.global_step + 1)  # more than any step runs
         limits = (
             (state.block, len(self.blocks) - 1),
@@ -445,7 +451,7 @@ class DecodeState:
         )
 
     def filling(self) -> Filling:
-        """Returns what was written; `BLANK` where positions were left open."""
+        """Returns the filling, `BLANK` at positions that are still open."""
         hole = self.in_hole
         confidence = np.where(self.open, np.nan, np.exp(self.logprob))[hole]
         return Filling(
@@ -463,7 +469,9 @@ def _plain(values: Ints) -> tuple[int, ...]:
 
 
 def whole_blocks(canvas: Canvas, block: int | None) -> Canvas:
-    """Returns the canvas with its last block filled up by open positions, as block-causal models need it."""
+    """Returns the canvas with its last block completed by open positions, as block-causal models
+    need.
+    """
     missing = -len(canvas) % block if block is not None and canvas.open[-1] else 0
     return Canvas(canvas.tokens + (BLANK,) * missing, canvas.open + (True,) * missing, canvas.key)
 
@@ -471,8 +479,8 @@ def whole_blocks(canvas: Canvas, block: int | None) -> Canvas:
 def _blocks(positions: Ints, settings: DecodeSettings, block: int | None) -> Iterator[tuple[Ints, int]]:
     """Yields the positions and the number of steps of each block in order.
 
-    Blocks are runs of `block_length` open positions; those of a block-causal model are its own, or
-    even parts of them.
+    A block is a run of `block_length` open positions. Blocks of a block-causal model are its own,
+    or equal parts of them.
     """
     if block is not None:
         size = settings.block_length or block
@@ -486,5 +494,7 @@ def _blocks(positions: Ints, settings: DecodeSettings, block: int | None) -> Ite
 
 
 def _counted_size(count: int, settings: DecodeSettings, block: int | None) -> int:
-    """Returns the positions by which a schedule counts: all of a model's block, even if some are given."""
+    """Returns the number of positions for the schedule: all of a model's block, even if some are
+    given.
+    """
     return (settings.block_length or block) if block else count

@@ -1,6 +1,6 @@
-"""Strategies that write masked positions once: which candidates a step writes.
+"""Strategies that write each masked position once.
 
-Shape letter: W = positions that a step looks at.
+Shape letter: W = positions that a step considers.
 """
 
 from __future__ import annotations
@@ -17,33 +17,38 @@ from dlm_eval.options import option
 
 
 def highest(rank: Floats, count: int) -> Bools:
-    """Returns [W] bool, true at the `count` highest ranks; of equal ranks the earlier position first."""
+    """Returns [W] bool, true at the `count` highest ranks.
+
+    Of equal ranks, earlier positions come first.
+    """
     chosen = np.zeros(len(rank), dtype=bool)
     chosen[np.argsort(-rank, kind="stable")[: max(0, count)]] = True
     return chosen
 
 
 def lowest(score: Floats, count: int) -> Bools:
-    """Returns [W] bool, true below the score that `count` others lie under; equal scores at the border do not count."""
+    """Returns [W] bool, true at the `count` lowest scores, without scores equal to the next higher
+    one.
+    """
     return score < np.sort(score)[count] if count < len(score) else np.ones(len(score), dtype=bool)
 
 
 def gumbel(uniform: Floats) -> Floats:
-    """Returns standard Gumbel numbers from uniforms in [0, 1)."""
+    """Returns standard Gumbel numbers from uniform numbers in [0, 1)."""
     return -np.log(-np.log1p(-uniform))
 
 
-# -- the schedule says how many ----------------------------------------------------------------------------
+# -- the schedule decides how many ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confidence(Unmasking, name="confidence"):
-    """the most probable candidates first (LLaDA low_confidence, Dream maskgit_plus, DiffuLLaMA with rescore)"""
+    """the most probable candidates first (LLaDA low_confidence, Dream maskgit_plus, DiffuLLaMA)"""
 
     alg_temp: float = option(0.0, least=0, help="temperature of the choice of positions (Dream); 0 takes the best")
     rescore: bool = option(
         False,
-        help="written tokens keep competing for the quota with fresh scores (DiffuLLaMA); they are not rewritten",
+        help="written tokens compete for the quota with their new scores (DiffuLLaMA); they are not rewritten",
     )
     default_schedule: ClassVar[str | None] = "even"
     reads: ClassVar[Measure | None] = "probability"
@@ -56,15 +61,16 @@ class Confidence(Unmasking, name="confidence"):
     def revisits(self) -> bool:
         return self.rescore
 
-    def commit(self, look: StepState) -> Bools:
-        score = look.score
+    def commit(self, view: StepState) -> Bools:
+        score = view.score
         if self.alg_temp > 0:
-            # Gumbel-top-k (Kool et al. 2019) draws without replacement with one random number for each position.
+            # Gumbel-top-k (Kool et al. 2019) draws without replacement with one random number for
+            # each position.
             score = np.exp(score) if self.reads == "probability" else score
-            score = score / self.alg_temp + gumbel(look.uniform("order"))
+            score = score / self.alg_temp + gumbel(view.uniform("order"))
         if self.rescore:
-            return look.open & ~lowest(score, look.left_open)
-        return highest(score, look.quota)
+            return view.open & ~lowest(score, view.left_open)
+        return highest(score, view.quota)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +89,7 @@ class Entropy(Confidence, name="entropy"):
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Unmasking, name="random"):
-    """places drawn at random, so many each step (LLaDA random)"""
+    """random positions, as many per step as the schedule says (LLaDA random)"""
 
     default_schedule: ClassVar[str | None] = "even"
 
@@ -91,26 +97,26 @@ class Random(Unmasking, name="random"):
     def is_random(self) -> bool:
         return True
 
-    def commit(self, look: StepState) -> Bools:
-        return highest(look.uniform("order"), look.quota)
+    def commit(self, view: StepState) -> Bools:
+        return highest(view.uniform("order"), view.quota)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftToRight(Unmasking, name="left_to_right"):
-    """in reading order (SDAR sequential)"""
+    """from left to right (SDAR sequential)"""
 
     default_schedule: ClassVar[str | None] = "even"
 
-    def commit(self, look: StepState) -> Bools:
-        return np.arange(len(look.position)) < look.quota
+    def commit(self, view: StepState) -> Bools:
+        return np.arange(len(view.position)) < view.quota
 
 
-# -- the strategy decides by itself how many ----------------------------------------------------------------
+# -- the strategy decides how many ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirstHitting(Unmasking, name="first_hitting"):
-    """one position at random per step: the reverse process without steps that change nothing (BD3LM first_hitting)"""
+    """one random position per step: the reverse process without idle steps (BD3LM first_hitting)"""
 
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = False
@@ -119,36 +125,36 @@ class FirstHitting(Unmasking, name="first_hitting"):
     def is_random(self) -> bool:
         return True
 
-    def commit(self, look: StepState) -> Bools:
-        return highest(look.uniform("order"), 1)  # each with the same chance (arXiv 2409.02908)
+    def commit(self, view: StepState) -> Bools:
+        return highest(view.uniform("order"), 1)  # all with equal probability (arXiv 2409.02908)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold(Unmasking, name="threshold"):
-    """all candidates at least as probable as a threshold, at least one (Fast-dLLM, SDAR dynamic, LLaDA2)"""
+    """all candidates of at least a threshold's probability, at least one (Fast-dLLM, SDAR, LLaDA2)"""
 
-    threshold: float = option(least=0, most=1, help="least probability that is written")
+    threshold: float = option(least=0, most=1, help="minimum probability of a token that is written")
     min_per_step: int | Literal["schedule"] | None = option(
         None,
         least=1,
-        help="tokens that a step writes at least, the most probable ones; 'schedule' means the schedule's quota (SDAR, LLaDA2)."
-        " None: the quota if there is a schedule that is not the maximum, else 1",
+        help="minimum number of tokens that a step writes, the most probable ones; 'schedule': the schedule's quota (SDAR,"
+        " LLaDA2). None: the quota if there is a schedule that is not the maximum, else 1",
     )
     max_per_step: int | Literal["schedule"] | None = option(
         None,
         least=1,
-        help="tokens that a step writes at most; 'schedule' means the schedule's quota (Fast-dLLM on Dream)",
+        help="maximum number of tokens that a step writes; 'schedule': the schedule's quota (Fast-dLLM on Dream)",
     )
     reads: ClassVar[Measure | None] = "probability"
 
-    def commit(self, look: StepState) -> Bools:
-        sure: Bools = np.exp(look.score) >= self.threshold
-        most = look.quota if self.max_per_step == "schedule" else self.max_per_step
+    def commit(self, view: StepState) -> Bools:
+        sure: Bools = np.exp(view.score) >= self.threshold
+        most = view.quota if self.max_per_step == "schedule" else self.max_per_step
         if most is not None:
-            sure &= highest(look.score, most)
-        quota = look.quota if self.min_per_step == "schedule" or self.max_per_step != "schedule" else 1
+            sure &= highest(view.score, most)
+        quota = view.quota if self.min_per_step == "schedule" or self.max_per_step != "schedule" else 1
         least = max(1, self.min_per_step if isinstance(self.min_per_step, int) else quota)
-        return sure if sure.sum() >= least else highest(look.score, least)
+        return sure if sure.sum() >= least else highest(view.score, least)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,41 +165,42 @@ class Factor(Unmasking, name="factor"):
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "probability"
 
-    def commit(self, look: StepState) -> Bools:
-        ranked = np.sort(np.exp(look.score))[::-1]
+    def commit(self, view: StepState) -> Bools:
+        ranked = np.sort(np.exp(view.score))[::-1]
         needed = 1 - self.factor / np.arange(2, len(ranked) + 2)
-        # As published, the most probable one is always written, and the last one whenever all before it are.
+        # As published, the most probable candidate is always written, and the last one if all
+        # before it are.
         needed[0] = needed[-1] = -np.inf
         refused = np.nonzero(ranked < needed)[0]
-        return highest(look.score, int(refused[0]) if len(refused) else len(ranked))
+        return highest(view.score, int(refused[0]) if len(refused) else len(ranked))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EntropyBound(Unmasking, name="entropy_bound"):
-    """as many as keep the joint entropy's excess under a bound (EB-sampler)"""
+    """the lowest entropies, while the sum without the largest is at most a bound (EB-sampler)"""
 
     entropy_bound: float = option(
-        least=0, help="nats by which entropies may add up beyond the largest (arXiv 2505.24857)"
+        least=0, help="maximum sum of the entropies without the largest (nats; arXiv 2505.24857)"
     )
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "entropy"
 
-    def commit(self, look: StepState) -> Bools:
-        ranked = np.sort(-look.score)  # ascending: the largest of the first n is the n-th
+    def commit(self, view: StepState) -> Bools:
+        ranked = np.sort(-view.score)  # ascending: the largest of the first n is the n-th
         excess = np.cumsum(ranked) - ranked
-        return highest(look.score, max(1, int(np.searchsorted(excess, self.entropy_bound, side="right"))))
+        return highest(view.score, max(1, int(np.searchsorted(excess, self.entropy_bound, side="right"))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window(Unmasking, name="window"):
-    """within a window behind the first open position, all with little entropy, the nearer ones first (WeDLM)"""
+    """all of low entropy in a window after the first open position, nearer ones first (WeDLM)"""
 
-    window: int = option(16, least=1, help="positions from the first open one on that are looked at")
+    window: int = option(16, least=1, help="length of the window, from the first open position on")
     entropy_threshold: float = option(
-        0.4, least=0, help="nats below which a candidate is written; 0 writes one at a time"
+        0.4, least=0, help="entropy in nats below which a candidate is written; 0 writes one at a time"
     )
     pos_penalty: float = option(
-        0.02, least=0, help="nats that count against a candidate for each position behind the first open one"
+        0.02, least=0, help="nats added to a candidate's entropy for each position after the first open one"
     )
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "entropy"
@@ -202,7 +209,8 @@ class Window(Unmasking, name="window"):
         inside: Ints = at[at < at[0] + self.window]
         return inside
 
-    def commit(self, look: StepState) -> Bools:
-        doubt = -look.score + self.pos_penalty * (look.position - look.position[0])  # arXiv 2512.22737
+    def commit(self, view: StepState) -> Bools:
+        # ArXiv 2512.22737.
+        doubt = -view.score + self.pos_penalty * (view.position - view.position[0])
         sure: Bools = doubt < self.entropy_threshold
         return sure if sure.any() else highest(-doubt, 1)

@@ -1,7 +1,8 @@
-"""A decoding strategy: a frozen dataclass. Its fields are its options, and subclassing it with a name registers it.
+"""Base class of decoding strategies: frozen dataclasses whose fields are their options.
 
-`Strategy` is what all strategies have in common. Those that write masked positions step by step extend `unmasking.Unmasking`; the
-processes 'uniform', 'gaussian' and 'canvas' have programs of their own.
+A subclass with a name is registered. Strategies that write masked positions step by step extend
+`unmasking.Unmasking`. Those of the processes 'uniform', 'gaussian' and 'canvas' have their own
+programs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from dlm_eval.rng import Noise
 if TYPE_CHECKING:
     from dlm_eval.decoding.settings import DecodeSettings
 
-# general settings that are about masks, and about how a token is drawn; processes without either leave them unread
+# General settings about masks, and about drawing a token. Processes without masks or draws do not
+# use them.
 OF_MASKS = (
     "eps", "allow_mask", "confidence_eos_eot_inf", "cache", "block_length", "steps_per_block", "guidance",
 )  # fmt: skip
@@ -39,11 +41,12 @@ class FillRequest:
     Attributes:
         model: the denoiser.
         canvas: what to fill; it has open positions.
-        settings: how.
+        settings: how to fill it.
         noise: random streams of the request.
-        trace: sees every step, or None.
-        begun: the state that an interrupted program with the same request has reached; this one goes on from there.
-        offer: is offered the state between steps, if canvases have checkpoints (`Strategy.why_no_checkpoint`).
+        trace: called after every step, or None.
+        begun: state to resume from, left by an interrupted program with the same request.
+        offer: called between steps with the state, if checkpoints are possible
+            (`Strategy.why_no_checkpoint`).
     """
 
     model: Denoiser
@@ -60,9 +63,10 @@ class Strategy:
     """Base of all strategies.
 
     Class attributes:
-        name: what `--decode strategy=` takes; given as `class Mine(Strategy, name="mine")`.
-        processes: corruptions of the models that it can fill with.
-        default_schedule: how many tokens a step writes unless `schedule` says otherwise; None if the strategy decides by itself.
+        name: value of `--decode strategy=`; given as `class Mine(Strategy, name="mine")`.
+        processes: diffusion processes of the models that it works with.
+        default_schedule: schedule if `schedule` is not set; None if the strategy decides how many
+            tokens a step writes.
         takes_schedule: whether `schedule` can be set.
         takes_steps: whether `steps` can be set.
         resizes: whether it inserts or deletes positions.
@@ -86,13 +90,16 @@ class Strategy:
         self.check()
 
     def check(self) -> None:
-        """Raises UserError if options contradict each other. Ranges are declared on the fields (`options.option`)."""
+        """Raises UserError if options contradict each other.
+
+        Ranges are declared on the fields (`options.option`).
+        """
 
     def refuse(self, settings: DecodeSettings) -> None:
         """Raises UserError if general settings contradict the strategy."""
         if settings.schedule is not None and not self.takes_schedule:
             raise UserError(
-                f"decode schedule is not used by strategy '{self.name}', which decides by itself how much to write"
+                f"decode schedule is not used by strategy '{self.name}', which decides by itself how many tokens to write; leave it out"
             )
         if not self.takes_steps and (settings.steps or settings.steps_per_block):
             raise UserError(
@@ -100,31 +107,35 @@ class Strategy:
             )
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
-        """Raises UserError if `model` lacks what the strategy needs."""
+        """Raises UserError if the strategy does not work with `model`."""
         if model.process not in self.processes:
             raise not_for(self, model.process)
 
     @property
     def is_random(self) -> bool:
-        """Whether random numbers have a part in answers even at temperature 0."""
+        """Whether answers depend on random numbers even at temperature 0."""
         return False
 
     @classmethod
     def unread(cls, process: str) -> tuple[str, ...]:
-        """Returns the settings, general ones and own ones, that do nothing for models of `process`."""
+        """Returns the settings, general and own, that have no effect for models of `process`."""
         return ()
 
     @classmethod
     def default_steps(cls, process: str) -> int | None:
-        """Returns the steps of a hole unless `steps` says otherwise; None: one for each open position."""
+        """Returns the number of steps of a hole if `steps` is not set; None: one for each open
+        position.
+        """
         return None
 
     def why_no_checkpoint(self, process: str) -> str | None:
-        """Returns why a half-filled canvas cannot be resumed, so that it is begun anew, or None."""
+        """Returns why a half-filled canvas cannot be resumed, or None."""
         return f"process '{process}'"
 
     def identity(self) -> dict[str, Any]:
-        """Returns name and options, and for a class from elsewhere a digest of its source, for records and journal keys."""
+        """Returns the name and options, and a digest of the source if it is a plug-in's, for result
+        files and journal keys.
+        """
         source = source_digest(type(self))
         return {"strategy": self.name, **vars(self), **({"source_sha256": source} if source else {})}
 
@@ -137,9 +148,9 @@ _HERE = "dlm_eval.decoding."
 STRATEGIES: Registry[Strategy] = Registry(
     "strategy",
     "dlm_eval.strategies",
-    # the first one for a process is its default
+    # the first strategy of a process is its default
     modules=[_HERE + part for part in ("strategies", "ancestral", "remasking", "uniform", "block_uniform")],
-    aliases={"ddpm_cache": "ddpm"},  # MDLM's name: forwards without effect are never run
+    aliases={"ddpm_cache": "ddpm"},  # MDLM's name: a forward that changes nothing is never run
 )
 
 
@@ -150,7 +161,7 @@ def strategies_for(process: str) -> list[type[Strategy]]:
 
 
 def default_strategy(process: str) -> str:
-    """Returns the name of the strategy that models of `process` are decoded with if nobody names one."""
+    """Returns the name of the default strategy for models of `process`."""
     return strategies_for(process)[0].name
 
 
@@ -162,13 +173,13 @@ def users_of(option: str) -> list[str]:
 
 
 def not_for(strategy: Strategy, process: str) -> UserError:
-    """Returns the error of a strategy that cannot fill with models of `process`."""
+    """Returns the error of a strategy that does not work with models of `process`."""
     fitting = ", ".join(cls.name for cls in strategies_for(process))
     return UserError(f"decode strategy '{strategy.name}' is not for models of process '{process}'; allowed: {fitting}")
 
 
 def describe_strategy(name: str) -> dict[str, Any]:
-    """Returns what `dlm-eval show` prints: for which models, the schedule, and every option."""
+    """Returns what `dlm-eval show` prints: the processes, the schedule, and every option."""
     cls = STRATEGIES.find(name, "strategy")
     return {
         "name": cls.name,

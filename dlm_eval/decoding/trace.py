@@ -1,4 +1,4 @@
-"""What the trace hook sees of a step, whichever program made it."""
+"""Steps as the trace hook sees them, for all decoding programs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TraceStep:
-    """One step as the trace hook sees it, after the step.
+    """The canvas after one step.
 
-    Positions have identities: those of the canvas as it was asked are numbered from 0, and each
-    position that a step inserts gets the next number. Only strategies that change the length of a
-    canvas make the two differ.
+    Positions have identities: the positions of the original canvas are numbered from 0, and each
+    inserted position gets the next number. Identities equal positions unless a strategy changes the
+    length of the canvas.
 
     Attributes:
         step: number of the step, from 0 (steps that change nothing are not traced).
-        tokens: [L] ids in reading order, the mask token where open.
+        tokens: [L] ids from left to right, the mask token if open.
         open: [L] bool.
         written: [K] identities of the positions written in this step.
         confidence: [K] probability of each token when it was written.
         erased: identities of the positions that became masks again in this step.
-        positions: [L] identity of each position, in reading order; empty if they are 0 to L - 1.
+        positions: [L] identity of each position, from left to right; empty if they are 0 to L - 1.
     """
 
     step: int

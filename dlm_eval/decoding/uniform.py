@@ -1,9 +1,11 @@
-"""Decoding for models of the uniform process: a canvas of random tokens, all of them rewritten at every step.
+"""Decoding for models of the uniform process: random tokens, all of which are rewritten at every
+step.
 
-SUNDAE (Savinov et al. 2022), AR2Diff (Han et al. 2024, arXiv 2401.17181): 10 steps at temperature 0.2, the best of 8 samples
-by the model's own score.
+SUNDAE (Savinov et al. 2022), AR2Diff (Han et al. 2024, arXiv 2401.17181): 10 steps at temperature
+0.2, the best of 8 samples by the model's own score.
 
-Shape letters: L = positions of the canvas, n = open ones, N = wanted positions of a batch, V = vocabulary.
+Shape letters: L = positions of the canvas, n = open ones, N = wanted positions of a batch, V =
+vocabulary.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ DEFAULT_STEPS = 10
 
 @dataclass(frozen=True)
 class Rewriter:
-    """Reads (next token, its log-probability [nats], log-probability of the token that stands there now [nats]).
+    """LogitsOp of (next token, its log-probability [nats], log-probability of the present token
+    [nats]).
 
-    The payload is [N, 2] float64: a uniform in [0, 1), and the token that stands there.
+    The payload is [N, 2] float64: a uniform number in [0, 1), and the present token.
     """
 
     draw: Draw
@@ -44,7 +47,7 @@ class Rewriter:
 
 @dataclass(frozen=True, kw_only=True)
 class Rewrite(Strategy, name="rewrite"):
-    """every position at every step, from random tokens (SUNDAE, AR2Diff; models of process 'uniform')"""
+    """every position at every step, from random tokens (SUNDAE, AR2Diff; process 'uniform')"""
 
     processes: ClassVar[tuple[Process, ...]] = ("uniform",)
 
@@ -61,10 +64,12 @@ class Rewrite(Strategy, name="rewrite"):
         return DEFAULT_STEPS
 
     def program(self, request: FillRequest) -> Program[Filling]:
-        """Returns the program that fills the canvas, with the best of `samples` samples (`forwards` counts all of them).
+        """Returns the program that fills the canvas, with the best of `samples` samples (`forwards`
+        counts all).
 
-        The best has, with rerank 'score', the lowest cross-entropy between the input of its last step and the logits there
-        (AR2Diff 4.1: it costs no further pass); with 'probability', the most probable tokens as they were written.
+        Under rerank 'score' the best has the lowest cross-entropy between the input of its last
+        step and the logits there (AR2Diff 4.1), which needs no further forward. Under 'probability'
+        it has the most probable tokens as they were written.
         """
         settings = request.settings
         numbers = range(settings.samples)
@@ -74,20 +79,22 @@ class Rewrite(Strategy, name="rewrite"):
 
 
 def _sample(request: FillRequest) -> Program[tuple[Filling, float]]:
-    """Returns the program of one sample: its filling, and the mean log-probability of the last step's input (nats)."""
+    """Returns the program of one sample: its filling, and the mean log-probability of the last
+    step's input (nats).
+    """
     model, canvas, settings, noise, trace = (
         request.model, request.canvas, request.settings, request.noise, request.trace,
     )  # fmt: skip
     at, length = np.array(canvas.open_positions), len(canvas)
     tokens = np.array(canvas.tokens, dtype=np.int64)
     tokens[at] = (noise.uniforms("start", 0, length) * model.vocab_size).astype(np.int64)[at]
-    random, reader = settings.temperature > 0, _reader(model, settings)
+    random, op = settings.temperature > 0, _reader(model, settings)
     changed, logprob, standing = np.zeros(len(at), dtype=np.int64), np.zeros(len(at)), np.zeros(len(at))
     forwards = 0
     for step in range(settings.steps or DEFAULT_STEPS):
         draws = noise.uniforms("draw", step, length)[at] if random else np.zeros(len(at))
         payload = np.stack([draws, tokens[at].astype(np.float64)], axis=1)
-        token, logprob, standing = (yield [ForwardRow(tokens.copy(), at, reader, payload)])[0]
+        token, logprob, standing = (yield [ForwardRow(tokens.copy(), at, op, payload)])[0]
         forwards += 1
         moved = token != tokens[at]
         changed[moved] = step
@@ -96,7 +103,7 @@ def _sample(request: FillRequest) -> Program[tuple[Filling, float]]:
             places, sure = tuple(map(int, at)), tuple(map(float, np.exp(logprob)))
             trace(TraceStep(step, tuple(map(int, tokens)), (False,) * length, places, sure))
         if not (random or moved.any()):
-            break  # every further step would read the same and write the same
+            break  # further steps would change nothing
     filling = Filling(
         tokens=tuple(map(int, tokens[at])),
         forwards=forwards,

@@ -1,11 +1,14 @@
-"""Decoding of masked models: read candidates, ask the strategy where to write, write, until nothing visible can change any more.
+"""Decoding of masked models, step by step, until visible text is final.
 
-One program fills one canvas and yields the rows of a step at a time; the engine mixes the rows of many programs (`dlm_eval.engine`).
+A step reads candidates, asks the strategy which of them to write, and writes these. One program
+fills one canvas and yields the rows of one step at a time. The engine mixes the rows of many
+programs (`dlm_eval.engine`).
 
-Savings that change no token: a row is read only where its candidates count; a step that writes nothing runs no row; what has been read
-already is not read again; decoding ends when visible text is final (`exits`).
+Four savings change no token. A row reads only positions whose candidates are needed. A step that
+writes nothing runs no row. The same row is not run twice in succession. Decoding ends when visible
+text is final (`exits`).
 
-Shape letters: W = positions that a step looks at.
+Shape letters: W = positions that a step considers.
 """
 
 from __future__ import annotations
@@ -36,16 +39,19 @@ Steps = Generator[list[ForwardRow], list[Output], Any]
 class Unmasking(Strategy):
     """A strategy for masked models: at each step some candidates are written.
 
-    Most strategies implement `commit` alone. `erase` takes tokens back, `query` asks the model another question, and `step` is the
-    whole step, for those that run several rows, keep something on the device, insert or delete.
+    Most strategies implement only `commit`. `erase` remasks tokens, and `query` reads something
+    else off the model. A strategy that runs several rows, keeps state on the device, or inserts or
+    deletes positions implements the whole `step`.
 
     Class attributes:
-        reads: what `StepState.score` holds: the candidate's log-probability ('probability'), its lead over the runner-up ('margin') or
-            the negative entropy ('entropy', nats); None if the strategy chooses positions without reading them.
-        ends: when a block is done: once it is 'full', after all its 'steps', or once it is full and 'stable', so that a step
-            changes nothing.
-        last_step_fills: whether one more step writes what is open after the last one.
-        keeps_state: whether the strategy keeps state from step to step beside the canvas, so that there are no checkpoints.
+        reads: what `StepState.score` holds: the candidate's log-probability ('probability'), its
+            lead over the runner-up ('margin') or the negative entropy ('entropy', nats); None if
+            the strategy chooses positions without reading them.
+        ends: when a block is done: when it is 'full', after all its 'steps', or when it is full and
+            a step changes nothing ('stable').
+        last_step_fills: whether one more step fills the positions that are open after the last one.
+        keeps_state: whether the strategy keeps state between steps besides the canvas. There are no
+            checkpoints then.
     """
 
     takes_schedule: ClassVar[bool] = True
@@ -54,64 +60,64 @@ class Unmasking(Strategy):
     last_step_fills: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = False
 
-    # -- what a strategy says ----------------------------------------------------------------------------
+    # -- what a strategy defines ----------------------------------------------------------------------------
 
     @property
     def revisits(self) -> bool:
-        """Whether a step also looks at positions of the block that are written already."""
+        """Whether a step also considers positions of the block that are already written."""
         return self.ends != "full"
 
     def candidates(self, at: Ints) -> Ints:
-        """Returns those of the positions `at` [W] (ascending) that a step looks at."""
+        """Returns the positions that a step considers, a part of `at` [W], ascending."""
         return at
 
-    def query(self, look: StepState, op: Draw, model: Denoiser) -> Query:
+    def query(self, view: StepState, op: Draw, model: Denoiser) -> Query:
         """Returns what the step asks of the model.
 
         Args:
-            look: the step before anything is read.
+            view: the step before the model runs.
             op: reads candidates by the general settings.
-            model: for strategies that ask more of it than logits.
+            model: for strategies that need more than its logits.
         """
         return Query(op)
 
-    def commit(self, look: StepState) -> Bools:
-        """Returns [W] bool, true where the candidate is written."""
+    def commit(self, view: StepState) -> Bools:
+        """Returns [W] bool, true at candidates that are written."""
         raise NotImplementedError(f"strategy '{self.name}' does not say where to write")
 
-    def erase(self, look: StepState) -> Bools:
-        """Returns [W] bool, true where a written token becomes a mask again."""
-        return look.nowhere
+    def erase(self, view: StepState) -> Bools:
+        """Returns [W] bool, true at written tokens that become masks again."""
+        return view.nowhere
 
-    def step(self, state: DecodeState, look: StepState, op: Draw) -> Generator[list[ForwardRow], list[Output], Edit]:
+    def step(self, state: DecodeState, view: StepState, op: Draw) -> Generator[list[ForwardRow], list[Output], Edit]:
         """Runs one step and returns what it changes.
 
         Args:
-            state: the canvas; `state.read` and `state.row` ask the model.
-            look: the positions that the step looks at.
+            state: the canvas; `state.read`, `state.row` and `state.run` run the model.
+            view: the positions that the step considers.
             op: reads candidates by the general settings.
         """
-        query = self.query(look, op, state.model)
+        query = self.query(view, op, state.model)
         chance = query.log_chance
         if chance is not None:
-            look = replace(look, score=np.full(len(look.position), chance))
-        if self.reads is None or chance is not None:  # only what will be written is read
-            chosen = self.commit(look)
-            erase = look.position[self.erase(look)]
+            view = replace(view, score=np.full(len(view.position), chance))
+        if self.reads is None or chance is not None:  # read only positions that will be written
+            chosen = self.commit(view)
+            erase = view.position[self.erase(view)]
             if not chosen.any():
                 return Edit(erase=erase)
-            token, logprob, *_ = yield from state.read(look.position[chosen], query)
-            return Edit(look.position[chosen], token, logprob, erase)
-        if look.quota <= 0 and self.default_schedule and not self._takes_back(look):
+            token, logprob, *_ = yield from state.read(view.position[chosen], query)
+            return Edit(view.position[chosen], token, logprob, erase)
+        if view.quota <= 0 and self.default_schedule and not self._takes_back(view):
             return Edit()
-        token, logprob, score, *more = yield from state.read(look.position, query)
-        look = replace(look, token=token, score=score, more=tuple(more))
-        chosen = self.commit(look)
-        return Edit(look.position[chosen], token[chosen], logprob[chosen], look.position[self.erase(look)])
+        token, logprob, score, *more = yield from state.read(view.position, query)
+        view = replace(view, token=token, score=score, more=tuple(more))
+        chosen = self.commit(view)
+        return Edit(view.position[chosen], token[chosen], logprob[chosen], view.position[self.erase(view)])
 
-    def _takes_back(self, look: StepState) -> bool:
-        """Returns whether a step that has no token to write can change something nevertheless."""
-        return self.revisits and (look.left_open > 0 or bool(look.open.any()))
+    def _takes_back(self, view: StepState) -> bool:
+        """Returns whether a step with no token to write can still change something."""
+        return self.revisits and (view.left_open > 0 or bool(view.open.any()))
 
     # -- the program ---------------------------------------------------------------------------------------
 
@@ -127,7 +133,7 @@ class Unmasking(Strategy):
 
     def program(self, request: FillRequest) -> Program[Filling]:
         settings = request.settings
-        if settings.samples > 1 and settings.is_random:  # else all samples would be equal
+        if settings.samples > 1 and settings.is_random:  # otherwise all samples would be equal
             one = replace(request, settings=replace(settings, samples=1), offer=no_offer, begun=None)
             programs = [self.program(replace(one, noise=repeat(request.noise, i))) for i in range(settings.samples)]
             return (yield from best_program(request.model, request.canvas, programs, settings.rerank))
@@ -145,7 +151,9 @@ class Unmasking(Strategy):
         return state.filling()
 
     def _fill_block(self, state: DecodeState, block: Block, step: int, request: FillRequest) -> Steps:
-        """Runs the steps of a block, from `step` on, until it is done or visible text is final."""
+        """Runs the steps of a block from `step` on, until the block is done or visible text is
+        final.
+        """
         settings, model = request.settings, request.model
         op = candidate_op(model, settings, self.reads)
         name = settings.schedule or self.default_schedule
@@ -158,18 +166,18 @@ class Unmasking(Strategy):
             if tokens_of and step >= block.steps - 1:
                 quota = left
             if step == 0 and state.first_position_alone(at):
-                first = self.query(state.look(at[:1], block, step, quota, name), op, model)
+                first = self.query(state.view(at[:1], block, step, quota, name), op, model)
                 edit = yield from _first_position(state, at[:1], first)
             else:
                 at = at if self.revisits else at[state.open[at]]
-                look = state.look(self.candidates(at), block, step, quota, name)
-                edit = yield from self.step(state, look, op)
+                view = state.view(self.candidates(at), block, step, quota, name)
+                edit = yield from self.step(state, view, op)
             state.apply(edit)
             if not edit.changes_nothing and self.ends == "full":
-                state.look_for_exit()
+                state.check_early_exit()
             step, state.global_step = step + 1, state.global_step + 1
             self._offer(state, step, request)
-        state.look_for_exit()  # what was written in the block is final now, whatever the strategy
+        state.check_early_exit()  # the block's tokens are final now for every strategy
 
     def _goes_on(self, state: DecodeState, block: Block, step: int) -> bool:
         if state.exit != "full":
@@ -180,32 +188,35 @@ class Unmasking(Strategy):
         if is_open:
             state.post_steps = 0
             return True
-        # A block that is full goes on only while tokens are still being replaced.
+        # A full block continues only while tokens are still replaced.
         changed = state.post_steps == 0 or state.last_change == state.global_step - 1
         state.post_steps += 1
         return self.ends == "stable" and changed and state.post_steps <= self.steps_when_full
 
     @property
     def steps_when_full(self) -> int:
-        """Steps on a full block at most, of strategies that end when 'stable'."""
+        """Maximum number of steps on a full block, for strategies that end when 'stable'."""
         return 0
 
     def _offer(self, state: DecodeState, step: int, request: FillRequest) -> None:
-        """Offers the state between two steps if nothing else has a part in what follows: nothing that has been read already, no KV cache
-        of the block's surroundings, no state of the strategy's own."""
+        """Offers the state between two steps if the next steps depend on nothing else.
+
+        They would depend on outputs that were read before, the KV cache of a block, or the
+        strategy's own state.
+        """
         alone = step == 0 or not state.cache.of_block
         if state.exit == "full" and state.known is None and alone and not self.keeps_state:
             request.offer(lambda: state.checkpoint(step))
 
 
 def _first_position(state: DecodeState, at: Ints, query: Query) -> Generator[list[ForwardRow], list[Output], Edit]:
-    """Writes the candidate at the first position of a block, which only the block's first row can read."""
+    """Writes the candidate at a block's first position, which only the block's first row can read."""
     token, logprob, *_ = yield from state.read(at, replace(query, log_chance=None))
     return Edit(at, token, logprob)
 
 
 def candidate_op(model: Denoiser, settings: DecodeSettings, measure: Measure | None) -> Draw:
-    """Returns what reads candidates by the general settings; `measure` says what their score is."""
+    """Returns the op that reads candidates by the general settings, with `measure` as their score."""
     banned = (() if settings.allow_mask else (model.mask_id,)) + (model.eos_ids[:1] if settings.logits_eos_inf else ())
     return Draw(
         measure=measure or "probability",

@@ -1,6 +1,10 @@
 """The engine: forward rows of many programs, packed into batches by a token budget.
 
-rows: what moves (`rows.py`) · batching: which rows share a batch · forward: one pass · engine: drives programs · programs: several as one
+rows: forward rows, outputs, programs and costs
+batching: which rows share a batch
+forward: one forward pass
+engine: runs programs until they return
+programs: several programs as one
 """
 
 from __future__ import annotations

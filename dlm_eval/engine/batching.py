@@ -1,7 +1,8 @@
 """Which waiting rows share a batch.
 
-A batch has a budget of tokens, with padding: positions that run, and positions of rows with a memory once more, times what keys and values weigh beside
-activations. What counts as waste is padding of those that run.
+The budget of a batch is a number of tokens, padding included. A position that runs counts as one
+token. A position of a row with a KV cache adds `cached_weight` tokens. Padding of positions that
+run counts as waste.
 """
 
 from __future__ import annotations
@@ -12,29 +13,40 @@ from typing import Any, NamedTuple
 
 from dlm_eval.engine.rows import ForwardRow
 
-PADDING = 0.04  # share of a batch that may be padding, once the batch is worth a forward pass of its own
-WORTHWHILE = 1024  # tokens that keep a GPU busy for longer than it takes to start a pass
+PADDING = 0.04  # largest share of padding in a batch of at least WORTHWHILE tokens
+WORTHWHILE = 1024  # tokens whose forward pass takes a GPU longer than launching it
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of device memory that one more position of a batch takes: one that runs (`token`), and one that is remembered (`memory`)."""
+    """Bytes of device memory per position of a batch.
+
+    Attributes:
+        token: of a position that runs.
+        memory: of a position in the KV cache.
+    """
 
     token: float
     memory: float
 
     @property
-    def memory_weight(self) -> float:
-        """Tokens of a batch's budget that a remembered position takes."""
+    def cached_weight(self) -> float:
+        """Tokens of a batch's budget that a cached position takes."""
         return self.memory / self.token
 
 
 @dataclass(frozen=True, eq=False)
 class Waiting:
-    """A row in the queue and everyone who asked for the same sequence."""
+    """A sequence in the queue.
+
+    Attributes:
+        row: the row that is run.
+        requests: (program, index of the row in its step, row) of every program that needs this
+            sequence.
+    """
 
     row: ForwardRow
-    askers: list[tuple[Any, int, ForwardRow]]
+    requests: list[tuple[Any, int, ForwardRow]]
 
     @property
     def length(self) -> int:
@@ -43,23 +55,25 @@ class Waiting:
 
     @property
     def past(self) -> int:
-        """Positions that are remembered."""
+        """Positions that are read from the KV cache."""
         return len(self.row.tokens) - self.length
 
     @property
     def tokens(self) -> int:
-        """Positions that run, of all its sequences."""
+        """Positions that run, those of the unconditional sequence included."""
         return self.length * self.row.passes
 
     @property
     def held(self) -> int:
-        """Positions whose keys and values the device may hold: all of a row with a memory."""
-        return 0 if self.row.memory is None else len(self.row.tokens)
+        """Positions whose keys and values the device may hold: all positions of a row with a KV
+        cache.
+        """
+        return 0 if self.row.kv_cache is None else len(self.row.tokens)
 
     @property
     def wanted(self) -> int:
-        """Positions that are read."""
-        return sum(len(row.wanted) for _, _, row in self.askers) * self.row.passes
+        """Positions whose logits are read."""
+        return sum(len(row.wanted) for _, _, row in self.requests) * self.row.passes
 
 
 @dataclass(frozen=True)
@@ -67,22 +81,30 @@ class Limits:
     """Budgets of a batch (see `engine.Engine`).
 
     Attributes:
-        rows: at most, or None.
-        tokens: padded ones at most.
-        wanted: positions that are read at most.
-        memory_weight: tokens of the budget that a position in a memory takes.
-        equal_lengths: whether rows share a batch only with rows of their own length.
+        rows: maximum number of rows; None for no limit.
+        tokens: maximum number of tokens, padding included.
+        wanted: maximum number of positions whose logits are read.
+        cached_weight: tokens of the budget that a cached position takes.
+        equal_lengths: whether all rows of a batch must have the same length.
     """
 
     rows: int | None
     tokens: int
     wanted: int
-    memory_weight: float
+    cached_weight: float
     equal_lengths: bool
 
 
 class Load(NamedTuple):
-    """What a batch weighs: rows, positions that are read, the longest live and held parts, and live tokens without padding."""
+    """The size of a batch.
+
+    Attributes:
+        rows: sequences.
+        wanted: positions whose logits are read.
+        longest: positions that run in the longest row.
+        held: most positions that a row has in the KV cache.
+        real: positions that run, without padding.
+    """
 
     rows: int = 0
     wanted: int = 0
@@ -102,16 +124,16 @@ class Load(NamedTuple):
 
     @property
     def padded(self) -> int:
-        """Live tokens with padding."""
+        """Positions that run, padding included."""
         return self.rows * self.longest
 
-    def weight(self, memory_weight: float) -> int:
-        """Returns the tokens of the budget that it takes."""
-        return self.padded + int(memory_weight * self.rows * self.held)
+    def weight(self, cached_weight: float) -> int:
+        """Returns the tokens of the budget that the batch takes."""
+        return self.padded + int(cached_weight * self.rows * self.held)
 
     @staticmethod
     def of(batch: Iterable[Waiting]) -> Load:
-        """Returns what a whole batch weighs."""
+        """Returns the size of a whole batch."""
         load = Load()
         for one in batch:
             load = load.plus(one)
@@ -119,8 +141,11 @@ class Load(NamedTuple):
 
 
 def pack(waiting: Iterable[Waiting], limits: Limits) -> list[list[Waiting]]:
-    """Returns batches, longest rows first, each within the limits (a row that alone exceeds them runs alone). Rows that remember share batches with
-    their like only."""
+    """Returns batches within the limits, longest rows first.
+
+    A row that exceeds the limits by itself runs alone. Rows with cached positions share batches
+    only with each other.
+    """
     batches: list[list[Waiting]] = []
     load = Load()
     for one in sorted(waiting, key=lambda w: (*kind(w), -w.length, -w.past)):
@@ -133,8 +158,10 @@ def pack(waiting: Iterable[Waiting], limits: Limits) -> list[list[Waiting]]:
 
 
 def kind(waiting: Waiting) -> tuple[str, bool]:
-    """Returns what rows of one batch have in common: the method that answers, and whether they remember."""
-    return waiting.row.head, waiting.row.live is not None
+    """Returns what all rows of a batch share: the model's method, and whether they have cached
+    positions.
+    """
+    return waiting.row.head, waiting.row.query_span is not None
 
 
 def _fits(first: Waiting, load: Load, one: Waiting, limits: Limits) -> bool:
@@ -145,7 +172,7 @@ def _fits(first: Waiting, load: Load, one: Waiting, limits: Limits) -> bool:
         return False
     after = load.plus(one)
     return (
-        after.weight(limits.memory_weight) <= limits.tokens
+        after.weight(limits.cached_weight) <= limits.tokens
         and after.wanted <= limits.wanted
         and (limits.rows is None or after.rows <= max(limits.rows, one.row.passes))
         and not _wasteful(load, after)
@@ -153,15 +180,18 @@ def _fits(first: Waiting, load: Load, one: Waiting, limits: Limits) -> bool:
 
 
 def _wasteful(now: Load, then: Load) -> bool:
-    """Returns whether one more row makes too much padding of a batch that can do without it."""
+    """Returns whether one more row would pad a large enough batch too much."""
     return now.padded >= WORTHWHILE and then.padded - then.real > PADDING * then.padded
 
 
 def identity(row: ForwardRow) -> bytes:
-    """Returns what makes a row's sequence: rows with equal ones run once. What is remembered is the program's own."""
+    """Returns the key of a row's sequence: rows with equal keys run once.
+
+    Rows of different programs never share a KV cache, so its identity is a part of the key.
+    """
     unguided = b"" if row.unguided is None else b"|" + row.unguided.tobytes() + str(row.guidance).encode()
     continuous = b"" if row.inputs is None else b"|" + row.inputs.tobytes()
     time = f"|{row.time}".encode() if row.time else b""
-    remembered = b"" if row.live is None else f"|{id(row.memory)} {row.live}".encode()
+    cached = b"" if row.query_span is None else f"|{id(row.kv_cache)} {row.query_span}".encode()
     fed = f"|{id(row.kept)}".encode() if row.fed else b""
-    return row.head.encode() + b"|" + row.tokens.tobytes() + unguided + continuous + time + remembered + fed
+    return row.head.encode() + b"|" + row.tokens.tobytes() + unguided + continuous + time + cached + fed

@@ -1,8 +1,9 @@
-"""Rows of many requests, packed into batches by a token budget: the one place that calls the model.
+"""The engine: packs rows of many programs into batches by a token budget and runs the model.
 
-The work on one canvas is a program (`rows`): scoring yields all its rows at once, filling one per step. `drive` keeps many programs going and mixes
-their rows, so that requests share batches however much work each of them is. A batch that does not fit the memory is halved, and so is the budget;
-a row that fails alone is the error of its own program.
+The work on one canvas is a program (`rows`). A program that scores yields all its rows at once; one
+that fills yields the rows of one step at a time. `drive` runs many programs and mixes their rows in
+batches. If a batch does not fit the device's memory, the batch and the budget are halved. If a row
+fails alone, its program gets the error.
 
 Shape letters: L = positions, N = wanted positions of a batch, V = vocabulary.
 """
@@ -28,16 +29,25 @@ from dlm_eval.models.probes import device_lost, out_of_memory
 from dlm_eval.printable import counted
 
 T = TypeVar("T")
-AHEAD = 2  # batches' worth of the oldest rows that the next batch is chosen from
-QUEUED = 4  # batches whose rows wait at most, so that there are like ones to put together
-HOPELESS = 16  # rows that fail alone, with none that succeeded, before the model itself is to blame
+AHEAD = 2  # the next batch is chosen from this many batches of the oldest rows
+QUEUED = 4  # maximum number of batches in the queue; more rows of equal length can then share one
+HOPELESS = 16  # the run fails if this many rows fail alone before any row succeeds
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class _Live(Generic[T]):
-    """A program under way: rows it waits for, outputs that have come, cost so far."""
+class _Running(Generic[T]):
+    """A program that is running.
+
+    Attributes:
+        index: number of the program.
+        program: the generator.
+        outputs: outputs of the rows that it waits for, None if still missing.
+        missing: number of missing outputs.
+        rows: rows that it has asked for so far.
+        seconds: its share of model time so far.
+    """
 
     index: int
     program: Program[T]
@@ -49,7 +59,7 @@ class _Live(Generic[T]):
 
 def _age(waiting: Waiting) -> int:
     """Returns the number of the oldest program that waits for a row."""
-    numbers: list[int] = [live.index for live, _, _ in waiting.askers]
+    numbers: list[int] = [running.index for running, _, _ in waiting.requests]
     return min(numbers)
 
 
@@ -58,16 +68,20 @@ class Engine:
 
     Args:
         model: the denoiser.
-        batch_rows: rows in a batch at most; None for no such bound.
-        batch_tokens: padded tokens in a batch at most; halved where a batch does not fit the device's memory.
-        batch_logits: float32 logits (N x V) formed at once at most; likewise.
-        equal_lengths: whether rows share a batch only with rows of their own length. Then nothing is ever padded, and on a CPU a row's
-            reading has the same bits whoever shares its batch (where the network's own kernels do not allow that, rows run one by one); a CPU
-            gains little from larger batches. None: on CPUs only.
-        footprint: what positions take of the device's memory, where that is known; else one that is remembered weighs as much as one that runs.
-        memory_tokens: stand-in for the device's memory, in padded tokens: a larger batch raises torch.OutOfMemoryError before it is run. For
-            tests where there is no CUDA.
-        on_forward: called after every forward pass (the worker's sign of life).
+        batch_rows: maximum number of rows in a batch; None for no limit.
+        batch_tokens: maximum number of tokens in a batch, padding included. It is halved if a batch
+            does not fit the device's memory.
+        batch_logits: maximum number of float32 logits (N x V) formed at once. It is halved
+            likewise.
+        equal_lengths: whether all rows of a batch must have the same length. Nothing is padded
+            then. On a CPU the output of a row has the same bits in every batch (if the network's
+            kernels do not allow that, rows run one by one), and larger batches gain little. None
+            means True on CPUs only.
+        footprint: device memory per position, if known. Otherwise a cached position counts as one
+            that runs.
+        memory_tokens: replaces the device's memory in tests without CUDA. A batch with more tokens,
+            padding included, raises torch.OutOfMemoryError before it runs.
+        on_forward: called after every forward pass (a worker's heartbeat).
     """
 
     def __init__(
@@ -91,12 +105,13 @@ class Engine:
         if self.equal_lengths and not is_batch_invariant(model):
             self.batch_rows = 1
         self.footprint = footprint
-        self.memory_weight = footprint.memory_weight if footprint else 1.0
+        self.cached_weight = footprint.cached_weight if footprint else 1.0
         self.memory_tokens = memory_tokens
         self.on_forward = on_forward
         self.cost = Cost()
-        self.program_seconds = 0.0  # of model time so far, of the program that is being handed its outputs
-        self.batch_invariant: bool | None = None  # whether outputs are the same in any batch, where that is known
+        self.program_seconds = 0.0  # model time so far of the program that gets its outputs now
+        # Whether outputs are the same in any batch, if known.
+        self.batch_invariant: bool | None = None
         self._failed_alone = 0
 
     # -- driving programs -------------------------------------------------------------------------------------------------
@@ -106,18 +121,19 @@ class Engine:
     ) -> list[Outcome[T]]:
         """Returns the outcome of each program, in the order given.
 
-        Programs are started as room for their rows appears, and `done(index, outcome)` is called as each ends. A program that meets a NaN, whose row
-        fails even alone, or that raises SampleError itself, ends with that error; the others go on.
+        A program starts when the queue has room for its rows. `done(index, outcome)` is called when
+        a program ends. A program ends with an error if its logits are NaN, if its row fails even
+        alone, or if it raises SampleError. The others continue.
 
         Raises:
             RunError: the device is lost, or the model fails on every row.
         """
         outcomes: dict[int, Outcome[T]] = {}
 
-        def finish(live: _Live[T], answer: T | SampleError) -> None:
-            outcomes[live.index] = Outcome(answer, live.rows, live.seconds)
+        def finish(running: _Running[T], answer: T | SampleError) -> None:
+            outcomes[running.index] = Outcome(answer, running.rows, running.seconds)
             if done is not None:
-                done(live.index, outcomes[live.index])
+                done(running.index, outcomes[running.index])
 
         fresh = enumerate(programs)
         queue: dict[bytes, Waiting] = {}
@@ -128,24 +144,25 @@ class Engine:
                 index_program = next(fresh, None)
                 more = index_program is not None
                 if index_program is not None:
-                    room -= self._advance(_Live(*index_program), None, queue, finish)
+                    room -= self._advance(_Running(*index_program), None, queue, finish)
             if not queue:
                 continue
             batch = self._next_batch(queue)
             for waiting in batch:
                 del queue[identity(waiting.row)]
-            for live in self._serve(batch):
-                self._advance(live, live.outputs, queue, finish)
+            for running in self._serve(batch):
+                self._advance(running, running.outputs, queue, finish)
         return [outcomes[index] for index in range(len(outcomes))]
 
     def _next_batch(self, queue: Mapping[bytes, Waiting]) -> list[Waiting]:
-        """Returns the batch to run next: of those that are full, the one with the oldest program in it.
+        """Returns the batch to run next: the full batch that contains the oldest program.
 
-        So the programs of one batch end before others begin: an interruption loses the work of about a batch, not of all programs in the queue, even if
-        all of them take equally many steps. A batch that is not full waits for more rows of its kind.
+        The programs of one batch therefore end before others begin. An interruption loses the work
+        of about one batch, not of all programs in the queue. A batch that is not full waits for
+        more rows.
         """
         waiting = sorted(queue.values(), key=_age)
-        weights = accumulate(one.tokens + int(self.memory_weight * one.held) for one in waiting)
+        weights = accumulate(one.tokens + int(self.cached_weight * one.held) for one in waiting)
         enough = bisect_left(list(weights), AHEAD * self.batch_tokens) + 1
         if self.batch_rows is not None:
             enough = min(enough, AHEAD * self.batch_rows)
@@ -155,84 +172,91 @@ class Engine:
 
     def _advance(
         self,
-        live: _Live[T],
+        running: _Running[T],
         outputs: list[Output | SampleError | None] | None,
         queue: dict[bytes, Waiting],
-        finish: Callable[[_Live[T], T | SampleError], None],
+        finish: Callable[[_Running[T], T | SampleError], None],
     ) -> int:
-        """Hands a program its outputs and queues the rows that it asks for next; returns how many tokens they are."""
-        self.program_seconds = live.seconds
+        """Sends a program its outputs and queues the rows that it yields next; returns their
+        tokens.
+        """
+        self.program_seconds = running.seconds
         try:
             rows: list[ForwardRow] = []
             while not rows:
                 error = next((r for r in outputs or () if isinstance(r, SampleError)), None)
-                rows = live.program.throw(error) if error is not None else live.program.send(outputs)  # type: ignore[arg-type]
+                rows = running.program.throw(error) if error is not None else running.program.send(outputs)  # type: ignore[arg-type]
                 outputs = []
         except StopIteration as stop:
-            finish(live, stop.value)
+            finish(running, stop.value)
             return 0
         except SampleError as error:
-            finish(live, error)
+            finish(running, error)
             return 0
-        live.outputs = [None] * len(rows)
-        live.missing = len(rows)
+        running.outputs = [None] * len(rows)
+        running.missing = len(rows)
         tokens = 0
         for place, row in enumerate(rows):
-            live.rows += row.passes
+            running.rows += row.passes
             key = identity(row)
             if key not in queue:
                 queue[key] = Waiting(row, [])
                 tokens += self._queued(queue[key])
-            queue[key].askers.append((live, place, row))
+            queue[key].requests.append((running, place, row))
         return tokens
 
     def _limits(self) -> Limits:
         wanted = self.batch_logits // self.model.vocab_size
-        return Limits(self.batch_rows, self.batch_tokens, wanted, self.memory_weight, self.equal_lengths)
+        return Limits(self.batch_rows, self.batch_tokens, wanted, self.cached_weight, self.equal_lengths)
 
     def _queued(self, one: Waiting) -> int:
-        """Returns the tokens that a row takes of the queue's room: a memory stays on the device, whichever batch runs."""
-        return len(one.row.tokens) * one.row.passes + int(QUEUED * self.memory_weight * one.held)
+        """Returns the tokens that a row takes up in the queue.
+
+        A KV cache counts fully, since it stays on the device while other batches run.
+        """
+        return len(one.row.tokens) * one.row.passes + int(QUEUED * self.cached_weight * one.held)
 
     # -- running -------------------------------------------------------------------------------------------------------
 
-    def _serve(self, batch: Sequence[Waiting]) -> list[_Live[Any]]:
-        """Runs a batch (in halves, where it fails), delivers its outputs, returns the programs that wait for nothing more."""
-        asks = [(sequence, ask) for sequence, waiting in enumerate(batch) for ask in waiting.askers]
+    def _serve(self, batch: Sequence[Waiting]) -> list[_Running[Any]]:
+        """Runs a batch, in halves if it fails; returns the programs that have all their outputs
+        now.
+        """
+        requests = [(sequence, request) for sequence, waiting in enumerate(batch) for request in waiting.requests]
         start = time.perf_counter()
-        found = self._attempt(batch, [(s, row) for s, (_, _, row) in asks])
+        found = self._attempt(batch, [(s, row) for s, (_, _, row) in requests])
         seconds = time.perf_counter() - start
         if isinstance(found, Exception):
             self._adapt(found, batch)
             if len(batch) > 1:
                 half = len(batch) // 2
                 return self._serve(batch[:half]) + self._serve(batch[half:])
-            found = [self._blame(found, batch[0])] * len(asks)
+            found = [self._blame(found, batch[0])] * len(requests)
         tokens = sum(waiting.tokens for waiting in batch)
         self.cost += Cost(tokens=tokens, seconds=seconds)
-        ready: list[_Live[Any]] = []
-        for (sequence, (live, place, _)), reading in zip(asks, found, strict=True):
+        ready: list[_Running[Any]] = []
+        for (sequence, (running, place, _)), output in zip(requests, found, strict=True):
             waiting = batch[sequence]
-            live.outputs[place] = reading
-            live.missing -= 1
-            live.seconds += seconds * waiting.tokens / tokens / len(waiting.askers)
-            if live.missing == 0:
-                ready.append(live)
+            running.outputs[place] = output
+            running.missing -= 1
+            running.seconds += seconds * waiting.tokens / tokens / len(waiting.requests)
+            if running.missing == 0:
+                ready.append(running)
         return ready
 
     def _attempt(
-        self, batch: Sequence[Waiting], asks: Sequence[tuple[int, ForwardRow]]
+        self, batch: Sequence[Waiting], requests: Sequence[tuple[int, ForwardRow]]
     ) -> list[Output | SampleError] | Exception:
         """Returns the outputs of a forward pass, or the exception that it raised.
 
         Raises:
-            RunError: the device is lost; nothing more can run in this process.
+            RunError: the device is lost, so nothing more can run in this process.
         """
-        padded = Load.of(batch).weight(self.memory_weight)
+        padded = Load.of(batch).weight(self.cached_weight)
         try:
             if self.memory_tokens is not None and padded > self.memory_tokens:
-                raise torch.OutOfMemoryError(f"{padded} tokens, where memory_tokens is {self.memory_tokens}")
-            outputs, shape = forward(self.model, [waiting.row for waiting in batch], asks)
+                raise torch.OutOfMemoryError(f"{padded} tokens, but memory_tokens is {self.memory_tokens}")
+            outputs, shape = forward(self.model, [waiting.row for waiting in batch], requests)
         except DlmEvalError:
             raise
         except Exception as error:
@@ -246,11 +270,11 @@ class Engine:
         return outputs
 
     def _adapt(self, error: Exception, batch: Sequence[Waiting]) -> None:
-        """Halves the budgets where memory ran out, for good."""
+        """Halves the budgets permanently if memory ran out."""
         if not out_of_memory(error):
             if len(batch) > 1:
                 log.warning(
-                    "a batch of %d rows failed (%s: %s); its rows are tried apart",
+                    "a batch of %d rows failed (%s: %s); it is retried in halves",
                     len(batch),
                     type(error).__name__,
                     error,
@@ -260,15 +284,16 @@ class Engine:
         if device.type == "cuda":
             torch.cuda.empty_cache()
         load = Load.of(batch)
-        weight = load.weight(self.memory_weight)
+        weight = load.weight(self.cached_weight)
         logits = load.wanted * self.model.vocab_size
-        # Logits that took little of their budget are not to blame; to halve it by them would leave single rows of many wanted positions.
+        # Logits that used little of their budget did not exhaust the memory. Halving their budget
+        # would leave batches of one row with many wanted positions.
         if logits / self.batch_logits >= weight / self.batch_tokens:
             self.batch_logits = min(self.batch_logits, max(logits // 2, self.model.vocab_size))
         self.batch_tokens = min(self.batch_tokens, max(weight // load.rows, weight // 2))
         if len(batch) > 1:
             log.warning(
-                "out of memory on %s with %d rows of %d positions; batches hold %d tokens from here on",
+                "out of memory on %s with %d rows of %d positions; batches hold at most %d tokens from now on",
                 device,
                 load.rows,
                 load.longest + load.held,
@@ -279,7 +304,7 @@ class Engine:
         """Returns the error of a row that failed alone.
 
         Raises:
-            RunError: no row has succeeded yet and many have failed: it is the model.
+            RunError: many rows have failed and none has succeeded, so the model itself fails.
         """
         if out_of_memory(error):
             return OutOfMemory(

@@ -1,7 +1,7 @@
-"""One forward pass: sequences to a padded batch, the model, and every row's own reading of the logits.
+"""One forward pass: pads sequences into a batch, runs the model, and reads the logits for each row.
 
-Shape letters: B = sequences of a batch, L = positions, N = wanted positions of a batch, V = vocabulary, S = 2 x layers,
-h = heads, d = head size.
+Shape letters: B = sequences of a batch, L = positions, N = wanted positions of a batch, V =
+vocabulary, S = 2 x layers, h = heads, d = head size.
 """
 
 from __future__ import annotations
@@ -18,20 +18,25 @@ from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import CachingDenoiser, Denoiser, KeepingOp, LogitsOp, device_of
 from dlm_eval.models.kv_cache import gather
 
-# Matrix products of fewer rows than this take other kernels, which round differently (MKL: below 4). Output a few positions more, or running a
-# very short sequence twice, makes a row's reading the same whoever shares its batch.
+# Matrix products of few rows use other kernels, which round differently (MKL: below 4 rows).
+# Reading a few more positions, or running a very short sequence twice, makes outputs independent of
+# the batch.
 FEW_WANTED, FEW_TOKENS = 8, 4
 
-Ask = tuple[int, ForwardRow]  # place of a sequence in the batch, and a row that wants to read it
+Request = tuple[int, ForwardRow]  # index of a sequence in the batch, and a row that reads it
 
 
 @torch.inference_mode()
 def forward(
-    model: Denoiser, rows: Sequence[ForwardRow], asks: Sequence[Ask]
+    model: Denoiser, rows: Sequence[ForwardRow], requests: Sequence[Request]
 ) -> tuple[list[Output | SampleError], torch.Size]:
-    """Runs distinct sequences (of one head) once each; returns a reading for every ask, and the batch's shape [B, L] without repeats.
+    """Runs distinct sequences of one head once each.
 
-    Rows that remember run their live positions alone; what the asks keep goes into their memories when everything has succeeded.
+    Rows with cached positions run only their query span. KV caches are updated after everything has
+    succeeded.
+
+    Returns:
+        The output of every request, and the shape [B, L] of the batch without repeats.
     """
     device = device_of(model)
     sequences = [row.run for row in rows] + [row.unguided for row in rows if row.unguided is not None]
@@ -41,18 +46,18 @@ def forward(
     tokens, valid = _pad(sequences, model.pad_id, device)
     twin = _twins(rows)
     wanted = torch.zeros(tokens.shape, dtype=torch.bool)
-    for ops in (asks, _of_twins(asks, twin)):
+    for ops in (requests, _of_twins(requests, twin)):
         if ops:
             wanted[_spots(ops)] = True
     if device.type == "cpu" and (few := FEW_WANTED - int(wanted.sum())) > 0:
         wanted.view(-1)[(~wanted if valid is None else ~wanted & valid.cpu()).view(-1).nonzero().view(-1)[:few]] = True
-    logits, states = _run(model, rows, asks, tokens, valid, wanted.to(device))
+    logits, states = _run(model, rows, requests, tokens, valid, wanted.to(device))
     slot = torch.full(tokens.shape, -1, dtype=torch.long)
     slot[wanted] = torch.arange(int(wanted.sum()))
-    outputs, fresh = _read(logits, slot, asks, twin)
+    outputs, fresh = _read(logits, slot, requests, twin)
     if states is not None:
-        _keep(states, asks)
-    for kept, ids, values in fresh:  # once everything has succeeded
+        _keep(states, requests)
+    for kept, ids, values in fresh:  # only after everything has succeeded
         kept.put(ids, values)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -62,41 +67,46 @@ def forward(
 def _run(
     model: Denoiser,
     rows: Sequence[ForwardRow],
-    asks: Sequence[Ask],
+    requests: Sequence[Request],
     tokens: Tensor,
     valid: Tensor | None,
     wanted: Tensor,
 ) -> tuple[Tensor, Tensor | None]:
-    """Returns the logits [N, V] of wanted positions, and the states [S, B, h, L, d] of all of them if any ask keeps some."""
-    keep = any(row.keep for _, row in asks)
-    if rows[0].live is None and not keep:
+    """Returns the logits [N, V] of wanted positions and, if any request caches some, all states [S,
+    B, h, L, d].
+    """
+    keep = any(row.cache_until for _, row in requests)
+    if rows[0].query_span is None and not keep:
         return getattr(model, rows[0].head)(tokens, valid, wanted, **_continuous(rows, tokens)), None
     past = None
-    if rows[0].live is not None:
+    if rows[0].query_span is not None:
         repeated = [*rows, *([rows[0]] * (len(tokens) - len(rows)))]
-        past = gather([_remembered(row) for row in repeated], [row.begin for row in repeated])
+        past = gather([_cached(row) for row in repeated], [row.begin for row in repeated])
     return cast(CachingDenoiser, model).forward_cached(tokens, valid, wanted, past, keep)
 
 
-def _remembered(row: ForwardRow) -> Tensor:
-    """Returns what stands in a row's memory [S, h, P, d] beside its live positions."""
-    assert row.memory is not None and row.live is not None
-    return row.memory.outside(*row.live, len(row.tokens))
+def _cached(row: ForwardRow) -> Tensor:
+    """Returns the cached keys and values [S, h, P, d] outside a row's query span."""
+    assert row.kv_cache is not None and row.query_span is not None
+    return row.kv_cache.outside(*row.query_span, len(row.tokens))
 
 
-def _keep(states: Tensor, asks: Sequence[Ask]) -> None:
-    """Puts the states [S, B, h, L, d] of a pass into the memories of those who keep them; equal sequences share a copy."""
+def _keep(states: Tensor, requests: Sequence[Request]) -> None:
+    """Puts the states [S, B, h, L, d] of a pass into KV caches; equal sequences share a copy."""
     copies: dict[tuple[int, int], Tensor] = {}
-    for sequence, row in asks:
-        fresh = row.keep - row.begin
-        if row.memory is not None and fresh > 0:
+    for sequence, row in requests:
+        fresh = row.cache_until - row.begin
+        if row.kv_cache is not None and fresh > 0:
             if (sequence, fresh) not in copies:
                 copies[sequence, fresh] = states[:, sequence, :, :fresh].clone()
-            row.memory.take(row.tokens[: row.keep], row.begin, copies[sequence, fresh])
+            row.kv_cache.take(row.tokens[: row.cache_until], row.begin, copies[sequence, fresh])
 
 
 def _pad(sequences: Sequence[Ints], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Returns right-padded tokens [B, L] and what is valid in them (None where nothing is padded: sdpa is then free to use its flash kernel)."""
+    """Returns right-padded tokens [B, L] and which of them are valid [B, L].
+
+    The latter is None if nothing is padded, so that sdpa can use its flash kernel.
+    """
     lengths = torch.tensor([len(s) for s in sequences])
     tokens = torch.full((len(sequences), int(lengths.max())), pad_id, dtype=torch.long)
     for i, sequence in enumerate(sequences):
@@ -107,7 +117,9 @@ def _pad(sequences: Sequence[Ints], pad_id: int, device: torch.device) -> tuple[
 
 
 def _continuous(rows: Sequence[ForwardRow], tokens: Tensor) -> dict[str, Tensor]:
-    """Returns the rows' float inputs [B, L, C], zero at padding, and their noise levels [B]; nothing where rows are tokens alone."""
+    """Returns the rows' float inputs [B, L, C] (zero at padding) and noise levels [B], if they have
+    any.
+    """
     given = [row.inputs for row in rows if row.inputs is not None]
     if not given:
         return {"time": _times(rows, len(tokens), tokens.device)} if rows[0].time else {}
@@ -121,7 +133,9 @@ def _continuous(rows: Sequence[ForwardRow], tokens: Tensor) -> dict[str, Tensor]
 
 
 def _fed(rows: Sequence[ForwardRow], tokens: Tensor) -> Tensor:
-    """Returns what goes in from the last step [B, L, F] at wanted positions, zero elsewhere and before there is a last step."""
+    """Returns the inputs [B, L, F] that the last step kept: zero in the first step and at positions
+    not wanted.
+    """
     fed = torch.zeros(*tokens.shape, rows[0].fed, device=tokens.device)
     for i, row in enumerate(rows):
         if row.kept is not None and row.ids is not None and (found := row.kept.of(row.ids)) is not None:
@@ -130,44 +144,52 @@ def _fed(rows: Sequence[ForwardRow], tokens: Tensor) -> Tensor:
 
 
 def _times(rows: Sequence[ForwardRow], count: int, device: torch.device) -> Tensor:
-    """Returns the noise levels [B] of rows, of their unconditional twins, and of repeats of the first."""
+    """Returns the noise levels [B] of rows, of their unconditional twins, and of repeats of the
+    first.
+    """
     times = [row.time for row in rows] + [row.time for row in rows if row.unguided is not None]
     return torch.tensor(times + times[:1] * (count - len(times)), device=device)
 
 
 def _twins(rows: Sequence[ForwardRow]) -> dict[int, int]:
-    """Returns sequence -> place of its unconditional twin, which stands behind all conditional sequences."""
+    """Returns sequence -> index of its unconditional twin.
+
+    Twins follow all conditional sequences.
+    """
     guided = [i for i, row in enumerate(rows) if row.unguided is not None]
     return {sequence: len(rows) + order for order, sequence in enumerate(guided)}
 
 
 def _read(
-    logits: Tensor, slot: Tensor, asks: Sequence[Ask], twin: dict[int, int]
+    logits: Tensor, slot: Tensor, requests: Sequence[Request], twin: dict[int, int]
 ) -> tuple[list[Output | SampleError], list[tuple[Kept, Ints, Tensor]]]:
-    """Returns each ask's reading, and what stays on the device. Asks with equal ops (and equal need of guidance) are read in one call."""
-    outputs: list[Output | SampleError] = [()] * len(asks)
+    """Returns the output of each request, and the numbers that stay on the device.
+
+    Requests with the same op and guidance are read in one call.
+    """
+    outputs: list[Output | SampleError] = [()] * len(requests)
     fresh: list[tuple[Kept, Ints, Tensor]] = []
     groups: dict[tuple[LogitsOp | KeepingOp, float | None], list[int]] = {}
-    for number, (sequence, row) in enumerate(asks):
-        groups.setdefault((row.reader, row.guidance if sequence in twin else None), []).append(number)
-    for (reader, guidance), members in groups.items():
-        own_asks = [asks[m] for m in members]
-        own = logits[slot[_spots(own_asks)].to(logits.device)]
+    for number, (sequence, row) in enumerate(requests):
+        groups.setdefault((row.op, row.guidance if sequence in twin else None), []).append(number)
+    for (op, guidance), members in groups.items():
+        own_requests = [requests[m] for m in members]
+        own = logits[slot[_spots(own_requests)].to(logits.device)]
         if guidance is not None:
-            plain = logits[slot[_spots(_of_twins(own_asks, twin))].to(logits.device)]
+            plain = logits[slot[_spots(_of_twins(own_requests, twin))].to(logits.device)]
             never = (
                 own.isneginf() & plain.isneginf()
-            )  # a token that both rule out stays ruled out: -inf minus -inf is NaN
+            )  # -inf minus -inf would be NaN: a token that both exclude stays excluded
             own = (plain + guidance * (own - plain)).masked_fill(never, float("-inf"))
-        payload = torch.from_numpy(np.concatenate([row.payload for _, row in own_asks])).to(logits.device)
+        payload = torch.from_numpy(np.concatenate([row.payload for _, row in own_requests])).to(logits.device)
         bad = own.isnan().any(-1).cpu().numpy()
         some_bad = bool(bad.any())
-        found = reader(own, payload, *_before(own_asks, own))
-        after = found[-1] if own_asks[0][1].kept is not None else None
+        found = op(own, payload, *_before(own_requests, own))
+        after = found[-1] if own_requests[0][1].kept is not None else None
         arrays = [array.cpu().numpy() for array in (found if after is None else found[:-1])]
         begin = 0
         for m in members:
-            row = asks[m][1]
+            row = requests[m][1]
             end = begin + len(row.wanted)
             if some_bad and bad[begin:end].any():
                 outputs[m] = SampleError("the model returned NaN")
@@ -179,28 +201,33 @@ def _read(
     return outputs, fresh
 
 
-def _before(asks: Sequence[Ask], logits: Tensor) -> tuple[Any, ...]:
-    """Returns what a `KeepingOp` gets besides: the numbers of the last step [N, ...] and where there are some [N]; nothing for other ops."""
-    if asks[0][1].kept is None:
+def _before(requests: Sequence[Request], logits: Tensor) -> tuple[Any, ...]:
+    """Returns the further arguments of a `KeepingOp`: the numbers that the last step kept [N, ...],
+    and whether each position has some [N].
+    """
+    if requests[0][1].kept is None:
         return ()
-    parts = [row.kept.of(row.ids) for _, row in asks if row.kept is not None and row.ids is not None]
+    parts = [row.kept.of(row.ids) for _, row in requests if row.kept is not None and row.ids is not None]
     some = next((part[0] for part in parts if part is not None), None)
     if some is None:
         return None, torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     none = [
-        (some.new_zeros(len(row.wanted), *some.shape[1:]), some.new_zeros(len(row.wanted)).bool()) for _, row in asks
+        (some.new_zeros(len(row.wanted), *some.shape[1:]), some.new_zeros(len(row.wanted)).bool())
+        for _, row in requests
     ]
     whole = [part or empty for part, empty in zip(parts, none, strict=True)]
     return torch.cat([values for values, _ in whole]), torch.cat([known for _, known in whole])
 
 
-def _of_twins(asks: Sequence[Ask], twin: dict[int, int]) -> list[Ask]:
-    """Returns the asks that are guided, of their unconditional twins."""
-    return [(twin[sequence], row) for sequence, row in asks if sequence in twin]
+def _of_twins(requests: Sequence[Request], twin: dict[int, int]) -> list[Request]:
+    """Returns the guided requests, pointing to their unconditional twins."""
+    return [(twin[sequence], row) for sequence, row in requests if sequence in twin]
 
 
-def _spots(asks: Sequence[Ask]) -> tuple[Tensor, Tensor]:
-    """Returns the sequence and the place in it of every wanted position of all asks, each [N]."""
-    places = [row.places for _, row in asks]
-    sequences = np.repeat([sequence for sequence, _ in asks], [len(part) for part in places])
+def _spots(requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
+    """Returns the sequence and the position in it of every wanted position of all requests, each
+    [N].
+    """
+    places = [row.places for _, row in requests]
+    sequences = np.repeat([sequence for sequence, _ in requests], [len(part) for part in places])
     return torch.from_numpy(sequences), torch.from_numpy(np.concatenate(places))

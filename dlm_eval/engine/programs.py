@@ -1,4 +1,4 @@
-"""Programs side by side: the work of several as that of one."""
+"""Several programs as one, so that their rows share batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def together(programs: Sequence[Program[T]]) -> Program[list[T]]:
-    """Returns the answers of `programs`, run side by side so that their rows share batches.
+    """Runs `programs` at the same time, so that their rows share batches; returns their answers.
 
     An error of one ends all.
     """

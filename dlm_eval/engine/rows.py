@@ -1,9 +1,10 @@
-"""What the engine moves: rows and their outputs, programs and their outcomes, and what it all cost.
+"""Forward rows and their outputs, programs and their outcomes, and costs.
 
-A *row* is one sequence for one forward pass. A *program* is the work on one canvas: a generator that yields rows, receives what the model said at
-their wanted positions, and returns its answer.
+A *row* is one sequence for one forward pass. A *program* is the work on one canvas: a generator
+that yields rows, receives their outputs, and returns its answer.
 
-Shape letters: L = positions, W = wanted positions of a row, N = wanted positions of a batch, V = vocabulary.
+Shape letters: L = positions, W = wanted positions of a row, N = wanted positions of a batch, V =
+vocabulary.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ Output = tuple[NDArray[Any], ...]  # arrays whose first dimension is W
 
 
 class Kept:
-    """Numbers that a program keeps on the device from one step to the next, by the identity of positions.
+    """Numbers that a program keeps on the device from one step to the next, by the identity of
+    positions.
 
-    It holds what the last row with this store has read. A failed pass changes nothing.
+    The last row with this store wrote them. A failed pass changes nothing.
 
     Attributes:
         values: [K, ...] the numbers, None before the first row.
@@ -46,7 +48,9 @@ class Kept:
         self.values = values
 
     def of(self, ids: Ints) -> tuple[Tensor, Tensor] | None:
-        """Returns the numbers [K, ...] of the positions `ids` [K], 0 where there are none, and where there are some [K] bool."""
+        """Returns the numbers [K, ...] of the positions `ids` [K] (0 if there are none), and
+        whether there are some [K].
+        """
         if self.values is None:
             return None
         places = torch.tensor([self._place.get(int(one), -1) for one in ids], device=self.values.device)
@@ -57,7 +61,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class LogProbs:
-    """Reads log p(token) in nats; the payload is the token at each position, [N] long. Log-softmax in float32."""
+    """LogitsOp of log p(token) in nats, by a log-softmax in float32.
+
+    The payload [N] long holds the tokens.
+    """
 
     def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
         picked = logits.gather(-1, payload[:, None]).squeeze(-1)
@@ -66,38 +73,41 @@ class LogProbs:
 
 @dataclass(frozen=True, eq=False)
 class ForwardRow:
-    """One sequence to run.
+    """One sequence for one forward pass.
 
     Attributes:
         tokens: [L] ids, mask tokens in place.
-        wanted: [W] positions to read.
-        reader: what to read there.
-        payload: [W, ...] the reader's input for each wanted position.
+        wanted: [W] positions whose logits are read.
+        op: computes the outputs from these logits.
+        payload: [W, ...] input of `op` for each wanted position.
         unguided: [L] ids of the unconditional sequence of classifier-free guidance, or None.
         guidance: factor f of guided logits u + f (c - u), u from `unguided` and c from `tokens`.
-        head: method of the model that answers: its logits, or another with the same arguments.
-        inputs: [L, C] float32 what goes in besides tokens (embeddings under diffusion), or None.
-        time: noise level that the model is told besides (embeddings under diffusion, concrete scores), 0 where it is told none.
-        memory: what the program remembers of this sequence, or None. No guidance goes with it.
-        live: first of the positions that run, and the one after the last; the others stand in `memory`. None runs all of them.
-        keep: positions from the left that `memory` takes once the pass has succeeded.
-        kept: what the program keeps on the device; `reader` is then a `KeepingOp`.
-        ids: [W] identities of the wanted positions, by which `kept` knows them.
-        fed: numbers of each wanted position that go in from `kept`, in front of `inputs` (self-conditioning).
+        head: the model's method to call: `logits`, or another with the same arguments.
+        inputs: [L, C] float32 inputs besides the tokens (embeddings that are diffused), or None.
+        time: noise level passed to the model (embedding diffusion, concrete scores); 0 for none.
+        kv_cache: keys and values of this sequence, or None. Guidance excludes it.
+        query_span: begin and end of the positions that run; `kv_cache` has the others. None runs
+            all positions.
+        cache_until: number of positions, from the left, that `kv_cache` takes over after the pass
+            has succeeded.
+        kept: numbers that the program keeps on the device; `op` is then a `KeepingOp`.
+        ids: [W] identities of the wanted positions, the keys of `kept`.
+        fed: how many numbers per wanted position are inputs from `kept`, in front of `inputs`
+            (self-conditioning).
     """
 
     tokens: Ints
     wanted: Ints
-    reader: LogitsOp | KeepingOp
+    op: LogitsOp | KeepingOp
     payload: NDArray[Any]
     unguided: Ints | None = None
     guidance: float = 1.0
     head: str = "logits"
     inputs: Floats | None = None
     time: float = 0.0
-    memory: KVCache | None = None
-    live: tuple[int, int] | None = None
-    keep: int = 0
+    kv_cache: KVCache | None = None
+    query_span: tuple[int, int] | None = None
+    cache_until: int = 0
     kept: Kept | None = None
     ids: Ints | None = None
     fed: int = 0
@@ -110,12 +120,12 @@ class ForwardRow:
     @property
     def begin(self) -> int:
         """The first position that runs."""
-        return 0 if self.live is None else self.live[0]
+        return 0 if self.query_span is None else self.query_span[0]
 
     @property
     def run(self) -> Ints:
         """Tokens of the positions that run."""
-        return self.tokens if self.live is None else self.tokens[slice(*self.live)]
+        return self.tokens if self.query_span is None else self.tokens[slice(*self.query_span)]
 
     @property
     def places(self) -> Ints:
@@ -128,7 +138,9 @@ Program = Generator[list[ForwardRow], list[Output], T]
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """A program's answer and what it cost: `rows` its own rows (two under guidance), `seconds` its share of model time."""
+    """A program's answer and cost: its rows (two per step under guidance) and its share of model
+    time.
+    """
 
     answer: T | SampleError
     rows: int
@@ -137,7 +149,10 @@ class Outcome(Generic[T]):
 
 @dataclass
 class Cost:
-    """What the device did: forward calls, rows, tokens with and without padding (remembered ones are not run, so not counted), model seconds."""
+    """What the device did: forward calls, rows, tokens without and with padding, and model seconds.
+
+    Cached positions are not run and not counted.
+    """
 
     forwards: int = 0
     rows: int = 0

@@ -1,1 +1,3 @@
-"""Between lm-evaluation-harness and the canvas: tasks, datasets, the model as lm-eval sees it, runs and results."""
+"""The harness: lm-eval's tasks and requests, datasets, our models as lm-eval models, runs and
+results.
+"""

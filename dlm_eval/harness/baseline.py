@@ -1,6 +1,7 @@
-"""Models that lm-eval itself knows, on the same tasks: the autoregressive baselines of the boards.
+"""lm-eval's own models on the same tasks: the autoregressive baselines of leaderboards.
 
-They cannot look behind a hole. On an infilling task they get what the papers' baselines got: the prefix alone, and as many tokens as the hole has.
+They cannot see the text after a hole. On an infilling task they get what the papers' baselines got:
+only the prefix, and as many tokens as the hole has.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dlm_eval.harness.requirements import missing_package
 def load_baseline(
     name: str, model_args: Mapping[str, Any], batch_size: Any, max_batch_size: Any, device: str | None
 ) -> LM:
-    """Returns lm-eval's model `name`, made able to take our tasks' requests.
+    """Returns lm-eval's model `name`, adapted to the requests of our tasks.
 
     Raises:
         UserError: the model cannot be made from these arguments.
@@ -49,7 +50,9 @@ def load_baseline(
 
 
 def _plain(lm: Any, request: Instance) -> Instance:
-    """Returns the request with our keys translated (the hole's length) or dropped (its suffix, diffusion decoding)."""
+    """Returns the request with our keys translated (length of the hole) or removed (suffix, decode
+    settings).
+    """
     context, arguments = request.args
     if not any(is_ours(key) for key in arguments):
         return request
@@ -61,7 +64,7 @@ def _plain(lm: Any, request: Instance) -> Instance:
 
 @dataclasses.dataclass(frozen=True)
 class _Tokens:
-    """As much of a Denoiser as measuring a length needs."""
+    """The part of a Denoiser that measuring a length needs."""
 
     lm: Any
     needs_bos: bool = False

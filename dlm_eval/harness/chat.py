@@ -1,11 +1,11 @@
-"""Chat templates in a run: which one is used, and what is wrong with it before a weight is loaded."""
+"""Chat templates of a run: which one is used, and checks before the weights are loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from dlm_eval.errors import SampleError, UserError, unknown
+from dlm_eval.errors import SampleError, UserError, unknown_name_error
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.models import find_checkpoint, known_families, load_without_weights
 from dlm_eval.models.denoiser import ChatTemplates, Denoiser
@@ -15,16 +15,17 @@ SYSTEM = {"role": "system", "content": "Answer."}
 
 
 def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
-    """Returns the name of the chat template that --apply_chat_template asks for, None for the one that transformers would choose.
+    """Returns the name of the chat template of --apply_chat_template; None for the default of
+    transformers.
 
     Raises:
-        UserError: the checkpoint has no template of that name, or several and none that is the default.
+        UserError: the checkpoint has no template of that name, or several and no default.
     """
     names = list(model.chat_templates) if isinstance(model, ChatTemplates) else []
     if isinstance(asked, str):
         if asked not in names:
             raise (
-                unknown("--apply_chat_template", asked, names)
+                unknown_name_error("--apply_chat_template", asked, names)
                 if names
                 else UserError(
                     f"--apply_chat_template '{asked}' is not allowed; this checkpoint has no chat templates with names"
@@ -37,7 +38,7 @@ def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
 
 
 def template_text(model: Denoiser, asked: bool | str) -> str:
-    """Returns the text of that template; "" if the model has none that can be read."""
+    """Returns the text of that template; "" if the model has none."""
     if not asked or not isinstance(model, ChatTemplates):
         return ""
     found = model.chat_templates
@@ -45,7 +46,9 @@ def template_text(model: Denoiser, asked: bool | str) -> str:
 
 
 def check_chat(settings: RunSettings, tasks: Mapping[str, Any]) -> None:
-    """Raises UserError if the checkpoint has no chat template of that name, or if its template refuses what the run would ask."""
+    """Raises UserError if the checkpoint lacks the chat template, or the template cannot render the
+    run's messages.
+    """
     if not settings.apply_chat_template or find_checkpoint(settings.model).family not in known_families():
         return
     model = load_without_weights(settings.model, **settings.model_args)

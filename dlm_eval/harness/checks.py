@@ -1,4 +1,4 @@
-"""What can be wrong with a run's settings and tasks, found before a weight is loaded."""
+"""Checks of a run's settings and tasks before the weights are loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.chat import check_chat
 from dlm_eval.harness.code_tasks import Way, ways
 from dlm_eval.harness.decode_config import DecodeOptions, check_requests, user_layer
@@ -21,12 +21,12 @@ from dlm_eval.models import process_of
 
 log = logging.getLogger(__name__)
 Ask = Callable[[list[str]], bool]
-# Settings that only a denoiser of ours reads.
+# Settings that only our denoisers use.
 OURS_ALONE = ("estimator", "decode", "devices", "engine", "stride", "overlong", "score_only")
 
 
 def check_settings(settings: RunSettings) -> None:
-    """Raises UserError for what needs no task to be seen."""
+    """Raises UserError for settings that are wrong with any task."""
     _refuse_launchers()
     check_model_name(settings.model)
     check_options(settings)
@@ -34,7 +34,9 @@ def check_settings(settings: RunSettings) -> None:
 
 
 def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
-    """Raises UserError where the settings do not fit the tasks (what `load_tasks` returned), or a task's own do not fit the model."""
+    """Raises UserError if the settings do not fit the tasks of `load_tasks`, or a task's do not fit
+    the model.
+    """
     tasks = loaded["tasks"]
     check_fewshot(loaded, settings.num_fewshot)
     if is_ours(settings.model):
@@ -48,7 +50,9 @@ def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
 
 
 def _refuse_launchers() -> None:
-    """Raises UserError under torchrun or accelerate launch: every process would run everything; here one process drives and its workers serve."""
+    """Raises UserError under torchrun or accelerate launch, where every process would run
+    everything.
+    """
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes not in ("", "0", "1"):
         raise UserError(
@@ -57,7 +61,7 @@ def _refuse_launchers() -> None:
 
 
 def check_options(settings: RunSettings) -> None:
-    """Parses what would otherwise be found wrong only after the weights are loaded."""
+    """Parses settings whose errors would otherwise appear only after the weights are loaded."""
     from dlm_eval.budget import parse_batch_size
     from dlm_eval.decoding import resolve
     from dlm_eval.likelihood import parse_estimator
@@ -72,7 +76,7 @@ def check_options(settings: RunSettings) -> None:
     process = process_of(settings.model, settings.model_args)
     options = DecodeOptions(user, process=process or "absorbing")
     ask = options.request({})
-    if ask.hole.length.tokens in (None, options.default_length):  # nobody named a length yet: a task may
+    if ask.hole.length.tokens in (None, options.default_length):  # a task may set it
         decode = resolve(*ask.layers)
     else:
         decode = options.settings(ask, ask.hole.length.tokens)
@@ -81,7 +85,7 @@ def check_options(settings: RunSettings) -> None:
 
 
 def _refuse_ours(settings: RunSettings) -> None:
-    """Raises UserError where lm-eval's own models would ignore a setting."""
+    """Raises UserError if lm-eval's own models would ignore a setting."""
     for field in dataclasses.fields(settings):
         if field.name in OURS_ALONE and getattr(settings, field.name) not in (field.default, {}):
             raise UserError(
@@ -89,11 +93,13 @@ def _refuse_ours(settings: RunSettings) -> None:
             )
 
 
-def settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:
-    """Returns the tasks that may run. Generated code runs only when the user said so: by the option, or when asked.
+def confirm_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:
+    """Returns the tasks that may run.
 
-    A task that was named itself is an error without that word; inside a group it is left out, and said. A task that
-    would run it outside the sandbox is an error wherever it was named, unless the user asked for that too.
+    Generated code runs only if the user confirms it, by the option or when asked. Without
+    confirmation, an explicitly named task is an error, and a group member is skipped with a
+    warning. A task that would run generated code outside the sandbox is always an error, unless the
+    user confirms that too.
     """
     found = ways(tasks["tasks"])
     refuse_unsandboxed(found, settings)
@@ -106,7 +112,8 @@ def settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None)
             f"--tasks {', '.join(named or unsafe)} runs generated code (in a sandbox); add --confirm_run_unsafe_code to allow it"
         )
     log.warning(
-        "left out: %s (runs generated code, in a sandbox; --confirm_run_unsafe_code includes it)", ", ".join(unsafe)
+        "skipped: %s (runs generated code, in a sandbox; add --confirm_run_unsafe_code to include it)",
+        ", ".join(unsafe),
     )
     for name in unsafe:
         del tasks["tasks"][name]
@@ -117,7 +124,8 @@ def settle_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None)
 
 
 def refuse_unsandboxed(found: Mapping[str, Way], settings: RunSettings) -> None:
-    """Raises UserError for tasks that would run generated code outside the sandbox, unless the user asked for it twice.
+    """Raises UserError for tasks that run generated code outside the sandbox, unless both options
+    allow it.
 
     Args:
         found: how each task runs generated code (`ways`).
@@ -136,11 +144,11 @@ def refuse_unsandboxed(found: Mapping[str, Way], settings: RunSettings) -> None:
     )
 
 
-def take_sandbox(tasks: Mapping[str, Any], settings: RunSettings) -> None:
-    """Starts the sandbox that the settings name if one of the tasks (what `load_tasks` returned) will run generated code.
+def start_sandbox(tasks: Mapping[str, Any], settings: RunSettings) -> None:
+    """Starts the sandbox if one of the tasks of `load_tasks` will run generated code.
 
     Raises:
-        UserError: it cannot be had here.
+        UserError: this machine lacks that sandbox.
     """
     if settings.predict_only or not any(way.sandboxed for way in ways(tasks["tasks"]).values()):
         return
@@ -155,7 +163,7 @@ def take_sandbox(tasks: Mapping[str, Any], settings: RunSettings) -> None:
 def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None:
     for name, numbers in (settings.samples or {}).items():
         if name not in tasks:
-            raise unknown("--samples task", name, tasks)
+            raise unknown_name_error("--samples task", name, tasks)
         count = len(tasks[name].eval_docs)
         if max(numbers) >= count:
             raise UserError(

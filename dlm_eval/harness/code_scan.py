@@ -1,12 +1,14 @@
-"""Which task code can run a text, start a program, load objects or reach the network, found in its syntax tree.
+"""Finds task code that can run text, start programs, load objects or reach the network, by its
+syntax tree.
 
-    scan(file)            # every such place in a file
-    reach([(file, name)])  # those that a function can come to, through the functions and files that it names
+    scan(file)             # every such place in a file
+    reach([(file, name)])  # those that a function can reach, through the functions and files that it names
 
-A place is a mention, not only a call: `for parse in [parse_expr, parse_latex]` counts. What a function can come to is
-overestimated (every name that it mentions counts, whatever it means there) and stops at the borders of other packages,
-whose functions that matter are listed here. A name that is put together from texts (`getattr(builtins, "ev" + "al")`)
-is not seen: a task's author is trusted, what the model wrote is not.
+A place is a mention, not only a call: `for parse in [parse_expr, parse_latex]` counts. What a
+function can reach is overestimated: every name that it mentions counts. The search does not enter
+other packages, whose dangerous functions are listed here. A name that is composed at run time
+(`getattr(builtins, "ev" + "al")`) is not found: the task's author is trusted, the model's output is
+not.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
 
-# What can run a text or a program. A task that comes to one of these is refused unless code_table.py knows better.
+# Can run text or a program. A task that reaches one of these is refused, unless code_table.py
+# allows the place.
 RUNS = (
     "exec", "eval", "compile", "builtins.*", "code.*", "codeop.*", "runpy.*", "timeit.*", "pty.*", "subprocess.*",
     "os.system", "os.popen", "os.exec*", "os.spawn*", "os.posix_spawn*", "os.startfile", "asyncio.create_subprocess*",
@@ -28,7 +31,7 @@ RUNS = (
     "joblib.load", "marshal.load*", "shelve.*", "torch.load", "pandas.read_pickle", "pandas.eval", "numexpr.*",
     "yaml.unsafe_load*", "sympy.*", "latex2sympy2*", "math_verify.*", "kstar_planner.*",
 )  # fmt: skip
-# What loads code or objects by name, talks to others, or starts processes of our own.
+# Loads code or objects by name, uses the network, or starts Python processes.
 OTHER = (
     "__import__", "importlib.*", "*.exec_module", "*.load_module", "multiprocessing.*", "os.fork*", "ctypes.*", "cffi.*",
     "numpy.load", "yaml.load*", "yaml.full_load*", "ast.literal_eval", "jinja2.*", "trust_remote_code",
@@ -39,12 +42,15 @@ OTHER = (
 SANDBOX = ("dlm_eval.sandbox.*",)
 _RUNS = re.compile("|".join(map(translate, RUNS)))
 _WATCHED = re.compile("|".join(map(translate, (*RUNS, *OTHER, *SANDBOX))))
-MODULE, SCRIPT = "<module>", "<script>"  # statements of a file itself; those under `if __name__ == "__main__"`
+# Top-level statements of a file, and those under `if __name__ == "__main__"`.
+MODULE, SCRIPT = "<module>", "<script>"
 
 
 @dataclass(frozen=True, order=True)
 class Hit:
-    """One place: the file, the top-level function or class in it (or MODULE, SCRIPT), and what is mentioned there."""
+    """One place: the file, the top-level function or class (or MODULE, SCRIPT), and the name
+    mentioned there.
+    """
 
     file: str
     inside: str
@@ -52,7 +58,7 @@ class Hit:
 
     @property
     def runs(self) -> bool:
-        """Whether it can run a text or a program."""
+        """Whether it can run text or a program."""
         return _RUNS.match(self.name) is not None
 
 
@@ -63,8 +69,9 @@ class _Source:
     Attributes:
         hits: places by the function or class that they are in.
         names: what each function or class mentions.
-        imports: a name in the file -> the file and the name there that it stands for ("": the file as a whole).
-        lines: of each function and class, its decorators included.
+        imports: name in the file -> (file, name) that it refers to; an empty name means the whole
+            file.
+        lines: lines of each function and class, decorators included.
     """
 
     hits: Mapping[str, frozenset[Hit]]
@@ -77,13 +84,13 @@ def scan(file: str | Path) -> frozenset[Hit]:
     """Returns every watched place of a Python file.
 
     Raises:
-        SyntaxError: it is no Python.
+        SyntaxError: the file is not Python.
     """
     return frozenset(hit for hits in _source(str(file)).hits.values() for hit in hits)
 
 
 def reach(starts: Iterable[tuple[str, str]]) -> frozenset[Hit]:
-    """Returns the watched places that some functions can come to.
+    """Returns the watched places that some functions can reach.
 
     Args:
         starts: file and top-level name of each function or class.
@@ -99,7 +106,7 @@ def reach(starts: Iterable[tuple[str, str]]) -> frozenset[Hit]:
         found |= source.hits.get(inside, frozenset())
         waiting.append((file, MODULE))  # runs when the file is imported
         names = source.names.get(inside, frozenset())
-        if inside in source.imports:  # a name that the file only hands on
+        if inside in source.imports:  # the file only re-exports the name
             names |= {inside}
         waiting += [(file, name) for name in names if name in source.names]
         for name in names & source.imports.keys():
@@ -109,7 +116,7 @@ def reach(starts: Iterable[tuple[str, str]]) -> frozenset[Hit]:
 
 
 def place_at(file: str, line: int) -> str:
-    """Returns the name of the top-level function or class that a line of a file is in, or MODULE."""
+    """Returns the name of the top-level function or class at a line of a file, or MODULE."""
     return next((name for name, lines in _source(file).lines.items() if line in lines), MODULE)
 
 
@@ -117,7 +124,7 @@ def place_at(file: str, line: int) -> str:
 def _source(file: str) -> _Source:
     try:
         tree = ast.parse(Path(file).read_bytes())
-    except OSError:  # a function made at run time
+    except OSError:  # a function created at run time
         return _Source({}, {}, {}, {})
     aliases = dict(_aliases(tree))
     hits: dict[str, frozenset[Hit]] = {}
@@ -142,7 +149,7 @@ def _is_script(statement: ast.stmt) -> bool:
 
 
 def _aliases(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Yields the names that imports anywhere in the file give, and what they stand for."""
+    """Yields the names that imports bind anywhere in the file, and their full names."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for item in node.names:
@@ -154,7 +161,7 @@ def _aliases(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def _watched(statement: ast.stmt, aliases: Mapping[str, str]) -> Iterator[str]:
-    """Yields the watched names that a statement mentions, in full."""
+    """Yields the full watched names that a statement mentions."""
     for node in ast.walk(statement):
         if isinstance(node, ast.keyword) and node.arg == "trust_remote_code" and ast.unparse(node.value) != "False":
             yield node.arg
@@ -167,7 +174,9 @@ def _watched(statement: ast.stmt, aliases: Mapping[str, str]) -> Iterator[str]:
 
 
 def _full(node: ast.expr, aliases: Mapping[str, str]) -> str:
-    """Returns a dotted name with its import put in: `sp.check_output` is `subprocess.check_output`."""
+    """Returns a dotted name with its import resolved: `sp.check_output` is
+    `subprocess.check_output`.
+    """
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
@@ -185,11 +194,13 @@ def _names(statement: ast.stmt) -> Iterator[str]:
 
 
 def _local(full: str, file: Path) -> tuple[str, str] | None:
-    """Returns the file and name of an import from a file beside `file`, from lm-eval or from us; None for others."""
+    """Returns (file, name) of an import from beside `file`, from lm-eval or dlm_eval; None for
+    others.
+    """
     level = len(full) - len(full.lstrip("."))
     parts = full[level:].split(".")
     if full.startswith("dlm_eval.sandbox"):
-        return None  # how it starts what it holds is its own matter
+        return None  # the sandbox itself is trusted
     if level:
         roots = [file.parents[level - 1]]
     elif parts[0] in ("lm_eval", "dlm_eval"):
@@ -206,7 +217,10 @@ def _local(full: str, file: Path) -> tuple[str, str] | None:
 
 
 def _judges(path: Path) -> bool:
-    """Returns whether a file can hold what judges answers: of lm-eval's and our own, the tasks' files alone (the rest is their framework)."""
+    """Returns whether a file can contain scorers.
+
+    Of lm-eval and dlm_eval, only files of tasks and metrics can.
+    """
     for package, place in (("lm_eval", "tasks"), ("dlm_eval", "metrics")):
         root = package_root(package)
         if path.resolve().is_relative_to(root):

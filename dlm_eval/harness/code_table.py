@@ -1,7 +1,8 @@
-"""What each place in lm-eval's task code (and ours) that code_scan.py finds means: the one list that decides.
+"""The table of all places that code_scan.py finds in lm-eval's task code and ours, and whether they
+are safe.
 
-A place that no row fits makes the suite fail, and a task that comes to it is refused at run time. So a new release of
-lm-eval is read before it is trusted. The first row that fits counts.
+A place without a row fails a test, and a task that reaches it is refused at run time. A new release
+of lm-eval is therefore reviewed before it is trusted. The first matching row counts.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-LM_EVAL = "0.4.13"  # the release whose every place was read for this table
-# What is no task code: models and their servers, the command line, where results go, tools that nothing here calls.
+LM_EVAL = "0.4.13"  # the release that was reviewed for this table
+# Not task code: models and their servers, the command line, loggers, tools that nothing here calls.
 NOT_OF_TASKS = ("models/*", "_cli/*", "loggers/*", "decontamination/*", "caching/*")
 
 
 class Means(Enum):
-    """What a place does with what the model wrote."""
+    """What a place does with the model's output."""
 
     HARMLESS = "runs nothing that the model wrote"
     SANDBOXED = "runs it, in our sandbox"
@@ -24,7 +25,9 @@ class Means(Enum):
 
 
 class Row(NamedTuple):
-    """Places by patterns (of files below lm_eval/ or dlm_eval/, of what they are in, of names), and what they mean."""
+    """Patterns of places (files in lm_eval/ or dlm_eval/, functions, names), and what such places
+    do.
+    """
 
     file: str
     inside: str
@@ -43,13 +46,13 @@ ROWS = (
     Row("*", "*", "dlm_eval.sandbox.*", _S, "our own"),
     Row("tasks/cruxeval/utils.py", "unsafe_execute", "exec", _S, "replaced when the task is loaded"),
     Row("tasks/cruxeval/utils.py", "check_correctness", "multiprocessing.*", _S, "replaced when the task is loaded"),
-    # what cannot be
+    # cannot be sandboxed
     Row("tasks/longproc/metrics.py", "_evaluate_countdown_final_solution", "eval", _R, "eval() of the model's equations"),
     Row("tasks/longproc/metrics.py", "_evaluate_spoc_code", "subprocess.*", _R, "g++ and the model's C++ program"),
     Row("tasks/score/math/math_grader.py", "*", "sympy.parsing.sympy_parser.parse_expr", _R, "sympy's parse_expr, which is eval(), of the model's answer"),
     Row("tasks/score/math/math_grader.py", "symbolic_equal", "sympy.N", _R, "sympy's N of a text, which is eval(), of the model's answer"),
     Row("tasks/slr_bench/*", "<module>", "evaluate.load(*)", _R, "a judge from the hub runs the model's Prolog rules"),
-    # sympy, math_verify, planners: texts of the model that are read, not run
+    # sympy, math_verify, planners: the model's text is parsed, not run
     Row("tasks/score/math/math_grader.py", "symbolic_equal", "sympy.parsing.latex.parse_latex", _H, _LATEX),
     Row("tasks/score/math/math_grader.py", "symbolic_equal", "sympy.simplify", _H, "of a difference, which texts do not have"),
     *(Row(file, "is_equiv", "sympy.parsing", _H, _LATEX) for file in _LATEX_FILES),
@@ -74,7 +77,7 @@ ROWS = (
     Row("tasks/scrolls/task.py", "_download_metric", "huggingface_hub.hf_hub_download", _H, "fetches that metric"),
     Row("api/registry.py", "get_metric", "evaluate.load(name)", _H, "the metric's own file is scanned when a task has it"),
     Row("tasks/basqueglue/utils.py", "*", "datasets.load_metric", _H, "compares labels"),
-    # the network: texts are sent or fetched, not run
+    # the network: text is sent or fetched, not run
     Row("tasks/realtoxicityprompts/metric.py", "*", "requests.*", _H, "sends answers to the Perspective API, with the user's key"),
     Row("tasks/pisa/utils.py", "judge_mcq", "openai.*", _H, "sends answers to a judge, with the user's key"),
     Row("tasks/ruler/*", "*", "httpx.*", _H, "fetches essays for prompts"),
@@ -83,7 +86,7 @@ ROWS = (
     Row("tasks/ifeval/multilingual/*", "<module>", "spacy.load", _H, "models of word forms, installed by the user"),
     Row("utils.py", "*", "requests.*", _H, "tokenizer of a model server"),
     Row("evaluator.py", "evaluate", "requests.items", _H, "a dictionary of that name"),
-    # loading of lm-eval's own files, and of checkpoints that the user named
+    # loading of lm-eval's own files, and of checkpoints that the user chose
     Row("tasks/ruler/common_utils.py", "get_tokenizer", "trust_remote_code", _H, "the tokenizer of the checkpoint in --metadata, with its author's code"),
     Row("tasks/babilong/common_utils.py", "get_tokenizer", "trust_remote_code", _H, "the tokenizer of the checkpoint in --metadata, with its author's code"),
     Row("tasks/afrobench/afrisenti/prompt_?/xx.py", "<module>", "trust_remote_code", _H, "a tool of lm-eval's authors; no task names it"),
@@ -105,7 +108,7 @@ ROWS = (
     Row("*", "*", "importlib.util.find_spec", _H, "whether a package is installed"),
     Row("api/metrics.py", "bootstrap_stderr", "multiprocessing.*", _H, "resampling of numbers"),
 )  # fmt: skip
-# Functions of tasks that are marked unsafe and run nothing: all of them were followed to their ends.
+# Functions of tasks that are marked unsafe but run nothing (reviewed).
 NOTHING_RUN = (
     ("tasks/longproc/metrics.py", "process_results_path_traversal"),
     ("tasks/longproc/metrics.py", "process_results_tom_tracking"),
@@ -116,12 +119,12 @@ NOTHING_RUN = (
 
 
 def row_of(file: str, inside: str, name: str) -> Row | None:
-    """Returns the first row that fits a place, or None.
+    """Returns the first row that matches a place, or None.
 
     Args:
-        file: below lm_eval/ or dlm_eval/, with "/".
+        file: path in lm_eval/ or dlm_eval/, with "/".
         inside: the function or class in it.
-        name: what is mentioned.
+        name: the name mentioned there.
     """
     for row in ROWS:
         if fnmatchcase(file, row.file) and fnmatchcase(inside, row.inside) and fnmatchcase(name, row.name):

@@ -1,8 +1,8 @@
-"""How each task judges what the model wrote: without running it, in our sandbox, or outside it.
+"""How each task scores generated code: without running it, in our sandbox, or outside it.
 
-What a task's functions can come to is found in their files (code_scan.py) and looked up in one list (code_table.py),
-whether the task is marked `unsafe_code` or not. Nothing is taken on trust: a task that is marked and whose way of
-judging is not known counts as outside the sandbox.
+The places that a task's functions can reach are found in their files (code_scan.py) and looked up
+in one table (code_table.py), whether the task is marked `unsafe_code` or not. A task that is marked
+and whose scoring is not known counts as outside the sandbox.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from dlm_eval.harness.code_scan import Hit, package_root, place_at, reach
 from dlm_eval.harness.code_table import NOTHING_RUN, Means, Row, row_of
 from dlm_eval.metrics.code_eval import METRIC, TIMEOUT, Program
 
-FRAMEWORK = ("api/", "filters/", "harness/")  # of lm-eval and of us: no task's own
+FRAMEWORK = ("api/", "filters/", "harness/")  # of lm-eval and dlm_eval: not task code
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a task runs what the model wrote.
+    """How a task runs generated code.
 
     Attributes:
         sandboxed: whether all of it runs in our sandbox.
-        reason: what runs outside, where something does.
+        reason: what runs outside, if anything.
     """
 
     sandboxed: bool
@@ -40,15 +40,16 @@ class Way:
 
 
 def ways(tasks: Mapping[str, Any]) -> dict[str, Way]:
-    """Returns how the tasks that run what the model wrote do it; the others are not in it."""
+    """Returns how tasks run generated code, for those that do."""
     found = {name: way_of(task) for name, task in tasks.items()}
     return {name: way for name, way in found.items() if way is not None}
 
 
-def said(found: Mapping[str, Way]) -> dict[str, list[str]]:
-    """Returns what a result file says of each task's code: the sandbox and what it held off, or that there was none.
+def sandbox_entries(found: Mapping[str, Way]) -> dict[str, list[str]]:
+    """Returns the entry of each task in a result file: the protections of the sandbox, or that
+    there was none.
 
-    Call it when all programs have run: what held is what the verdicts say.
+    Call it after all programs have run, since their verdicts say which protections held.
     """
     return {
         name: METRIC.protections(name) or list(sandbox.protections())
@@ -59,7 +60,7 @@ def said(found: Mapping[str, Way]) -> dict[str, list[str]]:
 
 
 def way_of(task: Any) -> Way | None:
-    """Returns how one task runs what the model wrote, or None where it runs nothing."""
+    """Returns how one task runs generated code, or None if it runs none."""
     found = set(starts(task))
     rows = [(hit, row_of(_short(hit.file), hit.inside, hit.name)) for hit in sorted(reach(found))]
     for hit, row in rows:
@@ -67,7 +68,7 @@ def way_of(task: Any) -> Way | None:
             return Way(sandboxed=False, reason=why)
     if any(row is not None and row.means is Means.SANDBOXED for _, row in rows):
         return Way(sandboxed=True)
-    if not getattr(task, "UNSAFE_CODE", False):  # lm-eval sets it on marked tasks alone
+    if not getattr(task, "UNSAFE_CODE", False):  # lm-eval sets it only on marked tasks
         return None
     own = {(_short(file), name) for file, name in found if not _short(file).startswith(FRAMEWORK)}
     if own and own <= set(NOTHING_RUN):
@@ -88,7 +89,7 @@ def _outside(hit: Hit, row: Row | None) -> str | None:
 
 
 def starts(task: Any) -> Iterator[tuple[str, str]]:
-    """Yields file and top-level name of every function that a task has of its own."""
+    """Yields file and top-level name of all functions of a task."""
     yield from _places(type(task))
     for name in ("_metric_fn_list", "_aggregation_list", "_filters"):
         yield from _places(getattr(task, name, None))  # lm-eval's Python-class tasks lack some
@@ -96,7 +97,9 @@ def starts(task: Any) -> Iterator[tuple[str, str]]:
 
 
 def _places(value: Any) -> Iterator[tuple[str, str]]:
-    """Yields the places of all functions, classes and callable objects in a value of a task's configuration."""
+    """Yields the places of all functions, classes and callable objects in a value of a task's
+    configuration.
+    """
     value = called(value)
     if isinstance(value, Mapping):
         for item in value.values():
@@ -110,8 +113,9 @@ def _places(value: Any) -> Iterator[tuple[str, str]]:
         yield from _places([value.__func__, type(value.__self__)])
     elif inspect.isfunction(value):
         file = str(Path(value.__code__.co_filename).resolve())
-        yield file, place_at(file, value.__code__.co_firstlineno)  # its own name may be that of what it decorates
-        yield from _places(getattr(value, "__wrapped__", None))  # what a decorator was put around
+        # A decorated function may have another function's name, so look up its line.
+        yield file, place_at(file, value.__code__.co_firstlineno)
+        yield from _places(getattr(value, "__wrapped__", None))  # the decorated function
     elif inspect.isclass(value):
         for each in value.__mro__:
             module = sys.modules.get(each.__module__)
@@ -123,28 +127,29 @@ def _places(value: Any) -> Iterator[tuple[str, str]]:
     elif type(value).__name__ == "FilterEnsemble":
         yield from _places(value.filters)
     elif callable(value):
-        yield from _places(
-            [type(value), getattr(value, "__wrapped__", None)]
-        )  # functools.cache keeps what it holds there
+        # Functools.cache sets __wrapped__.
+        yield from _places([type(value), getattr(value, "__wrapped__", None)])
 
 
 def _short(file: str) -> str:
-    """Returns a file as code_table.py names it: below lm_eval or dlm_eval, else whole."""
+    """Returns a file as in code_table.py: relative to lm_eval or dlm_eval, else absolute."""
     path = Path(file).resolve()
     roots = (package_root("lm_eval"), Path(dlm_eval.__file__).resolve().parent)
     return next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), str(path))
 
 
-# -- lm-eval's own code tasks: what `lm_eval_patches.judge_in_sandbox` puts in place ------------------------------------------
+# -- replacements in lm-eval's own code tasks (`lm_eval_patches.judge_in_sandbox`) ------------------------------------------
 
 
 def called(metric: Any) -> Any:
-    """Returns the function behind `function.__call__`, which is what lm-eval keeps of a metric that a task file names."""
+    """Returns the function of a `function.__call__`, in which form lm-eval stores a task file's
+    metric.
+    """
     return metric.__self__ if isinstance(metric, MethodWrapperType) else metric
 
 
 def is_replaced(file: str) -> bool:
-    """Returns whether nothing that was loaded from a task's file judges by itself."""
+    """Returns whether all scorers loaded from a task's file have been replaced."""
     modules = [module for module in list(sys.modules.values()) if _is_from(module, file)]
     if file == _cruxeval_file():
         return all(module.check_correctness is passes for module in modules)
@@ -157,7 +162,7 @@ def _is_from(module: Any, file: str) -> bool:
 
 
 def foreign_metrics(module: ModuleType) -> list[str]:
-    """Returns the names in a module under which HF's own code_eval lies."""
+    """Returns the names of HF's own code_eval in a module."""
     evaluate = sys.modules.get("evaluate")
     if evaluate is None:
         return []
@@ -172,20 +177,23 @@ def _cruxeval_file() -> str:
 
 
 def is_cruxeval(function: Any) -> bool:
-    """Returns whether a metric is that of cruxeval's tasks."""
+    """Returns whether a metric is the one of cruxeval's tasks."""
     if not isinstance(function, FunctionType) or function.__name__ != "pass_at_k":
         return False
     return os.path.realpath(function.__code__.co_filename) == _cruxeval_file()
 
 
 def passes(program: str, timeout: float = TIMEOUT) -> bool:
-    """Stands for cruxeval's check_correctness."""
+    """Replaces cruxeval's check_correctness."""
     asked = Program(program, "", timeout)
     return METRIC.judge([asked])[asked].passed
 
 
 def judged_first(pass_at_k: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns cruxeval's metric, with all programs judged in our sandbox first: an error of the sandbox is no wrong answer."""
+    """Returns cruxeval's metric with all programs judged in our sandbox first.
+
+    An error of the sandbox is then not scored as a wrong answer.
+    """
 
     @functools.wraps(pass_at_k)
     def judged(references: Sequence[str], predictions: Sequence[Sequence[str]], **options: Any) -> Any:

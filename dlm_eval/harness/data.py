@@ -1,4 +1,6 @@
-"""Datasets from local files first, then the cache, then the hub; one line, at once, if none has them."""
+"""Datasets from local files, then the cache, then the Hub; an immediate one-line error if none has
+them.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,12 @@ from typing import Any
 from dlm_eval.errors import UserError
 from dlm_eval.hub import hub_reachable
 
-DEEPEST = 200  # opening brackets from which on a line, or a file, is looked at more closely
+DEEPEST = 200  # a line or file with more opening brackets is parsed to check its depth
 
 
 @dataclass
 class Library:
-    """Where datasets come from while `lm_eval_patches.local_first` is in place."""
+    """Where datasets come from while `lm_eval_patches.local_first` is active."""
 
     data_dir: Path | None
     original: Callable[..., Any]
@@ -37,7 +39,9 @@ class Library:
         return cls(_checked(data_dir or os.environ.get("DLM_EVAL_DATA")), original)
 
     def load(self, path: str, name: str | None = None, *args: Any, **options: Any) -> Any:
-        """Returns what ``datasets.load_dataset`` returns, from the first place that has the dataset."""
+        """Returns the result of ``datasets.load_dataset`` from the first place that has the
+        dataset.
+        """
         if self.active:
             _check_json(_named_files(options.get("data_files")))
         if not self.active or options.get("data_files"):
@@ -53,15 +57,16 @@ class Library:
                     return self._from_folder(folder, name, *args, **options)
                 except UserError:
                     raise
-                except (ValueError, FileNotFoundError) as error:  # the folder lacks this configuration
+                except (ValueError, FileNotFoundError) as error:  # not in this folder
                     reason = f"{folder}: {_first_line(error)}"
                 except Exception as error:
                     raise UserError(f"--data_dir: {folder} cannot be read: {_first_line(error)}") from error
         return self._from_hub(path, name, reason, *args, **options)
 
     def _from_folder(self, folder: Path, name: str | None, *args: Any, **options: Any) -> Any:
-        # The library knows a folder's cached rows by the folder's last name and its card alone: a changed file, or
-        # another folder of the same name, would silently give the old rows. So each state of a folder has its cache.
+        # The library identifies a folder's cached rows only by the folder's last name and its card.
+        # A changed file, or another folder of the same name, would silently give the old rows. Each
+        # state of a folder therefore has its own cache.
         import datasets
 
         _check_json(sorted(folder.rglob("*")))
@@ -74,18 +79,19 @@ class Library:
             with progress_bars(True) if online else _offline():
                 return self.original(path, name, *args, **options)
         except UserError:
-            raise  # of a context around this one
+            raise  # from an enclosing context
         except Exception as error:
-            hub = f"the hub says: {_first_line(error)}" if online else "the hub is out of reach and the cache lacks it"
+            hub = f"the Hub says: {_first_line(error)}" if online else "the Hub is unreachable and it is not cached"
             called = f"'{path}'" + (f" (configuration '{name}')" if name else "")
             raise UserError(
-                f"dataset {called} cannot be had: {reason}; {hub}; give --data_dir DIR (or the variable"
+                f"cannot load dataset {called}: {reason}; {hub}; give --data_dir DIR (or the variable"
                 f" DLM_EVAL_DATA) with its files in DIR/{path}"
             ) from error
 
 
 def path_beside(folder: Path, named: Any, directory: bool = False) -> Any:
-    """Returns a path of a task's YAML below the YAML's folder, if it is relative and there is something.
+    """Returns a path of a task's YAML, relative to the YAML's folder if it is relative and exists
+    there.
 
     Args:
         folder: of the YAML.
@@ -104,7 +110,7 @@ def path_beside(folder: Path, named: Any, directory: bool = False) -> Any:
 
 
 def _named_files(data_files: Any) -> list[Path]:
-    """Returns the paths that `data_files` of a task names: a text, a list of them, or either by split."""
+    """Returns the paths in `data_files` of a task: a text, a list of texts, or either by split."""
     if isinstance(data_files, Mapping):
         return [file for named in data_files.values() for file in _named_files(named)]
     if isinstance(data_files, (list, tuple)):
@@ -113,12 +119,16 @@ def _named_files(data_files: Any) -> list[Path]:
 
 
 def _check_json(files: Iterable[Path]) -> None:
-    """Raises UserError for JSON so deeply nested that the library's reader, which recurses in C++, would end the process."""
+    """Raises UserError for JSON that is nested so deeply that the library's parser would crash the
+    process.
+    """
     for file in files:
         if {".json", ".jsonl"} & set(file.suffixes) and file.is_file():
             with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
                 depth = deepest = (
-                    0  # across lines; brackets in texts count too, so this only says if a closer look is needed
+                    # Over all lines; brackets in texts count too, so this only decides whether to
+                    # parse.
+                    0
                 )
                 for line in stream:
                     opened = line.count(b"[") + line.count(b"{")
@@ -137,12 +147,15 @@ def _parse(file: Path, text: bytes) -> None:
     except RecursionError:
         raise UserError(f"{file.name} is nested too deeply to be read") from None
     except ValueError:
-        pass  # the library says what is wrong
+        pass  # the library reports it
 
 
 @contextlib.contextmanager
 def progress_bars(shown: bool) -> Iterator[None]:
-    """Shows or hides the progress bars of ``datasets``: reading a local file takes seconds, and would be drawn before the one line of an error."""
+    """Shows or hides the progress bars of ``datasets``.
+
+    For local files they would only appear above the one line of an error.
+    """
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     before = not are_progress_bars_disabled()
@@ -155,7 +168,7 @@ def progress_bars(shown: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Lets ``datasets`` and ``huggingface_hub`` use their caches only, so that nothing is retried."""
+    """Makes ``datasets`` and ``huggingface_hub`` use only their caches, so that nothing is retried."""
     import datasets
     from huggingface_hub import constants
 
@@ -177,7 +190,7 @@ def _checked(data_dir: str | Path | None) -> Path | None:
 
 
 def _state(folder: Path) -> str:
-    """Returns a digest of where a folder is and of the names, sizes and times of its files."""
+    """Returns a digest of a folder's path and of the names, sizes and times of its files."""
     state = hashlib.sha256(str(folder.resolve()).encode())
     for file in sorted(folder.rglob("*")):
         about = file.stat()

@@ -1,7 +1,8 @@
-"""Whose word counts when several say how to decode: the task's YAML, then the user.
+"""Merge decode settings: built-in defaults < task YAML < command line.
 
-YAMLs written for autoregressive models carry `temperature: 0.0`, `do_sample: false` and the like. They say nothing about a diffusion sampler, so
-they never override one: a YAML that means our sampler writes `decode_temperature`.
+YAMLs for autoregressive models have `temperature: 0.0`, `do_sample: false` and the like. These do
+not apply to a diffusion sampler and are ignored. A YAML that sets our sampler's temperature writes
+`decode_temperature`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Any
 
 from dlm_eval.decoding import DecodeSettings, default_strategy, expand, fit_task, resolve, setting_names
 from dlm_eval.decoding.presets import authors_preset
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.settings import typed_texts
 
 log = logging.getLogger(__name__)
-DEFAULT_LENGTH = 256  # open positions where neither task nor user names a length (half the model's positions where it has fewer than 512)
+# Open positions if neither the task nor the user sets a length (half of the model's positions if it
+# has fewer than 512).
+DEFAULT_LENGTH = 256
 LENGTH_KEYS = ("gen_length", "max_gen_toks", "max_new_tokens", "max_tokens")
 STOP_KEYS = ("until", "stop")  # two names of one setting: lm-eval's, and that of most APIs
 AR_KEYS = [
@@ -50,14 +53,15 @@ AR_KEYS = [
 
 @dataclass(frozen=True)
 class Request:
-    """What one generate_until request asks for, its autoregressive defaults set aside.
+    """The settings of one generate_until request, without autoregressive defaults.
 
     Attributes:
-        hole: what to write into.
+        hole: the hole to fill.
         until: stop strings.
-        layers: decode settings: the process's strategy, the task's, and then the user's, presets expanded.
-        preset: name of the strongest layer's preset ('authors' made out), or None.
-        replaced: the task's settings that the model's process cannot use; its defaults are used instead.
+        layers: decode settings of the process, the task and the user, with presets expanded.
+        preset: preset in effect (with 'authors' resolved), or None.
+        replaced: the task's settings that the model's process cannot use; its defaults are used
+            instead.
     """
 
     hole: Hole
@@ -72,11 +76,11 @@ class DecodeOptions:
     """How requests become decode settings.
 
     Attributes:
-        user: the user's settings; the strongest.
-        checkpoint: named checkpoint whose authors' settings `preset=authors` means.
-        default_length: open positions where nobody names a length.
-        process: the model's, which says what strategy is its default.
-        family: the model's, for settings that are those of all its checkpoints.
+        user: the user's settings, which override all others.
+        checkpoint: named checkpoint, for `preset=authors`.
+        default_length: open positions if no length is set.
+        process: of the model; it decides the default strategy.
+        family: of the model, for presets of a whole family.
     """
 
     user: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -97,13 +101,13 @@ class DecodeOptions:
         known = user_keys(self.user)
         for key in self.user:
             if key not in known:
-                raise unknown("--decode", key, known)
+                raise unknown_name_error("--decode", key, known)
 
     def request(self, arguments: Mapping[str, Any], task: str = "") -> Request:
-        """Returns what a request's gen_kwargs and the user say together; `arguments` is left as it is.
+        """Returns the settings of a request from its gen_kwargs and the user's settings.
 
         Raises:
-            UserError: an unknown key.
+            UserError: a key is unknown.
         """
         own: dict[str, Any] = {}
         known = [name for name in setting_names(arguments, self.user) if name != "until"]
@@ -112,15 +116,15 @@ class DecodeOptions:
             if isinstance(value, Hole) or key in STOP_KEYS or (key in AR_KEYS and key not in LENGTH_KEYS):
                 continue
             if name not in (*known, *LENGTH_KEYS, "preset"):
-                raise unknown("generation_kwargs", key, (*known, *LENGTH_KEYS, "until", "preset"))
+                raise unknown_name_error("generation_kwargs", key, (*known, *LENGTH_KEYS, "until", "preset"))
             own[name] = value
-        if self.user.get("preset") == "authors":  # their settings, not a mixture with the task's
+        if self.user.get("preset") == "authors":  # the authors' settings replace the task's
             own = {key: value for key, value in own.items() if key in LENGTH_KEYS}
         base = {"strategy": default_strategy(self.process)}
         named = [self._named(layer, task) for layer in (own, self.user)]
         fitting, replaced = fit_task(expand(named[0]), self.process)
         if replaced:
-            named[0] = fitting  # it is the preset's procedure no more
+            named[0] = fitting  # no longer the preset's settings
         layers = (base, fitting, expand(named[1]))
         return Request(
             hole=arguments.get(HOLE) or Hole(Length(_length(layers) or self.default_length)),
@@ -136,15 +140,19 @@ class DecodeOptions:
         return {**layer, "preset": authors_preset(self.checkpoint, task, self.family)}
 
     def resolved(self, ask: Request) -> DecodeSettings:
-        """Returns the settings of a request before it is known how long its hole is. Of several samples that would be equal one is written."""
+        """Returns the settings of a request before the length of its hole is known.
+
+        Several samples that would be equal become one.
+        """
         settings = resolve(*ask.layers)
         return settings if settings.is_random else dataclasses.replace(settings, samples=1)
 
     def settings(self, ask: Request, length: int) -> DecodeSettings:
         """Returns the resolved settings for a hole of `length` tokens.
 
-        A hole whose length the document decides (oracle lengths) takes what fits of settings made for a fixed one: no more even steps than
-        tokens, no block length that does not divide it. A hole of fixed length must fit them exactly.
+        Settings are adapted to a hole whose length depends on the document (oracle lengths): at
+        most one even step per token, and no block length that does not divide the hole. A hole of
+        fixed length must fit the settings exactly.
         """
         settings = dataclasses.replace(self.resolved(ask), until=ask.until)
         if ask.hole.length.tokens == length:
@@ -158,9 +166,9 @@ class DecodePlan:
     """How the holes of one length of a task are decoded.
 
     Attributes:
-        job: settings of the job: one spelling for one piece of work.
-        draws: whether its answers depend on random numbers.
-        described: what the record of a request says of it.
+        job: settings of the job, in canonical form.
+        draws: whether answers depend on random numbers.
+        described: entries for the record of a request.
     """
 
     job: DecodeSettings
@@ -182,7 +190,7 @@ class DecodePlans:
         self._plans: dict[tuple[Any, ...], DecodePlan] = {}
 
     def ask(self, arguments: Mapping[str, Any], task: str) -> Request:
-        """Returns what a request of `task` asks for (`DecodeOptions.request`)."""
+        """Returns the settings of a request of `task` (`DecodeOptions.request`)."""
         shared = {key: value for key, value in arguments.items() if key != HOLE}
         key = (task, repr(shared))
         if key not in self._asks:
@@ -192,7 +200,8 @@ class DecodePlans:
 
     def plan(self, ask: Request, length: int) -> DecodePlan:
         """Returns the plan for a hole of `length` tokens (`DecodeOptions.settings`)."""
-        key = (id(ask.layers), length, ask.hole.length.tokens == length)  # `_asks` keeps the layers, and so their id
+        # `_asks` keeps the layers alive.
+        key = (id(ask.layers), length, ask.hole.length.tokens == length)
         if key not in self._plans:
             self._plans[key] = self._planned(ask, length)
         return self._plans[key]
@@ -217,7 +226,8 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
     """Warns of a task's settings that the model's process cannot use.
 
     Raises:
-        UserError: the generation settings in a task's YAML have unknown names or a length that cannot be.
+        UserError: the generation settings of a task's YAML have an unknown name or an impossible
+            length.
     """
     for name, task in tasks.items():
         if task.OUTPUT_TYPE != "generate_until" or options.user.get("preset") == "authors":
@@ -233,38 +243,40 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
                 name, options.process, ", ".join(f"{key}={value}" for key, value in ask.replaced.items()),
             )  # fmt: skip
         if reason := settings.why_no_checkpoint(options.process):
-            log.info("task '%s': an unfinished answer is begun anew after an interruption (%s)", name, reason)
+            log.info("task '%s': an unfinished answer starts again after an interruption (%s)", name, reason)
         if settings.samples > 1 and not settings.is_random:
             log.warning(
-                "task '%s': samples=%d has no effect at temperature 0, where all samples are equal; one is written",
+                "task '%s': samples=%d has no effect at temperature 0, since all samples are equal; one is drawn",
                 name, settings.samples,
             )  # fmt: skip
 
 
 def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the user's layer: --decode above --gen_kwargs (whose `do_sample` says nothing about our samplers).
+    """Returns the user's settings: --decode overrides --gen_kwargs, whose `do_sample` is ignored.
 
     Raises:
-        UserError: an unknown key; the line names the option that it was given to.
+        UserError: a key is unknown; the line names its option.
     """
     generic = {key.removeprefix("decode_"): value for key, value in gen_kwargs.items() if key != "do_sample"}
     known = user_keys(generic, decode)
     for option, keys in (("--gen_kwargs", generic), ("--decode", decode)):
         for key in keys:
             if key not in known:
-                raise unknown(option, key, known)
+                raise unknown_name_error(option, key, known)
     if any(key in decode for key in STOP_KEYS):
         generic = {key: value for key, value in generic.items() if key not in STOP_KEYS}
     return {**generic, **decode}
 
 
 def user_keys(*layers: Mapping[str, Any]) -> list[str]:
-    """Returns the keys that a user may give: decode settings, those of a strategy that a layer names among them, length and stop strings."""
+    """Returns the keys that a user may set: decode settings (also of a plug-in strategy), length
+    and stop strings.
+    """
     return list(dict.fromkeys([*setting_names(*layers), *LENGTH_KEYS, *STOP_KEYS, "preset"]))
 
 
 def is_ours(key: str) -> bool:
-    """Returns whether a generation argument is one that only a diffusion language model understands."""
+    """Returns whether a generation argument is only for diffusion language models."""
     return (
         key == HOLE
         or key.startswith("decode_")
@@ -273,7 +285,7 @@ def is_ours(key: str) -> bool:
 
 
 def _length(layers: Sequence[Mapping[str, Any]]) -> int | None:
-    """Returns the strongest word on the number of tokens, or None."""
+    """Returns the number of tokens in the last layer that sets it, or None."""
     for layer in reversed(layers):
         for key in LENGTH_KEYS:
             if layer.get(key) is not None:
@@ -292,10 +304,10 @@ def _positive(key: str, value: Any) -> int:
 
 
 def _stop(layer: Mapping[str, Any]) -> Any:
-    """Returns the stop strings of a layer by either name, or None.
+    """Returns the stop strings of a layer (`until` or `stop`), or None.
 
     Raises:
-        UserError: both names are given.
+        UserError: both names are set.
     """
     given = [key for key in STOP_KEYS if layer.get(key) is not None]
     if len(given) > 1:
@@ -304,7 +316,7 @@ def _stop(layer: Mapping[str, Any]) -> Any:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    """Returns the texts of a task's setting: one text or a list of them."""
+    """Returns the texts of a task's setting: one text or a list."""
     if value is None:
         return ()
     if isinstance(value, str):

@@ -1,9 +1,10 @@
-"""Few-shot examples without the evaluated document, and without those that have no right answer to show.
+"""Few-shot examples without the evaluated document, and without examples that have no right answer.
 
-A task with a test split alone draws its examples from there, and `fewshot_split` may name the evaluated documents by another name, or hold some of
-them; lm-eval leaves the document out only if the two splits have one name. A prompt then has the very question with its answer in it. An example
-whose gold is no choice is shown with a wrong answer (-1: the last choice) or ends the run. Here both are left out and another one drawn; all other
-prompts are lm-eval's, bit for bit.
+If a task has only a test split, its examples are drawn from there. `fewshot_split` may be another
+name of the evaluated documents, or contain some of them. lm-eval excludes the document only if the
+two splits have the same name; otherwise a prompt can contain the question itself with its answer.
+lm-eval shows an example whose target is no choice with a wrong answer (-1: the last choice), or the
+run fails. Here both kinds are excluded and replaced. All other prompts are lm-eval's, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ log = logging.getLogger(__name__)
 
 
 class Examples:
-    """The few-shot examples of one task, and which of them were left out of its prompts (`lm_eval_patches.guard_task`).
+    """The few-shot examples of one task, and those excluded from its prompts
+    (`lm_eval_patches.guard_task`).
 
     Attributes:
-        left_out: document (by content) -> examples that were left out of its prompt because they ask what it asks.
-        short: document (by content) -> examples that its prompt lacks, since no other was left.
-        faults: example that was left out of all prompts (by content) -> why it has no right answer to show.
+        left_out: document (by content) -> number of examples excluded from its prompt, since they
+            ask the same question.
+        short: document (by content) -> number of examples that its prompt lacks, since no other was
+            left.
+        faults: example excluded from all prompts (by content) -> why it has no right answer.
     """
 
     def __init__(self, name: str, task: Any, seed: int | None) -> None:
@@ -44,7 +48,7 @@ class Examples:
         self._evaluated: list[Any] = []  # the document whose prompt is being built
 
     def prompt(self, prompt: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps the task's `fewshot_context`: `sample` learns which document the examples are for."""
+        """Wraps the task's `fewshot_context` to tell `sample` which document the examples are for."""
 
         def fewshot_context(doc: Any, *args: Any, **options: Any) -> Any:
             self._evaluated[:] = [doc]
@@ -56,7 +60,7 @@ class Examples:
         return fewshot_context
 
     def sample(self, draw: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps the sampler's `sample`: examples that may not be shown are left out."""
+        """Wraps the sampler's `sample` to exclude examples."""
 
         def sample(n: int, *args: Any, **options: Any) -> Any:
             drawn = draw(n, *args, **options)
@@ -65,16 +69,20 @@ class Examples:
         return sample
 
     def overlap(self) -> int:
-        """Returns how many evaluated documents are among the few-shot examples: every one of their prompts could hold itself."""
+        """Returns how many evaluated documents are among the few-shot examples."""
         pool = {self._question(example) for example in self._examples()}
         return sum(self._asks(doc) in pool for doc in self._task.eval_docs)
 
     def unanswered(self) -> list[str]:
-        """Returns why examples have no right answer to show, one reason for each."""
+        """Returns the reason of each example that has no right answer."""
         return [fault for example in self._examples() if (fault := self._fault(example)) is not None]
 
     def facts(self) -> dict[str, int]:
-        """Returns for the result: prompts that lost examples of their own question, examples without an answer, prompts with too few."""
+        """Returns counts for the results.
+
+        They are prompts without examples of their own question, examples without an answer, and
+        prompts with too few examples.
+        """
         counts: dict[str, Sized] = {
             "fewshot_left_out": self.left_out,
             "fewshot_without_answer": self.faults,
@@ -83,8 +91,9 @@ class Examples:
         return {name: len(found) for name, found in counts.items() if found}
 
     def _without(self, doc: Any, drawn: Sequence[Any], n: int) -> list[Any]:
-        """Returns `drawn` without examples that ask what `doc` asks or have no answer, others in their places. lm-eval's own stream of draws is
-        not touched.
+        """Returns `drawn`, with examples that ask the question of `doc` or have no answer replaced.
+
+        lm-eval's own stream of random draws is not used.
 
         Raises:
             SampleError: no example has a right answer.
@@ -110,7 +119,7 @@ class Examples:
         return found
 
     def _note(self, asked: str, drawn: Sequence[Any], same: Sequence[bool], faults: Sequence[str | None]) -> None:
-        """Counts what is left out of a prompt; the first of each kind is said."""
+        """Counts the examples excluded from a prompt, and warns of the first of each kind."""
         if any(same):
             if not self.left_out:
                 log.warning(
@@ -125,7 +134,7 @@ class Examples:
                 self.faults[self._question(example)] = fault
 
     def _fault(self, example: Any) -> str | None:
-        """Returns why an example has no right answer to show, or None; it is found out once, as what it asks is."""
+        """Returns why an example has no right answer, or None. Cached by object."""
         if id(example) not in self._answers:
             self._answers[id(example)] = (example, targets.fault_of_example(self._task, example))
         return self._answers[id(example)][1]
@@ -135,24 +144,30 @@ class Examples:
         return [] if sampler is None else list(sampler.fewshot_docs())
 
     def _question(self, example: Any) -> str:
-        """Returns what an example asks; it is found out once, since examples are the same objects in every draw."""
+        """Returns the identity of an example's question.
+
+        Cached, since draws return the same objects.
+        """
         if id(example) not in self._questions:
             asked = self._asks(example)
-            if not self._same_templates:  # it may not even have the columns of a document
+            if not self._same_templates:  # it may have other columns than documents
                 asked = self._shown_as().get(self._shown(example, self._task.fewshot_cfg), asked)
-            self._questions[id(example)] = (example, asked)  # the object is kept, and so its id
+            self._questions[id(example)] = (example, asked)  # keeping the object keeps its id valid
         return self._questions[id(example)][1]
 
     @functools.cached_property
     def _same_templates(self) -> bool:
-        """Whether examples are written as documents are."""
+        """Whether examples have the same templates as documents."""
         task, names = self._task, ("doc_to_text", "doc_to_target", "doc_to_choice")
         return not hasattr(task, "fewshot_cfg") or all(
             getattr(task.fewshot_cfg, name) == getattr(task.config, name) for name in names
         )
 
     def _shown_as(self) -> dict[str | None, str]:
-        """Returns question and answer of the evaluated documents, as they would be shown -> what they ask; found out once."""
+        """Returns shown question and answer of each evaluated document -> identity of its question.
+
+        Cached.
+        """
         if not self._documents:
             config = self._task.config
             self._documents = {self._shown(doc, config): self._asks(doc) for doc in self._task.eval_docs}
@@ -160,7 +175,9 @@ class Examples:
         return self._documents
 
     def _shown(self, doc: Any, templates: Any) -> str | None:
-        """Returns the identity of the question and the answer that some templates write of a document, or None if they cannot."""
+        """Returns the identity of a document's question and answer under some templates, or None if
+        these fail.
+        """
         task = self._task
         if getattr(task, "multiple_input", 0):
             return None
@@ -176,14 +193,16 @@ class Examples:
         return digest("shown", str(text).strip(), str(answer).strip())
 
     def _asks(self, doc: Any) -> str:
-        """Returns the identity of a question: its text, choices and answer as the task renders them, whatever else the document's columns say."""
+        """Returns the identity of a question: its text, choices and answer as the task renders
+        them.
+        """
         task = self._task
         try:
             choices = task.doc_to_choice(doc) if task.config.doc_to_choice is not None else None
             text, target = task.doc_to_text(doc), task.doc_to_target(doc)
-            if choices is not None:  # in whatever order they stand
+            if choices is not None:  # in any order
                 text, target = (choices[i] if targets.is_index(i, len(choices)) else i for i in (text, target))
                 choices = sorted(map(str, choices))
-        except Exception:  # such a document errs when its own prompt is built
+        except Exception:  # such a document fails when its own prompt is built
             return digest("document", doc_key(doc))
         return digest("question", text, choices, target)

@@ -1,11 +1,13 @@
-"""Which score a number is: three digests for each task.
+"""The identity of a score: three digests for each task.
 
-    configuration   everything that can change an answer but seeds: the model, the settings that this kind of task reads, the prompt side of the task with
-                    the source code of its functions, its data. Runs of one configuration under several seeds are repetitions of one another.
-    fingerprint     configuration, seeds, and the documents and examples that came of them
-    scoring         what makes a metric of an answer: filters, metrics, the scorer's source code, the targets unless they are what is asked
+* configuration: everything except seeds that can change an answer. That is the model, the settings
+  that this kind of task uses, the task's prompts with the source code of its functions, and its
+  data. Runs of one configuration under several seeds are repetitions.
+* fingerprint: the configuration, the seeds, and the documents and examples drawn with them.
+* scoring: everything that turns an answer into a metric: filters, metrics, the scorer's source
+  code, and targets unless they are part of the prompt.
 
-The journal knows none of them: an answer is the same whatever is made of it.
+The journal uses none of them, since scoring does not change an answer.
 """
 
 from __future__ import annotations
@@ -36,20 +38,20 @@ LAYOUT = (
     "batch_size",
     "max_batch_size",
     "parallelize",
-)  # where and how a baseline ran, not what it answered
-BATCH = 1000  # rows that are read at once
+)  # where and how a baseline ran; these do not change answers
+BATCH = 1000  # rows read at once
 
 
 @dataclass(frozen=True)
 class Digests:
-    """Of one task in one run, with what they were made of where a reader may ask."""
+    """The digests of one task in one run, with some of their parts."""
 
     configuration: str
     fingerprint: str
     scoring: str
     num_fewshot: int
     fewshot_as_multiturn: bool
-    documents: str  # which were scored
+    documents: str  # the documents that were scored
 
 
 def digests(
@@ -59,10 +61,10 @@ def digests(
 
     Args:
         name: its name.
-        task: lm-eval's task after the run, with the shots and arguments that it had.
+        task: lm-eval's task after the run.
         loaded: the model.
         settings: of the run.
-        samples: what was logged of the task's documents.
+        samples: the logged samples of the task.
     """
     shots = int(task.config.num_fewshot or 0)
     configuration = digest(redact(_configuration(name, task, loaded, settings, shots)))
@@ -80,7 +82,7 @@ def digests(
 
 
 def asked_with(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
-    """Returns what a task's answers depend on under short names, for a reader (`asked`)."""
+    """Returns the settings that a task's answers depend on, by short names, for messages."""
     whole = redact(_configuration(name, task, loaded, settings, int(task.config.num_fewshot or 0)))
     seeds = dict(zip(("python", "numpy", "torch", "fewshot"), settings.seeds, strict=True))
     return readable({**whole.pop("answers"), **whole, "seed": settings.noise_seed, "seeds": seeds})
@@ -101,7 +103,7 @@ def _configuration(name: str, task: Any, loaded: Loaded, settings: RunSettings, 
         "metadata": described(_metadata(task, settings)),
         "num_fewshot": shots,
         "examples": _examples(config) if shots else None,
-        # examples are drawn document by document: which are asked decides what each is shown
+        # Examples are drawn document by document, so they depend on the choice of documents.
         "samples": chosen if shots and chosen != list(range(len(chosen))) else None,
         "system_instruction": settings.system_text if prompted else None,
         "chat_template": loaded.lm.chat_template(templated) if templated else None,
@@ -111,7 +113,7 @@ def _configuration(name: str, task: Any, loaded: Loaded, settings: RunSettings, 
 
 
 def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
-    """Returns the settings of the run that decide how this kind of task is answered, as they were resolved."""
+    """Returns the resolved settings of the run that this kind of task uses."""
     writes, rolls = task.OUTPUT_TYPE == "generate_until", task.OUTPUT_TYPE == "loglikelihood_rolling"
     if not loaded.ours:
         return {"generation_kwargs": task.config.generation_kwargs} if writes else {}
@@ -126,7 +128,8 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
         }
     estimator = parse_estimator(settings.estimator)
     if not by_order(task):
-        estimator = estimator.without_question()  # which is for choices that are only put in order
+        # Early stopping is only for tasks that rank choices.
+        estimator = estimator.without_question()
     return {
         "estimator": estimator.identity(),
         **({"stride": settings.stride} if rolls else {"overlong": settings.overlong}),
@@ -134,7 +137,7 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
 
 
 def _shows_targets(task: Any, shots: int) -> bool:
-    """Returns whether a target is part of what the model is asked, not of the scoring alone."""
+    """Returns whether targets are part of prompts, not only of the scoring."""
     return (
         bool(shots)
         or task.OUTPUT_TYPE in ("loglikelihood", "loglikelihood_rolling")
@@ -148,9 +151,11 @@ def _examples(config: Any) -> dict[str, Any]:
 
 
 def _metadata(task: Any, settings: RunSettings) -> dict[str, Any]:
-    """Returns what of a task's metadata the task can read: with a dataset function or a class of its own all that was meant for tasks, else nothing.
+    """Returns the metadata that a task's code can read: none unless it has a dataset function or
+    its own class.
 
-    lm-eval adds the model's arguments to the metadata of every task; the model's identity has them. A version says nothing of the prompt.
+    lm-eval adds the model's arguments to the metadata of every task; they are excluded, as a part
+    of the model's identity. A version is excluded, since it does not change the prompt.
     """
     if task.config.custom_dataset is None and type(task).__module__ == "lm_eval.api.task":
         return {}
@@ -169,7 +174,10 @@ def _scoring(task: Any) -> dict[str, Any]:
 
 
 def _data(task: Any, shots: int) -> Any:
-    """Returns the identity of the rows that a task's documents are made of. What a function of the task makes is known by its source."""
+    """Returns the identity of the rows of a task's documents.
+
+    Rows made by a function are identified by its source.
+    """
     if task.config.custom_dataset is not None:
         return None
     config, dataset = task.config, getattr(task, "dataset", None) or {}
@@ -180,7 +188,9 @@ def _data(task: Any, shots: int) -> Any:
 
 
 def _made(task: Any, shots: int) -> list[Any]:
-    """Returns the identity of documents and examples after everything that was drawn for them."""
+    """Returns the identity of documents and examples that a task's code makes, random draws
+    included.
+    """
     if (
         task.config.process_docs is None
         and task.config.custom_dataset is None
@@ -192,7 +202,9 @@ def _made(task: Any, shots: int) -> list[Any]:
 
 
 def content(rows: Any) -> str:
-    """Returns a digest of rows by their values alone: not by files, folders, caches or the kind of storage."""
+    """Returns a digest of the values of rows, independent of files, folders, caches and storage
+    format.
+    """
     return digest(*(doc_key(row) for row in _rows(rows)))
 
 
@@ -202,5 +214,5 @@ def _rows(rows: Any) -> Iterable[Any]:
     if not isinstance(rows, datasets.Dataset):
         yield from rows
         return
-    for batch in rows.with_format("arrow").iter(BATCH):  # pictures and sounds stay as they are stored
+    for batch in rows.with_format("arrow").iter(BATCH):  # images and audio stay encoded
         yield from batch.to_pylist()

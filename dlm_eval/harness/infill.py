@@ -1,13 +1,14 @@
-"""Tasks whose answer stands between a prefix and a suffix, or has a length that the task sets.
+"""Tasks whose answer is between a prefix and a suffix, or has a length that the task sets.
 
-A YAML names the class and says where the two come from:
+A YAML names the class, the suffix and the length:
 
     class: !function dlm_eval.harness.infill.InfillTask
     metadata:
       infill: {suffix: "{{suffix}}", length: oracle+10, reference: answer.aliases}
 
-The task then adds a `Hole` to the generation arguments of each request, under the name "hole": its length ("oracle",
-"oracle+K" or a number of tokens), the text behind it and the texts whose longest token length is the oracle length.
+The task then adds a `Hole` to the generation arguments of each request, under the name "hole": its
+length ("oracle", "oracle+K" or a number of tokens), the text after it, and the references whose
+longest token length is the oracle length.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from lm_eval import utils
 from lm_eval.api.task import ConfigurableTask
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length
 
 MEASURES = ("alone", "in_place", "canvas")
@@ -27,16 +28,16 @@ MEASURES = ("alone", "in_place", "canvas")
 
 @dataclasses.dataclass(frozen=True)
 class InfillSpec:
-    """What ``metadata.infill`` of a task says; every field may be a jinja template over the document.
+    """``metadata.infill`` of a task; every field may be a jinja template over the document.
 
     Attributes:
         length: "oracle", "oracle+K", or a number of tokens.
-        suffix: Text after the hole; None where there is none (a completion of a set length).
-        reference: What the oracle length is measured on: a template or function giving one text, or the name of a
-            column that holds one text or a list of texts (``answer.aliases`` for a nested one).
-        measure: How the length is counted. "alone": tokens of a reference encoded by itself. "in_place": tokens that a
-            reference adds behind the prefix, for words that follow a space. "canvas": a number of tokens for prefix,
-            hole and suffix together.
+        suffix: Text after the hole; None if there is none (a completion of fixed length).
+        reference: Source of the oracle length: a template or function that returns a text, or the
+            name of a column with a text or a list of texts (``answer.aliases`` for a nested one).
+        measure: How the length is counted. "alone": tokens of a reference by itself. "in_place":
+            tokens that a reference adds after the prefix, for words that follow a space. "canvas":
+            number of tokens of prefix, hole and suffix together.
     """
 
     length: str
@@ -49,7 +50,7 @@ class InfillSpec:
         """Returns the settings of a task.
 
         Raises:
-            UserError: no ``metadata.infill``, an unknown key in it, or a length that has no meaning.
+            UserError: ``metadata.infill`` is missing, has an unknown key, or has an invalid length.
         """
         values = (metadata or {}).get("infill")
         if not isinstance(values, Mapping) or "length" not in values:
@@ -57,10 +58,10 @@ class InfillSpec:
         allowed = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in allowed:
-                raise unknown(f"task '{task}': metadata.infill key", key, allowed)
+                raise unknown_name_error(f"task '{task}': metadata.infill key", key, allowed)
         spec = cls(**{**values, "length": str(values["length"])})
         if spec.measure not in MEASURES:
-            raise unknown(f"task '{task}': metadata.infill measure", spec.measure, MEASURES)
+            raise unknown_name_error(f"task '{task}': metadata.infill measure", spec.measure, MEASURES)
         if "{{" not in spec.length:
             _length(task, spec.length)
         if "oracle" in spec.length and spec.reference is None:
@@ -77,22 +78,25 @@ class InfillSpec:
         )
 
     def any_hole(self) -> Hole | None:
-        """Returns a hole of the length that all documents have; None if each document has its own."""
+        """Returns a hole of the length of all documents; None if each document has its own."""
         return None if "{{" in self.length else Hole(Length.parse(self.length))
 
 
 class InfillTask(ConfigurableTask):  # type: ignore[misc]
-    """An lm-eval ``generate_until`` task whose requests carry the suffix and the length of the hole."""
+    """An lm-eval ``generate_until`` task whose requests carry the suffix and the length of the
+    hole.
+    """
 
     def __init__(self, config: Mapping[str, Any] | None = None, **_: Any) -> None:
         settings = {key: value for key, value in dict(config or {}).items() if key != "class"}
         self.infill = InfillSpec.from_metadata(settings.get("task", "?"), settings.get("metadata"))
         settings["metadata"] = _printable(settings["metadata"])
         super().__init__(config=settings)
-        self.infill.hole(self.config.task, self.task_docs[0])  # a wrong template shows before a model is loaded
+        # Find a wrong template before a model is loaded.
+        self.infill.hole(self.config.task, self.task_docs[0])
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
-        """Returns lm-eval's own request(s) with the hole added to their generation arguments."""
+        """Returns lm-eval's requests with the hole added to their generation arguments."""
         built = super().construct_requests(doc, ctx, **kwargs)
         hole = self.infill.hole(self.config.task, doc)
         for instance in built if isinstance(built, list) else [built]:  # a list from lm-eval 0.5 on
@@ -115,7 +119,7 @@ def _column(name: str, doc: dict[str, Any]) -> Any:
     value: Any = doc
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise UserError(f"metadata.infill reference '{name}' is no column of the document: {', '.join(doc)}")
+            raise UserError(f"metadata.infill reference '{name}' is not a column of the document: {', '.join(doc)}")
         value = value[part]
     return value
 
@@ -130,6 +134,7 @@ def _length(task: str, text: str) -> Length:
 
 
 def _printable(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    # metadata is written into the results file, where a function would stand with its memory address
+    # Metadata is written to the results file, in which a function would appear with its memory
+    # address.
     infill = {k: f"{v.__module__}.{v.__qualname__}" if callable(v) else v for k, v in metadata["infill"].items()}
     return {**metadata, "infill": infill}

@@ -1,4 +1,8 @@
-"""What a journal's answers were asked with: its keys are hashes, so that a run notes its settings beside them, and --score_only can say which differ."""
+"""Notes in the journal about the settings of its answers.
+
+The journal's keys are hashes. A run therefore also stores its settings, so that --score_only can
+say which settings differ.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +16,21 @@ from dlm_eval.printable import counted
 from dlm_eval.rng import digest
 from dlm_eval.workers import NO_ANSWER
 
-LONGEST = 40  # characters of a value that are noted as they are
-MOST = 5  # differences that are named
-OF_EXAMPLES = ("examples.", "target", "samples")  # settings that are noted only if examples are shown
+LONGEST = 40  # maximum characters of a value that is stored in full
+MOST = 5  # maximum number of differences in a message
+OF_EXAMPLES = ("examples.", "target", "samples")  # settings that matter only if examples are shown
 log = logging.getLogger(__name__)
 
 
-def note_asked(journal: Journal, task: str, settings: Mapping[str, Any]) -> None:
-    """Notes that answers of `task` were asked for with `settings`."""
+def note_settings(journal: Journal, task: str, settings: Mapping[str, Any]) -> None:
+    """Stores the settings of answers of `task`."""
     journal.note(f"{_prefix(task)}{digest(settings)[:16]}", dict(settings))
 
 
-def say_absent(journal: Journal, task: str, settings: Mapping[str, Any], records: Iterable[Record]) -> None:
-    """Warns of answers of `task` that a journal does not hold, with what the nearest run that it knows did otherwise."""
+def warn_of_missing(journal: Journal, task: str, settings: Mapping[str, Any], records: Iterable[Record]) -> None:
+    """Warns of answers of `task` that a journal lacks, with the differences to the most similar run
+    in it.
+    """
     asked = [record for record in records if record.task == task]
     absent = sum(record.error == NO_ANSWER for record in asked)
     if not absent:
@@ -32,7 +38,7 @@ def say_absent(journal: Journal, task: str, settings: Mapping[str, Any], records
     said = f"{task}: {absent} of {counted(len(asked), 'answer', 'are')} not in the journal"
     known = [differences(other, settings) for other in journal.notes(_prefix(task)).values()]
     if not known:
-        log.warning("%s, which knows no finished run of this task", said)
+        log.warning("%s, which has no finished run of this task", said)
     elif nearest := min(known, key=len):
         more = f" and {counted(len(nearest) - MOST, 'other difference')}" if len(nearest) > MOST else ""
         log.warning("%s; it has answers of a run with %s%s", said, ", ".join(nearest[:MOST]), more)
@@ -41,7 +47,7 @@ def say_absent(journal: Journal, task: str, settings: Mapping[str, Any], records
 
 
 def differences(other: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns in which settings a noted run differs from this one."""
+    """Returns the settings in which a stored run differs from this one."""
     names = [*now, *(name for name in other if name not in now)]
     if other.get("num_fewshot") != now.get("num_fewshot"):
         names = [name for name in names if not name.startswith(OF_EXAMPLES)]
@@ -49,7 +55,7 @@ def differences(other: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def readable(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns settings by dotted name, each as a short value; of long ones a digest, which says at least whether they differ."""
+    """Returns settings by dotted name, each as a short value or, if long, as a digest."""
     found: dict[str, Any] = {}
     for name, value in parts.items():
         if isinstance(value, Mapping):

@@ -1,6 +1,7 @@
 """`DiffusionLM`: lm-eval's three request methods, answered by a Denoiser.
 
-Requests become canvases (`requests.py`), canvases become jobs (`jobs.py`), and the answers go back as lm-eval wants them, with what each cost kept beside it.
+Requests become canvases (`requests.py`) and then jobs (`jobs.py`). Answers are returned in
+lm-eval's form. Records (`records.py`) keep the cost of each.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.harness.chat import template_text
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans
 from dlm_eval.harness.records import Record, doc_key, records_of
-from dlm_eval.harness.requests import Overlong, Prepared, Unbuilt, begin, choice_canvases, hole_canvas, hole_length
+from dlm_eval.harness.requests import (
+    Overlong,
+    Prepared,
+    UnbuiltPrompt,
+    begin,
+    choice_canvases,
+    hole_canvas,
+    hole_length,
+)
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
 from dlm_eval.likelihood import Estimator, windows
@@ -34,22 +43,23 @@ from dlm_eval.workers import Pool
 log = logging.getLogger(__name__)
 BY_ORDER = frozenset(
     {"acc", "acc_norm", "f1", "mcc"}
-)  # of lm-eval's multiple choice: each looks at the best choice alone
+)  # metrics of lm-eval's multiple choice that depend only on the best choice
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a DiffusionLM answers.
+    """Settings of a DiffusionLM.
 
     Attributes:
         estimator: of likelihoods.
         decode: how requests become decode settings.
         seed: of all noise.
         stride: tokens that each later window of a long text scores; None for as many as fit.
-        overlong: what happens to a request that does not fit: cut its context from the left, or store an error.
+        overlong: for a request that does not fit the model, cut its context from the left or store
+            an error.
         quiet: show no progress.
         template: name of the chat template; None for the checkpoint's default.
-        by_order: tasks whose scores ask only which choice is best (`by_order`).
+        by_order: tasks whose scores depend only on the order of choices (`by_order`).
     """
 
     estimator: Estimator
@@ -63,13 +73,13 @@ class Options:
 
 
 class DiffusionLM(TemplateLM):
-    """A Denoiser behind lm-eval's LM interface. One process drives; `pool` does the work.
+    """A Denoiser with lm-eval's LM interface.
 
     Args:
-        model: the denoiser (for text and facts; the pool runs it).
+        model: the denoiser, for its tokenizer and facts; the pool runs it.
         pool: answers jobs.
-        options: how.
-        journal: finished answers, or None.
+        options: settings.
+        journal: stores finished answers, or None.
     """
 
     def __init__(self, model: Denoiser, pool: Pool, options: Options, journal: Journal | None = None) -> None:
@@ -78,12 +88,12 @@ class DiffusionLM(TemplateLM):
         self.pool = pool
         self.options = options
         self.journal = journal
-        self.fingerprint = digest(redact(model.describe()))  # with another token it is the same model
+        self.fingerprint = digest(redact(model.describe()))  # independent of access tokens
         self.records: list[Record] = []
         self._decode = DecodePlans(options.decode, model)
         self._device = device_of(model)
 
-    # -- what lm-eval asks of every model ------------------------------------------------------------------------------
+    # -- lm-eval's interface of models ------------------------------------------------------------------------------
 
     @property
     def eot_token_id(self) -> int:
@@ -119,14 +129,16 @@ class DiffusionLM(TemplateLM):
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Returns (log-likelihood in nats, is_greedy) of each continuation given its context.
 
-        is_greedy is found out where a document has one continuation (last-word tasks); among choices it is False.
+        is_greedy is computed if a document has one continuation (last-word tasks); otherwise it is
+        False.
         """
         questions: dict[tuple[Any, ...], list[Instance]] = {}
         for request in {id(r): r for r in requests}.values():
             questions.setdefault(_question_of(request), []).append(request)
 
         asked: dict[tuple[Any, ...], QuestionJob] = {}
-        prepared: dict[tuple[Any, ...], list[Prepared]] = {}  # of each question's choices, as they are in `questions`
+        # Of each question's choices, in the same order.
+        prepared: dict[tuple[Any, ...], list[Prepared]] = {}
 
         def canvases_of(request: Instance, record: Record) -> list[Prepared]:
             question = (_question_of(request), record.repeat)
@@ -146,7 +158,8 @@ class DiffusionLM(TemplateLM):
                 if job not in asked:
                     asked[job] = self._question(choices, canvases)
                 return [asked[job]]
-            # lm-eval's choices ask several continuations of one document and never look at is_greedy, which costs rows of its own.
+            # lm-eval ignores is_greedy if a document has several continuations, and computing it
+            # costs rows.
             return [self._score_job(canvases[place], greedy=len(choices) == 1)]
 
         def finish(answers: Sequence[Answer], record: Record) -> tuple[float, bool]:
@@ -160,7 +173,9 @@ class DiffusionLM(TemplateLM):
         return self._answer(requests, "likelihood", prepare, finish, (float("-inf"), False))
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Returns the log-likelihood (nats) of each whole text, in windows where it is longer than the model."""
+        """Returns the log-likelihood (nats) of each whole text, in windows if it is longer than the
+        model.
+        """
 
         def prepare(request: Instance, record: Record) -> list[Job]:
             key = digest(record.task, record.doc, record.repeat)
@@ -183,7 +198,9 @@ class DiffusionLM(TemplateLM):
         return self._answer(requests, "likelihood", prepare, finish, float("-inf"))
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Returns the text written after each context (or into its hole), cut at the end of text and at the first stop string."""
+        """Returns the text written after each context or into its hole, up to its end or first stop
+        string.
+        """
 
         def prepare(request: Instance, record: Record) -> list[Job]:
             context, arguments = request.args
@@ -194,7 +211,7 @@ class DiffusionLM(TemplateLM):
             prepared = hole_canvas(self.model, context, length, ask.hole.suffix, key, self.options.overlong)
             record.truncated = prepared.truncated
             record.details = {"until": ask.until, **plan.described}
-            if not plan.draws:  # repeats, and documents with one prompt, have one answer
+            if not plan.draws:  # repeats, and documents with the same prompt, have one answer
                 return [FillJob(replace(prepared.canvas, key=""), plan.job, 0)]
             return [FillJob(prepared.canvas, plan.job, self.options.seed)]
 
@@ -208,11 +225,11 @@ class DiffusionLM(TemplateLM):
         return self._answer(requests, "generation", prepare, finish, "")
 
     def _ends_early(self, task: str) -> bool:
-        """Returns whether the questions of `task` end as soon as the best choice is settled."""
+        """Returns whether sampling for `task` stops when the best choice is clear."""
         return self.options.estimator.error_rate is not None and task in self.options.by_order
 
     def _weigh(self, prepared: Prepared, record: Record) -> None:
-        """Notes how much there is to score, and what the whole budget would cost."""
+        """Adds the number of tokens to score, and the estimator's whole budget, to a record."""
         n = sum(prepared.canvas.open)
         record.truncated += prepared.truncated
         record.tokens += n
@@ -223,7 +240,7 @@ class DiffusionLM(TemplateLM):
         record.details["estimator"] = score.estimator
 
     def _question(self, choices: Sequence[Instance], canvases: Sequence[Prepared]) -> QuestionJob:
-        """Returns the job of a whole question. Every choice's request asks for the same job, which is answered once."""
+        """Returns the job of a whole question. The requests of all its choices share it."""
         # lm-eval's acc_norm divides by the characters of a choice, without the delimiter before it.
         lengths = tuple(max(1, len(choice.args[1].removeprefix(" "))) for choice in choices)
         whole = tuple(prepared.canvas for prepared in canvases)
@@ -241,12 +258,15 @@ class DiffusionLM(TemplateLM):
         finish: Callable[[Sequence[Answer], Record], Any],
         blank: Any,
     ) -> list[Any]:
-        """Runs every request's jobs together and returns lm-eval's answers; a request that errs gets `blank` and a record that says why."""
+        """Runs the jobs of all requests and returns lm-eval's answers.
+
+        A request that fails gets `blank`, and its record has the reason.
+        """
         records = list(records_of(requests, kind))
         batches: list[list[Job]] = []
         for request, record in zip(requests, records, strict=True):
             try:
-                if isinstance(request.args[0], Unbuilt):
+                if isinstance(request.args[0], UnbuiltPrompt):
                     raise SampleError(request.args[0])
                 batches.append(prepare(request, record))
             except Exception as error:
@@ -269,10 +289,11 @@ class DiffusionLM(TemplateLM):
 
 
 def by_order(task: Any) -> bool:
-    """Returns whether the scores of lm-eval's `task` depend on the order of the choices' log-likelihoods alone, not on their values.
+    """Returns whether scores of lm-eval's `task` depend only on the order of the choices'
+    log-likelihoods.
 
-    `acc_norm` orders by log-likelihood per character. Brier scores, mutual information, and whatever a task's own `process_results` makes of
-    them (TruthfulQA's mc2), need the values.
+    `acc_norm` orders by log-likelihood per character. Brier scores, mutual information, and a
+    task's own `process_results` (TruthfulQA's mc2) need the values.
     """
     config = task.config
     metrics = {entry["metric"] for entry in config.metric_list or () if isinstance(entry["metric"], str)}
@@ -281,10 +302,10 @@ def by_order(task: Any) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Returns why a request cannot be answered: a tokenizer may raise anything over a text.
+    """Returns why a request failed; a tokenizer may raise any exception.
 
     Raises:
-        DlmEvalError: it is no fault of this request.
+        DlmEvalError: the error is not specific to this request.
     """
     if isinstance(error, SampleError):
         return str(error)
@@ -295,7 +316,9 @@ def _reason(error: Exception) -> str:
 
 
 def _question_of(request: Instance) -> tuple[Any, ...]:
-    """Returns the document that a request belongs to: by its number too, since a task may have one document twice."""
+    """Returns the identity of a request's document, number included, since a task may have a
+    document twice.
+    """
     return request.task_name, request.doc_id, doc_key(request.doc or request.args)
 
 
@@ -303,7 +326,7 @@ def _score(answer: Answer) -> Score:
     """Returns the answer's score (of a question: its first choice's).
 
     Raises:
-        SampleError: the sample erred.
+        SampleError: the sample failed.
     """
     if answer.error is not None:
         raise SampleError(answer.error)
@@ -320,7 +343,7 @@ def _filling(answer: Answer) -> Filling:
 
 
 def visible(tokens: Sequence[int], eos_ids: Sequence[int]) -> list[int]:
-    """Returns the tokens before the first end-of-text or never-written position."""
+    """Returns the tokens before the first end-of-text token or blank."""
     shown: list[int] = []
     for token in tokens:
         if token in eos_ids or token == BLANK:

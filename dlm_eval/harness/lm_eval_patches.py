@@ -1,14 +1,17 @@
-"""Every change to lm-eval 0.4.13, and to the libraries that its tasks call. Nothing is changed elsewhere.
+"""Every change to lm-eval 0.4.13, and to the libraries that its tasks call.
 
-Each docstring says which upstream behaviour the change mends. Changes of modules and classes are context managers: outside
-them lm-eval is as it was. Changes of a task or model object last as long as the object. tests/test_lm_eval_patches.py shows
-each behaviour with and without its change. lm-eval is imported when a function runs: the command line reads this module.
+Nothing is changed elsewhere.
+
+Each docstring names the upstream behaviour that the change mends. Changes of modules and classes
+are context managers: outside them lm-eval is unchanged. Changes of a task or model object last as
+long as the object. tests/test_lm_eval_patches.py shows each behaviour with and without its change.
+lm-eval is imported when a function runs, since the command line imports this module.
 
     import of dlm_eval   register_models
-    while tasks load     loading: a list of the changes stands there; then keep_documents and judge_in_sandbox
+    while tasks load     loading (which lists its changes); then keep_documents and judge_in_sandbox
     before a run         guard_task, judge_programs_ahead; of lm-eval's own models prefix_only and bounded_chat_template
-    while a run runs     evaluating: a list of the changes stands there; around the evaluator metrics_apart
-    behind the answers   rendered_once, public_command_line, failed_pushes
+    during a run         evaluating (which lists its changes); around the evaluator metrics_apart
+    after the answers    rendered_once, public_command_line, failed_pushes
 """
 
 from __future__ import annotations
@@ -39,10 +42,11 @@ DOCUMENTS = ("training_docs", "validation_docs", "test_docs")
 
 
 def register_models() -> None:
-    """Adds our families and checkpoints to lm-eval's models, as names: nothing heavy is imported before one is asked for.
+    """Adds our families and checkpoints to lm-eval's models, by name: heavy imports wait until one
+    is used.
 
-    Upstream: `api.registry` fills itself only while it is empty. Without the import below our names would hide all of its own.
-    A name that lm-eval knows stays its own.
+    Upstream: `api.registry` fills itself only while it is empty. Without the import below our names
+    would hide lm-eval's. A name that lm-eval has keeps its meaning.
     """
     import lm_eval.models  # noqa: F401
     from lm_eval.api.registry import model_registry
@@ -57,8 +61,8 @@ def register_models() -> None:
 class Pairs(argparse.Action):
     """The command line's `k=v,...` or JSON, merged over several options.
 
-    Upstream: `_cli.utils.MergeDictAction` takes braces inside a value (`device_map={"": "cpu"}`) for JSON of the whole, and
-    its errors do not name the option.
+    Upstream: `_cli.utils.MergeDictAction` takes braces inside a value (`device_map={"": "cpu"}`)
+    for JSON of the whole, and its errors do not name the option.
     """
 
     def __call__(
@@ -68,7 +72,7 @@ class Pairs(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Merges the pairs into the option's value so far."""
+        """Merges the pairs into the option's value."""
         from lm_eval._cli.utils import MergeDictAction, key_val_to_dict
 
         from dlm_eval.errors import UserError
@@ -83,7 +87,9 @@ class Pairs(argparse.Action):
 
 
 def run_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Returns lm-eval's parser of `run`, added to `subparsers`; options of pairs are read by `Pairs`."""
+    """Returns lm-eval's parser of `run`, added to `subparsers`; options of pairs are read by
+    `Pairs`.
+    """
     from lm_eval._cli.run import Run
     from lm_eval._cli.utils import MergeDictAction
 
@@ -101,7 +107,7 @@ def run_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 @contextmanager
 def loading(seeds: Seeds, data_dir: str | Path | None = None) -> Iterator[None]:
-    """Makes all changes that are needed while task objects are made."""
+    """Applies all changes that are needed while task objects are created."""
     with (
         documents_by_seed(seeds),
         bounded_templates(),
@@ -115,9 +121,10 @@ def loading(seeds: Seeds, data_dir: str | Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def quiet_index() -> Iterator[None]:
-    """Drops two notes that are true of our tasks by design.
+    """Suppresses two warnings about our tasks that are intended.
 
-    Upstream: `tasks._index` warns of a name that is defined twice (ours stand before lm-eval's), `api.task` of custom datasets.
+    Upstream: `tasks._index` warns of a name that is defined twice (ours override lm-eval's), and
+    `api.task` of custom datasets.
     """
 
     def wanted(record: logging.LogRecord) -> bool:
@@ -137,7 +144,8 @@ def quiet_index() -> Iterator[None]:
 def no_default_length() -> Iterator[None]:
     """Leaves the generation length of a task unset if its YAML does not set it.
 
-    Upstream: `config.task.default_gen_kwargs` writes `max_gen_toks: 256` into every task without generation settings.
+    Upstream: `config.task.default_gen_kwargs` writes `max_gen_toks: 256` into every task without
+    generation settings.
     """
     import lm_eval.config.task as config
 
@@ -155,8 +163,8 @@ def no_default_length() -> Iterator[None]:
 def bounded_templates() -> Iterator[None]:
     """Limits the time of every template, and names the field of one that fails.
 
-    Upstream: `ConfigurableTask.__init__` renders the first document. A template without an end hangs there, and the error
-    of one that fails does not say which field it is.
+    Upstream: `ConfigurableTask.__init__` renders the first document. A template without an end
+    hangs there, and the error of one that fails does not say which field it is.
     """
     from lm_eval import utils
     from lm_eval.api.task import ConfigurableTask
@@ -173,9 +181,10 @@ def bounded_templates() -> Iterator[None]:
 
 @contextmanager
 def first_sound_document() -> Iterator[None]:
-    """Lets a task take its form from the first document whose target can be right.
+    """Makes a task derive its form from the first document with a valid target.
 
-    Upstream: `ConfigurableTask.__init__` takes it from the first document; a target there that is no choice ends the run.
+    Upstream: `ConfigurableTask.__init__` uses the first document; an invalid target there ends the
+    run.
     """
     from lm_eval.api.task import ConfigurableTask
 
@@ -195,10 +204,11 @@ def first_sound_document() -> Iterator[None]:
 
 @contextmanager
 def paths_beside_yaml() -> Iterator[None]:
-    """Reads a task's relative paths from the folder of its YAML (data.py); the task's configuration stays as it is written.
+    """Reads a task's relative paths from the folder of its YAML (data.py), without changing its
+    configuration.
 
-    Upstream: `ConfigurableTask.download` hands `data_files` and `dataset_path` to `datasets`, which reads them from the
-    working directory.
+    Upstream: `ConfigurableTask.download` passes `data_files` and `dataset_path` to `datasets`,
+    which reads them from the working directory.
     """
     from lm_eval.api.task import ConfigurableTask
 
@@ -222,10 +232,12 @@ def paths_beside_yaml() -> Iterator[None]:
 
 @contextmanager
 def documents_by_seed(seeds: Seeds) -> Iterator[None]:
-    """Makes the documents of a task a function of the task, its data and the seeds alone (seeding.py).
+    """Makes the documents of a task a function of the task, its data and the seeds alone
+    (seeding.py).
 
-    Upstream: `process_docs` of some tasks draws (GPQA shuffles choices). It runs at each request for documents, with generators
-    in any state, and `datasets` caches what it made under a key without a seed.
+    Upstream: `process_docs` of some tasks is random (GPQA shuffles choices). It runs at each access
+    to documents, with generators in any state, and `datasets` caches its results under a key
+    without the seed.
     """
     import datasets
     from lm_eval.config.task import TaskConfig
@@ -246,7 +258,8 @@ def documents_by_seed(seeds: Seeds) -> Iterator[None]:
 def keep_documents(task: Any, seeds: Seeds) -> None:
     """Makes a task draw the documents of each kind once and then keep them.
 
-    Upstream: a task class of its own may draw in `training_docs` and its like, which lm-eval calls again and again.
+    Upstream: a task class may draw in `training_docs` and similar methods, which lm-eval calls
+    several times.
     """
     from dlm_eval.harness.seeding import drawn_once
 
@@ -258,14 +271,16 @@ def keep_documents(task: Any, seeds: Seeds) -> None:
 def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
     """Makes `datasets.load_dataset` read `<data_dir>/<dataset_path>` before the hub (data.py).
 
-    Upstream: `ConfigurableTask.download` calls `datasets.load_dataset`, which retries an unreachable hub for 20 seconds and then
-    fails with a traceback.
+    Upstream: `ConfigurableTask.download` calls `datasets.load_dataset`, which retries an
+    unreachable hub for 20 seconds and then fails with a traceback.
 
     Args:
-        data_dir: folder in the layout of the hub (`openai/gsm8k/...`); None for the variable DLM_EVAL_DATA.
+        data_dir: folder in the layout of the hub (`openai/gsm8k/...`); None for the variable
+            DLM_EVAL_DATA.
 
     Raises:
-        UserError: the folder does not exist; or, from a load inside, a dataset that cannot be loaded.
+        UserError: the folder does not exist; or, from a load inside, a dataset that cannot be
+            loaded.
     """
     import datasets
 
@@ -276,15 +291,17 @@ def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
         with replaced(datasets, "load_dataset", library.load), progress_bars(False):
             yield
     finally:
-        library.active = False  # a task module may keep our function: from now on it is the original one
+        # If a task module keeps our function, it now calls the original one.
+        library.active = False
 
 
 @contextmanager
 def missing_modules(data_dir: str | Path | None = None) -> Iterator[None]:
-    """Gives tasks the modules and functions that today's libraries lack, and nltk its files (stand_ins.py).
+    """Adds modules and functions that present libraries lack, and nltk's files (stand_ins.py).
 
-    Upstream: stock tasks import `transformers.data.metrics.squad_metrics` (gone in transformers 5), `pkg_resources` (gone in
-    setuptools 82) and `datasets.load_metric` (gone in datasets 3). `nltk.download` ignores files in a data folder.
+    Upstream: stock tasks import `transformers.data.metrics.squad_metrics` (gone in transformers 5),
+    `pkg_resources` (gone in setuptools 82) and `datasets.load_metric` (gone in datasets 3).
+    `nltk.download` ignores files in a data folder.
 
     Raises:
         UserError: from a task inside, a file of nltk's that is missing.
@@ -314,7 +331,8 @@ def missing_modules(data_dir: str | Path | None = None) -> Iterator[None]:
 def code_eval_in_sandbox() -> Iterator[None]:
     """Makes `evaluate.load("code_eval")` return the metric that runs programs in our sandbox.
 
-    Upstream: HF evaluate's `code_eval`, by which `humaneval*`, `mbpp*` and infilling tasks are judged, runs them on this machine.
+    Upstream: HF evaluate's `code_eval`, which scores `humaneval*`, `mbpp*` and infilling tasks,
+    runs programs unprotected.
     """
     from dlm_eval.metrics.code_eval import METRIC
 
@@ -332,9 +350,10 @@ def code_eval_in_sandbox() -> Iterator[None]:
 
 
 def judge_in_sandbox(tasks: Mapping[str, Any]) -> None:
-    """Replaces what code tasks judge with, in modules that were loaded before us too (code_tasks.py).
+    """Replaces the scorers of code tasks, also in modules that were loaded before (code_tasks.py).
 
-    Upstream: modules of `humaneval*` and `mbpp*` keep HF's `code_eval` from their import on, `cruxeval*` has an `exec` of its own.
+    Upstream: modules of `humaneval*` and `mbpp*` keep HF's `code_eval` from their import on;
+    `cruxeval*` has its own `exec`.
     """
     from dlm_eval.harness import code_tasks
     from dlm_eval.metrics.code_eval import METRIC
@@ -358,11 +377,13 @@ def judge_in_sandbox(tasks: Mapping[str, Any]) -> None:
 
 
 def guard_task(name: str, task: Any, errors: SampleErrors, records: Callable[[], Sequence[Record]]) -> None:
-    """Keeps the error of one document from ending the run, and bad examples out of prompts (sample_errors.py, fewshot.py).
+    """Keeps the error of one document from ending the run, and bad examples out of prompts
+    (sample_errors.py, fewshot.py).
 
-    Upstream: `Task.build_all_requests`, `Task.apply_filters` and `evaluator.evaluate` let through whatever a document's prompt,
-    filter or scorer raises, and know no sample without an answer. `api.samplers` leaves the evaluated document out of its
-    own examples only if the two splits have one name.
+    Upstream: `Task.build_all_requests`, `Task.apply_filters` and `evaluator.evaluate` do not catch
+    exceptions of a document's prompt, filter or scorer, and have no samples without an answer.
+    `api.samplers` leaves the evaluated document out of its own examples only if the two splits have
+    the same name.
     """
     if (sampler := getattr(task, "sampler", None)) is not None:
         examples = errors.examples(name, task)
@@ -379,9 +400,11 @@ def guard_task(name: str, task: Any, errors: SampleErrors, records: Callable[[],
 
 
 def judge_programs_ahead(name: str, task: Any) -> None:
-    """Makes a task note the programs of all its documents after filtering, so that several are judged at once.
+    """Makes a task note the programs of all its documents after filtering, so that several are
+    judged at once.
 
-    Upstream: `evaluator.evaluate` scores document by document; the sandbox would judge one program at a time.
+    Upstream: `evaluator.evaluate` scores document by document; the sandbox would judge one program
+    at a time.
     """
     from dlm_eval.metrics.code_eval import METRIC
 
@@ -392,7 +415,8 @@ def judge_programs_ahead(name: str, task: Any) -> None:
         with METRIC.noting(name):
             for instance in task.instances:
                 for answer in instance.filtered_resps.values():
-                    with contextlib.suppress(Exception):  # it is raised again, and kept, when it is scored
+                    # It is raised again, and kept, when it is scored.
+                    with contextlib.suppress(Exception):
                         score(instance.doc, [answer])
         return outcome
 
@@ -400,9 +424,11 @@ def judge_programs_ahead(name: str, task: Any) -> None:
 
 
 def prefix_only(lm: Any, plain: Callable[[Any, Any], Any]) -> None:
-    """Makes one of lm-eval's models read our tasks' requests: `plain(lm, request)` returns a request without our keys.
+    """Makes one of lm-eval's models read our tasks' requests: `plain(lm, request)` returns a
+    request without our keys.
 
-    Upstream: `HFLM.generate_until` hands every generation argument to `transformers`, which refuses `hole` and `decode_*`.
+    Upstream: `HFLM.generate_until` passes every generation argument to `transformers`, which
+    rejects `hole` and `decode_*`.
     """
     generate = lm.generate_until
 
@@ -413,9 +439,10 @@ def prefix_only(lm: Any, plain: Callable[[Any, Any], Any]) -> None:
 
 
 def bounded_chat_template(lm: Any, name: str) -> None:
-    """Renders the chat template of one of lm-eval's models with a limit of time and memory, if its tokenizer is of transformers.
+    """Renders the chat template of one of lm-eval's models (with a transformers tokenizer) with
+    limits of time and memory.
 
-    Upstream: `HFLM.apply_chat_template` renders whatever template a checkpoint brings.
+    Upstream: `HFLM.apply_chat_template` renders a checkpoint's template without limits.
     """
     from jinja2 import TemplateError
     from transformers import PreTrainedTokenizerBase
@@ -437,12 +464,14 @@ def bounded_chat_template(lm: Any, name: str) -> None:
     tokenizer.apply_chat_template = apply_chat_template
 
 
-# -- while a run runs --------------------------------------------------------------------------------------------------
+# -- during a run --------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def evaluating(chatty: bool = False) -> Iterator[None]:
-    """Makes all changes that are needed while a run is evaluated; only a chatty one shows what lm-eval prints."""
+    """Applies all changes that are needed during a run. lm-eval's own output is shown only if
+    `chatty`.
+    """
     with (
         templates_compiled_once(),
         hashes_of_anything(),
@@ -457,7 +486,8 @@ def evaluating(chatty: bool = False) -> Iterator[None]:
 def templates_compiled_once() -> Iterator[None]:
     """Compiles each prompt template once.
 
-    Upstream: `utils.apply_template` compiles it for every document: most of the time before the first forward.
+    Upstream: `utils.apply_template` compiles it for every document, which takes most of the time
+    before the first forward.
     """
     from lm_eval.utils import env
 
@@ -469,7 +499,8 @@ def templates_compiled_once() -> Iterator[None]:
 def hashes_of_anything() -> Iterator[None]:
     """Hashes documents and prompts that have no UTF-8 or JSON form.
 
-    Upstream: `evaluator.evaluate` ends the run with a UnicodeEncodeError or TypeError after everything is answered.
+    Upstream: `evaluator.evaluate` ends the run with a UnicodeEncodeError or TypeError after
+    everything is answered.
     """
     import lm_eval.evaluator as evaluator
 
@@ -484,7 +515,7 @@ def hashes_of_anything() -> Iterator[None]:
     def dumps(value: Any, **options: Any) -> str:
         try:
             return json.dumps(value, **options)
-        except (TypeError, ValueError, RecursionError):  # keys that are no text, a document inside itself
+        except (TypeError, ValueError, RecursionError):  # odd keys, or a cycle
             return json.dumps(json_value(value))
 
     with (
@@ -496,9 +527,10 @@ def hashes_of_anything() -> Iterator[None]:
 
 @contextmanager
 def machine_described_once() -> Iterator[None]:
-    """Asks torch once per process what the machine is.
+    """Collects torch's description of the machine once per process.
 
-    Upstream: `loggers.utils.add_env_info` asks in every run. torch lists packages in a process of its own, which takes seconds.
+    Upstream: `loggers.utils.add_env_info` collects it in every run. torch lists packages in a
+    subprocess, which takes seconds.
     """
     import torch.utils.collect_env as collect_env
 
@@ -515,9 +547,10 @@ def _described_once(describe: Callable[[], str]) -> Callable[[], str]:
 
 @contextmanager
 def quiet_evaluator() -> Iterator[None]:
-    """Keeps lm-eval's progress bars, prints and git's complaints off the terminal.
+    """Hides lm-eval's progress bars and prints, and git's error messages.
 
-    Upstream: `api.task` and `api.metrics` show bars beside ours, `api.metrics` prints, `loggers.utils` lets git complain.
+    Upstream: `api.task` and `api.metrics` show bars beside ours, `api.metrics` prints, and
+    `loggers.utils` shows git's errors.
     """
     import lm_eval.api.metrics as metrics
     import lm_eval.api.task as task
@@ -543,7 +576,8 @@ def quiet_evaluator() -> Iterator[None]:
 def metrics_apart(errors: SampleErrors) -> Iterator[None]:
     """Aggregates metric by metric if one of them fails (sample_errors.py).
 
-    Upstream: one metric that raises in `evaluator_utils._compute_task_aggregations` or `Group.aggregate` loses all results.
+    Upstream: one metric that raises in `evaluator_utils._compute_task_aggregations` or
+    `Group.aggregate` loses all results.
     """
     import lm_eval.evaluator_utils as utils
     from lm_eval.api.group import Group
@@ -555,14 +589,15 @@ def metrics_apart(errors: SampleErrors) -> Iterator[None]:
         yield
 
 
-# -- behind the answers ------------------------------------------------------------------------------------------------
+# -- after the answers ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def rendered_once(task: Any) -> Iterator[None]:
     """Makes a task render the choices and the target of each document once.
 
-    Upstream: `process_results` renders and parses their templates at each call; the estimator's spread calls it 30 times.
+    Upstream: `process_results` renders and parses their templates at each call; the estimator's
+    spread calls it 30 times.
     """
 
     def by_document(read: Callable[..., Any]) -> Callable[..., Any]:
@@ -595,9 +630,9 @@ def public_command_line() -> Iterator[None]:
 
 @contextmanager
 def failed_pushes(missing: list[str]) -> Iterator[None]:
-    """Adds to `missing` what could not be pushed to the hub.
+    """Adds failed pushes to the Hub to `missing`.
 
-    Upstream: `loggers.evaluation_tracker` says so in the log alone.
+    Upstream: `loggers.evaluation_tracker` only logs them.
     """
 
     class Noting(logging.Handler):

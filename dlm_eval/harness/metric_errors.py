@@ -1,11 +1,13 @@
-"""How sure a metric is: the part of its error that is the estimator's, and the sampling error that lm-eval lacks.
+"""Errors of metrics: the estimator's part, and the sampling errors that lm-eval lacks.
 
-The estimator's part is what would change if the likelihoods were estimated again. The log-likelihoods of a document are moved
-by normal noise of their Monte Carlo standard errors, correlated as their errors are (choices share random numbers). The task
-scores the document anew. The standard deviation of the metric over such draws is the estimator's part. Perplexities, which are
-exponentials, are taken on the logarithmic scale. lm-eval has no sampling error of perplexities and of bits per byte.
+The estimator's part is the standard deviation of a metric if the likelihoods were estimated again.
+It is found by simulation: the log-likelihoods of each document get normal noise with their Monte
+Carlo standard errors and correlations (choices share random numbers), and the task scores the
+document again. Perplexities are treated on the logarithmic scale. lm-eval has no sampling error of
+perplexities and bits per byte.
 
-    samples -> metric_errors -> results["dlm_eval"] by the keys of KEYS -> error_of -> table and boards
+    samples -> metric_errors -> results["dlm_eval"] by the keys of KEYS -> error_of -> table and
+    boards
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from dlm_eval.uncertainty import Error, student, summed
 
 EXPONENTIAL = ("perplexity", "weighted_perplexity")  # lm-eval's aggregates, by name
 KEYS = ("estimator_stderr", "estimator_interval", "perplexity_stderr", "perplexity_interval")
-DRAWS = 30  # enough for one significant digit of a standard deviation, which is what a reader needs
+DRAWS = 30  # gives one significant digit of a standard deviation
 
-# How fast lm-eval's aggregates change with the log-likelihood per word, by their names.
+# Derivatives of lm-eval's aggregates by the log-likelihood per word.
 SLOPES: dict[str, Callable[[float], float]] = {
     "weighted_perplexity": lambda ratio: math.exp(-ratio),
     "bits_per_byte": lambda ratio: 1 / math.log(2),
@@ -32,7 +34,7 @@ SLOPES: dict[str, Callable[[float], float]] = {
 
 
 def metric_errors(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns key of `KEYS` -> task -> metric -> standard error or interval, for the results.
+    """Returns key of `KEYS` -> task -> metric -> standard error or interval.
 
     Args:
         tasks: lm-eval's task dictionary.
@@ -57,14 +59,15 @@ def metric_errors(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[
 
 
 def error_of(results: Mapping[str, Any], key: str, task: str, metric: str) -> Any:
-    """Returns what the results hold of a metric under a key of `KEYS`, or None."""
+    """Returns the entry of a metric under a key of `KEYS` in the results, or None."""
     return results.get("dlm_eval", {}).get(key, {}).get(task, {}).get(metric)
 
 
 def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, float | None]:
-    """Returns metric -> standard deviation that estimating the likelihoods again would give it.
+    """Returns metric -> its standard deviation if the likelihoods were estimated again.
 
-    Empty where all are exact; infinite metrics have none; None where the error of a likelihood is not known.
+    Empty if all likelihoods are exact. Infinite metrics are left out. None if the error of a
+    likelihood is unknown.
 
     Args:
         task: lm-eval's task.
@@ -81,7 +84,9 @@ def is_exponential(task: Any, metric: str) -> bool:
 
 @dataclass(frozen=True)
 class Part:
-    """The estimator's part of a metric's spread: standard deviation, and the interval of a perplexity."""
+    """The estimator's part of a metric's spread: standard deviation, and the interval of a
+    perplexity.
+    """
 
     stderr: float
     interval: tuple[float, float] | None = None
@@ -94,7 +99,7 @@ def estimator_parts(task: Any, samples: Sequence[Mapping[str, Any]], seed: int =
     generator = np.random.default_rng(seed)
     scored = [s for s in samples if "error" not in s]
     with rendered_once(task):
-        # What is exact scores the same in every draw.
+        # Samples with exact likelihoods have the same metrics in every draw.
         fixed = [None if _moves(s) else _values(task, s) for s in scored]
         draws = [_metrics(task, scored, fixed, generator) for _ in range(DRAWS)]
     names = [name for name, value in draws[0].items() if isinstance(value, (int, float, np.floating))]
@@ -123,7 +128,7 @@ def _deviation(draws: Any) -> float:
 
 
 def _moves(sample: Mapping[str, Any]) -> bool:
-    """Returns whether a likelihood of the sample was sampled."""
+    """Returns whether a likelihood of the sample is not exact."""
     return any(error.stderr != 0 for error in _errors(sample))
 
 
@@ -151,17 +156,19 @@ def _metrics(
 
 
 def _values(task: Any, sample: Mapping[str, Any], generator: np.random.Generator | None = None) -> dict[str, Any]:
-    """Returns the metrics of one sample; with a generator, its likelihoods are moved."""
+    """Returns the metrics of one sample; with a generator, noise is added to its likelihoods."""
     answers = sample["filtered_resps"] if generator is None else _moved(sample, generator)
     return dict(task.process_results(sample["doc"], answers))
 
 
 def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[Any]:
-    """Returns the answers with their log-likelihoods moved by errors as large and as correlated as theirs."""
+    """Returns the answers with noise in their log-likelihoods, with the errors' sizes and
+    correlations.
+    """
     errors = _errors(sample)
     noise = generator.standard_normal(len(errors))
     shared = sample.get("logprob_correlation")
-    if shared is not None:  # rounding may have made it a little indefinite
+    if shared is not None:  # it may be slightly indefinite because of rounding
         values, vectors = np.linalg.eigh(np.array(shared))
         noise = vectors @ (np.sqrt(np.maximum(values, 0.0)) * noise)
     steps = noise * np.array([error.best or 0.0 for error in errors])
@@ -170,10 +177,12 @@ def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[An
 
 
 def perplexity_stderr(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Returns metric -> sampling standard error of perplexities per word or byte and of bits per byte.
+    """Returns metric -> sampling standard error of perplexities per word or byte and of bits per
+    byte.
 
-    They are functions of r = sum of log-likelihoods / sum of words, a ratio estimate over n documents, whose error is that of the sum of
-    (log-likelihood - r * words); the delta method does the rest.
+    They are functions of r = sum of log-likelihoods / sum of words, a ratio estimate over n
+    documents. Its error is that of the sum of (log-likelihood - r * words). The delta method gives
+    the errors of the functions.
 
     Args:
         task: lm-eval's task.
@@ -186,7 +195,9 @@ def perplexity_stderr(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[s
 
 
 def perplexity_interval(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Returns metric -> 95 % interval of perplexities per word or byte over documents: Student's on the logarithmic scale."""
+    """Returns metric -> 95 % Student interval of perplexities per word or byte, on the logarithmic
+    scale.
+    """
     found = {}
     for metric, (slope, ratio, error, count) in _ratios(task, samples).items():
         if slope is SLOPES["weighted_perplexity"]:
@@ -198,7 +209,9 @@ def perplexity_interval(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict
 def _ratios(
     task: Any, samples: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[Callable[[float], float], float, float, int]]:
-    """Returns metric -> its slope, log-likelihood per word, the standard error of that, and the documents."""
+    """Returns metric -> derivative, log-likelihood per word, its standard error, and number of
+    documents.
+    """
     found = {}
     for metric, aggregate in task.aggregation().items():
         slope = SLOPES.get(getattr(aggregate, "__name__", ""))

@@ -1,4 +1,4 @@
-"""From `--model` to something that answers lm-eval's requests: one of our denoisers, a packaged baseline, or any model that lm-eval knows."""
+"""Opens `--model`: one of our denoisers, a packaged baseline, or any model of lm-eval."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
 from dlm_eval.models import baselines, checkpoints, known_families, option_names, packaged_asset
@@ -20,7 +20,7 @@ from dlm_eval.rng import digest
 from dlm_eval.signals import last_duty
 
 if TYPE_CHECKING:
-    from dlm_eval.budget import Learned
+    from dlm_eval.budget import DeviceProfile
     from dlm_eval.harness.lm import Options
     from dlm_eval.models.denoiser import Denoiser
     from dlm_eval.workers import Pool
@@ -30,16 +30,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to be evaluated; runs that differ in their settings alone may share it.
+    """A model that is ready to be evaluated; several runs can share it.
 
     Attributes:
-        name: what result folders and tables call it.
-        facts: what identifies it in a result.
-        close: ends its workers, after noting for the next run what they learned.
-        lm: lm-eval's view of it; of ours None until `under` has made the one of a run.
-        model: one of ours; None for a model of lm-eval's own.
-        pool: runs it.
-        journal: keeps its answers.
+        name: its name in result folders and tables.
+        facts: its identity in results.
+        close: stores the device profile for the next run and ends the workers.
+        lm: lm-eval's LM; None for a denoiser of ours until `under` makes the LM of a run.
+        model: the denoiser; None for a model of lm-eval's own.
+        pool: runs the denoiser.
+        journal: stores its answers.
     """
 
     name: str
@@ -56,11 +56,12 @@ class Loaded:
         return self.model is not None
 
     def under(self, settings: RunSettings, by_order: frozenset[str] = frozenset()) -> Loaded:
-        """Returns the model as one run sees it: weights, devices and journal are shared, records are the run's own.
+        """Returns the model for one run, which shares weights, devices and journal and has its own
+        records.
 
         Args:
             settings: of the run.
-            by_order: tasks whose scores ask only which choice is best.
+            by_order: tasks whose scores depend only on the order of choices.
         """
         if self.model is None or self.pool is None:
             return self
@@ -76,7 +77,7 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
     """Yields the model of a run with the journal in `home`; closes both.
 
     Raises:
-        UserError: an option or checkpoint that cannot be used.
+        UserError: an option or the checkpoint cannot be used.
     """
     journal = Journal(home / "journal.sqlite") if home and settings.resume else None
     with ExitStack() as stack:
@@ -87,13 +88,14 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
         stack.callback(loaded.close)
         if loaded.pool is not None:
             stack.enter_context(last_duty(loaded.pool.close))
-        gc.freeze()  # model and libraries stay: looking through them for garbage takes a tenth of the harness's time
+        # Collecting garbage in model and libraries would take a tenth of the harness's time.
+        gc.freeze()
         stack.callback(gc.unfreeze)
         yield loaded
 
 
 def check_model_name(name: str) -> None:
-    """Raises UserError, with the nearest name, where neither we nor lm-eval know the model."""
+    """Raises UserError with the nearest name if neither dlm_eval nor lm-eval has the model."""
     from dlm_eval.models import check_supported
 
     names = _known()
@@ -101,7 +103,7 @@ def check_model_name(name: str) -> None:
         check_supported(name)
         if name.endswith(".py"):
             raise UserError(f"--model '{name}': no such file")
-        raise unknown("--model", name, names, "dlm-eval ls models")
+        raise unknown_name_error("--model", name, names, "dlm-eval ls models")
 
 
 def _known() -> set[str]:
@@ -112,7 +114,7 @@ def _known() -> set[str]:
 
 
 def is_ours(name: str) -> bool:
-    """Returns whether a known model is one of our denoisers, not one of lm-eval's."""
+    """Returns whether a model is one of our denoisers, not one of lm-eval's models."""
     return name in known_families() or name in checkpoints() or _is_file(name)
 
 
@@ -131,16 +133,16 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
         journal.note(f"model:{digest(facts)}", name)  # what DiffusionLM.fingerprint is
 
     def close() -> None:
-        learned = earlier.and_then(pool.learned())
-        if journal is not None and learned != earlier:
-            journal.note(note, learned.plain())
+        profile = earlier.and_then(pool.profile())
+        if journal is not None and profile != earlier:
+            journal.note(note, profile.plain())
         pool.close()
 
     return Loaded(name, facts, close, None, model, pool, journal)
 
 
 def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -> Options:
-    """Returns how a run's DiffusionLM answers."""
+    """Returns the options of a run's DiffusionLM."""
     from dlm_eval.harness.chat import chosen_template
     from dlm_eval.harness.decode_config import DEFAULT_LENGTH, DecodeOptions, user_layer
     from dlm_eval.harness.lm import Options
@@ -159,37 +161,40 @@ def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -
     )
 
 
-def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, Learned, str]:
-    """Returns the model as the driver needs it, the pool that runs it, what earlier runs learned about the devices, and the journal's name for that."""
-    from dlm_eval.budget import Learned, make_engine
+def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, DeviceProfile, str]:
+    """Returns the model as the driver needs it, the pool that runs it, the device profile of
+    earlier runs, and the journal's name for that.
+    """
+    from dlm_eval.budget import DeviceProfile, make_engine
     from dlm_eval.models import load_model, load_without_weights
-    from dlm_eval.workers import InProcess, Remembered
-    from dlm_eval.workers.make import single_device, start_workers, worker_devices
-    from dlm_eval.workers.messages import Recipe
+    from dlm_eval.workers import InProcess, JournalOnly
+    from dlm_eval.workers.devices import single_device, worker_devices
+    from dlm_eval.workers.driver import start_workers
+    from dlm_eval.workers.messages import WorkerConfig
 
     arguments = dict(settings.model_args)
     if settings.device is not None:
         arguments["device"] = settings.device
     if settings.score_only:
-        return load_without_weights(settings.model, **arguments), Remembered(), Learned(), ""
+        return load_without_weights(settings.model, **arguments), JournalOnly(), DeviceProfile(), ""
     devices = worker_devices(settings.devices, settings.engine, settings.ray_address)
     where = f"{settings.engine} {settings.devices or arguments.get('device') or 'auto'}"
     note = f"learned:{digest(settings.model, sorted(map(str, redact(arguments).items())), where)}"
-    learned = Learned.of(journal.noted(note)) if journal is not None else Learned()
+    profile = DeviceProfile.of(journal.noted(note)) if journal is not None else DeviceProfile()
     batch_size, most = settings.batch_size or "auto", settings.max_batch_size
     if devices:
         model = load_without_weights(settings.model, **arguments)
-        recipe = Recipe(settings.model, arguments, batch_size, learned, settings.verbosity or "WARNING", most)
-        return model, start_workers(recipe, devices, settings.engine, settings.ray_address), learned, note
+        config = WorkerConfig(settings.model, arguments, batch_size, profile, settings.verbosity or "WARNING", most)
+        return model, start_workers(config, devices, settings.engine, settings.ray_address), profile, note
     takes = option_names(settings.model)
     arguments |= {key: value for key, value in single_device(settings.devices).items() if key in takes}
     model = load_model(settings.model, **arguments)
-    return model, InProcess(make_engine(model, batch_size, learned, most)), learned, note
+    return model, InProcess(make_engine(model, batch_size, profile, most)), profile, note
 
 
 def _load_baseline(settings: RunSettings) -> Loaded:
     from dlm_eval.harness.baseline import load_baseline
-    from dlm_eval.workers.make import single_device, worker_devices
+    from dlm_eval.workers.devices import single_device, worker_devices
 
     name, arguments = settings.model, dict(settings.model_args)
     if settings.score_only or settings.engine != "local" or worker_devices(settings.devices, "local"):

@@ -1,4 +1,4 @@
-"""What each request cost and what became of it: columns of the samples files, and sums by task."""
+"""Cost and outcome of each request: columns of the samples files, and sums by task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dlm_eval.rng import digest
 
 @dataclass
 class Record:
-    """What one request cost and what became of it; `cost` in results is made of these."""
+    """Cost and outcome of one request. `cost` in results sums them up."""
 
     task: str
     doc_id: int | None
@@ -37,7 +37,9 @@ class Record:
 
 
 def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
-    """Yields a fresh record per request. lm-eval repeats a request by listing the same object several times in a row."""
+    """Yields a new record per request. lm-eval repeats a request by listing the same object several
+    times.
+    """
     seen: Counter[int] = Counter()
     for request in requests:
         repeat = seen[id(request)]
@@ -48,10 +50,13 @@ def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
 
 
 def doc_key(doc: Any) -> str:
-    """Returns the identity of a document: its content, so that --limit, --samples and order cannot change its noise."""
+    """Returns the identity of a document: a digest of its content.
+
+    --limit, --samples and order therefore do not change its noise.
+    """
     try:
         return digest(doc)
-    except (TypeError, ValueError, RecursionError):  # it holds what JSON does not: keys of several types, itself
+    except (TypeError, ValueError, RecursionError):  # keys of several types, or a cycle
         return digest(json_value(doc))
 
 
@@ -65,9 +70,10 @@ def attach_costs(
 
     Args:
         results: lm-eval's results with 'samples'.
-        records: what each request cost.
+        records: of all requests.
         reason: (task, document) -> why it has no metric, or None.
-        chosen: task -> the documents of --samples, ascending. Requests count among them, logged samples among all.
+        chosen: task -> the documents of --samples, ascending. Requests number these, logged samples
+            all documents.
     """
     by_document: dict[tuple[str, int | None], list[Record]] = {}
     for record in records:
@@ -83,7 +89,7 @@ def attach_costs(
                 sample["truncated"] = sum(r.truncated for r in own)
                 if own[0].kind == "likelihood":
                     sample |= likelihood_columns([r.score for r in own])
-                    if own[0].tokens and "text_nats" in own[0].details:  # a whole text, not a choice
+                    if own[0].tokens and "text_nats" in own[0].details:  # a whole text
                         sample["nats_per_token"] = own[0].details["text_nats"] / own[0].tokens
                 else:
                     sample["exit"] = [r.details.get("exit") for r in own]
@@ -94,7 +100,7 @@ def attach_costs(
 
 
 def likelihood_columns(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
-    """Returns the columns of a sample's likelihoods, one entry per request, None where it erred."""
+    """Returns the columns of a sample's likelihoods, one entry per request, None if it failed."""
     found: dict[str, list[Any]] = {
         "logprob_stderr": [s and s.stderr for s in scores],
         "logprob_interval": [s and s.interval for s in scores],
@@ -113,9 +119,12 @@ def likelihood_columns(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
 def cost_block(
     records: Sequence[Record], errors: Mapping[str, int], device: Cost | None, wall_seconds: float
 ) -> dict[str, Any]:
-    """Returns cost per task and in total. forwards: model calls of the samples' own canvases; `device` has what the device ran."""
+    """Returns cost per task and in total.
+
+    `forwards` counts model calls of the samples' own canvases; `device` is the cost on the devices.
+    """
     tasks: dict[str, dict[str, Any]] = {}
-    nats: dict[str, list[float]] = {}  # of texts that were scored whole, and their tokens
+    nats: dict[str, list[float]] = {}  # task -> nats and tokens of whole texts
     for record in records:
         cost = tasks.setdefault(
             record.task,
@@ -155,7 +164,9 @@ def cost_block(
 
 
 def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """Returns per task how it was answered: kind, estimators and what their numbers are, decode settings as they were resolved, lengths."""
+    """Returns per task how it was answered: kind, estimators, kinds of likelihood, decode settings,
+    lengths.
+    """
     tasks: dict[str, dict[str, Any]] = {}
     for record in records:
         task = tasks.setdefault(record.task, {"kind": record.kind})

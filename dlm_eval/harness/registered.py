@@ -1,4 +1,6 @@
-"""One lm-eval model class per family and checkpoint, made when it is asked for (see `registry`)."""
+"""One lm-eval model class per family and checkpoint, created on demand
+(`lm_eval_patches.register_models`).
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,12 @@ from dlm_eval.models import checkpoints, known_families, load_model, option_name
 from dlm_eval.workers import InProcess
 
 log = logging.getLogger(__name__)
-ALIASES = {"cfg": "guidance", "mc_num": "max_forwards"}  # how other harnesses call the same settings
+# Names of these settings in other harnesses.
+ALIASES = {"cfg": "guidance", "mc_num": "max_forwards"}
 
 
 class RegisteredLM(DiffusionLM):
-    """A DiffusionLM made from lm-eval's model_args: the model's own options, the estimator's and the decoder's in one mapping."""
+    """A DiffusionLM from lm-eval's model_args, which also contain estimator and decode settings."""
 
     checkpoint = ""
 
@@ -37,7 +40,7 @@ class RegisteredLM(DiffusionLM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> RegisteredLM:
-        """Returns the model; what `arg_dict` says stands before lm-eval's own batch_size and device."""
+        """Returns the model; `arg_dict` overrides lm-eval's own batch_size and device."""
         extra = {k: v for k, v in (additional_config or {}).items() if v is not None and k not in arg_dict}
         return cls(**arg_dict, **extra)
 
@@ -55,7 +58,7 @@ def split_arguments(
     """Returns (model options, estimator, decode settings, batch_size and seed) of one flat mapping.
 
     Raises:
-        UserError: a setting given under two names.
+        UserError: a setting is given under two names.
     """
     model: dict[str, Any] = {}
     decode: dict[str, Any] = {}
@@ -79,9 +82,10 @@ def split_arguments(
 
 
 def place(name: str, model_args: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of model `name` with a device that it can have: lm-eval passes its own default 'cuda:0' on every machine.
+    """Returns the options of model `name` with a device that exists.
 
-    As lm-eval's `hf` does, a CUDA device that is not there becomes the best that is, with a warning.
+    lm-eval passes its default 'cuda:0' on every machine. As in lm-eval's `hf`, a CUDA device that
+    does not exist is replaced by the best one, with a warning.
     """
     import torch
 
@@ -91,7 +95,7 @@ def place(name: str, model_args: Mapping[str, Any]) -> dict[str, Any]:
     others = {key: value for key, value in model_args.items() if key != "device"}
     if "device" not in option_names(name):
         if not str(device).startswith(("cpu", "auto")):
-            log.warning("model '%s' takes no device: '%s' is not read", name, device)
+            log.warning("model '%s' has no option device; '%s' is ignored", name, device)
         return others
     wanted = re.fullmatch(r"cuda(?::(\d+))?", str(device))
     count = torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""lm-eval's requests as canvases: where text becomes token ids.
+"""lm-eval's requests as canvases: conversion of text to token ids.
 
 Shape letters: L = positions of a canvas.
 """
@@ -22,7 +22,7 @@ LENGTH = re.compile(r"oracle(?:\+(\d+))?|([1-9]\d*)")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A canvas and how many tokens of its context did not fit."""
+    """A canvas, and the number of tokens cut from its context."""
 
     canvas: Canvas
     truncated: int = 0
@@ -30,11 +30,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Length:
-    """How long a hole is: a number of tokens, or as long as its longest reference.
+    """The length of a hole: a number of tokens, or that of its longest reference.
 
     Attributes:
         tokens: the number; None for the length of a reference ("oracle").
-        more: tokens that are added to an oracle length.
+        more: tokens added to an oracle length.
     """
 
     tokens: int | None = None
@@ -42,7 +42,7 @@ class Length:
 
     @classmethod
     def parse(cls, text: str) -> Length:
-        """Returns the length that a task names.
+        """Returns the length in a task's text.
 
         Raises:
             ValueError: it is neither 'oracle', 'oracle+K' nor a number above 0.
@@ -60,14 +60,15 @@ class Length:
 
 @dataclass(frozen=True)
 class Hole:
-    """A hole as a task describes it (`harness.infill.InfillSpec`): a generation argument of its request, `HOLE`.
+    """A hole as a task describes it (`harness.infill.InfillSpec`), a generation argument of its
+    request.
 
     Attributes:
-        length: how many tokens.
-        suffix: text behind it.
+        length: its length.
+        suffix: text after it.
         references: texts whose longest token length is the oracle length.
-        measure: 'alone' (tokens of a reference by itself), 'in_place' (tokens it adds behind the prefix) or 'canvas' (a
-            number of tokens for prefix, hole and suffix together).
+        measure: 'alone' (tokens of a reference by itself), 'in_place' (tokens that it adds after
+            the prefix) or 'canvas' (number of tokens of prefix, hole and suffix together).
     """
 
     length: Length
@@ -76,24 +77,29 @@ class Hole:
     measure: str = "alone"
 
     def plain(self) -> dict[str, Any]:
-        """Returns it as a samples file shows it."""
+        """Returns the hole as plain data for samples files."""
         others = {"suffix": self.suffix, "references": list(self.references)}
         measured = {} if self.measure == "alone" else {"measure": self.measure}
         return {"length": str(self.length), **{key: value for key, value in others.items() if value}, **measured}
 
 
-class Unbuilt(str):
-    """Stands where the prompt of a document would that could not be built, and says why; a model answers it with that error."""
+class UnbuiltPrompt(str):
+    """The reason why a document's prompt could not be built, in place of the prompt.
+
+    It is a text, so that lm-eval's own models can process the request too. Our models answer it
+    with this error.
+    """
 
 
 def encode_pair(model: Denoiser, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """Returns the ids of context and continuation, split in the encoding of the whole text.
 
-    Trailing spaces of the context move to the continuation, as in lm-eval. Where the tokenizer merges across the boundary, the token that
-    straddles it belongs to the continuation: what is scored is then always the tokenisation of the text itself.
+    Trailing spaces of the context move to the continuation, as in lm-eval. If the tokenizer merges
+    across the boundary, the merged token belongs to the continuation. The scored tokens are thus
+    always those of the whole text.
 
     Raises:
-        SampleError: nothing to score.
+        SampleError: there is nothing to score.
     """
     spaces = len(context) - len(context.rstrip())
     if spaces:
@@ -108,8 +114,9 @@ def encode_pair(model: Denoiser, context: str, continuation: str) -> tuple[list[
 
 
 def begin(model: Denoiser, ids: Sequence[int]) -> list[int]:
-    """Returns `ids` with the model's BOS in front where it needs one and has none yet (a chat template may have set it; a model of which no
-    text begins with BOS needs it only where there is nothing else).
+    """Returns `ids`, with the model's BOS in front if it needs one and has none yet.
+
+    A chat template may have added it. Some models need it only if there is no other token.
 
     Raises:
         UserError: the model needs a BOS and its tokenizer has none.
@@ -125,7 +132,7 @@ def continuation_canvas(model: Denoiser, context: str, continuation: str, key: s
     """Returns the canvas that scores `continuation` after `context`.
 
     Raises:
-        SampleError: an empty continuation, or one that does not fit the model.
+        SampleError: the continuation is empty or does not fit the model.
     """
     return choice_canvases(model, [(context, continuation)], key, overlong)[0]
 
@@ -133,16 +140,18 @@ def continuation_canvas(model: Denoiser, context: str, continuation: str, key: s
 def choice_canvases(model: Denoiser, pairs: Sequence[tuple[str, str]], key: str, overlong: Overlong) -> list[Prepared]:
     """Returns the canvases that score the choices of one question, (context, continuation) each.
 
-    If one does not fit the model, the context of all is cut by as many tokens: likelihoods under different contexts cannot be compared.
+    If one does not fit the model, the context of all is cut by the same number of tokens, since
+    likelihoods under different contexts cannot be compared.
 
     Raises:
-        SampleError: an empty continuation, or one that does not fit the model.
+        SampleError: a continuation is empty or does not fit the model.
     """
     parts = [(begin(model, head), target) for head, target in (encode_pair(model, *pair) for pair in pairs)]
     excess = max(len(head) + len(target) - model.max_length for head, target in parts)
     found = []
     for (context, _), (head, target) in zip(pairs, parts, strict=True):
-        own = excess if context else len(head) + len(target) - model.max_length  # no context to share
+        # There is no common context.
+        own = excess if context else len(head) + len(target) - model.max_length
         head, _, cut = _fit(model, head, len(target), (), overlong, own)
         found.append(Prepared(Canvas.continuation(head, target, key), cut))
     return found
@@ -152,7 +161,8 @@ def hole_canvas(model: Denoiser, prefix: str, length: int, suffix: str, key: str
     """Returns the canvas with `length` open positions between `prefix` and `suffix`.
 
     Raises:
-        SampleError: the hole alone does not fit the model, or (with `overlong='error'`) the whole does not.
+        SampleError: the hole alone does not fit the model, or (with `overlong='error'`) the whole
+            canvas does not.
     """
     head = begin(model, model.encode(prefix))
     tail = model.encode(suffix) if suffix else []
@@ -163,15 +173,17 @@ def hole_canvas(model: Denoiser, prefix: str, length: int, suffix: str, key: str
 def _fit(
     model: Denoiser, head: list[int], hole: int, tail: Sequence[int], overlong: Overlong, excess: int | None = None
 ) -> tuple[list[int], list[int], int]:
-    """Returns head and tail cut to the model's length, and the number of tokens cut: the far end of the longer one, until both are equally long.
+    """Returns head and tail cut to the model's length, and the number of tokens cut.
+
+    The far end of the longer one is cut, until both have the same length.
 
     Args:
-        model: says how many positions there are.
+        model: for its number of positions.
         head: ids before the hole.
-        hole: open positions.
-        tail: ids behind it.
-        overlong: what to do with a canvas that does not fit.
-        excess: tokens to cut; None for as many as do not fit.
+        hole: number of open positions.
+        tail: ids after the hole.
+        overlong: how to treat a canvas that does not fit.
+        excess: number of tokens to cut; None for as many as do not fit.
     """
     excess = len(head) + hole + len(tail) - model.max_length if excess is None else excess
     if excess <= 0:
@@ -191,7 +203,7 @@ def _fit(
     from_head = excess - from_tail
     if from_head == given > 0 or from_tail == len(tail) > 0:
         raise SampleError(
-            f"{hole} open positions leave nothing of the {'prompt' if from_head == given > 0 else 'text behind the hole'}"
+            f"{hole} open positions leave nothing of the {'prompt' if from_head == given > 0 else 'text after the hole'}"
             f" in the model's {model.max_length}; ask for fewer (gen_length)"
         )
     head = head[from_head:] if bos_only_if_empty(model) else head[:kept_bos] + head[kept_bos + from_head :]
@@ -202,7 +214,7 @@ def hole_length(model: Denoiser, hole: Hole, prefix: str) -> int:
     """Returns the hole's length in tokens.
 
     Raises:
-        SampleError: an oracle length without references, or a canvas that the prompt alone fills.
+        SampleError: an oracle length has no references, or the prompt alone fills the canvas.
     """
     given = hole.length.tokens
     if given is not None:

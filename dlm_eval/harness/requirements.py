@@ -1,4 +1,6 @@
-"""What tasks need and this machine lacks, found out before a model loads: Python packages, and metrics of HF evaluate."""
+"""Checks before a model is loaded that tasks have what they need: Python packages and metrics of HF
+evaluate.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from dlm_eval.harness.code_tasks import starts
 from dlm_eval.hub import hub_reachable
 from dlm_eval.metrics.code_eval import METRIC
 
-# Module that is imported -> our extra that brings it.
+# Imported module -> our extra that installs it.
 EXTRAS = {
     **dict.fromkeys(("langdetect", "immutabledict", "nltk"), "ifeval"),
     **dict.fromkeys(("sympy", "math_verify", "antlr4"), "math"),
@@ -28,7 +30,7 @@ EXTRAS = {
         "tasks",
     ),
 }
-# Module -> what to do where no extra of ours can bring it.
+# Imported module -> what to do if no extra can install it.
 OTHERWISE = {
     "tarski": "pip install 'lm_eval[acpbench]', which needs Python 3.10 to 3.12",
     "pddl": "pip install 'lm_eval[acpbench]', which needs Python 3.10 to 3.12",
@@ -40,16 +42,17 @@ OTHERWISE = {
     "radgraph": "pip install radgraph, which needs another version of transformers",
     "tinyBenchmarks": "it is on no package index; install it from its authors' repository",
 }
-DISTRIBUTIONS = {"antlr4-python3-runtime": "antlr4"}  # some tasks ask for versions of these
+DISTRIBUTIONS = {"antlr4-python3-runtime": "antlr4"}  # some tasks check the versions of these
 LOAD = re.compile(r"evaluate\.load\((.+)\)")
 ASKED = re.compile(r"lm[-_]eval\[\"?([\w-]+)")
 
 
 def missing_package(error: BaseException) -> str | None:
-    """Returns the line about the package whose absence made this error (or one behind it), with what to type; None if it says of none.
+    """Returns a line about the missing package that caused an error, with the command to type, or
+    None.
 
     Args:
-        error: what the import of a task or a model raised.
+        error: exception at the import of a task or a model; its causes are searched too.
     """
     behind: BaseException | None = error
     words = None
@@ -66,21 +69,22 @@ def missing_package(error: BaseException) -> str | None:
 
 
 def needs(module: str) -> str:
-    """Returns that a module is needed, and what to type."""
+    """Returns a line that a module is needed, with the command to type."""
     what = f"needs the Python package '{module}'; {{}}"
     if module in OTHERWISE:
         return what.format(OTHERWISE[module])
-    # a name that we do not know may be a typing error, or belong to a stranger on the package index
+    # An unknown name may be a typing error, or another project's name on the package index.
     return pip_line(what, EXTRAS[module]) if module in EXTRAS else what.format("it is not installed")
 
 
 def pip_line(what: str, extra: str) -> str:
-    """Returns `what` with the line that installs an extra."""
+    """Returns `what` with the command that installs an extra."""
     return what.format(f'pip install "dlm_eval[{extra}]"')
 
 
 def check_packages(name: str, task: Any) -> None:
-    """Checks that the Python files of a task's functions can import what they will: some import it only when they score.
+    """Checks the imports in the Python files of a task's functions; some import only when they
+    score.
 
     Raises:
         UserError: a package is missing.
@@ -92,7 +96,7 @@ def check_packages(name: str, task: Any) -> None:
 
 
 def _functions(task: Any) -> Iterator[Callable[..., Any]]:
-    """Yields the functions of a task's YAML, and the class of a task that is one."""
+    """Yields the functions of a task's YAML, and the class of a Python-class task."""
     if type(task).__module__.startswith("lm_eval.tasks."):
         yield type(task)
     config = task.config
@@ -111,13 +115,13 @@ def _functions(task: Any) -> Iterator[Callable[..., Any]]:
 def _file(function: Callable[..., Any]) -> str | None:
     try:
         return inspect.getsourcefile(function)
-    except TypeError:  # a built-in one
+    except TypeError:  # a built-in function
         return None
 
 
 @functools.cache
 def _imports(file: str) -> tuple[str, ...]:
-    """Returns the modules of our extras that a file imports anywhere in it."""
+    """Returns the modules of `EXTRAS` and `OTHERWISE` that a file imports anywhere."""
     try:
         with open(file, encoding="utf-8") as source:
             tree = ast.parse(source.read())
@@ -134,9 +138,10 @@ def _imports(file: str) -> tuple[str, ...]:
 
 
 def check_loaded_metrics(tasks: Mapping[str, Any]) -> None:
-    """Raises UserError if a metric that one of the tasks loads while it scores cannot be had here.
+    """Raises UserError if a metric that a task loads during scoring cannot be loaded.
 
-    What a metric itself fetches when it computes (BERTScore its model) is not seen: that costs the metric, which is named.
+    Files that a metric itself downloads when it runs (the model of BERTScore) are not checked. If
+    they are missing, the metric is missing in the results.
     """
     tried: dict[str, str | None] = {}
     for task, metric in _needed(tasks):
@@ -145,12 +150,16 @@ def check_loaded_metrics(tasks: Mapping[str, Any]) -> None:
         if tried[metric] is not None:
             raise UserError(
                 f"task '{task}' scores with the metric '{metric}' of HF evaluate, which cannot be loaded: {tried[metric]};"
-                " leave the task out, run once where the hub can be reached, or keep the answers alone (--predict_only)"
+                " leave the task out, run once with access to the Hub, or save only the answers (--predict_only)"
             )
 
 
 def _needed(tasks: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields task and metric of every `evaluate.load("name")` that a function of the task can come to; what a file's top level loads has been loaded."""
+    """Yields task and metric of every `evaluate.load("name")` that a function of the task can
+    reach.
+
+    Metrics that a file loads at its top level are loaded already.
+    """
     for name, task in tasks.items():
         for hit in sorted(reach(set(starts(task)))):
             match = LOAD.fullmatch(hit.name)
@@ -166,7 +175,7 @@ def _literal(text: str) -> str | None:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return None  # a name that is put together when it runs
+        return None  # a name that is composed at run time
     return value if isinstance(value, str) else None
 
 
@@ -178,8 +187,8 @@ def _fault(metric: str) -> str | None:
         evaluate.load(metric)
     except ImportError as error:
         return " ".join(str(error).split())
-    except (Exception, SystemExit) as error:  # a metric is a script of somebody's
+    except (Exception, SystemExit) as error:  # a metric is a script and may raise anything
         if not hub_reachable():
-            return "the hub is out of reach and the cache lacks it"
+            return "the Hub is unreachable and it is not cached"
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None

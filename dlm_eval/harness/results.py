@@ -1,4 +1,4 @@
-"""lm-eval's results, made fit to be written and shown: plain numbers, no secrets, and samples that failed."""
+"""lm-eval's results prepared for files and display: plain numbers, no secrets, and failed samples."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 from dlm_eval.harness.requests import HOLE, Hole
 from dlm_eval.redaction import redact, redact_values
 
-DEEPEST = 100  # containers inside each other that are written
+DEEPEST = 100  # maximum depth of nested containers
 
 
 def json_value(value: Any, above: tuple[int, ...] = ()) -> Any:
-    """Returns a value as JSON can hold it. Cycles are cut, keys and objects become text.
+    """Returns a value that JSON can represent. Cycles are cut; keys and objects become text.
 
     Args:
         value: any object.
@@ -37,7 +37,7 @@ def json_value(value: Any, above: tuple[int, ...] = ()) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """Returns an object as text; one whose own `__str__` raises, by its type."""
+    """Returns an object as text, or its type if `__str__` raises."""
     try:
         return str(value)
     except Exception:
@@ -45,7 +45,7 @@ def as_text(value: Any) -> str:
 
 
 def python_numbers(value: Any) -> Any:
-    """Returns a value with every number of numpy or torch in it as Python's own."""
+    """Returns a value with all numpy and torch numbers converted to Python's."""
     import torch
 
     if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
@@ -65,7 +65,9 @@ def python_numbers(value: Any) -> Any:
 
 
 def make_plain(results: dict[str, Any]) -> None:
-    """Makes all numbers of lm-eval's results Python's own, those of samples too: lm-eval would write numpy's as text."""
+    """Converts all numbers of lm-eval's results to Python's, since lm-eval would write numpy's as
+    text.
+    """
     for kind in ("results", "groups"):
         if kind in results:
             results[kind] = {name: python_numbers(scores) for name, scores in results[kind].items()}
@@ -83,7 +85,7 @@ def plain_argument(argument: Any) -> Any:
 
 
 def metrics_of(scores: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
-    """Returns (metric, filter) -> value of one task or group of results; a metric that is a mapping is a metric for each of its keys."""
+    """Returns (metric, filter) -> value of one task or group. A mapping is one metric per key."""
     found: dict[tuple[str, str], Any] = {}
     for key, value in scores.items():
         metric, comma, pipeline = str(key).partition(",")
@@ -101,7 +103,7 @@ def _parts(metric: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns the metrics that groups are to sum up and of which none of their tasks has a value, by group.
+    """Returns, by group, the metrics to aggregate of which no task of the group has a value.
 
     Args:
         groups: lm-eval's, by name.
@@ -117,12 +119,16 @@ def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> d
 
 
 def document_number(task: str, position: int | None, chosen: Mapping[str, Sequence[int]]) -> int | None:
-    """Returns the number of a request's document in its task: lm-eval counts requests among the documents of --samples."""
+    """Returns the number of a request's document in its task; lm-eval numbers only the documents of
+    --samples.
+    """
     return position if position is None or task not in chosen else chosen[task][position]
 
 
 def unscored(tasks: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Returns lm-eval's results of tasks that were answered and could not be scored: the answers, and no metric."""
+    """Returns lm-eval's results of tasks that were answered but could not be scored: answers
+    without metrics.
+    """
     return {
         "results": {name: {"alias": name} for name in tasks},
         "samples": {name: [_unscored(request, chosen) for request in task._instances] for name, task in tasks.items()},
@@ -139,7 +145,7 @@ def _unscored(request: Any, chosen: Mapping[str, Sequence[int]]) -> dict[str, An
 
 
 def failed_samples(results: Mapping[str, Any]) -> dict[tuple[str, int], str]:
-    """Returns why samples erred, by task and document."""
+    """Returns the reasons of failed samples, by task and document."""
     return {
         (task, sample["doc_id"]): sample["error"]
         for task, rows in results["samples"].items()
@@ -149,12 +155,15 @@ def failed_samples(results: Mapping[str, Any]) -> dict[tuple[str, int], str]:
 
 
 def count_errors(results: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the number of documents that erred, by task."""
+    """Returns the number of failed documents, by task."""
     return dict(Counter(task for task, _ in failed_samples(results)))
 
 
 def jsonable_config(config: Any) -> Any:
-    """Returns a task's configuration with functions by their names: lm-eval would write the address of those inside filters, another in every run."""
+    """Returns a task's configuration with functions by name.
+
+    lm-eval would write the memory addresses of functions inside filters.
+    """
     if isinstance(config, dict):
         return {key: jsonable_config(value) for key, value in config.items()}
     if isinstance(config, list):
@@ -163,9 +172,10 @@ def jsonable_config(config: Any) -> Any:
 
 
 def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns results fit to be written and shown: no secrets, by name in settings and by value everywhere, and valid Unicode.
+    """Returns results without secrets and with valid Unicode.
 
-    What has the names of tasks, metrics or columns for its keys is not asked for names: a task may be called "password".
+    Settings are redacted by name and value, everything else only by value, since a task, metric or
+    column may be called "password".
     """
     found: dict[str, Any] = {key: redact_values(value) for key, value in results.items() if key != "samples"}
     found["config"] = redact(found.get("config", {}))
@@ -179,5 +189,5 @@ def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _public_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a sample without secrets; of its columns only the arguments of its requests are settings."""
+    """Returns a sample without secrets. Only the arguments of its requests are settings."""
     return {**redact_values(sample), "arguments": redact(sample["arguments"])}

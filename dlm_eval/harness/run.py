@@ -1,6 +1,7 @@
-"""A run from settings to saved results: tasks, then the model, then lm-eval's evaluator, then the files.
+"""A run from settings to saved results: tasks, then the model, then lm-eval's evaluator, then the
+files.
 
-Order matters: whatever can be wrong with names, data, options or the output directory shows before a weight is loaded.
+Errors in names, data, options and the output directory are found before the weights are loaded.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import DlmEvalError, RunError, UserError
 from dlm_eval.harness import lm_eval_patches as patches
-from dlm_eval.harness.checks import Ask, check_settings, check_tasks, settle_unsafe, take_sandbox
-from dlm_eval.harness.code_tasks import said, ways
+from dlm_eval.harness.checks import Ask, check_settings, check_tasks, confirm_unsafe, start_sandbox
+from dlm_eval.harness.code_tasks import sandbox_entries, ways
 from dlm_eval.harness.lm import by_order
 from dlm_eval.harness.open_model import Loaded, open_model
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
@@ -33,7 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run's results, where they were saved (None if nothing was to be saved), samples that erred, and what could not be had besides."""
+    """A finished run.
+
+    Attributes:
+        results: lm-eval's results with our block.
+        file: the results file, or None.
+        errors: number of failed samples.
+        missing: parts of the results that could not be computed or saved, and why.
+    """
 
     results: dict[str, Any]
     file: Path | None
@@ -42,15 +50,17 @@ class Finished:
 
 
 def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, Any]:
-    """Runs an evaluation; returns lm-eval's results dict with our block under 'dlm_eval' and the samples under 'samples'.
+    """Runs an evaluation; returns lm-eval's results, with our block under 'dlm_eval' and samples
+    under 'samples'.
 
     Args:
-        model: family, named checkpoint, lm-eval model, or a denoiser (of `load_model`, of `wrap` or of your own).
+        model: family, named checkpoint, lm-eval model, or a denoiser (from `load_model`, `wrap` or
+            your own).
         tasks: names, globs, YAML paths, configurations (mappings) or lm-eval's task objects.
         settings: see `RunSettings`.
 
     Raises:
-        UserError: a setting that is not allowed.
+        UserError: a setting is not allowed.
         RunError: results could not be saved.
     """
     if isinstance(model, str):
@@ -66,8 +76,10 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
 
     Args:
         settings: what to run.
-        ask: asks the user whether generated code may run, for tasks that need it; None where nobody can be asked.
-        shared: the model of `settings`, loaded before (`open_model`), whose journal is used too; None loads it for this run alone.
+        ask: asks the user whether generated code may run, for tasks that need it; None if the user
+            cannot be asked.
+        shared: the model of `settings`, opened before (`open_model`), with its journal; None opens
+            it for this run.
     """
     with safe_log():
         return _run(settings, ask, shared)
@@ -85,9 +97,9 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
         metadata=metadata,
         seeds=settings.seeds,
     )
-    tasks = settle_unsafe(tasks, settings, ask)
+    tasks = confirm_unsafe(tasks, settings, ask)
     check_tasks(tasks, settings)
-    take_sandbox(tasks, settings)
+    start_sandbox(tasks, settings)
     results: dict[str, Any] = {}
     unkept: list[str] = []
     try:
@@ -99,18 +111,20 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
     except RunError as error:
         if not results:
             raise
-        unkept.append(f"the last answers in the journal ({error})")  # which closes behind the results
+        # The journal is closed after the results are made.
+        unkept.append(f"the last answers in the journal ({error})")
     missing = [*results["dlm_eval"].get("missing", ()), *unkept]
     file = _save(results, loaded, settings, start, missing) if settings.output_path else None
     return Finished(results, file, errors, tuple(missing))
 
 
 def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, start: float) -> tuple[dict[str, Any], int]:
-    """Returns lm-eval's results with our block, and the number of documents that erred."""
+    """Returns lm-eval's results with our block, and the number of failed documents."""
     from dlm_eval.harness.sample_errors import SampleErrors
 
     errors = SampleErrors(settings.seeds[3])
-    before = loaded.pool.cost() if loaded.pool is not None else None  # runs that shared the model have run rows too
+    # Other runs with this model have costs too.
+    before = loaded.pool.cost() if loaded.pool is not None else None
     running = {} if settings.predict_only else ways(tasks["tasks"])
     for name, task in tasks["tasks"].items():
         if name in running:
@@ -128,10 +142,12 @@ def _records(loaded: Loaded) -> list[Any]:
 def _answers_and_scores(
     loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, errors: SampleErrors
 ) -> dict[str, Any]:
-    """Returns what lm-eval's evaluator makes of the tasks; once all is answered, results without scores if it fails.
+    """Returns the results of lm-eval's evaluator.
+
+    If it fails after all requests are answered, the results have no scores.
 
     Raises:
-        RunError: it failed before all was answered.
+        RunError: it failed before all requests were answered.
     """
     from lm_eval import simple_evaluate
 
@@ -143,7 +159,8 @@ def _answers_and_scores(
             outcome = simple_evaluate(
                 model=loaded.lm,
                 tasks=list(tasks["tasks"]),
-                task_manager=SimpleNamespace(load=lambda _: tasks, task_index={}),  # all that it reads of one
+                # All that lm-eval uses of a manager.
+                task_manager=SimpleNamespace(load=lambda _: tasks, task_index={}),
                 gen_kwargs=None if loaded.ours else dict(settings.gen_kwargs) or None,
                 **_options(settings),
             )
@@ -168,16 +185,17 @@ def _with_metadata(
     device: Cost | None,
     start: float,
 ) -> tuple[dict[str, Any], int]:
-    """Returns the results with costs, identities and errors, fit to be written, and the number of documents that erred.
+    """Adds costs, identities and errors to the results; returns them and the number of failed
+    documents.
 
     Args:
         results: of lm-eval's evaluator.
         loaded: the model.
         tasks: lm-eval's task dictionary.
         settings: of the run.
-        sample_errors: what was kept from ending the run.
-        running: how the tasks that run code ran it, by name.
-        device: what the device ran; None for models of lm-eval's own.
+        sample_errors: errors of samples and metrics.
+        running: how tasks run generated code, by name.
+        device: cost on the devices; None for models of lm-eval's own.
         start: of the run, on the clock of `time.perf_counter`.
     """
     from dlm_eval.harness.identity import digests
@@ -215,7 +233,7 @@ def _with_metadata(
     for name, notes in sample_errors.notes().items():
         ours["tasks"].setdefault(name, {}).update(notes)
     if running:
-        ours["environment"]["sandbox"] = said(running)
+        ours["environment"]["sandbox"] = sandbox_entries(running)
     with sample_errors.adding("the estimator's part of standard errors"):
         ours |= metric_errors(tasks, results)
     ours["unmet_aggregates"] = unmet_aggregates(tasks["groups"], results["results"])
@@ -223,23 +241,23 @@ def _with_metadata(
         ours["missing"] = sample_errors.missing
     try:
         return public_results(results), sum(errors.values())
-    except Exception:  # of an object that a task put into its metrics
+    except Exception:  # a task may put any object into its metrics
         return public_results(json_value(results)), sum(errors.values())
 
 
 def _note_settings(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, records: list[Any]) -> None:
-    """Notes in the journal with which settings its answers were asked for; with --score_only says which are absent."""
+    """Stores the settings of answers in the journal; with --score_only, warns of missing answers."""
     from dlm_eval.harness.identity import asked_with
-    from dlm_eval.harness.journal_notes import note_asked, say_absent
+    from dlm_eval.harness.journal_notes import note_settings, warn_of_missing
 
     if loaded.journal is None:
         return
     for name, task in tasks["tasks"].items():
         asked = asked_with(name, task, loaded, settings)
         if settings.score_only:
-            say_absent(loaded.journal, name, asked, records)
+            warn_of_missing(loaded.journal, name, asked, records)
         else:
-            note_asked(loaded.journal, name, asked)
+            note_settings(loaded.journal, name, asked)
 
 
 def _answered(tasks: Mapping[str, Any]) -> bool:
@@ -249,7 +267,7 @@ def _answered(tasks: Mapping[str, Any]) -> bool:
 
 
 def _options(settings: RunSettings) -> dict[str, Any]:
-    """Returns the arguments of lm-eval's evaluator that are settings of ours."""
+    """Returns the arguments of lm-eval's evaluator that come from the settings."""
     random, numpy, torch, fewshot = settings.seeds
     same = (
         "num_fewshot",
@@ -271,7 +289,7 @@ def _options(settings: RunSettings) -> dict[str, Any]:
         "numpy_random_seed": numpy,
         "torch_random_seed": torch,
         "fewshot_random_seed": fewshot,
-        "confirm_run_unsafe_code": True,  # settled before (checks.py)
+        "confirm_run_unsafe_code": True,  # checked before (checks.py)
     }
 
 

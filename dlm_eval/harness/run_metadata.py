@@ -1,4 +1,4 @@
-"""Our block of a results file: what ran, with which settings, where, at what cost, and how sure the estimator was."""
+"""Our block of a results file: model, settings, environment and cost of the run."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def run_metadata(
     seconds: float,
     digests: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Returns what goes under 'dlm_eval'.
+    """Returns the block 'dlm_eval' of the results.
 
     Args:
         loaded: the model.
         settings: of the run.
-        records: what each request cost.
-        errors: documents that erred, by task.
-        device: cost of the devices in this run, or None.
-        seconds: since the run began.
+        records: of all requests.
+        errors: number of failed documents, by task.
+        device: cost on the devices in this run, or None.
+        seconds: duration of the run.
         digests: by task (`identity.digests`).
     """
     seeds = dict(zip(("python", "numpy", "torch", "fewshot"), settings.seeds, strict=True))
@@ -79,7 +79,7 @@ def run_metadata(
 
 
 def public_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns model arguments fit for a results file: no secrets, and folders by their name alone."""
+    """Returns model arguments for a results file: without secrets, and folders only by name."""
     return {k: _folder_name(v) if isinstance(v, str) else v for k, v in redact(arguments).items()}
 
 
@@ -91,11 +91,11 @@ def _folder_name(text: str) -> str:
 
 
 def environment(device: str, devices: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Returns what a result says about its making.
+    """Returns versions, devices and machine, for the results.
 
     Args:
-        device: of the model, where there is no pool (a baseline of lm-eval).
-        devices: what the pool says of each of its devices.
+        device: of the model, if there is no pool (a baseline of lm-eval).
+        devices: facts about each device of the pool.
     """
     gpus = sorted({str(facts["name"]) for facts in devices if "cuda" in str(facts["device"])})
     peak = None
@@ -137,7 +137,7 @@ def _version(library: str) -> str | None:
 
 
 def _processor() -> str:
-    """Returns the processor's model name where the system tells it."""
+    """Returns the processor's model name if the system provides it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -146,7 +146,7 @@ def _processor() -> str:
 
 
 def _git() -> str | None:
-    """Returns commit and whether it was changed, where dlm_eval runs from its repository."""
+    """Returns commit and dirty state if dlm_eval runs from its repository, else None."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

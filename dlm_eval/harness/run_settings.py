@@ -14,42 +14,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.redaction import learn
 from dlm_eval.sandbox import KINDS
 from dlm_eval.settings import cast_value, describe, parse_pairs, shown
 
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-shot
-MOST_SEED = 2**32 - 1  # numpy takes no larger one
+MOST_SEED = 2**32 - 1  # numpy's maximum
 MAPPINGS = ("model_args", "decode", "gen_kwargs", "metadata", "hf_hub_log_args")
-MOST = 10**12  # of whatever is counted
+MOST = 10**12  # maximum of all counts
 PLAIN = (str, int, float, bool, types.NoneType)
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What to run. Names and meanings are lm-eval's own, where lm-eval has the option.
+    """The settings of a run. Options of lm-eval have lm-eval's names and meanings.
 
     Attributes:
         model: family, named checkpoint, packaged baseline or lm-eval model.
-        tasks: names, globs or YAML paths; from Python also configurations and task objects, as in lm-eval.
+        tasks: names, globs or YAML paths; from Python also configurations and task objects, as in
+            lm-eval.
         model_args: the model's own options.
         estimator: "NAME[,k=v]" for likelihoods.
-        decode: the user's decode settings; they stand above the task's and the checkpoint's.
-        gen_kwargs: lm-eval's name for the same; for our models it is merged below `decode`.
+        decode: the user's decode settings, which override the task's.
+        gen_kwargs: lm-eval's generation settings; for our models `decode` overrides them.
         devices: worker processes: 'auto', 'cpu:2', '0,1' or None (one device, in process).
         engine: 'local' or 'ray' (workers as Ray actors).
         ray_address: of a Ray cluster; None for $RAY_ADDRESS, else one on this machine.
         data_dir: datasets from local files first.
         output_path: directory for results, or a name ending in .json; None saves nothing.
         resume: use the answers in the journal of `output_path`.
-        score_only: use nothing but these answers: filters and metrics anew, no weights.
-        confirm_run_unsafe_code: generated code may run, in the sandbox.
-        unsandboxed: with it, that of tasks that the sandbox cannot hold may run with no protection.
-        bootstrap_iters: resamplings for standard errors without a closed form (lm-eval's 100000 take hours for F1).
-        stride: tokens that each later window of a text longer than the model scores (loglikelihood_rolling).
-        overlong: 'truncate' (context from the left, counted) or 'error' (a stored per-sample error).
-        sandbox: kind of sandbox for generated code ('namespaces', 'plain'; docs/sandbox.md), or 'auto' for the best that can be had.
+        score_only: use only these answers: run filters and metrics again, without the model.
+        confirm_run_unsafe_code: generated code may run in the sandbox.
+        unsandboxed: with `confirm_run_unsafe_code`, tasks that the sandbox cannot hold may run code
+            with no protection.
+        bootstrap_iters: resamples for standard errors without a closed form (lm-eval's 100000 take
+            hours for F1).
+        stride: tokens that each later window of a text longer than the model scores
+            (loglikelihood_rolling).
+        overlong: 'truncate' (context from the left, counted) or 'error' (a stored per-sample
+            error).
+        sandbox: kind of sandbox for generated code ('namespaces', 'plain'; docs/sandbox.md), or
+            'auto' for the best one of this machine.
     """
 
     model: str
@@ -106,11 +112,11 @@ class RunSettings:
         if not all(seed is None or 0 <= seed <= MOST_SEED for seed in self.seed):
             raise UserError(f"--seed '{self.seed[0]}' is not allowed; it must be 0 to {MOST_SEED}")
         if self.overlong not in ("truncate", "error"):
-            raise unknown("--overlong", self.overlong, ("truncate", "error"))
+            raise unknown_name_error("--overlong", self.overlong, ("truncate", "error"))
         if self.engine not in ("local", "ray"):
-            raise unknown("--engine", self.engine, ("local", "ray"))
+            raise unknown_name_error("--engine", self.engine, ("local", "ray"))
         if self.sandbox not in ("auto", *KINDS):
-            raise unknown("--sandbox", self.sandbox, ("auto", *KINDS))
+            raise unknown_name_error("--sandbox", self.sandbox, ("auto", *KINDS))
         places = [f"--{name}" for name in ("device", "devices") if getattr(self, name) is not None]
         places += ["device of --model_args"] if "device" in self.model_args else []
         if len(places) > 1:
@@ -127,28 +133,33 @@ class RunSettings:
 
     @property
     def seeds(self) -> tuple[int | None, ...]:
-        """The four seeds: python (ours too: all noise), numpy, torch, few-shot."""
+        """The four seeds: python (also of all our noise), numpy, torch, few-shot."""
         return tuple(self.seed)
 
     @property
     def quiet(self) -> bool:
-        """Whether only errors are to be said."""
+        """Whether only errors are shown."""
         return (self.verbosity or os.environ.get("LMEVAL_LOG_LEVEL") or "").upper() in ("ERROR", "CRITICAL")
 
     @property
     def chosen(self) -> dict[str, list[int]]:
-        """The documents of `samples`, ascending and none twice."""
+        """The documents of `samples`, ascending and unique."""
         return {name: sorted(set(numbers)) for name, numbers in (self.samples or {}).items()}
 
     @property
     def multiturn(self) -> bool:
-        """Whether examples are turns of a conversation: under a chat template they are, unless the user says otherwise."""
+        """Whether examples are turns of a conversation.
+
+        The default is True with a chat template.
+        """
         turns = self.fewshot_as_multiturn
         return bool(self.apply_chat_template) if turns is None else turns
 
     @property
     def system_text(self) -> str | None:
-        """The system instruction as lm-eval gets it, which puts no separator behind it if there is no chat template."""
+        """The system instruction for lm-eval, with a separator, which lm-eval lacks without a chat
+        template.
+        """
         text = self.system_instruction
         return text if text is None or self.apply_chat_template or text.endswith("\n") else text + "\n\n"
 
@@ -159,15 +170,16 @@ class RunSettings:
 
 
 def run_settings(values: Mapping[str, Any]) -> RunSettings:
-    """Returns the settings, unknown names refused.
+    """Returns the settings of these values by name.
 
     Raises:
-        UserError: an unknown setting (with the nearest name), or a value that is not allowed.
+        UserError: a setting is unknown (the message has the nearest name), or a value is not
+            allowed.
     """
     names = [f.name for f in dataclasses.fields(RunSettings)]
     for key in values:
         if key not in names:
-            raise unknown("setting", key, names)
+            raise unknown_name_error("setting", key, names)
     given = {key: value for key, value in values.items() if value is not None}
     given["tasks"] = _tasks(given.get("tasks"))
     for key in MAPPINGS:
@@ -189,14 +201,16 @@ def run_settings(values: Mapping[str, Any]) -> RunSettings:
 
 @functools.cache
 def _plain_settings() -> dict[str, Any]:
-    """Returns the annotation of every setting that holds one text, number or truth value."""
+    """Returns the annotations of settings that hold one text, number or boolean."""
     hints = typing.get_type_hints(RunSettings)
     options = {name: typing.get_args(hint) or (hint,) for name, hint in hints.items()}
     return {name: hints[name] for name in hints if all(option in PLAIN for option in options[name])}
 
 
 def _check_type(value: Any, hint: Any, setting: str) -> None:
-    """Raises UserError for what is not one text, number or truth value: a list would become the text that Python shows of it."""
+    """Raises UserError unless the value is one text, number or boolean; a list would be cast to its
+    repr.
+    """
     options = typing.get_args(hint) or (hint,)
     if isinstance(value, bool) and bool not in options:
         raise UserError(f"{setting} '{value}' is not allowed; it must be {describe(options)}")
@@ -205,7 +219,7 @@ def _check_type(value: Any, hint: Any, setting: str) -> None:
 
 
 def _folders(value: Any) -> str | list[str] | None:
-    """Returns --include_path: a folder, or several."""
+    """Returns --include_path: one folder or a list."""
     if value is None or isinstance(value, (str, Path)):
         return None if value is None else str(value)
     if not isinstance(value, (list, tuple)) or not all(isinstance(folder, (str, Path)) for folder in value):
@@ -214,7 +228,7 @@ def _folders(value: Any) -> str | list[str] | None:
 
 
 def _tasks(value: Any) -> tuple[Any, ...]:
-    """Returns names, one by one, and what is no text (configurations, task objects) as it is."""
+    """Returns single names; configurations and task objects stay as they are."""
     parts = list(value) if isinstance(value, (list, tuple)) else [value] if value is not None else []
     if wrong := next((part for part in parts if part is None or isinstance(part, (bool, int, float))), None):
         raise UserError(f"--tasks '{wrong}' is not allowed; it must be names of tasks or their configurations")
@@ -236,7 +250,7 @@ def _pairs(value: Any, setting: str) -> Mapping[str, Any]:
 
 
 def parse_seeds(value: Any) -> tuple[int | None, ...]:
-    """Returns the four seeds of --seed; lm-eval's own where it is None."""
+    """Returns the four seeds of --seed, or lm-eval's if it is None."""
     return DEFAULT_SEEDS if value is None else _seeds(value)
 
 
@@ -258,9 +272,9 @@ def _read_samples(text: str) -> Any:
     try:
         return json.loads(Path(text).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--samples '{text}' is neither JSON nor a file that can be read: {error.strerror}") from error
+        raise UserError(f"--samples '{text}' is neither JSON nor a readable file: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"--samples '{text}' holds no JSON: {error}") from error
+        raise UserError(f"--samples '{text}' is not JSON: {error}") from error
 
 
 def _check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:
@@ -280,10 +294,11 @@ def _check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:
 
 
 def output_directory(output_path: str) -> Path:
-    """Returns the directory that results, journal and board of this run live in; makes sure that it can be written.
+    """Returns the directory for results, journal and leaderboard, after checking that it is
+    writable.
 
     Raises:
-        UserError: it cannot be made or written.
+        UserError: it cannot be created or written.
     """
     path = Path(output_path)
     directory = path.parent if path.suffix == ".json" else path

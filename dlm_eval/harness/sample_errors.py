@@ -1,7 +1,8 @@
-"""One bad sample must not cost a run: errors in answering or scoring are kept with their reason, and the rest goes on.
+"""Errors of single samples: they are stored with their reasons, and the run continues.
 
-lm-eval knows no sample without an answer. `lm_eval_patches.guard_task` puts the wrappers of `SampleErrors` around what a task
-does with a document. A document that failed contributes no metric (it is neither right nor wrong), and its reason is kept.
+lm-eval has no samples without an answer. `lm_eval_patches.guard_task` wraps the methods of a task
+that handle documents with those of `SampleErrors`. A document that failed has no metric (it is
+neither right nor wrong), and its reason is stored.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from dlm_eval.errors import DlmEvalError, SampleError, UserError
 from dlm_eval.harness import targets
 from dlm_eval.harness.fewshot import Examples
 from dlm_eval.harness.records import Record, doc_key
-from dlm_eval.harness.requests import Unbuilt
+from dlm_eval.harness.requests import UnbuiltPrompt
 from dlm_eval.harness.time_limits import FILTER_SECONDS, PROMPT_SECONDS, SCORE_SECONDS, TooSlow, time_limit
 from dlm_eval.output import one_line
 from dlm_eval.printable import is_text
 from dlm_eval.signals import of_the_user
 
-MOST_SLOW = 10  # answers on which a filter may be ended by its time limit before the rest err at once
+# Answers on which a filter may be ended by its time limit before the rest err at once.
+MOST_SLOW = 10
 log = logging.getLogger(__name__)
-# What a request of each type has behind its prompt. A model of lm-eval's own, which does not know `Unbuilt`, answers it
-# with little work.
+# Further arguments of a request with an `UnbuiltPrompt`, by type. lm-eval's own models answer such
+# a request at little cost.
 REST: dict[str, tuple[Any, ...]] = {
     "loglikelihood": (" ",),
     "loglikelihood_rolling": (),
@@ -36,15 +38,16 @@ REST: dict[str, tuple[Any, ...]] = {
 
 
 class Failed(Exception):
-    """What a task's own code raised; the text says what it was."""
+    """An exception of a task's own code, as text."""
 
 
 @contextmanager
 def task_code() -> Iterator[None]:
-    """Turns whatever a task's code raises in the block into an Exception: `exit(3)` in a scorer must not end the run.
+    """Turns anything that a task's code raises into an Exception: `exit(3)` in a scorer must not
+    end the run.
 
     Raises:
-        Failed: it raised SystemExit, KeyboardInterrupt (not the user's) or the like.
+        Failed: the code raised SystemExit, KeyboardInterrupt (not the user's) or the like.
     """
     try:
         yield
@@ -57,21 +60,21 @@ def task_code() -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns an exception as the reason of a sample: its type and text on one line."""
+    """Returns the type and text of an exception on one line, as the reason of a sample."""
     if isinstance(error, Failed):
         return str(error)
     try:
         text = str(error)
-    except Exception:  # an exception of a task's own may have any __str__
+    except Exception:  # a task's own exception may have a broken __str__
         text = ""
     return one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 class SampleErrors:
-    """The errors of a run, by task and document, and what else its result must say of a task's documents.
+    """The errors of a run, by task and document, and other notes about documents for the results.
 
     Args:
-        fewshot_seed: of the examples that are drawn in place of those left out.
+        fewshot_seed: of the examples that replace excluded ones.
     """
 
     def __init__(self, fewshot_seed: int | None = None) -> None:
@@ -93,7 +96,7 @@ class SampleErrors:
         return self._examples[name]
 
     def notes(self) -> dict[str, dict[str, int]]:
-        """Returns by task what its result must say: few-shot examples left out, texts read as lists."""
+        """Returns notes for the results by task: few-shot examples left out, texts read as lists."""
         lists = {name: {"targets_read_as_lists": count} for name, count in self._lists.items()}
         found = {name: examples.facts() for name, examples in self._examples.items()}
         return {name: found.get(name, {}) | lists.get(name, {}) for name in {**found, **lists}}
@@ -101,28 +104,30 @@ class SampleErrors:
     # -- wrappers of a task's methods ----------------------------------------------------------------------------------
 
     def prefix(self, prefix: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps `doc_to_prefix`: one that fails is an `Unbuilt`."""
+        """Wraps `doc_to_prefix`: it returns an `UnbuiltPrompt` if it fails."""
         return lambda doc: _built(prefix, doc)
 
     def prompt(self, prompt: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps `fewshot_context`: one that fails is an `Unbuilt`."""
+        """Wraps `fewshot_context`: it returns an `UnbuiltPrompt` if it fails."""
 
         def fewshot_context(doc: Any, *args: Any, **options: Any) -> Any:
             begun = options.get("gen_prefix")
-            return begun if isinstance(begun, Unbuilt) else _built(prompt, doc, *args, **options)
+            return begun if isinstance(begun, UnbuiltPrompt) else _built(prompt, doc, *args, **options)
 
         return fewshot_context
 
     def requests(self, name: str, task: Any, construct: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps `construct_requests`: a document without a prompt becomes a request that says why."""
+        """Wraps `construct_requests`: a document without a prompt becomes a request with the
+        reason.
+        """
 
         def construct_requests(doc: Any, ctx: Any, **options: Any) -> Any:
             found = ctx
-            if not isinstance(ctx, Unbuilt):
+            if not isinstance(ctx, UnbuiltPrompt):
                 found = _built(self._requests, name, task, construct, doc, ctx, options)
             if isinstance(found, list) and not found:
-                found = Unbuilt("the prompt could not be built: there is no choice, so nothing to ask")
-            if not isinstance(found, Unbuilt):
+                found = UnbuiltPrompt("the prompt could not be built: there is no choice, so nothing to ask")
+            if not isinstance(found, UnbuiltPrompt):
                 return found
             log.warning("%s: %s", name, found)
             self.errors[name, doc_key(doc)] = str(found)
@@ -132,20 +137,20 @@ class SampleErrors:
         return construct_requests
 
     def _requests(self, name: str, task: Any, construct: Callable[..., Any], doc: Any, ctx: Any, options: Any) -> Any:
-        """Returns a document's requests, or why there are none."""
+        """Returns a document's requests, or the reason why there are none."""
         if targets.looks_like_list(task, doc):
             self._lists[name] += 1
             if self._lists[name] == 1:
                 said = "%s: a target is a text in brackets, which lm-eval reads as a list: %r"
                 log.warning(said, name, task.doc_to_target(doc))
         if reason := targets.unscorable(task, doc):
-            return Unbuilt(reason)
+            return UnbuiltPrompt(reason)
         requests = construct(doc=doc, ctx=ctx, **options)
         _check_texts(requests)
         return requests
 
     def target(self, name: str, target: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps `doc_to_target`: of a document that failed anyway it may fail too."""
+        """Wraps `doc_to_target`: it may fail for a document that has failed before."""
 
         def doc_to_target(doc: Any, *args: Any, **options: Any) -> Any:
             try:
@@ -163,14 +168,16 @@ class SampleErrors:
         return doc_to_target
 
     def filters(self, name: str, task: Any, apply: Callable[[], Any]) -> Callable[[], Any]:
-        """Wraps `apply_filters`: a filter that fails is applied to each answer apart, to find those that it fails on."""
+        """Wraps `apply_filters`: a filter that fails is applied to each answer alone, to find the
+        failing ones.
+        """
 
         def apply_filters() -> Any:
             try:
                 with time_limit("all answers together", FILTER_SECONDS), task_code():
                     return apply()
             except Exception as error:  # a filter may raise anything
-                log.warning("%s: a filter failed (%s); it is tried on each answer apart", name, reason_of(error))
+                log.warning("%s: a filter failed (%s); it is tried on each answer alone", name, reason_of(error))
             for ensemble in task._filters:
                 self._filter_apart(name, ensemble, task._instances)
             return None
@@ -194,7 +201,7 @@ class SampleErrors:
     def scores(
         self, name: str, task: Any, score: Callable[..., Any], records: Callable[[], Sequence[Record]]
     ) -> Callable[..., Any]:
-        """Wraps `process_results`: a document that cannot be scored has no metric."""
+        """Wraps `process_results`: a document that cannot be scored has no metrics."""
         known: dict[str, str] | None = None
         partly: set[str] = set()
 
@@ -211,7 +218,7 @@ class SampleErrors:
                 if wrong := targets.no_numbers(task, metrics):
                     metrics = {metric: value for metric, value in metrics.items() if metric not in wrong}
                     reason = "; ".join(wrong.values())
-                    partly.add(key)  # under another filter it may be whole
+                    partly.add(key)  # it may be complete under another filter
                 if reason is not None:
                     log.warning("%s: %s", name, reason)
             if reason is not None:
@@ -234,7 +241,9 @@ class SampleErrors:
             self._scoring = False
 
     def fact(self, what: str, ask: Callable[[], Any], otherwise: dict[str, Any]) -> Callable[[], Any]:
-        """Wraps what lm-eval asks a task about itself behind the last answer; if it raises, the rest must not be lost."""
+        """Wraps a method that lm-eval calls after the last answer; if it fails, the results must
+        not be lost.
+        """
 
         def asked() -> Any:
             with self.adding(what):
@@ -246,7 +255,9 @@ class SampleErrors:
     # -- metrics -------------------------------------------------------------------------------------------------------
 
     def task_metrics(self, whole: Callable[..., Any]) -> Callable[..., tuple[dict[str, Any], int]]:
-        """Wraps the aggregation of a task: a metric that fails is missing and named in `missing`, the others are there."""
+        """Wraps the aggregation of a task: a metric that fails is listed in `missing`, and the
+        others are kept.
+        """
 
         def aggregated(task: Any, raw: Any, bootstrap_iters: int | None = 0) -> tuple[dict[str, Any], int]:
             try:
@@ -254,11 +265,11 @@ class SampleErrors:
                     metrics, count = whole(task, raw, bootstrap_iters)
                     return dict(metrics), int(count)
             except Exception as error:
-                log.debug("a metric failed; each is tried apart", exc_info=error)
+                log.debug("a metric failed; each is tried alone", exc_info=error)
             found: dict[str, Any] = {}
             most = 0
             for key, values in raw.items():
-                for iterations in (bootstrap_iters, 0):  # a value without its standard error is better than none
+                for iterations in (bootstrap_iters, 0):  # 0: a value without its error
                     try:
                         with task_code():
                             metrics, count = whole(task, {key: values}, iterations)
@@ -277,12 +288,12 @@ class SampleErrors:
         return aggregated
 
     def group_metrics(self, of_group: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps the aggregation of a group likewise."""
+        """Wraps the aggregation of a group in the same way."""
 
         def aggregated(group: Any, metrics: Any) -> Any:
             try:
                 return of_group(group, metrics)
-            except Exception as error:  # of a metric that is no number
+            except Exception as error:  # a metric is not a number
                 self._miss(f"group {group.name}", reason_of(error))
                 return {"alias": group.alias or group.name, "name": group.name}
 
@@ -290,13 +301,15 @@ class SampleErrors:
 
     @contextmanager
     def adding(self, what: str) -> Iterator[None]:
-        """Notes in `missing` what the block could not add to the results, which must not be lost after the last answer."""
+        """Adds `what` to `missing` if the block fails, since results must not be lost after the
+        last answer.
+        """
         try:
             with task_code():
                 yield
         except Exception as error:
             self._miss(what, reason_of(error))
-            log.debug("where it arose", exc_info=error)
+            log.debug("traceback of the error", exc_info=error)
 
     def _miss(self, what: str, reason: str) -> None:
         self.missing.append(one_line(f"{what} ({reason})"))
@@ -304,7 +317,10 @@ class SampleErrors:
 
 
 def _check_texts(requests: Any) -> None:
-    """Raises SampleError if a text has no UTF-8 form: no tokenizer reads it, and lm-eval, which hashes prompts, would end the run."""
+    """Raises SampleError if a text has no UTF-8 form.
+
+    No tokenizer accepts it, and lm-eval's hash of the prompt would end the run.
+    """
     requests = requests if isinstance(requests, list) else [requests]
     texts = [part for request in requests if isinstance(request, Instance) for part in request.args]
     if any(isinstance(text, str) and not is_text(text) for text in texts):
@@ -312,16 +328,16 @@ def _check_texts(requests: Any) -> None:
 
 
 def _built(build: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Returns what `build` returns, or why it could not."""
+    """Returns the result of `build`, or an `UnbuiltPrompt` with the reason."""
     try:
         with time_limit("it", PROMPT_SECONDS), task_code():
             return build(*args, **options)
     except SampleError as error:
-        return Unbuilt(f"the prompt could not be built: {error}")
+        return UnbuiltPrompt(f"the prompt could not be built: {error}")
     except DlmEvalError:
         raise
-    except Exception as error:  # a document's fields and a task's templates may raise anything
-        return Unbuilt(f"the prompt could not be built: {reason_of(error)}")
+    except Exception as error:  # templates and fields may raise anything
+        return UnbuiltPrompt(f"the prompt could not be built: {reason_of(error)}")
 
 
 def _metrics(found: Any) -> dict[str, Any]:
@@ -338,7 +354,7 @@ def _metrics(found: Any) -> dict[str, Any]:
 
 
 def bounded_template(render: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps lm-eval's rendering of a template: it may not take for ever."""
+    """Wraps lm-eval's rendering of templates with a time limit."""
 
     def apply_template(*args: Any, **options: Any) -> Any:
         with time_limit("a template", PROMPT_SECONDS):
@@ -348,7 +364,9 @@ def bounded_template(render: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def naming_field(field: str, read: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a task's method that reads a field of a document while the task loads; its errors say which field."""
+    """Wraps a task's method that reads a field of a document while the task loads, to name the
+    field in errors.
+    """
 
     def named(self: Any, doc: Any, *args: Any, **options: Any) -> Any:
         try:

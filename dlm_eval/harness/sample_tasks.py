@@ -1,7 +1,7 @@
-"""Tasks whose samples a judge reads (metrics/samples.py).
+"""Tasks whose samples a judge model scores (metrics/samples.py).
 
-A YAML names one of the two classes, and its metadata the judge. `--metadata judge=ID_OR_DIR,judge_device=cuda:1,n_samples=256`
-on the command line overrides it.
+A YAML names one of the two classes; its metadata names the judge. `--metadata
+judge=ID_OR_DIR,judge_device=cuda:1,n_samples=256` on the command line overrides it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ JUDGE = "gpt2-large"  # of DiffuGPT, SEDD and MDLM
 
 
 class SampleTask(ConfigurableTask):  # type: ignore[misc]
-    """An lm-eval ``generate_until`` task whose samples a judge reads. Its ``process_results`` takes the judge as third argument."""
+    """An lm-eval ``generate_until`` task whose samples a judge scores.
+
+    The judge is the third argument of its ``process_results``.
+    """
 
     def __init__(self, config: Mapping[str, Any] | None = None, **_: Any) -> None:
         settings = {key: value for key, value in dict(config or {}).items() if key != "class"}
@@ -31,10 +34,10 @@ class SampleTask(ConfigurableTask):  # type: ignore[misc]
         super().__init__(config={**settings, "metadata": {**said, **shown}})
 
     def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
-        """Returns what the YAML's function makes of one sample."""
+        """Returns the result of the YAML's function for one sample."""
         found: dict[str, Any] = self.config.process_results(doc, results, self.judge)
         return found
 
 
 class InfillSampleTask(SampleTask, InfillTask):
-    """The same where text stands behind the hole."""
+    """The same with text after the hole."""

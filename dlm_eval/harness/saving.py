@@ -1,7 +1,8 @@
-"""Result files, written whole or not at all.
+"""Result files, written atomically.
 
-lm-eval's own tracker writes the files (so that its tools keep working), but swallows its errors and writes in place. It therefore writes into a
-staging directory beside the target; the files are checked there and only then moved.
+lm-eval's own tracker writes the files, so that lm-eval's tools can read them. It ignores errors and
+writes in place, so it writes to a staging directory first. The files are checked there and then
+moved.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.errors import RunError, UserError, unknown
+from dlm_eval.errors import RunError, UserError, unknown_name_error
 from dlm_eval.harness.results import json_value
 from dlm_eval.printable import valid_unicode
 from dlm_eval.rng import digest
 from dlm_eval.settings import shown
 
-LONGEST = 150  # bytes of a name in a file's name; the rest is a date, and 255 are allowed
+LONGEST = 150  # maximum bytes of a task's or model's name in a file name (255 with the date)
 NOT_IN_FILES = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\[\]*?\"<>|:\u2028\u2029\u202a-\u202e]|^\.+")
-DATED = re.compile(r"[0-9]{4}-[0-9-]+T[0-9.-]+\.jsonl")  # what lm-eval puts behind a task's name
+DATED = re.compile(r"[0-9]{4}-[0-9-]+T[0-9.-]+\.jsonl")  # lm-eval's suffix after a task's name
 
 log = logging.getLogger(__name__)
 
 
 def check_tracker(arguments: Mapping[str, Any]) -> None:
-    """Raises UserError for --hf_hub_log_args with which lm-eval's tracker would fail after the run."""
+    """Raises UserError for --hf_hub_log_args that would make lm-eval's tracker fail after the run."""
     from lm_eval.loggers import EvaluationTracker
 
     known = {
@@ -41,7 +42,7 @@ def check_tracker(arguments: Mapping[str, Any]) -> None:
     }
     for key, value in arguments.items():
         if key not in known:
-            raise unknown("--hf_hub_log_args", key, known)
+            raise unknown_name_error("--hf_hub_log_args", key, known)
         if not isinstance(value, type(known[key])):
             kind = "true or false" if isinstance(known[key], bool) else "text"
             raise UserError(f"--hf_hub_log_args {key} '{shown(value)}' is not allowed; it must be {kind}")
@@ -50,7 +51,10 @@ def check_tracker(arguments: Mapping[str, Any]) -> None:
 
 
 def file_name(name: str, most: int = LONGEST) -> str:
-    """Returns the name of a task or model as a part of a file's name: itself, or what is left of it with a hash, if a file cannot be called so."""
+    """Returns the name of a task or model for a file name.
+
+    Characters that are not allowed are replaced; the name then ends in a hash.
+    """
     kept = NOT_IN_FILES.sub("_", valid_unicode(name)).encode()[:most].decode(errors="ignore")
     return name if kept == name else f"{kept}-{digest(name)[:8]}"
 
@@ -62,10 +66,12 @@ def save(
     tracker_args: Mapping[str, Any],
     config: Mapping[str, Any],
 ) -> Path:
-    """Writes results_*.json and samples_*.jsonl through lm-eval's tracker, whole or not at all; returns the results file.
+    """Writes results_*.json and samples_*.jsonl atomically through lm-eval's tracker; returns the
+    results file.
 
     Raises:
-        RunError: something could not be written (full disk, lost directory); nothing half-written is left.
+        RunError: something could not be written (full disk, lost directory). No partial files are
+            left.
     """
     try:
         return _save(results, output_path, model_name, tracker_args, config)
@@ -75,7 +81,7 @@ def save(
 
 
 class _Incomplete(RunError):
-    """The tracker did not write all that there was: as a rule, something in it that JSON cannot hold."""
+    """The tracker did not write everything; usually JSON cannot represent a part of the results."""
 
 
 def _save(
@@ -119,7 +125,7 @@ def _save(
 
 
 def _check(staging: Path, samples: Mapping[str, Sequence[Any]] | None) -> None:
-    """Reads back what was written."""
+    """Checks the written files."""
     try:
         (file,) = [f for f in staging.rglob("*.json") if f.is_file()]
         json.loads(file.read_text(encoding="utf-8"))
@@ -135,7 +141,7 @@ def _check(staging: Path, samples: Mapping[str, Sequence[Any]] | None) -> None:
 
 
 def _move(staging: Path, home: Path) -> Path:
-    """Moves the files into place, the results file last: whoever sees it sees its samples too."""
+    """Moves the files into place, the results file last, so that its samples always exist."""
     files = sorted((f for f in staging.rglob("*") if f.is_file()), key=lambda f: f.suffix == ".json")
     try:
         for file in files:

@@ -1,7 +1,8 @@
-"""Tasks whose documents are drawn: the same under the same seeds, whatever ran before and whatever is cached.
+"""Documents that are drawn at random depend only on the seeds, not on earlier tasks or caches.
 
-Some tasks shuffle choices while their documents are made (`process_docs` of GPQA). Here every task begins with all generators
-as its seeds say, and `process_docs` is called once for each split. `lm_eval_patches.documents_by_seed` puts it in place.
+Some tasks shuffle choices while their documents are made (`process_docs` of GPQA). All generators
+are seeded before each task, and `process_docs` is called once per split.
+`lm_eval_patches.documents_by_seed` installs this.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import numpy as np
 
 Seeds = Sequence[int | None]  # python, numpy, torch, few-shot
 
-# Generators that task modules keep beside their functions, and their states before any task drew from them.
+# Generators in task modules, and their states before their first use.
 _states: dict[int, tuple[Any, Any]] = {}
 
 
 def seed_generators(seeds: Seeds) -> None:
-    """Seeds the generators of python, numpy and torch; None leaves one as it is."""
+    """Seeds the generators of python, numpy and torch; None leaves a generator unchanged."""
     import torch
 
     python, of_numpy, of_torch, *_ = seeds
@@ -33,7 +34,9 @@ def seed_generators(seeds: Seeds) -> None:
 
 
 def seeded_configuration(begin: Callable[[Any], None], seeds: Seeds) -> Callable[[Any], None]:
-    """Wraps the `__post_init__` of a task's configuration, behind which lm-eval makes the task's documents."""
+    """Wraps the `__post_init__` of a task's configuration, after which lm-eval makes the task's
+    documents.
+    """
 
     def seeded(config: Any) -> None:
         functions = [value for value in vars(config).values() if callable(value)]
@@ -52,7 +55,7 @@ def seeded_configuration(begin: Callable[[Any], None], seeds: Seeds) -> Callable
 
 
 def drawn_once(make: Callable[[], Any], seeds: Seeds) -> Callable[[], Any]:
-    """Returns `make`, which gives a task's documents, called once with all generators as the seeds say."""
+    """Returns a function that calls `make` once, with seeded generators, and keeps the documents."""
 
     @functools.cache
     def made() -> Any:
@@ -63,8 +66,10 @@ def drawn_once(make: Callable[[], Any], seeds: Seeds) -> Callable[[], Any]:
 
 
 def once_per_split(process_docs: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Returns `process_docs` called once for each split: where it draws, another call would give other documents."""
-    made: dict[int, tuple[Any, Any]] = {}  # the split is kept, so that no other object gets its id
+    """Returns a function that calls `process_docs` once per split; another call could draw other
+    documents.
+    """
+    made: dict[int, tuple[Any, Any]] = {}  # keeping the split keeps its id unique
 
     @functools.wraps(process_docs)
     def once(split: Any) -> Any:
@@ -76,7 +81,7 @@ def once_per_split(process_docs: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _fixed(documents: Any) -> Any:
-    """Returns documents that are the same each time they are read: a transform on reading is run once and for all."""
+    """Returns documents that do not change between reads: a transform on reading is run once."""
     import datasets
 
     if isinstance(documents, datasets.Dataset) and documents.format["type"] == "custom":
@@ -85,7 +90,7 @@ def _fixed(documents: Any) -> Any:
 
 
 def _rewind(functions: Sequence[Callable[..., Any]]) -> None:
-    """Puts generators that the functions' modules keep back to where they were before any task drew from them."""
+    """Resets generators in the functions' modules to their states before their first use."""
     for function in functions:
         for value in list(getattr(function, "__globals__", {}).values()):
             if not isinstance(value, (random.Random, np.random.Generator, np.random.RandomState)):

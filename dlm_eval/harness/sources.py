@@ -1,4 +1,6 @@
-"""The source code behind a function, as part of a task's identity: the function's own text and that of what it uses of its author's."""
+"""The source code behind a function, as part of a task's identity: the function's own text and that
+of what it uses of its author's.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,11 @@ PLAIN = (str, int, float, bool, bytes, type(None), list, tuple, dict, set, froze
 FIXED = (str, int, float, bool, bytes, type(None), frozenset)
 FUNCTIONS = (types.FunctionType, types.MethodType, type, functools.partial)
 MOST = 10_000  # characters of one constant
-OURS = "dlm_eval.harness"  # which wraps functions of tasks; what it does is no part of a task
+OURS = "dlm_eval.harness"  # wraps functions of tasks; its own code is not a part of a task
 
 
 def described(value: Any) -> Any:
-    """Returns a setting of a task as plain data: functions by their source code, everything else as it is."""
+    """Returns a setting of a task as plain data, with functions by their source code."""
     if isinstance(value, dict):
         return {str(key): described(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -30,9 +32,11 @@ def described(value: Any) -> Any:
 
 
 def source(function: Callable[..., Any]) -> dict[str, str]:
-    """Returns name -> text of a function and of every function, class and constant of its own module, or a neighbour's, that it reads.
+    """Returns name -> text of a function and of every function, class and constant of its own
+    module, or a neighbour's, that it reads.
 
-    Libraries are names alone: their versions are recorded elsewhere. No path of the machine is part of it.
+    Libraries are names alone: their versions are recorded elsewhere. No path of the machine is part
+    of it.
     """
     linecache.checkcache()
     _module.cache_clear()
@@ -43,10 +47,10 @@ def source(function: Callable[..., Any]) -> dict[str, str]:
 
 
 class _Gathering:
-    """What has been found behind one function.
+    """Collects the source code that one function depends on.
 
     Args:
-        function: where it begins: code of its package, or beside it in its folder, counts as the author's own.
+        function: the function. Code of its package or its folder counts as the author's own.
     """
 
     def __init__(self, function: Any) -> None:
@@ -59,7 +63,7 @@ class _Gathering:
         self._file = _file(inner)
 
     def function(self, value: Any) -> None:
-        """Adds a function, a class or another object that can be called, and what they read."""
+        """Adds a function, a class or another callable, and everything that it reads."""
         if id(value) in self._seen:
             return
         self._seen[id(value)] = value
@@ -84,7 +88,9 @@ class _Gathering:
             self.function(type(value))
 
     def made(self, function: Any) -> None:
-        """Adds how the function's module makes it, if not by a definition: `f = make('x')`."""
+        """Adds the statement of the function's module that creates it, if it is not a definition:
+        `f = make('x')`.
+        """
         inner = _innermost(function)
         for name, value in _globals(inner).items():
             if value is function or value is inner:
@@ -123,7 +129,7 @@ class _Gathering:
                 self.function(base)
 
     def _names(self, code: types.CodeType, scope: dict[str, Any]) -> None:
-        """Adds what a code object reads of its module, and of modules beside it."""
+        """Adds everything that a code object reads of its module, and of modules beside it."""
         steps = list(dis.get_instructions(code))
         for place, step in enumerate(steps):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
@@ -136,7 +142,7 @@ class _Gathering:
                     self._add(f"import {step.argval}", "".join(linecache.getlines(str(file))))
 
     def _named(self, name: str, scope: dict[str, Any], file: str, attributes: Sequence[str] = ()) -> None:
-        """Adds what a name of a module stands for; of another module, the attribute that is read."""
+        """Adds the value of a module's name; if it is a module, the attribute that is read."""
         if name not in scope or name.startswith("__"):
             return
         value = scope[name]
@@ -152,7 +158,9 @@ class _Gathering:
             self._constant(name, value, scope, file)
 
     def _constant(self, name: str, value: Any, scope: dict[str, Any], file: str) -> None:
-        """Adds a constant as it is written, since a run may have changed a list or mapping; a text that was read from somewhere by its value too."""
+        """Adds a constant as it is written, since a run may have changed a list or mapping; a text
+        that was read from somewhere by its value too.
+        """
         key = self._name(name, file)
         if key in self.found:
             return
@@ -166,7 +174,9 @@ class _Gathering:
             self.function(type(value))
 
     def _text_of(self, name: str, scope: dict[str, Any], file: str) -> bool:
-        """Adds what a module assigns to `name`, and what stands in that; returns whether it assigns anything."""
+        """Adds the statements that assign `name`, and the names in them; returns whether there are
+        any.
+        """
         key, module = self._name(name, file), _module(file)
         if name not in module.texts:
             return False
@@ -178,7 +188,9 @@ class _Gathering:
         return True
 
     def _name(self, name: str, file: str) -> str:
-        """Returns what a name of a module is called among what was found: the functions' own module goes without saying."""
+        """Returns the key of a module's name in `found`, prefixed by its file unless that is the
+        function's own.
+        """
         path = Path(file)
         return name if file == self._file else f"{path.parent.name if path.stem == '__init__' else path.stem}.{name}"
 
@@ -200,11 +212,12 @@ class _Gathering:
 
 
 class _Module:
-    """What the top level of a Python file assigns.
+    """The assignments at the top level of a Python file.
 
     Attributes:
         texts: name -> the statements that assign to it.
-        names: name -> the names that stand in them, with the attributes that are read of them: `a.b.c` is (a, b, c).
+        names: name -> the names in them, with the attributes that are read of them:
+            `a.b.c` is (a, b, c).
     """
 
     def __init__(self, file: str) -> None:
@@ -222,10 +235,11 @@ class _Module:
                 if isinstance(target, ast.Name):
                     self._note(target.id, statement, ast.get_source_segment(text, statement) or "")
         counted = (node.names for node in ast.walk(tree) if isinstance(node, ast.Global))
-        self._computed.difference_update(*counted)  # what functions assign anew is another value in each run
+        # Names that functions assign have another value in each run.
+        self._computed.difference_update(*counted)
 
     def is_computed(self, name: str) -> bool:
-        """Returns whether the text of `name` is that of a call, a file's contents say."""
+        """Returns whether `name` is assigned from a call, for example a file's contents."""
         return name in self._computed
 
     def _note(self, name: str, statement: ast.stmt, text: str) -> None:
@@ -237,7 +251,7 @@ class _Module:
 
 
 def _dotted(node: ast.AST) -> tuple[str, ...]:
-    """Returns the names of `a.b.c`, and nothing for another expression."""
+    """Returns the names of `a.b.c`; () for other expressions."""
     if isinstance(node, ast.Name):
         return (node.id,)
     if not isinstance(node, ast.Attribute):
@@ -247,7 +261,7 @@ def _dotted(node: ast.AST) -> tuple[str, ...]:
 
 
 def _attributes(steps: Sequence[dis.Instruction]) -> list[str]:
-    """Returns the attributes that are read one from another, from the first step on."""
+    """Returns the chain of attributes that the first steps read."""
     found = []
     for step in steps:
         if step.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
@@ -262,7 +276,9 @@ def _module(file: str) -> _Module:
 
 
 def _plain(value: Any) -> str:
-    """Returns a value as text that is the same in every process: what may change, and what has no text, by its type alone."""
+    """Returns a value as text that is the same in every process: what may change, and what has no
+    text, by its type alone.
+    """
     if isinstance(value, tuple):
         return f"({', '.join(map(_plain, value))})"
     if isinstance(value, frozenset):
@@ -323,7 +339,9 @@ def _library_name(value: Any) -> str:
 
 
 def _module_name(value: Any) -> str:
-    """Returns the module in which a function, class or module is written; a wrapper bears the name of what it wraps."""
+    """Returns the module in which a function, class or module is written; a wrapper bears the name
+    of what it wraps.
+    """
     if isinstance(value, types.ModuleType):
         return value.__name__
     return str(value.__globals__.get("__name__") if isinstance(value, types.FunctionType) else value.__module__)

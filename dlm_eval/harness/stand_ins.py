@@ -1,4 +1,7 @@
-"""Stand-ins for what stock tasks import and today's libraries lack, and nltk's files (`lm_eval_patches.missing_modules`)."""
+"""Replacements for modules that stock tasks import and present libraries lack, and nltk's files.
+
+`lm_eval_patches.missing_modules` installs them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from dlm_eval.errors import UserError
 from dlm_eval.hub import hub_reachable
 
 NLTK_FILES = "nltk_data"  # folder in --data_dir
-KINDS = ("tokenizers", "corpora", "taggers", "stemmers")  # folders of nltk's files that tasks ask for by name
+# Folders of nltk's files that tasks use.
+KINDS = ("tokenizers", "corpora", "taggers", "stemmers")
 
 
 def _squad() -> dict[str, ModuleType]:
@@ -33,7 +37,7 @@ def _pkg_resources() -> dict[str, ModuleType]:
     module = ModuleType("pkg_resources")
     vars(module).update(
         get_distribution=importlib.metadata.distribution,
-        # libraries that find the module read their own files with it (jieba)
+        # some libraries read their own files with it (jieba)
         resource_filename=lambda name, file: str(_beside(name, file)),
         resource_string=lambda name, file: _beside(name, file).read_bytes(),
         resource_stream=lambda name, file: _beside(name, file).open("rb"),
@@ -42,14 +46,14 @@ def _pkg_resources() -> dict[str, ModuleType]:
 
 
 def _beside(module: str, file: str) -> Path:
-    """Returns a file that lies beside a module's own."""
+    """Returns the path of a file in a module's folder."""
     source = importlib.import_module(module).__file__
     if source is None:
         raise FileNotFoundError(f"module '{module}' has no folder with {file}")
     return Path(source).parent / file
 
 
-# Modules that are gone: from transformers 5 on, from setuptools 82 on.
+# Removed modules: in transformers 5 and setuptools 82.
 STAND_INS: dict[str, Callable[[], dict[str, ModuleType]]] = {
     "transformers.data.metrics": _squad,
     "pkg_resources": _pkg_resources,
@@ -57,7 +61,7 @@ STAND_INS: dict[str, Callable[[], dict[str, ModuleType]]] = {
 
 
 def modules() -> dict[str, ModuleType]:
-    """Returns the modules that stand for those that are missing here, by name."""
+    """Returns replacements for the missing modules, by name."""
     added: dict[str, ModuleType] = {}
     for name, make in STAND_INS.items():
         if name not in sys.modules and not _there(name):
@@ -66,15 +70,15 @@ def modules() -> dict[str, ModuleType]:
 
 
 def load_metric(*args: Any, **options: Any) -> Any:
-    """Stands for `datasets.load_metric`: HF evaluate has the metrics now."""
+    """Replaces `datasets.load_metric`; HF evaluate has the metrics now."""
     return importlib.import_module("evaluate").load(*args, **options)
 
 
 def nltk_download(nltk: Any, data_dir: str | Path | None) -> Callable[..., bool]:
-    """Returns a function for `nltk.download` that looks below `data_dir` (or $DLM_EVAL_DATA) first.
+    """Returns a function for `nltk.download` that first searches `data_dir` (or $DLM_EVAL_DATA).
 
     Raises:
-        UserError: from the function, a file of nltk's that is missing.
+        UserError: raised by the function if a file of nltk is missing.
     """
     data_dir = data_dir or os.environ.get("DLM_EVAL_DATA")
     folder = str(Path(data_dir).expanduser().resolve() / NLTK_FILES) if data_dir else None
@@ -91,12 +95,13 @@ def _there(name: str) -> bool:
 
 
 def _download(nltk: Any, original: Callable[..., Any], name: str, *args: Any, **options: Any) -> bool:
-    """Returns True once nltk's file `name` is there: on this machine, or from nltk's server where the network may be used.
+    """Returns True if nltk's file `name` is on this machine or has been downloaded.
 
     Raises:
-        UserError: it is not there and cannot be downloaded.
+        UserError: it is missing and cannot be downloaded.
     """
-    wanted = {name, "punkt_tab"} if name == "punkt" else {name}  # nltk 3.9 reads punkt_tab wherever punkt was asked for
+    # Nltk 3.9 reads punkt_tab wherever punkt was asked for.
+    wanted = {name, "punkt_tab"} if name == "punkt" else {name}
     for path in (f"{kind}/{each}" for kind in KINDS for each in wanted):
         with contextlib.suppress(LookupError):
             nltk.data.find(path)

@@ -1,6 +1,7 @@
-"""What is wrong with the target of a document: lm-eval scores a target that can never be right as a wrong answer.
+"""Checks of the targets of documents: lm-eval would score an invalid target as a wrong answer.
 
-`fault` says why a document cannot be scored, `fault_of_example` why it cannot be shown as a few-shot example, `looks_like_list` finds texts that lm-eval silently reads as Python lists.
+`fault` returns why a document cannot be scored, and `fault_of_example` why it cannot be a few-shot
+example. `looks_like_list` finds texts that lm-eval silently reads as Python lists.
 """
 
 from __future__ import annotations
@@ -17,19 +18,23 @@ from lm_eval.utils import apply_template
 from dlm_eval.errors import DlmEvalError
 from dlm_eval.printable import is_text
 
-MOST_SHOWN = 60  # characters of a target in a message
-MOST_TRIED = 1000  # documents that are looked at for one whose target can be right
-# What turns one NaN or infinity into the score of a whole task. lm-eval's `nanmean`, and functions of a task's own, know what they do.
+MOST_SHOWN = 60  # maximum characters of a target in a message
+MOST_TRIED = 1000  # documents searched for one with a valid target
+# Aggregates that turn one NaN or infinity into the score of a whole task. lm-eval's `nanmean` and a
+# task's own functions handle them.
 PLAIN_AGGREGATES = ("mean", "median", "perplexity", "weighted_perplexity", "bits_per_byte", "f1_score", "matthews_corrcoef", "brier_score", "acc_all")  # fmt: skip
 LIKELIHOODS = (
     "perplexity",
     "weighted_perplexity",
     "bits_per_byte",
-)  # a text of no likelihood has an infinite perplexity
+)  # a text of probability 0 has an infinite perplexity
 
 
 def fault(task: Any, doc: Any) -> str | None:
-    """Returns why a document's target makes it impossible to score, or None. Tasks with a scorer of their own are left to it."""
+    """Returns why a document's target cannot be scored, or None.
+
+    Tasks with their own scorer are not checked.
+    """
     own = type(task).process_results is not ConfigurableTask.process_results
     if own or callable(task.config.process_results) or "bypass" in task._metric_fn_list:
         return None
@@ -52,7 +57,10 @@ def _fault(task: Any, doc: Any) -> str | None:
 
 
 def fault_of_example(task: Any, example: Any) -> str | None:
-    """Returns why a few-shot example has no right answer to show, or None. Tasks that write their prompts themselves are left to it."""
+    """Returns why a few-shot example has no right answer, or None.
+
+    Tasks with their own prompts are not checked.
+    """
     if type(task).fewshot_context is not ConfigurableTask.fewshot_context:
         return None
     found: str | None = checked(_fault_of_example, task, example)
@@ -60,7 +68,9 @@ def fault_of_example(task: Any, example: Any) -> str | None:
 
 
 def _fault_of_example(task: Any, example: Any) -> str | None:
-    """Follows lm-eval's `build_qa_turn`: a number picks a choice, of a list the first is shown, a text is shown as it is."""
+    """Follows lm-eval's `build_qa_turn`: a number picks a choice, of a list the first is shown,
+    text is shown.
+    """
     shown = task.fewshot_cfg
     choices = task.doc_to_choice(example, shown.doc_to_choice) if shown.doc_to_choice else None
     gold = task.doc_to_target(example, shown.doc_to_target)
@@ -78,14 +88,17 @@ def _fault_of_example(task: Any, example: Any) -> str | None:
     if not isinstance(gold, str):
         return f"its target is {_shown(gold)}, no text"
     same = (shown.doc_to_target, shown.doc_to_choice) == (task.config.doc_to_target, task.config.doc_to_choice)
-    if task.OUTPUT_TYPE == "multiple_choice" and choices and same:  # a template of the examples' own may show any text
+    if task.OUTPUT_TYPE == "multiple_choice" and choices and same:  # else any text is allowed
         return _of_choices(gold, choices, several=False)
     return None
 
 
 def from_first_sound(task: Any, docs: Any) -> Any:
-    """Returns `docs` from the first one whose target can be right. lm-eval takes a task's form from its first document, and one target that is no
-    choice would end the run there."""
+    """Returns `docs` from the first one with a valid target on.
+
+    lm-eval derives a task's form from its first document; an invalid target there would end the
+    run.
+    """
     for number in range(min(len(docs), MOST_TRIED)):
         try:
             doc = docs[number]
@@ -95,7 +108,7 @@ def from_first_sound(task: Any, docs: Any) -> Any:
                 task.doc_to_text(doc)
         except Exception:
             if number == 0:
-                return docs  # the constructor meets and names it
+                return docs  # lm-eval's constructor reports it
             continue
         if _could_be_right(gold, choices):
             return docs.select(range(number, len(docs))) if number else docs
@@ -111,17 +124,17 @@ def _could_be_right(gold: Any, choices: Any) -> bool:
 
 
 def checked(look: Callable[[Any, Any], Any], task: Any, doc: Any) -> Any:
-    """Returns what `look` finds of a document, or why its target cannot be read."""
+    """Returns the result of `look` for a document, or why its target cannot be read."""
     try:
         return look(task, doc)
     except DlmEvalError:
         raise
-    except Exception as error:  # a document's fields and a task's templates may raise anything
+    except Exception as error:  # templates and fields may raise anything
         return f"its target cannot be read: {type(error).__name__}: {error}"
 
 
 def unscorable(task: Any, doc: Any) -> str | None:
-    """Returns why a document has no text that a likelihood could be asked of, or None."""
+    """Returns why a document has no text to compute a likelihood of, or None."""
     own = type(task).construct_requests is not ConfigurableTask.construct_requests
     if own or task.OUTPUT_TYPE not in ("loglikelihood", "loglikelihood_rolling"):
         return None
@@ -159,7 +172,9 @@ def _of_choices(gold: Any, choices: Sequence[Any], several: bool) -> str | None:
 
 
 def is_index(value: Any, count: int) -> bool:
-    """Returns whether `value` is the number of one of `count` choices; a truth value is where there are two, as in lm-eval."""
+    """Returns whether `value` is the index of one of `count` choices; as in lm-eval, a boolean is
+    one of two.
+    """
     if isinstance(value, (bool, np.bool_)):
         return count == 2
     return isinstance(value, (int, np.integer)) and bool(0 <= value < count)
@@ -186,9 +201,10 @@ def _is_nothing(value: Any) -> bool:
 
 
 def looks_like_list(task: Any, doc: Any) -> bool:
-    """Returns whether the target is a text of the document's own that lm-eval reads as a Python list because it stands in brackets.
+    """Returns whether lm-eval reads the target, a text of the document, as a Python list because it
+    is in brackets.
 
-    A template that writes out a list of the document is meant as one.
+    A template that writes a list of the document is meant as a list.
     """
     template = task.config.doc_to_target
     if not isinstance(template, str) or template in task.features:
@@ -211,10 +227,13 @@ def _texts(value: Any) -> list[str]:
 
 
 def no_numbers(task: Any, metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Returns metric -> what is wrong with it, for those of a document's that are NaN or infinite and would make the task's score so."""
+    """Returns metric -> its error, for a document's metrics that would make the task's score NaN or
+    infinite.
+    """
     aggregates, found = task.aggregation(), {}
     for metric, value in metrics.items():
-        name = getattr(aggregates.get(metric), "__name__", "mean")  # lm-eval takes the mean of what has no aggregation
+        # The default aggregation of lm-eval is the mean.
+        name = getattr(aggregates.get(metric), "__name__", "mean")
         wrong = _first_no_number(value) if name in PLAIN_AGGREGATES else None
         if wrong is not None and (math.isnan(wrong) or name not in LIKELIHOODS):
             found[metric] = f"metric '{metric}' is {wrong}"
@@ -222,7 +241,10 @@ def no_numbers(task: Any, metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def without_likelihood(task: Any, results: Sequence[Any]) -> str | None:
-    """Returns why the log-likelihoods of a document cannot be scored, or None: one that is NaN would be taken for the best choice."""
+    """Returns why a document's log-likelihoods cannot be scored, or None.
+
+    NaN would count as the best choice.
+    """
     if task.OUTPUT_TYPE == "generate_until":
         return None
     values = [answer[0] if isinstance(answer, (tuple, list)) else answer for answer in results]

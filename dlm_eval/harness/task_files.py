@@ -1,5 +1,7 @@
-"""Mistakes in task YAMLs, told with file and line. lm-eval drops a broken file silently and finds a metric that does
-not exist only after everything has been generated.
+"""Checks of task YAMLs; errors name the file and line.
+
+lm-eval ignores a broken file silently, and reports an unknown metric only after all answers are
+generated.
 """
 
 from __future__ import annotations
@@ -11,14 +13,14 @@ from typing import Any
 
 import yaml
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.hub import hub_reachable
 from dlm_eval.settings import shown
 from dlm_eval.yaml_text import read_yaml_text
 
 OUR_CLASS = "dlm_eval.harness.infill.InfillTask"
 NONE = type(None)
-# What a value must be. Keys that may hold a function, a template or a list of them are not here.
+# Types of values. Keys that may have a function, a template or a list of these are not included.
 VALUES: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("num_fewshot",), ((int, NONE), "a whole number")),
     "repeats": ((int,), "a whole number"),
@@ -36,7 +38,7 @@ def check_folder(root: Path) -> None:
     """Checks every ``*.yaml`` under a folder.
 
     Raises:
-        UserError: a file that lm-eval would drop, misread, or fail on after the model has run.
+        UserError: lm-eval would ignore or misread a file, or fail on it after the model has run.
     """
     files = sorted(path for path in root.glob("**/*.yaml") if ".ipynb_checkpoints" not in path.parts)
     included = {included for path in files for included in _includes(path)}
@@ -45,14 +47,15 @@ def check_folder(root: Path) -> None:
 
 
 def check_file(path: Path, template: bool = False) -> dict[str, Any]:
-    """Returns a YAML with its includes merged and its functions as text, after checking its keys and names.
+    """Checks a YAML's keys and names; returns it with includes merged and functions as text.
 
     Args:
         path: The file.
         template: Whether it may define no task, because others include it.
 
     Raises:
-        UserError: broken YAML, an unknown key, metric, aggregation or filter, or no task at all.
+        UserError: the YAML is broken, defines no task, or has an unknown key, metric, aggregation
+            or filter.
     """
     config = _load(path, recursive=True)
     if not {"task", "group", "class"} & set(config):
@@ -67,13 +70,13 @@ def check_config(place: Path | str, config: dict[str, Any]) -> None:
     """Checks the keys and names of a task's or group's configuration.
 
     Args:
-        place: Where it is written, for messages.
-        config: The configuration; functions may be there themselves or as text.
+        place: The file, for messages.
+        config: The configuration; functions may be objects or text.
 
     Raises:
-        UserError: an unknown key, metric, aggregation or filter.
+        UserError: a key, metric, aggregation or filter is unknown.
     """
-    if str(config.get("class", OUR_CLASS)).endswith(OUR_CLASS):  # another class may read keys of its own
+    if str(config.get("class", OUR_CLASS)).endswith(OUR_CLASS):  # others may have own keys
         _check_keys(place, config)
         _check_values(place, config)
     _check_metrics(place, config)
@@ -105,19 +108,21 @@ def _check_keys(path: Path | str, config: dict[str, Any]) -> None:
     from lm_eval.config.task import TaskConfig
 
     allowed = LOADER_KEYS | {field.name for field in dataclasses.fields(TaskConfig)}
-    if "group" in config:  # keys of a task in a group are overrides for its members
+    if "group" in config:  # keys of tasks override those of the group's members
         allowed |= {field.name for field in dataclasses.fields(GroupConfig)}
     for key in config:
         if key not in allowed:
-            raise unknown(f"{path}: key", key, allowed)
+            raise unknown_name_error(f"{path}: key", key, allowed)
 
 
 def _check_values(path: Path | str, config: dict[str, Any]) -> None:
-    """Raises UserError for values of which lm-eval would say something about Python, or nothing until the model has run."""
+    """Raises UserError for values for which lm-eval has a Python error, or none until the model has
+    run.
+    """
     from lm_eval.api.task import ALL_OUTPUT_TYPES
 
     if config.get("output_type", "") not in ("", *ALL_OUTPUT_TYPES):
-        raise unknown(f"{path}: output_type", config["output_type"], ALL_OUTPUT_TYPES)
+        raise unknown_name_error(f"{path}: output_type", config["output_type"], ALL_OUTPUT_TYPES)
     for key, (kinds, words) in VALUES.items():
         value = config.get(key)
         odd = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
@@ -136,11 +141,11 @@ def _check_metrics(path: Path | str, config: dict[str, Any]) -> None:
     for entry in _entries(path, config, "metric_list"):
         metric, aggregation = entry.get("metric"), entry.get("aggregation")
         if _is_name(aggregation) and aggregation not in aggregation_registry:
-            raise unknown(f"{path}: aggregation", aggregation, aggregation_registry.keys())
+            raise unknown_name_error(f"{path}: aggregation", aggregation, aggregation_registry.keys())
         if own_scorer or not _is_name(metric) or metric in metric_registry:
             continue
-        if not hub_reachable():  # else it may be a metric of HF evaluate
-            raise unknown(f"{path}: metric", metric, metric_registry.keys())
+        if not hub_reachable():  # otherwise it may be a metric of HF evaluate
+            raise unknown_name_error(f"{path}: metric", metric, metric_registry.keys())
 
 
 def _check_filters(path: Path | str, config: dict[str, Any]) -> None:
@@ -153,7 +158,7 @@ def _check_filters(path: Path | str, config: dict[str, Any]) -> None:
             raise UserError(f"{path}: filter_list needs a list of functions under 'filter' of each entry")
         for step in steps:
             if _is_name(step.get("function")) and step["function"] not in filter_registry:
-                raise unknown(f"{path}: filter", step["function"], filter_registry.keys())
+                raise unknown_name_error(f"{path}: filter", step["function"], filter_registry.keys())
 
 
 def _entries(path: Path | str, config: dict[str, Any], key: str) -> Iterable[dict[str, Any]]:

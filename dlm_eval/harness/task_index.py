@@ -1,4 +1,4 @@
-"""What tasks there are, from their YAMLs alone: nothing is loaded, no data is read."""
+"""The list of tasks, from their YAMLs only: no task is loaded and no data is read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dlm_eval.yaml_text import read_yaml_text
 
 
 def list_tasks(include_path: str | None = None, everything: bool = False) -> list[tuple[str, str, str]]:
-    """Returns (name, kind, where from) of every task, group and tag.
+    """Returns (name, kind, description) of every task, group and tag.
 
     Args:
         include_path: further folder of task YAMLs.
-        everything: lm-eval's own too (some seconds).
+        everything: include lm-eval's own tasks (takes some seconds).
     """
     manager = _manager(include_path, everything)
     rows = []
@@ -29,12 +29,12 @@ def list_tasks(include_path: str | None = None, everything: bool = False) -> lis
 
 
 def task_file(name: str, include_path: str | None = None, everything: bool = True) -> dict[str, Any] | None:
-    """Returns the settings of a task or group as its YAML gives them, or None.
+    """Returns the settings in the YAML of a task or group, or None.
 
     Args:
         name: of a task, group or tag.
         include_path: further folder of task YAMLs.
-        everything: lm-eval's own index is read (some seconds) where ours lacks the name.
+        everything: if our tasks lack the name, read lm-eval's index (takes some seconds).
     """
     for index in (False, True) if everything else (False,):
         entry = _manager(include_path, index).task_index.get(name)
@@ -49,7 +49,8 @@ def _manager(include_path: str | None, everything: bool) -> Any:
     roots: list[str | Path] = [task_configs_dir(), *include_folders(include_path)]
     for root in map(Path, roots[1:]):
         for file in root.glob("**/*.yaml"):
-            read_yaml_text(file, str(file))  # lm-eval's parser would end the process over one that is nested too deeply
+            # A file that is nested too deeply would crash lm-eval's parser.
+            read_yaml_text(file, str(file))
     with quiet_index():
         return TaskManager(include_path=roots, include_defaults=everything)
 
@@ -61,7 +62,7 @@ def _config(entry: Any) -> dict[str, Any]:
 
 
 def _about(entry: Any) -> str:
-    """Returns the first comment lines of the YAML: what the task is, in our own files."""
+    """Returns the first comment lines of the YAML; our files describe the task there."""
     if not entry.yaml_path:
         return ""
     return " ".join(_comment(Path(entry.yaml_path)))[:160]
@@ -85,5 +86,5 @@ def _plain(value: Any) -> Any:
 
 
 def _function(path: Path) -> str:
-    """Returns a `!function` as its YAML names it: lm-eval puts the file's folder before the name."""
+    """Returns a `!function` as in its YAML, without the folder that lm-eval adds."""
     return f"!function {path.name}" if path.parent.is_dir() and not path.exists() else str(path)

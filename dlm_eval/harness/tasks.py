@@ -1,4 +1,6 @@
-"""Which tasks a run has: from names, globs and YAML files to lm-eval's task objects, before any model is loaded."""
+"""The tasks of a run: from names, globs and YAML files to lm-eval's task objects, before a model is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ DATA_KEYS = {
     "dataset_path",
     "custom_dataset",
     "class",
-}  # a configuration with one of these is a whole task; else it changes one that there is
+}  # a configuration with one of these is a new task; otherwise it changes an existing one
 
 
 def load_tasks(
@@ -39,19 +41,24 @@ def load_tasks(
 ) -> dict[str, Any]:
     """Returns lm-eval's task dictionary: ``tasks`` and ``groups`` by name, and ``group_map``.
 
-    Names are looked up in ``include_path`` and our own tasks; lm-eval's full index, six seconds of work, is read only
-    for a name that neither has. So our ``gsm8k`` stands before lm-eval's, and a glob that fits ours stays with ours.
+    Names are looked up in ``include_path`` and our tasks. lm-eval's full index takes six seconds
+    and is read only for a name that neither has. Our ``gsm8k`` therefore overrides lm-eval's, and a
+    glob that matches our tasks matches only these.
 
     Args:
-        names: Names of tasks, groups or tags, globs, YAML files or folders of them; each may be a list with commas. Also, as in lm-eval,
-            configurations (mappings with 'task' or 'group', whose members may be configurations too) and finished Task or Group objects.
-        include_path: Folders of further YAMLs; a task there stands before one of ours with the same name.
+        names: Names of tasks, groups or tags, globs, YAML files or folders of them; each may be a
+            list with commas. Also, as in lm-eval, configurations (mappings with 'task' or 'group',
+            whose members may be configurations too) and finished Task or Group objects.
+        include_path: Folders of further YAMLs; a task there overrides one of ours with the same
+            name.
         data_dir: Folder of local datasets (see ``local_first``).
-        metadata: Passed to every task, as lm-eval does with ``--metadata`` and the model's arguments.
-        seeds: Of python, numpy, torch and few-shot examples: documents that a task draws are drawn from these.
+        metadata: Passed to every task, as lm-eval does with ``--metadata`` and the model's
+            arguments.
+        seeds: Of python, numpy, torch and few-shot examples. Documents drawn at random depend on
+            them.
 
     Raises:
-        UserError: an unknown name, a broken or wrong YAML, a dataset that cannot be had, a task that is there twice.
+        UserError: an unknown name, an invalid YAML, an unavailable dataset, or a duplicate task.
     """
     roots = [task_configs_dir(), *include_folders(include_path)]
     for root in roots:
@@ -74,26 +81,28 @@ def load_tasks(
 
 
 def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
-    """Checks that every task has as many examples as it is to show.
+    """Checks that every task has enough few-shot examples.
 
     Args:
         loaded: What ``load_tasks`` returned.
-        num_fewshot: The user's number; None leaves each task its own.
+        num_fewshot: The user's number; None means each task's own.
 
     Raises:
-        UserError: more examples are asked for than the task's few-shot split has.
+        UserError: the task's few-shot split has too few examples.
     """
     if num_fewshot is not None and num_fewshot < 0:
         raise UserError(f"--num_fewshot {num_fewshot} is not allowed; it must be 0 or more")
     for name, task in loaded["tasks"].items():
         own = task.config.num_fewshot
-        wanted = own if num_fewshot is None or own == 0 else num_fewshot  # lm-eval lets a 0 in a YAML stand
+        # As in lm-eval, a 0 in a YAML is kept.
+        wanted = own if num_fewshot is None or own == 0 else num_fewshot
         if own == 0 and num_fewshot:
             log.warning("task '%s': --num_fewshot %d is ignored; its YAML says num_fewshot: 0", name, num_fewshot)
         examples: Sequence[Any] = getattr(getattr(task, "sampler", None), "df", None) or ()
         evaluated = task.eval_docs
         same = len(examples) == len(evaluated) and len(examples) > 0 and examples[0] == evaluated[0]
-        # lm-eval draws one more where the splits have one name, to leave the document out; it is left out where they are the same too
+        # lm-eval draws one more if the splits have the same name, to leave the document out. It is
+        # also left out if the splits are equal.
         pool = len(examples) - (same or task.fewshot_cfg.split == task.config.test_split)
         if (wanted or 0) > pool:
             raise UserError(
@@ -116,7 +125,7 @@ def include_folders(include_path: str | Path | Sequence[str | Path] | None) -> l
     """Returns the folders of --include_path.
 
     Raises:
-        UserError: one of them is no directory.
+        UserError: one of them is not a directory.
     """
     if include_path is None:
         return []
@@ -133,7 +142,9 @@ def include_folders(include_path: str | Path | Sequence[str | Path] | None) -> l
 
 
 def _find(specs: list[Any], roots: list[Path], metadata: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """Returns a task manager that knows every spec, and the names, files, configurations and objects that the specs stand for."""
+    """Returns a task manager with every spec, and the names, files, configurations and objects of
+    the specs.
+    """
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=roots, include_defaults=False, metadata=metadata)
@@ -170,7 +181,8 @@ def _match(spec: Any, manager: Any) -> list[Any]:
         return []
     names = manager.match_tasks([spec])
     members = {member for name in names for member in _members(name, manager)}
-    return [name for name in names if name not in members]  # a group and its own tasks would count twice
+    # A group already contains its tasks.
+    return [name for name in names if name not in members]
 
 
 def _files(spec: str) -> list[str]:
@@ -182,18 +194,19 @@ def _files(spec: str) -> list[str]:
 
 
 def _members(name: str, manager: Any) -> list[str]:
-    """Returns the names that a group or tag lists, and those that they list."""
+    """Returns the names that a group or tag lists, recursively."""
     entry = manager.task_index.get(name)
     if entry is None or entry.kind.name not in ("GROUP", "TAG"):
         return []
     listed = sorted(entry.tags) if entry.kind.name == "TAG" else entry.cfg.get("task") or []
     names = [item if isinstance(item, str) else item.get("task", item.get("group")) for item in listed]
-    names = [item for item in names if isinstance(item, str)]  # an inline group has a list for its tasks
+    # An inline group has a list for its tasks.
+    names = [item for item in names if isinstance(item, str)]
     return names + [below for item in names for below in _members(item, manager)]
 
 
 def _strangers(name: Any, manager: Any) -> list[str]:
-    """Returns the members of a group, listed by name alone, that the manager does not know."""
+    """Returns the members of a group, listed by name, that the manager does not have."""
     if isinstance(name, Mapping):
         return [item for item in _must_exist(name) if item not in manager.task_index]
     if not isinstance(name, str):
@@ -205,7 +218,7 @@ def _strangers(name: Any, manager: Any) -> list[str]:
 
 
 def _must_exist(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the names in a configuration that must stand for tasks or groups that there are."""
+    """Yields the names in a configuration that must be existing tasks or groups."""
     members = config.get("task")
     if isinstance(members, (list, tuple)):
         for item in members:
@@ -215,7 +228,9 @@ def _must_exist(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _made(config: Mapping[str, Any], manager: Any) -> Any:
-    """Returns the task or group of a configuration; one without data of its own changes the task or group of its name.
+    """Returns the task or group of a configuration.
+
+    One without data changes the task or group of its name.
 
     Raises:
         UserError: it has a key that lm-eval does not know.
@@ -237,7 +252,7 @@ def _made(config: Mapping[str, Any], manager: Any) -> Any:
 
 
 def _kind(config: Mapping[str, Any]) -> str:
-    """Returns 'group' or 'task': which of them a configuration is."""
+    """Returns whether a configuration is a 'group' or a 'task'."""
     for kind in ("group", "task"):
         if isinstance(config.get(kind), str):
             return kind
@@ -255,7 +270,7 @@ def _checked(spec: Any) -> Any:
 
     if isinstance(spec, Group):
         return spec
-    if isinstance(spec, Task):  # a run changes its tasks: the user's own stays as it is
+    if isinstance(spec, Task):  # a run changes its tasks, so copy the user's
         own = copy.copy(spec)
         own._config = copy.copy(spec.config)
         return own
@@ -263,7 +278,7 @@ def _checked(spec: Any) -> Any:
 
 
 def _title(spec: Any) -> str:
-    """Returns what messages call a spec."""
+    """Returns the name of a spec for messages."""
     if isinstance(spec, Mapping):
         return str(spec.get("group", spec.get("task")))
     return spec if isinstance(spec, str) else str(getattr(spec, "name", None) or spec.config.task)
@@ -279,7 +294,7 @@ def _build(manager: Any, spec: Any) -> list[Any]:
         raise error if str(error).startswith("--tasks") else UserError(f"task '{name}': {error}") from error
     except KeyError as error:
         raise UserError(f"task '{name}': its dataset has no split, configuration or column {error}") from error
-    except Exception as error:  # whatever a YAML or its functions raise is a mistake in them
+    except Exception as error:  # a YAML and its functions may raise anything
         if needed := missing_package(error):
             raise UserError(f"task '{name}' {needed}") from error
         where = " (while looking at document 0)" if _looked_at_first(error) else ""
@@ -290,7 +305,7 @@ def _build(manager: Any, spec: Any) -> list[Any]:
 
 
 def _looked_at_first(error: BaseException) -> bool:
-    """Returns whether an error arose while lm-eval tried the first document of a task."""
+    """Returns whether an error was raised while lm-eval processed the first document of a task."""
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_name == "__init__" and "test_doc" in trace.tb_frame.f_locals:
@@ -308,7 +323,7 @@ def _check_metric_functions(task: Any) -> None:
 
 
 def _hide_folders(items: list[Any], roots: list[Path]) -> None:
-    """Cuts the machine's own folders from the note of lm-eval where a task was defined, which goes into results."""
+    """Removes this machine's folders from lm-eval's `config_source`, which is written to results."""
     import lm_eval
 
     tops = [root.parent for root in roots] + [Path(lm_eval.__file__).resolve().parent.parent]

@@ -1,7 +1,8 @@
-"""A limit of processor time for what a task does with one document: its templates, its filters, its scorer.
+"""Limits of processor time for a task's templates, filters and scorers, per document.
 
-A task is the user's own code and is not mistrusted; but a regular expression that backtracks, or a template with an endless loop, must cost one sample
-and not the run. A timer's signal ends it, inside Python's `re` too. Signals reach the main thread alone: in other threads there is no limit.
+A task is the user's own code and is trusted. But a regular expression that backtracks, or a
+template with an endless loop, must fail one sample and not the run. A timer's signal interrupts it,
+also inside Python's `re`. Signals reach only the main thread, so other threads have no limit.
 """
 
 from __future__ import annotations
@@ -15,22 +16,26 @@ from typing import Any
 
 from dlm_eval.errors import SampleError
 
-PROMPT_SECONDS = 20.0  # of processor time for the prompt of one document, or one template while tasks load
+# For the prompt of one document, or one template while tasks load.
+PROMPT_SECONDS = 20.0
 FILTER_SECONDS = 5.0  # for the filters of one answer
 SCORE_SECONDS = 300.0  # for the scoring of one document, which may run a judge model
-AGAIN = 0.5  # seconds between two signals, should the first one have been caught by the task's own code
+# Seconds until the next signal, in case the task's code caught the exception.
+AGAIN = 0.5
 
 
 class TooSlow(SampleError):
-    """It took more processor time than it may."""
+    """A block exceeded its processor time."""
 
 
 @contextmanager
 def time_limit(what: str, seconds: float) -> Iterator[None]:
-    """Ends the block after so much processor time of this thread (a busy machine does not count); inside another such block it is that one's limit.
+    """Ends the block after so much processor time of this thread.
+
+    Inside another such block, the outer limit holds.
 
     Raises:
-        TooSlow: it was ended; the message is `what` and the limit.
+        TooSlow: the block was ended; the message has `what` and the limit.
     """
     idle = signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN, None)
     if threading.current_thread() is not threading.main_thread() or not idle:

@@ -1,7 +1,8 @@
 """`--report_to`: a run's results in Weights & Biases, Trackio or TensorBoard.
 
-The first two go through lm-eval's own loggers, with their arguments (`--wandb_args`, `--trackio_args`); lm-eval has none for TensorBoard, which gets the
-same figures as scalars. The results are saved before: what a tracker does wrong is said, and costs its report alone.
+The first two use lm-eval's loggers and their arguments (`--wandb_args`, `--trackio_args`).
+TensorBoard gets the same numbers as scalars. Results are saved before, so an error of a tracker
+affects only its report.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.lm_eval_patches import public_command_line
 from dlm_eval.harness.results import metrics_of
 from dlm_eval.output import one_line
 from dlm_eval.redaction import learn, redact
 
-TRACKERS = ("wandb", "trackio", "tensorboard")  # each needs the package of its name
+TRACKERS = ("wandb", "trackio", "tensorboard")  # each needs the package of the same name
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Reports:
-    """Where results go besides the files.
+    """The trackers that get the results.
 
     Attributes:
-        names: of trackers.
+        names: of the trackers.
         arguments: lm-eval's wandb_args, wandb_config_args and trackio_args.
     """
 
@@ -37,7 +38,9 @@ class Reports:
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def send(self, results: Mapping[str, Any], log_samples: bool, folder: Path) -> list[str]:
-        """Hands the results over (TensorBoard's file goes below `folder`); returns the reports that failed, and why."""
+        """Sends the results (TensorBoard writes to `folder`); returns the reports that failed, and
+        why.
+        """
         failed = []
         for name in self.names:
             try:
@@ -46,7 +49,7 @@ class Reports:
                 else:
                     with public_command_line():
                         _log(self._logger(name), results, log_samples)
-            except (Exception, SystemExit) as error:  # a tracker's failure is its own: the results are saved
+            except (Exception, SystemExit) as error:  # the results are saved, so this is not fatal
                 log.warning("reporting to %s failed: %s: %s", name, type(error).__name__, error)
                 failed.append(one_line(f"the report to {name} ({type(error).__name__}: {error})"))
         return failed
@@ -65,10 +68,10 @@ class Reports:
 
 
 def parse_reports(report_to: Any, arguments: Mapping[str, Any]) -> Reports:
-    """Returns where to report. Arguments for a tracker name it too, as in lm-eval.
+    """Returns the trackers to use. As in lm-eval, arguments for a tracker enable it.
 
     Raises:
-        UserError: an unknown tracker, or one whose package is not installed.
+        UserError: a tracker is unknown, or its package is not installed.
     """
     learn(arguments)
     parts = report_to.split(",") if isinstance(report_to, str) else report_to or ()
@@ -76,10 +79,10 @@ def parse_reports(report_to: Any, arguments: Mapping[str, Any]) -> Reports:
     names += [name for name in ("wandb", "trackio") if arguments.get(f"{name}_args")]
     for name in names:
         if name not in TRACKERS:
-            raise unknown("--report_to", name, TRACKERS)
+            raise unknown_name_error("--report_to", name, TRACKERS)
     for name in names:
         found = importlib.util.find_spec(name)
-        if found is None or found.origin is None:  # a folder of that name, as wandb makes one, is no package
+        if found is None or found.origin is None:  # a folder is not the package
             raise UserError(f"--report_to '{name}' needs the package {name}; install it: pip install {name}")
     return Reports(tuple(dict.fromkeys(names)), {key: value for key, value in arguments.items() if value})
 
@@ -93,7 +96,9 @@ def _log(logger: Any, results: Mapping[str, Any], log_samples: bool) -> None:
 
 
 def _unsaved(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a sample as it was before lm-eval saved it, which names its arguments; lm-eval's loggers count them."""
+    """Returns a sample with its arguments as a list, as lm-eval's loggers expect; saving turns them
+    into a mapping.
+    """
     arguments = sample["arguments"]
     return {
         **sample,

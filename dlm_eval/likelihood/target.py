@@ -135,10 +135,10 @@ class Target:
         """
         outputs: list[Output] = []
         if self.past and not len(self.memory.tokens) and len(rows) > 1:
-            outputs = yield [replace(rows[0], memory=self.memory, keep=self.past)]
+            outputs = yield [replace(rows[0], kv_cache=self.memory, cache_until=self.past)]
             rows = rows[1:]
         if len(self.memory.tokens):
-            rows = [replace(row, memory=self.memory, live=(self.past, len(row.tokens))) for row in rows]
+            rows = [replace(row, kv_cache=self.memory, query_span=(self.past, len(row.tokens))) for row in rows]
         return outputs + ((yield rows) if rows else [])
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 
 if TYPE_CHECKING:
     from dlm_eval.models.denoiser import Denoiser
@@ -130,7 +130,7 @@ def packaged_asset(name: str) -> Path:
     folder = ASSETS / name
     if not (folder / "config.json").is_file():
         present = [path.parent.name for path in ASSETS.glob("*/config.json")]
-        raise unknown("packaged model", name, present)
+        raise unknown_name_error("packaged model", name, present)
     return folder
 
 
@@ -149,7 +149,7 @@ def find_checkpoint(name: str) -> Checkpoint:
         return Checkpoint(Path(name).stem, name)
     check_supported(name)
     if name not in known:
-        raise unknown("model", name, known.keys() | named.keys(), "dlm-eval ls models")
+        raise unknown_name_error("model", name, known.keys() | named.keys(), "dlm-eval ls models")
     default = known[name].default
     return named[default] if default else Checkpoint(name, name)
 

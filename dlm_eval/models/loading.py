@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.hub import hub_reachable
 from dlm_eval.models import Checkpoint, checkpoints, known_families, packaged_asset
 from dlm_eval.models.config_keys import ConfigKeys, check, report_unread
@@ -76,7 +76,7 @@ class LoadSettings:
         """
         named = checkpoints()
         if self.checkpoint and self.checkpoint not in named:
-            raise unknown("model_args checkpoint", self.checkpoint, named)
+            raise unknown_name_error("model_args checkpoint", self.checkpoint, named)
         return named.get(self.checkpoint)
 
 
@@ -245,7 +245,7 @@ def resolve_dtype(setting: str, config: Mapping[str, Any], folder: CheckpointFil
             f"choose one with dtype=, of {', '.join(DTYPES)}"
         )
     if name not in DTYPES:
-        raise unknown("model_args dtype", setting, ["auto", *DTYPES])
+        raise unknown_name_error("model_args dtype", setting, ["auto", *DTYPES])
     return DTYPES[name]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from dlm_eval.errors import UserError, unknown
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.models.loading import first_line
 
 SETTING = "model_args quantization"
@@ -54,7 +54,7 @@ def _kind(name: str) -> Any:
 
     kinds = {key.replace("_", "-"): kind for key, kind in AUTO_QUANTIZATION_CONFIG_MAPPING.items()}
     if name.replace("_", "-") not in kinds:
-        raise unknown(SETTING, name, sorted(kinds))
+        raise unknown_name_error(SETTING, name, sorted(kinds))
     return kinds[name.replace("_", "-")]
 
 
@@ -71,7 +71,7 @@ def _pair(part: str, known: list[str]) -> tuple[str, Any]:
     if not equals and known:
         option, value = known[0], part
     if option not in known:
-        raise unknown(f"{SETTING} option", option, known)
+        raise unknown_name_error(f"{SETTING} option", option, known)
     return option, yaml.safe_load(value)
 
 
@@ -94,7 +94,7 @@ def _torchao_type(name: str) -> Any:
         raise UserError(f"{SETTING} 'torchao' needs the package torchao; install it: pip install torchao") from None
     kinds = {_plain(key): key for key in dir(quantization) if key.endswith("Config")}
     if _plain(name) not in kinds:
-        raise unknown(f"{SETTING} torchao", name, kinds.values())
+        raise unknown_name_error(f"{SETTING} torchao", name, kinds.values())
     return getattr(quantization, kinds[_plain(name)])
 
 

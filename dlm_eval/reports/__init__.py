@@ -1,4 +1,4 @@
-"""Leaderboards: tables made from result files (lm-eval's format, with or without our `dlm_eval` block)."""
+"""Reports: the tables of a run, leaderboards, sweeps and traces."""
 
 from __future__ import annotations
 

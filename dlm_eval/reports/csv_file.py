@@ -1,4 +1,4 @@
-"""CSV files that spreadsheets and programs both read safely, written whole or not at all."""
+"""CSV files that are safe for spreadsheets and programs, written atomically."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from dlm_eval.errors import UserError
 from dlm_eval.printable import CONTROL, valid_unicode
 from dlm_eval.redaction import redact_text
 
-# What a spreadsheet, or whatever cleans text before it, skips at the beginning of a cell: spaces of all kinds, quotes,
-# soft hyphens, joiners, fillers, byte order marks, variation selectors, tags.
+# Characters that spreadsheets and text cleaners skip at the beginning of a cell: spaces of all
+# kinds, quotes, soft hyphens, joiners, fillers, byte order marks, variation selectors, tags.
 SKIPPED = (
     r"\s\"'`\u2018-\u201f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3164"
     r"\ufe00-\ufe0f\ufeff\uff02\uff07\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff"
 )
-# A spreadsheet runs a cell that begins with one of these as a formula (full-width and small forms too). Where ";"
-# separates columns, a ";" inside a cell begins another one.
+# A spreadsheet runs a cell that begins with one of these as a formula (full-width and small forms
+# too). If ";" separates columns, a ";" inside a cell begins another cell.
 FORMULA = re.compile(rf"(^|;)([{SKIPPED}]*[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212])")
 
 
 def safe_text(text: str) -> str:
-    """Returns text from outside as one line that no spreadsheet takes for a formula.
+    """Returns text from outside as one line that no spreadsheet reads as a formula.
 
-    Control characters become spaces; an apostrophe goes before whatever would begin a formula. A leading apostrophe of
-    the text's own is doubled, so that whoever takes one leading apostrophe away has the text back.
+    Control characters become spaces. An apostrophe is inserted before characters that would begin a
+    formula. A leading apostrophe of the text is doubled, so that removing one restores the text.
     """
     line = CONTROL.sub(" ", text)
     safe = FORMULA.sub(r"\1'\2", line)
@@ -38,7 +38,9 @@ def safe_text(text: str) -> str:
 
 
 def cell(value: object, missing: str = "") -> str:
-    """Returns one value as a cell: floats with all digits that they need to be read back, text made safe."""
+    """Returns one value as a cell: floats with enough digits to be read back exactly, text made
+    safe.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return missing
     if isinstance(value, bool):
@@ -56,7 +58,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def write_files(texts: Mapping[Path, str]) -> None:
-    """Writes all files, without secrets, each one whole: readers see the old or the new text, and none changes if one cannot be written.
+    """Writes all files atomically and without secrets. If one cannot be written, none changes.
 
     Raises:
         UserError: a path cannot be written.
@@ -69,7 +71,8 @@ def write_files(texts: Mapping[Path, str]) -> None:
             if os.path.isdir(current):
                 raise IsADirectoryError(0, "is a directory")
             if os.path.exists(current) and not os.path.isfile(current):
-                raise OSError(0, "is no ordinary file")  # a device would be replaced by a file
+                # Os.replace would replace a device by a file.
+                raise OSError(0, "is no ordinary file")
             current.parent.mkdir(parents=True, exist_ok=True)
             _write_synced(temporary[current], text)
         for current in texts:
@@ -78,9 +81,7 @@ def write_files(texts: Mapping[Path, str]) -> None:
         raise UserError(f"output '{current}' cannot be written: {getattr(error, 'strerror', None) or error}") from error
     finally:
         for path in temporary.values():
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # most often it was never written, or is the finished file by now
+            with contextlib.suppress(OSError, ValueError):  # never written, or renamed
                 path.unlink()
 
 

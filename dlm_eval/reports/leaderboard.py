@@ -1,9 +1,10 @@
-"""Long and wide tables of all scores under some directories, and the `dlm-eval leaderboard` subcommand.
+"""Long and wide tables of all scores under some directories, and the `dlm-eval leaderboard`
+subcommand.
 
     result files -> one row per score (long) -> models by tasks, one headline metric each (wide)
 
-The DataFrames hold the names as they stand in the files; text is made safe for spreadsheets when it is written.
-docs/results.md defines every column.
+The DataFrames hold names as they are in the files. Text is made safe for spreadsheets when it is
+written. docs/results.md defines every column.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = tuple(field.name for field in fields(Row))
 WHO = ("model", "checkpoint", "revision")
-# What tells two scores of the same model and task apart, in the order in which a reader asks for it.
+# Columns that distinguish scores of the same model and task, in the order in which they are shown.
 DISTINGUISHING = (
     "shots", "n", "estimator", "strategy", "steps", "gen_length", "block_length", "dtype", "task_version", "device",
     "seed", "configuration", "scoring", "documents", "fingerprint", "date", "source",
@@ -43,8 +44,9 @@ _DTYPES = dict.fromkeys(_FLOATS, "float64") | dict.fromkeys(("n", "errors", "n_t
 def leaderboard(paths: Sequence[Path], keep_all: bool = False) -> pandas.DataFrame:
     """Returns the long table: one row per score of every `results_*.json` below the paths.
 
-    A file given by name is read whatever it is called. Files that cannot be read as results are named in a warning
-    and left out. Of runs with the same settings only the newest score of each task and metric stays.
+    A file that is given by path may have any name. Files that are not readable results are skipped
+    with a warning. Of runs with the same settings only the newest score of each task and metric
+    stays.
 
     Args:
         paths: result files, or directories to search for them.
@@ -65,10 +67,12 @@ def leaderboard(paths: Sequence[Path], keep_all: bool = False) -> pandas.DataFra
 
 
 def wide(long: pandas.DataFrame) -> pandas.DataFrame:
-    """Returns models by tasks: one column per task and headline metric, one row per model and setting.
+    """Returns models by tasks: one column per task and headline metric, one row per model and
+    setting.
 
-    Fractions are given in percent with two decimals. `setting` is empty unless the model has several scores for one
-    cell (then it names what tells them apart) or the score covers only part of the task's documents.
+    Fractions are in percent with two decimals. `setting` is empty unless the model has several
+    scores for one cell (it then names what distinguishes them), or the score covers only a part of
+    the task's documents.
     """
     import pandas
 
@@ -91,7 +95,8 @@ def wide(long: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def write(long: pandas.DataFrame, output: Path) -> Path:
-    """Writes the long table to `output` and the wide one beside it, both or neither; returns the wide one's path.
+    """Writes the long table to `output` and the wide one beside it, both or neither; returns the
+    latter's path.
 
     Raises:
         UserError: `output` does not end in .csv or cannot be written.
@@ -145,11 +150,12 @@ def _read_all(paths: Sequence[Path]) -> Iterator[ResultFile]:
         try:
             yield read_result_file(path, _source(path))
         except ValueError as reason:
-            log.warning("%s is left out: %s", repr(str(path)), reason)
+            log.warning("%s is skipped: %s", repr(str(path)), reason)
 
 
 def _find(paths: Sequence[Path]) -> list[Path]:
-    found: dict[Path, Path] = {}  # resolved -> as named, so that overlapping paths read no file twice
+    # Resolved -> as given, so that overlapping paths read no file twice.
+    found: dict[Path, Path] = {}
     for path in paths:
         if not os.path.exists(path):
             raise UserError(f"path '{path}' does not exist; give result files or directories that hold results_*.json")
@@ -162,7 +168,9 @@ def _find(paths: Sequence[Path]) -> list[Path]:
 
 
 def _source(path: Path) -> str:
-    """Returns the path from the working directory where it lies below, so that tables do not name the machine."""
+    """Returns the path, relative if it is below the working directory, so that tables name no
+    machine.
+    """
     try:
         return Path(os.path.abspath(path)).relative_to(Path.cwd()).as_posix()
     except ValueError:
@@ -170,9 +178,10 @@ def _source(path: Path) -> str:
 
 
 def _newest(files: Sequence[ResultFile]) -> list[Row]:
-    """Returns the newest score of each identical setting, task, metric and filter.
+    """Returns the newest score of each setting, task, metric and filter.
 
-    The numbers of documents and examples are asked for too: a trial on five documents never replaces a whole run.
+    The numbers of documents and examples count as settings: a trial on five documents never
+    replaces a whole run.
     """
     kept: dict[tuple[object, ...], Row] = {}
     for file in sorted(files, key=lambda file: (file.time, file.rows[0].source)):
@@ -193,7 +202,9 @@ def _column_name(record: dict[str, Any], several_filters: bool) -> str:
 
 
 def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns for each score of one column what tells it from the model's other scores there."""
+    """Returns for each score of one column what distinguishes it from the model's other scores
+    there.
+    """
     parts = [_always_said(record) for record in records]
     names = [tuple(_text(record[who]) for who in WHO) for record in records]
     for field in DISTINGUISHING:
@@ -209,7 +220,9 @@ def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _always_said(record: dict[str, Any]) -> list[str]:
-    """Returns what the wide table says of a score even if it is the only one: part of the task, outside the sandbox."""
+    """Returns the notes of a score that are always shown: a part of the task, or code outside the
+    sandbox.
+    """
     n, of = _text(record["n"]), _text(record["n_total"])
     part = [f"n={n}"] if n and of and n != of else []
     return [*part, *([_text(record["code"])] if _text(record["code"]) else [])]
@@ -218,7 +231,8 @@ def _always_said(record: dict[str, Any]) -> list[str]:
 def _rounded(values: Sequence[float], as_percent: bool) -> list[float]:
     """Returns a column's numbers as tables print them.
 
-    Fractions in percent and columns that reach 10 to two decimals, others (bits per byte) to four digits.
+    Fractions in percent, and columns that reach 10, have two decimals; others (bits per byte) four
+    digits.
     """
     if as_percent:
         return [round(100 * value, 2) + 0.0 for value in values]  # + 0.0: no "-0.00"
@@ -227,7 +241,7 @@ def _rounded(values: Sequence[float], as_percent: bool) -> list[float]:
 
 
 def _long_cells(long: pandas.DataFrame) -> Iterator[list[str]]:
-    # An absent number is an empty cell; a score that is not a number says so.
+    # A missing number is an empty cell; a score that is NaN is "nan".
     for record in long.to_dict("records"):
         yield [cell(_plain(value), "nan" if name == "value" else "") for name, value in record.items()]
 
@@ -252,7 +266,7 @@ def _plain(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     value = _plain(value)
-    if isinstance(value, float) and value.is_integer():  # counts come back from a CSV as 5.0
+    if isinstance(value, float) and value.is_integer():  # counts are read from a CSV as 5.0
         value = int(value)
     return "" if value is None or value != value else str(value)
 

@@ -1,4 +1,4 @@
-"""A recording of how one canvas was filled: every step, and every token with the text that it stands for.
+"""A recording of how one canvas was filled: every step, and the text of every token.
 
 Shape letters: L = positions of the canvas, n = open ones, K = positions written in a step.
 """
@@ -25,13 +25,13 @@ class Recording:
 
     Attributes:
         model: its name.
-        settings: how it decoded.
+        settings: decode settings.
         seed: of its random numbers.
-        start: [L] ids before the first step, the mask token where open. A block-causal model's last block is filled up by open positions,
-            so that L can be more than the canvas has.
+        start: [L] ids before the first step, the mask token if open. A block-causal model's last
+            block is completed by open positions, so L can exceed the length of the canvas.
         open: the open positions, ascending.
-        steps: what was written, in order.
-        filling: what came out.
+        steps: all steps, in order.
+        filling: the result.
         text: the text of `filling` up to its end-of-text token.
         pieces: id -> (text, whether it is a special token) of every id that occurs.
     """
@@ -47,7 +47,7 @@ class Recording:
     pieces: dict[int, tuple[str, bool]]
 
     def replaced(self) -> list[tuple[int, ...]]:
-        """Returns, for each step, the positions where it put another token in the place of one."""
+        """Returns, for each step, the positions where it replaced a token by another."""
         found, before, covered = [], self.start, set(self.open)
         for step in self.steps:
             found.append(tuple(p for p in step.written if p not in covered and step.tokens[p] != before[p]))
@@ -55,7 +55,7 @@ class Recording:
         return found
 
     def changed(self) -> list[tuple[int, ...]]:
-        """Returns, for each step, the positions where it put a token that was not there before."""
+        """Returns, for each step, the positions where it wrote a token that was not there before."""
         found, before = [], tuple(None if p in self.open else t for p, t in enumerate(self.start))
         for step in self.steps:
             now = tuple(None if is_open else t for t, is_open in zip(step.tokens, step.open, strict=True))
@@ -126,7 +126,8 @@ def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int 
     """Returns the recording of filling `canvas`.
 
     Raises:
-        UserError: several samples are asked for, or a canvas or settings that the model cannot use.
+        UserError: the settings ask for several samples, or the model cannot use the canvas or the
+            settings.
     """
     if settings.samples > 1:
         raise UserError(
@@ -163,9 +164,10 @@ def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int 
 
 
 def pieces(model: Denoiser, ids: Sequence[int]) -> dict[int, tuple[str, bool]]:
-    """Returns id -> (text as it stands in the middle of a text, whether it is a special token).
+    """Returns id -> (text in the middle of a text, whether it is a special token).
 
-    A token that is only a part of a character has no text of its own; it goes by the tokenizer's name for it.
+    A token that is only a part of a character has no text; it is shown by the tokenizer's name for
+    it.
     """
     known = {model.mask_id: "[MASK]", **dict.fromkeys(model.eos_ids, "[EOS]")}
     anchor = model.encode("a")[-1:]  # sentencepiece drops the space of a text's first token
@@ -186,7 +188,7 @@ def _before_end(tokens: Sequence[int], ends: Sequence[int]) -> Iterator[int]:
     for token in tokens:
         if token in ends:
             return
-        if token >= 0:  # a blank: left open because nothing visible could change any more
+        if token >= 0:  # negative: left open by an early exit
             yield token
 
 

@@ -1,8 +1,8 @@
-"""One result file of lm-eval, ours or plain, as rows of the long leaderboard table.
+"""One result file, of dlm_eval or of lm-eval alone, as rows of the long leaderboard table.
 
-Plain lm-eval files lack the `dlm_eval` block: their rows have no estimator, strategy, cost or fingerprint. Everything
-in a file is untrusted: a cell that is not of the expected type counts as missing, a file that is no result file at
-all is a ValueError with the reason.
+Files of lm-eval alone lack the `dlm_eval` block: their rows have no estimator, strategy, cost or
+fingerprint. Everything in a file is untrusted. A cell that does not have the expected type counts
+as missing. A file that is not a result file raises ValueError with the reason.
 """
 
 from __future__ import annotations
@@ -20,24 +20,29 @@ from typing import Any
 from dlm_eval.printable import valid_unicode
 from dlm_eval.sandbox import UNSANDBOXED
 
-# Metrics that are fractions wherever lm-eval or this package declares them in a task's metric_list. The declaration is
-# asked for as well, because Python-class tasks (squadv2) call percentages "f1" too and declare nothing.
+# Metrics that are fractions if a task's metric_list declares them. The declaration is required,
+# because Python-class tasks (squadv2) declare nothing and have an "f1" in percent.
 FRACTION = re.compile(
     r"acc(_norm|_bytes|_mutual_info)?|exact_match|em|alias_match|contains|((token|macro|micro)_)?f1|mcc|pearson|spearman"
     r"|pass(@|_at_)\d+"
 )
-MOST_BYTES = 64 << 20  # of a result file, which has no samples in it
-MOST_MEMBERS = 100_000  # tasks in all groups together
+MOST_BYTES = 64 << 20  # of a result file, which contains no samples
+MOST_MEMBERS = 100_000  # tasks of all groups
 MOST_SCORES = 20_000
 MOST_CHARACTERS = 500  # of a cell
-_CHECKPOINT_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")  # lm-eval's order for model_name
+# Lm-eval's order for model_name.
+_CHECKPOINT_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")
 _DEEPEST = 8  # objects within a metric
-_VOLATILE = ("batch_size", "batch_sizes", "device", "use_cache")  # config keys that do not change the answers
+# Config keys that do not change the answers.
+_VOLATILE = ("batch_size", "batch_sizes", "device", "use_cache")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One score: a task's metric under one filter in one run. The fields are the long table's columns, in order."""
+    """One score: a task's metric under one filter in one run.
+
+    The fields are the long table's columns, in order.
+    """
 
     model: str | None
     checkpoint: str | None
@@ -70,7 +75,7 @@ class Row:
     headline: bool  # the one metric of the task that the wide table shows
     logprob_kind: str | None = None  # what likelihoods are: exact, a bound, or a score
     configuration: str | None = None  # all that can change an answer but seeds
-    seed: str | None = None  # python, numpy, torch, few-shot; one number where they are the same
+    seed: str | None = None  # python, numpy, torch, few-shot; one number if equal
     scoring: str | None = None  # what makes a metric of an answer
     documents: str | None = None  # which were asked: "first N", or a digest of their numbers
     code: str | None = None  # "UNSANDBOXED" if the model's programs ran outside the sandbox
@@ -78,11 +83,11 @@ class Row:
 
 @dataclass(frozen=True)
 class ResultFile:
-    """The rows of one run, with what decides whether another run repeats it.
+    """The rows of one run, and the identity by which repeated runs are recognised.
 
     Attributes:
-        identity: per task, the fingerprint or a hash of all recorded settings where there is none.
-        time: start of the run in seconds since 1970; 0.0 when unknown.
+        identity: per task, the fingerprint, or a hash of all recorded settings if there is none.
+        time: start of the run in seconds since 1970; 0.0 if unknown.
         rows: in the order of the file's tasks, each task's headline first.
     """
 
@@ -95,7 +100,8 @@ def read_result_file(path: Path, source: str) -> ResultFile:
     """Returns the rows of one lm-eval result file.
 
     Raises:
-        ValueError: the file cannot be read, is not JSON, or is not a result file; the message tells which.
+        ValueError: the file cannot be read, is not JSON, or is not a result file; the message says
+            which.
     """
     try:
         return _rows_of(_load(path), valid_unicode(source))
@@ -107,7 +113,7 @@ def read_result_file(path: Path, source: str) -> ResultFile:
 
 def _load(path: Path) -> Any:
     if path.stat().st_size == 0:
-        raise ValueError("it is empty")  # or a file of the kernel's, whose reading may never end
+        raise ValueError("it is empty")  # or a kernel's file, which may have no end
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
     try:
@@ -117,7 +123,10 @@ def _load(path: Path) -> Any:
 
 
 def _valid(value: Any) -> Any:
-    """Returns JSON's data with every text in valid Unicode: JSON can hold half of a surrogate pair, which no file can."""
+    """Returns JSON's data with valid Unicode in every text.
+
+    JSON can contain half of a surrogate pair, which cannot be written to a file.
+    """
     if isinstance(value, str):
         return valid_unicode(value)
     if isinstance(value, dict):
@@ -137,7 +146,7 @@ def _rows_of(document: Any, source: str) -> ResultFile:
             if len(found) > MOST_SCORES:
                 raise ValueError(f"it holds more than {MOST_SCORES} scores")
     rows = tuple(row for _, row in found)
-    if not rows and "dlm_eval" not in document:  # a run of ours may have had nothing but errors
+    if not rows and "dlm_eval" not in document:  # in a run of dlm_eval all samples may have failed
         raise ValueError("it holds no scores")
     recorded = _Recorded(document)
     identity = {row.task: _named(row) or recorded.of(task) for task, row in dict(found).items()}
@@ -145,7 +154,7 @@ def _rows_of(document: Any, source: str) -> ResultFile:
 
 
 def _short(cells: dict[str, Any]) -> dict[str, Any]:
-    """Returns cells of a length that a table can show; what is cut is told apart by a hash."""
+    """Returns cells cut to a length that a table can show, with a hash of the whole text if cut."""
 
     def short(name: str, value: Any) -> Any:
         if not isinstance(value, str) or len(value) <= MOST_CHARACTERS or name == "source":
@@ -156,7 +165,7 @@ def _short(cells: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(row: Row) -> str | None:
-    """Returns what names a score: how it was answered, under which seeds, how it was scored and on which documents."""
+    """Returns the identity of a score: fingerprint, scoring and documents."""
     parts = (row.fingerprint, row.scoring, row.documents)
     return " ".join(str(part) for part in parts) if row.fingerprint else None
 
@@ -200,7 +209,9 @@ def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
 
 
 def _ordered_metrics(document: dict[str, Any], task: str) -> list[tuple[str, str]]:
-    """Returns (metric, filter) of every score, by the task's metric_list and filter_list, then as they stand."""
+    """Returns (metric, filter) of every score, in the order of the task's metric_list and
+    filter_list, then of the file.
+    """
     config = _dict(document, "configs", task)
     metrics, filters = (
         _places(_names(config, *where)) for where in (("metric_list", "metric"), ("filter_list", "name"))
@@ -209,7 +220,7 @@ def _ordered_metrics(document: dict[str, Any], task: str) -> list[tuple[str, str
 
 
 def _values(document: dict[str, Any], task: str) -> dict[tuple[str, str], float]:
-    """Returns (metric, filter) -> value of every score; a metric that is an object is a metric for each of its keys."""
+    """Returns (metric, filter) -> value of every score. An object is one metric per key."""
     found: dict[tuple[str, str], float] = {}
 
     def add(metric: str, pipeline: str, value: Any, depth: int = 0) -> None:
@@ -221,19 +232,22 @@ def _values(document: dict[str, Any], task: str) -> dict[tuple[str, str], float]
 
     for key, value in _dict(document, "results", task).items():
         metric, comma, pipeline = str(key).partition(",")
-        # Keys without a comma describe the task (alias, sample_len); "bypass" is lm-eval's mark for "not scored".
+        # Keys without a comma describe the task (alias, sample_len). "bypass" means "not scored" in
+        # lm-eval.
         if comma and not metric.endswith("_stderr") and metric != "bypass":
             add(metric, pipeline, value)
     return found
 
 
 def _metric_place(metrics: dict[str, int], metric: str) -> int:
-    """Returns the place of a metric, or of the one that it is a part of, in the task's list."""
+    """Returns the index of a metric, or of its parent metric, in the task's list."""
     return min(_place(metrics, metric), _place(metrics, metric.partition(".")[0]))
 
 
 def _size_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
-    """Returns how many documents and examples stand behind a score; a group's are the sums of its tasks."""
+    """Returns the numbers of documents and examples of a score; a group's are the sums of its
+    tasks.
+    """
     counts, scores = _dict(document, "n-samples"), _dict(document, "results", task)
     leaves = _leaves(document, task)
     scored = _total([_count(_dict(counts, leaf).get("effective")) for leaf in leaves])
@@ -246,7 +260,7 @@ def _size_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
 
 
 def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
-    """Returns how the task was answered and what it cost; empty for plain lm-eval files."""
+    """Returns how the task was answered and its cost; empty for files of lm-eval alone."""
     block = _dict(document, "dlm_eval")
     how = _dict(block, "tasks", task)
     costs = [_dict(block, "cost", leaf) for leaf in _leaves(document, task)]
@@ -271,7 +285,7 @@ def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
 
 
 def _digest(document: dict[str, Any], task: str, name: str) -> str | None:
-    """Returns a digest of a task; of a group, one over its tasks'."""
+    """Returns a digest of a task, or of a group's tasks."""
     leaves = _leaves(document, task)
     found = [_first(_dict(document, "dlm_eval", "tasks", leaf).get(name)) for leaf in leaves]
     if any(value is None for value in found):
@@ -282,7 +296,7 @@ def _digest(document: dict[str, Any], task: str, name: str) -> str | None:
 
 
 def _seeds(seeds: dict[str, Any]) -> str | None:
-    """Returns the seeds of a run as one cell: the first, and the others where they are not lm-eval's own or the same."""
+    """Returns the seeds of a run as one cell: one number if all are equal, else all four."""
     values = [seeds.get(name) for name in ("python", "numpy", "torch", "fewshot")]
     if not seeds:
         return None
@@ -291,7 +305,9 @@ def _seeds(seeds: dict[str, Any]) -> str | None:
 
 
 def outside(document: dict[str, Any], task: str) -> bool:
-    """Returns whether programs of a task, or of one in a group, ran outside the sandbox (harness/code_tasks.py writes it)."""
+    """Returns whether programs of a task, or of a group's task, ran outside the sandbox
+    (harness/code_tasks.py).
+    """
     said = _dict(document, "dlm_eval", "environment", "sandbox")
     lists = [said.get(leaf) for leaf in _leaves(document, task)]
     return any(isinstance(each, list) and UNSANDBOXED in each for each in lists)
@@ -302,15 +318,18 @@ def _unit(value: float) -> str | None:
 
 
 def _leaves(document: dict[str, Any], task: str) -> list[str]:
-    """Returns the tasks below a group, or the task itself; `document` has its groups flat (`_flat_groups`)."""
+    """Returns the tasks of a group, or the task itself.
+
+    The groups of `document` are flat (`_flat_groups`).
+    """
     return _dict(document, "group_subtasks").get(task) or [task]
 
 
 def _flat_groups(document: dict[str, Any]) -> dict[str, list[str]]:
-    """Returns the tasks below each group of the results, whatever groups lie between.
+    """Returns the tasks of each group of the results, those of nested groups included.
 
     Raises:
-        ValueError: there are more than any run has.
+        ValueError: there are more than `MOST_MEMBERS`.
     """
     below = _dict(document, "group_subtasks")
     flat: dict[str, list[str]] = {}
@@ -335,7 +354,9 @@ def _flat_groups(document: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _named_checkpoint(document: dict[str, Any]) -> object:
-    """Returns lm-eval's model_name where it comes from model_args; without them lm-eval makes up eight letters."""
+    """Returns lm-eval's model_name if it comes from model_args; otherwise it is eight random
+    letters.
+    """
     arguments = _dict(document, "config").get("model_args")
     if isinstance(arguments, dict):
         return next((arguments[key] for key in _CHECKPOINT_ARGS if key in arguments), None)
@@ -344,7 +365,7 @@ def _named_checkpoint(document: dict[str, Any]) -> object:
 
 
 class _Recorded:
-    """Hashes of the settings that a plain lm-eval file records, for the run and for each of its tasks; every part is read once."""
+    """Hashes of the settings in a file of lm-eval alone, for the run and each of its tasks."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document
@@ -352,7 +373,7 @@ class _Recorded:
         self._run = ""
 
     def of(self, task: str) -> str:
-        """Returns a hash of all that is recorded for a task, or for those of a group."""
+        """Returns a hash of all recorded settings of a task, or of a group's tasks."""
         if not self._run:
             config = {k: v for k, v in _dict(self._document, "config").items() if k not in _VOLATILE}
             named = [self._document.get(name) for name in ("model_source", "lm_eval_version", "chat_template_sha")]
@@ -383,7 +404,7 @@ def _utc(time: float) -> str | None:
 
 
 def _dict(outer: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """Returns the nested object, or an empty one where the file has anything else."""
+    """Returns the nested object, or an empty one if the file has something else."""
     inner: Any = outer
     for key in keys:
         inner = inner.get(key) if isinstance(inner, dict) else None
@@ -404,7 +425,7 @@ def _place(places: dict[str, int], name: str) -> int:
 
 
 def _first(*values: object) -> str | None:
-    """Returns the first value that says something, as text."""
+    """Returns the first value that is a number or a non-empty text, as text."""
     scalars = (value for value in values if isinstance(value, (str, int, float)) and not isinstance(value, bool))
     return next((str(value) for value in scalars if value != ""), None)
 

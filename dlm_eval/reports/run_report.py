@@ -1,4 +1,6 @@
-"""What a run prints at its end: every metric with its errors and costs, why samples failed, where the files are."""
+"""The report at the end of a run: metrics with errors and costs, why samples failed, and where
+files are.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from dlm_eval.printable import counted
 from dlm_eval.reports.leaderboard import leaderboard, write
 from dlm_eval.reports.result_file import outside
 from dlm_eval.sandbox import UNSANDBOXED
-from dlm_eval.signals import drop_output
+from dlm_eval.signals import discard_output
 
 if TYPE_CHECKING:
     from dlm_eval.harness.run import Finished
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
 HEADERS = (
     "task", "metric", "value", "stderr", "MC stderr", "log-probs", "n", "shots", "errors", "forwards/sample", "tokens/s",
 )  # fmt: skip
-# What Markdown reads as the end of a cell, code, HTML, a link or emphasis; a name has none of these as a rule.
+# Characters with a meaning in Markdown (end of a cell, code, HTML, link, emphasis); names rarely
+# have any.
 MARKDOWN = re.compile(r"[\\|`<>\[\]*~&]")
-NORMALISED = {"acc_norm": "character", "acc_bytes": "byte"}  # what lm-eval divides a choice's log-likelihood by
+# Lm-eval's unit of normalised log-likelihoods.
+NORMALISED = {"acc_norm": "character", "acc_bytes": "byte"}
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -40,7 +44,7 @@ def render(results: Mapping[str, Any]) -> str:
 
 
 def _has_row(name: str, results: Mapping[str, Any]) -> bool:
-    """Returns whether there is something to say about a name: a group that sums up nothing has only its tasks' rows."""
+    """Returns whether a name has a row; a group without aggregates has only its tasks' rows."""
     return bool(
         metrics_of(results["results"][name]) or _unmet(name, results) or name not in results.get("group_subtasks", {})
     )
@@ -89,7 +93,7 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _part(results: Mapping[str, Any], name: str, metric: str) -> str:
-    """Returns the estimator's part of a metric's error; "-" where it has one that is not known."""
+    """Returns the estimator's part of a metric's error; "-" if it is unknown."""
     parts = results.get("dlm_eval", {}).get("estimator_stderr", {}).get(name, {})
     if metric in parts and parts[metric] is None:
         return "-"
@@ -97,20 +101,24 @@ def _part(results: Mapping[str, Any], name: str, metric: str) -> str:
 
 
 def _interval(results: Mapping[str, Any], kind: str, name: str, metric: str) -> str:
-    """Returns the 95 % interval of a perplexity as it is printed; nothing of other metrics."""
+    """Returns the 95 % interval of a perplexity as text; "" for other metrics."""
     ends = error_of(results, kind, name, metric)
     return f"{_number(ends[0])} to {_number(ends[1])}" if ends else ""
 
 
 def _number(value: Any) -> str:
-    """Returns a number as it is printed; what is none (a text, a list) shortened, so that no metric is blank."""
+    """Returns a number as text; other values (a text, a list) shortened, so that no metric is
+    blank.
+    """
     if isinstance(value, (int, float)):
         return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
     return "" if value is None else textwrap.shorten(str(value), 24, placeholder="...")
 
 
 def report(finished: Finished, output_path: str | None, show_config: bool) -> tuple[list[str], list[str]]:
-    """Updates the board; returns what to print, and what is missing of all that the run should have left behind."""
+    """Updates the leaderboard; returns the lines to print, and the parts of the run's output that
+    are missing.
+    """
     results, lines, missing = finished.results, [], list(finished.missing)
     if show_config:
         lines.append(json.dumps(json_value({k: v for k, v in results.items() if k != "samples"}), indent=2))
@@ -118,7 +126,7 @@ def report(finished: Finished, output_path: str | None, show_config: bool) -> tu
     took = f"{total['wall_seconds']:.1f} s, fingerprint {results['dlm_eval']['fingerprint'][:12]}"
     try:
         lines += [render(results), ""]
-    except (ValueError, TypeError, OverflowError) as error:  # of numbers that a task made up
+    except (ValueError, TypeError, OverflowError) as error:  # a task can return any value
         missing.append(f"the table ({type(error).__name__}: {error})")
     lines.append(took)
     if finished.errors:
@@ -148,18 +156,18 @@ def say(lines: list[str]) -> None:
     """Prints a finished run's table.
 
     Raises:
-        RunError: it could not be written, otherwise than because its reader has gone.
+        RunError: it could not be written. A closed pipe is no error.
     """
     try:
         print("\n".join(lines), flush=True)
     except OSError as error:
-        drop_output()
+        discard_output()
         if not isinstance(error, BrokenPipeError):
             raise RunError(f"the table could not be printed ({error.strerror}); the results are saved") from error
 
 
 def _reasons(results: dict[str, Any], most: int = 3) -> str:
-    """Returns the commonest reasons of the samples that erred, a line each."""
+    """Returns the most frequent reasons of failed samples, one per line."""
     counts = Counter(one_line(reason) for reason in failed_samples(results).values())
     lines = [f"  {count:5} {reason}" for reason, count in counts.most_common(most)]
     return "\n".join([*lines, *(["        others: see the samples files"] if len(counts) > most else [])])

@@ -1,6 +1,8 @@
-"""A sweep: the grid of decode settings, what came of each point, and how quality and speed go together.
+"""A sweep: the grid of decode settings, the score and speed of each point, curves and the Pareto
+front.
 
-words of --decode -> grid -> (runs) -> points -> mean over templates -> Pareto front, AUP -> CSV, plot
+words of --decode -> grid -> (runs) -> points -> mean over templates -> Pareto front, AUP -> CSV,
+plot
 
 The plans and runs are in cli/sweep.py.
 """
@@ -22,34 +24,35 @@ from dlm_eval.redaction import redact_text
 from dlm_eval.reports.csv_file import cell, csv_text
 from dlm_eval.settings import split_commas
 
-# Settings that trade quality for speed: along them one walks on a curve. All others tell curves apart.
+# Settings that trade quality for speed. They vary along a curve; all others distinguish curves.
 SPEED = ("steps", "steps_per_block", "threshold", "factor", "entropy_bound", "editing_threshold", "num_to_transfer")
 AUP_ALPHA = 3.0
-AUP_DROP = 5.0  # percent points below the slowest point of a curve, under which a point does not count
+AUP_DROP = 5.0  # points more than this below the slowest point (percent) do not count
 BASELINE = "one token per step"
 PANEL = (6.4, 4.8)  # inches
 ACROSS = 3
-# Okabe and Ito's colours, which colour-blind readers tell apart; black and grey are the front's and the baseline's.
+# Okabe and Ito's colours, which are safe for colour-blind readers. The front is black, the baseline
+# grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vPX"
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one combination of settings reached on one task.
+    """The result of one combination of settings on one task.
 
     Attributes:
-        task: the question that was asked: a task, or all templates of one.
-        template: the task that worded it, where there are several; '' for their mean.
+        task: a task, or the question that several templates word.
+        template: the task that words it, if there are several; '' for their mean.
         decode: the settings of the grid.
         baseline: whether it is the one-token-per-step baseline.
-        metric, metric_filter: what `value` is.
-        value: the score, None where nothing could be scored.
-        stderr: its standard error (of a mean over templates: an upper bound, the templates' mean).
+        metric, metric_filter: metric and filter of `value`.
+        value: the score; None if no sample could be scored.
+        stderr: its standard error (for a mean over templates: the mean of theirs, an upper bound).
         low, high: worst and best template of a mean.
-        templates: how many wordings `value` is the mean of.
-        samples, errors: documents asked, documents that erred.
-        forwards, tokens, seconds: model calls, visible tokens written and model seconds of all of them.
+        templates: number of templates that `value` is the mean of.
+        samples, errors: number of documents, and of failed ones.
+        forwards, tokens, seconds: model calls, visible tokens and model seconds of all samples.
         better: whether higher values are better.
         results: name of the results file.
     """
@@ -75,22 +78,22 @@ class Point:
 
     @property
     def tokens_per_forward(self) -> float | None:
-        """Parallelism rho: visible tokens for each of the sample's own model calls."""
+        """Parallelism rho: visible tokens per model call of the sample."""
         return self.tokens / self.forwards if self.forwards and self.tokens else None
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Visible tokens for each second of model time."""
+        """Visible tokens per second of model time."""
         return self.tokens / self.seconds if self.seconds > 0 else None
 
     @property
     def curve(self) -> str:
-        """The settings that are the same all along the curve that this point lies on."""
+        """The settings that all points of its curve share."""
         return BASELINE if self.baseline else ", ".join(f"{k}={v}" for k, v in self.decode.items() if k not in SPEED)
 
     @property
     def pace(self) -> str:
-        """The settings that tell it from others of its curve."""
+        """The settings that distinguish it from other points of its curve."""
         return ", ".join(f"{k}={v}" for k, v in self.decode.items() if k in SPEED)
 
 
@@ -98,10 +101,11 @@ def grid(groups: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     """Returns all combinations of settings, group after group, none twice.
 
     Args:
-        groups: the words of each --decode: "steps=8,16" (a comma separates alternatives, but not within brackets).
+        groups: the words of each --decode: "steps=8,16" (a comma separates alternatives, but not
+            within brackets).
 
     Raises:
-        UserError: a word that is not key=value[,value...], or a key that a group has twice.
+        UserError: a word is not key=value[,value...], or a group has a key twice.
     """
     points: list[dict[str, str]] = []
     for words in groups:
@@ -156,7 +160,7 @@ def mean_of_templates(points: Sequence[Point]) -> Point:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Returns [n] bool, true where no other point is at least as fast and as good, and one of the two more.
+    """Returns [n] bool, true at points that no other point dominates.
 
     Args:
         points: [n] (tokens per forward, quality), higher is better in both.
@@ -165,17 +169,20 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def aup(points: Iterable[tuple[float, float]], y_max: float) -> float:
-    """Returns accuracy under parallelism (arXiv 2601.07568): the area under accuracy against tokens per forward, accuracy lost weighed down.
+    """Returns AUP, accuracy under parallelism (arXiv 2601.07568).
 
-    AUP = rho_1 y_1 + 1/2 sum_i (rho_i - rho_{i-1}) (y_i W(y_i) + y_{i-1} W(y_{i-1})), W(y) = min(exp(-3 (1 - y / y_max)), 1), over the
-    points by ascending rho, less those more than 5 points below y_1. Of several points at one rho the best counts.
+    AUP is the area under accuracy against tokens per forward, with low accuracies weighted down:
+
+    AUP = rho_1 y_1 + 1/2 sum_i (rho_i - rho_{i-1}) (y_i W(y_i) + y_{i-1} W(y_{i-1})), W(y) =
+    min(exp(-3 (1 - y / y_max)), 1), over the points by ascending rho, without those more than 5
+    percent points below y_1. Of several points at one rho the best counts.
 
     Args:
         points: (tokens per forward rho, accuracy y in percent).
         y_max: best accuracy known on the task, in percent.
 
     Raises:
-        UserError: y_max is not above 0 where some accuracy is.
+        UserError: y_max is not above 0, although some accuracy is.
     """
     best: dict[float, float] = {}
     for rho, y in points:
@@ -195,7 +202,9 @@ def aup(points: Iterable[tuple[float, float]], y_max: float) -> float:
 
 @dataclass(frozen=True)
 class Curve:
-    """A task's points that differ in speed alone, with their AUP (None where the metric is not an accuracy)."""
+    """A task's points that differ only in speed settings, with their AUP (None if the metric is not
+    an accuracy).
+    """
 
     task: str
     name: str
@@ -206,7 +215,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Everything that a sweep found.
+    """All results of a sweep.
 
     Attributes:
         model: its name.
@@ -223,7 +232,7 @@ class Sweep:
         return list(dict.fromkeys(p.task for p in self.points))
 
     def of(self, task: str) -> list[Point]:
-        """Returns a task's points; the means where it has several templates."""
+        """Returns a task's points, or their means if it has several templates."""
         own = [p for p in self.points if p.task == task]
         groups: dict[tuple[bool, tuple[tuple[str, str], ...]], list[Point]] = {}
         for point in own:
@@ -253,7 +262,7 @@ class Sweep:
         return curves
 
     def csv(self) -> str:
-        """Returns one row for each point (and each mean over templates) as CSV text."""
+        """Returns one row per point (and per mean over templates) as CSV text."""
         keys = list(dict.fromkeys(key for p in self.points if not p.baseline for key in p.decode))
         columns = [
             *("model", "task", "template", "role", "curve"), *(f"decode.{key}" for key in keys),
@@ -276,7 +285,7 @@ class Sweep:
         return [cell(value) for value in values]
 
     def aup_csv(self) -> str:
-        """Returns task, curve, points, AUP and the y_max that it was taken against, as CSV text."""
+        """Returns task, curve, points, AUP and its y_max, as CSV text."""
         source = "given" if self.y_max is not None else "best of this sweep"
         curves = [curve for task in self.tasks() for curve in self.curves(task)]
         rows = [
@@ -293,9 +302,9 @@ class Sweep:
 
 
 def draw(sweep: Sweep, path: Path) -> None:
-    """Writes the plot as an image of the kind that the name of `path` says, whole or not at all.
+    """Writes the plot atomically, in the format of the suffix of `path`.
 
-    Bars are the standard error; with several templates they reach from the worst template to the best.
+    Bars are standard errors; with several templates they reach from the worst template to the best.
 
     Raises:
         UserError: the file cannot be written.
@@ -355,7 +364,7 @@ def _curve(panel: Any, curve: Curve, colour: str, marker: str) -> None:
     look = {"color": colour, "marker": marker, "markersize": 6, "linewidth": 1.5, "elinewidth": 1, "capsize": 2}
     _, caps, bars = panel.errorbar(rho, values, yerr=_bars(curve.points), label=label, **look)
     for part in (*caps, *bars):
-        part.set_alpha(0.45)  # bars of several curves lie on each other
+        part.set_alpha(0.45)  # bars of several curves overlap
     for point in curve.points:
         note = point.pace if several else point.pace.partition("=")[2]
         place = (point.tokens_per_forward, point.value)
@@ -363,7 +372,7 @@ def _curve(panel: Any, curve: Curve, colour: str, marker: str) -> None:
 
 
 def _bars(points: Any) -> list[list[float]]:
-    """Returns [2, n]: how far the bars reach below and above each value."""
+    """Returns [2, n]: the lengths of the bars below and above each value."""
     below, above = [], []
     for point in points:
         value, error = point.value, point.stderr or 0.0
@@ -400,4 +409,5 @@ def _legend(panel: Any, sweep: Sweep, task: str) -> None:
 
 
 def _label(text: str) -> str:
-    return printable(redact_text(text)).replace("$", r"\$")  # matplotlib would read mathematics between two of them
+    # Matplotlib reads text between two of them as mathematics.
+    return printable(redact_text(text)).replace("$", r"\$")

@@ -1,4 +1,6 @@
-"""A recording as lines for a terminal: the hole after every step, what was written in it and how sure the model was."""
+"""A recording as lines for a terminal: the hole after every step, the tokens written, and their
+confidence.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ def lines(recording: Recording, colour: bool) -> Iterator[str]:
 
     Args:
         recording: what to show.
-        colour: ANSI colours by confidence; without them, what a step wrote stands in ‹ ›.
+        colour: ANSI colours by confidence; without them, new tokens are in ‹ ›.
     """
     paint: Paint = (lambda text, code: f"\x1b[{code}m{text}\x1b[0m") if colour else (lambda text, code: text)
     filling, settings = recording.filling, recording.settings
@@ -43,7 +45,7 @@ def lines(recording: Recording, colour: bool) -> Iterator[str]:
 
 
 def _given(recording: Recording) -> str:
-    """Returns the text around the hole, the hole as …"""
+    """Returns the text around the hole, with … as the hole."""
     holes, shown = set(recording.open), ""
     for position, token in enumerate(recording.start):
         shown += ("" if shown.endswith("…") else "…") if position in holes else _piece(recording, token)

@@ -1,4 +1,7 @@
-"""A recording as one self-contained web page: no network, no inline handlers, and a policy that forbids every script but its own."""
+"""A recording as one self-contained web page, without network access or inline handlers.
+
+Its content security policy forbids all other scripts.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from dlm_eval.printable import printable, printable_lines
 from dlm_eval.reports.recording import Recording
 
 HERE = Path(__file__).parent
-# Characters that could end a script element or, in old browsers, a JavaScript line.
+# Characters that can end a script element or, in old browsers, a JavaScript line.
 UNSAFE = re.compile("[<>&\u2028\u2029]")
 
 
@@ -30,12 +33,12 @@ def page(recording: Recording) -> str:
         "data": safe_json(recording.plain()),
     }
     template = (HERE / "trace.html").read_text(encoding="utf-8")
-    # One pass: what is put in is not looked through for placeholders again.
+    # One pass, so that inserted text is not searched for placeholders.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
 
 
 def safe_json(data: Any) -> str:
-    """Returns JSON that can stand inside a script element whatever texts it holds."""
+    """Returns JSON that is safe inside a script element."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 

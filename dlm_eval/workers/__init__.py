@@ -1,8 +1,11 @@
-"""Where jobs run: in this process, in one worker process per device, or in Ray actors. Same interface, same answers.
+"""Pools run jobs: in this process, in one worker process per device, or in Ray actors.
 
-InProcess          one model here: no overhead, nothing to start
-Workers            one worker per device (`workers`); local processes (`local`) or Ray actors (`ray_actors`) behind one protocol (`messages`)
-Remembered         no model at all: what the journal does not hold is an error of its sample (--score_only)
+All have the same interface and give the same answers.
+
+InProcess      one model in this process
+Workers        one worker per device (`driver`): local processes (`local`) or Ray actors
+               (`ray_actors`) with one protocol (`messages`)
+JournalOnly    no model: a job that the journal does not hold is a sample error (--score_only)
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from dlm_eval.budget import Learned
+from dlm_eval.budget import DeviceProfile
 from dlm_eval.engine import Cost, Engine
 from dlm_eval.jobs import Answer, Done, Job, Keep, keep_none, run_jobs
 from dlm_eval.models.denoiser import device_of
@@ -23,23 +26,29 @@ class Pool(Protocol):
     """Answers jobs on some devices."""
 
     def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
-        """Answers `jobs` in any order; calls `done(index, answer)` once for each, and before that perhaps `keep(index, checkpoint)` several times."""
+        """Answers `jobs` in any order.
+
+        Args:
+            jobs: what to answer.
+            done: called as done(index, answer), once for each job.
+            keep: called as keep(index, checkpoint), any number of times before that.
+        """
         ...
 
     def cost(self) -> Cost:
-        """Returns what the devices did so far."""
+        """Returns the cost on all devices so far."""
         ...
 
     def devices(self) -> list[dict[str, Any]]:
-        """Returns per device: its name, what it did, its peak memory."""
+        """Returns the name, cost and peak memory of each device."""
         ...
 
     def busy(self) -> list[float]:
-        """Returns per device the seconds in which it has run the model so far."""
+        """Returns the seconds that each device has run the model so far."""
         ...
 
-    def learned(self) -> Learned:
-        """Returns what the next run on these devices should know."""
+    def profile(self) -> DeviceProfile:
+        """Returns the measurements that the next run on these devices starts with."""
         ...
 
     def close(self) -> None:
@@ -66,16 +75,16 @@ class InProcess:
     def busy(self) -> list[float]:
         return [self.engine.cost.seconds]
 
-    def learned(self) -> Learned:
+    def profile(self) -> DeviceProfile:
         now = self.engine.batch_tokens
-        return Learned(now if now < self._budget else None, self.engine.footprint)
+        return DeviceProfile(now if now < self._budget else None, self.engine.footprint)
 
     def close(self) -> None:
         pass
 
 
-class Remembered:
-    """Answers nothing: every job that reaches it was not in the journal."""
+class JournalOnly:
+    """Answers every job with an error, since a job that the journal holds never reaches a pool."""
 
     def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
         for index in range(len(jobs)):
@@ -90,8 +99,8 @@ class Remembered:
     def busy(self) -> list[float]:
         return []
 
-    def learned(self) -> Learned:
-        return Learned()
+    def profile(self) -> DeviceProfile:
+        return DeviceProfile()
 
     def close(self) -> None:
         pass

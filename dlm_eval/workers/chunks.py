@@ -1,4 +1,4 @@
-"""How work is cut: chunks of jobs, longest canvases first, smaller towards the end, so that all workers end together."""
+"""Chunks of jobs for workers: longest canvases first, and smaller chunks towards the end."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from dlm_eval.jobs import FillJob, Job, longest_first
 
-MOST = 256  # jobs in a chunk: what a dying worker can lose
-SHARE = 6  # chunks per worker that the remaining work is thought to make
+MOST = 256  # maximum number of jobs in a chunk, which a crashed worker can lose
+SHARE = 6  # a chunk is the remaining work divided by this number times the workers
 
 
 def weight(job: Job) -> int:
@@ -19,14 +19,15 @@ def weight(job: Job) -> int:
 
 
 class Chunks:
-    """The work that nobody has yet, by number.
+    """The jobs, by number, that no worker has yet.
 
-    Jobs that were lost with their worker are *suspects*: one of them may have killed it. They are given out apart from other work, and in halves each
-    time a worker dies of them, until the culprit stands alone.
+    Jobs whose worker crashed are *quarantined*, since one of them may have caused the crash. They
+    run apart from other jobs. Each time a worker crashes on them they are halved, until the job at
+    fault runs alone.
 
     Args:
         jobs: all jobs of a run.
-        workers: how many will share them.
+        workers: number of workers.
     """
 
     def __init__(self, jobs: Sequence[Job], workers: int) -> None:
@@ -35,19 +36,22 @@ class Chunks:
         self._order = deque(longest_first(jobs))
         self._left = sum(self._weight)
         self._workers = workers
-        self._suspects: deque[list[int]] = deque()
+        self._quarantined: deque[list[int]] = deque()
         self._deaths_alone: dict[int, int] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._order or self._suspects)
+        return bool(self._order or self._quarantined)
 
     @property
-    def suspects(self) -> bool:
-        """Whether there is work that must be done apart."""
-        return bool(self._suspects)
+    def quarantined(self) -> bool:
+        """Whether there are quarantined jobs."""
+        return bool(self._quarantined)
 
     def next(self) -> list[int]:
-        """Returns the next chunk of ordinary work ([] where there is none). Canvases of one question and length stay together: they may share rows."""
+        """Returns the next chunk of ordinary jobs, or [].
+
+        Canvases of one question and length stay together, since they may share rows.
+        """
         target = self._left / (self._workers * SHARE)
         chunk: list[int] = []
         taken = 0
@@ -61,19 +65,23 @@ class Chunks:
         self._left -= taken
         return chunk
 
-    def next_suspects(self) -> list[int]:
-        """Returns a group of suspects, to be done apart."""
-        return self._suspects.popleft()
+    def next_quarantined(self) -> list[int]:
+        """Returns a group of quarantined jobs."""
+        return self._quarantined.popleft()
 
     def lost(self, numbers: Sequence[int], apart: bool) -> list[int]:
-        """Takes back what a dead worker held; returns the jobs that have killed three workers all alone, which are not tried again."""
+        """Takes back the jobs of a crashed worker.
+
+        Returns:
+            The jobs that have crashed three workers while running alone. They are not tried again.
+        """
         if len(numbers) != 1 or not apart:
             half = (len(numbers) + 1) // 2 if apart else len(numbers)
-            self._suspects.extend(list(part) for part in (numbers[:half], numbers[half:]) if part)
+            self._quarantined.extend(list(part) for part in (numbers[:half], numbers[half:]) if part)
             return []
         (number,) = numbers
         self._deaths_alone[number] = self._deaths_alone.get(number, 0) + 1
         if self._deaths_alone[number] >= 3:
             return [number]
-        self._suspects.append([number])
+        self._quarantined.append([number])
         return []

@@ -1,4 +1,4 @@
-"""`--devices`: which workers there are, and what each of them sees."""
+"""`--devices`: the workers of a run and the devices that each of them sees."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ALLOWED = (
 
 @dataclass(frozen=True)
 class Device:
-    """Where one worker runs.
+    """The device of one worker.
 
     Attributes:
-        label: for messages.
-        options: model_args that put a model there.
-        environment: variables of its process.
-        gpus: how many it uses.
+        label: its name in messages.
+        options: model_args that place a model on it.
+        environment: environment variables of the worker.
+        gpus: number of GPUs.
     """
 
     label: str
@@ -37,10 +37,10 @@ def parse_devices(text: str, gpu_count: int | None = None) -> list[Device]:
 
     Args:
         text: see `ALLOWED`.
-        gpu_count: GPUs that there are (default: of this machine).
+        gpu_count: number of GPUs (default: those of this machine).
 
     Raises:
-        UserError: another text, or a GPU that is not there.
+        UserError: the text is not allowed, or it names a GPU that does not exist.
     """
     word = text.strip().lower()
     count = _count() if gpu_count is None else gpu_count
@@ -64,8 +64,32 @@ def parse_devices(text: str, gpu_count: int | None = None) -> list[Device]:
     return [_gpu(group) for group in groups]
 
 
+def worker_devices(devices: str | None, engine: str, ray_address: str | None = None) -> list[Device]:
+    """Returns the devices of worker processes, or [] if the run needs none.
+
+    A run on one local device needs none. A model that spans several GPUs gets a process that sees
+    only these.
+
+    Raises:
+        UserError: a device does not exist.
+    """
+    if engine == "ray":
+        from dlm_eval.workers.ray_actors import gpus_of_cluster
+
+        return parse_devices(devices or "auto", gpus_of_cluster(ray_address))
+    found = parse_devices(devices) if devices else []
+    return found if len(found) > 1 or any(device.gpus > 1 for device in found) else []
+
+
+def single_device(devices: str | None) -> Mapping[str, Any]:
+    """Returns the model options of the one device that `devices` names."""
+    (device,) = parse_devices(devices) if devices else [Device("", {})]
+    first = device.environment.get("CUDA_VISIBLE_DEVICES")
+    return {"device": device.label} if first else device.options
+
+
 def _cpus(count: int) -> list[Device]:
-    """Returns workers that share the processor's cores evenly."""
+    """Returns CPU devices that share the cores evenly."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // count))
     environment = {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
@@ -73,7 +97,9 @@ def _cpus(count: int) -> list[Device]:
 
 
 def _gpu(numbers: list[int]) -> Device:
-    """Returns a worker that sees these GPUs and no other, so that it takes no memory from its neighbours."""
+    """Returns the device of a worker that sees only these GPUs, so that it takes no memory on
+    others.
+    """
     visible = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v]
     names = ",".join(visible[n] if n < len(visible) else str(n) for n in numbers)
     options = {"device": "cuda"} if len(numbers) == 1 else {"device": "cuda", "device_map": "auto"}

@@ -1,4 +1,6 @@
-"""The driver of several workers: hands out work, takes back what a dead or hanging worker held, starts another in its place."""
+"""The driver of several workers: sends jobs, takes them back if a worker crashes or hangs, and
+restarts it.
+"""
 
 from __future__ import annotations
 
@@ -10,41 +12,60 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dlm_eval.budget import Learned
+from dlm_eval.budget import DeviceProfile
 from dlm_eval.engine import Cost
 from dlm_eval.errors import RunError, UserError
 from dlm_eval.jobs import Answer, Checkpoint, Done, FillJob, Job, Keep, keep_none
+from dlm_eval.models import option_names
 from dlm_eval.printable import counted
 from dlm_eval.workers.chunks import Chunks
-from dlm_eval.workers.links import Events, Gone, Link, Starter
-from dlm_eval.workers.messages import END, REPORT, Alive, Answered, Failed, Halfway, Ready, Refused, Usage, Want
+from dlm_eval.workers.devices import Device
+from dlm_eval.workers.messages import (
+    END,
+    REPORT,
+    Alive,
+    Answered,
+    Events,
+    Exited,
+    Failed,
+    Halfway,
+    Link,
+    LoadFailed,
+    NeedWork,
+    Ready,
+    Starter,
+    Usage,
+    WorkerConfig,
+)
 
-WATCHDOG_SECONDS = 900.0  # silence (no forward pass ends) after which a worker counts as hanging
-LOADING_SECONDS = 3600.0  # likewise before it is ready
-RESTARTS = 3  # deaths in a row, with no answer between them, that a place survives (twice as many where a request may be to blame)
+WATCHDOG_SECONDS = 900.0  # a worker hangs if no forward pass ends for so long
+LOADING_SECONDS = 3600.0  # the same while it loads the model
+# Consecutive crashes, with no answer in between, after which a slot is still restarted. Twice as
+# many if a job may have caused them.
+RESTARTS = 3
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class _Place:
-    """A device and the worker that serves it now."""
+class _Slot:
+    """A device and its present worker."""
 
     index: int
     link: Link | None = None
     ready: Ready | None = None
     held: dict[int, Job] = field(default_factory=dict)
-    apart: bool = False  # whether what it holds are suspects
+    apart: bool = False  # whether the jobs that it holds are quarantined
     heard: float = 0.0
     failures: int = 0
     why: str = ""
     usage: Usage | None = None
-    past: Cost = field(default_factory=Cost)  # of workers that died here
+    past: Cost = field(default_factory=Cost)  # of earlier workers of this slot
     reported: bool = False
 
     @property
     def cost(self) -> Cost:
-        """What all its workers did."""
+        """The cost of all its workers."""
         return self.past + (self.usage.cost if self.usage else Cost())
 
     @property
@@ -56,9 +77,10 @@ class Workers:
     """One worker per device (see `Pool`).
 
     Args:
-        start: starts the worker of a place.
-        count: places.
-        watchdog: seconds of silence after which a worker with work is replaced (default: the variable DLM_EVAL_WATCHDOG, else 15 minutes).
+        start: starts the worker of a slot.
+        count: number of slots.
+        watchdog: a worker that has jobs and ends no forward pass for so many seconds is replaced
+            (default: the variable DLM_EVAL_WATCHDOG, else 15 minutes).
     """
 
     def __init__(self, start: Starter, count: int, watchdog: float | None = None) -> None:
@@ -66,23 +88,25 @@ class Workers:
         self._events: Events = queue.SimpleQueue()
         self._watchdog = float(os.environ.get("DLM_EVAL_WATCHDOG", WATCHDOG_SECONDS)) if watchdog is None else watchdog
         self._warned = False
-        self._learned = Learned()
+        self._profile = DeviceProfile()
         self.restarts = 0
-        self.places = [_Place(index) for index in range(count)]
-        for place in self.places:
-            self._begin(place)
+        self.slots = [_Slot(index) for index in range(count)]
+        for slot in self.slots:
+            self._begin(slot)
 
     # -- the Pool interface --------------------------------------------------------------------------------------------
 
     def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
-        """Answers `jobs`, each once. What a dead worker was writing goes on from its last checkpoint.
+        """Answers `jobs`, each once.
+
+        If a worker crashes, its canvases are resumed from their last checkpoints.
 
         Raises:
             UserError: the model cannot be loaded.
             RunError: no worker is left.
         """
         jobs = list(jobs)
-        chunks = Chunks(jobs, len(self.places))
+        chunks = Chunks(jobs, len(self.slots))
         left = set(range(len(jobs)))
 
         def finish(number: int, answer: Answer) -> None:
@@ -96,86 +120,83 @@ class Workers:
                 jobs[number] = replace(job, begun=checkpoint)
                 keep(number, checkpoint)
 
-        for place in self.places:
-            if place.ready is not None:
-                self._feed(place, chunks, jobs, 2)
+        for slot in self.slots:
+            if slot.ready is not None:
+                self._feed(slot, chunks, jobs, 2)
         while left:
-            for place, message in self._next_events():
+            for slot, message in self._next_events():
                 if isinstance(message, Halfway):
                     note(message.number, message.checkpoint)
-                self._take(place, message, chunks, jobs, finish)
+                self._take(slot, message, chunks, jobs, finish)
             self._watch()
-            if chunks:  # given back by the dead: whoever is idle takes it
-                for place in self.places:
-                    if place.ready is not None and not place.held:
-                        self._feed(place, chunks, jobs, 1)
+            if chunks:  # taken back from a crashed worker: idle workers get them
+                for slot in self.slots:
+                    if slot.ready is not None and not slot.held:
+                        self._feed(slot, chunks, jobs, 1)
         self._ask_for_reports()
 
     def cost(self) -> Cost:
-        return sum((place.cost for place in self.places), Cost())
+        return sum((slot.cost for slot in self.slots), Cost())
 
     def devices(self) -> list[dict[str, Any]]:
-        known = [(place, place.usage) for place in self.places if place.usage]
-        return [replace(usage, cost=place.cost).facts(place.label) for place, usage in known]
+        known = [(slot, slot.usage) for slot in self.slots if slot.usage]
+        return [replace(usage, cost=slot.cost).facts(slot.label) for slot, usage in known]
 
     def busy(self) -> list[float]:
-        return [place.cost.seconds for place in self.places]
+        return [slot.cost.seconds for slot in self.slots]
 
-    def learned(self) -> Learned:
-        return self._learned
+    def profile(self) -> DeviceProfile:
+        return self._profile
 
     def close(self) -> None:
-        for place in self.places:
-            if place.link is not None:
-                place.link.kill()
+        for slot in self.slots:
+            if slot.link is not None:
+                slot.link.kill()
 
-    # -- workers come and go -------------------------------------------------------------------------------------------
+    # -- start and end of workers -------------------------------------------------------------------------------------------
 
-    def _begin(self, place: _Place) -> None:
-        place.ready, place.heard = None, time.monotonic()
-        place.link = self._start(place.index, self._learned, self._events)
+    def _begin(self, slot: _Slot) -> None:
+        slot.ready, slot.heard = None, time.monotonic()
+        slot.link = self._start(slot.index, self._profile, self._events)
 
-    def _gone(self, place: _Place, how: str, chunks: Chunks, finish: Any) -> None:
-        """Gives a dead worker's jobs back and starts another in its place, a bounded number of times."""
-        assert place.link is not None
-        held = counted(len(place.held), "job", "are")
-        log.warning("the worker of %s %s; %s given back", place.link.label, place.why or how, held)
-        place.failures += 1
-        place.past, place.usage = place.cost, None
-        for number in chunks.lost(list(place.held), place.apart):
+    def _exited(self, slot: _Slot, how: str, chunks: Chunks, finish: Any) -> None:
+        """Takes back the jobs of a worker that ended and restarts it, a limited number of times."""
+        assert slot.link is not None
+        held = counted(len(slot.held), "job", "are")
+        log.warning("the worker of %s %s; %s given back", slot.link.label, slot.why or how, held)
+        slot.failures += 1
+        slot.past, slot.usage = slot.cost, None
+        for number in chunks.lost(list(slot.held), slot.apart):
             finish(
-                number, Answer(None, f"its worker died three times of this request alone ({place.why or how})", 0, 0.0)
+                number,
+                Answer(None, f"its worker crashed three times on this request alone ({slot.why or how})", 0, 0.0),
             )
-        limit = 2 * RESTARTS if place.apart else RESTARTS
-        reason, place.held, place.apart, place.why = place.why or how, {}, False, ""
-        if place.failures > limit:
-            place.link = place.ready = None
-            log.error(
-                "the place of worker %d is given up after %s in a row", place.index, counted(place.failures, "death")
-            )
-            if all(other.link is None for other in self.places):
+        limit = 2 * RESTARTS if slot.apart else RESTARTS
+        reason, slot.held, slot.apart, slot.why = slot.why or how, {}, False, ""
+        if slot.failures > limit:
+            slot.link = slot.ready = None
+            log.error("worker %d: giving up after %s in a row", slot.index, counted(slot.failures, "failure"))
+            if all(other.link is None for other in self.slots):
                 raise RunError(f"no worker is left: the last one {reason}; finished answers are in the journal")
             return
         self.restarts += 1
-        self._begin(place)
+        self._begin(slot)
 
     def _watch(self) -> None:
-        """Ends workers that are silent for too long; their end is then news like any other."""
-        for place in self.places:
-            limit = self._watchdog if place.ready else max(self._watchdog, LOADING_SECONDS)
-            if (
-                place.link
-                and (place.held or not place.ready)
-                and time.monotonic() - place.heard > limit
-                and not place.why
-            ):
-                place.why = f"was silent for {limit:.0f} s and is replaced"
-                place.link.kill()
+        """Kills workers that have been silent for too long.
+
+        `Exited` arrives as for any other worker.
+        """
+        for slot in self.slots:
+            limit = self._watchdog if slot.ready else max(self._watchdog, LOADING_SECONDS)
+            if slot.link and (slot.held or not slot.ready) and time.monotonic() - slot.heard > limit and not slot.why:
+                slot.why = f"was silent for {limit:.0f} s and is replaced"
+                slot.link.kill()
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
-    def _next_events(self) -> list[tuple[_Place, Any]]:
-        """Returns what workers have said, after waiting a moment for it; words of workers that were replaced are dropped."""
+    def _next_events(self) -> list[tuple[_Slot, Any]]:
+        """Waits briefly for messages and returns them, without those of workers that were replaced."""
         events = []
         try:
             events.append(self._events.get(timeout=0.5))
@@ -183,81 +204,118 @@ class Workers:
                 events.append(self._events.get_nowait())
         except queue.Empty:
             pass
-        by_link = {id(place.link): place for place in self.places if place.link is not None}
+        by_link = {id(slot.link): slot for slot in self.slots if slot.link is not None}
         return [(by_link[id(link)], message) for link, message in events if id(link) in by_link]
 
-    def _take(self, place: _Place, message: Any, chunks: Chunks, jobs: Sequence[Job], finish: Any) -> None:
-        place.heard = time.monotonic()
+    def _take(self, slot: _Slot, message: Any, chunks: Chunks, jobs: Sequence[Job], finish: Any) -> None:
+        slot.heard = time.monotonic()
         if isinstance(message, Answered):
-            place.failures = 0
-            if place.held.pop(message.number, None) is not None:
+            slot.failures = 0
+            if slot.held.pop(message.number, None) is not None:
                 finish(message.number, message.answer)
-            if not place.held:
-                place.apart = False
-                self._feed(place, chunks, jobs, 1)
-        elif isinstance(message, Want):
-            self._feed(place, chunks, jobs, 1)
+            if not slot.held:
+                slot.apart = False
+                self._feed(slot, chunks, jobs, 1)
+        elif isinstance(message, NeedWork):
+            self._feed(slot, chunks, jobs, 1)
         elif isinstance(message, Alive):
-            self._note(place, message)
+            self._note(slot, message)
         elif isinstance(message, Ready):
-            self._begun(place, message)
-            self._feed(place, chunks, jobs, 2)
-        elif isinstance(message, Refused):
+            self._ready(slot, message)
+            self._feed(slot, chunks, jobs, 2)
+        elif isinstance(message, LoadFailed):
             raise UserError(message.reason)
         elif isinstance(message, Failed):
-            place.why = f"failed: {message.reason}"
-            if place.link is not None:
-                place.link.kill()
-        elif isinstance(message, Gone):
-            self._gone(place, message.how, chunks, finish)
+            slot.why = f"failed: {message.reason}"
+            if slot.link is not None:
+                slot.link.kill()
+        elif isinstance(message, Exited):
+            self._exited(slot, message.how, chunks, finish)
 
-    def _begun(self, place: _Place, message: Ready) -> None:
-        """Notes that a place's worker can run. All workers load one model, so what there is to warn of is said once."""
-        place.ready = message
+    def _ready(self, slot: _Slot, message: Ready) -> None:
+        """Notes that a slot's worker is ready.
+
+        All workers load one model, so its warning is logged once.
+        """
+        slot.ready = message
         if message.warning and not self._warned:
             log.warning("%s", message.warning)
             self._warned = True
 
-    def _note(self, place: _Place, message: Alive) -> None:
-        budget, known = message.usage.batch_tokens, self._learned.batch_tokens
-        smaller = place.usage is not None and budget < place.usage.batch_tokens
-        self._learned = self._learned.and_then(
-            Learned(min(budget, known or budget) if smaller else None, message.usage.footprint)
+    def _note(self, slot: _Slot, message: Alive) -> None:
+        budget, known = message.usage.batch_tokens, self._profile.batch_tokens
+        smaller = slot.usage is not None and budget < slot.usage.batch_tokens
+        self._profile = self._profile.and_then(
+            DeviceProfile(min(budget, known or budget) if smaller else None, message.usage.footprint)
         )
-        place.usage, place.reported = message.usage, message.report
+        slot.usage, slot.reported = message.usage, message.report
 
-    def _feed(self, place: _Place, chunks: Chunks, jobs: Sequence[Job], count: int) -> None:
-        """Sends the next chunks; or END, so that the worker finishes what it holds. Suspects only to a worker that holds nothing."""
-        assert place.link is not None
-        if place.apart:
-            return  # END was sent behind the suspects
+    def _feed(self, slot: _Slot, chunks: Chunks, jobs: Sequence[Job], count: int) -> None:
+        """Sends the next chunks, or END, so that the worker finishes its jobs.
+
+        Quarantined jobs are sent only to a worker without other jobs.
+        """
+        assert slot.link is not None
+        if slot.apart:
+            return  # END was sent after the quarantined jobs
         for _ in range(count):
-            if chunks.suspects and not place.held:
-                numbers, place.apart = chunks.next_suspects(), True
+            if chunks.quarantined and not slot.held:
+                numbers, slot.apart = chunks.next_quarantined(), True
             else:
-                numbers = chunks.next() if not chunks.suspects else []
+                numbers = chunks.next() if not chunks.quarantined else []
             if numbers:
-                place.heard = place.heard if place.held else time.monotonic()
-                place.held |= {number: jobs[number] for number in numbers}
-                place.link.send([(number, jobs[number]) for number in numbers])
-            if not numbers or place.apart:
-                place.link.send(END)
+                slot.heard = slot.heard if slot.held else time.monotonic()
+                slot.held |= {number: jobs[number] for number in numbers}
+                slot.link.send([(number, jobs[number]) for number in numbers])
+            if not numbers or slot.apart:
+                slot.link.send(END)
                 return
 
     def _ask_for_reports(self) -> None:
-        """Waits a moment for every worker's last figures."""
-        asked = [place for place in self.places if place.link is not None and place.ready is not None]
-        for place in asked:
-            place.reported = False
-            assert place.link is not None
-            place.link.send(REPORT)
+        """Waits briefly for the final usage of every worker."""
+        asked = [slot for slot in self.slots if slot.link is not None and slot.ready is not None]
+        for slot in asked:
+            slot.reported = False
+            assert slot.link is not None
+            slot.link.send(REPORT)
         limit = time.monotonic() + 5
-        while not all(place.reported for place in asked) and time.monotonic() < limit:
-            for place, message in self._next_events():
+        while not all(slot.reported for slot in asked) and time.monotonic() < limit:
+            for slot, message in self._next_events():
                 if isinstance(message, Alive):
-                    self._note(place, message)
+                    self._note(slot, message)
                 elif isinstance(message, Ready):
-                    self._begun(place, message)
-                elif isinstance(message, Gone):
-                    self._gone(place, message.how, Chunks([], 1), lambda number, answer: None)
-                    asked = [other for other in asked if other is not place]
+                    self._ready(slot, message)
+                elif isinstance(message, Exited):
+                    self._exited(slot, message.how, Chunks([], 1), lambda number, answer: None)
+                    asked = [other for other in asked if other is not slot]
+
+
+def start_workers(
+    config: WorkerConfig, devices: Sequence[Device], engine: str = "local", ray_address: str | None = None
+) -> Workers:
+    """Starts one worker per device and returns the pool.
+
+    Workers load the model in the background.
+    """
+    takes = option_names(config.model)
+    extra: dict[str, str] = {}
+    if engine == "ray":
+        from dlm_eval.workers.ray_actors import connect
+
+        extra = connect(ray_address, len(devices), sum(device.gpus for device in devices))
+
+    def start(index: int, profile: DeviceProfile, events: Events) -> Link:
+        device = devices[index]
+        options = {**{k: v for k, v in device.options.items() if k in takes}, **config.options}
+        own = replace(config, options=options, profile=config.profile.and_then(profile))
+        if engine == "ray":
+            from dlm_eval.workers.ray_actors import RayLink
+
+            # Ray shows an actor its own GPUs.
+            environment = {k: v for k, v in device.environment.items() if k != "CUDA_VISIBLE_DEVICES"}
+            return RayLink(own, f"{device.label} (ray)", {**extra, **environment}, device.gpus, events)
+        from dlm_eval.workers.local import LocalLink
+
+        return LocalLink(own, device.label, device.environment, events)
+
+    return Workers(start, len(devices))

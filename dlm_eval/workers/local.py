@@ -1,7 +1,8 @@
-"""Worker processes of this machine: fresh interpreters that talk through a pipe, and end when the driver does.
+"""Worker processes of this machine: new interpreters that use a pipe and end with the driver.
 
-A worker is started as a program of its own, not through multiprocessing: nothing of the driver's `__main__` is run again, so that a script or a
-notebook needs no guard. It has a session of its own: Ctrl-C reaches the driver alone, which then ends its workers.
+A worker is started as a program, not through multiprocessing. The driver's `__main__` is not run
+again, so a script or a notebook needs no guard. A worker has its own session: Ctrl-C reaches only
+the driver, which then ends its workers.
 """
 
 from __future__ import annotations
@@ -18,23 +19,22 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dlm_eval.output import spoken_safely
+from dlm_eval.output import safe_output
 from dlm_eval.redaction import learn
-from dlm_eval.workers.links import Events, Gone
-from dlm_eval.workers.messages import Recipe
+from dlm_eval.workers.messages import Events, Exited, WorkerConfig
 
 
 class LocalLink:
     """One worker process, seen from the driver.
 
     Args:
-        recipe: what it loads.
+        config: what the worker loads.
         label: its device, for messages.
-        environment: variables that it gets (its visible devices).
-        events: gets (link, message) for everything it says, and (link, Gone) at its end.
+        environment: variables to set (the visible devices).
+        events: receives (link, message) for each of its messages, and (link, Exited) when it ends.
     """
 
-    def __init__(self, recipe: Recipe, label: str, environment: Mapping[str, str], events: Events) -> None:
+    def __init__(self, config: WorkerConfig, label: str, environment: Mapping[str, str], events: Events) -> None:
         self.label = label
         ours, theirs = Pipe()
         paths = {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
@@ -51,10 +51,10 @@ class LocalLink:
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._write, daemon=True).start()
         threading.Thread(target=self._read, args=(events,), daemon=True).start()
-        self.send(recipe)
+        self.send(config)
 
     def send(self, message: Any) -> None:
-        """Hands a message over; never waits (a worker that hangs reads nothing)."""
+        """Sends a message; never waits, since a worker that hangs reads nothing."""
         self._outbox.put(message)
 
     def kill(self) -> None:
@@ -66,7 +66,7 @@ class LocalLink:
             while True:
                 self._connection.send(self._outbox.get())
         except (OSError, ValueError):
-            return  # it is dead; the reader says so
+            return  # it has ended; `_read` reports that
 
     def _read(self, events: Events) -> None:
         try:
@@ -74,7 +74,7 @@ class LocalLink:
                 events.put((self, self._connection.recv()))
         except (EOFError, OSError):
             self._process.kill()
-            events.put((self, Gone(_how(self._process.wait()))))
+            events.put((self, Exited(_how(self._process.wait()))))
 
 
 def _how(code: int) -> str:
@@ -82,12 +82,12 @@ def _how(code: int) -> str:
 
 
 def main() -> None:
-    """Runs a worker on the inherited pipe whose number is the program's argument."""
+    """Runs a worker; the program's argument is the number of the inherited pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
-    recipe: Recipe = connection.recv()
-    learn(recipe.options)
-    logging.basicConfig(level=recipe.verbosity, format=f"%(levelname)s worker {os.getpid()} %(name)s: %(message)s")
+    config: WorkerConfig = connection.recv()
+    learn(config.options)
+    logging.basicConfig(level=config.verbosity, format=f"%(levelname)s worker {os.getpid()} %(name)s: %(message)s")
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def read() -> None:
@@ -95,13 +95,13 @@ def main() -> None:
             while True:
                 inbox.put(connection.recv())
         except (EOFError, OSError):
-            os._exit(0)  # the driver is gone, and with it everyone who wants an answer
+            os._exit(0)  # the driver has ended, so nobody needs an answer
 
     threading.Thread(target=read, daemon=True).start()
     from dlm_eval.workers.worker import serve
 
-    with spoken_safely():
-        serve(recipe, inbox.get, connection.send)
+    with safe_output():
+        serve(config, inbox.get, connection.send)
 
 
 if __name__ == "__main__":

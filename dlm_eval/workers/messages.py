@@ -1,20 +1,32 @@
-"""What driver and worker say to each other. The same for local processes and Ray actors.
+"""Messages between driver and worker, the same for local processes and Ray actors.
 
-Driver to worker: a list of (number, job), `END` (nothing more for now: finish what is under way), `REPORT` (say what you have done).
-Worker to driver: `Ready` or `Refused` once; then `Want` as it begins a list, `Answered` per job, `Halfway` of long ones, `Alive` at most once a second; `Failed` when it gives up.
+Driver to worker:
+
+* a list of (number, job): answer these jobs.
+* `END`: no more jobs for now; finish those under way.
+* `REPORT`: send your usage.
+
+Worker to driver:
+
+* `Ready` or `LoadFailed`, once.
+* `NeedWork` when it begins its last list.
+* `Answered` for each job, and before that `Halfway` for long ones.
+* `Alive` at most once a second.
+* `Failed` when it ends because of an error.
 """
 
 from __future__ import annotations
 
+import queue
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from dlm_eval.budget import Learned
+from dlm_eval.budget import DeviceProfile
 from dlm_eval.engine import Cost, Engine
 from dlm_eval.engine.batching import Footprint
 from dlm_eval.jobs import Answer, Checkpoint, Job
@@ -27,30 +39,39 @@ REPORT = "report"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a worker loads, and how it batches.
+class WorkerConfig:
+    """The model that a worker loads and its batch size.
 
     Attributes:
-        model: as in --model.
-        options: its model_args, the device among them.
-        batch_size: as in --batch_size.
-        learned: by earlier runs, and by workers that ended.
-        verbosity: of the log.
-        most_rows: as in --max_batch_size.
+        model: value of --model.
+        options: model_args, the device included.
+        batch_size: value of --batch_size.
+        profile: measurements of earlier runs, and of workers that have ended.
+        verbosity: log level.
+        most_rows: value of --max_batch_size.
     """
 
     model: str
     options: Mapping[str, Any]
     batch_size: str | int = "auto"
-    learned: Learned = Learned()
+    profile: DeviceProfile = DeviceProfile()
     verbosity: str = "WARNING"
     most_rows: int | None = None
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a worker has done so far, the device memory that it took at most (bytes), its token budget now, what a position takes of the memory, and
-    whether its model can remember keys and values ('usable' or 'unusable: why')."""
+    """What a worker has used so far.
+
+    Attributes:
+        cost: forwards, rows, tokens and seconds.
+        peak_bytes: peak device memory.
+        batch_tokens: its present token budget.
+        name: name of the device.
+        footprint: device memory per position, if measured.
+        cache: whether the model's KV cache works ('usable', or 'unusable: why').
+        batch_invariant: whether outputs are the same in any batch, if known.
+    """
 
     cost: Cost
     peak_bytes: int
@@ -61,7 +82,7 @@ class Usage:
     batch_invariant: bool | None = None
 
     def facts(self, label: str) -> dict[str, Any]:
-        """Returns it as plain data, for the record of a run."""
+        """Returns the usage as plain data, for the result file."""
         return {
             "device": label,
             "name": self.name,
@@ -75,7 +96,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Ready:
-    """The model is loaded, by this process of this host; what there is to warn of, once for all workers."""
+    """The model is loaded. `warning` is logged once for all workers."""
 
     pid: int
     host: str
@@ -83,27 +104,27 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """The model cannot be loaded: the user's mistake."""
+class LoadFailed:
+    """The model cannot be loaded because of a setting."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The worker ends: its device or its model is unusable."""
+    """The worker ends because its device or its model fails."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Want:
-    """The worker has begun the last list that it has."""
+class NeedWork:
+    """The worker has begun its last list of jobs."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A job is done."""
+    """The answer of a job."""
 
     number: int
     answer: Answer
@@ -111,7 +132,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Halfway:
-    """How far a job has come."""
+    """A checkpoint of a job."""
 
     number: int
     checkpoint: Checkpoint
@@ -119,16 +140,45 @@ class Halfway:
 
 @dataclass(frozen=True)
 class Alive:
-    """A forward pass has ended; `report` if the driver asked."""
+    """A forward pass has ended. `report` is true if this answers `REPORT`."""
 
     usage: Usage
     report: bool = False
 
 
+@dataclass(frozen=True)
+class Exited:
+    """The worker has ended; `how` completes "the worker ..." in a message."""
+
+    how: str
+
+
+class Link(Protocol):
+    """One worker, as the driver sees it.
+
+    Its messages arrive as (link, message) in the driver's queue of events. `Exited` is the last.
+    """
+
+    label: str
+
+    def send(self, message: Any) -> None:
+        """Sends a message, without waiting."""
+        ...
+
+    def kill(self) -> None:
+        """Ends the worker at once."""
+        ...
+
+
+Events = queue.SimpleQueue[tuple[Any, Any]]
+# (slot, what is known of the device, events) -> its link.
+Starter = Callable[[int, DeviceProfile, Events], Link]
+
+
 def usage(engine: Engine) -> Usage:
-    """Returns what `engine` did in this process."""
+    """Returns the usage of `engine` in this process."""
     device = device_of(engine.model)
-    if device.type == "cuda":  # all that the process sees: a model may span several
+    if device.type == "cuda":  # all visible devices, since a model may span several
         peak = sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
         name = torch.cuda.get_device_name(device)
     else:
@@ -145,6 +195,6 @@ def usage(engine: Engine) -> Usage:
 
 
 def peak_memory() -> int:
-    """Returns the bytes of memory that this process has held at most."""
+    """Returns the peak memory of this process in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

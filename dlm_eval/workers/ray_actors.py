@@ -1,6 +1,9 @@
-"""Workers as Ray actors: Ray says where they run, on this machine or others; what they say is the same as everywhere.
+"""Workers as Ray actors.
 
-The actor answers in a thread of its own; what it says leaves through one streaming generator, what it is told comes in by method calls.
+Ray places them, on this machine or others. The messages are the usual ones.
+
+The worker runs in a thread of the actor. Its messages leave through one streaming generator; the
+driver's messages arrive as method calls.
 """
 
 from __future__ import annotations
@@ -19,8 +22,7 @@ from typing import Any
 from dlm_eval.errors import UserError
 from dlm_eval.output import SafeRecord
 from dlm_eval.redaction import learn, redact_message
-from dlm_eval.workers.links import Events, Gone
-from dlm_eval.workers.messages import Failed, Recipe
+from dlm_eval.workers.messages import Events, Exited, Failed, WorkerConfig
 
 log = logging.getLogger(__name__)
 
@@ -31,46 +33,51 @@ class Actor:
     def __init__(self) -> None:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._early: dict[int, Any] = {}  # messages that overtook others
+        self._early: dict[int, Any] = {}  # messages that arrived before earlier ones
         self._next = 0
         self._lock = threading.Lock()
 
     def put(self, number: int, message: Any) -> None:
-        """Takes the driver's message `number`. Calls of an actor with several threads can overtake each other; messages must not."""
+        """Takes the driver's message `number`.
+
+        Calls of an actor with several threads can arrive out of order, so messages are sorted.
+        """
         with self._lock:
             self._early[number] = message
             while self._next in self._early:
                 self._inbox.put(self._early.pop(self._next))
                 self._next += 1
 
-    def work(self, recipe: Recipe) -> Any:
-        """Serves; yields lists of what the worker says, until it ends."""
-        learn(recipe.options)
+    def work(self, config: WorkerConfig) -> Any:
+        """Runs the worker and yields lists of its messages until it ends."""
+        learn(config.options)
         logging.setLogRecordFactory(SafeRecord)
-        logging.basicConfig(level=recipe.verbosity)
+        logging.basicConfig(level=config.verbosity)
 
         def run() -> None:
             try:
                 from dlm_eval.workers.worker import serve
 
-                serve(recipe, self._inbox.get, self._outbox.put)
-            except BaseException as error:  # an import that fails there, an exit: the driver must not wait for more
+                serve(config, self._inbox.get, self._outbox.put)
+            except BaseException as error:  # also a failed import or an exit
                 self._outbox.put(Failed(f"{type(error).__name__}: {error}"))
             self._outbox.put(None)
 
         threading.Thread(target=run, daemon=True).start()
-        said: list[Any] = []
-        while None not in said:
-            said = [self._outbox.get()]
+        messages: list[Any] = []
+        while None not in messages:
+            messages = [self._outbox.get()]
             while not self._outbox.empty():
-                said.append(self._outbox.get())
-            yield [message for message in said if message is not None]
+                messages.append(self._outbox.get())
+            yield [message for message in messages if message is not None]
 
 
 class RayLink:
-    """One Ray actor, seen from the driver (see `links.Link`)."""
+    """One Ray actor, as the driver sees it (see `messages.Link`)."""
 
-    def __init__(self, recipe: Recipe, label: str, environment: dict[str, str], gpus: int, events: Events) -> None:
+    def __init__(
+        self, config: WorkerConfig, label: str, environment: dict[str, str], gpus: int, events: Events
+    ) -> None:
         import ray
 
         self.label = label
@@ -79,11 +86,11 @@ class RayLink:
             num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": environment}
         )
         self._actor = remote(Actor).remote()
-        said = self._actor.work.options(num_returns="streaming").remote(recipe)
-        threading.Thread(target=self._read, args=(said, events), daemon=True).start()
+        messages = self._actor.work.options(num_returns="streaming").remote(config)
+        threading.Thread(target=self._read, args=(messages, events), daemon=True).start()
 
     def send(self, message: Any) -> None:
-        """Hands a message over, without waiting."""
+        """Sends a message, without waiting."""
         self._actor.put.remote(next(self._sent), message)
 
     def kill(self) -> None:
@@ -93,24 +100,26 @@ class RayLink:
         if ray.is_initialized():
             ray.kill(self._actor)
 
-    def _read(self, said: Any, events: Events) -> None:
+    def _read(self, messages: Any, events: Events) -> None:
         import ray
 
         how = "ended"
         try:
-            for reference in said:
+            for reference in messages:
                 for message in ray.get(reference):
                     events.put((self, message))
-        except Exception as error:  # Ray has many kinds, for an actor, a node, a network that is lost
+        except Exception as error:  # Ray has many kinds: the actor, its node or the network is lost
             how = f"was lost ({type(error).__name__})"
-        events.put((self, Gone(how)))
+        events.put((self, Exited(how)))
 
 
 def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
-    """Connects to a Ray cluster, or starts one of this machine; returns the variables that its actors need.
+    """Connects to a Ray cluster, or starts one on this machine; returns environment variables for
+    its actors.
 
     Raises:
-        UserError: Ray is not installed, the cluster cannot be reached, or it has too few CPUs or GPUs for the workers.
+        UserError: Ray is not installed, the cluster cannot be reached, or it has too few CPUs or
+            GPUs for the workers.
     """
     try:
         import ray
@@ -128,23 +137,25 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
         )
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
-        except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and its own
+        except Exception as error:  # Ray raises exceptions of many kinds
             raise UserError(
                 f"--ray_address '{address or 'auto'}' cannot be used: {redact_message(' '.join(str(error).split()))[:200]}"
             ) from error
         if threading.current_thread() is threading.main_thread():
-            for name, handler in handlers.items():  # Ray takes SIGTERM for itself
+            for name, handler in handlers.items():  # Ray replaces the handler of SIGTERM
                 signal.signal(name, handler)
     have = ray.cluster_resources()
     for kind, needed in (("CPU", workers), ("GPU", gpus)):
         if have.get(kind, 0) < needed:
             raise UserError(f"--devices needs {needed} {kind}s, but the Ray cluster has {have.get(kind, 0):g}")
-    # Other machines have their own installation; actors of this one run what the driver runs.
+    # Other machines have their own installation; actors on this one import what the driver imports.
     return {} if address else {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
 
 
 def _require_answer(address: str) -> None:
-    """Raises UserError where nothing answers at `address` (HOST:PORT): Ray itself would try for minutes."""
+    """Raises UserError if nothing listens at `address` (HOST:PORT); Ray itself would retry for
+    minutes.
+    """
     if place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
         try:
             socket.create_connection((place[1], int(place[2])), timeout=10).close()
@@ -153,7 +164,7 @@ def _require_answer(address: str) -> None:
 
 
 def gpus_of_cluster(address: str | None) -> int:
-    """Returns how many GPUs the cluster has."""
+    """Returns the number of GPUs of the cluster."""
     connect(address, 0, 0)
     import ray
 

@@ -1,4 +1,4 @@
-"""A worker: loads the model, then answers whatever comes, mixing the rows of all jobs that it holds."""
+"""A worker: loads the model and answers jobs; the rows of all its jobs share batches."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from dlm_eval.workers.messages import (
     Chunk,
     Failed,
     Halfway,
+    LoadFailed,
+    NeedWork,
     Ready,
-    Recipe,
-    Refused,
-    Want,
+    WorkerConfig,
     usage,
 )
 
@@ -34,19 +34,19 @@ ALIVE_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-def serve(recipe: Recipe, receive: Callable[[], Any], send: Callable[[Any], None]) -> None:
-    """Answers jobs until the driver is gone.
+def serve(config: WorkerConfig, receive: Callable[[], Any], send: Callable[[Any], None]) -> None:
+    """Answers jobs until the driver ends.
 
     Args:
-        recipe: what to load.
+        config: the model and its batch size.
         receive: waits for the driver's next message.
-        send: hands a message to the driver.
+        send: sends a message to the driver.
     """
     try:
-        probes.log.setLevel(logging.ERROR)  # its warning goes to the driver, which has it once for all workers
-        model = load_model(recipe.model, **recipe.options)
-        engine = make_engine(model, recipe.batch_size, recipe.learned, recipe.most_rows)
-        engine.on_forward = _sign_of_life(engine, send)
+        probes.log.setLevel(logging.ERROR)  # the driver logs its warning once for all workers
+        model = load_model(config.model, **config.options)
+        engine = make_engine(model, config.batch_size, config.profile, config.most_rows)
+        engine.on_forward = _heartbeat(engine, send)
         send(Ready(os.getpid(), socket.gethostname(), probes.whole_rows(model)))
         while True:
             message = receive()
@@ -60,24 +60,27 @@ def serve(recipe: Recipe, receive: Callable[[], Any], send: Callable[[Any], None
                     lambda number, checkpoint: send(Halfway(number, checkpoint)),
                 )
     except UserError as error:
-        send(Refused(str(error)))
+        send(LoadFailed(str(error)))
     except DlmEvalError as error:
         send(Failed(str(error)))
-    except Exception as error:  # the driver decides what a dead worker means
+    except Exception as error:  # the driver decides how to go on
         log.exception("worker %d ends", os.getpid())
         send(Failed(f"{type(error).__name__}: {error}"))
 
 
 def _incoming(chunk: Chunk, receive: Callable[[], Any], send: Callable[[Any], None]) -> Iterator[tuple[int, Job]]:
-    """Yields the jobs of `chunk` and of those that follow, until the driver says END. The next is asked for as one is begun, so that it is there in time."""
+    """Yields the jobs of `chunk` and of the following chunks until END.
+
+    The next chunk is requested when one is begun, so that it arrives in time.
+    """
     message: Any = chunk
     while message != END:
-        send(Want())
+        send(NeedWork())
         yield from message
         message = receive()
 
 
-def _sign_of_life(engine: Engine, send: Callable[[Any], None]) -> Callable[[], None]:
+def _heartbeat(engine: Engine, send: Callable[[Any], None]) -> Callable[[], None]:
     last = 0.0
 
     def alive() -> None:
