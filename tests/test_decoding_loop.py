@@ -236,9 +236,9 @@ class CountingEngine(Engine):
 
     wanted = 0
 
-    def _run(self, rows: Any, asks: Any) -> Any:
-        self.wanted += sum(len(row.wanted) for _, row in asks)
-        return super()._run(rows, asks)
+    def _attempt(self, batch: Any, requests: Any) -> Any:
+        self.wanted += sum(len(row.wanted) for _, row in requests)
+        return super()._attempt(batch, requests)
 
 
 # -- independence ------------------------------------------------------------------------------------------------------

@@ -139,10 +139,9 @@ def test_as_many_steps_as_tokens_is_one_setting() -> None:
         _, settings = ask({"steps": steps, "gen_length": 64}, {}, task="x")
         keys.append(settings.canonical(64, "absorbing", None))
     assert keys[0] == keys[1] == keys[2]
-    kept = resolve({"steps": 64})
-    assert all(
-        kept.canonical(*case) == kept for case in ((64, "uniform", None), (64, "absorbing", 4), (65, "absorbing", None))
-    )
+    kept, rewritten = resolve({"steps": 64}), resolve({"strategy": "rewrite", "steps": 64})
+    assert all(kept.canonical(*case) == kept for case in ((64, "absorbing", 4), (65, "absorbing", None)))
+    assert rewritten.canonical(64, "uniform", None) == rewritten
     model, canvas = Toy(ToySettings(inconsistency=0.9)), Canvas.completion([1], 12)
     for options in ({}, {"block_length": 4}, {"schedule": "linear"}, {"strategy": "ddpm", "temperature": 1.0}):
         one, other = (fill(model, [canvas], **{**options, **more})[0] for more in ({"steps": 12}, {}))  # type: ignore[arg-type]

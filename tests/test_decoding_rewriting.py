@@ -15,7 +15,7 @@ from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.decoding import TraceStep, fill, fill_outcomes, hit_at_k, resolve, vote
 from dlm_eval.decoding.samples import mean_logprob
 from dlm_eval.engine import Engine
-from dlm_eval.errors import SampleError
+from dlm_eval.errors import UserError
 from dlm_eval.models.families.toy import Toy, ToySettings
 
 ALPHA = 1e-3  # of every statistical test here; seeds are fixed
@@ -189,7 +189,7 @@ def test_uniform_process_rewrites_a_random_canvas() -> None:
 
 
 def test_strategies_keep_to_their_process() -> None:
-    with pytest.raises(SampleError, match="not for models of process 'absorbing'"):
+    with pytest.raises(UserError, match="not for models of process 'absorbing'"):
         fill(crooked(), asked(), "rewrite", steps=2)
-    with pytest.raises(SampleError, match="not for models of process 'uniform'"):
+    with pytest.raises(UserError, match="not for models of process 'uniform'"):
         fill(Noisy(), asked(), "margin")

@@ -269,7 +269,7 @@ def test_06_a_header_longer_than_its_file(folder: Path, length: int) -> None:
         (b"{", "header is broken"),
         (b"[" * 100_000, "header is broken"),
         (b"[]", "no JSON object"),
-        (b'{"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, "a": {}}', "stands in it twice"),
+        (b'{"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, "a": {}}', "is in it twice"),
         ({"a": 3}, "tensor 'a' is not in it"),
         (tensor(shape=[-1]), "tensor 'a' is not in it"),
         (tensor(shape=[2**63]), "tensor 'a' is not in it"),

@@ -77,7 +77,7 @@ def test_a_task_without_settings_is_told():
 
 
 def test_a_column_that_is_not_there_is_told():
-    with pytest.raises(UserError, match="'nmaes' is no column of the document: a, b, n"):
+    with pytest.raises(UserError, match="'nmaes' is not a column of the document: a, b, n"):
         spec(length="oracle", reference="nmaes").hole("t", DOC)
 
 
