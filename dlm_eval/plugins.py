@@ -112,9 +112,11 @@ class Registry(Generic[T]):
         return found
 
     def _ours(self) -> dict[str, type[T]]:
+        """Returns the registered classes: ours in the order of `modules`, then those of users, whichever were imported first."""
         for module in self._modules:
             importlib.import_module(module)
-        return self._classes
+        rank = {module: number for number, module in enumerate(self._modules)}
+        return dict(sorted(self._classes.items(), key=lambda item: rank.get(item[1].__module__, len(rank))))
 
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
         return _entry_points(self.group)

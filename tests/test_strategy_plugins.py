@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -300,6 +302,17 @@ def test_what_a_growing_canvas_cannot_have_is_refused() -> None:
 def test_a_plug_in_is_listed_and_never_the_default() -> None:
     assert describe_strategies()["wino"].startswith("draft above a low threshold")
     assert fill(crooked(), [Canvas.completion([1], 2)])[0].forwards == 2
+
+
+def test_a_class_that_is_defined_first_is_not_the_default_of_its_process() -> None:
+    """Our classes come first, in one order, although modules of ours are imported later than the user's class is defined."""
+    code = (
+        "from dlm_eval.decoding.strategy import STRATEGIES, Strategy, default_strategy\n"
+        "class Mine(Strategy, name='mine'):\n    processes = ('uniform', 'canvas', 'gaussian', 'absorbing')\n"
+        "print([default_strategy(p) for p in ('absorbing', 'uniform', 'gaussian', 'canvas')], STRATEGIES.names()[-2:])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "['confidence', 'rewrite', 'euler', 'renoise'] ['mine', 'ddpm_cache']\n"
 
 
 def test_trace_steps_name_positions_only_if_they_moved() -> None:
