@@ -19,7 +19,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.settings import describe, from_mapping, shown
+from dlm_eval.settings import cast_value, describe, shown
 
 T = TypeVar("T")
 
@@ -127,7 +127,9 @@ def check_options(algorithm: Any, what: str) -> None:
             raise value_error(f"{what} {name}", value, facts.allowed())
 
 
-def parse_options(cls: type[T], values: Mapping[str, Any], what: str, *, unknown_as: str | None = None) -> T:
+def parse_options(
+    cls: type[T], values: Mapping[str, Any], what: str, *, unknown_as: str | None = None, needed_by: str | None = None
+) -> T:
     """Returns an instance of `cls`. Texts are cast to the types of its fields.
 
     Args:
@@ -136,6 +138,8 @@ def parse_options(cls: type[T], values: Mapping[str, Any], what: str, *, unknown
         what: what an error names before the option ('--estimator chain').
         unknown_as: what an error names before an unknown option, in place of `what` ('--estimator
             chain setting').
+        needed_by: what an error names before a required option that is absent, in place of `what`
+            ("decode strategy 'threshold'").
 
     Raises:
         UserError: an unknown option (with the nearest name), a required one that is absent, a value
@@ -150,8 +154,17 @@ def parse_options(cls: type[T], values: Mapping[str, Any], what: str, *, unknown
     for own in fields(cls):  # type: ignore[arg-type]
         if own.init and own.name not in values and own.default is MISSING:
             kind = "NUMBER" if _alternatives(_hints(cls)[own.name])[0] in (int, float) else "VALUE"  # type: ignore[arg-type]
-            raise UserError(f"{what} needs {own.name}={kind}")
-    return from_mapping(cls, values, what)
+            raise UserError(f"{needed_by or what} needs {own.name}={kind}")
+    return cls(**cast_options(cls, values, what))
+
+
+def cast_options(cls: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Returns options of `cls`, each cast to the type of its field.
+
+    Raises:
+        UserError: a value that cannot be cast.
+    """
+    return {name: cast_value(value, _hints(cls)[name], f"{what} {name}") for name, value in values.items()}
 
 
 def option_names(cls: type) -> list[str]:

@@ -7,16 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
-from functools import cache
-from typing import Any, Literal, get_type_hints
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from dlm_eval.decoding.draw import TopPRule
 from dlm_eval.decoding.presets import preset_settings
 from dlm_eval.decoding.strategy import STRATEGIES, Strategy, default_strategy, not_for, strategies_for, users_of
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.options import check_options, option, option_names, parse_options, value_error
-from dlm_eval.settings import cast_value
+from dlm_eval.options import cast_options, check_options, option, option_names, parse_options, value_error
 
 PER_STEP = ("even", "carry")  # schedules that write at least one token per step
 
@@ -290,17 +288,8 @@ def _build(values: Mapping[str, Any]) -> DecodeSettings:
             raise unknown_name_error("decode", name, setting_names())
         if name in own:
             raise UserError(f"decode {name} is not used by strategy '{cls.name}'; it belongs to {', '.join(users)}")
-    for one in fields(cls):
-        if one.default is MISSING and one.name not in own:
-            raise UserError(f"decode strategy '{cls.name}' needs {one.name}=NUMBER")
-    hints = _hints()
-    cast = {name: cast_value(value, hints[name], f"decode {name}") for name, value in general.items()}
-    return DecodeSettings(strategy=parse_options(cls, own, "decode"), **cast)
-
-
-@cache
-def _hints() -> dict[str, Any]:
-    return get_type_hints(DecodeSettings)
+    strategy = parse_options(cls, own, "decode", needed_by=f"decode strategy '{cls.name}'")
+    return DecodeSettings(strategy=strategy, **cast_options(DecodeSettings, general, "decode"))
 
 
 # -- which settings mean something to which process --------------------------------------------------------------------
