@@ -14,7 +14,7 @@ from scipy import stats
 
 from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.decoding import fill
-from dlm_eval.decoding.state import StepState
+from dlm_eval.decoding.step import StepState
 from dlm_eval.decoding.strategies import EntropyBound
 from dlm_eval.engine import Engine
 from dlm_eval.models.families.toy import Toy, ToySettings

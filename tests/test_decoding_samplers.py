@@ -17,7 +17,7 @@ from scipy import stats
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import DecodeSettings, Unmasking, fill, resolve
 from dlm_eval.decoding.draw import Draw, restrict
-from dlm_eval.decoding.state import Query, StepState
+from dlm_eval.decoding.step import Query, StepState
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model, packaged_asset

@@ -273,7 +273,12 @@ def test_a_grown_canvas_is_resumed() -> None:
         again = Engine(model).drive([fill_program(replace(request, begun=stored))])[0].answer
         assert again == whole
     grown = next(state for state in states if state.positions)
-    for wrong in ({"positions": grown.positions[1:]}, {"inserted": (9,) * len(grown.inserted)}, {"next_id": 0}):
+    for wrong in (
+        {"positions": grown.positions[1:]},
+        {"inserted": (9,) * len(grown.inserted)},
+        {"next_id": 0},
+        {"next_id": 2**40},
+    ):
         assert not fits(model, canvas, settings, replace(grown, **wrong))
 
 

@@ -31,7 +31,7 @@ from dlm_eval.decoding.draw import Draw, Measure, without
 from dlm_eval.decoding.gaussian import DEFAULT_STEPS, gaussian_program
 from dlm_eval.decoding.halting import Halting
 from dlm_eval.decoding.schedules import reveal_grid, reveal_rates
-from dlm_eval.decoding.state import Bools, Query, StepState
+from dlm_eval.decoding.step import Bools, Query, StepState
 from dlm_eval.decoding.strategy import OF_DRAWS, OF_MASKS, FillRequest
 from dlm_eval.decoding.unmasking import Unmasking
 from dlm_eval.engine import Program

@@ -7,9 +7,11 @@ a canvas is therefore its tokens, the step and log-probability of each, and a fe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Set
 from dataclasses import dataclass
 from typing import Any
+
+MOST_INSERTED = 2**20  # positions over all steps; random numbers are drawn up to the largest identity
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,48 @@ class State:
         if not all(type(value) is float for value in state.logprob):
             raise ValueError("no state of a canvas")
         return state
+
+    def can_be_of(self, given: Set[int], length: int, blocks: int, max_length: int, ids: Container[int]) -> bool:
+        """Returns whether this can be the state of a canvas; the file may come from another program.
+
+        Args:
+            given: positions that came with their token.
+            length: number of positions of the canvas as it was asked.
+            blocks: number of its blocks.
+            max_length: positions that the model allows.
+            ids: token ids that a position can have.
+        """
+        limits = (
+            (self.block, blocks - 1),
+            (self.step, self.global_step),
+            (self.forwards, 4 * (self.global_step + 1)),  # more than any step runs
+            (self.post_steps, self.global_step + 1),
+            (self.written_steps, self.global_step),
+            (self.last_change + 1, self.global_step),
+        )
+        return (
+            self._has_layout(given, length, blocks, max_length)
+            and all(0 <= value <= most for value, most in limits)
+            and all(token in ids for token in self.tokens)
+            and all(-1 <= step < max(1, self.global_step) for step in self.written)
+            and all(value <= 1e-3 for value in self.logprob)
+        )
+
+    def _has_layout(self, given: Set[int], length: int, blocks: int, max_length: int) -> bool:
+        """Returns whether the positions can have come from such a canvas."""
+        if not self.positions:
+            return len(self.tokens) == length - len(given) and not self.inserted and self.next_id == length
+        old = [one for one in self.positions if one < length]
+        new = [one for one in self.positions if one >= length]
+        return (
+            old == sorted(set(old))
+            and min(old, default=0) >= 0
+            and given <= set(old)
+            and len(new) == len(set(new)) == len(self.inserted)
+            and max(new, default=length - 1) < self.next_id <= length + MOST_INSERTED
+            and len(self.positions) == len(self.tokens) + len(given) <= max_length
+            and all(0 <= block < blocks for block in self.inserted)
+        )
 
 
 # Called between two steps with a function that returns the state.

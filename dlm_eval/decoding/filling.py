@@ -7,16 +7,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.decoding.blocks import split_blocks, whole_blocks
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.lengths import beam_program
 from dlm_eval.decoding.settings import DecodeSettings, resolve
-from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.strategy import FillRequest, default_strategy
 from dlm_eval.decoding.trace import TraceStep
 from dlm_eval.engine import Engine, Outcome, Program
 from dlm_eval.errors import SampleError
-from dlm_eval.models.denoiser import Denoiser, check_ids
+from dlm_eval.models.denoiser import Denoiser, check_ids, embedding_rows
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise
 
@@ -123,7 +125,11 @@ def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State
     """
     if not canvas.open_positions or settings.why_no_checkpoint(model.process) is not None:
         return False
-    return DecodeState(model, canvas, settings, Noise.of(canvas, 0)).accepts(state)
+    whole = whole_blocks(canvas, model.block_length)
+    blocks = sum(1 for _ in split_blocks(np.array(whole.open_positions), settings, model.block_length))
+    given = {place for place, is_open in enumerate(whole.open) if not is_open}
+    ids = {model.mask_id, *range(max(embedding_rows(model), model.vocab_size))}
+    return state.can_be_of(given, len(whole), blocks, model.max_length, ids)
 
 
 def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:

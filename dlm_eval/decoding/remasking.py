@@ -16,7 +16,7 @@ import numpy as np
 from dlm_eval.decoding.ancestral import at_temperature_zero
 from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.schedules import kept_rate, reveal_grid
-from dlm_eval.decoding.state import Bools, Floats, Query, StepState
+from dlm_eval.decoding.step import Bools, Floats, Query, StepState
 from dlm_eval.decoding.strategies import gumbel, highest, lowest
 from dlm_eval.decoding.unmasking import Ends, Unmasking
 from dlm_eval.models.denoiser import Denoiser

@@ -1,159 +1,34 @@
 """A canvas that is being filled: its tokens and the rows of its steps.
 
-A strategy gets a `StepState` and returns an `Edit`, which `DecodeState` applies. Positions have
-identities (`DecodeState.ids`), so that a step may insert and delete some. Random numbers, the trace
-and checkpoints refer to identities. Arrays are ordered from left to right.
+A strategy gets a `StepState` and returns an `Edit` (`step.py`), which `DecodeState` applies.
+Positions have identities (`DecodeState.ids`), so that a step may insert and delete some. Random
+numbers, the trace and checkpoints refer to identities. Arrays are ordered from left to right.
 
-Shape letters: L = positions of the canvas now, W = positions that a step considers, K = positions
-that it changes.
+Shape letters: L = positions of the canvas now, W = positions that a step considers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
+from dlm_eval.decoding.blocks import Block, split_blocks, whole_blocks
 from dlm_eval.decoding.cache_policy import make_cache_policy, visible_end
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.exits import EarlyExit
 from dlm_eval.decoding.settings import DecodeSettings
+from dlm_eval.decoding.step import Bools, Edit, Floats, Ints, Query, StepState
 from dlm_eval.decoding.trace import Trace, TraceStep
 from dlm_eval.engine import ForwardRow, Output
 from dlm_eval.engine.rows import Kept
 from dlm_eval.errors import SampleError
-from dlm_eval.models.denoiser import Denoiser, LogitsOp, embedding_rows, logit_shift
+from dlm_eval.models.denoiser import Denoiser, logit_shift
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-NONE: Ints = np.empty(0, dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Open positions that are filled together.
-
-    Attributes:
-        number: from 0, from left to right.
-        size: number of positions for the schedule.
-        steps: number of steps of the schedule.
-    """
-
-    number: int
-    size: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class StepState:
-    """What a strategy sees of a step.
-
-    Attributes:
-        step: number of the step in this block, from 0.
-        steps: number of steps of this block.
-        global_step: number of the step in the whole canvas, from 0; it numbers the random draws.
-        quota: number of tokens to write by the schedule, 0 if there is none.
-        schedule: name of the schedule, or None.
-        eps: end of the 'timestep' grid.
-        position: [W] indices in the canvas, ascending.
-        ids: [W] identities of these positions.
-        open: [W] whether the position is still open.
-        noise: random streams of the request.
-        current: [W] the token at the position now; the mask token if it is open.
-        old_logprob: [W] log-probability with which that token was written (nats).
-        token: [W] candidates; empty if the strategy does not read them.
-        score: [W] the model's confidence in its candidate, by the strategy's measure (`reads`).
-        more: further outputs of the strategy's own op, each [W, ...].
-    """
-
-    step: int
-    steps: int
-    global_step: int
-    quota: int
-    schedule: str | None
-    eps: float
-    position: Ints
-    ids: Ints
-    open: Bools
-    noise: Noise
-    current: Ints
-    old_logprob: Floats
-    token: Ints = field(default_factory=lambda: NONE)
-    score: Floats = field(default_factory=lambda: np.empty(0))
-    more: Output = ()
-
-    def uniform(self, stream: str) -> Floats:
-        """Returns [W] uniform numbers in [0, 1), one for each (stream, step, identity)."""
-        return self.noise.uniforms(stream, self.global_step, int(self.ids.max()) + 1)[self.ids]
-
-    @property
-    def left_open(self) -> int:
-        """Number of positions that the schedule leaves open."""
-        return int(self.open.sum()) - self.quota
-
-    @property
-    def nowhere(self) -> Bools:
-        """[W] bool, all false."""
-        return np.zeros(len(self.position), dtype=bool)
-
-
-@dataclass(frozen=True)
-class Query:
-    """What a step reads off the model.
-
-    Attributes:
-        op: computes the outputs from logits.
-        head: the model's method to call.
-        time: noise level passed to the model; 0 for none.
-        log_chance: log-probability that a position is written, if known before the model runs
-            (nats).
-        keeps: whether the last output of `op` stays on the device for its next call (`KeepingOp`).
-    """
-
-    op: LogitsOp
-    head: str = "logits"
-    time: float = 0.0
-    log_chance: float | None = None
-    keeps: bool = False
-
-
-@dataclass(frozen=True)
-class Edit:
-    """What a step changes. Positions are indices before the step.
-
-    Attributes:
-        commit: [K] positions of the block that get a token.
-        token: [K] the tokens.
-        logprob: [K] log-probability of each token (nats).
-        erase: positions of the block that become masks again.
-        insert: positions of the block before which a mask is inserted, ascending. A position may be
-            given several times; the one after the last position appends to the block.
-        delete: positions of the block that are removed.
-    """
-
-    commit: Ints = field(default_factory=lambda: NONE)
-    token: Ints = field(default_factory=lambda: NONE)
-    logprob: Floats = field(default_factory=lambda: np.empty(0))
-    erase: Ints = field(default_factory=lambda: NONE)
-    insert: Ints = field(default_factory=lambda: NONE)
-    delete: Ints = field(default_factory=lambda: NONE)
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether the canvas stays as it is."""
-        return not (len(self.commit) or len(self.erase) or self.resizes)
-
-    @property
-    def resizes(self) -> bool:
-        """Whether the step inserts or deletes positions."""
-        return bool(len(self.insert) or len(self.delete))
 
 
 class DecodeState:
@@ -191,9 +66,9 @@ class DecodeState:
         self.in_hole[hole[-1] + 1 :] = False
         self.block_of: Ints = np.full(len(canvas), -1)
         self.blocks: list[Block] = []
-        for number, (positions, steps) in enumerate(_blocks(np.nonzero(self.open)[0], settings, model.block_length)):
-            self.block_of[positions] = number
-            self.blocks.append(Block(number, _counted_size(len(positions), settings, model.block_length), steps))
+        for positions, block in split_blocks(np.nonzero(self.open)[0], settings, model.block_length):
+            self.block_of[positions] = block.number
+            self.blocks.append(block)
         self.logprob: Floats = np.full(len(canvas), -np.inf)
         self.step: Ints = np.full(len(canvas), -1)
         self.asked_length = self.next_id = len(canvas)
@@ -410,46 +285,6 @@ class DecodeState:
         self.written_steps, self.post_steps = state.written_steps, state.post_steps
         self.last_change, self.next_id = state.last_change, state.next_id
 
-    def accepts(self, state: State) -> bool:
-        """Returns whether a checkpoint is valid for this canvas; the file may come from another
-        program.
-        """
-        rows = 4 * (state.global_step + 1)  # more than any step runs
-        limits = (
-            (state.block, len(self.blocks) - 1),
-            (state.step, state.global_step),
-            (state.forwards, rows),
-            (state.post_steps, state.global_step + 1),
-            (state.written_steps, state.global_step),
-            (state.last_change + 1, state.global_step),
-        )
-        ids = max(embedding_rows(self.model), self.model.vocab_size)
-        return (
-            self._has_layout(state)
-            and all(0 <= value <= most for value, most in limits)
-            and all(0 <= token < ids or token == self.model.mask_id for token in state.tokens)
-            and all(-1 <= step < max(1, state.global_step) for step in state.written)
-            and all(value <= 1e-3 for value in state.logprob)
-        )
-
-    def _has_layout(self, state: State) -> bool:
-        """Returns whether the positions of a checkpoint can have come from this canvas."""
-        asked = self.asked_length
-        given = int(self.given.sum())
-        if not state.positions:
-            return len(state.tokens) == asked - given and not state.inserted and state.next_id == asked
-        old = [one for one in state.positions if one < asked]
-        new = [one for one in state.positions if one >= asked]
-        return (
-            old == sorted(set(old))
-            and min(old, default=0) >= 0
-            and set(np.nonzero(self.given)[0].tolist()) <= set(old)
-            and len(new) == len(set(new)) == len(state.inserted)
-            and max(new, default=asked - 1) < state.next_id
-            and len(state.positions) == len(state.tokens) + given <= self.model.max_length
-            and all(0 <= block < len(self.blocks) for block in state.inserted)
-        )
-
     def filling(self) -> Filling:
         """Returns the filling, `BLANK` at positions that are still open."""
         hole = self.in_hole
@@ -466,35 +301,3 @@ class DecodeState:
 
 def _plain(values: Ints) -> tuple[int, ...]:
     return tuple(map(int, values))
-
-
-def whole_blocks(canvas: Canvas, block: int | None) -> Canvas:
-    """Returns the canvas with its last block completed by open positions, as block-causal models
-    need.
-    """
-    missing = -len(canvas) % block if block is not None and canvas.open[-1] else 0
-    return Canvas(canvas.tokens + (BLANK,) * missing, canvas.open + (True,) * missing, canvas.key)
-
-
-def _blocks(positions: Ints, settings: DecodeSettings, block: int | None) -> Iterator[tuple[Ints, int]]:
-    """Yields the positions and the number of steps of each block in order.
-
-    A block is a run of `block_length` open positions. Blocks of a block-causal model are its own,
-    or equal parts of them.
-    """
-    if block is not None:
-        size = settings.block_length or block
-        parts = np.split(positions, np.nonzero(np.diff(positions // size))[0] + 1)
-    else:
-        size = settings.block_length or len(positions)
-        parts = np.split(positions, range(size, len(positions), size))
-    for part in parts:
-        shared = settings.steps // len(parts) if settings.steps is not None else None
-        yield part, max(1, settings.steps_per_block or shared or len(part))
-
-
-def _counted_size(count: int, settings: DecodeSettings, block: int | None) -> int:
-    """Returns the number of positions for the schedule: all of a model's block, even if some are
-    given.
-    """
-    return (settings.block_length or block) if block else count

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from dlm_eval.decoding.draw import Measure
-from dlm_eval.decoding.state import Bools, Floats, Ints, StepState
+from dlm_eval.decoding.step import Bools, Floats, Ints, StepState
 from dlm_eval.decoding.unmasking import Unmasking
 from dlm_eval.options import option
 

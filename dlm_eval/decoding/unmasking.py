@@ -20,12 +20,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from dlm_eval.canvas import Filling
+from dlm_eval.decoding.blocks import Block
 from dlm_eval.decoding.checkpoints import no_offer
 from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.samples import best_program, repeat
 from dlm_eval.decoding.schedules import schedule
 from dlm_eval.decoding.settings import DecodeSettings
-from dlm_eval.decoding.state import Block, Bools, DecodeState, Edit, Ints, Query, StepState
+from dlm_eval.decoding.state import DecodeState
+from dlm_eval.decoding.step import Bools, Edit, Ints, Query, StepState
 from dlm_eval.decoding.strategy import FillRequest, Strategy
 from dlm_eval.engine import ForwardRow, Output, Program
 from dlm_eval.errors import UserError

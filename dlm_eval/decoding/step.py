@@ -1,0 +1,125 @@
+"""A step: what a strategy sees of it (`StepState`), reads (`Query`) and changes (`Edit`).
+
+Shape letters: W = positions that a step considers, K = positions that it changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlm_eval.engine import Output
+from dlm_eval.models.denoiser import LogitsOp
+from dlm_eval.rng import Noise
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+NONE: Ints = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class StepState:
+    """What a strategy sees of a step.
+
+    Attributes:
+        step: number of the step in this block, from 0.
+        steps: number of steps of this block.
+        global_step: number of the step in the whole canvas, from 0; it numbers the random draws.
+        quota: number of tokens to write by the schedule, 0 if there is none.
+        schedule: name of the schedule, or None.
+        eps: end of the 'timestep' grid.
+        position: [W] indices in the canvas, ascending.
+        ids: [W] identities of these positions.
+        open: [W] whether the position is still open.
+        noise: random streams of the request.
+        current: [W] the token at the position now; the mask token if it is open.
+        old_logprob: [W] log-probability with which that token was written (nats).
+        token: [W] candidates; empty if the strategy does not read them.
+        score: [W] the model's confidence in its candidate, by the strategy's measure (`reads`).
+        more: further outputs of the strategy's own op, each [W, ...].
+    """
+
+    step: int
+    steps: int
+    global_step: int
+    quota: int
+    schedule: str | None
+    eps: float
+    position: Ints
+    ids: Ints
+    open: Bools
+    noise: Noise
+    current: Ints
+    old_logprob: Floats
+    token: Ints = field(default_factory=lambda: NONE)
+    score: Floats = field(default_factory=lambda: np.empty(0))
+    more: Output = ()
+
+    def uniform(self, stream: str) -> Floats:
+        """Returns [W] uniform numbers in [0, 1), one for each (stream, step, identity)."""
+        return self.noise.uniforms(stream, self.global_step, int(self.ids.max()) + 1)[self.ids]
+
+    @property
+    def left_open(self) -> int:
+        """Number of positions that the schedule leaves open."""
+        return int(self.open.sum()) - self.quota
+
+    @property
+    def nowhere(self) -> Bools:
+        """[W] bool, all false."""
+        return np.zeros(len(self.position), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a step reads off the model.
+
+    Attributes:
+        op: computes the outputs from logits.
+        head: the model's method to call.
+        time: noise level passed to the model; 0 for none.
+        log_chance: log-probability that a position is written, if known before the model runs
+            (nats).
+        keeps: whether the last output of `op` stays on the device for its next call (`KeepingOp`).
+    """
+
+    op: LogitsOp
+    head: str = "logits"
+    time: float = 0.0
+    log_chance: float | None = None
+    keeps: bool = False
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a step changes. Positions are indices before the step.
+
+    Attributes:
+        commit: [K] positions of the block that get a token.
+        token: [K] the tokens.
+        logprob: [K] log-probability of each token (nats).
+        erase: positions of the block that become masks again.
+        insert: positions of the block before which a mask is inserted, ascending. A position may be
+            given several times; the one after the last position appends to the block.
+        delete: positions of the block that are removed.
+    """
+
+    commit: Ints = field(default_factory=lambda: NONE)
+    token: Ints = field(default_factory=lambda: NONE)
+    logprob: Floats = field(default_factory=lambda: np.empty(0))
+    erase: Ints = field(default_factory=lambda: NONE)
+    insert: Ints = field(default_factory=lambda: NONE)
+    delete: Ints = field(default_factory=lambda: NONE)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the canvas stays as it is."""
+        return not (len(self.commit) or len(self.erase) or self.resizes)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether the step inserts or deletes positions."""
+        return bool(len(self.insert) or len(self.delete))
