@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from harness_tasks import write_tasks
+from plugin_files import example, left_as_it_was
 
-from dlm_eval import plugins, score
+from dlm_eval import score
 from dlm_eval.canvas import Canvas
 from dlm_eval.cli import main
 from dlm_eval.errors import RunError, UserError
@@ -21,35 +22,25 @@ from dlm_eval.likelihood import ESTIMATORS, Estimator, parse_estimator
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.options import check_options, describe_options, option, parse_options
 
-GUIDE = Path(__file__).resolve().parents[1] / "docs" / "adding-an-estimator.md"
-
-
-def example() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-    return str(code)
+EXAMPLE = example("adding-an-estimator.md")
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "half_hidden.py"
-    path.write_text(example(), encoding="utf-8")
+    path.write_text(EXAMPLE, encoding="utf-8")
     return path
 
 
 @pytest.fixture(autouse=True)
 def registry_as_before() -> Iterator[None]:
-    ESTIMATORS.names()
-    before = dict(ESTIMATORS._classes)
-    plugins._entry_points.cache_clear()  # a test installs a package
-    yield
-    plugins._entry_points.cache_clear()
-    ESTIMATORS._classes.clear()
-    ESTIMATORS._classes.update(before)
+    with left_as_it_was(ESTIMATORS):
+        yield
 
 
 def test_the_example_is_short_and_its_score_is_right(file: Path) -> None:
     """Half of two tokens is one: the mean is the pseudo-log-likelihood. Within 5 errors of it at a fixed seed."""
-    assert len(example().splitlines()) < 40
+    assert len(EXAMPLE.splitlines()) < 40
     toy = Toy(ToySettings(inconsistency=0.5))
     canvases = [Canvas.continuation([0, 1], [2, 4]), Canvas.continuation([0, 1], [3])]
     found = score(toy, canvases, f"{file}:HalfHidden", forwards=64)
@@ -85,7 +76,7 @@ def test_a_run_two_workers_and_an_edited_file(tmp_path: Path, file: Path) -> Non
     parallel, spread = run(tasks, tmp_path / "two", name, "--devices", "cpu:2")
     assert parallel == scores and spread["fingerprint"] == block["fingerprint"]
 
-    file.write_text(example().replace("target.n / size", "1 / size"), encoding="utf-8")
+    file.write_text(EXAMPLE.replace("target.n / size", "1 / size"), encoding="utf-8")
     edited, anew = run(tasks, out, name)
     assert anew["cost"]["total"]["device_rows"] > 0 and anew["fingerprint"] != block["fingerprint"]
     assert edited != scores
@@ -101,7 +92,7 @@ def test_show_and_ls(
     (package / "other-1.0.dist-info" / "entry_points.txt").write_text(
         "[dlm_eval.estimators]\nthirds = other_estimators:Thirds\nbroken = other_missing:Nothing\n"
     )
-    renamed = example().replace("HalfHidden", "Thirds").replace("half_hidden", "thirds")
+    renamed = EXAMPLE.replace("HalfHidden", "Thirds").replace("half_hidden", "thirds")
     (package / "other_estimators.py").write_text(renamed, encoding="utf-8")
     monkeypatch.syspath_prepend(str(package))
     assert main(["ls", "estimators"]) == 0
@@ -154,7 +145,7 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, case: str) -> Non
 def test_a_worker_refuses_a_file_that_was_edited(file: Path) -> None:
     sent = pickle.dumps(parse_estimator(f"{file}:HalfHidden,forwards=5"))
     assert pickle.loads(sent) == parse_estimator(f"{file}:HalfHidden,forwards=5")
-    file.write_text(example() + "\n# edited\n", encoding="utf-8")
+    file.write_text(EXAMPLE + "\n# edited\n", encoding="utf-8")
     with pytest.raises(RunError, match="was edited while the run went on"):
         pickle.loads(sent)
 

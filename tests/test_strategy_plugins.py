@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from harness_tasks import write_tasks
+from plugin_files import example, left_as_it_was
 
 from dlm_eval import Canvas, UserError, fill, load_model
 from dlm_eval.cli import main
@@ -31,28 +31,20 @@ from dlm_eval.reports.terminal import lines
 from dlm_eval.reports.trace_page import page
 from dlm_eval.rng import Noise
 
-GUIDE = Path(__file__).resolve().parents[1] / "docs" / "adding-a-strategy.md"
-
-
-def example() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-    return str(code)
+EXAMPLE = example("adding-a-strategy.md")
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "klass.py"
-    path.write_text(example(), encoding="utf-8")
+    path.write_text(EXAMPLE, encoding="utf-8")
     return path
 
 
 @pytest.fixture(autouse=True)
 def registry_as_before() -> Iterator[None]:
-    STRATEGIES.names()
-    before = dict(STRATEGIES._classes)
-    yield
-    STRATEGIES._classes.clear()
-    STRATEGIES._classes.update(before)
+    with left_as_it_was(STRATEGIES):
+        yield
 
 
 def crooked() -> Toy:
@@ -90,7 +82,7 @@ def klass_by_hand(model: Any, prompt: list[int], length: int, threshold: float, 
 
 
 def test_klass_writes_what_its_definition_says(file: Path, tiny: Any) -> None:
-    assert len(example().splitlines()) < 45
+    assert len(EXAMPLE.splitlines()) < 45
     several = 0
     for prompt in prompts(tiny):
         options = {"threshold": 0.2, "kl_threshold": 0.3}

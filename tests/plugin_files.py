@@ -1,0 +1,28 @@
+"""What the tests of plug-ins share: the example of a guide, and a registry that is left as it was."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dlm_eval.plugins import Registry
+
+
+def example(guide: str) -> str:
+    """Returns the one Python example of a page of docs."""
+    page = Path(__file__).resolve().parents[1] / "docs" / guide
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return str(code)
+
+
+@contextmanager
+def left_as_it_was(registry: Registry[Any]) -> Iterator[None]:
+    """Takes out again what a test has registered."""
+    registry.names()
+    before = dict(registry._classes)
+    yield
+    registry._classes.clear()
+    registry._classes.update(before)
