@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dlm_eval import plugins
 from dlm_eval.plugins import Registry
 
 
@@ -20,9 +21,11 @@ def example(guide: str) -> str:
 
 @contextmanager
 def left_as_it_was(registry: Registry[Any]) -> Iterator[None]:
-    """Takes out again what a test has registered."""
+    """Takes out again what a test has registered, and what is known of installed packages: a test may install one."""
     registry.names()
     before = dict(registry._classes)
+    plugins._entry_points.cache_clear()
     yield
+    plugins._entry_points.cache_clear()
     registry._classes.clear()
     registry._classes.update(before)
