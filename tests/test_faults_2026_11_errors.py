@@ -314,7 +314,7 @@ def test_03_a_bound_that_is_the_score_errs_as_the_score_does() -> None:
 
 
 def test_05_whether_a_choice_is_greedy_costs_no_row_twice(toy: Toy) -> None:
-    """A question that nothing settles costs what it costs without early stopping; the fully masked row is common."""
+    """A question that is never decided early costs what it costs without early stopping; the fully masked row is common."""
     text = [1, 2, 3, 4, 0, 1, 3, 2, 4, 0]
     twice = [Canvas.continuation([0, 1], text, "q")] * 2
     whole = score(toy, twice, "auto", greedy=True)
