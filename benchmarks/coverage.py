@@ -29,9 +29,10 @@ from dlm_eval.likelihood.cubature.design import variants
 from dlm_eval.likelihood.cubature.rule import rule
 from dlm_eval.likelihood.cubature.spread import freedom
 from dlm_eval.likelihood.exact import sampler_log_likelihood
-from dlm_eval.likelihood.mc_error import draws_error, neighbours
-from dlm_eval.likelihood.orders import bracket, chain_patterns, log_mean_exp, mean_error, population, random_orders
-from dlm_eval.likelihood.patterns import Bools, Floats, enumerable, grid_sizes, smallest, subsets
+from dlm_eval.likelihood.masks import plan_error, some_hidden
+from dlm_eval.likelihood.mc_error import neighbours
+from dlm_eval.likelihood.orders import bracket, chain_patterns, log_mean_exp, population, random_orders, steps_deviation
+from dlm_eval.likelihood.patterns import Bools, Floats, Plan, enumerable, grid_sizes, smallest, subsets
 from dlm_eval.rng import Noise, digest
 from dlm_eval.uncertainty import Error, half_width, student
 
@@ -65,7 +66,7 @@ class Draws:
 def elbo(model: Contexts) -> float:
     """Returns the true ELBO, or the mean of 10^6 patterns of unbiased rules."""
     if model.n > ENUMERATED:
-        return float(np.concatenate([values for values, _ in cubature_runs(model, 128, RUNS, 10**6, False)]).mean())
+        return float(np.concatenate([run[0] for run in cubature_runs(model, 128, RUNS, 10**6, False)]).mean())
     total = 0.0
     hidden = subsets(model.n)[1:]
     weight = np.array([1 / (k * math.comb(model.n, k)) for k in range(1, model.n + 1)])[hidden.sum(1) - 1]
@@ -77,8 +78,8 @@ def elbo(model: Contexts) -> float:
 
 def cubature_runs(
     model: Contexts, samples: int, draws: int, seed: int, errors: bool = True
-) -> Iterator[tuple[Floats, Floats]]:
-    """Yields estimates and standard errors of rules with random orders of the tokens, some at a time."""
+) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """Yields estimates, standard errors and the least that intervals assume, of rules with random orders of the tokens, some at a time."""
     rng = np.random.default_rng([seed, model.n, samples])
     chosen = rng.integers(0, variants(model.n, samples), draws)
     for variant in np.unique(chosen):
@@ -90,21 +91,23 @@ def cubature_runs(
             hidden = own.hidden[:, order.argsort(1)].transpose(1, 0, 2)
             logs = np.take_along_axis(model.logs(hidden), order[:, None, :], 2)
             values = (own.weight * np.where(own.hidden, logs, 0.0)).sum((1, 2))
-            yield values, np.sqrt(own.spread.variance(logs)) if errors else values
+            stderr = np.sqrt(own.spread.variance(logs)) if errors else values
+            yield values, stderr, stderr * own.spread.doubt(logs) if errors else values
 
 
 def cubature(models: list[Contexts], samples: int, draws: int, seed: int, truths: list[float]) -> list[Draws]:
     found = []
     for model, truth in zip(models, truths, strict=True):
         runs = list(cubature_runs(model, samples, draws, seed))
-        values, stderr = (np.concatenate([run[part] for run in runs]) for part in (0, 1))
+        values, stderr, least = (np.concatenate([run[part] for run in runs]) for part in (0, 1, 2))
         stderr = np.where(stderr > 1e-9, stderr, np.nan)
-        found.append(Draws(values - truth, stderr, stderr * student(freedom(samples))))
+        half = np.maximum(student(freedom(samples)) * stderr, student(math.inf) * least)
+        found.append(Draws(values - truth, stderr, half))
     return found
 
 
 def plans(name: str, n: int, samples: int, draws: int, seed: int) -> Iterator[tuple[Bools, Floats]]:
-    """Yields hidden [D, K, n] and the weight of each pattern [D, K] of `k` and `t`, as BUILDERS makes them (patterns.py) but for where the noise comes from."""
+    """Yields hidden [D, K, n] and the weight of each pattern [D, K], as masks.py makes them but for where the noise comes from."""
     rng = np.random.default_rng([seed, len(name), n, samples])
     for begin in range(0, draws, BATCH):
         count = min(BATCH, draws - begin)
@@ -114,19 +117,21 @@ def plans(name: str, n: int, samples: int, draws: int, seed: int) -> Iterator[tu
             yield smallest(noise.reshape(-1, n), sizes.ravel()).reshape(noise.shape), n / sizes
         else:
             times = (np.arange(samples) + 1 - rng.random((count, samples))) / samples
-            yield noise < times[..., None], 1 / times
+            hidden, chance = some_hidden(times, rng.random((count, samples)), noise)
+            yield hidden, chance / times
 
 
 def by_plans(
     name: str, models: list[Contexts], samples: int, draws: int, seed: int, truths: list[float]
 ) -> list[Draws]:
-    """Returns the draws of `k` or `t`, each plan read on all models."""
+    """Returns the draws of `mask_count` or `mask_rate`, each plan read on all models."""
     rows: list[list[tuple[float, ...]]] = [[] for _ in models]
     stratum = neighbours(samples)
     for hidden, weight in plans(name, models[0].n, samples, draws, seed):
         for model, truth, own in zip(models, truths, rows, strict=True):
-            values = np.where(hidden, model.logs(hidden), 0.0).sum(2) * weight
-            own += [_row(float(one.mean()) - truth, draws_error(one, stratum)) for one in values]
+            for one, weights, logs in zip(hidden, weight, model.logs(hidden), strict=True):
+                plan = Plan(one, one * weights[:, None], np.arange(samples), stratum)
+                own.append(_row(float(plan.replicates(logs).mean()) - truth, plan_error(plan, logs)))
     return [Draws(*np.array(own).T) for own in rows]
 
 
@@ -136,22 +141,23 @@ def _row(off: float, error: Error) -> tuple[float, float, float]:
     return (off, math.nan, math.nan) if half is None or error.stderr is None else (off, error.stderr, half)
 
 
-def chains(models: list[Contexts], samples: int, draws: int, seed: int) -> Iterator[tuple[int, Floats]]:
-    """Yields (model number, [P] log-likelihoods of the orders) of each draw."""
+def chains(models: list[Contexts], samples: int, draws: int, seed: int) -> Iterator[tuple[int, Floats, float]]:
+    """Yields (model number, [P] log-likelihoods of the orders, their least deviation) of each draw."""
     n = models[0].n
     count = Chain(max_forwards=samples).order_count(n)
     for draw in range(draws):
         orders = random_orders(Noise(digest("coverage", seed, "chain", n, samples, draw)), n, count)
         hidden, read = chain_patterns(orders)
         for number, model in enumerate(models):
-            yield number, model.logs(hidden)[read].reshape(orders.shape).sum(1)
+            steps = model.logs(hidden)[read].reshape(orders.shape)
+            yield number, steps.sum(1), steps_deviation(steps, orders)
 
 
 def chain(models: list[Contexts], samples: int, draws: int, seed: int, truths: list[float]) -> list[Draws]:
     rows: list[list[tuple[float, ...]]] = [[] for _ in models]
-    for number, own in chains(models, samples, draws, seed):
-        group = np.arange(len(own)) // 2
-        rows[number].append(_row(float(own.mean()) - truths[number], mean_error(own, group, population(models[0].n))))
+    for number, own, least in chains(models, samples, draws, seed):
+        score = Chain(max_forwards=samples).from_chains(own, 0.0, models[0].n, least)
+        rows[number].append(_row(score.logprob - truths[number], score.error))
     return [Draws(*np.array(own).T) for own in rows]
 
 
@@ -161,7 +167,7 @@ def brackets(models: list[Contexts], samples: int, draws: int, seed: int) -> lis
     truths = [sampler_log_likelihood(np.where(everything, model.logs(everything), np.nan)) for model in models]
     certain = [log_mean_exp(model.logs(everything[-1])) for model in models]
     found: list[list[tuple[bool, float, bool]]] = [[] for _ in models]
-    for number, own in chains(models, samples, draws, seed):
+    for number, own, _ in chains(models, samples, draws, seed):
         group = np.arange(len(own)) // 2
         low, high = bracket(own, group, population(models[0].n), certain[number])
         found[number].append((low - 1e-9 <= truths[number] <= high + 1e-9, high - low, high < certain[number]))
@@ -180,7 +186,7 @@ def is_exact(name: str, n: int, samples: int) -> bool:
     if name in ("chain", "bracket"):
         settings = Chain(max_forwards=samples)
         return settings.all_orders(n) or (name == "chain" and settings.order_count(n) < 8)
-    return name == "cubature" and enumerable(n, samples)
+    return enumerable(n, samples)
 
 
 def shown(figures: tuple[float, float, float] | None) -> str:

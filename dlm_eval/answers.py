@@ -147,7 +147,7 @@ def _answers(answer: Answer, job: Job) -> bool:
 
 
 def _is_score(score: Score) -> bool:
-    numbers = (score.logprob, score.rows, score.seconds, score.freedom)
+    numbers = (score.logprob, score.rows, score.seconds, score.freedom, score.least_stderr)
     ends = (
         score.stderr,
         score.lower,

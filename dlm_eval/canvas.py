@@ -96,6 +96,7 @@ class Score:
         freedom: degrees of freedom of `stderr` or `rough_stderr`.
         rough_stderr: standard error from two or three draws if `stderr` is None, else None. Useless
             alone, but its square is unbiased, so that sums of many are useful.
+        least_stderr: the smallest standard deviation that `interval` assumes, nats.
         lower_stderr: standard error of `lower`, nats; None if unknown or if there is no bound.
         upper_stderr: standard error of `upper`, likewise.
         echo: what determines the correlation of errors between choices of a question
@@ -119,11 +120,12 @@ class Score:
     bracket: tuple[float | None, float | None] = (None, None)
     echo: tuple[float, ...] = ()
     rough_stderr: float | None = None
+    least_stderr: float = 0.0
 
     @property
     def error(self) -> Error:
         """The error of `logprob`."""
-        return Error(self.stderr, self.freedom, self.rough_stderr)
+        return Error(self.stderr, self.freedom, self.rough_stderr, self.least_stderr)
 
     @property
     def interval(self) -> tuple[float, float] | None:

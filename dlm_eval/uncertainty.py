@@ -2,7 +2,9 @@
 
 A standard error is an almost unbiased estimate of the standard deviation of an estimate; squares of
 standard errors add up. An interval also accounts for the uncertainty of the standard error: it is
-Student's, with the degrees of freedom of the standard error.
+Student's, with the degrees of freedom of the standard error. A few draws can agree by chance and
+be wrong together. If something else tells how far they may be off, the interval is wide enough for
+that (`Error.least`).
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ class Error:
             if it is exact.
         rough: standard error from fewer than `FEWEST` draws if `stderr` is None. Its square is
             unbiased, so that many of them add up to a known error.
+        least: the smallest standard deviation that an interval assumes, nats.
     """
 
     stderr: float | None
     freedom: float = math.inf
     rough: float | None = None
+    least: float = 0.0
 
     @property
     def best(self) -> float | None:
@@ -42,7 +46,7 @@ class Error:
     def scaled(self, factor: float) -> Error:
         """Returns the error of `factor` times the estimate."""
         known, rough = (None if one is None else abs(factor) * one for one in (self.stderr, self.rough))
-        return Error(known, self.freedom, rough)
+        return Error(known, self.freedom, rough, abs(factor) * self.least)
 
 
 EXACT = Error(0.0)
@@ -55,7 +59,7 @@ def summed(errors: Iterable[Error]) -> Error:
     It is unknown if one error is unknown. Errors of few draws each are pooled: the error of their
     sum is known if it has `ENOUGH` degrees of freedom.
     """
-    variance = doubt = 0.0
+    variance = doubt = least = 0.0
     pooled = False
     for error in errors:
         if error.best is None:
@@ -63,8 +67,10 @@ def summed(errors: Iterable[Error]) -> Error:
         pooled |= error.stderr is None
         variance += error.best**2
         doubt += error.best**4 / error.freedom
+        least += max(error.best, error.least) ** 2
     total, freedom = math.sqrt(variance), variance**2 / doubt if doubt > 0 else math.inf
-    return Error(None, freedom, total) if pooled and freedom < ENOUGH else Error(total, freedom)
+    least = math.sqrt(least) if least > variance else 0.0
+    return Error(None, freedom, total, least) if pooled and freedom < ENOUGH else Error(total, freedom, least=least)
 
 
 def half_width(error: Error, level: float = LEVEL) -> float | None:
@@ -73,7 +79,8 @@ def half_width(error: Error, level: float = LEVEL) -> float | None:
     """
     if error.stderr is None:
         return None
-    return 0.0 if error.stderr == 0 else student(error.freedom, level) * error.stderr
+    own = 0.0 if error.stderr == 0 else student(error.freedom, level) * error.stderr
+    return max(own, student(math.inf, level) * error.least)
 
 
 @lru_cache(maxsize=4096)

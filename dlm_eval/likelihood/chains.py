@@ -7,16 +7,17 @@ Shape letters: n = open tokens, P = orders.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dlm_eval.canvas import Score
 from dlm_eval.likelihood.estimator import MOST_FORWARDS, Bounds, Budgeted, Guided
-from dlm_eval.likelihood.exact import Exact, Report, as_estimator, single_token
+from dlm_eval.likelihood.exact import Exact, Report, as_estimator, enumerated
 from dlm_eval.likelihood.mc_error import deviations, echo
 from dlm_eval.likelihood.orders import (
+    FEW,
     bracket,
     chain_patterns,
     log_mean_exp,
@@ -25,6 +26,7 @@ from dlm_eval.likelihood.orders import (
     pair_count,
     population,
     random_orders,
+    steps_deviation,
     upper_bound,
 )
 from dlm_eval.likelihood.patterns import Floats, Ints, enumerable
@@ -75,20 +77,21 @@ class Chain(Orders, name="chain"):
 
     def estimate(self, target: Target, noise: Noise) -> Program[Score]:
         if target.n == 1:
-            return single_token(self, target, noise)
+            return enumerated(self, target, noise)
         if self.all_orders(target.n):
             exact = Exact(report=self.report, cfg_scale=self.cfg_scale)
             return as_estimator(exact.estimate(target, noise), self)
         return self._sampled(target, random_orders(noise, target.n, self.order_count(target.n), self.antithetic))
 
     def _sampled(self, target: Target, orders: Ints) -> Program[Score]:
-        chains, certain = yield from chain_log_likelihoods(target, orders)
-        return self.from_chains(chains, certain, target.n)
+        steps, certain = yield from step_log_likelihoods(target, orders)
+        return self.from_chains(steps.sum(1), certain, target.n, steps_deviation(steps, orders))
 
-    def from_chains(self, chains: Floats, certain: float, n: int) -> Score:
+    def from_chains(self, chains: Floats, certain: float, n: int, least: float = 0.0) -> Score:
         """Returns the score from the log-likelihoods [P] of random orders of n tokens.
 
-        None is above `certain` on average.
+        None is above `certain` on average. `least` is the smallest standard deviation (nats) that
+        the interval assumes if there are fewer than `FEW` draws.
 
         With `antithetic`, an order and its reverse are neighbours.
         """
@@ -96,6 +99,8 @@ class Chain(Orders, name="chain"):
         draws = population(n, self.antithetic)
         bounds = chain_bounds(chains, group, draws, certain)
         value, error = float(chains.mean()), mean_error(chains, group, draws)
+        if error.best and group[-1] + 1 < FEW:
+            error = replace(error, least=least)
         if self.report == "likelihood":
             value, error = bounds.lower, bounds.lower_error
         return self.score(value, error, bounds=bounds, echo=echo(deviations(chains, 0 * group), error))
@@ -120,14 +125,15 @@ class Tube(Orders, name="tube"):
             found = yield from Exact(report="likelihood").estimate(target, noise)
             assert found.upper is not None
             return self.score(found.upper, EXACT, bounds=Bounds.of(found))
-        chains, certain = yield from chain_log_likelihoods(target, random_orders(noise, target.n, count))
-        bounds = chain_bounds(chains, np.arange(count) // 2, population(target.n), certain)
+        steps, certain = yield from step_log_likelihoods(target, random_orders(noise, target.n, count))
+        bounds = chain_bounds(steps.sum(1), np.arange(count) // 2, population(target.n), certain)
         assert bounds.upper is not None
         return self.score(bounds.upper, bounds.upper_error, bounds=bounds)
 
 
-def chain_log_likelihoods(target: Target, orders: Ints) -> Program[tuple[Floats, float]]:
-    """Returns the [P] log-likelihoods (nats) along `orders` [P, n], and a bound on their mean.
+def step_log_likelihoods(target: Target, orders: Ints) -> Program[tuple[Floats, float]]:
+    """Returns the [P, n] log-likelihoods (nats) of the steps along `orders` [P, n], and a bound on
+    the mean of their sums.
 
     All orders begin with all tokens hidden, and no later step has a probability above 1: log p is
     at most the log of the mean first probability.
@@ -135,8 +141,8 @@ def chain_log_likelihoods(target: Target, orders: Ints) -> Program[tuple[Floats,
     hidden, read = chain_patterns(orders)
     first = hidden.sum(1) == hidden.shape[1]
     logs = yield from target.measure(hidden, read | first[:, None])
-    chains: Floats = logs[read].reshape(orders.shape).sum(1)
-    return chains, log_mean_exp(logs[first.argmax()])
+    steps: Floats = logs[read].reshape(orders.shape)
+    return steps, log_mean_exp(logs[first.argmax()])
 
 
 def chain_bounds(chains: Floats, group: Ints, draws: int, certain: float) -> Bounds:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dlm_eval.canvas import Score
 from dlm_eval.engine.programs import together
@@ -113,8 +114,10 @@ class Rounds:
         )
         if alike and logs is not None and other_logs is not None and math.isfinite(gap):
             rules, _ = self.rules[0]
-            return gap, rules[self.done - 1].error(logs / length - other_logs / other_length)
-        return gap, summed([mine.error.scaled(1 / length), theirs.error.scaled(1 / other_length)])
+            error = rules[self.done - 1].error(logs / length - other_logs / other_length)
+        else:
+            error = summed([mine.error.scaled(1 / length), theirs.error.scaled(1 / other_length)])
+        return gap, replace(error, least=0.0)  # the error rate of `race` was measured without it
 
 
 def race(choices: Sequence[Rounds], lengths: Sequence[float] | None, error_rate: float) -> Program[None]:

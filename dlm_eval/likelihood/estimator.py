@@ -188,7 +188,15 @@ class Estimator:
         """
         kind = kind or self.kind
         plain = Score(
-            logprob, error.stderr, kind, 0, None, self.name, freedom=error.freedom, echo=echo, rough_stderr=error.rough
+            logprob,
+            error.stderr,
+            kind,
+            0,
+            estimator=self.name,
+            freedom=error.freedom,
+            echo=echo,
+            rough_stderr=error.rough,
+            least_stderr=error.least,
         )
         if self.guidance:
             return replace(plain, kind="score")

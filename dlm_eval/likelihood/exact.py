@@ -61,13 +61,11 @@ def all_patterns(n: int) -> Plan:
     return Plan.fixed(hidden, hidden * weights[hidden.sum(1) - 1, None])
 
 
-def single_token(estimator: Guided, target: Target, noise: Noise) -> Program[Score]:
-    """Returns the score of a target of one token under the estimator's name.
-
-    One forward tells its likelihood, which is the bound.
-    """
-    single = yield from Exact(cfg_scale=estimator.cfg_scale).estimate(target, noise)
-    return replace(single, kind="score" if estimator.cfg_scale else estimator.kind, estimator=estimator.name)
+def enumerated(estimator: Guided, target: Target, noise: Noise) -> Program[Score]:
+    """Returns the score of all patterns under the estimator's name and with its kind."""
+    found = yield from Exact(cfg_scale=estimator.cfg_scale).estimate(target, noise)
+    kind = "score" if estimator.cfg_scale else estimator.kind
+    return replace(found, kind=kind, estimator=estimator.name)
 
 
 def as_estimator(found: Program[Score], estimator: Estimator) -> Program[Score]:

@@ -12,17 +12,27 @@ Shape letters: n = open tokens, R = mask patterns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dlm_eval.canvas import Score
 from dlm_eval.likelihood.estimator import Budgeted, Estimator, Guided
-from dlm_eval.likelihood.exact import single_token
+from dlm_eval.likelihood.exact import enumerated
 from dlm_eval.likelihood.mc_error import deviations, draws_error, echo, neighbours
-from dlm_eval.likelihood.patterns import Floats, Ints, Plan, grid_sizes, smallest, uniforms
-from dlm_eval.uncertainty import EXACT
+from dlm_eval.likelihood.patterns import (
+    Bools,
+    Floats,
+    Ints,
+    Plan,
+    enumerable,
+    grid_sizes,
+    smallest,
+    uniforms,
+)
+from dlm_eval.uncertainty import EXACT, Error
 
 if TYPE_CHECKING:
     from dlm_eval.engine.rows import Program
@@ -42,7 +52,7 @@ class Planned(Estimator):
         plan = self.plan(target.n, noise)
         logs = yield from target.measure(plan.hidden, plan.weight != 0)
         values = plan.replicates(logs)
-        error = draws_error(values, plan.stratum)
+        error = plan_error(plan, logs)
         if target.n == 1 and np.ptp(values) == 0:  # there is one pattern, and it was run
             error = EXACT
         return self.score(float(values.mean()), error, echo=echo(deviations(values, plan.stratum), error))
@@ -50,13 +60,15 @@ class Planned(Estimator):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSampling(Planned, Budgeted, Guided):
-    """The ELBO from random patterns. A single token needs none."""
+    """The ELBO from random patterns, or from all patterns if they fit the budget."""
 
     kind = "lower bound"
     cost = "max_forwards"
 
     def estimate(self, target: Target, noise: Noise) -> Program[Score]:
-        return single_token(self, target, noise) if target.n == 1 else super().estimate(target, noise)
+        if enumerable(target.n, self.max_forwards):
+            return enumerated(self, target, noise)
+        return super().estimate(target, noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +82,19 @@ class MaskCount(MaskSampling, name="mask_count"):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRate(MaskSampling, name="mask_rate"):
-    """Each token hidden with probability t, t uniform and stratified over (0, 1], weight 1/t."""
+    """Each token hidden with probability t, t uniform and stratified over (0, 1].
+
+    Patterns that hide nothing say nothing, so only the others are drawn, with weight
+    P(one or more tokens are hidden) / t. Without this the variance is infinite, because of small t.
+    """
 
     def plan(self, n: int, noise: Noise) -> Plan:
         count = self.max_forwards
         times = (np.arange(count) + 1 - noise.uniforms("t", 0, count)) / count
-        return bernoulli_plan(n, times, 1 / times, noise, "t hidden")
+        first = noise.uniforms("t first", 0, count)
+        hidden, chance = some_hidden(times, first, uniforms(noise, "t hidden", count, n))
+        weight = hidden * (chance / times)[:, None]
+        return Plan(hidden, weight, np.arange(count), neighbours(count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +119,56 @@ class Pseudo(Planned, Guided, name="pseudo"):
         return Plan.fixed(np.eye(n, dtype=bool), np.eye(n))
 
 
+def plan_error(plan: Plan, logs: Floats) -> Error:
+    """Returns the error (nats) of the mean of a plan's replicates, from log-probabilities [R, n]."""
+    error = draws_error(plan.replicates(logs), plan.stratum)
+    return replace(error, least=choice_deviation(plan, logs)) if error.best else error
+
+
+def choice_deviation(plan: Plan, logs: Floats) -> float:
+    """Returns the standard deviation (nats) that comes from which tokens a pattern hides, given how
+    many, if no token's log-probability depended on the context.
+
+    A few patterns can miss an improbable token and then agree with each other. But nearly all
+    patterns together tell how probable each token is, and so how much was left to chance: k of n
+    tokens without replacement, each with weight w, have the variance w^2 k (n - k) / (n - 1) times
+    that of the tokens.
+
+    Args:
+        plan: patterns whose tokens all have one weight.
+        logs: [R, n] log-probabilities of hidden tokens, finite.
+    """
+    n, times = plan.hidden.shape[1], plan.hidden.sum(0)
+    seen = times > 0
+    if seen.sum() < 2:
+        return 0.0
+    levels = np.where(plan.hidden, logs, 0.0).sum(0)[seen] / times[seen]
+    sizes = plan.hidden.sum(1)
+    weights = plan.weight.max(1)
+    variance = float((weights**2 * sizes * (n - sizes)).sum()) / (n - 1) * float(levels.var(ddof=1))
+    return math.sqrt(variance) / len(plan.stratum)
+
+
 def sized_plan(n: int, sizes: Ints, noise: Noise, stream: str) -> Plan:
     """Returns random patterns of the given sizes [R], weight n/k at size k."""
     hidden = smallest(uniforms(noise, stream, len(sizes), n), sizes)
     weight = hidden * (n / sizes)[:, None]
     return Plan(hidden, weight, np.arange(len(sizes)), neighbours(len(sizes)))
+
+
+def some_hidden(times: Floats, first: Floats, later: Floats) -> tuple[Bools, Floats]:
+    """Returns patterns [..., n] that hide each token with probability `times` [...], given that
+    they hide one or more, and the probability [...] of that.
+
+    The first hidden token has a truncated geometric law (its quantiles at the uniforms `first`
+    [...]); the tokens behind it are hidden independently (by the uniforms `later` [..., n]).
+    """
+    places = np.arange(later.shape[-1])
+    with np.errstate(divide="ignore"):  # times of 1: log 0 = -inf, and the first token is hidden
+        log_shown = np.log1p(-times)
+    chance = -np.expm1(len(places) * log_shown)
+    leader = (np.log1p(-chance * first) / log_shown).astype(np.int64).clip(0, len(places) - 1)[..., None]
+    return (places == leader) | ((later < times[..., None]) & (places > leader)), chance
 
 
 def bernoulli_plan(n: int, chances: Floats, weights: Floats, noise: Noise, stream: str) -> Plan:

@@ -20,10 +20,10 @@ from dlm_eval.likelihood.patterns import Bools, Floats, Ints
 from dlm_eval.rng import Noise
 from dlm_eval.uncertainty import EXACT, LEVEL, UNKNOWN, Error, half_width, student
 
-KNOWN, LITTLE = (
-    8,
-    0.5,
-)  # draws that tell how far they may be off, and nats that they differ by (standard deviation), for an upper end
+# For an upper end: draws that tell how far they may be off, and the standard deviation (nats) up to
+# which they differ little.
+KNOWN, LITTLE = 8, 0.5
+FEW = 6  # draws below which an interval does not rest on their spread alone
 
 
 def pair_count(n: int, forwards: int) -> int:
@@ -111,6 +111,27 @@ def mean_error(values: Floats, group: Ints, draws: int) -> Error:
     means = (np.bincount(group, weights=values) / sizes)[whole]
     error = draws_error(means, np.zeros(len(means), dtype=np.int64))
     return error.scaled(math.sqrt(len(means) * sizes[0] / len(values) * max(0.0, 1 - len(sizes) / draws)))
+
+
+def steps_deviation(steps: Floats, orders: Ints) -> float:
+    """Returns the standard deviation (nats) of the mean log-likelihood of P orders, as it would be
+    if steps were independent of each other.
+
+    A few draws agree by chance if what one token gains from its context has two values, say. Each
+    token's variance is that about its line over the places in the order.
+
+    Args:
+        steps: [P, n] log-likelihoods along each order, nats.
+        orders: [P, n] which token is revealed at each step.
+    """
+    count = len(orders)
+    if count < 3 or not np.isfinite(steps).all():
+        return 0.0
+    place = orders.argsort(1)
+    logs = np.take_along_axis(steps, place, 1)
+    apart, logs = place - place.mean(0), logs - logs.mean(0)
+    slope = (apart * logs).sum(0) / np.maximum((apart**2).sum(0), 1e-300)
+    return math.sqrt(float(((logs - slope * apart) ** 2).sum()) / (count - 2) / count)
 
 
 def bracket(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[float, float]:

@@ -219,6 +219,7 @@ def merge(scores: Sequence[Score]) -> Score:
         stderr=error.stderr,
         freedom=error.freedom,
         rough_stderr=error.rough,
+        least_stderr=error.least,
         echo=added([s.echo for s in scores]),
         kind=max((s.kind for s in scores), key=KINDS.index),
         rows=sum(s.rows for s in scores),

@@ -41,6 +41,13 @@ SLOPES = 8  # patterns from which on each token has a slope of its own
 # A few patterns know little of what they do not show: variances are enlarged by (this over their
 # number) squared.
 CAUTION = 4.0
+# An interval assumes at least this many standard errors: for all canvases of a model alike, the
+# manner of variation may be another than the one that describes the values best.
+DOUBT = 1.4
+# With as few tokens there are few different estimates, and with fewer patterns than tokens a token
+# may be read in one kind of context only: its log-probability then seems certain. Up to 5 tokens
+# there are 120 estimates at most, one for each order of the tokens.
+SMALL, TINIEST = 8, 5
 TINY = 1e-9  # nats: smaller errors are rounding
 
 
@@ -203,7 +210,10 @@ class Spread:
         if len(logs) < FEWEST:
             return UNKNOWN
         variance = float(self.variance(logs[None])[0])
-        return Error(math.sqrt(variance), freedom(len(logs))) if variance > TINY**2 else UNKNOWN
+        if variance <= TINY**2:
+            return UNKNOWN
+        stderr = math.sqrt(variance)
+        return Error(stderr, freedom(len(logs)), least=stderr * float(self.doubt(logs[None])[0]))
 
     def variance(self, logs: Floats) -> Floats:
         """Returns the variance [D] (nats^2) of the estimate from log-probabilities [D, R, n]."""
@@ -220,6 +230,24 @@ class Spread:
         process = (weights * variances).sum((0, 1)) / weights.sum((0, 1))
         total = process + self.lines.variance(self.weight, logs, squares / left)
         return np.asarray(total * (1 + (CAUTION / len(self.weight)) ** 2))
+
+    def doubt(self, logs: Floats) -> Floats:
+        """Returns [D] how many standard errors an interval assumes at least, from [D, R, n].
+
+        Few tokens, or patterns, miss what a token does in other contexts. So the less probable
+        tokens are taken to vary as much, compared with their level, as all do on average.
+        """
+        count, n = self.lines.hidden.shape
+        if n > SMALL and count > n:
+            return np.full(len(logs), DOUBT)
+        times = self.lines.hidden.sum(0)
+        squares = (self.lines.residuals(logs) ** 2).sum(1)
+        left = np.maximum(0.5, times - (self.lines.constant**2).sum(0) - (self.lines.slope**2).sum(0))
+        levels = np.abs(np.where(self.lines.hidden, logs, 0.0).sum(1)) / np.maximum(1, times) + TINY
+        share = (squares / levels).sum(1) / (left * levels).sum(1)  # of squared levels
+        expected, found = share * (levels**2).mean(1), (squares / left).mean(1)
+        least = 2 * DOUBT if n <= TINIEST else DOUBT
+        return np.asarray(least * np.sqrt(np.maximum(1.0, expected / np.maximum(found, TINY**2))))
 
 
 def _processes(gain: Gain, squares: Floats, products: Floats) -> Floats:
