@@ -5,6 +5,7 @@ The reduced version of benchmarks/coverage.py: fixed seeds, each comparison at a
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from harness_tasks import write_tasks
+from scipy.stats import chi2
 
 from dlm_eval import evaluate
 from dlm_eval.answers import decode_answer, encode_answer
@@ -28,6 +30,7 @@ from dlm_eval.likelihood.chains import Chain
 from dlm_eval.likelihood.cubature.kept import Kept, array_bytes
 from dlm_eval.likelihood.cubature.rule import rule
 from dlm_eval.likelihood.exact import sampler_log_likelihood
+from dlm_eval.likelihood.masks import some_hidden
 from dlm_eval.likelihood.orders import log_mean_exp, population, random_orders, upper_bound
 from dlm_eval.likelihood.patterns import subsets
 from dlm_eval.likelihood.target import merge
@@ -179,6 +182,67 @@ def test_02_stratified_draws_know_their_error(name: str, samples: int) -> None:
         assert figures is not None and figures[1] > 0.875 and 0.75 < figures[0] < 1.5, figures
 
 
+@pytest.mark.parametrize(
+    "name, n, forwards, kind, seed",
+    [
+        ("mask_count", 4, 8, "peaked", 0),  # 84.6 % of the intervals held the truth, before they had a least width
+        ("mask_count", 8, 32, "dense", 3),  # 87.9 %
+        ("cubature", 7, 8, "peaked", 1),  # 56.1 %
+        ("cubature", 8, 128, "peaked", 1),  # 68.4 %
+        ("cubature", 5, 16, "dense", 3),  # 76.5 %
+        ("chain", 16, 128, "peaked", 3),  # 82.5 %
+    ],
+)
+def test_02_draws_that_agree_by_chance_have_a_wide_interval(
+    name: str, n: int, forwards: int, kind: str, seed: int
+) -> None:
+    """250 draws: a coverage of 93 % falls below 87 % with probability 5e-4."""
+    model = Contexts.draw(kind, n, seed)
+    own = {"cubature": cubature, "chain": chain}.get(name)
+    run = own or functools.partial(by_plans, name)
+    (draws,) = run([model], forwards, 250, SEED, [elbo(model)])
+    figures = draws.figures()
+    assert figures is not None and figures[1] > 0.87, figures
+
+
+@pytest.mark.parametrize("name", ["mask_count", "mask_rate"])
+def test_02_random_patterns_are_enumerated_if_they_fit(toy: Toy, name: str) -> None:
+    canvas = Canvas.continuation([0, 1], [4, 2, 0])
+    (truth,), (found,) = score(toy, [canvas], "exact"), score(toy, [canvas], name, max_forwards=7)
+    assert (found.logprob, found.stderr, found.rows) == (pytest.approx(truth.logprob), 0.0, 7)
+    assert (found.estimator, found.kind) == (name, "lower bound")
+    (drawn,) = score(toy, [canvas], name, max_forwards=6)
+    assert drawn.logprob != pytest.approx(truth.logprob) and drawn.stderr
+
+
+def test_02_patterns_that_hide_something_have_the_law_of_independent_tokens() -> None:
+    """Chi-square of 20 000 draws of 3 tokens over the 7 patterns; alpha 1e-3."""
+    rng, draws, rate = np.random.default_rng(5), 20_000, 0.3
+    hidden, chance = some_hidden(np.full(draws, rate), rng.random(draws), rng.random((draws, 3)))
+    counts = np.bincount(hidden @ (1 << np.arange(3)), minlength=8)
+    sizes = subsets(3).sum(1)
+    expected = draws * rate**sizes * (1 - rate) ** (3 - sizes) / chance[0]
+    assert chance == pytest.approx(1 - 0.7**3) and counts[0] == 0
+    assert ((counts - expected)[1:] ** 2 / expected[1:]).sum() < chi2.isf(1e-3, 6)
+
+
+def test_02_patterns_that_hide_something_at_the_ends() -> None:
+    ends = np.array([1.0, 1e-12, 1e-300])
+    hidden, chance = some_hidden(ends, np.array([0.9, 0.4, 0.6]), np.full((3, 2), 0.5))
+    assert hidden.tolist() == [[True, True], [True, False], [False, True]]
+    assert chance == pytest.approx([1.0, 2e-12, 2e-300])
+
+
+def test_02_the_least_width_of_an_interval_adds_up() -> None:
+    few = Error(0.1, 4.0, least=3.0)
+    assert half_width(few) == pytest.approx(3 * 1.95996, rel=1e-4)
+    assert summed([few, Error(4.0)]).least == pytest.approx(5.0) and few.scaled(-2).least == 6.0
+    assert summed([Error(1.0), Error(2.0)]).least == 0.0
+    found = merge([Score(-1.0, 0.1, "score", 1, freedom=4.0, least_stderr=3.0), Score(-2.0, 4.0, "score", 1)])
+    assert found.stderr == pytest.approx(math.hypot(0.1, 4.0)) and found.least_stderr == pytest.approx(5.0)
+    assert found.interval == pytest.approx((-3 - 5 * 1.95996, -3 + 5 * 1.95996), rel=1e-4)
+
+
 # -- 3: bounds --------------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +278,7 @@ def test_03_a_long_tail_has_no_bound_of_a_million_nats() -> None:
     everything = subsets(8)[1:]
     certain = log_mean_exp(model.logs(everything[-1]))
     assert sampler_log_likelihood(np.where(everything, model.logs(everything), np.nan)) < certain
-    for _, own in chains([model], 128, 200, SEED):
+    for _, own, _ in chains([model], 128, 200, SEED):
         upper, error = upper_bound(own, np.arange(len(own)) // 2, population(8), certain)
         assert upper <= certain and (error.stderr or 0.0) <= 1
     rng = np.random.default_rng(0)

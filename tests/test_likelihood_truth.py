@@ -171,7 +171,7 @@ def test_bounds_bracket_the_truth(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize(
-    "estimator", ["mask_count,max_forwards=16", "mask_rate,max_forwards=16", "auto,max_forwards=8"]
+    "estimator", ["mask_count,max_forwards=12", "mask_rate,max_forwards=12", "auto,max_forwards=8"]
 )
 def test_blocks_err_on_their_own(estimator: str) -> None:
     """Errors of blocks add in squares, so blocks must not share their draws: the reported error is 0.8 of the spread of 200 runs at least."""
