@@ -49,7 +49,7 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
         found["strategy"] = describe_strategy(name)
     if name in ESTIMATORS.names():
         found["estimator"] = describe_estimator(name)
-    if not found and ".py:" in name:
+    if not found and (".py:" in name or name.endswith(".py")):
         found = _of_file(name)
     if "family" in found or "checkpoint" in found:
         found["model_args"] = option_docs(name)

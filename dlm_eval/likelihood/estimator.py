@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.errors import UserError
-from dlm_eval.options import check_options, describe_options, option, option_names, parse_options
+from dlm_eval.options import check_option_names, check_options, describe_options, option, option_names, parse_options
 from dlm_eval.plugins import Registry, source_digest
 from dlm_eval.settings import parse_pairs
 from dlm_eval.uncertainty import EXACT, UNKNOWN, Error
@@ -82,6 +82,7 @@ class Estimator:
     def __init_subclass__(cls, name: str = "", **rest: Any) -> None:
         super().__init_subclass__(**rest)
         if name:
+            check_option_names(cls, Estimator, f"estimator {name}")
             cls.name = name
             if cls.kind not in KINDS:
                 raise UserError(
