@@ -82,7 +82,7 @@ def _of_file(name: str) -> dict[str, Any]:
     from dlm_eval.likelihood.estimator import describe_estimator
     from dlm_eval.plugins import load_class
 
-    path, _, attribute = name.rpartition(":")
+    path, _, attribute = name.rpartition(":") if ".py:" in name else (name, "", "")
     if issubclass(load_class(path, attribute, "name"), Strategy):
         return {"strategy": describe_strategy(name)}
     return {"estimator": describe_estimator(name)}

@@ -11,13 +11,14 @@ Shape letters: n = open tokens of a canvas.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dlm_eval.canvas import Canvas, Score
-from dlm_eval.errors import UserError
+from dlm_eval.errors import SampleError, UserError
 from dlm_eval.options import check_option_names, check_options, describe_options, option, option_names, parse_options
 from dlm_eval.plugins import Registry, source_digest
 from dlm_eval.settings import parse_pairs
@@ -187,6 +188,8 @@ class Estimator:
             bounds: on the log-likelihood; by default those that follow from the kind.
             echo: for correlations with the errors of other choices (mc_error.py).
         """
+        if math.isnan(logprob):
+            raise SampleError(f"estimator {self.name}: the estimate is NaN")
         kind = kind or self.kind
         plain = Score(
             logprob, error.stderr, kind, 0, None, self.name, freedom=error.freedom, echo=echo, rough_stderr=error.rough
