@@ -12,7 +12,7 @@ import pytest
 import torch
 from plugin_files import left_as_it_was
 
-from dlm_eval import Canvas, evaluate, fill, score, wrap
+from dlm_eval import Canvas, evaluate, fill, load_model, score, wrap
 from dlm_eval.cli import main
 from dlm_eval.decoding import STRATEGIES, Edit, Query, Strategy, Unmasking, highest, resolve
 from dlm_eval.engine import Engine
@@ -374,3 +374,36 @@ def test_18_wrap_takes_no_eos_and_logits_with_a_gradient() -> None:
 def test_19_evaluate_of_a_function_names_wrap() -> None:
     with pytest.raises(UserError, match=r"dlm_eval.wrap\(logits=...\) makes one"):
         evaluate(counts, ["demo"])
+
+
+def test_20_ids_that_end_a_text_belong_to_the_fingerprint(tmp_path: Path) -> None:
+    """Answers that were stored with one end were used with another."""
+    masked_network(tmp_path)
+    found = [load_model("generic", pretrained=str(tmp_path), **given) for given in ({}, {"eos_id": 5}, {"eos_id": 6})]
+    described = [str(model.describe()) for model in found]
+    assert len(set(described)) == 3 and [model.eos_ids[:1] for model in found[1:]] == [(5,), (6,)]
+    ends = [wrap(logits=counts, mask_id=10, eos_ids=end, fingerprint="f").describe() for end in ((), 8, 9)]
+    assert len({str(one) for one in ends}) == 3
+
+
+@pytest.mark.parametrize("given", [{"eos_id": 999}, {"eos_id": -3}, {"bos_id": 999}])
+def test_21_ids_outside_the_vocabulary_are_refused(tmp_path: Path, given: dict[str, int]) -> None:
+    masked_network(tmp_path)
+    (option_name,) = given
+    with pytest.raises(UserError, match=option_name if "eos_id" in given else "bos_id"):
+        load_model("generic", pretrained=str(tmp_path), **given)
+
+
+def masked_network(folder: Path) -> None:
+    """Writes a tiny BERT with random weights, and a tokenizer without an end of text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    words = ["<pad>", "<unk>", *"abcdefghij", "<mask>"]
+    core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    PreTrainedTokenizerFast(tokenizer_object=core, **names).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertForMaskedLM(BertConfig(vocab_size=len(words), max_position_embeddings=32, **sizes)).save_pretrained(folder)

@@ -126,8 +126,8 @@ class Unmasking(Strategy):
             raise SampleError(f"strategy '{self.name}' read NaN as the confidence in a candidate")
         view = replace(view, token=token, score=score, more=tuple(more))
         chosen = self._mask("commit", self.commit(view), view)
-        erase = self._mask("erase", self.erase(view), view)
-        return Edit(view.position[chosen], token[chosen], logprob[chosen], view.position[erase])
+        erased = self._mask("erase", self.erase(view), view)
+        return Edit(view.position[chosen], token[chosen], logprob[chosen], view.position[erased])
 
     def _mask(self, method: str, returned: Any, view: StepState) -> Bools:
         """Returns what `commit` or `erase` has returned, if it is [W] bool."""

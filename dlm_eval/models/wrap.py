@@ -121,6 +121,8 @@ class WrappedDenoiser:
             "checkpoint": self.name,
             "fingerprint": self._fingerprint,
             "mask_id": self.mask_id,
+            "eos_ids": list(self.eos_ids),
+            "bos_id": self.bos_id,
             "shift": self.needs_bos,
             "attention": self.attention,
             "block_length": self.block_length,
