@@ -67,11 +67,12 @@ class WrappedDenoiser:
             found = self._logits(tokens, real)
         else:
             found = self._logits(tokens)
-        if not isinstance(found, Tensor) or not found.is_floating_point():
-            kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(f"logits() returned {kind}; it must return a float tensor [B, L, V]")
+        if not isinstance(found, Tensor):
+            raise ValueError(f"logits() returned {type(found).__name__}; it must return a float tensor [B, L, V]")
         if tuple(found.shape[:2]) != tuple(tokens.shape) or found.dim() != 3:
             raise ValueError(f"logits() returned shape {list(found.shape)} for tokens {list(tokens.shape)}")
+        if not found.is_floating_point():
+            raise ValueError(f"logits() returned {found.dtype}; it must return a float tensor [B, L, V]")
         found = found.detach().float()
         if self.needs_bos:  # the distribution of token i is at position i-1; position 0 holds BOS and has none
             found = torch.cat([found[:, :1], found[:, :-1]], 1)
