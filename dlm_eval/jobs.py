@@ -126,12 +126,13 @@ def start(engine: Engine, job: Job, keep: Callable[[Checkpoint], None]) -> Progr
     """Returns the program that answers `job`; `keep` gets its checkpoints."""
     noise = Noise.of(job.canvas, job.seed)
     if isinstance(job, ScoreJob):
-        return _guarded(score_program(engine.model, job.canvas, job.estimator, noise, greedy=job.greedy))
+        return _guarded(lambda: score_program(engine.model, job.canvas, job.estimator, noise, greedy=job.greedy))
     if isinstance(job, QuestionJob):
-        return _guarded(_question(engine, job, noise))
+        return _guarded(lambda: _question(engine, job, noise))
     begun = job.begun.state if job.begun is not None else None
     offer = _every_so_often(engine, job.begun.seconds if job.begun is not None else 0.0, keep)
-    return _guarded(fill_program(FillRequest(engine.model, job.canvas, job.settings, noise, begun=begun, offer=offer)))
+    request = FillRequest(engine.model, job.canvas, job.settings, noise, begun=begun, offer=offer)
+    return _guarded(lambda: fill_program(request))
 
 
 def _every_so_often(engine: Engine, earlier: float, keep: Callable[[Checkpoint], None]) -> Offer:
@@ -167,10 +168,10 @@ def _question(engine: Engine, job: QuestionJob, noise: Noise) -> Program[Scores]
     return Scores(tuple(scores))
 
 
-def _guarded(program: Program[Any]) -> Program[Any]:
-    """Returns the program with any exception turned into the error of its sample."""
+def _guarded(program: Callable[[], Program[Any]]) -> Program[Any]:
+    """Returns the program with any exception turned into the error of its sample, also one that is raised when it is made."""
     try:
-        return (yield from program)
+        return (yield from program())
     except DlmEvalError:
         raise
     except Exception as error:

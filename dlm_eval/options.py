@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from dlm_eval.errors import UserError, unknown_name_error
+from dlm_eval.errors import DlmEvalError, UserError, unknown_name_error
 from dlm_eval.settings import cast_value, describe, shown
 
 T = TypeVar("T")
@@ -152,10 +152,39 @@ def parse_options(
         if key not in known:
             raise unknown_name_error(unknown_as or what, key, known)
     for own in fields(cls):  # type: ignore[arg-type]
-        if own.init and own.name not in values and own.default is MISSING:
+        if own.init and own.name not in values and default_of(own) is MISSING:
             kind = "NUMBER" if _alternatives(_hints(cls)[own.name])[0] in (int, float) else "VALUE"  # type: ignore[arg-type]
             raise UserError(f"{needed_by or what} needs {own.name}={kind}")
-    return cls(**cast_options(cls, values, what))
+    given = cast_options(cls, values, what)
+    try:
+        return cls(**given)
+    except DlmEvalError:
+        raise
+    except Exception as error:  # a user's class may raise anything in `check`
+        raise UserError(f"{what}: {cls.__name__} cannot be made: {type(error).__name__}: {error}") from error
+
+
+def default_of(own: Field[Any]) -> Any:
+    """Returns the default of an option, `MISSING` if the user must give it."""
+    return own.default if own.default_factory is MISSING else own.default_factory()
+
+
+def check_option_names(cls: type, base: type, what: str) -> None:
+    """Checks that no option of a subclass has the name of an attribute of its base class.
+
+    Args:
+        cls: the subclass, whose fields were made by `option`.
+        base: the base class.
+        what: what an error names ("strategy 'klass'").
+
+    Raises:
+        UserError: an option with such a name.
+    """
+    for name, value in vars(cls).items():
+        if isinstance(value, Field) and hasattr(base, name):
+            raise UserError(
+                f"{what}: option '{name}' has the name of an attribute of {base.__name__}; choose another name"
+            )
 
 
 def cast_options(cls: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -182,7 +211,7 @@ def describe_options(cls: type) -> dict[str, dict[str, Any]]:
         if not own.init:
             continue
         facts, hint = _facts(cls)[own.name]
-        default = "required" if own.default is MISSING else own.default
+        default = "required" if default_of(own) is MISSING else default_of(own)
         about = {"default": default, "allowed": facts.allowed() or describe(_alternatives(hint)), "meaning": facts.help}
         described[own.name] = {key: value for key, value in about.items() if value != ""}
     return described
@@ -207,7 +236,10 @@ def _facts(cls: Any) -> dict[str, tuple[Option, Any]]:
 
 @functools.cache
 def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    try:
+        return typing.get_type_hints(cls)
+    except (NameError, TypeError, AttributeError) as error:  # a user's class; names under TYPE_CHECKING have no value
+        raise UserError(f"class {cls.__name__}: an annotation cannot be read: {error}") from error
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -149,7 +149,7 @@ def load_class(path: str, attribute: str, setting: str) -> type:
         module = _run_file(place, hashlib.sha256(place.read_bytes()).hexdigest())
     except UserError:
         raise
-    except Exception as error:  # the user's code may raise anything while it is run
+    except (Exception, SystemExit) as error:  # the user's code may raise anything while it is run
         raise UserError(f"{setting} '{path}' cannot be loaded: {_reason(error)}") from error
     own = [
         name for name, value in vars(module).items() if isinstance(value, type) and value.__module__ == module.__name__
@@ -218,12 +218,13 @@ def _rebuild(path: str, attribute: str, digest: str, values: dict[str, Any]) -> 
 
 
 def _same_place(cls: type) -> tuple[str, str]:
-    """Returns where a class was defined.
+    """Returns where a class was defined: its module, or the path of a user's file.
 
-    A file's module name holds its digest, which an edit changes.
+    The name of a file's module holds its digest, which an edit changes.
     """
     module = cls.__module__
-    return module.rpartition("_")[0] if module.startswith(f"{OURS}_plugin_") else module, cls.__qualname__
+    from_file = module.startswith(f"{OURS}_plugin_")
+    return str(sys.modules[module].__file__) if from_file else module, cls.__qualname__
 
 
 def _reason(error: BaseException) -> str:

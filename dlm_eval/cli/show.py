@@ -49,7 +49,7 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
         found["strategy"] = describe_strategy(name)
     if name in ESTIMATORS.names():
         found["estimator"] = describe_estimator(name)
-    if not found and ".py:" in name:
+    if not found and (".py:" in name or name.endswith(".py")):
         found = _of_file(name)
     if "family" in found or "checkpoint" in found:
         found["model_args"] = option_docs(name)
@@ -82,7 +82,7 @@ def _of_file(name: str) -> dict[str, Any]:
     from dlm_eval.likelihood.estimator import describe_estimator
     from dlm_eval.plugins import load_class
 
-    path, _, attribute = name.rpartition(":")
+    path, _, attribute = name.rpartition(":") if ".py:" in name else (name, "", "")
     if issubclass(load_class(path, attribute, "name"), Strategy):
         return {"strategy": describe_strategy(name)}
     return {"estimator": describe_estimator(name)}

@@ -14,7 +14,7 @@ from dlm_eval.decoding.draw import TopPRule
 from dlm_eval.decoding.presets import preset_settings
 from dlm_eval.decoding.strategy import STRATEGIES, Strategy, default_strategy, not_for, strategies_for, users_of
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.options import cast_options, check_options, option, option_names, parse_options, value_error
+from dlm_eval.options import cast_options, check_options, default_of, option, option_names, parse_options, value_error
 
 PER_STEP = ("even", "carry")  # schedules that write at least one token per step
 
@@ -108,6 +108,10 @@ class DecodeSettings:
         if self.batch_mean_quota and (self.schedule != "timestep" or min(self.batch_mean_quota) < 1):
             allowed = "lengths of at least 1, under schedule 'timestep'"
             raise value_error("decode batch_mean_quota", list(self.batch_mean_quota), allowed)
+        if taken := [name for name in option_names(type(self.strategy)) if name in TAKEN]:
+            raise UserError(
+                f"decode strategy '{self.strategy.name}': option '{taken[0]}' is the name of a general setting; choose another"
+            )
         self.strategy.refuse(self)
         if self.cache in ("prefix", "dual") and self.guidance:
             raise UserError(
@@ -173,7 +177,7 @@ class DecodeSettings:
         """
         if process not in self.strategy.processes:
             raise not_for(self.strategy, process)
-        defaults = {own.name: own.default for part in (self, self.strategy) for own in fields(part)}
+        defaults = {own.name: default_of(own) for part in (self, self.strategy) for own in fields(part)}
         values = self.identity()
         for name in self.strategy.unread(process):
             if values[name] != defaults[name]:
@@ -218,6 +222,7 @@ class DecodeSettings:
 
 
 GENERAL = tuple(name for name in option_names(DecodeSettings) if name != "strategy")
+TAKEN = (*GENERAL, "strategy", "preset", "gen_length")  # names that a strategy cannot give to an option
 
 
 def setting_names(*layers: Mapping[str, Any]) -> list[str]:

@@ -151,7 +151,15 @@ class DecodeState:
             tokens: [L] tokens that replace the canvas' own (a draft, or masks to verify). Such a
                 row runs whole, without a KV cache.
             payload: [W, ...] input of the query's op; None: the random numbers of this step.
+
+        Raises:
+            SampleError: the positions are not ascending, or not of the canvas.
         """
+        if not len(at) or at[0] < 0 or at[-1] >= len(self.ids) or (np.diff(at) <= 0).any():
+            raise SampleError(
+                f"strategy '{self.settings.strategy.name}' reads positions {_plain(at[:8])}; they must be ascending,"
+                f" at least one and within 0 to {len(self.ids) - 1}"
+            )
         end = visible_end(self.model, self.open, int(at[-1]))
         factor = self.settings.guidance_factor
         unguided = None
@@ -180,11 +188,12 @@ class DecodeState:
         """Applies a step's changes to the canvas.
 
         Raises:
-            SampleError: a position is outside the block, or the canvas becomes longer than the
-                model allows.
+            SampleError: a position is outside the block, a token outside the vocabulary, a
+                log-probability is NaN, or the canvas becomes longer than the model allows.
         """
         if edit.changes_nothing:
             return
+        self._check(edit)
         at, erased = edit.commit, edit.erase
         self.tokens[erased], self.logprob[erased], self.step[erased] = self.model.mask_id, -np.inf, -1
         self.tokens[at], self.logprob[at], self.step[at] = edit.token, edit.logprob, self.global_step
@@ -196,6 +205,19 @@ class DecodeState:
             self._resize(edit)
         if self.trace is not None:
             self.trace(self._traced(written, edit.logprob, erased_ids))
+
+    def _check(self, edit: Edit) -> None:
+        """Raises SampleError if tokens cannot be written or erased as `edit` says."""
+        name, at, token = self.settings.strategy.name, np.asarray(edit.commit), np.asarray(edit.token)
+        if not len(at) == len(token) == len(edit.logprob):
+            sizes = f"{len(at)} positions, {len(token)} tokens and {len(edit.logprob)} log-probabilities"
+            raise SampleError(f"strategy '{name}' writes {sizes}; they must be as many")
+        if not np.isin([*at, *edit.erase], self.block_positions).all():
+            raise SampleError(f"strategy '{name}' writes or erases a position outside the block that it fills")
+        if len(at) and not 0 <= token.min() <= token.max() < self.model.vocab_size:
+            raise SampleError(f"strategy '{name}' writes a token outside the vocabulary")
+        if np.isnan(edit.logprob).any():
+            raise SampleError(f"strategy '{name}' writes a token with log-probability NaN")
 
     def _traced(self, written: Ints, logprob: Floats, erased: Ints) -> TraceStep:
         return TraceStep(

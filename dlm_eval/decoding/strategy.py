@@ -7,17 +7,18 @@ programs.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
-from inspect import cleandoc
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding.checkpoints import Offer, State, no_offer
+from dlm_eval.decoding.schedules import SCHEDULES
 from dlm_eval.decoding.trace import Trace
 from dlm_eval.engine import Program
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser, Process
-from dlm_eval.options import check_options, describe_options, option_names
+from dlm_eval.options import check_option_names, check_options, describe_options, option_names
 from dlm_eval.plugins import Registry, source_digest
 from dlm_eval.rng import Noise
 
@@ -83,7 +84,29 @@ class Strategy:
         super().__init_subclass__(**more)
         if name:
             cls.name = name
+            cls.check_class()
             STRATEGIES.add(name, cls)
+
+    @classmethod
+    def check_class(cls) -> None:
+        """Raises UserError if a class attribute has a value that is not allowed."""
+        check_option_names(cls, Strategy, f"strategy '{cls.name}'")
+        if not isinstance(cls.processes, tuple) or not set(cls.processes) <= set(get_args(Process)):
+            allowed = ", ".join(get_args(Process))
+            raise UserError(
+                f"strategy '{cls.name}': processes {cls.processes!r} is not allowed; it must be a tuple of {allowed}"
+            )
+        cls.check_attribute("default_schedule", (None, *SCHEDULES))
+
+    @classmethod
+    def check_attribute(cls, attribute: str, allowed: tuple[Any, ...]) -> None:
+        """Raises UserError if a class attribute is none of the `allowed` values. A property may be any."""
+        value = inspect.getattr_static(cls, attribute)
+        if not isinstance(value, property) and value not in allowed:
+            raise UserError(
+                f"strategy '{cls.name}': {attribute} {value!r} is not allowed; it must be one of "
+                + ", ".join(map(str, allowed))
+            )
 
     def __post_init__(self) -> None:
         check_options(self, "decode")
@@ -183,7 +206,7 @@ def describe_strategy(name: str) -> dict[str, Any]:
     cls = STRATEGIES.find(name, "strategy")
     return {
         "name": cls.name,
-        "about": cleandoc(cls.__doc__ or ""),
+        "about": inspect.cleandoc(cls.__doc__ or ""),
         "processes": list(cls.processes),
         "schedule": cls.default_schedule or ("can be set" if cls.takes_schedule else "decides by itself"),
         "options": describe_options(cls),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -30,11 +30,13 @@ from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import Bools, Edit, Ints, Query, StepState
 from dlm_eval.decoding.strategy import FillRequest, Strategy
 from dlm_eval.engine import ForwardRow, Output, Program
-from dlm_eval.errors import UserError
+from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.options import check_option_names
 
 Ends = Literal["full", "steps", "stable"]
 Steps = Generator[list[ForwardRow], list[Output], Any]
+MOST_STEPS = 1000  # of a block, in addition to its own steps and four for each position of the canvas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,13 @@ class Unmasking(Strategy):
     ends: ClassVar[Ends] = "full"
     last_step_fills: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = False
+
+    @classmethod
+    def check_class(cls) -> None:
+        super().check_class()
+        check_option_names(cls, Unmasking, f"strategy '{cls.name}'")
+        cls.check_attribute("reads", (None, *get_args(Measure)))
+        cls.check_attribute("ends", get_args(Ends))
 
     # -- what a strategy defines ----------------------------------------------------------------------------
 
@@ -104,8 +113,8 @@ class Unmasking(Strategy):
         if chance is not None:
             view = replace(view, score=np.full(len(view.position), chance))
         if self.reads is None or chance is not None:  # read only positions that will be written
-            chosen = self.commit(view)
-            erase = view.position[self.erase(view)]
+            chosen = self._mask("commit", self.commit(view), view)
+            erase = view.position[self._mask("erase", self.erase(view), view)]
             if not chosen.any():
                 return Edit(erase=erase)
             token, logprob, *_ = yield from state.read(view.position[chosen], query)
@@ -113,9 +122,22 @@ class Unmasking(Strategy):
         if view.quota <= 0 and self.default_schedule and not self._takes_back(view):
             return Edit()
         token, logprob, score, *more = yield from state.read(view.position, query)
+        if np.isnan(score).any():
+            raise SampleError(f"strategy '{self.name}' read NaN as the confidence in a candidate")
         view = replace(view, token=token, score=score, more=tuple(more))
-        chosen = self.commit(view)
-        return Edit(view.position[chosen], token[chosen], logprob[chosen], view.position[self.erase(view)])
+        chosen = self._mask("commit", self.commit(view), view)
+        erased = self._mask("erase", self.erase(view), view)
+        return Edit(view.position[chosen], token[chosen], logprob[chosen], view.position[erased])
+
+    def _mask(self, method: str, returned: Any, view: StepState) -> Bools:
+        """Returns what `commit` or `erase` has returned, if it is [W] bool."""
+        mask = np.asarray(returned)
+        if mask.dtype != bool or mask.shape != view.position.shape:
+            raise SampleError(
+                f"strategy '{self.name}': {method}(view) returned {mask.dtype} {list(mask.shape)};"
+                f" it must return bool {list(view.position.shape)}"
+            )
+        return mask
 
     def _takes_back(self, view: StepState) -> bool:
         """Returns whether a step with no token to write can still change something."""
@@ -161,7 +183,10 @@ class Unmasking(Strategy):
         name = settings.schedule or self.default_schedule
         tokens_of = schedule(name, settings.eps, settings.batch_mean_quota) if name else None
         self._offer(state, step, request)
+        begin = step
         while self._goes_on(state, block, step):
+            if step - begin > block.steps + 4 * len(state.ids) + MOST_STEPS:
+                raise SampleError(f"strategy '{self.name}' does not fill the block: {step} steps have been run")
             at = state.block_positions
             left = int(state.open[at].sum())
             quota = tokens_of(block.size, left, step, block.steps) if tokens_of else 0

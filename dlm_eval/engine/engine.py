@@ -187,6 +187,9 @@ class Engine:
                 error = next((r for r in outputs or () if isinstance(r, SampleError)), None)
                 rows = running.program.throw(error) if error is not None else running.program.send(outputs)  # type: ignore[arg-type]
                 outputs = []
+                if not all(isinstance(row, ForwardRow) for row in rows):
+                    rows = []
+                    raise SampleError("a program yields something other than forward rows")
         except StopIteration as stop:
             finish(running, stop.value)
             return 0

@@ -185,6 +185,9 @@ def _read(
         bad = own.isnan().any(-1).cpu().numpy()
         some_bad = bool(bad.any())
         found = op(own, payload, *_before(own_requests, own))
+        if any(len(array) != len(own) for array in found):
+            lengths = ", ".join(str(len(array)) for array in found)
+            raise ValueError(f"{type(op).__name__} returned {lengths} rows for {len(own)} positions")
         after = found[-1] if own_requests[0][1].kept is not None else None
         arrays = [array.cpu().numpy() for array in (found if after is None else found[:-1])]
         begin = 0

@@ -11,14 +11,15 @@ Shape letters: n = open tokens of a canvas.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dlm_eval.canvas import Canvas, Score
-from dlm_eval.errors import UserError
-from dlm_eval.options import check_options, describe_options, option, option_names, parse_options
+from dlm_eval.errors import SampleError, UserError
+from dlm_eval.options import check_option_names, check_options, describe_options, option, option_names, parse_options
 from dlm_eval.plugins import Registry, source_digest
 from dlm_eval.settings import parse_pairs
 from dlm_eval.uncertainty import EXACT, UNKNOWN, Error
@@ -82,6 +83,7 @@ class Estimator:
     def __init_subclass__(cls, name: str = "", **rest: Any) -> None:
         super().__init_subclass__(**rest)
         if name:
+            check_option_names(cls, Estimator, f"estimator {name}")
             cls.name = name
             if cls.kind not in KINDS:
                 raise UserError(
@@ -186,6 +188,8 @@ class Estimator:
             bounds: on the log-likelihood; by default those that follow from the kind.
             echo: for correlations with the errors of other choices (mc_error.py).
         """
+        if math.isnan(logprob):
+            raise SampleError(f"estimator {self.name}: the estimate is NaN")
         kind = kind or self.kind
         plain = Score(
             logprob,

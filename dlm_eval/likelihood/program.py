@@ -178,8 +178,19 @@ def _estimate(parts: Sequence[Target], estimator: Estimator, noise: Noise) -> Pr
         assert isinstance(estimator, EarlyStopping)
         return Rounds(parts, estimator, noise).until(enough)
     share = estimator.share(len(parts))
-    programs = [share.estimate(part, own) for part, own in zip(parts, block_noise(noise, len(parts)), strict=True)]
+    programs = [
+        _checked(share.estimate(part, own), estimator)
+        for part, own in zip(parts, block_noise(noise, len(parts)), strict=True)
+    ]
     return programs[0] if len(programs) == 1 else _sum(programs)
+
+
+def _checked(program: Program[Score], estimator: Estimator) -> Program[Score]:
+    """Returns the program, whose answer has to be a score."""
+    found = yield from program
+    if not isinstance(found, Score):
+        raise SampleError(f"estimator {estimator.name} returned {type(found).__name__}; it must return self.score(...)")
+    return found
 
 
 def _sum(programs: Sequence[Program[Score]]) -> Program[Score]:

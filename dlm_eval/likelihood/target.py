@@ -110,6 +110,10 @@ class Target:
             hidden: [R, n] which tokens each pattern hides.
             read: [R, n] which of them to read. Patterns with nothing to read cost nothing.
         """
+        for what, patterns in (("hidden", hidden), ("read", read)):
+            if patterns.dtype != bool or patterns.shape != (len(hidden), self.n):
+                shape = f"{patterns.dtype} {list(patterns.shape)}"
+                raise SampleError(f"measure({what}=) has {shape}; it must be bool [{len(hidden)}, {self.n}]")
         known = self.known
         names = [pattern.tobytes() for pattern in hidden]
         wanted: dict[bytes, tuple[Bools, Bools]] = {}

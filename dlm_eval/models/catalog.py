@@ -170,4 +170,5 @@ def check_members(model: Any, name: str) -> None:
     from dlm_eval.models.denoiser import Denoiser, missing_members
 
     if absent := missing_members(model, Denoiser):
-        raise UserError(f"model '{name}' is no Denoiser; it lacks {', '.join(absent)}")
+        hint = "; dlm_eval.wrap(logits=...) makes one of a function" if callable(model) and len(absent) > 5 else ""
+        raise UserError(f"model '{name}' is no Denoiser; it lacks {', '.join(absent)}{hint}")

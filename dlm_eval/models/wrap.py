@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -67,9 +67,13 @@ class WrappedDenoiser:
             found = self._logits(tokens, real)
         else:
             found = self._logits(tokens)
+        if not isinstance(found, Tensor):
+            raise ValueError(f"logits() returned {type(found).__name__}; it must return a float tensor [B, L, V]")
         if tuple(found.shape[:2]) != tuple(tokens.shape) or found.dim() != 3:
             raise ValueError(f"logits() returned shape {list(found.shape)} for tokens {list(tokens.shape)}")
-        found = found.float()
+        if not found.is_floating_point():
+            raise ValueError(f"logits() returned {found.dtype}; it must return a float tensor [B, L, V]")
+        found = found.detach().float()
         if self.needs_bos:  # the distribution of token i is at position i-1; position 0 holds BOS and has none
             found = torch.cat([found[:, :1], found[:, :-1]], 1)
         if positions is None:
@@ -118,6 +122,8 @@ class WrappedDenoiser:
             "checkpoint": self.name,
             "fingerprint": self._fingerprint,
             "mask_id": self.mask_id,
+            "eos_ids": list(self.eos_ids),
+            "bos_id": self.bos_id,
             "shift": self.needs_bos,
             "attention": self.attention,
             "block_length": self.block_length,
@@ -177,6 +183,12 @@ def wrap(
     Raises:
         UserError: an argument that is missing or does not fit, or a test failed.
     """
+    if isinstance(tokenizer, str):
+        raise UserError(f"wrap(tokenizer='{tokenizer}') is not allowed; it must be an object with encode and decode")
+    if attention not in get_args(Attention):
+        raise UserError(
+            f"wrap(attention='{attention}') is not allowed; it must be one of {', '.join(get_args(Attention))}"
+        )
     if process not in ("absorbing", "uniform"):
         raise UserError(f"wrap(process='{process}') is not allowed; it must be 'absorbing' or 'uniform'")
     if mask_id is None and process == "absorbing":
@@ -185,7 +197,19 @@ def wrap(
         raise UserError(
             f"wrap(block_length={block_length}) does not go with attention='{attention}'; 'block' needs one, others none"
         )
-    ends = (eos_ids,) if isinstance(eos_ids, int) else tuple(eos_ids)
+    ends = (eos_ids,) if isinstance(eos_ids, int | str) else tuple(eos_ids or ())
+    numbers = {
+        "mask_id": mask_id,
+        "bos_id": bos_id,
+        "pad_id": pad_id,
+        "vocab_size": vocab_size,
+        "max_length": max_length,
+    }
+    for what, value in [*numbers.items(), *(("eos_ids", end) for end in ends)]:
+        if value is not None and type(value) is not int:
+            raise UserError(f"wrap({what}={value!r}) is not allowed; it must be a whole number")
+    if max_length < 2:
+        raise UserError(f"wrap(max_length={max_length}) is not allowed; it must be 2 or more")
     place = torch.device(device)
     model = WrappedDenoiser(
         logits,
@@ -208,6 +232,10 @@ def wrap(
     try:
         if vocab_size is None:
             model.vocab_size = model.logits(torch.zeros(1, min(2, max_length), dtype=torch.long)).shape[-1]
+        for end in ends:
+            if not 0 <= end < model.vocab_size or end == model.mask_id:
+                allowed = f"0 to {model.vocab_size - 1}, and not the mask"
+                raise UserError(f"wrap(eos_ids={end}) is not allowed; it must be {allowed}")
         probe(model, own=True)
         check_cache(model)
         model.batch_invariant = place.type != "cpu" or rows_are_invariant(model)

@@ -103,6 +103,12 @@ def load(settings: GenericSettings) -> TransformersDenoiser:
         settings,
         {key: value for key, value in named.items() if value is not None},
     )
+    for option, value in (("eos_id", settings.eos_id), ("bos_id", settings.bos_id)):
+        if value is None:
+            continue
+        if not 0 <= value < denoiser.vocab_size:
+            raise UserError(f"model_args {option} '{value}' is not possible; it must be 0 to {denoiser.vocab_size - 1}")
+        denoiser.facts.described[option] = value  # it changes answers, and no file says it
     if settings.probe and settings.process == "absorbing":
         check_shift(denoiser, settings.shift)
     return denoiser
