@@ -20,12 +20,15 @@ from dlm_eval.models.catalog import (
     find_checkpoint,
     given,
     known_families,
+    loader_of,
+    option_docs,
+    option_names,
     own_families,
     packaged_asset,
     process_of,
+    settings_of,
     unsupported,
 )
-from dlm_eval.models.loader import loader_of, option_docs, option_names, settings_of
 from dlm_eval.redaction import redact_message
 
 if TYPE_CHECKING:
