@@ -25,10 +25,8 @@ from dlm_eval.likelihood import Estimator, question_program, score_program
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.rng import Noise
 
-CHECKPOINT_SECONDS = (
-    # Between two checkpoints of one canvas; the variable DLM_EVAL_CHECKPOINT_SECONDS overrides it.
-    30.0
-)
+# Between two checkpoints of one canvas; the variable DLM_EVAL_CHECKPOINT_SECONDS overrides it.
+CHECKPOINT_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -178,14 +176,10 @@ def _guarded(program: Program[Any]) -> Program[Any]:
         raise SampleError(f"{type(error).__name__}: {error}") from error
 
 
-def run_jobs(engine: Engine, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
-    """Answers `jobs` in this process, longest canvases first, so that equal lengths share batches."""
-    drive_jobs(engine, ((i, jobs[i]) for i in longest_first(jobs)), done, keep)
-
-
 def longest_first(jobs: Sequence[Job]) -> list[int]:
-    """Returns the order in which jobs start: by length, and choices of one question together, since
-    they may share rows.
+    """Returns the order in which jobs start, so that equal lengths share batches.
+
+    Choices of one question are together, since they may share rows.
     """
     return sorted(range(len(jobs)), key=lambda i: (-len(jobs[i].canvas), jobs[i].canvas.key, i))
 

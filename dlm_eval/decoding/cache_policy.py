@@ -15,14 +15,12 @@ from __future__ import annotations
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dlm_eval.decoding.step import Bools, Ints
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import CachingDenoiser, Denoiser, caching, exact_cache_block
 from dlm_eval.models.kv_cache import KVCache
 
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Cache = Literal["exact", "none", "prefix", "dual"]
 
 
@@ -39,7 +37,7 @@ class CachePolicy(Protocol):
     of_block: bool
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
-        """Returns `kv_cache`, `query_span` and `cache_until` of the next row (see `rows.Row`).
+        """Returns `kv_cache`, `query_span` and `cache_until` of the next row (see `ForwardRow`).
 
         Args:
             tokens: [L] tokens of the row.

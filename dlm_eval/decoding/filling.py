@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from dlm_eval.canvas import Canvas, Filling
-from dlm_eval.decoding.blocks import split_blocks, whole_blocks
 from dlm_eval.decoding.checkpoints import State
-from dlm_eval.decoding.lengths import beam_program
+from dlm_eval.decoding.samples import beam_program
 from dlm_eval.decoding.settings import DecodeSettings, resolve
+from dlm_eval.decoding.state import split_blocks, whole_blocks
+from dlm_eval.decoding.step import TraceStep
 from dlm_eval.decoding.strategy import FillRequest, default_strategy
-from dlm_eval.decoding.trace import TraceStep
 from dlm_eval.engine import Engine, Outcome, Program
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser, check_ids, embedding_rows

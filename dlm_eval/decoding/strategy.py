@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding.checkpoints import Offer, State, no_offer
-from dlm_eval.decoding.trace import Trace
+from dlm_eval.decoding.step import Trace
 from dlm_eval.engine import Program
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser, Process
@@ -149,7 +149,7 @@ STRATEGIES: Registry[Strategy] = Registry(
     "strategy",
     "dlm_eval.strategies",
     # the first strategy of a process is its default
-    modules=[_HERE + part for part in ("strategies", "ancestral", "remasking", "uniform", "block_uniform")],
+    modules=[_HERE + part for part in ("strategies", "ancestral", "remasking", "uniform")],
     aliases={"ddpm_cache": "ddpm"},  # MDLM's name: a forward that changes nothing is never run
 )
 

@@ -20,13 +20,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from dlm_eval.canvas import Filling
-from dlm_eval.decoding.blocks import Block
 from dlm_eval.decoding.checkpoints import no_offer
 from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.samples import best_program, repeat
 from dlm_eval.decoding.schedules import schedule
 from dlm_eval.decoding.settings import DecodeSettings
-from dlm_eval.decoding.state import DecodeState
+from dlm_eval.decoding.state import Block, DecodeState
 from dlm_eval.decoding.step import Bools, Edit, Ints, Query, StepState
 from dlm_eval.decoding.strategy import FillRequest, Strategy
 from dlm_eval.engine import ForwardRow, Output, Program
@@ -217,7 +216,7 @@ def _first_position(state: DecodeState, at: Ints, query: Query) -> Generator[lis
     return Edit(at, token, logprob)
 
 
-def candidate_op(model: Denoiser, settings: DecodeSettings, measure: Measure | None) -> Draw:
+def candidate_op(model: Denoiser, settings: DecodeSettings, measure: Measure | None = None) -> Draw:
     """Returns the op that reads candidates by the general settings, with `measure` as their score."""
     banned = (() if settings.allow_mask else (model.mask_id,)) + (model.eos_ids[:1] if settings.logits_eos_inf else ())
     return Draw(

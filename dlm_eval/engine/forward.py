@@ -77,7 +77,7 @@ def _run(
     """
     keep = any(row.cache_until for _, row in requests)
     if rows[0].query_span is None and not keep:
-        return getattr(model, rows[0].head)(tokens, valid, wanted, **_continuous(rows, tokens)), None
+        return (rows[0].head or model.logits)(tokens, valid, wanted, **_continuous(rows, tokens)), None
     past = None
     if rows[0].query_span is not None:
         repeated = [*rows, *([rows[0]] * (len(tokens) - len(rows)))]

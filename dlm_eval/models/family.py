@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.config_keys import ConfigKeys
+from dlm_eval.models.config_keys import ConfigKeys, read_values
 from dlm_eval.models.denoiser import NO_MASK, Process
-from dlm_eval.models.loading import CheckpointFiles, LoadSettings, locate, read_config, read_values, require_family
+from dlm_eval.models.loading import CheckpointFiles, LoadSettings, locate, read_config, require_family
 from dlm_eval.models.lora import adapter_files
 from dlm_eval.models.probes import probe
 from dlm_eval.models.tokenizer import read_tokenizer

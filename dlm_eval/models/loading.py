@@ -20,7 +20,6 @@ import torch
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.hub import hub_reachable
 from dlm_eval.models import Checkpoint, checkpoints, known_families, packaged_asset
-from dlm_eval.models.config_keys import ConfigKeys, check, report_unread
 from dlm_eval.models.config_tables import check_config
 from dlm_eval.models.weight_files import Stored, choose, entries, stored
 from dlm_eval.redaction import redact_message
@@ -200,21 +199,6 @@ def read_config(folder: CheckpointFiles) -> dict[str, Any]:
         )
     check_config(config, f"pretrained '{folder.name}'")
     return config
-
-
-def read_values(
-    raw: Mapping[str, Any], facts: ConfigKeys, folder: CheckpointFiles, settings: LoadSettings
-) -> dict[str, Any]:
-    """Returns the values that `facts` reads of config.json; keys that nobody knows are a warning, and a note in the result.
-
-    Raises:
-        UserError: the table refuses the file, or it has unknown keys and `strict_config` is set.
-    """
-    checked = check(raw, facts, folder.name)
-    report_unread(checked.unread, facts, folder.name, settings.strict_config)
-    if checked.unread:
-        folder.notes["config_keys_not_read"] = list(checked.unread)
-    return checked.values
 
 
 def require_family(config: Mapping[str, Any], folder: CheckpointFiles, family: str) -> None:

@@ -24,6 +24,7 @@ from dlm_eval.models.config_tables import COUNT, FLAG, NUMBER
 from dlm_eval.models.loading import CheckpointFiles, first_line, locate
 from dlm_eval.models.naming import Naming, Slot, all_parameters, find_slots, own_parameter
 from dlm_eval.models.weight_files import entries, tensor_shapes
+from dlm_eval.settings import shown
 
 try:
     from re import _constants as codes  # type: ignore[attr-defined]
@@ -429,18 +430,18 @@ def _check_sum(config: Mapping[str, Any], where: str) -> None:
         value = config.get(key, allowed[0])
         if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
             raise UserError(
-                f"{where} has {key} {value!r}, which is not applied here; merge the adapter into its base model first"
+                f"{where} has {key} {shown(repr(value))}, which is not applied here; merge the adapter into its base model first"
             )
     for key in config.keys() - USUAL.keys() - READ - HARMLESS:
         if config[key] not in (None, False, [], {}, ""):
             raise UserError(
-                f"{where} has {key} {config[key]!r}, which nobody here knows; merge the adapter into its base model first"
+                f"{where} has {key} {shown(repr(config[key]))}, which nobody here knows; merge the adapter into its base model first"
             )
     if not NUMBER.test(config.get("lora_alpha")):
-        raise UserError(f"{where} has lora_alpha {config.get('lora_alpha')!r}; it must be {NUMBER.called}")
+        raise UserError(f"{where} has lora_alpha {shown(repr(config.get('lora_alpha')))}; it must be {NUMBER.called}")
     if not FLAG.test(config.get("use_rslora", False)):
-        raise UserError(f"{where} has use_rslora {config['use_rslora']!r}; it must be {FLAG.called}")
+        raise UserError(f"{where} has use_rslora {shown(repr(config['use_rslora']))}; it must be {FLAG.called}")
     for key, kind in (("rank_pattern", COUNT), ("alpha_pattern", NUMBER)):
         pattern = config.get(key) or {}
         if not isinstance(pattern, dict) or not all(kind.test(value) for value in pattern.values()):
-            raise UserError(f"{where} has {key} {pattern!r}; it must map module names to {kind.called}")
+            raise UserError(f"{where} has {key} {shown(repr(pattern))}; it must map module names to {kind.called}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 
-from . import packages
 from .limits import Limits
+from .link import numpy_files
 from .runner import DEFAULT_LIMITS, KINDS, Sandbox, Unavailable, Verdict
 
 __all__ = [
@@ -64,7 +64,7 @@ def with_numpy() -> Sandbox:
         Unavailable: numpy is not installed as files.
     """
     try:
-        return Sandbox(_default.wanted, packages.numpy())
+        return Sandbox(_default.wanted, numpy_files())
     except LookupError as error:
         raise Unavailable(str(error)) from error
 

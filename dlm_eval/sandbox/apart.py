@@ -19,7 +19,8 @@ from pickle import PicklingError
 from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
-from . import control, values
+from . import values
+from .boundary import used_names
 from .values import CHANGING, OPERATORS, SAID, Kept, NoValue, Received, is_array
 
 READY = b"ready"
@@ -77,7 +78,7 @@ class Asked:
         Raises:
             Untold: They need the program beside them.
         """
-        used = set(control.names(code))
+        used = set(used_names(code))
         if used & TOGETHER:
             raise Untold
         wanted = {name for name in used if not hasattr(builtins, name)}.union(code.co_names)

@@ -5,7 +5,7 @@ again with the tests in another process (apart.py), which asks it for values: it
 
 Tests that need the program in their own process, and whole programs, have a control instead, which must fail twice: first
 the tests end in a failure, and a program that passes all the same answered for itself; then they are run again, and the
-program's functions run but give wrong answers (control.py), so that a program that passes replaced, skipped or disarmed
+program's functions run but give wrong answers (boundary.py), so that a program that passes replaced, skipped or disarmed
 the tests, unless they never look at an answer. Run and control are alike until the first tests in them are over.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .control import WRONG
+from .boundary import WRONG
 from .limits import Limits
 
 LONGER = 3

@@ -24,8 +24,8 @@ from functools import partial
 from types import CodeType
 from typing import Any, NoReturn
 
-from . import apart, control, kernel, landlock, namespaces, seccomp
-from .boundary import Restore, Undo
+from . import apart, filters, kernel, namespaces
+from .boundary import Restore, Undo, spoil_tests, used_names
 from .limits import Limits
 
 REPORT, ORDERS = 3, 4  # the descriptors that stay open beside 0, 1, 2
@@ -78,7 +78,7 @@ def run(text: str, limits: Limits, around: Surroundings, boundary: Boundary, alo
     """
     write, leave, receive, run_text, describe = os.write, os._exit, _receive, _run_text, _describe
     check_threads = partial(_check_threads, _thread._count, time.monotonic, time.sleep) if alone else _no_check
-    read, make, execute, spoil = os.read, compile, exec, control.spoil  # the text may replace the names
+    read, make, execute, spoil = os.read, compile, exec, spoil_tests  # the text may replace the names
     outcome = b""
     try:
         _lock_in(limits, around, init)
@@ -194,7 +194,7 @@ def _receive(
     """Yields the tests. In a control: tests that must fail, one after the other (see judge.py)."""
     tests, is_control = _read_tests(read)
     code = make(tests, "<tests>", "exec", dont_inherit=True)
-    restore(control.names(code))
+    restore(used_names(code))
     if not is_control:
         yield code
         return
@@ -246,7 +246,7 @@ def _lock_in(limits: Limits, around: Surroundings, parent: int, last: int = ORDE
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if around.landlock:
         with contextlib.suppress(OSError, AttributeError):
-            landlock.restrict(around.readable, namespaces.DEVICES, around.home)
+            filters.restrict(around.readable, namespaces.DEVICES, around.home)
     with contextlib.suppress(AttributeError):  # not Linux
         kernel.drop_privileges(around.user)
         kernel.die_with_parent(parent)
@@ -254,7 +254,7 @@ def _lock_in(limits: Limits, around: Surroundings, parent: int, last: int = ORDE
             kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
     limits.apply()
     with contextlib.suppress(OSError, AttributeError, KeyError):
-        seccomp.install(around.namespaces, alone=around.user is None and os.geteuid() == 0)
+        filters.install(around.namespaces, alone=around.user is None and os.geteuid() == 0)
 
 
 def forget() -> None:

@@ -13,19 +13,18 @@ says what holds here, by trying.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from . import probe
 from .judge import Program, Run, judge
 from .limits import Limits
-from .link import Server, ServerGone
-from .packages import Packages
-from .turns import Turns
+from .link import Packages, Server, ServerGone
 
 KINDS = ("namespaces", "plain")
 DEFAULT_LIMITS = Limits()
@@ -226,3 +225,40 @@ class Sandbox:
 def available_cpus() -> int:
     """Returns the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Turns:
+    """Lets any number of threads have a `shared` turn at once, or one thread a turn `alone`.
+
+    One that waits to be alone goes before those that come after it, so it waits no longer than the turns under way.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._sharing = 0
+        self._taken = False  # by the one that is alone or waits for the others to end
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken)
+            self._sharing += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._sharing -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken)
+            self._taken = True
+            self._changed.wait_for(lambda: not self._sharing)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken = False
+                self._changed.notify_all()

@@ -1,6 +1,6 @@
 """DiffusionGemma (Google 2026): a causal encoder reads the text so far, a decoder of the same weights denoises one canvas behind it.
 
-transformers has the network; its decoding is ours (`decoding.block_uniform`). There is no mask token: an open canvas holds random tokens, and
+transformers has the network; its decoding is ours (`decoding.uniform`). There is no mask token: an open canvas holds random tokens, and
 each step also reads the distributions of the step before (self-conditioning), as the embeddings that they average to.
 
 Shape letters: B = rows, L = positions, P = longest text before a canvas, n = longest canvas, H = hidden size, V = vocabulary, N = wanted positions.
@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DiffusionGemmaTextConfig, DynamicCache
 
-from dlm_eval.models.class_keys import check_class, class_keys
-from dlm_eval.models.config_keys import ConfigKeys
+from dlm_eval.models.config_keys import ConfigKeys, check_class, class_keys
 from dlm_eval.models.config_tables import OBJECT
 from dlm_eval.models.family import FamilySpec, OpenedCheckpoint
 from dlm_eval.models.kv_cache import cache_argument

@@ -1,6 +1,11 @@
-"""`generic`: any transformers checkpoint as an absorbing denoiser, described by options, so that tomorrow's model runs without new code.
+"""`generic` and `ar2diff`: any checkpoint of transformers, so that tomorrow's model runs without new code.
 
     --model generic --model_args pretrained=DIR,mask_id=151669,shift=true,attention=block,block_length=32
+
+`generic` is described by options. AR2Diff (Han et al. 2024, arXiv 2401.17181) is a causal language model
+trained on with SUNDAE, read with full attention. It has no mask token: open positions hold random
+tokens, and every position is predicted in its own place. The authors published no weights;
+scripts/train_sundae.py trains such a model. Any class with a token head that obeys is_causal=False will do.
 
 Shape letters: B = rows, L = positions, H = hidden size, V = vocabulary, N = wanted positions of the batch.
 """
@@ -15,8 +20,7 @@ import torch
 from torch import Tensor
 
 from dlm_eval.errors import UserError, nearest
-from dlm_eval.models.class_keys import check_class
-from dlm_eval.models.config_keys import ConfigKeys
+from dlm_eval.models.config_keys import ConfigKeys, check_class
 from dlm_eval.models.family import FamilySpec, OpenedCheckpoint, build_denoiser
 from dlm_eval.models.loading import CheckpointFiles, LoadSettings, first_line, locate, read_config
 from dlm_eval.models.probes import check_shift
@@ -200,3 +204,18 @@ def _head_is_linear(model: Any) -> bool:
     linear = torch.nn.functional.linear(states.to(head.weight.dtype), head.weight, bias).float()
     coarse = 1.0 if head.weight.dtype == torch.float32 else 50.0
     return bool((whole.to(linear.device) - linear).abs().max() <= coarse * SAME * linear.abs().max())
+
+
+# -- AR2Diff ----------------------------------------------------------------------------------------
+
+
+AR2DIFF = FamilySpec("ar2diff", ANY_KEYS, network, process="uniform", denoiser=head_kind)
+
+
+def load_ar2diff(settings: ArchitectureSettings) -> TransformersDenoiser:
+    """Returns the denoiser of a transformers checkpoint that undoes random tokens.
+
+    Raises:
+        UserError: transformers lacks the class, or a probe failed (a class that stays causal, ...).
+    """
+    return load_any(AR2DIFF, settings, {})

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from transformers import Ministral3Config, Ministral3ForCausalLM
 
-from dlm_eval.models.config_keys import DENSE
+from dlm_eval.models.config_keys import DENSE, Rope
 from dlm_eval.models.config_tables import COUNT, NONE
 from dlm_eval.models.family import BlockSettings, FamilySpec, OpenedCheckpoint, blocks_of
 from dlm_eval.models.naming import Naming
-from dlm_eval.models.rope_keys import Rope
 from dlm_eval.models.weights import Pretrained
 
 BLOCK_LENGTH = 32  # if config.json does not say

@@ -1,8 +1,14 @@
-"""A filter of system calls: what Python programs need is allowed, everything else is refused.
+"""What the kernel refuses a program without any privilege: system calls (seccomp) and files (Landlock).
 
-It stands behind the namespaces as a second wall, and is the first wall where the kernel gives no namespaces. The filter
-is classic BPF (Linux `Documentation/userspace-api/seccomp_filter.rst`); it needs no privileges, only ``no_new_privs``.
-A list of what is allowed also covers what later kernels add.
+What Python programs need of system calls is allowed, everything else is refused. The filter stands behind
+the namespaces as a second wall, and is the first wall if the kernel gives no namespaces. It is classic BPF
+(Linux `Documentation/userspace-api/seccomp_filter.rst`) and needs only ``no_new_privs``. A list of what is
+allowed also covers what later kernels add.
+
+Landlock (Linux 5.13) takes the file system out of reach if namespaces are refused. A program under it may
+read the Python installation and do as it likes in its working directory. It can still ask whether a file
+exists and how large it is; see docs/sandbox.md. Later kernels also close TCP (6.7), and signals to and
+abstract sockets of processes outside (6.12); behind the filter of system calls that is a second wall.
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ import errno
 import functools
 import os
 import struct
+from collections.abc import Iterable
 
 from . import kernel
 
@@ -53,7 +60,8 @@ ALLOWED = {
     "lgetxattr": (192, 9), "fgetxattr": (193, 10), "listxattr": (194, 11), "llistxattr": (195, 12),
     "flistxattr": (196, 13), "close_range": (436, 436),
 }  # fmt: skip
-# Processes, signals and attributes of files: with namespaces there are none but the program's own. Landlock guards no attributes.
+# Processes, signals and attributes of files: with namespaces there are none but the program's own.
+# Landlock guards no attributes.
 ALLOWED_IN_NAMESPACES = {
     "fork": (57, NO), "vfork": (58, NO), "setpgid": (109, 154), "kill": (62, 129), "tkill": (200, 130),
     "tgkill": (234, 131), "truncate": (76, 45), "chmod": (90, NO), "fchmod": (91, 52), "fchmodat": (268, 53),
@@ -212,3 +220,45 @@ def install(namespaces: bool, alone: bool) -> None:
     text = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(text))
     kernel.call("prctl", kernel.PR_SET_SECCOMP, MODE_FILTER, header, 0, 0)
+
+
+# -- Landlock: the file system ---------------------------------------------------------------------
+
+
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+VERSION_FLAG, PATH_BENEATH = 1, 1
+WRITE_FILE, READ_FILE, READ_DIRECTORY = 1 << 1, 1 << 2, 1 << 3
+RIGHTS_IN_VERSION = (0, (1 << 13) - 1, (1 << 14) - 1, (1 << 15) - 1, (1 << 15) - 1, (1 << 16) - 1)
+NETWORK_VERSION, BIND_AND_CONNECT_TCP = 4, 0b11
+SCOPE_VERSION, ABSTRACT_SOCKETS_AND_SIGNALS = 6, 0b11
+
+
+def restrict(readable: Iterable[str], devices: Iterable[str], home: str) -> None:
+    """Leaves this process and its children ``readable`` to read, ``devices`` to read and write, ``home`` to use.
+
+    Raises:
+        OSError: The kernel has no Landlock, or it is switched off.
+    """
+    version = kernel.call("syscall", CREATE_RULESET, None, 0, VERSION_FLAG)
+    every_right = RIGHTS_IN_VERSION[min(version, len(RIGHTS_IN_VERSION) - 1)]
+    handled = struct.pack("Q", every_right)
+    handled += struct.pack("Q", BIND_AND_CONNECT_TCP) if version >= NETWORK_VERSION else b""
+    handled += struct.pack("Q", ABSTRACT_SOCKETS_AND_SIGNALS) if version >= SCOPE_VERSION else b""
+    rules = kernel.call("syscall", CREATE_RULESET, handled, len(handled), 0)
+    try:
+        _allow(rules, [home], every_right)
+        _allow(rules, readable, READ_FILE | READ_DIRECTORY)
+        _allow(rules, devices, READ_FILE | WRITE_FILE)
+        kernel.call("syscall", RESTRICT_SELF, rules, 0)
+    finally:
+        os.close(rules)
+
+
+def _allow(rules: int, paths: Iterable[str], rights: int) -> None:
+    for path in paths:
+        rights_here = rights if os.path.isdir(path) else rights & (READ_FILE | WRITE_FILE)
+        place = os.open(path, os.O_PATH)
+        try:
+            kernel.call("syscall", ADD_RULE, rules, PATH_BENEATH, struct.pack("=Qi", rights_here, place), 0)
+        finally:
+            os.close(place)
