@@ -158,7 +158,7 @@ def _restore(streams: Sequence[tuple[io.TextIOWrapper, str, str | None]]) -> Non
             stream.reconfigure(encoding=encoding, errors=errors)
 
 
-# -- streams -----------------------------------------------------------------------------------------------------------
+# -- streams ---------------------------------------------------------------------------------------
 
 
 def _encoder(base: str) -> Callable[..., codecs.IncrementalEncoder]:
@@ -196,7 +196,7 @@ def _base(encoding: str) -> str:
     return encoding.removeprefix(PREFIX)
 
 
-# -- log and warnings --------------------------------------------------------------------------------------------------
+# -- log and warnings ------------------------------------------------------------------------------
 
 
 class SafeRecord(logging.LogRecord):
@@ -218,7 +218,7 @@ def _warning(message: Any, category: type[Warning], filename: str, lineno: int, 
     return f"{one_line(filename)}:{lineno}: {category.__name__}: {one_line(str(message))}\n"
 
 
-# -- progress bars -----------------------------------------------------------------------------------------------------
+# -- progress bars ---------------------------------------------------------------------------------
 
 
 class BarStream:

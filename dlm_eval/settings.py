@@ -72,8 +72,8 @@ def typed_texts(value: Any) -> tuple[str, ...]:
     r"""Returns the texts of a value that was typed: one text, or a list in brackets, with or without
         quotes.
 
-        A shell passes backslashes on, so `\n`, `\t`, `\r`, `\\`, `\"` and `\uXXXX` are read as in JSON.
-        Any other backslash (`\boxed`) stays.
+        A shell passes backslashes on, so `\n`, `\t`, `\r`, `\\`, `\"` and `\uXXXX` are read as in
+        JSON. Any other backslash (`\boxed`) stays.
     Other values (a list in Python or YAML) are used as they are.
 
         Raises:

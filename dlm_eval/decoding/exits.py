@@ -1,8 +1,8 @@
 """Ends of decoding before its last step: the exact early exit, and halting.
 
 The early exit ends it when visible text can no longer change. Halting (Vaina et al. 2024, arXiv
-2305.10818) ends the diffusion of a canvas by a criterion. The paper names the criteria. Its thresholds
-were never published, so they are options here.
+2305.10818) ends the diffusion of a canvas by a criterion. The paper names the criteria. Its
+thresholds were never published, so they are options here.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Several fillings of one canvas: samples, or one for each of several predicted lengths.
 
-The best by the model is kept, or the most frequent answer. Under `length_beam` the model's length head
-proposes lengths: prompt -> `length_logits` -> the K most probable lengths -> one filling for each ->
-highest mean log-probability (DiffusionLLM, Ye et al. 2023, section 3.2: length beam).
+The best by the model is kept, or the most frequent answer. Under `length_beam` the model's length
+head proposes lengths: prompt -> `length_logits` -> the K most probable lengths -> one filling for
+each -> highest mean log-probability (DiffusionLLM, Ye et al. 2023, section 3.2: length beam).
 
-Shape letters: N = wanted positions of a batch, C = lengths that the head knows, K = size of the beam.
+Shape letters: N = wanted positions of a batch, C = lengths that the head knows, K = size of the
+beam.
 """
 
 from __future__ import annotations

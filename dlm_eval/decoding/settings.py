@@ -236,7 +236,7 @@ def setting_names(*layers: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(["strategy", *GENERAL, *own]))
 
 
-# -- layers ------------------------------------------------------------------------------------------------------------
+# -- layers ----------------------------------------------------------------------------------------
 
 
 def expand(layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,7 +292,7 @@ def _build(values: Mapping[str, Any]) -> DecodeSettings:
     return DecodeSettings(strategy=strategy, **cast_options(DecodeSettings, general, "decode"))
 
 
-# -- which settings mean something to which process --------------------------------------------------------------------
+# -- which settings mean something to which process ------------------------------------------------
 # If a user sets a setting that the model cannot use, that is an error. A task's YAML is written for
 # all models: a setting that the model's process cannot use is replaced by the process's default,
 # and the result lists it.

@@ -1,9 +1,9 @@
 """A canvas that is being filled: its blocks, its tokens and the rows of its steps.
 
-A block is a run of open positions that are filled together (semi-autoregressive decoding). A strategy
-gets a `StepState` and returns an `Edit` (`step.py`), which `DecodeState` applies. Positions have
-identities (`DecodeState.ids`), so that a step may insert and delete some. Random numbers, the trace and
-checkpoints refer to identities. Arrays are ordered from left to right.
+A block is a run of open positions that are filled together (semi-autoregressive decoding). A
+strategy gets a `StepState` and returns an `Edit` (`step.py`), which `DecodeState` applies.
+Positions have identities (`DecodeState.ids`), so that a step may insert and delete some. Random
+numbers, the trace and checkpoints refer to identities. Arrays are ordered from left to right.
 
 Shape letters: L = positions of the canvas now, W = positions that a step considers.
 """
@@ -68,7 +68,8 @@ def split_blocks(positions: Ints, settings: DecodeSettings, block: int | None) -
         parts = np.split(positions, range(size, len(positions), size))
     for number, part in enumerate(parts):
         shared = settings.steps // len(parts) if settings.steps is not None else None
-        # The schedule of a block-causal model counts all of its block, even if some positions are given.
+        # The schedule of a block-causal model counts all of its block, even if some positions are
+        # given.
         counted = size if block is not None else len(part)
         yield part, Block(number, counted, max(1, settings.steps_per_block or shared or len(part)))
 
@@ -129,7 +130,7 @@ class DecodeState:
         self.last_change = -1
         self.exit = "full"
 
-    # -- the view of a step ------------------------------------------------------------------------------
+    # -- the view of a step ------------------------------------------------------------------------
 
     @property
     def block_positions(self) -> Ints:
@@ -164,7 +165,7 @@ class DecodeState:
         told = block is not None and logit_shift(self.model) > 0 and int(at[0]) % block == 0
         return self.cache.first_alone or told
 
-    # -- rows ------------------------------------------------------------------------------------------
+    # -- rows --------------------------------------------------------------------------------------
 
     def read(self, at: Ints, query: Query) -> Generator[list[ForwardRow], list[Output], Output]:
         """Returns the outputs of `query` at `at`.
@@ -219,7 +220,7 @@ class DecodeState:
         ids = self.ids[at]
         return self.noise.uniforms("draw", self.global_step, int(ids.max()) + 1)[ids]
 
-    # -- changes ---------------------------------------------------------------------------------------
+    # -- changes -----------------------------------------------------------------------------------
 
     def apply(self, edit: Edit) -> None:
         """Applies a step's changes to the canvas.
@@ -295,7 +296,7 @@ class DecodeState:
         if self.early_exit is not None and self.exit == "full" and self.open.any():
             self.exit = self.early_exit.reason(self.tokens, self.open) or "full"
 
-    # -- checkpoints and the answer ----------------------------------------------------
+    # -- checkpoints and the answer ----------------------------------------------------------------
 
     def checkpoint(self, step: int) -> State:
         """Returns the state before step `step` of the current block."""

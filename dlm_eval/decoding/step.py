@@ -1,4 +1,5 @@
-"""A step: what a strategy sees of it, reads and changes, and what the trace hook sees (`TraceStep`).
+"""A step: what a strategy sees of it, reads and changes, and what the trace hook sees
+(`TraceStep`).
 
 A strategy gets a `StepState`, asks the model a `Query` and returns an `Edit`.
 

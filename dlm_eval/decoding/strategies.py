@@ -38,7 +38,7 @@ def gumbel(uniform: Floats) -> Floats:
     return -np.log(-np.log1p(-uniform))
 
 
-# -- the schedule decides how many ----------------------------------------------------------------------------
+# -- the schedule decides how many -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class LeftToRight(Unmasking, name="left_to_right"):
         return np.arange(len(view.position)) < view.quota
 
 
-# -- the strategy decides how many ----------------------------------------------------------------
+# -- the strategy decides how many -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,16 @@
 """Decoding from random tokens: models of the processes 'uniform' and 'canvas'.
 
 'uniform' (SUNDAE, Savinov et al. 2022; AR2Diff, Han et al. 2024, arXiv 2401.17181): all tokens are
-rewritten at every step; 10 steps at temperature 0.2, the best of 8 samples by the model's own score.
+rewritten at every step; 10 steps at temperature 0.2, the best of 8 samples by the model's own
+score.
 
 'canvas' (DiffusionGemma): uniform noise with self-conditioning. The text is filled in canvases of a
 fixed length, one after the other. Each starts with random tokens. A step draws a token for every
-position at a temperature that falls linearly. Tokens are accepted in order of entropy, as long as the
-entropies of those before sum to at most a bound (EB-sampler, Ben-Hamu et al. 2025, arXiv 2505.24857).
-All other positions become random tokens again. The distributions of a step are an input of the next one
-(self-conditioning). A canvas ends with the most probable tokens of its last step.
+position at a temperature that falls linearly. Tokens are accepted in order of entropy, as long as
+the entropies of those before sum to at most a bound (EB-sampler, Ben-Hamu et al. 2025, arXiv
+2505.24857). All other positions become random tokens again. The distributions of a step are an
+input of the next one (self-conditioning). A canvas ends with the most probable tokens of its last
+step.
 
 Shape letters: L = positions of the sequence, n = open ones or positions of one canvas, N = wanted
 positions of a batch, V = vocabulary, H = state size.

@@ -61,7 +61,7 @@ class Unmasking(Strategy):
     last_step_fills: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = False
 
-    # -- what a strategy defines ----------------------------------------------------------------------------
+    # -- what a strategy defines -------------------------------------------------------------------
 
     @property
     def revisits(self) -> bool:
@@ -120,7 +120,7 @@ class Unmasking(Strategy):
         """Returns whether a step with no token to write can still change something."""
         return self.revisits and (view.left_open > 0 or bool(view.open.any()))
 
-    # -- the program ---------------------------------------------------------------------------------------
+    # -- the program -------------------------------------------------------------------------------
 
     def why_no_checkpoint(self, process: str) -> str | None:
         return f"strategy '{self.name}' keeps state between steps" if self.keeps_state else None

@@ -114,7 +114,7 @@ class Engine:
         self.batch_invariant: bool | None = None
         self._failed_alone = 0
 
-    # -- driving programs -------------------------------------------------------------------------------------------------
+    # -- driving programs --------------------------------------------------------------------------
 
     def drive(
         self, programs: Iterable[Program[T]], done: Callable[[int, Outcome[T]], None] | None = None
@@ -216,7 +216,7 @@ class Engine:
         """
         return len(one.row.tokens) * one.row.passes + int(QUEUED * self.cached_weight * one.held)
 
-    # -- running -------------------------------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------
 
     def _serve(self, batch: Sequence[Waiting]) -> list[_Running[Any]]:
         """Runs a batch, in halves if it fails; returns the programs that have all their outputs

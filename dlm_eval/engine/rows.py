@@ -82,7 +82,8 @@ class ForwardRow:
         payload: [W, ...] input of `op` for each wanted position.
         unguided: [L] ids of the unconditional sequence of classifier-free guidance, or None.
         guidance: factor f of guided logits u + f (c - u), u from `unguided` and c from `tokens`.
-        head: the method of the model that answers, with the arguments of `logits`; None for `logits`.
+        head: the method of the model that answers, with the arguments of `logits`; None for
+            `logits`.
         inputs: [L, C] float32 inputs besides the tokens (embeddings that are diffused), or None.
         time: noise level passed to the model (embedding diffusion, concrete scores); 0 for none.
         kv_cache: keys and values of this sequence, or None. Guidance excludes it.

@@ -1,8 +1,10 @@
-"""The models: a table of families and checkpoints (checkpoints.yaml), and `load_model`, which turns a name into a `Denoiser`.
+"""The models: a table of families and checkpoints (checkpoints.yaml), and `load_model`, which turns
+a name into a `Denoiser`.
 
-A family is a module with `FAMILY`, a `models.family.FamilySpec`, or with a function `load(settings) -> Denoiser` whose
-annotation of `settings` is the frozen dataclass of its options. Families come from the table, from the entry-point group
-`dlm_eval.models` of installed packages, and from a file: `--model path/to/my_model.py`.
+A family is a module with `FAMILY`, a `models.family.FamilySpec`, or with a function `load(settings)
+-> Denoiser` whose annotation of `settings` is the frozen dataclass of its options. Families come
+from the table, from the entry-point group `dlm_eval.models` of installed packages, and from a file:
+`--model path/to/my_model.py`.
 """
 
 from __future__ import annotations
@@ -54,14 +56,18 @@ __all__ = [
 
 
 def load_model(name: str, **options: Any) -> Denoiser:
-    """Returns the denoiser of a family, a named checkpoint or a file, on its device and checked by probes.
+    """Returns the denoiser of a family, a named checkpoint or a file, on its device and checked by
+    probes.
 
     Args:
-        name: a family (`llada`), a named checkpoint (`llada-8b-instruct`) or the path of a Python file with `load(settings)`.
-        options: the family's options, such as `pretrained`, `revision`, `dtype`, `device` (strings are cast).
+        name: a family (`llada`), a named checkpoint (`llada-8b-instruct`) or the path of a Python
+            file with `load(settings)`.
+        options: the family's options, such as `pretrained`, `revision`, `dtype`, `device` (strings
+            are cast).
 
     Raises:
-        UserError: an unknown name or option, or a checkpoint that cannot be used; one line that says what to do.
+        UserError: an unknown name or option, or a checkpoint that cannot be used; one line that
+            says what to do.
     """
     from dlm_eval.models.probes import check_cache, probe
 
@@ -88,7 +94,8 @@ def load_model(name: str, **options: Any) -> Denoiser:
 
 
 def load_without_weights(name: str, **options: Any) -> Denoiser:
-    """Returns a denoiser that knows texts, ids and facts but runs nothing: what drives workers that have the weights.
+    """Returns a denoiser that knows texts, ids and facts but runs nothing: what drives workers that
+    have the weights.
 
     Models of a file or of another package are loaded whole, on the CPU.
 

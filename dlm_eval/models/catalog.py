@@ -148,7 +148,8 @@ def packaged_asset(name: str) -> Path:
 
 
 def find_checkpoint(name: str) -> Checkpoint:
-    """Returns the named checkpoint, the default one of the family `name`, or an empty one for a file.
+    """Returns the named checkpoint, the default one of the family `name`, or an empty one for a
+    file.
 
     Raises:
         UserError: no such family or checkpoint; the message has the nearest name.
@@ -186,7 +187,7 @@ def check_members(model: Any, name: str) -> None:
         raise UserError(f"model '{name}' is no Denoiser; it lacks {', '.join(absent)}")
 
 
-# -- what makes a model, and its options ----------------------------------------------------------------
+# -- what makes a model, and its options -----------------------------------------------------------
 
 
 ALIASES = {"model_path": "pretrained"}  # option names that other harnesses use
@@ -258,7 +259,8 @@ def loader_of(checkpoint: Checkpoint) -> Loader:
 
 
 def find_loader(source: str, ours: bool = False) -> Loader:
-    """Returns the loader of a module, of `module:name`, or of a Python file; importing it runs its code.
+    """Returns the loader of a module, of `module:name`, or of a Python file; importing it runs its
+    code.
 
     Args:
         source: where `load` or `FAMILY` is.

@@ -1,9 +1,9 @@
 """Chat templates, rendered as transformers renders them, in a process with little time and memory.
 
-A chat template comes with the checkpoint and is a program. transformers' sandbox keeps it from files
-and from Python's insides, but not from running for ever or from making a text of a terabyte. Here the
-kernel ends it: a rendering has `CPU_SECONDS` of processor time (whatever it does, inside a C function
-too) and the process `MEMORY` bytes more than it started with.
+A chat template comes with the checkpoint and is a program. transformers' sandbox keeps it from
+files and from Python's insides, but not from running for ever or from making a text of a terabyte.
+Here the kernel ends it: a rendering has `CPU_SECONDS` of processor time (whatever it does, inside a
+C function too) and the process `MEMORY` bytes more than it started with.
 
 `python -m dlm_eval.models.chat FD` is that process: it answers requests on an inherited pipe.
 """
@@ -38,7 +38,8 @@ READY = b"ready"
 def main() -> None:
     """Answers requests until the pipe closes.
 
-    A request is JSON of `render_jinja_template`'s arguments. An answer is {"text": ...}, {"error": ...} or {"limit": ...}.
+    A request is JSON of `render_jinja_template`'s arguments. An answer is {"text": ...}, {"error":
+    ...} or {"limit": ...}.
     """
     pipe = Connection(int(sys.argv[1]))
     _guard_operators()
@@ -119,7 +120,7 @@ if __name__ == "__main__":
     main()
 
 
-# -- the process that renders -------------------------------------------------------------------------
+# -- the process that renders ----------------------------------------------------------------------
 
 
 LONGEST_TEMPLATE = 2**20  # characters
@@ -127,14 +128,16 @@ WALL_SECONDS = 120.0  # a rendering waits for a processor too; longer than this,
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], name: str, **options: Any) -> str:
-    """Returns a conversation as text, equal to the tokenizer's own `apply_chat_template(..., tokenize=False)`.
+    """Returns a conversation as text, equal to the tokenizer's own `apply_chat_template(...,
+    tokenize=False)`.
 
     Args:
         tokenizer: a transformers tokenizer that has a chat template.
         messages: with 'role' and 'content' each.
         name: of the checkpoint, for messages.
-        options: chat_template (its text; else the one that transformers would choose), add_generation_prompt,
-            tools, documents, continue_final_message, and what the template reads besides; plain JSON.
+        options: chat_template (its text; else the one that transformers would choose),
+            add_generation_prompt, tools, documents, continue_final_message, and what the template
+            reads besides; plain JSON.
 
     Raises:
         UserError: the template is too long, or had to be ended: it takes too much time or memory.

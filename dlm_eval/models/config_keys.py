@@ -1,10 +1,10 @@
 """Which keys of a config.json a family reads, and the check of a file against that table.
 
-A key is read, or must hold its usual value (any other chooses a network that is not built here), or is
-known to change no prediction. A key in no list is one warning, which the result repeats;
-`strict_config=true` makes it an error. A key that the family needs and the file lacks is an error: a
-library's default would be another network's. A checkpoint in the form of a class of transformers has a
-table that is made from that class (`class_keys`).
+A key is read, or must hold its usual value (any other chooses a network that is not built here), or
+is known to change no prediction. A key in no list is one warning, which the result repeats;
+`strict_config=true` makes it an error. A key that the family needs and the file lacks is an error:
+a library's default would be another network's. A checkpoint in the form of a class of transformers
+has a table that is made from that class (`class_keys`).
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ class Checked:
     """What a check found.
 
     Attributes:
-        values: the needed and read keys, defaults filled in, rotary positions as `rope_parameters` in
-            transformers 5's form.
+        values: the needed and read keys, defaults filled in, rotary positions as `rope_parameters`
+            in transformers 5's form.
         unread: keys in no list.
     """
 
@@ -232,8 +232,8 @@ def rope_parameters(raw: Values, rope: Rope, family: str, where: str) -> dict[st
     They come from that form, or from `rope_theta` and `rope_scaling`.
 
     Raises:
-        UserError: no base, two different ones, a scaling that this network does not compute, or an entry
-            that nobody reads.
+        UserError: no base, two different ones, a scaling that this network does not compute, or an
+            entry that nobody reads.
     """
     found = _entries(raw, where)
     base = _agreed("rope_theta", raw, found, where)
@@ -334,7 +334,7 @@ def _of_all_layers(entries: dict[str, Any], raw: Values, where: str) -> dict[str
     return chosen[0]
 
 
-# -- tables that several families share ----------------------------------------------------------------
+# -- tables that several families share ------------------------------------------------------------
 
 # A decoder of transformers in the form of Llama: sizes, norm, activation, head.
 DENSE = ConfigKeys(
@@ -379,7 +379,8 @@ QWEN3_MOE = QWEN3.extended(
 
 # -- the table of one of transformers' own classes -------------------------------------------------
 
-# Fields that make up an architecture: if a class has a number of its own for one, that is another network's.
+# Fields that make up an architecture: if a class has a number of its own for one, that is another
+# network's.
 OWN: dict[str, Kind] = all_of(
     COUNT, "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "num_experts", "num_experts_per_tok", "max_position_embeddings", "n_embd", "n_layer", "n_head",
@@ -394,8 +395,8 @@ def check_class(
     """Returns the values of config.json that a config class of transformers reads.
 
     Raises:
-        UserError: the file lacks what the class would fill in with another network's, or has what the class
-            does not read.
+        UserError: the file lacks what the class would fill in with another network's, or has what
+            the class does not read.
     """
     facts = class_keys(config_class, raw)
     values = read_values(raw, facts, folder, settings)

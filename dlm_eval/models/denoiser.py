@@ -1,9 +1,10 @@
 """What a model is to the rest of the package: a `Denoiser`, and what only some models have.
 
-`Denoiser` is the core that every model has. Each protocol below it is optional: the package asks for it
-with `offers`, and does without it if the model lacks its members. No base class is needed.
+`Denoiser` is the core that every model has. Each protocol below it is optional: the package asks
+for it with `offers`, and does without it if the model lacks its members. No base class is needed.
 
-Shape letters: B = rows of a batch, L = positions, V = vocabulary, N = wanted positions of the batch,
+Shape letters: B = rows of a batch, L = positions, V = vocabulary, N = wanted positions of the
+batch,
 S = 2 x layers, h = heads, R = cached positions, d = head size, C = classes, D = embedding size.
 """
 
@@ -91,21 +92,22 @@ class Denoiser(Protocol):
         Args:
             tokens: [B, L] long.
             valid: [B, L] bool, false at padding; None if no row is padded.
-            positions: None for all ([B, L, V] is returned), [P] long for the same positions of every
-                row ([B, P, V]), or [B, L] bool for any ([N, V], row by row).
+            positions: None for all ([B, L, V] is returned), [P] long for the same positions of
+                every row ([B, P, V]), or [B, L] bool for any ([N, V], row by row).
         """
         ...
 
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the model in a fingerprint.
 
-        That is everything that changes an answer: family, checkpoint, revision, hashes, dtype, ids. Boards
+        That is everything that changes an answer: family, checkpoint, revision, hashes, dtype, ids.
+            Boards
         read `family`, `checkpoint` (else `pretrained`) and `revision` of it, results also `dtype`.
         """
         ...
 
 
-# -- optional: facts, each with a default -------------------------------------------------------------
+# -- optional: facts, each with a default ----------------------------------------------------------
 
 
 class OnDevice(Protocol):
@@ -123,18 +125,19 @@ class InPrecision(Protocol):
 class BatchInvariance(Protocol):
     """A denoiser that says whether a row's bits are independent of its batch mates.
 
-    With `batch_invariant = False` rows run one by one on a CPU, to be reproducible. Without it, rows of
-    equal length are taken to be independent.
+    With `batch_invariant = False` rows run one by one on a CPU, to be reproducible. Without it,
+    rows of equal length are taken to be independent.
     """
 
     batch_invariant: bool
 
 
 class Padding(Protocol):
-    """A denoiser that says whether `logits` hides positions whose `valid` is false. Without it, it does.
+    """A denoiser that says whether `logits` hides positions whose `valid` is false. Without it, it
+    does.
 
-    A network without an attention mask has `padding = False`: rows of different lengths never share a
-    batch, and `valid` is always None.
+    A network without an attention mask has `padding = False`: rows of different lengths never share
+    a batch, and `valid` is always None.
     """
 
     padding: bool
@@ -155,7 +158,7 @@ class BosOnlyIfEmpty(Protocol):
     bos_only_if_empty: bool
 
 
-# -- optional: texts ----------------------------------------------------------------------------------
+# -- optional: texts -------------------------------------------------------------------------------
 
 
 @runtime_checkable
@@ -180,14 +183,14 @@ class TokenNames(Protocol):
         ...
 
 
-# -- optional: a KV cache -----------------------------------------------------------------------------
+# -- optional: a KV cache --------------------------------------------------------------------------
 
 
 class KVCacheDenoiser(Protocol):
     """A denoiser that can run some positions of a row with cached keys and values of the others.
 
-    Without it, or if `supports_kv_cache` is false, every row runs whole. What it says is tested when
-    the model is loaded (`models.probes.cache_test`).
+    Without it, or if `supports_kv_cache` is false, every row runs whole. What it says is tested
+    when the model is loaded (`models.probes.cache_test`).
     """
 
     @property
@@ -204,8 +207,8 @@ class KVCacheDenoiser(Protocol):
     def exact_cache_block(self) -> int | None:
         """Length in whose multiples a prefix without masks has final keys and values.
 
-        The block of a block-causal model and 1 of a causal one. None under full attention, where keys
-        and values always depend on what follows.
+        The block of a block-causal model and 1 of a causal one. None under full attention, where
+        keys and values always depend on what follows.
         """
         ...
 
@@ -234,7 +237,7 @@ class CacheTested(Protocol):
     cache_test: CacheTest
 
 
-# -- optional: other inputs and outputs ---------------------------------------------------------------
+# -- optional: other inputs and outputs ------------------------------------------------------------
 
 
 class LengthHead(Protocol):
@@ -275,7 +278,8 @@ class KeepingOp(Protocol):
         Args:
             logits: [N, V] float32.
             payload: [N, ...].
-            before: [N, ...] what the last call kept for these positions; None if it is the first call.
+            before: [N, ...] what the last call kept for these positions; None if it is the first
+                call.
             known: [N] bool, false at positions of which nothing was kept (`before` is 0 there).
         """
         ...
@@ -298,8 +302,8 @@ class EmbeddingDenoiser(Protocol):
     def interpolator(self, score_temperature: float, divergence: bool) -> LogitsOp | KeepingOp:
         """Returns what reads (token, log-probability [nats], entropy [nats], E[x_0] [D]).
 
-        With `divergence` it also reads KL(now || last step) [nats]; the log-probabilities [V] stay on
-        the device.
+        With `divergence` it also reads KL(now || last step) [nats]; the log-probabilities [V] stay
+        on the device.
         """
         ...
 
@@ -319,7 +323,7 @@ class CanvasDenoiser(Protocol):
         ...
 
 
-# -- noise of absorbing diffusion -----------------------------------------------------------------------
+# -- noise of absorbing diffusion ------------------------------------------------------------------
 # Total noise sigma(t) and its rate, t from 0 (clean) to 1 (noise). A token is masked at time t with
 # probability 1 - exp(-sigma(t)).
 
@@ -373,7 +377,7 @@ class Geometric:
         return (-torch.log1p(-share.clamp(max=1 - 1e-6))).clamp(self.sigma_min, self.sigma_max)
 
 
-# -- typed questions about what is optional ----------------------------------------------------------
+# -- typed questions about what is optional --------------------------------------------------------
 
 
 @cache

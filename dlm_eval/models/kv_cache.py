@@ -1,10 +1,11 @@
 """The KV cache: keys and values of positions that later rows attend to without running them again.
 
-`KVCache` holds them for one canvas, `BatchKV` for the rows of one batch, and `LayerCache` hands them to the
-attention layers of a network. Which positions are cached, and whether the answers are exact, is decided
-by a cache policy (`decoding.cache_policy`).
+`KVCache` holds them for one canvas, `BatchKV` for the rows of one batch, and `LayerCache` hands
+them to the attention layers of a network. Which positions are cached, and whether the answers are
+exact, is decided by a cache policy (`decoding.cache_policy`).
 
-Shape letters: B = rows, L = positions that run, R = cached positions, S = 2 x layers (keys and values of
+Shape letters: B = rows, L = positions that run, R = cached positions, S = 2 x layers (keys and
+values of
 each layer in turn), h = heads, d = head size.
 """
 
@@ -62,7 +63,8 @@ class BatchKV:
     """Cached keys and values of the rows of a batch.
 
     Attributes:
-        states: [S, B, h, R, d] keys and values of each layer in turn, keys rotated to their positions.
+        states: [S, B, h, R, d] keys and values of each layer in turn, keys rotated to their
+            positions.
         valid: [B, R] bool, false at padding; None if no row is padded.
         begin: [B] long, position of each row's first token that runs.
     """
@@ -141,14 +143,16 @@ class LayerCache:
 def cache_argument(network: nn.Module, cache: Any) -> dict[str, Any]:
     """Returns the argument that hands a cache to a network of transformers.
 
-    It is `cache` from transformers 5.24 on, and `past_key_values` before (which is accepted until 5.40).
+    It is `cache` from transformers 5.24 on, and `past_key_values` before (which is accepted until
+    5.40).
     """
     known = inspect.signature(network.forward).parameters
     return {"cache" if "cache" in known else "past_key_values": cache}
 
 
 def cached_mask(visible: Tensor, past: BatchKV, dtype: torch.dtype) -> Tensor:
-    """Returns the additive mask [B, 1, L, R + L] of positions that see all cached ones and `visible` new ones.
+    """Returns the additive mask [B, 1, L, R + L] of positions that see all cached ones and
+    `visible` new ones.
 
     Args:
         visible: [B or 1, L, L] bool.

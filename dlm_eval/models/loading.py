@@ -1,4 +1,5 @@
-"""From a hub id or a folder to a checkpoint's config, without remote code: every surprise in the files is an error.
+"""From a hub id or a folder to a checkpoint's config, without remote code: every surprise in the
+files is an error.
 
 pretrained -> folder (`locate`) -> config as a plain dict (`read_config`) -> network (weights.py)
 """
@@ -39,7 +40,8 @@ class LoadSettings:
         revision: branch, tag or commit of a hub id.
         dtype: of the weights: auto (the checkpoint's), float32, float16 or bfloat16.
         device: auto (cuda if there is one), cpu, cuda, cuda:1, ...
-        device_map: auto, balanced, ... or JSON of module -> device, to spread a model over several devices, or None.
+        device_map: auto, balanced, ... or JSON of module -> device, to spread a model over several
+            devices, or None.
         attn_implementation: transformers' name of the attention code, or None for its choice.
         max_length: positions of a sequence at most; None for the checkpoint's.
         mask_id: overrides the checkpoint's mask token.
@@ -48,7 +50,8 @@ class LoadSettings:
         tokenizer: hub id or folder of the tokenizer if it is not beside the weights.
         checkpoint: named checkpoint whose facts fill in what the files do not say.
         probe: whether the loaded model is probed (future tokens, padding, NaN).
-        strict_config: whether a key of config.json that nobody knows is an error; else it is a warning.
+        strict_config: whether a key of config.json that nobody knows is an error; else it is a
+            warning.
     """
 
     pretrained: str
@@ -87,7 +90,8 @@ class CheckpointFiles:
         path: its folder.
         name: the name to show for it.
         commit: its hub commit, None for a local folder.
-        notes: what the result says about how this folder was read (keys that nobody knows, which head, which adapter).
+        notes: what the result says about how this folder was read (keys that nobody knows, which
+            head, which adapter).
     """
 
     path: Path
@@ -139,12 +143,13 @@ class CheckpointFiles:
             raise UserError(f"pretrained '{self.name}': {error}") from None
 
 
-# -- where ---------------------------------------------------------------------------------------------------------------
+# -- where -----------------------------------------------------------------------------------------
 
 
 @cache
 def locate(pretrained: str, revision: str | None = None, setting: str = "pretrained") -> CheckpointFiles:
-    """Returns the folder of a local checkpoint, of a packaged one (`asset:NAME`), or of a hub id (fetched at most once).
+    """Returns the folder of a local checkpoint, of a packaged one (`asset:NAME`), or of a hub id
+    (fetched at most once).
 
     Raises:
         UserError: there is no such folder, or the hub cannot give it; at once, with no retries.
@@ -183,11 +188,12 @@ def _from_hub(name: str, revision: str | None, setting: str) -> CheckpointFiles:
     return CheckpointFiles(path, name, path.name)
 
 
-# -- what ----------------------------------------------------------------------------------------------------------------
+# -- what ------------------------------------------------------------------------------------------
 
 
 def read_config(folder: CheckpointFiles) -> dict[str, Any]:
-    """Returns the checkpoint's config.json as it is; no class is built and no code of the checkpoint runs.
+    """Returns the checkpoint's config.json as it is; no class is built and no code of the
+    checkpoint runs.
 
     Raises:
         UserError: there is no config.json, or a size in it is none.

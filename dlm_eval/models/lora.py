@@ -1,9 +1,9 @@
 """LoRA adapters as peft saves them, merged into the weights: W + s B A.
 
-An adapter names modules of its authors' class, of transformers' class, or of either without its head.
-All of it is applied, or it is refused. peft would unpickle weights, import a module that the config
-names, load a tokenizer with the config's arguments, and match the network's names with the config's
-regular expressions, for ever if need be.
+An adapter names modules of its authors' class, of transformers' class, or of either without its
+head. All of it is applied, or it is refused. peft would unpickle weights, import a module that the
+config names, load a tokenizer with the config's arguments, and match the network's names with the
+config's regular expressions, for ever if need be.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Adapter:
         """Adds every change to the network's weights; to quantized ones, to what their layers give.
 
         Raises:
-            UserError: a weight is not on this machine's devices, or is quantized and no linear layer's.
+            UserError: a weight is not on this machine's devices, or is quantized and no linear
+                layer's.
         """
         for change in self.changes:
             begin = 0
@@ -138,8 +139,8 @@ def read_adapter(setting: str, model: Any, base: CheckpointFiles, naming: Naming
         naming: of the family.
 
     Raises:
-        UserError: no adapter, one that is more than LoRA of linear layers, a tensor with no place, or a place
-            with no tensor.
+        UserError: no adapter, one that is more than LoRA of linear layers, a tensor with no place,
+            or a place with no tensor.
     """
     folder = locate(setting, setting="peft")
     where = f"model_args peft '{folder.name}'"
@@ -315,7 +316,7 @@ def adapter_files(path: Path) -> list[Path]:
     return [path / "adapter_config.json", path / WEIGHTS]
 
 
-# -- what an adapter's files may say --------------------------------------------------------------------
+# -- what an adapter's files may say ---------------------------------------------------------------
 
 # Keys of adapter_config.json with the values under which the adapter is the plain sum.
 USUAL: dict[str, tuple[Any, ...]] = {
@@ -334,7 +335,8 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "velora_config": (None,),
     "monteclora_config": (None,),
     "ensure_weight_tying": (False, None),
-    # The others change the base weights when they begin: the sum would be on top of weights that are not in the checkpoint.
+    # The others change the base weights when they begin: the sum would be on top of weights that
+    # are not in the checkpoint.
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
 }
 READ = {
@@ -354,7 +356,8 @@ PATTERN_TABLES = ["rank_pattern", "alpha_pattern"]
 
 
 def _read_config(folder: CheckpointFiles, whose: str) -> dict[str, Any]:
-    """Returns the config of a LoRA adapter in safetensors whose weights are the plain sum W + s B A.
+    """Returns the config of a LoRA adapter in safetensors whose weights are the plain sum W + s B
+    A.
 
     Raises:
         UserError: it is no such adapter, or its config asks for more.

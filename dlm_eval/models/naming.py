@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# transformers keeps the experts of a layer in two parameters: [experts, 2 x inner, hidden] and [experts, hidden, inner].
+# transformers keeps the experts of a layer in two parameters: [experts, 2 x inner, hidden] and
+# [experts, hidden, inner].
 EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
@@ -20,8 +21,9 @@ class Naming:
 
     Attributes:
         renames: regular expressions from their names to the network's; one group each at most.
-        fused: regular expressions of tensors that hold several of the network's, one above the other. transformers splits them by
-            conversions that the family registers for its class, which then include `renames`.
+        fused: regular expressions of tensors that hold several of the network's, one above the
+            other. transformers splits them by conversions that the family registers for its class,
+            which then include `renames`.
         prefixes: what the authors' class also calls a part of the network: (theirs, ours).
     """
 

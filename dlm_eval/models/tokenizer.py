@@ -34,8 +34,8 @@ class TokenizerInfo:
     Attributes:
         tokenizer: the transformers tokenizer, or None for a model without text.
         mask_id: id of the mask token.
-        mask_is_regular_token: whether natural text can contain the mask id: its family says that it may, and
-            its tokenizer makes it.
+        mask_is_regular_token: whether natural text can contain the mask id: its family says that it
+            may, and its tokenizer makes it.
         eos_ids: ids that end a text, the canonical one first.
         bos_id: id that begins a text, or None.
         pad_id: id for padding.
@@ -70,7 +70,8 @@ class TokenizerInfo:
         """Returns the ids of `text`, with no special token added.
 
         Raises:
-            SampleError: the tokenizer gives up on the text, or it spells the mask token, which would become a hole.
+            SampleError: the tokenizer gives up on the text, or it spells the mask token, which
+                would become a hole.
         """
         ids = text_ids(self.tokenizer, text, self.name)
         if not self.mask_is_regular_token and self.mask_id in ids:
@@ -105,12 +106,14 @@ class TokenizerInfo:
 
         Args:
             messages: with 'role' and 'content' each.
-            add_generation_prompt: the header of an answer follows. If not, the last message is the begun
-                answer, and its turn stays open, as lm-eval's `hf` does it.
-            template: name of one of `chat_templates`; None for the one that transformers would choose.
+            add_generation_prompt: the header of an answer follows. If not, the last message is the
+                begun answer, and its turn stays open, as lm-eval's `hf` does it.
+            template: name of one of `chat_templates`; None for the one that transformers would
+                choose.
 
         Raises:
-            UserError: the tokenizer has no chat template, or one that takes too much time or memory.
+            UserError: the tokenizer has no chat template, or one that takes too much time or
+                memory.
             SampleError: the template refuses this conversation.
         """
         if not self.chat_templates:
@@ -136,18 +139,21 @@ def read_tokenizer(
 ) -> TokenizerInfo:
     """Returns the vocabulary of a checkpoint folder.
 
-    The mask is, in this order: the option, the config's, the tokenizer's, `mask_token` if the tokenizer
+    The mask is, in this order: the option, the config's, the tokenizer's, `mask_token` if the
+        tokenizer
     has it, `default_mask`, the named checkpoint's.
 
     Args:
         folder: the checkpoint.
         config: its config.json.
         settings: `mask_id`, `tokenizer` and the named checkpoint are used.
-        eos_tokens: texts of tokens that end a text in this family, in order; those that the tokenizer lacks are left out.
+        eos_tokens: texts of tokens that end a text in this family, in order; those that the
+            tokenizer lacks are left out.
         mask_token: text of this family's mask token.
         tokenizer_class: transformers class for a folder without tokenizer.json.
         default_mask: mask id that the family's architecture implies.
-        mask_may_be_regular: whether the family's mask may be an ordinary word, which texts may contain.
+        mask_may_be_regular: whether the family's mask may be an ordinary word, which texts may
+            contain.
 
     Raises:
         UserError: no tokenizer, no mask token, or config and tokenizer disagree about it.
@@ -195,10 +201,12 @@ def load_tokenizer(folder: CheckpointFiles, tokenizer_class: Any = None) -> Any:
 
 
 def text_ids(tokenizer: Any, text: str, name: str) -> list[int]:
-    """Returns the ids of `text` in the tokenizer of the checkpoint `name`, with no special token added.
+    """Returns the ids of `text` in the tokenizer of the checkpoint `name`, with no special token
+    added.
 
     Raises:
-        SampleError: it holds half of a surrogate pair, or a regular expression of the tokenizer is given up.
+        SampleError: it holds half of a surrogate pair, or a regular expression of the tokenizer is
+            given up.
     """
     if not is_text(text):
         raise SampleError(f"the tokenizer of '{name}' reads no half of a surrogate pair, which is no text")
@@ -302,7 +310,7 @@ def _ids(value: Any) -> list[int]:
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [int(value)]
 
 
-# -- how much longer a tokenizer.json can make a text -----------------------------------------------
+# -- how much longer a tokenizer.json can make a text ----------------------------------------------
 # A few replacements, one after the other, multiply it without end.
 
 LONGEST_GROWTH = 1000  # times; of published tokenizers, the most is below 40

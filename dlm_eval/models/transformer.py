@@ -1,6 +1,8 @@
 """One denoiser for everything that runs a transformers backbone.
 
-Shape letters: B = rows of a batch, L = positions, H = hidden size, V = vocabulary, P = wanted positions of each row, N = of the batch.
+Shape letters: B = rows of a batch, L = positions, H = hidden size, V = vocabulary, P = wanted
+positions of
+each row, N = of the batch.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class ModelFacts:
         block_length: block size of block-causal attention, counted from a row's first real token.
         process: corruption that it was trained to undo.
         bos_only_if_empty: whether BOS is put only before an empty prompt (trained without BOS).
-        suppressed_ids: ids that get no probability. Their logits are -1e6, so that guidance stays finite.
+        suppressed_ids: ids that get no probability. Their logits are -1e6, so that guidance stays
+            finite.
         described: more for the fingerprint (files, commit, ...).
     """
 
@@ -60,7 +63,8 @@ class TransformersDenoiser:
     """Denoiser (see `models.denoiser.Denoiser`) of a transformers backbone and its linear head.
 
     Args:
-        model: a model with `base_model` and `get_output_embeddings()`, made with `is_causal=False` unless `facts` says causal.
+        model: a model with `base_model` and `get_output_embeddings()`, made with `is_causal=False`
+            unless `facts` says causal.
         tokenizer_info: its tokenizer and ids.
         facts: what it is.
         name: family and checkpoint in words.
@@ -106,31 +110,30 @@ class TransformersDenoiser:
 
     @property
     def embedding_rows(self) -> int:
-        """Number of ids that the network reads (more than it predicts if the head has no row for the mask)."""
+        """Number of ids that the network reads: more than it predicts if the head has no row for the mask."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
+    # -- texts -------------------------------------------------------------------------------------
+
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of `text`, with no special token added."""
         return self.tokenizer_info.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids` without special tokens."""
         return self.tokenizer_info.decode(ids)
 
     @property
     def chat_templates(self) -> dict[str, str]:
-        """The tokenizer's chat templates by name."""
         return self.tokenizer_info.chat_templates
 
     def apply_chat_template(
         self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
     ) -> str:
-        """Returns the conversation as the model's prompt text (see `TokenizerInfo.apply_chat_template`)."""
         return self.tokenizer_info.apply_chat_template(messages, add_generation_prompt, template)
 
     def token_name(self, token: int) -> str | None:
-        """Returns the tokenizer's name of the id, or None."""
         return self.tokenizer_info.token_name(token)
+
+    # -- the network -------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the model in a fingerprint."""
@@ -233,10 +236,14 @@ class TransformersDenoiser:
         return states
 
     def inputs(self, tokens: Tensor, valid: Tensor | None) -> dict[str, Any]:
-        """Returns what the network needs besides tokens: nothing if no row is padded, so that sdpa may use its flash kernel."""
+        """Returns what the network needs besides tokens.
+
+        That is nothing if no row is padded, so that sdpa may use its flash kernel.
+        """
         inputs: dict[str, Any] = {"use_cache": False}
         if valid is not None:
-            # Counting real tokens makes learned positions right under left padding, and rows equal to their unpadded selves.
+            # Counting real tokens makes learned positions right under left padding, and rows equal
+            # to their unpadded selves.
             inputs |= {"attention_mask": valid.long(), "position_ids": real_positions(valid)}
         if self.attention == "block":
             inputs["attention_mask"] = block_mask(tokens, valid, self.block_length or 1, self.dtype)
@@ -278,7 +285,8 @@ def token_positions(tokens: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def block_mask(tokens: Tensor, valid: Tensor | None, block_length: int, dtype: torch.dtype) -> Tensor:
-    """Returns the additive_mask mask [B or 1, 1, L, L] under which a block sees itself and the blocks before it.
+    """Returns the additive mask [B or 1, 1, L, L] under which a block sees itself and the blocks
+    before it.
 
     Blocks are counted from a row's first real token.
     """
@@ -286,7 +294,7 @@ def block_mask(tokens: Tensor, valid: Tensor | None, block_length: int, dtype: t
 
 
 def _one_left(columns: Tensor, rows: Tensor, valid: Tensor | None) -> Tensor:
-    """Returns the column before each; a row's first real position, which has no prediction of its own, keeps its own."""
+    """Returns the column before each; a row's first real position, which has no prediction, keeps its own."""
     first = 0 if valid is None else valid.long().argmax(1)[rows]
     return torch.where(columns > first, columns - 1, columns)
 

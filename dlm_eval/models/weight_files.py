@@ -1,6 +1,8 @@
-"""The weight files of a checkpoint: which of a folder's files they are, and what their headers say they hold.
+"""The weight files of a checkpoint: which of a folder's files they are, and what their headers say
+they hold.
 
-A checkpoint is data from anywhere. A header may claim a length of 2^62, and is refused before memory is taken.
+A checkpoint is data from anywhere. A header may claim a length of 2^62, and is refused before
+memory is taken.
 """
 
 from __future__ import annotations
@@ -33,16 +35,19 @@ class WeightFiles:
 
 
 def choose(folder: Path, name: str) -> WeightFiles:
-    """Returns the weight files of a folder: those of the index, else model.safetensors, else the single *.safetensors; else PyTorch's alike.
+    """Returns the weight files of a folder: those of the index, else model.safetensors, else the
+    single *.safetensors; else PyTorch's alike.
 
-    Files that merely lie beside them (weights of another average, of another format) are never merged in.
+    Files that merely lie beside them (weights of another average, of another format) are never
+    merged in.
 
     Args:
         folder: of the checkpoint.
         name: the checkpoint's, for messages.
 
     Raises:
-        UserError: shards without their index, a file of the index that is not there, or several files of which none is named as usual.
+        UserError: shards without their index, a file of the index that is not there, or several
+            files of which none is named as usual.
     """
     for usual, pattern in ((SAFE, "*.safetensors"), (TORCH, "pytorch_model*.bin")):
         index = folder / f"{usual}.index.json"
@@ -122,7 +127,7 @@ def _shapes(file: Path, name: str) -> dict[str, list[int]]:
         raise UserError(f"pretrained '{name}': {file.name} cannot be read: {first_line(error)}") from None
 
 
-# -- what they hold ------------------------------------------------------------------------------------
+# -- what they hold --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,8 @@ def entries(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def stored(files: list[Path]) -> Stored:
-    """Returns what these weight files hold; a pickle is taken for one tensor per 64 bytes and one element per byte, which it cannot exceed.
+    """Returns what these weight files hold; a pickle is taken for one tensor per 64 bytes and one
+    element per byte, which it cannot exceed.
 
     Raises:
         UserError: a safetensors file is broken, or two files hold the same tensor.

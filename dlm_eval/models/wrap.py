@@ -153,10 +153,10 @@ def wrap(
     """Returns a denoiser of a function, after the tests that every model passes.
 
     Args:
-        logits: f(tokens [B, L] long) -> logits [B, L, V]; with `padding`, f(tokens, valid [B, L] bool). It may
-            give float16 or bfloat16.
-        tokenizer: of transformers, or any object with encode(text) -> ids without special tokens and
-            decode(ids) -> text; None for a model that is only given ids.
+        logits: f(tokens [B, L] long) -> logits [B, L, V]; with `padding`, f(tokens, valid [B, L]
+            bool). It may give float16 or bfloat16.
+        tokenizer: of transformers, or any object with encode(text) -> ids without special tokens
+            and decode(ids) -> text; None for a model that is only given ids.
         mask_id: id of the mask token; needed if the process is 'absorbing'.
         eos_ids: ids that end a text, or one id; () if none does.
         max_length: longest sequence, in positions.
@@ -164,15 +164,15 @@ def wrap(
         pad_id: id for padding; None for the first of `eos_ids`, else 0.
         vocab_size: V; None asks the function.
         shift: whether the logits at position i predict the token at i+1.
-        padding: whether the function hides positions whose `valid` is false. Without it, rows of different
-            lengths never share a batch.
+        padding: whether the function hides positions whose `valid` is false. Without it, rows of
+            different lengths never share a batch.
         attention: 'full', 'block' or 'causal'.
         block_length: positions of a block under attention 'block'.
         process: corruption that the model was trained to undo, 'absorbing' or 'uniform'.
         device: where tokens go.
         name: for messages and results.
-        fingerprint: names the weights. Stored answers are used again only under an equal one; None makes one
-            that no other process has.
+        fingerprint: names the weights. Stored answers are used again only under an equal one; None
+            makes one that no other process has.
 
     Raises:
         UserError: an argument that is missing or does not fit, or a test failed.

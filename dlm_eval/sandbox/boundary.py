@@ -1,9 +1,9 @@
 """What is done between a program's own text and its tests, inside the process that runs both.
 
-The text may have set a tracer, a timer or a collector's callback, or replaced a builtin or a function of a
-module that the tests use. All that would run, or be used, in the middle of the tests. It is cleared; from
-then on a hook of the interpreter (PEP 578; it cannot be removed) refuses to set it anew. In a control, the
-program's values are replaced by wrong ones (`spoil_tests`).
+The text may have set a tracer, a timer or a collector's callback, or replaced a builtin or a
+function of a module that the tests use. All that would run, or be used, in the middle of the tests.
+It is cleared; from then on a hook of the interpreter (PEP 578; it cannot be removed) refuses to set
+it anew. In a control, the program's values are replaced by wrong ones (`spoil_tests`).
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ class _Refused(RuntimeError):
 
 
 def remember_modules(modules: Iterable[ModuleType]) -> Restore:
-    """Returns ``restore(names)``, which puts ``modules`` and the builtins back to what they are now.
+    """Returns ``restore(names)``, which puts ``modules`` and the builtins back to what they are
+    now.
 
-    Only what has one of ``names`` or is used without a name: looking at an object writes to its page, which a
-    forked process then has to copy.
+    Only what has one of ``names`` or is used without a name: looking at an object writes to its
+    page, which a forked process then has to copy.
     """
     kept = {module.__name__: module for module in (builtins, *modules)}
     contents = [(vars(module), dict(vars(module))) for module in kept.values()]
@@ -59,8 +60,8 @@ def remember_modules(modules: Iterable[ModuleType]) -> Restore:
 def remember_hooks() -> Undo:
     """Returns ``undo(namespace)``, which clears what the text has set to run later.
 
-    ``namespace`` is the dictionary in which the text ran. Call it with ``sys.settrace`` and ``sys.setprofile`` cleared:
-    a tracer would see it work.
+    ``namespace`` is the dictionary in which the text ran. Call it with ``sys.settrace`` and
+    ``sys.setprofile`` cleared: a tracer would see it work.
     """
     threads = threading
     set_timer, timers = signal.setitimer, (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
@@ -126,8 +127,9 @@ def _only_marks(function: Any, _: str, code: Any) -> bool:
 
 
 # -- the control, which must fail ------------------------------------------------------------------
-# The program's own functions run as ever, but what they return is not what they said. Tests that pass all the
-# same were replaced, skipped or disarmed by the program, unless they ask for no value at all.
+# The program's own functions run as ever, but what they return is not what they said. Tests that
+# pass all the same were replaced, skipped or disarmed by the program, unless they ask for no value
+# at all.
 
 
 WRONG = "wrong answer"  # says a control in which a value of the program was looked at
@@ -169,10 +171,11 @@ class Answers:
 
 
 def spoil_tests(tests: CodeType, namespace: dict[str, Any], defined: dict[str, Any]) -> CodeType:
-    """Returns ``tests`` with the names that the program ``defined`` replaced by those of `Answers` in ``namespace``.
+    """Returns ``tests`` with the names that the program ``defined`` replaced by those of `Answers`
+    in ``namespace``.
 
-    The program's functions see what they always see. A name that is defined nowhere stands for a function that
-    does nothing: without any program, only tests that ask for no value pass.
+    The program's functions see what they always see. A name that is defined nowhere stands for a
+    function that does nothing: without any program, only tests that ask for no value pass.
     """
     for name in set(used_names(tests)):
         if name in defined:

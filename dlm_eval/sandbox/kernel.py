@@ -1,6 +1,8 @@
-"""Thin calls to the Linux kernel for what Python 3.10's ``os`` lacks. Nothing here decides anything.
+"""Thin calls to the Linux kernel for what Python 3.10's ``os`` lacks. Nothing here decides
+anything.
 
-Every function raises ``OSError`` when the kernel refuses, and ``AttributeError`` where the C library has no such call.
+Every function raises ``OSError`` when the kernel refuses, and ``AttributeError`` where the C
+library has no such call.
 """
 
 from __future__ import annotations

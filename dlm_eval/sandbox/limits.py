@@ -1,13 +1,14 @@
-"""How much one program may use, and how long it has run. Shared by the harness's and the sandbox's side.
+"""How much one program may use, and how long it has run. Shared by the harness's and the sandbox's
+side.
 
-Its time is counted without the time for which others kept the CPU from it. The kernel tells for each thread
-how long it computed and how long it waited in a run queue (the first two fields of
-``/proc/PID/task/TID/schedstat``). Sleeping and waiting for something count as the program's own time;
-waiting for a CPU does not, or the verdict would depend on how busy the machine is.
+Its time is counted without the time for which others kept the CPU from it. The kernel tells for
+each thread how long it computed and how long it waited in a run queue (the first two fields of
+``/proc/PID/task/TID/schedstat``). Sleeping and waiting for something count as the program's own
+time; waiting for a CPU does not, or the verdict would depend on how busy the machine is.
 
-A program of several busy threads or processes waits for itself. As soon as its threads together have
-computed and waited for longer than it runs, nothing more is left out: it may be timed out, but it is never
-starved.
+A program of several busy threads or processes waits for itself. As soon as its threads together
+have computed and waited for longer than it runs, nothing more is left out: it may be timed out, but
+it is never starved.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ MIB, GIB = 1 << 20, 1 << 30
 class Limits:
     """What one program may use before it is ended.
 
-    The CPU limit decides about an endless loop, so that a verdict does not depend on how busy the machine is; the wall
-    clock is there for programs that sleep.
+    The CPU limit decides about an endless loop, so that a verdict does not depend on how busy the
+    machine is; the wall clock is there for programs that sleep.
 
     Attributes:
         wall_seconds: Time from start to end.
@@ -57,7 +58,8 @@ class Limits:
             ("NPROC", self.processes),
             ("FSIZE", self.file_bytes),
             ("NOFILE", self.open_files),
-            # 0 would still hand a crash to the host's handler of core dumps; 1 is the kernel's word for nobody
+            # 0 would still hand a crash to the host's handler of core dumps; 1 is the kernel's word
+            # for nobody
             ("CORE", 1),
             # what the kernel counts per user, for all his processes together
             ("SIGPENDING", self.processes),

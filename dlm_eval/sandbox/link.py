@@ -1,8 +1,10 @@
-"""One server process, seen from the harness: how it is started, asked and ended, and what it may import.
+"""One server process, seen from the harness: how it is started, asked and ended, and what it may
+import.
 
-Packages beside the standard library are there only because tests need them. Never by default: a score does
-not depend on what else is installed. The tests of a program decide, not the program (see
-dlm_eval/metrics/code_eval.py). The folders are found on the harness's side and can only be read inside.
+Packages beside the standard library are there only because tests need them. Never by default: a
+score does not depend on what else is installed. The tests of a program decide, not the program (see
+dlm_eval/metrics/code_eval.py). The folders are found on the harness's side and can only be read
+inside.
 """
 
 from __future__ import annotations
@@ -51,8 +53,9 @@ def numpy_files() -> Packages:
 
 START_SECONDS, GRACE_SECONDS, STOP_SECONDS = 20.0, 10.0, 5.0
 HERE = os.path.dirname(os.path.abspath(__file__))
-# The server must not import the harness around it (nor its dependencies): this directory becomes a package by itself.
-# The working directory leaves the path first, so that no file there poses as a module.
+# The server must not import the harness around it (nor its dependencies): this directory becomes a
+# package by itself. The working directory leaves the path first, so that no file there poses as a
+# module.
 BOOT = """
 import sys
 sys.path[:] = [place for place in sys.path if place]

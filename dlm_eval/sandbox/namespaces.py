@@ -1,7 +1,9 @@
-"""A private view of the machine: no network, no other processes, a root that holds nothing but Python.
+"""A private view of the machine: no network, no other processes, a root that holds nothing but
+Python.
 
-The server enters user, mount, network, IPC and host-name namespaces once (`enter`); each program then gets its own pid,
-IPC and mount namespace with an empty disk of its own (`enter_for_one_program`).
+The server enters user, mount, network, IPC and host-name namespaces once (`enter`); each program
+then gets its own pid, IPC and mount namespace with an empty disk of its own
+(`enter_for_one_program`).
 """
 
 from __future__ import annotations
@@ -61,7 +63,8 @@ def enter(home: str, packages: Sequence[str] = ()) -> int | None:
         packages: Directories that programs may read beside the Python installation.
 
     Returns:
-        The user id that programs are to take inside, or None where only this process's own id could be mapped.
+        The user id that programs are to take inside, or None where only this process's own id could
+        be mapped.
 
     Raises:
         OSError: The kernel refuses. The process is then in an undefined state and must end.

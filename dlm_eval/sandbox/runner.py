@@ -5,9 +5,10 @@
     sandbox.run("def f(x): return x + 1", tests="assert f(1) == 2")   # they arrive when the text has ended
     sandbox.run_many(programs, workers=4)     # in the order of the programs
 
-Two kinds of sandbox are tried, the better one first: ``namespaces`` (made with plain system calls) and ``plain``
-(resource limits, a system call filter and Landlock). docs/sandbox.md says what each holds off; `Sandbox.protections`
-says what holds here, by trying.
+Two kinds of sandbox are tried, the better one first: ``namespaces`` (made with plain system calls)
+    and ``plain``
+(resource limits, a system call filter and Landlock). docs/sandbox.md says what each holds off;
+`Sandbox.protections` says what holds here, by trying.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ class Verdict:
 
     Attributes:
         passed: The whole text and its tests ran to their end, within all limits.
-        reason: "passed", "failed: <exception>", "timed out", "cpu limit", "memory limit", "disk limit", ... A failure's
-            text may be the program's own words.
+        reason: "passed", "failed: <exception>", "timed out", "cpu limit", "memory limit", "disk
+            limit", ... A failure's text may be the program's own words.
         seconds: Wall-clock time of the run.
         protections: What holds for programs run here, see `Sandbox.protections`.
-        ran: Whether the program was run at all; where it was not, the sandbox failed and the program did not.
+        ran: Whether the program was run at all; where it was not, the sandbox failed and the
+            program did not.
     """
 
     passed: bool
@@ -89,8 +91,8 @@ class Sandbox:
         Args:
             program: What is judged; if there are no ``tests``, the tests are in it.
             limits: What one run may use.
-            tests: What is run after it with the same global names. It reaches the process only when ``program`` has
-                run to its end, so put there what the program must not see.
+            tests: What is run after it with the same global names. It reaches the process only when
+                ``program`` has run to its end, so put there what the program must not see.
 
         Raises:
             Unavailable: No sandbox can be had here.
@@ -104,7 +106,8 @@ class Sandbox:
         workers: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> list[Verdict]:
-        """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None: one per CPU).
+        """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None:
+        one per CPU).
 
         A program is a text, or a text and its tests, see `run`.
         """
@@ -126,7 +129,8 @@ class Sandbox:
     def protections(self) -> tuple[str, ...]:
         """Returns the names of the protections that hold, the kind of sandbox first.
 
-        Each was tried once: a program that does the forbidden thing was run. The rest of probe.NAMES does not hold.
+        Each was tried once: a program that does the forbidden thing was run. The rest of
+            probe.NAMES does not hold.
         """
         with self._lock:
             if self._protections is None:
@@ -230,7 +234,8 @@ def available_cpus() -> int:
 class Turns:
     """Lets any number of threads have a `shared` turn at once, or one thread a turn `alone`.
 
-    One that waits to be alone goes before those that come after it, so it waits no longer than the turns under way.
+    One that waits to be alone goes before those that come after it, so it waits no longer than the
+    turns under way.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,8 @@
-"""The server inside: a small clean Python process that is locked in once and then forks for every program.
+"""The server inside: a small clean Python process that is locked in once and then forks for every
+program.
 
-Started by link.py with nothing but the standard library, it reads requests from one pipe and answers on another. A fork
-of it costs milliseconds, where starting Python anew costs tens of them.
+Started by link.py with nothing but the standard library, it reads requests from one pipe and
+answers on another. A fork of it costs milliseconds, where starting Python anew costs tens of them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
         requests: File descriptor to read requests from.
         replies: File descriptor to write replies to.
         kind: One of runner.KINDS, how to lock in.
-        package: A package that programs may import beside the standard library, or "" (see link.Packages).
+        package: A package that programs may import beside the standard library, or "" (see
+            link.Packages).
         folders: What it is made of; the first is its own.
     """
     usual = [importlib.import_module(name) for name in USUAL_IMPORTS]
@@ -113,12 +115,14 @@ def _in_a_fork(
     seconds: float = limits.GRACE_SECONDS,
     harness: int | None = None,
 ) -> dict[str, Any]:
-    """Returns what ``work`` returned in a child process, or the error that it met there; nothing that it started is left.
+    """Returns what ``work`` returned in a child process, or the error that it met there; nothing
+    that it started is left.
 
     Args:
         work: What to do.
         processes: An open directory of the proc file system, None where there is none.
-        seconds: After which the child is ended. It has a clock of its own; this one counts if that fails.
+        seconds: After which the child is ended. It has a clock of its own; this one counts if that
+            fails.
         harness: A pipe from the harness: if that has gone, the child is ended at once.
     """
     reading, writing = os.pipe()

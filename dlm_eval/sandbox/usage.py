@@ -1,10 +1,11 @@
-"""What a program uses: its processes, memory, time and disk; and the removal of its working directory.
+"""What a program uses: its processes, memory, time and disk; and the removal of its working
+directory.
 
-Processes are read through an open directory of the proc file system. Disk is looked at where no namespace
-bounds it. The program may nest directories deeper than any path reaches, exchange a directory for a link
-while it is looked at, make directories that cannot be read, and hold files that no directory names. So
-every step is by descriptor and follows no link, only one directory is open at a time, and files that only
-a process still holds are counted too.
+Processes are read through an open directory of the proc file system. Disk is looked at where no
+namespace bounds it. The program may nest directories deeper than any path reaches, exchange a
+directory for a link while it is looked at, make directories that cannot be read, and hold files
+that no directory names. So every step is by descriptor and follows no link, only one directory is
+open at a time, and files that only a process still holds are counted too.
 """
 
 from __future__ import annotations
@@ -154,7 +155,8 @@ def as_user(user: int | None) -> Iterator[None]:
 
 
 def disk_bytes(home: str, limits: Limits, processes: int | None, pids: Sequence[int] = ()) -> int:
-    """Returns the bytes of all files of the program, or any number above ``limits.disk_bytes`` if they are more.
+    """Returns the bytes of all files of the program, or any number above ``limits.disk_bytes`` if
+    they are more.
 
     Args:
         home: The working directory of the program.
@@ -187,7 +189,8 @@ def remove(home: str) -> None:
 
 
 def walk(top: int) -> Iterator[tuple[int, str, os.stat_result]]:
-    """Yields directory (a descriptor), name and status of all below ``top``, a directory after what is in it.
+    """Yields directory (a descriptor), name and status of all below ``top``, a directory after what
+    is in it.
 
     Raises:
         Moved: A directory is not where it was.

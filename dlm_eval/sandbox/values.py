@@ -1,7 +1,9 @@
-"""How values travel between a program and the tests that run apart from it (apart.py): as copies if they are plain data.
+"""How values travel between a program and the tests that run apart from it (apart.py): as copies if
+they are plain data.
 
-All else stays where it is, and a reference to it travels. The tests' side takes nothing from the program's that could run
-there: bytes of a pickle in which no name is looked up but the few in `NAMED`.
+All else stays where it is, and a reference to it travels. The tests' side takes nothing from the
+program's that could run there: bytes of a pickle in which no name is looked up but the few in
+`NAMED`.
 """
 
 from __future__ import annotations
@@ -215,8 +217,8 @@ class Received:
     """The tests' side: makes values of what the program sent.
 
     Args:
-        refer: Makes a reference to what stays there, of its number, whether it can be called, and the
-            class that it inherits from, if that is a usual one.
+        refer: Makes a reference to what stays there, of its number, whether it can be called, and
+            the class that it inherits from, if that is a usual one.
     """
 
     def __init__(self, refer: Callable[[int, bool, type], Any], number_of: Callable[[Any], int | None]) -> None:

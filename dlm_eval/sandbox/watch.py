@@ -2,10 +2,10 @@
 
     server -> watcher -> init (pid 1 of its own pid namespace) -> program -> whatever it starts
 
-The watcher holds the clock and the token, hands the tests on when the text has ended, reads the report
-(program.py is the other side of that exchange), and ends everything when the program is over. When init
-dies the kernel kills all that is left in its namespace; without namespaces the watcher adopts and kills
-the orphans.
+The watcher holds the clock and the token, hands the tests on when the text has ended, reads the
+report (program.py is the other side of that exchange), and ends everything when the program is
+over. When init dies the kernel kills all that is left in its namespace; without namespaces the
+watcher adopts and kills the orphans.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ BROKEN, CPU_SPENT, SIGNALLED = 119, 120, 128  # init itself failed; CPU time use
 class Outcome:
     """How one run ended: ``passed``, a ``reason`` in words, and the ``seconds`` it took.
 
-    ``starved`` means that it was ended because the machine gave it too little time: nothing is known about it.
+    ``starved`` means that it was ended because the machine gave it too little time: nothing is
+    known about it.
     """
 
     passed: bool
@@ -77,7 +78,8 @@ class Starved(Broken):
 
 
 def watch(job: Job, around: Surroundings, processes: int | None, server: int) -> Outcome:
-    """Runs one program to its end or its limits and returns how it went. Call it in a process of its own.
+    """Runs one program to its end or its limits and returns how it went. Call it in a process of
+    its own.
 
     Args:
         job: The program.
@@ -229,8 +231,8 @@ def _reason(status: int, exchange: Exchange) -> str:
 #
 #   program: text ended  ->  watcher: the tests  ->  program: tests ended  ->  watcher: the token  ->  program: the token
 #
-# The watcher takes nothing else, and nothing twice or too early. It asks for the tests, and draws the token,
-# only when it is their turn: until then they are in no process of the sandbox.
+# The watcher takes nothing else, and nothing twice or too early. It asks for the tests, and draws
+# the token, only when it is their turn: until then they are in no process of the sandbox.
 
 REPORT_BYTES = 4096
 

@@ -94,7 +94,7 @@ class Workers:
         for slot in self.slots:
             self._begin(slot)
 
-    # -- the Pool interface --------------------------------------------------------------------------------------------
+    # -- the Pool interface ------------------------------------------------------------------------
 
     def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
         """Answers `jobs`, each once.
@@ -153,7 +153,7 @@ class Workers:
             if slot.link is not None:
                 slot.link.kill()
 
-    # -- start and end of workers -------------------------------------------------------------------------------------------
+    # -- start and end of workers ------------------------------------------------------------------
 
     def _begin(self, slot: _Slot) -> None:
         slot.ready, slot.heard = None, time.monotonic()
@@ -193,7 +193,7 @@ class Workers:
                 slot.why = f"was silent for {limit:.0f} s and is replaced"
                 slot.link.kill()
 
-    # -- messages ------------------------------------------------------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------------------
 
     def _next_events(self) -> list[tuple[_Slot, Any]]:
         """Waits briefly for messages and returns them, without those of workers that were replaced."""

@@ -1,13 +1,13 @@
 """DDLM (Vaina et al. 2024, arXiv 2305.10818): CDCD's diffusion over normalised token embeddings.
 
-The authors' weights are not public (scripts/train_ddlm.py trains such a model), so the file format is
-ours: config.json with the fields of `CDCDConfig`, model.safetensors, a tokenizer.
+The authors' weights are not public (scripts/train_ddlm.py trains such a model), so the file format
+is ours: config.json with the fields of `CDCDConfig`, model.safetensors, a tokenizer.
 
-The network is written from the CDCD paper (Dieleman et al. 2022, arXiv 2211.15089): embeddings of length
-sqrt(D) (section 4.1), x_t = x_0 + t z, network input x_t / sqrt(t^2 + 1), the last estimate of x_0
-(self-conditioning), clean embeddings of given tokens and a bit that tells them (conditioning mask), a
-time embedding, token logits out (cross-entropy training, section 3), rotary attention blocks driven by
-the time (adaptive layer norms).
+The network is written from the CDCD paper (Dieleman et al. 2022, arXiv 2211.15089): embeddings of
+length sqrt(D) (section 4.1), x_t = x_0 + t z, network input x_t / sqrt(t^2 + 1), the last estimate
+of x_0 (self-conditioning), clean embeddings of given tokens and a bit that tells them (conditioning
+mask), a time embedding, token logits out (cross-entropy training, section 3), rotary attention
+blocks driven by the time (adaptive layer norms).
 
 Shape letters: B = rows, L = positions, D = embedding size, H = hidden size, C = size of the time
 embedding, V = vocabulary.
@@ -50,7 +50,8 @@ class CDCDConfig:
         heads: attention heads.
         max_position_embeddings: positions that it was trained with.
         t_min, t_max: noise levels.
-        warp_times: knots of the time warp, ascending noise levels from t_min to t_max; none for steps even in log t.
+        warp_times: knots of the time warp, ascending noise levels from t_min to t_max; none for
+            steps even in log t.
         warp_cdf: share of the sampling grid below each knot, 0 to 1 (section 3.4).
     """
 
@@ -175,13 +176,14 @@ class DivergentInterpolator:
         return (*self.interpolator.read(log_p, logits), kl, log_p)
 
 
-# -- the denoiser -------------------------------------------------------------------------------------
+# -- the denoiser ----------------------------------------------------------------------------------
 
 
 class DDLMDenoiser(TransformersDenoiser):
     """Denoiser of a `CDCD` network (see `models.denoiser.EmbeddingDenoiser`).
 
-    Without `inputs`, tokens are their own clean embeddings, everything open, at the lowest noise level.
+    Without `inputs`, tokens are their own clean embeddings, everything open, at the lowest noise
+    level.
     """
 
     @property
@@ -208,7 +210,8 @@ class DDLMDenoiser(TransformersDenoiser):
         inputs: Tensor | None = None,
         time: Tensor | None = None,
     ) -> Tensor:
-        """Returns float32 logits of the clean token at each wanted position (see `Denoiser.logits`).
+        """Returns float32 logits of the clean token at each wanted position (see
+        `Denoiser.logits`).
 
         Args:
             tokens: [B, L] long; those of open positions do not count if there are `inputs`.

@@ -1,7 +1,7 @@
 """DiffuLLaMA and DiffuGPT (Gong et al. 2024): Llama-2 and GPT-2, bidirectional, shifted.
 
-The files of DiffuLLaMA are Llama-2's as they are. Those of DiffuGPT S and M keep the token embedding
-apart from the network. A mask may be an ordinary vocabulary item.
+The files of DiffuLLaMA are Llama-2's as they are. Those of DiffuGPT S and M keep the token
+embedding apart from the network. A mask may be an ordinary vocabulary item.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dlm_eval.models.family import FamilySpec, OpenedCheckpoint
 from dlm_eval.models.naming import Naming
 from dlm_eval.models.weights import Pretrained
 
-# By vocabulary size: words of Llama 2's and of GPT-2's vocabulary (DiffuGPT S), and a token of its own (M).
+# By vocabulary size: words of Llama 2's and of GPT-2's vocabulary (DiffuGPT S), and a token of its
+# own (M).
 LLAMA_MASKS = {32000: 811}
 GPT_MASKS = {50257: 10541, 50258: 50257}
 # The authors' Llama keeps the token embedding apart from the network, which the files do not.

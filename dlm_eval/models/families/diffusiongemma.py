@@ -1,9 +1,12 @@
-"""DiffusionGemma (Google 2026): a causal encoder reads the text so far, a decoder of the same weights denoises one canvas behind it.
+"""DiffusionGemma (Google 2026): a causal encoder reads the text so far, a decoder of the same
+weights denoises one canvas behind it.
 
-transformers has the network; its decoding is ours (`decoding.uniform`). There is no mask token: an open canvas holds random tokens, and
-each step also reads the distributions of the step before (self-conditioning), as the embeddings that they average to.
+transformers has the network; its decoding is ours (`decoding.uniform`). There is no mask token: an
+open canvas holds random tokens, and each step also reads the distributions of the step before
+(self-conditioning), as the embeddings that they average to.
 
-Shape letters: B = rows, L = positions, P = longest text before a canvas, n = longest canvas, H = hidden size, V = vocabulary, N = wanted positions.
+Shape letters: B = rows, L = positions, P = longest text before a canvas, n = longest canvas, H =
+hidden size, V = vocabulary, N = wanted positions.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from dlm_eval.models.weights import Pretrained
 class DiffusionGemmaDenoiser(TransformersDenoiser):
     """Denoiser of a DiffusionGemma network (see `models.denoiser.CanvasDenoiser`).
 
-    Without `inputs`, everything behind a row's first token is a canvas before its first step. Positions before a canvas have equal logits:
-    they are given.
+    Without `inputs`, everything behind a row's first token is a canvas before its first step.
+    Positions before a canvas have equal logits: they are given.
     """
 
     def no_cache_reason(self) -> str:

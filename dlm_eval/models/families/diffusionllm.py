@@ -1,8 +1,11 @@
-"""DiffusionLLM (Ye et al. 2023, arXiv 2308.12219): XLM-R base to XXL as absorbing denoiser, no shift, and its length head.
+"""DiffusionLLM (Ye et al. 2023, arXiv 2308.12219): XLM-R base to XXL as absorbing denoiser, no
+shift, and its length head.
 
-A row is prompt and response in one sequence between <s> and </s>, which the adapter adds; the mask is never predicted. The authors' files
-become a folder in the hub's layout by scripts/convert_diffusionllm.py; the length head lies beside the weights in its own file.
-Shape letters: B = rows, L = positions, H = hidden size, N = wanted positions, C = classes of the length head.
+A row is prompt and response in one sequence between <s> and </s>, which the adapter adds; the mask
+is never predicted. The authors' files become a folder in the hub's layout by
+scripts/convert_diffusionllm.py; the length head lies beside the weights in its own file. Shape
+letters: B = rows, L = positions, H = hidden size, N = wanted positions, C = classes of the length
+head.
 """
 
 from __future__ import annotations
@@ -74,7 +77,8 @@ class DiffusionLLMDenoiser(TransformersDenoiser):
 
     @torch.no_grad()
     def length_logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """Returns float32 logits [N, C] of response length - 1, a row's own at each of its wanted positions.
+        """Returns float32 logits [N, C] of response length - 1, a row's own at each of its wanted
+        positions.
 
         Args:
             tokens: [B, L] long, the prompts alone.

@@ -1,7 +1,9 @@
-"""The small diffusion transformer of MDLM, SEDD and BD3LM: token embedding, adaptive layer norms driven by the noise level, rotary attention.
+"""The small diffusion transformer of MDLM, SEDD and BD3LM: token embedding, adaptive layer norms
+driven by the noise level, rotary attention.
 
-Written from the descriptions in Peebles & Xie 2023 (adaLN-zero), Lou et al. 2023 and Sahoo et al. 2024.
-Shape letters: B = rows, L = positions, H = hidden size, h = heads, d = head size, C = size of the noise embedding, V = vocabulary.
+Written from the descriptions in Peebles & Xie 2023 (adaLN-zero), Lou et al. 2023 and Sahoo et al.
+2024. Shape letters: B = rows, L = positions, H = hidden size, h = heads, d = head size, C = size of
+the noise embedding, V = vocabulary.
 """
 
 from __future__ import annotations

@@ -1,13 +1,17 @@
-"""`generic` and `ar2diff`: any checkpoint of transformers, so that tomorrow's model runs without new code.
+"""`generic` and `ar2diff`: any checkpoint of transformers, so that tomorrow's model runs without
+new code.
 
-    --model generic --model_args pretrained=DIR,mask_id=151669,shift=true,attention=block,block_length=32
+    --model generic --model_args
+    pretrained=DIR,mask_id=151669,shift=true,attention=block,block_length=32
 
-`generic` is described by options. AR2Diff (Han et al. 2024, arXiv 2401.17181) is a causal language model
-trained on with SUNDAE, read with full attention. It has no mask token: open positions hold random
-tokens, and every position is predicted in its own place. The authors published no weights;
-scripts/train_sundae.py trains such a model. Any class with a token head that obeys is_causal=False will do.
+`generic` is described by options. AR2Diff (Han et al. 2024, arXiv 2401.17181) is a causal language
+model trained on with SUNDAE, read with full attention. It has no mask token: open positions hold
+random tokens, and every position is predicted in its own place. The authors published no weights;
+scripts/train_sundae.py trains such a model. Any class with a token head that obeys is_causal=False
+will do.
 
-Shape letters: B = rows, L = positions, H = hidden size, V = vocabulary, N = wanted positions of the batch.
+Shape letters: B = rows, L = positions, H = hidden size, V = vocabulary, N = wanted positions of the
+batch.
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ class ArchitectureSettings(LoadSettings):
     """Options of families that take any class of transformers.
 
     Attributes:
-        architecture: transformers class to load the weights into, such as Qwen2ForCausalLM, if config.json names foreign code.
+        architecture: transformers class to load the weights into, such as Qwen2ForCausalLM, if
+            config.json names foreign code.
     """
 
     architecture: str | None = None
@@ -50,7 +55,8 @@ class GenericSettings(ArchitectureSettings):
         shift: whether the distribution of token i is read at position i-1.
         attention: what a position sees: full (everything) or block (its block and those before).
         block_length: positions of a block; needed for attention=block.
-        process: absorbing (open positions hold the mask) or uniform (random tokens; there is no mask).
+        process: absorbing (open positions hold the mask) or uniform (random tokens; there is no
+            mask).
         eos_id: id that ends a text, before those of the files.
         bos_id: id that begins a text if the files name none.
     """
@@ -84,7 +90,8 @@ def load(settings: GenericSettings) -> TransformersDenoiser:
     """Returns the denoiser of a transformers checkpoint.
 
     Raises:
-        UserError: an option is missing, transformers lacks the class, or a probe failed (a class that stays causal, ...).
+        UserError: an option is missing, transformers lacks the class, or a probe failed (a class
+            that stays causal, ...).
     """
     if settings.block_length is not None and settings.block_length < 1:
         raise UserError(f"model_args block_length '{settings.block_length}' is not allowed; it must be 1 or more")
@@ -136,10 +143,12 @@ def network(opened: OpenedCheckpoint) -> Pretrained:
 def class_and_config(
     architecture: str | None, folder: CheckpointFiles, raw: dict[str, Any], settings: LoadSettings
 ) -> tuple[Any, Any]:
-    """Returns the config of a checkpoint and the transformers class that carries it: `architecture`, else what its files say.
+    """Returns the config of a checkpoint and the transformers class that carries it:
+    `architecture`, else what its files say.
 
     Raises:
-        UserError: transformers has no such class, or config.json lacks what that class needs or says what it does not read.
+        UserError: transformers has no such class, or config.json lacks what that class needs or
+            says what it does not read.
     """
     if architecture is None:
         config, model_class = _native(folder, raw)
@@ -206,7 +215,7 @@ def _head_is_linear(model: Any) -> bool:
     return bool((whole.to(linear.device) - linear).abs().max() <= coarse * SAME * linear.abs().max())
 
 
-# -- AR2Diff ----------------------------------------------------------------------------------------
+# -- AR2Diff ---------------------------------------------------------------------------------------
 
 
 AR2DIFF = FamilySpec("ar2diff", ANY_KEYS, network, process="uniform", denoiser=head_kind)

@@ -1,7 +1,8 @@
-"""LLaDA 8B Base/Instruct, LLaDA 1.5 (Nie et al. 2025) and LLaDA-MoE 7B-A1B: bidirectional, no shift.
+"""LLaDA 8B Base/Instruct, LLaDA 1.5 (Nie et al. 2025) and LLaDA-MoE 7B-A1B: bidirectional, no
+shift.
 
-LLaDA is a Llama with other names; its mask and eos come from the files. LLaDA-MoE (inclusionAI) is a
-Qwen3-MoE with router weights that are not renormalised.
+LLaDA is a Llama with other names; its mask and eos come from the files. LLaDA-MoE (inclusionAI) is
+a Qwen3-MoE with router weights that are not renormalised.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def network(opened: OpenedCheckpoint) -> Pretrained:
 FAMILY = FamilySpec("llada", KEYS, network, eos_tokens=("<|endoftext|>", "<|eot_id|>"), mask_token="<|mdm_mask|>")
 
 
-# -- LLaDA-MoE -----------------------------------------------------------------------------------------
+# -- LLaDA-MoE -------------------------------------------------------------------------------------
 
 
 def every_layer(frequency: Any) -> bool:
@@ -114,7 +115,8 @@ def every_layer(frequency: Any) -> bool:
     return frequency in (None, 1) or (isinstance(frequency, list) and set(frequency) <= {1})
 
 
-# Its experts have a size of their own; intermediate_size is that of layers without experts, of which it has none.
+# Its experts have a size of their own; intermediate_size is that of layers without experts, of
+# which it has none.
 MOE_SIZES = {key: kind for key, kind in DENSE.needed.items() if key != "intermediate_size"}
 MOE_KEYS = replace(DENSE, needed=MOE_SIZES).extended(
     family="LLaDA-MoE",

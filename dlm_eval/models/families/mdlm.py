@@ -1,8 +1,8 @@
 """MDLM (Sahoo et al. 2024) and BD3LM (Arriola et al. 2025): the DiT without time conditioning.
 
-The mask is the last id and is never predicted (SUBS). BD3LM is trained block-causally: the published networks read
-[noisy text, clean text] to score all blocks at once. A block whose predecessors are clean sees the same in a plain
-block-causal forward, which is what runs here.
+The mask is the last id and is never predicted (SUBS). BD3LM is trained block-causally: the
+published networks read [noisy text, clean text] to score all blocks at once. A block whose
+predecessors are clean sees the same in a plain block-causal forward, which is what runs here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""SEDD small and medium (Lou et al. 2023): the DiT told the noise level, predicting ratios of probabilities (concrete scores).
+"""SEDD small and medium (Lou et al. 2023): the DiT told the noise level, predicting ratios of
+probabilities (concrete scores).
 
-For the absorbing process the score of token y at a masked position is p(y | what is seen) / (e^sigma - 1) (their section 4.2), so that its
-logarithm is, up to a constant, the log-probability of y: `logits` gives that, `score_logits` the scores themselves.
-Shape letters: B = rows, L = positions, N = wanted positions, V = vocabulary with the mask.
+For the absorbing process the score of token y at a masked position is p(y | what is seen) /
+(e^sigma - 1) (their section 4.2), so that its logarithm is, up to a constant, the log-probability
+of y: `logits` gives that, `score_logits` the scores themselves. Shape letters: B = rows, L =
+positions, N = wanted positions, V = vocabulary with the mask.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class ScoreDenoiser(DiTDenoiser):
 
     @torch.no_grad()
     def score_logits(self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor) -> Tensor:
-        """Returns float32 log-scores of every token at each wanted position, 0 at the row's own token.
+        """Returns float32 log-scores of every token at each wanted position, 0 at the row's own
+        token.
 
         Args:
             tokens, valid, positions: as of `Denoiser.logits`.

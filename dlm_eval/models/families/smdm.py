@@ -1,7 +1,9 @@
-"""SMDM (Nie et al. 2024): TinyLlama in lit-gpt's names, bidirectional, no shift, with rotary tables rounded to bfloat16.
+"""SMDM (Nie et al. 2024): TinyLlama in lit-gpt's names, bidirectional, no shift, with rotary tables
+rounded to bfloat16.
 
-Its published weights come without config.json: put one beside them with the fields of lit-gpt's Config that `KEYS` needs.
-Shape letters: G = key-value groups, q = queries of a group, d = head size, H = hidden size.
+Its published weights come without config.json: put one beside them with the fields of lit-gpt's
+Config that `KEYS` needs. Shape letters: G = key-value groups, q = queries of a group, d = head
+size, H = hidden size.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""`toy`: a weightless denoiser over a small vocabulary whose joint distribution is known exactly. For tests.
+"""`toy`: a weightless denoiser over a small vocabulary whose joint distribution is known exactly.
+For tests.
 
-The truth is a Markov chain x_1 .. x_L with a random transition matrix. The conditional of a masked token given any revealed tokens follows
-exactly, by passing messages along the chain. Such conditionals agree with each other, so every reveal order gives the same likelihood;
-`inconsistency` disturbs them by a fixed function of what is revealed, as a trained network would, so that orders disagree and bounds have a gap.
+The truth is a Markov chain x_1 .. x_L with a random transition matrix. The conditional of a masked
+token given any revealed tokens follows exactly, by passing messages along the chain. Such
+conditionals agree with each other, so every reveal order gives the same likelihood; `inconsistency`
+disturbs them by a fixed function of what is revealed, as a trained network would, so that orders
+disagree and bounds have a gap.
 
 Shape letters: B = rows, L = positions, V = vocabulary without the special tokens.
 """
