@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """Score `canvas`; with `greedy`, also whether the model itself would have written the target."""
+    """Score `canvas`; with `greedy`, also whether the model would have written the target."""
 
     canvas: Canvas
     estimator: Estimator
@@ -74,7 +74,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A filling under way: the state of its canvas, and its share of model time so far in seconds."""
+    """A filling under way: the state of its canvas, and its share of model time in seconds."""
 
     state: State
     seconds: float

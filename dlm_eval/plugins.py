@@ -112,7 +112,7 @@ class Registry(Generic[T]):
         return found
 
     def _ours(self) -> dict[str, type[T]]:
-        """Returns the registered classes: ours in the order of `modules`, then those of users, whichever were imported first."""
+        """Returns the registered classes: ours in the order of `modules`, then users'."""
         for module in self._modules:
             importlib.import_module(module)
         rank = {module: number for number, module in enumerate(self._modules)}

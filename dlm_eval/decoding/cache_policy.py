@@ -1,7 +1,7 @@
 """KV-cache policies of decoding: which positions of a canvas run in a row, and which are read from
 the cache.
 
-exact           A block-causal or causal model: the keys and values of a finished prefix are final. The prefix
+exact           A block-causal or causal model: keys and values of a finished prefix are final. The prefix
                 runs once, with the first row that finds it finished. No token changes. Always on.
 prefix, dual    Fast-dLLM (Wu et al. 2025, arXiv 2505.22618) under full attention: the first row of a block
                 runs whole. Later rows use its keys and values of the positions before the block

@@ -211,13 +211,13 @@ class Unmasking(Strategy):
 
 
 def _first_position(state: DecodeState, at: Ints, query: Query) -> Generator[list[ForwardRow], list[Output], Edit]:
-    """Writes the candidate at a block's first position, which only the block's first row can read."""
+    """Writes the candidate at a block's first position, which only its first row can read."""
     token, logprob, *_ = yield from state.read(at, replace(query, log_chance=None))
     return Edit(at, token, logprob)
 
 
 def candidate_op(model: Denoiser, settings: DecodeSettings, measure: Measure | None = None) -> Draw:
-    """Returns the op that reads candidates by the general settings, with `measure` as their score."""
+    """Returns what reads candidates by the general settings, with `measure` as their score."""
     banned = (() if settings.allow_mask else (model.mask_id,)) + (model.eos_ids[:1] if settings.logits_eos_inf else ())
     return Draw(
         measure=measure or "probability",

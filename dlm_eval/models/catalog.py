@@ -36,7 +36,7 @@ GIVEN: dict[str, Denoiser] = {}  # models that were given as objects, for as lon
 
 @dataclass(frozen=True)
 class Family:
-    """One family: its module, the checkpoint that its name alone means, a line about it, and its process."""
+    """A family: its module, the checkpoint that its name means, a line about it, its process."""
 
     name: str
     module: str
@@ -109,12 +109,12 @@ def unsupported() -> dict[str, str]:
 
 
 def baselines() -> dict[str, dict[str, Any]]:
-    """Returns the packaged autoregressive models by name: `about` and `options` of lm-eval's `hf`."""
+    """Returns the packaged autoregressive models: `about` and `options` of lm-eval's `hf`."""
     return dict(_raw()["baselines"])
 
 
 def check_supported(name: str) -> None:
-    """Raises UserError, with the reason, if `name` is a model that is known and cannot be run here."""
+    """Raises UserError, with the reason, if `name` is known and cannot be run here."""
     if name in unsupported():
         raise UserError(f"model '{name}' is not supported: {unsupported()[name]}")
 
@@ -169,7 +169,7 @@ def find_checkpoint(name: str) -> Checkpoint:
 
 
 def process_of(name: str, options: Mapping[str, Any]) -> str | None:
-    """Returns the process of a model before it is loaded, by its options and the table; None if unknown."""
+    """Returns the process of a model that is not loaded, by options and table, or None."""
     if name in GIVEN:
         return GIVEN[name].process
     if options.get("process"):

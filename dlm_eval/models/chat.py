@@ -77,7 +77,7 @@ def _answer(render: Any, request: dict[str, Any]) -> dict[str, str]:
 
 
 def _guard_operators() -> None:
-    """Refuses results of `**` and `*` that are too large, before they are computed (constants too)."""
+    """Refuses too large results of `**` and `*`, before they are computed (constants too)."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     plain = ImmutableSandboxedEnvironment.call_binop
@@ -108,7 +108,7 @@ def _limit(kind: int, value: int) -> None:
 
 
 def _address_space() -> int:
-    """Returns the bytes of address space in use, or of the peak memory if the system does not say."""
+    """Returns the bytes of address space in use, or of the peak memory if that is unknown."""
     try:
         with open("/proc/self/statm", encoding="ascii") as stream:
             return int(stream.read().split()[0]) * resource.getpagesize()
@@ -166,7 +166,7 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], name: str
 
 
 class _Renderer:
-    """The process that renders, started with the first request and after a template that had to be ended."""
+    """The process that renders. A template that had to be ended is followed by a new one."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()

@@ -273,7 +273,7 @@ def _entries(raw: Values, where: str) -> dict[str, Any]:
 
 
 def _agreed(key: str, raw: Values, found: Values, where: str) -> Any:
-    """Returns the value of a key among the rotary entries, beside them, or in both places if it is the same."""
+    """Returns the value of a key among the rotary entries, or beside them, or the same in both."""
     outer, inner = raw.get(key), found.get(key)
     if outer is not None and inner is not None and outer != inner:
         raise UserError(
@@ -323,7 +323,7 @@ def _scaling(entries: Values) -> dict[str, Any]:
 
 
 def _of_all_layers(entries: dict[str, Any], raw: Values, where: str) -> dict[str, Any]:
-    """Returns the entries of every layer; transformers 5 also writes one object for each kind of layer."""
+    """Returns the entries of all layers; transformers 5 can write some for each kind of layer."""
     kinds = {key: value for key, value in entries.items() if isinstance(value, dict)}
     if not kinds:
         return entries
@@ -439,6 +439,6 @@ def _is_base(key: str) -> bool:
 
 
 def _turns_a_part(config_class: Any) -> bool:
-    """Returns whether the network of this class turns a part of each head; others ignore `partial_rotary_factor`."""
+    """Returns whether this network turns a part of each head; others ignore that key."""
     place = config_class.__module__.replace("configuration_", "modeling_")
     return TURNED in inspect.getsource(importlib.import_module(place))

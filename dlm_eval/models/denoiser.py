@@ -163,7 +163,7 @@ class BosOnlyIfEmpty(Protocol):
 
 @runtime_checkable
 class ChatTemplates(Protocol):
-    """A denoiser whose chat template can be chosen by name. `chat_templates` are their texts by name."""
+    """A denoiser whose chat template can be chosen by name (`chat_templates`: their texts)."""
 
     @property
     def chat_templates(self) -> Mapping[str, str]: ...
@@ -171,12 +171,12 @@ class ChatTemplates(Protocol):
     def apply_chat_template(
         self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
     ) -> str:
-        """Returns the conversation by the template of that name, None for the checkpoint's default."""
+        """Returns the conversation by the template of that name, None for the default."""
         ...
 
 
 class TokenNames(Protocol):
-    """A denoiser that can name a token that has no text of its own, such as a part of a character."""
+    """A denoiser that can name a token without text of its own (a part of a character)."""
 
     def token_name(self, token: int) -> str | None:
         """Returns the tokenizer's name of the id, or None."""
@@ -200,7 +200,7 @@ class KVCacheDenoiser(Protocol):
 
     @property
     def logit_shift(self) -> int:
-        """How many positions left of a token its distribution is read; that position has to run too."""
+        """Positions left of a token at which its distribution is read. They have to run too."""
         ...
 
     @property
@@ -244,7 +244,7 @@ class LengthHead(Protocol):
     """A denoiser that predicts the length of an answer (DiffusionLLM)."""
 
     def length_logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """Returns float32 logits [N, C] of length - 1, a row's own at each of its wanted positions."""
+        """Returns float32 logits [N, C] of length - 1, at each wanted position its row's."""
         ...
 
 
@@ -257,20 +257,20 @@ class ConcreteScores(Protocol):
     schedule: NoiseSchedule
 
     def score_logits(self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor) -> Tensor:
-        """Returns float32 log-scores of every token at each wanted position, at total noise `time` [B]."""
+        """Returns float32 log-scores of all tokens at wanted positions, at noise `time` [B]."""
         ...
 
 
 class LogitsOp(Protocol):
-    """What is read from logits at wanted positions. Hashable: rows with equal ones are read together."""
+    """What is read from logits. It is hashable: rows with equal ones are read together."""
 
     def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
-        """Returns tensors [N, ...] of float32 `logits` [N, V] and `payload` [N, ...], the rows' inputs."""
+        """Returns tensors [N, ...] of float32 `logits` [N, V] and `payload` [N, ...], inputs."""
         ...
 
 
 class KeepingOp(Protocol):
-    """A `LogitsOp` whose last output stays on the device, as an input of its next call (`ForwardRow.kept`)."""
+    """A `LogitsOp` whose last output stays on the device, an input of the next call."""
 
     def __call__(self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor) -> tuple[Tensor, ...]:
         """Returns tensors with first dimension N; the last one is kept.
@@ -446,12 +446,12 @@ def logit_shift(model: Denoiser) -> int:
 
 
 def exact_cache_block(model: Denoiser) -> int | None:
-    """Returns the length in whose multiples a prefix without masks has final keys and values, or None."""
+    """Returns the length in whose multiples a prefix has final keys and values, or None."""
     return cast(KVCacheDenoiser, model).exact_cache_block if offers(model, KVCacheDenoiser) else None
 
 
 def noise_schedule(model: Denoiser) -> NoiseSchedule:
-    """Returns the noise that a model of concrete scores was trained with, log-linear noise for any other."""
+    """Returns the noise that a model was trained with, if it says so, else log-linear noise."""
     return cast(ConcreteScores, model).schedule if offers(model, ConcreteScores) else LogLinear()
 
 

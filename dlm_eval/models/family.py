@@ -221,7 +221,7 @@ def build_denoiser(spec: FamilySpec, opened: OpenedCheckpoint) -> TransformersDe
 
 
 def _longest(spec: FamilySpec, model: Any, settings: LoadSettings) -> int:
-    """Returns the longest sequence that the model reads: the option, else the network's number of positions."""
+    """Returns the longest sequence: the option, else the network's number of positions."""
     # transformers keeps the sizes of networks of several modalities in a config of the text part.
     sizes = getattr(model.config, "text_config", model.config)
     positions = spec.longest(sizes) if spec.longest else getattr(sizes, "max_position_embeddings", None)
@@ -233,7 +233,7 @@ def _longest(spec: FamilySpec, model: Any, settings: LoadSettings) -> int:
 
 
 def identity(files: CheckpointFiles, settings: LoadSettings) -> dict[str, Any]:
-    """Returns what a fingerprint needs of the files: names, commit and hashes, never a machine's path."""
+    """Returns what a fingerprint needs of the files: names, commit, hashes, and no path."""
     import transformers
 
     text = locate(settings.tokenizer, setting="tokenizer") if settings.tokenizer else files

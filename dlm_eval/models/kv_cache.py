@@ -42,12 +42,12 @@ class KVCache:
         return int(differ[0]) if len(differ) else length
 
     def take(self, tokens: Ints, begin: int, fresh: Tensor) -> None:
-        """Caches `tokens` [R]: the first `begin` keep their states, the rest get `fresh` [S, h, R - begin, d]."""
+        """Caches `tokens` [R]; those from `begin` on get states `fresh` [S, h, R - begin, d]."""
         states = fresh if begin == 0 else torch.cat([self._known()[:, :, :begin], fresh], 2)
         self.tokens, self._states = tokens.copy(), states
 
     def outside(self, begin: int, end: int, length: int) -> Tensor:
-        """Returns the states [S, h, R', d] of positions 0 to `length` without those from `begin` to `end`."""
+        """Returns states [S, h, R', d] of positions 0 to `length` but `begin` to `end`."""
         states = self._known()
         if end == length:
             return states[:, :, :begin]
@@ -109,7 +109,7 @@ class LayerCache:
         self._fresh: list[Tensor] = []
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Returns keys and values [B, h, R + L, d] of layer `layer_idx`: the cached ones, then the new ones."""
+        """Returns keys and values [B, h, R + L, d] of a layer: cached ones, then new ones."""
         if self._keep:
             self._fresh += [keys, values]
         if self._past is None:
@@ -122,7 +122,7 @@ class LayerCache:
         return torch.stack([part.to(device) for part in self._fresh]) if self._keep else None
 
     def reorder(self, order: Tensor) -> None:
-        """Restores the reading order, for a network that was given the positions in `order` [B, L]."""
+        """Restores the reading order, if the network was given positions in `order` [B, L]."""
         for part, shuffled in enumerate(self._fresh):
             places = order.to(shuffled.device)[:, None, :, None].expand_as(shuffled)
             self._fresh[part] = torch.empty_like(shuffled).scatter_(2, places, shuffled)

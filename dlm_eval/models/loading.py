@@ -208,7 +208,7 @@ def read_config(folder: CheckpointFiles) -> dict[str, Any]:
 
 
 def require_family(config: Mapping[str, Any], folder: CheckpointFiles, family: str) -> None:
-    """Raises UserError if `config` names another family of ours: its weights may fit and mean something else."""
+    """Raises UserError if `config` names another family, whose weights may fit by chance."""
     kind = config.get("model_type", "unnamed")
     named = _letters(str(kind))
     if named in known_families() and not _letters(family).startswith(named):
@@ -222,7 +222,7 @@ def _letters(name: str) -> str:
 
 
 def resolve_dtype(setting: str, config: Mapping[str, Any], folder: CheckpointFiles) -> torch.dtype:
-    """Returns the dtype of `setting`; auto is the config's, else that of the first tensor in the files."""
+    """Returns the dtype of `setting`; auto: the config's, else the files' first tensor's."""
     stated = config.get("dtype") or config.get("torch_dtype")
     if setting == "auto" and stated in (None, "auto"):
         return DTYPES[_first_dtype(folder)]

@@ -185,7 +185,7 @@ def _pairs(tensors: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Ten
 
 
 def _worlds(model: Any, base: CheckpointFiles, naming: Naming) -> list[dict[str, list[Slot]]]:
-    """Returns the places of linear layers under each set of module names that an adapter may use."""
+    """Returns the places of linear layers by each set of names that an adapter may use."""
     parameters = all_parameters(model)
     shapes = tensor_shapes(base.weights, base.name)
     theirs = [key for key, shape in shapes.items() if len(shape) == 2]

@@ -77,7 +77,7 @@ def probe(model: Denoiser, own: bool = False) -> None:
 
 
 def example(model: Denoiser, length: int) -> Tensor:
-    """Returns a row [1, L] of ordinary ids, with the mask at every third position but the first and last."""
+    """Returns a row [1, L] of ordinary ids, every third one masked but the first and last."""
     special = {model.mask_id, model.pad_id, model.bos_id, *model.eos_ids}
     ordinary = [i for i in range(min(model.vocab_size, 20 * length)) if i not in special]
     row = [ordinary[(7 * i + 3) % len(ordinary)] for i in range(length)]
@@ -87,7 +87,7 @@ def example(model: Denoiser, length: int) -> Tensor:
 
 
 def check_special_ids(model: Denoiser, own: bool = False) -> None:
-    """Raises UserError if a special id is outside the embedding, or if BOS is needed and there is none."""
+    """Raises UserError if a special id is outside the embedding, or a needed BOS is absent."""
     rows = embedding_rows(model)
     named = {"pad_id": model.pad_id, "bos_id": model.bos_id}
     if model.process == "absorbing":
@@ -106,7 +106,7 @@ def check_special_ids(model: Denoiser, own: bool = False) -> None:
 
 
 def check_attention(model: Denoiser, tokens: Tensor, before: Tensor, own: bool = False) -> None:
-    """Raises UserError if the last token changes predictions that it must not change, or none that it must."""
+    """Raises UserError if the last token changes other predictions than it must."""
     last = tokens.shape[1] - 1
     changed = tokens.clone()
     changed[0, last] = next(i for i in tokens[0].tolist() if i not in (int(tokens[0, last]), model.mask_id))
@@ -246,7 +246,7 @@ def cache_test(model: CachingDenoiser) -> CacheTest:
 
 
 def _moved_by_cache(model: CachingDenoiser, half: int, ran: list[int]) -> float:
-    """Returns how far the logits of the second half move, of a row that fills the cache and of one that reads it."""
+    """Returns how far logits of the second half move as the cache is filled and read."""
     device = device_of(model)
     tokens = example(model, 2 * half)
     first = tokens[:, :half]
@@ -354,7 +354,7 @@ def batch_invariant(model: Denoiser, device: torch.device, rows: int | None, equ
 
 @torch.inference_mode()
 def depends_on_batch(model: Denoiser, device: torch.device) -> bool:
-    """Returns whether a few rows have other bits together, padded, than alone; False if they cannot run."""
+    """Returns whether rows have other bits in a padded batch than alone (False: no run)."""
     generator = torch.Generator().manual_seed(SEED)
     lengths = [min(length, model.max_length) for length in LENGTHS]
     if not can_pad(model):

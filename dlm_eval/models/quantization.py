@@ -2,7 +2,7 @@
 configs.
 
     quantization=bitsandbytes-4bit:bnb_4bit_quant_type=nf4:bnb_4bit_compute_dtype=bfloat16
-    quantization=torchao:int8-weight-only        quantization=quanto:int8        quantization=hqq:nbits=4
+    quantization=torchao:int8-weight-only    quantization=quanto:int8    quantization=hqq:nbits=4
 
 The name is transformers' name of the method, then its config's options by name; a part without '='
 is the value of the config's first option.

@@ -80,7 +80,7 @@ class TokenizerInfo:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids` without special tokens and unknown ids, nothing else cleaned."""
+        """Returns the text of `ids` without special and unknown ones, nothing else cleaned."""
         printed = [int(i) for i in ids if int(i) in self._known and int(i) not in self._unprinted]
         text: str = self.tokenizer.decode(printed, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
@@ -228,7 +228,7 @@ def is_panic(error: BaseException) -> bool:
 
 
 def _check_files(folder: CheckpointFiles) -> None:
-    """Raises ValueError or UserError if a file for transformers is too large, no JSON, or makes long texts."""
+    """Raises ValueError or UserError if a file is too large, no JSON, or makes long texts."""
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         folder.read_json(name)
     for pattern, most in (*((name, LARGEST_TEXT) for name in TEXT_FILES), ("**/*.jinja", LARGEST_JSON)):
@@ -252,7 +252,7 @@ def token_id(tokenizer: Any, text: str | None) -> int | None:
 
 
 def is_word(tokenizer: Any, token: int) -> bool:
-    """Returns whether natural text can contain the id: merges make it, it is not added beside them."""
+    """Returns whether natural text can contain the id: made by merges, not added."""
     text = tokenizer.convert_ids_to_tokens(token) if token >= 0 else None
     if text is None:
         return False
@@ -270,7 +270,7 @@ def is_word(tokenizer: Any, token: int) -> bool:
 
 
 def _refuse_equal(vocabulary: TokenizerInfo, folder: CheckpointFiles, settings: LoadSettings) -> None:
-    """Raises UserError if the mask is also another special token, which every hole would then be."""
+    """Raises UserError if the mask is also another special token, as each hole would be."""
     allowed = settings.known.equal_ids if settings.known else ()
     for name, ids in (("bos", [vocabulary.bos_id]), ("pad", [vocabulary.pad_id]), ("eos", vocabulary.eos_ids)):
         if vocabulary.mask_id in ids and vocabulary.mask_id != NO_MASK and name not in allowed:
@@ -321,7 +321,7 @@ LONGER = {"NFC": 3, "NFD": 4, "NFKC": UNICODE, "NFKD": UNICODE, "Precompiled": U
 
 
 def check_growth(tokenizer: Any) -> None:
-    """Raises ValueError if a step of a tokenizer.json makes texts more than LONGEST_GROWTH times longer."""
+    """Raises ValueError if a step of a tokenizer.json makes texts too much longer."""
     if not isinstance(tokenizer, Mapping):
         raise ValueError("tokenizer.json is no mapping")
     for step in STEPS:

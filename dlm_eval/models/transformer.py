@@ -110,7 +110,7 @@ class TransformersDenoiser:
 
     @property
     def embedding_rows(self) -> int:
-        """Number of ids that the network reads: more than it predicts if the head has no row for the mask."""
+        """Ids that the network reads: more than it predicts if the head has no mask row."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     # -- texts -------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class TransformersDenoiser:
     def forward_cached(
         self, tokens: Tensor, valid: Tensor | None, positions: Tensor, past: BatchKV | None, keep: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns logits, and with `keep` keys and values (see `KVCacheDenoiser.forward_cached`)."""
+        """Returns logits, and keys and values (see `KVCacheDenoiser.forward_cached`)."""
         states = LayerCache(past, keep)
         rows, columns = positions.to(self.device).nonzero(as_tuple=True)
         hidden = self.hidden_cached(
@@ -171,7 +171,7 @@ class TransformersDenoiser:
         return self._read_at(hidden, rows, columns, valid), states.states(self.device)
 
     def run_tests(self) -> None:
-        """Tests the KV cache, and on a CPU whether a row's bits are independent of its batch mates."""
+        """Tests the KV cache, and on a CPU whether a row's bits depend on its batch mates."""
         if self.device.type == "meta":
             return
         reason = self.no_cache_reason()
@@ -209,7 +209,7 @@ class TransformersDenoiser:
         return self.block_length
 
     def hidden_cached(self, tokens: Tensor, valid: Tensor | None, past: BatchKV | None, states: LayerCache) -> Tensor:
-        """Returns the last hidden states [B, L, H] of the positions that run, which attend to `past`."""
+        """Returns the last hidden states [B, L, H] of positions that attend to `past`."""
         inputs = self.inputs(tokens, valid)
         if past is not None:
             places = past.begin[:, None] + token_positions(tokens, valid)
@@ -221,7 +221,7 @@ class TransformersDenoiser:
         return hidden
 
     def _read_at(self, hidden: Tensor, rows: Tensor, columns: Tensor, valid: Tensor | None) -> Tensor:
-        """Returns float32 logits [N, V] of the tokens at these places of hidden states [B, L, H]."""
+        """Returns float32 logits [N, V] of tokens at places of hidden states [B, L, H]."""
         if self.facts.shift:
             columns = _one_left(columns, rows, valid)
         rows, columns = rows.to(hidden.device), columns.to(hidden.device)
@@ -231,7 +231,7 @@ class TransformersDenoiser:
         return logits
 
     def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        """Returns the backbone's last hidden states [B, L, H]; `valid` is None if no row is padded."""
+        """Returns the backbone's last hidden states [B, L, H] (`valid` None: no padding)."""
         states: Tensor = self.backbone(input_ids=tokens, **self.inputs(tokens, valid)).last_hidden_state
         return states
 
@@ -250,7 +250,7 @@ class TransformersDenoiser:
         return {key: value for key, value in inputs.items() if key in self.accepted}
 
     def read(self, hidden: Tensor) -> Tensor:
-        """Returns float32 logits [N, V] of hidden states [N, H]; a half-precision head is never copied whole."""
+        """Returns float32 logits [N, V] of states [N, H], without a float32 copy of the head."""
         weight = self.head.weight
         if weight.is_meta:  # offloaded by device_map: its hook brings it when it is called
             logits: Tensor = self.head(hidden)
@@ -264,7 +264,7 @@ class TransformersDenoiser:
 
 
 def wanted_places(shape: torch.Size, positions: Tensor | None, device: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """Returns rows [N], columns [N] and the leading shape of the answer for the three forms of `positions`."""
+    """Returns rows [N], columns [N] and the leading shape for each form of `positions`."""
     count, length = shape
     if positions is not None and positions.dtype == torch.bool:
         rows, columns = positions.to(device).nonzero(as_tuple=True)
@@ -280,7 +280,7 @@ def real_positions(valid: Tensor) -> Tensor:
 
 
 def token_positions(tokens: Tensor, valid: Tensor | None) -> Tensor:
-    """Returns [B or 1, L] long: the place of each position of `tokens`, counted from a row's first real one."""
+    """Returns [B or 1, L] long: places of positions, counted from a row's first real one."""
     return torch.arange(tokens.shape[1], device=tokens.device)[None] if valid is None else real_positions(valid)
 
 
@@ -294,7 +294,7 @@ def block_mask(tokens: Tensor, valid: Tensor | None, block_length: int, dtype: t
 
 
 def _one_left(columns: Tensor, rows: Tensor, valid: Tensor | None) -> Tensor:
-    """Returns the column before each; a row's first real position, which has no prediction, keeps its own."""
+    """Returns the column before each. A row's first real position keeps its own."""
     first = 0 if valid is None else valid.long().argmax(1)[rows]
     return torch.where(columns > first, columns - 1, columns)
 

@@ -28,7 +28,7 @@ HASHED_WHOLE = 256 * 2**20  # bytes of weights up to which files are hashed whol
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The weight files of a folder, sorted, and the entry file: the index, or the only file; None without weights."""
+    """A folder's weight files, sorted, and the entry: the index, the only file, or None."""
 
     files: list[Path]
     entry: str | None
@@ -89,7 +89,7 @@ def tensor_shapes(files: list[Path], name: str) -> dict[str, list[int]]:
 
 
 def refuse_twice(key: str, file: Path, place: dict[str, Path], name: str) -> None:
-    """Notes that `file` holds the tensor `key`; raises UserError if another file holds one of that name."""
+    """Notes that `file` holds tensor `key`; raises UserError if another file does too."""
     if key in place:
         raise UserError(f"pretrained '{name}': tensor '{key[:80]}' is in two files, {place[key].name} and {file.name}")
     place[key] = file
@@ -228,7 +228,7 @@ def _whole_numbers(value: Any) -> bool:
 
 
 def hash_weights(files: list[Path]) -> str:
-    """Returns a sha256 over the weight files; of large ones, over their safetensors headers and sizes."""
+    """Returns a sha256 over weight files; of large ones, over safetensors headers and sizes."""
     if sum(file.stat().st_size for file in files) <= HASHED_WHOLE:
         return sha256_of(files)
     total = hashlib.sha256(b"headers")

@@ -42,7 +42,7 @@ QUIET_BELOW = 2**30  # bytes of weights below which no progress bar is shown
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A network of transformers: its class, its config, and how the checkpoint names its tensors."""
+    """A network of transformers: class, config, and how the checkpoint names its tensors."""
 
     model_class: Any
     config: Any
@@ -217,7 +217,7 @@ def read_tensor(folder: CheckpointFiles, key: str) -> Tensor:
 
 
 def name_weights(config: Any, folder: CheckpointFiles) -> None:
-    """Tells transformers which files to read: it would take model.safetensors before an index, or no other."""
+    """Tells transformers which files to read: it prefers model.safetensors to an index."""
     entry = choose(folder.path, folder.name).entry
     if entry and ".safetensors" in entry:
         config.transformers_weights = entry
@@ -239,7 +239,7 @@ def _without_views(state: Any) -> dict[str, Tensor]:
 
 
 def _require_room(held: Stored, dtype: torch.dtype, device: torch.device, folder: CheckpointFiles) -> None:
-    """Raises UserError if the weights are larger than all the memory of the device that they go to."""
+    """Raises UserError if the weights are larger than all the memory of their device."""
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory
     else:
@@ -254,7 +254,7 @@ def _require_room(held: Stored, dtype: torch.dtype, device: torch.device, folder
 
 
 def _place(device_map: str | None) -> Any:
-    """Returns the device map of the option: a word, or JSON of module -> device ('cpu', 'disk' too)."""
+    """Returns the option's device map: a word, or JSON of module -> device ('cpu', 'disk')."""
     if device_map is None or not device_map.startswith("{"):
         return device_map
     try:
@@ -265,7 +265,7 @@ def _place(device_map: str | None) -> Any:
 
 @contextmanager
 def _hushed(folder: CheckpointFiles) -> Iterator[None]:
-    """Keeps transformers' report of surprises quiet (they are errors of ours), and the bar of small files."""
+    """Keeps transformers' report of surprises (our errors) quiet, and bars of small files."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -291,7 +291,7 @@ def check_keys(name: str, missing: Any, surplus: Any, mismatched: Any = ()) -> N
 
 
 def _adapt(model: Any, folder: CheckpointFiles, settings: LoadSettings, naming: Naming) -> Adapter | None:
-    """Returns the adapter of the option peft with its places in `model`, not yet applied, or None."""
+    """Returns the adapter of the option peft, with places in `model`, not applied, or None."""
     if settings.peft is None:
         return None
     adapter = read_adapter(settings.peft, model, folder, naming)

@@ -1,6 +1,6 @@
 """`wrap`: a denoiser of a function that gives logits.
 
-    model = wrap(logits=f, tokenizer=tok, mask_id=103)     # f(tokens [B, L] long) -> logits [B, L, V]
+    model = wrap(logits=f, tokenizer=tok, mask_id=103)  # f(tokens [B, L] long) -> logits [B, L, V]
 
 Shape letters: B = rows of a batch, L = positions, V = vocabulary.
 """

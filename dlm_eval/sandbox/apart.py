@@ -89,7 +89,7 @@ class Asked:
         return namespace | {name: _module(module) for name, module in modules.items() if name in wanted}
 
     def ask(self, act: str, /, *arguments: Any, **named: Any) -> Any:
-        """Returns what came of ``act`` there, or raises what it raised; arguments that it changed are changed here too."""
+        """Returns or raises what ``act`` does there; arguments that it changed change here too."""
         changes = [value for value in (*arguments, *named.values()) if type(value) in CHANGING or is_array(value)]
         try:
             question = self._values.dump((act, arguments, named, changes))

@@ -119,7 +119,7 @@ def _refuse(event: str, details: tuple[Any, ...]) -> None:
 
 
 def _only_marks(function: Any, _: str, code: Any) -> bool:
-    """Returns whether a function's new code is its own with the mark of `types.coroutine`, which asyncio sets."""
+    """Returns whether new code is a function's own with asyncio's mark (`types.coroutine`)."""
     old = function.__code__
     same = type(code) is CodeType and code == old.replace(co_flags=code.co_flags)
     tables = [getattr(each, "co_exceptiontable", b"") for each in (old, code)]  # Python 3.11
@@ -187,7 +187,7 @@ def spoil_tests(tests: CodeType, namespace: dict[str, Any], defined: dict[str, A
 
 
 def used_names(code: CodeType) -> Iterator[str]:
-    """Yields all names that code uses and that are not its own: global ones, attributes, modules."""
+    """Yields names that code uses and are not its own: global ones, attributes, modules."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

@@ -108,7 +108,7 @@ def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> 
 
 
 def _load(argument: int, high: bool = False) -> bytes:
-    """Loads the low (or high) half of an argument; the kernel reads commands, flags and pids as 32 bits too."""
+    """Loads half of an argument; the kernel reads commands, flags and pids as 32 bits too."""
     return _instruction(LOAD, ARGUMENTS_AT + 8 * argument + 4 * high)
 
 
@@ -198,7 +198,7 @@ def _program(machine: str, namespaces: bool, alone: bool) -> bytes:
 
 @functools.cache
 def allowed(column: int, namespaces: bool) -> bytes:
-    """Returns the part of the filter that is the same for all programs; called once in the server, each fork has it."""
+    """Returns what is the same for all programs; called once in the server, forks have it."""
     calls = ALLOWED | (ALLOWED_IN_NAMESPACES if namespaces else {})
     code = _if_equal(tuple(numbers[column] for numbers in calls.values() if numbers[column] != NO), ALLOW)
     code += [_instruction(JUMP_NOT_BELOW, FIRST_NEW_CALL, 0, 1), _return(UNKNOWN_CALL), _return(REFUSE)]

@@ -61,7 +61,7 @@ class Run:
 
 
 def judge(run: Callable[[Program], Run], program: Program) -> Run:
-    """Returns how ``program`` ended; its time is that of the first run. Starved if any run was starved."""
+    """Returns how ``program`` ended, with the first run's time; starved if any run was."""
     outcome = run(program)
     if not outcome.passed:
         return outcome
@@ -88,7 +88,7 @@ def judge(run: Callable[[Program], Run], program: Program) -> Run:
 
 
 def _longer(limits: Limits) -> Limits:
-    """Returns limits that decide nothing: asking for values takes time, and two processes hold them."""
+    """Returns limits that decide nothing: asking takes time, and two processes hold values."""
     return replace(
         limits,
         wall_seconds=LONGER * limits.wall_seconds,

@@ -88,7 +88,7 @@ Readings = Mapping[tuple[int, int], tuple[float, float]]  # (pid, tid): seconds 
 
 
 def latest(wall_seconds: float) -> float:
-    """Returns the seconds after which a run with this limit has ended, or its watcher does not work."""
+    """Returns the seconds after which a run has ended, or its watcher does not work."""
     return PATIENCE * wall_seconds + GRACE_SECONDS
 
 
@@ -119,11 +119,11 @@ class Clock:
 
     @property
     def starved(self) -> bool:
-        """The program has not used up its time after so long that one cannot wait for it any longer."""
+        """The program has not used up its time after as long as one can wait for it."""
         return not self.over and self._now - self.start > self.limit * PATIENCE
 
     def advance(self, now: float, readings: Readings) -> None:
-        """Moves on to ``now``; ``readings`` are those of the program's threads, all of them that are alive."""
+        """Moves on to ``now``, with ``readings`` of all living threads of the program."""
         period = now - self._now
         computed, waited = self._since_last(readings)
         self._busy += computed + waited

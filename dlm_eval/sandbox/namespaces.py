@@ -26,7 +26,7 @@ STAGE = "/proc"  # where the new root is put together: it always exists, and not
 
 
 def python_roots() -> list[str]:
-    """Returns what a running Python may still need to read: its standard library and the shared libraries."""
+    """Returns what a running Python may need to read: its and the shared libraries."""
     wanted = [standard_library(), os.path.join(sys.base_prefix, "lib"), os.path.join(sys.base_exec_prefix, "lib")]
     wanted += LIBRARY_ROOTS
     wanted += [place for place in re.split("[:;]", os.environ.get(LIBRARY_PATH, "")) if place.startswith("/")]
@@ -40,7 +40,7 @@ def standard_library() -> str:
 
 
 def home(packages: Sequence[str] = ()) -> str:
-    """Returns the working directory of programs inside: one that has nothing to do with what they may read."""
+    """Returns programs' working directory inside, apart from all that they may read."""
     roots = [*python_roots(), *LIBRARY_ROOTS, *packages]
     free = (
         path
@@ -83,7 +83,7 @@ def enter(home: str, packages: Sequence[str] = ()) -> int | None:
 
 
 def enter_for_one_program(home: str, disk_bytes: int) -> None:
-    """Gives this process's future children a pid space of their own, and an empty disk at ``home`` to work in."""
+    """Gives future children of this process a pid space and an empty disk at ``home``."""
     kernel.unshare(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
     flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
     kernel.mount("disk", home, "tmpfs", flags, f"size={disk_bytes},nr_inodes=4096,mode=1777")

@@ -144,7 +144,7 @@ def run_apart(text: str, limits: Limits, around: Surroundings, watcher: int) -> 
 
 
 def _start_text(text: str, limits: Limits, around: Surroundings) -> apart.Asked:
-    """Starts the process in which the text runs; its ends of the pipes are where a program's report and orders are."""
+    """Starts the text's process; it has the pipes in place of a program's report and orders."""
     here = os.getpid()
     (questions, asking), (answering, answers) = os.pipe(), os.pipe()
     if os.fork() == 0:
@@ -265,7 +265,7 @@ def _lock_in(limits: Limits, around: Surroundings, parent: int, last: int = ORDE
 
 
 def forget() -> None:
-    """Leaves nothing of ours in sight: environment, arguments, modules, signal handlers. Nothing is imported after."""
+    """Hides environment, arguments, modules, signal handlers. Nothing is imported after."""
     os.environ.clear()
     os.environ.update(LANG="C.UTF-8", OMP_NUM_THREADS="1")
     sys.argv[:] = [""]

@@ -2,7 +2,7 @@
 
     sandbox = Sandbox()
     sandbox.run("assert 1 + 1 == 2")          # Verdict(passed=True, reason="passed", ...)
-    sandbox.run("def f(x): return x + 1", tests="assert f(1) == 2")   # they arrive when the text has ended
+    sandbox.run("def f(x): return x + 1", tests="assert f(1) == 2")  # they come later
     sandbox.run_many(programs, workers=4)     # in the order of the programs
 
 Two kinds of sandbox are tried, the better one first: ``namespaces`` (made with plain system calls)

@@ -79,7 +79,7 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
 
 
 def _ask(requests: int, replies: int) -> tuple[str, bool]:
-    """Asks the harness for the tests; in the watcher, so that they are in no process that a program is forked from."""
+    """Asks the harness for the tests, in the watcher: no program is forked from it then."""
     wire.send(replies, {"wanted": "tests"})
     answer = wire.receive(requests)
     if answer is None:
@@ -155,7 +155,7 @@ def _answers(reading: int, seconds: float, harness: int | None) -> bool:
 
 
 def _load(package: str, folder: str) -> list[ModuleType]:
-    """Imports `package` once here, so that programs find it loaded; the folder around it never joins their path."""
+    """Imports `package` once, for all programs; the folder around it never joins their path."""
     sys.path.append(os.path.dirname(folder))
     try:
         return [importlib.import_module(name) for name in (package, *PARTS.get(package, ()))]

@@ -25,7 +25,7 @@ PIECE_BYTES, MOST_BYTES = 1 << 16, 1 << 24
 
 
 def open_proc() -> int | None:
-    """Returns an open directory of the proc file system, which stays in reach when the root is exchanged."""
+    """Returns an open directory of proc, which stays in reach when the root is exchanged."""
     try:
         processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         os.stat(f"{os.getpid()}/task/{os.getpid()}/children", dir_fd=processes)
@@ -53,7 +53,7 @@ def resident_bytes(processes: int, pids: Iterable[int]) -> int:
 
 
 def readings(processes: int, pids: Iterable[int]) -> Readings:
-    """Returns what each living thread of these processes computed and waited for a CPU in seconds."""
+    """Returns the seconds that each living thread computed and waited for a CPU."""
     found = {}
     for pid in pids:
         for task in _names(processes, f"{pid}/task"):
@@ -72,7 +72,7 @@ def _is_dead(processes: int, place: str) -> bool:
 
 
 def _living_task(processes: int, pid: int) -> str:
-    """Returns the directory of the process, or that of a thread of it if the first thread has ended, which shows nothing."""
+    """Returns the process's directory, or that of a thread if the first one has ended."""
     if _read(processes, f"{pid}/statm").startswith(b"0 "):
         for task in _names(processes, f"{pid}/task"):
             if not _read(processes, f"{pid}/task/{task}/statm").startswith(b"0 "):
@@ -81,7 +81,7 @@ def _living_task(processes: int, pid: int) -> str:
 
 
 def end_all_below(processes: int | None) -> None:
-    """Kills and buries all processes below this one; without ``processes`` buries those that have ended."""
+    """Kills and buries all processes below this one; without ``processes`` only buries."""
     while True:
         try:
             buried = os.waitpid(-1, os.WNOHANG)[0]
@@ -112,7 +112,7 @@ def _names(processes: int, path: str) -> list[str]:
 
 
 def _read(processes: int, path: str) -> bytes:
-    """Returns the text of a file, b"" if it has gone or is closed to us; no more than about MOST_BYTES."""
+    """Returns about MOST_BYTES of a file at most, b"" if it has gone or is closed to us."""
     text = bytearray()
     with contextlib.suppress(OSError):
         file = os.open(path, os.O_RDONLY, dir_fd=processes)
@@ -140,7 +140,7 @@ class Moved(Exception):
 
 @contextlib.contextmanager
 def as_user(user: int | None) -> Iterator[None]:
-    """Reaches files as ``user`` does (None: as before), who for signals stays a stranger to this process."""
+    """Reaches files as ``user`` (None: as before), who may not signal this process."""
     if user is None:
         yield
         return
@@ -264,7 +264,7 @@ def _sizes(home: str, limits: Limits, processes: int | None, pids: Sequence[int]
 
 
 def _nameless(processes: int, pid: int, home: bytes, limits: Limits) -> Iterator[int]:
-    """Yields the sizes of the files that process ``pid`` holds and that are in no directory any more."""
+    """Yields the sizes of the files that process ``pid`` holds and no directory names."""
     open_files: set[int] = set()
     task = _living_task(processes, pid)
     for number in _names(processes, f"{task}/fd"):

@@ -163,7 +163,7 @@ def _order(job: Job, clock: Clock, init: int | None, processes: int | None) -> b
 
 
 def _check_alone(init: int | None, processes: int) -> None:
-    """Waits for threads and processes that are about to end; raises Broken if there are others beside the program."""
+    """Waits for threads and processes about to end; raises Broken if some stay."""
     deadline = time.monotonic() + program.THREAD_SECONDS
     while len(usage.readings(processes, [pid for pid in usage.descendants(processes, os.getpid()) if pid != init])) > 1:
         if time.monotonic() > deadline:
@@ -229,7 +229,7 @@ def _reason(status: int, exchange: Exchange) -> str:
 
 # -- what watcher and program say to each other ----------------------------------------------------
 #
-#   program: text ended  ->  watcher: the tests  ->  program: tests ended  ->  watcher: the token  ->  program: the token
+#   program: text ended -> watcher: the tests -> program: tests ended -> watcher, program: the token
 #
 # The watcher takes nothing else, and nothing twice or too early. It asks for the tests, and draws
 # the token, only when it is their turn: until then they are in no process of the sandbox.
@@ -266,7 +266,7 @@ class Exchange:
 
     @property
     def failure(self) -> str | None:
-        """What the program said to be the error that it ended with, or that it said something strange."""
+        """The error that the program says it ended with, or that it said something strange."""
         if self._said[:1] == b"!":
             return "failed: " + "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in self._said[1:])
         strange = not self._awaited.startswith(self._said)
@@ -287,7 +287,7 @@ class Exchange:
         return bool(piece)
 
     def listen_to_the_rest(self) -> None:
-        """Takes what the program said before it ended; whoever it left behind may keep the report open."""
+        """Takes the program's last words; whoever it left behind may keep the report open."""
         os.set_blocking(self.report, False)
         with contextlib.suppress(BlockingIOError):
             while len(self._said) < REPORT_BYTES and self.listen():

@@ -196,7 +196,7 @@ class Workers:
     # -- messages ----------------------------------------------------------------------------------
 
     def _next_events(self) -> list[tuple[_Slot, Any]]:
-        """Waits briefly for messages and returns them, without those of workers that were replaced."""
+        """Waits briefly for messages; returns them without those of replaced workers."""
         events = []
         try:
             events.append(self._events.get(timeout=0.5))

@@ -94,7 +94,7 @@ class CDCD(nn.Module):
 
     @property
     def table(self) -> Tensor:
-        """The embeddings [V, D] in float32, each of length sqrt(D), so that a coordinate has unit variance."""
+        """The embeddings [V, D], float32, of length sqrt(D): a coordinate has unit variance."""
         normal: Tensor = F.normalize(self.embedding.weight.float(), dim=-1) * self.config.embedding_size**0.5
         return normal
 
@@ -146,7 +146,7 @@ class CDCD(nn.Module):
 
 @dataclass(frozen=True)
 class Interpolator:
-    """Score interpolation (CDCD eq. 7): token, its log-probability, entropy [nats], E[x_0] = sum_v p(v) e_v."""
+    """CDCD eq. 7: token, its log-probability, entropy [nats], E[x_0] = sum_v p(v) e_v."""
 
     table: Tensor = field(compare=False)  # one engine has one model: rows of equal readers are read together
     temperature: float = 1.0
@@ -165,7 +165,7 @@ class Interpolator:
 
 @dataclass(frozen=True)
 class DivergentInterpolator:
-    """As `interpolator`, and KL(now || last step) [nats]; the log-probabilities [V] stay on the device."""
+    """As `interpolator`, and KL(now || last step) [nats]; keeps the log-probabilities [V]."""
 
     interpolator: Interpolator
 
@@ -258,7 +258,7 @@ def network(opened: OpenedCheckpoint) -> OwnModule:
 
 
 def config_of(raw: dict[str, Any]) -> CDCDConfig:
-    """Returns the configuration from config.json; raises UserError if a field is not of its kind."""
+    """Returns the configuration; raises UserError if a field is not of its kind."""
     known = {field.name for field in fields(CDCDConfig)}
     return from_mapping(CDCDConfig, {key: value for key, value in raw.items() if key in known}, "config.json")
 

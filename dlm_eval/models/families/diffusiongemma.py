@@ -110,7 +110,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         return states
 
     def _encoded(self, prompts: Tensor, known: Tensor) -> Any:
-        """Returns the keys and values of the texts [B, P] before the canvases; those of the last call, if it asked for the same."""
+        """Returns keys and values of texts [B, P] before canvases; an equal call has them."""
         if self._read is not None and torch.equal(self._read[0], prompts) and torch.equal(self._read[1], known):
             return self._read[2]
         cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
@@ -122,7 +122,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         return cache
 
     def _condition(self, module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Puts the signal in place of the zeros that the decoder takes if it is given no logits of the step before."""
+        """Puts the signal in place of the zeros that the decoder takes without a last step."""
         return None if self._signal is None else (arguments[0], self._signal)
 
 
@@ -141,7 +141,7 @@ def _keys(raw: dict[str, Any]) -> ConfigKeys:
 
 
 def _gathered(values: Tensor, chosen: Tensor, filler: float, side: str) -> tuple[Tensor, Tensor]:
-    """Returns each row's `chosen` values [B, longest, ...], padded at one side, and where they are real [B, longest]."""
+    """Returns rows' `chosen` values [B, longest, ...], padded, and which are real."""
     parts = [row[keep] for row, keep in zip(values, chosen, strict=True)]
     real = [torch.ones(len(part), dtype=torch.bool, device=values.device) for part in parts]
     return pad_sequence(parts, True, filler, side), pad_sequence(real, True, False, side)

@@ -70,7 +70,7 @@ class GenericSettings(ArchitectureSettings):
 
 
 class WholeDenoiser(TransformersDenoiser):
-    """For models whose logits are more than a linear map of hidden states (BERT's transform, Gemma's cap): runs them whole."""
+    """For models whose logits are no linear map of states (BERT's transform, Gemma's cap)."""
 
     def no_cache_reason(self) -> str:
         """Returns why there is no KV cache."""
@@ -159,7 +159,7 @@ def class_and_config(
 
 
 def head_kind(model: Any) -> type[TransformersDenoiser]:
-    """Returns the denoiser that reads this network's head: at wanted positions only if it is linear."""
+    """Returns the denoiser that reads this head: a linear one at wanted positions only."""
     return TransformersDenoiser if _head_is_linear(model) else WholeDenoiser
 
 
@@ -178,7 +178,7 @@ def _named(architecture: str) -> Any:
 
 
 def _native(folder: CheckpointFiles, raw: dict[str, Any]) -> tuple[Any, Any]:
-    """Returns transformers' config and its class with a token head: of the masked kind if the files say so, else causal."""
+    """Returns transformers' config and class, masked if the files say so, else causal."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
     try:
@@ -200,7 +200,7 @@ def _native(folder: CheckpointFiles, raw: dict[str, Any]) -> tuple[Any, Any]:
 
 @torch.inference_mode()
 def _head_is_linear(model: Any) -> bool:
-    """Returns whether the output embedding times the last hidden states gives the model's own logits."""
+    """Returns whether output embedding times last hidden states gives the model's logits."""
     tokens = torch.arange(1, 9, device=model.get_input_embeddings().weight.device)[None]
     head = model.get_output_embeddings()
     if head is None or not hasattr(head, "weight") or head.weight.is_meta:

@@ -1,4 +1,4 @@
-"""LLaDA2.0 and 2.1 (Bailing/Ling MoE): GLM-4 MoE with other names and a fused qkv, trained block-causally in blocks of 32."""
+"""LLaDA2.0, 2.1 (Ling MoE): GLM-4 MoE, other names, fused qkv, block-causal in blocks of 32."""
 
 from __future__ import annotations
 

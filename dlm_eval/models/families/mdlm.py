@@ -39,7 +39,7 @@ def network(opened: OpenedCheckpoint) -> OwnModule:
 
 
 def causal_blocks(opened: OpenedCheckpoint) -> int | None:
-    """Returns the block length; None, which is full attention, if a block is as long as the network."""
+    """Returns the block length; None (full attention) if it is the network's length."""
     block = int(asked_block(opened.settings) or opened.values["block_size"])
     return None if block >= sizes(opened.values).max_position_embeddings else block
 

@@ -1,4 +1,4 @@
-"""Nemotron-Labs-Diffusion 3B, 8B and 14B (NVIDIA 2026): Ministral 3 under an encoder's names, trained block-causally in blocks of 32."""
+"""Nemotron-Labs-Diffusion (NVIDIA 2026): Ministral 3, other names, block-causal in blocks of 32."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ KEYS = ConfigKeys(
 
 
 class ScoreDenoiser(DiTDenoiser):
-    """Denoiser of a SEDD checkpoint. `logits` tells the network the noise level at which this share of masks is expected."""
+    """Denoiser of SEDD. `logits` tells the network the noise level of this share of masks."""
 
     schedule: NoiseSchedule = LogLinear()
 
@@ -73,7 +73,7 @@ class ScoreDenoiser(DiTDenoiser):
         return scores.scatter(-1, tokens[rows, columns, None], 0.0).view(*shape, self.vocab_size)
 
     def log_scores(self, tokens: Tensor, sigma: Tensor) -> Tensor:
-        """Returns float32 log-scores [B, L, V] of `tokens` [B, L] long at total noise `sigma` [B]."""
+        """Returns float32 log-scores [B, L, V] of `tokens` [B, L] at total noise `sigma` [B]."""
         return self.score_logits(tokens, None, None, sigma)
 
 

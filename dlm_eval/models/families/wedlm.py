@@ -19,7 +19,7 @@ from dlm_eval.models.weights import Pretrained
 
 
 class ReorderedDenoiser(TransformersDenoiser):
-    """A causal network that sees every known token at each mask, because the masks are moved behind them."""
+    """A causal network whose masks see every known token, since they are moved behind them."""
 
     @property
     def exact_cache_block(self) -> int:
@@ -33,7 +33,7 @@ class ReorderedDenoiser(TransformersDenoiser):
     def hidden_cached(
         self, tokens: Tensor, valid: Tensor | None, past: BatchKV | None, states: LayerCache | None
     ) -> Tensor:
-        """Returns hidden states [B, L, H] in reading order; all cached positions come before them."""
+        """Returns hidden states [B, L, H] in reading order; cached positions come before."""
         real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid
         order = torch.where(real, (tokens == self.mask_id).long(), 2).argsort(
             dim=1, stable=True
