@@ -106,7 +106,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], setting: str) -> T:
     Raises:
         UserError: a key is unknown (the message has the nearest name), or a value cannot be cast.
     """
-    hints = _hints(cls)  # type: ignore[arg-type]
+    hints = field_types(cls)  # type: ignore[arg-type]
     names = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
     cast: dict[str, Any] = {}
     for key, value in values.items():
@@ -117,8 +117,20 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], setting: str) -> T:
 
 
 @functools.cache
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)  # compiles every annotation
+def field_types(cls: type[Any]) -> dict[str, Any]:
+    """Returns the annotations of a dataclass by name, compiled."""
+    return typing.get_type_hints(cls)
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """Returns the types of a union, or the one type."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def literals(hint: Any) -> list[Any]:
+    """Returns the values that the `Literal`s in an annotation name."""
+    kinds = [kind for kind in alternatives(hint) if typing.get_origin(kind) is typing.Literal]
+    return [value for kind in kinds for value in typing.get_args(kind)]
 
 
 def cast_value(value: Any, hint: Any, setting: str) -> Any:
@@ -127,14 +139,8 @@ def cast_value(value: Any, hint: Any, setting: str) -> Any:
     Raises:
         UserError: it cannot be cast.
     """
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    choices = [
-        choice
-        for option in options
-        if typing.get_origin(option) is typing.Literal
-        for choice in typing.get_args(option)
-    ]
-    if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and value not in choices):
+    options = alternatives(hint)
+    if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and value not in literals(hint)):
         if type(None) in options:
             return None
         raise UserError(f"{setting} 'None' is not allowed; it must be {describe(options)}")

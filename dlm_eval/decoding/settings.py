@@ -57,9 +57,7 @@ class DecodeSettings:
         " ReMDM); 'after_top_k' is 'inclusive' among the top_k most probable (SDAR, LLaDA2, WeDLM), not before them (Dream)",
     )
     logits_temp: float = option(
-        1.0,
-        above=0,
-        help="divides the logits first (DiffuLLaMA): probabilities change, the best token does not",
+        1.0, above=0, help="divides the logits first (DiffuLLaMA): probabilities change, the best token does not"
     )
     confidence_from: Literal["raw", "sampling"] = option(
         "raw",
@@ -77,8 +75,7 @@ class DecodeSettings:
     )
     logits_eos_inf: bool = option(False, help="the end-of-text token cannot be written")
     confidence_eos_eot_inf: bool = option(
-        False,
-        help="end tokens count as probability 0 when positions are chosen; they can still be written, but last",
+        False, help="end tokens count as probability 0 when positions are chosen; they can still be written, but last"
     )
     allow_mask: bool = option(
         True, help="whether the mask token can itself be written (LLaDA's and Dream's code allow it)"

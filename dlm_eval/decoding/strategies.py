@@ -47,8 +47,7 @@ class Confidence(Unmasking, name="confidence"):
 
     alg_temp: float = option(0.0, least=0, help="temperature of the choice of positions (Dream); 0 takes the best")
     rescore: bool = option(
-        False,
-        help="written tokens compete for the quota with their new scores (DiffuLLaMA); they are not rewritten",
+        False, help="written tokens compete for the quota with their new scores (DiffuLLaMA); they are not rewritten"
     )
     default_schedule: ClassVar[str | None] = "even"
     reads: ClassVar[Measure | None] = "probability"

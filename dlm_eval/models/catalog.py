@@ -226,13 +226,18 @@ def option_docs(name: str) -> dict[str, str]:
     for one in reversed(kind.__mro__):
         meaning |= attribute_docs(inspect.getdoc(one) or "")
     own = {**checkpoint.options, "checkpoint": checkpoint.name if checkpoint.options else ""}
-    needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    needed = _needed(kind)
     docs = {}
     for f in fields(kind):
         default = own.get(f.name) or f.default
         shown = "needed" if default is MISSING and f.name in needed else f"default: {_shown(default)}"
         docs[f.name] = f"{meaning.get(f.name, '').rstrip('.')} ({shown})".strip()
     return docs
+
+
+def _needed(kind: type[Any]) -> list[str]:
+    """Returns the options that have no default."""
+    return [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.init]
 
 
 def _shown(default: Any) -> str:
@@ -320,8 +325,7 @@ def settings_of(loader: Loader, checkpoint: Checkpoint, options: Mapping[str, An
         given[key] = value
     own = given.get("pretrained", checkpoint.options.get("pretrained")) == checkpoint.options.get("pretrained")
     given = {**(checkpoint.options if own else {}), **given}
-    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.init]
-    if absent := [name for name in needed if name not in given]:
+    if absent := [name for name in _needed(kind) if name not in given]:
         raise UserError(
             f"model '{checkpoint.name}' needs model_args {', '.join(absent)}, such as {absent[0]}=ID_OR_DIR"
         )

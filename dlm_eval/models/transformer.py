@@ -18,14 +18,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig
 
 from dlm_eval.models.denoiser import Attention, Process
-from dlm_eval.models.kv_cache import (
-    BatchKV,
-    LayerCache,
-    additive_mask,
-    cache_argument,
-    cached_mask,
-    visible_positions,
-)
+from dlm_eval.models.kv_cache import BatchKV, LayerCache, additive_mask, cache_argument, cached_mask, visible_positions
 from dlm_eval.models.probes import CacheTest, cache_test, rows_are_invariant
 from dlm_eval.models.tokenizer import TokenizerInfo
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,41 +23,32 @@ from dlm_eval.models.tokenizer import TokenizerInfo
 NAMELESS = "wrapped"
 
 
+@dataclass(eq=False)
 class WrappedDenoiser:
     """Denoiser (see `models.denoiser.Denoiser`) of a function. Made by `wrap`."""
 
-    def __init__(
-        self,
-        logits: Callable[..., Tensor],
-        tokenizer: Any,
-        *,
-        mask_id: int,
-        eos_ids: tuple[int, ...],
-        bos_id: int | None,
-        pad_id: int,
-        vocab_size: int,
-        max_length: int,
-        shift: bool,
-        padding: bool,
-        attention: Attention,
-        block_length: int | None,
-        process: Process,
-        device: torch.device,
-        name: str,
-        fingerprint: str,
-    ) -> None:
-        self.name = name
-        self.mask_id, self.eos_ids, self.bos_id, self.pad_id = mask_id, eos_ids, bos_id, pad_id
-        self.vocab_size, self.max_length = vocab_size, max_length
-        self.needs_bos, self.padding = shift, padding
-        self.attention, self.block_length, self.process = attention, block_length, process
-        self.device = device
-        self.batch_invariant = True
-        self._logits, self._tokenizer, self._fingerprint = logits, tokenizer, fingerprint
-        self._texts = (
-            TokenizerInfo(tokenizer, mask_id, eos_ids, bos_id, pad_id, name) if _of_transformers(tokenizer) else None
-        )
-        self.mask_is_regular_token = False
+    function: Callable[..., Tensor]
+    tokenizer: Any
+    fingerprint: str
+    name: str
+    mask_id: int
+    eos_ids: tuple[int, ...]
+    bos_id: int | None
+    pad_id: int
+    vocab_size: int
+    max_length: int
+    needs_bos: bool
+    padding: bool
+    attention: Attention
+    block_length: int | None
+    process: Process
+    device: torch.device
+    batch_invariant: bool = True
+    mask_is_regular_token: bool = False
+
+    def __post_init__(self) -> None:
+        ours = (self.tokenizer, self.mask_id, self.eos_ids, self.bos_id, self.pad_id, self.name)
+        self._texts = TokenizerInfo(*ours) if _of_transformers(self.tokenizer) else None
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
@@ -64,9 +56,9 @@ class WrappedDenoiser:
         tokens = tokens.to(self.device)
         if self.padding:
             real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid.to(self.device)
-            found = self._logits(tokens, real)
+            found = self.function(tokens, real)
         else:
-            found = self._logits(tokens)
+            found = self.function(tokens)
         if tuple(found.shape[:2]) != tuple(tokens.shape) or found.dim() != 3:
             raise ValueError(f"logits() returned shape {list(found.shape)} for tokens {list(tokens.shape)}")
         found = found.float()
@@ -78,13 +70,11 @@ class WrappedDenoiser:
         return found[positions] if positions.dtype == torch.bool else found[:, positions]
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of `text`, with no special token added."""
         if self._texts is not None:
             return self._texts.encode(text)
         return [int(i) for i in self._tokens().encode(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids` without special tokens."""
         if self._texts is not None:
             return self._texts.decode(ids)
         special = {self.mask_id, self.bos_id, self.pad_id, *self.eos_ids}
@@ -92,7 +82,6 @@ class WrappedDenoiser:
 
     @property
     def chat_templates(self) -> dict[str, str]:
-        """The tokenizer's chat templates by name."""
         return {} if self._texts is None else self._texts.chat_templates
 
     def apply_chat_template(
@@ -108,15 +97,13 @@ class WrappedDenoiser:
         return self._texts.apply_chat_template(messages, add_generation_prompt, template)
 
     def token_name(self, token: int) -> str | None:
-        """Returns the tokenizer's name of the id, or None."""
         return None if self._texts is None else self._texts.token_name(token)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what identifies the model in a fingerprint."""
         return {
             "family": "wrap",
             "checkpoint": self.name,
-            "fingerprint": self._fingerprint,
+            "fingerprint": self.fingerprint,
             "mask_id": self.mask_id,
             "shift": self.needs_bos,
             "attention": self.attention,
@@ -126,9 +113,9 @@ class WrappedDenoiser:
         }
 
     def _tokens(self) -> Any:
-        if self._tokenizer is None:
+        if self.tokenizer is None:
             raise UserError(f"{self.name} has no tokenizer; give wrap(tokenizer=...) to read and write text")
-        return self._tokenizer
+        return self.tokenizer
 
 
 def wrap(
@@ -186,31 +173,19 @@ def wrap(
             f"wrap(block_length={block_length}) does not go with attention='{attention}'; 'block' needs one, others none"
         )
     ends = (eos_ids,) if isinstance(eos_ids, int) else tuple(eos_ids)
-    place = torch.device(device)
     model = WrappedDenoiser(
-        logits,
-        tokenizer,
+        logits, tokenizer, fingerprint or uuid.uuid4().hex, name,
         mask_id=NO_MASK if mask_id is None or process != "absorbing" else mask_id,
-        eos_ids=ends,
-        bos_id=bos_id,
-        pad_id=pad_id if pad_id is not None else ends[0] if ends else 0,
-        vocab_size=vocab_size or 1,
-        max_length=max_length,
-        shift=shift,
-        padding=padding,
-        attention=attention,
-        block_length=block_length,
-        process=process,
-        device=place,
-        name=name,
-        fingerprint=fingerprint or uuid.uuid4().hex,
-    )
+        eos_ids=ends, bos_id=bos_id, pad_id=pad_id if pad_id is not None else ends[0] if ends else 0,
+        vocab_size=vocab_size or 1, max_length=max_length, needs_bos=shift, padding=padding,
+        attention=attention, block_length=block_length, process=process, device=torch.device(device),
+    )  # fmt: skip
     try:
         if vocab_size is None:
             model.vocab_size = model.logits(torch.zeros(1, min(2, max_length), dtype=torch.long)).shape[-1]
         probe(model, own=True)
         check_cache(model)
-        model.batch_invariant = place.type != "cpu" or rows_are_invariant(model)
+        model.batch_invariant = model.device.type != "cpu" or rows_are_invariant(model)
     except UserError:
         raise
     except Exception as error:  # the user's function may raise anything

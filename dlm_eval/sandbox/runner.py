@@ -101,10 +101,7 @@ class Sandbox:
         return replace(self._verdict(program, limits, tests), protections=protections)
 
     def run_many(
-        self,
-        programs: Iterable[str | tuple[str, str]],
-        workers: int | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        self, programs: Iterable[str | tuple[str, str]], workers: int | None = None, limits: Limits = DEFAULT_LIMITS
     ) -> list[Verdict]:
         """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None:
         one per CPU).

@@ -142,11 +142,7 @@ def moe_network(opened: OpenedCheckpoint) -> Pretrained:
         "head_dim": values.get("head_dim", values["hidden_size"] // values["num_attention_heads"]),
     }
     config = Qwen3MoeConfig(
-        **{**values, **sizes},
-        moe_intermediate_size=inner,
-        decoder_sparse_step=1,
-        mlp_only_layers=[],
-        is_causal=False,
+        **{**values, **sizes}, moe_intermediate_size=inner, decoder_sparse_step=1, mlp_only_layers=[], is_causal=False
     )
     return Pretrained(Qwen3MoeForCausalLM, config)
 

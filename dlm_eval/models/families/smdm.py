@@ -100,10 +100,5 @@ def _mask(values: dict[str, Any]) -> int:
 
 
 FAMILY = FamilySpec(
-    "smdm",
-    KEYS,
-    network,
-    default_mask=_mask,
-    suppressed=lambda opened, _: (_mask(opened.values),),
-    finish=round_tables,
+    "smdm", KEYS, network, default_mask=_mask, suppressed=lambda opened, _: (_mask(opened.values),), finish=round_tables
 )
