@@ -15,6 +15,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from itertools import accumulate, pairwise
 from typing import Any, Generic, TypeVar
 
@@ -161,11 +162,10 @@ class Engine:
         of about one batch, not of all programs in the queue. A batch that is not full waits for
         more rows.
         """
-        waiting = sorted(queue.values(), key=_age)
+        most = len(queue) if self.batch_rows is None else AHEAD * self.batch_rows
+        waiting = nsmallest(most, queue.values(), key=_age)  # rows that run one by one need no sorted queue
         weights = accumulate(one.tokens + int(self.cached_weight * one.held) for one in waiting)
         enough = bisect_left(list(weights), AHEAD * self.batch_tokens) + 1
-        if self.batch_rows is not None:
-            enough = min(enough, AHEAD * self.batch_rows)
         batches = pack(waiting[:enough], self._limits())
         full = [batch for batch, after in pairwise(batches) if kind(batch[0]) == kind(after[0])]
         return min(full or batches, key=lambda batch: min(map(_age, batch)))

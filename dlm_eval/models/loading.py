@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -22,8 +21,7 @@ from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.hub import hub_reachable
 from dlm_eval.models import Checkpoint, checkpoints, known_families, packaged_asset
 from dlm_eval.models.config_tables import check_config
-from dlm_eval.models.weight_files import Stored, choose, entries, stored
-from dlm_eval.redaction import redact_message
+from dlm_eval.models.weight_files import Stored, choose, entries, first_line, stored
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "float": "float32"}
@@ -137,10 +135,7 @@ class CheckpointFiles:
         """
         if not self.weights:
             raise UserError(f"pretrained '{self.name}' has no weights; expected *.safetensors or pytorch_model*.bin")
-        try:
-            return stored(self.weights)
-        except UserError as error:
-            raise UserError(f"pretrained '{self.name}': {error}") from None
+        return stored(self.weights, self.name)
 
 
 # -- where -----------------------------------------------------------------------------------------
@@ -264,11 +259,3 @@ def _first_dtype(folder: CheckpointFiles) -> str:
         if file.suffix == ".safetensors":
             return next((names[v["dtype"]] for v in entries(file).values() if v["dtype"] in names), "float32")
     return "float32"
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, for a one-line error of ours."""
-    if isinstance(error, UnpicklingError):  # torch's own words recommend to run what is in there
-        return "the file is damaged, or holds more than tensors, which is not run; safetensors cannot"
-    lines = [line.strip() for line in redact_message(str(error)).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]

@@ -21,9 +21,9 @@ from transformers.pytorch_utils import Conv1D
 
 from dlm_eval.errors import UserError
 from dlm_eval.models.config_tables import COUNT, FLAG, NUMBER
-from dlm_eval.models.loading import CheckpointFiles, first_line, locate
+from dlm_eval.models.loading import CheckpointFiles, locate
 from dlm_eval.models.naming import Naming, Slot, all_parameters, find_slots, own_parameter
-from dlm_eval.models.weight_files import entries, tensor_shapes
+from dlm_eval.models.weight_files import entries, first_line, tensor_shapes
 from dlm_eval.settings import shown
 
 try:

@@ -15,9 +15,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
+
 from dlm_eval.errors import UserError
+from dlm_eval.redaction import redact_message
 
 SAFE, TORCH = "model.safetensors", "pytorch_model.bin"
 SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.(safetensors|bin)$")
@@ -114,16 +118,12 @@ def _of_index(index: Path, name: str) -> list[Path]:
 def _shapes(file: Path, name: str) -> dict[str, list[int]]:
     try:
         if file.suffix == ".safetensors":
-            return {key: list(entry["shape"]) for key, entry in entries(file).items()}
-        import torch
-
+            return {key: list(entry["shape"]) for key, entry in _entries_of(file, name).items()}
         state = torch.load(file, map_location="meta", weights_only=True)
         return {key: list(value.shape) for key, value in state.items()}
-    except UserError as error:
-        raise UserError(f"pretrained '{name}': {error}") from None
+    except UserError:
+        raise
     except Exception as error:  # safetensors, torch and json raise kinds of their own for a broken file
-        from dlm_eval.models.loading import first_line
-
         raise UserError(f"pretrained '{name}': {file.name} cannot be read: {first_line(error)}") from None
 
 
@@ -193,7 +193,7 @@ def entries(file: Path) -> dict[str, dict[str, Any]]:
     return listed
 
 
-def stored(files: list[Path]) -> Stored:
+def stored(files: list[Path], name: str) -> Stored:
     """Returns what these weight files hold; a pickle is taken for one tensor per 64 bytes and one
     element per byte, which it cannot exceed.
 
@@ -208,12 +208,18 @@ def stored(files: list[Path]) -> Stored:
             tensors += file.stat().st_size // 64
             elements += file.stat().st_size
             continue
-        for name, entry in entries(file).items():
-            if name in homes:
-                raise UserError(f"tensor '{name[:80]}' is in two files, {homes[name].name} and {file.name}")
-            homes[name] = file
+        for key, entry in _entries_of(file, name).items():
+            refuse_twice(key, file, homes, name)
             elements += prod(entry["shape"])
     return Stored(tensors + len(homes), elements, size)
+
+
+def _entries_of(file: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Returns `entries`, whose errors name the checkpoint."""
+    try:
+        return entries(file)
+    except UserError as error:
+        raise UserError(f"pretrained '{name}': {error}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -247,3 +253,11 @@ def sha256_of(files: Iterable[Path]) -> str:
             while chunk := stream.read(2**20):
                 total.update(chunk)
     return total.hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, for a one-line error of ours."""
+    if isinstance(error, UnpicklingError):  # torch's own words recommend to run what is in there
+        return "the file is damaged, or holds more than tensors, which is not run; safetensors cannot"
+    lines = [line.strip() for line in redact_message(str(error)).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:300]

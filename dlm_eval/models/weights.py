@@ -18,18 +18,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.loading import (
-    CheckpointFiles,
-    LoadSettings,
-    first_line,
-    read_config,
-    resolve_device,
-    resolve_dtype,
-)
+from dlm_eval.models.loading import CheckpointFiles, LoadSettings, read_config, resolve_device, resolve_dtype
 from dlm_eval.models.lora import Adapter, read_adapter
 from dlm_eval.models.naming import Naming
 from dlm_eval.models.quantization import quantization_config
-from dlm_eval.models.weight_files import Stored, choose, refuse_twice, tensor_shapes
+from dlm_eval.models.weight_files import Stored, choose, first_line, refuse_twice, tensor_shapes
 
 PLAIN = Naming()
 # Room for what a network has beyond its files: tied heads, fused weights that were stored apart,

@@ -151,7 +151,7 @@ def _length_head(folder: CheckpointFiles, config: Any, denoiser: DiffusionLLMDen
     if not file.is_file():
         return None
     sizes = (config.hidden_size, config.num_attention_heads, config.intermediate_size)
-    within = built_within(stored([file]), False, f"pretrained '{folder.name}': config.json")
+    within = built_within(stored([file], folder.name), False, f"pretrained '{folder.name}': config.json")
     with denoiser.device if denoiser.device.type == "meta" else torch.device("cpu"), within:
         head = LengthHead(*sizes, config.max_position_embeddings).to(denoiser.dtype).eval().requires_grad_(False)
     if denoiser.device.type == "meta":
