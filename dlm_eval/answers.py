@@ -113,9 +113,7 @@ def _begun(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Job]:
 
 
 def _in_journal(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
-    """Returns the answers in a journal, by key, without those that do not have the form of their
-    job's answers.
-    """
+    """Returns the journal's answers by key, without those of another form than their job's."""
     found, odd = {}, 0
     for key, data in journal.get(jobs).items():
         answer = _decoded(data)

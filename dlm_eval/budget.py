@@ -110,9 +110,7 @@ def parse_batch_size(batch_size: str | int) -> int | None:
 
 
 def fitting(free: int, footprint: Footprint) -> tuple[int, int]:
-    """Returns the tokens and the float32 logits of a batch that take a half and an eighth of `free`
-    bytes.
-    """
+    """Returns the tokens and float32 logits that take a half and an eighth of `free` bytes."""
     return min(MOST_TOKENS, max(2048, int(free * 0.5 / footprint.token))), max(2**24, free // 8 // 4)
 
 

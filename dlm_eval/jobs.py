@@ -82,9 +82,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class FillJob:
-    """Fill the open positions of `canvas`, from the checkpoint `begun` of an interrupted run if
-    there is one.
-    """
+    """Fill the open positions of `canvas`, from the checkpoint `begun` if there is one."""
 
     canvas: Canvas
     settings: DecodeSettings

@@ -63,9 +63,7 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], width: int | No
 
 
 def write_raw(stream: TextIO, text: str) -> None:
-    """Writes text with our own control characters (colours); texts from outside must be printable
-    already.
-    """
+    """Writes text with our own control characters; other texts must be printable already."""
     if not isinstance(stream, io.TextIOWrapper):
         stream.write(text)
         return
@@ -174,9 +172,7 @@ def _encode(text: str, base: str) -> bytes:
 
 
 def _codec(name: str) -> codecs.CodecInfo | None:
-    """Returns `printable_X`, which encodes like X, with control characters escaped and secrets
-    redacted.
-    """
+    """Returns `printable_X`: X with control characters escaped and secrets redacted."""
     if not name.startswith(PREFIX):
         return None
     base = codecs.lookup(name.removeprefix(PREFIX)).name

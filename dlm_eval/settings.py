@@ -59,9 +59,7 @@ def split_commas(text: str, quotes_from: int = 1) -> list[str]:
 
 
 def _quoted(text: str, begin: int) -> str:
-    """Returns the quoted text at `begin`, quotes included; "" if it does not begin an item or has
-    no end.
-    """
+    """Returns the quoted item at `begin`, quotes included; "" if there is none, or no end."""
     if text[:begin].rstrip()[-1:] not in ("", "[", "(", "{", ",", ":", "="):
         return ""  # an apostrophe
     match = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1(?=\s*(?:[\])},:]|$))""", re.DOTALL).match(text, begin)

@@ -69,9 +69,7 @@ class PrefixCache:
         self._mask_id = model.mask_id
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
-        """Returns what runs: all positions after the cached prefix, and the positions that are
-        read.
-        """
+        """Returns what runs: positions after the cached prefix, and those that are read."""
         # A mask can also be given, or committed if that is allowed.
         unknown = open_ | (tokens == self._mask_id)
         front = int(unknown.argmax()) if unknown.any() else len(tokens)

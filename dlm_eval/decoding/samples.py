@@ -63,9 +63,7 @@ def best_program(model: Denoiser, canvas: Canvas, programs: Sequence[Program[Fil
 
 
 def mean_logprob(filling: Filling, aside: Set[int | None] = frozenset({BLANK})) -> float:
-    """Returns the mean log-probability of the tokens as they were written, in nats, without tokens
-    in `aside`.
-    """
+    """Returns the mean log-probability (nats) of tokens as written, without those in `aside`."""
     logs = [
         log(max(p, 1e-300)) for p, token in zip(filling.confidence, filling.tokens, strict=True) if token not in aside
     ]
@@ -82,16 +80,12 @@ def _score_row(model: Denoiser, canvas: Canvas, filling: Filling) -> ForwardRow:
 
 
 def vote(answers: Sequence[A]) -> A:
-    """Returns the most frequent answer, the earliest of equals (self-consistency, Wang et al.
-    2022).
-    """
+    """Returns the most frequent answer, the earliest of equals (Wang et al. 2022)."""
     return Counter(answers).most_common(1)[0][0]
 
 
 def hit_at_k(right: Sequence[bool], k: int) -> float:
-    """Returns the unbiased probability that at least one of k samples is right (pass@k, Chen et al.
-    2021).
-    """
+    """Returns the unbiased probability that one of k samples is right (Chen et al. 2021)."""
     n, wrong = len(right), sum(not is_right for is_right in right)
     if wrong < k:
         return 1.0

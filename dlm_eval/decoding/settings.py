@@ -131,9 +131,7 @@ class DecodeSettings:
         return self.schedule or self.strategy.default_schedule
 
     def identity(self) -> dict[str, Any]:
-        """Returns all settings by name, general ones and the strategy's, for result files and
-        journal keys.
-        """
+        """Returns all settings by name, the strategy's too, for result files and journal keys."""
         general = {name: value for name, value in vars(self).items() if name != "strategy"}
         return {**self.strategy.identity(), **general}
 
@@ -165,9 +163,7 @@ class DecodeSettings:
             raise value_error("decode steps", self.steps, f"a multiple of the {blocks} blocks")
 
     def check_process(self, process: str) -> None:
-        """Raises UserError if the strategy or a setting that was changed has no meaning for models
-        of `process`.
-        """
+        """Raises UserError if a changed setting has no meaning for models of `process`."""
         if process not in self.strategy.processes:
             raise not_for(self.strategy, process)
         defaults = {own.name: own.default for part in (self, self.strategy) for own in fields(part)}

@@ -47,9 +47,7 @@ class Block:
 
 
 def whole_blocks(canvas: Canvas, block: int | None) -> Canvas:
-    """Returns the canvas with its last block completed by open positions, as block-causal models
-    need.
-    """
+    """Returns the canvas with its last block completed, as block-causal models need."""
     missing = -len(canvas) % block if block is not None and canvas.open[-1] else 0
     return Canvas(canvas.tokens + (BLANK,) * missing, canvas.open + (True,) * missing, canvas.key)
 

@@ -27,9 +27,7 @@ def highest(rank: Floats, count: int) -> Bools:
 
 
 def lowest(score: Floats, count: int) -> Bools:
-    """Returns [W] bool, true at the `count` lowest scores, without scores equal to the next higher
-    one.
-    """
+    """Returns [W] bool, true at the `count` lowest scores, but ties with the next one."""
     return score < np.sort(score)[count] if count < len(score) else np.ones(len(score), dtype=bool)
 
 

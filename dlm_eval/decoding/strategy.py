@@ -123,9 +123,7 @@ class Strategy:
 
     @classmethod
     def default_steps(cls, process: str) -> int | None:
-        """Returns the number of steps of a hole if `steps` is not set; None: one for each open
-        position.
-        """
+        """Returns the steps of a hole if `steps` is not set; None: one per open position."""
         return None
 
     def why_no_checkpoint(self, process: str) -> str | None:

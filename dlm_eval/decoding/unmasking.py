@@ -152,9 +152,7 @@ class Unmasking(Strategy):
         return state.filling()
 
     def _fill_block(self, state: DecodeState, block: Block, step: int, request: FillRequest) -> Steps:
-        """Runs the steps of a block from `step` on, until the block is done or visible text is
-        final.
-        """
+        """Runs a block's steps from `step` on, until it is done or visible text is final."""
         settings, model = request.settings, request.model
         op = candidate_op(model, settings, self.reads)
         name = settings.schedule or self.default_schedule

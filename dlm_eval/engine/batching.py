@@ -65,9 +65,7 @@ class Waiting:
 
     @property
     def held(self) -> int:
-        """Positions whose keys and values the device may hold: all positions of a row with a KV
-        cache.
-        """
+        """Positions that the device may hold for it: all of a row with a KV cache."""
         return 0 if self.row.kv_cache is None else len(self.row.tokens)
 
     @property
@@ -158,9 +156,7 @@ def pack(waiting: Iterable[Waiting], limits: Limits) -> list[list[Waiting]]:
 
 
 def kind(waiting: Waiting) -> tuple[str, bool]:
-    """Returns what all rows of a batch share: the model's method, and whether they have cached
-    positions.
-    """
+    """Returns what rows of a batch share: the head, and whether they have cached positions."""
     return waiting.row.head_name, waiting.row.query_span is not None
 
 

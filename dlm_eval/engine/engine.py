@@ -177,9 +177,7 @@ class Engine:
         queue: dict[bytes, Waiting],
         finish: Callable[[_Running[T], T | SampleError], None],
     ) -> int:
-        """Sends a program its outputs and queues the rows that it yields next; returns their
-        tokens.
-        """
+        """Sends a program its outputs, queues the rows that it yields, returns their tokens."""
         self.program_seconds = running.seconds
         try:
             rows: list[ForwardRow] = []
@@ -219,9 +217,7 @@ class Engine:
     # -- running -----------------------------------------------------------------------------------
 
     def _serve(self, batch: Sequence[Waiting]) -> list[_Running[Any]]:
-        """Runs a batch, in halves if it fails; returns the programs that have all their outputs
-        now.
-        """
+        """Runs a batch, in halves if it fails; returns programs that now have all outputs."""
         requests = [(sequence, request) for sequence, waiting in enumerate(batch) for request in waiting.requests]
         start = time.perf_counter()
         found = self._attempt(batch, [(s, row) for s, (_, _, row) in requests])

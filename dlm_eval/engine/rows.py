@@ -144,9 +144,7 @@ Program = Generator[list[ForwardRow], list[Output], T]
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """A program's answer and cost: its rows (two per step under guidance) and its share of model
-    time.
-    """
+    """A program's answer and cost: its rows (two per step under guidance), its model time."""
 
     answer: T | SampleError
     rows: int

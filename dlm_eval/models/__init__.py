@@ -31,7 +31,7 @@ from dlm_eval.models.catalog import (
     settings_of,
     unsupported,
 )
-from dlm_eval.redaction import redact_message
+from dlm_eval.plugins import reason
 
 if TYPE_CHECKING:
     from dlm_eval.models.denoiser import Denoiser
@@ -84,12 +84,7 @@ def load_model(name: str, **options: Any) -> Denoiser:
         raise
     # The user's code may raise anything, and so may libraries over a file that nobody foresaw.
     except Exception as error:
-        why = redact_message(" ".join(str(error).split()))[
-            :300
-        ]  # before it is cut: of half a secret nobody knows that it is one
-        raise UserError(
-            f"model '{name}' cannot be loaded: {type(error).__name__}: {why} (--verbosity DEBUG shows where)"
-        ) from error
+        raise UserError(f"model '{name}' cannot be loaded: {reason(error)} (--verbosity DEBUG shows where)") from error
     return model
 
 

@@ -12,7 +12,6 @@ import importlib.util
 import inspect
 import os
 import re
-import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import UserError, unknown_name_error
+from dlm_eval.plugins import run_file
 from dlm_eval.settings import from_mapping
 
 if TYPE_CHECKING:
@@ -305,13 +305,7 @@ def _import_file(path: Path) -> ModuleType:
     path = Path(os.path.expanduser(path))
     if not os.path.isfile(path):
         raise UserError(f"model '{path}' is not a file; it must be a Python file with load(settings), or a known name")
-    name = f"dlm_eval_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # a .py file always has both
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
-    return module
+    return run_file(path, f"dlm_eval_user_{path.stem}")
 
 
 def settings_of(loader: Loader, checkpoint: Checkpoint, options: Mapping[str, Any]) -> Any:

@@ -19,6 +19,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import NO_MASK, Attention, Process
 from dlm_eval.models.probes import check_cache, probe, rows_are_invariant
 from dlm_eval.models.tokenizer import TokenizerInfo
+from dlm_eval.plugins import reason
 
 NAMELESS = "wrapped"
 
@@ -189,9 +190,7 @@ def wrap(
     except UserError:
         raise
     except Exception as error:  # the user's function may raise anything
-        raise UserError(
-            f"wrap: logits() failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise UserError(f"wrap: logits() failed: {reason(error)}") from error
     return model
 
 
