@@ -1,5 +1,4 @@
-"""The models: a table of families and checkpoints (checkpoints.yaml), and `load_model`, which turns
-a name into a `Denoiser`.
+"""The models by name (checkpoints.yaml), and `load_model`, which makes a `Denoiser` of a name.
 
 A family is a module with `FAMILY`, a `models.family.FamilySpec`, or with a function `load(settings)
 -> Denoiser` whose annotation of `settings` is the frozen dataclass of its options. Families come
@@ -89,8 +88,7 @@ def load_model(name: str, **options: Any) -> Denoiser:
 
 
 def load_without_weights(name: str, **options: Any) -> Denoiser:
-    """Returns a denoiser that knows texts, ids and facts but runs nothing: what drives workers that
-    have the weights.
+    """Returns a denoiser that runs nothing, for the driver of workers: it knows texts, ids and facts.
 
     Models of a file or of another package are loaded whole, on the CPU.
 
