@@ -92,8 +92,7 @@ def find_judge(name: str, device: str = "auto") -> Judge:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from dlm_eval.models.loading import locate, read_config, resolve_device
-    from dlm_eval.models.weight_files import first_line
+    from dlm_eval.models.loading import first_line, locate, read_config, resolve_device
 
     try:
         folder = locate(name, setting="judge")

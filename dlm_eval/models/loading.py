@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,8 @@ from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.hub import hub_reachable
 from dlm_eval.models import Checkpoint, checkpoints, known_families, packaged_asset
 from dlm_eval.models.config_tables import check_config
-from dlm_eval.models.weight_files import Stored, choose, entries, first_line, stored
+from dlm_eval.models.weight_files import Stored, choose, entries, entries_of, refuse_twice, stored
+from dlm_eval.redaction import redact_message
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "float": "float32"}
@@ -136,6 +138,31 @@ class CheckpointFiles:
         if not self.weights:
             raise UserError(f"pretrained '{self.name}' has no weights; expected *.safetensors or pytorch_model*.bin")
         return stored(self.weights, self.name)
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Returns the shape of each tensor in its weight files, read from their headers.
+
+        Raises:
+            UserError: two files have a tensor of one name, or one cannot be read.
+        """
+        found: dict[str, list[int]] = {}
+        place: dict[str, Path] = {}
+        for file in self.weights:
+            for key, shape in self._shapes(file).items():
+                refuse_twice(key, file, place, self.name)
+                found[key] = shape
+        return found
+
+    def _shapes(self, file: Path) -> dict[str, list[int]]:
+        try:
+            if file.suffix == ".safetensors":
+                return {key: list(entry["shape"]) for key, entry in entries_of(file, self.name).items()}
+            state = torch.load(file, map_location="meta", weights_only=True)
+            return {key: list(value.shape) for key, value in state.items()}
+        except UserError:
+            raise
+        except Exception as error:  # torch raises kinds of its own for a broken file
+            raise UserError(f"pretrained '{self.name}': {file.name} cannot be read: {first_line(error)}") from None
 
 
 # -- where -----------------------------------------------------------------------------------------
@@ -259,3 +286,11 @@ def _first_dtype(folder: CheckpointFiles) -> str:
         if file.suffix == ".safetensors":
             return next((names[v["dtype"]] for v in entries(file).values() if v["dtype"] in names), "float32")
     return "float32"
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, for a one-line error of ours."""
+    if isinstance(error, UnpicklingError):  # torch's own words recommend to run what is in there
+        return "the file is damaged, or holds more than tensors, which is not run; safetensors cannot"
+    lines = [line.strip() for line in redact_message(str(error)).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:300]

@@ -21,9 +21,9 @@ from transformers.pytorch_utils import Conv1D
 
 from dlm_eval.errors import UserError
 from dlm_eval.models.config_tables import COUNT, FLAG, NUMBER
-from dlm_eval.models.loading import CheckpointFiles, locate
+from dlm_eval.models.loading import CheckpointFiles, first_line, locate
 from dlm_eval.models.naming import Naming, Slot, all_parameters, find_slots, own_parameter
-from dlm_eval.models.weight_files import entries, first_line, tensor_shapes
+from dlm_eval.models.weight_files import entries
 from dlm_eval.settings import shown
 
 try:
@@ -187,7 +187,7 @@ def _pairs(tensors: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Ten
 def _worlds(model: Any, base: CheckpointFiles, naming: Naming) -> list[dict[str, list[Slot]]]:
     """Returns the places of linear layers by each set of names that an adapter may use."""
     parameters = all_parameters(model)
-    shapes = tensor_shapes(base.weights, base.name)
+    shapes = base.shapes()
     theirs = [key for key, shape in shapes.items() if len(shape) == 2]
     ours = [key for key, value in parameters.items() if value.dim() == 2]
     worlds = [_placed(theirs, naming, parameters), _placed(ours, Naming(), parameters)]

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.models.weight_files import first_line
+from dlm_eval.models.loading import first_line
 
 SETTING = "model_args quantization"
 BITS = {"bitsandbytes-4bit": {"load_in_4bit": True}, "bitsandbytes-8bit": {"load_in_8bit": True}}

@@ -12,8 +12,7 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.chat import render_chat
 from dlm_eval.models.config_tables import check_config
 from dlm_eval.models.denoiser import NO_MASK
-from dlm_eval.models.loading import LARGEST_JSON, CheckpointFiles, LoadSettings, locate
-from dlm_eval.models.weight_files import first_line
+from dlm_eval.models.loading import LARGEST_JSON, CheckpointFiles, LoadSettings, first_line, locate
 from dlm_eval.printable import is_text
 from dlm_eval.redaction import redact_message
 

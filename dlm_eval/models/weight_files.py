@@ -15,13 +15,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-
 from dlm_eval.errors import UserError
-from dlm_eval.redaction import redact_message
 
 SAFE, TORCH = "model.safetensors", "pytorch_model.bin"
 SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.(safetensors|bin)$")
@@ -77,21 +73,6 @@ def choose(folder: Path, name: str) -> WeightFiles:
     return WeightFiles([], None)
 
 
-def tensor_shapes(files: list[Path], name: str) -> dict[str, list[int]]:
-    """Returns the shape of each tensor in the files, read from their headers.
-
-    Raises:
-        UserError: two files have a tensor of one name, or one cannot be read.
-    """
-    shapes: dict[str, list[int]] = {}
-    place: dict[str, Path] = {}
-    for file in files:
-        for key, shape in _shapes(file, name).items():
-            refuse_twice(key, file, place, name)
-            shapes[key] = shape
-    return shapes
-
-
 def refuse_twice(key: str, file: Path, place: dict[str, Path], name: str) -> None:
     """Notes that `file` holds tensor `key`; raises UserError if another file does too."""
     if key in place:
@@ -113,18 +94,6 @@ def _of_index(index: Path, name: str) -> list[Path]:
         if Path(file).name != file or not (index.parent / file).is_file():
             raise UserError(f"pretrained '{name}': {index.name} names '{file[:80]}', which is no file beside it")
     return [index.parent / file for file in names]
-
-
-def _shapes(file: Path, name: str) -> dict[str, list[int]]:
-    try:
-        if file.suffix == ".safetensors":
-            return {key: list(entry["shape"]) for key, entry in _entries_of(file, name).items()}
-        state = torch.load(file, map_location="meta", weights_only=True)
-        return {key: list(value.shape) for key, value in state.items()}
-    except UserError:
-        raise
-    except Exception as error:  # safetensors, torch and json raise kinds of their own for a broken file
-        raise UserError(f"pretrained '{name}': {file.name} cannot be read: {first_line(error)}") from None
 
 
 # -- what they hold --------------------------------------------------------------------------------
@@ -208,13 +177,13 @@ def stored(files: list[Path], name: str) -> Stored:
             tensors += file.stat().st_size // 64
             elements += file.stat().st_size
             continue
-        for key, entry in _entries_of(file, name).items():
+        for key, entry in entries_of(file, name).items():
             refuse_twice(key, file, homes, name)
             elements += prod(entry["shape"])
     return Stored(tensors + len(homes), elements, size)
 
 
-def _entries_of(file: Path, name: str) -> dict[str, dict[str, Any]]:
+def entries_of(file: Path, name: str) -> dict[str, dict[str, Any]]:
     """Returns `entries`, whose errors name the checkpoint."""
     try:
         return entries(file)
@@ -253,11 +222,3 @@ def sha256_of(files: Iterable[Path]) -> str:
             while chunk := stream.read(2**20):
                 total.update(chunk)
     return total.hexdigest()
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, for a one-line error of ours."""
-    if isinstance(error, UnpicklingError):  # torch's own words recommend to run what is in there
-        return "the file is damaged, or holds more than tensors, which is not run; safetensors cannot"
-    lines = [line.strip() for line in redact_message(str(error)).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]

@@ -18,11 +18,18 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.loading import CheckpointFiles, LoadSettings, read_config, resolve_device, resolve_dtype
+from dlm_eval.models.loading import (
+    CheckpointFiles,
+    LoadSettings,
+    first_line,
+    read_config,
+    resolve_device,
+    resolve_dtype,
+)
 from dlm_eval.models.lora import Adapter, read_adapter
 from dlm_eval.models.naming import Naming
 from dlm_eval.models.quantization import quantization_config
-from dlm_eval.models.weight_files import Stored, choose, first_line, refuse_twice, tensor_shapes
+from dlm_eval.models.weight_files import Stored, choose, refuse_twice
 
 PLAIN = Naming()
 # Room for what a network has beyond its files: tied heads, fused weights that were stored apart,
@@ -302,7 +309,7 @@ def _settle_head(
     tied = model_class._tied_weights_keys
     if not isinstance(tied, dict) or config.is_encoder_decoder:
         return
-    files = {name: key for key in tensor_shapes(folder.weights, folder.name) for name in naming.translate(key)}
+    files = {name: key for key in folder.shapes() for name in naming.translate(key)}
     for head, embedding in tied.items():
         if raw.get("tie_word_embeddings") is None and raw.get("weight_tying") is None and head not in files:
             config.tie_word_embeddings = True

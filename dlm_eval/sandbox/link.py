@@ -3,7 +3,7 @@ import.
 
 Packages beside the standard library are there only because tests need them. Never by default: a
 score does not depend on what else is installed. The tests of a program decide, not the program (see
-dlm_eval/metrics/code_eval.py). The folders are found on the harness's side and can only be read
+dlm_eval/metrics). The folders are found on the harness's side and can only be read
 inside.
 """
 

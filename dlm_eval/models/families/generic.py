@@ -26,10 +26,9 @@ from torch import Tensor
 from dlm_eval.errors import UserError, nearest
 from dlm_eval.models.config_keys import ConfigKeys, check_class
 from dlm_eval.models.family import FamilySpec, OpenedCheckpoint, build_denoiser
-from dlm_eval.models.loading import CheckpointFiles, LoadSettings, locate, read_config
+from dlm_eval.models.loading import CheckpointFiles, LoadSettings, first_line, locate, read_config
 from dlm_eval.models.probes import check_shift
 from dlm_eval.models.transformer import TransformersDenoiser
-from dlm_eval.models.weight_files import first_line
 from dlm_eval.models.weights import Pretrained
 
 ANY_KEYS = ConfigKeys("any", {})  # the class that is found brings the table
