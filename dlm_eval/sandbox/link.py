@@ -1,10 +1,8 @@
-"""One server process, seen from the harness: how it is started, asked and ended, and what it may
-import.
+"""One server process, seen from the harness: how it is started, asked and ended.
 
 Packages beside the standard library are there only because tests need them. Never by default: a
 score does not depend on what else is installed. The tests of a program decide, not the program (see
-dlm_eval/metrics). The folders are found on the harness's side and can only be read
-inside.
+dlm_eval/metrics). The folders are found on the harness's side and can only be read inside.
 """
 
 from __future__ import annotations
