@@ -17,8 +17,9 @@ from typing import Any
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
-from dlm_eval.jobs import Checkpoint, FillJob, Job, run_jobs
+from dlm_eval.jobs import Checkpoint, FillJob, Job
 from dlm_eval.models import load_model
+from dlm_eval.workers import InProcess
 
 HOLE = 32
 
@@ -47,7 +48,7 @@ def measure(jobs: Sequence[Job], pause: str, **options: Any) -> str:
         kept[index] = checkpoint.state.forwards
 
     start = time.process_time()
-    run_jobs(engine, jobs, done, keep)
+    InProcess(engine).run(jobs, done, keep)
     cost, seconds = engine.cost, time.process_time() - start
     mean, worst = sum(lost) / len(lost) / cost.rows, max(lost) / cost.rows
     return (

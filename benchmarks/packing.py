@@ -25,10 +25,11 @@ from torch import Tensor
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
-from dlm_eval.jobs import FillJob, Job, ScoreJob, run_jobs
+from dlm_eval.jobs import FillJob, Job, ScoreJob
 from dlm_eval.likelihood.auto import Auto
 from dlm_eval.likelihood.masks import MaskCount
 from dlm_eval.models import load_model
+from dlm_eval.workers import InProcess
 
 
 class Weightless:
@@ -101,7 +102,7 @@ def padding(make: Callable[[Any, Path, int], list[Job]], model: Any, folder: Pat
     engine = Engine(model, batch_tokens=tokens, batch_logits=2**60, equal_lengths=False)
     jobs = make(model, folder, limit)
     lengths = sorted(len(job.canvas) for job in jobs)
-    run_jobs(engine, jobs, lambda index, answer: None)
+    InProcess(engine).run(jobs, lambda index, answer: None)
     cost = engine.cost
     share = 1 - cost.tokens / cost.padded_tokens
     return f"{make.__name__:10} {len(jobs):6} requests of {lengths[0]}-{lengths[-1]} tokens: {share:6.2%} padding, batches {cost.tokens / cost.forwards / tokens:.0%} full on average"

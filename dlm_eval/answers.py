@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def journal_key(fingerprint: str, job: Job) -> str:
-    """Returns the key of `job`'s answer: sha256 of model fingerprint, settings, request and seed."""
+    """Returns the key of an answer: sha256 of model fingerprint, settings, request and seed."""
     canvases = job.canvases if isinstance(job, QuestionJob) else (job.canvas,)
     asked = [(canvas.tokens, "".join("_#"[is_open] for is_open in canvas.open), canvas.key) for canvas in canvases]
     more = (getattr(job, "greedy", None), getattr(job, "lengths", None))
@@ -113,9 +113,7 @@ def _begun(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Job]:
 
 
 def _in_journal(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
-    """Returns the answers in a journal, by key, without those that do not have the form of their
-    job's answers.
-    """
+    """Returns the journal's answers by key, without those of another form than their job's."""
     found, odd = {}, 0
     for key, data in journal.get(jobs).items():
         answer = _decoded(data)

@@ -58,11 +58,11 @@ class DeviceProfile:
             return DeviceProfile()
 
 
-NOTHING = DeviceProfile()
-
-
 def make_engine(
-    model: Denoiser, batch_size: str | int = "auto", profile: DeviceProfile = NOTHING, most_rows: int | None = None
+    model: Denoiser,
+    batch_size: str | int = "auto",
+    profile: DeviceProfile = DeviceProfile(),
+    most_rows: int | None = None,
 ) -> Engine:
     """Returns the engine for `model`.
 
@@ -90,7 +90,7 @@ def make_engine(
     stand_in = int(memory) if memory else None
     engine = Engine(model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=stand_in)
     tested = cache_tested(model)  # a probe at loading
-    engine.cost += Cost(tested.forwards, tested.forwards, tested.tokens, tested.padded_tokens, tested.seconds)
+    engine.cost += Cost(tested.forwards, tested.forwards, tested.tokens, tested.tokens, tested.seconds)
     engine.batch_invariant = batch_invariant(model, device_of(model), engine.batch_rows, engine.equal_lengths)
     return engine
 
@@ -110,9 +110,7 @@ def parse_batch_size(batch_size: str | int) -> int | None:
 
 
 def fitting(free: int, footprint: Footprint) -> tuple[int, int]:
-    """Returns the tokens and the float32 logits of a batch that take a half and an eighth of `free`
-    bytes.
-    """
+    """Returns the tokens and float32 logits that take a half and an eighth of `free` bytes."""
     return min(MOST_TOKENS, max(2048, int(free * 0.5 / footprint.token))), max(2**24, free // 8 // 4)
 
 

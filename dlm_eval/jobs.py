@@ -25,17 +25,15 @@ from dlm_eval.likelihood import Estimator, question_program, score_program
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.rng import Noise
 
-CHECKPOINT_SECONDS = (
-    # Between two checkpoints of one canvas; the variable DLM_EVAL_CHECKPOINT_SECONDS overrides it.
-    30.0
-)
+# Between two checkpoints of one canvas; the variable DLM_EVAL_CHECKPOINT_SECONDS overrides it.
+CHECKPOINT_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """Score `canvas`; with `greedy`, also whether the model itself would have written the target."""
+    """Score `canvas`; with `greedy`, also whether the model would have written the target."""
 
     canvas: Canvas
     estimator: Estimator
@@ -76,7 +74,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A filling under way: the state of its canvas, and its share of model time so far in seconds."""
+    """A filling under way: the state of its canvas, and its share of model time in seconds."""
 
     state: State
     seconds: float
@@ -84,9 +82,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class FillJob:
-    """Fill the open positions of `canvas`, from the checkpoint `begun` of an interrupted run if
-    there is one.
-    """
+    """Fill the open positions of `canvas`, from the checkpoint `begun` if there is one."""
 
     canvas: Canvas
     settings: DecodeSettings
@@ -179,14 +175,10 @@ def _guarded(program: Callable[[], Program[Any]]) -> Program[Any]:
         raise SampleError(f"{type(error).__name__}: {error}") from error
 
 
-def run_jobs(engine: Engine, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
-    """Answers `jobs` in this process, longest canvases first, so that equal lengths share batches."""
-    drive_jobs(engine, ((i, jobs[i]) for i in longest_first(jobs)), done, keep)
-
-
 def longest_first(jobs: Sequence[Job]) -> list[int]:
-    """Returns the order in which jobs start: by length, and choices of one question together, since
-    they may share rows.
+    """Returns the order in which jobs start, so that equal lengths share batches.
+
+    Choices of one question are together, since they may share rows.
     """
     return sorted(range(len(jobs)), key=lambda i: (-len(jobs[i].canvas), jobs[i].canvas.key, i))
 

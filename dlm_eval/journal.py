@@ -100,9 +100,7 @@ class Journal:
             self._checkpoints.pop(key, None)
 
     def keep(self, key: str, checkpoint: dict[str, Any], model: str = "") -> None:
-        """Stores a checkpoint of an unfinished answer, which replaces earlier ones until the answer
-        is stored.
-        """
+        """Stores the checkpoint of an unfinished answer, until a later one or the answer comes."""
         with self._lock:
             self._checkpoints[key] = (json.dumps(checkpoint), model, time.time())
 
@@ -189,9 +187,7 @@ class Journal:
         return whole
 
     def remove(self, model: str = "") -> int:
-        """Removes the answers of models whose fingerprint begins with `model`; returns their
-        number.
-        """
+        """Removes answers of models whose fingerprint begins with `model`; returns how many."""
         query, like = "FROM answers WHERE substr(model, 1, ?) = ?", (len(model), model)
         with self._lock:
             ((count,),) = self._read(f"SELECT COUNT(*) {query}", like)

@@ -12,14 +12,12 @@ prints.
 from __future__ import annotations
 
 import functools
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from dlm_eval.errors import DlmEvalError, UserError, unknown_name_error
-from dlm_eval.settings import cast_value, describe, shown
+from dlm_eval.settings import alternatives, cast_value, describe, field_types, literals, shown
 
 T = TypeVar("T")
 
@@ -119,10 +117,10 @@ def check_options(algorithm: Any, what: str) -> None:
     """
     for name, (facts, hint) in _facts(type(algorithm)).items():  # type: ignore[arg-type]
         value = getattr(algorithm, name)
-        literals = _literals(hint)
-        word = isinstance(value, str) or not any(kind in (int, float, bool) for kind in _alternatives(hint))
-        if literals and value is not None and word and value not in literals:
-            raise value_error(f"{what} {name}", value, describe(_alternatives(hint)))
+        words = literals(hint)
+        word = isinstance(value, str) or not any(kind in (int, float, bool) for kind in alternatives(hint))
+        if words and value is not None and word and value not in words:
+            raise value_error(f"{what} {name}", value, describe(alternatives(hint)))
         if not facts.allows(value):
             raise value_error(f"{what} {name}", value, facts.allowed())
 
@@ -153,7 +151,7 @@ def parse_options(
             raise unknown_name_error(unknown_as or what, key, known)
     for own in fields(cls):  # type: ignore[arg-type]
         if own.init and own.name not in values and default_of(own) is MISSING:
-            kind = "NUMBER" if _alternatives(_hints(cls)[own.name])[0] in (int, float) else "VALUE"  # type: ignore[arg-type]
+            kind = "NUMBER" if alternatives(field_types(cls)[own.name])[0] in (int, float) else "VALUE"  # type: ignore[arg-type]
             raise UserError(f"{needed_by or what} needs {own.name}={kind}")
     given = cast_options(cls, values, what)
     try:
@@ -193,7 +191,7 @@ def cast_options(cls: type, values: Mapping[str, Any], what: str) -> dict[str, A
     Raises:
         UserError: a value that cannot be cast.
     """
-    return {name: cast_value(value, _hints(cls)[name], f"{what} {name}") for name, value in values.items()}
+    return {name: cast_value(value, field_types(cls)[name], f"{what} {name}") for name, value in values.items()}
 
 
 def option_names(cls: type) -> list[str]:
@@ -212,7 +210,7 @@ def describe_options(cls: type) -> dict[str, dict[str, Any]]:
             continue
         facts, hint = _facts(cls)[own.name]
         default = "required" if default_of(own) is MISSING else default_of(own)
-        about = {"default": default, "allowed": facts.allowed() or describe(_alternatives(hint)), "meaning": facts.help}
+        about = {"default": default, "allowed": facts.allowed() or describe(alternatives(hint)), "meaning": facts.help}
         described[own.name] = {key: value for key, value in about.items() if value != ""}
     return described
 
@@ -231,26 +229,6 @@ def value_error(setting: str, value: object, allowed: str) -> UserError:
 @functools.cache
 def _facts(cls: Any) -> dict[str, tuple[Option, Any]]:
     """Returns name -> (what is declared, annotation) of every option."""
-    return {own.name: (own.metadata.get("option", Option()), _hints(cls)[own.name]) for own in fields(cls) if own.init}
-
-
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(cls)
-    except (NameError, TypeError, AttributeError) as error:  # a user's class; names under TYPE_CHECKING have no value
-        raise UserError(f"class {cls.__name__}: an annotation cannot be read: {error}") from error
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """Returns the types of a union, or the one type."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-
-
-def _literals(hint: Any) -> tuple[Any, ...]:
-    return tuple(
-        value
-        for kind in _alternatives(hint)
-        if typing.get_origin(kind) is typing.Literal
-        for value in typing.get_args(kind)
-    )
+    return {
+        own.name: (own.metadata.get("option", Option()), field_types(cls)[own.name]) for own in fields(cls) if own.init
+    }

@@ -63,9 +63,7 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], width: int | No
 
 
 def write_raw(stream: TextIO, text: str) -> None:
-    """Writes text with our own control characters (colours); texts from outside must be printable
-    already.
-    """
+    """Writes text with our own control characters; other texts must be printable already."""
     if not isinstance(stream, io.TextIOWrapper):
         stream.write(text)
         return
@@ -158,7 +156,7 @@ def _restore(streams: Sequence[tuple[io.TextIOWrapper, str, str | None]]) -> Non
             stream.reconfigure(encoding=encoding, errors=errors)
 
 
-# -- streams -----------------------------------------------------------------------------------------------------------
+# -- streams ---------------------------------------------------------------------------------------
 
 
 def _encoder(base: str) -> Callable[..., codecs.IncrementalEncoder]:
@@ -174,9 +172,7 @@ def _encode(text: str, base: str) -> bytes:
 
 
 def _codec(name: str) -> codecs.CodecInfo | None:
-    """Returns `printable_X`, which encodes like X, with control characters escaped and secrets
-    redacted.
-    """
+    """Returns `printable_X`: X with control characters escaped and secrets redacted."""
     if not name.startswith(PREFIX):
         return None
     base = codecs.lookup(name.removeprefix(PREFIX)).name
@@ -196,7 +192,7 @@ def _base(encoding: str) -> str:
     return encoding.removeprefix(PREFIX)
 
 
-# -- log and warnings --------------------------------------------------------------------------------------------------
+# -- log and warnings ------------------------------------------------------------------------------
 
 
 class SafeRecord(logging.LogRecord):
@@ -218,7 +214,7 @@ def _warning(message: Any, category: type[Warning], filename: str, lineno: int, 
     return f"{one_line(filename)}:{lineno}: {category.__name__}: {one_line(str(message))}\n"
 
 
-# -- progress bars -----------------------------------------------------------------------------------------------------
+# -- progress bars ---------------------------------------------------------------------------------
 
 
 class BarStream:

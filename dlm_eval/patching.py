@@ -60,9 +60,7 @@ class _OnImport(MetaPathFinder):
         self.name, self.then = name, then
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        """Returns the module's own spec with a loader that reports when it is done; None for other
-        modules.
-        """
+        """Returns the module's spec with a loader that reports when it is done, or None."""
         if fullname != self.name:
             return None
         sys.meta_path.remove(self)

@@ -95,7 +95,7 @@ class Registry(Generic[T]):
         try:
             loaded = entry.load()
         except Exception as error:  # a package's code may raise anything while it is imported
-            raise UserError(f"{setting} '{name}' cannot be loaded: {_reason(error)}") from error
+            raise UserError(f"{setting} '{name}' cannot be loaded: {reason(error)}") from error
         return self._checked(loaded, name, setting)
 
     def listed(self) -> dict[str, type[T] | str]:
@@ -112,7 +112,7 @@ class Registry(Generic[T]):
         return found
 
     def _ours(self) -> dict[str, type[T]]:
-        """Returns the registered classes: ours in the order of `modules`, then those of users, whichever were imported first."""
+        """Returns the registered classes: ours in the order of `modules`, then users'."""
         for module in self._modules:
             importlib.import_module(module)
         rank = {module: number for number, module in enumerate(self._modules)}
@@ -150,7 +150,7 @@ def load_class(path: str, attribute: str, setting: str) -> type:
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything while it is run
-        raise UserError(f"{setting} '{path}' cannot be loaded: {_reason(error)}") from error
+        raise UserError(f"{setting} '{path}' cannot be loaded: {reason(error)}") from error
     own = [
         name for name, value in vars(module).items() if isinstance(value, type) and value.__module__ == module.__name__
     ]
@@ -189,11 +189,15 @@ def _source(cls: type) -> bytes | None:
 
 @functools.cache
 def _run_file(place: Path, digest: str) -> ModuleType:
-    name = f"{OURS}_plugin_{place.stem}_{digest[:16]}"
+    return run_file(place, f"{OURS}_plugin_{place.stem}_{digest[:16]}", __source_digest__=digest)
+
+
+def run_file(place: Path, name: str, **values: Any) -> ModuleType:
+    """Returns the module `name` made by running a Python file, with `values` in it from the start."""
     spec = importlib.util.spec_from_file_location(name, place)
     assert spec is not None and spec.loader is not None  # a .py file always has both
     module = importlib.util.module_from_spec(spec)
-    module.__dict__["__source_digest__"] = digest
+    module.__dict__.update(values)
     sys.modules[name] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)
     return module
@@ -227,5 +231,7 @@ def _same_place(cls: type) -> tuple[str, str]:
     return str(sys.modules[module].__file__) if from_file else module, cls.__qualname__
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Returns an unexpected error on one line, without secrets and not too long."""
+    # Redacted before it is cut: nobody recognises half of a secret.
     return f"{type(error).__name__}: {redact_message(' '.join(str(error).split()))[:300]}"

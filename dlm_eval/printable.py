@@ -25,9 +25,7 @@ def printable_lines(text: str) -> str:
 
 
 def counted(number: int, noun: str, verb: str = "") -> str:
-    """Returns "1 sample" or "2 samples"; with a plural verb ("are"), "1 sample is" or "2 samples
-    are".
-    """
+    """Returns "1 sample" or "2 samples"; with a plural verb ("are"), "1 sample is" ..."""
     one = {"are": "is", "have": "has", "were": "was", "do": "does"}.get(verb, f"{verb}s")
     words = f"{number} {noun}" if number == 1 else f"{number} {noun}s"
     return f"{words} {one if number == 1 else verb}" if verb else words
@@ -39,9 +37,7 @@ def valid_unicode(text: str) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Returns whether text has a UTF-8 form: tokenizers and hashes fail on half of a surrogate
-    pair.
-    """
+    """Returns whether text has a UTF-8 form, which tokenizers and hashes need."""
     return text.isascii() or SURROGATE.search(text) is None
 
 

@@ -36,12 +36,7 @@ class Progress:
     ) -> None:
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
-            total=total,
-            desc=title,
-            unit="request",
-            disable=quiet or not self._terminal,
-            mininterval=0.2,
-            **_room(),
+            total=total, desc=title, unit="request", disable=quiet or not self._terminal, mininterval=0.2, **_room()
         )
         self._quiet, self._title, self._total, self._busy = quiet, title, total, busy
         self._rows = self._tokens = self._known = self._done = 0

@@ -59,9 +59,7 @@ def split_commas(text: str, quotes_from: int = 1) -> list[str]:
 
 
 def _quoted(text: str, begin: int) -> str:
-    """Returns the quoted text at `begin`, quotes included; "" if it does not begin an item or has
-    no end.
-    """
+    """Returns the quoted item at `begin`, quotes included; "" if there is none, or no end."""
     if text[:begin].rstrip()[-1:] not in ("", "[", "(", "{", ",", ":", "="):
         return ""  # an apostrophe
     match = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1(?=\s*(?:[\])},:]|$))""", re.DOTALL).match(text, begin)
@@ -72,8 +70,8 @@ def typed_texts(value: Any) -> tuple[str, ...]:
     r"""Returns the texts of a value that was typed: one text, or a list in brackets, with or without
         quotes.
 
-        A shell passes backslashes on, so `\n`, `\t`, `\r`, `\\`, `\"` and `\uXXXX` are read as in JSON.
-        Any other backslash (`\boxed`) stays.
+        A shell passes backslashes on, so `\n`, `\t`, `\r`, `\\`, `\"` and `\uXXXX` are read as in
+        JSON. Any other backslash (`\boxed`) stays.
     Other values (a list in Python or YAML) are used as they are.
 
         Raises:
@@ -106,7 +104,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], setting: str) -> T:
     Raises:
         UserError: a key is unknown (the message has the nearest name), or a value cannot be cast.
     """
-    hints = _hints(cls)  # type: ignore[arg-type]
+    hints = field_types(cls)  # type: ignore[arg-type]
     names = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
     cast: dict[str, Any] = {}
     for key, value in values.items():
@@ -117,8 +115,26 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], setting: str) -> T:
 
 
 @functools.cache
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)  # compiles every annotation
+def field_types(cls: type[Any]) -> dict[str, Any]:
+    """Returns the annotations of a dataclass by name, compiled.
+
+    Raises UserError if one cannot be: names under TYPE_CHECKING have no value.
+    """
+    try:
+        return typing.get_type_hints(cls)
+    except (NameError, TypeError, AttributeError) as error:
+        raise UserError(f"class {cls.__name__}: an annotation cannot be read: {error}") from error
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """Returns the types of a union, or the one type."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def literals(hint: Any) -> list[Any]:
+    """Returns the values that the `Literal`s in an annotation name."""
+    kinds = [kind for kind in alternatives(hint) if typing.get_origin(kind) is typing.Literal]
+    return [value for kind in kinds for value in typing.get_args(kind)]
 
 
 def cast_value(value: Any, hint: Any, setting: str) -> Any:
@@ -127,14 +143,8 @@ def cast_value(value: Any, hint: Any, setting: str) -> Any:
     Raises:
         UserError: it cannot be cast.
     """
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    choices = [
-        choice
-        for option in options
-        if typing.get_origin(option) is typing.Literal
-        for choice in typing.get_args(option)
-    ]
-    if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and value not in choices):
+    options = alternatives(hint)
+    if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and value not in literals(hint)):
         if type(None) in options:
             return None
         raise UserError(f"{setting} 'None' is not allowed; it must be {describe(options)}")

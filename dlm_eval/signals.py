@@ -115,7 +115,7 @@ os.register_at_fork(before=_hold_signals, after_in_parent=_heed_signals, after_i
 
 
 def _end_in_time(bell: socket.socket) -> None:
-    """Waits for a signal, then ends the process after the grace period if it has not ended itself."""
+    """Waits for a signal, then for the grace period, then ends the process."""
     with bell:
         while heard := bell.recv(64):
             if any(number in heard for number in SIGNALS):
@@ -139,7 +139,7 @@ def print_interrupted() -> None:
 
 
 def discard_output() -> None:
-    """Discards further output after the reader has closed the pipe; Python would complain at exit."""
+    """Discards output after the reader closed the pipe; Python would complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

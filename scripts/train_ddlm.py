@@ -26,7 +26,7 @@ from train_tiny import BOS_ID, EOS_ID, PAD_ID, Row, collate
 from transformers import PreTrainedTokenizerFast
 
 from dlm_eval.models import packaged_asset
-from dlm_eval.models.families.cdcd import CDCD, CDCDConfig
+from dlm_eval.models.families.ddlm import CDCD, CDCDConfig
 
 BINS = 32  # knots of the time warp
 FLAT = 0.2  # share of noise levels drawn evenly in log t, so that no level is forgotten

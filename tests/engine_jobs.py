@@ -8,14 +8,15 @@ from dataclasses import replace
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import resolve
 from dlm_eval.engine import Engine
-from dlm_eval.jobs import Answer, FillJob, Job, ScoreJob, run_jobs
+from dlm_eval.jobs import Answer, FillJob, Job, ScoreJob
 from dlm_eval.likelihood.auto import Auto
 from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.workers import InProcess
 
 
 def run(engine: Engine, jobs: Sequence[Job]) -> list[Answer]:
     found: dict[int, Answer] = {}
-    run_jobs(engine, jobs, found.__setitem__)
+    InProcess(engine).run(jobs, found.__setitem__)
     assert sorted(found) == list(range(len(jobs)))
     return [comparable(found[index]) for index in range(len(jobs))]
 

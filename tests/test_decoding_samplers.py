@@ -21,8 +21,8 @@ from dlm_eval.decoding.step import Query, StepState
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model, packaged_asset
+from dlm_eval.models.denoiser import Geometric, LogLinear
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.models.noise_schedules import Geometric, LogLinear
 from dlm_eval.rng import Noise
 
 ALPHA = 1e-3  # of every statistical test here; seeds are fixed
@@ -54,7 +54,7 @@ def step_law(model: Any, tokens: list[int], at: int, asked: Query) -> tuple[np.n
     """The probability of writing each token at a position, as the reader draws over all quantiles, and that of leaving it open."""
     row = torch.tensor([tokens])
     if asked.time:
-        logits = getattr(model, asked.head)(row, None, torch.tensor([at]), torch.tensor([asked.time]))[0]
+        logits = (asked.head or model.logits)(row, None, torch.tensor([at]), torch.tensor([asked.time]))[0]
     else:
         logits = model.logits(row, None, torch.tensor([at]))[0]
     payload = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES

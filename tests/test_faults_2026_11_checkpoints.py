@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,11 @@ from dlm_eval.decoding.checkpoints import State
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.harness.run import evaluate
-from dlm_eval.jobs import Answer, Checkpoint, FillJob, run_jobs
+from dlm_eval.jobs import Answer, Checkpoint, FillJob
 from dlm_eval.journal import Journal, checksum
 from dlm_eval.models import load_model, packaged_asset
 from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.workers import InProcess
 
 HOLE = 24
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -65,11 +65,10 @@ def jobs_of(settings: dict[str, dict[str, Any]], model: Denoiser) -> dict[str, F
 # A run that the kernel ends at a forward pass: what the journal's own thread has written by then is all that is left of it.
 KILLED = """
 import os, signal, sys, time
-from functools import partial
 from pathlib import Path
 from dlm_eval.engine import Engine
 from dlm_eval.answers import answer_jobs, journal_key
-from dlm_eval.jobs import run_jobs
+from dlm_eval.workers import InProcess
 from dlm_eval.journal import Journal
 from dlm_eval.models import load_model, packaged_asset
 from test_faults_2026_11_checkpoints import ANEW, UNCACHED, jobs_of
@@ -90,7 +89,7 @@ engine.on_forward = on_forward
 # The program that has come least far is next, so that all are under way when the process is killed.
 engine._next_batch = lambda queue: [min(queue.values(), key=lambda one: (one.requests[0][0].rows, one.requests[0][0].index))]
 jobs = jobs_of(UNCACHED | ANEW, model)
-answer_jobs(partial(run_jobs, engine), list(jobs.values()), "model", journal)
+answer_jobs(InProcess(engine).run, list(jobs.values()), "model", journal)
 """
 
 
@@ -109,7 +108,7 @@ def test_14_a_killed_run_goes_on_with_half_written_canvases(tmp_path: Path) -> N
     model = load_model("toy")
     jobs = jobs_of(UNCACHED | ANEW, model)
     whole = Engine(model, batch_rows=1)
-    expected = answer_jobs(partial(run_jobs, whole), list(jobs.values()), "model", None)
+    expected = answer_jobs(InProcess(whole).run, list(jobs.values()), "model", None)
     path = tmp_path / "journal.sqlite"
     ran = subprocess.run(
         [sys.executable, "-c", KILLED, str(path), "150"], env=environment(), capture_output=True, text=True, timeout=300
@@ -120,7 +119,7 @@ def test_14_a_killed_run_goes_on_with_half_written_canvases(tmp_path: Path) -> N
     journal = Journal(path)
     finished = sum(row["answer"]["rows"] for row in journal.export())
     again = Engine(model, batch_rows=1)
-    found = answer_jobs(partial(run_jobs, again), list(jobs.values()), "model", journal)
+    found = answer_jobs(InProcess(again).run, list(jobs.values()), "model", journal)
     for name, one, other in zip(jobs, expected, found, strict=True):
         assert told(one) == told(other), name
     assert len(begun) >= len(UNCACHED) - 4 and earlier > 60  # not those that end within a few steps, nor the samples
@@ -173,7 +172,9 @@ def filled(model: Denoiser, job: FillJob, keep: Any = None) -> tuple[tuple[Any, 
     answers: list[Answer] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DLM_EVAL_CHECKPOINT_SECONDS", "0" if keep else "inf")
-        run_jobs(engine, [job], lambda _, answer: answers.append(answer), lambda _, checkpoint: keep(checkpoint.state))
+        InProcess(engine).run(
+            [job], lambda _, answer: answers.append(answer), lambda _, checkpoint: keep(checkpoint.state)
+        )
     return told(answers[0]), engine.cost.rows
 
 
@@ -194,7 +195,7 @@ def test_14_a_checkpoint_of_another_form_is_begun_anew(tmp_path: Path, caplog: p
     job = jobs_of({"one": {"steps": 12}}, model)["one"]
     engine = Engine(model)
     journal = Journal(tmp_path / "journal.sqlite")
-    (expected,) = answer_jobs(partial(run_jobs, engine), [job], "model", None)
+    (expected,) = answer_jobs(InProcess(engine).run, [job], "model", None)
     states: list[State] = []
     filled(model, job, states.append)
     key = journal_key("model", job)
@@ -208,7 +209,7 @@ def test_14_a_checkpoint_of_another_form_is_begun_anew(tmp_path: Path, caplog: p
         row = (key, text, checksum(key, text), "model", 0.0)
         journal._execute([("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)", [row])])
         caplog.clear()
-        (found,) = answer_jobs(partial(run_jobs, engine), [job], "model", journal)
+        (found,) = answer_jobs(InProcess(engine).run, [job], "model", journal)
         assert told(found) == told(expected) and "begun anew" in caplog.text, data
         journal.remove("model")
     journal.close()
@@ -218,7 +219,7 @@ def test_14_a_pause_that_is_no_number_is_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("DLM_EVAL_CHECKPOINT_SECONDS", "soon")
     model = load_model("toy")
     with pytest.raises(UserError, match="DLM_EVAL_CHECKPOINT_SECONDS 'soon' is not allowed"):
-        run_jobs(Engine(model), [jobs_of({"one": {"steps": 12}}, model)["one"]], lambda *_: None)
+        InProcess(Engine(model)).run([jobs_of({"one": {"steps": 12}}, model)["one"]], lambda *_: None)
 
 
 # A whole run that is killed once its journal has been handed some checkpoints.

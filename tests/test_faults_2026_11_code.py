@@ -287,7 +287,7 @@ def test_01_tests_that_import_numpy_have_it_and_no_other_program():
 
 @pytest.mark.parametrize("kind", sandbox.KINDS)
 def test_01_numpy_is_there_to_read_and_nothing_beside_it(kind):
-    box = sandbox.Sandbox(kind, sandbox.packages.numpy())
+    box = sandbox.Sandbox(kind, sandbox.link.numpy_files())
     try:
         held = box.protections()
     except sandbox.Unavailable as refusal:

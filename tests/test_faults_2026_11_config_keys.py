@@ -127,6 +127,8 @@ TABLES = {
     "wedlm": ("wedlm", "WITH_NORMS"),
     "wedlm 7b": ("wedlm", "KEYS"),
     "bd3lm": ("mdlm", "BLOCK_KEYS"),
+    "diffugpt": ("diffullama", "GPT_KEYS"),
+    "lladamoe": ("llada", "MOE_KEYS"),
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,11 @@ from dlm_eval.harness.results import json_value
 from dlm_eval.harness.run import evaluate
 from dlm_eval.harness.saving import check_tracker, file_name
 from dlm_eval.harness.tasks import load_tasks
-from dlm_eval.jobs import FillJob, Job, run_jobs
+from dlm_eval.jobs import FillJob, Job
 from dlm_eval.journal import Journal, checksum
 from dlm_eval.models import load_model
 from dlm_eval.models.families.toy import Toy, ToySettings
+from dlm_eval.workers import InProcess
 from dlm_eval.yaml_text import read_yaml_text
 
 SCORERS = """
@@ -469,7 +469,7 @@ def test_14_equal_canvases_end_batch_after_batch(equal_lengths: bool) -> None:
     def done(index: int, answer: Any) -> None:
         finished[0] += answer.rows
 
-    run_jobs(engine, jobs, done)
+    InProcess(engine).run(jobs, done)
     assert engine.cost.rows == finished[0] == 8 * len(jobs) and engine.cost.forwards == 8 * len(jobs) / at_once
     assert max(lost) <= 8 * 2 * at_once and sum(lost) / len(lost) <= 8 * at_once
 
@@ -479,7 +479,7 @@ def test_14_the_order_of_batches_changes_no_answer_and_no_forward() -> None:
     found: list[dict[int, Any]] = []
     for tokens in (24 * 5, 24 * 60):
         answers: dict[int, Any] = {}
-        run_jobs(Engine(model, batch_tokens=tokens), jobs, answers.__setitem__)
+        InProcess(Engine(model, batch_tokens=tokens)).run(jobs, answers.__setitem__)
         found.append({index: (answer.value.tokens, answer.rows) for index, answer in answers.items()})
     assert found[0] == found[1]
 
@@ -616,7 +616,7 @@ def test_18_an_answer_of_another_form_is_computed_again(tmp_path: Path, caplog: 
     journal = Journal(tmp_path / "journal.sqlite")
 
     def answers() -> list[Any]:
-        found = answer_jobs(partial(run_jobs, engine), jobs, "model", journal)
+        found = answer_jobs(InProcess(engine).run, jobs, "model", journal)
         return [(answer.value.tokens, answer.error) for answer in found]  # type: ignore[union-attr]
 
     before, rows = answers(), engine.cost.rows

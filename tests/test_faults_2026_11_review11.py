@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError
 from dlm_eval.harness.requests import choice_canvases
 from dlm_eval.harness.sources import source
-from dlm_eval.jobs import run_jobs
 from dlm_eval.journal import Journal, checksum
 from dlm_eval.models import load_model
+from dlm_eval.workers import InProcess
 
 HELPER = """LEAD = 'a'
 def lead(doc):
@@ -179,7 +178,7 @@ def test_14_a_checkpoint_that_cannot_be_one_of_its_canvas_is_begun_anew(
     settings: dict[str, Any] = {"strategy": "remask", "steps": 24, "temperature": 0.9, "eta": 0.1}
     job = jobs_of({"one": settings}, model)["one"]
     engine, journal, states = Engine(model), Journal(tmp_path / "journal.sqlite"), list[State]()
-    (expected,) = answer_jobs(partial(run_jobs, engine), [job], "model", None)
+    (expected,) = answer_jobs(InProcess(engine).run, [job], "model", None)
     filled(model, job, states.append)
     key = journal_key("model", job)
     for name, value in CHANGES.items():
@@ -192,7 +191,7 @@ def test_14_a_checkpoint_that_cannot_be_one_of_its_canvas_is_begun_anew(
         row = (key, text, checksum(key, text), "model", 0.0)
         journal._execute([("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)", [row])])
         caplog.clear()
-        (found,) = answer_jobs(partial(run_jobs, engine), [job], "model", journal)
+        (found,) = answer_jobs(InProcess(engine).run, [job], "model", journal)
         assert told(found) == told(expected) and "begun anew" in caplog.text, name
         assert found.seconds < 1000
         journal.remove("model")

@@ -18,7 +18,7 @@ import pytest
 import sandbox_attacks
 
 import dlm_eval
-from dlm_eval.sandbox import KINDS, Limits, Sandbox, landlock, procfs, seccomp
+from dlm_eval.sandbox import KINDS, Limits, Sandbox, filters, usage
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # anyone can read it, as may not be so of the Python that runs this
 SPARE_USER = 61900 + os.getpid() % 90  # nobody has anything to lose there
@@ -36,18 +36,18 @@ raise ValueError("wrong")
 # a filter of this process that refuses `unshare`, as many containers do; then the command line of dlm-eval
 WITHOUT_NAMESPACES = """
 import ctypes, struct, sys
-from dlm_eval.sandbox import kernel, seccomp
-audit, column = seccomp.ARCHITECTURES[seccomp.os.uname().machine]
+from dlm_eval.sandbox import filters, kernel
+audit, column = filters.ARCHITECTURES[filters.os.uname().machine]
 code = [
-    seccomp._instruction(seccomp.LOAD, seccomp.NUMBER_AT),
-    seccomp._instruction(seccomp.JUMP_EQUAL, (272, 97)[column], 0, 1),
-    seccomp._return(seccomp.REFUSE),
-    seccomp._return(seccomp.ALLOW),
+    filters._instruction(filters.LOAD, filters.NUMBER_AT),
+    filters._instruction(filters.JUMP_EQUAL, (272, 97)[column], 0, 1),
+    filters._return(filters.REFUSE),
+    filters._return(filters.ALLOW),
 ]
 text = ctypes.create_string_buffer(b"".join(code))
 kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 header = struct.pack("HxxxxxxP", len(code), ctypes.addressof(text))
-kernel.call("prctl", kernel.PR_SET_SECCOMP, seccomp.MODE_FILTER, header, 0, 0)
+kernel.call("prctl", kernel.PR_SET_SECCOMP, filters.MODE_FILTER, header, 0, 0)
 from dlm_eval.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -268,11 +268,11 @@ def await_true(condition, seconds: float = 20.0) -> bool:
 
 def chain(harness: int) -> list[int]:
     """Returns server, watcher and init below a harness, each the only child of the one before."""
-    processes = procfs.open_proc()
+    processes = usage.open_proc()
     try:
         found: list[int] = []
         while len(found) < 3:
-            below = procfs.descendants(processes, found[-1] if found else harness)
+            below = usage.descendants(processes, found[-1] if found else harness)
             if not below:
                 return []
             found.append(below[0])
@@ -328,37 +328,37 @@ def kernel_tables() -> list[dict[str, int]]:
 
 def test_03_call_numbers_are_the_kernels():
     tables = kernel_tables()
-    ours = seccomp.ALLOWED | seccomp.ALLOWED_IN_NAMESPACES | seccomp.WITH_ARGUMENTS
+    ours = filters.ALLOWED | filters.ALLOWED_IN_NAMESPACES | filters.WITH_ARGUMENTS
     # calls newer than the installed headers; and those that arm64 has although the generic table leaves them out
     for name, numbers in (ours | sandbox_attacks.CALLS | sandbox_attacks.NUMBERS).items():
         for table, number in zip(tables, numbers, strict=True):
-            if name in table or number == seccomp.NO:
-                assert table.get(name, seccomp.NO) in (number, *((seccomp.NO,) if number >= 424 else ())), name
+            if name in table or number == filters.NO:
+                assert table.get(name, filters.NO) in (number, *((filters.NO,) if number >= 424 else ())), name
 
 
 @pytest.mark.parametrize("namespaces", [True, False])
 @pytest.mark.parametrize("alone", [True, False])
-@pytest.mark.parametrize("machine", list(seccomp.ARCHITECTURES))
+@pytest.mark.parametrize("machine", list(filters.ARCHITECTURES))
 def test_03_what_is_not_listed_is_refused(machine, namespaces, alone):
-    audit, column = seccomp.ARCHITECTURES[machine]
-    code = seccomp._program(machine, namespaces, alone)
-    listed = seccomp.ALLOWED | seccomp.WITH_ARGUMENTS | (seccomp.ALLOWED_IN_NAMESPACES if namespaces else {})
+    audit, column = filters.ARCHITECTURES[machine]
+    code = filters._program(machine, namespaces, alone)
+    listed = filters.ALLOWED | filters.WITH_ARGUMENTS | (filters.ALLOWED_IN_NAMESPACES if namespaces else {})
     numbers = {columns[column] for columns in listed.values()}
     for number in range(600):
         result = interpret(code, number, audit, [0] * 6)
         if number not in numbers:
-            assert result in (seccomp.REFUSE, seccomp.UNKNOWN_CALL), number
+            assert result in (filters.REFUSE, filters.UNKNOWN_CALL), number
     for number in (0, 1, 39):
-        assert interpret(code, number | seccomp.X32_BIT, audit, [0] * 6) != seccomp.ALLOW
-        assert interpret(code, number, 0x40000003, [0] * 6) == seccomp.REFUSE  # i386
+        assert interpret(code, number | filters.X32_BIT, audit, [0] * 6) != filters.ALLOW
+        assert interpret(code, number, 0x40000003, [0] * 6) == filters.REFUSE  # i386
     fork = {"x86_64": 56, "aarch64": 220}[machine]
     thread = 0x3D0F00  # what the C library asks for
-    assert (interpret(code, fork, audit, [17] + [0] * 5) == seccomp.ALLOW) == namespaces
-    assert (interpret(code, fork, audit, [thread] + [0] * 5) == seccomp.ALLOW) == (namespaces or not alone)
-    assert interpret(code, fork, audit, [0x10000000 | 17] + [0] * 5) != seccomp.ALLOW
+    assert (interpret(code, fork, audit, [17] + [0] * 5) == filters.ALLOW) == namespaces
+    assert (interpret(code, fork, audit, [thread] + [0] * 5) == filters.ALLOW) == (namespaces or not alone)
+    assert interpret(code, fork, audit, [0x10000000 | 17] + [0] * 5) != filters.ALLOW
     send = {"x86_64": 44, "aarch64": 206}[machine]
-    assert interpret(code, send, audit, [3, 0, 0, 0, 0, 0]) == seccomp.ALLOW
-    assert interpret(code, send, audit, [3, 0, 0, 0, 1 << 32, 0]) != seccomp.ALLOW  # an address in the high half
+    assert interpret(code, send, audit, [3, 0, 0, 0, 0, 0]) == filters.ALLOW
+    assert interpret(code, send, audit, [3, 0, 0, 0, 1 << 32, 0]) != filters.ALLOW  # an address in the high half
 
 
 def interpret(code: bytes, number: int, audit: int, arguments: list[int]) -> int:
@@ -370,17 +370,17 @@ def interpret(code: bytes, number: int, audit: int, arguments: list[int]) -> int
     while True:
         operation, if_true, if_false, value = struct.unpack_from("HBBI", code, 8 * at)
         at += 1
-        if operation == seccomp.RETURN:
+        if operation == filters.RETURN:
             return value
-        if operation == seccomp.LOAD:
+        if operation == filters.LOAD:
             loaded = struct.unpack_from("I", data, value)[0]
-        elif operation == seccomp.AND:
+        elif operation == filters.AND:
             loaded &= value
         else:
             tests = {
-                seccomp.JUMP_EQUAL: loaded == value,
-                seccomp.JUMP_NOT_BELOW: loaded >= value,
-                seccomp.JUMP_SET: bool(loaded & value),
+                filters.JUMP_EQUAL: loaded == value,
+                filters.JUMP_NOT_BELOW: loaded >= value,
+                filters.JUMP_SET: bool(loaded & value),
             }
             at += if_true if tests[operation] else if_false
 
@@ -399,9 +399,9 @@ def test_03_each_wall_holds_signals_by_itself(wall):
             try:
                 kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
                 if wall == "landlock":
-                    landlock.restrict(["/"], ["/dev/null"], tempfile.gettempdir())
+                    filters.restrict(["/"], ["/dev/null"], tempfile.gettempdir())
                 else:
-                    seccomp.install(namespaces=False, alone=False)
+                    filters.install(namespaces=False, alone=False)
                 exec(text, {})
             except OSError:
                 os._exit(7)
@@ -410,8 +410,8 @@ def test_03_each_wall_holds_signals_by_itself(wall):
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7:
             pytest.skip(f"no {wall} here")
         time.sleep(0.2)
-        version = landlock_version() if wall == "landlock" else landlock.SCOPE_VERSION
-        if version < landlock.SCOPE_VERSION:
+        version = landlock_version() if wall == "landlock" else filters.SCOPE_VERSION
+        if version < filters.SCOPE_VERSION:
             pytest.skip(f"Landlock version {version} has no scopes")
         assert victim.poll() is None
     finally:
@@ -422,7 +422,7 @@ def test_03_each_wall_holds_signals_by_itself(wall):
 def landlock_version() -> int:
     from dlm_eval.sandbox import kernel
 
-    return kernel.call("syscall", landlock.CREATE_RULESET, None, 0, landlock.VERSION_FLAG)
+    return kernel.call("syscall", filters.CREATE_RULESET, None, 0, filters.VERSION_FLAG)
 
 
 # -- the kind of sandbox is the user's to choose -----------------------------------------------------------------------

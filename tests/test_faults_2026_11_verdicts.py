@@ -16,9 +16,9 @@ import pytest
 
 from dlm_eval.metrics.code import build_program
 from dlm_eval.sandbox import Limits, Sandbox, Unavailable, namespaces, values, wire
-from dlm_eval.sandbox.clock import PATIENCE, Clock
 from dlm_eval.sandbox.judge import APART, ASKED, FORGED, UNTOLD, Program, Run, judge
-from dlm_eval.sandbox.turns import Turns
+from dlm_eval.sandbox.limits import PATIENCE, Clock
+from dlm_eval.sandbox.runner import Turns
 
 HUMAN_EVAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "openai" / "openai_humaneval"
 INFILLING = Path(__file__).resolve().parents[2] / "shared" / "data" / "loubnabnl" / "humaneval_infilling"

@@ -18,7 +18,8 @@ from dlm_eval.errors import UserError
 from dlm_eval.metrics.judge import _model, find_judge
 from dlm_eval.models import load_model, load_without_weights
 from dlm_eval.models.families.dit import DiT, DiTConfig
-from dlm_eval.models.weight_files import choose, tensor_shapes
+from dlm_eval.models.loading import CheckpointFiles
+from dlm_eval.models.weight_files import choose
 
 
 def mdlm(folder: Path) -> Path:
@@ -153,7 +154,7 @@ def test_09_pickles_follow_the_same_rule(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="without their index pytorch_model.bin.index.json"):
         choose(tmp_path, "x")
     torch.save(state, tmp_path / "pytorch_model.bin")
-    assert tensor_shapes(choose(tmp_path, "x").files, "x") == {"a": [2, 3], "b": [1]}
+    assert CheckpointFiles(tmp_path, "x").shapes() == {"a": [2, 3], "b": [1]}
     save_file(state, tmp_path / "model.safetensors")
     assert [file.name for file in choose(tmp_path, "x").files] == ["model.safetensors"]
 

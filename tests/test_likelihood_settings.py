@@ -12,7 +12,7 @@ import pytest
 
 from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.engine import Engine
-from dlm_eval.engine.programs import together
+from dlm_eval.engine.rows import together
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.likelihood import ESTIMATORS, parse_estimator, score, score_outcomes, windows
 from dlm_eval.likelihood.chains import Chain

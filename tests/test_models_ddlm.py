@@ -23,7 +23,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.likelihood import score
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.models.families.cdcd import CDCD, CDCDConfig
+from dlm_eval.models.families.ddlm import CDCD, CDCDConfig
 from dlm_eval.rng import Noise
 
 A = 60  # ids of the small language: A, A+1, A+2, A, ...

@@ -11,8 +11,8 @@ from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, 
 from transformers.models.diffusion_gemma import generation_diffusion_gemma as theirs
 
 from dlm_eval import Canvas, fill, score
-from dlm_eval.decoding.block_uniform import accepted
 from dlm_eval.decoding.draw import inverse_cdf
+from dlm_eval.decoding.uniform import accepted
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model, load_without_weights

@@ -193,7 +193,7 @@ def test_tiny_and_toy_load():
 
 @pytest.mark.parametrize("name", sorted(known_families()))
 def test_every_family_is_importable_and_its_checkpoints_fit_its_options(name):
-    from dlm_eval.models.loader import find_loader, settings_of
+    from dlm_eval.models.catalog import find_loader, settings_of
 
     family = known_families()[name]
     load = find_loader(family.module)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, procfs
+from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, usage
 
 SECRET = "open-sesame-1729"
 NORMAL = "import math\ndef f(x):\n    return math.sqrt(x)\nassert f(9) == 3"
@@ -60,7 +60,7 @@ def life_goes_on(request):
 def below_us() -> list[int]:
     processes = os.open("/proc", os.O_RDONLY)
     try:
-        return procfs.descendants(processes, os.getpid())
+        return usage.descendants(processes, os.getpid())
     finally:
         os.close(processes)
 

@@ -21,25 +21,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 from torch import Tensor
 
 from dlm_eval.canvas import Filling
 from dlm_eval.decoding.draw import Draw, Measure, without
+from dlm_eval.decoding.exits import Halting
 from dlm_eval.decoding.gaussian import DEFAULT_STEPS, gaussian_program
-from dlm_eval.decoding.halting import Halting
 from dlm_eval.decoding.schedules import reveal_grid, reveal_rates
 from dlm_eval.decoding.step import Bools, Query, StepState
 from dlm_eval.decoding.strategy import OF_DRAWS, OF_MASKS, FillRequest
 from dlm_eval.decoding.unmasking import Unmasking
 from dlm_eval.engine import Program
-from dlm_eval.models.denoiser import ConcreteScores, Denoiser, Process, noise_schedule, offers
-from dlm_eval.models.noise_schedules import NoiseSchedule
+from dlm_eval.models.denoiser import ConcreteScores, Denoiser, NoiseSchedule, Process, noise_schedule, offers
 from dlm_eval.options import option, option_names
-
-SCORES = "score_logits"  # method of models of concrete scores
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class ReverseTransition(Ancestral):
         raise NotImplementedError
 
     def query(self, view: StepState, op: Draw, model: Denoiser) -> Query:
-        schedule: NoiseSchedule = noise_schedule(model)
+        schedule = noise_schedule(model)
         grid = reveal_grid(view.eps, view.steps)
         now = float(grid[min(view.step, view.steps)])
         sigma = schedule.sigma(now)
@@ -126,7 +123,7 @@ class ReverseTransition(Ancestral):
         factor = math.inf if done else self.factor(schedule, now, float(grid[view.step + 1]))
         op = replace(op, banned=tuple({*op.banned, model.mask_id}))
         if offers(model, ConcreteScores):
-            return Query(Rates(op, _log(factor)), SCORES, sigma)
+            return Query(Rates(op, _log(factor)), cast(ConcreteScores, model).score_logits, sigma)
         return Query(op, log_chance=_log(factor / math.expm1(sigma)))
 
 

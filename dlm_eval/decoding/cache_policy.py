@@ -1,7 +1,7 @@
 """KV-cache policies of decoding: which positions of a canvas run in a row, and which are read from
 the cache.
 
-exact           A block-causal or causal model: the keys and values of a finished prefix are final. The prefix
+exact           A block-causal or causal model: keys and values of a finished prefix are final. The prefix
                 runs once, with the first row that finds it finished. No token changes. Always on.
 prefix, dual    Fast-dLLM (Wu et al. 2025, arXiv 2505.22618) under full attention: the first row of a block
                 runs whole. Later rows use its keys and values of the positions before the block
@@ -15,14 +15,12 @@ from __future__ import annotations
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dlm_eval.decoding.step import Bools, Ints
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import CachingDenoiser, Denoiser, caching, exact_cache_block
 from dlm_eval.models.kv_cache import KVCache
 
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Cache = Literal["exact", "none", "prefix", "dual"]
 
 
@@ -39,7 +37,7 @@ class CachePolicy(Protocol):
     of_block: bool
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
-        """Returns `kv_cache`, `query_span` and `cache_until` of the next row (see `rows.Row`).
+        """Returns `kv_cache`, `query_span` and `cache_until` of the next row (see `ForwardRow`).
 
         Args:
             tokens: [L] tokens of the row.
@@ -71,9 +69,7 @@ class PrefixCache:
         self._mask_id = model.mask_id
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
-        """Returns what runs: all positions after the cached prefix, and the positions that are
-        read.
-        """
+        """Returns what runs: positions after the cached prefix, and those that are read."""
         # A mask can also be given, or committed if that is allowed.
         unknown = open_ | (tokens == self._mask_id)
         front = int(unknown.argmax()) if unknown.any() else len(tokens)

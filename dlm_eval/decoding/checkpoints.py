@@ -70,7 +70,8 @@ class State:
         return state
 
     def can_be_of(self, given: Set[int], length: int, blocks: int, max_length: int, ids: Container[int]) -> bool:
-        """Returns whether this can be the state of a canvas; the file may come from another program.
+        """Returns whether this can be the state of a canvas; the file may come from another
+        program.
 
         Args:
             given: positions that came with their token.

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from dlm_eval.canvas import Canvas, Filling
-from dlm_eval.decoding.blocks import split_blocks, whole_blocks
 from dlm_eval.decoding.checkpoints import State
-from dlm_eval.decoding.lengths import beam_program
+from dlm_eval.decoding.samples import beam_program
 from dlm_eval.decoding.settings import DecodeSettings, resolve
+from dlm_eval.decoding.state import split_blocks, whole_blocks
+from dlm_eval.decoding.step import TraceStep
 from dlm_eval.decoding.strategy import FillRequest, default_strategy
-from dlm_eval.decoding.trace import TraceStep
 from dlm_eval.engine import Engine, Outcome, Program
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser, check_ids, embedding_rows
@@ -120,9 +120,7 @@ def fill_program(request: FillRequest) -> Program[Filling]:
 
 
 def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State) -> bool:
-    """Returns whether a checkpoint is valid for this canvas; the file may come from another
-    program.
-    """
+    """Returns whether a checkpoint, perhaps of another program, is valid for the canvas."""
     if not canvas.open_positions or settings.why_no_checkpoint(model.process) is not None:
         return False
     whole = whole_blocks(canvas, model.block_length)
@@ -133,9 +131,7 @@ def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State
 
 
 def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
-    """Raises SampleError if the model cannot fill the canvas, UserError if a setting has no meaning
-    for it.
-    """
+    """Raises SampleError if the model cannot fill the canvas, UserError for the settings."""
     if len(canvas) > model.max_length and not settings.length_beam:
         raise SampleError(f"{counted(len(canvas), 'position')}, but {model.name} has {model.max_length}")
     if model.needs_bos and canvas.open[0]:

@@ -13,21 +13,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dlm_eval.canvas import Filling
-from dlm_eval.decoding.halting import Halt, Halting
+from dlm_eval.decoding.exits import Halt, Halting
 from dlm_eval.decoding.samples import best_program, repeat
+from dlm_eval.decoding.step import Floats, Ints, TraceStep
 from dlm_eval.decoding.strategy import FillRequest
-from dlm_eval.decoding.trace import TraceStep
 from dlm_eval.engine import ForwardRow, Program
 from dlm_eval.engine.rows import Kept
 from dlm_eval.errors import UserError
-from dlm_eval.models.denoiser import Denoiser, EmbeddingDenoiser, missing_members
+from dlm_eval.models.denoiser import EmbeddingDenoiser, missing_members
 from dlm_eval.rng import Noise
 
 DEFAULT_STEPS = 200  # CDCD 6.1
-Floats = NDArray[np.float64]
 
 
 def gaussian_program(
@@ -48,7 +46,8 @@ def gaussian_program(
         UserError: the model has no embeddings to diffuse.
     """
     model, noise = request.model, request.noise
-    assert_diffuses(model)
+    if absent := missing_members(model, EmbeddingDenoiser):
+        raise UserError(f"{model.name} is of process 'gaussian' but lacks {', '.join(absent)} (see models/denoiser.py)")
     numbers = range(request.settings.samples)
     samples = [_sample(model, request, halting, noise_scale, score_temperature, repeat(noise, i)) for i in numbers]
     return (yield from best_program(model, request.canvas, samples, "probability"))
@@ -91,15 +90,7 @@ def _sample(
     )
 
 
-def assert_diffuses(model: Denoiser) -> None:
-    """Raises UserError if the model lacks a member of `EmbeddingDenoiser`."""
-    if absent := missing_members(model, EmbeddingDenoiser):
-        raise UserError(f"{model.name} is of process 'gaussian' but lacks {', '.join(absent)} (see models/denoiser.py)")
-
-
-def _trace_step(
-    step: int, tokens: NDArray[np.int64], at: NDArray[np.int64], token: NDArray[np.int64], logprob: Floats
-) -> TraceStep:
+def _trace_step(step: int, tokens: Ints, at: Ints, token: Ints, logprob: Floats) -> TraceStep:
     seen = tokens.copy()
     seen[at] = token
     places, sure = tuple(map(int, at)), tuple(map(float, np.exp(logprob)))

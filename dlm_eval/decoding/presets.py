@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -83,18 +83,11 @@ def presets() -> dict[str, Preset]:
     import yaml
 
     rows = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
-    return {name: _preset(name, **row) for name, row in rows.items()}
-
-
-def _preset(
-    name: str,
-    settings: Mapping[str, Any],
-    source: str,
-    checkpoints: Sequence[str] = (),
-    families: Sequence[str] = (),
-    task: str | None = None,
-) -> Preset:
-    return Preset(name, settings, source, tuple(checkpoints), tuple(families), task)
+    found = {}
+    for name, row in rows.items():
+        values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in row.items()}
+        found[name] = Preset(name, **values)
+    return found
 
 
 def preset_settings(name: str) -> dict[str, Any]:

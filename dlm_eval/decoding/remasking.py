@@ -135,9 +135,7 @@ class Remask(Unmasking, name="remask"):
         return ~view.open & (view.uniform("order") < self._chances(view)[1])
 
     def _chances(self, view: StepState) -> tuple[float, Floats]:
-        """Returns the probability that an open position is written, and [W] that a written one is
-        remasked.
-        """
+        """Returns the probability of writing an open position, and [W] of remasking others."""
         grid = reveal_grid(view.eps, view.steps)
         t, s = float(grid[view.step]), float(grid[view.step + 1])
         none = np.zeros(len(view.open))
@@ -154,9 +152,7 @@ class Remask(Unmasking, name="remask"):
         return _written(before, after, sigma), none + sigma
 
     def _looped(self, t: float, phase: float) -> float:
-        """Returns alpha at `t` by the rule of the phase that time `phase` lies in (their section
-        4.3).
-        """
+        """Returns alpha at `t` by the rule of the phase of time `phase` (section 4.3)."""
         if phase > self.t_on:
             return (1 - t) * self.alpha_on / (1 - self.t_on)
         return self.alpha_on if phase > self.t_off else 1 - t * (1 - self.alpha_on) / self.t_off

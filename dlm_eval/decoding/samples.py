@@ -1,19 +1,31 @@
-"""Several samples of one canvas: the best by the model, or the most frequent answer."""
+"""Several fillings of one canvas: samples, or one for each of several predicted lengths.
+
+The best by the model is kept, or the most frequent answer. Under `length_beam` the model's length
+head proposes lengths: prompt -> `length_logits` -> the K most probable lengths -> one filling for
+each -> highest mean log-probability (DiffusionLLM, Ye et al. 2023, section 3.2: length beam).
+
+Shape letters: N = wanted positions of a batch, C = lengths that the head knows, K = size of the
+beam.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence, Set
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Sequence, Set
+from dataclasses import dataclass, replace
 from math import log
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
+from torch import Tensor
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
+from dlm_eval.decoding.checkpoints import no_offer
+from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.engine import ForwardRow, LogProbs, Program
-from dlm_eval.engine.programs import together
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.engine.rows import together
+from dlm_eval.errors import SampleError, UserError
+from dlm_eval.models.denoiser import Denoiser, LengthHead, offers
 from dlm_eval.rng import Noise, digest
 
 A = TypeVar("A", bound=Hashable)
@@ -51,9 +63,7 @@ def best_program(model: Denoiser, canvas: Canvas, programs: Sequence[Program[Fil
 
 
 def mean_logprob(filling: Filling, aside: Set[int | None] = frozenset({BLANK})) -> float:
-    """Returns the mean log-probability of the tokens as they were written, in nats, without tokens
-    in `aside`.
-    """
+    """Returns the mean log-probability (nats) of tokens as written, without those in `aside`."""
     logs = [
         log(max(p, 1e-300)) for p, token in zip(filling.confidence, filling.tokens, strict=True) if token not in aside
     ]
@@ -70,17 +80,72 @@ def _score_row(model: Denoiser, canvas: Canvas, filling: Filling) -> ForwardRow:
 
 
 def vote(answers: Sequence[A]) -> A:
-    """Returns the most frequent answer, the earliest of equals (self-consistency, Wang et al.
-    2022).
-    """
+    """Returns the most frequent answer, the earliest of equals (Wang et al. 2022)."""
     return Counter(answers).most_common(1)[0][0]
 
 
 def hit_at_k(right: Sequence[bool], k: int) -> float:
-    """Returns the unbiased probability that at least one of k samples is right (pass@k, Chen et al.
-    2021).
-    """
+    """Returns the unbiased probability that one of k samples is right (Chen et al. 2021)."""
     n, wrong = len(right), sum(not is_right for is_right in right)
     if wrong < k:
         return 1.0
     return 1.0 - float(np.prod([(wrong - i) / (n - i) for i in range(k)]))
+
+
+# -- predicted lengths -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TopLengths:
+    """LogitsOp of the K most probable lengths [N, K], the most probable first.
+
+    Class i is the length i + 1.
+    """
+
+    count: int
+
+    def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
+        return (logits.topk(min(self.count, logits.shape[-1])).indices + 1,)
+
+
+def beam_program(request: FillRequest, fill: Callable[[FillRequest], Program[Filling]]) -> Program[Filling]:
+    """Returns the program that fills the canvas at each length of the beam and returns the best
+    filling.
+
+    The hole must be at the end of the canvas; its own length is ignored. `forwards` counts the
+    prediction of lengths and all fillings.
+
+    Args:
+        request: prompt and hole, with `length_beam`, for a denoiser with `length_logits`.
+        fill: returns the program that fills a canvas of one of the lengths.
+
+    Raises (when run):
+        UserError: the model predicts no lengths.
+        SampleError: text follows the hole, or no position is left for it.
+    """
+    model, canvas, settings = request.model, request.canvas, request.settings
+    if not offers(model, LengthHead):
+        raise UserError(
+            f"decode length_beam '{settings.length_beam}' is not possible: {model.name} has no length head; leave it out"
+        )
+    prompt = [token for token, is_open in zip(canvas.tokens, canvas.open, strict=True) if not is_open]
+    room = model.max_length - len(prompt)
+    if not prompt or any(canvas.open[: len(prompt)]):
+        raise SampleError("a length can be predicted only for a hole after a prompt, with no text after the hole")
+    if room < 1:
+        raise SampleError(f"the prompt fills all {model.max_length} positions of {model.name}")
+    tokens, first, op = np.array(prompt, dtype=np.int64), np.zeros(1, dtype=np.int64), TopLengths(settings.length_beam)
+    ask = ForwardRow(tokens, first, op, np.zeros(1), head=cast(LengthHead, model).length_logits)
+    proposed = (yield [ask])[0][0][0]
+    one = replace(settings, length_beam=0)
+    sizes = list(dict.fromkeys(min(int(size), room) for size in proposed))
+    programs = [
+        fill(replace(request, canvas=_resized(canvas, len(prompt), size), settings=one.fitted(size), offer=no_offer))
+        for size in sizes
+    ]
+    best = yield from best_program(model, canvas, programs, "text")
+    return replace(best, forwards=best.forwards + ask.passes)
+
+
+def _resized(canvas: Canvas, prompt: int, size: int) -> Canvas:
+    return Canvas(canvas.tokens[:prompt] + (BLANK,) * size, canvas.open[:prompt] + (True,) * size, canvas.key)

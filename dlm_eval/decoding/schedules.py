@@ -23,9 +23,7 @@ def even(n: int, left: int, step: int, steps: int) -> int:
 
 
 def carry(n: int, left: int, step: int, steps: int) -> int:
-    """Returns n // steps, and the tokens that earlier steps should have written (Fast-dLLM on
-    Dream).
-    """
+    """Returns n // steps, and what earlier steps should have written (Fast-dLLM on Dream)."""
     return left - n + n // steps * (step + 1)
 
 
@@ -40,9 +38,7 @@ def linear(n: int, left: int, step: int, steps: int) -> int:
 
 
 def cosine(n: int, left: int, step: int, steps: int) -> int:
-    """Returns the number that leaves floor(n cos(pi/2 (step + 1) / T)) positions open (RDM,
-    MaskGIT).
-    """
+    """Returns what leaves floor(n cos(pi/2 (step + 1) / T)) positions open (RDM, MaskGIT)."""
     return left - int(np.float32(n) * np.float32(kept_rate("cosine", step, steps)))
 
 
@@ -109,9 +105,7 @@ SCHEDULES = ("even", "carry", "linear", "cosine", "timestep")
 
 
 def schedule(name: str, eps: float, lengths: tuple[int, ...] = ()) -> Schedule:
-    """Returns the schedule `name` (one of `SCHEDULES`), or that of a batch of holes if `lengths`
-    has some.
-    """
+    """Returns the schedule `name` of `SCHEDULES`, or that of a batch of holes of `lengths`."""
     if lengths:
         return batch_mean(eps, lengths)
     return {"even": even, "carry": carry, "linear": linear, "cosine": cosine, "timestep": timestep(eps)}[name]

@@ -57,9 +57,7 @@ class DecodeSettings:
         " ReMDM); 'after_top_k' is 'inclusive' among the top_k most probable (SDAR, LLaDA2, WeDLM), not before them (Dream)",
     )
     logits_temp: float = option(
-        1.0,
-        above=0,
-        help="divides the logits first (DiffuLLaMA): probabilities change, the best token does not",
+        1.0, above=0, help="divides the logits first (DiffuLLaMA): probabilities change, the best token does not"
     )
     confidence_from: Literal["raw", "sampling"] = option(
         "raw",
@@ -77,8 +75,7 @@ class DecodeSettings:
     )
     logits_eos_inf: bool = option(False, help="the end-of-text token cannot be written")
     confidence_eos_eot_inf: bool = option(
-        False,
-        help="end tokens count as probability 0 when positions are chosen; they can still be written, but last",
+        False, help="end tokens count as probability 0 when positions are chosen; they can still be written, but last"
     )
     allow_mask: bool = option(
         True, help="whether the mask token can itself be written (LLaDA's and Dream's code allow it)"
@@ -138,9 +135,7 @@ class DecodeSettings:
         return self.schedule or self.strategy.default_schedule
 
     def identity(self) -> dict[str, Any]:
-        """Returns all settings by name, general ones and the strategy's, for result files and
-        journal keys.
-        """
+        """Returns all settings by name, the strategy's too, for result files and journal keys."""
         general = {name: value for name, value in vars(self).items() if name != "strategy"}
         return {**self.strategy.identity(), **general}
 
@@ -172,9 +167,7 @@ class DecodeSettings:
             raise value_error("decode steps", self.steps, f"a multiple of the {blocks} blocks")
 
     def check_process(self, process: str) -> None:
-        """Raises UserError if the strategy or a setting that was changed has no meaning for models
-        of `process`.
-        """
+        """Raises UserError if a changed setting has no meaning for models of `process`."""
         if process not in self.strategy.processes:
             raise not_for(self.strategy, process)
         defaults = {own.name: default_of(own) for part in (self, self.strategy) for own in fields(part)}
@@ -241,7 +234,7 @@ def setting_names(*layers: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(["strategy", *GENERAL, *own]))
 
 
-# -- layers ------------------------------------------------------------------------------------------------------------
+# -- layers ----------------------------------------------------------------------------------------
 
 
 def expand(layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,7 +290,7 @@ def _build(values: Mapping[str, Any]) -> DecodeSettings:
     return DecodeSettings(strategy=strategy, **cast_options(DecodeSettings, general, "decode"))
 
 
-# -- which settings mean something to which process --------------------------------------------------------------------
+# -- which settings mean something to which process ------------------------------------------------
 # If a user sets a setting that the model cannot use, that is an error. A task's YAML is written for
 # all models: a setting that the model's process cannot use is replaced by the process's default,
 # and the result lists it.

@@ -1,6 +1,7 @@
-"""A canvas that is being filled: its tokens and the rows of its steps.
+"""A canvas that is being filled: its blocks, its tokens and the rows of its steps.
 
-A strategy gets a `StepState` and returns an `Edit` (`step.py`), which `DecodeState` applies.
+A block is a run of open positions that are filled together (semi-autoregressive decoding). A
+strategy gets a `StepState` and returns an `Edit` (`step.py`), which `DecodeState` applies.
 Positions have identities (`DecodeState.ids`), so that a step may insert and delete some. Random
 numbers, the trace and checkpoints refer to identities. Arrays are ordered from left to right.
 
@@ -9,26 +10,69 @@ Shape letters: L = positions of the canvas now, W = positions that a step consid
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
-from dlm_eval.decoding.blocks import Block, split_blocks, whole_blocks
 from dlm_eval.decoding.cache_policy import make_cache_policy, visible_end
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.exits import EarlyExit
 from dlm_eval.decoding.settings import DecodeSettings
-from dlm_eval.decoding.step import Bools, Edit, Floats, Ints, Query, StepState
-from dlm_eval.decoding.trace import Trace, TraceStep
+from dlm_eval.decoding.step import Bools, Edit, Floats, Ints, Query, StepState, Trace, TraceStep
 from dlm_eval.engine import ForwardRow, Output
 from dlm_eval.engine.rows import Kept
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser, logit_shift
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise
+
+
+@dataclass(frozen=True)
+class Block:
+    """Open positions that are filled together.
+
+    Attributes:
+        number: from 0, from left to right.
+        size: number of positions for the schedule.
+        steps: number of steps of the schedule.
+    """
+
+    number: int
+    size: int
+    steps: int
+
+
+def whole_blocks(canvas: Canvas, block: int | None) -> Canvas:
+    """Returns the canvas with its last block completed, as block-causal models need."""
+    missing = -len(canvas) % block if block is not None and canvas.open[-1] else 0
+    return Canvas(canvas.tokens + (BLANK,) * missing, canvas.open + (True,) * missing, canvas.key)
+
+
+def split_blocks(positions: Ints, settings: DecodeSettings, block: int | None) -> Iterator[tuple[Ints, Block]]:
+    """Yields the positions of each block in order, and the block.
+
+    A block is a run of `block_length` open positions. Blocks of a block-causal model are its own,
+    or equal parts of them.
+    """
+    if block is not None:
+        size = settings.block_length or block
+        parts = np.split(positions, np.nonzero(np.diff(positions // size))[0] + 1)
+    else:
+        size = settings.block_length or len(positions)
+        parts = np.split(positions, range(size, len(positions), size))
+    for number, part in enumerate(parts):
+        shared = settings.steps // len(parts) if settings.steps is not None else None
+        # The schedule of a block-causal model counts all of its block, even if some positions are
+        # given.
+        counted = size if block is not None else len(part)
+        yield part, Block(number, counted, max(1, settings.steps_per_block or shared or len(part)))
+
+
+# -- the canvas ------------------------------------------------------------------------------------
 
 
 class DecodeState:
@@ -84,7 +128,7 @@ class DecodeState:
         self.last_change = -1
         self.exit = "full"
 
-    # -- the view of a step ------------------------------------------------------------------------------
+    # -- the view of a step ------------------------------------------------------------------------
 
     @property
     def block_positions(self) -> Ints:
@@ -119,7 +163,7 @@ class DecodeState:
         told = block is not None and logit_shift(self.model) > 0 and int(at[0]) % block == 0
         return self.cache.first_alone or told
 
-    # -- rows ------------------------------------------------------------------------------------------
+    # -- rows --------------------------------------------------------------------------------------
 
     def read(self, at: Ints, query: Query) -> Generator[list[ForwardRow], list[Output], Output]:
         """Returns the outputs of `query` at `at`.
@@ -169,7 +213,7 @@ class DecodeState:
             unguided = np.where(hidden, self.model.mask_id, self.tokens)[:end]
         shown = (self.tokens if tokens is None else tokens)[:end].copy()
         cached = {}
-        if query.head == "logits" and tokens is None:
+        if query.head is None and tokens is None:
             cached = self.cache.part(shown, self.open[:end], at, self.block_positions)
         return ForwardRow(
             shown, at, query.op, self._uniforms(at) if payload is None else payload, unguided, factor, query.head,
@@ -182,7 +226,7 @@ class DecodeState:
         ids = self.ids[at]
         return self.noise.uniforms("draw", self.global_step, int(ids.max()) + 1)[ids]
 
-    # -- changes ---------------------------------------------------------------------------------------
+    # -- changes -----------------------------------------------------------------------------------
 
     def apply(self, edit: Edit) -> None:
         """Applies a step's changes to the canvas.
@@ -272,7 +316,7 @@ class DecodeState:
         if self.early_exit is not None and self.exit == "full" and self.open.any():
             self.exit = self.early_exit.reason(self.tokens, self.open) or "full"
 
-    # -- checkpoints and the answer ----------------------------------------------------
+    # -- checkpoints and the answer ----------------------------------------------------------------
 
     def checkpoint(self, step: int) -> State:
         """Returns the state before step `step` of the current block."""

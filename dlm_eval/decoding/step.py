@@ -1,14 +1,19 @@
-"""A step: what a strategy sees of it (`StepState`), reads (`Query`) and changes (`Edit`).
+"""A step: what a strategy sees of it, reads and changes, and what the trace hook sees
+(`TraceStep`).
+
+A strategy gets a `StepState`, asks the model a `Query` and returns an `Edit`.
 
 Shape letters: W = positions that a step considers, K = positions that it changes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dlm_eval.engine import Output
 from dlm_eval.models.denoiser import LogitsOp
@@ -79,7 +84,7 @@ class Query:
 
     Attributes:
         op: computes the outputs from logits.
-        head: the model's method to call.
+        head: the method of the model that answers; None for `logits`.
         time: noise level passed to the model; 0 for none.
         log_chance: log-probability that a position is written, if known before the model runs
             (nats).
@@ -87,7 +92,7 @@ class Query:
     """
 
     op: LogitsOp
-    head: str = "logits"
+    head: Callable[..., Tensor] | None = None
     time: float = 0.0
     log_chance: float | None = None
     keeps: bool = False
@@ -123,3 +128,36 @@ class Edit:
     def resizes(self) -> bool:
         """Whether the step inserts or deletes positions."""
         return bool(len(self.insert) or len(self.delete))
+
+
+# -- as the trace hook sees it ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """The canvas after one step.
+
+    Positions have identities: the positions of the original canvas are numbered from 0, and each
+    inserted position gets the next number. Identities equal positions unless a strategy changes the
+    length of the canvas.
+
+    Attributes:
+        step: number of the step, from 0 (steps that change nothing are not traced).
+        tokens: [L] ids from left to right, the mask token if open.
+        open: [L] bool.
+        written: [K] identities of the positions written in this step.
+        confidence: [K] probability of each token when it was written.
+        erased: identities of the positions that became masks again in this step.
+        positions: [L] identity of each position, from left to right; empty if they are 0 to L - 1.
+    """
+
+    step: int
+    tokens: tuple[int, ...]
+    open: tuple[bool, ...]
+    written: tuple[int, ...]
+    confidence: tuple[float, ...]
+    erased: tuple[int, ...] = ()
+    positions: tuple[int, ...] = ()
+
+
+Trace = Callable[[TraceStep], None]

@@ -27,9 +27,7 @@ def highest(rank: Floats, count: int) -> Bools:
 
 
 def lowest(score: Floats, count: int) -> Bools:
-    """Returns [W] bool, true at the `count` lowest scores, without scores equal to the next higher
-    one.
-    """
+    """Returns [W] bool, true at the `count` lowest scores, but ties with the next one."""
     return score < np.sort(score)[count] if count < len(score) else np.ones(len(score), dtype=bool)
 
 
@@ -38,7 +36,7 @@ def gumbel(uniform: Floats) -> Floats:
     return -np.log(-np.log1p(-uniform))
 
 
-# -- the schedule decides how many ----------------------------------------------------------------------------
+# -- the schedule decides how many -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +45,7 @@ class Confidence(Unmasking, name="confidence"):
 
     alg_temp: float = option(0.0, least=0, help="temperature of the choice of positions (Dream); 0 takes the best")
     rescore: bool = option(
-        False,
-        help="written tokens compete for the quota with their new scores (DiffuLLaMA); they are not rewritten",
+        False, help="written tokens compete for the quota with their new scores (DiffuLLaMA); they are not rewritten"
     )
     default_schedule: ClassVar[str | None] = "even"
     reads: ClassVar[Measure | None] = "probability"
@@ -111,7 +108,7 @@ class LeftToRight(Unmasking, name="left_to_right"):
         return np.arange(len(view.position)) < view.quota
 
 
-# -- the strategy decides how many ----------------------------------------------------------------
+# -- the strategy decides how many -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding.checkpoints import Offer, State, no_offer
 from dlm_eval.decoding.schedules import SCHEDULES
-from dlm_eval.decoding.trace import Trace
+from dlm_eval.decoding.step import Trace
 from dlm_eval.engine import Program
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser, Process
@@ -146,9 +146,7 @@ class Strategy:
 
     @classmethod
     def default_steps(cls, process: str) -> int | None:
-        """Returns the number of steps of a hole if `steps` is not set; None: one for each open
-        position.
-        """
+        """Returns the steps of a hole if `steps` is not set; None: one per open position."""
         return None
 
     def why_no_checkpoint(self, process: str) -> str | None:
@@ -172,7 +170,7 @@ STRATEGIES: Registry[Strategy] = Registry(
     "strategy",
     "dlm_eval.strategies",
     # the first strategy of a process is its default
-    modules=[_HERE + part for part in ("strategies", "ancestral", "remasking", "uniform", "block_uniform")],
+    modules=[_HERE + part for part in ("strategies", "ancestral", "remasking", "uniform")],
     aliases={"ddpm_cache": "ddpm"},  # MDLM's name: a forward that changes nothing is never run
 )
 

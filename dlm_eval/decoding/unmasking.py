@@ -20,13 +20,12 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from dlm_eval.canvas import Filling
-from dlm_eval.decoding.blocks import Block
 from dlm_eval.decoding.checkpoints import no_offer
 from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.samples import best_program, repeat
 from dlm_eval.decoding.schedules import schedule
 from dlm_eval.decoding.settings import DecodeSettings
-from dlm_eval.decoding.state import DecodeState
+from dlm_eval.decoding.state import Block, DecodeState
 from dlm_eval.decoding.step import Bools, Edit, Ints, Query, StepState
 from dlm_eval.decoding.strategy import FillRequest, Strategy
 from dlm_eval.engine import ForwardRow, Output, Program
@@ -71,7 +70,7 @@ class Unmasking(Strategy):
         cls.check_attribute("reads", (None, *get_args(Measure)))
         cls.check_attribute("ends", get_args(Ends))
 
-    # -- what a strategy defines ----------------------------------------------------------------------------
+    # -- what a strategy defines -------------------------------------------------------------------
 
     @property
     def revisits(self) -> bool:
@@ -143,7 +142,7 @@ class Unmasking(Strategy):
         """Returns whether a step with no token to write can still change something."""
         return self.revisits and (view.left_open > 0 or bool(view.open.any()))
 
-    # -- the program ---------------------------------------------------------------------------------------
+    # -- the program -------------------------------------------------------------------------------
 
     def why_no_checkpoint(self, process: str) -> str | None:
         return f"strategy '{self.name}' keeps state between steps" if self.keeps_state else None
@@ -175,9 +174,7 @@ class Unmasking(Strategy):
         return state.filling()
 
     def _fill_block(self, state: DecodeState, block: Block, step: int, request: FillRequest) -> Steps:
-        """Runs the steps of a block from `step` on, until the block is done or visible text is
-        final.
-        """
+        """Runs a block's steps from `step` on, until it is done or visible text is final."""
         settings, model = request.settings, request.model
         op = candidate_op(model, settings, self.reads)
         name = settings.schedule or self.default_schedule
@@ -237,13 +234,13 @@ class Unmasking(Strategy):
 
 
 def _first_position(state: DecodeState, at: Ints, query: Query) -> Generator[list[ForwardRow], list[Output], Edit]:
-    """Writes the candidate at a block's first position, which only the block's first row can read."""
+    """Writes the candidate at a block's first position, which only its first row can read."""
     token, logprob, *_ = yield from state.read(at, replace(query, log_chance=None))
     return Edit(at, token, logprob)
 
 
-def candidate_op(model: Denoiser, settings: DecodeSettings, measure: Measure | None) -> Draw:
-    """Returns the op that reads candidates by the general settings, with `measure` as their score."""
+def candidate_op(model: Denoiser, settings: DecodeSettings, measure: Measure | None = None) -> Draw:
+    """Returns what reads candidates by the general settings, with `measure` as their score."""
     banned = (() if settings.allow_mask else (model.mask_id,)) + (model.eos_ids[:1] if settings.logits_eos_inf else ())
     return Draw(
         measure=measure or "probability",

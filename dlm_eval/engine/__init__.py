@@ -1,10 +1,9 @@
 """The engine: forward rows of many programs, packed into batches by a token budget.
 
-rows: forward rows, outputs, programs and costs
+rows: forward rows, outputs, programs (one, or several as one) and costs
 batching: which rows share a batch
 forward: one forward pass
 engine: runs programs until they return
-programs: several programs as one
 """
 
 from __future__ import annotations

@@ -65,9 +65,7 @@ class Waiting:
 
     @property
     def held(self) -> int:
-        """Positions whose keys and values the device may hold: all positions of a row with a KV
-        cache.
-        """
+        """Positions that the device may hold for it: all of a row with a KV cache."""
         return 0 if self.row.kv_cache is None else len(self.row.tokens)
 
     @property
@@ -158,10 +156,8 @@ def pack(waiting: Iterable[Waiting], limits: Limits) -> list[list[Waiting]]:
 
 
 def kind(waiting: Waiting) -> tuple[str, bool]:
-    """Returns what all rows of a batch share: the model's method, and whether they have cached
-    positions.
-    """
-    return waiting.row.head, waiting.row.query_span is not None
+    """Returns what rows of a batch share: the head, and whether they have cached positions."""
+    return waiting.row.head_name, waiting.row.query_span is not None
 
 
 def _fits(first: Waiting, load: Load, one: Waiting, limits: Limits) -> bool:
@@ -194,4 +190,4 @@ def identity(row: ForwardRow) -> bytes:
     time = f"|{row.time}".encode() if row.time else b""
     cached = b"" if row.query_span is None else f"|{id(row.kv_cache)} {row.query_span}".encode()
     fed = f"|{id(row.kept)}".encode() if row.fed else b""
-    return row.head.encode() + b"|" + row.tokens.tobytes() + unguided + continuous + time + cached + fed
+    return row.head_name.encode() + b"|" + row.tokens.tobytes() + unguided + continuous + time + cached + fed

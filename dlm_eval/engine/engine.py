@@ -15,6 +15,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from itertools import accumulate, pairwise
 from typing import Any, Generic, TypeVar
 
@@ -114,7 +115,7 @@ class Engine:
         self.batch_invariant: bool | None = None
         self._failed_alone = 0
 
-    # -- driving programs -------------------------------------------------------------------------------------------------
+    # -- driving programs --------------------------------------------------------------------------
 
     def drive(
         self, programs: Iterable[Program[T]], done: Callable[[int, Outcome[T]], None] | None = None
@@ -161,11 +162,10 @@ class Engine:
         of about one batch, not of all programs in the queue. A batch that is not full waits for
         more rows.
         """
-        waiting = sorted(queue.values(), key=_age)
+        most = len(queue) if self.batch_rows is None else AHEAD * self.batch_rows
+        waiting = nsmallest(most, queue.values(), key=_age)  # rows that run one by one need no sorted queue
         weights = accumulate(one.tokens + int(self.cached_weight * one.held) for one in waiting)
         enough = bisect_left(list(weights), AHEAD * self.batch_tokens) + 1
-        if self.batch_rows is not None:
-            enough = min(enough, AHEAD * self.batch_rows)
         batches = pack(waiting[:enough], self._limits())
         full = [batch for batch, after in pairwise(batches) if kind(batch[0]) == kind(after[0])]
         return min(full or batches, key=lambda batch: min(map(_age, batch)))
@@ -177,9 +177,7 @@ class Engine:
         queue: dict[bytes, Waiting],
         finish: Callable[[_Running[T], T | SampleError], None],
     ) -> int:
-        """Sends a program its outputs and queues the rows that it yields next; returns their
-        tokens.
-        """
+        """Sends a program its outputs, queues the rows that it yields, returns their tokens."""
         self.program_seconds = running.seconds
         try:
             rows: list[ForwardRow] = []
@@ -219,12 +217,10 @@ class Engine:
         """
         return len(one.row.tokens) * one.row.passes + int(QUEUED * self.cached_weight * one.held)
 
-    # -- running -------------------------------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------
 
     def _serve(self, batch: Sequence[Waiting]) -> list[_Running[Any]]:
-        """Runs a batch, in halves if it fails; returns the programs that have all their outputs
-        now.
-        """
+        """Runs a batch, in halves if it fails; returns programs that now have all outputs."""
         requests = [(sequence, request) for sequence, waiting in enumerate(batch) for request in waiting.requests]
         start = time.perf_counter()
         found = self._attempt(batch, [(s, row) for s, (_, _, row) in requests])

@@ -72,12 +72,10 @@ def _run(
     valid: Tensor | None,
     wanted: Tensor,
 ) -> tuple[Tensor, Tensor | None]:
-    """Returns the logits [N, V] of wanted positions and, if any request caches some, all states [S,
-    B, h, L, d].
-    """
+    """Returns logits [N, V], and all states [S, B, h, L, d] if any request caches some."""
     keep = any(row.cache_until for _, row in requests)
     if rows[0].query_span is None and not keep:
-        return getattr(model, rows[0].head)(tokens, valid, wanted, **_continuous(rows, tokens)), None
+        return (rows[0].head or model.logits)(tokens, valid, wanted, **_continuous(rows, tokens)), None
     past = None
     if rows[0].query_span is not None:
         repeated = [*rows, *([rows[0]] * (len(tokens) - len(rows)))]
@@ -117,9 +115,7 @@ def _pad(sequences: Sequence[Ints], pad_id: int, device: torch.device) -> tuple[
 
 
 def _continuous(rows: Sequence[ForwardRow], tokens: Tensor) -> dict[str, Tensor]:
-    """Returns the rows' float inputs [B, L, C] (zero at padding) and noise levels [B], if they have
-    any.
-    """
+    """Returns the rows' float inputs [B, L, C], 0 at padding, and noise levels [B], if any."""
     given = [row.inputs for row in rows if row.inputs is not None]
     if not given:
         return {"time": _times(rows, len(tokens), tokens.device)} if rows[0].time else {}
@@ -133,9 +129,7 @@ def _continuous(rows: Sequence[ForwardRow], tokens: Tensor) -> dict[str, Tensor]
 
 
 def _fed(rows: Sequence[ForwardRow], tokens: Tensor) -> Tensor:
-    """Returns the inputs [B, L, F] that the last step kept: zero in the first step and at positions
-    not wanted.
-    """
+    """Returns the inputs [B, L, F] that the last step kept, 0 at positions not wanted."""
     fed = torch.zeros(*tokens.shape, rows[0].fed, device=tokens.device)
     for i, row in enumerate(rows):
         if row.kept is not None and row.ids is not None and (found := row.kept.of(row.ids)) is not None:
@@ -144,9 +138,7 @@ def _fed(rows: Sequence[ForwardRow], tokens: Tensor) -> Tensor:
 
 
 def _times(rows: Sequence[ForwardRow], count: int, device: torch.device) -> Tensor:
-    """Returns the noise levels [B] of rows, of their unconditional twins, and of repeats of the
-    first.
-    """
+    """Returns noise levels [B] of rows, their unconditional twins, repeats of the first."""
     times = [row.time for row in rows] + [row.time for row in rows if row.unguided is not None]
     return torch.tensor(times + times[:1] * (count - len(times)), device=device)
 
@@ -228,9 +220,7 @@ def _of_twins(requests: Sequence[Request], twin: dict[int, int]) -> list[Request
 
 
 def _spots(requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
-    """Returns the sequence and the position in it of every wanted position of all requests, each
-    [N].
-    """
+    """Returns sequence and position of every wanted position of all requests, each [N]."""
     places = [row.places for _, row in requests]
     sequences = np.repeat([sequence for sequence, _ in requests], [len(part) for part in places])
     return torch.from_numpy(sequences), torch.from_numpy(np.concatenate(places))

@@ -9,7 +9,7 @@ vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -82,7 +82,8 @@ class ForwardRow:
         payload: [W, ...] input of `op` for each wanted position.
         unguided: [L] ids of the unconditional sequence of classifier-free guidance, or None.
         guidance: factor f of guided logits u + f (c - u), u from `unguided` and c from `tokens`.
-        head: the model's method to call: `logits`, or another with the same arguments.
+        head: the method of the model that answers, with the arguments of `logits`; None for
+            `logits`.
         inputs: [L, C] float32 inputs besides the tokens (embeddings that are diffused), or None.
         time: noise level passed to the model (embedding diffusion, concrete scores); 0 for none.
         kv_cache: keys and values of this sequence, or None. Guidance excludes it.
@@ -102,7 +103,7 @@ class ForwardRow:
     payload: NDArray[Any]
     unguided: Ints | None = None
     guidance: float = 1.0
-    head: str = "logits"
+    head: Callable[..., Tensor] | None = None
     inputs: Floats | None = None
     time: float = 0.0
     kv_cache: KVCache | None = None
@@ -111,6 +112,11 @@ class ForwardRow:
     kept: Kept | None = None
     ids: Ints | None = None
     fed: int = 0
+
+    @property
+    def head_name(self) -> str:
+        """Name of the method that answers."""
+        return "logits" if self.head is None else self.head.__name__
 
     @property
     def passes(self) -> int:
@@ -138,9 +144,7 @@ Program = Generator[list[ForwardRow], list[Output], T]
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """A program's answer and cost: its rows (two per step under guidance) and its share of model
-    time.
-    """
+    """A program's answer and cost: its rows (two per step under guidance), its model time."""
 
     answer: T | SampleError
     rows: int
@@ -165,3 +169,30 @@ class Cost:
 
     def __sub__(self, other: Cost) -> Cost:
         return Cost(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+def together(programs: Sequence[Program[T]]) -> Program[list[T]]:
+    """Runs `programs` at the same time, so that their rows share batches; returns their answers.
+
+    An error of one ends all.
+    """
+    answers: dict[int, T] = {}
+    pending: dict[int, list[ForwardRow]] = {}
+
+    def advance(number: int, outputs: list[Output] | None) -> None:
+        try:
+            pending[number] = programs[number].send(outputs)  # type: ignore[arg-type]
+        except StopIteration as stop:
+            answers[number] = stop.value
+            pending.pop(number, None)
+
+    for number in range(len(programs)):
+        advance(number, None)
+    while pending:
+        asked = dict(pending)
+        outputs = yield [row for rows in asked.values() for row in rows]
+        begin = 0
+        for number, rows in asked.items():
+            advance(number, outputs[begin : begin + len(rows)])
+            begin += len(rows)
+    return [answers[number] for number in range(len(programs))]

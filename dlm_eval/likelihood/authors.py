@@ -34,12 +34,10 @@ if TYPE_CHECKING:
 
     from dlm_eval.engine.rows import Program
     from dlm_eval.likelihood.target import Target
-    from dlm_eval.models.denoiser import Denoiser
-    from dlm_eval.models.noise_schedules import NoiseSchedule
+    from dlm_eval.models.denoiser import Denoiser, NoiseSchedule
     from dlm_eval.rng import Noise
 
 EPSILON = 1e-3  # smallest t of MDLM's, Dream's and SEDD's losses
-HEAD = "score_logits"  # the method of models of concrete scores that rows of `sedd` ask
 BATCH = "draws that share one systematic grid"
 
 
@@ -187,10 +185,11 @@ def _entropies(target: Target, hidden: Bools, sigma: Floats) -> Program[Floats]:
     One that hides nothing costs nothing.
     """
     asked = np.flatnonzero(hidden.any(1))
-    reader = ScoreReader(target.mask_id)
+    assert isinstance(target.model, LogScores)
+    reader, head = ScoreReader(target.mask_id), target.model.score_logits
     entropy = np.zeros(len(hidden))
     if len(asked):
-        outputs = yield [target.row(hidden[k], hidden[k], reader, head=HEAD, time=float(sigma[k])) for k in asked]
+        outputs = yield [target.row(hidden[k], hidden[k], reader, head=head, time=float(sigma[k])) for k in asked]
         for k, (total, truth) in zip(asked, outputs, strict=True):
             ratio = 1 / np.expm1(sigma[k])
             entropy[k] = (total - ratio * truth + ratio * (np.log(ratio) - 1)).sum()

@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dlm_eval.canvas import Score
-from dlm_eval.engine.programs import together
-from dlm_eval.engine.rows import Program
+from dlm_eval.engine.rows import Program, together
 from dlm_eval.likelihood.auto import as_cubature, rule_logs
 from dlm_eval.likelihood.cubature.nested import nested
 from dlm_eval.likelihood.estimator import EarlyStopping

@@ -13,8 +13,7 @@ from typing import Any
 
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.engine import Engine
-from dlm_eval.engine.programs import together
-from dlm_eval.engine.rows import Outcome, Program
+from dlm_eval.engine.rows import Outcome, Program, together
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.likelihood.duel import reveal
 from dlm_eval.likelihood.early import Rounds, race

@@ -8,7 +8,7 @@ Shape letters: L = positions of the row, n = open tokens, R = mask patterns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -75,7 +75,7 @@ class Target:
         read: Bools,
         reader: LogitsOp = LOG_PROBS,
         payload: NDArray[Any] | None = None,
-        head: str = "logits",
+        head: Callable[..., Any] | None = None,
         time: float = 0.0,
     ) -> ForwardRow:
         """Returns the row in which the tokens `hidden` [n] show the mask, and counts it as asked.
@@ -85,7 +85,7 @@ class Target:
             read: [n] which ones to read.
             reader: what to read there.
             payload: the reader's input for each token to read; by default their ids.
-            head: method of the model that answers.
+            head: method of the model that answers; None for `logits`.
             time: noise level that the model is told.
         """
         tokens = self.tokens.copy()

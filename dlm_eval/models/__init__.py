@@ -1,8 +1,9 @@
-"""The models: a table of families and checkpoints (checkpoints.yaml), and `load_model`, which turns a name into a `Denoiser`.
+"""The models by name (checkpoints.yaml), and `load_model`, which makes a `Denoiser` of a name.
 
-A family is a module with `FAMILY`, a `models.family.FamilySpec`, or with a function `load(settings) -> Denoiser` whose
-annotation of `settings` is the frozen dataclass of its options. Families come from the table, from the entry-point group
-`dlm_eval.models` of installed packages, and from a file: `--model path/to/my_model.py`.
+A family is a module with `FAMILY`, a `models.family.FamilySpec`, or with a function `load(settings)
+-> Denoiser` whose annotation of `settings` is the frozen dataclass of its options. Families come
+from the table, from the entry-point group `dlm_eval.models` of installed packages, and from a file:
+`--model path/to/my_model.py`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from dlm_eval.models.catalog import (
     find_checkpoint,
     given,
     known_families,
+    loader_of,
+    option_docs,
+    option_names,
     own_families,
     packaged_asset,
     process_of,
+    settings_of,
     unsupported,
 )
-from dlm_eval.models.loader import loader_of, option_docs, option_names, settings_of
-from dlm_eval.redaction import redact_message
+from dlm_eval.plugins import reason
 
 if TYPE_CHECKING:
     from dlm_eval.models.denoiser import Denoiser
@@ -51,14 +55,18 @@ __all__ = [
 
 
 def load_model(name: str, **options: Any) -> Denoiser:
-    """Returns the denoiser of a family, a named checkpoint or a file, on its device and checked by probes.
+    """Returns the denoiser of a family, a named checkpoint or a file, on its device and checked by
+    probes.
 
     Args:
-        name: a family (`llada`), a named checkpoint (`llada-8b-instruct`) or the path of a Python file with `load(settings)`.
-        options: the family's options, such as `pretrained`, `revision`, `dtype`, `device` (strings are cast).
+        name: a family (`llada`), a named checkpoint (`llada-8b-instruct`) or the path of a Python
+            file with `load(settings)`.
+        options: the family's options, such as `pretrained`, `revision`, `dtype`, `device` (strings
+            are cast).
 
     Raises:
-        UserError: an unknown name or option, or a checkpoint that cannot be used; one line that says what to do.
+        UserError: an unknown name or option, or a checkpoint that cannot be used; one line that
+            says what to do.
     """
     from dlm_eval.models.probes import check_cache, probe
 
@@ -75,17 +83,12 @@ def load_model(name: str, **options: Any) -> Denoiser:
         raise
     # The user's code may raise anything, and so may libraries over a file that nobody foresaw.
     except Exception as error:
-        why = redact_message(" ".join(str(error).split()))[
-            :300
-        ]  # before it is cut: of half a secret nobody knows that it is one
-        raise UserError(
-            f"model '{name}' cannot be loaded: {type(error).__name__}: {why} (--verbosity DEBUG shows where)"
-        ) from error
+        raise UserError(f"model '{name}' cannot be loaded: {reason(error)} (--verbosity DEBUG shows where)") from error
     return model
 
 
 def load_without_weights(name: str, **options: Any) -> Denoiser:
-    """Returns a denoiser that knows texts, ids and facts but runs nothing: what drives workers that have the weights.
+    """Returns a denoiser that runs nothing, for the driver of workers: it knows texts, ids and facts.
 
     Models of a file or of another package are loaded whole, on the CPU.
 

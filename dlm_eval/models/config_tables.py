@@ -1,8 +1,9 @@
-"""What every family knows about the keys of a config.json: kinds of values, lists of keys, bounds of sizes.
+"""What every family knows about the keys of a config.json: kinds of values, lists of keys, bounds
+of sizes.
 
-`HARMLESS` keys change no prediction. `NETWORK` keys choose another network unless they hold a usual value. A family's
-own table (`config_keys.ConfigKeys`) goes before these. `check_config` bounds sizes: Python would build 10^12 layers,
-one after the other, until memory ends.
+`HARMLESS` keys change no prediction. `NETWORK` keys choose another network unless they hold a usual
+value. A family's own table (`config_keys.ConfigKeys`) goes before these. `check_config` bounds
+sizes: Python would build 10^12 layers, one after the other, until memory ends.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dlm_eval.errors import UserError
 
 Usual = tuple[Any, ...] | Callable[[Any], bool]
 
-# -- kinds of values ---------------------------------------------------------------------------------
+# -- kinds of values -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def all_of(kind: Kind, *keys: str) -> dict[str, Kind]:
     return dict.fromkeys(keys, kind)
 
 
-# -- lists of keys ------------------------------------------------------------------------------------
+# -- lists of keys ---------------------------------------------------------------------------------
 
 METADATA = {
     "_attn_implementation", "_commit_hash", "_name_or_path", "_note", "architectures", "attn_implementation", "auto_map", "dtype",
@@ -97,8 +98,8 @@ def full_layers(kinds: Any) -> bool:
     return kinds is None or (isinstance(kinds, list) and set(kinds) <= {"full_attention"})
 
 
-# Keys that choose another network in some family of transformers, with the values under which they choose none. A family that has such a
-# part says so in its own table, which goes first.
+# Keys that choose another network in some family of transformers, with the values under which they
+# choose none. A family that has such a part says so in its own table, which goes first.
 NETWORK: dict[str, Usual] = {
     **dict.fromkeys(
         [
@@ -151,7 +152,7 @@ NETWORK: dict[str, Usual] = {
 }  # fmt: skip
 
 
-# -- sizes -----------------------------------------------------------------------------------------------------------------
+# -- sizes -----------------------------------------------------------------------------------------
 
 LAYERS, MANY, ROWS = 10_000, 2**20, 2**31  # most layers; heads, experts and their like; widths, rows and positions
 MOST = {
@@ -175,7 +176,8 @@ KERNELS = ("attn_implementation", "experts_implementation")  # entries that can 
 
 
 def check_config(config: Mapping[str, Any], whose: str, name: str = "config.json") -> None:
-    """Raises UserError if a size in `config`, or in a mapping inside it, is no whole number or none that a network has, or if it names code.
+    """Raises UserError if a size in `config`, or in a mapping inside it, is no whole number or none
+    that a network has, or if it names code.
 
     Args:
         config: a config.json.

@@ -1,16 +1,19 @@
 """What a model is to the rest of the package: a `Denoiser`, and what only some models have.
 
-`Denoiser` is the core that every model has. Each protocol below it is optional: the package asks for it
-with `offers`, and does without it if the model lacks its members. No base class is needed.
+`Denoiser` is the core that every model has. Each protocol below it is optional: the package asks
+for it with `offers`, and does without it if the model lacks its members. No base class is needed.
 
-Shape letters: B = rows of a batch, L = positions, V = vocabulary, N = wanted positions of the batch,
+Shape letters: B = rows of a batch, L = positions, V = vocabulary, N = wanted positions of the
+batch,
 S = 2 x layers, h = heads, R = cached positions, d = head size, C = classes, D = embedding size.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
@@ -21,7 +24,6 @@ from torch import Tensor
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.errors import SampleError
-from dlm_eval.models.noise_schedules import LogLinear, NoiseSchedule
 
 if TYPE_CHECKING:
     from dlm_eval.models.kv_cache import BatchKV
@@ -90,127 +92,105 @@ class Denoiser(Protocol):
         Args:
             tokens: [B, L] long.
             valid: [B, L] bool, false at padding; None if no row is padded.
-            positions: None for all ([B, L, V] is returned), [P] long for the same positions of every
-                row ([B, P, V]), or [B, L] bool for any ([N, V], row by row).
+            positions: None for all ([B, L, V] is returned), [P] long for the same positions of
+                every row ([B, P, V]), or [B, L] bool for any ([N, V], row by row).
         """
         ...
 
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the model in a fingerprint.
 
-        That is everything that changes an answer: family, checkpoint, revision, hashes, dtype, ids. Boards read `family`,
-        `checkpoint` (else `pretrained`) and `revision` of it, results also `dtype`.
+        That is everything that changes an answer: family, checkpoint, revision, hashes, dtype, ids.
+            Boards
+        read `family`, `checkpoint` (else `pretrained`) and `revision` of it, results also `dtype`.
         """
         ...
 
 
-# -- optional: where and in what precision a model runs ----------------------------------------------
+# -- optional: facts, each with a default ----------------------------------------------------------
 
 
-@runtime_checkable
 class OnDevice(Protocol):
-    """A denoiser with a device of its own. Without it, tokens are given to it on the CPU."""
+    """A denoiser whose tokens go to `device`. Without it, they are given to it on the CPU."""
 
-    @property
-    def device(self) -> torch.device | str:
-        """The device that tokens go to."""
-        ...
+    device: torch.device | str
 
 
-@runtime_checkable
 class InPrecision(Protocol):
-    """A denoiser whose weights have a dtype. Without it, float32 is assumed."""
+    """A denoiser whose weights have a `dtype`. Without it, float32 is assumed."""
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        ...
+    dtype: torch.dtype
 
 
-@runtime_checkable
 class BatchInvariance(Protocol):
     """A denoiser that says whether a row's bits are independent of its batch mates.
 
-    Without it, rows of equal length are taken to be independent.
+    With `batch_invariant = False` rows run one by one on a CPU, to be reproducible. Without it,
+    rows of equal length are taken to be independent.
     """
 
-    @property
-    def batch_invariant(self) -> bool:
-        """False if rows have to run one by one on a CPU to be reproducible."""
-        ...
+    batch_invariant: bool
 
 
-@runtime_checkable
 class Padding(Protocol):
-    """A denoiser that says whether its rows can be padded. Without it, they can.
+    """A denoiser that says whether `logits` hides positions whose `valid` is false. Without it, it
+    does.
 
     A network without an attention mask has `padding = False`: rows of different lengths never share
     a batch, and `valid` is always None.
     """
 
-    @property
-    def padding(self) -> bool:
-        """Whether `logits` hides positions whose `valid` is false."""
-        ...
+    padding: bool
 
 
-# -- optional: ids and texts -------------------------------------------------------------------------
-
-
-@runtime_checkable
 class EmbeddingRows(Protocol):
     """A denoiser that reads another number of ids than it predicts. Without it, both are V."""
 
-    @property
-    def embedding_rows(self) -> int:
-        """Number of ids that the network reads."""
-        ...
+    embedding_rows: int
 
 
-@runtime_checkable
 class BosOnlyIfEmpty(Protocol):
-    """A denoiser with `needs_bos` that was trained on texts without BOS."""
+    """A denoiser with `needs_bos` that was trained on texts without BOS.
 
-    @property
-    def bos_only_if_empty(self) -> bool:
-        """Whether BOS is put only before an empty prompt."""
-        ...
+    With `bos_only_if_empty` BOS is put only before an empty prompt.
+    """
+
+    bos_only_if_empty: bool
+
+
+# -- optional: texts -------------------------------------------------------------------------------
 
 
 @runtime_checkable
 class ChatTemplates(Protocol):
-    """A denoiser whose chat template can be chosen by name."""
+    """A denoiser whose chat template can be chosen by name (`chat_templates`: their texts)."""
 
     @property
-    def chat_templates(self) -> Mapping[str, str]:
-        """Texts of the templates by name."""
-        ...
+    def chat_templates(self) -> Mapping[str, str]: ...
 
     def apply_chat_template(
         self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
     ) -> str:
-        """Returns the conversation by the template of that name, None for the checkpoint's default."""
+        """Returns the conversation by the template of that name, None for the default."""
         ...
 
 
-@runtime_checkable
 class TokenNames(Protocol):
-    """A denoiser that can name a token that has no text of its own, such as a part of a character."""
+    """A denoiser that can name a token without text of its own (a part of a character)."""
 
     def token_name(self, token: int) -> str | None:
         """Returns the tokenizer's name of the id, or None."""
         ...
 
 
-# -- optional: other inputs and outputs --------------------------------------------------------------
+# -- optional: a KV cache --------------------------------------------------------------------------
 
 
-@runtime_checkable
 class KVCacheDenoiser(Protocol):
     """A denoiser that can run some positions of a row with cached keys and values of the others.
 
-    Without it, or if `supports_kv_cache` is false, every row runs whole. What it says is tested when
-    the model is loaded (`models.probes.cache_test`).
+    Without it, or if `supports_kv_cache` is false, every row runs whole. What it says is tested
+    when the model is loaded (`models.probes.cache_test`).
     """
 
     @property
@@ -220,15 +200,15 @@ class KVCacheDenoiser(Protocol):
 
     @property
     def logit_shift(self) -> int:
-        """How many positions left of a token its distribution is read; that position has to run too."""
+        """Positions left of a token at which its distribution is read. They have to run too."""
         ...
 
     @property
     def exact_cache_block(self) -> int | None:
         """Length in whose multiples a prefix without masks has final keys and values.
 
-        The block of a block-causal model and 1 of a causal one. None under full attention, where keys
-        and values always depend on what follows.
+        The block of a block-causal model and 1 of a causal one. None under full attention, where
+        keys and values always depend on what follows.
         """
         ...
 
@@ -251,74 +231,69 @@ class CachingDenoiser(Denoiser, KVCacheDenoiser, Protocol):
     """A `Denoiser` whose `supports_kv_cache` is true."""
 
 
-@runtime_checkable
 class CacheTested(Protocol):
-    """A denoiser whose KV cache was tested."""
+    """A denoiser whose KV cache was tested; `cache_test` is what the test found."""
 
-    @property
-    def cache_test(self) -> CacheTest:
-        """What the test found."""
-        ...
+    cache_test: CacheTest
 
 
-@runtime_checkable
+# -- optional: other inputs and outputs ------------------------------------------------------------
+
+
 class LengthHead(Protocol):
     """A denoiser that predicts the length of an answer (DiffusionLLM)."""
 
     def length_logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """Returns float32 logits [N, C] of length - 1, a row's own at each of its wanted positions."""
+        """Returns float32 logits [N, C] of length - 1, at each wanted position its row's."""
         ...
 
 
-@runtime_checkable
 class ConcreteScores(Protocol):
-    """A denoiser that predicts ratios of probabilities at a noise level (SEDD)."""
+    """A denoiser that predicts ratios of probabilities at a noise level (SEDD).
 
-    @property
-    def schedule(self) -> NoiseSchedule:
-        """The noise that it was trained with."""
-        ...
+    `schedule` is the noise that it was trained with.
+    """
+
+    schedule: NoiseSchedule
 
     def score_logits(self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor) -> Tensor:
-        """Returns float32 log-scores of every token at each wanted position, at total noise `time` [B]."""
+        """Returns float32 log-scores of all tokens at wanted positions, at noise `time` [B]."""
         ...
 
 
 class LogitsOp(Protocol):
-    """What is read from logits at wanted positions. Hashable: rows with equal ones are read together."""
+    """What is read from logits. It is hashable: rows with equal ones are read together."""
 
     def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
-        """Returns tensors [N, ...] of float32 `logits` [N, V] and `payload` [N, ...], the rows' inputs."""
+        """Returns tensors [N, ...] of float32 `logits` [N, V] and `payload` [N, ...], inputs."""
         ...
 
 
 class KeepingOp(Protocol):
-    """What is read from logits, of which the last output stays on the device, as input of its next call (`rows.Row.kept`)."""
+    """A `LogitsOp` whose last output stays on the device, an input of the next call."""
 
     def __call__(self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor) -> tuple[Tensor, ...]:
-        """Returns tensors with first dimension N, as a `LogitsOp` does; the last one is kept and never leaves the device.
+        """Returns tensors with first dimension N; the last one is kept.
 
         Args:
             logits: [N, V] float32.
             payload: [N, ...].
-            before: [N, ...] what the last call kept for these positions; None if it is the first call.
+            before: [N, ...] what the last call kept for these positions; None if it is the first
+                call.
             known: [N] bool, false at positions of which nothing was kept (`before` is 0 there).
         """
         ...
 
 
-@runtime_checkable
 class EmbeddingDenoiser(Protocol):
     """What a denoiser of the gaussian process has besides.
 
     Its `logits` also take `inputs` [B, L, 2 D + 1] float32 (x_t, the estimate of x_0, whether a
-    position is open; zero if it is not) and `time` [B].
+    position is open; zero if it is not) and `time` [B]. `embedding_size` is D.
     """
 
     @property
-    def embedding_size(self) -> int:
-        """D."""
-        ...
+    def embedding_size(self) -> int: ...
 
     def times(self, steps: int) -> NDArray[np.float64]:
         """Returns [steps + 1] noise levels, from the largest to the smallest."""
@@ -327,13 +302,12 @@ class EmbeddingDenoiser(Protocol):
     def interpolator(self, score_temperature: float, divergence: bool) -> LogitsOp | KeepingOp:
         """Returns what reads (token, log-probability [nats], entropy [nats], E[x_0] [D]).
 
-        With `divergence` it also reads KL(now || last step) [nats]; the log-probabilities [V] stay on
-        the device.
+        With `divergence` it also reads KL(now || last step) [nats]; the log-probabilities [V] stay
+        on the device.
         """
         ...
 
 
-@runtime_checkable
 class CanvasDenoiser(Protocol):
     """What a denoiser of process 'canvas' has besides (DiffusionGemma).
 
@@ -349,7 +323,61 @@ class CanvasDenoiser(Protocol):
         ...
 
 
-# -- typed questions about what is optional ----------------------------------------------------------
+# -- noise of absorbing diffusion ------------------------------------------------------------------
+# Total noise sigma(t) and its rate, t from 0 (clean) to 1 (noise). A token is masked at time t with
+# probability 1 - exp(-sigma(t)).
+
+
+class NoiseSchedule(Protocol):
+    """How much noise a model of absorbing diffusion expects when."""
+
+    def sigma(self, t: float) -> float:
+        """Returns the total noise at time t."""
+        ...
+
+    def rate(self, t: float) -> float:
+        """Returns its derivative at time t."""
+        ...
+
+    def at_share(self, share: Tensor) -> Tensor:
+        """Returns the total noise [B] at which this share [B] of a row's tokens is masked."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogLinear:
+    """sigma(t) = -log(1 - (1 - epsilon) t): the masked share is (1 - epsilon) t (SEDD, MDLM)."""
+
+    epsilon: float = 1e-3
+
+    def sigma(self, t: float) -> float:
+        return -math.log1p(-(1 - self.epsilon) * t)
+
+    def rate(self, t: float) -> float:
+        return (1 - self.epsilon) / (1 - (1 - self.epsilon) * t)
+
+    def at_share(self, share: Tensor) -> Tensor:
+        return -torch.log1p(-(1 - self.epsilon) * share.clamp(min=self.epsilon))
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """sigma(t) = sigma_min^(1 - t) sigma_max^t (SEDD)."""
+
+    sigma_min: float
+    sigma_max: float
+
+    def sigma(self, t: float) -> float:
+        return math.exp((1 - t) * math.log(self.sigma_min) + t * math.log(self.sigma_max))
+
+    def rate(self, t: float) -> float:
+        return self.sigma(t) * math.log(self.sigma_max / self.sigma_min)
+
+    def at_share(self, share: Tensor) -> Tensor:
+        return (-torch.log1p(-share.clamp(max=1 - 1e-6))).clamp(self.sigma_min, self.sigma_max)
+
+
+# -- typed questions about what is optional --------------------------------------------------------
 
 
 @cache
@@ -418,12 +446,12 @@ def logit_shift(model: Denoiser) -> int:
 
 
 def exact_cache_block(model: Denoiser) -> int | None:
-    """Returns the length in whose multiples a prefix without masks has final keys and values, or None."""
+    """Returns the length in whose multiples a prefix has final keys and values, or None."""
     return cast(KVCacheDenoiser, model).exact_cache_block if offers(model, KVCacheDenoiser) else None
 
 
 def noise_schedule(model: Denoiser) -> NoiseSchedule:
-    """Returns the noise that a model of concrete scores was trained with, log-linear noise for any other."""
+    """Returns the noise that a model was trained with, if it says so, else log-linear noise."""
     return cast(ConcreteScores, model).schedule if offers(model, ConcreteScores) else LogLinear()
 
 
@@ -439,16 +467,14 @@ def check_ids(model: Denoiser, canvas: Canvas, scored: bool) -> SampleError | No
             predicts, and not a hole.
     """
     rows = embedding_rows(model)
-    outside = "is outside the model's vocabulary"
     for place, (token, is_open) in enumerate(zip(canvas.tokens, canvas.open, strict=True)):
         if is_open and not scored:
             continue
+        outside = f"token {token} at position {place} is outside the model's vocabulary"
         if not 0 <= token < rows:
-            return SampleError(f"token {token} at position {place} {outside}: its embedding has ids 0 to {rows - 1}")
+            return SampleError(f"{outside}: its embedding has ids 0 to {rows - 1}")
         if is_open and token >= model.vocab_size:
-            return SampleError(
-                f"token {token} at position {place} {outside}: it predicts ids 0 to {model.vocab_size - 1}"
-            )
+            return SampleError(f"{outside}: it predicts ids 0 to {model.vocab_size - 1}")
         if is_open and token == model.mask_id and not model.mask_is_regular_token:
             return SampleError(
                 f"position {place} is to be scored and holds the mask token {token}, which is a hole and no text"

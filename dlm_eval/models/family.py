@@ -1,9 +1,10 @@
 """A family of checkpoints as a declaration, and the one way from a checkpoint to a tested denoiser.
 
-folder -> config.json against the family's keys -> tokenizer -> network with weights -> denoiser -> probes
+folder -> config.json against the family's keys -> tokenizer -> network with weights -> denoiser ->
+probes
 
-A family module states a `FamilySpec` under the name `FAMILY`. What only this family does is a function in one of
-its fields, which is given the opened checkpoint.
+A family module states a `FamilySpec` under the name `FAMILY`. What only this family does is a
+function in one of its fields, which is given the opened checkpoint.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.config_keys import ConfigKeys
+from dlm_eval.models.config_keys import ConfigKeys, read_values
 from dlm_eval.models.denoiser import NO_MASK, Process
-from dlm_eval.models.loading import CheckpointFiles, LoadSettings, locate, read_config, read_values, require_family
+from dlm_eval.models.loading import CheckpointFiles, LoadSettings, locate, read_config, require_family
 from dlm_eval.models.lora import adapter_files
 from dlm_eval.models.probes import probe
 from dlm_eval.models.tokenizer import read_tokenizer
@@ -38,7 +39,8 @@ class BlockSettings(LoadSettings):
     """Options of block-causal families.
 
     Attributes:
-        block_length: positions of a block; None for the checkpoint's own, which it was trained with.
+        block_length: positions of a block; None for the checkpoint's own, which it was trained
+            with.
     """
 
     block_length: int | None = None
@@ -75,21 +77,26 @@ class FamilySpec:
 
     Attributes:
         name: what --model takes.
-        keys: what it makes of each key of config.json, or a function that chooses the table by the file.
-        network: returns the class and config (`Pretrained`) or the module (`OwnModule`) of a checkpoint.
+        keys: what it makes of each key of config.json, or a function that chooses the table by the
+            file.
+        network: returns the class and config (`Pretrained`) or the module (`OwnModule`) of a
+            checkpoint.
         settings: dataclass of its options.
         shift: whether the distribution of token i is read at position i-1.
-        causal_blocks: returns the block length of a block-causal checkpoint, None for full attention.
+        causal_blocks: returns the block length of a block-causal checkpoint, None for full
+            attention.
         process: corruption that it was trained to undo.
         bos_only_if_empty: whether BOS is put only before an empty prompt (trained without BOS).
-        eos_tokens: texts of tokens that end a text, in order; those that the tokenizer lacks are left out.
+        eos_tokens: texts of tokens that end a text, in order; those that the tokenizer lacks are
+            left out.
         mask_token: text of the mask token.
         default_mask: mask id that the architecture implies, of the values of config.json.
         mask_may_be_regular: whether the mask may be an ordinary token, which texts can contain.
         tokenizer_class: transformers class for a folder without tokenizer.json.
         suppressed: returns ids that get no probability, of the checkpoint and the mask id.
         denoiser: returns the class that reads the network.
-        longest: positions of the network, of its config, if `max_position_embeddings` is not that number.
+        longest: positions of the network, of its config, if `max_position_embeddings` is not that
+            number.
         finish: completes the denoiser before it is tested.
     """
 
@@ -152,7 +159,8 @@ def load_family(spec: FamilySpec, settings: LoadSettings) -> TransformersDenoise
     """Returns the tested denoiser of a checkpoint.
 
     Raises:
-        UserError: no such checkpoint, another family's, a config.json or weights that do not fit, or a probe failed.
+        UserError: no such checkpoint, another family's, a config.json or weights that do not fit,
+            or a probe failed.
     """
     return build_denoiser(spec, open_checkpoint(spec, settings))
 
@@ -174,7 +182,8 @@ def build_denoiser(spec: FamilySpec, opened: OpenedCheckpoint) -> TransformersDe
     """Returns the denoiser of an opened checkpoint, after its tests.
 
     Raises:
-        UserError: no tokenizer or mask, weights that do not fit, an impossible length, or a probe failed.
+        UserError: no tokenizer or mask, weights that do not fit, an impossible length, or a probe
+            failed.
     """
     files, settings = opened.files, opened.settings
     block = spec.causal_blocks(opened)
@@ -212,7 +221,7 @@ def build_denoiser(spec: FamilySpec, opened: OpenedCheckpoint) -> TransformersDe
 
 
 def _longest(spec: FamilySpec, model: Any, settings: LoadSettings) -> int:
-    """Returns the longest sequence that the model reads: the option, else the network's number of positions."""
+    """Returns the longest sequence: the option, else the network's number of positions."""
     # transformers keeps the sizes of networks of several modalities in a config of the text part.
     sizes = getattr(model.config, "text_config", model.config)
     positions = spec.longest(sizes) if spec.longest else getattr(sizes, "max_position_embeddings", None)
@@ -224,7 +233,7 @@ def _longest(spec: FamilySpec, model: Any, settings: LoadSettings) -> int:
 
 
 def identity(files: CheckpointFiles, settings: LoadSettings) -> dict[str, Any]:
-    """Returns what a fingerprint needs of the files: names, commit and hashes, never a machine's path."""
+    """Returns what a fingerprint needs of the files: names, commit, hashes, and no path."""
     import transformers
 
     text = locate(settings.tokenizer, setting="tokenizer") if settings.tokenizer else files

@@ -1,10 +1,11 @@
 """The KV cache: keys and values of positions that later rows attend to without running them again.
 
-`KVCache` holds them for one canvas, `BatchKV` for the rows of one batch, and `LayerCache` hands them to the
-attention layers of a network. Which positions are cached, and whether the answers are exact, is decided
-by a cache policy (`decoding.cache_policy`).
+`KVCache` holds them for one canvas, `BatchKV` for the rows of one batch, and `LayerCache` hands
+them to the attention layers of a network. Which positions are cached, and whether the answers are
+exact, is decided by a cache policy (`decoding.cache_policy`).
 
-Shape letters: B = rows, L = positions that run, R = cached positions, S = 2 x layers (keys and values of
+Shape letters: B = rows, L = positions that run, R = cached positions, S = 2 x layers (keys and
+values of
 each layer in turn), h = heads, d = head size.
 """
 
@@ -41,12 +42,12 @@ class KVCache:
         return int(differ[0]) if len(differ) else length
 
     def take(self, tokens: Ints, begin: int, fresh: Tensor) -> None:
-        """Caches `tokens` [R]: the first `begin` keep their states, the rest get `fresh` [S, h, R - begin, d]."""
+        """Caches `tokens` [R]; those from `begin` on get states `fresh` [S, h, R - begin, d]."""
         states = fresh if begin == 0 else torch.cat([self._known()[:, :, :begin], fresh], 2)
         self.tokens, self._states = tokens.copy(), states
 
     def outside(self, begin: int, end: int, length: int) -> Tensor:
-        """Returns the states [S, h, R', d] of positions 0 to `length` without those from `begin` to `end`."""
+        """Returns states [S, h, R', d] of positions 0 to `length` but `begin` to `end`."""
         states = self._known()
         if end == length:
             return states[:, :, :begin]
@@ -62,7 +63,8 @@ class BatchKV:
     """Cached keys and values of the rows of a batch.
 
     Attributes:
-        states: [S, B, h, R, d] keys and values of each layer in turn, keys rotated to their positions.
+        states: [S, B, h, R, d] keys and values of each layer in turn, keys rotated to their
+            positions.
         valid: [B, R] bool, false at padding; None if no row is padded.
         begin: [B] long, position of each row's first token that runs.
     """
@@ -107,7 +109,7 @@ class LayerCache:
         self._fresh: list[Tensor] = []
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Returns keys and values [B, h, R + L, d] of layer `layer_idx`: the cached ones, then the new ones."""
+        """Returns keys and values [B, h, R + L, d] of a layer: cached ones, then new ones."""
         if self._keep:
             self._fresh += [keys, values]
         if self._past is None:
@@ -120,7 +122,7 @@ class LayerCache:
         return torch.stack([part.to(device) for part in self._fresh]) if self._keep else None
 
     def reorder(self, order: Tensor) -> None:
-        """Restores the reading order, for a network that was given the positions in `order` [B, L]."""
+        """Restores the reading order, if the network was given positions in `order` [B, L]."""
         for part, shuffled in enumerate(self._fresh):
             places = order.to(shuffled.device)[:, None, :, None].expand_as(shuffled)
             self._fresh[part] = torch.empty_like(shuffled).scatter_(2, places, shuffled)
@@ -141,14 +143,16 @@ class LayerCache:
 def cache_argument(network: nn.Module, cache: Any) -> dict[str, Any]:
     """Returns the argument that hands a cache to a network of transformers.
 
-    It is `cache` from transformers 5.24 on, and `past_key_values` before (which is accepted until 5.40).
+    It is `cache` from transformers 5.24 on, and `past_key_values` before (which is accepted until
+    5.40).
     """
     known = inspect.signature(network.forward).parameters
     return {"cache" if "cache" in known else "past_key_values": cache}
 
 
 def cached_mask(visible: Tensor, past: BatchKV, dtype: torch.dtype) -> Tensor:
-    """Returns the additive mask [B, 1, L, R + L] of positions that see all cached ones and `visible` new ones.
+    """Returns the additive mask [B, 1, L, R + L] of positions that see all cached ones and
+    `visible` new ones.
 
     Args:
         visible: [B or 1, L, L] bool.

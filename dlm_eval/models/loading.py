@@ -1,4 +1,5 @@
-"""From a hub id or a folder to a checkpoint's config, without remote code: every surprise in the files is an error.
+"""From a hub id or a folder to a checkpoint's config, without remote code: every surprise in the
+files is an error.
 
 pretrained -> folder (`locate`) -> config as a plain dict (`read_config`) -> network (weights.py)
 """
@@ -20,9 +21,8 @@ import torch
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.hub import hub_reachable
 from dlm_eval.models import Checkpoint, checkpoints, known_families, packaged_asset
-from dlm_eval.models.config_keys import ConfigKeys, check, report_unread
 from dlm_eval.models.config_tables import check_config
-from dlm_eval.models.weight_files import Stored, choose, entries, stored
+from dlm_eval.models.weight_files import Stored, choose, entries, entries_of, refuse_twice, stored
 from dlm_eval.redaction import redact_message
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -40,7 +40,8 @@ class LoadSettings:
         revision: branch, tag or commit of a hub id.
         dtype: of the weights: auto (the checkpoint's), float32, float16 or bfloat16.
         device: auto (cuda if there is one), cpu, cuda, cuda:1, ...
-        device_map: auto, balanced, ... or JSON of module -> device, to spread a model over several devices, or None.
+        device_map: auto, balanced, ... or JSON of module -> device, to spread a model over several
+            devices, or None.
         attn_implementation: transformers' name of the attention code, or None for its choice.
         max_length: positions of a sequence at most; None for the checkpoint's.
         mask_id: overrides the checkpoint's mask token.
@@ -49,7 +50,8 @@ class LoadSettings:
         tokenizer: hub id or folder of the tokenizer if it is not beside the weights.
         checkpoint: named checkpoint whose facts fill in what the files do not say.
         probe: whether the loaded model is probed (future tokens, padding, NaN).
-        strict_config: whether a key of config.json that nobody knows is an error; else it is a warning.
+        strict_config: whether a key of config.json that nobody knows is an error; else it is a
+            warning.
     """
 
     pretrained: str
@@ -88,7 +90,8 @@ class CheckpointFiles:
         path: its folder.
         name: the name to show for it.
         commit: its hub commit, None for a local folder.
-        notes: what the result says about how this folder was read (keys that nobody knows, which head, which adapter).
+        notes: what the result says about how this folder was read (keys that nobody knows, which
+            head, which adapter).
     """
 
     path: Path
@@ -134,18 +137,41 @@ class CheckpointFiles:
         """
         if not self.weights:
             raise UserError(f"pretrained '{self.name}' has no weights; expected *.safetensors or pytorch_model*.bin")
+        return stored(self.weights, self.name)
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Returns the shape of each tensor in its weight files, read from their headers.
+
+        Raises:
+            UserError: two files have a tensor of one name, or one cannot be read.
+        """
+        found: dict[str, list[int]] = {}
+        place: dict[str, Path] = {}
+        for file in self.weights:
+            for key, shape in self._shapes(file).items():
+                refuse_twice(key, file, place, self.name)
+                found[key] = shape
+        return found
+
+    def _shapes(self, file: Path) -> dict[str, list[int]]:
         try:
-            return stored(self.weights)
-        except UserError as error:
-            raise UserError(f"pretrained '{self.name}': {error}") from None
+            if file.suffix == ".safetensors":
+                return {key: list(entry["shape"]) for key, entry in entries_of(file, self.name).items()}
+            state = torch.load(file, map_location="meta", weights_only=True)
+            return {key: list(value.shape) for key, value in state.items()}
+        except UserError:
+            raise
+        except Exception as error:  # torch raises kinds of its own for a broken file
+            raise UserError(f"pretrained '{self.name}': {file.name} cannot be read: {first_line(error)}") from None
 
 
-# -- where ---------------------------------------------------------------------------------------------------------------
+# -- where -----------------------------------------------------------------------------------------
 
 
 @cache
 def locate(pretrained: str, revision: str | None = None, setting: str = "pretrained") -> CheckpointFiles:
-    """Returns the folder of a local checkpoint, of a packaged one (`asset:NAME`), or of a hub id (fetched at most once).
+    """Returns the folder of a local checkpoint, of a packaged one (`asset:NAME`), or of a hub id
+    (fetched at most once).
 
     Raises:
         UserError: there is no such folder, or the hub cannot give it; at once, with no retries.
@@ -184,11 +210,12 @@ def _from_hub(name: str, revision: str | None, setting: str) -> CheckpointFiles:
     return CheckpointFiles(path, name, path.name)
 
 
-# -- what ----------------------------------------------------------------------------------------------------------------
+# -- what ------------------------------------------------------------------------------------------
 
 
 def read_config(folder: CheckpointFiles) -> dict[str, Any]:
-    """Returns the checkpoint's config.json as it is; no class is built and no code of the checkpoint runs.
+    """Returns the checkpoint's config.json as it is; no class is built and no code of the
+    checkpoint runs.
 
     Raises:
         UserError: there is no config.json, or a size in it is none.
@@ -202,23 +229,8 @@ def read_config(folder: CheckpointFiles) -> dict[str, Any]:
     return config
 
 
-def read_values(
-    raw: Mapping[str, Any], facts: ConfigKeys, folder: CheckpointFiles, settings: LoadSettings
-) -> dict[str, Any]:
-    """Returns the values that `facts` reads of config.json; keys that nobody knows are a warning, and a note in the result.
-
-    Raises:
-        UserError: the table refuses the file, or it has unknown keys and `strict_config` is set.
-    """
-    checked = check(raw, facts, folder.name)
-    report_unread(checked.unread, facts, folder.name, settings.strict_config)
-    if checked.unread:
-        folder.notes["config_keys_not_read"] = list(checked.unread)
-    return checked.values
-
-
 def require_family(config: Mapping[str, Any], folder: CheckpointFiles, family: str) -> None:
-    """Raises UserError if `config` names another family of ours: its weights may fit and mean something else."""
+    """Raises UserError if `config` names another family, whose weights may fit by chance."""
     kind = config.get("model_type", "unnamed")
     named = _letters(str(kind))
     if named in known_families() and not _letters(family).startswith(named):
@@ -232,7 +244,7 @@ def _letters(name: str) -> str:
 
 
 def resolve_dtype(setting: str, config: Mapping[str, Any], folder: CheckpointFiles) -> torch.dtype:
-    """Returns the dtype of `setting`; auto is the config's, else that of the first tensor in the files."""
+    """Returns the dtype of `setting`; auto: the config's, else the files' first tensor's."""
     stated = config.get("dtype") or config.get("torch_dtype")
     if setting == "auto" and stated in (None, "auto"):
         return DTYPES[_first_dtype(folder)]

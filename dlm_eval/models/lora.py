@@ -1,12 +1,15 @@
-"""LoRA adapters as peft saves them, merged into the weights: W + s B A, under the names of whichever class they were trained on.
+"""LoRA adapters as peft saves them, merged into the weights: W + s B A.
 
-An adapter names modules of its authors' class, of transformers' class, or of either without its head. All of it is applied, or it is refused.
+An adapter names modules of its authors' class, of transformers' class, or of either without its
+head. All of it is applied, or it is refused. peft would unpickle weights, import a module that the
+config names, load a tokenizer with the config's arguments, and match the network's names with the
+config's regular expressions, for ever if need be.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,18 @@ from transformers.pytorch_utils import Conv1D
 from dlm_eval.errors import UserError
 from dlm_eval.models.config_tables import COUNT, FLAG, NUMBER
 from dlm_eval.models.loading import CheckpointFiles, first_line, locate
-from dlm_eval.models.lora_config import WEIGHTS, check_adapter
 from dlm_eval.models.naming import Naming, Slot, all_parameters, find_slots, own_parameter
-from dlm_eval.models.weight_files import entries, tensor_shapes
+from dlm_eval.models.weight_files import entries
+from dlm_eval.settings import shown
 
+try:
+    from re import _constants as codes  # type: ignore[attr-defined]
+    from re import _parser as parser  # type: ignore[attr-defined]
+except ImportError:  # Python 3.10
+    import sre_constants as codes  # type: ignore[no-redef]
+    import sre_parse as parser  # type: ignore[no-redef]
+
+WEIGHTS = "adapter_model.safetensors"
 PAIR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.[^.]+)?\.weight")
 # What else an adapter may hold, none of which is a term s B A of a linear layer.
 OTHER = {
@@ -31,36 +42,6 @@ OTHER = {
     "a bias of LoRA": "lora_B.bias",
     "trained tokens": "trainable_tokens",
 }
-# Keys of adapter_config.json with the values under which the adapter is the plain sum.
-USUAL: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none", None),
-    "use_dora": (False, None),
-    "modules_to_save": (None, []),
-    "lora_bias": (False, None),
-    "trainable_token_indices": (None, [], {}),
-    "layer_replication": (None, []),
-    "target_parameters": (None, []),
-    "alora_invocation_tokens": (None, []),
-    "use_qalora": (False, None),
-    "use_bdlora": (False, None),
-    "arrow_config": (None,),
-    "kasa_config": (None,),
-    "velora_config": (None,),
-    "monteclora_config": (None,),
-    "ensure_weight_tying": (False, None),
-    # The others change the base weights when they begin: the sum would be on top of weights that are not in the checkpoint.
-    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
-}
-READ = {
-    "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform",
-    "layers_pattern",
-}  # fmt: skip
-HARMLESS = {
-    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout",
-    "fan_in_fan_out", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_config", "megatron_core",
-    "qalora_group_size", "runtime_config",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +84,8 @@ class Adapter:
         """Adds every change to the network's weights; to quantized ones, to what their layers give.
 
         Raises:
-            UserError: a weight is not on this machine's devices, or is quantized and no linear layer's.
+            UserError: a weight is not on this machine's devices, or is quantized and no linear
+                layer's.
         """
         for change in self.changes:
             begin = 0
@@ -146,7 +128,9 @@ def _add(part: Tensor, change: Tensor, module: Any) -> None:
 
 
 def read_adapter(setting: str, model: Any, base: CheckpointFiles, naming: Naming) -> Adapter:
-    """Returns the adapter `setting` (folder or hub id) with the places of its tensors in `model`, whose weights may be on no device yet.
+    """Returns the adapter `setting` (folder or hub id) with the places of its tensors in `model`.
+
+    The model's weights may be on no device yet.
 
     Args:
         setting: the option peft.
@@ -155,13 +139,12 @@ def read_adapter(setting: str, model: Any, base: CheckpointFiles, naming: Naming
         naming: of the family.
 
     Raises:
-        UserError: no adapter, one that is more than LoRA of linear layers, a tensor with no place, or a place with no tensor.
+        UserError: no adapter, one that is more than LoRA of linear layers, a tensor with no place,
+            or a place with no tensor.
     """
     folder = locate(setting, setting="peft")
     where = f"model_args peft '{folder.name}'"
-    check_adapter(folder)
-    config = folder.read_json("adapter_config.json")
-    _check_config(config, where)
+    config = _read_config(folder, where)
     pairs = _pairs(_tensors(folder, where), where)
     named = _fitting(pairs, config, _worlds(model, base, naming), where)
     parameters = all_parameters(model)
@@ -170,30 +153,6 @@ def read_adapter(setting: str, model: Any, base: CheckpointFiles, naming: Naming
         for module in sorted(pairs)
     ]
     return Adapter(folder, tuple(changes))
-
-
-def _check_config(config: Mapping[str, Any], where: str) -> None:
-    where = f"{where}: adapter_config.json"
-    for key, allowed in USUAL.items():
-        value = config.get(key, allowed[0] if key != "peft_type" else None)
-        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
-            raise UserError(
-                f"{where} has {key} {value!r}, which is not applied here; merge the adapter into its base model first"
-            )
-    for key in config.keys() - USUAL.keys() - READ - HARMLESS:
-        if config[key] not in (None, False, [], {}, ""):
-            raise UserError(
-                f"{where} has {key} {config[key]!r}, which nobody here knows; merge the adapter into its base model first"
-            )
-    for key, kind in (("r", COUNT), ("lora_alpha", NUMBER)):
-        if not kind.test(config.get(key)):
-            raise UserError(f"{where} has {key} {config.get(key)!r}; it must be {kind.called}")
-    if not FLAG.test(config.get("use_rslora", False)):
-        raise UserError(f"{where} has use_rslora {config['use_rslora']!r}; it must be {FLAG.called}")
-    for key, kind in (("rank_pattern", COUNT), ("alpha_pattern", NUMBER)):
-        pattern = config.get(key) or {}
-        if not isinstance(pattern, dict) or not all(kind.test(value) for value in pattern.values()):
-            raise UserError(f"{where} has {key} {pattern!r}; it must map module names to {kind.called}")
 
 
 def _tensors(folder: CheckpointFiles, where: str) -> dict[str, Tensor]:
@@ -226,9 +185,9 @@ def _pairs(tensors: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Ten
 
 
 def _worlds(model: Any, base: CheckpointFiles, naming: Naming) -> list[dict[str, list[Slot]]]:
-    """Returns the places of linear layers under each set of module names that an adapter may use."""
+    """Returns the places of linear layers by each set of names that an adapter may use."""
     parameters = all_parameters(model)
-    shapes = tensor_shapes(base.weights, base.name)
+    shapes = base.shapes()
     theirs = [key for key, shape in shapes.items() if len(shape) == 2]
     ours = [key for key, value in parameters.items() if value.dim() == 2]
     worlds = [_placed(theirs, naming, parameters), _placed(ours, Naming(), parameters)]
@@ -355,3 +314,137 @@ def _listed(names: list[str]) -> str:
 def adapter_files(path: Path) -> list[Path]:
     """Returns the files of an adapter that count."""
     return [path / "adapter_config.json", path / WEIGHTS]
+
+
+# -- what an adapter's files may say ---------------------------------------------------------------
+
+# Keys of adapter_config.json with the values under which the adapter is the plain sum.
+USUAL: dict[str, tuple[Any, ...]] = {
+    "bias": ("none", None),
+    "use_dora": (False, None),
+    "modules_to_save": (None, []),
+    "lora_bias": (False, None),
+    "trainable_token_indices": (None, [], {}),
+    "layer_replication": (None, []),
+    "target_parameters": (None, []),
+    "alora_invocation_tokens": (None, []),
+    "use_qalora": (False, None),
+    "use_bdlora": (False, None),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "velora_config": (None,),
+    "monteclora_config": (None,),
+    "ensure_weight_tying": (False, None),
+    # The others change the base weights when they begin: the sum would be on top of weights that
+    # are not in the checkpoint.
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
+}
+READ = {
+    "peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules",
+    "layers_to_transform", "layers_pattern",
+}  # fmt: skip
+HARMLESS = {
+    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout",
+    "fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config",
+}  # fmt: skip
+LARGEST_RANK = 2**16
+LONGEST_PATTERN = 4096  # characters
+# Entries with which peft runs other code, or computes weights anew from the network's
+REFUSED = ["megatron_config", "tokenizer_kwargs", "loftq_config", "eva_config", "corda_config", "lora_ga_config"]
+PATTERNS = ["target_modules", "exclude_modules", "layers_pattern", "modules_to_save", "target_parameters"]
+PATTERN_TABLES = ["rank_pattern", "alpha_pattern"]
+
+
+def _read_config(folder: CheckpointFiles, whose: str) -> dict[str, Any]:
+    """Returns the config of a LoRA adapter in safetensors whose weights are the plain sum W + s B
+    A.
+
+    Raises:
+        UserError: it is no such adapter, or its config asks for more.
+    """
+    if not (folder.path / "adapter_config.json").is_file():
+        raise UserError(f"{whose} has no adapter_config.json; it must be a folder saved by peft")
+    if not (folder.path / WEIGHTS).is_file():
+        pickle = (folder.path / "adapter_model.bin").is_file()
+        why = "; adapter_model.bin is a pickle, which can run code and is not read: save it as safetensors"
+        raise UserError(f"{whose} has no {WEIGHTS}{why if pickle else ''}")
+    config = folder.read_json("adapter_config.json")
+    if config.get("peft_type") != "LORA":
+        raise UserError(f"{whose} has peft_type '{config.get('peft_type')}'; only LORA can be merged")
+    for key in REFUSED:
+        if config.get(key):
+            raise UserError(f"{whose}: adapter_config.json has {key}, which is not run; an adapter is weights alone")
+    ranks = config.get("rank_pattern") or {}
+    for rank in [config.get("r"), *(ranks.values() if isinstance(ranks, dict) else [ranks])]:
+        if type(rank) is not int or not 1 <= rank <= LARGEST_RANK:
+            raise UserError(f"{whose}: rank {str(rank)[:40]} is not possible; it must be 1 to {LARGEST_RANK}")
+    for pattern in _patterns(config):
+        if len(pattern) > LONGEST_PATTERN or explodes(pattern):
+            raise UserError(
+                f"{whose}: the regular expression '{pattern[:60]}' can run for ever; name the modules plainly"
+            )
+    _check_sum(config, f"{whose}: adapter_config.json")
+    return config
+
+
+def explodes(pattern: str) -> bool:
+    """Returns whether a regular expression takes exponential time on some texts.
+
+    That is the case if it repeats something that repeats or chooses itself, such as (a+)+.
+    """
+    try:
+        return _nested(parser.parse(pattern), inside=False)
+    except (re.error, RecursionError, OverflowError):
+        return True
+
+
+def _nested(tree: Any, inside: bool) -> bool:
+    for code, value in tree:
+        if code in (codes.MAX_REPEAT, codes.MIN_REPEAT):
+            least, most, body = value
+            several = most > 1
+            if (inside and most > least) or _nested(body, inside or several):
+                return True
+        elif code is codes.BRANCH:
+            if inside or any(_nested(branch, inside) for branch in value[1]):
+                return True
+        elif code is codes.SUBPATTERN:
+            if _nested(value[-1], inside):
+                return True
+        elif code in (codes.ASSERT, codes.ASSERT_NOT):
+            if _nested(value[1], inside):
+                return True
+        elif code is codes.GROUPREF_EXISTS:
+            return True
+    return False
+
+
+def _patterns(config: dict[str, Any]) -> Iterator[str]:
+    """Yields every text that peft takes, or could take, for a regular expression."""
+    for key in PATTERNS:
+        value = config.get(key)
+        yield from [value] if isinstance(value, str) else map(str, value or ())
+    for key in PATTERN_TABLES:
+        yield from map(str, config.get(key) or ())
+
+
+def _check_sum(config: Mapping[str, Any], where: str) -> None:
+    for key, allowed in USUAL.items():
+        value = config.get(key, allowed[0])
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
+            raise UserError(
+                f"{where} has {key} {shown(repr(value))}, which is not applied here; merge the adapter into its base model first"
+            )
+    for key in config.keys() - USUAL.keys() - READ - HARMLESS:
+        if config[key] not in (None, False, [], {}, ""):
+            raise UserError(
+                f"{where} has {key} {shown(repr(config[key]))}, which nobody here knows; merge the adapter into its base model first"
+            )
+    if not NUMBER.test(config.get("lora_alpha")):
+        raise UserError(f"{where} has lora_alpha {shown(repr(config.get('lora_alpha')))}; it must be {NUMBER.called}")
+    if not FLAG.test(config.get("use_rslora", False)):
+        raise UserError(f"{where} has use_rslora {shown(repr(config['use_rslora']))}; it must be {FLAG.called}")
+    for key, kind in (("rank_pattern", COUNT), ("alpha_pattern", NUMBER)):
+        pattern = config.get(key) or {}
+        if not isinstance(pattern, dict) or not all(kind.test(value) for value in pattern.values()):
+            raise UserError(f"{where} has {key} {shown(repr(pattern))}; it must map module names to {kind.called}")

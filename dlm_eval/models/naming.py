@@ -1,4 +1,4 @@
-"""From the names of a checkpoint's tensors to those of the network here, and to the part of a parameter that each one fills."""
+"""From names of a checkpoint's tensors to the parts of parameters that they fill here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# transformers keeps the experts of a layer in two parameters: [experts, 2 x inner, hidden] and [experts, hidden, inner].
+# transformers keeps the experts of a layer in two parameters: [experts, 2 x inner, hidden] and
+# [experts, hidden, inner].
 EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
@@ -20,8 +21,9 @@ class Naming:
 
     Attributes:
         renames: regular expressions from their names to the network's; one group each at most.
-        fused: regular expressions of tensors that hold several of the network's, one above the other. transformers splits them by
-            conversions that the family registers for its class, which then include `renames`.
+        fused: regular expressions of tensors that hold several of the network's, one above the
+            other. transformers splits them by conversions that the family registers for its class,
+            which then include `renames`.
         prefixes: what the authors' class also calls a part of the network: (theirs, ours).
     """
 
@@ -41,7 +43,7 @@ class Naming:
 
 @dataclass(frozen=True)
 class Slot:
-    """A part of a parameter: an expert's matrix or the whole, and of its rows those from `begin` up to `end` (None: all)."""
+    """Rows `begin` to `end` (None: all) of a parameter or of an expert's matrix in it."""
 
     parameter: str
     expert: int | None = None
@@ -54,7 +56,7 @@ class Slot:
 
 
 def find_slots(names: list[str], parameters: Mapping[str, Tensor]) -> list[Slot] | None:
-    """Returns where tensors of these names (of the network, one expert each) lie, or None if one of them lies nowhere."""
+    """Returns where tensors of the network's names lie, or None if one lies nowhere."""
     slots = []
     for name in names:
         expert = EXPERT.fullmatch(name)
@@ -84,7 +86,7 @@ def all_parameters(model: Any) -> dict[str, Tensor]:
 
 
 def own_parameter(model: Any, name: str) -> Tensor:
-    """Returns the parameter of that name, as a copy of its own if it is tied to another, so that a change to one leaves the other."""
+    """Returns the parameter of that name, untied: a change to it leaves others as they are."""
     module = model.get_submodule(name.rpartition(".")[0])
     leaf = name.rpartition(".")[2]
     parameter: Tensor = module.get_parameter(leaf)

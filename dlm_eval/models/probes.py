@@ -1,8 +1,9 @@
-"""Checks on a loaded model that turn silently wrong numbers into errors, and tests of what it can do.
+"""Checks on a loaded model that turn silently wrong numbers into errors, and tests of what it can
+do.
 
-`probe` checks ids, NaN, what positions see, and padding. `cache_test` compares logits with and without a KV
-cache, because not every network that takes keys and values uses them. `rows_are_invariant` and
-`depends_on_batch` compare a row alone with the same row in a batch.
+`probe` checks ids, NaN, what positions see, and padding. `cache_test` compares logits with and
+without a KV cache, because not every network that takes keys and values uses them.
+`rows_are_invariant` and `depends_on_batch` compare a row alone with the same row in a batch.
 
 Shape letters: L = positions, W = wanted positions, V = vocabulary.
 """
@@ -35,8 +36,8 @@ LENGTH = 8
 FLUENT = "Anna had a red kite. Then she left the kite at the park. She was sad and asked Ben for help."
 KNOWS, CLEARLY = 3.5, 2.0  # nats per token of a network that knows English, and of a clear difference
 SUPPRESSED = 1e5  # logits beyond this mean "never"; they say nothing about the scale
-# Relative changes of logits that rounding alone can make (expert batching moves float32 by 1e-7), and
-# those that only a leak makes.
+# Relative changes of logits that rounding alone can make (expert batching moves float32 by 1e-7),
+# and those that only a leak makes.
 NOISE = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-3}
 LEAK = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 LENGTHS = (24, 17, 24, 9)  # positions of the rows whose batch is varied
@@ -50,7 +51,8 @@ def probe(model: Denoiser, own: bool = False) -> None:
 
     Args:
         model: the denoiser.
-        own: whether the model is the user's code, which a message then speaks of instead of a checkpoint's files.
+        own: whether the model is the user's code, which a message then speaks of instead of a
+            checkpoint's files.
 
     Raises:
         UserError: a check failed; the message says what to do.
@@ -75,7 +77,7 @@ def probe(model: Denoiser, own: bool = False) -> None:
 
 
 def example(model: Denoiser, length: int) -> Tensor:
-    """Returns a row [1, L] of ordinary ids, with the mask at every third position but the first and last."""
+    """Returns a row [1, L] of ordinary ids, every third one masked but the first and last."""
     special = {model.mask_id, model.pad_id, model.bos_id, *model.eos_ids}
     ordinary = [i for i in range(min(model.vocab_size, 20 * length)) if i not in special]
     row = [ordinary[(7 * i + 3) % len(ordinary)] for i in range(length)]
@@ -85,7 +87,7 @@ def example(model: Denoiser, length: int) -> Tensor:
 
 
 def check_special_ids(model: Denoiser, own: bool = False) -> None:
-    """Raises UserError if a special id is outside the embedding, or if BOS is needed and there is none."""
+    """Raises UserError if a special id is outside the embedding, or a needed BOS is absent."""
     rows = embedding_rows(model)
     named = {"pad_id": model.pad_id, "bos_id": model.bos_id}
     if model.process == "absorbing":
@@ -104,7 +106,7 @@ def check_special_ids(model: Denoiser, own: bool = False) -> None:
 
 
 def check_attention(model: Denoiser, tokens: Tensor, before: Tensor, own: bool = False) -> None:
-    """Raises UserError if the last token changes predictions that it must not change, or none that it must."""
+    """Raises UserError if the last token changes other predictions than it must."""
     last = tokens.shape[1] - 1
     changed = tokens.clone()
     changed[0, last] = next(i for i in tokens[0].tolist() if i not in (int(tokens[0, last]), model.mask_id))
@@ -151,8 +153,9 @@ def check_padding(model: Denoiser, tokens: Tensor, before: Tensor, own: bool = F
 def check_shift(model: Denoiser, shift: bool) -> None:
     """Raises UserError if fluent text says that predictions are to be read in the other place.
 
-    Each token is masked alone. Its cross-entropy [nats] is read where `shift` says, and one position
-    further. Only a clear case counts: a network of random weights, or without English, passes.
+    Each token is masked alone. Its cross-entropy [nats] is read where `shift` says, and one
+    position further. Only a clear case counts: a network of random weights, or without English,
+    passes.
     """
     ids = torch.tensor(model.encode(FLUENT)[: min(32, model.max_length)])
     count = len(ids) - 2
@@ -186,7 +189,7 @@ def precision_of(model: Denoiser) -> torch.dtype:
     return dtype if dtype in NOISE else torch.float32
 
 
-# -- the KV cache --------------------------------------------------------------------------------------
+# -- the KV cache ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,6 @@ class CacheTest:
         reason: why not; '' if they do.
         forwards: forward passes of the test, of one row each.
         tokens: positions that ran.
-        padded_tokens: the same with padding.
         seconds: time of the model.
     """
 
@@ -206,7 +208,6 @@ class CacheTest:
     reason: str = ""
     forwards: int = 0
     tokens: int = 0
-    padded_tokens: int = 0
     seconds: float = 0.0
 
 
@@ -215,7 +216,8 @@ NOT_TESTED = CacheTest(False, "this model has no forward_cached")
 
 @torch.inference_mode()
 def cache_test(model: CachingDenoiser) -> CacheTest:
-    """Returns whether a row whose first half is cached predicts the second half as the whole row does.
+    """Returns whether a row whose first half is cached predicts the second half as the whole row
+    does.
 
     Raises:
         RunError: memory ran out, so that nothing is known; or the device is lost.
@@ -240,12 +242,11 @@ def cache_test(model: CachingDenoiser) -> CacheTest:
     allowed = LEAK[precision_of(model)]
     if not reason and not moved <= allowed:
         reason = f"with a cache its logits move by {moved:.1e} of their range, more than {allowed:.0e}"
-    tokens = sum(ran)
-    return CacheTest(not reason, reason, len(ran), tokens, tokens, time.perf_counter() - begun)
+    return CacheTest(not reason, reason, len(ran), sum(ran), time.perf_counter() - begun)
 
 
 def _moved_by_cache(model: CachingDenoiser, half: int, ran: list[int]) -> float:
-    """Returns how far the logits of the second half move, of a row that fills the cache and of one that reads it."""
+    """Returns how far logits of the second half move as the cache is filled and read."""
     device = device_of(model)
     tokens = example(model, 2 * half)
     first = tokens[:, :half]
@@ -314,15 +315,15 @@ def cache_tested(model: Denoiser) -> CacheTest:
     return cast(CacheTested, model).cache_test if offers(model, CacheTested) else NOT_TESTED
 
 
-# -- the batch -----------------------------------------------------------------------------------------
+# -- the batch -------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
 def rows_are_invariant(model: Denoiser) -> bool:
     """Returns whether a row's logits have the same bits alone and among rows of its own length.
 
-    False for networks whose kernels depend on the batch size, such as those with a noise level per row or odd
-    head sizes.
+    False for networks whose kernels depend on the batch size, such as those with a noise level per
+    row or odd head sizes.
     """
     row = example(model, min(7, model.max_length))  # odd: kernels for pairs of positions leave one over
     rows = torch.cat([row.roll(shift, 1) for shift in range(5)])
@@ -333,8 +334,8 @@ def rows_are_invariant(model: Denoiser) -> bool:
 def batch_invariant(model: Denoiser, device: torch.device, rows: int | None, equal_lengths: bool) -> bool | None:
     """Returns whether outputs are the same in any batch; None if that is not known.
 
-    On CUDA, kernels are chosen by a batch's shape. A probe can show that a row depends on its batch, and
-    never that it does not.
+    On CUDA, kernels are chosen by a batch's shape. A probe can show that a row depends on its
+    batch, and never that it does not.
 
     Args:
         model: the denoiser.
@@ -345,14 +346,15 @@ def batch_invariant(model: Denoiser, device: torch.device, rows: int | None, equ
     if rows == 1:
         return True
     if device.type == "cpu" and equal_lengths:
-        # Without padding and on one thread each row's sums are formed in one order; several threads share them out by the shape.
+        # Without padding and on one thread each row's sums are formed in one order; several threads
+        # share them out by the shape.
         return True if torch.get_num_threads() == 1 else None
     return False if depends_on_batch(model, device) else None
 
 
 @torch.inference_mode()
 def depends_on_batch(model: Denoiser, device: torch.device) -> bool:
-    """Returns whether a few rows have other bits together, padded, than alone; False if they cannot run."""
+    """Returns whether rows have other bits in a padded batch than alone (False: no run)."""
     generator = torch.Generator().manual_seed(SEED)
     lengths = [min(length, model.max_length) for length in LENGTHS]
     if not can_pad(model):
@@ -369,7 +371,7 @@ def depends_on_batch(model: Denoiser, device: torch.device) -> bool:
     return any(not torch.equal(together[i, : lengths[i]], own) for i, own in enumerate(alone))
 
 
-# -- errors of a device --------------------------------------------------------------------------------
+# -- errors of a device ----------------------------------------------------------------------------
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -1,9 +1,11 @@
-"""`quantization=`: weights in fewer bits while they load, through transformers' own quantization configs.
+"""`quantization=`: weights in fewer bits while they load, through transformers' own quantization
+configs.
 
     quantization=bitsandbytes-4bit:bnb_4bit_quant_type=nf4:bnb_4bit_compute_dtype=bfloat16
-    quantization=torchao:int8-weight-only        quantization=quanto:int8        quantization=hqq:nbits=4
+    quantization=torchao:int8-weight-only    quantization=quanto:int8    quantization=hqq:nbits=4
 
-The name is transformers' name of the method, then its config's options by name; a part without '=' is the value of the config's first option.
+The name is transformers' name of the method, then its config's options by name; a part without '='
+is the value of the config's first option.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ def quantization_config(text: str, place: Any) -> Any:
         place: the device_map that the weights load with.
 
     Raises:
-        UserError: an unknown name or option, a value that the method refuses, a backend that is not installed or not for this device.
+        UserError: an unknown name or option, a value that the method refuses, a backend that is not
+            installed or not for this device.
     """
     from transformers.quantizers import AutoHfQuantizer
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dlm_eval.errors import SampleError, UserError
@@ -12,7 +13,6 @@ from dlm_eval.models.chat import render_chat
 from dlm_eval.models.config_tables import check_config
 from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LARGEST_JSON, CheckpointFiles, LoadSettings, first_line, locate
-from dlm_eval.models.text_growth import check_growth
 from dlm_eval.printable import is_text
 from dlm_eval.redaction import redact_message
 
@@ -34,7 +34,8 @@ class TokenizerInfo:
     Attributes:
         tokenizer: the transformers tokenizer, or None for a model without text.
         mask_id: id of the mask token.
-        mask_is_regular_token: whether natural text can contain the mask id: its family says that it may, and its tokenizer makes it.
+        mask_is_regular_token: whether natural text can contain the mask id: its family says that it
+            may, and its tokenizer makes it.
         eos_ids: ids that end a text, the canonical one first.
         bos_id: id that begins a text, or None.
         pad_id: id for padding.
@@ -59,9 +60,8 @@ class TokenizerInfo:
         self.bos_id = bos_id
         self.pad_id = pad_id if pad_id is not None else self.eos_ids[0] if self.eos_ids else 0
         added = tokenizer.added_tokens_decoder
-        self._known = set(
-            tokenizer.get_vocab().values()
-        )  # ids may have gaps: their count says nothing about the highest
+        # Ids may have gaps: their count says nothing about the highest.
+        self._known = set(tokenizer.get_vocab().values())
         special = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
         # A word that serves as the mask is still a word when it is written.
         self._unprinted = special - ({mask_id} if self.mask_is_regular_token else set())
@@ -70,7 +70,8 @@ class TokenizerInfo:
         """Returns the ids of `text`, with no special token added.
 
         Raises:
-            SampleError: the tokenizer gives up on the text, or it spells the mask token, which would become a hole.
+            SampleError: the tokenizer gives up on the text, or it spells the mask token, which
+                would become a hole.
         """
         ids = text_ids(self.tokenizer, text, self.name)
         if not self.mask_is_regular_token and self.mask_id in ids:
@@ -79,7 +80,7 @@ class TokenizerInfo:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids` without special tokens (nor ids that the tokenizer does not have), nothing else cleaned."""
+        """Returns the text of `ids` without special and unknown ones, nothing else cleaned."""
         printed = [int(i) for i in ids if int(i) in self._known and int(i) not in self._unprinted]
         text: str = self.tokenizer.decode(printed, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
@@ -89,9 +90,8 @@ class TokenizerInfo:
         name: str | None = self.tokenizer.convert_ids_to_tokens(int(token)) if token in self._known else None
         if name is None or "\ufffd" not in self.decode([token]) or not all(letter in BYTES for letter in name):
             return name
-        return "".join(
-            f"<0x{BYTES[letter]:02X}>" for letter in name
-        )  # a part of a character, as sentencepiece names it
+        # A part of a character, as sentencepiece names it.
+        return "".join(f"<0x{BYTES[letter]:02X}>" for letter in name)
 
     @property
     def chat_templates(self) -> dict[str, str]:
@@ -106,12 +106,14 @@ class TokenizerInfo:
 
         Args:
             messages: with 'role' and 'content' each.
-            add_generation_prompt: the header of an answer follows. If not, the last message is the begun answer, and its turn stays open,
-                as lm-eval's `hf` does it.
-            template: name of one of `chat_templates`; None for the one that transformers would choose.
+            add_generation_prompt: the header of an answer follows. If not, the last message is the
+                begun answer, and its turn stays open, as lm-eval's `hf` does it.
+            template: name of one of `chat_templates`; None for the one that transformers would
+                choose.
 
         Raises:
-            UserError: the tokenizer has no chat template, or one that takes too much time or memory.
+            UserError: the tokenizer has no chat template, or one that takes too much time or
+                memory.
             SampleError: the template refuses this conversation.
         """
         if not self.chat_templates:
@@ -137,18 +139,21 @@ def read_tokenizer(
 ) -> TokenizerInfo:
     """Returns the vocabulary of a checkpoint folder.
 
-    The mask is, in this order: the option, the config's, the tokenizer's, `mask_token` if the tokenizer has it, `default_mask`, the
-    named checkpoint's.
+    The mask is, in this order: the option, the config's, the tokenizer's, `mask_token` if the
+        tokenizer
+    has it, `default_mask`, the named checkpoint's.
 
     Args:
         folder: the checkpoint.
         config: its config.json.
         settings: `mask_id`, `tokenizer` and the named checkpoint are used.
-        eos_tokens: texts of tokens that end a text in this family, in order; those that the tokenizer lacks are left out.
+        eos_tokens: texts of tokens that end a text in this family, in order; those that the
+            tokenizer lacks are left out.
         mask_token: text of this family's mask token.
         tokenizer_class: transformers class for a folder without tokenizer.json.
         default_mask: mask id that the family's architecture implies.
-        mask_may_be_regular: whether the family's mask may be an ordinary word, which texts may contain.
+        mask_may_be_regular: whether the family's mask may be an ordinary word, which texts may
+            contain.
 
     Raises:
         UserError: no tokenizer, no mask token, or config and tokenizer disagree about it.
@@ -159,12 +164,8 @@ def read_tokenizer(
     known = [i for i in (token_id(tokenizer, text) for text in eos_tokens) if i is not None]
     generation = folder.read_json("generation_config.json")
     check_config(generation, f"pretrained '{folder.name}'", "generation_config.json")
-    ends = [
-        *known,
-        *_ids(tokenizer.eos_token_id),
-        *_ids(config.get("eos_token_id")),
-        *_ids(generation.get("eos_token_id")),
-    ]
+    stated = (tokenizer.eos_token_id, config.get("eos_token_id"), generation.get("eos_token_id"))
+    ends = [*known, *(i for value in stated for i in _ids(value))]
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.get("bos_token_id")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.get("pad_token_id")
     built = TokenizerInfo(tokenizer, mask_id, ends, bos, pad, where.name, mask_may_be_regular)
@@ -200,10 +201,12 @@ def load_tokenizer(folder: CheckpointFiles, tokenizer_class: Any = None) -> Any:
 
 
 def text_ids(tokenizer: Any, text: str, name: str) -> list[int]:
-    """Returns the ids of `text` in the tokenizer of the checkpoint `name`, with no special token added.
+    """Returns the ids of `text` in the tokenizer of the checkpoint `name`, with no special token
+    added.
 
     Raises:
-        SampleError: it holds half of a surrogate pair, or a regular expression of the tokenizer is given up.
+        SampleError: it holds half of a surrogate pair, or a regular expression of the tokenizer is
+            given up.
     """
     if not is_text(text):
         raise SampleError(f"the tokenizer of '{name}' reads no half of a surrogate pair, which is no text")
@@ -217,12 +220,15 @@ def text_ids(tokenizer: Any, text: str, name: str) -> list[int]:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Returns whether an error is a panic of Rust code, such as a regular expression of tokenizer.json that was given up; it has no class to import."""
+    """Returns whether an error is a panic of Rust code, which has no class to import.
+
+    An example is a regular expression of tokenizer.json that was given up.
+    """
     return type(error).__name__ == "PanicException"
 
 
 def _check_files(folder: CheckpointFiles) -> None:
-    """Raises ValueError or UserError if a file that transformers would read is too large, or is no JSON, or makes long texts."""
+    """Raises ValueError or UserError if a file is too large, no JSON, or makes long texts."""
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         folder.read_json(name)
     for pattern, most in (*((name, LARGEST_TEXT) for name in TEXT_FILES), ("**/*.jinja", LARGEST_JSON)):
@@ -246,7 +252,7 @@ def token_id(tokenizer: Any, text: str | None) -> int | None:
 
 
 def is_word(tokenizer: Any, token: int) -> bool:
-    """Returns whether natural text can contain the id: it is made by the tokenizer's merges, not added beside them."""
+    """Returns whether natural text can contain the id: made by merges, not added."""
     text = tokenizer.convert_ids_to_tokens(token) if token >= 0 else None
     if text is None:
         return False
@@ -264,14 +270,9 @@ def is_word(tokenizer: Any, token: int) -> bool:
 
 
 def _refuse_equal(vocabulary: TokenizerInfo, folder: CheckpointFiles, settings: LoadSettings) -> None:
-    """Raises UserError if the mask is also another special token: every hole would be an end, a beginning or padding."""
+    """Raises UserError if the mask is also another special token, as each hole would be."""
     allowed = settings.known.equal_ids if settings.known else ()
-    others: dict[str, Sequence[int | None]] = {
-        "bos": [vocabulary.bos_id],
-        "pad": [vocabulary.pad_id],
-        "eos": vocabulary.eos_ids,
-    }
-    for name, ids in others.items():
+    for name, ids in (("bos", [vocabulary.bos_id]), ("pad", [vocabulary.pad_id]), ("eos", vocabulary.eos_ids)):
         if vocabulary.mask_id in ids and vocabulary.mask_id != NO_MASK and name not in allowed:
             raise UserError(
                 f"pretrained '{folder.name}': its mask token and its {name} token are one id, {vocabulary.mask_id}; "
@@ -307,3 +308,42 @@ def _mask_id(
 
 def _ids(value: Any) -> list[int]:
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [int(value)]
+
+
+# -- how much longer a tokenizer.json can make a text ----------------------------------------------
+# A few replacements, one after the other, multiply it without end.
+
+LONGEST_GROWTH = 1000  # times; of published tokenizers, the most is below 40
+PARTS = ("normalizers", "pretokenizers", "decoders", "processors")
+STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+UNICODE = 18  # times, which is what NFKC makes of U+FDFA
+LONGER = {"NFC": 3, "NFD": 4, "NFKC": UNICODE, "NFKD": UNICODE, "Precompiled": UNICODE, "BertNormalizer": 4, "ByteLevel": 4}  # fmt: skip
+
+
+def check_growth(tokenizer: Any) -> None:
+    """Raises ValueError if a step of a tokenizer.json makes texts too much longer."""
+    if not isinstance(tokenizer, Mapping):
+        raise ValueError("tokenizer.json is no mapping")
+    for step in STEPS:
+        if _growth(tokenizer.get(step)) > LONGEST_GROWTH:
+            raise ValueError(f"tokenizer.json has a {step} that makes a text more than {LONGEST_GROWTH} times longer")
+
+
+def _growth(part: Any) -> float:
+    """Returns the most by which one step multiplies the length of a text."""
+    if not isinstance(part, Mapping):
+        return 1
+    inner = [each for name in PARTS if isinstance(part.get(name), list) for each in part[name]]
+    own = LONGER.get(str(part.get("type")), 1)
+    return math.prod([own, *map(_growth, inner)], start=_written(part))
+
+
+def _written(part: Mapping[str, Any]) -> float:
+    content, pattern = part.get("content"), part.get("pattern")
+    if isinstance(content, str) and isinstance(pattern, Mapping):
+        found = pattern.get("String")  # an empty one is found everywhere, and so may a regular expression be
+        return max(1, len(content) / len(found)) if isinstance(found, str) and found else len(content) + 1
+    if isinstance(part.get("prepend"), str):
+        return len(part["prepend"]) + 1
+    single = part.get("single")
+    return max(1, sum("Sequence" in piece for piece in single)) if isinstance(single, list) else 1

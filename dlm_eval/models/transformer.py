@@ -1,6 +1,8 @@
 """One denoiser for everything that runs a transformers backbone.
 
-Shape letters: B = rows of a batch, L = positions, H = hidden size, V = vocabulary, P = wanted positions of each row, N = of the batch.
+Shape letters: B = rows of a batch, L = positions, H = hidden size, V = vocabulary, P = wanted
+positions of
+each row, N = of the batch.
 """
 
 from __future__ import annotations
@@ -16,14 +18,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig
 
 from dlm_eval.models.denoiser import Attention, Process
-from dlm_eval.models.kv_cache import (
-    BatchKV,
-    LayerCache,
-    additive_mask,
-    cache_argument,
-    cached_mask,
-    visible_positions,
-)
+from dlm_eval.models.kv_cache import BatchKV, LayerCache, additive_mask, cache_argument, cached_mask, visible_positions
 from dlm_eval.models.probes import CacheTest, cache_test, rows_are_invariant
 from dlm_eval.models.tokenizer import TokenizerInfo
 
@@ -42,7 +37,8 @@ class ModelFacts:
         block_length: block size of block-causal attention, counted from a row's first real token.
         process: corruption that it was trained to undo.
         bos_only_if_empty: whether BOS is put only before an empty prompt (trained without BOS).
-        suppressed_ids: ids that get no probability. Their logits are -1e6, so that guidance stays finite.
+        suppressed_ids: ids that get no probability. Their logits are -1e6, so that guidance stays
+            finite.
         described: more for the fingerprint (files, commit, ...).
     """
 
@@ -60,7 +56,8 @@ class TransformersDenoiser:
     """Denoiser (see `models.denoiser.Denoiser`) of a transformers backbone and its linear head.
 
     Args:
-        model: a model with `base_model` and `get_output_embeddings()`, made with `is_causal=False` unless `facts` says causal.
+        model: a model with `base_model` and `get_output_embeddings()`, made with `is_causal=False`
+            unless `facts` says causal.
         tokenizer_info: its tokenizer and ids.
         facts: what it is.
         name: family and checkpoint in words.
@@ -106,31 +103,30 @@ class TransformersDenoiser:
 
     @property
     def embedding_rows(self) -> int:
-        """Number of ids that the network reads (more than it predicts if the head has no row for the mask)."""
+        """Ids that the network reads: more than it predicts if the head has no mask row."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
+    # -- texts -------------------------------------------------------------------------------------
+
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of `text`, with no special token added."""
         return self.tokenizer_info.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids` without special tokens."""
         return self.tokenizer_info.decode(ids)
 
     @property
     def chat_templates(self) -> dict[str, str]:
-        """The tokenizer's chat templates by name."""
         return self.tokenizer_info.chat_templates
 
     def apply_chat_template(
         self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
     ) -> str:
-        """Returns the conversation as the model's prompt text (see `TokenizerInfo.apply_chat_template`)."""
         return self.tokenizer_info.apply_chat_template(messages, add_generation_prompt, template)
 
     def token_name(self, token: int) -> str | None:
-        """Returns the tokenizer's name of the id, or None."""
         return self.tokenizer_info.token_name(token)
+
+    # -- the network -------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the model in a fingerprint."""
@@ -159,7 +155,7 @@ class TransformersDenoiser:
     def forward_cached(
         self, tokens: Tensor, valid: Tensor | None, positions: Tensor, past: BatchKV | None, keep: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns logits, and with `keep` keys and values (see `KVCacheDenoiser.forward_cached`)."""
+        """Returns logits, and keys and values (see `KVCacheDenoiser.forward_cached`)."""
         states = LayerCache(past, keep)
         rows, columns = positions.to(self.device).nonzero(as_tuple=True)
         hidden = self.hidden_cached(
@@ -168,7 +164,7 @@ class TransformersDenoiser:
         return self._read_at(hidden, rows, columns, valid), states.states(self.device)
 
     def run_tests(self) -> None:
-        """Tests the KV cache, and on a CPU whether a row's bits are independent of its batch mates."""
+        """Tests the KV cache, and on a CPU whether a row's bits depend on its batch mates."""
         if self.device.type == "meta":
             return
         reason = self.no_cache_reason()
@@ -206,7 +202,7 @@ class TransformersDenoiser:
         return self.block_length
 
     def hidden_cached(self, tokens: Tensor, valid: Tensor | None, past: BatchKV | None, states: LayerCache) -> Tensor:
-        """Returns the last hidden states [B, L, H] of the positions that run, which attend to `past`."""
+        """Returns the last hidden states [B, L, H] of positions that attend to `past`."""
         inputs = self.inputs(tokens, valid)
         if past is not None:
             places = past.begin[:, None] + token_positions(tokens, valid)
@@ -218,7 +214,7 @@ class TransformersDenoiser:
         return hidden
 
     def _read_at(self, hidden: Tensor, rows: Tensor, columns: Tensor, valid: Tensor | None) -> Tensor:
-        """Returns float32 logits [N, V] of the tokens at these places of hidden states [B, L, H]."""
+        """Returns float32 logits [N, V] of tokens at places of hidden states [B, L, H]."""
         if self.facts.shift:
             columns = _one_left(columns, rows, valid)
         rows, columns = rows.to(hidden.device), columns.to(hidden.device)
@@ -228,22 +224,26 @@ class TransformersDenoiser:
         return logits
 
     def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        """Returns the backbone's last hidden states [B, L, H]; `valid` is None if no row is padded."""
+        """Returns the backbone's last hidden states [B, L, H] (`valid` None: no padding)."""
         states: Tensor = self.backbone(input_ids=tokens, **self.inputs(tokens, valid)).last_hidden_state
         return states
 
     def inputs(self, tokens: Tensor, valid: Tensor | None) -> dict[str, Any]:
-        """Returns what the network needs besides tokens: nothing if no row is padded, so that sdpa may use its flash kernel."""
+        """Returns what the network needs besides tokens.
+
+        That is nothing if no row is padded, so that sdpa may use its flash kernel.
+        """
         inputs: dict[str, Any] = {"use_cache": False}
         if valid is not None:
-            # Counting real tokens makes learned positions right under left padding, and rows equal to their unpadded selves.
+            # Counting real tokens makes learned positions right under left padding, and rows equal
+            # to their unpadded selves.
             inputs |= {"attention_mask": valid.long(), "position_ids": real_positions(valid)}
         if self.attention == "block":
             inputs["attention_mask"] = block_mask(tokens, valid, self.block_length or 1, self.dtype)
         return {key: value for key, value in inputs.items() if key in self.accepted}
 
     def read(self, hidden: Tensor) -> Tensor:
-        """Returns float32 logits [N, V] of hidden states [N, H]; a half-precision head is never copied whole."""
+        """Returns float32 logits [N, V] of states [N, H], without a float32 copy of the head."""
         weight = self.head.weight
         if weight.is_meta:  # offloaded by device_map: its hook brings it when it is called
             logits: Tensor = self.head(hidden)
@@ -257,7 +257,7 @@ class TransformersDenoiser:
 
 
 def wanted_places(shape: torch.Size, positions: Tensor | None, device: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """Returns rows [N], columns [N] and the leading shape of the answer for the three forms of `positions`."""
+    """Returns rows [N], columns [N] and the leading shape for each form of `positions`."""
     count, length = shape
     if positions is not None and positions.dtype == torch.bool:
         rows, columns = positions.to(device).nonzero(as_tuple=True)
@@ -273,12 +273,13 @@ def real_positions(valid: Tensor) -> Tensor:
 
 
 def token_positions(tokens: Tensor, valid: Tensor | None) -> Tensor:
-    """Returns [B or 1, L] long: the place of each position of `tokens`, counted from a row's first real one."""
+    """Returns [B or 1, L] long: places of positions, counted from a row's first real one."""
     return torch.arange(tokens.shape[1], device=tokens.device)[None] if valid is None else real_positions(valid)
 
 
 def block_mask(tokens: Tensor, valid: Tensor | None, block_length: int, dtype: torch.dtype) -> Tensor:
-    """Returns the additive_mask mask [B or 1, 1, L, L] under which a block sees itself and the blocks before it.
+    """Returns the additive mask [B or 1, 1, L, L] under which a block sees itself and the blocks
+    before it.
 
     Blocks are counted from a row's first real token.
     """
@@ -286,7 +287,7 @@ def block_mask(tokens: Tensor, valid: Tensor | None, block_length: int, dtype: t
 
 
 def _one_left(columns: Tensor, rows: Tensor, valid: Tensor | None) -> Tensor:
-    """Returns the column before each; a row's first real position, which has no prediction of its own, keeps its own."""
+    """Returns the column before each. A row's first real position keeps its own."""
     first = 0 if valid is None else valid.long().argmax(1)[rows]
     return torch.where(columns > first, columns - 1, columns)
 

@@ -1,6 +1,8 @@
-"""The weight files of a checkpoint: which of a folder's files they are, and what their headers say they hold.
+"""The weight files of a checkpoint: which of a folder's files they are, and what their headers say
+they hold.
 
-A checkpoint is data from anywhere. A header may claim a length of 2^62, and is refused before memory is taken.
+A checkpoint is data from anywhere. A header may claim a length of 2^62, and is refused before
+memory is taken.
 """
 
 from __future__ import annotations
@@ -26,23 +28,26 @@ HASHED_WHOLE = 256 * 2**20  # bytes of weights up to which files are hashed whol
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The weight files of a folder, sorted, and the entry file: the index, or the only file; None without weights."""
+    """A folder's weight files, sorted, and the entry: the index, the only file, or None."""
 
     files: list[Path]
     entry: str | None
 
 
 def choose(folder: Path, name: str) -> WeightFiles:
-    """Returns the weight files of a folder: those of the index, else model.safetensors, else the single *.safetensors; else PyTorch's alike.
+    """Returns the weight files of a folder: those of the index, else model.safetensors, else the
+    single *.safetensors; else PyTorch's alike.
 
-    Files that merely lie beside them (weights of another average, of another format) are never merged in.
+    Files that merely lie beside them (weights of another average, of another format) are never
+    merged in.
 
     Args:
         folder: of the checkpoint.
         name: the checkpoint's, for messages.
 
     Raises:
-        UserError: shards without their index, a file of the index that is not there, or several files of which none is named as usual.
+        UserError: shards without their index, a file of the index that is not there, or several
+            files of which none is named as usual.
     """
     for usual, pattern in ((SAFE, "*.safetensors"), (TORCH, "pytorch_model*.bin")):
         index = folder / f"{usual}.index.json"
@@ -68,23 +73,8 @@ def choose(folder: Path, name: str) -> WeightFiles:
     return WeightFiles([], None)
 
 
-def tensor_shapes(files: list[Path], name: str) -> dict[str, list[int]]:
-    """Returns the shape of each tensor in the files, read from their headers.
-
-    Raises:
-        UserError: two files have a tensor of one name, or one cannot be read.
-    """
-    shapes: dict[str, list[int]] = {}
-    place: dict[str, Path] = {}
-    for file in files:
-        for key, shape in _shapes(file, name).items():
-            refuse_twice(key, file, place, name)
-            shapes[key] = shape
-    return shapes
-
-
 def refuse_twice(key: str, file: Path, place: dict[str, Path], name: str) -> None:
-    """Notes that `file` holds the tensor `key`; raises UserError if another file holds one of that name."""
+    """Notes that `file` holds tensor `key`; raises UserError if another file does too."""
     if key in place:
         raise UserError(f"pretrained '{name}': tensor '{key[:80]}' is in two files, {place[key].name} and {file.name}")
     place[key] = file
@@ -106,23 +96,7 @@ def _of_index(index: Path, name: str) -> list[Path]:
     return [index.parent / file for file in names]
 
 
-def _shapes(file: Path, name: str) -> dict[str, list[int]]:
-    try:
-        if file.suffix == ".safetensors":
-            return {key: list(entry["shape"]) for key, entry in entries(file).items()}
-        import torch
-
-        state = torch.load(file, map_location="meta", weights_only=True)
-        return {key: list(value.shape) for key, value in state.items()}
-    except UserError as error:
-        raise UserError(f"pretrained '{name}': {error}") from None
-    except Exception as error:  # safetensors, torch and json raise kinds of their own for a broken file
-        from dlm_eval.models.loading import first_line
-
-        raise UserError(f"pretrained '{name}': {file.name} cannot be read: {first_line(error)}") from None
-
-
-# -- what they hold ------------------------------------------------------------------------------------
+# -- what they hold --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -188,8 +162,9 @@ def entries(file: Path) -> dict[str, dict[str, Any]]:
     return listed
 
 
-def stored(files: list[Path]) -> Stored:
-    """Returns what these weight files hold; a pickle is taken for one tensor per 64 bytes and one element per byte, which it cannot exceed.
+def stored(files: list[Path], name: str) -> Stored:
+    """Returns what these weight files hold; a pickle is taken for one tensor per 64 bytes and one
+    element per byte, which it cannot exceed.
 
     Raises:
         UserError: a safetensors file is broken, or two files hold the same tensor.
@@ -202,12 +177,18 @@ def stored(files: list[Path]) -> Stored:
             tensors += file.stat().st_size // 64
             elements += file.stat().st_size
             continue
-        for name, entry in entries(file).items():
-            if name in homes:
-                raise UserError(f"tensor '{name[:80]}' is in two files, {homes[name].name} and {file.name}")
-            homes[name] = file
+        for key, entry in entries_of(file, name).items():
+            refuse_twice(key, file, homes, name)
             elements += prod(entry["shape"])
     return Stored(tensors + len(homes), elements, size)
+
+
+def entries_of(file: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Returns `entries`, whose errors name the checkpoint."""
+    try:
+        return entries(file)
+    except UserError as error:
+        raise UserError(f"pretrained '{name}': {error}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -222,7 +203,7 @@ def _whole_numbers(value: Any) -> bool:
 
 
 def hash_weights(files: list[Path]) -> str:
-    """Returns a sha256 over the weight files; of large ones, over their safetensors headers and sizes."""
+    """Returns a sha256 over weight files; of large ones, over safetensors headers and sizes."""
     if sum(file.stat().st_size for file in files) <= HASHED_WHOLE:
         return sha256_of(files)
     total = hashlib.sha256(b"headers")

@@ -1,7 +1,4 @@
-"""From files to a network on its device: every weight in its place, or an error.
-
-Two ways: `load_weights` for transformers' classes, `load_module` for modules of ours.
-"""
+"""From files to a network on its device: every weight in its place, or an error."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -32,29 +29,68 @@ from dlm_eval.models.loading import (
 from dlm_eval.models.lora import Adapter, read_adapter
 from dlm_eval.models.naming import Naming
 from dlm_eval.models.quantization import quantization_config
-from dlm_eval.models.weight_files import Stored, choose, refuse_twice, tensor_shapes
+from dlm_eval.models.weight_files import Stored, choose, refuse_twice
 
 PLAIN = Naming()
-# Room for what a network has beyond its files: tied heads, fused weights that were stored apart, buffers, modules that are exchanged while quantizing.
+# Room for what a network has beyond its files: tied heads, fused weights that were stored apart,
+# buffers, modules that are exchanged while quantizing.
 TIMES, SPARE = 4, 2**24  # elements
 PARTS, SPARE_PARTS = 64, 4096  # parameters and buffers per stored tensor
 LARGE_AS_STORED = 8  # elements of a network per stored byte, at one bit each
 QUIET_BELOW = 2**30  # bytes of weights below which no progress bar is shown
 
-M = TypeVar("M", bound=nn.Module)
-
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A network of transformers: its class, its config, and how the checkpoint names its tensors."""
+    """A network of transformers: class, config, and how the checkpoint names its tensors."""
 
     model_class: Any
     config: Any
     naming: Naming = PLAIN
 
     def load(self, files: CheckpointFiles, settings: LoadSettings) -> Any:
-        """Returns the network with its weights (see `load_weights`)."""
-        return load_weights(self.model_class, self.config, files, settings, self.naming)
+        """Returns the network with its weights, in eval mode, on its device in its dtype.
+
+        On device 'meta' it has no weights. Of `settings` dtype, device, device_map,
+        attn_implementation, quantization and peft are used.
+
+        Raises:
+            UserError: a weight is missing, left over or of the wrong shape (transformers would log
+                it and go on at random).
+        """
+        device = resolve_device(settings.device)
+        raw, held = read_config(files), files.holds()
+        within = built_within(held, "quantization_config" in raw, f"pretrained '{files.name}': config.json")
+        dtype = resolve_dtype(settings.dtype, raw, files)
+        _settle_head(self.model_class, self.config, raw, files, self.naming)
+        if device.type == "meta":
+            self.config._attn_implementation = settings.attn_implementation
+            with device, within:
+                empty = self.model_class(self.config).to(dtype).eval().requires_grad_(False)
+            _adapt(empty, files, settings, self.naming)
+            return empty
+        name_weights(self.config, files)
+        if settings.device_map is None and settings.quantization is None and "quantization_config" not in raw:
+            _require_room(held, dtype, device, files)
+        place = _place(settings.device_map) or {"": device}
+        extra: dict[str, Any] = (
+            {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
+        )
+        if settings.quantization:
+            extra["quantization_config"] = quantization_config(settings.quantization, place)
+        key_mapping = None if self.naming.fused else dict(self.naming.renames) or None
+        try:
+            with _hushed(files), within:
+                model, info = self.model_class.from_pretrained(
+                    files.path, config=self.config, key_mapping=key_mapping, dtype=dtype, device_map=place,
+                    output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True, **extra,
+                )  # fmt: skip
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
+            raise UserError(f"pretrained '{files.name}' cannot be loaded: {first_line(error)}") from None
+        check_keys(files.name, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
+        if (adapter := _adapt(model, files, settings, self.naming)) is not None:
+            adapter.apply(model)
+        return model.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -65,108 +101,46 @@ class OwnModule:
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
 
     def load(self, files: CheckpointFiles, settings: LoadSettings) -> nn.Module:
-        """Returns the network with its weights (see `load_module`)."""
-        return load_module(self.build, files, settings, self.rename)
+        """Returns the network with its weights, as `Pretrained.load` does.
+
+        It is built without allocating weights. Of `settings` dtype and device are used.
+
+        Raises:
+            UserError: a weight is missing, left over or of the wrong shape, or an option that only
+                transformers' classes have was set.
+        """
+        for option in ("device_map", "attn_implementation", "quantization", "peft"):
+            if getattr(settings, option) is not None:
+                raise UserError(
+                    f"model_args {option} '{getattr(settings, option)}' is not possible for this family; leave it out"
+                )
+        held = files.holds()
+        device = resolve_device(settings.device)
+        dtype = resolve_dtype(settings.dtype, files.read_json("config.json"), files)
+        within = built_within(held, False, f"pretrained '{files.name}': config.json")
+        if device.type == "meta":
+            with device, within:
+                return self.build().to(dtype).eval().requires_grad_(False)
+        _require_room(held, dtype, device, files)
+        with init_empty_weights(include_buffers=False), within:
+            module = self.build()
+        state = self.rename(read_state(files, files.weights, device))
+        for key in state:  # one at a time, so that the weights are never whole in both dtypes
+            state[key] = state[key].to(dtype)
+        wanted = module.state_dict()
+        wrong = [key for key, value in state.items() if key in wanted and wanted[key].shape != value.shape]
+        check_keys(files.name, wanted.keys() - state.keys(), state.keys() - wanted.keys(), wrong)
+        module.load_state_dict(state, assign=True)
+        return module.to(device).requires_grad_(False).eval()
 
 
 Network = Pretrained | OwnModule
 
 
-def load_weights(
-    model_class: Any, config: Any, folder: CheckpointFiles, settings: LoadSettings, naming: Naming = PLAIN
-) -> Any:
-    """Returns `model_class` with the folder's weights, in eval mode, on its device in its dtype (device meta: without weights).
-
-    Args:
-        model_class: a transformers class with `from_pretrained`.
-        config: its config, built by the adapter.
-        folder: the checkpoint.
-        settings: dtype, device, device_map, attn_implementation, quantization and peft are used.
-        naming: from the checkpoint's names to the class's.
-
-    Raises:
-        UserError: a weight is missing, left over or of the wrong shape (transformers would log it and go on at random).
-    """
-    device = resolve_device(settings.device)
-    raw, held = read_config(folder), folder.holds()
-    within = built_within(held, "quantization_config" in raw, f"pretrained '{folder.name}': config.json")
-    dtype = resolve_dtype(settings.dtype, raw, folder)
-    _settle_head(model_class, config, raw, folder, naming)
-    if device.type == "meta":
-        config._attn_implementation = settings.attn_implementation
-        with device, within:
-            empty = model_class(config).to(dtype).eval().requires_grad_(False)
-        _adapt(empty, folder, settings, naming)
-        return empty
-    name_weights(config, folder)
-    if settings.device_map is None and settings.quantization is None and "quantization_config" not in raw:
-        _require_room(held, dtype, device, folder)
-    place = _place(settings.device_map) or {"": device}
-    extra: dict[str, Any] = (
-        {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
-    )
-    if settings.quantization:
-        extra["quantization_config"] = quantization_config(settings.quantization, place)
-    key_mapping = None if naming.fused else dict(naming.renames) or None
-    try:
-        with _hushed(folder), within:
-            model, info = model_class.from_pretrained(
-                folder.path, config=config, key_mapping=key_mapping, dtype=dtype, device_map=place,
-                output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True, **extra,
-            )  # fmt: skip
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
-        raise UserError(f"pretrained '{folder.name}' cannot be loaded: {first_line(error)}") from None
-    check_keys(folder.name, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
-    if (adapter := _adapt(model, folder, settings, naming)) is not None:
-        adapter.apply(model)
-    return model.eval().requires_grad_(False)
-
-
-def load_module(
-    build: Callable[[], M],
-    folder: CheckpointFiles,
-    settings: LoadSettings,
-    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]],
-) -> M:
-    """Returns a module of ours with the folder's weights, in eval mode, on its device in its dtype (device meta: without weights).
-
-    Args:
-        build: makes the module; it runs without allocating weights.
-        folder: the checkpoint.
-        settings: dtype and device are used.
-        rename: from the checkpoint's state to the module's.
-
-    Raises:
-        UserError: a weight is missing, left over or of the wrong shape, or an option that only transformers' classes have was set.
-    """
-    for option in ("device_map", "attn_implementation", "quantization", "peft"):
-        if getattr(settings, option) is not None:
-            raise UserError(
-                f"model_args {option} '{getattr(settings, option)}' is not possible for this family; leave it out"
-            )
-    held = folder.holds()
-    device = resolve_device(settings.device)
-    dtype = resolve_dtype(settings.dtype, folder.read_json("config.json"), folder)
-    within = built_within(held, False, f"pretrained '{folder.name}': config.json")
-    if device.type == "meta":
-        with device, within:
-            return build().to(dtype).eval().requires_grad_(False)
-    _require_room(held, dtype, device, folder)
-    with init_empty_weights(include_buffers=False), within:
-        module = build()
-    state = rename(read_state(folder, folder.weights, device))
-    for key in state:  # one at a time, so that the weights are never whole in both dtypes
-        state[key] = state[key].to(dtype)
-    wanted = module.state_dict()
-    wrong = [key for key, value in state.items() if key in wanted and wanted[key].shape != value.shape]
-    check_keys(folder.name, wanted.keys() - state.keys(), state.keys() - wanted.keys(), wrong)
-    module.load_state_dict(state, assign=True)
-    return module.to(device).requires_grad_(False).eval()
-
-
 @contextmanager
 def built_within(held: Stored, packed: bool, whose: str) -> Iterator[None]:
-    """Ends the building of a network, in this thread, as soon as it is much larger than what the files hold.
+    """Ends the building of a network, in this thread, as soon as it is much larger than what the
+    files hold.
 
     Args:
         held: what the files hold.
@@ -243,14 +217,15 @@ def read_tensor(folder: CheckpointFiles, key: str) -> Tensor:
 
 
 def name_weights(config: Any, folder: CheckpointFiles) -> None:
-    """Tells transformers which files to read: it would take model.safetensors before an index, and no other name at all."""
+    """Tells transformers which files to read: it prefers model.safetensors to an index."""
     entry = choose(folder.path, folder.name).entry
     if entry and ".safetensors" in entry:
         config.transformers_weights = entry
 
 
 def _without_views(state: Any) -> dict[str, Tensor]:
-    """Returns the tensors of a pickle that holds nothing else, each in memory as large as its shape says.
+    """Returns the tensors of a pickle that holds nothing else, each in memory as large as its shape
+    says.
 
     Raises:
         ValueError: something else is in it.
@@ -264,7 +239,7 @@ def _without_views(state: Any) -> dict[str, Tensor]:
 
 
 def _require_room(held: Stored, dtype: torch.dtype, device: torch.device, folder: CheckpointFiles) -> None:
-    """Raises UserError if the weights are larger than all the memory of the device that they go to."""
+    """Raises UserError if the weights are larger than all the memory of their device."""
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory
     else:
@@ -279,7 +254,7 @@ def _require_room(held: Stored, dtype: torch.dtype, device: torch.device, folder
 
 
 def _place(device_map: str | None) -> Any:
-    """Returns the device map of the option: a word, or JSON of module -> device ('cpu' and 'disk' among them)."""
+    """Returns the option's device map: a word, or JSON of module -> device ('cpu', 'disk')."""
     if device_map is None or not device_map.startswith("{"):
         return device_map
     try:
@@ -290,7 +265,7 @@ def _place(device_map: str | None) -> Any:
 
 @contextmanager
 def _hushed(folder: CheckpointFiles) -> Iterator[None]:
-    """Keeps transformers' own report of surprises quiet (they become errors of ours), and the progress bar of small files."""
+    """Keeps transformers' report of surprises (our errors) quiet, and bars of small files."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -316,7 +291,7 @@ def check_keys(name: str, missing: Any, surplus: Any, mismatched: Any = ()) -> N
 
 
 def _adapt(model: Any, folder: CheckpointFiles, settings: LoadSettings, naming: Naming) -> Adapter | None:
-    """Returns the LoRA adapter of the option peft with its places in `model`, not yet applied; the result says what it is."""
+    """Returns the adapter of the option peft, with places in `model`, not applied, or None."""
     if settings.peft is None:
         return None
     adapter = read_adapter(settings.peft, model, folder, naming)
@@ -327,11 +302,14 @@ def _adapt(model: Any, folder: CheckpointFiles, settings: LoadSettings, naming: 
 def _settle_head(
     model_class: Any, config: Any, raw: Mapping[str, Any], folder: CheckpointFiles, naming: Naming
 ) -> None:
-    """Ties the head to the embedding if config.json says nothing and the files hold no head; notes which one is used if they disagree."""
+    """Ties the head to the embedding if config.json says nothing and the files hold no head.
+
+    If config.json and files disagree, the result notes which head is used.
+    """
     tied = model_class._tied_weights_keys
     if not isinstance(tied, dict) or config.is_encoder_decoder:
         return
-    files = {name: key for key in tensor_shapes(folder.weights, folder.name) for name in naming.translate(key)}
+    files = {name: key for key in folder.shapes() for name in naming.translate(key)}
     for head, embedding in tied.items():
         if raw.get("tie_word_embeddings") is None and raw.get("weight_tying") is None and head not in files:
             config.tie_word_embeddings = True

@@ -1,6 +1,6 @@
 """`wrap`: a denoiser of a function that gives logits.
 
-    model = wrap(logits=f, tokenizer=tok, mask_id=103)     # f(tokens [B, L] long) -> logits [B, L, V]
+    model = wrap(logits=f, tokenizer=tok, mask_id=103)  # f(tokens [B, L] long) -> logits [B, L, V]
 
 Shape letters: B = rows of a batch, L = positions, V = vocabulary.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
@@ -18,45 +19,37 @@ from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import NO_MASK, Attention, Process
 from dlm_eval.models.probes import check_cache, probe, rows_are_invariant
 from dlm_eval.models.tokenizer import TokenizerInfo
+from dlm_eval.plugins import reason
 
 NAMELESS = "wrapped"
 
 
+@dataclass(eq=False)
 class WrappedDenoiser:
     """Denoiser (see `models.denoiser.Denoiser`) of a function. Made by `wrap`."""
 
-    def __init__(
-        self,
-        logits: Callable[..., Tensor],
-        tokenizer: Any,
-        *,
-        mask_id: int,
-        eos_ids: tuple[int, ...],
-        bos_id: int | None,
-        pad_id: int,
-        vocab_size: int,
-        max_length: int,
-        shift: bool,
-        padding: bool,
-        attention: Attention,
-        block_length: int | None,
-        process: Process,
-        device: torch.device,
-        name: str,
-        fingerprint: str,
-    ) -> None:
-        self.name = name
-        self.mask_id, self.eos_ids, self.bos_id, self.pad_id = mask_id, eos_ids, bos_id, pad_id
-        self.vocab_size, self.max_length = vocab_size, max_length
-        self.needs_bos, self.padding = shift, padding
-        self.attention, self.block_length, self.process = attention, block_length, process
-        self.device = device
-        self.batch_invariant = True
-        self._logits, self._tokenizer, self._fingerprint = logits, tokenizer, fingerprint
-        self._texts = (
-            TokenizerInfo(tokenizer, mask_id, eos_ids, bos_id, pad_id, name) if _of_transformers(tokenizer) else None
-        )
-        self.mask_is_regular_token = False
+    function: Callable[..., Tensor]
+    tokenizer: Any
+    fingerprint: str
+    name: str
+    mask_id: int
+    eos_ids: tuple[int, ...]
+    bos_id: int | None
+    pad_id: int
+    vocab_size: int
+    max_length: int
+    needs_bos: bool
+    padding: bool
+    attention: Attention
+    block_length: int | None
+    process: Process
+    device: torch.device
+    batch_invariant: bool = True
+    mask_is_regular_token: bool = False
+
+    def __post_init__(self) -> None:
+        ours = (self.tokenizer, self.mask_id, self.eos_ids, self.bos_id, self.pad_id, self.name)
+        self._texts = TokenizerInfo(*ours) if _of_transformers(self.tokenizer) else None
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
@@ -64,9 +57,9 @@ class WrappedDenoiser:
         tokens = tokens.to(self.device)
         if self.padding:
             real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid.to(self.device)
-            found = self._logits(tokens, real)
+            found = self.function(tokens, real)
         else:
-            found = self._logits(tokens)
+            found = self.function(tokens)
         if not isinstance(found, Tensor):
             raise ValueError(f"logits() returned {type(found).__name__}; it must return a float tensor [B, L, V]")
         if tuple(found.shape[:2]) != tuple(tokens.shape) or found.dim() != 3:
@@ -82,13 +75,11 @@ class WrappedDenoiser:
         return found[positions] if positions.dtype == torch.bool else found[:, positions]
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of `text`, with no special token added."""
         if self._texts is not None:
             return self._texts.encode(text)
         return [int(i) for i in self._tokens().encode(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids` without special tokens."""
         if self._texts is not None:
             return self._texts.decode(ids)
         special = {self.mask_id, self.bos_id, self.pad_id, *self.eos_ids}
@@ -96,7 +87,6 @@ class WrappedDenoiser:
 
     @property
     def chat_templates(self) -> dict[str, str]:
-        """The tokenizer's chat templates by name."""
         return {} if self._texts is None else self._texts.chat_templates
 
     def apply_chat_template(
@@ -112,15 +102,13 @@ class WrappedDenoiser:
         return self._texts.apply_chat_template(messages, add_generation_prompt, template)
 
     def token_name(self, token: int) -> str | None:
-        """Returns the tokenizer's name of the id, or None."""
         return None if self._texts is None else self._texts.token_name(token)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what identifies the model in a fingerprint."""
         return {
             "family": "wrap",
             "checkpoint": self.name,
-            "fingerprint": self._fingerprint,
+            "fingerprint": self.fingerprint,
             "mask_id": self.mask_id,
             "eos_ids": list(self.eos_ids),
             "bos_id": self.bos_id,
@@ -132,9 +120,9 @@ class WrappedDenoiser:
         }
 
     def _tokens(self) -> Any:
-        if self._tokenizer is None:
+        if self.tokenizer is None:
             raise UserError(f"{self.name} has no tokenizer; give wrap(tokenizer=...) to read and write text")
-        return self._tokenizer
+        return self.tokenizer
 
 
 def wrap(
@@ -159,10 +147,10 @@ def wrap(
     """Returns a denoiser of a function, after the tests that every model passes.
 
     Args:
-        logits: f(tokens [B, L] long) -> logits [B, L, V]; with `padding`, f(tokens, valid [B, L] bool). It may
-            give float16 or bfloat16.
-        tokenizer: of transformers, or any object with encode(text) -> ids without special tokens and
-            decode(ids) -> text; None for a model that is only given ids.
+        logits: f(tokens [B, L] long) -> logits [B, L, V]; with `padding`, f(tokens, valid [B, L]
+            bool). It may give float16 or bfloat16.
+        tokenizer: of transformers, or any object with encode(text) -> ids without special tokens
+            and decode(ids) -> text; None for a model that is only given ids.
         mask_id: id of the mask token; needed if the process is 'absorbing'.
         eos_ids: ids that end a text, or one id; () if none does.
         max_length: longest sequence, in positions.
@@ -170,15 +158,15 @@ def wrap(
         pad_id: id for padding; None for the first of `eos_ids`, else 0.
         vocab_size: V; None asks the function.
         shift: whether the logits at position i predict the token at i+1.
-        padding: whether the function hides positions whose `valid` is false. Without it, rows of different
-            lengths never share a batch.
+        padding: whether the function hides positions whose `valid` is false. Without it, rows of
+            different lengths never share a batch.
         attention: 'full', 'block' or 'causal'.
         block_length: positions of a block under attention 'block'.
         process: corruption that the model was trained to undo, 'absorbing' or 'uniform'.
         device: where tokens go.
         name: for messages and results.
-        fingerprint: names the weights. Stored answers are used again only under an equal one; None makes one
-            that no other process has.
+        fingerprint: names the weights. Stored answers are used again only under an equal one; None
+            makes one that no other process has.
 
     Raises:
         UserError: an argument that is missing or does not fit, or a test failed.
@@ -210,24 +198,23 @@ def wrap(
             raise UserError(f"wrap({what}={value!r}) is not allowed; it must be a whole number")
     if max_length < 2:
         raise UserError(f"wrap(max_length={max_length}) is not allowed; it must be 2 or more")
-    place = torch.device(device)
     model = WrappedDenoiser(
         logits,
         tokenizer,
+        fingerprint or uuid.uuid4().hex,
+        name,
         mask_id=NO_MASK if mask_id is None or process != "absorbing" else mask_id,
         eos_ids=ends,
         bos_id=bos_id,
         pad_id=pad_id if pad_id is not None else ends[0] if ends else 0,
         vocab_size=vocab_size or 1,
         max_length=max_length,
-        shift=shift,
+        needs_bos=shift,
         padding=padding,
         attention=attention,
         block_length=block_length,
         process=process,
-        device=place,
-        name=name,
-        fingerprint=fingerprint or uuid.uuid4().hex,
+        device=torch.device(device),
     )
     try:
         if vocab_size is None:
@@ -238,13 +225,11 @@ def wrap(
                 raise UserError(f"wrap(eos_ids={end}) is not allowed; it must be {allowed}")
         probe(model, own=True)
         check_cache(model)
-        model.batch_invariant = place.type != "cpu" or rows_are_invariant(model)
+        model.batch_invariant = model.device.type != "cpu" or rows_are_invariant(model)
     except UserError:
         raise
     except Exception as error:  # the user's function may raise anything
-        raise UserError(
-            f"wrap: logits() failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise UserError(f"wrap: logits() failed: {reason(error)}") from error
     return model
 
 

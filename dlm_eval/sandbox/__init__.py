@@ -1,12 +1,12 @@
-"""The sandbox for generated code: see runner.py for its use and docs/sandbox.md for what it holds off."""
+"""The sandbox for generated code: runner.py shows its use, docs/sandbox.md what it holds off."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
 
-from . import packages
 from .limits import Limits
+from .link import numpy_files
 from .runner import DEFAULT_LIMITS, KINDS, Sandbox, Unavailable, Verdict
 
 __all__ = [
@@ -45,14 +45,14 @@ def use(kind: str | None = None) -> None:
 
 
 def run(program: str, limits: Limits = DEFAULT_LIMITS, tests: str = "") -> Verdict:
-    """Returns the verdict on one program in the best sandbox that can be had here, see `Sandbox.run`."""
+    """Returns the verdict on one program in the best sandbox here, see `Sandbox.run`."""
     return _default.run(program, limits, tests)
 
 
 def run_many(
     programs: Iterable[str | tuple[str, str]], workers: int | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> list[Verdict]:
-    """Returns the verdicts on ``programs`` in their order, running ``workers`` at once, see `Sandbox.run_many`."""
+    """Returns the verdicts on ``programs`` in their order, see `Sandbox.run_many`."""
     return _default.run_many(programs, workers, limits)
 
 
@@ -64,11 +64,11 @@ def with_numpy() -> Sandbox:
         Unavailable: numpy is not installed as files.
     """
     try:
-        return Sandbox(_default.wanted, packages.numpy())
+        return Sandbox(_default.wanted, numpy_files())
     except LookupError as error:
         raise Unavailable(str(error)) from error
 
 
 def protections() -> tuple[str, ...]:
-    """Returns the kind of sandbox and the names of the protections that hold here, each found by trying."""
+    """Returns the kind of sandbox and the protections that hold here, each tried."""
     return _default.protections()

@@ -1,9 +1,9 @@
 """Tests in a process of their own, which asks the program's process for values.
 
-Nothing of the tests is ever in the process in which the program's text ran: it is told which function to call with which
-arguments, one call after the other. Whatever the text has done to its own process, to the interpreter even, it has to
-give the right answers. What comes back is a copy if it is plain data; otherwise it stays there, and what the tests do
-with it is done there (values.py).
+Nothing of the tests is ever in the process in which the program's text ran: it is told which
+function to call with which arguments, one call after the other. Whatever the text has done to its
+own process, to the interpreter even, it has to give the right answers. What comes back is a copy if
+it is plain data; otherwise it stays there, and what the tests do with it is done there (values.py).
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from pickle import PicklingError
 from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
-from . import control, values
+from . import values
+from .boundary import used_names
 from .values import CHANGING, OPERATORS, SAID, Kept, NoValue, Received, is_array
 
 READY = b"ready"
-# tests that use one of these may need the program in their own process: its output, its files, its names
+# tests that use one of these may need the program in their own process: its output, its files, its
+# names
 TOGETHER = frozenset(
     {
         "__annotations__", "__bases__", "__builtins__", "__class__", "__closure__", "__code__", "__defaults__", "__dict__",
@@ -77,7 +79,7 @@ class Asked:
         Raises:
             Untold: They need the program beside them.
         """
-        used = set(control.names(code))
+        used = set(used_names(code))
         if used & TOGETHER:
             raise Untold
         wanted = {name for name in used if not hasattr(builtins, name)}.union(code.co_names)
@@ -87,7 +89,7 @@ class Asked:
         return namespace | {name: _module(module) for name, module in modules.items() if name in wanted}
 
     def ask(self, act: str, /, *arguments: Any, **named: Any) -> Any:
-        """Returns what came of ``act`` there, or raises what it raised; arguments that it changed are changed here too."""
+        """Returns or raises what ``act`` does there; arguments that it changed change here too."""
         changes = [value for value in (*arguments, *named.values()) if type(value) in CHANGING or is_array(value)]
         try:
             question = self._values.dump((act, arguments, named, changes))
@@ -180,7 +182,8 @@ def _error(kind: Any, arguments: Any, attributes: Any, text: Any) -> BaseExcepti
 
 
 def _update(old: Any, new: Any, done: set[int]) -> Any:
-    """Makes ``old`` what its copy ``new`` became, in place as far as both are of one kind; returns it, or else ``new``.
+    """Makes ``old`` what its copy ``new`` became, in place as far as both are of one kind; returns
+    it, or else ``new``.
 
     Args:
         done: By their ids, the values that are or are being made so: a list may hold itself.
@@ -208,7 +211,7 @@ def _update(old: Any, new: Any, done: set[int]) -> Any:
     return old
 
 
-# -- the program's side ------------------------------------------------------------------------------------------------
+# -- the program's side ----------------------------------------------------------------------------
 
 
 def serve(questions: int, answers: int, namespace: dict[str, Any]) -> NoReturn:

@@ -1,8 +1,9 @@
-"""What is undone between a program's own text and its tests, inside the process that runs both.
+"""What is done between a program's own text and its tests, inside the process that runs both.
 
-The text may have set a tracer, a timer or a collector's callback, or replaced a builtin or a function of a module that
-the tests use. All that would run, or be used, in the middle of the tests. It is cleared; from then on a hook of the
-interpreter (PEP 578; it cannot be removed) refuses to set it anew.
+The text may have set a tracer, a timer or a collector's callback, or replaced a builtin or a
+function of a module that the tests use. All that would run, or be used, in the middle of the tests.
+It is cleared; from then on a hook of the interpreter (PEP 578; it cannot be removed) refuses to set
+it anew. In a control, the program's values are replaced by wrong ones (`spoil_tests`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import gc
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -35,9 +36,11 @@ class _Refused(RuntimeError):
 
 
 def remember_modules(modules: Iterable[ModuleType]) -> Restore:
-    """Returns ``restore(names)``, which puts ``modules`` and the builtins back to what they are now.
+    """Returns ``restore(names)``, which puts ``modules`` and the builtins back to what they are
+    now.
 
-    Only what has one of ``names`` or is used without a name: looking at an object writes to its page, which a forked process then has to copy.
+    Only what has one of ``names`` or is used without a name: looking at an object writes to its
+    page, which a forked process then has to copy.
     """
     kept = {module.__name__: module for module in (builtins, *modules)}
     contents = [(vars(module), dict(vars(module))) for module in kept.values()]
@@ -57,8 +60,8 @@ def remember_modules(modules: Iterable[ModuleType]) -> Restore:
 def remember_hooks() -> Undo:
     """Returns ``undo(namespace)``, which clears what the text has set to run later.
 
-    ``namespace`` is the dictionary in which the text ran. Call it with ``sys.settrace`` and ``sys.setprofile`` cleared:
-    a tracer would see it work.
+    ``namespace`` is the dictionary in which the text ran. Call it with ``sys.settrace`` and
+    ``sys.setprofile`` cleared: a tracer would see it work.
     """
     threads = threading
     set_timer, timers = signal.setitimer, (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
@@ -116,8 +119,84 @@ def _refuse(event: str, details: tuple[Any, ...]) -> None:
 
 
 def _only_marks(function: Any, _: str, code: Any) -> bool:
-    """Returns whether the new code of a function is its own with the mark of `types.coroutine`: importing asyncio sets it."""
+    """Returns whether new code is a function's own with asyncio's mark (`types.coroutine`)."""
     old = function.__code__
     same = type(code) is CodeType and code == old.replace(co_flags=code.co_flags)
     tables = [getattr(each, "co_exceptiontable", b"") for each in (old, code)]  # Python 3.11
     return same and tables[0] == tables[1] and old.co_flags ^ code.co_flags == MARKED
+
+
+# -- the control, which must fail ------------------------------------------------------------------
+# The program's own functions run as ever, but what they return is not what they said. Tests that
+# pass all the same were replaced, skipped or disarmed by the program, unless they ask for no value
+# at all.
+
+
+WRONG = "wrong answer"  # says a control in which a value of the program was looked at
+MARK = " of the control"  # no name of a program has a space in it
+OPERATIONS = (
+    "eq", "ne", "lt", "le", "gt", "ge", "bool", "hash", "len", "iter", "next", "contains", "getitem", "int", "float",
+    "index", "complex", "str", "repr", "format", "abs", "neg", "pos", "invert", "round", "trunc", "floor", "ceil",
+    "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "floordiv", "rfloordiv", "mod", "rmod",
+    "divmod", "rdivmod", "pow", "rpow", "matmul", "rmatmul", "and", "rand", "or", "ror", "xor", "rxor", "lshift",
+    "rlshift", "rshift", "rrshift", "enter", "exit", "reversed", "call", "getattr",
+)  # fmt: skip
+
+
+def _raise(*_: Any, **__: Any) -> Any:
+    raise AssertionError(WRONG)
+
+
+Wrong = type("Wrong", (), {f"__{operation}__": _raise for operation in OPERATIONS})
+
+
+class Answers:
+    """Stands for a value of the program: it can be called, and what comes of it is wrong."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        self._value(*arguments, **named)
+        return Wrong()
+
+    def __getattr__(self, name: str) -> Any:
+        return Answers(getattr(self._value, name))
+
+    def __getitem__(self, key: Any) -> Any:
+        return Answers(self._value[key])
+
+    __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __contains__ = _raise
+    __hash__ = object.__hash__
+
+
+def spoil_tests(tests: CodeType, namespace: dict[str, Any], defined: dict[str, Any]) -> CodeType:
+    """Returns ``tests`` with the names that the program ``defined`` replaced by those of `Answers`
+    in ``namespace``.
+
+    The program's functions see what they always see. A name that is defined nowhere stands for a
+    function that does nothing: without any program, only tests that ask for no value pass.
+    """
+    for name in set(used_names(tests)):
+        if name in defined:
+            if not isinstance(defined[name], ModuleType):
+                namespace[name + MARK] = Answers(defined[name])
+        elif not hasattr(builtins, name):
+            namespace[name] = Answers(lambda *_, **__: None)
+    return _renamed(tests, namespace)
+
+
+def used_names(code: CodeType) -> Iterator[str]:
+    """Yields names that code uses and are not its own: global ones, attributes, modules."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from used_names(constant)
+
+
+def _renamed(code: CodeType, namespace: dict[str, Any]) -> CodeType:
+    renamed = tuple(name + MARK if name + MARK in namespace else name for name in code.co_names)
+    constants = tuple(
+        _renamed(constant, namespace) if isinstance(constant, CodeType) else constant for constant in code.co_consts
+    )
+    return code.replace(co_names=renamed, co_consts=constants)

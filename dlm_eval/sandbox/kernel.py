@@ -1,6 +1,8 @@
-"""Thin calls to the Linux kernel for what Python 3.10's ``os`` lacks. Nothing here decides anything.
+"""Thin calls to the Linux kernel for what Python 3.10's ``os`` lacks. Nothing here decides
+anything.
 
-Every function raises ``OSError`` when the kernel refuses, and ``AttributeError`` where the C library has no such call.
+Every function raises ``OSError`` when the kernel refuses, and ``AttributeError`` where the C
+library has no such call.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, options
 
 
 def make_read_only(target: str) -> None:
-    """Makes the mount at ``target``, and every mount below it where the kernel can (5.12), read-only."""
+    """Makes the mount at ``target`` read-only, and those below it (Linux 5.12)."""
     attributes = (MS_RDONLY | MS_NOSUID | MS_NODEV).to_bytes(8, "little") + bytes(24)
     try:
         buffer = ctypes.create_string_buffer(attributes, len(attributes))
@@ -76,7 +78,7 @@ def pivot_root(new_root: str) -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Has the kernel kill this process when its parent dies, and ends it if ``parent`` is dead already."""
+    """Has the kernel kill this process when its parent dies; ends it if that is dead."""
     prctl(PR_SET_PDEATHSIG, 9)
     if os.getppid() not in (parent, 0):  # 0: it lives outside this pid namespace
         os._exit(1)
@@ -90,7 +92,7 @@ def drop_bounding_set() -> None:
 
 
 def drop_privileges(uid: int | None) -> None:
-    """Gives up every capability for good and, where ``uid`` is given, becomes that user and group."""
+    """Gives up every capability for good; becomes user and group ``uid``, if given."""
     if uid is not None:
         with contextlib.suppress(OSError):  # a namespace without its own group map refuses, and has none to drop
             os.setgroups([])

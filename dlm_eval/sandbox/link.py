@@ -1,25 +1,59 @@
-"""One server process, seen from the harness: how it is started, asked and ended."""
+"""One server process, seen from the harness: how it is started, asked and ended.
+
+Packages beside the standard library are there only because tests need them. Never by default: a
+score does not depend on what else is installed. The tests of a program decide, not the program (see
+dlm_eval/metrics). The folders are found on the harness's side and can only be read inside.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import select
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import namespaces, wire
-from .clock import latest
 from .judge import Program, Run
-from .packages import Packages
+from .limits import latest
+
+
+@dataclass(frozen=True)
+class Packages:
+    """What one server has beside the standard library.
+
+    Attributes:
+        name: of the package; "" for none.
+        folders: its own, and those of the libraries that its files need.
+    """
+
+    name: str = ""
+    folders: tuple[str, ...] = ()
+
+
+def numpy_files() -> Packages:
+    """Returns numpy as the harness itself has it.
+
+    Raises:
+        LookupError: It is not installed as files.
+    """
+    found = importlib.util.find_spec("numpy")
+    if found is None or found.origin is None:
+        raise LookupError("numpy is not installed")
+    folder = os.path.dirname(os.path.realpath(found.origin))
+    libraries = folder + ".libs"  # where wheels keep the libraries that their files link
+    return Packages("numpy", (folder, libraries) if os.path.isdir(libraries) else (folder,))
+
 
 START_SECONDS, GRACE_SECONDS, STOP_SECONDS = 20.0, 10.0, 5.0
 HERE = os.path.dirname(os.path.abspath(__file__))
-# The server must not import the harness around it (nor its dependencies): this directory becomes a package by itself.
-# The working directory leaves the path first, so that no file there poses as a module.
+# The server must not import the harness around it (nor its dependencies): this directory becomes a
+# package by itself. The working directory leaves the path first, so that no file there poses as a
+# module.
 BOOT = """
 import sys
 sys.path[:] = [place for place in sys.path if place]

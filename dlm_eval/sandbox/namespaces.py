@@ -1,7 +1,9 @@
-"""A private view of the machine: no network, no other processes, a root that holds nothing but Python.
+"""A private view of the machine: no network, no other processes, a root that holds nothing but
+Python.
 
-The server enters user, mount, network, IPC and host-name namespaces once (`enter`); each program then gets its own pid,
-IPC and mount namespace with an empty disk of its own (`enter_for_one_program`).
+The server enters user, mount, network, IPC and host-name namespaces once (`enter`); each program
+then gets its own pid, IPC and mount namespace with an empty disk of its own
+(`enter_for_one_program`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ STAGE = "/proc"  # where the new root is put together: it always exists, and not
 
 
 def python_roots() -> list[str]:
-    """Returns what a running Python may still need to read: its standard library and the shared libraries."""
+    """Returns what a running Python may need to read: its and the shared libraries."""
     wanted = [standard_library(), os.path.join(sys.base_prefix, "lib"), os.path.join(sys.base_exec_prefix, "lib")]
     wanted += LIBRARY_ROOTS
     wanted += [place for place in re.split("[:;]", os.environ.get(LIBRARY_PATH, "")) if place.startswith("/")]
@@ -38,7 +40,7 @@ def standard_library() -> str:
 
 
 def home(packages: Sequence[str] = ()) -> str:
-    """Returns the working directory of programs inside: one that has nothing to do with what they may read."""
+    """Returns programs' working directory inside, apart from all that they may read."""
     roots = [*python_roots(), *LIBRARY_ROOTS, *packages]
     free = (
         path
@@ -61,7 +63,8 @@ def enter(home: str, packages: Sequence[str] = ()) -> int | None:
         packages: Directories that programs may read beside the Python installation.
 
     Returns:
-        The user id that programs are to take inside, or None where only this process's own id could be mapped.
+        The user id that programs are to take inside, or None where only this process's own id could
+        be mapped.
 
     Raises:
         OSError: The kernel refuses. The process is then in an undefined state and must end.
@@ -80,7 +83,7 @@ def enter(home: str, packages: Sequence[str] = ()) -> int | None:
 
 
 def enter_for_one_program(home: str, disk_bytes: int) -> None:
-    """Gives this process's future children a pid space of their own, and an empty disk at ``home`` to work in."""
+    """Gives future children of this process a pid space and an empty disk at ``home``."""
     kernel.unshare(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
     flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
     kernel.mount("disk", home, "tmpfs", flags, f"size={disk_bytes},nr_inodes=4096,mode=1777")

@@ -1,7 +1,7 @@
 """What a sandbox really holds off: small programs that try each forbidden thing.
 
-Each program passes if it was held off (or, for a limit kept from outside, is ended with the limit's name as reason).
-Nothing is done outside beyond a temporary file and a listening port of our own.
+Each program passes if it was held off (or, for a limit kept from outside, is ended with the limit's
+name as reason). Nothing is done outside beyond a temporary file and a listening port of our own.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ class Attempt:
     """A program that tries one forbidden thing.
 
     Attributes:
-        text: The program; ``{file}``, ``{port}``, ``{socket}``, ``{pid}``, ``{python}`` stand for things of the harness.
+        text: The program; ``{file}``, ``{port}``, ``{socket}``, ``{pid}``, ``{python}`` stand for
+            things of the harness.
         limits: What it may use.
         ended_by: The reason of the verdict that also shows that the protection holds.
-        leaves: Name of the process that would be left if it did not hold, "" if that is not what is tried.
+        leaves: Name of the process that would be left if it did not hold, "" if that is not what is
+            tried.
     """
 
     text: str
@@ -166,7 +168,8 @@ ATTEMPTS = {
             "import os; os.truncate('{file}', 0)",
             "import os; os.chmod('{file}', 0)",
             "import os; os.utime('{file}')",
-            # how a readable file could be emptied before Linux 6.2; tried on one of its own, as it might succeed
+            # how a readable file could be emptied before Linux 6.2; tried on one of its own, as it
+            # might succeed
             "import os; open('own', 'w').close(); os.open('own', os.O_RDONLY | os.O_TRUNC)",
             "open('/etc/passwd').read()",
         )

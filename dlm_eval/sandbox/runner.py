@@ -2,30 +2,30 @@
 
     sandbox = Sandbox()
     sandbox.run("assert 1 + 1 == 2")          # Verdict(passed=True, reason="passed", ...)
-    sandbox.run("def f(x): return x + 1", tests="assert f(1) == 2")   # they arrive when the text has ended
+    sandbox.run("def f(x): return x + 1", tests="assert f(1) == 2")  # they come later
     sandbox.run_many(programs, workers=4)     # in the order of the programs
 
-Two kinds of sandbox are tried, the better one first: ``namespaces`` (made with plain system calls) and ``plain``
-(resource limits, a system call filter and Landlock). docs/sandbox.md says what each holds off; `Sandbox.protections`
-says what holds here, by trying.
+Two kinds of sandbox are tried, the better one first: ``namespaces`` (made with plain system calls)
+    and ``plain``
+(resource limits, a system call filter and Landlock). docs/sandbox.md says what each holds off;
+`Sandbox.protections` says what holds here, by trying.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from . import probe
 from .judge import Program, Run, judge
 from .limits import Limits
-from .link import Server, ServerGone
-from .packages import Packages
-from .turns import Turns
+from .link import Packages, Server, ServerGone
 
 KINDS = ("namespaces", "plain")
 DEFAULT_LIMITS = Limits()
@@ -39,11 +39,12 @@ class Verdict:
 
     Attributes:
         passed: The whole text and its tests ran to their end, within all limits.
-        reason: "passed", "failed: <exception>", "timed out", "cpu limit", "memory limit", "disk limit", ... A failure's
-            text may be the program's own words.
+        reason: "passed", "failed: <exception>", "timed out", "cpu limit", "memory limit", "disk
+            limit", ... A failure's text may be the program's own words.
         seconds: Wall-clock time of the run.
         protections: What holds for programs run here, see `Sandbox.protections`.
-        ran: Whether the program was run at all; where it was not, the sandbox failed and the program did not.
+        ran: Whether the program was run at all; where it was not, the sandbox failed and the
+            program did not.
     """
 
     passed: bool
@@ -90,8 +91,8 @@ class Sandbox:
         Args:
             program: What is judged; if there are no ``tests``, the tests are in it.
             limits: What one run may use.
-            tests: What is run after it with the same global names. It reaches the process only when ``program`` has
-                run to its end, so put there what the program must not see.
+            tests: What is run after it with the same global names. It reaches the process only when
+                ``program`` has run to its end, so put there what the program must not see.
 
         Raises:
             Unavailable: No sandbox can be had here.
@@ -100,12 +101,10 @@ class Sandbox:
         return replace(self._verdict(program, limits, tests), protections=protections)
 
     def run_many(
-        self,
-        programs: Iterable[str | tuple[str, str]],
-        workers: int | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        self, programs: Iterable[str | tuple[str, str]], workers: int | None = None, limits: Limits = DEFAULT_LIMITS
     ) -> list[Verdict]:
-        """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None: one per CPU).
+        """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None:
+        one per CPU).
 
         A program is a text, or a text and its tests, see `run`.
         """
@@ -127,7 +126,8 @@ class Sandbox:
     def protections(self) -> tuple[str, ...]:
         """Returns the names of the protections that hold, the kind of sandbox first.
 
-        Each was tried once: a program that does the forbidden thing was run. The rest of probe.NAMES does not hold.
+        Each was tried once: a program that does the forbidden thing was run. The rest of
+            probe.NAMES does not hold.
         """
         with self._lock:
             if self._protections is None:
@@ -226,3 +226,41 @@ class Sandbox:
 def available_cpus() -> int:
     """Returns the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Turns:
+    """Lets any number of threads have a `shared` turn at once, or one thread a turn `alone`.
+
+    One that waits to be alone goes before those that come after it, so it waits no longer than the
+    turns under way.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._sharing = 0
+        self._taken = False  # by the one that is alone or waits for the others to end
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken)
+            self._sharing += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._sharing -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken)
+            self._taken = True
+            self._changed.wait_for(lambda: not self._sharing)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken = False
+                self._changed.notify_all()

@@ -1,7 +1,8 @@
-"""The server inside: a small clean Python process that is locked in once and then forks for every program.
+"""The server inside: a small clean Python process that is locked in once and then forks for every
+program.
 
-Started by link.py with nothing but the standard library, it reads requests from one pipe and answers on another. A fork
-of it costs milliseconds, where starting Python anew costs tens of them.
+Started by link.py with nothing but the standard library, it reads requests from one pipe and
+answers on another. A fork of it costs milliseconds, where starting Python anew costs tens of them.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from . import boundary, clock, disk, kernel, namespaces, procfs, seccomp, wire
-from .limits import Limits
+from . import boundary, filters, kernel, limits, namespaces, usage, wire
 from .program import Boundary, Surroundings, forget
 from .watch import Job, watch
 
@@ -43,12 +43,13 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
         requests: File descriptor to read requests from.
         replies: File descriptor to write replies to.
         kind: One of runner.KINDS, how to lock in.
-        package: A package that programs may import beside the standard library, or "" (see packages.py).
+        package: A package that programs may import beside the standard library, or "" (see
+            link.Packages).
         folders: What it is made of; the first is its own.
     """
     usual = [importlib.import_module(name) for name in USUAL_IMPORTS]
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    processes = procfs.open_proc()
+    processes = usage.open_proc()
     try:
         if package:
             usual += _load(package, folders[0])
@@ -60,7 +61,7 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no program may look into this process
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)  # what is left by a watcher that was killed comes here
         kernel.drop_bounding_set()  # once here instead of in every program
-    seccomp.prepare(around.namespaces)
+    filters.prepare(around.namespaces)
     between = Boundary(boundary.remember_hooks(), boundary.remember_modules(usual))
     forget()
     gc.collect()
@@ -68,7 +69,7 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
     wire.send(replies, {"refused": None, "python": sys.version})
     while (request := wire.receive(requests)) is not None:
         job = Job(
-            request["text"], Limits(**request["limits"]), request["alone"], partial(_ask, requests, replies), between,
+            request["text"], limits.Limits(**request["limits"]), request["alone"], partial(_ask, requests, replies), between,
             request["apart"],
         )  # fmt: skip
         outcome = _run_once(job, around, processes, requests)
@@ -78,7 +79,7 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
 
 
 def _ask(requests: int, replies: int) -> tuple[str, bool]:
-    """Asks the harness for the tests; in the watcher, so that they are in no process that a program is forked from."""
+    """Asks the harness for the tests, in the watcher: no program is forked from it then."""
     wire.send(replies, {"wanted": "tests"})
     answer = wire.receive(requests)
     if answer is None:
@@ -87,7 +88,7 @@ def _ask(requests: int, replies: int) -> tuple[str, bool]:
 
 
 def _run_once(job: Job, around: Surroundings, processes: int | None, requests: int) -> dict[str, Any]:
-    server, latest = os.getpid(), clock.latest(job.limits.wall_seconds)
+    server, latest = os.getpid(), limits.latest(job.limits.wall_seconds)
     with _home(around) as here:
         return _in_a_fork(lambda: asdict(watch(job, here, processes, server)), processes, latest, requests)
 
@@ -104,22 +105,24 @@ def _home(around: Surroundings) -> Iterator[Surroundings]:
             os.chown(home, around.user, around.user)
         yield replace(around, home=home)
     finally:
-        with disk.as_user(around.user):
-            disk.remove(home)
+        with usage.as_user(around.user):
+            usage.remove(home)
 
 
 def _in_a_fork(
     work: Callable[[], dict[str, Any]],
     processes: int | None = None,
-    seconds: float = clock.GRACE_SECONDS,
+    seconds: float = limits.GRACE_SECONDS,
     harness: int | None = None,
 ) -> dict[str, Any]:
-    """Returns what ``work`` returned in a child process, or the error that it met there; nothing that it started is left.
+    """Returns what ``work`` returned in a child process, or the error that it met there; nothing
+    that it started is left.
 
     Args:
         work: What to do.
         processes: An open directory of the proc file system, None where there is none.
-        seconds: After which the child is ended. It has a clock of its own; this one counts if that fails.
+        seconds: After which the child is ended. It has a clock of its own; this one counts if that
+            fails.
         harness: A pipe from the harness: if that has gone, the child is ended at once.
     """
     reading, writing = os.pipe()
@@ -138,7 +141,7 @@ def _in_a_fork(
         os.kill(child, signal.SIGKILL)
         reply = ENDED
     os.waitpid(child, 0)
-    procfs.end_all_below(processes)
+    usage.end_all_below(processes)
     return reply
 
 
@@ -152,7 +155,7 @@ def _answers(reading: int, seconds: float, harness: int | None) -> bool:
 
 
 def _load(package: str, folder: str) -> list[ModuleType]:
-    """Imports `package` once here, so that programs find it loaded; the folder around it never joins their path."""
+    """Imports `package` once, for all programs; the folder around it never joins their path."""
     sys.path.append(os.path.dirname(folder))
     try:
         return [importlib.import_module(name) for name in (package, *PARTS.get(package, ()))]

@@ -1,7 +1,9 @@
-"""How values travel between a program and the tests that run apart from it (apart.py): as copies if they are plain data.
+"""How values travel between a program and the tests that run apart from it (apart.py): as copies if
+they are plain data.
 
-All else stays where it is, and a reference to it travels. The tests' side takes nothing from the program's that could run
-there: bytes of a pickle in which no name is looked up but the few in `NAMED`.
+All else stays where it is, and a reference to it travels. The tests' side takes nothing from the
+program's that could run there: bytes of a pickle in which no name is looked up but the few in
+`NAMED`.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ SAID = "what it says"  # an attribute of the errors that the tests get: their te
 
 
 class NoValue(BaseException):
-    """The program has ended, or what it sent is no value. Not an `Exception`: tests may catch those."""
+    """The program ended or sent no value. Not an `Exception`, which tests may catch."""
 
 
 def send(end: int, data: bytes) -> None:
@@ -134,7 +136,7 @@ def _dump(value: Any, reference: Callable[[Any], Any], kind: type[_Pickler] = _P
 
 
 class _Own(_Pickler):
-    """Of the tests' side: what the program has put into a copy says nothing about how it is written."""
+    """Of the tests' side: what the program put into a copy does not say how it is written."""
 
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
@@ -195,7 +197,7 @@ class Kept:
         return _numpy_parts(value) or self._object(value)
 
     def held(self, value: Any) -> Any:
-        """Returns ``value``, or what travels as a reference to it if it is a copy otherwise and could be changed."""
+        """Returns ``value``, or a reference to it if it would be a copy that may be changed."""
         return _Held(value) if type(value) in MUTABLE else value
 
     def _object(self, value: Any) -> tuple[Any, ...]:
@@ -215,8 +217,8 @@ class Received:
     """The tests' side: makes values of what the program sent.
 
     Args:
-        refer: Makes a reference to what stays there, of its number, whether it can be called, and the
-            class that it inherits from, if that is a usual one.
+        refer: Makes a reference to what stays there, of its number, whether it can be called, and
+            the class that it inherits from, if that is a usual one.
     """
 
     def __init__(self, refer: Callable[[int, bool, type], Any], number_of: Callable[[Any], int | None]) -> None:

@@ -2,27 +2,27 @@
 
     server -> watcher -> init (pid 1 of its own pid namespace) -> program -> whatever it starts
 
-The watcher holds the clock and the token, hands the tests on when the text has ended, reads the report, and ends
-everything when the program is over. When init dies the kernel kills all that is left in its namespace; without namespaces the watcher adopts and kills the orphans.
+The watcher holds the clock and the token, hands the tests on when the text has ended, reads the
+report (program.py is the other side of that exchange), and ends everything when the program is
+over. When init dies the kernel kills all that is left in its namespace; without namespaces the
+watcher adopts and kills the orphans.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import resource
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NoReturn
 
-from . import disk, kernel, namespaces, procfs, program
-from .clock import Clock, Readings
-from .exchange import Exchange
-from .limits import Limits
-from .program import Boundary, Surroundings
+from . import kernel, namespaces, program, usage
+from .limits import Clock, Limits
+from .program import TESTS_ENDED, TEXT_ENDED, TOKEN_BYTES, Boundary, Surroundings
 
 TICK = 0.02  # seconds between looks at memory and disk
 CPU_SHARE = 0.8  # of the CPU limit: the kernel enforces it by counting ticks, and tells the time used more exactly
@@ -30,11 +30,12 @@ CPU_SHARE = 0.8  # of the CPU limit: the kernel enforces it by counting ticks, a
 BROKEN, CPU_SPENT, SIGNALLED = 119, 120, 128  # init itself failed; CPU time used up; plus the number of the signal
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Outcome:
     """How one run ended: ``passed``, a ``reason`` in words, and the ``seconds`` it took.
 
-    ``starved`` means that it was ended because the machine gave it too little time: nothing is known about it.
+    ``starved`` means that it was ended because the machine gave it too little time: nothing is
+    known about it.
     """
 
     passed: bool
@@ -43,7 +44,7 @@ class Outcome:
     starved: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Job:
     """One program to be run.
 
@@ -77,7 +78,8 @@ class Starved(Broken):
 
 
 def watch(job: Job, around: Surroundings, processes: int | None, server: int) -> Outcome:
-    """Runs one program to its end or its limits and returns how it went. Call it in a process of its own.
+    """Runs one program to its end or its limits and returns how it went. Call it in a process of
+    its own.
 
     Args:
         job: The program.
@@ -138,15 +140,15 @@ def _below(job: Job, around: Surroundings, report: int, orders: int, watcher: in
         program.run(job.text, job.limits, around, job.boundary, job.alone, init)
     os.close(program.ORDERS)  # the report stays open: its end tells the watcher that init has an exit status
     while True:  # burying whatever else dies meanwhile
-        pid, status, usage = os.wait4(-1, 0)
+        pid, status, spent = os.wait4(-1, 0)
         if pid == child:
-            os._exit(_told(status, usage, job.limits))
+            os._exit(_told(status, spent, job.limits))
 
 
-def _told(status: int, usage: resource.struct_rusage, limits: Limits) -> int:
+def _told(status: int, spent: resource.struct_rusage, limits: Limits) -> int:
     """Returns what `_reason` reads out of the end of the program."""
     code = os.waitstatus_to_exitcode(status)
-    if code in (-signal.SIGKILL, -signal.SIGXCPU) and usage.ru_utime + usage.ru_stime > CPU_SHARE * limits.cpu_seconds:
+    if code in (-signal.SIGKILL, -signal.SIGXCPU) and spent.ru_utime + spent.ru_stime > CPU_SHARE * limits.cpu_seconds:
         return CPU_SPENT
     return SIGNALLED - code if code < 0 else min(code, BROKEN - 1)
 
@@ -161,9 +163,9 @@ def _order(job: Job, clock: Clock, init: int | None, processes: int | None) -> b
 
 
 def _check_alone(init: int | None, processes: int) -> None:
-    """Waits for threads and processes that are about to end; raises Broken if there are others beside the program."""
+    """Waits for threads and processes about to end; raises Broken if some stay."""
     deadline = time.monotonic() + program.THREAD_SECONDS
-    while len(readings(processes, [pid for pid in procfs.descendants(processes, os.getpid()) if pid != init])) > 1:
+    while len(usage.readings(processes, [pid for pid in usage.descendants(processes, os.getpid()) if pid != init])) > 1:
         if time.monotonic() > deadline:
             raise Broken("failed: a thread or process is still alive when the tests begin")
         time.sleep(program.LOOK_SECONDS)
@@ -192,18 +194,18 @@ def _follow(
             if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 exchange.listen_to_the_rest()
                 return
-            below = [] if processes is None else procfs.descendants(processes, os.getpid())
+            below = [] if processes is None else usage.descendants(processes, os.getpid())
             busy = [pid for pid in below if pid != child or not job.has_init(around)]
-            clock.advance(now, {} if processes is None else readings(processes, busy))
+            clock.advance(now, {} if processes is None else usage.readings(processes, busy))
             if clock.over:
                 raise Broken("timed out")
             if clock.starved:
                 raise Starved("starved: other processes took the CPU")
-            if processes is not None and procfs.resident_bytes(processes, below) > job.limits.memory_bytes:
+            if processes is not None and usage.resident_bytes(processes, below) > job.limits.memory_bytes:
                 raise Broken("memory limit")
             if not around.namespaces:
-                with disk.as_user(around.user):
-                    if disk.used(around.home, job.limits, processes, below) > job.limits.disk_bytes:
+                with usage.as_user(around.user):
+                    if usage.disk_bytes(around.home, job.limits, processes, below) > job.limits.disk_bytes:
                         raise Broken("disk limit")
 
 
@@ -211,10 +213,10 @@ def _end(child: int, job: Job, around: Surroundings, processes: int | None) -> i
     """Kills all that is left of the program and returns how it ended, for `_reason`."""
     if not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         os.kill(child, signal.SIGKILL)
-    _, status, usage = os.wait4(child, 0)  # in a namespace: returns once all in it are dead
+    _, status, spent = os.wait4(child, 0)  # in a namespace: returns once all in it are dead
     if not around.namespaces:
-        procfs.end_all_below(processes)
-    return os.waitstatus_to_exitcode(status) if job.has_init(around) else _told(status, usage, job.limits)
+        usage.end_all_below(processes)
+    return os.waitstatus_to_exitcode(status) if job.has_init(around) else _told(status, spent, job.limits)
 
 
 def _reason(status: int, exchange: Exchange) -> str:
@@ -225,20 +227,78 @@ def _reason(status: int, exchange: Exchange) -> str:
     return exchange.failure or f"ended early (exit code {status})"
 
 
-def readings(processes: int, pids: Iterable[int]) -> Readings:
-    """Returns what each living thread of these processes computed and waited for a CPU in seconds."""
-    found = {}
-    for pid in pids:
-        for task in procfs.names(processes, f"{pid}/task"):
-            place = f"{pid}/task/{task}"
-            if _is_dead(processes, place):
-                continue
-            fields = procfs.read(processes, f"{place}/schedstat").split()
-            computed, waited = (int(field) * 1e-9 for field in fields[:2]) if fields else (0.0, 0.0)
-            found[pid, int(task)] = computed, waited
-    return found
+# -- what watcher and program say to each other ----------------------------------------------------
+#
+#   program: text ended -> watcher: the tests -> program: tests ended -> watcher, program: the token
+#
+# The watcher takes nothing else, and nothing twice or too early. It asks for the tests, and draws
+# the token, only when it is their turn: until then they are in no process of the sandbox.
+
+REPORT_BYTES = 4096
 
 
-def _is_dead(processes: int, place: str) -> bool:
-    state = procfs.read(processes, f"{place}/stat").rpartition(b")")[2].split()[:1]
-    return state in ([], [b"Z"], [b"X"])
+class Exchange:
+    """One program's words, and what it is told.
+
+    Args:
+        report: Descriptor to read what the program says.
+        orders: Descriptor to write what it is told.
+        tests: Returns the message with the tests; whatever it raises goes through `listen`.
+
+    """
+
+    def __init__(self, report: int, orders: int, tests: Callable[[], bytes]) -> None:
+        self.report, self.orders = report, orders
+        self._tests = tests
+        self._said, self._to_say = b"", memoryview(b"")
+        self._token = b""
+        self._awaited = TEXT_ENDED
+        os.set_blocking(orders, False)  # the program may never read
+
+    @property
+    def passed(self) -> bool:
+        """The program said all that it had to, and nothing else."""
+        return bool(self._token) and self._awaited == self._said == self._token
+
+    @property
+    def has_more_to_say(self) -> bool:
+        return bool(self._to_say)
+
+    @property
+    def failure(self) -> str | None:
+        """The error that the program says it ended with, or that it said something strange."""
+        if self._said[:1] == b"!":
+            return "failed: " + "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in self._said[1:])
+        strange = not self._awaited.startswith(self._said)
+        return "failed: wrote to the report" if strange else None
+
+    def listen(self) -> bool:
+        """Takes what the program has said, and answers; False if it will say nothing more."""
+        piece = os.read(self.report, REPORT_BYTES)
+        self._said = (self._said + piece)[:REPORT_BYTES]
+        if self._said == self._awaited == TEXT_ENDED:
+            self._said, self._awaited = b"", TESTS_ENDED
+            self._to_say = memoryview(self._tests())
+            self.say()
+        elif self._said == self._awaited == TESTS_ENDED and not self._to_say:
+            self._token = self._awaited = os.urandom(TOKEN_BYTES)
+            self._said, self._to_say = b"", memoryview(self._token)
+            self.say()
+        return bool(piece)
+
+    def listen_to_the_rest(self) -> None:
+        """Takes the program's last words; whoever it left behind may keep the report open."""
+        os.set_blocking(self.report, False)
+        with contextlib.suppress(BlockingIOError):
+            while len(self._said) < REPORT_BYTES and self.listen():
+                pass
+
+    def say(self) -> None:
+        """Goes on saying what is to be said, as far as the program listens."""
+        try:
+            while self._to_say:
+                self._to_say = self._to_say[os.write(self.orders, self._to_say) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self._to_say = memoryview(b"")

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from dlm_eval.budget import DeviceProfile
 from dlm_eval.engine import Cost, Engine
-from dlm_eval.jobs import Answer, Done, Job, Keep, keep_none, run_jobs
+from dlm_eval.jobs import Answer, Done, Job, Keep, drive_jobs, keep_none, longest_first
 from dlm_eval.models.denoiser import device_of
 from dlm_eval.workers.messages import Usage, usage
 
@@ -64,7 +64,7 @@ class InProcess:
         self._budget = engine.batch_tokens
 
     def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
-        run_jobs(self.engine, jobs, done, keep)
+        drive_jobs(self.engine, ((i, jobs[i]) for i in longest_first(jobs)), done, keep)
 
     def cost(self) -> Cost:
         return self.engine.cost

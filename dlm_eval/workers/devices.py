@@ -97,9 +97,7 @@ def _cpus(count: int) -> list[Device]:
 
 
 def _gpu(numbers: list[int]) -> Device:
-    """Returns the device of a worker that sees only these GPUs, so that it takes no memory on
-    others.
-    """
+    """Returns the device of a worker that sees (and takes memory on) only these GPUs."""
     visible = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v]
     names = ",".join(visible[n] if n < len(visible) else str(n) for n in numbers)
     options = {"device": "cuda"} if len(numbers) == 1 else {"device": "cuda", "device_map": "auto"}

@@ -54,7 +54,7 @@ class _Slot:
     index: int
     link: Link | None = None
     ready: Ready | None = None
-    held: dict[int, Job] = field(default_factory=dict)
+    held: list[int] = field(default_factory=list)  # numbers of its jobs
     apart: bool = False  # whether the jobs that it holds are quarantined
     heard: float = 0.0
     failures: int = 0
@@ -71,6 +71,29 @@ class _Slot:
     @property
     def label(self) -> str:
         return self.link.label if self.link else f"worker {self.index}"
+
+
+class _Run:
+    """The jobs of one run: those that no worker has yet, and those that have no answer yet."""
+
+    def __init__(self, jobs: Sequence[Job], workers: int, done: Done, keep: Keep = keep_none) -> None:
+        self.jobs = list(jobs)
+        self.chunks = Chunks(self.jobs, workers)
+        self.left = set(range(len(self.jobs)))
+        self._done, self._keep = done, keep
+
+    def finish(self, number: int, answer: Answer) -> None:
+        """Reports a job's first answer."""
+        if number in self.left:
+            self.left.discard(number)
+            self._done(number, answer)
+
+    def note(self, number: int, checkpoint: Checkpoint) -> None:
+        """Reports a job's checkpoint, from which another worker would continue."""
+        job = self.jobs[number]
+        if number in self.left and isinstance(job, FillJob):
+            self.jobs[number] = replace(job, begun=checkpoint)
+            self._keep(number, checkpoint)
 
 
 class Workers:
@@ -94,7 +117,7 @@ class Workers:
         for slot in self.slots:
             self._begin(slot)
 
-    # -- the Pool interface --------------------------------------------------------------------------------------------
+    # -- the Pool interface ------------------------------------------------------------------------
 
     def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
         """Answers `jobs`, each once.
@@ -105,34 +128,18 @@ class Workers:
             UserError: the model cannot be loaded.
             RunError: no worker is left.
         """
-        jobs = list(jobs)
-        chunks = Chunks(jobs, len(self.slots))
-        left = set(range(len(jobs)))
-
-        def finish(number: int, answer: Answer) -> None:
-            if number in left:
-                left.discard(number)
-                done(number, answer)
-
-        def note(number: int, checkpoint: Checkpoint) -> None:
-            job = jobs[number]
-            if number in left and isinstance(job, FillJob):
-                jobs[number] = replace(job, begun=checkpoint)
-                keep(number, checkpoint)
-
+        run = _Run(jobs, len(self.slots), done, keep)
         for slot in self.slots:
             if slot.ready is not None:
-                self._feed(slot, chunks, jobs, 2)
-        while left:
+                self._feed(slot, run, 2)
+        while run.left:
             for slot, message in self._next_events():
-                if isinstance(message, Halfway):
-                    note(message.number, message.checkpoint)
-                self._take(slot, message, chunks, jobs, finish)
+                self._take(slot, message, run)
             self._watch()
-            if chunks:  # taken back from a crashed worker: idle workers get them
+            if run.chunks:  # taken back from a crashed worker: idle workers get them
                 for slot in self.slots:
                     if slot.ready is not None and not slot.held:
-                        self._feed(slot, chunks, jobs, 1)
+                        self._feed(slot, run, 1)
         self._ask_for_reports()
 
     def cost(self) -> Cost:
@@ -153,26 +160,24 @@ class Workers:
             if slot.link is not None:
                 slot.link.kill()
 
-    # -- start and end of workers -------------------------------------------------------------------------------------------
+    # -- start and end of workers ------------------------------------------------------------------
 
     def _begin(self, slot: _Slot) -> None:
         slot.ready, slot.heard = None, time.monotonic()
         slot.link = self._start(slot.index, self._profile, self._events)
 
-    def _exited(self, slot: _Slot, how: str, chunks: Chunks, finish: Any) -> None:
+    def _exited(self, slot: _Slot, how: str, run: _Run) -> None:
         """Takes back the jobs of a worker that ended and restarts it, a limited number of times."""
         assert slot.link is not None
         held = counted(len(slot.held), "job", "are")
         log.warning("the worker of %s %s; %s given back", slot.link.label, slot.why or how, held)
         slot.failures += 1
         slot.past, slot.usage = slot.cost, None
-        for number in chunks.lost(list(slot.held), slot.apart):
-            finish(
-                number,
-                Answer(None, f"its worker crashed three times on this request alone ({slot.why or how})", 0, 0.0),
-            )
+        for number in run.chunks.lost(slot.held, slot.apart):
+            why = f"its worker crashed three times on this request alone ({slot.why or how})"
+            run.finish(number, Answer(None, why, 0, 0.0))
         limit = 2 * RESTARTS if slot.apart else RESTARTS
-        reason, slot.held, slot.apart, slot.why = slot.why or how, {}, False, ""
+        reason, slot.held, slot.apart, slot.why = slot.why or how, [], False, ""
         if slot.failures > limit:
             slot.link = slot.ready = None
             log.error("worker %d: giving up after %s in a row", slot.index, counted(slot.failures, "failure"))
@@ -193,10 +198,10 @@ class Workers:
                 slot.why = f"was silent for {limit:.0f} s and is replaced"
                 slot.link.kill()
 
-    # -- messages ------------------------------------------------------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------------------
 
     def _next_events(self) -> list[tuple[_Slot, Any]]:
-        """Waits briefly for messages and returns them, without those of workers that were replaced."""
+        """Waits briefly for messages; returns them without those of replaced workers."""
         events = []
         try:
             events.append(self._events.get(timeout=0.5))
@@ -207,22 +212,25 @@ class Workers:
         by_link = {id(slot.link): slot for slot in self.slots if slot.link is not None}
         return [(by_link[id(link)], message) for link, message in events if id(link) in by_link]
 
-    def _take(self, slot: _Slot, message: Any, chunks: Chunks, jobs: Sequence[Job], finish: Any) -> None:
+    def _take(self, slot: _Slot, message: Any, run: _Run) -> None:
         slot.heard = time.monotonic()
         if isinstance(message, Answered):
             slot.failures = 0
-            if slot.held.pop(message.number, None) is not None:
-                finish(message.number, message.answer)
+            if message.number in slot.held:
+                slot.held.remove(message.number)
+                run.finish(message.number, message.answer)
             if not slot.held:
                 slot.apart = False
-                self._feed(slot, chunks, jobs, 1)
+                self._feed(slot, run, 1)
+        elif isinstance(message, Halfway):
+            run.note(message.number, message.checkpoint)
         elif isinstance(message, NeedWork):
-            self._feed(slot, chunks, jobs, 1)
+            self._feed(slot, run, 1)
         elif isinstance(message, Alive):
             self._note(slot, message)
         elif isinstance(message, Ready):
             self._ready(slot, message)
-            self._feed(slot, chunks, jobs, 2)
+            self._feed(slot, run, 2)
         elif isinstance(message, LoadFailed):
             raise UserError(message.reason)
         elif isinstance(message, Failed):
@@ -230,7 +238,7 @@ class Workers:
             if slot.link is not None:
                 slot.link.kill()
         elif isinstance(message, Exited):
-            self._exited(slot, message.how, chunks, finish)
+            self._exited(slot, message.how, run)
 
     def _ready(self, slot: _Slot, message: Ready) -> None:
         """Notes that a slot's worker is ready.
@@ -250,7 +258,7 @@ class Workers:
         )
         slot.usage, slot.reported = message.usage, message.report
 
-    def _feed(self, slot: _Slot, chunks: Chunks, jobs: Sequence[Job], count: int) -> None:
+    def _feed(self, slot: _Slot, run: _Run, count: int) -> None:
         """Sends the next chunks, or END, so that the worker finishes its jobs.
 
         Quarantined jobs are sent only to a worker without other jobs.
@@ -259,14 +267,14 @@ class Workers:
         if slot.apart:
             return  # END was sent after the quarantined jobs
         for _ in range(count):
-            if chunks.quarantined and not slot.held:
-                numbers, slot.apart = chunks.next_quarantined(), True
+            if run.chunks.quarantined and not slot.held:
+                numbers, slot.apart = run.chunks.next_quarantined(), True
             else:
-                numbers = chunks.next() if not chunks.quarantined else []
+                numbers = run.chunks.next() if not run.chunks.quarantined else []
             if numbers:
                 slot.heard = slot.heard if slot.held else time.monotonic()
-                slot.held |= {number: jobs[number] for number in numbers}
-                slot.link.send([(number, jobs[number]) for number in numbers])
+                slot.held += numbers
+                slot.link.send([(number, run.jobs[number]) for number in numbers])
             if not numbers or slot.apart:
                 slot.link.send(END)
                 return
@@ -286,7 +294,7 @@ class Workers:
                 elif isinstance(message, Ready):
                     self._ready(slot, message)
                 elif isinstance(message, Exited):
-                    self._exited(slot, message.how, Chunks([], 1), lambda number, answer: None)
+                    self._exited(slot, message.how, _Run([], 1, lambda *_: None))
                     asked = [other for other in asked if other is not slot]
 
 

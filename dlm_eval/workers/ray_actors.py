@@ -153,9 +153,7 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
 
 
 def _require_answer(address: str) -> None:
-    """Raises UserError if nothing listens at `address` (HOST:PORT); Ray itself would retry for
-    minutes.
-    """
+    """Raises UserError if nothing listens at HOST:PORT; Ray would retry for minutes."""
     if place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
         try:
             socket.create_connection((place[1], int(place[2])), timeout=10).close()

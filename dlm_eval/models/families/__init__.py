@@ -1,1 +1,1 @@
-"""The families: one module each, named in checkpoints.yaml."""
+"""The families, as checkpoints.yaml names them; close relatives share a module."""

@@ -1,9 +1,12 @@
-"""DiffusionGemma (Google 2026): a causal encoder reads the text so far, a decoder of the same weights denoises one canvas behind it.
+"""DiffusionGemma (Google 2026): a causal encoder reads the text so far, a decoder of the same
+weights denoises one canvas behind it.
 
-transformers has the network; its decoding is ours (`decoding.block_uniform`). There is no mask token: an open canvas holds random tokens, and
-each step also reads the distributions of the step before (self-conditioning), as the embeddings that they average to.
+transformers has the network; its decoding is ours (`decoding.uniform`). There is no mask token: an
+open canvas holds random tokens, and each step also reads the distributions of the step before
+(self-conditioning), as the embeddings that they average to.
 
-Shape letters: B = rows, L = positions, P = longest text before a canvas, n = longest canvas, H = hidden size, V = vocabulary, N = wanted positions.
+Shape letters: B = rows, L = positions, P = longest text before a canvas, n = longest canvas, H =
+hidden size, V = vocabulary, N = wanted positions.
 """
 
 from __future__ import annotations
@@ -15,8 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DiffusionGemmaTextConfig, DynamicCache
 
-from dlm_eval.models.class_keys import check_class, class_keys
-from dlm_eval.models.config_keys import ConfigKeys
+from dlm_eval.models.config_keys import ConfigKeys, check_class, class_keys
 from dlm_eval.models.config_tables import OBJECT
 from dlm_eval.models.family import FamilySpec, OpenedCheckpoint
 from dlm_eval.models.kv_cache import cache_argument
@@ -27,8 +29,8 @@ from dlm_eval.models.weights import Pretrained
 class DiffusionGemmaDenoiser(TransformersDenoiser):
     """Denoiser of a DiffusionGemma network (see `models.denoiser.CanvasDenoiser`).
 
-    Without `inputs`, everything behind a row's first token is a canvas before its first step. Positions before a canvas have equal logits:
-    they are given.
+    Without `inputs`, everything behind a row's first token is a canvas before its first step.
+    Positions before a canvas have equal logits: they are given.
     """
 
     def no_cache_reason(self) -> str:
@@ -108,7 +110,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         return states
 
     def _encoded(self, prompts: Tensor, known: Tensor) -> Any:
-        """Returns the keys and values of the texts [B, P] before the canvases; those of the last call, if it asked for the same."""
+        """Returns keys and values of texts [B, P] before canvases; an equal call has them."""
         if self._read is not None and torch.equal(self._read[0], prompts) and torch.equal(self._read[1], known):
             return self._read[2]
         cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
@@ -120,7 +122,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         return cache
 
     def _condition(self, module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Puts the signal in place of the zeros that the decoder takes if it is given no logits of the step before."""
+        """Puts the signal in place of the zeros that the decoder takes without a last step."""
         return None if self._signal is None else (arguments[0], self._signal)
 
 
@@ -139,7 +141,7 @@ def _keys(raw: dict[str, Any]) -> ConfigKeys:
 
 
 def _gathered(values: Tensor, chosen: Tensor, filler: float, side: str) -> tuple[Tensor, Tensor]:
-    """Returns each row's `chosen` values [B, longest, ...], padded at one side, and where they are real [B, longest]."""
+    """Returns rows' `chosen` values [B, longest, ...], padded, and which are real."""
     parts = [row[keep] for row, keep in zip(values, chosen, strict=True)]
     real = [torch.ones(len(part), dtype=torch.bool, device=values.device) for part in parts]
     return pad_sequence(parts, True, filler, side), pad_sequence(real, True, False, side)

@@ -1,8 +1,11 @@
-"""DiffusionLLM (Ye et al. 2023, arXiv 2308.12219): XLM-R base to XXL as absorbing denoiser, no shift, and its length head.
+"""DiffusionLLM (Ye et al. 2023, arXiv 2308.12219): XLM-R base to XXL as absorbing denoiser, no
+shift, and its length head.
 
-A row is prompt and response in one sequence between <s> and </s>, which the adapter adds; the mask is never predicted. The authors' files
-become a folder in the hub's layout by scripts/convert_diffusionllm.py; the length head lies beside the weights in its own file.
-Shape letters: B = rows, L = positions, H = hidden size, N = wanted positions, C = classes of the length head.
+A row is prompt and response in one sequence between <s> and </s>, which the adapter adds; the mask
+is never predicted. The authors' files become a folder in the hub's layout by
+scripts/convert_diffusionllm.py; the length head lies beside the weights in its own file. Shape
+letters: B = rows, L = positions, H = hidden size, N = wanted positions, C = classes of the length
+head.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ FRAME = 2  # <s> and </s>
 
 
 class LengthHead(nn.Module):
-    """One transformer layer over the features of the prompt, their mean, and two linear layers: logits of length - 1 (section 3.2)."""
+    """A transformer layer over the prompt's features, their mean, two linear ones (section 3.2)."""
 
     def __init__(self, hidden: int, heads: int, inner: int, classes: int) -> None:
         super().__init__()
@@ -60,7 +63,7 @@ class LengthHead(nn.Module):
 
 
 class DiffusionLLMDenoiser(TransformersDenoiser):
-    """Adds <s> and </s> around every row, and predicts lengths if the checkpoint has a length head."""
+    """Adds <s> and </s> around every row, and predicts lengths if there is a length head."""
 
     length_head: LengthHead | None = None
 
@@ -74,7 +77,8 @@ class DiffusionLLMDenoiser(TransformersDenoiser):
 
     @torch.no_grad()
     def length_logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """Returns float32 logits [N, C] of response length - 1, a row's own at each of its wanted positions.
+        """Returns float32 logits [N, C] of response length - 1, a row's own at each of its wanted
+        positions.
 
         Args:
             tokens: [B, L] long, the prompts alone.
@@ -88,7 +92,7 @@ class DiffusionLLMDenoiser(TransformersDenoiser):
         return logits if positions is None else logits[positions.to(logits.device).nonzero()[:, 0]]
 
     def read(self, hidden: Tensor) -> Tensor:
-        """Returns float32 logits [N, V] of hidden states [N, H], through the masked head's own layer."""
+        """Returns float32 logits [N, V] of states [N, H], through the masked head's layer."""
         head = self.model.lm_head
         return super().read(head.layer_norm(F.gelu(head.dense(hidden))))
 
@@ -97,7 +101,10 @@ class DiffusionLLMDenoiser(TransformersDenoiser):
         return {**super().describe(), "length_head": self.length_head is not None}
 
     def _framed(self, tokens: Tensor, valid: Tensor | None, ends: bool) -> tuple[Tensor, Tensor]:
-        """Returns tokens [B, L + 2] between <s> and </s> (the latter, and its column, only with `ends`), and where they are real; a row that begins with <s> gets none."""
+        """Returns tokens [B, L + 2] between <s> and </s>, and where they are real.
+
+        A row that begins with <s> gets none. </s> and its column are there only with `ends`.
+        """
         real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid.to(tokens.device)
         room = (1, 1 if ends else 0)
         wide = F.pad(tokens.masked_fill(~real, self.pad_id), room, value=self.pad_id)
@@ -139,12 +146,12 @@ def add_length_head(denoiser: DiffusionLLMDenoiser, opened: OpenedCheckpoint) ->
 
 
 def _length_head(folder: CheckpointFiles, config: Any, denoiser: DiffusionLLMDenoiser) -> LengthHead | None:
-    """Returns the folder's length head on the denoiser's device in its dtype, or None if it has none."""
+    """Returns the folder's length head on the denoiser's device in its dtype, or None."""
     file = folder.path / LENGTH_FILE
     if not file.is_file():
         return None
     sizes = (config.hidden_size, config.num_attention_heads, config.intermediate_size)
-    within = built_within(stored([file]), False, f"pretrained '{folder.name}': config.json")
+    within = built_within(stored([file], folder.name), False, f"pretrained '{folder.name}': config.json")
     with denoiser.device if denoiser.device.type == "meta" else torch.device("cpu"), within:
         head = LengthHead(*sizes, config.max_position_embeddings).to(denoiser.dtype).eval().requires_grad_(False)
     if denoiser.device.type == "meta":

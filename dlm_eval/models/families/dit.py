@@ -1,7 +1,9 @@
-"""The small diffusion transformer of MDLM, SEDD and BD3LM: token embedding, adaptive layer norms driven by the noise level, rotary attention.
+"""The small diffusion transformer of MDLM, SEDD and BD3LM: token embedding, adaptive layer norms
+driven by the noise level, rotary attention.
 
-Written from the descriptions in Peebles & Xie 2023 (adaLN-zero), Lou et al. 2023 and Sahoo et al. 2024.
-Shape letters: B = rows, L = positions, H = hidden size, h = heads, d = head size, C = size of the noise embedding, V = vocabulary.
+Written from the descriptions in Peebles & Xie 2023 (adaLN-zero), Lou et al. 2023 and Sahoo et al.
+2024. Shape letters: B = rows, L = positions, H = hidden size, h = heads, d = head size, C = size of
+the noise embedding, V = vocabulary.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class NoiseEmbedding(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class AttentionContext:
-    """What attention is told besides the states: rotary cosines and sines, the mask, and the cache of other positions."""
+    """What attention is told: rotary cosines and sines, the mask, the cache of other positions."""
 
     rotation: tuple[Tensor, Tensor]
     mask: Tensor | None = None
@@ -158,7 +160,7 @@ class DiTDenoiser(TransformersDenoiser):
     def run(
         self, tokens: Tensor, sigma: Tensor, valid: Tensor | None = None, states: LayerCache | None = None
     ) -> Tensor:
-        """Returns the states [B, L, H] at noise level `sigma` [B]; `states` collects keys and values."""
+        """Returns states [B, L, H] at noise level `sigma` [B]; `states` collects keys, values."""
         mask: Tensor | None = None if valid is None else valid[:, None, None, :]
         if self.attention == "block":
             mask = block_mask(tokens, valid, self.block_length or 1, self.dtype)
@@ -185,7 +187,7 @@ class DiTDenoiser(TransformersDenoiser):
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a published state under `DiT`'s names, without its tables that follow from the sizes."""
+    """Returns a published state under `DiT`'s names, without tables that sizes imply."""
     dropped = ("rotary_emb.inv_freq", "sampling_eps_min", "sampling_eps_max")
     named = {key.removeprefix("backbone."): value for key, value in state.items()}
     return {
@@ -200,7 +202,7 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def rotation(positions: Tensor, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Returns cosines and sines [B or 1, 1, L, d] of rotary positions, the two halves of a head turning together."""
+    """Returns rotary cosines and sines [B or 1, 1, L, d]; the halves of a head turn together."""
     rates = 10000.0 ** (-torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size)
     angles = positions[..., None].float() * rates
     angles = torch.cat([angles, angles], -1)[:, None]

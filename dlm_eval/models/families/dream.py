@@ -1,4 +1,4 @@
-"""Dream 7B, Dream-Coder, DiffuCoder, Open-dCoder: Qwen2 files as they are, bidirectional, shifted (Ye et al. 2025)."""
+"""Dream (Ye et al. 2025), Dream-Coder, DiffuCoder, Open-dCoder: Qwen2, bidirectional, shifted."""
 
 from __future__ import annotations
 

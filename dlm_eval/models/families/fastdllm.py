@@ -1,7 +1,9 @@
-"""Fast-dLLM v2 1.5B and 7B (Wu et al. 2025): Qwen2.5 trained block-causally in blocks of 32, shifted.
+"""Fast-dLLM v2 1.5B and 7B (Wu et al. 2025): Qwen2.5 trained block-causally in blocks of 32,
+shifted.
 
-A block's first token is read at the last position of the block before, which does not see it: the autoregressive prediction, as in the
-authors' decoding (`decoding.loop` writes it alone, before the rest of the block).
+A block's first token is read at the last position of the block before, which does not see it: the
+autoregressive prediction, as in the authors' decoding (`DecodeState.first_position_alone` writes it
+alone, before the rest of the block).
 """
 
 from __future__ import annotations

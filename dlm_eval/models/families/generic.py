@@ -1,8 +1,17 @@
-"""`generic`: any transformers checkpoint as an absorbing denoiser, described by options, so that tomorrow's model runs without new code.
+"""`generic` and `ar2diff`: any checkpoint of transformers, so that tomorrow's model runs without
+new code.
 
-    --model generic --model_args pretrained=DIR,mask_id=151669,shift=true,attention=block,block_length=32
+    --model generic --model_args
+    pretrained=DIR,mask_id=151669,shift=true,attention=block,block_length=32
 
-Shape letters: B = rows, L = positions, H = hidden size, V = vocabulary, N = wanted positions of the batch.
+`generic` is described by options. AR2Diff (Han et al. 2024, arXiv 2401.17181) is a causal language
+model trained on with SUNDAE, read with full attention. It has no mask token: open positions hold
+random tokens, and every position is predicted in its own place. The authors published no weights;
+scripts/train_sundae.py trains such a model. Any class with a token head that obeys is_causal=False
+will do.
+
+Shape letters: B = rows, L = positions, H = hidden size, V = vocabulary, N = wanted positions of the
+batch.
 """
 
 from __future__ import annotations
@@ -15,8 +24,7 @@ import torch
 from torch import Tensor
 
 from dlm_eval.errors import UserError, nearest
-from dlm_eval.models.class_keys import check_class
-from dlm_eval.models.config_keys import ConfigKeys
+from dlm_eval.models.config_keys import ConfigKeys, check_class
 from dlm_eval.models.family import FamilySpec, OpenedCheckpoint, build_denoiser
 from dlm_eval.models.loading import CheckpointFiles, LoadSettings, first_line, locate, read_config
 from dlm_eval.models.probes import check_shift
@@ -32,7 +40,8 @@ class ArchitectureSettings(LoadSettings):
     """Options of families that take any class of transformers.
 
     Attributes:
-        architecture: transformers class to load the weights into, such as Qwen2ForCausalLM, if config.json names foreign code.
+        architecture: transformers class to load the weights into, such as Qwen2ForCausalLM, if
+            config.json names foreign code.
     """
 
     architecture: str | None = None
@@ -46,7 +55,8 @@ class GenericSettings(ArchitectureSettings):
         shift: whether the distribution of token i is read at position i-1.
         attention: what a position sees: full (everything) or block (its block and those before).
         block_length: positions of a block; needed for attention=block.
-        process: absorbing (open positions hold the mask) or uniform (random tokens; there is no mask).
+        process: absorbing (open positions hold the mask) or uniform (random tokens; there is no
+            mask).
         eos_id: id that ends a text, before those of the files.
         bos_id: id that begins a text if the files name none.
     """
@@ -60,7 +70,7 @@ class GenericSettings(ArchitectureSettings):
 
 
 class WholeDenoiser(TransformersDenoiser):
-    """For models whose logits are more than a linear map of hidden states (BERT's transform, Gemma's cap): runs them whole."""
+    """For models whose logits are no linear map of states (BERT's transform, Gemma's cap)."""
 
     def no_cache_reason(self) -> str:
         """Returns why there is no KV cache."""
@@ -80,7 +90,8 @@ def load(settings: GenericSettings) -> TransformersDenoiser:
     """Returns the denoiser of a transformers checkpoint.
 
     Raises:
-        UserError: an option is missing, transformers lacks the class, or a probe failed (a class that stays causal, ...).
+        UserError: an option is missing, transformers lacks the class, or a probe failed (a class
+            that stays causal, ...).
     """
     if settings.block_length is not None and settings.block_length < 1:
         raise UserError(f"model_args block_length '{settings.block_length}' is not allowed; it must be 1 or more")
@@ -138,10 +149,12 @@ def network(opened: OpenedCheckpoint) -> Pretrained:
 def class_and_config(
     architecture: str | None, folder: CheckpointFiles, raw: dict[str, Any], settings: LoadSettings
 ) -> tuple[Any, Any]:
-    """Returns the config of a checkpoint and the transformers class that carries it: `architecture`, else what its files say.
+    """Returns the config of a checkpoint and the transformers class that carries it:
+    `architecture`, else what its files say.
 
     Raises:
-        UserError: transformers has no such class, or config.json lacks what that class needs or says what it does not read.
+        UserError: transformers has no such class, or config.json lacks what that class needs or
+            says what it does not read.
     """
     if architecture is None:
         config, model_class = _native(folder, raw)
@@ -152,7 +165,7 @@ def class_and_config(
 
 
 def head_kind(model: Any) -> type[TransformersDenoiser]:
-    """Returns the denoiser that reads this network's head: at wanted positions only if it is linear."""
+    """Returns the denoiser that reads this head: a linear one at wanted positions only."""
     return TransformersDenoiser if _head_is_linear(model) else WholeDenoiser
 
 
@@ -171,7 +184,7 @@ def _named(architecture: str) -> Any:
 
 
 def _native(folder: CheckpointFiles, raw: dict[str, Any]) -> tuple[Any, Any]:
-    """Returns transformers' config and its class with a token head: of the masked kind if the files say so, else causal."""
+    """Returns transformers' config and class, masked if the files say so, else causal."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
     try:
@@ -193,7 +206,7 @@ def _native(folder: CheckpointFiles, raw: dict[str, Any]) -> tuple[Any, Any]:
 
 @torch.inference_mode()
 def _head_is_linear(model: Any) -> bool:
-    """Returns whether the output embedding times the last hidden states gives the model's own logits."""
+    """Returns whether output embedding times last hidden states gives the model's logits."""
     tokens = torch.arange(1, 9, device=model.get_input_embeddings().weight.device)[None]
     head = model.get_output_embeddings()
     if head is None or not hasattr(head, "weight") or head.weight.is_meta:
@@ -206,3 +219,18 @@ def _head_is_linear(model: Any) -> bool:
     linear = torch.nn.functional.linear(states.to(head.weight.dtype), head.weight, bias).float()
     coarse = 1.0 if head.weight.dtype == torch.float32 else 50.0
     return bool((whole.to(linear.device) - linear).abs().max() <= coarse * SAME * linear.abs().max())
+
+
+# -- AR2Diff ---------------------------------------------------------------------------------------
+
+
+AR2DIFF = FamilySpec("ar2diff", ANY_KEYS, network, process="uniform", denoiser=head_kind)
+
+
+def load_ar2diff(settings: ArchitectureSettings) -> TransformersDenoiser:
+    """Returns the denoiser of a transformers checkpoint that undoes random tokens.
+
+    Raises:
+        UserError: transformers lacks the class, or a probe failed (a class that stays causal, ...).
+    """
+    return load_any(AR2DIFF, settings, {})

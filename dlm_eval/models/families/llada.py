@@ -1,14 +1,28 @@
-"""LLaDA 8B Base/Instruct, LLaDA 1.5 (Nie et al. 2025): a Llama with other names, bidirectional, no shift. Mask and eos come from the files."""
+"""LLaDA 8B Base/Instruct, LLaDA 1.5 (Nie et al. 2025) and LLaDA-MoE 7B-A1B: bidirectional, no
+shift.
+
+LLaDA is a Llama with other names; its mask and eos come from the files. LLaDA-MoE (inclusionAI) is
+a Qwen3-MoE with router weights that are not renormalised.
+"""
 
 from __future__ import annotations
 
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from dataclasses import replace
+from typing import Any
 
-from dlm_eval.models.config_keys import ConfigKeys
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
+from dlm_eval.models.config_keys import DENSE, WINDOWS, ConfigKeys, Rope
 from dlm_eval.models.config_tables import COUNT, FLAG, NO, NUMBER, all_of
 from dlm_eval.models.family import FamilySpec, OpenedCheckpoint
 from dlm_eval.models.naming import Naming
-from dlm_eval.models.rope_keys import Rope
 from dlm_eval.models.weights import Pretrained
 
 PARTS = {
@@ -52,21 +66,13 @@ KEYS = ConfigKeys(
         "rope_full_precision": (True,),
     },
     harmless=frozenset(
-        [
-            "alibi_bias_max",
-            "attention_layer_norm_with_affine",
-            "flash_attention",
-            "init_cutoff_factor",
-            "init_device",
-            "init_fn",
-            "init_std",
-            "layer_norm_eps",
-            "mlp_ratio",
-            "precision",
-        ]
+        {
+            "alibi_bias_max", "attention_layer_norm_with_affine", "flash_attention", "init_cutoff_factor", "init_device", "init_fn",
+            "init_std", "layer_norm_eps", "mlp_ratio", "precision",
+        }
     ),
     rope=Rope(("default",)),
-)
+)  # fmt: skip
 
 
 def network(opened: OpenedCheckpoint) -> Pretrained:
@@ -99,3 +105,46 @@ def network(opened: OpenedCheckpoint) -> Pretrained:
 
 
 FAMILY = FamilySpec("llada", KEYS, network, eos_tokens=("<|endoftext|>", "<|eot_id|>"), mask_token="<|mdm_mask|>")
+
+
+# -- LLaDA-MoE -------------------------------------------------------------------------------------
+
+
+def every_layer(frequency: Any) -> bool:
+    """Returns whether every layer has experts."""
+    return frequency in (None, 1) or (isinstance(frequency, list) and set(frequency) <= {1})
+
+
+# Its experts have a size of their own; intermediate_size is that of layers without experts, of
+# which it has none.
+MOE_SIZES = {key: kind for key, kind in DENSE.needed.items() if key != "intermediate_size"}
+MOE_KEYS = replace(DENSE, needed=MOE_SIZES).extended(
+    family="LLaDA-MoE",
+    needed=all_of(COUNT, "num_key_value_heads", "num_experts", "expert_intermediate_size", "num_experts_per_tok"),
+    read={"dense_intermediate_size": COUNT, "norm_topk_prob": FLAG, "attention_bias": FLAG},
+    defaults={"hidden_act": "silu", "norm_topk_prob": False, "attention_bias": False},
+    usual={
+        "moe_layer_freq": every_layer,
+        "moe_router_enable_expert_bias": NO,
+        "moe_router_score_function": ("softmax",),
+        "qk_layernorm": (True,),
+    },
+    harmless=WINDOWS | {"ffn_hidden_size", "intermediate_size"},
+)
+
+
+def moe_network(opened: OpenedCheckpoint) -> Pretrained:
+    """Returns Qwen3-MoE with full attention."""
+    values = opened.without("expert_intermediate_size", "dense_intermediate_size")
+    inner = opened.values["expert_intermediate_size"]
+    sizes = {
+        "intermediate_size": opened.values.get("dense_intermediate_size", inner),
+        "head_dim": values.get("head_dim", values["hidden_size"] // values["num_attention_heads"]),
+    }
+    config = Qwen3MoeConfig(
+        **{**values, **sizes}, moe_intermediate_size=inner, decoder_sparse_step=1, mlp_only_layers=[], is_causal=False
+    )
+    return Pretrained(Qwen3MoeForCausalLM, config)
+
+
+MOE = FamilySpec("lladamoe", MOE_KEYS, moe_network, eos_tokens=("<|endoftext|>", "<|role_end|>"), mask_token="<|mask|>")

@@ -1,4 +1,4 @@
-"""LLaDA2.0 and 2.1 (Bailing/Ling MoE): GLM-4 MoE with other names and a fused qkv, trained block-causally in blocks of 32."""
+"""LLaDA2.0, 2.1 (Ling MoE): GLM-4 MoE, other names, fused qkv, block-causal in blocks of 32."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from transformers.core_model_loading import Split, WeightConverter, WeightRenaming
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.config_keys import DENSE, WINDOWS
+from dlm_eval.models.config_keys import DENSE, WINDOWS, Rope
 from dlm_eval.models.config_tables import COUNT, FLAG, INDEX, NO, NUMBER, all_of
 from dlm_eval.models.family import BlockSettings, FamilySpec, OpenedCheckpoint, blocks_of
 from dlm_eval.models.loading import CheckpointFiles
 from dlm_eval.models.naming import Naming
-from dlm_eval.models.rope_keys import Rope
 from dlm_eval.models.weights import Pretrained
 
 BLOCK_LENGTH = 32  # that all published checkpoints were trained with; used if config.json does not say
@@ -36,18 +35,17 @@ FUSED = {
     for kind in ("weight", "bias")
 }
 NAMING = Naming(RENAMES, FUSED)
+SAME = (  # keys that mean the same to both
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "hidden_act",
+    "num_key_value_heads", "moe_intermediate_size", "num_experts_per_tok", "first_k_dense_replace", "n_group", "topk_group",
+    "routed_scaling_factor", "rms_norm_eps", "max_position_embeddings", "norm_topk_prob", "use_qk_norm",
+)  # fmt: skip
 KEYS = DENSE.extended(
     family="LLaDA2",
     needed=all_of(
-        COUNT,
-        "head_dim",
-        "num_key_value_heads",
-        "num_experts",
-        "moe_intermediate_size",
-        "num_experts_per_tok",
-        "n_group",
-        "topk_group",
+        COUNT, "head_dim", "num_key_value_heads", "num_experts", "moe_intermediate_size", "num_experts_per_tok"
     )
+    | all_of(COUNT, "n_group", "topk_group")
     | {"first_k_dense_replace": INDEX, "routed_scaling_factor": NUMBER, "norm_topk_prob": FLAG},
     read={
         "num_shared_experts": COUNT,
@@ -88,24 +86,6 @@ def _config(values: dict[str, Any], folder: CheckpointFiles) -> Any:
     Raises:
         UserError: the file does not say, or says twice and differently, how much of a head turns.
     """
-    same = [
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "head_dim",
-        "hidden_act",
-    ]
-    same += ["num_key_value_heads", "moe_intermediate_size", "num_experts_per_tok", "first_k_dense_replace", "n_group"]
-    same += [
-        "topk_group",
-        "routed_scaling_factor",
-        "rms_norm_eps",
-        "max_position_embeddings",
-        "norm_topk_prob",
-        "use_qk_norm",
-    ]
     rope, turned = dict(values["rope_parameters"]), values.get("rotary_dim")
     if turned is not None:
         part = rope.setdefault("partial_rotary_factor", turned / values["head_dim"])
@@ -116,7 +96,7 @@ def _config(values: dict[str, Any], folder: CheckpointFiles) -> Any:
     if "partial_rotary_factor" not in rope:
         raise UserError(f"pretrained '{folder.name}': config.json lacks partial_rotary_factor, which LLaDA2 needs")
     return Glm4MoeConfig(
-        **{key: values[key] for key in same},
+        **{key: values[key] for key in SAME},
         n_routed_experts=values["num_experts"],
         n_shared_experts=values["num_shared_experts"],
         tie_word_embeddings=values.get("tie_word_embeddings", False),

@@ -1,8 +1,8 @@
 """MDLM (Sahoo et al. 2024) and BD3LM (Arriola et al. 2025): the DiT without time conditioning.
 
-The mask is the last id and is never predicted (SUBS). BD3LM is trained block-causally: the published networks read
-[noisy text, clean text] to score all blocks at once. A block whose predecessors are clean sees the same in a plain
-block-causal forward, which is what runs here.
+The mask is the last id and is never predicted (SUBS). BD3LM is trained block-causally: the
+published networks read [noisy text, clean text] to score all blocks at once. A block whose
+predecessors are clean sees the same in a plain block-causal forward, which is what runs here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def network(opened: OpenedCheckpoint) -> OwnModule:
 
 
 def causal_blocks(opened: OpenedCheckpoint) -> int | None:
-    """Returns the block length; None, which is full attention, if a block is as long as the network."""
+    """Returns the block length; None (full attention) if it is the network's length."""
     block = int(asked_block(opened.settings) or opened.values["block_size"])
     return None if block >= sizes(opened.values).max_position_embeddings else block
 

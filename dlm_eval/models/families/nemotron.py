@@ -1,14 +1,13 @@
-"""Nemotron-Labs-Diffusion 3B, 8B and 14B (NVIDIA 2026): Ministral 3 under an encoder's names, trained block-causally in blocks of 32."""
+"""Nemotron-Labs-Diffusion (NVIDIA 2026): Ministral 3, other names, block-causal in blocks of 32."""
 
 from __future__ import annotations
 
 from transformers import Ministral3Config, Ministral3ForCausalLM
 
-from dlm_eval.models.config_keys import DENSE
+from dlm_eval.models.config_keys import DENSE, Rope
 from dlm_eval.models.config_tables import COUNT, NONE
 from dlm_eval.models.family import BlockSettings, FamilySpec, OpenedCheckpoint, blocks_of
 from dlm_eval.models.naming import Naming
-from dlm_eval.models.rope_keys import Rope
 from dlm_eval.models.weights import Pretrained
 
 BLOCK_LENGTH = 32  # if config.json does not say

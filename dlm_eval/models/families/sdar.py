@@ -1,4 +1,4 @@
-"""SDAR and TraDo (Cheng et al. 2025): Qwen3 (or its MoE) trained block-causally; a block sees itself and the blocks before it."""
+"""SDAR and TraDo (Cheng et al. 2025): Qwen3 or its MoE, trained block-causally."""
 
 from __future__ import annotations
 

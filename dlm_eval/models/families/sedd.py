@@ -1,8 +1,10 @@
-"""SEDD small and medium (Lou et al. 2023): the DiT told the noise level, predicting ratios of probabilities (concrete scores).
+"""SEDD small and medium (Lou et al. 2023): the DiT told the noise level, predicting ratios of
+probabilities (concrete scores).
 
-For the absorbing process the score of token y at a masked position is p(y | what is seen) / (e^sigma - 1) (their section 4.2), so that its
-logarithm is, up to a constant, the log-probability of y: `logits` gives that, `log_scores` the scores themselves.
-Shape letters: B = rows, L = positions, N = wanted positions, V = vocabulary with the mask.
+For the absorbing process the score of token y at a masked position is p(y | what is seen) /
+(e^sigma - 1) (their section 4.2), so that its logarithm is, up to a constant, the log-probability
+of y: `logits` gives that, `score_logits` the scores themselves. Shape letters: B = rows, L =
+positions, N = wanted positions, V = vocabulary with the mask.
 """
 
 from __future__ import annotations
@@ -12,13 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlm_eval.errors import UserError
 from dlm_eval.models.config_keys import ConfigKeys
 from dlm_eval.models.config_tables import COUNT, NUMBER, TEXT, all_of
+from dlm_eval.models.denoiser import Geometric, LogLinear, NoiseSchedule
 from dlm_eval.models.families.dit import DiT, DiTConfig, DiTDenoiser, rename
 from dlm_eval.models.family import FamilySpec, OpenedCheckpoint, the_mask
-from dlm_eval.models.loading import CheckpointFiles
-from dlm_eval.models.noise_schedules import Geometric, LogLinear, NoiseSchedule
 from dlm_eval.models.transformer import wanted_places
 from dlm_eval.models.weights import OwnModule
 
@@ -35,27 +35,16 @@ KEYS = ConfigKeys(
         "model.type": (None, "ddit"),
     },
     harmless=frozenset(
-        [
-            "data",
-            "eval",
-            "graph.file",
-            "graph.report_all",
-            "hydra",
-            "model.dropout",
-            "model.name",
-            "ngpus",
-            "optim",
-            "sampling",
-            "training",
-            "work_dir",
-            "wandb_name",
-        ]
+        {
+            "data", "eval", "graph.file", "graph.report_all", "hydra", "model.dropout", "model.name", "ngpus", "optim", "sampling",
+            "training", "work_dir", "wandb_name",
+        }
     ),
-)
+)  # fmt: skip
 
 
 class ScoreDenoiser(DiTDenoiser):
-    """Denoiser of a SEDD checkpoint. `logits` tells the network the noise level at which this share of masks is expected."""
+    """Denoiser of SEDD. `logits` tells the network the noise level of this share of masks."""
 
     schedule: NoiseSchedule = LogLinear()
 
@@ -67,7 +56,8 @@ class ScoreDenoiser(DiTDenoiser):
 
     @torch.no_grad()
     def score_logits(self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor) -> Tensor:
-        """Returns float32 log-scores of every token at each wanted position, 0 at the row's own token.
+        """Returns float32 log-scores of every token at each wanted position, 0 at the row's own
+        token.
 
         Args:
             tokens, valid, positions: as of `Denoiser.logits`.
@@ -83,7 +73,7 @@ class ScoreDenoiser(DiTDenoiser):
         return scores.scatter(-1, tokens[rows, columns, None], 0.0).view(*shape, self.vocab_size)
 
     def log_scores(self, tokens: Tensor, sigma: Tensor) -> Tensor:
-        """Returns float32 log-scores [B, L, V] of `tokens` [B, L] long at total noise `sigma` [B]."""
+        """Returns float32 log-scores [B, L, V] of `tokens` [B, L] at total noise `sigma` [B]."""
         return self.score_logits(tokens, None, None, sigma)
 
 
@@ -98,28 +88,18 @@ def sizes(values: dict[str, Any]) -> DiTConfig:
 
 
 def set_schedule(denoiser: ScoreDenoiser, opened: OpenedCheckpoint) -> None:
-    """Gives the denoiser the noise schedule of config.json."""
-    denoiser.schedule = _schedule(opened.values, opened.files)
-
-
-def _schedule(values: dict[str, Any], folder: CheckpointFiles) -> NoiseSchedule:
-    """Returns the noise schedule of config.json.
+    """Gives the denoiser the noise schedule of config.json.
 
     Raises:
         UserError: an unknown schedule, or one without its bounds.
     """
-    kind = values["noise.type"]
+    values, kind = opened.values, opened.values["noise.type"]
     if kind == "geometric":
         if not {"noise.sigma_min", "noise.sigma_max"} <= values.keys():
-            raise UserError(
-                f"pretrained '{folder.name}': config.json lacks noise.sigma_min or noise.sigma_max, which 'geometric' needs"
-            )
-        return Geometric(float(values["noise.sigma_min"]), float(values["noise.sigma_max"]))
-    if kind != "loglinear":
-        raise UserError(
-            f"pretrained '{folder.name}': noise '{kind}' in config.json is not known; loglinear and geometric are"
-        )
-    return LogLinear()
+            raise opened.error(": config.json lacks noise.sigma_min or noise.sigma_max, which 'geometric' needs")
+        denoiser.schedule = Geometric(float(values["noise.sigma_min"]), float(values["noise.sigma_max"]))
+    elif kind != "loglinear":
+        raise opened.error(f": noise '{kind}' in config.json is not known; loglinear and geometric are")
 
 
 FAMILY = FamilySpec(

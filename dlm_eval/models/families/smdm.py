@@ -1,7 +1,9 @@
-"""SMDM (Nie et al. 2024): TinyLlama in lit-gpt's names, bidirectional, no shift, with rotary tables rounded to bfloat16.
+"""SMDM (Nie et al. 2024): TinyLlama in lit-gpt's names, bidirectional, no shift, with rotary tables
+rounded to bfloat16.
 
-Its published weights come without config.json: put one beside them with the fields of lit-gpt's Config that `KEYS` needs.
-Shape letters: G = key-value groups, q = queries of a group, d = head size, H = hidden size.
+Its published weights come without config.json: put one beside them with the fields of lit-gpt's
+Config that `KEYS` needs. Shape letters: G = key-value groups, q = queries of a group, d = head
+size, H = hidden size.
 """
 
 from __future__ import annotations
@@ -64,12 +66,12 @@ def network(opened: OpenedCheckpoint) -> OwnModule:
 
 
 def round_tables(denoiser: Any, opened: OpenedCheckpoint) -> None:
-    """Keeps rotary cosines and sines in bfloat16, as the authors do; without it logits differ by 0.1."""
+    """Keeps rotary tables in bfloat16, as the authors do; else logits differ by 0.1."""
     denoiser.model.model.rotary_emb.register_forward_hook(_round_tables)
 
 
 def rename(state: dict[str, Tensor], groups: int, queries: int) -> dict[str, Tensor]:
-    """Returns a lit-gpt state under Llama's names, q, k and v apart, with a head row for the mask (which is never predicted)."""
+    """Returns a lit-gpt state under Llama's names: q, k, v apart, a head row for the mask."""
     named: dict[str, Tensor] = {}
     for key, value in state.items():
         layer = re.fullmatch(r"transformer\.h\.(\d+)\.(.+)\.weight", key)
@@ -98,10 +100,5 @@ def _mask(values: dict[str, Any]) -> int:
 
 
 FAMILY = FamilySpec(
-    "smdm",
-    KEYS,
-    network,
-    default_mask=_mask,
-    suppressed=lambda opened, _: (_mask(opened.values),),
-    finish=round_tables,
+    "smdm", KEYS, network, default_mask=_mask, suppressed=lambda opened, _: (_mask(opened.values),), finish=round_tables
 )

@@ -1,4 +1,4 @@
-"""`tiny`: the masked diffusion model that travels with the package. A Llama whose own config says is_causal=false and names the mask."""
+"""`tiny`, the packaged model: a Llama whose config says is_causal=false and names the mask."""
 
 from __future__ import annotations
 

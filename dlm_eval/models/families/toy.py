@@ -1,8 +1,11 @@
-"""`toy`: a weightless denoiser over a small vocabulary whose joint distribution is known exactly. For tests.
+"""`toy`: a weightless denoiser over a small vocabulary whose joint distribution is known exactly.
+For tests.
 
-The truth is a Markov chain x_1 .. x_L with a random transition matrix. The conditional of a masked token given any revealed tokens follows
-exactly, by passing messages along the chain. Such conditionals agree with each other, so every reveal order gives the same likelihood;
-`inconsistency` disturbs them by a fixed function of what is revealed, as a trained network would, so that orders disagree and bounds have a gap.
+The truth is a Markov chain x_1 .. x_L with a random transition matrix. The conditional of a masked
+token given any revealed tokens follows exactly, by passing messages along the chain. Such
+conditionals agree with each other, so every reveal order gives the same likelihood; `inconsistency`
+disturbs them by a fixed function of what is revealed, as a trained network would, so that orders
+disagree and bounds have a gap.
 
 Shape letters: B = rows, L = positions, V = vocabulary without the special tokens.
 """
@@ -44,7 +47,7 @@ class ToySettings:
 
 
 class Toy:
-    """Denoiser (see `models.denoiser.Denoiser`) of a Markov chain. Ids 0..V-1 are letters, V is eos, V+1 the mask, V+2 bos and padding."""
+    """Denoiser of a Markov chain: ids below V are letters, V eos, V+1 mask, V+2 bos and pad."""
 
     mask_is_regular_token = False
     needs_bos = False
@@ -77,7 +80,7 @@ class Toy:
         self.step: Floats = rng.dirichlet(np.full(v + 1, 0.5), size=v + 1) * 0.98 + 0.02 / (v + 1)
 
     def encode(self, text: str) -> list[int]:
-        """Returns one id per character: letters by alphabet, everything else by code point, both modulo V."""
+        """Returns one id per character: letters by alphabet, others by code point, modulo V."""
         v = self.settings.vocab
         return [(LETTERS.index(c) if c in LETTERS else ord(c)) % v for c in text]
 
@@ -91,7 +94,7 @@ class Toy:
         return {"family": "toy", **vars(self.settings)}
 
     def log_joint(self, tokens: Sequence[int]) -> float:
-        """Returns the true log-probability of a whole text, in nats (the chain's; equals every order's when consistent)."""
+        """Returns the chain's log-probability of a text in nats: every order's if consistent."""
         logs = [np.log(self.start[tokens[0]])]
         logs += [np.log(self.step[a, b]) for a, b in zip(tokens, tokens[1:], strict=False)]
         return float(np.sum(logs))
@@ -131,7 +134,7 @@ class Toy:
         return logs
 
     def _disturbance(self, row: NDArray[np.int64]) -> Floats:
-        """Returns [L, V] standard normal numbers that are a function of the whole row (what is revealed, and where)."""
+        """Returns [L, V] standard normal numbers, a function of what the row reveals and where."""
         seed = hashlib.sha256(row.astype("<i8").tobytes()).digest()[:8]
         return np.random.default_rng(int.from_bytes(seed, "little")).standard_normal((len(row), self.letters))
 

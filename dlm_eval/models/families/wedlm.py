@@ -1,4 +1,5 @@
-"""WeDLM 7B/8B (Tencent 2025): a causal Qwen in which known tokens come first and masks last, each at its own rotary position.
+"""WeDLM 7B/8B (Tencent 2025): a causal Qwen in which known tokens come first and masks last, each
+at its own rotary position.
 
 Shape letters: B = rows, L = positions, H = hidden size.
 """
@@ -18,7 +19,7 @@ from dlm_eval.models.weights import Pretrained
 
 
 class ReorderedDenoiser(TransformersDenoiser):
-    """A causal network that sees every known token at each mask, because the masks are moved behind them."""
+    """A causal network whose masks see every known token, since they are moved behind them."""
 
     @property
     def exact_cache_block(self) -> int:
@@ -32,13 +33,14 @@ class ReorderedDenoiser(TransformersDenoiser):
     def hidden_cached(
         self, tokens: Tensor, valid: Tensor | None, past: BatchKV | None, states: LayerCache | None
     ) -> Tensor:
-        """Returns hidden states [B, L, H] in reading order; all cached positions come before them."""
+        """Returns hidden states [B, L, H] in reading order; cached positions come before."""
         real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid
         order = torch.where(real, (tokens == self.mask_id).long(), 2).argsort(
             dim=1, stable=True
         )  # known, masks, padding
         places = real_positions(real).gather(1, order)
-        # Without a mask, transformers takes positions that fall back for packed sequences and hides rows from each other.
+        # Without a mask, transformers takes positions that fall back for packed sequences and hides
+        # rows from each other.
         mask = torch.ones_like(tokens)
         if past is not None:
             places = past.begin[:, None] + places
@@ -56,7 +58,8 @@ class ReorderedDenoiser(TransformersDenoiser):
         return torch.empty_like(found).scatter_(1, order[..., None].expand_as(found), found)
 
 
-# The 7B is a Qwen2.5, the 8B a Qwen3. Known tokens come first, so that causal attention sees them all.
+# The 7B is a Qwen2.5, the 8B a Qwen3. Known tokens come first, so that causal attention sees them
+# all.
 CAUSAL: dict[str, Usual] = {"is_causal": (None, True), "causal": (None, True)}
 KEYS = QWEN2.extended(family="WeDLM", usual={**CAUSAL, "qk_norm": NO})
 WITH_NORMS = QWEN3.extended(family="WeDLM", usual={**CAUSAL, "qk_norm": (True,)})

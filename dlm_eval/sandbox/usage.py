@@ -1,19 +1,131 @@
-"""How much disk a program holds where no namespace bounds it, and the removal of its working directory.
+"""What a program uses: its processes, memory, time and disk; and the removal of its working
+directory.
 
-The program may nest directories deeper than any path reaches, exchange a directory for a link while it is looked at,
-make directories that cannot be read, and hold files that no directory names. So every step is by descriptor and follows
-no link, only one directory is open at a time, and files that only a process still holds are counted too.
+Processes are read through an open directory of the proc file system. Disk is looked at where no
+namespace bounds it. The program may nest directories deeper than any path reaches, exchange a
+directory for a link while it is looked at, make directories that cannot be read, and hold files
+that no directory names. So every step is by descriptor and follows no link, only one directory is
+open at a time, and files that only a process still holds are counted too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 
-from . import kernel, procfs
-from .limits import Limits
+from . import kernel
+from .limits import Limits, Readings
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+PIECE_BYTES, MOST_BYTES = 1 << 16, 1 << 24
+
+
+def open_proc() -> int | None:
+    """Returns an open directory of proc, which stays in reach when the root is exchanged."""
+    try:
+        processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+        os.stat(f"{os.getpid()}/task/{os.getpid()}/children", dir_fd=processes)
+    except OSError:
+        return None
+    return processes
+
+
+def descendants(processes: int, pid: int) -> list[int]:
+    """Returns the pids of all processes below ``pid``."""
+    found, waiting = [], [pid]
+    while waiting:
+        parent = waiting.pop()
+        for task in _names(processes, f"{parent}/task"):
+            children = [int(child) for child in _read(processes, f"{parent}/task/{task}/children").split()]
+            found += children
+            waiting += children
+    return found
+
+
+def resident_bytes(processes: int, pids: Iterable[int]) -> int:
+    """Returns the resident memory of these processes; pages that they share count each time."""
+    pages = [_read(processes, f"{_living_task(processes, pid)}/statm").split() for pid in pids]
+    return sum(int(fields[1]) for fields in pages if fields) * PAGE_BYTES
+
+
+def readings(processes: int, pids: Iterable[int]) -> Readings:
+    """Returns the seconds that each living thread computed and waited for a CPU."""
+    found = {}
+    for pid in pids:
+        for task in _names(processes, f"{pid}/task"):
+            place = f"{pid}/task/{task}"
+            if _is_dead(processes, place):
+                continue
+            fields = _read(processes, f"{place}/schedstat").split()
+            computed, waited = (int(field) * 1e-9 for field in fields[:2]) if fields else (0.0, 0.0)
+            found[pid, int(task)] = computed, waited
+    return found
+
+
+def _is_dead(processes: int, place: str) -> bool:
+    state = _read(processes, f"{place}/stat").rpartition(b")")[2].split()[:1]
+    return state in ([], [b"Z"], [b"X"])
+
+
+def _living_task(processes: int, pid: int) -> str:
+    """Returns the process's directory, or that of a thread if the first one has ended."""
+    if _read(processes, f"{pid}/statm").startswith(b"0 "):
+        for task in _names(processes, f"{pid}/task"):
+            if not _read(processes, f"{pid}/task/{task}/statm").startswith(b"0 "):
+                return f"{pid}/task/{task}"
+    return str(pid)
+
+
+def end_all_below(processes: int | None) -> None:
+    """Kills and buries all processes below this one; without ``processes`` only buries."""
+    while True:
+        try:
+            buried = os.waitpid(-1, os.WNOHANG)[0]
+        except ChildProcessError:
+            return
+        if buried:
+            continue
+        if processes is None:
+            return
+        for pid in descendants(processes, os.getpid()):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
+
+
+def _names(processes: int, path: str) -> list[str]:
+    """Returns the names in a directory, none if it has gone or is closed to us."""
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=processes)
+    except OSError:
+        return []
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+    finally:
+        os.close(directory)
+
+
+def _read(processes: int, path: str) -> bytes:
+    """Returns about MOST_BYTES of a file at most, b"" if it has gone or is closed to us."""
+    text = bytearray()
+    with contextlib.suppress(OSError):
+        file = os.open(path, os.O_RDONLY, dir_fd=processes)
+        try:
+            while len(text) < MOST_BYTES and (piece := os.read(file, PIECE_BYTES)):
+                text += piece
+        finally:
+            os.close(file)
+    return bytes(text)
+
+
+# -- disk ------------------------------------------------------------------------------------------
+
 
 BLOCK_BYTES, FILE_COST = 512, 4096
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -28,7 +140,7 @@ class Moved(Exception):
 
 @contextlib.contextmanager
 def as_user(user: int | None) -> Iterator[None]:
-    """Reaches files as ``user`` does (None: as before), who for signals stays a stranger to this process."""
+    """Reaches files as ``user`` (None: as before), who may not signal this process."""
     if user is None:
         yield
         return
@@ -42,8 +154,9 @@ def as_user(user: int | None) -> Iterator[None]:
         kernel.call("setfsgid", mine[1])
 
 
-def used(home: str, limits: Limits, processes: int | None, pids: Sequence[int] = ()) -> int:
-    """Returns the bytes of all files of the program, or any number above ``limits.disk_bytes`` if they are more.
+def disk_bytes(home: str, limits: Limits, processes: int | None, pids: Sequence[int] = ()) -> int:
+    """Returns the bytes of all files of the program, or any number above ``limits.disk_bytes`` if
+    they are more.
 
     Args:
         home: The working directory of the program.
@@ -76,7 +189,8 @@ def remove(home: str) -> None:
 
 
 def walk(top: int) -> Iterator[tuple[int, str, os.stat_result]]:
-    """Yields directory (a descriptor), name and status of all below ``top``, a directory after what is in it.
+    """Yields directory (a descriptor), name and status of all below ``top``, a directory after what
+    is in it.
 
     Raises:
         Moved: A directory is not where it was.
@@ -150,17 +264,17 @@ def _sizes(home: str, limits: Limits, processes: int | None, pids: Sequence[int]
 
 
 def _nameless(processes: int, pid: int, home: bytes, limits: Limits) -> Iterator[int]:
-    """Yields the sizes of the files that process ``pid`` holds and that are in no directory any more."""
+    """Yields the sizes of the files that process ``pid`` holds and no directory names."""
     open_files: set[int] = set()
-    task = procfs.living_task(processes, pid)
-    for number in procfs.names(processes, f"{task}/fd"):
+    task = _living_task(processes, pid)
+    for number in _names(processes, f"{task}/fd"):
         with contextlib.suppress(OSError):
             info = os.stat(f"{task}/fd/{number}", dir_fd=processes)
             if stat.S_ISREG(info.st_mode) and info.st_nlink == 0 and info.st_ino not in open_files:
                 open_files.add(info.st_ino)
                 yield FILE_COST + info.st_blocks * BLOCK_BYTES
-    mapped = procfs.read(processes, f"{task}/maps")
-    if len(mapped) >= procfs.MOST_BYTES:
+    mapped = _read(processes, f"{task}/maps")
+    if len(mapped) >= MOST_BYTES:
         yield limits.disk_bytes + 1
     if DELETED in mapped:
         lines = [line.split(None, 5) for line in mapped.splitlines() if line.endswith(DELETED)]

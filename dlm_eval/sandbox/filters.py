@@ -1,8 +1,16 @@
-"""A filter of system calls: what Python programs need is allowed, everything else is refused.
+"""What the kernel refuses a program without any privilege: system calls (seccomp) and files
+(Landlock).
 
-It stands behind the namespaces as a second wall, and is the first wall where the kernel gives no namespaces. The filter
-is classic BPF (Linux `Documentation/userspace-api/seccomp_filter.rst`); it needs no privileges, only ``no_new_privs``.
-A list of what is allowed also covers what later kernels add.
+What Python programs need of system calls is allowed, everything else is refused. The filter stands
+behind the namespaces as a second wall, and is the first wall if the kernel gives no namespaces. It
+is classic BPF (Linux `Documentation/userspace-api/seccomp_filter.rst`) and needs only
+``no_new_privs``. A list of what is allowed also covers what later kernels add.
+
+Landlock (Linux 5.13) takes the file system out of reach if namespaces are refused. A program under
+it may read the Python installation and do as it likes in its working directory. It can still ask
+whether a file exists and how large it is; see docs/sandbox.md. Later kernels also close TCP (6.7),
+and signals to and abstract sockets of processes outside (6.12); behind the filter of system calls
+that is a second wall.
 """
 
 from __future__ import annotations
@@ -12,13 +20,15 @@ import errno
 import functools
 import os
 import struct
+from collections.abc import Iterable
 
 from . import kernel
 
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # audit number, column in the tables below
 NO = -1  # no such call on this architecture
 
-# name: numbers on (x86_64, aarch64). tests/test_faults_2026_11_sandbox_attacks.py compares them with the kernel's tables.
+# name: numbers on (x86_64, aarch64). tests/test_faults_2026_11_sandbox_attacks.py compares them
+# with the kernel's tables.
 ALLOWED = {
     "read": (0, 63), "write": (1, 64), "close": (3, 57), "stat": (4, NO),
     "fstat": (5, 80), "lstat": (6, NO), "newfstatat": (262, 79), "statx": (332, 291), "poll": (7, NO),
@@ -53,7 +63,8 @@ ALLOWED = {
     "lgetxattr": (192, 9), "fgetxattr": (193, 10), "listxattr": (194, 11), "llistxattr": (195, 12),
     "flistxattr": (196, 13), "close_range": (436, 436),
 }  # fmt: skip
-# Processes, signals and attributes of files: with namespaces there are none but the program's own. Landlock guards no attributes.
+# Processes, signals and attributes of files: with namespaces there are none but the program's own.
+# Landlock guards no attributes.
 ALLOWED_IN_NAMESPACES = {
     "fork": (57, NO), "vfork": (58, NO), "setpgid": (109, 154), "kill": (62, 129), "tkill": (200, 130),
     "tgkill": (234, 131), "truncate": (76, 45), "chmod": (90, NO), "fchmod": (91, 52), "fchmodat": (268, 53),
@@ -67,7 +78,8 @@ WITH_ARGUMENTS = {
     "clone": (56, 220), "kill": (62, 129), "tgkill": (234, 131), "fallocate": (285, 47),
 }  # fmt: skip
 
-# The C library does without the calls that Linux 5.1 and later have added, if the kernel does not know them.
+# The C library does without the calls that Linux 5.1 and later have added, if the kernel does not
+# know them.
 FIRST_NEW_CALL = 424
 FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, TCGETS, TIOCGWINSZ = 0x541B, 0x5421, 0x5450, 0x5451, 0x5401, 0x5413
 F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 5, 1030
@@ -76,7 +88,8 @@ PR_SET_NAME, PR_GET_NAME = 15, 16
 RLIMIT_CORE = 4
 AF_UNIX, SOCK_STREAM, SOCK_TYPE_MASK = 1, 1, 0xF
 O_ACCMODE, O_TRUNC, O_ASYNC = 0o3, 0o1000, 0o20000
-# what a thread shares with its process; a "thread" with a file table of its own could hide files from the disk limit
+# what a thread shares with its process; a "thread" with a file table of its own could hide files
+# from the disk limit
 CLONE_THREAD = 0x00010000 | 0x00000100 | 0x00000200 | 0x00000400 | 0x00000800
 CLONE_NEW_ANYTHING = 0x7E020080
 X32_BIT = 0x40000000
@@ -95,7 +108,7 @@ def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> 
 
 
 def _load(argument: int, high: bool = False) -> bytes:
-    """Loads the low (or high) half of an argument; the kernel reads commands, flags and pids as 32 bits too."""
+    """Loads half of an argument; the kernel reads commands, flags and pids as 32 bits too."""
     return _instruction(LOAD, ARGUMENTS_AT + 8 * argument + 4 * high)
 
 
@@ -115,7 +128,8 @@ def _argument_rules(namespaces: bool, alone: bool) -> dict[str, list[bytes]]:
         [_load(flags), _instruction(AND, O_ACCMODE | O_TRUNC), *_if_equal((O_TRUNC,), REFUSE), _return(ALLOW)]
         for flags in (1, 2)
     ]
-    # a lock has no meaning beyond the program, which is alone in its directory; on a file of others it would hold them up
+    # a lock has no meaning beyond the program, which is alone in its directory; on a file of others
+    # it would hold them up
     file_control = (
         _if_equal((F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_GETLK, F_DUPFD_CLOEXEC), ALLOW)
         + _if_equal((F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW), PRETEND)
@@ -155,7 +169,8 @@ def _argument_rules(namespaces: bool, alone: bool) -> dict[str, list[bytes]]:
         rules["clone"] = [_load(0), _instruction(JUMP_SET, CLONE_NEW_ANYTHING, 0, 1), _return(REFUSE), _return(ALLOW)]
         return rules
     myself = [_load(0), *_if_equal((os.getpid(),), ALLOW), _return(REFUSE)]
-    # threads only: the kernel ends them with their process, and that process with the one that started it
+    # threads only: the kernel ends them with their process, and that process with the one that
+    # started it
     threads = [
         _load(0), _instruction(JUMP_SET, CLONE_NEW_ANYTHING, 0, 1), _return(REFUSE),
         _instruction(AND, CLONE_THREAD), *_if_equal((CLONE_THREAD,), ALLOW), _return(REFUSE),
@@ -183,7 +198,7 @@ def _program(machine: str, namespaces: bool, alone: bool) -> bytes:
 
 @functools.cache
 def allowed(column: int, namespaces: bool) -> bytes:
-    """Returns the part of the filter that is the same for all programs; called once in the server, each fork has it."""
+    """Returns what is the same for all programs; called once in the server, forks have it."""
     calls = ALLOWED | (ALLOWED_IN_NAMESPACES if namespaces else {})
     code = _if_equal(tuple(numbers[column] for numbers in calls.values() if numbers[column] != NO), ALLOW)
     code += [_instruction(JUMP_NOT_BELOW, FIRST_NEW_CALL, 0, 1), _return(UNKNOWN_CALL), _return(REFUSE)]
@@ -200,8 +215,8 @@ def install(namespaces: bool, alone: bool) -> None:
     """Filters the calls of this process and all that it starts, for good.
 
     Args:
-        namespaces: The process is alone in its pid and mount namespaces, so it may start others, and signals and file
-            attributes are its own. Otherwise it may start threads alone.
+        namespaces: The process is alone in its pid and mount namespaces, so it may start others,
+            and signals and file attributes are its own. Otherwise it may start threads alone.
         alone: Not even threads.
 
     Raises:
@@ -212,3 +227,46 @@ def install(namespaces: bool, alone: bool) -> None:
     text = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(text))
     kernel.call("prctl", kernel.PR_SET_SECCOMP, MODE_FILTER, header, 0, 0)
+
+
+# -- Landlock: the file system ---------------------------------------------------------------------
+
+
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+VERSION_FLAG, PATH_BENEATH = 1, 1
+WRITE_FILE, READ_FILE, READ_DIRECTORY = 1 << 1, 1 << 2, 1 << 3
+RIGHTS_IN_VERSION = (0, (1 << 13) - 1, (1 << 14) - 1, (1 << 15) - 1, (1 << 15) - 1, (1 << 16) - 1)
+NETWORK_VERSION, BIND_AND_CONNECT_TCP = 4, 0b11
+SCOPE_VERSION, ABSTRACT_SOCKETS_AND_SIGNALS = 6, 0b11
+
+
+def restrict(readable: Iterable[str], devices: Iterable[str], home: str) -> None:
+    """Leaves this process and its children ``readable`` to read, ``devices`` to read and write,
+    ``home`` to use.
+
+    Raises:
+        OSError: The kernel has no Landlock, or it is switched off.
+    """
+    version = kernel.call("syscall", CREATE_RULESET, None, 0, VERSION_FLAG)
+    every_right = RIGHTS_IN_VERSION[min(version, len(RIGHTS_IN_VERSION) - 1)]
+    handled = struct.pack("Q", every_right)
+    handled += struct.pack("Q", BIND_AND_CONNECT_TCP) if version >= NETWORK_VERSION else b""
+    handled += struct.pack("Q", ABSTRACT_SOCKETS_AND_SIGNALS) if version >= SCOPE_VERSION else b""
+    rules = kernel.call("syscall", CREATE_RULESET, handled, len(handled), 0)
+    try:
+        _allow(rules, [home], every_right)
+        _allow(rules, readable, READ_FILE | READ_DIRECTORY)
+        _allow(rules, devices, READ_FILE | WRITE_FILE)
+        kernel.call("syscall", RESTRICT_SELF, rules, 0)
+    finally:
+        os.close(rules)
+
+
+def _allow(rules: int, paths: Iterable[str], rights: int) -> None:
+    for path in paths:
+        rights_here = rights if os.path.isdir(path) else rights & (READ_FILE | WRITE_FILE)
+        place = os.open(path, os.O_PATH)
+        try:
+            kernel.call("syscall", ADD_RULE, rules, PATH_BENEATH, struct.pack("=Qi", rights_here, place), 0)
+        finally:
+            os.close(place)
