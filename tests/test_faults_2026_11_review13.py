@@ -17,10 +17,11 @@ from dlm_eval.cli import main
 from dlm_eval.decoding import STRATEGIES, Edit, Query, Strategy, Unmasking, highest, resolve
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.jobs import FillJob, ScoreJob, run_jobs
+from dlm_eval.jobs import FillJob, ScoreJob
 from dlm_eval.likelihood import ESTIMATORS, Estimator
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.options import describe_options, option
+from dlm_eval.workers import InProcess
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +184,7 @@ def test_07_a_program_that_yields_no_rows_fails_alone(toy: Toy) -> None:
     jobs = [
         FillJob(Canvas.completion([1, 2], 4), resolve({"strategy": name}), 0) for name in ("r13_junk", "confidence")
     ]
-    run_jobs(Engine(toy), jobs, lambda number, answer: answers.update({number: answer}))
+    InProcess(Engine(toy)).run(jobs, lambda number, answer: answers.update({number: answer}))
     assert "something other than forward rows" in answers[0].error and answers[1].error is None
 
 
@@ -326,7 +327,7 @@ def test_16_an_estimator_that_fails_before_its_program_fails_alone(toy: Toy) -> 
 
     answers: dict[int, Any] = {}
     jobs = [ScoreJob(Canvas.continuation([1], [2] * n), Wrong(), 0) for n in (1, 4)]
-    run_jobs(Engine(toy), jobs, lambda number, answer: answers.update({number: answer}))
+    InProcess(Engine(toy)).run(jobs, lambda number, answer: answers.update({number: answer}))
     assert answers[0].error is None and answers[1].error == "ZeroDivisionError: division by zero"
 
 
