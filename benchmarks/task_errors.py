@@ -18,7 +18,7 @@ import numpy as np
 from dlm_eval.canvas import Canvas
 from dlm_eval.engine import Engine
 from dlm_eval.harness.metric_errors import estimator_spread
-from dlm_eval.harness.records import likelihood_columns
+from dlm_eval.harness.results import likelihood_columns
 from dlm_eval.likelihood.auto import Cubature
 from dlm_eval.likelihood.patterns import subsets
 from dlm_eval.likelihood.target import Target, targets

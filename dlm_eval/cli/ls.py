@@ -92,6 +92,6 @@ def _presets() -> Table:
 
 
 def _tasks(args: argparse.Namespace) -> Table:
-    from dlm_eval.harness.task_index import list_tasks
+    from dlm_eval.harness.task_files import list_tasks
 
     return ("task", "kind", "about"), list_tasks(args.include_path, everything=args.all)

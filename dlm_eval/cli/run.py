@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         RunError: the run is saved, but a metric, the leaderboard or a report is missing.
     """
-    from dlm_eval.harness.trackers import parse_reports
+    from dlm_eval.harness.saving import parse_reports
     from dlm_eval.reports.run_report import report, say
 
     given = {key: value for key, value in vars(args).items() if value is not None and key not in PLAIN}

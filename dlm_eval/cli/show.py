@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
 def _find(name: str, include_path: str | None) -> dict[str, Any]:
     from dlm_eval.decoding import STRATEGIES, describe_strategy
     from dlm_eval.decoding.presets import presets
-    from dlm_eval.harness.task_index import list_tasks, task_file
+    from dlm_eval.harness.task_files import list_tasks, task_file
     from dlm_eval.likelihood.estimator import ESTIMATORS, describe_estimator
     from dlm_eval.models import baselines, check_supported, checkpoints, known_families, option_docs
 

@@ -8,20 +8,23 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.harness.chat import check_chat
+from dlm_eval.errors import SampleError, UserError, unknown_name_error
 from dlm_eval.harness.code_tasks import Way, ways
 from dlm_eval.harness.decode_config import DecodeOptions, check_requests, user_layer
+from dlm_eval.harness.lm import BY_ORDER, by_order, chosen_template
 from dlm_eval.harness.open_model import check_model_name, is_ours
 from dlm_eval.harness.requirements import check_loaded_metrics
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.saving import check_tracker
 from dlm_eval.harness.tasks import check_fewshot
-from dlm_eval.models import process_of
+from dlm_eval.models import find_checkpoint, known_families, load_without_weights, process_of
+from dlm_eval.models.denoiser import ChatTemplates, Denoiser
 
 log = logging.getLogger(__name__)
 Ask = Callable[[list[str]], bool]
 # Settings that only our denoisers use.
+USER = {"role": "user", "content": "Hello."}
+SYSTEM = {"role": "system", "content": "Answer."}
 OURS_ALONE = ("estimator", "decode", "devices", "engine", "stride", "overlong", "score_only")
 
 
@@ -47,6 +50,32 @@ def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
     _check_decide(tasks, settings.estimator)
     if not settings.predict_only:
         check_loaded_metrics(tasks)
+
+
+def check_chat(settings: RunSettings, tasks: Mapping[str, Any]) -> None:
+    """Raises UserError if the checkpoint lacks the chat template, or the template cannot render the
+    run's messages.
+    """
+    if not settings.apply_chat_template or find_checkpoint(settings.model).family not in known_families():
+        return
+    model = load_without_weights(settings.model, **settings.model_args)
+    template = chosen_template(model, settings.apply_chat_template)
+    _render(model, [USER], template, "--apply_chat_template")
+    described = [name for name, task in tasks.items() if task.config.description]
+    if settings.system_instruction:
+        _render(model, [SYSTEM, USER], template, "--system_instruction")
+    elif described:
+        _render(model, [SYSTEM, USER], template, f"task '{described[0]}' has a description, which is a system message")
+
+
+def _render(model: Denoiser, messages: list[dict[str, str]], template: str | None, setting: str) -> None:
+    try:
+        if template is None:
+            model.apply_chat_template(messages)
+        elif isinstance(model, ChatTemplates):
+            model.apply_chat_template(messages, True, template)
+    except SampleError as error:
+        raise UserError(f"{setting}: {error}") from None
 
 
 def _refuse_launchers() -> None:
@@ -172,7 +201,6 @@ def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None
 
 
 def _check_decide(tasks: Mapping[str, Any], estimator: str) -> None:
-    from dlm_eval.harness.lm import BY_ORDER, by_order
     from dlm_eval.likelihood import parse_estimator
 
     if parse_estimator(estimator).needs_question and not any(by_order(task) for task in tasks.values()):

@@ -275,7 +275,7 @@ def user_keys(*layers: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*setting_names(*layers), *LENGTH_KEYS, *STOP_KEYS, "preset"]))
 
 
-def is_ours(key: str) -> bool:
+def is_our_argument(key: str) -> bool:
     """Returns whether a generation argument is only for diffusion language models."""
     return (
         key == HOLE

@@ -17,7 +17,7 @@ from typing import Any
 
 from dlm_eval.errors import SampleError
 from dlm_eval.harness import targets
-from dlm_eval.harness.records import doc_key
+from dlm_eval.harness.results import doc_key
 from dlm_eval.rng import digest
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The identity of a score: three digests for each task.
+"""The identity of a score: three digests for each task, and notes in the journal.
 
 * configuration: everything except seeds that can change an answer. That is the model, the settings
   that this kind of task uses, the task's prompts with the source code of its functions, and its
@@ -7,24 +7,28 @@
 * scoring: everything that turns an answer into a metric: filters, metrics, the scorer's source
   code, and targets unless they are part of the prompt.
 
-The journal uses none of them, since scoring does not change an answer.
+The journal uses none of them, since scoring does not change an answer. Its keys are hashes. A run
+therefore also stores its settings there, so that --score_only can say which settings differ.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dlm_eval.harness.journal_notes import readable
 from dlm_eval.harness.lm import by_order
 from dlm_eval.harness.open_model import Loaded
-from dlm_eval.harness.records import doc_key
+from dlm_eval.harness.results import Record, doc_key
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sources import described
+from dlm_eval.journal import Journal
 from dlm_eval.likelihood import parse_estimator
+from dlm_eval.printable import counted
 from dlm_eval.redaction import redact
 from dlm_eval.rng import digest
+from dlm_eval.workers import NO_ANSWER
 
 PROMPT = (
     "class", "custom_dataset", "dataset_path", "dataset_name", "dataset_kwargs", "training_split", "validation_split", "test_split", "process_docs",
@@ -216,3 +220,57 @@ def _rows(rows: Any) -> Iterable[Any]:
         return
     for batch in rows.with_format("arrow").iter(BATCH):  # images and audio stay encoded
         yield from batch.to_pylist()
+
+
+LONGEST = 40  # maximum characters of a value that is stored in full
+MOST = 5  # maximum number of differences in a message
+OF_EXAMPLES = ("examples.", "target", "samples")  # settings that matter only if examples are shown
+log = logging.getLogger(__name__)
+
+
+def note_settings(journal: Journal, task: str, settings: Mapping[str, Any]) -> None:
+    """Stores the settings of answers of `task`."""
+    journal.note(f"{_prefix(task)}{digest(settings)[:16]}", dict(settings))
+
+
+def warn_of_missing(journal: Journal, task: str, settings: Mapping[str, Any], records: Iterable[Record]) -> None:
+    """Warns of answers of `task` that a journal lacks, with the differences to the most similar run
+    in it.
+    """
+    asked = [record for record in records if record.task == task]
+    absent = sum(record.error == NO_ANSWER for record in asked)
+    if not absent:
+        return
+    said = f"{task}: {absent} of {counted(len(asked), 'answer', 'are')} not in the journal"
+    known = [differences(other, settings) for other in journal.notes(_prefix(task)).values()]
+    if not known:
+        log.warning("%s, which has no finished run of this task", said)
+    elif nearest := min(known, key=len):
+        more = f" and {counted(len(nearest) - MOST, 'other difference')}" if len(nearest) > MOST else ""
+        log.warning("%s; it has answers of a run with %s%s", said, ", ".join(nearest[:MOST]), more)
+    else:
+        log.warning("%s; a run with the same settings had fewer documents", said)
+
+
+def differences(other: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns the settings in which a stored run differs from this one."""
+    names = [*now, *(name for name in other if name not in now)]
+    if other.get("num_fewshot") != now.get("num_fewshot"):
+        names = [name for name in names if not name.startswith(OF_EXAMPLES)]
+    return [f"{name} {other.get(name)} (now {now.get(name)})" for name in names if other.get(name) != now.get(name)]
+
+
+def readable(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns settings by dotted name, each as a short value or, if long, as a digest."""
+    found: dict[str, Any] = {}
+    for name, value in parts.items():
+        if isinstance(value, Mapping):
+            found |= readable(value, f"{prefix}{name}.")
+        else:
+            plain = value if isinstance(value, (bool, int, float, type(None))) else str(value)
+            found[prefix + name] = plain if len(str(plain)) <= LONGEST else f"#{digest(plain)[:8]}"
+    return found
+
+
+def _prefix(task: str) -> str:
+    return f"asked:{task}:"

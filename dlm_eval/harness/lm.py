@@ -16,10 +16,8 @@ from lm_eval.api.model import TemplateLM
 
 from dlm_eval.answers import answer_jobs
 from dlm_eval.canvas import BLANK, Filling, Score
-from dlm_eval.errors import DlmEvalError, SampleError
-from dlm_eval.harness.chat import template_text
+from dlm_eval.errors import DlmEvalError, SampleError, UserError, unknown_name_error
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans
-from dlm_eval.harness.records import Record, doc_key, records_of
 from dlm_eval.harness.requests import (
     Overlong,
     Prepared,
@@ -29,6 +27,7 @@ from dlm_eval.harness.requests import (
     hole_canvas,
     hole_length,
 )
+from dlm_eval.harness.results import Record, doc_key, records_of
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
 from dlm_eval.likelihood import Estimator, windows
@@ -286,6 +285,37 @@ class DiffusionLM(TemplateLM):
                 results.append(blank)
         self.records.extend(records)
         return results
+
+
+def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
+    """Returns the name of the chat template of --apply_chat_template; None for the default of
+    transformers.
+
+    Raises:
+        UserError: the checkpoint has no template of that name, or several and no default.
+    """
+    names = list(model.chat_templates) if isinstance(model, ChatTemplates) else []
+    if isinstance(asked, str):
+        if asked not in names:
+            raise (
+                unknown_name_error("--apply_chat_template", asked, names)
+                if names
+                else UserError(
+                    f"--apply_chat_template '{asked}' is not allowed; this checkpoint has no chat templates with names"
+                )
+            )
+        return asked
+    if asked and len(names) > 1 and "default" not in names:
+        raise UserError(f"--apply_chat_template needs a name for this checkpoint; allowed: {', '.join(names)}")
+    return None
+
+
+def template_text(model: Denoiser, asked: bool | str) -> str:
+    """Returns the text of that template; "" if the model has none."""
+    if not asked or not isinstance(model, ChatTemplates):
+        return ""
+    found = model.chat_templates
+    return found.get(chosen_template(model, asked) or "default") or next(iter(found.values()), "")
 
 
 def by_order(task: Any) -> bool:

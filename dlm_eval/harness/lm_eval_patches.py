@@ -33,9 +33,9 @@ from typing import TYPE_CHECKING, Any
 from dlm_eval.patching import on_import, replaced
 
 if TYPE_CHECKING:
-    from dlm_eval.harness.records import Record
+    from dlm_eval.harness.data import Seeds
+    from dlm_eval.harness.results import Record
     from dlm_eval.harness.sample_errors import SampleErrors
-    from dlm_eval.harness.seeding import Seeds
 
 PROMPT_FIELDS = ("doc_to_text", "doc_to_target", "doc_to_choice")
 DOCUMENTS = ("training_docs", "validation_docs", "test_docs")
@@ -233,7 +233,7 @@ def paths_beside_yaml() -> Iterator[None]:
 @contextmanager
 def documents_by_seed(seeds: Seeds) -> Iterator[None]:
     """Makes the documents of a task a function of the task, its data and the seeds alone
-    (seeding.py).
+    (data.py).
 
     Upstream: `process_docs` of some tasks is random (GPQA shuffles choices). It runs at each access
     to documents, with generators in any state, and `datasets` caches its results under a key
@@ -242,13 +242,13 @@ def documents_by_seed(seeds: Seeds) -> Iterator[None]:
     import datasets
     from lm_eval.config.task import TaskConfig
 
-    from dlm_eval.harness import seeding
+    from dlm_eval.harness import data
 
     caching = datasets.is_caching_enabled()
     datasets.disable_caching()
     try:
-        seeding.seed_generators(seeds)  # for classes that draw before they have a configuration
-        with replaced(TaskConfig, "__post_init__", seeding.seeded_configuration(TaskConfig.__post_init__, seeds)):
+        data.seed_generators(seeds)  # for classes that draw before they have a configuration
+        with replaced(TaskConfig, "__post_init__", data.seeded_configuration(TaskConfig.__post_init__, seeds)):
             yield
     finally:
         if caching:
@@ -261,7 +261,7 @@ def keep_documents(task: Any, seeds: Seeds) -> None:
     Upstream: a task class may draw in `training_docs` and similar methods, which lm-eval calls
     several times.
     """
-    from dlm_eval.harness.seeding import drawn_once
+    from dlm_eval.harness.data import drawn_once
 
     for name in DOCUMENTS:
         setattr(task, name, drawn_once(getattr(task, name), seeds))
@@ -297,7 +297,7 @@ def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def missing_modules(data_dir: str | Path | None = None) -> Iterator[None]:
-    """Adds modules and functions that present libraries lack, and nltk's files (stand_ins.py).
+    """Adds modules and functions that present libraries lack, and nltk's files (requirements.py).
 
     Upstream: stock tasks import `transformers.data.metrics.squad_metrics` (gone in transformers 5),
     `pkg_resources` (gone in setuptools 82) and `datasets.load_metric` (gone in datasets 3).
@@ -308,18 +308,18 @@ def missing_modules(data_dir: str | Path | None = None) -> Iterator[None]:
     """
     import datasets
 
-    from dlm_eval.harness import stand_ins
+    from dlm_eval.harness import requirements
 
     def prepare_nltk(nltk: Any) -> Callable[[], None]:
-        original, nltk.download = nltk.download, stand_ins.nltk_download(nltk, data_dir)
+        original, nltk.download = nltk.download, requirements.nltk_download(nltk, data_dir)
         return lambda: setattr(nltk, "download", original)
 
-    modules = stand_ins.modules()
+    modules = requirements.stand_ins()
     sys.modules.update(modules)
     try:
         with ExitStack() as stack:
             if not hasattr(datasets, "load_metric"):
-                stack.enter_context(replaced(datasets, "load_metric", stand_ins.load_metric))
+                stack.enter_context(replaced(datasets, "load_metric", requirements.load_metric))
             stack.enter_context(on_import("nltk", prepare_nltk))
             yield
     finally:

@@ -1,4 +1,8 @@
-"""Opens `--model`: one of our denoisers, a packaged baseline, or any model of lm-eval."""
+"""Opens `--model`: one of our denoisers, a packaged baseline, or any model of lm-eval.
+
+lm-eval's models cannot see the text after a hole. On an infilling task they get what the papers'
+baselines got: only the prefix, and as many tokens as the hole has.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
+
 from dlm_eval.errors import UserError, unknown_name_error
+from dlm_eval.harness.decode_config import is_our_argument
+from dlm_eval.harness.lm_eval_patches import bounded_chat_template, prefix_only
+from dlm_eval.harness.requests import HOLE, hole_length
+from dlm_eval.harness.requirements import missing_package
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
 from dlm_eval.models import baselines, checkpoints, known_families, option_names, packaged_asset
@@ -143,9 +154,8 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
 
 def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -> Options:
     """Returns the options of a run's DiffusionLM."""
-    from dlm_eval.harness.chat import chosen_template
     from dlm_eval.harness.decode_config import DEFAULT_LENGTH, DecodeOptions, user_layer
-    from dlm_eval.harness.lm import Options
+    from dlm_eval.harness.lm import Options, chosen_template
     from dlm_eval.likelihood import parse_estimator
 
     length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
@@ -193,7 +203,7 @@ def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Den
 
 
 def _load_baseline(settings: RunSettings) -> Loaded:
-    from dlm_eval.harness.baseline import load_baseline
+    """Returns lm-eval's model, adapted to the requests of our tasks."""
     from dlm_eval.workers.devices import single_device, worker_devices
 
     name, arguments = settings.model, dict(settings.model_args)
@@ -205,14 +215,54 @@ def _load_baseline(settings: RunSettings) -> Loaded:
     if name in baselines():
         arguments = {"pretrained": str(packaged_asset(name)), **baselines()[name]["options"], **arguments}
         name = "hf"
-    lm = load_baseline(name, arguments, settings.batch_size or 1, settings.max_batch_size, device)
-    pretrained = str(arguments.get("pretrained") or arguments.get("model") or settings.model)
-    checkpoint = redact_text(Path(pretrained).name if os.path.exists(pretrained) else pretrained)
+    extra = {"batch_size": settings.batch_size or 1, "max_batch_size": settings.max_batch_size, "device": device}
+    try:
+        extra = {key: value for key, value in extra.items() if key not in arguments}
+        lm = get_model(name).create_from_arg_obj(dict(arguments), extra)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        if needed := missing_package(error):
+            raise UserError(f"--model '{name}' {needed}") from error
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"--model '{name}' cannot be made with {arguments}: {type(error).__name__}: {reason}"
+        ) from error
+    prefix_only(lm, _plain)
+    bounded_chat_template(lm, _folder_name(str(arguments.get("pretrained") or name)))
+    checkpoint = redact_text(_folder_name(str(arguments.get("pretrained") or arguments.get("model") or settings.model)))
     shown = redact({key: value for key, value in arguments.items() if key != "pretrained"})
     return Loaded(checkpoint, {"family": name, "checkpoint": checkpoint, **shown}, lm=lm)
+
+
+def _folder_name(source: str) -> str:
+    return Path(source).name if os.path.exists(source) else source
 
 
 def _default_device() -> str:
     import torch
 
     return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def _plain(lm: Any, request: Instance) -> Instance:
+    """Returns the request with our keys translated (length of the hole) or removed (suffix, decode
+    settings).
+    """
+    context, arguments = request.args
+    if not any(is_our_argument(key) for key in arguments):
+        return request
+    kept = {key: value for key, value in arguments.items() if not is_our_argument(key)}
+    if (hole := arguments.get(HOLE)) is not None:
+        kept["max_gen_toks"] = hole_length(_Tokens(lm), replace(hole, suffix=""), context)  # type: ignore[arg-type]
+    return replace(request, arguments=(context, kept))
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The part of a Denoiser that measuring a length needs."""
+
+    lm: Any
+    needs_bos: bool = False
+    bos_id: int | None = None
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.lm.tok_encode(text, add_special_tokens=False))

@@ -200,8 +200,8 @@ def _with_metadata(
     """
     from dlm_eval.harness.identity import digests
     from dlm_eval.harness.metric_errors import metric_errors
-    from dlm_eval.harness.records import attach_costs
     from dlm_eval.harness.results import (
+        attach_costs,
         count_errors,
         json_value,
         jsonable_config,
@@ -247,8 +247,7 @@ def _with_metadata(
 
 def _note_settings(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, records: list[Any]) -> None:
     """Stores the settings of answers in the journal; with --score_only, warns of missing answers."""
-    from dlm_eval.harness.identity import asked_with
-    from dlm_eval.harness.journal_notes import note_settings, warn_of_missing
+    from dlm_eval.harness.identity import asked_with, note_settings, warn_of_missing
 
     if loaded.journal is None:
         return

@@ -15,7 +15,7 @@ import torch
 
 import dlm_eval
 from dlm_eval.harness.open_model import Loaded
-from dlm_eval.harness.records import cost_block, task_settings
+from dlm_eval.harness.results import cost_block, task_settings
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.likelihood import parse_estimator
 from dlm_eval.redaction import redact

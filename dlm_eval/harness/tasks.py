@@ -14,11 +14,11 @@ from typing import Any
 
 from dlm_eval.errors import UserError, nearest
 from dlm_eval.harness import lm_eval_patches as patches
+from dlm_eval.harness.data import Seeds
 from dlm_eval.harness.requirements import check_packages, missing_package
 from dlm_eval.harness.run_settings import DEFAULT_SEEDS
 from dlm_eval.harness.sample_errors import reason_of, task_code
-from dlm_eval.harness.seeding import Seeds
-from dlm_eval.harness.task_files import check_config, check_file, check_folder
+from dlm_eval.harness.task_files import check_config, check_file, check_folder, include_folders
 from dlm_eval.packaged import task_configs_dir
 from dlm_eval.printable import counted
 
@@ -119,26 +119,6 @@ def _split(names: Sequence[Any]) -> list[Any]:
     if not specs:
         raise UserError("--tasks is empty; 'dlm-eval ls tasks' lists what there is")
     return specs
-
-
-def include_folders(include_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
-    """Returns the folders of --include_path.
-
-    Raises:
-        UserError: one of them is not a directory.
-    """
-    if include_path is None:
-        return []
-    given = [include_path] if isinstance(include_path, (str, Path)) else list(include_path)
-    folders = []
-    for entry in given:
-        whole = os.path.expanduser(entry)
-        for part in [str(entry)] if os.path.isdir(whole) else str(entry).split(os.pathsep):
-            folder = Path(os.path.expanduser(part))
-            if not part or not os.path.isdir(folder):
-                raise UserError(f"--include_path '{part}' is not a directory")
-            folders.append(folder.resolve())
-    return folders
 
 
 def _find(specs: list[Any], roots: list[Path], metadata: dict[str, Any]) -> tuple[Any, list[Any]]:
