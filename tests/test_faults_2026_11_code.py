@@ -42,7 +42,7 @@ from dlm_eval.harness.code_tasks import is_replaced, way_of, ways
 from dlm_eval.harness.lm_eval_patches import judge_in_sandbox
 from dlm_eval.harness.run import evaluate
 from dlm_eval.harness.tasks import load_tasks
-from dlm_eval.metrics.code_eval import METRIC, CodeEval, Program, imports_numpy, run_programs
+from dlm_eval.metrics.code import METRIC, CodeEval, Program, imports_numpy, run_programs
 
 TASKS = package_root("lm_eval") / "tasks"
 SANDBOXED = {

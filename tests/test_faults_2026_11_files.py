@@ -445,7 +445,7 @@ def test_06_no_pickle_of_a_checkpoint_is_unpickled(folder: Path, tmp_path: Path)
 
 
 def test_06_no_code_of_a_checkpoint_runs(folder: Path, tmp_path: Path) -> None:
-    from dlm_eval.metrics.judge import find_judge
+    from dlm_eval.metrics.samples import find_judge
 
     song = tmp_path / "sung"
     (folder / "evil.py").write_text(f"open({str(song)!r}, 'w')\nclass Evil: pass\n")

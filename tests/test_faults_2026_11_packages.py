@@ -22,7 +22,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.harness import requirements
 from dlm_eval.harness.lm_eval_patches import missing_modules
 from dlm_eval.harness.requirements import EXTRAS, OTHERWISE, STAND_INS, check_packages, missing_package, needs
-from dlm_eval.metrics.squad import compute_exact, compute_f1, get_tokens, normalize_answer
+from dlm_eval.metrics.text import compute_exact, compute_f1, get_tokens, normalize_answer
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

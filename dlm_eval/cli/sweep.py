@@ -196,9 +196,7 @@ class Plan:
 
 
 def baseline_settings() -> dict[str, Any]:
-    """Returns the settings of the plain decoder, which override others: one token per step, most
-    probable first.
-    """
+    """Returns the plain decoder's settings: one token per step, most probable first."""
     from dlm_eval.decoding import GENERAL, setting_names
 
     of_strategies = {name: None for name in setting_names() if name not in GENERAL}
@@ -330,9 +328,7 @@ def _metric(task: Any, name: str, wanted: str | None) -> str:
 
 
 def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | None, title: str) -> None:
-    """Raises UserError if settings are invalid, or do not fit the model's process or a task with
-    its own length.
-    """
+    """Raises UserError if settings do not fit the model's process or a task of own length."""
     from dlm_eval.harness.decode_config import DecodeOptions
     from dlm_eval.harness.requests import HOLE
 

@@ -30,9 +30,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints documents, shots and the first prompt of every task, and the errors that a run would
-    report.
-    """
+    """Prints documents, shots and first prompt of every task, and errors of a run."""
     from dlm_eval.harness import lm_eval_patches as patches
     from dlm_eval.harness.decode_config import DecodeOptions, check_requests
     from dlm_eval.harness.requests import UnbuiltPrompt
@@ -75,9 +73,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _prompt(name: str, request: Sequence[Any]) -> list[str]:
-    """Returns the first prompt of a task, and what the model has to score or write after it, as
-    lines.
-    """
+    """Returns the first prompt of a task, and what the model answers, as lines."""
     from dlm_eval.harness.results import plain_argument
 
     context, *rest = request

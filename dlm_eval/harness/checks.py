@@ -37,9 +37,7 @@ def check_settings(settings: RunSettings) -> None:
 
 
 def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
-    """Raises UserError if the settings do not fit the tasks of `load_tasks`, or a task's do not fit
-    the model.
-    """
+    """Raises UserError if the settings do not fit the tasks, or a task's do not fit the model."""
     tasks = loaded["tasks"]
     check_fewshot(loaded, settings.num_fewshot)
     if is_ours(settings.model):
@@ -47,15 +45,13 @@ def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
         check_chat(settings, tasks)
         check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process), tasks)
     _check_sample_names(tasks, settings)
-    _check_decide(tasks, settings.estimator)
+    _check_early_stop(tasks, settings)
     if not settings.predict_only:
         check_loaded_metrics(tasks)
 
 
 def check_chat(settings: RunSettings, tasks: Mapping[str, Any]) -> None:
-    """Raises UserError if the checkpoint lacks the chat template, or the template cannot render the
-    run's messages.
-    """
+    """Raises UserError if the chat template is missing or cannot render the run's messages."""
     if not settings.apply_chat_template or find_checkpoint(settings.model).family not in known_families():
         return
     model = load_without_weights(settings.model, **settings.model_args)
@@ -79,9 +75,7 @@ def _render(model: Denoiser, messages: list[dict[str, str]], template: str | Non
 
 
 def _refuse_launchers() -> None:
-    """Raises UserError under torchrun or accelerate launch, where every process would run
-    everything.
-    """
+    """Raises UserError under torchrun or accelerate launch: every process would run everything."""
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes not in ("", "0", "1"):
         raise UserError(
@@ -93,12 +87,11 @@ def check_options(settings: RunSettings) -> None:
     """Parses settings whose errors would otherwise appear only after the weights are loaded."""
     from dlm_eval.budget import parse_batch_size
     from dlm_eval.decoding import resolve
-    from dlm_eval.likelihood import parse_estimator
 
     parse_batch_size(settings.batch_size or "auto")
     if not is_ours(settings.model):
         return _refuse_ours(settings)
-    parse_estimator(settings.estimator)
+    settings.parsed_estimator  # noqa: B018  (raises its errors)
     user = {
         k: v for k, v in user_layer(settings.gen_kwargs, settings.decode).items() if (k, v) != ("preset", "authors")
     }
@@ -200,11 +193,9 @@ def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None
             )
 
 
-def _check_decide(tasks: Mapping[str, Any], estimator: str) -> None:
-    from dlm_eval.likelihood import parse_estimator
-
-    if parse_estimator(estimator).needs_question and not any(by_order(task) for task in tasks.values()):
+def _check_early_stop(tasks: Mapping[str, Any], settings: RunSettings) -> None:
+    if settings.parsed_estimator.needs_question and not any(by_order(task) for task in tasks.values()):
         raise UserError(
-            f"--estimator '{estimator}' is not allowed: stop_at_error_rate is for multiple choice scored by {', '.join(sorted(BY_ORDER))}, "
+            f"--estimator '{settings.estimator}' is not allowed: stop_at_error_rate is for multiple choice scored by {', '.join(sorted(BY_ORDER))}, "
             f"and none of {', '.join(tasks)} is"
         )

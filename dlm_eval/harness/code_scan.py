@@ -53,9 +53,7 @@ MODULE, SCRIPT = "<module>", "<script>"
 
 @dataclass(frozen=True, order=True)
 class Hit:
-    """One place: the file, the top-level function or class (or MODULE, SCRIPT), and the name
-    mentioned there.
-    """
+    """A place: file, top-level function or class (or MODULE, SCRIPT), and the name mentioned."""
 
     file: str
     inside: str
@@ -179,9 +177,7 @@ def _watched(statement: ast.stmt, aliases: Mapping[str, str]) -> Iterator[str]:
 
 
 def _full(node: ast.expr, aliases: Mapping[str, str]) -> str:
-    """Returns a dotted name with its import resolved: `sp.check_output` is
-    `subprocess.check_output`.
-    """
+    """Returns a dotted name with its import resolved (`sp.run` as `subprocess.run`)."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
@@ -199,9 +195,7 @@ def _names(statement: ast.stmt) -> Iterator[str]:
 
 
 def _local(full: str, file: Path) -> tuple[str, str] | None:
-    """Returns (file, name) of an import from beside `file`, from lm-eval or dlm_eval; None for
-    others.
-    """
+    """Returns (file, name) of an import from beside `file`, lm-eval or dlm_eval; else None."""
     level = len(full) - len(full.lstrip("."))
     parts = full[level:].split(".")
     if full.startswith("dlm_eval.sandbox"):
@@ -256,9 +250,7 @@ class Means(Enum):
 
 
 class Row(NamedTuple):
-    """Patterns of places (files in lm_eval/ or dlm_eval/, functions, names), and what such places
-    do.
-    """
+    """Patterns of places (files in lm_eval/ or dlm_eval/, functions, names): what they do."""
 
     file: str
     inside: str
@@ -273,7 +265,7 @@ _LATEX = "LaTeX is read by a grammar; what sympy gets are its own objects, never
 _PLANNER = "a planner reads planning problems with names that a grammar let through; it runs no text"
 ROWS = (
     # judged in the sandbox
-    Row("*", "*", "evaluate.load('code_eval')", _S, "dlm_eval.metrics.code_eval takes its place while tasks load"),
+    Row("*", "*", "evaluate.load('code_eval')", _S, "dlm_eval.metrics.code takes its place while tasks load"),
     Row("*", "*", "dlm_eval.sandbox.*", _S, "our own"),
     Row("tasks/cruxeval/utils.py", "unsafe_execute", "exec", _S, "replaced when the task is loaded"),
     Row("tasks/cruxeval/utils.py", "check_correctness", "multiprocessing.*", _S, "replaced when the task is loaded"),

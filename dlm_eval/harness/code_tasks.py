@@ -20,7 +20,7 @@ from typing import Any
 import dlm_eval
 from dlm_eval import sandbox
 from dlm_eval.harness.code_scan import NOTHING_RUN, Hit, Means, Row, package_root, place_at, reach, row_of
-from dlm_eval.metrics.code_eval import METRIC, TIMEOUT, Program
+from dlm_eval.metrics.code import METRIC, TIMEOUT, Program
 
 FRAMEWORK = ("api/", "filters/", "harness/")  # of lm-eval and dlm_eval: not task code
 
@@ -96,9 +96,7 @@ def starts(task: Any) -> Iterator[tuple[str, str]]:
 
 
 def _places(value: Any) -> Iterator[tuple[str, str]]:
-    """Yields the places of all functions, classes and callable objects in a value of a task's
-    configuration.
-    """
+    """Yields the places of all functions, classes and callables in a value of a configuration."""
     value = called(value)
     if isinstance(value, Mapping):
         for item in value.values():
@@ -141,9 +139,7 @@ def _short(file: str) -> str:
 
 
 def called(metric: Any) -> Any:
-    """Returns the function of a `function.__call__`, in which form lm-eval stores a task file's
-    metric.
-    """
+    """Returns the function of a `function.__call__`, which lm-eval makes of a file's metric."""
     return metric.__self__ if isinstance(metric, MethodWrapperType) else metric
 
 

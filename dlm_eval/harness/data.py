@@ -49,9 +49,7 @@ class Library:
         return cls(_checked(data_dir or os.environ.get("DLM_EVAL_DATA")), original)
 
     def load(self, path: str, name: str | None = None, *args: Any, **options: Any) -> Any:
-        """Returns the result of ``datasets.load_dataset`` from the first place that has the
-        dataset.
-        """
+        """Returns ``datasets.load_dataset`` of the first place that has the dataset."""
         if self.active:
             _check_json(_named_files(options.get("data_files")))
         if not self.active or options.get("data_files"):
@@ -129,9 +127,7 @@ def _named_files(data_files: Any) -> list[Path]:
 
 
 def _check_json(files: Iterable[Path]) -> None:
-    """Raises UserError for JSON that is nested so deeply that the library's parser would crash the
-    process.
-    """
+    """Raises UserError for JSON nested so deeply that the library's parser would crash."""
     for file in files:
         if {".json", ".jsonl"} & set(file.suffixes) and file.is_file():
             with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
@@ -233,9 +229,7 @@ def seed_generators(seeds: Seeds) -> None:
 
 
 def seeded_configuration(begin: Callable[[Any], None], seeds: Seeds) -> Callable[[Any], None]:
-    """Wraps the `__post_init__` of a task's configuration, after which lm-eval makes the task's
-    documents.
-    """
+    """Wraps `__post_init__` of a configuration, after which lm-eval makes the documents."""
 
     def seeded(config: Any) -> None:
         functions = [value for value in vars(config).values() if callable(value)]
@@ -265,9 +259,7 @@ def drawn_once(make: Callable[[], Any], seeds: Seeds) -> Callable[[], Any]:
 
 
 def once_per_split(process_docs: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Returns a function that calls `process_docs` once per split; another call could draw other
-    documents.
-    """
+    """Calls `process_docs` once per split, since another call could draw other documents."""
     made: dict[int, tuple[Any, Any]] = {}  # keeping the split keeps its id unique
 
     @functools.wraps(process_docs)

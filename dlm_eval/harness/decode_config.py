@@ -62,6 +62,7 @@ class Request:
         preset: preset in effect (with 'authors' resolved), or None.
         replaced: the task's settings that the model's process cannot use; its defaults are used
             instead.
+        plans: plans by length and whether it is fixed (`DecodePlans`). Requests of one task share them.
     """
 
     hole: Hole
@@ -69,6 +70,7 @@ class Request:
     layers: tuple[Mapping[str, Any], ...]
     preset: str | None = None
     replaced: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    plans: dict[tuple[int, bool], DecodePlan] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,6 @@ class DecodePlans:
     def __init__(self, options: DecodeOptions, model: Denoiser) -> None:
         self._options, self._model = options, model
         self._asks: dict[tuple[str, str], Request] = {}
-        self._plans: dict[tuple[Any, ...], DecodePlan] = {}
 
     def ask(self, arguments: Mapping[str, Any], task: str) -> Request:
         """Returns the settings of a request of `task` (`DecodeOptions.request`)."""
@@ -200,11 +201,10 @@ class DecodePlans:
 
     def plan(self, ask: Request, length: int) -> DecodePlan:
         """Returns the plan for a hole of `length` tokens (`DecodeOptions.settings`)."""
-        # `_asks` keeps the layers alive.
-        key = (id(ask.layers), length, ask.hole.length.tokens == length)
-        if key not in self._plans:
-            self._plans[key] = self._planned(ask, length)
-        return self._plans[key]
+        key = (length, ask.hole.length.tokens == length)
+        if key not in ask.plans:
+            ask.plans[key] = self._planned(ask, length)
+        return ask.plans[key]
 
     def _planned(self, ask: Request, length: int) -> DecodePlan:
         settings, process = self._options.settings(ask, length), self._model.process
@@ -269,9 +269,7 @@ def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict
 
 
 def user_keys(*layers: Mapping[str, Any]) -> list[str]:
-    """Returns the keys that a user may set: decode settings (also of a plug-in strategy), length
-    and stop strings.
-    """
+    """Returns the keys a user may set: decode settings (plug-ins' too), length, stop strings."""
     return list(dict.fromkeys([*setting_names(*layers), *LENGTH_KEYS, *STOP_KEYS, "preset"]))
 
 

@@ -175,9 +175,7 @@ class Examples:
         return self._documents
 
     def _shown(self, doc: Any, templates: Any) -> str | None:
-        """Returns the identity of a document's question and answer under some templates, or None if
-        these fail.
-        """
+        """Returns the identity of a document under some templates, or None if these fail."""
         task = self._task
         if getattr(task, "multiple_input", 0):
             return None
@@ -193,9 +191,7 @@ class Examples:
         return digest("shown", str(text).strip(), str(answer).strip())
 
     def _asks(self, doc: Any) -> str:
-        """Returns the identity of a question: its text, choices and answer as the task renders
-        them.
-        """
+        """Returns the identity of a question: text, choices and answer as rendered."""
         task = self._task
         try:
             choices = task.doc_to_choice(doc) if task.config.doc_to_choice is not None else None

@@ -24,7 +24,6 @@ from dlm_eval.harness.results import Record, doc_key
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sources import described
 from dlm_eval.journal import Journal
-from dlm_eval.likelihood import parse_estimator
 from dlm_eval.printable import counted
 from dlm_eval.redaction import redact
 from dlm_eval.rng import digest
@@ -130,7 +129,7 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
             "length": str(ask.hole.length),
             "overlong": settings.overlong,
         }
-    estimator = parse_estimator(settings.estimator)
+    estimator = settings.parsed_estimator
     if not by_order(task):
         # Early stopping is only for tasks that rank choices.
         estimator = estimator.without_question()
@@ -192,9 +191,7 @@ def _data(task: Any, shots: int) -> Any:
 
 
 def _made(task: Any, shots: int) -> list[Any]:
-    """Returns the identity of documents and examples that a task's code makes, random draws
-    included.
-    """
+    """Returns the identity of documents and examples that a task's code makes or draws."""
     if (
         task.config.process_docs is None
         and task.config.custom_dataset is None
@@ -206,9 +203,7 @@ def _made(task: Any, shots: int) -> list[Any]:
 
 
 def content(rows: Any) -> str:
-    """Returns a digest of the values of rows, independent of files, folders, caches and storage
-    format.
-    """
+    """Returns a digest of the values of rows, whatever their files and storage format."""
     return digest(*(doc_key(row) for row in _rows(rows)))
 
 
@@ -234,9 +229,7 @@ def note_settings(journal: Journal, task: str, settings: Mapping[str, Any]) -> N
 
 
 def warn_of_missing(journal: Journal, task: str, settings: Mapping[str, Any], records: Iterable[Record]) -> None:
-    """Warns of answers of `task` that a journal lacks, with the differences to the most similar run
-    in it.
-    """
+    """Warns of missing answers of `task`, with the differences to the most similar stored run."""
     asked = [record for record in records if record.task == task]
     absent = sum(record.error == NO_ANSWER for record in asked)
     if not absent:

@@ -26,7 +26,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length
-from dlm_eval.metrics.judge import find_judge
+from dlm_eval.metrics.samples import find_judge
 
 MEASURES = ("alone", "in_place", "canvas")
 
@@ -88,9 +88,7 @@ class InfillSpec:
 
 
 class InfillTask(ConfigurableTask):  # type: ignore[misc]
-    """An lm-eval ``generate_until`` task whose requests carry the suffix and the length of the
-    hole.
-    """
+    """A ``generate_until`` task whose requests carry the suffix and the length of the hole."""
 
     def __init__(self, config: Mapping[str, Any] | None = None, **_: Any) -> None:
         settings = {key: value for key, value in dict(config or {}).items() if key != "class"}

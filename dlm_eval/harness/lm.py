@@ -172,9 +172,7 @@ class DiffusionLM(TemplateLM):
         return self._answer(requests, "likelihood", prepare, finish, (float("-inf"), False))
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Returns the log-likelihood (nats) of each whole text, in windows if it is longer than the
-        model.
-        """
+        """Returns the log-likelihood (nats) of each whole text, in windows if it is too long."""
 
         def prepare(request: Instance, record: Record) -> list[Job]:
             key = digest(record.task, record.doc, record.repeat)
@@ -197,9 +195,7 @@ class DiffusionLM(TemplateLM):
         return self._answer(requests, "likelihood", prepare, finish, float("-inf"))
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Returns the text written after each context or into its hole, up to its end or first stop
-        string.
-        """
+        """Returns the text after each context or in its hole, up to its end or a stop string."""
 
         def prepare(request: Instance, record: Record) -> list[Job]:
             context, arguments = request.args
@@ -346,9 +342,7 @@ def _reason(error: Exception) -> str:
 
 
 def _question_of(request: Instance) -> tuple[Any, ...]:
-    """Returns the identity of a request's document, number included, since a task may have a
-    document twice.
-    """
+    """Returns the identity of a document with its number: a task may have a document twice."""
     return request.task_name, request.doc_id, doc_key(request.doc or request.args)
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.patching import on_import, replaced
+from dlm_eval.patching import replaced, replaced_on_import
 
 if TYPE_CHECKING:
     from dlm_eval.harness.data import Seeds
@@ -65,14 +65,7 @@ class Pairs(argparse.Action):
     for JSON of the whole, and its errors do not name the option.
     """
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        """Merges the pairs into the option's value."""
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         from lm_eval._cli.utils import MergeDictAction, key_val_to_dict
 
         from dlm_eval.errors import UserError
@@ -87,9 +80,7 @@ class Pairs(argparse.Action):
 
 
 def run_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Returns lm-eval's parser of `run`, added to `subparsers`; options of pairs are read by
-    `Pairs`.
-    """
+    """Returns lm-eval's parser of `run`, added to `subparsers`, with pairs read by `Pairs`."""
     from lm_eval._cli.run import Run
     from lm_eval._cli.utils import MergeDictAction
 
@@ -130,14 +121,11 @@ def quiet_index() -> Iterator[None]:
     def wanted(record: logging.LogRecord) -> bool:
         return "overrides existing task" not in record.msg and "Custom kwargs can be passed" not in record.msg
 
-    loggers = [logging.getLogger(name) for name in ("lm_eval.tasks._index", "lm_eval.api.task")]
-    for logger in loggers:
-        logger.addFilter(wanted)
-    try:
+    with ExitStack() as stack:
+        for logger in map(logging.getLogger, ("lm_eval.tasks._index", "lm_eval.api.task")):
+            logger.addFilter(wanted)
+            stack.callback(logger.removeFilter, wanted)
         yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(wanted)
 
 
 @contextmanager
@@ -217,9 +205,8 @@ def paths_beside_yaml() -> Iterator[None]:
     whole = ConfigurableTask.download
 
     def download(self: Any, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        folder = Path(
-            str((self.config.metadata or {}).get("config_source"))
-        ).parent  # "inline" has the working directory
+        source = (self.config.metadata or {}).get("config_source")
+        folder = Path(str(source)).parent  # "inline" has the working directory
         options = dict(dataset_kwargs or {})
         if "data_files" in options:
             options["data_files"] = path_beside(folder, options["data_files"])
@@ -310,17 +297,14 @@ def missing_modules(data_dir: str | Path | None = None) -> Iterator[None]:
 
     from dlm_eval.harness import requirements
 
-    def prepare_nltk(nltk: Any) -> Callable[[], None]:
-        original, nltk.download = nltk.download, requirements.nltk_download(nltk, data_dir)
-        return lambda: setattr(nltk, "download", original)
-
     modules = requirements.stand_ins()
     sys.modules.update(modules)
     try:
         with ExitStack() as stack:
             if not hasattr(datasets, "load_metric"):
                 stack.enter_context(replaced(datasets, "load_metric", requirements.load_metric))
-            stack.enter_context(on_import("nltk", prepare_nltk))
+            download = functools.partial(requirements.nltk_download, data_dir=data_dir)
+            stack.enter_context(replaced_on_import("nltk", "download", download))
             yield
     finally:
         for name in modules:
@@ -334,18 +318,13 @@ def code_eval_in_sandbox() -> Iterator[None]:
     Upstream: HF evaluate's `code_eval`, which scores `humaneval*`, `mbpp*` and infilling tasks,
     runs programs unprotected.
     """
-    from dlm_eval.metrics.code_eval import METRIC
+    from dlm_eval.metrics.code import METRIC
 
-    def prepare(evaluate: Any) -> Callable[[], None]:
+    def make(evaluate: Any) -> Callable[..., Any]:
         original = evaluate.load
+        return lambda path, *args, **options: METRIC if path == METRIC.name else original(path, *args, **options)
 
-        def load(path: str, *args: Any, **options: Any) -> Any:
-            return METRIC if path == METRIC.name else original(path, *args, **options)
-
-        evaluate.load = load
-        return lambda: setattr(evaluate, "load", original)
-
-    with on_import("evaluate", prepare):
+    with replaced_on_import("evaluate", "load", make):
         yield
 
 
@@ -356,12 +335,11 @@ def judge_in_sandbox(tasks: Mapping[str, Any]) -> None:
     `cruxeval*` has its own `exec`.
     """
     from dlm_eval.harness import code_tasks
-    from dlm_eval.metrics.code_eval import METRIC
+    from dlm_eval.metrics.code import METRIC
 
     for module in list(sys.modules.values()):
-        if isinstance(module, types.ModuleType) and "__mtime__" in vars(
-            module
-        ):  # lm-eval's mark on what task files name
+        # lm-eval marks modules of task files with __mtime__.
+        if isinstance(module, types.ModuleType) and "__mtime__" in vars(module):
             for name in code_tasks.foreign_metrics(module):
                 setattr(module, name, METRIC)
     for task in tasks.values():
@@ -406,7 +384,7 @@ def judge_programs_ahead(name: str, task: Any) -> None:
     Upstream: `evaluator.evaluate` scores document by document; the sandbox would judge one program
     at a time.
     """
-    from dlm_eval.metrics.code_eval import METRIC
+    from dlm_eval.metrics.code import METRIC
 
     apply, score = task.apply_filters, task.process_results
 
@@ -431,11 +409,7 @@ def prefix_only(lm: Any, plain: Callable[[Any, Any], Any]) -> None:
     rejects `hole` and `decode_*`.
     """
     generate = lm.generate_until
-
-    def generate_until(self: Any, requests: Sequence[Any]) -> list[str]:
-        return list(generate([plain(self, request) for request in requests]))
-
-    lm.generate_until = types.MethodType(generate_until, lm)
+    lm.generate_until = lambda requests: list(generate([plain(lm, request) for request in requests]))
 
 
 def bounded_chat_template(lm: Any, name: str) -> None:
@@ -469,9 +443,7 @@ def bounded_chat_template(lm: Any, name: str) -> None:
 
 @contextmanager
 def evaluating(chatty: bool = False) -> Iterator[None]:
-    """Applies all changes that are needed during a run. lm-eval's own output is shown only if
-    `chatty`.
-    """
+    """Applies all changes needed during a run. lm-eval's own output is shown if `chatty`."""
     with (
         templates_compiled_once(),
         hashes_of_anything(),

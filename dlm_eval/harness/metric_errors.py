@@ -84,9 +84,7 @@ def is_exponential(task: Any, metric: str) -> bool:
 
 @dataclass(frozen=True)
 class Part:
-    """The estimator's part of a metric's spread: standard deviation, and the interval of a
-    perplexity.
-    """
+    """The estimator's part of a metric: standard deviation, and a perplexity's interval."""
 
     stderr: float
     interval: tuple[float, float] | None = None
@@ -162,9 +160,7 @@ def _values(task: Any, sample: Mapping[str, Any], generator: np.random.Generator
 
 
 def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[Any]:
-    """Returns the answers with noise in their log-likelihoods, with the errors' sizes and
-    correlations.
-    """
+    """Returns the answers with noise of the errors' sizes and correlations added."""
     errors = _errors(sample)
     noise = generator.standard_normal(len(errors))
     shared = sample.get("logprob_correlation")
@@ -195,9 +191,7 @@ def perplexity_stderr(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[s
 
 
 def perplexity_interval(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Returns metric -> 95 % Student interval of perplexities per word or byte, on the logarithmic
-    scale.
-    """
+    """Returns metric -> 95 % Student interval of perplexities, on the logarithmic scale."""
     found = {}
     for metric, (slope, ratio, error, count) in _ratios(task, samples).items():
         if slope is SLOPES["weighted_perplexity"]:
@@ -209,9 +203,7 @@ def perplexity_interval(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict
 def _ratios(
     task: Any, samples: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[Callable[[float], float], float, float, int]]:
-    """Returns metric -> derivative, log-likelihood per word, its standard error, and number of
-    documents.
-    """
+    """Returns metric -> derivative, log-likelihood per word, its standard error, documents."""
     found = {}
     for metric, aggregate in task.aggregation().items():
         slope = SLOPES.get(getattr(aggregate, "__name__", ""))

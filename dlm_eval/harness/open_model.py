@@ -33,6 +33,7 @@ from dlm_eval.signals import last_duty
 if TYPE_CHECKING:
     from dlm_eval.budget import DeviceProfile
     from dlm_eval.harness.lm import Options
+    from dlm_eval.harness.results import Record
     from dlm_eval.models.denoiser import Denoiser
     from dlm_eval.workers import Pool
 
@@ -65,6 +66,11 @@ class Loaded:
     def ours(self) -> bool:
         """Whether it is one of our denoisers."""
         return self.model is not None
+
+    @property
+    def records(self) -> list[Record]:
+        """The records of the requests of our denoiser's LM."""
+        return list(self.lm.records) if self.ours else []
 
     def under(self, settings: RunSettings, by_order: frozenset[str] = frozenset()) -> Loaded:
         """Returns the model for one run, which shares weights, devices and journal and has its own
@@ -156,11 +162,10 @@ def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -
     """Returns the options of a run's DiffusionLM."""
     from dlm_eval.harness.decode_config import DEFAULT_LENGTH, DecodeOptions, user_layer
     from dlm_eval.harness.lm import Options, chosen_template
-    from dlm_eval.likelihood import parse_estimator
 
     length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
     return Options(
-        parse_estimator(settings.estimator),
+        settings.parsed_estimator,
         DecodeOptions.of(user_layer(settings.gen_kwargs, settings.decode), model, length),
         settings.noise_seed,
         settings.stride,
@@ -172,9 +177,7 @@ def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -
 
 
 def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, DeviceProfile, str]:
-    """Returns the model as the driver needs it, the pool that runs it, the device profile of
-    earlier runs, and the journal's name for that.
-    """
+    """Returns the driver's model, its pool, the stored device profile and that one's name."""
     from dlm_eval.budget import DeviceProfile, make_engine
     from dlm_eval.models import load_model, load_without_weights
     from dlm_eval.workers import InProcess, JournalOnly
@@ -244,9 +247,7 @@ def _default_device() -> str:
 
 
 def _plain(lm: Any, request: Instance) -> Instance:
-    """Returns the request with our keys translated (length of the hole) or removed (suffix, decode
-    settings).
-    """
+    """Returns the request with the hole's length translated and our other keys removed."""
     context, arguments = request.args
     if not any(is_our_argument(key) for key in arguments):
         return request

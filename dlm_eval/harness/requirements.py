@@ -26,7 +26,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.harness.code_scan import MODULE, SCRIPT, reach
 from dlm_eval.harness.code_tasks import starts
 from dlm_eval.hub import hub_reachable
-from dlm_eval.metrics.code_eval import METRIC
+from dlm_eval.metrics.code import METRIC
 
 # Imported module -> our extra that installs it.
 EXTRAS = {
@@ -210,11 +210,11 @@ KINDS = ("tokenizers", "corpora", "taggers", "stemmers")
 
 
 def _squad() -> dict[str, ModuleType]:
-    from dlm_eval.metrics import squad
+    from dlm_eval.metrics import text
 
     package = ModuleType("transformers.data.metrics")
-    package.squad_metrics = squad  # type: ignore[attr-defined]
-    return {package.__name__: package, f"{package.__name__}.squad_metrics": squad}
+    package.squad_metrics = text  # type: ignore[attr-defined]
+    return {package.__name__: package, f"{package.__name__}.squad_metrics": text}
 
 
 def _pkg_resources() -> dict[str, ModuleType]:

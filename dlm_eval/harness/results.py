@@ -73,9 +73,7 @@ def python_numbers(value: Any) -> Any:
 
 
 def make_plain(results: dict[str, Any]) -> None:
-    """Converts all numbers of lm-eval's results to Python's, since lm-eval would write numpy's as
-    text.
-    """
+    """Converts all numbers to Python's, since lm-eval would write numpy's as text."""
     for kind in ("results", "groups"):
         if kind in results:
             results[kind] = {name: python_numbers(scores) for name, scores in results[kind].items()}
@@ -127,16 +125,12 @@ def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> d
 
 
 def document_number(task: str, position: int | None, chosen: Mapping[str, Sequence[int]]) -> int | None:
-    """Returns the number of a request's document in its task; lm-eval numbers only the documents of
-    --samples.
-    """
+    """Returns a document's number in its task; lm-eval numbers only those of --samples."""
     return position if position is None or task not in chosen else chosen[task][position]
 
 
 def unscored(tasks: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Returns lm-eval's results of tasks that were answered but could not be scored: answers
-    without metrics.
-    """
+    """Returns results of tasks that were answered but not scored: answers without metrics."""
     return {
         "results": {name: {"alias": name} for name in tasks},
         "samples": {name: [_unscored(request, chosen) for request in task._instances] for name, task in tasks.items()},
@@ -222,9 +216,7 @@ class Record:
 
 
 def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
-    """Yields a new record per request. lm-eval repeats a request by listing the same object several
-    times.
-    """
+    """Yields a new record per request. lm-eval lists a repeated request several times."""
     seen: Counter[int] = Counter()
     for request in requests:
         repeat = seen[id(request)]
@@ -349,9 +341,7 @@ def cost_block(
 
 
 def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """Returns per task how it was answered: kind, estimators, kinds of likelihood, decode settings,
-    lengths.
-    """
+    """Returns how each task was answered: estimators, kinds, decode settings, lengths."""
     tasks: dict[str, dict[str, Any]] = {}
     for record in records:
         task = tasks.setdefault(record.task, {"kind": record.kind})

@@ -12,12 +12,15 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.redaction import learn
 from dlm_eval.sandbox import KINDS
 from dlm_eval.settings import cast_value, describe, parse_pairs, shown
+
+if TYPE_CHECKING:
+    from dlm_eval.likelihood import Estimator
 
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-shot
 MOST_SEED = 2**32 - 1  # numpy's maximum
@@ -157,11 +160,20 @@ class RunSettings:
 
     @property
     def system_text(self) -> str | None:
-        """The system instruction for lm-eval, with a separator, which lm-eval lacks without a chat
-        template.
-        """
+        """The system instruction with a separator, which lm-eval lacks without a template."""
         text = self.system_instruction
         return text if text is None or self.apply_chat_template or text.endswith("\n") else text + "\n\n"
+
+    @functools.cached_property
+    def parsed_estimator(self) -> Estimator:
+        """The estimator of likelihoods.
+
+        Raises:
+            UserError: its name or an option is not allowed.
+        """
+        from dlm_eval.likelihood import parse_estimator
+
+        return parse_estimator(self.estimator)
 
     @property
     def noise_seed(self) -> int:
@@ -208,9 +220,7 @@ def _plain_settings() -> dict[str, Any]:
 
 
 def _check_type(value: Any, hint: Any, setting: str) -> None:
-    """Raises UserError unless the value is one text, number or boolean; a list would be cast to its
-    repr.
-    """
+    """Raises UserError unless it is one text, number or boolean; a list would become text."""
     options = typing.get_args(hint) or (hint,)
     if isinstance(value, bool) and bool not in options:
         raise UserError(f"{setting} '{value}' is not allowed; it must be {describe(options)}")

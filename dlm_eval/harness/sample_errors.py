@@ -124,9 +124,7 @@ class SampleErrors:
         return fewshot_context
 
     def requests(self, name: str, task: Any, construct: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps `construct_requests`: a document without a prompt becomes a request with the
-        reason.
-        """
+        """Wraps `construct_requests`: without a prompt, the request is the reason."""
 
         def construct_requests(doc: Any, ctx: Any, **options: Any) -> Any:
             found = ctx
@@ -175,9 +173,7 @@ class SampleErrors:
         return doc_to_target
 
     def filters(self, name: str, task: Any, apply: Callable[[], Any]) -> Callable[[], Any]:
-        """Wraps `apply_filters`: a filter that fails is applied to each answer alone, to find the
-        failing ones.
-        """
+        """Wraps `apply_filters`: if a filter fails, it is applied to each answer alone."""
 
         def apply_filters() -> Any:
             try:
@@ -248,9 +244,7 @@ class SampleErrors:
             self._scoring = False
 
     def fact(self, what: str, ask: Callable[[], Any], otherwise: dict[str, Any]) -> Callable[[], Any]:
-        """Wraps a method that lm-eval calls after the last answer; if it fails, the results must
-        not be lost.
-        """
+        """Wraps a method that lm-eval calls after the last answer: no results are lost."""
 
         def asked() -> Any:
             with self.adding(what):
@@ -262,9 +256,7 @@ class SampleErrors:
     # -- metrics -------------------------------------------------------------------------------------------------------
 
     def task_metrics(self, whole: Callable[..., Any]) -> Callable[..., tuple[dict[str, Any], int]]:
-        """Wraps the aggregation of a task: a metric that fails is listed in `missing`, and the
-        others are kept.
-        """
+        """Wraps a task's aggregation: failing metrics are listed, the others are kept."""
 
         def aggregated(task: Any, raw: Any, bootstrap_iters: int | None = 0) -> tuple[dict[str, Any], int]:
             try:
@@ -308,9 +300,7 @@ class SampleErrors:
 
     @contextmanager
     def adding(self, what: str) -> Iterator[None]:
-        """Adds `what` to `missing` if the block fails, since results must not be lost after the
-        last answer.
-        """
+        """Adds `what` to `missing` if the block fails, so that no results are lost."""
         try:
             with task_code():
                 yield
@@ -371,9 +361,7 @@ def bounded_template(render: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def naming_field(field: str, read: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a task's method that reads a field of a document while the task loads, to name the
-    field in errors.
-    """
+    """Wraps a task's method that reads a field of document 0, to name it in errors."""
 
     def named(self: Any, doc: Any, *args: Any, **options: Any) -> Any:
         try:

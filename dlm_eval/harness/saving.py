@@ -180,9 +180,7 @@ class Reports:
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def send(self, results: Mapping[str, Any], log_samples: bool, folder: Path) -> list[str]:
-        """Sends the results (TensorBoard writes to `folder`); returns the reports that failed, and
-        why.
-        """
+        """Sends the results (scalars to `folder`); returns the failed reports, and why."""
         failed = []
         for name in self.names:
             try:
@@ -238,9 +236,7 @@ def _log(logger: Any, results: Mapping[str, Any], log_samples: bool) -> None:
 
 
 def _unsaved(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a sample with its arguments as a list, as lm-eval's loggers expect; saving turns them
-    into a mapping.
-    """
+    """Returns a sample with a list of arguments for lm-eval's loggers; saving made a mapping."""
     arguments = sample["arguments"]
     return {
         **sample,

@@ -88,9 +88,7 @@ class _Gathering:
             self.function(type(value))
 
     def made(self, function: Any) -> None:
-        """Adds the statement of the function's module that creates it, if it is not a definition:
-        `f = make('x')`.
-        """
+        """Adds the statement that creates a function without a definition: `f = make('x')`."""
         inner = _innermost(function)
         for name, value in _globals(inner).items():
             if value is function or value is inner:
@@ -158,9 +156,7 @@ class _Gathering:
             self._constant(name, value, scope, file)
 
     def _constant(self, name: str, value: Any, scope: dict[str, Any], file: str) -> None:
-        """Adds a constant as it is written, since a run may have changed a list or mapping; a text
-        that was read from somewhere by its value too.
-        """
+        """Adds a constant as written, since a run may change it; computed texts by value too."""
         key = self._name(name, file)
         if key in self.found:
             return
@@ -174,9 +170,7 @@ class _Gathering:
             self.function(type(value))
 
     def _text_of(self, name: str, scope: dict[str, Any], file: str) -> bool:
-        """Adds the statements that assign `name`, and the names in them; returns whether there are
-        any.
-        """
+        """Adds the statements that assign `name`, and their names; returns if there are any."""
         key, module = self._name(name, file), _module(file)
         if name not in module.texts:
             return False
@@ -188,9 +182,7 @@ class _Gathering:
         return True
 
     def _name(self, name: str, file: str) -> str:
-        """Returns the key of a module's name in `found`, prefixed by its file unless that is the
-        function's own.
-        """
+        """Returns a key of `found`, prefixed by its file unless that is the function's own."""
         path = Path(file)
         return name if file == self._file else f"{path.parent.name if path.stem == '__init__' else path.stem}.{name}"
 
@@ -276,9 +268,7 @@ def _module(file: str) -> _Module:
 
 
 def _plain(value: Any) -> str:
-    """Returns a value as text that is the same in every process: what may change, and what has no
-    text, by its type alone.
-    """
+    """Returns a value as text, the same in every process; what may change by its type alone."""
     if isinstance(value, tuple):
         return f"({', '.join(map(_plain, value))})"
     if isinstance(value, frozenset):
@@ -339,9 +329,7 @@ def _library_name(value: Any) -> str:
 
 
 def _module_name(value: Any) -> str:
-    """Returns the module in which a function, class or module is written; a wrapper bears the name
-    of what it wraps.
-    """
+    """Returns the module where a value is written; a wrapper bears the name of what it wraps."""
     if isinstance(value, types.ModuleType):
         return value.__name__
     return str(value.__globals__.get("__name__") if isinstance(value, types.FunctionType) else value.__module__)

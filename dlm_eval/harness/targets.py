@@ -68,9 +68,7 @@ def fault_of_example(task: Any, example: Any) -> str | None:
 
 
 def _fault_of_example(task: Any, example: Any) -> str | None:
-    """Follows lm-eval's `build_qa_turn`: a number picks a choice, of a list the first is shown,
-    text is shown.
-    """
+    """Follows lm-eval's `build_qa_turn`: a number picks a choice; of a list the first is shown."""
     shown = task.fewshot_cfg
     choices = task.doc_to_choice(example, shown.doc_to_choice) if shown.doc_to_choice else None
     gold = task.doc_to_target(example, shown.doc_to_target)
@@ -172,9 +170,7 @@ def _of_choices(gold: Any, choices: Sequence[Any], several: bool) -> str | None:
 
 
 def is_index(value: Any, count: int) -> bool:
-    """Returns whether `value` is the index of one of `count` choices; as in lm-eval, a boolean is
-    one of two.
-    """
+    """Returns whether `value` is the index of a choice; as in lm-eval, a boolean is one of two."""
     if isinstance(value, (bool, np.bool_)):
         return count == 2
     return isinstance(value, (int, np.integer)) and bool(0 <= value < count)
@@ -227,9 +223,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def no_numbers(task: Any, metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Returns metric -> its error, for a document's metrics that would make the task's score NaN or
-    infinite.
-    """
+    """Returns metric -> its error, for metrics that would make the task's score no number."""
     aggregates, found = task.aggregation(), {}
     for metric, value in metrics.items():
         # The default aggregation of lm-eval is the mean.

@@ -139,9 +139,7 @@ def _check_keys(path: Path | str, config: dict[str, Any]) -> None:
 
 
 def _check_values(path: Path | str, config: dict[str, Any]) -> None:
-    """Raises UserError for values for which lm-eval has a Python error, or none until the model has
-    run.
-    """
+    """Raises UserError for values on which lm-eval fails with a Python error, or too late."""
     from lm_eval.api.task import ALL_OUTPUT_TYPES
 
     if config.get("output_type", "") not in ("", *ALL_OUTPUT_TYPES):

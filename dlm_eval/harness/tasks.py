@@ -122,9 +122,7 @@ def _split(names: Sequence[Any]) -> list[Any]:
 
 
 def _find(specs: list[Any], roots: list[Path], metadata: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """Returns a task manager with every spec, and the names, files, configurations and objects of
-    the specs.
-    """
+    """Returns a manager with every spec, and the specs' names, files, settings and objects."""
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=roots, include_defaults=False, metadata=metadata)

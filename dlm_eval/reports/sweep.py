@@ -202,9 +202,7 @@ def aup(points: Iterable[tuple[float, float]], y_max: float) -> float:
 
 @dataclass(frozen=True)
 class Curve:
-    """A task's points that differ only in speed settings, with their AUP (None if the metric is not
-    an accuracy).
-    """
+    """Points that differ only in speed settings, with their AUP (None without accuracy)."""
 
     task: str
     name: str

@@ -1,7 +1,7 @@
 """Packages that programs may import beside the standard library, because their tests need them.
 
 Never by default: a score does not depend on what else is installed. The tests of a program decide, not the program
-(see dlm_eval/metrics/code_eval.py). The folders are found on the harness's side and can only be read inside.
+(see dlm_eval/metrics/code.py). The folders are found on the harness's side and can only be read inside.
 """
 
 from __future__ import annotations
