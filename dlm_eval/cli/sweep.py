@@ -138,17 +138,8 @@ def _report(sweep: Sweep, home: Path) -> None:
             spread = f"{p.low:.4f} to {p.high:.4f}" if p.low is not None and p.high is not None else ""
             name = p.curve if p.baseline else ", ".join(f"{k}={v}" for k, v in p.decode.items())
             per_sample = shown(p.forwards / p.samples if p.samples else None, 1)
-            rows.append(
-                [
-                    name,
-                    score,
-                    spread,
-                    per_sample,
-                    shown(p.tokens_per_forward, 3),
-                    shown(p.tokens_per_second, 1),
-                    "*" if p in front else "",
-                ]
-            )
+            speed = [per_sample, shown(p.tokens_per_forward, 3), shown(p.tokens_per_second, 1)]
+            rows.append([name, score, spread, *speed, "*" if p in front else ""])
         metric = sweep.of(task)[0].metric
         headers = ["decode", metric, "worst to best wording", "forwards/sample", "tokens/forward", "tokens/s", "Pareto"]
         if all(not row[2] for row in rows):
@@ -156,9 +147,8 @@ def _report(sweep: Sweep, home: Path) -> None:
         print(f"\n{one_line(f'{sweep.model} on {task}')}\n{table(rows, headers)}")
         for curve in sweep.curves(task):
             if curve.aup is not None:
-                print(
-                    f"AUP {curve.aup:.2f}  {one_line(curve.name or 'sweep')}  (y_max {curve.y_max:.2f} %, {'given' if sweep.y_max is not None else 'best of this sweep'})"
-                )
+                name = one_line(curve.name or "sweep")
+                print(f"AUP {curve.aup:.2f}  {name}  (y_max {curve.y_max:.2f} %, {sweep.y_max_source})")
     print("\n" + "\n".join(one_line(str(home / name)) for name in ("sweep.csv", "aup.csv", "sweep.png")))
 
 
@@ -248,14 +238,8 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
         _check({**fixed, **point}, tasks, process, ", ".join(f"{k}={v}" for k, v in point.items()))
     if not given["no_baseline"] and process in (None, "absorbing"):
         _check({**fixed, **baseline_settings()}, tasks, process, "baseline")
-    return Plan(
-        dataclasses.replace(settings, tasks=_specs(settings, tasks, left)),
-        points,
-        fixed,
-        question,
-        metrics,
-        not given["no_baseline"],
-    )
+    settings = dataclasses.replace(settings, tasks=_specs(settings, tasks, left))
+    return Plan(settings, points, fixed, question, metrics, not given["no_baseline"])
 
 
 def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
@@ -274,11 +258,8 @@ def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
     if settings.confirm_run_unsafe_code:
         start_sandbox(loaded, settings)
     unsafe = [] if settings.confirm_run_unsafe_code else list(found)
-    kept = {
-        name: task
-        for name, task in loaded["tasks"].items()
-        if task.OUTPUT_TYPE == "generate_until" and name not in unsafe
-    }
+    writing = {name: task for name, task in loaded["tasks"].items() if task.OUTPUT_TYPE == "generate_until"}
+    kept = {name: task for name, task in writing.items() if name not in unsafe}
     left = [name for name in loaded["tasks"] if name not in kept]
     if not kept:
         reason = (

@@ -29,6 +29,9 @@ from dlm_eval.errors import UserError
 from dlm_eval.hub import hub_reachable
 
 DEEPEST = 200  # a line or file with more opening brackets is parsed to check its depth
+Seeds = Sequence[int | None]  # python, numpy, torch, few-shot
+# Generators in task modules, and their states before their first use.
+_states: dict[int, tuple[Any, Any]] = {}
 
 
 @dataclass
@@ -207,12 +210,6 @@ def _state(folder: Path) -> str:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-Seeds = Sequence[int | None]  # python, numpy, torch, few-shot
-
-# Generators in task modules, and their states before their first use.
-_states: dict[int, tuple[Any, Any]] = {}
 
 
 def seed_generators(seeds: Seeds) -> None:

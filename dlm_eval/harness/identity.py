@@ -43,6 +43,10 @@ LAYOUT = (
     "parallelize",
 )  # where and how a baseline ran; these do not change answers
 BATCH = 1000  # rows read at once
+LONGEST = 40  # maximum characters of a value that is stored in full
+MOST = 5  # maximum number of differences in a message
+OF_EXAMPLES = ("examples.", "target", "samples")  # settings that matter only if examples are shown
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -215,12 +219,6 @@ def _rows(rows: Any) -> Iterable[Any]:
         return
     for batch in rows.with_format("arrow").iter(BATCH):  # images and audio stay encoded
         yield from batch.to_pylist()
-
-
-LONGEST = 40  # maximum characters of a value that is stored in full
-MOST = 5  # maximum number of differences in a message
-OF_EXAMPLES = ("examples.", "target", "samples")  # settings that matter only if examples are shown
-log = logging.getLogger(__name__)
 
 
 def note_settings(journal: Journal, task: str, settings: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from dlm_eval.harness.requests import HOLE, Hole, Length
 from dlm_eval.metrics.samples import find_judge
 
 MEASURES = ("alone", "in_place", "canvas")
+JUDGE = "gpt2-large"  # of DiffuGPT, SEDD and MDLM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +142,6 @@ def _printable(metadata: Mapping[str, Any]) -> dict[str, Any]:
     # address.
     infill = {k: f"{v.__module__}.{v.__qualname__}" if callable(v) else v for k, v in metadata["infill"].items()}
     return {**metadata, "infill": infill}
-
-
-JUDGE = "gpt2-large"  # of DiffuGPT, SEDD and MDLM
 
 
 class SampleTask(ConfigurableTask):  # type: ignore[misc]

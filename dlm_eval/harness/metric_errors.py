@@ -49,8 +49,7 @@ def metric_errors(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[
         own: tuple[dict[str, Any], ...] = (
             {metric: part and part.stderr for metric, part in parts.items()},
             {metric: part.interval for metric, part in parts.items() if part and part.interval},
-            perplexity_stderr(task, first),
-            perplexity_interval(task, first),
+            *perplexity_errors(task, first),
         )
         for key, errors in zip(KEYS, own, strict=True):
             if errors:
@@ -61,20 +60,6 @@ def metric_errors(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[
 def error_of(results: Mapping[str, Any], key: str, task: str, metric: str) -> Any:
     """Returns the entry of a metric under a key of `KEYS` in the results, or None."""
     return results.get("dlm_eval", {}).get(key, {}).get(task, {}).get(metric)
-
-
-def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, float | None]:
-    """Returns metric -> its standard deviation if the likelihoods were estimated again.
-
-    Empty if all likelihoods are exact. Infinite metrics are left out. None if the error of a
-    likelihood is unknown.
-
-    Args:
-        task: lm-eval's task.
-        samples: its logged samples with `logprob_stderr` and `logprob_correlation`, one filter's.
-        seed: of the noise.
-    """
-    return {name: None if part is None else part.stderr for name, part in estimator_parts(task, samples, seed).items()}
 
 
 def is_exponential(task: Any, metric: str) -> bool:
@@ -91,7 +76,16 @@ class Part:
 
 
 def estimator_parts(task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Part | None]:
-    """Returns metric -> the estimator's part, as `estimator_spread` does."""
+    """Returns metric -> its spread if the likelihoods were estimated again.
+
+    Empty if all likelihoods are exact. Infinite metrics are left out. None if the error of a
+    likelihood is unknown.
+
+    Args:
+        task: lm-eval's task.
+        samples: its logged samples with `logprob_stderr` and `logprob_correlation`, one filter's.
+        seed: of the noise.
+    """
     if not any(_moves(s) for s in samples if "error" not in s):
         return {}
     generator = np.random.default_rng(seed)
@@ -172,9 +166,11 @@ def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[An
     return [(a[0] + step, *a[1:]) if isinstance(a, (tuple, list)) else a + step for a, step in pairs]
 
 
-def perplexity_stderr(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Returns metric -> sampling standard error of perplexities per word or byte and of bits per
-    byte.
+def perplexity_errors(
+    task: Any, samples: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Returns metric -> sampling standard error, of perplexities per word or byte and bits per byte,
+    and metric -> 95 % Student interval of perplexities, on the logarithmic scale.
 
     They are functions of r = sum of log-likelihoods / sum of words, a ratio estimate over n
     documents. Its error is that of the sum of (log-likelihood - r * words). The delta method gives
@@ -184,20 +180,13 @@ def perplexity_stderr(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[s
         task: lm-eval's task.
         samples: its logged samples, one filter's.
     """
-    found = {}
-    for metric, (slope, ratio, error, _) in _ratios(task, samples).items():
-        found[metric] = slope(ratio) * error
-    return found
-
-
-def perplexity_interval(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Returns metric -> 95 % Student interval of perplexities, on the logarithmic scale."""
-    found = {}
+    stderr, interval = {}, {}
     for metric, (slope, ratio, error, count) in _ratios(task, samples).items():
+        stderr[metric] = slope(ratio) * error
         if slope is SLOPES["weighted_perplexity"]:
             reach = student(count - 1.0) * error
-            found[metric] = math.exp(min(700.0, -ratio - reach)), math.exp(min(700.0, -ratio + reach))
-    return found
+            interval[metric] = math.exp(min(700.0, -ratio - reach)), math.exp(min(700.0, -ratio + reach))
+    return stderr, interval
 
 
 def _ratios(

@@ -128,15 +128,6 @@ def begin(model: Denoiser, ids: Sequence[int]) -> list[int]:
     return [model.bos_id, *ids]
 
 
-def continuation_canvas(model: Denoiser, context: str, continuation: str, key: str, overlong: Overlong) -> Prepared:
-    """Returns the canvas that scores `continuation` after `context`.
-
-    Raises:
-        SampleError: the continuation is empty or does not fit the model.
-    """
-    return choice_canvases(model, [(context, continuation)], key, overlong)[0]
-
-
 def choice_canvases(model: Denoiser, pairs: Sequence[tuple[str, str]], key: str, overlong: Overlong) -> list[Prepared]:
     """Returns the canvases that score the choices of one question, (context, continuation) each.
 

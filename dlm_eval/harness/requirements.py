@@ -55,6 +55,9 @@ OTHERWISE = {
 DISTRIBUTIONS = {"antlr4-python3-runtime": "antlr4"}  # some tasks check the versions of these
 LOAD = re.compile(r"evaluate\.load\((.+)\)")
 ASKED = re.compile(r"lm[-_]eval\[\"?([\w-]+)")
+NLTK_FILES = "nltk_data"  # folder in --data_dir
+# Folders of nltk's files that tasks use.
+KINDS = ("tokenizers", "corpora", "taggers", "stemmers")
 
 
 def missing_package(error: BaseException) -> str | None:
@@ -202,11 +205,6 @@ def _fault(metric: str) -> str | None:
             return "the Hub is unreachable and it is not cached"
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None
-
-
-NLTK_FILES = "nltk_data"  # folder in --data_dir
-# Folders of nltk's files that tasks use.
-KINDS = ("tokenizers", "corpora", "taggers", "stemmers")
 
 
 def _squad() -> dict[str, ModuleType]:

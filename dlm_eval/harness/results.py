@@ -303,19 +303,8 @@ def cost_block(
     tasks: dict[str, dict[str, Any]] = {}
     nats: dict[str, list[float]] = {}  # task -> nats and tokens of whole texts
     for record in records:
-        cost = tasks.setdefault(
-            record.task,
-            {
-                "samples": set(),
-                "errors": 0,
-                "requests": 0,
-                "forwards": 0,
-                "rows": 0,
-                "tokens": 0,
-                "seconds": 0.0,
-                "truncated": 0,
-            },
-        )
+        counts = dict.fromkeys(("errors", "requests", "forwards", "rows", "tokens", "seconds", "truncated"), 0)
+        cost = tasks.setdefault(record.task, {"samples": set(), **counts})
         cost["samples"].add(record.doc_id)
         cost["requests"] += 1
         cost["forwards"] += record.rows

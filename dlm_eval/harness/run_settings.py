@@ -199,8 +199,7 @@ def run_settings(values: Mapping[str, Any]) -> RunSettings:
     learn({key: given[key] for key in MAPPINGS})
     if isinstance(given.get("samples"), str):
         given["samples"] = _read_samples(given["samples"])
-    if "seed" in given:
-        given["seed"] = _seeds(given["seed"])
+    given["seed"] = parse_seeds(given.get("seed"))
     if "model" not in given:
         raise UserError("--model is missing (`dlm-eval ls models` lists them)")
     for key, hint in _plain_settings().items():
@@ -261,10 +260,8 @@ def _pairs(value: Any, setting: str) -> Mapping[str, Any]:
 
 def parse_seeds(value: Any) -> tuple[int | None, ...]:
     """Returns the four seeds of --seed, or lm-eval's if it is None."""
-    return DEFAULT_SEEDS if value is None else _seeds(value)
-
-
-def _seeds(value: Any) -> tuple[int | None, ...]:
+    if value is None:
+        return DEFAULT_SEEDS
     parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip())
     try:
         seeds = [None if part is None or str(part).lower() == "none" else int(part) for part in parts]

@@ -42,6 +42,12 @@ REST: dict[str, tuple[Any, ...]] = {
     "loglikelihood_rolling": (),
     "generate_until": ({"until": ["\n"], "max_gen_toks": 1},),
 }
+# For the prompt of one document, or one template while tasks load.
+PROMPT_SECONDS = 20.0
+FILTER_SECONDS = 5.0  # for the filters of one answer
+SCORE_SECONDS = 300.0  # for the scoring of one document, which may run a judge model
+# Seconds until the next signal, in case the task's code caught the exception.
+AGAIN = 0.5
 
 
 class Failed(Exception):
@@ -372,14 +378,6 @@ def naming_field(field: str, read: Callable[..., Any]) -> Callable[..., Any]:
             raise UserError(f"{field} of document 0 fails: {reason_of(error)}") from error
 
     return named
-
-
-# For the prompt of one document, or one template while tasks load.
-PROMPT_SECONDS = 20.0
-FILTER_SECONDS = 5.0  # for the filters of one answer
-SCORE_SECONDS = 300.0  # for the scoring of one document, which may run a judge model
-# Seconds until the next signal, in case the task's code caught the exception.
-AGAIN = 0.5
 
 
 class TooSlow(SampleError):

@@ -38,6 +38,7 @@ NOT_IN_FILES = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\[\]*?\"<>|:\u2028\u2029\u202a
 DATED = re.compile(r"[0-9]{4}-[0-9-]+T[0-9.-]+\.jsonl")  # lm-eval's suffix after a task's name
 
 log = logging.getLogger(__name__)
+TRACKERS = ("wandb", "trackio", "tensorboard")  # each needs the package of the same name
 
 
 def check_tracker(arguments: Mapping[str, Any]) -> None:
@@ -162,9 +163,6 @@ def _move(staging: Path, home: Path) -> Path:
     except OSError as error:
         raise RunError(f"results could not be saved: {error.strerror or error}") from error
     return home / files[-1].relative_to(staging)
-
-
-TRACKERS = ("wandb", "trackio", "tensorboard")  # each needs the package of the same name
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,13 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser, token_name
 from dlm_eval.printable import printable, printable_lines
 
+MASK, ERASED = "░", "▒"
+DIM, UNDERLINE, LOST = "2", "4", "31"
+Paint = Callable[[str, str], str]
+HERE = Path(__file__).parent
+# Characters that can end a script element or, in old browsers, a JavaScript line.
+UNSAFE = re.compile("[<>&\u2028\u2029]")
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -206,9 +213,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-MASK, ERASED = "░", "▒"
-DIM, UNDERLINE, LOST = "2", "4", "31"
-Paint = Callable[[str, str], str]
+# -- in a terminal ----------------------------------------------------------------------------------------------------
 
 
 def lines(recording: Recording, colour: bool) -> Iterator[str]:
@@ -223,12 +228,7 @@ def lines(recording: Recording, colour: bool) -> Iterator[str]:
     yield f"{printable(recording.model)}: {settings.strategy.name}, {len(recording.open)} open positions, seed {recording.seed}"
     yield paint(_given(recording), DIM)
     if colour:
-        yield " ".join(
-            [
-                "confidence:",
-                *(paint(text, code) for text, code in (("90 %", "1;32"), ("50 %", "1;33"), ("less", "1;31"))),
-            ]
-        )
+        yield f"confidence: {paint('90 %', '1;32')} {paint('50 %', '1;33')} {paint('less', '1;31')}"
     for step, replaced, changed in zip(recording.steps, recording.replaced(), recording.changed(), strict=True):
         yield ""
         yield paint(_headline(step, replaced, changed), DIM)
@@ -289,20 +289,18 @@ def _piece(recording: Recording, token: int) -> str:
     return printable(recording.pieces[token][0])
 
 
-HERE = Path(__file__).parent
-# Characters that can end a script element or, in old browsers, a JavaScript line.
-UNSAFE = re.compile("[<>&\u2028\u2029]")
+# -- as a web page ----------------------------------------------------------------------------------------------------
 
 
 def page(recording: Recording) -> str:
     """Returns the page as HTML."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("trace.css", "trace.js"))
     values = {
-        "title": _text(printable(f"{recording.model}: {recording.settings.strategy.name}")),
-        "policy": f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'",
+        "title": _escaped(printable(f"{recording.model}: {recording.settings.strategy.name}")),
+        "policy": f"default-src 'none'; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'; base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
-        "text": _text(printable_lines(recording.text)),
+        "text": _escaped(printable_lines(recording.text)),
         "data": safe_json(recording.plain()),
     }
     template = (HERE / "trace.html").read_text(encoding="utf-8")
@@ -316,9 +314,9 @@ def safe_json(data: Any) -> str:
     return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _text(text: str) -> str:
+def _escaped(text: str) -> str:
     return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
 
 
-def _hash(source: str) -> str:
+def _csp_hash(source: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
