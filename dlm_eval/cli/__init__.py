@@ -83,16 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dlm-eval {__version__}")
     subparsers: Any = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for add_parser in (
-        run.add_parser,
-        ls.add_parser,
-        ls.add_show,
-        validate.add_parser,
-        cache.add_parser,
-        trace.add_parser,
-        sweep.add_parser,
-        add_leaderboard,
-    ):
+    parsers = (run.add_parser, ls.add_parser, ls.add_show, validate.add_parser)
+    for add_parser in (*parsers, cache.add_parser, trace.add_parser, sweep.add_parser, add_leaderboard):
         add_parser(subparsers)
     return parser
 

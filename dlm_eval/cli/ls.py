@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dlm_eval.cli.options import add_options
@@ -125,15 +125,12 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     from dlm_eval.models import baselines, check_supported, checkpoints, known_families, option_docs
 
     found: dict[str, Any] = {}
-    for title, known in (
-        ("family", known_families()),
-        ("checkpoint", checkpoints()),
-        ("baseline", baselines()),
-        ("preset", presets()),
-    ):
+    kinds: dict[str, Mapping[str, Any]] = {"family": known_families(), "checkpoint": checkpoints()}
+    kinds |= {"baseline": baselines(), "preset": presets()}
+    for title, known in kinds.items():
         if name in known:
-            entry = known[name]  # type: ignore[index]
-            found[title] = _plain_dict(dataclasses.asdict(entry)) if dataclasses.is_dataclass(entry) else entry
+            entry = known[name]
+            found[title] = _plain_dict(dataclasses.asdict(entry)) if title != "baseline" else entry
     if name in STRATEGIES.names():
         found["strategy"] = describe_strategy(name)
     if name in ESTIMATORS.names():
@@ -148,20 +145,8 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     if not found:
         check_supported(name)
         tasks = (row[0] for row in list_tasks(include_path))
-        raise unknown_name_error(
-            "name",
-            name,
-            {
-                *known_families(),
-                *checkpoints(),
-                *baselines(),
-                *ESTIMATORS.names(),
-                *STRATEGIES.names(),
-                *presets(),
-                *tasks,
-            },
-            "dlm-eval ls",
-        )
+        names = {*ESTIMATORS.names(), *STRATEGIES.names(), *tasks}.union(*kinds.values())
+        raise unknown_name_error("name", name, names, "dlm-eval ls")
     return found
 
 

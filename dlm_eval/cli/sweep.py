@@ -42,11 +42,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_options(parser, "--model", "--model_args")
     parser.add_argument(
-        "--tasks",
-        nargs="+",
-        metavar="TASK",
-        default=[],
-        help="tasks that generate text; each is a panel of the plot",
+        "--tasks", nargs="+", metavar="TASK", default=[], help="tasks that generate text; each is a panel of the plot"
     )
     parser.add_argument(
         "--decode", nargs="+", metavar="k=v1,v2", action="append", required=True,
@@ -56,12 +52,9 @@ def add_parser(subparsers: Any) -> None:
         "--decode_fixed", nargs="+", metavar="k=v,...", help="decode settings of every point, the baseline included"
     )
     parser.add_argument(
-        "--templates",
-        nargs="+",
-        metavar="TASK",
-        default=[],
+        "--templates", nargs="+", metavar="TASK", default=[],
         help="tasks or YAML files that word one question differently; their scores are averaged",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--sweep", choices=("templates",), help="templates: all of --tasks are wordings of one question"
     )
@@ -71,12 +64,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--no_baseline", action="store_true", help="leave out the one-token-per-step baseline")
     parser.add_argument(
-        "-o",
-        "--output_path",
-        default="results/sweep",
-        metavar="DIR",
+        "-o", "--output_path", default="results/sweep", metavar="DIR",
         help="for results, journal, tables and plot (default: results/sweep)",
-    )
+    )  # fmt: skip
     parser.add_argument("--limit", help="documents of each task, or a share of them below 1")
     add_options(
         parser, *("--num_fewshot", "--batch_size", "--device", "--devices", "--seed", "--data_dir", "--include_path"),

@@ -26,29 +26,11 @@ log = logging.getLogger(__name__)
 DEFAULT_LENGTH = 256
 LENGTH_KEYS = ("gen_length", "max_gen_toks", "max_new_tokens", "max_tokens")
 STOP_KEYS = ("until", "stop")  # two names of one setting: lm-eval's, and that of most APIs
-AR_KEYS = [
-    "do_sample",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "num_beams",
-    "num_return_sequences",
-    "repetition_penalty",
-    "length_penalty",
-    "early_stopping",
-    "use_cache",
-    "min_length",
-    "min_new_tokens",
-    "max_length",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "typical_p",
-    "n",
-    "best_of",
-    "no_repeat_ngram_size",
-]
+AR_KEYS = (
+    "do_sample", "temperature", "top_p", "top_k", "min_p", "num_beams", "num_return_sequences", "repetition_penalty",
+    "length_penalty", "early_stopping", "use_cache", "min_length", "min_new_tokens", "max_length", "presence_penalty",
+    "frequency_penalty", "seed", "typical_p", "n", "best_of", "no_repeat_ngram_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

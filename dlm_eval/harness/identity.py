@@ -35,13 +35,8 @@ PROMPT = (
     "gen_prefix", "output_type", "repeats",
 )  # fmt: skip
 SCORING = ("process_results", "metric_list", "filter_list", "should_decontaminate", "doc_to_decontamination_query")
-LAYOUT = (
-    "device",
-    "device_map",
-    "batch_size",
-    "max_batch_size",
-    "parallelize",
-)  # where and how a baseline ran; these do not change answers
+# Where and how a baseline ran; these do not change answers.
+LAYOUT = ("device", "device_map", "batch_size", "max_batch_size", "parallelize")
 BATCH = 1000  # rows read at once
 LONGEST = 40  # maximum characters of a value that is stored in full
 MOST = 5  # maximum number of differences in a message

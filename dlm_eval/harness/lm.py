@@ -40,9 +40,8 @@ from dlm_eval.rng import digest
 from dlm_eval.workers import Pool
 
 log = logging.getLogger(__name__)
-BY_ORDER = frozenset(
-    {"acc", "acc_norm", "f1", "mcc"}
-)  # metrics of lm-eval's multiple choice that depend only on the best choice
+# Metrics of lm-eval's multiple choice that depend only on the best choice.
+BY_ORDER = frozenset({"acc", "acc_norm", "f1", "mcc"})
 
 
 @dataclass(frozen=True)
@@ -292,14 +291,12 @@ def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
     """
     names = list(model.chat_templates) if isinstance(model, ChatTemplates) else []
     if isinstance(asked, str):
-        if asked not in names:
-            raise (
-                unknown_name_error("--apply_chat_template", asked, names)
-                if names
-                else UserError(
-                    f"--apply_chat_template '{asked}' is not allowed; this checkpoint has no chat templates with names"
-                )
+        if not names:
+            raise UserError(
+                f"--apply_chat_template '{asked}' is not allowed; this checkpoint has no chat templates with names"
             )
+        if asked not in names:
+            raise unknown_name_error("--apply_chat_template", asked, names)
         return asked
     if asked and len(names) > 1 and "default" not in names:
         raise UserError(f"--apply_chat_template needs a name for this checkpoint; allowed: {', '.join(names)}")

@@ -113,13 +113,8 @@ def _functions(task: Any) -> Iterator[Callable[..., Any]]:
     if type(task).__module__.startswith("lm_eval.tasks."):
         yield type(task)
     config = task.config
-    parts = [
-        config.process_docs,
-        config.process_results,
-        config.doc_to_text,
-        config.doc_to_target,
-        config.doc_to_choice,
-    ]
+    names = ("process_docs", "process_results", "doc_to_text", "doc_to_target", "doc_to_choice")
+    parts = [getattr(config, name) for name in names]
     for metric in config.metric_list or ():
         parts += [metric.get("metric"), metric.get("aggregation")]
     yield from (part for part in parts if callable(part))

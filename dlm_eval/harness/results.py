@@ -59,16 +59,11 @@ def python_numbers(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
         return value.tolist()
     if isinstance(value, Mapping):
-        return {
-            key if isinstance(key, str) else str(python_numbers(key)): python_numbers(item)
-            for key, item in value.items()
-        }
+        keys = (key if isinstance(key, str) else str(python_numbers(key)) for key in value)
+        return dict(zip(keys, map(python_numbers, value.values()), strict=True))
     if isinstance(value, (list, tuple)):
-        return (
-            type(value)(map(python_numbers, value))
-            if type(value) in (list, tuple)
-            else [python_numbers(item) for item in value]
-        )
+        kind = tuple if type(value) is tuple else list
+        return kind(map(python_numbers, value))
     return value
 
 

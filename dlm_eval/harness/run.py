@@ -200,15 +200,8 @@ def _options(settings: RunSettings) -> dict[str, Any]:
     """Returns the arguments of lm-eval's evaluator that come from the settings."""
     random, numpy, torch, fewshot = settings.seeds
     same = (
-        "num_fewshot",
-        "limit",
-        "bootstrap_iters",
-        "write_out",
-        "apply_chat_template",
-        "predict_only",
-        "batch_size",
-        "device",
-    )
+        "num_fewshot", "limit", "bootstrap_iters", "write_out", "apply_chat_template", "predict_only", "batch_size", "device",
+    )  # fmt: skip
     return {
         **{name: getattr(settings, name) for name in same},
         "samples": settings.chosen or None,

@@ -24,11 +24,8 @@ from dlm_eval.printable import counted
 
 log = logging.getLogger(__name__)
 WILDCARDS = set("*?[")
-DATA_KEYS = {
-    "dataset_path",
-    "custom_dataset",
-    "class",
-}  # a configuration with one of these is a new task; otherwise it changes an existing one
+# A configuration with one of these is a new task; otherwise it changes an existing one.
+DATA_KEYS = {"dataset_path", "custom_dataset", "class"}
 
 
 def load_tasks(

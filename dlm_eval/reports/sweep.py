@@ -289,22 +289,12 @@ class Sweep:
     def aup_csv(self) -> str:
         """Returns task, curve, points, AUP and its y_max, as CSV text."""
         curves = [curve for task in self.tasks() for curve in self.curves(task)]
-        rows = [
-            (
-                self.model,
-                c.task,
-                c.name,
-                len(c.points),
-                c.aup,
-                c.y_max,
-                self.y_max_source if c.y_max is not None else None,
-            )
-            for c in curves
-        ]
-        return csv_text(
-            ["model", "task", "curve", "points", "aup", "y_max", "y_max_source"],
-            ([cell(v) for v in row] for row in rows),
-        )
+        columns = ["model", "task", "curve", "points", "aup", "y_max", "y_max_source"]
+        rows = []
+        for c in curves:
+            source = None if c.y_max is None else self.y_max_source
+            rows.append((self.model, c.task, c.name, len(c.points), c.aup, c.y_max, source))
+        return csv_text(columns, ([cell(value) for value in row] for row in rows))
 
 
 # -- plot --------------------------------------------------------------------------------------------------------------
