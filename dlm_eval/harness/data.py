@@ -177,7 +177,7 @@ def progress_bars(shown: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Makes ``datasets`` and ``huggingface_hub`` use only their caches, so that nothing is retried."""
+    """Makes ``datasets`` and ``huggingface_hub`` use only their caches, without retries."""
     import datasets
     from huggingface_hub import constants
 
@@ -245,7 +245,7 @@ def seeded_configuration(begin: Callable[[Any], None], seeds: Seeds) -> Callable
 
 
 def drawn_once(make: Callable[[], Any], seeds: Seeds) -> Callable[[], Any]:
-    """Returns a function that calls `make` once, with seeded generators, and keeps the documents."""
+    """Returns a function that calls `make` once, with seeded generators."""
 
     @functools.cache
     def made() -> Any:

@@ -44,7 +44,8 @@ class Request:
         preset: preset in effect (with 'authors' resolved), or None.
         replaced: the task's settings that the model's process cannot use; its defaults are used
             instead.
-        plans: plans by length and whether it is fixed (`DecodePlans`). Requests of one task share them.
+        plans: plans by length and whether it is fixed (`DecodePlans`). Requests of one task share
+            them.
     """
 
     hole: Hole

@@ -63,7 +63,7 @@ class Examples:
         self._evaluated: list[Any] = []  # the document whose prompt is being built
 
     def prompt(self, prompt: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps the task's `fewshot_context` to tell `sample` which document the examples are for."""
+        """Wraps `fewshot_context` to tell `sample` which document examples are for."""
 
         def fewshot_context(doc: Any, *args: Any, **options: Any) -> Any:
             self._evaluated[:] = [doc]
@@ -153,7 +153,7 @@ class Examples:
         return [] if sampler is None else list(sampler.fewshot_docs())
 
     def _question_of(self, example: Any) -> str:
-        """Returns the identity of an example's question; it may have other columns than documents."""
+        """Returns the identity of an example's question; its columns may be others."""
         asked = self._asks(example)
         if self._same_templates:
             return asked

@@ -1,5 +1,5 @@
-"""Task classes that YAMLs name: an answer between a prefix and a suffix or of a length that the task
-sets, and samples that a judge model scores.
+"""Task classes that YAMLs name: an answer between a prefix and a suffix or of a length that the
+task sets, and samples that a judge model scores.
 
 A YAML of an infilling task names the class, the suffix and the length:
 

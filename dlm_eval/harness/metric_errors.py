@@ -115,7 +115,7 @@ def _part(value: float, draws: Any, exponential: bool) -> Part:
 
 
 def _deviation(draws: Any) -> float:
-    """Returns the standard deviation of draws; 0 if all are equal, and not what rounding makes of it."""
+    """Returns the standard deviation of draws; exactly 0 if all are equal."""
     return float(draws.std(ddof=1)) if np.ptp(draws) > 0 else 0.0
 
 
@@ -169,8 +169,8 @@ def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[An
 def perplexity_errors(
     task: Any, samples: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Returns metric -> sampling standard error, of perplexities per word or byte and bits per byte,
-    and metric -> 95 % Student interval of perplexities, on the logarithmic scale.
+    """Returns metric -> sampling standard error, of perplexities per word or byte and bits per
+    byte, and metric -> 95 % Student interval of perplexities, on the logarithmic scale.
 
     They are functions of r = sum of log-likelihoods / sum of words, a ratio estimate over n
     documents. Its error is that of the sum of (log-likelihood - r * words). The delta method gives

@@ -39,7 +39,8 @@ def run_metadata(
     device: Cost | None,
     seconds: float,
 ) -> dict[str, Any]:
-    """Returns the block 'dlm_eval' of the results. Parts that cannot be made are listed in 'missing'.
+    """Returns the block 'dlm_eval' of the results. Parts that cannot be made are listed in
+    'missing'.
 
     Args:
         results: lm-eval's, as plain data, with samples.
@@ -83,7 +84,7 @@ def run_metadata(
 
 
 def _settings(loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
-    """Returns the settings of a run without secrets; those of our denoisers only for one of them."""
+    """Returns the settings of a run without secrets; some only for our denoisers."""
     seeds = dict(zip(("python", "numpy", "torch", "fewshot"), settings.seeds, strict=True))
     described: dict[str, Any] = {"model": loaded.facts, "seed": settings.noise_seed, "seeds": seeds}
     if loaded.ours:
@@ -106,7 +107,7 @@ def _settings(loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
 
 
 def _note_settings(loaded: Loaded, tasks: Mapping[str, Any], settings: RunSettings, records: Sequence[Record]) -> None:
-    """Stores the settings of answers in the journal; with --score_only, warns of missing answers."""
+    """Stores the answers' settings in the journal; with --score_only, warns of missing ones."""
     if loaded.journal is None:
         return
     for name, task in tasks.items():

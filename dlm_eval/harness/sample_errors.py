@@ -109,7 +109,7 @@ class SampleErrors:
         return self._examples[name]
 
     def notes(self) -> dict[str, dict[str, int]]:
-        """Returns notes for the results by task: few-shot examples left out, texts read as lists."""
+        """Returns notes for the results by task: examples left out, texts read as lists."""
         lists = {name: {"targets_read_as_lists": count} for name, count in self._lists.items()}
         found = {name: examples.facts() for name, examples in self._examples.items()}
         return {name: found.get(name, {}) | lists.get(name, {}) for name in {**found, **lists}}

@@ -42,7 +42,7 @@ TRACKERS = ("wandb", "trackio", "tensorboard")  # each needs the package of the 
 
 
 def check_tracker(arguments: Mapping[str, Any]) -> None:
-    """Raises UserError for --hf_hub_log_args that would make lm-eval's tracker fail after the run."""
+    """Raises UserError for --hf_hub_log_args that would make the tracker fail after the run."""
     from lm_eval.loggers import EvaluationTracker
 
     known = {

@@ -298,7 +298,7 @@ def _check_metric_functions(task: Any) -> None:
 
 
 def _hide_folders(items: list[Any], roots: list[Path]) -> None:
-    """Removes this machine's folders from lm-eval's `config_source`, which is written to results."""
+    """Removes folders of this machine from `config_source`, which is written to results."""
     import lm_eval
 
     tops = [root.parent for root in roots] + [Path(lm_eval.__file__).resolve().parent.parent]

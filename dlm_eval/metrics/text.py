@@ -3,19 +3,22 @@
 TriviaQA, closed book: three ways in which papers count an answer as right.
 
 * ``exact_match``: lm-eval's rule: equal to an alias, case and punctuation aside.
-* ``alias_match``: DiffuLLaMA's (arXiv 2410.17891): a normalised alias stands anywhere in the normalised answer.
+* ``alias_match``: DiffuLLaMA's (arXiv 2410.17891): a normalised alias stands anywhere in the
+  normalised answer.
 * ``f1``: overlap of tokens with the best alias (Rajpurkar et al. 2016, section 6.1).
 
-SQuAD's metrics (Rajpurkar et al. 2016, section 6.1; Rajpurkar, Jia and Liang 2018) have the names that lm-eval's tasks
-call them by: transformers 4 had them as `transformers.data.metrics.squad_metrics`; transformers 5 has not, and xquad,
-coqa, record and others import them from there.
+SQuAD's metrics (Rajpurkar et al. 2016, section 6.1; Rajpurkar, Jia and Liang 2018) have the names
+that lm-eval's tasks call them by: transformers 4 had them as
+`transformers.data.metrics.squad_metrics`; transformers 5 has not, and xquad, coqa, record and
+others import them from there.
 
-GSM8K* is GSM8K in the symbolic form that DiffuGPT and DiffuLLaMA are finetuned on (arXiv 2410.17891, table 1). The model
-writes equations only, ``<<16-3-4=9>> <<9*2=18>> #### 18``. The scorer gives the published figures on the outputs that
-the authors released: 815 (DiffuGPT-M) and 832 (DiffuLLaMA) of 1319.
+GSM8K* is GSM8K in the symbolic form that DiffuGPT and DiffuLLaMA are finetuned on (arXiv
+2410.17891, table 1). The model writes equations only, ``<<16-3-4=9>> <<9*2=18>> #### 18``. The
+scorer gives the published figures on the outputs that the authors released: 815 (DiffuGPT-M) and
+832 (DiffuLLaMA) of 1319.
 
-LAMBADA is in the form of the DiffuLLaMA paper (appendix B.3): write the last word of a passage. ROCStories infilling has
-the ROUGE of the written third sentence, by the rouge-score library.
+LAMBADA is in the form of the DiffuLLaMA paper (appendix B.3): write the last word of a passage.
+ROCStories infilling has the ROUGE of the written third sentence, by the rouge-score library.
 """
 
 from __future__ import annotations
@@ -32,19 +35,19 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize(text: str) -> str:
-    """Returns the text in lower case without punctuation, articles and surplus spaces (SQuAD's normalisation)."""
+    """Returns text in lower case without punctuation, articles, surplus spaces (SQuAD's)."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split())
 
 
 def aliases(doc: dict[str, Any]) -> list[str]:
-    """Returns the normalised aliases that are not empty: the data set's own column where it has one."""
+    """Returns the normalised aliases that are not empty: the data set's own column if any."""
     answer = doc["answer"]
     found = answer.get("normalized_aliases") or [normalize(alias) for alias in answer["aliases"]]
     return [alias for alias in found if alias]  # an empty one would stand in every answer
 
 
 def alias_match(answer: str, normalized_aliases: Sequence[str]) -> float:
-    """Returns 1.0 where some alias is the answer or stands in it as a substring ("art" stands in "party")."""
+    """Returns 1.0 if an alias is a substring of the answer ("art" of "party"), else 0.0."""
     said = normalize(answer)
     return float(any(alias in said for alias in normalized_aliases))
 
@@ -59,7 +62,8 @@ def token_f1(answer: str, alias: str) -> float:
 def exact_match(answer: str, aliases: Sequence[str]) -> float:
     """Returns 1.0 where the answer is an alias, case and punctuation aside.
 
-    The rule of lm-eval's ``exact_match``, whose arrays of fixed width cut a text that grows in lower case ("İdris").
+    The rule of lm-eval's ``exact_match``, whose arrays of fixed width cut a text that grows in
+    lower case ("İdris").
     """
     said = answer.strip().lower().translate(NO_PUNCTUATION)
     return float(any(said == alias.lower().translate(NO_PUNCTUATION) for alias in aliases))
@@ -96,7 +100,7 @@ def compute_exact(a_gold: str, a_pred: str) -> int:
 
 
 def compute_f1(a_gold: str, a_pred: str) -> float:
-    """Returns the harmonic mean of precision and recall of words, a fraction. If either has no words (no answer), 1 if both have none, else 0."""
+    """Returns the F1 of words, a fraction; if one has no words, 1 if both have none, else 0."""
     gold, said = get_tokens(a_gold), get_tokens(a_pred)
     if not gold or not said:
         return float(gold == said)
@@ -104,7 +108,7 @@ def compute_f1(a_gold: str, a_pred: str) -> float:
 
 
 def symbolic_answer(text: str) -> str:
-    """Returns what follows the last ``####`` (the whole text where there is none), without commas."""
+    """Returns what follows the last ``####`` (if none, the whole text), without commas."""
     return text.rpartition("####")[2].strip().replace(",", "")
 
 
@@ -114,7 +118,7 @@ def gsm8k_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, floa
 
 
 def lambada_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Returns whether the generated text, spaces around it aside, is exactly the last word of the passage."""
+    """Returns whether the stripped text is exactly the last word of the passage."""
     return {"exact_match": float(results[0].strip() == doc["text"].split()[-1])}
 
 
@@ -131,8 +135,9 @@ def _scorer() -> Any:
 def rouge(reference: str, written: str) -> dict[str, float]:
     """Returns the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, times 100, without stemming.
 
-    The mean over documents is what HF evaluate's ``rouge`` estimates (its aggregator prints the median of a thousand
-    unseeded bootstrap means, which wanders by a few hundredths around the mean).
+    The mean over documents is what HF evaluate's ``rouge`` estimates (its aggregator prints the
+    median of a thousand unseeded bootstrap means, which wanders by a few hundredths around the
+    mean).
     """
     return {kind: 100 * score.fmeasure for kind, score in _scorer().score(reference, written).items()}
 

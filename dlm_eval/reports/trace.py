@@ -1,7 +1,7 @@
 """A trace: how one canvas was filled, every step and the text of every token.
 
-`record` makes it; `lines` shows it in a terminal, `page` as one self-contained web page, without network access or
-inline handlers, whose content security policy forbids all other scripts.
+`record` makes it; `lines` shows it in a terminal, `page` as one self-contained web page, without
+network access or inline handlers, whose content security policy forbids all other scripts.
 
 Shape letters: L = positions of the canvas, n = open ones, K = positions written in a step.
 """
@@ -72,7 +72,7 @@ class Recording:
         return found
 
     def changed(self) -> list[tuple[int, ...]]:
-        """Returns, for each step, the positions where it wrote a token that was not there before."""
+        """Returns, for each step, the positions where it wrote a new token."""
         found, before = [], tuple(None if p in self.open else t for p, t in enumerate(self.start))
         for step in self.steps:
             now = tuple(None if is_open else t for t, is_open in zip(step.tokens, step.open, strict=True))
@@ -109,10 +109,11 @@ class Recording:
 
 
 def aligned(steps: Sequence[TraceStep], length: int, mask_id: int) -> tuple[list[TraceStep], list[int]]:
-    """Returns the steps of a canvas that changed its length over one layout, for pictures, and the places of inserted positions in it.
+    """Returns the steps of a canvas that changed its length over one layout, for pictures, and the
+    places of inserted positions in it.
 
-    The layout has a place for every position that ever was, in reading order. A position that is not yet
-    inserted, or is deleted, is shown as an open one.
+    The layout has a place for every position that ever was, in reading order. A position that is
+    not yet inserted, or is deleted, is shown as an open one.
 
     Args:
         steps: the steps.
