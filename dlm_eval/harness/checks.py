@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dlm_eval.budget import parse_batch_size
+from dlm_eval.decoding import resolve
 from dlm_eval.errors import SampleError, UserError, unknown_name_error
 from dlm_eval.harness.code_tasks import Way, ways
 from dlm_eval.harness.decode_config import DecodeOptions, check_requests, user_layer
@@ -85,9 +87,6 @@ def _refuse_launchers() -> None:
 
 def check_options(settings: RunSettings) -> None:
     """Parses settings whose errors would otherwise appear only after the weights are loaded."""
-    from dlm_eval.budget import parse_batch_size
-    from dlm_eval.decoding import resolve
-
     parse_batch_size(settings.batch_size or "auto")
     if not is_ours(settings.model):
         return _refuse_ours(settings)
@@ -196,6 +195,6 @@ def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None
 def _check_early_stop(tasks: Mapping[str, Any], settings: RunSettings) -> None:
     if settings.parsed_estimator.needs_question and not any(by_order(task) for task in tasks.values()):
         raise UserError(
-            f"--estimator '{settings.estimator}' is not allowed: stop_at_error_rate is for multiple choice scored by {', '.join(sorted(BY_ORDER))}, "
-            f"and none of {', '.join(tasks)} is"
+            f"--estimator '{settings.estimator}' is not allowed: stop_at_error_rate is for multiple choice scored by"
+            f" {', '.join(sorted(BY_ORDER))}, and none of {', '.join(tasks)} is"
         )

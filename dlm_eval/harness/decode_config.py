@@ -75,12 +75,12 @@ class DecodeOptions:
     family: str = ""
 
     @classmethod
-    def of(cls, user: Mapping[str, Any], model: Denoiser, default_length: int = DEFAULT_LENGTH) -> DecodeOptions:
+    def of(cls, user: Mapping[str, Any], model: Denoiser, default_length: int | None = None) -> DecodeOptions:
         """Returns the options for requests to `model`."""
         facts = model.describe()
-        return cls(
-            user, str(facts.get("checkpoint") or ""), default_length, model.process, str(facts.get("family") or "")
-        )
+        checkpoint, family = (str(facts.get(name) or "") for name in ("checkpoint", "family"))
+        length = default_length or min(DEFAULT_LENGTH, max(1, model.max_length // 2))
+        return cls(user, checkpoint, length, model.process, family)
 
     def __post_init__(self) -> None:
         known = user_keys(self.user)

@@ -13,29 +13,31 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
+from dlm_eval import models
+from dlm_eval.budget import DeviceProfile, make_engine
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.harness.decode_config import is_our_argument
+from dlm_eval.harness.decode_config import DecodeOptions, is_our_argument, user_layer
+from dlm_eval.harness.lm import DiffusionLM, Options, chosen_template
 from dlm_eval.harness.lm_eval_patches import bounded_chat_template, prefix_only
 from dlm_eval.harness.requests import HOLE, hole_length
 from dlm_eval.harness.requirements import missing_package
+from dlm_eval.harness.results import Record
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
-from dlm_eval.models import baselines, checkpoints, known_families, option_names, packaged_asset
+from dlm_eval.models import baselines, check_supported, checkpoints, known_families, option_names, packaged_asset
+from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.redaction import redact, redact_text
 from dlm_eval.rng import digest
 from dlm_eval.signals import last_duty
-
-if TYPE_CHECKING:
-    from dlm_eval.budget import DeviceProfile
-    from dlm_eval.harness.lm import Options
-    from dlm_eval.harness.results import Record
-    from dlm_eval.models.denoiser import Denoiser
-    from dlm_eval.workers import Pool
+from dlm_eval.workers import InProcess, JournalOnly, Pool
+from dlm_eval.workers.devices import single_device, worker_devices
+from dlm_eval.workers.driver import start_workers
+from dlm_eval.workers.messages import WorkerConfig
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +84,8 @@ class Loaded:
         """
         if self.model is None or self.pool is None:
             return self
-        from dlm_eval.harness.lm import DiffusionLM
-
-        return replace(
-            self, lm=DiffusionLM(self.model, self.pool, _options(self.model, settings, by_order), self.journal)
-        )
+        options = _options(self.model, settings, by_order)
+        return replace(self, lm=DiffusionLM(self.model, self.pool, options, self.journal))
 
 
 @contextmanager
@@ -113,8 +112,6 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
 
 def check_model_name(name: str) -> None:
     """Raises UserError with the nearest name if neither dlm_eval nor lm-eval has the model."""
-    from dlm_eval.models import check_supported
-
     names = _known()
     if name not in names and not _is_file(name):
         check_supported(name)
@@ -160,13 +157,9 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
 
 def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -> Options:
     """Returns the options of a run's DiffusionLM."""
-    from dlm_eval.harness.decode_config import DEFAULT_LENGTH, DecodeOptions, user_layer
-    from dlm_eval.harness.lm import Options, chosen_template
-
-    length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
     return Options(
         settings.parsed_estimator,
-        DecodeOptions.of(user_layer(settings.gen_kwargs, settings.decode), model, length),
+        DecodeOptions.of(user_layer(settings.gen_kwargs, settings.decode), model),
         settings.noise_seed,
         settings.stride,
         settings.overlong,
@@ -178,37 +171,28 @@ def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -
 
 def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, DeviceProfile, str]:
     """Returns the driver's model, its pool, the stored device profile and that one's name."""
-    from dlm_eval.budget import DeviceProfile, make_engine
-    from dlm_eval.models import load_model, load_without_weights
-    from dlm_eval.workers import InProcess, JournalOnly
-    from dlm_eval.workers.devices import single_device, worker_devices
-    from dlm_eval.workers.driver import start_workers
-    from dlm_eval.workers.messages import WorkerConfig
-
     arguments = dict(settings.model_args)
     if settings.device is not None:
         arguments["device"] = settings.device
     if settings.score_only:
-        return load_without_weights(settings.model, **arguments), JournalOnly(), DeviceProfile(), ""
+        return models.load_without_weights(settings.model, **arguments), JournalOnly(), DeviceProfile(), ""
     devices = worker_devices(settings.devices, settings.engine, settings.ray_address)
     where = f"{settings.engine} {settings.devices or arguments.get('device') or 'auto'}"
     note = f"learned:{digest(settings.model, sorted(map(str, redact(arguments).items())), where)}"
     profile = DeviceProfile.of(journal.noted(note)) if journal is not None else DeviceProfile()
     batch_size, most = settings.batch_size or "auto", settings.max_batch_size
     if devices:
-        model = load_without_weights(settings.model, **arguments)
+        model = models.load_without_weights(settings.model, **arguments)
         config = WorkerConfig(settings.model, arguments, batch_size, profile, settings.verbosity or "WARNING", most)
         return model, start_workers(config, devices, settings.engine, settings.ray_address), profile, note
     takes = option_names(settings.model)
     arguments |= {key: value for key, value in single_device(settings.devices).items() if key in takes}
-    model = load_model(settings.model, **arguments)
+    model = models.load_model(settings.model, **arguments)
     return model, InProcess(make_engine(model, batch_size, profile, most)), profile, note
 
 
 def _load_baseline(settings: RunSettings) -> Loaded:
     """Returns lm-eval's model, adapted to the requests of our tasks."""
-    from dlm_eval.workers.devices import single_device, worker_devices
-
     name, arguments = settings.model, dict(settings.model_args)
     if settings.score_only or settings.engine != "local" or worker_devices(settings.devices, "local"):
         raise UserError(
