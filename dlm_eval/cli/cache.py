@@ -79,7 +79,8 @@ def _ls(args: argparse.Namespace) -> int:
         for row in journal.summary():
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["last"]))
             print(
-                f"  {row['fingerprint'][:12]}  {row['answers']:>8} answers  {row['bytes'] / 2**20:>8.1f} MiB  last {when}  {one_line(row['model'])}"
+                f"  {row['fingerprint'][:12]}  {row['answers']:>8} answers "
+                f" {row['bytes'] / 2**20:>8.1f} MiB  last {when}  {one_line(row['model'])}"
             )
         journal.close()
     return 0

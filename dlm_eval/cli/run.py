@@ -105,6 +105,7 @@ def _config_file(path: str | None) -> dict[str, Any]:
 
 def _ask(tasks: list[str]) -> bool:
     answer = input(
-        f"{one_line(', '.join(tasks))}: the model's answers are programs and will be run (in a sandbox). Run them? [y/N] "
+        f"{one_line(', '.join(tasks))}: the model's answers are programs and will be run (in a"
+        " sandbox). Run them? [y/N] "
     )
     return answer.strip().lower() in ("y", "yes")

@@ -94,7 +94,8 @@ def main(args: argparse.Namespace) -> int:
     with open_model(plan.settings, home) as loaded:
         if loaded.model is None:
             raise UserError(
-                f"--model '{args.model}' is not a diffusion language model of dlm_eval; decode settings mean nothing to it"
+                f"--model '{args.model}' is not a diffusion language model of dlm_eval; decode"
+                " settings mean nothing to it"
             )
         combinations = plan.combinations(loaded.model.process)
         sweep = Sweep(loaded.name, y_max=args.y_max)
@@ -239,9 +240,10 @@ def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
     """
     from dlm_eval.harness.checks import refuse_unsandboxed, start_sandbox
     from dlm_eval.harness.code_tasks import ways
+    from dlm_eval.harness.run import tasks_of
     from dlm_eval.harness.tasks import check_fewshot
 
-    loaded = _load(settings.tasks, settings)
+    loaded = tasks_of(settings)
     check_fewshot(loaded, settings.num_fewshot)
     found = ways(loaded["tasks"])
     refuse_unsandboxed(found, settings)
@@ -269,26 +271,15 @@ def _specs(settings: RunSettings, kept: Mapping[str, Any], left: Sequence[str]) 
     These are the user's if they name only kept tasks (a YAML file has no other name), else the
     tasks' own.
     """
+    from dlm_eval.harness.run import tasks_of
+
     if not left:
         return settings.tasks
     specs: list[str] = []
     for spec in settings.tasks:
-        names = _load([spec], settings)["tasks"]
+        names = tasks_of(settings, [spec])["tasks"]
         specs += [spec] if all(name in kept for name in names) else [name for name in names if name in kept]
     return tuple(dict.fromkeys(specs))
-
-
-def _load(specs: Sequence[Any], settings: RunSettings) -> dict[str, Any]:
-    """Returns the tasks as `run` will load them."""
-    from dlm_eval.harness.tasks import load_tasks
-
-    return load_tasks(
-        list(specs),
-        include_path=settings.include_path,
-        data_dir=settings.data_dir,
-        metadata=dict(settings.model_args),
-        seeds=settings.seeds,
-    )
 
 
 def _metric(task: Any, name: str, wanted: str | None) -> str:

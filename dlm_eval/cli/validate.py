@@ -95,19 +95,23 @@ def _notes(task: Any, left: Examples | None) -> list[str]:
     found = []
     if left is not None and (overlap := left.overlap()):
         found.append(
-            f"{counted(overlap, 'document', 'are')} among the few-shot examples and left out of the document's own prompt"
+            f"{counted(overlap, 'document', 'are')} among the few-shot examples and left out of"
+            " the document's own prompt"
         )
     if left is not None and (unanswered := left.unanswered()):
         found.append(
-            f"{counted(len(unanswered), 'few-shot example', 'have')} no right answer to show and will be left out; the first: {unanswered[0]}"
+            f"{counted(len(unanswered), 'few-shot example', 'have')} no right answer to show and"
+            f" will be left out; the first: {unanswered[0]}"
         )
     if lists:
         found.append(
-            f"{counted(len(lists), 'target', 'are')} a text in brackets, which lm-eval reads as a list (first: document {lists[0]})"
+            f"{counted(len(lists), 'target', 'are')} a text in brackets, which lm-eval reads as a"
+            f" list (first: document {lists[0]})"
         )
     if faults:
         number, reason = faults[0]
         found.append(
-            f"{counted(len(faults), 'document')} cannot be scored and will be stored as errors; document {number}: {reason}"
+            f"{counted(len(faults), 'document')} cannot be scored and will be stored as errors;"
+            f" document {number}: {reason}"
         )
     return found

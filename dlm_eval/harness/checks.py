@@ -81,7 +81,8 @@ def _refuse_launchers() -> None:
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes not in ("", "0", "1"):
         raise UserError(
-            f"WORLD_SIZE '{processes}' (torchrun, accelerate launch) is not supported; start one process: dlm-eval ... --devices gpu:{processes}"
+            f"WORLD_SIZE '{processes}' (torchrun, accelerate launch) is not supported; start one"
+            f" process: dlm-eval ... --devices gpu:{processes}"
         )
 
 
@@ -130,7 +131,8 @@ def confirm_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None
     named = [name for name in unsafe if name in settings.tasks]
     if named or len(unsafe) == len(tasks["tasks"]):
         raise UserError(
-            f"--tasks {', '.join(named or unsafe)} runs generated code (in a sandbox); add --confirm_run_unsafe_code to allow it"
+            f"--tasks {', '.join(named or unsafe)} runs generated code (in a sandbox); add"
+            " --confirm_run_unsafe_code to allow it"
         )
     log.warning(
         "skipped: %s (runs generated code, in a sandbox; add --confirm_run_unsafe_code to include it)",
@@ -160,7 +162,8 @@ def refuse_unsandboxed(found: Mapping[str, Way], settings: RunSettings) -> None:
         log.warning("UNSANDBOXED: %s: generated code runs with no protection: %s", ", ".join(outside), reasons)
         return
     raise UserError(
-        f"--tasks {', '.join(outside)} would run generated code outside the sandbox: {reasons}; leave it out, or add"
+        f"--tasks {', '.join(outside)} would run generated code outside the sandbox: {reasons};"
+        " leave it out, or add"
         " --unsandboxed and --confirm_run_unsafe_code to run it with no protection"
     )
 
@@ -195,6 +198,7 @@ def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None
 def _check_early_stop(tasks: Mapping[str, Any], settings: RunSettings) -> None:
     if settings.parsed_estimator.needs_question and not any(by_order(task) for task in tasks.values()):
         raise UserError(
-            f"--estimator '{settings.estimator}' is not allowed: stop_at_error_rate is for multiple choice scored by"
+            f"--estimator '{settings.estimator}' is not allowed: stop_at_error_rate is for"
+            " multiple choice scored by"
             f" {', '.join(sorted(BY_ORDER))}, and none of {', '.join(tasks)} is"
         )

@@ -95,7 +95,8 @@ class Library:
             hub = f"the Hub says: {_first_line(error)}" if online else "the Hub is unreachable and it is not cached"
             called = f"'{path}'" + (f" (configuration '{name}')" if name else "")
             raise UserError(
-                f"cannot load dataset {called}: {reason}; {hub}; give --data_dir DIR (or the variable"
+                f"cannot load dataset {called}: {reason}; {hub}; give --data_dir DIR (or the"
+                " variable"
                 f" DLM_EVAL_DATA) with its files in DIR/{path}"
             ) from error
 

@@ -222,14 +222,16 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
             raise UserError(f"task '{name}': {error}") from error
         if ask.replaced:
             log.warning(
-                "task '%s': a model of process '%s' cannot use the task's %s; its own defaults are used",
+                "task '%s': a model of process '%s' cannot use the task's %s; its own defaults"
+                " are used",
                 name, options.process, ", ".join(f"{key}={value}" for key, value in ask.replaced.items()),
             )  # fmt: skip
         if reason := settings.why_no_checkpoint(options.process):
             log.info("task '%s': an unfinished answer starts again after an interruption (%s)", name, reason)
         if settings.samples > 1 and not settings.is_random:
             log.warning(
-                "task '%s': samples=%d has no effect at temperature 0, since all samples are equal; one is drawn",
+                "task '%s': samples=%d has no effect at temperature 0, since all samples are"
+                " equal; one is drawn",
                 name, settings.samples,
             )  # fmt: skip
 

@@ -9,7 +9,8 @@ lm-eval is imported when a function runs, since the command line imports this mo
 
     import of dlm_eval   register_models
     while tasks load     loading (which lists its changes); then keep_documents and judge_in_sandbox
-    before a run         guard_task, judge_programs_ahead; of lm-eval's own models prefix_only and bounded_chat_template
+    before a run         guard_task, judge_programs_ahead; of lm-eval's models prefix_only,
+                         bounded_chat_template
     during a run         evaluating (which lists its changes); around the evaluator metrics_apart
     after the answers    rendered_once, public_command_line, failed_pushes
 """
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 PROMPT_FIELDS = ("doc_to_text", "doc_to_target", "doc_to_choice")
 DOCUMENTS = ("training_docs", "validation_docs", "test_docs")
+_once = functools.cache(functools.cache)  # the same cached function for the same function
 
 
 def register_models() -> None:
@@ -506,15 +508,8 @@ def machine_described_once() -> Iterator[None]:
     """
     import torch.utils.collect_env as collect_env
 
-    described = collect_env.get_pretty_env_info
-    once = described if hasattr(described, "cache_info") else _described_once(described)
-    with replaced(collect_env, "get_pretty_env_info", once):
+    with replaced(collect_env, "get_pretty_env_info", _once(collect_env.get_pretty_env_info)):
         yield
-
-
-@functools.cache
-def _described_once(describe: Callable[[], str]) -> Callable[[], str]:
-    return functools.cache(describe)
 
 
 @contextmanager

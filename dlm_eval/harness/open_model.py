@@ -196,7 +196,8 @@ def _load_baseline(settings: RunSettings) -> Loaded:
     name, arguments = settings.model, dict(settings.model_args)
     if settings.score_only or settings.engine != "local" or worker_devices(settings.devices, "local"):
         raise UserError(
-            f"model '{name}' is lm-eval's own: it runs on one device (--device) and keeps no journal, without --score_only, --engine and several --devices"
+            f"model '{name}' is lm-eval's own: it runs on one device (--device) and keeps no"
+            " journal, without --score_only, --engine and several --devices"
         )
     device = settings.device or single_device(settings.devices).get("device") or _default_device()
     if name in baselines():

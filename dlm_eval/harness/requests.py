@@ -194,7 +194,8 @@ def _fit(
     from_head = excess - from_tail
     if from_head == given > 0 or from_tail == len(tail) > 0:
         raise SampleError(
-            f"{hole} open positions leave nothing of the {'prompt' if from_head == given > 0 else 'text after the hole'}"
+            f"{hole} open positions leave nothing of the"
+            f" {'prompt' if from_head == given > 0 else 'text after the hole'}"
             f" in the model's {model.max_length}; ask for fewer (gen_length)"
         )
     head = head[from_head:] if bos_only_if_empty(model) else head[:kept_bos] + head[kept_bos + from_head :]

@@ -157,8 +157,10 @@ def check_loaded_metrics(tasks: Mapping[str, Any]) -> None:
             tried[metric] = _fault(metric)
         if tried[metric] is not None:
             raise UserError(
-                f"task '{task}' scores with the metric '{metric}' of HF evaluate, which cannot be loaded: {tried[metric]};"
-                " leave the task out, run once with access to the Hub, or save only the answers (--predict_only)"
+                f"task '{task}' scores with the metric '{metric}' of HF evaluate, which cannot be"
+                f" loaded: {tried[metric]};"
+                " leave the task out, run once with access to the Hub, or save only the answers"
+                " (--predict_only)"
             )
 
 
@@ -288,5 +290,6 @@ def _download(nltk: Any, original: Callable[..., Any], name: str, *args: Any, **
     kind = next((kind for kind in KINDS if name.startswith("punkt")), KINDS[1])
     raise UserError(
         f"nltk's '{name}' is not on this machine and cannot be downloaded; put its folder at "
-        f"DIR/{NLTK_FILES}/{kind}/{max(wanted)} for --data_dir DIR, or at {kind}/{max(wanted)} in a folder that the variable NLTK_DATA names"
+        f"DIR/{NLTK_FILES}/{kind}/{max(wanted)} for --data_dir DIR, or at {kind}/{max(wanted)} in"
+        " a folder that the variable NLTK_DATA names"
     )

@@ -7,7 +7,7 @@ Errors in names, data, options and the output directory are found before the wei
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,15 +101,7 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
     start = time.perf_counter()
     check_settings(settings)
     home = output_directory(settings.output_path) if settings.output_path else None
-    metadata = {**settings.model_args, **settings.metadata}
-    tasks = load_tasks(
-        list(settings.tasks),
-        include_path=settings.include_path,
-        data_dir=settings.data_dir,
-        metadata=metadata,
-        seeds=settings.seeds,
-    )
-    tasks = confirm_unsafe(tasks, settings, ask)
+    tasks = confirm_unsafe(tasks_of(settings), settings, ask)
     check_tasks(tasks, settings)
     start_sandbox(tasks, settings)
     results: dict[str, Any] = {}
@@ -128,6 +120,17 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
     missing = [*results["dlm_eval"].get("missing", ()), *unkept]
     file = _save(results, loaded, settings, start, missing) if settings.output_path else None
     return Finished(results, file, errors, tuple(missing))
+
+
+def tasks_of(settings: RunSettings, names: Sequence[Any] = ()) -> dict[str, Any]:
+    """Returns lm-eval's task dictionary of a run; with `names`, only of these."""
+    return load_tasks(
+        names or settings.tasks,
+        include_path=settings.include_path,
+        data_dir=settings.data_dir,
+        metadata={**settings.model_args, **settings.metadata},
+        seeds=settings.seeds,
+    )
 
 
 def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, start: float) -> tuple[dict[str, Any], int]:

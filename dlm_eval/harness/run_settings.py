@@ -103,7 +103,8 @@ class RunSettings:
             raise UserError("--tasks is empty; name at least one task (`dlm-eval ls tasks` lists them)")
         if self.limit is not None and not (0 < self.limit < 1 or (1 <= self.limit <= MOST and self.limit % 1 == 0)):
             raise UserError(
-                f"--limit '{self.limit:g}' is not allowed; it must be a whole number from 1 to {MOST:g}, or a fraction between 0 and 1"
+                f"--limit '{self.limit:g}' is not allowed; it must be a whole number from 1 to"
+                f" {MOST:g}, or a fraction between 0 and 1"
             )
         for name, least in (("num_fewshot", 0), ("stride", 1), ("max_batch_size", 1), ("bootstrap_iters", 0)):
             value = getattr(self, name)

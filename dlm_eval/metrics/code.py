@@ -81,8 +81,9 @@ def _program(doc: Mapping[str, Any], completion: str) -> Program:
     return Program(*build_program(doc, completion), DEFAULTS.cpu_seconds)
 
 
-# Seconds of computing. code_eval gives 3 s by the clock; reference solutions of MBPP take up to 7 s on a slow machine, and those of
-# HumanEval+ (whose tests alone import numpy) up to a minute, and they must pass.
+# Seconds of computing. code_eval gives 3 s by the clock; reference solutions of MBPP take up to 7 s
+# on a slow machine, and those of HumanEval+ (whose tests alone import numpy) up to a minute, and
+# they must pass.
 TIMEOUT, LONG_TIMEOUT = 10.0, 60.0
 DEFAULTS = Limits()
 

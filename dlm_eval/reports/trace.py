@@ -149,7 +149,8 @@ def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int 
     """
     if settings.samples > 1:
         raise UserError(
-            f"decode samples '{settings.samples}' is not allowed here; a trace shows one sample (--seed chooses another)"
+            f"decode samples '{settings.samples}' is not allowed here; a trace shows one sample"
+            " (--seed chooses another)"
         )
     steps: list[TraceStep] = []
     (outcome,) = fill_outcomes(Engine(model), [canvas], settings, seed, trace=lambda _, step: steps.append(step))
