@@ -42,15 +42,6 @@ class Library:
     original: Callable[..., Any]
     active: bool = True
 
-    @classmethod
-    def of(cls, data_dir: str | Path | None, original: Callable[..., Any]) -> Library:
-        """Returns the library of a folder; None for the variable DLM_EVAL_DATA.
-
-        Raises:
-            UserError: the folder does not exist.
-        """
-        return cls(_checked(data_dir or os.environ.get("DLM_EVAL_DATA")), original)
-
     def load(self, path: str, name: str | None = None, *args: Any, **options: Any) -> Any:
         """Returns ``datasets.load_dataset`` of the first place that has the dataset."""
         if self.active:
@@ -190,7 +181,13 @@ def _offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
-def _checked(data_dir: str | Path | None) -> Path | None:
+def data_folder(data_dir: str | Path | None) -> Path | None:
+    """Returns --data_dir, or the folder of the variable DLM_EVAL_DATA.
+
+    Raises:
+        UserError: the folder does not exist.
+    """
+    data_dir = data_dir or os.environ.get("DLM_EVAL_DATA")
     if data_dir is None:
         return None
     folder = Path(os.path.expanduser(data_dir))

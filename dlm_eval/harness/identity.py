@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from dlm_eval.harness.lm import by_order
@@ -44,22 +43,10 @@ OF_EXAMPLES = ("examples.", "target", "samples")  # settings that matter only if
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Digests:
-    """The digests of one task in one run, with some of their parts."""
-
-    configuration: str
-    fingerprint: str
-    scoring: str
-    num_fewshot: int
-    fewshot_as_multiturn: bool
-    documents: str  # the documents that were scored
-
-
 def digests(
     name: str, task: Any, loaded: Loaded, settings: RunSettings, samples: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Returns the digests of a task as it was used.
+    """Returns the digests of a task as it was used, with its shots and the documents scored.
 
     Args:
         name: its name.
@@ -71,16 +58,14 @@ def digests(
     shots = int(task.config.num_fewshot or 0)
     configuration = digest(redact(_configuration(name, task, loaded, settings, shots)))
     numbers = sorted({sample["doc_id"] for sample in samples})
-    return asdict(
-        Digests(
-            configuration=configuration,
-            fingerprint=digest(configuration, list(settings.seeds), _made(task, shots)),
-            scoring=digest(redact(_scoring(task))),
-            num_fewshot=shots,
-            fewshot_as_multiturn=settings.multiturn,
-            documents=f"first {len(numbers)}" if numbers == list(range(len(numbers))) else digest(numbers)[:12],
-        )
-    )
+    return {
+        "configuration": configuration,
+        "fingerprint": digest(configuration, list(settings.seeds), _made(task, shots)),
+        "scoring": digest(redact(_scoring(task))),
+        "num_fewshot": shots,
+        "fewshot_as_multiturn": settings.multiturn,
+        "documents": f"first {len(numbers)}" if numbers == list(range(len(numbers))) else digest(numbers)[:12],
+    }
 
 
 def asked_with(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[str, Any]:

@@ -273,9 +273,9 @@ def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
     """
     import datasets
 
-    from dlm_eval.harness.data import Library, progress_bars
+    from dlm_eval.harness.data import Library, data_folder, progress_bars
 
-    library = Library.of(data_dir, datasets.load_dataset)
+    library = Library(data_folder(data_dir), datasets.load_dataset)
     try:
         with replaced(datasets, "load_dataset", library.load), progress_bars(False):
             yield
