@@ -212,15 +212,15 @@ def warn_of_missing(journal: Journal, task: str, settings: Mapping[str, Any], re
     absent = sum(record.error == NO_ANSWER for record in asked)
     if not absent:
         return
-    said = f"{task}: {absent} of {counted(len(asked), 'answer', 'are')} not in the journal"
+    missing = f"{task}: {absent} of {counted(len(asked), 'answer', 'are')} not in the journal"
     known = [differences(other, settings) for other in journal.notes(_prefix(task)).values()]
     if not known:
-        log.warning("%s, which has no finished run of this task", said)
+        log.warning("%s, which has no finished run of this task", missing)
     elif nearest := min(known, key=len):
         more = f" and {counted(len(nearest) - MOST, 'other difference')}" if len(nearest) > MOST else ""
-        log.warning("%s; it has answers of a run with %s%s", said, ", ".join(nearest[:MOST]), more)
+        log.warning("%s; it has answers of a run with %s%s", missing, ", ".join(nearest[:MOST]), more)
     else:
-        log.warning("%s; a run with the same settings had fewer documents", said)
+        log.warning("%s; a run with the same settings had fewer documents", missing)
 
 
 def differences(other: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -152,13 +152,13 @@ class SampleTask(ConfigurableTask):  # type: ignore[misc]
 
     def __init__(self, config: Mapping[str, Any] | None = None, **_: Any) -> None:
         settings = {key: value for key, value in dict(config or {}).items() if key != "class"}
-        said = dict(settings.get("metadata") or {})
-        self.judge = find_judge(str(said.get("judge") or JUDGE), str(said.get("judge_device") or "auto"))
+        metadata = dict(settings.get("metadata") or {})
+        self.judge = find_judge(str(metadata.get("judge") or JUDGE), str(metadata.get("judge_device") or "auto"))
         shown = {
             "judge": self.judge.folder.name,
             "judge_commit": self.judge.folder.commit,
         }  # no folder of this machine in results
-        super().__init__(config={**settings, "metadata": {**said, **shown}})
+        super().__init__(config={**settings, "metadata": {**metadata, **shown}})
 
     def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
         """Returns the result of the YAML's function for one sample."""

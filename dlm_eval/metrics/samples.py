@@ -1,5 +1,5 @@
-"""Quality of sampled text where there is no right answer: what a judge makes of it, and how varied
-it is, always both.
+"""Quality of sampled text where there is no right answer: how a judge scores it, and how varied it
+is, always both.
 
 A sampler that repeats itself reaches the best generative perplexity (arXiv 2606.08417), so it never
 stands alone here. All counts (entropy, distinct, Zipf, length) are of the judge's tokens, so that
@@ -47,8 +47,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], judge: Judge
     """Returns all metrics of one sample; corpus metrics as `Part`, for the aggregations below.
 
     Args:
-        doc: `prefix` is what the sample continues; `truth`, where there is one, the text that
-            really stood there.
+        doc: `prefix` is what the sample continues; `truth` the original text, if any.
         results: the sample.
         judge: reads it.
     """
@@ -231,12 +230,12 @@ class Judge:
     def read(self, context: str, text: str) -> Reading:
         """Returns `text` in the judge's tokens with its log-likelihood behind `context` (nats).
 
-        The whole is encoded at once; a token that straddles the boundary belongs to the text. The
-        judge's BOS (its end of text, where it has none) stands in front, so every token of a text
-        without context is scored too.
+        The whole is encoded at once; a token across the boundary belongs to the text. The judge's
+        BOS (or, without one, its end-of-text token) is in front, so every token of a text without
+        context is scored too.
 
         Raises:
-            SampleError: its tokenizer gives up on the text.
+            SampleError: its tokenizer fails on the text.
         """
         from dlm_eval.models.tokenizer import text_ids
 
@@ -272,10 +271,10 @@ def find_judge(name: str, device: str = "auto") -> Judge:
 
     Args:
         name: hub id, checkpoint folder, or 'asset:NAME' for a packaged one.
-        device: auto (cuda where there is one), cpu, cuda:1, ...
+        device: auto (cuda if there is one), cpu, cuda:1, ...
 
     Raises:
-        UserError: it cannot be had, or is no causal language model that transformers knows.
+        UserError: it cannot be found, or is no causal language model that transformers knows.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 

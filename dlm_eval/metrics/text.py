@@ -3,7 +3,7 @@
 TriviaQA, closed book: three ways in which papers count an answer as right.
 
 * ``exact_match``: lm-eval's rule: equal to an alias, case and punctuation aside.
-* ``alias_match``: DiffuLLaMA's (arXiv 2410.17891): a normalised alias stands anywhere in the
+* ``alias_match``: DiffuLLaMA's (arXiv 2410.17891): a normalised alias is anywhere in the
   normalised answer.
 * ``f1``: overlap of tokens with the best alias (Rajpurkar et al. 2016, section 6.1).
 
@@ -48,25 +48,25 @@ def aliases(doc: dict[str, Any]) -> list[str]:
 
 def alias_match(answer: str, normalized_aliases: Sequence[str]) -> float:
     """Returns 1.0 if an alias is a substring of the answer ("art" of "party"), else 0.0."""
-    said = normalize(answer)
-    return float(any(alias in said for alias in normalized_aliases))
+    written = normalize(answer)
+    return float(any(alias in written for alias in normalized_aliases))
 
 
 def token_f1(answer: str, alias: str) -> float:
     """Returns the harmonic mean of precision and recall of the normalised tokens, a fraction."""
-    said, wanted = normalize(answer).split(), normalize(alias).split()
-    common = sum((Counter(said) & Counter(wanted)).values())
-    return 2 * common / (len(said) + len(wanted)) if common else 0.0
+    written, wanted = normalize(answer).split(), normalize(alias).split()
+    common = sum((Counter(written) & Counter(wanted)).values())
+    return 2 * common / (len(written) + len(wanted)) if common else 0.0
 
 
 def exact_match(answer: str, aliases: Sequence[str]) -> float:
-    """Returns 1.0 where the answer is an alias, case and punctuation aside.
+    """Returns 1.0 if the answer is an alias, case and punctuation aside.
 
     The rule of lm-eval's ``exact_match``, whose arrays of fixed width cut a text that grows in
     lower case ("İdris").
     """
-    said = answer.strip().lower().translate(NO_PUNCTUATION)
-    return float(any(said == alias.lower().translate(NO_PUNCTUATION) for alias in aliases))
+    written = answer.strip().lower().translate(NO_PUNCTUATION)
+    return float(any(written == alias.lower().translate(NO_PUNCTUATION) for alias in aliases))
 
 
 def trivia_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
@@ -101,9 +101,9 @@ def compute_exact(a_gold: str, a_pred: str) -> int:
 
 def compute_f1(a_gold: str, a_pred: str) -> float:
     """Returns the F1 of words, a fraction; if one has no words, 1 if both have none, else 0."""
-    gold, said = get_tokens(a_gold), get_tokens(a_pred)
-    if not gold or not said:
-        return float(gold == said)
+    gold, written = get_tokens(a_gold), get_tokens(a_pred)
+    if not gold or not written:
+        return float(gold == written)
     return token_f1(a_pred, a_gold)
 
 

@@ -302,8 +302,8 @@ def _seeds(seeds: dict[str, Any]) -> str | None:
 
 def outside(document: dict[str, Any], task: str) -> bool:
     """Returns whether programs of a task or group ran outside the sandbox (code_tasks.py)."""
-    said = _dict(document, "dlm_eval", "environment", "sandbox")
-    lists = [said.get(leaf) for leaf in _leaves(document, task)]
+    sandboxes = _dict(document, "dlm_eval", "environment", "sandbox")
+    lists = [sandboxes.get(leaf) for leaf in _leaves(document, task)]
     return any(isinstance(each, list) and UNSANDBOXED in each for each in lists)
 
 
