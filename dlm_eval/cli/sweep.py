@@ -188,9 +188,6 @@ def baseline_settings() -> dict[str, Any]:
 def make_plan(given: Mapping[str, Any]) -> Plan:
     """Returns the runs of a sweep, after all checks that need no model.
 
-    Args:
-        given: the options of `dlm-eval sweep` by name.
-
     Raises:
         UserError: a setting, task, metric or combination is wrong.
     """

@@ -149,10 +149,6 @@ def confirm_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None
 def refuse_unsandboxed(found: Mapping[str, Way], settings: RunSettings) -> None:
     """Raises UserError for tasks that run generated code outside the sandbox, unless both options
     allow it.
-
-    Args:
-        found: how each task runs generated code (`ways`).
-        settings: of the run.
     """
     outside = {name: way.reason for name, way in found.items() if not way.sandboxed}
     if not outside or settings.predict_only:

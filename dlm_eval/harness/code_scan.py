@@ -346,8 +346,6 @@ def row_of(file: str, inside: str, name: str) -> Row | None:
 
     Args:
         file: path in lm_eval/ or dlm_eval/, with "/".
-        inside: the function or class in it.
-        name: the name mentioned there.
     """
     for row in ROWS:
         if fnmatchcase(file, row.file) and fnmatchcase(inside, row.inside) and fnmatchcase(name, row.name):

@@ -162,12 +162,7 @@ class DecodePlan:
 
 
 class DecodePlans:
-    """The decode settings of a run: resolved once for each task and length.
-
-    Args:
-        options: how requests become settings.
-        model: what decodes.
-    """
+    """The decode settings of a run: resolved once for each task and length."""
 
     def __init__(self, options: DecodeOptions, model: Denoiser) -> None:
         self._options, self._model = options, model

@@ -46,15 +46,7 @@ log = logging.getLogger(__name__)
 def digests(
     name: str, task: Any, loaded: Loaded, settings: RunSettings, samples: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Returns the digests of a task as it was used, with its shots and the documents scored.
-
-    Args:
-        name: its name.
-        task: lm-eval's task after the run.
-        loaded: the model.
-        settings: of the run.
-        samples: the logged samples of the task.
-    """
+    """Returns the digests of a task as it was used, with its shots and the documents scored."""
     shots = int(task.config.num_fewshot or 0)
     configuration = digest(redact(_configuration(name, task, loaded, settings, shots)))
     numbers = sorted({sample["doc_id"] for sample in samples})

@@ -34,12 +34,7 @@ SLOPES: dict[str, Callable[[float], float]] = {
 
 
 def metric_errors(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns key of `KEYS` -> task -> metric -> standard error or interval.
-
-    Args:
-        tasks: lm-eval's task dictionary.
-        results: lm-eval's results with samples.
-    """
+    """Returns key of `KEYS` -> task -> metric -> standard error or interval."""
     found: dict[str, dict[str, dict[str, Any]]] = {key: {} for key in KEYS}
     for name, task in tasks["tasks"].items():
         first = [s for s in results["samples"][name] if s["filter"] == results["samples"][name][0]["filter"]]
@@ -82,9 +77,7 @@ def estimator_parts(task: Any, samples: Sequence[Mapping[str, Any]], seed: int =
     likelihood is unknown.
 
     Args:
-        task: lm-eval's task.
         samples: its logged samples with `logprob_stderr` and `logprob_correlation`, one filter's.
-        seed: of the noise.
     """
     if not any(_moves(s) for s in samples if "error" not in s):
         return {}
@@ -177,7 +170,6 @@ def perplexity_errors(
     the errors of the functions.
 
     Args:
-        task: lm-eval's task.
         samples: its logged samples, one filter's.
     """
     stderr, interval = {}, {}

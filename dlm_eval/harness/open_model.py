@@ -79,7 +79,6 @@ class Loaded:
         records.
 
         Args:
-            settings: of the run.
             by_order: tasks whose scores depend only on the order of choices.
         """
         if self.model is None or self.pool is None:

@@ -169,11 +169,6 @@ def _fit(
     The far end of the longer one is cut, until both have the same length.
 
     Args:
-        model: for its number of positions.
-        head: ids before the hole.
-        hole: number of open positions.
-        tail: ids after the hole.
-        overlong: how to treat a canvas that does not fit.
         excess: number of tokens to cut; None for as many as do not fit.
     """
     excess = len(head) + hole + len(tail) - model.max_length if excess is None else excess

@@ -27,7 +27,6 @@ def json_value(value: Any, above: tuple[int, ...] = ()) -> Any:
     """Returns a value that JSON can represent. Cycles are cut; keys and objects become text.
 
     Args:
-        value: any object.
         above: identities of the containers around it.
     """
     if isinstance(value, (str, int, float, type(None))):
@@ -104,12 +103,7 @@ def _parts(metric: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns, by group, the metrics to aggregate of which no task of the group has a value.
-
-    Args:
-        groups: lm-eval's, by name.
-        results: lm-eval's, by task and group.
-    """
+    """Returns, by group, the metrics to aggregate of which no task of the group has a value."""
     found = {}
     for name, group in groups.items():
         wanted = [entry.metric for entry in group.aggregate_metric_list or ()]
@@ -242,7 +236,6 @@ def attach_costs(
 
     Args:
         results: lm-eval's results with 'samples'.
-        records: of all requests.
         reason: (task, document) -> why it has no metric, or None.
         chosen: task -> the documents of --samples, ascending. Requests number these, logged samples
             all documents.

@@ -87,7 +87,6 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
     """Runs an evaluation.
 
     Args:
-        settings: what to run.
         ask: asks the user whether generated code may run, for tasks that need it; None if the user
             cannot be asked.
         shared: the model of `settings`, opened before (`open_model`), with its journal; None opens

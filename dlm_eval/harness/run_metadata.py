@@ -39,18 +39,11 @@ def run_metadata(
     device: Cost | None,
     seconds: float,
 ) -> dict[str, Any]:
-    """Returns the block 'dlm_eval' of the results. Parts that cannot be made are listed in
-    'missing'.
+    """Returns the block 'dlm_eval' of the results; 'missing' lists parts that cannot be made.
 
     Args:
         results: lm-eval's, as plain data, with samples.
-        loaded: the model.
-        tasks: lm-eval's task dictionary.
-        settings: of the run.
-        sample_errors: errors of samples and metrics.
-        running: how tasks run generated code, by name.
         device: cost on the devices in this run; None for models of lm-eval's own.
-        seconds: duration of the run.
     """
     records, errors = loaded.records, count_errors(results)
     named = {

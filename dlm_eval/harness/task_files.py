@@ -53,7 +53,6 @@ def check_file(path: Path, template: bool = False) -> dict[str, Any]:
     """Checks a YAML's keys and names; returns it with includes merged and functions as text.
 
     Args:
-        path: The file.
         template: Whether it may define no task, because others include it.
 
     Raises:
@@ -197,7 +196,6 @@ def list_tasks(include_path: str | None = None, everything: bool = False) -> lis
     """Returns (name, kind, description) of every task, group and tag.
 
     Args:
-        include_path: further folder of task YAMLs.
         everything: include lm-eval's own tasks (takes some seconds).
     """
     manager = _manager(include_path, everything)
@@ -213,8 +211,6 @@ def task_file(name: str, include_path: str | None = None, everything: bool = Tru
     """Returns the settings in the YAML of a task or group, or None.
 
     Args:
-        name: of a task, group or tag.
-        include_path: further folder of task YAMLs.
         everything: if our tasks lack the name, read lm-eval's index (takes some seconds).
     """
     for index in (False, True) if everything else (False,):

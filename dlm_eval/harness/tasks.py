@@ -81,7 +81,6 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
     """Checks that every task has enough few-shot examples.
 
     Args:
-        loaded: What ``load_tasks`` returned.
         num_fewshot: The user's number; None means each task's own.
 
     Raises:

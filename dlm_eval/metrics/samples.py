@@ -48,8 +48,6 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], judge: Judge
 
     Args:
         doc: `prefix` is what the sample continues; `truth` the original text, if any.
-        results: the sample.
-        judge: reads it.
     """
     text = results[0]
     reading = judge.read(doc["prefix"], text)

@@ -116,7 +116,6 @@ def aligned(steps: Sequence[TraceStep], length: int, mask_id: int) -> tuple[list
     not yet inserted, or is deleted, is shown as an open one.
 
     Args:
-        steps: the steps.
         length: positions of the canvas as it was asked.
         mask_id: the token of open positions.
     """
@@ -222,7 +221,6 @@ def lines(recording: Recording, colour: bool) -> Iterator[str]:
     """Yields the recording line by line.
 
     Args:
-        recording: what to show.
         colour: ANSI colours by confidence; without them, new tokens are in ‹ ›.
     """
     paint: Paint = (lambda text, code: f"\x1b[{code}m{text}\x1b[0m") if colour else (lambda text, code: text)
