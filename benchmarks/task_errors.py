@@ -17,8 +17,8 @@ import numpy as np
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.engine import Engine
-from dlm_eval.harness.metric_errors import estimator_spread
-from dlm_eval.harness.records import likelihood_columns
+from dlm_eval.harness.metric_errors import estimator_parts
+from dlm_eval.harness.results import likelihood_columns
 from dlm_eval.likelihood.auto import Cubature
 from dlm_eval.likelihood.patterns import subsets
 from dlm_eval.likelihood.target import Target, targets
@@ -68,7 +68,10 @@ def parts(count: int, choices: int, seeds: int, samples: int) -> dict[str, tuple
             own = scores[begin : begin + choices]
             logged.append({"doc": {}, "filtered_resps": [(s.logprob, False) for s in own], **likelihood_columns(own)})
         alone = [{key: column for key, column in s.items() if key != "logprob_correlation"} for s in logged]
-        together, apart = estimator_spread(task, logged, seed), estimator_spread(task, alone, seed)
+        together, apart = (
+            {metric: part and part.stderr for metric, part in estimator_parts(task, samples, seed).items()}
+            for samples in (logged, alone)
+        )
         for metric, found in values.items():
             value = float(np.mean([task.process_results({}, s["filtered_resps"])[metric] for s in logged]))
             found.append((value, together[metric] or 0.0, apart[metric] or 0.0))

@@ -7,13 +7,11 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
-
-Undo = Callable[[], None]
 
 
 @contextmanager
@@ -32,14 +30,14 @@ def replaced(target: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextmanager
-def on_import(name: str, prepare: Callable[[Any], Undo]) -> Iterator[None]:
-    """Calls `prepare(module)` as soon as the module `name` is imported (at once, if it is already).
+def replaced_on_import(name: str, attribute: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """Sets an attribute of the module `name` to `make(module)` as soon as the module is imported (at
+    once, if it is already), until the context ends.
 
-    What `prepare` returns is called when the context ends and undoes the change. Most runs never
-    import the library, and so do not wait for it.
+    Most runs never import the library, and so do not wait for it.
     """
-    undo: list[Undo] = []
-    finder = _OnImport(name, lambda module: undo.append(prepare(module)))
+    stack = ExitStack()
+    finder = _OnImport(name, lambda module: stack.enter_context(replaced(module, attribute, make(module))))
     if name in sys.modules:
         finder.then(sys.modules[name])
     else:
@@ -49,8 +47,7 @@ def on_import(name: str, prepare: Callable[[Any], Undo]) -> Iterator[None]:
     finally:
         if finder in sys.meta_path:
             sys.meta_path.remove(finder)
-        for step in undo:
-            step()
+        stack.close()
 
 
 class _OnImport(MetaPathFinder):

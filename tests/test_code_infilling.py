@@ -205,7 +205,7 @@ def test_a_program_that_could_not_be_run_is_an_error_and_not_a_failure(monkeypat
 
 
 def test_nothing_runs_unless_asked_for(own_problems, monkeypatch):
-    def refuse(programs, workers=None):
+    def refuse(programs, workers=None, limits=None):
         raise AssertionError("a program was run")
 
     name = "humaneval_infilling_single_line_oracle_length"

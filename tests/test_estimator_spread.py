@@ -11,7 +11,7 @@ import pytest
 from harness_tasks import write_tasks
 
 from dlm_eval import evaluate
-from dlm_eval.harness.metric_errors import estimator_spread
+from dlm_eval.harness.metric_errors import estimator_parts
 from dlm_eval.reports.run_report import HEADERS, render
 
 
@@ -26,6 +26,10 @@ class Task:
         return {"acc": lambda items: sum(items) / len(items), "mean": lambda items: sum(items) / len(items)}
 
 
+def spread(task: Any, samples: list[dict[str, Any]]) -> dict[str, float | None]:
+    return {metric: part and part.stderr for metric, part in estimator_parts(task, samples).items()}
+
+
 def sample(gap: float, stderr: float | None) -> dict[str, Any]:
     return {
         "doc": {"answer": 0},
@@ -35,34 +39,34 @@ def sample(gap: float, stderr: float | None) -> dict[str, Any]:
 
 
 def test_exact_likelihoods_have_no_part() -> None:
-    assert estimator_spread(Task(), [sample(0.1, 0.0)] * 5) == {}
+    assert spread(Task(), [sample(0.1, 0.0)] * 5) == {}
 
 
 def test_a_settled_question_stays_settled() -> None:
-    assert estimator_spread(Task(), [sample(100.0, 1.0)] * 20)["acc"] == 0.0
+    assert spread(Task(), [sample(100.0, 1.0)] * 20)["acc"] == 0.0
 
 
 def test_coin_flips_have_the_spread_of_coin_flips() -> None:
     # With no gap each of 100 questions is a fair coin: sd 0.05. A sample sd of 30 draws lies within +-45 % of it (alpha about 1e-3).
-    assert estimator_spread(Task(), [sample(0.0, 1.0)] * 100)["acc"] == pytest.approx(0.05, rel=0.45)
+    assert spread(Task(), [sample(0.0, 1.0)] * 100)["acc"] == pytest.approx(0.05, rel=0.45)
 
 
 def test_a_mean_has_the_standard_error_of_a_mean() -> None:
-    assert estimator_spread(Task(), [sample(0.0, 2.0)] * 100)["mean"] == pytest.approx(0.2, rel=0.45)
+    assert spread(Task(), [sample(0.0, 2.0)] * 100)["mean"] == pytest.approx(0.2, rel=0.45)
 
 
 def test_erred_samples_do_not_count() -> None:
-    assert estimator_spread(Task(), [{**sample(0.0, 1.0), "error": "too long"}]) == {}
+    assert spread(Task(), [{**sample(0.0, 1.0), "error": "too long"}]) == {}
 
 
 def test_what_a_single_draw_does_not_know_is_no_zero() -> None:
-    assert estimator_spread(Task(), [sample(0.1, 1.0), sample(0.1, None)])["acc"] is None
+    assert spread(Task(), [sample(0.1, 1.0), sample(0.1, None)])["acc"] is None
 
 
 def test_what_two_draws_each_do_not_know_a_hundred_of_them_do() -> None:
     rough = {**sample(0.0, None), "logprob_rough_stderr": [2.0, 2.0], "logprob_freedom": [0.5, 0.5]}
-    assert estimator_spread(Task(), [rough] * 100)["mean"] == pytest.approx(0.2, rel=0.45)
-    assert estimator_spread(Task(), [rough])["mean"] is None
+    assert spread(Task(), [rough] * 100)["mean"] == pytest.approx(0.2, rel=0.45)
+    assert spread(Task(), [rough])["mean"] is None
 
 
 def test_an_infinite_metric_has_no_part() -> None:
@@ -71,7 +75,7 @@ def test_an_infinite_metric_has_no_part() -> None:
         "filtered_resps": [(-math.inf, False), (-1.0, False)],
         "logprob_stderr": [0.0, 1.0],
     }
-    assert set(estimator_spread(Task(), [impossible, sample(0.0, 1.0)])) == {"acc"}
+    assert set(spread(Task(), [impossible, sample(0.0, 1.0)])) == {"acc"}
 
 
 def test_whole_texts_have_a_part_too(tmp_path: Path) -> None:

@@ -24,13 +24,25 @@ from stock_code_truth import changed, entry_of, scores
 from dlm_eval import sandbox
 from dlm_eval.cli import main
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.harness.code_scan import MODULE, SCRIPT, Hit, package_root, reach, scan
-from dlm_eval.harness.code_table import LM_EVAL, NOT_OF_TASKS, NOTHING_RUN, ROWS, Means, row_of
+from dlm_eval.harness.code_scan import (
+    LM_EVAL,
+    MODULE,
+    NOT_OF_TASKS,
+    NOTHING_RUN,
+    ROWS,
+    SCRIPT,
+    Hit,
+    Means,
+    package_root,
+    reach,
+    row_of,
+    scan,
+)
 from dlm_eval.harness.code_tasks import is_replaced, way_of, ways
 from dlm_eval.harness.lm_eval_patches import judge_in_sandbox
 from dlm_eval.harness.run import evaluate
 from dlm_eval.harness.tasks import load_tasks
-from dlm_eval.metrics.code_eval import METRIC, CodeEval, Program, imports_numpy, run_programs
+from dlm_eval.metrics.code import METRIC, CodeEval, Program, imports_numpy, run_programs
 
 TASKS = package_root("lm_eval") / "tasks"
 SANDBOXED = {
@@ -105,7 +117,7 @@ def test_01_every_task_that_is_marked_unsafe_is_judged_in_the_sandbox_or_refused
 
 
 def test_01_every_place_in_task_code_is_listed():
-    """A new release of lm-eval may bring a place that nobody has read: read it, then add a row to code_table.py."""
+    """A new release of lm-eval may bring a place that nobody has read: read it, then add a row to code_scan.py."""
     unlisted, used = [], set()
     root = package_root("lm_eval")
     ours = [package_root("dlm_eval") / "metrics", package_root("dlm_eval").parent / "task_configs"]

@@ -10,7 +10,7 @@ import pytest
 
 from dlm_eval import evaluate
 from dlm_eval.errors import SampleError
-from dlm_eval.harness.requests import choice_canvases, continuation_canvas, hole_canvas
+from dlm_eval.harness.requests import choice_canvases, hole_canvas
 from dlm_eval.models.families.toy import Toy, ToySettings
 
 SHORT = {"max_length": 16}
@@ -29,12 +29,12 @@ def test_04_a_prompt_is_never_cut_to_nothing(toy: Toy, bos: bool) -> None:
     for canvas in (
         lambda: hole_canvas(toy, "abcdef" * 9, room, "", "", "truncate"),
         lambda: hole_canvas(toy, "abc", room, "", "", "truncate"),
-        lambda: continuation_canvas(toy, "abcdef", "b" * room, "", "truncate"),
+        lambda: choice_canvases(toy, [("abcdef", "b" * room)], "", "truncate")[0],
     ):
         with pytest.raises(SampleError, match=f"{room} open positions leave nothing of the prompt"):
             canvas()
     assert len(hole_canvas(toy, "", room, "", "", "truncate").canvas) == toy.max_length
-    assert len(continuation_canvas(toy, "", "b" * room, "", "truncate").canvas) == toy.max_length
+    assert len(choice_canvases(toy, [("", "b" * room)], "", "truncate")[0].canvas) == toy.max_length
 
 
 def test_04_the_text_behind_a_hole_is_never_cut_to_nothing(toy: Toy) -> None:

@@ -19,7 +19,7 @@ from dlm_eval.decoding.presets import GROUPS, TASK_MISSING, authors_preset
 from dlm_eval.errors import UserError
 from dlm_eval.harness.decode_config import DecodeOptions, user_layer
 from dlm_eval.harness.infill import InfillSpec
-from dlm_eval.harness.task_index import _config, _manager, list_tasks, task_file
+from dlm_eval.harness.task_files import _config, _manager, list_tasks, task_file
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.settings import parse_pairs
 

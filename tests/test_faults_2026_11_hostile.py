@@ -150,7 +150,7 @@ def test_06_a_document_that_has_no_hash_costs_no_other_its_score(tmp_path: Path)
 
 
 def test_06_half_of_a_surrogate_pair_is_a_sample_error_in_every_tokenizer(tmp_path: Path, capsys: Any) -> None:
-    from dlm_eval.metrics.judge import find_judge
+    from dlm_eval.metrics.samples import find_judge
 
     folder = build.llada(tmp_path / "llada", chat=True)[0]
     with pytest.raises(SampleError, match="half of a surrogate pair"):

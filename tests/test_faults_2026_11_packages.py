@@ -21,9 +21,8 @@ except ModuleNotFoundError:  # Python 3.10, whose pytest brings it under its fir
 from dlm_eval.errors import UserError
 from dlm_eval.harness import requirements
 from dlm_eval.harness.lm_eval_patches import missing_modules
-from dlm_eval.harness.requirements import EXTRAS, OTHERWISE, check_packages, missing_package, needs
-from dlm_eval.harness.stand_ins import STAND_INS
-from dlm_eval.metrics.squad import compute_exact, compute_f1, get_tokens, normalize_answer
+from dlm_eval.harness.requirements import EXTRAS, OTHERWISE, STAND_INS, check_packages, missing_package, needs
+from dlm_eval.metrics.text import compute_exact, compute_f1, get_tokens, normalize_answer
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -95,10 +94,10 @@ def test_15_what_is_gone_stands_in_while_tasks_load_and_not_after() -> None:
 
         assert pkg_resources.get_distribution("pytest").version == version("pytest")
         beside = pkg_resources.resource_filename(
-            "dlm_eval.harness.infill", "stand_ins.py"
+            "dlm_eval.harness.infill", "requirements.py"
         )  # as a library asks for its own
-        assert pkg_resources.resource_string("dlm_eval.harness.infill", "stand_ins.py") == Path(beside).read_bytes()
-        with pkg_resources.resource_stream("dlm_eval.harness", "stand_ins.py") as stream:
+        assert pkg_resources.resource_string("dlm_eval.harness.infill", "requirements.py") == Path(beside).read_bytes()
+        with pkg_resources.resource_stream("dlm_eval.harness", "requirements.py") as stream:
             assert stream.readline().startswith(b'"""')
         from datasets import load_metric
 

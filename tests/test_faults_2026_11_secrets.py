@@ -21,7 +21,7 @@ from dlm_eval.cli import main
 from dlm_eval.errors import RunError, SampleError, UserError
 from dlm_eval.harness.results import public_results
 from dlm_eval.harness.run_metadata import public_arguments
-from dlm_eval.harness.trackers import Reports
+from dlm_eval.harness.saving import Reports
 from dlm_eval.journal import Journal
 from dlm_eval.redaction import REDACTED, is_secret_name, learn, learn_words, redact, redact_message, redact_text
 from dlm_eval.reports.csv_file import write_files

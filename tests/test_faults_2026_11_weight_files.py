@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dlm_eval.errors import UserError
-from dlm_eval.metrics.judge import _model, find_judge
+from dlm_eval.metrics.samples import _model, find_judge
 from dlm_eval.models import load_model, load_without_weights
 from dlm_eval.models.families.dit import DiT, DiTConfig
 from dlm_eval.models.loading import CheckpointFiles

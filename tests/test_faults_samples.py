@@ -19,7 +19,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.harness.lm_eval_patches import evaluating
 from dlm_eval.harness.run import evaluate
 from dlm_eval.harness.run_settings import RunSettings
-from dlm_eval.harness.trackers import Reports, parse_reports, scalars
+from dlm_eval.harness.saving import Reports, parse_reports, scalars
 from dlm_eval.jobs import Answer
 from dlm_eval.progress import Progress
 

@@ -10,7 +10,7 @@ import pytest
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.decode_config import DecodeOptions, user_layer
 from dlm_eval.harness.lm import cut_at, visible
-from dlm_eval.harness.requests import Hole, Length, continuation_canvas, encode_pair, hole_canvas, hole_length
+from dlm_eval.harness.requests import Hole, Length, choice_canvases, encode_pair, hole_canvas, hole_length
 from dlm_eval.models.families.toy import Toy, ToySettings
 
 
@@ -48,33 +48,33 @@ def test_an_empty_continuation_is_an_error_of_the_sample(toy: Toy) -> None:
 
 
 def test_an_empty_context_opens_the_whole_canvas(toy: Toy) -> None:
-    assert all(continuation_canvas(toy, "", "abc", "", "error").canvas.open)
+    assert all(choice_canvases(toy, [("", "abc")], "", "error")[0].canvas.open)
 
 
 def test_a_model_that_needs_a_bos_gets_exactly_one(toy: Toy) -> None:
     toy.needs_bos = True
-    canvas = continuation_canvas(toy, "", "abc", "", "error").canvas
+    canvas = choice_canvases(toy, [("", "abc")], "", "error")[0].canvas
     assert canvas.tokens[0] == toy.bos_id and canvas.open == (False, True, True, True)
-    again = continuation_canvas(toy, "ab", "c", "", "error").canvas
+    again = choice_canvases(toy, [("ab", "c")], "", "error")[0].canvas
     assert again.tokens.count(toy.bos_id) == 1
 
 
 def test_what_does_not_fit_is_cut_on_the_left_and_counted(toy: Toy) -> None:
-    prepared = continuation_canvas(toy, "a" * 20, "bcd", "", "truncate")
+    prepared = choice_canvases(toy, [("a" * 20, "bcd")], "", "truncate")[0]
     assert len(prepared.canvas) == 16 and prepared.truncated == 7 and prepared.canvas.target == toy.encode("bcd")
 
 
 def test_the_bos_survives_the_cut(toy: Toy) -> None:
     toy.needs_bos = True
-    canvas = continuation_canvas(toy, "a" * 20, "bcd", "", "truncate").canvas
+    canvas = choice_canvases(toy, [("a" * 20, "bcd")], "", "truncate")[0].canvas
     assert canvas.tokens[0] == toy.bos_id and len(canvas) == 16
 
 
 def test_overlong_error_and_a_target_that_never_fits(toy: Toy) -> None:
     with pytest.raises(SampleError, match="do not fit"):
-        continuation_canvas(toy, "a" * 20, "bcd", "", "error")
+        choice_canvases(toy, [("a" * 20, "bcd")], "", "error")[0]
     with pytest.raises(SampleError, match="does not fit"):
-        continuation_canvas(toy, "a", "b" * 17, "", "truncate")
+        choice_canvases(toy, [("a", "b" * 17)], "", "truncate")[0]
 
 
 def test_a_hole_keeps_the_text_next_to_it(toy: Toy) -> None:

@@ -33,7 +33,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.harness import lm_eval_patches as patches
 from dlm_eval.harness import sample_errors
 from dlm_eval.harness.sample_errors import SampleErrors
-from dlm_eval.metrics.code_eval import METRIC
+from dlm_eval.metrics.code import METRIC
 
 SEEDS = (0, 1234, 1234, 1234)
 

@@ -16,8 +16,7 @@ from dlm_eval import evaluate
 from dlm_eval.errors import UserError
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.metrics import samples
-from dlm_eval.metrics.judge import Judge, Reading, find_judge
-from dlm_eval.metrics.samples import Part
+from dlm_eval.metrics.samples import Judge, Part, Reading, find_judge
 from dlm_eval.models import packaged_asset
 
 TASKS = ["unconditional", "prefix_32", "enclosed_32"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from lm_eval.api.metrics import exact_match_hf_evaluate
 
-from dlm_eval.metrics.triviaqa import alias_match, aliases, exact_match, normalize, process_results, token_f1
+from dlm_eval.metrics.text import alias_match, aliases, exact_match, normalize, token_f1, trivia_results
 
 DOC = {"answer": {"aliases": ["The Nile", "River Nile"], "value": "The Nile"}}
 
@@ -21,7 +21,7 @@ DOC = {"answer": {"aliases": ["The Nile", "River Nile"], "value": "The Nile"}}
     ],
 )
 def test_three_ways_to_be_right(answer, exact, alias, f1):
-    scores = process_results(DOC, [answer])
+    scores = trivia_results(DOC, [answer])
     assert scores == {"exact_match": exact, "alias_match": alias, "f1": pytest.approx(f1)}
 
 
@@ -49,7 +49,7 @@ def test_the_data_sets_own_normalised_aliases_come_first():
 def test_an_alias_of_punctuation_alone_is_not_in_every_answer():
     doc = {"answer": {"aliases": ["+", "The plus sign"]}}
     assert aliases(doc) == ["plus sign"]
-    assert process_results(doc, ["minus"]) == {"exact_match": 0.0, "alias_match": 0.0, "f1": 0.0}
+    assert trivia_results(doc, ["minus"]) == {"exact_match": 0.0, "alias_match": 0.0, "f1": 0.0}
     assert alias_match("a plus sign", aliases(doc)) == 1.0
 
 

@@ -372,7 +372,7 @@ def test_demo_with_right_answers():
     assert results["demo_choice"]["acc_norm,none"] == 1.0
     assert results["demo_word_problem"]["exact_match,strict-match"] == 1.0
     assert results["demo_story_infill"]["rougeL,none"] == pytest.approx(100.0)
-    failures = [verdict.reason for verdict in code._verdicts.values() if not verdict.passed]
+    failures = [verdict.reason for verdict in code.METRIC._verdicts.values() if not verdict.passed]
     assert results["demo_code_infill"]["pass@1,none"] == 1.0, failures
 
 

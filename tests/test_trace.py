@@ -19,9 +19,7 @@ from dlm_eval.cli import main
 from dlm_eval.decoding import resolve
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.printable import printable
-from dlm_eval.reports.recording import Recording, pieces, record
-from dlm_eval.reports.terminal import lines
-from dlm_eval.reports.trace_page import page, safe_json
+from dlm_eval.reports.trace import Recording, lines, page, pieces, record, safe_json
 
 NASTY = ["</script><b>&amp;", "\n", "\t", "\x1b[31m", "\u2028", "\u202e", "\x00", "\ud800", "<!--<script>", " é"]
 STRATEGIES = {

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dlm_eval import __version__
-from dlm_eval.cli import cache, ls, run, show, sweep, trace, validate
+from dlm_eval.cli import cache, ls, run, sweep, trace, validate
 from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown_name_error
 from dlm_eval.output import log_to_stderr, safe_output
 from dlm_eval.redaction import learn_words
@@ -49,9 +49,7 @@ MUST_BE = {
 
 
 def _in_our_words(message: str) -> UserError:
-    """Returns our error for one of argparse's, which names Python types ("invalid float value:
-    'x'").
-    """
+    """Returns our error for one of argparse's, which names Python types."""
     if choice := re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message):
         return unknown_name_error(choice[1], choice[2], re.findall(r"[\w-]+", choice[3]))
     if wrong := re.fullmatch(r"argument (--\w+)\S*: invalid (.*) value: (.*)", message):
@@ -85,16 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dlm-eval {__version__}")
     subparsers: Any = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for add_parser in (
-        run.add_parser,
-        ls.add_parser,
-        show.add_parser,
-        validate.add_parser,
-        cache.add_parser,
-        trace.add_parser,
-        sweep.add_parser,
-        add_leaderboard,
-    ):
+    parsers = (run.add_parser, ls.add_parser, ls.add_show, validate.add_parser)
+    for add_parser in (*parsers, cache.add_parser, trace.add_parser, sweep.add_parser, add_leaderboard):
         add_parser(subparsers)
     return parser
 

@@ -32,18 +32,14 @@ def add_parser(subparsers: Any) -> None:
     ):
         sub = verbs.add_parser(verb, help=text, description=text)
         sub.add_argument(
-            "path",
-            nargs="?",
-            default="results",
+            "path", nargs="?", default="results",
             help="journal file, or a folder with journals in or below it (default: results)",
-        )
+        )  # fmt: skip
         if verb != "ls":
             sub.add_argument(
-                "--fingerprint",
-                default="",
-                metavar="HEX",
+                "--fingerprint", default="", metavar="HEX",
                 help="only answers of the model whose fingerprint begins so (see ls)",
-            )
+            )  # fmt: skip
         if verb == "export":
             sub.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of standard output")
         sub.set_defaults(main={"ls": _ls, "rm": _rm, "export": _export}[verb])
@@ -83,7 +79,8 @@ def _ls(args: argparse.Namespace) -> int:
         for row in journal.summary():
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["last"]))
             print(
-                f"  {row['fingerprint'][:12]}  {row['answers']:>8} answers  {row['bytes'] / 2**20:>8.1f} MiB  last {when}  {one_line(row['model'])}"
+                f"  {row['fingerprint'][:12]}  {row['answers']:>8} answers "
+                f" {row['bytes'] / 2**20:>8.1f} MiB  last {when}  {one_line(row['model'])}"
             )
         journal.close()
     return 0

@@ -1,18 +1,17 @@
-"""Options that several commands share."""
+"""The options of the commands: ours, and those of lm-eval that several commands share."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+PAIRS = {"nargs": "+", "metavar": "k=v,..."}
 OPTIONS: dict[str, dict[str, Any]] = {
     "--model": {"required": True, "help": "family or named checkpoint (`dlm-eval ls models`)"},
-    "--model_args": {"nargs": "+", "metavar": "k=v,...", "help": "the model's own options"},
-    "--decode": {
-        "nargs": "+",
-        "metavar": "k=v,...",
-        "help": "decoding settings (preset=..., steps=..., strategy=..., ...)",
-    },
+    "--model_args": {**PAIRS, "help": "the model's own options"},
+    "--decode": {**PAIRS, "help": "decoding settings (preset=..., steps=..., strategy=..., ...)"},
+    "--estimator": {
+        "metavar": "NAME[,k=v]", "help": "likelihood estimator (default: auto; see `dlm-eval ls estimators`)"},
     "--data_dir": {"metavar": "DIR", "help": "datasets from local files before the hub (default: $DLM_EVAL_DATA)"},
     "--include_path": {"metavar": "DIR", "help": "further folder of task YAMLs"},
     "--num_fewshot": {"type": int, "metavar": "N", "help": "few-shot examples of each prompt"},
@@ -21,24 +20,41 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--device": {"help": "device of the model"},
     "--devices": {
         "metavar": "0,1|cpu:2|gpu:4|auto",
-        "help": "one worker process per device (default: one device, in this process)",
-    },
+        "help": "one worker process per device (default: one device, in this process)"},
+    "--engine": {"choices": ("local", "ray"), "help": "where workers run (default: local)"},
+    "--ray_address": {
+        "metavar": "ADDRESS",
+        "help": "Ray cluster for --engine ray (default: $RAY_ADDRESS, else one on this machine)"},
     "--sandbox": {
         "choices": ("auto", "namespaces", "plain"),
-        "help": "kind of sandbox for generated code; an error if this machine lacks it (default: auto, the best; see docs/sandbox.md)",
-    },
+        "help": "kind of sandbox for generated code; an error if this machine lacks it"
+        " (default: auto, the best; see docs/sandbox.md)"},
     "--confirm_run_unsafe_code": {"action": "store_true", "help": "tasks may run generated code (in a sandbox)"},
     "--unsandboxed": {
-        "action": "store_true",
-        "default": None,
-        "help": "with --confirm_run_unsafe_code: tasks that the sandbox cannot hold may run generated code, with no protection",
-    },
+        "action": "store_true", "default": None,
+        "help": "with --confirm_run_unsafe_code: tasks that the sandbox cannot hold may run generated code,"
+        " with no protection"},
+    "--overlong": {
+        "choices": ("truncate", "error"),
+        "help": "requests longer than the model: cut the context from the left (default), or an error"},
+    "--stride": {
+        "type": int, "metavar": "N",
+        "help": "tokens that each later window of a long text scores (default: as many as fit)"},
+    "--report_to": {
+        "metavar": "wandb|trackio|tensorboard",
+        "help": "send the results there too (comma-separated; --wandb_args and --trackio_args go with it)"},
+    "--score_only": {
+        "action": "store_true", "default": None,
+        "help": "score the answers in the journal of --output_path again; the model is not loaded"},
+    "--resume": {
+        "action": "store_true", "default": None,
+        "help": "use the answers in the journal of --output_path (default)"},
     "--no_resume": {
-        "dest": "resume",
-        "action": "store_false",
-        "help": "compute everything again, and keep no journal",
-    },
-}
+        "dest": "resume", "action": "store_false", "help": "compute everything again, and keep no journal"},
+    "--no_log_samples": {
+        "dest": "log_samples", "action": "store_false", "default": argparse.SUPPRESS,
+        "help": "save no samples_*.jsonl"},
+}  # fmt: skip
 
 
 def add_options(parser: argparse._ActionsContainer, *names: str) -> None:

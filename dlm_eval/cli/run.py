@@ -35,50 +35,12 @@ def add_parser(subparsers: Any) -> None:
     parser.usage = "dlm-eval [run] --model MODEL --tasks TASK[,TASK] [--model_args k=v,...] [options]"
     parser.epilog = "Docs: README.md and docs/. `dlm-eval ls models|tasks|estimators|strategies` lists what there is."
     ours = parser.add_argument_group("diffusion language models (dlm_eval)")
-    ours.add_argument(
-        "--estimator", metavar="NAME[,k=v]", help="likelihood estimator (default: auto; see `dlm-eval ls estimators`)"
-    )
-    add_options(ours, "--decode", "--data_dir", "--devices", "--sandbox", "--unsandboxed")
-    ours.add_argument(
-        "--overlong",
-        choices=("truncate", "error"),
-        help="requests longer than the model: cut the context from the left (default), or an error",
-    )
-    ours.add_argument(
-        "--stride",
-        type=int,
-        metavar="N",
-        help="tokens that each later window of a long text scores (default: as many as fit)",
-    )
-    ours.add_argument("--engine", choices=("local", "ray"), help="where workers run (default: local)")
-    ours.add_argument(
-        "--ray_address",
-        metavar="ADDRESS",
-        help="Ray cluster for --engine ray (default: $RAY_ADDRESS, else one on this machine)",
-    )
-    ours.add_argument(
-        "--report_to",
-        metavar="wandb|trackio|tensorboard",
-        help="send the results there too (comma-separated; --wandb_args and --trackio_args go with it)",
-    )
-    ours.add_argument(
-        "--score_only",
-        action="store_true",
-        default=None,
-        help="score the answers in the journal of --output_path again; the model is not loaded",
-    )
-    resume = ours.add_mutually_exclusive_group()
-    resume.add_argument(
-        "--resume", action="store_true", default=None, help="use the answers in the journal of --output_path (default)"
-    )
-    add_options(resume, "--no_resume")
-    ours.add_argument(
-        "--no_log_samples",
-        dest="log_samples",
-        action="store_false",
-        default=argparse.SUPPRESS,
-        help="save no samples_*.jsonl",
-    )
+    add_options(
+        ours, *("--estimator", "--decode", "--data_dir", "--devices", "--sandbox", "--unsandboxed", "--overlong"),
+        *("--stride", "--engine", "--ray_address", "--report_to", "--score_only"),
+    )  # fmt: skip
+    add_options(ours.add_mutually_exclusive_group(), "--resume", "--no_resume")
+    add_options(ours, "--no_log_samples")
     parser.set_defaults(main=main)
 
 
@@ -89,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         RunError: the run is saved, but a metric, the leaderboard or a report is missing.
     """
-    from dlm_eval.harness.trackers import parse_reports
+    from dlm_eval.harness.saving import parse_reports
     from dlm_eval.reports.run_report import report, say
 
     given = {key: value for key, value in vars(args).items() if value is not None and key not in PLAIN}
@@ -143,6 +105,7 @@ def _config_file(path: str | None) -> dict[str, Any]:
 
 def _ask(tasks: list[str]) -> bool:
     answer = input(
-        f"{one_line(', '.join(tasks))}: the model's answers are programs and will be run (in a sandbox). Run them? [y/N] "
+        f"{one_line(', '.join(tasks))}: the model's answers are programs and will be run (in a"
+        " sandbox). Run them? [y/N] "
     )
     return answer.strip().lower() in ("y", "yes")

@@ -42,11 +42,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_options(parser, "--model", "--model_args")
     parser.add_argument(
-        "--tasks",
-        nargs="+",
-        metavar="TASK",
-        default=[],
-        help="tasks that generate text; each is a panel of the plot",
+        "--tasks", nargs="+", metavar="TASK", default=[], help="tasks that generate text; each is a panel of the plot"
     )
     parser.add_argument(
         "--decode", nargs="+", metavar="k=v1,v2", action="append", required=True,
@@ -56,12 +52,9 @@ def add_parser(subparsers: Any) -> None:
         "--decode_fixed", nargs="+", metavar="k=v,...", help="decode settings of every point, the baseline included"
     )
     parser.add_argument(
-        "--templates",
-        nargs="+",
-        metavar="TASK",
-        default=[],
+        "--templates", nargs="+", metavar="TASK", default=[],
         help="tasks or YAML files that word one question differently; their scores are averaged",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--sweep", choices=("templates",), help="templates: all of --tasks are wordings of one question"
     )
@@ -71,12 +64,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--no_baseline", action="store_true", help="leave out the one-token-per-step baseline")
     parser.add_argument(
-        "-o",
-        "--output_path",
-        default="results/sweep",
-        metavar="DIR",
+        "-o", "--output_path", default="results/sweep", metavar="DIR",
         help="for results, journal, tables and plot (default: results/sweep)",
-    )
+    )  # fmt: skip
     parser.add_argument("--limit", help="documents of each task, or a share of them below 1")
     add_options(
         parser, *("--num_fewshot", "--batch_size", "--device", "--devices", "--seed", "--data_dir", "--include_path"),
@@ -104,7 +94,8 @@ def main(args: argparse.Namespace) -> int:
     with open_model(plan.settings, home) as loaded:
         if loaded.model is None:
             raise UserError(
-                f"--model '{args.model}' is not a diffusion language model of dlm_eval; decode settings mean nothing to it"
+                f"--model '{args.model}' is not a diffusion language model of dlm_eval; decode"
+                " settings mean nothing to it"
             )
         combinations = plan.combinations(loaded.model.process)
         sweep = Sweep(loaded.name, y_max=args.y_max)
@@ -138,17 +129,8 @@ def _report(sweep: Sweep, home: Path) -> None:
             spread = f"{p.low:.4f} to {p.high:.4f}" if p.low is not None and p.high is not None else ""
             name = p.curve if p.baseline else ", ".join(f"{k}={v}" for k, v in p.decode.items())
             per_sample = shown(p.forwards / p.samples if p.samples else None, 1)
-            rows.append(
-                [
-                    name,
-                    score,
-                    spread,
-                    per_sample,
-                    shown(p.tokens_per_forward, 3),
-                    shown(p.tokens_per_second, 1),
-                    "*" if p in front else "",
-                ]
-            )
+            speed = [per_sample, shown(p.tokens_per_forward, 3), shown(p.tokens_per_second, 1)]
+            rows.append([name, score, spread, *speed, "*" if p in front else ""])
         metric = sweep.of(task)[0].metric
         headers = ["decode", metric, "worst to best wording", "forwards/sample", "tokens/forward", "tokens/s", "Pareto"]
         if all(not row[2] for row in rows):
@@ -156,9 +138,8 @@ def _report(sweep: Sweep, home: Path) -> None:
         print(f"\n{one_line(f'{sweep.model} on {task}')}\n{table(rows, headers)}")
         for curve in sweep.curves(task):
             if curve.aup is not None:
-                print(
-                    f"AUP {curve.aup:.2f}  {one_line(curve.name or 'sweep')}  (y_max {curve.y_max:.2f} %, {'given' if sweep.y_max is not None else 'best of this sweep'})"
-                )
+                name = one_line(curve.name or "sweep")
+                print(f"AUP {curve.aup:.2f}  {name}  (y_max {curve.y_max:.2f} %, {sweep.y_max_source})")
     print("\n" + "\n".join(one_line(str(home / name)) for name in ("sweep.csv", "aup.csv", "sweep.png")))
 
 
@@ -196,9 +177,7 @@ class Plan:
 
 
 def baseline_settings() -> dict[str, Any]:
-    """Returns the settings of the plain decoder, which override others: one token per step, most
-    probable first.
-    """
+    """Returns the plain decoder's settings: one token per step, most probable first."""
     from dlm_eval.decoding import GENERAL, setting_names
 
     of_strategies = {name: None for name in setting_names() if name not in GENERAL}
@@ -208,9 +187,6 @@ def baseline_settings() -> dict[str, Any]:
 
 def make_plan(given: Mapping[str, Any]) -> Plan:
     """Returns the runs of a sweep, after all checks that need no model.
-
-    Args:
-        given: the options of `dlm-eval sweep` by name.
 
     Raises:
         UserError: a setting, task, metric or combination is wrong.
@@ -250,14 +226,8 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
         _check({**fixed, **point}, tasks, process, ", ".join(f"{k}={v}" for k, v in point.items()))
     if not given["no_baseline"] and process in (None, "absorbing"):
         _check({**fixed, **baseline_settings()}, tasks, process, "baseline")
-    return Plan(
-        dataclasses.replace(settings, tasks=_specs(settings, tasks, left)),
-        points,
-        fixed,
-        question,
-        metrics,
-        not given["no_baseline"],
-    )
+    settings = dataclasses.replace(settings, tasks=_specs(settings, tasks, left))
+    return Plan(settings, points, fixed, question, metrics, not given["no_baseline"])
 
 
 def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
@@ -267,20 +237,18 @@ def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
     """
     from dlm_eval.harness.checks import refuse_unsandboxed, start_sandbox
     from dlm_eval.harness.code_tasks import ways
+    from dlm_eval.harness.run import tasks_of
     from dlm_eval.harness.tasks import check_fewshot
 
-    loaded = _load(settings.tasks, settings)
+    loaded = tasks_of(settings)
     check_fewshot(loaded, settings.num_fewshot)
     found = ways(loaded["tasks"])
     refuse_unsandboxed(found, settings)
     if settings.confirm_run_unsafe_code:
         start_sandbox(loaded, settings)
     unsafe = [] if settings.confirm_run_unsafe_code else list(found)
-    kept = {
-        name: task
-        for name, task in loaded["tasks"].items()
-        if task.OUTPUT_TYPE == "generate_until" and name not in unsafe
-    }
+    writing = {name: task for name, task in loaded["tasks"].items() if task.OUTPUT_TYPE == "generate_until"}
+    kept = {name: task for name, task in writing.items() if name not in unsafe}
     left = [name for name in loaded["tasks"] if name not in kept]
     if not kept:
         reason = (
@@ -300,26 +268,15 @@ def _specs(settings: RunSettings, kept: Mapping[str, Any], left: Sequence[str]) 
     These are the user's if they name only kept tasks (a YAML file has no other name), else the
     tasks' own.
     """
+    from dlm_eval.harness.run import tasks_of
+
     if not left:
         return settings.tasks
     specs: list[str] = []
     for spec in settings.tasks:
-        names = _load([spec], settings)["tasks"]
+        names = tasks_of(settings, [spec])["tasks"]
         specs += [spec] if all(name in kept for name in names) else [name for name in names if name in kept]
     return tuple(dict.fromkeys(specs))
-
-
-def _load(specs: Sequence[Any], settings: RunSettings) -> dict[str, Any]:
-    """Returns the tasks as `run` will load them."""
-    from dlm_eval.harness.tasks import load_tasks
-
-    return load_tasks(
-        list(specs),
-        include_path=settings.include_path,
-        data_dir=settings.data_dir,
-        metadata=dict(settings.model_args),
-        seeds=settings.seeds,
-    )
 
 
 def _metric(task: Any, name: str, wanted: str | None) -> str:
@@ -330,9 +287,7 @@ def _metric(task: Any, name: str, wanted: str | None) -> str:
 
 
 def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | None, title: str) -> None:
-    """Raises UserError if settings are invalid, or do not fit the model's process or a task with
-    its own length.
-    """
+    """Raises UserError if settings do not fit the model's process or a task of own length."""
     from dlm_eval.harness.decode_config import DecodeOptions
     from dlm_eval.harness.requests import HOLE
 

@@ -16,7 +16,7 @@ from dlm_eval.output import one_line, write_raw
 from dlm_eval.redaction import redact_text
 
 if TYPE_CHECKING:
-    from dlm_eval.reports.recording import Recording
+    from dlm_eval.reports.trace import Recording
 
 LENGTH = 32  # default number of open positions
 
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     recording = _record(args)
     texts: dict[Path, str] = {}
     if args.html:
-        from dlm_eval.reports.trace_page import page
+        from dlm_eval.reports.trace import page
 
         texts[Path(args.html)] = page(recording)
     if args.json:
@@ -76,7 +76,7 @@ def _record(args: argparse.Namespace) -> Recording:
     from dlm_eval.harness.decode_config import DecodeOptions, user_layer
     from dlm_eval.harness.requests import hole_canvas
     from dlm_eval.models import load_model, process_of
-    from dlm_eval.reports.recording import record
+    from dlm_eval.reports.trace import record
     from dlm_eval.settings import parse_pairs
 
     for name in ("prompt", "infill"):
@@ -121,7 +121,7 @@ def _settings(options: Any, args: argparse.Namespace) -> tuple[Any, int]:
 
 
 def _print(recording: Recording) -> None:
-    from dlm_eval.reports.terminal import lines
+    from dlm_eval.reports.trace import lines
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for line in lines(recording, colour):

@@ -30,9 +30,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints documents, shots and the first prompt of every task, and the errors that a run would
-    report.
-    """
+    """Prints documents, shots and first prompt of every task, and errors of a run."""
     from dlm_eval.harness import lm_eval_patches as patches
     from dlm_eval.harness.decode_config import DecodeOptions, check_requests
     from dlm_eval.harness.requests import UnbuiltPrompt
@@ -75,9 +73,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _prompt(name: str, request: Sequence[Any]) -> list[str]:
-    """Returns the first prompt of a task, and what the model has to score or write after it, as
-    lines.
-    """
+    """Returns the first prompt of a task, and what the model answers, as lines."""
     from dlm_eval.harness.results import plain_argument
 
     context, *rest = request
@@ -99,19 +95,23 @@ def _notes(task: Any, left: Examples | None) -> list[str]:
     found = []
     if left is not None and (overlap := left.overlap()):
         found.append(
-            f"{counted(overlap, 'document', 'are')} among the few-shot examples and left out of the document's own prompt"
+            f"{counted(overlap, 'document', 'are')} among the few-shot examples and left out of"
+            " the document's own prompt"
         )
     if left is not None and (unanswered := left.unanswered()):
         found.append(
-            f"{counted(len(unanswered), 'few-shot example', 'have')} no right answer to show and will be left out; the first: {unanswered[0]}"
+            f"{counted(len(unanswered), 'few-shot example', 'have')} no right answer to show and"
+            f" will be left out; the first: {unanswered[0]}"
         )
     if lists:
         found.append(
-            f"{counted(len(lists), 'target', 'are')} a text in brackets, which lm-eval reads as a list (first: document {lists[0]})"
+            f"{counted(len(lists), 'target', 'are')} a text in brackets, which lm-eval reads as a"
+            f" list (first: document {lists[0]})"
         )
     if faults:
         number, reason = faults[0]
         found.append(
-            f"{counted(len(faults), 'document')} cannot be scored and will be stored as errors; document {number}: {reason}"
+            f"{counted(len(faults), 'document')} cannot be scored and will be stored as errors;"
+            f" document {number}: {reason}"
         )
     return found

@@ -8,20 +8,25 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.harness.chat import check_chat
+from dlm_eval.budget import parse_batch_size
+from dlm_eval.decoding import resolve
+from dlm_eval.errors import SampleError, UserError, unknown_name_error
 from dlm_eval.harness.code_tasks import Way, ways
 from dlm_eval.harness.decode_config import DecodeOptions, check_requests, user_layer
+from dlm_eval.harness.lm import BY_ORDER, by_order, chosen_template
 from dlm_eval.harness.open_model import check_model_name, is_ours
 from dlm_eval.harness.requirements import check_loaded_metrics
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.saving import check_tracker
 from dlm_eval.harness.tasks import check_fewshot
-from dlm_eval.models import process_of
+from dlm_eval.models import find_checkpoint, known_families, load_without_weights, process_of
+from dlm_eval.models.denoiser import ChatTemplates, Denoiser
 
 log = logging.getLogger(__name__)
 Ask = Callable[[list[str]], bool]
 # Settings that only our denoisers use.
+USER = {"role": "user", "content": "Hello."}
+SYSTEM = {"role": "system", "content": "Answer."}
 OURS_ALONE = ("estimator", "decode", "devices", "engine", "stride", "overlong", "score_only")
 
 
@@ -34,9 +39,7 @@ def check_settings(settings: RunSettings) -> None:
 
 
 def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
-    """Raises UserError if the settings do not fit the tasks of `load_tasks`, or a task's do not fit
-    the model.
-    """
+    """Raises UserError if the settings do not fit the tasks, or a task's do not fit the model."""
     tasks = loaded["tasks"]
     check_fewshot(loaded, settings.num_fewshot)
     if is_ours(settings.model):
@@ -44,32 +47,51 @@ def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
         check_chat(settings, tasks)
         check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process), tasks)
     _check_sample_names(tasks, settings)
-    _check_decide(tasks, settings.estimator)
+    _check_early_stop(tasks, settings)
     if not settings.predict_only:
         check_loaded_metrics(tasks)
 
 
+def check_chat(settings: RunSettings, tasks: Mapping[str, Any]) -> None:
+    """Raises UserError if the chat template is missing or cannot render the run's messages."""
+    if not settings.apply_chat_template or find_checkpoint(settings.model).family not in known_families():
+        return
+    model = load_without_weights(settings.model, **settings.model_args)
+    template = chosen_template(model, settings.apply_chat_template)
+    _render(model, [USER], template, "--apply_chat_template")
+    described = [name for name, task in tasks.items() if task.config.description]
+    if settings.system_instruction:
+        _render(model, [SYSTEM, USER], template, "--system_instruction")
+    elif described:
+        _render(model, [SYSTEM, USER], template, f"task '{described[0]}' has a description, which is a system message")
+
+
+def _render(model: Denoiser, messages: list[dict[str, str]], template: str | None, setting: str) -> None:
+    try:
+        if template is None:
+            model.apply_chat_template(messages)
+        elif isinstance(model, ChatTemplates):
+            model.apply_chat_template(messages, True, template)
+    except SampleError as error:
+        raise UserError(f"{setting}: {error}") from None
+
+
 def _refuse_launchers() -> None:
-    """Raises UserError under torchrun or accelerate launch, where every process would run
-    everything.
-    """
+    """Raises UserError under torchrun or accelerate launch: every process would run everything."""
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes not in ("", "0", "1"):
         raise UserError(
-            f"WORLD_SIZE '{processes}' (torchrun, accelerate launch) is not supported; start one process: dlm-eval ... --devices gpu:{processes}"
+            f"WORLD_SIZE '{processes}' (torchrun, accelerate launch) is not supported; start one"
+            f" process: dlm-eval ... --devices gpu:{processes}"
         )
 
 
 def check_options(settings: RunSettings) -> None:
     """Parses settings whose errors would otherwise appear only after the weights are loaded."""
-    from dlm_eval.budget import parse_batch_size
-    from dlm_eval.decoding import resolve
-    from dlm_eval.likelihood import parse_estimator
-
     parse_batch_size(settings.batch_size or "auto")
     if not is_ours(settings.model):
         return _refuse_ours(settings)
-    parse_estimator(settings.estimator)
+    settings.parsed_estimator  # noqa: B018  (raises its errors)
     user = {
         k: v for k, v in user_layer(settings.gen_kwargs, settings.decode).items() if (k, v) != ("preset", "authors")
     }
@@ -109,7 +131,8 @@ def confirm_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None
     named = [name for name in unsafe if name in settings.tasks]
     if named or len(unsafe) == len(tasks["tasks"]):
         raise UserError(
-            f"--tasks {', '.join(named or unsafe)} runs generated code (in a sandbox); add --confirm_run_unsafe_code to allow it"
+            f"--tasks {', '.join(named or unsafe)} runs generated code (in a sandbox); add"
+            " --confirm_run_unsafe_code to allow it"
         )
     log.warning(
         "skipped: %s (runs generated code, in a sandbox; add --confirm_run_unsafe_code to include it)",
@@ -126,10 +149,6 @@ def confirm_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None
 def refuse_unsandboxed(found: Mapping[str, Way], settings: RunSettings) -> None:
     """Raises UserError for tasks that run generated code outside the sandbox, unless both options
     allow it.
-
-    Args:
-        found: how each task runs generated code (`ways`).
-        settings: of the run.
     """
     outside = {name: way.reason for name, way in found.items() if not way.sandboxed}
     if not outside or settings.predict_only:
@@ -139,7 +158,8 @@ def refuse_unsandboxed(found: Mapping[str, Way], settings: RunSettings) -> None:
         log.warning("UNSANDBOXED: %s: generated code runs with no protection: %s", ", ".join(outside), reasons)
         return
     raise UserError(
-        f"--tasks {', '.join(outside)} would run generated code outside the sandbox: {reasons}; leave it out, or add"
+        f"--tasks {', '.join(outside)} would run generated code outside the sandbox: {reasons};"
+        " leave it out, or add"
         " --unsandboxed and --confirm_run_unsafe_code to run it with no protection"
     )
 
@@ -171,12 +191,10 @@ def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None
             )
 
 
-def _check_decide(tasks: Mapping[str, Any], estimator: str) -> None:
-    from dlm_eval.harness.lm import BY_ORDER, by_order
-    from dlm_eval.likelihood import parse_estimator
-
-    if parse_estimator(estimator).needs_question and not any(by_order(task) for task in tasks.values()):
+def _check_early_stop(tasks: Mapping[str, Any], settings: RunSettings) -> None:
+    if settings.parsed_estimator.needs_question and not any(by_order(task) for task in tasks.values()):
         raise UserError(
-            f"--estimator '{estimator}' is not allowed: stop_at_error_rate is for multiple choice scored by {', '.join(sorted(BY_ORDER))}, "
-            f"and none of {', '.join(tasks)} is"
+            f"--estimator '{settings.estimator}' is not allowed: stop_at_error_rate is for"
+            " multiple choice scored by"
+            f" {', '.join(sorted(BY_ORDER))}, and none of {', '.join(tasks)} is"
         )

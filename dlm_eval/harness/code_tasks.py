@@ -1,7 +1,7 @@
 """How each task scores generated code: without running it, in our sandbox, or outside it.
 
-The places that a task's functions can reach are found in their files (code_scan.py) and looked up
-in one table (code_table.py), whether the task is marked `unsafe_code` or not. A task that is marked
+The places that a task's functions can reach are found in their files and looked up in one table
+(code_scan.py), whether the task is marked `unsafe_code` or not. A task that is marked
 and whose scoring is not known counts as outside the sandbox.
 """
 
@@ -19,9 +19,8 @@ from typing import Any
 
 import dlm_eval
 from dlm_eval import sandbox
-from dlm_eval.harness.code_scan import Hit, package_root, place_at, reach
-from dlm_eval.harness.code_table import NOTHING_RUN, Means, Row, row_of
-from dlm_eval.metrics.code_eval import METRIC, TIMEOUT, Program
+from dlm_eval.harness.code_scan import NOTHING_RUN, Hit, Means, Row, package_root, place_at, reach, row_of
+from dlm_eval.metrics.code import METRIC, TIMEOUT, Program
 
 FRAMEWORK = ("api/", "filters/", "harness/")  # of lm-eval and dlm_eval: not task code
 
@@ -97,9 +96,7 @@ def starts(task: Any) -> Iterator[tuple[str, str]]:
 
 
 def _places(value: Any) -> Iterator[tuple[str, str]]:
-    """Yields the places of all functions, classes and callable objects in a value of a task's
-    configuration.
-    """
+    """Yields the places of all functions, classes and callables in a value of a configuration."""
     value = called(value)
     if isinstance(value, Mapping):
         for item in value.values():
@@ -132,7 +129,7 @@ def _places(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _short(file: str) -> str:
-    """Returns a file as in code_table.py: relative to lm_eval or dlm_eval, else absolute."""
+    """Returns a file as in the table's rows: relative to lm_eval or dlm_eval, else absolute."""
     path = Path(file).resolve()
     roots = (package_root("lm_eval"), Path(dlm_eval.__file__).resolve().parent)
     return next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), str(path))
@@ -142,9 +139,7 @@ def _short(file: str) -> str:
 
 
 def called(metric: Any) -> Any:
-    """Returns the function of a `function.__call__`, in which form lm-eval stores a task file's
-    metric.
-    """
+    """Returns the function of a `function.__call__`, which lm-eval makes of a file's metric."""
     return metric.__self__ if isinstance(metric, MethodWrapperType) else metric
 
 

@@ -1,24 +1,37 @@
-"""Datasets from local files, then the cache, then the Hub; an immediate one-line error if none has
-them.
+"""The documents of tasks: where datasets come from, and draws that depend only on the seeds.
+
+Datasets come from local files, then the cache, then the Hub; an immediate one-line error if none
+has them.
+
+Some tasks shuffle choices while their documents are made (`process_docs` of GPQA). All generators
+are seeded before each task, and `process_docs` is called once per split, so documents do not depend
+on earlier tasks or caches (`lm_eval_patches.documents_by_seed`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import gzip
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dlm_eval.errors import UserError
 from dlm_eval.hub import hub_reachable
 
 DEEPEST = 200  # a line or file with more opening brackets is parsed to check its depth
+Seeds = Sequence[int | None]  # python, numpy, torch, few-shot
+# Generators in task modules, and their states before their first use.
+_states: dict[int, tuple[Any, Any]] = {}
 
 
 @dataclass
@@ -29,19 +42,8 @@ class Library:
     original: Callable[..., Any]
     active: bool = True
 
-    @classmethod
-    def of(cls, data_dir: str | Path | None, original: Callable[..., Any]) -> Library:
-        """Returns the library of a folder; None for the variable DLM_EVAL_DATA.
-
-        Raises:
-            UserError: the folder does not exist.
-        """
-        return cls(_checked(data_dir or os.environ.get("DLM_EVAL_DATA")), original)
-
     def load(self, path: str, name: str | None = None, *args: Any, **options: Any) -> Any:
-        """Returns the result of ``datasets.load_dataset`` from the first place that has the
-        dataset.
-        """
+        """Returns ``datasets.load_dataset`` of the first place that has the dataset."""
         if self.active:
             _check_json(_named_files(options.get("data_files")))
         if not self.active or options.get("data_files"):
@@ -84,7 +86,8 @@ class Library:
             hub = f"the Hub says: {_first_line(error)}" if online else "the Hub is unreachable and it is not cached"
             called = f"'{path}'" + (f" (configuration '{name}')" if name else "")
             raise UserError(
-                f"cannot load dataset {called}: {reason}; {hub}; give --data_dir DIR (or the variable"
+                f"cannot load dataset {called}: {reason}; {hub}; give --data_dir DIR (or the"
+                " variable"
                 f" DLM_EVAL_DATA) with its files in DIR/{path}"
             ) from error
 
@@ -119,9 +122,7 @@ def _named_files(data_files: Any) -> list[Path]:
 
 
 def _check_json(files: Iterable[Path]) -> None:
-    """Raises UserError for JSON that is nested so deeply that the library's parser would crash the
-    process.
-    """
+    """Raises UserError for JSON nested so deeply that the library's parser would crash."""
     for file in files:
         if {".json", ".jsonl"} & set(file.suffixes) and file.is_file():
             with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
@@ -168,7 +169,7 @@ def progress_bars(shown: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Makes ``datasets`` and ``huggingface_hub`` use only their caches, so that nothing is retried."""
+    """Makes ``datasets`` and ``huggingface_hub`` use only their caches, without retries."""
     import datasets
     from huggingface_hub import constants
 
@@ -180,7 +181,13 @@ def _offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
-def _checked(data_dir: str | Path | None) -> Path | None:
+def data_folder(data_dir: str | Path | None) -> Path | None:
+    """Returns --data_dir, or the folder of the variable DLM_EVAL_DATA.
+
+    Raises:
+        UserError: the folder does not exist.
+    """
+    data_dir = data_dir or os.environ.get("DLM_EVAL_DATA")
     if data_dir is None:
         return None
     folder = Path(os.path.expanduser(data_dir))
@@ -201,3 +208,90 @@ def _state(folder: Path) -> str:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def seed_generators(seeds: Seeds) -> None:
+    """Seeds the generators of python, numpy and torch; None leaves a generator unchanged."""
+    import torch
+
+    python, of_numpy, of_torch, *_ = seeds
+    if python is not None:
+        random.seed(python)
+    if of_numpy is not None:
+        np.random.seed(of_numpy)
+    if of_torch is not None:
+        torch.manual_seed(of_torch)
+
+
+def seeded_configuration(begin: Callable[[Any], None], seeds: Seeds) -> Callable[[Any], None]:
+    """Wraps `__post_init__` of a configuration, after which lm-eval makes the documents."""
+
+    def seeded(config: Any) -> None:
+        functions = [value for value in vars(config).values() if callable(value)]
+        if config.process_docs is not None:
+            config.process_docs = once_per_split(config.process_docs)
+        if isinstance(config.fewshot_config, Mapping):
+            functions += [value for value in config.fewshot_config.values() if callable(value)]
+            if config.fewshot_config.get("process_docs") is not None:
+                own = once_per_split(config.fewshot_config["process_docs"])
+                config.fewshot_config = {**config.fewshot_config, "process_docs": own}
+        begin(config)
+        _rewind(functions)
+        seed_generators(seeds)
+
+    return seeded
+
+
+def drawn_once(make: Callable[[], Any], seeds: Seeds) -> Callable[[], Any]:
+    """Returns a function that calls `make` once, with seeded generators."""
+
+    @functools.cache
+    def made() -> Any:
+        seed_generators(seeds)
+        return _fixed(make())
+
+    return made
+
+
+def once_per_split(process_docs: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Calls `process_docs` once per split, since another call could draw other documents."""
+    made: dict[int, tuple[Any, Any]] = {}  # keeping the split keeps its id unique
+
+    @functools.wraps(process_docs)
+    def once(split: Any) -> Any:
+        if id(split) not in made:
+            made[id(split)] = (split, _fixed(process_docs(split)))
+        return made[id(split)][1]
+
+    return once
+
+
+def _fixed(documents: Any) -> Any:
+    """Returns documents that do not change between reads: a transform on reading is run once."""
+    import datasets
+
+    if isinstance(documents, datasets.Dataset) and documents.format["type"] == "custom":
+        return datasets.Dataset.from_list(list(documents))
+    return documents
+
+
+def _rewind(functions: Sequence[Callable[..., Any]]) -> None:
+    """Resets generators in the functions' modules to their states before their first use."""
+    for function in functions:
+        for value in list(getattr(function, "__globals__", {}).values()):
+            if not isinstance(value, (random.Random, np.random.Generator, np.random.RandomState)):
+                continue
+            if id(value) not in _states:
+                _states[id(value)] = (value, _generator_state(value))
+            elif isinstance(value, random.Random):
+                value.setstate(_states[id(value)][1])
+            elif isinstance(value, np.random.RandomState):
+                value.set_state(_states[id(value)][1])
+            else:
+                value.bit_generator.state = _states[id(value)][1]
+
+
+def _generator_state(generator: Any) -> Any:
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return generator.get_state() if isinstance(generator, np.random.RandomState) else generator.bit_generator.state

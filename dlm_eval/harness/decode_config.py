@@ -26,29 +26,11 @@ log = logging.getLogger(__name__)
 DEFAULT_LENGTH = 256
 LENGTH_KEYS = ("gen_length", "max_gen_toks", "max_new_tokens", "max_tokens")
 STOP_KEYS = ("until", "stop")  # two names of one setting: lm-eval's, and that of most APIs
-AR_KEYS = [
-    "do_sample",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "num_beams",
-    "num_return_sequences",
-    "repetition_penalty",
-    "length_penalty",
-    "early_stopping",
-    "use_cache",
-    "min_length",
-    "min_new_tokens",
-    "max_length",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "typical_p",
-    "n",
-    "best_of",
-    "no_repeat_ngram_size",
-]
+AR_KEYS = (
+    "do_sample", "temperature", "top_p", "top_k", "min_p", "num_beams", "num_return_sequences", "repetition_penalty",
+    "length_penalty", "early_stopping", "use_cache", "min_length", "min_new_tokens", "max_length", "presence_penalty",
+    "frequency_penalty", "seed", "typical_p", "n", "best_of", "no_repeat_ngram_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +44,8 @@ class Request:
         preset: preset in effect (with 'authors' resolved), or None.
         replaced: the task's settings that the model's process cannot use; its defaults are used
             instead.
+        plans: plans by length and whether it is fixed (`DecodePlans`). Requests of one task share
+            them.
     """
 
     hole: Hole
@@ -69,6 +53,7 @@ class Request:
     layers: tuple[Mapping[str, Any], ...]
     preset: str | None = None
     replaced: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    plans: dict[tuple[int, bool], DecodePlan] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -90,12 +75,12 @@ class DecodeOptions:
     family: str = ""
 
     @classmethod
-    def of(cls, user: Mapping[str, Any], model: Denoiser, default_length: int = DEFAULT_LENGTH) -> DecodeOptions:
+    def of(cls, user: Mapping[str, Any], model: Denoiser, default_length: int | None = None) -> DecodeOptions:
         """Returns the options for requests to `model`."""
         facts = model.describe()
-        return cls(
-            user, str(facts.get("checkpoint") or ""), default_length, model.process, str(facts.get("family") or "")
-        )
+        checkpoint, family = (str(facts.get(name) or "") for name in ("checkpoint", "family"))
+        length = default_length or min(DEFAULT_LENGTH, max(1, model.max_length // 2))
+        return cls(user, checkpoint, length, model.process, family)
 
     def __post_init__(self) -> None:
         known = user_keys(self.user)
@@ -177,17 +162,11 @@ class DecodePlan:
 
 
 class DecodePlans:
-    """The decode settings of a run: resolved once for each task and length.
-
-    Args:
-        options: how requests become settings.
-        model: what decodes.
-    """
+    """The decode settings of a run: resolved once for each task and length."""
 
     def __init__(self, options: DecodeOptions, model: Denoiser) -> None:
         self._options, self._model = options, model
         self._asks: dict[tuple[str, str], Request] = {}
-        self._plans: dict[tuple[Any, ...], DecodePlan] = {}
 
     def ask(self, arguments: Mapping[str, Any], task: str) -> Request:
         """Returns the settings of a request of `task` (`DecodeOptions.request`)."""
@@ -200,11 +179,10 @@ class DecodePlans:
 
     def plan(self, ask: Request, length: int) -> DecodePlan:
         """Returns the plan for a hole of `length` tokens (`DecodeOptions.settings`)."""
-        # `_asks` keeps the layers alive.
-        key = (id(ask.layers), length, ask.hole.length.tokens == length)
-        if key not in self._plans:
-            self._plans[key] = self._planned(ask, length)
-        return self._plans[key]
+        key = (length, ask.hole.length.tokens == length)
+        if key not in ask.plans:
+            ask.plans[key] = self._planned(ask, length)
+        return ask.plans[key]
 
     def _planned(self, ask: Request, length: int) -> DecodePlan:
         settings, process = self._options.settings(ask, length), self._model.process
@@ -239,14 +217,16 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
             raise UserError(f"task '{name}': {error}") from error
         if ask.replaced:
             log.warning(
-                "task '%s': a model of process '%s' cannot use the task's %s; its own defaults are used",
+                "task '%s': a model of process '%s' cannot use the task's %s; its own defaults"
+                " are used",
                 name, options.process, ", ".join(f"{key}={value}" for key, value in ask.replaced.items()),
             )  # fmt: skip
         if reason := settings.why_no_checkpoint(options.process):
             log.info("task '%s': an unfinished answer starts again after an interruption (%s)", name, reason)
         if settings.samples > 1 and not settings.is_random:
             log.warning(
-                "task '%s': samples=%d has no effect at temperature 0, since all samples are equal; one is drawn",
+                "task '%s': samples=%d has no effect at temperature 0, since all samples are"
+                " equal; one is drawn",
                 name, settings.samples,
             )  # fmt: skip
 
@@ -269,13 +249,11 @@ def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict
 
 
 def user_keys(*layers: Mapping[str, Any]) -> list[str]:
-    """Returns the keys that a user may set: decode settings (also of a plug-in strategy), length
-    and stop strings.
-    """
+    """Returns the keys a user may set: decode settings (plug-ins' too), length, stop strings."""
     return list(dict.fromkeys([*setting_names(*layers), *LENGTH_KEYS, *STOP_KEYS, "preset"]))
 
 
-def is_ours(key: str) -> bool:
+def is_our_argument(key: str) -> bool:
     """Returns whether a generation argument is only for diffusion language models."""
     return (
         key == HOLE

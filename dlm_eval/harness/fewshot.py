@@ -17,10 +17,26 @@ from typing import Any
 
 from dlm_eval.errors import SampleError
 from dlm_eval.harness import targets
-from dlm_eval.harness.records import doc_key
+from dlm_eval.harness.results import doc_key
 from dlm_eval.rng import digest
 
 log = logging.getLogger(__name__)
+
+
+class _ByObject:
+    """A function of an object, computed once for each. Draws return the same objects.
+
+    Objects are kept, so that no other gets their id.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self._known: dict[int, tuple[Any, Any]] = {}
+
+    def __call__(self, value: Any) -> Any:
+        if id(value) not in self._known:
+            self._known[id(value)] = (value, self._function(value))
+        return self._known[id(value)][1]
 
 
 class Examples:
@@ -42,13 +58,12 @@ class Examples:
         self._name = name
         self._task = task
         self._seed = seed
-        self._questions: dict[int, tuple[Any, str]] = {}
-        self._answers: dict[int, tuple[Any, str | None]] = {}
-        self._documents: dict[str | None, str] = {}
+        self._questions = _ByObject(self._question_of)
+        self._faults = _ByObject(functools.partial(targets.fault_of_example, task))
         self._evaluated: list[Any] = []  # the document whose prompt is being built
 
     def prompt(self, prompt: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps the task's `fewshot_context` to tell `sample` which document the examples are for."""
+        """Wraps `fewshot_context` to tell `sample` which document examples are for."""
 
         def fewshot_context(doc: Any, *args: Any, **options: Any) -> Any:
             self._evaluated[:] = [doc]
@@ -70,12 +85,12 @@ class Examples:
 
     def overlap(self) -> int:
         """Returns how many evaluated documents are among the few-shot examples."""
-        pool = {self._question(example) for example in self._examples()}
+        pool = {self._questions(example) for example in self._examples()}
         return sum(self._asks(doc) in pool for doc in self._task.eval_docs)
 
     def unanswered(self) -> list[str]:
         """Returns the reason of each example that has no right answer."""
-        return [fault for example in self._examples() if (fault := self._fault(example)) is not None]
+        return [fault for example in self._examples() if (fault := self._faults(example)) is not None]
 
     def facts(self) -> dict[str, int]:
         """Returns counts for the results.
@@ -99,17 +114,17 @@ class Examples:
             SampleError: no example has a right answer.
         """
         asked = self._asks(doc)
-        same = [self._question(example) == asked for example in drawn]
-        faults = [None if its_own else self._fault(example) for example, its_own in zip(drawn, same, strict=True)]
+        same = [self._questions(example) == asked for example in drawn]
+        faults = [None if its_own else self._faults(example) for example, its_own in zip(drawn, same, strict=True)]
         lost = [its_own or fault is not None for its_own, fault in zip(same, faults, strict=True)]
         if not any(lost):
             return list(drawn)
         self._note(asked, drawn, same, faults)
-        used = {asked} | {self._question(example) for example, gone in zip(drawn, lost, strict=True) if not gone}
-        spare = [example for example in self._examples() if self._question(example) not in used]
+        used = {asked} | {self._questions(example) for example, gone in zip(drawn, lost, strict=True) if not gone}
+        spare = [example for example in self._examples() if self._questions(example) not in used]
         if type(self._task.sampler).__name__ != "FirstNSampler":
             random.Random(f"{self._seed} {asked}").shuffle(spare)
-        whole = (example for example in spare if self._fault(example) is None)
+        whole = (example for example in spare if self._faults(example) is None)
         filled = [next(whole, None) if gone else example for example, gone in zip(drawn, lost, strict=True)]
         found = [example for example in filled if example is not None]
         if not found and (reasons := self.unanswered()) and len(reasons) == len(self._examples()):
@@ -131,29 +146,18 @@ class Examples:
             if fault is not None:
                 if not self.faults:
                     log.warning("%s: a few-shot example is left out: %s", self._name, fault)
-                self.faults[self._question(example)] = fault
-
-    def _fault(self, example: Any) -> str | None:
-        """Returns why an example has no right answer, or None. Cached by object."""
-        if id(example) not in self._answers:
-            self._answers[id(example)] = (example, targets.fault_of_example(self._task, example))
-        return self._answers[id(example)][1]
+                self.faults[self._questions(example)] = fault
 
     def _examples(self) -> list[Any]:
         sampler = getattr(self._task, "sampler", None)
         return [] if sampler is None else list(sampler.fewshot_docs())
 
-    def _question(self, example: Any) -> str:
-        """Returns the identity of an example's question.
-
-        Cached, since draws return the same objects.
-        """
-        if id(example) not in self._questions:
-            asked = self._asks(example)
-            if not self._same_templates:  # it may have other columns than documents
-                asked = self._shown_as().get(self._shown(example, self._task.fewshot_cfg), asked)
-            self._questions[id(example)] = (example, asked)  # keeping the object keeps its id valid
-        return self._questions[id(example)][1]
+    def _question_of(self, example: Any) -> str:
+        """Returns the identity of an example's question; its columns may be others."""
+        asked = self._asks(example)
+        if self._same_templates:
+            return asked
+        return self._shown_as.get(self._shown(example, self._task.fewshot_cfg), asked)
 
     @functools.cached_property
     def _same_templates(self) -> bool:
@@ -163,21 +167,15 @@ class Examples:
             getattr(task.fewshot_cfg, name) == getattr(task.config, name) for name in names
         )
 
+    @functools.cached_property
     def _shown_as(self) -> dict[str | None, str]:
-        """Returns shown question and answer of each evaluated document -> identity of its question.
-
-        Cached.
-        """
-        if not self._documents:
-            config = self._task.config
-            self._documents = {self._shown(doc, config): self._asks(doc) for doc in self._task.eval_docs}
-            self._documents.pop(None, None)
-        return self._documents
+        """Shown question and answer of each evaluated document -> identity of its question."""
+        documents = {self._shown(doc, self._task.config): self._asks(doc) for doc in self._task.eval_docs}
+        documents.pop(None, None)
+        return documents
 
     def _shown(self, doc: Any, templates: Any) -> str | None:
-        """Returns the identity of a document's question and answer under some templates, or None if
-        these fail.
-        """
+        """Returns the identity of a document under some templates, or None if these fail."""
         task = self._task
         if getattr(task, "multiple_input", 0):
             return None
@@ -193,9 +191,7 @@ class Examples:
         return digest("shown", str(text).strip(), str(answer).strip())
 
     def _asks(self, doc: Any) -> str:
-        """Returns the identity of a question: its text, choices and answer as the task renders
-        them.
-        """
+        """Returns the identity of a question: text, choices and answer as rendered."""
         task = self._task
         try:
             choices = task.doc_to_choice(doc) if task.config.doc_to_choice is not None else None

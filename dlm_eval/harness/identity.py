@@ -1,4 +1,4 @@
-"""The identity of a score: three digests for each task.
+"""The identity of a score: three digests for each task, and notes in the journal.
 
 * configuration: everything except seeds that can change an answer. That is the model, the settings
   that this kind of task uses, the task's prompts with the source code of its functions, and its
@@ -7,24 +7,26 @@
 * scoring: everything that turns an answer into a metric: filters, metrics, the scorer's source
   code, and targets unless they are part of the prompt.
 
-The journal uses none of them, since scoring does not change an answer.
+The journal uses none of them, since scoring does not change an answer. Its keys are hashes. A run
+therefore also stores its settings there, so that --score_only can say which settings differ.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from dlm_eval.harness.journal_notes import readable
 from dlm_eval.harness.lm import by_order
 from dlm_eval.harness.open_model import Loaded
-from dlm_eval.harness.records import doc_key
+from dlm_eval.harness.results import Record, doc_key
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sources import described
-from dlm_eval.likelihood import parse_estimator
+from dlm_eval.journal import Journal
+from dlm_eval.printable import counted
 from dlm_eval.redaction import redact
 from dlm_eval.rng import digest
+from dlm_eval.workers import NO_ANSWER
 
 PROMPT = (
     "class", "custom_dataset", "dataset_path", "dataset_name", "dataset_kwargs", "training_split", "validation_split", "test_split", "process_docs",
@@ -32,53 +34,30 @@ PROMPT = (
     "gen_prefix", "output_type", "repeats",
 )  # fmt: skip
 SCORING = ("process_results", "metric_list", "filter_list", "should_decontaminate", "doc_to_decontamination_query")
-LAYOUT = (
-    "device",
-    "device_map",
-    "batch_size",
-    "max_batch_size",
-    "parallelize",
-)  # where and how a baseline ran; these do not change answers
+# Where and how a baseline ran; these do not change answers.
+LAYOUT = ("device", "device_map", "batch_size", "max_batch_size", "parallelize")
 BATCH = 1000  # rows read at once
-
-
-@dataclass(frozen=True)
-class Digests:
-    """The digests of one task in one run, with some of their parts."""
-
-    configuration: str
-    fingerprint: str
-    scoring: str
-    num_fewshot: int
-    fewshot_as_multiturn: bool
-    documents: str  # the documents that were scored
+LONGEST = 40  # maximum characters of a value that is stored in full
+MOST = 5  # maximum number of differences in a message
+OF_EXAMPLES = ("examples.", "target", "samples")  # settings that matter only if examples are shown
+log = logging.getLogger(__name__)
 
 
 def digests(
     name: str, task: Any, loaded: Loaded, settings: RunSettings, samples: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Returns the digests of a task as it was used.
-
-    Args:
-        name: its name.
-        task: lm-eval's task after the run.
-        loaded: the model.
-        settings: of the run.
-        samples: the logged samples of the task.
-    """
+    """Returns the digests of a task as it was used, with its shots and the documents scored."""
     shots = int(task.config.num_fewshot or 0)
     configuration = digest(redact(_configuration(name, task, loaded, settings, shots)))
     numbers = sorted({sample["doc_id"] for sample in samples})
-    return asdict(
-        Digests(
-            configuration=configuration,
-            fingerprint=digest(configuration, list(settings.seeds), _made(task, shots)),
-            scoring=digest(redact(_scoring(task))),
-            num_fewshot=shots,
-            fewshot_as_multiturn=settings.multiturn,
-            documents=f"first {len(numbers)}" if numbers == list(range(len(numbers))) else digest(numbers)[:12],
-        )
-    )
+    return {
+        "configuration": configuration,
+        "fingerprint": digest(configuration, list(settings.seeds), _made(task, shots)),
+        "scoring": digest(redact(_scoring(task))),
+        "num_fewshot": shots,
+        "fewshot_as_multiturn": settings.multiturn,
+        "documents": f"first {len(numbers)}" if numbers == list(range(len(numbers))) else digest(numbers)[:12],
+    }
 
 
 def asked_with(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
@@ -126,7 +105,7 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
             "length": str(ask.hole.length),
             "overlong": settings.overlong,
         }
-    estimator = parse_estimator(settings.estimator)
+    estimator = settings.parsed_estimator
     if not by_order(task):
         # Early stopping is only for tasks that rank choices.
         estimator = estimator.without_question()
@@ -188,9 +167,7 @@ def _data(task: Any, shots: int) -> Any:
 
 
 def _made(task: Any, shots: int) -> list[Any]:
-    """Returns the identity of documents and examples that a task's code makes, random draws
-    included.
-    """
+    """Returns the identity of documents and examples that a task's code makes or draws."""
     if (
         task.config.process_docs is None
         and task.config.custom_dataset is None
@@ -202,9 +179,7 @@ def _made(task: Any, shots: int) -> list[Any]:
 
 
 def content(rows: Any) -> str:
-    """Returns a digest of the values of rows, independent of files, folders, caches and storage
-    format.
-    """
+    """Returns a digest of the values of rows, whatever their files and storage format."""
     return digest(*(doc_key(row) for row in _rows(rows)))
 
 
@@ -216,3 +191,49 @@ def _rows(rows: Any) -> Iterable[Any]:
         return
     for batch in rows.with_format("arrow").iter(BATCH):  # images and audio stay encoded
         yield from batch.to_pylist()
+
+
+def note_settings(journal: Journal, task: str, settings: Mapping[str, Any]) -> None:
+    """Stores the settings of answers of `task`."""
+    journal.note(f"{_prefix(task)}{digest(settings)[:16]}", dict(settings))
+
+
+def warn_of_missing(journal: Journal, task: str, settings: Mapping[str, Any], records: Iterable[Record]) -> None:
+    """Warns of missing answers of `task`, with the differences to the most similar stored run."""
+    asked = [record for record in records if record.task == task]
+    absent = sum(record.error == NO_ANSWER for record in asked)
+    if not absent:
+        return
+    missing = f"{task}: {absent} of {counted(len(asked), 'answer', 'are')} not in the journal"
+    known = [differences(other, settings) for other in journal.notes(_prefix(task)).values()]
+    if not known:
+        log.warning("%s, which has no finished run of this task", missing)
+    elif nearest := min(known, key=len):
+        more = f" and {counted(len(nearest) - MOST, 'other difference')}" if len(nearest) > MOST else ""
+        log.warning("%s; it has answers of a run with %s%s", missing, ", ".join(nearest[:MOST]), more)
+    else:
+        log.warning("%s; a run with the same settings had fewer documents", missing)
+
+
+def differences(other: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns the settings in which a stored run differs from this one."""
+    names = [*now, *(name for name in other if name not in now)]
+    if other.get("num_fewshot") != now.get("num_fewshot"):
+        names = [name for name in names if not name.startswith(OF_EXAMPLES)]
+    return [f"{name} {other.get(name)} (now {now.get(name)})" for name in names if other.get(name) != now.get(name)]
+
+
+def readable(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns settings by dotted name, each as a short value or, if long, as a digest."""
+    found: dict[str, Any] = {}
+    for name, value in parts.items():
+        if isinstance(value, Mapping):
+            found |= readable(value, f"{prefix}{name}.")
+        else:
+            plain = value if isinstance(value, (bool, int, float, type(None))) else str(value)
+            found[prefix + name] = plain if len(str(plain)) <= LONGEST else f"#{digest(plain)[:8]}"
+    return found
+
+
+def _prefix(task: str) -> str:
+    return f"asked:{task}:"

@@ -1,6 +1,7 @@
-"""Tasks whose answer is between a prefix and a suffix, or has a length that the task sets.
+"""Task classes that YAMLs name: an answer between a prefix and a suffix or of a length that the
+task sets, and samples that a judge model scores.
 
-A YAML names the class, the suffix and the length:
+A YAML of an infilling task names the class, the suffix and the length:
 
     class: !function dlm_eval.harness.infill.InfillTask
     metadata:
@@ -9,12 +10,15 @@ A YAML names the class, the suffix and the length:
 The task then adds a `Hole` to the generation arguments of each request, under the name "hole": its
 length ("oracle", "oracle+K" or a number of tokens), the text after it, and the references whose
 longest token length is the oracle length.
+
+The metadata of a task whose samples are judged (metrics/samples.py) names the judge. `--metadata
+judge=ID_OR_DIR,judge_device=cuda:1,n_samples=256` on the command line overrides it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lm_eval import utils
@@ -22,8 +26,10 @@ from lm_eval.api.task import ConfigurableTask
 
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length
+from dlm_eval.metrics.samples import find_judge
 
 MEASURES = ("alone", "in_place", "canvas")
+JUDGE = "gpt2-large"  # of DiffuGPT, SEDD and MDLM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +89,7 @@ class InfillSpec:
 
 
 class InfillTask(ConfigurableTask):  # type: ignore[misc]
-    """An lm-eval ``generate_until`` task whose requests carry the suffix and the length of the
-    hole.
-    """
+    """A ``generate_until`` task whose requests carry the suffix and the length of the hole."""
 
     def __init__(self, config: Mapping[str, Any] | None = None, **_: Any) -> None:
         settings = {key: value for key, value in dict(config or {}).items() if key != "class"}
@@ -138,3 +142,29 @@ def _printable(metadata: Mapping[str, Any]) -> dict[str, Any]:
     # address.
     infill = {k: f"{v.__module__}.{v.__qualname__}" if callable(v) else v for k, v in metadata["infill"].items()}
     return {**metadata, "infill": infill}
+
+
+class SampleTask(ConfigurableTask):  # type: ignore[misc]
+    """An lm-eval ``generate_until`` task whose samples a judge scores.
+
+    The judge is the third argument of its ``process_results``.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None, **_: Any) -> None:
+        settings = {key: value for key, value in dict(config or {}).items() if key != "class"}
+        metadata = dict(settings.get("metadata") or {})
+        self.judge = find_judge(str(metadata.get("judge") or JUDGE), str(metadata.get("judge_device") or "auto"))
+        shown = {
+            "judge": self.judge.folder.name,
+            "judge_commit": self.judge.folder.commit,
+        }  # no folder of this machine in results
+        super().__init__(config={**settings, "metadata": {**metadata, **shown}})
+
+    def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
+        """Returns the result of the YAML's function for one sample."""
+        found: dict[str, Any] = self.config.process_results(doc, results, self.judge)
+        return found
+
+
+class InfillSampleTask(SampleTask, InfillTask):
+    """The same with text after the hole."""

@@ -16,10 +16,8 @@ from lm_eval.api.model import TemplateLM
 
 from dlm_eval.answers import answer_jobs
 from dlm_eval.canvas import BLANK, Filling, Score
-from dlm_eval.errors import DlmEvalError, SampleError
-from dlm_eval.harness.chat import template_text
+from dlm_eval.errors import DlmEvalError, SampleError, UserError, unknown_name_error
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans
-from dlm_eval.harness.records import Record, doc_key, records_of
 from dlm_eval.harness.requests import (
     Overlong,
     Prepared,
@@ -29,6 +27,7 @@ from dlm_eval.harness.requests import (
     hole_canvas,
     hole_length,
 )
+from dlm_eval.harness.results import Record, doc_key, records_of
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
 from dlm_eval.likelihood import Estimator, windows
@@ -41,9 +40,8 @@ from dlm_eval.rng import digest
 from dlm_eval.workers import Pool
 
 log = logging.getLogger(__name__)
-BY_ORDER = frozenset(
-    {"acc", "acc_norm", "f1", "mcc"}
-)  # metrics of lm-eval's multiple choice that depend only on the best choice
+# Metrics of lm-eval's multiple choice that depend only on the best choice.
+BY_ORDER = frozenset({"acc", "acc_norm", "f1", "mcc"})
 
 
 @dataclass(frozen=True)
@@ -173,9 +171,7 @@ class DiffusionLM(TemplateLM):
         return self._answer(requests, "likelihood", prepare, finish, (float("-inf"), False))
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Returns the log-likelihood (nats) of each whole text, in windows if it is longer than the
-        model.
-        """
+        """Returns the log-likelihood (nats) of each whole text, in windows if it is too long."""
 
         def prepare(request: Instance, record: Record) -> list[Job]:
             key = digest(record.task, record.doc, record.repeat)
@@ -198,9 +194,7 @@ class DiffusionLM(TemplateLM):
         return self._answer(requests, "likelihood", prepare, finish, float("-inf"))
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Returns the text written after each context or into its hole, up to its end or first stop
-        string.
-        """
+        """Returns the text after each context or in its hole, up to its end or a stop string."""
 
         def prepare(request: Instance, record: Record) -> list[Job]:
             context, arguments = request.args
@@ -288,6 +282,35 @@ class DiffusionLM(TemplateLM):
         return results
 
 
+def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
+    """Returns the name of the chat template of --apply_chat_template; None for the default of
+    transformers.
+
+    Raises:
+        UserError: the checkpoint has no template of that name, or several and no default.
+    """
+    names = list(model.chat_templates) if isinstance(model, ChatTemplates) else []
+    if isinstance(asked, str):
+        if not names:
+            raise UserError(
+                f"--apply_chat_template '{asked}' is not allowed; this checkpoint has no chat templates with names"
+            )
+        if asked not in names:
+            raise unknown_name_error("--apply_chat_template", asked, names)
+        return asked
+    if asked and len(names) > 1 and "default" not in names:
+        raise UserError(f"--apply_chat_template needs a name for this checkpoint; allowed: {', '.join(names)}")
+    return None
+
+
+def template_text(model: Denoiser, asked: bool | str) -> str:
+    """Returns the text of that template; "" if the model has none."""
+    if not asked or not isinstance(model, ChatTemplates):
+        return ""
+    found = model.chat_templates
+    return found.get(chosen_template(model, asked) or "default") or next(iter(found.values()), "")
+
+
 def by_order(task: Any) -> bool:
     """Returns whether scores of lm-eval's `task` depend only on the order of the choices'
     log-likelihoods.
@@ -316,9 +339,7 @@ def _reason(error: Exception) -> str:
 
 
 def _question_of(request: Instance) -> tuple[Any, ...]:
-    """Returns the identity of a request's document, number included, since a task may have a
-    document twice.
-    """
+    """Returns the identity of a document with its number: a task may have a document twice."""
     return request.task_name, request.doc_id, doc_key(request.doc or request.args)
 
 

@@ -9,7 +9,8 @@ lm-eval is imported when a function runs, since the command line imports this mo
 
     import of dlm_eval   register_models
     while tasks load     loading (which lists its changes); then keep_documents and judge_in_sandbox
-    before a run         guard_task, judge_programs_ahead; of lm-eval's own models prefix_only and bounded_chat_template
+    before a run         guard_task, judge_programs_ahead; of lm-eval's models prefix_only,
+                         bounded_chat_template
     during a run         evaluating (which lists its changes); around the evaluator metrics_apart
     after the answers    rendered_once, public_command_line, failed_pushes
 """
@@ -30,15 +31,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.patching import on_import, replaced
+from dlm_eval.patching import replaced, replaced_on_import
 
 if TYPE_CHECKING:
-    from dlm_eval.harness.records import Record
+    from dlm_eval.harness.data import Seeds
+    from dlm_eval.harness.results import Record
     from dlm_eval.harness.sample_errors import SampleErrors
-    from dlm_eval.harness.seeding import Seeds
 
 PROMPT_FIELDS = ("doc_to_text", "doc_to_target", "doc_to_choice")
 DOCUMENTS = ("training_docs", "validation_docs", "test_docs")
+_once = functools.cache(functools.cache)  # the same cached function for the same function
 
 
 def register_models() -> None:
@@ -65,14 +67,7 @@ class Pairs(argparse.Action):
     for JSON of the whole, and its errors do not name the option.
     """
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        """Merges the pairs into the option's value."""
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         from lm_eval._cli.utils import MergeDictAction, key_val_to_dict
 
         from dlm_eval.errors import UserError
@@ -87,9 +82,7 @@ class Pairs(argparse.Action):
 
 
 def run_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Returns lm-eval's parser of `run`, added to `subparsers`; options of pairs are read by
-    `Pairs`.
-    """
+    """Returns lm-eval's parser of `run`, added to `subparsers`, with pairs read by `Pairs`."""
     from lm_eval._cli.run import Run
     from lm_eval._cli.utils import MergeDictAction
 
@@ -130,14 +123,11 @@ def quiet_index() -> Iterator[None]:
     def wanted(record: logging.LogRecord) -> bool:
         return "overrides existing task" not in record.msg and "Custom kwargs can be passed" not in record.msg
 
-    loggers = [logging.getLogger(name) for name in ("lm_eval.tasks._index", "lm_eval.api.task")]
-    for logger in loggers:
-        logger.addFilter(wanted)
-    try:
+    with ExitStack() as stack:
+        for logger in map(logging.getLogger, ("lm_eval.tasks._index", "lm_eval.api.task")):
+            logger.addFilter(wanted)
+            stack.callback(logger.removeFilter, wanted)
         yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(wanted)
 
 
 @contextmanager
@@ -217,9 +207,8 @@ def paths_beside_yaml() -> Iterator[None]:
     whole = ConfigurableTask.download
 
     def download(self: Any, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        folder = Path(
-            str((self.config.metadata or {}).get("config_source"))
-        ).parent  # "inline" has the working directory
+        source = (self.config.metadata or {}).get("config_source")
+        folder = Path(str(source)).parent  # "inline" has the working directory
         options = dict(dataset_kwargs or {})
         if "data_files" in options:
             options["data_files"] = path_beside(folder, options["data_files"])
@@ -233,7 +222,7 @@ def paths_beside_yaml() -> Iterator[None]:
 @contextmanager
 def documents_by_seed(seeds: Seeds) -> Iterator[None]:
     """Makes the documents of a task a function of the task, its data and the seeds alone
-    (seeding.py).
+    (data.py).
 
     Upstream: `process_docs` of some tasks is random (GPQA shuffles choices). It runs at each access
     to documents, with generators in any state, and `datasets` caches its results under a key
@@ -242,13 +231,13 @@ def documents_by_seed(seeds: Seeds) -> Iterator[None]:
     import datasets
     from lm_eval.config.task import TaskConfig
 
-    from dlm_eval.harness import seeding
+    from dlm_eval.harness import data
 
     caching = datasets.is_caching_enabled()
     datasets.disable_caching()
     try:
-        seeding.seed_generators(seeds)  # for classes that draw before they have a configuration
-        with replaced(TaskConfig, "__post_init__", seeding.seeded_configuration(TaskConfig.__post_init__, seeds)):
+        data.seed_generators(seeds)  # for classes that draw before they have a configuration
+        with replaced(TaskConfig, "__post_init__", data.seeded_configuration(TaskConfig.__post_init__, seeds)):
             yield
     finally:
         if caching:
@@ -261,7 +250,7 @@ def keep_documents(task: Any, seeds: Seeds) -> None:
     Upstream: a task class may draw in `training_docs` and similar methods, which lm-eval calls
     several times.
     """
-    from dlm_eval.harness.seeding import drawn_once
+    from dlm_eval.harness.data import drawn_once
 
     for name in DOCUMENTS:
         setattr(task, name, drawn_once(getattr(task, name), seeds))
@@ -284,9 +273,9 @@ def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
     """
     import datasets
 
-    from dlm_eval.harness.data import Library, progress_bars
+    from dlm_eval.harness.data import Library, data_folder, progress_bars
 
-    library = Library.of(data_dir, datasets.load_dataset)
+    library = Library(data_folder(data_dir), datasets.load_dataset)
     try:
         with replaced(datasets, "load_dataset", library.load), progress_bars(False):
             yield
@@ -297,7 +286,7 @@ def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def missing_modules(data_dir: str | Path | None = None) -> Iterator[None]:
-    """Adds modules and functions that present libraries lack, and nltk's files (stand_ins.py).
+    """Adds modules and functions that present libraries lack, and nltk's files (requirements.py).
 
     Upstream: stock tasks import `transformers.data.metrics.squad_metrics` (gone in transformers 5),
     `pkg_resources` (gone in setuptools 82) and `datasets.load_metric` (gone in datasets 3).
@@ -308,19 +297,16 @@ def missing_modules(data_dir: str | Path | None = None) -> Iterator[None]:
     """
     import datasets
 
-    from dlm_eval.harness import stand_ins
+    from dlm_eval.harness import requirements
 
-    def prepare_nltk(nltk: Any) -> Callable[[], None]:
-        original, nltk.download = nltk.download, stand_ins.nltk_download(nltk, data_dir)
-        return lambda: setattr(nltk, "download", original)
-
-    modules = stand_ins.modules()
+    modules = requirements.stand_ins()
     sys.modules.update(modules)
     try:
         with ExitStack() as stack:
             if not hasattr(datasets, "load_metric"):
-                stack.enter_context(replaced(datasets, "load_metric", stand_ins.load_metric))
-            stack.enter_context(on_import("nltk", prepare_nltk))
+                stack.enter_context(replaced(datasets, "load_metric", requirements.load_metric))
+            download = functools.partial(requirements.nltk_download, data_dir=data_dir)
+            stack.enter_context(replaced_on_import("nltk", "download", download))
             yield
     finally:
         for name in modules:
@@ -334,18 +320,13 @@ def code_eval_in_sandbox() -> Iterator[None]:
     Upstream: HF evaluate's `code_eval`, which scores `humaneval*`, `mbpp*` and infilling tasks,
     runs programs unprotected.
     """
-    from dlm_eval.metrics.code_eval import METRIC
+    from dlm_eval.metrics.code import METRIC
 
-    def prepare(evaluate: Any) -> Callable[[], None]:
+    def make(evaluate: Any) -> Callable[..., Any]:
         original = evaluate.load
+        return lambda path, *args, **options: METRIC if path == METRIC.name else original(path, *args, **options)
 
-        def load(path: str, *args: Any, **options: Any) -> Any:
-            return METRIC if path == METRIC.name else original(path, *args, **options)
-
-        evaluate.load = load
-        return lambda: setattr(evaluate, "load", original)
-
-    with on_import("evaluate", prepare):
+    with replaced_on_import("evaluate", "load", make):
         yield
 
 
@@ -356,12 +337,11 @@ def judge_in_sandbox(tasks: Mapping[str, Any]) -> None:
     `cruxeval*` has its own `exec`.
     """
     from dlm_eval.harness import code_tasks
-    from dlm_eval.metrics.code_eval import METRIC
+    from dlm_eval.metrics.code import METRIC
 
     for module in list(sys.modules.values()):
-        if isinstance(module, types.ModuleType) and "__mtime__" in vars(
-            module
-        ):  # lm-eval's mark on what task files name
+        # lm-eval marks modules of task files with __mtime__.
+        if isinstance(module, types.ModuleType) and "__mtime__" in vars(module):
             for name in code_tasks.foreign_metrics(module):
                 setattr(module, name, METRIC)
     for task in tasks.values():
@@ -406,7 +386,7 @@ def judge_programs_ahead(name: str, task: Any) -> None:
     Upstream: `evaluator.evaluate` scores document by document; the sandbox would judge one program
     at a time.
     """
-    from dlm_eval.metrics.code_eval import METRIC
+    from dlm_eval.metrics.code import METRIC
 
     apply, score = task.apply_filters, task.process_results
 
@@ -431,11 +411,7 @@ def prefix_only(lm: Any, plain: Callable[[Any, Any], Any]) -> None:
     rejects `hole` and `decode_*`.
     """
     generate = lm.generate_until
-
-    def generate_until(self: Any, requests: Sequence[Any]) -> list[str]:
-        return list(generate([plain(self, request) for request in requests]))
-
-    lm.generate_until = types.MethodType(generate_until, lm)
+    lm.generate_until = lambda requests: list(generate([plain(lm, request) for request in requests]))
 
 
 def bounded_chat_template(lm: Any, name: str) -> None:
@@ -469,9 +445,7 @@ def bounded_chat_template(lm: Any, name: str) -> None:
 
 @contextmanager
 def evaluating(chatty: bool = False) -> Iterator[None]:
-    """Applies all changes that are needed during a run. lm-eval's own output is shown only if
-    `chatty`.
-    """
+    """Applies all changes needed during a run. lm-eval's own output is shown if `chatty`."""
     with (
         templates_compiled_once(),
         hashes_of_anything(),
@@ -534,15 +508,8 @@ def machine_described_once() -> Iterator[None]:
     """
     import torch.utils.collect_env as collect_env
 
-    described = collect_env.get_pretty_env_info
-    once = described if hasattr(described, "cache_info") else _described_once(described)
-    with replaced(collect_env, "get_pretty_env_info", once):
+    with replaced(collect_env, "get_pretty_env_info", _once(collect_env.get_pretty_env_info)):
         yield
-
-
-@functools.cache
-def _described_once(describe: Callable[[], str]) -> Callable[[], str]:
-    return functools.cache(describe)
 
 
 @contextmanager

@@ -34,12 +34,7 @@ SLOPES: dict[str, Callable[[float], float]] = {
 
 
 def metric_errors(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns key of `KEYS` -> task -> metric -> standard error or interval.
-
-    Args:
-        tasks: lm-eval's task dictionary.
-        results: lm-eval's results with samples.
-    """
+    """Returns key of `KEYS` -> task -> metric -> standard error or interval."""
     found: dict[str, dict[str, dict[str, Any]]] = {key: {} for key in KEYS}
     for name, task in tasks["tasks"].items():
         first = [s for s in results["samples"][name] if s["filter"] == results["samples"][name][0]["filter"]]
@@ -49,8 +44,7 @@ def metric_errors(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[
         own: tuple[dict[str, Any], ...] = (
             {metric: part and part.stderr for metric, part in parts.items()},
             {metric: part.interval for metric, part in parts.items() if part and part.interval},
-            perplexity_stderr(task, first),
-            perplexity_interval(task, first),
+            *perplexity_errors(task, first),
         )
         for key, errors in zip(KEYS, own, strict=True):
             if errors:
@@ -63,20 +57,6 @@ def error_of(results: Mapping[str, Any], key: str, task: str, metric: str) -> An
     return results.get("dlm_eval", {}).get(key, {}).get(task, {}).get(metric)
 
 
-def estimator_spread(task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, float | None]:
-    """Returns metric -> its standard deviation if the likelihoods were estimated again.
-
-    Empty if all likelihoods are exact. Infinite metrics are left out. None if the error of a
-    likelihood is unknown.
-
-    Args:
-        task: lm-eval's task.
-        samples: its logged samples with `logprob_stderr` and `logprob_correlation`, one filter's.
-        seed: of the noise.
-    """
-    return {name: None if part is None else part.stderr for name, part in estimator_parts(task, samples, seed).items()}
-
-
 def is_exponential(task: Any, metric: str) -> bool:
     """Returns whether a metric is the exponential of a mean log-likelihood."""
     return getattr(task.aggregation().get(metric), "__name__", "") in EXPONENTIAL
@@ -84,16 +64,21 @@ def is_exponential(task: Any, metric: str) -> bool:
 
 @dataclass(frozen=True)
 class Part:
-    """The estimator's part of a metric's spread: standard deviation, and the interval of a
-    perplexity.
-    """
+    """The estimator's part of a metric: standard deviation, and a perplexity's interval."""
 
     stderr: float
     interval: tuple[float, float] | None = None
 
 
 def estimator_parts(task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Part | None]:
-    """Returns metric -> the estimator's part, as `estimator_spread` does."""
+    """Returns metric -> its spread if the likelihoods were estimated again.
+
+    Empty if all likelihoods are exact. Infinite metrics are left out. None if the error of a
+    likelihood is unknown.
+
+    Args:
+        samples: its logged samples with `logprob_stderr` and `logprob_correlation`, one filter's.
+    """
     if not any(_moves(s) for s in samples if "error" not in s):
         return {}
     generator = np.random.default_rng(seed)
@@ -123,7 +108,7 @@ def _part(value: float, draws: Any, exponential: bool) -> Part:
 
 
 def _deviation(draws: Any) -> float:
-    """Returns the standard deviation of draws; 0 if all are equal, and not what rounding makes of it."""
+    """Returns the standard deviation of draws; exactly 0 if all are equal."""
     return float(draws.std(ddof=1)) if np.ptp(draws) > 0 else 0.0
 
 
@@ -162,9 +147,7 @@ def _values(task: Any, sample: Mapping[str, Any], generator: np.random.Generator
 
 
 def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[Any]:
-    """Returns the answers with noise in their log-likelihoods, with the errors' sizes and
-    correlations.
-    """
+    """Returns the answers with noise of the errors' sizes and correlations added."""
     errors = _errors(sample)
     noise = generator.standard_normal(len(errors))
     shared = sample.get("logprob_correlation")
@@ -176,42 +159,32 @@ def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[An
     return [(a[0] + step, *a[1:]) if isinstance(a, (tuple, list)) else a + step for a, step in pairs]
 
 
-def perplexity_stderr(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Returns metric -> sampling standard error of perplexities per word or byte and of bits per
-    byte.
+def perplexity_errors(
+    task: Any, samples: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Returns metric -> sampling standard error, of perplexities per word or byte and bits per
+    byte, and metric -> 95 % Student interval of perplexities, on the logarithmic scale.
 
     They are functions of r = sum of log-likelihoods / sum of words, a ratio estimate over n
     documents. Its error is that of the sum of (log-likelihood - r * words). The delta method gives
     the errors of the functions.
 
     Args:
-        task: lm-eval's task.
         samples: its logged samples, one filter's.
     """
-    found = {}
-    for metric, (slope, ratio, error, _) in _ratios(task, samples).items():
-        found[metric] = slope(ratio) * error
-    return found
-
-
-def perplexity_interval(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Returns metric -> 95 % Student interval of perplexities per word or byte, on the logarithmic
-    scale.
-    """
-    found = {}
+    stderr, interval = {}, {}
     for metric, (slope, ratio, error, count) in _ratios(task, samples).items():
+        stderr[metric] = slope(ratio) * error
         if slope is SLOPES["weighted_perplexity"]:
             reach = student(count - 1.0) * error
-            found[metric] = math.exp(min(700.0, -ratio - reach)), math.exp(min(700.0, -ratio + reach))
-    return found
+            interval[metric] = math.exp(min(700.0, -ratio - reach)), math.exp(min(700.0, -ratio + reach))
+    return stderr, interval
 
 
 def _ratios(
     task: Any, samples: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[Callable[[float], float], float, float, int]]:
-    """Returns metric -> derivative, log-likelihood per word, its standard error, and number of
-    documents.
-    """
+    """Returns metric -> derivative, log-likelihood per word, its standard error, documents."""
     found = {}
     for metric, aggregate in task.aggregation().items():
         slope = SLOPES.get(getattr(aggregate, "__name__", ""))

@@ -1,4 +1,8 @@
-"""Opens `--model`: one of our denoisers, a packaged baseline, or any model of lm-eval."""
+"""Opens `--model`: one of our denoisers, a packaged baseline, or any model of lm-eval.
+
+lm-eval's models cannot see the text after a hole. On an infilling task they get what the papers'
+baselines got: only the prefix, and as many tokens as the hole has.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,31 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
+
+from dlm_eval import models
+from dlm_eval.budget import DeviceProfile, make_engine
 from dlm_eval.errors import UserError, unknown_name_error
+from dlm_eval.harness.decode_config import DecodeOptions, is_our_argument, user_layer
+from dlm_eval.harness.lm import DiffusionLM, Options, chosen_template
+from dlm_eval.harness.lm_eval_patches import bounded_chat_template, prefix_only
+from dlm_eval.harness.requests import HOLE, hole_length
+from dlm_eval.harness.requirements import missing_package
+from dlm_eval.harness.results import Record
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
-from dlm_eval.models import baselines, checkpoints, known_families, option_names, packaged_asset
+from dlm_eval.models import baselines, check_supported, checkpoints, known_families, option_names, packaged_asset
+from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.redaction import redact, redact_text
 from dlm_eval.rng import digest
 from dlm_eval.signals import last_duty
-
-if TYPE_CHECKING:
-    from dlm_eval.budget import DeviceProfile
-    from dlm_eval.harness.lm import Options
-    from dlm_eval.models.denoiser import Denoiser
-    from dlm_eval.workers import Pool
+from dlm_eval.workers import InProcess, JournalOnly, Pool
+from dlm_eval.workers.devices import single_device, worker_devices
+from dlm_eval.workers.driver import start_workers
+from dlm_eval.workers.messages import WorkerConfig
 
 log = logging.getLogger(__name__)
 
@@ -55,21 +69,22 @@ class Loaded:
         """Whether it is one of our denoisers."""
         return self.model is not None
 
+    @property
+    def records(self) -> list[Record]:
+        """The records of the requests of our denoiser's LM."""
+        return list(self.lm.records) if self.ours else []
+
     def under(self, settings: RunSettings, by_order: frozenset[str] = frozenset()) -> Loaded:
         """Returns the model for one run, which shares weights, devices and journal and has its own
         records.
 
         Args:
-            settings: of the run.
             by_order: tasks whose scores depend only on the order of choices.
         """
         if self.model is None or self.pool is None:
             return self
-        from dlm_eval.harness.lm import DiffusionLM
-
-        return replace(
-            self, lm=DiffusionLM(self.model, self.pool, _options(self.model, settings, by_order), self.journal)
-        )
+        options = _options(self.model, settings, by_order)
+        return replace(self, lm=DiffusionLM(self.model, self.pool, options, self.journal))
 
 
 @contextmanager
@@ -96,8 +111,6 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
 
 def check_model_name(name: str) -> None:
     """Raises UserError with the nearest name if neither dlm_eval nor lm-eval has the model."""
-    from dlm_eval.models import check_supported
-
     names = _known()
     if name not in names and not _is_file(name):
         check_supported(name)
@@ -143,15 +156,9 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
 
 def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -> Options:
     """Returns the options of a run's DiffusionLM."""
-    from dlm_eval.harness.chat import chosen_template
-    from dlm_eval.harness.decode_config import DEFAULT_LENGTH, DecodeOptions, user_layer
-    from dlm_eval.harness.lm import Options
-    from dlm_eval.likelihood import parse_estimator
-
-    length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
     return Options(
-        parse_estimator(settings.estimator),
-        DecodeOptions.of(user_layer(settings.gen_kwargs, settings.decode), model, length),
+        settings.parsed_estimator,
+        DecodeOptions.of(user_layer(settings.gen_kwargs, settings.decode), model),
         settings.noise_seed,
         settings.stride,
         settings.overlong,
@@ -162,57 +169,85 @@ def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -
 
 
 def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, DeviceProfile, str]:
-    """Returns the model as the driver needs it, the pool that runs it, the device profile of
-    earlier runs, and the journal's name for that.
-    """
-    from dlm_eval.budget import DeviceProfile, make_engine
-    from dlm_eval.models import load_model, load_without_weights
-    from dlm_eval.workers import InProcess, JournalOnly
-    from dlm_eval.workers.devices import single_device, worker_devices
-    from dlm_eval.workers.driver import start_workers
-    from dlm_eval.workers.messages import WorkerConfig
-
+    """Returns the driver's model, its pool, the stored device profile and that one's name."""
     arguments = dict(settings.model_args)
     if settings.device is not None:
         arguments["device"] = settings.device
     if settings.score_only:
-        return load_without_weights(settings.model, **arguments), JournalOnly(), DeviceProfile(), ""
+        return models.load_without_weights(settings.model, **arguments), JournalOnly(), DeviceProfile(), ""
     devices = worker_devices(settings.devices, settings.engine, settings.ray_address)
     where = f"{settings.engine} {settings.devices or arguments.get('device') or 'auto'}"
     note = f"learned:{digest(settings.model, sorted(map(str, redact(arguments).items())), where)}"
     profile = DeviceProfile.of(journal.noted(note)) if journal is not None else DeviceProfile()
     batch_size, most = settings.batch_size or "auto", settings.max_batch_size
     if devices:
-        model = load_without_weights(settings.model, **arguments)
+        model = models.load_without_weights(settings.model, **arguments)
         config = WorkerConfig(settings.model, arguments, batch_size, profile, settings.verbosity or "WARNING", most)
         return model, start_workers(config, devices, settings.engine, settings.ray_address), profile, note
     takes = option_names(settings.model)
     arguments |= {key: value for key, value in single_device(settings.devices).items() if key in takes}
-    model = load_model(settings.model, **arguments)
+    model = models.load_model(settings.model, **arguments)
     return model, InProcess(make_engine(model, batch_size, profile, most)), profile, note
 
 
 def _load_baseline(settings: RunSettings) -> Loaded:
-    from dlm_eval.harness.baseline import load_baseline
-    from dlm_eval.workers.devices import single_device, worker_devices
-
+    """Returns lm-eval's model, adapted to the requests of our tasks."""
     name, arguments = settings.model, dict(settings.model_args)
     if settings.score_only or settings.engine != "local" or worker_devices(settings.devices, "local"):
         raise UserError(
-            f"model '{name}' is lm-eval's own: it runs on one device (--device) and keeps no journal, without --score_only, --engine and several --devices"
+            f"model '{name}' is lm-eval's own: it runs on one device (--device) and keeps no"
+            " journal, without --score_only, --engine and several --devices"
         )
     device = settings.device or single_device(settings.devices).get("device") or _default_device()
     if name in baselines():
         arguments = {"pretrained": str(packaged_asset(name)), **baselines()[name]["options"], **arguments}
         name = "hf"
-    lm = load_baseline(name, arguments, settings.batch_size or 1, settings.max_batch_size, device)
-    pretrained = str(arguments.get("pretrained") or arguments.get("model") or settings.model)
-    checkpoint = redact_text(Path(pretrained).name if os.path.exists(pretrained) else pretrained)
+    extra = {"batch_size": settings.batch_size or 1, "max_batch_size": settings.max_batch_size, "device": device}
+    try:
+        extra = {key: value for key, value in extra.items() if key not in arguments}
+        lm = get_model(name).create_from_arg_obj(dict(arguments), extra)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        if needed := missing_package(error):
+            raise UserError(f"--model '{name}' {needed}") from error
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"--model '{name}' cannot be made with {arguments}: {type(error).__name__}: {reason}"
+        ) from error
+    prefix_only(lm, _plain)
+    bounded_chat_template(lm, _folder_name(str(arguments.get("pretrained") or name)))
+    checkpoint = redact_text(_folder_name(str(arguments.get("pretrained") or arguments.get("model") or settings.model)))
     shown = redact({key: value for key, value in arguments.items() if key != "pretrained"})
     return Loaded(checkpoint, {"family": name, "checkpoint": checkpoint, **shown}, lm=lm)
+
+
+def _folder_name(source: str) -> str:
+    return Path(source).name if os.path.exists(source) else source
 
 
 def _default_device() -> str:
     import torch
 
     return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def _plain(lm: Any, request: Instance) -> Instance:
+    """Returns the request with the hole's length translated and our other keys removed."""
+    context, arguments = request.args
+    if not any(is_our_argument(key) for key in arguments):
+        return request
+    kept = {key: value for key, value in arguments.items() if not is_our_argument(key)}
+    if (hole := arguments.get(HOLE)) is not None:
+        kept["max_gen_toks"] = hole_length(_Tokens(lm), replace(hole, suffix=""), context)  # type: ignore[arg-type]
+    return replace(request, arguments=(context, kept))
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The part of a Denoiser that measuring a length needs."""
+
+    lm: Any
+    needs_bos: bool = False
+    bos_id: int | None = None
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.lm.tok_encode(text, add_special_tokens=False))

@@ -13,7 +13,7 @@ from typing import Any
 from dlm_eval.budget import make_engine
 from dlm_eval.decoding import setting_names
 from dlm_eval.errors import UserError
-from dlm_eval.harness.decode_config import DEFAULT_LENGTH, LENGTH_KEYS, DecodeOptions
+from dlm_eval.harness.decode_config import LENGTH_KEYS, DecodeOptions
 from dlm_eval.harness.lm import DiffusionLM, Options
 from dlm_eval.likelihood import Estimator, parse_estimator
 from dlm_eval.models import checkpoints, known_families, load_model, option_names
@@ -32,8 +32,7 @@ class RegisteredLM(DiffusionLM):
     def __init__(self, **arguments: Any) -> None:
         model_args, estimator, decode, run = split_arguments(arguments)
         model = load_model(self.checkpoint, **place(self.checkpoint, model_args))
-        length = min(DEFAULT_LENGTH, max(1, model.max_length // 2))
-        options = Options(estimator, DecodeOptions.of(decode, model, length), int(run.get("seed") or 0))
+        options = Options(estimator, DecodeOptions.of(decode, model), int(run.get("seed") or 0))
         super().__init__(model, InProcess(make_engine(model, run.get("batch_size") or "auto")), options)
 
     @classmethod

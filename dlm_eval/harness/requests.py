@@ -128,15 +128,6 @@ def begin(model: Denoiser, ids: Sequence[int]) -> list[int]:
     return [model.bos_id, *ids]
 
 
-def continuation_canvas(model: Denoiser, context: str, continuation: str, key: str, overlong: Overlong) -> Prepared:
-    """Returns the canvas that scores `continuation` after `context`.
-
-    Raises:
-        SampleError: the continuation is empty or does not fit the model.
-    """
-    return choice_canvases(model, [(context, continuation)], key, overlong)[0]
-
-
 def choice_canvases(model: Denoiser, pairs: Sequence[tuple[str, str]], key: str, overlong: Overlong) -> list[Prepared]:
     """Returns the canvases that score the choices of one question, (context, continuation) each.
 
@@ -178,11 +169,6 @@ def _fit(
     The far end of the longer one is cut, until both have the same length.
 
     Args:
-        model: for its number of positions.
-        head: ids before the hole.
-        hole: number of open positions.
-        tail: ids after the hole.
-        overlong: how to treat a canvas that does not fit.
         excess: number of tokens to cut; None for as many as do not fit.
     """
     excess = len(head) + hole + len(tail) - model.max_length if excess is None else excess
@@ -203,7 +189,8 @@ def _fit(
     from_head = excess - from_tail
     if from_head == given > 0 or from_tail == len(tail) > 0:
         raise SampleError(
-            f"{hole} open positions leave nothing of the {'prompt' if from_head == given > 0 else 'text after the hole'}"
+            f"{hole} open positions leave nothing of the"
+            f" {'prompt' if from_head == given > 0 else 'text after the hole'}"
             f" in the model's {model.max_length}; ask for fewer (gen_length)"
         )
     head = head[from_head:] if bos_only_if_empty(model) else head[:kept_bos] + head[kept_bos + from_head :]

@@ -7,28 +7,40 @@ Errors in names, data, options and the output directory are found before the wei
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from lm_eval import simple_evaluate
+
 from dlm_eval.errors import DlmEvalError, RunError, UserError
 from dlm_eval.harness import lm_eval_patches as patches
 from dlm_eval.harness.checks import Ask, check_settings, check_tasks, confirm_unsafe, start_sandbox
-from dlm_eval.harness.code_tasks import sandbox_entries, ways
+from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.lm import by_order
 from dlm_eval.harness.open_model import Loaded, open_model
+from dlm_eval.harness.results import (
+    attach_costs,
+    count_errors,
+    json_value,
+    jsonable_config,
+    make_plain,
+    public_results,
+    unscored,
+)
+from dlm_eval.harness.run_metadata import public_arguments, run_metadata
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
+from dlm_eval.harness.sample_errors import SampleErrors, reason_of
+from dlm_eval.harness.saving import save
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.models import given
 from dlm_eval.output import safe_log
 from dlm_eval.redaction import redact_values
 
 if TYPE_CHECKING:
-    from dlm_eval.engine import Cost
-    from dlm_eval.harness.sample_errors import SampleErrors
     from dlm_eval.models.denoiser import Denoiser
 
 
@@ -75,7 +87,6 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
     """Runs an evaluation.
 
     Args:
-        settings: what to run.
         ask: asks the user whether generated code may run, for tasks that need it; None if the user
             cannot be asked.
         shared: the model of `settings`, opened before (`open_model`), with its journal; None opens
@@ -89,15 +100,7 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
     start = time.perf_counter()
     check_settings(settings)
     home = output_directory(settings.output_path) if settings.output_path else None
-    metadata = {**settings.model_args, **settings.metadata}
-    tasks = load_tasks(
-        list(settings.tasks),
-        include_path=settings.include_path,
-        data_dir=settings.data_dir,
-        metadata=metadata,
-        seeds=settings.seeds,
-    )
-    tasks = confirm_unsafe(tasks, settings, ask)
+    tasks = confirm_unsafe(tasks_of(settings), settings, ask)
     check_tasks(tasks, settings)
     start_sandbox(tasks, settings)
     results: dict[str, Any] = {}
@@ -118,25 +121,44 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
     return Finished(results, file, errors, tuple(missing))
 
 
+def tasks_of(settings: RunSettings, names: Sequence[Any] = ()) -> dict[str, Any]:
+    """Returns lm-eval's task dictionary of a run; with `names`, only of these."""
+    return load_tasks(
+        names or settings.tasks,
+        include_path=settings.include_path,
+        data_dir=settings.data_dir,
+        metadata={**settings.model_args, **settings.metadata},
+        seeds=settings.seeds,
+    )
+
+
 def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, start: float) -> tuple[dict[str, Any], int]:
     """Returns lm-eval's results with our block, and the number of failed documents."""
-    from dlm_eval.harness.sample_errors import SampleErrors
-
     errors = SampleErrors(settings.seeds[3])
-    # Other runs with this model have costs too.
-    before = loaded.pool.cost() if loaded.pool is not None else None
+    before = loaded.pool.cost() if loaded.pool is not None else None  # of other runs with this model
     running = {} if settings.predict_only else ways(tasks["tasks"])
     for name, task in tasks["tasks"].items():
         if name in running:
             patches.judge_programs_ahead(name, task)
-        patches.guard_task(name, task, errors, lambda: _records(loaded))
+        patches.guard_task(name, task, errors, lambda: loaded.records)
     results = _answers_and_scores(loaded, tasks, settings, errors)
     device = loaded.pool.cost() - before if loaded.pool is not None and before is not None else None
-    return _with_metadata(results, loaded, tasks, settings, errors, running, device, start)
-
-
-def _records(loaded: Loaded) -> list[Any]:
-    return list(loaded.lm.records) if loaded.ours else []
+    make_plain(results)
+    results["config"] |= {
+        "model": settings.model,
+        "model_args": public_arguments(settings.model_args),
+        "gen_kwargs": dict(settings.gen_kwargs),
+    }
+    results["configs"] = jsonable_config(results["configs"])
+    with errors.adding("costs of the samples"):
+        attach_costs(results, loaded.records, errors.reason, settings.chosen)
+    seconds = time.perf_counter() - start
+    results["dlm_eval"] = run_metadata(results, loaded, tasks, settings, errors, running, device, seconds)
+    failed = sum(count_errors(results).values())
+    try:
+        return public_results(results), failed
+    except Exception:  # a task may put any object into its metrics
+        return public_results(json_value(results)), failed
 
 
 def _answers_and_scores(
@@ -149,11 +171,6 @@ def _answers_and_scores(
     Raises:
         RunError: it failed before all requests were answered.
     """
-    from lm_eval import simple_evaluate
-
-    from dlm_eval.harness.results import unscored
-    from dlm_eval.harness.sample_errors import reason_of
-
     try:
         with patches.metrics_apart(errors):
             outcome = simple_evaluate(
@@ -175,91 +192,6 @@ def _answers_and_scores(
     return dict(outcome)
 
 
-def _with_metadata(
-    results: dict[str, Any],
-    loaded: Loaded,
-    tasks: dict[str, Any],
-    settings: RunSettings,
-    sample_errors: SampleErrors,
-    running: Mapping[str, Any],
-    device: Cost | None,
-    start: float,
-) -> tuple[dict[str, Any], int]:
-    """Adds costs, identities and errors to the results; returns them and the number of failed
-    documents.
-
-    Args:
-        results: of lm-eval's evaluator.
-        loaded: the model.
-        tasks: lm-eval's task dictionary.
-        settings: of the run.
-        sample_errors: errors of samples and metrics.
-        running: how tasks run generated code, by name.
-        device: cost on the devices; None for models of lm-eval's own.
-        start: of the run, on the clock of `time.perf_counter`.
-    """
-    from dlm_eval.harness.identity import digests
-    from dlm_eval.harness.metric_errors import metric_errors
-    from dlm_eval.harness.records import attach_costs
-    from dlm_eval.harness.results import (
-        count_errors,
-        json_value,
-        jsonable_config,
-        make_plain,
-        public_results,
-        unmet_aggregates,
-    )
-    from dlm_eval.harness.run_metadata import public_arguments, run_metadata
-
-    make_plain(results)
-    results["config"] |= {
-        "model": settings.model,
-        "model_args": public_arguments(settings.model_args),
-        "gen_kwargs": dict(settings.gen_kwargs),
-    }
-    results["configs"] = jsonable_config(results["configs"])
-    records = _records(loaded)
-    with sample_errors.adding("costs of the samples"):
-        attach_costs(results, records, sample_errors.reason, settings.chosen)
-    errors = count_errors(results)
-    named = {
-        name: digests(name, task, loaded, settings, results["samples"].get(name, ()))
-        for name, task in tasks["tasks"].items()
-    }
-    with sample_errors.adding("which settings the journal's answers have"):
-        _note_settings(loaded, tasks, settings, records)
-    ours = run_metadata(loaded, settings, records, errors, device, time.perf_counter() - start, named)
-    results["dlm_eval"] = ours
-    for name, notes in sample_errors.notes().items():
-        ours["tasks"].setdefault(name, {}).update(notes)
-    if running:
-        ours["environment"]["sandbox"] = sandbox_entries(running)
-    with sample_errors.adding("the estimator's part of standard errors"):
-        ours |= metric_errors(tasks, results)
-    ours["unmet_aggregates"] = unmet_aggregates(tasks["groups"], results["results"])
-    if sample_errors.missing:
-        ours["missing"] = sample_errors.missing
-    try:
-        return public_results(results), sum(errors.values())
-    except Exception:  # a task may put any object into its metrics
-        return public_results(json_value(results)), sum(errors.values())
-
-
-def _note_settings(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, records: list[Any]) -> None:
-    """Stores the settings of answers in the journal; with --score_only, warns of missing answers."""
-    from dlm_eval.harness.identity import asked_with
-    from dlm_eval.harness.journal_notes import note_settings, warn_of_missing
-
-    if loaded.journal is None:
-        return
-    for name, task in tasks["tasks"].items():
-        asked = asked_with(name, task, loaded, settings)
-        if settings.score_only:
-            warn_of_missing(loaded.journal, name, asked, records)
-        else:
-            note_settings(loaded.journal, name, asked)
-
-
 def _answered(tasks: Mapping[str, Any]) -> bool:
     """Returns whether the model has answered every request of the tasks."""
     asked = [vars(task).get("_instances") or () for task in tasks.values()]
@@ -270,15 +202,8 @@ def _options(settings: RunSettings) -> dict[str, Any]:
     """Returns the arguments of lm-eval's evaluator that come from the settings."""
     random, numpy, torch, fewshot = settings.seeds
     same = (
-        "num_fewshot",
-        "limit",
-        "bootstrap_iters",
-        "write_out",
-        "apply_chat_template",
-        "predict_only",
-        "batch_size",
-        "device",
-    )
+        "num_fewshot", "limit", "bootstrap_iters", "write_out", "apply_chat_template", "predict_only", "batch_size", "device",
+    )  # fmt: skip
     return {
         **{name: getattr(settings, name) for name in same},
         "samples": settings.chosen or None,
@@ -294,8 +219,6 @@ def _options(settings: RunSettings) -> dict[str, Any]:
 
 
 def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start: float, missing: list[str]) -> Path:
-    from dlm_eval.harness.saving import save
-
     kept = results if settings.log_samples else {key: value for key, value in results.items() if key != "samples"}
     config = {
         "system_instruction": redact_values(settings.system_instruction),

@@ -14,10 +14,14 @@ from typing import Any
 import torch
 
 import dlm_eval
+from dlm_eval.engine import Cost
+from dlm_eval.harness.code_tasks import Way, sandbox_entries
+from dlm_eval.harness.identity import asked_with, digests, note_settings, warn_of_missing
+from dlm_eval.harness.metric_errors import metric_errors
 from dlm_eval.harness.open_model import Loaded
-from dlm_eval.harness.records import cost_block, task_settings
+from dlm_eval.harness.results import Record, cost_block, count_errors, task_settings, unmet_aggregates
 from dlm_eval.harness.run_settings import RunSettings
-from dlm_eval.likelihood import parse_estimator
+from dlm_eval.harness.sample_errors import SampleErrors
 from dlm_eval.redaction import redact
 from dlm_eval.rng import digest
 from dlm_eval.workers.messages import peak_memory
@@ -26,30 +30,59 @@ LIBRARIES = ("torch", "transformers", "lm_eval", "datasets", "numpy")
 
 
 def run_metadata(
+    results: Mapping[str, Any],
     loaded: Loaded,
+    tasks: Mapping[str, Any],
     settings: RunSettings,
-    records: Any,
-    errors: Mapping[str, int],
-    device: Any,
+    sample_errors: SampleErrors,
+    running: Mapping[str, Way],
+    device: Cost | None,
     seconds: float,
-    digests: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Returns the block 'dlm_eval' of the results.
+    """Returns the block 'dlm_eval' of the results; 'missing' lists parts that cannot be made.
 
     Args:
-        loaded: the model.
-        settings: of the run.
-        records: of all requests.
-        errors: number of failed documents, by task.
-        device: cost on the devices in this run, or None.
-        seconds: duration of the run.
-        digests: by task (`identity.digests`).
+        results: lm-eval's, as plain data, with samples.
+        device: cost on the devices in this run; None for models of lm-eval's own.
     """
+    records, errors = loaded.records, count_errors(results)
+    named = {
+        name: digests(name, task, loaded, settings, results["samples"].get(name, ()))
+        for name, task in tasks["tasks"].items()
+    }
+    with sample_errors.adding("which settings the journal's answers have"):
+        _note_settings(loaded, tasks["tasks"], settings, records)
+    how, notes = task_settings(records), sample_errors.notes()
+    block: dict[str, Any] = {
+        "version": dlm_eval.__version__,
+        "fingerprint": digest({name: task["fingerprint"] for name, task in named.items()}),
+        "settings": _settings(loaded, settings),
+        "tasks": {
+            name: {**how.get(name, {}), **named.get(name, {}), **notes.get(name, {})} for name in {**named, **notes}
+        },
+        "cost": cost_block(records, errors, device, seconds),
+        "environment": environment(
+            str(getattr(loaded.lm, "device", None) or settings.device or "cpu"),
+            loaded.pool.devices() if loaded.pool is not None else (),
+        ),
+    }
+    if running:
+        block["environment"]["sandbox"] = sandbox_entries(running)
+    with sample_errors.adding("the estimator's part of standard errors"):
+        block |= metric_errors(tasks, results)
+    block["unmet_aggregates"] = unmet_aggregates(tasks["groups"], results["results"])
+    if sample_errors.missing:
+        block["missing"] = sample_errors.missing
+    return block
+
+
+def _settings(loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
+    """Returns the settings of a run without secrets; some only for our denoisers."""
     seeds = dict(zip(("python", "numpy", "torch", "fewshot"), settings.seeds, strict=True))
     described: dict[str, Any] = {"model": loaded.facts, "seed": settings.noise_seed, "seeds": seeds}
     if loaded.ours:
         described |= {
-            "estimator": parse_estimator(settings.estimator).identity(),
+            "estimator": settings.parsed_estimator.identity(),
             "decode": dict(settings.decode),
             "overlong": settings.overlong,
             "stride": settings.stride,
@@ -63,19 +96,19 @@ def run_metadata(
         "metadata": dict(settings.metadata),
         "fewshot_seed": settings.seeds[3],
     }
-    described = redact(described)
-    how = task_settings(records)
-    return {
-        "version": dlm_eval.__version__,
-        "fingerprint": digest({name: task["fingerprint"] for name, task in digests.items()}),
-        "settings": {**described, "batch_size": settings.batch_size or "auto", "limit": settings.limit},
-        "tasks": {name: {**how.get(name, {}), **task} for name, task in digests.items()},
-        "cost": cost_block(records, errors, device, seconds),
-        "environment": environment(
-            str(getattr(loaded.lm, "device", None) or settings.device or "cpu"),
-            loaded.pool.devices() if loaded.pool is not None else (),
-        ),
-    }
+    return {**redact(described), "batch_size": settings.batch_size or "auto", "limit": settings.limit}
+
+
+def _note_settings(loaded: Loaded, tasks: Mapping[str, Any], settings: RunSettings, records: Sequence[Record]) -> None:
+    """Stores the answers' settings in the journal; with --score_only, warns of missing ones."""
+    if loaded.journal is None:
+        return
+    for name, task in tasks.items():
+        asked = asked_with(name, task, loaded, settings)
+        if settings.score_only:
+            warn_of_missing(loaded.journal, name, asked, records)
+        else:
+            note_settings(loaded.journal, name, asked)
 
 
 def public_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,12 +12,15 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.redaction import learn
 from dlm_eval.sandbox import KINDS
 from dlm_eval.settings import cast_value, describe, parse_pairs, shown
+
+if TYPE_CHECKING:
+    from dlm_eval.likelihood import Estimator
 
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-shot
 MOST_SEED = 2**32 - 1  # numpy's maximum
@@ -100,7 +103,8 @@ class RunSettings:
             raise UserError("--tasks is empty; name at least one task (`dlm-eval ls tasks` lists them)")
         if self.limit is not None and not (0 < self.limit < 1 or (1 <= self.limit <= MOST and self.limit % 1 == 0)):
             raise UserError(
-                f"--limit '{self.limit:g}' is not allowed; it must be a whole number from 1 to {MOST:g}, or a fraction between 0 and 1"
+                f"--limit '{self.limit:g}' is not allowed; it must be a whole number from 1 to"
+                f" {MOST:g}, or a fraction between 0 and 1"
             )
         for name, least in (("num_fewshot", 0), ("stride", 1), ("max_batch_size", 1), ("bootstrap_iters", 0)):
             value = getattr(self, name)
@@ -157,11 +161,20 @@ class RunSettings:
 
     @property
     def system_text(self) -> str | None:
-        """The system instruction for lm-eval, with a separator, which lm-eval lacks without a chat
-        template.
-        """
+        """The system instruction with a separator, which lm-eval lacks without a template."""
         text = self.system_instruction
         return text if text is None or self.apply_chat_template or text.endswith("\n") else text + "\n\n"
+
+    @functools.cached_property
+    def parsed_estimator(self) -> Estimator:
+        """The estimator of likelihoods.
+
+        Raises:
+            UserError: its name or an option is not allowed.
+        """
+        from dlm_eval.likelihood import parse_estimator
+
+        return parse_estimator(self.estimator)
 
     @property
     def noise_seed(self) -> int:
@@ -187,8 +200,7 @@ def run_settings(values: Mapping[str, Any]) -> RunSettings:
     learn({key: given[key] for key in MAPPINGS})
     if isinstance(given.get("samples"), str):
         given["samples"] = _read_samples(given["samples"])
-    if "seed" in given:
-        given["seed"] = _seeds(given["seed"])
+    given["seed"] = parse_seeds(given.get("seed"))
     if "model" not in given:
         raise UserError("--model is missing (`dlm-eval ls models` lists them)")
     for key, hint in _plain_settings().items():
@@ -208,9 +220,7 @@ def _plain_settings() -> dict[str, Any]:
 
 
 def _check_type(value: Any, hint: Any, setting: str) -> None:
-    """Raises UserError unless the value is one text, number or boolean; a list would be cast to its
-    repr.
-    """
+    """Raises UserError unless it is one text, number or boolean; a list would become text."""
     options = typing.get_args(hint) or (hint,)
     if isinstance(value, bool) and bool not in options:
         raise UserError(f"{setting} '{value}' is not allowed; it must be {describe(options)}")
@@ -251,10 +261,8 @@ def _pairs(value: Any, setting: str) -> Mapping[str, Any]:
 
 def parse_seeds(value: Any) -> tuple[int | None, ...]:
     """Returns the four seeds of --seed, or lm-eval's if it is None."""
-    return DEFAULT_SEEDS if value is None else _seeds(value)
-
-
-def _seeds(value: Any) -> tuple[int | None, ...]:
+    if value is None:
+        return DEFAULT_SEEDS
     parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip())
     try:
         seeds = [None if part is None or str(part).lower() == "none" else int(part) for part in parts]

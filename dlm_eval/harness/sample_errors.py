@@ -3,11 +3,19 @@
 lm-eval has no samples without an answer. `lm_eval_patches.guard_task` wraps the methods of a task
 that handle documents with those of `SampleErrors`. A document that failed has no metric (it is
 neither right nor wrong), and its reason is stored.
+
+Templates, filters and scorers have limits of processor time per document. A task is the user's own
+code and is trusted. But a regular expression that backtracks, or a template with an endless loop,
+must fail one sample and not the run. A timer's signal interrupts it, also inside Python's `re`.
+Signals reach only the main thread, so other threads have no limit.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +26,8 @@ from lm_eval.api.instance import Instance
 from dlm_eval.errors import DlmEvalError, SampleError, UserError
 from dlm_eval.harness import targets
 from dlm_eval.harness.fewshot import Examples
-from dlm_eval.harness.records import Record, doc_key
 from dlm_eval.harness.requests import UnbuiltPrompt
-from dlm_eval.harness.time_limits import FILTER_SECONDS, PROMPT_SECONDS, SCORE_SECONDS, TooSlow, time_limit
+from dlm_eval.harness.results import Record, doc_key
 from dlm_eval.output import one_line
 from dlm_eval.printable import is_text
 from dlm_eval.signals import of_the_user
@@ -35,6 +42,12 @@ REST: dict[str, tuple[Any, ...]] = {
     "loglikelihood_rolling": (),
     "generate_until": ({"until": ["\n"], "max_gen_toks": 1},),
 }
+# For the prompt of one document, or one template while tasks load.
+PROMPT_SECONDS = 20.0
+FILTER_SECONDS = 5.0  # for the filters of one answer
+SCORE_SECONDS = 300.0  # for the scoring of one document, which may run a judge model
+# Seconds until the next signal, in case the task's code caught the exception.
+AGAIN = 0.5
 
 
 class Failed(Exception):
@@ -96,7 +109,7 @@ class SampleErrors:
         return self._examples[name]
 
     def notes(self) -> dict[str, dict[str, int]]:
-        """Returns notes for the results by task: few-shot examples left out, texts read as lists."""
+        """Returns notes for the results by task: examples left out, texts read as lists."""
         lists = {name: {"targets_read_as_lists": count} for name, count in self._lists.items()}
         found = {name: examples.facts() for name, examples in self._examples.items()}
         return {name: found.get(name, {}) | lists.get(name, {}) for name in {**found, **lists}}
@@ -117,9 +130,7 @@ class SampleErrors:
         return fewshot_context
 
     def requests(self, name: str, task: Any, construct: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps `construct_requests`: a document without a prompt becomes a request with the
-        reason.
-        """
+        """Wraps `construct_requests`: without a prompt, the request is the reason."""
 
         def construct_requests(doc: Any, ctx: Any, **options: Any) -> Any:
             found = ctx
@@ -141,8 +152,8 @@ class SampleErrors:
         if targets.looks_like_list(task, doc):
             self._lists[name] += 1
             if self._lists[name] == 1:
-                said = "%s: a target is a text in brackets, which lm-eval reads as a list: %r"
-                log.warning(said, name, task.doc_to_target(doc))
+                message = "%s: a target is a text in brackets, which lm-eval reads as a list: %r"
+                log.warning(message, name, task.doc_to_target(doc))
         if reason := targets.unscorable(task, doc):
             return UnbuiltPrompt(reason)
         requests = construct(doc=doc, ctx=ctx, **options)
@@ -168,9 +179,7 @@ class SampleErrors:
         return doc_to_target
 
     def filters(self, name: str, task: Any, apply: Callable[[], Any]) -> Callable[[], Any]:
-        """Wraps `apply_filters`: a filter that fails is applied to each answer alone, to find the
-        failing ones.
-        """
+        """Wraps `apply_filters`: if a filter fails, it is applied to each answer alone."""
 
         def apply_filters() -> Any:
             try:
@@ -241,9 +250,7 @@ class SampleErrors:
             self._scoring = False
 
     def fact(self, what: str, ask: Callable[[], Any], otherwise: dict[str, Any]) -> Callable[[], Any]:
-        """Wraps a method that lm-eval calls after the last answer; if it fails, the results must
-        not be lost.
-        """
+        """Wraps a method that lm-eval calls after the last answer: no results are lost."""
 
         def asked() -> Any:
             with self.adding(what):
@@ -255,9 +262,7 @@ class SampleErrors:
     # -- metrics -------------------------------------------------------------------------------------------------------
 
     def task_metrics(self, whole: Callable[..., Any]) -> Callable[..., tuple[dict[str, Any], int]]:
-        """Wraps the aggregation of a task: a metric that fails is listed in `missing`, and the
-        others are kept.
-        """
+        """Wraps a task's aggregation: failing metrics are listed, the others are kept."""
 
         def aggregated(task: Any, raw: Any, bootstrap_iters: int | None = 0) -> tuple[dict[str, Any], int]:
             try:
@@ -301,9 +306,7 @@ class SampleErrors:
 
     @contextmanager
     def adding(self, what: str) -> Iterator[None]:
-        """Adds `what` to `missing` if the block fails, since results must not be lost after the
-        last answer.
-        """
+        """Adds `what` to `missing` if the block fails, so that no results are lost."""
         try:
             with task_code():
                 yield
@@ -364,9 +367,7 @@ def bounded_template(render: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def naming_field(field: str, read: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a task's method that reads a field of a document while the task loads, to name the
-    field in errors.
-    """
+    """Wraps a task's method that reads a field of document 0, to name it in errors."""
 
     def named(self: Any, doc: Any, *args: Any, **options: Any) -> Any:
         try:
@@ -377,3 +378,35 @@ def naming_field(field: str, read: Callable[..., Any]) -> Callable[..., Any]:
             raise UserError(f"{field} of document 0 fails: {reason_of(error)}") from error
 
     return named
+
+
+class TooSlow(SampleError):
+    """A block exceeded its processor time."""
+
+
+@contextmanager
+def time_limit(what: str, seconds: float) -> Iterator[None]:
+    """Ends the block after so much processor time of this thread.
+
+    Inside another such block, the outer limit holds.
+
+    Raises:
+        TooSlow: the block was ended; the message has `what` and the limit.
+    """
+    idle = signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN, None)
+    if threading.current_thread() is not threading.main_thread() or not idle:
+        yield
+        return
+    end = time.thread_time() + seconds
+
+    def look(number: int, frame: Any) -> None:
+        if time.thread_time() >= end:
+            raise TooSlow(f"{what} took more than {seconds:.0f} s of processor time and was ended")
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

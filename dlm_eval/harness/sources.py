@@ -11,7 +11,7 @@ import inspect
 import linecache
 import re
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,46 +68,46 @@ class _Gathering:
             return
         self._seen[id(value)] = value
         if isinstance(value, functools.partial):
-            self._add(
-                "partial", repr(([_plain(item) for item in value.args], sorted(map(_plain, value.keywords.items()))))
-            )
-            for item in (value.func, *value.args, *value.keywords.values()):
-                if isinstance(item, FUNCTIONS) or item is value.func:
-                    self.function(item)
+            arguments = [_plain(item) for item in value.args], sorted(map(_plain, value.keywords.items()))
+            self._add("partial", repr(arguments))
+            self.function(value.func)
+            self._functions([*value.args, *value.keywords.values()])
             return
         value = getattr(value, "__func__", value)
-        if isinstance(value, types.FunctionType):
-            self._function(value)
-        elif isinstance(value, type):
-            self._class(value)
-        elif hasattr(value, "__wrapped__"):  # of functools.cache and its like
-            self.function(value.__wrapped__)
-        elif isinstance(value, types.BuiltinFunctionType):
+        is_function, is_class = isinstance(value, types.FunctionType), isinstance(value, type)
+        if not is_class and (inner := getattr(value, "__wrapped__", None)) is not None:
+            self.function(inner)
+            if not is_function or _module_name(value).startswith(OURS):  # functools.cache and its like
+                return
+        if isinstance(value, types.BuiltinFunctionType):
             self._add(value.__qualname__, f"{value.__module__}.{value.__qualname__}")
-        else:
+        elif not is_function and not is_class:
             self.function(type(value))
+        elif not self._is_own(value):
+            self._add(value.__qualname__, f"{str(value.__module__).rpartition('/')[2]}.{value.__qualname__}")
+        else:
+            self._add(self._name(value.__qualname__, _file(value)), _text(value.__code__ if is_function else value))
+            for code in _codes(value):
+                self._names(code, _globals(value))
+            if is_function:
+                self._held(value)
+            else:
+                self._functions(base for base in value.__bases__ if base is not object)
 
     def made(self, function: Any) -> None:
-        """Adds the statement of the function's module that creates it, if it is not a definition:
-        `f = make('x')`.
-        """
+        """Adds the statement that creates a function without a definition: `f = make('x')`."""
         inner = _innermost(function)
         for name, value in _globals(inner).items():
             if value is function or value is inner:
                 self._text_of(name, _globals(inner), self._file)
 
-    def _function(self, value: types.FunctionType) -> None:
-        inner = getattr(value, "__wrapped__", None)
-        if inner is not None:
-            self.function(inner)
-            if _module_name(value).startswith(OURS):
-                return
-        if not self._is_own(value):
-            self._add(value.__qualname__, _library_name(value))
-            return
-        self._add(self._name(value.__qualname__, value.__code__.co_filename), _text(value.__code__))
-        for code in _codes(value):
-            self._names(code, value.__globals__)
+    def _functions(self, values: Iterable[Any]) -> None:
+        for value in values:
+            if isinstance(value, FUNCTIONS):
+                self.function(value)
+
+    def _held(self, value: types.FunctionType) -> None:
+        """Adds what a function holds: values of the function around it, and defaults."""
         inside = dict(zip(value.__code__.co_freevars, value.__closure__ or (), strict=True))
         held = {name: cell.cell_contents for name, cell in inside.items() if _is_filled(cell)}
         held |= {f"default {i}": item for i, item in enumerate(value.__defaults__ or ())}
@@ -117,26 +117,14 @@ class _Gathering:
             else:
                 self._add(f"{value.__qualname__}: {name}", _plain(item))
 
-    def _class(self, value: type) -> None:
-        if not self._is_own(value):
-            self._add(value.__qualname__, _library_name(value))
-            return
-        self._add(self._name(value.__qualname__, _file(value)), _text(value))
-        for code in _codes(value):
-            self._names(code, _globals(value))
-        for base in value.__bases__:
-            if base is not object:
-                self.function(base)
-
     def _names(self, code: types.CodeType, scope: dict[str, Any]) -> None:
         """Adds everything that a code object reads of its module, and of modules beside it."""
         steps = list(dis.get_instructions(code))
         for place, step in enumerate(steps):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 self._named(step.argval, scope, code.co_filename, _attributes(steps[place + 1 :]))
-            elif (
-                step.opname == "IMPORT_NAME"
-            ):  # it is there only once the function was called: the file says what it is
+            elif step.opname == "IMPORT_NAME":
+                # It is there only once the function was called: the file says what it is.
                 file = Path(code.co_filename).parent / f"{str(step.argval).replace('.', '/')}.py"
                 if file.is_file():
                     self._add(f"import {step.argval}", "".join(linecache.getlines(str(file))))
@@ -152,15 +140,13 @@ class _Gathering:
                 self._named(attributes[0], vars(value), str(getattr(value, "__file__", "")), attributes[1:])
         elif isinstance(value, FUNCTIONS):
             self.function(value)
-            if not _is_definition(value, name):
+            if getattr(value, "__qualname__", None) != name:  # not a definition
                 self._text_of(name, scope, file)
         else:
             self._constant(name, value, scope, file)
 
     def _constant(self, name: str, value: Any, scope: dict[str, Any], file: str) -> None:
-        """Adds a constant as it is written, since a run may have changed a list or mapping; a text
-        that was read from somewhere by its value too.
-        """
+        """Adds a constant as written, since a run may change it; computed texts by value too."""
         key = self._name(name, file)
         if key in self.found:
             return
@@ -174,9 +160,7 @@ class _Gathering:
             self.function(type(value))
 
     def _text_of(self, name: str, scope: dict[str, Any], file: str) -> bool:
-        """Adds the statements that assign `name`, and the names in them; returns whether there are
-        any.
-        """
+        """Adds the statements that assign `name`, and their names; returns if there are any."""
         key, module = self._name(name, file), _module(file)
         if name not in module.texts:
             return False
@@ -188,9 +172,7 @@ class _Gathering:
         return True
 
     def _name(self, name: str, file: str) -> str:
-        """Returns the key of a module's name in `found`, prefixed by its file unless that is the
-        function's own.
-        """
+        """Returns a key of `found`, prefixed by its file unless that is the function's own."""
         path = Path(file)
         return name if file == self._file else f"{path.parent.name if path.stem == '__init__' else path.stem}.{name}"
 
@@ -276,9 +258,7 @@ def _module(file: str) -> _Module:
 
 
 def _plain(value: Any) -> str:
-    """Returns a value as text that is the same in every process: what may change, and what has no
-    text, by its type alone.
-    """
+    """Returns a value as text, the same in every process; what may change by its type alone."""
     if isinstance(value, tuple):
         return f"({', '.join(map(_plain, value))})"
     if isinstance(value, frozenset):
@@ -323,10 +303,6 @@ def _innermost(function: Any) -> Any:
     return inspect.unwrap(function) if callable(function) else function
 
 
-def _is_definition(value: Any, name: str) -> bool:
-    return getattr(value, "__qualname__", None) == name
-
-
 def _is_filled(cell: types.CellType) -> bool:
     try:
         return cell.cell_contents is not cell
@@ -334,14 +310,8 @@ def _is_filled(cell: types.CellType) -> bool:
         return False
 
 
-def _library_name(value: Any) -> str:
-    return f"{str(value.__module__).rpartition('/')[2]}.{value.__qualname__}"
-
-
 def _module_name(value: Any) -> str:
-    """Returns the module in which a function, class or module is written; a wrapper bears the name
-    of what it wraps.
-    """
+    """Returns the module where a value is written; a wrapper bears the name of what it wraps."""
     if isinstance(value, types.ModuleType):
         return value.__name__
     return str(value.__globals__.get("__name__") if isinstance(value, types.FunctionType) else value.__module__)

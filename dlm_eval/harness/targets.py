@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from lm_eval.api.task import ConfigurableTask
@@ -18,16 +18,14 @@ from lm_eval.utils import apply_template
 from dlm_eval.errors import DlmEvalError
 from dlm_eval.printable import is_text
 
+T = TypeVar("T")
 MOST_SHOWN = 60  # maximum characters of a target in a message
 MOST_TRIED = 1000  # documents searched for one with a valid target
 # Aggregates that turn one NaN or infinity into the score of a whole task. lm-eval's `nanmean` and a
 # task's own functions handle them.
 PLAIN_AGGREGATES = ("mean", "median", "perplexity", "weighted_perplexity", "bits_per_byte", "f1_score", "matthews_corrcoef", "brier_score", "acc_all")  # fmt: skip
-LIKELIHOODS = (
-    "perplexity",
-    "weighted_perplexity",
-    "bits_per_byte",
-)  # a text of probability 0 has an infinite perplexity
+# A text of probability 0 has an infinite perplexity.
+LIKELIHOODS = ("perplexity", "weighted_perplexity", "bits_per_byte")
 
 
 def fault(task: Any, doc: Any) -> str | None:
@@ -38,8 +36,7 @@ def fault(task: Any, doc: Any) -> str | None:
     own = type(task).process_results is not ConfigurableTask.process_results
     if own or callable(task.config.process_results) or "bypass" in task._metric_fn_list:
         return None
-    found: str | None = checked(_fault, task, doc)
-    return found
+    return checked(_fault, task, doc)
 
 
 def _fault(task: Any, doc: Any) -> str | None:
@@ -49,11 +46,9 @@ def _fault(task: Any, doc: Any) -> str | None:
     gold = task.doc_to_text(doc) if choices and task.multiple_input else task.doc_to_target(doc)
     if not all(is_text(text) for text in _texts(gold)):
         return "its target holds half of a surrogate pair, which is no text"
-    return (
-        _of_choices(gold, task.doc_to_choice(doc), bool(task.multiple_target))
-        if choices
-        else _of_texts(task, gold, doc)
-    )
+    if choices:
+        return _of_choices(gold, task.doc_to_choice(doc), bool(task.multiple_target))
+    return _of_texts(task, gold, doc)
 
 
 def fault_of_example(task: Any, example: Any) -> str | None:
@@ -63,14 +58,11 @@ def fault_of_example(task: Any, example: Any) -> str | None:
     """
     if type(task).fewshot_context is not ConfigurableTask.fewshot_context:
         return None
-    found: str | None = checked(_fault_of_example, task, example)
-    return found
+    return checked(_fault_of_example, task, example)
 
 
 def _fault_of_example(task: Any, example: Any) -> str | None:
-    """Follows lm-eval's `build_qa_turn`: a number picks a choice, of a list the first is shown,
-    text is shown.
-    """
+    """Follows lm-eval's `build_qa_turn`: a number picks a choice; of a list the first is shown."""
     shown = task.fewshot_cfg
     choices = task.doc_to_choice(example, shown.doc_to_choice) if shown.doc_to_choice else None
     gold = task.doc_to_target(example, shown.doc_to_target)
@@ -123,7 +115,7 @@ def _could_be_right(gold: Any, choices: Any) -> bool:
     return not _is_nothing(gold)
 
 
-def checked(look: Callable[[Any, Any], Any], task: Any, doc: Any) -> Any:
+def checked(look: Callable[[Any, Any], T], task: Any, doc: Any) -> T | str:
     """Returns the result of `look` for a document, or why its target cannot be read."""
     try:
         return look(task, doc)
@@ -153,28 +145,24 @@ def _of_choices(gold: Any, choices: Sequence[Any], several: bool) -> str | None:
         if not gold:
             return "its target [] is no choice: the list is empty"
         wrong = [item for item in gold if not is_index(item, count)]
-        return (
-            f"its target {_shown(gold)} holds {_shown(wrong[0])}, which is no number of a choice (0 to {count - 1})"
-            if wrong
-            else None
-        )
+        if wrong:
+            return (
+                f"its target {_shown(gold)} holds {_shown(wrong[0])}, which is no number of a choice (0 to {count - 1})"
+            )
+        return None
     if several:
         return (
             f"its target {_shown(gold)} is no list; the first document's is one, so this task has several targets each"
         )
     if isinstance(gold, str):
         return None if gold in choices else f"its target {_shown(gold)} is none of the {count} choices"
-    return (
-        None
-        if is_index(gold, count)
-        else f"its target {_shown(gold)} is no choice: it must be a number from 0 to {count - 1}, or a choice's text"
-    )
+    if is_index(gold, count):
+        return None
+    return f"its target {_shown(gold)} is no choice: it must be a number from 0 to {count - 1}, or a choice's text"
 
 
 def is_index(value: Any, count: int) -> bool:
-    """Returns whether `value` is the index of one of `count` choices; as in lm-eval, a boolean is
-    one of two.
-    """
+    """Returns whether `value` is the index of a choice; as in lm-eval, a boolean is one of two."""
     if isinstance(value, (bool, np.bool_)):
         return count == 2
     return isinstance(value, (int, np.integer)) and bool(0 <= value < count)
@@ -183,9 +171,8 @@ def is_index(value: Any, count: int) -> bool:
 def _of_texts(task: Any, gold: Any, doc: Any) -> str | None:
     if task.config.doc_to_choice is not None:
         count = len(task.doc_to_choice(doc))
-        return (
-            None if is_index(gold, count) else f"its target {_shown(gold)} is no number of a choice (0 to {count - 1})"
-        )
+        known = is_index(gold, count)
+        return None if known else f"its target {_shown(gold)} is no number of a choice (0 to {count - 1})"
     if isinstance(gold, (list, tuple)):
         if not gold:
             return "its target [] holds no text"
@@ -227,9 +214,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def no_numbers(task: Any, metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Returns metric -> its error, for a document's metrics that would make the task's score NaN or
-    infinite.
-    """
+    """Returns metric -> its error, for metrics that would make the task's score no number."""
     aggregates, found = task.aggregation(), {}
     for metric, value in metrics.items():
         # The default aggregation of lm-eval is the mean.

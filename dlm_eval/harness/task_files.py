@@ -1,20 +1,23 @@
-"""Checks of task YAMLs; errors name the file and line.
+"""Task YAMLs: checks, whose errors name the file and line, and the list of all tasks.
 
 lm-eval ignores a broken file silently, and reports an unknown metric only after all answers are
-generated.
+generated. The list is read from the YAMLs only: no task is loaded and no data is read.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dlm_eval.errors import UserError, unknown_name_error
+from dlm_eval.harness.lm_eval_patches import quiet_index
 from dlm_eval.hub import hub_reachable
+from dlm_eval.packaged import task_configs_dir
 from dlm_eval.settings import shown
 from dlm_eval.yaml_text import read_yaml_text
 
@@ -50,7 +53,6 @@ def check_file(path: Path, template: bool = False) -> dict[str, Any]:
     """Checks a YAML's keys and names; returns it with includes merged and functions as text.
 
     Args:
-        path: The file.
         template: Whether it may define no task, because others include it.
 
     Raises:
@@ -81,6 +83,26 @@ def check_config(place: Path | str, config: dict[str, Any]) -> None:
         _check_values(place, config)
     _check_metrics(place, config)
     _check_filters(place, config)
+
+
+def include_folders(include_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    """Returns the folders of --include_path.
+
+    Raises:
+        UserError: one of them is not a directory.
+    """
+    if include_path is None:
+        return []
+    given = [include_path] if isinstance(include_path, (str, Path)) else list(include_path)
+    folders = []
+    for entry in given:
+        whole = os.path.expanduser(entry)
+        for part in [str(entry)] if os.path.isdir(whole) else str(entry).split(os.pathsep):
+            folder = Path(os.path.expanduser(part))
+            if not part or not os.path.isdir(folder):
+                raise UserError(f"--include_path '{part}' is not a directory")
+            folders.append(folder.resolve())
+    return folders
 
 
 def _load(path: Path, recursive: bool) -> dict[str, Any]:
@@ -116,9 +138,7 @@ def _check_keys(path: Path | str, config: dict[str, Any]) -> None:
 
 
 def _check_values(path: Path | str, config: dict[str, Any]) -> None:
-    """Raises UserError for values for which lm-eval has a Python error, or none until the model has
-    run.
-    """
+    """Raises UserError for values on which lm-eval fails with a Python error, or too late."""
     from lm_eval.api.task import ALL_OUTPUT_TYPES
 
     if config.get("output_type", "") not in ("", *ALL_OUTPUT_TYPES):
@@ -170,3 +190,78 @@ def _entries(path: Path | str, config: dict[str, Any], key: str) -> Iterable[dic
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and "/" not in value  # an unresolved !function is a path
+
+
+def list_tasks(include_path: str | None = None, everything: bool = False) -> list[tuple[str, str, str]]:
+    """Returns (name, kind, description) of every task, group and tag.
+
+    Args:
+        everything: include lm-eval's own tasks (takes some seconds).
+    """
+    manager = _manager(include_path, everything)
+    rows = []
+    for name, entry in sorted(manager.task_index.items()):
+        config = _config(entry) if entry.yaml_path and not everything else {}
+        kind = str(config.get("output_type", "")) or str(entry.kind.name).lower()
+        rows.append((name, kind, _about(entry)))
+    return rows
+
+
+def task_file(name: str, include_path: str | None = None, everything: bool = True) -> dict[str, Any] | None:
+    """Returns the settings in the YAML of a task or group, or None.
+
+    Args:
+        everything: if our tasks lack the name, read lm-eval's index (takes some seconds).
+    """
+    for index in (False, True) if everything else (False,):
+        entry = _manager(include_path, index).task_index.get(name)
+        if entry is not None:
+            return {key: _plain(value) for key, value in _config(entry).items()} if entry.yaml_path else {"tag": name}
+    return None
+
+
+def _manager(include_path: str | None, everything: bool) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    roots: list[str | Path] = [task_configs_dir(), *include_folders(include_path)]
+    for root in map(Path, roots[1:]):
+        for file in root.glob("**/*.yaml"):
+            # A file that is nested too deeply would crash lm-eval's parser.
+            read_yaml_text(file, str(file))
+    with quiet_index():
+        return TaskManager(include_path=roots, include_defaults=everything)
+
+
+def _config(entry: Any) -> dict[str, Any]:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    return dict(load_yaml(entry.yaml_path, resolve_func=False, recursive=True))
+
+
+def _about(entry: Any) -> str:
+    """Returns the first comment lines of the YAML; our files describe the task there."""
+    if not entry.yaml_path:
+        return ""
+    return " ".join(_comment(Path(entry.yaml_path)))[:160]
+
+
+def _comment(path: Path) -> Iterator[str]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            return
+        yield line.lstrip("# ").rstrip()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, str) and value.startswith("/") and len(value.splitlines()[0]) == len(value) < 1000:
+        return _function(Path(value))
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _function(path: Path) -> str:
+    """Returns a `!function` as in its YAML, without the folder that lm-eval adds."""
+    return f"!function {path.name}" if path.parent.is_dir() and not path.exists() else str(path)

@@ -14,21 +14,18 @@ from typing import Any
 
 from dlm_eval.errors import UserError, nearest
 from dlm_eval.harness import lm_eval_patches as patches
+from dlm_eval.harness.data import Seeds
 from dlm_eval.harness.requirements import check_packages, missing_package
 from dlm_eval.harness.run_settings import DEFAULT_SEEDS
 from dlm_eval.harness.sample_errors import reason_of, task_code
-from dlm_eval.harness.seeding import Seeds
-from dlm_eval.harness.task_files import check_config, check_file, check_folder
+from dlm_eval.harness.task_files import check_config, check_file, check_folder, include_folders
 from dlm_eval.packaged import task_configs_dir
 from dlm_eval.printable import counted
 
 log = logging.getLogger(__name__)
 WILDCARDS = set("*?[")
-DATA_KEYS = {
-    "dataset_path",
-    "custom_dataset",
-    "class",
-}  # a configuration with one of these is a new task; otherwise it changes an existing one
+# A configuration with one of these is a new task; otherwise it changes an existing one.
+DATA_KEYS = {"dataset_path", "custom_dataset", "class"}
 
 
 def load_tasks(
@@ -84,7 +81,6 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
     """Checks that every task has enough few-shot examples.
 
     Args:
-        loaded: What ``load_tasks`` returned.
         num_fewshot: The user's number; None means each task's own.
 
     Raises:
@@ -121,30 +117,8 @@ def _split(names: Sequence[Any]) -> list[Any]:
     return specs
 
 
-def include_folders(include_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
-    """Returns the folders of --include_path.
-
-    Raises:
-        UserError: one of them is not a directory.
-    """
-    if include_path is None:
-        return []
-    given = [include_path] if isinstance(include_path, (str, Path)) else list(include_path)
-    folders = []
-    for entry in given:
-        whole = os.path.expanduser(entry)
-        for part in [str(entry)] if os.path.isdir(whole) else str(entry).split(os.pathsep):
-            folder = Path(os.path.expanduser(part))
-            if not part or not os.path.isdir(folder):
-                raise UserError(f"--include_path '{part}' is not a directory")
-            folders.append(folder.resolve())
-    return folders
-
-
 def _find(specs: list[Any], roots: list[Path], metadata: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """Returns a task manager with every spec, and the names, files, configurations and objects of
-    the specs.
-    """
+    """Returns a manager with every spec, and the specs' names, files, settings and objects."""
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=roots, include_defaults=False, metadata=metadata)
@@ -323,7 +297,7 @@ def _check_metric_functions(task: Any) -> None:
 
 
 def _hide_folders(items: list[Any], roots: list[Path]) -> None:
-    """Removes this machine's folders from lm-eval's `config_source`, which is written to results."""
+    """Removes folders of this machine from `config_source`, which is written to results."""
     import lm_eval
 
     tops = [root.parent for root in roots] + [Path(lm_eval.__file__).resolve().parent.parent]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dlm_eval.metrics.rocstories import rouge
+from dlm_eval.metrics.text import rouge
 from dlm_eval.packaged import task_configs_dir
 
 

@@ -1,7 +1,9 @@
-"""GLUE (Wang et al. 2019, arXiv 1804.07461): what lm-eval's own metrics leave out, the regression task STS-B.
+"""GLUE (Wang et al. 2019, arXiv 1804.07461): what lm-eval's own metrics leave out, the regression
+task STS-B.
 
-Its score from 0 to 5 is verbalised as six choices; the prediction is the expectation of the score under the softmax
-of their log-likelihoods. An argmax would tie most sentence pairs, and a rank correlation of ties says little.
+Its score from 0 to 5 is verbalised as six choices; the prediction is the expectation of the score
+under the softmax of their log-likelihoods. An argmax would tie most sentence pairs, and a rank
+correlation of ties says little.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import numpy as np
 
 
 def stsb_results(doc: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, tuple[float, float]]:
-    """Returns (label, predicted score) for both correlations, from the log-likelihoods (nats) of "0" to "5"."""
+    """Returns (label, predicted score) for both metrics, from log-likelihoods of "0" to "5"."""
     logprobs = np.array([logprob for logprob, _ in results], dtype=np.float64)
     weights = np.exp(logprobs - logprobs.max())
     predicted = float(weights @ np.arange(len(weights)) / weights.sum())
@@ -22,14 +24,14 @@ def stsb_results(doc: dict[str, Any], results: Sequence[tuple[float, bool]]) -> 
 
 
 def pearson(items: Sequence[tuple[float, float]]) -> float:
-    """Returns Pearson's correlation of labels and predictions in [-1, 1]; 0 where one of them is constant."""
+    """Returns Pearson's correlation in [-1, 1]; 0 if labels or predictions are constant."""
     from scipy.stats import pearsonr
 
     return _correlation(pearsonr, items)
 
 
 def spearman(items: Sequence[tuple[float, float]]) -> float:
-    """Returns Spearman's rank correlation of labels and predictions in [-1, 1]; 0 where one of them is constant."""
+    """Returns Spearman's rank correlation in [-1, 1]; 0 if one of them is constant."""
     from scipy.stats import spearmanr
 
     return _correlation(spearmanr, items)

@@ -1,27 +1,37 @@
-"""Quality of sampled text where there is no right answer: what a judge makes of it, and how varied it is, always both.
+"""Quality of sampled text where there is no right answer: how a judge scores it, and how varied it
+is, always both.
 
-A sampler that repeats itself reaches the best generative perplexity (arXiv 2606.08417), so it never stands alone here. All counts (entropy, distinct,
-Zipf, length) are of the judge's tokens, so that models with different vocabularies compare; self-BLEU has sacrebleu's words.
+A sampler that repeats itself reaches the best generative perplexity (arXiv 2606.08417), so it never
+stands alone here. All counts (entropy, distinct, Zipf, length) are of the judge's tokens, so that
+models with different vocabularies compare; self-BLEU has sacrebleu's words.
 
-The task classes that bring the judge are in harness/sample_tasks.py.
+The judge is any causal language model of transformers. What can be wrong with its name or files
+shows when it is found, before anything is generated; its weights are loaded when the first text is
+read. The task classes that bring the judge are in harness/infill.py.
+
+Shape letters: L = tokens of a window.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import UserError
-from dlm_eval.metrics.judge import Judge, Reading
+
+if TYPE_CHECKING:
+    from dlm_eval.models.loading import CheckpointFiles
 
 RIVALS = 63  # other samples that self-BLEU compares one with; more would raise it, so it is a fixed number
 RANKS = 5000  # most frequent tokens that the Zipf coefficient is fitted on (Holtzman et al. 2020, arXiv 1904.09751)
 
 
 class Part(float):
-    """One sample's own value of a metric, with its text: lm-eval logs the value, and the metric is computed from the texts of all samples."""
+    """One sample's value of a metric, with the text from which the corpus metric is computed."""
 
     tokens: tuple[int, ...]
     text: str
@@ -37,9 +47,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], judge: Judge
     """Returns all metrics of one sample; corpus metrics as `Part`, for the aggregations below.
 
     Args:
-        doc: `prefix` is what the sample continues; `truth`, where there is one, the text that really stood there.
-        results: the sample.
-        judge: reads it.
+        doc: `prefix` is what the sample continues; `truth` the original text, if any.
     """
     text = results[0]
     reading = judge.read(doc["prefix"], text)
@@ -56,7 +64,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], judge: Judge
 
 
 def _nats_per_token(reading: Reading) -> float:
-    """Returns the mean negative log-likelihood; NaN for an empty text, which lm-eval's `nanmean` leaves out."""
+    """Returns the mean negative log-likelihood; NaN for an empty text (lm-eval's `nanmean`)."""
     return -reading.logprob / len(reading.tokens) if reading.tokens else math.nan
 
 
@@ -64,7 +72,7 @@ def _nats_per_token(reading: Reading) -> float:
 
 
 def perplexity(items: Sequence[tuple[float, int]]) -> float:
-    """Returns exp of the mean negative log-likelihood per token, over the tokens of all samples; NaN where there are none."""
+    """Returns exp of the mean negative log-likelihood per token of all samples; NaN if none."""
     tokens = sum(count for _, count in items)
     if not tokens:
         return math.nan
@@ -85,7 +93,7 @@ def entropy_bits(parts: Sequence[Part]) -> float:
 
 
 def distinct(parts: Sequence[Part], n: int) -> float:
-    """Returns the share of different n-grams among all n-grams of the samples (Li et al. 2016, arXiv 1510.03055), a fraction."""
+    """Returns the share of different n-grams, a fraction (Li et al. 2016, arXiv 1510.03055)."""
     grams = [part.tokens[i : i + n] for part in parts for i in range(len(part.tokens) - n + 1)]
     return len(set(grams)) / len(grams) if grams else math.nan
 
@@ -106,7 +114,10 @@ def distinct_3(parts: Sequence[Part]) -> float:
 
 
 def self_bleu(parts: Sequence[Part]) -> float:
-    """Returns the mean BLEU-4 (0 to 100, sacrebleu) of each sample against the next `RIVALS` others (Zhu et al. 2018, arXiv 1802.01886)."""
+    """Returns the mean BLEU-4 (0 to 100, sacrebleu) of each sample against the next `RIVALS` others.
+
+    Zhu et al. 2018, arXiv 1802.01886.
+    """
     from sacrebleu.metrics import BLEU
 
     texts = [part.text for part in parts]
@@ -121,7 +132,7 @@ def self_bleu(parts: Sequence[Part]) -> float:
 
 
 def zipf(parts: Sequence[Part]) -> float:
-    """Returns the exponent s of frequency ~ rank^-s, by least squares in logarithms; natural text is near 1."""
+    """Returns the exponent s of frequency ~ rank^-s, by least squares in logarithms (natural text: 1)."""
     import numpy as np
     from scipy.stats import linregress
 
@@ -159,9 +170,11 @@ def nothing(*, n_samples: Any = 64, **_: Any) -> dict[str, Any]:
 
 
 def passages(*, n_samples: Any = 64, words: int = 32, **_: Any) -> dict[str, Any]:
-    """Returns ``{"test": Dataset}`` of passages of the wikitext-2 test pages: `prefix`, `truth` and `suffix`, so many words each.
+    """Returns ``{"test": Dataset}`` of passages of the wikitext-2 test pages: `prefix`, `truth` and
+    `suffix`, so many words each.
 
-    Paragraphs that are long enough are taken at even distances; lm-eval's detokenizer makes them plain text.
+    Paragraphs that are long enough are taken at even distances; lm-eval's detokenizer makes them
+    plain text.
     """
     import datasets
     from lm_eval.tasks.wikitext.preprocess_wikitext import wikitext_detokenizer
@@ -185,3 +198,137 @@ def _count(value: Any) -> int:
     if count < 1:
         raise UserError(f"--metadata n_samples '{value}' is not allowed; it must be a whole number of at least 1")
     return count
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text as the judge reads it.
+
+    Attributes:
+        tokens: ids of the text, context left out.
+        logprob: log-likelihood of the text given its context, nats.
+    """
+
+    tokens: tuple[int, ...]
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A causal language model on its device; equal judges share their weights.
+
+    Attributes:
+        folder: its files.
+        device: where it runs.
+    """
+
+    folder: CheckpointFiles
+    device: str
+
+    def read(self, context: str, text: str) -> Reading:
+        """Returns `text` in the judge's tokens with its log-likelihood behind `context` (nats).
+
+        The whole is encoded at once; a token across the boundary belongs to the text. The judge's
+        BOS (or, without one, its end-of-text token) is in front, so every token of a text without
+        context is scored too.
+
+        Raises:
+            SampleError: its tokenizer fails on the text.
+        """
+        from dlm_eval.models.tokenizer import text_ids
+
+        tokenizer = _tokenizer(self.folder)
+        whole, head = (text_ids(tokenizer, part, self.folder.name) for part in (context + text, context))
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(whole, head, strict=False)) if a != b), min(len(whole), len(head))
+        )
+        logs = self._log_probs(_begin(self.folder), whole) if shared < len(whole) else []
+        return Reading(tuple(whole[shared:]), float(sum(logs[shared:])))
+
+    def _log_probs(self, begin: int, tokens: list[int]) -> list[float]:
+        """Returns log p(token | those before) of each token, nats, in half-overlapping windows."""
+        import torch
+
+        from dlm_eval.likelihood.windows import windows
+
+        model = _model(self)
+        limit = getattr(model.config, "max_position_embeddings", None) or len(tokens) + 1
+        found: list[float] = []
+        for window in windows([begin, *tokens], limit, max(1, limit // 2), given=1):
+            ids = torch.tensor([window.tokens], device=self.device)
+            with torch.no_grad():
+                logs = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)  # [L-1, V]
+            own = logs.gather(1, ids[0, 1:, None])[:, 0].double().tolist()
+            found += own[window.open_positions[0] - 1 :]
+        return found
+
+
+def find_judge(name: str, device: str = "auto") -> Judge:
+    """Returns the judge of that name, its files on this machine (fetched from the hub where
+    needed), its weights not yet loaded.
+
+    Args:
+        name: hub id, checkpoint folder, or 'asset:NAME' for a packaged one.
+        device: auto (cuda if there is one), cpu, cuda:1, ...
+
+    Raises:
+        UserError: it cannot be found, or is no causal language model that transformers knows.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from dlm_eval.models.loading import first_line, locate, read_config, resolve_device
+
+    try:
+        folder = locate(name, setting="judge")
+        folder.holds()
+        read_config(folder)
+        config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+        if type(config) not in AutoModelForCausalLM._model_mapping:
+            raise UserError(
+                f"judge '{name}': transformers has no causal language model of model_type '{config.model_type}'"
+            )
+        _begin(folder)
+        return Judge(folder, str(resolve_device(device)))
+    except UserError as error:
+        raise UserError(f"{error}; name another with --metadata judge=ID_OR_DIR") from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"judge '{name}' cannot be read: {first_line(error)}; name another with --metadata judge=ID_OR_DIR"
+        ) from None
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(folder: CheckpointFiles) -> Any:
+    from dlm_eval.models.tokenizer import load_tokenizer
+
+    return load_tokenizer(folder)
+
+
+def _begin(folder: CheckpointFiles) -> int:
+    tokenizer = _tokenizer(folder)
+    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if begin is None:
+        raise UserError(f"judge '{folder.name}' has neither a BOS nor an end-of-text token to begin a text with")
+    return int(begin)
+
+
+@functools.lru_cache(maxsize=1)
+def _model(judge: Judge) -> Any:
+    """Returns the network in eval mode; float32 on a CPU, else as its config says."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from dlm_eval.models.loading import read_config
+    from dlm_eval.models.weights import built_within, name_weights
+
+    whose = f"judge '{judge.folder.name}': config.json"
+    config = AutoConfig.from_pretrained(judge.folder.path, trust_remote_code=False, local_files_only=True)
+    name_weights(config, judge.folder)
+    with built_within(judge.folder.holds(), "quantization_config" in read_config(judge.folder), whose):
+        return AutoModelForCausalLM.from_pretrained(
+            judge.folder.path,
+            config=config,
+            dtype="float32" if judge.device == "cpu" else "auto",
+            device_map={"": judge.device},
+            trust_remote_code=False,
+            local_files_only=True,
+        ).eval()

@@ -38,9 +38,7 @@ def safe_text(text: str) -> str:
 
 
 def cell(value: object, missing: str = "") -> str:
-    """Returns one value as a cell: floats with enough digits to be read back exactly, text made
-    safe.
-    """
+    """Returns a value as a cell: floats that are read back exactly, text made safe."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return missing
     if isinstance(value, bool):

@@ -168,9 +168,7 @@ def _find(paths: Sequence[Path]) -> list[Path]:
 
 
 def _source(path: Path) -> str:
-    """Returns the path, relative if it is below the working directory, so that tables name no
-    machine.
-    """
+    """Returns the path, relative if possible, so that tables name no machine."""
     try:
         return Path(os.path.abspath(path)).relative_to(Path.cwd()).as_posix()
     except ValueError:
@@ -202,9 +200,7 @@ def _column_name(record: dict[str, Any], several_filters: bool) -> str:
 
 
 def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns for each score of one column what distinguishes it from the model's other scores
-    there.
-    """
+    """Returns what distinguishes each score of a column from the model's others there."""
     parts = [_always_said(record) for record in records]
     names = [tuple(_text(record[who]) for who in WHO) for record in records]
     for field in DISTINGUISHING:
@@ -220,9 +216,7 @@ def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _always_said(record: dict[str, Any]) -> list[str]:
-    """Returns the notes of a score that are always shown: a part of the task, or code outside the
-    sandbox.
-    """
+    """Returns the notes shown with every score: part of a task, code outside the sandbox."""
     n, of = _text(record["n"]), _text(record["n_total"])
     part = [f"n={n}"] if n and of and n != of else []
     return [*part, *([_text(record["code"])] if _text(record["code"]) else [])]

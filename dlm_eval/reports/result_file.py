@@ -209,9 +209,7 @@ def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
 
 
 def _ordered_metrics(document: dict[str, Any], task: str) -> list[tuple[str, str]]:
-    """Returns (metric, filter) of every score, in the order of the task's metric_list and
-    filter_list, then of the file.
-    """
+    """Returns (metric, filter) of scores in the order of the task's lists, then of the file."""
     config = _dict(document, "configs", task)
     metrics, filters = (
         _places(_names(config, *where)) for where in (("metric_list", "metric"), ("filter_list", "name"))
@@ -245,9 +243,7 @@ def _metric_place(metrics: dict[str, int], metric: str) -> int:
 
 
 def _size_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
-    """Returns the numbers of documents and examples of a score; a group's are the sums of its
-    tasks.
-    """
+    """Returns numbers of documents and examples; a group's are the sums of its tasks."""
     counts, scores = _dict(document, "n-samples"), _dict(document, "results", task)
     leaves = _leaves(document, task)
     scored = _total([_count(_dict(counts, leaf).get("effective")) for leaf in leaves])
@@ -305,11 +301,9 @@ def _seeds(seeds: dict[str, Any]) -> str | None:
 
 
 def outside(document: dict[str, Any], task: str) -> bool:
-    """Returns whether programs of a task, or of a group's task, ran outside the sandbox
-    (harness/code_tasks.py).
-    """
-    said = _dict(document, "dlm_eval", "environment", "sandbox")
-    lists = [said.get(leaf) for leaf in _leaves(document, task)]
+    """Returns whether programs of a task or group ran outside the sandbox (code_tasks.py)."""
+    sandboxes = _dict(document, "dlm_eval", "environment", "sandbox")
+    lists = [sandboxes.get(leaf) for leaf in _leaves(document, task)]
     return any(isinstance(each, list) and UNSANDBOXED in each for each in lists)
 
 
@@ -354,9 +348,7 @@ def _flat_groups(document: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _named_checkpoint(document: dict[str, Any]) -> object:
-    """Returns lm-eval's model_name if it comes from model_args; otherwise it is eight random
-    letters.
-    """
+    """Returns lm-eval's model_name if model_args has it; else it is eight random letters."""
     arguments = _dict(document, "config").get("model_args")
     if isinstance(arguments, dict):
         return next((arguments[key] for key in _CHECKPOINT_ARGS if key in arguments), None)

@@ -107,18 +107,14 @@ def _interval(results: Mapping[str, Any], kind: str, name: str, metric: str) -> 
 
 
 def _number(value: Any) -> str:
-    """Returns a number as text; other values (a text, a list) shortened, so that no metric is
-    blank.
-    """
+    """Returns a number as text, other values shortened, so that no metric is blank."""
     if isinstance(value, (int, float)):
         return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
     return "" if value is None else textwrap.shorten(str(value), 24, placeholder="...")
 
 
 def report(finished: Finished, output_path: str | None, show_config: bool) -> tuple[list[str], list[str]]:
-    """Updates the leaderboard; returns the lines to print, and the parts of the run's output that
-    are missing.
-    """
+    """Updates the leaderboard; returns the lines to print, and the missing parts of output."""
     results, lines, missing = finished.results, [], list(finished.missing)
     if show_config:
         lines.append(json.dumps(json_value({k: v for k, v in results.items() if k != "samples"}), indent=2))

@@ -202,9 +202,7 @@ def aup(points: Iterable[tuple[float, float]], y_max: float) -> float:
 
 @dataclass(frozen=True)
 class Curve:
-    """A task's points that differ only in speed settings, with their AUP (None if the metric is not
-    an accuracy).
-    """
+    """Points that differ only in speed settings, with their AUP (None without accuracy)."""
 
     task: str
     name: str
@@ -226,6 +224,10 @@ class Sweep:
     model: str
     points: list[Point] = field(default_factory=list)
     y_max: float | None = None
+
+    @property
+    def y_max_source(self) -> str:
+        return "best of this sweep" if self.y_max is None else "given"
 
     def tasks(self) -> list[str]:
         """Returns the questions, in the order asked."""
@@ -286,16 +288,13 @@ class Sweep:
 
     def aup_csv(self) -> str:
         """Returns task, curve, points, AUP and its y_max, as CSV text."""
-        source = "given" if self.y_max is not None else "best of this sweep"
         curves = [curve for task in self.tasks() for curve in self.curves(task)]
-        rows = [
-            (self.model, c.task, c.name, len(c.points), c.aup, c.y_max, source if c.y_max is not None else None)
-            for c in curves
-        ]
-        return csv_text(
-            ["model", "task", "curve", "points", "aup", "y_max", "y_max_source"],
-            ([cell(v) for v in row] for row in rows),
-        )
+        columns = ["model", "task", "curve", "points", "aup", "y_max", "y_max_source"]
+        rows = []
+        for c in curves:
+            source = None if c.y_max is None else self.y_max_source
+            rows.append((self.model, c.task, c.name, len(c.points), c.aup, c.y_max, source))
+        return csv_text(columns, ([cell(value) for value in row] for row in rows))
 
 
 # -- plot --------------------------------------------------------------------------------------------------------------
@@ -338,15 +337,8 @@ def _panel(panel: Any, sweep: Sweep, task: str) -> None:
         if point.baseline and point.value is not None and point.tokens_per_forward is not None:
             panel.axhline(point.value, color="0.45", linestyle="--", linewidth=1, zorder=1)
             label = f"baseline: {BASELINE}"
-            panel.errorbar(
-                [point.tokens_per_forward],
-                [point.value],
-                yerr=_bars([point]),
-                fmt="*",
-                markersize=12,
-                color="0.35",
-                label=label,
-            )
+            look = {"fmt": "*", "markersize": 12, "color": "0.35", "label": label}
+            panel.errorbar([point.tokens_per_forward], [point.value], yerr=_bars([point]), **look)
     front = [(p.tokens_per_forward, p.value) for p in sweep.front(task)]
     if front:
         panel.plot(*zip(*front, strict=True), color="black", linewidth=1, linestyle=":", zorder=4)
@@ -402,8 +394,7 @@ def _legend(panel: Any, sweep: Sweep, task: str) -> None:
     if not panel.get_legend_handles_labels()[0]:
         return
     scored = [curve for curve in sweep.curves(task) if curve.aup is not None]
-    whose = "given" if sweep.y_max is not None else "best of this sweep"
-    title = f"AUP with y_max {scored[0].y_max:.1f} % ({whose})" if scored else None
+    title = f"AUP with y_max {scored[0].y_max:.1f} % ({sweep.y_max_source})" if scored else None
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2}
     panel.legend(fontsize=8, frameon=False, title=title, title_fontsize=8, **place)
 

@@ -1,15 +1,24 @@
-"""A recording of how one canvas was filled: every step, and the text of every token.
+"""A trace: how one canvas was filled, every step and the text of every token.
+
+`record` makes it; `lines` shows it in a terminal, `page` as one self-contained web page, without
+network access or inline handlers, whose content security policy forbids all other scripts.
 
 Shape letters: L = positions of the canvas, n = open ones, K = positions written in a step.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
+import html
+import json
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling
@@ -17,6 +26,14 @@ from dlm_eval.decoding import DecodeSettings, TraceStep, fill_outcomes
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser, token_name
+from dlm_eval.printable import printable, printable_lines
+
+MASK, ERASED = "░", "▒"
+DIM, UNDERLINE, LOST = "2", "4", "31"
+Paint = Callable[[str, str], str]
+HERE = Path(__file__).parent
+# Characters that can end a script element or, in old browsers, a JavaScript line.
+UNSAFE = re.compile("[<>&\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -55,7 +72,7 @@ class Recording:
         return found
 
     def changed(self) -> list[tuple[int, ...]]:
-        """Returns, for each step, the positions where it wrote a token that was not there before."""
+        """Returns, for each step, the positions where it wrote a new token."""
         found, before = [], tuple(None if p in self.open else t for p, t in enumerate(self.start))
         for step in self.steps:
             now = tuple(None if is_open else t for t, is_open in zip(step.tokens, step.open, strict=True))
@@ -92,13 +109,13 @@ class Recording:
 
 
 def aligned(steps: Sequence[TraceStep], length: int, mask_id: int) -> tuple[list[TraceStep], list[int]]:
-    """Returns the steps of a canvas that changed its length over one layout, for pictures, and the places of inserted positions in it.
+    """Returns the steps of a canvas that changed its length over one layout, for pictures, and the
+    places of inserted positions in it.
 
-    The layout has a place for every position that ever was, in reading order. A position that is not yet
-    inserted, or is deleted, is shown as an open one.
+    The layout has a place for every position that ever was, in reading order. A position that is
+    not yet inserted, or is deleted, is shown as an open one.
 
     Args:
-        steps: the steps.
         length: positions of the canvas as it was asked.
         mask_id: the token of open positions.
     """
@@ -131,7 +148,8 @@ def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int 
     """
     if settings.samples > 1:
         raise UserError(
-            f"decode samples '{settings.samples}' is not allowed here; a trace shows one sample (--seed chooses another)"
+            f"decode samples '{settings.samples}' is not allowed here; a trace shows one sample"
+            " (--seed chooses another)"
         )
     steps: list[TraceStep] = []
     (outcome,) = fill_outcomes(Engine(model), [canvas], settings, seed, trace=lambda _, step: steps.append(step))
@@ -194,3 +212,111 @@ def _before_end(tokens: Sequence[int], ends: Sequence[int]) -> Iterator[int]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+# -- in a terminal ----------------------------------------------------------------------------------------------------
+
+
+def lines(recording: Recording, colour: bool) -> Iterator[str]:
+    """Yields the recording line by line.
+
+    Args:
+        colour: ANSI colours by confidence; without them, new tokens are in ‹ ›.
+    """
+    paint: Paint = (lambda text, code: f"\x1b[{code}m{text}\x1b[0m") if colour else (lambda text, code: text)
+    filling, settings = recording.filling, recording.settings
+    yield f"{printable(recording.model)}: {settings.strategy.name}, {len(recording.open)} open positions, seed {recording.seed}"
+    yield paint(_given(recording), DIM)
+    if colour:
+        yield f"confidence: {paint('90 %', '1;32')} {paint('50 %', '1;33')} {paint('less', '1;31')}"
+    for step, replaced, changed in zip(recording.steps, recording.replaced(), recording.changed(), strict=True):
+        yield ""
+        yield paint(_headline(step, replaced, changed), DIM)
+        yield "  " + _hole(recording, step, replaced, changed, colour, paint)
+        pairs = ((p, c) for p, c in zip(step.written, step.confidence, strict=True) if p in changed)
+        yield "  " + "  ".join(f"{_new(_piece(recording, step.tokens[p]), c, colour, paint)} {c:.2f}" for p, c in pairs)
+    yield ""
+    yield f"{filling.forwards} forwards, {filling.steps} steps, {filling.seconds:.2f} s, ended: {filling.exit}"
+    yield printable(recording.text)
+
+
+def _given(recording: Recording) -> str:
+    """Returns the text around the hole, with … as the hole."""
+    holes, shown = set(recording.open), ""
+    for position, token in enumerate(recording.start):
+        shown += ("" if shown.endswith("…") else "…") if position in holes else _piece(recording, token)
+    return shown
+
+
+def _headline(step: TraceStep, replaced: Collection[int], changed: Collection[int]) -> str:
+    kept = len(step.written) - len(changed)
+    parts = [f"{len(changed) - len(replaced)} written"]
+    parts += [f"{len(replaced)} replaced"] * bool(replaced) + [f"{kept} kept"] * bool(kept)
+    parts += [f"{len(step.erased)} masked again"] * bool(step.erased)
+    return f"step {step.step}: {', '.join(parts)}, {sum(step.open)} open"
+
+
+def _hole(
+    recording: Recording,
+    step: TraceStep,
+    replaced: Collection[int],
+    changed: Collection[int],
+    colour: bool,
+    paint: Paint,
+) -> str:
+    sure = {p: c for p, c in zip(step.written, step.confidence, strict=True) if p in changed}
+    shown = []
+    for p in recording.open:
+        if p in step.erased and step.open[p]:
+            shown.append(paint(ERASED, LOST))
+        elif step.open[p]:
+            shown.append(paint(MASK, DIM))
+        elif p in sure:
+            shown.append(_new(_piece(recording, step.tokens[p]), sure[p], colour, paint, p in replaced))
+        else:
+            shown.append(_piece(recording, step.tokens[p]))
+    return "".join(shown)
+
+
+def _new(text: str, confidence: float, colour: bool, paint: Paint, replaced: bool = False) -> str:
+    if not colour:
+        return f"‹{text}›"
+    code = "1;32" if confidence >= 0.9 else "1;33" if confidence >= 0.5 else "1;31"
+    return paint(text, f"{code};{UNDERLINE}" if replaced else code)
+
+
+def _piece(recording: Recording, token: int) -> str:
+    return printable(recording.pieces[token][0])
+
+
+# -- as a web page ----------------------------------------------------------------------------------------------------
+
+
+def page(recording: Recording) -> str:
+    """Returns the page as HTML."""
+    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("trace.css", "trace.js"))
+    values = {
+        "title": _escaped(printable(f"{recording.model}: {recording.settings.strategy.name}")),
+        "policy": f"default-src 'none'; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'; base-uri 'none'; form-action 'none'",
+        "style": style,
+        "script": script,
+        "text": _escaped(printable_lines(recording.text)),
+        "data": safe_json(recording.plain()),
+    }
+    template = (HERE / "trace.html").read_text(encoding="utf-8")
+    # One pass, so that inserted text is not searched for placeholders.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
+
+
+def safe_json(data: Any) -> str:
+    """Returns JSON that is safe inside a script element."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _csp_hash(source: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
