@@ -33,7 +33,7 @@ def journal_key(fingerprint: str, job: Job) -> str:
     )
     return digest(
         "answer",
-        7,
+        8,
         fingerprint,
         type(job).__name__,
         asked,
