@@ -7,14 +7,14 @@ lm-eval's form. Records (`records.py`) keep the cost of each.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
-from dlm_eval.answers import answer_jobs
+from dlm_eval.answers import answer_jobs, journal_key
 from dlm_eval.canvas import BLANK, Filling, Score
 from dlm_eval.errors import DlmEvalError, SampleError, UserError, unknown_name_error
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans
@@ -27,7 +27,8 @@ from dlm_eval.harness.requests import (
     hole_canvas,
     hole_length,
 )
-from dlm_eval.harness.results import Record, doc_key, records_of
+from dlm_eval.harness.results import Record, doc_key, document_number, records_of
+from dlm_eval.harness.shard import Shard
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
 from dlm_eval.likelihood import Estimator, windows
@@ -58,6 +59,8 @@ class Options:
         quiet: show no progress.
         template: name of the chat template; None for the checkpoint's default.
         by_order: tasks whose scores depend only on the order of choices (`by_order`).
+        shard: whose documents are answered; None for all.
+        chosen: task -> the documents of --samples, ascending.
     """
 
     estimator: Estimator
@@ -68,6 +71,8 @@ class Options:
     quiet: bool = False
     template: str | None = None
     by_order: frozenset[str] = frozenset()
+    shard: Shard | None = None
+    chosen: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 class DiffusionLM(TemplateLM):
@@ -88,6 +93,7 @@ class DiffusionLM(TemplateLM):
         self.journal = journal
         self.fingerprint = digest(redact(model.describe()))  # independent of access tokens
         self.records: list[Record] = []
+        self.failed: dict[str, Answer] = {}  # answers that are errors, by key
         self._decode = DecodePlans(options.decode, model)
         self._device = device_of(model)
 
@@ -255,12 +261,17 @@ class DiffusionLM(TemplateLM):
     ) -> list[Any]:
         """Runs the jobs of all requests and returns lm-eval's answers.
 
-        A request that fails gets `blank`, and its record has the reason.
+        A request that fails gets `blank`, and its record has the reason. One of another shard gets
+        `blank` and has no record.
         """
         records = list(records_of(requests, kind))
+        ours = [self._is_ours(record) for record in records]
         batches: list[list[Job]] = []
-        for request, record in zip(requests, records, strict=True):
+        for request, record, own in zip(requests, records, ours, strict=True):
             try:
+                if not own:
+                    batches.append([])
+                    continue
                 if isinstance(request.args[0], UnbuiltPrompt):
                     raise SampleError(request.args[0])
                 batches.append(prepare(request, record))
@@ -269,18 +280,28 @@ class DiffusionLM(TemplateLM):
                 batches.append([])
         jobs = [job for batch in batches for job in batch]
         with Progress(kind, len(set(jobs)), self.options.quiet, self.pool.busy) as progress:
-            answers = iter(answer_jobs(self.pool.run, jobs, self.fingerprint, self.journal, progress))
+            found = answer_jobs(self.pool.run, jobs, self.fingerprint, self.journal, progress)
+        for job, answer in zip(jobs, found, strict=True):
+            if answer.error is not None:
+                self.failed[journal_key(self.fingerprint, job)] = answer
+        answers = iter(found)
         results = []
-        for batch, record in zip(batches, records, strict=True):
-            own = [next(answers) for _ in batch]
-            record.rows, record.seconds = sum(a.rows for a in own), sum(a.seconds for a in own)
+        for batch, record, own in zip(batches, records, ours, strict=True):
+            parts = [next(answers) for _ in batch]
+            record.rows, record.seconds = sum(a.rows for a in parts), sum(a.seconds for a in parts)
             try:
-                results.append(blank if record.error else finish(own, record))
+                results.append(finish(parts, record) if own and not record.error else blank)
             except Exception as error:
                 record.error = _reason(error)
                 results.append(blank)
-        self.records.extend(records)
+        self.records.extend(record for record, own in zip(records, ours, strict=True) if own)
         return results
+
+    def _is_ours(self, record: Record) -> bool:
+        """Returns whether the document belongs to this run's shard."""
+        shard = self.options.shard
+        number = document_number(record.task, record.doc_id, self.options.chosen)
+        return shard is None or shard.has(record.task, number)
 
 
 def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
