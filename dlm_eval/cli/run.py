@@ -60,6 +60,8 @@ def main(args: argparse.Namespace) -> int:
     for name, reason in REFUSED.items():
         if values.pop(name, None) or getattr(args, name, None):
             raise UserError(f"--{name} is not supported: {reason}")
+    if values.get("shard") and values.get("report_to"):
+        raise UserError("--report_to is for `dlm-eval merge`, which has the results; leave it out with --shard")
     reports = parse_reports(values.pop("report_to", None), {name: values.pop(name, None) for name in TRACKER_ARGS})
     set_verbosity(values.get("verbosity"))
     values.setdefault("output_path", "results")
@@ -70,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
     if getattr(args, "trust_remote_code", False):
         settings = _trusting(settings)
     if settings.shard is not None:
-        return _shard(settings, reports)
+        return _shard(settings)
     finished = run(settings, ask=ask_user if sys.stdin is not None and sys.stdin.isatty() else None)
     return show(finished, settings, reports, bool(getattr(args, "show_config", False)))
 
@@ -92,12 +94,11 @@ def show(finished: Finished, settings: RunSettings, reports: Reports, show_confi
     return 1 if finished.errors else 0
 
 
-def _shard(settings: RunSettings, reports: Reports) -> int:
+def _shard(settings: RunSettings) -> int:
+    """Answers the documents of one shard and prints what comes next; returns the exit code."""
     from dlm_eval.harness.shards import run_shard
     from dlm_eval.printable import counted
 
-    if reports.names:
-        raise UserError("--report_to is for `dlm-eval merge`, which has the results; leave it out with --shard")
     done = run_shard(settings)
     failed = f", {counted(done.errors, 'error')}" if done.errors else ""
     print(one_line(f"shard {done.shard}: {counted(done.documents, 'document')} answered{failed}; in {done.folder}"))
