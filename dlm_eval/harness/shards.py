@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -29,7 +30,7 @@ from dlm_eval.answers import journal_key
 from dlm_eval.engine import Cost
 from dlm_eval.errors import DlmEvalError, RunError, UserError
 from dlm_eval.harness.checks import Ask, check_settings
-from dlm_eval.harness.identity import asked_with, differences, digests, note_settings, readable
+from dlm_eval.harness.identity import asked_with, digests, note_settings, readable
 from dlm_eval.harness.open_model import Loaded, Spent, open_model
 from dlm_eval.harness.results import document_number, json_value
 from dlm_eval.harness.run import Finished, run
@@ -38,12 +39,14 @@ from dlm_eval.harness.run_settings import RunSettings, output_directory, run_set
 from dlm_eval.harness.shard import Shard, shard_of
 from dlm_eval.jobs import Answer, Done, Job, Keep, keep_none
 from dlm_eval.printable import counted
-from dlm_eval.redaction import redact, redact_values
+from dlm_eval.redaction import REDACTED, redact, redact_values
 from dlm_eval.workers import NO_ANSWER, JournalOnly
 
+log = logging.getLogger(__name__)
 FILE = "shard.json"
 JOURNAL = "journal.sqlite"
 MOST = 3  # differences in a message
+WHOLE = ("model", "configuration", "fingerprint", "scoring")  # digests that differ if anything does
 # Settings that may differ between shards: where a shard runs, and what only the merge uses.
 FREE = (
     "shard", "device", "devices", "engine", "ray_address", "batch_size", "max_batch_size", "model_args", "output_path",
@@ -242,15 +245,17 @@ def _check_identity(shards: Sequence[StoredShard]) -> None:
     usual = shards[kinds.index(most)]
     for stored, kind in zip(shards, kinds, strict=True):
         if kind != most:
-            found = differences(stored.identity, usual.identity)
-            # Digests differ whenever anything does.
-            told = [text for text in found if "#" not in text and not _is_digest(text)] or found
-            more = f" and {len(told) - MOST} more" if len(told) > MOST else ""
-            raise UserError(f"{stored} is of another run than {usual}: {'; '.join(told[:MOST])}{more}")
+            found = _differences(stored.identity, usual.identity)
+            more = f" and {len(found) - MOST} more" if len(found) > MOST else ""
+            raise UserError(f"{stored} is of another run than {usual}: {'; '.join(found[:MOST])}{more}")
 
 
-def _is_digest(text: str) -> bool:
-    return text.split(" ")[0].rsplit(".", 1)[-1] in ("configuration", "fingerprint", "scoring")
+def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """Returns what differs, without digests of the whole unless nothing else does."""
+    names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    names.sort(key=lambda name: not name.startswith("settings."))  # what the user has given comes first
+    parts = [name for name in names if name.rsplit(".", 1)[-1] not in WHOLE] or names
+    return [f"{name.removeprefix('settings.')} is {here.get(name)}, there {there.get(name)}" for name in parts]
 
 
 # -- the merge -------------------------------------------------------------------------------------
@@ -278,7 +283,7 @@ def merge_settings(shards: Sequence[StoredShard], given: Mapping[str, Any]) -> R
     Raises:
         UserError: the shards are in different folders and there is no `output_path`.
     """
-    kept = {name: value for name, value in shards[0].settings.items() if name not in PLACE}
+    kept = {name: _without_secrets(name, value) for name, value in shards[0].settings.items() if name not in PLACE}
     homes = {stored.folder.parent for stored in shards}
     if "output_path" not in given:
         if len(homes) > 1:
@@ -289,6 +294,15 @@ def merge_settings(shards: Sequence[StoredShard], given: Mapping[str, Any]) -> R
         asked = Path(str(kept["output_path"]))
         kept["output_path"] = str(home / asked.name if asked.suffix == ".json" else home)
     return run_settings({**kept, **given, "score_only": True})
+
+
+def _without_secrets(name: str, value: Any) -> Any:
+    """Returns a stored setting without the values that were secrets, which are not stored."""
+    if not isinstance(value, Mapping):
+        return value
+    for key in (secret := [key for key, part in value.items() if part == REDACTED]):
+        log.warning("--%s %s of the shards is a secret, which is not stored; the merge runs without it", name, key)
+    return {key: part for key, part in value.items() if key not in secret}
 
 
 def merge(shards: Sequence[StoredShard], settings: RunSettings, ask: Ask | None = None) -> Finished:
