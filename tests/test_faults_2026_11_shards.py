@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness_tasks import DOCUMENTS, write_tasks
 
 from dlm_eval.cli import main
 from dlm_eval.errors import RunError, UserError
 from dlm_eval.harness import shards
 from dlm_eval.harness.run import evaluate
 from dlm_eval.harness.shard import Shard, shard_of
-from tests.harness_tasks import DOCUMENTS, write_tasks
 
 # The toy, except that a text that begins with "fab" has no numbers, and short.
 MODEL = """
@@ -237,6 +237,15 @@ def test_04_workers_in_a_shard_change_nothing(place: Path, whole: Path, tmp_path
     main(command(place, tmp_path, "--shard", "2/2"))
     main(["merge", str(tmp_path)])
     assert files(tmp_path) == files(whole)
+
+
+def test_04_secrets_are_not_stored_and_the_merge_says_so(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_shards(place, tmp_path, 2, "--metadata", "api_key=sk-abcdefghijklmnop0123", "--limit", "2", tasks="t_write")
+    assert not any(b"sk-abcdef" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert main(["merge", str(tmp_path)]) == 0
+    assert "--metadata api_key of the shards is a secret, which is not stored" in caplog.text
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------------
