@@ -259,19 +259,33 @@ class DiffusionLM(TemplateLM):
         finish: Callable[[Sequence[Answer], Record], Any],
         blank: Any,
     ) -> list[Any]:
+        """Returns lm-eval's answers; a request of another shard gets `blank` and has no record."""
+        ours = [self._is_ours(request) for request in requests]
+        own = [request for request, is_ours in zip(requests, ours, strict=True) if is_ours]
+        answers = iter(self._answer_own(own, kind, prepare, finish, blank))
+        return [next(answers) if is_ours else blank for is_ours in ours]
+
+    def _is_ours(self, request: Instance) -> bool:
+        """Returns whether a request's document belongs to this run's shard."""
+        shard, task = self.options.shard, request.task_name or ""
+        return shard is None or shard.has(task, document_number(task, request.doc_id, self.options.chosen))
+
+    def _answer_own(
+        self,
+        requests: Sequence[Instance],
+        kind: str,
+        prepare: Callable[[Instance, Record], list[Job]],
+        finish: Callable[[Sequence[Answer], Record], Any],
+        blank: Any,
+    ) -> list[Any]:
         """Runs the jobs of all requests and returns lm-eval's answers.
 
-        A request that fails gets `blank`, and its record has the reason. One of another shard gets
-        `blank` and has no record.
+        A request that fails gets `blank`, and its record has the reason.
         """
         records = list(records_of(requests, kind))
-        ours = [self._is_ours(record) for record in records]
         batches: list[list[Job]] = []
-        for request, record, own in zip(requests, records, ours, strict=True):
+        for request, record in zip(requests, records, strict=True):
             try:
-                if not own:
-                    batches.append([])
-                    continue
                 if isinstance(request.args[0], UnbuiltPrompt):
                     raise SampleError(request.args[0])
                 batches.append(prepare(request, record))
@@ -281,27 +295,25 @@ class DiffusionLM(TemplateLM):
         jobs = [job for batch in batches for job in batch]
         with Progress(kind, len(set(jobs)), self.options.quiet, self.pool.busy) as progress:
             found = answer_jobs(self.pool.run, jobs, self.fingerprint, self.journal, progress)
-        for job, answer in zip(jobs, found, strict=True):
-            if answer.error is not None:
-                self.failed[journal_key(self.fingerprint, job)] = answer
+        self._keep_failed(jobs, found)
         answers = iter(found)
         results = []
-        for batch, record, own in zip(batches, records, ours, strict=True):
-            parts = [next(answers) for _ in batch]
-            record.rows, record.seconds = sum(a.rows for a in parts), sum(a.seconds for a in parts)
+        for batch, record in zip(batches, records, strict=True):
+            own = [next(answers) for _ in batch]
+            record.rows, record.seconds = sum(a.rows for a in own), sum(a.seconds for a in own)
             try:
-                results.append(finish(parts, record) if own and not record.error else blank)
+                results.append(blank if record.error else finish(own, record))
             except Exception as error:
                 record.error = _reason(error)
                 results.append(blank)
-        self.records.extend(record for record, own in zip(records, ours, strict=True) if own)
+        self.records.extend(records)
         return results
 
-    def _is_ours(self, record: Record) -> bool:
-        """Returns whether the document belongs to this run's shard."""
-        shard = self.options.shard
-        number = document_number(record.task, record.doc_id, self.options.chosen)
-        return shard is None or shard.has(record.task, number)
+    def _keep_failed(self, jobs: Sequence[Job], answers: Sequence[Answer]) -> None:
+        """Keeps answers that are errors, which the journal does not store."""
+        for job, answer in zip(jobs, answers, strict=True):
+            if answer.error is not None:
+                self.failed[journal_key(self.fingerprint, job)] = answer
 
 
 def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
