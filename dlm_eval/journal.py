@@ -40,6 +40,7 @@ TABLES = (
 # Rows that a run can have written: the file may come from anywhere, and SQLite's columns hold any
 # type.
 SOUND = "typeof(model) = 'text' AND typeof(value) = 'text' AND time BETWEEN 0 AND 1e11"
+ROWS_AT_ONCE = 1000  # copied in one transaction
 LONGEST = 2**28  # maximum bytes of a value; a long answer has a few millions
 
 log = logging.getLogger(__name__)
@@ -175,6 +176,34 @@ class Journal:
         for key, value, _, model, when in self._whole(rows):
             yield {"key": key, "model": model, "time": when, "answer": json.loads(value)}
 
+    def take(self, path: Path, model: str) -> int:
+        """Copies the answers of `model`, and the notes about it, from another journal.
+
+        The other file is only read. No run may write to it.
+
+        Args:
+            path: the other journal.
+            model: fingerprint of the model.
+
+        Returns:
+            The number of answers copied.
+
+        Raises:
+            sqlite3.Error: the other file is damaged or not a journal.
+        """
+        with closing(_read_only(path)) as other:
+            _examine(other)
+            query = f"SELECT key, value, checksum, model, time FROM answers WHERE {SOUND} AND model = ?"
+            found, count = other.execute(query, [model]), 0
+            while rows := found.fetchmany(ROWS_AT_ONCE):
+                whole = self._whole(rows)
+                self._execute([("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", whole)])
+                count += len(whole)
+            query = "SELECT key, value, checksum FROM notes WHERE key = ? OR substr(key, 1, 6) = 'asked:'"
+            notes = self._whole(other.execute(query, [f"model:{model}"]).fetchall())
+            self._execute([("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", notes)])
+        return count
+
     def _whole(self, rows: list[Any]) -> list[Any]:
         """Returns the rows (key, value, checksum, ...) whose checksums are right.
 
@@ -309,6 +338,17 @@ def _open(path: Path) -> sqlite3.Connection:
     except sqlite3.Error:
         database.close()
         raise
+    return database
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    """Opens a journal that no run writes to, also in a folder where nothing can be written."""
+    left = path.with_name(f"{path.name}-wal").exists()  # by a process that was killed
+    address = f"{path.resolve().as_uri()}?{'mode=rw' if left else 'mode=ro&immutable=1'}"
+    database = sqlite3.connect(address, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
+    if sys.version_info >= (3, 11):
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+    database.text_factory = lambda data: data.decode(errors="replace")
     return database
 
 

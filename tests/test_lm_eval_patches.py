@@ -277,6 +277,15 @@ def test_programs_are_judged_several_at_once(monkeypatch: pytest.MonkeyPatch) ->
     assert task.apply_filters() == "done" and len(noted) == 3
 
 
+def test_between_answers_and_scores_a_function_runs_once() -> None:
+    steps: list[str] = []
+    tasks = [SimpleNamespace(apply_filters=lambda name=name: steps.append(name)) for name in "ab"]
+    patches.before_filters(tasks, lambda: steps.append("answered"))
+    for task in tasks:
+        task.apply_filters()
+    assert steps == ["answered", "a", "b"]
+
+
 def test_a_baseline_gets_requests_without_our_keys() -> None:
     class Lm:
         def generate_until(self, requests: list[Any]) -> list[str]:

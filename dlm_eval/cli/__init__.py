@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dlm_eval import __version__
-from dlm_eval.cli import cache, ls, run, sweep, trace, validate
+from dlm_eval.cli import cache, ls, merge, run, sweep, trace, validate
 from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown_name_error
 from dlm_eval.output import log_to_stderr, safe_output
 from dlm_eval.redaction import learn_words
@@ -84,7 +84,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dlm-eval {__version__}")
     subparsers: Any = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     parsers = (run.add_parser, ls.add_parser, ls.add_show, validate.add_parser)
-    for add_parser in (*parsers, cache.add_parser, trace.add_parser, sweep.add_parser, add_leaderboard):
+    for add_parser in (
+        *parsers,
+        merge.add_parser,
+        cache.add_parser,
+        trace.add_parser,
+        sweep.add_parser,
+        add_leaderboard,
+    ):
         add_parser(subparsers)
     return parser
 

@@ -46,6 +46,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--score_only": {
         "action": "store_true", "default": None,
         "help": "score the answers in the journal of --output_path again; the model is not loaded"},
+    "--shard": {
+        "metavar": "I/N",
+        "help": "answer one of N parts of the documents (2/8: the second of 8), on this machine;"
+        " `dlm-eval merge` makes one result of all"},
     "--resume": {
         "action": "store_true", "default": None,
         "help": "use the answers in the journal of --output_path (default)"},

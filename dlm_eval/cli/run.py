@@ -14,7 +14,9 @@ from dlm_eval.output import one_line, set_verbosity
 from dlm_eval.redaction import learn_words
 
 if TYPE_CHECKING:
+    from dlm_eval.harness.run import Finished
     from dlm_eval.harness.run_settings import RunSettings
+    from dlm_eval.harness.saving import Reports
 
 # lm-eval options that are not part of RunSettings: handled here, or refused.
 TRACKER_ARGS = ("wandb_args", "wandb_config_args", "trackio_args")
@@ -37,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
     ours = parser.add_argument_group("diffusion language models (dlm_eval)")
     add_options(
         ours, *("--estimator", "--decode", "--data_dir", "--devices", "--sandbox", "--unsandboxed", "--overlong"),
-        *("--stride", "--engine", "--ray_address", "--report_to", "--score_only"),
+        *("--stride", "--engine", "--ray_address", "--report_to", "--score_only", "--shard"),
     )  # fmt: skip
     add_options(ours.add_mutually_exclusive_group(), "--resume", "--no_resume")
     add_options(ours, "--no_log_samples")
@@ -52,29 +54,56 @@ def main(args: argparse.Namespace) -> int:
         RunError: the run is saved, but a metric, the leaderboard or a report is missing.
     """
     from dlm_eval.harness.saving import parse_reports
-    from dlm_eval.reports.run_report import report, say
 
     given = {key: value for key, value in vars(args).items() if value is not None and key not in PLAIN}
     values = {**_config_file(getattr(args, "config", None)), **given}
     for name, reason in REFUSED.items():
         if values.pop(name, None) or getattr(args, name, None):
             raise UserError(f"--{name} is not supported: {reason}")
+    if values.get("shard") and values.get("report_to"):
+        raise UserError("--report_to is for `dlm-eval merge`, which has the results; leave it out with --shard")
     reports = parse_reports(values.pop("report_to", None), {name: values.pop(name, None) for name in TRACKER_ARGS})
     set_verbosity(values.get("verbosity"))
     values.setdefault("output_path", "results")
     from dlm_eval.harness.run import run
-    from dlm_eval.harness.run_settings import output_directory, run_settings
+    from dlm_eval.harness.run_settings import run_settings
 
     settings = run_settings(values)
     if getattr(args, "trust_remote_code", False):
         settings = _trusting(settings)
-    finished = run(settings, ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None)
-    lines, missing = report(finished, settings.output_path, bool(getattr(args, "show_config", False)))
+    if settings.shard is not None:
+        return _shard(settings)
+    finished = run(settings, ask=ask_user if sys.stdin is not None and sys.stdin.isatty() else None)
+    return show(finished, settings, reports, bool(getattr(args, "show_config", False)))
+
+
+def show(finished: Finished, settings: RunSettings, reports: Reports, show_config: bool = False) -> int:
+    """Prints the table of a finished run and sends the reports; returns the exit code.
+
+    Raises:
+        RunError: the run is saved, but a metric, the leaderboard or a report is missing.
+    """
+    from dlm_eval.harness.run_settings import output_directory
+    from dlm_eval.reports.run_report import report, say
+
+    lines, missing = report(finished, settings.output_path, show_config)
     missing += reports.send(finished.results, settings.log_samples, output_directory(str(settings.output_path)))
     say(lines)  # last, since the pipe may be closed
     if missing:
         raise RunError(f"missing: {'; '.join(missing)}; everything else is saved")
     return 1 if finished.errors else 0
+
+
+def _shard(settings: RunSettings) -> int:
+    """Answers the documents of one shard and prints what comes next; returns the exit code."""
+    from dlm_eval.harness.shards import run_shard
+    from dlm_eval.printable import counted
+
+    done = run_shard(settings)
+    failed = f", {counted(done.errors, 'error')}" if done.errors else ""
+    print(one_line(f"shard {done.shard}: {counted(done.documents, 'document')} answered{failed}; in {done.folder}"))
+    print(one_line(f"when all {done.shard.count} shards are finished: dlm-eval merge {done.folder.parent}"))
+    return 1 if done.errors else 0
 
 
 def _trusting(settings: RunSettings) -> RunSettings:
@@ -103,7 +132,8 @@ def _config_file(path: str | None) -> dict[str, Any]:
     return values
 
 
-def _ask(tasks: list[str]) -> bool:
+def ask_user(tasks: list[str]) -> bool:
+    """Returns whether the user allows these tasks to run generated code."""
     answer = input(
         f"{one_line(', '.join(tasks))}: the model's answers are programs and will be run (in a"
         " sandbox). Run them? [y/N] "

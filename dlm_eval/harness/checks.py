@@ -27,7 +27,7 @@ Ask = Callable[[list[str]], bool]
 # Settings that only our denoisers use.
 USER = {"role": "user", "content": "Hello."}
 SYSTEM = {"role": "system", "content": "Answer."}
-OURS_ALONE = ("estimator", "decode", "devices", "engine", "stride", "overlong", "score_only")
+OURS_ALONE = ("estimator", "decode", "devices", "engine", "stride", "overlong", "score_only", "shard")
 
 
 def check_settings(settings: RunSettings) -> None:
@@ -48,7 +48,7 @@ def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
         check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process), tasks)
     _check_sample_names(tasks, settings)
     _check_early_stop(tasks, settings)
-    if not settings.predict_only:
+    if settings.scores:
         check_loaded_metrics(tasks)
 
 
@@ -126,7 +126,7 @@ def confirm_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None
     found = ways(tasks["tasks"])
     refuse_unsandboxed(found, settings)
     unsafe = list(found)
-    if not unsafe or settings.confirm_run_unsafe_code or settings.predict_only or (ask is not None and ask(unsafe)):
+    if not unsafe or settings.confirm_run_unsafe_code or not settings.scores or (ask is not None and ask(unsafe)):
         return tasks
     named = [name for name in unsafe if name in settings.tasks]
     if named or len(unsafe) == len(tasks["tasks"]):
@@ -151,7 +151,7 @@ def refuse_unsandboxed(found: Mapping[str, Way], settings: RunSettings) -> None:
     allow it.
     """
     outside = {name: way.reason for name, way in found.items() if not way.sandboxed}
-    if not outside or settings.predict_only:
+    if not outside or not settings.scores:
         return
     reasons = "; ".join(dict.fromkeys(outside.values()))
     if settings.unsandboxed and settings.confirm_run_unsafe_code:
@@ -170,7 +170,7 @@ def start_sandbox(tasks: Mapping[str, Any], settings: RunSettings) -> None:
     Raises:
         UserError: this machine lacks that sandbox.
     """
-    if settings.predict_only or not any(way.sandboxed for way in ways(tasks["tasks"]).values()):
+    if not settings.scores or not any(way.sandboxed for way in ways(tasks["tasks"]).values()):
         return
     from dlm_eval import sandbox
 

@@ -7,14 +7,14 @@ lm-eval's form. Records (`records.py`) keep the cost of each.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
-from dlm_eval.answers import answer_jobs
+from dlm_eval.answers import answer_jobs, journal_key
 from dlm_eval.canvas import BLANK, Filling, Score
 from dlm_eval.errors import DlmEvalError, SampleError, UserError, unknown_name_error
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans
@@ -27,7 +27,8 @@ from dlm_eval.harness.requests import (
     hole_canvas,
     hole_length,
 )
-from dlm_eval.harness.results import Record, doc_key, records_of
+from dlm_eval.harness.results import Record, doc_key, document_number, records_of
+from dlm_eval.harness.shard import Shard
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
 from dlm_eval.likelihood import Estimator, windows
@@ -58,6 +59,8 @@ class Options:
         quiet: show no progress.
         template: name of the chat template; None for the checkpoint's default.
         by_order: tasks whose scores depend only on the order of choices (`by_order`).
+        shard: whose documents are answered; None for all.
+        chosen: task -> the documents of --samples, ascending.
     """
 
     estimator: Estimator
@@ -68,6 +71,8 @@ class Options:
     quiet: bool = False
     template: str | None = None
     by_order: frozenset[str] = frozenset()
+    shard: Shard | None = None
+    chosen: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 class DiffusionLM(TemplateLM):
@@ -88,6 +93,7 @@ class DiffusionLM(TemplateLM):
         self.journal = journal
         self.fingerprint = digest(redact(model.describe()))  # independent of access tokens
         self.records: list[Record] = []
+        self.failed: dict[str, Answer] = {}  # answers that are errors, by key
         self._decode = DecodePlans(options.decode, model)
         self._device = device_of(model)
 
@@ -253,6 +259,25 @@ class DiffusionLM(TemplateLM):
         finish: Callable[[Sequence[Answer], Record], Any],
         blank: Any,
     ) -> list[Any]:
+        """Returns lm-eval's answers; a request of another shard gets `blank` and has no record."""
+        ours = [self._is_ours(request) for request in requests]
+        own = [request for request, is_ours in zip(requests, ours, strict=True) if is_ours]
+        answers = iter(self._answer_own(own, kind, prepare, finish, blank))
+        return [next(answers) if is_ours else blank for is_ours in ours]
+
+    def _is_ours(self, request: Instance) -> bool:
+        """Returns whether a request's document belongs to this run's shard."""
+        shard, task = self.options.shard, request.task_name or ""
+        return shard is None or shard.has(task, document_number(task, request.doc_id, self.options.chosen))
+
+    def _answer_own(
+        self,
+        requests: Sequence[Instance],
+        kind: str,
+        prepare: Callable[[Instance, Record], list[Job]],
+        finish: Callable[[Sequence[Answer], Record], Any],
+        blank: Any,
+    ) -> list[Any]:
         """Runs the jobs of all requests and returns lm-eval's answers.
 
         A request that fails gets `blank`, and its record has the reason.
@@ -269,7 +294,9 @@ class DiffusionLM(TemplateLM):
                 batches.append([])
         jobs = [job for batch in batches for job in batch]
         with Progress(kind, len(set(jobs)), self.options.quiet, self.pool.busy) as progress:
-            answers = iter(answer_jobs(self.pool.run, jobs, self.fingerprint, self.journal, progress))
+            found = answer_jobs(self.pool.run, jobs, self.fingerprint, self.journal, progress)
+        self._keep_failed(jobs, found)
+        answers = iter(found)
         results = []
         for batch, record in zip(batches, records, strict=True):
             own = [next(answers) for _ in batch]
@@ -281,6 +308,12 @@ class DiffusionLM(TemplateLM):
                 results.append(blank)
         self.records.extend(records)
         return results
+
+    def _keep_failed(self, jobs: Sequence[Job], answers: Sequence[Answer]) -> None:
+        """Keeps answers that are errors, which the journal does not store."""
+        for job, answer in zip(jobs, answers, strict=True):
+            if answer.error is not None:
+                self.failed[journal_key(self.fingerprint, job)] = answer
 
 
 def chosen_template(model: Denoiser, asked: bool | str) -> str | None:

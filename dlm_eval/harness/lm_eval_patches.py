@@ -9,7 +9,7 @@ lm-eval is imported when a function runs, since the command line imports this mo
 
     import of dlm_eval   register_models
     while tasks load     loading (which lists its changes); then keep_documents and judge_in_sandbox
-    before a run         guard_task, judge_programs_ahead; of lm-eval's models prefix_only,
+    before a run         guard_task, judge_programs_ahead, before_filters; of lm-eval's models prefix_only,
                          bounded_chat_template
     during a run         evaluating (which lists its changes); around the evaluator metrics_apart
     after the answers    rendered_once, public_command_line, failed_pushes
@@ -401,6 +401,24 @@ def judge_programs_ahead(name: str, task: Any) -> None:
         return outcome
 
     task.apply_filters = apply_filters
+
+
+def before_filters(tasks: Sequence[Any], answered: Callable[[], None]) -> None:
+    """Calls `answered` once when all requests have an answer, before the first filter.
+
+    Upstream: `evaluator.evaluate` has no step between answers and scores.
+    """
+    once = functools.cache(answered)
+
+    def after(apply: Callable[[], Any]) -> Callable[[], Any]:
+        def apply_filters() -> Any:
+            once()
+            return apply()
+
+        return apply_filters
+
+    for task in tasks:
+        task.apply_filters = after(task.apply_filters)
 
 
 def prefix_only(lm: Any, plain: Callable[[Any, Any], Any]) -> None:

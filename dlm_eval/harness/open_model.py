@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lm_eval.api.registry import get_model
 
 from dlm_eval import models
 from dlm_eval.budget import DeviceProfile, make_engine
+from dlm_eval.engine import Cost
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.decode_config import DecodeOptions, is_our_argument, user_layer
 from dlm_eval.harness.lm import DiffusionLM, Options, chosen_template
@@ -43,6 +44,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What earlier runs spent on the answers: cost on the devices, and seconds from start to end."""
+
+    device: Cost = field(default_factory=Cost)
+    wall_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Loaded:
     """A model that is ready to be evaluated; several runs can share it.
 
@@ -54,6 +63,7 @@ class Loaded:
         model: the denoiser; None for a model of lm-eval's own.
         pool: runs the denoiser.
         journal: stores its answers.
+        spent: by the shards that answered, if this run merges them.
     """
 
     name: str
@@ -63,6 +73,7 @@ class Loaded:
     model: Denoiser | None = None
     pool: Pool | None = None
     journal: Journal | None = None
+    spent: Spent = Spent()
 
     @property
     def ours(self) -> bool:
@@ -165,6 +176,8 @@ def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -
         quiet=settings.quiet,
         template=chosen_template(model, settings.apply_chat_template),
         by_order=by_order,
+        shard=settings.part,
+        chosen=settings.chosen,
     )
 
 

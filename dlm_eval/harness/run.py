@@ -7,7 +7,7 @@ Errors in names, data, options and the output directory are found before the wei
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,8 @@ def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, An
         UserError: a setting is not allowed.
         RunError: results could not be saved.
     """
+    if "shard" in settings:
+        raise UserError("shard is for the command line (`dlm-eval run --shard`, then `dlm-eval merge`)")
     if isinstance(model, str):
         return run(run_settings({"model": model, "tasks": tasks, **settings})).results
     if elsewhere := sorted({"model_args", "device", "devices", "engine"} & settings.keys()):
@@ -83,7 +85,13 @@ def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, An
         return run(run_settings({"model": name, "tasks": tasks, **settings})).results
 
 
-def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = None) -> Finished:
+# Called with the model and the tasks when all requests are answered, before filters and metrics.
+Answered = Callable[[Loaded, Mapping[str, Any]], None]
+
+
+def run(
+    settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = None, answered: Answered | None = None
+) -> Finished:
     """Runs an evaluation.
 
     Args:
@@ -91,12 +99,13 @@ def run(settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = N
             cannot be asked.
         shared: the model of `settings`, opened before (`open_model`), with its journal; None opens
             it for this run.
+        answered: called when all requests are answered. A DlmEvalError that it raises ends the run.
     """
     with safe_log():
-        return _run(settings, ask, shared)
+        return _run(settings, ask, shared, answered)
 
 
-def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finished:
+def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None, answered: Answered | None) -> Finished:
     start = time.perf_counter()
     check_settings(settings)
     home = output_directory(settings.output_path) if settings.output_path else None
@@ -110,7 +119,7 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None) -> Finis
             opened = shared or stack.enter_context(open_model(settings, home))
             loaded = opened.under(settings, frozenset(name for name, task in tasks["tasks"].items() if by_order(task)))
             stack.enter_context(patches.evaluating(settings.verbosity == "DEBUG"))
-            results, errors = _evaluate(loaded, tasks, settings, start)
+            results, errors = _evaluate(loaded, tasks, settings, start, answered)
     except RunError as error:
         if not results:
             raise
@@ -132,17 +141,23 @@ def tasks_of(settings: RunSettings, names: Sequence[Any] = ()) -> dict[str, Any]
     )
 
 
-def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, start: float) -> tuple[dict[str, Any], int]:
+def _evaluate(
+    loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, start: float, answered: Answered | None
+) -> tuple[dict[str, Any], int]:
     """Returns lm-eval's results with our block, and the number of failed documents."""
     errors = SampleErrors(settings.seeds[3])
     before = loaded.pool.cost() if loaded.pool is not None else None  # of other runs with this model
-    running = {} if settings.predict_only else ways(tasks["tasks"])
+    running = ways(tasks["tasks"]) if settings.scores else {}
     for name, task in tasks["tasks"].items():
         if name in running:
             patches.judge_programs_ahead(name, task)
         patches.guard_task(name, task, errors, lambda: loaded.records)
+    if answered is not None:
+        patches.before_filters(list(tasks["tasks"].values()), lambda: answered(loaded, tasks["tasks"]))
     results = _answers_and_scores(loaded, tasks, settings, errors)
-    device = loaded.pool.cost() - before if loaded.pool is not None and before is not None else None
+    device = (
+        loaded.pool.cost() - before + loaded.spent.device if loaded.pool is not None and before is not None else None
+    )
     make_plain(results)
     results["config"] |= {
         "model": settings.model,
@@ -152,7 +167,7 @@ def _evaluate(loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, star
     results["configs"] = jsonable_config(results["configs"])
     with errors.adding("costs of the samples"):
         attach_costs(results, loaded.records, errors.reason, settings.chosen)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start + loaded.spent.wall_seconds
     results["dlm_eval"] = run_metadata(results, loaded, tasks, settings, errors, running, device, seconds)
     failed = sum(count_errors(results).values())
     try:

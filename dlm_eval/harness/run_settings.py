@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dlm_eval.errors import UserError, unknown_name_error
+from dlm_eval.harness.shard import Shard
 from dlm_eval.redaction import learn
 from dlm_eval.sandbox import KINDS
 from dlm_eval.settings import cast_value, describe, parse_pairs, shown
@@ -48,6 +49,7 @@ class RunSettings:
         output_path: directory for results, or a name ending in .json; None saves nothing.
         resume: use the answers in the journal of `output_path`.
         score_only: use only these answers: run filters and metrics again, without the model.
+        shard: 'I/N': answer only the documents of one of N shards, for `dlm-eval merge`.
         confirm_run_unsafe_code: generated code may run in the sandbox.
         unsandboxed: with `confirm_run_unsafe_code`, tasks that the sandbox cannot hold may run code
             with no protection.
@@ -83,6 +85,7 @@ class RunSettings:
     log_samples: bool = True
     resume: bool = True
     score_only: bool = False
+    shard: str | None = None
     stride: int | None = None
     overlong: Literal["truncate", "error"] = "truncate"
     apply_chat_template: bool | str = False
@@ -129,6 +132,8 @@ class RunSettings:
             raise UserError("--ray_address needs --engine ray")
         if self.score_only and (not self.resume or self.output_path is None):
             raise UserError("--score_only needs the journal of --output_path; give it, without --no_resume")
+        if self.part is not None and (not self.resume or self.output_path is None or self.score_only):
+            raise UserError("--shard needs the journal of --output_path; give it, without --no_resume and --score_only")
         if self.limit is not None and self.samples:
             raise UserError("--limit and --samples exclude each other; give one")
         if self.fewshot_as_multiturn and not self.apply_chat_template:
@@ -139,6 +144,20 @@ class RunSettings:
     def seeds(self) -> tuple[int | None, ...]:
         """The four seeds: python (also of all our noise), numpy, torch, few-shot."""
         return tuple(self.seed)
+
+    @property
+    def part(self) -> Shard | None:
+        """The shard of the documents to answer; None for all documents.
+
+        Raises:
+            UserError: `shard` is not I/N.
+        """
+        return None if self.shard is None else Shard.parse(self.shard)
+
+    @property
+    def scores(self) -> bool:
+        """Whether the run computes metrics."""
+        return not self.predict_only and self.shard is None
 
     @property
     def quiet(self) -> bool:
