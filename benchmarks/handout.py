@@ -188,7 +188,7 @@ class Link:
 
     def __init__(self, clock: Clock, index: int, device: Device, model: Model, events: Queue) -> None:
         self.label = f"simulated:{index}"
-        self.sent: list[Any] = []
+        self.messages: list[tuple[float, Any]] = []  # in both directions, with their times
         self._clock, self._inbox = clock, Queue(clock)
 
         def receive(wait: bool = True) -> Any:
@@ -197,17 +197,18 @@ class Link:
             except queue.Empty:
                 return None
 
+        def send(message: Any) -> None:
+            self.messages.append((clock.now, message))
+            events.put((self, message))
+
         def work() -> None:
-            options = {"model": model, "ready": device.ready}
-            worker_module.serve(
-                WorkerConfig("simulated", options), receive, lambda message: events.put((self, message))
-            )
+            worker_module.serve(WorkerConfig("simulated", {"model": model, "ready": device.ready}), receive, send)
             events.put((self, Exited("ended")))
 
         self._task = clock.start(work)
 
     def send(self, message: Any) -> None:
-        self.sent.append(message)
+        self.messages.append((self._clock.now, message))
         self._inbox.put(message)
 
     def kill(self) -> None:
@@ -223,11 +224,13 @@ class Simulation:
         answers: the answer of each job.
         passes: begin, end and tokens of each forward pass, by worker.
         ready: when each worker was ready.
+        messages: time, worker and message, in the order of time.
     """
 
     answers: list[Answer]
     passes: list[list[tuple[float, float, int]]]
     ready: list[float]
+    messages: list[tuple[float, int, Any]]
 
     @property
     def end(self) -> float:
@@ -277,19 +280,29 @@ def simulated_time(clock: Clock, batch: int) -> Iterator[None]:
 
 
 def simulate(
-    jobs: Sequence[Job], devices: Sequence[Device], batch: int = BATCH, pool: type[Workers] = Workers
+    jobs: Sequence[Job], devices: Sequence[Device], batch: int = BATCH, clock: Clock | None = None
 ) -> Simulation:
-    """Runs jobs on simulated devices."""
-    clock = Clock()
+    """Runs jobs on simulated devices with batches of `batch` tokens."""
+    clock = clock or Clock()
     models = [Model(clock, device.rate) for device in devices]
     found: dict[int, Answer] = {}
+    links: list[Link] = []
+
+    def start(index: int, profile: Any, events: Any) -> Link:
+        links.append(Link(clock, index, devices[index], models[index], events))
+        return links[-1]
+
     with simulated_time(clock, batch):
-        workers = pool(lambda i, profile, events: Link(clock, i, devices[i], models[i], events), len(devices))  # type: ignore[arg-type]
+        workers = Workers(start, len(devices))
         workers.run(jobs, found.__setitem__)
         workers.close()
         clock.sleep(1.0)  # their threads end
+    messages = [(when, index, one) for index, link in enumerate(links) for when, one in link.messages]
     return Simulation(
-        [found[i] for i in range(len(jobs))], [model.passes for model in models], [d.ready for d in devices]
+        [found[index] for index in range(len(jobs))],
+        [model.passes for model in models],
+        [device.ready for device in devices],
+        sorted(messages, key=lambda one: one[0]),
     )
 
 
@@ -299,7 +312,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in stream]
 
 
-def gsm8k(folder: Path) -> tuple[list[Job], int]:
+def gsm8k(folder: Path, steps: int = STEPS) -> tuple[list[Job], int]:
     """Writes 256 tokens behind five solved problems and a question: the jobs, and the real steps of each."""
     model = load_model("tiny", device="cpu")
     shots = "\n\n".join(
@@ -308,32 +321,33 @@ def gsm8k(folder: Path) -> tuple[list[Job], int]:
     )
     before = model.encode(shots)
     questions = [row["question"] for row in rows(folder / "openai/gsm8k/main/test.jsonl")]
-    return fillings([before + model.encode(f"\n\nQuestion: {text}\nAnswer:") for text in questions], 256), 256
+    return fillings([before + model.encode(f"\n\nQuestion: {text}\nAnswer:") for text in questions], 256, steps), 256
 
 
-def humaneval(folder: Path) -> tuple[list[Job], int]:
+def humaneval(folder: Path, steps: int = STEPS) -> tuple[list[Job], int]:
     """Writes 512 tokens behind a function's head: the jobs, and the real steps of each."""
     model = load_model("tiny", device="cpu")
     texts = [row["prompt"] for row in rows(folder / "openai/openai_humaneval/openai_humaneval/test.jsonl")]
-    return fillings([model.encode(text) for text in texts], 512), 512
+    return fillings([model.encode(text) for text in texts], 512, steps), 512
 
 
-def fillings(prompts: Sequence[Sequence[int]], length: int) -> list[Job]:
-    """Returns jobs that write `length` tokens in a few steps."""
-    settings = resolve({"steps": STEPS, "early_exit": False})
+def fillings(prompts: Sequence[Sequence[int]], length: int, steps: int = STEPS) -> list[Job]:
+    """Returns jobs that write `length` tokens in `steps` steps."""
+    settings = resolve({"steps": steps, "early_exit": False})
     return [
         FillJob(Canvas.completion([t % 5 for t in ids], length, f"d{i}"), settings, 0) for i, ids in enumerate(prompts)
     ]
 
 
-def devices(slow: float = 1.0, steps: int = STEPS) -> list[Device]:
-    """Returns eight devices, of which the second runs at `slow` times the speed of the others.
+def devices(real: int, slow: float = 1.0, steps: int = STEPS) -> list[Device]:
+    """Returns eight devices.
 
     Args:
-        slow: the speed of the second device.
-        steps: real steps of a canvas, of which each simulated one stands for several.
+        real: real steps of a canvas.
+        slow: speed of the second device, as a share of the others' speed.
+        steps: simulated steps of a canvas.
     """
-    rate = RATE * STEPS / steps
+    rate = RATE * steps / real
     return [Device(ready, rate * (slow if index == 1 else 1.0)) for index, ready in enumerate(READY)]
 
 
@@ -343,9 +357,9 @@ def main() -> None:
     args = parser.parse_args()
     print("task       second device  busy   least busy  idle workers  seconds  best possible  tokens a pass")
     for make in (gsm8k, humaneval):
-        jobs, steps = make(args.data_dir)
+        jobs, real = make(args.data_dir)
         for slow in (1.0, 0.5):
-            kinds = devices(slow, steps)
+            kinds = devices(real, slow)
             run = simulate(jobs, kinds)
             work = sum(len(job.canvas) * STEPS for job in jobs)
             best = (work + sum(one.ready * one.rate for one in kinds)) / sum(one.rate for one in kinds)

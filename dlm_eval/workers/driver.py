@@ -55,7 +55,8 @@ class _Slot:
     index: int
     link: Link | None = None
     ready: Ready | None = None
-    held: dict[int, None] = field(default_factory=dict)  # numbers of its jobs, in the order sent
+    held: dict[int, int] = field(default_factory=dict)  # number -> weight of its jobs, in the order sent
+    load: int = 0  # the sum of their weights
     hungry: bool = False  # whether it has begun its last list
     asked: bool = False  # whether it was asked to give back what it has not begun
     bare: bool = False  # whether it has given that back and got no jobs since
@@ -83,13 +84,22 @@ class _Slot:
         cost = self.usage.cost if self.usage else Cost()
         return cost.tokens / cost.seconds if cost.tokens and cost.seconds > 0 else None
 
+    def hold(self, weights: dict[int, int]) -> None:
+        """Notes that its worker has more jobs."""
+        self.held.update(weights)
+        self.load += sum(weights.values())
+
+    def drop(self, number: int) -> bool:
+        """Notes that its worker has a job no longer; returns whether it had it."""
+        if number not in self.held:
+            return False
+        self.load -= self.held.pop(number)
+        return True
+
     def returned(self, numbers: Sequence[int]) -> list[int]:
-        """Notes that its worker gives back jobs; returns those that it held."""
+        """Notes that its worker gives back jobs; returns those that it had."""
         self.asked, self.bare, self.hungry = False, True, True
-        back = [number for number in numbers if number in self.held]
-        for number in back:
-            del self.held[number]
-        return back
+        return [number for number in numbers if self.drop(number)]
 
     @property
     def label(self) -> str:
@@ -195,7 +205,7 @@ class Workers:
             run.finish(number, Answer(None, why, 0, 0.0))
         limit = 2 * RESTARTS if slot.apart else RESTARTS
         reason, slot.why = slot.why or how, ""
-        slot.held, slot.apart, slot.asked = {}, False, False
+        slot.held, slot.load, slot.apart, slot.asked = {}, 0, False, False
         if slot.failures > limit:
             slot.link = slot.ready = None
             log.error("worker %d: giving up after %s in a row", slot.index, counted(slot.failures, "failure"))
@@ -234,8 +244,7 @@ class Workers:
         slot.heard = time.monotonic()
         if isinstance(message, Answered):
             slot.failures = 0
-            if message.number in slot.held:
-                del slot.held[message.number]
+            if slot.drop(message.number):
                 run.finish(message.number, message.answer)
             slot.apart = slot.apart and bool(slot.held)
         elif isinstance(message, Halfway):
@@ -305,11 +314,11 @@ class Workers:
             numbers = run.chunks.next_quarantined() if not slot.held else []
             slot.apart = bool(numbers)
         else:
-            numbers = run.chunks.next(share, sum(run.chunks.weight[number] for number in slot.held))
+            numbers = run.chunks.next(share, slot.load)
         if not numbers or slot.link is None:
             return
         slot.heard = slot.heard if slot.held else time.monotonic()
-        slot.held.update(dict.fromkeys(numbers))
+        slot.hold({number: run.chunks.weight[number] for number in numbers})
         slot.hungry = slot.bare = False
         slot.link.send([(number, run.jobs[number]) for number in numbers])
 
