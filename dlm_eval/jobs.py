@@ -177,6 +177,12 @@ def _guarded(program: Callable[[], Program[Any]]) -> Program[Any]:
         raise SampleError(f"{type(error).__name__}: {error}") from error
 
 
+def sequences(job: FillJob) -> int:
+    """Returns the sequences that one decoding step runs: of each sample, two under guidance."""
+    samples = job.settings.samples if job.settings.is_random else 1
+    return samples * (1 if job.settings.guidance_factor == 1 else 2)
+
+
 def longest_first(jobs: Sequence[Job]) -> list[int]:
     """Returns the order in which jobs start, so that equal lengths share batches.
 
@@ -241,8 +247,9 @@ class _Writing:
         """Counts a job that begins (1) or ends (-1)."""
         if isinstance(job, FillJob):
             self._canvases += sign
-            if not has_cached_rows(self._engine.model, job.settings.cache):
-                self._tokens += sign * len(job.canvas)
+            guided = job.settings.guidance_factor != 1
+            if not has_cached_rows(self._engine.model, job.settings.cache, guided):
+                self._tokens += sign * sequences(job) * len(job.canvas)
 
     @property
     def enough(self) -> bool:

@@ -253,6 +253,14 @@ def test_1_a_checkpoint_makes_a_job_lighter() -> None:
     assert weight(begun) == 6 * len(job.canvas) and weight(job) == 10 * len(job.canvas)
 
 
+def test_1_samples_and_guidance_count_as_work() -> None:
+    (job,) = fills(1)
+    assert isinstance(job, FillJob)
+    drawn = FillJob(job.canvas, resolve({"steps": 10, "samples": 3, "temperature": 1.0}), 0)
+    guided = FillJob(job.canvas, resolve({"steps": 10, "guidance": 0.5}), 0)
+    assert weight(drawn) == 3 * weight(job) and weight(guided) == 2 * weight(job)
+
+
 def test_1_no_more_canvases_are_begun_than_two_batches_hold() -> None:
     toy = load_model("toy")
     jobs = [FillJob(Canvas.completion([1, 2], 4, f"f{i}"), resolve({"early_exit": False}), 0) for i in range(50)]

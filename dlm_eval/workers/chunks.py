@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from dlm_eval.engine.batching import WORTHWHILE
-from dlm_eval.jobs import FillJob, Job, ScoreJob, longest_first
+from dlm_eval.jobs import FillJob, Job, ScoreJob, longest_first, sequences
 
 MOST = 256  # maximum number of jobs in a chunk
 # A worker holds at most this part of its fair share of the jobs that no worker has. The other part
@@ -20,7 +20,7 @@ def weight(job: Job) -> int:
     n = sum(job.canvas.open)
     if isinstance(job, FillJob):
         begun = job.begun.state.forwards if job.begun is not None else 0
-        rows = min(n, job.settings.steps or n) - begun
+        rows = min(n, job.settings.steps or n) * sequences(job) - begun
     else:
         rows = job.estimator.budget(n)
     return len(job.canvas) * max(1, rows)
@@ -29,9 +29,9 @@ def weight(job: Job) -> int:
 def width(job: Job) -> int:
     """Returns an estimate of the tokens that a job adds to one batch.
 
-    A filling has one row at a time. A score has all its rows at once.
+    A filling has the rows of one step at a time. A score has all its rows at once.
     """
-    return len(job.canvas) if isinstance(job, FillJob) else weight(job)
+    return len(job.canvas) * sequences(job) if isinstance(job, FillJob) else weight(job)
 
 
 def question(job: Job) -> tuple[int, str] | None:
