@@ -145,7 +145,7 @@ def workers(counts: Sequence[int], rounds: int) -> None:
         start_workers(WorkerConfig("tiny", {"dtype": "float32"}), parse_devices(f"cpu:{count}")) for count in counts
     ]
     for pool in pools:
-        while any(place.ready is None for place in pool.places):
+        while any(slot.ready is None for slot in pool.slots):
             pool.run(jobs[:8], lambda index, answer: None)
     took = [float("inf")] * len(pools)
     for _ in range(rounds):  # in turn, so that a busy moment of the machine hits all

@@ -16,10 +16,12 @@ from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling, Score
 from dlm_eval.decoding import DecodeSettings, fill_program
+from dlm_eval.decoding.cache_policy import has_cached_rows
 from dlm_eval.decoding.checkpoints import Offer, State
 from dlm_eval.decoding.filling import fits
 from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.engine import Engine, Outcome, Program
+from dlm_eval.engine.engine import AHEAD
 from dlm_eval.errors import DlmEvalError, SampleError, UserError
 from dlm_eval.likelihood import Estimator, question_program, score_program
 from dlm_eval.models.denoiser import Denoiser
@@ -175,6 +177,12 @@ def _guarded(program: Callable[[], Program[Any]]) -> Program[Any]:
         raise SampleError(f"{type(error).__name__}: {error}") from error
 
 
+def sequences(job: FillJob) -> int:
+    """Returns the sequences that one decoding step runs: of each sample, two under guidance."""
+    samples = job.settings.samples if job.settings.is_random else 1
+    return samples * (1 if job.settings.guidance_factor == 1 else 2)
+
+
 def longest_first(jobs: Sequence[Job]) -> list[int]:
     """Returns the order in which jobs start, so that equal lengths share batches.
 
@@ -183,28 +191,71 @@ def longest_first(jobs: Sequence[Job]) -> list[int]:
     return sorted(range(len(jobs)), key=lambda i: (-len(jobs[i].canvas), jobs[i].canvas.key, i))
 
 
-def drive_jobs(engine: Engine, numbered: Iterable[tuple[int, Job]], done: Done, keep: Keep = keep_none) -> None:
+def drive_jobs(engine: Engine, numbered: Iterable[tuple[int, Job] | None], done: Done, keep: Keep = keep_none) -> None:
     """Answers jobs as they arrive. The next is taken when there is room for its rows.
 
     Args:
         engine: runs the rows.
-        numbered: jobs with their numbers.
+        numbered: jobs with their numbers. None means that there is no job now; it is allowed only
+            while jobs are under way.
         done: called with number and answer when a job ends.
         keep: called with number and checkpoint of a job under way, every `CHECKPOINT_SECONDS`.
     """
     begun: list[tuple[int, Job]] = []
+    source = iter(numbered)
+    writing = _Writing(engine)
 
-    def programs() -> Iterable[Program[Any]]:
-        for number, job in numbered:
+    def programs() -> Iterable[Program[Any] | None]:
+        while True:
+            if writing.enough:
+                yield None
+                continue
+            try:
+                one = next(source)
+            except StopIteration:
+                return
+            if one is None:
+                yield None
+                continue
+            number, job = one
             job = _sound(engine.model, job)
             begun.append((number, job))
+            writing.add(job, 1)
             yield start(engine, job, partial(keep, number))
 
     def finish(place: int, outcome: Outcome[Any]) -> None:
         number, job = begun[place]
+        writing.add(job, -1)
         done(number, _answer(outcome, job))
 
     engine.drive(programs(), finish)
+
+
+class _Writing:
+    """Counts the canvases that are being filled, so that no more are begun than batches need.
+
+    A filling has one row at a time, so the engine's queue has room for many more than a batch. One
+    that is begun stays with its worker and is lost in an interruption. With a KV cache rows are
+    short, and the engine limits the caches.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._canvases = self._tokens = 0
+
+    def add(self, job: Job, sign: int) -> None:
+        """Counts a job that begins (1) or ends (-1)."""
+        if isinstance(job, FillJob):
+            self._canvases += sign
+            guided = job.settings.guidance_factor != 1
+            if not has_cached_rows(self._engine.model, job.settings.cache, guided):
+                self._tokens += sign * sequences(job) * len(job.canvas)
+
+    @property
+    def enough(self) -> bool:
+        """Whether those under way fill the batches from which the engine chooses."""
+        rows, tokens = self._engine.batch_rows, AHEAD * self._engine.batch_tokens
+        return self._tokens >= tokens or (rows is not None and self._canvases >= AHEAD * rows)
 
 
 def _sound(model: Denoiser, job: Job) -> Job:

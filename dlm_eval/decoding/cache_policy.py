@@ -132,6 +132,12 @@ def make_cache_policy(model: Denoiser, cache: Cache, guided: bool) -> CachePolic
     return PrefixCache(able)
 
 
+def has_cached_rows(model: Denoiser, cache: Cache, guided: bool) -> bool:
+    """Returns whether rows of a filling read a KV cache (arguments as of `make_cache_policy`)."""
+    able = caching(model) if cache != "none" and not guided else None
+    return able is not None and (cache != "exact" or able.exact_cache_block is not None)
+
+
 def visible_end(model: Denoiser, open_: Bools, last: int) -> int:
     """Returns the end of what position `last` sees.
 

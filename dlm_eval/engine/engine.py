@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
-from itertools import accumulate, pairwise
+from itertools import accumulate, count, pairwise
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -118,13 +118,16 @@ class Engine:
     # -- driving programs --------------------------------------------------------------------------
 
     def drive(
-        self, programs: Iterable[Program[T]], done: Callable[[int, Outcome[T]], None] | None = None
+        self, programs: Iterable[Program[T] | None], done: Callable[[int, Outcome[T]], None] | None = None
     ) -> list[Outcome[T]]:
         """Returns the outcome of each program, in the order given.
 
         A program starts when the queue has room for its rows. `done(index, outcome)` is called when
         a program ends. A program ends with an error if its logits are NaN, if its row fails even
         alone, or if it raises SampleError. The others continue.
+
+        None in place of a program means that there is none now: it is asked again after the next
+        batch. This is allowed only while programs are under way.
 
         Raises:
             RunError: the device is lost, or the model fails on every row.
@@ -136,16 +139,20 @@ class Engine:
             if done is not None:
                 done(running.index, outcomes[running.index])
 
-        fresh = enumerate(programs)
+        fresh, numbers = iter(programs), count()
         queue: dict[bytes, Waiting] = {}
         more = True
         while more or queue:
             room = QUEUED * self.batch_tokens - sum(map(self._queued, queue.values()))
             while more and room > 0:
-                index_program = next(fresh, None)
-                more = index_program is not None
-                if index_program is not None:
-                    room -= self._advance(_Running(*index_program), None, queue, finish)
+                try:
+                    program = next(fresh)
+                except StopIteration:
+                    more = False
+                    break
+                if program is None:
+                    break
+                room -= self._advance(_Running(next(numbers), program), None, queue, finish)
             if not queue:
                 continue
             batch = self._next_batch(queue)

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from dlm_eval.jobs import FillJob, Job, longest_first
+from dlm_eval.engine.batching import WORTHWHILE
+from dlm_eval.jobs import FillJob, Job, ScoreJob, longest_first, sequences
 
-MOST = 256  # maximum number of jobs in a chunk, which a crashed worker can lose
-SHARE = 6  # a chunk is the remaining work divided by this number times the workers
+MOST = 256  # maximum number of jobs in a chunk
+# A worker holds at most this part of its fair share of the jobs that no worker has. The other part
+# is left for workers that are ready later, and corrects what was expected of speeds and lengths.
+PART = 0.5
+REFILL = 0.75  # a worker gets more jobs when it holds less than this part of what it may hold
 
 
 def weight(job: Job) -> int:
     """Returns an estimate of a job's work: rows times positions."""
     n = sum(job.canvas.open)
-    rows = min(n, job.settings.steps or n) if isinstance(job, FillJob) else job.estimator.budget(n)
+    if isinstance(job, FillJob):
+        begun = job.begun.state.forwards if job.begun is not None else 0
+        rows = min(n, job.settings.steps or n) * sequences(job) - begun
+    else:
+        rows = job.estimator.budget(n)
     return len(job.canvas) * max(1, rows)
+
+
+def width(job: Job) -> int:
+    """Returns an estimate of the tokens that a job adds to one batch.
+
+    A filling has the rows of one step at a time. A score has all its rows at once.
+    """
+    return len(job.canvas) * sequences(job) if isinstance(job, FillJob) else weight(job)
+
+
+def question(job: Job) -> tuple[int, str] | None:
+    """Returns what the choices of one question and length have in common; None for other jobs."""
+    return (len(job.canvas), job.canvas.key) if isinstance(job, ScoreJob) and job.canvas.key else None
 
 
 class Chunks:
@@ -31,10 +52,12 @@ class Chunks:
     """
 
     def __init__(self, jobs: Sequence[Job], workers: int) -> None:
-        self._weight = [weight(job) for job in jobs]
-        self._canvas = [(len(job.canvas), job.canvas.key) for job in jobs]
+        self.weight = [weight(job) for job in jobs]
+        self._width = [width(job) for job in jobs]
+        self._question = [question(job) for job in jobs]
         self._order = deque(longest_first(jobs))
-        self._left = sum(self._weight)
+        self._rank = {number: rank for rank, number in enumerate(self._order)}
+        self._left = sum(self.weight)
         self._workers = workers
         self._quarantined: deque[list[int]] = deque()
         self._deaths_alone: dict[int, int] = {}
@@ -47,23 +70,43 @@ class Chunks:
         """Whether there are quarantined jobs."""
         return bool(self._quarantined)
 
-    def next(self) -> list[int]:
-        """Returns the next chunk of ordinary jobs, or [].
+    def next(self, speed: float | None = None, held: int = 0) -> list[int]:
+        """Returns the next chunk of ordinary jobs for a worker.
 
-        Canvases of one question and length stay together, since they may share rows.
+        Choices of one question and length stay together, since they may share rows.
+
+        Args:
+            speed: the worker's share of the speed of all workers; None if all are equal.
+            held: weight of the jobs that it holds already.
+
+        Returns:
+            [] if no ordinary job is left, or if the worker holds enough. A worker that holds none
+            gets at least one job, and if its share allows it, enough for an efficient batch.
         """
-        target = self._left / (self._workers * SHARE)
+        fair = self._left * (1 / self._workers if speed is None else speed)
+        if held > REFILL * PART * fair:
+            return []
         chunk: list[int] = []
-        taken = 0
+        taken, tokens = held, held and WORTHWHILE
         while self._order and (
             not chunk
-            or (taken < target and len(chunk) < MOST)
-            or self._canvas[self._order[0]] == self._canvas[chunk[-1]]
+            or (len(chunk) < MOST and (taken < PART * fair or (tokens < WORTHWHILE and taken < fair)))
+            or self._goes_with(chunk[-1], self._order[0])
         ):
             chunk.append(self._order.popleft())
-            taken += self._weight[chunk[-1]]
-        self._left -= taken
+            taken += self.weight[chunk[-1]]
+            tokens += self._width[chunk[-1]]
+        self._left -= taken - held
         return chunk
+
+    def _goes_with(self, one: int, other: int) -> bool:
+        return self._question[one] is not None and self._question[one] == self._question[other]
+
+    def put_back(self, numbers: Iterable[int]) -> None:
+        """Takes back jobs that a worker has not begun."""
+        back = list(numbers)
+        self._order = deque(sorted([*self._order, *back], key=self._rank.__getitem__))
+        self._left += sum(self.weight[number] for number in back)
 
     def next_quarantined(self) -> list[int]:
         """Returns a group of quarantined jobs."""

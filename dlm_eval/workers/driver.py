@@ -21,7 +21,7 @@ from dlm_eval.printable import counted
 from dlm_eval.workers.chunks import Chunks
 from dlm_eval.workers.devices import Device
 from dlm_eval.workers.messages import (
-    END,
+    GIVE_BACK,
     REPORT,
     Alive,
     Answered,
@@ -33,6 +33,7 @@ from dlm_eval.workers.messages import (
     LoadFailed,
     NeedWork,
     Ready,
+    Returned,
     Starter,
     Usage,
     WorkerConfig,
@@ -54,7 +55,11 @@ class _Slot:
     index: int
     link: Link | None = None
     ready: Ready | None = None
-    held: list[int] = field(default_factory=list)  # numbers of its jobs
+    held: dict[int, int] = field(default_factory=dict)  # number -> weight of its jobs, in the order sent
+    load: int = 0  # the sum of their weights
+    hungry: bool = False  # whether it has begun its last list
+    asked: bool = False  # whether it was asked to give back what it has not begun
+    bare: bool = False  # whether it has given that back and got no jobs since
     apart: bool = False  # whether the jobs that it holds are quarantined
     heard: float = 0.0
     failures: int = 0
@@ -67,6 +72,34 @@ class _Slot:
     def cost(self) -> Cost:
         """The cost of all its workers."""
         return self.past + (self.usage.cost if self.usage else Cost())
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is ready and has no jobs."""
+        return self.ready is not None and not self.held
+
+    @property
+    def speed(self) -> float | None:
+        """Tokens a second of its present worker, if measured."""
+        cost = self.usage.cost if self.usage else Cost()
+        return cost.tokens / cost.seconds if cost.tokens and cost.seconds > 0 else None
+
+    def hold(self, weights: dict[int, int]) -> None:
+        """Notes that its worker has more jobs."""
+        self.held.update(weights)
+        self.load += sum(weights.values())
+
+    def drop(self, number: int) -> bool:
+        """Notes that its worker has a job no longer; returns whether it had it."""
+        if number not in self.held:
+            return False
+        self.load -= self.held.pop(number)
+        return True
+
+    def returned(self, numbers: Sequence[int]) -> list[int]:
+        """Notes that its worker gives back jobs; returns those that it had."""
+        self.asked, self.bare, self.hungry = False, True, True
+        return [number for number in numbers if self.drop(number)]
 
     @property
     def label(self) -> str:
@@ -129,17 +162,11 @@ class Workers:
             RunError: no worker is left.
         """
         run = _Run(jobs, len(self.slots), done, keep)
-        for slot in self.slots:
-            if slot.ready is not None:
-                self._feed(slot, run, 2)
         while run.left:
+            self._hand_out(run)
             for slot, message in self._next_events():
                 self._take(slot, message, run)
             self._watch()
-            if run.chunks:  # taken back from a crashed worker: idle workers get them
-                for slot in self.slots:
-                    if slot.ready is not None and not slot.held:
-                        self._feed(slot, run, 1)
         self._ask_for_reports()
 
     def cost(self) -> Cost:
@@ -173,11 +200,12 @@ class Workers:
         log.warning("the worker of %s %s; %s given back", slot.link.label, slot.why or how, held)
         slot.failures += 1
         slot.past, slot.usage = slot.cost, None
-        for number in run.chunks.lost(slot.held, slot.apart):
+        for number in run.chunks.lost(list(slot.held), slot.apart):
             why = f"its worker crashed three times on this request alone ({slot.why or how})"
             run.finish(number, Answer(None, why, 0, 0.0))
         limit = 2 * RESTARTS if slot.apart else RESTARTS
-        reason, slot.held, slot.apart, slot.why = slot.why or how, [], False, ""
+        reason, slot.why = slot.why or how, ""
+        slot.held, slot.load, slot.apart, slot.asked = {}, 0, False, False
         if slot.failures > limit:
             slot.link = slot.ready = None
             log.error("worker %d: giving up after %s in a row", slot.index, counted(slot.failures, "failure"))
@@ -216,21 +244,19 @@ class Workers:
         slot.heard = time.monotonic()
         if isinstance(message, Answered):
             slot.failures = 0
-            if message.number in slot.held:
-                slot.held.remove(message.number)
+            if slot.drop(message.number):
                 run.finish(message.number, message.answer)
-            if not slot.held:
-                slot.apart = False
-                self._feed(slot, run, 1)
+            slot.apart = slot.apart and bool(slot.held)
         elif isinstance(message, Halfway):
             run.note(message.number, message.checkpoint)
         elif isinstance(message, NeedWork):
-            self._feed(slot, run, 1)
+            slot.hungry = True
+        elif isinstance(message, Returned):
+            run.chunks.put_back(slot.returned(message.numbers))
         elif isinstance(message, Alive):
             self._note(slot, message)
         elif isinstance(message, Ready):
             self._ready(slot, message)
-            self._feed(slot, run, 2)
         elif isinstance(message, LoadFailed):
             raise UserError(message.reason)
         elif isinstance(message, Failed):
@@ -258,26 +284,55 @@ class Workers:
         )
         slot.usage, slot.reported = message.usage, message.report
 
-    def _feed(self, slot: _Slot, run: _Run, count: int) -> None:
-        """Sends the next chunks, or END, so that the worker finishes its jobs.
+    # -- hand-out ----------------------------------------------------------------------------------
 
-        Quarantined jobs are sent only to a worker without other jobs.
+    def _hand_out(self, run: _Run) -> None:
+        """Sends jobs to workers that need some, idle ones first.
+
+        If an idle worker gets none, the others give back what they have not begun.
         """
-        assert slot.link is not None
-        if slot.apart:
-            return  # END was sent after the quarantined jobs
-        for _ in range(count):
-            if run.chunks.quarantined and not slot.held:
-                numbers, slot.apart = run.chunks.next_quarantined(), True
-            else:
-                numbers = run.chunks.next() if not run.chunks.quarantined else []
-            if numbers:
-                slot.heard = slot.heard if slot.held else time.monotonic()
-                slot.held += numbers
-                slot.link.send([(number, run.jobs[number]) for number in numbers])
-            if not numbers or slot.apart:
-                slot.link.send(END)
-                return
+        ready = [slot for slot in self.slots if slot.ready is not None and not slot.apart]
+        needy = [slot for slot in ready if slot.hungry or not slot.held]
+        if run.chunks and needy:
+            shares = self._shares()
+            for slot in sorted(needy, key=lambda slot: bool(slot.held)):
+                self._feed(slot, run, shares[slot.index])
+        if run.chunks.quarantined or not any(slot.idle for slot in ready):
+            return
+        for slot in ready:
+            if slot.link is not None and slot.held and not slot.asked and not slot.bare:
+                slot.asked = True
+                slot.link.send(GIVE_BACK)
+
+    def _feed(self, slot: _Slot, run: _Run, share: float) -> None:
+        """Sends a worker its next chunk, if there is one and it does not hold enough.
+
+        Quarantined jobs are sent only to a worker without other jobs, and it gets no others before
+        they are done. Workers that hold jobs get no more until no job is quarantined.
+        """
+        if run.chunks.quarantined:
+            numbers = run.chunks.next_quarantined() if not slot.held else []
+            slot.apart = bool(numbers)
+        else:
+            numbers = run.chunks.next(share, slot.load)
+        if not numbers or slot.link is None:
+            return
+        slot.heard = slot.heard if slot.held else time.monotonic()
+        slot.hold({number: run.chunks.weight[number] for number in numbers})
+        slot.hungry = slot.bare = False
+        slot.link.send([(number, run.jobs[number]) for number in numbers])
+
+    def _shares(self) -> dict[int, float]:
+        """Returns the share of each slot in the speed of all, those still loading included.
+
+        A worker whose speed is not known yet counts as the mean of the others.
+        """
+        slots = [slot for slot in self.slots if slot.link is not None]
+        known = [slot.speed for slot in slots if slot.speed is not None]
+        mean = sum(known) / len(known) if known else 1.0
+        speeds = {slot.index: slot.speed or mean for slot in slots}
+        total = sum(speeds.values())
+        return {index: speed / total for index, speed in speeds.items()}
 
     def _ask_for_reports(self) -> None:
         """Waits briefly for the final usage of every worker."""
@@ -293,6 +348,8 @@ class Workers:
                     self._note(slot, message)
                 elif isinstance(message, Ready):
                     self._ready(slot, message)
+                elif isinstance(message, Returned):
+                    slot.returned(message.numbers)
                 elif isinstance(message, Exited):
                     self._exited(slot, message.how, _Run([], 1, lambda *_: None))
                     asked = [other for other in asked if other is not slot]

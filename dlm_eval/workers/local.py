@@ -21,7 +21,7 @@ from typing import Any
 
 from dlm_eval.output import safe_output
 from dlm_eval.redaction import learn
-from dlm_eval.workers.messages import Events, Exited, WorkerConfig
+from dlm_eval.workers.messages import Events, Exited, WorkerConfig, receiver
 
 
 class LocalLink:
@@ -101,7 +101,7 @@ def main() -> None:
     from dlm_eval.workers.worker import serve
 
     with safe_output():
-        serve(config, inbox.get, connection.send)
+        serve(config, receiver(inbox), connection.send)
 
 
 if __name__ == "__main__":

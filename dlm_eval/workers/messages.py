@@ -3,13 +3,16 @@
 Driver to worker:
 
 * a list of (number, job): answer these jobs.
-* `END`: no more jobs for now; finish those under way.
+* `GIVE_BACK`: return the jobs that you have not begun.
 * `REPORT`: send your usage.
+
+A worker reads them while it waits and after every forward pass.
 
 Worker to driver:
 
 * `Ready` or `LoadFailed`, once.
 * `NeedWork` when it begins its last list.
+* `Returned` in reply to `GIVE_BACK`.
 * `Answered` for each job, and before that `Halfway` for long ones.
 * `Alive` at most once a second.
 * `Failed` when it ends because of an error.
@@ -34,7 +37,7 @@ from dlm_eval.models.denoiser import device_of
 from dlm_eval.models.probes import cache_state
 
 Chunk = Sequence[tuple[int, Job]]
-END = "end"
+GIVE_BACK = "give back"
 REPORT = "report"
 
 
@@ -123,6 +126,13 @@ class NeedWork:
 
 
 @dataclass(frozen=True)
+class Returned:
+    """The numbers of the jobs that the worker had not begun and gives back."""
+
+    numbers: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Answered:
     """The answer of a job."""
 
@@ -168,6 +178,24 @@ class Link(Protocol):
     def kill(self) -> None:
         """Ends the worker at once."""
         ...
+
+
+class Receive(Protocol):
+    """Returns the driver's next message; None if there is none and `wait` is false."""
+
+    def __call__(self, wait: bool = True) -> Any: ...
+
+
+def receiver(inbox: queue.SimpleQueue[Any]) -> Receive:
+    """Returns a function that takes messages from `inbox`."""
+
+    def receive(wait: bool = True) -> Any:
+        try:
+            return inbox.get(wait)
+        except queue.Empty:
+            return None
+
+    return receive
 
 
 Events = queue.SimpleQueue[tuple[Any, Any]]

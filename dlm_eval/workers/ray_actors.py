@@ -22,7 +22,7 @@ from typing import Any
 from dlm_eval.errors import UserError
 from dlm_eval.output import SafeRecord
 from dlm_eval.redaction import learn, redact_message
-from dlm_eval.workers.messages import Events, Exited, Failed, WorkerConfig
+from dlm_eval.workers.messages import Events, Exited, Failed, WorkerConfig, receiver
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Actor:
             try:
                 from dlm_eval.workers.worker import serve
 
-                serve(config, self._inbox.get, self._outbox.put)
+                serve(config, receiver(self._inbox), self._outbox.put)
             except BaseException as error:  # also a failed import or an exit
                 self._outbox.put(Failed(f"{type(error).__name__}: {error}"))
             self._outbox.put(None)

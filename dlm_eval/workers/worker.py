@@ -6,25 +6,28 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from dlm_eval.budget import make_engine
 from dlm_eval.engine import Engine
 from dlm_eval.errors import DlmEvalError, UserError
-from dlm_eval.jobs import Job, drive_jobs
+from dlm_eval.jobs import Answer, Checkpoint, Job, drive_jobs
 from dlm_eval.models import load_model, probes
+from dlm_eval.workers.chunks import question
 from dlm_eval.workers.messages import (
-    END,
+    GIVE_BACK,
     REPORT,
     Alive,
     Answered,
-    Chunk,
     Failed,
     Halfway,
     LoadFailed,
     NeedWork,
     Ready,
+    Receive,
+    Returned,
     WorkerConfig,
     usage,
 )
@@ -34,31 +37,24 @@ ALIVE_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-def serve(config: WorkerConfig, receive: Callable[[], Any], send: Callable[[Any], None]) -> None:
+def serve(config: WorkerConfig, receive: Receive, send: Callable[[Any], None]) -> None:
     """Answers jobs until the driver ends.
 
     Args:
         config: the model and its batch size.
-        receive: waits for the driver's next message.
+        receive: returns the driver's next message.
         send: sends a message to the driver.
     """
     try:
         probes.log.setLevel(logging.ERROR)  # the driver logs its warning once for all workers
         model = load_model(config.model, **config.options)
         engine = make_engine(model, config.batch_size, config.profile, config.most_rows)
-        engine.on_forward = _heartbeat(engine, send)
+        worker = _Worker(engine, receive, send)
+        engine.on_forward = worker.after_forward
         send(Ready(os.getpid(), socket.gethostname(), probes.whole_rows(model)))
         while True:
-            message = receive()
-            if message == REPORT:
-                send(Alive(usage(engine), report=True))
-            elif message != END:
-                drive_jobs(
-                    engine,
-                    _incoming(message, receive, send),
-                    lambda number, answer: send(Answered(number, answer)),
-                    lambda number, checkpoint: send(Halfway(number, checkpoint)),
-                )
+            worker.take(receive())
+            drive_jobs(engine, worker.jobs(), worker.answered, worker.halfway)
     except UserError as error:
         send(LoadFailed(str(error)))
     except DlmEvalError as error:
@@ -68,25 +64,83 @@ def serve(config: WorkerConfig, receive: Callable[[], Any], send: Callable[[Any]
         send(Failed(f"{type(error).__name__}: {error}"))
 
 
-def _incoming(chunk: Chunk, receive: Callable[[], Any], send: Callable[[Any], None]) -> Iterator[tuple[int, Job]]:
-    """Yields the jobs of `chunk` and of the following chunks until END.
+class _Worker:
+    """The jobs that a worker has not begun, and its messages.
 
-    The next chunk is requested when one is begun, so that it arrives in time.
+    Args:
+        engine: runs the jobs.
+        receive: returns the driver's next message.
+        send: sends a message to the driver.
     """
-    message: Any = chunk
-    while message != END:
-        send(NeedWork())
-        yield from message
-        message = receive()
 
+    def __init__(self, engine: Engine, receive: Receive, send: Callable[[Any], None]) -> None:
+        self._engine, self._receive, self._send = engine, receive, send
+        self._waiting: deque[tuple[int, Job]] = deque()  # not begun
+        self._last = 0  # length of the last list
+        self._question: tuple[int, str] | None = None  # of the job begun last
+        self._under_way = 0
+        self._alive = 0.0
 
-def _heartbeat(engine: Engine, send: Callable[[Any], None]) -> Callable[[], None]:
-    last = 0.0
+    def jobs(self) -> Iterator[tuple[int, Job] | None]:
+        """Yields jobs, None if there is none now but some are under way, and ends if none is left.
 
-    def alive() -> None:
-        nonlocal last
-        if time.monotonic() - last > ALIVE_SECONDS:
-            last = time.monotonic()
-            send(Alive(usage(engine)))
+        The next list is requested when the last one is begun, so that it arrives in time.
+        """
+        while True:
+            self._read()
+            if self._waiting:
+                yield self._begin()
+            elif self._under_way:
+                yield None
+            else:
+                return
 
-    return alive
+    def answered(self, number: int, answer: Answer) -> None:
+        """Sends an answer."""
+        self._under_way -= 1
+        self._send(Answered(number, answer))
+
+    def halfway(self, number: int, checkpoint: Checkpoint) -> None:
+        """Sends a checkpoint."""
+        self._send(Halfway(number, checkpoint))
+
+    def after_forward(self) -> None:
+        """Reads the driver's messages, and tells it from time to time that the worker runs."""
+        self._read()
+        if time.monotonic() - self._alive > ALIVE_SECONDS:
+            self._alive = time.monotonic()
+            self._send(Alive(usage(self._engine)))
+
+    def take(self, message: Any) -> None:
+        """Takes a message of the driver."""
+        if message == REPORT:
+            self._send(Alive(usage(self._engine), report=True))
+        elif message == GIVE_BACK:
+            self._send(Returned(self._give_back()))
+        else:
+            self._waiting.extend(message)
+            self._last = len(message)
+
+    def _read(self) -> None:
+        while (message := self._receive(wait=False)) is not None:
+            self.take(message)
+
+    def _begin(self) -> tuple[int, Job]:
+        if len(self._waiting) == self._last:
+            self._send(NeedWork())
+        number, job = self._waiting.popleft()
+        self._question = question(job)
+        self._under_way += 1
+        return number, job
+
+    def _give_back(self) -> list[int]:
+        """Returns the numbers of the jobs not begun, and forgets them.
+
+        The other choices of a question that is under way stay.
+        """
+        kept: deque[tuple[int, Job]] = deque()
+        while self._waiting and self._question is not None and question(self._waiting[0][1]) == self._question:
+            kept.append(self._waiting.popleft())
+        back = [number for number, _ in self._waiting]
+        self._waiting, self._last = kept, 0
+        return back
