@@ -21,9 +21,14 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
+from itertools import pairwise
+from string import ascii_letters, digits
 from typing import Any
 
 CUT = re.compile(r"(?<=[A-Za-z0-9])(?=\n)|(?<=[.:!?])(?= )")
+BEFORE_LINE_END = frozenset(ascii_letters + digits)
+SENTENCE_END = re.compile(r"[.:!?](?= )")
+LONG = 200  # characters of a piece that is cut at the ends of sentences too
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # Of GPT-2, GPT-4, Llama 3, Qwen 2 and their likes.
 SUFFIXES = (
@@ -54,12 +59,23 @@ def can_cut(tokenizer: Mapping[str, Any]) -> bool:
 
 def pieces(text: str) -> list[str]:
     """Returns the pieces of a text, in order."""
-    found, begin = [], 0
-    for match in CUT.finditer(text):
-        found.append(text[begin : match.start()])
-        begin = match.start()
-    found.append(text[begin:])
-    return found
+    first, *lines = text.split("\n")  # ten times as fast as a regular expression
+    found, part = [], first
+    for line in lines:
+        if part[-1:] in BEFORE_LINE_END:
+            found += _sentences(part)
+            part = "\n" + line
+        else:
+            part += "\n" + line
+    return [*found, *_sentences(part)]
+
+
+def _sentences(part: str) -> list[str]:
+    """Returns a piece in pieces of its own if it is long."""
+    if len(part) < LONG:
+        return [part]
+    ends = [0, *(match.end() for match in SENTENCE_END.finditer(part)), len(part)]
+    return [part[begin:end] for begin, end in pairwise(ends)]
 
 
 def _composes_nothing(normalizer: Any) -> bool:

@@ -171,6 +171,8 @@ class EncodingMemory:
         self._batches = backend is not None
         self._cuts = backend is not None and can_cut(read_rules(backend))
         self._known: dict[str, list[int]] = {}
+        # The pieces of the last text but its last piece, as a text with one character more, and as a list.
+        self._last: tuple[str, list[str]] = ("", [])
         self._size = 0  # characters
 
     def ids(self, text: str) -> list[int]:
@@ -197,7 +199,15 @@ class EncodingMemory:
                     raise
 
     def _parts(self, text: str) -> list[str]:
-        return pieces(text) if self._cuts else [text]
+        if not self._cuts:
+            return [text]
+        # The choices of a question differ in their last piece only.
+        before, known = self._last
+        rest = text[len(before) - 1 :] if before and text.startswith(before) else text
+        parts = [*known, *pieces(rest)] if rest is not text else pieces(text)
+        if len(parts) > 1:
+            self._last = text[: len(text) - len(parts[-1]) + 1], parts[:-1]
+        return parts
 
     def _encode(self, parts: Sequence[str]) -> None:
         """Encodes the parts that are not known. All of them are known then."""
