@@ -20,13 +20,14 @@ from dlm_eval.likelihood import Estimator
 from dlm_eval.printable import counted
 from dlm_eval.rng import digest
 
+PATTERN = b"_#" + bytes(254)  # letters of given and of open positions
 log = logging.getLogger(__name__)
 
 
 def journal_key(fingerprint: str, job: Job) -> str:
     """Returns the key of an answer: sha256 of model fingerprint, settings, request and seed."""
     canvases = job.canvases if isinstance(job, QuestionJob) else (job.canvas,)
-    asked = [(canvas.tokens, "".join("_#"[is_open] for is_open in canvas.open), canvas.key) for canvas in canvases]
+    asked = [(canvas.tokens, bytes(canvas.open).translate(PATTERN).decode(), canvas.key) for canvas in canvases]
     more = (
         job.greedy if isinstance(job, ScoreJob) else None,
         job.lengths if isinstance(job, QuestionJob) else None,

@@ -6,13 +6,51 @@ Shape letters: L = positions of a canvas, n = open positions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, overload
 
 from dlm_eval.errors import UserError
 from dlm_eval.uncertainty import Error, half_width
 
+T = TypeVar("T")
 BLANK = -1  # open position without a known token: it can be filled, but not scored
+
+
+class _Packed(Generic[T]):
+    """A field that is a tuple to its readers and is kept in few bytes (a tuple has eight a value)."""
+
+    def __init__(self, pack: Callable[[Iterable[T]], Sequence[Any]], kind: Callable[[Any], T]) -> None:
+        self._pack, self._kind = pack, kind
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, canvas: None, owner: type) -> tuple[T, ...]: ...
+    @overload
+    def __get__(self, canvas: object, owner: type) -> tuple[T, ...]: ...
+    def __get__(self, canvas: object | None, owner: type) -> tuple[T, ...]:
+        if canvas is None:
+            raise AttributeError(self._name)  # the field has no default
+        packed = vars(canvas)[self._name]
+        return packed if isinstance(packed, tuple) else tuple(map(self._kind, packed))
+
+    def __set__(self, canvas: object, values: Iterable[T]) -> None:
+        values = values if isinstance(values, array) else tuple(values)
+        try:
+            vars(canvas)[self._name] = self._pack(values)
+        except (OverflowError, TypeError):  # no ids of a vocabulary, which is said when they are used
+            vars(canvas)[self._name] = values
+
+
+def _int32(values: Iterable[int]) -> Sequence[int]:
+    return array("i", values)
+
+
+def _bytes(values: Iterable[bool]) -> Sequence[int]:
+    return bytes(map(bool, values))
 
 
 @dataclass(frozen=True)
@@ -26,16 +64,24 @@ class Canvas:
             noise (the choices of a question). An empty key means the content of the canvas.
     """
 
-    tokens: tuple[int, ...]
-    open: tuple[bool, ...]
+    tokens: _Packed[int] = _Packed(_int32, int)  # four bytes a position
+    open: _Packed[bool] = _Packed(_bytes, bool)  # one
     key: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.tokens) != len(self.open):
-            raise UserError(f"canvas: {len(self.tokens)} tokens but {len(self.open)} open flags; both must be L long")
+        flags = len(vars(self)["open"])
+        if len(self) != flags:
+            raise UserError(f"canvas: {len(self)} tokens but {flags} open flags; both must be L long")
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(vars(self)["tokens"])
+
+    def __hash__(self) -> int:
+        packed = vars(self)
+        return hash((self.key, tuple(packed["open"][-8:]), tuple(packed["tokens"][-32:])))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Canvas) and vars(self) == vars(other)
 
     @property
     def open_positions(self) -> list[int]:
@@ -73,7 +119,7 @@ class Canvas:
             middle = [BLANK] * middle
         tokens = (*prefix, *middle, *suffix)
         is_open = (False,) * len(prefix) + (True,) * len(middle) + (False,) * len(suffix)
-        return cls(tuple(int(t) for t in tokens), is_open, key)
+        return cls(tokens, is_open, key)
 
 
 @dataclass(frozen=True)

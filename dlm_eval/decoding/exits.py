@@ -16,8 +16,9 @@ import numpy as np
 from dlm_eval.decoding.step import Bools, Ints
 from dlm_eval.decoding.strategy import Strategy
 from dlm_eval.errors import UserError
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.denoiser import Denoiser, token_bytes
 from dlm_eval.options import option
+from dlm_eval.printable import is_text
 
 
 class EarlyExit:
@@ -35,8 +36,8 @@ class EarlyExit:
     """
 
     def __init__(self, model: Denoiser, positions: Ints, ends_with_hole: bool, until: Sequence[str]) -> None:
-        self._model = model
-        self._until = tuple(stop for stop in until if stop)
+        self._eos = frozenset(model.eos_ids)
+        self._until = StopSearch(model, until)
         self._ends_with_hole = ends_with_hole
         self._reached = 0
         self.follow(positions)
@@ -58,13 +59,63 @@ class EarlyExit:
             return None
         self._reached = written_to
         written = tokens[self._positions[:written_to]]
-        if np.isin(written[self._last_hole :], self._model.eos_ids).any():
+        if not self._eos.isdisjoint(written[self._last_hole :].tolist()):
             return "eos"
-        if self._until and self._one_hole:
-            text = self._model.decode([int(token) for token in written])
-            if any(stop in text for stop in self._until):
-                return "stop"
+        if self._until and self._one_hole and self._until.found_in(written):
+            return "stop"
         return None
+
+
+class StopSearch:
+    """Looks for stop strings in a text that grows at its end.
+
+    If the model's text is the bytes of its tokens in a row (`TokenBytes`), each token is read once:
+    UTF-8 has no character's bytes inside those of others, so a text contains a string if and only
+    if the bytes do. Otherwise the whole text is decoded at every call.
+
+    Args:
+        model: for its texts.
+        until: stop strings.
+    """
+
+    def __init__(self, model: Denoiser, until: Sequence[str]) -> None:
+        self._model = model
+        self._stops = tuple(stop for stop in until if stop)
+        # U+FFFD is not the text of its own bytes only; half of a surrogate pair has no bytes.
+        plain = all(is_text(stop) and "\ufffd" not in stop for stop in self._stops)
+        self._as_bytes = tuple(stop.encode() for stop in self._stops) if plain else ()
+        self._overlap = max(map(len, self._as_bytes), default=1) - 1
+        self._read: Ints = np.zeros(0, dtype=np.int64)
+        self._end = b""
+
+    def __bool__(self) -> bool:
+        return bool(self._stops)
+
+    def found_in(self, tokens: Ints) -> bool:
+        """Returns whether the text of `tokens` contains a stop string.
+
+        It is made for calls with more and more tokens; other ones are only slower.
+        """
+        more = self._new_bytes(tokens) if self._as_bytes else None
+        if more is None:
+            text = self._model.decode([int(token) for token in tokens])
+            return any(stop in text for stop in self._stops)
+        text_end = self._end + more
+        found = any(stop in text_end for stop in self._as_bytes)
+        # A text with a stop string is read anew the next time.
+        self._read = self._read[:0] if found else tokens.copy()
+        self._end = text_end[max(0, len(text_end) - self._overlap) :]
+        return found
+
+    def _new_bytes(self, tokens: Ints) -> bytes | None:
+        """Returns the bytes of tokens not read yet, None if they are unknown."""
+        before = len(self._read)
+        if len(tokens) < before or not np.array_equal(tokens[:before], self._read):
+            before = 0
+        if before == 0:
+            self._end = b""
+        parts = [token_bytes(self._model, int(token)) for token in tokens[before:]]
+        return b"".join(part for part in parts if part is not None) if None not in parts else None
 
 
 # -- halting: a strategy's own criterion -----------------------------------------------------------

@@ -147,11 +147,13 @@ def pack(waiting: Iterable[Waiting], limits: Limits) -> list[list[Waiting]]:
     batches: list[list[Waiting]] = []
     load = Load()
     for one in sorted(waiting, key=lambda w: (*kind(w), -w.length, -w.past)):
-        if not batches or not _fits(batches[-1][0], load, one, limits):
-            batches.append([])
-            load = Load()
-        batches[-1].append(one)
-        load = load.plus(one)
+        after = load.plus(one)
+        if batches and _fits(batches[-1][0], load, after, one, limits):
+            batches[-1].append(one)
+            load = after
+        else:
+            batches.append([one])
+            load = Load().plus(one)
     return batches
 
 
@@ -160,13 +162,12 @@ def kind(waiting: Waiting) -> tuple[str, bool]:
     return waiting.row.head_name, waiting.row.query_span is not None
 
 
-def _fits(first: Waiting, load: Load, one: Waiting, limits: Limits) -> bool:
-    """Returns whether a row may join the batch of `first`."""
+def _fits(first: Waiting, load: Load, after: Load, one: Waiting, limits: Limits) -> bool:
+    """Returns whether a row may join the batch of `first`, which then grows from `load` to `after`."""
     if kind(one) != kind(first):
         return False
     if limits.equal_lengths and (one.length, one.past) != (first.length, first.past):
         return False
-    after = load.plus(one)
     return (
         after.weight(limits.cached_weight) <= limits.tokens
         and after.wanted <= limits.wanted

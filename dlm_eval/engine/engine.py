@@ -258,10 +258,9 @@ class Engine:
         Raises:
             RunError: the device is lost, so nothing more can run in this process.
         """
-        padded = Load.of(batch).weight(self.cached_weight)
         try:
-            if self.memory_tokens is not None and padded > self.memory_tokens:
-                raise torch.OutOfMemoryError(f"{padded} tokens, but memory_tokens is {self.memory_tokens}")
+            if self.memory_tokens is not None:
+                self._pretend_memory(batch, self.memory_tokens)
             outputs, shape = forward(self.model, [waiting.row for waiting in batch], requests)
         except DlmEvalError:
             raise
@@ -274,6 +273,11 @@ class Engine:
         if self.on_forward is not None:
             self.on_forward()
         return outputs
+
+    def _pretend_memory(self, batch: Sequence[Waiting], most: int) -> None:
+        padded = Load.of(batch).weight(self.cached_weight)
+        if padded > most:
+            raise torch.OutOfMemoryError(f"{padded} tokens, but memory_tokens is {most}")
 
     def _adapt(self, error: Exception, batch: Sequence[Waiting]) -> None:
         """Halves the budgets permanently if memory ran out."""

@@ -26,6 +26,7 @@ from dlm_eval.harness.requests import (
     choice_canvases,
     hole_canvas,
     hole_length,
+    pair_texts,
 )
 from dlm_eval.harness.results import Record, doc_key, document_number, records_of
 from dlm_eval.harness.shard import Shard
@@ -33,7 +34,7 @@ from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
 from dlm_eval.likelihood import Estimator, windows
 from dlm_eval.likelihood.target import merge
-from dlm_eval.models.denoiser import ChatTemplates, Denoiser, device_of, offers
+from dlm_eval.models.denoiser import ChatTemplates, Denoiser, device_of, offers, read_ahead
 from dlm_eval.output import one_line
 from dlm_eval.progress import Progress
 from dlm_eval.redaction import redact
@@ -41,6 +42,7 @@ from dlm_eval.rng import digest
 from dlm_eval.workers import Pool
 
 log = logging.getLogger(__name__)
+TOGETHER = 512  # requests whose texts are encoded together
 # Metrics of lm-eval's multiple choice that depend only on the best choice.
 BY_ORDER = frozenset({"acc", "acc_norm", "f1", "mcc"})
 
@@ -284,7 +286,9 @@ class DiffusionLM(TemplateLM):
         """
         records = list(records_of(requests, kind))
         batches: list[list[Job]] = []
-        for request, record in zip(requests, records, strict=True):
+        for number, (request, record) in enumerate(zip(requests, records, strict=True)):
+            if number % TOGETHER == 0:
+                read_ahead(self.model, [text for one in requests[number : number + TOGETHER] for text in texts_of(one)])
             try:
                 if isinstance(request.args[0], UnbuiltPrompt):
                     raise SampleError(request.args[0])
@@ -356,6 +360,12 @@ def by_order(task: Any) -> bool:
     metrics = {entry["metric"] for entry in config.metric_list or () if isinstance(entry["metric"], str)}
     plain = config.process_results is None and len(metrics) == len(config.metric_list or ())
     return task.OUTPUT_TYPE == "multiple_choice" and plain and metrics <= BY_ORDER
+
+
+def texts_of(request: Instance) -> list[str]:
+    """Returns the texts of a request that will be encoded."""
+    texts = [part for part in request.args if isinstance(part, str) and not isinstance(part, UnbuiltPrompt)]
+    return list(pair_texts(texts[0], texts[1])) if len(texts) == 2 else texts
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 from dlm_eval.canvas import Canvas
@@ -91,6 +92,11 @@ class UnbuiltPrompt(str):
     """
 
 
+def pair_texts(context: str, continuation: str) -> tuple[str, str]:
+    """Returns the texts that `encode_pair` encodes: context and continuation, context."""
+    return context + continuation, context.rstrip()
+
+
 def encode_pair(model: Denoiser, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """Returns the ids of context and continuation, split in the encoding of the whole text.
 
@@ -101,13 +107,11 @@ def encode_pair(model: Denoiser, context: str, continuation: str) -> tuple[list[
     Raises:
         SampleError: there is nothing to score.
     """
-    spaces = len(context) - len(context.rstrip())
-    if spaces:
-        context, continuation = context[:-spaces], context[-spaces:] + continuation
-    whole, head = model.encode(context + continuation), model.encode(context)
-    shared = 0
-    while shared < min(len(head), len(whole)) and whole[shared] == head[shared]:
-        shared += 1
+    text, context = pair_texts(context, continuation)
+    whole, head = list(model.encode(text)), list(model.encode(context))
+    shared = len(head)
+    if whole[:shared] != head:
+        shared = next(i for i, pair in enumerate(zip_longest(whole, head)) if pair[0] != pair[1])
     if shared == len(whole):
         raise SampleError("the continuation is empty: there is nothing to score")
     return whole[:shared], whole[shared:]

@@ -183,6 +183,25 @@ class TokenNames(Protocol):
         ...
 
 
+class ReadAhead(Protocol):
+    """A denoiser that encodes many texts in less time than one after the other."""
+
+    def read_ahead(self, texts: Sequence[str]) -> None:
+        """Prepares `encode` for these texts. It raises nothing: what is wrong is said by `encode`."""
+        ...
+
+
+class TokenBytes(Protocol):
+    """A denoiser whose `decode` joins the bytes of all ids and reads them as UTF-8.
+
+    Text can then be searched without decoding it again at every step.
+    """
+
+    def token_bytes(self, token: int) -> bytes | None:
+        """Returns the bytes of an id, b"" if it is not printed; None if texts are not made so."""
+        ...
+
+
 # -- optional: a KV cache --------------------------------------------------------------------------
 
 
@@ -432,6 +451,17 @@ def bos_only_if_empty(model: Denoiser) -> bool:
 def token_name(model: Denoiser, token: int) -> str | None:
     """Returns the tokenizer's name of an id, or None."""
     return cast(TokenNames, model).token_name(token) if offers(model, TokenNames) else None
+
+
+def read_ahead(model: Denoiser, texts: Sequence[str]) -> None:
+    """Prepares a model's `encode` for these texts, if it can be prepared."""
+    if offers(model, ReadAhead):
+        cast(ReadAhead, model).read_ahead(texts)
+
+
+def token_bytes(model: Denoiser, token: int) -> bytes | None:
+    """Returns the bytes that an id adds to a text, or None if that is unknown."""
+    return cast(TokenBytes, model).token_bytes(token) if offers(model, TokenBytes) else None
 
 
 def caching(model: Denoiser) -> CachingDenoiser | None:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from dlm_eval.errors import SampleError, UserError
@@ -13,10 +14,12 @@ from dlm_eval.models.chat import render_chat
 from dlm_eval.models.config_tables import check_config
 from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LARGEST_JSON, CheckpointFiles, LoadSettings, first_line, locate
+from dlm_eval.models.pieces import can_cut, pieces, read_rules
 from dlm_eval.printable import is_text
 from dlm_eval.redaction import redact_message
 
 TEXT_FILES = ["tokenizer*", "vocab*", "merges.txt", "*.model", "spiece*", "sentencepiece*"]
+MOST_KNOWN = 2**23  # characters of texts whose ids are kept
 LARGEST_TEXT = 2**28  # bytes of a tokenizer's file; real ones have up to 35 million
 
 # The letters in which byte-level tokenizers write bytes (GPT-2's).
@@ -64,7 +67,12 @@ class TokenizerInfo:
         self._known = set(tokenizer.get_vocab().values())
         special = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
         # A word that serves as the mask is still a word when it is written.
-        self._unprinted = special - ({mask_id} if self.mask_is_regular_token else set())
+        unprinted = special - ({mask_id} if self.mask_is_regular_token else set())
+        self._printed = self._known - unprinted
+        self._backend = tokenizer.backend_tokenizer if is_backend(tokenizer) else None
+        # GPT-2's decoder joins the bytes of all tokens.
+        self._memory = EncodingMemory(tokenizer, self._backend, name)
+        self._bytewise = self._backend is not None and type(self._backend.decoder).__name__ == "ByteLevel"
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`, with no special token added.
@@ -73,17 +81,38 @@ class TokenizerInfo:
             SampleError: the tokenizer gives up on the text, or it spells the mask token, which
                 would become a hole.
         """
-        ids = text_ids(self.tokenizer, text, self.name)
+        ids = self._memory.ids(text)
         if not self.mask_is_regular_token and self.mask_id in ids:
             spelled = self.tokenizer.convert_ids_to_tokens(self.mask_id)
             raise SampleError(f"the text contains the mask token '{spelled}', which would be taken for a hole")
         return ids
 
+    def read_ahead(self, texts: Sequence[str]) -> None:
+        """Encodes texts together, on several threads, so that `encode` has them ready.
+
+        What is wrong with one is raised by `encode`.
+        """
+        self._memory.learn([text for text in texts if is_text(text)])
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids` without special and unknown ones, nothing else cleaned."""
-        printed = [int(i) for i in ids if int(i) in self._known and int(i) not in self._unprinted]
-        text: str = self.tokenizer.decode(printed, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        printed = [i for i in map(int, ids) if i in self._printed]
+        text: str
+        if self._backend is not None:  # transformers' own steps around it take as long as it
+            text = self._backend.decode(printed, skip_special_tokens=False)
+        else:
+            text = self.tokenizer.decode(printed, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
+
+    def token_bytes(self, token: int) -> bytes | None:
+        """Returns the bytes that the id adds to a text; None if texts are not made of bytes in a row.
+
+        `decode` then joins the bytes of all ids and reads them as UTF-8.
+        """
+        if not self._bytewise or token not in self._printed:
+            return b"" if self._bytewise else None
+        name: str = self.tokenizer.convert_ids_to_tokens(int(token))
+        return bytes(BYTES[letter] for letter in name) if BYTES.keys() >= set(name) else name.encode()
 
     def token_name(self, token: int) -> str | None:
         """Returns the tokenizer's name of the id, None for one that it does not have."""
@@ -125,6 +154,72 @@ class TokenizerInfo:
             self.tokenizer, messages, self.name, add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt, **options,
         )  # fmt: skip
+
+
+class EncodingMemory:
+    """Ids of texts and pieces of texts that were encoded before.
+
+    Args:
+        tokenizer: encodes.
+        backend: its object of the `tokenizers` library, if it does nothing but call that. Without
+            it nothing is kept.
+        name: of the checkpoint, for messages.
+    """
+
+    def __init__(self, tokenizer: Any, backend: Any, name: str) -> None:
+        self._tokenizer, self._name = tokenizer, name
+        self._batches = backend is not None
+        self._cuts = backend is not None and can_cut(read_rules(backend))
+        self._known: dict[str, list[int]] = {}
+        # The pieces of the last text but its last piece, as a text with one character more, and as a list.
+        self._last: tuple[str, list[str]] = ("", [])
+        self._size = 0  # characters
+
+    def ids(self, text: str) -> list[int]:
+        """Returns the ids of a text (see `text_ids`)."""
+        if not self._batches or not is_text(text):
+            return text_ids(self._tokenizer, text, self._name)
+        parts = self._parts(text)
+        if any(part not in self._known for part in parts):
+            try:
+                self._encode(parts)
+            except BaseException as error:
+                if not is_panic(error):
+                    raise
+                return text_ids(self._tokenizer, text, self._name)
+        return list(chain.from_iterable(self._known[part] for part in parts))
+
+    def learn(self, texts: Sequence[str]) -> None:
+        """Encodes what is not known of the texts, or nothing if the tokenizer fails on any."""
+        if self._batches:
+            try:
+                self._encode([part for text in texts for part in self._parts(text)])
+            except BaseException as error:
+                if not isinstance(error, Exception) and not is_panic(error):
+                    raise
+
+    def _parts(self, text: str) -> list[str]:
+        if not self._cuts:
+            return [text]
+        # The choices of a question differ in their last piece only.
+        before, known = self._last
+        rest = text[len(before) - 1 :] if before and text.startswith(before) else text
+        parts = [*known, *pieces(rest)] if rest is not text else pieces(text)
+        if len(parts) > 1:
+            self._last = text[: len(text) - len(parts[-1]) + 1], parts[:-1]
+        return parts
+
+    def _encode(self, parts: Sequence[str]) -> None:
+        """Encodes the parts that are not known. All of them are known then."""
+        if self._size > MOST_KNOWN:
+            self._known, self._size = {}, 0
+        fresh = [part for part in dict.fromkeys(parts) if part not in self._known]
+        if fresh:
+            found = self._tokenizer(
+                fresh, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+            )
+            self._known.update(zip(fresh, found["input_ids"], strict=True))
+            self._size += sum(map(len, fresh))
 
 
 def read_tokenizer(
@@ -241,6 +336,18 @@ def _check_files(folder: CheckpointFiles) -> None:
     rules = folder.path / "tokenizer.json"
     if rules.is_file():
         check_growth(json.loads(rules.read_bytes()))
+
+
+def is_backend(tokenizer: Any) -> bool:
+    """Returns whether a tokenizer only hands texts and ids to the `tokenizers` library."""
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+    own = type(tokenizer)
+    return (
+        issubclass(own, PreTrainedTokenizerFast)
+        and (own._encode_plus, own._decode) == (PreTrainedTokenizerFast._encode_plus, PreTrainedTokenizerFast._decode)
+        and (own.encode, own.decode) == (PreTrainedTokenizerBase.encode, PreTrainedTokenizerBase.decode)
+    )
 
 
 def token_id(tokenizer: Any, text: str | None) -> int | None:

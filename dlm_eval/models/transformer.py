@@ -111,6 +111,9 @@ class TransformersDenoiser:
     def encode(self, text: str) -> list[int]:
         return self.tokenizer_info.encode(text)
 
+    def read_ahead(self, texts: Sequence[str]) -> None:
+        self.tokenizer_info.read_ahead(texts)
+
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer_info.decode(ids)
 
@@ -122,6 +125,9 @@ class TransformersDenoiser:
         self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
     ) -> str:
         return self.tokenizer_info.apply_chat_template(messages, add_generation_prompt, template)
+
+    def token_bytes(self, token: int) -> bytes | None:
+        return self.tokenizer_info.token_bytes(token)
 
     def token_name(self, token: int) -> str | None:
         return self.tokenizer_info.token_name(token)

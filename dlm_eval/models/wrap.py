@@ -79,6 +79,10 @@ class WrappedDenoiser:
             return self._texts.encode(text)
         return [int(i) for i in self._tokens().encode(text)]
 
+    def read_ahead(self, texts: Sequence[str]) -> None:
+        if self._texts is not None:
+            self._texts.read_ahead(texts)
+
     def decode(self, ids: Sequence[int]) -> str:
         if self._texts is not None:
             return self._texts.decode(ids)
@@ -100,6 +104,9 @@ class WrappedDenoiser:
         if self._texts is None:
             raise UserError(f"{self.name} has no chat template; run without --apply_chat_template")
         return self._texts.apply_chat_template(messages, add_generation_prompt, template)
+
+    def token_bytes(self, token: int) -> bytes | None:
+        return None if self._texts is None else self._texts.token_bytes(token)
 
     def token_name(self, token: int) -> str | None:
         return None if self._texts is None else self._texts.token_name(token)

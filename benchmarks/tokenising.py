@@ -1,0 +1,144 @@
+"""From loaded tasks to the first job of MMLU 5-shot (57 tasks), with a vocabulary of 126 000.
+
+    python benchmarks/tokenising.py --data_dir DIR --tokenizer NEW_DIR     trains the tokenizer on the data's texts (minutes, once), then measures
+    python benchmarks/tokenising.py ... --against CHECKOUT                 and another checkout, in turn
+    python benchmarks/tokenising.py ... --limit 20                         documents per task
+    python benchmarks/tokenising.py --memory                               bytes of 100 000 canvases of 1000 tokens
+
+The tokenizer is a byte-level BPE with the regular expression of GPT-2. The model answers nothing: the run ends when the first job reaches the
+pool. The clock starts when the tasks are loaded; `built` is when lm-eval has all requests (prompts as text), `first job` when the pool gets its
+jobs, tokenised, and with their journal keys. Both are wall seconds; processor seconds are those of all threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+VOCABULARY = 126_000
+
+
+def train(data: Path, folder: Path) -> None:
+    """Trains the tokenizer on the texts of all JSON lines files below `data`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<eos>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    made.train_from_iterator(_texts(data), trainer)
+    folder.mkdir(parents=True)
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>", "mask_token": "<mask>"}))
+    print(f"a tokenizer of {made.get_vocab_size()} tokens", flush=True)
+
+
+def _texts(data: Path) -> Iterator[str]:
+    for file in sorted(data.rglob("*.jsonl")):
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            for _, line in zip(range(20_000), stream, strict=False):
+                yield line
+
+
+def measure(data: Path, tokenizer: Path, limit: int | None) -> None:
+    """Runs MMLU up to the first job and prints the times."""
+    import torch
+    from lm_eval import evaluator
+    from transformers import PreTrainedTokenizerFast
+
+    from dlm_eval import evaluate
+    from dlm_eval.harness.lm import DiffusionLM
+    from dlm_eval.models.wrap import wrap
+    from dlm_eval.workers import InProcess
+
+    begin = wall = built = 0.0
+
+    def start(*args: Any, **kwargs: Any) -> Any:
+        nonlocal begin, wall
+        begin, wall = time.process_time(), time.perf_counter()
+        return plain_evaluate(*args, **kwargs)
+
+    def asked(self: Any, requests: Any) -> Any:
+        nonlocal built
+        built = time.perf_counter() - wall
+        return plain_method(self, requests)
+
+    def ran(self: Any, jobs: Any, *_: Any) -> None:
+        now = time.perf_counter() - wall
+        processor = time.process_time() - begin
+        tokens = sum(len(job.canvas) for job in jobs)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(
+            f"built {built:.1f} s, first job {now:.1f} s ({processor:.1f} s of processor); {len(jobs)} jobs of {tokens} tokens;"
+            f" peak {peak:.2f} GiB; load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
+        os._exit(0)
+
+    plain_evaluate, plain_method = evaluator.evaluate, DiffusionLM.loglikelihood
+    evaluator.evaluate = start
+    DiffusionLM.loglikelihood = asked  # type: ignore[method-assign]
+    InProcess.run = ran  # type: ignore[method-assign]
+    words = PreTrainedTokenizerFast.from_pretrained(tokenizer)
+    table = torch.randn(64, len(words))
+
+    def logits(tokens: torch.Tensor) -> torch.Tensor:
+        return table[: tokens.shape[1]] * (1 + 1e-4 * (tokens.sum(1) % 97))[:, None, None]
+
+    model = wrap(logits=logits, tokenizer=words, mask_id=words.mask_token_id, max_length=4096, fingerprint="bench")
+    evaluate(
+        model, ["mmlu"], num_fewshot=5, limit=limit, data_dir=str(data), estimator="mask_count,max_forwards=1", verbosity="ERROR"
+    )  # fmt: skip
+
+
+def memory() -> None:
+    """Prints the memory of 100 000 canvases of 1000 tokens of a vocabulary of 126 000."""
+    from dlm_eval import Canvas
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    kept = [Canvas.continuation(list(range(i, i + 990)), list(range(50_000, 50_010)), str(i)) for i in range(100_000)]
+    used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    print(f"{len(kept)} canvases: {used / 1e9:.2f} GB, {used / len(kept) / 1000:.1f} bytes a token")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path)
+    parser.add_argument("--tokenizer", type=Path, help="a folder; made if it is absent")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--against", type=Path, help="another checkout, measured in turn with this one")
+    parser.add_argument("--memory", action="store_true")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    if args.memory:
+        memory()
+        return
+    if not args.tokenizer.is_dir():
+        train(args.data_dir, args.tokenizer)
+    if args.against is None:
+        measure(args.data_dir, args.tokenizer, args.limit)
+        return
+    options = [part for part in sys.argv[1:] if part not in ("--against", str(args.against))]
+    for checkout in (args.against, Path(__file__).parent.parent):
+        print(f"{checkout.name}: ", end="", flush=True)
+        paths = {**os.environ, "PYTHONPATH": str(checkout)}
+        subprocess.run([sys.executable, __file__, *options], check=True, env=paths)
+
+
+if __name__ == "__main__":
+    main()
