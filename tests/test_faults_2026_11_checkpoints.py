@@ -74,7 +74,7 @@ from dlm_eval.models import load_model, packaged_asset
 from test_faults_2026_11_checkpoints import ANEW, UNCACHED, jobs_of
 
 model = load_model("toy")
-engine = Engine(model, batch_rows=1)
+engine = Engine(model)  # begins all canvases at once; `_next_batch` below runs row by row
 journal = Journal(Path(sys.argv[1]))
 passes = 0
 
