@@ -28,10 +28,13 @@ def journal_key(fingerprint: str, job: Job) -> str:
     """Returns the key of an answer: sha256 of model fingerprint, settings, request and seed."""
     canvases = job.canvases if isinstance(job, QuestionJob) else (job.canvas,)
     asked = [(canvas.tokens, bytes(canvas.open).translate(PATTERN).decode(), canvas.key) for canvas in canvases]
-    more = (getattr(job, "greedy", None), getattr(job, "lengths", None))
+    more = (
+        job.greedy if isinstance(job, ScoreJob) else None,
+        job.lengths if isinstance(job, QuestionJob) else None,
+    )
     return digest(
         "answer",
-        7,
+        8,
         fingerprint,
         type(job).__name__,
         asked,

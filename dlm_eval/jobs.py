@@ -170,7 +170,7 @@ def _guarded(program: Callable[[], Program[Any]]) -> Program[Any]:
         return (yield from program())
     except DlmEvalError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plug-in may call sys.exit()
         log.warning("a sample failed", exc_info=error)
         raise SampleError(f"{type(error).__name__}: {error}") from error
 

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from dlm_eval.likelihood.masks import some_hidden
 from dlm_eval.likelihood.orders import log_mean_exp, population, random_orders, upper_bound
 from dlm_eval.likelihood.patterns import subsets
 from dlm_eval.likelihood.target import merge
+from dlm_eval.models import load_model
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.reports.run_report import render
 from dlm_eval.rng import Noise, digest
@@ -241,6 +243,28 @@ def test_02_the_least_width_of_an_interval_adds_up() -> None:
     found = merge([Score(-1.0, 0.1, "score", 1, freedom=4.0, least_stderr=3.0), Score(-2.0, 4.0, "score", 1)])
     assert found.stderr == pytest.approx(math.hypot(0.1, 4.0)) and found.least_stderr == pytest.approx(5.0)
     assert found.interval == pytest.approx((-3 - 5 * 1.95996, -3 + 5 * 1.95996), rel=1e-4)
+
+
+def test_02_intervals_of_a_trained_model_are_no_nonsense() -> None:
+    """Tokens that are almost certain vary a lot compared with their level, which says little of the others.
+
+    The widest of these intervals was once 5.4 times 1.96 standard errors, of 20 held-out texts 99 times.
+    """
+    tiny = load_model("tiny")
+    ids = tiny.encode("Anna had a red hat. Anna lost the hat at the park. Ben found it. Ben gave the hat to Anna. " * 2)
+    canvases = [Canvas.continuation(ids[: 6 + 3 * i], ids[6 + 3 * i : 22 + 3 * i]) for i in range(5)]
+    found = score(tiny, canvases, "cubature", max_forwards=8)
+    wide = [(half_width(one.error) or math.nan) / (1.96 * (one.stderr or math.nan)) for one in found]
+    assert np.median(wide) < 3 and max(wide) < 4.3, wide
+
+
+def test_02_journals_keep_the_least_width(toy: Toy) -> None:
+    (found,) = score(toy, [Canvas.continuation([0, 1], [4, 2, 0, 3])], "mask_count", max_forwards=8)
+    assert found.least_stderr > 0
+    row = json.loads(json.dumps(encode_answer(Answer(found, None, found.rows, 0.1))))
+    assert decode_answer(row).value == found
+    del row["value"]["least_stderr"]  # an answer from before there was one
+    assert decode_answer(row).value == replace(found, least_stderr=0.0)
 
 
 # -- 3: bounds --------------------------------------------------------------------------------------------------------

@@ -175,8 +175,10 @@ class Wino(Unmasking, name="wino"):
         (token, logprob, score), *verified = yield from state.run(rows)
         sure = np.exp(score) >= self.draft
         sure[score.argmax()] = True
-        doubted = drafts[np.exp(verified[0][0]) < self.verify][: max(0, int(sure.sum()) - 1)] if verified else drafts
-        return Edit(fresh[sure], token[sure], logprob[sure], doubted)
+        zero_confidence_ids = (
+            drafts[np.exp(verified[0][0]) < self.verify][: max(0, int(sure.sum()) - 1)] if verified else drafts
+        )
+        return Edit(fresh[sure], token[sure], logprob[sure], zero_confidence_ids)
 
 
 def test_drafts_are_verified_in_the_same_step(tiny: Any) -> None:

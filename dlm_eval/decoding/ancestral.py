@@ -153,7 +153,7 @@ class Euler(ReverseTransition, Halting, name="euler"):
     processes: ClassVar[tuple[Process, ...]] = ("absorbing", "gaussian")
 
     @classmethod
-    def unread(cls, process: str) -> tuple[str, ...]:
+    def unused_settings(cls, process: str) -> tuple[str, ...]:
         if process == "gaussian":
             return (*OF_MASKS, *OF_DRAWS)
         return ("noise_scale", "score_temperature", *option_names(Halting))

@@ -69,7 +69,7 @@ class State:
             raise ValueError("no state of a canvas")
         return state
 
-    def can_be_of(self, given: Set[int], length: int, blocks: int, max_length: int, ids: Container[int]) -> bool:
+    def fits_canvas(self, given: Set[int], length: int, blocks: int, max_length: int, ids: Container[int]) -> bool:
         """Returns whether this can be the state of a canvas; the file may come from another
         program.
 

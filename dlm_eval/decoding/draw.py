@@ -35,7 +35,7 @@ class Draw:
         of_drawn: whether probability and score are of the distribution drawn from (tempered and
             restricted) or of the model's own.
         banned: ids that cannot be written.
-        doubted: ids whose probability counts as 0 after the token is drawn.
+        zero_confidence_ids: ids whose probability counts as 0 after the token is drawn.
     """
 
     measure: Measure = "probability"
@@ -46,7 +46,7 @@ class Draw:
     logits_temp: float = 1.0
     of_drawn: bool = False
     banned: tuple[int, ...] = ()
-    doubted: tuple[int, ...] = ()
+    zero_confidence_ids: tuple[int, ...] = ()
 
     def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
         logits = logits / self.logits_temp if self.logits_temp != 1 else logits
@@ -55,7 +55,7 @@ class Draw:
         if self.temperature > 0 or self.of_drawn:
             drawn = restrict(logits / (self.temperature or 1.0), self.top_p, self.top_k, self.top_p_rule)
         token = inverse_cdf(drawn, payload) if self.temperature > 0 else logits.argmax(-1)
-        judged = without(drawn if self.of_drawn else logits, self.doubted)
+        judged = without(drawn if self.of_drawn else logits, self.zero_confidence_ids)
         logprob, score = judge(judged, token, self.measure)
         return token, logprob, score
 

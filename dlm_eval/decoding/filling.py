@@ -127,7 +127,7 @@ def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State
     blocks = sum(1 for _ in split_blocks(np.array(whole.open_positions), settings, model.block_length))
     given = {place for place, is_open in enumerate(whole.open) if not is_open}
     ids = {model.mask_id, *range(max(embedding_rows(model), model.vocab_size))}
-    return state.can_be_of(given, len(whole), blocks, model.max_length, ids)
+    return state.fits_canvas(given, len(whole), blocks, model.max_length, ids)
 
 
 def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:

@@ -185,7 +185,7 @@ class EditTokens(Unmasking, name="edit"):
         sure: Bools = view.open & (probability > self.threshold)
         if view.open.any() and sure.sum() < self.num_to_transfer:
             # An open position ranks above any written one, even if its candidate has probability 0
-            # (doubted end tokens).
+            # (an end token with confidence 0).
             rank = np.where(view.open, np.maximum(view.score, LOWEST), -np.inf)
             sure = view.open & highest(rank, self.num_to_transfer)
         better: Bools = (probability > self.editing_threshold) & (view.token != view.current)

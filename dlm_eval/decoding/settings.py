@@ -172,7 +172,7 @@ class DecodeSettings:
             raise not_for(self.strategy, process)
         defaults = {own.name: default_of(own) for part in (self, self.strategy) for own in fields(part)}
         values = self.identity()
-        for name in self.strategy.unread(process):
+        for name in self.strategy.unused_settings(process):
             if values[name] != defaults[name]:
                 raise UserError(
                     f"decode {name} '{values[name]}' means nothing to a model of process '{process}'; leave it out"
@@ -305,7 +305,10 @@ def supports(process: str, name: str, value: Any) -> bool:
         return any(cls.takes_schedule for cls in strategies)
     if name not in GENERAL and not users_of(name):
         return True  # unknown: a later error names it
-    return any((name in GENERAL or name in option_names(cls)) and name not in cls.unread(process) for cls in strategies)
+    return any(
+        (name in GENERAL or name in option_names(cls)) and name not in cls.unused_settings(process)
+        for cls in strategies
+    )
 
 
 def fit_task(settings: Mapping[str, Any], process: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -43,7 +43,9 @@ def gumbel(uniform: Floats) -> Floats:
 class Confidence(Unmasking, name="confidence"):
     """the most probable candidates first (LLaDA low_confidence, Dream maskgit_plus, DiffuLLaMA)"""
 
-    alg_temp: float = option(0.0, least=0, help="temperature of the choice of positions (Dream); 0 takes the best")
+    alg_temp: float = option(
+        0.0, least=0, help="temperature of the choice of positions (Dream); 0 takes the most confident"
+    )
     rescore: bool = option(
         False, help="written tokens compete for the quota with their new scores (DiffuLLaMA); they are not rewritten"
     )
@@ -190,7 +192,7 @@ class EntropyBound(Unmasking, name="entropy_bound"):
 
 @dataclass(frozen=True, kw_only=True)
 class Window(Unmasking, name="window"):
-    """all of low entropy in a window after the first open position, nearer ones first (WeDLM)"""
+    """all of low entropy in a window after the first open position; distance counts as entropy (WeDLM)"""
 
     window: int = option(16, least=1, help="length of the window, from the first open position on")
     entropy_threshold: float = option(

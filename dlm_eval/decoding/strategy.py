@@ -140,7 +140,7 @@ class Strategy:
         return False
 
     @classmethod
-    def unread(cls, process: str) -> tuple[str, ...]:
+    def unused_settings(cls, process: str) -> tuple[str, ...]:
         """Returns the settings, general and own, that have no effect for models of `process`."""
         return ()
 

@@ -69,7 +69,7 @@ class Rewrite(Strategy, name="rewrite"):
         return True
 
     @classmethod
-    def unread(cls, process: str) -> tuple[str, ...]:
+    def unused_settings(cls, process: str) -> tuple[str, ...]:
         return OF_MASKS
 
     @classmethod
@@ -170,7 +170,7 @@ class Renoise(Halting, name="renoise"):
         return True
 
     @classmethod
-    def unread(cls, process: str) -> tuple[str, ...]:
+    def unused_settings(cls, process: str) -> tuple[str, ...]:
         return (*OF_MASKS, *OF_DRAWS)
 
     @classmethod

@@ -251,5 +251,5 @@ def candidate_op(model: Denoiser, settings: DecodeSettings, measure: Measure | N
         logits_temp=settings.logits_temp,
         of_drawn=settings.confidence_from == "sampling",
         banned=banned,
-        doubted=model.eos_ids if settings.confidence_eos_eot_inf else (),
+        zero_confidence_ids=model.eos_ids if settings.confidence_eos_eot_inf else (),
     )

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from dlm_eval.budget import parse_batch_size
 from dlm_eval.decoding import resolve
@@ -20,7 +20,7 @@ from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.saving import check_tracker
 from dlm_eval.harness.tasks import check_fewshot
 from dlm_eval.models import find_checkpoint, known_families, load_without_weights, process_of
-from dlm_eval.models.denoiser import ChatTemplates, Denoiser
+from dlm_eval.models.denoiser import ChatTemplates, Denoiser, offers
 
 log = logging.getLogger(__name__)
 Ask = Callable[[list[str]], bool]
@@ -70,8 +70,8 @@ def _render(model: Denoiser, messages: list[dict[str, str]], template: str | Non
     try:
         if template is None:
             model.apply_chat_template(messages)
-        elif isinstance(model, ChatTemplates):
-            model.apply_chat_template(messages, True, template)
+        elif offers(model, ChatTemplates):
+            cast(ChatTemplates, model).apply_chat_template(messages, True, template)
     except SampleError as error:
         raise UserError(f"{setting}: {error}") from None
 

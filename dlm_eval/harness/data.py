@@ -236,7 +236,7 @@ def seeded_configuration(begin: Callable[[Any], None], seeds: Seeds) -> Callable
                 own = once_per_split(config.fewshot_config["process_docs"])
                 config.fewshot_config = {**config.fewshot_config, "process_docs": own}
         begin(config)
-        _rewind(functions)
+        _restore_generators(functions)
         seed_generators(seeds)
 
     return seeded
@@ -275,7 +275,7 @@ def _fixed(documents: Any) -> Any:
     return documents
 
 
-def _rewind(functions: Sequence[Callable[..., Any]]) -> None:
+def _restore_generators(functions: Sequence[Callable[..., Any]]) -> None:
     """Resets generators in the functions' modules to their states before their first use."""
     for function in functions:
         for value in list(getattr(function, "__globals__", {}).values()):

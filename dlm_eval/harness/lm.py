@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -33,7 +33,7 @@ from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
 from dlm_eval.likelihood import Estimator, windows
 from dlm_eval.likelihood.target import merge
-from dlm_eval.models.denoiser import ChatTemplates, Denoiser, device_of, read_ahead
+from dlm_eval.models.denoiser import ChatTemplates, Denoiser, device_of, offers, read_ahead
 from dlm_eval.output import one_line
 from dlm_eval.progress import Progress
 from dlm_eval.redaction import redact
@@ -111,9 +111,10 @@ class DiffusionLM(TemplateLM):
         return self.model.encode(string)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        if self.options.template is not None and isinstance(self.model, ChatTemplates):
-            return self.model.apply_chat_template(chat_history, add_generation_prompt, self.options.template)
-        return self.model.apply_chat_template(chat_history, add_generation_prompt)
+        if self.options.template is None:
+            return self.model.apply_chat_template(chat_history, add_generation_prompt)
+        model = cast(ChatTemplates, self.model)  # checked with the options
+        return model.apply_chat_template(chat_history, add_generation_prompt, self.options.template)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         return template_text(self.model, chat_template)
@@ -293,7 +294,7 @@ def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
     Raises:
         UserError: the checkpoint has no template of that name, or several and no default.
     """
-    names = list(model.chat_templates) if isinstance(model, ChatTemplates) else []
+    names = list(cast(ChatTemplates, model).chat_templates) if offers(model, ChatTemplates) else []
     if isinstance(asked, str):
         if not names:
             raise UserError(
@@ -309,9 +310,9 @@ def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
 
 def template_text(model: Denoiser, asked: bool | str) -> str:
     """Returns the text of that template; "" if the model has none."""
-    if not asked or not isinstance(model, ChatTemplates):
+    if not asked or not offers(model, ChatTemplates):
         return ""
-    found = model.chat_templates
+    found = cast(ChatTemplates, model).chat_templates
     return found.get(chosen_template(model, asked) or "default") or next(iter(found.values()), "")
 
 

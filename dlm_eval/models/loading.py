@@ -22,7 +22,7 @@ from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.hub import hub_reachable
 from dlm_eval.models import Checkpoint, checkpoints, known_families, packaged_asset
 from dlm_eval.models.config_tables import check_config
-from dlm_eval.models.weight_files import Stored, choose, entries, entries_of, refuse_twice, stored
+from dlm_eval.models.weight_files import Stored, choose, entries, entries_of, refuse_duplicate, stored
 from dlm_eval.redaction import redact_message
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -149,7 +149,7 @@ class CheckpointFiles:
         place: dict[str, Path] = {}
         for file in self.weights:
             for key, shape in self._shapes(file).items():
-                refuse_twice(key, file, place, self.name)
+                refuse_duplicate(key, file, place, self.name)
                 found[key] = shape
         return found
 

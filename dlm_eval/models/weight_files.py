@@ -36,10 +36,9 @@ class WeightFiles:
 
 def choose(folder: Path, name: str) -> WeightFiles:
     """Returns the weight files of a folder: those of the index, else model.safetensors, else the
-    single *.safetensors; else PyTorch's alike.
+    single *.safetensors; else the PyTorch files by the same rule.
 
-    Files that merely lie beside them (weights of another average, of another format) are never
-    merged in.
+    Other files in the folder (weights of another average, of another format) are never merged in.
 
     Args:
         folder: of the checkpoint.
@@ -73,7 +72,7 @@ def choose(folder: Path, name: str) -> WeightFiles:
     return WeightFiles([], None)
 
 
-def refuse_twice(key: str, file: Path, place: dict[str, Path], name: str) -> None:
+def refuse_duplicate(key: str, file: Path, place: dict[str, Path], name: str) -> None:
     """Notes that `file` holds tensor `key`; raises UserError if another file does too."""
     if key in place:
         raise UserError(f"pretrained '{name}': tensor '{key[:80]}' is in two files, {place[key].name} and {file.name}")
@@ -178,7 +177,7 @@ def stored(files: list[Path], name: str) -> Stored:
             elements += file.stat().st_size
             continue
         for key, entry in entries_of(file, name).items():
-            refuse_twice(key, file, homes, name)
+            refuse_duplicate(key, file, homes, name)
             elements += prod(entry["shape"])
     return Stored(tensors + len(homes), elements, size)
 

@@ -29,7 +29,7 @@ from dlm_eval.models.loading import (
 from dlm_eval.models.lora import Adapter, read_adapter
 from dlm_eval.models.naming import Naming
 from dlm_eval.models.quantization import quantization_config
-from dlm_eval.models.weight_files import Stored, choose, refuse_twice
+from dlm_eval.models.weight_files import Stored, choose, refuse_duplicate
 
 PLAIN = Naming()
 # Room for what a network has beyond its files: tied heads, fused weights that were stored apart,
@@ -196,7 +196,7 @@ def read_state(folder: CheckpointFiles, files: list[Path], device: torch.device)
         except Exception as error:  # safetensors and torch raise kinds of their own for a broken file
             raise UserError(f"pretrained '{folder.name}': {file.name} cannot be read: {first_line(error)}") from None
         for key in part:
-            refuse_twice(key, file, place, folder.name)
+            refuse_duplicate(key, file, place, folder.name)
         state |= part
     return state
 

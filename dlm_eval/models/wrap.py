@@ -221,7 +221,7 @@ def wrap(
         attention=attention,
         block_length=block_length,
         process=process,
-        device=torch.device(device),
+        device=_device(device),
     )
     try:
         if vocab_size is None:
@@ -238,6 +238,15 @@ def wrap(
     except Exception as error:  # the user's function may raise anything
         raise UserError(f"wrap: logits() failed: {reason(error)}") from error
     return model
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise UserError(
+            f"wrap(device='{device}') is not allowed; it must be a device of PyTorch (cpu, cuda:0)"
+        ) from None
 
 
 def _of_transformers(tokenizer: Any) -> bool:

@@ -201,7 +201,7 @@ def _column_name(record: dict[str, Any], several_filters: bool) -> str:
 
 def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
     """Returns what distinguishes each score of a column from the model's others there."""
-    parts = [_always_said(record) for record in records]
+    parts = [_permanent_notes(record) for record in records]
     names = [tuple(_text(record[who]) for who in WHO) for record in records]
     for field in DISTINGUISHING:
         groups: dict[tuple[Any, ...], list[int]] = {}
@@ -215,7 +215,7 @@ def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
     return [" ".join(part) for part in parts]
 
 
-def _always_said(record: dict[str, Any]) -> list[str]:
+def _permanent_notes(record: dict[str, Any]) -> list[str]:
     """Returns the notes shown with every score: part of a task, code outside the sandbox."""
     n, of = _text(record["n"]), _text(record["n_total"])
     part = [f"n={n}"] if n and of and n != of else []

@@ -41,7 +41,7 @@ IMPORTS = re.compile(r"^(?:import|from)[ \t].*", re.M)
 
 
 class Untold(BaseException):
-    """What these tests say cannot be told without the program beside them."""
+    """These tests can only run in the program's process."""
 
 
 class Asked:
@@ -89,7 +89,9 @@ class Asked:
         return namespace | {name: _module(module) for name, module in modules.items() if name in wanted}
 
     def ask(self, act: str, /, *arguments: Any, **named: Any) -> Any:
-        """Returns or raises what ``act`` does there; arguments that it changed change here too."""
+        """Returns or raises the result of ``act`` in the program's process; arguments that it changed
+        change here too.
+        """
         changes = [value for value in (*arguments, *named.values()) if type(value) in CHANGING or is_array(value)]
         try:
             question = self._values.dump((act, arguments, named, changes))
@@ -182,8 +184,8 @@ def _error(kind: Any, arguments: Any, attributes: Any, text: Any) -> BaseExcepti
 
 
 def _update(old: Any, new: Any, done: set[int]) -> Any:
-    """Makes ``old`` what its copy ``new`` became, in place as far as both are of one kind; returns
-    it, or else ``new``.
+    """Copies the changes of ``new`` into ``old``, in place as far as both have one type; returns
+    ``old``, or ``new`` if they differ.
 
     Args:
         done: By their ids, the values that are or are being made so: a list may hold itself.
@@ -215,7 +217,7 @@ def _update(old: Any, new: Any, done: set[int]) -> Any:
 
 
 def serve(questions: int, answers: int, namespace: dict[str, Any]) -> NoReturn:
-    """Answers what is asked until nobody asks any more, which it raises as `NoValue`."""
+    """Answers requests until the pipe closes; then raises `NoValue`."""
     kept = Kept()
     acts: dict[str, Callable[..., Any]] = {**OPERATORS, "call": _call, "define": partial(_define, namespace)}
     values.send(answers, READY)

@@ -236,7 +236,7 @@ def order(tests: str, check: bool) -> bytes:
 
 
 def _lock_in(limits: Limits, around: Surroundings, parent: int, last: int = ORDERS, seen: bool = True) -> None:
-    """Locks this process in for good.
+    """Applies all restrictions to this process; they cannot be undone.
 
     Args:
         limits: What it may use.
@@ -265,7 +265,7 @@ def _lock_in(limits: Limits, around: Surroundings, parent: int, last: int = ORDE
 
 
 def forget() -> None:
-    """Hides environment, arguments, modules, signal handlers. Nothing is imported after."""
+    """Removes our environment, arguments, modules and signal handlers. Nothing is imported after."""
     os.environ.clear()
     os.environ.update(LANG="C.UTF-8", OMP_NUM_THREADS="1")
     sys.argv[:] = [""]

@@ -48,6 +48,9 @@ DOUBT = 1.4
 # may be read in one kind of context only: its log-probability then seems certain. Up to 5 tokens
 # there are 120 estimates at most, one for each order of the tokens.
 SMALL, TINIEST = 8, 5
+# What tokens do relative to their level tells little of others if they are almost certain: levels
+# count as this many nats more, and an interval is widened by this factor at most.
+ALMOST_CERTAIN, WIDEST = 0.1, 3.0
 TINY = 1e-9  # nats: smaller errors are rounding
 
 
@@ -235,7 +238,8 @@ class Spread:
         """Returns [D] how many standard errors an interval assumes at least, from [D, R, n].
 
         Few tokens, or patterns, miss what a token does in other contexts. So the less probable
-        tokens are taken to vary as much, compared with their level, as all do on average.
+        tokens are taken to vary as much, compared with their level, as all do on average, within
+        `WIDEST`.
         """
         count, n = self.lines.hidden.shape
         if n > SMALL and count > n:
@@ -243,11 +247,11 @@ class Spread:
         times = self.lines.hidden.sum(0)
         squares = (self.lines.residuals(logs) ** 2).sum(1)
         left = np.maximum(0.5, times - (self.lines.constant**2).sum(0) - (self.lines.slope**2).sum(0))
-        levels = np.abs(np.where(self.lines.hidden, logs, 0.0).sum(1)) / np.maximum(1, times) + TINY
+        levels = ALMOST_CERTAIN + np.abs(np.where(self.lines.hidden, logs, 0.0).sum(1)) / np.maximum(1, times)
         share = (squares / levels).sum(1) / (left * levels).sum(1)  # of squared levels
         expected, found = share * (levels**2).mean(1), (squares / left).mean(1)
         least = 2 * DOUBT if n <= TINIEST else DOUBT
-        return np.asarray(least * np.sqrt(np.maximum(1.0, expected / np.maximum(found, TINY**2))))
+        return np.asarray(least * np.sqrt(np.clip(expected / np.maximum(found, TINY**2), 1.0, WIDEST**2)))
 
 
 def _processes(gain: Gain, squares: Floats, products: Floats) -> Floats:
