@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from plugin_files import left_as_it_was
 
 from dlm_eval import Canvas, evaluate, fill, load_model, score, wrap
+from dlm_eval.answers import journal_key
 from dlm_eval.cli import main
 from dlm_eval.decoding import STRATEGIES, Edit, Query, Strategy, Unmasking, highest, resolve
 from dlm_eval.engine import Engine
@@ -393,6 +394,12 @@ def test_21_ids_outside_the_vocabulary_are_refused(tmp_path: Path, given: dict[s
     (option_name,) = given
     with pytest.raises(UserError, match=option_name if "eos_id" in given else "bos_id"):
         load_model("generic", pretrained=str(tmp_path), **given)
+
+
+def test_22_an_answer_without_the_greedy_flag_is_not_one_with_it() -> None:
+    job = ScoreJob(Canvas.completion([1, 2], 4), ESTIMATORS.find("mask_count", "estimator")(), 0)
+    keys = {journal_key("fingerprint", replace(job, greedy=greedy)) for greedy in (False, True)}
+    assert len(keys) == 2
 
 
 def masked_network(folder: Path) -> None:
