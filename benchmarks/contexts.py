@@ -36,26 +36,39 @@ class Contexts:
     def draw(cls, kind: str, n: int, seed: int = 0) -> Contexts:
         """Returns the model of `kind` for n tokens with this seed."""
         rng = np.random.default_rng([KINDS.index(kind), n, seed])
-        drawn: dict[str, Any] = {"level": -np.exp(rng.normal(0.7, 0.8, n)), "slope": rng.uniform(0.2, 0.8, n)}
+        drawn: dict[str, Any] = {
+            "level": -np.exp(rng.normal(0.7, 0.8, n)),
+            "slope": rng.uniform(0.2, 0.8, n),
+        }
         if kind == "smooth":
             drawn["single"] = rng.normal(0, 1 / math.sqrt(n), (n, n))
             drawn["pairs"] = rng.normal(0, 1 / math.sqrt(n), (3, n, n))
         if kind == "peaked":
             others = [[j for j in range(n) if j != i] for i in range(n)]
-            drawn["keys"] = [rng.choice(own, min(n - 1, int(rng.integers(1, 4))), replace=False) for own in others]
+            drawn["keys"] = [
+                rng.choice(own, min(n - 1, int(rng.integers(1, 4))), replace=False)
+                for own in others
+            ]
         if kind == "gated":
             drawn["gate"], drawn["open"] = int(rng.integers(n)), rng.uniform(0.05, 0.4, n)
         if kind == "dense":
             drawn["sets"] = np.stack([rng.random(n) < rng.random() for _ in range(4 * n)])
             drawn["amplitude"] = rng.normal(0, 0.3 / math.sqrt(4 * n), (4 * n, n))
         if kind == "rough":
-            drawn["tokens"], drawn["salt"] = _mixed(rng.integers(0, 2**62, n)), _mixed(rng.integers(0, 2**62, n + 1))
+            drawn["tokens"], drawn["salt"] = (
+                _mixed(rng.integers(0, 2**62, n)),
+                _mixed(rng.integers(0, 2**62, n + 1)),
+            )
         model = cls(kind, n, drawn)
         return model if n > TABULATED else cls(kind, n, drawn, model._values(subsets(n)))
 
     def logs(self, hidden: Bools) -> Floats:
         """Returns log p of each token [..., n] (nats) given what `hidden` [..., n] shows of the others; of shown tokens nothing that means anything."""
-        return self._values(hidden) if self.table is None else np.asarray(self.table[hidden @ (1 << np.arange(self.n))])
+        return (
+            self._values(hidden)
+            if self.table is None
+            else np.asarray(self.table[hidden @ (1 << np.arange(self.n))])
+        )
 
     def _values(self, hidden: Bools) -> Floats:
         shown, drawn = ~hidden, self.drawn
@@ -77,7 +90,10 @@ class Contexts:
             found = base + np.abs(level) * (parity @ drawn["amplitude"])
         else:
             name = np.bitwise_xor.reduce(np.where(shown, drawn["tokens"], np.uint64(0)), axis=-1)
-            own, common = _normal(name[..., None] ^ drawn["salt"][: self.n]), _normal(name ^ drawn["salt"][self.n])
+            own, common = (
+                _normal(name[..., None] ^ drawn["salt"][: self.n]),
+                _normal(name ^ drawn["salt"][self.n]),
+            )
             found = base + 0.5 * (own + common[..., None]) / math.sqrt(2)
         return np.asarray(np.minimum(found, -1e-3))
 
@@ -92,5 +108,8 @@ def _mixed(numbers: Any) -> Any:
 
 def _normal(numbers: Any) -> Floats:
     """Returns a standard normal number for each (Box and Muller)."""
-    first, second = ((_mixed(numbers + np.uint64(step)) >> np.uint64(11)).astype(np.float64) / 2**53 for step in (0, 1))
+    first, second = (
+        (_mixed(numbers + np.uint64(step)) >> np.uint64(11)).astype(np.float64) / 2**53
+        for step in (0, 1)
+    )
     return np.asarray(np.sqrt(-2 * np.log(first + 1e-300)) * np.cos(2 * math.pi * second))

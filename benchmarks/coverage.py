@@ -31,8 +31,23 @@ from dlm_eval.likelihood.cubature.spread import freedom
 from dlm_eval.likelihood.exact import sampler_log_likelihood
 from dlm_eval.likelihood.masks import plan_error, some_hidden
 from dlm_eval.likelihood.mc_error import neighbours
-from dlm_eval.likelihood.orders import bracket, chain_patterns, log_mean_exp, population, random_orders, steps_deviation
-from dlm_eval.likelihood.patterns import Bools, Floats, Plan, enumerable, grid_sizes, smallest, subsets
+from dlm_eval.likelihood.orders import (
+    bracket,
+    chain_patterns,
+    log_mean_exp,
+    population,
+    random_orders,
+    steps_deviation,
+)
+from dlm_eval.likelihood.patterns import (
+    Bools,
+    Floats,
+    Plan,
+    enumerable,
+    grid_sizes,
+    smallest,
+    subsets,
+)
 from dlm_eval.rng import Noise, digest
 from dlm_eval.uncertainty import Error, half_width, student
 
@@ -66,13 +81,19 @@ class Draws:
 def elbo(model: Contexts) -> float:
     """Returns the true ELBO, or the mean of 10^6 patterns of unbiased rules."""
     if model.n > ENUMERATED:
-        return float(np.concatenate([run[0] for run in cubature_runs(model, 128, RUNS, 10**6, False)]).mean())
+        return float(
+            np.concatenate([run[0] for run in cubature_runs(model, 128, RUNS, 10**6, False)]).mean()
+        )
     total = 0.0
     hidden = subsets(model.n)[1:]
-    weight = np.array([1 / (k * math.comb(model.n, k)) for k in range(1, model.n + 1)])[hidden.sum(1) - 1]
+    weight = np.array([1 / (k * math.comb(model.n, k)) for k in range(1, model.n + 1)])[
+        hidden.sum(1) - 1
+    ]
     for begin in range(0, len(hidden), 8192):
         part = slice(begin, begin + 8192)
-        total += float((weight[part, None] * np.where(hidden[part], model.logs(hidden[part]), 0.0)).sum())
+        total += float(
+            (weight[part, None] * np.where(hidden[part], model.logs(hidden[part]), 0.0)).sum()
+        )
     return total
 
 
@@ -95,7 +116,9 @@ def cubature_runs(
             yield values, stderr, stderr * own.spread.doubt(logs) if errors else values
 
 
-def cubature(models: list[Contexts], samples: int, draws: int, seed: int, truths: list[float]) -> list[Draws]:
+def cubature(
+    models: list[Contexts], samples: int, draws: int, seed: int, truths: list[float]
+) -> list[Draws]:
     found = []
     for model, truth in zip(models, truths, strict=True):
         runs = list(cubature_runs(model, samples, draws, seed))
@@ -131,17 +154,25 @@ def by_plans(
         for model, truth, own in zip(models, truths, rows, strict=True):
             for one, weights, logs in zip(hidden, weight, model.logs(hidden), strict=True):
                 plan = Plan(one, one * weights[:, None], np.arange(samples), stratum)
-                own.append(_row(float(plan.replicates(logs).mean()) - truth, plan_error(plan, logs)))
+                own.append(
+                    _row(float(plan.replicates(logs).mean()) - truth, plan_error(plan, logs))
+                )
     return [Draws(*np.array(own).T) for own in rows]
 
 
 def _row(off: float, error: Error) -> tuple[float, float, float]:
     """Returns how far an estimate is off, its standard error and half its interval; nan where they are not known."""
     half = half_width(error)
-    return (off, math.nan, math.nan) if half is None or error.stderr is None else (off, error.stderr, half)
+    return (
+        (off, math.nan, math.nan)
+        if half is None or error.stderr is None
+        else (off, error.stderr, half)
+    )
 
 
-def chains(models: list[Contexts], samples: int, draws: int, seed: int) -> Iterator[tuple[int, Floats, float]]:
+def chains(
+    models: list[Contexts], samples: int, draws: int, seed: int
+) -> Iterator[tuple[int, Floats, float]]:
     """Yields (model number, [P] log-likelihoods of the orders, their least deviation) of each draw."""
     n = models[0].n
     count = Chain(max_forwards=samples).order_count(n)
@@ -153,7 +184,9 @@ def chains(models: list[Contexts], samples: int, draws: int, seed: int) -> Itera
             yield number, steps.sum(1), steps_deviation(steps, orders)
 
 
-def chain(models: list[Contexts], samples: int, draws: int, seed: int, truths: list[float]) -> list[Draws]:
+def chain(
+    models: list[Contexts], samples: int, draws: int, seed: int, truths: list[float]
+) -> list[Draws]:
     rows: list[list[tuple[float, ...]]] = [[] for _ in models]
     for number, own, least in chains(models, samples, draws, seed):
         score = Chain(max_forwards=samples).from_chains(own, 0.0, models[0].n, least)
@@ -161,16 +194,23 @@ def chain(models: list[Contexts], samples: int, draws: int, seed: int, truths: l
     return [Draws(*np.array(own).T) for own in rows]
 
 
-def brackets(models: list[Contexts], samples: int, draws: int, seed: int) -> list[tuple[float, float, float]]:
+def brackets(
+    models: list[Contexts], samples: int, draws: int, seed: int
+) -> list[tuple[float, float, float]]:
     """Returns for each model how often the bracket of the chains holds log p, the median width, and how often its high end is from the draws."""
     everything = subsets(models[0].n)[1:]
-    truths = [sampler_log_likelihood(np.where(everything, model.logs(everything), np.nan)) for model in models]
+    truths = [
+        sampler_log_likelihood(np.where(everything, model.logs(everything), np.nan))
+        for model in models
+    ]
     certain = [log_mean_exp(model.logs(everything[-1])) for model in models]
     found: list[list[tuple[bool, float, bool]]] = [[] for _ in models]
     for number, own, _ in chains(models, samples, draws, seed):
         group = np.arange(len(own)) // 2
         low, high = bracket(own, group, population(models[0].n), certain[number])
-        found[number].append((low - 1e-9 <= truths[number] <= high + 1e-9, high - low, high < certain[number]))
+        found[number].append(
+            (low - 1e-9 <= truths[number] <= high + 1e-9, high - low, high < certain[number])
+        )
     return [
         (
             float(np.mean([r[0] for r in own])),
@@ -198,16 +238,25 @@ def shown(figures: tuple[float, float, float] | None) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--estimators", default="cubature,mask_count,mask_rate,chain,bracket")
     parser.add_argument("--n", default="3,4,5,6,7,8,9,10,11,12,16,32,64")
     parser.add_argument("--budgets", default="8,16,32,128")
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument(
-        "--seed", type=int, default=3, help="of models and draws (0 to 2 were used while the method was chosen)"
+        "--seed",
+        type=int,
+        default=3,
+        help="of models and draws (0 to 2 were used while the method was chosen)",
     )
     args = parser.parse_args()
-    names, budgets, start = args.estimators.split(","), [int(k) for k in args.budgets.split(",")], time.perf_counter()
+    names, budgets, start = (
+        args.estimators.split(","),
+        [int(k) for k in args.budgets.split(",")],
+        time.perf_counter(),
+    )
     wrong = 0
     print(f"| estimator | n | forwards | {' | '.join(KINDS)} |\n|{'---|' * (3 + len(KINDS))}")
     for n in map(int, args.n.split(",")):

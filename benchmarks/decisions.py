@@ -39,7 +39,8 @@ from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.rng import Noise
 
 Bools, Floats = NDArray[np.bool_], NDArray[np.float64]
-Model = Callable[[Bools], Floats]  # patterns [R, n] -> log-probabilities [R, n] of the hidden tokens, nats
+# patterns [R, n] -> log-probabilities [R, n] of the hidden tokens, nats
+Model = Callable[[Bools], Floats]
 KINDS = ("smooth", "peaked", "dense")
 FULL = "auto,max_forwards=128"
 
@@ -59,9 +60,12 @@ def table_model(kind: str, n: int, rng: np.random.Generator) -> Model:
         if kind == "smooth":
             return np.asarray(found + 0.7 * shown @ one.T)
         if kind == "dense":
-            return np.asarray(found + 0.5 * shown @ one.T + 0.7 * np.einsum("ra,iab,rb->ri", shown, two, shown))
+            return np.asarray(
+                found + 0.5 * shown @ one.T + 0.7 * np.einsum("ra,iab,rb->ri", shown, two, shown)
+            )
         return np.asarray(
-            found * (1 - 0.6 * np.tanh(shown @ near)) + np.sin(3 * shown @ waves.T) @ voices.T * (2 - share) / 12
+            found * (1 - 0.6 * np.tanh(shown @ near))
+            + np.sin(3 * shown @ waves.T) @ voices.T * (2 - share) / 12
         )
 
     return logs
@@ -87,7 +91,8 @@ class Question:
             lift = (-(0.0, gap, gap * 2)[place] - elbo(plain, m)) / m
             self.models.append(lambda hidden, plain=plain, lift=lift: plain(hidden) + lift)
         self.canvases = [
-            Canvas.continuation([place], [1] * m, key=f"{kind} {number}") for place, m in enumerate(lengths)
+            Canvas.continuation([place], [1] * m, key=f"{kind} {number}")
+            for place, m in enumerate(lengths)
         ]
 
     def answer(self, program: Program[list[Score]], mask_id: int) -> list[Score]:
@@ -120,10 +125,14 @@ def tables(questions: int, budgets: list[int], alpha: float) -> None:
     for kind in KINDS:
         rng = np.random.default_rng([KINDS.index(kind), 7])
         asked = [
-            Question(kind, float(np.exp(rng.uniform(np.log(0.005), np.log(3.0)))), rng, q) for q in range(questions)
+            Question(kind, float(np.exp(rng.uniform(np.log(0.005), np.log(3.0)))), rng, q)
+            for q in range(questions)
         ]
         for budget in budgets:
-            print(f"| {kind} | {budget} | " + " | ".join(cells(asked, toy, budget, alpha)) + " |", flush=True)
+            print(
+                f"| {kind} | {budget} | " + " | ".join(cells(asked, toy, budget, alpha)) + " |",
+                flush=True,
+            )
 
 
 def cells(asked: list[Question], toy: Toy, budget: int, alpha: float) -> list[str]:
@@ -182,7 +191,10 @@ def real_questions(model: Denoiser, count: int) -> tuple[list[list[Canvas]], lis
         if len(ids) < n + CONTEXT:
             continue
         context, ending = ids[:-n][-CONTEXT:], ids[-n:]
-        choices = [ending, *(likely_change(model, context, ending, changes, rng) for changes in CHANGES)]
+        choices = [
+            ending,
+            *(likely_change(model, context, ending, changes, rng) for changes in CHANGES),
+        ]
         drop = int(rng.integers(0, 3))  # choices of different length, as texts are
         choices[-1] = choices[-1][: n - drop]
         key = f"question {len(questions)}"
@@ -201,7 +213,9 @@ def likely_change(
         changed[place] = model.mask_id
     row = torch.tensor([context + changed])
     with torch.inference_mode():
-        logits = model.logits(row, None, torch.tensor([len(context) + place for place in places]))[0]
+        logits = model.logits(row, None, torch.tensor([len(context) + place for place in places]))[
+            0
+        ]
     for place, own in zip(places, logits, strict=True):
         p = torch.softmax(own.double(), -1).numpy()
         p[ending[place]] = p[model.mask_id] = 0
@@ -209,7 +223,9 @@ def likely_change(
     return changed
 
 
-def on_a_model(name: str, args: dict[str, Any], count: int, seeds: int, estimators: list[str], processes: int) -> None:
+def on_a_model(
+    name: str, args: dict[str, Any], count: int, seeds: int, estimators: list[str], processes: int
+) -> None:
     """Prints the table of `model`."""
     runs = [(estimator, seed) for estimator in [FULL, *estimators] for seed in range(seeds)]
     with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -218,7 +234,9 @@ def on_a_model(name: str, args: dict[str, Any], count: int, seeds: int, estimato
     full = [[np.array(own) for own in scores] for scores, _ in answers[:seeds]]
     total = [sum(scores[q] for scores in full) for q in range(count)]
     truth = right([one / seeds for one in total], lengths)
-    print(f"{count} questions, {seeds} seeds; reference acc {truth[0].mean():.4f}, acc_norm {truth[1].mean():.4f}")
+    print(
+        f"{count} questions, {seeds} seeds; reference acc {truth[0].mean():.4f}, acc_norm {truth[1].mean():.4f}"
+    )
     print(
         "| estimator | forwards a choice | sd acc | rms error acc | sd acc_norm | rms error acc_norm | answers changed (%) |"
     )
@@ -228,17 +246,29 @@ def on_a_model(name: str, args: dict[str, Any], count: int, seeds: int, estimato
         found = [right(scores, lengths) for scores, _ in own]
         truths = [truth] * seeds
         if number == 0:  # no run is compared with itself
-            truths = [right([(total[q] - scores[q]) / (seeds - 1) for q in range(count)], lengths) for scores in full]
+            truths = [
+                right([(total[q] - scores[q]) / (seeds - 1) for q in range(count)], lengths)
+                for scores in full
+            ]
         line = [f"{np.mean([cost for _, cost in own]) / sum(map(len, lengths)):.1f}"]
         for order in (0, 1):
             acc = np.array([one[order].mean() for one in found])
-            off = np.array([one[order].mean() - true[order].mean() for one, true in zip(found, truths, strict=True)])
+            off = np.array(
+                [
+                    one[order].mean() - true[order].mean()
+                    for one, true in zip(found, truths, strict=True)
+                ]
+            )
             line += [f"{acc.std(ddof=1):.4f}", f"{np.sqrt(np.mean(off**2)):.4f}"]
         changed = np.mean([one[0] != true[0] for one, true in zip(found, truths, strict=True)])
-        print(f"| `{estimator}` | " + " | ".join([*line, f"{100 * changed:.2f}"]) + " |", flush=True)
+        print(
+            f"| `{estimator}` | " + " | ".join([*line, f"{100 * changed:.2f}"]) + " |", flush=True
+        )
 
 
-def scored(name: str, args: dict[str, Any], count: int, estimator: str, seed: int) -> tuple[list[list[float]], int]:
+def scored(
+    name: str, args: dict[str, Any], count: int, estimator: str, seed: int
+) -> tuple[list[list[float]], int]:
     """Returns the scores of the choices of each question, and the forwards of all."""
     model = load_model(name, **args)
     questions, lengths = real_questions(model, count)
@@ -248,13 +278,19 @@ def scored(name: str, args: dict[str, Any], count: int, estimator: str, seed: in
         for q, own in zip(questions, lengths, strict=True)
     )
     answers = [outcome.answer for outcome in Engine(model, batch_tokens=8192).drive(programs)]
-    return [[s.logprob for s in scores] for scores in answers], sum(s.rows for scores in answers for s in scores)
+    return [[s.logprob for s in scores] for scores in answers], sum(
+        s.rows for scores in answers for s in scores
+    )
 
 
-def right(scores: Sequence[Sequence[float] | Floats], lengths: list[list[int]]) -> tuple[Bools, Bools]:
+def right(
+    scores: Sequence[Sequence[float] | Floats], lengths: list[list[int]]
+) -> tuple[Bools, Bools]:
     """Returns which questions are right by score and by score per character (the first choice is the true one)."""
     plain = [int(np.argmax(own)) == 0 for own in scores]
-    normed = [int(np.argmax(np.divide(own, m))) == 0 for own, m in zip(scores, lengths, strict=True)]
+    normed = [
+        int(np.argmax(np.divide(own, m))) == 0 for own, m in zip(scores, lengths, strict=True)
+    ]
     return np.array(plain), np.array(normed)
 
 
@@ -290,7 +326,9 @@ def singles(texts: int, runs: int, estimators: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["tables", "model", "singles"])
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--budgets", default="32,128")
@@ -308,8 +346,17 @@ def main() -> None:
     elif given.what == "singles":
         singles(given.texts, given.runs, given.estimators.split(";"))
     else:
-        args = {} if given.pretrained is None else {"pretrained": given.pretrained, "dtype": "float32"}
-        on_a_model(given.model, args, given.questions, given.seeds, given.estimators.split(";"), given.processes)
+        args = (
+            {} if given.pretrained is None else {"pretrained": given.pretrained, "dtype": "float32"}
+        )
+        on_a_model(
+            given.model,
+            args,
+            given.questions,
+            given.seeds,
+            given.estimators.split(";"),
+            given.processes,
+        )
 
 
 if __name__ == "__main__":

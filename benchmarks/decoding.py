@@ -36,7 +36,9 @@ Tokens = list[list[int]]
 
 
 @torch.inference_mode()
-def plain(model: Any, canvases: Sequence[Canvas], steps: int, block: int, batch: int) -> tuple[Tokens, int]:
+def plain(
+    model: Any, canvases: Sequence[Canvas], steps: int, block: int, batch: int
+) -> tuple[Tokens, int]:
     """Returns LLaDA's low-confidence procedure, written plainly, and the rows it ran: every step reads all positions of all canvases.
 
     Args:
@@ -60,7 +62,9 @@ def plain(model: Any, canvases: Sequence[Canvas], steps: int, block: int, batch:
     return [written[index] for index in range(len(canvases))], rows
 
 
-def _plain_group(model: Any, canvases: Sequence[Canvas], steps: int, block: int) -> tuple[Tokens, int]:
+def _plain_group(
+    model: Any, canvases: Sequence[Canvas], steps: int, block: int
+) -> tuple[Tokens, int]:
     tokens = np.array([np.where(c.open, model.mask_id, c.tokens) for c in canvases])
     blocks = [
         [np.array(c.open_positions[b : b + block]) for c in canvases]
@@ -76,9 +80,13 @@ def _plain_group(model: Any, canvases: Sequence[Canvas], steps: int, block: int)
             logits = model.logits(torch.from_numpy(tokens).to(model.device))
             rows += len(tokens)
             for row in range(len(tokens)):
-                token, logprob, _ = Draw()(logits[row], torch.zeros(len(logits[row]), device=logits.device))
+                token, logprob, _ = Draw()(
+                    logits[row], torch.zeros(len(logits[row]), device=logits.device)
+                )
                 score = np.where(open_[row], logprob.cpu().numpy(), -np.inf)
-                chosen = np.argsort(-score, kind="stable")[: n // own_steps + (step < n % own_steps)]
+                chosen = np.argsort(-score, kind="stable")[
+                    : n // own_steps + (step < n % own_steps)
+                ]
                 tokens[row, chosen], open_[row, chosen] = token.cpu().numpy()[chosen], False
     return [[int(tokens[row, p]) for p in c.open_positions] for row, c in enumerate(canvases)], rows
 
@@ -101,47 +109,69 @@ def caches(model: Any, blockwise: Any, canvases: Sequence[Canvas], block: int) -
     """
     exact_one: dict[str, Any] = {"block cache": {"cache": "exact"}}
     approximate = {kind: {"cache": kind, "block_length": block} for kind in ("prefix", "dual")}
-    for one, ways in ((blockwise, exact_one), (model, approximate if model.block_length is None else {})):
-        plain_way = {"cache": "none"} | ({"block_length": block} if one.block_length is None else {})
+    for one, ways in (
+        (blockwise, exact_one),
+        (model, approximate if model.block_length is None else {}),
+    ):
+        plain_way = {"cache": "none"} | (
+            {"block_length": block} if one.block_length is None else {}
+        )
         first: tuple[Tokens, float] | None = None
         for title, options in {"whole rows": plain_way, **ways}.items() if ways else ():
             engine, begin = Engine(one), time.perf_counter()
             fillings = fill(one, canvases, early_exit=False, engine=engine, **options)
-            seconds, tokens = time.perf_counter() - begin, [list(filling.tokens) for filling in fillings]
+            seconds, tokens = (
+                time.perf_counter() - begin,
+                [list(filling.tokens) for filling in fillings],
+            )
             first = first or (tokens, seconds)
             same = float(np.mean(np.array(tokens) == np.array(first[0])))
             print(
                 f"{title:11s} {seconds:8.2f} s {engine.cost.tokens:10d} positions run {engine.cost.rows:6d} rows"
                 f"  x {first[1] / seconds:.2f}  {same:.1%} of the tokens the same"
             )
-            assert options.get("cache") != "exact" or same == 1, "the block cache wrote other tokens"
+            assert options.get("cache") != "exact" or same == 1, (
+                "the block cache wrote other tokens"
+            )
 
 
 def visible(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
     """Returns the tokens before the end of the text."""
-    end = next((i for i, token in enumerate(tokens) if token in ends or token == BLANK), len(tokens))
+    end = next(
+        (i for i, token in enumerate(tokens) if token in ends or token == BLANK), len(tokens)
+    )
     return list(tokens[:end])
 
 
 def check(model: Any, short: Tokens, whole: Tokens, title: str) -> None:
     """Raises AssertionError unless the same text was written; positions that were left open after its end are free."""
     for ours, theirs in zip(short, whole, strict=True):
-        assert visible(ours, model.eos_ids) == visible(theirs, model.eos_ids), f"{title} wrote another text"
-        assert all(a in (b, BLANK) for a, b in zip(ours, theirs, strict=True)), f"{title} wrote other tokens"
+        assert visible(ours, model.eos_ids) == visible(theirs, model.eos_ids), (
+            f"{title} wrote another text"
+        )
+        assert all(a in (b, BLANK) for a, b in zip(ours, theirs, strict=True)), (
+            f"{title} wrote other tokens"
+        )
 
 
 def main() -> None:
     """Runs the three, prints a line for each, and compares their tokens."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--device")
     parser.add_argument("--canvases", type=int, default=32)
     parser.add_argument("--length", type=int, default=64, help="open positions of each")
     parser.add_argument("--steps", type=int, help="default: one for each open position")
     parser.add_argument(
-        "--block_length", type=int, help="default: a quarter of the hole (LLaDA's settings have blocks)"
+        "--block_length",
+        type=int,
+        help="default: a quarter of the hole (LLaDA's settings have blocks)",
     )
-    parser.add_argument("--caches", action="store_true", help="compare remembering with running whole rows")
+    parser.add_argument(
+        "--caches", action="store_true", help="compare remembering with running whole rows"
+    )
     args = parser.parse_args()
     model = load_model(args.model, **({"device": args.device} if args.device else {}))
     steps, block = args.steps or args.length, args.block_length or max(1, args.length // 4)
@@ -150,7 +180,9 @@ def main() -> None:
         for i in range(args.canvases)
     ]
     start = [model.bos_id] if model.bos_id is not None and model.needs_bos else []
-    canvases = [Canvas.completion(start + model.encode(question), args.length) for question in questions]
+    canvases = [
+        Canvas.completion(start + model.encode(question), args.length) for question in questions
+    ]
     if args.caches:
         full = {
             "pretrained": str(packaged_asset("tiny")),
@@ -162,15 +194,16 @@ def main() -> None:
         blockwise = model if model.block_length else load_model("generic", **full)
         caches(model, blockwise, canvases, args.block_length or 32)
         return
-    model.logits(
-        torch.tensor([canvases[0].tokens]).clamp(min=0).to(model.device)
-    )  # the first call of a process is slow
+    # the first call of a process is slow
+    model.logits(torch.tensor([canvases[0].tokens]).clamp(min=0).to(model.device))
     ways: dict[str, Callable[[], tuple[Tokens, int]]] = {
         "naive": lambda: plain(model, canvases, steps, block, 1),
         "batched": lambda: plain(model, canvases, steps, block, len(canvases)),
         "exact": lambda: exact(model, canvases, steps, block),
     }
-    print(f"{model.name}: {len(canvases)} canvases, {args.length} open positions, {steps} steps, blocks of {block}")
+    print(
+        f"{model.name}: {len(canvases)} canvases, {args.length} open positions, {steps} steps, blocks of {block}"
+    )
     found: dict[str, Tokens] = {}
     slowest = 0.0
     for title, work in ways.items():

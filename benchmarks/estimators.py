@@ -40,7 +40,8 @@ from dlm_eval.rng import Noise, digest
 from dlm_eval.settings import parse_pairs
 
 CONTEXT = 16  # tokens before the target
-ENUMERATED, FREE_REPEATS = 12, 200  # n up to which all patterns are tabulated, and the repeats that this makes free
+# n up to which all patterns are tabulated, and the repeats that this makes free
+ENUMERATED, FREE_REPEATS = (12, 200)
 DRAWN = ("llada", "mask_count")  # independent draws, given their sizes
 
 
@@ -59,7 +60,9 @@ def texts(model: Denoiser, path: str | None) -> list[list[int]]:
     return documents
 
 
-def canvases(model: Denoiser, documents: Sequence[Sequence[int]], n: int, count: int, seed: int) -> list[Target]:
+def canvases(
+    model: Denoiser, documents: Sequence[Sequence[int]], n: int, count: int, seed: int
+) -> list[Target]:
     """Returns targets of n tokens after `CONTEXT` tokens, from the documents run together (a document may be shorter)."""
     rng = random.Random(f"{seed} {n}")
     head = [] if model.bos_id is None or not model.needs_bos else [model.bos_id]
@@ -89,7 +92,9 @@ def run(engine: Engine, target: Target, settings: Estimator, repeats: int, seed:
     """Returns `repeats` runs with independent noise. What one run learnt of a pattern, the others use: only the clock notices."""
     keys = [digest("benchmark", seed, settings.identity(), repeat) for repeat in range(repeats)]
     scores = answers(engine, [settings.estimate(target, Noise(key)) for key in keys])
-    return Runs([s.logprob for s in scores], [math.nan if s.stderr is None else s.stderr for s in scores])
+    return Runs(
+        [s.logprob for s in scores], [math.nan if s.stderr is None else s.stderr for s in scores]
+    )
 
 
 def draw(engine: Engine, target: Target, count: int, seed: int) -> list[list[float]]:
@@ -128,9 +133,12 @@ def measured(
         if name in DRAWN and not free:
             single = single or draw(engine, target, max(4, args.draws // n), seed)
             found[name, forwards] = Draws(single, planned(name, n, forwards, seed))
-        elif name != "chain" or forwards >= 2 * n - 1:  # below one pair it would take more forwards than it is given
+        # below one pair it would take more forwards than it is given
+        elif name != "chain" or forwards >= 2 * n - 1:
             settings = settings_of(name, forwards)
-            found[name, forwards] = run(engine, target, settings, FREE_REPEATS if free else args.repeats, seed)
+            found[name, forwards] = run(
+                engine, target, settings, FREE_REPEATS if free else args.repeats, seed
+            )
     return found
 
 
@@ -149,7 +157,11 @@ class Cache:
 
     def __init__(self, path: str | None) -> None:
         self.path = None if path is None else Path(path)
-        lines = self.path.read_text().splitlines() if self.path is not None and self.path.exists() else []
+        lines = (
+            self.path.read_text().splitlines()
+            if self.path is not None and self.path.exists()
+            else []
+        )
         self.known = {row["key"]: row["found"] for row in map(json.loads, lines)}
 
     def get(self, key: str) -> dict[Key, Runs | Draws] | None:
@@ -157,7 +169,9 @@ class Cache:
         return (
             None
             if rows is None
-            else {(name, k): (Runs if "values" in data else Draws)(**data) for name, k, data in rows}
+            else {
+                (name, k): (Runs if "values" in data else Draws)(**data) for name, k, data in rows
+            }
         )
 
     def put(self, key: str, found: dict[Key, Runs | Draws]) -> None:
@@ -168,12 +182,25 @@ class Cache:
 
 
 def table(
-    engine: Engine, documents: list[list[int]], n: int, keys: list[Key], args: argparse.Namespace, cache: Cache
+    engine: Engine,
+    documents: list[list[int]],
+    n: int,
+    keys: list[Key],
+    args: argparse.Namespace,
+    cache: Cache,
 ) -> Table:
     """Returns the table of one n, from the cache as far as it is known."""
     found, truths = [], []
     for number, target in enumerate(canvases(engine.model, documents, n, args.canvases, args.seed)):
-        place = digest(engine.model.describe(), target.tokens.tolist(), n, keys, args.repeats, args.draws, args.seed)
+        place = digest(
+            engine.model.describe(),
+            target.tokens.tolist(),
+            n,
+            keys,
+            args.repeats,
+            args.draws,
+            args.seed,
+        )
         one = cache.get(place)
         if one is None:
             one = measured(engine, target, keys, args, args.seed + number)
@@ -195,9 +222,14 @@ def report(model: Denoiser, documents: list[list[int]], args: argparse.Namespace
     tables = []
     for n in map(int, args.n.split(",")):
         start = time.perf_counter()
-        tables.append(table(engine, documents, n, [(name, k) for name in names for k in budgets], args, cache))
+        tables.append(
+            table(engine, documents, n, [(name, k) for name in names for k in budgets], args, cache)
+        )
         for k in budgets:
-            print(f"{n:>3} {k:>8}  " + "  ".join(f"{tables[-1].cell((name, k)):>20}" for name in names))
+            print(
+                f"{n:>3} {k:>8}  "
+                + "  ".join(f"{tables[-1].cell((name, k)):>20}" for name in names)
+            )
         print(f"    ({time.perf_counter() - start:.0f} s)", flush=True)
     if REFERENCE in names:
         print(
@@ -210,17 +242,24 @@ def report(model: Denoiser, documents: list[list[int]], args: argparse.Namespace
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--model_args", default="", help="k=v,... of the model")
     parser.add_argument(
-        "--text", help="a file with one document per line (default: held-out documents of the generator)"
+        "--text",
+        help="a file with one document per line (default: held-out documents of the generator)",
     )
     parser.add_argument("--n", default="2,4,8,16,32,64", help="open tokens")
     parser.add_argument("--budgets", default="8,32,128", help="forwards (8 to 512)")
     parser.add_argument("--estimators", default="llada,mask_count,chain,cubature")
-    parser.add_argument("--repeats", type=int, default=16, help="runs per canvas where they are not free")
-    parser.add_argument("--draws", type=int, default=640, help="single draws per canvas for llada and mask_count")
+    parser.add_argument(
+        "--repeats", type=int, default=16, help="runs per canvas where they are not free"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=640, help="single draws per canvas for llada and mask_count"
+    )
     parser.add_argument("--canvases", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", help="a file that keeps what was measured")

@@ -56,7 +56,9 @@ def stories(model: Any, count: int) -> tuple[list[Canvas], list[list[int]]]:
         *told, last = story.parts["sentences"]
         truth = model.encode(" " + last)
         prompt = [model.bos_id, *model.encode(" ".join(told))]
-        canvases.append(Canvas.infill(prompt, len(truth), [model.eos_ids[0]], key=f"story-{number}"))
+        canvases.append(
+            Canvas.infill(prompt, len(truth), [model.eos_ids[0]], key=f"story-{number}")
+        )
         truths.append(truth)
     return canvases, truths
 
@@ -73,12 +75,19 @@ def judge_nll(judge: Any, canvases: list[Canvas], tokens: list[list[int]]) -> fl
     return float(torch.cat(nats).mean())
 
 
-def measure(rule: str, threshold: float, fillings: list[Filling], full: list[Filling], nll: float) -> Point:
+def measure(
+    rule: str, threshold: float, fillings: list[Filling], full: list[Filling], nll: float
+) -> Point:
     """Returns the point of one run, compared with the run of all steps."""
     same = [np.equal(one.tokens, other.tokens) for one, other in zip(fillings, full, strict=True)]
     steps = float(np.mean([filling.steps for filling in fillings]))
     return Point(
-        rule, threshold, steps, float(np.concatenate(same).mean()), float(np.mean([s.all() for s in same])), nll
+        rule,
+        threshold,
+        steps,
+        float(np.concatenate(same).mean()),
+        float(np.mean([s.all() for s in same])),
+        nll,
     )
 
 
@@ -99,7 +108,15 @@ def draw(points: list[Point], truth_nll: float, file: Path) -> None:
         (left, full.same_tokens, "tokens equal to the full run"),
         (right, full.judge_nll, "judge: nats per token"),
     ):
-        axis.plot([full.steps], [value], marker="*", markersize=12, linestyle="none", color="black", label="all steps")
+        axis.plot(
+            [full.steps],
+            [value],
+            marker="*",
+            markersize=12,
+            linestyle="none",
+            color="black",
+            label="all steps",
+        )
         axis.set(xlabel="mean steps", ylabel=label)
     right.axhline(truth_nll, linestyle="dashed", color="grey")
     left.legend()
@@ -109,7 +126,9 @@ def draw(points: list[Point], truth_nll: float, file: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pretrained", required=True)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--canvases", type=int, default=64)
@@ -134,7 +153,11 @@ def main() -> None:
         for value in thresholds:
             threshold = max(1, round(value * args.steps)) if rule == "fixed" else value
             points.append(
-                point(rule, threshold, fill(model, canvases, steps=args.steps, halt=rule, halt_threshold=threshold))
+                point(
+                    rule,
+                    threshold,
+                    fill(model, canvases, steps=args.steps, halt=rule, halt_threshold=threshold),
+                )
             )
     truth_nll = judge_nll(judge, canvases, truths)
     print(

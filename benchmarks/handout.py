@@ -175,7 +175,9 @@ class Model:
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(map(str, ids))
 
-    def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def logits(
+        self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         assert positions is not None
         begin = self._clock.now
         self._clock.sleep(tokens.numel() / self._rate)
@@ -186,7 +188,9 @@ class Model:
 class Link:
     """A simulated worker, as the driver sees it."""
 
-    def __init__(self, clock: Clock, index: int, device: Device, model: Model, events: Queue) -> None:
+    def __init__(
+        self, clock: Clock, index: int, device: Device, model: Model, events: Queue
+    ) -> None:
         self.label = f"simulated:{index}"
         self.messages: list[tuple[float, Any]] = []  # in both directions, with their times
         self._clock, self._inbox = clock, Queue(clock)
@@ -202,7 +206,9 @@ class Link:
             events.put((self, message))
 
         def work() -> None:
-            worker_module.serve(WorkerConfig("simulated", {"model": model, "ready": device.ready}), receive, send)
+            worker_module.serve(
+                WorkerConfig("simulated", {"model": model, "ready": device.ready}), receive, send
+            )
             events.put((self, Exited("ended")))
 
         self._task = clock.start(work)
@@ -254,7 +260,9 @@ class Simulation:
     def batch(self) -> float:
         """Tokens of a forward pass, averaged over the time in which passes run."""
         every = [one for own in self.passes for one in own]
-        return sum((end - begin) * tokens for begin, end, tokens in every) / sum(end - begin for begin, end, _ in every)
+        return sum((end - begin) * tokens for begin, end, tokens in every) / sum(
+            end - begin for begin, end, _ in every
+        )
 
 
 @contextlib.contextmanager
@@ -297,7 +305,9 @@ def simulate(
         workers.run(jobs, found.__setitem__)
         workers.close()
         clock.sleep(1.0)  # their threads end
-    messages = [(when, index, one) for index, link in enumerate(links) for when, one in link.messages]
+    messages = [
+        (when, index, one) for index, link in enumerate(links) for when, one in link.messages
+    ]
     return Simulation(
         [found[index] for index in range(len(jobs))],
         [model.passes for model in models],
@@ -321,13 +331,18 @@ def gsm8k(folder: Path, steps: int = STEPS) -> tuple[list[Job], int]:
     )
     before = model.encode(shots)
     questions = [row["question"] for row in rows(folder / "openai/gsm8k/main/test.jsonl")]
-    return fillings([before + model.encode(f"\n\nQuestion: {text}\nAnswer:") for text in questions], 256, steps), 256
+    return fillings(
+        [before + model.encode(f"\n\nQuestion: {text}\nAnswer:") for text in questions], 256, steps
+    ), 256
 
 
 def humaneval(folder: Path, steps: int = STEPS) -> tuple[list[Job], int]:
     """Writes 512 tokens behind a function's head: the jobs, and the real steps of each."""
     model = load_model("tiny", device="cpu")
-    texts = [row["prompt"] for row in rows(folder / "openai/openai_humaneval/openai_humaneval/test.jsonl")]
+    texts = [
+        row["prompt"]
+        for row in rows(folder / "openai/openai_humaneval/openai_humaneval/test.jsonl")
+    ]
     return fillings([model.encode(text) for text in texts], 512, steps), 512
 
 
@@ -335,7 +350,8 @@ def fillings(prompts: Sequence[Sequence[int]], length: int, steps: int = STEPS) 
     """Returns jobs that write `length` tokens in `steps` steps."""
     settings = resolve({"steps": steps, "early_exit": False})
     return [
-        FillJob(Canvas.completion([t % 5 for t in ids], length, f"d{i}"), settings, 0) for i, ids in enumerate(prompts)
+        FillJob(Canvas.completion([t % 5 for t in ids], length, f"d{i}"), settings, 0)
+        for i, ids in enumerate(prompts)
     ]
 
 
@@ -348,21 +364,31 @@ def devices(real: int, slow: float = 1.0, steps: int = STEPS) -> list[Device]:
         steps: simulated steps of a canvas.
     """
     rate = RATE * steps / real
-    return [Device(ready, rate * (slow if index == 1 else 1.0)) for index, ready in enumerate(READY)]
+    return [
+        Device(ready, rate * (slow if index == 1 else 1.0)) for index, ready in enumerate(READY)
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, default=Path(os.environ.get("DLM_EVAL_DATA", "data")))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data_dir", type=Path, default=Path(os.environ.get("DLM_EVAL_DATA", "data"))
+    )
     args = parser.parse_args()
-    print("task       second device  busy   least busy  idle workers  seconds  best possible  tokens a pass")
+    print(
+        "task       second device  busy   least busy  idle workers  seconds  best possible  tokens a pass"
+    )
     for make in (gsm8k, humaneval):
         jobs, real = make(args.data_dir)
         for slow in (1.0, 0.5):
             kinds = devices(real, slow)
             run = simulate(jobs, kinds)
             work = sum(len(job.canvas) * STEPS for job in jobs)
-            best = (work + sum(one.ready * one.rate for one in kinds)) / sum(one.rate for one in kinds)
+            best = (work + sum(one.ready * one.rate for one in kinds)) / sum(
+                one.rate for one in kinds
+            )
             idle = sum(not own for own in run.passes)
             print(
                 f"{make.__name__:10} {slow:13.1f}  {run.busy:5.1%}  {min(run.shares):10.1%}  {idle:12}  {run.end:7.0f}  {best:13.0f}  {run.batch:13.0f}",

@@ -30,7 +30,9 @@ def fills(count: int, length: int, steps: int, longer: int = 0) -> list[Job]:
     lengths = [length - HOLE + (draw.randrange(longer) if longer else 0) for _ in range(count)]
     settings = resolve({"steps": steps, "logits_eos_inf": True})
     prompts = [[draw.randrange(6) for _ in range(n)] for n in lengths]
-    return [FillJob(Canvas.infill(ids, HOLE, [], f"{i}"), settings, 0) for i, ids in enumerate(prompts)]
+    return [
+        FillJob(Canvas.infill(ids, HOLE, [], f"{i}"), settings, 0) for i, ids in enumerate(prompts)
+    ]
 
 
 def measure(jobs: Sequence[Job], pause: str, **options: Any) -> str:
@@ -61,11 +63,19 @@ def main() -> None:
     for name, jobs, options in (
         ("64 equal canvases, 16 in a batch", fills(64, 64, 16), {"batch_tokens": 1024}),
         ("256 equal canvases, 16 in a batch", fills(256, 64, 16), {"batch_tokens": 1024}),
-        ("64 unequal ones, padded", fills(64, 64, 16, 40), {"batch_tokens": 1024, "equal_lengths": False}),
+        (
+            "64 unequal ones, padded",
+            fills(64, 64, 16, 40),
+            {"batch_tokens": 1024, "equal_lengths": False},
+        ),
         ("32 equal canvases, one by one", fills(32, 64, 16), {"batch_rows": 1}),
         ("16 equal canvases in one batch", fills(16, 64, 16), {"batch_tokens": 1024}),
     ):
-        for pause, said in (("inf", ""), ("0.05", "a checkpoint every 50 ms"), ("0", "a checkpoint every step")):
+        for pause, said in (
+            ("inf", ""),
+            ("0.05", "a checkpoint every 50 ms"),
+            ("0", "a checkpoint every step"),
+        ):
             print(f"{said or name:36}{measure(jobs, pause, **options)}", flush=True)
 
 

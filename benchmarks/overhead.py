@@ -42,7 +42,11 @@ TASKS = {
         'doc_to_choice: "{{choices}}"\ndoc_to_target: "{{answer}}"\nmetric_list: [{metric: acc}]',
         300,
     ),
-    "last": ("loglikelihood", 'doc_to_target: " {{word}}"\ntarget_delimiter: ""\nmetric_list: [{metric: acc}]', 400),
+    "last": (
+        "loglikelihood",
+        'doc_to_target: " {{word}}"\ntarget_delimiter: ""\nmetric_list: [{metric: acc}]',
+        400,
+    ),
     "write": (
         "generate_until",
         'doc_to_target: "{{word}}"\ngeneration_kwargs: {until: ["\\n"], max_gen_toks: 16}\nmetric_list: [{metric: exact_match}]',
@@ -70,7 +74,9 @@ def write_tasks(folder: Path) -> None:
             for i in range(count)
         ]
         data.write_text("".join(json.dumps(document) + "\n" for document in documents))
-        (folder / f"o_{name}.yaml").write_text(TASK.format(name=name, data=data, kind=kind, lines=lines))
+        (folder / f"o_{name}.yaml").write_text(
+            TASK.format(name=name, data=data, kind=kind, lines=lines)
+        )
 
 
 def share_outside(samples: int, profile: bool) -> None:
@@ -105,7 +111,12 @@ def share_outside(samples: int, profile: bool) -> None:
         begin, wall = time.process_time(), time.perf_counter()
         if profiler is not None:
             profiler.enable()
-        results = evaluate("tiny", ["o_choice", "o_last", "o_write"], output_path=str(Path(folder) / "out"), **settings)
+        results = evaluate(
+            "tiny",
+            ["o_choice", "o_last", "o_write"],
+            output_path=str(Path(folder) / "out"),
+            **settings,
+        )
         if profiler is not None:
             profiler.disable()
         total, wall = time.process_time() - begin, time.perf_counter() - wall
@@ -145,8 +156,12 @@ def first_forward() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=16, help="forwards per scored request at most")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--samples", type=int, default=16, help="forwards per scored request at most"
+    )
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     logging.disable(logging.WARNING)

@@ -52,10 +52,17 @@ class Weightless:
             }
         )
         self.name, self.max_length, self.vocab_size = "weightless", 4096, 8
-        self.attention, self.block_length, self.process, self.device = "full", None, "absorbing", "cpu"
+        self.attention, self.block_length, self.process, self.device = (
+            "full",
+            None,
+            "absorbing",
+            "cpu",
+        )
         self.mask_id, self.pad_id, self.eos_ids = 5, 6, (7,)
 
-    def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def logits(
+        self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         assert positions is not None
         return torch.zeros(int(positions.sum()), self.vocab_size)
 
@@ -68,14 +75,21 @@ def rows(path: Path, limit: int) -> list[dict[str, Any]]:
 
 def lambada(model: Any, folder: Path, limit: int) -> list[Job]:
     """Scores the last word."""
-    texts = [row["text"].rsplit(" ", 1) for row in rows(folder / "EleutherAI/lambada_openai/default/test.jsonl", limit)]
+    texts = [
+        row["text"].rsplit(" ", 1)
+        for row in rows(folder / "EleutherAI/lambada_openai/default/test.jsonl", limit)
+    ]
     return [score(model, head, " " + word, f"l{i}") for i, (head, word) in enumerate(texts)]
 
 
 def hellaswag(model: Any, folder: Path, limit: int) -> list[Job]:
     """Scores four endings."""
     found = rows(folder / "Rowan/hellaswag/default/validation.jsonl", limit)
-    return [score(model, row["ctx"], " " + ending, f"h{i}") for i, row in enumerate(found) for ending in row["endings"]]
+    return [
+        score(model, row["ctx"], " " + ending, f"h{i}")
+        for i, row in enumerate(found)
+        for ending in row["endings"]
+    ]
 
 
 def gsm8k(model: Any, folder: Path, limit: int) -> list[Job]:
@@ -85,10 +99,13 @@ def gsm8k(model: Any, folder: Path, limit: int) -> list[Job]:
         for row in rows(folder / "openai/gsm8k/main/train.jsonl", 5)
     )
     found = rows(folder / "openai/gsm8k/main/test.jsonl", limit)
-    prompts = [model.encode(f"{shots}\n\nQuestion: {row['question']}\nAnswer:")[-3500:] for row in found]
+    prompts = [
+        model.encode(f"{shots}\n\nQuestion: {row['question']}\nAnswer:")[-3500:] for row in found
+    ]
     settings = resolve({"steps": 16, "early_exit": False})
     return [
-        FillJob(Canvas.completion([t % 5 for t in ids], 256, f"g{i}"), settings, 0) for i, ids in enumerate(prompts)
+        FillJob(Canvas.completion([t % 5 for t in ids], 256, f"g{i}"), settings, 0)
+        for i, ids in enumerate(prompts)
     ]
 
 
@@ -97,7 +114,9 @@ def score(model: Any, context: str, target: str, key: str) -> Job:
     return ScoreJob(Canvas.continuation(ids, ends, key), Auto(max_forwards=8), 0)
 
 
-def padding(make: Callable[[Any, Path, int], list[Job]], model: Any, folder: Path, limit: int, tokens: int) -> str:
+def padding(
+    make: Callable[[Any, Path, int], list[Job]], model: Any, folder: Path, limit: int, tokens: int
+) -> str:
     """Returns a line about the packing of one task under a budget of `tokens`."""
     engine = Engine(model, batch_tokens=tokens, batch_logits=2**60, equal_lengths=False)
     jobs = make(model, folder, limit)
@@ -123,7 +142,8 @@ def ceiling() -> float:
 
     def rate(count: int) -> int:
         running = [
-            subprocess.Popen([sys.executable, "-c", PRODUCTS], stdout=subprocess.PIPE, text=True) for _ in range(count)
+            subprocess.Popen([sys.executable, "-c", PRODUCTS], stdout=subprocess.PIPE, text=True)
+            for _ in range(count)
         ]
         return sum(int(process.communicate()[0]) for process in running)
 
@@ -134,7 +154,8 @@ def workers(counts: Sequence[int], rounds: int) -> None:
     """Prints how long the same jobs take on several workers of one thread each (they are loaded and warm): the best of some rounds in turn."""
     os.environ["OMP_NUM_THREADS"] = "1"
     print(
-        f"two processes that only multiply matrices do {ceiling():.2f} times the work of one here and now", flush=True
+        f"two processes that only multiply matrices do {ceiling():.2f} times the work of one here and now",
+        flush=True,
     )
     from dlm_eval.workers.devices import parse_devices
     from dlm_eval.workers.driver import start_workers
@@ -142,7 +163,8 @@ def workers(counts: Sequence[int], rounds: int) -> None:
 
     jobs = mixed_jobs()
     pools = [
-        start_workers(WorkerConfig("tiny", {"dtype": "float32"}), parse_devices(f"cpu:{count}")) for count in counts
+        start_workers(WorkerConfig("tiny", {"dtype": "float32"}), parse_devices(f"cpu:{count}"))
+        for count in counts
     ]
     for pool in pools:
         while any(slot.ready is None for slot in pool.slots):
@@ -152,17 +174,24 @@ def workers(counts: Sequence[int], rounds: int) -> None:
         took = [min(before, seconds(pool, jobs)) for before, pool in zip(took, pools, strict=True)]
     for count, pool, best in zip(counts, pools, took, strict=True):
         pool.close()
-        print(f"{count} workers: {best:.1f} s, {took[0] / best:.2f} times one; load {os.getloadavg()[0]:.1f}")
+        print(
+            f"{count} workers: {best:.1f} s, {took[0] / best:.2f} times one; load {os.getloadavg()[0]:.1f}"
+        )
 
 
 def mixed_jobs() -> list[Job]:
     """Returns 60 texts to write and 60 to score."""
     model = load_model("tiny", dtype="float32", device="cpu")
-    text = model.encode("The cat sat on the mat and looked at the small red bird that sang in the old tree. " * 6)
+    text = model.encode(
+        "The cat sat on the mat and looked at the small red bird that sang in the old tree. " * 6
+    )
     write, estimate = resolve({"early_exit": False}), MaskCount(max_forwards=24)
-    jobs: list[Job] = [FillJob(Canvas.completion(text[: 20 + i % 60], 24, f"f{i}"), write, 0) for i in range(60)]
+    jobs: list[Job] = [
+        FillJob(Canvas.completion(text[: 20 + i % 60], 24, f"f{i}"), write, 0) for i in range(60)
+    ]
     return jobs + [
-        ScoreJob(Canvas.continuation(text[: 20 + i % 50], text[60:72], f"s{i}"), estimate, 0) for i in range(60)
+        ScoreJob(Canvas.continuation(text[: 20 + i % 50], text[60:72], f"s{i}"), estimate, 0)
+        for i in range(60)
     ]
 
 
@@ -174,12 +203,20 @@ def seconds(pool: Any, jobs: Sequence[Job]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, default=Path(os.environ.get("DLM_EVAL_DATA", "data")))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data_dir", type=Path, default=Path(os.environ.get("DLM_EVAL_DATA", "data"))
+    )
     parser.add_argument("--limit", type=int, default=1000, help="documents of each task")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[8192, 32768], help="token budgets")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=[8192, 32768], help="token budgets"
+    )
     parser.add_argument("--workers", action="store_true", help="measure workers instead of padding")
-    parser.add_argument("--rounds", type=int, default=3, help="of --workers, the best of which counts")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of --workers, the best of which counts"
+    )
     args = parser.parse_args()
     if args.workers:
         workers((1, 2), args.rounds)

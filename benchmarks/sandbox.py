@@ -21,7 +21,9 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("problems", type=Path)
     parser.add_argument("--other", type=Path, help="a checkout with another version")
     parser.add_argument("--number", type=int, default=164)
@@ -37,12 +39,16 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for name, tree in trees.items():
             command = [sys.executable, __file__, *sys.argv[1:], "--measure"]
-            told = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tree)}, check=True, capture_output=True)
+            told = subprocess.run(
+                command, env=os.environ | {"PYTHONPATH": str(tree)}, check=True, capture_output=True
+            )
             found[name].append(json.loads(told.stdout))
     for name, rounds in found.items():
         for what in rounds[0]:
             values = sorted(round_[what] for round_ in rounds)
-            print(f"{name:6} {what:24} {values[len(values) // 2]:8.2f}   of {', '.join(f'{v:.2f}' for v in values)}")
+            print(
+                f"{name:6} {what:24} {values[len(values) // 2]:8.2f}   of {', '.join(f'{v:.2f}' for v in values)}"
+            )
 
 
 def measure(problems: Path, number: int, kind: str) -> dict[str, float]:
@@ -55,7 +61,10 @@ def measure(problems: Path, number: int, kind: str) -> dict[str, float]:
     documents = [json.loads(line) for line in problems.open()][:number]
     result = {}
     for what in ("right", "wrong"):
-        bodies = [doc["canonical_solution"] if what == "right" else "    return object()\n" for doc in documents]
+        bodies = [
+            doc["canonical_solution"] if what == "right" else "    return object()\n"
+            for doc in documents
+        ]
         programs = [build_program(doc, body) for doc, body in zip(documents, bodies, strict=True)]
         before, start = used(sandbox), time.perf_counter()
         verdicts = sandbox.run_many(programs, workers=1, limits=Limits(wall_seconds=60.0))

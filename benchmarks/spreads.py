@@ -64,16 +64,18 @@ class Table:
         runs = [own for own in (one[key] for one in self.found) if isinstance(own, Runs)]
         if not runs or spread < 1e-6:
             return f"{spread:.3f}"
-        off = [float(np.mean(own.values)) - value for own, (value, _) in zip(runs, self.truths, strict=True)]
+        off = [
+            float(np.mean(own.values)) - value
+            for own, (value, _) in zip(runs, self.truths, strict=True)
+        ]
         doubt = [
             math.hypot(math.sqrt(own.variance() / len(own.values)), e)
             for own, (_, e) in zip(runs, self.truths, strict=True)
         ]
         bias, error = float(np.mean(off)), math.sqrt(float(np.sum(np.square(doubt)))) / len(runs)
         known = np.concatenate([np.square(own.stderr) for own in runs])
-        reported = (
-            math.sqrt(float(np.nanmean(known))) if np.isfinite(known).any() else math.nan
-        )  # too few draws to know
+        # too few draws to know
+        reported = math.sqrt(float(np.nanmean(known))) if np.isfinite(known).any() else math.nan
         return (
             f"{spread:.3f}"
             + (f" [{bias:+.2g}]" if abs(bias) > 3 * error + 1e-6 else "")
@@ -83,10 +85,16 @@ class Table:
     def needed(self, name: str, rng: np.random.Generator | None = None) -> float:
         """Returns the forwards at which `name` reaches the reference's variance, interpolated on logarithmic scales (0: at the fewest measured)."""
         goal = self.variance((REFERENCE, REFERENCE_FORWARDS), rng)
-        points = sorted((k, self.variance((own, k), rng)) for own, k in self.found[0] if own == name)
+        points = sorted(
+            (k, self.variance((own, k), rng)) for own, k in self.found[0] if own == name
+        )
         for (less, before), (more, after) in zip(points, points[1:], strict=False):
             if after <= goal < before:
-                return float(less * (more / less) ** (math.log(before / goal) / math.log(before / max(after, 1e-300))))
+                return float(
+                    less
+                    * (more / less)
+                    ** (math.log(before / goal) / math.log(before / max(after, 1e-300)))
+                )
         return 0.0 if points and points[0][1] <= goal else math.inf
 
     def summary(self, name: str) -> str:
@@ -98,10 +106,14 @@ class Table:
         least = min(k for own, k in self.found[0] if own == name)
         needed = [
             self.needed(name),
-            *np.quantile([self.needed(name, rng) for _ in range(BOOTSTRAP)], [0.05, 0.95], method="nearest"),
+            *np.quantile(
+                [self.needed(name, rng) for _ in range(BOOTSTRAP)], [0.05, 0.95], method="nearest"
+            ),
         ]
         most = max(k for own, k in self.found[0] if own == name)
-        words = [f">{most}" if math.isinf(x) else f"<={least}" if x == 0 else f"{x:.0f}" for x in needed]
+        words = [
+            f">{most}" if math.isinf(x) else f"<={least}" if x == 0 else f"{x:.0f}" for x in needed
+        ]
         if key not in self.found[0]:
             return f"{words[0]} [{words[1]}, {words[2]}] | -"
         goal = (REFERENCE, REFERENCE_FORWARDS)

@@ -39,7 +39,10 @@ def tokenizer() -> Any:
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<eos>", "<mask>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=400,
+        special_tokens=["<eos>", "<mask>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     made.train_from_iterator([TEXT], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", mask_token="<mask>")
@@ -72,7 +75,11 @@ def measure(profile: bool) -> None:
 
     WrappedDenoiser.logits = timed  # type: ignore[method-assign]
     model = wrap(
-        logits=logits, tokenizer=words, mask_id=words.mask_token_id, eos_ids=words.eos_token_id, fingerprint="bench"
+        logits=logits,
+        tokenizer=words,
+        mask_id=words.mask_token_id,
+        eos_ids=words.eos_token_id,
+        fingerprint="bench",
     )
     prompts = [[2 + (i * 7 + j * 3) % (size - 2) for j in range(PROMPT)] for i in range(CANVASES)]
     canvases = [Canvas.completion(prompt, HOLE, str(i)) for i, prompt in enumerate(prompts)]
@@ -90,8 +97,12 @@ def measure(profile: bool) -> None:
     steps = sum(filling.forwards for filling in found)
     ids = words.encode(TEXT * 4, add_special_tokens=False)
     bare = words.backend_tokenizer
-    ratio = _best(lambda: model.decode(ids)) / _best(lambda: bare.decode(ids, skip_special_tokens=False))
-    print(f"{total / steps * 1e6:.0f} us a row-step ({steps} row-steps); decode {ratio:.2f} times the bare tokenizer's")
+    ratio = _best(lambda: model.decode(ids)) / _best(
+        lambda: bare.decode(ids, skip_special_tokens=False)
+    )
+    print(
+        f"{total / steps * 1e6:.0f} us a row-step ({steps} row-steps); decode {ratio:.2f} times the bare tokenizer's"
+    )
     if profiler is not None:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
 
@@ -107,8 +118,12 @@ def _best(call: Any) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", type=Path, help="another checkout, measured in turn with this one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--against", type=Path, help="another checkout, measured in turn with this one"
+    )
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     logging.disable(logging.WARNING)

@@ -46,11 +46,18 @@ def questions(count: int, choices: int) -> list[list[Canvas]]:
     for number in range(count):
         text = rng.integers(0, 6, PAST + LENGTH).tolist()
         others = [[*text[:-2], (text[-2] + step) % 6, text[-1]] for step in range(choices)]
-        found.append([Canvas.continuation(own[:PAST], own[PAST:], key=f"question {number}") for own in others])
+        found.append(
+            [
+                Canvas.continuation(own[:PAST], own[PAST:], key=f"question {number}")
+                for own in others
+            ]
+        )
     return found
 
 
-def parts(count: int, choices: int, seeds: int, samples: int) -> dict[str, tuple[float, float, float]]:
+def parts(
+    count: int, choices: int, seeds: int, samples: int
+) -> dict[str, tuple[float, float, float]]:
     """Returns metric -> standard deviation over seeds, reported, and reported with independent choices."""
     toy = Toy(ToySettings(inconsistency=0.9, seed=3))
     asked = questions(count, choices)
@@ -61,25 +68,43 @@ def parts(count: int, choices: int, seeds: int, samples: int) -> dict[str, tuple
     values: dict[str, list[tuple[float, float, float]]] = {"acc": [], "gap": []}
     for seed in range(seeds):
         noises = [Noise.of(canvas, seed) for own in asked for canvas in own]
-        programs = [settings.estimate(target, noise) for target, noise in zip(known, noises, strict=True)]
+        programs = [
+            settings.estimate(target, noise) for target, noise in zip(known, noises, strict=True)
+        ]
         scores = [outcome.answer for outcome in Engine(toy).drive(programs)]
         logged = []
         for begin in range(0, len(scores), choices):
             own = scores[begin : begin + choices]
-            logged.append({"doc": {}, "filtered_resps": [(s.logprob, False) for s in own], **likelihood_columns(own)})
-        alone = [{key: column for key, column in s.items() if key != "logprob_correlation"} for s in logged]
+            logged.append(
+                {
+                    "doc": {},
+                    "filtered_resps": [(s.logprob, False) for s in own],
+                    **likelihood_columns(own),
+                }
+            )
+        alone = [
+            {key: column for key, column in s.items() if key != "logprob_correlation"}
+            for s in logged
+        ]
         together, apart = (
-            {metric: part and part.stderr for metric, part in estimator_parts(task, samples, seed).items()}
+            {
+                metric: part and part.stderr
+                for metric, part in estimator_parts(task, samples, seed).items()
+            }
             for samples in (logged, alone)
         )
         for metric, found in values.items():
-            value = float(np.mean([task.process_results({}, s["filtered_resps"])[metric] for s in logged]))
+            value = float(
+                np.mean([task.process_results({}, s["filtered_resps"])[metric] for s in logged])
+            )
             found.append((value, together[metric] or 0.0, apart[metric] or 0.0))
     return {metric: _summary(np.array(found)) for metric, found in values.items()}
 
 
 def _summary(found: Any) -> tuple[float, float, float]:
-    return float(found[:, 0].std(ddof=1)), *(math.sqrt(float((found[:, part] ** 2).mean())) for part in (1, 2))
+    return float(found[:, 0].std(ddof=1)), *(
+        math.sqrt(float((found[:, part] ** 2).mean())) for part in (1, 2)
+    )
 
 
 def _ratio(reported: float, actual: float) -> str:
@@ -87,7 +112,9 @@ def _ratio(reported: float, actual: float) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--choices", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=40)
@@ -97,7 +124,9 @@ def main() -> int:
         "| forwards | metric | over seeds | reported | ratio | choices moved independently | ratio |\n|---|---|---|---|---|---|---|"
     )
     for samples in map(int, args.samples.split(",")):
-        for metric, (actual, reported, alone) in parts(args.questions, args.choices, args.seeds, samples).items():
+        for metric, (actual, reported, alone) in parts(
+            args.questions, args.choices, args.seeds, samples
+        ).items():
             print(
                 f"| {samples} | {metric} | {actual:.4f} | {reported:.4f} | {_ratio(reported, actual)} "
                 f"| {alone:.4f} | {_ratio(alone, actual)} |",

@@ -44,7 +44,9 @@ def train(data: Path, folder: Path) -> None:
     made.train_from_iterator(_texts(data), trainer)
     folder.mkdir(parents=True)
     made.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>", "mask_token": "<mask>"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": "<eos>", "mask_token": "<mask>"})
+    )
     print(f"a tokenizer of {made.get_vocab_size()} tokens", flush=True)
 
 
@@ -100,7 +102,13 @@ def measure(data: Path, tokenizer: Path, limit: int | None) -> None:
     def logits(tokens: torch.Tensor) -> torch.Tensor:
         return table[: tokens.shape[1]] * (1 + 1e-4 * (tokens.sum(1) % 97))[:, None, None]
 
-    model = wrap(logits=logits, tokenizer=words, mask_id=words.mask_token_id, max_length=4096, fingerprint="bench")
+    model = wrap(
+        logits=logits,
+        tokenizer=words,
+        mask_id=words.mask_token_id,
+        max_length=4096,
+        fingerprint="bench",
+    )
     evaluate(
         model, ["mmlu"], num_fewshot=5, limit=limit, data_dir=str(data), estimator="mask_count,max_forwards=1", verbosity="ERROR"
     )  # fmt: skip
@@ -111,17 +119,24 @@ def memory() -> None:
     from dlm_eval import Canvas
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    kept = [Canvas.continuation(list(range(i, i + 990)), list(range(50_000, 50_010)), str(i)) for i in range(100_000)]
+    kept = [
+        Canvas.continuation(list(range(i, i + 990)), list(range(50_000, 50_010)), str(i))
+        for i in range(100_000)
+    ]
     used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     print(f"{len(kept)} canvases: {used / 1e9:.2f} GB, {used / len(kept) / 1000:.1f} bytes a token")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data_dir", type=Path)
     parser.add_argument("--tokenizer", type=Path, help="a folder; made if it is absent")
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--against", type=Path, help="another checkout, measured in turn with this one")
+    parser.add_argument(
+        "--against", type=Path, help="another checkout, measured in turn with this one"
+    )
     parser.add_argument("--memory", action="store_true")
     args = parser.parse_args()
     logging.disable(logging.WARNING)

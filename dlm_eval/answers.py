@@ -14,7 +14,17 @@ from typing import Any
 from dlm_eval.canvas import Filling, Score
 from dlm_eval.decoding import DecodeSettings
 from dlm_eval.decoding.checkpoints import State
-from dlm_eval.jobs import Answer, Checkpoint, Done, FillJob, Job, Keep, QuestionJob, ScoreJob, Scores
+from dlm_eval.jobs import (
+    Answer,
+    Checkpoint,
+    Done,
+    FillJob,
+    Job,
+    Keep,
+    QuestionJob,
+    ScoreJob,
+    Scores,
+)
 from dlm_eval.journal import Journal
 from dlm_eval.likelihood import Estimator
 from dlm_eval.printable import counted
@@ -27,7 +37,10 @@ log = logging.getLogger(__name__)
 def journal_key(fingerprint: str, job: Job) -> str:
     """Returns the key of an answer: sha256 of model fingerprint, settings, request and seed."""
     canvases = job.canvases if isinstance(job, QuestionJob) else (job.canvas,)
-    asked = [(canvas.tokens, bytes(canvas.open).translate(PATTERN).decode(), canvas.key) for canvas in canvases]
+    asked = [
+        (canvas.tokens, bytes(canvas.open).translate(PATTERN).decode(), canvas.key)
+        for canvas in canvases
+    ]
     more = (
         job.greedy if isinstance(job, ScoreJob) else None,
         job.lengths if isinstance(job, QuestionJob) else None,
@@ -100,7 +113,9 @@ def answer_jobs(
 def _begun(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Job]:
     """Returns the jobs, each with its checkpoint in the journal if there is one."""
     found = dict(jobs)
-    for key, data in journal.kept([key for key, job in jobs.items() if isinstance(job, FillJob)]).items():
+    for key, data in journal.kept(
+        [key for key, job in jobs.items() if isinstance(job, FillJob)]
+    ).items():
         job = jobs[key]
         assert isinstance(job, FillJob)
         try:
@@ -110,7 +125,9 @@ def _begun(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Job]:
             if not 0 <= checkpoint.seconds < math.inf:
                 raise ValueError("no time")
         except (KeyError, TypeError, ValueError, AttributeError):
-            log.warning("journal %s: a checkpoint has another form; its canvas is begun anew", journal.path)
+            log.warning(
+                "journal %s: a checkpoint has another form; its canvas is begun anew", journal.path
+            )
             continue
         found[key] = replace(job, begun=checkpoint)
     return found
@@ -126,7 +143,9 @@ def _in_journal(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
         else:
             found[key] = answer
     if odd:
-        log.warning("journal %s: %s another form; ignored", journal.path, counted(odd, "answer", "have"))
+        log.warning(
+            "journal %s: %s another form; ignored", journal.path, counted(odd, "answer", "have")
+        )
     return found
 
 
@@ -139,7 +158,11 @@ def _decoded(data: Any) -> Answer | None:
 
 def _answers(answer: Answer, job: Job) -> bool:
     """Returns whether an answer has the form of an answer to `job`."""
-    numbers = isinstance(answer.rows, int) and isinstance(answer.seconds, (int, float)) and answer.error is None
+    numbers = (
+        isinstance(answer.rows, int)
+        and isinstance(answer.seconds, (int, float))
+        and answer.error is None
+    )
     if isinstance(job, FillJob):
         return numbers and isinstance(answer.value, Filling) and _is_filling(answer.value)
     if isinstance(job, ScoreJob):
@@ -178,7 +201,11 @@ def _is_filling(filling: Filling) -> bool:
 
 def encode_answer(answer: Answer) -> dict[str, Any]:
     """Returns an answer as plain data."""
-    value = [vars(score) for score in answer.value.choices] if isinstance(answer.value, Scores) else vars(answer.value)
+    value = (
+        [vars(score) for score in answer.value.choices]
+        if isinstance(answer.value, Scores)
+        else vars(answer.value)
+    )
     return {**vars(answer), "kind": type(answer.value).__name__, "value": value}
 
 

@@ -41,7 +41,9 @@ class DeviceProfile:
 
     def and_then(self, later: DeviceProfile) -> DeviceProfile:
         """Returns the profile updated by a later one."""
-        return DeviceProfile(later.batch_tokens or self.batch_tokens, later.footprint or self.footprint)
+        return DeviceProfile(
+            later.batch_tokens or self.batch_tokens, later.footprint or self.footprint
+        )
 
     def plain(self) -> dict[str, Any]:
         """Returns it as plain data."""
@@ -52,7 +54,11 @@ class DeviceProfile:
         """Returns the profile from plain data; an empty one from None or from other data."""
         try:
             tokens, footprint = (plain or {}).get("batch_tokens"), (plain or {}).get("footprint")
-            known = Footprint(float(footprint["token"]), float(footprint["memory"])) if footprint else None
+            known = (
+                Footprint(float(footprint["token"]), float(footprint["memory"]))
+                if footprint
+                else None
+            )
             return DeviceProfile(int(tokens) if tokens else None, known)
         except (AttributeError, KeyError, TypeError, ValueError):  # written by another program
             return DeviceProfile()
@@ -88,10 +94,16 @@ def make_engine(
         tokens, logits = CPU_TOKENS, 2**26
     tokens = min(tokens, profile.batch_tokens or tokens)
     stand_in = int(memory) if memory else None
-    engine = Engine(model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=stand_in)
+    engine = Engine(
+        model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=stand_in
+    )
     tested = cache_tested(model)  # a probe at loading
-    engine.cost += Cost(tested.forwards, tested.forwards, tested.tokens, tested.tokens, tested.seconds)
-    engine.batch_invariant = batch_invariant(model, device_of(model), engine.batch_rows, engine.equal_lengths)
+    engine.cost += Cost(
+        tested.forwards, tested.forwards, tested.tokens, tested.tokens, tested.seconds
+    )
+    engine.batch_invariant = batch_invariant(
+        model, device_of(model), engine.batch_rows, engine.equal_lengths
+    )
     return engine
 
 
@@ -106,12 +118,17 @@ def parse_batch_size(batch_size: str | int) -> int | None:
         return None
     if re.fullmatch(r"\d+(\.0)?", text) and int(float(text)) >= 1:
         return int(float(text))
-    raise UserError(f"--batch_size '{batch_size}' is not allowed; it must be 'auto' or a whole number of at least 1")
+    raise UserError(
+        f"--batch_size '{batch_size}' is not allowed; it must be 'auto' or a whole number of at "
+        "least 1"
+    )
 
 
 def fitting(free: int, footprint: Footprint) -> tuple[int, int]:
     """Returns the tokens and float32 logits that take a half and an eighth of `free` bytes."""
-    return min(MOST_TOKENS, max(2048, int(free * 0.5 / footprint.token))), max(2**24, free // 8 // 4)
+    return min(MOST_TOKENS, max(2048, int(free * 0.5 / footprint.token))), max(
+        2**24, free // 8 // 4
+    )
 
 
 def measured(model: Denoiser, device: torch.device) -> Footprint:
@@ -151,6 +168,8 @@ def _bytes_per_memory(model: Denoiser, device: torch.device) -> float:
     if knowing is None:
         return 0.0
     tokens = torch.full((1, 8), model.pad_id, dtype=torch.long, device=device)
-    _, states = knowing.forward_cached(tokens, None, torch.ones_like(tokens, dtype=torch.bool), None, True)
+    _, states = knowing.forward_cached(
+        tokens, None, torch.ones_like(tokens, dtype=torch.bool), None, True
+    )
     assert states is not None
     return 2 * states.nbytes / tokens.shape[1]

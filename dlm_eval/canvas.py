@@ -21,7 +21,9 @@ BLANK = -1  # open position without a known token: it can be filled, but not sco
 class _Packed(Generic[T]):
     """A field that is a tuple to its readers and is kept in few bytes (a tuple has eight a value)."""
 
-    def __init__(self, pack: Callable[[Iterable[T]], Sequence[Any]], kind: Callable[[Any], T]) -> None:
+    def __init__(
+        self, pack: Callable[[Iterable[T]], Sequence[Any]], kind: Callable[[Any], T]
+    ) -> None:
         self._pack, self._kind = pack, kind
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -41,7 +43,8 @@ class _Packed(Generic[T]):
         values = values if isinstance(values, array) else tuple(values)
         try:
             vars(canvas)[self._name] = self._pack(values)
-        except (OverflowError, TypeError):  # no ids of a vocabulary, which is said when they are used
+        # no ids of a vocabulary, which is said when they are used
+        except (OverflowError, TypeError):
             vars(canvas)[self._name] = values
 
 
@@ -71,7 +74,9 @@ class Canvas:
     def __post_init__(self) -> None:
         flags = len(vars(self)["open"])
         if len(self) != flags:
-            raise UserError(f"canvas: {len(self)} tokens but {flags} open flags; both must be L long")
+            raise UserError(
+                f"canvas: {len(self)} tokens but {flags} open flags; both must be L long"
+            )
 
     def __len__(self) -> int:
         return len(vars(self)["tokens"])
@@ -104,7 +109,13 @@ class Canvas:
         return cls.infill(prompt, length, (), key)
 
     @classmethod
-    def infill(cls, prefix: Sequence[int], middle: Sequence[int] | int, suffix: Sequence[int], key: str = "") -> Canvas:
+    def infill(
+        cls,
+        prefix: Sequence[int],
+        middle: Sequence[int] | int,
+        suffix: Sequence[int],
+        key: str = "",
+    ) -> Canvas:
         """Returns the canvas with a hole between `prefix` and `suffix`.
 
         Args:

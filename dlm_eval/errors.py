@@ -55,7 +55,9 @@ def nearest(value: object, allowed: Iterable[str], count: int = 1) -> list[str]:
     return [spelled[name] for name in found]
 
 
-def unknown_name_error(setting: str, value: object, allowed: Iterable[str], listed: str | None = None) -> UserError:
+def unknown_name_error(
+    setting: str, value: object, allowed: Iterable[str], listed: str | None = None
+) -> UserError:
     """Returns the error for a name that is not one of ``allowed``, with the nearest one.
 
     Args:
@@ -66,6 +68,10 @@ def unknown_name_error(setting: str, value: object, allowed: Iterable[str], list
     """
     names = sorted(allowed)
     near = [f"'{name}'" for name in nearest(value, names, 3 if listed else 1)]
-    guess = f"did you mean {', '.join(near[:-1]) + ' or ' * (len(near) > 1) + near[-1]}? " if near else ""
+    guess = (
+        f"did you mean {', '.join(near[:-1]) + ' or ' * (len(near) > 1) + near[-1]}? "
+        if near
+        else ""
+    )
     shown = f"`{listed}` lists them" if listed else f"allowed: {', '.join(names) or 'none'}"
     return UserError(f"{setting} '{value}' is not known; {guess}{shown}")

@@ -124,7 +124,9 @@ def start(engine: Engine, job: Job, keep: Callable[[Checkpoint], None]) -> Progr
     """Returns the program that answers `job`; `keep` gets its checkpoints."""
     noise = Noise.of(job.canvas, job.seed)
     if isinstance(job, ScoreJob):
-        return _guarded(lambda: score_program(engine.model, job.canvas, job.estimator, noise, greedy=job.greedy))
+        return _guarded(
+            lambda: score_program(engine.model, job.canvas, job.estimator, noise, greedy=job.greedy)
+        )
     if isinstance(job, QuestionJob):
         return _guarded(lambda: _question(engine, job, noise))
     begun = job.begun.state if job.begun is not None else None
@@ -157,12 +159,15 @@ def _pause() -> float:
         return float(text or CHECKPOINT_SECONDS)
     except ValueError:
         raise UserError(
-            f"DLM_EVAL_CHECKPOINT_SECONDS '{text}' is not allowed; it must be a number of seconds ('inf': never)"
+            f"DLM_EVAL_CHECKPOINT_SECONDS '{text}' is not allowed; it must be a number of seconds "
+            "('inf': never)"
         ) from None
 
 
 def _question(engine: Engine, job: QuestionJob, noise: Noise) -> Program[Scores]:
-    scores = yield from question_program(engine.model, job.canvases, job.estimator, noise, lengths=job.lengths)
+    scores = yield from question_program(
+        engine.model, job.canvases, job.estimator, noise, lengths=job.lengths
+    )
     return Scores(tuple(scores))
 
 
@@ -191,7 +196,9 @@ def longest_first(jobs: Sequence[Job]) -> list[int]:
     return sorted(range(len(jobs)), key=lambda i: (-len(jobs[i].canvas), jobs[i].canvas.key, i))
 
 
-def drive_jobs(engine: Engine, numbered: Iterable[tuple[int, Job] | None], done: Done, keep: Keep = keep_none) -> None:
+def drive_jobs(
+    engine: Engine, numbered: Iterable[tuple[int, Job] | None], done: Done, keep: Keep = keep_none
+) -> None:
     """Answers jobs as they arrive. The next is taken when there is room for its rows.
 
     Args:
@@ -260,7 +267,11 @@ class _Writing:
 
 def _sound(model: Denoiser, job: Job) -> Job:
     """Returns the job, without its checkpoint if that is not valid for the canvas."""
-    if not isinstance(job, FillJob) or job.begun is None or fits(model, job.canvas, job.settings, job.begun.state):
+    if (
+        not isinstance(job, FillJob)
+        or job.begun is None
+        or fits(model, job.canvas, job.settings, job.begun.state)
+    ):
         return job
     log.warning("a checkpoint in the journal is not valid for its canvas; the canvas is begun anew")
     return replace(job, begun=None)

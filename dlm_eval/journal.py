@@ -32,10 +32,13 @@ VERSION = 4  # of the tables below (SQLite's user_version)
 COMMIT_SECONDS = 1.0
 LOCK_SECONDS = 60.0  # how long to wait for another run's lock
 TABLES = (
-    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum "
+    "INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
     # of unfinished answers; older versions ignore it
-    "CREATE TABLE IF NOT EXISTS checkpoints (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS checkpoints (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum "
+    "INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum "
+    "INTEGER NOT NULL)",
 )
 # Rows that a run can have written: the file may come from anywhere, and SQLite's columns hold any
 # type.
@@ -108,7 +111,9 @@ class Journal:
     def note(self, key: str, value: Any) -> None:
         """Stores a note at once, without secrets."""
         text = json.dumps(redact(value))
-        self._execute([("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", [(key, text, checksum(key, text))])])
+        self._execute(
+            [("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", [(key, text, checksum(key, text))])]
+        )
 
     def noted(self, key: str) -> Any:
         """Returns a note, or None."""
@@ -120,7 +125,8 @@ class Journal:
         """Returns the notes whose keys begin with `prefix`, by key."""
         with self._lock:
             rows = self._read(
-                "SELECT key, value, checksum FROM notes WHERE substr(key, 1, ?) = ?", [len(prefix), prefix]
+                "SELECT key, value, checksum FROM notes WHERE substr(key, 1, ?) = ?",
+                [len(prefix), prefix],
             )
         return {key: json.loads(value) for key, value, _ in self._whole(rows)}
 
@@ -134,8 +140,12 @@ class Journal:
             fresh, checkpoints = dict(self._fresh), dict(self._checkpoints)
         statements: list[tuple[str, list[Any]]] = []
         for name, waiting in (("answers", fresh), ("checkpoints", checkpoints)):
-            rows = [(key, value, checksum(key, value), *more) for key, (value, *more) in waiting.items()]
-            statements += [(f"INSERT OR REPLACE INTO {name} VALUES (?, ?, ?, ?, ?)", rows)] if rows else []
+            rows = [
+                (key, value, checksum(key, value), *more) for key, (value, *more) in waiting.items()
+            ]
+            statements += (
+                [(f"INSERT OR REPLACE INTO {name} VALUES (?, ?, ?, ?, ?)", rows)] if rows else []
+            )
         if fresh:
             statements.append(("DELETE FROM checkpoints WHERE key = ?", [(key,) for key in fresh]))
         if statements:
@@ -172,7 +182,10 @@ class Journal:
     def export(self) -> Iterator[dict[str, Any]]:
         """Yields every answer: key, model fingerprint, time, answer."""
         with self._lock:
-            rows = self._read(f"SELECT key, value, checksum, model, time FROM answers WHERE {SOUND} ORDER BY time, key")
+            rows = self._read(
+                f"SELECT key, value, checksum, model, time FROM answers WHERE {SOUND} ORDER BY "
+                "time, key"
+            )
         for key, value, _, model, when in self._whole(rows):
             yield {"key": key, "model": model, "time": when, "answer": json.loads(value)}
 
@@ -193,7 +206,9 @@ class Journal:
         """
         with closing(_read_only(path)) as other:
             _examine(other)
-            query = f"SELECT key, value, checksum, model, time FROM answers WHERE {SOUND} AND model = ?"
+            query = (
+                f"SELECT key, value, checksum, model, time FROM answers WHERE {SOUND} AND model = ?"
+            )
             found, count = other.execute(query, [model]), 0
             while rows := found.fetchmany(ROWS_AT_ONCE):
                 whole = self._whole(rows)
@@ -220,7 +235,12 @@ class Journal:
         query, like = "FROM answers WHERE substr(model, 1, ?) = ?", (len(model), model)
         with self._lock:
             ((count,),) = self._read(f"SELECT COUNT(*) {query}", like)
-        self._execute([(f"DELETE {query}", [like]), (f"DELETE {query.replace('answers', 'checkpoints')}", [like])])
+        self._execute(
+            [
+                (f"DELETE {query}", [like]),
+                (f"DELETE {query.replace('answers', 'checkpoints')}", [like]),
+            ]
+        )
         return int(count)
 
     def _write_on(self) -> None:
@@ -237,7 +257,9 @@ class Journal:
         try:
             return self._database.execute(query, values).fetchall()
         except sqlite3.Error as error:  # damage that the check at opening did not find
-            raise RunError(f"journal {self.path} cannot be read ({error}); move it away and run again") from error
+            raise RunError(
+                f"journal {self.path} cannot be read ({error}); move it away and run again"
+            ) from error
 
     def _execute(self, statements: list[tuple[str, list[Any]]]) -> None:
         """Runs statements in one transaction."""
@@ -283,19 +305,25 @@ def open_or_set_aside(path: Path) -> sqlite3.Connection:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone_in(
-            path.parent
-        ):  # if two runs find a damaged file, the second must not rename the first one's new file
+        # if two runs find a damaged file, the second must not rename the first one's new file
+        with _alone_in(path.parent):
             try:
                 return _open(path)
             except sqlite3.OperationalError as error:
                 raise RunError(f"journal {path} cannot be opened: {error}") from error
             except sqlite3.DatabaseError as error:
                 aside = set_aside(path)
-                log.warning("journal %s is not readable (%s); it was set aside as %s", path, error, aside.name)
+                log.warning(
+                    "journal %s is not readable (%s); it was set aside as %s",
+                    path,
+                    error,
+                    aside.name,
+                )
                 return _open(path)
     except (OSError, sqlite3.Error) as error:
-        raise RunError(f"journal {path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        raise RunError(
+            f"journal {path} cannot be written: {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 @contextmanager
@@ -312,7 +340,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def set_aside(path: Path) -> Path:
     """Renames a journal with its WAL files; returns the new name."""
-    aside = path.with_name(f"{path.name}.aside-{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns() % 10**6}")
+    aside = path.with_name(
+        f"{path.name}.aside-{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns() % 10**6}"
+    )
     for suffix in ("", "-wal", "-shm"):
         part = path.with_name(path.name + suffix)
         if part.exists():
@@ -321,7 +351,9 @@ def set_aside(path: Path) -> Path:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False, isolation_level=None)
+    database = sqlite3.connect(
+        path, timeout=LOCK_SECONDS, check_same_thread=False, isolation_level=None
+    )
     if sys.version_info >= (3, 11):
         database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
     # The checksum finds damaged text.
@@ -332,7 +364,11 @@ def _open(path: Path) -> sqlite3.Connection:
         # FULL: a committed answer survives a power failure, at the cost of one sync per second.
         database.execute("PRAGMA synchronous=FULL")
         database.execute("BEGIN IMMEDIATE")
-        for statement in (f"PRAGMA application_id={APPLICATION_ID}", f"PRAGMA user_version={VERSION}", *TABLES):
+        for statement in (
+            f"PRAGMA application_id={APPLICATION_ID}",
+            f"PRAGMA user_version={VERSION}",
+            *TABLES,
+        ):
             database.execute(statement)
         database.execute("COMMIT")
     except sqlite3.Error:
@@ -361,14 +397,21 @@ def check(path: Path) -> None:
 def _examine(database: sqlite3.Connection) -> None:
     database.execute("PRAGMA trusted_schema=OFF")
     database.execute("BEGIN")  # a consistent view, even if another run writes
-    owner, version = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    owner, version = (
+        database.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("application_id", "user_version")
+    )
     # A file may come from anywhere: a view could be endless, and a trigger could change what is
     # stored.
-    if made := database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL LIMIT 100").fetchall():
+    if made := database.execute(
+        "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL LIMIT 100"
+    ).fetchall():
         if owner != APPLICATION_ID:
             raise sqlite3.DatabaseError("another program's database")
         if version != VERSION:
-            raise sqlite3.DatabaseError(f"its layout is version {version}, this dlm_eval has {VERSION}")
+            raise sqlite3.DatabaseError(
+                f"its layout is version {version}, this dlm_eval has {VERSION}"
+            )
         if {text for (text,) in made} - {text.replace("IF NOT EXISTS ", "") for text in TABLES}:
             raise sqlite3.DatabaseError("it holds other tables than a journal")
         if database.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":

@@ -73,8 +73,20 @@ class Option:
             return f"{self.least} to {self.most}"
         if self.above is not None and self.below is not None:
             return f"between {self.above} and {self.below}"
-        low = f"{self.least} or more" if self.least is not None else "" if self.above is None else f"above {self.above}"
-        high = f"at most {self.most}" if self.most is not None else "" if self.below is None else f"below {self.below}"
+        low = (
+            f"{self.least} or more"
+            if self.least is not None
+            else ""
+            if self.above is None
+            else f"above {self.above}"
+        )
+        high = (
+            f"at most {self.most}"
+            if self.most is not None
+            else ""
+            if self.below is None
+            else f"below {self.below}"
+        )
         return " and ".join(part for part in (low, high) if part)
 
 
@@ -100,7 +112,9 @@ def option(
         unit: of the value.
         help: one line for the user.
     """
-    facts = Option(least, above, most, below, None if choices is None else tuple(choices), unit, help)
+    facts = Option(
+        least, above, most, below, None if choices is None else tuple(choices), unit, help
+    )
     return field(default=default, metadata={"option": facts})
 
 
@@ -118,7 +132,9 @@ def check_options(algorithm: Any, what: str) -> None:
     for name, (facts, hint) in _facts(type(algorithm)).items():  # type: ignore[arg-type]
         value = getattr(algorithm, name)
         words = literals(hint)
-        word = isinstance(value, str) or not any(kind in (int, float, bool) for kind in alternatives(hint))
+        word = isinstance(value, str) or not any(
+            kind in (int, float, bool) for kind in alternatives(hint)
+        )
         if words and value is not None and word and value not in words:
             raise value_error(f"{what} {name}", value, describe(alternatives(hint)))
         if not facts.allows(value):
@@ -126,7 +142,12 @@ def check_options(algorithm: Any, what: str) -> None:
 
 
 def parse_options(
-    cls: type[T], values: Mapping[str, Any], what: str, *, unknown_as: str | None = None, needed_by: str | None = None
+    cls: type[T],
+    values: Mapping[str, Any],
+    what: str,
+    *,
+    unknown_as: str | None = None,
+    needed_by: str | None = None,
 ) -> T:
     """Returns an instance of `cls`. Texts are cast to the types of its fields.
 
@@ -151,7 +172,8 @@ def parse_options(
             raise unknown_name_error(unknown_as or what, key, known)
     for own in fields(cls):  # type: ignore[arg-type]
         if own.init and own.name not in values and default_of(own) is MISSING:
-            kind = "NUMBER" if alternatives(field_types(cls)[own.name])[0] in (int, float) else "VALUE"  # type: ignore[arg-type]
+            hint = field_types(cls)[own.name]  # type: ignore[arg-type]
+            kind = "NUMBER" if alternatives(hint)[0] in (int, float) else "VALUE"
             raise UserError(f"{needed_by or what} needs {own.name}={kind}")
     given = cast_options(cls, values, what)
     try:
@@ -159,7 +181,9 @@ def parse_options(
     except DlmEvalError:
         raise
     except Exception as error:  # a user's class may raise anything in `check`
-        raise UserError(f"{what}: {cls.__name__} cannot be made: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"{what}: {cls.__name__} cannot be made: {type(error).__name__}: {error}"
+        ) from error
 
 
 def default_of(own: Field[Any]) -> Any:
@@ -181,7 +205,8 @@ def check_option_names(cls: type, base: type, what: str) -> None:
     for name, value in vars(cls).items():
         if isinstance(value, Field) and hasattr(base, name):
             raise UserError(
-                f"{what}: option '{name}' has the name of an attribute of {base.__name__}; choose another name"
+                f"{what}: option '{name}' has the name of an attribute of {base.__name__}; choose "
+                "another name"
             )
 
 
@@ -191,7 +216,10 @@ def cast_options(cls: type, values: Mapping[str, Any], what: str) -> dict[str, A
     Raises:
         UserError: a value that cannot be cast.
     """
-    return {name: cast_value(value, field_types(cls)[name], f"{what} {name}") for name, value in values.items()}
+    return {
+        name: cast_value(value, field_types(cls)[name], f"{what} {name}")
+        for name, value in values.items()
+    }
 
 
 def option_names(cls: type) -> list[str]:
@@ -210,7 +238,11 @@ def describe_options(cls: type) -> dict[str, dict[str, Any]]:
             continue
         facts, hint = _facts(cls)[own.name]
         default = "required" if default_of(own) is MISSING else default_of(own)
-        about = {"default": default, "allowed": facts.allowed() or describe(alternatives(hint)), "meaning": facts.help}
+        about = {
+            "default": default,
+            "allowed": facts.allowed() or describe(alternatives(hint)),
+            "meaning": facts.help,
+        }
         described[own.name] = {key: value for key, value in about.items() if value != ""}
     return described
 
@@ -230,5 +262,7 @@ def value_error(setting: str, value: object, allowed: str) -> UserError:
 def _facts(cls: Any) -> dict[str, tuple[Option, Any]]:
     """Returns name -> (what is declared, annotation) of every option."""
     return {
-        own.name: (own.metadata.get("option", Option()), field_types(cls)[own.name]) for own in fields(cls) if own.init
+        own.name: (own.metadata.get("option", Option()), field_types(cls)[own.name])
+        for own in fields(cls)
+        if own.init
     }

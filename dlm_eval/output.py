@@ -40,7 +40,9 @@ def one_line(text: str) -> str:
     return printable(redact_message(text))
 
 
-def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], width: int | None = None, **options: Any) -> str:
+def table(
+    rows: Sequence[Sequence[Any]], headers: Sequence[str], width: int | None = None, **options: Any
+) -> str:
     """Returns a table as text. Cells are made printable and are never reformatted as numbers.
 
     Args:
@@ -79,8 +81,14 @@ def safe_output() -> Iterator[None]:
     After an unexpected exception the streams stay safe, since Python still has to print the
     traceback.
     """
-    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
-    before = [(stream, stream.encoding, stream.errors) for stream in streams if not stream.encoding.startswith(PREFIX)]
+    streams = [
+        stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)
+    ]
+    before = [
+        (stream, stream.encoding, stream.errors)
+        for stream in streams
+        if not stream.encoding.startswith(PREFIX)
+    ]
     for stream, encoding, _ in before:
         stream.reconfigure(encoding=PREFIX + codecs.lookup(encoding).name.replace("-", "_"))
     with ExitStack() as stack:
@@ -203,14 +211,18 @@ class SafeRecord(logging.LogRecord):
         self.name = printable(str(self.name))
         if self.exc_info and self.exc_info[0] is not None:
             lines = "".join(traceback.format_exception(*self.exc_info)).rstrip("\n")
-            self.exc_text = "    " + FOLLOWS.join(printable_lines(redact_message(lines)).split("\n"))
+            self.exc_text = "    " + FOLLOWS.join(
+                printable_lines(redact_message(lines)).split("\n")
+            )
 
     def getMessage(self) -> str:  # noqa: N802
         """Returns the message with its arguments in it."""
         return one_line(super().getMessage())
 
 
-def _warning(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+def _warning(
+    message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     return f"{one_line(filename)}:{lineno}: {category.__name__}: {one_line(str(message))}\n"
 
 

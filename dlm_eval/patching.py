@@ -37,7 +37,9 @@ def replaced_on_import(name: str, attribute: str, make: Callable[[Any], Any]) ->
     Most runs never import the library, and so do not wait for it.
     """
     stack = ExitStack()
-    finder = _OnImport(name, lambda module: stack.enter_context(replaced(module, attribute, make(module))))
+    finder = _OnImport(
+        name, lambda module: stack.enter_context(replaced(module, attribute, make(module)))
+    )
     if name in sys.modules:
         finder.then(sys.modules[name])
     else:

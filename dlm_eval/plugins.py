@@ -40,7 +40,11 @@ class Registry(Generic[T]):
     """
 
     def __init__(
-        self, what: str, group: str, modules: Iterable[str] = (), aliases: Mapping[str, str] | None = None
+        self,
+        what: str,
+        group: str,
+        modules: Iterable[str] = (),
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self.what = what
         self.group = group
@@ -60,7 +64,8 @@ class Registry(Generic[T]):
         other = self._classes.get(name)
         if other is not None and _same_place(other) != _same_place(cls):
             raise UserError(
-                f"{self.what} '{name}' is already defined by {other.__module__}.{other.__qualname__}; choose another name"
+                f"{self.what} '{name}' is already defined by "
+                f"{other.__module__}.{other.__qualname__}; choose another name"
             )
         self._classes[name] = cls
         self._known.add(cls)
@@ -116,7 +121,9 @@ class Registry(Generic[T]):
         for module in self._modules:
             importlib.import_module(module)
         rank = {module: number for number, module in enumerate(self._modules)}
-        return dict(sorted(self._classes.items(), key=lambda item: rank.get(item[1].__module__, len(rank))))
+        return dict(
+            sorted(self._classes.items(), key=lambda item: rank.get(item[1].__module__, len(rank)))
+        )
 
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
         return _entry_points(self.group)
@@ -124,7 +131,8 @@ class Registry(Generic[T]):
     def _checked(self, cls: Any, name: str, setting: str) -> type[T]:
         if not (isinstance(cls, type) and cls in self._known):
             raise UserError(
-                f"{setting} '{name}' is no {self.what}; it must be a subclass of {self.what.capitalize()} with a name"
+                f"{setting} '{name}' is no {self.what}; it must be a subclass of "
+                f"{self.what.capitalize()} with a name"
             )
         return cls
 
@@ -152,7 +160,9 @@ def load_class(path: str, attribute: str, setting: str) -> type:
     except (Exception, SystemExit) as error:  # the user's code may raise anything while it is run
         raise UserError(f"{setting} '{path}' cannot be loaded: {reason(error)}") from error
     own = [
-        name for name, value in vars(module).items() if isinstance(value, type) and value.__module__ == module.__name__
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type) and value.__module__ == module.__name__
     ]
     if attribute not in own:
         raise unknown_name_error(f"{setting} '{path}': class", attribute, own)

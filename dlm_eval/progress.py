@@ -32,11 +32,20 @@ class Progress:
     """
 
     def __init__(
-        self, title: str, total: int, quiet: bool = False, busy: Callable[[], list[float]] | None = None
+        self,
+        title: str,
+        total: int,
+        quiet: bool = False,
+        busy: Callable[[], list[float]] | None = None,
     ) -> None:
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
-            total=total, desc=title, unit="request", disable=quiet or not self._terminal, mininterval=0.2, **_room()
+            total=total,
+            desc=title,
+            unit="request",
+            disable=quiet or not self._terminal,
+            mininterval=0.2,
+            **_room(),
         )
         self._quiet, self._title, self._total, self._busy = quiet, title, total, busy
         self._rows = self._tokens = self._known = self._done = 0
@@ -47,7 +56,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._bar.close()
         if self._total and not self._terminal and not self._quiet:
@@ -86,7 +98,9 @@ class Progress:
         if self._known:
             facts.append(f"{self._known / max(1, self._total):.0%} from journal")
         if self._busy is not None:
-            worked = [now - before for now, before in zip(self._busy(), self._busy_before, strict=True)]
+            worked = [
+                now - before for now, before in zip(self._busy(), self._busy_before, strict=True)
+            ]
             facts += _use([min(1.0, part / seconds) for part in worked])
         return ", ".join(facts)
 

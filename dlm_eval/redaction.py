@@ -27,7 +27,7 @@ from dlm_eval.printable import printable, valid_unicode
 
 REDACTED = "[redacted]"
 
-# -- names -----------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
@@ -37,30 +37,49 @@ def _set(words: str) -> frozenset[str]:
 
 
 SECRET_WORDS = _set(
-    "password passwords passwd passphrase passcode pwd secret secrets credential credentials creds apikey apikeys bearer cookie cookies jwt dsn"
-    " sessionid jsessionid phpsessid connectionstring connstr webhook webhooks passkey passkeys otp totp csrf xsrf mnemonic"
+    "password passwords passwd passphrase passcode pwd secret secrets credential credentials creds "
+    "apikey apikeys bearer cookie cookies jwt dsn"
+    " sessionid jsessionid phpsessid connectionstring connstr webhook webhooks passkey passkeys "
+    "otp totp csrf xsrf mnemonic"
 )
-LAST_WORDS = _set(
-    "pat pats sid signature session userpass htpasswd netrc"
-)  # secret only at the end of a name: `signature_columns` is none
+# secret only at the end of a name: `signature_columns` is none
+LAST_WORDS = _set("pat pats sid signature session userpass htpasswd netrc")
 # Words before "token" that make it a vocabulary item or a count, not a secret.
 VOCABULARY = _set(
-    "eos bos pad mask unk sep cls eot eod eom eoh sot stop end start begin beginning special image video audio prefix suffix middle fim next per"
-    " previous last first new max min num n gen prompt decoder encoder forced one two zero blank null boundary think thinking reasoning added"
-    " extra control sentinel newline space text vocab drop single dummy fill open answer assistant role placeholder separator delimiter"
-    " infill hole noise noised target source continuation context word piece sub subword byte char character any each every by of for the a to in"
-    " leading trailing final initial current eof out oov rare common plain known unknown visible hidden masked class language lang"
+    "eos bos pad mask unk sep cls eot eod eom eoh sot stop end start begin beginning special image "
+    "video audio prefix suffix middle fim next per"
+    " previous last first new max min num n gen prompt decoder encoder forced one two zero blank "
+    "null boundary think thinking reasoning added"
+    " extra control sentinel newline space text vocab drop single dummy fill open answer assistant "
+    "role placeholder separator delimiter"
+    " infill hole noise noised target source continuation context word piece sub subword byte char "
+    "character any each every by of for the a to in"
+    " leading trailing final initial current eof out oov rare common plain known unknown visible "
+    "hidden masked class language lang"
 )
 TOKEN_ENDS = _set("token tokens secret value")
 KEY_OWNERS = _set(
-    "api access secret private ssh signing encryption account subscription auth service storage deploy master shared client rsa pgp gpg hmac crypto"
-    " openai anthropic hf huggingface wandb azure aws gcp google gemini cohere mistral together groq replicate openrouter deepseek nvidia ngc"
+    "api access secret private ssh signing encryption account subscription auth service storage "
+    "deploy master shared client rsa pgp gpg hmac crypto"
+    " openai anthropic hf huggingface wandb azure aws gcp google gemini cohere mistral together "
+    "groq replicate openrouter deepseek nvidia ngc"
     " github gitlab slack stripe sendgrid twilio session license host ssl tls app"
 )
 PASS_OWNERS = _set(
-    "user db database smtp mail email imap ldap login ftp sftp mysql pg postgres redis mongo rabbitmq proxy http basic admin root"
+    "user db database smtp mail email imap ldap login ftp sftp mysql pg postgres redis mongo "
+    "rabbitmq proxy http basic admin root"
 )
-TOKEN_OWNERS = KEY_OWNERS | {"bearer", "refresh", "id", "oauth", "csrf", "xsrf", "sas", "personal", "hub"}
+TOKEN_OWNERS = KEY_OWNERS | {
+    "bearer",
+    "refresh",
+    "id",
+    "oauth",
+    "csrf",
+    "xsrf",
+    "sas",
+    "personal",
+    "hub",
+}
 
 
 @lru_cache(maxsize=65536)
@@ -85,7 +104,9 @@ def is_secret_name(name: str) -> bool:
         return True
     if words[-1] in LAST_WORDS or words in (["sig"], ["x", "sig"]):
         return True
-    if words[-1].endswith(("password", "passwd")) or (words[-1] == "pass" and words[0] in PASS_OWNERS):
+    if words[-1].endswith(("password", "passwd")) or (
+        words[-1] == "pass" and words[0] in PASS_OWNERS
+    ):
         return True
     return _is_token(words)
 
@@ -124,7 +145,7 @@ def _is_token(words: list[str]) -> bool:
     return False
 
 
-# -- values ----------------------------------------------------------------------------------------------------------
+# -- values ----------------------------------------------------------------------------------------
 
 MIXED = r"(?=[A-Za-z0-9_-]{0,100}\d)"  # ordinary words have no digits
 HEAD = r"(?<![A-Za-z0-9])"
@@ -163,7 +184,8 @@ FORMS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         ("eyJ", HEAD + r"eyJ[A-Za-z0-9_-]{8,2000}\.[A-Za-z0-9_-]{8,8000}\.[A-Za-z0-9_-]{8,}", REDACTED),
         (
             "PRIVATE KEY",
-            r"(?s)-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----|\Z)",
+            r"(?s)-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z "
+            r"]{0,30}PRIVATE KEY(?: BLOCK)?-----|\Z)",
             REDACTED,
         ),
         ("://", r"(?<=://)[^\s/@?#\"'<>|]{1,512}@", REDACTED + "@"),
@@ -233,7 +255,9 @@ def learn_words(words: Iterable[str]) -> None:
             if is_secret_name(found["name"]):
                 _learned.update(_leaves(found["value"].strip("\"'")))
         for headers in HEADERS.finditer(word):
-            _learned.update(text for value in HEADER_VALUE.findall(headers[1]) for text in _leaves(value))
+            _learned.update(
+                text for value in HEADER_VALUE.findall(headers[1]) for text in _leaves(value)
+            )
         name, equals, value = word.partition("=")
         if equals and is_secret_name(name.strip("-{\"' ")):
             _learned.update(_leaves(value))
@@ -284,7 +308,9 @@ def _pattern(secrets: frozenset[str]) -> re.Pattern[str] | None:
     for secret in secrets:
         for form in _spellings(secret):
             short = len(form) < WHOLE_WORD
-            found[form] = rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])" if short else re.escape(form)
+            found[form] = (
+                rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])" if short else re.escape(form)
+            )
         found.update({form: re.escape(form) for form in _in_base64(secret)})
     ordered = sorted(found, key=len, reverse=True)
     return re.compile("|".join(found[form] for form in ordered)) if ordered else None
@@ -293,10 +319,19 @@ def _pattern(secrets: frozenset[str]) -> re.Pattern[str] | None:
 def _spellings(secret: str) -> set[str]:
     """Returns the forms of a secret in texts: raw, JSON, repr, HTML, URL, terminal."""
     raw = secret.encode("utf-8", "surrogatepass")
-    spelled = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
+    spelled = {
+        secret,
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        repr(secret)[1:-1],
+    }
     urls = {quote(raw, safe=""), quote(raw), quote_plus(raw)}
     urls |= {re.sub("%..", lambda match: match[0].lower(), url) for url in urls}
-    return {form for form in {*spelled, *urls, html.escape(secret), printable(secret)} if len(form) >= LEAST}
+    return {
+        form
+        for form in {*spelled, *urls, html.escape(secret), printable(secret)}
+        if len(form) >= LEAST
+    }
 
 
 def _in_base64(secret: str) -> set[str]:
@@ -311,7 +346,7 @@ def _in_base64(secret: str) -> set[str]:
     return {form for form in forms if len(form) > LEAST}
 
 
-# -- redaction -------------------------------------------------------------------------------------------------------
+# -- redaction -------------------------------------------------------------------------------------
 
 
 def redact_text(text: str) -> str:
@@ -356,7 +391,11 @@ def _without_bare(text: str) -> str:
 
 def _unassigned(match: re.Match[str]) -> str:
     value = match["value"]
-    if not is_secret_name(match["name"]) or REDACTED in value or value.strip("\"'").lower() in {*ORDINARY, ""}:
+    if (
+        not is_secret_name(match["name"])
+        or REDACTED in value
+        or value.strip("\"'").lower() in {*ORDINARY, ""}
+    ):
         return match[0]
     mark = value[0] if value[0] in "\"'" else ""
     return f"{match['head']}{mark}{REDACTED}{mark}"
@@ -374,8 +413,13 @@ def _redacted(value: Any, known: re.Pattern[str] | None, by_name: bool, depth: i
     if isinstance(value, (Mapping, list, tuple)) and depth > DEEPEST:
         return "..."
     if isinstance(value, Mapping):
-        items = [(_redacted(k, known, by_name), _entry(k, v, known, by_name, depth + 1)) for k, v in value.items()]
-        same = all(k is key and v is item for (k, v), (key, item) in zip(value.items(), items, strict=True))
+        items = [
+            (_redacted(k, known, by_name), _entry(k, v, known, by_name, depth + 1))
+            for k, v in value.items()
+        ]
+        same = all(
+            k is key and v is item for (k, v), (key, item) in zip(value.items(), items, strict=True)
+        )
         return value if same else dict(items)
     if isinstance(value, (list, tuple)):
         parts = [_redacted(item, known, by_name, depth + 1) for item in value]
@@ -392,7 +436,12 @@ def _entry(key: Any, value: Any, known: re.Pattern[str] | None, by_name: bool, d
     if by_name and isinstance(key, str):
         if _are_headers(key):
             return _emptied(value)
-        if is_secret_name(key) and value is not None and not isinstance(value, bool) and value != "":
+        if (
+            is_secret_name(key)
+            and value is not None
+            and not isinstance(value, bool)
+            and value != ""
+        ):
             return REDACTED
     return _redacted(value, known, by_name, depth)
 

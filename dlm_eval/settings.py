@@ -62,7 +62,9 @@ def _quoted(text: str, begin: int) -> str:
     """Returns the quoted item at `begin`, quotes included; "" if there is none, or no end."""
     if text[:begin].rstrip()[-1:] not in ("", "[", "(", "{", ",", ":", "="):
         return ""  # an apostrophe
-    match = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1(?=\s*(?:[\])},:]|$))""", re.DOTALL).match(text, begin)
+    match = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1(?=\s*(?:[\])},:]|$))""", re.DOTALL).match(
+        text, begin
+    )
     return match[0] if match else ""
 
 
@@ -84,7 +86,10 @@ def typed_texts(value: Any) -> tuple[str, ...]:
     if not (value.startswith("[") and value.endswith("]")):
         return (_unescaped(value),)
     items = split_commas(value[1:-1], quotes_from=0)
-    return tuple(_unescaped(item[1:-1] if len(item) > 1 and item[0] == item[-1] in "\"'" else item) for item in items)
+    return tuple(
+        _unescaped(item[1:-1] if len(item) > 1 and item[0] == item[-1] in "\"'" else item)
+        for item in items
+    )
 
 
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
@@ -128,7 +133,11 @@ def field_types(cls: type[Any]) -> dict[str, Any]:
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
     """Returns the types of a union, or the one type."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return (
+        typing.get_args(hint)
+        if typing.get_origin(hint) in (typing.Union, types.UnionType)
+        else (hint,)
+    )
 
 
 def literals(hint: Any) -> list[Any]:
@@ -144,7 +153,9 @@ def cast_value(value: Any, hint: Any, setting: str) -> Any:
         UserError: it cannot be cast.
     """
     options = alternatives(hint)
-    if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and value not in literals(hint)):
+    if value is None or (
+        isinstance(value, str) and value.lower() in ("none", "null") and value not in literals(hint)
+    ):
         if type(None) in options:
             return None
         raise UserError(f"{setting} 'None' is not allowed; it must be {describe(options)}")
@@ -208,7 +219,13 @@ def _cast_bool(value: Any) -> bool:
 
 def describe(options: tuple[Any, ...]) -> str:
     """Returns a description of these types for an error message."""
-    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "None"}
+    words = {
+        int: "a whole number",
+        float: "a finite number",
+        bool: "true or false",
+        str: "text",
+        type(None): "None",
+    }
     described = []
     for option in options:
         if typing.get_origin(option) is typing.Literal:

@@ -57,7 +57,11 @@ def orderly() -> Iterator[None]:
     _heeding.set()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    heeded = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    heeded = [
+        number
+        for number in SIGNALS
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    ]
     handlers = {number: signal.signal(number, _stop) for number in heeded}
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_end_in_time, args=(ours,), name="stopping", daemon=True).start()
@@ -120,7 +124,9 @@ def _end_in_time(bell: socket.socket) -> None:
         while heard := bell.recv(64):
             if any(number in heard for number in SIGNALS):
                 time.sleep(GRACE_SECONDS)
-                duties = [threading.Thread(target=_attempt, args=(duty,), daemon=True) for duty in _duties]
+                duties = [
+                    threading.Thread(target=_attempt, args=(duty,), daemon=True) for duty in _duties
+                ]
                 for thread in duties:
                     thread.start()
                 limit = time.monotonic() + DUTY_SECONDS

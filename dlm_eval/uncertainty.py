@@ -45,7 +45,9 @@ class Error:
 
     def scaled(self, factor: float) -> Error:
         """Returns the error of `factor` times the estimate."""
-        known, rough = (None if one is None else abs(factor) * one for one in (self.stderr, self.rough))
+        known, rough = (
+            None if one is None else abs(factor) * one for one in (self.stderr, self.rough)
+        )
         return Error(known, self.freedom, rough, abs(factor) * self.least)
 
 
@@ -70,7 +72,11 @@ def summed(errors: Iterable[Error]) -> Error:
         least += max(error.best, error.least) ** 2
     total, freedom = math.sqrt(variance), variance**2 / doubt if doubt > 0 else math.inf
     least = math.sqrt(least) if least > variance else 0.0
-    return Error(None, freedom, total, least) if pooled and freedom < ENOUGH else Error(total, freedom, least=least)
+    return (
+        Error(None, freedom, total, least)
+        if pooled and freedom < ENOUGH
+        else Error(total, freedom, least=least)
+    )
 
 
 def half_width(error: Error, level: float = LEVEL) -> float | None:

@@ -28,9 +28,13 @@ def read_yaml_text(path: str | Path, what: str) -> str:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{what} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})") from None
+        raise UserError(
+            f"{what} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})"
+        ) from None
     except (OSError, ValueError) as error:  # a path may be too long, or hold a NUL
-        raise UserError(f"{what} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(
+            f"{what} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
     _check(text, what)
     return text
 
@@ -51,10 +55,14 @@ def _check(text: str, what: str) -> None:
 def _check_depth(text: str, what: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):  # does not recurse
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+            event, yaml.CollectionEndEvent
+        )
         if depth > DEEPEST:
             line = f", line {event.start_mark.line + 1}" if event.start_mark else ""
-            raise UserError(f"{what}{line}: more than {DEEPEST} lists and mappings inside each other")
+            raise UserError(
+                f"{what}{line}: more than {DEEPEST} lists and mappings inside each other"
+            )
 
 
 def _check_keys(node: yaml.Node | None, what: str, seen: set[int]) -> None:
@@ -71,7 +79,8 @@ def _check_keys(node: yaml.Node | None, what: str, seen: set[int]) -> None:
                 line = key.start_mark.line + 1
                 if key.value in lines:
                     raise UserError(
-                        f"{what}, line {line}: key '{key.value}' is there twice (before in line {lines[key.value]})"
+                        f"{what}, line {line}: key '{key.value}' is there twice (before in line "
+                        f"{lines[key.value]})"
                     )
                 lines[key.value] = line
             _check_keys(value, what, seen)

@@ -23,26 +23,38 @@ SAMPLES = 2  # samples that may flip
 
 def newest(folder: Path) -> dict[str, dict[str, float]]:
     """Returns task -> metric -> value of the newest results below `folder`, with the number of samples under 'n'."""
-    files = sorted(folder.rglob("results_*.json"), key=lambda file: json.loads(file.read_text())["date"])
+    files = sorted(
+        folder.rglob("results_*.json"), key=lambda file: json.loads(file.read_text())["date"]
+    )
     if not files:
         sys.exit(f"{folder} holds no results")
     results = json.loads(files[-1].read_text())
     scores = {}
     for task, row in results["results"].items():
-        metrics = {key.split(",")[0]: value for key, value in row.items() if "," in key and "_stderr" not in key}
+        metrics = {
+            key.split(",")[0]: value
+            for key, value in row.items()
+            if "," in key and "_stderr" not in key
+        }
         scores[task] = {**metrics, "n": results["n-samples"].get(task, {}).get("effective", 0)}
     return scores
 
 
 def main() -> int:
     fresh = newest(Path(sys.argv[1]) / "tiny")
-    root = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parents[1] / "leaderboards" / "demo"
+    root = (
+        Path(sys.argv[2])
+        if len(sys.argv) > 2
+        else Path(__file__).parents[1] / "leaderboards" / "demo"
+    )
     committed, faults = newest(root / "tiny"), []
     for task, floor in CHANCE.items():
         if task not in fresh:
             faults.append(f"{task}: missing")
             continue
-        headline = next(iter({k: v for k, v in fresh[task].items() if k not in ("n", "perplexity")}.items()))
+        headline = next(
+            iter({k: v for k, v in fresh[task].items() if k not in ("n", "perplexity")}.items())
+        )
         if headline[1] <= 1.5 * floor:
             faults.append(f"{task}: {headline[0]} {headline[1]:.3f} is not clearly above {floor}")
         for metric, value in committed[task].items():

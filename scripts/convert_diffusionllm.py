@@ -37,19 +37,27 @@ def split_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
         UserError: a name that belongs to neither.
     """
     kept = {key: value for key, value in state.items() if key not in DROPPED}
-    network = {key.removeprefix(NETWORK): value for key, value in kept.items() if key.startswith(NETWORK)}
+    network = {
+        key.removeprefix(NETWORK): value for key, value in kept.items() if key.startswith(NETWORK)
+    }
     length = {key: value for key, value in kept.items() if key.startswith(LENGTH)}
     if strange := kept.keys() - {NETWORK + key for key in network} - length.keys():
-        raise UserError(f"the checkpoint has weights that are not DiffusionLLM's: {', '.join(sorted(strange)[:3])}")
+        raise UserError(
+            f"the checkpoint has weights that are not DiffusionLLM's: {', '.join(sorted(strange)[:3])}"
+        )
     # DeepSpeed leaves a tied head empty.
-    if DECODER in network and (network[DECODER].numel() == 0 or torch.equal(network[DECODER], network[EMBEDDING])):
+    if DECODER in network and (
+        network[DECODER].numel() == 0 or torch.equal(network[DECODER], network[EMBEDDING])
+    ):
         del network[DECODER]
     elif DECODER in network:
         network.setdefault("lm_head.decoder.bias", network["lm_head.bias"])
     return network, length
 
 
-def check_network(network: dict[str, Tensor], config: Any, raw: dict[str, Any], name: str) -> dict[str, Any]:
+def check_network(
+    network: dict[str, Tensor], config: Any, raw: dict[str, Any], name: str
+) -> dict[str, Any]:
     """Returns config.json for the network, after comparing every name and shape with the class that will carry it.
 
     Raises:
@@ -64,9 +72,17 @@ def check_network(network: dict[str, Tensor], config: Any, raw: dict[str, Any], 
     with torch.device("meta"):
         wanted = CLASSES[raw["model_type"]][1](config).state_dict()
     optional = {DECODER, "lm_head.decoder.bias"} if tied else set()
-    wrong = [key for key, value in network.items() if key in wanted and wanted[key].shape != value.shape]
-    check_keys(name, wanted.keys() - network.keys() - optional, network.keys() - wanted.keys(), wrong)
-    return {**raw, "tie_word_embeddings": tied, "architectures": [CLASSES[raw["model_type"]][1].__name__]}
+    wrong = [
+        key for key, value in network.items() if key in wanted and wanted[key].shape != value.shape
+    ]
+    check_keys(
+        name, wanted.keys() - network.keys() - optional, network.keys() - wanted.keys(), wrong
+    )
+    return {
+        **raw,
+        "tie_word_embeddings": tied,
+        "architectures": [CLASSES[raw["model_type"]][1].__name__],
+    }
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -104,7 +120,9 @@ def convert(checkpoint: Path, backbone: CheckpointFiles, out: Path) -> None:
     config = check_network(network, config_of(raw, backbone), raw, checkpoint.name)
     out.mkdir(parents=True, exist_ok=True)
     save_file(
-        {k: v.clone().contiguous() for k, v in network.items()}, out / "model.safetensors", metadata={"format": "pt"}
+        {k: v.clone().contiguous() for k, v in network.items()},
+        out / "model.safetensors",
+        metadata={"format": "pt"},
     )
     if length:
         save_file({k: v.clone().contiguous() for k, v in length.items()}, out / LENGTH_FILE)
@@ -114,9 +132,18 @@ def convert(checkpoint: Path, backbone: CheckpointFiles, out: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the authors' folder, or its pytorch_model.bin")
-    parser.add_argument("--backbone", required=True, help="hub id or folder of the XLM-R that it was made from")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        help="the authors' folder, or its pytorch_model.bin",
+    )
+    parser.add_argument(
+        "--backbone", required=True, help="hub id or folder of the XLM-R that it was made from"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     try:

@@ -173,7 +173,10 @@ class Asked:
             "continuation": Canvas.continuation(ids[:4], ids[4:8]),
             "infill": Canvas.infill(ids[:3], ids[3:9], ids[9:12]),
         }
-        found |= {"one": Canvas.continuation(ids[:4], ids[4:5]), "long": Canvas.infill(ids[:3], ids[3:15], ids[15:19])}
+        found |= {
+            "one": Canvas.continuation(ids[:4], ids[4:5]),
+            "long": Canvas.infill(ids[:3], ids[3:15], ids[15:19]),
+        }
         return found
 
     def holes(self) -> list[Canvas]:
@@ -181,20 +184,31 @@ class Asked:
         ids = self.ids()
         return [Canvas.completion(ids[:4], 8), Canvas.infill(ids[:3], 8, ids[11:12], key="q")]
 
-    def scored(self, estimator: str, options: dict[str, Any], which: Sequence[str], **more: Any) -> Any:
+    def scored(
+        self, estimator: str, options: dict[str, Any], which: Sequence[str], **more: Any
+    ) -> Any:
         """Returns the score of each canvas, with its interval."""
         name, spelled = self.renamed.estimating(estimator, {"samples": 8, **options})
         targets = self.targets()
         return {
-            one: _each(lambda one=one: _score(self.model, [targets[one]], estimator=name, **spelled, **more)[0])
+            one: _each(
+                lambda one=one: _score(
+                    self.model, [targets[one]], estimator=name, **spelled, **more
+                )[0]
+            )
             for one in which
         }
 
-    def filled(self, settings: dict[str, Any], holes: Sequence[Canvas] | None = None, **more: Any) -> Any:
+    def filled(
+        self, settings: dict[str, Any], holes: Sequence[Canvas] | None = None, **more: Any
+    ) -> Any:
         """Returns what was written into each hole, with its text."""
         holes = self.holes() if holes is None else holes
         found = fill(self.model, holes, **self.renamed.decoding(settings), **more)
-        return [{"filling": one, "text": self.model.decode([t for t in one.tokens if t >= 0])} for one in found]
+        return [
+            {"filling": one, "text": self.model.decode([t for t in one.tokens if t >= 0])}
+            for one in found
+        ]
 
 
 def _each(answer: Callable[[], Any]) -> Any:
@@ -231,7 +245,9 @@ def cases(
     yield from _scores(asked, estimators, full)
     yield from _fills(asked, strategies, full)
     for preset in presets:
-        own = next((model for prefix, model in PRESETS_OF.items() if preset.startswith(prefix)), None)
+        own = next(
+            (model for prefix, model in PRESETS_OF.items() if preset.startswith(prefix)), None
+        )
         if name == "llada" or own == name or (own is None and preset.startswith(name)):
             yield Case(f"{name}/preset/{preset}", partial(_preset, asked, preset))
 
@@ -252,7 +268,8 @@ def _scores(asked: Asked, estimators: Sequence[str], full: bool) -> Iterator[Cas
         ("auto", {"samples": 16}),
     ):
         yield Case(
-            f"{asked.name}/question/{estimator} {listed(options)}", partial(_question, asked, estimator, options)
+            f"{asked.name}/question/{estimator} {listed(options)}",
+            partial(_question, asked, estimator, options),
         )
     if full:
         yield Case(
@@ -260,47 +277,71 @@ def _scores(asked: Asked, estimators: Sequence[str], full: bool) -> Iterator[Cas
             lambda: _score(asked.model, list(asked.targets().values()) * 2, batch_tokens=40),
         )
         yield Case(f"{asked.name}/score/string", lambda: _written(asked))
-        yield Case(f"{asked.name}/score/no such estimator", partial(asked.scored, "no_such", {}, which))
+        yield Case(
+            f"{asked.name}/score/no such estimator", partial(asked.scored, "no_such", {}, which)
+        )
         yield Case(f"{asked.name}/score/blank", lambda: _score(asked.model, asked.holes()))
 
 
 def _written(asked: Asked) -> Any:
     name, options = asked.renamed.estimating("chain", {"permutations": 4})
-    return _score(asked.model, list(asked.targets().values()), estimator=f"{name},{listed(options)}")
+    return _score(
+        asked.model, list(asked.targets().values()), estimator=f"{name},{listed(options)}"
+    )
 
 
 def _question(asked: Asked, estimator: str, options: dict[str, Any]) -> Any:
     ids = asked.ids()
-    choices = [Canvas.continuation(ids[:4], target, key="q") for target in (ids[4:9], ids[6:11], ids[5:8])]
+    choices = [
+        Canvas.continuation(ids[:4], target, key="q") for target in (ids[4:9], ids[6:11], ids[5:8])
+    ]
     name, spelled = asked.renamed.estimating(estimator, options)
     return _score(asked.model, choices, estimator=name, **spelled)
 
 
 def _fills(asked: Asked, strategies: Sequence[str], full: bool) -> Iterator[Case]:
-    mixed = [{k: v for one in column for k, v in one.items()} for column in itertools.product(*TOGETHER)]
+    mixed = [
+        {k: v for one in column for k, v in one.items()} for column in itertools.product(*TOGETHER)
+    ]
     for strategy in strategies:
         tried = [*DECODE, *(mixed if asked.name == TOGETHER_ON else ())] if full else EACH
         for options in tried:
             settings = {"strategy": strategy, **NEEDS.get(strategy, {}), **options}
-            yield Case(f"{asked.name}/fill/{strategy} {listed(options)}".rstrip(), partial(asked.filled, settings))
+            yield Case(
+                f"{asked.name}/fill/{strategy} {listed(options)}".rstrip(),
+                partial(asked.filled, settings),
+            )
     for options in () if full else ONCE:
         yield Case(f"{asked.name}/fill/default {listed(options)}", partial(asked.filled, options))
     yield Case(f"{asked.name}/fill/seed 5", lambda: asked.filled({"temperature": 1.0}, seed=5))
-    yield Case(f"{asked.name}/fill/many", lambda: asked.filled({"temperature": 0.7, "steps": 4}, _many(asked)))
-    yield Case(f"{asked.name}/fill/empty", lambda: asked.filled({}, [Canvas.completion(asked.ids()[:4], 0)]))
+    yield Case(
+        f"{asked.name}/fill/many",
+        lambda: asked.filled({"temperature": 0.7, "steps": 4}, _many(asked)),
+    )
+    yield Case(
+        f"{asked.name}/fill/empty",
+        lambda: asked.filled({}, [Canvas.completion(asked.ids()[:4], 0)]),
+    )
     yield Case(f"{asked.name}/fill/trace", lambda: _traced(asked))
-    yield Case(f"{asked.name}/fill/too long", lambda: asked.filled({}, [Canvas.completion(asked.ids()[:4], 5000)]))
+    yield Case(
+        f"{asked.name}/fill/too long",
+        lambda: asked.filled({}, [Canvas.completion(asked.ids()[:4], 5000)]),
+    )
 
 
 def _many(asked: Asked) -> list[Canvas]:
     ids = asked.ids()
-    return [Canvas.infill(ids[: 2 + i % 3], 4 + 2 * (i % 3), ids[9 : 9 + i % 2], key=f"q{i}") for i in range(7)]
+    return [
+        Canvas.infill(ids[: 2 + i % 3], 4 + 2 * (i % 3), ids[9 : 9 + i % 2], key=f"q{i}")
+        for i in range(7)
+    ]
 
 
 def _traced(asked: Asked) -> Any:
     steps: list[Any] = []
     found = asked.filled(
-        {"temperature": 0.8, "steps": 4}, trace=lambda index, step: steps.append([index, replace(step)])
+        {"temperature": 0.8, "steps": 4},
+        trace=lambda index, step: steps.append([index, replace(step)]),
     )
     return {"found": found, "steps": steps}
 
@@ -309,7 +350,12 @@ def _preset(asked: Asked, preset: str) -> Any:
     """Returns the fillings of a preset, with fewer steps and shorter blocks where its own do not fit the small holes."""
     error: Exception | None = None
     for number, changes in enumerate(
-        ({"steps": 8}, {"steps": 8, "block_length": 4}, {"steps_per_block": 2, "block_length": 4}, {})
+        (
+            {"steps": 8},
+            {"steps": 8, "block_length": 4},
+            {"steps_per_block": 2, "block_length": 4},
+            {},
+        )
     ):
         try:
             return {"attempt": number, "found": asked.filled({"preset": preset, **changes})}

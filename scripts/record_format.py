@@ -126,7 +126,10 @@ def plain(value: Any, places: tuple[str, ...] = ()) -> Any:
         words = {key: plain(inner, places) for key, inner in {**words, **_flat_texts(free)}.items()}
         return {**stored, "words": words} if words else stored
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(inner, places) for inner in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+        return [
+            plain(inner, places)
+            for inner in (sorted(value) if isinstance(value, (set, frozenset)) else value)
+        ]
     if hasattr(value, "item"):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float)):
@@ -150,7 +153,9 @@ def _without_places(text: str, places: tuple[str, ...]) -> str:
 def _cut(text: str) -> str:
     if len(text) <= LONGEST:
         return text
-    return f"{text[:60]}... {len(text)} characters, {hashlib.sha256(text.encode()).hexdigest()[:20]}"
+    return (
+        f"{text[:60]}... {len(text)} characters, {hashlib.sha256(text.encode()).hexdigest()[:20]}"
+    )
 
 
 def leaves(record: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

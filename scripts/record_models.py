@@ -59,7 +59,11 @@ def arguments(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     if name in PACKAGED:
         options = dict(PACKAGED[name])
     elif name in GOLDENS:
-        options = {**GOLDENS[name], "pretrained": str(SHARED / "goldens" / name), "dtype": "float32"}
+        options = {
+            **GOLDENS[name],
+            "pretrained": str(SHARED / "goldens" / name),
+            "dtype": "float32",
+        }
     else:
         if not (folder / name).is_dir():
             import record_built

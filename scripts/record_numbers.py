@@ -34,7 +34,12 @@ from pathlib import Path
 from typing import Any
 
 os.environ.update(
-    {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "LMEVAL_LOG_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
+    {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "LMEVAL_LOG_LEVEL": "ERROR",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 )
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from record_format import RENAMED, STEP, Case, Renamed, leaves, plain  # noqa: E402
@@ -108,14 +113,19 @@ def _there(renamed: Renamed) -> dict[str, tuple[str, ...]]:
     """Returns what `dlm-eval ls` lists, in the first recording's spelling."""
     import record_runs
 
-    listed = {what: tuple(record_runs.listed_names(what)) for what in ("models", "strategies", "estimators", "presets")}
+    listed = {
+        what: tuple(record_runs.listed_names(what))
+        for what in ("models", "strategies", "estimators", "presets")
+    }
     for what, table in (("strategies", renamed.strategies), ("estimators", renamed.estimators)):
         old = {new: name for name, new in table.items()}
         listed[what] = tuple(old.get(name, name) for name in listed[what])
     return listed
 
 
-def _works(only: tuple[str, ...], renamed: Renamed, there: Mapping[str, tuple[str, ...]]) -> list[Work]:
+def _works(
+    only: tuple[str, ...], renamed: Renamed, there: Mapping[str, tuple[str, ...]]
+) -> list[Work]:
     """Returns the work, what takes long first."""
     import record_cases
     import record_models
@@ -123,10 +133,19 @@ def _works(only: tuple[str, ...], renamed: Renamed, there: Mapping[str, tuple[st
 
     groups = [(name, 0) for name in record_runs.names()]
     groups += [
-        (name, part) for name in record_models.names() for part in range(PARTS if name in record_cases.FULL else 1)
+        (name, part)
+        for name in record_models.names()
+        for part in range(PARTS if name in record_cases.FULL else 1)
     ]
     return [
-        Work(group, part, Path(f"work-{re.sub('[^a-z0-9]+', '-', group)}-{part}"), only, renamed, there)
+        Work(
+            group,
+            part,
+            Path(f"work-{re.sub('[^a-z0-9]+', '-', group)}-{part}"),
+            only,
+            renamed,
+            there,
+        )
         for group, part in groups
         if _any(group, only)
     ]
@@ -135,7 +154,8 @@ def _works(only: tuple[str, ...], renamed: Renamed, there: Mapping[str, tuple[st
 def _any(group: str, only: tuple[str, ...]) -> bool:
     """Whether a case of `group` (a run, or a model with many cases) can fit one of the patterns."""
     return any(
-        fnmatch.fnmatchcase(group, pattern if group.startswith("run/") else pattern.split("/")[0]) for pattern in only
+        fnmatch.fnmatchcase(group, pattern if group.startswith("run/") else pattern.split("/")[0])
+        for pattern in only
     )
 
 
@@ -152,9 +172,17 @@ def answer(work: Work) -> dict[str, Any]:
     """Returns the records of a part of the work by case name."""
     warnings.simplefilter("ignore")
     work.folder.mkdir(parents=True, exist_ok=True)
-    chosen = [case for case in _cases(work) if any(fnmatch.fnmatchcase(case.name, pattern) for pattern in work.only)]
+    chosen = [
+        case
+        for case in _cases(work)
+        if any(fnmatch.fnmatchcase(case.name, pattern) for pattern in work.only)
+    ]
     parts = PARTS if len(chosen) > 200 else 1
-    return {case.name: _answered(case, work.folder) for case in chosen[work.part :: parts]} if work.part < parts else {}
+    return (
+        {case.name: _answered(case, work.folder) for case in chosen[work.part :: parts]}
+        if work.part < parts
+        else {}
+    )
 
 
 def _cases(work: Work) -> Iterator[Case]:
@@ -165,20 +193,36 @@ def _cases(work: Work) -> Iterator[Case]:
         return record_runs.cases(work.group, work.folder, work.renamed)
     there = work.there
     return record_cases.cases(
-        work.group, work.folder, work.renamed, there["strategies"], there["estimators"], there["presets"]
+        work.group,
+        work.folder,
+        work.renamed,
+        there["strategies"],
+        there["estimators"],
+        there["presets"],
     )
 
 
 def _answered(case: Case, folder: Path) -> Any:
     import record_models
 
-    places = (str(folder.resolve().parent), str(folder), str(record_models.SHARED), str(record_models.ROOT))
+    places = (
+        str(folder.resolve().parent),
+        str(folder),
+        str(record_models.SHARED),
+        str(record_models.ROOT),
+    )
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(LONGEST)
     try:
         return plain(case.run(), places)
-    except Exception as error:  # a refusal is an answer, and a crash is one that must stay what it is
-        kind = "refused" if type(error).__name__ in ("UserError", "SampleError", "RunError") else "crashed"
+    except (
+        Exception
+    ) as error:  # a refusal is an answer, and a crash is one that must stay what it is
+        kind = (
+            "refused"
+            if type(error).__name__ in ("UserError", "SampleError", "RunError")
+            else "crashed"
+        )
         return plain({kind: type(error).__name__, "words": {"line": str(error)}}, places)
     except Endless:
         return {"endless": True}
@@ -194,7 +238,9 @@ def _too_long(*_: Any) -> None:
     raise Endless
 
 
-def compare(old: Mapping[str, Any], new: Mapping[str, Any], renamed: Renamed) -> tuple[list[str], list[str]]:
+def compare(
+    old: Mapping[str, Any], new: Mapping[str, Any], renamed: Renamed
+) -> tuple[list[str], list[str]]:
     """Returns the lines that say what differs: numbers, and words."""
     numbers = [f"{name}: missing" for name in old if name not in new] + [
         f"{name}: new" for name in new if name not in old
@@ -202,7 +248,9 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], renamed: Renamed) ->
     words: list[str] = []
     for name in sorted(old.keys() & new.keys()):
         before = {
-            path: renamed.value(value) for key, value in leaves(old[name]) if (path := renamed.path(key)) is not None
+            path: renamed.value(value)
+            for key, value in leaves(old[name])
+            if (path := renamed.path(key)) is not None
         }
         after = {
             path: value
@@ -212,13 +260,19 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], renamed: Renamed) ->
         for path in [*before, *(path for path in after if path not in before)]:
             texts = [repr(side[path]) if path in side else "nothing" for side in (before, after)]
             if texts[0] != texts[1]:
-                (words if "words" in path else numbers).append(f"{name}: {STEP.join(path)}: {texts[0]} -> {texts[1]}")
+                (words if "words" in path else numbers).append(
+                    f"{name}: {STEP.join(path)}: {texts[0]} -> {texts[1]}"
+                )
     return numbers, words
 
 
 def _read(path: Path, only: Sequence[str]) -> dict[str, Any]:
     found = json.loads(path.read_text(encoding="utf-8"))
-    return {name: case for name, case in found.items() if any(fnmatch.fnmatchcase(name, pattern) for pattern in only)}
+    return {
+        name: case
+        for name, case in found.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in only)
+    }
 
 
 def _table(text: str | None) -> Renamed:
@@ -227,24 +281,37 @@ def _table(text: str | None) -> Renamed:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     recording = commands.add_parser("record", help="answer all cases")
     recording.add_argument("out", type=Path)
-    recording.add_argument("--quick", action="store_true", help="a part of the cases, in two minutes")
+    recording.add_argument(
+        "--quick", action="store_true", help="a part of the cases, in two minutes"
+    )
     recording.add_argument("--jobs", type=int, default=1, metavar="N", help="processes")
     comparing = commands.add_parser("compare", help="say what differs")
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
     comparing.add_argument("--strict", action="store_true", help="words must be equal too")
     for command in (recording, comparing):
-        command.add_argument("--only", action="append", metavar="GLOB", help="cases by name (may be repeated)")
         command.add_argument(
-            "--renamed", metavar="FILE", help="table of changed names (default: scripts/renamed.yaml; none: no names)"
+            "--only", action="append", metavar="GLOB", help="cases by name (may be repeated)"
+        )
+        command.add_argument(
+            "--renamed",
+            metavar="FILE",
+            help="table of changed names (default: scripts/renamed.yaml; none: no names)",
         )
     given = parser.parse_args(arguments)
     if given.command == "record":
-        record(given.out, tuple(given.only or (QUICK if given.quick else ("*",))), given.jobs, _table(given.renamed))
+        record(
+            given.out,
+            tuple(given.only or (QUICK if given.quick else ("*",))),
+            given.jobs,
+            _table(given.renamed),
+        )
         return 0
     old, new = (_read(path, given.only or ["*"]) for path in (given.old, given.new))
     numbers, words = compare(old, new, _table(given.renamed))
@@ -252,7 +319,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(line)
     for line in words:
         print(f"words: {line}")
-    print(f"{len(old)} and {len(new)} cases: {len(numbers)} values differ, {len(words)} words differ")
+    print(
+        f"{len(old)} and {len(new)} cases: {len(numbers)} values differ, {len(words)} words differ"
+    )
     return 1 if numbers or (given.strict and words) else 0
 
 

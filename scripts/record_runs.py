@@ -112,14 +112,18 @@ def _listing(what: str) -> dict[str, Any]:
         cells: dict[str, Any] = dict(zip(head, row, strict=True))
         words = {head[-1]: cells.pop(head[-1])} if head[-1] in ("about", "source") else {}
         if "settings" in cells:
-            cells["settings"] = dict(pair.split("=", 1) for pair in cells["settings"].split(", ") if "=" in pair)
+            cells["settings"] = dict(
+                pair.split("=", 1) for pair in cells["settings"].split(", ") if "=" in pair
+            )
         found[" ".join(row[: 2 if what == "models" else 1])] = {**cells, "words": words}
     return {"rows": found}
 
 
 def names() -> list[str]:
     """Returns the names of all cases here, what takes long first."""
-    found = [f"run/{name}" for name in RUNS] + [f"run/data {name}" for name in ON_DATA if DATA.is_dir()]
+    found = [f"run/{name}" for name in RUNS] + [
+        f"run/data {name}" for name in ON_DATA if DATA.is_dir()
+    ]
     here = record_models.names()
     return [
         *found,
@@ -140,7 +144,17 @@ def cases(name: str, folder: Path, renamed: Renamed) -> Iterator[Case]:
         yield Case(name, partial(_said, *WORDS[what]))
     elif kind == "data":
         more = ("--confirm_run_unsafe_code", "--decode", "gen_length=24") if what == "code" else ()
-        arguments = ("--model", "tiny", "--tasks", ON_DATA[what], "--limit", "2", "--data_dir", str(DATA), *more)
+        arguments = (
+            "--model",
+            "tiny",
+            "--tasks",
+            ON_DATA[what],
+            "--limit",
+            "2",
+            "--data_dir",
+            str(DATA),
+            *more,
+        )
         yield Case(name, partial(_ran, folder, *arguments))
     else:
         yield Case(name, partial(RUNS[name.removeprefix("run/")], folder))
@@ -172,7 +186,9 @@ def write_small_tasks(folder: Path) -> None:
     folder.mkdir(parents=True)
     write_tasks(folder)
     choice = CHOICE.format(data=folder / "documents.jsonl")
-    (folder / "t_blank.yaml").write_text(choice.replace("t_choice", "t_blank").replace('"{{text}}"', '"{{text}}  "'))
+    (folder / "t_blank.yaml").write_text(
+        choice.replace("t_choice", "t_blank").replace('"{{text}}"', '"{{text}}  "')
+    )
 
 
 def _tasks(folder: Path) -> Path:
@@ -190,7 +206,9 @@ def _numbers(results: Mapping[str, Any], samples: Mapping[str, Any]) -> dict[str
 
 
 def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "dlm_eval", *arguments], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "dlm_eval", *arguments], capture_output=True, text=True
+    )
 
 
 def _said(*arguments: str) -> Any:
@@ -214,12 +232,19 @@ def _ran(folder: Path, *arguments: str, total: bool = True) -> Any:
     """
     done = _command(*arguments, "-o", str(folder / "out"))
     error = {"words": {"error": done.stderr.splitlines()[-1:]}} if done.returncode else {}
-    return {"exit": done.returncode, "table": _table(done.stdout), **_files(folder / "out", total), **error}
+    return {
+        "exit": done.returncode,
+        "table": _table(done.stdout),
+        **_files(folder / "out", total),
+        **error,
+    }
 
 
 def _files(out: Path, total: bool = True) -> dict[str, Any]:
     stored = sorted(out.glob("*/results_*.json"))
-    found: dict[str, Any] = {"boards": {path.name: _rows(path) for path in sorted(out.glob("*.csv"))}}
+    found: dict[str, Any] = {
+        "boards": {path.name: _rows(path) for path in sorted(out.glob("*.csv"))}
+    }
     if stored:
         date = stored[-1].stem.removeprefix("results_")
         samples = {
@@ -242,7 +267,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _table(text: str) -> list[dict[str, str]]:
     """Returns the rows of the table in `text` by header; a column without a name that is stable is left out."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     head, *body = rows or [[]]
     return [
         {name: cell for name, cell in zip(head, row, strict=False) if not UNSTABLE.search(name)}
@@ -283,7 +312,9 @@ def _killed(folder: Path) -> Any:
     )
     command = [sys.executable, "-m", "dlm_eval", *arguments, "-o", str(folder / "out")]
     variables = {**os.environ, "DLM_EVAL_CHECKPOINT_SECONDS": "0"}
-    process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     begin = 0
     while process.poll() is None:
         size = sum(path.stat().st_size for path in (folder / "out").glob("journal*"))
@@ -309,7 +340,13 @@ def _board(folder: Path) -> Any:
             resume=False,
         )
     done = _command(
-        folder, "leaderboard", out, str(record_models.ROOT / "leaderboards"), "-o", str(folder / "board.csv"), "--all"
+        folder,
+        "leaderboard",
+        out,
+        str(record_models.ROOT / "leaderboards"),
+        "-o",
+        str(folder / "board.csv"),
+        "--all",
     )
     printed = _command("leaderboard", out)
     return {
@@ -320,7 +357,15 @@ def _board(folder: Path) -> Any:
 
 
 def _sweep(folder: Path) -> Any:
-    grid = ("--decode", "steps=2,4", "strategy=confidence,random", "--limit", "3", "-o", str(folder / "sweep"))
+    grid = (
+        "--decode",
+        "steps=2,4",
+        "strategy=confidence,random",
+        "--limit",
+        "3",
+        "-o",
+        str(folder / "sweep"),
+    )
     done = _command("sweep", "--model", "tiny", "--tasks", "demo_story_infill", *grid)
     return {
         "exit": done.returncode,
@@ -372,9 +417,13 @@ RUNS: dict[str, Callable[[Path], Any]] = {
     "resumed": _resumed,
     "demo": _demo,
     "demo two devices": lambda folder: _demo(folder, 3, "--devices", "cpu:2", total=False),
-    "demo baseline": lambda folder: _ran(folder, "--model", "tiny-ar", *DEMO[2:], "--limit", "2", total=False),
+    "demo baseline": lambda folder: _ran(
+        folder, "--model", "tiny-ar", *DEMO[2:], "--limit", "2", total=False
+    ),
     "own": _own,
-    "own two devices": lambda folder: _own(folder, "--devices", "cpu:2", "--estimator", "pseudo", total=False),
+    "own two devices": lambda folder: _own(
+        folder, "--devices", "cpu:2", "--estimator", "pseudo", total=False
+    ),
     "own one device": lambda folder: _own(folder, "--estimator", "pseudo", total=False),
     "own no resume": lambda folder: _own(
         folder, "--no_resume", "--no_log_samples", "--decode", "temperature=0.9", "--seed", "5"

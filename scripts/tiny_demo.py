@@ -24,7 +24,11 @@ def choice_row(document: Document, rng: random.Random) -> dict[str, Any]:
     kind = next(words for words in CLASSES.values() if word in words)
     choices = [word, *rng.sample([other for other in kind if other != word], 3)]
     rng.shuffle(choices)
-    return {"context": context, "choices": [" " + choice for choice in choices], "answer": choices.index(word)}
+    return {
+        "context": context,
+        "choices": [" " + choice for choice in choices],
+        "answer": choices.index(word),
+    }
 
 
 def last_word_row(document: Document, rng: random.Random) -> dict[str, Any]:
@@ -89,7 +93,10 @@ DEMO: dict[str, tuple[str, int, Callable[[Document, random.Random], dict[str, An
 def demo_rows(task: str, seed: int = 0) -> list[dict[str, Any]]:
     """The held-out documents of one demo task, in the columns of its benchmark family."""
     family, count, make = DEMO[task]
-    rng, documents = random.Random(f"{task}-{seed}"), held_out_documents(family, sorted(DEMO).index(task) + 100 * seed)
+    rng, documents = (
+        random.Random(f"{task}-{seed}"),
+        held_out_documents(family, sorted(DEMO).index(task) + 100 * seed),
+    )
     return [make(next(documents), rng) for _ in range(count)]
 
 

@@ -19,8 +19,32 @@ HE = ["Adam", "Ben", "Carl", "Dan", "Eric", "Finn", "Gus", "Hugo", "Ian", "Jack"
 CLASSES: dict[str, list[str]] = {
     "A": SHE + HE,
     "B": SHE + HE,
-    "obj": ["ball", "kite", "book", "hat", "drum", "doll", "lamp", "cup", "coat", "ring", "bag", "clock"],
-    "place": ["park", "beach", "school", "farm", "lake", "garden", "museum", "market", "forest", "library"],
+    "obj": [
+        "ball",
+        "kite",
+        "book",
+        "hat",
+        "drum",
+        "doll",
+        "lamp",
+        "cup",
+        "coat",
+        "ring",
+        "bag",
+        "clock",
+    ],
+    "place": [
+        "park",
+        "beach",
+        "school",
+        "farm",
+        "lake",
+        "garden",
+        "museum",
+        "market",
+        "forest",
+        "library",
+    ],
     "food": ["soup", "pizza", "cake", "bread", "rice", "salad", "fish", "pie"],
     "animal": ["dog", "cat", "horse", "goat", "rabbit", "bird", "duck", "fox"],
     "color": ["red", "blue", "green", "black", "white", "yellow"],
@@ -33,17 +57,29 @@ THINGS = ["apples", "pens", "coins", "books", "cards", "eggs", "shells", "stamps
 THEMES: dict[str, list[list[str]]] = {
     "lost": [
         ["{A} had a {color} {obj}.", "{A} loved a {color} {obj}."],
-        ["One day {Ahe} lost the {obj} at the {place}.", "Then {Ahe} left the {obj} at the {place}."],
+        [
+            "One day {Ahe} lost the {obj} at the {place}.",
+            "Then {Ahe} left the {obj} at the {place}.",
+        ],
         ["{A} was sad and asked {B} for help.", "{A} cried and called {B}."],
         ["{A} and {B} went back to the {place}.", "They looked for it at the {place}."],
-        ["In the end {B} found the {color} {obj}.", "At last {A} thanked {B} for finding the {obj}."],
+        [
+            "In the end {B} found the {color} {obj}.",
+            "At last {A} thanked {B} for finding the {obj}.",
+        ],
     ],
     "gift": [
         ["{A} wanted a {obj} for {Ahis} birthday.", "{A} dreamed of a new {obj}."],
         ["{B} wanted to make {A} happy.", "{B} heard about it."],
-        ["{Bhe} went to the market and bought a {color} {obj}.", "{Bhe} saved money for a {color} {obj}."],
+        [
+            "{Bhe} went to the market and bought a {color} {obj}.",
+            "{Bhe} saved money for a {color} {obj}.",
+        ],
         ["On Sunday {B} gave {A} a box.", "{B} put it in a box for {A}."],
-        ["{A} opened the box and saw the {color} {obj}.", "{A} smiled and thanked {B} for the {obj}."],
+        [
+            "{A} opened the box and saw the {color} {obj}.",
+            "{A} smiled and thanked {B} for the {obj}.",
+        ],
     ],
     "trip": [
         ["{A} and {B} planned a trip to the {place}.", "{A} asked {B} to come to the {place}."],
@@ -54,7 +90,10 @@ THEMES: dict[str, list[list[str]]] = {
     ],
     "pet": [
         ["{A} had a {color} {animal}.", "{A} lived with a {color} {animal}."],
-        ["One morning the {animal} ran away to the {place}.", "Then the {animal} got lost at the {place}."],
+        [
+            "One morning the {animal} ran away to the {place}.",
+            "Then the {animal} got lost at the {place}.",
+        ],
         ["{A} looked for it all day with {B}.", "{B} helped {A} to look for it."],
         ["They saw the {animal} at the {place}.", "They heard the {animal} near the {place}."],
         ["{A} was happy to have the {color} {animal}.", "{A} hugged {B} and the {animal}."],
@@ -110,7 +149,9 @@ PROBLEMS: dict[str, tuple[list[str], str]] = {
         " First {A} has {a} + {b} = {x} {t}. Then {A} has {x} - {d} = {z} {t}.\n#### {z}",
     ),
     "times_sub": (
-        ["{A} has {m} boxes. Each box has {b} {t}. {He} gives {d} {t} to {B}. How many {t} does {A} have?"],
+        [
+            "{A} has {m} boxes. Each box has {b} {t}. {He} gives {d} {t} to {B}. How many {t} does {A} have?"
+        ],
         " First {A} has {m} * {b} = {y} {t}. Then {A} has {y} - {d} = {w} {t}.\n#### {w}",
     ),
 }
@@ -124,8 +165,18 @@ LISTS: Inputs = [((),), ((3, 1, 2),), (tuple(range(20)),)]
 LOOP = "    for n in {v}:"
 FUNCTIONS: dict[str, tuple[str, str, list[str], Inputs]] = {
     "plus": ("add_{k}", "Add {k} to {v}.", ["    {r} = {v} + {k}", "    return {r}"], SCALARS),
-    "minus": ("subtract_{k}", "Subtract {k} from {v}.", ["    {r} = {v} - {k}", "    return {r}"], SCALARS),
-    "times": ("multiply_by_{k}", "Multiply {v} by {k}.", ["    {r} = {v} * {k}", "    return {r}"], SCALARS),
+    "minus": (
+        "subtract_{k}",
+        "Subtract {k} from {v}.",
+        ["    {r} = {v} - {k}", "    return {r}"],
+        SCALARS,
+    ),
+    "times": (
+        "multiply_by_{k}",
+        "Multiply {v} by {k}.",
+        ["    {r} = {v} * {k}", "    return {r}"],
+        SCALARS,
+    ),
     "linear": (
         "scale",
         "Multiply {v} by {k} and add {m}.",
@@ -171,7 +222,13 @@ FUNCTIONS: dict[str, tuple[str, str, list[str], Inputs]] = {
     "keep": (
         "keep_above_{k}",
         "Keep the numbers above {k}.",
-        ["    {r} = []", LOOP, "        if n > {k}:", "            {r}.append(n)", "    return {r}"],
+        [
+            "    {r} = []",
+            LOOP,
+            "        if n > {k}:",
+            "            {r}.append(n)",
+            "    return {r}",
+        ],
         NUMBERS,
     ),
     "scaled": (
@@ -180,9 +237,24 @@ FUNCTIONS: dict[str, tuple[str, str, list[str], Inputs]] = {
         ["    {r} = []", LOOP, "        {r}.append(n * {k})", "    return {r}"],
         NUMBERS,
     ),
-    "first": ("first_{k}", "Return the first {k} of {v}.", ["    {r} = {v}[:{k}]", "    return {r}"], LISTS),
-    "skip": ("skip_{k}", "Return {v} without the first {k}.", ["    {r} = {v}[{k}:]", "    return {r}"], LISTS),
-    "reverse": ("reverse", "Return {v} in reverse.", ["    {r} = {v}[::-1]", "    return {r}"], LISTS),
+    "first": (
+        "first_{k}",
+        "Return the first {k} of {v}.",
+        ["    {r} = {v}[:{k}]", "    return {r}"],
+        LISTS,
+    ),
+    "skip": (
+        "skip_{k}",
+        "Return {v} without the first {k}.",
+        ["    {r} = {v}[{k}:]", "    return {r}"],
+        LISTS,
+    ),
+    "reverse": (
+        "reverse",
+        "Return {v} in reverse.",
+        ["    {r} = {v}[::-1]", "    return {r}"],
+        LISTS,
+    ),
     "largest": (
         "largest",
         "Return the largest of {v}.",
@@ -217,7 +289,11 @@ class Document:
 def people(rng: random.Random) -> dict[str, str]:
     """Two different names, and the pronouns of both (as slots of a template)."""
     a, b = rng.sample(SHE + HE, 2)
-    he, bhe, his = ("she" if a in SHE else "he"), ("she" if b in SHE else "he"), ("her" if a in SHE else "his")
+    he, bhe, his = (
+        ("she" if a in SHE else "he"),
+        ("she" if b in SHE else "he"),
+        ("her" if a in SHE else "his"),
+    )
     return {"A": a, "B": b, "he": he, "He": he.title(), "Ahe": he, "Bhe": bhe, "Ahis": his}
 
 
@@ -230,7 +306,9 @@ def sentence(template: str, slots: dict[str, str]) -> str:
 def story(rng: random.Random) -> Document:
     """A five-sentence story; `parts` has its sentences, slots and the template of the last sentence."""
     theme = rng.choice(sorted(THEMES))
-    slots = people(rng) | {name: rng.choice(CLASSES[name]) for name in sorted(set(CLASSES) - {"A", "B"})}
+    slots = people(rng) | {
+        name: rng.choice(CLASSES[name]) for name in sorted(set(CLASSES) - {"A", "B"})
+    }
     templates = [rng.choice(options) for options in THEMES[theme]]
     sentences = [sentence(template, slots) for template in templates]
     told = " ".join(templates)
@@ -246,9 +324,17 @@ def problem(rng: random.Random) -> Document:
     a, b, m = rng.randint(2, 9), rng.randint(2, 9), rng.randint(2, 5)
     x, y, d = a + b, m * b, rng.randint(2, min(9, a + b - 2, m * b - 2))
     numbers = {"a": a, "b": b, "m": m, "x": x, "y": y, "d": d, "z": x - d, "w": y - d}
-    slots = people(rng) | {"t": rng.choice(THINGS)} | {name: str(value) for name, value in numbers.items()}
+    slots = (
+        people(rng)
+        | {"t": rng.choice(THINGS)}
+        | {name: str(value) for name, value in numbers.items()}
+    )
     question = rng.choice(questions).format(**slots)
-    used = [slots["A"], slots["t"], *(slots[n] for n in numbers if "{" + n + "}" in question + answer)]
+    used = [
+        slots["A"],
+        slots["t"],
+        *(slots[n] for n in numbers if "{" + n + "}" in question + answer),
+    ]
     prompt, answer = f"Question: {question}\nAnswer:", answer.format(**slots)
     return Document(
         "problem",
@@ -265,7 +351,9 @@ def function(rng: random.Random) -> Document:
     name, docstring, body, inputs = FUNCTIONS[kind]
     scalar = inputs[0] == (0,)
     slots = {
-        "v": rng.choice(["x", "a", "value", "num"] if scalar else ["items", "numbers", "values", "data"]),
+        "v": rng.choice(
+            ["x", "a", "value", "num"] if scalar else ["items", "numbers", "values", "data"]
+        ),
         "r": rng.choice(["result", "y", "out", "total", "res"]),
         "k": str(rng.randint(2, 9)),
         "m": str(rng.randint(2, 9)),
@@ -274,9 +362,17 @@ def function(rng: random.Random) -> Document:
     template = "\n".join(lines) + "\n"
     text = template.format(**slots)
     used = [slots[slot] for slot in "vrkm" if "{" + slot + "}" in template]
-    parts = {"lines": text.splitlines(keepends=True), "entry_point": name.format(**slots), "inputs": inputs}
+    parts = {
+        "lines": text.splitlines(keepends=True),
+        "entry_point": name.format(**slots),
+        "inputs": inputs,
+    }
     return Document(
-        "function", "|".join(["function", kind, *used]), text, "".join(text.splitlines(keepends=True)[:2]), parts
+        "function",
+        "|".join(["function", kind, *used]),
+        text,
+        "".join(text.splitlines(keepends=True)[:2]),
+        parts,
     )
 
 

@@ -85,7 +85,9 @@ def build_model(plan: Plan, vocab_size: int) -> CDCD:
 def denoising_loss(model: CDCD, batch: list[Row], generator: torch.Generator, warp: Warp) -> Tensor:
     """Nats per open token, from noisy embeddings at noise levels drawn by the warp."""
     tokens, valid, open_ = collate(batch)
-    share = (torch.randperm(len(batch), generator=generator) + torch.rand(1, generator=generator)) / len(batch)
+    share = (
+        torch.randperm(len(batch), generator=generator) + torch.rand(1, generator=generator)
+    ) / len(batch)
     level = warp.draw(share)
     clean = model.table[tokens]
     x = clean + level[:, None, None] * torch.randn(clean.shape, generator=generator)
@@ -106,7 +108,9 @@ def denoising_loss(model: CDCD, batch: list[Row], generator: torch.Generator, wa
 def save(model: CDCD, warp: Warp, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Writes the folder that --model ddlm reads; the weights appear whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
+    weights = {
+        name: value.detach().half().contiguous() for name, value in model.state_dict().items()
+    }
     save_file(weights, folder / "model.safetensors.part", metadata={"format": "pt"})
     (folder / "model.safetensors.part").chmod(0o644)
     os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
@@ -121,7 +125,12 @@ def train(plan: Plan, folder: Path) -> None:
     """Trains and writes the folder."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(packaged_asset("tiny"))
     model = build_model(plan, len(tokenizer))
-    print(json.dumps({"parameters": sum(p.numel() for p in model.parameters()), "vocab": len(tokenizer)}), flush=True)
+    print(
+        json.dumps(
+            {"parameters": sum(p.numel() for p in model.parameters()), "vocab": len(tokenizer)}
+        ),
+        flush=True,
+    )
     warp, rows = Warp(model.config), story_rows(tokenizer, plan.seed)
     train_phase(model, lambda m, b, g: denoising_loss(m, b, g, warp), rows, plan, "ddlm")
     save(model, warp, tokenizer, folder)
@@ -129,7 +138,9 @@ def train(plan: Plan, folder: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("steps", "rows", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Plan, name))
     parser.add_argument("--lr", type=float, default=Plan.lr)

@@ -78,13 +78,17 @@ def build_model(plan: Plan, vocab_size: int) -> LlamaForCausalLM:
     return model
 
 
-def sundae_loss(model: LlamaForCausalLM, batch: list[Row], generator: torch.Generator) -> torch.Tensor:
+def sundae_loss(
+    model: LlamaForCausalLM, batch: list[Row], generator: torch.Generator
+) -> torch.Tensor:
     """Nats per open token: a random share of them is replaced by random tokens and undone, then the model's own guess is undone.
 
     Every open token counts, whether it was replaced or not; the rest of a row is given and stays.
     """
     tokens, valid, open_ = collate(batch)
-    even = (torch.randperm(len(batch), generator=generator) + torch.rand(1, generator=generator)) / len(batch)
+    even = (
+        torch.randperm(len(batch), generator=generator) + torch.rand(1, generator=generator)
+    ) / len(batch)
     low, high = torch.tensor([row.rates for row in batch]).T
     share = low + (high - low) * even
     hit = open_ & (torch.rand(tokens.shape, generator=generator) < share[:, None])
@@ -114,10 +118,14 @@ def story_rows(tokenizer: PreTrainedTokenizerFast, seed: int, whole: int = 0) ->
                 yield row
 
 
-def train_phase(model: torch.nn.Module, loss_of: Loss, rows: Iterator[Row], plan: Any, name: str) -> None:
+def train_phase(
+    model: torch.nn.Module, loss_of: Loss, rows: Iterator[Row], plan: Any, name: str
+) -> None:
     """Trains as `plan` says (steps, rows, lr, seed) and prints one JSON line per 100 steps."""
     schedule = Settings(steps=plan.steps, lr=plan.lr)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=plan.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True
+    )
     generator = torch.Generator().manual_seed(plan.seed)
     total, began = 0.0, time.monotonic()
     for step in range(1, plan.steps + 1):
@@ -132,7 +140,10 @@ def train_phase(model: torch.nn.Module, loss_of: Loss, rows: Iterator[Row], plan
         if step % 100 == 0:
             minutes = round((time.monotonic() - began) / 60, 2)
             print(
-                json.dumps({"phase": name, "step": step, "loss": round(total / 100, 4), "minutes": minutes}), flush=True
+                json.dumps(
+                    {"phase": name, "step": step, "loss": round(total / 100, 4), "minutes": minutes}
+                ),
+                flush=True,
             )
             total = 0.0
 
@@ -141,8 +152,15 @@ def train(plan: Plan, folder: Path) -> None:
     """Trains both phases and writes the folder."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(packaged_asset("tiny"))
     model = build_model(plan, len(tokenizer))
-    print(json.dumps({"parameters": sum(p.numel() for p in model.parameters()), "vocab": len(tokenizer)}), flush=True)
-    rows = story_rows(tokenizer, plan.seed, int(plan.rows * (plan.ar_steps + BASE_SHARE * plan.steps)))
+    print(
+        json.dumps(
+            {"parameters": sum(p.numel() for p in model.parameters()), "vocab": len(tokenizer)}
+        ),
+        flush=True,
+    )
+    rows = story_rows(
+        tokenizer, plan.seed, int(plan.rows * (plan.ar_steps + BASE_SHARE * plan.steps))
+    )
     train_phase(model, next_token_loss, rows, replace(plan, steps=plan.ar_steps), "autoregressive")
     model.config.is_causal = False
     train_phase(model, sundae_loss, rows, plan, "sundae")
@@ -151,7 +169,9 @@ def train(plan: Plan, folder: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("ar_steps", "steps", "rows", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Plan, name))
     parser.add_argument("--lr", type=float, default=Plan.lr)

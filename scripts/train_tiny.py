@@ -65,7 +65,10 @@ def train_tokenizer(seed: int, documents: int = 20000) -> PreTrainedTokenizerFas
     """Byte-level BPE of at most 1024 tokens over the generated text; nothing is added to a text on encoding."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(PIECES, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(PIECES, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -139,7 +142,9 @@ def make_row(document: Document, units: list[list[int]], rng: random.Random) -> 
     """One row for the diffusion model. A quarter of the rows has no bos, so that the model can do without."""
     head = [BOS_ID] if rng.random() < 0.75 else []
     tokens = head + [token for unit in units for token in unit]
-    edges = [len(head) + edge for edge in itertools.accumulate((len(unit) for unit in units), initial=0)]
+    edges = [
+        len(head) + edge for edge in itertools.accumulate((len(unit) for unit in units), initial=0)
+    ]
     mode = rng.choices(("whole", "scattered", "complete", "cut", "hole"), MODES[document.family])[0]
     unit = rng.randrange(1, len(units))
     start, end = edges[unit], edges[unit + 1]
@@ -147,7 +152,10 @@ def make_row(document: Document, units: list[list[int]], rng: random.Random) -> 
         return Row([*tokens, EOS_ID], range(len(head), len(tokens) + 1))
     if mode == "scattered":
         share = rng.uniform(0.1, 0.5)
-        return Row([*tokens, EOS_ID], [at for at in range(len(head), len(tokens)) if rng.random() < share] or [start])
+        return Row(
+            [*tokens, EOS_ID],
+            [at for at in range(len(head), len(tokens)) if rng.random() < share] or [start],
+        )
     if mode == "complete":  # further eos, so that a canvas longer than the answer ends in eos
         tokens += [EOS_ID] * (1 + rng.choice((rng.randint(0, 4), rng.randint(0, 24))))
         return Row(tokens, range(start, len(tokens)))
@@ -166,7 +174,11 @@ def rows(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Iterator[Row
     rng, seen = random.Random(f"rows-{settings.seed}"), 0
     for document in training_documents(settings.seed):
         units = [encode(unit) for unit in split_units(document)]
-        base = rng.random() < 0.5 if settings.again else seen < BASE_SHARE * settings.steps * settings.batch_tokens
+        base = (
+            rng.random() < 0.5
+            if settings.again
+            else seen < BASE_SHARE * settings.steps * settings.batch_tokens
+        )
         if settings.model == "tiny" and base:
             tokens = [*([BOS_ID] if rng.random() < 0.75 else []), *itertools.chain(*units), EOS_ID]
             row = Row(tokens, range(tokens[0] == BOS_ID, len(tokens)), BASE_RATES)
@@ -206,7 +218,9 @@ def collate(batch: list[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     return tokens, torch.arange(width) < lengths[:, None], maskable
 
 
-def diffusion_loss(model: LlamaForCausalLM, batch: list[Row], generator: torch.Generator) -> torch.Tensor:
+def diffusion_loss(
+    model: LlamaForCausalLM, batch: list[Row], generator: torch.Generator
+) -> torch.Tensor:
     """Mean cross-entropy (nats) of the masked tokens: the masked-diffusion bound with even weights.
 
     The bound (Sahoo et al. 2024, eq. 10; LLaDA, eq. 6) weights a row masked at rate t by 1/t. The weights change how much each rate counts,
@@ -216,7 +230,9 @@ def diffusion_loss(model: LlamaForCausalLM, batch: list[Row], generator: torch.G
     """
     tokens, valid, maskable = collate(batch)
     count = maskable.sum(1)
-    t = (torch.randperm(len(batch), generator=generator) + torch.rand(1, generator=generator)) / len(batch)
+    t = (
+        torch.randperm(len(batch), generator=generator) + torch.rand(1, generator=generator)
+    ) / len(batch)
     low, high = torch.tensor([row.rates for row in batch]).T
     t = low + (high - low) * t
     k = (t * count).ceil().clamp(min=1)
@@ -228,7 +244,9 @@ def diffusion_loss(model: LlamaForCausalLM, batch: list[Row], generator: torch.G
     return F.cross_entropy(logits, tokens[hidden])
 
 
-def next_token_loss(model: LlamaForCausalLM, batch: list[Row], generator: torch.Generator) -> torch.Tensor:
+def next_token_loss(
+    model: LlamaForCausalLM, batch: list[Row], generator: torch.Generator
+) -> torch.Tensor:
     """Nats per token, each given the tokens before it (padding stands right, so it needs no attention mask)."""
     tokens, valid, _ = collate(batch)
     states = model.model(tokens[:, :-1]).last_hidden_state
@@ -238,11 +256,12 @@ def next_token_loss(model: LlamaForCausalLM, batch: list[Row], generator: torch.
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Writes the hub-style folder, float16; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
+    # tied to the embedding
     weights = {
         name: value.detach().half().contiguous()
         for name, value in model.state_dict().items()
         if name != "lm_head.weight"
-    }  # tied to the embedding
+    }
     save_file(weights, folder / "model.safetensors.part", metadata={"format": "pt"})
     (folder / "model.safetensors.part").chmod(0o644)
     os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
@@ -258,7 +277,9 @@ def learning_rate(step: int, settings: Settings) -> float:
     """Linear warm-up, then a cosine to a fiftieth."""
     warmup = WARMUP[settings.model]
     done = (step - warmup) / max(1, settings.steps - warmup)
-    return settings.lr * (step / warmup if step < warmup else 0.02 + 0.49 * (1 + math.cos(math.pi * done)))
+    return settings.lr * (
+        step / warmup if step < warmup else 0.02 + 0.49 * (1 + math.cos(math.pi * done))
+    )
 
 
 def train(settings: Settings, folder: Path, save_every: int) -> None:
@@ -266,7 +287,8 @@ def train(settings: Settings, folder: Path, save_every: int) -> None:
     tokenizer = train_tokenizer(0)
     model = build_model(settings, len(tokenizer))
     if settings.again:
-        model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)  # the tied head is not in the file
+        # the tied head is not in the file
+        model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     if settings.compile:
         model.model.compile(dynamic=True)
     loss_of = diffusion_loss if settings.model == "tiny" else next_token_loss
@@ -279,7 +301,12 @@ def train(settings: Settings, folder: Path, save_every: int) -> None:
     )
     generator = torch.Generator().manual_seed(settings.seed)
     seen, total, began = 0, 0.0, time.monotonic()
-    print(json.dumps({"parameters": sum(p.numel() for p in model.parameters()), "vocab": len(tokenizer)}), flush=True)
+    print(
+        json.dumps(
+            {"parameters": sum(p.numel() for p in model.parameters()), "vocab": len(tokenizer)}
+        ),
+        flush=True,
+    )
     for step, batch in enumerate(itertools.islice(batches(settings, tokenizer), settings.steps), 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
@@ -315,15 +342,23 @@ def main() -> None:
     parser.add_argument("--batch_tokens", type=int, default=Settings.batch_tokens)
     parser.add_argument("--lr", type=float, default=Settings.lr)
     parser.add_argument("--seed", type=int, default=Settings.seed)
-    parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast (slower where AVX512-BF16 exists)")
-    parser.add_argument("--no_compile", action="store_true", help="no torch.compile (which needs a C++ compiler)")
+    parser.add_argument(
+        "--float32",
+        action="store_true",
+        help="no bfloat16 autocast (slower where AVX512-BF16 exists)",
+    )
+    parser.add_argument(
+        "--no_compile", action="store_true", help="no torch.compile (which needs a C++ compiler)"
+    )
     parser.add_argument("--save_every", type=int, default=500)
     parser.add_argument(
         "--again",
         action="store_true",
         help="go on from the weights in the folder, whole documents and task shapes mixed",
     )
-    parser.add_argument("--hidden", type=int, default=Settings.hidden, help="width: a multiple of 8")
+    parser.add_argument(
+        "--hidden", type=int, default=Settings.hidden, help="width: a multiple of 8"
+    )
     parser.add_argument("--layers", type=int, default=Settings.layers)
     parser.add_argument("--out", type=Path, help="default: dlm_eval/assets/<model>")
     args = parser.parse_args()

@@ -27,18 +27,31 @@ HEADS = {
     "pinned": "# Versions that the test suite is run with: pip install -c constraints.txt . ('+cpu' and CUDA builds of torch both satisfy its line)",
     "newest": "# The newest releases that the test suite was run with (scripts/versions.py newest): pip install -c constraints-newest.txt .",
 }
-TORCH_NEEDS = ["filelock", "typing-extensions", "sympy", "networkx", "jinja2", "fsspec", "setuptools"]
+TORCH_NEEDS = [
+    "filelock",
+    "typing-extensions",
+    "sympy",
+    "networkx",
+    "jinja2",
+    "fsspec",
+    "setuptools",
+]
 
 
 def main() -> int:
     """Returns 0 if the files were written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=[*FILES, "lock"])
     parser.add_argument(
-        "--torch", help="the version of torch to keep; it is installed first, from where pip is set up to find it"
+        "--torch",
+        help="the version of torch to keep; it is installed first, from where pip is set up to find it",
     )
     parser.add_argument("--most", nargs="*", default=[], help="bounds such as 'transformers<5.24'")
-    parser.add_argument("--no_tests", action="store_true", help="write the file without running the suite")
+    parser.add_argument(
+        "--no_tests", action="store_true", help="write the file without running the suite"
+    )
     given = parser.parse_args()
     if given.what != "lock":
         move(given.what, given.torch, given.most, not given.no_tests)
@@ -60,7 +73,15 @@ def move(what: str, torch: str | None, most: list[str], tests: bool) -> None:
         if tests:
             call(python, "-m", "pytest")
         frozen = call(
-            python, "-m", "pip", "list", "--format=freeze", "--exclude-editable", "--exclude", "pip", out=True
+            python,
+            "-m",
+            "pip",
+            "list",
+            "--format=freeze",
+            "--exclude-editable",
+            "--exclude",
+            "pip",
+            out=True,
         )
     lines = sorted((re.sub(r"\+\S+$", "", line) for line in frozen.split()), key=str.lower)
     (ROOT / FILES[what]).write_text("\n".join([HEADS[what], *lines]) + "\n", encoding="utf-8")
@@ -69,20 +90,42 @@ def move(what: str, torch: str | None, most: list[str], tests: bool) -> None:
 
 def lock() -> None:
     """Writes requirements.lock: the plain install on Python 3.11 or newer, for every platform, with the hashes of all files on the index."""
-    torch = next(line for line in (ROOT / FILES["pinned"]).read_text().splitlines() if line.startswith("torch=="))
+    torch = next(
+        line
+        for line in (ROOT / FILES["pinned"]).read_text().splitlines()
+        if line.startswith("torch==")
+    )
     with tempfile.TemporaryDirectory() as folder:
         config, out = Path(folder) / "uv.toml", Path(folder) / "lock"
         needs = ", ".join(f'"{name}"' for name in TORCH_NEEDS)
         config.write_text(
             f'[[dependency-metadata]]\nname = "torch"\nversion = "{torch.partition("==")[2]}"\nrequires-dist = [{needs}]\n'
         )
-        options = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-package", "torch"]
-        options += ["--no-header", "--no-annotate", "--config-file", config, "-c", FILES["pinned"], "-o", out, "-q"]
+        options = [
+            "--universal",
+            "--python-version",
+            "3.11",
+            "--generate-hashes",
+            "--no-emit-package",
+            "torch",
+        ]
+        options += [
+            "--no-header",
+            "--no-annotate",
+            "--config-file",
+            config,
+            "-c",
+            FILES["pinned"],
+            "-o",
+            out,
+            "-q",
+        ]
         call("uv", "pip", "compile", "pyproject.toml", *options)
         text = out.read_text()
     (ROOT / "requirements.lock").write_text(
         "# The plain install with hashes, made by 'scripts/versions.py lock'. Install torch first, then\n"
-        "#   pip install --no-deps --require-hashes -r requirements.lock && pip install --no-deps .\n" + text,
+        "#   pip install --no-deps --require-hashes -r requirements.lock && pip install --no-deps .\n"
+        + text,
         encoding="utf-8",
     )
     print(f"requirements.lock: {sum(line[:1].isalnum() for line in text.splitlines())} packages")
@@ -92,7 +135,9 @@ def call(*command: object, out: bool = False) -> str:
     """Runs a command at the top of the checkout; returns what it printed if `out`."""
     words = [str(word) for word in command]
     try:
-        ran = subprocess.run(words, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE if out else None)
+        ran = subprocess.run(
+            words, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE if out else None
+        )
     except FileNotFoundError:
         sys.exit(f"{words[0]} is not installed (pip install {words[0]})")
     except subprocess.CalledProcessError as error:

@@ -20,7 +20,17 @@ START = """import fcntl, os, sys
 far = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
 os.dup2(far[0], 3), os.dup2(far[1], 4)
 os.execv(sys.argv[3], sys.argv[3:])"""
-VIRTUAL = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, " ": 32, "c": 67, "j": 74, "k": 75, "Tab": 9}
+VIRTUAL = {
+    "ArrowLeft": 37,
+    "ArrowRight": 39,
+    "Home": 36,
+    "End": 35,
+    " ": 32,
+    "c": 67,
+    "j": 74,
+    "k": 75,
+    "Tab": 9,
+}
 
 
 def find_browser() -> str | None:
@@ -34,7 +44,13 @@ class Browser:
     def __init__(self, path: str, profile: Path) -> None:
         to_read, self._out = os.pipe()
         self._in, to_write = os.pipe()
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--window-size=1000,760"]
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={profile}",
+            "--window-size=1000,760",
+        ]
         self._process = subprocess.Popen(
             [sys.executable, "-c", START, str(to_read), str(to_write), path, *flags, "--remote-debugging-pipe"],
             pass_fds=(to_read, to_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -45,7 +61,9 @@ class Browser:
 
     def __enter__(self) -> Browser:
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,7 +74,8 @@ class Browser:
 
     def open(self, url: str) -> None:
         """Loads a page and waits until it is complete; where only what follows # is another, the page stays."""
-        self.value("window.isOld = true")  # an answer may still come from the page that is about to go
+        # an answer may still come from the page that is about to go
+        self.value("window.isOld = true")
         if "loaderId" in self._ask("Page.navigate", url=url):
             self.wait_for("!window.isOld && document.readyState === 'complete'")
 
@@ -85,13 +104,20 @@ class Browser:
         box = self.value(
             f"(r => [r.x, r.y, r.width, r.height])(document.querySelector('{selector}').getBoundingClientRect())"
         )
-        place = {"x": box[0] + at * box[2], "y": box[1] + box[3] / 2, "button": "left", "clickCount": 1}
+        place = {
+            "x": box[0] + at * box[2],
+            "y": box[1] + box[3] / 2,
+            "button": "left",
+            "clickCount": 1,
+        }
         for kind in ("mousePressed", "mouseReleased"):
             self._ask("Input.dispatchMouseEvent", type=kind, **place)
 
     def picture(self, file: Path) -> None:
         """Writes a PNG of what is to be seen."""
-        file.write_bytes(base64.b64decode(self._ask("Page.captureScreenshot", format="png")["data"]))
+        file.write_bytes(
+            base64.b64decode(self._ask("Page.captureScreenshot", format="png")["data"])
+        )
 
     def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._count += 1

@@ -9,7 +9,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it
 os.environ["OMP_NUM_THREADS"] = (
     "1"  # equal bits for any batch hold on one thread; several round differently with the shape
 )
-os.environ["DISABLE_MULTIPROC"] = "1"  # lm-eval's bootstrap would fork a pool of all cores per metric
+os.environ["DISABLE_MULTIPROC"] = (
+    "1"  # lm-eval's bootstrap would fork a pool of all cores per metric
+)
 os.environ.pop("DLM_EVAL_DATA", None)
 
 from collections.abc import Iterator  # noqa: E402
@@ -33,7 +35,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if given.isdecimal():
         return int(given)
     named = all(arg.partition("::")[0].endswith(".py") for arg in config.args)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return 0 if named or cores == 1 else min(cores, MOST_PROCESSES)
 
 
@@ -42,7 +46,9 @@ def shared() -> Path:
     """The folder with real benchmark data and recorded outputs of the authors' code, which no repository may hold."""
     folder = Path(os.environ.get("DLM_EVAL_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
-        pytest.skip(f"no shared data: {folder} is absent (the variable DLM_EVAL_SHARED names another folder)")
+        pytest.skip(
+            f"no shared data: {folder} is absent (the variable DLM_EVAL_SHARED names another folder)"
+        )
     return folder
 
 

@@ -57,12 +57,18 @@ def mixed(model: Denoiser, count: int = 14) -> list[Job]:
         prompt = model.encode(" ".join((words * 2)[i : i + 4 + i % 9]))
         jobs.append(
             ScoreJob(
-                Canvas.continuation(prompt, model.encode(" " + words[i % len(words)] + " ran"), key=f"s{i}"),
+                Canvas.continuation(
+                    prompt, model.encode(" " + words[i % len(words)] + " ran"), key=f"s{i}"
+                ),
                 Auto(max_forwards=6),
                 0,
             )
         )
         jobs.append(
-            FillJob(Canvas.completion(prompt, 6 + i % 4, key=f"f{i}"), resolve({"temperature": 1.0 * (i % 2)}), 0)
+            FillJob(
+                Canvas.completion(prompt, 6 + i % 4, key=f"f{i}"),
+                resolve({"temperature": 1.0 * (i % 2)}),
+                0,
+            )
         )
     return jobs

@@ -30,8 +30,40 @@ from dlm_eval.models import load_model
 
 SECONDS = 60  # of processor time that one checkpoint may take
 MEMORY = 2 * 2**30  # bytes of address space above those of the imports and one honest load
-NUMBERS = [0, -1, 1, 2, 3, 7, 2**31, 2**62, 10**12, 10**30, 1.5, -0.0, 1e308, float("nan"), float("inf"), True]
-VALUES = [*NUMBERS, None, "", "12", "x" * 5000, "../../x", "a/b", [], [1], {}, {"a": 1}, [[[]]], "\ud800", "\x1b[2J"]
+NUMBERS = [
+    0,
+    -1,
+    1,
+    2,
+    3,
+    7,
+    2**31,
+    2**62,
+    10**12,
+    10**30,
+    1.5,
+    -0.0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    True,
+]
+VALUES = [
+    *NUMBERS,
+    None,
+    "",
+    "12",
+    "x" * 5000,
+    "../../x",
+    "a/b",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    [[[]]],
+    "\ud800",
+    "\x1b[2J",
+]
 TEXTS = ["(a+)+$", "(", "", "\x00", "\ud800", "x" * 10_000, "[UNK]"]
 
 
@@ -73,7 +105,9 @@ def _outcome(family: str, folder: Path, what: str) -> str:
     try:
         model = load_model(family, pretrained=str(folder), device="cpu")
         try:
-            model.decode(model.encode("the cat sat on the mat, aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"))
+            model.decode(
+                model.encode("the cat sat on the mat, aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab")
+            )
         except SampleError as error:
             assert "\n" not in str(error)
         outcome = "loaded"
@@ -121,7 +155,13 @@ def _json(folder: Path, dice: random.Random, names: tuple[str, ...] = ("*config.
     if action < 0.75:
         place[key] = value
     elif isinstance(place, dict):
-        place[str(dice.choice(["n_layers", "auto_map", "_attn_implementation", "dtype", "pad_token_id"]))] = value
+        place[
+            str(
+                dice.choice(
+                    ["n_layers", "auto_map", "_attn_implementation", "dtype", "pad_token_id"]
+                )
+            )
+        ] = value
         place.pop(key) if action > 0.9 else None
     else:
         place.pop(key)
@@ -133,7 +173,12 @@ def _tokenizer(folder: Path, dice: random.Random) -> str:
     if dice.random() < 0.6:
         return _json(folder, dice, ("tokenizer.json",))
     content = json.loads((folder / "tokenizer.json").read_text())
-    pattern = {"type": "Split", "pattern": {"Regex": dice.choice(TEXTS)}, "behavior": "Isolated", "invert": False}
+    pattern = {
+        "type": "Split",
+        "pattern": {"Regex": dice.choice(TEXTS)},
+        "behavior": "Isolated",
+        "invert": False,
+    }
     nested: Any = pattern
     for _ in range(dice.choice([0, 3, 60, 200])):
         nested = {"type": "Sequence", "pretokenizers": [nested]}
@@ -157,7 +202,9 @@ def _header(folder: Path, dice: random.Random) -> str:
             [[], [-1], [2**62, 4], [1.5], "3", None, [0], [10**9, 10**9], entry["shape"][::-1]]
         )
     elif action == 2:
-        entry["data_offsets"] = dice.choice([[0, 4], [-8, 8], [8, 4], [0, 2**62], [0], None, [0, 10**30], "ab"])
+        entry["data_offsets"] = dice.choice(
+            [[0, 4], [-8, 8], [8, 4], [0, 2**62], [0], None, [0, 10**30], "ab"]
+        )
     elif action == 3:
         header[name + dice.choice(["x", "\x1b[2J", "\ud800", "." * 3000])] = header.pop(name)
     elif action == 4:
@@ -177,7 +224,10 @@ def _bytes(folder: Path, dice: random.Random) -> str:
     """Changes some bytes of one file."""
     file = dice.choice(sorted(f for f in folder.iterdir() if f.is_file()))
     content = bytearray(file.read_bytes())
-    places = [dice.randrange(min(len(content), dice.choice([16, 4096, 10**9]))) for _ in range(dice.choice([1, 4, 64]))]
+    places = [
+        dice.randrange(min(len(content), dice.choice([16, 4096, 10**9])))
+        for _ in range(dice.choice([1, 4, 64]))
+    ]
     for place in places:
         content[place] = dice.randrange(256)
     file.write_bytes(bytes(content))

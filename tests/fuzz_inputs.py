@@ -28,13 +28,8 @@ VALUES: tuple[Any, ...] = (
     *TEXTS, None, True, False, -1, 0, 1, 2, 1.5, 10**40, float("nan"), float("inf"), 1e308, -1e308, [], [[]], [None], [[[1]]], ["a", 1], {}, {"a": None},
     {1: 2}, {"a": {"b": [float("nan")]}}, [{"a": 1}], (), ("",), b"\xff", {"t_write": [0]}, {"t_write": [[0]]}, {"t_write": [10**40]}, {"t_write": [True]},
 )  # fmt: skip
-SLOW = {
-    "--tasks",
-    "--templates",
-    "tasks",
-    "show ",
-    "validate ",
-}  # an unknown name is looked up in all of lm-eval's tasks
+# an unknown name is looked up in all of lm-eval's tasks
+SLOW = {"--tasks", "--templates", "tasks", "show ", "validate "}
 LEFT_OUT = {
     "--help", "-h", "--check_integrity", "--wandb_args", "--wandb_config_args", "--trackio_args",  # refused, or of packages that are not there
     "--trust_remote_code",
@@ -55,15 +50,30 @@ class Case:
 
 def options(command: str) -> list[str]:
     """Returns the longest name of every option of a command that takes a value ("" for its positional ones)."""
-    parsers = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+    parsers = next(
+        a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)
+    ).choices
     parser, verbs = parsers[command.split()[0]], command.split()[1:]
     if verbs:
-        parser = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices[verbs[0]]
+        parser = next(
+            a for a in parser._actions if isinstance(a, argparse._SubParsersAction)
+        ).choices[verbs[0]]
     found = [max(a.option_strings, key=len, default="") for a in parser._actions if a.nargs != 0]
     return [name for name in found if name not in LEFT_OUT]
 
 
-COMMANDS = ("run", "ls", "show", "validate", "cache ls", "cache rm", "cache export", "trace", "sweep", "leaderboard")
+COMMANDS = (
+    "run",
+    "ls",
+    "show",
+    "validate",
+    "cache ls",
+    "cache rm",
+    "cache export",
+    "trace",
+    "sweep",
+    "leaderboard",
+)
 
 
 def cases() -> Iterator[Case]:
@@ -168,7 +178,9 @@ def _try(case: Case, home: Path) -> int:
             del words[at : at + 2]
         if case.name == "":
             return main([*case.kind.split(), case.value])
-        if case.name in ("--output", "--output_path", "--html", "--json") and case.value[:1] not in ("", "/"):
+        if case.name in ("--output", "--output_path", "--html", "--json") and case.value[
+            :1
+        ] not in ("", "/"):
             return main([*words, f"{case.name}={home / 'o'}{case.value}"])
         return main([*words, f"{case.name}={case.value}"])
     if case.kind == "evaluate":
@@ -196,7 +208,11 @@ def _try(case: Case, home: Path) -> int:
 
 def _inside(case: Case, home: Path) -> Any:
     """Returns the value; where a run would write into the working directory, below `home` instead."""
-    if case.name == "output_path" and isinstance(case.value, str) and case.value[:1] not in ("", "/"):
+    if (
+        case.name == "output_path"
+        and isinstance(case.value, str)
+        and case.value[:1] not in ("", "/")
+    ):
         return f"{home / 'o'}{case.value}"
     return case.value
 
@@ -207,13 +223,26 @@ def _task(case: Case, home: Path) -> int:
     folder = home / "odd"
     folder.mkdir(exist_ok=True)
     for base in ("t_write",) if isinstance(case.value, str) else ("t_choice",):
-        config = yaml.safe_load((home / "tasks" / f"{base}.yaml").read_text()) | {case.name: case.value}
+        config = yaml.safe_load((home / "tasks" / f"{base}.yaml").read_text()) | {
+            case.name: case.value
+        }
         try:
-            (folder / "odd.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+            (folder / "odd.yaml").write_text(
+                yaml.safe_dump(config, allow_unicode=True), encoding="utf-8"
+            )
         except (yaml.YAMLError, UnicodeError):
             return 0
         code = main(
-            ["--model", "toy", "--tasks", str(folder / "odd.yaml"), "--limit", "2", "--output_path", str(home / "out")]
+            [
+                "--model",
+                "toy",
+                "--tasks",
+                str(folder / "odd.yaml"),
+                "--limit",
+                "2",
+                "--output_path",
+                str(home / "out"),
+            ]
         )
     return code
 

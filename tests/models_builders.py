@@ -10,7 +10,13 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 WORDS = ["th", "the", "he", "in", "er", "an", "re", "on", "at", "en"]
 BOS, EOS, MASK = "<|bos|>", "<|eos|>", "<|mask|>"
@@ -29,8 +35,15 @@ def tokenizer(mask: str | None = MASK, chat: bool = False) -> PreTrainedTokenize
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([BOS, EOS, *([MASK] if mask == MASK else [])])
-    special = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, **({"mask_token": mask} if mask else {})}
-    built = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
+    special = {
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "pad_token": EOS,
+        **({"mask_token": mask} if mask else {}),
+    }
+    built = PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, **special
+    )
     if chat:
         built.chat_template = CHAT
     return built
@@ -41,12 +54,19 @@ MASK_ID = 268
 
 
 def write(
-    folder: Path, config: dict[str, Any], state: dict[str, Tensor], mask: str | None = MASK, chat: bool = False
+    folder: Path,
+    config: dict[str, Any],
+    state: dict[str, Tensor],
+    mask: str | None = MASK,
+    chat: bool = False,
 ) -> Path:
     """Writes a checkpoint folder and returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    save_file({key: value.contiguous().clone() for key, value in state.items()}, folder / "model.safetensors")
+    save_file(
+        {key: value.contiguous().clone() for key, value in state.items()},
+        folder / "model.safetensors",
+    )
     tokenizer(mask, chat).save_pretrained(folder)
     return folder
 
@@ -64,8 +84,18 @@ def spread(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 def llama(**changes: Any) -> LlamaForCausalLM:
     """A bidirectional Llama of two layers."""
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 64, "vocab_size": VOCAB, "rope_theta": 10000.0}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    sizes |= {
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "vocab_size": VOCAB,
+        "rope_theta": 10000.0,
+    }
     return spread(LlamaForCausalLM(LlamaConfig(**{**sizes, "is_causal": False, **changes})))
 
 
@@ -89,8 +119,14 @@ def llada_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         key = key.replace("model.embed_tokens.", "model.transformer.wte.").replace(
             "lm_head.", "model.transformer.ff_out."
         )
-        key = key.replace("post_attention_layernorm", "ff_norm").replace("input_layernorm", "attn_norm")
-        key = key.replace("self_attn.o_proj", "attn_out").replace("self_attn.", "").replace("mlp.down_proj", "ff_out")
+        key = key.replace("post_attention_layernorm", "ff_norm").replace(
+            "input_layernorm", "attn_norm"
+        )
+        key = (
+            key.replace("self_attn.o_proj", "attn_out")
+            .replace("self_attn.", "")
+            .replace("mlp.down_proj", "ff_out")
+        )
         renamed[key.replace("mlp.gate_proj", "ff_proj").replace("mlp.up_proj", "up_proj")] = value
     return renamed
 
@@ -98,12 +134,16 @@ def llada_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def llada(folder: Path, chat: bool = False) -> tuple[Path, LlamaForCausalLM]:
     """A LLaDA checkpoint and the network that it holds."""
     model = llama()
-    return write(folder, llada_config(), llada_names(model.state_dict()), mask=None, chat=chat), model
+    return write(
+        folder, llada_config(), llada_names(model.state_dict()), mask=None, chat=chat
+    ), model
 
 
 def diffugpt(folder: Path, mask: str = MASK) -> tuple[Path, GPT2LMHeadModel]:
     """A DiffuGPT checkpoint and the network that it holds."""
-    config = GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=VOCAB, is_causal=False)
+    config = GPT2Config(
+        n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=VOCAB, is_causal=False
+    )
     model = spread(GPT2LMHeadModel(config))
     state = {}
     for key, value in model.state_dict().items():
@@ -111,7 +151,14 @@ def diffugpt(folder: Path, mask: str = MASK) -> tuple[Path, GPT2LMHeadModel]:
             state["embed_tokens.weight"] = value
         elif key != "lm_head.weight":
             state[key.replace("transformer.", "denoise_model.")] = value
-    raw = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": VOCAB}
+    raw = {
+        "model_type": "gpt2",
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 64,
+        "vocab_size": VOCAB,
+    }
     raw["layer_norm_epsilon"] = 1e-5
     return write(folder, raw, state, mask=mask), model
 

@@ -45,7 +45,7 @@ if done:
 raise SystemExit
 """
 
-# -- signals to a process that is not its own ------------------------------------------------------------------------
+# -- signals to a process that is not its own ------------------------------------------------------
 ASYNC = """
 a, b = socket.socketpair()
 def arm(end):
@@ -125,7 +125,7 @@ attempt('score', lambda: open(f'/proc/{VICTIM}/oom_score_adj', 'w').write('1000'
 """,
 }  # fmt: skip
 
-# -- processes that live on ------------------------------------------------------------------------------------------
+# -- processes that live on ------------------------------------------------------------------------
 IMMORTAL = {
     "no signal when the parent dies": """
 libc.prctl(1, 0, 0, 0, 0)
@@ -175,7 +175,7 @@ a.recv(1)
 """,
 }  # fmt: skip
 
-# -- the network, sockets of the host --------------------------------------------------------------------------------
+# -- the network, sockets of the host --------------------------------------------------------------
 SOCKETS = {
     "datagram to a name": "attempt('send', lambda: socket.socketpair(type=socket.SOCK_DGRAM)[0].sendto(b'x', MAILBOX))",
     "datagram to a path": "attempt('send', lambda: socket.socketpair(type=socket.SOCK_DGRAM)[0].sendto(b'x', PATH))",
@@ -200,7 +200,7 @@ for family in range(46):
     "connection": "attempt('connect', lambda: socket.create_connection(('127.0.0.1', PORT), 1))",
 }  # fmt: skip
 
-# -- files of others, shared resources, other doors to the kernel ----------------------------------------------------
+# -- files of others, shared resources, other doors to the kernel ----------------------------------
 # x86-64 and arm64 numbers of calls that no program needs; with arguments that mean nothing
 CALLS = {
     "inotify_init1": (294, 26), "fanotify_init": (300, 262), "keyctl": (250, 219), "add_key": (248, 217),
@@ -363,7 +363,7 @@ attempt('maps', keep)
 """,
 }  # fmt: skip
 
-# -- the disk --------------------------------------------------------------------------------------------------------
+# -- the disk --------------------------------------------------------------------------------------
 # each would hold 64 MiB where 8 MiB are allowed: it is ended, or refused with "no space left", long before
 FILL = """
 kept = []
@@ -427,7 +427,7 @@ raise ValueError("the disk is full")
 """,
 }  # fmt: skip
 
-# -- directories that break whoever looks at them --------------------------------------------------------------------
+# -- directories that break whoever looks at them --------------------------------------------------
 TREES = {
     "1500 directories deep": "for _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')\n",
     "40 names of 250 letters": "for _ in range(40):\n    os.mkdir('n' * 250)\n    os.chdir('n' * 250)\n",
@@ -464,16 +464,21 @@ def programs(victims: dict[str, object], name: str) -> dict[str, str]:
 
     head = filled(START) + f"NAME = {name.encode()!r}\n"
     groups = {"signal": SIGNALS, "socket": SOCKETS, "other": OTHERS, "immortal": IMMORTAL}
-    found = {f"{kind}: {key}": filled(text) + END for kind, group in groups.items() for key, text in group.items()}
+    found = {
+        f"{kind}: {key}": filled(text) + END
+        for kind, group in groups.items()
+        for key, text in group.items()
+    }
     found |= {f"disk: {key}": FILL.replace("{fill}", filled(text)) for key, text in DISK.items()}
     found |= {f"disk: {key}": filled(text) for key, text in HIDDEN.items()}
     found |= {
-        f"tree: {key}": filled(text) + "time.sleep(0.1)\nraise ValueError('wrong')" for key, text in TREES.items()
+        f"tree: {key}": filled(text) + "time.sleep(0.1)\nraise ValueError('wrong')"
+        for key, text in TREES.items()
     }
     return {key: head + text for key, text in found.items()}
 
 
-# -- run as a program of its own, by any user: tests/sandbox_attacks.py FOLDER_OF_DLM_EVAL KIND ----------------------
+# -- run as a program of its own, by any user: tests/sandbox_attacks.py FOLDER_OF_DLM_EVAL KIND ----
 
 
 class Victims:
@@ -505,7 +510,13 @@ class Victims:
     def given(self) -> dict[str, object]:
         name, path = self.names
         port = self.port.getsockname()[1]
-        return {"pid": self.process.pid, "file": self.file, "mailbox": name, "path": path, "port": port}
+        return {
+            "pid": self.process.pid,
+            "file": self.file,
+            "mailbox": name,
+            "path": path,
+            "port": port,
+        }
 
     def harm(self, name: str) -> list[str]:
         found = [] if self.process.poll() is None else ["the process is dead"]
@@ -513,7 +524,11 @@ class Victims:
             found.append("the file or the process was changed")
         if sorted(os.listdir(os.path.dirname(self.file))) != ["file", "mailbox"]:
             found.append("the directory was changed")
-        for end, take in ((self.mailboxes[0], "recv"), (self.mailboxes[1], "recv"), (self.port, "accept")):
+        for end, take in (
+            (self.mailboxes[0], "recv"),
+            (self.mailboxes[1], "recv"),
+            (self.port, "accept"),
+        ):
             try:
                 getattr(end, take)(*([1] if take == "recv" else []))
                 found.append("a socket was reached")
@@ -551,7 +566,10 @@ def load(folder: str) -> ModuleType:
 def limits(key: str) -> dict[str, float]:
     """Returns what this program may use."""
     kind = key.split(":")[0]
-    return {"wall_seconds": 0.5 if kind == "immortal" else 4.0, "disk_bytes": (8 if kind == "disk" else 64) << 20}
+    return {
+        "wall_seconds": 0.5 if kind == "immortal" else 4.0,
+        "disk_bytes": (8 if kind == "disk" else 64) << 20,
+    }
 
 
 def main(folder: str, kind: str) -> None:
@@ -577,8 +595,14 @@ def main(folder: str, kind: str) -> None:
                 "reason": verdict.reason,
                 "harm": victims.harm(name),
             }
-        homes = glob.glob(os.path.join(tempfile.gettempdir(), f"program-{box._idle[0]._process.pid}-*"))
-        print(json.dumps({"protections": protections, "programs": found, "left": homes, "uid": os.getuid()}))
+        homes = glob.glob(
+            os.path.join(tempfile.gettempdir(), f"program-{box._idle[0]._process.pid}-*")
+        )
+        print(
+            json.dumps(
+                {"protections": protections, "programs": found, "left": homes, "uid": os.getuid()}
+            )
+        )
     finally:
         victims.close()
         box.close()

@@ -35,8 +35,20 @@ LONGPROC = {
     "metadata": json.dumps({"nums": [1, 2, 3, 4], "target": 6, "testcases": [[["1"], ["2"]]]}),
 }
 LENGTHS = ("0.5k", "2k", "8k")
-KINDS = ("countdown", "html_to_tsv", "path_traversal", "pseudo_to_code", "tom_tracking", "travel_planning")
-INFILLING = ("MultiLineInfilling", "SingleLineInfilling", "RandomSpanInfilling", "RandomSpanInfillingLight")
+KINDS = (
+    "countdown",
+    "html_to_tsv",
+    "path_traversal",
+    "pseudo_to_code",
+    "tom_tracking",
+    "travel_planning",
+)
+INFILLING = (
+    "MultiLineInfilling",
+    "SingleLineInfilling",
+    "RandomSpanInfilling",
+    "RandomSpanInfillingLight",
+)
 DATASETS: dict[str, Mapping[str, Any]] = {
     "openai/openai_humaneval": {"openai_humaneval": HUMANEVAL},
     "evalplus/humanevalplus": {"default": PLUS},
@@ -48,7 +60,9 @@ DATASETS: dict[str, Mapping[str, Any]] = {
 }
 
 
-def write(folder: Path, datasets: Mapping[str, Mapping[str, Any]] = DATASETS, copies: int = 1) -> Path:
+def write(
+    folder: Path, datasets: Mapping[str, Mapping[str, Any]] = DATASETS, copies: int = 1
+) -> Path:
     """Writes the documents below a folder in the layout of the hub; returns the folder.
 
     Args:

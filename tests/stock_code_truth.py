@@ -45,8 +45,12 @@ class _Returns(ast.NodeVisitor):
 def changed(program: str, entry: str, place: int = -1) -> str | None:
     """Returns a program whose function `entry` has one `return` changed, the last if no other place is given; None if there is none."""
     tree = ast.parse(program)
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == entry]
-    returns = sorted(_Returns(functions[-1]).found if functions else [], key=lambda node: node.lineno)
+    functions = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == entry
+    ]
+    returns = sorted(
+        _Returns(functions[-1]).found if functions else [], key=lambda node: node.lineno
+    )
     if not -len(returns) <= place < len(returns):
         return None
     chosen = returns[place]
@@ -62,10 +66,14 @@ def entry_of(test: str, program: str) -> str:
     return (named or functions or [""])[-1]
 
 
-def scores(name: str, task: Any, docs: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:
+def scores(
+    name: str, task: Any, docs: Sequence[Mapping[str, Any]], answers: Sequence[str]
+) -> list[float]:
     """Returns the score of each answer, by the task's own filters and metric, as lm-eval's evaluator calls them."""
     task._instances = [
-        Instance("generate_until", dict(doc), ("", {}), 0, metadata=(name, number, 1), resps=[answer])
+        Instance(
+            "generate_until", dict(doc), ("", {}), 0, metadata=(name, number, 1), resps=[answer]
+        )
         for number, (doc, answer) in enumerate(zip(docs, answers, strict=True))
     ]
     judge_programs_ahead(name, task)

@@ -58,5 +58,9 @@ def why_not(path: Path) -> str | None:
 if __name__ == "__main__":
     tried = files()
     with missing_modules(), contextlib.redirect_stdout(sys.stderr):
-        failed = {path.relative_to(ROOT).as_posix(): reason for path in tried if (reason := why_not(path)) is not None}
+        failed = {
+            path.relative_to(ROOT).as_posix(): reason
+            for path in tried
+            if (reason := why_not(path)) is not None
+        }
     print(json.dumps({"tried": len(tried), "failed": failed}))

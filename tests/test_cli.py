@@ -31,24 +31,51 @@ def base(tasks: Path, out: Path) -> list[str]:
 WRONG = {
     "unknown model": (["--model", "lladda", "--tasks", "t_write"], "--model 'lladda'.*llada"),
     "unknown task": (["--model", "toy", "--tasks", "t_wryte"], "t_wryte.*t_write"),
-    "unknown option": (["--model", "toy", "--tasks", "t_write", "--limitt", "3"], "--limitt.*--limit"),
-    "unknown estimator": (["--model", "toy", "--tasks", "t_last", "--estimator", "exakt"], "exakt.*exact"),
+    "unknown option": (
+        ["--model", "toy", "--tasks", "t_write", "--limitt", "3"],
+        "--limitt.*--limit",
+    ),
+    "unknown estimator": (
+        ["--model", "toy", "--tasks", "t_last", "--estimator", "exakt"],
+        "exakt.*exact",
+    ),
     "unknown estimator setting": (
         ["--model", "toy", "--tasks", "t_last", "--estimator", "mask_count,max_fowards=3"],
         "max_fowards.*max_forwards",
     ),
-    "unknown decode setting": (["--model", "toy", "--tasks", "t_write", "--decode", "stepps=3"], "stepps.*steps"),
+    "unknown decode setting": (
+        ["--model", "toy", "--tasks", "t_write", "--decode", "stepps=3"],
+        "stepps.*steps",
+    ),
     "unknown strategy": (
         ["--model", "toy", "--tasks", "t_write", "--decode", "strategy=confidense"],
         "confidense.*confidence",
     ),
-    "unknown model option": (["--model", "toy", "--tasks", "t_write", "--model_args", "vocabb=3"], "vocabb.*vocab"),
-    "gen_length 0": (["--model", "toy", "--tasks", "t_write", "--decode", "gen_length=0"], "gen_length '0'"),
-    "steps > length": (["--model", "toy", "--tasks", "t_write", "--decode", "steps=9,gen_length=8"], "steps '9'.*8"),
-    "batch_size": (["--model", "toy", "--tasks", "t_write", "--batch_size", "many"], "--batch_size 'many'.*auto"),
-    "batch_size 0": (["--model", "toy", "--tasks", "t_write", "--batch_size", "0"], "--batch_size '0'"),
+    "unknown model option": (
+        ["--model", "toy", "--tasks", "t_write", "--model_args", "vocabb=3"],
+        "vocabb.*vocab",
+    ),
+    "gen_length 0": (
+        ["--model", "toy", "--tasks", "t_write", "--decode", "gen_length=0"],
+        "gen_length '0'",
+    ),
+    "steps > length": (
+        ["--model", "toy", "--tasks", "t_write", "--decode", "steps=9,gen_length=8"],
+        "steps '9'.*8",
+    ),
+    "batch_size": (
+        ["--model", "toy", "--tasks", "t_write", "--batch_size", "many"],
+        "--batch_size 'many'.*auto",
+    ),
+    "batch_size 0": (
+        ["--model", "toy", "--tasks", "t_write", "--batch_size", "0"],
+        "--batch_size '0'",
+    ),
     "limit 0": (["--model", "toy", "--tasks", "t_write", "--limit", "0"], "--limit '0'"),
-    "limit huge": (["--model", "toy", "--tasks", "t_write", "--limit", "1e308"], "--limit .1e.308."),
+    "limit huge": (
+        ["--model", "toy", "--tasks", "t_write", "--limit", "1e308"],
+        "--limit .1e.308.",
+    ),
     "limit negative": (["--model", "toy", "--tasks", "t_write", "--limit", "-1"], "--limit '-1'"),
     "no tasks": (["--model", "toy"], "--tasks is empty"),
     "no model": (["--tasks", "t_write"], "--model is missing"),
@@ -57,21 +84,48 @@ WRONG = {
         "--use_cache is not supported.*journal",
     ),
     "overlong": (["--model", "toy", "--tasks", "t_write", "--overlong", "cut"], "cut"),
-    "config missing": (["--model", "toy", "--tasks", "t_write", "--config", "no.yaml"], "--config 'no.yaml'"),
+    "config missing": (
+        ["--model", "toy", "--tasks", "t_write", "--config", "no.yaml"],
+        "--config 'no.yaml'",
+    ),
     "samples": (["--model", "toy", "--tasks", "t_write", "--samples", '{"t_write": [99]}'], "99"),
-    "samples not JSON": (["--model", "toy", "--tasks", "t_write", "--samples", "{x"], "--samples '{x'"),
-    "samples no file": (["--model", "toy", "--tasks", "t_write", "--samples", "no.json"], "--samples 'no.json'.*file"),
-    "samples no table": (["--model", "toy", "--tasks", "t_write", "--samples", "[1]"], "--samples.*task -> list"),
-    "metadata": (["--model", "toy", "--tasks", "t_write", "--metadata", "{x"], "--metadata '{x'.*Invalid JSON"),
-    "limit no number": (["--model", "toy", "--tasks", "t_write", "--limit", "x"], "--limit 'x'.*number"),
+    "samples not JSON": (
+        ["--model", "toy", "--tasks", "t_write", "--samples", "{x"],
+        "--samples '{x'",
+    ),
+    "samples no file": (
+        ["--model", "toy", "--tasks", "t_write", "--samples", "no.json"],
+        "--samples 'no.json'.*file",
+    ),
+    "samples no table": (
+        ["--model", "toy", "--tasks", "t_write", "--samples", "[1]"],
+        "--samples.*task -> list",
+    ),
+    "metadata": (
+        ["--model", "toy", "--tasks", "t_write", "--metadata", "{x"],
+        "--metadata '{x'.*Invalid JSON",
+    ),
+    "limit no number": (
+        ["--model", "toy", "--tasks", "t_write", "--limit", "x"],
+        "--limit 'x'.*number",
+    ),
     "seed": (["--model", "toy", "--tasks", "t_write", "--seed", "x"], "--seed 'x' is not allowed"),
-    "devices": (["--model", "toy", "--tasks", "t_write", "--devices", "tpu"], "--devices 'tpu'.*cpu:N"),
+    "devices": (
+        ["--model", "toy", "--tasks", "t_write", "--devices", "tpu"],
+        "--devices 'tpu'.*cpu:N",
+    ),
     "batch_size of workers": (
         ["--model", "toy", "--tasks", "t_write", "--devices", "cpu:2", "--batch_size", "many"],
         "--batch_size 'many'.*auto",
     ),
-    "report_to": (["--model", "toy", "--tasks", "t_write", "--report_to", "wanbd"], "--report_to 'wanbd'.*wandb"),
-    "ray_address": (["--model", "toy", "--tasks", "t_write", "--ray_address", "a:1"], "--ray_address needs"),
+    "report_to": (
+        ["--model", "toy", "--tasks", "t_write", "--report_to", "wanbd"],
+        "--report_to 'wanbd'.*wandb",
+    ),
+    "ray_address": (
+        ["--model", "toy", "--tasks", "t_write", "--ray_address", "a:1"],
+        "--ray_address needs",
+    ),
 }
 # Options of a run of t_write with toy that cannot be, and what is said of them.
 WRONG_OPTIONS = {
@@ -109,14 +163,28 @@ def test_a_wrong_option_is_one_line_and_exit_2(
     assert re.search(WRONG_OPTIONS[words], said), said
 
 
-@pytest.mark.parametrize("setting", ["tasks: 3", "limit: abc", "seed: {a: 1}", "decode: 5", "model: [a]", "stride: x"])
+@pytest.mark.parametrize(
+    "setting", ["tasks: 3", "limit: abc", "seed: {a: 1}", "decode: 5", "model: [a]", "stride: x"]
+)
 def test_a_config_file_of_wrong_types_is_one_line(
     setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run.yaml").write_text(f"{setting}\nverbosity: ERROR\n")
     given = [] if setting.startswith("tasks") else ["--tasks", "demo_choice"]
     named = [] if setting.startswith("model") else ["--model", "tiny"]
-    assert main([*named, *given, "--config", str(tmp_path / "run.yaml"), "--output_path", str(tmp_path / "out")]) == 2
+    assert (
+        main(
+            [
+                *named,
+                *given,
+                "--config",
+                str(tmp_path / "run.yaml"),
+                "--output_path",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 2
+    )
     (said,) = capsys.readouterr().err.strip().splitlines()
     assert "--" + setting.split(":")[0] in said
 
@@ -132,20 +200,30 @@ def test_a_yaml_of_wrong_generation_settings_is_told_before_a_model_is_loaded(
     for words in (run, ["validate", "t_write", "--include_path", str(folder)]):
         assert main(words) == 2
         assert (
-            "task 't_write': generation_kwargs 'stepps' is not known; did you mean 'steps'" in capsys.readouterr().err
+            "task 't_write': generation_kwargs 'stepps' is not known; did you mean 'steps'"
+            in capsys.readouterr().err
         )
 
 
 def test_a_process_of_the_users_own_has_its_own_strategies() -> None:
     asked = run_settings(
-        {"model": "generic", "tasks": "demo", "model_args": "process=uniform", "decode": "strategy=rewrite"}
+        {
+            "model": "generic",
+            "tasks": "demo",
+            "model_args": "process=uniform",
+            "decode": "strategy=rewrite",
+        }
     )
     check_options(asked)
     with pytest.raises(UserError, match="not for models of process 'uniform'; allowed: rewrite"):
-        check_options(dataclasses.replace(asked, decode={"strategy": "threshold", "threshold": "0.9"}))
+        check_options(
+            dataclasses.replace(asked, decode={"strategy": "threshold", "threshold": "0.9"})
+        )
 
 
-def test_an_unknown_option_names_the_nearest_one_of_its_own_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_option_names_the_nearest_one_of_its_own_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     near = {
         "ls models --include_pth x": "--include_path",
         "cache rm --fingerprnt x": "--fingerprint",
@@ -154,13 +232,27 @@ def test_an_unknown_option_names_the_nearest_one_of_its_own_command(capsys: pyte
     for words, option in near.items():
         assert main(words.split()) == 2
         said = capsys.readouterr().err
-        assert said.strip().endswith(f"did you mean '{option}'?") if option else "did you mean" not in said
+        assert (
+            said.strip().endswith(f"did you mean '{option}'?")
+            if option
+            else "did you mean" not in said
+        )
 
 
 def test_samples_that_err_say_why_on_the_screen(
     tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = ["--model", "toy", "--tasks", "t_write", "--limit", "3", "--decode", "gen_length=9999", "--no_log_samples"]
+    run = [
+        "--model",
+        "toy",
+        "--tasks",
+        "t_write",
+        "--limit",
+        "3",
+        "--decode",
+        "gen_length=9999",
+        "--no_log_samples",
+    ]
     assert main([*run, *base(tasks, tmp_path)]) == 1
     out = capsys.readouterr()
     assert re.search(r"3 samples .*:\n +3 a hole of 9999 tokens does not fit", out.out), out.out
@@ -181,7 +273,9 @@ def test_a_mistake_is_one_line_and_exit_2(
     assert not list((tmp_path / "out").rglob("results_*.json"))
 
 
-def test_a_missing_dataset_is_said_at_once(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_dataset_is_said_at_once(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     start = time.monotonic()
     assert main(["--model", "toy", "--tasks", "lambada_openai", *base(tasks, tmp_path)]) == 2
     assert "EleutherAI/lambada_openai" in capsys.readouterr().err and time.monotonic() - start < 10
@@ -215,10 +309,20 @@ def test_unsafe_tasks_ask_before_a_model_is_loaded(
     judged = "unsafe_code: true\nprocess_results: !function judging.process_results\n"
     (folder / "t_write.yaml").write_text(yaml + judged)
     missing = ["--model_args", "pretrained=/nowhere/at/all"]
-    assert main(["--model", "llada", *missing, "--tasks", "t_write", *base(folder, tmp_path / "out")]) == 2
+    assert (
+        main(["--model", "llada", *missing, "--tasks", "t_write", *base(folder, tmp_path / "out")])
+        == 2
+    )
     assert "--confirm_run_unsafe_code" in capsys.readouterr().err
-    assert main(["--model", "toy", "--tasks", "t_write,t_last", *base(folder, tmp_path / "out")]) == 2
-    assert main(["--model", "toy", "--tasks", "t_all", "--limit", "1", *base(folder, tmp_path / "out")]) == 0
+    assert (
+        main(["--model", "toy", "--tasks", "t_write,t_last", *base(folder, tmp_path / "out")]) == 2
+    )
+    assert (
+        main(
+            ["--model", "toy", "--tasks", "t_all", "--limit", "1", *base(folder, tmp_path / "out")]
+        )
+        == 0
+    )
     assert "t_write" not in capsys.readouterr().out
     assert (
         main(
@@ -241,7 +345,10 @@ def test_a_run_prints_a_table_and_writes_results_and_board(
     tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["--model", "toy", "--tasks", "t_write,t_choice", "--limit", "2", *base(tasks, out)]) == 0
+    assert (
+        main(["--model", "toy", "--tasks", "t_write,t_choice", "--limit", "2", *base(tasks, out)])
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "t_write" in printed and "forwards/sample" in printed
     assert list(out.glob("toy/results_*.json")) and len(list(out.glob("toy/samples_*.jsonl"))) == 2
@@ -264,16 +371,30 @@ def test_settings_from_a_file_yield_to_the_command_line(
 ) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("model: toy\ntasks: [t_last]\nlimit: 3\n")
-    assert main(["--config", str(config), "--tasks", "t_write", *base(tasks, tmp_path / "out")]) == 0
+    assert (
+        main(["--config", str(config), "--tasks", "t_write", *base(tasks, tmp_path / "out")]) == 0
+    )
     assert "t_write" in (printed := capsys.readouterr().out) and "t_last" not in printed
     config.write_text("modell: toy\n")
     assert main(["--config", str(config), *base(tasks, tmp_path / "out")]) == 2
     assert "modell" in capsys.readouterr().err
 
 
-def test_a_baseline_of_lm_eval_takes_our_tasks(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_baseline_of_lm_eval_takes_our_tasks(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert (
-        main(["--model", "tiny-ar", "--tasks", "t_infill,t_choice", "--limit", "2", *base(tasks, tmp_path / "out")])
+        main(
+            [
+                "--model",
+                "tiny-ar",
+                "--tasks",
+                "t_infill,t_choice",
+                "--limit",
+                "2",
+                *base(tasks, tmp_path / "out"),
+            ]
+        )
         == 0
     )
     assert "t_infill" in capsys.readouterr().out
@@ -304,27 +425,38 @@ def test_show_of_nothing_has_the_nearest_name(capsys: pytest.CaptureFixture[str]
 
 def test_show_names_functions_as_the_yaml_does(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "humaneval_infilling_single_line_oracle_length"]) == 0
-    assert "process_results: '!function dlm_eval.metrics.code.process_results'" in capsys.readouterr().out
+    assert (
+        "process_results: '!function dlm_eval.metrics.code.process_results'"
+        in capsys.readouterr().out
+    )
 
 
 def test_ray_is_asked_for_by_its_package(
     tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # type: ignore[arg-type]
-    assert main(["--model", "toy", "--tasks", "t_write", "--engine", "ray", *base(tasks, tmp_path)]) == 2
+    assert (
+        main(["--model", "toy", "--tasks", "t_write", "--engine", "ray", *base(tasks, tmp_path)])
+        == 2
+    )
     assert "pip install 'dlm_eval[ray]'" in capsys.readouterr().err
 
 
 def test_samples_from_a_file(tasks: Path, tmp_path: Path) -> None:
     (tmp_path / "chosen.json").write_text('{"t_write": [1]}')
     chosen = ["--samples", str(tmp_path / "chosen.json")]
-    assert main(["--model", "toy", "--tasks", "t_write", *chosen, *base(tasks, tmp_path / "out")]) == 0
+    assert (
+        main(["--model", "toy", "--tasks", "t_write", *chosen, *base(tasks, tmp_path / "out")]) == 0
+    )
     (lines,) = (tmp_path / "out").rglob("samples_*.jsonl")
     assert len(lines.read_text().splitlines()) == 1
 
 
 def test_validate_takes_metadata(tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["validate", "t_write", "--include_path", str(tasks), "--metadata", "length=7", "n=2"]) == 0
+    assert (
+        main(["validate", "t_write", "--include_path", str(tasks), "--metadata", "length=7", "n=2"])
+        == 0
+    )
     assert "t_write" in capsys.readouterr().out
 
 
@@ -335,12 +467,21 @@ def test_validate(tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys; from dlm_eval.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch', 'transformers', 'datasets', 'pandas', 'numpy') if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert run.stdout.strip().splitlines()[-1] == "[]"
 
 
-def test_a_board_from_the_command_line(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--model", "toy", "--tasks", "t_write", "--limit", "1", *base(tasks, tmp_path / "out")]) == 0
+def test_a_board_from_the_command_line(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(
+            ["--model", "toy", "--tasks", "t_write", "--limit", "1", *base(tasks, tmp_path / "out")]
+        )
+        == 0
+    )
     assert main(["leaderboard", str(tmp_path / "out"), "-o", str(tmp_path / "board.csv")]) == 0
     assert (tmp_path / "board.csv").exists() and (tmp_path / "board_wide.csv").exists()
 
@@ -359,20 +500,32 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
 
 
-def test_a_task_beside_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_task_beside_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     """Relative paths, shots that the task pins, the first prompt in `validate`, and the column of shots."""
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "docs.jsonl").write_text('{"q": "abc\\ndef", "a": "d"}\n{"q": "fed", "a": "d"}\n')
+    (tmp_path / "data" / "docs.jsonl").write_text(
+        '{"q": "abc\\ndef", "a": "d"}\n{"q": "fed", "a": "d"}\n'
+    )
     (tmp_path / "relative.yaml").write_text(RELATIVE)
     monkeypatch.chdir("/")
     shots = ("--include_path", str(tmp_path), "--num_fewshot", "2")
     assert main(["validate", "relative", *shots]) == 0
     said = capsys.readouterr()
     assert "task 'relative': --num_fewshot 2 is ignored; its YAML says num_fewshot: 0" in said.err
-    assert "relative: the first prompt\n  | abc\n  | def\n  then {'until': ['x'], 'max_gen_toks': 2}\n" in said.out
-    assert main(["run", "--model", "toy", "--tasks", "relative", *shots, "-o", str(tmp_path / "out")]) == 0
+    assert (
+        "relative: the first prompt\n  | abc\n  | def\n  then {'until': ['x'], 'max_gen_toks': 2}\n"
+        in said.out
+    )
+    assert (
+        main(["run", "--model", "toy", "--tasks", "relative", *shots, "-o", str(tmp_path / "out")])
+        == 0
+    )
     head, _, row = capsys.readouterr().out.splitlines()[:3]
-    cells = dict(zip((c.strip() for c in head.split("|")), (c.strip() for c in row.split("|")), strict=True))
+    cells = dict(
+        zip((c.strip() for c in head.split("|")), (c.strip() for c in row.split("|")), strict=True)
+    )
     assert cells["n"] == "2" and cells["shots"] == "0"
 
 
@@ -382,10 +535,14 @@ def test_help_lists_no_option_that_is_refused(capsys: Any) -> None:
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     shown = capsys.readouterr().out
-    options = [line.split()[0].rstrip(",") for line in shown.splitlines() if line.strip().startswith("-")]
+    options = [
+        line.split()[0].rstrip(",") for line in shown.splitlines() if line.strip().startswith("-")
+    ]
     assert "--gen_kwargs" in options and not {f"--{name}" for name in REFUSED} & set(options)
     for name in REFUSED:
-        assert f"--{name} " not in "\n".join(line for line in shown.splitlines() if "see also" not in line)
+        assert f"--{name} " not in "\n".join(
+            line for line in shown.splitlines() if "see also" not in line
+        )
 
 
 def test_lists_are_as_wide_as_the_terminal() -> None:

@@ -78,7 +78,10 @@ class Writer(LM):
     def generate_until(self, requests):
         self.asked += requests
         seen = {}
-        return [self.answer(request.doc, seen.setdefault(request.doc_id, itertools.count())) for request in requests]
+        return [
+            self.answer(request.doc, seen.setdefault(request.doc_id, itertools.count()))
+            for request in requests
+        ]
 
     def loglikelihood(self, requests):
         raise NotImplementedError
@@ -104,7 +107,7 @@ def wrong(doc, _):
     return "    raise ValueError\n"
 
 
-# -- what is asked -----------------------------------------------------------------------------------------------------
+# -- what is asked ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -131,7 +134,7 @@ def test_the_group_has_the_four_sets_with_oracle_lengths(own_problems):
     assert all(task.UNSAFE_CODE for task in loaded["tasks"].values())
 
 
-# -- what counts -------------------------------------------------------------------------------------------------------
+# -- what counts -----------------------------------------------------------------------------------
 
 
 def test_the_program_is_human_evals():
@@ -144,7 +147,9 @@ def test_the_program_is_human_evals():
     assert code.build_program(plain, "x") == code.build_program(PROBLEMS[2], "x")
 
 
-@pytest.mark.parametrize("passed", [[True], [False], [True, False], [False, True, True, False, False]])
+@pytest.mark.parametrize(
+    "passed", [[True], [False], [True, False], [False, True, True, False, False]]
+)
 def test_pass_at_k_is_the_mean_over_all_choices_of_k_samples(passed):
     for k in range(1, len(passed) + 1):
         choices = list(itertools.combinations(passed, k))
@@ -168,11 +173,15 @@ def test_right_and_wrong_fillings_of_our_own_problems(own_problems):
 def test_samples_keep_what_was_written_and_whether_it_passed(own_problems):
     name = "humaneval_infilling_single_line_oracle_length"
     results, _ = evaluate(
-        name, own_problems, lambda doc, _: canonical(doc, _) if "double" not in doc["task_id"] else "    y = 3\n"
+        name,
+        own_problems,
+        lambda doc, _: canonical(doc, _) if "double" not in doc["task_id"] else "    y = 3\n",
     )
     samples = results["samples"][name]
     assert [sample["pass@1"] for sample in samples] == [0.0, 1.0, 1.0]
-    assert [sample["filtered_resps"] for sample in samples] == [sample["resps"] for sample in samples]
+    assert [sample["filtered_resps"] for sample in samples] == [
+        sample["resps"] for sample in samples
+    ]
     assert samples[0]["resps"] == [["    y = 3\n"]]
     assert results["results"][name]["pass@1,none"] == pytest.approx(2 / 3)
 
@@ -180,7 +189,10 @@ def test_samples_keep_what_was_written_and_whether_it_passed(own_problems):
 def test_all_samples_of_a_document_count(own_problems):
     name = "humaneval_infilling_single_line_oracle_length"
     results, _ = evaluate(
-        name, own_problems, lambda doc, turn: (canonical, wrong)[next(turn) % 2](doc, turn), config={"repeats": 4}
+        name,
+        own_problems,
+        lambda doc, turn: (canonical, wrong)[next(turn) % 2](doc, turn),
+        config={"repeats": 4},
     )
     assert [sample["pass@1"] for sample in results["samples"][name]] == [0.5] * 3
 
@@ -191,7 +203,9 @@ def test_hostile_fillings_are_failed_samples_and_the_run_goes_on(own_problems):
         "ours/vowels": "]', '')) or exit(0)\ndef last():\n    raise SystemExit(0, '",
     }
     name = "humaneval_infilling_single_line_oracle_length"
-    results, _ = evaluate(name, own_problems, lambda doc, _: hostile.get(doc["task_id"], canonical(doc, _)))
+    results, _ = evaluate(
+        name, own_problems, lambda doc, _: hostile.get(doc["task_id"], canonical(doc, _))
+    )
     assert [sample["pass@1"] for sample in results["samples"][name]] == [0.0, 0.0, 1.0]
 
 
@@ -219,11 +233,12 @@ def test_nothing_runs_unless_asked_for(own_problems, monkeypatch):
     evaluator.evaluate(Writer(canonical), task_dict=loaded, confirm_run_unsafe_code=True)
 
 
-# -- the real problems -------------------------------------------------------------------------------------------------
+# -- the real problems -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("answer", "value", "limit"), [pytest.param(canonical, 1.0, 1033, marks=pytest.mark.full), (wrong, 0.0, 164)]
+    ("answer", "value", "limit"),
+    [pytest.param(canonical, 1.0, 1033, marks=pytest.mark.full), (wrong, 0.0, 164)],
 )
 def test_all_1033_single_line_problems(shared, answer, value, limit):
     name = "humaneval_infilling_single_line_oracle_length"
@@ -232,7 +247,9 @@ def test_all_1033_single_line_problems(shared, answer, value, limit):
     assert results["results"][name]["pass@1,none"] == value
 
 
-@pytest.mark.parametrize(("name", "limit"), [("multi_line", 30), ("random_span", 30), ("random_span_light", 164)])
+@pytest.mark.parametrize(
+    ("name", "limit"), [("multi_line", 30), ("random_span", 30), ("random_span_light", 164)]
+)
 def test_problems_of_the_other_sets(shared, name, limit):
     config, count = SETS[name]
     name = f"humaneval_infilling_{name}_oracle_length"

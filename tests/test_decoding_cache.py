@@ -33,7 +33,9 @@ WHOLE = {"early_exit": False}
 @cache
 def tiny(**options: Any) -> Any:
     """The packaged network, under any attention: what it writes under a foreign one is nonsense, and as good for comparing."""
-    return load_model("generic", pretrained=str(packaged_asset("tiny")), dtype="float32", device="cpu", **options)
+    return load_model(
+        "generic", pretrained=str(packaged_asset("tiny")), dtype="float32", device="cpu", **options
+    )
 
 
 def blockwise() -> Any:
@@ -48,22 +50,32 @@ def canvases(model: Any, count: int, length: int = 24, suffix: int = 0) -> list[
     made = []
     for i in range(count):
         prefix = [model.bos_id] if model.needs_bos else []
-        prefix += draw.choice(words, 1 + 5 * i % min(17, model.max_length - length - suffix - 1)).tolist()
+        prefix += draw.choice(
+            words, 1 + 5 * i % min(17, model.max_length - length - suffix - 1)
+        ).tolist()
         made.append(Canvas.infill(prefix, length, draw.choice(words, suffix).tolist(), key=f"q{i}"))
     return made
 
 
-def written(model: Any, asked: Sequence[Canvas], engine: Engine | None = None, **options: Any) -> list[Filling]:
+def written(
+    model: Any, asked: Sequence[Canvas], engine: Engine | None = None, **options: Any
+) -> list[Filling]:
     """The fillings without their seconds; NaN confidences cannot stand in them, because everything is written."""
-    return [replace(f, seconds=0.0) for f in fill(model, asked, engine=engine, **{**WHOLE, **options})]
+    return [
+        replace(f, seconds=0.0) for f in fill(model, asked, engine=engine, **{**WHOLE, **options})
+    ]
 
 
-# -- the authors' tokens -----------------------------------------------------------------------------------------------
+# -- the authors' tokens ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["prefix", "dual"])
 def test_fast_dllm_caches(shared: Path, kind: str) -> None:
-    cases = [c for c in golden(shared, "fast_dllm")["cases"] if c["function"] == f"generate_with_{kind}_cache"]
+    cases = [
+        c
+        for c in golden(shared, "fast_dllm")["cases"]
+        if c["function"] == f"generate_with_{kind}_cache"
+    ]
     model = load(shared, "llada")
     assert len(cases) == 15
     for group in alike(cases):
@@ -74,30 +86,56 @@ def test_fast_dllm_caches(shared: Path, kind: str) -> None:
         asked = [Canvas.completion(case["prompt"], settings["gen_length"]) for case in group]
         block = settings["block_length"]
         fillings = fill(model, asked, block_length=block, **{**options, "cache": kind, **WHOLE})
-        assert [list(filling.tokens) for filling in fillings] == [case["tokens"] for case in group], settings
+        assert [list(filling.tokens) for filling in fillings] == [
+            case["tokens"] for case in group
+        ], settings
         # The authors look once more at a block that its first step completed.
-        idle = [sum(len(set(f.step[i : i + block])) == 1 for i in range(0, len(f.step), block)) for f in fillings]
-        assert [f.forwards + more for f, more in zip(fillings, idle, strict=True)] == [case["nfe"] for case in group]
+        idle = [
+            sum(len(set(f.step[i : i + block])) == 1 for i in range(0, len(f.step), block))
+            for f in fillings
+        ]
+        assert [f.forwards + more for f, more in zip(fillings, idle, strict=True)] == [
+            case["nfe"] for case in group
+        ]
 
 
-DREAM = json.loads((Path(__file__).parent / "goldens" / "fast_dllm_dream.json").read_text(encoding="utf-8"))
+DREAM = json.loads(
+    (Path(__file__).parent / "goldens" / "fast_dllm_dream.json").read_text(encoding="utf-8")
+)
 
 
 def test_fast_dllm_caches_of_dream(shared: Path) -> None:
     model = load(shared, "dream")
     for case in DREAM["cases"]:
         settings = case["settings"]
-        options: dict[str, Any] = {"strategy": "entropy", "schedule": "timestep", "steps": settings["steps"]}
+        options: dict[str, Any] = {
+            "strategy": "entropy",
+            "schedule": "timestep",
+            "steps": settings["steps"],
+        }
         if case["alg"] == "confidence_threshold":
-            options = {"preset": f"fast_dllm_dream_{case['cache']}", "threshold": settings["threshold"]}
-        options |= {"confidence_from": "sampling", "block_length": settings["block_length"], "cache": case["cache"]}
-        (filling,) = fill(model, [Canvas.completion(case["prompt"], settings["gen_length"])], **options, **WHOLE)
+            options = {
+                "preset": f"fast_dllm_dream_{case['cache']}",
+                "threshold": settings["threshold"],
+            }
+        options |= {
+            "confidence_from": "sampling",
+            "block_length": settings["block_length"],
+            "cache": case["cache"],
+        }
+        (filling,) = fill(
+            model, [Canvas.completion(case["prompt"], settings["gen_length"])], **options, **WHOLE
+        )
         assert list(filling.tokens) == case["tokens"], case
         # A quota that rounds down to nothing costs the authors a forward.
-        assert filling.forwards == case["nfe"] if "threshold" in options else filling.forwards <= case["nfe"]
+        assert (
+            filling.forwards == case["nfe"]
+            if "threshold" in options
+            else filling.forwards <= case["nfe"]
+        )
 
 
-# -- exact -------------------------------------------------------------------------------------------------------------
+# -- exact -----------------------------------------------------------------------------------------
 
 EXACT: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "sdar": ("sdar", {}, {"strategy": "threshold", "threshold": 0.3, "temperature": 1.0}),
@@ -122,7 +160,9 @@ def test_settled_blocks_run_once_and_change_no_token(shared: Path, name: str) ->
             written(model, asked, engine, cache=kind, **options)
             for kind, engine in zip(("exact", "none"), engines, strict=True)
         )
-        assert [(f.tokens, f.forwards, f.step) for f in one] == [(f.tokens, f.forwards, f.step) for f in other]
+        assert [(f.tokens, f.forwards, f.step) for f in one] == [
+            (f.tokens, f.forwards, f.step) for f in other
+        ]
         assert np.allclose([f.confidence for f in one], [f.confidence for f in other], atol=1e-5)
         assert engines[0].cost.rows == engines[1].cost.rows
         assert engines[0].cost.tokens < 0.8 * engines[1].cost.tokens
@@ -131,7 +171,14 @@ def test_settled_blocks_run_once_and_change_no_token(shared: Path, name: str) ->
 def test_each_block_runs_clean_once() -> None:
     """4 blocks of 8 behind 3 of prompt, one token a step: a block runs in its own 8 steps and, settled, with the first of the next one."""
     model, engine = blockwise(), Engine(blockwise())
-    fill(model, [Canvas.completion(range(30, 54), 32)], "left_to_right", engine=engine, allow_mask=False, **WHOLE)
+    fill(
+        model,
+        [Canvas.completion(range(30, 54), 32)],
+        "left_to_right",
+        engine=engine,
+        allow_mask=False,
+        **WHOLE,
+    )
     assert engine.cost.rows == 32 and engine.cost.tokens == 32 * 8 + 3 * 8 + 3 * 8
 
 
@@ -140,7 +187,10 @@ def test_a_remembered_prefix_is_dropped_where_its_tokens_change() -> None:
     states = torch.arange(2 * 6.0).view(2, 1, 6, 1)
     tokens = np.array([3, 1, 4, 1, 5, 9])
     memory.take(tokens, 0, states)
-    assert memory.agrees(tokens) == memory.agrees(np.append(tokens, 2)) == 6 and memory.agrees(tokens[:4]) == 4
+    assert (
+        memory.agrees(tokens) == memory.agrees(np.append(tokens, 2)) == 6
+        and memory.agrees(tokens[:4]) == 4
+    )
     tokens[3] = 7  # the memory has a copy
     assert memory.agrees(tokens) == 3
     memory.take(tokens, 3, -states[:, :, :3])
@@ -149,7 +199,7 @@ def test_a_remembered_prefix_is_dropped_where_its_tokens_change() -> None:
     assert memory.outside(1, 5, 6)[0].flatten().tolist() == [0, -2]
 
 
-# -- rows --------------------------------------------------------------------------------------------------------------
+# -- rows ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [tiny, blockwise], ids=["full", "block"])
@@ -163,12 +213,19 @@ def test_rows_of_different_lengths_read_the_same_in_a_padded_batch(make: Any) ->
         memory = KVCache()
         wanted = np.arange(begin, end)
         row = ForwardRow(
-            tokens, wanted, LogProbs(), tokens[::-1][:1].repeat(len(wanted)), kv_cache=memory, cache_until=total
+            tokens,
+            wanted,
+            LogProbs(),
+            tokens[::-1][:1].repeat(len(wanted)),
+            kv_cache=memory,
+            cache_until=total,
         )
         whole.append(row)
         parts.append(replace(row, query_span=(begin, end), cache_until=0))
     full, shape = forward(model, whole, list(enumerate(whole)))
-    assert shape == (4, 40) and all(len(row.kv_cache.tokens) == len(row.tokens) for row in whole if row.kv_cache)
+    assert shape == (4, 40) and all(
+        len(row.kv_cache.tokens) == len(row.tokens) for row in whole if row.kv_cache
+    )
     found, shape = forward(model, parts, list(enumerate(parts)))
     assert shape == (4, 24)
     for one, other in zip(found, full, strict=True):
@@ -200,7 +257,13 @@ def test_rows_of_several_walks_share_batches(kind: str) -> None:
     model = blockwise() if kind == "exact" else tiny()
     asked = [replace(canvases(model, 5)[4], key=f"r{i}") for i in range(6)]
     alone, shared_batches = Engine(model), Engine(model)
-    options = {**OPTIONS[kind], "cache": kind, "strategy": "random", "temperature": 1.0, "allow_mask": False}
+    options = {
+        **OPTIONS[kind],
+        "cache": kind,
+        "strategy": "random",
+        "temperature": 1.0,
+        "allow_mask": False,
+    }
     options.pop("threshold", None)
     written(model, asked[:1], alone, **options)
     written(model, asked, shared_batches, **options)
@@ -211,7 +274,11 @@ def crowd(model: Any) -> list[Canvas]:
     """Four lengths of prompt, each with three texts, whose rows share batches."""
     lengths = [len(canvas) for canvas in canvases(model, 4)]
     draw = np.random.default_rng(5)
-    return [Canvas.completion(draw.integers(20, 90, n - 24), 24, key=f"{n} {i}") for n in lengths for i in range(3)]
+    return [
+        Canvas.completion(draw.integers(20, 90, n - 24), 24, key=f"{n} {i}")
+        for n in lengths
+        for i in range(3)
+    ]
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
@@ -252,7 +319,7 @@ def test_a_retried_row_finds_its_memory_as_it_was(kind: str) -> None:
     assert [replace(f, seconds=0.0) for f in found] == written(model, asked, **options)
 
 
-# -- Fast-dLLM's approximations ----------------------------------------------------------------------------------------
+# -- Fast-dLLM's approximations --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["prefix", "dual"])
@@ -288,7 +355,9 @@ def test_refusals() -> None:
     asked = [Canvas.completion([1], 4)]
     with pytest.raises(UserError, match="cache 'dual' is not possible: toy.* has no KV cache"):
         fill(load_model("toy"), asked, cache="dual")
-    with pytest.raises(UserError, match="cache 'prefix' is for full attention; .* has an exact one"):
+    with pytest.raises(
+        UserError, match="cache 'prefix' is for full attention; .* has an exact one"
+    ):
         fill(blockwise(), asked, cache="prefix")
     with pytest.raises(UserError, match="cache 'prefix' and guidance '1.5' exclude each other"):
         resolve({"cache": "prefix", "guidance": 1.5})
@@ -297,9 +366,12 @@ def test_refusals() -> None:
 
 
 def test_models_that_cannot_remember_run_whole_rows(shared: Path) -> None:
-    assert not load(shared, "sedd").supports_kv_cache  # the noise level that it is told is read off the whole row
+    assert not load(
+        shared, "sedd"
+    ).supports_kv_cache  # the noise level that it is told is read off the whole row
     assert all(
-        load(shared, name).supports_kv_cache for name in ("llada", "lladamoe", "dream", "diffugpt", "mdlm", "smdm")
+        load(shared, name).supports_kv_cache
+        for name in ("llada", "lladamoe", "dream", "diffugpt", "mdlm", "smdm")
     )
 
 
@@ -310,7 +382,9 @@ def test_a_network_that_does_something_else_with_its_past_does_not_remember() ->
         def __getattr__(self, name: str) -> Any:
             return getattr(tiny(), name)
 
-        def forward_cached(self, tokens: Any, valid: Any, positions: Any, past: BatchKV | None, keep: bool) -> Any:
+        def forward_cached(
+            self, tokens: Any, valid: Any, positions: Any, past: BatchKV | None, keep: bool
+        ) -> Any:
             if past is not None:
                 past = BatchKV(past.states[:, :, :, :-1], None, past.begin)
             return tiny().forward_cached(tokens, valid, positions, past, keep)
@@ -324,12 +398,16 @@ def test_a_network_that_does_something_else_with_its_past_does_not_remember() ->
 def test_scoring_runs_a_clean_past_once(shift: bool) -> None:
     model = tiny(attention="block", block_length=8, probe=False, shift=shift)
     plain: Any = Whole(model)
-    asked = [Canvas.continuation(range(30, 30 + n), range(60, 72), key=f"q{n}") for n in (3, 20, 40)]
+    asked = [
+        Canvas.continuation(range(30, 30 + n), range(60, 72), key=f"q{n}") for n in (3, 20, 40)
+    ]
     engines = Engine(model), Engine(plain)
     for name in ("mask_count,max_forwards=6", "chain", "auto,max_forwards=6"):
         settings = parse_estimator(name)
         one, other = (score_outcomes(engine, asked, settings) for engine in engines)
-        assert np.allclose([o.answer.logprob for o in one], [o.answer.logprob for o in other], atol=1e-4)
+        assert np.allclose(
+            [o.answer.logprob for o in one], [o.answer.logprob for o in other], atol=1e-4
+        )
         assert [o.rows for o in one] == [o.rows for o in other]
     assert engines[0].cost.rows == engines[1].cost.rows
     assert engines[0].cost.tokens < 0.7 * engines[1].cost.tokens
@@ -349,5 +427,7 @@ class Whole:
 
 def test_the_cache_is_part_of_the_journals_key() -> None:
     canvas = Canvas.completion([1], 4)
-    jobs = [FillJob(canvas, resolve({"cache": kind}), 0) for kind in ("exact", "none", "prefix", "dual")]
+    jobs = [
+        FillJob(canvas, resolve({"cache": kind}), 0) for kind in ("exact", "none", "prefix", "dual")
+    ]
     assert len({journal_key("model", job) for job in jobs}) == 4

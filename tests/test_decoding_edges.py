@@ -24,7 +24,13 @@ def test_trace_tells_the_whole_story() -> None:
     model = crooked()
     asked = [Canvas.infill([i], 4 + 4 * i, [2] * i) for i in range(3)]
     story: list[tuple[int, TraceStep]] = []
-    fillings = fill(model, asked, steps=2, early_exit=False, trace=lambda index, step: story.append((index, step)))
+    fillings = fill(
+        model,
+        asked,
+        steps=2,
+        early_exit=False,
+        trace=lambda index, step: story.append((index, step)),
+    )
     for index, (canvas, filling) in enumerate(zip(asked, fillings, strict=True)):
         steps = [step for owner, step in story if owner == index]
         assert len(steps) == filling.steps == 2
@@ -32,7 +38,9 @@ def test_trace_tells_the_whole_story() -> None:
         assert tuple(steps[-1].tokens[p] for p in canvas.open_positions) == filling.tokens
         assert not any(steps[-1].open)
         told = {p: (c, s.step) for s in steps for p, c in zip(s.written, s.confidence, strict=True)}
-        assert [told[p] for p in canvas.open_positions] == list(zip(filling.confidence, filling.step, strict=True))
+        assert [told[p] for p in canvas.open_positions] == list(
+            zip(filling.confidence, filling.step, strict=True)
+        )
 
 
 def test_confidence_is_the_probability_of_the_token() -> None:
@@ -84,7 +92,9 @@ def test_guidance_mixes_logits_by_its_convention(convention: str, factor: float)
     model = crooked()
     model.logits = _finite(model.logits)  # type: ignore[method-assign]
     canvas = Canvas.infill([1, 2], 2, [3])
-    filling = fill(model, [canvas], steps=1, guidance=1.5, guidance_convention=convention, early_exit=False)[0]
+    filling = fill(
+        model, [canvas], steps=1, guidance=1.5, guidance_convention=convention, early_exit=False
+    )[0]
     own = model.logits(torch.tensor([[1, 2, model.mask_id, model.mask_id, 3]]))[0, 2:4]
     plain = model.logits(torch.full((1, 5), model.mask_id))[0, 2:4]
     assert filling.tokens == tuple((plain + factor * (own - plain)).argmax(-1).tolist())
@@ -104,7 +114,11 @@ def test_end_of_text_can_be_forbidden_or_doubted() -> None:
     assert not any(end in f.tokens for f in fill(model, asked, logits_eos_inf=True))
     for filling in fill(model, asked, confidence_eos_eot_inf=True, early_exit=False):
         words = [s for t, s in zip(filling.tokens, filling.step, strict=True) if t != end]
-        ends = [(s, c) for t, s, c in zip(filling.tokens, filling.step, filling.confidence, strict=True) if t == end]
+        ends = [
+            (s, c)
+            for t, s, c in zip(filling.tokens, filling.step, filling.confidence, strict=True)
+            if t == end
+        ]
         assert all(c == 0 for _, c in ends)
         assert len(words) + len(ends) == 6
 
@@ -112,5 +126,7 @@ def test_end_of_text_can_be_forbidden_or_doubted() -> None:
 def test_guidance_keeps_impossible_tokens_impossible() -> None:
     """The toy rules special tokens out with -inf in both passes; their difference must not become NaN."""
     toy = Toy(ToySettings())
-    (filling,) = fill(toy, [Canvas.completion(toy.encode("abc"), 5)], guidance=1.5, early_exit=False)
+    (filling,) = fill(
+        toy, [Canvas.completion(toy.encode("abc"), 5)], guidance=1.5, early_exit=False
+    )
     assert filling.forwards == 10 and all(0 <= token < toy.letters for token in filling.tokens)

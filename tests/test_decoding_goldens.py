@@ -19,7 +19,9 @@ WHOLE = {"early_exit": False}  # the recorded outputs include what stands after 
 
 
 def golden(shared: Path, name: str) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((shared / "goldens" / name / "golden.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = json.loads(
+        (shared / "goldens" / name / "golden.json").read_text(encoding="utf-8")
+    )
     return record
 
 
@@ -62,8 +64,12 @@ def test_llada_generate(shared: Path, family: str) -> None:
     for cases in alike(record["generate"]["cases"]):
         settings = cases[0]["settings"]
         canvases = [Canvas.completion(case["prompt"], settings["gen_length"]) for case in cases]
-        fillings = decoding.fill(model, canvases, preset="llada", **llada_options(settings), **WHOLE)
-        assert [list(filling.tokens) for filling in fillings] == [case["tokens"] for case in cases], settings
+        fillings = decoding.fill(
+            model, canvases, preset="llada", **llada_options(settings), **WHOLE
+        )
+        assert [list(filling.tokens) for filling in fillings] == [
+            case["tokens"] for case in cases
+        ], settings
         runs = settings["steps"] * (2 if settings.get("cfg_scale") else 1)
         assert [filling.forwards for filling in fillings] == [runs] * len(cases)
 
@@ -105,9 +111,17 @@ def test_dream_generate(shared: Path) -> None:
     for cases in alike(record["diffusion_generate"]["cases"]):
         settings = cases[0]["settings"]
         lengths = [settings["max_new_tokens"] - len(case["suffix"]) for case in cases]
-        canvases = [Canvas.infill(c["prefix"], n, c["suffix"]) for c, n in zip(cases, lengths, strict=True)]
-        options = {"steps": settings["steps"], "alg_temp": settings["alg_temp"], "eps": settings["eps"]}
-        fillings = decoding.fill(model, canvases, preset=f"dream_{settings['alg']}", **options, **WHOLE)
+        canvases = [
+            Canvas.infill(c["prefix"], n, c["suffix"]) for c, n in zip(cases, lengths, strict=True)
+        ]
+        options = {
+            "steps": settings["steps"],
+            "alg_temp": settings["alg_temp"],
+            "eps": settings["eps"],
+        }
+        fillings = decoding.fill(
+            model, canvases, preset=f"dream_{settings['alg']}", **options, **WHOLE
+        )
         expected = [case["tokens"][:n] for case, n in zip(cases, lengths, strict=True)]
         assert [list(filling.tokens) for filling in fillings] == expected, settings
 
@@ -118,7 +132,9 @@ def test_dream_left_padded_batch(shared: Path) -> None:
     for case in batch["cases"]:
         settings = case["settings"]
         canvases = [
-            Canvas.completion([t for t, real in zip(row, valid, strict=True) if real], settings["max_new_tokens"])
+            Canvas.completion(
+                [t for t, real in zip(row, valid, strict=True) if real], settings["max_new_tokens"]
+            )
             for row, valid in zip(batch["input_ids"], batch["attention_mask"], strict=True)
         ]
         options = {"preset": f"dream_{settings['alg']}", "steps": settings["steps"], **WHOLE}
@@ -138,7 +154,9 @@ def test_fast_dllm_without_cache(shared: Path) -> None:
         elif settings["threshold"] is not None:
             options = {"preset": "fast_dllm", "threshold": settings["threshold"]}
         canvases = [Canvas.completion(case["prompt"], settings["gen_length"]) for case in group]
-        fillings = decoding.fill(model, canvases, block_length=settings["block_length"], **options, **WHOLE)
+        fillings = decoding.fill(
+            model, canvases, block_length=settings["block_length"], **options, **WHOLE
+        )
         found = [(list(filling.tokens), filling.forwards) for filling in fillings]
         assert found == [(case["tokens"], case["nfe"]) for case in group], settings
 
@@ -161,7 +179,9 @@ def test_sdar_generate(shared: Path) -> None:
     model = load_blocks(shared, "sdar", "sdar", record["block_size"])
     for cases in alike(record["generate"]["cases"]):
         settings = cases[0]["settings"]
-        assert settings["top_k"] == 0 and settings["top_p"] == 1.0 and settings["temperature"] == 1.0
+        assert (
+            settings["top_k"] == 0 and settings["top_p"] == 1.0 and settings["temperature"] == 1.0
+        )
         # The record was made with argmax in place of sampling.
         options = {
             **SDAR[settings["remasking_strategy"]],
@@ -200,9 +220,13 @@ def test_llada2_generate(shared: Path, name: str, preset: str) -> None:
             options["steps_per_block"] = settings["steps"]
         canvases = [Canvas.completion(case["prompt"], settings["gen_length"]) for case in cases]
         fillings = decoding.fill(model, canvases, preset=preset, **options, **WHOLE)
-        assert [cut_after(f.tokens, end) for f in fillings] == [case["tokens"] for case in cases], settings
+        assert [cut_after(f.tokens, end) for f in fillings] == [case["tokens"] for case in cases], (
+            settings
+        )
         # The authors go to the end of the block in which the text ends; the exact exit never needs more.
-        for filling, case in zip(decoding.fill(model, canvases, preset=preset, **options), cases, strict=True):
+        for filling, case in zip(
+            decoding.fill(model, canvases, preset=preset, **options), cases, strict=True
+        ):
             assert filling.forwards <= case["nfe"]
             written = visible(filling.tokens, model.eos_ids)
             assert -1 not in written and written == visible(tuple(case["tokens"]), model.eos_ids)

@@ -56,7 +56,7 @@ def canvases(count: int = 8) -> list[Canvas]:
     return made
 
 
-# -- truth -------------------------------------------------------------------------------------------------------------
+# -- truth -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", ["left_to_right", "random"])
@@ -119,20 +119,27 @@ def test_top_p_keeps_the_smallest_set_that_exceeds_it() -> None:
     model = Toy(ToySettings(vocab=5, seed=2))
     probability = model.logits(torch.tensor([[1, model.mask_id, 2]]))[0, 1].softmax(-1).numpy()
     order = np.argsort(-probability)
-    nucleus = set(order[: int(np.searchsorted(probability[order].cumsum(), 0.7, side="right")) + 1].tolist())
+    nucleus = set(
+        order[: int(np.searchsorted(probability[order].cumsum(), 0.7, side="right")) + 1].tolist()
+    )
     asked = [Canvas.infill([1], 1, [2], key=f"draw {i}") for i in range(500)]
     assert {f.tokens[0] for f in fill(model, asked, temperature=1.0, top_p=0.7)} == nucleus
 
 
-# -- savings change nothing --------------------------------------------------------------------------------------------
+# -- savings change nothing ------------------------------------------------------------------------
 
 
 def plain_fill(model: Toy, canvas: Canvas, quotas: list[int]) -> list[int]:
     """The same procedure with a full forward every step and no savings: most probable candidates, a given quota."""
-    tokens = [model.mask_id if is_open else token for token, is_open in zip(canvas.tokens, canvas.open, strict=True)]
+    tokens = [
+        model.mask_id if is_open else token
+        for token, is_open in zip(canvas.tokens, canvas.open, strict=True)
+    ]
     waiting = set(canvas.open_positions)
     for quota in quotas:
-        probability, candidate = model.logits(torch.tensor([tokens]))[0].double().softmax(-1).max(-1)
+        probability, candidate = (
+            model.logits(torch.tensor([tokens]))[0].double().softmax(-1).max(-1)
+        )
         for place in sorted(waiting, key=lambda i: (-float(probability[i]), i))[:quota]:
             tokens[place] = int(candidate[place])
             waiting.remove(place)
@@ -154,12 +161,19 @@ def test_steps_that_write_nothing_are_not_run() -> None:
 
 @pytest.mark.parametrize("options", STRATEGIES, ids=NAMES)
 @pytest.mark.parametrize("block_length", [None, 4, 2])
-def test_early_exit_leaves_visible_text_as_it_is(options: dict[str, Any], block_length: int | None) -> None:
+def test_early_exit_leaves_visible_text_as_it_is(
+    options: dict[str, Any], block_length: int | None
+) -> None:
     model = crooked(vocab=2)  # a third of the letters ends the text
-    options = {"steps": 12 if "steps" in options else None, **{k: v for k, v in options.items() if k != "steps"}}
+    options = {
+        "steps": 12 if "steps" in options else None,
+        **{k: v for k, v in options.items() if k != "steps"},
+    }
     asked = [Canvas.completion([i % 2], 12, key=f"q{i}") for i in range(30)]
     short = fill(model, asked, block_length=block_length, temperature=0.8, **options)
-    whole = fill(model, asked, block_length=block_length, temperature=0.8, early_exit=False, **options)
+    whole = fill(
+        model, asked, block_length=block_length, temperature=0.8, early_exit=False, **options
+    )
     for one, other in zip(short, whole, strict=True):
         assert _visible(model, one.tokens) == _visible(model, other.tokens)
         assert BLANK not in other.tokens
@@ -181,7 +195,10 @@ def test_stop_strings_end_decoding(strategy: str) -> None:
     short = fill(model, asked, strategy, temperature=1.0, until=until)
     whole = fill(model, asked, strategy, temperature=1.0, early_exit=False)
     for one, other in zip(short, whole, strict=True):
-        texts = [model.decode(_visible(model, f.tokens[: (f.tokens + (BLANK,)).index(BLANK)])) for f in (one, other)]
+        texts = [
+            model.decode(_visible(model, f.tokens[: (f.tokens + (BLANK,)).index(BLANK)]))
+            for f in (one, other)
+        ]
         cut = [min((t.split(stop)[0] for stop in until), key=len) for t in texts]
         assert cut[0] == cut[1]
     assert "stop" in {f.exit for f in short}
@@ -190,7 +207,9 @@ def test_stop_strings_end_decoding(strategy: str) -> None:
 
 def test_end_of_text_inside_an_infill_ends_nothing() -> None:
     model = crooked(vocab=2)
-    fillings = fill(model, [Canvas.infill([0], 6, [0], key=f"q{i}") for i in range(20)], temperature=1.0)
+    fillings = fill(
+        model, [Canvas.infill([0], 6, [0], key=f"q{i}") for i in range(20)], temperature=1.0
+    )
     assert any(model.eos_ids[0] in filling.tokens[:-1] for filling in fillings)
     assert all(filling.exit == "full" and BLANK not in filling.tokens for filling in fillings)
 
@@ -224,7 +243,21 @@ def test_entropy_bound_is_the_papers_rule(bound: float) -> None:
     """k = #{n : H_1 + ... + H_n - max(H_1, ..., H_n) <= bound} of the entropies in ascending order (arXiv 2505.24857)."""
     entropies = np.random.default_rng(0).exponential(0.4, 12)
     where, none = np.arange(12), np.empty(0)
-    view = StepState(0, 1, 0, 0, None, 0.0, where, where, where >= 0, Noise("0" * 64), where, none, score=-entropies)
+    view = StepState(
+        0,
+        1,
+        0,
+        0,
+        None,
+        0.0,
+        where,
+        where,
+        where >= 0,
+        Noise("0" * 64),
+        where,
+        none,
+        score=-entropies,
+    )
     chosen = EntropyBound(entropy_bound=bound).commit(view)
     ranked = np.sort(entropies)
     count = int((ranked.cumsum() - np.maximum.accumulate(ranked) <= bound).sum())
@@ -241,7 +274,7 @@ class CountingEngine(Engine):
         return super()._attempt(batch, requests)
 
 
-# -- independence ------------------------------------------------------------------------------------------------------
+# -- independence ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", STRATEGIES, ids=NAMES)

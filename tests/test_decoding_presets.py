@@ -24,10 +24,18 @@ BLOCKS = {"sdar": 4, "llada2": 32, "bd3lm": 4}  # blocks of block-causal familie
 def test_a_preset_names_its_source_and_fits_its_family(name: str) -> None:
     preset = PRESETS[name]
     assert len(preset.source) > 10
-    assert set(preset.checkpoints) <= set(checkpoints()) and set(preset.families) <= set(known_families())
-    assert preset.task is None or preset.task in GROUPS or preset.fits(preset.task.replace("*", "_x")) > 0
+    assert set(preset.checkpoints) <= set(checkpoints()) and set(preset.families) <= set(
+        known_families()
+    )
+    assert (
+        preset.task is None
+        or preset.task in GROUPS
+        or preset.fits(preset.task.replace("*", "_x")) > 0
+    )
     assert not preset.task or preset.checkpoints or preset.families
-    owners = {checkpoints()[checkpoint].family for checkpoint in preset.checkpoints} | set(preset.families)
+    owners = {checkpoints()[checkpoint].family for checkpoint in preset.checkpoints} | set(
+        preset.families
+    )
     settings = resolve({"preset": name})
     for family in owners:
         assert known_families()[family].process in settings.strategy.processes
@@ -46,7 +54,9 @@ def test_a_preset_fills_a_hole(name: str) -> None:
     if settings.cache != "exact":
         pytest.skip("the toy remembers nothing; test_decoding_cache.py fills with these")
     changes = {"steps": 8} if settings.steps else {}
-    filling = fill(Toy(ToySettings()), [Canvas.completion([1], 128)], preset=name, early_exit=False, **changes)[0]
+    filling = fill(
+        Toy(ToySettings()), [Canvas.completion([1], 128)], preset=name, early_exit=False, **changes
+    )[0]
     assert len(filling.tokens) == 128 and -1 not in filling.tokens
 
 
@@ -79,7 +89,9 @@ CHOICES = [
 
 
 @pytest.mark.parametrize(("checkpoint", "task", "expected"), CHOICES)
-def test_authors_are_chosen_by_checkpoint_and_task(checkpoint: str, task: str, expected: str) -> None:
+def test_authors_are_chosen_by_checkpoint_and_task(
+    checkpoint: str, task: str, expected: str
+) -> None:
     assert authors_preset(checkpoint, task, checkpoints()[checkpoint].family) == expected
 
 
@@ -88,22 +100,32 @@ def test_authors_are_chosen_by_checkpoint_and_task(checkpoint: str, task: str, e
     [("mdlm", "unconditional", "mdlm"), ("bd3lm", "x", "bd3lm"), ("diffusionllm", "mmlu", "rdm_one_step"),
      ("ar2diff", "x", "ar2diff"), ("ddlm", "prefix_32", "ddlm"), ("sedd", "x", "sedd")],
 )  # fmt: skip
-def test_families_without_named_checkpoints_have_authors_too(family: str, task: str, expected: str) -> None:
+def test_families_without_named_checkpoints_have_authors_too(
+    family: str, task: str, expected: str
+) -> None:
     assert authors_preset("", task, family) == expected
 
 
 @pytest.mark.parametrize(
     ("checkpoint", "task", "told"),
-    [("illada-8b-instruct", "gsm8k", "dlm-eval ls presets"), ("llada-1.5", "triviaqa", "settings for gsm8k, math")],
+    [
+        ("illada-8b-instruct", "gsm8k", "dlm-eval ls presets"),
+        ("llada-1.5", "triviaqa", "settings for gsm8k, math"),
+    ],
 )
-def test_where_the_authors_published_nothing_it_is_one_line(checkpoint: str, task: str, told: str) -> None:
+def test_where_the_authors_published_nothing_it_is_one_line(
+    checkpoint: str, task: str, told: str
+) -> None:
     with pytest.raises(UserError, match="'authors' is not known") as error:
         authors_preset(checkpoint, task, checkpoints()[checkpoint].family)
     assert told in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 250
 
 
 def ask(
-    user: dict[str, Any], arguments: dict[str, Any], checkpoint: str = "dream-7b-base", task: str = "gsm8k_cot"
+    user: dict[str, Any],
+    arguments: dict[str, Any],
+    checkpoint: str = "dream-7b-base",
+    task: str = "gsm8k_cot",
 ) -> Any:
     options = DecodeOptions(user, checkpoint, family=checkpoints()[checkpoint].family)
     request = options.request(arguments, task)
@@ -113,16 +135,30 @@ def ask(
 def test_authors_settings_are_theirs_and_not_a_mixture_with_the_tasks() -> None:
     task = {"preset": "diffullama", "steps": 32, "max_gen_toks": 64, "until": ["Q:"]}
     request, settings = ask({"preset": "authors"}, task)
-    assert request.preset == "dream_base_gsm8k" and request.hole.length == Length(256) and request.until == ("Q:",)
+    assert (
+        request.preset == "dream_base_gsm8k"
+        and request.hole.length == Length(256)
+        and request.until == ("Q:",)
+    )
     assert settings == resolve({"preset": "dream_base_gsm8k", "until": ("Q:",)})
-    assert (settings.identity()["rescore"], settings.logits_temp, settings.steps) == (False, 1.0, 256)
+    assert (settings.identity()["rescore"], settings.logits_temp, settings.steps) == (
+        False,
+        1.0,
+        256,
+    )
     request, settings = ask({"preset": "authors", "gen_length": 32, "steps": 8}, task)
-    assert request.hole.length == Length(32) and settings.steps == 8 and settings.strategy.name == "entropy"
+    assert (
+        request.hole.length == Length(32)
+        and settings.steps == 8
+        and settings.strategy.name == "entropy"
+    )
 
 
 def test_a_task_may_ask_for_a_preset_and_the_request_says_which() -> None:
     request, settings = ask({}, {"preset": "diffullama", "steps": "length"})
-    assert request.preset == "diffullama" and settings.steps is None and settings.identity()["rescore"]
+    assert (
+        request.preset == "diffullama" and settings.steps is None and settings.identity()["rescore"]
+    )
     assert ask({}, {})[0].preset is None
 
 
@@ -140,11 +176,20 @@ def test_as_many_steps_as_tokens_is_one_setting() -> None:
         keys.append(settings.canonical(64, "absorbing", None))
     assert keys[0] == keys[1] == keys[2]
     kept, rewritten = resolve({"steps": 64}), resolve({"strategy": "rewrite", "steps": 64})
-    assert all(kept.canonical(*case) == kept for case in ((64, "absorbing", 4), (65, "absorbing", None)))
+    assert all(
+        kept.canonical(*case) == kept for case in ((64, "absorbing", 4), (65, "absorbing", None))
+    )
     assert rewritten.canonical(64, "uniform", None) == rewritten
     model, canvas = Toy(ToySettings(inconsistency=0.9)), Canvas.completion([1], 12)
-    for options in ({}, {"block_length": 4}, {"schedule": "linear"}, {"strategy": "ddpm", "temperature": 1.0}):
-        one, other = (fill(model, [canvas], **{**options, **more})[0] for more in ({"steps": 12}, {}))  # type: ignore[arg-type]
+    for options in (
+        {},
+        {"block_length": 4},
+        {"schedule": "linear"},
+        {"strategy": "ddpm", "temperature": 1.0},
+    ):
+        one, other = (
+            fill(model, [canvas], **{**options, **more})[0] for more in ({"steps": 12}, {})
+        )  # type: ignore[arg-type]
         assert (one.tokens, one.step, one.forwards) == (other.tokens, other.step, other.forwards)
 
 
@@ -153,8 +198,16 @@ def test_results_record_which_preset_it_was(shared: Any) -> None:
         "mdlm",
         ["demo_word_problem"],
         limit=2,
-        model_args={"pretrained": str(shared / "goldens" / "mdlm"), "dtype": "float32", "device": "cpu"},
+        model_args={
+            "pretrained": str(shared / "goldens" / "mdlm"),
+            "dtype": "float32",
+            "device": "cpu",
+        },
         decode={"preset": "authors", "steps": 4, "gen_length": 8},
     )
     task = results["dlm_eval"]["tasks"]["demo_word_problem"]
-    assert task["preset"] == "mdlm" and task["decode"]["strategy"] == "ddpm" and task["decode"]["steps"] == 4
+    assert (
+        task["preset"] == "mdlm"
+        and task["decode"]["strategy"] == "ddpm"
+        and task["decode"]["steps"] == 4
+    )

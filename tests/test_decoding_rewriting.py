@@ -26,15 +26,22 @@ def crooked(vocab: int = 6) -> Toy:
 
 
 def asked(count: int = 6) -> list[Canvas]:
-    return [Canvas.infill([i % 6], 10, [(i + 1) % 6] if i % 2 else (), key=f"q{i}") for i in range(count)]
+    return [
+        Canvas.infill([i % 6], 10, [(i + 1) % 6] if i % 2 else (), key=f"q{i}")
+        for i in range(count)
+    ]
 
 
-def plain_rdm(model: Toy, canvas: Canvas, steps: int, rate: Any, cond: bool) -> tuple[list[int], int]:
+def plain_rdm(
+    model: Toy, canvas: Canvas, steps: int, rate: Any, cond: bool
+) -> tuple[list[int], int]:
     """RDM in plain words: score every position, mask the lowest, write the rest; also returns how many were masked again."""
     tokens = [model.mask_id if o else t for t, o in zip(canvas.tokens, canvas.open, strict=True)]
     places, written, again = canvas.open_positions, {}, 0
     for t in range(1, steps + 1):
-        scores, candidates = model.logits(torch.tensor([tokens]))[0].double().log_softmax(-1).max(-1)
+        scores, candidates = (
+            model.logits(torch.tensor([tokens]))[0].double().log_softmax(-1).max(-1)
+        )
         order = sorted(float(scores[p]) for p in places)
         border = order[int(np.float32(len(places)) * np.float32(rate(t / steps)))]
         for p in places:
@@ -51,12 +58,15 @@ def plain_rdm(model: Toy, canvas: Canvas, steps: int, rate: Any, cond: bool) -> 
 
 @pytest.mark.parametrize("condition", ["uncond", "cond"])
 @pytest.mark.parametrize(
-    ("schedule", "rate"), [("linear", lambda t: 1 - t), ("cosine", lambda t: math.cos(t * math.pi / 2))]
+    ("schedule", "rate"),
+    [("linear", lambda t: 1 - t), ("cosine", lambda t: math.cos(t * math.pi / 2))],
 )
 def test_rdm_masks_the_lowest_again(condition: str, schedule: str, rate: Any) -> None:
     model, again = crooked(), 0
     for canvas in asked():
-        filling = fill(model, [canvas], "rdm", steps=5, schedule=schedule, rdm_condition=condition)[0]
+        filling = fill(model, [canvas], "rdm", steps=5, schedule=schedule, rdm_condition=condition)[
+            0
+        ]
         tokens, masked = plain_rdm(model, canvas, 5, rate, condition == "cond")
         assert list(filling.tokens) == tokens
         assert filling.forwards <= 5
@@ -72,8 +82,15 @@ def test_rdm_runs_no_step_that_can_change_nothing() -> None:
 @pytest.mark.parametrize("remask", ["cap", "rescale", "conf"])
 def test_remask_masks_again_and_ends_full(remask: str) -> None:
     steps: list[TraceStep] = []
-    options = {"remask": remask, "steps": 30, "temperature": 1.0, **({} if remask == "conf" else {"eta": 0.2})}
-    fillings = fill(crooked(), asked(), "remask", trace=lambda _, step: steps.append(step), **options)
+    options = {
+        "remask": remask,
+        "steps": 30,
+        "temperature": 1.0,
+        **({} if remask == "conf" else {"eta": 0.2}),
+    }
+    fillings = fill(
+        crooked(), asked(), "remask", trace=lambda _, step: steps.append(step), **options
+    )
     assert all(BLANK not in filling.tokens and filling.exit == "full" for filling in fillings)
     assert sum(len(step.erased) for step in steps) > 0
     assert all(set(step.erased).isdisjoint(step.written) for step in steps)
@@ -81,7 +98,11 @@ def test_remask_masks_again_and_ends_full(remask: str) -> None:
 
 def test_remask_keeps_the_marginal_of_open_positions() -> None:
     """ReMDM keeps the share of open positions at t after each step, however much it masks again (binomial z-test)."""
-    model, steps, canvases = crooked(), 10, [Canvas.completion((), 20, key=f"q{i}") for i in range(60)]
+    model, steps, canvases = (
+        crooked(),
+        10,
+        [Canvas.completion((), 20, key=f"q{i}") for i in range(60)],
+    )
     still: Counter[int] = Counter()
     last: dict[int, tuple[bool, ...]] = {}
     events: dict[int, dict[int, tuple[bool, ...]]] = {}
@@ -112,7 +133,9 @@ def test_edit_replaces_written_tokens() -> None:
     steps: list[TraceStep] = []
     options = {"threshold": 0.3, "editing_threshold": 0.35, "max_post_steps": 4}
     fillings = fill(crooked(), asked(), "edit", trace=lambda _, step: steps.append(step), **options)
-    assert sum(len(step.written) for step in steps) > sum(len(filling.tokens) for filling in fillings)
+    assert sum(len(step.written) for step in steps) > sum(
+        len(filling.tokens) for filling in fillings
+    )
     assert all(BLANK not in filling.tokens for filling in fillings)
 
 
@@ -133,7 +156,10 @@ def test_rewriting_does_not_depend_on_company(options: dict[str, Any]) -> None:
     model, canvases = crooked(), asked()
     settings = resolve({"temperature": 0.9, "early_exit": False, **options})
     together = [outcome.answer for outcome in fill_outcomes(Engine(model), canvases, settings)]
-    alone = [fill_outcomes(Engine(model, batch_tokens=1), [canvas], settings)[0].answer for canvas in canvases[::-1]]
+    alone = [
+        fill_outcomes(Engine(model, batch_tokens=1), [canvas], settings)[0].answer
+        for canvas in canvases[::-1]
+    ]
     assert alone[::-1] == together
 
 
@@ -144,7 +170,10 @@ def test_the_best_of_several_samples() -> None:
     assert mean_logprob(best) >= mean_logprob(one)
     assert best.forwards == 6 * one.forwards
     # The first of the samples is the one that is drawn alone, so more samples never make the best worse.
-    ranks = [mean_logprob(fill(model, [canvas], temperature=1.5, samples=k, early_exit=False)[0]) for k in (1, 4, 16)]
+    ranks = [
+        mean_logprob(fill(model, [canvas], temperature=1.5, samples=k, early_exit=False)[0])
+        for k in (1, 4, 16)
+    ]
     assert ranks == sorted(ranks) and len(set(ranks)) > 1
 
 
@@ -155,7 +184,7 @@ def test_vote_and_hit() -> None:
     assert hit_at_k([False, False], 2) == 0 and hit_at_k([True, False], 2) == 1
 
 
-# -- uniform process ---------------------------------------------------------------------------------------------------
+# -- uniform process -------------------------------------------------------------------------------
 
 
 class Noisy(Toy):
@@ -177,11 +206,19 @@ class Noisy(Toy):
 def test_uniform_process_rewrites_a_random_canvas() -> None:
     model, steps = Noisy(), []
     canvases = [Canvas.infill([0, 1], 8, [2], key=f"q{i}") for i in range(100)]
-    fillings = fill(model, canvases, "rewrite", steps=4, temperature=0.5, trace=lambda i, step: steps.append((i, step)))
+    fillings = fill(
+        model,
+        canvases,
+        "rewrite",
+        steps=4,
+        temperature=0.5,
+        trace=lambda i, step: steps.append((i, step)),
+    )
     assert all(filling.forwards == 4 for filling in fillings) and len(steps) == 400
     assert all(step.written == tuple(canvases[0].open_positions) for _, step in steps)
     first = Counter(torch.cat(model.seen)[: len(canvases), 2:10].flatten().tolist())
-    assert stats.chisquare([first[t] for t in range(6)]).pvalue > ALPHA  # random tokens to begin with
+    # random tokens to begin with
+    assert stats.chisquare([first[t] for t in range(6)]).pvalue > ALPHA
     law = model.start**2 / (model.start**2).sum()
     final = Counter(token for filling in fillings for token in filling.tokens)
     assert stats.chisquare([final[t] for t in range(6)], law * 800).pvalue > ALPHA

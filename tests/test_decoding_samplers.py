@@ -30,12 +30,16 @@ QUANTILES = 40000
 
 
 def golden(shared: Path, name: str) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((shared / "goldens" / name / "golden.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = json.loads(
+        (shared / "goldens" / name / "golden.json").read_text(encoding="utf-8")
+    )
     return record
 
 
 def load(shared: Path, name: str) -> Any:
-    return load_model(name, pretrained=str(shared / "goldens" / name), dtype="float32", device="cpu")
+    return load_model(
+        name, pretrained=str(shared / "goldens" / name), dtype="float32", device="cpu"
+    )
 
 
 def crooked(vocab: int = 6) -> Toy:
@@ -54,7 +58,9 @@ def step_law(model: Any, tokens: list[int], at: int, asked: Query) -> tuple[np.n
     """The probability of writing each token at a position, as the reader draws over all quantiles, and that of leaving it open."""
     row = torch.tensor([tokens])
     if asked.time:
-        logits = (asked.head or model.logits)(row, None, torch.tensor([at]), torch.tensor([asked.time]))[0]
+        logits = (asked.head or model.logits)(
+            row, None, torch.tensor([at]), torch.tensor([asked.time])
+        )[0]
     else:
         logits = model.logits(row, None, torch.tensor([at]))[0]
     payload = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
@@ -67,15 +73,20 @@ def fits(seen: np.ndarray, truth: np.ndarray) -> bool:
     """Whether counts follow `truth`, cells with few expected counts taken together."""
     expected = truth / truth.sum() * seen.sum()
     few = expected < 5
-    seen, expected = np.append(seen[~few], seen[few].sum()), np.append(expected[~few], expected[few].sum())
+    seen, expected = (
+        np.append(seen[~few], seen[few].sum()),
+        np.append(expected[~few], expected[few].sum()),
+    )
     keep = expected > 0
     return bool(stats.chisquare(seen[keep], expected[keep]).pvalue > ALPHA)
 
 
-# -- SEDD --------------------------------------------------------------------------------------------------------------
+# -- SEDD ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("strategy", "recorded"), [("analytic", "analytic"), ("euler", "euler_unnormalised")])
+@pytest.mark.parametrize(
+    ("strategy", "recorded"), [("analytic", "analytic"), ("euler", "euler_unnormalised")]
+)
 def test_sedd_step(shared: Path, strategy: str, recorded: str) -> None:
     record, model = golden(shared, "sedd"), load(shared, "sedd")
     part = record["sampler_step"]
@@ -95,12 +106,18 @@ def test_sedd_removes_what_noise_is_left(shared: Path) -> None:
     part = record["sampler_step"]
     settings = resolve({"strategy": "analytic", "temperature": 1.0, "eps": part["denoiser_t"]})
     asked = asked_at(model, settings, 10, 10)
-    law, stays = step_law(model, record["log_scores"]["input_ids"][part["row"]], part["position"], asked)
+    law, stays = step_law(
+        model, record["log_scores"]["input_ids"][part["row"]], part["position"], asked
+    )
     assert stays == 0
-    assert np.abs(law[: model.mask_id] - np.array(part["denoiser_normalised"])).max() < 2 / QUANTILES
+    assert (
+        np.abs(law[: model.mask_id] - np.array(part["denoiser_normalised"])).max() < 2 / QUANTILES
+    )
 
 
-def transitions(model: Any, rows: list[list[int]], strategy: str, step: int, steps: int) -> np.ndarray:
+def transitions(
+    model: Any, rows: list[list[int]], strategy: str, step: int, steps: int
+) -> np.ndarray:
     """[rows, L, V] the law of each position after the step, in the authors' own terms (staggered score times transition)."""
     tokens, grid = torch.tensor(rows), torch.linspace(1, 1e-5, steps + 1, dtype=torch.float64)
     noise, mask = LogLinear(), model.mask_id
@@ -133,35 +150,55 @@ def test_sedd_samples_follow_the_enumerated_chain(shared: Path, strategy: str) -
     both, joint = 1.0, np.zeros((mask, mask))
     first, second = np.zeros(mask), np.zeros(mask)  # mass where only one of the two is written
     for step in range(steps + 1):
-        rows = [row(mask, mask), *(row(y, mask) for y in range(mask)), *(row(mask, y) for y in range(mask))]
+        rows = [
+            row(mask, mask),
+            *(row(y, mask) for y in range(mask)),
+            *(row(mask, y) for y in range(mask)),
+        ]
         law = transitions(model, rows, strategy, step, steps)
         one, two = law[0, places[0]], law[0, places[1]]
         after_first, after_second = law[1 : mask + 1, places[1]], law[mask + 1 :, places[0]]
         joint += both * np.outer(one[:mask], two[:mask])
-        joint += first[:, None] * after_first[:, :mask] + (second[:, None] * after_second[:, :mask]).T
+        joint += (
+            first[:, None] * after_first[:, :mask] + (second[:, None] * after_second[:, :mask]).T
+        )
         first = first * after_first[:, mask] + both * one[:mask] * two[mask]
         second = second * after_second[:, mask] + both * two[:mask] * one[mask]
         both *= one[mask] * two[mask]
     assert abs(joint.sum() - 1) < 1e-9
-    canvases = [Canvas(tuple(row(-1, -1)), (False, True, False, True, False), f"draw {i}") for i in range(count)]
-    fillings = fill(model, canvases, strategy, steps=steps, eps=1e-5, temperature=1.0, early_exit=False)
+    canvases = [
+        Canvas(tuple(row(-1, -1)), (False, True, False, True, False), f"draw {i}")
+        for i in range(count)
+    ]
+    fillings = fill(
+        model, canvases, strategy, steps=steps, eps=1e-5, temperature=1.0, early_exit=False
+    )
     pairs = Counter(filling.tokens for filling in fillings)
     seen = np.zeros((mask, mask))
     for pair, number in pairs.items():
         seen[pair] = number
-    assert fits(seen.sum(1), joint.sum(1)) and fits(seen.sum(0), joint.sum(0)) and fits(seen.ravel(), joint.ravel())
+    assert (
+        fits(seen.sum(1), joint.sum(1))
+        and fits(seen.sum(0), joint.sum(0))
+        and fits(seen.ravel(), joint.ravel())
+    )
     assert not fits(seen.sum(1), joint.sum(0))  # the test can fail
     assert all(filling.forwards <= steps + 1 for filling in fillings)
 
 
 def test_sedd_clamps_the_prompt_and_does_not_depend_on_company(shared: Path) -> None:
     model, steps = load(shared, "sedd"), []
-    canvases = [Canvas.infill([5, 6, 7][: 1 + i % 3], 4 + i % 3, [8, 9][: i % 2], key=f"q{i}") for i in range(6)]
+    canvases = [
+        Canvas.infill([5, 6, 7][: 1 + i % 3], 4 + i % 3, [8, 9][: i % 2], key=f"q{i}")
+        for i in range(6)
+    ]
     options = {"preset": "sedd", "steps": 6, "early_exit": False}
     together = fill(model, canvases, trace=lambda i, step: steps.append((i, step)), **options)
     for index, step in steps:
         canvas = canvases[index]
-        assert all(t == c for t, c, o in zip(step.tokens, canvas.tokens, canvas.open, strict=True) if not o)
+        assert all(
+            t == c for t, c, o in zip(step.tokens, canvas.tokens, canvas.open, strict=True) if not o
+        )
     alone = [fill(model, [canvas], **options)[0].tokens for canvas in canvases[::-1]]
     assert alone[::-1] == [filling.tokens for filling in together]
     assert all(model.mask_id not in filling.tokens for filling in together)
@@ -172,15 +209,24 @@ def test_noise_schedules() -> None:
         for t in (0.1, 0.5, 0.9):
             slope = (schedule.sigma(t + 1e-6) - schedule.sigma(t - 1e-6)) / 2e-6
             assert schedule.rate(t) == pytest.approx(slope, rel=1e-5)
-    assert Geometric(1e-4, 20.0).sigma(0) == pytest.approx(1e-4) and Geometric(1e-4, 20.0).sigma(1) == pytest.approx(20)
-    assert float(Geometric(1e-4, 20.0).at_share(torch.tensor([0.5]))[0]) == pytest.approx(math.log(2), rel=1e-5)
+    assert Geometric(1e-4, 20.0).sigma(0) == pytest.approx(1e-4) and Geometric(1e-4, 20.0).sigma(
+        1
+    ) == pytest.approx(20)
+    assert float(Geometric(1e-4, 20.0).at_share(torch.tensor([0.5]))[0]) == pytest.approx(
+        math.log(2), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"graph": {"type": "uniform"}}, "graph.type 'uniform'"), ({"noise": {"type": "cosine"}}, "noise 'cosine'")],
+    [
+        ({"graph": {"type": "uniform"}}, "graph.type 'uniform'"),
+        ({"noise": {"type": "cosine"}}, "noise 'cosine'"),
+    ],
 )
-def test_sedd_refuses_what_it_cannot_do(shared: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_sedd_refuses_what_it_cannot_do(
+    shared: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     for file in (shared / "goldens" / "sedd").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = tmp_path / "config.json"
@@ -189,7 +235,7 @@ def test_sedd_refuses_what_it_cannot_do(shared: Path, tmp_path: Path, change: di
         load_model("sedd", pretrained=str(tmp_path), dtype="float32", device="cpu")
 
 
-# -- MDLM --------------------------------------------------------------------------------------------------------------
+# -- MDLM ------------------------------------------------------------------------------------------
 
 
 def test_mdlm_ddpm_step(shared: Path) -> None:
@@ -197,7 +243,8 @@ def test_mdlm_ddpm_step(shared: Path) -> None:
     part = record["ddpm_update"]
     assert (part["t"], part["dt"]) == (0.7, 0.1)
     tokens = record["logits"]["input_ids"][part["row"]]
-    for strategy in ("ddpm", "ddpm_cache", "analytic", "euler"):  # one law, where a network is not told the time
+    # one law, where a network is not told the time
+    for strategy in ("ddpm", "ddpm_cache", "analytic", "euler"):
         settings = resolve({"strategy": strategy, "temperature": 1.0, "eps": 0.0})
         asked = asked_at(model, settings, 3, 10)
         assert asked.log_chance is not None and asked.time == 0  # known before anything is read
@@ -211,9 +258,13 @@ def test_ddpm_takes_the_most_probable_token_where_noise_is_left() -> None:
     model, canvas = crooked(), Canvas.infill([1], 1, [2])
     best = int(model.logits(torch.tensor([[1, model.mask_id, 2]]))[0, 1].argmax())
     # With the grid ending at eps = 0.999 next to nothing is written before the noise is removed.
-    tokens = {fill(model, [canvas], "ddpm", steps=2, eps=0.999, temperature=3.0, seed=s)[0].tokens[0] for s in range(9)}
+    tokens = {
+        fill(model, [canvas], "ddpm", steps=2, eps=0.999, temperature=3.0, seed=s)[0].tokens[0]
+        for s in range(9)
+    }
     drawn = {
-        fill(model, [canvas], "analytic", steps=2, eps=0.999, temperature=3.0, seed=s)[0].tokens[0] for s in range(9)
+        fill(model, [canvas], "analytic", steps=2, eps=0.999, temperature=3.0, seed=s)[0].tokens[0]
+        for s in range(9)
     }
     assert tokens == {best} and len(drawn) > 1
 
@@ -222,7 +273,14 @@ def test_ddpm_runs_no_forward_that_changes_nothing() -> None:
     model, canvases = crooked(), [Canvas.completion([1], 12, key=f"q{i}") for i in range(20)]
     engine = Engine(model)
     fillings = fill(
-        model, canvases, "ddpm_cache", steps=300, eps=1e-5, temperature=1.0, early_exit=False, engine=engine
+        model,
+        canvases,
+        "ddpm_cache",
+        steps=300,
+        eps=1e-5,
+        temperature=1.0,
+        early_exit=False,
+        engine=engine,
     )
     assert all(filling.forwards == filling.steps <= 12 for filling in fillings)  # of 300 steps
     assert resolve({"strategy": "ddpm_cache"}) == resolve({"strategy": "ddpm"})
@@ -230,11 +288,18 @@ def test_ddpm_runs_no_forward_that_changes_nothing() -> None:
 
 
 def test_analytic_is_blind_on_models_of_tokens() -> None:
-    filling = fill(crooked(), [Canvas.completion([1], 8)], "analytic", steps=200, temperature=1.0, early_exit=False)[0]
+    filling = fill(
+        crooked(),
+        [Canvas.completion([1], 8)],
+        "analytic",
+        steps=200,
+        temperature=1.0,
+        early_exit=False,
+    )[0]
     assert filling.forwards == filling.steps <= 8
 
 
-# -- BD3LM -------------------------------------------------------------------------------------------------------------
+# -- BD3LM -----------------------------------------------------------------------------------------
 
 
 def test_first_hitting_samples_the_true_joint() -> None:
@@ -243,7 +308,15 @@ def test_first_hitting_samples_the_true_joint() -> None:
     asked = [Canvas.completion((), length, key=f"draw {i}") for i in range(count)]
     orders: Counter[tuple[int, ...]] = Counter()
     for block, positions in ((None, 4), (2, 2)):
-        fillings = fill(model, asked, "first_hitting", block_length=block, temperature=1.0, early_exit=False, seed=1)
+        fillings = fill(
+            model,
+            asked,
+            "first_hitting",
+            block_length=block,
+            temperature=1.0,
+            early_exit=False,
+            seed=1,
+        )
         seen = Counter(filling.tokens for filling in fillings)
         texts = list(itertools.product(range(3), repeat=length))
         truth = np.array([math.exp(model.log_joint(text)) for text in texts])
@@ -251,17 +324,23 @@ def test_first_hitting_samples_the_true_joint() -> None:
         assert all(filling.forwards == filling.steps == length for filling in fillings)
         orders = Counter(filling.step[:positions] for filling in fillings)
         kinds = math.factorial(positions)
-        assert len(orders) == kinds and fits(np.array(list(orders.values())), np.full(kinds, 1 / kinds))
+        assert len(orders) == kinds and fits(
+            np.array(list(orders.values())), np.full(kinds, 1 / kinds)
+        )
     assert all(max(f.step[:2]) < min(f.step[2:]) for f in fillings)  # block after block
 
 
 def test_first_hitting_fills_bd3lm_block_by_block(shared: Path) -> None:
     model = load(shared, "bd3lm")
     block = model.block_length
-    canvases = [Canvas.completion([5, 6, 7][: 1 + i % 3], 2 * block - 1 - i % 3, key=f"q{i}") for i in range(4)]
+    canvases = [
+        Canvas.completion([5, 6, 7][: 1 + i % 3], 2 * block - 1 - i % 3, key=f"q{i}")
+        for i in range(4)
+    ]
     fillings = fill(model, canvases, preset="bd3lm", early_exit=False)
     for canvas, filling in zip(canvases, fillings, strict=True):
-        assert filling.forwards == len(filling.tokens)  # the authors' forwards too: one for each token
+        # the authors' forwards too: one for each token
+        assert filling.forwards == len(filling.tokens)
         blocks = [place // block for place in canvas.open_positions]
         order = [blocks[i] for i in np.argsort(filling.step)]
         assert order == sorted(order)
@@ -272,15 +351,35 @@ def test_first_hitting_fills_bd3lm_block_by_block(shared: Path) -> None:
 @pytest.mark.parametrize("strategy", ["ddpm", "remask"])
 def test_the_first_token_of_a_later_block_is_drawn(strategy: str) -> None:
     """A shifted block-causal model writes it alone, at the same temperature as the others (at 50 hardly ever the most probable one)."""
-    options = {"attention": "block", "block_length": 8, "shift": True, "mask_id": load_model("tiny").mask_id}
-    model = load_model("generic", pretrained=str(packaged_asset("tiny")), probe=False, device="cpu", **options)
+    options = {
+        "attention": "block",
+        "block_length": 8,
+        "shift": True,
+        "mask_id": load_model("tiny").mask_id,
+    }
+    model = load_model(
+        "generic", pretrained=str(packaged_asset("tiny")), probe=False, device="cpu", **options
+    )
     block, best = 8, 0
     prompt = [model.bos_id if model.needs_bos else 5, 6, 7, 8, 9, 10, 11]
     for seed in range(6):
         steps: list[Any] = []
         canvas = Canvas.completion(prompt, 2 * block + 1)
-        options = {"temperature": 50.0, "steps_per_block": 2, "eps": 0.99, "early_exit": False, "cache": "none"}
-        fill(model, [canvas], strategy, seed=seed, trace=lambda _, step, kept=steps: kept.append(step), **options)
+        options = {
+            "temperature": 50.0,
+            "steps_per_block": 2,
+            "eps": 0.99,
+            "early_exit": False,
+            "cache": "none",
+        }
+        fill(
+            model,
+            [canvas],
+            strategy,
+            seed=seed,
+            trace=lambda _, step, kept=steps: kept.append(step),
+            **options,
+        )
         at = 2 * block
         written = next(number for number, step in enumerate(steps) if at in step.written)
         before = torch.tensor([steps[written - 1].tokens[: 3 * block]])
@@ -293,17 +392,20 @@ def test_first_hitting_takes_no_steps() -> None:
         resolve({"strategy": "first_hitting", "steps": 4})
 
 
-# -- nucleus -----------------------------------------------------------------------------------------------------------
+# -- nucleus ---------------------------------------------------------------------------------------
 
 
 def test_nucleus_of_mdlm_leaves_out_the_token_that_exceeds_it() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.95, 0.03, 0.01, 0.01]]).log()
     reach, within = restrict(logits, 0.9, 0), restrict(logits, 0.9, 0, "exclusive")
     assert (~reach.isneginf()).tolist() == [[True, True, True, False], [True, False, False, False]]
-    assert (~within.isneginf()).tolist() == [[True, True, False, False], [True, False, False, False]]
+    assert (~within.isneginf()).tolist() == [
+        [True, True, False, False],
+        [True, False, False, False],
+    ]
 
 
-# -- ReMDM loop --------------------------------------------------------------------------------------------------------
+# -- ReMDM loop ------------------------------------------------------------------------------------
 
 
 def test_remdm_loop_goes_through_its_phases() -> None:
@@ -312,11 +414,17 @@ def test_remdm_loop_goes_through_its_phases() -> None:
     canvases = [Canvas.completion((), length, key=f"q{i}") for i in range(count)]
     events: dict[tuple[int, int], Any] = {}
     fillings = fill(
-        model, canvases, preset="remdm_loop", steps=steps, eta=eta, trace=lambda i, s: events.update({(i, s.step): s})
+        model,
+        canvases,
+        preset="remdm_loop",
+        steps=steps,
+        eta=eta,
+        trace=lambda i, s: events.update({(i, s.step): s}),
     )
     assert all(-1 not in filling.tokens for filling in fillings)
     still = [length] * count
-    chances: dict[str, list[tuple[int, int, float]]] = {"rise": [], "write": [], "mask": []}  # (trials, hits, chance)
+    # (trials, hits, chance)
+    chances: dict[str, list[tuple[int, int, float]]] = {"rise": [], "write": [], "mask": []}
     for step in range(steps):
         t = 1 - step / steps
         for i in range(count):
@@ -324,7 +432,8 @@ def test_remdm_loop_goes_through_its_phases() -> None:
             written, erased = (len(event.written), len(event.erased)) if event else (0, 0)
             if t > 0.55:
                 assert erased == 0
-                chances["rise"].append((still[i], written, 0.04 * 2 / (1 - step * 0.04 * 2)))  # alpha = 2 (1 - t)
+                # alpha = 2 (1 - t)
+                chances["rise"].append((still[i], written, 0.04 * 2 / (1 - step * 0.04 * 2)))
             elif t > 0.05:
                 chances["write"].append((still[i], written, eta * 0.9 / 0.1))
                 chances["mask"].append((length - still[i], erased, eta))
@@ -333,21 +442,32 @@ def test_remdm_loop_goes_through_its_phases() -> None:
             still[i] += erased - written
     assert sum(still) == 0
     for trials in chances.values():
-        mean, variance = sum(n * p for n, _, p in trials), sum(n * p * (1 - p) for n, _, p in trials)
+        mean, variance = (
+            sum(n * p for n, _, p in trials),
+            sum(n * p * (1 - p) for n, _, p in trials),
+        )
         assert mean > 100
-        assert abs(sum(hits for _, hits, _ in trials) - mean) / math.sqrt(variance) < stats.norm.ppf(1 - ALPHA / 2)
+        assert abs(sum(hits for _, hits, _ in trials) - mean) / math.sqrt(
+            variance
+        ) < stats.norm.ppf(1 - ALPHA / 2)
 
 
-# -- P2 ----------------------------------------------------------------------------------------------------------------
+# -- P2 --------------------------------------------------------------------------------------------
 
 
-def plain_p2(model: Toy, canvas: Canvas, steps: int, eta: float, kappa: Any) -> tuple[list[int], int]:
+def plain_p2(
+    model: Toy, canvas: Canvas, steps: int, eta: float, kappa: Any
+) -> tuple[list[int], int]:
     """P2 with self-planning in plain words, from the paper's definition; also how many tokens were masked again."""
     tokens = [model.mask_id if o else t for t, o in zip(canvas.tokens, canvas.open, strict=True)]
     places, again = canvas.open_positions, 0
     for i in range(1, steps + 1):
-        scores, candidates = model.logits(torch.tensor([tokens]))[0].double().log_softmax(-1).max(-1)
-        planner = {p: float(scores[p]) * (1.0 if tokens[p] == model.mask_id else eta) for p in places}
+        scores, candidates = (
+            model.logits(torch.tensor([tokens]))[0].double().log_softmax(-1).max(-1)
+        )
+        planner = {
+            p: float(scores[p]) * (1.0 if tokens[p] == model.mask_id else eta) for p in places
+        }
         masked = sorted(places, key=lambda p: planner[p])[
             : int(np.float32(len(places)) * np.float32(1 - kappa(i / steps)))
         ]
@@ -362,7 +482,8 @@ def plain_p2(model: Toy, canvas: Canvas, steps: int, eta: float, kappa: Any) -> 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize(
-    ("schedule", "kappa"), [("linear", lambda t: t), ("cosine", lambda t: 1 - math.cos(t * math.pi / 2))]
+    ("schedule", "kappa"),
+    [("linear", lambda t: t), ("cosine", lambda t: 1 - math.cos(t * math.pi / 2))],
 )
 def test_p2_is_its_definition(eta: float, schedule: str, kappa: Any) -> None:
     model, again = crooked(), 0
@@ -375,7 +496,7 @@ def test_p2_is_its_definition(eta: float, schedule: str, kappa: Any) -> None:
     assert (again > 0) == (eta > 0)  # eta 0 trusts what is written
 
 
-# -- Dream's batches ---------------------------------------------------------------------------------------------------
+# -- Dream's batches -------------------------------------------------------------------------------
 
 
 def test_batch_mean_quota_reproduces_dreams_padded_batch(shared: Path) -> None:
@@ -384,10 +505,16 @@ def test_batch_mean_quota_reproduces_dreams_padded_batch(shared: Path) -> None:
     for case in batch["cases"]:
         settings = case["settings"]
         canvases = [
-            Canvas.completion([t for t, real in zip(row, valid, strict=True) if real], settings["max_new_tokens"])
+            Canvas.completion(
+                [t for t, real in zip(row, valid, strict=True) if real], settings["max_new_tokens"]
+            )
             for row, valid in zip(batch["input_ids"], batch["attention_mask"], strict=True)
         ]
-        options = {"preset": f"dream_{settings['alg']}", "steps": settings["steps"], "early_exit": False}
+        options = {
+            "preset": f"dream_{settings['alg']}",
+            "steps": settings["steps"],
+            "early_exit": False,
+        }
         lengths = (settings["max_new_tokens"],) * len(canvases)
         fillings = fill(model, canvases, batch_mean_quota=lengths, **options)
         assert [list(filling.tokens) for filling in fillings] == case["tokens"]
@@ -395,14 +522,24 @@ def test_batch_mean_quota_reproduces_dreams_padded_batch(shared: Path) -> None:
 
 def test_batch_mean_quota_reproduces_dream_on_unequal_holes(shared: Path) -> None:
     """The authors' tokens, wherever their code wrote one: its last step leaves some of the longer hole masked."""
-    record = json.loads((Path(__file__).parent / "goldens" / "dream_batch_mean.json").read_text(encoding="utf-8"))
+    record = json.loads(
+        (Path(__file__).parent / "goldens" / "dream_batch_mean.json").read_text(encoding="utf-8")
+    )
     model, differs = load(shared, "dream"), 0
     for case in record["cases"]:
-        canvases = [Canvas.infill(row["prefix"], row["length"], row["suffix"]) for row in case["rows"]]
+        canvases = [
+            Canvas.infill(row["prefix"], row["length"], row["suffix"]) for row in case["rows"]
+        ]
         options = {"preset": f"dream_{case['alg']}", "steps": case["steps"], "early_exit": False}
         lengths = tuple(row["length"] for row in case["rows"])
-        for filling, row in zip(fill(model, canvases, batch_mean_quota=lengths, **options), case["rows"], strict=True):
-            pairs = [(ours, theirs) for ours, theirs in zip(filling.tokens, row["tokens"], strict=True) if theirs >= 0]
+        for filling, row in zip(
+            fill(model, canvases, batch_mean_quota=lengths, **options), case["rows"], strict=True
+        ):
+            pairs = [
+                (ours, theirs)
+                for ours, theirs in zip(filling.tokens, row["tokens"], strict=True)
+                if theirs >= 0
+            ]
             assert len(pairs) >= row["length"] - 4 and all(ours == theirs for ours, theirs in pairs)
         own = [filling.tokens for filling in fill(model, canvases, **options)]
         differs += any(
@@ -420,11 +557,24 @@ def test_batch_mean_quota_of_unequal_holes() -> None:
     canvases = [Canvas.completion([1], n, key=f"q{n}") for n in lengths]
     events: list[tuple[int, Any]] = []
     options = {"steps": steps, "schedule": "timestep", "early_exit": False}
-    together = fill(model, canvases, batch_mean_quota=lengths, trace=lambda i, s: events.append((i, s)), **options)
+    together = fill(
+        model,
+        canvases,
+        batch_mean_quota=lengths,
+        trace=lambda i, s: events.append((i, s)),
+        **options,
+    )
     grid, open_ = torch.linspace(1, 1e-3, steps + 1), np.array(lengths)
     for step in range(steps):
-        quota = int(np.float32(open_.mean()) * (1 - grid[step + 1] / grid[step])) if step < steps - 1 else max(open_)
-        written = [sum(len(s.written) for i, s in events if i == index and s.step == step) for index in range(2)]
+        quota = (
+            int(np.float32(open_.mean()) * (1 - grid[step + 1] / grid[step]))
+            if step < steps - 1
+            else max(open_)
+        )
+        written = [
+            sum(len(s.written) for i, s in events if i == index and s.step == step)
+            for index in range(2)
+        ]
         assert written == [min(quota, n) for n in open_]
         open_ = open_ - np.array(written)
     own = fill(model, canvases, **options)

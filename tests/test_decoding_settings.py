@@ -49,7 +49,11 @@ def test_a_bad_setting_is_one_line(options: dict[str, Any], told: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"steps": 9}, "steps '9'"), ({"block_length": 3}, "divisor"), ({"block_length": 4, "steps": 3}, "multiple")],
+    [
+        ({"steps": 9}, "steps '9'"),
+        ({"block_length": 3}, "divisor"),
+        ({"block_length": 4, "steps": 3}, "multiple"),
+    ],
 )
 def test_settings_that_do_not_fit_the_hole(options: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
@@ -67,8 +71,12 @@ def test_more_steps_than_tokens_where_the_procedure_has_them() -> None:
 
 
 def test_layers_and_presets() -> None:
-    settings = resolve({"steps": 4, "temperature": 0.5}, parse_pairs("preset=diffullama_gsm,steps=8", "--decode"))
-    assert settings == resolve({"schedule": "linear", "rescore": True, "steps": 8, "temperature": 0.5})
+    settings = resolve(
+        {"steps": 4, "temperature": 0.5}, parse_pairs("preset=diffullama_gsm,steps=8", "--decode")
+    )
+    assert settings == resolve(
+        {"schedule": "linear", "rescore": True, "steps": 8, "temperature": 0.5}
+    )
     assert resolve({"preset": "diffullama"}, {"temperature": 0}).temperature == 0
     assert resolve({"until": "[a,b]"}).until == ("a", "b")
     assert expand({"preset": "llada_base", "gen_length": 64})["gen_length"] == 64

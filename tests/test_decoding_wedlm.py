@@ -15,7 +15,9 @@ from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.models.families.toy import Toy, ToySettings
 
-WINDOWS = json.loads((Path(__file__).parent / "goldens" / "wedlm_window.json").read_text(encoding="utf-8"))
+WINDOWS = json.loads(
+    (Path(__file__).parent / "goldens" / "wedlm_window.json").read_text(encoding="utf-8")
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,11 @@ def test_generate_wedlm(shared: Path, model: Any, cache: str) -> None:
         options: dict[str, Any] = {"strategy": "confidence"}
         if settings["confidence_threshold"]:
             options = {"strategy": "threshold", "threshold": settings["confidence_threshold"]}
-        options |= {"logits_temp": settings["temperature"], "block_length": settings["block_size"], "cache": cache}
+        options |= {
+            "logits_temp": settings["temperature"],
+            "block_length": settings["block_size"],
+            "cache": cache,
+        }
         asked = [Canvas.completion(case["prompt"], settings["max_new_tokens"]) for case in group]
         fillings = fill(model, asked, early_exit=False, **options)
         found = [(list(filling.tokens), filling.forwards) for filling in fillings]
@@ -51,7 +57,9 @@ def test_streaming_window(model: Any, cache: str) -> None:
         (filling,) = fill(model, [canvas], preset="wedlm", cache=cache, **options)
         tokens = list(filling.tokens)
         end = model.eos_ids[0]
-        assert (tokens[: tokens.index(end) + 1] if end in tokens else tokens) == case["tokens"], settings
+        assert (tokens[: tokens.index(end) + 1] if end in tokens else tokens) == case["tokens"], (
+            settings
+        )
         # The authors' window runs past the last position, and once more to take the last tokens out of it.
         assert filling.forwards < case["steps"]
 
@@ -59,8 +67,24 @@ def test_streaming_window(model: Any, cache: str) -> None:
 def test_the_window_hides_what_lies_behind_it() -> None:
     """With no threshold in the way everything in the window is written at once; a step's tokens lie within its window."""
     toy = Toy(ToySettings(vocab=6, inconsistency=0.7, seed=3))
-    everything = {"strategy": "window", "window": 4, "entropy_threshold": 100.0, "early_exit": False}
-    assert fill(toy, [Canvas.completion([1], 10)], **everything)[0].step == (0, 0, 0, 0, 1, 1, 1, 1, 2, 2)
+    everything = {
+        "strategy": "window",
+        "window": 4,
+        "entropy_threshold": 100.0,
+        "early_exit": False,
+    }
+    assert fill(toy, [Canvas.completion([1], 10)], **everything)[0].step == (
+        0,
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+        1,
+        2,
+        2,
+    )
     one = {**everything, "entropy_threshold": 0.0, "pos_penalty": 0.0}
     step = fill(toy, [Canvas.completion([1], 12)], **one)[0].step
     assert sorted(step) == list(range(12)) and list(step) != list(range(12))
@@ -71,7 +95,9 @@ def test_the_window_hides_what_lies_behind_it() -> None:
 
 def test_a_large_penalty_reads_from_left_to_right(model: Any) -> None:
     canvas = Canvas.completion([3, 5], 12)
-    strict = fill(model, [canvas], "window", entropy_threshold=0.0, pos_penalty=50.0, early_exit=False)[0]
+    strict = fill(
+        model, [canvas], "window", entropy_threshold=0.0, pos_penalty=50.0, early_exit=False
+    )[0]
     assert strict.step == tuple(range(12))
     assert strict.tokens == fill(model, [canvas], "left_to_right", early_exit=False)[0].tokens
 

@@ -37,7 +37,9 @@ class Fragile(Toy):
         super().__init__(ToySettings(vocab=6))
         self.fault = fault
 
-    def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def logits(
+        self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         logits = super().logits(tokens, valid, positions)
         return self.fault(logits) if bool((tokens == POISON).any()) else logits
 
@@ -57,12 +59,18 @@ def questions(count: int, letters: int = 4, poisoned: Sequence[int] = ()) -> lis
     for i in range(count):
         ids = torch.randint(0, letters, (6 + i % 5,), generator=draw).tolist()
         context = [POISON, *ids[:-3]] if i in poisoned else ids[:-3]
-        jobs.append(ScoreJob(Canvas.continuation(context, ids[-3:], key=f"q{i}"), Auto(max_forwards=8), seed=0))
+        jobs.append(
+            ScoreJob(
+                Canvas.continuation(context, ids[-3:], key=f"q{i}"), Auto(max_forwards=8), seed=0
+            )
+        )
     return jobs
 
 
 @pytest.mark.parametrize(("fault", "reason"), [(crash, "cannot bear"), (exhaust, "out of memory")])
-def test_a_row_that_fails_alone_is_the_error_of_its_sample(fault: Callable[[Tensor], Tensor], reason: str) -> None:
+def test_a_row_that_fails_alone_is_the_error_of_its_sample(
+    fault: Callable[[Tensor], Tensor], reason: str
+) -> None:
     jobs = questions(12, poisoned=[3, 7])
     answers = run(Engine(Fragile(fault)), jobs)
     assert [i for i, answer in enumerate(answers) if answer.error] == [3, 7]
@@ -72,8 +80,13 @@ def test_a_row_that_fails_alone_is_the_error_of_its_sample(fault: Callable[[Tens
 
 
 def test_nan_is_the_error_of_its_sample() -> None:
-    answers = run(Engine(Fragile(lambda logits: logits * float("nan")), batch_rows=1), questions(6, poisoned=[2]))
-    assert [i for i, answer in enumerate(answers) if answer.error] == [2] and "NaN" in str(answers[2].error)
+    answers = run(
+        Engine(Fragile(lambda logits: logits * float("nan")), batch_rows=1),
+        questions(6, poisoned=[2]),
+    )
+    assert [i for i, answer in enumerate(answers) if answer.error] == [2] and "NaN" in str(
+        answers[2].error
+    )
 
 
 def test_a_model_that_fails_on_everything_ends_the_run() -> None:
@@ -89,7 +102,9 @@ def test_a_lost_device_ends_the_run() -> None:
         run(Engine(Fragile(lost)), questions(3, poisoned=[1]))
 
 
-def test_out_of_memory_halves_the_budget_for_good_and_changes_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+def test_out_of_memory_halves_the_budget_for_good_and_changes_no_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     jobs = questions(30)
     roomy, tight = Engine(load_model("toy")), Engine(load_model("toy"), memory_tokens=40)
     assert run(tight, jobs) == run(roomy, jobs)
@@ -103,7 +118,9 @@ def test_out_of_memory_halves_the_budget_for_good_and_changes_no_answer(caplog: 
     assert not caplog.records  # no batch had to fail again
 
 
-def test_the_stand_in_for_memory_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stand_in_for_memory_comes_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("DLM_EVAL_MEMORY_TOKENS", "32")
     engine = make_engine(load_model("toy"))
     assert engine.memory_tokens == 32
@@ -116,16 +133,29 @@ def test_the_stand_in_for_memory_comes_from_the_environment(monkeypatch: pytest.
 def test_what_runs_learned_adds_up_and_survives_the_journal() -> None:
     first = DeviceProfile(None, Footprint(2048.0, 512.0))
     both = first.and_then(DeviceProfile(96))
-    assert both == DeviceProfile(96, Footprint(2048.0, 512.0)) and both.and_then(DeviceProfile()) == both
-    assert DeviceProfile.of(json.loads(json.dumps(both.plain()))) == both and DeviceProfile.of(None) == DeviceProfile()
+    assert (
+        both == DeviceProfile(96, Footprint(2048.0, 512.0))
+        and both.and_then(DeviceProfile()) == both
+    )
+    assert (
+        DeviceProfile.of(json.loads(json.dumps(both.plain()))) == both
+        and DeviceProfile.of(None) == DeviceProfile()
+    )
     engine = make_engine(load_model("toy"), "auto", both)
-    assert engine.batch_tokens == 96 and engine.cached_weight == 0.25 and InProcess(engine).profile() == first
+    assert (
+        engine.batch_tokens == 96
+        and engine.cached_weight == 0.25
+        and InProcess(engine).profile() == first
+    )
 
 
 def test_a_token_budget_takes_half_of_the_free_memory() -> None:
     tokens, logits = fitting(2**34, Footprint(2.0**19, 0.0))
     assert tokens * 2**19 == 2**33 and logits * 4 == 2**31
-    assert fitting(2**20, Footprint(2.0**19, 0.0))[0] == 2048 and fitting(2**44, Footprint(2.0**19, 0.0))[0] == 2**16
+    assert (
+        fitting(2**20, Footprint(2.0**19, 0.0))[0] == 2048
+        and fitting(2**44, Footprint(2.0**19, 0.0))[0] == 2**16
+    )
 
 
 @pytest.mark.gpu
@@ -151,12 +181,13 @@ def test_max_batch_size_bounds_the_rows_of_an_automatic_batch() -> None:
 
 def test_a_job_that_raises_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = questions(5)
-    jobs[2] = ScoreJob(Canvas((0, 99, 1), (False, True, True), "q"), Auto(max_forwards=4), 0)  # 99: no such id
+    # 99: no such id
+    jobs[2] = ScoreJob(Canvas((0, 99, 1), (False, True, True), "q"), Auto(max_forwards=4), 0)
     answers = run(Engine(load_model("toy")), jobs)
     assert [i for i, answer in enumerate(answers) if answer.error] == [2]
 
 
-# -- the same bits -----------------------------------------------------------------------------------------------------
+# -- the same bits ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +196,13 @@ def tiny() -> Denoiser:
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch_rows": 1}, {"batch_rows": 5}, {"batch_tokens": 64}, {"memory_tokens": 100}], ids=str
+    "options",
+    [{"batch_rows": 1}, {"batch_rows": 5}, {"batch_tokens": 64}, {"memory_tokens": 100}],
+    ids=str,
 )
-def test_answers_have_the_same_bits_for_any_batch_size(tiny: Denoiser, options: dict[str, Any]) -> None:
+def test_answers_have_the_same_bits_for_any_batch_size(
+    tiny: Denoiser, options: dict[str, Any]
+) -> None:
     jobs = mixed(tiny)
     whole = run(Engine(tiny), jobs)
     assert run(Engine(tiny, **options), jobs) == whole
@@ -176,16 +211,37 @@ def test_answers_have_the_same_bits_for_any_batch_size(tiny: Denoiser, options: 
 
 @pytest.mark.parametrize(
     "family",
-    ["diffugpt", "diffullama", "dream", "llada", "llada2", "lladamoe", "mdlm", "sdar", "sedd", "smdm", "wedlm"],
+    [
+        "diffugpt",
+        "diffullama",
+        "dream",
+        "llada",
+        "llada2",
+        "lladamoe",
+        "mdlm",
+        "sdar",
+        "sedd",
+        "smdm",
+        "wedlm",
+    ],
 )
 def test_every_family_gives_the_same_bits_for_any_batch_size(shared: Path, family: str) -> None:
     """Experts, noise levels and heads of odd sizes run in kernels that change with the batch."""
-    model = load_model(family, pretrained=shared / "goldens" / family, dtype="float32", device="cpu")
+    model = load_model(
+        family, pretrained=shared / "goldens" / family, dtype="float32", device="cpu"
+    )
     jobs = mixed(model, 6)
     whole = run(Engine(model), jobs)
     assert any(answer.error is None for answer in whole)
-    assert run(Engine(model, batch_rows=1), jobs) == run(Engine(model, memory_tokens=200), jobs) == whole
-    assert run(Engine(model), jobs[::-1])[::-1] == whole and run(Engine(model), jobs[3:5]) == whole[3:5]
+    assert (
+        run(Engine(model, batch_rows=1), jobs)
+        == run(Engine(model, memory_tokens=200), jobs)
+        == whole
+    )
+    assert (
+        run(Engine(model), jobs[::-1])[::-1] == whole
+        and run(Engine(model), jobs[3:5]) == whole[3:5]
+    )
 
 
 def test_on_a_cpu_nothing_is_padded(tiny: Denoiser) -> None:
@@ -205,7 +261,9 @@ def test_journal_keys_tell_all_that_matters_apart(tiny: Denoiser) -> None:
         replace(score, estimator=Auto(max_forwards=7)),
         replace(fill, settings=resolve({"steps": 3})),
         replace(score, canvas=replace(score.canvas, key="other")),
-        replace(fill, canvas=Canvas(fill.canvas.tokens, (True, *fill.canvas.open[1:]), fill.canvas.key)),
+        replace(
+            fill, canvas=Canvas(fill.canvas.tokens, (True, *fill.canvas.open[1:]), fill.canvas.key)
+        ),
     ]
     found = {journal_key("model", job) for job in others} | {journal_key("another", score)}
     assert len(found) == len(others) + 1

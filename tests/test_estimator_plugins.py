@@ -48,15 +48,34 @@ def test_the_example_is_short_and_its_score_is_right(file: Path) -> None:
     assert found[0].stderr is not None and found[0].stderr > 0
     assert abs(found[0].logprob - pseudo[0].logprob) < 5 * found[0].stderr
     assert found[1].logprob == pseudo[1].logprob
-    assert [(s.kind, s.estimator, s.rows) for s in found] == [("score", "half_hidden", 2), ("score", "half_hidden", 1)]
+    assert [(s.kind, s.estimator, s.rows) for s in found] == [
+        ("score", "half_hidden", 2),
+        ("score", "half_hidden", 1),
+    ]
     by_name = score(toy, canvases, "half_hidden", forwards=64)
     assert [s.logprob for s in by_name] == [s.logprob for s in found]
 
 
-def run(tasks: Path, out: Path, estimator: str, *more: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def run(
+    tasks: Path, out: Path, estimator: str, *more: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the scores and the `dlm_eval` block of a run of the command line."""
     where = ["--include_path", str(tasks), "--output_path", str(out), "--verbosity", "ERROR"]
-    assert main(["--model", "toy", "--tasks", "t_choice,t_last", "--estimator", estimator, *where, *more]) == 0
+    assert (
+        main(
+            [
+                "--model",
+                "toy",
+                "--tasks",
+                "t_choice,t_last",
+                "--estimator",
+                estimator,
+                *where,
+                *more,
+            ]
+        )
+        == 0
+    )
     newest = max(out.glob("*/results_*.json"), key=lambda path: path.stat().st_mtime_ns)
     stored = json.loads(newest.read_text(encoding="utf-8"))
     return stored["results"], stored["dlm_eval"]
@@ -64,10 +83,16 @@ def run(tasks: Path, out: Path, estimator: str, *more: str) -> tuple[dict[str, A
 
 def test_a_run_two_workers_and_an_edited_file(tmp_path: Path, file: Path) -> None:
     (tmp_path / "tasks").mkdir()
-    tasks, out, name = write_tasks(tmp_path / "tasks"), tmp_path / "out", f"{file}:HalfHidden,forwards=4"
+    tasks, out, name = (
+        write_tasks(tmp_path / "tasks"),
+        tmp_path / "out",
+        f"{file}:HalfHidden,forwards=4",
+    )
     scores, block = run(tasks, out, name)
     stored = block["settings"]["estimator"]
-    assert (stored["name"], stored["forwards"]) == ("half_hidden", 4) and len(stored["source_sha256"]) == 64
+    assert (stored["name"], stored["forwards"]) == ("half_hidden", 4) and len(
+        stored["source_sha256"]
+    ) == 64
     assert block["cost"]["total"]["device_rows"] > 0
     assert str(tmp_path) not in json.dumps(stored)
 
@@ -88,7 +113,9 @@ def test_show_and_ls(
     """Entry points are listed, a broken one with its reason; `show` prints every setting with meaning and default."""
     package = tmp_path / "site"
     (package / "other-1.0.dist-info").mkdir(parents=True)
-    (package / "other-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (package / "other-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: other\nVersion: 1.0\n"
+    )
     (package / "other-1.0.dist-info" / "entry_points.txt").write_text(
         "[dlm_eval.estimators]\nthirds = other_estimators:Thirds\nbroken = other_missing:Nothing\n"
     )
@@ -114,19 +141,31 @@ WRONG = {
         DATACLASS + f"class Mime(Estimator, name='mime'):\n{BODY}",
         "class 'Mine' is not known; .*'Mime'",
     ),
-    "no estimator": ("class Mine:\n    pass\n", "is no estimator; it must be a subclass of Estimator with a name"),
-    "no name": (DATACLASS + f"class Mine(Estimator):\n{BODY}", "is no estimator; it must be a subclass .* with a name"),
+    "no estimator": (
+        "class Mine:\n    pass\n",
+        "is no estimator; it must be a subclass of Estimator with a name",
+    ),
+    "no name": (
+        DATACLASS + f"class Mine(Estimator):\n{BODY}",
+        "is no estimator; it must be a subclass .* with a name",
+    ),
     "raises": ("1 / 0\n", "cannot be loaded: ZeroDivisionError"),
     "no method": (
         DATACLASS + "class Mine(Estimator, name='mine'):\n    pass\n",
         "estimator mine has no method estimate",
     ),
-    "taken": (DATACLASS + f"class Mine(Estimator, name='chain'):\n{BODY}", "'chain' is already defined by dlm_eval"),
+    "taken": (
+        DATACLASS + f"class Mine(Estimator, name='chain'):\n{BODY}",
+        "'chain' is already defined by dlm_eval",
+    ),
     "kind": (
         DATACLASS + f"class Mine(Estimator, name='mine'):\n    kind = 'bound'\n{BODY}",
         "kind 'bound' is not allowed",
     ),
-    "no dataclass": (f"class Mine(Estimator, name='mine'):\n    steps: int = option(1)\n{BODY}", "needs @dataclass"),
+    "no dataclass": (
+        f"class Mine(Estimator, name='mine'):\n    steps: int = option(1)\n{BODY}",
+        "needs @dataclass",
+    ),
 }
 
 
@@ -189,7 +228,9 @@ def test_a_value_out_of_range_is_one_line(given: dict[str, Any], words: str) -> 
 def test_an_option_without_a_default_must_be_given() -> None:
     with pytest.raises(UserError, match="thing needs needed=NUMBER"):
         parse_options(Limits, {}, "thing")
-    assert parse_options(Limits, {"needed": "3", "many": "[1,2]"}, "thing") == Limits(needed=3, many=(1, 2))
+    assert parse_options(Limits, {"needed": "3", "many": "[1,2]"}, "thing") == Limits(
+        needed=3, many=(1, 2)
+    )
     described = describe_options(Limits)
     assert described["needed"] == {"default": "required", "allowed": "a whole number"}
     assert described["named"] == {"default": "a", "allowed": "one of a, b", "meaning": "which"}
@@ -201,7 +242,9 @@ def test_a_class_of_the_session_is_known_by_name() -> None:
         """Nothing."""
 
         def estimate(self, target: Any, noise: Any) -> Any:
-            logs = yield from target.measure(~target.places[None].astype(bool), ~target.places[None].astype(bool))
+            logs = yield from target.measure(
+                ~target.places[None].astype(bool), ~target.places[None].astype(bool)
+            )
             return self.score(float(logs.size))
 
     assert parse_estimator("own_of_this_test").identity()["source_sha256"]

@@ -23,7 +23,10 @@ class Task:
         return {"acc": float(np.argmax(logs) == doc["answer"]), "mean": logs[0]}
 
     def aggregation(self) -> dict[str, Any]:
-        return {"acc": lambda items: sum(items) / len(items), "mean": lambda items: sum(items) / len(items)}
+        return {
+            "acc": lambda items: sum(items) / len(items),
+            "mean": lambda items: sum(items) / len(items),
+        }
 
 
 def spread(task: Any, samples: list[dict[str, Any]]) -> dict[str, float | None]:
@@ -80,8 +83,14 @@ def test_an_infinite_metric_has_no_part() -> None:
 
 def test_whole_texts_have_a_part_too(tmp_path: Path) -> None:
     """Perplexity per word of N words: by the delta method its error is perplexity / N times that of the summed log-likelihood."""
-    options = {"include_path": str(write_tasks(tmp_path)), "verbosity": "ERROR", "bootstrap_iters": 0}
-    results = evaluate("toy", ["t_choice", "t_last", "t_roll"], estimator="mask_count,max_forwards=40", **options)
+    options = {
+        "include_path": str(write_tasks(tmp_path)),
+        "verbosity": "ERROR",
+        "bootstrap_iters": 0,
+    }
+    results = evaluate(
+        "toy", ["t_choice", "t_last", "t_roll"], estimator="mask_count,max_forwards=40", **options
+    )
     parts = results["dlm_eval"]["estimator_stderr"]
     assert set(parts) == {"t_choice", "t_last", "t_roll"}
     samples = results["samples"]["t_roll"]
@@ -99,21 +108,33 @@ def test_whole_texts_have_a_part_too(tmp_path: Path) -> None:
 
 def test_perplexities_have_a_sampling_error(tmp_path: Path) -> None:
     """The error over documents, by leaving out one at a time (jackknife): the same to first order."""
-    options = {"include_path": str(write_tasks(tmp_path)), "verbosity": "ERROR", "bootstrap_iters": 0}
+    options = {
+        "include_path": str(write_tasks(tmp_path)),
+        "verbosity": "ERROR",
+        "bootstrap_iters": 0,
+    }
     results = evaluate("toy", ["t_roll"], estimator="left_to_right", **options)
     pairs = np.array([s["word_perplexity"] for s in results["samples"]["t_roll"]], dtype=float)
     rates = (pairs.sum(0) - pairs)[:, 0] / (pairs.sum(0) - pairs)[:, 1]
     n = len(pairs)
     jackknife = math.sqrt((n - 1) / n * ((rates - rates.mean()) ** 2).sum())
     found = results["dlm_eval"]["perplexity_stderr"]["t_roll"]["word_perplexity"]
-    assert found == pytest.approx(results["results"]["t_roll"]["word_perplexity,none"] * jackknife, rel=0.2)
+    assert found == pytest.approx(
+        results["results"]["t_roll"]["word_perplexity,none"] * jackknife, rel=0.2
+    )
     (line,) = [row for row in render(results).splitlines() if "word_perplexity" in row]
-    assert [cell.strip() for cell in line.strip("|").split("|")][HEADERS.index("stderr")] not in ("", "N/A")
+    assert [cell.strip() for cell in line.strip("|").split("|")][HEADERS.index("stderr")] not in (
+        "",
+        "N/A",
+    )
 
 
 def test_the_table_names_the_normalisation() -> None:
     table = render(
-        {"results": {"t": {"acc,none": 0.5, "acc_norm,none": 0.25, "acc_bytes,none": 0.75}}, "n-samples": {}}
+        {
+            "results": {"t": {"acc,none": 0.5, "acc_norm,none": 0.25, "acc_bytes,none": 0.75}},
+            "n-samples": {},
+        }
     )
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
     assert [(row[1], row[2]) for row in cells] == [

@@ -43,13 +43,24 @@ TOTAL = 6 * DOCUMENTS  # requests; a question has four choices
 ONE_BY_ONE = ("--batch_size", "1")  # slower, so that there is something to strike
 
 
-def start(home: Path, *options: str, file_size: int | None = None, **environment: str) -> subprocess.Popen[str]:
+def start(
+    home: Path, *options: str, file_size: int | None = None, **environment: str
+) -> subprocess.Popen[str]:
     """Starts the command; `file_size` is the largest file (bytes) that its disk has room for."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     command = [sys.executable, "-m", "dlm_eval", *COMMAND, "--output_path", str(home), *options]
-    limit = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))) if file_size else None
+    limit = (
+        (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size)))
+        if file_size
+        else None
+    )
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables, preexec_fn=limit
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=variables,
+        preexec_fn=limit,
     )
 
 
@@ -64,7 +75,9 @@ def answers(home: Path) -> int:
     if not (home / "journal.sqlite").exists():
         return 0
     try:
-        with closing(sqlite3.connect(f"file:{home / 'journal.sqlite'}?mode=ro", uri=True, timeout=10)) as journal:
+        with closing(
+            sqlite3.connect(f"file:{home / 'journal.sqlite'}?mode=ro", uri=True, timeout=10)
+        ) as journal:
             return int(journal.execute("SELECT COUNT(*) FROM answers").fetchone()[0])
     except sqlite3.Error:
         return 0
@@ -95,14 +108,18 @@ def numbers(home: Path) -> dict[str, Any]:
     file = sorted(home.rglob("results_*.json"))[-1]
     results = json.loads(file.read_text())
     kept: dict[str, Any] = {
-        key: results[key] for key in ("results", "configs", "n-samples", "versions", "n-shot", "task_hashes")
+        key: results[key]
+        for key in ("results", "configs", "n-samples", "versions", "n-shot", "task_hashes")
     }
     kept["fingerprint"] = results["dlm_eval"]["fingerprint"]
     for task in TASKS:
         lines = [
-            json.loads(line) for line in sorted(home.rglob(f"samples_{task}_*.jsonl"))[-1].read_text().splitlines()
+            json.loads(line)
+            for line in sorted(home.rglob(f"samples_{task}_*.jsonl"))[-1].read_text().splitlines()
         ]
-        kept[task] = [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+        kept[task] = [
+            {key: value for key, value in line.items() if key != "seconds"} for line in lines
+        ]
     return kept
 
 
@@ -114,7 +131,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-# -- faults, each at a random moment of a run ------------------------------------------------------------------------------
+# -- faults, each at a random moment of a run ------------------------------------------------------
 
 
 @dataclass
@@ -171,7 +188,11 @@ def interrupted(struck: Struck) -> None:
     out, errors = process.communicate(timeout=60)
     if "results: " not in out:  # else the run was quicker than the signal
         struck.faults += 1
-        assert process.returncode == 130 and "the same command goes on" in errors and "Traceback" not in errors
+        assert (
+            process.returncode == 130
+            and "the same command goes on" in errors
+            and "Traceback" not in errors
+        )
         assert time.monotonic() - sent < 5
 
 
@@ -179,16 +200,22 @@ def full(struck: Struck) -> None:
     """The journal's file cannot grow any more."""
     size = max((file.stat().st_size for file in struck.home.glob("journal.sqlite*")), default=0)
     limit = size + struck.draw.randint(8_000, 200_000)
-    _, errors = (process := start(struck.home, *struck.somewhere(), file_size=limit)).communicate(timeout=120)
+    _, errors = (process := start(struck.home, *struck.somewhere(), file_size=limit)).communicate(
+        timeout=120
+    )
     if process.returncode != 0:  # else there was room enough
         struck.faults += 1
-        assert process.returncode == 1 and "Traceback" not in errors and len(_errors(errors)) == 1, errors
+        assert (
+            process.returncode == 1 and "Traceback" not in errors and len(_errors(errors)) == 1
+        ), errors
 
 
 def workers_struck(struck: Struck) -> None:
     """Of three workers one is killed, one hangs, and memory runs out in all; the run goes on."""
     process = struck.begin("--devices", "cpu:3", DLM_EVAL_MEMORY_TOKENS="96", DLM_EVAL_WATCHDOG="4")
-    for number, worker in zip((signal.SIGKILL, signal.SIGSTOP), workers_of(process.pid), strict=False):
+    for number, worker in zip(
+        (signal.SIGKILL, signal.SIGSTOP), workers_of(process.pid), strict=False
+    ):
         os.kill(worker, number)
         struck.faults += 1
     finish(process)
@@ -236,22 +263,27 @@ def test_a_run_that_is_struck_again_and_again_ends_with_the_same_numbers(
 def faults(draw: random.Random) -> list[Callable[[Struck], None]]:
     """Returns what happens to one run: those that end it first, since nothing is left to strike behind the others."""
     ending, lasting = [killed, interrupted, full], [workers_struck, rivals, torn]
-    return [*draw.sample(ending, 3), draw.choice(lasting)] if ROUNDS > 1 else [draw.choice(ending), workers_struck]
+    return (
+        [*draw.sample(ending, 3), draw.choice(lasting)]
+        if ROUNDS > 1
+        else [draw.choice(ending), workers_struck]
+    )
 
 
 def test_scores_can_be_made_anew_without_the_model(undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite").write_bytes((undisturbed / "journal.sqlite").read_bytes())
     finish(start(tmp_path, "--score_only"))
     assert numbers(tmp_path) == numbers(undisturbed)
-    total = json.loads(sorted(tmp_path.rglob("results_*.json"))[-1].read_text())["dlm_eval"]["cost"]["total"]
+    total = json.loads(sorted(tmp_path.rglob("results_*.json"))[-1].read_text())["dlm_eval"][
+        "cost"
+    ]["total"]
     assert total["device_forwards"] == 0
 
 
 def test_score_only_says_what_the_journal_lacks(undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite").write_bytes((undisturbed / "journal.sqlite").read_bytes())
-    process = start(
-        tmp_path, "--score_only", "--seed", "7"
-    )  # other noise: other likelihoods, which nobody has; what is written draws nothing
+    # other noise: other likelihoods, which nobody has; what is written draws nothing
+    process = start(tmp_path, "--score_only", "--seed", "7")
     out, errors = process.communicate(timeout=300)
     assert process.returncode == 1 and f"{DOCUMENTS} samples could not be answered" in out, errors
     line = sorted(tmp_path.rglob("samples_demo_choice_*.jsonl"))[-1].read_text().splitlines()[0]
@@ -261,4 +293,8 @@ def test_score_only_says_what_the_journal_lacks(undisturbed: Path, tmp_path: Pat
 def test_launchers_that_start_many_are_refused_with_the_alternative(tmp_path: Path) -> None:
     process = start(tmp_path, WORLD_SIZE="2", RANK="0")
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2 and "--devices gpu:2" in errors and len(errors.strip().splitlines()) == 1
+    assert (
+        process.returncode == 2
+        and "--devices gpu:2" in errors
+        and len(errors.strip().splitlines()) == 1
+    )

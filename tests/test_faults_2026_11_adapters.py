@@ -30,14 +30,26 @@ from dlm_eval.models.loading import CheckpointFiles
 from dlm_eval.models.lora import read_adapter
 
 RANK, ALPHA = 2, 3.0
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 SIZES |= {
     "num_key_value_heads": 2,
     "vocab_size": build.VOCAB,
     "max_position_embeddings": 64,
     "tie_word_embeddings": False,
 }
-EMBEDDINGS = ("wte", "wpe", "embed_tokens", "word_embeddings", "position_embeddings", "token_type_embeddings")
+EMBEDDINGS = (
+    "wte",
+    "wpe",
+    "embed_tokens",
+    "word_embeddings",
+    "position_embeddings",
+    "token_type_embeddings",
+)
 
 
 def factors(
@@ -48,16 +60,28 @@ def factors(
     found = {}
     for key in sorted(state):
         module, _, leaf = key.rpartition(".")
-        if leaf != "weight" or state[key].dim() != 2 or module.rpartition(".")[2] in EMBEDDINGS or not chosen(module):
+        if (
+            leaf != "weight"
+            or state[key].dim() != 2
+            or module.rpartition(".")[2] in EMBEDDINGS
+            or not chosen(module)
+        ):
             continue
-        rows, columns = reversed(state[key].shape) if transposed and "lm_head" not in module else state[key].shape
+        rows, columns = (
+            reversed(state[key].shape)
+            if transposed and "lm_head" not in module
+            else state[key].shape
+        )
         down = torch.randn(RANK, columns, generator=generator) * 0.2
         found[module] = (torch.randn(rows, RANK, generator=generator) * 0.2, down)
     return found
 
 
 def save_adapter(
-    folder: Path, pairs: dict[str, tuple[Tensor, Tensor]], name: Callable[[str], str] = str, **config: Any
+    folder: Path,
+    pairs: dict[str, tuple[Tensor, Tensor]],
+    name: Callable[[str], str] = str,
+    **config: Any,
 ) -> Path:
     folder.mkdir(exist_ok=True)
     tensors = {}
@@ -77,7 +101,11 @@ def save_adapter(
 
 
 def merge_by_hand(
-    base: Path, out: Path, pairs: dict[str, tuple[Tensor, Tensor]], scale: float, transposed: bool = False
+    base: Path,
+    out: Path,
+    pairs: dict[str, tuple[Tensor, Tensor]],
+    scale: float,
+    transposed: bool = False,
 ) -> Path:
     shutil.copytree(base, out)
     state = load_file(base / "model.safetensors")
@@ -85,7 +113,9 @@ def merge_by_hand(
         change = scale * (up.double() @ down.double())
         if transposed and "lm_head" not in module:
             change = change.T
-        state[f"{module}.weight"] = (state[f"{module}.weight"].double() + change).float().contiguous()
+        state[f"{module}.weight"] = (
+            (state[f"{module}.weight"].double() + change).float().contiguous()
+        )
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
     return out
 
@@ -102,7 +132,9 @@ def logits(family: str, folder: Path, **options: Any) -> Tensor:
 
 def equal(one: Tensor, other: Tensor) -> bool:
     counted = other.abs() < 1e5
-    return float((one - other)[counted].abs().max()) <= 1e-5 * max(1.0, float(other[counted].abs().max()))
+    return float((one - other)[counted].abs().max()) <= 1e-5 * max(
+        1.0, float(other[counted].abs().max())
+    )
 
 
 def built(family: str, folder: Path) -> Path:
@@ -120,9 +152,17 @@ def built(family: str, folder: Path) -> Path:
         network = build.spread(XLMRobertaForMaskedLM(config))
         return build.write(folder, network.config.to_dict(), network.state_dict())
     rope: dict[str, Any] = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
-    ids = {"mask_token_id": build.MASK_ID, "eos_token_id": 267, "bos_token_id": 266, "is_causal": False}
+    ids = {
+        "mask_token_id": build.MASK_ID,
+        "eos_token_id": 267,
+        "bos_token_id": 266,
+        "is_causal": False,
+    }
     if family == "nemotron":
-        rope["rope_parameters"] |= {"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 8}
+        rope["rope_parameters"] |= {
+            "llama_4_scaling_beta": 0.1,
+            "original_max_position_embeddings": 8,
+        }
         network = build.spread(Ministral3ForCausalLM(Ministral3Config(**SIZES, **rope, head_dim=8)))
         names = {"model.": "encoder.", "lm_head.": "diffusion_head."}
         state = {
@@ -130,17 +170,33 @@ def built(family: str, folder: Path) -> Path:
             for key, value in network.state_dict().items()
         }
         return build.write(
-            folder, network.config.to_dict() | ids | {"model_type": "nemotron_labs_diffusion", "block_size": 4}, state
+            folder,
+            network.config.to_dict()
+            | ids
+            | {"model_type": "nemotron_labs_diffusion", "block_size": 4},
+            state,
         )
     if family in ("dream", "fastdllm"):
         network = build.spread(Qwen2ForCausalLM(Qwen2Config(**SIZES, **rope)))
         kind = {"dream": "Dream", "fastdllm": "Fast_dLLM_Qwen"}[family]
-        return build.write(folder, network.config.to_dict() | ids | {"model_type": kind}, network.state_dict())
+        return build.write(
+            folder, network.config.to_dict() | ids | {"model_type": kind}, network.state_dict()
+        )
     network = build.llama(tie_word_embeddings=False)
     return build.write(folder, network.config.to_dict() | ids, network.state_dict())
 
 
-BUILT = ["llada", "diffugpt", "diffullama", "dream", "fastdllm", "nemotron", "diffusionllm", "tiny", "generic"]
+BUILT = [
+    "llada",
+    "diffugpt",
+    "diffullama",
+    "dream",
+    "fastdllm",
+    "nemotron",
+    "diffusionllm",
+    "tiny",
+    "generic",
+]
 RECORDED = {
     "llada": {},
     "diffullama": {},
@@ -160,9 +216,15 @@ def applied_as_by_hand(family: str, base: Path, tmp_path: Path, **options: Any) 
     adapter = save_adapter(tmp_path / "adapter", pairs)
     by_hand = merge_by_hand(base, tmp_path / "merged", pairs, ALPHA / RANK, transposed)
     options["probe"] = False
-    assert equal(logits(family, base, peft=str(adapter), **options), logits(family, by_hand, **options))
-    described = load_without_weights(family, pretrained=str(base), peft=str(adapter), **options).describe()
-    assert described["peft_applied"]["modules"] == len(pairs) and described["peft_applied"]["scales"] == [ALPHA / RANK]
+    assert equal(
+        logits(family, base, peft=str(adapter), **options), logits(family, by_hand, **options)
+    )
+    described = load_without_weights(
+        family, pretrained=str(base), peft=str(adapter), **options
+    ).describe()
+    assert described["peft_applied"]["modules"] == len(pairs) and described["peft_applied"][
+        "scales"
+    ] == [ALPHA / RANK]
     return len(pairs)
 
 
@@ -172,7 +234,9 @@ def test_06_an_adapter_in_the_names_of_the_files_is_applied(family: str, tmp_pat
 
 
 @pytest.mark.parametrize("family", RECORDED)
-def test_06_so_it_is_on_the_checkpoints_of_the_authors_code(family: str, shared: Path, tmp_path: Path) -> None:
+def test_06_so_it_is_on_the_checkpoints_of_the_authors_code(
+    family: str, shared: Path, tmp_path: Path
+) -> None:
     """Among them experts, and q, k and v in one matrix."""
     assert applied_as_by_hand(family, shared / "goldens" / family, tmp_path, **RECORDED[family]) > 0
 
@@ -180,19 +244,26 @@ def test_06_so_it_is_on_the_checkpoints_of_the_authors_code(family: str, shared:
 @pytest.mark.parametrize(
     ("family", "name"),
     [
-        ("llada", lambda module: module.removeprefix("model.")),  # saved from LLaDAModel, without its head
+        # saved from LLaDAModel, without its head
+        ("llada", lambda module: module.removeprefix("model.")),
         ("llada", lambda module: module.removeprefix("model.transformer.")),
         ("dream", lambda module: module.removeprefix("model.")),  # saved from the inner network
-        ("diffugpt", lambda module: module.replace("denoise_model.", "transformer.")),  # trained on transformers' class
+        # trained on transformers' class
+        ("diffugpt", lambda module: module.replace("denoise_model.", "transformer.")),
         ("diffugpt", lambda module: module.removeprefix("denoise_model.")),
-        ("diffullama", lambda module: module.replace("model.", "denoise_model.", 1)),  # trained on the authors' class
+        # trained on the authors' class
+        ("diffullama", lambda module: module.replace("model.", "denoise_model.", 1)),
         ("nemotron", lambda module: module.replace("encoder.", "model.", 1)),
     ],
 )
-def test_06_so_it_is_in_the_names_of_other_classes(family: str, name: Callable[[str], str], tmp_path: Path) -> None:
+def test_06_so_it_is_in_the_names_of_other_classes(
+    family: str, name: Callable[[str], str], tmp_path: Path
+) -> None:
     base = built(family, tmp_path / "base")
     transposed = family == "diffugpt"
-    layers = factors(load_file(base / "model.safetensors"), lambda module: ".0." in module, transposed)
+    layers = factors(
+        load_file(base / "model.safetensors"), lambda module: ".0." in module, transposed
+    )
     adapter = save_adapter(tmp_path / "adapter", layers, name)
     by_hand = merge_by_hand(base, tmp_path / "merged", layers, ALPHA / RANK, transposed)
     assert equal(logits(family, base, peft=str(adapter)), logits(family, by_hand))
@@ -213,14 +284,20 @@ def test_06_what_peft_itself_saves_is_applied(tmp_path: Path) -> None:
     with torch.inference_mode():
         assert equal(model.logits(tokens), wrapped(input_ids=tokens).logits)
     applied = model.describe()["peft_applied"]
-    assert applied["ranks"] == [2, 4] and applied["scales"] == sorted([6 / math.sqrt(2), 6 / 2, 5 / 2])
+    assert applied["ranks"] == [2, 4] and applied["scales"] == sorted(
+        [6 / math.sqrt(2), 6 / 2, 5 / 2]
+    )
 
 
 def test_06_a_tied_head_gets_weights_of_its_own(tmp_path: Path) -> None:
     """LoRA of a head that is tied to the embedding changes the head alone, as it does while it is trained."""
     network = build.llama(tie_word_embeddings=True)
     state = {key: value for key, value in network.state_dict().items() if key != "lm_head.weight"}
-    config = network.config.to_dict() | {"mask_token_id": build.MASK_ID, "eos_token_id": 267, "bos_token_id": 266}
+    config = network.config.to_dict() | {
+        "mask_token_id": build.MASK_ID,
+        "eos_token_id": 267,
+        "bos_token_id": 266,
+    }
     base = build.write(tmp_path / "base", config, state)
     up, down = torch.randn(build.VOCAB, RANK) * 0.2, torch.randn(RANK, 32) * 0.2
     adapter = save_adapter(tmp_path / "adapter", {"lm_head": (up, down)})
@@ -234,7 +311,9 @@ def test_06_a_tied_head_gets_weights_of_its_own(tmp_path: Path) -> None:
 @pytest.fixture
 def small(tmp_path: Path) -> tuple[Path, dict[str, tuple[Tensor, Tensor]]]:
     base = build.llada(tmp_path / "base")[0]
-    return base, factors(load_file(base / "model.safetensors"), lambda module: module.endswith("_proj"))
+    return base, factors(
+        load_file(base / "model.safetensors"), lambda module: module.endswith("_proj")
+    )
 
 
 @pytest.mark.parametrize(
@@ -248,16 +327,24 @@ def small(tmp_path: Path) -> tuple[Path, dict[str, tuple[Tensor, Tensor]]]:
         ({"target_parameters": ["experts.gate_up_proj"]}, "target_parameters"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
         ({"peft_type": "LOHA"}, "peft_type 'LOHA'"),
-        ({"target_modules": ["q_proj"]}, "holds LoRA of .*, which its target_modules does not name"),
+        (
+            {"target_modules": ["q_proj"]},
+            "holds LoRA of .*, which its target_modules does not name",
+        ),
         ({"a_key_of_tomorrow": True}, "a_key_of_tomorrow True, which nobody here knows"),
         ({"r": 4}, "its rank is 4"),
         ({"rank_pattern": {"q_proj": 3}}, "its rank is 3"),
         ({"lora_alpha": "3"}, "lora_alpha '3'; it must be a number above 0"),
         ({"rank_pattern": {"q_proj": True}}, "rank True is not possible"),
-        ({"target_modules": ["q_proj", "ff_out"]}, "lacks weights that its config names: LoRA of .*ff_out"),
+        (
+            {"target_modules": ["q_proj", "ff_out"]},
+            "lacks weights that its config names: LoRA of .*ff_out",
+        ),
     ],
 )
-def test_06_what_is_not_applied_is_refused(small: Any, changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_06_what_is_not_applied_is_refused(
+    small: Any, changes: dict[str, Any], told: str, tmp_path: Path
+) -> None:
     base, pairs = small
     adapter = save_adapter(tmp_path / "adapter", pairs, **changes)
     with pytest.raises(UserError, match=told) as caught:
@@ -280,7 +367,9 @@ def test_06_a_tensor_with_no_place_is_refused(
 ) -> None:
     base, pairs = small
     adapter = save_adapter(tmp_path / "adapter", pairs)
-    state = load_file(adapter / "adapter_model.safetensors") | {f"base_model.model.{key}": torch.zeros(shape)}
+    state = load_file(adapter / "adapter_model.safetensors") | {
+        f"base_model.model.{key}": torch.zeros(shape)
+    }
     save_file(state, adapter / "adapter_model.safetensors")
     with pytest.raises(UserError, match=told):
         load_model("llada", pretrained=base, peft=str(adapter))
@@ -288,7 +377,9 @@ def test_06_a_tensor_with_no_place_is_refused(
 
 def test_06_an_adapter_of_another_model_is_refused(small: Any, tmp_path: Path) -> None:
     base, pairs = small
-    elsewhere = save_adapter(tmp_path / "a", pairs, lambda module: module.replace("blocks", "stages"))
+    elsewhere = save_adapter(
+        tmp_path / "a", pairs, lambda module: module.replace("blocks", "stages")
+    )
     with pytest.raises(UserError, match="for which this network has no place"):
         load_model("llada", pretrained=base, peft=str(elsewhere))
     wide = {module: (up, torch.zeros(RANK, 64)) for module, (up, _) in pairs.items()}
@@ -315,4 +406,6 @@ def test_06_of_a_quantized_layer_the_sum_is_added_to_what_it_gives(tmp_path: Pat
     tokens = build.row(1, 9)
     with torch.inference_mode():
         found = network(input_ids=tokens).logits.as_subclass(torch.Tensor)
-    assert equal(found, load_model("llada", pretrained=by_hand, device="cpu", probe=False).logits(tokens))
+    assert equal(
+        found, load_model("llada", pretrained=by_hand, device="cpu", probe=False).logits(tokens)
+    )

@@ -21,7 +21,9 @@ from dlm_eval.workers import InProcess
 def blockwise() -> Any:
     """tiny's weights under block-causal attention."""
     options = {"attention": "block", "block_length": 8, "mask_id": load_model("tiny").mask_id}
-    return load_model("generic", pretrained=str(packaged_asset("tiny")), probe=False, device="cpu", **options)
+    return load_model(
+        "generic", pretrained=str(packaged_asset("tiny")), probe=False, device="cpu", **options
+    )
 
 
 class Renamed(torch.nn.Module):
@@ -34,28 +36,54 @@ class Renamed(torch.nn.Module):
 
 class Older(Renamed):
     def forward(
-        self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, past_key_values: Any = None
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        past_key_values: Any = None,
     ) -> Any:
         given = cache_argument(self.inner, past_key_values)
         return self.inner(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **given
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+            **given,
         )
 
 
 class Newer(Renamed):
-    def forward(self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, cache: Any = None) -> Any:
+    def forward(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        cache: Any = None,
+    ) -> Any:
         given = cache_argument(self.inner, cache)
         return self.inner(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **given
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+            **given,
         )
 
 
 class Deaf(Renamed):
     """Takes the argument and does nothing with it: only the logits show it."""
 
-    def forward(self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, cache: Any = None) -> Any:
+    def forward(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        cache: Any = None,
+    ) -> Any:
         shown = attention_mask if cache is None else None
-        return self.inner(input_ids=input_ids, attention_mask=shown, position_ids=position_ids, use_cache=False)
+        return self.inner(
+            input_ids=input_ids, attention_mask=shown, position_ids=position_ids, use_cache=False
+        )
 
 
 def behind(network: type[Renamed], model: Any) -> Any:
@@ -73,7 +101,8 @@ def test_11_both_names_of_the_argument_work(network: type[Renamed]) -> None:
     engines = Engine(model), Engine(model)
     asked = [Canvas.completion(range(30, 40), 24)]
     one, other = (
-        fill(model, asked, engine=e, cache=c, steps=24) for e, c in zip(engines, ("exact", "none"), strict=True)
+        fill(model, asked, engine=e, cache=c, steps=24)
+        for e, c in zip(engines, ("exact", "none"), strict=True)
     )
     assert one[0].tokens == other[0].tokens and engines[0].cost.tokens < engines[1].cost.tokens
 
@@ -106,7 +135,11 @@ def test_11_the_test_is_part_of_the_cost() -> None:
     model = load_model("tiny")
     tested, cost = cache_tested(model), make_engine(model).cost  # loading has asked
     assert tested.usable and tested.forwards == cost.forwards == cost.rows == 3
-    assert (cost.tokens, cost.padded_tokens, cost.seconds) == (tested.tokens, tested.padded_tokens, tested.seconds)
+    assert (cost.tokens, cost.padded_tokens, cost.seconds) == (
+        tested.tokens,
+        tested.padded_tokens,
+        tested.seconds,
+    )
 
 
 def test_11_a_users_model_that_claims_a_cache_is_tested() -> None:

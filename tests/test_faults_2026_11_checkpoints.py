@@ -58,7 +58,9 @@ def jobs_of(settings: dict[str, dict[str, Any]], model: Denoiser) -> dict[str, F
     found = {}
     for number, (name, given) in enumerate(settings.items()):
         prompt = [number // 5, number % 5, 1, 2, 3, 4]  # no two alike: equal rows run once
-        found[name] = FillJob(Canvas.infill(prompt, HOLE, [], name), resolve({"logits_eos_inf": True, **given}), 3)
+        found[name] = FillJob(
+            Canvas.infill(prompt, HOLE, [], name), resolve({"logits_eos_inf": True, **given}), 3
+        )
     return found
 
 
@@ -100,7 +102,10 @@ def environment() -> dict[str, str]:
 
 def stored(path: Path) -> dict[str, Any]:
     with sqlite3.connect(path) as database:
-        return {key: json.loads(value) for key, value in database.execute("SELECT key, value FROM checkpoints")}
+        return {
+            key: json.loads(value)
+            for key, value in database.execute("SELECT key, value FROM checkpoints")
+        }
 
 
 def test_14_a_killed_run_goes_on_with_half_written_canvases(tmp_path: Path) -> None:
@@ -111,7 +116,11 @@ def test_14_a_killed_run_goes_on_with_half_written_canvases(tmp_path: Path) -> N
     expected = answer_jobs(InProcess(whole).run, list(jobs.values()), "model", None)
     path = tmp_path / "journal.sqlite"
     ran = subprocess.run(
-        [sys.executable, "-c", KILLED, str(path), "150"], env=environment(), capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", KILLED, str(path), "150"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert ran.returncode == -9, ran.stderr
     begun = stored(path)
@@ -122,7 +131,8 @@ def test_14_a_killed_run_goes_on_with_half_written_canvases(tmp_path: Path) -> N
     found = answer_jobs(InProcess(again).run, list(jobs.values()), "model", journal)
     for name, one, other in zip(jobs, expected, found, strict=True):
         assert told(one) == told(other), name
-    assert len(begun) >= len(UNCACHED) - 4 and earlier > 60  # not those that end within a few steps, nor the samples
+    # not those that end within a few steps, nor the samples
+    assert len(begun) >= len(UNCACHED) - 4 and earlier > 60
     assert again.cost.rows == whole.cost.rows - earlier - finished
     journal.close()
     assert stored(path) == {}  # an answer takes the place of its checkpoint
@@ -132,7 +142,15 @@ def told(answer: Answer) -> tuple[Any, ...]:
     """Returns an answer but for its seconds."""
     value = answer.value
     assert isinstance(value, Filling), answer.error
-    return answer.rows, value.tokens, value.forwards, value.steps, value.confidence, value.step, value.exit
+    return (
+        answer.rows,
+        value.tokens,
+        value.forwards,
+        value.steps,
+        value.confidence,
+        value.step,
+        value.exit,
+    )
 
 
 @pytest.mark.parametrize("name", [*SETTINGS])
@@ -144,7 +162,9 @@ def test_14_a_filling_can_go_on_from_every_state(name: str) -> None:
     plain, whole = filled(model, job, states.append)
     assert plain == filled(model, job)[0]  # to offer states changes nothing
     assert len(states) > 2
-    for state in {state.global_step: state for state in [*states[1 :: len(states) // 3], states[-1]]}.values():
+    for state in {
+        state.global_step: state for state in [*states[1 :: len(states) // 3], states[-1]]
+    }.values():
         again = State.of(json.loads(json.dumps(vars(state))))
         assert again == state
         answer, rows = filled(model, replace(job, begun=Checkpoint(again, 0.0)))
@@ -161,7 +181,9 @@ def test_14_a_block_causal_model_goes_on_with_an_empty_cache() -> None:
     plain, whole = filled(model, job, states.append)
     for state in states[5::6]:
         answer, rows = filled(model, replace(job, begun=Checkpoint(state, 0.0)))
-        assert answer[:4] == plain[:4] and answer[5:] == plain[5:] and rows == whole - state.forwards
+        assert (
+            answer[:4] == plain[:4] and answer[5:] == plain[5:] and rows == whole - state.forwards
+        )
         assert answer[4] == pytest.approx(plain[4], rel=1e-4)
     assert len(states) > 20
 
@@ -173,7 +195,9 @@ def filled(model: Denoiser, job: FillJob, keep: Any = None) -> tuple[tuple[Any, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DLM_EVAL_CHECKPOINT_SECONDS", "0" if keep else "inf")
         InProcess(engine).run(
-            [job], lambda _, answer: answers.append(answer), lambda _, checkpoint: keep(checkpoint.state)
+            [job],
+            lambda _, answer: answers.append(answer),
+            lambda _, checkpoint: keep(checkpoint.state),
         )
     return told(answers[0]), engine.cost.rows
 
@@ -187,10 +211,13 @@ def test_14_what_has_no_state_is_named_and_offers_none() -> None:
         assert states == [] and resolve(settings).why_no_checkpoint(model.process) == name
     assert resolve({"length_beam": 3}).why_no_checkpoint("absorbing") == "length_beam"
     assert resolve({"strategy": "euler"}).why_no_checkpoint("gaussian") == "process 'gaussian'"
-    assert resolve({"samples": 4}).why_no_checkpoint("absorbing") is None  # at temperature 0 one is written
+    # at temperature 0 one is written
+    assert resolve({"samples": 4}).why_no_checkpoint("absorbing") is None
 
 
-def test_14_a_checkpoint_of_another_form_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_14_a_checkpoint_of_another_form_is_begun_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = load_model("toy")
     job = jobs_of({"one": {"steps": 12}}, model)["one"]
     engine = Engine(model)
@@ -219,7 +246,9 @@ def test_14_a_pause_that_is_no_number_is_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("DLM_EVAL_CHECKPOINT_SECONDS", "soon")
     model = load_model("toy")
     with pytest.raises(UserError, match="DLM_EVAL_CHECKPOINT_SECONDS 'soon' is not allowed"):
-        InProcess(Engine(model)).run([jobs_of({"one": {"steps": 12}}, model)["one"]], lambda *_: None)
+        InProcess(Engine(model)).run(
+            [jobs_of({"one": {"steps": 12}}, model)["one"]], lambda *_: None
+        )
 
 
 # A whole run that is killed once its journal has been handed some checkpoints.
@@ -244,7 +273,9 @@ evaluate(model="toy", tasks=["t_write"], include_path=sys.argv[1], output_path=s
 
 
 @pytest.mark.parametrize("devices", ["", "cpu:2"])
-def test_14_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path: Path, devices: str) -> None:
+def test_14_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(
+    tmp_path: Path, devices: str
+) -> None:
     """The same through `evaluate`, in one process and with two workers, whose checkpoints come by message."""
     (tmp_path / "tasks").mkdir()
     tasks = write_tasks(tmp_path / "tasks")
@@ -264,15 +295,21 @@ def test_14_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path:
     earlier = sum(checkpoint["state"]["forwards"] for checkpoint in stored(path).values())
     assert earlier > 20
     whole, again = run("whole"), run("killed")
-    answers = [[(s["resps"], s["exact_match"]) for s in results["samples"]["t_write"]] for results in (whole, again)]
+    answers = [
+        [(s["resps"], s["exact_match"]) for s in results["samples"]["t_write"]]
+        for results in (whole, again)
+    ]
     assert answers[0] == answers[1] and whole["results"] == again["results"]
     costs = [results["dlm_eval"]["cost"]["t_write"] for results in (whole, again)]
     assert costs[0]["forwards"] == costs[1]["forwards"]
-    rows = [sum(d["rows"] for d in results["dlm_eval"]["environment"]["devices"]) for results in (whole, again)]
+    rows = [
+        sum(d["rows"] for d in results["dlm_eval"]["environment"]["devices"])
+        for results in (whole, again)
+    ]
     assert rows[1] <= rows[0] - earlier
 
 
-# -- --score_only names what differs -------------------------------------------------------------------------------------
+# -- --score_only names what differs ---------------------------------------------------------------
 
 
 def test_14_answers_that_the_journal_lacks_are_counted_and_the_difference_is_named(
@@ -283,21 +320,32 @@ def test_14_answers_that_the_journal_lacks_are_counted_and_the_difference_is_nam
 
     def run(**settings: Any) -> dict[str, Any]:
         caplog.clear()
-        given = {"tasks": ["t_write"], "include_path": str(tasks), "output_path": str(tmp_path / "out"), "limit": 2}
+        given = {
+            "tasks": ["t_write"],
+            "include_path": str(tasks),
+            "output_path": str(tmp_path / "out"),
+            "limit": 2,
+        }
         return evaluate(model="toy", **(given | settings))
 
     first = run()
     again = run(score_only=True)
     assert again["results"] == first["results"] and "not in the journal" not in caplog.text
     run(score_only=True, decode={"steps": 3}, num_fewshot=1)
-    assert "t_write: 2 of 2 answers are not in the journal; it has answers of a run with" in caplog.text
+    assert (
+        "t_write: 2 of 2 answers are not in the journal; it has answers of a run with"
+        in caplog.text
+    )
     assert "a run with decode.steps None (now 3), num_fewshot 0 (now 1)\n" in caplog.text
     drawn = {"decode": {"temperature": 1}}
     run(**drawn)
     run(score_only=True, seed=7, **drawn)
     assert "it has answers of a run with seed 0 (now 7)" in caplog.text
     run(score_only=True, limit=4)
-    assert "2 of 4 answers are not in the journal; a run with the same settings had fewer documents" in caplog.text
+    assert (
+        "2 of 4 answers are not in the journal; a run with the same settings had fewer documents"
+        in caplog.text
+    )
     run(score_only=True, tasks=["t_last"])
     assert "which has no finished run of this task" in caplog.text
 
@@ -307,7 +355,13 @@ def test_13_one_sample_is_recorded_where_one_is_written(tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     tasks = write_tasks(tmp_path / "tasks")
     found = [
-        evaluate(model="toy", tasks=["t_write"], include_path=str(tasks), limit=2, decode={"samples": count, **more})
+        evaluate(
+            model="toy",
+            tasks=["t_write"],
+            include_path=str(tasks),
+            limit=2,
+            decode={"samples": count, **more},
+        )
         for count, more in ((1, {}), (5, {}), (5, {"temperature": 0.5}))
     ]
     blocks = [results["dlm_eval"]["tasks"]["t_write"] for results in found]

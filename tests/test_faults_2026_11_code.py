@@ -63,14 +63,22 @@ def marked() -> dict[str, str]:
     """Returns lm-eval's tasks that are marked unsafe_code, by their files and those they include: name -> file."""
     includes, names, unsafe = {}, {}, set()
     for folder, _, files in os.walk(TASKS):
-        for file in (os.path.join(folder, name) for name in files if "yaml" in name or name.endswith(".yml")):
+        for file in (
+            os.path.join(folder, name) for name in files if "yaml" in name or name.endswith(".yml")
+        ):
             text = Path(file).read_text(encoding="utf-8", errors="replace")
             if re.search(r"^unsafe_code:\s*[Tt]rue", text, re.M):
                 unsafe.add(file)
             included = re.findall(r"^include:\s*['\"]?([^\s'\"]+)", text, re.M)
             includes[file] = {os.path.normpath(os.path.join(folder, name)) for name in included}
-            names[file] = [name for name in re.findall(r"^task:\s*['\"]?([\w.+-]+)", text, re.M) if name != "null"]
-    while grown := {file for file, others in includes.items() if file not in unsafe and unsafe & others}:
+            names[file] = [
+                name
+                for name in re.findall(r"^task:\s*['\"]?([\w.+-]+)", text, re.M)
+                if name != "null"
+            ]
+    while grown := {
+        file for file, others in includes.items() if file not in unsafe and unsafe & others
+    }:
         unsafe |= grown
     return {name: file for file in sorted(unsafe) for name in names[file]}
 
@@ -104,7 +112,7 @@ EVALS = "def process_results(doc, results):\n    return {'acc': float(eval('1') 
 RUN = ("--model", "tiny", "--limit", "1", "--no_resume")
 
 
-# -- every task, every place -------------------------------------------------------------------------------------------
+# -- every task, every place -----------------------------------------------------------------------
 
 
 def test_01_every_task_that_is_marked_unsafe_is_judged_in_the_sandbox_or_refused(stock):
@@ -124,14 +132,19 @@ def test_01_every_place_in_task_code_is_listed():
     for top, folder in [(root, root), *((folder.parent, folder) for folder in ours)]:
         for file in sorted(folder.rglob("*.py")):
             short = file.relative_to(top).as_posix()
-            if any(Path(short).match(pattern) or short.startswith(pattern[:-1]) for pattern in NOT_OF_TASKS):
+            if any(
+                Path(short).match(pattern) or short.startswith(pattern[:-1])
+                for pattern in NOT_OF_TASKS
+            ):
                 continue
             for hit in scan(file):
                 row = row_of(short, hit.inside, hit.name)
                 used.add(row)
                 if row is None:
                     unlisted.append((short, hit.inside, hit.name))
-    assert unlisted == [], f"table of lm-eval {LM_EVAL}, this is {importlib.metadata.version('lm_eval')}"
+    assert unlisted == [], (
+        f"table of lm-eval {LM_EVAL}, this is {importlib.metadata.version('lm_eval')}"
+    )
     assert [row for row in ROWS if row not in used] == []
     assert all(row.reason for row in ROWS)
 
@@ -142,7 +155,8 @@ def test_01_tasks_that_run_answers_without_being_marked_are_found():
     file = str(TASKS / "score" / "math" / "utils_math.py")
     found = reach([(file, "process_results")])
     rows = {
-        row_of(Path(hit.file).relative_to(package_root("lm_eval")).as_posix(), hit.inside, hit.name) for hit in found
+        row_of(Path(hit.file).relative_to(package_root("lm_eval")).as_posix(), hit.inside, hit.name)
+        for hit in found
     }
     assert any(row is not None and row.means is Means.REFUSED for row in rows)
 
@@ -172,11 +186,13 @@ def test_01_places_are_told_from_their_likes(tmp_path):
         return {hit.name for hit in reach([(str(file), name)])} - {"evaluate.load('code_eval')"}
 
     assert reached("plain") == set()
-    assert reached("far") == {"eval"} and Hit(str(tmp_path / "judge.py"), "run", "eval") in reach([(str(file), "far")])
+    assert reached("far") == {"eval"} and Hit(str(tmp_path / "judge.py"), "run", "eval") in reach(
+        [(str(file), "far")]
+    )
     assert reached("Task") == {"subprocess.run"}
 
 
-# -- the metric --------------------------------------------------------------------------------------------------------
+# -- the metric ------------------------------------------------------------------------------------
 
 
 def test_01_the_metric_has_the_interface_of_code_eval():
@@ -188,7 +204,12 @@ def test_01_the_metric_has_the_interface_of_code_eval():
     )  # fmt: skip
     assert scores_ == {"pass@1": 0.5, "pass@2": 1.0}  # no pass@10 of two samples
     assert [(number, said["passed"]) for number, said in details[0]] == [(0, True), (1, False)]
-    assert details[0][1][1] == {"task_id": 0, "passed": False, "result": "failed: AssertionError", "completion_id": 1}
+    assert details[0][1][1] == {
+        "task_id": 0,
+        "passed": False,
+        "result": "failed: AssertionError",
+        "completion_id": 1,
+    }
     with pytest.raises(ValueError, match="2 references"):
         metric.compute(references=["a", "b"], predictions=[["c"]])
     with pytest.raises(ValueError, match="references"):
@@ -226,7 +247,11 @@ def test_01_right_answers_pass_and_wrong_or_hostile_ones_do_not(stock, tmp_path,
 def test_01_all_programs_of_a_task_are_noted_and_run_together(stock, monkeypatch):
     batches = []
     run_many = sandbox.run_many
-    monkeypatch.setattr(sandbox, "run_many", lambda texts, *rest: batches.append(len(texts)) or run_many(texts, *rest))
+    monkeypatch.setattr(
+        sandbox,
+        "run_many",
+        lambda texts, *rest: batches.append(len(texts)) or run_many(texts, *rest),
+    )
     answers = [f"def add(a, b):\n    return a + b + {number}" for number in (0, 1, 2, 0)]
     assert scores("mbpp", stock["mbpp"], [data.MBPP] * 4, answers) == [1.0, 0.0, 0.0, 1.0]
     assert batches == [3]  # one batch, equal programs once
@@ -235,15 +260,21 @@ def test_01_all_programs_of_a_task_are_noted_and_run_together(stock, monkeypatch
 def test_01_an_error_of_the_sandbox_is_no_wrong_answer(stock, monkeypatch):
     broken = sandbox.Verdict(False, "sandbox error: the server ended or hung", 0.0, ran=False)
     monkeypatch.setattr(sandbox, "run_many", lambda texts, *rest: [broken for _ in texts])
-    for name, doc, answer in (("mbpp", data.MBPP, "x = 1"), ("cruxeval_output", data.CRUXEVAL, "6")):
+    for name, doc, answer in (
+        ("mbpp", data.MBPP, "x = 1"),
+        ("cruxeval_output", data.CRUXEVAL, "6"),
+    ):
         with pytest.raises(SampleError, match="server ended"):
             scores(name, stock[name], [doc], [answer])
     monkeypatch.undo()
-    assert scores("mbpp", stock["mbpp"], [data.MBPP], [data.MBPP["code"]]) == [1.0]  # asked again, run again
+    # asked again, run again
+    assert scores("mbpp", stock["mbpp"], [data.MBPP], [data.MBPP["code"]]) == [1.0]
 
 
 def test_01_cruxeval_judges_as_before_and_in_the_sandbox(stock, tmp_path):
-    spec = importlib.util.spec_from_file_location("cruxeval_as_it_is", TASKS / "cruxeval" / "utils.py")
+    spec = importlib.util.spec_from_file_location(
+        "cruxeval_as_it_is", TASKS / "cruxeval" / "utils.py"
+    )
     original = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(original)
     sys.modules[spec.name] = original  # its processes look there
@@ -259,8 +290,15 @@ def test_01_cruxeval_judges_as_before_and_in_the_sandbox(stock, tmp_path):
     assert before == [True, False, False, False, False, True]
     assert [module["check_correctness"](program) for program in programs] == before
     answers = ["6", "7", "exit()", "[open('/etc/passwd')]"]
-    assert scores("cruxeval_output", stock["cruxeval_output"], [data.CRUXEVAL] * 4, answers) == [1.0, 0.0, 0.0, 0.0]
-    assert scores("cruxeval_input", stock["cruxeval_input"], [data.CRUXEVAL] * 2, ["f(3)", "f(4)"]) == [1.0, 0.0]
+    assert scores("cruxeval_output", stock["cruxeval_output"], [data.CRUXEVAL] * 4, answers) == [
+        1.0,
+        0.0,
+        0.0,
+        0.0,
+    ]
+    assert scores(
+        "cruxeval_input", stock["cruxeval_input"], [data.CRUXEVAL] * 2, ["f(3)", "f(4)"]
+    ) == [1.0, 0.0]
 
 
 def test_01_a_module_that_was_loaded_with_another_code_eval_is_put_right():
@@ -285,7 +323,7 @@ def test_01_a_module_that_was_loaded_with_another_code_eval_is_put_right():
         del sys.modules[module.__name__]
 
 
-# -- numpy -------------------------------------------------------------------------------------------------------------
+# -- numpy -----------------------------------------------------------------------------------------
 
 
 def test_01_tests_that_import_numpy_have_it_and_no_other_program():
@@ -293,8 +331,12 @@ def test_01_tests_that_import_numpy_have_it_and_no_other_program():
     assert [v.passed for v in run_programs([Program("", uses), Program(uses, ""), Program(uses, "assert True")])] == [
         True, False, False,
     ]  # fmt: skip
-    assert imports_numpy("from numpy.linalg import inv") and imports_numpy("def check(f):\n    import numpy, math")
-    assert not any(map(imports_numpy, ("import numpyro", "x = 'import numpy'", "import numpy ("))), "text is no import"
+    assert imports_numpy("from numpy.linalg import inv") and imports_numpy(
+        "def check(f):\n    import numpy, math"
+    )
+    assert not any(
+        map(imports_numpy, ("import numpyro", "x = 'import numpy'", "import numpy ("))
+    ), "text is no import"
 
 
 @pytest.mark.parametrize("kind", sandbox.KINDS)
@@ -318,14 +360,18 @@ def test_01_numpy_is_there_to_read_and_nothing_beside_it(kind):
     ):  # fmt: skip
         assert not box.run(attempt).passed, attempt
     seeded = "import numpy as np\nassert False, np.random.rand()"
-    assert box.run(seeded).reason == box.run(seeded).reason == "failed: AssertionError: 0.5488135039273248"
+    assert (
+        box.run(seeded).reason
+        == box.run(seeded).reason
+        == "failed: AssertionError: 0.5488135039273248"
+    )
     threads = "import threading\nassert len(__import__('os').listdir('/proc/self/task')) == 1"
     assert box.run(threads).passed or "proc" in box.run(threads).reason
     box.close()
     without.close()
 
 
-# -- what the user is told ---------------------------------------------------------------------------------------------
+# -- what the user is told -------------------------------------------------------------------------
 
 
 def cli(capsys, *options: str) -> tuple[int, str, str]:
@@ -337,12 +383,26 @@ def cli(capsys, *options: str) -> tuple[int, str, str]:
 
 def test_01_stock_tasks_load_without_confirmation_and_run_with_it(stock, tmp_path, capsys):
     folder = str(data.write(tmp_path / "data"))
-    tasks, out = f"{marked()['mbpp']},{marked()['humaneval_plus']}", str(tmp_path / "out")  # by file: no index is read
+    # by file: no index is read
+    tasks, out = (f"{marked()['mbpp']},{marked()['humaneval_plus']}", str(tmp_path / "out"))
     assert main(["validate", marked()["mbpp"], "--data_dir", folder]) == 0
     code, _, error = cli(capsys, "--tasks", tasks, "--data_dir", folder, "--output_path", out)
-    assert code == 2 and len(error.splitlines()) == 1 and "(in a sandbox); add --confirm_run_unsafe_code" in error
-    options = ("--tasks", tasks, "--data_dir", folder, "--output_path", out, "--confirm_run_unsafe_code")
-    options += ("--decode", "gen_length=16,steps=4")  # humaneval_plus asks for more tokens than tiny has positions
+    assert (
+        code == 2
+        and len(error.splitlines()) == 1
+        and "(in a sandbox); add --confirm_run_unsafe_code" in error
+    )
+    options = (
+        "--tasks",
+        tasks,
+        "--data_dir",
+        folder,
+        "--output_path",
+        out,
+        "--confirm_run_unsafe_code",
+    )
+    # humaneval_plus asks for more tokens than tiny has positions
+    options += ("--decode", "gen_length=16,steps=4")
     code, printed, _ = cli(capsys, *options)
     assert code == 0 and "UNSANDBOXED" not in printed
     (file,) = (tmp_path / "out").rglob("results_*.json")
@@ -387,14 +447,29 @@ def test_01_results_table_and_board_say_that_it_ran_outside(tmp_path, capsys, ca
         "group: t_both\ntask: [t_eval, t_safe]\naggregate_metric_list: [{metric: acc, aggregation: mean}]\n"
     )
     out = tmp_path / "out"
-    options = ("--include_path", str(folder), "--output_path", str(out), "--unsandboxed", "--confirm_run_unsafe_code")
+    options = (
+        "--include_path",
+        str(folder),
+        "--output_path",
+        str(out),
+        "--unsandboxed",
+        "--confirm_run_unsafe_code",
+    )
     with caplog.at_level(logging.WARNING):
         code, printed, error = cli(capsys, "--tasks", "t_both", *options)
     assert code == 0, error
-    assert "t_eval (UNSANDBOXED)" in printed and "t_both (UNSANDBOXED)" in printed and "t_safe (" not in printed
+    assert (
+        "t_eval (UNSANDBOXED)" in printed
+        and "t_both (UNSANDBOXED)" in printed
+        and "t_safe (" not in printed
+    )
     (file,) = out.rglob("results_*.json")
     said = json.loads(file.read_text())["dlm_eval"]["environment"]["sandbox"]
-    assert list(said) == ["t_eval"] and said["t_eval"][0] == "UNSANDBOXED" and "eval in" in said["t_eval"][1]
+    assert (
+        list(said) == ["t_eval"]
+        and said["t_eval"][0] == "UNSANDBOXED"
+        and "eval in" in said["t_eval"][1]
+    )
     board = pandas.read_csv(out / "leaderboard.csv", keep_default_na=False)
     assert dict(zip(board["task"], board["code"], strict=True)) == {
         "t_eval": "UNSANDBOXED", "t_safe": "", "t_both": "UNSANDBOXED",
@@ -405,7 +480,10 @@ def test_01_results_table_and_board_say_that_it_ran_outside(tmp_path, capsys, ca
 
 def test_01_a_marked_task_of_unknown_ways_is_not_called_sandboxed(tmp_path):
     folder = write_task(
-        tmp_path, "t_marked", "def process_results(doc, results):\n    return {'acc': 1.0}\n", "unsafe_code: true"
+        tmp_path,
+        "t_marked",
+        "def process_results(doc, results):\n    return {'acc': 1.0}\n",
+        "unsafe_code: true",
     )
     way = way_of(load_tasks(["t_marked"], include_path=folder)["tasks"]["t_marked"])
     assert way is not None and not way.sandboxed and "not known" in way.reason
@@ -436,7 +514,7 @@ def test_01_functions_that_are_listed_as_running_nothing_exist(stock):
         assert not any(hit.runs for hit in reach([(str(path), name)]))
 
 
-# -- truth: the benchmarks' own solutions ------------------------------------------------------------------------------
+# -- truth: the benchmarks' own solutions ----------------------------------------------------------
 
 BENCHMARKS = {
     "humaneval": "openai/openai_humaneval/openai_humaneval",
@@ -450,9 +528,15 @@ SAMPLE = 8  # of each benchmark where the whole is not asked for
 
 def problems(shared: Path, name: str) -> list[tuple[dict, str, str, str]]:
     """Returns (document, what a right model would write, the whole program, its function) of a benchmark."""
-    rows = [json.loads(line) for line in (shared / "data" / BENCHMARKS[name] / "test.jsonl").open(encoding="utf-8")]
+    rows = [
+        json.loads(line)
+        for line in (shared / "data" / BENCHMARKS[name] / "test.jsonl").open(encoding="utf-8")
+    ]
     if not name.startswith("mbpp"):
-        return [(d, d["canonical_solution"], d["prompt"] + d["canonical_solution"], d["entry_point"]) for d in rows]
+        return [
+            (d, d["canonical_solution"], d["prompt"] + d["canonical_solution"], d["entry_point"])
+            for d in rows
+        ]
     found = []
     for doc in rows:
         # lm-eval gives the tests alone: what they need beside the answer stands around it, as a model may write it
@@ -469,12 +553,15 @@ def score_of(shared: Path, name: str, chosen: list[tuple[dict, str]]) -> list[st
     task_name = name.split()[0]
     task = load_tasks([marked()[task_name]], data_dir=shared / "data")["tasks"][task_name]
     found = scores(task_name, task, [doc for doc, _ in chosen], [answer for _, answer in chosen])
-    return [str(doc["task_id"]) for (doc, _), score in zip(chosen, found, strict=True) if score == 1]
+    return [
+        str(doc["task_id"]) for (doc, _), score in zip(chosen, found, strict=True) if score == 1
+    ]
 
 
 def changes(name: str, chosen: list, place: int = -1) -> list[tuple[dict, str]]:
     """Returns documents and answers with one changed `return`, without those that have none there."""
-    before = "" if name.startswith("mbpp") else "    pass\n"  # what the task puts before it ends in an open function
+    # what the task puts before it ends in an open function
+    before = "" if name.startswith("mbpp") else "    pass\n"
     wrong = [(doc, changed(program, entry, place)) for doc, _, program, entry in chosen]
     return [(doc, before + text) for doc, text in wrong if text is not None]
 
@@ -502,11 +589,21 @@ def test_01_reference_solutions_pass_and_changed_ones_fail(shared, name):
 def test_01_every_reference_solution_passes_and_every_changed_one_fails(shared, name):
     known = KNOWN.get(name, Known())
     chosen = problems(shared, name)
-    assert len(chosen) == {"humaneval": 164, "humaneval_plus": 162, "mbpp": 500, "mbpp sanitized": 257}[name]
+    assert (
+        len(chosen)
+        == {"humaneval": 164, "humaneval_plus": 162, "mbpp": 500, "mbpp sanitized": 257}[name]
+    )
     assert len(changes(name, chosen)) == len(chosen)
     due = [item for item in chosen if str(item[0]["task_id"]) not in {*known.wrong, *known.slow}]
     assert score_of(shared, name, answers(due)) == ids(due)
-    assert score_of(shared, name, answers([item for item in chosen if str(item[0]["task_id"]) in known.wrong])) == []
+    assert (
+        score_of(
+            shared,
+            name,
+            answers([item for item in chosen if str(item[0]["task_id"]) in known.wrong]),
+        )
+        == []
+    )
     assert score_of(shared, name, changes(name, chosen)) == list(known.weak)
 
 
@@ -541,7 +638,10 @@ class Known:
 TOLERANT = "compared with a relative tolerance of 1e-3, and the change is smaller"
 KNOWN = {
     "humaneval_plus": Known(
-        wrong=tuple(f"HumanEval/{n}" for n in (22, 44, 49, 64, 76, 91, 95, 97, 111, 122, 123, 124, 125, 132, 140, 150)),
+        wrong=tuple(
+            f"HumanEval/{n}"
+            for n in (22, 44, 49, 64, 76, 91, 95, 97, 111, 122, 123, 124, 125, 132, 140, 150)
+        ),
         # the first two, which recur without memory, were ended after 220 s; 96, 139 and 39 pass after 21, 16 and 25 s
         slow={"HumanEval/55": math.inf, "HumanEval/63": math.inf, "HumanEval/127": 496.0},
     ),

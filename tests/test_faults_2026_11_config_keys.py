@@ -34,8 +34,20 @@ LLAMA_2 = {
     for key, value in LLAMA.items()
     if key not in ("sliding_window", "max_window_layers", "use_sliding_window")
 }
-MOE = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "output_router_logits": False}
-DIT = {"vocab_size": 300, "hidden_dim": 40, "cond_dim": 24, "n_blocks": 2, "n_heads": 4, "model_length": 32}
+MOE = {
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "output_router_logits": False,
+}
+DIT = {
+    "vocab_size": 300,
+    "hidden_dim": 40,
+    "cond_dim": 24,
+    "n_blocks": 2,
+    "n_heads": 4,
+    "model_length": 32,
+}
 # What the released files of each family hold, as their authors' configuration classes and public copies show them, in small sizes.
 RELEASED: dict[str, dict[str, Any]] = {
     "llada": {
@@ -134,7 +146,9 @@ TABLES = {
 
 def facts(name: str) -> ConfigKeys:
     module, table = TABLES.get(name, (name, "KEYS"))
-    found: ConfigKeys = getattr(importlib.import_module(f"dlm_eval.models.families.{module}"), table)
+    found: ConfigKeys = getattr(
+        importlib.import_module(f"dlm_eval.models.families.{module}"), table
+    )
     return found
 
 
@@ -232,15 +246,23 @@ def test_08_a_key_that_chooses_another_network_is_refused(name: str, key: str, v
     with pytest.raises(UserError) as caught:
         check(put(RELEASED[name], key, value), facts(name), "x")
     told, last = str(caught.value), key.rpartition(".")[2]
-    assert "\n" not in told and (last in told or (last.startswith("rope") and "rotary positions" in told))
+    assert "\n" not in told and (
+        last in told or (last.startswith("rope") and "rotary positions" in told)
+    )
 
 
-@pytest.mark.parametrize("name", [name for name in RELEASED if facts(name).rope and name != "nemotron"])
+@pytest.mark.parametrize(
+    "name", [name for name in RELEASED if facts(name).rope and name != "nemotron"]
+)
 def test_08_the_form_of_transformers_5_says_the_same(name: str) -> None:
     """`rope_parameters`, flat or for each kind of layer, against `rope_theta` and `rope_scaling`."""
     table, old = (
         facts(name),
-        {key: value for key, value in RELEASED[name].items() if key not in ("rope_theta", "rope_scaling")},
+        {
+            key: value
+            for key, value in RELEASED[name].items()
+            if key not in ("rope_theta", "rope_scaling")
+        },
     )
     base = RELEASED[name]["rope_theta"]
     entries: dict[str, Any] = {"rope_type": "default", "rope_theta": base}
@@ -248,7 +270,10 @@ def test_08_the_form_of_transformers_5_says_the_same(name: str) -> None:
     assert told["rope_theta"] == base and told["rope_type"] == "default"
     for new in (entries, {"full_attention": entries}, {"rope_theta": base}):
         assert check(old | {"rope_parameters": new}, table, "x").values["rope_parameters"] == told
-    assert check(RELEASED[name] | {"rope_parameters": entries}, table, "x").values["rope_parameters"] == told
+    assert (
+        check(RELEASED[name] | {"rope_parameters": entries}, table, "x").values["rope_parameters"]
+        == told
+    )
     with pytest.raises(UserError, match="leave one out"):
         check(RELEASED[name] | {"rope_parameters": entries | {"rope_theta": 7.0}}, table, "x")
     with pytest.raises(UserError, match="other layers"):
@@ -257,7 +282,11 @@ def test_08_the_form_of_transformers_5_says_the_same(name: str) -> None:
     if "yarn" in table.rope.scalings:
         scaled = {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 128}
         one = check(RELEASED[name] | {"rope_scaling": scaled}, table, "x").values["rope_parameters"]
-        other = entries | {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 128}
+        other = entries | {
+            "rope_type": "yarn",
+            "factor": 2.0,
+            "original_max_position_embeddings": 128,
+        }
         assert (
             one == check(old | {"rope_parameters": other}, table, "x").values["rope_parameters"]
             and one["rope_type"] == "yarn"
@@ -279,9 +308,16 @@ def test_08_a_scaling_that_is_read_is_the_networks(tmp_path: Path) -> None:
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": False,
     }
-    ids = {"eos_token_id": 267, "bos_token_id": 266, "mask_token_id": build.MASK_ID, "model_type": "Dream"}
+    ids = {
+        "eos_token_id": 267,
+        "bos_token_id": 266,
+        "mask_token_id": build.MASK_ID,
+        "model_type": "Dream",
+    }
     network = build.spread(
-        Qwen2ForCausalLM(Qwen2Config(**sizes, rope_parameters={"rope_type": "default", "rope_theta": 1e4}))
+        Qwen2ForCausalLM(
+            Qwen2Config(**sizes, rope_parameters={"rope_type": "default", "rope_theta": 1e4})
+        )
     )
     folder = build.write(
         tmp_path,
@@ -303,25 +339,37 @@ def test_08_a_scaling_that_is_read_is_the_networks(tmp_path: Path) -> None:
 def test_08_llada2_reads_how_much_of_a_head_turns() -> None:
     values = check(RELEASED["llada2"], facts("llada2"), "x").values
     config = _config(values, CheckpointFiles(Path(), "x"))
-    assert isinstance(config, Glm4MoeConfig) and config.rope_parameters["partial_rotary_factor"] == 0.5
+    assert (
+        isinstance(config, Glm4MoeConfig) and config.rope_parameters["partial_rotary_factor"] == 0.5
+    )
     assert config.routed_scaling_factor == 2.5 and config.hidden_act == "silu"
     for changed in ({"partial_rotary_factor": 0.25}, {"rotary_dim": 12}):
         with pytest.raises(UserError, match="rotary_dim"):
-            _config(check(RELEASED["llada2"] | changed, facts("llada2"), "x").values, CheckpointFiles(Path(), "x"))
+            _config(
+                check(RELEASED["llada2"] | changed, facts("llada2"), "x").values,
+                CheckpointFiles(Path(), "x"),
+            )
     alone = {
-        key: value for key, value in RELEASED["llada2"].items() if key not in ("partial_rotary_factor", "rotary_dim")
+        key: value
+        for key, value in RELEASED["llada2"].items()
+        if key not in ("partial_rotary_factor", "rotary_dim")
     }
     with pytest.raises(UserError, match="partial_rotary_factor"):
         _config(check(alone, facts("llada2"), "x").values, CheckpointFiles(Path(), "x"))
     turned = check(alone | {"rotary_dim": 3}, facts("llada2"), "x").values
-    assert _config(turned, CheckpointFiles(Path(), "x")).rope_parameters["partial_rotary_factor"] == 0.25
+    assert (
+        _config(turned, CheckpointFiles(Path(), "x")).rope_parameters["partial_rotary_factor"]
+        == 0.25
+    )
 
 
 def changed_config(base: Path, folder: Path, **changes: Any) -> Path:
     shutil.copytree(base, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(
-        json.dumps({key: value for key, value in {**config, **changes}.items() if value != "absent"})
+        json.dumps(
+            {key: value for key, value in {**config, **changes}.items() if value != "absent"}
+        )
     )
     return folder
 
@@ -333,8 +381,14 @@ def test_08_a_key_in_no_list_is_one_warning_and_stands_in_the_result(
     odd = changed_config(base, tmp_path / "odd", a_new_thing=3, rms_norm_epz=1e-5)
     with caplog.at_level(logging.WARNING):
         described = load_without_weights("llada", pretrained=odd).describe()
-    warned = [record.getMessage() for record in caplog.records if "config.json" in record.getMessage()]
-    assert len(warned) == 1 and "a_new_thing" in warned[0] and "rms_norm_epz (near rms_norm_eps)" in warned[0]
+    warned = [
+        record.getMessage() for record in caplog.records if "config.json" in record.getMessage()
+    ]
+    assert (
+        len(warned) == 1
+        and "a_new_thing" in warned[0]
+        and "rms_norm_epz (near rms_norm_eps)" in warned[0]
+    )
     assert described["config_keys_not_read"] == ["a_new_thing", "rms_norm_epz"]
     assert "config_keys_not_read" not in load_without_weights("llada", pretrained=base).describe()
     with pytest.raises(UserError, match="a_new_thing.*strict_config=true") as caught:
@@ -346,8 +400,13 @@ def test_08_a_key_in_no_list_is_one_warning_and_stands_in_the_result(
 def test_08_transformers_own_classes_have_a_table_too(tmp_path: Path) -> None:
     """`generic`: the class reads its fields; sizes and rope_theta are never its defaults, and keys of other networks are refused."""
     network = build.llama()
-    config = network.config.to_dict() | {"architectures": ["LlamaForCausalLM"], "mask_token_id": build.MASK_ID}
-    base = build.write(tmp_path / "base", config | {"eos_token_id": 267, "bos_token_id": 266}, network.state_dict())
+    config = network.config.to_dict() | {
+        "architectures": ["LlamaForCausalLM"],
+        "mask_token_id": build.MASK_ID,
+    }
+    base = build.write(
+        tmp_path / "base", config | {"eos_token_id": 267, "bos_token_id": 266}, network.state_dict()
+    )
     load_without_weights("generic", pretrained=base, strict_config=True)
     for number, (changes, told) in enumerate([
         ({"rms_norm_eps": "absent"}, "lacks rms_norm_eps"),
@@ -402,14 +461,20 @@ def test_10_a_bias_of_q_k_and_v_alone_is_read(tmp_path: Path) -> None:
         "is_causal": False,
     }
     network = build.spread(
-        Qwen2ForCausalLM(Qwen2Config(**sizes, rope_parameters={"rope_type": "default", "rope_theta": 1e4}))
+        Qwen2ForCausalLM(
+            Qwen2Config(**sizes, rope_parameters={"rope_type": "default", "rope_theta": 1e4})
+        )
     )
     config = build.llada_config() | {"include_qkv_bias": True}
     folder = build.write(tmp_path / "a", config, build.llada_names(network.state_dict()), mask=None)
     tokens = row(1, 9)
     with torch.inference_mode():
         assert torch.allclose(
-            load_model("llada", pretrained=folder).logits(tokens), network(input_ids=tokens).logits, atol=1e-5
+            load_model("llada", pretrained=folder).logits(tokens),
+            network(input_ids=tokens).logits,
+            atol=1e-5,
         )
     with pytest.raises(UserError, match="surplus"):
-        load_model("llada", pretrained=changed_config(folder, tmp_path / "b", include_qkv_bias=False))
+        load_model(
+            "llada", pretrained=changed_config(folder, tmp_path / "b", include_qkv_bias=False)
+        )

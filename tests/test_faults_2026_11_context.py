@@ -25,7 +25,9 @@ def toy() -> Toy:
 def test_04_a_prompt_is_never_cut_to_nothing(toy: Toy, bos: bool) -> None:
     toy.needs_bos = bos
     room = toy.max_length - bos
-    assert len(hole_canvas(toy, "abcdef" * 9, room - 1, "", "", "truncate").canvas) == toy.max_length
+    assert (
+        len(hole_canvas(toy, "abcdef" * 9, room - 1, "", "", "truncate").canvas) == toy.max_length
+    )
     for canvas in (
         lambda: hole_canvas(toy, "abcdef" * 9, room, "", "", "truncate"),
         lambda: hole_canvas(toy, "abc", room, "", "", "truncate"),
@@ -50,14 +52,17 @@ def test_04_choices_of_a_question_share_their_context(toy: Toy) -> None:
     contexts = {p.canvas.tokens[: p.canvas.open.index(True)] for p in prepared}
     assert contexts == {tuple(toy.encode("abcdef" * 3)[-(toy.max_length - 4) :])}
     assert {p.truncated for p in prepared} == {18 + 4 - toy.max_length}
-    bare = choice_canvases(toy, [("", "a"), *pairs], "", "truncate")[0]  # as acc_mutual_info asks: no context to cut
+    # as acc_mutual_info asks: no context to cut
+    bare = choice_canvases(toy, [("", "a"), *pairs], "", "truncate")[0]
     assert bare.truncated == 0 and all(bare.canvas.open)
     with pytest.raises(SampleError, match="22 tokens do not fit"):
         choice_canvases(toy, pairs, "", "error")
 
 
 def own_task(folder: Path, name: str, kind: str, **fields: Any) -> str:
-    (folder / f"{name}.jsonl").write_text(json.dumps({"q": "abc" * 20, "choices": ["a", "abcdef"], "gold": 1}) + "\n")
+    (folder / f"{name}.jsonl").write_text(
+        json.dumps({"q": "abc" * 20, "choices": ["a", "abcdef"], "gold": 1}) + "\n"
+    )
     yaml = {
         "task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(folder / f"{name}.jsonl")}},
         "output_type": kind, "test_split": "test", "doc_to_text": "{{q}}", "target_delimiter": "", **fields,
@@ -71,11 +76,21 @@ def test_04_in_a_run_it_is_the_samples_error(tmp_path: Path) -> None:
         tmp_path, "t_long", "generate_until", doc_to_target="x", metric_list=[{"metric": "exact_match"}],
         generation_kwargs={"until": []},
     )  # fmt: skip
-    run = {"include_path": str(tmp_path), "verbosity": "ERROR", "bootstrap_iters": 0, "model_args": SHORT}
+    run = {
+        "include_path": str(tmp_path),
+        "verbosity": "ERROR",
+        "bootstrap_iters": 0,
+        "model_args": SHORT,
+    }
     results = evaluate("toy", [name], decode={"gen_length": 16}, **run)
     assert "leave nothing of the prompt" in results["samples"][name][0]["error"]
     assert results["dlm_eval"]["cost"][name]["errors"] == 1
-    assert evaluate("toy", [name], decode={"gen_length": 15}, **run)["dlm_eval"]["cost"][name]["errors"] == 0
+    assert (
+        evaluate("toy", [name], decode={"gen_length": 15}, **run)["dlm_eval"]["cost"][name][
+            "errors"
+        ]
+        == 0
+    )
 
 
 @pytest.mark.parametrize("estimator", ["auto", "auto,stop_at_error_rate=0.05"])
@@ -85,16 +100,32 @@ def test_04_choices_in_a_run_see_one_context(tmp_path: Path, estimator: str) -> 
         metric_list=[{"metric": "acc"}],
     )  # fmt: skip
     results = evaluate(
-        "toy", [name], estimator=estimator, include_path=str(tmp_path), verbosity="ERROR", model_args=SHORT
+        "toy",
+        [name],
+        estimator=estimator,
+        include_path=str(tmp_path),
+        verbosity="ERROR",
+        model_args=SHORT,
     )
     assert results["samples"][name][0]["truncated"] == 2 * (60 + 6 - 16)
 
 
 def test_04_a_length_that_no_task_asked_for_is_not_used(tmp_path: Path) -> None:
     """lm-eval writes 256 into a YAML without generation settings; toy has 16 positions, of which half are written."""
-    name = own_task(tmp_path, "t_bare", "generate_until", doc_to_target="x", metric_list=[{"metric": "exact_match"}])
+    name = own_task(
+        tmp_path,
+        "t_bare",
+        "generate_until",
+        doc_to_target="x",
+        metric_list=[{"metric": "exact_match"}],
+    )
     results = evaluate(
-        "toy", [name], include_path=str(tmp_path), verbosity="ERROR", bootstrap_iters=0, model_args=SHORT
+        "toy",
+        [name],
+        include_path=str(tmp_path),
+        verbosity="ERROR",
+        bootstrap_iters=0,
+        model_args=SHORT,
     )
     assert results["dlm_eval"]["cost"][name]["errors"] == 0
     assert results["dlm_eval"]["tasks"][name]["gen_length"] == 8

@@ -36,14 +36,14 @@ WORST = [
     "👩‍👧", "\u00a0", "\u3000", "\u200b", "\u2028", "\x85", "\x1c", "'s", "'LL", "ſ", "\u212a", "٣", "Ⅷ", " the", "Answer: B",
     "<|endoftext|>", "<|im_start|>", "<s>", "x\n", "1.\n", "a: b",
 ]  # fmt: skip
-QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 
 
 def tokenizer_of(shared: Path, family: str) -> Any:
-    return PreTrainedTokenizerFast.from_pretrained(shared / "goldens" / family, local_files_only=True)
+    return PreTrainedTokenizerFast.from_pretrained(
+        shared / "goldens" / family, local_files_only=True
+    )
 
 
 def with_pattern(shared: Path, pattern: str) -> Any:
@@ -51,7 +51,9 @@ def with_pattern(shared: Path, pattern: str) -> Any:
     backend = Tokenizer.from_str(tokenizer_of(shared, "dream").backend_tokenizer.to_str())
     backend.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(pattern), "isolated")
-    backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
@@ -63,7 +65,11 @@ def differences(backend: Any, cut: Any) -> tuple[int, int]:
         cuts += len(cut(texts[-1])) - 1
     parts = [cut(text) for text in texts]
     whole = backend.encode_batch_fast(texts, add_special_tokens=False)
-    single = iter(backend.encode_batch_fast([part for each in parts for part in each], add_special_tokens=False))
+    single = iter(
+        backend.encode_batch_fast(
+            [part for each in parts for part in each], add_special_tokens=False
+        )
+    )
     joined = [[i for _ in each for i in next(single).ids] for each in parts]
     return cuts, sum(encoding.ids != ids for encoding, ids in zip(whole, joined, strict=True))
 
@@ -106,7 +112,9 @@ def test_02_the_test_of_pieces_finds_wrong_cuts(pattern: str, place: str) -> Non
 def test_02_a_cut_before_a_line_end_needs_a_letter() -> None:
     """Of Qwen 2 and Llama 3: they join '.' and a line end."""
     cut = re.compile(r"(?<=[.:!?])(?=\n)").split
-    assert split_differences(GPT2, cut, 1000)[1] == 0 and split_differences(QWEN2, cut, 1000)[1] > 20
+    assert (
+        split_differences(GPT2, cut, 1000)[1] == 0 and split_differences(QWEN2, cut, 1000)[1] > 20
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,7 +168,11 @@ def info(tokenizer: Any, mask: int = NO_MASK) -> TokenizerInfo:
 def test_02_a_shared_prefix_is_encoded_once(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = tokenizer_of(shared, "llada")
     shots = "".join(f"Question number {i} of many\nA. yes\nB. no\nAnswer: B\n\n" for i in range(20))
-    texts = [f"{shots}Question {i}\nA. yes\nB. no\nAnswer:{choice}" for i in range(50) for choice in ("", " A", " B")]
+    texts = [
+        f"{shots}Question {i}\nA. yes\nB. no\nAnswer:{choice}"
+        for i in range(50)
+        for choice in ("", " A", " B")
+    ]
     expected = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     made = info(tokenizer)
     counts = Counting(tokenizer, monkeypatch)
@@ -169,7 +181,9 @@ def test_02_a_shared_prefix_is_encoded_once(shared: Path, monkeypatch: pytest.Mo
     assert [made.encode(text) for text in texts] == expected and counts.calls == 1
 
 
-def test_02_the_texts_of_a_question_are_encoded_once(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_02_the_texts_of_a_question_are_encoded_once(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also by a tokenizer that gets whole texts."""
     tokenizer = tokenizer_of(shared, "llada")
     tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
@@ -202,28 +216,44 @@ def test_02_ids_that_were_given_away_can_be_changed(shared: Path) -> None:
 
 
 def test_02_canvases_of_a_question_are_those_of_whole_encodings(shared: Path) -> None:
-    model = load_model("llada", pretrained=str(shared / "goldens" / "llada"), dtype="float32", device="cpu")
+    model = load_model(
+        "llada", pretrained=str(shared / "goldens" / "llada"), dtype="float32", device="cpu"
+    )
     context = "One shot.\nAnswer: B\n\nAnother question\nAnswer:  "
     pairs = [(context, " yes"), (context, "no. Never\nmore"), ("", "alone")]
-    for (head, tail), prepared in zip(pairs, choice_canvases(model, pairs, "k", "error"), strict=True):
+    for (head, tail), prepared in zip(
+        pairs, choice_canvases(model, pairs, "k", "error"), strict=True
+    ):
         whole = model.tokenizer_info.tokenizer.encode(head + tail, add_special_tokens=False)
         assert list(prepared.canvas.tokens)[-len(whole) :] == whole
 
 
-# -- canvases ----------------------------------------------------------------------------------------------------------
+# -- canvases --------------------------------------------------------------------------------------
 
 
 def test_02_a_canvas_takes_five_bytes_a_position() -> None:
     canvas = Canvas.completion(range(50_000, 50_990), 10, "k")
     assert len(pickle.dumps(canvas)) < 5 * 1000 + 300
     kept = vars(canvas)
-    assert isinstance(kept["tokens"], array) and kept["tokens"].itemsize == 4 and isinstance(kept["open"], bytes)
+    assert (
+        isinstance(kept["tokens"], array)
+        and kept["tokens"].itemsize == 4
+        and isinstance(kept["open"], bytes)
+    )
 
 
 def test_02_a_canvas_reads_as_tuples() -> None:
     canvas = Canvas.infill([np.int64(5), 6], 2, (7,), "k")
-    assert canvas.tokens == (5, 6, BLANK, BLANK, 7) and canvas.open == (False, False, True, True, False)
-    assert {type(token) for token in canvas.tokens} == {int} and {type(flag) for flag in canvas.open} == {bool}
+    assert canvas.tokens == (5, 6, BLANK, BLANK, 7) and canvas.open == (
+        False,
+        False,
+        True,
+        True,
+        False,
+    )
+    assert {type(token) for token in canvas.tokens} == {int} and {
+        type(flag) for flag in canvas.open
+    } == {bool}
     same = Canvas((5, 6, BLANK, BLANK, 7), (False, False, True, True, False), "k")
     assert canvas == same and hash(canvas) == hash(same) == hash(pickle.loads(pickle.dumps(canvas)))
     others = [
@@ -235,7 +265,7 @@ def test_02_a_canvas_reads_as_tuples() -> None:
     assert Canvas((1, 10**12), (False, True)).tokens == (1, 10**12)  # said when it is used
 
 
-# -- processor time of steps -------------------------------------------------------------------------------------------
+# -- processor time of steps -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -247,14 +277,22 @@ def test_03_texts_and_bytes_are_those_of_the_tokenizer(shared: Path, family: str
         ids = draw.choices(range(len(tokenizer) + 3), k=30)
         shown = [i for i in ids if i < len(tokenizer) and i not in special]
         shown = [
-            i for i in shown if not (i in tokenizer.added_tokens_decoder and tokenizer.added_tokens_decoder[i].special)
+            i
+            for i in shown
+            if not (
+                i in tokenizer.added_tokens_decoder and tokenizer.added_tokens_decoder[i].special
+            )
         ]
-        text = tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = tokenizer.decode(
+            shown, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
         assert made.decode(ids) == text
         assert b"".join(made.token_bytes(i) or b"" for i in ids).decode(errors="replace") == text
 
 
-def test_03_a_decode_is_one_call_of_the_library(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_03_a_decode_is_one_call_of_the_library(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokenizer = tokenizer_of(shared, "llada")
     made = info(tokenizer)
     asked = []
@@ -274,10 +312,15 @@ def test_03_stop_strings_are_found_when_the_whole_text_has_them(shared: Path) ->
     made: Any = info(tokenizer_of(shared, "dream"))
     draw, found = random.Random(2), 0
     for case in range(300):
-        ids = np.array(made.encode("".join(draw.choices(WORST, k=25))) + draw.choices(range(280), k=5))
+        ids = np.array(
+            made.encode("".join(draw.choices(WORST, k=25))) + draw.choices(range(280), k=5)
+        )
         text = made.decode(ids)
         begin = draw.randrange(len(text))
-        stops = [text[begin : begin + draw.randint(1, 4)], draw.choice(["never", "\n\n", "好", "\ufffd"])][case % 2 :]
+        stops = [
+            text[begin : begin + draw.randint(1, 4)],
+            draw.choice(["never", "\n\n", "好", "\ufffd"]),
+        ][case % 2 :]
         quick, slow = StopSearch(made, stops), StopSearch(ByText(made), stops)  # type: ignore[arg-type]
         ends = sorted(draw.sample(range(1, len(ids) + 1), k=min(12, len(ids))))
         answers = [quick.found_in(ids[:end]) for end in ends]
@@ -289,14 +332,18 @@ def test_03_stop_strings_are_found_when_the_whole_text_has_them(shared: Path) ->
 
 
 def test_03_early_exit_decodes_no_text(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load_model("llada", pretrained=str(shared / "goldens" / "llada"), dtype="float32", device="cpu")
+    model = load_model(
+        "llada", pretrained=str(shared / "goldens" / "llada"), dtype="float32", device="cpu"
+    )
     canvas = Canvas.completion(model.encode("A question:"), 24, "k")
     settings = {"steps": 24, "block_length": 4, "until": ("never written",)}
     expected = fill(model, [canvas], "confidence", **settings)[0].tokens
     calls, read = [], []
     plain = type(model).token_bytes
     monkeypatch.setattr(type(model), "decode", lambda *_: calls.append(1))
-    monkeypatch.setattr(type(model), "token_bytes", lambda self, token: (read.append(1), plain(self, token))[1])
+    monkeypatch.setattr(
+        type(model), "token_bytes", lambda self, token: (read.append(1), plain(self, token))[1]
+    )
     assert fill(model, [canvas], "confidence", **settings)[0].tokens == expected
     assert not calls and 0 < len(read) <= 24
 

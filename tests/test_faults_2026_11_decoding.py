@@ -28,7 +28,8 @@ JUDGE = {"judge": "asset:tiny-ar", "n_samples": 2}
 
 
 @pytest.mark.parametrize(
-    ("family", "strategy", "steps"), [("ddlm", "euler", {200, 201}), ("ar2diff", "rewrite", set(range(1, 11)))]
+    ("family", "strategy", "steps"),
+    [("ddlm", "euler", {200, 201}), ("ar2diff", "rewrite", set(range(1, 11)))],
 )
 def test_12_samples_of_every_process_by_default(
     family: str,
@@ -56,7 +57,9 @@ def test_12_samples_of_every_process_by_default(
 def test_12_a_task_of_ours_runs_on_every_process(process: str) -> None:
     """Its settings, by what is left of them."""
     yamls = {
-        name: task_file(name, everything=False) or {} for name, kind, _ in list_tasks() if kind == "generate_until"
+        name: task_file(name, everything=False) or {}
+        for name, kind, _ in list_tasks()
+        if kind == "generate_until"
     }
     assert len(yamls) > 15
     options = DecodeOptions({}, process=process)
@@ -94,8 +97,16 @@ def test_12_what_the_user_asks_for_is_refused_instead(tmp_path: Path) -> None:
         ({"eps": 0.1}, "means nothing"),
     ):
         with pytest.raises(UserError, match=told):
-            evaluate("ddlm", ["demo_word_problem"], model_args={"pretrained": str(folder)}, decode=decode, limit=1)
-    with pytest.raises(UserError, match="strategy 'confidance' is not known; did you mean 'confidence'"):
+            evaluate(
+                "ddlm",
+                ["demo_word_problem"],
+                model_args={"pretrained": str(folder)},
+                decode=decode,
+                limit=1,
+            )
+    with pytest.raises(
+        UserError, match="strategy 'confidance' is not known; did you mean 'confidence'"
+    ):
         DecodeOptions({}, process="gaussian").settings(
             DecodeOptions({}, process="gaussian").request({"strategy": "confidance"}), 4
         )
@@ -124,7 +135,11 @@ def test_13_stop_strings_typed_in_a_shell(typed: Any, meant: tuple[str, ...]) ->
     assert resolve({"until": typed}).until == meant
     if isinstance(typed, str):
         pairs = parse_pairs(f"steps=4,until={typed},top_k=2", "--decode")
-        assert pairs["steps"] == "4" and DecodeOptions(pairs).request({}).until == meant or typed != typed.strip()
+        assert (
+            pairs["steps"] == "4"
+            and DecodeOptions(pairs).request({}).until == meant
+            or typed != typed.strip()
+        )
 
 
 def test_13_a_yamls_stop_string_is_literal() -> None:
@@ -142,11 +157,17 @@ def test_13_a_yamls_stop_string_is_literal() -> None:
         ({"stopp": "x"}, {}, "--gen_kwargs 'stopp' is not known; did you mean 'stop'"),
         ({}, {"stepps": 4}, "--decode 'stepps' is not known; did you mean 'steps'"),
         ({"until": "x", "stop": "y"}, {}, "until and stop are two names of one setting; give one"),
-        ({"until": {"a": 1}}, {}, "until '{'a': 1}' is not allowed; it must be a text or a list of texts"),
+        (
+            {"until": {"a": 1}},
+            {},
+            "until '{'a': 1}' is not allowed; it must be a text or a list of texts",
+        ),
         ({"steps": "many"}, {}, "decode steps 'many' is not allowed"),
     ],
 )
-def test_13_the_option_that_is_wrong_is_named(gen_kwargs: dict[str, Any], decode: dict[str, Any], told: str) -> None:
+def test_13_the_option_that_is_wrong_is_named(
+    gen_kwargs: dict[str, Any], decode: dict[str, Any], told: str
+) -> None:
     with pytest.raises(UserError) as error:
         resolve(*DecodeOptions(user_layer(gen_kwargs, decode)).request({}).layers)
     assert str(error.value).startswith(told)
@@ -185,16 +206,24 @@ def test_13_which_strategies_depend_on_the_seed_at_temperature_0(name: str) -> N
         assert [f.tokens for f in several] == [f.tokens for f in one]
 
 
-def test_13_samples_that_would_be_equal_are_written_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_13_samples_that_would_be_equal_are_written_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def run(**settings: Any) -> dict[str, Any]:
         return evaluate("toy", ["demo_word_problem"], limit=3, bootstrap_iters=0, **settings)
 
     one = run(decode={"gen_length": 6})
     eight = run(decode={"gen_length": 6, "samples": 8})
-    assert eight["dlm_eval"]["cost"]["total"]["device_rows"] == one["dlm_eval"]["cost"]["total"]["device_rows"]
+    assert (
+        eight["dlm_eval"]["cost"]["total"]["device_rows"]
+        == one["dlm_eval"]["cost"]["total"]["device_rows"]
+    )
     assert "samples=8 has no effect at temperature 0" in caplog.text
     drawn = run(decode={"gen_length": 6, "samples": 8, "temperature": 1})
-    assert drawn["dlm_eval"]["cost"]["total"]["device_rows"] > 6 * one["dlm_eval"]["cost"]["total"]["device_rows"]
+    assert (
+        drawn["dlm_eval"]["cost"]["total"]["device_rows"]
+        > 6 * one["dlm_eval"]["cost"]["total"]["device_rows"]
+    )
 
 
 def test_13_repeats_of_a_sure_answer_are_one_piece_of_work(tmp_path: Path) -> None:
@@ -215,9 +244,13 @@ def test_13_repeats_of_a_sure_answer_are_one_piece_of_work(tmp_path: Path) -> No
 
 
 def test_17_authors_of_a_folder_need_the_checkpoints_name() -> None:
-    with pytest.raises(UserError, match=r"add checkpoint=NAME to --model_args; allowed: diffullama$"):
+    with pytest.raises(
+        UserError, match=r"add checkpoint=NAME to --model_args; allowed: diffullama$"
+    ):
         authors_preset("", "triviaqa", "diffullama")
-    with pytest.raises(UserError, match="'llada-1.5' and task 'mmlu_pro'; they have settings for gsm8k, math"):
+    with pytest.raises(
+        UserError, match="'llada-1.5' and task 'mmlu_pro'; they have settings for gsm8k, math"
+    ):
         authors_preset("llada-1.5", "mmlu_pro", "llada")
 
 
@@ -232,18 +265,29 @@ def test_17_every_presets_task_exists_or_is_listed_as_missing() -> None:
 
     for task in {preset.task for preset in presets().values() if preset.task}:
         patterns = GROUPS.get(task, (task,))
-        names = sorted(name for name in index if any(fnmatchcase(name, pattern) for pattern in patterns))
-        assert any(generates(name) for name in names) == (task not in TASK_MISSING), (task, names[:5])
+        names = sorted(
+            name for name in index if any(fnmatchcase(name, pattern) for pattern in patterns)
+        )
+        assert any(generates(name) for name in names) == (task not in TASK_MISSING), (
+            task,
+            names[:5],
+        )
 
 
-# -- found by recording every strategy with every option ----------------------------------------------------------------
+# -- found by recording every strategy with every option -------------------------------------------
 
 
 DOUBTED = [
     {"strategy": "edit", "threshold": 0.7, "editing_threshold": 0.9},
     {"strategy": "edit", "threshold": 0.7, "editing_threshold": 0.9, "guidance": 1.0},
     {"strategy": "threshold", "threshold": 0.9},
-    {"strategy": "threshold", "threshold": 0.9, "max_per_step": "schedule", "schedule": "even", "steps": 4},
+    {
+        "strategy": "threshold",
+        "threshold": 0.9,
+        "max_per_step": "schedule",
+        "schedule": "even",
+        "steps": 4,
+    },
     {"strategy": "confidence", "rescore": True},
     {"strategy": "rdm"},
     {"strategy": "p2"},
@@ -282,6 +326,12 @@ def test_10_a_schedule_is_refused_by_what_never_reads_it() -> None:
     toy, canvas = Toy(ToySettings()), Canvas.completion([0], 6)
     with pytest.raises(UserError, match="decode schedule is not used by strategy 'edit'"):
         fill(toy, [canvas], strategy="edit", threshold=0.7, editing_threshold=0.9, schedule="even")
-    own = {"strategy": "threshold", "threshold": 1.0, "max_per_step": "schedule", "schedule": "timestep", "steps": 2}
+    own = {
+        "strategy": "threshold",
+        "threshold": 1.0,
+        "max_per_step": "schedule",
+        "schedule": "timestep",
+        "steps": 2,
+    }
     (filling,) = fill(toy, [canvas], **own, batch_mean_quota=(3, 6), early_exit=False)
     assert len(filling.tokens) == 6 and min(filling.step) >= 0

@@ -99,7 +99,9 @@ def pick(resps, docs):
 """
 
 
-def own_task(folder: Path, change: dict[str, Any], base: str = "t_write", documents: list[Any] = DOCUMENTS) -> Path:
+def own_task(
+    folder: Path, change: dict[str, Any], base: str = "t_write", documents: list[Any] = DOCUMENTS
+) -> Path:
     """Writes the task `odd`: a task of harness_tasks with some keys changed, and the functions above beside it; returns the folder."""
     folder.mkdir(exist_ok=True)
     text = (write_tasks(folder, documents) / f"{base}.yaml").read_text()
@@ -108,9 +110,12 @@ def own_task(folder: Path, change: dict[str, Any], base: str = "t_write", docume
     config = {**yaml.safe_load(text), "task": "odd", **change}
     (folder / "scorers.py").write_text(SCORERS)
     written = yaml.safe_dump(config, allow_unicode=True)
-    (folder / "odd.yaml").write_text(written.replace("'!function ", "!function ").replace("py_", "scorers."))
+    (folder / "odd.yaml").write_text(
+        written.replace("'!function ", "!function ").replace("py_", "scorers.")
+    )
     lines = [
-        line.rstrip("'") if "!function" in line else line for line in (folder / "odd.yaml").read_text().splitlines()
+        line.rstrip("'") if "!function" in line else line
+        for line in (folder / "odd.yaml").read_text().splitlines()
     ]
     (folder / "odd.yaml").write_text("\n".join(lines) + "\n")
     return folder
@@ -121,10 +126,14 @@ def function(name: str) -> str:
 
 
 def errors_of(results: dict[str, Any], task: str = "odd") -> dict[str, str]:
-    return {sample["doc"]["text"]: sample["error"] for sample in results["samples"][task] if "error" in sample}
+    return {
+        sample["doc"]["text"]: sample["error"]
+        for sample in results["samples"][task]
+        if "error" in sample
+    }
 
 
-# -- 14: one document, one scorer, one metric ----------------------------------------------------------------------------
+# -- 14: one document, one scorer, one metric ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -136,15 +145,21 @@ def errors_of(results: dict[str, Any], task: str = "odd") -> dict[str, str]:
         ("silent", "Silent"),
     ],
 )
-def test_14_a_scorer_that_fails_on_one_document_costs_that_document(tmp_path: Path, scorer: str, said: str) -> None:
+def test_14_a_scorer_that_fails_on_one_document_costs_that_document(
+    tmp_path: Path, scorer: str, said: str
+) -> None:
     folder = own_task(
         tmp_path / "tasks",
-        {"process_results": function(scorer), "metric_list": [{"metric": "acc", "aggregation": "mean"}]},
+        {
+            "process_results": function(scorer),
+            "metric_list": [{"metric": "acc", "aggregation": "mean"}],
+        },
     )
     results = evaluate("toy", "odd", include_path=str(folder))
     assert errors_of(results).keys() == {"fab"} and said in errors_of(results)["fab"]
     assert (
-        results["results"]["odd"]["acc,none"] == 1.0 and results["n-samples"]["odd"]["effective"] == len(DOCUMENTS) - 1
+        results["results"]["odd"]["acc,none"] == 1.0
+        and results["n-samples"]["odd"]["effective"] == len(DOCUMENTS) - 1
     )
 
 
@@ -153,7 +168,16 @@ def test_14_a_scorer_may_raise_what_ctrl_c_raises(tmp_path: Path) -> None:
     folder = own_task(tmp_path / "tasks", {"process_results": function("interrupts")})
     assert (
         main(
-            ["--model", "toy", "--tasks", "odd", "--include_path", str(folder), "--output_path", str(tmp_path / "out")]
+            [
+                "--model",
+                "toy",
+                "--tasks",
+                "odd",
+                "--include_path",
+                str(folder),
+                "--output_path",
+                str(tmp_path / "out"),
+            ]
         )
         == 1
     )
@@ -170,7 +194,16 @@ def test_14_a_scorer_that_returns_nothing_leaves_a_result_file(
     folder = own_task(tmp_path / "tasks", {"process_results": function("nothing")})
     assert (
         main(
-            ["--model", "toy", "--tasks", "odd", "--include_path", str(folder), "--output_path", str(tmp_path / "out")]
+            [
+                "--model",
+                "toy",
+                "--tasks",
+                "odd",
+                "--include_path",
+                str(folder),
+                "--output_path",
+                str(tmp_path / "out"),
+            ]
         )
         == 1
     )
@@ -182,17 +215,25 @@ def test_14_a_scorer_that_returns_nothing_leaves_a_result_file(
     "change",
     [
         {"doc_to_text": function("text_of")},
-        {"filter_list": [{"name": "f", "filter": [{"function": "custom", "filter_fn": function("pick")}]}]},
+        {
+            "filter_list": [
+                {"name": "f", "filter": [{"function": "custom", "filter_fn": function("pick")}]}
+            ]
+        },
     ],
 )
-def test_14_exit_in_a_prompt_or_a_filter_costs_one_document(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_14_exit_in_a_prompt_or_a_filter_costs_one_document(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     results = evaluate("toy", "odd", include_path=str(own_task(tmp_path / "tasks", change)))
     assert errors_of(results).keys() == {"fab"} and "SystemExit" in errors_of(results)["fab"]
 
 
 def test_14_a_document_without_choices_costs_that_document(tmp_path: Path) -> None:
     documents = [DOCUMENTS[0], {**DOCUMENTS[1], "choices": []}, *DOCUMENTS[2:]]
-    results = evaluate("toy", "odd", include_path=str(own_task(tmp_path / "tasks", {}, "t_choice", documents)))
+    results = evaluate(
+        "toy", "odd", include_path=str(own_task(tmp_path / "tasks", {}, "t_choice", documents))
+    )
     assert (
         errors_of(results).keys() == {DOCUMENTS[1]["text"]}
         and "no choice" in errors_of(results)[str(DOCUMENTS[1]["text"])]
@@ -209,21 +250,40 @@ def test_14_a_metric_that_cannot_be_aggregated_is_missing_and_named(
         {"metric": "odd", "aggregation": function("first")},
         {"metric": "acc", "aggregation": function("leaves_late")},
     ]
-    folder = own_task(tmp_path / "tasks", {"process_results": function("several"), "metric_list": metrics})
+    folder = own_task(
+        tmp_path / "tasks", {"process_results": function("several"), "metric_list": metrics}
+    )
     write_tasks(folder)
     out = tmp_path / "out"
     assert (
-        main(["--model", "toy", "--tasks", "odd,t_choice", "--include_path", str(folder), "--output_path", str(out)])
+        main(
+            [
+                "--model",
+                "toy",
+                "--tasks",
+                "odd,t_choice",
+                "--include_path",
+                str(folder),
+                "--output_path",
+                str(out),
+            ]
+        )
         == 1
     )
     said = capsys.readouterr()
-    (line,) = [line for line in said.err.splitlines() if line.startswith("dlm-eval: error: missing: ")]
+    (line,) = [
+        line for line in said.err.splitlines() if line.startswith("dlm-eval: error: missing: ")
+    ]
     assert (
-        "odd: bad,none (ZeroDivisionError: no items of this kind)" in line and "odd: acc,none (SystemExit: 3)" in line
+        "odd: bad,none (ZeroDivisionError: no items of this kind)" in line
+        and "odd: acc,none (SystemExit: 3)" in line
     )
     (file,) = out.rglob("results_*.json")
     results = json.loads(file.read_text())
-    assert results["results"]["odd"]["good,none"] == 1.0 and "acc,none" in results["results"]["t_choice"]
+    assert (
+        results["results"]["odd"]["good,none"] == 1.0
+        and "acc,none" in results["results"]["t_choice"]
+    )
     assert not {"bad,none", "acc,none"} & results["results"]["odd"].keys()
     assert len(results["dlm_eval"]["missing"]) == 2 and "Traceback" not in said.err
 
@@ -250,7 +310,16 @@ def test_14_an_error_behind_the_last_answer_leaves_the_answers(
     folder = own_task(tmp_path / "tasks", {})
     assert (
         main(
-            ["--model", "toy", "--tasks", "odd", "--include_path", str(folder), "--output_path", str(tmp_path / "out")]
+            [
+                "--model",
+                "toy",
+                "--tasks",
+                "odd",
+                "--include_path",
+                str(folder),
+                "--output_path",
+                str(tmp_path / "out"),
+            ]
         )
         == 1
     )
@@ -262,7 +331,9 @@ def test_14_an_error_behind_the_last_answer_leaves_the_answers(
     journal.close()
 
 
-def test_14_an_error_before_the_first_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_14_an_error_before_the_first_answer_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import lm_eval.evaluator
 
     monkeypatch.setattr(lm_eval.evaluator, "get_sample_size", lambda *args: 1 / 0)
@@ -270,12 +341,23 @@ def test_14_an_error_before_the_first_answer_is_one_line(tmp_path: Path, monkeyp
         evaluate("toy", "odd", include_path=str(own_task(tmp_path / "tasks", {})))
 
 
-def test_14_a_board_that_cannot_be_written_costs_the_board(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_14_a_board_that_cannot_be_written_costs_the_board(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "out" / "leaderboard.csv").mkdir(parents=True)
     folder = own_task(tmp_path / "tasks", {})
     assert (
         main(
-            ["--model", "toy", "--tasks", "odd", "--include_path", str(folder), "--output_path", str(tmp_path / "out")]
+            [
+                "--model",
+                "toy",
+                "--tasks",
+                "odd",
+                "--include_path",
+                str(folder),
+                "--output_path",
+                str(tmp_path / "out"),
+            ]
         )
         == 1
     )
@@ -296,23 +378,41 @@ def test_14_answers_alone_into_a_fresh_folder(tmp_path: Path) -> None:
         "--output_path",
         str(tmp_path / "out"),
     ]
-    assert main([*command, "--predict_only"]) == 0 and not (tmp_path / "out" / "leaderboard.csv").exists()
+    assert (
+        main([*command, "--predict_only"]) == 0
+        and not (tmp_path / "out" / "leaderboard.csv").exists()
+    )
     assert len(list((tmp_path / "out").rglob("results_*.json"))) == 1
 
 
-# -- 14: names ---------------------------------------------------------------------------------------------------------
+# -- 14: names -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "name",
-    ["a/b", "a[1]", "[!x]", "a!", "a\\b", "\u202ea", "tab\there", "n" * 240, "\u00e9" * 130, "..", "a*?", 'q"<>|:'],
+    [
+        "a/b",
+        "a[1]",
+        "[!x]",
+        "a!",
+        "a\\b",
+        "\u202ea",
+        "tab\there",
+        "n" * 240,
+        "\u00e9" * 130,
+        "..",
+        "a*?",
+        'q"<>|:',
+    ],
 )
 def test_14_a_task_may_have_any_name(tmp_path: Path, name: str) -> None:
     folder = own_task(tmp_path / "tasks", {"task": name})
     results = evaluate("toy", str(folder / "odd.yaml"), output_path=str(tmp_path / "out"))
     assert results["results"][name]["exact_match,none"] == 0.0
     (file,) = (tmp_path / "out").rglob("samples_*.jsonl")
-    assert len(file.read_text().splitlines()) == len(DOCUMENTS) and (tmp_path / "out") in file.parents
+    assert (
+        len(file.read_text().splitlines()) == len(DOCUMENTS) and (tmp_path / "out") in file.parents
+    )
 
 
 def test_14_usual_names_stay_and_odd_ones_are_told_apart() -> None:
@@ -340,7 +440,7 @@ def test_14_a_checkpoint_folder_may_be_called_like_a_file(tmp_path: Path) -> Non
     assert len([file for file in (tmp_path / "out").rglob("results_*.json") if file.is_file()]) == 1
 
 
-# -- 14: texts and models ------------------------------------------------------------------------------------------------
+# -- 14: texts and models --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", ["t_write", "t_choice", "t_last"])
@@ -357,7 +457,10 @@ def test_14_half_of_a_surrogate_pair_costs_nobody_else(tmp_path: Path, base: str
     (folder / "scorers.py").write_text(SCORERS + listed + source)
     results = evaluate("toy", "odd", include_path=str(folder), output_path=str(tmp_path / "out"))
     assert results["n-samples"]["odd"]["original"] == len(DOCUMENTS)
-    assert set(errors_of(results)) <= {"ab\\udc80c"} and len(list((tmp_path / "out").rglob("samples_odd_*"))) == 1
+    assert (
+        set(errors_of(results)) <= {"ab\\udc80c"}
+        and len(list((tmp_path / "out").rglob("samples_odd_*"))) == 1
+    )
 
 
 def refuse(method: Any, refused: Any, error: Exception) -> Any:
@@ -376,11 +479,21 @@ def refuse(method: Any, refused: Any, error: Exception) -> Any:
     [
         ("encode", lambda text: "fab" in text, KeyError("a letter that the vocabulary lacks"), 1),
         ("decode", lambda ids: True, OverflowError("ids that spell nothing"), len(DOCUMENTS)),
-        ("logits", lambda tokens: tokens.shape[1] == 11, ArithmeticError("a row that is too much"), 1),
+        (
+            "logits",
+            lambda tokens: tokens.shape[1] == 11,
+            ArithmeticError("a row that is too much"),
+            1,
+        ),
     ],
 )
 def test_14_a_models_code_that_raises_costs_its_samples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, refused: Any, error: Exception, count: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    refused: Any,
+    error: Exception,
+    count: int,
 ) -> None:
     monkeypatch.setattr(Toy, where, refuse(getattr(Toy, where), refused, error))
     folder = own_task(tmp_path / "tasks", {})
@@ -390,7 +503,7 @@ def test_14_a_models_code_that_raises_costs_its_samples(
     assert len(list((tmp_path / "out").rglob("results_*.json"))) == 1
 
 
-# -- 14: found before the model is loaded ----------------------------------------------------------------------------------
+# -- 14: found before the model is loaded ----------------------------------------------------------
 
 LOADS = """
 import evaluate
@@ -408,7 +521,10 @@ def helper(items):
 def test_14_a_metric_that_a_scorer_loads_is_tried_before_the_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = own_task(tmp_path / "tasks", {"metric_list": [{"metric": "exact_match", "aggregation": function("agg")}]})
+    folder = own_task(
+        tmp_path / "tasks",
+        {"metric_list": [{"metric": "exact_match", "aggregation": function("agg")}]},
+    )
     (folder / "scorers.py").write_text(LOADS)
     for command in (["--model", "no_weights.py", "--tasks", "odd"], ["validate", "odd"]):
         (tmp_path / "no_weights.py").write_text("raise RuntimeError('the model was loaded')\n")
@@ -438,7 +554,9 @@ def test_14_stock_tasks_that_load_metrics_are_known() -> None:
         ({"output_path": "x"}, "not known"),
     ],
 )
-def test_14_what_the_hub_gets_is_checked_before_the_run(arguments: dict[str, Any], said: str) -> None:
+def test_14_what_the_hub_gets_is_checked_before_the_run(
+    arguments: dict[str, Any], said: str
+) -> None:
     with pytest.raises(UserError, match=said):
         check_tracker(arguments)
     with pytest.raises(UserError, match=said):
@@ -446,14 +564,16 @@ def test_14_what_the_hub_gets_is_checked_before_the_run(arguments: dict[str, Any
     check_tracker({"hub_results_org": "me", "public_repo": True})
 
 
-# -- 14: interruptions -------------------------------------------------------------------------------------------------
+# -- 14: interruptions -----------------------------------------------------------------------------
 
 
 def fills(count: int, length: int = 24, hole: int = 16) -> list[Job]:
     draw = torch.Generator().manual_seed(3)
     prompts = torch.randint(0, 6, (count, length - hole), generator=draw).tolist()
     return [
-        FillJob(Canvas.infill(ids, hole, [], f"f{i}"), resolve({"steps": 8, "logits_eos_inf": True}), 0)
+        FillJob(
+            Canvas.infill(ids, hole, [], f"f{i}"), resolve({"steps": 8, "logits_eos_inf": True}), 0
+        )
         for i, ids in enumerate(prompts)
     ]
 
@@ -462,7 +582,9 @@ def fills(count: int, length: int = 24, hole: int = 16) -> list[Job]:
 def test_14_equal_canvases_end_batch_after_batch(equal_lengths: bool) -> None:
     """An interruption loses the rows of the canvases under way: about a batch of them, however many wait and however equal they are."""
     jobs, at_once = fills(48), 6
-    engine = Engine(Toy(ToySettings(vocab=6)), batch_tokens=24 * at_once, equal_lengths=equal_lengths)
+    engine = Engine(
+        Toy(ToySettings(vocab=6)), batch_tokens=24 * at_once, equal_lengths=equal_lengths
+    )
     finished, lost = [0], []
     engine.on_forward = lambda: lost.append(engine.cost.rows - finished[0])
 
@@ -470,7 +592,10 @@ def test_14_equal_canvases_end_batch_after_batch(equal_lengths: bool) -> None:
         finished[0] += answer.rows
 
     InProcess(engine).run(jobs, done)
-    assert engine.cost.rows == finished[0] == 8 * len(jobs) and engine.cost.forwards == 8 * len(jobs) / at_once
+    assert (
+        engine.cost.rows == finished[0] == 8 * len(jobs)
+        and engine.cost.forwards == 8 * len(jobs) / at_once
+    )
     assert max(lost) <= 8 * 2 * at_once and sum(lost) / len(lost) <= 8 * at_once
 
 
@@ -480,20 +605,21 @@ def test_14_the_order_of_batches_changes_no_answer_and_no_forward() -> None:
     for tokens in (24 * 5, 24 * 60):
         answers: dict[int, Any] = {}
         InProcess(Engine(model, batch_tokens=tokens)).run(jobs, answers.__setitem__)
-        found.append({index: (answer.value.tokens, answer.rows) for index, answer in answers.items()})
+        found.append(
+            {index: (answer.value.tokens, answer.rows) for index, answer in answers.items()}
+        )
     assert found[0] == found[1]
 
 
-# -- 18: one line --------------------------------------------------------------------------------------------------------
+# -- 18: one line ----------------------------------------------------------------------------------
 
 
 def line_of(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Runs a command that the user got wrong; returns its one line of error."""
     assert main(command) == 2
     said = capsys.readouterr().err
-    (line,) = [
-        line for line in said.splitlines() if line.startswith("dlm-eval: error: ")
-    ]  # there may be a progress bar
+    # there may be a progress bar
+    (line,) = [line for line in said.splitlines() if line.startswith("dlm-eval: error: ")]
     assert "Traceback" not in said
     return line
 
@@ -521,7 +647,8 @@ def test_18_a_settings_file_that_is_wrong_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "limit", [1e308, float("inf"), float("nan"), True, False, -1, 0, 1.5, 10**40, [1], {"a": 1}, b"2"]
+    "limit",
+    [1e308, float("inf"), float("nan"), True, False, -1, 0, 1.5, 10**40, [1], {"a": 1}, b"2"],
 )
 def test_18_a_limit_that_is_none_is_refused(limit: Any) -> None:
     with pytest.raises(UserError, match="--limit"):
@@ -577,7 +704,9 @@ def test_18_a_path_of_5000_letters_is_one_short_line(
         ({"doc_to_text": "{{ 1 // 0 }}"}, "doc_to_text of document 0"),
     ],
 )
-def test_18_a_task_file_that_is_wrong_says_where(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_18_a_task_file_that_is_wrong_says_where(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
     folder = own_task(tmp_path / "tasks", change)
     with pytest.raises(UserError, match=said) as caught:
         load_tasks(["odd"], include_path=folder)
@@ -599,18 +728,34 @@ def test_18_a_task_file_that_is_nested_too_deeply_ends_no_process(
     assert "more than 100 lists" in line_of([*command, "--include_path", str(tmp_path)], capsys)
 
 
-def test_18_a_device_is_not_replaced_by_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_18_a_device_is_not_replaced_by_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     os.mkfifo(tmp_path / "pipe")
-    command = ["trace", "--model", "toy", "--prompt", "a", "--length", "1", "--html", str(tmp_path / "pipe")]
+    command = [
+        "trace",
+        "--model",
+        "toy",
+        "--prompt",
+        "a",
+        "--length",
+        "1",
+        "--html",
+        str(tmp_path / "pipe"),
+    ]
     assert "is no ordinary file" in line_of(command, capsys)
 
 
 def test_18_aliases_and_merges_are_no_doubled_keys(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("a: &a {x: 1}\nb: &b {y: 2}\nc: {<<: *a, <<: *b, z: 3}\nd: [*a, *a]\n")
+    (tmp_path / "a.yaml").write_text(
+        "a: &a {x: 1}\nb: &b {y: 2}\nc: {<<: *a, <<: *b, z: 3}\nd: [*a, *a]\n"
+    )
     assert read_yaml_text(tmp_path / "a.yaml", "a.yaml").startswith("a:")
 
 
-def test_18_an_answer_of_another_form_is_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_18_an_answer_of_another_form_is_computed_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model, jobs = load_model("toy"), fills(6)
     engine = Engine(model)
     journal = Journal(tmp_path / "journal.sqlite")
@@ -621,13 +766,24 @@ def test_18_an_answer_of_another_form_is_computed_again(tmp_path: Path, caplog: 
 
     before, rows = answers(), engine.cost.rows
     keys = [row["key"] for row in journal.export()]
-    odd = ["[]", "{}", "null", "5", '{"kind": "Filling", "value": {}, "error": null, "rows": 1, "seconds": 0}']
+    odd = [
+        "[]",
+        "{}",
+        "null",
+        "5",
+        '{"kind": "Filling", "value": {}, "error": null, "rows": 1, "seconds": 0}',
+    ]
     odd += [
         '{"kind": "Filling", "value": {"tokens": "abc", "forwards": 1, "steps": 1}, "error": null, "rows": 1, "seconds": 0}'
     ]
     for key, text in zip(keys, odd, strict=True):
         journal._execute(
-            [("UPDATE answers SET value = ?, checksum = ? WHERE key = ?", [(text, checksum(key, text), key)])]
+            [
+                (
+                    "UPDATE answers SET value = ?, checksum = ? WHERE key = ?",
+                    [(text, checksum(key, text), key)],
+                )
+            ]
         )
     assert answers() == before and engine.cost.rows == 2 * rows and "another form" in caplog.text
     journal.note("learned:x", [1])
@@ -637,13 +793,15 @@ def test_18_an_answer_of_another_form_is_computed_again(tmp_path: Path, caplog: 
     journal.close()
 
 
-# -- 18: odd values everywhere ---------------------------------------------------------------------------------------------
+# -- 18: odd values everywhere ---------------------------------------------------------------------
 
 COUNT = int(os.environ.get("DLM_EVAL_FUZZ", "52"))  # tries, of every kind alike
 
 
 @pytest.mark.parametrize("part", range(2))
-def test_18_odd_values_end_in_one_line(tmp_path: Path, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_18_odd_values_end_in_one_line(
+    tmp_path: Path, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A seeded share of all options, settings and task keys with odd values: exit code 0, 1 or 2, and one line of error, never a traceback."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tasks").mkdir()

@@ -67,7 +67,7 @@ def log_likelihood(toy: Toy, canvas: Canvas) -> float:
     return found
 
 
-# -- 1: chains --------------------------------------------------------------------------------------------------------
+# -- 1: chains -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("antithetic", [True, False])
@@ -93,13 +93,25 @@ def test_01_orders_are_drawn_without_replacement(antithetic: bool) -> None:
 
 @pytest.mark.parametrize(
     "n, estimator, rows",
-    [(3, "chain,permutations=4", 7), (4, "chain", 15), (5, "tube", 31), (4, "chain,permutations=24", 15)],
+    [
+        (3, "chain,permutations=4", 7),
+        (4, "chain", 15),
+        (5, "tube", 31),
+        (4, "chain,permutations=24", 15),
+    ],
 )
 def test_01_all_orders_where_they_cost_no_more(toy: Toy, n: int, estimator: str, rows: int) -> None:
     canvas = Canvas.continuation([0, 1], [4, 2, 0, 3, 1][:n])
     (found,), truth = score(toy, [canvas], estimator), log_likelihood(toy, canvas)
-    assert (found.rows, found.stderr, found.lower_stderr, found.upper_stderr) == (rows, 0.0, 0.0, 0.0)
-    assert found.lower == found.upper == pytest.approx(truth) and found.bracket == pytest.approx((truth, truth))
+    assert (found.rows, found.stderr, found.lower_stderr, found.upper_stderr) == (
+        rows,
+        0.0,
+        0.0,
+        0.0,
+    )
+    assert found.lower == found.upper == pytest.approx(truth) and found.bracket == pytest.approx(
+        (truth, truth)
+    )
     whole = score(toy, [canvas], "exact")[0]
     assert found.logprob == pytest.approx(truth if estimator == "tube" else whole.logprob)
 
@@ -117,12 +129,14 @@ def test_01_draws_that_agree_prove_nothing() -> None:
 def test_01_a_consistent_model_is_not_called_certain() -> None:
     """All orders have one sum there, which a few of them cannot know."""
     toy = Toy(ToySettings(seed=5))
-    (found,) = score(toy, [Canvas.continuation([], [1, 4, 0, 2, 2, 3, 1, 0])], "chain,permutations=8")
+    (found,) = score(
+        toy, [Canvas.continuation([], [1, 4, 0, 2, 2, 3, 1, 0])], "chain,permutations=8"
+    )
     assert found.interval is None or found.interval[0] < found.interval[1]
     assert found.bracket[0] is not None and found.bracket[0] < found.logprob
 
 
-# -- 2: standard error and interval -----------------------------------------------------------------------------------
+# -- 2: standard error and interval ----------------------------------------------------------------
 
 
 def test_02_student_and_satterthwaite() -> None:
@@ -130,7 +144,9 @@ def test_02_student_and_satterthwaite() -> None:
     assert half_width(Error(2.0)) == pytest.approx(2 * 1.95996, rel=1e-4)
     assert half_width(Error(None)) is None and half_width(Error(0.0)) == 0.0
     two = summed([Error(3.0, 4.0), Error(4.0, 4.0)])
-    assert two.stderr == pytest.approx(5.0) and two.freedom == pytest.approx(25**2 / ((81 + 256) / 4))
+    assert two.stderr == pytest.approx(5.0) and two.freedom == pytest.approx(
+        25**2 / ((81 + 256) / 4)
+    )
     assert summed([Error(1.0), Error(None)]).stderr is None
 
 
@@ -148,13 +164,19 @@ def test_02_few_draws_do_not_know_their_error(toy: Toy, estimator: str) -> None:
     (found,) = score(toy, [Canvas.continuation([0, 1], [4, 2, 0, 3, 1, 5])], estimator)
     assert found.stderr is None and found.interval is None
     whole = merge([found, Score(-1.0, 0.1, "lower bound", 1)])
-    assert whole.stderr is None and whole.interval is None and whole.logprob == pytest.approx(found.logprob - 1)
+    assert (
+        whole.stderr is None
+        and whole.interval is None
+        and whole.logprob == pytest.approx(found.logprob - 1)
+    )
 
 
 def test_02_errors_of_few_draws_add_up(toy: Toy) -> None:
     """Two pairs of orders do not tell their error, but many of them tell that of their sum: 24 texts, 60 runs; a mean square is good to 18 %."""
     rng = np.random.default_rng(8)
-    texts = [Canvas.continuation([0], rng.integers(0, 6, 6).tolist(), key=f"text {t}") for t in range(24)]
+    texts = [
+        Canvas.continuation([0], rng.integers(0, 6, 6).tolist(), key=f"text {t}") for t in range(24)
+    ]
     found = [runs(toy, text, "chain,permutations=4", 60) for text in texts]
     assert all(one.stderr is None and one.rough_stderr for own in found for one in own)
     wholes = [merge(parts) for parts in zip(*found, strict=True)]
@@ -169,7 +191,9 @@ def test_02_cubature_knows_its_error() -> None:
     """300 draws a cell; a coverage of 93 % falls below 87.5 % with probability 1e-4. Small budgets overstate (docs/likelihood.md has the figures)."""
     for n, samples, most in ((6, 16, 2.0), (8, 32, 1.8), (12, 32, 1.8), (12, 8, 3.5)):
         models = [Contexts.draw(kind, n, SEED) for kind in KINDS]
-        for kind, draws in zip(KINDS, cubature(models, samples, 300, SEED, [elbo(m) for m in models]), strict=True):
+        for kind, draws in zip(
+            KINDS, cubature(models, samples, 300, SEED, [elbo(m) for m in models]), strict=True
+        ):
             figures = draws.figures()
             assert figures is not None and draws.certain_and_wrong() == 0
             assert figures[1] > 0.875 and 0.75 < figures[0] < most, (kind, n, samples, figures)
@@ -187,7 +211,8 @@ def test_02_stratified_draws_know_their_error(name: str, samples: int) -> None:
 @pytest.mark.parametrize(
     "name, n, forwards, kind, seed",
     [
-        ("mask_count", 4, 8, "peaked", 0),  # 84.6 % of the intervals held the truth, before they had a least width
+        # 84.6 % of the intervals held the truth, before they had a least width
+        ("mask_count", 4, 8, "peaked", 0),
         ("mask_count", 8, 32, "dense", 3),  # 87.9 %
         ("cubature", 7, 8, "peaked", 1),  # 56.1 %
         ("cubature", 8, 128, "peaked", 1),  # 68.4 %
@@ -240,8 +265,12 @@ def test_02_the_least_width_of_an_interval_adds_up() -> None:
     assert half_width(few) == pytest.approx(3 * 1.95996, rel=1e-4)
     assert summed([few, Error(4.0)]).least == pytest.approx(5.0) and few.scaled(-2).least == 6.0
     assert summed([Error(1.0), Error(2.0)]).least == 0.0
-    found = merge([Score(-1.0, 0.1, "score", 1, freedom=4.0, least_stderr=3.0), Score(-2.0, 4.0, "score", 1)])
-    assert found.stderr == pytest.approx(math.hypot(0.1, 4.0)) and found.least_stderr == pytest.approx(5.0)
+    found = merge(
+        [Score(-1.0, 0.1, "score", 1, freedom=4.0, least_stderr=3.0), Score(-2.0, 4.0, "score", 1)]
+    )
+    assert found.stderr == pytest.approx(
+        math.hypot(0.1, 4.0)
+    ) and found.least_stderr == pytest.approx(5.0)
     assert found.interval == pytest.approx((-3 - 5 * 1.95996, -3 + 5 * 1.95996), rel=1e-4)
 
 
@@ -251,10 +280,17 @@ def test_02_intervals_of_a_trained_model_are_no_nonsense() -> None:
     The widest of these intervals was once 5.4 times 1.96 standard errors, of 20 held-out texts 99 times.
     """
     tiny = load_model("tiny")
-    ids = tiny.encode("Anna had a red hat. Anna lost the hat at the park. Ben found it. Ben gave the hat to Anna. " * 2)
-    canvases = [Canvas.continuation(ids[: 6 + 3 * i], ids[6 + 3 * i : 22 + 3 * i]) for i in range(5)]
+    ids = tiny.encode(
+        "Anna had a red hat. Anna lost the hat at the park. Ben found it. Ben gave the hat to Anna. "
+        * 2
+    )
+    canvases = [
+        Canvas.continuation(ids[: 6 + 3 * i], ids[6 + 3 * i : 22 + 3 * i]) for i in range(5)
+    ]
     found = score(tiny, canvases, "cubature", max_forwards=8)
-    wide = [(half_width(one.error) or math.nan) / (1.96 * (one.stderr or math.nan)) for one in found]
+    wide = [
+        (half_width(one.error) or math.nan) / (1.96 * (one.stderr or math.nan)) for one in found
+    ]
     assert np.median(wide) < 3 and max(wide) < 4.3, wide
 
 
@@ -267,14 +303,16 @@ def test_02_journals_keep_the_least_width(toy: Toy) -> None:
     assert decode_answer(row).value == replace(found, least_stderr=0.0)
 
 
-# -- 3: bounds --------------------------------------------------------------------------------------------------------
+# -- 3: bounds -------------------------------------------------------------------------------------
 
 
 def test_03_the_bracket_holds_the_likelihood() -> None:
     """200 draws a cell; 95 % falls below 88.5 % with probability 1e-4. Some cells have an end from the draws, the others one that is certain."""
     drawn = 0.0
     for n, samples in ((4, 8), (6, 32), (8, 128)):
-        for held, width, share in brackets([Contexts.draw(kind, n, SEED) for kind in KINDS], samples, 200, SEED):
+        for held, width, share in brackets(
+            [Contexts.draw(kind, n, SEED) for kind in KINDS], samples, 200, SEED
+        ):
             assert held > 0.885 and math.isfinite(width)
             drawn += share
     assert 0 < drawn < 15
@@ -287,8 +325,11 @@ def test_03_bounds_carry_errors() -> None:
     scores = runs(toy, canvas, "chain,permutations=16", 60)
     for bound, side in (("lower", -1), ("upper", 1)):
         values = np.array([getattr(one, bound) for one in scores])
-        reported = math.sqrt(float(np.mean([getattr(one, f"{bound}_stderr") ** 2 for one in scores])))
-        assert 0.6 < reported / values.std(ddof=1) < 1.8  # 60 runs: good to 10 %, and to some 20 % more for long tails
+        reported = math.sqrt(
+            float(np.mean([getattr(one, f"{bound}_stderr") ** 2 for one in scores]))
+        )
+        # 60 runs: good to 10 %, and to some 20 % more for long tails
+        assert 0.6 < reported / values.std(ddof=1) < 1.8
         assert side * (values.mean() - truth) > -4 * values.std(ddof=1) / math.sqrt(len(values))
     held = [low <= truth <= high for low, high in (one.bracket for one in scores)]
     assert np.mean(held) > 0.85  # 95 %: alpha 1e-3
@@ -308,28 +349,39 @@ def test_03_a_long_tail_has_no_bound_of_a_million_nats() -> None:
     rng = np.random.default_rng(0)
     light = rng.normal(-20, 0.2, 16)
     upper, error = upper_bound(light, np.arange(16) // 2, 10**6, -3.0)
-    assert upper == pytest.approx(-20, abs=0.3) and error.stderr is not None and 0 < error.stderr < 0.2
+    assert (
+        upper == pytest.approx(-20, abs=0.3) and error.stderr is not None and 0 < error.stderr < 0.2
+    )
 
 
 def test_03_an_impossible_order_makes_no_nan() -> None:
     """The ELBO is infinite and known; the likelihood is carried by the other orders."""
     settings = Chain()
     some = settings.from_chains(np.array([-math.inf, -5.0, *[-4.0, -5.0] * 8]), -1.0, 9)
-    assert (some.logprob, some.stderr) == (-math.inf, 0.0) and some.lower == pytest.approx(-4.4, abs=0.2)
+    assert (some.logprob, some.stderr) == (-math.inf, 0.0) and some.lower == pytest.approx(
+        -4.4, abs=0.2
+    )
     low, high = some.bracket
-    assert low is not None and some.lower is not None and high is not None and low < some.lower < high <= -1.0
+    assert (
+        low is not None
+        and some.lower is not None
+        and high is not None
+        and low < some.lower < high <= -1.0
+    )
     none = settings.from_chains(np.full(18, -math.inf), -1.0, 9)
     assert none.lower == -math.inf and none.bracket == (-math.inf, -1.0)
 
 
 def test_03_what_a_journal_keeps_comes_back_whole(toy: Toy) -> None:
-    (found,) = score(toy, [Canvas.continuation([0, 1], [4, 2, 0, 3, 1, 5, 2])], "cubature,max_forwards=12")
+    (found,) = score(
+        toy, [Canvas.continuation([0, 1], [4, 2, 0, 3, 1, 5, 2])], "cubature,max_forwards=12"
+    )
     assert found.echo and found.interval is not None
     for answer in (Answer(found, None, 12, 0.5), Answer(Scores((found, found)), None, 24, 0.5)):
         assert decode_answer(json.loads(json.dumps(encode_answer(answer)))) == answer
 
 
-# -- 4: tasks ---------------------------------------------------------------------------------------------------------
+# -- 4: tasks --------------------------------------------------------------------------------------
 
 
 def test_04_choices_err_together() -> None:
@@ -359,11 +411,17 @@ def test_04_a_perplexity_has_an_interval() -> None:
     part = estimator_parts(Text(), samples)["word_perplexity"]
     assert part is not None and part.interval is not None
     low, high = part.interval
-    assert 0 < low < math.exp(5.3) < high and math.log(high / low) == pytest.approx(2 * 2.045 * 3, rel=0.5)
+    assert 0 < low < math.exp(5.3) < high and math.log(high / low) == pytest.approx(
+        2 * 2.045 * 3, rel=0.5
+    )
 
 
 def test_04_what_is_not_known_is_a_dash_and_null(tmp_path: Path) -> None:
-    options = {"include_path": str(write_tasks(tmp_path)), "verbosity": "ERROR", "bootstrap_iters": 0}
+    options = {
+        "include_path": str(write_tasks(tmp_path)),
+        "verbosity": "ERROR",
+        "bootstrap_iters": 0,
+    }
     results = evaluate("toy", ["t_roll"], estimator="chain,permutations=4", **options)
     assert results["dlm_eval"]["estimator_stderr"]["t_roll"]["word_perplexity"] is None
     assert (
@@ -376,12 +434,17 @@ def test_04_what_is_not_known_is_a_dash_and_null(tmp_path: Path) -> None:
     assert low < high
 
 
-# -- found in review ---------------------------------------------------------------------------------------------------
+# -- found in review -------------------------------------------------------------------------------
 
 
 def test_02_nothing_to_score_is_known_without_error(toy: Toy) -> None:
     (found,) = score(toy, [Canvas.continuation([0, 1], [])])
-    assert (found.logprob, found.stderr, found.lower_stderr, found.upper_stderr) == (0.0, 0.0, 0.0, 0.0)
+    assert (found.logprob, found.stderr, found.lower_stderr, found.upper_stderr) == (
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    )
     assert found.interval == found.bracket == (0.0, 0.0)
 
 
@@ -431,12 +494,22 @@ def test_06_rules_that_are_kept_have_a_bound() -> None:
 def test_06_a_budget_that_no_rule_can_have_is_refused_at_once(toy: Toy) -> None:
     """It was a hang, or all of the machine's memory: a rule takes time with the third power of its forwards."""
     text = Canvas.continuation([0, 1], [1, 2, 3, 4, 0] * 4)
-    for estimator in ("auto,max_forwards=1000000", "cubature,max_forwards=2049", "auto,max_forwards=9999,precision=1"):
-        with pytest.raises(SampleError, match=r"cubature of 20 open tokens takes 2048 forwards at most, not \d+"):
+    for estimator in (
+        "auto,max_forwards=1000000",
+        "cubature,max_forwards=2049",
+        "auto,max_forwards=9999,precision=1",
+    ):
+        with pytest.raises(
+            SampleError, match=r"cubature of 20 open tokens takes 2048 forwards at most, not \d+"
+        ):
             score(toy, [text], estimator)
-    assert score(toy, [Canvas.continuation([0], [1, 2, 3])], "auto,max_forwards=1000000")[0].rows == 7
+    assert (
+        score(toy, [Canvas.continuation([0], [1, 2, 3])], "auto,max_forwards=1000000")[0].rows == 7
+    )
     for estimator in ("mask_count,max_forwards=1000000000000", "chain,permutations=1000000000000"):
-        with pytest.raises(UserError, match=r"'1000000000000' is not allowed; it must be 1 to 1048576"):
+        with pytest.raises(
+            UserError, match=r"'1000000000000' is not allowed; it must be 1 to 1048576"
+        ):
             parse_estimator(estimator)
 
 

@@ -31,10 +31,19 @@ from dlm_eval.models.lora import explodes
 TALK = [
     {"role": "system", "content": "Be  brief.\n"},
     {"role": "user", "content": "What is <2 + 2>? \u00e4\u4e2d 'q' \"d\" \U0001f600"},
-    {"role": "assistant", "content": "<think>two and two</think>\n\nFour", "reasoning_content": "two and two"},
+    {
+        "role": "assistant",
+        "content": "<think>two and two</think>\n\nFour",
+        "reasoning_content": "two and two",
+    },
     {"role": "user", "content": " And 3 + 3?"},
 ]
-PARTS = [{"role": "user", "content": [{"type": "text", "text": "Look:"}, {"type": "text", "text": "there"}]}]
+PARTS = [
+    {
+        "role": "user",
+        "content": [{"type": "text", "text": "Look:"}, {"type": "text", "text": "there"}],
+    }
+]
 TOOLS = [
     {"type": "function", "function": {"name": "weather", "description": "of a city <now>", "parameters": {
         "type": "object", "properties": {"city": {"type": "string", "enum": ["Bern", "K\u00f6ln"]}}, "required": ["city"]}}},
@@ -97,7 +106,12 @@ def test_06_honest_templates_render_as_in_transformers() -> None:
     for template in TEMPLATES.values():
         tokenizer.chat_template = template
         for talk in (TALK, TALK[1:], TALK[1:2], PARTS, CALLS):
-            for options in ({}, {"add_generation_prompt": True}, {"tools": TOOLS}, {"enable_thinking": False}):
+            for options in (
+                {},
+                {"add_generation_prompt": True},
+                {"tools": TOOLS},
+                {"enable_thinking": False},
+            ):
                 texts += compare(tokenizer, talk, **options) == "text"
     assert texts > 200
     tokenizer.chat_template = TEMPLATES["chatml"]
@@ -155,7 +169,11 @@ def test_06_a_template_that_asks_for_too_much_is_one_line(template: str) -> None
     with pytest.raises(UserError) as caught:
         render_chat(tokenizer, TALK, "org/model")
     line = str(caught.value)
-    assert "the chat template of 'org/model'" in line and HOSTILE[template] in line and "\n" not in line
+    assert (
+        "the chat template of 'org/model'" in line
+        and HOSTILE[template] in line
+        and "\n" not in line
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,11 +208,23 @@ def test_06_an_endless_template_is_ended_in_any_thread(template: str) -> None:
 def test_06_a_run_over_workers_ends_with_one_line(tmp_path: Path) -> None:
     folder = build.llada(tmp_path / "llada", chat=True)[0]
     (folder / "chat_template.jinja").write_text("{{ 10**(10**8) }}")
-    arguments = ["--model", "llada", "--model_args", f"pretrained={folder}", "--tasks", "t_write", "--devices", "cpu:2"]
+    arguments = [
+        "--model",
+        "llada",
+        "--model_args",
+        f"pretrained={folder}",
+        "--tasks",
+        "t_write",
+        "--devices",
+        "cpu:2",
+    ]
     (tmp_path / "tasks").mkdir()
     command = [sys.executable, "-m", "dlm_eval", *arguments, "--apply_chat_template"]
     done = subprocess.run(
-        [*command, "--include_path", str(write_tasks(tmp_path / "tasks"))], capture_output=True, text=True, timeout=300
+        [*command, "--include_path", str(write_tasks(tmp_path / "tasks"))],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "the chat template of 'llada' asks for too much" in done.stderr.strip().splitlines()[-1]
@@ -213,9 +243,8 @@ def test_06_models_of_lm_eval_render_bounded_too() -> None:
     options = {"tokenize": False, "add_generation_prompt": True, "continue_final_message": False}
     assert lm.tokenizer.apply_chat_template(TALK, **options) == expected
     lm.tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
-    with pytest.raises(
-        TemplateError, match="System role not supported"
-    ):  # for which lm-eval leaves the system message out
+    # for which lm-eval leaves the system message out
+    with pytest.raises(TemplateError, match="System role not supported"):
         lm.tokenizer.apply_chat_template(TALK, **options)
     lm.tokenizer.chat_template = "{{ 10**(10**8) }}"
     with pytest.raises(UserError, match="the chat template of 'org/model' asks for too much"):
@@ -226,7 +255,7 @@ def test_06_models_of_lm_eval_render_bounded_too() -> None:
     bounded_chat_template(SimpleNamespace(), "an API has no tokenizer of transformers'")
 
 
-# -- weights ---------------------------------------------------------------------------------------------------------------
+# -- weights ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -245,7 +274,9 @@ def change(file: Path, **entries: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | entries))
 
 
-def write_header(file: Path, header: Any, data: bytes = b"\0" * 64, length: int | None = None) -> None:
+def write_header(
+    file: Path, header: Any, data: bytes = b"\0" * 64, length: int | None = None
+) -> None:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     file.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
 
@@ -292,7 +323,9 @@ def test_06_weights_that_are_no_files_or_lie_elsewhere(folder: Path) -> None:
     shutil.copy(weights, folder / "again.safetensors")
     twice = {"metadata": {}, "weight_map": {"a": "again.safetensors", "b": "model.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(twice))
-    assert "is in two files, again.safetensors and model.safetensors" in refusal("llada", pretrained=folder)
+    assert "is in two files, again.safetensors and model.safetensors" in refusal(
+        "llada", pretrained=folder
+    )
     for name in ("again.safetensors", "model.safetensors.index.json"):
         (folder / name).unlink()
     moved = weights.rename(folder.parent / "outside.safetensors")
@@ -300,7 +333,9 @@ def test_06_weights_that_are_no_files_or_lie_elsewhere(folder: Path) -> None:
     weights.symlink_to(moved)  # as in the hub's cache
     assert load_model("llada", pretrained=folder, device="cpu").vocab_size == build.VOCAB
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "names '../outside.safetensors', which is no file beside it" in refusal("llada", pretrained=folder)
+    assert "names '../outside.safetensors', which is no file beside it" in refusal(
+        "llada", pretrained=folder
+    )
     (folder / "model.safetensors.index.json").unlink()
     weights.unlink()
     os.mkfifo(weights)  # to open it would wait for ever
@@ -308,7 +343,13 @@ def test_06_weights_that_are_no_files_or_lie_elsewhere(folder: Path) -> None:
 
 
 def test_06_a_sparse_file_of_terabytes_takes_no_memory(folder: Path) -> None:
-    header = {"model.transformer.wte.weight": {"dtype": "F32", "shape": [2**32, 256], "data_offsets": [0, 2**42]}}
+    header = {
+        "model.transformer.wte.weight": {
+            "dtype": "F32",
+            "shape": [2**32, 256],
+            "data_offsets": [0, 2**42],
+        }
+    }
     write_header(folder / "model.safetensors", header, b"")
     os.truncate(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size + 2**42)
     assert "its weights take 4096.0 GiB in float32, cpu has" in refusal("llada", pretrained=folder)
@@ -367,7 +408,8 @@ def test_06_every_published_size_is_allowed() -> None:
         "head_dim": 256,
     }
     config_tables.check_config(
-        {**largest, "max_position_embeddings": 10_485_760, "eos_token_id": [1, 2], "layers": ["a"]}, "x"
+        {**largest, "max_position_embeddings": 10_485_760, "eos_token_id": [1, 2], "layers": ["a"]},
+        "x",
     )
     for key in largest:  # and each bound is one
         with pytest.raises(UserError, match=key):
@@ -385,7 +427,12 @@ def test_06_json_that_is_deep_or_huge(folder: Path, name: str) -> None:
 
 def test_06_a_tokenizer_that_backtracks_costs_one_sample(folder: Path) -> None:
     file = folder / "tokenizer.json"
-    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": "(a+)+$"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
     change(file, pre_tokenizer=split)
     model = load_model("llada", pretrained=folder, device="cpu")
     with pytest.raises(SampleError, match="the tokenizer of 'llada' gives up on the text"):
@@ -395,7 +442,7 @@ def test_06_a_tokenizer_that_backtracks_costs_one_sample(folder: Path) -> None:
     assert "tokenizer.json has more than 256 MiB" in refusal("llada", pretrained=folder)
 
 
-# -- nothing of a checkpoint runs ------------------------------------------------------------------------------------------
+# -- nothing of a checkpoint runs ------------------------------------------------------------------
 
 
 class Canary:
@@ -423,7 +470,12 @@ def test_06_no_pickle_of_a_checkpoint_is_unpickled(folder: Path, tmp_path: Path)
         (folder / name).write_bytes(pickle.dumps(Canary(song)))
     assert load_model("llada", pretrained=folder, device="cpu").vocab_size == build.VOCAB
     (folder / "model.safetensors").unlink()
-    for family, save in (("llada", torch.save), ("llada", pickle.dump), ("smdm", torch.save), ("mdlm", torch.save)):
+    for family, save in (
+        ("llada", torch.save),
+        ("llada", pickle.dump),
+        ("smdm", torch.save),
+        ("mdlm", torch.save),
+    ):
         with (folder / "pytorch_model.bin").open("wb") as stream:
             save({"model.transformer.ln_f.weight": Canary(song)}, stream)
         if family != "llada":
@@ -436,9 +488,17 @@ def test_06_no_pickle_of_a_checkpoint_is_unpickled(folder: Path, tmp_path: Path)
                 "block_size": 8,
                 "model_type": family,
             }
-            sizes_of = {"hidden_dim": 32, "cond_dim": 8, "n_blocks": 1, "n_heads": 1, "model_length": 8}
+            sizes_of = {
+                "hidden_dim": 32,
+                "cond_dim": 8,
+                "n_blocks": 1,
+                "n_heads": 1,
+                "model_length": 8,
+            }
             change(tmp_path / family / "config.json", **more, **sizes_of)
-        assert "pretrained" in refusal(family, pretrained=folder if family == "llada" else tmp_path / family)
+        assert "pretrained" in refusal(
+            family, pretrained=folder if family == "llada" else tmp_path / family
+        )
     assert not song.exists()
     pickle.loads(pickle.dumps(Canary(song)))
     assert song.exists()  # the bird can sing
@@ -449,10 +509,18 @@ def test_06_no_code_of_a_checkpoint_runs(folder: Path, tmp_path: Path) -> None:
 
     song = tmp_path / "sung"
     (folder / "evil.py").write_text(f"open({str(song)!r}, 'w')\nclass Evil: pass\n")
-    mapped = {name: "evil.Evil" for name in ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM")}
+    mapped = {
+        name: "evil.Evil"
+        for name in ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM")
+    }
     tokens = {"AutoTokenizer": ["evil.Evil", "evil.Evil"], "AutoProcessor": "evil.Evil"}
     change(folder / "config.json", auto_map={**mapped, **tokens}, trust_remote_code=True)
-    change(folder / "tokenizer_config.json", auto_map=tokens, tokenizer_class="Evil", trust_remote_code=True)
+    change(
+        folder / "tokenizer_config.json",
+        auto_map=tokens,
+        tokenizer_class="Evil",
+        trust_remote_code=True,
+    )
     assert load_model("llada", pretrained=folder, device="cpu").vocab_size == build.VOCAB
     assert "generic" in refusal("generic", pretrained=folder) or not song.exists()
     (folder / "tokenizer.json").unlink()
@@ -462,7 +530,7 @@ def test_06_no_code_of_a_checkpoint_runs(folder: Path, tmp_path: Path) -> None:
     assert not song.exists()
 
 
-# -- adapters --------------------------------------------------------------------------------------------------------------
+# -- adapters --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -476,13 +544,24 @@ def adapter(folder: Path, tmp_path: Path) -> Path:
 def test_06_adapters_are_weights_alone(folder: Path, adapter: Path, tmp_path: Path) -> None:
     config, song = adapter / "adapter_config.json", tmp_path / "sung"
     change(
-        config, base_model_name_or_path="/nowhere/at/all", auto_mapping={"base_model_class": "E", "parent_library": "e"}
+        config,
+        base_model_name_or_path="/nowhere/at/all",
+        auto_mapping={"base_model_class": "E", "parent_library": "e"},
     )
-    assert load_model("llada", pretrained=folder, peft=str(adapter), device="cpu").describe()["peft"] == "adapter"
+    assert (
+        load_model("llada", pretrained=folder, peft=str(adapter), device="cpu").describe()["peft"]
+        == "adapter"
+    )
     original = config.read_text()
     for entries, told in [
-        ({"peft_type": "PROMPT_TUNING", "tokenizer_kwargs": {"trust_remote_code": True}}, "only LORA can be merged"),
-        ({"megatron_config": {"a": 1}, "megatron_core": "evil"}, "has megatron_config, which is not run"),
+        (
+            {"peft_type": "PROMPT_TUNING", "tokenizer_kwargs": {"trust_remote_code": True}},
+            "only LORA can be merged",
+        ),
+        (
+            {"megatron_config": {"a": 1}, "megatron_core": "evil"},
+            "has megatron_config, which is not run",
+        ),
         ({"target_modules": "(a+)+$"}, "can run for ever"),
         ({"rank_pattern": {"(x|x)*y": 2}}, "can run for ever"),
         ({"target_modules": "("}, "can run for ever"),
@@ -511,7 +590,7 @@ def test_06_patterns_that_explode() -> None:
         assert not explodes(good)
 
 
-# -- tasks -----------------------------------------------------------------------------------------------------------------
+# -- tasks -----------------------------------------------------------------------------------------
 
 SLOW_FILTER = """
 filter_list:
@@ -532,27 +611,42 @@ def pick(resps, docs):
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
-def test_06_a_filter_that_backtracks_costs_its_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_06_a_filter_that_backtracks_costs_its_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sample_errors, "FILTER_SECONDS", 0.5)
     monkeypatch.setattr(sample_errors, "MOST_SLOW", 2)
     file = write_tasks(tmp_path) / "t_write.yaml"
     file.write_text(file.read_text() + SLOW_FILTER)
     (tmp_path / "slow.py").write_text(SLOW)
     results = evaluate("toy", ["t_write"], include_path=str(tmp_path))
-    errors = {line["doc"]["text"]: line["error"] for line in results["samples"]["t_write"] if "error" in line}
-    assert "filter 'slow' failed: TooSlow: it took more than" in errors["abcab"] and "was ended" in errors["fab"]
+    errors = {
+        line["doc"]["text"]: line["error"]
+        for line in results["samples"]["t_write"]
+        if "error" in line
+    }
+    assert (
+        "filter 'slow' failed: TooSlow: it took more than" in errors["abcab"]
+        and "was ended" in errors["fab"]
+    )
     assert "it was ended on 2 answers and not tried on this one" in errors["cabbage"]
     assert results["results"]["t_write"].keys() >= {"exact_match,slow", "exact_match,plain"}
 
 
-def test_06_a_prompt_that_never_ends_costs_one_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_06_a_prompt_that_never_ends_costs_one_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sample_errors, "PROMPT_SECONDS", 0.5)
     file = write_tasks(tmp_path) / "t_write.yaml"
     endless = "{% if text == 'fab' %}" + ENDLESS + "{% endif %}{{text}}"
-    file.write_text(file.read_text().replace('doc_to_text: "{{text}}"', f'doc_to_text: "{endless}"'))
+    file.write_text(
+        file.read_text().replace('doc_to_text: "{{text}}"', f'doc_to_text: "{endless}"')
+    )
     assert endless in file.read_text()
     lines = evaluate("toy", ["t_write"], include_path=str(tmp_path))["samples"]["t_write"]
-    assert [line["doc"]["text"] for line in lines if "error" in line] == ["fab"] and len(lines) == len(DOCUMENTS)
+    assert [line["doc"]["text"] for line in lines if "error" in line] == ["fab"] and len(
+        lines
+    ) == len(DOCUMENTS)
     assert any("and was ended" in line.get("error", "") for line in lines)
 
 
@@ -562,16 +656,22 @@ def test_06_a_prompt_with_half_of_a_surrogate_pair_costs_one_sample(tmp_path: Pa
     file.write_text(file.read_text().replace('doc_to_text: "{{text}}"', f'doc_to_text: "{half}"'))
     assert "ud800" in file.read_text()
     lines = evaluate("toy", ["t_write"], include_path=str(tmp_path))["samples"]["t_write"]
-    assert [line["doc"]["text"] for line in lines if "error" in line] == ["fab"] and len(lines) == len(DOCUMENTS)
+    assert [line["doc"]["text"] for line in lines if "error" in line] == ["fab"] and len(
+        lines
+    ) == len(DOCUMENTS)
     assert any("surrogate" in line.get("error", "") for line in lines)
 
 
-def test_06_a_template_that_never_ends_while_its_task_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_06_a_template_that_never_ends_while_its_task_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dlm_eval.harness import tasks
 
     monkeypatch.setattr(sample_errors, "PROMPT_SECONDS", 0.5)
     file = write_tasks(tmp_path) / "t_write.yaml"
-    file.write_text(file.read_text().replace('doc_to_text: "{{text}}"', f'doc_to_text: "{ENDLESS}"'))
+    file.write_text(
+        file.read_text().replace('doc_to_text: "{{text}}"', f'doc_to_text: "{ENDLESS}"')
+    )
     with pytest.raises(UserError, match="task 't_write'.*a template took more than") as caught:
         tasks.load_tasks(["t_write"], include_path=str(tmp_path))
     assert "\n" not in str(caught.value)
@@ -601,7 +701,10 @@ def test_06_the_limit_is_processor_time_and_leaves_no_trace() -> None:
     import re
     import signal
 
-    with pytest.raises(sample_errors.TooSlow, match="it took more than 0 s"), sample_errors.time_limit("it", 0.3):
+    with (
+        pytest.raises(sample_errors.TooSlow, match="it took more than 0 s"),
+        sample_errors.time_limit("it", 0.3),
+    ):
         re.search("(a+)+$", "a" * 60 + "b")
     with sample_errors.time_limit("it", 0.2):
         time.sleep(0.6)  # waiting is no work
@@ -609,12 +712,14 @@ def test_06_the_limit_is_processor_time_and_leaves_no_trace() -> None:
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
 
 
-# -- all together ----------------------------------------------------------------------------------------------------------
+# -- all together ----------------------------------------------------------------------------------
 
 
 def fuzz(*arguments: str) -> dict[str, int]:
     script = Path(__file__).with_name("fuzz_checkpoints.py")
-    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=3600)
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=3600
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -633,6 +738,9 @@ def test_06_many_damaged_checkpoints(shared: Path) -> None:
 def test_06_a_local_folder_is_found_by_its_name(folder: Path) -> None:
     held = locate(str(folder)).holds()
     state = load_file(folder / "model.safetensors")
-    assert (held.tensors, held.elements) == (len(state), sum(value.numel() for value in state.values()))
+    assert (held.tensors, held.elements) == (
+        len(state),
+        sum(value.numel() for value in state.values()),
+    )
     save_file(state, folder / "model.safetensors")
     assert locate(str(folder)).holds() == held or held.bytes > 0

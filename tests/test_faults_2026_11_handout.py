@@ -41,11 +41,13 @@ def handout() -> ModuleType:
     return module
 
 
-# -- in simulated time -------------------------------------------------------------------------------------------------
+# -- in simulated time -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slow", [1.0, 0.5])
-def test_1_eight_workers_are_busy_with_humaneval(handout: ModuleType, shared: Path, slow: float) -> None:
+def test_1_eight_workers_are_busy_with_humaneval(
+    handout: ModuleType, shared: Path, slow: float
+) -> None:
     jobs, real = handout.humaneval(shared / "data")
     assert len(jobs) == 164
     found = handout.simulate(jobs, handout.devices(real, slow))
@@ -59,7 +61,8 @@ def test_1_eight_workers_are_busy_with_gsm8k(handout: ModuleType, shared: Path) 
     found = handout.simulate(jobs, handout.devices(real, steps=4))
     assert not any(answer.error for answer in found.answers)
     assert found.busy >= 0.9 and min(found.shares) >= 0.85
-    assert found.batch >= 0.6 * handout.BATCH  # of 65 536; a batch holds 40 canvases, and each worker writes 165
+    # of 65 536; a batch holds 40 canvases, and each worker writes 165
+    assert found.batch >= 0.6 * handout.BATCH
 
 
 def waiting_in_vain(handout: ModuleType, found: Any, begun: dict[int, float]) -> float:
@@ -106,16 +109,21 @@ def test_1_no_worker_waits_longer_than_a_pass_while_another_has_jobs_not_begun(
 
     monkeypatch.setattr(worker_module._Worker, "_begin", noted)
     settings = resolve({"steps": 16, "early_exit": False})
-    jobs = [FillJob(Canvas.completion([1] * length, 20, f"d{i}"), settings, 0) for i, length in enumerate(lengths)]
+    jobs = [
+        FillJob(Canvas.completion([1] * length, 20, f"d{i}"), settings, 0)
+        for i, length in enumerate(lengths)
+    ]
     devices = [handout.Device(0.0, 1000.0), handout.Device(7.0, 1000.0), handout.Device(1.0, 100.0), handout.Device(11.0, 1000.0)]  # fmt: skip
     found = handout.simulate(jobs, devices, 64, clock)
     longest = max(end - start for own in found.passes for start, end, _ in own)
     assert waiting_in_vain(handout, found, begun) <= longest + 1e-6
     assert all(found.passes)
-    assert any(isinstance(message, Returned) and message.numbers for _, _, message in found.messages)
+    assert any(
+        isinstance(message, Returned) and message.numbers for _, _, message in found.messages
+    )
 
 
-# -- real workers ------------------------------------------------------------------------------------------------------
+# -- real workers ----------------------------------------------------------------------------------
 
 LATE = """
 import os, time
@@ -180,7 +188,9 @@ def test_1_a_late_worker_takes_jobs_that_the_first_has_not_begun(
 
     monkeypatch.setattr(Workers, "_hand_out", checked)
     monkeypatch.setattr(Workers, "_take", noted)
-    config = WorkerConfig(str(tmp_path / "late.py"), {"pretrained": "asset:tiny", "dtype": "float32"}, batch_size=1)
+    config = WorkerConfig(
+        str(tmp_path / "late.py"), {"pretrained": "asset:tiny", "dtype": "float32"}, batch_size=1
+    )
     pool = start_workers(config, worker_devices("cpu:2", engine), engine)
     found: dict[int, Answer] = {}
 
@@ -197,17 +207,23 @@ def test_1_a_late_worker_takes_jobs_that_the_first_has_not_begun(
         if engine == "ray":
             sys.modules["ray"].shutdown()
     assert [comparable(found[number]) for number in range(len(jobs))] == undisturbed
-    first, second = sorted(by_worker.values(), key=lambda numbers: not set(numbers) & set(list(found)[:2]))
+    first, second = sorted(
+        by_worker.values(), key=lambda numbers: not set(numbers) & set(list(found)[:2])
+    )
     assert len(first) + len(second) == len(jobs) and set(second) & set(returned)
-    assert len(second) > len(jobs) // 2  # half of the jobs were in the driver's hands, and it got returned ones
+    # half of the jobs were in the driver's hands, and it got returned ones
+    assert len(second) > len(jobs) // 2
 
 
-# -- parts -------------------------------------------------------------------------------------------------------------
+# -- parts -----------------------------------------------------------------------------------------
 
 
 def fills(count: int, length: int = 50) -> list[Job]:
     settings = resolve({"steps": 10})
-    return [FillJob(Canvas.completion([1] * (length - 10), 10, f"f{i}"), settings, 0) for i in range(count)]
+    return [
+        FillJob(Canvas.completion([1] * (length - 10), 10, f"f{i}"), settings, 0)
+        for i in range(count)
+    ]
 
 
 def test_1_a_chunk_is_a_part_of_the_fair_share() -> None:
@@ -218,7 +234,8 @@ def test_1_a_chunk_is_a_part_of_the_fair_share() -> None:
     assert Chunks(jobs, 2).next(held=25 * weight(jobs[0])) == []
     assert len(Chunks(jobs, 2).next(held=10 * weight(jobs[0]))) == 15
     assert len(Chunks(jobs, 1000).next()) == 1  # never nothing for a worker without jobs
-    assert len(Chunks(fills(100, 50), 10).next()) == 10  # short canvases: the whole share, for a batch of 1024 tokens
+    # short canvases: the whole share, for a batch of 1024 tokens
+    assert len(Chunks(fills(100, 50), 10).next()) == 10
 
 
 def test_1_jobs_given_back_are_handed_out_again_in_order() -> None:
@@ -263,8 +280,14 @@ def test_1_samples_and_guidance_count_as_work() -> None:
 
 def test_1_no_more_canvases_are_begun_than_two_batches_hold() -> None:
     toy = load_model("toy")
-    jobs = [FillJob(Canvas.completion([1, 2], 4, f"f{i}"), resolve({"early_exit": False}), 0) for i in range(50)]
-    for engine, most in ((Engine(toy, batch_tokens=30, equal_lengths=False), 10), (Engine(toy, batch_rows=3), 6)):
+    jobs = [
+        FillJob(Canvas.completion([1, 2], 4, f"f{i}"), resolve({"early_exit": False}), 0)
+        for i in range(50)
+    ]
+    for engine, most in (
+        (Engine(toy, batch_tokens=30, equal_lengths=False), 10),
+        (Engine(toy, batch_rows=3), 6),
+    ):
         taken, ended, under_way = [], [], []
 
         def source(taken: list[int] = taken, ended: list[int] = ended, under_way: list[int] = under_way) -> Iterator[tuple[int, Job]]:  # fmt: skip
@@ -282,7 +305,11 @@ def test_1_a_program_that_comes_later_joins_those_under_way() -> None:
 
     def program(name: int) -> Iterator[list[ForwardRow]]:
         for step in range(3):
-            yield [ForwardRow(np.array([name, step, toy.mask_id]), np.array([2]), LogProbs(), np.array([1]))]
+            yield [
+                ForwardRow(
+                    np.array([name, step, toy.mask_id]), np.array([2]), LogProbs(), np.array([1])
+                )
+            ]
         return name
 
     def programs() -> Iterator[Any]:
@@ -293,4 +320,6 @@ def test_1_a_program_that_comes_later_joins_those_under_way() -> None:
         yield program(2)
 
     outcomes: Sequence[Any] = Engine(toy).drive(programs())
-    assert [outcome.answer for outcome in outcomes] == [0, 1, 2] and [outcome.rows for outcome in outcomes] == [3, 3, 3]
+    assert [outcome.answer for outcome in outcomes] == [0, 1, 2] and [
+        outcome.rows for outcome in outcomes
+    ] == [3, 3, 3]

@@ -18,7 +18,15 @@ from dlm_eval.cli import main
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.journal import Journal, checksum
 from dlm_eval.models import load_model
-from dlm_eval.redaction import REDACTED, is_secret_name, learn, learn_words, redact, redact_message, redact_text
+from dlm_eval.redaction import (
+    REDACTED,
+    is_secret_name,
+    learn,
+    learn_words,
+    redact,
+    redact_message,
+    redact_text,
+)
 from dlm_eval.reports.leaderboard import leaderboard
 
 
@@ -27,7 +35,7 @@ def nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redaction, "_learned", set())
 
 
-# -- 5: secrets --------------------------------------------------------------------------------------------------------
+# -- 5: secrets ------------------------------------------------------------------------------------
 
 SECRET_NAMES = (
     "webhook_url slack_webhook WEBHOOK passkey pass_key PassKey signature x_signature X-Hub-Signature-256 sig otp OTP_CODE totp private_key pat PAT"
@@ -63,7 +71,10 @@ def test_05_settings_of_any_depth_are_looked_into_or_cut() -> None:
 
 
 def test_05_credentials_of_a_url_in_any_place() -> None:
-    assert redact_text("https://h/cb#access_token=abc123&x=1") == f"https://h/cb#access_token={REDACTED}&x=1"
+    assert (
+        redact_text("https://h/cb#access_token=abc123&x=1")
+        == f"https://h/cb#access_token={REDACTED}&x=1"
+    )
     assert redact_text("/get?X-Amz-Credential=a1/b&X-Amz-Signature=c2&n=3") == (
         f"/get?X-Amz-Credential={REDACTED}&X-Amz-Signature={REDACTED}&n=3"
     )
@@ -88,15 +99,28 @@ def test_05_a_password_of_a_url_is_known_without_its_url() -> None:
     assert redact_text("401 for pass-4723, pass-4724") == f"401 for {REDACTED}, {REDACTED}"
 
 
-def test_05_no_place_says_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_05_no_place_says_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://me:pass-4725@proxy:80")
     assert redact_text("use pass-4725") == f"use {REDACTED}"
-    run = ["run", "--model", "toy", "--tasks", "demo_last_word", "--output_path", str(tmp_path / "out"), "--model_args"]
+    run = [
+        "run",
+        "--model",
+        "toy",
+        "--tasks",
+        "demo_last_word",
+        "--output_path",
+        str(tmp_path / "out"),
+        "--model_args",
+    ]
     for broken in ('{"headers": {"X-Mine": "head-4726"', "headers={'X-Mine':'head-4726',a=1"):
         assert main([*run, broken]) == 2
         assert "head-4726" not in capsys.readouterr().err
     file = write_tasks(tmp_path) / "t_write.yaml"
-    file.write_text(file.read_text().replace("dataset_kwargs: {", "dataset_kwargs: {token: data-4727, "))
+    file.write_text(
+        file.read_text().replace("dataset_kwargs: {", "dataset_kwargs: {token: data-4727, ")
+    )
     assert main(["show", "t_write", "--include_path", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "data-4727" not in said and f"token: '{REDACTED}'" in said and "max_gen_toks: 8" in said
@@ -114,7 +138,7 @@ def test_05_no_text_makes_redaction_slow(part: str) -> None:
     assert time.process_time() - start < 20  # a bound, no timing: quadratic, it is many minutes
 
 
-# -- 6: files and documents ----------------------------------------------------------------------------------------------
+# -- 6: files and documents ------------------------------------------------------------------------
 
 ODD = """
 def deep(value):
@@ -139,17 +163,25 @@ def test_06_a_document_that_has_no_hash_costs_no_other_its_score(tmp_path: Path)
     file = write_tasks(tmp_path) / "t_write.yaml"
     file.write_text(file.read_text() + "process_docs: !function odd.odd\n")
     (tmp_path / "odd.py").write_text(ODD)
-    results = evaluate("toy", ["t_write"], include_path=str(tmp_path), output_path=str(tmp_path / "out"))
-    assert "exact_match,none" in results["results"]["t_write"] and "missing" not in results["dlm_eval"]
+    results = evaluate(
+        "toy", ["t_write"], include_path=str(tmp_path), output_path=str(tmp_path / "out")
+    )
+    assert (
+        "exact_match,none" in results["results"]["t_write"] and "missing" not in results["dlm_eval"]
+    )
     lines = results["samples"]["t_write"]
-    assert len(lines) == len(DOCUMENTS) and [line["doc_id"] for line in lines if "error" in line] == [3]
+    assert len(lines) == len(DOCUMENTS) and [
+        line["doc_id"] for line in lines if "error" in line
+    ] == [3]
     assert lines[3]["error"] == "its target holds half of a surrogate pair, which is no text"
     assert len({line["doc_hash"] for line in lines}) == len(lines)
     (saved,) = (tmp_path / "out").rglob("samples_*.jsonl")
     assert len(saved.read_text(encoding="utf-8").splitlines()) == len(lines)
 
 
-def test_06_half_of_a_surrogate_pair_is_a_sample_error_in_every_tokenizer(tmp_path: Path, capsys: Any) -> None:
+def test_06_half_of_a_surrogate_pair_is_a_sample_error_in_every_tokenizer(
+    tmp_path: Path, capsys: Any
+) -> None:
     from dlm_eval.metrics.samples import find_judge
 
     folder = build.llada(tmp_path / "llada", chat=True)[0]
@@ -158,13 +190,27 @@ def test_06_half_of_a_surrogate_pair_is_a_sample_error_in_every_tokenizer(tmp_pa
     with pytest.raises(SampleError, match="half of a surrogate pair"):
         find_judge("asset:tiny-ar", "cpu").read("a", "b\udfff")
     (folder / "chat_template.jinja").write_text("{{ '\\ud800' }}")
-    arguments = ["--model", "llada", "--model_args", f"pretrained={folder}", "--prompt", "a", "--apply_chat_template"]
+    arguments = [
+        "--model",
+        "llada",
+        "--model_args",
+        f"pretrained={folder}",
+        "--prompt",
+        "a",
+        "--apply_chat_template",
+    ]
     assert main(["trace", *arguments]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "half of a surrogate pair" in said
 
 
-FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+FILES = [
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -191,7 +237,9 @@ ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELEC
         ["CREATE TABLE more (key TEXT)"],
     ],
 )  # fmt: skip
-def test_06_a_journal_with_a_program_in_it_is_set_aside(tmp_path: Path, statements: list[str], capsys: Any) -> None:
+def test_06_a_journal_with_a_program_in_it_is_set_aside(
+    tmp_path: Path, statements: list[str], capsys: Any
+) -> None:
     path = tmp_path / "journal.sqlite"
     Journal(path).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
@@ -202,7 +250,9 @@ def test_06_a_journal_with_a_program_in_it_is_set_aside(tmp_path: Path, statemen
     journal = Journal(path)
     journal.put("k", {"a": 1}, "m")
     journal.close()
-    assert list(tmp_path.glob("journal.sqlite.aside-*")) and Journal(path).get(["k"]) == {"k": {"a": 1}}
+    assert list(tmp_path.glob("journal.sqlite.aside-*")) and Journal(path).get(["k"]) == {
+        "k": {"a": 1}
+    }
 
 
 def test_06_rows_that_no_run_wrote_are_no_answers(tmp_path: Path, capsys: Any) -> None:
@@ -211,7 +261,13 @@ def test_06_rows_that_no_run_wrote_are_no_answers(tmp_path: Path, capsys: Any) -
     journal.note("model:m", ["no", "name"])
     journal.put("k", {"a": 1}, "m")
     journal.close()
-    odd = [("m", float("inf")), ("m", -1e300), ("m", "abc"), (b"\xff\x00", 1.0), ("m\x1b[31m\nforged", 1.0)]
+    odd = [
+        ("m", float("inf")),
+        ("m", -1e300),
+        ("m", "abc"),
+        (b"\xff\x00", 1.0),
+        ("m\x1b[31m\nforged", 1.0),
+    ]
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         for number, (model, when) in enumerate(odd):
             row = (str(number), "{}", checksum(str(number), "{}"), model, when)
@@ -222,12 +278,18 @@ def test_06_rows_that_no_run_wrote_are_no_answers(tmp_path: Path, capsys: Any) -
     assert "\x1b" not in said and "\nforged" not in said and said.count('{"key"') == 2
 
 
-# -- 7: tables -----------------------------------------------------------------------------------------------------------
+# -- 7: tables -------------------------------------------------------------------------------------
 
 
 def _result(**changes: Any) -> str:
     return json.dumps(
-        {"results": {"t": {"acc,none": 0.5}}, "config": {"model": "hf"}, "configs": {}, "date": 1.0, **changes}
+        {
+            "results": {"t": {"acc,none": 0.5}},
+            "config": {"model": "hf"},
+            "configs": {},
+            "date": 1.0,
+            **changes,
+        }
     )
 
 
@@ -240,11 +302,15 @@ LARGE = {
 
 
 @pytest.mark.parametrize("kind", LARGE)
-def test_07_a_result_file_that_no_run_writes_is_named_and_left_out(kind: str, tmp_path: Path, caplog: Any) -> None:
+def test_07_a_result_file_that_no_run_writes_is_named_and_left_out(
+    kind: str, tmp_path: Path, caplog: Any
+) -> None:
     (tmp_path / "results_good.json").write_text(_result())
     (tmp_path / "results_bad.json").write_text(LARGE[kind]())
     assert len(leaderboard([tmp_path])) == 1
-    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("dlm_eval")]
+    (line,) = [
+        record.getMessage() for record in caplog.records if record.name.startswith("dlm_eval")
+    ]
     assert "results_bad.json' is skipped: it" in line
 
 
@@ -254,7 +320,11 @@ def test_07_a_large_group_is_one_row_of_sums(tmp_path: Path) -> None:
     counts = {leaf: {"effective": 2, "original": 3} for leaf in leaves}
     results = {name: {"acc,none": 0.5} for name in groups}
     configs = {leaf: {"metric_list": [{"metric": "acc"}]} for leaf in leaves}
-    text = _result(**{"results": results, "group_subtasks": groups, "n-samples": counts, "configs": configs})
+    text = _result(
+        **{"results": results, "group_subtasks": groups, "n-samples": counts, "configs": configs}
+    )
     (tmp_path / "results_1.json").write_text(text)
     board = leaderboard([tmp_path]).set_index("task")
-    assert dict(board["n"]) == {"all": 600, "half": 300, "rest": 600} and set(board["unit"]) == {"fraction"}
+    assert dict(board["n"]) == {"all": 600, "half": 300, "rest": 600} and set(board["unit"]) == {
+        "fraction"
+    }

@@ -21,14 +21,16 @@ from dlm_eval.models.denoiser import Denoiser
 
 @pytest.fixture(scope="module")
 def llada(tmp_path_factory: pytest.TempPathFactory) -> Denoiser:
-    return load_model("llada", pretrained=build.llada(tmp_path_factory.mktemp("llada"))[0], device="cpu")
+    return load_model(
+        "llada", pretrained=build.llada(tmp_path_factory.mktemp("llada"))[0], device="cpu"
+    )
 
 
 @pytest.mark.parametrize("wrong", [build.VOCAB, 10**9, 2**40, -7])
-def test_10_an_id_outside_the_embedding_is_the_samples_error_in_score_and_fill(llada: Denoiser, wrong: int) -> None:
-    told = (
-        f"token {wrong} at position 1 is outside the model's vocabulary: its embedding has ids 0 to {build.VOCAB - 1}"
-    )
+def test_10_an_id_outside_the_embedding_is_the_samples_error_in_score_and_fill(
+    llada: Denoiser, wrong: int
+) -> None:
+    told = f"token {wrong} at position 1 is outside the model's vocabulary: its embedding has ids 0 to {build.VOCAB - 1}"
     with pytest.raises(SampleError, match=told):
         fill(llada, [Canvas.completion([40, wrong, 41], 2)])
     with pytest.raises(SampleError, match=told):
@@ -37,9 +39,8 @@ def test_10_an_id_outside_the_embedding_is_the_samples_error_in_score_and_fill(l
         score(llada, [Canvas.continuation([40, 41], [wrong])])
     good = fill(llada, [Canvas.completion([40, build.VOCAB - 1, 41], 2)])
     assert len(good[0].tokens) == 2
-    assert (
-        fill(llada, [Canvas((40, BLANK, 10**9), (False, True, True))])[0].forwards > 0
-    )  # what is written over is not read
+    # what is written over is not read
+    assert fill(llada, [Canvas((40, BLANK, 10**9), (False, True, True))])[0].forwards > 0
 
 
 @pytest.mark.parametrize("family", ["toy", "ar2diff"])
@@ -49,13 +50,17 @@ def test_10_so_it_is_for_every_process(family: str, tmp_path: Path) -> None:
     else:
         network = build.llama(is_causal=True)
         config = network.config.to_dict() | {"architectures": ["LlamaForCausalLM"]}
-        model = load_model(family, pretrained=build.write(tmp_path, config, network.state_dict()), device="cpu")
+        model = load_model(
+            family, pretrained=build.write(tmp_path, config, network.state_dict()), device="cpu"
+        )
     with pytest.raises(SampleError, match="outside the model's vocabulary"):
         fill(model, [Canvas.completion([3, model.vocab_size + 5], 2)])
 
 
 def test_10_a_mask_as_truth_is_refused_unless_it_is_a_word(llada: Denoiser, tmp_path: Path) -> None:
-    with pytest.raises(SampleError, match=f"position 2 is to be scored and holds the mask token {build.MASK_ID}"):
+    with pytest.raises(
+        SampleError, match=f"position 2 is to be scored and holds the mask token {build.MASK_ID}"
+    ):
         score(llada, [Canvas.continuation([40, 41], [build.MASK_ID, 42])])
     word = load_model("diffugpt", pretrained=build.diffugpt(tmp_path, mask="the")[0], device="cpu")
     assert word.mask_is_regular_token and word.decode(word.encode("the")) == "the"
@@ -129,21 +134,36 @@ def test_10_a_mask_that_is_another_special_token_is_refused(
         ({"dtype": True}, "dtype 'True'"),
     ],
 )
-def test_10_options_of_the_wrong_kind_are_one_line(options: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_10_options_of_the_wrong_kind_are_one_line(
+    options: dict[str, Any], told: str, tmp_path: Path
+) -> None:
     network = build.llama()
-    config = network.config.to_dict() | {"mask_token_id": build.MASK_ID, "eos_token_id": 267, "bos_token_id": 266}
+    config = network.config.to_dict() | {
+        "mask_token_id": build.MASK_ID,
+        "eos_token_id": 267,
+        "bos_token_id": 266,
+    }
     folder = build.write(tmp_path, config, network.state_dict())
     with pytest.raises(UserError, match=told) as caught:
-        load_without_weights("generic", pretrained=folder, attention="block", **({"block_length": 4} | options))
+        load_without_weights(
+            "generic", pretrained=folder, attention="block", **({"block_length": 4} | options)
+        )
     assert "\n" not in str(caught.value)
-    assert load_without_weights("generic", pretrained=folder, attention="block", block_length="4").block_length == 4
+    assert (
+        load_without_weights(
+            "generic", pretrained=folder, attention="block", block_length="4"
+        ).block_length
+        == 4
+    )
 
 
 @pytest.mark.parametrize("block", [0, -1])
 def test_10_no_block_family_takes_a_block_of_nothing_for_its_own(block: int, shared: Path) -> None:
     for family in ("sdar", "llada2", "bd3lm"):
         with pytest.raises(UserError, match=f"block_length '{block}' is not allowed"):
-            load_without_weights(family, pretrained=str(shared / "goldens" / family), block_length=block)
+            load_without_weights(
+                family, pretrained=str(shared / "goldens" / family), block_length=block
+            )
 
 
 def test_10_no_message_suggests_what_was_typed(tmp_path: Path) -> None:
@@ -153,7 +173,8 @@ def test_10_no_message_suggests_what_was_typed(tmp_path: Path) -> None:
     folder = build.llada(tmp_path)[0]
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"torch_dtype": "auto"}))
-    assert load_without_weights("llada", pretrained=folder).describe()["dtype"] == "float32"  # of the weights
+    # of the weights
+    assert load_without_weights("llada", pretrained=folder).describe()["dtype"] == "float32"
     for stated in ("int8", 16, ["float32"]):
         (folder / "config.json").write_text(json.dumps(config | {"torch_dtype": stated}))
         with pytest.raises(UserError, match="config.json has dtype .*choose one with dtype="):

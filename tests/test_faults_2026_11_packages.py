@@ -21,7 +21,14 @@ except ModuleNotFoundError:  # Python 3.10, whose pytest brings it under its fir
 from dlm_eval.errors import UserError
 from dlm_eval.harness import requirements
 from dlm_eval.harness.lm_eval_patches import missing_modules
-from dlm_eval.harness.requirements import EXTRAS, OTHERWISE, STAND_INS, check_packages, missing_package, needs
+from dlm_eval.harness.requirements import (
+    EXTRAS,
+    OTHERWISE,
+    STAND_INS,
+    check_packages,
+    missing_package,
+    needs,
+)
 from dlm_eval.metrics.text import compute_exact, compute_f1, get_tokens, normalize_answer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +57,7 @@ def requires(package: str) -> None:
         pytest.skip(f"{package} is not installed")
 
 
-# -- 15: modules that are gone -----------------------------------------------------------------------------------------
+# -- 15: modules that are gone ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -58,12 +65,8 @@ def requires(package: str) -> None:
     [
         ("The Eiffel Tower", "eiffel tower!", 1, 1.0),
         ("in 1879", "It was in 1879.", 0, 2 * (2 / 4) * (2 / 2) / (2 / 4 + 2 / 2)),
-        (
-            "a b b c",
-            "b b b",
-            0,
-            2 * (2 / 3) * (2 / 3) / (2 / 3 + 2 / 3),
-        ),  # "a" is an article; words count as often as they stand
+        # "a" is an article; words count as often as they stand
+        ("a b b c", "b b b", 0, 2 * (2 / 3) * (2 / 3) / (2 / 3 + 2 / 3)),
         ("Paris", "London", 0, 0.0),
         ("", "", 1, 1.0),
         ("", "something", 0, 0.0),
@@ -72,7 +75,9 @@ def requires(package: str) -> None:
         ("state-of-the-art", "stateoftheart", 1, 1.0),  # punctuation goes before articles do
     ],
 )
-def test_15_squads_metrics_are_what_was_published(gold: str, said: str, exact: int, f1: float) -> None:
+def test_15_squads_metrics_are_what_was_published(
+    gold: str, said: str, exact: int, f1: float
+) -> None:
     assert compute_exact(gold, said) == exact
     assert compute_f1(gold, said) == pytest.approx(f1)
 
@@ -93,10 +98,12 @@ def test_15_what_is_gone_stands_in_while_tasks_load_and_not_after() -> None:
         import pkg_resources
 
         assert pkg_resources.get_distribution("pytest").version == version("pytest")
-        beside = pkg_resources.resource_filename(
-            "dlm_eval.harness.infill", "requirements.py"
-        )  # as a library asks for its own
-        assert pkg_resources.resource_string("dlm_eval.harness.infill", "requirements.py") == Path(beside).read_bytes()
+        # as a library asks for its own
+        beside = pkg_resources.resource_filename("dlm_eval.harness.infill", "requirements.py")
+        assert (
+            pkg_resources.resource_string("dlm_eval.harness.infill", "requirements.py")
+            == Path(beside).read_bytes()
+        )
         with pkg_resources.resource_stream("dlm_eval.harness", "requirements.py") as stream:
             assert stream.readline().startswith(b'"""')
         from datasets import load_metric
@@ -108,7 +115,7 @@ def test_15_what_is_gone_stands_in_while_tasks_load_and_not_after() -> None:
 
 # Files that no library here can import, and why.
 KNOWN_FAULTS = {
-    "mmlu_prox/template/utils.py": "KeyError: 'template'",  # made for copies of its folder, which are named for languages
+    "mmlu_prox/template/utils.py": "KeyError: 'template'"  # made for copies of its folder, which are named for languages
 }
 # The metrics of HF evaluate are scripts on the hub; offline they cannot be had, which the run says before the model loads.
 OF_THE_HUB = re.compile(r"Couldn't find a module script at \S*[/\\](bleu|rouge|code_eval)[/\\]")
@@ -117,7 +124,10 @@ OF_THE_HUB = re.compile(r"Couldn't find a module script at \S*[/\\](bleu|rouge|c
 @pytest.mark.full
 def test_15_every_stock_tasks_python_imports_or_names_its_package() -> None:
     ran = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "stock_imports.py")], capture_output=True, text=True, timeout=1200
+        [sys.executable, str(ROOT / "tests" / "stock_imports.py")],
+        capture_output=True,
+        text=True,
+        timeout=1200,
     )
     assert ran.returncode == 0, ran.stderr
     said = json.loads(ran.stdout)
@@ -126,12 +136,17 @@ def test_15_every_stock_tasks_python_imports_or_names_its_package() -> None:
     for file, reason in said["failed"].items():
         named = re.match(r"needs the Python package '([^']+)'; (.+)", reason)
         ours = named is not None and (named[1] in EXTRAS or named[1] in OTHERWISE)
-        if not (ours or OF_THE_HUB.search(reason) or "nltk_data" in reason or KNOWN_FAULTS.get(file) == reason):
+        if not (
+            ours
+            or OF_THE_HUB.search(reason)
+            or "nltk_data" in reason
+            or KNOWN_FAULTS.get(file) == reason
+        ):
             strange[file] = reason
     assert not strange
 
 
-# -- 16: extras --------------------------------------------------------------------------------------------------------
+# -- 16: extras ------------------------------------------------------------------------------------
 
 
 def test_16_every_module_of_the_table_belongs_to_an_extra_that_exists() -> None:
@@ -150,14 +165,19 @@ def test_16_the_package_behind_an_error_is_named_with_the_pip_line() -> None:
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("install it via pip install lm-eval[math]") from error
     except ModuleNotFoundError as error:
-        assert missing_package(error) == "needs the Python package 'math_verify'; pip install \"dlm_eval[math]\""
+        assert (
+            missing_package(error)
+            == "needs the Python package 'math_verify'; pip install \"dlm_eval[math]\""
+        )
     assert missing_package(PackageNotFoundError("antlr4-python3-runtime")) == needs("antlr4")
     old = AssertionError("`antlr4-python3-runtime==4.11` is required; pip install lm-eval[math]")
     assert missing_package(old) == 'needs other versions of packages; pip install "dlm_eval[math]"'
     assert missing_package(ValueError("lm-eval[math]")) is None  # says of no package
+    # it is there
     assert (
-        missing_package(ImportError("cannot import name 'x' from 'datasets'", name="datasets")) is None
-    )  # it is there
+        missing_package(ImportError("cannot import name 'x' from 'datasets'", name="datasets"))
+        is None
+    )
 
 
 TASK = """
@@ -186,18 +206,39 @@ def test_16_a_task_that_lacks_a_package_is_one_line_before_the_model_loads(
     body = lack + code if where == "top" else code.replace("    return", f"    {lack}    return")
     (tmp_path / "lacking.py").write_text(body)
     (tmp_path / "data.jsonl").write_text('{"question": "1?", "answer": "1"}\n')
-    (tmp_path / "lacking.yaml").write_text(TASK.format(name="lacking", data=tmp_path / "data.jsonl"))
-    monkeypatch.setattr("dlm_eval.models.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    (tmp_path / "lacking.yaml").write_text(
+        TASK.format(name="lacking", data=tmp_path / "data.jsonl")
+    )
+    monkeypatch.setattr(
+        "dlm_eval.models.load_model", lambda *_, **__: pytest.fail("the model was loaded")
+    )
     assert (
-        main(["--model", "tiny", "--tasks", str(tmp_path / "lacking.yaml"), "--output_path", str(tmp_path / "o")]) == 2
+        main(
+            [
+                "--model",
+                "tiny",
+                "--tasks",
+                str(tmp_path / "lacking.yaml"),
+                "--output_path",
+                str(tmp_path / "o"),
+            ]
+        )
+        == 2
     )
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "' needs the Python package 'absent_module_of_dlm_eval'; pip install \"dlm_eval[tasks]\"" in said
+    assert (
+        "' needs the Python package 'absent_module_of_dlm_eval'; pip install \"dlm_eval[tasks]\""
+        in said
+    )
 
 
-def test_16_nltks_files_are_never_downloaded_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_16_nltks_files_are_never_downloaded_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nltk = pytest.importorskip("nltk")
-    monkeypatch.setattr(nltk, "download", lambda *_, **__: pytest.fail("nltk was asked to download"))
+    monkeypatch.setattr(
+        nltk, "download", lambda *_, **__: pytest.fail("nltk was asked to download")
+    )
     monkeypatch.setattr(nltk.data, "path", [])
     where = tmp_path / "nltk_data" / "tokenizers" / "punkt_tab"
     with (
@@ -214,7 +255,9 @@ def test_16_nltks_files_are_never_downloaded_offline(tmp_path: Path, monkeypatch
 def failure_of(code: str) -> str:
     """Runs code with the stand-ins in place in a process of its own; returns the end of what it says if it fails."""
     program = f"from dlm_eval.harness.lm_eval_patches import missing_modules\nwith missing_modules():\n    {code}\n"
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
+    )
     return ran.stderr[-500:] or "no reason" if ran.returncode else ""
 
 
@@ -294,7 +337,7 @@ def test_16_tasks(package: str) -> None:
     assert not failure_of(OF_TASKS[package])
 
 
-# -- 8 (issue 10), 11: files of versions ---------------------------------------------------------------------------------
+# -- 8 (issue 10), 11: files of versions -----------------------------------------------------------
 
 
 def test_16_the_packages_of_extras_are_pinned() -> None:
@@ -312,9 +355,13 @@ def test_16_the_packages_of_extras_are_pinned() -> None:
 def test_08_the_lock_has_the_versions_of_the_constraints_and_a_hash_for_every_file() -> None:
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     locked, pins = pinned("requirements.lock"), pinned("constraints.txt")
-    assert "torch" not in locked and not [name for name in locked if name.startswith(("nvidia-", "cuda-", "triton"))]
+    assert "torch" not in locked and not [
+        name for name in locked if name.startswith(("nvidia-", "cuda-", "triton"))
+    ]
     elsewhere = {"httpx2-jsfetch", "tzdata"}  # other platforms need these too
-    assert {name: pins.get(name) for name in set(locked) - elsewhere} == {n: locked[n] for n in set(locked) - elsewhere}
+    assert {name: pins.get(name) for name in set(locked) - elsewhere} == {
+        n: locked[n] for n in set(locked) - elsewhere
+    }
     needed = {normal(re.match(r"[A-Za-z0-9._-]+", line)[0]) for line in PROJECT["dependencies"]}  # type: ignore[index]
     assert needed - {"torch"} <= set(locked)
     blocks = re.split(r"\n(?=[A-Za-z0-9])", re.sub(r"(?m)^\s*#.*\n", "", text).strip())
@@ -329,7 +376,9 @@ def test_11_the_newest_set_is_newer() -> None:
     older, newer = pinned(PINS[0]), pinned(PINS[1])
     assert older["torch"] == newer["torch"]  # a build of the user's choice
     assert numbers(newer["transformers"]) >= [5, 24]
-    assert [name for name in newer if name in older and numbers(newer[name]) < numbers(older[name])] == []
+    assert [
+        name for name in newer if name in older and numbers(newer[name]) < numbers(older[name])
+    ] == []
 
 
 def test_16_only_files_with_functions_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,9 @@ def test_02_right_programs_of_unusual_style_pass_with_their_tests_apart(sandbox,
     server = sandbox._take(fresh=False)
     run = server.run(Program(text, tests, Limits(), alone=False, apart=True))
     sandbox._give_back(server)
-    assert run.reason == (UNTOLD if name in ("a class of the tests", "the class of an object") else "passed")
+    assert run.reason == (
+        UNTOLD if name in ("a class of the tests", "the class of an object") else "passed"
+    )
 
 
 class Sent:
@@ -147,7 +149,10 @@ LONG = {
         {"type": "Sequence", "normalizers": [TWICE] * 8},
         {"type": "Prepend", "prepend": "a" * 10_000_000},
         {"type": "Replace", "pattern": {"Regex": ""}, "content": "a" * 1000},
-        {"type": "Sequence", "normalizers": [{"type": "NFKD"}, {"type": "Sequence", "normalizers": [TWICE, TWICE]}]},
+        {
+            "type": "Sequence",
+            "normalizers": [{"type": "NFKD"}, {"type": "Sequence", "normalizers": [TWICE, TWICE]}],
+        },
     ],
     "decoder": [{"type": "Sequence", "decoders": [TWICE] * 8}],
     "post_processor": [
@@ -161,12 +166,19 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize(("step", "part"), [(step, part) for step, parts in LONG.items() for part in parts])
-def test_06_a_tokenizer_that_multiplies_texts_is_refused(tmp_path: Path, step: str, part: object) -> None:
+@pytest.mark.parametrize(
+    ("step", "part"), [(step, part) for step, parts in LONG.items() for part in parts]
+)
+def test_06_a_tokenizer_that_multiplies_texts_is_refused(
+    tmp_path: Path, step: str, part: object
+) -> None:
     folder = build.llada(tmp_path / "llada")[0]
     file = folder / "tokenizer.json"
     usual = json.loads(file.read_text())
-    llama = [{"type": "Prepend", "prepend": "_"}, {"type": "Replace", "pattern": {"String": " "}, "content": "_"}]
+    llama = [
+        {"type": "Prepend", "prepend": "_"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "_"},
+    ]
     file.write_text(json.dumps(usual | {"normalizer": {"type": "Sequence", "normalizers": llama}}))
     assert load_model("llada", pretrained=folder, device="cpu").encode("a a")
     file.write_text(json.dumps(usual | {step: part}))
@@ -196,7 +208,10 @@ def test_02_arrays_of_all_shapes_travel_and_are_changed_in_place():
     ]
     for each, copy in zip(sent, received.load(kept.dump(sent)), strict=True):
         assert (
-            type(copy) is type(each) and copy.shape == each.shape and copy.dtype == each.dtype and np.all(copy == each)
+            type(copy) is type(each)
+            and copy.shape == each.shape
+            and copy.dtype == each.dtype
+            and np.all(copy == each)
         )
     assert received.load(kept.dump(np.array([1, "a"], dtype=object))) == "object"
     array, other = np.array([1, 2]), np.array([5, 6])

@@ -119,7 +119,9 @@ def test_02_a_functions_source_is_all_that_it_reads_of_its_author(tmp_path: Path
     }
     for number, ((old, new), moved) in enumerate(edits.items()):
         assert (old in HELPER) != (old in FUNCTIONS)
-        after = sources(tmp_path / str(number), HELPER.replace(old, new), FUNCTIONS.replace(old, new))
+        after = sources(
+            tmp_path / str(number), HELPER.replace(old, new), FUNCTIONS.replace(old, new)
+        )
         assert {name for name in before if before[name] != after[name]} == moved, old
 
 
@@ -129,9 +131,14 @@ def test_02_each_digest_is_moved_by_its_own_settings_alone(tmp_path: Path) -> No
 
     def moved(name: str, **settings: Any) -> set[str]:
         blocks = [
-            run(name, include_path=str(tasks), limit=1, **more)["dlm_eval"]["tasks"][name] for more in ({}, settings)
+            run(name, include_path=str(tasks), limit=1, **more)["dlm_eval"]["tasks"][name]
+            for more in ({}, settings)
         ]
-        return {key for key in ("configuration", "fingerprint", "scoring") if blocks[0][key] != blocks[1][key]}
+        return {
+            key
+            for key in ("configuration", "fingerprint", "scoring")
+            if blocks[0][key] != blocks[1][key]
+        }
 
     assert moved("t_choice", num_fewshot=1) == {"configuration", "fingerprint"}
     assert moved("t_roll", system_instruction="abc", apply_chat_template=True) == set()
@@ -141,7 +148,12 @@ def test_02_each_digest_is_moved_by_its_own_settings_alone(tmp_path: Path) -> No
 def test_03_examples_in_columns_of_their_own_may_ask_the_same(tmp_path: Path) -> None:
     """`fewshot_config.samples` with templates of their own: an example that shows the document's question and answer is left out."""
     documents = [{"text": f"q{i}.", "choices": ["aa", "bb"], "answer": i % 2} for i in range(3)]
-    samples = [{"q": "q0.", "a": "aa"}, {"q": "q1.", "a": "aa"}, {"q": "x2.", "a": "bb"}, {"q": "x3.", "a": "aa"}]
+    samples = [
+        {"q": "q0.", "a": "aa"},
+        {"q": "q1.", "a": "aa"},
+        {"q": "x2.", "a": "bb"},
+        {"q": "x3.", "a": "aa"},
+    ]
     own = {
         "samples": samples,
         "doc_to_text": "{{q}}",
@@ -152,14 +164,17 @@ def test_03_examples_in_columns_of_their_own_may_ask_the_same(tmp_path: Path) ->
     results = run([inline(tmp_path, documents, num_fewshot=2, fewshot_config=own)])
     prompts = [sample["arguments"][0][0] for sample in results["samples"]["mine"]]
     assert prompts[0] == "x2. bb\n\nq1. aa\n\nq0."
-    assert prompts[1:] == [f"q0. aa\n\nq1. aa\n\nq{i}." for i in (1, 2)]  # q1 with another answer is another question
+    # q1 with another answer is another question
+    assert prompts[1:] == [f"q0. aa\n\nq1. aa\n\nq{i}." for i in (1, 2)]
     assert results["dlm_eval"]["tasks"]["mine"]["fewshot_left_out"] == 1
 
 
 def test_04_a_context_that_is_shorter_than_what_another_choice_needs_is_named() -> None:
     toy = load_model("toy", max_length=20)
     pairs = [("ab", " " + "abc" * 5), ("abcdef" * 4, " " + "abc" * 5)]
-    with pytest.raises(SampleError, match="its context has 2 tokens, and another choice leaves no room for 20 of"):
+    with pytest.raises(
+        SampleError, match="its context has 2 tokens, and another choice leaves no room for 20 of"
+    ):
         choice_canvases(toy, pairs, "key", "truncate")
 
 

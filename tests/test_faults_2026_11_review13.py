@@ -40,15 +40,19 @@ def written(model: Any, name: str, **options: Any) -> Any:
     return fill(model, [Canvas.completion([1, 2], 4)], name, early_exit=False, **options)[0]
 
 
-# -- what a strategy's step returns -------------------------------------------------------------------------------
+# -- what a strategy's step returns ----------------------------------------------------------------
 
 MASKS = {
-    "longer": (lambda view: np.ones(len(view.position) + 1, dtype=bool), r"commit\(view\) returned bool \[5\]"),
-    "shorter": (lambda view: np.ones(1, dtype=bool), r"returned bool \[1\]; it must return bool \[4\]"),
-    "numbers": (
-        lambda view: highest(view.score, 1).astype(int),
-        r"returned int64 \[4\]",
-    ),  # wrote token 0 at four places
+    "longer": (
+        lambda view: np.ones(len(view.position) + 1, dtype=bool),
+        r"commit\(view\) returned bool \[5\]",
+    ),
+    "shorter": (
+        lambda view: np.ones(1, dtype=bool),
+        r"returned bool \[1\]; it must return bool \[4\]",
+    ),
+    # wrote token 0 at four places
+    "numbers": (lambda view: highest(view.score, 1).astype(int), r"returned int64 \[4\]"),
     "indices": (lambda view: np.array([0]), r"returned int64 \[1\]"),
     "nothing": (lambda view: None, "returned object"),  # wrote all candidates
 }
@@ -76,23 +80,32 @@ def test_02_masks_may_be_lists_and_tensors(toy: Toy) -> None:
         reads = "probability"
 
         def commit(self, view: Any) -> Any:
-            return torch.ones(len(view.position)).bool() if self.tensor else [True] * len(view.position)
+            return (
+                torch.ones(len(view.position)).bool()
+                if self.tensor
+                else [True] * len(view.position)
+            )
 
     assert written(toy, "r13_kinds").tokens == written(toy, "r13_kinds", tensor=True).tokens
     assert min(written(toy, "r13_kinds").tokens) >= 0
 
 
 EDITS = {
-    "prompt": (
-        lambda at, t, p: Edit(np.array([0]), t[:1], p[:1]),
-        "outside the block",
-    ),  # wrote on the prompt, for ever
+    # wrote on the prompt, for ever
+    "prompt": (lambda at, t, p: Edit(np.array([0]), t[:1], p[:1]), "outside the block"),
     "behind": (lambda at, t, p: Edit(at + 1000, t, p), "outside the block"),
     "negative": (lambda at, t, p: Edit(np.array([-9]), t[:1], p[:1]), "outside the block"),
-    "erased prompt": (lambda at, t, p: Edit(at[:1], t[:1], p[:1], np.array([0])), "outside the block"),
-    "sizes": (lambda at, t, p: Edit(at, t[:1], p[:1]), "4 positions, 1 tokens"),  # wrote one token everywhere
+    "erased prompt": (
+        lambda at, t, p: Edit(at[:1], t[:1], p[:1], np.array([0])),
+        "outside the block",
+    ),
+    # wrote one token everywhere
+    "sizes": (lambda at, t, p: Edit(at, t[:1], p[:1]), "4 positions, 1 tokens"),
     "token": (lambda at, t, p: Edit(at[:1], np.array([10**6]), p[:1]), "outside the vocabulary"),
-    "negative token": (lambda at, t, p: Edit(at[:1], np.array([-5]), p[:1]), "outside the vocabulary"),
+    "negative token": (
+        lambda at, t, p: Edit(at[:1], np.array([-5]), p[:1]),
+        "outside the vocabulary",
+    ),
     "nan": (lambda at, t, p: Edit(at[:1], t[:1], p[:1] * np.nan), "log-probability NaN"),
 }
 
@@ -154,7 +167,11 @@ class Crooked:
 
     def __call__(self, logits: Any, payload: Any) -> Any:
         token, logprob, confidence = self.draw(logits, payload)
-        return (token, logprob, confidence * float("nan")) if self.nan else (token[:-1], logprob, confidence)
+        return (
+            (token, logprob, confidence * float("nan"))
+            if self.nan
+            else (token[:-1], logprob, confidence)
+        )
 
 
 @pytest.mark.parametrize("nan", [True, False])
@@ -169,7 +186,9 @@ def test_06_confidence_that_is_nan_and_rows_of_other_length_are_errors(toy: Toy,
         def commit(self, view: Any) -> Any:
             return highest(view.score, 1)
 
-    with pytest.raises(SampleError, match="read NaN as the confidence" if nan else "returned 3, 4, 4 rows for 4"):
+    with pytest.raises(
+        SampleError, match="read NaN as the confidence" if nan else "returned 3, 4, 4 rows for 4"
+    ):
         written(toy, "r13_reader")
 
 
@@ -183,13 +202,14 @@ def test_07_a_program_that_yields_no_rows_fails_alone(toy: Toy) -> None:
 
     answers: dict[int, Any] = {}
     jobs = [
-        FillJob(Canvas.completion([1, 2], 4), resolve({"strategy": name}), 0) for name in ("r13_junk", "confidence")
+        FillJob(Canvas.completion([1, 2], 4), resolve({"strategy": name}), 0)
+        for name in ("r13_junk", "confidence")
     ]
     InProcess(Engine(toy)).run(jobs, lambda number, answer: answers.update({number: answer}))
     assert "something other than forward rows" in answers[0].error and answers[1].error is None
 
 
-# -- how a plug-in is declared ----------------------------------------------------------------------------------------
+# -- how a plug-in is declared ---------------------------------------------------------------------
 
 ATTRIBUTES = {
     "ends": ("whenever", "ends 'whenever' is not allowed; it must be one of full, steps, stable"),
@@ -216,7 +236,12 @@ def test_09_an_option_cannot_have_the_name_of_a_setting_or_an_attribute(toy: Toy
 
     with pytest.raises(UserError, match="option 'steps' is the name of a general setting"):
         written(toy, "r13_steps")
-    for base, attribute in ((Unmasking, "reads"), (Strategy, "check"), (Estimator, "kind"), (Estimator, "name")):
+    for base, attribute in (
+        (Unmasking, "reads"),
+        (Strategy, "check"),
+        (Estimator, "kind"),
+        (Estimator, "name"),
+    ):
         with pytest.raises(UserError, match=f"option '{attribute}' has the name of an attribute"):
             type("Wrong", (base,), {attribute: option("x")}, name="r13_names")
 
@@ -237,12 +262,16 @@ def test_10_a_default_may_come_from_a_factory(toy: Toy) -> None:
 HEAD = "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom dlm_eval.decoding import Unmasking, highest\n"
 CLASS = "@dataclass(frozen=True, kw_only=True)\nclass Mine(Unmasking, name='r13_mine'):\n    '''Mine.'''\n"
 FILES = {
-    "exits": ("import sys\nsys.exit(0)\n", "cannot be loaded: SystemExit"),  # the command ended with code 0
+    # the command ended with code 0
+    "exits": ("import sys\nsys.exit(0)\n", "cannot be loaded: SystemExit"),
     "check": (
         HEAD + CLASS + "    def check(self):\n        raise ValueError('odd')\n",
         "Mine cannot be made: ValueError: odd",
     ),
-    "annotation": (HEAD + CLASS + "    width: Foo = 3\n", "an annotation cannot be read: name 'Foo' is not defined"),
+    "annotation": (
+        HEAD + CLASS + "    width: Foo = 3\n",
+        "an annotation cannot be read: name 'Foo' is not defined",
+    ),
 }
 
 
@@ -254,7 +283,18 @@ def test_11_what_is_wrong_with_a_file_is_one_line(
     path = tmp_path / "mine.py"
     path.write_text(code, encoding="utf-8")
     assert (
-        main(["--model", "toy", "--tasks", "demo_story_infill", "--limit", "1", "--decode", f"strategy={path}:Mine"])
+        main(
+            [
+                "--model",
+                "toy",
+                "--tasks",
+                "demo_story_infill",
+                "--limit",
+                "1",
+                "--decode",
+                f"strategy={path}:Mine",
+            ]
+        )
         == 2
     )
     told = capsys.readouterr().err.strip().splitlines()
@@ -264,16 +304,21 @@ def test_11_what_is_wrong_with_a_file_is_one_line(
 def test_12_two_files_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "mine.py").write_text(HEAD + CLASS + f"    # {folder}\n", encoding="utf-8")
+        (tmp_path / folder / "mine.py").write_text(
+            HEAD + CLASS + f"    # {folder}\n", encoding="utf-8"
+        )
     first = STRATEGIES.find(f"{tmp_path}/one/mine.py:Mine")
     with pytest.raises(UserError, match="'r13_mine' is already defined"):
         STRATEGIES.find(f"{tmp_path}/two/mine.py:Mine")
     assert STRATEGIES.find("r13_mine") is first
     (tmp_path / "one" / "mine.py").write_text(HEAD + CLASS + "    # edited\n", encoding="utf-8")
-    assert STRATEGIES.find(f"{tmp_path}/one/mine.py:Mine") is not first  # an edited file replaces itself
+    # an edited file replaces itself
+    assert STRATEGIES.find(f"{tmp_path}/one/mine.py:Mine") is not first
 
 
-def test_13_show_says_at_once_which_classes_a_file_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_13_show_says_at_once_which_classes_a_file_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It looked through all tasks of lm-eval first."""
     path = tmp_path / "mine.py"
     path.write_text(HEAD + CLASS, encoding="utf-8")
@@ -281,7 +326,7 @@ def test_13_show_says_at_once_which_classes_a_file_has(tmp_path: Path, capsys: p
     assert "allowed: Mine" in capsys.readouterr().err
 
 
-# -- estimators -------------------------------------------------------------------------------------------------------
+# -- estimators ------------------------------------------------------------------------------------
 
 PATTERNS = {
     "wide": lambda n: np.ones((1, n + 1), dtype=bool),
@@ -332,7 +377,7 @@ def test_16_an_estimator_that_fails_before_its_program_fails_alone(toy: Toy) -> 
     assert answers[0].error is None and answers[1].error == "ZeroDivisionError: division by zero"
 
 
-# -- wrapped functions ---------------------------------------------------------------------------------------------------
+# -- wrapped functions -----------------------------------------------------------------------------
 
 V = 12
 
@@ -343,14 +388,23 @@ def counts(tokens: Any) -> Any:
 
 
 WRAPS: dict[str, tuple[dict[str, Any], str]] = {
-    "bool": ({"logits": lambda x: counts(x) > 0}, "returned torch.bool; it must return a float tensor"),
+    "bool": (
+        {"logits": lambda x: counts(x) > 0},
+        "returned torch.bool; it must return a float tensor",
+    ),
     "whole": ({"logits": lambda x: counts(x).long()}, "returned torch.int64"),
     "complex": ({"logits": lambda x: counts(x).to(torch.complex64)}, "returned torch.complex64"),
-    "numpy": ({"logits": lambda x: counts(x).numpy()}, "returned ndarray; it must return a float tensor"),
+    "numpy": (
+        {"logits": lambda x: counts(x).numpy()},
+        "returned ndarray; it must return a float tensor",
+    ),
     "tuple": ({"logits": lambda x: (counts(x),)}, "returned tuple"),
     "mask": ({"mask_id": True}, r"mask_id=True\) is not allowed; it must be a whole number"),
     "mask text": ({"mask_id": "10"}, "mask_id='10'"),
-    "eos far": ({"eos_ids": (99,), "pad_id": 0}, r"eos_ids=99\) is not allowed; it must be 0 to 11"),
+    "eos far": (
+        {"eos_ids": (99,), "pad_id": 0},
+        r"eos_ids=99\) is not allowed; it must be 0 to 11",
+    ),
     "eos negative": ({"eos_ids": -2}, "eos_ids=-2"),
     "eos mask": ({"eos_ids": 10}, "and not the mask"),
     "eos text": ({"eos_ids": "9"}, "eos_ids='9'"),
@@ -381,10 +435,16 @@ def test_19_evaluate_of_a_function_names_wrap() -> None:
 def test_20_ids_that_end_a_text_belong_to_the_fingerprint(tmp_path: Path) -> None:
     """Answers that were stored with one end were used with another."""
     masked_network(tmp_path)
-    found = [load_model("generic", pretrained=str(tmp_path), **given) for given in ({}, {"eos_id": 5}, {"eos_id": 6})]
+    found = [
+        load_model("generic", pretrained=str(tmp_path), **given)
+        for given in ({}, {"eos_id": 5}, {"eos_id": 6})
+    ]
     described = [str(model.describe()) for model in found]
     assert len(set(described)) == 3 and [model.eos_ids[:1] for model in found[1:]] == [(5,), (6,)]
-    ends = [wrap(logits=counts, mask_id=10, eos_ids=end, fingerprint="f").describe() for end in ((), 8, 9)]
+    ends = [
+        wrap(logits=counts, mask_id=10, eos_ids=end, fingerprint="f").describe()
+        for end in ((), 8, 9)
+    ]
     assert len({str(one) for one in ends}) == 3
 
 
@@ -408,10 +468,19 @@ def masked_network(folder: Path) -> None:
     from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
     words = ["<pad>", "<unk>", *"abcdefghij", "<mask>"]
-    core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    core = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>")
+    )
     core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
     PreTrainedTokenizerFast(tokenizer_object=core, **names).save_pretrained(folder)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    BertForMaskedLM(BertConfig(vocab_size=len(words), max_position_embeddings=32, **sizes)).save_pretrained(folder)
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    BertForMaskedLM(
+        BertConfig(vocab_size=len(words), max_position_embeddings=32, **sizes)
+    ).save_pretrained(folder)

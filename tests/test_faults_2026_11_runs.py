@@ -82,7 +82,11 @@ def inline(folder: Path, documents: list[dict[str, Any]], **changes: Any) -> dic
     folder.mkdir(exist_ok=True, parents=True)
     data = folder / "documents.jsonl"
     data.write_text("".join(json.dumps(document) + "\n" for document in documents))
-    return {**copy.deepcopy(CHOICE), "dataset_kwargs": {"data_files": {"test": str(data)}}, **changes}
+    return {
+        **copy.deepcopy(CHOICE),
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        **changes,
+    }
 
 
 def run(task: Any, model: Any = TOY, **settings: Any) -> dict[str, Any]:
@@ -90,18 +94,28 @@ def run(task: Any, model: Any = TOY, **settings: Any) -> dict[str, Any]:
     return evaluate("toy", task, model_args=model, **settings)
 
 
-# -- 1: seeds ----------------------------------------------------------------------------------------------------------
+# -- 1: seeds --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def gpqa(tmp_path: Path) -> Path:
     folder = tmp_path / "data" / "Idavidrein" / "gpqa"
     folder.mkdir(parents=True)
-    names = ["Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"]
-    rows = [[f"Which is {i}?", f"right {i}", f"one {i}", f"two {i}", f"three {i}"] for i in range(12)]
+    names = [
+        "Question",
+        "Correct Answer",
+        "Incorrect Answer 1",
+        "Incorrect Answer 2",
+        "Incorrect Answer 3",
+    ]
+    rows = [
+        [f"Which is {i}?", f"right {i}", f"one {i}", f"two {i}", f"three {i}"] for i in range(12)
+    ]
     with (folder / "gpqa_main.csv").open("w") as file:
         csv.writer(file).writerows([names, *rows])
-    (folder / "README.md").write_text("---\nconfigs:\n- config_name: gpqa_main\n  data_files: gpqa_main.csv\n---\n")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: gpqa_main\n  data_files: gpqa_main.csv\n---\n"
+    )
     return tmp_path / "data"
 
 
@@ -116,9 +130,8 @@ def test_01_stock_gpqa_is_shuffled_by_the_seed_alone_whatever_is_cached(
         return expected
 
     def loaded(seed: int) -> list[list[str]]:
-        file = (
-            Path(lm_eval.__file__).parent / "tasks/gpqa/zeroshot/gpqa_main_zeroshot.yaml"
-        )  # by its file: no index of 14 000 names
+        # by its file: no index of 14 000 names
+        file = Path(lm_eval.__file__).parent / "tasks/gpqa/zeroshot/gpqa_main_zeroshot.yaml"
         (task,) = load_tasks([str(file)], data_dir=gpqa, seeds=(seed,) * 4)["tasks"].values()
         found = [[doc[f"choice{i}"] for i in (1, 2, 3, 4)] for doc in task.eval_docs]
         for i, (doc, choices) in enumerate(zip(task.eval_docs, found, strict=True)):
@@ -136,7 +149,9 @@ def test_01_process_docs_is_called_once_and_knows_every_seed(tmp_path: Path) -> 
     (tmp_path / "mixing.py").write_text(SHUFFLING)
     config = inline(tmp_path / "data", DOCUMENTS, process_docs="FUNCTION", num_fewshot=1)
     for name in ("aaa", "zzz"):
-        text = json.dumps({**config, "task": name}, indent=1).replace('"FUNCTION"', "!function mixing.process_docs")
+        text = json.dumps({**config, "task": name}, indent=1).replace(
+            '"FUNCTION"', "!function mixing.process_docs"
+        )
         (tmp_path / f"{name}.yaml").write_text(text)
 
     def documents(names: list[str], seeds: tuple[int, ...]) -> list[Any]:
@@ -155,15 +170,20 @@ def test_01_process_docs_is_called_once_and_knows_every_seed(tmp_path: Path) -> 
     results = run("zzz", include_path=str(tmp_path), seed="0,1,2,3")
     for sample in results["samples"]["zzz"]:
         assert sample["arguments"][0][0].endswith("ab" + "".join(sample["doc"]["choices"]))
-        assert sample["doc"]["choices"][sample["target"]] in [d["choices"][d["answer"]] for d in DOCUMENTS]
+        assert sample["doc"]["choices"][sample["target"]] in [
+            d["choices"][d["answer"]] for d in DOCUMENTS
+        ]
     prints = [results["dlm_eval"]["tasks"]["zzz"]]
-    prints.append(run("zzz", include_path=str(tmp_path), seed="9,1,2,3")["dlm_eval"]["tasks"]["zzz"])
+    prints.append(
+        run("zzz", include_path=str(tmp_path), seed="9,1,2,3")["dlm_eval"]["tasks"]["zzz"]
+    )
     assert (
-        len({found["configuration"] for found in prints}) == 1 and len({found["fingerprint"] for found in prints}) == 2
+        len({found["configuration"] for found in prints}) == 1
+        and len({found["fingerprint"] for found in prints}) == 2
     )
 
 
-# -- 2: identity -------------------------------------------------------------------------------------------------------
+# -- 2: identity -----------------------------------------------------------------------------------
 
 
 def test_02_configuration_has_what_this_kind_of_task_reads_and_nothing_else(tasks: Path) -> None:
@@ -173,8 +193,18 @@ def test_02_configuration_has_what_this_kind_of_task_reads_and_nothing_else(task
 
     base = digests()
     changed = {
-        "t_choice": {"estimator": "chain,permutations=2", "overlong": "error", "num_fewshot": 1, "model": {"vocab": 7}},
-        "t_write": {"decode": {"steps": 4}, "overlong": "error", "num_fewshot": 1, "system_instruction": "ab"},
+        "t_choice": {
+            "estimator": "chain,permutations=2",
+            "overlong": "error",
+            "num_fewshot": 1,
+            "model": {"vocab": 7},
+        },
+        "t_write": {
+            "decode": {"steps": 4},
+            "overlong": "error",
+            "num_fewshot": 1,
+            "system_instruction": "ab",
+        },
         "t_roll": {"estimator": "chain,permutations=2", "stride": 3, "model": {"vocab": 7}},
     }
     read = {name: set(settings) for name, settings in changed.items()}
@@ -183,9 +213,12 @@ def test_02_configuration_has_what_this_kind_of_task_reads_and_nothing_else(task
         new = digests(**{key: value})
         for name in base:
             same = new[name]["configuration"] == base[name]["configuration"]
-            prompted = ("system_instruction", "num_fewshot") if name != "t_roll" else ()  # a whole text has no prompt
+            # a whole text has no prompt
+            prompted = ("system_instruction", "num_fewshot") if name != "t_roll" else ()
             assert same == (key not in read[name] and key not in ("model", *prompted)), (name, key)
-            assert (new[name]["fingerprint"] == base[name]["fingerprint"]) == (same and key != "seed")
+            assert (new[name]["fingerprint"] == base[name]["fingerprint"]) == (
+                same and key != "seed"
+            )
             assert new[name]["scoring"] == base[name]["scoring"]
 
 
@@ -193,12 +226,12 @@ def test_02_code_of_a_prompt_and_code_of_a_scorer_are_told_apart(tmp_path: Path)
     module = tmp_path / "code.py"
     config = inline(tmp_path / "data", DOCUMENTS, doc_to_text="TEXT", process_results="SCORE")
     yaml = (
-        json.dumps(config, indent=1).replace('"TEXT"', "!function code.text").replace('"SCORE"', "!function code.score")
+        json.dumps(config, indent=1)
+        .replace('"TEXT"', "!function code.text")
+        .replace('"SCORE"', "!function code.score")
     )
     (tmp_path / "mine.yaml").write_text(yaml)
-    text = (
-        "def text(doc):\n    return PREFIX + helped(doc)\n\nPREFIX = 'ab'\n\ndef helped(doc):\n    return doc['text']\n"
-    )
+    text = "def text(doc):\n    return PREFIX + helped(doc)\n\nPREFIX = 'ab'\n\ndef helped(doc):\n    return doc['text']\n"
     scorer = "\ndef score(doc, results):\n    return {'acc': judged(results)}\n\ndef judged(results):\n    return 1\n"
 
     def digests(code: str) -> tuple[str, str]:
@@ -217,13 +250,23 @@ def test_02_code_of_a_prompt_and_code_of_a_scorer_are_told_apart(tmp_path: Path)
 
 def test_02_sources_name_no_path_and_follow_what_is_read(tmp_path: Path) -> None:
     found = source(inline)
-    assert set(found) >= {"inline", "CHOICE"} and str(Path(__file__).parent) not in json.dumps(found)
+    assert set(found) >= {"inline", "CHOICE"} and str(Path(__file__).parent) not in json.dumps(
+        found
+    )
 
 
-def test_02_boards_keep_different_scores_apart_and_equal_ones_together(tasks: Path, tmp_path: Path) -> None:
+def test_02_boards_keep_different_scores_apart_and_equal_ones_together(
+    tasks: Path, tmp_path: Path
+) -> None:
     def rows(name: str, *runs: dict[str, Any]) -> Any:
         for settings in runs:
-            run("t_choice", include_path=str(tasks), output_path=str(tmp_path / name), resume=False, **settings)
+            run(
+                "t_choice",
+                include_path=str(tasks),
+                output_path=str(tmp_path / name),
+                resume=False,
+                **settings,
+            )
         return leaderboard([tmp_path / name])
 
     chosen = [{"samples": {"t_choice": [0, 1]}}, {"samples": {"t_choice": [2, 3]}}]
@@ -234,7 +277,9 @@ def test_02_boards_keep_different_scores_apart_and_equal_ones_together(tasks: Pa
     assert sorted(wide(seeded)["setting"]) == ["seed=1", "seed=2"]
 
 
-def test_02_the_result_says_what_was_multiturn_and_batch_invariant(tasks: Path, tmp_path: Path) -> None:
+def test_02_the_result_says_what_was_multiturn_and_batch_invariant(
+    tasks: Path, tmp_path: Path
+) -> None:
     for chat, turns, expected in ((True, None, True), (True, False, False), (False, None, False)):
         home = tmp_path / f"{chat}{turns}"
         results = run(
@@ -243,12 +288,15 @@ def test_02_the_result_says_what_was_multiturn_and_batch_invariant(tasks: Path, 
         saved = json.loads(next(home.rglob("results_*.json")).read_text())
         assert saved["fewshot_as_multiturn"] is expected
         assert saved["dlm_eval"]["tasks"]["t_write"]["fewshot_as_multiturn"] is expected
-        assert results["dlm_eval"]["environment"]["batch_invariant"] is True  # one thread: see conftest
+        # one thread: see conftest
+        assert results["dlm_eval"]["environment"]["batch_invariant"] is True
 
 
 def test_02_a_model_whose_rows_disturb_each_other_is_found_by_the_probe() -> None:
     class Mixing(type(dlm_eval.load_model("toy"))):  # type: ignore[misc]
-        def logits(self, tokens: torch.Tensor, valid: Any = None, positions: Any = None) -> torch.Tensor:
+        def logits(
+            self, tokens: torch.Tensor, valid: Any = None, positions: Any = None
+        ) -> torch.Tensor:
             return super().logits(tokens, valid, positions) + 1e-7 * len(tokens)
 
     toy = dlm_eval.load_model("toy")
@@ -258,11 +306,13 @@ def test_02_a_model_whose_rows_disturb_each_other_is_found_by_the_probe() -> Non
     assert batch_invariant(Mixing(toy.settings), cpu, None, equal_lengths=False) is False
 
 
-# -- 3: few-shot examples ----------------------------------------------------------------------------------------------
+# -- 3: few-shot examples --------------------------------------------------------------------------
 
 
 def shots(tmp_path: Path, **changes: Any) -> dict[str, Any]:
-    documents = [{"text": f"q{i}.", "choices": ["aa", "bb"], "answer": i % 2, "row": i} for i in range(6)]
+    documents = [
+        {"text": f"q{i}.", "choices": ["aa", "bb"], "answer": i % 2, "row": i} for i in range(6)
+    ]
     config = inline(tmp_path / "shots", documents, num_fewshot=3, **changes)
     twin = tmp_path / "shots" / "twin.jsonl"
     twin.write_text("".join(json.dumps({**d, "row": -1 - d["row"]}) + "\n" for d in documents[:3]) + "".join(
@@ -297,14 +347,18 @@ def test_03_the_evaluated_document_is_no_example_and_other_prompts_are_lm_evals(
     leaking = [i for i, prompt in enumerate(theirs) if prompt.count(f"q{i}.") > 1]
     assert leaking and all(prompt.count(f"q{i}.") == 1 for i, prompt in enumerate(ours))
     assert all(prompt.count(".") == 4 for prompt in ours)  # three examples and the question
-    assert [ours[i] for i in range(6) if i not in leaking] == [theirs[i] for i in range(6) if i not in leaking]
+    assert [ours[i] for i in range(6) if i not in leaking] == [
+        theirs[i] for i in range(6) if i not in leaking
+    ]
     assert results["dlm_eval"]["tasks"]["mine"]["fewshot_left_out"] == len(leaking)
     assert "left out of its prompt" in caplog.text
 
 
 def test_03_a_split_that_holds_no_document_changes_nothing(tmp_path: Path) -> None:
     config = shots(tmp_path)
-    config["dataset_kwargs"]["data_files"]["test"] = config["dataset_kwargs"]["data_files"].pop("twin")
+    config["dataset_kwargs"]["data_files"]["test"] = config["dataset_kwargs"]["data_files"].pop(
+        "twin"
+    )
     config["fewshot_split"] = "again"
     lines = Path(config["dataset_kwargs"]["data_files"]["test"]).read_text().splitlines()[3:]
     Path(config["dataset_kwargs"]["data_files"]["test"]).write_text("\n".join(lines) + "\n")
@@ -313,11 +367,15 @@ def test_03_a_split_that_holds_no_document_changes_nothing(tmp_path: Path) -> No
     assert "fewshot_left_out" not in results["dlm_eval"]["tasks"]["mine"]
 
 
-# -- 5: targets and metrics --------------------------------------------------------------------------------------------
+# -- 5: targets and metrics ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gold", [-1, 3, "nowhere", [], None, float("nan"), True, 1.0, [0, 7], -100])
-def test_05_a_target_that_is_no_choice_is_an_error_of_its_document(tmp_path: Path, gold: Any) -> None:
+@pytest.mark.parametrize(
+    "gold", [-1, 3, "nowhere", [], None, float("nan"), True, 1.0, [0, 7], -100]
+)
+def test_05_a_target_that_is_no_choice_is_an_error_of_its_document(
+    tmp_path: Path, gold: Any
+) -> None:
     documents = [{**DOCUMENTS[i], "answer": 0} for i in range(3)]
     several = isinstance(gold, list) and gold
     if several:
@@ -339,14 +397,20 @@ def test_05_a_target_that_is_no_choice_is_an_error_of_its_document(tmp_path: Pat
     results = run([config])
     wrong = results["samples"]["mine"][3]
     assert "target" in wrong["error"] and wrong["metrics"] == []
-    assert results["n-samples"]["mine"]["effective"] == 3 and results["dlm_eval"]["cost"]["mine"]["errors"] == 1
+    assert (
+        results["n-samples"]["mine"]["effective"] == 3
+        and results["dlm_eval"]["cost"]["mine"]["errors"] == 1
+    )
     assert results["results"]["mine"]["acc,none"] == right["results"]["mine"]["acc,none"]
 
 
 def test_05_golds_that_lm_eval_scores_rightly_are_scored(tmp_path: Path) -> None:
     documents = [{"text": "ab", "choices": ["a", "b"], "answer": value} for value in (0, 1)]
     for golds in ([0, 1], ["a", "b"], [[0], [0, 1]], [False, True]):
-        config = inline(tmp_path / "g", [{**d, "answer": gold} for d, gold in zip(documents, golds, strict=True)])
+        config = inline(
+            tmp_path / "g",
+            [{**d, "answer": gold} for d, gold in zip(documents, golds, strict=True)],
+        )
         results = run([config])
         assert results["dlm_eval"]["cost"]["mine"]["errors"] == 0, golds
 
@@ -358,13 +422,21 @@ WRITE = {"output_type": "generate_until", "doc_to_choice": None, "generation_kwa
 def test_05_an_example_without_a_right_answer_is_a_line_of_validate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    documents = [{"text": text, "choices": ["a", "b"], "gold": gold} for text, gold in (("ab", 0), ("ba", 7))]
+    documents = [
+        {"text": text, "choices": ["a", "b"], "gold": gold} for text, gold in (("ab", 0), ("ba", 7))
+    ]
     config = inline(tmp_path / "w", documents, doc_to_choice="{{choices}}", doc_to_target="gold")
     (tmp_path / "mine.yaml").write_text(json.dumps(config))
     assert main(["validate", "mine", "--include_path", str(tmp_path), "--num_fewshot", "1"]) == 0
     said = capsys.readouterr().out
-    assert "1 document cannot be scored and will be stored as errors; document 1: its target 7 is no choice" in said
-    assert "1 few-shot example has no right answer to show and will be left out; the first: its target 7" in said
+    assert (
+        "1 document cannot be scored and will be stored as errors; document 1: its target 7 is no choice"
+        in said
+    )
+    assert (
+        "1 few-shot example has no right answer to show and will be left out; the first: its target 7"
+        in said
+    )
     assert "2 documents are among the few-shot examples and left out" in said
 
 
@@ -404,31 +476,44 @@ def test_05_an_example_without_a_right_answer_is_left_out_of_prompts(
 
 def test_05_examples_with_templates_of_their_own_are_judged_by_them(tmp_path: Path) -> None:
     """The prompts are lm-eval's: a text of the examples' own template need not be one of the choices, a number must be."""
-    documents = [{"text": f"q{i}.", "choices": ["aa", "bb"], "answer": i % 2, "why": f"since {i}"} for i in range(6)]
+    documents = [
+        {"text": f"q{i}.", "choices": ["aa", "bb"], "answer": i % 2, "why": f"since {i}"}
+        for i in range(6)
+    ]
     train = tmp_path / "t" / "train.jsonl"
     for own in (
         {"doc_to_target": "why"},
         {"doc_to_choice": ["x", "y"]},
         {"doc_to_choice": ["x", "y"], "doc_to_target": "{{1 - answer}}"},
     ):
-        config = inline(tmp_path / "t", documents, num_fewshot=2, fewshot_split="train", fewshot_config=own)
-        train.write_text("".join(json.dumps({**d, "text": "e" + d["text"]}) + "\n" for d in documents))
+        config = inline(
+            tmp_path / "t", documents, num_fewshot=2, fewshot_split="train", fewshot_config=own
+        )
+        train.write_text(
+            "".join(json.dumps({**d, "text": "e" + d["text"]}) + "\n" for d in documents)
+        )
         config["dataset_kwargs"]["data_files"]["train"] = str(train)
         results = run([config])
-        assert [s["arguments"][0][0] for s in results["samples"]["mine"]] == prompts_of_lm_eval(config), own
+        assert [s["arguments"][0][0] for s in results["samples"]["mine"]] == prompts_of_lm_eval(
+            config
+        ), own
         assert "fewshot_without_answer" not in results["dlm_eval"]["tasks"]["mine"]
-    config["fewshot_config"] = {"doc_to_target": "{{answer + 1}}"}  # 1 or 2: the latter is no choice
+    # 1 or 2: the latter is no choice
+    config["fewshot_config"] = {"doc_to_target": "{{answer + 1}}"}
     results = run([config])
     assert results["dlm_eval"]["tasks"]["mine"]["fewshot_without_answer"] == 3
     config["fewshot_config"] = {"doc_to_target": "{{answer + 5}}"}
     results = run([config])
     assert all(
-        "no few-shot example has a right answer to show" in sample["error"] for sample in results["samples"]["mine"]
+        "no few-shot example has a right answer to show" in sample["error"]
+        for sample in results["samples"]["mine"]
     )
 
 
 @pytest.mark.parametrize("gold", [7, -9, [], None, "nowhere"])
-def test_05_the_first_document_may_be_the_one_without_a_right_answer(tmp_path: Path, gold: Any) -> None:
+def test_05_the_first_document_may_be_the_one_without_a_right_answer(
+    tmp_path: Path, gold: Any
+) -> None:
     listed = isinstance(gold, list)
     documents = [{**DOCUMENTS[i], "answer": [0] if listed else 0} for i in range(3)]
     right = run([inline(tmp_path / "a", documents)])
@@ -458,23 +543,36 @@ def test_05_a_text_in_brackets_is_said_by_the_run_and_by_validate(
         results = run([config])
     assert "reads as a list: [2, 1]" in caplog.text
     assert results["dlm_eval"]["tasks"]["mine"]["targets_read_as_lists"] == 2
-    assert ["error" in sample for sample in results["samples"]["mine"]] == [False, True, False, True]
+    assert ["error" in sample for sample in results["samples"]["mine"]] == [
+        False,
+        True,
+        False,
+        True,
+    ]
     (tmp_path / "mine.yaml").write_text(json.dumps(config))
     assert main(["validate", "mine", "--include_path", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert (
-        "2 targets are a text in brackets, which lm-eval reads as a list (first: document 1)" in said
+        "2 targets are a text in brackets, which lm-eval reads as a list (first: document 1)"
+        in said
         and "2 documents cannot be scored" in said
     )
     listed = [{"text": "ab", "answer": ["a", "b"]}] * 2  # a list that is meant
     results = run(
-        [{**inline(tmp_path / "l", listed, **{**WRITE, "doc_to_target": "{{answer}}"}), "doc_to_choice": None}]
+        [
+            {
+                **inline(tmp_path / "l", listed, **{**WRITE, "doc_to_target": "{{answer}}"}),
+                "doc_to_choice": None,
+            }
+        ]
     )
     assert "targets_read_as_lists" not in results["dlm_eval"]["tasks"]["mine"]
 
 
 @pytest.mark.parametrize("kind", ["loglikelihood", "loglikelihood_rolling"])
-def test_05_a_likelihood_of_what_is_no_text_is_an_error_not_the_end(tmp_path: Path, kind: str) -> None:
+def test_05_a_likelihood_of_what_is_no_text_is_an_error_not_the_end(
+    tmp_path: Path, kind: str
+) -> None:
     documents = [{"text": "ab", "answer": text} for text in ("ab", "[2, 1]", "abc")]
     metric = "acc" if kind == "loglikelihood" else "word_perplexity"
     aggregation = "mean" if kind == "loglikelihood" else "weighted_perplexity"
@@ -489,20 +587,33 @@ def test_05_a_likelihood_of_what_is_no_text_is_an_error_not_the_end(tmp_path: Pa
 
 
 def test_05_one_nan_of_a_metric_is_named_and_not_averaged(tmp_path: Path) -> None:
-    values = {"abcab": 1.0, "ddcbaabc": float("nan"), "fab": np.float32("inf"), "aabbccddee": 0.0, "cabbage": 1.0}
+    values = {
+        "abcab": 1.0,
+        "ddcbaabc": float("nan"),
+        "fab": np.float32("inf"),
+        "aabbccddee": 0.0,
+        "cabbage": 1.0,
+    }
 
     def score(doc: dict[str, Any], results: Any) -> dict[str, Any]:
         return {"acc": values[doc["text"]], "other": 1.0}
 
-    metrics = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "other")]
+    metrics = [
+        {"metric": name, "aggregation": "mean", "higher_is_better": True}
+        for name in ("acc", "other")
+    ]
     results = run([inline(tmp_path / "n", DOCUMENTS, process_results=score, metric_list=metrics)])
     assert results["results"]["mine"]["acc,none"] == pytest.approx(2 / 3)
     assert results["results"]["mine"]["other,none"] == 1.0
-    errors = {sample["doc_id"]: sample["error"] for sample in results["samples"]["mine"] if "error" in sample}
+    errors = {
+        sample["doc_id"]: sample["error"]
+        for sample in results["samples"]["mine"]
+        if "error" in sample
+    }
     assert errors == {1: "metric 'acc' is nan", 2: "metric 'acc' is inf"}
 
 
-# -- 19: tables, configurations, devices -------------------------------------------------------------------------------
+# -- 19: tables, configurations, devices -----------------------------------------------------------
 
 
 def test_19_numpy_and_mappings_stand_in_table_file_and_board(tmp_path: Path) -> None:
@@ -513,12 +624,17 @@ def test_19_numpy_and_mappings_stand_in_table_file_and_board(tmp_path: Path) -> 
         return {"low": np.int64(min(values)), "deep": {"high": np.float32(max(values))}}
 
     metrics = [
-        {"metric": "acc", "aggregation": lambda values: np.float32(np.mean(values)), "higher_is_better": True},
+        {
+            "metric": "acc",
+            "aggregation": lambda values: np.float32(np.mean(values)),
+            "higher_is_better": True,
+        },
         {"metric": "parts", "aggregation": parts, "higher_is_better": True},
     ]
     home = tmp_path / "out"
     results = run(
-        [inline(tmp_path / "t", DOCUMENTS, process_results=score, metric_list=metrics)], output_path=str(home)
+        [inline(tmp_path / "t", DOCUMENTS, process_results=score, metric_list=metrics)],
+        output_path=str(home),
     )
     shown = render(results)
     cells = [[cell.strip() for cell in line.split("|")[2:4]] for line in shown.splitlines()[2:]]
@@ -526,7 +642,11 @@ def test_19_numpy_and_mappings_stand_in_table_file_and_board(tmp_path: Path) -> 
     saved = json.loads(next(home.rglob("results_*.json")).read_text())["results"]["mine"]
     assert saved["acc,none"] == 0.5 and saved["parts,none"] == {"low": 3, "deep": {"high": 10.0}}
     rows = leaderboard([home])
-    assert dict(zip(rows["metric"], rows["value"], strict=True)) == {"acc": 0.5, "parts.low": 3, "parts.deep.high": 10}
+    assert dict(zip(rows["metric"], rows["value"], strict=True)) == {
+        "acc": 0.5,
+        "parts.low": 3,
+        "parts.deep.high": 10,
+    }
     sample = json.loads(next(home.rglob("samples_*.jsonl")).read_text().splitlines()[0])
     assert sample["acc"] == 0.5
 
@@ -554,7 +674,9 @@ def test_19_configurations_and_objects_run_as_in_lm_eval(tasks: Path, tmp_path: 
             run([wrong])
 
 
-def test_19_a_group_without_its_metric_says_so_and_one_that_sums_up_nothing_has_no_row(tasks: Path) -> None:
+def test_19_a_group_without_its_metric_says_so_and_one_that_sums_up_nothing_has_no_row(
+    tasks: Path,
+) -> None:
     group = {"group": "g", "task": ["t_choice"], "aggregate_metric_list": [{"metric": "f1"}]}
     lines = render(run([group], include_path=str(tasks))).splitlines()
     assert len(lines) == 4 and "f1 (none of its tasks has it)" in lines[3]
@@ -571,7 +693,12 @@ def test_19_lm_evals_default_device_is_mapped_where_there_is_none(
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             found = lm_eval.simple_evaluate(
-                model=model, device="cuda:0", tasks=["t_choice"], task_manager=manager, limit=1, bootstrap_iters=0
+                model=model,
+                device="cuda:0",
+                tasks=["t_choice"],
+                task_manager=manager,
+                limit=1,
+                bootstrap_iters=0,
             )
         assert found["results"]["t_choice"]["sample_len"] == 1 and "cuda:0" in caplog.text
 

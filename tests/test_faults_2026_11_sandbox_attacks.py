@@ -20,7 +20,9 @@ import sandbox_attacks
 import dlm_eval
 from dlm_eval.sandbox import KINDS, Limits, Sandbox, filters, usage
 
-SYSTEM_PYTHON = "/usr/bin/python3"  # anyone can read it, as may not be so of the Python that runs this
+SYSTEM_PYTHON = (
+    "/usr/bin/python3"  # anyone can read it, as may not be so of the Python that runs this
+)
 SPARE_USER = 61900 + os.getpid() % 90  # nobody has anything to lose there
 DEEP = """
 import os, time
@@ -87,7 +89,9 @@ def copied():
     """The sandbox and the programs in a folder that everyone can read."""
     directory = Path(tempfile.mkdtemp(prefix="dlm-eval-copy-"))
     try:
-        shutil.copytree(Path(dlm_eval.__file__).parent / "sandbox", directory / "dlm_eval" / "sandbox")
+        shutil.copytree(
+            Path(dlm_eval.__file__).parent / "sandbox", directory / "dlm_eval" / "sandbox"
+        )
         shutil.copy(sandbox_attacks.__file__, directory)
         for path in [directory, *directory.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
@@ -108,7 +112,9 @@ def copied():
 def test_03_no_hostile_program_reaches_out_or_leaves_the_denominator(copied, kind, who):
     if who != "user" and os.getuid() != 0:
         pytest.skip("not root")
-    if who == "root with a spare user" and (kind != "plain" or not os.access(SYSTEM_PYTHON, os.X_OK)):
+    if who == "root with a spare user" and (
+        kind != "plain" or not os.access(SYSTEM_PYTHON, os.X_OK)
+    ):
         pytest.skip("the plain kind alone takes a spare user, with a Python that everyone can read")
     command = {"root": [sys.executable], "root with a spare user": [SYSTEM_PYTHON], "user": []}[who]
     run = subprocess.run(
@@ -120,7 +126,13 @@ def test_03_no_hostile_program_reaches_out_or_leaves_the_denominator(copied, kin
     if "unavailable" in found:
         pytest.skip(found["unavailable"])
     assert (found["uid"] != 0) == (who == "user")
-    assert set(found["protections"]) >= {"disk", "files", "leftovers", "network", "other processes"}, run.stderr
+    assert set(found["protections"]) >= {
+        "disk",
+        "files",
+        "leftovers",
+        "network",
+        "other processes",
+    }, run.stderr
     programs = found["programs"]
     assert len(programs) >= 90
     assert {key: one for key, one in programs.items() if one["harm"]} == {}
@@ -130,7 +142,11 @@ def test_03_no_hostile_program_reaches_out_or_leaves_the_denominator(copied, kin
         if one["passed"] or not one["ran"] or re.search("sandbox error|not refused|the disk is full|watcher", one["reason"])
     }  # fmt: skip
     assert wrong == {}
-    assert [key for key, one in programs.items() if key.startswith("disk") and one["reason"] == "timed out"] == []
+    assert [
+        key
+        for key, one in programs.items()
+        if key.startswith("disk") and one["reason"] == "timed out"
+    ] == []
     assert found["left"] == []
 
 
@@ -152,7 +168,11 @@ def test_03_deep_and_long_directories_are_a_wrong_program_and_are_removed(kind):
     box = usable(kind)
     try:
         verdict = box.run(DEEP)
-        assert (verdict.passed, verdict.ran, verdict.reason) == (False, True, "failed: ValueError: wrong")
+        assert (verdict.passed, verdict.ran, verdict.reason) == (
+            False,
+            True,
+            "failed: ValueError: wrong",
+        )
         assert not list(Path(tempfile.gettempdir()).glob(f"program-{servers(box)[0]}-*"))
     finally:
         box.close()
@@ -194,7 +214,9 @@ time.sleep(3)
 """
     try:
         with open(os.__file__) as shared:
-            runner = subprocess.Popen([sys.executable, "-c", RUN_ONE, kind, program], stdout=subprocess.PIPE, text=True)
+            runner = subprocess.Popen(
+                [sys.executable, "-c", RUN_ONE, kind, program], stdout=subprocess.PIPE, text=True
+            )
             refused = 0
             while runner.poll() is None:
                 try:
@@ -210,7 +232,7 @@ time.sleep(3)
         box.close()
 
 
-# -- servers, watchers and harnesses that are killed ------------------------------------------------------------------
+# -- servers, watchers and harnesses that are killed -----------------------------------------------
 
 RUN_ONE = """
 import sys
@@ -287,7 +309,9 @@ def test_03_nothing_outlives_whoever_is_killed_above_it(kind, victims):
     usable(kind).close()
     name = f"dlm-{os.getpid()}-{KINDS.index(kind)}{victims[:3]}"[:15]
     harness = subprocess.Popen(
-        [sys.executable, "-c", RUN_ONE, kind, IMMORTAL.replace("{name}", name)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", RUN_ONE, kind, IMMORTAL.replace("{name}", name)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert await_true(lambda: sandbox_attacks.living(name)), "the program did not start"
@@ -310,19 +334,26 @@ def test_03_nothing_outlives_whoever_is_killed_above_it(kind, victims):
         assert await_true(lambda: not sandbox_attacks.living(name))
 
 
-# -- the filter and Landlock ------------------------------------------------------------------------------------------
+# -- the filter and Landlock -----------------------------------------------------------------------
 
 
 def kernel_tables() -> list[dict[str, int]]:
     """Returns the numbers of all calls by name, of x86-64 and of arm64, from the kernel's headers."""
-    files = [*Path("/usr/include").glob("**/asm/unistd_64.h"), Path("/usr/include/asm-generic/unistd.h")]
+    files = [
+        *Path("/usr/include").glob("**/asm/unistd_64.h"),
+        Path("/usr/include/asm-generic/unistd.h"),
+    ]
     if len(files) != 2 or not files[1].exists():
         pytest.skip("the kernel's headers are not installed")
     x86 = dict(re.findall(r"#define __NR_(\w+) (\d+)", files[0].read_text()))
     text = files[1].read_text()
     wide = dict(re.findall(r"#define __NR3264_(\w+) (\d+)", text))
     arm = dict(re.findall(r"#define __NR_(\w+) (\d+)", text))
-    arm |= {name: wide[key] for name, key in re.findall(r"#define __NR_(\w+) __NR3264_(\w+)", text) if key in wide}
+    arm |= {
+        name: wide[key]
+        for name, key in re.findall(r"#define __NR_(\w+) __NR3264_(\w+)", text)
+        if key in wide
+    }
     return [{name: int(number) for name, number in table.items()} for table in (x86, arm)]
 
 
@@ -333,7 +364,10 @@ def test_03_call_numbers_are_the_kernels():
     for name, numbers in (ours | sandbox_attacks.CALLS | sandbox_attacks.NUMBERS).items():
         for table, number in zip(tables, numbers, strict=True):
             if name in table or number == filters.NO:
-                assert table.get(name, filters.NO) in (number, *((filters.NO,) if number >= 424 else ())), name
+                assert table.get(name, filters.NO) in (
+                    number,
+                    *((filters.NO,) if number >= 424 else ()),
+                ), name
 
 
 @pytest.mark.parametrize("namespaces", [True, False])
@@ -342,7 +376,11 @@ def test_03_call_numbers_are_the_kernels():
 def test_03_what_is_not_listed_is_refused(machine, namespaces, alone):
     audit, column = filters.ARCHITECTURES[machine]
     code = filters._program(machine, namespaces, alone)
-    listed = filters.ALLOWED | filters.WITH_ARGUMENTS | (filters.ALLOWED_IN_NAMESPACES if namespaces else {})
+    listed = (
+        filters.ALLOWED
+        | filters.WITH_ARGUMENTS
+        | (filters.ALLOWED_IN_NAMESPACES if namespaces else {})
+    )
     numbers = {columns[column] for columns in listed.values()}
     for number in range(600):
         result = interpret(code, number, audit, [0] * 6)
@@ -354,11 +392,14 @@ def test_03_what_is_not_listed_is_refused(machine, namespaces, alone):
     fork = {"x86_64": 56, "aarch64": 220}[machine]
     thread = 0x3D0F00  # what the C library asks for
     assert (interpret(code, fork, audit, [17] + [0] * 5) == filters.ALLOW) == namespaces
-    assert (interpret(code, fork, audit, [thread] + [0] * 5) == filters.ALLOW) == (namespaces or not alone)
+    assert (interpret(code, fork, audit, [thread] + [0] * 5) == filters.ALLOW) == (
+        namespaces or not alone
+    )
     assert interpret(code, fork, audit, [0x10000000 | 17] + [0] * 5) != filters.ALLOW
     send = {"x86_64": 44, "aarch64": 206}[machine]
     assert interpret(code, send, audit, [3, 0, 0, 0, 0, 0]) == filters.ALLOW
-    assert interpret(code, send, audit, [3, 0, 0, 0, 1 << 32, 0]) != filters.ALLOW  # an address in the high half
+    # an address in the high half
+    assert interpret(code, send, audit, [3, 0, 0, 0, 1 << 32, 0]) != filters.ALLOW
 
 
 def interpret(code: bytes, number: int, audit: int, arguments: list[int]) -> int:
@@ -425,14 +466,18 @@ def landlock_version() -> int:
     return kernel.call("syscall", filters.CREATE_RULESET, None, 0, filters.VERSION_FLAG)
 
 
-# -- the kind of sandbox is the user's to choose -----------------------------------------------------------------------
+# -- the kind of sandbox is the user's to choose ---------------------------------------------------
 
 
 @pytest.mark.full  # half a minute or more
 def test_03_a_lesser_kind_is_a_warning_and_an_error_if_namespaces_are_asked_for(tmp_path):
     (tmp_path / "data.jsonl").write_text(
         json.dumps(
-            {"prompt": "def f(x):\n    return x\n", "test": "def check(f):\n    assert f(1) == 1\n", "entry_point": "f"}
+            {
+                "prompt": "def f(x):\n    return x\n",
+                "test": "def check(f):\n    assert f(1) == 1\n",
+                "entry_point": "f",
+            }
         )
         + "\n"
     )
@@ -471,7 +516,9 @@ def test_03_a_lesser_kind_is_a_warning_and_an_error_if_namespaces_are_asked_for(
 
 def sandbox_of(folder: Path) -> list[str]:
     (file,) = (folder / "out").rglob("results_*.json")
-    (held,) = json.loads(file.read_text())["dlm_eval"]["environment"]["sandbox"].values()  # of the one task
+    (held,) = json.loads(file.read_text())["dlm_eval"]["environment"][
+        "sandbox"
+    ].values()  # of the one task
     return held
 
 
@@ -479,7 +526,9 @@ def test_03_the_kind_is_checked_as_a_setting():
     from dlm_eval.errors import UserError
     from dlm_eval.harness.run_settings import run_settings
 
-    with pytest.raises(UserError, match="--sandbox 'namespace' is not known; did you mean 'namespaces'"):
+    with pytest.raises(
+        UserError, match="--sandbox 'namespace' is not known; did you mean 'namespaces'"
+    ):
         run_settings({"model": "toy", "tasks": "x", "sandbox": "namespace"})
     assert run_settings({"model": "toy", "tasks": "x", "sandbox": "plain"}).sandbox == "plain"
 

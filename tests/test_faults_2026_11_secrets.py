@@ -23,11 +23,23 @@ from dlm_eval.harness.results import public_results
 from dlm_eval.harness.run_metadata import public_arguments
 from dlm_eval.harness.saving import Reports
 from dlm_eval.journal import Journal
-from dlm_eval.redaction import REDACTED, is_secret_name, learn, learn_words, redact, redact_message, redact_text
+from dlm_eval.redaction import (
+    REDACTED,
+    is_secret_name,
+    learn,
+    learn_words,
+    redact,
+    redact_message,
+    redact_text,
+)
 from dlm_eval.reports.csv_file import write_files
 
 # No value has a form that is known: they are found by the name of what holds them alone.
-ENVIRONMENT = {"HF_TOKEN": "env+hub/4711 ümlaut", "OPENAI_API_KEY": "env-openai-4712", "WANDB_API_KEY": "e" * 39 + "7"}
+ENVIRONMENT = {
+    "HF_TOKEN": "env+hub/4711 ümlaut",
+    "OPENAI_API_KEY": "env-openai-4712",
+    "WANDB_API_KEY": "e" * 39 + "7",
+}
 TOKEN, KEY, HEADER = "arg/secret?4713=x", "arg-key-4714-y", "arg-header-4715-z"
 
 # A model of the user's that takes a token, checks that it came, and lets it slip wherever it can.
@@ -249,9 +261,15 @@ def test_05_urls_and_headers_lose_their_credentials_alone() -> None:
     )
     assert redact_text("postgresql://u:p@db/x") == f"postgresql://{REDACTED}@db/x"
     assert redact_text("-H 'Authorization: Bearer abc'") == f"-H 'Authorization: Bearer {REDACTED}'"
-    assert redact_text("{'Authorization': 'Basic dXNlcg=='}") == f"{{'Authorization': 'Basic {REDACTED}'}}"
+    assert (
+        redact_text("{'Authorization': 'Basic dXNlcg=='}")
+        == f"{{'Authorization': 'Basic {REDACTED}'}}"
+    )
     assert redact_text("sent Bearer a1b2c3d4e5f6") == f"sent Bearer {REDACTED}"
-    assert redact_message("f(token='a b', n=3, password=x)") == f"f(token='{REDACTED}', n=3, password={REDACTED})"
+    assert (
+        redact_message("f(token='a b', n=3, password=x)")
+        == f"f(token='{REDACTED}', n=3, password={REDACTED})"
+    )
     headers = {"headers": {"X-Mine": "abc", "Accept": "json"}, "header": {"X": "y"}, "n": 1}
     assert redact(headers) == {
         "headers": dict.fromkeys(headers["headers"], REDACTED),
@@ -280,7 +298,13 @@ def test_05_what_holds_no_secret_is_returned_as_it_is() -> None:
 
 
 def _spellings(secret: str) -> tuple[str, ...]:
-    return secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret), quote(secret, safe="")
+    return (
+        secret,
+        json.dumps(secret)[1:-1],
+        repr(secret)[1:-1],
+        quote(secret),
+        quote(secret, safe=""),
+    )
 
 
 def _forms(secret: str) -> Iterator[str]:
@@ -300,13 +324,20 @@ def test_05_a_learned_secret_is_found_in_every_encoding(secret: str) -> None:
         assert form not in json.dumps(redact({"note": f"<{form}>"}), ensure_ascii=False)
     for before in ("", "me:", "someone:"):
         code = base64.b64encode(f"{before}{secret}:x".encode()).decode()
-        assert not [form for form in _forms(secret) if form in redact_text(f"Basic {code}")], (before, secret)
+        assert not [form for form in _forms(secret) if form in redact_text(f"Basic {code}")], (
+            before,
+            secret,
+        )
 
 
 def test_05_short_and_ordinary_values_do_not_eat_other_texts() -> None:
-    learn({"token": "true", "password": "abc", "auth": "default", "secret": "tokens", "api_key": None})
+    learn(
+        {"token": "true", "password": "abc", "auth": "default", "secret": "tokens", "api_key": None}
+    )
     assert redact_text("true abc default abcdef") == "true abc default abcdef"
-    assert redact_text("mytokens tokens_x") == "mytokens tokens_x".replace(" tokens", " " + REDACTED)
+    assert redact_text("mytokens tokens_x") == "mytokens tokens_x".replace(
+        " tokens", " " + REDACTED
+    )
 
 
 def test_05_secrets_of_a_command_line_are_learned() -> None:
@@ -337,10 +368,20 @@ def test_05_names_of_tasks_columns_and_metrics_are_no_settings() -> None:
         "configs": {"secret": {"metadata": {"token": "x", "eos_token": "y"}}},
         "config": {"model_args": {"api_key": "x"}},
         "dlm_eval": {"settings": {"model": {"auth": "x"}}, "cost": {"auth": {"tokens": 3}}},
-        "samples": {"auth": [{"doc": {"token": "the", "password": 3}, "arguments": [("p", {"headers": {"a": "b"}})]}]},
+        "samples": {
+            "auth": [
+                {
+                    "doc": {"token": "the", "password": 3},
+                    "arguments": [("p", {"headers": {"a": "b"}})],
+                }
+            ]
+        },
     }
     found = public_results(results)
-    assert found["results"] == results["results"] and found["dlm_eval"]["cost"] == results["dlm_eval"]["cost"]
+    assert (
+        found["results"] == results["results"]
+        and found["dlm_eval"]["cost"] == results["dlm_eval"]["cost"]
+    )
     assert found["configs"] == {"secret": {"metadata": {"token": REDACTED, "eos_token": "y"}}}
     assert found["config"] == {"model_args": {"api_key": REDACTED}}
     assert found["dlm_eval"]["settings"] == {"model": {"auth": REDACTED}}
@@ -369,7 +410,13 @@ def _written(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _search(texts: Iterator[tuple[str, str]], secrets: list[str]) -> list[tuple[str, str]]:
-    return [(name, form) for name, text in texts for secret in secrets for form in _forms(secret) if form in text]
+    return [
+        (name, form)
+        for name, text in texts
+        for secret in secrets
+        for form in _forms(secret)
+        if form in text
+    ]
 
 
 # A task whose prompt cannot be built for one document; what it raises quotes secrets.
@@ -391,7 +438,9 @@ def _prepared(tmp_path: Path) -> tuple[Path, Path]:
     (tasks / "leak.py").write_text(f"TOKEN = {TOKEN!r}\n{LEAK}")
     for name in ("t_write", "t_choice"):
         file = tasks / f"{name}.yaml"
-        file.write_text(file.read_text().replace('doc_to_text: "{{text}}"', "doc_to_text: !function leak.text"))
+        file.write_text(
+            file.read_text().replace('doc_to_text: "{{text}}"', "doc_to_text: !function leak.text")
+        )
     return tmp_path / "leaky.py", tasks
 
 
@@ -399,11 +448,16 @@ SECRET_VALUES = [*ENVIRONMENT.values(), TOKEN, KEY, HEADER, "me:pw-4716"]
 
 
 def test_05_no_file_of_a_run_holds_a_secret(
-    tmp_path: Path, variables: dict[str, str], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    variables: dict[str, str],
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     model, tasks = _prepared(tmp_path)
     config = tmp_path / "run.yaml"
-    config.write_text(f"metadata: {{headers: {{X-Mine: {HEADER}}}, eos_token: '<e>', password: {KEY}}}\n")
+    config.write_text(
+        f"metadata: {{headers: {{X-Mine: {HEADER}}}, eos_token: '<e>', password: {KEY}}}\n"
+    )
     out = tmp_path / "out"
     command = [
         "run", "--model", str(model), "--model_args", f"token={TOKEN},api_key={KEY}", "--tasks", "t_choice,t_write", "--include_path", str(tasks),
@@ -424,7 +478,8 @@ def test_05_no_file_of_a_run_holds_a_secret(
         if "error" in s
     ]
     assert errors and all(
-        f"401 for '{REDACTED}', {REDACTED} and https://{REDACTED}@host/x" in error for error in errors
+        f"401 for '{REDACTED}', {REDACTED} and https://{REDACTED}@host/x" in error
+        for error in errors
     )
     exported = tmp_path / "out" / "export.jsonl"
     assert main(["cache", "export", str(out), "-o", str(exported)]) == 0 and exported.stat().st_size
@@ -451,7 +506,13 @@ def test_05_a_run_in_process_holds_no_secret_either_and_the_token_is_no_identity
         }  # fmt: skip
         found.append(evaluate(str(place), "t_write,t_choice", **settings))
         assert _search(_written(tmp_path / place.stem), [*SECRET_VALUES, "another-4718"]) == []
-        assert _search(iter([("returned", json.dumps(found[-1], default=str))]), [*SECRET_VALUES, "another-4718"]) == []
+        assert (
+            _search(
+                iter([("returned", json.dumps(found[-1], default=str))]),
+                [*SECRET_VALUES, "another-4718"],
+            )
+            == []
+        )
     assert found[0]["dlm_eval"]["fingerprint"] == found[1]["dlm_eval"]["fingerprint"]
     rows = []
     for name in ("leaky", "other"):
@@ -464,7 +525,10 @@ def test_05_sweep_and_trace_hold_no_secret(
     tmp_path: Path, variables: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     model, tasks = _prepared(tmp_path)
-    out, arguments = tmp_path / "sweep", ["--model", str(model), "--model_args", f"token={TOKEN},api_key={KEY}"]
+    out, arguments = (
+        tmp_path / "sweep",
+        ["--model", str(model), "--model_args", f"token={TOKEN},api_key={KEY}"],
+    )
     sweep = [
         "sweep",
         *arguments,
@@ -512,12 +576,22 @@ def test_05_workers_get_the_secret_and_say_none(tmp_path: Path, variables: dict[
     assert _search(_written(tmp_path / "out"), SECRET_VALUES) == []
 
 
-def test_05_a_wrong_argument_is_told_without_its_value(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_05_a_wrong_argument_is_told_without_its_value(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text(f'token: {KEY}\n  api_key: "{TOKEN}\n')
     for command in (
         ["run", "--model", "toy", "--tasks", "demo_word_problem", "--model_args", f"token={TOKEN}"],
-        ["run", "--model", "toy", "--tasks", "demo_word_problem", "--model_args", f'{{"token": "{TOKEN}"'],
+        [
+            "run",
+            "--model",
+            "toy",
+            "--tasks",
+            "demo_word_problem",
+            "--model_args",
+            f'{{"token": "{TOKEN}"',
+        ],
         [
             "run",
             "--model",
@@ -552,7 +626,11 @@ def test_05_trackers_get_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             return lambda *args, **kwargs: seen.append((args, kwargs))
 
     wandb = type(sys)("wandb")
-    wandb.__version__, wandb.run, wandb.Table = "0.20.0", None, lambda **options: seen.append(options) or Run()  # type: ignore[attr-defined]
+    wandb.__version__, wandb.run, wandb.Table = (
+        "0.20.0",
+        None,
+        lambda **options: seen.append(options) or Run(),
+    )  # type: ignore[attr-defined]
     wandb.init = lambda **options: seen.append((list(sys.argv), options)) or Run()  # type: ignore[attr-defined]
     printer = type(sys)("wandb.sdk.lib.printer")
     printer.new_printer = lambda: None  # type: ignore[attr-defined]
@@ -563,7 +641,9 @@ def test_05_trackers_get_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         printer.__name__: printer,
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(sys, "argv", ["dlm-eval", "--model_args", f"token={TOKEN}", "--api_key", KEY])
+    monkeypatch.setattr(
+        sys, "argv", ["dlm-eval", "--model_args", f"token={TOKEN}", "--api_key", KEY]
+    )
     arguments = {
         "wandb_args": {"project": "p", "config": {"token": TOKEN}},
         "wandb_config_args": {"api_key": KEY, "lr": 1},
@@ -577,7 +657,10 @@ def test_05_trackers_get_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "n-shot": {},
     }
     Reports(("wandb",), arguments).send(results, False, tmp_path)
-    assert seen[0][1] == {"project": "p", "config": {"token": REDACTED}} and seen[1] == {"api_key": REDACTED, "lr": 1}
+    assert seen[0][1] == {"project": "p", "config": {"token": REDACTED}} and seen[1] == {
+        "api_key": REDACTED,
+        "lr": 1,
+    }
     assert seen[0][0] == ["dlm-eval", "--model_args", f"token={REDACTED}", "--api_key", REDACTED]
     assert TOKEN not in repr(seen) and KEY not in repr(seen)
     assert sys.argv[2] == f"token={TOKEN}"

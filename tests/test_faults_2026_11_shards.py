@@ -50,7 +50,12 @@ class Fragile(Toy):
 def load(settings: Settings) -> Fragile:
     return Fragile(ToySettings(max_length=40, seed=settings.bias))
 """
-LONG = {"text": "abc" * 9 + " " + "d" * 20, "choices": [" ab", " cc", " d"], "answer": 1, "word": "cab" * 20}
+LONG = {
+    "text": "abc" * 9 + " " + "d" * 20,
+    "choices": [" ab", " cc", " d"],
+    "answer": 1,
+    "word": "cab" * 20,
+}
 TASKS = ("t_choice", "t_last", "t_write", "t_roll", "t_infill")
 
 
@@ -65,12 +70,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(place: Path, home: Path, *options: str, tasks: str = "t_all", model: str = "model.py") -> list[str]:
-    words = ["run", "--model", str(place / model), "--tasks", tasks, "--include_path", str(place / "tasks")]
+def command(
+    place: Path, home: Path, *options: str, tasks: str = "t_all", model: str = "model.py"
+) -> list[str]:
+    words = [
+        "run",
+        "--model",
+        str(place / model),
+        "--tasks",
+        tasks,
+        "--include_path",
+        str(place / "tasks"),
+    ]
     return [*words, "--overlong", "error", "--output_path", str(home), *options]
 
 
-def run_shards(place: Path, home: Path, count: int, *options: str, tasks: str = "t_all") -> list[int]:
+def run_shards(
+    place: Path, home: Path, count: int, *options: str, tasks: str = "t_all"
+) -> list[int]:
     return [
         main(command(place, home, *options, "--shard", f"{number}/{count}", tasks=tasks))
         for number in range(1, count + 1)
@@ -89,7 +106,9 @@ def files(home: Path) -> dict[str, bytes]:
         cost.pop("seconds", None)
     found = {"results": json.dumps(results).encode()}
     for file in sorted(home.rglob("samples_*.jsonl")):
-        found[re.sub(r"_20\d\d-.*", "", file.name)] = re.sub(rb'"seconds": [-0-9.e]+', b"", file.read_bytes())
+        found[re.sub(r"_20\d\d-.*", "", file.name)] = re.sub(
+            rb'"seconds": [-0-9.e]+', b"", file.read_bytes()
+        )
     return found
 
 
@@ -101,21 +120,26 @@ def keys(journal: Path) -> set[str]:
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     """Returns the error, which is the last line and the only one; a progress bar may come before it."""
     lines = capsys.readouterr().err.strip().splitlines()
-    assert [line for line in lines if "error" in line] == lines[-1:] and "Traceback" not in "".join(lines), lines
+    assert [line for line in lines if "error" in line] == lines[-1:] and "Traceback" not in "".join(
+        lines
+    ), lines
     return lines[-1]
 
 
-# -- which documents -----------------------------------------------------------------------------------------------------
+# -- which documents -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_04_every_document_is_in_one_shard_and_shards_are_equal(count: int) -> None:
     for task in TASKS:
-        owners = [[n for n in range(1, count + 1) if Shard(n, count).has(task, doc)] for doc in range(100)]
+        owners = [
+            [n for n in range(1, count + 1) if Shard(n, count).has(task, doc)] for doc in range(100)
+        ]
         assert all(len(found) == 1 for found in owners)
         sizes = Counter(found[0] for found in owners)
         assert len(sizes) == count and max(sizes.values()) - min(sizes.values()) <= 1
-    assert len({shard_of(task, 0, 8) for task in TASKS}) > 1  # first documents are not all in one shard
+    # first documents are not all in one shard
+    assert len({shard_of(task, 0, 8) for task in TASKS}) > 1
 
 
 @pytest.mark.parametrize("text", ["3/2", "0/2", "1/0", "1", "a/b", "1/2/3", "1/1000000000"])
@@ -127,14 +151,38 @@ def test_04_a_shard_is_one_of_n(text: str, capsys: pytest.CaptureFixture[str]) -
 def test_04_limit_and_samples_and_order_change_no_shard(place: Path, tmp_path: Path) -> None:
     alone = ("--no_log_samples",)
     main(command(place, tmp_path / "a", "--shard", "2/3", *alone))
-    main(command(place, tmp_path / "b", "--shard", "2/3", "--limit", "7", *alone, tasks="t_write,t_last,t_choice"))
+    main(
+        command(
+            place,
+            tmp_path / "b",
+            "--shard",
+            "2/3",
+            "--limit",
+            "7",
+            *alone,
+            tasks="t_write,t_last,t_choice",
+        )
+    )
     chosen = json.dumps({"t_write": [10, 1, 4], "t_last": [2, 3, 9]})
-    main(command(place, tmp_path / "c", "--shard", "2/3", "--samples", chosen, *alone, tasks="t_last,t_write"))
-    whole, limited, sampled = (keys(tmp_path / name / "shard-2-of-3" / "journal.sqlite") for name in "abc")
+    main(
+        command(
+            place,
+            tmp_path / "c",
+            "--shard",
+            "2/3",
+            "--samples",
+            chosen,
+            *alone,
+            tasks="t_last,t_write",
+        )
+    )
+    whole, limited, sampled = (
+        keys(tmp_path / name / "shard-2-of-3" / "journal.sqlite") for name in "abc"
+    )
     assert limited and limited < whole and sampled and sampled < whole
 
 
-# -- one result ----------------------------------------------------------------------------------------------------------
+# -- one result ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +201,14 @@ def test_04_the_merge_is_one_runs_result_with_its_errors_and_journal(
     assert main(["merge", str(tmp_path)]) == 1
     merged = files(tmp_path)
     assert merged == files(whole) and len(merged) == 1 + len(TASKS)
-    lines = [json.loads(line) for line in merged["samples_t_last"].replace(b", ,", b",").splitlines()]
+    lines = [
+        json.loads(line) for line in merged["samples_t_last"].replace(b", ,", b",").splitlines()
+    ]
     reasons = [line.get("error", "") for line in lines]
-    assert any("tokens do not fit" in reason for reason in reasons)  # found while requests are built
-    assert any("nan" in reason.lower() or "not finite" in reason for reason in reasons), reasons  # in the model
+    # found while requests are built
+    assert any("tokens do not fit" in reason for reason in reasons)
+    # in the model
+    assert any("nan" in reason.lower() or "not finite" in reason for reason in reasons), reasons
     assert keys(tmp_path / "journal.sqlite") == keys(whole / "journal.sqlite")
 
 
@@ -181,12 +233,16 @@ def test_04_the_merge_is_one_runs_result_under_other_settings(
     assert files(tmp_path / "all") == files(tmp_path / "one")
 
 
-def test_04_costs_are_those_of_all_shards_and_devices_name_theirs(place: Path, tmp_path: Path) -> None:
+def test_04_costs_are_those_of_all_shards_and_devices_name_theirs(
+    place: Path, tmp_path: Path
+) -> None:
     run_shards(place, tmp_path, 2)
     parts = [json.loads((tmp_path / f"shard-{n}-of-2" / "shard.json").read_text()) for n in (1, 2)]
     main(["merge", str(tmp_path)])
     block = json.loads(sorted(tmp_path.rglob("results_*.json"))[-1].read_text())["dlm_eval"]
-    assert block["cost"]["total"]["device_rows"] == sum(part["device"]["rows"] for part in parts) > 0
+    assert (
+        block["cost"]["total"]["device_rows"] == sum(part["device"]["rows"] for part in parts) > 0
+    )
     assert block["cost"]["total"]["wall_seconds"] >= sum(part["wall_seconds"] for part in parts)
     assert [facts["shard"] for facts in block["environment"]["devices"]] == ["1/2", "2/2"]
 
@@ -205,12 +261,18 @@ def test_04_the_merged_folder_goes_on_as_that_of_one_run(
     answers = keys(tmp_path / "journal.sqlite")
     main(command(place, tmp_path, tasks="t_write,t_roll"))
     assert files(tmp_path) == before and keys(tmp_path / "journal.sqlite") == answers
-    total = json.loads(sorted(tmp_path.rglob("results_*.json"))[-1].read_text())["dlm_eval"]["cost"]["total"]
+    total = json.loads(sorted(tmp_path.rglob("results_*.json"))[-1].read_text())["dlm_eval"][
+        "cost"
+    ]["total"]
     assert total["device_rows"] < rows / 2  # errors alone are tried again
 
 
 def test_04_a_shard_that_ended_early_goes_on_and_is_not_merged_before(
-    place: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run_shards(place, tmp_path, 2)
     merged = shards._described
@@ -242,13 +304,24 @@ def test_04_workers_in_a_shard_change_nothing(place: Path, whole: Path, tmp_path
 def test_04_secrets_are_not_stored_and_the_merge_says_so(
     place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_shards(place, tmp_path, 2, "--metadata", "api_key=sk-abcdefghijklmnop0123", "--limit", "2", tasks="t_write")
-    assert not any(b"sk-abcdef" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    run_shards(
+        place,
+        tmp_path,
+        2,
+        "--metadata",
+        "api_key=sk-abcdefghijklmnop0123",
+        "--limit",
+        "2",
+        tasks="t_write",
+    )
+    assert not any(
+        b"sk-abcdef" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()
+    )
     assert main(["merge", str(tmp_path)]) == 0
     assert "--metadata api_key of the shards is a secret, which is not stored" in caplog.text
 
 
-# -- what is refused -----------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +359,14 @@ def test_04_a_doubled_shard_is_named_and_one_file_twice_is_one(
     shutil.copytree(own / "shard-1-of-2", tmp_path / "copy")
     text = refused(capsys, own, tmp_path / "copy")
     assert "shard 1/2 is there twice" in text and "copy" in text
-    assert len(shards.find_shards([str(own), str(own / "shard-1-of-2"), str(own / "shard-2-of-2" / "shard.json")])) == 2
+    assert (
+        len(
+            shards.find_shards(
+                [str(own), str(own / "shard-1-of-2"), str(own / "shard-2-of-2" / "shard.json")]
+            )
+        )
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -304,7 +384,9 @@ def test_04_a_shard_of_another_run_is_named_with_the_difference(
 ) -> None:
     main(command(place, own, "--shard", "1/2", *options, tasks="t_write"))
     text = refused(capsys, own)
-    assert re.search(rf"shard 2/2 \(.*\) is of another run than shard 1/2 \(.*\): {named}", text), text
+    assert re.search(rf"shard 2/2 \(.*\) is of another run than shard 1/2 \(.*\): {named}", text), (
+        text
+    )
 
 
 def test_04_the_one_that_differs_from_the_others_is_named(
@@ -312,10 +394,15 @@ def test_04_the_one_that_differs_from_the_others_is_named(
 ) -> None:
     run_shards(place, tmp_path, 3, tasks="t_write")
     main(command(place, tmp_path, "--shard", "1/3", "--overlong", "truncate", tasks="t_write"))
-    assert re.search(r"shard 1/3 \(.*\) is of another run than shard 2/3 \(.*\): overlong", refused(capsys, tmp_path))
+    assert re.search(
+        r"shard 1/3 \(.*\) is of another run than shard 2/3 \(.*\): overlong",
+        refused(capsys, tmp_path),
+    )
 
 
-def test_04_a_shard_of_other_data_is_named(place: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_04_a_shard_of_other_data_is_named(
+    place: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tasks = Path(shutil.copytree(place / "tasks", own / "tasks"))
     data = place / "tasks" / "documents.jsonl"
     before = data.read_text()
@@ -328,18 +415,24 @@ def test_04_a_shard_of_other_data_is_named(place: Path, own: Path, capsys: pytes
     assert "of another run" in refused(capsys, own) and "t_write.data" in refused(capsys, own)
 
 
-def test_04_shards_of_other_numbers_are_named(place: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_04_shards_of_other_numbers_are_named(
+    place: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(command(place, own, "--shard", "3/3", tasks="t_write"))
     text = refused(capsys, own)
     assert "shard 3/3 (" in text and "numbers of shards differ" in text
 
 
-def test_04_a_lost_answer_and_a_damaged_journal_are_named(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_04_a_lost_answer_and_a_damaged_journal_are_named(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     journal = own / "shard-2-of-2" / "journal.sqlite"
     with closing(sqlite3.connect(journal)) as database:
         database.execute("DELETE FROM answers WHERE key = (SELECT MIN(key) FROM answers)")
         database.commit()
-    assert re.search(r"shard 2/2 \(.*\) lacks 1 answer: its journal is damaged", refused(capsys, own))
+    assert re.search(
+        r"shard 2/2 \(.*\) lacks 1 answer: its journal is damaged", refused(capsys, own)
+    )
     journal.write_bytes(b"no journal" * 999)
     assert re.search(r"shard 2/2 \(.*\): journal.sqlite cannot be read", refused(capsys, own))
     journal.unlink()
@@ -349,14 +442,27 @@ def test_04_a_lost_answer_and_a_damaged_journal_are_named(own: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"shard": "1/2"}', '{"shard": "1/2", "finished": true}', '{"shard": 5}', "[" * 10**5]
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"shard": "1/2"}',
+        '{"shard": "1/2", "finished": true}',
+        '{"shard": 5}',
+        "[" * 10**5,
+    ],
 )
-def test_04_a_file_that_is_no_shards_is_named(own: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_04_a_file_that_is_no_shards_is_named(
+    own: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     (own / "shard-1-of-2" / "shard.json").write_text(content)
     assert "shard.json' is not the file of a shard" in refused(capsys, own)
 
 
-def test_04_another_model_here_is_named(own: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_04_another_model_here_is_named(
+    own: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for file in own.rglob("shard.json"):
         data = json.loads(file.read_text())
         data["settings"]["model_args"] = {"bias": 4}
@@ -389,13 +495,19 @@ def test_04_shards_of_several_folders_need_an_output_path_and_only_reading(
     ],
 )
 def test_04_what_a_shard_cannot_do_is_refused(
-    place: Path, tmp_path: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+    place: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(command(place, tmp_path, "--shard", "1/2", *options)) == 2
     assert message in said(capsys)
 
 
-def test_04_lm_evals_models_and_python_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_04_lm_evals_models_and_python_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--model", "dummy", "--tasks", "demo", "-o", str(tmp_path), "--shard", "1/2"]
     assert main(words) == 2 and "--shard means nothing to --model 'dummy'" in said(capsys)
     with pytest.raises(UserError, match="shard is for the command line"):

@@ -34,7 +34,12 @@ def _clean(said: bytes, bars: bool = False) -> str:
     """Returns what was said, after looking for what a terminal obeys and for lines that a value began."""
     text = said.decode("utf-8")  # strictly: it is valid
     if bars:  # tqdm returns to the beginning of its line
-        text = re.sub(r"\r(?=Generating|Map|Filter|likelihood|generation)|\r$|\r(?= *\r?\n)", "", text, flags=re.M)
+        text = re.sub(
+            r"\r(?=Generating|Map|Filter|likelihood|generation)|\r$|\r(?= *\r?\n)",
+            "",
+            text,
+            flags=re.M,
+        )
     assert not RAW.search(text), ascii(RAW.findall(text))
     assert not re.search(r"^(ERROR )?forged|^ERROR forged", text, re.M), text
     return text
@@ -52,7 +57,18 @@ def _run(*command: str | bytes, code: int | None = None, **variables: str) -> st
 
 def test_07_every_control_character_is_spelled_out() -> None:
     every = "".join(
-        map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), 0xD800, 0xDFFF])
+        map(
+            chr,
+            [
+                *range(0x20),
+                *range(0x7F, 0xA0),
+                0x2028,
+                0x2029,
+                *range(0x202A, 0x202F),
+                0xD800,
+                0xDFFF,
+            ],
+        )
     )
     assert not CONTROL.search(printable(every)) and "\n" not in printable(every)
     assert printable("a\n\t\x1b\ud800\U000e0041b") == "a⏎⇥\\u001b\\ud800\\U000e0041b"
@@ -61,8 +77,13 @@ def test_07_every_control_character_is_spelled_out() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252"])
-def test_07_a_stream_obeys_nothing_whoever_writes(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="surrogateescape") for _ in range(2))
+def test_07_a_stream_obeys_nothing_whoever_writes(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, err = (
+        io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="surrogateescape")
+        for _ in range(2)
+    )
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     early = logging.StreamHandler(err)  # as libraries make one when they are imported
@@ -124,12 +145,27 @@ def test_07_no_cell_begins_a_formula_behind_what_is_skipped(mark: str) -> None:
             assert "\n" not in safe and safe == cell(text)
             body = safe if text.startswith("x") else safe[1:]
             assert (safe.split(";")[1] if text.startswith("x") else safe)[0] == "'", (text, safe)
-            assert text.startswith("x") or body == CONTROL.sub(" ", text)  # one apostrophe away, the text is back
+            # one apostrophe away, the text is back
+            assert text.startswith("x") or body == CONTROL.sub(" ", text)
 
 
 def test_07_numbers_and_ordinary_names_stay() -> None:
-    assert [cell(v) for v in (-1.5, -3, 1e-300, 0.1, True)] == ["-1.5", "-3", "1e-300", "0.1", "true"]
-    for text in ("llada-8b", "a=b", "\u200ballada", '"quoted" - name', "x; y-z", "é", "n=5 steps=3"):
+    assert [cell(v) for v in (-1.5, -3, 1e-300, 0.1, True)] == [
+        "-1.5",
+        "-3",
+        "1e-300",
+        "0.1",
+        "true",
+    ]
+    for text in (
+        "llada-8b",
+        "a=b",
+        "\u200ballada",
+        '"quoted" - name',
+        "x; y-z",
+        "é",
+        "n=5 steps=3",
+    ):
         assert safe_text(text) == text
     assert safe_text("'own'") == "''own'" and safe_text("''x") == "'''x"
 
@@ -157,7 +193,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_07_one_bad_file_costs_one_line_at_most(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_07_one_bad_file_costs_one_line_at_most(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "results_good.json").write_text(json.dumps(_result("good", "model")))
     (tmp_path / "results_bad.json").write_bytes(BAD[kind].encode("utf-8", "surrogatepass"))
     board = leaderboard([tmp_path], keep_all=True)
@@ -181,7 +219,9 @@ def test_07_a_result_in_a_folder_of_any_name_is_read(
     assert main(["leaderboard", str(place)]) == 0
     assert main(["leaderboard", str(place), "-o", str(place / "b.csv")]) == 0
     (place / "b.csv").read_bytes().decode("utf-8")
-    assert main(["leaderboard", str(place / "absent")]) == 2 and main(["leaderboard", "x" * 5000]) == 2
+    assert (
+        main(["leaderboard", str(place / "absent")]) == 2 and main(["leaderboard", "x" * 5000]) == 2
+    )
     said = capfdbinary.readouterr()
     _clean(said.out)
     _clean(said.err)
@@ -228,7 +268,9 @@ def evil(tmp_path: Path) -> Path:
     (place / "tasks").mkdir(parents=True)
     documents = [{"text": "ab", "word": HOSTILE}, {"text": "bad", "word": HOSTILE}]
     (place / "tasks" / "evil.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))
-    text = TASK.format(marks=r"\e[31m\u202e\nERROR forged", data=json.dumps(str(place / "tasks" / "evil.jsonl")))
+    text = TASK.format(
+        marks=r"\e[31m\u202e\nERROR forged", data=json.dumps(str(place / "tasks" / "evil.jsonl"))
+    )
     (place / "tasks" / "t_evil.yaml").write_text(text)
     (place / "evil.py").write_text(MODEL.replace("HERE", ascii(HOSTILE.replace("<b>", "b"))))
     return place
@@ -238,9 +280,21 @@ def evil(tmp_path: Path) -> Path:
 def test_07_no_command_lets_a_hostile_text_through(evil: Path) -> None:
     model, tasks, out = str(evil / "evil.py"), str(evil / "tasks"), str(evil / "out")
     name = "t_evil\x1b[31m\u202e\nERROR forged"
+    # a document of two errs
     said = _run(
-        "run", "--model", model, "--tasks", "t_*", "--include_path", tasks, "--limit", "2", "--output_path", out, code=1
-    )  # a document of two errs
+        "run",
+        "--model",
+        model,
+        "--tasks",
+        "t_*",
+        "--include_path",
+        tasks,
+        "--limit",
+        "2",
+        "--output_path",
+        out,
+        code=1,
+    )
     assert "\\u001b[31m" in said
     assert "t_evil" in _run("ls", "tasks", "--include_path", tasks, code=0)
     assert "raise_exception" in _run("show", name, "--include_path", tasks, code=0)
@@ -255,8 +309,22 @@ def test_07_no_trace_lets_a_hostile_text_through(evil: Path) -> None:
     said = _run("trace", "--model", model, "--prompt", "ab", "--length", "3", code=0)
     assert "\\u001b[31m" in said
     data = _run("trace", "--model", model, "--prompt", "ab", "--length", "3", "--json", code=0)
-    assert HOSTILE.replace("<b>", "b") in json.loads(data[data.index('{"format') :].split("\n")[0])["text"]
-    _run("trace", "--model", model, "--prompt", "ab", "--length", "3", "--html", str(evil / "a.html"), code=0)
+    assert (
+        HOSTILE.replace("<b>", "b")
+        in json.loads(data[data.index('{"format') :].split("\n")[0])["text"]
+    )
+    _run(
+        "trace",
+        "--model",
+        model,
+        "--prompt",
+        "ab",
+        "--length",
+        "3",
+        "--html",
+        str(evil / "a.html"),
+        code=0,
+    )
     page = (evil / "a.html").read_bytes().decode("utf-8")
     assert not RAW.search(page) and "<b>" not in page.split("</style>")[1].split("<script")[0]
 
@@ -284,7 +352,10 @@ def test_07_option_values_are_said_printable(capfdbinary: pytest.CaptureFixture[
     for command in commands:
         assert main(command) == 2, command
         said = capfdbinary.readouterr()
-        assert _clean(said.err).startswith("dlm-eval: error: ") and said.err.count(b"\n") == 1, (command, said.err)
+        assert _clean(said.err).startswith("dlm-eval: error: ") and said.err.count(b"\n") == 1, (
+            command,
+            said.err,
+        )
         assert said.out == b""
 
 

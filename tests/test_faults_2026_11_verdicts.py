@@ -21,7 +21,9 @@ from dlm_eval.sandbox.limits import PATIENCE, Clock
 from dlm_eval.sandbox.runner import Turns
 
 HUMAN_EVAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "openai" / "openai_humaneval"
-INFILLING = Path(__file__).resolve().parents[2] / "shared" / "data" / "loubnabnl" / "humaneval_infilling"
+INFILLING = (
+    Path(__file__).resolve().parents[2] / "shared" / "data" / "loubnabnl" / "humaneval_infilling"
+)
 
 # `close` is a function of the tests, as in HumanEval+
 TESTS = """
@@ -98,8 +100,10 @@ threading.Thread(target=wait, daemon=True).start()
     # ours
     "plays the sandbox before the tests": PLAY + "play(True)\n",
     "plays the sandbox in the tests": PLAY + "def square(x):\n    play(False)\n",
-    "plays the sandbox after a right answer": PLAY + "def square(x):\n    return 4 if x == 2 else play(False)\n",
-    "profiler that empties check": EMPTY_CHECK + "import sys\nsys.setprofile(lambda *_: disarm())\n",
+    "plays the sandbox after a right answer": PLAY
+    + "def square(x):\n    return 4 if x == 2 else play(False)\n",
+    "profiler that empties check": EMPTY_CHECK
+    + "import sys\nsys.setprofile(lambda *_: disarm())\n",
     "profiler of all threads": EMPTY_CHECK
     + """
 import threading
@@ -141,7 +145,8 @@ def hook(event, arguments):
         sys.settrace(jump)
 sys.addaudithook(hook)
 """,
-    "code of check exchanged in the tests": EMPTY_CHECK + "def square(x):\n    disarm()\n    return 4\n",
+    "code of check exchanged in the tests": EMPTY_CHECK
+    + "def square(x):\n    disarm()\n    return 4\n",
     "function of the tests replaced": """
 import sys
 def square(x):
@@ -244,8 +249,10 @@ threading.Thread(target=wait, daemon=True).start()
 def square(x):
     time.sleep(1.0)
 """,
-    "too much said": PLAY + "os.write(3, b'text ended\\ntests ended\\n' + b'x' * 16)\nos._exit(0)\n",
-    "exit while destroyed": PLAY + "class Last:\n    def __del__(self):\n        play(False)\nlast = Last()\n"
+    "too much said": PLAY
+    + "os.write(3, b'text ended\\ntests ended\\n' + b'x' * 16)\nos._exit(0)\n",
+    "exit while destroyed": PLAY
+    + "class Last:\n    def __del__(self):\n        play(False)\nlast = Last()\n"
     "def square(x):\n    global last\n    last = None\n",
 }
 
@@ -461,13 +468,15 @@ SEEN_BESIDE = {
 }  # fmt: skip
 
 
-# -- 2: forged verdicts ------------------------------------------------------------------------------------------------
+# -- 2: forged verdicts ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FORGERS)
 def test_02_a_wrong_answer_that_says_it_is_right_is_judged_wrong(sandbox, name):
     own = "def square" in FORGERS[name]
-    verdict = sandbox.run(FORGERS[name] if own else WRONG + FORGERS[name], Limits(wall_seconds=3.0), TESTS)
+    verdict = sandbox.run(
+        FORGERS[name] if own else WRONG + FORGERS[name], Limits(wall_seconds=3.0), TESTS
+    )
     assert not verdict.passed, verdict
     assert verdict.ran, verdict
 
@@ -477,7 +486,8 @@ def test_02_whatever_a_text_does_to_its_own_process_a_wrong_answer_is_judged_wro
     text = CLEARING[name] if "square" in CLEARING[name] else WRONG + CLEARING[name]
     verdict = sandbox.run(text, Limits(wall_seconds=4.0), TESTS)
     assert not verdict.passed and verdict.ran, verdict
-    assert (verdict.reason == APART) == (name not in SEEN_BESIDE), verdict  # it deceives tests that run beside it
+    # it deceives tests that run beside it
+    assert (verdict.reason == APART) == (name not in SEEN_BESIDE), verdict
 
 
 HONEST = {
@@ -503,7 +513,9 @@ HONEST = {
 def test_02_a_right_answer_stays_right(sandbox, name):
     verdict = sandbox.run(HONEST[name], Limits(wall_seconds=30.0), TESTS)
     assert verdict.passed, verdict
-    assert not sandbox.run(HONEST[name], Limits(wall_seconds=30.0), TESTS.replace("), 4)", "), 5)")).passed
+    assert not sandbox.run(
+        HONEST[name], Limits(wall_seconds=30.0), TESTS.replace("), 4)", "), 5)")
+    ).passed
 
 
 @pytest.mark.parametrize(
@@ -532,7 +544,10 @@ def test_02_tests_of_any_form_accuse_no_right_answer(sandbox, tests):
 def test_02_a_function_that_works_in_place_is_judged_by_what_it_did(sandbox):
     tests = "def check(candidate):\n    numbers = [3, 1, 2]\n    candidate(numbers)\n    assert numbers == [1, 2, 3]\ncheck(put)"
     assert sandbox.run("def put(numbers):\n    numbers.sort()\n", tests=tests).reason == "passed"
-    assert sandbox.run("def put(numbers):\n    sorted(numbers)\n", tests=tests).reason == "failed: AssertionError"
+    assert (
+        sandbox.run("def put(numbers):\n    sorted(numbers)\n", tests=tests).reason
+        == "failed: AssertionError"
+    )
 
 
 def test_02_nothing_of_the_tests_is_there_while_the_text_runs(sandbox):
@@ -583,15 +598,27 @@ assert sys.version_info < (3, 12) or sys.monitoring.get_tool(3) is None
 
 
 def test_02_a_thread_that_is_still_alive_is_a_failure(sandbox):
-    program = RIGHT + "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    program = (
+        RIGHT
+        + "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    )
     verdict = sandbox.run(program, tests=TESTS)
     assert not verdict.passed
     assert "still alive" in verdict.reason or "can't start new thread" in verdict.reason
 
 
 def test_02_a_text_must_be_valid_by_itself(sandbox):
-    for end in ("@(lambda f: lambda *_: None)\n", "async \\\n", "if False:\n", "'''", "x = (", "def f(:"):
-        verdict = sandbox.run(RIGHT + end, tests="def check():\n    assert False\ncheck()\n'''", limits=Limits())
+    for end in (
+        "@(lambda f: lambda *_: None)\n",
+        "async \\\n",
+        "if False:\n",
+        "'''",
+        "x = (",
+        "def f(:",
+    ):
+        verdict = sandbox.run(
+            RIGHT + end, tests="def check():\n    assert False\ncheck()\n'''", limits=Limits()
+        )
         assert verdict.reason.startswith("failed: "), (end, verdict)
 
 
@@ -617,7 +644,8 @@ def test_02_a_passing_program_is_run_against_controls():
         ([True, True, False], ASKED, False),  # passes a control, and the tests do look at values
         ([True, True, False], "failed: AssertionError", True),  # they look at something else
         ([True, True, False], "timed out", False),
-        ([True, True, True], "passed", True),  # so does no program at all: the tests ask for no value
+        # so does no program at all: the tests ask for no value
+        ([True, True, True], "passed", True),
     ):
         ran.clear()
         outcome = judge(run(outcomes, reason), program)
@@ -630,16 +658,25 @@ def test_02_a_passing_program_is_run_against_controls():
 
 def test_02_the_verdict_is_that_of_the_tests_apart():
     program = Program("text", "tests", Limits(), alone=True)
-    for apart, passed in (("passed", True), ("failed: AssertionError", False), ("timed out", False), ("", False)):
+    for apart, passed in (
+        ("passed", True),
+        ("failed: AssertionError", False),
+        ("timed out", False),
+        ("", False),
+    ):
         ran = []
 
         def run(program, apart=apart, ran=ran):
             ran.append(program)
-            return Run(not program.apart or apart == "passed", apart if program.apart else "passed", 1.0)
+            return Run(
+                not program.apart or apart == "passed", apart if program.apart else "passed", 1.0
+            )
 
         assert judge(run, program).passed == passed
         assert [(each.apart, each.alone) for each in ran] == [(False, True), (True, False)]
-    hungry = judge(lambda program: Run(not program.apart, "starved", 0.0, starved=program.apart), program)
+    hungry = judge(
+        lambda program: Run(not program.apart, "starved", 0.0, starved=program.apart), program
+    )
     assert hungry.starved and not hungry.passed
 
 
@@ -740,13 +777,20 @@ def test_02_tests_that_need_the_program_beside_them_are_told_from_others(sandbox
     assert reason(RIGHT, "import sys\nassert square(2) == 4") == UNTOLD
     assert reason("def twice(f): return f(f(1))", "assert twice(lambda x: x + 1) == 3") == UNTOLD
     assert (
-        reason("def twice(f): return f(f(1))", "try:\n    twice(lambda x: x + 1)\nexcept BaseException:\n    pass")
+        reason(
+            "def twice(f): return f(f(1))",
+            "try:\n    twice(lambda x: x + 1)\nexcept BaseException:\n    pass",
+        )
         == UNTOLD
     )
     assert reason("class the(Exception): pass\ndef f(): raise the", "f()") == "failed: the"
     sandbox._give_back(server)
-    assert sandbox.run("def twice(f): return f(f(1))", tests="assert twice(lambda x: x + 1) == 3").passed
-    assert not sandbox.run("def twice(f): return 2", tests="assert twice(lambda x: x + 1) == 3").passed
+    assert sandbox.run(
+        "def twice(f): return f(f(1))", tests="assert twice(lambda x: x + 1) == 3"
+    ).passed
+    assert not sandbox.run(
+        "def twice(f): return 2", tests="assert twice(lambda x: x + 1) == 3"
+    ).passed
 
 
 def test_02_what_a_program_sends_runs_nothing_where_its_tests_are():
@@ -782,7 +826,9 @@ def human_eval():
     import pandas
 
     files = sorted(HUMAN_EVAL.rglob("*.parquet"))
-    lines = [json.loads(line) for path in sorted(HUMAN_EVAL.rglob("*.jsonl")) for line in path.open()]
+    lines = [
+        json.loads(line) for path in sorted(HUMAN_EVAL.rglob("*.jsonl")) for line in path.open()
+    ]
     return lines or pandas.concat([pandas.read_parquet(path) for path in files]).to_dict("records")
 
 
@@ -791,14 +837,22 @@ def test_02_reference_solutions_pass_and_wrong_ones_fail():
     problems = human_eval()
     assert len(problems) == 164
     limits = Limits(wall_seconds=30.0)
-    verdicts = box.run_many([build_program(doc, doc["canonical_solution"]) for doc in problems], limits=limits)
-    assert [v for v in zip([doc["task_id"] for doc in problems], verdicts, strict=True) if not v[1].passed] == []
-    wrong = box.run_many([build_program(doc, "    return object()\n") for doc in problems], limits=limits)
+    verdicts = box.run_many(
+        [build_program(doc, doc["canonical_solution"]) for doc in problems], limits=limits
+    )
+    assert [
+        v
+        for v in zip([doc["task_id"] for doc in problems], verdicts, strict=True)
+        if not v[1].passed
+    ] == []
+    wrong = box.run_many(
+        [build_program(doc, "    return object()\n") for doc in problems], limits=limits
+    )
     assert not any(verdict.passed for verdict in wrong)
     box.close()
 
 
-# -- 4: verdicts on a busy machine -------------------------------------------------------------------------------------
+# -- 4: verdicts on a busy machine -----------------------------------------------------------------
 
 
 def test_04_waiting_for_a_cpu_is_left_out_and_sleeping_counts():
@@ -861,7 +915,10 @@ def test_04_one_alone_waits_for_all_others_and_they_for_it():
             with lock:
                 seen.append(("out", name))
 
-    threads = [threading.Thread(target=work, args=(turns.alone if n % 3 == 0 else turns.shared, n)) for n in range(12)]
+    threads = [
+        threading.Thread(target=work, args=(turns.alone if n % 3 == 0 else turns.shared, n))
+        for n in range(12)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -876,12 +933,17 @@ def test_04_one_alone_waits_for_all_others_and_they_for_it():
 def test_04_a_right_program_passes_on_a_busy_machine(sandbox):
     burn = "import time\nwhile time.process_time() < {}:\n    pass\n"
     hogs = [
-        subprocess.Popen([sys.executable, "-I", "-c", "while True: pass"]) for _ in range(6 * (os.cpu_count() or 1))
+        subprocess.Popen([sys.executable, "-I", "-c", "while True: pass"])
+        for _ in range(6 * (os.cpu_count() or 1))
     ]
     try:
-        limits = Limits(wall_seconds=2.0, cpu_seconds=2)  # by the clock alone it would have two seconds
+        # by the clock alone it would have two seconds
+        limits = Limits(wall_seconds=2.0, cpu_seconds=2)
         assert sandbox.run(burn.format(0.7), limits).reason == "passed"
-        assert sandbox.run("while True:\n    pass", Limits(wall_seconds=4.0, cpu_seconds=1)).reason == "cpu limit"
+        assert (
+            sandbox.run("while True:\n    pass", Limits(wall_seconds=4.0, cpu_seconds=1)).reason
+            == "cpu limit"
+        )
     finally:
         for hog in hogs:
             hog.kill()
@@ -908,8 +970,13 @@ def test_04_a_python_below_the_temporary_directory_can_use_namespaces(tmp_path):
         except Unavailable as refusal:
             pytest.skip(str(refusal))
     # what is on the library path is bound as the Python installation itself is
-    environment = os.environ | {namespaces.LIBRARY_PATH: str(library), "PYTHONPATH": os.pathsep.join(sys.path)}
-    told = subprocess.run([sys.executable, "-c", judged], env=environment, capture_output=True, text=True)
+    environment = os.environ | {
+        namespaces.LIBRARY_PATH: str(library),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    told = subprocess.run(
+        [sys.executable, "-c", judged], env=environment, capture_output=True, text=True
+    )
     assert told.stdout.strip() == "passed", told
 
 
@@ -926,8 +993,13 @@ def test_04_libraries_are_found_as_the_harness_finds_them(tmp_path, sandbox):
         place.chmod(0o755)
     program = "import ctypes\nctypes.CDLL('libonlyhere.so.1')"
     judged = f"from dlm_eval.sandbox import Sandbox\nprint(Sandbox({sandbox.kind!r}).run({program!r}).reason)"
-    environment = os.environ | {namespaces.LIBRARY_PATH: str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
-    told = subprocess.run([sys.executable, "-c", judged], env=environment, capture_output=True, text=True)
+    environment = os.environ | {
+        namespaces.LIBRARY_PATH: str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    told = subprocess.run(
+        [sys.executable, "-c", judged], env=environment, capture_output=True, text=True
+    )
     assert told.stdout.strip() == "passed", told
     assert not sandbox.run(program).passed
 
@@ -939,7 +1011,8 @@ def test_04_reading_a_long_message_copies_each_byte_once():
     writer.start()
     before = time.thread_time()
     assert wire.receive(reading) == {"text": text}
-    assert time.thread_time() - before < 5.0  # quadratic: a copy of 15 MB for each of hundreds of pieces
+    # quadratic: a copy of 15 MB for each of hundreds of pieces
+    assert time.thread_time() - before < 5.0
     writer.join()
     os.close(reading)
     os.close(writing)

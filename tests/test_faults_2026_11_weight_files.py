@@ -24,7 +24,14 @@ from dlm_eval.models.weight_files import choose
 
 def mdlm(folder: Path) -> Path:
     """An MDLM checkpoint: our own module, loaded by our own reader."""
-    config = {"vocab_size": 269, "hidden_dim": 24, "cond_dim": 16, "n_blocks": 1, "n_heads": 2, "model_length": 16}
+    config = {
+        "vocab_size": 269,
+        "hidden_dim": 24,
+        "cond_dim": 16,
+        "n_blocks": 1,
+        "n_heads": 2,
+        "model_length": 16,
+    }
     state = {
         f"backbone.{key}": value
         for key, value in build.spread(DiT(DiTConfig(269, 24, 16, 1, 2, 16))).state_dict().items()
@@ -53,7 +60,10 @@ def smdm(folder: Path) -> Path:
         "mlp.swiglu.w3": (32, 48),
     }
     sizes |= {f"transformer.h.0.{name}": shape for name, shape in layer.items()}
-    state = {f"{name}.weight": torch.randn(shape, generator=generator) * 0.25 for name, shape in sizes.items()}
+    state = {
+        f"{name}.weight": torch.randn(shape, generator=generator) * 0.25
+        for name, shape in sizes.items()
+    }
     state |= {
         f"{name}.weight": torch.ones(32)
         for name in ("transformer.ln_f", "transformer.h.0.norm_1", "transformer.h.0.norm_2")
@@ -69,7 +79,9 @@ FAMILIES = {"mdlm": mdlm, "smdm": smdm, "llada": llada}
 
 
 def logits(family: str, folder: Path) -> Tensor:
-    found: Tensor = load_model(family, pretrained=str(folder), device="cpu", probe=False).logits(row(1, 9))
+    found: Tensor = load_model(family, pretrained=str(folder), device="cpu", probe=False).logits(
+        row(1, 9)
+    )
     return found
 
 
@@ -83,8 +95,14 @@ def shard(folder: Path, state: dict[str, Tensor]) -> tuple[Path, Path]:
     names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     place = {key: names[i < len(keys) // 2] for i, key in enumerate(keys)}
     for name in names:
-        save_file({key: state[key] for key in keys if place[key] == name}, folder / name, metadata={"format": "pt"})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": place}))
+        save_file(
+            {key: state[key] for key in keys if place[key] == name},
+            folder / name,
+            metadata={"format": "pt"},
+        )
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": place})
+    )
     return folder / names[0], folder / names[1]
 
 
@@ -93,20 +111,30 @@ def test_09_other_weights_beside_them_are_never_merged_in(family: str, tmp_path:
     folder = FAMILIES[family](tmp_path)
     truth, state = logits(family, folder), load_file(folder / "model.safetensors")
     named = load_without_weights(family, pretrained=str(folder)).describe()["weights_sha256"]
-    for name in ("a_copy.safetensors", "model_ema.safetensors", "zz.safetensors", "adapter_model.safetensors"):
+    for name in (
+        "a_copy.safetensors",
+        "model_ema.safetensors",
+        "zz.safetensors",
+        "adapter_model.safetensors",
+    ):
         save_file(other(state), folder / name, metadata={"format": "pt"})
     assert torch.allclose(logits(family, folder), truth, atol=1e-5)
-    assert load_without_weights(family, pretrained=str(folder)).describe()["weights_sha256"] == named
+    assert (
+        load_without_weights(family, pretrained=str(folder)).describe()["weights_sha256"] == named
+    )
     (folder / "model.safetensors").unlink()
     with pytest.raises(
-        UserError, match=r"3 weight files \(a_copy.safetensors, model_ema.safetensors, .*neither model.safetensors"
+        UserError,
+        match=r"3 weight files \(a_copy.safetensors, model_ema.safetensors, .*neither model.safetensors",
     ) as caught:
         load_model(family, pretrained=str(folder))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_09_the_index_goes_first_then_the_usual_name_then_the_only_file(family: str, tmp_path: Path) -> None:
+def test_09_the_index_goes_first_then_the_usual_name_then_the_only_file(
+    family: str, tmp_path: Path
+) -> None:
     folder = FAMILIES[family](tmp_path)
     truth, state = logits(family, folder), load_file(folder / "model.safetensors")
     (folder / "model.safetensors").rename(folder / "weights.safetensors")
@@ -122,11 +150,16 @@ def test_09_the_index_goes_first_then_the_usual_name_then_the_only_file(family: 
     shard(folder, state)
     second.unlink()
     with pytest.raises(
-        UserError, match=f"model.safetensors.index.json names '{second.name}', which is no file beside it"
+        UserError,
+        match=f"model.safetensors.index.json names '{second.name}', which is no file beside it",
     ):
         load_model(family, pretrained=str(folder))
     shard(folder, state)
-    save_file(load_file(first) | dict(list(load_file(second).items())[:1]), first, metadata={"format": "pt"})
+    save_file(
+        load_file(first) | dict(list(load_file(second).items())[:1]),
+        first,
+        metadata={"format": "pt"},
+    )
     with pytest.raises(UserError, match=f"is in two files, {first.name} and {second.name}"):
         load_model(family, pretrained=str(folder))
 
@@ -180,7 +213,8 @@ def test_09_a_judge_reads_its_weights_by_the_same_rule(tmp_path: Path) -> None:
     tokens = row(1, 7)
     with torch.inference_mode():
         assert torch.equal(
-            _model(find_judge(str(folder), "cpu"))(input_ids=tokens).logits, network(input_ids=tokens).logits
+            _model(find_judge(str(folder), "cpu"))(input_ids=tokens).logits,
+            network(input_ids=tokens).logits,
         )
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").unlink()
@@ -191,7 +225,10 @@ def test_09_a_judge_reads_its_weights_by_the_same_rule(tmp_path: Path) -> None:
 def head_case(folder: Path, **config: Any) -> tuple[Path, LlamaForCausalLM]:
     network = build.llama(tie_word_embeddings=False)
     return build.write(
-        folder, {**build.llada_config(), **config}, build.llada_names(network.state_dict()), mask=None
+        folder,
+        {**build.llada_config(), **config},
+        build.llada_names(network.state_dict()),
+        mask=None,
     ), network
 
 
@@ -202,7 +239,10 @@ def test_09_a_tie_beside_another_head_stands_in_the_result(tmp_path: Path) -> No
     with torch.inference_mode():
         truth = network(input_ids=tokens).logits
     assert torch.allclose(loaded.logits(tokens), truth, atol=1e-5)
-    assert "ties the head to the embedding, but the files hold another head, which is used" in loaded.describe()["head"]
+    assert (
+        "ties the head to the embedding, but the files hold another head, which is used"
+        in loaded.describe()["head"]
+    )
     assert load_without_weights("llada", pretrained=folder).describe() == loaded.describe()
     untied, _ = head_case(tmp_path / "b", weight_tying=False)
     assert "head" not in load_without_weights("llada", pretrained=untied).describe()
@@ -218,5 +258,7 @@ def test_09_a_config_without_the_flag_ties_where_there_is_no_head(tmp_path: Path
     tokens = row(1, 9)
     with torch.inference_mode():
         truth = network(input_ids=tokens).logits
-    loaded = load_model("llada", pretrained=build.write(tmp_path, config, build.llada_names(state), mask=None))
+    loaded = load_model(
+        "llada", pretrained=build.write(tmp_path, config, build.llada_names(state), mask=None)
+    )
     assert torch.allclose(loaded.logits(tokens), truth, atol=1e-5)

@@ -10,7 +10,14 @@ import pytest
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.decode_config import DecodeOptions, user_layer
 from dlm_eval.harness.lm import cut_at, visible
-from dlm_eval.harness.requests import Hole, Length, choice_canvases, encode_pair, hole_canvas, hole_length
+from dlm_eval.harness.requests import (
+    Hole,
+    Length,
+    choice_canvases,
+    encode_pair,
+    hole_canvas,
+    hole_length,
+)
 from dlm_eval.models.families.toy import Toy, ToySettings
 
 
@@ -18,7 +25,9 @@ class Merging(Toy):
     """A toy whose tokenizer reads 'ed' as one token, so that it merges across a boundary."""
 
     def encode(self, text: str) -> list[int]:
-        return [5 if c == "E" else super(Merging, self).encode(c)[0] for c in text.replace("ed", "E")]
+        return [
+            5 if c == "E" else super(Merging, self).encode(c)[0] for c in text.replace("ed", "E")
+        ]
 
 
 @pytest.fixture
@@ -61,7 +70,11 @@ def test_a_model_that_needs_a_bos_gets_exactly_one(toy: Toy) -> None:
 
 def test_what_does_not_fit_is_cut_on_the_left_and_counted(toy: Toy) -> None:
     prepared = choice_canvases(toy, [("a" * 20, "bcd")], "", "truncate")[0]
-    assert len(prepared.canvas) == 16 and prepared.truncated == 7 and prepared.canvas.target == toy.encode("bcd")
+    assert (
+        len(prepared.canvas) == 16
+        and prepared.truncated == 7
+        and prepared.canvas.target == toy.encode("bcd")
+    )
 
 
 def test_the_bos_survives_the_cut(toy: Toy) -> None:
@@ -80,7 +93,9 @@ def test_overlong_error_and_a_target_that_never_fits(toy: Toy) -> None:
 def test_a_hole_keeps_the_text_next_to_it(toy: Toy) -> None:
     canvas = hole_canvas(toy, "abcdef" * 3, 4, "fedcba", "", "truncate").canvas
     assert len(canvas) == 16 and sum(canvas.open) == 4
-    assert canvas.tokens[-6:] == tuple(toy.encode("fedcba")) and canvas.tokens[:6] == tuple(toy.encode("abcdef"))
+    assert canvas.tokens[-6:] == tuple(toy.encode("fedcba")) and canvas.tokens[:6] == tuple(
+        toy.encode("abcdef")
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,11 +124,18 @@ def test_lengths_that_cannot_be(toy: Toy) -> None:
 
 def test_autoregressive_defaults_of_a_yaml_do_not_touch_the_sampler() -> None:
     options = DecodeOptions({"temperature": 0.7})
-    ask = options.request({"until": ["x"], "temperature": 0.0, "do_sample": False, "max_gen_toks": 8, "num_beams": 1})
+    ask = options.request(
+        {"until": ["x"], "temperature": 0.0, "do_sample": False, "max_gen_toks": 8, "num_beams": 1}
+    )
     settings = options.settings(ask, 8)
     assert settings.temperature == 0.7 and settings.until == ("x",) and ask.hole.length == Length(8)
     assert options.settings(options.request({"decode_temperature": 0.3}), 256).temperature == 0.7
-    assert DecodeOptions().settings(DecodeOptions().request({"decode_temperature": 0.3}), 256).temperature == 0.3
+    assert (
+        DecodeOptions()
+        .settings(DecodeOptions().request({"decode_temperature": 0.3}), 256)
+        .temperature
+        == 0.3
+    )
 
 
 def test_the_users_length_wins_over_the_yaml_but_not_over_an_oracle() -> None:
@@ -141,7 +163,11 @@ def test_what_is_visible() -> None:
 def test_the_pairs_of_the_authors_encode_pair(shared, family: str) -> None:  # type: ignore[no-untyped-def]
     from dlm_eval.models import load_model
 
-    cases = json.loads((shared / "goldens" / family / "golden.json").read_text())["encode_pair"]["cases"]
-    model = load_model(family, pretrained=str(shared / "goldens" / family), dtype="float32", device="cpu")
+    cases = json.loads((shared / "goldens" / family / "golden.json").read_text())["encode_pair"][
+        "cases"
+    ]
+    model = load_model(
+        family, pretrained=str(shared / "goldens" / family), dtype="float32", device="cpu"
+    )
     for case in cases:
         assert list(encode_pair(model, case["context"], case["continuation"])) == case["ids"]

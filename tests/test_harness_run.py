@@ -23,7 +23,13 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(tasks: Path, names: Any = "t_all", **settings: Any) -> dict[str, Any]:
-    settings = {"model_args": TOY, "include_path": str(tasks), "bootstrap_iters": 10, "verbosity": "ERROR", **settings}
+    settings = {
+        "model_args": TOY,
+        "include_path": str(tasks),
+        "bootstrap_iters": 10,
+        "verbosity": "ERROR",
+        **settings,
+    }
     return evaluate("toy", names, **settings)
 
 
@@ -36,7 +42,8 @@ def answers(results: dict[str, Any], count: int | None = None) -> dict[str, list
         return round(value, 9) if isinstance(value, float) else value
 
     return {
-        name: [plain(sample["resps"]) for sample in samples[:count]] for name, samples in results["samples"].items()
+        name: [plain(sample["resps"]) for sample in samples[:count]]
+        for name, samples in results["samples"].items()
     }
 
 
@@ -50,15 +57,19 @@ def test_every_request_type_is_answered_and_costed(reference: dict[str, Any]) ->
     assert {name for name in block["cost"] if name != "total"} == set(NAMES)
     for name in NAMES:
         cost = block["cost"][name]
-        assert cost["samples"] == len(DOCUMENTS) and cost["errors"] == 0 and cost["forwards"] > 0 and cost["tokens"] > 0
+        assert (
+            cost["samples"] == len(DOCUMENTS)
+            and cost["errors"] == 0
+            and cost["forwards"] > 0
+            and cost["tokens"] > 0
+        )
         for sample in reference["samples"][name]:
             assert sample["forwards"] > 0 and sample["seconds"] > 0
     assert sum(block["cost"][n]["forwards"] for n in NAMES) == sum(
         s["forwards"] for n in NAMES for s in reference["samples"][n]
     )
-    assert all(
-        e == 0.0 for s in reference["samples"]["t_choice"] for e in s["logprob_stderr"]
-    )  # short choices are exact
+    # short choices are exact
+    assert all(e == 0.0 for s in reference["samples"]["t_choice"] for e in s["logprob_stderr"])
 
 
 def test_the_device_ran_no_more_rows_than_were_asked_for(reference: dict[str, Any]) -> None:
@@ -67,11 +78,15 @@ def test_the_device_ran_no_more_rows_than_were_asked_for(reference: dict[str, An
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 3}, {"batch_size": "auto"}])
-def test_answers_do_not_depend_on_the_batch(tasks: Path, reference: dict[str, Any], settings: dict[str, Any]) -> None:
+def test_answers_do_not_depend_on_the_batch(
+    tasks: Path, reference: dict[str, Any], settings: dict[str, Any]
+) -> None:
     assert answers(run(tasks, **settings)) == answers(reference)
 
 
-def test_answers_do_not_depend_on_limit_samples_or_order(tasks: Path, reference: dict[str, Any]) -> None:
+def test_answers_do_not_depend_on_limit_samples_or_order(
+    tasks: Path, reference: dict[str, Any]
+) -> None:
     assert answers(run(tasks, limit=2)) == answers(reference, 2)
     assert answers(run(tasks, list(reversed(NAMES)))) == answers(reference)
     picked = run(tasks, "t_write", samples={"t_write": [3, 1]})
@@ -81,7 +96,9 @@ def test_answers_do_not_depend_on_limit_samples_or_order(tasks: Path, reference:
 
 
 def test_answers_depend_on_the_seed_when_they_are_sampled(tasks: Path) -> None:
-    one, same, other = (run(tasks, "t_write", decode={"temperature": 1.0}, seed=s) for s in (1, 1, 2))
+    one, same, other = (
+        run(tasks, "t_write", decode={"temperature": 1.0}, seed=s) for s in (1, 1, 2)
+    )
     assert answers(one) == answers(same) != answers(other)
 
 
@@ -91,11 +108,22 @@ def test_files_are_lm_evals_with_our_block(tasks: Path, tmp_path: Path) -> None:
     saved = json.loads(file.read_text())
     assert saved["results"] == json.loads(json.dumps(results["results"]))
     assert saved["dlm_eval"]["fingerprint"] == results["dlm_eval"]["fingerprint"]
-    assert {"config", "configs", "versions", "n-shot", "n-samples", "task_hashes", "model_name"} <= saved.keys()
+    assert {
+        "config",
+        "configs",
+        "versions",
+        "n-shot",
+        "n-samples",
+        "task_hashes",
+        "model_name",
+    } <= saved.keys()
     for name in NAMES:
         (lines,) = tmp_path.glob(f"toy/samples_{name}_*.jsonl")
         samples = [json.loads(line) for line in lines.read_text().splitlines()]
-        assert len(samples) == 2 and {"doc", "resps", "forwards", "rows", "tokens", "seconds"} <= samples[0].keys()
+        assert (
+            len(samples) == 2
+            and {"doc", "resps", "forwards", "rows", "tokens", "seconds"} <= samples[0].keys()
+        )
     assert not list(tmp_path.glob(".saving-*"))
 
 
@@ -149,7 +177,9 @@ def test_a_scorer_that_raises_costs_one_sample(tmp_path: Path) -> None:
     assert results["results"]["t_write"]["exact_match,none"] == 1.0
 
 
-def test_a_nan_from_the_model_is_an_error_of_its_sample(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nan_from_the_model_is_an_error_of_its_sample(
+    tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dlm_eval.models.families.toy import Toy
 
     original = Toy.logits
@@ -176,9 +206,18 @@ def test_unknown_settings_of_evaluate_are_refused(tasks: Path) -> None:
 
 
 def test_a_prompt_with_the_mask_tokens_text_is_an_error_not_a_hole(tmp_path: Path) -> None:
-    documents = [{**DOCUMENTS[0], "text": "Anna had a <|mask|> hat."}, {**DOCUMENTS[1], "text": "Anna had a red hat."}]
+    documents = [
+        {**DOCUMENTS[0], "text": "Anna had a <|mask|> hat."},
+        {**DOCUMENTS[1], "text": "Anna had a red hat."},
+    ]
     folder = write_tasks(tmp_path, documents)
-    results = evaluate("tiny", ["t_write", "t_choice"], include_path=str(folder), verbosity="ERROR", bootstrap_iters=0)
+    results = evaluate(
+        "tiny",
+        ["t_write", "t_choice"],
+        include_path=str(folder),
+        verbosity="ERROR",
+        bootstrap_iters=0,
+    )
     for name in ("t_write", "t_choice"):
         first, second = results["samples"][name]
         assert "mask token" in first["error"] and "error" not in second
@@ -190,7 +229,9 @@ def test_an_empty_continuation_is_an_error_and_an_empty_context_is_not() -> None
 
     lm = get_model("toy").create_from_arg_obj(TOY)
     pairs = [("abc", ""), ("", "abc"), ("", ""), ("abc", "d")]
-    requests = [Instance("loglikelihood", {"pair": i}, pair, 0, ("t", i, 1)) for i, pair in enumerate(pairs)]
+    requests = [
+        Instance("loglikelihood", {"pair": i}, pair, 0, ("t", i, 1)) for i, pair in enumerate(pairs)
+    ]
     answers = lm.loglikelihood(requests)
     assert [record.error is None for record in lm.records] == [False, True, False, True]
     assert "empty" in lm.records[0].error and answers[0] == (float("-inf"), False)
@@ -209,17 +250,25 @@ def test_what_is_cut_is_counted(tmp_path: Path) -> None:
 
 def test_decide_is_for_the_questions_of_a_run_alone(tmp_path: Path) -> None:
     folder = write_tasks(tmp_path)
-    both = run(folder, "t_choice,t_last", estimator="cubature,max_forwards=16,stop_at_error_rate=0.05")
+    both = run(
+        folder, "t_choice,t_last", estimator="cubature,max_forwards=16,stop_at_error_rate=0.05"
+    )
     assert not any("error" in line for lines in both["samples"].values() for line in lines)
-    assert answers(both)["t_last"] == answers(run(folder, "t_last", estimator="cubature,max_forwards=16"))["t_last"]
+    assert (
+        answers(both)["t_last"]
+        == answers(run(folder, "t_last", estimator="cubature,max_forwards=16"))["t_last"]
+    )
     with pytest.raises(
-        UserError, match=r"stop_at_error_rate is for multiple choice scored by acc, .*, and none of t_last is"
+        UserError,
+        match=r"stop_at_error_rate is for multiple choice scored by acc, .*, and none of t_last is",
     ):
         run(folder, "t_last", estimator="cubature,max_forwards=16,stop_at_error_rate=0.05")
 
 
 def test_decide_gives_the_same_answers_for_fewer_forwards(tmp_path: Path) -> None:
-    long = [{**d, "choices": [" abcabcabcabc", " fedfedfedfed", " aabbccddeeff"]} for d in DOCUMENTS]
+    long = [
+        {**d, "choices": [" abcabcabcabc", " fedfedfedfed", " aabbccddeeff"]} for d in DOCUMENTS
+    ]
     folder = write_tasks(tmp_path, long)
     full = run(folder, "t_choice", estimator="auto,max_forwards=64")
     decided = run(folder, "t_choice", estimator="auto,max_forwards=64,stop_at_error_rate=0.01")
@@ -240,20 +289,30 @@ def test_decide_gives_the_same_answers_for_fewer_forwards(tmp_path: Path) -> Non
 
 
 def test_questions_whose_scores_need_values_are_not_cut_short(tmp_path: Path) -> None:
-    long = [{**d, "choices": [" abcabcabcabc", " fedfedfedfed", " aabbccddeeff"]} for d in DOCUMENTS]
+    long = [
+        {**d, "choices": [" abcabcabcabc", " fedfedfedfed", " aabbccddeeff"]} for d in DOCUMENTS
+    ]
     folder = write_tasks(tmp_path, long)
     task = folder / "t_choice.yaml"
-    task.write_text(task.read_text().replace("metric: acc,", "metric: brier_score,").replace("true}", "false}"))
+    task.write_text(
+        task.read_text().replace("metric: acc,", "metric: brier_score,").replace("true}", "false}")
+    )
     full = run(folder, "t_choice", estimator="auto,max_forwards=64")
-    assert answers(run(folder, "t_choice", estimator="auto,max_forwards=64,precision=1e-9")) == answers(full)
-    loose = run(folder, "t_choice", estimator="auto,max_forwards=64,precision=0.5")["dlm_eval"]["cost"]["t_choice"]
+    assert answers(
+        run(folder, "t_choice", estimator="auto,max_forwards=64,precision=1e-9")
+    ) == answers(full)
+    loose = run(folder, "t_choice", estimator="auto,max_forwards=64,precision=0.5")["dlm_eval"][
+        "cost"
+    ]["t_choice"]
     assert 8 * 3 * len(long) <= loose["forwards"] < full["dlm_eval"]["cost"]["t_choice"]["forwards"]
     with pytest.raises(UserError, match="and none of t_choice is"):
         run(folder, "t_choice", estimator="auto,max_forwards=64,stop_at_error_rate=0.01")
 
 
 def test_precision_settles_questions_and_ends_single_texts(tmp_path: Path) -> None:
-    long = [{**d, "choices": [" abcabcabcabc", " fedfedfedfed", " aabbccddeeff"]} for d in DOCUMENTS]
+    long = [
+        {**d, "choices": [" abcabcabcabc", " fedfedfedfed", " aabbccddeeff"]} for d in DOCUMENTS
+    ]
     folder = write_tasks(tmp_path, long)
     both = run(folder, "t_choice,t_roll", estimator="auto,max_forwards=64,precision=0.2")
     decided = run(folder, "t_choice", estimator="auto,max_forwards=64,stop_at_error_rate=0.05")
@@ -269,7 +328,9 @@ def test_long_texts_are_scored_in_windows(tmp_path: Path) -> None:
     folder = write_tasks(tmp_path, [{**DOCUMENTS[0], "text": "abcdef" * 20}])
     options = {"model_args": {**TOY, "max_length": 32}, "estimator": "left_to_right"}
     whole, strided = run(folder, "t_roll", **options), run(folder, "t_roll", **options, stride=8)
-    assert whole["samples"]["t_roll"][0]["tokens"] == strided["samples"]["t_roll"][0]["tokens"] == 120
+    assert (
+        whole["samples"]["t_roll"][0]["tokens"] == strided["samples"]["t_roll"][0]["tokens"] == 120
+    )
     assert whole["results"]["t_roll"] != strided["results"]["t_roll"]
     with pytest.raises(UserError, match="stride '99'"):
         run(folder, "t_roll", **options, stride=99)
@@ -277,11 +338,19 @@ def test_long_texts_are_scored_in_windows(tmp_path: Path) -> None:
 
 def test_costs_belong_to_their_documents_under_samples(tmp_path: Path) -> None:
     """lm-eval numbers requests among the chosen documents and logged samples among all."""
-    options = {"include_path": str(write_tasks(tmp_path)), "verbosity": "ERROR", "bootstrap_iters": 0}
+    options = {
+        "include_path": str(write_tasks(tmp_path)),
+        "verbosity": "ERROR",
+        "bootstrap_iters": 0,
+    }
     estimator = {"estimator": "pseudo"}  # a row per token
     whole = evaluate("toy", ["t_last"], **options, **estimator)["samples"]["t_last"]
-    some = evaluate("toy", ["t_last"], samples={"t_last": [3, 1, 1]}, **options, **estimator)["samples"]["t_last"]
+    some = evaluate("toy", ["t_last"], samples={"t_last": [3, 1, 1]}, **options, **estimator)[
+        "samples"
+    ]["t_last"]
     assert [sample["doc_id"] for sample in some] == [1, 3]
     for sample in some:
         same = whole[sample["doc_id"]]
-        assert [sample[key] for key in ("doc", "rows", "tokens")] == [same[key] for key in ("doc", "rows", "tokens")]
+        assert [sample[key] for key in ("doc", "rows", "tokens")] == [
+            same[key] for key in ("doc", "rows", "tokens")
+        ]

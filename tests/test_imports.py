@@ -33,12 +33,20 @@ def imports(code: str, package: str) -> Iterator[str]:
             name = node.args[0].value if isinstance(node.args[0], ast.Constant) else ""
             yield from name.split(".")[1:2] if str(name).startswith("dlm_eval.") else []
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            above = (
+                package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            )
             parts = [*above, *(node.module or "").split(".")] if node.module else above
-            names = parts[1:2] or [alias.name for alias in node.names] if parts[0] == "dlm_eval" else []
+            names = (
+                parts[1:2] or [alias.name for alias in node.names] if parts[0] == "dlm_eval" else []
+            )
             yield from (name for name in names if not name.startswith("__"))
         elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("dlm_eval."))
+            yield from (
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("dlm_eval.")
+            )
 
 
 def test_imports_point_downwards() -> None:
@@ -46,9 +54,13 @@ def test_imports_point_downwards() -> None:
         (file.relative_to(PACKAGE).parts[0].removesuffix(".py"), name)
         for file in PACKAGE.rglob("*.py")
         if file != PACKAGE / "__init__.py"  # the front door: it names what is inside
-        for name in imports(file.read_text(encoding="utf-8"), ".".join(file.relative_to(PACKAGE.parent).parts[:-1]))
+        for name in imports(
+            file.read_text(encoding="utf-8"), ".".join(file.relative_to(PACKAGE.parent).parts[:-1])
+        )
     }
-    assert {name for arrow in arrows for name in arrow} <= LEVEL.keys(), "give a new module its floor"
+    assert {name for arrow in arrows for name in arrow} <= LEVEL.keys(), (
+        "give a new module its floor"
+    )
     assert {(a, b) for a, b in arrows if LEVEL[a] < LEVEL[b]} == set()
 
 
@@ -64,4 +76,6 @@ def test_imports_point_downwards() -> None:
     ],
 )
 def test_every_form_of_an_import_is_seen(line: str) -> None:
-    assert [name for name in imports(line, "dlm_eval.models") if LEVEL.get(name, 99) > LEVEL["models"]]
+    assert [
+        name for name in imports(line, "dlm_eval.models") if LEVEL.get(name, 99) > LEVEL["models"]
+    ]

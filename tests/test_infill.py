@@ -19,7 +19,10 @@ def spec(**infill):
 def config(tmp_path, **infill):
     file = tmp_path / "docs.jsonl"
     file.write_text(
-        "".join(json.dumps({"a": f"start {i}", "b": f" end {i}", "m": "gap" * (i + 1)}) + "\n" for i in range(2))
+        "".join(
+            json.dumps({"a": f"start {i}", "b": f" end {i}", "m": "gap" * (i + 1)}) + "\n"
+            for i in range(2)
+        )
     )
     return {
         "task": "gap",
@@ -45,7 +48,12 @@ def config(tmp_path, **infill):
         ({"length": "oracle", "reference": "nested.list"}, Hole(Length(), "", ("p", "q"))),
         ({"length": "oracle", "reference": "{{b}}."}, Hole(Length(), "", (" six.",))),
         (
-            {"length": "oracle", "reference": lambda doc: doc["names"], "measure": "in_place", "suffix": ""},
+            {
+                "length": "oracle",
+                "reference": lambda doc: doc["names"],
+                "measure": "in_place",
+                "suffix": "",
+            },
             Hole(Length(), "", ("x", "yy"), "in_place"),
         ),
     ],
@@ -88,11 +96,7 @@ def test_requests_carry_the_hole_of_their_document(tmp_path):
     assert [request.args for request in task.instances] == [
         (
             f"start {i}",
-            {
-                "until": [],
-                "steps": 4,
-                "hole": Hole(Length(), f" end {i}", ("gap" * (i + 1),)),
-            },
+            {"until": [], "steps": 4, "hole": Hole(Length(), f" end {i}", ("gap" * (i + 1),))},
         )
         for i in range(2)
     ]
@@ -101,7 +105,9 @@ def test_requests_carry_the_hole_of_their_document(tmp_path):
 
 def test_requests_in_the_list_form_of_lm_eval_0_5(tmp_path, monkeypatch):
     original = ConfigurableTask.construct_requests
-    monkeypatch.setattr(ConfigurableTask, "construct_requests", lambda *args, **kwargs: [original(*args, **kwargs)])
+    monkeypatch.setattr(
+        ConfigurableTask, "construct_requests", lambda *args, **kwargs: [original(*args, **kwargs)]
+    )
     task = InfillTask(config=config(tmp_path, length=5))
     (request,) = task.construct_requests(task.eval_docs[0], "start 0", metadata=("gap", 0, 1))
     assert request.args == ("start 0", {"until": [], "steps": 4, "hole": Hole(Length(5))})

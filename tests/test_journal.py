@@ -59,7 +59,9 @@ def test_answers_are_there_after_closing(tmp_path: Path) -> None:
     journal.close()
     journal = Journal(tmp_path / "deep" / "journal.sqlite")
     assert (
-        journal.get(["a", "b"]).keys() == {"a"} and journal.noted("budget") == 4096 and journal.noted("other") is None
+        journal.get(["a", "b"]).keys() == {"a"}
+        and journal.noted("budget") == 4096
+        and journal.noted("other") is None
     )
     journal.close()
 
@@ -141,13 +143,17 @@ def test_a_torn_or_foreign_file_is_set_aside_whole_and_said(
     else:
         path.unlink()
         with sqlite3.connect(path) as other:
-            other.execute("CREATE TABLE answers (key TEXT PRIMARY KEY, value TEXT, model TEXT, time REAL)")
+            other.execute(
+                "CREATE TABLE answers (key TEXT PRIMARY KEY, value TEXT, model TEXT, time REAL)"
+            )
     damaged = path.read_bytes()
     journal = Journal(path)
     journal.put("new", {"x": 1})
     journal.close()
     assert keys(path) == {"new"}
-    (aside,) = (file for file in tmp_path.glob("*.aside-*") if not file.name.endswith(("-wal", "-shm")))
+    (aside,) = (
+        file for file in tmp_path.glob("*.aside-*") if not file.name.endswith(("-wal", "-shm"))
+    )
     assert aside.read_bytes() == damaged and aside.name in caplog.text
 
 
@@ -177,7 +183,10 @@ def test_random_damage_never_gives_another_answer(tmp_path: Path) -> None:
         path.write_bytes(data if draw.random() < 0.7 else data[: draw.randrange(len(data))])
         journal = Journal(path)
         found = journal.get([f"{number:064}" for number in range(300)])
-        assert all(found[key]["x"] == int(key) for key in found) and journal.noted("budget") in (4096, None)
+        assert all(found[key]["x"] == int(key) for key in found) and journal.noted("budget") in (
+            4096,
+            None,
+        )
         journal.put("new", {"x": 1})
         journal.close()
         assert "new" in keys(path)
@@ -199,7 +208,9 @@ def test_an_answer_that_stands_under_another_key_counts_as_absent(tmp_path: Path
 
 
 @pytest.mark.parametrize("byte", [b"8", b"\xff"])
-def test_a_damaged_answer_counts_as_absent(tmp_path: Path, byte: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_answer_counts_as_absent(
+    tmp_path: Path, byte: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     """One byte of one value, which SQLite's own checks do not see."""
     path = tmp_path / "journal.sqlite"
     journal = Journal(path)
@@ -208,7 +219,10 @@ def test_a_damaged_answer_counts_as_absent(tmp_path: Path, byte: bytes, caplog: 
     journal.close()
     path.write_bytes(path.read_bytes().replace(b"1.75", b"1." + byte + b"5"))
     journal = Journal(path)
-    assert journal.get(["good", "bad"]) == {"good": {"x": 1.25}} and "1 answer is damaged" in caplog.text
+    assert (
+        journal.get(["good", "bad"]) == {"good": {"x": 1.25}}
+        and "1 answer is damaged" in caplog.text
+    )
     assert [row["key"] for row in journal.export()] == ["good"]
     journal.put("bad", {"x": 1.75})
     journal.close()
@@ -221,10 +235,12 @@ def test_a_place_that_cannot_be_written_is_a_run_error(tmp_path: Path) -> None:
         Journal(tmp_path / "file" / "journal.sqlite")
 
 
-# -- dlm-eval cache ----------------------------------------------------------------------------------------------------
+# -- dlm-eval cache --------------------------------------------------------------------------------
 
 
-def test_cache_lists_exports_and_removes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cache_lists_exports_and_removes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "run" / "journal.sqlite"
     journal = Journal(path)
     for number in range(3):
@@ -235,7 +251,20 @@ def test_cache_lists_exports_and_removes(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["cache", "ls", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "aaaa1111" in out and "3 answers" in out and "tiny" in out
-    assert main(["cache", "export", str(tmp_path), "--fingerprint", "bbbb", "-o", str(tmp_path / "out.jsonl")]) == 0
+    assert (
+        main(
+            [
+                "cache",
+                "export",
+                str(tmp_path),
+                "--fingerprint",
+                "bbbb",
+                "-o",
+                str(tmp_path / "out.jsonl"),
+            ]
+        )
+        == 0
+    )
     (line,) = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["answer"] == {"x": "é"}
     assert main(["cache", "rm", str(tmp_path), "--fingerprint", "aaaa"]) == 0
@@ -248,14 +277,22 @@ def test_cache_lists_exports_and_removes(tmp_path: Path, capsys: pytest.CaptureF
 def test_cache_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     journal = Journal(tmp_path / "journal.sqlite")
     journal.close()
-    for words in (["export", str(tmp_path), "-o", str(tmp_path)], ["rm", str(tmp_path), "--fingerprint", "zzz"]):
+    for words in (
+        ["export", str(tmp_path), "-o", str(tmp_path)],
+        ["rm", str(tmp_path), "--fingerprint", "zzz"],
+    ):
         assert main(["cache", *words]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_journal_in_use_is_not_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_journal_in_use_is_not_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     journal = Journal(tmp_path / "journal.sqlite")
-    assert main(["cache", "rm", str(tmp_path)]) == 2 and "does a run use it?" in capsys.readouterr().err
+    assert (
+        main(["cache", "rm", str(tmp_path)]) == 2
+        and "does a run use it?" in capsys.readouterr().err
+    )
     journal.put("a", {"x": 1})
     journal.close()
     assert keys(journal.path) == {"a"}

@@ -34,16 +34,26 @@ def _tasks() -> list[dict]:
 
     def documents(**_):
         rows = [
-            {"q": f"What is {i}?", "a": "lol" if i % 3 else "no", "choices": ["x", "y"], "label": i % 2}
+            {
+                "q": f"What is {i}?",
+                "a": "lol" if i % 3 else "no",
+                "choices": ["x", "y"],
+                "label": i % 2,
+            }
             for i in range(7)
         ]
         return {"test": datasets.Dataset.from_list(rows)}
 
     def metric(name: str, higher: bool = True) -> dict:
-        return {"metric": name, "higher_is_better": higher} | ({"aggregation": "mean"} if higher else {})
+        return {"metric": name, "higher_is_better": higher} | (
+            {"aggregation": "mean"} if higher else {}
+        )
 
     shared = {"custom_dataset": documents, "test_split": "test", "doc_to_text": "{{q}}"}
-    first = {"name": "strict", "filter": [{"function": "regex", "regex_pattern": "(zz)"}, {"function": "take_first"}]}
+    first = {
+        "name": "strict",
+        "filter": [{"function": "regex", "regex_pattern": "(zz)"}, {"function": "take_first"}],
+    }
     return [
         shared | {
             "task": "choice", "output_type": "multiple_choice",
@@ -73,9 +83,12 @@ def plain(tmp_path_factory) -> dict:
     out = tmp_path_factory.mktemp("lm_eval")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DummyLM, "tokenizer", None)  # lm-eval would look for it on the hub
-        patch.setattr(evaluator, "add_env_info", lambda storage: None)  # three seconds of asking the machine
+        # three seconds of asking the machine
+        patch.setattr(evaluator, "add_env_info", lambda storage: None)
         tracker = EvaluationTracker(output_path=str(out))
-        tracker.general_config_tracker.log_experiment_args("dummy", "pretrained=org/dummy", "", "", False)
+        tracker.general_config_tracker.log_experiment_args(
+            "dummy", "pretrained=org/dummy", "", "", False
+        )
         random.seed(0)
         results = simple_evaluate(
             model="dummy",
@@ -92,9 +105,29 @@ def plain(tmp_path_factory) -> dict:
 def _ours(document: dict, fingerprint: str = "f" * 64, **choice) -> dict:
     """The same file with our block, as harness and runner write it."""
     document = copy.deepcopy(document)
-    how = {"kind": "likelihood", "estimator": "auto", "strategy": None, "steps": None, "gen_length": None}
-    written = {"kind": "generation", "estimator": None, "strategy": "confidence", "steps": 64, "gen_length": 128}
-    cost = {"samples": 7, "errors": 1, "requests": 14, "forwards": 98, "rows": 110, "tokens": 49, "seconds": 3.5}
+    how = {
+        "kind": "likelihood",
+        "estimator": "auto",
+        "strategy": None,
+        "steps": None,
+        "gen_length": None,
+    }
+    written = {
+        "kind": "generation",
+        "estimator": None,
+        "strategy": "confidence",
+        "steps": 64,
+        "gen_length": 128,
+    }
+    cost = {
+        "samples": 7,
+        "errors": 1,
+        "requests": 14,
+        "forwards": 98,
+        "rows": 110,
+        "tokens": 49,
+        "seconds": 3.5,
+    }
     document["dlm_eval"] = {
         "version": "0.1.0",
         "fingerprint": fingerprint,
@@ -120,7 +153,9 @@ def _save(directory: Path, document: dict, name: str = "results_1.json", days: f
     return path
 
 
-def _score(table: pandas.DataFrame, task: str, metric: str, pipeline: str = "none") -> pandas.Series:
+def _score(
+    table: pandas.DataFrame, task: str, metric: str, pipeline: str = "none"
+) -> pandas.Series:
     rows = table[(table.task == task) & (table.metric == metric) & (table["filter"] == pipeline)]
     assert len(rows) == 1
     return rows.iloc[0]
@@ -129,7 +164,10 @@ def _score(table: pandas.DataFrame, task: str, metric: str, pipeline: str = "non
 def test_plain_lm_eval_file(plain, tmp_path):
     path = _save(tmp_path, plain)
     table = leaderboard([tmp_path])
-    assert list(table.columns) == list(COLUMNS) and list(COLUMNS[: len(CONTRACT_COLUMNS)]) == CONTRACT_COLUMNS
+    assert (
+        list(table.columns) == list(COLUMNS)
+        and list(COLUMNS[: len(CONTRACT_COLUMNS)]) == CONTRACT_COLUMNS
+    )
     # Five scores: two metrics, one metric under two filters, one perplexity; in metric_list's and filter_list's order.
     assert list(zip(table.task, table.metric, table["filter"], strict=True)) == [
         ("choice", "acc_norm", "none"),
@@ -145,12 +183,25 @@ def test_plain_lm_eval_file(plain, tmp_path):
     assert (row["model"], row["checkpoint"]) == ("dummy", "org/dummy")
     assert (row["n"], row["n_total"], row["shots"]) == (7, 7, "0")
     assert row["source"].endswith(path.name) and row["date"].endswith("Z")
-    for name in ("estimator", "strategy", "steps", "gen_length", "block_length", "fingerprint", "device", "revision"):
+    for name in (
+        "estimator",
+        "strategy",
+        "steps",
+        "gen_length",
+        "block_length",
+        "fingerprint",
+        "device",
+        "revision",
+    ):
         assert table[name].isna().all(), name
     for name in ("forwards_per_sample", "tokens_per_forward", "tokens_per_second", "errors"):
         assert table[name].isna().all(), name
     perplexity = _score(table, "text", "word_perplexity")
-    assert math.isnan(perplexity["stderr"]) and perplexity["higher_is_better"] is False and perplexity["unit"] is None
+    assert (
+        math.isnan(perplexity["stderr"])
+        and perplexity["higher_is_better"] is False
+        and perplexity["unit"] is None
+    )
 
 
 def test_made_up_model_names_are_no_checkpoint(plain, tmp_path):
@@ -168,7 +219,17 @@ def test_our_block_fills_the_cells(plain, tmp_path):
     _save(tmp_path, _ours(plain))
     table = leaderboard([tmp_path])
     row = _score(table, "words", "exact_match", "strict")
-    names = ("model", "checkpoint", "revision", "dtype", "device", "fingerprint", "strategy", "steps", "gen_length")
+    names = (
+        "model",
+        "checkpoint",
+        "revision",
+        "dtype",
+        "device",
+        "fingerprint",
+        "strategy",
+        "steps",
+        "gen_length",
+    )
     assert [row[name] for name in names] == [
         "llada", "llada-8b-base", "abc123", "float32", "Some CPU", "f" * 64, "confidence", "64", "128",
     ]  # fmt: skip
@@ -183,22 +244,34 @@ def test_our_block_fills_the_cells(plain, tmp_path):
 
 def test_cost_of_nothing_is_empty(plain, tmp_path):
     document = _ours(plain)
-    document["dlm_eval"]["cost"]["words"] = {"samples": 0, "forwards": 0, "tokens": 0, "seconds": 0.0}
+    document["dlm_eval"]["cost"]["words"] = {
+        "samples": 0,
+        "forwards": 0,
+        "tokens": 0,
+        "seconds": 0.0,
+    }
     _save(tmp_path, document)
     row = _score(leaderboard([tmp_path]), "words", "exact_match", "strict")
-    assert all(math.isnan(row[f]) for f in ("forwards_per_sample", "tokens_per_forward", "tokens_per_second"))
+    assert all(
+        math.isnan(row[f])
+        for f in ("forwards_per_sample", "tokens_per_forward", "tokens_per_second")
+    )
 
 
 def test_headline_is_the_task_files_first_metric(plain, tmp_path):
     document = copy.deepcopy(plain)
-    document["results"] = {task: dict(reversed(cells.items())) for task, cells in document["results"].items()}
+    document["results"] = {
+        task: dict(reversed(cells.items())) for task, cells in document["results"].items()
+    }
     _save(tmp_path, document)
     table = leaderboard([tmp_path])
     assert [tuple(pair) for pair in table[table.headline][["metric", "filter"]].to_numpy()] == [
         ("acc_norm", "none"), ("word_perplexity", "none"), ("exact_match", "strict"),
     ]  # fmt: skip
     # Without a metric_list the order of the file stands; lm-eval happened to write acc before acc_norm.
-    assert list(plain["results"]["choice"]).index("acc,none") < list(plain["results"]["choice"]).index("acc_norm,none")
+    assert list(plain["results"]["choice"]).index("acc,none") < list(
+        plain["results"]["choice"]
+    ).index("acc_norm,none")
     document = copy.deepcopy(plain)
     document["configs"]["choice"]["metric_list"] = None
     _save(tmp_path, document)
@@ -207,7 +280,12 @@ def test_headline_is_the_task_files_first_metric(plain, tmp_path):
 
 def test_groups_sum_documents_and_cost(plain, tmp_path):
     document = _ours(plain)
-    document["results"]["both"] = {"alias": "both", "sample_len": 14, "acc,none": 0.25, "acc_stderr,none": 0.1}
+    document["results"]["both"] = {
+        "alias": "both",
+        "sample_len": 14,
+        "acc,none": 0.25,
+        "acc_stderr,none": 0.1,
+    }
     document["group_subtasks"] = {"both": ["choice", "inner"], "inner": ["words"]}
     _save(tmp_path, document)
     row = _score(leaderboard([tmp_path]), "both", "acc")
@@ -267,7 +345,9 @@ def test_foreign_files_are_named_and_left_out(plain, tmp_path, caplog, content):
     (tmp_path / "results_bad\n.json").write_bytes(content)
     with caplog.at_level(logging.WARNING):
         assert len(leaderboard([tmp_path])) == 5
-    (message,) = (record.getMessage() for record in caplog.records if record.name.startswith("dlm_eval"))
+    (message,) = (
+        record.getMessage() for record in caplog.records if record.name.startswith("dlm_eval")
+    )
     assert "results_bad" in message and "\n" not in message
 
 
@@ -303,18 +383,31 @@ def test_wide_shows_percent_and_tells_settings_apart(plain, tmp_path):
         _save(tmp_path / str(steps), document)
     _save(tmp_path / "plain", plain)
     table = wide(leaderboard([tmp_path]))
-    names = ["choice (acc_norm)", "text (word_perplexity, lower is better)", "words (exact_match,strict)"]
+    names = [
+        "choice (acc_norm)",
+        "text (word_perplexity, lower is better)",
+        "words (exact_match,strict)",
+    ]
     assert list(table.columns) == ["model", "checkpoint", "revision", "setting", *names]
     first = table.iloc[0]
-    assert (first["model"], first["setting"], first["words (exact_match,strict)"]) == ("dummy", "", 0)
+    assert (first["model"], first["setting"], first["words (exact_match,strict)"]) == (
+        "dummy",
+        "",
+        0,
+    )
     ours = table[table.model == "llada"].set_index("setting")
     assert ours.loc["steps=64", "words (exact_match,strict)"] == 6.4
     assert ours.loc["steps=128", "words (exact_match,strict)"] == 12.8
     # Only the fingerprint tells the two likelihood runs apart.
     assert ours["choice (acc_norm)"].notna().sum() == 2
-    assert any(setting.startswith("fingerprint=0000") or setting.startswith("fingerprint=f") for setting in ours.index)
+    assert any(
+        setting.startswith("fingerprint=0000") or setting.startswith("fingerprint=f")
+        for setting in ours.index
+    )
     perplexity = plain["results"]["text"]["word_perplexity,none"]
-    assert table["text (word_perplexity, lower is better)"].dropna().iloc[0] == float(f"{perplexity:.4g}")
+    assert table["text (word_perplexity, lower is better)"].dropna().iloc[0] == float(
+        f"{perplexity:.4g}"
+    )
 
 
 def test_a_single_filter_needs_no_name(plain, tmp_path):
@@ -345,7 +438,13 @@ def test_csv_gives_every_number_back(plain, tmp_path):
     text = (tmp_path / "new" / "board.csv").read_text()
     assert ",0.30000000000000004," in text and ",nan," in text
     back = pandas.read_csv(tmp_path / "new" / "board.csv", float_precision="round_trip")
-    for name in ("value", "stderr", "forwards_per_sample", "tokens_per_forward", "tokens_per_second"):
+    for name in (
+        "value",
+        "stderr",
+        "forwards_per_sample",
+        "tokens_per_forward",
+        "tokens_per_second",
+    ):
         assert back[name].equals(long[name]), name
     pandas.testing.assert_frame_equal(wide(back), wide(long))
     words = beside.read_text().splitlines()
@@ -354,13 +453,19 @@ def test_csv_gives_every_number_back(plain, tmp_path):
 
 def test_tables_do_not_depend_on_the_order_of_reading(plain, tmp_path):
     for index in range(4):
-        _save(tmp_path / str(index), _ours(plain, fingerprint=f"{index:064d}", steps=2**index), days=index % 2)
+        _save(
+            tmp_path / str(index),
+            _ours(plain, fingerprint=f"{index:064d}", steps=2**index),
+            days=index % 2,
+        )
     paths = [tmp_path / str(index) for index in range(4)]
     texts = set()
     for seed in range(3):
         random.Random(seed).shuffle(paths)
         write(leaderboard(paths), tmp_path / "board.csv")
-        texts.add(((tmp_path / "board.csv").read_bytes(), (tmp_path / "board_wide.csv").read_bytes()))
+        texts.add(
+            ((tmp_path / "board.csv").read_bytes(), (tmp_path / "board_wide.csv").read_bytes())
+        )
     assert len(texts) == 1
     settings = [s for s in wide(leaderboard(paths))["setting"] if s.startswith("steps")]
     assert settings == ["steps=1", "steps=2", "steps=4", "steps=8"]
@@ -443,8 +548,12 @@ def test_subcommand(plain, tmp_path, capsys, monkeypatch):
     assert "boards/demo.csv: 5 scores" in _run(["results/", "-o", "boards/demo.csv"], capsys)
     # The table names files from the working directory, not the machine.
     assert set(pandas.read_csv("boards/demo.csv")["source"]) == {"results/m/results_2.json"}
-    assert "10 scores" in _run([str(tmp_path / "results"), "-o", "boards/demo.csv", "--all"], capsys)
-    assert _run(["results/m/results_1.json"], capsys).startswith("model,checkpoint,revision,setting,")
+    assert "10 scores" in _run(
+        [str(tmp_path / "results"), "-o", "boards/demo.csv", "--all"], capsys
+    )
+    assert _run(["results/m/results_1.json"], capsys).startswith(
+        "model,checkpoint,revision,setting,"
+    )
 
 
 def test_parser_needs_no_pandas():
@@ -455,4 +564,6 @@ def test_parser_needs_no_pandas():
     )
     root = Path(__file__).resolve().parents[1]
     environment = os.environ | {"PYTHONPATH": str(root)}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    )

@@ -26,7 +26,9 @@ def family(shared: Path, name: str) -> tuple[Denoiser, Any]:
 
 def canvas_of(case: dict[str, Any], key: str = "") -> Canvas:
     context = case.get("prompt", case.get("prefix", []))
-    return Canvas.infill(context, case.get("answer", case.get("sequence")), case.get("suffix", ()), key)
+    return Canvas.infill(
+        context, case.get("answer", case.get("sequence")), case.get("suffix", ()), key
+    )
 
 
 def runs(model: Denoiser, canvas: Canvas, estimator: str, count: int) -> np.ndarray:
@@ -37,7 +39,9 @@ def runs(model: Denoiser, canvas: Canvas, estimator: str, count: int) -> np.ndar
     return np.array([outcome.answer.logprob for outcome in outcomes])
 
 
-@pytest.mark.parametrize("name", ["llada", "diffullama", "diffugpt", "dream", "mdlm", "smdm", "bd3lm"])
+@pytest.mark.parametrize(
+    "name", ["llada", "diffullama", "diffugpt", "dream", "mdlm", "smdm", "bd3lm"]
+)
 def test_exact_elbo(shared: Path, name: str) -> None:
     model, golden = family(shared, name)
     for case in golden["log_likelihood"]["cases"]:
@@ -49,7 +53,9 @@ def test_exact_elbo(shared: Path, name: str) -> None:
         if "left_to_right_chain" in case:
             assert reading.logprob == pytest.approx(case["left_to_right_chain"], rel=1e-5)
         if "cfg_score_exact" in case:
-            guided = score(model, [canvas_of(case)], "exact", cfg_scale=case["cfg_score_exact"]["cfg_scale"])[0]
+            guided = score(
+                model, [canvas_of(case)], "exact", cfg_scale=case["cfg_score_exact"]["cfg_scale"]
+            )[0]
             assert guided.logprob == pytest.approx(case["cfg_score_exact"]["value"], rel=1e-5)
             assert guided.kind == "score"
             assert guided.rows == 2 * (2 ** len(case["answer"]) - 1)
@@ -62,7 +68,9 @@ def test_blocks_of_a_block_causal_model(shared: Path) -> None:
     for case in golden["log_likelihood"]["cases"]:
         text, whole = case["sequence"], 0.0
         for number, expected in enumerate(case["elbo_exact_per_block"]):
-            block = Canvas.continuation(text[: number * size], text[number * size : (number + 1) * size])
+            block = Canvas.continuation(
+                text[: number * size], text[number * size : (number + 1) * size]
+            )
             found = score(model, [block], "exact")[0]
             assert found.logprob == pytest.approx(expected, rel=1e-5)
             whole += found.logprob
@@ -77,7 +85,10 @@ def test_official_is_greedy(shared: Path) -> None:
         model, golden = family(shared, name)
         for case in golden["suffix_greedy_prediction"]["cases"]:
             canvas = Canvas.continuation(case["prefix"], case["target"])
-            assert score(model, [canvas], "mask_count,max_forwards=1", greedy=True)[0].greedy is case["greedy"]
+            assert (
+                score(model, [canvas], "mask_count,max_forwards=1", greedy=True)[0].greedy
+                is case["greedy"]
+            )
 
 
 def test_llada_estimator_equals_the_official_one(shared: Path) -> None:
@@ -97,7 +108,9 @@ def test_llada_estimator_prefers_even_sizes(shared: Path) -> None:
     from dlm_eval.rng import Noise, digest
 
     settings = LLaDA(max_forwards=32)
-    sizes = np.concatenate([settings.plan(8, Noise(digest(seed))).hidden.sum(1) for seed in range(20)])
+    sizes = np.concatenate(
+        [settings.plan(8, Noise(digest(seed))).hidden.sum(1) for seed in range(20)]
+    )
     assert (sizes % 2 == 0).mean() == pytest.approx(5 / 8)
 
 
@@ -112,7 +125,9 @@ def test_diffullama_estimator(shared: Path, name: str) -> None:
     weighted = runs(model, canvas_of(case), "diffullama,weighting=1/t", 200)
     error = weighted.std(ddof=1) / np.sqrt(len(weighted))
     # The paper's form is a Riemann sum of the ELBO per token on 32 points: equal within noise and its few percent.
-    assert abs(weighted.mean() - case["elbo_exact"] / 3) < Z * error + 0.05 * abs(case["elbo_exact"] / 3)
+    assert abs(weighted.mean() - case["elbo_exact"] / 3) < Z * error + 0.05 * abs(
+        case["elbo_exact"] / 3
+    )
 
 
 def test_dream_estimator_with_its_visible_eos(shared: Path) -> None:
@@ -141,7 +156,13 @@ def test_sedd_estimator(shared: Path) -> None:
     model, golden = family(shared, "sedd")
     for case in golden["log_likelihood"]["cases"][:3]:
         engine = Engine(model)
-        found = score(model, [Canvas.continuation([], case["sequence"])], "sedd", max_forwards=1024, engine=engine)[0]
+        found = score(
+            model,
+            [Canvas.continuation([], case["sequence"])],
+            "sedd",
+            max_forwards=1024,
+            engine=engine,
+        )[0]
         assert abs(found.logprob + case["official_loss_exact_expectation"]) < Z * found.stderr
         assert found.kind == "score"
         # Each draw has a noise level, so a row, of its own; one that hides nothing costs nothing: 1 / (n + 1) of them.
@@ -152,7 +173,11 @@ def test_sedd_estimator(shared: Path) -> None:
 
 def test_sedd_estimator_does_not_depend_on_its_batch(shared: Path) -> None:
     model, golden = family(shared, "sedd")
-    canvases = [Canvas.continuation([], case["sequence"]) for case in golden["log_likelihood"]["cases"][:3]]
+    canvases = [
+        Canvas.continuation([], case["sequence"]) for case in golden["log_likelihood"]["cases"][:3]
+    ]
     together = score(model, canvases, "sedd", max_forwards=40)
-    alone = [score(model, [canvas], "sedd", max_forwards=40, batch_tokens=16)[0] for canvas in canvases]
+    alone = [
+        score(model, [canvas], "sedd", max_forwards=40, batch_tokens=16)[0] for canvas in canvases
+    ]
     assert [s.logprob for s in alone] == pytest.approx([s.logprob for s in together], rel=1e-5)

@@ -41,7 +41,9 @@ def harness(model: Any, estimator: str = "exact", **options: Any) -> DiffusionLM
     return DiffusionLM(model, InProcess(make_engine(model, "auto")), settings)
 
 
-def ask(lm: DiffusionLM, pairs: Sequence[tuple[str, str]], one_question: bool = False) -> list[float]:
+def ask(
+    lm: DiffusionLM, pairs: Sequence[tuple[str, str]], one_question: bool = False
+) -> list[float]:
     doc = {"question": 1}
     requests = [
         Instance(
@@ -82,7 +84,7 @@ def tiny() -> Any:
     return load_model("tiny")
 
 
-# -- boundaries ----------------------------------------------------------------------------------------------------------
+# -- boundaries ------------------------------------------------------------------------------------
 
 
 def test_every_split_of_a_text_scores_the_tokens_of_the_whole(tiny: Any) -> None:
@@ -93,13 +95,17 @@ def test_every_split_of_a_text_scores_the_tokens_of_the_whole(tiny: Any) -> None
     inside = 0
     for cut, logprob in zip(cuts, found, strict=True):
         head = tiny.encode(text[:cut].rstrip())
-        given = next((i for i, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b), len(head))
+        given = next(
+            (i for i, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b), len(head)
+        )
         inside += given < len(head)
-        assert logprob == pytest.approx(elbo(tiny.logits, tiny.mask_id, whole[:given], whole[given:]), abs=1e-3)
+        assert logprob == pytest.approx(
+            elbo(tiny.logits, tiny.mask_id, whole[:given], whole[given:]), abs=1e-3
+        )
     assert inside  # some cuts went through a token
 
 
-# -- empty contexts and models that read one position to the left ---------------------------------------------------------
+# -- empty contexts and models that read one position to the left ----------------------------------
 
 
 def test_an_empty_context_of_a_shift_model_is_its_bos(tmp_path: Path) -> None:
@@ -107,7 +113,9 @@ def test_an_empty_context_of_a_shift_model_is_its_bos(tmp_path: Path) -> None:
     model = load_model("diffugpt", pretrained=folder)
     ids = model.encode("a hat")
     (found,) = ask(harness(model), [("", "a hat")])
-    assert found == pytest.approx(elbo(lambda t: shifted(network, t), model.mask_id, [266], ids), abs=1e-3)
+    assert found == pytest.approx(
+        elbo(lambda t: shifted(network, t), model.mask_id, [266], ids), abs=1e-3
+    )
     assert math.isfinite(found)
 
 
@@ -117,7 +125,9 @@ def test_an_empty_context_without_any_bos_is_one_line() -> None:
     with pytest.raises(UserError, match="cannot predict position 0 and its tokenizer has no BOS"):
         ask(harness(toy), [("", "abc")])
     with pytest.raises(UserError, match="no BOS"):
-        harness(toy).loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("abc",), 0, ("t", 0, 1))])
+        harness(toy).loglikelihood_rolling(
+            [Instance("loglikelihood_rolling", {}, ("abc",), 0, ("t", 0, 1))]
+        )
 
 
 def test_a_continuation_fits_beside_the_bos_or_is_an_error() -> None:
@@ -130,18 +140,22 @@ def test_a_continuation_fits_beside_the_bos_or_is_an_error() -> None:
     assert "15 open positions leave nothing of the prompt" in str(lm.records[2].error)
 
 
-# -- the head ------------------------------------------------------------------------------------------------------------
+# -- the head --------------------------------------------------------------------------------------
 
 
 def test_choices_that_tie_in_bf16_do_not_tie() -> None:
     """Log-probabilities of a bfloat16 model stand apart where bfloat16 logits would be equal: the head multiplies in float32."""
     model = load_model("tiny", dtype="bfloat16")
     context = model.encode("Anna had a")
-    canvases = [Canvas.continuation(context, [token], key="q") for token in range(4, model.vocab_size)]
+    canvases = [
+        Canvas.continuation(context, [token], key="q") for token in range(4, model.vocab_size)
+    ]
     found = torch.tensor([s.logprob for s in score(model, canvases)], dtype=torch.float64)
     row = torch.tensor([[*context, model.mask_id]])
     with torch.no_grad():
-        halved = model.head(model.backbone(input_ids=row, use_cache=False).last_hidden_state)[0, -1, 4:]
+        halved = model.head(model.backbone(input_ids=row, use_cache=False).last_hidden_state)[
+            0, -1, 4:
+        ]
     assert halved.dtype == torch.bfloat16
     assert len(halved.unique()) < 0.9 * len(found)  # the trap is there
     assert len(found.unique()) > 0.99 * len(found)
@@ -162,7 +176,7 @@ def test_rows_that_no_token_has_take_their_share(tmp_path: Path) -> None:
     assert found == pytest.approx(elbo(logits, build.MASK_ID, context, target), abs=1e-3)
 
 
-# -- the mask inside real text ---------------------------------------------------------------------------------------------
+# -- the mask inside real text ---------------------------------------------------------------------
 
 
 def test_a_mask_that_is_a_word_is_context_and_target_like_any_other(tmp_path: Path) -> None:
@@ -173,41 +187,53 @@ def test_a_mask_that_is_a_word_is_context_and_target_like_any_other(tmp_path: Pa
     assert model.mask_id in context and model.mask_id in target
     lm = harness(model)
     (found,) = ask(lm, [("in the hat", " on the")])
-    expected = elbo(lambda row: shifted(network, row), model.mask_id, [model.bos_id, *context], target)
+    expected = elbo(
+        lambda row: shifted(network, row), model.mask_id, [model.bos_id, *context], target
+    )
     assert found == pytest.approx(expected, abs=1e-3)
     assert lm.records[0].tokens == len(target) and lm.records[0].error is None
-    rolled = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("the hat",), 0, ("t", 0, 1))])
+    rolled = lm.loglikelihood_rolling(
+        [Instance("loglikelihood_rolling", {}, ("the hat",), 0, ("t", 0, 1))]
+    )
     text = model.encode("the hat")
     assert rolled[0] == pytest.approx(
         elbo(lambda row: shifted(network, row), model.mask_id, [model.bos_id], text), abs=1e-3
     )
 
 
-# -- what a number is ------------------------------------------------------------------------------------------------------
+# -- what a number is ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("estimator", ["auto", "exact", "chain", "left_to_right", "duel", "auto,max_forwards=4"])
+@pytest.mark.parametrize(
+    "estimator", ["auto", "exact", "chain", "left_to_right", "duel", "auto,max_forwards=4"]
+)
 def test_guidance_makes_a_score(estimator: str) -> None:
     kinds, forwards = [], []
     for settings in (estimator, f"{estimator},cfg_scale=0.5"):
         lm = harness(Toy(ToySettings(inconsistency=0.5)), settings)
         ask(lm, [("ab", "cab"), ("ab", "dad")])
         roll(lm, "abcde")
-        kinds.append([(record.score.kind, (record.score.lower, record.score.upper)) for record in lm.records])
+        kinds.append(
+            [(record.score.kind, (record.score.lower, record.score.upper)) for record in lm.records]
+        )
         forwards.append(sum(record.rows for record in lm.records))
     assert {kind for kind, _ in kinds[0]} <= {"exact", "lower bound"}
     assert kinds[1] == [("score", (None, None))] * 3
     assert forwards[1] == 2 * forwards[0]  # each row has an unconditional twin
 
 
-def impossible(self: Toy, tokens: Any, valid: Any = None, positions: Any = None, plain: Any = Toy.logits) -> Any:
+def impossible(
+    self: Toy, tokens: Any, valid: Any = None, positions: Any = None, plain: Any = Toy.logits
+) -> Any:
     """Logits of a toy that never writes an f."""
     out = plain(self, tokens, valid, positions)
     out[..., 5] = -torch.inf
     return out
 
 
-def test_minus_infinity_stays_and_its_files_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minus_infinity_stays_and_its_files_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Toy, "logits", impossible)
     out = tmp_path / "out"
     options = {
@@ -223,7 +249,9 @@ def test_minus_infinity_stays_and_its_files_can_be_read(tmp_path: Path, monkeypa
             logs = [r[0] if isinstance(r, tuple) else r for r in sample["filtered_resps"]]
             assert [log == -math.inf for log in logs] == ["f" in text for text in texts]
             assert "error" not in sample and all(
-                e == 0.0 for e, log in zip(sample["logprob_stderr"], logs, strict=True) if log == -math.inf
+                e == 0.0
+                for e, log in zip(sample["logprob_stderr"], logs, strict=True)
+                if log == -math.inf
             )
     assert results["results"]["t_roll"]["word_perplexity,none"] == math.inf
     (file,) = out.glob("toy/results_*.json")
@@ -241,7 +269,9 @@ def test_decided_questions_with_an_impossible_choice(monkeypatch: pytest.MonkeyP
     assert math.isfinite(found[0]) and found[1] == found[2] == -math.inf
 
 
-def test_nan_is_an_error_that_names_its_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_is_an_error_that_names_its_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = Toy.logits
 
     def poisoned(self: Toy, tokens: Any, valid: Any = None, positions: Any = None) -> Any:
@@ -270,11 +300,13 @@ def test_nan_is_an_error_that_names_its_document(tmp_path: Path, monkeypatch: py
         assert [(s["doc_id"], s["doc"]["text"]) for s in saved if "error" in s] == [(2, "fab")]
 
 
-# -- whole texts -----------------------------------------------------------------------------------------------------------
+# -- whole texts -----------------------------------------------------------------------------------
 
 
 def roll(lm: DiffusionLM, text: str) -> float:
-    (found,) = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {"page": text}, (text,), 0, ("t", 0, 1))])
+    (found,) = lm.loglikelihood_rolling(
+        [Instance("loglikelihood_rolling", {"page": text}, (text,), 0, ("t", 0, 1))]
+    )
     return found
 
 
@@ -288,7 +320,12 @@ def test_a_long_text_of_a_markov_chain_is_exact_in_windows_with_past(stride: int
     alone = [ids[i : i + 8] for i in range(0, 40, 8)] if stride is None else [ids]
     assert roll(lm, text) == pytest.approx(sum(map(toy.log_joint, alone)), abs=1e-4)
     (record,) = lm.records
-    assert (record.tokens, record.rows, record.score.stderr, record.score.kind) == (40, 40, 0.0, "exact")
+    assert (record.tokens, record.rows, record.score.stderr, record.score.kind) == (
+        40,
+        40,
+        0.0,
+        "exact",
+    )
 
 
 def test_every_window_of_a_shift_model_begins_with_its_bos(tmp_path: Path) -> None:
@@ -296,7 +333,10 @@ def test_every_window_of_a_shift_model_begins_with_its_bos(tmp_path: Path) -> No
     text = "the hat on the hill in the rain"
     ids = model.encode(text)
     canvases = windows([model.bos_id, *ids], 12, 4, given=1)
-    assert all(canvas.tokens[0] == model.bos_id and not canvas.open[0] for canvas in canvases) and len(canvases) > 2
+    assert (
+        all(canvas.tokens[0] == model.bos_id and not canvas.open[0] for canvas in canvases)
+        and len(canvases) > 2
+    )
     parts = score(model, canvases, "left_to_right")
     lm = harness(model, "left_to_right", stride=4)
     assert roll(lm, text) == pytest.approx(sum(part.logprob for part in parts), abs=1e-4)
@@ -325,8 +365,12 @@ def test_stock_wikitext_on_a_page_of_ours(tmp_path: Path, tiny: Any) -> None:
     """lm-eval's own task: its three numbers from our log-likelihood, and nats per token beside them."""
     folder = tmp_path / "EleutherAI" / "wikitext_document_level"
     folder.mkdir(parents=True)
-    files = "".join(f"  - {{split: {split}, path: test.jsonl}}\n" for split in ("train", "validation", "test"))
-    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: wikitext-2-raw-v1\n  data_files:\n{files}---\n")
+    files = "".join(
+        f"  - {{split: {split}, path: test.jsonl}}\n" for split in ("train", "validation", "test")
+    )
+    (folder / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: wikitext-2-raw-v1\n  data_files:\n{files}---\n"
+    )
     page = " = A hat = \n \n Anna had a red hat . She lost it @-@ and Ben 's dog found it . \n" * 2
     (folder / "test.jsonl").write_text(json.dumps({"page": page}) + "\n")
     stock = Path(lm_eval.__file__).parent / "tasks" / "wikitext" / "wikitext.yaml"
@@ -347,19 +391,32 @@ def test_stock_wikitext_on_a_page_of_ours(tmp_path: Path, tiny: Any) -> None:
     parts = score(small, windows([*head, *ids], 64, 32, given=len(head)), "left_to_right")
     logprob = sum(part.logprob for part in parts)
     scores = results["results"]["wikitext"]
-    assert scores["word_perplexity,none"] == pytest.approx(math.exp(-logprob / len(re.split(r"\s+", page))), rel=1e-5)
-    assert scores["byte_perplexity,none"] == pytest.approx(math.exp(-logprob / len(page.encode())), rel=1e-5)
-    assert scores["bits_per_byte,none"] == pytest.approx(-logprob / len(page.encode()) / math.log(2), rel=1e-5)
+    assert scores["word_perplexity,none"] == pytest.approx(
+        math.exp(-logprob / len(re.split(r"\s+", page))), rel=1e-5
+    )
+    assert scores["byte_perplexity,none"] == pytest.approx(
+        math.exp(-logprob / len(page.encode())), rel=1e-5
+    )
+    assert scores["bits_per_byte,none"] == pytest.approx(
+        -logprob / len(page.encode()) / math.log(2), rel=1e-5
+    )
     assert sample["tokens"] == len(ids)
     assert sample["nats_per_token"] == pytest.approx(-logprob / len(ids), rel=1e-5)
     assert results["dlm_eval"]["cost"]["wikitext"]["nats_per_token"] == sample["nats_per_token"]
 
 
-# -- what one forward serves -------------------------------------------------------------------------------------------------
+# -- what one forward serves -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "estimator", ["auto", "llada", "chain,permutations=4", "duel,policy=confidence", "auto,stop_at_error_rate=0.05"]
+    "estimator",
+    [
+        "auto",
+        "llada",
+        "chain,permutations=4",
+        "duel,policy=confidence",
+        "auto,stop_at_error_rate=0.05",
+    ],
 )
 def test_one_forward_serves_the_single_token_choices_of_a_question(estimator: str) -> None:
     lm = harness(Toy(ToySettings()), estimator)

@@ -51,7 +51,9 @@ def test_order_batches_mates_and_padding(tiny: Denoiser) -> None:
     canvases = []
     for number, text in enumerate(texts):
         ids = tiny.encode(text)
-        canvases.append(Canvas.continuation(ids[: number + 2], ids[number + 2 :][:9], key=f"doc {number}"))
+        canvases.append(
+            Canvas.continuation(ids[: number + 2], ids[number + 2 :][:9], key=f"doc {number}")
+        )
     for estimator in ("auto,max_forwards=16", "chain,max_forwards=80", "duel"):
         together = score(tiny, canvases, estimator, greedy=True)
         backwards = score(tiny, canvases[::-1], estimator, greedy=True)[::-1]
@@ -73,7 +75,9 @@ def test_seed_and_key_alone_decide(toy: Toy, estimator: str) -> None:
     again = score(toy, [canvas], estimator + options)[0]
     assert again.logprob == pytest.approx(first.logprob, rel=1e-12)
     assert (again.interval is None) == (first.interval is None)
-    for one, two in zip((first.interval or ()) + first.bracket, (again.interval or ()) + again.bracket, strict=True):
+    for one, two in zip(
+        (first.interval or ()) + first.bracket, (again.interval or ()) + again.bracket, strict=True
+    ):
         assert one == (two if two is None else pytest.approx(two, rel=1e-12))
 
 
@@ -129,7 +133,12 @@ def test_common_random_numbers_of_a_question(toy: Toy) -> None:
                 for last, key in zip((3, 1), keys, strict=True)
             ]
         values = np.array(
-            [s.logprob for s in score(Toy(ToySettings(inconsistency=0.2)), pairs, "mask_count,max_forwards=6")]
+            [
+                s.logprob
+                for s in score(
+                    Toy(ToySettings(inconsistency=0.2)), pairs, "mask_count,max_forwards=6"
+                )
+            ]
         ).reshape(-1, 2)
         spread[shared] = (values[:, 0] - values[:, 1]).std()
     assert spread[True] < 0.7 * spread[False]
@@ -138,7 +147,9 @@ def test_common_random_numbers_of_a_question(toy: Toy) -> None:
 class Broken(Toy):
     """A toy whose letter 3 can never be, and which gives NaN where letter 5 stands."""
 
-    def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def logits(
+        self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         full = super().logits(tokens, valid)
         full[..., 3] = -torch.inf
         full[(tokens == 5).any(1)] = torch.nan
@@ -150,14 +161,20 @@ class Broken(Toy):
 @pytest.mark.parametrize("estimator", [*ESTIMATORS, "left_to_right", "exact,report=likelihood"])
 def test_an_impossible_token_stays_impossible(estimator: str) -> None:
     broken = Broken(ToySettings())
-    found = score(broken, [Canvas.continuation([0, 1], [2, 3, 1, 1, 0])], estimator, max_forwards=64)[0]
+    found = score(
+        broken, [Canvas.continuation([0, 1], [2, 3, 1, 1, 0])], estimator, max_forwards=64
+    )[0]
     assert found.logprob == -np.inf
     assert found.stderr == 0.0
 
 
 def test_nan_is_the_fault_of_one_sample() -> None:
     broken = Broken(ToySettings())
-    canvases = [Canvas.continuation([0], [1, 2]), Canvas.continuation([5], [1, 2]), Canvas.continuation([1], [2])]
+    canvases = [
+        Canvas.continuation([0], [1, 2]),
+        Canvas.continuation([5], [1, 2]),
+        Canvas.continuation([1], [2]),
+    ]
     outcomes = score_outcomes(Engine(broken), canvases, parse_estimator("auto"))
     assert "NaN" in str(outcomes[1].answer)
     assert outcomes[0].rows == 3 and outcomes[2].rows == 1

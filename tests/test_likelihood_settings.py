@@ -16,7 +16,13 @@ from dlm_eval.engine.rows import together
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.likelihood import ESTIMATORS, parse_estimator, score, score_outcomes, windows
 from dlm_eval.likelihood.chains import Chain
-from dlm_eval.likelihood.cubature.design import draw_sets, size_counts, size_totals, spread_out, variants
+from dlm_eval.likelihood.cubature.design import (
+    draw_sets,
+    size_counts,
+    size_totals,
+    spread_out,
+    variants,
+)
 from dlm_eval.likelihood.cubature.nested import Parts, budgets, nested
 from dlm_eval.likelihood.cubature.prior import kernel
 from dlm_eval.likelihood.cubature.rule import relabelled, rule
@@ -57,9 +63,10 @@ def test_bad_estimators_are_one_line(text: str, words: str) -> None:
 
 def test_settings_of_every_estimator() -> None:
     assert parse_estimator("chain,permutations=4") == Chain(permutations=4)
+    # the text wins
     assert parse_estimator("mask_count,max_forwards=7", {"max_forwards": 128}) == MaskCount(
         max_forwards=7
-    )  # the text wins
+    )
     assert parse_estimator("exact", {"max_forwards": 7}) == Exact()  # its cost is fixed
     with pytest.raises(TypeError):
         MaskCount(policy="margin")  # type: ignore[call-arg]
@@ -101,8 +108,14 @@ def test_models_that_cannot_score(toy: Toy) -> None:
 
     for kind in (Uniform, Gaussian):
         for estimator in ("auto", "exact", "llada", "auto,stop_at_error_rate=0.05"):
-            with pytest.raises(UserError, match=f"no likelihood estimator is known for a '{kind.process}' process"):
-                score(kind(ToySettings()), [Canvas.continuation([0], [1]), Canvas.continuation([0], [2])], estimator)
+            with pytest.raises(
+                UserError, match=f"no likelihood estimator is known for a '{kind.process}' process"
+            ):
+                score(
+                    kind(ToySettings()),
+                    [Canvas.continuation([0], [1]), Canvas.continuation([0], [2])],
+                    estimator,
+                )
     with pytest.raises(SampleError, match="BOS"):
         score(Shifted(ToySettings()), [Canvas.continuation([], [1, 2])])
     assert score(Shifted(ToySettings()), [Canvas.continuation([8], [1, 2])])[0].rows == 3
@@ -121,7 +134,13 @@ def test_dream_without_an_eos_is_one_line() -> None:
 def test_nothing_to_score_costs_nothing(toy: Toy) -> None:
     engine = Engine(toy)
     (found,) = score(toy, [Canvas.continuation([0, 1], [])], engine=engine, greedy=True)
-    assert (found.logprob, found.stderr, found.kind, found.rows, found.greedy) == (0.0, 0.0, "exact", 0, True)
+    assert (found.logprob, found.stderr, found.kind, found.rows, found.greedy) == (
+        0.0,
+        0.0,
+        "exact",
+        0,
+        True,
+    )
     assert engine.cost.rows == 0
 
 
@@ -136,7 +155,9 @@ def test_the_mask_token_inside_real_text(toy: Toy) -> None:
     assert score(model, [shown], "exact")[0].rows == 3
 
 
-@pytest.mark.parametrize("n, samples", [(2, 1), (5, 3), (9, 9), (12, 16), (21, 8), (40, 32), (33, 64)])
+@pytest.mark.parametrize(
+    "n, samples", [(2, 1), (5, 3), (9, 9), (12, 16), (21, 8), (40, 32), (33, 64)]
+)
 def test_rules_are_unbiased_by_construction(n: int, samples: int) -> None:
     """Over the equally likely size choices, the weights of each size add up to 1 on average; within one they add up to n in all."""
     totals = np.zeros(n)
@@ -162,7 +183,9 @@ def test_sets_that_repel_each_other(n: int, samples: int) -> None:
     before = draw_sets(n, counts, np.random.default_rng(0))
     weight = 1 / counts[before.sum(1) - 1]
     after = spread_out(before, weight)
-    assert (after.sum(1) == before.sum(1)).all() and len({row.tobytes() for row in after}) == samples
+    assert (after.sum(1) == before.sum(1)).all() and len(
+        {row.tobytes() for row in after}
+    ) == samples
 
     def energy(hidden: np.ndarray) -> float:
         shown = (~hidden).sum(1)
@@ -181,7 +204,9 @@ def test_windows_score_every_token_once_with_the_most_context() -> None:
         canvases = windows([9, *text], 8, stride, given=1, key="doc")
         scored = [token for canvas in canvases for token in canvas.target]
         assert scored == text
-        assert all(canvas.tokens[0] == 9 and not canvas.open[0] and len(canvas) <= 8 for canvas in canvases)
+        assert all(
+            canvas.tokens[0] == 9 and not canvas.open[0] and len(canvas) <= 8 for canvas in canvases
+        )
         step = 7 if stride is None else stride
         for canvas in canvases[1:]:
             assert len(canvas) == 8 and sum(canvas.open) <= step
@@ -215,12 +240,14 @@ def test_rounds_that_run_to_the_end_are_the_full_budget(toy: Toy, n: int, sample
     canvas = Canvas.continuation([0, 1], [i % 6 for i in range(n)])
     for estimator in ("auto", "cubature"):
         plain = score(toy, [canvas], estimator, max_forwards=samples)[0]
-        assert score(toy, [canvas], f"{estimator},precision=1e-12", max_forwards=samples)[0] == replace(
-            plain, seconds=pytest.approx(plain.seconds, abs=60)
-        )
+        assert score(toy, [canvas], f"{estimator},precision=1e-12", max_forwards=samples)[
+            0
+        ] == replace(plain, seconds=pytest.approx(plain.seconds, abs=60))
 
 
-@pytest.mark.parametrize("n, samples", [(4, 15), (6, 63), (9, 100), (12, 128), (30, 128), (40, 24), (140, 128)])
+@pytest.mark.parametrize(
+    "n, samples", [(4, 15), (6, 63), (9, 100), (12, 128), (30, 128), (40, 24), (140, 128)]
+)
 def test_each_round_has_the_patterns_of_the_one_before(n: int, samples: int) -> None:
     rules, order = nested(n, samples, Noise.of(Canvas.continuation([0], [1] * n), 3))
     assert [len(rule.hidden) for rule in rules[:1]] == [min(8, budgets(n, samples)[0])]
@@ -240,7 +267,8 @@ def test_every_size_has_its_share_of_the_weights_on_average(n: int, samples: int
         totals = [
             list(parts.shares(samples, (i + 0.5) / grid))[place][1]
             for parts in (
-                Parts(rule(n, samples, variant), (n, samples, variant)) for variant in range(variants(n, samples))
+                Parts(rule(n, samples, variant), (n, samples, variant))
+                for variant in range(variants(n, samples))
             )
             for i in range(grid)
         ]
@@ -250,10 +278,14 @@ def test_every_size_has_its_share_of_the_weights_on_average(n: int, samples: int
 def test_a_part_has_the_weights_that_are_its_share() -> None:
     for n, samples in ((9, 100), (20, 128), (24, 16)):
         parts = Parts(rule(n, samples, 0), (n, samples, 0))
-        for own, (counts, totals) in zip(parts.rules(samples, 0.3), parts.shares(samples, 0.3), strict=False):
+        for own, (counts, totals) in zip(
+            parts.rules(samples, 0.3), parts.shares(samples, 0.3), strict=False
+        ):
             sizes = own.hidden.sum(1) - 1
             assert np.bincount(sizes, minlength=n).tolist() == counts.tolist()
-            assert np.bincount(sizes, weights=own.weight.sum(1), minlength=n) == pytest.approx(totals, abs=1e-9)
+            assert np.bincount(sizes, weights=own.weight.sum(1), minlength=n) == pytest.approx(
+                totals, abs=1e-9
+            )
 
 
 def test_an_unknown_error_settles_nothing(toy: Toy) -> None:
@@ -277,14 +309,23 @@ def test_decide_answers_like_the_full_budget_at_the_stated_error(toy: Toy) -> No
         context = rng.integers(0, 6, 3).tolist()
         for length in rng.integers(6, 8, 3):
             canvases.append(
-                Canvas.continuation(context, rng.integers(0, 6, length).tolist(), key=f"question {question}")
+                Canvas.continuation(
+                    context, rng.integers(0, 6, length).tolist(), key=f"question {question}"
+                )
             )
     truth = np.array([s.logprob for s in score(toy, canvases, "exact")]).reshape(30, 3)
     saving, plain = Engine(toy), Engine(toy)
     early = np.array(
-        [s.logprob for s in score(toy, canvases, "auto,stop_at_error_rate=0.05,max_forwards=48", engine=saving)]
+        [
+            s.logprob
+            for s in score(
+                toy, canvases, "auto,stop_at_error_rate=0.05,max_forwards=48", engine=saving
+            )
+        ]
     ).reshape(30, 3)
-    full = np.array([s.logprob for s in score(toy, canvases, "auto,max_forwards=48", engine=plain)]).reshape(30, 3)
+    full = np.array(
+        [s.logprob for s in score(toy, canvases, "auto,max_forwards=48", engine=plain)]
+    ).reshape(30, 3)
     assert (early.argmax(1) != truth.argmax(1)).sum() <= 5
     assert (full.argmax(1) != truth.argmax(1)).sum() <= 5
     assert saving.cost.rows < 0.6 * plain.cost.rows
@@ -299,7 +340,9 @@ def test_decide_on_single_tokens_and_with_lengths(toy: Toy) -> None:
     assert engine.cost.rows <= 2 and all(s.stderr == 0 for s in scores)
     assert [s.logprob for s in scores] == pytest.approx([s.logprob for s in score(toy, canvases)])
     settings = parse_estimator("auto,stop_at_error_rate=0.01")
-    program = question_program(toy, canvases, settings, Noise.of(canvases[0], 0), lengths=[1.0, 2.0, 3.0, 4.0])
+    program = question_program(
+        toy, canvases, settings, Noise.of(canvases[0], 0), lengths=[1.0, 2.0, 3.0, 4.0]
+    )
     (outcome,) = Engine(toy).drive([program])
     assert [s.logprob for s in outcome.answer] == pytest.approx([s.logprob for s in scores])
     with pytest.raises(UserError, match="all choices"):

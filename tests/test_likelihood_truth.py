@@ -32,7 +32,9 @@ def toy() -> Toy:
 def log_prob(model: Toy, tokens: list[int], hidden: set[int], place: int) -> float:
     """Returns log p(token at place | what is not hidden), straight from the model."""
     row = [model.mask_id if i in hidden else token for i, token in enumerate(tokens)]
-    return float(model.logits(torch.tensor([row]))[0, place].double().log_softmax(-1)[tokens[place]])
+    return float(
+        model.logits(torch.tensor([row]))[0, place].double().log_softmax(-1)[tokens[place]]
+    )
 
 
 def order_log_likelihoods(model: Toy, canvas: Canvas) -> list[float]:
@@ -79,7 +81,14 @@ def test_exact_is_the_mean_over_all_orders(toy: Toy, canvas: Canvas) -> None:
 def test_a_consistent_model_has_no_gap() -> None:
     toy = Toy(ToySettings(seed=5))
     text = [1, 4, 0, 2, 2, 3]
-    for estimator in ("exact", "exact,report=likelihood", "chain,permutations=2", "left_to_right", "duel", "tube"):
+    for estimator in (
+        "exact",
+        "exact,report=likelihood",
+        "chain,permutations=2",
+        "left_to_right",
+        "duel",
+        "tube",
+    ):
         (found,) = score(toy, [Canvas.continuation([], text)], estimator)
         assert found.logprob == pytest.approx(toy.log_joint(text), abs=1e-5), estimator
 
@@ -90,7 +99,9 @@ def test_left_to_right_and_pseudo(toy: Toy) -> None:
     reading = sum(log_prob(toy, tokens, set(places[j:]), place) for j, place in enumerate(places))
     alone = sum(log_prob(toy, tokens, {place}, place) for place in places)
     assert score(toy, [canvas], "left_to_right")[0].logprob == pytest.approx(reading, abs=1e-6)
-    assert score(toy, [canvas], "duel,policy=left_to_right")[0].logprob == pytest.approx(reading, abs=1e-6)
+    assert score(toy, [canvas], "duel,policy=left_to_right")[0].logprob == pytest.approx(
+        reading, abs=1e-6
+    )
     assert score(toy, [canvas], "pseudo")[0].logprob == pytest.approx(alone, abs=1e-6)
     assert score(toy, [canvas], "pseudo")[0].kind == "score"
 
@@ -117,11 +128,14 @@ def test_duel_follows_the_policy(toy: Toy, policy: str, per_step: int) -> None:
     assert found.rows == math.ceil(5 / per_step)
 
 
-def repeats(toy: Toy, canvas: Canvas, estimator: Estimator, count: int) -> tuple[np.ndarray, np.ndarray]:
+def repeats(
+    toy: Toy, canvas: Canvas, estimator: Estimator, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns estimates and standard errors of `count` independent runs (independent by their keys)."""
     canvases = [Canvas(canvas.tokens, canvas.open, f"run {i}") for i in range(count)]
     scores = [outcome.answer for outcome in score_outcomes(Engine(toy), canvases, estimator)]
-    return np.array([s.logprob for s in scores]), np.array([s.stderr for s in scores], dtype=float)  # nan: unknown
+    # nan: unknown
+    return np.array([s.logprob for s in scores]), np.array([s.stderr for s in scores], dtype=float)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +177,9 @@ def test_bounds_bracket_the_truth(toy: Toy) -> None:
         values = np.array([getattr(s, bound) for s in scores])
         error = values.std(ddof=1) / np.sqrt(len(values))
         assert side * (values.mean() - truth) > -ALPHA_Z * error, bound
-    means = [np.mean([getattr(s, bound) for s in scores]) for bound in ("logprob", "lower", "upper")]
+    means = [
+        np.mean([getattr(s, bound) for s in scores]) for bound in ("logprob", "lower", "upper")
+    ]
     assert means[0] < means[1] < truth < means[2]  # the multi-sample bound is tighter than the ELBO
     tube = score(toy, canvases[:1], "tube,permutations=6")[0]
     assert tube.kind == "upper bound"
@@ -192,7 +208,15 @@ def test_a_multi_sample_bound_knows_its_error(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize(
-    "estimator", ["auto", "mask_count", "mask_rate", "chain,permutations=1", "chain,report=likelihood", "cubature"]
+    "estimator",
+    [
+        "auto",
+        "mask_count",
+        "mask_rate",
+        "chain,permutations=1",
+        "chain,report=likelihood",
+        "cubature",
+    ],
 )
 def test_a_single_token_has_no_error(toy: Toy, estimator: str) -> None:
     (found,) = score(toy, CANVASES[:1], estimator, max_forwards=1)
@@ -230,7 +254,9 @@ def test_a_quarter_of_llada_s_forwards_and_a_fifth_of_its_variance() -> None:
     def variance(name: str, samples: int) -> float:
         settings = parse_estimator(name, {"max_forwards": samples})
         programs = [settings.estimate(target, Noise(digest(run))) for run in range(150)]
-        return float(np.var([outcome.answer.logprob for outcome in Engine(tiny).drive(programs)], ddof=1))
+        return float(
+            np.var([outcome.answer.logprob for outcome in Engine(tiny).drive(programs)], ddof=1)
+        )
 
     reference = variance("llada", 128)
     assert variance("auto", 32) < reference / 1.7

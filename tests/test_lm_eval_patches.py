@@ -39,8 +39,12 @@ SEEDS = (0, 1234, 1234, 1234)
 
 
 def manager(folder: Path, text: str, name: str = "t.yaml") -> Any:
-    (folder / "documents.jsonl").write_text("".join(json.dumps(d) + "\n" for d in DOCUMENTS), encoding="utf-8")
-    (folder / name).write_text(text.replace("DATA", str(folder / "documents.jsonl")), encoding="utf-8")
+    (folder / "documents.jsonl").write_text(
+        "".join(json.dumps(d) + "\n" for d in DOCUMENTS), encoding="utf-8"
+    )
+    (folder / name).write_text(
+        text.replace("DATA", str(folder / "documents.jsonl")), encoding="utf-8"
+    )
     return TaskManager(include_path=[folder], include_defaults=False)
 
 
@@ -56,7 +60,7 @@ def load(folder: Path, text: str) -> Any:
     return manager(folder, text).load(["t_choice"])["tasks"]["t_choice"]
 
 
-# -- import and command line -------------------------------------------------------------------------------------------
+# -- import and command line -----------------------------------------------------------------------
 
 
 def test_our_models_stand_beside_all_of_lm_evals() -> None:
@@ -82,7 +86,11 @@ def test_braces_inside_a_value_are_no_json_of_the_whole() -> None:
     with pytest.raises(ValueError, match="Invalid JSON"):
         parsed(MergeDictAction, 'device_map={"": "cpu"},dtype=float32')
     assert parsed(patches.Pairs, 'device_map={"": "cpu"},dtype=float32')["dtype"] == "float32"
-    assert parsed(patches.Pairs, "a=1", "b=2") == parsed(MergeDictAction, "a=1", "b=2") == {"a": 1, "b": 2}
+    assert (
+        parsed(patches.Pairs, "a=1", "b=2")
+        == parsed(MergeDictAction, "a=1", "b=2")
+        == {"a": 1, "b": 2}
+    )
     with pytest.raises(UserError, match=r"--model_args '\{no' is not key=value,... or JSON"):
         parsed(patches.Pairs, "{no")
 
@@ -94,10 +102,12 @@ def test_the_parser_of_run_reads_pairs_by_ours() -> None:
     assert isinstance(action, patches.Pairs) and not parser.allow_abbrev
 
 
-# -- while tasks load --------------------------------------------------------------------------------------------------
+# -- while tasks load ------------------------------------------------------------------------------
 
 
-def test_names_defined_twice_are_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_names_defined_twice_are_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     for folder in ("a", "b"):
@@ -128,11 +138,16 @@ def test_a_field_that_fails_is_named(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="at_all|nothing") as error:
         load(tmp_path, wrong)
     assert "doc_to_text" not in str(error.value)
-    with patches.bounded_templates(), pytest.raises(UserError, match="doc_to_text of document 0 fails"):
+    with (
+        patches.bounded_templates(),
+        pytest.raises(UserError, match="doc_to_text of document 0 fails"),
+    ):
         load(tmp_path, wrong)
 
 
-def test_a_template_without_an_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_without_an_end_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sample_errors, "PROMPT_SECONDS", 0.3)
     with patches.bounded_templates(), pytest.raises(UserError, match="took more than"):
         load(tmp_path, choice(doc_to_text="'{% for i in range(10**9) %}{% endfor %}'"))
@@ -143,7 +158,9 @@ def test_a_task_takes_its_form_from_a_document_that_can_be_right(tmp_path: Path)
         docs = [{**DOCUMENTS[0], "gold": 0}, {**DOCUMENTS[0], "gold": 9}]
         lines = docs if good_first else docs[::-1]
         text = choice(doc_to_target="gold").replace("DATA", str(tmp_path / "own.jsonl"))
-        (tmp_path / "own.jsonl").write_text("".join(json.dumps(d) + "\n" for d in lines), encoding="utf-8")
+        (tmp_path / "own.jsonl").write_text(
+            "".join(json.dumps(d) + "\n" for d in lines), encoding="utf-8"
+        )
         return load(tmp_path, text)
 
     assert len(form(True).task_docs) == 2
@@ -183,7 +200,8 @@ def test_paths_are_relative_to_the_yaml(tmp_path: Path, monkeypatch: pytest.Monk
     with patches.paths_beside_yaml():
         task = load(tmp_path, text)
     assert len(task.eval_docs) == len(DOCUMENTS)
-    assert task.config.dataset_kwargs["data_files"] == {"test": "documents.jsonl"}  # identity knows no folder
+    # identity knows no folder
+    assert task.config.dataset_kwargs["data_files"] == {"test": "documents.jsonl"}
 
 
 def test_datasets_come_from_the_data_directory(tmp_path: Path) -> None:
@@ -203,7 +221,9 @@ def test_modules_that_are_gone_are_there_for_tasks() -> None:
     import datasets
 
     def gone() -> bool:
-        return "transformers.data.metrics.squad_metrics" not in sys.modules and not hasattr(datasets, "load_metric")
+        return "transformers.data.metrics.squad_metrics" not in sys.modules and not hasattr(
+            datasets, "load_metric"
+        )
 
     assert gone()
     with patches.missing_modules():
@@ -233,7 +253,7 @@ def test_modules_that_hold_hfs_code_eval_get_the_sandboxs(monkeypatch: pytest.Mo
     assert vars(module)["metric"] is METRIC
 
 
-# -- before a run ------------------------------------------------------------------------------------------------------
+# -- before a run ----------------------------------------------------------------------------------
 
 
 def test_a_document_without_a_prompt_is_a_request_that_says_why(tmp_path: Path) -> None:
@@ -241,7 +261,9 @@ def test_a_document_without_a_prompt_is_a_request_that_says_why(tmp_path: Path) 
         task = load(tmp_path, choice())
         task.set_config(key="num_fewshot", value=0)
         read = task.doc_to_text
-        task.doc_to_text = lambda doc, *a: read(doc, *a) if doc["text"] != DOCUMENTS[0]["text"] else 1 / 0
+        task.doc_to_text = lambda doc, *a: (
+            read(doc, *a) if doc["text"] != DOCUMENTS[0]["text"] else 1 / 0
+        )
         return task
 
     with pytest.raises(ZeroDivisionError):
@@ -300,13 +322,15 @@ def own_requests(lm: Any) -> list[str]:
     return list(lm.generate_until(["hole a", "b"]))
 
 
-# -- while a run runs --------------------------------------------------------------------------------------------------
+# -- while a run runs ------------------------------------------------------------------------------
 
 
 def test_a_template_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
     original = lm_eval.utils.env.from_string
-    monkeypatch.setattr(lm_eval.utils.env, "from_string", lambda text: compiled.append(text) or original(text))
+    monkeypatch.setattr(
+        lm_eval.utils.env, "from_string", lambda text: compiled.append(text) or original(text)
+    )
     lm_eval.utils.apply_template("{{a}}", {"a": 1})
     lm_eval.utils.apply_template("{{a}}", {"a": 2})
     assert len(compiled) == 2
@@ -350,7 +374,9 @@ def test_a_metric_that_fails_costs_itself_alone() -> None:
     def aggregation() -> dict[str, Any]:
         return {"good": lambda items: sum(items) / len(items), "bad": lambda items: 1 / 0}
 
-    task = SimpleNamespace(task_name="t", aggregation=aggregation, config=SimpleNamespace(), _metric_fn_list={})
+    task = SimpleNamespace(
+        task_name="t", aggregation=aggregation, config=SimpleNamespace(), _metric_fn_list={}
+    )
     raw = {("good", "none"): [0.0, 1.0], ("bad", "none"): [0.0, 1.0]}
     with pytest.raises(ZeroDivisionError):
         evaluator_utils._compute_task_aggregations(task, raw, 0)
@@ -362,7 +388,7 @@ def test_a_metric_that_fails_costs_itself_alone() -> None:
     assert [line.split(" (")[0] for line in errors.missing] == ["t: bad,none", "group g"]
 
 
-# -- behind the answers ------------------------------------------------------------------------------------------------
+# -- behind the answers ----------------------------------------------------------------------------
 
 
 def test_targets_are_rendered_once(tmp_path: Path) -> None:
@@ -401,12 +427,10 @@ def test_every_patch_has_a_test_here() -> None:
     names = [
         name
         for name, value in vars(patches).items()
-        if callable(value) and getattr(value, "__module__", "") == patches.__name__ and not name.startswith("_")
+        if callable(value)
+        and getattr(value, "__module__", "") == patches.__name__
+        and not name.startswith("_")
     ]
-    composed = {
-        "loading",
-        "evaluating",
-        "register_models",
-        "bounded_chat_template",
-    }  # the last: test_faults_2026_11_files.py
+    # the last: test_faults_2026_11_files.py
+    composed = {"loading", "evaluating", "register_models", "bounded_chat_template"}
     assert [name for name in names if name not in composed and f"patches.{name}" not in text] == []

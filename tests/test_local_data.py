@@ -75,7 +75,9 @@ def test_nothing_stays_behind(tmp_path):
         assert kept is not before
         raise KeyError
     assert datasets.load_dataset is before
-    with pytest.raises(Exception) as error:  # a module that kept our function has the original one now
+    with pytest.raises(
+        Exception
+    ) as error:  # a module that kept our function has the original one now
         kept("own/quiz", "main")
     assert not isinstance(error.value, UserError)
 
@@ -107,12 +109,17 @@ def test_a_context_in_a_context(tmp_path):
 
 
 def test_a_configuration_that_the_folder_lacks(tmp_path):
-    with local_first(folder(tmp_path, "how?")), pytest.raises(UserError, match="'socratic'.*'main'"):
+    with (
+        local_first(folder(tmp_path, "how?")),
+        pytest.raises(UserError, match="'socratic'.*'main'"),
+    ):
         datasets.load_dataset("own/quiz", "socratic")
 
 
 def test_a_torn_file_is_told(tmp_path):
-    (folder(tmp_path, "how?") / "own" / "quiz" / "main" / "test.jsonl").write_text('{"question": "ho')
+    (folder(tmp_path, "how?") / "own" / "quiz" / "main" / "test.jsonl").write_text(
+        '{"question": "ho'
+    )
     with pytest.raises(UserError, match="own/quiz cannot be read"):
         questions(tmp_path)
 

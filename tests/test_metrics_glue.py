@@ -9,7 +9,8 @@ from dlm_eval.metrics.glue import pearson, spearman, stsb_results
 
 def test_prediction_is_the_expected_score():
     logprobs = [math.log(p) for p in (0.05, 0.05, 0.1, 0.2, 0.4, 0.2)]
-    results = stsb_results({"label": 3.8}, [(logprob - 700, False) for logprob in logprobs])  # far below exp's range
+    # far below exp's range
+    results = stsb_results({"label": 3.8}, [(logprob - 700, False) for logprob in logprobs])
     label, predicted = results["pearson"]
     assert label == 3.8
     assert predicted == pytest.approx(0.05 * 1 + 0.1 * 2 + 0.2 * 3 + 0.4 * 4 + 0.2 * 5)

@@ -32,10 +32,15 @@ def test_the_string_must_match():
     assert gsm8k_results(doc, ["1200 apples"]) == {"exact_match": 0.0}
 
 
-@pytest.mark.skipif(OUTPUTS not in os.environ, reason=f"{OUTPUTS} does not name example_output/ of HKUNLP/DiffuLLaMA")
+@pytest.mark.skipif(
+    OUTPUTS not in os.environ,
+    reason=f"{OUTPUTS} does not name example_output/ of HKUNLP/DiffuLLaMA",
+)
 @pytest.mark.parametrize(("file", "right"), [("DiffuGPT-m", 815), ("DiffuLLaMA", 832)])
 def test_published_figures_on_the_authors_own_outputs(file, right):
     path = Path(os.environ[OUTPUTS]) / f"{file}-GSM-results.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    scores = [gsm8k_results({"answer": row["label"]}, [row["predict"]])["exact_match"] for row in rows]
+    scores = [
+        gsm8k_results({"answer": row["label"]}, [row["predict"]])["exact_match"] for row in rows
+    ]
     assert (sum(scores), len(scores)) == (right, 1319)

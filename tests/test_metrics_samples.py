@@ -52,11 +52,17 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "README.md").write_text(card)
     texts = []
     for page in ("Anna", "Ben"):
-        long = " ".join(f"{page} saw {i} birds ," if i % 5 == 0 else f"{page} {i}" for i in range(40))
-        texts.append(
-            {"page": f" \n = {page} = \n \n {page} has a short paragraph of very few words only here . \n {long} . \n"}
+        long = " ".join(
+            f"{page} saw {i} birds ," if i % 5 == 0 else f"{page} {i}" for i in range(40)
         )
-    (folder / "wikitext-2-raw-v1" / "test.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+        texts.append(
+            {
+                "page": f" \n = {page} = \n \n {page} has a short paragraph of very few words only here . \n {long} . \n"
+            }
+        )
+    (folder / "wikitext-2-raw-v1" / "test.jsonl").write_text(
+        "".join(json.dumps(text) + "\n" for text in texts)
+    )
     return home
 
 
@@ -64,7 +70,7 @@ def part(text: str, tokens: tuple[int, ...] = ()) -> Part:
     return Part.of(0.0, Reading(tokens, 0.0), text)
 
 
-# -- the judge -----------------------------------------------------------------------------------------------------------
+# -- the judge -------------------------------------------------------------------------------------
 
 
 def test_the_judge_is_transformers_own_loss(judge: Judge, network: Any, tokenizer: Any) -> None:
@@ -80,15 +86,23 @@ def test_the_judge_is_transformers_own_loss(judge: Judge, network: Any, tokenize
 
 def test_what_stands_before_is_read_but_not_counted(judge: Judge) -> None:
     before, text = "Anna had a red hat.", " She lost it."
-    both, first, second = judge.read("", before + text), judge.read("", before), judge.read(before, text)
+    both, first, second = (
+        judge.read("", before + text),
+        judge.read("", before),
+        judge.read(before, text),
+    )
     assert first.tokens + second.tokens == both.tokens
     assert first.logprob + second.logprob == pytest.approx(both.logprob, abs=1e-4)
     assert second.logprob != pytest.approx(judge.read("", text).logprob, abs=0.1)
 
 
-def test_a_long_text_is_read_in_windows_that_overlap_by_half(judge: Judge, network: Any, tokenizer: Any) -> None:
+def test_a_long_text_is_read_in_windows_that_overlap_by_half(
+    judge: Judge, network: Any, tokenizer: Any
+) -> None:
     limit = network.config.max_position_embeddings
-    ids = tokenizer("Anna had a red hat. Ben had a blue bag. " * 40, add_special_tokens=False)["input_ids"][: 2 * limit]
+    ids = tokenizer("Anna had a red hat. Ben had a blue bag. " * 40, add_special_tokens=False)[
+        "input_ids"
+    ][: 2 * limit]
     text = tokenizer.decode(ids)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert len(ids) > limit
@@ -120,9 +134,16 @@ def test_a_judge_without_bos_begins_with_its_end_of_text(
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     ids = tokenizer("Anna had", add_special_tokens=False)["input_ids"]
     with torch.no_grad():
-        logs = network(input_ids=torch.tensor([[tokenizer.eos_token_id, *ids]])).logits[0].double().log_softmax(-1)
+        logs = (
+            network(input_ids=torch.tensor([[tokenizer.eos_token_id, *ids]]))
+            .logits[0]
+            .double()
+            .log_softmax(-1)
+        )
     expected = sum(float(logs[i, token]) for i, token in enumerate(ids))
-    assert find_judge(str(folder), "cpu").read("", "Anna had").logprob == pytest.approx(expected, abs=1e-4)
+    assert find_judge(str(folder), "cpu").read("", "Anna had").logprob == pytest.approx(
+        expected, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +157,9 @@ def test_a_judge_without_bos_begins_with_its_end_of_text(
 def test_a_judge_that_cannot_be_had_is_one_line_before_a_model_is_loaded(
     name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlm_eval.harness.run.open_model", lambda *_: pytest.fail("the model was loaded first"))
+    monkeypatch.setattr(
+        "dlm_eval.harness.run.open_model", lambda *_: pytest.fail("the model was loaded first")
+    )
     if name == "vision":
         shutil.copytree(packaged_asset("tiny-ar"), tmp_path / name)
         (tmp_path / name / "config.json").write_text('{"model_type": "vit"}')
@@ -152,7 +175,7 @@ def test_a_judge_without_weights_is_told(tmp_path: Path) -> None:
         find_judge(str(tmp_path))
 
 
-# -- the measures --------------------------------------------------------------------------------------------------------
+# -- the measures ----------------------------------------------------------------------------------
 
 
 def test_perplexity_is_over_all_tokens() -> None:
@@ -189,7 +212,11 @@ def test_self_bleu_by_hand() -> None:
 
 def test_self_bleu_has_a_fixed_number_of_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one rival each sample meets the next one only, around the ring: two of three meet their like."""
-    parts = [part("the cat sat on the mat"), part("the cat sat on the mat"), part("one two three four five six")]
+    parts = [
+        part("the cat sat on the mat"),
+        part("the cat sat on the mat"),
+        part("one two three four five six"),
+    ]
     every = samples.self_bleu(parts)
     monkeypatch.setattr(samples, "RIVALS", 1)
     one = samples.self_bleu(parts)
@@ -204,7 +231,7 @@ def test_zipf_of_a_zipf_law() -> None:
     assert math.isnan(samples.zipf([part("", (1, 1))]))
 
 
-# -- the tasks -----------------------------------------------------------------------------------------------------------
+# -- the tasks -------------------------------------------------------------------------------------
 
 
 def test_perplexity_never_stands_alone(pages: Path) -> None:
@@ -226,7 +253,11 @@ def test_perplexity_never_stands_alone(pages: Path) -> None:
 
 @pytest.fixture(scope="module")
 def results(pages: Path) -> dict[str, Any]:
-    options = {"metadata": JUDGE, "decode": {"gen_length": 12, "logits_eos_inf": True}, "data_dir": str(pages)}
+    options = {
+        "metadata": JUDGE,
+        "decode": {"gen_length": 12, "logits_eos_inf": True},
+        "data_dir": str(pages),
+    }
     return evaluate("tiny", TASKS, verbosity="ERROR", bootstrap_iters=20, **options)
 
 
@@ -235,18 +266,23 @@ def test_samples_from_nothing(results: dict[str, Any], judge: Judge) -> None:
     texts = [sample["resps"][0][0] for sample in drawn]
     assert len(set(texts)) == 4 and all(texts)
     readings = [judge.read("", text) for text in texts]
-    scores = {key.partition(",")[0]: value for key, value in results["results"]["unconditional"].items()}
+    scores = {
+        key.partition(",")[0]: value for key, value in results["results"]["unconditional"].items()
+    }
     tokens = [token for reading in readings for token in reading.tokens]
-    assert scores["gen_ppl"] == pytest.approx(math.exp(-sum(r.logprob for r in readings) / len(tokens)), rel=1e-6)
-    assert scores["ar_nll"] == pytest.approx(np.mean([-r.logprob / len(r.tokens) for r in readings]), rel=1e-6)
+    assert scores["gen_ppl"] == pytest.approx(
+        math.exp(-sum(r.logprob for r in readings) / len(tokens)), rel=1e-6
+    )
+    assert scores["ar_nll"] == pytest.approx(
+        np.mean([-r.logprob / len(r.tokens) for r in readings]), rel=1e-6
+    )
     assert scores["distinct_1"] == pytest.approx(len(set(tokens)) / len(tokens))
     assert scores["length"] == len(tokens) / 4 and scores["empty"] == 0.0
     assert scores["ar_nll_stderr"] > 0
     assert results["dlm_eval"]["tasks"]["unconditional"]["gen_length"] == 12
     assert results["dlm_eval"]["tasks"]["unconditional"]["strategy"] == "random"
-    assert drawn[0]["distinct_1"] == len(set(readings[0].tokens)) / len(
-        readings[0].tokens
-    )  # its own, where results have the corpus'
+    # its own, where results have the corpus'
+    assert drawn[0]["distinct_1"] == len(set(readings[0].tokens)) / len(readings[0].tokens)
     assert results["configs"]["unconditional"]["metadata"]["judge"] == "tiny-ar"
     json.loads(json.dumps([{k: v for k, v in sample.items() if k in scores} for sample in drawn]))
 
@@ -262,8 +298,11 @@ def test_samples_between_real_text(results: dict[str, Any], judge: Judge) -> Non
                 judge.read(doc["prefix"], sample["resps"][0][0]).logprob, abs=1e-4
             )
             real = judge.read(doc["prefix"], doc["truth"])
-            assert sample["ar_nll_real"] == pytest.approx(-real.logprob / len(real.tokens), abs=1e-5)
-        assert results["dlm_eval"]["tasks"][name]["gen_length"] == 32  # the condition's own, whatever --decode says
+            assert sample["ar_nll_real"] == pytest.approx(
+                -real.logprob / len(real.tokens), abs=1e-5
+            )
+        # the condition's own, whatever --decode says
+        assert results["dlm_eval"]["tasks"][name]["gen_length"] == 32
     asked = results["samples"]["enclosed_32"][0]["arguments"][0][1]
     assert asked["hole"]["suffix"] == results["samples"]["enclosed_32"][0]["doc"]["suffix"]
     assert "suffix" not in results["samples"]["prefix_32"][0]["arguments"][0][1]["hole"]
@@ -273,9 +312,17 @@ def test_the_judge_and_the_number_of_samples_do_not_change_the_samples(tmp_path:
     other = tmp_path / "other"
     shutil.copytree(packaged_asset("tiny-ar"), other)
     texts = []
-    for metadata in ({"judge": "asset:tiny-ar", "n_samples": 3}, {"judge": str(other), "n_samples": 2}):
+    for metadata in (
+        {"judge": "asset:tiny-ar", "n_samples": 3},
+        {"judge": str(other), "n_samples": 2},
+    ):
         found = evaluate(
-            "toy", "unconditional", metadata=metadata, decode={"gen_length": 10}, verbosity="ERROR", bootstrap_iters=0
+            "toy",
+            "unconditional",
+            metadata=metadata,
+            decode={"gen_length": 10},
+            verbosity="ERROR",
+            bootstrap_iters=0,
         )
         texts.append([sample["resps"][0][0] for sample in found["samples"]["unconditional"]])
         assert str(tmp_path) not in json.dumps(found["configs"], default=str)
@@ -287,7 +334,12 @@ def test_a_model_that_writes_nothing_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Toy, "decode", lambda self, ids: "")
     found = evaluate(
-        "toy", "unconditional", metadata=JUDGE, decode={"gen_length": 4}, verbosity="ERROR", bootstrap_iters=5
+        "toy",
+        "unconditional",
+        metadata=JUDGE,
+        decode={"gen_length": 4},
+        verbosity="ERROR",
+        bootstrap_iters=5,
     )
     scores = found["results"]["unconditional"]
     assert scores["empty,none"] == 1.0 and scores["length,none"] == 0.0

@@ -29,9 +29,13 @@ def test_last_word_must_match_exactly():
 def test_rouge_is_the_librarys():
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
     for reference, written in PAIRS:
-        expected = {kind: 100 * score.fmeasure for kind, score in scorer.score(reference, written).items()}
+        expected = {
+            kind: 100 * score.fmeasure for kind, score in scorer.score(reference, written).items()
+        }
         assert text.rocstories_results({"input_sentence_3": reference}, [written]) == expected
-    assert text.rouge("He ran.", "He ran.") == pytest.approx({"rouge1": 100, "rouge2": 100, "rougeL": 100})
+    assert text.rouge("He ran.", "He ran.") == pytest.approx(
+        {"rouge1": 100, "rouge2": 100, "rougeL": 100}
+    )
     assert text.rouge("a b c d", "a c")["rouge1"] == pytest.approx(100 * 2 * (1.0 * 0.5) / 1.5)
 
 

@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 from lm_eval.api.metrics import exact_match_hf_evaluate
 
-from dlm_eval.metrics.text import alias_match, aliases, exact_match, normalize, token_f1, trivia_results
+from dlm_eval.metrics.text import (
+    alias_match,
+    aliases,
+    exact_match,
+    normalize,
+    token_f1,
+    trivia_results,
+)
 
 DOC = {"answer": {"aliases": ["The Nile", "River Nile"], "value": "The Nile"}}
 
@@ -27,8 +34,20 @@ def test_three_ways_to_be_right(answer, exact, alias, f1):
 
 def test_exact_match_is_lm_evals():
     wanted = ["The Nile", "River Nile", "A.B.C.", "Ångström", ""]
-    for answer in ["the nile", "river-nile", "River Nile", "abc", "a b c", "ångström", "...", "nile", ""]:
-        theirs = exact_match_hf_evaluate([answer] * len(wanted), wanted, ignore_case=True, ignore_punctuation=True)
+    for answer in [
+        "the nile",
+        "river-nile",
+        "River Nile",
+        "abc",
+        "a b c",
+        "ångström",
+        "...",
+        "nile",
+        "",
+    ]:
+        theirs = exact_match_hf_evaluate(
+            [answer] * len(wanted), wanted, ignore_case=True, ignore_punctuation=True
+        )
         assert exact_match(answer, wanted) == float(theirs["exact_match"] > 0), answer
 
 

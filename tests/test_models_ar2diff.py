@@ -39,7 +39,9 @@ def scripts() -> ModuleType:
 
 def checkpoint(folder: Path, model: Any = None) -> Path:
     model = model or build.llama(is_causal=True)
-    return build.write(folder, model.config.to_dict() | {"architectures": ["LlamaForCausalLM"]}, model.state_dict())
+    return build.write(
+        folder, model.config.to_dict() | {"architectures": ["LlamaForCausalLM"]}, model.state_dict()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_it_is_the_network_with_full_attention(loaded: Any) -> None:
-    assert isinstance(loaded, Denoiser) and loaded.process == "uniform" and loaded.mask_id == NO_MASK
+    assert (
+        isinstance(loaded, Denoiser) and loaded.process == "uniform" and loaded.mask_id == NO_MASK
+    )
     tokens = build.row(2, 10)
     with torch.inference_mode():
         truth = build.llama()(input_ids=tokens).logits  # is_causal=False
@@ -65,7 +69,9 @@ def test_generic_reads_it_too(tmp_path: Path, loaded: Any) -> None:
     assert [f.tokens for f in fill(generic, asked())] == [f.tokens for f in fill(loaded, asked())]
 
 
-def plain(model: Any, canvas: Canvas, steps: int, noise: Noise, temperature: float) -> tuple[list[int], float]:
+def plain(
+    model: Any, canvas: Canvas, steps: int, noise: Noise, temperature: float
+) -> tuple[list[int], float]:
     """The procedure step by step: tokens, and the mean log-probability of the last step's input."""
     at = np.array(canvas.open_positions)
     tokens = np.array(canvas.tokens)
@@ -73,10 +79,17 @@ def plain(model: Any, canvas: Canvas, steps: int, noise: Noise, temperature: flo
     standing = 0.0
     for step in range(steps):
         logits = model.logits(torch.from_numpy(tokens)[None])[0, at].double()
-        standing = float(logits.log_softmax(-1)[torch.arange(len(at)), torch.from_numpy(tokens[at])].mean())
+        standing = float(
+            logits.log_softmax(-1)[torch.arange(len(at)), torch.from_numpy(tokens[at])].mean()
+        )
         mass = (logits / temperature).softmax(-1).cumsum(-1)
         draws = torch.from_numpy(noise.uniforms("draw", step, len(canvas))[at])
-        tokens[at] = torch.searchsorted(mass, draws[:, None]).squeeze(-1).clamp(max=model.vocab_size - 1).numpy()
+        tokens[at] = (
+            torch.searchsorted(mass, draws[:, None])
+            .squeeze(-1)
+            .clamp(max=model.vocab_size - 1)
+            .numpy()
+        )
     return tokens[at].tolist(), standing
 
 
@@ -104,7 +117,12 @@ def test_no_answer_depends_on_the_batch(loaded: Any) -> None:
     settings = {"temperature": 0.7, "samples": 3, "rerank": "score"}
     together = fill(loaded, asked(), **settings)
     alone = [fill(loaded, [canvas], **settings)[0] for canvas in asked()]
-    mixed = fill(loaded, asked()[::-1], engine=Engine(loaded, batch_tokens=40, equal_lengths=False), **settings)[::-1]
+    mixed = fill(
+        loaded,
+        asked()[::-1],
+        engine=Engine(loaded, batch_tokens=40, equal_lengths=False),
+        **settings,
+    )[::-1]
     assert [f.tokens for f in together] == [f.tokens for f in alone] == [f.tokens for f in mixed]
 
 
@@ -118,12 +136,19 @@ def test_a_step_that_can_change_nothing_is_not_run(loaded: Any) -> None:
 
 
 def test_what_means_nothing_is_refused(loaded: Any) -> None:
-    with pytest.raises(UserError, match="decode guidance '1.0' means nothing to a model of process 'uniform'"):
+    with pytest.raises(
+        UserError, match="decode guidance '1.0' means nothing to a model of process 'uniform'"
+    ):
         fill(loaded, asked(), guidance=1.0)
-    with pytest.raises(UserError, match="no likelihood estimator is known for a 'uniform' process") as caught:
+    with pytest.raises(
+        UserError, match="no likelihood estimator is known for a 'uniform' process"
+    ) as caught:
         score(loaded, [Canvas.continuation([5], [6])])
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="decode halt is not used by strategy 'rewrite'; it belongs to euler, renoise"):
+    with pytest.raises(
+        UserError,
+        match="decode halt is not used by strategy 'rewrite'; it belongs to euler, renoise",
+    ):
         resolve({"strategy": "rewrite", "halt": "entropy"})
 
 
@@ -138,8 +163,15 @@ def counting_rows(scripts: ModuleType, count: int, rng: np.random.Generator) -> 
 
 def test_sundae_trains_a_model_that_fills(tmp_path: Path, scripts: ModuleType) -> None:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=build.VOCAB, max_position_embeddings=64))
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    model = LlamaForCausalLM(
+        LlamaConfig(**sizes, vocab_size=build.VOCAB, max_position_embeddings=64)
+    )
     rng = np.random.default_rng(0)
     endless = (row for _ in range(1000) for row in counting_rows(scripts, 16, rng))
     plan = scripts.Plan(steps=100, rows=16, lr=1e-2)

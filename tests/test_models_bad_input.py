@@ -33,7 +33,9 @@ def refusal(name, **options) -> str:
 def change(folder, **entries):
     """Changes config.json; None removes an entry."""
     config = json.loads((folder / "config.json").read_text()) | entries
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if v is not None})
+    )
 
 
 def reweigh(folder, edit):
@@ -76,7 +78,9 @@ def test_values_that_cannot_be(folder, option, value, told):
 
 
 def test_a_device_that_is_not_here(folder):
-    assert "CUDA devices" in refusal("llada", pretrained=folder, device=f"cuda:{torch.cuda.device_count()}")
+    assert "CUDA devices" in refusal(
+        "llada", pretrained=folder, device=f"cuda:{torch.cuda.device_count()}"
+    )
 
 
 def test_one_option_by_two_names(folder):
@@ -149,7 +153,9 @@ def test_a_file_of_the_users_that_fails(tmp_path):
         start + "    from dlm_eval import load_model\n    toy = load_model('toy')\n"
         "    logits = toy.logits\n    toy.logits = lambda *a, **k: logits(*a, **k)[0]\n    return toy\n"
     )
-    assert "logits has shape [8, 9] for one row of 8; it must be [1, 8, 9]" in refusal(str(tmp_path / "flat.py"))
+    assert "logits has shape [8, 9] for one row of 8; it must be [1, 8, 9]" in refusal(
+        str(tmp_path / "flat.py")
+    )
 
 
 def test_settings_that_toy_cannot_have():
@@ -172,8 +178,15 @@ def test_missing_weights(folder):
 
 
 def test_surplus_weights(folder):
-    reweigh(folder, lambda state: state.update({"model.transformer.blocks.2.q_proj.weight": torch.zeros(32, 32)}))
-    assert "has surplus model.layers.2.self_attn.q_proj.weight" in refusal("llada", pretrained=folder)
+    reweigh(
+        folder,
+        lambda state: state.update(
+            {"model.transformer.blocks.2.q_proj.weight": torch.zeros(32, 32)}
+        ),
+    )
+    assert "has surplus model.layers.2.self_attn.q_proj.weight" in refusal(
+        "llada", pretrained=folder
+    )
 
 
 def test_weights_of_another_shape(folder):
@@ -207,21 +220,36 @@ def test_no_tokenizer(folder):
 
 def test_no_end_of_text_is_a_warning(folder, caplog):
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "eos_token"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if k != "eos_token"})
+    )
     change(folder, eos_token_id=None)
     assert load_model("llada", pretrained=folder).eos_ids == ()
-    (told,) = [record.getMessage() for record in caplog.records if "end-of-text" in record.getMessage()]
+    (told,) = [
+        record.getMessage() for record in caplog.records if "end-of-text" in record.getMessage()
+    ]
     assert told.startswith(f"{folder.name} names no end-of-text token")
 
 
 def test_a_class_that_stays_causal(tmp_path):
     """transformers' Nemotron does not hear is_causal=False under sdpa; under eager it does."""
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = NemotronConfig(**sizes, num_key_value_heads=2, vocab_size=build.VOCAB, max_position_embeddings=64)
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    config = NemotronConfig(
+        **sizes, num_key_value_heads=2, vocab_size=build.VOCAB, max_position_embeddings=64
+    )
     state = build.spread(NemotronForCausalLM(config)).state_dict()
     build.write(tmp_path, config.to_dict() | {"architectures": ["NemotronForCausalLM"]}, state)
-    assert "set attn_implementation=eager" in refusal("generic", pretrained=tmp_path, attn_implementation="sdpa")
-    assert load_model("generic", pretrained=tmp_path, attn_implementation="eager").mask_id == MASK_ID
+    assert "set attn_implementation=eager" in refusal(
+        "generic", pretrained=tmp_path, attn_implementation="sdpa"
+    )
+    assert (
+        load_model("generic", pretrained=tmp_path, attn_implementation="eager").mask_id == MASK_ID
+    )
 
 
 def test_a_class_that_transformers_lacks(folder):
@@ -237,7 +265,7 @@ def test_adapter_folder_without_adapter(folder):
     assert "adapter_config.json" in refusal("llada", pretrained=folder, peft=str(folder))
 
 
-# -- probes on networks that are wrong in one way --------------------------------------------------------------------------
+# -- probes on networks that are wrong in one way --------------------------------------------------
 
 
 def test_probe_finds_a_padding_leak(folder):
@@ -273,7 +301,7 @@ def test_probe_finds_full_attention_in_a_block_model(folder):
     assert full is type(model).inputs
 
 
-# -- text ------------------------------------------------------------------------------------------------------------------
+# -- text ------------------------------------------------------------------------------------------
 
 
 def test_a_prompt_that_spells_the_mask_is_that_samples_fault(tmp_path):
@@ -300,12 +328,16 @@ def test_chat_template_gives_one_bos(tmp_path):
     prompt = model.apply_chat_template([{"role": "user", "content": "hi"}])
     assert prompt.endswith("[assistant] ")
     assert model.encode(prompt).count(model.bos_id) == 1
-    assert not model.apply_chat_template([{"role": "user", "content": "hi"}], False).endswith("[assistant] ")
+    assert not model.apply_chat_template([{"role": "user", "content": "hi"}], False).endswith(
+        "[assistant] "
+    )
 
 
 def test_no_chat_template(folder):
     with pytest.raises(UserError, match="no chat template"):
-        load_model("llada", pretrained=folder).apply_chat_template([{"role": "user", "content": "hi"}])
+        load_model("llada", pretrained=folder).apply_chat_template(
+            [{"role": "user", "content": "hi"}]
+        )
 
 
 def test_rows_are_not_changed_by_what_reads_them(folder):

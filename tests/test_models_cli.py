@@ -18,7 +18,19 @@ import test_models_diffusionllm
 from dlm_eval.cli import main
 from dlm_eval.models import known_families, packaged_asset
 
-GOLDENS = ["llada", "lladamoe", "llada2", "llada21", "dream", "diffugpt", "diffullama", "mdlm", "sedd", "bd3lm", "sdar"]
+GOLDENS = [
+    "llada",
+    "lladamoe",
+    "llada2",
+    "llada21",
+    "dream",
+    "diffugpt",
+    "diffullama",
+    "mdlm",
+    "sedd",
+    "bd3lm",
+    "sdar",
+]
 GOLDENS += ["smdm", "wedlm"]
 ADAPTER = {"llada21": "llada2"}
 NO_LIKELIHOOD = ["ar2diff", "ddlm", "diffusiongemma"]
@@ -26,7 +38,9 @@ NO_LIKELIHOOD = ["ar2diff", "ddlm", "diffusiongemma"]
 
 def generic(folder: Path) -> Path:
     model = build.llama()
-    return build.write(folder, model.config.to_dict() | {"architectures": ["LlamaForCausalLM"]}, model.state_dict())
+    return build.write(
+        folder, model.config.to_dict() | {"architectures": ["LlamaForCausalLM"]}, model.state_dict()
+    )
 
 
 BUILT: dict[str, Callable[[Path], Any]] = {
@@ -42,12 +56,27 @@ BUILT: dict[str, Callable[[Path], Any]] = {
 NAMES = [*GOLDENS, *BUILT]
 
 
-def run(name: str, folder: Path, out: Path, shared: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+def run(
+    name: str, folder: Path, out: Path, shared: Path, *arguments: str
+) -> tuple[int, dict[str, Any]]:
     """Exit code of `dlm-eval` on a family's folder, and its results ({} where it wrote none)."""
     code = main(
         [
-            *("--model", ADAPTER.get(name, name), "--model_args", f"pretrained={folder},dtype=float32"),
-            *("--data_dir", str(shared / "data"), "--output_path", str(out), "--verbosity", "ERROR", *arguments),
+            *(
+                "--model",
+                ADAPTER.get(name, name),
+                "--model_args",
+                f"pretrained={folder},dtype=float32",
+            ),
+            *(
+                "--data_dir",
+                str(shared / "data"),
+                "--output_path",
+                str(out),
+                "--verbosity",
+                "ERROR",
+                *arguments,
+            ),
         ]
     )
     files = list(out.glob("**/results_*.json"))
@@ -67,14 +96,32 @@ def test_no_family_is_left_out() -> None:
 @pytest.mark.parametrize(("name", "folder"), [(name, name) for name in NAMES], indirect=["folder"])
 def test_a_generation_task(name: str, folder: Path, shared: Path, tmp_path: Path) -> None:
     """The prompt is longer than some of these networks: it is cut from the left."""
-    arguments = ["--tasks", "gsm8k", "--limit", "1", "--num_fewshot", "0", "--gen_kwargs", "max_gen_toks=4"]
+    arguments = [
+        "--tasks",
+        "gsm8k",
+        "--limit",
+        "1",
+        "--num_fewshot",
+        "0",
+        "--gen_kwargs",
+        "max_gen_toks=4",
+    ]
     code, results = run(name, folder, tmp_path / "out", shared, *arguments)
     cost = results["dlm_eval"]["cost"]["gsm8k"]
     assert code == 0 and cost["samples"] == 1 and cost["errors"] == 0 and cost["forwards"] > 0
 
 
 def test_a_prompt_that_does_not_fit_is_that_samples_error(shared: Path, tmp_path: Path) -> None:
-    arguments = ["--tasks", "gsm8k", "--limit", "1", "--gen_kwargs", "max_gen_toks=4", "--overlong", "error"]
+    arguments = [
+        "--tasks",
+        "gsm8k",
+        "--limit",
+        "1",
+        "--gen_kwargs",
+        "max_gen_toks=4",
+        "--overlong",
+        "error",
+    ]
     code, results = run("mdlm", shared / "goldens" / "mdlm", tmp_path, shared, *arguments)
     assert code == 1 and results["dlm_eval"]["cost"]["gsm8k"]["errors"] == 1
     samples = next(tmp_path.glob("**/samples_gsm8k_*.jsonl")).read_text()
@@ -95,13 +142,31 @@ def test_a_multiple_choice_task(
         assert code == 0 and cost["samples"] == 2 and cost["errors"] == 0 and cost["forwards"] > 0
 
 
-def test_a_chat_model_is_known_by_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_chat_model_is_known_by_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Neither its folder's name nor its files say so."""
     folder = build.llada(tmp_path / "plain", chat=True)[0]
     told = []
     for arguments in (["checkpoint=llada-8b-instruct"], ["checkpoint=llada-8b-base"]):
-        given = ["--model_args", f"pretrained={folder},{arguments[0]}", "--output_path", str(tmp_path / "out")]
-        asked = ["--model", "llada", "--tasks", "demo_choice", "--limit", "1", "--estimator", "auto,max_forwards=2"]
+        given = [
+            "--model_args",
+            f"pretrained={folder},{arguments[0]}",
+            "--output_path",
+            str(tmp_path / "out"),
+        ]
+        asked = [
+            "--model",
+            "llada",
+            "--tasks",
+            "demo_choice",
+            "--limit",
+            "1",
+            "--estimator",
+            "auto,max_forwards=2",
+        ]
         assert main([*asked, *given]) == 0
-        told.append([line for line in capsys.readouterr().err.splitlines() if "tuned for chat" in line])
+        told.append(
+            [line for line in capsys.readouterr().err.splitlines() if "tuned for chat" in line]
+        )
     assert len(told[0]) == 1 and "--apply_chat_template" in told[0][0] and told[1] == []

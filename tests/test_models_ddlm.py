@@ -65,7 +65,12 @@ def untrained() -> CDCD:
 
 def checkpoint(folder: Path, model: CDCD) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"model_type": "ddlm", **asdict(model.config), "eos_token_id": 267, "pad_token_id": 267}
+    config = {
+        "model_type": "ddlm",
+        **asdict(model.config),
+        "eos_token_id": 267,
+        "pad_token_id": 267,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), folder / "model.safetensors")
     build.tokenizer().save_pretrained(folder)
@@ -88,15 +93,20 @@ def test_embeddings_are_normalised_and_given_tokens_stay_clean(loaded: Any) -> N
     inputs[0, 1:3] = torch.randn(2, 17)
     inputs[0, 1:3, -1] = 1
     first = loaded.logits(tokens, inputs=inputs, time=torch.tensor([3.0]))
-    for change, moves in ((torch.tensor([[5, 7, 8, 9]]), False), (torch.tensor([[5, 0, 0, 10]]), True)):
+    for change, moves in (
+        (torch.tensor([[5, 7, 8, 9]]), False),
+        (torch.tensor([[5, 0, 0, 10]]), True),
+    ):
         second = loaded.logits(change, inputs=inputs, time=torch.tensor([3.0]))
         assert torch.equal(first, second) is not moves  # ids count where they are given alone
-    assert not torch.allclose(first, loaded.logits(tokens, inputs=inputs, time=torch.tensor([5.0])))  # the time is told
+    # the time is told
+    assert not torch.allclose(first, loaded.logits(tokens, inputs=inputs, time=torch.tensor([5.0])))
     noisier = inputs.clone()
     noisier[0, 1:3, 8:16] += 1
+    # self-conditioning
     assert not torch.allclose(
         first, loaded.logits(tokens, inputs=noisier, time=torch.tensor([3.0]))
-    )  # self-conditioning
+    )
 
 
 def plain(
@@ -108,7 +118,10 @@ def plain(
     tokens = torch.tensor(canvas.tokens).clamp(min=0)
     levels = torch.from_numpy(model.config.times(steps))
     noise = Noise.of(canvas, 0).generator("start").standard_normal((length, size))
-    x, estimate = torch.zeros(length, size, dtype=torch.float64), torch.zeros(length, size, dtype=torch.float64)
+    x, estimate = (
+        torch.zeros(length, size, dtype=torch.float64),
+        torch.zeros(length, size, dtype=torch.float64),
+    )
     x[at] = scale * levels[0] * torch.from_numpy(noise)[at]
     open_ = torch.zeros(1, length, dtype=torch.bool)
     open_[0, at] = True
@@ -137,12 +150,18 @@ def plain(
     return before.argmax(-1).tolist(), entropies, divergences
 
 
-@pytest.mark.parametrize("warp", [{}, {"warp_times": (1.0, 2.0, 10.0), "warp_cdf": (0.0, 0.7, 1.0)}])
+@pytest.mark.parametrize(
+    "warp", [{}, {"warp_times": (1.0, 2.0, 10.0), "warp_cdf": (0.0, 0.7, 1.0)}]
+)
 def test_euler_steps_follow_the_paper(tmp_path: Path, warp: dict[str, Any]) -> None:
     model = network(**warp)
     loaded = load_model("ddlm", pretrained=checkpoint(tmp_path / "m", model))
     levels = loaded.times(4)
-    assert levels[0] == pytest.approx(10) and levels[-1] == pytest.approx(1) and (np.diff(levels) < 0).all()
+    assert (
+        levels[0] == pytest.approx(10)
+        and levels[-1] == pytest.approx(1)
+        and (np.diff(levels) < 0).all()
+    )
     for scale, temperature in ((1.0, 1.0), (0.8, 0.5)):
         fillings = fill(loaded, asked(), steps=6, noise_scale=scale, score_temperature=temperature)
         for canvas, filling in zip(asked(), fillings, strict=True):
@@ -154,9 +173,16 @@ def test_no_answer_depends_on_the_batch(loaded: Any) -> None:
     settings = {"steps": 8, "halt": "kl", "halt_threshold": 1e-3, "halt_min_steps": 3}
     together = fill(loaded, asked(), **settings)
     alone = [fill(loaded, [canvas], **settings)[0] for canvas in asked()]
-    mixed = fill(loaded, asked()[::-1], engine=Engine(loaded, batch_tokens=30, equal_lengths=False), **settings)[::-1]
+    mixed = fill(
+        loaded,
+        asked()[::-1],
+        engine=Engine(loaded, batch_tokens=30, equal_lengths=False),
+        **settings,
+    )[::-1]
     for kind in (alone, mixed):
-        assert [(f.tokens, f.steps, f.exit) for f in together] == [(f.tokens, f.steps, f.exit) for f in kind]
+        assert [(f.tokens, f.steps, f.exit) for f in together] == [
+            (f.tokens, f.steps, f.exit) for f in kind
+        ]
 
 
 def test_each_canvas_halts_by_itself(loaded: Any) -> None:
@@ -170,7 +196,8 @@ def test_each_canvas_halts_by_itself(loaded: Any) -> None:
             expected = below[0] + 1 + late if below else steps + 1
             assert (filling.steps, filling.exit) == (expected, rule if below else "full")
     assert all(
-        f.steps == 5 and f.exit == "fixed" for f in fill(loaded, canvases, steps=steps, halt="fixed", halt_threshold=5)
+        f.steps == 5 and f.exit == "fixed"
+        for f in fill(loaded, canvases, steps=steps, halt="fixed", halt_threshold=5)
     )
     seen: dict[int, list[TraceStep]] = {}
     patient = fill(
@@ -184,21 +211,31 @@ def test_each_canvas_halts_by_itself(loaded: Any) -> None:
     for i, filling in enumerate(patient):
         texts = [step.tokens for step in seen[i]]
         calm = [j for j in range(3, len(texts)) if len(set(texts[j - 3 : j + 1])) == 1]
-        assert (filling.steps, filling.exit) == ((calm[0] + 1, "patience") if calm else (steps + 1, "full"))
-    later = fill(loaded, canvases, steps=steps, halt="entropy", halt_threshold=100, halt_min_steps=4)
+        assert (filling.steps, filling.exit) == (
+            (calm[0] + 1, "patience") if calm else (steps + 1, "full")
+        )
+    later = fill(
+        loaded, canvases, steps=steps, halt="entropy", halt_threshold=100, halt_min_steps=4
+    )
     assert [f.steps for f in later] == [4] * len(canvases)
 
 
 def test_what_means_nothing_is_refused(loaded: Any) -> None:
-    with pytest.raises(UserError, match="decode temperature '0.5' means nothing to a model of process 'gaussian'"):
+    with pytest.raises(
+        UserError, match="decode temperature '0.5' means nothing to a model of process 'gaussian'"
+    ):
         fill(loaded, asked(), temperature=0.5)
     with pytest.raises(UserError, match="halt 'entropy' and halt_threshold '0.0' need each other"):
         fill(loaded, asked(), halt="entropy")
-    with pytest.raises(UserError, match="halt is not used by strategy 'confidence'; it belongs to euler, renoise"):
+    with pytest.raises(
+        UserError, match="halt is not used by strategy 'confidence'; it belongs to euler, renoise"
+    ):
         resolve({"halt": "entropy", "halt_threshold": 1})
     with pytest.raises(UserError, match="decode rerank 'score' means nothing"):
         fill(loaded, asked(), samples=2, rerank="score")
-    with pytest.raises(UserError, match="no likelihood estimator is known for a 'gaussian' process") as caught:
+    with pytest.raises(
+        UserError, match="no likelihood estimator is known for a 'gaussian' process"
+    ) as caught:
         score(loaded, [Canvas.continuation([5], [6])])
     assert "\n" not in str(caught.value)
 
@@ -209,7 +246,9 @@ def test_a_broken_config_is_refused(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "layers": "two"}))
     with pytest.raises(UserError, match="config.json has layers 'two'; it must be a whole number"):
         load_model("ddlm", pretrained=folder)
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "t_max"}))
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if k != "t_max"})
+    )
     with pytest.raises(UserError, match="is not a DDLM checkpoint: .* lacks t_max"):
         load_model("ddlm", pretrained=folder)
 
@@ -228,14 +267,18 @@ def test_training_makes_a_model_that_fills(tmp_path: Path, scripts: ModuleType) 
     )
     warp = scripts.Warp(model.config)
     plan = scripts.Plan(steps=250, rows=16, lr=1e-2)
-    scripts.train_phase(model, lambda m, b, g: scripts.denoising_loss(m, b, g, warp), rows, plan, "test")
+    scripts.train_phase(
+        model, lambda m, b, g: scripts.denoising_loss(m, b, g, warp), rows, plan, "test"
+    )
     trained = load_model("ddlm", pretrained=checkpoint(tmp_path / "trained", model.eval()))
     canvases = [Canvas.completion([A + s, A + (s + 1) % 3], 8, key=f"q{s}") for s in range(3)]
     right = [[A + (s + 2 + i) % 3 for i in range(8)] for s in range(3)]
     full = fill(trained, canvases, steps=20)
     assert [list(f.tokens) for f in full] == right
     halted = fill(trained, canvases, steps=20, halt="entropy", halt_threshold=0.05)
-    assert [list(f.tokens) for f in halted] == right and all(f.steps < 21 and f.exit == "entropy" for f in halted)
+    assert [list(f.tokens) for f in halted] == right and all(
+        f.steps < 21 and f.exit == "entropy" for f in halted
+    )
     middle = fill(trained, [Canvas.infill([A, A + 1], 6, [A + 2, A])], steps=20)[0]
     assert list(middle.tokens) == [A + (2 + i) % 3 for i in range(6)]
     cdf = warp.cdf()

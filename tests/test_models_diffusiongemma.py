@@ -7,7 +7,11 @@ import json
 import models_builders as build
 import pytest
 import torch
-from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, EntropyBoundSamplerConfig
+from transformers import (
+    DiffusionGemmaConfig,
+    DiffusionGemmaForBlockDiffusion,
+    EntropyBoundSamplerConfig,
+)
 from transformers.models.diffusion_gemma import generation_diffusion_gemma as theirs
 
 from dlm_eval import Canvas, fill, score
@@ -40,11 +44,15 @@ def folder(tmp_path_factory):
 
 def saved(folder, calm=()):
     special = {"image_token_id": 271, "boi_token_id": 270, "eoi_token_id": 269}
-    config = DiffusionGemmaConfig(text_config=TEXT, vision_config=VISION, canvas_length=LENGTH, **special)
+    config = DiffusionGemmaConfig(
+        text_config=TEXT, vision_config=VISION, canvas_length=LENGTH, **special
+    )
     network = build.spread(DiffusionGemmaForBlockDiffusion(config))
     for name, weight in network.named_parameters():
         if any(part in name for part in ("self_conditioning", "router", *calm)):
-            weight.data *= 0.3  # else each step makes five times as much of the rounding of the one before
+            weight.data *= (
+                0.3  # else each step makes five times as much of the rounding of the one before
+            )
     network.save_pretrained(folder)
     build.tokenizer(mask=None, chat=True).save_pretrained(folder)
     return folder
@@ -81,7 +89,9 @@ def test_logits_and_self_conditioning_are_the_networks(network, model):
     second = network(**asked, self_conditioning_logits=first / 0.7).logits
     tokens, given = inputs(model, PROMPT, canvas)
     assert same(model.logits(tokens, inputs=given)[:, len(PROMPT) :], first)
-    tokens, given = inputs(model, PROMPT, canvas, model.soft_embeddings((first / 0.7).softmax(-1)[0]))
+    tokens, given = inputs(
+        model, PROMPT, canvas, model.soft_embeddings((first / 0.7).softmax(-1)[0])
+    )
     assert same(model.logits(tokens, inputs=given)[:, len(PROMPT) :], second)
     assert not same(first, second, 1e-2)
 
@@ -91,9 +101,16 @@ def test_rows_of_one_batch_do_not_see_each_other(model):
     one, other = inputs(model, PROMPT, range(90, 98)), inputs(model, PROMPT[:3], range(60, 64))
     length = one[0].shape[1]
     tokens = torch.full((2, length), model.pad_id)
-    given, valid = torch.zeros(2, length, model.state_size + 1), torch.zeros(2, length, dtype=torch.bool)
+    given, valid = (
+        torch.zeros(2, length, model.state_size + 1),
+        torch.zeros(2, length, dtype=torch.bool),
+    )
     for row, (ids, channels) in enumerate((one, other)):
-        tokens[row, : ids.shape[1]], given[row, : ids.shape[1]], valid[row, : ids.shape[1]] = ids[0], channels[0], True
+        tokens[row, : ids.shape[1]], given[row, : ids.shape[1]], valid[row, : ids.shape[1]] = (
+            ids[0],
+            channels[0],
+            True,
+        )
     both = model.logits(tokens, valid, inputs=given)
     for row, (ids, channels) in enumerate((one, other)):
         assert same(both[row, : ids.shape[1]], model.logits(ids, inputs=channels)[0])
@@ -161,7 +178,13 @@ def test_halting_and_the_end_of_text_equal_generate(tmp_path, monkeypatch):
     network = DiffusionGemmaForBlockDiffusion.from_pretrained(calm).eval()
     model = load_model("diffusiongemma", pretrained=calm, dtype="float32")
     canvas = Canvas.completion(PROMPT, 2 * LENGTH)
-    options = {"accept_bound": 60.0, "halt": "confident", "halt_threshold": 10.0, "t_start": 0.02, "t_end": 0.01}
+    options = {
+        "accept_bound": 60.0,
+        "halt": "confident",
+        "halt_threshold": 10.0,
+        "t_start": 0.02,
+        "t_end": 0.01,
+    }
     written = fill(model, [canvas], steps=STEPS, early_exit=False, **options)[0]
     asked = {"bound": 60.0, "confidence_threshold": 10.0, "t_max": 0.02, "t_min": 0.01}
     tokens, rate = generated(network, canvas, monkeypatch, **asked)
@@ -178,11 +201,15 @@ def test_halting_and_the_end_of_text_equal_generate(tmp_path, monkeypatch):
 
 
 def test_answers_do_not_depend_on_batch_mates(model):
-    canvases = [Canvas.completion(PROMPT[:n], 5 + n) for n in (2, 5, 9)] + [Canvas.infill(PROMPT[:4], 3, [70, 71, 72])]
+    canvases = [Canvas.completion(PROMPT[:n], 5 + n) for n in (2, 5, 9)] + [
+        Canvas.infill(PROMPT[:4], 3, [70, 71, 72])
+    ]
     alone = [fill(model, [canvas], steps=3)[0].tokens for canvas in canvases]
     assert [filling.tokens for filling in fill(model, canvases, steps=3)] == alone
     one_by_one = Engine(model, batch_tokens=1)
-    assert [filling.tokens for filling in fill(model, canvases, steps=3, engine=one_by_one)] == alone
+    assert [
+        filling.tokens for filling in fill(model, canvases, steps=3, engine=one_by_one)
+    ] == alone
 
 
 def test_text_behind_a_hole_stays_and_counts(model):
@@ -209,7 +236,9 @@ def test_the_surest_tokens_are_accepted():
 def test_what_it_cannot_do_is_one_line(model, folder, tmp_path):
     with pytest.raises(UserError, match="no likelihood estimator is known for a 'canvas' process"):
         score(model, [Canvas.continuation(PROMPT, [5, 6])])
-    with pytest.raises(UserError, match="temperature '0.7' means nothing to a model of process 'canvas'"):
+    with pytest.raises(
+        UserError, match="temperature '0.7' means nothing to a model of process 'canvas'"
+    ):
         fill(model, [Canvas.completion(PROMPT, 4)], temperature=0.7)
     with pytest.raises(UserError, match="not a DiffusionGemma checkpoint"):
         load_model("diffusiongemma", pretrained=build.llada(tmp_path)[0])
@@ -217,7 +246,10 @@ def test_what_it_cannot_do_is_one_line(model, folder, tmp_path):
 
 def test_it_describes_itself(model, folder):
     told = model.describe()
-    assert told == load_without_weights("diffusiongemma", pretrained=folder, dtype="float32").describe()
+    assert (
+        told
+        == load_without_weights("diffusiongemma", pretrained=folder, dtype="float32").describe()
+    )
     assert (told["canvas_length"], told["process"], told["max_length"]) == (LENGTH, "canvas", 128)
     assert model.bos_id == 266 and model.eos_ids == (267,) and json.dumps(told)
     assert model.apply_chat_template([{"role": "user", "content": "hi"}]).startswith(build.BOS)

@@ -52,7 +52,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
         "unk_token": "<unk>",
         "mask_token": "<mask>",
     }
-    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **names)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, **names
+    )
 
 
 VOCAB = 4 + 256 + 1
@@ -61,14 +63,25 @@ MASK = VOCAB - 1
 
 def network(kind: str = "xlm-roberta") -> tuple[torch.nn.Module, LengthHead]:
     config_class, model_class = KINDS[kind]
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+    }
     special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "type_vocab_size": 1}
-    model = spread(model_class(config_class(**sizes, **special, vocab_size=VOCAB, max_position_embeddings=POSITIONS)))
+    model = spread(
+        model_class(
+            config_class(**sizes, **special, vocab_size=VOCAB, max_position_embeddings=POSITIONS)
+        )
+    )
     head = spread(LengthHead(16, 2, 24, POSITIONS), seed=1)
     return model, head
 
 
-def written(folder: Path, kind: str = "xlm-roberta", length: bool = True) -> tuple[Path, torch.nn.Module, LengthHead]:
+def written(
+    folder: Path, kind: str = "xlm-roberta", length: bool = True
+) -> tuple[Path, torch.nn.Module, LengthHead]:
     model, head = network(kind)
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
@@ -93,17 +106,24 @@ def ids_of(length: int, seed: int) -> list[int]:
 def test_it_is_the_network_between_its_frame(tmp_path: Path, kind: str) -> None:
     folder, model, _ = written(tmp_path / "m", kind)
     loaded = load_model("diffusionllm", pretrained=folder)
-    assert isinstance(loaded, Denoiser) and loaded.max_length == POSITIONS - 4 and not loaded.needs_bos
+    assert (
+        isinstance(loaded, Denoiser) and loaded.max_length == POSITIONS - 4 and not loaded.needs_bos
+    )
     long, short = ids_of(11, 0), ids_of(6, 1)
     tokens = torch.tensor([long, [*short, *[1] * 5], [*[1] * 5, *short]])
     valid = torch.tensor([[True] * 11, [True] * 6 + [False] * 5, [False] * 5 + [True] * 6])
     whole = loaded.logits(tokens, valid)
     ordinary = torch.arange(VOCAB) != MASK
-    for row, ids, where in ((0, long, slice(0, 11)), (1, short, slice(0, 6)), (2, short, slice(5, 11))):
+    for row, ids, where in (
+        (0, long, slice(0, 11)),
+        (1, short, slice(0, 6)),
+        (2, short, slice(5, 11)),
+    ):
         expected = framed_logits(model, ids)
         assert torch.allclose(whole[row, where][:, ordinary], expected[:, ordinary], atol=1e-5)
         assert float(whole[row, where][:, MASK].max()) < -1e5  # [MASK] is never predicted
-    begun = loaded.logits(torch.tensor([[0, *short]]))[0, 1:]  # a row that has its own <s> gets no other
+    # a row that has its own <s> gets no other
+    begun = loaded.logits(torch.tensor([[0, *short]]))[0, 1:]
     assert torch.allclose(begun, whole[1, :6], atol=1e-5)
     some = torch.tensor([True, False, True] + [False] * 8).expand(3, -1) & valid
     assert torch.equal(loaded.logits(tokens, valid, some), whole[some])
@@ -113,7 +133,10 @@ def test_the_length_head_reads_the_mean_of_the_prompt(tmp_path: Path) -> None:
     folder, model, head = written(tmp_path / "m")
     loaded = load_model("diffusionllm", pretrained=folder)
     prompts = [[5, 6, 7, 8], [9, 10]]
-    tokens, valid = torch.tensor([prompts[0], [9, 10, 1, 1]]), torch.tensor([[True] * 4, [True, True, False, False]])
+    tokens, valid = (
+        torch.tensor([prompts[0], [9, 10, 1, 1]]),
+        torch.tensor([[True] * 4, [True, True, False, False]]),
+    )
     found = loaded.length_logits(tokens, valid)
     for prompt, logits in zip(prompts, found, strict=True):
         with torch.inference_mode():  # unpadded, layer by layer
@@ -121,9 +144,15 @@ def test_the_length_head_reads_the_mean_of_the_prompt(tmp_path: Path) -> None:
             assert torch.allclose(head.length_predictor(mixed.mean(1))[0], logits, atol=1e-5)
 
 
-def plain_rdm(model: torch.nn.Module, prompt: list[int], length: int, steps: int) -> tuple[list[int], float]:
+def plain_rdm(
+    model: torch.nn.Module, prompt: list[int], length: int, steps: int
+) -> tuple[list[int], float]:
     """RDM as the paper's algorithm says (uncond, deterministic, cosine, argmax), and the mean log-probability of its tokens."""
-    ids, masked, scores = [*prompt, *[MASK] * length], np.ones(length, bool), np.full(length, -np.inf)
+    ids, masked, scores = (
+        [*prompt, *[MASK] * length],
+        np.ones(length, bool),
+        np.full(length, -np.inf),
+    )
     for step in range(1, steps + 1):
         logits = framed_logits(model, ids)[len(prompt) :]
         logits[:, MASK] = -torch.inf
@@ -135,7 +164,9 @@ def plain_rdm(model: torch.nn.Module, prompt: list[int], length: int, steps: int
         scores = np.where(low, -np.inf, np.where(fresh, best, scores))
         masked = low
         for i in range(length):
-            ids[len(prompt) + i] = MASK if low[i] else int(token[i]) if fresh[i] else ids[len(prompt) + i]
+            ids[len(prompt) + i] = (
+                MASK if low[i] else int(token[i]) if fresh[i] else ids[len(prompt) + i]
+            )
     return ids[len(prompt) :], float(scores.mean())
 
 
@@ -143,7 +174,9 @@ def test_rdm_decodes_as_published(tmp_path: Path) -> None:
     folder, model, _ = written(tmp_path / "m")
     loaded = load_model("diffusionllm", pretrained=folder)
     prompts = [loaded.encode(text) for text in ("ab", "translate this", "Q: why? A:")]
-    fillings = fill(loaded, [Canvas.completion(p, 7 + i) for i, p in enumerate(prompts)], preset="rdm", steps=6)
+    fillings = fill(
+        loaded, [Canvas.completion(p, 7 + i) for i, p in enumerate(prompts)], preset="rdm", steps=6
+    )
     for i, (prompt, filling) in enumerate(zip(prompts, fillings, strict=True)):
         assert list(filling.tokens) == plain_rdm(model, prompt, 7 + i, 6)[0]
 
@@ -159,11 +192,13 @@ def test_the_length_beam_keeps_the_most_probable_filling(tmp_path: Path) -> None
         sizes = list(dict.fromkeys(min(size, loaded.max_length - len(prompt)) for size in sizes))
         tried = [plain_rdm(model, prompt, size, 4) for size in sizes]
         assert list(filling.tokens) == max(tried, key=lambda pair: pair[1])[0]
-        alone = fill(loaded, [Canvas.completion(prompt, size) for size in sizes], preset="rdm", steps=4)
+        alone = fill(
+            loaded, [Canvas.completion(prompt, size) for size in sizes], preset="rdm", steps=4
+        )
         assert filling.forwards == 1 + sum(one.forwards for one in alone)
-    assert [f.tokens for f in fill(loaded, canvases[::-1], preset="rdm", steps=4, length_beam=3)] == [
-        f.tokens for f in beamed[::-1]
-    ]
+    assert [
+        f.tokens for f in fill(loaded, canvases[::-1], preset="rdm", steps=4, length_beam=3)
+    ] == [f.tokens for f in beamed[::-1]]
 
 
 def test_a_beams_rank_leaves_special_tokens_out() -> None:
@@ -190,7 +225,7 @@ def test_likelihoods_are_its_own(tmp_path: Path) -> None:
     assert found.logprob == pytest.approx(float(logits.log_softmax(-1)[9]), abs=1e-4)
 
 
-# -- converter -----------------------------------------------------------------------------------------------------------
+# -- converter -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -203,11 +238,16 @@ def converter():
     return module
 
 
-def authors_state(model: torch.nn.Module, head: LengthHead, empty_head: bool) -> dict[str, torch.Tensor]:
+def authors_state(
+    model: torch.nn.Module, head: LengthHead, empty_head: bool
+) -> dict[str, torch.Tensor]:
     """A state dict under the names of the authors' class (model.roberta..., length_trm..., length_predictor...)."""
     state = {f"model.{key}": value for key, value in model.state_dict().items()}
     state |= head.state_dict()
-    state |= {"fake_layer": torch.zeros(16), "model.roberta.embeddings.position_ids": torch.arange(POSITIONS)[None]}
+    state |= {
+        "fake_layer": torch.zeros(16),
+        "model.roberta.embeddings.position_ids": torch.arange(POSITIONS)[None],
+    }
     if empty_head:
         state["model.lm_head.decoder.weight"] = torch.empty(0)
     return state
@@ -215,7 +255,9 @@ def authors_state(model: torch.nn.Module, head: LengthHead, empty_head: bool) ->
 
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("head_is", ["tied", "empty", "apart"])
-def test_converter_round_trip(tmp_path: Path, converter, monkeypatch, kind: str, head_is: str) -> None:
+def test_converter_round_trip(
+    tmp_path: Path, converter, monkeypatch, kind: str, head_is: str
+) -> None:
     backbone, model, head = written(tmp_path / "backbone", kind, length=False)
     state = authors_state(model, head, head_is == "empty")
     if head_is == "apart":
@@ -224,14 +266,23 @@ def test_converter_round_trip(tmp_path: Path, converter, monkeypatch, kind: str,
         model.lm_head.decoder.weight = torch.nn.Parameter(state["model.lm_head.decoder.weight"])
     (tmp_path / "theirs").mkdir()
     torch.save(state, tmp_path / "theirs" / "pytorch_model.bin")
-    paths = ["--checkpoint", str(tmp_path / "theirs"), "--backbone", str(backbone), "--out", str(tmp_path / "out")]
+    paths = [
+        "--checkpoint",
+        str(tmp_path / "theirs"),
+        "--backbone",
+        str(backbone),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     monkeypatch.setattr(sys, "argv", ["convert", *paths])
     converter.main()
     loaded = load_model("diffusionllm", pretrained=tmp_path / "out")
     ids, ordinary = ids_of(9, 2), torch.arange(VOCAB) != MASK
     found = loaded.logits(torch.tensor([ids]))[0]
     assert torch.allclose(found[:, ordinary], framed_logits(model, ids)[:, ordinary], atol=1e-5)
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] == (head_is != "apart")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] == (
+        head_is != "apart"
+    )
     with torch.inference_mode():
         features = model.roberta(torch.tensor([[0, 5, 6]]))[0]
         expected = head(features, torch.ones(1, 3, dtype=torch.bool))

@@ -9,14 +9,26 @@ import models_builders as build
 import pytest
 import torch
 from models_builders import MASK_ID, row
-from transformers import BertConfig, BertForMaskedLM, Gemma2Config, Gemma2ForCausalLM, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.models import known_families, load_model, packaged_asset
 from dlm_eval.models.probes import check_shift
 
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -30,11 +42,24 @@ def same(one, other, tolerance=1e-5):
 
 
 def saved(folder, model, architecture):
-    config = model.config.to_dict() | {"architectures": [architecture], "eos_token_id": 267, "bos_token_id": 266}
-    tied = [key for key in ("lm_head.weight", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias")]
+    config = model.config.to_dict() | {
+        "architectures": [architecture],
+        "eos_token_id": 267,
+        "bos_token_id": 266,
+    }
+    tied = [
+        key
+        for key in (
+            "lm_head.weight",
+            "cls.predictions.decoder.weight",
+            "cls.predictions.decoder.bias",
+        )
+    ]
     tied += ["lm_head.decoder.weight", "lm_head.decoder.bias"]
     drop = tied if model.config.tie_word_embeddings else []
-    return build.write(folder, config, {k: v for k, v in model.state_dict().items() if k not in drop})
+    return build.write(
+        folder, config, {k: v for k, v in model.state_dict().items() if k not in drop}
+    )
 
 
 def test_a_llama_with_options_is_any_llama_like_family(tmp_path):
@@ -43,13 +68,21 @@ def test_a_llama_with_options_is_any_llama_like_family(tmp_path):
     raw = truth(model, tokens)
     assert same(load_model("generic", pretrained=folder).logits(tokens), raw)
     shifted = load_model("generic", pretrained=folder, shift="true")
-    assert same(shifted.logits(tokens), torch.cat([raw[:, :1], raw[:, :-1]], 1)) and shifted.needs_bos
+    assert (
+        same(shifted.logits(tokens), torch.cat([raw[:, :1], raw[:, :-1]], 1)) and shifted.needs_bos
+    )
 
 
 def test_a_foreign_config_with_the_class_named(tmp_path):
     model, tokens = build.llama(), row(2, 9)
-    foreign = {"model_type": "brand_new", "auto_map": {"AutoConfig": "x.Y"}, "architectures": ["BrandNewLM"]}
-    build.write(tmp_path, model.config.to_dict() | foreign | {"eos_token_id": 267}, model.state_dict())
+    foreign = {
+        "model_type": "brand_new",
+        "auto_map": {"AutoConfig": "x.Y"},
+        "architectures": ["BrandNewLM"],
+    }
+    build.write(
+        tmp_path, model.config.to_dict() | foreign | {"eos_token_id": 267}, model.state_dict()
+    )
     loaded = load_model("generic", pretrained=tmp_path, architecture="LlamaForCausalLM")
     assert same(loaded.logits(tokens), truth(model, tokens))
     with pytest.raises(UserError, match="such as LlamaForCausalLM"):
@@ -59,10 +92,15 @@ def test_a_foreign_config_with_the_class_named(tmp_path):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_block_attention_is_exact_block_by_block(tmp_path, attention):
     """A block of a block-causal model sees what a full-attention model sees when the text ends with that block."""
-    model = build.llama(num_hidden_layers=1)  # with one layer, earlier blocks' states do not depend on later blocks
+    # with one layer, earlier blocks' states do not depend on later blocks
+    model = build.llama(num_hidden_layers=1)
     folder, tokens = saved(tmp_path, model, "LlamaForCausalLM"), row(2, 12)
     loaded = load_model(
-        "generic", pretrained=folder, attention="block", block_length="4", attn_implementation=attention
+        "generic",
+        pretrained=folder,
+        attention="block",
+        block_length="4",
+        attn_implementation=attention,
     )
     logits = loaded.logits(tokens)
     for end in (4, 8, 12):
@@ -74,7 +112,10 @@ def test_block_attention_is_exact_block_by_block(tmp_path, attention):
 
 def test_the_wrong_shift_is_found_on_a_trained_network():
     tiny = str(packaged_asset("tiny"))
-    assert load_model("generic", pretrained=tiny, dtype="float32").mask_id == load_model("tiny").mask_id
+    assert (
+        load_model("generic", pretrained=tiny, dtype="float32").mask_id
+        == load_model("tiny").mask_id
+    )
     with pytest.raises(UserError, match="set shift=false"):
         load_model("generic", pretrained=tiny, dtype="float32", shift=True)
 
@@ -86,7 +127,8 @@ def test_the_wrong_absence_of_shift_is_found(tmp_path):
 
     def moved(tokens, valid=None, positions=None):
         whole = read(tokens, valid)
-        whole = torch.cat([whole[:, 1:], whole[:, -1:]], 1)  # what stands at i is the prediction of i+1
+        # what stands at i is the prediction of i+1
+        whole = torch.cat([whole[:, 1:], whole[:, -1:]], 1)
         return whole if positions is None else whole[positions]
 
     model.logits = moved
@@ -95,7 +137,9 @@ def test_the_wrong_absence_of_shift_is_found(tmp_path):
 
 
 def test_bert_has_more_than_a_linear_head(tmp_path):
-    model = build.spread(BertForMaskedLM(BertConfig(**SIZES, vocab_size=build.VOCAB, max_position_embeddings=64)))
+    model = build.spread(
+        BertForMaskedLM(BertConfig(**SIZES, vocab_size=build.VOCAB, max_position_embeddings=64))
+    )
     loaded = load_model("generic", pretrained=saved(tmp_path, model, "BertForMaskedLM"))
     tokens = row(2, 9)
     assert same(loaded.logits(tokens), truth(model, tokens))
@@ -103,10 +147,16 @@ def test_bert_has_more_than_a_linear_head(tmp_path):
 
 
 def test_roberta_counts_positions_in_its_own_way(tmp_path):
-    config = RobertaConfig(**SIZES, vocab_size=build.VOCAB, max_position_embeddings=64, pad_token_id=267)
-    model = build.spread(RobertaForMaskedLM(RobertaConfig(**{**config.to_dict(), "max_position_embeddings": 300})))
+    config = RobertaConfig(
+        **SIZES, vocab_size=build.VOCAB, max_position_embeddings=64, pad_token_id=267
+    )
+    model = build.spread(
+        RobertaForMaskedLM(RobertaConfig(**{**config.to_dict(), "max_position_embeddings": 300}))
+    )
     tokens = row(2, 9)
-    loaded = load_model("generic", pretrained=saved(tmp_path, model, "RobertaForMaskedLM"), max_length=32)
+    loaded = load_model(
+        "generic", pretrained=saved(tmp_path, model, "RobertaForMaskedLM"), max_length=32
+    )
     assert same(loaded.logits(tokens), truth(model, tokens))
 
 
@@ -117,12 +167,15 @@ def test_gemma_caps_its_logits(tmp_path):
     )  # fmt: skip
     model = build.spread(Gemma2ForCausalLM(config))
     folder = saved(tmp_path, model, "Gemma2ForCausalLM")
-    loaded, tokens = load_model("generic", pretrained=folder, attn_implementation="eager"), row(1, 9)
+    loaded, tokens = (
+        load_model("generic", pretrained=folder, attn_implementation="eager"),
+        row(1, 9),
+    )
     assert float(loaded.logits(tokens).abs().max()) <= 3.0
     assert same(loaded.logits(tokens), truth(model, tokens))
 
 
-# -- the user's own --------------------------------------------------------------------------------------------------------
+# -- the user's own --------------------------------------------------------------------------------
 
 
 def example(tmp_path) -> Path:
@@ -157,7 +210,9 @@ def test_what_the_page_says_to_type_scores_the_example(tmp_path, monkeypatch, ca
     assert main([*command[1].split(), "--limit", "1", "--output_path", "out"]) == 0
     assert "demo_choice" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["my_model"]
-    snippet = re.search(r"^    from dlm_eval import Canvas.*?(?=^\S)", page, re.MULTILINE | re.DOTALL)
+    snippet = re.search(
+        r"^    from dlm_eval import Canvas.*?(?=^\S)", page, re.MULTILINE | re.DOTALL
+    )
     assert snippet is not None
     lines = [line[4:] for line in snippet[0].splitlines() if line.strip()]
     names: dict = {}
@@ -170,11 +225,14 @@ def test_an_installed_package_brings_a_family(tmp_path, monkeypatch):
     info = tmp_path / "letters-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: letters\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[dlm_eval.models]\nletters = my_model:load\nllada = my_model:load\n")
+    (info / "entry_points.txt").write_text(
+        "[dlm_eval.models]\nletters = my_model:load\nllada = my_model:load\n"
+    )
     assert "letters" not in known_families()
     monkeypatch.syspath_prepend(tmp_path)
     assert known_families()["letters"].about == "from package letters"
-    assert known_families()["llada"].module == "dlm_eval.models.families.llada"  # ours cannot be taken over
+    # ours cannot be taken over
+    assert known_families()["llada"].module == "dlm_eval.models.families.llada"
     assert load_model("letters", seed=1).describe()["seed"] == 1
 
 

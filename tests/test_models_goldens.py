@@ -30,14 +30,18 @@ TOLERANCE = 1e-5  # of the largest logit
 def load(shared, family, **options):
     golden = json.loads((shared / "goldens" / family / "golden.json").read_text())
     folder = shared / "goldens" / family
-    return load_model(ADAPTER.get(family, family), pretrained=folder, dtype="float32", **options), golden
+    return load_model(
+        ADAPTER.get(family, family), pretrained=folder, dtype="float32", **options
+    ), golden
 
 
 def difference(ours, theirs, model=None):
     """Largest |ours - theirs| relative to the largest of theirs, over tokens that can be written."""
     theirs = torch.tensor(theirs) if not torch.is_tensor(theirs) else theirs
     ours = ours[..., : theirs.shape[-1]]
-    kept = [i for i in range(theirs.shape[-1]) if model is None or i not in model.facts.suppressed_ids]
+    kept = [
+        i for i in range(theirs.shape[-1]) if model is None or i not in model.facts.suppressed_ids
+    ]
     ours, theirs = ours[..., kept], theirs[..., kept]
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
@@ -73,7 +77,11 @@ def test_ids_are_the_authors(shared, family):
     model, golden = load(shared, family)
     ids = golden["special_ids"]
     eos = ids["eos"] if isinstance(ids["eos"], list) else [ids["eos"]]
-    assert model.mask_id == ids["mask"] and model.eos_ids[0] == eos[0] and set(eos) <= set(model.eos_ids)
+    assert (
+        model.mask_id == ids["mask"]
+        and model.eos_ids[0] == eos[0]
+        and set(eos) <= set(model.eos_ids)
+    )
     assert "bos" not in ids or model.bos_id == ids["bos"]
     assert "eot" not in ids or model.eos_ids[1] == ids["eot"]
     assert model.mask_is_regular_token == golden.get("mask_is_ordinary_vocabulary_item", False)
@@ -81,13 +89,19 @@ def test_ids_are_the_authors(shared, family):
 
 def test_wedlm_logits_come_back_in_reading_order(shared):
     model, golden = load(shared, "wedlm")
-    moved, place = torch.tensor(golden["logits"]["input_ids"]), torch.tensor(golden["logits"]["position_ids"])
+    moved, place = (
+        torch.tensor(golden["logits"]["input_ids"]),
+        torch.tensor(golden["logits"]["position_ids"]),
+    )
     raw = torch.tensor(golden["logits"]["logits"])
     tokens = torch.empty_like(moved).scatter_(1, place, moved)
     theirs = torch.empty_like(raw).scatter_(1, place[..., None].expand_as(raw), raw)
     assert difference(model.logits(tokens), theirs) < TOLERANCE
     plain = golden["causal_plain"]
-    assert difference(model.logits(torch.tensor(plain["input_ids"]))[0, -1], plain["logits_last"]) < TOLERANCE
+    assert (
+        difference(model.logits(torch.tensor(plain["input_ids"]))[0, -1], plain["logits_last"])
+        < TOLERANCE
+    )
 
 
 def test_mdlm_at_a_noise_level(shared):
@@ -125,7 +139,9 @@ def test_sedd_score_entropy_from_log_scores(shared):
     for case in part["values"]:
         sigma = -math.log1p(-(1 - 1e-3) * case["t"])
         slope, r = (1 - 1e-3) / (1 - (1 - 1e-3) * case["t"]), 1 / math.expm1(sigma)
-        scores = model.log_scores(noisy[None], torch.tensor([sigma]))[0, part["masked_positions"]].double()
+        scores = model.log_scores(noisy[None], torch.tensor([sigma]))[
+            0, part["masked_positions"]
+        ].double()
         others = scores.exp().sum(-1) - scores[:, model.mask_id].exp()
         at_truth = scores.gather(-1, truth[part["masked_positions"], None])[:, 0]
         loss = slope * float((others - r * at_truth + r * (math.log(r) - 1)).sum())
@@ -160,7 +176,11 @@ def test_bd3lm_sampling_and_scoring_forwards(shared):
         tokens = clean.clone()
         tokens[:, block] = noisy[:, block]
         assert (
-            difference(model.logits(tokens, positions=torch.arange(noisy.shape[1])[block]), theirs[:, block], model)
+            difference(
+                model.logits(tokens, positions=torch.arange(noisy.shape[1])[block]),
+                theirs[:, block],
+                model,
+            )
             < TOLERANCE
         )
 

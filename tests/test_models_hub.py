@@ -36,23 +36,41 @@ class Hub(BaseHTTPRequestHandler):
         file = self.folder / path.rpartition("/")[2]
         if path in ("", "/"):
             self.send(200, b"", body)
-        elif path in ("/api/models/org/model", *(f"/api/models/org/model/revision/{r}" for r in ("main", COMMIT))):
+        elif path in (
+            "/api/models/org/model",
+            *(f"/api/models/org/model/revision/{r}" for r in ("main", COMMIT)),
+        ):
             files = [{"rfilename": one.name} for one in self.folder.iterdir()]
-            self.send(200, json.dumps({"id": "org/model", "sha": COMMIT, "siblings": files}).encode(), body)
+            self.send(
+                200,
+                json.dumps({"id": "org/model", "sha": COMMIT, "siblings": files}).encode(),
+                body,
+            )
         elif path == f"/api/models/org/model/tree/{COMMIT}":
-            files = [{"type": "file", "path": one.name, "size": one.stat().st_size} for one in self.folder.iterdir()]
-            files = [{**one, "oid": hashlib.sha1(one["path"].encode()).hexdigest()} for one in files]
+            files = [
+                {"type": "file", "path": one.name, "size": one.stat().st_size}
+                for one in self.folder.iterdir()
+            ]
+            files = [
+                {**one, "oid": hashlib.sha1(one["path"].encode()).hexdigest()} for one in files
+            ]
             self.send(200, json.dumps(files).encode(), body)
         elif path.startswith(f"/org/model/resolve/{COMMIT}/") and file.is_file():
             data = file.read_bytes()
             self.send(200, data, body, ETag=f'"{hashlib.sha1(data).hexdigest()}"')
         else:
-            code = "RevisionNotFound" if path.startswith("/api/models/org/model/") else "RepoNotFound"
+            code = (
+                "RevisionNotFound" if path.startswith("/api/models/org/model/") else "RepoNotFound"
+            )
             self.send(404, b"{}", body, **{"X-Error-Code": code})
 
     def send(self, status: int, data: bytes, body: bool, **headers: str):
         self.send_response(status)
-        for name, value in {"X-Repo-Commit": COMMIT, "Content-Length": str(len(data)), **headers}.items():
+        for name, value in {
+            "X-Repo-Commit": COMMIT,
+            "Content-Length": str(len(data)),
+            **headers,
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         if body:
@@ -78,7 +96,9 @@ def home(hub, tmp_path, monkeypatch):
     """Makes that hub ours, with an empty cache."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub + "/{repo_id}/resolve/{revision}/{filename}"
+    )
     monkeypatch.setattr(constants, "ENDPOINT", hub)
     loading.locate.cache_clear()
     yield
@@ -88,7 +108,10 @@ def home(hub, tmp_path, monkeypatch):
 def test_a_hub_id_is_fetched_without_code_and_kept(home, monkeypatch):
     described = load_model("llada", pretrained="org/model").describe()
     assert (described["pretrained"], described["revision"]) == ("org/model", COMMIT)
-    assert load_model("llada", pretrained="org/model", revision=COMMIT).describe()["revision"] == COMMIT
+    assert (
+        load_model("llada", pretrained="org/model", revision=COMMIT).describe()["revision"]
+        == COMMIT
+    )
     assert f"/org/model/resolve/{COMMIT}/model.safetensors" in Hub.asked
     assert not any(path.endswith(".py") for path in Hub.asked)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the hub is gone
@@ -99,7 +122,10 @@ def test_a_hub_id_is_fetched_without_code_and_kept(home, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"pretrained": "org/model", "revision": "v9"}, "'org/model' at revision 'v9' cannot be fetched from the hub"),
+        (
+            {"pretrained": "org/model", "revision": "v9"},
+            "'org/model' at revision 'v9' cannot be fetched from the hub",
+        ),
         ({"pretrained": "org/other"}, "'org/other' cannot be fetched from the hub"),
     ],
 )

@@ -14,7 +14,14 @@ from models_builders import MASK_ID, row
 from safetensors.torch import load_file, save_file
 
 from dlm_eval.errors import UserError
-from dlm_eval.models import checkpoints, known_families, load_model, load_without_weights, packaged_asset, weight_files
+from dlm_eval.models import (
+    checkpoints,
+    known_families,
+    load_model,
+    load_without_weights,
+    packaged_asset,
+    weight_files,
+)
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.models.families.dit import DiT, DiTConfig
 
@@ -35,7 +42,12 @@ def test_llada_is_the_llama_whose_weights_it_holds(tmp_path):
     tokens = row(2, 10)
     assert isinstance(loaded, Denoiser)
     assert same(loaded.logits(tokens), truth(model, tokens))
-    assert (loaded.mask_id, loaded.eos_ids, loaded.bos_id, loaded.vocab_size) == (MASK_ID, (267,), 266, build.VOCAB)
+    assert (loaded.mask_id, loaded.eos_ids, loaded.bos_id, loaded.vocab_size) == (
+        MASK_ID,
+        (267,),
+        266,
+        build.VOCAB,
+    )
 
 
 def test_llada_with_tied_head(tmp_path):
@@ -55,7 +67,9 @@ def test_llada_in_shards_and_in_pytorch_files(tmp_path):
     for part, name in zip(half, names, strict=True):
         save_file(part, folder / name, metadata={"format": "pt"})
     index = {key: name for part, name in zip(half, names, strict=True) for key in part}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": index})
+    )
     assert same(load_model("llada", pretrained=folder).logits(tokens), truth(model, tokens))
     for name in [*names, "model.safetensors.index.json"]:
         (folder / name).unlink()
@@ -73,7 +87,10 @@ def test_positions_take_three_forms(tmp_path, family):
     assert same(model.logits(tokens, positions=some), whole[:, some], 1e-6)
     wanted = torch.rand(3, 8, generator=torch.Generator().manual_seed(1)) < 0.4
     assert same(model.logits(tokens, positions=wanted), whole[wanted], 1e-6)
-    assert model.logits(tokens, positions=torch.zeros(3, 8, dtype=torch.bool)).shape == (0, build.VOCAB)
+    assert model.logits(tokens, positions=torch.zeros(3, 8, dtype=torch.bool)).shape == (
+        0,
+        build.VOCAB,
+    )
 
 
 def test_diffugpt_reads_one_position_to_the_left(tmp_path):
@@ -94,7 +111,9 @@ def test_padding_on_either_side_changes_nothing(tmp_path, family, attention):
         pad = torch.full((1, 4), model.pad_id)
         tokens = torch.cat([torch.cat([pad, short] if side == "left" else [short, pad], 1), long])
         real = torch.tensor([[side == "right"] * 4 + [True] + [side == "left"] * 4, [True] * 9])
-        real[0] = torch.tensor([False] * 4 + [True] * 5 if side == "left" else [True] * 5 + [False] * 4)
+        real[0] = torch.tensor(
+            [False] * 4 + [True] * 5 if side == "left" else [True] * 5 + [False] * 4
+        )
         logits = model.logits(tokens, real)
         assert same(logits[0][real[0]], model.logits(short)[0])
         assert same(logits[1], model.logits(long)[0])
@@ -112,7 +131,8 @@ def test_a_half_precision_head_is_multiplied_in_float32(tmp_path, monkeypatch):
     assert logits.dtype == torch.float32 and hidden.dtype == torch.bfloat16
     exact = hidden.double() @ model.head.weight.double().T
     assert same(logits.double(), exact, 1e-6)
-    assert not same((hidden @ model.head.weight.T).double(), exact, 1e-4)  # what a half-precision product would give
+    # what a half-precision product would give
+    assert not same((hidden @ model.head.weight.T).double(), exact, 1e-4)
 
 
 def test_dtype_auto_is_the_checkpoints(tmp_path):
@@ -141,9 +161,13 @@ def test_a_lora_adapter_is_merged(tmp_path):
 def test_a_device_map_spreads_or_offloads(tmp_path):
     folder, model = build.llada(tmp_path)
     tokens = row(2, 9)
-    assert same(load_model("llada", pretrained=folder, device_map="auto").logits(tokens), truth(model, tokens))
+    assert same(
+        load_model("llada", pretrained=folder, device_map="auto").logits(tokens),
+        truth(model, tokens),
+    )
     loaded = load_model("llada", pretrained=folder)
-    loaded.model = cpu_offload(loaded.model, execution_device=torch.device("cpu"))  # weights on meta between calls
+    # weights on meta between calls
+    loaded.model = cpu_offload(loaded.model, execution_device=torch.device("cpu"))
     assert loaded.head.weight.is_meta
     assert same(loaded.logits(tokens), truth(model, tokens))
 
@@ -156,23 +180,33 @@ def test_describe_identifies_weights_and_names_no_path(tmp_path, monkeypatch):
     state = load_file(folder / "model.safetensors")
     state["model.transformer.ln_f.weight"][0] += 1
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    assert load_model("llada", pretrained=folder).describe()["weights_sha256"] != first["weights_sha256"]
-    monkeypatch.setattr(weight_files, "HASHED_WHOLE", 0)  # large files: shapes and sizes, not contents
+    assert (
+        load_model("llada", pretrained=folder).describe()["weights_sha256"]
+        != first["weights_sha256"]
+    )
+    # large files: shapes and sizes, not contents
+    monkeypatch.setattr(weight_files, "HASHED_WHOLE", 0)
     large = load_model("llada", pretrained=folder).describe()["weights_sha256"]
     state["model.transformer.ln_f.weight"][0] += 1
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     assert load_model("llada", pretrained=folder).describe()["weights_sha256"] == large
-    save_file({**state, "more": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {**state, "more": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
     assert weight_files.hash_weights([folder / "model.safetensors"]) != large
 
 
-@pytest.mark.parametrize("options", [{}, {"attn_implementation": "eager", "dtype": "bfloat16", "max_length": 32}])
+@pytest.mark.parametrize(
+    "options", [{}, {"attn_implementation": "eager", "dtype": "bfloat16", "max_length": 32}]
+)
 def test_a_model_without_weights_describes_itself_as_the_whole_one(tmp_path, options):
     for family in ("llada", "diffugpt"):
         folder, _ = getattr(build, family)(tmp_path / family)
         whole = load_model(family, pretrained=folder, **options)
         empty = load_without_weights(family, pretrained=folder, **options)
-        assert empty.describe() == whole.describe() and empty.encode("on the hill") == whole.encode("on the hill")
+        assert empty.describe() == whole.describe() and empty.encode("on the hill") == whole.encode(
+            "on the hill"
+        )
         assert empty.device.type == "meta"
 
 
@@ -206,10 +240,19 @@ def test_every_family_is_importable_and_its_checkpoints_fit_its_options(name):
 
 def dit(folder, **changes):
     """An MDLM checkpoint of random weights, without a tokenizer of its own."""
-    config = {"vocab_size": 269, "hidden_dim": 24, "cond_dim": 16, "n_blocks": 2, "n_heads": 2, "model_length": 16}
+    config = {
+        "vocab_size": 269,
+        "hidden_dim": 24,
+        "cond_dim": 16,
+        "n_blocks": 2,
+        "n_heads": 2,
+        "model_length": 16,
+    }
     config |= {"torch_dtype": "float32", **changes}
     sizes = DiTConfig(269, 24, 16, 2, 2, 16)
-    state = {f"backbone.{key}": value for key, value in build.spread(DiT(sizes)).state_dict().items()}
+    state = {
+        f"backbone.{key}": value for key, value in build.spread(DiT(sizes)).state_dict().items()
+    }
     state["backbone.vocab_embed.embedding"] = state.pop("backbone.vocab_embed.weight")
     state["backbone.rotary_emb.inv_freq"] = torch.ones(6)
     build.write(folder, config, state)
@@ -230,7 +273,8 @@ def test_a_dit_with_its_tokenizer_elsewhere(tmp_path):
     assert same(padded[..., :MASK_ID], logits[..., :MASK_ID])
     half = load_model("mdlm", pretrained=folder, tokenizer=str(tmp_path / "text"), dtype="bfloat16")
     assert (
-        same(half.logits(tokens)[..., :MASK_ID], logits[..., :MASK_ID], 0.1) and half.describe()["dtype"] == "bfloat16"
+        same(half.logits(tokens)[..., :MASK_ID], logits[..., :MASK_ID], 0.1)
+        and half.describe()["dtype"] == "bfloat16"
     )
     for options in ({"attn_implementation": "eager"}, {"peft": "x/y"}, {"device_map": "auto"}):
         with pytest.raises(UserError, match="not possible for this family"):
@@ -240,12 +284,19 @@ def test_a_dit_with_its_tokenizer_elsewhere(tmp_path):
 def test_a_block_dit_is_exact_block_by_block(tmp_path):
     folder = dit(tmp_path / "dit", block_size=4)
     build.tokenizer(mask=None).save_pretrained(folder)
-    model, whole = load_model("bd3lm", pretrained=folder), load_model("bd3lm", pretrained=folder, block_length=16)
+    model, whole = (
+        load_model("bd3lm", pretrained=folder),
+        load_model("bd3lm", pretrained=folder, block_length=16),
+    )
     tokens = row(1, 12)
     assert (model.attention, whole.attention, whole.block_length) == ("block", "full", None)
-    assert same(model.logits(tokens[:, :4])[..., :MASK_ID], whole.logits(tokens[:, :4])[..., :MASK_ID])
+    assert same(
+        model.logits(tokens[:, :4])[..., :MASK_ID], whole.logits(tokens[:, :4])[..., :MASK_ID]
+    )
     assert same(model.logits(tokens)[:, :4, :MASK_ID], model.logits(tokens[:, :4])[..., :MASK_ID])
-    assert not same(model.logits(tokens)[:, :4, :MASK_ID], whole.logits(tokens)[:, :4, :MASK_ID], 1e-2)
+    assert not same(
+        model.logits(tokens)[:, :4, :MASK_ID], whole.logits(tokens)[:, :4, :MASK_ID], 1e-2
+    )
 
 
 def test_a_dit_that_is_told_the_time_is_refused(tmp_path):

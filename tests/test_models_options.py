@@ -25,13 +25,18 @@ def folder(tmp_path):
     return build.llada(tmp_path / "llada")[0]
 
 
-# -- quantization ----------------------------------------------------------------------------------------------------------
+# -- quantization ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["torchao:int8-weight-only", "torchao:Int8DynamicActivationInt8WeightConfig"])
+@pytest.mark.parametrize(
+    "method", ["torchao:int8-weight-only", "torchao:Int8DynamicActivationInt8WeightConfig"]
+)
 def test_torchao_quantizes_while_the_weights_load(folder, method):
     pytest.importorskip("torchao", reason="torchao is not installed (extra 'quantization')")
-    plain, model = load_model("llada", pretrained=folder), load_model("llada", pretrained=folder, quantization=method)
+    plain, model = (
+        load_model("llada", pretrained=folder),
+        load_model("llada", pretrained=folder, quantization=method),
+    )
     weight = model.model.model.layers[0].mlp.up_proj.weight
     assert type(weight) is not torch.nn.Parameter and type(model.head.weight) is torch.nn.Parameter
     tokens = row(2, 9)
@@ -42,7 +47,9 @@ def test_torchao_quantizes_while_the_weights_load(folder, method):
 
 
 def test_torchao_takes_options_of_its_own_type(folder):
-    torchao = pytest.importorskip("torchao", reason="torchao is not installed (extra 'quantization')")
+    torchao = pytest.importorskip(
+        "torchao", reason="torchao is not installed (extra 'quantization')"
+    )
     from dlm_eval.models.quantization import quantization_config
 
     config = quantization_config("torchao:int8-weight-only:set_inductor_config=false", {"": "cpu"})
@@ -63,7 +70,9 @@ def test_a_quantization_that_cannot_be(folder, method, told):
     with pytest.raises(UserError) as caught:
         load_model("llada", pretrained=folder, quantization=method)
     assert (
-        told in str(caught.value) and "model_args quantization" in str(caught.value) and "\n" not in str(caught.value)
+        told in str(caught.value)
+        and "model_args quantization" in str(caught.value)
+        and "\n" not in str(caught.value)
     )
 
 
@@ -73,15 +82,24 @@ def test_the_config_is_transformers_own(monkeypatch):
 
     from dlm_eval.models.quantization import quantization_config
 
-    monkeypatch.setattr(quantizer_bnb_4bit.Bnb4BitHfQuantizer, "validate_environment", lambda self, **options: None)
+    monkeypatch.setattr(
+        quantizer_bnb_4bit.Bnb4BitHfQuantizer, "validate_environment", lambda self, **options: None
+    )
     text = "bitsandbytes-4bit:bnb_4bit_quant_type=nf4:bnb_4bit_compute_dtype=bfloat16:bnb_4bit_use_double_quant=true"
     config = quantization_config(text, {"": "cuda"})
-    assert isinstance(config, BitsAndBytesConfig) and config.load_in_4bit and config.bnb_4bit_use_double_quant
+    assert (
+        isinstance(config, BitsAndBytesConfig)
+        and config.load_in_4bit
+        and config.bnb_4bit_use_double_quant
+    )
     assert (config.bnb_4bit_quant_type, config.bnb_4bit_compute_dtype) == ("nf4", torch.bfloat16)
-    assert type(AutoHfQuantizer.from_config(config, pre_quantized=False)) is quantizer_bnb_4bit.Bnb4BitHfQuantizer
+    assert (
+        type(AutoHfQuantizer.from_config(config, pre_quantized=False))
+        is quantizer_bnb_4bit.Bnb4BitHfQuantizer
+    )
 
 
-# -- compilation -----------------------------------------------------------------------------------------------------------
+# -- compilation -----------------------------------------------------------------------------------
 
 
 def test_compile_is_no_option(folder):
@@ -89,7 +107,7 @@ def test_compile_is_no_option(folder):
         load_model("llada", pretrained=folder, compile=True)
 
 
-# -- places ----------------------------------------------------------------------------------------------------------------
+# -- places ----------------------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_lies_on_disk(folder, tmp_path):
@@ -99,7 +117,10 @@ def test_what_does_not_fit_lies_on_disk(folder, tmp_path):
     model = load_model("llada", pretrained=folder, device_map=json.dumps(places))
     assert model.model.model.layers[1].mlp.up_proj.weight.is_meta
     tokens = row(2, 9)
-    assert difference(model.logits(tokens), load_model("llada", pretrained=folder).logits(tokens)) < 1e-5
+    assert (
+        difference(model.logits(tokens), load_model("llada", pretrained=folder).logits(tokens))
+        < 1e-5
+    )
 
 
 def test_a_device_map_that_cannot_be(folder):
@@ -108,7 +129,7 @@ def test_a_device_map_that_cannot_be(folder):
             load_model("llada", pretrained=folder, device_map=value)
 
 
-# -- memory ----------------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 PEAK = """
 import sys
@@ -129,15 +150,27 @@ print(highest() - before)
 def test_loading_peaks_well_below_twice_the_file(tmp_path, dtype):
     small, large = tmp_path / "small", tmp_path / "large"
     build.llada(small)
-    wide = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 8, "num_key_value_heads": 8}
+    wide = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+    }
     model = build.llama(**wide, num_hidden_layers=3)
-    config = build.llada_config() | {"d_model": 1024, "mlp_hidden_size": 4096, "n_layers": 3, "n_heads": 8}
+    config = build.llada_config() | {
+        "d_model": 1024,
+        "mlp_hidden_size": 4096,
+        "n_layers": 3,
+        "n_heads": 8,
+    }
     config |= {"n_kv_heads": 8, "torch_dtype": dtype}
     state = {key: value.to(getattr(torch, dtype)) for key, value in model.state_dict().items()}
     build.write(large, config, build.llada_names(state))
     size = (large / "model.safetensors").stat().st_size
     command = [sys.executable, "-c", PEAK, str(small), str(large)]
-    peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    peak = int(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+    )
     assert size > 90e6 and 0.5 * size < peak < 1.5 * size
 
 

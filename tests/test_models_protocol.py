@@ -29,11 +29,13 @@ ASKED = [Canvas.completion(range(30, 30 + n), 6) for n in (3, 7, 12)]
 SCORED = [Canvas.continuation(range(30, 30 + n), (60, 61, 62)) for n in (3, 7)]
 
 
-# -- protocols -------------------------------------------------------------------------------------------------------
+# -- protocols -------------------------------------------------------------------------------------
 
 
 def test_models_are_asked_for_their_members_in_one_place() -> None:
-    probing = re.compile(r"\b(?:getattr|hasattr)\((?:self\.|engine\.|self\.engine\.|target\.)?_?model\b(?!\.\w)")
+    probing = re.compile(
+        r"\b(?:getattr|hasattr)\((?:self\.|engine\.|self\.engine\.|target\.)?_?model\b(?!\.\w)"
+    )
     found = [
         f"{file.relative_to(PACKAGE)}:{number}"
         for file in sorted(PACKAGE.rglob("*.py"))
@@ -45,12 +47,21 @@ def test_models_are_asked_for_their_members_in_one_place() -> None:
 
 def test_a_bare_denoiser_gets_the_defaults_of_what_is_optional() -> None:
     model: Any = SimpleNamespace(vocab_size=9)
-    assert denoiser.device_of(model) == torch.device("cpu") and denoiser.dtype_of(model) == torch.float32
-    assert denoiser.embedding_rows(model) == 9 and denoiser.is_batch_invariant(model) and denoiser.can_pad(model)
+    assert (
+        denoiser.device_of(model) == torch.device("cpu")
+        and denoiser.dtype_of(model) == torch.float32
+    )
+    assert (
+        denoiser.embedding_rows(model) == 9
+        and denoiser.is_batch_invariant(model)
+        and denoiser.can_pad(model)
+    )
     assert denoiser.caching(model) is None and denoiser.logit_shift(model) == 0
     assert denoiser.exact_cache_block(model) is None and not denoiser.bos_only_if_empty(model)
     assert denoiser.token_name(model, 3) is None
-    assert "logits" in denoiser.missing_members(model, Denoiser) and "name" in denoiser.missing_members(model, Denoiser)
+    assert "logits" in denoiser.missing_members(
+        model, Denoiser
+    ) and "name" in denoiser.missing_members(model, Denoiser)
 
 
 def test_a_wrapper_around_a_model_offers_what_the_model_offers() -> None:
@@ -63,7 +74,9 @@ def test_a_wrapper_around_a_model_offers_what_the_model_offers() -> None:
 
     model: Any = Proxy(load_model("tiny"))
     assert denoiser.caching(model) is model and not denoiser.missing_members(model, Denoiser)
-    assert denoiser.offers(model, denoiser.ChatTemplates) and not denoiser.offers(model, denoiser.LengthHead)
+    assert denoiser.offers(model, denoiser.ChatTemplates) and not denoiser.offers(
+        model, denoiser.LengthHead
+    )
 
 
 def test_all_tests_run_when_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,11 +87,13 @@ def test_all_tests_run_when_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -
     assert Engine(model).cost.forwards == 0 and not ran
 
 
-# -- families ----------------------------------------------------------------------------------------------------------
+# -- families --------------------------------------------------------------------------------------
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "adding-a-model.md").read_text()
 THIRTEENTH = "# sprout.py" + PAGE.partition("# sprout.py")[2].partition("```")[0]
-WRAPPED = "import torch" + PAGE.partition("is a model:\n\n```python\nimport torch")[2].partition("```")[0]
+WRAPPED = (
+    "import torch" + PAGE.partition("is a model:\n\n```python\nimport torch")[2].partition("```")[0]
+)
 
 
 def sprout(folder: Path, **changes: Any) -> Path:
@@ -112,7 +127,9 @@ def test_a_13th_family_takes_at_most_25_lines(tmp_path: Path) -> None:
     assert model.supports_kv_cache and model.describe()["family"] == "sprout"
     assert load_model(file, pretrained=str(folder), block_length=8).block_length == 8
     assert option_names(file) == option_names("sdar")
-    with pytest.raises(UserError, match="is not a Sprout checkpoint: its config.json .* lacks patch"):
+    with pytest.raises(
+        UserError, match="is not a Sprout checkpoint: its config.json .* lacks patch"
+    ):
         load_model(file, pretrained=str(sprout(tmp_path / "other", patch=None)))
 
 
@@ -122,21 +139,30 @@ def test_every_option_of_every_family_is_explained() -> None:
             assert re.fullmatch(r".{4,} \((needed|default: .+)\)", said), (name, option, said)
 
 
-# -- functions as models -------------------------------------------------------------------------------------------------
+# -- functions as models ---------------------------------------------------------------------------
 
 
 def wrapped_tiny(**options: Any) -> Any:
     tiny: Any = load_model("tiny")
-    named = {"mask_id": tiny.mask_id, "eos_ids": tiny.eos_ids, "max_length": tiny.max_length, "bos_id": tiny.bos_id}
+    named = {
+        "mask_id": tiny.mask_id,
+        "eos_ids": tiny.eos_ids,
+        "max_length": tiny.max_length,
+        "bos_id": tiny.bos_id,
+    }
     named |= {"pad_id": tiny.pad_id, "tokenizer": tiny.tokenizer_info.tokenizer}
-    return wrap(**{"logits": lambda tokens: tiny.model(input_ids=tokens).logits, **named, **options})
+    return wrap(
+        **{"logits": lambda tokens: tiny.model(input_ids=tokens).logits, **named, **options}
+    )
 
 
 def test_a_function_is_a_model() -> None:
     tiny, model = load_model("tiny"), wrapped_tiny()
     assert isinstance(model, Denoiser) and model.vocab_size == tiny.vocab_size
     for one, other in zip(fill(tiny, ASKED), fill(model, ASKED), strict=True):
-        assert one.tokens == other.tokens and one.confidence == pytest.approx(other.confidence, abs=1e-5)
+        assert one.tokens == other.tokens and one.confidence == pytest.approx(
+            other.confidence, abs=1e-5
+        )
     for mine, theirs in zip(score(model, SCORED), score(tiny, SCORED), strict=True):
         assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-4)
     assert model.encode("Anna had a kite.") == tiny.encode("Anna had a kite.")
@@ -147,7 +173,9 @@ def test_a_function_is_a_model() -> None:
 def test_the_function_of_the_docs_is_a_model() -> None:
     said: dict[str, Any] = {}
     exec(WRAPPED, said)
-    assert len(fill(said["model"], [Canvas.completion([1, 2], 3)])[0].tokens) <= 3 and said["model"].eos_ids == (26,)
+    assert len(fill(said["model"], [Canvas.completion([1, 2], 3)])[0].tokens) <= 3 and said[
+        "model"
+    ].eos_ids == (26,)
 
 
 def test_evaluate_takes_an_object() -> None:
@@ -177,7 +205,8 @@ def test_rows_of_a_network_without_a_mask_are_never_padded() -> None:
 
     def logits(tokens: Tensor) -> Tensor:
         shapes.append(tuple(tokens.shape))
-        counts = torch.nn.functional.one_hot(tokens, 12).float().cumsum(1)  # padding would be counted
+        # padding would be counted
+        counts = torch.nn.functional.one_hot(tokens, 12).float().cumsum(1)
         return counts + counts.flip(1)
 
     model = wrap(logits=logits, mask_id=11)
@@ -201,8 +230,14 @@ def test_a_function_that_hides_padding_shares_batches() -> None:
         )
 
     assert denoiser.can_pad(wrap(logits=logits, mask_id=11, padding=True))
-    with pytest.raises(UserError, match="hide positions whose `valid` is false, or declare padding = False"):
-        wrap(logits=lambda tokens, valid: logits(tokens, torch.ones_like(valid)), mask_id=11, padding=True)
+    with pytest.raises(
+        UserError, match="hide positions whose `valid` is false, or declare padding = False"
+    ):
+        wrap(
+            logits=lambda tokens, valid: logits(tokens, torch.ones_like(valid)),
+            mask_id=11,
+            padding=True,
+        )
 
 
 def test_a_shifted_function_is_read_one_position_to_the_left() -> None:
@@ -215,7 +250,10 @@ def test_a_shifted_function_is_read_one_position_to_the_left() -> None:
     def shifted(tokens: Tensor) -> Tensor:
         return own(tokens).roll(-1, 1)
 
-    plain, model = wrap(logits=own, mask_id=11), wrap(logits=shifted, mask_id=11, shift=True, bos_id=10)
+    plain, model = (
+        wrap(logits=own, mask_id=11),
+        wrap(logits=shifted, mask_id=11, shift=True, bos_id=10),
+    )
     tokens = torch.tensor([[10, 3, 11, 4]])
     assert torch.equal(model.logits(tokens)[:, 1:], plain.logits(tokens)[:, 1:]) and model.needs_bos
 
@@ -224,17 +262,39 @@ def test_a_shifted_function_is_read_one_position_to_the_left() -> None:
     ("options", "told"),
     [
         ({}, "wrap\\(mask_id=\\) is missing"),
-        ({"mask_id": 40}, "mask_id 40 is outside the embedding, which has rows 0 to 11; mend the model's mask_id"),
-        ({"mask_id": 11, "shift": True}, "needs a bos token, and it has none; give the model a bos_id"),
-        ({"mask_id": 11, "attention": "block"}, "wrap\\(block_length=None\\) does not go with attention='block'"),
+        (
+            {"mask_id": 40},
+            "mask_id 40 is outside the embedding, which has rows 0 to 11; mend the model's mask_id",
+        ),
+        (
+            {"mask_id": 11, "shift": True},
+            "needs a bos token, and it has none; give the model a bos_id",
+        ),
+        (
+            {"mask_id": 11, "attention": "block"},
+            "wrap\\(block_length=None\\) does not go with attention='block'",
+        ),
         ({"mask_id": 11, "process": "gaussian"}, "wrap\\(process='gaussian'\\) is not allowed"),
-        ({"mask_id": 11, "logits": lambda tokens: tokens}, "wrap: logits\\(\\) failed: .* returned shape"),
-        ({"mask_id": 11, "logits": lambda t: torch.zeros(*t.shape, 12)}, "let its logits\\(\\) see the whole row"),
+        (
+            {"mask_id": 11, "logits": lambda tokens: tokens},
+            "wrap: logits\\(\\) failed: .* returned shape",
+        ),
+        (
+            {"mask_id": 11, "logits": lambda t: torch.zeros(*t.shape, 12)},
+            "let its logits\\(\\) see the whole row",
+        ),
     ],
 )
-def test_what_is_wrong_with_a_function_is_said_in_its_own_words(options: dict[str, Any], told: str) -> None:
+def test_what_is_wrong_with_a_function_is_said_in_its_own_words(
+    options: dict[str, Any], told: str
+) -> None:
     def logits(tokens: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(tokens, 12).float().sum(1, keepdim=True).expand(-1, tokens.shape[1], -1)
+        return (
+            torch.nn.functional.one_hot(tokens, 12)
+            .float()
+            .sum(1, keepdim=True)
+            .expand(-1, tokens.shape[1], -1)
+        )
 
     with pytest.raises(UserError, match=told) as found:
         wrap(**{"logits": logits, **options})
@@ -243,18 +303,24 @@ def test_what_is_wrong_with_a_function_is_said_in_its_own_words(options: dict[st
 
 def test_a_model_without_a_tokenizer_says_so_when_it_is_asked_for_text() -> None:
     def logits(tokens: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(tokens, 12).float().sum(1, keepdim=True).expand(-1, tokens.shape[1], -1)
+        return (
+            torch.nn.functional.one_hot(tokens, 12)
+            .float()
+            .sum(1, keepdim=True)
+            .expand(-1, tokens.shape[1], -1)
+        )
 
     with pytest.raises(UserError, match="has no tokenizer; give wrap\\(tokenizer="):
         wrap(logits=logits, mask_id=11).encode("a")
     letters = SimpleNamespace(
-        encode=lambda text: [ord(c) - 97 for c in text], decode=lambda ids: "".join(chr(97 + i) for i in ids)
+        encode=lambda text: [ord(c) - 97 for c in text],
+        decode=lambda ids: "".join(chr(97 + i) for i in ids),
     )
     model = wrap(logits=logits, mask_id=11, eos_ids=9, tokenizer=letters)
     assert model.decode([*model.encode("abc"), 9, 11]) == "abc" and model.eos_ids == (9,)
 
 
-# -- masked models of transformers -------------------------------------------------------------------------------------------
+# -- masked models of transformers -----------------------------------------------------------------
 
 
 def test_a_masked_model_without_an_end_of_text_runs_by_generic(tmp_path: Path) -> None:
@@ -264,9 +330,13 @@ def test_a_masked_model_without_an_end_of_text_runs_by_generic(tmp_path: Path) -
         max_position_embeddings=32, pad_token_id=0,
     )  # fmt: skip
     build.spread(BertForMaskedLM(config)).save_pretrained(tmp_path)
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    )
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", pad_token="[PAD]").save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, mask_token="[MASK]", pad_token="[PAD]"
+    ).save_pretrained(tmp_path)
     model = load_model("generic", pretrained=str(tmp_path))
     assert model.eos_ids == () and model.bos_id is None and model.mask_id == 1
     (filling,) = fill(model, [Canvas.completion(model.encode("w1 w2 w3"), 4)])
@@ -274,11 +344,13 @@ def test_a_masked_model_without_an_end_of_text_runs_by_generic(tmp_path: Path) -
     assert load_model("generic", pretrained=str(tmp_path), eos_id=7).eos_ids == (7,)
 
 
-# -- names and lists ---------------------------------------------------------------------------------------------------------
+# -- names and lists -------------------------------------------------------------------------------
 
 
 def said(*arguments: str) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-m", "dlm_eval", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "dlm_eval", *arguments], capture_output=True, text=True
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -287,7 +359,8 @@ def test_an_unknown_model_gives_the_nearest_three() -> None:
         code, told = said(*arguments)
         assert code == 2 and told.count("\n") == 1 and len(told) < 200
         assert re.search(
-            r"'lada' is not known; did you mean '\w+', '\w+' or '\w+'\? `dlm-eval ls( models)?` lists them", told
+            r"'lada' is not known; did you mean '\w+', '\w+' or '\w+'\? `dlm-eval ls( models)?` lists them",
+            told,
         )
     with pytest.raises(UserError, match="did you mean 'llada', 'llada2' or 'lladamoe'"):
         load_model("llada_")
@@ -300,7 +373,9 @@ def test_show_has_every_setting_with_meaning_and_default() -> None:
     shown = yaml.safe_load(told)["model_args"]
     assert code == 0 and shown.keys() == option_names("tiny")
     assert shown["pretrained"] == "hub id or folder (default: asset:tiny)"
-    assert shown["probe"].endswith("(default: true)") and shown["mask_id"].endswith("(default: none)")
+    assert shown["probe"].endswith("(default: true)") and shown["mask_id"].endswith(
+        "(default: none)"
+    )
 
 
 def test_the_packaged_baseline_is_listed_and_shown() -> None:

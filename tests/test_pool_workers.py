@@ -55,7 +55,9 @@ def three() -> Iterator[Workers]:
     pool.close()
 
 
-def answers(pool: Workers, jobs: Sequence[Job], disturb: Callable[[int], None] = lambda count: None) -> list[Answer]:
+def answers(
+    pool: Workers, jobs: Sequence[Job], disturb: Callable[[int], None] = lambda count: None
+) -> list[Answer]:
     """Runs jobs; `disturb(count)` is called as each answer comes, with how many there are."""
     found: dict[int, Answer] = {}
 
@@ -72,7 +74,9 @@ def pids(pool: Workers) -> list[int]:
     return [slot.ready.pid for slot in pool.slots if slot.ready is not None]
 
 
-def test_three_workers_give_the_bits_of_one_process(three: Workers, jobs: list[Job], undisturbed: list[Answer]) -> None:
+def test_three_workers_give_the_bits_of_one_process(
+    three: Workers, jobs: list[Job], undisturbed: list[Answer]
+) -> None:
     assert answers(three, jobs) == undisturbed
     assert answers(three, jobs[:1]) == undisturbed[:1]  # fewer jobs than workers
     assert len(set(pids(three))) >= 1 and os.getpid() not in pids(three)
@@ -82,7 +86,9 @@ def test_three_workers_give_the_bits_of_one_process(three: Workers, jobs: list[J
     )
 
 
-def test_a_killed_worker_loses_nothing(three: Workers, jobs: list[Job], undisturbed: list[Answer]) -> None:
+def test_a_killed_worker_loses_nothing(
+    three: Workers, jobs: list[Job], undisturbed: list[Answer]
+) -> None:
     draw, kills = random.Random(1), []
 
     def kill(count: int) -> None:
@@ -92,15 +98,20 @@ def test_a_killed_worker_loses_nothing(three: Workers, jobs: list[Job], undistur
 
     before = three.restarts
     assert answers(three, jobs, kill) == undisturbed
-    assert len(kills) == 2 and three.restarts >= before + 1  # both may hit one place before it is up again
+    # both may hit one place before it is up again
+    assert len(kills) == 2 and three.restarts >= before + 1
 
 
-def test_a_hanging_worker_is_replaced(three: Workers, jobs: list[Job], undisturbed: list[Answer]) -> None:
+def test_a_hanging_worker_is_replaced(
+    three: Workers, jobs: list[Job], undisturbed: list[Answer]
+) -> None:
     stopped: list[int] = []
 
     def stop(count: int) -> None:
         if count == 3:
-            stopped.append(next(slot.ready.pid for slot in three.slots if slot.ready is not None and slot.held))
+            stopped.append(
+                next(slot.ready.pid for slot in three.slots if slot.ready is not None and slot.held)
+            )
             os.kill(stopped[0], signal.SIGSTOP)
 
     three._watchdog = 3.0
@@ -136,10 +147,15 @@ def test_a_request_that_kills_its_workers_is_an_error_of_its_own(tmp_path: Path)
     (tmp_path / "deadly.py").write_text(MODEL)
     settings = Auto(max_forwards=4)
     jobs: list[Job] = [
-        ScoreJob(Canvas.continuation(POISON if i == 2 else [i % 4, 0], [1, 2], f"q{i}"), settings, 0) for i in range(4)
+        ScoreJob(
+            Canvas.continuation(POISON if i == 2 else [i % 4, 0], [1, 2], f"q{i}"), settings, 0
+        )
+        for i in range(4)
     ]
     devices = parse_devices("cpu:2")
-    pool = start_workers(WorkerConfig(str(tmp_path / "deadly.py"), {"pretrained": "asset:tiny"}), devices)
+    pool = start_workers(
+        WorkerConfig(str(tmp_path / "deadly.py"), {"pretrained": "asset:tiny"}), devices
+    )
     try:
         found = answers(pool, jobs)
     finally:
@@ -188,13 +204,17 @@ def test_workers_end_when_their_driver_is_killed() -> None:
         time.sleep(0.1)
 
 
-# -- without processes -------------------------------------------------------------------------------------------------
+# -- without processes -----------------------------------------------------------------------------
 
 
 def test_a_model_without_weights_has_the_same_facts(tiny: Denoiser) -> None:
     light = load_without_weights("tiny", dtype="float32")
     assert light.describe() == tiny.describe() and light.encode("a cat") == tiny.encode("a cat")
-    assert (light.vocab_size, light.max_length, light.mask_id) == (tiny.vocab_size, tiny.max_length, tiny.mask_id)
+    assert (light.vocab_size, light.max_length, light.mask_id) == (
+        tiny.vocab_size,
+        tiny.max_length,
+        tiny.mask_id,
+    )
     assert all(weight.is_meta for weight in light.model.parameters())  # type: ignore[attr-defined]
 
 
@@ -213,7 +233,9 @@ def test_chunks_hold_every_job_once_longest_first_and_shrink(jobs: list[Job]) ->
 def test_choices_of_one_length_stay_in_one_chunk() -> None:
     settings = Auto(max_forwards=2)
     jobs: list[Job] = [
-        ScoreJob(Canvas.continuation([1, 2, 3], [c], f"q{q}"), settings, 0) for q in range(40) for c in range(4)
+        ScoreJob(Canvas.continuation([1, 2, 3], [c], f"q{q}"), settings, 0)
+        for q in range(40)
+        for c in range(4)
     ]
     chunks = Chunks(jobs, 2)
     while chunks:
@@ -222,7 +244,9 @@ def test_choices_of_one_length_stay_in_one_chunk() -> None:
 
 def test_suspects_are_halved_until_the_culprit_stands_alone() -> None:
     settings = Auto(max_forwards=2)
-    jobs: list[Job] = [ScoreJob(Canvas.continuation([1], [1], f"q{q}"), settings, 0) for q in range(64)]
+    jobs: list[Job] = [
+        ScoreJob(Canvas.continuation([1], [1], f"q{q}"), settings, 0) for q in range(64)
+    ]
     chunks, culprit, tries = Chunks(jobs, 1), 41, 0
     lost: list[int] = []
     while chunks:
@@ -260,7 +284,9 @@ def test_other_devices_are_refused(text: str) -> None:
         parse_devices(text, gpu_count=4)
 
 
-def test_one_device_needs_no_worker_but_a_model_on_several_gpus_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_device_needs_no_worker_but_a_model_on_several_gpus_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert worker_devices(None, "local") == worker_devices("cpu", "local") == []
     assert len(worker_devices("cpu:2", "local")) == 2
     monkeypatch.setattr("dlm_eval.workers.devices._count", lambda: 4)
@@ -294,7 +320,9 @@ def test_a_ray_cluster_out_of_reach_is_one_line() -> None:
         worker_devices("cpu:2", "ray", "localhost:1")
 
 
-def test_ray_workers_give_the_bits_of_one_process(tiny: Denoiser, jobs: list[Job], undisturbed: list[Answer]) -> None:
+def test_ray_workers_give_the_bits_of_one_process(
+    tiny: Denoiser, jobs: list[Job], undisturbed: list[Answer]
+) -> None:
     ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'dlm_eval[ray]')")
     devices = worker_devices("cpu:2", "ray")
     pool = start_workers(WorkerConfig("tiny", {"dtype": "float32"}), devices, "ray")

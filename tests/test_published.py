@@ -16,7 +16,12 @@ COLUMNS = [
     "evidence", "note",
 ]  # fmt: skip
 UNITS = {"percent", "fraction", "x100", "BLEU", "seconds", "scale", "not stated"}
-ARXIV = {"DiffuLLaMA": "2410.17891", "DiffusionLLM": "2308.12219", "DDLM": "2305.10818", "AR2Diff": "2401.17181"}
+ARXIV = {
+    "DiffuLLaMA": "2410.17891",
+    "DiffusionLLM": "2308.12219",
+    "DDLM": "2305.10818",
+    "AR2Diff": "2401.17181",
+}
 ARXIV |= {"CDCD": "2211.15089", "TESS-2": ""}
 
 
@@ -33,7 +38,9 @@ def _values(rows, **cells: str) -> list[str]:
         setting = cells.get("setting", "")
         exact = {name: value for name, value in cells.items() if name != "setting"}
         parts = row["setting"].split("; ")
-        return all(row[n] == v for n, v in exact.items()) and all(p in parts for p in setting.split("; ") if p)
+        return all(row[n] == v for n, v in exact.items()) and all(
+            p in parts for p in setting.split("; ") if p
+        )
 
     return [row["value"] for row in rows if fits(row)]
 
@@ -48,7 +55,8 @@ def _is_part(value: str, n: int) -> bool:
     digits = len(value.partition(".")[2])
     k = round(float(value) / 100 * n)
     return any(
-        f"{100 * j / n:.{digits}f}" == value or math.floor(100 * j / n * 10**digits) == round(float(value) * 10**digits)
+        f"{100 * j / n:.{digits}f}" == value
+        or math.floor(100 * j / n * 10**digits) == round(float(value) * 10**digits)
         for j in (k - 1, k, k + 1)
     )
 
@@ -58,11 +66,17 @@ def test_schema(rows):
         assert next(csv.reader(file)) == COLUMNS
     assert len(rows) == 429
     for row in rows:
-        assert None not in row and all(text == text.strip() and "\n" not in text for text in row.values())
-        assert all(row[name] for name in ("paper", "table", "model", "task", "setting", "metric", "unit", "source"))
+        assert None not in row and all(
+            text == text.strip() and "\n" not in text for text in row.values()
+        )
+        assert all(
+            row[name]
+            for name in ("paper", "table", "model", "task", "setting", "metric", "unit", "source")
+        )
         assert ARXIV[row["paper"]] == row["arxiv"] and row["unit"] in UNITS
         assert row["evidence"] in {"direct", "inferred", "secondary", "memory"}
-        assert not any(text[:1] in "=+-@" for text in row.values() if text)  # spreadsheets would compute these
+        # spreadsheets would compute these
+        assert not any(text[:1] in "=+-@" for text in row.values() if text)
     assert Counter(row["paper"] for row in rows) == {
         "DiffuLLaMA": 192, "DiffusionLLM": 137, "AR2Diff": 69, "CDCD": 19, "DDLM": 7, "TESS-2": 5,
     }  # fmt: skip
@@ -74,9 +88,14 @@ def test_every_figure_stands_once(rows):
     assert not [key for key, count in keys.items() if count > 1]
     # Without version and size only the two printings of LAMBADA and the two sizes of RDM + XLM-R coincide.
     names = ("paper", "table", "model", "task", "setting", "metric")
-    again = {key for key, n in Counter(tuple(row[name] for name in names) for row in rows).items() if n > 1}
+    again = {
+        key
+        for key, n in Counter(tuple(row[name] for name in names) for row in rows).items()
+        if n > 1
+    }
     assert {(key[2], key[3]) for key in again} <= {(row["model"], "LAMBADA") for row in rows} | {
-        ("RDM + XLM-R", task) for task in ("IWSLT14 De-En", "WMT14 En-De", "Gigaword-10K", "Gigaword")
+        ("RDM + XLM-R", task)
+        for task in ("IWSLT14 De-En", "WMT14 En-De", "Gigaword-10K", "Gigaword")
     }
 
 
@@ -85,7 +104,9 @@ def test_values_parse(rows):
         if row["value"]:
             assert re.fullmatch(r"\d+(\.\d+)?", row["value"]), row
             value = float(row["value"])
-            top = {"percent": 100, "x100": 100, "BLEU": 100, "fraction": 1}.get(row["unit"], math.inf)
+            top = {"percent": 100, "x100": 100, "BLEU": 100, "fraction": 1}.get(
+                row["unit"], math.inf
+            )
             assert 0 <= value <= top, row
     # Printed bounds are no values.
     bounds = [row["note"].partition(";")[0] for row in rows if not row["value"]]
@@ -96,7 +117,11 @@ def test_lambada_was_counted_twice(rows):
     old = dict((r["model"], float(r["value"])) for r in rows if r["version"] == "v1/v2")
     new = {m: _one(rows, task="LAMBADA", version="v3-type", model=m, table="Table 1") for m in old}
     assert len(old) == 9
-    assert {model for model in old if old[model] != new[model]} == {"DiffuGPT-S", "DiffuGPT-M", "DiffuLLaMA"}
+    assert {model for model in old if old[model] != new[model]} == {
+        "DiffuGPT-S",
+        "DiffuGPT-M",
+        "DiffuLLaMA",
+    }
     for row in rows:
         if row["task"] == "LAMBADA" and old[row["model"]] != new[row["model"]]:
             assert ("inflated" if row["version"] == "v1/v2" else "corrected") in row["note"]
@@ -108,8 +133,12 @@ def test_lambada_was_counted_twice(rows):
 def test_diffullama_tables_agree(rows):
     p = [row for row in rows if row["paper"] == "DiffuLLaMA"]
     # The repository's released outputs: 815 and 832 of 1319 (61.79 and 63.08 percent).
-    assert _values(p, table="Table 1", model="DiffuGPT-M", task="GSM8K-symbolic") == [f"{100 * 815 / 1319:.1f}"]
-    assert _values(p, table="Table 1", model="DiffuLLaMA", task="GSM8K-symbolic") == [f"{100 * 832 / 1319:.1f}"]
+    assert _values(p, table="Table 1", model="DiffuGPT-M", task="GSM8K-symbolic") == [
+        f"{100 * 815 / 1319:.1f}"
+    ]
+    assert _values(p, table="Table 1", model="DiffuLLaMA", task="GSM8K-symbolic") == [
+        f"{100 * 832 / 1319:.1f}"
+    ]
     for task in ("HellaSwag", "WinoGrande", "SIQA", "PIQA", "HumanEval single-line infilling"):
         for model in ("GPT2-M", "DiffuGPT-M"):
             pair = [_one(p, table=t, model=model, task=task) for t in ("Table 1", "Table 9")]
@@ -118,7 +147,9 @@ def test_diffullama_tables_agree(rows):
         assert _one(p, table="Table 11", task=task, setting="steps=32") == _one(
             p, table="Table 1", task=task, model="DiffuLLaMA"
         )
-    hellaswag = [_one(p, table="Table 11", task="HellaSwag", setting=f"steps={steps}") for steps in (32, 8)]
+    hellaswag = [
+        _one(p, table="Table 11", task="HellaSwag", setting=f"steps={steps}") for steps in (32, 8)
+    ]
     assert round(hellaswag[0] - hellaswag[1], 1) == 11.6
     for model in ("GPT2-S", "GPT2-M"):
         fine = _one(p, table="Table 3", model=model, setting="objective=AR")
@@ -153,7 +184,9 @@ def test_counted_accuracies_of_diffusionllm(rows):
 def test_diffusionllm_tables_agree(rows):
     p = [row for row in rows if row["paper"] == "DiffusionLLM"]
     for size in ("BASE", "LARGE", "XL", "XXL"):
-        cells = dict(model=f"DiffusionLLM-{size}", task="IWSLT14 De-En", setting="shots=0; length=OL")
+        cells = dict(
+            model=f"DiffusionLLM-{size}", task="IWSLT14 De-En", setting="shots=0; length=OL"
+        )
         flan22 = _one(p, table="Table 8", **cells)
         cells["setting"] += "; training=Flan-2022"
         assert flan22 == _one(p, table="Table 2", **cells)
@@ -162,7 +195,9 @@ def test_diffusionllm_tables_agree(rows):
     for task in ("IWSLT14 De-En", "WMT14 En-De", "Gigaword-10K"):
         for model, size in (("DiffusionLLM-BASE", "86M"), ("DiffusionLLM-XXL", "9.7B")):
             for length in ("length=OL", "length=LB10"):
-                one = _one(p, table="Table 1", model="RDM + XLM-R", size=size, task=task, setting=length)
+                one = _one(
+                    p, table="Table 1", model="RDM + XLM-R", size=size, task=task, setting=length
+                )
                 if one != _one(p, table="Table 7", model=model, task=task, setting=length):
                     differ.append((task, size, length))
     assert differ == [("WMT14 En-De", "86M", "length=OL"), ("WMT14 En-De", "86M", "length=LB10")]
@@ -174,7 +209,10 @@ def test_diffusionllm_tables_agree(rows):
 
 
 def test_mbpp_has_90_problems(rows):
-    tables = {table: _values(rows, table=table, task="MBPP") for table in ("Table 1", "Table 2", "Table 3")}
+    tables = {
+        table: _values(rows, table=table, task="MBPP")
+        for table in ("Table 1", "Table 2", "Table 3")
+    }
     assert [len(values) for values in tables.values()] == [4, 15, 6]
     assert all(_is_part(value, 90) for values in tables.values() for value in values)
     assert sum(not _is_part(value, 500) for value in tables["Table 2"]) == 8
@@ -186,8 +224,14 @@ def test_ar2diff_tables_agree(rows):
         rounded = _one(p, table="Table 1", model="Diffusion DecOnly-PrefixLM", task=task)
         assert rounded == round(_one(p, table="Table 2", model="Diffusion Base", task=task), 1)
     for task in ("SQuAD v1.1", "MBPP"):
-        for model, setting in (("Diffusion Base", "steps=10; samples=8"), ("Autoregressive Base", "")):
-            pair = [_one(p, table=t, model=model, task=task, setting=setting) for t in ("Table 2", "Table 3")]
+        for model, setting in (
+            ("Diffusion Base", "steps=10; samples=8"),
+            ("Autoregressive Base", ""),
+        ):
+            pair = [
+                _one(p, table=t, model=model, task=task, setting=setting)
+                for t in ("Table 2", "Table 3")
+            ]
             assert pair[0] == pair[1]
     footnote = [row for row in p if "32.27" in row["note"]]
     assert [(row["model"], row["value"]) for row in footnote] == [("Autoregressive Base", "33.27")]
@@ -216,8 +260,12 @@ def test_figures_stand_in_the_reference(rows, shared):
     unused = {}
     for papers, (start, end) in sections.items():
         section = text[text.index(start) : text.index(end)]
-        printed = Counter(float(x) for x in re.findall(r"(?<![\w.])(?:\d*\.\d+|\d+)(?![\w.]*\w)", section))
-        taken = Counter(float(row["value"]) for row in rows if row["paper"] in papers and row["value"])
+        printed = Counter(
+            float(x) for x in re.findall(r"(?<![\w.])(?:\d*\.\d+|\d+)(?![\w.]*\w)", section)
+        )
+        taken = Counter(
+            float(row["value"]) for row in rows if row["paper"] in papers and row["value"]
+        )
         assert not taken - printed, papers
         unused[papers[0]] = {value for value in (printed - taken) if value != int(value)}
     # What is left are section numbers, settings, bounds, and figures that the text repeats in a remark.

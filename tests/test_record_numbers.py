@@ -28,7 +28,11 @@ def script() -> Any:
 
 
 def compared(script: ModuleType, tmp_path: Path, new: Any, table: str = "{}", *more: str) -> int:
-    for name, text in (("old.json", json.dumps(OLD)), ("new.json", json.dumps(new)), ("table.yaml", table)):
+    for name, text in (
+        ("old.json", json.dumps(OLD)),
+        ("new.json", json.dumps(new)),
+        ("table.yaml", table),
+    ):
         (tmp_path / name).write_text(text)
     files = [str(tmp_path / name) for name in ("old.json", "new.json")]
     return int(script.main(["compare", *files, "--renamed", str(tmp_path / "table.yaml"), *more]))
@@ -57,7 +61,9 @@ def test_what_is_equal_is_equal(script: ModuleType, tmp_path: Path, capsys: Any)
         ("logprob", "logp", "a/score/k: 0 > score > logp: nothing -> -1.5"),
     ],
 )  # fmt: skip
-def test_a_difference_is_told(script: ModuleType, tmp_path: Path, capsys: Any, old: str, new: str, line: str) -> None:
+def test_a_difference_is_told(
+    script: ModuleType, tmp_path: Path, capsys: Any, old: str, new: str, line: str
+) -> None:
     assert compared(script, tmp_path, changed(old, new)) == 1
     assert line in capsys.readouterr().out.splitlines()
 
@@ -83,12 +89,21 @@ def test_settings_are_spelled_as_the_code_has_them(script: ModuleType) -> None:
         strategies={"margin": "lead"}, estimators={"k": "mask_count"}, estimator_options={"samples": "max_forwards"},
     )  # fmt: skip
     asked = {"strategy": "margin", "quota_is": "most", "nucleus": "reach", "gone": 1, "samples": 3}
-    assert renamed.decoding(asked) == {"strategy": "lead", "max_per_step": "quota", "top_p_rule": "reach", "samples": 3}
+    assert renamed.decoding(asked) == {
+        "strategy": "lead",
+        "max_per_step": "quota",
+        "top_p_rule": "reach",
+        "samples": 3,
+    }
     assert renamed.estimating("k", {"samples": 4}) == ("mask_count", {"max_forwards": 4})
 
 
 def test_a_record_repeats_itself_and_sees_the_model(script: ModuleType, tmp_path: Path) -> None:
-    there = {"strategies": ("confidence", "random"), "estimators": ("exact", "mask_count"), "presets": ("llada",)}
+    there = {
+        "strategies": ("confidence", "random"),
+        "estimators": ("exact", "mask_count"),
+        "presets": ("llada",),
+    }
     work = script.Work(
         "toy",
         0,
@@ -98,11 +113,24 @@ def test_a_record_repeats_itself_and_sees_the_model(script: ModuleType, tmp_path
         there,
     )
     found = script.answer(work)
-    assert script.compare(found, json.loads(json.dumps(script.answer(work))), script.Renamed()) == ([], [])
+    assert script.compare(found, json.loads(json.dumps(script.answer(work))), script.Renamed()) == (
+        [],
+        [],
+    )
     one = found["toy/score/mask_count"]["continuation"]["score"]
-    assert 1 < one["rows"] <= 8 and one["kind"] == "lower bound" and one["stderr"] > 0 and "seconds" not in one
+    assert (
+        1 < one["rows"] <= 8
+        and one["kind"] == "lower bound"
+        and one["stderr"] > 0
+        and "seconds" not in one
+    )
     assert len(found["toy/fill/random"][0]["filling"]["tokens"]) == 8
     assert found["toy/fill/default cache=prefix,block_length=4"]["refused"]
-    rough = script.answer(script.Work("toy_rough", 0, tmp_path, ("toy_rough/score/mask_count",), work.renamed, there))
-    old, new = {"case": found["toy/score/mask_count"]}, {"case": rough["toy_rough/score/mask_count"]}
+    rough = script.answer(
+        script.Work("toy_rough", 0, tmp_path, ("toy_rough/score/mask_count",), work.renamed, there)
+    )
+    old, new = (
+        {"case": found["toy/score/mask_count"]},
+        {"case": rough["toy_rough/score/mask_count"]},
+    )
     assert any("logprob" in line for line in script.compare(old, new, script.Renamed())[0])

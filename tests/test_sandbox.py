@@ -78,7 +78,9 @@ def needs(box: Sandbox, protection: str) -> None:
 
 def outside(program: str) -> int:
     """Runs a program without a sandbox; returns its exit status."""
-    return subprocess.run([sys.executable, "-I", "-c", program], timeout=20, stderr=subprocess.DEVNULL).returncode
+    return subprocess.run(
+        [sys.executable, "-I", "-c", program], timeout=20, stderr=subprocess.DEVNULL
+    ).returncode
 
 
 @pytest.fixture
@@ -92,7 +94,7 @@ def canary():
     shutil.rmtree(directory, ignore_errors=True)
 
 
-# -- time and memory ---------------------------------------------------------------------------------------------------
+# -- time and memory -------------------------------------------------------------------------------
 
 
 def test_an_endless_loop_ends_by_its_cpu_time(sandbox):
@@ -120,11 +122,12 @@ while True:
 
 
 def test_ten_gigabytes_are_refused(sandbox):
-    verdict = sandbox.run("blocks = [bytearray(1 << 20) for _ in range(10 << 10)]", Limits(memory_bytes=256 << 20))
+    verdict = sandbox.run(
+        "blocks = [bytearray(1 << 20) for _ in range(10 << 10)]", Limits(memory_bytes=256 << 20)
+    )
     assert not verdict.passed
-    assert (
-        verdict.reason.startswith("failed: MemoryError") or verdict.reason == "memory limit"
-    )  # whichever sees it first
+    # whichever sees it first
+    assert verdict.reason.startswith("failed: MemoryError") or verdict.reason == "memory limit"
 
 
 def test_memory_is_bounded_over_all_processes(sandbox):
@@ -154,7 +157,8 @@ while True:
 """
     verdict = sandbox.run(program, Limits(wall_seconds=5.0, cpu_seconds=1))
     assert not verdict.passed
-    assert verdict.reason in ("timed out", "cpu limit")  # where programs may not fork at all it is an endless loop
+    # where programs may not fork at all it is an endless loop
+    assert verdict.reason in ("timed out", "cpu limit")
 
 
 def test_threads_without_end_are_refused(sandbox):
@@ -181,7 +185,7 @@ while True:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 DELETE = """
 import os, shutil
@@ -218,11 +222,16 @@ def test_files_outside_cannot_be_read(sandbox, canary):
     needs(sandbox, "files")
     program = f"assert open({str(canary / 'file')!r}).read() == 'alive'"
     assert outside(program) == 0
-    assert sandbox.run(program).reason.split(":")[1].strip() in ("FileNotFoundError", "PermissionError")
+    assert sandbox.run(program).reason.split(":")[1].strip() in (
+        "FileNotFoundError",
+        "PermissionError",
+    )
     own_source = f"open({os.path.abspath(__file__)!r}).read()"
     assert outside(own_source) == 0
     assert not sandbox.run(own_source).passed
-    assert not sandbox.run("import os\nassert len(os.listdir('/root') + os.listdir('/home')) >= 0").passed
+    assert not sandbox.run(
+        "import os\nassert len(os.listdir('/root') + os.listdir('/home')) >= 0"
+    ).passed
 
 
 def test_the_rest_of_the_file_system_does_not_exist(sandbox, canary):
@@ -270,7 +279,10 @@ while True:
 """
     limits = Limits(disk_bytes=8 << 20)
     verdict = sandbox.run(program, limits)
-    assert verdict.reason.startswith("failed: OSError: [Errno 28] No space left") or verdict.reason == "disk limit"
+    assert (
+        verdict.reason.startswith("failed: OSError: [Errno 28] No space left")
+        or verdict.reason == "disk limit"
+    )
 
 
 def test_a_directory_made_unreadable_is_still_removed(sandbox):
@@ -290,7 +302,7 @@ def test_one_file_cannot_grow_beyond_its_limit(sandbox):
     assert "Errno 27" in verdict.reason
 
 
-# -- other processes, the network, the environment ---------------------------------------------------------------------
+# -- other processes, the network, the environment -------------------------------------------------
 
 
 def test_no_other_process_can_be_killed(sandbox):
@@ -390,7 +402,7 @@ assert libc.ptrace(16, os.getppid(), 0, 0) == -1
     assert sandbox.run(program).reason == "passed"
 
 
-# -- verdicts ----------------------------------------------------------------------------------------------------------
+# -- verdicts --------------------------------------------------------------------------------------
 
 FORGERIES = {
     "os._exit": "import os; os._exit(0)",
@@ -502,7 +514,9 @@ def test_the_same_program_gets_the_same_verdict(sandbox):
     program = "import random\nraise ValueError(hash('a'), random.random(), list({'x', 'y', 'z'}))"
     other = Sandbox(sandbox.kind)
     try:
-        assert sandbox.run(program).reason == sandbox.run(program).reason == other.run(program).reason
+        assert (
+            sandbox.run(program).reason == sandbox.run(program).reason == other.run(program).reason
+        )
     finally:
         other.close()
 
@@ -518,7 +532,8 @@ def test_many_programs_keep_their_order_and_run_side_by_side(sandbox):
 
 
 def test_a_killed_server_is_replaced(sandbox):
-    sandbox.run_many(["import time; time.sleep(0.2)"] * 3, workers=3)  # three idle servers, all of them killed
+    # three idle servers, all of them killed
+    sandbox.run_many(["import time; time.sleep(0.2)"] * 3, workers=3)
     for pid in below_us():
         os.kill(pid, signal.SIGKILL)
     assert all(verdict.passed for verdict in sandbox.run_many([NORMAL] * 3, workers=1))
@@ -543,12 +558,17 @@ def test_protections_are_told(sandbox):
 
 def test_namespaces_are_taken_where_the_kernel_gives_them():
     flags = ["--user", "--map-root-user", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork"]
-    if not shutil.which("unshare") or subprocess.run(["unshare", *flags, "true"], capture_output=True).returncode:
+    if (
+        not shutil.which("unshare")
+        or subprocess.run(["unshare", *flags, "true"], capture_output=True).returncode
+    ):
         pytest.skip("the kernel gives no namespaces here")
     box = Sandbox()
     try:
         assert box.protections()[0] == "namespaces"
-        assert {"files", "network", "processes", "other processes", "disk"} <= set(box.protections())
+        assert {"files", "network", "processes", "other processes", "disk"} <= set(
+            box.protections()
+        )
     finally:
         box.close()
 

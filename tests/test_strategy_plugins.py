@@ -18,7 +18,16 @@ from plugin_files import example, left_as_it_was
 
 from dlm_eval import Canvas, UserError, fill, load_model
 from dlm_eval.cli import main
-from dlm_eval.decoding import STRATEGIES, Edit, Query, TraceStep, Unmasking, describe_strategies, fill_program, resolve
+from dlm_eval.decoding import (
+    STRATEGIES,
+    Edit,
+    Query,
+    TraceStep,
+    Unmasking,
+    describe_strategies,
+    fill_program,
+    resolve,
+)
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.filling import fits
 from dlm_eval.decoding.strategy import FillRequest
@@ -49,7 +58,7 @@ def crooked() -> Toy:
     return Toy(ToySettings(vocab=5, inconsistency=0.9, seed=3))
 
 
-# -- KLASS: the last distribution stays on the device -------------------------------------------------------------------
+# -- KLASS: the last distribution stays on the device ----------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +70,9 @@ def prompts(tiny: Any) -> list[list[int]]:
     return [tiny.encode(text) for text in ("the cat sat on the ", "Anna went to", "It was a")]
 
 
-def klass_by_hand(model: Any, prompt: list[int], length: int, threshold: float, bound: float) -> tuple[list[int], int]:
+def klass_by_hand(
+    model: Any, prompt: list[int], length: int, threshold: float, bound: float
+) -> tuple[list[int], int]:
     """The tokens and forwards of KLASS, written down with whole distributions on the host."""
     tokens = torch.tensor([*prompt, *[model.mask_id] * length])
     last, forwards = None, 0
@@ -84,23 +95,31 @@ def test_klass_writes_what_its_definition_says(file: Path, tiny: Any) -> None:
     several = 0
     for prompt in prompts(tiny):
         options = {"threshold": 0.2, "kl_threshold": 0.3}
-        found = fill(tiny, [Canvas.completion(prompt, 12)], f"{file}:Klass", early_exit=False, **options)[0]
+        found = fill(
+            tiny, [Canvas.completion(prompt, 12)], f"{file}:Klass", early_exit=False, **options
+        )[0]
         tokens, forwards = klass_by_hand(tiny, prompt, 12, 0.2, 0.3)
         assert (list(found.tokens), found.forwards) == (tokens, forwards)
         several += forwards < 12
     assert several  # somewhere a step wrote more than one token
 
 
-def test_no_distribution_leaves_the_device(file: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_distribution_leaves_the_device(
+    file: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vocab, seen = tiny.vocab_size, []
     for name in ("cpu", "numpy"):
         original = getattr(torch.Tensor, name)
         monkeypatch.setattr(
-            torch.Tensor, name, lambda self, *a, o=original, **k: (seen.append(tuple(self.shape)), o(self, *a, **k))[1]
+            torch.Tensor,
+            name,
+            lambda self, *a, o=original, **k: (seen.append(tuple(self.shape)), o(self, *a, **k))[1],
         )
     arrived: list[tuple[int, ...]] = []
     taken = torch.from_numpy
-    monkeypatch.setattr(torch, "from_numpy", lambda array: (arrived.append(array.shape), taken(array))[1])
+    monkeypatch.setattr(
+        torch, "from_numpy", lambda array: (arrived.append(array.shape), taken(array))[1]
+    )
     canvases = [Canvas.completion(prompt, 12) for prompt in prompts(tiny)]
     fill(tiny, canvases, f"{file}:Klass", threshold=0.2, kl_threshold=0.3, early_exit=False)
     assert len(seen) > 20 and len(arrived) > 20
@@ -114,7 +133,9 @@ def test_device_state_does_not_depend_on_batches(file: Path, tiny: Any, batch_ro
     canvases = [Canvas.completion(prompt, 6 + i) for i, prompt in enumerate(prompts(tiny))]
     options = {"threshold": 0.2, "kl_threshold": 0.3, "early_exit": False}
     alone = [fill(model, [canvas], f"{file}:Klass", **options)[0].tokens for canvas in canvases]
-    together = fill(model, canvases, "klass", engine=Engine(model, batch_rows=batch_rows), **options)
+    together = fill(
+        model, canvases, "klass", engine=Engine(model, batch_rows=batch_rows), **options
+    )
     assert [one.tokens for one in together] == alone
 
 
@@ -132,20 +153,37 @@ def test_a_file_runs_from_the_command_line_and_in_workers(
 ) -> None:
     (tmp_path / "tasks").mkdir()
     include = write_tasks(tmp_path / "tasks")
-    asked = ["--model", "toy", "--tasks", "t_write", "--include_path", str(include), "--limit", "3", "--log_samples"]
+    asked = [
+        "--model",
+        "toy",
+        "--tasks",
+        "t_write",
+        "--include_path",
+        str(include),
+        "--limit",
+        "3",
+        "--log_samples",
+    ]
     found = {}
     for devices in ("cpu:1", "cpu:2"):
         out = tmp_path / devices.replace(":", "")
         decode = f"strategy={file}:Klass,threshold=0.3"
-        assert main([*asked, "--decode", decode, "--output_path", str(out), "--devices", devices]) == 0
+        assert (
+            main([*asked, "--decode", decode, "--output_path", str(out), "--devices", devices]) == 0
+        )
         (samples,), (results,) = out.rglob("samples_*.jsonl"), out.rglob("results_*.json")
         lines = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
         found[devices] = [line["filtered_resps"] for line in lines]
-        decoded = json.loads(results.read_text(encoding="utf-8"))["dlm_eval"]["tasks"]["t_write"]["decode"]
+        decoded = json.loads(results.read_text(encoding="utf-8"))["dlm_eval"]["tasks"]["t_write"][
+            "decode"
+        ]
         assert decoded["strategy"] == "klass" and len(decoded["source_sha256"]) == 64
     assert found["cpu:1"] == found["cpu:2"]
     capsys.readouterr()
-    for wrong, told in (("kl_treshold=1", "did you mean 'kl_threshold'?"), ("window=3", "is not used by strategy")):
+    for wrong, told in (
+        ("kl_treshold=1", "did you mean 'kl_threshold'?"),
+        ("window=3", "is not used by strategy"),
+    ):
         assert main([*asked, "--decode", f"strategy={file}:Klass,{wrong}"]) == 2
         assert told in capsys.readouterr().err
     assert main(["show", f"{file}:Klass"]) == 0
@@ -153,7 +191,7 @@ def test_a_file_runs_from_the_command_line_and_in_workers(
     assert "kl_threshold" in shown and "nats by which the distribution may change" in shown
 
 
-# -- WINO: drafts are written at once, and taken back if the rest of the block doubts them -----------------------------------
+# -- WINO: drafts are written at once, and taken back if the rest of the block doubts them ---------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,32 +209,40 @@ class Wino(Unmasking, name="wino"):
         if len(drafts):
             hidden = state.tokens.copy()
             hidden[drafts] = state.model.mask_id
-            rows.append(state.row(drafts, Query(LogProbs()), tokens=hidden, payload=state.tokens[drafts]))
+            rows.append(
+                state.row(drafts, Query(LogProbs()), tokens=hidden, payload=state.tokens[drafts])
+            )
         (token, logprob, score), *verified = yield from state.run(rows)
         sure = np.exp(score) >= self.draft
         sure[score.argmax()] = True
         zero_confidence_ids = (
-            drafts[np.exp(verified[0][0]) < self.verify][: max(0, int(sure.sum()) - 1)] if verified else drafts
+            drafts[np.exp(verified[0][0]) < self.verify][: max(0, int(sure.sum()) - 1)]
+            if verified
+            else drafts
         )
         return Edit(fresh[sure], token[sure], logprob[sure], zero_confidence_ids)
 
 
 def test_drafts_are_verified_in_the_same_step(tiny: Any) -> None:
     model, canvas, steps = tiny, Canvas.completion(prompts(tiny)[2], 16), []
-    found = fill(model, [canvas], "wino", draft=0.5, verify=0.9, trace=lambda _, step: steps.append(step))[0]
+    found = fill(
+        model, [canvas], "wino", draft=0.5, verify=0.9, trace=lambda _, step: steps.append(step)
+    )[0]
     assert len(found.tokens) == 16 and min(found.tokens) >= 0
     assert any(step.erased for step in steps)
     assert found.forwards == 2 * len(steps) - 1  # the first step has nothing to verify
     before = set()
     for step in steps:
         assert set(step.erased) <= before and len(step.erased) < max(1, len(step.written))
-        before = {p for p, is_open in enumerate(step.open) if not is_open and p >= len(prompts(tiny)[2])}
+        before = {
+            p for p, is_open in enumerate(step.open) if not is_open and p >= len(prompts(tiny)[2])
+        }
     kept = []
     fill(model, [canvas], "wino", draft=0.5, verify=0.0, trace=lambda _, step: kept.append(step))
     assert len(kept) <= len(steps) and not any(step.erased for step in kept)
 
 
-# -- a canvas that changes its length -----------------------------------------------------------------------------------------
+# -- a canvas that changes its length --------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +280,11 @@ def test_a_canvas_that_grows_is_the_longer_one() -> None:
     for length in (2, 4):
         grown = elastic(Canvas.completion([1, 2], length), more=2)
         longer = elastic(Canvas.completion([1, 2], length + 2))
-        assert (grown.tokens, grown.confidence, grown.step) == (longer.tokens, longer.confidence, longer.step)
+        assert (grown.tokens, grown.confidence, grown.step) == (
+            longer.tokens,
+            longer.confidence,
+            longer.step,
+        )
         shrunk = elastic(Canvas.completion([1, 2], length + 2), fewer=2)
         assert shrunk.tokens == elastic(Canvas.completion([1, 2], length)).tokens
 
@@ -253,10 +303,19 @@ def test_positions_keep_their_identity() -> None:
 def test_a_grown_canvas_is_resumed() -> None:
     model, canvas = crooked(), Canvas.infill([1], 4, [3], key="q")
     settings = resolve(
-        {"strategy": "elastic", "more": 1, "fewer": 1, "at_end": False, "temperature": 0.8, "block_length": 2}
+        {
+            "strategy": "elastic",
+            "more": 1,
+            "fewer": 1,
+            "at_end": False,
+            "temperature": 0.8,
+            "block_length": 2,
+        }
     )
     states: list[State] = []
-    request = FillRequest(model, canvas, settings, Noise.of(canvas, 0), offer=lambda state: states.append(state()))
+    request = FillRequest(
+        model, canvas, settings, Noise.of(canvas, 0), offer=lambda state: states.append(state())
+    )
     whole = Engine(model).drive([fill_program(request)])[0].answer
     assert len(states) > 5 and any(state.positions for state in states)
     for state in list(states):  # a resumed program offers its states too
@@ -277,12 +336,18 @@ def test_a_grown_canvas_is_resumed() -> None:
 def test_a_trace_of_a_grown_canvas_can_be_shown() -> None:
     settings = resolve({"strategy": "elastic", "more": 2, "fewer": 1, "at_end": False})
     recording = record(crooked(), Canvas.infill([1], 4, [3]), settings)
-    assert len(recording.start) == 8 and recording.open == (1, 2, 3, 4, 5, 6)  # 6 positions, and 2 that were put in
-    assert recording.steps[-1].open == (False, False, False, False, False, True, False, False)  # one was taken out
+    # 6 positions, and 2 that were put in
+    assert len(recording.start) == 8 and recording.open == (1, 2, 3, 4, 5, 6)
+    # one was taken out
+    assert recording.steps[-1].open == (False, False, False, False, False, True, False, False)
     written = [place for step in recording.steps for place in step.written]
     assert sorted(written) == [1, 2, 3, 4, 6]
-    assert [recording.steps[-1].tokens[place] for place in sorted(written)] == list(recording.filling.tokens)
-    assert any("written" in line for line in lines(recording, colour=False)) and "<html" in page(recording)
+    assert [recording.steps[-1].tokens[place] for place in sorted(written)] == list(
+        recording.filling.tokens
+    )
+    assert any("written" in line for line in lines(recording, colour=False)) and "<html" in page(
+        recording
+    )
 
 
 def test_what_a_growing_canvas_cannot_have_is_refused() -> None:
@@ -293,7 +358,7 @@ def test_what_a_growing_canvas_cannot_have_is_refused() -> None:
         fill(few, [Canvas.completion([1, 2], few.max_length - 2)], "elastic", more=5)
 
 
-# -- the table -------------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 
 def test_a_plug_in_is_listed_and_never_the_default() -> None:
@@ -308,7 +373,9 @@ def test_a_class_that_is_defined_first_is_not_the_default_of_its_process() -> No
         "class Mine(Strategy, name='mine'):\n    processes = ('uniform', 'canvas', 'gaussian', 'absorbing')\n"
         "print([default_strategy(p) for p in ('absorbing', 'uniform', 'gaussian', 'canvas')], STRATEGIES.names()[-2:])"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert said == "['confidence', 'rewrite', 'euler', 'renoise'] ['mine', 'ddpm_cache']\n"
 
 

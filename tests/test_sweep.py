@@ -35,7 +35,8 @@ def test_a_grid_is_every_combination_once() -> None:
         {"threshold": "0.5"},
         {"threshold": "0.9"},
     ]
-    assert grid([["steps=8,strategy=random"]]) == [{"steps": "8", "strategy": "random"}]  # as --decode of run writes it
+    # as --decode of run writes it
+    assert grid([["steps=8,strategy=random"]]) == [{"steps": "8", "strategy": "random"}]
     assert grid([["until=[a,b=c],d"]]) == [{"until": "[a,b=c]"}, {"until": "d"}]
 
 
@@ -79,12 +80,17 @@ def test_the_pareto_front_by_hand() -> None:
 
 def test_curves_fronts_and_means() -> None:
     slow = point(decode={"strategy": "random", "steps": "8"}, value=0.6, forwards=80)
-    fast, other = point(value=0.5), point(decode={"strategy": "confidence", "steps": "4"}, value=0.55)
+    fast, other = (
+        point(value=0.5),
+        point(decode={"strategy": "confidence", "steps": "4"}, value=0.55),
+    )
     base = point(decode={}, baseline=True, value=0.6, forwards=160)
     sweep = Sweep("m", [base, fast, slow, other])
     assert sweep.front("t") == [slow, other]  # the baseline is as good as `slow`, but slower
     curves = {c.name: c for c in sweep.curves("t")}
-    assert [p.value for p in curves["strategy=random"].points] == [0.6, 0.5] and curves["strategy=random"].y_max == 60
+    assert [p.value for p in curves["strategy=random"].points] == [0.6, 0.5] and curves[
+        "strategy=random"
+    ].y_max == 60
     assert curves["strategy=random"].aup == 60  # 50 is more than 5 points below 60
     given = Sweep("m", [fast], y_max=100.0).curves("t")[0]
     assert given.aup == pytest.approx(2 * 50) and given.y_max == 100
@@ -97,11 +103,16 @@ def test_curves_fronts_and_means() -> None:
     )
     assert [p.value for p in worse.front("t")] == [10.0] and worse.curves("t")[0].aup is None
     mean = mean_of_templates(
-        [point(template="a", value=0.2, stderr=0.1), point(template="b", value=0.6, stderr=0.3, forwards=20)]
+        [
+            point(template="a", value=0.2, stderr=0.1),
+            point(template="b", value=0.6, stderr=0.3, forwards=20),
+        ]
     )
     assert (mean.value, mean.low, mean.high, mean.templates) == (pytest.approx(0.4), 0.2, 0.6, 2)
     assert (
-        mean.stderr == pytest.approx(0.2) and mean.tokens_per_forward == pytest.approx(160 / 60) and mean.template == ""
+        mean.stderr == pytest.approx(0.2)
+        and mean.tokens_per_forward == pytest.approx(160 / 60)
+        and mean.template == ""
     )
     assert mean_of_templates([point(value=None), point()]).value is None
 
@@ -156,7 +167,11 @@ def test_a_sweep_agrees_with_its_result_files(
     import dlm_eval.models as models
 
     loads, original = [], models.load_model
-    monkeypatch.setattr(models, "load_model", lambda *args, **options: loads.append(args) or original(*args, **options))
+    monkeypatch.setattr(
+        models,
+        "load_model",
+        lambda *args, **options: loads.append(args) or original(*args, **options),
+    )
     words = [
         "--tasks",
         "t_write",
@@ -180,15 +195,23 @@ def test_a_sweep_agrees_with_its_result_files(
         saved = json.loads((tmp_path / "toy" / row["results"]).read_text())
         cost = saved["dlm_eval"]["cost"]["t_write"]
         device_rows.append(saved["dlm_eval"]["cost"]["total"]["device_rows"])
-        assert float(row["value"]) == saved["results"]["t_write"]["exact_match,none"] and row["metric"] == "exact_match"
+        assert (
+            float(row["value"]) == saved["results"]["t_write"]["exact_match,none"]
+            and row["metric"] == "exact_match"
+        )
         assert float(row["stderr"]) == saved["results"]["t_write"]["exact_match_stderr,none"]
-        assert float(row["forwards_per_sample"]) == cost["forwards"] / 5 and int(row["samples"]) == 5
+        assert (
+            float(row["forwards_per_sample"]) == cost["forwards"] / 5 and int(row["samples"]) == 5
+        )
         assert float(row["tokens_per_forward"]) == cost["tokens"] / cost["forwards"]
         assert float(row["tokens_per_second"]) == pytest.approx(cost["tokens"] / cost["seconds"])
         strategy = saved["dlm_eval"]["settings"]["decode"]["strategy"]
         assert strategy == (row["decode.strategy"] or "confidence")
     baseline, slow = rows[0], rows[3]
-    assert baseline["value"] == slow["value"] and baseline["forwards_per_sample"] == slow["forwards_per_sample"]
+    assert (
+        baseline["value"] == slow["value"]
+        and baseline["forwards_per_sample"] == slow["forwards_per_sample"]
+    )
     # Each run counts its own rows, not those before it; as many steps as tokens is the baseline's own work, known from the journal.
     assert device_rows.pop(3) == 0 and all(0 < count <= 8 * 5 for count in device_rows)
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
@@ -200,13 +223,20 @@ def test_a_sweep_agrees_with_its_result_files(
     assert sweep(tasks, tmp_path, *words) == 0  # the journal answers everything
     for row, before in zip(read(tmp_path / "sweep.csv"), rows, strict=True):
         assert (
-            json.loads((tmp_path / "toy" / row["results"]).read_text())["dlm_eval"]["cost"]["total"]["device_rows"] == 0
+            json.loads((tmp_path / "toy" / row["results"]).read_text())["dlm_eval"]["cost"][
+                "total"
+            ]["device_rows"]
+            == 0
         )
         assert {**row, "results": ""} == {**before, "results": ""}
 
 
 @pytest.mark.parametrize(
-    "how", [["--tasks", "t_write,t_again", "--sweep", "templates"], ["--tasks", "t_write", "--templates", "YAML"]]
+    "how",
+    [
+        ["--tasks", "t_write,t_again", "--sweep", "templates"],
+        ["--tasks", "t_write", "--templates", "YAML"],
+    ],
 )
 def test_templates_are_averaged(
     how: list[str], tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -215,7 +245,10 @@ def test_templates_are_averaged(
     assert sweep(tasks, tmp_path, *words, "--decode", "steps=2", "--y_max", "90") == 0
     rows = read(tmp_path / "sweep.csv")
     means, worded = rows[:2], rows[2:]
-    assert [(r["role"], r["templates"], r["template"]) for r in means] == [("baseline", "2", ""), ("point", "2", "")]
+    assert [(r["role"], r["templates"], r["template"]) for r in means] == [
+        ("baseline", "2", ""),
+        ("point", "2", ""),
+    ]
     assert {r["template"] for r in worded} == {"t_write", "t_again"} and len(worded) == 4
     for mean in means:
         own = [float(r["value"]) for r in worded if r["role"] == mean["role"]]
@@ -224,26 +257,71 @@ def test_templates_are_averaged(
         assert int(mean["samples"]) == 10 and mean["pareto"] in ("true", "false")
     assert all(r["pareto"] == "" for r in worded)
     (curve,) = read(tmp_path / "aup.csv")
-    assert curve["y_max"] == "90.0" and curve["y_max_source"] == "given" and float(curve["aup"]) >= 0
+    assert (
+        curve["y_max"] == "90.0" and curve["y_max_source"] == "given" and float(curve["aup"]) >= 0
+    )
     assert "worst to best wording" in capsys.readouterr().out
 
 
 def test_tasks_that_write_nothing_are_left_out(tasks: Path, tmp_path: Path) -> None:
-    assert sweep(tasks, tmp_path, "--tasks", "t_all", "--decode", "steps=1", "--limit", "2", "--no_baseline") == 0
+    assert (
+        sweep(
+            tasks,
+            tmp_path,
+            "--tasks",
+            "t_all",
+            "--decode",
+            "steps=1",
+            "--limit",
+            "2",
+            "--no_baseline",
+        )
+        == 0
+    )
     rows = read(tmp_path / "sweep.csv")
-    assert [r["task"] for r in rows] == ["t_infill", "t_write"] or [r["task"] for r in rows] == ["t_write", "t_infill"]
+    assert [r["task"] for r in rows] == ["t_infill", "t_write"] or [r["task"] for r in rows] == [
+        "t_write",
+        "t_infill",
+    ]
     assert {r["role"] for r in rows} == {"point"}
 
 
 WRONG = {
     "stepps.*steps": ["--tasks", "t_write", "--decode", "stepps=2"],
     "steps '9'.*8.*t_write, steps=9": ["--tasks", "t_write", "--decode", "steps=2,9"],
-    "threshold.*not used by strategy 'random'": ["--tasks", "t_write", "--decode", "strategy=random", "threshold=0.5"],
-    "steps is in the grid": ["--tasks", "t_write", "--decode", "steps=2", "--decode_fixed", "steps=4"],
+    "threshold.*not used by strategy 'random'": [
+        "--tasks",
+        "t_write",
+        "--decode",
+        "strategy=random",
+        "threshold=0.5",
+    ],
+    "steps is in the grid": [
+        "--tasks",
+        "t_write",
+        "--decode",
+        "steps=2",
+        "--decode_fixed",
+        "steps=4",
+    ],
     "generate no text": ["--tasks", "t_choice", "--decode", "steps=2"],
-    "--metric.*exact_match": ["--tasks", "t_write", "--decode", "steps=2", "--metric", "exact_mach"],
+    "--metric.*exact_match": [
+        "--tasks",
+        "t_write",
+        "--decode",
+        "steps=2",
+        "--metric",
+        "exact_mach",
+    ],
     "--y_max '0'": ["--tasks", "t_write", "--decode", "steps=2", "--y_max", "0"],
-    "--y_max '50'.*one by one": ["--tasks", "t_write,t_infill", "--decode", "steps=2", "--y_max", "50"],
+    "--y_max '50'.*one by one": [
+        "--tasks",
+        "t_write,t_infill",
+        "--decode",
+        "steps=2",
+        "--y_max",
+        "50",
+    ],
     "two wordings": ["--tasks", "t_write", "--decode", "steps=2", "--sweep", "templates"],
     "--tasks is empty": ["--decode", "steps=2"],
 }
@@ -251,7 +329,11 @@ WRONG = {
 
 @pytest.mark.parametrize("expected", WRONG)
 def test_a_mistake_is_one_line_before_a_model_is_loaded(
-    expected: str, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    expected: str,
+    tasks: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import dlm_eval.models as models
 

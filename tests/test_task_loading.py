@@ -41,9 +41,13 @@ def one_full_index():
     original, kept = lm_eval.tasks.TaskManager, {}
 
     def manager(include_path, include_defaults, metadata):
-        key = (tuple(include_path), include_defaults, str(metadata)) if include_defaults else object()
+        key = (
+            (tuple(include_path), include_defaults, str(metadata)) if include_defaults else object()
+        )
         if key not in kept:
-            kept[key] = original(include_path=include_path, include_defaults=include_defaults, metadata=metadata)
+            kept[key] = original(
+                include_path=include_path, include_defaults=include_defaults, metadata=metadata
+            )
         return kept[key]
 
     lm_eval.tasks.TaskManager = manager
@@ -57,7 +61,9 @@ def no_full_index(monkeypatch):
 
     def manager(include_path, include_defaults, metadata):
         assert not include_defaults, "the full index was read"
-        return original(include_path=include_path, include_defaults=include_defaults, metadata=metadata)
+        return original(
+            include_path=include_path, include_defaults=include_defaults, metadata=metadata
+        )
 
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
 
@@ -79,12 +85,17 @@ def written(folder, text, name="quiz.yaml"):
     return folder
 
 
-# -- what is found -----------------------------------------------------------------------------------------------------
+# -- what is found ---------------------------------------------------------------------------------
 
 
 def test_our_names_need_no_full_index(no_full_index, own_data):
     specs = ["gsm8k,gsm8k_chat", "lambada*", "gsm8k"]
-    assert names(specs, data_dir=own_data) == ["gsm8k", "gsm8k_chat", "lambada_diffullama", "lambada_openai"]
+    assert names(specs, data_dir=own_data) == [
+        "gsm8k",
+        "gsm8k_chat",
+        "lambada_diffullama",
+        "lambada_openai",
+    ]
 
 
 def test_a_group_keeps_its_tasks_once(no_full_index, own_data):
@@ -110,14 +121,18 @@ def test_a_yaml_file_its_folder_and_a_glob(no_full_index, own_data, tmp_path):
 def test_include_path_stands_before_ours(no_full_index, own_data, tmp_path, caplog):
     written(tmp_path, QUIZ.replace("task: quiz", "task: gsm8k"))
     with caplog.at_level(logging.WARNING):
-        (task,) = load_tasks(["gsm8k"], include_path=str(tmp_path), data_dir=own_data)["tasks"].values()
+        (task,) = load_tasks(["gsm8k"], include_path=str(tmp_path), data_dir=own_data)[
+            "tasks"
+        ].values()
     assert task.config.doc_to_text == "question"
     assert "overrides" not in caplog.text
     assert str(tmp_path) not in str(task.config.metadata)
 
 
 def test_metadata_reaches_the_tasks(own_data):
-    (task,) = load_tasks(["gsm8k"], data_dir=own_data, metadata={"pretrained": "x"})["tasks"].values()
+    (task,) = load_tasks(["gsm8k"], data_dir=own_data, metadata={"pretrained": "x"})[
+        "tasks"
+    ].values()
     assert task.config.metadata["pretrained"] == "x"
 
 
@@ -130,13 +145,15 @@ def test_our_own_folder_holds_no_machine_path():
         assert " /" not in file.read_text(), file
 
 
-# -- what is told ------------------------------------------------------------------------------------------------------
+# -- what is told ----------------------------------------------------------------------------------
 
 
 def test_an_unknown_name_has_its_nearest(groups):
     message = told(["gsm8k,gsm8k_symbolc"], include_path=groups)
     assert "'gsm8k_symbolc' is not known; did you mean 'gsm8k_symbolic'" in message
-    assert "'zzzzqqqq*' is not known; 'dlm-eval ls tasks'" in told(["zzzzqqqq*"], include_path=groups)
+    assert "'zzzzqqqq*' is not known; 'dlm-eval ls tasks'" in told(
+        ["zzzzqqqq*"], include_path=groups
+    )
 
 
 @pytest.mark.parametrize("specs", [[], [""], [" , "]])
@@ -149,7 +166,10 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_include_path_that_is_not_there(tmp_path):
-    assert told(["gsm8k"], include_path=str(tmp_path / "no")) == f"--include_path '{tmp_path}/no' is not a directory"
+    assert (
+        told(["gsm8k"], include_path=str(tmp_path / "no"))
+        == f"--include_path '{tmp_path}/no' is not a directory"
+    )
     assert "no' is not a directory" in told(["gsm8k"], include_path=f"{tmp_path}:{tmp_path}/no")
 
 
@@ -177,7 +197,10 @@ def test_a_broken_included_file_is_named(tmp_path):
             QUIZ + "filter_list: [{name: a, filter: [{function: take_frist}]}]\n",
             ["filter 'take_frist'", "'take_first'"],
         ),
-        (QUIZ.replace("  - {metric: exact_match", "  - - {metric: exact_match"), ["metric_list must be a list of"]),
+        (
+            QUIZ.replace("  - {metric: exact_match", "  - - {metric: exact_match"),
+            ["metric_list must be a list of"],
+        ),
         (QUIZ.replace("task: quiz", "taks: quiz"), ["quiz.yaml: has neither 'task' nor 'group'"]),
         ("- a\n- b\n", ["quiz.yaml: cannot be read"]),
     ],
@@ -192,7 +215,10 @@ def test_wrong_yaml_is_told(tmp_path, wrong, words):
     [
         (QUIZ + "process_docs: !function no.such.module\n", ["'quiz'", "ImportError", "no.such"]),
         (QUIZ.replace("test_split: test", "test_split: tset"), ["'quiz'", "no split", "'tset'"]),
-        (QUIZ.replace("doc_to_text: question", 'doc_to_text: "{{qestion}}"'), ["'quiz'", "'qestion' is undefined"]),
+        (
+            QUIZ.replace("doc_to_text: question", 'doc_to_text: "{{qestion}}"'),
+            ["'quiz'", "'qestion' is undefined"],
+        ),
         (
             QUIZ.replace("output_type: generate_until", "output_type: generate"),
             ["quiz.yaml: output_type 'generate'", "'generate_until'"],
@@ -215,7 +241,10 @@ def test_a_task_twice_is_told(own_data, tmp_path):
 
 
 def test_a_group_with_a_stranger_is_told(own_data, groups):
-    assert told(["odd"], include_path=groups, data_dir=own_data) == "group 'odd': task 'gsm9k' is not known"
+    assert (
+        told(["odd"], include_path=groups, data_dir=own_data)
+        == "group 'odd': task 'gsm9k' is not known"
+    )
 
 
 def test_a_group_may_name_lm_evals_tasks(own_data, groups):
@@ -224,10 +253,12 @@ def test_a_group_may_name_lm_evals_tasks(own_data, groups):
 
 def test_missing_data_names_the_task(tmp_path):
     message = told(["glue_qqp"], data_dir=tmp_path)
-    assert message.startswith("task 'glue_qqp': cannot load dataset 'nyu-mll/glue' (configuration 'qqp')")
+    assert message.startswith(
+        "task 'glue_qqp': cannot load dataset 'nyu-mll/glue' (configuration 'qqp')"
+    )
 
 
-# -- examples to show --------------------------------------------------------------------------------------------------
+# -- examples to show ------------------------------------------------------------------------------
 
 
 def test_more_examples_than_there_are(own_data):

@@ -78,17 +78,21 @@ def gold(doc):
         return " " + doc["text"].split()[-1]
     if "middle" in doc or "input_sentence_3" in doc:
         return doc.get("middle") or doc["input_sentence_3"]
-    return " " + (doc["answer"]["aliases"][-1] if isinstance(doc["answer"], dict) else doc["answer"])
+    return " " + (
+        doc["answer"]["aliases"][-1] if isinstance(doc["answer"], dict) else doc["answer"]
+    )
 
 
 def evaluate(loaded):
     for task in loaded["tasks"].values():
         task.set_config("num_fewshot", task.config.num_fewshot or 0)
         task.set_fewshot_seed(1234)
-    return evaluator.evaluate(Oracle(), task_dict=loaded, bootstrap_iters=20, confirm_run_unsafe_code=True)["results"]
+    return evaluator.evaluate(
+        Oracle(), task_dict=loaded, bootstrap_iters=20, confirm_run_unsafe_code=True
+    )["results"]
 
 
-# -- scores ------------------------------------------------------------------------------------------------------------
+# -- scores ----------------------------------------------------------------------------------------
 
 
 def test_right_answers_score_full_marks(own_data):
@@ -97,7 +101,11 @@ def test_right_answers_score_full_marks(own_data):
     wanted["glue_cola"] = {"mcc,none": 1.0}
     wanted["glue_mrpc"]["f1,none"] = wanted["glue_qqp"]["f1,none"] = 1.0
     trivia = {"exact_match,none": 1.0, "alias_match,none": 1.0, "f1,none": 1.0}
-    wanted |= {"triviaqa": trivia, "triviaqa_fixed_length": trivia, "triviaqa_oracle_length": trivia}
+    wanted |= {
+        "triviaqa": trivia,
+        "triviaqa_fixed_length": trivia,
+        "triviaqa_oracle_length": trivia,
+    }
     strict = {"exact_match,strict-match": 1.0, "exact_match,flexible-extract": 1.0}
     wanted |= {"gsm8k": strict, "gsm8k_chat": strict, "gsm8k_symbolic": {"exact_match,none": 1.0}}
     wanted |= {"lambada_diffullama": {"exact_match,none": 1.0}, "lambada_openai": {"acc,none": 1.0}}
@@ -106,12 +114,16 @@ def test_right_answers_score_full_marks(own_data):
         assert {key: results[name][key] for key in metrics} == pytest.approx(metrics), name
     assert results["lambada_openai"]["perplexity,none"] == pytest.approx(2.718281828**0.1)
     # the expectation of a sure model is the rounded label: 4.8, 2.5, 0.0, 3.4 become 5, 3, 0, 3
-    assert results["glue_stsb"]["pearson,none"] == pytest.approx(12.275 / (12.2275 * 12.75) ** 0.5, abs=1e-3)
+    assert results["glue_stsb"]["pearson,none"] == pytest.approx(
+        12.275 / (12.2275 * 12.75) ** 0.5, abs=1e-3
+    )
     assert results["glue_stsb"]["spearman,none"] == pytest.approx(4.5 / (5 * 4.5) ** 0.5)
 
 
 def test_standard_errors_stand_beside_the_metrics(own_data):
-    results = evaluate(load_tasks(["glue_cola", "glue_mrpc", "gsm8k", "rocstories_infill"], data_dir=own_data))
+    results = evaluate(
+        load_tasks(["glue_cola", "glue_mrpc", "gsm8k", "rocstories_infill"], data_dir=own_data)
+    )
     for name, key in [
         ("glue_cola", "mcc_stderr,none"),
         ("glue_mrpc", "f1_stderr,none"),
@@ -131,12 +143,14 @@ def test_wrong_answers_of_gsm8k(tasks):
         assert task.process_results(doc, ["[invalid]"])["exact_match"] == 0.0
 
 
-# -- prompts -----------------------------------------------------------------------------------------------------------
+# -- prompts ---------------------------------------------------------------------------------------
 
 
 def test_numbers_of_documents(tasks):
     counts = {name: len(task.eval_docs) for name, task in tasks.items()}
-    expected = dict(zip([f"glue_{name}" for name in GLUE], [4, 3, 3, 4, 4, 2, 3, 2, 2, 2], strict=True))
+    expected = dict(
+        zip([f"glue_{name}" for name in GLUE], [4, 3, 3, 4, 4, 2, 3, 2, 2, 2], strict=True)
+    )
     assert counts == expected | dict(zip(OTHERS, [4, 4, 4, 3, 2, 3, 3, 2, 2], strict=True))
 
 
@@ -254,12 +268,16 @@ def test_doubled_spaces_are_single_in_lambadas_prefix(tasks):
     assert context.endswith("door opened and in came") and arguments["hole"].references == (" ben",)
 
 
-# -- equal to lm-eval's own tasks --------------------------------------------------------------------------------------
+# -- equal to lm-eval's own tasks ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "path"),
-    [(f"glue_{name}", f"glue/{name}/default.yaml") for name in GLUE if name not in ("stsb", "mnli_mismatched")]
+    [
+        (f"glue_{name}", f"glue/{name}/default.yaml")
+        for name in GLUE
+        if name not in ("stsb", "mnli_mismatched")
+    ]
     + [
         ("glue_mnli_mismatched", "glue/mnli/mismatch.yaml"),
         ("lambada_openai", "lambada/lambada_openai.yaml"),
@@ -273,9 +291,13 @@ def test_prompts_are_those_of_lm_eval(own_data, name, path, shots):
         pytest.skip("lm-eval's own lambada_openai shows the document itself among its examples")
     (ours,) = load_tasks([name], data_dir=own_data)["tasks"].values()
     theirs = stock(path, own_data)
-    assert [request.args[0] for request in build(ours, shots)] == [request.args[0] for request in build(theirs, shots)]
+    assert [request.args[0] for request in build(ours, shots)] == [
+        request.args[0] for request in build(theirs, shots)
+    ]
     if ours.OUTPUT_TYPE != "generate_until":
-        assert [request.args[1] for request in ours.instances] == [request.args[1] for request in theirs.instances]
+        assert [request.args[1] for request in ours.instances] == [
+            request.args[1] for request in theirs.instances
+        ]
     assert [ours.doc_to_target(doc) for doc in ours.eval_docs] == [
         theirs.doc_to_target(doc) for doc in theirs.eval_docs
     ]
@@ -284,10 +306,25 @@ def test_prompts_are_those_of_lm_eval(own_data, name, path, shots):
 def test_gsm8k_is_lm_evals_task(own_data):
     (ours,) = load_tasks(["gsm8k"], data_dir=own_data)["tasks"].values()
     theirs = stock("gsm8k/gsm8k.yaml", own_data)
-    for key in ("num_fewshot", "filter_list", "metric_list", "target_delimiter", "fewshot_delimiter", "repeats"):
+    for key in (
+        "num_fewshot",
+        "filter_list",
+        "metric_list",
+        "target_delimiter",
+        "fewshot_delimiter",
+        "repeats",
+    ):
         assert ours.config[key] == theirs.config[key], key
     assert ours.config.generation_kwargs["until"] == theirs.config.generation_kwargs["until"]
-    answers = ["#### 120", "so 119\n#### $120.", "it is 120", "#### 1,200 or 1200", "-5", "#### -5", "none"]
+    answers = [
+        "#### 120",
+        "so 119\n#### $120.",
+        "it is 120",
+        "#### 1,200 or 1200",
+        "-5",
+        "#### -5",
+        "none",
+    ]
     for doc in ours.eval_docs:
         for answer in answers:
             assert scored(ours, doc, answer) == scored(theirs, doc, answer)
@@ -298,10 +335,12 @@ def scored(task, doc, answer):
     request.resps = [answer]
     task._instances = [request]
     task.apply_filters()
-    return {name: task.process_results(doc, [kept]) for name, kept in request.filtered_resps.items()}
+    return {
+        name: task.process_results(doc, [kept]) for name, kept in request.filtered_resps.items()
+    }
 
 
-# -- real files --------------------------------------------------------------------------------------------------------
+# -- real files ------------------------------------------------------------------------------------
 
 REAL = {
     "glue_cola": 1043,
@@ -327,17 +366,26 @@ def test_real_files(shared):
     tasks = load_tasks(list(REAL), data_dir=shared / "data")["tasks"]
     assert {name: len(task.eval_docs) for name, task in tasks.items()} == REAL
     first = {name: build(task, 0, limit=1)[0].args[0] for name, task in tasks.items()}
-    assert first["glue_cola"].startswith("The sailors rode the breeze clear of the rocks.\nQuestion:")
-    assert first["triviaqa_oracle_length"] == "Question: Who was the man behind The Chipmunks??\nAnswer: "
+    assert first["glue_cola"].startswith(
+        "The sailors rode the breeze clear of the rocks.\nQuestion:"
+    )
+    assert (
+        first["triviaqa_oracle_length"]
+        == "Question: Who was the man behind The Chipmunks??\nAnswer: "
+    )
     assert first["lambada_diffullama"].endswith("a confident grin , i do n't care about")
     assert first["rocstories_infill"].startswith("Rick grew up in a troubled household. He never")
-    assert tasks["rocstories_infill"].instances[0].args[1]["hole"].suffix.endswith(" He is happy now.")
+    assert (
+        tasks["rocstories_infill"].instances[0].args[1]["hole"].suffix.endswith(" He is happy now.")
+    )
 
 
 def test_gsm8k_prompts_on_the_real_file_are_lm_evals(shared):
     (ours,) = load_tasks(["gsm8k"], data_dir=shared / "data")["tasks"].values()
     theirs = stock("gsm8k/gsm8k.yaml", shared / "data")
-    assert [r.args[0] for r in build(ours, limit=20)] == [r.args[0] for r in build(theirs, limit=20)]
+    assert [r.args[0] for r in build(ours, limit=20)] == [
+        r.args[0] for r in build(theirs, limit=20)
+    ]
     assert ours.instances[0].args[0].count("Question:") == 6
 
 
@@ -350,7 +398,7 @@ def test_gold_answers_of_the_real_files_are_right(shared):
         assert min(scores) == (pytest.approx(100.0) if name == "rocstories_infill" else 1.0), name
 
 
-# -- demo --------------------------------------------------------------------------------------------------------------
+# -- demo ------------------------------------------------------------------------------------------
 
 
 def test_demo_tasks_stand_beside_their_documents():

@@ -36,7 +36,11 @@ def load(name: str) -> tuple[Any, Any]:
 
 
 def demo(task: str) -> list[dict[str, Any]]:
-    lines = (ROOT / "task_configs" / "demo" / f"demo_{task}.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (ROOT / "task_configs" / "demo" / f"demo_{task}.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     return [json.loads(line) for line in lines]
 
 
@@ -48,7 +52,13 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 @pytest.mark.parametrize("name", MODELS)
 def test_hub_layout_and_size(name: str) -> None:
     names = {path.name for path in folder(name).iterdir()}
-    assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
+    assert names == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+    }
     assert sum(path.stat().st_size for path in folder(name).iterdir()) <= 8_000_000
     with safe_open(folder(name) / "model.safetensors", "pt") as weights:
         tensors = [weights.get_tensor(key) for key in weights.keys()]  # noqa: SIM118
@@ -66,16 +76,27 @@ def test_twins_differ_only_in_what_makes_them_twins() -> None:
         "mask_token_id",
         "use_cache",
     }
-    assert (folder("tiny") / "tokenizer.json").read_bytes() == (folder("tiny-ar") / "tokenizer.json").read_bytes()
+    assert (folder("tiny") / "tokenizer.json").read_bytes() == (
+        folder("tiny-ar") / "tokenizer.json"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_tokenizer(name: str) -> None:
     model, tokenizer = load(name)
-    special = [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id]
+    special = [
+        tokenizer.pad_token_id,
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.mask_token_id,
+    ]
     assert special == [0, 1, 2, 3]
     assert model.config.vocab_size == len(tokenizer)
-    for text in ("Anna has 12 + 30 = 42 apples.\n#### 42", "def f(x):\n    return x\n", "naïve – 漢字\t\t 7"):
+    for text in (
+        "Anna has 12 + 30 = 42 apples.\n#### 42",
+        "def f(x):\n    return x\n",
+        "naïve – 漢字\t\t 7",
+    ):
         ids = encode(tokenizer, text)
         assert not set(ids) & set(special)  # nothing is added unless a caller adds it
         assert tokenizer.decode(ids) == text
@@ -86,9 +107,14 @@ def test_tokens_of_a_text_are_the_tokens_of_its_parts() -> None:
     _, tokenizer = load("tiny")
     parts = [[row["context"], choice] for row in demo("choice") for choice in row["choices"]]
     parts += [[row["context"], " " + row["word"]] for row in demo("last_word")]
-    parts += [[f"Question: {row['question']}\nAnswer:", " " + row["answer"]] for row in demo("word_problem")]
+    parts += [
+        [f"Question: {row['question']}\nAnswer:", " " + row["answer"]]
+        for row in demo("word_problem")
+    ]
     parts += [[row["prefix"], row["middle"], row["suffix"]] for row in demo("story_infill")]
-    parts += [[row["prompt"], row["canonical_solution"], row["suffix"]] for row in demo("code_infill")]
+    parts += [
+        [row["prompt"], row["canonical_solution"], row["suffix"]] for row in demo("code_infill")
+    ]
     for pieces in parts:
         joined = [token for piece in pieces for token in encode(tokenizer, piece)]
         assert joined == encode(tokenizer, "".join(pieces))
@@ -113,7 +139,11 @@ def fill(model: Any, tokens: list[int]) -> list[int]:
     while train_tiny.MASK_ID in tokens:
         probabilities = model(torch.tensor([tokens])).logits[0].softmax(-1)
         probabilities[:, train_tiny.MASK_ID] = 0
-        best, at = max((probabilities[i].max().item(), i) for i, t in enumerate(tokens) if t == train_tiny.MASK_ID)
+        best, at = max(
+            (probabilities[i].max().item(), i)
+            for i, t in enumerate(tokens)
+            if t == train_tiny.MASK_ID
+        )
         tokens[at] = int(probabilities[at].argmax())
     return tokens
 
@@ -128,7 +158,10 @@ def test_last_words(name: str, bos: bool) -> None:
     for row in demo("last_word")[:40]:
         tokens = [train_tiny.BOS_ID] * bos + encode(tokenizer, row["context"])
         tokens += [train_tiny.MASK_ID] * (name == "tiny")
-        right += tokenizer.decode(model(torch.tensor([tokens])).logits[0, -1].argmax()) == " " + row["word"]
+        right += (
+            tokenizer.decode(model(torch.tensor([tokens])).logits[0, -1].argmax())
+            == " " + row["word"]
+        )
     assert right >= {"tiny": 26, "tiny-ar": 38}[name]  # the cards say 0.72 and 1.00
 
 
@@ -136,8 +169,12 @@ def test_tiny_fills_code_lines() -> None:
     model, tokenizer = load("tiny")
     right = 0
     for row in demo("code_infill")[:10]:
-        prompt, line, suffix = (encode(tokenizer, row[key]) for key in ("prompt", "canonical_solution", "suffix"))
-        filled = fill(model, [train_tiny.BOS_ID, *prompt, *[train_tiny.MASK_ID] * len(line), *suffix])
+        prompt, line, suffix = (
+            encode(tokenizer, row[key]) for key in ("prompt", "canonical_solution", "suffix")
+        )
+        filled = fill(
+            model, [train_tiny.BOS_ID, *prompt, *[train_tiny.MASK_ID] * len(line), *suffix]
+        )
         right += filled == [train_tiny.BOS_ID, *prompt, *line, *suffix]
     assert right >= 7
 
@@ -164,15 +201,20 @@ def test_rows_are_documents_and_mask_only_what_they_may() -> None:
         row = train_tiny.make_row(document, units, rng)
         head = int(row.tokens[0] == train_tiny.BOS_ID)
         assert len(row.maskable) > 0
-        assert head <= min(row.maskable) and max(row.maskable) < len(row.tokens)  # bos is never masked
+        # bos is never masked
+        assert head <= min(row.maskable) and max(row.maskable) < len(row.tokens)
         assert len(set(row.maskable)) == len(row.maskable)
-        text = tokenizer.decode([token for token in row.tokens[head:] if token != train_tiny.EOS_ID])
+        text = tokenizer.decode(
+            [token for token in row.tokens[head:] if token != train_tiny.EOS_ID]
+        )
         assert document.text.startswith(text)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_runs_and_writes_a_loadable_folder(name: str, tmp_path: Path, capsys: Any) -> None:
-    settings = train_tiny.Settings(name, steps=50, batch_tokens=128, lr=1e-3, bf16=False, compile=False)
+    settings = train_tiny.Settings(
+        name, steps=50, batch_tokens=128, lr=1e-3, bf16=False, compile=False
+    )
     train_tiny.train(settings, tmp_path / name, save_every=50)
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["step"] == 50 and report["loss"] < math.log(921)

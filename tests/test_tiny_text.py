@@ -25,11 +25,21 @@ COLUMNS = {
     "story_infill": ["prefix", "middle", "suffix"],
     "code_infill": ["task_id", "prompt", "suffix", "canonical_solution", "test", "entry_point"],
 }
-COUNTS = {"choice": 100, "last_word": 100, "word_problem": 60, "story_infill": 60, "code_infill": 30}
+COUNTS = {
+    "choice": 100,
+    "last_word": 100,
+    "word_problem": 60,
+    "story_infill": 60,
+    "code_infill": 30,
+}
 
 
 def shipped(task: str) -> list[dict[str, Any]]:
-    lines = (ROOT / "task_configs" / "demo" / f"demo_{task}.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (ROOT / "task_configs" / "demo" / f"demo_{task}.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     return [json.loads(line) for line in lines]
 
 
@@ -74,12 +84,18 @@ def test_demo_documents_are_held_out() -> None:
 @pytest.mark.parametrize("family", tiny_text.FAMILIES)
 def test_a_tenth_of_the_parameter_space_is_held_out(family: str) -> None:
     rng = random.Random(1)
-    keys = {document.key: document.held_out for document in (tiny_text.FAMILIES[family][0](rng) for _ in range(8000))}
+    keys = {
+        document.key: document.held_out
+        for document in (tiny_text.FAMILIES[family][0](rng) for _ in range(8000))
+    }
     assert 0.05 < sum(keys.values()) / len(keys) < 0.15
 
 
 def test_every_template_and_wording_is_seen_in_training() -> None:
-    kinds = {document.key.split("|")[1] for document in itertools.islice(tiny_text.training_documents(0), 3000)}
+    kinds = {
+        document.key.split("|")[1]
+        for document in itertools.islice(tiny_text.training_documents(0), 3000)
+    }
     assert kinds == {*tiny_text.THEMES, *tiny_text.PROBLEMS, *tiny_text.FUNCTIONS}
 
 
@@ -105,24 +121,42 @@ def test_word_problem_answers_are_right() -> None:
         steps = re.findall(r"(\d+) ([-+*]) (\d+) = (\d+)", row["answer"])
         assert steps
         for left, sign, right, result in steps:
-            value = {"+": int(left) + int(right), "-": int(left) - int(right), "*": int(left) * int(right)}[sign]
+            value = {
+                "+": int(left) + int(right),
+                "-": int(left) - int(right),
+                "*": int(left) * int(right),
+            }[sign]
             assert value == int(result)
         assert row["answer"].endswith(f"\n#### {steps[-1][3]}")
         assert 2 <= int(steps[-1][3]) < 100
-        told, used = set(re.findall(r"\d+", row["question"])), set(re.findall(r"\d+", row["answer"]))
+        told, used = (
+            set(re.findall(r"\d+", row["question"])),
+            set(re.findall(r"\d+", row["answer"])),
+        )
         assert told <= used  # every number of the question is needed
 
 
 def test_story_infill_hides_one_sentence_of_five() -> None:
     for row in shipped("story_infill"):
-        assert row["middle"].startswith(" ") and row["suffix"].startswith(" ") and not row["prefix"].endswith(" ")
+        assert (
+            row["middle"].startswith(" ")
+            and row["suffix"].startswith(" ")
+            and not row["prefix"].endswith(" ")
+        )
         assert row["middle"].count(".") == 1
         assert whole_text("story_infill", row).count(".") == 5
 
 
 def passes(row: dict[str, Any], line: str) -> bool:
     """Runs prompt + line + suffix + test + check(entry_point), as HumanEval infilling does (our own text, safe)."""
-    program = row["prompt"] + line + row["suffix"] + "\n" + row["test"] + f"\ncheck({row['entry_point']})\n"
+    program = (
+        row["prompt"]
+        + line
+        + row["suffix"]
+        + "\n"
+        + row["test"]
+        + f"\ncheck({row['entry_point']})\n"
+    )
     try:
         exec(program, {})
     except Exception:

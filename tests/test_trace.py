@@ -21,7 +21,18 @@ from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.printable import printable
 from dlm_eval.reports.trace import Recording, lines, page, pieces, record, safe_json
 
-NASTY = ["</script><b>&amp;", "\n", "\t", "\x1b[31m", "\u2028", "\u202e", "\x00", "\ud800", "<!--<script>", " é"]
+NASTY = [
+    "</script><b>&amp;",
+    "\n",
+    "\t",
+    "\x1b[31m",
+    "\u2028",
+    "\u202e",
+    "\x00",
+    "\ud800",
+    "<!--<script>",
+    " é",
+]
 STRATEGIES = {
     "confidence": {"steps": 4},
     "random": {"strategy": "random", "temperature": 1.0},
@@ -48,7 +59,12 @@ def toy() -> Any:
 def nasty() -> Recording:
     model = Nasty(ToySettings(vocab=len(NASTY), inconsistency=1.0))
     canvas = Canvas.infill(range(len(NASTY)), 12, (0, 1))
-    return record(model, canvas, resolve({"strategy": "remask", "steps": 6, "eta": 0.4, "temperature": 1.5}), seed=3)
+    return record(
+        model,
+        canvas,
+        resolve({"strategy": "remask", "steps": 6, "eta": 0.4, "temperature": 1.5}),
+        seed=3,
+    )
 
 
 def replay(data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -57,7 +73,9 @@ def replay(data: dict[str, Any]) -> list[dict[str, Any]]:
     for step in data["steps"]:
         for p in step["erased"]:
             now.pop(p)
-        for p, token, confidence in zip(step["written"], step["tokens"], step["confidence"], strict=True):
+        for p, token, confidence in zip(
+            step["written"], step["tokens"], step["confidence"], strict=True
+        ):
             now[p] = {"token": token, "confidence": confidence, "step": step["step"]}
     return [now.get(p, {"token": BLANK, "confidence": None, "step": -1}) for p in data["open"]]
 
@@ -66,18 +84,25 @@ def replay(data: dict[str, Any]) -> list[dict[str, Any]]:
 def test_the_steps_add_up_to_the_filling(name: str, toy: Any) -> None:
     settings = STRATEGIES[name]
     canvas = Canvas.infill(toy.encode("abca"), 8, toy.encode("fed"))
-    data = json.loads(json.dumps(record(toy, canvas, resolve(settings), seed=5).plain(), allow_nan=False))
+    data = json.loads(
+        json.dumps(record(toy, canvas, resolve(settings), seed=5).plain(), allow_nan=False)
+    )
     (filling,) = fill(toy, [canvas], seed=5, **settings)
     found = replay(data)
     assert [entry["token"] for entry in found] == list(filling.tokens) == data["filling"]["tokens"]
     assert [entry["step"] for entry in found] == list(filling.step) == data["filling"]["step"]
-    assert data["filling"]["confidence"] == [None if math.isnan(c) else c for c in filling.confidence]
+    assert data["filling"]["confidence"] == [
+        None if math.isnan(c) else c for c in filling.confidence
+    ]
     assert all(
         entry["confidence"] == pytest.approx(c)
         for entry, c in zip(found, filling.confidence, strict=True)
         if entry["step"] >= 0
     )
-    assert (data["filling"]["forwards"], data["filling"]["exit"]) == (filling.forwards, filling.exit)
+    assert (data["filling"]["forwards"], data["filling"]["exit"]) == (
+        filling.forwards,
+        filling.exit,
+    )
     assert data["open"] == canvas.open_positions and data["start"][:4] == toy.encode("abca")
 
 
@@ -87,13 +112,20 @@ def test_rewritten_tokens_are_in_the_record(toy: Any) -> None:
     assert sum(len(step.erased) for step in erased.steps) > 0 and "masked again" in "\n".join(
         lines(erased, colour=False)
     )
-    edited = record(toy, canvas, resolve({"strategy": "edit", "threshold": 0.2, "editing_threshold": 0.05}), seed=0)
+    edited = record(
+        toy,
+        canvas,
+        resolve({"strategy": "edit", "threshold": 0.2, "editing_threshold": 0.05}),
+        seed=0,
+    )
     before = edited.start
     for step, replaced in zip(edited.steps, edited.replaced(), strict=True):
         others = [p for p in step.written if before[p] not in (toy.mask_id, step.tokens[p])]
         assert list(replaced) == others
         before = step.tokens
-    assert sum(map(len, edited.replaced())) > 0 and "replaced" in "\n".join(lines(edited, colour=False))
+    assert sum(map(len, edited.replaced())) > 0 and "replaced" in "\n".join(
+        lines(edited, colour=False)
+    )
 
 
 class Rewriter(Toy):
@@ -112,7 +144,9 @@ class Rewriter(Toy):
 def test_a_token_that_is_written_again_is_not_new() -> None:
     model = Rewriter()
     recording = record(
-        model, Canvas.completion([1, 2], 12), resolve({"strategy": "rewrite", "steps": 4, "temperature": 0.2})
+        model,
+        Canvas.completion([1, 2], 12),
+        resolve({"strategy": "rewrite", "steps": 4, "temperature": 0.2}),
     )
     before: tuple[int, ...] | None = None
     for step, changed in zip(recording.steps, recording.changed(), strict=True):
@@ -132,7 +166,9 @@ def test_a_block_causal_model_fills_its_last_block_up() -> None:
     canvas = Canvas.completion(model.encode("abc"), 7)
     recording = record(model, canvas, resolve({}), seed=0)
     assert len(recording.start) == 12 and recording.open == tuple(range(3, 12))
-    assert [entry["token"] for entry in replay(recording.plain())][:7] == list(recording.filling.tokens)
+    assert [entry["token"] for entry in replay(recording.plain())][:7] == list(
+        recording.filling.tokens
+    )
 
 
 def test_pieces_are_texts_and_names() -> None:
@@ -167,13 +203,20 @@ def test_a_page_holds_any_token_and_no_script_but_its_own(nasty: Recording) -> N
 
 def test_json_in_a_page_escapes_what_html_reads() -> None:
     hard = ["</script>", "<!--", "&lt;", "\u2028\u2029", "\x00", "\ud800"]
-    assert json.loads(safe_json(hard)) == hard and not set(safe_json(hard)) & set("<>&\u2028\u2029\x00\ud800")
+    assert json.loads(safe_json(hard)) == hard and not set(safe_json(hard)) & set(
+        "<>&\u2028\u2029\x00\ud800"
+    )
 
 
 @pytest.fixture(scope="module")
 def browser() -> str:
     found = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+        (
+            path
+            for name in ("chromium", "chromium-browser", "google-chrome")
+            if (path := shutil.which(name))
+        ),
+        None,
     )
     if found is None:
         pytest.skip("no browser: neither chromium nor google-chrome is installed")
@@ -181,7 +224,13 @@ def browser() -> str:
 
 
 def in_browser(browser: str, file: Path, place: str, profile: Path) -> str:
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--dump-dom"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={profile}",
+        "--dump-dom",
+    ]
     return subprocess.run(
         [browser, *options, file.as_uri() + place], capture_output=True, text=True, timeout=100
     ).stdout
@@ -197,10 +246,16 @@ def test_the_page_runs_in_a_browser(browser: str, nasty: Recording, tmp_path: Pa
     kinds = {int(p): set(kind.split()) for p, kind in spans}
     assert {p for p, kind in kinds.items() if "new" in kind} == set(step.written)
     assert {p for p, kind in kinds.items() if "erased" in kind} == set(step.erased)
-    assert {p for p, kind in kinds.items() if "mask" in kind} == {p for p, is_open in enumerate(step.open) if is_open}
+    assert {p for p, kind in kinds.items() if "mask" in kind} == {
+        p for p, is_open in enumerate(step.open) if is_open
+    }
     canvas = re.search(r'<div id="canvas".*?</div>', shown, re.S)
     assert canvas is not None and 'data-colour="confidence"' in canvas[0]
-    assert html.escape(NASTY[0], quote=False) in canvas[0] and "<b>" not in canvas[0] and "U+001B" in canvas[0]
+    assert (
+        html.escape(NASTY[0], quote=False) in canvas[0]
+        and "<b>" not in canvas[0]
+        and "U+001B" in canvas[0]
+    )
 
 
 def test_the_command_writes_page_and_json(
@@ -220,17 +275,29 @@ def test_the_command_writes_page_and_json(
         "strategy=rdm",
         "steps=3",
     ]
-    assert main([*base, "--html", str(tmp_path / "a.html"), "--json", str(tmp_path / "a.json")]) == 0
-    assert str(tmp_path / "a.html") in capsys.readouterr().out and (tmp_path / "a.html").read_text().startswith(
-        "<!doctype html>"
+    assert (
+        main([*base, "--html", str(tmp_path / "a.html"), "--json", str(tmp_path / "a.json")]) == 0
     )
+    assert str(tmp_path / "a.html") in capsys.readouterr().out and (
+        tmp_path / "a.html"
+    ).read_text().startswith("<!doctype html>")
     data = json.loads((tmp_path / "a.json").read_text())
-    assert data["settings"]["strategy"] == "rdm" and len(data["open"]) == 6 and len(data["start"]) == 12
+    assert (
+        data["settings"]["strategy"] == "rdm"
+        and len(data["open"]) == 6
+        and len(data["start"]) == 12
+    )
     assert main([*base, "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert {k: v for k, v in again.items() if k != "filling"} == {k: v for k, v in data.items() if k != "filling"}
+    assert {k: v for k, v in again.items() if k != "filling"} == {
+        k: v for k, v in data.items() if k != "filling"
+    }
     assert main(base) == 0
-    assert "\x1b" not in (printed := capsys.readouterr().out) and "step 0" in printed and "‹" in printed
+    assert (
+        "\x1b" not in (printed := capsys.readouterr().out)
+        and "step 0" in printed
+        and "‹" in printed
+    )
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert main(base) == 0 and "\x1b[1;3" in capsys.readouterr().out
     monkeypatch.setenv("NO_COLOR", "1")
@@ -249,7 +316,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("expected", WRONG)
-def test_a_mistake_is_one_line_and_exit_2(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line_and_exit_2(
+    expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["trace", "--model", "toy", "--prompt", "abc", *WRONG[expected]]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert re.search(expected, line), line

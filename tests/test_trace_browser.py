@@ -19,7 +19,10 @@ from dlm_eval.cli import main
 from dlm_eval.decoding import resolve
 from dlm_eval.reports.trace import Recording, page, record
 
-WHERE, COLOUR = "document.getElementById('where').textContent", "document.getElementById('canvas').dataset.colour"
+WHERE, COLOUR = (
+    "document.getElementById('where').textContent",
+    "document.getElementById('canvas').dataset.colour",
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,9 @@ def opened(browser: Browser, recording: Recording, folder: Path, place: str = ""
 
 def kinds(browser: Browser, kind: str) -> list[int]:
     """Positions of the tokens of a class."""
-    found: list[int] = browser.value(f"[...document.querySelectorAll('#canvas .{kind}')].map(e => +e.dataset.position)")
+    found: list[int] = browser.value(
+        f"[...document.querySelectorAll('#canvas .{kind}')].map(e => +e.dataset.position)"
+    )
     return found
 
 
@@ -62,17 +67,25 @@ def test_slider_buttons_and_keys(browser: Browser, tmp_path: Path) -> None:
         recording.steps[1].written
     )
     browser.press("End")
-    assert browser.value(WHERE).startswith("step 5") and browser.value("document.getElementById('next').disabled")
+    assert browser.value(WHERE).startswith("step 5") and browser.value(
+        "document.getElementById('next').disabled"
+    )
     browser.press("ArrowLeft")
     browser.click("#previous")
     assert browser.value(WHERE).startswith("step 3 (4 of 6)")
     browser.press("Home")
     assert browser.value("+document.getElementById('slider').value") == 0
     browser.click("#slider", at=0.5)
-    assert browser.value("+document.getElementById('slider').value") == 3 and browser.value(WHERE).startswith("step 2")
-    texts = browser.value("[...document.querySelectorAll('#canvas .token')].map(e => e.textContent)")
+    assert browser.value("+document.getElementById('slider').value") == 3 and browser.value(
+        WHERE
+    ).startswith("step 2")
+    texts = browser.value(
+        "[...document.querySelectorAll('#canvas .token')].map(e => e.textContent)"
+    )
     shown = {
-        p: t for p, t in enumerate(recording.steps[2].tokens) if p in recording.open and not recording.steps[2].open[p]
+        p: t
+        for p, t in enumerate(recording.steps[2].tokens)
+        if p in recording.open and not recording.steps[2].open[p]
     }
     assert texts == [recording.pieces[shown[p]][0] for p in sorted(shown)]
 
@@ -108,19 +121,26 @@ def test_colours_and_the_history_of_a_token(browser: Browser, tmp_path: Path) ->
     place = recording.steps[0].written[0]
     browser.click(f'[data-position="{place}"]')
     told = browser.value("document.getElementById('details').textContent")
-    assert told.startswith(f"position {place}: ") and f"{100 * recording.steps[0].confidence[0]:.1f} %" in told
+    assert (
+        told.startswith(f"position {place}: ")
+        and f"{100 * recording.steps[0].confidence[0]:.1f} %" in told
+    )
     browser.click('[data-position="0"]')
     assert browser.value("document.getElementById('details').textContent").endswith("given")
     for key, position in (("j", 1), ("j", 2), ("k", 1)):
         browser.press(key)
-        assert browser.value("document.getElementById('details').textContent").startswith(f"position {position}: ")
+        assert browser.value("document.getElementById('details').textContent").startswith(
+            f"position {position}: "
+        )
 
 
 def test_infilling_shows_both_sides(browser: Browser, tmp_path: Path) -> None:
     recording = recorded(infill=True, steps=4)
     opened(browser, recording, tmp_path, "#step=2")
     assert kinds(browser, "given") == [0, 1, 2, 3, 16, 17, 18]
-    assert kinds(browser, "mask") == [p for p, is_open in enumerate(recording.steps[1].open) if is_open]
+    assert kinds(browser, "mask") == [
+        p for p, is_open in enumerate(recording.steps[1].open) if is_open
+    ]
     assert not browser.value("document.getElementById('key-erased').checkVisibility()")
 
 
@@ -140,7 +160,20 @@ def test_a_rewriting_model_marks_what_changed(browser: Browser, tmp_path: Path) 
     folder = test_models_ar2diff.checkpoint(tmp_path / "model", build.llama(is_causal=True))
     options = ["--prompt", "then the hen", "--length", "10", "--decode", "steps=4,temperature=0.05"]
     files = ["--html", str(tmp_path / "a.html"), "--json", str(tmp_path / "a.json")]
-    assert main(["trace", "--model", "ar2diff", "--model_args", f"pretrained={folder}", *options, *files]) == 0
+    assert (
+        main(
+            [
+                "trace",
+                "--model",
+                "ar2diff",
+                "--model_args",
+                f"pretrained={folder}",
+                *options,
+                *files,
+            ]
+        )
+        == 0
+    )
     data = json.loads((tmp_path / "a.json").read_text())
     assert data["settings"]["strategy"] == "rewrite" and len(data["steps"]) == 4
     for k, step in enumerate(data["steps"]):
@@ -152,13 +185,29 @@ def test_a_rewriting_model_marks_what_changed(browser: Browser, tmp_path: Path) 
     assert kinds(browser, "mask") == []
 
 
-def test_an_embedding_diffusion_is_traced_with_its_own_sampler(browser: Browser, tmp_path: Path) -> None:
+def test_an_embedding_diffusion_is_traced_with_its_own_sampler(
+    browser: Browser, tmp_path: Path
+) -> None:
     folder = test_models_ddlm.checkpoint(tmp_path / "model", test_models_ddlm.network())
-    options = ["--prompt", "then the hen", "--length", "6", "--decode", "steps=5,halt=fixed,halt_threshold=4"]
+    options = [
+        "--prompt",
+        "then the hen",
+        "--length",
+        "6",
+        "--decode",
+        "steps=5,halt=fixed,halt_threshold=4",
+    ]
     files = ["--html", str(tmp_path / "a.html"), "--json", str(tmp_path / "a.json")]
-    assert main(["trace", "--model", "ddlm", "--model_args", f"pretrained={folder}", *options, *files]) == 0
+    assert (
+        main(["trace", "--model", "ddlm", "--model_args", f"pretrained={folder}", *options, *files])
+        == 0
+    )
     data = json.loads((tmp_path / "a.json").read_text())
-    assert data["settings"]["strategy"] == "euler" and data["filling"]["exit"] == "fixed" and len(data["steps"]) == 4
+    assert (
+        data["settings"]["strategy"] == "euler"
+        and data["filling"]["exit"] == "fixed"
+        and len(data["steps"]) == 4
+    )
     browser.open((tmp_path / "a.html").as_uri())
     assert "ended: fixed" in browser.value("document.getElementById('facts').textContent")
     assert len(kinds(browser, "token")) == 6

@@ -50,24 +50,36 @@ MUST_BE = {
 
 def _in_our_words(message: str) -> UserError:
     """Returns our error for one of argparse's, which names Python types."""
-    if choice := re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message):
+    if choice := re.fullmatch(
+        r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message
+    ):
         return unknown_name_error(choice[1], choice[2], re.findall(r"[\w-]+", choice[3]))
     if wrong := re.fullmatch(r"argument (--\w+)\S*: invalid (.*) value: (.*)", message):
-        kind = {"float": "a number", "int": "a whole number"}.get(wrong[2], MUST_BE.get(wrong[1], "another value"))
+        kind = {"float": "a number", "int": "a whole number"}.get(
+            wrong[2], MUST_BE.get(wrong[1], "another value")
+        )
         return UserError(f"{wrong[1]} {wrong[3]} is not allowed; it must be {kind}")
     return UserError(message)
 
 
-def _unrecognized(parser: argparse.ArgumentParser, parsed: argparse.Namespace, rest: list[str]) -> UserError:
+def _unrecognized(
+    parser: argparse.ArgumentParser, parsed: argparse.Namespace, rest: list[str]
+) -> UserError:
     """Returns the error for unknown arguments, with the nearest option of the command."""
     known = list(parser._option_string_actions)
     verbs = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     while verbs:
         child = verbs[0].choices[getattr(parsed, verbs[0].dest)]
         known += child._option_string_actions
-        verbs = [action for action in child._actions if isinstance(action, argparse._SubParsersAction)]
+        verbs = [
+            action for action in child._actions if isinstance(action, argparse._SubParsersAction)
+        ]
     given = rest[0].split("=")[0]
-    near = nearest(given.lstrip("-"), [name[2:] for name in known if name.startswith("--")]) if given[:1] == "-" else []
+    near = (
+        nearest(given.lstrip("-"), [name[2:] for name in known if name.startswith("--")])
+        if given[:1] == "-"
+        else []
+    )
     guess = f"; did you mean '--{near[0]}'?" if near else ""
     return UserError(f"unrecognized arguments: {' '.join(rest)}{guess}")
 
@@ -122,7 +134,11 @@ def _run(arguments: list[str]) -> int:
     try:
         parser = build_parser()
         # As in lm-eval, `run` is optional.
-        if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+        if (
+            arguments
+            and arguments[0].startswith("-")
+            and arguments[0] not in ("-h", "--help", "--version")
+        ):
             arguments.insert(0, "run")
         parsed = _parse(parser, arguments)
         if parsed.command is None:

@@ -23,7 +23,9 @@ NAME = "journal.sqlite"
 
 def add_parser(subparsers: Any) -> None:
     """Adds `cache` with its three verbs."""
-    parser = subparsers.add_parser("cache", help="finished answers: list, remove, export", description=__doc__)
+    parser = subparsers.add_parser(
+        "cache", help="finished answers: list, remove, export", description=__doc__
+    )
     verbs = parser.add_subparsers(dest="verb", metavar="ls|rm|export", required=True)
     for verb, text in (
         ("ls", "list journals: models, answers, size, age"),
@@ -41,7 +43,9 @@ def add_parser(subparsers: Any) -> None:
                 help="only answers of the model whose fingerprint begins so (see ls)",
             )  # fmt: skip
         if verb == "export":
-            sub.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of standard output")
+            sub.add_argument(
+                "-o", "--output", metavar="FILE", help="write to FILE instead of standard output"
+            )
         sub.set_defaults(main={"ls": _ls, "rm": _rm, "export": _export}[verb])
 
 
@@ -55,7 +59,9 @@ def find(path: str) -> list[Path]:
     inside = sorted(place.rglob(NAME)) if os.path.isdir(place) else []
     found = [place] if os.path.isfile(place) else inside
     if not found:
-        raise UserError(f"cache path '{path}' has no journal ({NAME}); give an --output_path of a run")
+        raise UserError(
+            f"cache path '{path}' has no journal ({NAME}); give an --output_path of a run"
+        )
     return found
 
 
@@ -93,7 +99,10 @@ def _rm(args: argparse.Namespace) -> int:
     for path in paths:
         if args.fingerprint:
             journal = _open(path)
-            print(f"{one_line(str(path))}: {counted(journal.remove(args.fingerprint), 'answer')} removed")
+            print(
+                f"{one_line(str(path))}: {counted(journal.remove(args.fingerprint), 'answer')} "
+                "removed"
+            )
             journal.close()
             continue
         _release(path)
@@ -131,7 +140,9 @@ def _release(path: Path) -> None:
         with closing(sqlite3.connect(path, timeout=1)) as database:
             database.execute("PRAGMA journal_mode=DELETE")  # fails if another process uses the file
     except sqlite3.OperationalError as error:
-        raise UserError(f"cache path '{path}' cannot be removed ({error}); does a run use it?") from error
+        raise UserError(
+            f"cache path '{path}' cannot be removed ({error}); does a run use it?"
+        ) from error
     except sqlite3.DatabaseError as error:
         if path.name != NAME:
             raise UserError(f"cache path '{path}' is not a journal: {error}") from error
@@ -145,7 +156,8 @@ def _export(args: argparse.Namespace) -> int:
         stream = open(args.output, "w", encoding="utf-8") if args.output else sys.stdout  # noqa: SIM115
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--output '{args.output}' cannot be written: {getattr(error, 'strerror', None) or error}"
+            f"--output '{args.output}' cannot be written: "
+            f"{getattr(error, 'strerror', None) or error}"
         ) from error
     try:
         for path in paths:

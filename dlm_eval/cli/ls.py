@@ -17,18 +17,25 @@ from dlm_eval.redaction import redact
 
 def add_parser(subparsers: Any) -> None:
     """Adds `ls`."""
-    parser = subparsers.add_parser("ls", help="list models, tasks, estimators, strategies or presets")
+    parser = subparsers.add_parser(
+        "ls", help="list models, tasks, estimators, strategies or presets"
+    )
     parser.add_argument("what", choices=("models", "tasks", "estimators", "strategies", "presets"))
     add_options(parser, "--include_path")
-    parser.add_argument("--all", action="store_true", help="tasks: lm-eval's own too (takes some seconds)")
+    parser.add_argument(
+        "--all", action="store_true", help="tasks: lm-eval's own too (takes some seconds)"
+    )
     parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
     """Prints the list."""
-    headers, rows = {"models": _models, "estimators": _estimators, "strategies": _strategies, "presets": _presets}.get(
-        args.what, lambda: _tasks(args)
-    )()
+    headers, rows = {
+        "models": _models,
+        "estimators": _estimators,
+        "strategies": _strategies,
+        "presets": _presets,
+    }.get(args.what, lambda: _tasks(args))()
     # No wrapping in files and pipes.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(table(list(rows), headers, width=width))
@@ -67,7 +74,9 @@ def _estimators() -> Table:
     from dlm_eval.likelihood.estimator import ESTIMATORS, about
 
     rows = (
-        [name, "", "", found] if isinstance(found, str) else [name, found.kind, found.cost, about(found)]
+        [name, "", "", found]
+        if isinstance(found, str)
+        else [name, found.kind, found.cost, about(found)]
         for name, found in ESTIMATORS.listed().items()
     )
     return ("estimator", "kind", "forwards", "about"), rows
@@ -102,7 +111,9 @@ def _tasks(args: argparse.Namespace) -> Table:
 
 def add_show(subparsers: Any) -> None:
     """Adds `show`."""
-    parser = subparsers.add_parser("show", help="show one model, task, estimator, strategy or preset")
+    parser = subparsers.add_parser(
+        "show", help="show one model, task, estimator, strategy or preset"
+    )
     parser.add_argument("name")
     add_options(parser, "--include_path")
     parser.set_defaults(main=show)

@@ -29,7 +29,10 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument(
-        "paths", nargs="+", metavar="DIR", help="folder of a shard, a folder with shards below it, or a shard.json"
+        "paths",
+        nargs="+",
+        metavar="DIR",
+        help="folder of a shard, a folder with shards below it, or a shard.json",
     )
     parser.add_argument(
         "-o", "--output_path", metavar="DIR",
@@ -39,7 +42,9 @@ def add_parser(subparsers: Any) -> None:
         parser, "--data_dir", "--include_path", "--confirm_run_unsafe_code", "--sandbox", "--unsandboxed",
         "--report_to", "--no_log_samples",
     )  # fmt: skip
-    parser.add_argument("--verbosity", metavar="LEVEL", help="DEBUG, INFO, WARNING (default), ERROR or CRITICAL")
+    parser.add_argument(
+        "--verbosity", metavar="LEVEL", help="DEBUG, INFO, WARNING (default), ERROR or CRITICAL"
+    )
     parser.set_defaults(main=main)
 
 
@@ -57,9 +62,21 @@ def main(args: argparse.Namespace) -> int:
     from dlm_eval.harness.shards import find_shards, merge, merge_settings
 
     shards = find_shards(args.paths)
-    names = ("output_path", "data_dir", "include_path", "sandbox", "unsandboxed", "log_samples", "verbosity")
-    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
+    names = (
+        "output_path",
+        "data_dir",
+        "include_path",
+        "sandbox",
+        "unsandboxed",
+        "log_samples",
+        "verbosity",
+    )
+    given = {
+        name: value for name, value in vars(args).items() if name in names and value is not None
+    }
     given |= {"confirm_run_unsafe_code": True} if args.confirm_run_unsafe_code else {}
     settings = merge_settings(shards, given)
-    finished = merge(shards, settings, ask=ask_user if sys.stdin is not None and sys.stdin.isatty() else None)
+    finished = merge(
+        shards, settings, ask=ask_user if sys.stdin is not None and sys.stdin.isatty() else None
+    )
     return show(finished, settings, reports)

@@ -11,8 +11,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--model_args": {**PAIRS, "help": "the model's own options"},
     "--decode": {**PAIRS, "help": "decoding settings (preset=..., steps=..., strategy=..., ...)"},
     "--estimator": {
-        "metavar": "NAME[,k=v]", "help": "likelihood estimator (default: auto; see `dlm-eval ls estimators`)"},
-    "--data_dir": {"metavar": "DIR", "help": "datasets from local files before the hub (default: $DLM_EVAL_DATA)"},
+        "metavar": "NAME[,k=v]", "help": "likelihood estimator (default: auto; see `dlm-eval ls "
+                                         "estimators`)"},
+    "--data_dir": {"metavar": "DIR", "help": "datasets from local files before the hub (default: "
+                                             "$DLM_EVAL_DATA)"},
     "--include_path": {"metavar": "DIR", "help": "further folder of task YAMLs"},
     "--num_fewshot": {"type": int, "metavar": "N", "help": "few-shot examples of each prompt"},
     "--seed": {"help": "seed of documents, examples and all random draws"},
@@ -29,20 +31,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "choices": ("auto", "namespaces", "plain"),
         "help": "kind of sandbox for generated code; an error if this machine lacks it"
         " (default: auto, the best; see docs/sandbox.md)"},
-    "--confirm_run_unsafe_code": {"action": "store_true", "help": "tasks may run generated code (in a sandbox)"},
+    "--confirm_run_unsafe_code": {"action": "store_true", "help": "tasks may run generated code "
+                                                                  "(in a sandbox)"},
     "--unsandboxed": {
         "action": "store_true", "default": None,
-        "help": "with --confirm_run_unsafe_code: tasks that the sandbox cannot hold may run generated code,"
+        "help": "with --confirm_run_unsafe_code: tasks that the sandbox cannot hold may run "
+                "generated code,"
         " with no protection"},
     "--overlong": {
         "choices": ("truncate", "error"),
-        "help": "requests longer than the model: cut the context from the left (default), or an error"},
+        "help": "requests longer than the model: cut the context from the left (default), or an "
+                "error"},
     "--stride": {
         "type": int, "metavar": "N",
         "help": "tokens that each later window of a long text scores (default: as many as fit)"},
     "--report_to": {
         "metavar": "wandb|trackio|tensorboard",
-        "help": "send the results there too (comma-separated; --wandb_args and --trackio_args go with it)"},
+        "help": "send the results there too (comma-separated; --wandb_args and --trackio_args go "
+                "with it)"},
     "--score_only": {
         "action": "store_true", "default": None,
         "help": "score the answers in the journal of --output_path again; the model is not loaded"},
@@ -54,7 +60,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "action": "store_true", "default": None,
         "help": "use the answers in the journal of --output_path (default)"},
     "--no_resume": {
-        "dest": "resume", "action": "store_false", "help": "compute everything again, and keep no journal"},
+        "dest": "resume", "action": "store_false", "help": "compute everything again, and keep "
+                                                           "no journal"},
     "--no_log_samples": {
         "dest": "log_samples", "action": "store_false", "default": argparse.SUPPRESS,
         "help": "save no samples_*.jsonl"},

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 # lm-eval options that are not part of RunSettings: handled here, or refused.
 TRACKER_ARGS = ("wandb_args", "wandb_config_args", "trackio_args")
 REFUSED = {
-    "use_cache": "lm-eval's cache key includes neither the model nor the settings; the journal of --output_path stores finished answers (--no_resume ignores it)",
-    "cache_requests": "lm-eval's cache key includes neither the data nor the settings, and building requests is cheap; leave it out",
+    "use_cache": "lm-eval's cache key includes neither the model nor the settings; the journal of "
+    "--output_path stores finished answers (--no_resume ignores it)",
+    "cache_requests": "lm-eval's cache key includes neither the data nor the settings, and "
+    "building requests is cheap; leave it out",
     "check_integrity": "it runs lm-eval's own test suite; `dlm-eval validate TASKS` checks tasks",
 }
 PLAIN = ("command", "config", "main", "func", "show_config", "trust_remote_code", "check_integrity")
@@ -34,7 +36,9 @@ def add_parser(subparsers: Any) -> None:
     for action in parser._actions:
         if action.dest in REFUSED:
             action.help = argparse.SUPPRESS
-    parser.usage = "dlm-eval [run] --model MODEL --tasks TASK[,TASK] [--model_args k=v,...] [options]"
+    parser.usage = (
+        "dlm-eval [run] --model MODEL --tasks TASK[,TASK] [--model_args k=v,...] [options]"
+    )
     parser.epilog = "Docs: README.md and docs/. `dlm-eval ls models|tasks|estimators|strategies` lists what there is."
     ours = parser.add_argument_group("diffusion language models (dlm_eval)")
     add_options(
@@ -55,14 +59,20 @@ def main(args: argparse.Namespace) -> int:
     """
     from dlm_eval.harness.saving import parse_reports
 
-    given = {key: value for key, value in vars(args).items() if value is not None and key not in PLAIN}
+    given = {
+        key: value for key, value in vars(args).items() if value is not None and key not in PLAIN
+    }
     values = {**_config_file(getattr(args, "config", None)), **given}
     for name, reason in REFUSED.items():
         if values.pop(name, None) or getattr(args, name, None):
             raise UserError(f"--{name} is not supported: {reason}")
     if values.get("shard") and values.get("report_to"):
-        raise UserError("--report_to is for `dlm-eval merge`, which has the results; leave it out with --shard")
-    reports = parse_reports(values.pop("report_to", None), {name: values.pop(name, None) for name in TRACKER_ARGS})
+        raise UserError(
+            "--report_to is for `dlm-eval merge`, which has the results; leave it out with --shard"
+        )
+    reports = parse_reports(
+        values.pop("report_to", None), {name: values.pop(name, None) for name in TRACKER_ARGS}
+    )
     set_verbosity(values.get("verbosity"))
     values.setdefault("output_path", "results")
     from dlm_eval.harness.run import run
@@ -77,7 +87,9 @@ def main(args: argparse.Namespace) -> int:
     return show(finished, settings, reports, bool(getattr(args, "show_config", False)))
 
 
-def show(finished: Finished, settings: RunSettings, reports: Reports, show_config: bool = False) -> int:
+def show(
+    finished: Finished, settings: RunSettings, reports: Reports, show_config: bool = False
+) -> int:
     """Prints the table of a finished run and sends the reports; returns the exit code.
 
     Raises:
@@ -87,7 +99,9 @@ def show(finished: Finished, settings: RunSettings, reports: Reports, show_confi
     from dlm_eval.reports.run_report import report, say
 
     lines, missing = report(finished, settings.output_path, show_config)
-    missing += reports.send(finished.results, settings.log_samples, output_directory(str(settings.output_path)))
+    missing += reports.send(
+        finished.results, settings.log_samples, output_directory(str(settings.output_path))
+    )
     say(lines)  # last, since the pipe may be closed
     if missing:
         raise RunError(f"missing: {'; '.join(missing)}; everything else is saved")
@@ -101,8 +115,17 @@ def _shard(settings: RunSettings) -> int:
 
     done = run_shard(settings)
     failed = f", {counted(done.errors, 'error')}" if done.errors else ""
-    print(one_line(f"shard {done.shard}: {counted(done.documents, 'document')} answered{failed}; in {done.folder}"))
-    print(one_line(f"when all {done.shard.count} shards are finished: dlm-eval merge {done.folder.parent}"))
+    print(
+        one_line(
+            f"shard {done.shard}: {counted(done.documents, 'document')} answered{failed}; in "
+            f"{done.folder}"
+        )
+    )
+    print(
+        one_line(
+            f"when all {done.shard.count} shards are finished: dlm-eval merge {done.folder.parent}"
+        )
+    )
     return 1 if done.errors else 0
 
 
@@ -110,8 +133,13 @@ def _trusting(settings: RunSettings) -> RunSettings:
     from dlm_eval.harness.open_model import is_ours
 
     if is_ours(settings.model):
-        raise UserError("--trust_remote_code is not supported: our families run no code of a checkpoint; leave it out")
-    return dataclasses.replace(settings, model_args={**settings.model_args, "trust_remote_code": True})
+        raise UserError(
+            "--trust_remote_code is not supported: our families run no code of a checkpoint; leave "
+            "it out"
+        )
+    return dataclasses.replace(
+        settings, model_args={**settings.model_args, "trust_remote_code": True}
+    )
 
 
 def _config_file(path: str | None) -> dict[str, Any]:
@@ -126,7 +154,9 @@ def _config_file(path: str | None) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
-        raise UserError(f"--config '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"--config '{path}' is not valid YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"--config '{path}' must hold settings as key: value")
     return values

@@ -38,31 +38,49 @@ def add_parser(subparsers: Any) -> None:
     """Adds `sweep`."""
     text = "run a grid of decode settings on one loaded model; write sweep.csv, aup.csv and sweep.png (docs/sweep.md)"
     parser = subparsers.add_parser(
-        "sweep", help="quality against speed over a grid of decode settings", description=text, allow_abbrev=False
+        "sweep",
+        help="quality against speed over a grid of decode settings",
+        description=text,
+        allow_abbrev=False,
     )
     add_options(parser, "--model", "--model_args")
     parser.add_argument(
-        "--tasks", nargs="+", metavar="TASK", default=[], help="tasks that generate text; each is a panel of the plot"
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        default=[],
+        help="tasks that generate text; each is a panel of the plot",
     )
     parser.add_argument(
         "--decode", nargs="+", metavar="k=v1,v2", action="append", required=True,
-        help="commas separate alternatives, all combinations are run: steps=8,16,32 strategy=confidence,random; a second --decode adds another grid",
+        help="commas separate alternatives, all combinations are run: steps=8,16,32 "
+             "strategy=confidence,random; a second --decode adds another grid",
     )  # fmt: skip
     parser.add_argument(
-        "--decode_fixed", nargs="+", metavar="k=v,...", help="decode settings of every point, the baseline included"
+        "--decode_fixed",
+        nargs="+",
+        metavar="k=v,...",
+        help="decode settings of every point, the baseline included",
     )
     parser.add_argument(
         "--templates", nargs="+", metavar="TASK", default=[],
         help="tasks or YAML files that word one question differently; their scores are averaged",
     )  # fmt: skip
     parser.add_argument(
-        "--sweep", choices=("templates",), help="templates: all of --tasks are wordings of one question"
+        "--sweep",
+        choices=("templates",),
+        help="templates: all of --tasks are wordings of one question",
     )
     parser.add_argument("--metric", help="metric to plot (default: each task's first)")
     parser.add_argument(
-        "--y_max", type=float, metavar="PERCENT", help="best accuracy known, for AUP (default: the best of the sweep)"
+        "--y_max",
+        type=float,
+        metavar="PERCENT",
+        help="best accuracy known, for AUP (default: the best of the sweep)",
     )
-    parser.add_argument("--no_baseline", action="store_true", help="leave out the one-token-per-step baseline")
+    parser.add_argument(
+        "--no_baseline", action="store_true", help="leave out the one-token-per-step baseline"
+    )
     parser.add_argument(
         "-o", "--output_path", default="results/sweep", metavar="DIR",
         help="for results, journal, tables and plot (default: results/sweep)",
@@ -101,7 +119,10 @@ def main(args: argparse.Namespace) -> int:
         sweep = Sweep(loaded.name, y_max=args.y_max)
         for number, (decode, baseline) in enumerate(combinations):
             words = ", ".join(f"{k}={v}" for k, v in decode.items())
-            print(one_line(f"[{number + 1}/{len(combinations)}] {'baseline' if baseline else words}"), file=sys.stderr)
+            print(
+                one_line(f"[{number + 1}/{len(combinations)}] {'baseline' if baseline else words}"),
+                file=sys.stderr,
+            )
             settings = dataclasses.replace(plan.settings, decode={**plan.fixed, **decode})
             finished = run(settings, shared=loaded)
             errors += finished.errors
@@ -126,24 +147,40 @@ def _report(sweep: Sweep, home: Path) -> None:
         rows: list[Sequence[str]] = []
         for p in sweep.of(task):
             score = shown(p.value, 4) + (f" ± {p.stderr:.4f}" if p.stderr is not None else "")
-            spread = f"{p.low:.4f} to {p.high:.4f}" if p.low is not None and p.high is not None else ""
+            spread = (
+                f"{p.low:.4f} to {p.high:.4f}" if p.low is not None and p.high is not None else ""
+            )
             name = p.curve if p.baseline else ", ".join(f"{k}={v}" for k, v in p.decode.items())
             per_sample = shown(p.forwards / p.samples if p.samples else None, 1)
             speed = [per_sample, shown(p.tokens_per_forward, 3), shown(p.tokens_per_second, 1)]
             rows.append([name, score, spread, *speed, "*" if p in front else ""])
         metric = sweep.of(task)[0].metric
-        headers = ["decode", metric, "worst to best wording", "forwards/sample", "tokens/forward", "tokens/s", "Pareto"]
+        headers = [
+            "decode",
+            metric,
+            "worst to best wording",
+            "forwards/sample",
+            "tokens/forward",
+            "tokens/s",
+            "Pareto",
+        ]
         if all(not row[2] for row in rows):
             rows, headers = [[*row[:2], *row[3:]] for row in rows], [*headers[:2], *headers[3:]]
         print(f"\n{one_line(f'{sweep.model} on {task}')}\n{table(rows, headers)}")
         for curve in sweep.curves(task):
             if curve.aup is not None:
                 name = one_line(curve.name or "sweep")
-                print(f"AUP {curve.aup:.2f}  {name}  (y_max {curve.y_max:.2f} %, {sweep.y_max_source})")
-    print("\n" + "\n".join(one_line(str(home / name)) for name in ("sweep.csv", "aup.csv", "sweep.png")))
+                print(
+                    f"AUP {curve.aup:.2f}  {name}  (y_max {curve.y_max:.2f} %, "
+                    f"{sweep.y_max_source})"
+                )
+    print(
+        "\n"
+        + "\n".join(one_line(str(home / name)) for name in ("sweep.csv", "aup.csv", "sweep.png"))
+    )
 
 
-# -- plan --------------------------------------------------------------------------------------------------------------
+# -- plan ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -172,7 +209,9 @@ class Plan:
         if self.baseline and process == "absorbing":
             first = [(baseline_settings(), True)]
         elif self.baseline:
-            log.warning("no baseline: a model of process '%s' has no one-token-per-step decoder", process)
+            log.warning(
+                "no baseline: a model of process '%s' has no one-token-per-step decoder", process
+            )
         return [*first, *((point, False) for point in self.grid)]
 
 
@@ -198,11 +237,16 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     from dlm_eval.settings import parse_pairs
 
     names = [
-        name.strip() for part in (*given["tasks"], *given["templates"]) for name in part.split(",") if name.strip()
+        name.strip()
+        for part in (*given["tasks"], *given["templates"])
+        for name in part.split(",")
+        if name.strip()
     ]
     settings = run_settings({**{key: given[key] for key in PASSED}, "tasks": names})
     if str(settings.output_path).endswith(".json"):
-        raise UserError(f"--output_path '{settings.output_path}' is not allowed; a sweep needs a folder")
+        raise UserError(
+            f"--output_path '{settings.output_path}' is not allowed; a sweep needs a folder"
+        )
     check_model_name(settings.model)
     points = grid(given["decode"])
     fixed = parse_pairs(",".join(given["decode_fixed"] or ()), "--decode_fixed")
@@ -212,14 +256,24 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     tasks, left = _writing_tasks(settings)
     as_templates = bool(given["templates"]) or given["sweep"] == "templates"
     if as_templates and len(tasks) < 2:
-        raise UserError("--templates needs at least two wordings of a question; add tasks to --tasks or --templates")
-    question = {name: f"{next(iter(tasks))} in {len(tasks)} wordings" if as_templates else name for name in tasks}
+        raise UserError(
+            "--templates needs at least two wordings of a question; add tasks to --tasks or "
+            "--templates"
+        )
+    question = {
+        name: f"{next(iter(tasks))} in {len(tasks)} wordings" if as_templates else name
+        for name in tasks
+    }
     if given["y_max"] is not None and len(set(question.values())) > 1:
         raise UserError(
-            f"--y_max '{given['y_max']:g}' is of one task, but there are {len(tasks)}; sweep them one by one"
+            f"--y_max '{given['y_max']:g}' is of one task, but there are {len(tasks)}; sweep them "
+            "one by one"
         )
     if given["y_max"] is not None and not 0 < given["y_max"] <= 100:
-        raise UserError(f"--y_max '{given['y_max']:g}' is not allowed; it must be above 0 and at most 100 (percent)")
+        raise UserError(
+            f"--y_max '{given['y_max']:g}' is not allowed; it must be above 0 and at most 100 "
+            "(percent)"
+        )
     metrics = {name: _metric(task, name, given["metric"]) for name, task in tasks.items()}
     process = process_of(settings.model, settings.model_args)
     for point in points:
@@ -247,7 +301,9 @@ def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
     if settings.confirm_run_unsafe_code:
         start_sandbox(loaded, settings)
     unsafe = [] if settings.confirm_run_unsafe_code else list(found)
-    writing = {name: task for name, task in loaded["tasks"].items() if task.OUTPUT_TYPE == "generate_until"}
+    writing = {
+        name: task for name, task in loaded["tasks"].items() if task.OUTPUT_TYPE == "generate_until"
+    }
     kept = {name: task for name, task in writing.items() if name not in unsafe}
     left = [name for name in loaded["tasks"] if name not in kept]
     if not kept:
@@ -258,7 +314,9 @@ def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
         )
         raise UserError(f"--tasks {', '.join(left)} {reason}")
     if left:
-        log.warning("skipped: %s (they generate no text, or would run generated code)", ", ".join(left))
+        log.warning(
+            "skipped: %s (they generate no text, or would run generated code)", ", ".join(left)
+        )
     return kept, left
 
 
@@ -275,7 +333,11 @@ def _specs(settings: RunSettings, kept: Mapping[str, Any], left: Sequence[str]) 
     specs: list[str] = []
     for spec in settings.tasks:
         names = tasks_of(settings, [spec])["tasks"]
-        specs += [spec] if all(name in kept for name in names) else [name for name in names if name in kept]
+        specs += (
+            [spec]
+            if all(name in kept for name in names)
+            else [name for name in names if name in kept]
+        )
     return tuple(dict.fromkeys(specs))
 
 
@@ -286,7 +348,9 @@ def _metric(task: Any, name: str, wanted: str | None) -> str:
     return wanted or names[0]
 
 
-def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | None, title: str) -> None:
+def _check(
+    decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | None, title: str
+) -> None:
     """Raises UserError if settings do not fit the model's process or a task of own length."""
     from dlm_eval.harness.decode_config import DecodeOptions
     from dlm_eval.harness.requests import HOLE
@@ -298,7 +362,9 @@ def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | N
     for name, task in tasks.items():
         hole = getattr(task, "infill", None)
         named = hole.any_hole() if hole is not None else None
-        ask = options.request({**(task.config.generation_kwargs or {}), **({HOLE: named} if named else {})}, name)
+        ask = options.request(
+            {**(task.config.generation_kwargs or {}), **({HOLE: named} if named else {})}, name
+        )
         try:
             settings = options.settings(ask, (ask.hole.length.tokens or 0) if hole is None else 0)
             if process is not None:
@@ -307,14 +373,20 @@ def _check(decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | N
             raise UserError(f"{error} (task {name}, {title})") from error
 
 
-def points_of(finished: Finished, plan: Plan, decode: Mapping[str, Any], baseline: bool) -> list[Point]:
+def points_of(
+    finished: Finished, plan: Plan, decode: Mapping[str, Any], baseline: bool
+) -> list[Point]:
     """Returns the points of one run, one per task."""
     from dlm_eval.reports.sweep import Point
 
     results, several = finished.results, len(set(plan.question.values())) < len(plan.question)
     found = []
     for name, question in plan.question.items():
-        scores, cost, metric = results["results"][name], results["dlm_eval"]["cost"].get(name, {}), plan.metrics[name]
+        scores, cost, metric = (
+            results["results"][name],
+            results["dlm_eval"]["cost"].get(name, {}),
+            plan.metrics[name],
+        )
         filters = [key.partition(",")[2] for key in scores if key.partition(",")[0] == metric]
         chosen = filters[0] if filters else ""
         found.append(

@@ -25,21 +25,35 @@ def add_parser(subparsers: Any) -> None:
     """Adds `trace`."""
     text = "show step by step how a model writes after a prompt, or between a prompt and a suffix"
     parser = subparsers.add_parser(
-        "trace", help="show step by step how a text is written", description=text, allow_abbrev=False
+        "trace",
+        help="show step by step how a text is written",
+        description=text,
+        allow_abbrev=False,
     )
     add_options(parser, "--model", "--model_args", "--decode", "--device")
     parser.add_argument("--prompt", required=True, help="text before the hole")
     parser.add_argument("--infill", metavar="SUFFIX", default="", help="text after the hole")
     parser.add_argument(
-        "--length", type=int, metavar="N", help=f"open positions (default: {LENGTH}, or gen_length of --decode)"
+        "--length",
+        type=int,
+        metavar="N",
+        help=f"open positions (default: {LENGTH}, or gen_length of --decode)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of random draws (default: 0)")
     parser.add_argument(
-        "--apply_chat_template", action="store_true", help="the prompt is a user's message to a chat model"
+        "--apply_chat_template",
+        action="store_true",
+        help="the prompt is a user's message to a chat model",
     )
-    parser.add_argument("--html", metavar="FILE", help="write a web page with a slider over the steps")
     parser.add_argument(
-        "--json", nargs="?", const="-", metavar="FILE", help="write every step as JSON, without FILE to standard output"
+        "--html", metavar="FILE", help="write a web page with a slider over the steps"
+    )
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write every step as JSON, without FILE to standard output",
     )
     parser.set_defaults(main=main)
 
@@ -66,7 +80,10 @@ def main(args: argparse.Namespace) -> int:
         from dlm_eval.reports.csv_file import write_files
 
         write_files(texts)
-        print("\n".join(one_line(str(path)) for path in texts), file=sys.stderr if args.json == "-" else sys.stdout)
+        print(
+            "\n".join(one_line(str(path)) for path in texts),
+            file=sys.stderr if args.json == "-" else sys.stdout,
+        )
     elif not args.json:
         _print(recording)
     return 0

@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Adds `validate`."""
-    parser = subparsers.add_parser("validate", help="check that tasks, their data and their prompts can be built")
+    parser = subparsers.add_parser(
+        "validate", help="check that tasks, their data and their prompts can be built"
+    )
     parser.add_argument("tasks", nargs="+")
     add_options(parser, "--include_path", "--data_dir", "--num_fewshot", "--seed")
     parser.add_argument(
-        "--metadata", metavar="k=v", nargs="+", action=Pairs, help="metadata for the tasks, as in `run`"
+        "--metadata",
+        metavar="k=v",
+        nargs="+",
+        action=Pairs,
+        help="metadata for the tasks, as in `run`",
     )
     parser.set_defaults(main=main)
 
@@ -41,7 +47,11 @@ def main(args: argparse.Namespace) -> int:
 
     seeds = parse_seeds(args.seed)
     loaded = load_tasks(
-        args.tasks, include_path=args.include_path, data_dir=args.data_dir, metadata=args.metadata, seeds=seeds
+        args.tasks,
+        include_path=args.include_path,
+        data_dir=args.data_dir,
+        metadata=args.metadata,
+        seeds=seeds,
     )
     check_fewshot(loaded, args.num_fewshot)
     check_requests(DecodeOptions(), loaded["tasks"])
@@ -57,7 +67,10 @@ def main(args: argparse.Namespace) -> int:
         patches.guard_task(name, task, errors, list)
         examples = errors.examples(name, task)
         with patches.evaluating():
-            notes += [f"{name}: {note}" for note in _notes(task, examples if task.config.num_fewshot else None)]
+            notes += [
+                f"{name}: {note}"
+                for note in _notes(task, examples if task.config.num_fewshot else None)
+            ]
             task.build_all_requests(limit=1, rank=0, world_size=1)
         request = task.instances[0].args
         unbuilt = isinstance(request[0], UnbuiltPrompt)  # a run stores this as the document's error
@@ -77,7 +90,11 @@ def _prompt(name: str, request: Sequence[Any]) -> list[str]:
     from dlm_eval.harness.results import plain_argument
 
     context, *rest = request
-    lines = ["", one_line(f"{name}: the first prompt"), *(f"  | {line}" for line in str(context).split("\n"))]
+    lines = [
+        "",
+        one_line(f"{name}: the first prompt"),
+        *(f"  | {line}" for line in str(context).split("\n")),
+    ]
     return [*lines, *(one_line(f"  then {plain_argument(part)!r}") for part in rest)]
 
 

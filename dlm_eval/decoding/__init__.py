@@ -13,11 +13,24 @@ from __future__ import annotations
 from dlm_eval.decoding.filling import fill, fill_outcomes, fill_program
 from dlm_eval.decoding.presets import Preset, presets
 from dlm_eval.decoding.samples import hit_at_k, vote
-from dlm_eval.decoding.settings import GENERAL, DecodeSettings, expand, fit_task, resolve, setting_names
+from dlm_eval.decoding.settings import (
+    GENERAL,
+    DecodeSettings,
+    expand,
+    fit_task,
+    resolve,
+    setting_names,
+)
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import Edit, Query, StepState, Trace, TraceStep
 from dlm_eval.decoding.strategies import highest
-from dlm_eval.decoding.strategy import STRATEGIES, Strategy, default_strategy, describe_strategies, describe_strategy
+from dlm_eval.decoding.strategy import (
+    STRATEGIES,
+    Strategy,
+    default_strategy,
+    describe_strategies,
+    describe_strategy,
+)
 from dlm_eval.decoding.unmasking import Unmasking
 
 __all__ = [

@@ -35,7 +35,14 @@ from dlm_eval.decoding.step import Bools, Query, StepState
 from dlm_eval.decoding.strategy import OF_DRAWS, OF_MASKS, FillRequest
 from dlm_eval.decoding.unmasking import Unmasking
 from dlm_eval.engine import Program
-from dlm_eval.models.denoiser import ConcreteScores, Denoiser, NoiseSchedule, Process, noise_schedule, offers
+from dlm_eval.models.denoiser import (
+    ConcreteScores,
+    Denoiser,
+    NoiseSchedule,
+    Process,
+    noise_schedule,
+    offers,
+)
 from dlm_eval.options import option, option_names
 
 
@@ -55,7 +62,11 @@ class Rates:
 
     def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
         token, logprob, _ = self.draw(logits, payload)
-        return token, logprob, without(logits, self.draw.banned).double().logsumexp(-1) + self.log_factor
+        return (
+            token,
+            logprob,
+            without(logits, self.draw.banned).double().logsumexp(-1) + self.log_factor,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +157,14 @@ class Euler(ReverseTransition, Halting, name="euler"):
     'gaussian'.
     """
 
-    noise_scale: float = option(1.0, least=0, help="factor of the initial noise (process 'gaussian')")
+    noise_scale: float = option(
+        1.0, least=0, help="factor of the initial noise (process 'gaussian')"
+    )
     score_temperature: float = option(
-        1.0, above=0, help="divides the logits from which E[x_0] is taken; below 1 is sharper (process 'gaussian')"
+        1.0,
+        above=0,
+        help="divides the logits from which E[x_0] is taken; below 1 is sharper (process "
+        "'gaussian')",
     )
     processes: ClassVar[tuple[Process, ...]] = ("absorbing", "gaussian")
 
@@ -170,7 +186,9 @@ class Euler(ReverseTransition, Halting, name="euler"):
 
     def program(self, request: FillRequest) -> Program[Filling]:
         if request.model.process == "gaussian":
-            return (yield from gaussian_program(request, self, self.noise_scale, self.score_temperature))
+            return (
+                yield from gaussian_program(request, self, self.noise_scale, self.score_temperature)
+            )
         return (yield from super().program(request))
 
 

@@ -77,7 +77,11 @@ class PrefixCache:
         known = self._cache.agrees(tokens) // self._unit * self._unit
         begin = max(0, min(known, int(at[0]) - self._shift))
         span = (begin, len(tokens)) if begin else None
-        return {"kv_cache": self._cache, "query_span": span, "cache_until": finished if finished > known else 0}
+        return {
+            "kv_cache": self._cache,
+            "query_span": span,
+            "cache_until": finished if finished > known else 0,
+        }
 
 
 class BlockCache:
@@ -103,10 +107,16 @@ class BlockCache:
         first, last = int(block[0]), int(block[-1])
         if self._block != first:
             self._block = first
-            return {"kv_cache": self._cache, "cache_until": len(tokens) if self._both_sides else first}
+            return {
+                "kv_cache": self._cache,
+                "cache_until": len(tokens) if self._both_sides else first,
+            }
         begin = max(0, min(first, int(at[0]) - self._shift))
         end = last + 1 if self._both_sides else len(tokens)
-        return {"kv_cache": self._cache, "query_span": (begin, end) if (begin, end) != (0, len(tokens)) else None}
+        return {
+            "kv_cache": self._cache,
+            "query_span": (begin, end) if (begin, end) != (0, len(tokens)) else None,
+        }
 
 
 def make_cache_policy(model: Denoiser, cache: Cache, guided: bool) -> CachePolicy:
@@ -123,9 +133,15 @@ def make_cache_policy(model: Denoiser, cache: Cache, guided: bool) -> CachePolic
     able = caching(model) if cache != "none" else None
     if cache in ("prefix", "dual"):
         if model.attention != "full" or (able is not None and able.exact_cache_block is not None):
-            raise UserError(f"decode cache '{cache}' is for full attention; {model.name} has an exact one, cache=exact")
+            raise UserError(
+                f"decode cache '{cache}' is for full attention; {model.name} has an exact one, "
+                "cache=exact"
+            )
         if able is None:
-            raise UserError(f"decode cache '{cache}' is not possible: {model.name} has no KV cache; leave it out")
+            raise UserError(
+                f"decode cache '{cache}' is not possible: {model.name} has no KV cache; leave it "
+                "out"
+            )
         return BlockCache(able, cache == "dual")
     if able is None or able.exact_cache_block is None or guided:
         return NoCache()

@@ -11,7 +11,8 @@ from collections.abc import Callable, Container, Set
 from dataclasses import dataclass
 from typing import Any
 
-MOST_INSERTED = 2**20  # positions over all steps; random numbers are drawn up to the largest identity
+# positions over all steps; random numbers are drawn up to the largest identity
+MOST_INSERTED = 2**20
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,30 @@ class State:
         Raises:
             TypeError, ValueError: `data` is no state.
         """
-        plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
         state = cls(**plain)
         lists = (state.tokens, state.logprob, state.written)
         numbers = (state.tokens, state.written, state.positions, state.inserted)
         counts = [value for value in vars(state).values() if not isinstance(value, tuple)]
-        if not all(isinstance(values, tuple) for values in (*lists, *numbers)) or len({len(v) for v in lists}) != 1:
+        if (
+            not all(isinstance(values, tuple) for values in (*lists, *numbers))
+            or len({len(v) for v in lists}) != 1
+        ):
             raise ValueError("no state of a canvas")
-        if not all(type(count) is int for count in (*counts, *(value for values in numbers for value in values))):
+        if not all(
+            type(count) is int
+            for count in (*counts, *(value for values in numbers for value in values))
+        ):
             raise ValueError("no state of a canvas")
         if not all(type(value) is float for value in state.logprob):
             raise ValueError("no state of a canvas")
         return state
 
-    def fits_canvas(self, given: Set[int], length: int, blocks: int, max_length: int, ids: Container[int]) -> bool:
+    def fits_canvas(
+        self, given: Set[int], length: int, blocks: int, max_length: int, ids: Container[int]
+    ) -> bool:
         """Returns whether this can be the state of a canvas; the file may come from another
         program.
 
@@ -99,7 +110,11 @@ class State:
     def _has_layout(self, given: Set[int], length: int, blocks: int, max_length: int) -> bool:
         """Returns whether the positions can have come from such a canvas."""
         if not self.positions:
-            return len(self.tokens) == length - len(given) and not self.inserted and self.next_id == length
+            return (
+                len(self.tokens) == length - len(given)
+                and not self.inserted
+                and self.next_id == length
+            )
         old = [one for one in self.positions if one < length]
         new = [one for one in self.positions if one >= length]
         return (

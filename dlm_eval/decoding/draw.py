@@ -53,7 +53,9 @@ class Draw:
         logits = without(logits, self.banned)
         drawn = logits
         if self.temperature > 0 or self.of_drawn:
-            drawn = restrict(logits / (self.temperature or 1.0), self.top_p, self.top_k, self.top_p_rule)
+            drawn = restrict(
+                logits / (self.temperature or 1.0), self.top_p, self.top_k, self.top_p_rule
+            )
         token = inverse_cdf(drawn, payload) if self.temperature > 0 else logits.argmax(-1)
         judged = without(drawn if self.of_drawn else logits, self.zero_confidence_ids)
         logprob, score = judge(judged, token, self.measure)
@@ -67,7 +69,9 @@ def without(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
     return logits.index_fill(-1, torch.tensor(ids, device=logits.device), -torch.inf)
 
 
-def restrict(logits: Tensor, top_p: float, top_k: int, top_p_rule: TopPRule = "inclusive") -> Tensor:
+def restrict(
+    logits: Tensor, top_p: float, top_k: int, top_p_rule: TopPRule = "inclusive"
+) -> Tensor:
     """Returns `logits` [N, V], minus infinity outside the nucleus (Holtzman et al. 2020) and
     outside the k largest.
 

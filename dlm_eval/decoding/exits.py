@@ -35,7 +35,9 @@ class EarlyExit:
         until: stop strings.
     """
 
-    def __init__(self, model: Denoiser, positions: Ints, ends_with_hole: bool, until: Sequence[str]) -> None:
+    def __init__(
+        self, model: Denoiser, positions: Ints, ends_with_hole: bool, until: Sequence[str]
+    ) -> None:
         self._eos = frozenset(model.eos_ids)
         self._until = StopSearch(model, until)
         self._ends_with_hole = ends_with_hole
@@ -130,8 +132,10 @@ class Halting(Strategy):
 
     halt: Criterion = option(
         "none",
-        help="criterion that ends decoding before its last step. 'entropy', 'kl': its mean is below the threshold"
-        " (nats; KL from the step before). 'patience': no token has changed for so many steps. 'fixed': so many steps are"
+        help="criterion that ends decoding before its last step. 'entropy', 'kl': its mean is "
+        "below the threshold"
+        " (nats; KL from the step before). 'patience': no token has changed for so many steps. "
+        "'fixed': so many steps are"
         " done. 'confident': 'entropy', and no token has changed since the step before",
     )
     halt_threshold: float = option(0.0, least=0, help="threshold of halt, in nats or steps")
@@ -141,7 +145,8 @@ class Halting(Strategy):
         super().check()
         if (self.halt != "none") != (self.halt_threshold > 0):
             raise UserError(
-                f"decode halt '{self.halt}' and halt_threshold '{self.halt_threshold}' need each other (nats, or steps)"
+                f"decode halt '{self.halt}' and halt_threshold '{self.halt_threshold}' need each "
+                "other (nats, or steps)"
             )
 
 
@@ -158,7 +163,11 @@ class Halt:
     """
 
     def __init__(self, options: Halting) -> None:
-        self._rule, self._threshold, self._least = options.halt, options.halt_threshold, options.halt_min_steps
+        self._rule, self._threshold, self._least = (
+            options.halt,
+            options.halt_threshold,
+            options.halt_min_steps,
+        )
         self._tokens: Ints | None = None
         self._calm = 0
 

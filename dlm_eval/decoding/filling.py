@@ -95,7 +95,11 @@ def fill_outcomes(
     programs = (
         fill_program(
             FillRequest(
-                engine.model, canvas, settings, Noise.of(canvas, seed), partial(trace, index) if trace else None
+                engine.model,
+                canvas,
+                settings,
+                Noise.of(canvas, seed),
+                partial(trace, index) if trace else None,
             )
         )
         for index, canvas in enumerate(canvases)
@@ -124,7 +128,9 @@ def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State
     if not canvas.open_positions or settings.why_no_checkpoint(model.process) is not None:
         return False
     whole = whole_blocks(canvas, model.block_length)
-    blocks = sum(1 for _ in split_blocks(np.array(whole.open_positions), settings, model.block_length))
+    blocks = sum(
+        1 for _ in split_blocks(np.array(whole.open_positions), settings, model.block_length)
+    )
     given = {place for place, is_open in enumerate(whole.open) if not is_open}
     ids = {model.mask_id, *range(max(embedding_rows(model), model.vocab_size))}
     return state.fits_canvas(given, len(whole), blocks, model.max_length, ids)
@@ -133,9 +139,13 @@ def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State
 def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
     """Raises SampleError if the model cannot fill the canvas, UserError for the settings."""
     if len(canvas) > model.max_length and not settings.length_beam:
-        raise SampleError(f"{counted(len(canvas), 'position')}, but {model.name} has {model.max_length}")
+        raise SampleError(
+            f"{counted(len(canvas), 'position')}, but {model.name} has {model.max_length}"
+        )
     if model.needs_bos and canvas.open[0]:
-        raise SampleError(f"position 0 is open, but {model.name} needs its begin-of-text token there")
+        raise SampleError(
+            f"position 0 is open, but {model.name} needs its begin-of-text token there"
+        )
     if (fault := check_ids(model, canvas, scored=False)) is not None:
         raise fault
     settings.strategy.refuse_model(model, settings)

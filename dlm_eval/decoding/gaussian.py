@@ -47,14 +47,25 @@ def gaussian_program(
     """
     model, noise = request.model, request.noise
     if absent := missing_members(model, EmbeddingDenoiser):
-        raise UserError(f"{model.name} is of process 'gaussian' but lacks {', '.join(absent)} (see models/denoiser.py)")
+        raise UserError(
+            f"{model.name} is of process 'gaussian' but lacks {', '.join(absent)} (see "
+            "models/denoiser.py)"
+        )
     numbers = range(request.settings.samples)
-    samples = [_sample(model, request, halting, noise_scale, score_temperature, repeat(noise, i)) for i in numbers]
+    samples = [
+        _sample(model, request, halting, noise_scale, score_temperature, repeat(noise, i))
+        for i in numbers
+    ]
     return (yield from best_program(model, request.canvas, samples, "probability"))
 
 
 def _sample(
-    model: Any, request: FillRequest, halting: Halting, noise_scale: float, score_temperature: float, noise: Noise
+    model: Any,
+    request: FillRequest,
+    halting: Halting,
+    noise_scale: float,
+    score_temperature: float,
+    noise: Noise,
 ) -> Program[Filling]:
     """Returns the program of one sample; `model` is a `Denoiser` and an `EmbeddingDenoiser`."""
     canvas, trace = request.canvas, request.trace
@@ -70,7 +81,9 @@ def _sample(
     for step, level in enumerate(levels):
         inputs = np.zeros((length, 2 * size + 1), dtype=np.float32)
         inputs[at] = np.concatenate([x, estimate, np.ones((len(at), 1))], axis=1)
-        row = ForwardRow(tokens, at, op, nothing, inputs=inputs, time=float(level), kept=kept, ids=at)
+        row = ForwardRow(
+            tokens, at, op, nothing, inputs=inputs, time=float(level), kept=kept, ids=at
+        )
         found, logprob, entropy, estimate, *more = (yield [row])[0]
         changed[found != token], token = step, found
         if trace is not None:

@@ -20,7 +20,13 @@ GROUPS = {
     "bbh": ("bbh*", "leaderboard_bbh*"),
     "gpqa": ("gpqa*", "leaderboard_gpqa*"),
     "gsm8k": ("gsm8k", "gsm8k_c*", "gsm8k_platinum*"),
-    "humaneval": ("humaneval", "humaneval_plus", "humaneval_instruct*", "humaneval_64*", "humaneval_chat*"),
+    "humaneval": (
+        "humaneval",
+        "humaneval_plus",
+        "humaneval_instruct*",
+        "humaneval_64*",
+        "humaneval_chat*",
+    ),
     "ifeval": ("ifeval*", "leaderboard_ifeval*"),
     "lambada": ("lambada*",),
     "math": ("math*", "minerva_math*", "hendrycks_math*", "leaderboard_math*"),
@@ -85,7 +91,9 @@ def presets() -> dict[str, Preset]:
     rows = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     found = {}
     for name, row in rows.items():
-        values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in row.items()}
+        values: dict[str, Any] = {
+            k: tuple(value) if isinstance(value, list) else value for k, value in row.items()
+        }
         found[name] = Preset(name, **values)
     return found
 
@@ -117,11 +125,16 @@ def authors_preset(checkpoint: str, task: str, family: str = "") -> str:
         return best.name
     if not (checkpoint or own) and (named := _named_checkpoints(family)):
         raise UserError(
-            "--decode preset 'authors' needs the name of the checkpoint, which a folder does not contain; add checkpoint=NAME to"
+            "--decode preset 'authors' needs the name of the checkpoint, which a folder does not "
+            "contain; add checkpoint=NAME to"
             f" --model_args; allowed: {', '.join(named)}"
         )
     tasks = ", ".join(dict.fromkeys(preset.task for preset in own if preset.task))
-    known = f"they have settings for {tasks}" if tasks else "'dlm-eval ls presets' lists whose settings are known"
+    known = (
+        f"they have settings for {tasks}"
+        if tasks
+        else "'dlm-eval ls presets' lists whose settings are known"
+    )
     what = f"checkpoint '{checkpoint or family}'" + (f" and task '{task}'" if task else "")
     raise UserError(f"--decode preset 'authors' is not known for {what}; {known}")
 
@@ -131,4 +144,8 @@ def _named_checkpoints(family: str) -> list[str]:
     from dlm_eval.models import checkpoints
 
     with_settings = {name for preset in presets().values() for name in preset.checkpoints}
-    return [name for name, entry in checkpoints().items() if entry.family == family and name in with_settings]
+    return [
+        name
+        for name, entry in checkpoints().items()
+        if entry.family == family and name in with_settings
+    ]

@@ -33,11 +33,14 @@ class Rdm(Unmasking, name="rdm"):
 
     rdm_condition: Literal["uncond", "cond"] = option(
         "uncond",
-        help="'uncond' remasks every written token among the lowest scores; 'cond' only one that is drawn again with a lower"
+        help="'uncond' remasks every written token among the lowest scores; 'cond' only one that "
+        "is drawn again with a lower"
         " score",
     )
     rdm_noise: float = option(
-        0.0, least=0, help="scale of the Gumbel noise on scores, times the share kept open; 0 is deterministic"
+        0.0,
+        least=0,
+        help="scale of the Gumbel noise on scores, times the share kept open; 0 is deterministic",
     )
     default_schedule: ClassVar[str | None] = "cosine"
     reads: ClassVar[Measure | None] = "probability"
@@ -70,7 +73,9 @@ class P2(Unmasking, name="p2"):
 
     # Peng et al. 2025, arXiv 2502.03540: path planning with the model as its own planner
 
-    p2_eta: float = option(1.0, least=0, help="factor of the log-probability of a written token; 0 never remasks it")
+    p2_eta: float = option(
+        1.0, least=0, help="factor of the log-probability of a written token; 0 never remasks it"
+    )
     default_schedule: ClassVar[str | None] = "linear"
     reads: ClassVar[Measure | None] = "probability"
     ends: ClassVar[Ends] = "steps"
@@ -166,7 +171,9 @@ def _written(before: float, after: float, sigma: float) -> float:
 class EditTokens(Unmasking, name="edit"):
     """as threshold; written tokens are also replaced by more probable ones (LLaDA2.1)"""
 
-    threshold: float = option(least=0, most=1, help="minimum probability of a token that is written")
+    threshold: float = option(
+        least=0, most=1, help="minimum probability of a token that is written"
+    )
     editing_threshold: float = option(
         least=0, most=1, help="minimum probability of a token that replaces a written one"
     )

@@ -39,7 +39,9 @@ def repeat(noise: Noise, number: int) -> Noise:
     return noise if number == 0 else Noise(digest("repeat", noise.key, number))
 
 
-def best_program(model: Denoiser, canvas: Canvas, programs: Sequence[Program[Filling]], by: str) -> Program[Filling]:
+def best_program(
+    model: Denoiser, canvas: Canvas, programs: Sequence[Program[Filling]], by: str
+) -> Program[Filling]:
     """Returns the program that runs all samples and returns the best; `forwards` counts all.
 
     Args:
@@ -65,7 +67,9 @@ def best_program(model: Denoiser, canvas: Canvas, programs: Sequence[Program[Fil
 def mean_logprob(filling: Filling, aside: Set[int | None] = frozenset({BLANK})) -> float:
     """Returns the mean log-probability (nats) of tokens as written, without those in `aside`."""
     logs = [
-        log(max(p, 1e-300)) for p, token in zip(filling.confidence, filling.tokens, strict=True) if token not in aside
+        log(max(p, 1e-300))
+        for p, token in zip(filling.confidence, filling.tokens, strict=True)
+        if token not in aside
     ]
     return sum(logs) / len(logs) if logs else 0.0
 
@@ -108,7 +112,9 @@ class TopLengths:
         return (logits.topk(min(self.count, logits.shape[-1])).indices + 1,)
 
 
-def beam_program(request: FillRequest, fill: Callable[[FillRequest], Program[Filling]]) -> Program[Filling]:
+def beam_program(
+    request: FillRequest, fill: Callable[[FillRequest], Program[Filling]]
+) -> Program[Filling]:
     """Returns the program that fills the canvas at each length of the beam and returns the best
     filling.
 
@@ -126,21 +132,37 @@ def beam_program(request: FillRequest, fill: Callable[[FillRequest], Program[Fil
     model, canvas, settings = request.model, request.canvas, request.settings
     if not offers(model, LengthHead):
         raise UserError(
-            f"decode length_beam '{settings.length_beam}' is not possible: {model.name} has no length head; leave it out"
+            f"decode length_beam '{settings.length_beam}' is not possible: {model.name} has no "
+            "length head; leave it out"
         )
-    prompt = [token for token, is_open in zip(canvas.tokens, canvas.open, strict=True) if not is_open]
+    prompt = [
+        token for token, is_open in zip(canvas.tokens, canvas.open, strict=True) if not is_open
+    ]
     room = model.max_length - len(prompt)
     if not prompt or any(canvas.open[: len(prompt)]):
-        raise SampleError("a length can be predicted only for a hole after a prompt, with no text after the hole")
+        raise SampleError(
+            "a length can be predicted only for a hole after a prompt, with no text after the hole"
+        )
     if room < 1:
         raise SampleError(f"the prompt fills all {model.max_length} positions of {model.name}")
-    tokens, first, op = np.array(prompt, dtype=np.int64), np.zeros(1, dtype=np.int64), TopLengths(settings.length_beam)
+    tokens, first, op = (
+        np.array(prompt, dtype=np.int64),
+        np.zeros(1, dtype=np.int64),
+        TopLengths(settings.length_beam),
+    )
     ask = ForwardRow(tokens, first, op, np.zeros(1), head=cast(LengthHead, model).length_logits)
     proposed = (yield [ask])[0][0][0]
     one = replace(settings, length_beam=0)
     sizes = list(dict.fromkeys(min(int(size), room) for size in proposed))
     programs = [
-        fill(replace(request, canvas=_resized(canvas, len(prompt), size), settings=one.fitted(size), offer=no_offer))
+        fill(
+            replace(
+                request,
+                canvas=_resized(canvas, len(prompt), size),
+                settings=one.fitted(size),
+                offer=no_offer,
+            )
+        )
         for size in sizes
     ]
     best = yield from best_program(model, canvas, programs, "text")
@@ -148,4 +170,6 @@ def beam_program(request: FillRequest, fill: Callable[[FillRequest], Program[Fil
 
 
 def _resized(canvas: Canvas, prompt: int, size: int) -> Canvas:
-    return Canvas(canvas.tokens[:prompt] + (BLANK,) * size, canvas.open[:prompt] + (True,) * size, canvas.key)
+    return Canvas(
+        canvas.tokens[:prompt] + (BLANK,) * size, canvas.open[:prompt] + (True,) * size, canvas.key
+    )

@@ -82,7 +82,9 @@ def _batch_quotas(eps: float, lengths: tuple[int, ...], steps: int) -> list[int]
     open_, quotas = np.array(lengths), []
     for step in range(steps):
         mean = np.float32(open_.sum() / len(open_))
-        quotas.append(int(mean * reveal_rates(eps, steps)[step]) if step < steps - 1 else int(open_.max()))
+        quotas.append(
+            int(mean * reveal_rates(eps, steps)[step]) if step < steps - 1 else int(open_.max())
+        )
         open_ = open_ - np.minimum(open_, quotas[-1])
     return quotas
 
@@ -108,4 +110,10 @@ def schedule(name: str, eps: float, lengths: tuple[int, ...] = ()) -> Schedule:
     """Returns the schedule `name` of `SCHEDULES`, or that of a batch of holes of `lengths`."""
     if lengths:
         return batch_mean(eps, lengths)
-    return {"even": even, "carry": carry, "linear": linear, "cosine": cosine, "timestep": timestep(eps)}[name]
+    return {
+        "even": even,
+        "carry": carry,
+        "linear": linear,
+        "cosine": cosine,
+        "timestep": timestep(eps),
+    }[name]

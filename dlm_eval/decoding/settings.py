@@ -12,9 +12,24 @@ from typing import Any, Literal
 
 from dlm_eval.decoding.draw import TopPRule
 from dlm_eval.decoding.presets import preset_settings
-from dlm_eval.decoding.strategy import STRATEGIES, Strategy, default_strategy, not_for, strategies_for, users_of
+from dlm_eval.decoding.strategy import (
+    STRATEGIES,
+    Strategy,
+    default_strategy,
+    not_for,
+    strategies_for,
+    users_of,
+)
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.options import cast_options, check_options, default_of, option, option_names, parse_options, value_error
+from dlm_eval.options import (
+    cast_options,
+    check_options,
+    default_of,
+    option,
+    option_names,
+    parse_options,
+    value_error,
+)
 
 PER_STEP = ("even", "carry")  # schedules that write at least one token per step
 
@@ -27,14 +42,18 @@ class DecodeSettings:
     steps: int | None = option(
         None,
         least=1,
-        help="steps for the whole hole, shared evenly among its blocks; None: one per token (10 for models of process 'uniform', 200 for"
+        help="steps for the whole hole, shared evenly among its blocks; None: one per token (10 "
+        "for models of process 'uniform', 200 for"
         " 'gaussian', 48 a canvas for 'canvas')",
     )
-    steps_per_block: int | None = option(None, least=1, help="steps for each block, in place of steps")
+    steps_per_block: int | None = option(
+        None, least=1, help="steps for each block, in place of steps"
+    )
     block_length: int | None = option(
         None,
         least=1,
-        help="open positions that are filled before the next ones (semi-autoregressive); None: the whole hole, or the model's own"
+        help="open positions that are filled before the next ones (semi-autoregressive); None: the "
+        "whole hole, or the model's own"
         " block",
     )
     schedule: Literal["even", "carry", "linear", "cosine", "timestep"] | None = option(
@@ -43,76 +62,104 @@ class DecodeSettings:
     eps: float = option(1e-3, least=0, below=1, help="end of the 'timestep' grid")
     batch_mean_quota: tuple[int, ...] = option(
         (),
-        help="lengths of the holes that shared a batch in Dream's code, which uses the mean of their open positions for all quotas;"
+        help="lengths of the holes that shared a batch in Dream's code, which uses the mean of "
+        "their open positions for all quotas;"
         " empty: each hole has its own quota (schedule 'timestep')",
     )
     temperature: float = option(
-        0.0, least=0, help="0 writes the most probable token, otherwise one is drawn at this temperature"
+        0.0,
+        least=0,
+        help="0 writes the most probable token, otherwise one is drawn at this temperature",
     )
-    top_p: float = option(1.0, above=0, most=1, help="draws from the nucleus of this probability only; 1 is off")
+    top_p: float = option(
+        1.0, above=0, most=1, help="draws from the nucleus of this probability only; 1 is off"
+    )
     top_k: int = option(0, least=0, help="draws from the k most probable tokens only; 0 is off")
     top_p_rule: TopPRule = option(
         "inclusive",
-        help="whether the token with which the probability first exceeds top_p is kept ('inclusive') or dropped ('exclusive': MDLM, BD3LM,"
-        " ReMDM); 'after_top_k' is 'inclusive' among the top_k most probable (SDAR, LLaDA2, WeDLM), not before them (Dream)",
+        help="whether the token with which the probability first exceeds top_p is kept "
+        "('inclusive') or dropped ('exclusive': MDLM, BD3LM,"
+        " ReMDM); 'after_top_k' is 'inclusive' among the top_k most probable (SDAR, LLaDA2, "
+        "WeDLM), not before them (Dream)",
     )
     logits_temp: float = option(
-        1.0, above=0, help="divides the logits first (DiffuLLaMA): probabilities change, the best token does not"
+        1.0,
+        above=0,
+        help="divides the logits first (DiffuLLaMA): probabilities change, the best token does not",
     )
     confidence_from: Literal["raw", "sampling"] = option(
         "raw",
-        help="whether confidence is read from the model's own distribution ('raw', LLaDA) or from the tempered, restricted one that tokens"
+        help="whether confidence is read from the model's own distribution ('raw', LLaDA) or from "
+        "the tempered, restricted one that tokens"
         " are drawn from ('sampling': Dream, SDAR)",
     )
     guidance: float = option(
         0.0,
         least=0,
-        help="weight w of classifier-free guidance, 0 for none; the unconditional pass sees only mask tokens in place of the given text",
+        help="weight w of classifier-free guidance, 0 for none; the unconditional pass sees only "
+        "mask tokens in place of the given text",
     )
     guidance_convention: Literal["llada", "dream"] = option(
         "llada",
-        help="'llada' adds (w + 1), 'dream' w times the difference of conditional and unconditional logits to the latter",
+        help="'llada' adds (w + 1), 'dream' w times the difference of conditional and "
+        "unconditional logits to the latter",
     )
     logits_eos_inf: bool = option(False, help="the end-of-text token cannot be written")
     confidence_eos_eot_inf: bool = option(
-        False, help="end tokens count as probability 0 when positions are chosen; they can still be written, but last"
+        False,
+        help="end tokens count as probability 0 when positions are chosen; they can still be "
+        "written, but last",
     )
     allow_mask: bool = option(
-        True, help="whether the mask token can itself be written (LLaDA's and Dream's code allow it)"
+        True,
+        help="whether the mask token can itself be written (LLaDA's and Dream's code allow it)",
     )
-    samples: int = option(1, least=1, help="fillings that are drawn; the best is kept (forwards counts all)")
+    samples: int = option(
+        1, least=1, help="fillings that are drawn; the best is kept (forwards counts all)"
+    )
     rerank: Literal["probability", "score"] = option(
         "probability",
-        help="the best sample has the highest mean log-probability of its tokens: when they were written ('probability'), or given"
+        help="the best sample has the highest mean log-probability of its tokens: when they were "
+        "written ('probability'), or given"
         " the whole filling ('score'; one more row for each sample)",
     )
     length_beam: int = option(
         0,
         least=0,
-        help="number of lengths from the model's length head; each is filled, and the filling with the highest mean log-probability"
+        help="number of lengths from the model's length head; each is filled, and the filling with "
+        "the highest mean log-probability"
         " is kept (DiffusionLLM); 0 fills the hole as it is",
     )
     cache: Literal["exact", "none", "prefix", "dual"] = option(
         "exact",
-        help="KV cache: 'exact' (causal and block-causal models; changes no token), 'none', or for full attention Fast-dLLM's"
+        help="KV cache: 'exact' (causal and block-causal models; changes no token), 'none', or for "
+        "full attention Fast-dLLM's"
         " approximate 'prefix' and 'dual', refreshed at the start of each block",
     )
-    until: tuple[str, ...] = option((), help="stop strings; text from the first one on is not visible")
-    early_exit: bool = option(True, help="stop when all visible text is final; open positions stay blank")
+    until: tuple[str, ...] = option(
+        (), help="stop strings; text from the first one on is not visible"
+    )
+    early_exit: bool = option(
+        True, help="stop when all visible text is final; open positions stay blank"
+    )
 
     def __post_init__(self) -> None:
         check_options(self, "decode")
-        if self.batch_mean_quota and (self.schedule != "timestep" or min(self.batch_mean_quota) < 1):
+        if self.batch_mean_quota and (
+            self.schedule != "timestep" or min(self.batch_mean_quota) < 1
+        ):
             allowed = "lengths of at least 1, under schedule 'timestep'"
             raise value_error("decode batch_mean_quota", list(self.batch_mean_quota), allowed)
         if taken := [name for name in option_names(type(self.strategy)) if name in TAKEN]:
             raise UserError(
-                f"decode strategy '{self.strategy.name}': option '{taken[0]}' is the name of a general setting; choose another"
+                f"decode strategy '{self.strategy.name}': option '{taken[0]}' is the name of a "
+                "general setting; choose another"
             )
         self.strategy.refuse(self)
         if self.cache in ("prefix", "dual") and self.guidance:
             raise UserError(
-                f"decode cache '{self.cache}' and guidance '{self.guidance}' exclude each other; leave one out"
+                f"decode cache '{self.cache}' and guidance '{self.guidance}' exclude each other; "
+                "leave one out"
             )
         if self.steps is not None and self.steps_per_block is not None:
             raise UserError("decode steps and steps_per_block exclude each other; give one of them")
@@ -158,10 +205,13 @@ class DecodeSettings:
             return
         if self.block_length is None:
             return
-        if (
-            length % self.block_length and self.schedule_in_use is not None
-        ):  # without a schedule, the last block may be shorter
-            raise value_error("decode block_length", self.block_length, f"a divisor of the {length} open positions")
+        # without a schedule, the last block may be shorter
+        if length % self.block_length and self.schedule_in_use is not None:
+            raise value_error(
+                "decode block_length",
+                self.block_length,
+                f"a divisor of the {length} open positions",
+            )
         blocks = -(-length // self.block_length)
         if self.steps is not None and self.steps % blocks:
             raise value_error("decode steps", self.steps, f"a multiple of the {blocks} blocks")
@@ -170,12 +220,15 @@ class DecodeSettings:
         """Raises UserError if a changed setting has no meaning for models of `process`."""
         if process not in self.strategy.processes:
             raise not_for(self.strategy, process)
-        defaults = {own.name: default_of(own) for part in (self, self.strategy) for own in fields(part)}
+        defaults = {
+            own.name: default_of(own) for part in (self, self.strategy) for own in fields(part)
+        }
         values = self.identity()
         for name in self.strategy.unused_settings(process):
             if values[name] != defaults[name]:
                 raise UserError(
-                    f"decode {name} '{values[name]}' means nothing to a model of process '{process}'; leave it out"
+                    f"decode {name} '{values[name]}' means nothing to a model of process "
+                    f"'{process}'; leave it out"
                 )
 
     def canonical(self, length: int, process: str, block: int | None) -> DecodeSettings:
@@ -215,7 +268,8 @@ class DecodeSettings:
 
 
 GENERAL = tuple(name for name in option_names(DecodeSettings) if name != "strategy")
-TAKEN = (*GENERAL, "strategy", "preset", "gen_length")  # names that a strategy cannot give to an option
+# names that a strategy cannot give to an option
+TAKEN = (*GENERAL, "strategy", "preset", "gen_length")
 
 
 def setting_names(*layers: Mapping[str, Any]) -> list[str]:
@@ -227,7 +281,12 @@ def setting_names(*layers: Mapping[str, Any]) -> list[str]:
     Raises:
         UserError: that file cannot be used.
     """
-    own = [name for cls in STRATEGIES.listed().values() if not isinstance(cls, str) for name in option_names(cls)]
+    own = [
+        name
+        for cls in STRATEGIES.listed().values()
+        if not isinstance(cls, str)
+        for name in option_names(cls)
+    ]
     for layer in layers:
         if (name := str(layer.get("strategy") or "")) and name not in STRATEGIES.names():
             own += option_names(STRATEGIES.find(name, "decode strategy"))
@@ -277,15 +336,24 @@ def _build(values: Mapping[str, Any]) -> DecodeSettings:
     """Returns the settings with these values."""
     cls = STRATEGIES.find(str(values.get("strategy", "confidence")), "decode strategy")
     general = {name: value for name, value in values.items() if name in GENERAL}
-    own = {name: value for name, value in values.items() if name not in general and name != "strategy"}
-    own = {name: value for name, value in own.items() if not (value is None or str(value).lower() in ("none", "null"))}
+    own = {
+        name: value for name, value in values.items() if name not in general and name != "strategy"
+    }
+    own = {
+        name: value
+        for name, value in own.items()
+        if not (value is None or str(value).lower() in ("none", "null"))
+    }
     for name in values:
         if name == "strategy" or name in general or name in option_names(cls):
             continue
         if not (users := users_of(name)):
             raise unknown_name_error("decode", name, setting_names())
         if name in own:
-            raise UserError(f"decode {name} is not used by strategy '{cls.name}'; it belongs to {', '.join(users)}")
+            raise UserError(
+                f"decode {name} is not used by strategy '{cls.name}'; it belongs to "
+                f"{', '.join(users)}"
+            )
     strategy = parse_options(cls, own, "decode", needed_by=f"decode strategy '{cls.name}'")
     return DecodeSettings(strategy=strategy, **cast_options(DecodeSettings, general, "decode"))
 
@@ -321,7 +389,9 @@ def fit_task(settings: Mapping[str, Any], process: str) -> tuple[dict[str, Any],
     lost = set()
     if not supports(process, "strategy", settings.get("strategy", default_strategy(process))):
         own = option_names(strategies_for(process)[0])
-        of_others = {name for name in settings if name not in GENERAL and name not in own and users_of(name)}
+        of_others = {
+            name for name in settings if name not in GENERAL and name not in own and users_of(name)
+        }
         lost = {name for name in settings if name in ("strategy", "schedule")} | of_others
     lost |= {name for name, value in settings.items() if not supports(process, name, value)}
     kept = {name: value for name, value in settings.items() if name not in lost}

@@ -52,7 +52,9 @@ def whole_blocks(canvas: Canvas, block: int | None) -> Canvas:
     return Canvas(canvas.tokens + (BLANK,) * missing, canvas.open + (True,) * missing, canvas.key)
 
 
-def split_blocks(positions: Ints, settings: DecodeSettings, block: int | None) -> Iterator[tuple[Ints, Block]]:
+def split_blocks(
+    positions: Ints, settings: DecodeSettings, block: int | None
+) -> Iterator[tuple[Ints, Block]]:
     """Yields the positions of each block in order, and the block.
 
     A block is a run of `block_length` open positions. Blocks of a block-causal model are its own,
@@ -96,7 +98,12 @@ class DecodeState:
     """
 
     def __init__(
-        self, model: Denoiser, canvas: Canvas, settings: DecodeSettings, noise: Noise, trace: Trace | None = None
+        self,
+        model: Denoiser,
+        canvas: Canvas,
+        settings: DecodeSettings,
+        noise: Noise,
+        trace: Trace | None = None,
     ) -> None:
         hole = canvas.open_positions
         ends_with_hole = canvas.open[-1]
@@ -110,7 +117,9 @@ class DecodeState:
         self.in_hole[hole[-1] + 1 :] = False
         self.block_of: Ints = np.full(len(canvas), -1)
         self.blocks: list[Block] = []
-        for positions, block in split_blocks(np.nonzero(self.open)[0], settings, model.block_length):
+        for positions, block in split_blocks(
+            np.nonzero(self.open)[0], settings, model.block_length
+        ):
             self.block_of[positions] = block.number
             self.blocks.append(block)
         self.logprob: Floats = np.full(len(canvas), -np.inf)
@@ -135,7 +144,9 @@ class DecodeState:
         """Positions of the block that is being filled."""
         return np.nonzero(self.block_of == self.block)[0]
 
-    def view(self, at: Ints, block: Block, step: int, quota: int, schedule: str | None) -> StepState:
+    def view(
+        self, at: Ints, block: Block, step: int, quota: int, schedule: str | None
+    ) -> StepState:
         """Returns what a strategy sees of the positions `at` before the model runs."""
         return StepState(
             step=step,
@@ -178,14 +189,20 @@ class DecodeState:
         self.known = None if random or query.keeps else (query, at, found)
         return found
 
-    def run(self, rows: list[ForwardRow]) -> Generator[list[ForwardRow], list[Output], list[Output]]:
+    def run(
+        self, rows: list[ForwardRow]
+    ) -> Generator[list[ForwardRow], list[Output], list[Output]]:
         """Returns the outputs of the rows of one step, and counts the rows."""
         found = yield rows
         self.forwards += sum(row.passes for row in rows)
         return found
 
     def row(
-        self, at: Ints, query: Query, tokens: Ints | None = None, payload: NDArray[Any] | None = None
+        self,
+        at: Ints,
+        query: Query,
+        tokens: Ints | None = None,
+        payload: NDArray[Any] | None = None,
     ) -> ForwardRow:
         """Returns the row that reads `at`, without positions that the model cannot see from there.
 
@@ -201,7 +218,8 @@ class DecodeState:
         """
         if not len(at) or at[0] < 0 or at[-1] >= len(self.ids) or (np.diff(at) <= 0).any():
             raise SampleError(
-                f"strategy '{self.settings.strategy.name}' reads positions {_plain(at[:8])}; they must be ascending,"
+                f"strategy '{self.settings.strategy.name}' reads positions {_plain(at[:8])}; they "
+                "must be ascending,"
                 f" at least one and within 0 to {len(self.ids) - 1}"
             )
         end = visible_end(self.model, self.open, int(at[-1]))
@@ -239,8 +257,16 @@ class DecodeState:
             return
         self._check(edit)
         at, erased = edit.commit, edit.erase
-        self.tokens[erased], self.logprob[erased], self.step[erased] = self.model.mask_id, -np.inf, -1
-        self.tokens[at], self.logprob[at], self.step[at] = edit.token, edit.logprob, self.global_step
+        self.tokens[erased], self.logprob[erased], self.step[erased] = (
+            self.model.mask_id,
+            -np.inf,
+            -1,
+        )
+        self.tokens[at], self.logprob[at], self.step[at] = (
+            edit.token,
+            edit.logprob,
+            self.global_step,
+        )
         self.open[erased], self.open[at] = True, False
         self.known, self.last_change = None, self.global_step
         self.written_steps += bool(len(at))
@@ -252,13 +278,19 @@ class DecodeState:
 
     def _check(self, edit: Edit) -> None:
         """Raises SampleError if tokens cannot be written or erased as `edit` says."""
-        name, at, token = self.settings.strategy.name, np.asarray(edit.commit), np.asarray(edit.token)
+        name, at, token = (
+            self.settings.strategy.name,
+            np.asarray(edit.commit),
+            np.asarray(edit.token),
+        )
         if not len(at) == len(token) == len(edit.logprob):
             sizes = f"{len(at)} positions, {len(token)} tokens and {len(edit.logprob)} log-probabilities"
             raise SampleError(f"strategy '{name}' writes {sizes}; they must be as many")
         changed = {*at.tolist(), *np.asarray(edit.erase).tolist()}
         if not changed.issubset(self.block_positions.tolist()):  # np.isin costs ten times as much
-            raise SampleError(f"strategy '{name}' writes or erases a position outside the block that it fills")
+            raise SampleError(
+                f"strategy '{name}' writes or erases a position outside the block that it fills"
+            )
         if len(at) and not 0 <= token.min() <= token.max() < self.model.vocab_size:
             raise SampleError(f"strategy '{name}' writes a token outside the vocabulary")
         if np.isnan(edit.logprob).any():
@@ -281,11 +313,14 @@ class DecodeState:
         behind = int(places[-1]) + 1 if len(places) else 0
         inside = np.isin(edit.insert, places) | (edit.insert == behind)
         if not (inside.all() and np.isin(edit.delete, places).all()):
-            raise SampleError("a step can insert and delete positions only in the block that it fills")
+            raise SampleError(
+                "a step can insert and delete positions only in the block that it fills"
+            )
         length = len(self.ids) + len(edit.insert) - len(edit.delete)
         if length > self.model.max_length:
             raise SampleError(
-                f"the canvas has grown to {counted(length, 'position')}, but {self.model.name} has {self.model.max_length}"
+                f"the canvas has grown to {counted(length, 'position')}, but {self.model.name} has "
+                f"{self.model.max_length}"
             )
         fresh = np.arange(self.next_id, self.next_id + len(edit.insert))
         self.next_id += len(fresh)
@@ -346,7 +381,11 @@ class DecodeState:
             self.rearrange(ids, np.where(ids < self.asked_length, ids, -1))
             self.block_of[ids >= self.asked_length] = state.inserted
         at = np.nonzero(~self.given)[0]
-        self.tokens[at], self.logprob[at], self.step[at] = state.tokens, state.logprob, state.written
+        self.tokens[at], self.logprob[at], self.step[at] = (
+            state.tokens,
+            state.logprob,
+            state.written,
+        )
         self.open[at] = self.step[at] < 0
         self.block, self.global_step, self.forwards = state.block, state.global_step, state.forwards
         self.written_steps, self.post_steps = state.written_steps, state.post_steps

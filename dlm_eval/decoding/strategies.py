@@ -44,10 +44,14 @@ class Confidence(Unmasking, name="confidence"):
     """the most probable candidates first (LLaDA low_confidence, Dream maskgit_plus, DiffuLLaMA)"""
 
     alg_temp: float = option(
-        0.0, least=0, help="temperature of the choice of positions (Dream); 0 takes the most confident"
+        0.0,
+        least=0,
+        help="temperature of the choice of positions (Dream); 0 takes the most confident",
     )
     rescore: bool = option(
-        False, help="written tokens compete for the quota with their new scores (DiffuLLaMA); they are not rewritten"
+        False,
+        help="written tokens compete for the quota with their new scores (DiffuLLaMA); they are "
+        "not rewritten",
     )
     default_schedule: ClassVar[str | None] = "even"
     reads: ClassVar[Measure | None] = "probability"
@@ -132,17 +136,21 @@ class FirstHitting(Unmasking, name="first_hitting"):
 class Threshold(Unmasking, name="threshold"):
     """all candidates of at least a threshold's probability, at least one (Fast-dLLM, SDAR, LLaDA2)"""
 
-    threshold: float = option(least=0, most=1, help="minimum probability of a token that is written")
+    threshold: float = option(
+        least=0, most=1, help="minimum probability of a token that is written"
+    )
     min_per_step: int | Literal["schedule"] | None = option(
         None,
         least=1,
-        help="minimum number of tokens that a step writes, the most probable ones; 'schedule': the schedule's quota (SDAR,"
+        help="minimum number of tokens that a step writes, the most probable ones; 'schedule': the "
+        "schedule's quota (SDAR,"
         " LLaDA2). None: the quota if there is a schedule that is not the maximum, else 1",
     )
     max_per_step: int | Literal["schedule"] | None = option(
         None,
         least=1,
-        help="maximum number of tokens that a step writes; 'schedule': the schedule's quota (Fast-dLLM on Dream)",
+        help="maximum number of tokens that a step writes; 'schedule': the schedule's quota "
+        "(Fast-dLLM on Dream)",
     )
     reads: ClassVar[Measure | None] = "probability"
 
@@ -151,7 +159,9 @@ class Threshold(Unmasking, name="threshold"):
         most = view.quota if self.max_per_step == "schedule" else self.max_per_step
         if most is not None:
             sure &= highest(view.score, most)
-        quota = view.quota if self.min_per_step == "schedule" or self.max_per_step != "schedule" else 1
+        quota = (
+            view.quota if self.min_per_step == "schedule" or self.max_per_step != "schedule" else 1
+        )
         least = max(1, self.min_per_step if isinstance(self.min_per_step, int) else quota)
         return sure if sure.sum() >= least else highest(view.score, least)
 
@@ -187,7 +197,9 @@ class EntropyBound(Unmasking, name="entropy_bound"):
     def commit(self, view: StepState) -> Bools:
         ranked = np.sort(-view.score)  # ascending: the largest of the first n is the n-th
         excess = np.cumsum(ranked) - ranked
-        return highest(view.score, max(1, int(np.searchsorted(excess, self.entropy_bound, side="right"))))
+        return highest(
+            view.score, max(1, int(np.searchsorted(excess, self.entropy_bound, side="right")))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +208,14 @@ class Window(Unmasking, name="window"):
 
     window: int = option(16, least=1, help="length of the window, from the first open position on")
     entropy_threshold: float = option(
-        0.4, least=0, help="entropy in nats below which a candidate is written; 0 writes one at a time"
+        0.4,
+        least=0,
+        help="entropy in nats below which a candidate is written; 0 writes one at a time",
     )
     pos_penalty: float = option(
-        0.02, least=0, help="nats added to a candidate's entropy for each position after the first open one"
+        0.02,
+        least=0,
+        help="nats added to a candidate's entropy for each position after the first open one",
     )
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "entropy"

@@ -94,7 +94,8 @@ class Strategy:
         if not isinstance(cls.processes, tuple) or not set(cls.processes) <= set(get_args(Process)):
             allowed = ", ".join(get_args(Process))
             raise UserError(
-                f"strategy '{cls.name}': processes {cls.processes!r} is not allowed; it must be a tuple of {allowed}"
+                f"strategy '{cls.name}': processes {cls.processes!r} is not allowed; it must be a "
+                f"tuple of {allowed}"
             )
         cls.check_attribute("default_schedule", (None, *SCHEDULES))
 
@@ -122,11 +123,13 @@ class Strategy:
         """Raises UserError if general settings contradict the strategy."""
         if settings.schedule is not None and not self.takes_schedule:
             raise UserError(
-                f"decode schedule is not used by strategy '{self.name}', which decides by itself how many tokens to write; leave it out"
+                f"decode schedule is not used by strategy '{self.name}', which decides by itself "
+                "how many tokens to write; leave it out"
             )
         if not self.takes_steps and (settings.steps or settings.steps_per_block):
             raise UserError(
-                f"decode steps is not used by strategy '{self.name}', which writes one token per step; leave it out"
+                f"decode steps is not used by strategy '{self.name}', which writes one token per "
+                "step; leave it out"
             )
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
@@ -158,7 +161,11 @@ class Strategy:
         files and journal keys.
         """
         source = source_digest(type(self))
-        return {"strategy": self.name, **vars(self), **({"source_sha256": source} if source else {})}
+        return {
+            "strategy": self.name,
+            **vars(self),
+            **({"source_sha256": source} if source else {}),
+        }
 
     def program(self, request: FillRequest) -> Program[Filling]:
         """Returns the program that fills the canvas of `request`."""
@@ -189,14 +196,19 @@ def default_strategy(process: str) -> str:
 def users_of(option: str) -> list[str]:
     """Returns the names of the strategies that have `option`."""
     return [
-        name for name, cls in STRATEGIES.listed().items() if not isinstance(cls, str) and option in option_names(cls)
+        name
+        for name, cls in STRATEGIES.listed().items()
+        if not isinstance(cls, str) and option in option_names(cls)
     ]
 
 
 def not_for(strategy: Strategy, process: str) -> UserError:
     """Returns the error of a strategy that does not work with models of `process`."""
     fitting = ", ".join(cls.name for cls in strategies_for(process))
-    return UserError(f"decode strategy '{strategy.name}' is not for models of process '{process}'; allowed: {fitting}")
+    return UserError(
+        f"decode strategy '{strategy.name}' is not for models of process '{process}'; allowed: "
+        f"{fitting}"
+    )
 
 
 def describe_strategy(name: str) -> dict[str, Any]:
@@ -206,7 +218,8 @@ def describe_strategy(name: str) -> dict[str, Any]:
         "name": cls.name,
         "about": inspect.cleandoc(cls.__doc__ or ""),
         "processes": list(cls.processes),
-        "schedule": cls.default_schedule or ("can be set" if cls.takes_schedule else "decides by itself"),
+        "schedule": cls.default_schedule
+        or ("can be set" if cls.takes_schedule else "decides by itself"),
         "options": describe_options(cls),
     }
 

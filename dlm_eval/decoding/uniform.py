@@ -86,9 +86,16 @@ class Rewrite(Strategy, name="rewrite"):
         """
         settings = request.settings
         numbers = range(settings.samples)
-        found = yield from together([_sample(replace(request, noise=repeat(request.noise, i))) for i in numbers])
-        ranks = [score if settings.rerank == "score" else mean_logprob(filling) for filling, score in found]
-        return replace(found[int(np.argmax(ranks))][0], forwards=sum(filling.forwards for filling, _ in found))
+        found = yield from together(
+            [_sample(replace(request, noise=repeat(request.noise, i))) for i in numbers]
+        )
+        ranks = [
+            score if settings.rerank == "score" else mean_logprob(filling)
+            for filling, score in found
+        ]
+        return replace(
+            found[int(np.argmax(ranks))][0], forwards=sum(filling.forwards for filling, _ in found)
+        )
 
 
 def _sample(request: FillRequest) -> Program[tuple[Filling, float]]:
@@ -102,7 +109,11 @@ def _sample(request: FillRequest) -> Program[tuple[Filling, float]]:
     tokens = np.array(canvas.tokens, dtype=np.int64)
     tokens[at] = (noise.uniforms("start", 0, length) * model.vocab_size).astype(np.int64)[at]
     random, op = settings.temperature > 0, Rewriter(candidate_op(model, settings))
-    changed, logprob, standing = np.zeros(len(at), dtype=np.int64), np.zeros(len(at)), np.zeros(len(at))
+    changed, logprob, standing = (
+        np.zeros(len(at), dtype=np.int64),
+        np.zeros(len(at)),
+        np.zeros(len(at)),
+    )
     forwards = 0
     for step in range(settings.steps or REWRITE_STEPS):
         draws = noise.uniforms("draw", step, length)[at] if random else np.zeros(len(at))
@@ -143,7 +154,9 @@ class CanvasReader:
     soft_embeddings: Callable[[Tensor], Tensor] = field(compare=False)  # one engine has one model
     temperature: float
 
-    def __call__(self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor) -> tuple[Tensor, ...]:
+    def __call__(
+        self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor
+    ) -> tuple[Tensor, ...]:
         logits = logits / self.temperature
         log_p = logits.log_softmax(-1)
         probability = log_p.exp()
@@ -160,7 +173,9 @@ class Renoise(Halting, name="renoise"):
     Canvases of the model's own length are filled one after the other, from random tokens.
     """
 
-    accept_bound: float = option(0.1, least=0, help="maximum sum of the entropies before an accepted token (nats)")
+    accept_bound: float = option(
+        0.1, least=0, help="maximum sum of the entropies before an accepted token (nats)"
+    )
     t_start: float = option(0.8, above=0, help="temperature of the first step")
     t_end: float = option(0.4, least=0, help="temperature after the last step")
     processes: ClassVar[tuple[Process, ...]] = ("canvas",)
@@ -205,14 +220,19 @@ class Sample:
         more = min(whole, model.max_length) - len(canvas) if canvas.open[-1] else 0
         self.open = np.array([*canvas.open, *[True] * more])
         self.tokens = np.array([*canvas.tokens, *[BLANK] * more], dtype=np.int64)
-        self.logprob, self.changed = np.full(len(self.tokens), -np.inf), np.zeros(len(self.tokens), dtype=np.int64)
+        self.logprob, self.changed = (
+            np.full(len(self.tokens), -np.inf),
+            np.zeros(len(self.tokens), dtype=np.int64),
+        )
         self.steps = settings.steps or CANVAS_STEPS
         self.forwards = 0
 
     def program(self) -> Program[Filling]:
         """Returns the program that fills all canvases, from left to right."""
         reason = None
-        for number, begin in enumerate(range(self.first, len(self.tokens), self.model.canvas_length)):
+        for number, begin in enumerate(
+            range(self.first, len(self.tokens), self.model.canvas_length)
+        ):
             end = min(begin + self.model.canvas_length, len(self.tokens))
             if self.open[begin:end].any():
                 yield from self._denoise(np.arange(begin, end), number)
@@ -227,7 +247,9 @@ class Sample:
             tokens=tuple(map(int, tokens)),
             forwards=self.forwards,
             steps=self.forwards,
-            confidence=tuple(map(float, np.where(self.open, np.nan, np.exp(self.logprob))[self.positions])),
+            confidence=tuple(
+                map(float, np.where(self.open, np.nan, np.exp(self.logprob))[self.positions])
+            ),
             step=tuple(map(int, np.where(self.open, -1, self.changed)[self.positions])),
             exit=reason or "full",
         )
@@ -250,7 +272,9 @@ class Sample:
             if halt.reason(step + 1, best, float(np.mean(entropy)), None) is not None:
                 break
             accept = accepted(entropy, self.options.accept_bound)
-            current = np.where(given, truth, np.where(accept, drawn, self._random("renoise", clock, at)))
+            current = np.where(
+                given, truth, np.where(accept, drawn, self._random("renoise", clock, at))
+            )
         self.tokens[at] = found
 
     def _row(self, at: Ints, current: Ints, kept: Kept, step: int, clock: int) -> ForwardRow:
@@ -260,23 +284,36 @@ class Sample:
         begun = np.zeros((length, 1), dtype=np.float32)
         begun[at] = 1
         left = (self.steps - step) / self.steps
-        op = CanvasReader(self.model.soft_embeddings, options.t_end + (options.t_start - options.t_end) * left)
+        op = CanvasReader(
+            self.model.soft_embeddings, options.t_end + (options.t_start - options.t_end) * left
+        )
         draws = self.noise.uniforms("draw", clock, length)[at]
-        return ForwardRow(tokens, at, op, draws, inputs=begun, kept=kept, ids=at, fed=self.model.state_size)
+        return ForwardRow(
+            tokens, at, op, draws, inputs=begun, kept=kept, ids=at, fed=self.model.state_size
+        )
 
     def _random(self, stream: str, step: int, at: Ints) -> Ints:
-        drawn: Ints = (self.noise.uniforms(stream, step, int(at[-1]) + 1)[at] * self.model.vocab_size).astype(np.int64)
+        drawn: Ints = (
+            self.noise.uniforms(stream, step, int(at[-1]) + 1)[at] * self.model.vocab_size
+        ).astype(np.int64)
         return drawn
 
     def _traced(self, places: Ints, tokens: Ints, length: int) -> TraceStep:
         seen, count = self.tokens.copy(), int(self.positions[-1]) + 1
         seen[places] = tokens
-        seen, open_ = np.where(seen == BLANK, self.model.pad_id, seen)[:count], self.open.copy()[:count]
+        seen, open_ = (
+            np.where(seen == BLANK, self.model.pad_id, seen)[:count],
+            self.open.copy()[:count],
+        )
         shown = places[places < count]
         open_[shown] = False
         sure = tuple(map(float, np.exp(self.logprob[shown])))
         return TraceStep(
-            self.forwards - 1, tuple(map(int, seen)), tuple(map(bool, open_)), tuple(map(int, shown)), sure
+            self.forwards - 1,
+            tuple(map(int, seen)),
+            tuple(map(bool, open_)),
+            tuple(map(int, shown)),
+            sure,
         )
 
 

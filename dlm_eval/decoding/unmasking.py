@@ -35,7 +35,9 @@ from dlm_eval.options import check_option_names
 
 Ends = Literal["full", "steps", "stable"]
 Steps = Generator[list[ForwardRow], list[Output], Any]
-MOST_STEPS = 1000  # of a block, in addition to its own steps and four for each position of the canvas
+MOST_STEPS = (
+    1000  # of a block, in addition to its own steps and four for each position of the canvas
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,9 @@ class Unmasking(Strategy):
         """Returns [W] bool, true at written tokens that become masks again."""
         return view.nowhere
 
-    def step(self, state: DecodeState, view: StepState, op: Draw) -> Generator[list[ForwardRow], list[Output], Edit]:
+    def step(
+        self, state: DecodeState, view: StepState, op: Draw
+    ) -> Generator[list[ForwardRow], list[Output], Edit]:
         """Runs one step and returns what it changes.
 
         Args:
@@ -151,15 +155,23 @@ class Unmasking(Strategy):
         super().refuse_model(model, settings)
         if self.resizes and (model.attention != "full" or settings.cache in ("prefix", "dual")):
             raise UserError(
-                f"decode strategy '{self.name}' changes the length of the canvas; it needs full attention and no approximate cache"
+                f"decode strategy '{self.name}' changes the length of the canvas; it needs full "
+                "attention and no approximate cache"
             )
 
     def program(self, request: FillRequest) -> Program[Filling]:
         settings = request.settings
         if settings.samples > 1 and settings.is_random:  # otherwise all samples would be equal
-            one = replace(request, settings=replace(settings, samples=1), offer=no_offer, begun=None)
-            programs = [self.program(replace(one, noise=repeat(request.noise, i))) for i in range(settings.samples)]
-            return (yield from best_program(request.model, request.canvas, programs, settings.rerank))
+            one = replace(
+                request, settings=replace(settings, samples=1), offer=no_offer, begun=None
+            )
+            programs = [
+                self.program(replace(one, noise=repeat(request.noise, i)))
+                for i in range(settings.samples)
+            ]
+            return (
+                yield from best_program(request.model, request.canvas, programs, settings.rerank)
+            )
         state = DecodeState(request.model, request.canvas, settings, request.noise, request.trace)
         first = 0
         if request.begun is not None:
@@ -173,7 +185,9 @@ class Unmasking(Strategy):
             first = 0
         return state.filling()
 
-    def _fill_block(self, state: DecodeState, block: Block, step: int, request: FillRequest) -> Steps:
+    def _fill_block(
+        self, state: DecodeState, block: Block, step: int, request: FillRequest
+    ) -> Steps:
         """Runs a block's steps from `step` on, until it is done or visible text is final."""
         settings, model = request.settings, request.model
         op = candidate_op(model, settings, self.reads)
@@ -183,7 +197,9 @@ class Unmasking(Strategy):
         begin = step
         while self._goes_on(state, block, step):
             if step - begin > block.steps + 4 * len(state.ids) + MOST_STEPS:
-                raise SampleError(f"strategy '{self.name}' does not fill the block: {step} steps have been run")
+                raise SampleError(
+                    f"strategy '{self.name}' does not fill the block: {step} steps have been run"
+                )
             at = state.block_positions
             left = int(state.open[at].sum())
             quota = tokens_of(block.size, left, step, block.steps) if tokens_of else 0
@@ -233,7 +249,9 @@ class Unmasking(Strategy):
             request.offer(lambda: state.checkpoint(step))
 
 
-def _first_position(state: DecodeState, at: Ints, query: Query) -> Generator[list[ForwardRow], list[Output], Edit]:
+def _first_position(
+    state: DecodeState, at: Ints, query: Query
+) -> Generator[list[ForwardRow], list[Output], Edit]:
     """Writes the candidate at a block's first position, which only its first row can read."""
     token, logprob, *_ = yield from state.read(at, replace(query, log_chance=None))
     return Edit(at, token, logprob)
@@ -241,7 +259,9 @@ def _first_position(state: DecodeState, at: Ints, query: Query) -> Generator[lis
 
 def candidate_op(model: Denoiser, settings: DecodeSettings, measure: Measure | None = None) -> Draw:
     """Returns what reads candidates by the general settings, with `measure` as their score."""
-    banned = (() if settings.allow_mask else (model.mask_id,)) + (model.eos_ids[:1] if settings.logits_eos_inf else ())
+    banned = (() if settings.allow_mask else (model.mask_id,)) + (
+        model.eos_ids[:1] if settings.logits_eos_inf else ()
+    )
     return Draw(
         measure=measure or "probability",
         temperature=settings.temperature,

@@ -186,9 +186,20 @@ def identity(row: ForwardRow) -> bytes:
 
     Rows of different programs never share a KV cache, so its identity is a part of the key.
     """
-    unguided = b"" if row.unguided is None else b"|" + row.unguided.tobytes() + str(row.guidance).encode()
+    unguided = (
+        b"" if row.unguided is None else b"|" + row.unguided.tobytes() + str(row.guidance).encode()
+    )
     continuous = b"" if row.inputs is None else b"|" + row.inputs.tobytes()
     time = f"|{row.time}".encode() if row.time else b""
     cached = b"" if row.query_span is None else f"|{id(row.kv_cache)} {row.query_span}".encode()
     fed = f"|{id(row.kept)}".encode() if row.fed else b""
-    return row.head_name.encode() + b"|" + row.tokens.tobytes() + unguided + continuous + time + cached + fed
+    return (
+        row.head_name.encode()
+        + b"|"
+        + row.tokens.tobytes()
+        + unguided
+        + continuous
+        + time
+        + cached
+        + fed
+    )

@@ -100,7 +100,9 @@ class Engine:
         self.batch_rows = batch_rows
         self.batch_tokens = batch_tokens
         self.batch_logits = batch_logits
-        self.equal_lengths = device_of(model).type == "cpu" if equal_lengths is None else equal_lengths
+        self.equal_lengths = (
+            device_of(model).type == "cpu" if equal_lengths is None else equal_lengths
+        )
         if not can_pad(model):
             self.equal_lengths = True
         if self.equal_lengths and not is_batch_invariant(model):
@@ -118,7 +120,9 @@ class Engine:
     # -- driving programs --------------------------------------------------------------------------
 
     def drive(
-        self, programs: Iterable[Program[T] | None], done: Callable[[int, Outcome[T]], None] | None = None
+        self,
+        programs: Iterable[Program[T] | None],
+        done: Callable[[int, Outcome[T]], None] | None = None,
     ) -> list[Outcome[T]]:
         """Returns the outcome of each program, in the order given.
 
@@ -170,7 +174,8 @@ class Engine:
         more rows.
         """
         most = len(queue) if self.batch_rows is None else AHEAD * self.batch_rows
-        waiting = nsmallest(most, queue.values(), key=_age)  # rows that run one by one need no sorted queue
+        # rows that run one by one need no sorted queue
+        waiting = nsmallest(most, queue.values(), key=_age)
         weights = accumulate(one.tokens + int(self.cached_weight * one.held) for one in waiting)
         enough = bisect_left(list(weights), AHEAD * self.batch_tokens) + 1
         batches = pack(waiting[:enough], self._limits())
@@ -190,7 +195,10 @@ class Engine:
             rows: list[ForwardRow] = []
             while not rows:
                 error = next((r for r in outputs or () if isinstance(r, SampleError)), None)
-                rows = running.program.throw(error) if error is not None else running.program.send(outputs)  # type: ignore[arg-type]
+                if error is not None:
+                    rows = running.program.throw(error)
+                else:
+                    rows = running.program.send(outputs)  # type: ignore[arg-type]
                 outputs = []
                 if not all(isinstance(row, ForwardRow) for row in rows):
                     rows = []
@@ -215,7 +223,9 @@ class Engine:
 
     def _limits(self) -> Limits:
         wanted = self.batch_logits // self.model.vocab_size
-        return Limits(self.batch_rows, self.batch_tokens, wanted, self.cached_weight, self.equal_lengths)
+        return Limits(
+            self.batch_rows, self.batch_tokens, wanted, self.cached_weight, self.equal_lengths
+        )
 
     def _queued(self, one: Waiting) -> int:
         """Returns the tokens that a row takes up in the queue.
@@ -228,7 +238,11 @@ class Engine:
 
     def _serve(self, batch: Sequence[Waiting]) -> list[_Running[Any]]:
         """Runs a batch, in halves if it fails; returns programs that now have all outputs."""
-        requests = [(sequence, request) for sequence, waiting in enumerate(batch) for request in waiting.requests]
+        requests = [
+            (sequence, request)
+            for sequence, waiting in enumerate(batch)
+            for request in waiting.requests
+        ]
         start = time.perf_counter()
         found = self._attempt(batch, [(s, row) for s, (_, _, row) in requests])
         seconds = time.perf_counter() - start
@@ -303,7 +317,8 @@ class Engine:
         self.batch_tokens = min(self.batch_tokens, max(weight // load.rows, weight // 2))
         if len(batch) > 1:
             log.warning(
-                "out of memory on %s with %d rows of %d positions; batches hold at most %d tokens from now on",
+                "out of memory on %s with %d rows of %d positions; batches hold at most %d tokens "
+                "from now on",
                 device,
                 load.rows,
                 load.longest + load.held,
@@ -318,7 +333,8 @@ class Engine:
         """
         if out_of_memory(error):
             return OutOfMemory(
-                f"out of memory: {counted(len(one.row.tokens), 'position', 'do')} not fit the device even alone"
+                f"out of memory: {counted(len(one.row.tokens), 'position', 'do')} not fit the "
+                "device even alone"
             )
         reason = f"the model failed: {type(error).__name__}: {error}"
         if self._failed_alone >= 0:

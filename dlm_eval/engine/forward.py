@@ -39,7 +39,9 @@ def forward(
         The output of every request, and the shape [B, L] of the batch without repeats.
     """
     device = device_of(model)
-    sequences = [row.run for row in rows] + [row.unguided for row in rows if row.unguided is not None]
+    sequences = [row.run for row in rows] + [
+        row.unguided for row in rows if row.unguided is not None
+    ]
     distinct = len(sequences)
     if device.type == "cpu" and rows[0].inputs is None:
         sequences += sequences[:1] * max(0, FEW_TOKENS - sum(map(len, sequences)))
@@ -50,7 +52,9 @@ def forward(
         if ops:
             wanted[_spots(ops)] = True
     if device.type == "cpu" and (few := FEW_WANTED - int(wanted.sum())) > 0:
-        wanted.view(-1)[(~wanted if valid is None else ~wanted & valid.cpu()).view(-1).nonzero().view(-1)[:few]] = True
+        wanted.view(-1)[
+            (~wanted if valid is None else ~wanted & valid.cpu()).view(-1).nonzero().view(-1)[:few]
+        ] = True
     logits, states = _run(model, rows, requests, tokens, valid, wanted.to(device))
     slot = torch.full(tokens.shape, -1, dtype=torch.long)
     slot[wanted] = torch.arange(int(wanted.sum()))
@@ -75,7 +79,9 @@ def _run(
     """Returns logits [N, V], and all states [S, B, h, L, d] if any request caches some."""
     keep = any(row.cache_until for _, row in requests)
     if rows[0].query_span is None and not keep:
-        return (rows[0].head or model.logits)(tokens, valid, wanted, **_continuous(rows, tokens)), None
+        return (rows[0].head or model.logits)(
+            tokens, valid, wanted, **_continuous(rows, tokens)
+        ), None
     past = None
     if rows[0].query_span is not None:
         repeated = [*rows, *([rows[0]] * (len(tokens) - len(rows)))]
@@ -100,7 +106,9 @@ def _keep(states: Tensor, requests: Sequence[Request]) -> None:
             row.kv_cache.take(row.tokens[: row.cache_until], row.begin, copies[sequence, fresh])
 
 
-def _pad(sequences: Sequence[Ints], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+def _pad(
+    sequences: Sequence[Ints], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
     """Returns right-padded tokens [B, L] and which of them are valid [B, L].
 
     The latter is None if nothing is padded, so that sdpa can use its flash kernel.
@@ -125,14 +133,21 @@ def _continuous(rows: Sequence[ForwardRow], tokens: Tensor) -> dict[str, Tensor]
     inputs = inputs.to(tokens.device)
     if rows[0].fed:
         inputs = torch.cat([_fed(rows, tokens), inputs], -1)
-    return {"inputs": inputs, "time": torch.tensor([row.time for row in rows], device=tokens.device)}
+    return {
+        "inputs": inputs,
+        "time": torch.tensor([row.time for row in rows], device=tokens.device),
+    }
 
 
 def _fed(rows: Sequence[ForwardRow], tokens: Tensor) -> Tensor:
     """Returns the inputs [B, L, F] that the last step kept, 0 at positions not wanted."""
     fed = torch.zeros(*tokens.shape, rows[0].fed, device=tokens.device)
     for i, row in enumerate(rows):
-        if row.kept is not None and row.ids is not None and (found := row.kept.of(row.ids)) is not None:
+        if (
+            row.kept is not None
+            and row.ids is not None
+            and (found := row.kept.of(row.ids)) is not None
+        ):
             fed[i, torch.from_numpy(row.places).to(tokens.device)] = found[0]
     return fed
 
@@ -169,17 +184,20 @@ def _read(
         own = logits[slot[_spots(own_requests)].to(logits.device)]
         if guidance is not None:
             plain = logits[slot[_spots(_of_twins(own_requests, twin))].to(logits.device)]
-            never = (
-                own.isneginf() & plain.isneginf()
-            )  # -inf minus -inf would be NaN: a token that both exclude stays excluded
+            # -inf minus -inf would be NaN: a token that both exclude stays excluded
+            never = own.isneginf() & plain.isneginf()
             own = (plain + guidance * (own - plain)).masked_fill(never, float("-inf"))
-        payload = torch.from_numpy(np.concatenate([row.payload for _, row in own_requests])).to(logits.device)
+        payload = torch.from_numpy(np.concatenate([row.payload for _, row in own_requests])).to(
+            logits.device
+        )
         bad = own.isnan().any(-1).cpu().numpy()
         some_bad = bool(bad.any())
         found = op(own, payload, *_before(own_requests, own))
         if any(len(array) != len(own) for array in found):
             lengths = ", ".join(str(len(array)) for array in found)
-            raise ValueError(f"{type(op).__name__} returned {lengths} rows for {len(own)} positions")
+            raise ValueError(
+                f"{type(op).__name__} returned {lengths} rows for {len(own)} positions"
+            )
         after = found[-1] if own_requests[0][1].kept is not None else None
         arrays = [array.cpu().numpy() for array in (found if after is None else found[:-1])]
         begin = 0
@@ -202,7 +220,9 @@ def _before(requests: Sequence[Request], logits: Tensor) -> tuple[Any, ...]:
     """
     if requests[0][1].kept is None:
         return ()
-    parts = [row.kept.of(row.ids) for _, row in requests if row.kept is not None and row.ids is not None]
+    parts = [
+        row.kept.of(row.ids) for _, row in requests if row.kept is not None and row.ids is not None
+    ]
     some = next((part[0] for part in parts if part is not None), None)
     if some is None:
         return None, torch.zeros(len(logits), dtype=torch.bool, device=logits.device)

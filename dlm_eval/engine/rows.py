@@ -53,7 +53,9 @@ class Kept:
         """
         if self.values is None:
             return None
-        places = torch.tensor([self._place.get(int(one), -1) for one in ids], device=self.values.device)
+        places = torch.tensor(
+            [self._place.get(int(one), -1) for one in ids], device=self.values.device
+        )
         known = places >= 0
         found = self.values[places.clamp(min=0)]
         return found.masked_fill(~known.view(-1, *[1] * (found.ndim - 1)), 0), known
@@ -165,10 +167,14 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Cost(
+            *(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Cost(
+            *(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
 
 
 def together(programs: Sequence[Program[T]]) -> Program[list[T]]:

@@ -27,7 +27,16 @@ Ask = Callable[[list[str]], bool]
 # Settings that only our denoisers use.
 USER = {"role": "user", "content": "Hello."}
 SYSTEM = {"role": "system", "content": "Answer."}
-OURS_ALONE = ("estimator", "decode", "devices", "engine", "stride", "overlong", "score_only", "shard")
+OURS_ALONE = (
+    "estimator",
+    "decode",
+    "devices",
+    "engine",
+    "stride",
+    "overlong",
+    "score_only",
+    "shard",
+)
 
 
 def check_settings(settings: RunSettings) -> None:
@@ -45,7 +54,9 @@ def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
     if is_ours(settings.model):
         process = process_of(settings.model, settings.model_args) or "absorbing"
         check_chat(settings, tasks)
-        check_requests(DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process), tasks)
+        check_requests(
+            DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process), tasks
+        )
     _check_sample_names(tasks, settings)
     _check_early_stop(tasks, settings)
     if settings.scores:
@@ -54,7 +65,10 @@ def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
 
 def check_chat(settings: RunSettings, tasks: Mapping[str, Any]) -> None:
     """Raises UserError if the chat template is missing or cannot render the run's messages."""
-    if not settings.apply_chat_template or find_checkpoint(settings.model).family not in known_families():
+    if (
+        not settings.apply_chat_template
+        or find_checkpoint(settings.model).family not in known_families()
+    ):
         return
     model = load_without_weights(settings.model, **settings.model_args)
     template = chosen_template(model, settings.apply_chat_template)
@@ -63,10 +77,17 @@ def check_chat(settings: RunSettings, tasks: Mapping[str, Any]) -> None:
     if settings.system_instruction:
         _render(model, [SYSTEM, USER], template, "--system_instruction")
     elif described:
-        _render(model, [SYSTEM, USER], template, f"task '{described[0]}' has a description, which is a system message")
+        _render(
+            model,
+            [SYSTEM, USER],
+            template,
+            f"task '{described[0]}' has a description, which is a system message",
+        )
 
 
-def _render(model: Denoiser, messages: list[dict[str, str]], template: str | None, setting: str) -> None:
+def _render(
+    model: Denoiser, messages: list[dict[str, str]], template: str | None, setting: str
+) -> None:
     try:
         if template is None:
             model.apply_chat_template(messages)
@@ -93,7 +114,9 @@ def check_options(settings: RunSettings) -> None:
         return _refuse_ours(settings)
     settings.parsed_estimator  # noqa: B018  (raises its errors)
     user = {
-        k: v for k, v in user_layer(settings.gen_kwargs, settings.decode).items() if (k, v) != ("preset", "authors")
+        k: v
+        for k, v in user_layer(settings.gen_kwargs, settings.decode).items()
+        if (k, v) != ("preset", "authors")
     }
     process = process_of(settings.model, settings.model_args)
     options = DecodeOptions(user, process=process or "absorbing")
@@ -111,7 +134,8 @@ def _refuse_ours(settings: RunSettings) -> None:
     for field in dataclasses.fields(settings):
         if field.name in OURS_ALONE and getattr(settings, field.name) not in (field.default, {}):
             raise UserError(
-                f"--{field.name} means nothing to --model '{settings.model}', which is lm-eval's own; leave it out"
+                f"--{field.name} means nothing to --model '{settings.model}', which is lm-eval's "
+                "own; leave it out"
             )
 
 
@@ -126,7 +150,12 @@ def confirm_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None
     found = ways(tasks["tasks"])
     refuse_unsandboxed(found, settings)
     unsafe = list(found)
-    if not unsafe or settings.confirm_run_unsafe_code or not settings.scores or (ask is not None and ask(unsafe)):
+    if (
+        not unsafe
+        or settings.confirm_run_unsafe_code
+        or not settings.scores
+        or (ask is not None and ask(unsafe))
+    ):
         return tasks
     named = [name for name in unsafe if name in settings.tasks]
     if named or len(unsafe) == len(tasks["tasks"]):
@@ -135,7 +164,8 @@ def confirm_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None
             " --confirm_run_unsafe_code to allow it"
         )
     log.warning(
-        "skipped: %s (runs generated code, in a sandbox; add --confirm_run_unsafe_code to include it)",
+        "skipped: %s (runs generated code, in a sandbox; add --confirm_run_unsafe_code to include "
+        "it)",
         ", ".join(unsafe),
     )
     for name in unsafe:
@@ -155,7 +185,11 @@ def refuse_unsandboxed(found: Mapping[str, Way], settings: RunSettings) -> None:
         return
     reasons = "; ".join(dict.fromkeys(outside.values()))
     if settings.unsandboxed and settings.confirm_run_unsafe_code:
-        log.warning("UNSANDBOXED: %s: generated code runs with no protection: %s", ", ".join(outside), reasons)
+        log.warning(
+            "UNSANDBOXED: %s: generated code runs with no protection: %s",
+            ", ".join(outside),
+            reasons,
+        )
         return
     raise UserError(
         f"--tasks {', '.join(outside)} would run generated code outside the sandbox: {reasons};"
@@ -187,12 +221,15 @@ def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None
         count = len(tasks[name].eval_docs)
         if max(numbers) >= count:
             raise UserError(
-                f"--samples {name} '{max(numbers)}' is not allowed; the task has documents 0 to {count - 1}"
+                f"--samples {name} '{max(numbers)}' is not allowed; the task has documents 0 to "
+                f"{count - 1}"
             )
 
 
 def _check_early_stop(tasks: Mapping[str, Any], settings: RunSettings) -> None:
-    if settings.parsed_estimator.needs_question and not any(by_order(task) for task in tasks.values()):
+    if settings.parsed_estimator.needs_question and not any(
+        by_order(task) for task in tasks.values()
+    ):
         raise UserError(
             f"--estimator '{settings.estimator}' is not allowed: stop_at_error_rate is for"
             " multiple choice scored by"

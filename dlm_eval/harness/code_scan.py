@@ -114,7 +114,11 @@ def reach(starts: Iterable[tuple[str, str]]) -> frozenset[Hit]:
         waiting += [(file, name) for name in names if name in source.names]
         for name in names & source.imports.keys():
             other, symbol = source.imports[name]
-            waiting += [(other, symbol)] if symbol else [(other, each) for each in names & _source(other).names.keys()]
+            waiting += (
+                [(other, symbol)]
+                if symbol
+                else [(other, each) for each in names & _source(other).names.keys()]
+            )
     return frozenset(found)
 
 
@@ -143,7 +147,11 @@ def _source(file: str) -> _Source:
         found = frozenset(Hit(file, inside, name) for name in _watched(statement, aliases))
         hits[inside] = hits.get(inside, frozenset()) | found
         names[inside] = names.get(inside, frozenset()) | frozenset(_names(statement))
-    imports = {name: place for name, full in aliases.items() if (place := _local(full, Path(file))) is not None}
+    imports = {
+        name: place
+        for name, full in aliases.items()
+        if (place := _local(full, Path(file))) is not None
+    }
     return _Source(hits, names, imports, lines)
 
 
@@ -166,7 +174,11 @@ def _aliases(tree: ast.AST) -> Iterator[tuple[str, str]]:
 def _watched(statement: ast.stmt, aliases: Mapping[str, str]) -> Iterator[str]:
     """Yields the full watched names that a statement mentions."""
     for node in ast.walk(statement):
-        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code" and ast.unparse(node.value) != "False":
+        if (
+            isinstance(node, ast.keyword)
+            and node.arg == "trust_remote_code"
+            and ast.unparse(node.value) != "False"
+        ):
             yield node.arg
         if isinstance(node, ast.Call) and _full(node.func, aliases) == "evaluate.load":
             yield f"evaluate.load({ast.unparse(node.args[0]) if node.args else ''})"
@@ -211,7 +223,11 @@ def _local(full: str, file: Path) -> tuple[str, str] | None:
             module = root.joinpath(*parts[:length])
             for path in (module.with_name(module.name + ".py"), module / "__init__.py"):
                 if length and path.is_file() and path != file:
-                    return (str(path), parts[length] if length < len(parts) else "") if _judges(path) else None
+                    return (
+                        (str(path), parts[length] if length < len(parts) else "")
+                        if _judges(path)
+                        else None
+                    )
     return None
 
 
@@ -260,21 +276,35 @@ class Row(NamedTuple):
 
 
 _H, _S, _R = Means.HARMLESS, Means.SANDBOXED, Means.REFUSED
-_LATEX_FILES = ("tasks/leaderboard/math/utils.py", "tasks/minerva_math/utils.py", "tasks/putnam_axiom/utils.py")
+_LATEX_FILES = (
+    "tasks/leaderboard/math/utils.py",
+    "tasks/minerva_math/utils.py",
+    "tasks/putnam_axiom/utils.py",
+)
 _LATEX = "LaTeX is read by a grammar; what sympy gets are its own objects, never a text"
-_PLANNER = "a planner reads planning problems with names that a grammar let through; it runs no text"
+_PLANNER = (
+    "a planner reads planning problems with names that a grammar let through; it runs no text"
+)
 ROWS = (
     # judged in the sandbox
-    Row("*", "*", "evaluate.load('code_eval')", _S, "dlm_eval.metrics.code takes its place while tasks load"),
+    Row("*", "*", "evaluate.load('code_eval')", _S, "dlm_eval.metrics.code takes its place while "
+                                                    "tasks load"),
     Row("*", "*", "dlm_eval.sandbox.*", _S, "our own"),
-    Row("tasks/cruxeval/utils.py", "unsafe_execute", "exec", _S, "replaced when the task is loaded"),
+    Row("tasks/cruxeval/utils.py", "unsafe_execute", "exec", _S, "replaced when the task is "
+                                                                 "loaded"),
     Row("tasks/cruxeval/utils.py", "check_correctness", "multiprocessing.*", _S, "replaced when the task is loaded"),
     # cannot be sandboxed
     Row("tasks/longproc/metrics.py", "_evaluate_countdown_final_solution", "eval", _R, "eval() of the model's equations"),
-    Row("tasks/longproc/metrics.py", "_evaluate_spoc_code", "subprocess.*", _R, "g++ and the model's C++ program"),
+    Row("tasks/longproc/metrics.py", "_evaluate_spoc_code", "subprocess.*", _R, "g++ and the "
+                                                                                "model's C++ "
+                                                                                "program"),
     Row("tasks/score/math/math_grader.py", "*", "sympy.parsing.sympy_parser.parse_expr", _R, "sympy's parse_expr, which is eval(), of the model's answer"),
-    Row("tasks/score/math/math_grader.py", "symbolic_equal", "sympy.N", _R, "sympy's N of a text, which is eval(), of the model's answer"),
-    Row("tasks/slr_bench/*", "<module>", "evaluate.load(*)", _R, "a judge from the hub runs the model's Prolog rules"),
+    Row("tasks/score/math/math_grader.py", "symbolic_equal", "sympy.N", _R, "sympy's N of a "
+                                                                            "text, which is "
+                                                                            "eval(), of the "
+                                                                            "model's answer"),
+    Row("tasks/slr_bench/*", "<module>", "evaluate.load(*)", _R, "a judge from the hub runs the "
+                                                                 "model's Prolog rules"),
     # sympy, math_verify, planners: the model's text is parsed, not run
     Row("tasks/score/math/math_grader.py", "symbolic_equal", "sympy.parsing.latex.parse_latex", _H, _LATEX),
     Row("tasks/score/math/math_grader.py", "symbolic_equal", "sympy.simplify", _H, "of a difference, which texts do not have"),
@@ -283,7 +313,8 @@ ROWS = (
     *(Row(file, "is_equiv", "sympy.SympifyError", _H, "an exception") for file in _LATEX_FILES),
     *(Row(file, "is_equiv", "sympy.simplify", _H, _LATEX) for file in _LATEX_FILES),
     *(
-        Row(file, "process_results", "math_verify.*", _H, "only digits and operators reach its parse_expr; " + _LATEX)
+        Row(file, "process_results", "math_verify.*", _H, "only digits and operators reach its "
+                                                          "parse_expr; " + _LATEX)
         for file in _LATEX_FILES[:2]
     ),
     Row("tasks/acpbench/*", "*", "kstar_planner.*", _H, _PLANNER),
@@ -298,27 +329,39 @@ ROWS = (
     Row("*", "*", "evaluate.load('squad_v2')", _H, "compares texts"),
     Row("tasks/scrolls/task.py", "_SCROLLSTask", "evaluate.load(_download_metric())", _H, "a metric from the hub (tau/scrolls) compares texts"),
     Row("tasks/scrolls/task.py", "_download_metric", "huggingface_hub.hf_hub_download", _H, "fetches that metric"),
-    Row("api/registry.py", "get_metric", "evaluate.load(name)", _H, "the metric's own file is scanned when a task has it"),
+    Row("api/registry.py", "get_metric", "evaluate.load(name)", _H, "the metric's own file is "
+                                                                    "scanned when a task has it"),
     Row("tasks/basqueglue/utils.py", "*", "datasets.load_metric", _H, "compares labels"),
     # the network: text is sent or fetched, not run
-    Row("tasks/realtoxicityprompts/metric.py", "*", "requests.*", _H, "sends answers to the Perspective API, with the user's key"),
-    Row("tasks/pisa/utils.py", "judge_mcq", "openai.*", _H, "sends answers to a judge, with the user's key"),
+    Row("tasks/realtoxicityprompts/metric.py", "*", "requests.*", _H, "sends answers to the "
+                                                                      "Perspective API, with the "
+                                                                      "user's key"),
+    Row("tasks/pisa/utils.py", "judge_mcq", "openai.*", _H, "sends answers to a judge, with the "
+                                                            "user's key"),
     Row("tasks/ruler/*", "*", "httpx.*", _H, "fetches essays for prompts"),
     Row("tasks/ruler/qa_utils.py", "download_json", "requests.*", _H, "fetches questions"),
     Row("tasks/*", "*", "nltk.d*", _H, "word lists, fetched and read"),
-    Row("tasks/ifeval/multilingual/*", "<module>", "spacy.load", _H, "models of word forms, installed by the user"),
+    Row("tasks/ifeval/multilingual/*", "<module>", "spacy.load", _H, "models of word forms, "
+                                                                     "installed by the user"),
     Row("utils.py", "*", "requests.*", _H, "tokenizer of a model server"),
     Row("evaluator.py", "evaluate", "requests.items", _H, "a dictionary of that name"),
     # loading of lm-eval's own files, and of checkpoints that the user chose
     Row("tasks/ruler/common_utils.py", "get_tokenizer", "trust_remote_code", _H, "the tokenizer of the checkpoint in --metadata, with its author's code"),
     Row("tasks/babilong/common_utils.py", "get_tokenizer", "trust_remote_code", _H, "the tokenizer of the checkpoint in --metadata, with its author's code"),
     Row("tasks/afrobench/afrisenti/prompt_?/xx.py", "<module>", "trust_remote_code", _H, "a tool of lm-eval's authors; no task names it"),
-    Row("tasks/mlqa/generate_tasks.py", "main", "trust_remote_code", _H, "a tool of lm-eval's authors; no task names it"),
-    Row("tasks/eus_exams/configs.py", "<module>", "requests.get", _H, "a tool of lm-eval's authors; no task names it"),
-    Row("tasks/noreval/ask_gec/errant.py", "evaluate", "subprocess.*", _H, "a tool that its reader starts by hand; no task names it"),
+    Row("tasks/mlqa/generate_tasks.py", "main", "trust_remote_code", _H, "a tool of lm-eval's "
+                                                                         "authors; no task names "
+                                                                         "it"),
+    Row("tasks/eus_exams/configs.py", "<module>", "requests.get", _H, "a tool of lm-eval's "
+                                                                      "authors; no task names it"),
+    Row("tasks/noreval/ask_gec/errant.py", "evaluate", "subprocess.*", _H, "a tool that its "
+                                                                           "reader starts by "
+                                                                           "hand; no task names "
+                                                                           "it"),
     Row("*", "<script>", "*", _H, "only when the file is started as a program"),
     *(
-        Row("tasks/_yaml_loader.py", "*", name, _H, "loads task files, which are code of the user's choice")
+        Row("tasks/_yaml_loader.py", "*", name, _H, "loads task files, which are code of the "
+                                                    "user's choice")
         for name in ("importlib.*", "*.exec_module", "__import__", "yaml.load")
     ),
     Row("prompts/__init__.py", "*", "yaml.full_load", _H, "prompts that a task names by file"),
@@ -348,6 +391,10 @@ def row_of(file: str, inside: str, name: str) -> Row | None:
         file: path in lm_eval/ or dlm_eval/, with "/".
     """
     for row in ROWS:
-        if fnmatchcase(file, row.file) and fnmatchcase(inside, row.inside) and fnmatchcase(name, row.name):
+        if (
+            fnmatchcase(file, row.file)
+            and fnmatchcase(inside, row.inside)
+            and fnmatchcase(name, row.name)
+        ):
             return row
     return None

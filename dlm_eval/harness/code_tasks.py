@@ -19,7 +19,16 @@ from typing import Any
 
 import dlm_eval
 from dlm_eval import sandbox
-from dlm_eval.harness.code_scan import NOTHING_RUN, Hit, Means, Row, package_root, place_at, reach, row_of
+from dlm_eval.harness.code_scan import (
+    NOTHING_RUN,
+    Hit,
+    Means,
+    Row,
+    package_root,
+    place_at,
+    reach,
+    row_of,
+)
 from dlm_eval.metrics.code import METRIC, TIMEOUT, Program
 
 FRAMEWORK = ("api/", "filters/", "harness/")  # of lm-eval and dlm_eval: not task code
@@ -72,7 +81,9 @@ def way_of(task: Any) -> Way | None:
     own = {(_short(file), name) for file, name in found if not _short(file).startswith(FRAMEWORK)}
     if own and own <= set(NOTHING_RUN):
         return None
-    return Way(sandboxed=False, reason="it is marked unsafe_code, and how it runs code is not known")
+    return Way(
+        sandboxed=False, reason="it is marked unsafe_code, and how it runs code is not known"
+    )
 
 
 def _outside(hit: Hit, row: Row | None) -> str | None:
@@ -132,10 +143,13 @@ def _short(file: str) -> str:
     """Returns a file as in the table's rows: relative to lm_eval or dlm_eval, else absolute."""
     path = Path(file).resolve()
     roots = (package_root("lm_eval"), Path(dlm_eval.__file__).resolve().parent)
-    return next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), str(path))
+    return next(
+        (path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)),
+        str(path),
+    )
 
 
-# -- replacements in lm-eval's own code tasks (`lm_eval_patches.judge_in_sandbox`) ------------------------------------------
+# -- replacements in lm-eval's own code tasks (`lm_eval_patches.judge_in_sandbox`) -----------------
 
 
 def called(metric: Any) -> Any:
@@ -153,7 +167,11 @@ def is_replaced(file: str) -> bool:
 
 def _is_from(module: Any, file: str) -> bool:
     own = vars(module).get("__file__") if isinstance(module, ModuleType) else None
-    return own is not None and os.path.basename(own) == os.path.basename(file) and os.path.realpath(own) == file
+    return (
+        own is not None
+        and os.path.basename(own) == os.path.basename(file)
+        and os.path.realpath(own) == file
+    )
 
 
 def foreign_metrics(module: ModuleType) -> list[str]:
@@ -163,7 +181,9 @@ def foreign_metrics(module: ModuleType) -> list[str]:
         return []
     values = vars(module).items()
     return [
-        name for name, value in values if isinstance(value, evaluate.EvaluationModule) and value.name == METRIC.name
+        name
+        for name, value in values
+        if isinstance(value, evaluate.EvaluationModule) and value.name == METRIC.name
     ]
 
 
@@ -191,7 +211,9 @@ def judged_first(pass_at_k: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(pass_at_k)
-    def judged(references: Sequence[str], predictions: Sequence[Sequence[str]], **options: Any) -> Any:
+    def judged(
+        references: Sequence[str], predictions: Sequence[Sequence[str]], **options: Any
+    ) -> Any:
         METRIC.judge([Program(text, "") for texts in predictions for text in texts])
         return pass_at_k(references=references, predictions=predictions, **options)
 

@@ -62,7 +62,9 @@ class Library:
                 except (ValueError, FileNotFoundError) as error:  # not in this folder
                     reason = f"{folder}: {_first_line(error)}"
                 except Exception as error:
-                    raise UserError(f"--data_dir: {folder} cannot be read: {_first_line(error)}") from error
+                    raise UserError(
+                        f"--data_dir: {folder} cannot be read: {_first_line(error)}"
+                    ) from error
         return self._from_hub(path, name, reason, *args, **options)
 
     def _from_folder(self, folder: Path, name: str | None, *args: Any, **options: Any) -> Any:
@@ -75,7 +77,9 @@ class Library:
         cache = Path(datasets.config.HF_DATASETS_CACHE) / "dlm_eval" / _state(folder)
         return self.original(str(folder), name, *args, **{"cache_dir": str(cache), **options})
 
-    def _from_hub(self, path: str, name: str | None, reason: str, *args: Any, **options: Any) -> Any:
+    def _from_hub(
+        self, path: str, name: str | None, reason: str, *args: Any, **options: Any
+    ) -> Any:
         online = hub_reachable()
         try:
             with progress_bars(True) if online else _offline():
@@ -83,7 +87,11 @@ class Library:
         except UserError:
             raise  # from an enclosing context
         except Exception as error:
-            hub = f"the Hub says: {_first_line(error)}" if online else "the Hub is unreachable and it is not cached"
+            hub = (
+                f"the Hub says: {_first_line(error)}"
+                if online
+                else "the Hub is unreachable and it is not cached"
+            )
             called = f"'{path}'" + (f" (configuration '{name}')" if name else "")
             raise UserError(
                 f"cannot load dataset {called}: {reason}; {hub}; give --data_dir DIR (or the"
@@ -157,7 +165,11 @@ def progress_bars(shown: bool) -> Iterator[None]:
 
     For local files they would only appear above the one line of an error.
     """
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from datasets.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     before = not are_progress_bars_disabled()
     (enable_progress_bars if shown else disable_progress_bars)()
@@ -192,7 +204,9 @@ def data_folder(data_dir: str | Path | None) -> Path | None:
         return None
     folder = Path(os.path.expanduser(data_dir))
     if not os.path.isdir(folder):
-        raise UserError(f"--data_dir '{data_dir}' is not a directory; it must hold datasets as <owner>/<name>/")
+        raise UserError(
+            f"--data_dir '{data_dir}' is not a directory; it must hold datasets as <owner>/<name>/"
+        )
     return folder.resolve()
 
 
@@ -294,4 +308,8 @@ def _restore_generators(functions: Sequence[Callable[..., Any]]) -> None:
 def _generator_state(generator: Any) -> Any:
     if isinstance(generator, random.Random):
         return generator.getstate()
-    return generator.get_state() if isinstance(generator, np.random.RandomState) else generator.bit_generator.state
+    return (
+        generator.get_state()
+        if isinstance(generator, np.random.RandomState)
+        else generator.bit_generator.state
+    )

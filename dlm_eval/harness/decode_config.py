@@ -13,7 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlm_eval.decoding import DecodeSettings, default_strategy, expand, fit_task, resolve, setting_names
+from dlm_eval.decoding import (
+    DecodeSettings,
+    default_strategy,
+    expand,
+    fit_task,
+    resolve,
+    setting_names,
+)
 from dlm_eval.decoding.presets import authors_preset
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length
@@ -53,7 +60,9 @@ class Request:
     layers: tuple[Mapping[str, Any], ...]
     preset: str | None = None
     replaced: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    plans: dict[tuple[int, bool], DecodePlan] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    plans: dict[tuple[int, bool], DecodePlan] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,9 @@ class DecodeOptions:
     family: str = ""
 
     @classmethod
-    def of(cls, user: Mapping[str, Any], model: Denoiser, default_length: int | None = None) -> DecodeOptions:
+    def of(
+        cls, user: Mapping[str, Any], model: Denoiser, default_length: int | None = None
+    ) -> DecodeOptions:
         """Returns the options for requests to `model`."""
         facts = model.describe()
         checkpoint, family = (str(facts.get(name) or "") for name in ("checkpoint", "family"))
@@ -98,10 +109,16 @@ class DecodeOptions:
         known = [name for name in setting_names(arguments, self.user) if name != "until"]
         for key, value in arguments.items():
             name = key.removeprefix("decode_")
-            if isinstance(value, Hole) or key in STOP_KEYS or (key in AR_KEYS and key not in LENGTH_KEYS):
+            if (
+                isinstance(value, Hole)
+                or key in STOP_KEYS
+                or (key in AR_KEYS and key not in LENGTH_KEYS)
+            ):
                 continue
             if name not in (*known, *LENGTH_KEYS, "preset"):
-                raise unknown_name_error("generation_kwargs", key, (*known, *LENGTH_KEYS, "until", "preset"))
+                raise unknown_name_error(
+                    "generation_kwargs", key, (*known, *LENGTH_KEYS, "until", "preset")
+                )
             own[name] = value
         if self.user.get("preset") == "authors":  # the authors' settings replace the task's
             own = {key: value for key, value in own.items() if key in LENGTH_KEYS}
@@ -113,9 +130,16 @@ class DecodeOptions:
         layers = (base, fitting, expand(named[1]))
         return Request(
             hole=arguments.get(HOLE) or Hole(Length(_length(layers) or self.default_length)),
-            until=_texts(_stop(arguments)) if _stop(self.user) is None else _typed(_stop(self.user)),
-            layers=tuple({k: v for k, v in layer.items() if k not in (*LENGTH_KEYS, *STOP_KEYS)} for layer in layers),
-            preset=next((str(layer["preset"]) for layer in reversed(named) if layer.get("preset")), None),
+            until=_texts(_stop(arguments))
+            if _stop(self.user) is None
+            else _typed(_stop(self.user)),
+            layers=tuple(
+                {k: v for k, v in layer.items() if k not in (*LENGTH_KEYS, *STOP_KEYS)}
+                for layer in layers
+            ),
+            preset=next(
+                (str(layer["preset"]) for layer in reversed(named) if layer.get("preset")), None
+            ),
             replaced=replaced,
         )
 
@@ -222,7 +246,11 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
                 name, options.process, ", ".join(f"{key}={value}" for key, value in ask.replaced.items()),
             )  # fmt: skip
         if reason := settings.why_no_checkpoint(options.process):
-            log.info("task '%s': an unfinished answer starts again after an interruption (%s)", name, reason)
+            log.info(
+                "task '%s': an unfinished answer starts again after an interruption (%s)",
+                name,
+                reason,
+            )
         if settings.samples > 1 and not settings.is_random:
             log.warning(
                 "task '%s': samples=%d has no effect at temperature 0, since all samples are"
@@ -237,7 +265,11 @@ def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict
     Raises:
         UserError: a key is unknown; the line names its option.
     """
-    generic = {key.removeprefix("decode_"): value for key, value in gen_kwargs.items() if key != "do_sample"}
+    generic = {
+        key.removeprefix("decode_"): value
+        for key, value in gen_kwargs.items()
+        if key != "do_sample"
+    }
     known = user_keys(generic, decode)
     for option, keys in (("--gen_kwargs", generic), ("--decode", decode)):
         for key in keys:
@@ -301,11 +333,15 @@ def _texts(value: Any) -> tuple[str, ...]:
         return (value,)
     if isinstance(value, Sequence):
         return tuple(str(item) for item in value)
-    raise UserError(f"generation_kwargs '{value}' is not allowed; it must be a text or a list of texts")
+    raise UserError(
+        f"generation_kwargs '{value}' is not allowed; it must be a text or a list of texts"
+    )
 
 
 def _typed(value: Any) -> tuple[str, ...]:
     try:
         return typed_texts(value)
     except TypeError:
-        raise UserError(f"until '{value}' is not allowed; it must be a text or a list of texts") from None
+        raise UserError(
+            f"until '{value}' is not allowed; it must be a text or a list of texts"
+        ) from None

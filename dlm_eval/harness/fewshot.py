@@ -90,7 +90,9 @@ class Examples:
 
     def unanswered(self) -> list[str]:
         """Returns the reason of each example that has no right answer."""
-        return [fault for example in self._examples() if (fault := self._faults(example)) is not None]
+        return [
+            fault for example in self._examples() if (fault := self._faults(example)) is not None
+        ]
 
     def facts(self) -> dict[str, int]:
         """Returns counts for the results.
@@ -115,30 +117,43 @@ class Examples:
         """
         asked = self._asks(doc)
         same = [self._questions(example) == asked for example in drawn]
-        faults = [None if its_own else self._faults(example) for example, its_own in zip(drawn, same, strict=True)]
+        faults = [
+            None if its_own else self._faults(example)
+            for example, its_own in zip(drawn, same, strict=True)
+        ]
         lost = [its_own or fault is not None for its_own, fault in zip(same, faults, strict=True)]
         if not any(lost):
             return list(drawn)
         self._note(asked, drawn, same, faults)
-        used = {asked} | {self._questions(example) for example, gone in zip(drawn, lost, strict=True) if not gone}
+        used = {asked} | {
+            self._questions(example) for example, gone in zip(drawn, lost, strict=True) if not gone
+        }
         spare = [example for example in self._examples() if self._questions(example) not in used]
         if type(self._task.sampler).__name__ != "FirstNSampler":
             random.Random(f"{self._seed} {asked}").shuffle(spare)
         whole = (example for example in spare if self._faults(example) is None)
-        filled = [next(whole, None) if gone else example for example, gone in zip(drawn, lost, strict=True)]
+        filled = [
+            next(whole, None) if gone else example
+            for example, gone in zip(drawn, lost, strict=True)
+        ]
         found = [example for example in filled if example is not None]
         if not found and (reasons := self.unanswered()) and len(reasons) == len(self._examples()):
-            raise SampleError(f"no few-shot example has a right answer to show; the first: {reasons[0]}")
+            raise SampleError(
+                f"no few-shot example has a right answer to show; the first: {reasons[0]}"
+            )
         if len(found) < n:
             self.short[asked] = n - len(found)
         return found
 
-    def _note(self, asked: str, drawn: Sequence[Any], same: Sequence[bool], faults: Sequence[str | None]) -> None:
+    def _note(
+        self, asked: str, drawn: Sequence[Any], same: Sequence[bool], faults: Sequence[str | None]
+    ) -> None:
         """Counts the examples excluded from a prompt, and warns of the first of each kind."""
         if any(same):
             if not self.left_out:
                 log.warning(
-                    "%s: some few-shot examples are the evaluated document itself; they are left out of its prompt",
+                    "%s: some few-shot examples are the evaluated document itself; they are left "
+                    "out of its prompt",
                     self._name,
                 )
             self.left_out[asked] = sum(same)
@@ -170,7 +185,9 @@ class Examples:
     @functools.cached_property
     def _shown_as(self) -> dict[str | None, str]:
         """Shown question and answer of each evaluated document -> identity of its question."""
-        documents = {self._shown(doc, self._task.config): self._asks(doc) for doc in self._task.eval_docs}
+        documents = {
+            self._shown(doc, self._task.config): self._asks(doc) for doc in self._task.eval_docs
+        }
         documents.pop(None, None)
         return documents
 
@@ -180,7 +197,11 @@ class Examples:
         if getattr(task, "multiple_input", 0):
             return None
         try:
-            choices = task.doc_to_choice(doc, templates.doc_to_choice) if templates.doc_to_choice else None
+            choices = (
+                task.doc_to_choice(doc, templates.doc_to_choice)
+                if templates.doc_to_choice
+                else None
+            )
             text = task.doc_to_text(doc, templates.doc_to_text)
             target = task.doc_to_target(doc, templates.doc_to_target)
         except Exception:
@@ -197,7 +218,9 @@ class Examples:
             choices = task.doc_to_choice(doc) if task.config.doc_to_choice is not None else None
             text, target = task.doc_to_text(doc), task.doc_to_target(doc)
             if choices is not None:  # in any order
-                text, target = (choices[i] if targets.is_index(i, len(choices)) else i for i in (text, target))
+                text, target = (
+                    choices[i] if targets.is_index(i, len(choices)) else i for i in (text, target)
+                )
                 choices = sorted(map(str, choices))
         except Exception:  # such a document fails when its own prompt is built
             return digest("document", doc_key(doc))

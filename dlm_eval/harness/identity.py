@@ -33,7 +33,13 @@ PROMPT = (
     "doc_to_text", "doc_to_choice", "doc_to_image", "doc_to_audio", "use_prompt", "description", "target_delimiter", "fewshot_delimiter",
     "gen_prefix", "output_type", "repeats",
 )  # fmt: skip
-SCORING = ("process_results", "metric_list", "filter_list", "should_decontaminate", "doc_to_decontamination_query")
+SCORING = (
+    "process_results",
+    "metric_list",
+    "filter_list",
+    "should_decontaminate",
+    "doc_to_decontamination_query",
+)
 # Where and how a baseline ran; these do not change answers.
 LAYOUT = ("device", "device_map", "batch_size", "max_batch_size", "parallelize")
 BATCH = 1000  # rows read at once
@@ -44,7 +50,11 @@ log = logging.getLogger(__name__)
 
 
 def digests(
-    name: str, task: Any, loaded: Loaded, settings: RunSettings, samples: Sequence[Mapping[str, Any]]
+    name: str,
+    task: Any,
+    loaded: Loaded,
+    settings: RunSettings,
+    samples: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Returns the digests of a task as it was used, with its shots and the documents scored."""
     shots = int(task.config.num_fewshot or 0)
@@ -56,7 +66,9 @@ def digests(
         "scoring": digest(redact(_scoring(task))),
         "num_fewshot": shots,
         "fewshot_as_multiturn": settings.multiturn,
-        "documents": f"first {len(numbers)}" if numbers == list(range(len(numbers))) else digest(numbers)[:12],
+        "documents": f"first {len(numbers)}"
+        if numbers == list(range(len(numbers)))
+        else digest(numbers)[:12],
     }
 
 
@@ -67,10 +79,14 @@ def asked_with(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> d
     return readable({**whole.pop("answers"), **whole, "seed": settings.noise_seed, "seeds": seeds})
 
 
-def _configuration(name: str, task: Any, loaded: Loaded, settings: RunSettings, shots: int) -> dict[str, Any]:
+def _configuration(
+    name: str, task: Any, loaded: Loaded, settings: RunSettings, shots: int
+) -> dict[str, Any]:
     config = task.config
     chosen = settings.chosen.get(name, [])
-    prompted = not (task.OUTPUT_TYPE == "loglikelihood_rolling" and type(task).__module__ == "lm_eval.api.task")
+    prompted = not (
+        task.OUTPUT_TYPE == "loglikelihood_rolling" and type(task).__module__ == "lm_eval.api.task"
+    )
     shots = shots if prompted else 0  # a whole text is scored without a prompt
     templated = settings.apply_chat_template if prompted else False
     return {
@@ -93,7 +109,10 @@ def _configuration(name: str, task: Any, loaded: Loaded, settings: RunSettings, 
 
 def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
     """Returns the resolved settings of the run that this kind of task uses."""
-    writes, rolls = task.OUTPUT_TYPE == "generate_until", task.OUTPUT_TYPE == "loglikelihood_rolling"
+    writes, rolls = (
+        task.OUTPUT_TYPE == "generate_until",
+        task.OUTPUT_TYPE == "loglikelihood_rolling",
+    )
     if not loaded.ours:
         return {"generation_kwargs": task.config.generation_kwargs} if writes else {}
     if writes:
@@ -125,7 +144,11 @@ def _shows_targets(task: Any, shots: int) -> bool:
 
 
 def _examples(config: Any) -> dict[str, Any]:
-    shown = vars(config.fewshot_config) if not isinstance(config.fewshot_config, Mapping) else config.fewshot_config
+    shown = (
+        vars(config.fewshot_config)
+        if not isinstance(config.fewshot_config, Mapping)
+        else config.fewshot_config
+    )
     return {"fewshot_split": config.fewshot_split, "fewshot_config": described(dict(shown or {}))}
 
 
@@ -162,8 +185,15 @@ def _data(task: Any, shots: int) -> Any:
     config, dataset = task.config, getattr(task, "dataset", None) or {}
     splits = {config.test_split or config.validation_split}
     if shots:
-        splits |= {task.fewshot_cfg.split or config.training_split or config.validation_split or config.test_split}
-    return {split: content(dataset[split]) for split in sorted(filter(None, splits)) if split in dataset}
+        splits |= {
+            task.fewshot_cfg.split
+            or config.training_split
+            or config.validation_split
+            or config.test_split
+        }
+    return {
+        split: content(dataset[split]) for split in sorted(filter(None, splits)) if split in dataset
+    }
 
 
 def _made(task: Any, shots: int) -> list[Any]:
@@ -198,7 +228,9 @@ def note_settings(journal: Journal, task: str, settings: Mapping[str, Any]) -> N
     journal.note(f"{_prefix(task)}{digest(settings)[:16]}", dict(settings))
 
 
-def warn_of_missing(journal: Journal, task: str, settings: Mapping[str, Any], records: Iterable[Record]) -> None:
+def warn_of_missing(
+    journal: Journal, task: str, settings: Mapping[str, Any], records: Iterable[Record]
+) -> None:
     """Warns of missing answers of `task`, with the differences to the most similar stored run."""
     asked = [record for record in records if record.task == task]
     absent = sum(record.error == NO_ANSWER for record in asked)
@@ -209,8 +241,14 @@ def warn_of_missing(journal: Journal, task: str, settings: Mapping[str, Any], re
     if not known:
         log.warning("%s, which has no finished run of this task", missing)
     elif nearest := min(known, key=len):
-        more = f" and {counted(len(nearest) - MOST, 'other difference')}" if len(nearest) > MOST else ""
-        log.warning("%s; it has answers of a run with %s%s", missing, ", ".join(nearest[:MOST]), more)
+        more = (
+            f" and {counted(len(nearest) - MOST, 'other difference')}"
+            if len(nearest) > MOST
+            else ""
+        )
+        log.warning(
+            "%s; it has answers of a run with %s%s", missing, ", ".join(nearest[:MOST]), more
+        )
     else:
         log.warning("%s; a run with the same settings had fewer documents", missing)
 
@@ -220,7 +258,11 @@ def differences(other: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     names = [*now, *(name for name in other if name not in now)]
     if other.get("num_fewshot") != now.get("num_fewshot"):
         names = [name for name in names if not name.startswith(OF_EXAMPLES)]
-    return [f"{name} {other.get(name)} (now {now.get(name)})" for name in names if other.get(name) != now.get(name)]
+    return [
+        f"{name} {other.get(name)} (now {now.get(name)})"
+        for name in names
+        if other.get(name) != now.get(name)
+    ]
 
 
 def readable(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -67,11 +67,15 @@ class InfillSpec:
                 raise unknown_name_error(f"task '{task}': metadata.infill key", key, allowed)
         spec = cls(**{**values, "length": str(values["length"])})
         if spec.measure not in MEASURES:
-            raise unknown_name_error(f"task '{task}': metadata.infill measure", spec.measure, MEASURES)
+            raise unknown_name_error(
+                f"task '{task}': metadata.infill measure", spec.measure, MEASURES
+            )
         if "{{" not in spec.length:
             _length(task, spec.length)
         if "oracle" in spec.length and spec.reference is None:
-            raise UserError(f"task '{task}': metadata.infill length '{spec.length}' needs a 'reference'")
+            raise UserError(
+                f"task '{task}': metadata.infill length '{spec.length}' needs a 'reference'"
+            )
         return spec
 
     def hole(self, task: str, doc: dict[str, Any]) -> Hole:
@@ -109,7 +113,9 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         return built
 
 
-def _references(source: str | Callable[[dict[str, Any]], str | list[str]], doc: dict[str, Any]) -> list[str]:
+def _references(
+    source: str | Callable[[dict[str, Any]], str | list[str]], doc: dict[str, Any]
+) -> list[str]:
     if callable(source):
         found = source(doc)
     elif "{{" in source:
@@ -123,7 +129,10 @@ def _column(name: str, doc: dict[str, Any]) -> Any:
     value: Any = doc
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise UserError(f"metadata.infill reference '{name}' is not a column of the document: {', '.join(doc)}")
+            raise UserError(
+                f"metadata.infill reference '{name}' is not a column of the document: "
+                f"{', '.join(doc)}"
+            )
         value = value[part]
     return value
 
@@ -133,14 +142,18 @@ def _length(task: str, text: str) -> Length:
         return Length.parse(text)
     except ValueError:
         raise UserError(
-            f"task '{task}': metadata.infill length '{text.strip()}' must be oracle, oracle+K or a number > 0"
+            f"task '{task}': metadata.infill length '{text.strip()}' must be oracle, oracle+K or a "
+            "number > 0"
         ) from None
 
 
 def _printable(metadata: Mapping[str, Any]) -> dict[str, Any]:
     # Metadata is written to the results file, in which a function would appear with its memory
     # address.
-    infill = {k: f"{v.__module__}.{v.__qualname__}" if callable(v) else v for k, v in metadata["infill"].items()}
+    infill = {
+        k: f"{v.__module__}.{v.__qualname__}" if callable(v) else v
+        for k, v in metadata["infill"].items()
+    }
     return {**metadata, "infill": infill}
 
 
@@ -153,11 +166,11 @@ class SampleTask(ConfigurableTask):  # type: ignore[misc]
     def __init__(self, config: Mapping[str, Any] | None = None, **_: Any) -> None:
         settings = {key: value for key, value in dict(config or {}).items() if key != "class"}
         metadata = dict(settings.get("metadata") or {})
-        self.judge = find_judge(str(metadata.get("judge") or JUDGE), str(metadata.get("judge_device") or "auto"))
-        shown = {
-            "judge": self.judge.folder.name,
-            "judge_commit": self.judge.folder.commit,
-        }  # no folder of this machine in results
+        self.judge = find_judge(
+            str(metadata.get("judge") or JUDGE), str(metadata.get("judge_device") or "auto")
+        )
+        # no folder of this machine in results
+        shown = {"judge": self.judge.folder.name, "judge_commit": self.judge.folder.commit}
         super().__init__(config={**settings, "metadata": {**metadata, **shown}})
 
     def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:

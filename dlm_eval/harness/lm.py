@@ -87,7 +87,9 @@ class DiffusionLM(TemplateLM):
         journal: stores finished answers, or None.
     """
 
-    def __init__(self, model: Denoiser, pool: Pool, options: Options, journal: Journal | None = None) -> None:
+    def __init__(
+        self, model: Denoiser, pool: Pool, options: Options, journal: Journal | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.pool = pool
@@ -99,7 +101,7 @@ class DiffusionLM(TemplateLM):
         self._decode = DecodePlans(options.decode, model)
         self._device = device_of(model)
 
-    # -- lm-eval's interface of models ------------------------------------------------------------------------------
+    # -- lm-eval's interface of models -------------------------------------------------------------
 
     @property
     def eot_token_id(self) -> int:
@@ -113,10 +115,14 @@ class DiffusionLM(TemplateLM):
     def tokenizer_name(self) -> str:
         return self.model.name.replace("/", "__")
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
         return self.model.encode(string)
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         if self.options.template is None:
             return self.model.apply_chat_template(chat_history, add_generation_prompt)
         model = cast(ChatTemplates, self.model)  # checked with the options
@@ -131,7 +137,7 @@ class DiffusionLM(TemplateLM):
     def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
         raise NotImplementedError("DiffusionLM scores whole texts, see loglikelihood")
 
-    # -- requests ------------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Returns (log-likelihood in nats, is_greedy) of each continuation given its context.
@@ -173,7 +179,10 @@ class DiffusionLM(TemplateLM):
             score = _score(answers[0])
             if isinstance(answers[0].value, Scores):
                 score = answers[0].value.choices[record.details["choice"]]
-                record.rows, record.seconds = score.rows, record.seconds / len(answers[0].value.choices)
+                record.rows, record.seconds = (
+                    score.rows,
+                    record.seconds / len(answers[0].value.choices),
+                )
             self._note(score, record)
             return score.logprob, bool(score.greedy)
 
@@ -186,7 +195,9 @@ class DiffusionLM(TemplateLM):
             key = digest(record.task, record.doc, record.repeat)
             ids = self.model.encode(request.args[0])
             head = begin(self.model, [])
-            canvases = windows([*head, *ids], self.model.max_length, self.options.stride, given=len(head), key=key)
+            canvases = windows(
+                [*head, *ids], self.model.max_length, self.options.stride, given=len(head), key=key
+            )
             whole = [Prepared(canvas) for canvas in canvases]
             for window in whole:
                 self._weigh(window, record)
@@ -211,7 +222,9 @@ class DiffusionLM(TemplateLM):
             length = hole_length(self.model, ask.hole, context)
             plan = self._decode.plan(ask, length)
             key = digest(record.task, record.doc, request.idx, record.repeat)
-            prepared = hole_canvas(self.model, context, length, ask.hole.suffix, key, self.options.overlong)
+            prepared = hole_canvas(
+                self.model, context, length, ask.hole.suffix, key, self.options.overlong
+            )
             record.truncated = prepared.truncated
             record.details = {"until": ask.until, **plan.described}
             if not plan.draws:  # repeats, and documents with the same prompt, have one answer
@@ -222,7 +235,11 @@ class DiffusionLM(TemplateLM):
             filling = _filling(answers[0])
             written = visible(filling.tokens, self.model.eos_ids)
             record.tokens = len(written)
-            record.details |= {"steps_taken": filling.steps, "exit": filling.exit, "gen_length": len(filling.tokens)}
+            record.details |= {
+                "steps_taken": filling.steps,
+                "exit": filling.exit,
+                "gen_length": len(filling.tokens),
+            }
             return cut_at(self.model.decode(written), record.details["until"])
 
         return self._answer(requests, "generation", prepare, finish, "")
@@ -270,7 +287,9 @@ class DiffusionLM(TemplateLM):
     def _is_ours(self, request: Instance) -> bool:
         """Returns whether a request's document belongs to this run's shard."""
         shard, task = self.options.shard, request.task_name or ""
-        return shard is None or shard.has(task, document_number(task, request.doc_id, self.options.chosen))
+        return shard is None or shard.has(
+            task, document_number(task, request.doc_id, self.options.chosen)
+        )
 
     def _answer_own(
         self,
@@ -288,7 +307,14 @@ class DiffusionLM(TemplateLM):
         batches: list[list[Job]] = []
         for number, (request, record) in enumerate(zip(requests, records, strict=True)):
             if number % TOGETHER == 0:
-                read_ahead(self.model, [text for one in requests[number : number + TOGETHER] for text in texts_of(one)])
+                read_ahead(
+                    self.model,
+                    [
+                        text
+                        for one in requests[number : number + TOGETHER]
+                        for text in texts_of(one)
+                    ],
+                )
             try:
                 if isinstance(request.args[0], UnbuiltPrompt):
                     raise SampleError(request.args[0])
@@ -331,13 +357,16 @@ def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
     if isinstance(asked, str):
         if not names:
             raise UserError(
-                f"--apply_chat_template '{asked}' is not allowed; this checkpoint has no chat templates with names"
+                f"--apply_chat_template '{asked}' is not allowed; this checkpoint has no chat "
+                "templates with names"
             )
         if asked not in names:
             raise unknown_name_error("--apply_chat_template", asked, names)
         return asked
     if asked and len(names) > 1 and "default" not in names:
-        raise UserError(f"--apply_chat_template needs a name for this checkpoint; allowed: {', '.join(names)}")
+        raise UserError(
+            f"--apply_chat_template needs a name for this checkpoint; allowed: {', '.join(names)}"
+        )
     return None
 
 
@@ -357,14 +386,20 @@ def by_order(task: Any) -> bool:
     task's own `process_results` (TruthfulQA's mc2) need the values.
     """
     config = task.config
-    metrics = {entry["metric"] for entry in config.metric_list or () if isinstance(entry["metric"], str)}
+    metrics = {
+        entry["metric"] for entry in config.metric_list or () if isinstance(entry["metric"], str)
+    }
     plain = config.process_results is None and len(metrics) == len(config.metric_list or ())
     return task.OUTPUT_TYPE == "multiple_choice" and plain and metrics <= BY_ORDER
 
 
 def texts_of(request: Instance) -> list[str]:
     """Returns the texts of a request that will be encoded."""
-    texts = [part for part in request.args if isinstance(part, str) and not isinstance(part, UnbuiltPrompt)]
+    texts = [
+        part
+        for part in request.args
+        if isinstance(part, str) and not isinstance(part, UnbuiltPrompt)
+    ]
     return list(pair_texts(texts[0], texts[1])) if len(texts) == 2 else texts
 
 

@@ -67,18 +67,24 @@ class Pairs(argparse.Action):
     for JSON of the whole, and its errors do not name the option.
     """
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
         from lm_eval._cli.utils import MergeDictAction, key_val_to_dict
 
         from dlm_eval.errors import UserError
 
         try:
             if values and not values[0].lstrip().startswith("{"):
-                values = [{key: value for text in values for key, value in key_val_to_dict(text).items()}]
+                values = [
+                    {key: value for text in values for key, value in key_val_to_dict(text).items()}
+                ]
             MergeDictAction.__call__(self, parser, namespace, values, option_string)
         except ValueError as error:
             given = " ".join(map(str, values))
-            raise UserError(f"{option_string} '{given}' is not key=value,... or JSON: {error}") from error
+            raise UserError(
+                f"{option_string} '{given}' is not key=value,... or JSON: {error}"
+            ) from error
 
 
 def run_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -95,7 +101,7 @@ def run_parser(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
-# -- while tasks load --------------------------------------------------------------------------------------------------
+# -- while tasks load ------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -121,7 +127,10 @@ def quiet_index() -> Iterator[None]:
     """
 
     def wanted(record: logging.LogRecord) -> bool:
-        return "overrides existing task" not in record.msg and "Custom kwargs can be passed" not in record.msg
+        return (
+            "overrides existing task" not in record.msg
+            and "Custom kwargs can be passed" not in record.msg
+        )
 
     with ExitStack() as stack:
         for logger in map(logging.getLogger, ("lm_eval.tasks._index", "lm_eval.api.task")):
@@ -143,7 +152,11 @@ def no_default_length() -> Iterator[None]:
 
     def default_gen_kwargs(until: Any, *length: int, **named: int) -> dict[str, Any]:
         kwargs = original(until, *length, **named)
-        return kwargs if length or named else {key: value for key, value in kwargs.items() if key != "max_gen_toks"}
+        return (
+            kwargs
+            if length or named
+            else {key: value for key, value in kwargs.items() if key != "max_gen_toks"}
+        )
 
     with replaced(config, "default_gen_kwargs", default_gen_kwargs):
         yield
@@ -162,7 +175,9 @@ def bounded_templates() -> Iterator[None]:
     from dlm_eval.harness import sample_errors
 
     with ExitStack() as stack:
-        stack.enter_context(replaced(utils, "apply_template", sample_errors.bounded_template(utils.apply_template)))
+        stack.enter_context(
+            replaced(utils, "apply_template", sample_errors.bounded_template(utils.apply_template))
+        )
         for field in PROMPT_FIELDS:
             named = sample_errors.naming_field(field, getattr(ConfigurableTask, field))
             stack.enter_context(replaced(ConfigurableTask, field, named))
@@ -237,7 +252,9 @@ def documents_by_seed(seeds: Seeds) -> Iterator[None]:
     datasets.disable_caching()
     try:
         data.seed_generators(seeds)  # for classes that draw before they have a configuration
-        with replaced(TaskConfig, "__post_init__", data.seeded_configuration(TaskConfig.__post_init__, seeds)):
+        with replaced(
+            TaskConfig, "__post_init__", data.seeded_configuration(TaskConfig.__post_init__, seeds)
+        ):
             yield
     finally:
         if caching:
@@ -324,7 +341,9 @@ def code_eval_in_sandbox() -> Iterator[None]:
 
     def make(evaluate: Any) -> Callable[..., Any]:
         original = evaluate.load
-        return lambda path, *args, **options: METRIC if path == METRIC.name else original(path, *args, **options)
+        return lambda path, *args, **options: (
+            METRIC if path == METRIC.name else original(path, *args, **options)
+        )
 
     with replaced_on_import("evaluate", "load", make):
         yield
@@ -353,10 +372,12 @@ def judge_in_sandbox(tasks: Mapping[str, Any]) -> None:
                 metrics[name] = code_tasks.judged_first(function)
 
 
-# -- before a run ------------------------------------------------------------------------------------------------------
+# -- before a run ----------------------------------------------------------------------------------
 
 
-def guard_task(name: str, task: Any, errors: SampleErrors, records: Callable[[], Sequence[Record]]) -> None:
+def guard_task(
+    name: str, task: Any, errors: SampleErrors, records: Callable[[], Sequence[Record]]
+) -> None:
     """Keeps the error of one document from ending the run, and bad examples out of prompts
     (sample_errors.py, fewshot.py).
 
@@ -429,7 +450,9 @@ def prefix_only(lm: Any, plain: Callable[[Any, Any], Any]) -> None:
     rejects `hole` and `decode_*`.
     """
     generate = lm.generate_until
-    lm.generate_until = lambda requests: list(generate([plain(lm, request) for request in requests]))
+    lm.generate_until = lambda requests: list(
+        generate([plain(lm, request) for request in requests])
+    )
 
 
 def bounded_chat_template(lm: Any, name: str) -> None:
@@ -458,7 +481,7 @@ def bounded_chat_template(lm: Any, name: str) -> None:
     tokenizer.apply_chat_template = apply_chat_template
 
 
-# -- during a run --------------------------------------------------------------------------------------------------
+# -- during a run ----------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -568,13 +591,17 @@ def metrics_apart(errors: SampleErrors) -> Iterator[None]:
     from lm_eval.api.group import Group
 
     with (
-        replaced(utils, "_compute_task_aggregations", errors.task_metrics(utils._compute_task_aggregations)),
+        replaced(
+            utils,
+            "_compute_task_aggregations",
+            errors.task_metrics(utils._compute_task_aggregations),
+        ),
         replaced(Group, "aggregate", errors.group_metrics(Group.aggregate)),
     ):
         yield
 
 
-# -- after the answers ------------------------------------------------------------------------------------------------
+# -- after the answers -----------------------------------------------------------------------------
 
 
 @contextmanager

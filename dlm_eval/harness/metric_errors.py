@@ -33,11 +33,17 @@ SLOPES: dict[str, Callable[[float], float]] = {
 }
 
 
-def metric_errors(tasks: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+def metric_errors(
+    tasks: Mapping[str, Any], results: Mapping[str, Any]
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Returns key of `KEYS` -> task -> metric -> standard error or interval."""
     found: dict[str, dict[str, dict[str, Any]]] = {key: {} for key in KEYS}
     for name, task in tasks["tasks"].items():
-        first = [s for s in results["samples"][name] if s["filter"] == results["samples"][name][0]["filter"]]
+        first = [
+            s
+            for s in results["samples"][name]
+            if s["filter"] == results["samples"][name][0]["filter"]
+        ]
         if task.OUTPUT_TYPE == "generate_until":
             continue
         parts = estimator_parts(task, first)
@@ -70,7 +76,9 @@ class Part:
     interval: tuple[float, float] | None = None
 
 
-def estimator_parts(task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Part | None]:
+def estimator_parts(
+    task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0
+) -> dict[str, Part | None]:
     """Returns metric -> its spread if the likelihoods were estimated again.
 
     Empty if all likelihoods are exact. Infinite metrics are left out. None if the error of a
@@ -87,7 +95,9 @@ def estimator_parts(task: Any, samples: Sequence[Mapping[str, Any]], seed: int =
         # Samples with exact likelihoods have the same metrics in every draw.
         fixed = [None if _moves(s) else _values(task, s) for s in scored]
         draws = [_metrics(task, scored, fixed, generator) for _ in range(DRAWS)]
-    names = [name for name, value in draws[0].items() if isinstance(value, (int, float, np.floating))]
+    names = [
+        name for name, value in draws[0].items() if isinstance(value, (int, float, np.floating))
+    ]
     moved = {name: np.array([draw[name] for draw in draws], dtype=np.float64) for name in names}
     known = summed(error for s in scored for error in _errors(s)).stderr is not None
     values = _metrics(task, scored, [_values(task, s) for s in scored], generator)
@@ -104,7 +114,10 @@ def _part(value: float, draws: Any, exponential: bool) -> Part:
         return Part(_deviation(draws))
     spread = _deviation(np.log(draws))
     reach = student(len(draws) - 1.0) * spread
-    return Part(value * spread, (value * math.exp(-reach), value * math.exp(min(reach, 700.0 - math.log(value)))))
+    return Part(
+        value * spread,
+        (value * math.exp(-reach), value * math.exp(min(reach, 700.0 - math.log(value)))),
+    )
 
 
 def _deviation(draws: Any) -> float:
@@ -121,7 +134,10 @@ def _errors(sample: Mapping[str, Any]) -> list[Error]:
     """Returns the errors of a sample's likelihoods."""
     known = sample.get("logprob_stderr") or []
     nothing = [None] * len(known)
-    rough, freedom = sample.get("logprob_rough_stderr", nothing), sample.get("logprob_freedom", nothing)
+    rough, freedom = (
+        sample.get("logprob_rough_stderr", nothing),
+        sample.get("logprob_freedom", nothing),
+    )
     return [Error(a, b or math.inf, c) for a, b, c in zip(known, freedom, rough, strict=True)]
 
 
@@ -137,10 +153,16 @@ def _metrics(
         for metric, value in (known or _values(task, sample, generator)).items():
             values.setdefault(metric, []).append(value)
     aggregation = task.aggregation()
-    return {metric: aggregation[metric](items) for metric, items in values.items() if metric in aggregation}
+    return {
+        metric: aggregation[metric](items)
+        for metric, items in values.items()
+        if metric in aggregation
+    }
 
 
-def _values(task: Any, sample: Mapping[str, Any], generator: np.random.Generator | None = None) -> dict[str, Any]:
+def _values(
+    task: Any, sample: Mapping[str, Any], generator: np.random.Generator | None = None
+) -> dict[str, Any]:
     """Returns the metrics of one sample; with a generator, noise is added to its likelihoods."""
     answers = sample["filtered_resps"] if generator is None else _moved(sample, generator)
     return dict(task.process_results(sample["doc"], answers))
@@ -156,7 +178,9 @@ def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[An
         noise = vectors @ (np.sqrt(np.maximum(values, 0.0)) * noise)
     steps = noise * np.array([error.best or 0.0 for error in errors])
     pairs = zip(sample["filtered_resps"], steps.tolist(), strict=True)
-    return [(a[0] + step, *a[1:]) if isinstance(a, (tuple, list)) else a + step for a, step in pairs]
+    return [
+        (a[0] + step, *a[1:]) if isinstance(a, (tuple, list)) else a + step for a, step in pairs
+    ]
 
 
 def perplexity_errors(
@@ -177,7 +201,10 @@ def perplexity_errors(
         stderr[metric] = slope(ratio) * error
         if slope is SLOPES["weighted_perplexity"]:
             reach = student(count - 1.0) * error
-            interval[metric] = math.exp(min(700.0, -ratio - reach)), math.exp(min(700.0, -ratio + reach))
+            interval[metric] = (
+                math.exp(min(700.0, -ratio - reach)),
+                math.exp(min(700.0, -ratio + reach)),
+            )
     return stderr, interval
 
 
@@ -188,7 +215,9 @@ def _ratios(
     found = {}
     for metric, aggregate in task.aggregation().items():
         slope = SLOPES.get(getattr(aggregate, "__name__", ""))
-        pairs = np.array([s[metric] for s in samples if metric in s and "error" not in s], dtype=np.float64)
+        pairs = np.array(
+            [s[metric] for s in samples if metric in s and "error" not in s], dtype=np.float64
+        )
         if slope is None or len(pairs) < 2 or not np.isfinite(pairs).all():
             continue
         logs, words = pairs.T

@@ -30,7 +30,14 @@ from dlm_eval.harness.requirements import missing_package
 from dlm_eval.harness.results import Record
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
-from dlm_eval.models import baselines, check_supported, checkpoints, known_families, option_names, packaged_asset
+from dlm_eval.models import (
+    baselines,
+    check_supported,
+    checkpoints,
+    known_families,
+    option_names,
+    packaged_asset,
+)
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.redaction import redact, redact_text
 from dlm_eval.rng import digest
@@ -110,7 +117,9 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
         if journal is not None:
             stack.callback(journal.close)
             stack.enter_context(last_duty(journal.commit))
-        loaded = _load_ours(settings, journal) if is_ours(settings.model) else _load_baseline(settings)
+        loaded = (
+            _load_ours(settings, journal) if is_ours(settings.model) else _load_baseline(settings)
+        )
         stack.callback(loaded.close)
         if loaded.pool is not None:
             stack.enter_context(last_duty(loaded.pool.close))
@@ -151,8 +160,15 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
     facts = redact(model.describe())
     known = checkpoints().get(str(facts.get("checkpoint")))
     if known is not None and known.chat and not settings.apply_chat_template:
-        log.warning("%s was tuned for chat; without --apply_chat_template its prompts are bare text", known.name)
-    name = str(facts.get("checkpoint") or facts.get("pretrained") or Path(settings.model).name.removesuffix(".py"))
+        log.warning(
+            "%s was tuned for chat; without --apply_chat_template its prompts are bare text",
+            known.name,
+        )
+    name = str(
+        facts.get("checkpoint")
+        or facts.get("pretrained")
+        or Path(settings.model).name.removesuffix(".py")
+    )
     if journal is not None:
         journal.note(f"model:{digest(facts)}", name)  # what DiffusionLM.fingerprint is
 
@@ -181,13 +197,20 @@ def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -
     )
 
 
-def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Denoiser, Pool, DeviceProfile, str]:
+def _model_and_pool(
+    settings: RunSettings, journal: Journal | None
+) -> tuple[Denoiser, Pool, DeviceProfile, str]:
     """Returns the driver's model, its pool, the stored device profile and that one's name."""
     arguments = dict(settings.model_args)
     if settings.device is not None:
         arguments["device"] = settings.device
     if settings.score_only:
-        return models.load_without_weights(settings.model, **arguments), JournalOnly(), DeviceProfile(), ""
+        return (
+            models.load_without_weights(settings.model, **arguments),
+            JournalOnly(),
+            DeviceProfile(),
+            "",
+        )
     devices = worker_devices(settings.devices, settings.engine, settings.ray_address)
     where = f"{settings.engine} {settings.devices or arguments.get('device') or 'auto'}"
     note = f"learned:{digest(settings.model, sorted(map(str, redact(arguments).items())), where)}"
@@ -195,10 +218,19 @@ def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Den
     batch_size, most = settings.batch_size or "auto", settings.max_batch_size
     if devices:
         model = models.load_without_weights(settings.model, **arguments)
-        config = WorkerConfig(settings.model, arguments, batch_size, profile, settings.verbosity or "WARNING", most)
-        return model, start_workers(config, devices, settings.engine, settings.ray_address), profile, note
+        config = WorkerConfig(
+            settings.model, arguments, batch_size, profile, settings.verbosity or "WARNING", most
+        )
+        return (
+            model,
+            start_workers(config, devices, settings.engine, settings.ray_address),
+            profile,
+            note,
+        )
     takes = option_names(settings.model)
-    arguments |= {key: value for key, value in single_device(settings.devices).items() if key in takes}
+    arguments |= {
+        key: value for key, value in single_device(settings.devices).items() if key in takes
+    }
     model = models.load_model(settings.model, **arguments)
     return model, InProcess(make_engine(model, batch_size, profile, most)), profile, note
 
@@ -206,16 +238,28 @@ def _model_and_pool(settings: RunSettings, journal: Journal | None) -> tuple[Den
 def _load_baseline(settings: RunSettings) -> Loaded:
     """Returns lm-eval's model, adapted to the requests of our tasks."""
     name, arguments = settings.model, dict(settings.model_args)
-    if settings.score_only or settings.engine != "local" or worker_devices(settings.devices, "local"):
+    if (
+        settings.score_only
+        or settings.engine != "local"
+        or worker_devices(settings.devices, "local")
+    ):
         raise UserError(
             f"model '{name}' is lm-eval's own: it runs on one device (--device) and keeps no"
             " journal, without --score_only, --engine and several --devices"
         )
     device = settings.device or single_device(settings.devices).get("device") or _default_device()
     if name in baselines():
-        arguments = {"pretrained": str(packaged_asset(name)), **baselines()[name]["options"], **arguments}
+        arguments = {
+            "pretrained": str(packaged_asset(name)),
+            **baselines()[name]["options"],
+            **arguments,
+        }
         name = "hf"
-    extra = {"batch_size": settings.batch_size or 1, "max_batch_size": settings.max_batch_size, "device": device}
+    extra = {
+        "batch_size": settings.batch_size or 1,
+        "max_batch_size": settings.max_batch_size,
+        "device": device,
+    }
     try:
         extra = {key: value for key, value in extra.items() if key not in arguments}
         lm = get_model(name).create_from_arg_obj(dict(arguments), extra)
@@ -228,7 +272,9 @@ def _load_baseline(settings: RunSettings) -> Loaded:
         ) from error
     prefix_only(lm, _plain)
     bounded_chat_template(lm, _folder_name(str(arguments.get("pretrained") or name)))
-    checkpoint = redact_text(_folder_name(str(arguments.get("pretrained") or arguments.get("model") or settings.model)))
+    checkpoint = redact_text(
+        _folder_name(str(arguments.get("pretrained") or arguments.get("model") or settings.model))
+    )
     shown = redact({key: value for key, value in arguments.items() if key != "pretrained"})
     return Loaded(checkpoint, {"family": name, "checkpoint": checkpoint, **shown}, lm=lm)
 

@@ -33,22 +33,32 @@ class RegisteredLM(DiffusionLM):
         model_args, estimator, decode, run = split_arguments(arguments)
         model = load_model(self.checkpoint, **place(self.checkpoint, model_args))
         options = Options(estimator, DecodeOptions.of(decode, model), int(run.get("seed") or 0))
-        super().__init__(model, InProcess(make_engine(model, run.get("batch_size") or "auto")), options)
+        super().__init__(
+            model, InProcess(make_engine(model, run.get("batch_size") or "auto")), options
+        )
 
     @classmethod
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> RegisteredLM:
         """Returns the model; `arg_dict` overrides lm-eval's own batch_size and device."""
-        extra = {k: v for k, v in (additional_config or {}).items() if v is not None and k not in arg_dict}
+        extra = {
+            k: v
+            for k, v in (additional_config or {}).items()
+            if v is not None and k not in arg_dict
+        }
         return cls(**arg_dict, **extra)
 
     @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> RegisteredLM:
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> RegisteredLM:
         """Returns the model for 'key=value,key=value'."""
         from dlm_eval.settings import parse_pairs
 
-        return cls.create_from_arg_obj(dict(parse_pairs(arg_string, "model_args")), additional_config)
+        return cls.create_from_arg_obj(
+            dict(parse_pairs(arg_string, "model_args")), additional_config
+        )
 
 
 def split_arguments(
@@ -100,7 +110,12 @@ def place(name: str, model_args: Mapping[str, Any]) -> dict[str, Any]:
     count = torch.cuda.device_count()
     if wanted is None or int(wanted[1] or 0) < count:
         return dict(model_args)
-    log.warning("device '%s' is not on this machine; model '%s' runs on %s", device, name, "cuda" if count else "cpu")
+    log.warning(
+        "device '%s' is not on this machine; model '%s' runs on %s",
+        device,
+        name,
+        "cuda" if count else "cpu",
+    )
     return {**others, "device": "auto"}
 
 

@@ -81,7 +81,11 @@ class Hole:
         """Returns the hole as plain data for samples files."""
         others = {"suffix": self.suffix, "references": list(self.references)}
         measured = {} if self.measure == "alone" else {"measure": self.measure}
-        return {"length": str(self.length), **{key: value for key, value in others.items() if value}, **measured}
+        return {
+            "length": str(self.length),
+            **{key: value for key, value in others.items() if value},
+            **measured,
+        }
 
 
 class UnbuiltPrompt(str):
@@ -128,11 +132,15 @@ def begin(model: Denoiser, ids: Sequence[int]) -> list[int]:
     if not model.needs_bos or (ids and (ids[0] == model.bos_id or bos_only_if_empty(model))):
         return list(ids)
     if model.bos_id is None:
-        raise UserError(f"model {model.name} cannot predict position 0 and its tokenizer has no BOS token")
+        raise UserError(
+            f"model {model.name} cannot predict position 0 and its tokenizer has no BOS token"
+        )
     return [model.bos_id, *ids]
 
 
-def choice_canvases(model: Denoiser, pairs: Sequence[tuple[str, str]], key: str, overlong: Overlong) -> list[Prepared]:
+def choice_canvases(
+    model: Denoiser, pairs: Sequence[tuple[str, str]], key: str, overlong: Overlong
+) -> list[Prepared]:
     """Returns the canvases that score the choices of one question, (context, continuation) each.
 
     If one does not fit the model, the context of all is cut by the same number of tokens, since
@@ -141,7 +149,10 @@ def choice_canvases(model: Denoiser, pairs: Sequence[tuple[str, str]], key: str,
     Raises:
         SampleError: a continuation is empty or does not fit the model.
     """
-    parts = [(begin(model, head), target) for head, target in (encode_pair(model, *pair) for pair in pairs)]
+    parts = [
+        (begin(model, head), target)
+        for head, target in (encode_pair(model, *pair) for pair in pairs)
+    ]
     excess = max(len(head) + len(target) - model.max_length for head, target in parts)
     found = []
     for (context, _), (head, target) in zip(pairs, parts, strict=True):
@@ -152,7 +163,9 @@ def choice_canvases(model: Denoiser, pairs: Sequence[tuple[str, str]], key: str,
     return found
 
 
-def hole_canvas(model: Denoiser, prefix: str, length: int, suffix: str, key: str, overlong: Overlong) -> Prepared:
+def hole_canvas(
+    model: Denoiser, prefix: str, length: int, suffix: str, key: str, overlong: Overlong
+) -> Prepared:
     """Returns the canvas with `length` open positions between `prefix` and `suffix`.
 
     Raises:
@@ -166,7 +179,12 @@ def hole_canvas(model: Denoiser, prefix: str, length: int, suffix: str, key: str
 
 
 def _fit(
-    model: Denoiser, head: list[int], hole: int, tail: Sequence[int], overlong: Overlong, excess: int | None = None
+    model: Denoiser,
+    head: list[int],
+    hole: int,
+    tail: Sequence[int],
+    overlong: Overlong,
+    excess: int | None = None,
 ) -> tuple[list[int], list[int], int]:
     """Returns head and tail cut to the model's length, and the number of tokens cut.
 
@@ -179,16 +197,23 @@ def _fit(
     if excess <= 0:
         return head, list(tail), 0
     if overlong == "error":
-        raise SampleError(f"{counted(model.max_length + excess, 'token', 'do')} not fit the model's {model.max_length}")
+        raise SampleError(
+            f"{counted(model.max_length + excess, 'token', 'do')} not fit the model's "
+            f"{model.max_length}"
+        )
     kept_bos = 1 if model.needs_bos else 0
     given = len(head) - kept_bos
     room = given + len(tail) - excess
     if room < 0 and hole + kept_bos < model.max_length:  # another choice is longer
         raise SampleError(
-            f"its context has {counted(given, 'token')}, and another choice leaves no room for {excess} of a context's"
+            f"its context has {counted(given, 'token')}, and another choice leaves no room for "
+            f"{excess} of a context's"
         )
     if room < 0:
-        raise SampleError(f"a hole of {counted(hole, 'token')} does not fit the model's {model.max_length} positions")
+        raise SampleError(
+            f"a hole of {counted(hole, 'token')} does not fit the model's {model.max_length} "
+            "positions"
+        )
     from_tail = len(tail) - min(len(tail), max(room // 2, room - given))
     from_head = excess - from_tail
     if from_head == given > 0 or from_tail == len(tail) > 0:
@@ -197,7 +222,11 @@ def _fit(
             f" {'prompt' if from_head == given > 0 else 'text after the hole'}"
             f" in the model's {model.max_length}; ask for fewer (gen_length)"
         )
-    head = head[from_head:] if bos_only_if_empty(model) else head[:kept_bos] + head[kept_bos + from_head :]
+    head = (
+        head[from_head:]
+        if bos_only_if_empty(model)
+        else head[:kept_bos] + head[kept_bos + from_head :]
+    )
     return head, list(tail[: len(tail) - from_tail]), excess
 
 
@@ -213,11 +242,17 @@ def hole_length(model: Denoiser, hole: Hole, prefix: str) -> int:
             return given
         room = given - len(begin(model, model.encode(prefix))) - len(model.encode(hole.suffix))
         if room < 1:
-            raise SampleError(f"the prompt fills the canvas of {counted(given, 'token')}: nothing is left to write")
+            raise SampleError(
+                f"the prompt fills the canvas of {counted(given, 'token')}: nothing is left to "
+                "write"
+            )
         return room
     if not hole.references:
         raise SampleError("an oracle length needs a reference text, and this document has none")
-    return max(_tokens(model, hole.measure, prefix, text) for text in hole.references) + hole.length.more
+    return (
+        max(_tokens(model, hole.measure, prefix, text) for text in hole.references)
+        + hole.length.more
+    )
 
 
 def _tokens(model: Denoiser, measure: str, prefix: str, text: str) -> int:

@@ -35,7 +35,18 @@ EXTRAS = {
     **dict.fromkeys(("tenacity", "tiktoken", "aiohttp", "requests"), "api"),
     "mauve": "mauve",
     **dict.fromkeys(
-        ("bert_score", "bs4", "emoji", "fugashi", "fuzzywuzzy", "html2text", "jieba", "lark", "neologdn", "pycountry")
+        (
+            "bert_score",
+            "bs4",
+            "emoji",
+            "fugashi",
+            "fuzzywuzzy",
+            "html2text",
+            "jieba",
+            "lark",
+            "neologdn",
+            "pycountry",
+        )
         + ("pymorphy3", "rouge", "statsmodels", "wonderwords"),
         "tasks",
     ),
@@ -77,7 +88,9 @@ def missing_package(error: BaseException) -> str | None:
         behind = behind.__cause__ or behind.__context__
     if words is not None and isinstance(error, (ImportError, AssertionError)):
         extra = words[1]
-        return pip_line("needs other versions of packages; {}", extra if extra in EXTRAS.values() else "tasks")
+        return pip_line(
+            "needs other versions of packages; {}", extra if extra in EXTRAS.values() else "tasks"
+        )
     return None
 
 
@@ -87,7 +100,9 @@ def needs(module: str) -> str:
     if module in OTHERWISE:
         return what.format(OTHERWISE[module])
     # An unknown name may be a typing error, or another project's name on the package index.
-    return pip_line(what, EXTRAS[module]) if module in EXTRAS else what.format("it is not installed")
+    return (
+        pip_line(what, EXTRAS[module]) if module in EXTRAS else what.format("it is not installed")
+    )
 
 
 def pip_line(what: str, extra: str) -> str:
@@ -273,7 +288,9 @@ def _there(name: str) -> bool:
         return False
 
 
-def _download(nltk: Any, original: Callable[..., Any], name: str, *args: Any, **options: Any) -> bool:
+def _download(
+    nltk: Any, original: Callable[..., Any], name: str, *args: Any, **options: Any
+) -> bool:
     """Returns True if nltk's file `name` is on this machine or has been downloaded.
 
     Raises:

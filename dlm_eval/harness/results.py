@@ -37,7 +37,8 @@ def json_value(value: Any, above: tuple[int, ...] = ()) -> Any:
         inside = (*above, id(value))
         if isinstance(value, Mapping):
             return {
-                key if isinstance(key, str) else as_text(key): json_value(item, inside) for key, item in value.items()
+                key if isinstance(key, str) else as_text(key): json_value(item, inside)
+                for key, item in value.items()
             }
         return [json_value(item, inside) for item in value]
     return value.item() if isinstance(value, np.generic) else as_text(value)
@@ -74,7 +75,9 @@ def make_plain(results: dict[str, Any]) -> None:
     for samples in (results.get("samples") or {}).values():
         for sample in samples:
             sample.update({metric: python_numbers(sample[metric]) for metric in sample["metrics"]})
-            sample["arguments"] = [tuple(map(plain_argument, arguments)) for arguments in sample["arguments"]]
+            sample["arguments"] = [
+                tuple(map(plain_argument, arguments)) for arguments in sample["arguments"]
+            ]
 
 
 def plain_argument(argument: Any) -> Any:
@@ -113,7 +116,9 @@ def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> d
     return found
 
 
-def document_number(task: str, position: int | None, chosen: Mapping[str, Sequence[int]]) -> int | None:
+def document_number(
+    task: str, position: int | None, chosen: Mapping[str, Sequence[int]]
+) -> int | None:
     """Returns a document's number in its task; lm-eval numbers only those of --samples."""
     return position if position is None or task not in chosen else chosen[task][position]
 
@@ -122,17 +127,35 @@ def unscored(tasks: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]) -> d
     """Returns results of tasks that were answered but not scored: answers without metrics."""
     return {
         "results": {name: {"alias": name} for name in tasks},
-        "samples": {name: [_unscored(request, chosen) for request in task._instances] for name, task in tasks.items()},
-        **{key: {} for key in ("config", "configs", "versions", "n-shot", "higher_is_better", "n-samples")},
+        "samples": {
+            name: [_unscored(request, chosen) for request in task._instances]
+            for name, task in tasks.items()
+        },
+        **{
+            key: {}
+            for key in ("config", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
+        },
         "group_subtasks": {},
     }
 
 
 def _unscored(request: Any, chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     hashes = dict.fromkeys(("doc_hash", "prompt_hash", "target_hash"), "")
-    answered = {"arguments": [request.args], "resps": [request.resps], "filtered_resps": [], "metrics": []}
+    answered = {
+        "arguments": [request.args],
+        "resps": [request.resps],
+        "filtered_resps": [],
+        "metrics": [],
+    }
     number = document_number(request.task_name, request.doc_id, chosen)
-    return {"doc_id": number, "doc": request.doc, "target": None, **answered, "filter": "none", **hashes}
+    return {
+        "doc_id": number,
+        "doc": request.doc,
+        "target": None,
+        **answered,
+        "filter": "none",
+        **hashes,
+    }
 
 
 def failed_samples(results: Mapping[str, Any]) -> dict[tuple[str, int], str]:
@@ -159,7 +182,9 @@ def jsonable_config(config: Any) -> Any:
         return {key: jsonable_config(value) for key, value in config.items()}
     if isinstance(config, list):
         return [jsonable_config(value) for value in config]
-    return f"{config.__module__}.{config.__qualname__}" if isinstance(config, FunctionType) else config
+    return (
+        f"{config.__module__}.{config.__qualname__}" if isinstance(config, FunctionType) else config
+    )
 
 
 def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,14 +193,18 @@ def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
     Settings are redacted by name and value, everything else only by value, since a task, metric or
     column may be called "password".
     """
-    found: dict[str, Any] = {key: redact_values(value) for key, value in results.items() if key != "samples"}
+    found: dict[str, Any] = {
+        key: redact_values(value) for key, value in results.items() if key != "samples"
+    }
     found["config"] = redact(found.get("config", {}))
     found["configs"] = {task: redact(config) for task, config in found.get("configs", {}).items()}
     ours = found.get("dlm_eval", {})
     if ours:
         found["dlm_eval"] = {**ours, "settings": redact(ours.get("settings", {}))}
     if "samples" in results:
-        found["samples"] = {task: [_public_sample(s) for s in rows] for task, rows in results["samples"].items()}
+        found["samples"] = {
+            task: [_public_sample(s) for s in rows] for task, rows in results["samples"].items()
+        }
     return found
 
 
@@ -211,7 +240,12 @@ def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
         repeat = seen[id(request)]
         seen[id(request)] += 1
         yield Record(
-            request.task_name or "", request.doc_id, request.idx, repeat, doc_key(request.doc or request.args), kind
+            request.task_name or "",
+            request.doc_id,
+            request.idx,
+            repeat,
+            doc_key(request.doc or request.args),
+            kind,
         )
 
 
@@ -246,7 +280,9 @@ def attach_costs(
         by_document.setdefault((record.task, number), []).append(record)
     for task, samples in (results.get("samples") or {}).items():
         for sample in samples:
-            own = sorted(by_document.get((task, sample["doc_id"]), []), key=lambda r: (r.idx, r.repeat))
+            own = sorted(
+                by_document.get((task, sample["doc_id"]), []), key=lambda r: (r.idx, r.repeat)
+            )
             if own:
                 sample["forwards"] = sample["rows"] = sum(r.rows for r in own)
                 sample["tokens"] = sum(r.tokens for r in own)
@@ -291,7 +327,9 @@ def cost_block(
     tasks: dict[str, dict[str, Any]] = {}
     nats: dict[str, list[float]] = {}  # task -> nats and tokens of whole texts
     for record in records:
-        counts = dict.fromkeys(("errors", "requests", "forwards", "rows", "tokens", "seconds", "truncated"), 0)
+        counts = dict.fromkeys(
+            ("errors", "requests", "forwards", "rows", "tokens", "seconds", "truncated"), 0
+        )
         cost = tasks.setdefault(record.task, {"samples": set(), **counts})
         cost["samples"].add(record.doc_id)
         cost["requests"] += 1

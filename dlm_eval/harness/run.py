@@ -76,11 +76,16 @@ def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, An
         RunError: results could not be saved.
     """
     if "shard" in settings:
-        raise UserError("shard is for the command line (`dlm-eval run --shard`, then `dlm-eval merge`)")
+        raise UserError(
+            "shard is for the command line (`dlm-eval run --shard`, then `dlm-eval merge`)"
+        )
     if isinstance(model, str):
         return run(run_settings({"model": model, "tasks": tasks, **settings})).results
     if elsewhere := sorted({"model_args", "device", "devices", "engine"} & settings.keys()):
-        raise UserError(f"{elsewhere[0]} is not possible with a model object, which runs in this process as it is")
+        raise UserError(
+            f"{elsewhere[0]} is not possible with a model object, which runs in this process as it "
+            "is"
+        )
     with given(model) as name:
         return run(run_settings({"model": name, "tasks": tasks, **settings})).results
 
@@ -90,7 +95,10 @@ Answered = Callable[[Loaded, Mapping[str, Any]], None]
 
 
 def run(
-    settings: RunSettings, ask: Ask | None = None, shared: Loaded | None = None, answered: Answered | None = None
+    settings: RunSettings,
+    ask: Ask | None = None,
+    shared: Loaded | None = None,
+    answered: Answered | None = None,
 ) -> Finished:
     """Runs an evaluation.
 
@@ -105,7 +113,9 @@ def run(
         return _run(settings, ask, shared, answered)
 
 
-def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None, answered: Answered | None) -> Finished:
+def _run(
+    settings: RunSettings, ask: Ask | None, shared: Loaded | None, answered: Answered | None
+) -> Finished:
     start = time.perf_counter()
     check_settings(settings)
     home = output_directory(settings.output_path) if settings.output_path else None
@@ -117,7 +127,9 @@ def _run(settings: RunSettings, ask: Ask | None, shared: Loaded | None, answered
     try:
         with ExitStack() as stack:
             opened = shared or stack.enter_context(open_model(settings, home))
-            loaded = opened.under(settings, frozenset(name for name, task in tasks["tasks"].items() if by_order(task)))
+            loaded = opened.under(
+                settings, frozenset(name for name, task in tasks["tasks"].items() if by_order(task))
+            )
             stack.enter_context(patches.evaluating(settings.verbosity == "DEBUG"))
             results, errors = _evaluate(loaded, tasks, settings, start, answered)
     except RunError as error:
@@ -142,21 +154,30 @@ def tasks_of(settings: RunSettings, names: Sequence[Any] = ()) -> dict[str, Any]
 
 
 def _evaluate(
-    loaded: Loaded, tasks: dict[str, Any], settings: RunSettings, start: float, answered: Answered | None
+    loaded: Loaded,
+    tasks: dict[str, Any],
+    settings: RunSettings,
+    start: float,
+    answered: Answered | None,
 ) -> tuple[dict[str, Any], int]:
     """Returns lm-eval's results with our block, and the number of failed documents."""
     errors = SampleErrors(settings.seeds[3])
-    before = loaded.pool.cost() if loaded.pool is not None else None  # of other runs with this model
+    # of other runs with this model
+    before = loaded.pool.cost() if loaded.pool is not None else None
     running = ways(tasks["tasks"]) if settings.scores else {}
     for name, task in tasks["tasks"].items():
         if name in running:
             patches.judge_programs_ahead(name, task)
         patches.guard_task(name, task, errors, lambda: loaded.records)
     if answered is not None:
-        patches.before_filters(list(tasks["tasks"].values()), lambda: answered(loaded, tasks["tasks"]))
+        patches.before_filters(
+            list(tasks["tasks"].values()), lambda: answered(loaded, tasks["tasks"])
+        )
     results = _answers_and_scores(loaded, tasks, settings, errors)
     device = (
-        loaded.pool.cost() - before + loaded.spent.device if loaded.pool is not None and before is not None else None
+        loaded.pool.cost() - before + loaded.spent.device
+        if loaded.pool is not None and before is not None
+        else None
     )
     make_plain(results)
     results["config"] |= {
@@ -168,7 +189,9 @@ def _evaluate(
     with errors.adding("costs of the samples"):
         attach_costs(results, loaded.records, errors.reason, settings.chosen)
     seconds = time.perf_counter() - start + loaded.spent.wall_seconds
-    results["dlm_eval"] = run_metadata(results, loaded, tasks, settings, errors, running, device, seconds)
+    results["dlm_eval"] = run_metadata(
+        results, loaded, tasks, settings, errors, running, device, seconds
+    )
     failed = sum(count_errors(results).values())
     try:
         return public_results(results), failed
@@ -200,7 +223,9 @@ def _answers_and_scores(
         raise
     except Exception as error:
         if not _answered(tasks["tasks"]):
-            raise RunError(f"the run failed: {reason_of(error)} (--verbosity DEBUG shows where)") from error
+            raise RunError(
+                f"the run failed: {reason_of(error)} (--verbosity DEBUG shows where)"
+            ) from error
         with errors.adding("all scores"):
             raise
         outcome = unscored(tasks["tasks"], settings.chosen)
@@ -233,8 +258,14 @@ def _options(settings: RunSettings) -> dict[str, Any]:
     }
 
 
-def _save(results: dict[str, Any], loaded: Loaded, settings: RunSettings, start: float, missing: list[str]) -> Path:
-    kept = results if settings.log_samples else {key: value for key, value in results.items() if key != "samples"}
+def _save(
+    results: dict[str, Any], loaded: Loaded, settings: RunSettings, start: float, missing: list[str]
+) -> Path:
+    kept = (
+        results
+        if settings.log_samples
+        else {key: value for key, value in results.items() if key != "samples"}
+    )
     config = {
         "system_instruction": redact_values(settings.system_instruction),
         "chat_template": redact_values(loaded.lm.chat_template(settings.apply_chat_template))

@@ -19,7 +19,13 @@ from dlm_eval.harness.code_tasks import Way, sandbox_entries
 from dlm_eval.harness.identity import asked_with, digests, note_settings, warn_of_missing
 from dlm_eval.harness.metric_errors import metric_errors
 from dlm_eval.harness.open_model import Loaded
-from dlm_eval.harness.results import Record, cost_block, count_errors, task_settings, unmet_aggregates
+from dlm_eval.harness.results import (
+    Record,
+    cost_block,
+    count_errors,
+    task_settings,
+    unmet_aggregates,
+)
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sample_errors import SampleErrors
 from dlm_eval.redaction import redact
@@ -58,7 +64,8 @@ def run_metadata(
         "fingerprint": digest({name: task["fingerprint"] for name, task in named.items()}),
         "settings": _settings(loaded, settings),
         "tasks": {
-            name: {**how.get(name, {}), **named.get(name, {}), **notes.get(name, {})} for name in {**named, **notes}
+            name: {**how.get(name, {}), **named.get(name, {}), **notes.get(name, {})}
+            for name in {**named, **notes}
         },
         "cost": cost_block(records, errors, device, seconds),
         "environment": environment(
@@ -96,10 +103,16 @@ def _settings(loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
         "metadata": dict(settings.metadata),
         "fewshot_seed": settings.seeds[3],
     }
-    return {**redact(described), "batch_size": settings.batch_size or "auto", "limit": settings.limit}
+    return {
+        **redact(described),
+        "batch_size": settings.batch_size or "auto",
+        "limit": settings.limit,
+    }
 
 
-def _note_settings(loaded: Loaded, tasks: Mapping[str, Any], settings: RunSettings, records: Sequence[Record]) -> None:
+def _note_settings(
+    loaded: Loaded, tasks: Mapping[str, Any], settings: RunSettings, records: Sequence[Record]
+) -> None:
     """Stores the answers' settings in the journal; with --score_only, warns of missing ones."""
     if loaded.journal is None:
         return
@@ -148,7 +161,9 @@ def environment(device: str, devices: Sequence[Mapping[str, Any]] = ()) -> dict[
         "system": platform.system(),
         "machine": {
             "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "peak_bytes": peak_memory(),
         },
@@ -185,7 +200,11 @@ def _git() -> str | None:
         return None
     try:
         run = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, timeout=5
+            ["git", "describe", "--always", "--dirty"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=5,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -103,16 +103,28 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         if not self.tasks:
-            raise UserError("--tasks is empty; name at least one task (`dlm-eval ls tasks` lists them)")
-        if self.limit is not None and not (0 < self.limit < 1 or (1 <= self.limit <= MOST and self.limit % 1 == 0)):
+            raise UserError(
+                "--tasks is empty; name at least one task (`dlm-eval ls tasks` lists them)"
+            )
+        if self.limit is not None and not (
+            0 < self.limit < 1 or (1 <= self.limit <= MOST and self.limit % 1 == 0)
+        ):
             raise UserError(
                 f"--limit '{self.limit:g}' is not allowed; it must be a whole number from 1 to"
                 f" {MOST:g}, or a fraction between 0 and 1"
             )
-        for name, least in (("num_fewshot", 0), ("stride", 1), ("max_batch_size", 1), ("bootstrap_iters", 0)):
+        for name, least in (
+            ("num_fewshot", 0),
+            ("stride", 1),
+            ("max_batch_size", 1),
+            ("bootstrap_iters", 0),
+        ):
             value = getattr(self, name)
             if value is not None and not least <= value <= MOST:
-                raise UserError(f"--{name} '{value}' is not allowed; it must be {least} or more, and {MOST:g} at most")
+                raise UserError(
+                    f"--{name} '{value}' is not allowed; it must be {least} or more, and {MOST:g} "
+                    "at most"
+                )
         for name in ("model", "device", "devices", "output_path", "data_dir"):
             if getattr(self, name) == "":
                 raise UserError(f"--{name} is empty; give it a value or leave it out")
@@ -131,9 +143,16 @@ class RunSettings:
         if self.ray_address is not None and self.engine != "ray":
             raise UserError("--ray_address needs --engine ray")
         if self.score_only and (not self.resume or self.output_path is None):
-            raise UserError("--score_only needs the journal of --output_path; give it, without --no_resume")
-        if self.part is not None and (not self.resume or self.output_path is None or self.score_only):
-            raise UserError("--shard needs the journal of --output_path; give it, without --no_resume and --score_only")
+            raise UserError(
+                "--score_only needs the journal of --output_path; give it, without --no_resume"
+            )
+        if self.part is not None and (
+            not self.resume or self.output_path is None or self.score_only
+        ):
+            raise UserError(
+                "--shard needs the journal of --output_path; give it, without --no_resume and "
+                "--score_only"
+            )
         if self.limit is not None and self.samples:
             raise UserError("--limit and --samples exclude each other; give one")
         if self.fewshot_as_multiturn and not self.apply_chat_template:
@@ -162,7 +181,10 @@ class RunSettings:
     @property
     def quiet(self) -> bool:
         """Whether only errors are shown."""
-        return (self.verbosity or os.environ.get("LMEVAL_LOG_LEVEL") or "").upper() in ("ERROR", "CRITICAL")
+        return (self.verbosity or os.environ.get("LMEVAL_LOG_LEVEL") or "").upper() in (
+            "ERROR",
+            "CRITICAL",
+        )
 
     @property
     def chosen(self) -> dict[str, list[int]]:
@@ -182,7 +204,11 @@ class RunSettings:
     def system_text(self) -> str | None:
         """The system instruction with a separator, which lm-eval lacks without a template."""
         text = self.system_instruction
-        return text if text is None or self.apply_chat_template or text.endswith("\n") else text + "\n\n"
+        return (
+            text
+            if text is None or self.apply_chat_template or text.endswith("\n")
+            else text + "\n\n"
+        )
 
     @functools.cached_property
     def parsed_estimator(self) -> Estimator:
@@ -244,23 +270,36 @@ def _check_type(value: Any, hint: Any, setting: str) -> None:
     if isinstance(value, bool) and bool not in options:
         raise UserError(f"{setting} '{value}' is not allowed; it must be {describe(options)}")
     if not isinstance(value, (str, int, float, Path)):
-        raise UserError(f"{setting} '{shown(value)}' is not allowed; it must be {describe(options)}")
+        raise UserError(
+            f"{setting} '{shown(value)}' is not allowed; it must be {describe(options)}"
+        )
 
 
 def _folders(value: Any) -> str | list[str] | None:
     """Returns --include_path: one folder or a list."""
     if value is None or isinstance(value, (str, Path)):
         return None if value is None else str(value)
-    if not isinstance(value, (list, tuple)) or not all(isinstance(folder, (str, Path)) for folder in value):
-        raise UserError(f"--include_path '{shown(value)}' is not allowed; it must be a folder, or a list of folders")
+    if not isinstance(value, (list, tuple)) or not all(
+        isinstance(folder, (str, Path)) for folder in value
+    ):
+        raise UserError(
+            f"--include_path '{shown(value)}' is not allowed; it must be a folder, or a list of "
+            "folders"
+        )
     return [str(folder) for folder in value]
 
 
 def _tasks(value: Any) -> tuple[Any, ...]:
     """Returns single names; configurations and task objects stay as they are."""
-    parts = list(value) if isinstance(value, (list, tuple)) else [value] if value is not None else []
-    if wrong := next((part for part in parts if part is None or isinstance(part, (bool, int, float))), None):
-        raise UserError(f"--tasks '{wrong}' is not allowed; it must be names of tasks or their configurations")
+    parts = (
+        list(value) if isinstance(value, (list, tuple)) else [value] if value is not None else []
+    )
+    if wrong := next(
+        (part for part in parts if part is None or isinstance(part, (bool, int, float))), None
+    ):
+        raise UserError(
+            f"--tasks '{wrong}' is not allowed; it must be names of tasks or their configurations"
+        )
     texts = [part.split(",") if isinstance(part, str) else [part] for part in parts]
     return tuple(
         name.strip() if isinstance(name, str) else name
@@ -273,20 +312,30 @@ def _tasks(value: Any) -> tuple[Any, ...]:
 def _pairs(value: Any, setting: str) -> Mapping[str, Any]:
     if value is None or isinstance(value, Mapping):
         if odd := [key for key in value or () if not isinstance(key, str)]:
-            raise UserError(f"{setting} '{shown(odd[0])}' is not allowed as a name; it must be text")
+            raise UserError(
+                f"{setting} '{shown(odd[0])}' is not allowed as a name; it must be text"
+            )
         return value or {}
-    return parse_pairs(",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value), setting)
+    return parse_pairs(
+        ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value), setting
+    )
 
 
 def parse_seeds(value: Any) -> tuple[int | None, ...]:
     """Returns the four seeds of --seed, or lm-eval's if it is None."""
     if value is None:
         return DEFAULT_SEEDS
-    parts = list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip())
+    parts = (
+        list(value) if isinstance(value, (list, tuple)) else re.split(r"[,\s]+", str(value).strip())
+    )
     try:
-        seeds = [None if part is None or str(part).lower() == "none" else int(part) for part in parts]
+        seeds = [
+            None if part is None or str(part).lower() == "none" else int(part) for part in parts
+        ]
     except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"--seed '{shown(value)}' is not allowed; it must be one to four whole numbers") from error
+        raise UserError(
+            f"--seed '{shown(value)}' is not allowed; it must be one to four whole numbers"
+        ) from error
     if len(seeds) == 1:
         seeds *= 4
     if not 1 < len(seeds) <= 4:
@@ -299,7 +348,9 @@ def _read_samples(text: str) -> Any:
     try:
         return json.loads(Path(text).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--samples '{text}' is neither JSON nor a readable file: {error.strerror}") from error
+        raise UserError(
+            f"--samples '{text}' is neither JSON nor a readable file: {error.strerror}"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"--samples '{text}' is not JSON: {error}") from error
 
@@ -307,7 +358,8 @@ def _read_samples(text: str) -> Any:
 def _check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:
     if samples is not None and not (samples and isinstance(samples, Mapping)):
         raise UserError(
-            f"--samples '{shown(samples)}' is not allowed; it must be JSON of task -> list of document numbers"
+            f"--samples '{shown(samples)}' is not allowed; it must be JSON of task -> list of "
+            "document numbers"
         )
     for task, indices in (samples or {}).items():
         if (
@@ -316,7 +368,8 @@ def _check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:
             or any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in indices)
         ):
             raise UserError(
-                f"--samples {task} '{shown(indices)}' is not allowed; it must be a list of document numbers from 0"
+                f"--samples {task} '{shown(indices)}' is not allowed; it must be a list of "
+                "document numbers from 0"
             )
 
 
@@ -336,6 +389,7 @@ def output_directory(output_path: str) -> Path:
         probe.unlink()
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         raise UserError(
-            f"--output_path '{output_path}' cannot be written: {getattr(error, 'strerror', None) or error}"
+            f"--output_path '{output_path}' cannot be written: "
+            f"{getattr(error, 'strerror', None) or error}"
         ) from error
     return directory

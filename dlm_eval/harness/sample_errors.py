@@ -114,7 +114,7 @@ class SampleErrors:
         found = {name: examples.facts() for name, examples in self._examples.items()}
         return {name: found.get(name, {}) | lists.get(name, {}) for name in {**found, **lists}}
 
-    # -- wrappers of a task's methods ----------------------------------------------------------------------------------
+    # -- wrappers of a task's methods --------------------------------------------------------------
 
     def prefix(self, prefix: Callable[..., Any]) -> Callable[..., Any]:
         """Wraps `doc_to_prefix`: it returns an `UnbuiltPrompt` if it fails."""
@@ -125,7 +125,9 @@ class SampleErrors:
 
         def fewshot_context(doc: Any, *args: Any, **options: Any) -> Any:
             begun = options.get("gen_prefix")
-            return begun if isinstance(begun, UnbuiltPrompt) else _built(prompt, doc, *args, **options)
+            return (
+                begun if isinstance(begun, UnbuiltPrompt) else _built(prompt, doc, *args, **options)
+            )
 
         return fewshot_context
 
@@ -137,7 +139,9 @@ class SampleErrors:
             if not isinstance(ctx, UnbuiltPrompt):
                 found = _built(self._requests, name, task, construct, doc, ctx, options)
             if isinstance(found, list) and not found:
-                found = UnbuiltPrompt("the prompt could not be built: there is no choice, so nothing to ask")
+                found = UnbuiltPrompt(
+                    "the prompt could not be built: there is no choice, so nothing to ask"
+                )
             if not isinstance(found, UnbuiltPrompt):
                 return found
             log.warning("%s: %s", name, found)
@@ -147,7 +151,9 @@ class SampleErrors:
 
         return construct_requests
 
-    def _requests(self, name: str, task: Any, construct: Callable[..., Any], doc: Any, ctx: Any, options: Any) -> Any:
+    def _requests(
+        self, name: str, task: Any, construct: Callable[..., Any], doc: Any, ctx: Any, options: Any
+    ) -> Any:
         """Returns a document's requests, or the reason why there are none."""
         if targets.looks_like_list(task, doc):
             self._lists[name] += 1
@@ -173,7 +179,9 @@ class SampleErrors:
                 if self.reason(name, doc) is None:
                     if self._scoring or name not in self._scored:
                         raise  # a prompt or a metric needs it
-                    log.warning("%s: the target of a sample is left out: %s", name, reason_of(error))
+                    log.warning(
+                        "%s: the target of a sample is left out: %s", name, reason_of(error)
+                    )
                 return None  # lm-eval asks for the samples file
 
         return doc_to_target
@@ -186,7 +194,11 @@ class SampleErrors:
                 with time_limit("all answers together", FILTER_SECONDS), task_code():
                     return apply()
             except Exception as error:  # a filter may raise anything
-                log.warning("%s: a filter failed (%s); it is tried on each answer alone", name, reason_of(error))
+                log.warning(
+                    "%s: a filter failed (%s); it is tried on each answer alone",
+                    name,
+                    reason_of(error),
+                )
             for ensemble in task._filters:
                 self._filter_apart(name, ensemble, task._instances)
             return None
@@ -208,7 +220,11 @@ class SampleErrors:
             instance.filtered_resps.setdefault(ensemble.name, instance.resps)
 
     def scores(
-        self, name: str, task: Any, score: Callable[..., Any], records: Callable[[], Sequence[Record]]
+        self,
+        name: str,
+        task: Any,
+        score: Callable[..., Any],
+        records: Callable[[], Sequence[Record]],
     ) -> Callable[..., Any]:
         """Wraps `process_results`: a document that cannot be scored has no metrics."""
         known: dict[str, str] | None = None
@@ -225,7 +241,9 @@ class SampleErrors:
             if reason is None or key in partly:
                 metrics, reason = self._score(task, score, doc, results)
                 if wrong := targets.no_numbers(task, metrics):
-                    metrics = {metric: value for metric, value in metrics.items() if metric not in wrong}
+                    metrics = {
+                        metric: value for metric, value in metrics.items() if metric not in wrong
+                    }
                     reason = "; ".join(wrong.values())
                     partly.add(key)  # it may be complete under another filter
                 if reason is not None:
@@ -236,7 +254,9 @@ class SampleErrors:
 
         return process_results
 
-    def _score(self, task: Any, score: Callable[..., Any], doc: Any, results: Any) -> tuple[dict[str, Any], str | None]:
+    def _score(
+        self, task: Any, score: Callable[..., Any], doc: Any, results: Any
+    ) -> tuple[dict[str, Any], str | None]:
         """Returns a document's metrics, or why it has none."""
         if reason := targets.fault(task, doc) or targets.without_likelihood(task, results):
             return {}, reason
@@ -249,7 +269,9 @@ class SampleErrors:
         finally:
             self._scoring = False
 
-    def fact(self, what: str, ask: Callable[[], Any], otherwise: dict[str, Any]) -> Callable[[], Any]:
+    def fact(
+        self, what: str, ask: Callable[[], Any], otherwise: dict[str, Any]
+    ) -> Callable[[], Any]:
         """Wraps a method that lm-eval calls after the last answer: no results are lost."""
 
         def asked() -> Any:
@@ -259,12 +281,14 @@ class SampleErrors:
 
         return asked
 
-    # -- metrics -------------------------------------------------------------------------------------------------------
+    # -- metrics -----------------------------------------------------------------------------------
 
     def task_metrics(self, whole: Callable[..., Any]) -> Callable[..., tuple[dict[str, Any], int]]:
         """Wraps a task's aggregation: failing metrics are listed, the others are kept."""
 
-        def aggregated(task: Any, raw: Any, bootstrap_iters: int | None = 0) -> tuple[dict[str, Any], int]:
+        def aggregated(
+            task: Any, raw: Any, bootstrap_iters: int | None = 0
+        ) -> tuple[dict[str, Any], int]:
             try:
                 with task_code():
                     metrics, count = whole(task, raw, bootstrap_iters)
@@ -350,7 +374,9 @@ def _metrics(found: Any) -> dict[str, Any]:
         SampleError: `process_results` returned something else.
     """
     if not isinstance(found, Mapping):
-        raise SampleError(f"process_results returned {type(found).__name__}, not a mapping of metrics")
+        raise SampleError(
+            f"process_results returned {type(found).__name__}, not a mapping of metrics"
+        )
     if odd := [key for key in found if not isinstance(key, str)]:
         raise SampleError(f"process_results named a metric {odd[0]!r}, which is no text")
     return dict(found)

@@ -55,9 +55,15 @@ def check_tracker(arguments: Mapping[str, Any]) -> None:
             raise unknown_name_error("--hf_hub_log_args", key, known)
         if not isinstance(value, type(known[key])):
             kind = "true or false" if isinstance(known[key], bool) else "text"
-            raise UserError(f"--hf_hub_log_args {key} '{shown(value)}' is not allowed; it must be {kind}")
-    if (arguments.get("push_results_to_hub") or arguments.get("push_samples_to_hub")) and not arguments.get("token"):
-        raise UserError("--hf_hub_log_args: push_results_to_hub and push_samples_to_hub need token=...")
+            raise UserError(
+                f"--hf_hub_log_args {key} '{shown(value)}' is not allowed; it must be {kind}"
+            )
+    if (
+        arguments.get("push_results_to_hub") or arguments.get("push_samples_to_hub")
+    ) and not arguments.get("token"):
+        raise UserError(
+            "--hf_hub_log_args: push_results_to_hub and push_samples_to_hub need token=..."
+        )
 
 
 def file_name(name: str, most: int = LONGEST) -> str:
@@ -109,7 +115,9 @@ def _save(
         home.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=home))
     except OSError as error:
-        raise RunError(f"results cannot be written to {output_path}: {error.strerror or error}") from error
+        raise RunError(
+            f"results cannot be written to {output_path}: {error.strerror or error}"
+        ) from error
     try:
         inside = staging / target.name if target.suffix == ".json" else staging
         tracker = EvaluationTracker(**{**tracker_args, "output_path": str(inside)})
@@ -141,7 +149,9 @@ def _check(staging: Path, samples: Mapping[str, Sequence[Any]] | None) -> None:
         json.loads(file.read_text(encoding="utf-8"))
         for task, rows in (samples or {}).items():
             start = f"samples_{file_name(task)}_"
-            (lines,) = [f for f in staging.rglob("*.jsonl") if DATED.fullmatch(f.name.removeprefix(start))]
+            (lines,) = [
+                f for f in staging.rglob("*.jsonl") if DATED.fullmatch(f.name.removeprefix(start))
+            ]
             with lines.open(encoding="utf-8") as stream:
                 count = sum(1 for _ in stream)
             if count != len(rows):
@@ -152,7 +162,9 @@ def _check(staging: Path, samples: Mapping[str, Sequence[Any]] | None) -> None:
 
 def _move(staging: Path, home: Path) -> Path:
     """Moves the files into place, the results file last, so that its samples always exist."""
-    files = sorted((f for f in staging.rglob("*") if f.is_file()), key=lambda f: f.suffix == ".json")
+    files = sorted(
+        (f for f in staging.rglob("*") if f.is_file()), key=lambda f: f.suffix == ".json"
+    )
     try:
         for file in files:
             with file.open("rb") as stream:
@@ -221,15 +233,21 @@ def parse_reports(report_to: Any, arguments: Mapping[str, Any]) -> Reports:
     for name in names:
         found = importlib.util.find_spec(name)
         if found is None or found.origin is None:  # a folder is not the package
-            raise UserError(f"--report_to '{name}' needs the package {name}; install it: pip install {name}")
-    return Reports(tuple(dict.fromkeys(names)), {key: value for key, value in arguments.items() if value})
+            raise UserError(
+                f"--report_to '{name}' needs the package {name}; install it: pip install {name}"
+            )
+    return Reports(
+        tuple(dict.fromkeys(names)), {key: value for key, value in arguments.items() if value}
+    )
 
 
 def _log(logger: Any, results: Mapping[str, Any], log_samples: bool) -> None:
     logger.post_init({key: value for key, value in results.items() if key != "samples"})
     logger.log_eval_result()
     if log_samples:
-        logger.log_eval_samples({task: [_unsaved(s) for s in samples] for task, samples in results["samples"].items()})
+        logger.log_eval_samples(
+            {task: [_unsaved(s) for s in samples] for task, samples in results["samples"].items()}
+        )
     getattr(logger, "finish", lambda: logger.run.finish())()
 
 
@@ -238,7 +256,9 @@ def _unsaved(sample: Mapping[str, Any]) -> dict[str, Any]:
     arguments = sample["arguments"]
     return {
         **sample,
-        "arguments": [list(a.values()) for a in arguments.values()] if isinstance(arguments, dict) else arguments,
+        "arguments": [list(a.values()) for a in arguments.values()]
+        if isinstance(arguments, dict)
+        else arguments,
     }
 
 
@@ -255,7 +275,10 @@ def scalars(results: Mapping[str, Any]) -> dict[str, float]:
     found = {}
     for kind in (results["results"], results["dlm_eval"]["cost"]):
         for task, figures in kind.items():
-            parts = {f"{metric},{pipeline}": value for (metric, pipeline), value in metrics_of(figures).items()}
+            parts = {
+                f"{metric},{pipeline}": value
+                for (metric, pipeline), value in metrics_of(figures).items()
+            }
             for name, value in {**figures, **parts}.items():
                 if isinstance(value, (int, float)):
                     found[f"{task}/{name.removesuffix(',none').replace(',', '.')}"] = float(value)

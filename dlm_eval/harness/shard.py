@@ -33,7 +33,8 @@ class Shard:
         match = FORM.fullmatch(text.strip())
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise UserError(
-                f"--shard '{text}' is not allowed; it must be I/N with I from 1 to N (2/8: the second of 8)"
+                f"--shard '{text}' is not allowed; it must be I/N with I from 1 to N (2/8: the "
+                "second of 8)"
             )
         return cls(int(match[1]), int(match[2]))
 

@@ -122,7 +122,11 @@ def run_shard(settings: RunSettings) -> ShardDone:
     def answered(loaded: Loaded, tasks: Mapping[str, Any]) -> None:
         found.append(_described(loaded, tasks, settings))
         asked = {(record.task, record.doc_id): False for record in loaded.records}
-        asked |= {(record.task, record.doc_id): True for record in loaded.records if record.error is not None}
+        asked |= {
+            (record.task, record.doc_id): True
+            for record in loaded.records
+            if record.error is not None
+        }
         documents.append((len(asked), sum(asked.values())))
         raise _AllAnswered("all requests of the shard are answered")
 
@@ -143,7 +147,9 @@ def _described(loaded: Loaded, tasks: Mapping[str, Any], settings: RunSettings) 
         asked = asked_with(name, task, loaded, settings)
         note_settings(loaded.journal, name, asked)
         identity[name] = {**asked, **digests(name, task, loaded, settings, ())}
-    failed = {key: [answer.error, answer.rows, answer.seconds] for key, answer in loaded.lm.failed.items()}
+    failed = {
+        key: [answer.error, answer.rows, answer.seconds] for key, answer in loaded.lm.failed.items()
+    }
     devices = loaded.pool.devices()
     return {
         "shard": settings.shard,
@@ -186,10 +192,15 @@ def find_shards(paths: Iterable[str]) -> list[StoredShard]:
     files: dict[Path, Path] = {}
     for path in paths:
         place = Path(path)
-        inside = sorted(place.rglob(FILE)) if place.is_dir() else [place] if place.name == FILE else []
+        inside = (
+            sorted(place.rglob(FILE)) if place.is_dir() else [place] if place.name == FILE else []
+        )
         found = [file for file in inside if file.is_file()]
         if not found:
-            raise UserError(f"merge path '{path}' has no shard ({FILE}); give the --output_path of runs with --shard")
+            raise UserError(
+                f"merge path '{path}' has no shard ({FILE}); give the --output_path of runs with "
+                "--shard"
+            )
         files |= {file.resolve(): file for file in found}
     shards = [_read(file) for file in files.values()]
     _check_numbers(shards)
@@ -210,14 +221,22 @@ def _read(file: Path) -> StoredShard:
             dict(data["settings"]),
             dict(data["identity"]),
             str(data["model"]),
-            {key: Answer(None, str(error), int(rows), float(s)) for key, (error, rows, s) in data["failed"].items()},
+            {
+                key: Answer(None, str(error), int(rows), float(s))
+                for key, (error, rows, s) in data["failed"].items()
+            },
             Spent(Cost(**data["device"]), float(data["wall_seconds"])),
-            [{**facts, "shard": str(shard), "machine": data["environment"]["machine"]} for facts in data["devices"]],
+            [
+                {**facts, "shard": str(shard), "machine": data["environment"]["machine"]}
+                for facts in data["devices"]
+            ],
         )
     except OSError as error:
         raise UserError(f"merge path '{file}' cannot be read: {error.strerror or error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UserError) as error:
-        raise UserError(f"merge path '{file}' is not the file of a shard: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"merge path '{file}' is not the file of a shard: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _check_numbers(shards: Sequence[StoredShard]) -> None:
@@ -227,15 +246,24 @@ def _check_numbers(shards: Sequence[StoredShard]) -> None:
     for stored in shards:
         if stored.shard.count != most:
             other = next(other for other in shards if other.shard.count == most)
-            raise UserError(f"{stored} and {other} are not of one run: their numbers of shards differ")
+            raise UserError(
+                f"{stored} and {other} are not of one run: their numbers of shards differ"
+            )
         if (twin := by_number.setdefault(stored.shard.number, stored)) is not stored:
-            raise UserError(f"shard {stored.shard} is there twice: {twin.folder} and {stored.folder}; give one")
+            raise UserError(
+                f"shard {stored.shard} is there twice: {twin.folder} and {stored.folder}; give one"
+            )
     if missing := [f"{number}/{most}" for number in range(1, most + 1) if number not in by_number]:
         word = "shard" if len(missing) == 1 else "shards"
-        raise UserError(f"{word} {', '.join(missing)} missing (found: {', '.join(str(s.shard) for s in shards)})")
+        raise UserError(
+            f"{word} {', '.join(missing)} missing (found: "
+            f"{', '.join(str(s.shard) for s in shards)})"
+        )
     for stored in shards:
         if not stored.finished:
-            raise UserError(f"{stored} is not finished; run it again, which computes what is missing")
+            raise UserError(
+                f"{stored} is not finished; run it again, which computes what is missing"
+            )
 
 
 def _check_identity(shards: Sequence[StoredShard]) -> None:
@@ -247,15 +275,21 @@ def _check_identity(shards: Sequence[StoredShard]) -> None:
         if kind != most:
             found = _differences(stored.identity, usual.identity)
             more = f" and {len(found) - MOST} more" if len(found) > MOST else ""
-            raise UserError(f"{stored} is of another run than {usual}: {'; '.join(found[:MOST])}{more}")
+            raise UserError(
+                f"{stored} is of another run than {usual}: {'; '.join(found[:MOST])}{more}"
+            )
 
 
 def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     """Returns what differs, without digests of the whole unless nothing else does."""
     names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
-    names.sort(key=lambda name: not name.startswith("settings."))  # what the user has given comes first
+    # what the user has given comes first
+    names.sort(key=lambda name: not name.startswith("settings."))
     parts = [name for name in names if name.rsplit(".", 1)[-1] not in WHOLE] or names
-    return [f"{name.removeprefix('settings.')} is {here.get(name)}, there {there.get(name)}" for name in parts]
+    return [
+        f"{name.removeprefix('settings.')} is {here.get(name)}, there {there.get(name)}"
+        for name in parts
+    ]
 
 
 # -- the merge -------------------------------------------------------------------------------------
@@ -271,7 +305,10 @@ class FromShards(JournalOnly):
 
     def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
         for index, job in enumerate(jobs):
-            done(index, self._failed.get(journal_key(self._model, job), Answer(None, NO_ANSWER, 0, 0.0)))
+            done(
+                index,
+                self._failed.get(journal_key(self._model, job), Answer(None, NO_ANSWER, 0, 0.0)),
+            )
 
     def devices(self) -> list[dict[str, Any]]:
         return self._devices
@@ -283,12 +320,17 @@ def merge_settings(shards: Sequence[StoredShard], given: Mapping[str, Any]) -> R
     Raises:
         UserError: the shards are in different folders and there is no `output_path`.
     """
-    kept = {name: _without_secrets(name, value) for name, value in shards[0].settings.items() if name not in PLACE}
+    kept = {
+        name: _without_secrets(name, value)
+        for name, value in shards[0].settings.items()
+        if name not in PLACE
+    }
     homes = {stored.folder.parent for stored in shards}
     if "output_path" not in given:
         if len(homes) > 1:
             raise UserError(
-                f"--output_path is missing: the shards are in {len(homes)} folders; say where the result goes"
+                f"--output_path is missing: the shards are in {len(homes)} folders; say where the "
+                "result goes"
             )
         (home,) = homes
         asked = Path(str(kept["output_path"]))
@@ -301,7 +343,11 @@ def _without_secrets(name: str, value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     for key in (secret := [key for key, part in value.items() if part == REDACTED]):
-        log.warning("--%s %s of the shards is a secret, which is not stored; the merge runs without it", name, key)
+        log.warning(
+            "--%s %s of the shards is a secret, which is not stored; the merge runs without it",
+            name,
+            key,
+        )
     return {key: part for key, part in value.items() if key not in secret}
 
 
@@ -330,7 +376,9 @@ def merge(shards: Sequence[StoredShard], settings: RunSettings, ask: Ask | None 
         cost = reduce(Cost.__add__, (stored.spent.device for stored in shards), Cost())
         spent = Spent(cost, sum(stored.spent.wall_seconds for stored in shards))
         shared = replace(opened, pool=FromShards(shards, shards[0].model), spent=spent)
-        return run(settings, ask, shared, answered=lambda model, _: _check_answers(shards, settings, model))
+        return run(
+            settings, ask, shared, answered=lambda model, _: _check_answers(shards, settings, model)
+        )
 
 
 def _collect(shards: Sequence[StoredShard], loaded: Loaded) -> None:
@@ -340,19 +388,24 @@ def _collect(shards: Sequence[StoredShard], loaded: Loaded) -> None:
         try:
             loaded.journal.take(stored.folder / JOURNAL, stored.model)
         except (sqlite3.Error, OSError) as error:
-            raise UserError(f"{stored}: {JOURNAL} cannot be read ({error}); run it again") from error
+            raise UserError(
+                f"{stored}: {JOURNAL} cannot be read ({error}); run it again"
+            ) from error
 
 
 def _check_answers(shards: Sequence[StoredShard], settings: RunSettings, loaded: Loaded) -> None:
     """Raises UserError if a request has no answer."""
     absent = [record for record in loaded.records if record.error == NO_ANSWER]
     owners = Counter(
-        shard_of(record.task, document_number(record.task, record.doc_id, settings.chosen), len(shards))
+        shard_of(
+            record.task, document_number(record.task, record.doc_id, settings.chosen), len(shards)
+        )
         for record in absent
     )
     if owners:
         number, count = owners.most_common(1)[0]
         raise UserError(
-            f"{shards[number - 1]} lacks {counted(count, 'answer')}: its journal is damaged, or tasks or data"
+            f"{shards[number - 1]} lacks {counted(count, 'answer')}: its journal is damaged, or "
+            "tasks or data"
             " here differ from the shard's; run it again, or merge on its machine"
         )

@@ -68,7 +68,10 @@ class _Gathering:
             return
         self._seen[id(value)] = value
         if isinstance(value, functools.partial):
-            arguments = [_plain(item) for item in value.args], sorted(map(_plain, value.keywords.items()))
+            arguments = (
+                [_plain(item) for item in value.args],
+                sorted(map(_plain, value.keywords.items())),
+            )
             self._add("partial", repr(arguments))
             self.function(value.func)
             self._functions([*value.args, *value.keywords.values()])
@@ -77,16 +80,23 @@ class _Gathering:
         is_function, is_class = isinstance(value, types.FunctionType), isinstance(value, type)
         if not is_class and (inner := getattr(value, "__wrapped__", None)) is not None:
             self.function(inner)
-            if not is_function or _module_name(value).startswith(OURS):  # functools.cache and its like
+            # functools.cache and its like
+            if not is_function or _module_name(value).startswith(OURS):
                 return
         if isinstance(value, types.BuiltinFunctionType):
             self._add(value.__qualname__, f"{value.__module__}.{value.__qualname__}")
         elif not is_function and not is_class:
             self.function(type(value))
         elif not self._is_own(value):
-            self._add(value.__qualname__, f"{str(value.__module__).rpartition('/')[2]}.{value.__qualname__}")
+            self._add(
+                value.__qualname__,
+                f"{str(value.__module__).rpartition('/')[2]}.{value.__qualname__}",
+            )
         else:
-            self._add(self._name(value.__qualname__, _file(value)), _text(value.__code__ if is_function else value))
+            self._add(
+                self._name(value.__qualname__, _file(value)),
+                _text(value.__code__ if is_function else value),
+            )
             for code in _codes(value):
                 self._names(code, _globals(value))
             if is_function:
@@ -129,7 +139,9 @@ class _Gathering:
                 if file.is_file():
                     self._add(f"import {step.argval}", "".join(linecache.getlines(str(file))))
 
-    def _named(self, name: str, scope: dict[str, Any], file: str, attributes: Sequence[str] = ()) -> None:
+    def _named(
+        self, name: str, scope: dict[str, Any], file: str, attributes: Sequence[str] = ()
+    ) -> None:
         """Adds the value of a module's name; if it is a module, the attribute that is read."""
         if name not in scope or name.startswith("__"):
             return
@@ -137,7 +149,9 @@ class _Gathering:
         if isinstance(value, types.ModuleType):
             self._add(self._name(name, file), value.__name__.rpartition(".")[2])
             if attributes and self._is_own(value):
-                self._named(attributes[0], vars(value), str(getattr(value, "__file__", "")), attributes[1:])
+                self._named(
+                    attributes[0], vars(value), str(getattr(value, "__file__", "")), attributes[1:]
+                )
         elif isinstance(value, FUNCTIONS):
             self.function(value)
             if getattr(value, "__qualname__", None) != name:  # not a definition
@@ -174,7 +188,11 @@ class _Gathering:
     def _name(self, name: str, file: str) -> str:
         """Returns a key of `found`, prefixed by its file unless that is the function's own."""
         path = Path(file)
-        return name if file == self._file else f"{path.parent.name if path.stem == '__init__' else path.stem}.{name}"
+        return (
+            name
+            if file == self._file
+            else f"{path.parent.name if path.stem == '__init__' else path.stem}.{name}"
+        )
 
     def _add(self, name: str, text: str) -> None:
         if self.found.get(name) == text:
@@ -190,7 +208,11 @@ class _Gathering:
             return bool(self._folder) and _folder(value) == self._folder
         if self._package == "dlm_eval":  # of which only the scorers belong to tasks
             return module == self._module or module.startswith("dlm_eval.metrics.")
-        return self._package != "lm_eval" or module.startswith("lm_eval.tasks.") or _folder(value) == self._folder
+        return (
+            self._package != "lm_eval"
+            or module.startswith("lm_eval.tasks.")
+            or _folder(value) == self._folder
+        )
 
 
 class _Module:
@@ -212,7 +234,11 @@ class _Module:
         except (SyntaxError, ValueError, OSError):
             return
         for statement in tree.body:
-            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+            targets = (
+                statement.targets
+                if isinstance(statement, ast.Assign)
+                else [getattr(statement, "target", None)]
+            )
             for target in targets:
                 if isinstance(target, ast.Name):
                     self._note(target.id, statement, ast.get_source_segment(text, statement) or "")
@@ -271,7 +297,12 @@ def _text(value: Any) -> str:
         return inspect.getsource(value)
     except (OSError, TypeError):  # made without a file
         codes = [value] if isinstance(value, types.CodeType) else list(_codes(value))
-        return repr([(code.co_code, [_plain(item) for item in code.co_consts], code.co_names) for code in codes])
+        return repr(
+            [
+                (code.co_code, [_plain(item) for item in code.co_consts], code.co_names)
+                for code in codes
+            ]
+        )
 
 
 def _codes(value: Any) -> Iterator[types.CodeType]:
@@ -286,7 +317,10 @@ def _codes(value: Any) -> Iterator[types.CodeType]:
 
 
 def _methods(value: type) -> list[types.FunctionType]:
-    members = [getattr(member, "__func__", getattr(member, "fget", member)) for member in vars(value).values()]
+    members = [
+        getattr(member, "__func__", getattr(member, "fget", member))
+        for member in vars(value).values()
+    ]
     return [member for member in members if isinstance(member, types.FunctionType)]
 
 
@@ -314,7 +348,11 @@ def _module_name(value: Any) -> str:
     """Returns the module where a value is written; a wrapper bears the name of what it wraps."""
     if isinstance(value, types.ModuleType):
         return value.__name__
-    return str(value.__globals__.get("__name__") if isinstance(value, types.FunctionType) else value.__module__)
+    return str(
+        value.__globals__.get("__name__")
+        if isinstance(value, types.FunctionType)
+        else value.__module__
+    )
 
 
 def _file(value: Any) -> str:

@@ -76,10 +76,17 @@ def _fault_of_example(task: Any, example: Any) -> str | None:
     if isinstance(gold, list):
         if not gold:
             return "its target [] is empty"
-        return None if isinstance(gold[0], str) else f"its target {_shown(gold)} begins with {_shown(gold[0])}, no text"
+        return (
+            None
+            if isinstance(gold[0], str)
+            else f"its target {_shown(gold)} begins with {_shown(gold[0])}, no text"
+        )
     if not isinstance(gold, str):
         return f"its target is {_shown(gold)}, no text"
-    same = (shown.doc_to_target, shown.doc_to_choice) == (task.config.doc_to_target, task.config.doc_to_choice)
+    same = (shown.doc_to_target, shown.doc_to_choice) == (
+        task.config.doc_to_target,
+        task.config.doc_to_choice,
+    )
     if task.OUTPUT_TYPE == "multiple_choice" and choices and same:  # else any text is allowed
         return _of_choices(gold, choices, several=False)
     return None
@@ -146,16 +153,14 @@ def _of_choices(gold: Any, choices: Sequence[Any], several: bool) -> str | None:
             return "its target [] is no choice: the list is empty"
         wrong = [item for item in gold if not is_index(item, count)]
         if wrong:
-            return (
-                f"its target {_shown(gold)} holds {_shown(wrong[0])}, which is no number of a choice (0 to {count - 1})"
-            )
+            return f"its target {_shown(gold)} holds {_shown(wrong[0])}, which is no number of a choice (0 to {count - 1})"
         return None
     if several:
-        return (
-            f"its target {_shown(gold)} is no list; the first document's is one, so this task has several targets each"
-        )
+        return f"its target {_shown(gold)} is no list; the first document's is one, so this task has several targets each"
     if isinstance(gold, str):
-        return None if gold in choices else f"its target {_shown(gold)} is none of the {count} choices"
+        return (
+            None if gold in choices else f"its target {_shown(gold)} is none of the {count} choices"
+        )
     if is_index(gold, count):
         return None
     return f"its target {_shown(gold)} is no choice: it must be a number from 0 to {count - 1}, or a choice's text"
@@ -172,14 +177,24 @@ def _of_texts(task: Any, gold: Any, doc: Any) -> str | None:
     if task.config.doc_to_choice is not None:
         count = len(task.doc_to_choice(doc))
         known = is_index(gold, count)
-        return None if known else f"its target {_shown(gold)} is no number of a choice (0 to {count - 1})"
+        return (
+            None
+            if known
+            else f"its target {_shown(gold)} is no number of a choice (0 to {count - 1})"
+        )
     if isinstance(gold, (list, tuple)):
         if not gold:
             return "its target [] holds no text"
         if not task.multiple_target:
-            read = ": lm-eval reads a text in brackets as a list" if looks_like_list(task, doc) else ""
-            return f"its target {_shown(gold)} is a list; the first document's is a single text{read}"
-        return next((f"its target holds {_shown(item)}" for item in gold if _is_nothing(item)), None)
+            read = (
+                ": lm-eval reads a text in brackets as a list" if looks_like_list(task, doc) else ""
+            )
+            return (
+                f"its target {_shown(gold)} is a list; the first document's is a single text{read}"
+            )
+        return next(
+            (f"its target holds {_shown(item)}" for item in gold if _is_nothing(item)), None
+        )
     return f"its target is {_shown(gold)}, no text" if _is_nothing(gold) else None
 
 
@@ -197,7 +212,9 @@ def looks_like_list(task: Any, doc: Any) -> bool:
     if not isinstance(template, str) or template in task.features:
         return False
     text = apply_template(template, doc)
-    if not (len(text) >= 2 and text[0] == "[" and text[-1] == "]") or not any(text in own for own in _texts(doc)):
+    if not (len(text) >= 2 and text[0] == "[" and text[-1] == "]") or not any(
+        text in own for own in _texts(doc)
+    ):
         return False
     try:
         ast.literal_eval(text)
@@ -209,7 +226,13 @@ def looks_like_list(task: Any, doc: Any) -> bool:
 def _texts(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    items = (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, (list, tuple))
+        else ()
+    )
     return [text for item in items for text in _texts(item)]
 
 
@@ -235,14 +258,20 @@ def without_likelihood(task: Any, results: Sequence[Any]) -> str | None:
     values = [answer[0] if isinstance(answer, (tuple, list)) else answer for answer in results]
     if any(isinstance(value, float) and math.isnan(value) for value in values):
         return "a log-likelihood is nan"
-    if task.OUTPUT_TYPE == "multiple_choice" and values and all(value == -math.inf for value in values):
+    if (
+        task.OUTPUT_TYPE == "multiple_choice"
+        and values
+        and all(value == -math.inf for value in values)
+    ):
         return "no choice has a likelihood above zero"
     return None
 
 
 def _first_no_number(value: Any) -> float | None:
     if isinstance(value, (list, tuple, np.ndarray)):
-        return next((wrong for item in value if (wrong := _first_no_number(item)) is not None), None)
+        return next(
+            (wrong for item in value if (wrong := _first_no_number(item)) is not None), None
+        )
     number = isinstance(value, (float, np.floating))
     return float(value) if number and not math.isfinite(value) else None
 

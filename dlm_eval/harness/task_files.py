@@ -28,9 +28,16 @@ VALUES: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("num_fewshot",), ((int, NONE), "a whole number")),
     "repeats": ((int,), "a whole number"),
     **dict.fromkeys(("target_delimiter", "fewshot_delimiter"), ((str,), "text")),
-    **dict.fromkeys(("dataset_path", "training_split", "validation_split", "test_split"), ((str, NONE), "text")),
-    **dict.fromkeys(("dataset_name", "task_alias", "fewshot_split"), ((str, int, float, NONE), "text")),
-    **dict.fromkeys(("dataset_kwargs", "generation_kwargs", "metadata", "fewshot_config"), ((dict, NONE), "a mapping")),
+    **dict.fromkeys(
+        ("dataset_path", "training_split", "validation_split", "test_split"), ((str, NONE), "text")
+    ),
+    **dict.fromkeys(
+        ("dataset_name", "task_alias", "fewshot_split"), ((str, int, float, NONE), "text")
+    ),
+    **dict.fromkeys(
+        ("dataset_kwargs", "generation_kwargs", "metadata", "fewshot_config"),
+        ((dict, NONE), "a mapping"),
+    ),
     **dict.fromkeys(("should_decontaminate", "unsafe_code"), ((bool,), "true or false")),
 }
 LEAST = {"num_fewshot": 0, "repeats": 1}
@@ -43,7 +50,9 @@ def check_folder(root: Path) -> None:
     Raises:
         UserError: lm-eval would ignore or misread a file, or fail on it after the model has run.
     """
-    files = sorted(path for path in root.glob("**/*.yaml") if ".ipynb_checkpoints" not in path.parts)
+    files = sorted(
+        path for path in root.glob("**/*.yaml") if ".ipynb_checkpoints" not in path.parts
+    )
     included = {included for path in files for included in _includes(path)}
     for path in files:
         check_file(path, template=path.name.startswith("_") or path.resolve() in included)
@@ -148,7 +157,9 @@ def _check_values(path: Path | str, config: dict[str, Any]) -> None:
         odd = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
         if key in config and (odd or (isinstance(value, int) and value < LEAST.get(key, value))):
             more = f" of at least {LEAST[key]}" if key in LEAST else ""
-            raise UserError(f"{path}: {key} '{shown(value)}' is not allowed; it must be {words}{more}")
+            raise UserError(
+                f"{path}: {key} '{shown(value)}' is not allowed; it must be {words}{more}"
+            )
     if not ("group" in config or isinstance(config.get("task", ""), str)):
         raise UserError(f"{path}: task '{shown(config['task'])}' is not allowed; it must be text")
 
@@ -161,7 +172,9 @@ def _check_metrics(path: Path | str, config: dict[str, Any]) -> None:
     for entry in _entries(path, config, "metric_list"):
         metric, aggregation = entry.get("metric"), entry.get("aggregation")
         if _is_name(aggregation) and aggregation not in aggregation_registry:
-            raise unknown_name_error(f"{path}: aggregation", aggregation, aggregation_registry.keys())
+            raise unknown_name_error(
+                f"{path}: aggregation", aggregation, aggregation_registry.keys()
+            )
         if own_scorer or not _is_name(metric) or metric in metric_registry:
             continue
         if not hub_reachable():  # otherwise it may be a metric of HF evaluate
@@ -174,11 +187,17 @@ def _check_filters(path: Path | str, config: dict[str, Any]) -> None:
 
     for pipeline in _entries(path, config, "filter_list"):
         steps = pipeline.get("filter")
-        if not isinstance(steps, list) or not all(isinstance(step, dict) and "function" in step for step in steps):
-            raise UserError(f"{path}: filter_list needs a list of functions under 'filter' of each entry")
+        if not isinstance(steps, list) or not all(
+            isinstance(step, dict) and "function" in step for step in steps
+        ):
+            raise UserError(
+                f"{path}: filter_list needs a list of functions under 'filter' of each entry"
+            )
         for step in steps:
             if _is_name(step.get("function")) and step["function"] not in filter_registry:
-                raise unknown_name_error(f"{path}: filter", step["function"], filter_registry.keys())
+                raise unknown_name_error(
+                    f"{path}: filter", step["function"], filter_registry.keys()
+                )
 
 
 def _entries(path: Path | str, config: dict[str, Any], key: str) -> Iterable[dict[str, Any]]:
@@ -192,7 +211,9 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and "/" not in value  # an unresolved !function is a path
 
 
-def list_tasks(include_path: str | None = None, everything: bool = False) -> list[tuple[str, str, str]]:
+def list_tasks(
+    include_path: str | None = None, everything: bool = False
+) -> list[tuple[str, str, str]]:
     """Returns (name, kind, description) of every task, group and tag.
 
     Args:
@@ -207,7 +228,9 @@ def list_tasks(include_path: str | None = None, everything: bool = False) -> lis
     return rows
 
 
-def task_file(name: str, include_path: str | None = None, everything: bool = True) -> dict[str, Any] | None:
+def task_file(
+    name: str, include_path: str | None = None, everything: bool = True
+) -> dict[str, Any] | None:
     """Returns the settings in the YAML of a task or group, or None.
 
     Args:
@@ -216,7 +239,11 @@ def task_file(name: str, include_path: str | None = None, everything: bool = Tru
     for index in (False, True) if everything else (False,):
         entry = _manager(include_path, index).task_index.get(name)
         if entry is not None:
-            return {key: _plain(value) for key, value in _config(entry).items()} if entry.yaml_path else {"tag": name}
+            return (
+                {key: _plain(value) for key, value in _config(entry).items()}
+                if entry.yaml_path
+                else {"tag": name}
+            )
     return None
 
 
@@ -257,7 +284,11 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, str) and value.startswith("/") and len(value.splitlines()[0]) == len(value) < 1000:
+    if (
+        isinstance(value, str)
+        and value.startswith("/")
+        and len(value.splitlines()[0]) == len(value) < 1000
+    ):
         return _function(Path(value))
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 

@@ -93,7 +93,11 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
         # As in lm-eval, a 0 in a YAML is kept.
         wanted = own if num_fewshot is None or own == 0 else num_fewshot
         if own == 0 and num_fewshot:
-            log.warning("task '%s': --num_fewshot %d is ignored; its YAML says num_fewshot: 0", name, num_fewshot)
+            log.warning(
+                "task '%s': --num_fewshot %d is ignored; its YAML says num_fewshot: 0",
+                name,
+                num_fewshot,
+            )
         examples: Sequence[Any] = getattr(getattr(task, "sampler", None), "df", None) or ()
         evaluated = task.eval_docs
         same = len(examples) == len(evaluated) and len(examples) > 0 and examples[0] == evaluated[0]
@@ -102,7 +106,8 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
         pool = len(examples) - (same or task.fewshot_cfg.split == task.config.test_split)
         if (wanted or 0) > pool:
             raise UserError(
-                f"--num_fewshot {wanted}: task '{name}' has only {counted(max(pool, 0), 'example')} to show"
+                f"--num_fewshot {wanted}: task '{name}' has only "
+                f"{counted(max(pool, 0), 'example')} to show"
             )
 
 
@@ -110,7 +115,11 @@ def _split(names: Sequence[Any]) -> list[Any]:
     given = [names] if isinstance(names, (str, Mapping)) else names
     specs: list[Any] = []
     for name in given:
-        parts = [part.strip() for part in name.split(",") if part.strip()] if isinstance(name, str) else [name]
+        parts = (
+            [part.strip() for part in name.split(",") if part.strip()]
+            if isinstance(name, str)
+            else [name]
+        )
         specs += [part for part in parts if not (isinstance(part, str) and part in specs)]
     if not specs:
         raise UserError("--tasks is empty; 'dlm-eval ls tasks' lists what there is")
@@ -160,11 +169,19 @@ def _match(spec: Any, manager: Any) -> list[Any]:
 
 
 def _files(spec: str) -> list[str]:
-    files = sorted(glob.glob(os.path.join(spec, "*.yaml") if os.path.isdir(spec) else os.path.expanduser(spec)))
+    files = sorted(
+        glob.glob(os.path.join(spec, "*.yaml") if os.path.isdir(spec) else os.path.expanduser(spec))
+    )
     if not files:
         raise UserError(f"--tasks '{spec}': no such YAML file")
-    checked = {file: check_file(Path(file), template=Path(file).name.startswith("_")) for file in files}
-    return [str(Path(file).resolve()) for file, config in checked.items() if {"task", "group"} & set(config)]
+    checked = {
+        file: check_file(Path(file), template=Path(file).name.startswith("_")) for file in files
+    }
+    return [
+        str(Path(file).resolve())
+        for file, config in checked.items()
+        if {"task", "group"} & set(config)
+    ]
 
 
 def _members(name: str, manager: Any) -> list[str]:
@@ -173,7 +190,9 @@ def _members(name: str, manager: Any) -> list[str]:
     if entry is None or entry.kind.name not in ("GROUP", "TAG"):
         return []
     listed = sorted(entry.tags) if entry.kind.name == "TAG" else entry.cfg.get("task") or []
-    names = [item if isinstance(item, str) else item.get("task", item.get("group")) for item in listed]
+    names = [
+        item if isinstance(item, str) else item.get("task", item.get("group")) for item in listed
+    ]
     # An inline group has a list for its tasks.
     names = [item for item in names if isinstance(item, str)]
     return names + [below for item in names for below in _members(item, manager)]
@@ -218,7 +237,10 @@ def _made(config: Mapping[str, Any], manager: Any) -> Any:
     if kind == "group" and "task" in config:
         entry, changes = Entry(name, Kind.GROUP, None, dict(config)), None
     elif DATA_KEYS & set(config):
-        entry, changes = Entry(name, Kind.PY_TASK if "class" in config else Kind.TASK, None, dict(config)), None
+        entry, changes = (
+            Entry(name, Kind.PY_TASK if "class" in config else Kind.TASK, None, dict(config)),
+            None,
+        )
     else:
         entry = manager.task_index[name]
         changes = {key: value for key, value in config.items() if key != "group"}
@@ -248,7 +270,10 @@ def _checked(spec: Any) -> Any:
         own = copy.copy(spec)
         own._config = copy.copy(spec.config)
         return own
-    raise UserError(f"--tasks '{spec}' is not allowed; it must be names of tasks, their configurations or task objects")
+    raise UserError(
+        f"--tasks '{spec}' is not allowed; it must be names of tasks, their configurations or task "
+        "objects"
+    )
 
 
 def _title(spec: Any) -> str:
@@ -265,9 +290,13 @@ def _build(manager: Any, spec: Any) -> list[Any]:
         with task_code():
             loaded = manager.load(_made(spec, manager) if isinstance(spec, Mapping) else [spec])
     except UserError as error:
-        raise error if str(error).startswith("--tasks") else UserError(f"task '{name}': {error}") from error
+        raise (
+            error if str(error).startswith("--tasks") else UserError(f"task '{name}': {error}")
+        ) from error
     except KeyError as error:
-        raise UserError(f"task '{name}': its dataset has no split, configuration or column {error}") from error
+        raise UserError(
+            f"task '{name}': its dataset has no split, configuration or column {error}"
+        ) from error
     except Exception as error:  # a YAML and its functions may raise anything
         if needed := missing_package(error):
             raise UserError(f"task '{name}' {needed}") from error
@@ -293,7 +322,10 @@ def _check_metric_functions(task: Any) -> None:
         return
     for metric, function in getattr(task, "_metric_fn_list", {}).items():
         if function is None:
-            raise UserError(f"task '{task.config.task}': metric '{metric}' is neither lm-eval's nor HF evaluate's")
+            raise UserError(
+                f"task '{task.config.task}': metric '{metric}' is neither lm-eval's nor HF "
+                "evaluate's"
+            )
 
 
 def _hide_folders(items: list[Any], roots: list[Path]) -> None:
@@ -312,4 +344,6 @@ def _hide_folders(items: list[Any], roots: list[Path]) -> None:
 def _unknown_task(spec: str, manager: Any) -> UserError:
     near = nearest(spec, manager.all_tasks, count=3)
     guess = f"did you mean {', '.join(repr(name) for name in near)}? " if near else ""
-    return UserError(f"--tasks '{spec}' is not known; {guess}'dlm-eval ls tasks' lists what there is")
+    return UserError(
+        f"--tasks '{spec}' is not known; {guess}'dlm-eval ls tasks' lists what there is"
+    )

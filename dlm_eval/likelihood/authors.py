@@ -81,13 +81,18 @@ class Dream(Planned, Budgeted, name="dream"):
             return canvas
         if not model.eos_ids:
             raise UserError(
-                f"estimator 'dream' ends the text with EOS, which {model.name} does not have: use dream,eos=false"
+                f"estimator 'dream' ends the text with EOS, which {model.name} does not have: use "
+                "dream,eos=false"
             )
-        return replace(canvas, tokens=(*canvas.tokens, model.eos_ids[0]), open=(*canvas.open, False))
+        return replace(
+            canvas, tokens=(*canvas.tokens, model.eos_ids[0]), open=(*canvas.open, False)
+        )
 
     def plan(self, n: int, noise: Noise) -> Plan:
         count, batch = self.max_forwards, self.batch
-        shifts = np.array([noise.uniforms("dream", number, 1)[0] for number in range(math.ceil(count / batch))])
+        shifts = np.array(
+            [noise.uniforms("dream", number, 1)[0] for number in range(math.ceil(count / batch))]
+        )
         times = (shifts[:, None] + np.arange(batch) / batch).ravel()[:count] % 1
         chances = EPSILON + (1 - EPSILON) * times
         return bernoulli_plan(n, chances, 1 / chances, noise, "dream hidden")
@@ -103,14 +108,18 @@ class DiffuLLaMA(Planned, name="diffullama"):
 
     cost = "steps"
     steps: int = option(32, least=1, help="grid points T")
-    weighting: Literal["mean", "1/t"] = option("mean", help="'mean' (the code) or '1/t' (the paper)")
+    weighting: Literal["mean", "1/t"] = option(
+        "mean", help="'mean' (the code) or '1/t' (the paper)"
+    )
 
     def plan(self, n: int, noise: Noise) -> Plan:
         times = np.arange(self.steps, 0, -1) / self.steps
         hidden = uniforms(noise, "diffullama hidden", len(times), n) < times[:, None]
         mean = 1 / np.maximum(1, hidden.sum(1))
         weights = mean if self.weighting == "mean" else 1 / (times * n)
-        return Plan(hidden, hidden * weights[:, None], np.arange(len(times)), neighbours(len(times)))
+        return Plan(
+            hidden, hidden * weights[:, None], np.arange(len(times)), neighbours(len(times))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +133,9 @@ class MDLM(Planned, Budgeted, name="mdlm"):
 
     def plan(self, n: int, noise: Noise) -> Plan:
         count = self.max_forwards
-        times = EPSILON + (1 - EPSILON) * (np.arange(count) + noise.uniforms("mdlm", 0, count)) / count
+        times = (
+            EPSILON + (1 - EPSILON) * (np.arange(count) + noise.uniforms("mdlm", 0, count)) / count
+        )
         return bernoulli_plan(n, (1 - EPSILON) * times, 1 / times, noise, "mdlm hidden")
 
 
@@ -134,7 +145,9 @@ class LogScores(Protocol):
 
     schedule: NoiseSchedule
 
-    def score_logits(self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor) -> Tensor:
+    def score_logits(
+        self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor
+    ) -> Tensor:
         """Returns float32 log-scores at each wanted position, rows at total noise `time` [B]."""
         ...
 
@@ -163,20 +176,29 @@ class SEDD(Budgeted, name="sedd"):
     def check_model(self, model: Denoiser) -> None:
         super().check_model(model)
         if not isinstance(model, LogScores):
-            raise UserError(f"estimator 'sedd' is not possible with {model.name}: it gives no log-scores; use auto")
+            raise UserError(
+                f"estimator 'sedd' is not possible with {model.name}: it gives no log-scores; use "
+                "auto"
+            )
 
     def estimate(self, target: Target, noise: Noise) -> Program[Score]:
         """Returns the loss with its sign turned, in nats."""
         assert isinstance(target.model, LogScores)
         schedule, count = target.model.schedule, self.max_forwards
-        times = EPSILON + (1 - EPSILON) * (np.arange(count) + noise.uniforms("sedd", 0, count)) / count
-        sigma, rate = (np.array([of(float(t)) for t in times]) for of in (schedule.sigma, schedule.rate))
+        times = (
+            EPSILON + (1 - EPSILON) * (np.arange(count) + noise.uniforms("sedd", 0, count)) / count
+        )
+        sigma, rate = (
+            np.array([of(float(t)) for t in times]) for of in (schedule.sigma, schedule.rate)
+        )
         hidden = uniforms(noise, "sedd hidden", count, target.n) < -np.expm1(-sigma)[:, None]
         losses = rate * (yield from _entropies(target, hidden, sigma))
         if np.isnan(losses).any():
             raise SampleError("the model returned log-scores that are NaN")
         error = draws_error(losses, neighbours(count))
-        return self.score(-float(losses.mean()), error, echo=echo(deviations(losses, neighbours(count)), error))
+        return self.score(
+            -float(losses.mean()), error, echo=echo(deviations(losses, neighbours(count)), error)
+        )
 
 
 def _entropies(target: Target, hidden: Bools, sigma: Floats) -> Program[Floats]:
@@ -189,7 +211,9 @@ def _entropies(target: Target, hidden: Bools, sigma: Floats) -> Program[Floats]:
     reader, head = ScoreReader(target.mask_id), target.model.score_logits
     entropy = np.zeros(len(hidden))
     if len(asked):
-        outputs = yield [target.row(hidden[k], hidden[k], reader, head=head, time=float(sigma[k])) for k in asked]
+        outputs = yield [
+            target.row(hidden[k], hidden[k], reader, head=head, time=float(sigma[k])) for k in asked
+        ]
         for k, (total, truth) in zip(asked, outputs, strict=True):
             ratio = 1 / np.expm1(sigma[k])
             entropy[k] = (total - ratio * truth + ratio * (np.log(ratio) - 1)).sum()

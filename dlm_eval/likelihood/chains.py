@@ -44,17 +44,24 @@ class Orders(Budgeted, Guided):
     """An estimator that runs chains along random orders."""
 
     permutations: int | None = option(
-        None, least=1, most=MOST_FORWARDS, help="chains, in place of as many as max_forwards pays for"
+        None,
+        least=1,
+        most=MOST_FORWARDS,
+        help="chains, in place of as many as max_forwards pays for",
     )
 
     def order_count(self, n: int) -> int:
         """Returns how many orders are drawn: as asked, else what fits the budget, in pairs."""
-        return 2 * pair_count(n, self.max_forwards) if self.permutations is None else self.permutations
+        return (
+            2 * pair_count(n, self.max_forwards) if self.permutations is None else self.permutations
+        )
 
     def all_orders(self, n: int) -> bool:
         """Returns whether those are all orders there are, or cost as much as all patterns."""
         budget = self.order_count(n) * (n - 1) + 1
-        return enumerable(n, budget if self.permutations is not None else max(budget, self.max_forwards))
+        return enumerable(
+            n, budget if self.permutations is not None else max(budget, self.max_forwards)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +75,9 @@ class Chain(Orders, name="chain"):
     kind = "lower bound"
     cost = "n per permutation"
     antithetic: bool = option(True, help="whether each permutation comes with its reverse")
-    report: Report = option("elbo", help="what logprob is: the ELBO, or the multi-sample lower bound on the likelihood")
+    report: Report = option(
+        "elbo", help="what logprob is: the ELBO, or the multi-sample lower bound on the likelihood"
+    )
 
     def order_count(self, n: int) -> int:
         if self.permutations is not None or self.antithetic:
@@ -81,7 +90,9 @@ class Chain(Orders, name="chain"):
         if self.all_orders(target.n):
             exact = Exact(report=self.report, cfg_scale=self.cfg_scale)
             return as_estimator(exact.estimate(target, noise), self)
-        return self._sampled(target, random_orders(noise, target.n, self.order_count(target.n), self.antithetic))
+        return self._sampled(
+            target, random_orders(noise, target.n, self.order_count(target.n), self.antithetic)
+        )
 
     def _sampled(self, target: Target, orders: Ints) -> Program[Score]:
         steps, certain = yield from step_log_likelihoods(target, orders)
@@ -103,7 +114,9 @@ class Chain(Orders, name="chain"):
             error = replace(error, least=least)
         if self.report == "likelihood":
             value, error = bounds.lower, bounds.lower_error
-        return self.score(value, error, bounds=bounds, echo=echo(deviations(chains, 0 * group), error))
+        return self.score(
+            value, error, bounds=bounds, echo=echo(deviations(chains, 0 * group), error)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +138,9 @@ class Tube(Orders, name="tube"):
             found = yield from Exact(report="likelihood").estimate(target, noise)
             assert found.upper is not None
             return self.score(found.upper, EXACT, bounds=Bounds.of(found))
-        steps, certain = yield from step_log_likelihoods(target, random_orders(noise, target.n, count))
+        steps, certain = yield from step_log_likelihoods(
+            target, random_orders(noise, target.n, count)
+        )
         bounds = chain_bounds(steps.sum(1), np.arange(count) // 2, population(target.n), certain)
         assert bounds.upper is not None
         return self.score(bounds.upper, bounds.upper_error, bounds=bounds)

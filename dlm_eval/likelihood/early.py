@@ -48,7 +48,8 @@ class Rounds:
         self.estimator = estimator.share(len(parts))
         self.noise = block_noise(noise, len(parts))
         self.rules = [
-            nested(part.n, self.estimator.max_forwards, own) for part, own in zip(parts, self.noise, strict=True)
+            nested(part.n, self.estimator.max_forwards, own)
+            for part, own in zip(parts, self.noise, strict=True)
         ]
         self.done = 0
         self.found: list[Score] = []
@@ -109,7 +110,9 @@ class Rounds:
         gap = mine.logprob / length - theirs.logprob / other_length
         logs, other_logs = self.logs[0], other.logs[0]
         alike = (
-            len(self.parts) == len(other.parts) == 1 and self.done == other.done and self.parts[0].n == other.parts[0].n
+            len(self.parts) == len(other.parts) == 1
+            and self.done == other.done
+            and self.parts[0].n == other.parts[0].n
         )
         if alike and logs is not None and other_logs is not None and math.isfinite(gap):
             rules, _ = self.rules[0]
@@ -119,7 +122,9 @@ class Rounds:
         return gap, replace(error, least=0.0)  # the error rate of `race` was measured without it
 
 
-def race(choices: Sequence[Rounds], lengths: Sequence[float] | None, error_rate: float) -> Program[None]:
+def race(
+    choices: Sequence[Rounds], lengths: Sequence[float] | None, error_rate: float
+) -> Program[None]:
     """Runs the rounds of a question's choices until the best one is settled.
 
     Args:
@@ -128,7 +133,8 @@ def race(choices: Sequence[Rounds], lengths: Sequence[float] | None, error_rate:
         error_rate: probability that it ends on a choice that is not the best.
     """
     orders = [[1.0] * len(choices)] + ([] if lengths is None else [list(lengths)])
-    looks = max(1, max(choice.total for choice in choices) - 1)  # nothing is left to settle after the last round
+    # nothing is left to settle after the last round
+    looks = max(1, max(choice.total for choice in choices) - 1)
     alpha = error_rate / (looks * (len(choices) - 1) * len(orders))
     running = list(range(len(choices)))
     while running:
@@ -139,12 +145,18 @@ def race(choices: Sequence[Rounds], lengths: Sequence[float] | None, error_rate:
 
 def _unbeaten(choices: Sequence[Rounds], lengths: Sequence[float], alpha: float) -> set[int]:
     """Returns the choices that may still have the best score per length."""
-    values = [choice.score().logprob / length for choice, length in zip(choices, lengths, strict=True)]
+    values = [
+        choice.score().logprob / length for choice, length in zip(choices, lengths, strict=True)
+    ]
     best = max(range(len(choices)), key=values.__getitem__)
-    return {c for c in range(len(choices)) if c == best or not _beats(choices, lengths, best, c, alpha)}
+    return {
+        c for c in range(len(choices)) if c == best or not _beats(choices, lengths, best, c, alpha)
+    }
 
 
-def _beats(choices: Sequence[Rounds], lengths: Sequence[float], best: int, other: int, alpha: float) -> bool:
+def _beats(
+    choices: Sequence[Rounds], lengths: Sequence[float], best: int, other: int, alpha: float
+) -> bool:
     gap, error = choices[best].lead(choices[other], lengths[best], lengths[other])
     width = half_width(error, 1 - 2 * alpha)
     return width is not None and gap > width

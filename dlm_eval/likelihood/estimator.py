@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.options import check_option_names, check_options, describe_options, option, option_names, parse_options
+from dlm_eval.options import (
+    check_option_names,
+    check_options,
+    describe_options,
+    option,
+    option_names,
+    parse_options,
+)
 from dlm_eval.plugins import Registry, source_digest
 from dlm_eval.settings import parse_pairs
 from dlm_eval.uncertainty import EXACT, UNKNOWN, Error
@@ -40,7 +47,10 @@ ERROR_RATE = 0.05  # at which a question counts as settled under `precision`
 ESTIMATORS: Registry[Estimator] = Registry(
     "estimator",
     "dlm_eval.estimators",
-    modules=[f"dlm_eval.likelihood.{name}" for name in ("auto", "exact", "chains", "masks", "duel", "authors")],
+    modules=[
+        f"dlm_eval.likelihood.{name}"
+        for name in ("auto", "exact", "chains", "masks", "duel", "authors")
+    ],
 )
 
 
@@ -87,7 +97,8 @@ class Estimator:
             cls.name = name
             if cls.kind not in KINDS:
                 raise UserError(
-                    f"estimator {name}: kind '{cls.kind}' is not allowed; it must be one of {', '.join(KINDS)}"
+                    f"estimator {name}: kind '{cls.kind}' is not allowed; it must be one of "
+                    f"{', '.join(KINDS)}"
                 )
             if cls.estimate is Estimator.estimate:
                 raise UserError(f"estimator {name} has no method estimate(self, target, noise)")
@@ -96,7 +107,7 @@ class Estimator:
     def __post_init__(self) -> None:
         check_options(self, f"estimator {self.name}")
 
-    # -- what a subclass defines ---------------------------------------------------------------------------------------
+    # -- what a subclass defines -------------------------------------------------------------------
 
     def estimate(self, target: Target, noise: Noise) -> Program[Score]:
         """Returns the program that estimates the likelihood of `target` (at least one token).
@@ -123,7 +134,7 @@ class Estimator:
         """Returns the canvas that is scored in place of `canvas`."""
         return canvas
 
-    # -- what other code asks ------------------------------------------------------------------------------------------
+    # -- what other code asks ----------------------------------------------------------------------
 
     @property
     def guidance(self) -> float:
@@ -168,7 +179,11 @@ class Estimator:
     def identity(self) -> dict[str, Any]:
         """Returns what can change an answer: name, settings, digest of a source from elsewhere."""
         source = source_digest(type(self))
-        return {"name": self.name, **asdict(self), **({} if source is None else {"source_sha256": source})}
+        return {
+            "name": self.name,
+            **asdict(self),
+            **({} if source is None else {"source_sha256": source}),
+        }
 
     def score(
         self,
@@ -226,7 +241,9 @@ class Guided(Estimator):
     """An estimator that classifier-free guidance goes with."""
 
     cfg_scale: float = option(
-        0.0, help="classifier-free guidance w, u + (w + 1)(c - u) as in LLaDA; the result is then a score, no bound"
+        0.0,
+        help="classifier-free guidance w, u + (w + 1)(c - u) as in LLaDA; the result is then a "
+        "score, no bound",
     )
 
     @property
@@ -238,7 +255,9 @@ class Guided(Estimator):
 class Budgeted(Estimator):
     """An estimator that spends a number of forwards."""
 
-    max_forwards: int = option(MAX_FORWARDS, least=1, most=MOST_FORWARDS, help="forwards per canvas at most")
+    max_forwards: int = option(
+        MAX_FORWARDS, least=1, most=MOST_FORWARDS, help="forwards per canvas at most"
+    )
 
     def share(self, blocks: int) -> Self:
         return replace(self, max_forwards=max(1, self.max_forwards // blocks))
@@ -255,23 +274,31 @@ class EarlyStopping(Budgeted, Guided):
         None,
         above=0,
         unit="nats a token",
-        help="sample in rounds until the standard error is this small; the choices of a question until the best one is "
+        help="sample in rounds until the standard error is this small; the choices of a question "
+        "until the best one is "
         "settled (at stop_at_error_rate, 0.05 unless set)",
     )
     target_stderr: float | None = option(
-        None, above=0, unit="nats", help="as precision, in nats for the whole text; give one of the two"
+        None,
+        above=0,
+        unit="nats",
+        help="as precision, in nats for the whole text; give one of the two",
     )
     stop_at_error_rate: float | None = option(
         None,
         above=0,
         below=1,
-        help="sample the choices of a question in rounds until the best one is settled at this error probability",
+        help="sample the choices of a question in rounds until the best one is settled at this "
+        "error probability",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.precision is not None and self.target_stderr is not None:
-            raise UserError("estimator precision and target_stderr are two ways to say when to stop; give one of them")
+            raise UserError(
+                "estimator precision and target_stderr are two ways to say when to stop; give one "
+                "of them"
+            )
 
     @property
     def error_rate(self) -> float | None:
@@ -289,7 +316,9 @@ class EarlyStopping(Budgeted, Guided):
         return self.target_stderr if self.precision is None else self.precision * n
 
     def share(self, blocks: int) -> Self:
-        return replace(super().share(blocks), precision=None, target_stderr=None, stop_at_error_rate=None)
+        return replace(
+            super().share(blocks), precision=None, target_stderr=None, stop_at_error_rate=None
+        )
 
 
 def parse_estimator(text: str, extra: Mapping[str, Any] | None = None) -> Estimator:

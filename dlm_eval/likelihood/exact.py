@@ -37,7 +37,9 @@ class Exact(Guided, name="exact"):
 
     kind = "lower bound"
     cost = "2^n-1"
-    report: Report = option("elbo", help="what logprob is: the ELBO, or the likelihood of the random-order sampler")
+    report: Report = option(
+        "elbo", help="what logprob is: the ELBO, or the likelihood of the random-order sampler"
+    )
 
     def estimate(self, target: Target, noise: Noise) -> Program[Score]:
         """Returns the ELBO with the likelihood as bounds beside it (or the other way round)."""
@@ -54,7 +56,8 @@ def all_patterns(n: int) -> Plan:
     """Returns every pattern once, weight 1 / (k C(n, k)) at size k: the ELBO without noise."""
     if n > MAX_EXACT:
         raise SampleError(
-            f"exact needs 2^{n}-1 forwards for {n} open tokens; it is allowed up to {MAX_EXACT}: use auto"
+            f"exact needs 2^{n}-1 forwards for {n} open tokens; it is allowed up to {MAX_EXACT}: "
+            "use auto"
         )
     hidden = subsets(n)[1:]
     weights = np.array([1.0 / (k * math.comb(n, k)) for k in range(1, n + 1)])

@@ -55,7 +55,9 @@ class Planned(Estimator):
         error = plan_error(plan, logs)
         if target.n == 1 and np.ptp(values) == 0:  # there is one pattern, and it was run
             error = EXACT
-        return self.score(float(values.mean()), error, echo=echo(deviations(values, plan.stratum), error))
+        return self.score(
+            float(values.mean()), error, echo=echo(deviations(values, plan.stratum), error)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,11 +169,15 @@ def some_hidden(times: Floats, first: Floats, later: Floats) -> tuple[Bools, Flo
     with np.errstate(divide="ignore"):  # times of 1: log 0 = -inf, and the first token is hidden
         log_shown = np.log1p(-times)
     chance = -np.expm1(len(places) * log_shown)
-    leader = (np.log1p(-chance * first) / log_shown).astype(np.int64).clip(0, len(places) - 1)[..., None]
+    leader = (
+        (np.log1p(-chance * first) / log_shown).astype(np.int64).clip(0, len(places) - 1)[..., None]
+    )
     return (places == leader) | ((later < times[..., None]) & (places > leader)), chance
 
 
 def bernoulli_plan(n: int, chances: Floats, weights: Floats, noise: Noise, stream: str) -> Plan:
     """Returns patterns that hide each token with probability `chances` [R], with `weights` [R]."""
     hidden = uniforms(noise, stream, len(chances), n) < chances[:, None]
-    return Plan(hidden, hidden * weights[:, None], np.arange(len(chances)), neighbours(len(chances)))
+    return Plan(
+        hidden, hidden * weights[:, None], np.arange(len(chances)), neighbours(len(chances))
+    )

@@ -60,7 +60,9 @@ def draws_error(values: Floats, stratum: Ints) -> Error:
         return UNKNOWN
     if len(values) < FEWEST:
         return Error(None, float(own.sum()) / 2, stderr)
-    return Error(stderr, max(2.0, min(float(own.sum()), total**2 / float((spread**2 / (own + 2)).sum())) / 2))
+    return Error(
+        stderr, max(2.0, min(float(own.sum()), total**2 / float((spread**2 / (own + 2)).sum())) / 2)
+    )
 
 
 def deviations(values: Floats, stratum: Ints) -> Floats:
@@ -70,7 +72,9 @@ def deviations(values: Floats, stratum: Ints) -> Floats:
     """
     if len(stratum) == 0 or not np.isfinite(values).all():
         return np.zeros(len(values))
-    return np.asarray(values - (np.bincount(stratum, weights=values) / np.bincount(stratum))[stratum])
+    return np.asarray(
+        values - (np.bincount(stratum, weights=values) / np.bincount(stratum))[stratum]
+    )
 
 
 def echo(deviations: Floats, error: Error) -> tuple[float, ...]:

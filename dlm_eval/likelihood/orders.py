@@ -110,7 +110,9 @@ def mean_error(values: Floats, group: Ints, draws: int) -> Error:
     whole = sizes == sizes[0]
     means = (np.bincount(group, weights=values) / sizes)[whole]
     error = draws_error(means, np.zeros(len(means), dtype=np.int64))
-    return error.scaled(math.sqrt(len(means) * sizes[0] / len(values) * max(0.0, 1 - len(sizes) / draws)))
+    return error.scaled(
+        math.sqrt(len(means) * sizes[0] / len(values) * max(0.0, 1 - len(sizes) / draws))
+    )
 
 
 def steps_deviation(steps: Floats, orders: Ints) -> float:
@@ -165,7 +167,9 @@ def bracket(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[fl
     return low, min(certain, middle + 3 * max(margin, float(cox)))
 
 
-def tangent_bound(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[float, Error] | None:
+def tangent_bound(
+    chains: Floats, group: Ints, draws: int, certain: float
+) -> tuple[float, Error] | None:
     """Returns TUBE, an unbiased estimate of an upper bound on log p, and its error.
 
     None with fewer than two groups.
@@ -197,7 +201,9 @@ def tangent_bound(chains: Floats, group: Ints, draws: int, certain: float) -> tu
         if np.isfinite(others).all() and len(others) > 1:
             psi = max(rest, min(certain, float(others.mean() + others.var(ddof=1) / 2)))
         part = (count - 1) / draws
-        mean = math.exp(min(700.0, rest - psi)) * part + math.exp(min(700.0, own - psi)) * (1 - part)
+        mean = math.exp(min(700.0, rest - psi)) * part + math.exp(min(700.0, own - psi)) * (
+            1 - part
+        )
         values[g] = math.inf if math.isinf(psi) else psi - 1 + mean
     if not np.isfinite(values).all():
         return float(values.mean()), UNKNOWN

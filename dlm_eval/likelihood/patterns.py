@@ -40,16 +40,22 @@ class Plan:
     @classmethod
     def fixed(cls, hidden: Bools, weight: Floats) -> Plan:
         """Returns a plan in which nothing is drawn."""
-        return cls(hidden, weight, np.zeros(len(hidden), dtype=np.int64), np.zeros(0, dtype=np.int64))
+        return cls(
+            hidden, weight, np.zeros(len(hidden), dtype=np.int64), np.zeros(0, dtype=np.int64)
+        )
 
     def replicates(self, logs: Floats) -> Floats:
         """Returns the [P] values of the replicates from log-probabilities [R, n].
 
         A token that is not read never turns 0 * -inf into nan.
         """
-        terms = np.where(self.weight != 0, self.weight * np.where(self.weight != 0, logs, 0.0), 0.0).sum(1)
+        terms = np.where(
+            self.weight != 0, self.weight * np.where(self.weight != 0, logs, 0.0), 0.0
+        ).sum(1)
         count = max(1, len(self.stratum))
-        return np.asarray(np.bincount(self.replicate, weights=terms, minlength=count)[:count], dtype=np.float64)
+        return np.asarray(
+            np.bincount(self.replicate, weights=terms, minlength=count)[:count], dtype=np.float64
+        )
 
 
 def subsets(n: int) -> Bools:

@@ -60,7 +60,12 @@ def score(
     if not isinstance(estimator, Estimator):
         estimator = parse_estimator(estimator, {"max_forwards": max_forwards, **options})
     outcomes = score_outcomes(
-        engine or Engine(model, batch_tokens=batch_tokens), canvases, estimator, seed, greedy, on_done
+        engine or Engine(model, batch_tokens=batch_tokens),
+        canvases,
+        estimator,
+        seed,
+        greedy,
+        on_done,
     )
     scores: list[Score] = []
     for index, outcome in enumerate(outcomes):
@@ -90,7 +95,9 @@ def score_outcomes(
 
     def done(number: int, outcome: Outcome[list[Score]]) -> None:
         members, answer = questions[number], outcome.answer
-        answers: Sequence[Score | SampleError] = [answer] * len(members) if isinstance(answer, SampleError) else answer
+        answers: Sequence[Score | SampleError] = (
+            [answer] * len(members) if isinstance(answer, SampleError) else answer
+        )
         for index, one in zip(members, answers, strict=True):
             keep(index, one, outcome.seconds / len(members))
 
@@ -99,7 +106,13 @@ def score_outcomes(
 
     if estimator.needs_question:
         questions = _questions(canvases)
-        engine.drive([_asked(engine, [canvases[c] for c in one], estimator, seed, greedy) for one in questions], done)
+        engine.drive(
+            [
+                _asked(engine, [canvases[c] for c in one], estimator, seed, greedy)
+                for one in questions
+            ],
+            done,
+        )
     else:
         noises = [Noise.of(canvas, seed) for canvas in canvases]
         engine.drive(
@@ -146,19 +159,35 @@ def score_program(
     estimator.check_model(model)
     if estimator.needs_question:
         raise UserError(
-            "estimator stop_at_error_rate needs all choices of a question: it is for multiple choice, not for single texts"
+            "estimator stop_at_error_rate needs all choices of a question: it is for multiple "
+            "choice, not for single texts"
         )
     canvas = estimator.prepare(model, canvas)
     return _score(model, canvas, estimator, noise, greedy, check_canvas(model, canvas))
 
 
 def _score(
-    model: Denoiser, canvas: Canvas, estimator: Estimator, noise: Noise, greedy: bool, fault: SampleError | None
+    model: Denoiser,
+    canvas: Canvas,
+    estimator: Estimator,
+    noise: Noise,
+    greedy: bool,
+    fault: SampleError | None,
 ) -> Program[Score]:
     if fault is not None:
         raise fault
     if not any(canvas.open):
-        nothing = Score(0.0, 0.0, "exact", 0, True if greedy else None, estimator.name, 0.0, 0.0, bracket=(0.0, 0.0))
+        nothing = Score(
+            0.0,
+            0.0,
+            "exact",
+            0,
+            True if greedy else None,
+            estimator.name,
+            0.0,
+            0.0,
+            bracket=(0.0, 0.0),
+        )
         return replace(nothing, lower_stderr=0.0, upper_stderr=0.0)
     parts = targets(model, canvas, estimator.guidance)
     program = _estimate(parts, estimator, noise)
@@ -188,7 +217,10 @@ def _checked(program: Program[Score], estimator: Estimator) -> Program[Score]:
     """Returns the program, whose answer has to be a score."""
     found = yield from program
     if not isinstance(found, Score):
-        raise SampleError(f"estimator {estimator.name} returned {type(found).__name__}; it must return self.score(...)")
+        raise SampleError(
+            f"estimator {estimator.name} returned {type(found).__name__}; it must return "
+            "self.score(...)"
+        )
     return found
 
 
@@ -235,9 +267,14 @@ def question_program(
     estimator.check_model(model)
     if lengths is not None and (len(lengths) != len(canvases) or min(lengths, default=1) <= 0):
         raise UserError(
-            f"lengths {list(lengths)} are not allowed; one above 0 is needed for each of {len(canvases)} choices"
+            f"lengths {list(lengths)} are not allowed; one above 0 is needed for each of "
+            f"{len(canvases)} choices"
         )
-    if estimator.error_rate is None or len(canvases) < 2 or not all(any(canvas.open) for canvas in canvases):
+    if (
+        estimator.error_rate is None
+        or len(canvases) < 2
+        or not all(any(canvas.open) for canvas in canvases)
+    ):
         alone = estimator.without_question()
         return together([score_program(model, canvas, alone, noise, greedy) for canvas in canvases])
     assert isinstance(estimator, EarlyStopping)
@@ -256,11 +293,16 @@ def _settled(
         fault = check_canvas(model, canvas)
         if fault is not None:
             raise fault
-    choices = [Rounds(targets(model, canvas, estimator.guidance), estimator, noise) for canvas in canvases]
+    choices = [
+        Rounds(targets(model, canvas, estimator.guidance), estimator, noise) for canvas in canvases
+    ]
     assert estimator.error_rate is not None
     raced: Program[Any] = race(choices, lengths, estimator.error_rate)
     # Beside the race, so that what both ask for runs once.
     asked = [_greedy(choice.parts) for choice in choices] if greedy else []
     _, *found = yield from together([raced, *asked])
     sames: Sequence[bool | None] = found if greedy else [None] * len(choices)
-    return [replace(one.score(), rows=one.rows, greedy=same) for one, same in zip(choices, sames, strict=True)]
+    return [
+        replace(one.score(), rows=one.rows, greedy=same)
+        for one, same in zip(choices, sames, strict=True)
+    ]

@@ -92,7 +92,9 @@ class Target:
         tokens[self.places[hidden]] = self.mask_id
         plain = None if self.unguided is None else np.where(self.unguided, self.mask_id, tokens)
         payload = self.truth[read] if payload is None else payload
-        row = ForwardRow(tokens, self.places[read], reader, payload, plain, self.guidance, head=head, time=time)
+        row = ForwardRow(
+            tokens, self.places[read], reader, payload, plain, self.guidance, head=head, time=time
+        )
         self.asked[tokens.tobytes(), b"" if plain is None else plain.tobytes(), time] = row.passes
         return row
 
@@ -113,7 +115,9 @@ class Target:
         for what, patterns in (("hidden", hidden), ("read", read)):
             if patterns.dtype != bool or patterns.shape != (len(hidden), self.n):
                 shape = f"{patterns.dtype} {list(patterns.shape)}"
-                raise SampleError(f"measure({what}=) has {shape}; it must be bool [{len(hidden)}, {self.n}]")
+                raise SampleError(
+                    f"measure({what}=) has {shape}; it must be bool [{len(hidden)}, {self.n}]"
+                )
         known = self.known
         names = [pattern.tobytes() for pattern in hidden]
         wanted: dict[bytes, tuple[Bools, Bools]] = {}
@@ -123,13 +127,19 @@ class Target:
             elif reading.any() and (name not in known or np.isnan(known[name][reading]).any()):
                 wanted[name] = (pattern, reading)
         if wanted:
-            answers = yield from self._ask([self.row(pattern, reading) for pattern, reading in wanted.values()])
+            answers = yield from self._ask(
+                [self.row(pattern, reading) for pattern, reading in wanted.values()]
+            )
             for name, (_, reading), (logs,) in zip(wanted, wanted.values(), answers, strict=True):
                 if np.isnan(logs).any():
                     raise SampleError("the model returned log-probabilities that are NaN")
                 known.setdefault(name, np.full(self.n, np.nan))[reading] = logs
         nothing = np.full(self.n, np.nan)
-        found = np.stack([known.get(name, nothing) for name in names]) if names else np.empty((0, self.n))
+        found = (
+            np.stack([known.get(name, nothing) for name in names])
+            if names
+            else np.empty((0, self.n))
+        )
         return np.where(read, found, np.nan)
 
     def _ask(self, rows: list[ForwardRow]) -> Program[list[Output]]:
@@ -142,7 +152,10 @@ class Target:
             outputs = yield [replace(rows[0], kv_cache=self.memory, cache_until=self.past)]
             rows = rows[1:]
         if len(self.memory.tokens):
-            rows = [replace(row, kv_cache=self.memory, query_span=(self.past, len(row.tokens))) for row in rows]
+            rows = [
+                replace(row, kv_cache=self.memory, query_span=(self.past, len(row.tokens)))
+                for row in rows
+            ]
         return outputs + ((yield rows) if rows else [])
 
 
@@ -153,13 +166,18 @@ def check_canvas(model: Denoiser, canvas: Canvas) -> SampleError | None:
     """
     if BLANK in canvas.tokens:
         raise UserError(
-            "a canvas with blank positions can be filled, not scored: give the tokens whose likelihood is wanted"
+            "a canvas with blank positions can be filled, not scored: give the tokens whose "
+            "likelihood is wanted"
         )
     if len(canvas) > model.max_length:
-        return SampleError(f"{counted(len(canvas), 'token', 'do')} not fit the model's {model.max_length} positions")
+        return SampleError(
+            f"{counted(len(canvas), 'token', 'do')} not fit the model's {model.max_length} "
+            "positions"
+        )
     if model.needs_bos and canvas.open[:1] == (True,):
         return SampleError(
-            f"position 0 is open, but {model.name} has no prediction for it: put a BOS token before the text"
+            f"position 0 is open, but {model.name} has no prediction for it: put a BOS token "
+            "before the text"
         )
     return check_ids(model, canvas, scored=True)
 
@@ -179,10 +197,15 @@ def targets(model: Denoiser, canvas: Canvas, cfg_scale: float = 0.0) -> list[Tar
     blocks = np.unique(places // model.block_length)
     ends = [min(len(tokens), (int(block) + 1) * model.block_length) for block in blocks]
     inside = [places[places // model.block_length == block] for block in blocks]
-    return [_target(model, tokens[:end], is_open[:end], own, cfg_scale) for end, own in zip(ends, inside, strict=True)]
+    return [
+        _target(model, tokens[:end], is_open[:end], own, cfg_scale)
+        for end, own in zip(ends, inside, strict=True)
+    ]
 
 
-def _target(model: Denoiser, tokens: Ints, is_open: Bools, places: Ints, cfg_scale: float) -> Target:
+def _target(
+    model: Denoiser, tokens: Ints, is_open: Bools, places: Ints, cfg_scale: float
+) -> Target:
     if not cfg_scale:
         return Target(tokens, places, model.mask_id, model=model, past=_past(model, places))
     # The unconditional twin masks the context: all that is not open, but for a BOS that the model
@@ -249,7 +272,9 @@ def _lower_end(scores: Sequence[Score]) -> tuple[Error, float | None]:
     error = summed(s.error for s in pooled)
     half, rest = half_width(error), _sum(s.bracket[0] for s in others)
     whole = summed([error, *(Error(s.lower_stderr) for s in others)])
-    return whole, None if half is None or rest is None else sum(s.logprob for s in pooled) - half + rest
+    return whole, None if half is None or rest is None else sum(
+        s.logprob for s in pooled
+    ) - half + rest
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

@@ -9,7 +9,12 @@ from dlm_eval.errors import UserError
 
 
 def windows(
-    tokens: Sequence[int], max_length: int, stride: int | None = None, *, given: int = 0, key: str = ""
+    tokens: Sequence[int],
+    max_length: int,
+    stride: int | None = None,
+    *,
+    given: int = 0,
+    key: str = "",
 ) -> list[Canvas]:
     """Returns canvases whose log-likelihoods add up to that of the text (chain rule over windows).
 
@@ -33,7 +38,8 @@ def windows(
     stride = room if stride is None else stride
     if room < 1 or not 1 <= stride <= room:
         raise UserError(
-            f"stride '{stride}' is not allowed; it must be from 1 to {max(room, 1)} (window {max_length}, {len(head)} given)"
+            f"stride '{stride}' is not allowed; it must be from 1 to {max(room, 1)} (window "
+            f"{max_length}, {len(head)} given)"
         )
     canvases: list[Canvas] = []
     begin = 0

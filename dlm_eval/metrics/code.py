@@ -53,18 +53,26 @@ def pass_at_k(passed: Sequence[bool], k: int = 1) -> float:
         k: Samples of which one must pass; at most as many as there are.
     """
     if not 1 <= k <= len(passed):
-        raise ValueError(f"pass@{k} needs at least {counted(max(k, 1), 'sample')} and got {len(passed)}")
+        raise ValueError(
+            f"pass@{k} needs at least {counted(max(k, 1), 'sample')} and got {len(passed)}"
+        )
     return float(estimate_pass_at_k([len(passed)], [sum(passed)], k)[0])
 
 
-def note_programs(resps: Iterable[Sequence[str]], docs: Iterable[Mapping[str, Any]]) -> list[Sequence[str]]:
+def note_programs(
+    resps: Iterable[Sequence[str]], docs: Iterable[Mapping[str, Any]]
+) -> list[Sequence[str]]:
     """Notes every sample's program, and returns all samples unchanged."""
     samples = list(resps)
-    METRIC.note(_program(doc, text) for doc, texts in zip(docs, samples, strict=True) for text in texts)
+    METRIC.note(
+        _program(doc, text) for doc, texts in zip(docs, samples, strict=True) for text in texts
+    )
     return samples
 
 
-def process_results(doc: Mapping[str, Any], results: Sequence[str | Sequence[str]]) -> dict[str, float]:
+def process_results(
+    doc: Mapping[str, Any], results: Sequence[str | Sequence[str]]
+) -> dict[str, float]:
     """Returns pass@1 of one document, estimated from all its samples (YAML ``repeats``).
 
     Raises:
@@ -133,7 +141,10 @@ class CodeEval:
             ValueError: References and predictions do not go together.
         """
         if isinstance(references, str) or len(references) != len(predictions):
-            raise ValueError(f"code_eval: {len(references)} references for {len(predictions)} lists of predictions")
+            raise ValueError(
+                f"code_eval: {len(references)} references for {len(predictions)} lists of "
+                "predictions"
+            )
         asked = [
             [Program(candidate, tests, timeout or _timeout(tests)) for candidate in candidates]
             for tests, candidates in zip(references, predictions, strict=True)
@@ -143,14 +154,23 @@ class CodeEval:
         for task, programs in enumerate(asked):
             for number, program in enumerate(programs):
                 passed, reason = verdicts[program].passed, verdicts[program].reason
-                entry = {"task_id": task, "passed": passed, "result": reason, "completion_id": number}
+                entry = {
+                    "task_id": task,
+                    "passed": passed,
+                    "result": reason,
+                    "completion_id": number,
+                }
                 results[task].append((number, entry))
         totals = [len(programs) for programs in asked]
         right = [sum(verdicts[program].passed for program in programs) for programs in asked]
         numbers = [number for number in k if totals and min(totals) >= number]
-        return {f"pass@{n}": float(np.mean(estimate_pass_at_k(totals, right, n))) for n in numbers}, results
+        return {
+            f"pass@{n}": float(np.mean(estimate_pass_at_k(totals, right, n))) for n in numbers
+        }, results
 
-    def judge(self, programs: Sequence[Program], workers: int | None = None) -> dict[Program, Verdict]:
+    def judge(
+        self, programs: Sequence[Program], workers: int | None = None
+    ) -> dict[Program, Verdict]:
         """Returns the verdict on each program. If one is new, all noted programs are run with it.
 
         Raises:
@@ -160,10 +180,16 @@ class CodeEval:
             self._noted.update(dict.fromkeys(programs))
             return dict.fromkeys(programs, Verdict(False, "not run yet", 0.0))
         if not self._verdicts.keys() >= set(programs):
-            waiting = [p for p in dict.fromkeys([*programs, *self._noted]) if p not in self._verdicts]
+            waiting = [
+                p for p in dict.fromkeys([*programs, *self._noted]) if p not in self._verdicts
+            ]
             self._noted.clear()
             self._verdicts |= zip(waiting, run_programs(waiting, workers), strict=True)
-            held = {self._verdicts[program].protections for program in waiting if self._verdicts[program].ran}
+            held = {
+                self._verdicts[program].protections
+                for program in waiting
+                if self._verdicts[program].ran
+            }
             self._protections.setdefault(self._task, set()).update(held)
         verdicts = {program: self._verdicts[program] for program in programs}
         for program, verdict in verdicts.items():
@@ -200,7 +226,10 @@ class CodeEval:
             return []
         kind, *rest = seen[0]
         known = set(probe.NAMES)
-        return [kind, *(name for name in rest if name not in known or all(name in held for held in seen))]
+        return [
+            kind,
+            *(name for name in rest if name not in known or all(name in held for held in seen)),
+        ]
 
 
 METRIC = CodeEval()
@@ -211,7 +240,11 @@ def run_programs(programs: Sequence[Program], workers: int | None = None) -> lis
     verdicts: dict[int, Verdict] = {}
     for numpy in (False, True):
         for seconds in {program.seconds for program in programs}:
-            places = [n for n, p in enumerate(programs) if p.seconds == seconds and imports_numpy(p.tests) == numpy]
+            places = [
+                n
+                for n, p in enumerate(programs)
+                if p.seconds == seconds and imports_numpy(p.tests) == numpy
+            ]
             if not places:
                 continue
             run_many = sandbox.with_numpy().run_many if numpy else sandbox.run_many
@@ -237,7 +270,11 @@ def imports_numpy(tests: str) -> bool:
     modules = [
         name
         for node in imports
-        for name in ([item.name for item in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+        for name in (
+            [item.name for item in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+        )
     ]
     return any(name.split(".")[0] == "numpy" for name in modules)
 
@@ -254,4 +291,6 @@ def _apart(program: Program) -> tuple[str, str]:
 def _limits(seconds: float) -> Limits:
     """Returns the limits of a program that computes for `seconds`; sleeping is extra."""
     sleep = DEFAULTS.wall_seconds - DEFAULTS.cpu_seconds
-    return replace(DEFAULTS, cpu_seconds=math.ceil(seconds), wall_seconds=min(seconds, 1.0) * sleep + seconds)
+    return replace(
+        DEFAULTS, cpu_seconds=math.ceil(seconds), wall_seconds=min(seconds, 1.0) * sleep + seconds
+    )

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 
-def stsb_results(doc: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, tuple[float, float]]:
+def stsb_results(
+    doc: dict[str, Any], results: Sequence[tuple[float, bool]]
+) -> dict[str, tuple[float, float]]:
     """Returns (label, predicted score) for both metrics, from log-likelihoods of "0" to "5"."""
     logprobs = np.array([logprob for logprob, _ in results], dtype=np.float64)
     weights = np.exp(logprobs - logprobs.max())

@@ -60,7 +60,12 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], judge: Judge
     }
     if doc.get("truth"):
         scores["ar_nll_real"] = _nats_per_token(judge.read(doc["prefix"], doc["truth"]))
-    return {**scores, "sample_entropy": entropy(own), "length": len(reading.tokens), "empty": float(not reading.tokens)}
+    return {
+        **scores,
+        "sample_entropy": entropy(own),
+        "length": len(reading.tokens),
+        "empty": float(not reading.tokens),
+    }
 
 
 def _nats_per_token(reading: Reading) -> float:
@@ -68,7 +73,7 @@ def _nats_per_token(reading: Reading) -> float:
     return -reading.logprob / len(reading.tokens) if reading.tokens else math.nan
 
 
-# -- from all samples ----------------------------------------------------------------------------------------------------
+# -- from all samples ------------------------------------------------------------------------------
 
 
 def perplexity(items: Sequence[tuple[float, int]]) -> float:
@@ -126,7 +131,8 @@ def self_bleu(parts: Sequence[Part]) -> float:
     bleu = BLEU(effective_order=True)
     ring = texts + texts
     scores = [
-        float(bleu.sentence_score(text, ring[i + 1 : i + len(texts)][:RIVALS]).score) for i, text in enumerate(texts)
+        float(bleu.sentence_score(text, ring[i + 1 : i + len(texts)][:RIVALS]).score)
+        for i, text in enumerate(texts)
     ]
     return sum(scores) / len(scores)
 
@@ -154,7 +160,7 @@ CORPUS = {
 }
 
 
-# -- documents -----------------------------------------------------------------------------------------------------------
+# -- documents -------------------------------------------------------------------------------------
 
 
 def nothing(*, n_samples: Any = 64, **_: Any) -> dict[str, Any]:
@@ -166,7 +172,9 @@ def nothing(*, n_samples: Any = 64, **_: Any) -> dict[str, Any]:
     import datasets
 
     count = _count(n_samples)
-    return {"test": datasets.Dataset.from_dict({"number": list(range(count)), "prefix": [""] * count})}
+    return {
+        "test": datasets.Dataset.from_dict({"number": list(range(count)), "prefix": [""] * count})
+    }
 
 
 def passages(*, n_samples: Any = 64, words: int = 32, **_: Any) -> dict[str, Any]:
@@ -179,15 +187,23 @@ def passages(*, n_samples: Any = 64, words: int = 32, **_: Any) -> dict[str, Any
     import datasets
     from lm_eval.tasks.wikitext.preprocess_wikitext import wikitext_detokenizer
 
-    pages = datasets.load_dataset("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", split="test")["page"]
-    lines = [line.split() for page in pages for line in wikitext_detokenizer({"page": page}).split("\n")]
+    pages = datasets.load_dataset(
+        "EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", split="test"
+    )["page"]
+    lines = [
+        line.split() for page in pages for line in wikitext_detokenizer({"page": page}).split("\n")
+    ]
     long = [line for line in lines if len(line) >= 3 * words and line[0][0] != "="]
     if not long:
         raise UserError(f"wikitext-2 has no paragraph of {3 * words} words in its test pages")
     count = min(_count(n_samples), len(long))
     chosen = [long[i * len(long) // count] for i in range(count)]
     cut = [[" ".join(line[at : at + words]) for at in (0, words, 2 * words)] for line in chosen]
-    return {"test": datasets.Dataset.from_list([{"prefix": a, "truth": " " + b, "suffix": " " + c} for a, b, c in cut])}
+    return {
+        "test": datasets.Dataset.from_list(
+            [{"prefix": a, "truth": " " + b, "suffix": " " + c} for a, b, c in cut]
+        )
+    }
 
 
 def _count(value: Any) -> int:
@@ -196,7 +212,10 @@ def _count(value: Any) -> int:
     except (TypeError, ValueError):
         count = 0
     if count < 1:
-        raise UserError(f"--metadata n_samples '{value}' is not allowed; it must be a whole number of at least 1")
+        raise UserError(
+            f"--metadata n_samples '{value}' is not allowed; it must be a whole number of at least "
+            "1"
+        )
     return count
 
 
@@ -238,9 +257,12 @@ class Judge:
         from dlm_eval.models.tokenizer import text_ids
 
         tokenizer = _tokenizer(self.folder)
-        whole, head = (text_ids(tokenizer, part, self.folder.name) for part in (context + text, context))
+        whole, head = (
+            text_ids(tokenizer, part, self.folder.name) for part in (context + text, context)
+        )
         shared = next(
-            (i for i, (a, b) in enumerate(zip(whole, head, strict=False)) if a != b), min(len(whole), len(head))
+            (i for i, (a, b) in enumerate(zip(whole, head, strict=False)) if a != b),
+            min(len(whole), len(head)),
         )
         logs = self._log_probs(_begin(self.folder), whole) if shared < len(whole) else []
         return Reading(tuple(whole[shared:]), float(sum(logs[shared:])))
@@ -282,10 +304,13 @@ def find_judge(name: str, device: str = "auto") -> Judge:
         folder = locate(name, setting="judge")
         folder.holds()
         read_config(folder)
-        config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            folder.path, trust_remote_code=False, local_files_only=True
+        )
         if type(config) not in AutoModelForCausalLM._model_mapping:
             raise UserError(
-                f"judge '{name}': transformers has no causal language model of model_type '{config.model_type}'"
+                f"judge '{name}': transformers has no causal language model of model_type "
+                f"'{config.model_type}'"
             )
         _begin(folder)
         return Judge(folder, str(resolve_device(device)))
@@ -293,7 +318,8 @@ def find_judge(name: str, device: str = "auto") -> Judge:
         raise UserError(f"{error}; name another with --metadata judge=ID_OR_DIR") from None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"judge '{name}' cannot be read: {first_line(error)}; name another with --metadata judge=ID_OR_DIR"
+            f"judge '{name}' cannot be read: {first_line(error)}; name another with --metadata "
+            "judge=ID_OR_DIR"
         ) from None
 
 
@@ -308,7 +334,9 @@ def _begin(folder: CheckpointFiles) -> int:
     tokenizer = _tokenizer(folder)
     begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if begin is None:
-        raise UserError(f"judge '{folder.name}' has neither a BOS nor an end-of-text token to begin a text with")
+        raise UserError(
+            f"judge '{folder.name}' has neither a BOS nor an end-of-text token to begin a text with"
+        )
     return int(begin)
 
 
@@ -321,9 +349,13 @@ def _model(judge: Judge) -> Any:
     from dlm_eval.models.weights import built_within, name_weights
 
     whose = f"judge '{judge.folder.name}': config.json"
-    config = AutoConfig.from_pretrained(judge.folder.path, trust_remote_code=False, local_files_only=True)
+    config = AutoConfig.from_pretrained(
+        judge.folder.path, trust_remote_code=False, local_files_only=True
+    )
     name_weights(config, judge.folder)
-    with built_within(judge.folder.holds(), "quantization_config" in read_config(judge.folder), whose):
+    with built_within(
+        judge.folder.holds(), "quantization_config" in read_config(judge.folder), whose
+    ):
         return AutoModelForCausalLM.from_pretrained(
             judge.folder.path,
             config=config,

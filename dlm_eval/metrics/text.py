@@ -127,7 +127,8 @@ KINDS = ("rouge1", "rouge2", "rougeL")
 
 @functools.lru_cache(maxsize=1)
 def _scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer  # imports nltk: a second that only this task should pay
+    # imports nltk: a second that only this task should pay
+    from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(list(KINDS), use_stemmer=False)
 
@@ -139,7 +140,9 @@ def rouge(reference: str, written: str) -> dict[str, float]:
     median of a thousand unseeded bootstrap means, which wanders by a few hundredths around the
     mean).
     """
-    return {kind: 100 * score.fmeasure for kind, score in _scorer().score(reference, written).items()}
+    return {
+        kind: 100 * score.fmeasure for kind, score in _scorer().score(reference, written).items()
+    }
 
 
 def rocstories_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:

@@ -83,7 +83,9 @@ def load_model(name: str, **options: Any) -> Denoiser:
         raise
     # The user's code may raise anything, and so may libraries over a file that nobody foresaw.
     except Exception as error:
-        raise UserError(f"model '{name}' cannot be loaded: {reason(error)} (--verbosity DEBUG shows where)") from error
+        raise UserError(
+            f"model '{name}' cannot be loaded: {reason(error)} (--verbosity DEBUG shows where)"
+        ) from error
     return model
 
 

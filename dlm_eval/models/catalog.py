@@ -82,7 +82,11 @@ def _raw() -> dict[str, Any]:
 def _table() -> tuple[dict[str, Family], dict[str, Checkpoint], dict[str, str]]:
     raw = _raw()
     known = {name: Family(name, **row) for name, row in raw["families"].items()}
-    return known, {name: Checkpoint(name, **row) for name, row in raw["checkpoints"].items()}, raw["unsupported"]
+    return (
+        known,
+        {name: Checkpoint(name, **row) for name, row in raw["checkpoints"].items()},
+        raw["unsupported"],
+    )
 
 
 def own_families() -> dict[str, Family]:
@@ -93,7 +97,10 @@ def own_families() -> dict[str, Family]:
 def known_families() -> dict[str, Family]:
     """Returns the families by name; those of installed packages cannot replace ours."""
     plugins = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    others = {e.name: Family(e.name, e.value, about=f"from package {e.dist.name if e.dist else '?'}") for e in plugins}
+    others = {
+        e.name: Family(e.name, e.value, about=f"from package {e.dist.name if e.dist else '?'}")
+        for e in plugins
+    }
     given = {name: Family(name, "", process=model.process) for name, model in GIVEN.items()}
     return {**others, **_table()[0], **given}
 
@@ -184,7 +191,11 @@ def check_members(model: Any, name: str) -> None:
     from dlm_eval.models.denoiser import Denoiser, missing_members
 
     if absent := missing_members(model, Denoiser):
-        hint = "; dlm_eval.wrap(logits=...) makes one of a function" if callable(model) and len(absent) > 5 else ""
+        hint = (
+            "; dlm_eval.wrap(logits=...) makes one of a function"
+            if callable(model) and len(absent) > 5
+            else ""
+        )
         raise UserError(f"model '{name}' is no Denoiser; it lacks {', '.join(absent)}{hint}")
 
 
@@ -231,14 +242,20 @@ def option_docs(name: str) -> dict[str, str]:
     docs = {}
     for f in fields(kind):
         default = own.get(f.name) or f.default
-        shown = "needed" if default is MISSING and f.name in needed else f"default: {_shown(default)}"
+        shown = (
+            "needed" if default is MISSING and f.name in needed else f"default: {_shown(default)}"
+        )
         docs[f.name] = f"{meaning.get(f.name, '').rstrip('.')} ({shown})".strip()
     return docs
 
 
 def _needed(kind: type[Any]) -> list[str]:
     """Returns the options that have no default."""
-    return [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.init]
+    return [
+        f.name
+        for f in fields(kind)
+        if f.default is MISSING and f.default_factory is MISSING and f.init
+    ]
 
 
 def _shown(default: Any) -> str:
@@ -277,13 +294,22 @@ def find_loader(source: str, ours: bool = False) -> Loader:
     """
     place, _, function = source.partition(":") if not source.endswith(".py") else (source, "", "")
     try:
-        module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        module = (
+            _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        )
     except UserError:
         raise
     except Exception as error:  # the user's code may raise anything while it is imported
-        raise UserError(f"model '{source}' cannot be imported: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"model '{source}' cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     found = next(
-        (vars(module)[name] for name in ([function] if function else ["load", "FAMILY"]) if name in vars(module)), None
+        (
+            vars(module)[name]
+            for name in ([function] if function else ["load", "FAMILY"])
+            if name in vars(module)
+        ),
+        None,
     )
     if found is not None and not callable(found):
         from dlm_eval.models.family import FamilySpec, load_family
@@ -292,20 +318,30 @@ def find_loader(source: str, ours: bool = False) -> Loader:
             return Loader(functools.partial(load_family, found), found.settings, True)
     if not callable(found):
         raise UserError(
-            f"model '{source}' has no function {function or 'load'}(settings) and no FAMILY; see docs/adding-a-model.md"
+            f"model '{source}' has no function {function or 'load'}(settings) and no FAMILY; see "
+            "docs/adding-a-model.md"
         )
     hints = [hint for key, hint in typing.get_type_hints(found).items() if key != "return"]
     if not hints:
-        raise UserError(f"model '{source}': load(settings) must annotate `settings` with the dataclass of its options")
+        raise UserError(
+            f"model '{source}': load(settings) must annotate `settings` with the dataclass of its "
+            "options"
+        )
     if not (isinstance(hints[0], type) and is_dataclass(hints[0])):
-        raise UserError(f"model '{source}': load(settings) must annotate `settings` with a dataclass, not {hints[0]}")
+        raise UserError(
+            f"model '{source}': load(settings) must annotate `settings` with a dataclass, not "
+            f"{hints[0]}"
+        )
     return Loader(found, hints[0], ours)
 
 
 def _import_file(path: Path) -> ModuleType:
     path = Path(os.path.expanduser(path))
     if not os.path.isfile(path):
-        raise UserError(f"model '{path}' is not a file; it must be a Python file with load(settings), or a known name")
+        raise UserError(
+            f"model '{path}' is not a file; it must be a Python file with load(settings), or a "
+            "known name"
+        )
     return run_file(path, f"dlm_eval_user_{path.stem}")
 
 
@@ -318,13 +354,17 @@ def settings_of(loader: Loader, checkpoint: Checkpoint, options: Mapping[str, An
         if key in given:
             raise UserError(f"model_args {key} is given twice (aliases: {', '.join(ALIASES)})")
         given[key] = value
-    own = given.get("pretrained", checkpoint.options.get("pretrained")) == checkpoint.options.get("pretrained")
+    own = given.get("pretrained", checkpoint.options.get("pretrained")) == checkpoint.options.get(
+        "pretrained"
+    )
     given = {**(checkpoint.options if own else {}), **given}
     if absent := [name for name in _needed(kind) if name not in given]:
         raise UserError(
-            f"model '{checkpoint.name}' needs model_args {', '.join(absent)}, such as {absent[0]}=ID_OR_DIR"
+            f"model '{checkpoint.name}' needs model_args {', '.join(absent)}, such as "
+            f"{absent[0]}=ID_OR_DIR"
         )
     settings = from_mapping(kind, given, "model_args")
     if "checkpoint" in {f.name for f in fields(kind)} and own and "checkpoint" not in given:
-        settings = replace(settings, checkpoint=checkpoint.name)  # its facts hold only for its own weights
+        # its facts hold only for its own weights
+        settings = replace(settings, checkpoint=checkpoint.name)
     return settings

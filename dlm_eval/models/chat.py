@@ -97,7 +97,11 @@ def _guard_operators() -> None:
 def _length(left: Any, right: Any) -> int:
     """Returns the length of a text or list times a number, 0 for other products."""
     pairs = ((left, right), (right, left))
-    lengths = [len(one) * by for one, by in pairs if isinstance(one, (str, list, tuple)) and isinstance(by, int)]
+    lengths = [
+        len(one) * by
+        for one, by in pairs
+        if isinstance(one, (str, list, tuple)) and isinstance(by, int)
+    ]
     return max(lengths, default=0)
 
 
@@ -124,10 +128,14 @@ if __name__ == "__main__":
 
 
 LONGEST_TEMPLATE = 2**20  # characters
-WALL_SECONDS = 120.0  # a rendering waits for a processor too; longer than this, it counts as hanging
+WALL_SECONDS = (
+    120.0  # a rendering waits for a processor too; longer than this, it counts as hanging
+)
 
 
-def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], name: str, **options: Any) -> str:
+def render_chat(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], name: str, **options: Any
+) -> str:
     """Returns a conversation as text, equal to the tokenizer's own `apply_chat_template(...,
     tokenize=False)`.
 
@@ -147,21 +155,37 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], name: str
     if not messages:
         raise SampleError("an empty conversation has no prompt")
     try:
-        template = options.pop("chat_template", None) or tokenizer.get_chat_template(tools=options.get("tools"))
+        template = options.pop("chat_template", None) or tokenizer.get_chat_template(
+            tools=options.get("tools")
+        )
     except ValueError as error:  # several templates, and none of them the default
         raise UserError(f"'{name}': {' '.join(str(error).split())[:300]}") from None
     if not isinstance(template, str):
         raise UserError(f"the chat template of '{name}' is no text")
     if len(template) > LONGEST_TEMPLATE:
-        raise UserError(f"the chat template of '{name}' has more than {LONGEST_TEMPLATE} characters; it is not run")
+        raise UserError(
+            f"the chat template of '{name}' has more than {LONGEST_TEMPLATE} characters; it is not "
+            "run"
+        )
     # transformers drops keys without a value, and hands the special tokens to the template by name.
-    conversation = [{key: value for key, value in message.items() if value is not None} for message in messages]
-    request = {**tokenizer.special_tokens_map, **options, "conversations": [conversation], "chat_template": template}
+    conversation = [
+        {key: value for key, value in message.items() if value is not None} for message in messages
+    ]
+    request = {
+        **tokenizer.special_tokens_map,
+        **options,
+        "conversations": [conversation],
+        "chat_template": template,
+    }
     answer = _renderer().ask(request)
     if "limit" in answer:
-        raise UserError(f"the chat template of '{name}' {answer['limit']}; it was ended: mend its chat_template")
+        raise UserError(
+            f"the chat template of '{name}' {answer['limit']}; it was ended: mend its chat_template"
+        )
     if "error" in answer:
-        raise SampleError(f"the chat template of '{name}' refuses the conversation: {answer['error']}")
+        raise SampleError(
+            f"the chat template of '{name}' refuses the conversation: {answer['error']}"
+        )
     return answer["text"]
 
 
@@ -192,7 +216,8 @@ class _Renderer:
                 return {"limit": f"takes more than {WALL_SECONDS:.0f} s"}
             except (EOFError, ConnectionError):
                 return {"limit": _how(self.close())}
-            except BaseException:  # Ctrl-C: what the process still says would be taken for the next answer
+            # Ctrl-C: what the process still says would be taken for the next answer
+            except BaseException:
                 self.close()
                 raise
 
@@ -202,7 +227,8 @@ class _Renderer:
             return 0
         self._pipe.close()
         try:
-            code = self._process.wait(timeout=1)  # it ends by itself when the pipe is closed, or has ended
+            # it ends by itself when the pipe is closed, or has ended
+            code = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
@@ -228,7 +254,9 @@ class _Renderer:
                 return ours
         except EOFError:
             pass
-        raise RunError(f"the process that renders chat templates did not start ({_how(self.close())})")
+        raise RunError(
+            f"the process that renders chat templates did not start ({_how(self.close())})"
+        )
 
 
 _current: _Renderer | None = None
@@ -249,4 +277,8 @@ def _how(code: int) -> str:
     """Returns, in words for a message, why the process ended."""
     if code == -signal.SIGXCPU:
         return f"takes more than {CPU_SECONDS} s of processor time"
-    return f"ended its process by {signal.Signals(-code).name}" if code < 0 else f"ended its process with code {code}"
+    return (
+        f"ended its process by {signal.Signals(-code).name}"
+        if code < 0
+        else f"ended its process with code {code}"
+    )

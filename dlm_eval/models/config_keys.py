@@ -47,7 +47,10 @@ Values = Mapping[str, Any]
 SCALINGS: dict[str, tuple[set[str], set[str]]] = {
     "default": (set(), set()),
     "linear": ({"factor"}, set()),
-    "llama3": ({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}, set()),
+    "llama3": (
+        {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+        set(),
+    ),
     "yarn": (
         {"factor", "original_max_position_embeddings"},
         {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
@@ -144,12 +147,18 @@ def check(raw: Values, facts: ConfigKeys, name: str) -> Checked:
     where = f"pretrained '{name}': config.json"
     raw = flat(raw) if any("." in key for key in facts.needed) else raw
     absent = [key for key in facts.needed if raw.get(key) is None]
-    if facts.rope and not absent and raw.get("rope_theta") is None and not raw.get("rope_parameters"):
+    if (
+        facts.rope
+        and not absent
+        and raw.get("rope_theta") is None
+        and not raw.get("rope_parameters")
+    ):
         absent = ["rope_theta"]
     if absent:
         raise UserError(
             f"pretrained '{name}' is not a {facts.family} checkpoint: "
-            f"its config.json (model_type '{raw.get('model_type', 'unnamed')}') lacks {', '.join(absent)}"
+            f"its config.json (model_type '{raw.get('model_type', 'unnamed')}') lacks "
+            f"{', '.join(absent)}"
         )
     values = dict(facts.defaults)
     for key, kind in {**facts.needed, **facts.read}.items():
@@ -169,20 +178,31 @@ def check(raw: Values, facts: ConfigKeys, name: str) -> Checked:
     else:
         for key in ROPE_KEYS:
             if key not in known and raw.get(key) is not None and key not in facts.harmless:
-                raise UserError(f"{where} has {key} {shown(repr(raw[key]))}, which {facts.family} does not read")
+                raise UserError(
+                    f"{where} has {key} {shown(repr(raw[key]))}, which {facts.family} does not read"
+                )
     known |= usual.keys() | facts.harmless | HARMLESS | set(ROPE_KEYS)
-    return Checked(values, tuple(sorted(key for key in raw if key not in known and key.split(".")[0] not in known)))
+    return Checked(
+        values,
+        tuple(sorted(key for key in raw if key not in known and key.split(".")[0] not in known)),
+    )
 
 
 def flat(nested: Values, prefix: str = "") -> dict[str, Any]:
     """Returns nested entries by one name each, such as "model.length"."""
     found: dict[str, Any] = {}
     for key, value in nested.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        found |= (
+            flat(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
     return found
 
 
-def read_values(raw: Values, facts: ConfigKeys, folder: CheckpointFiles, settings: LoadSettings) -> dict[str, Any]:
+def read_values(
+    raw: Values, facts: ConfigKeys, folder: CheckpointFiles, settings: LoadSettings
+) -> dict[str, Any]:
     """Returns the values that `facts` reads of config.json.
 
     Keys that nobody knows are a warning, and a note in the result.
@@ -213,13 +233,14 @@ def _check_usual(where: str, family: str, key: str, value: Any, usual: Usual) ->
     if callable(usual):
         fits, must = usual(value), ""
     else:
-        fits = any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in usual)
-        must = (
-            f"; it must be {' or '.join(json.dumps(one) if one in (None, True, False) else repr(one) for one in usual)}"
+        fits = any(
+            value == one and isinstance(value, bool) == isinstance(one, bool) for one in usual
         )
+        must = f"; it must be {' or '.join(json.dumps(one) if one in (None, True, False) else repr(one) for one in usual)}"
     if not fits:
         raise UserError(
-            f"{where} has {key} {shown(repr(value))}, which chooses another network than the one built for {family}{must}"
+            f"{where} has {key} {shown(repr(value))}, which chooses another network than the one "
+            f"built for {family}{must}"
         )
 
 
@@ -239,17 +260,20 @@ def rope_parameters(raw: Values, rope: Rope, family: str, where: str) -> dict[st
     base = _agreed("rope_theta", raw, found, where)
     if base is None:
         raise UserError(
-            f"pretrained {where.removeprefix('pretrained ')} lacks rope_theta (in rope_parameters, or beside it)"
+            f"pretrained {where.removeprefix('pretrained ')} lacks rope_theta (in rope_parameters, "
+            "or beside it)"
         )
     if not NUMBER.test(base):
         raise UserError(f"{where} has rope_theta {shown(repr(base))}; it must be {NUMBER.called}")
     kind = found["rope_type"]
     if kind not in rope.scalings:
         raise UserError(
-            f"{where} scales rotary positions by '{shown(kind)}', which chooses another network than the one built for {family}; "
+            f"{where} scales rotary positions by '{shown(kind)}', which chooses another network "
+            f"than the one built for {family}; "
             f"it must be {' or '.join(rope.scalings)}"
         )
-    if kind == "yarn" and raw.get("max_position_embeddings"):  # what transformers takes, in every version
+    # what transformers takes, in every version
+    if kind == "yarn" and raw.get("max_position_embeddings"):
         found.setdefault("original_max_position_embeddings", raw["max_position_embeddings"])
     partial = _agreed("partial_rotary_factor", raw, found, where)
     found.pop("partial_rotary_factor", None)
@@ -277,7 +301,8 @@ def _agreed(key: str, raw: Values, found: Values, where: str) -> Any:
     outer, inner = raw.get(key), found.get(key)
     if outer is not None and inner is not None and outer != inner:
         raise UserError(
-            f"{where} has {key} {shown(repr(outer))}, and {shown(repr(inner))} in rope_parameters; leave one out"
+            f"{where} has {key} {shown(repr(outer))}, and {shown(repr(inner))} in rope_parameters; "
+            "leave one out"
         )
     return inner if outer is None else outer
 
@@ -287,25 +312,33 @@ def _check_entries(found: Values, rope: Rope, where: str) -> None:
     needed, more = SCALINGS[kind]
     needed, more = needed | rope.needed, more | rope.more
     if absent := sorted(needed - found.keys()):
-        raise UserError(f"{where} scales rotary positions by '{kind}' and lacks {', '.join(absent)}")
+        raise UserError(
+            f"{where} scales rotary positions by '{kind}' and lacks {', '.join(absent)}"
+        )
     if surplus := sorted(found.keys() - needed - more - {"rope_type", "rope_theta"}):
-        raise UserError(f"{where} has {', '.join(surplus)} in its rotary positions, which '{kind}' does not read")
+        raise UserError(
+            f"{where} has {', '.join(surplus)} in its rotary positions, which '{kind}' does not "
+            "read"
+        )
     for key in sorted((needed | more) & found.keys() - {"truncate"}):
         least = NUMBER if key in ("factor", "original_max_position_embeddings") else POSITION
         if found[key] is not None and not least.test(found[key]):
             raise UserError(
-                f"{where} has {key} {shown(repr(found[key]))} in its rotary positions; it must be {least.called}"
+                f"{where} has {key} {shown(repr(found[key]))} in its rotary positions; it must be "
+                f"{least.called}"
             )
 
 
 def _check_partial(partial: Any, rope: Rope, family: str, where: str) -> None:
     if partial is not None and not (is_number(partial) and 0 < partial <= 1):
         raise UserError(
-            f"{where} has partial_rotary_factor {shown(repr(partial))}; it must be a number above 0 and at most 1"
+            f"{where} has partial_rotary_factor {shown(repr(partial))}; it must be a number above "
+            "0 and at most 1"
         )
     if partial is not None and partial != 1 and not rope.partial:
         raise UserError(
-            f"{where} has partial_rotary_factor {shown(repr(partial))}, which chooses another network than the one built for {family}; it must be 1"
+            f"{where} has partial_rotary_factor {shown(repr(partial))}, which chooses another "
+            f"network than the one built for {family}; it must be 1"
         )
 
 
@@ -330,7 +363,9 @@ def _of_all_layers(entries: dict[str, Any], raw: Values, where: str) -> dict[str
     used = set(raw.get("layer_types") or kinds)
     chosen = [kinds[key] for key in sorted(used) if key in kinds]
     if len(kinds) != len(entries) or not chosen or any(one != chosen[0] for one in chosen):
-        raise UserError(f"{where} has other rope_parameters for other layers; this network has one for all")
+        raise UserError(
+            f"{where} has other rope_parameters for other layers; this network has one for all"
+        )
     return chosen[0]
 
 
@@ -349,7 +384,12 @@ DENSE = ConfigKeys(
         "max_position_embeddings",
     )
     | {"rms_norm_eps": NUMBER},
-    read={"hidden_act": ACTIVATION, "tie_word_embeddings": FLAG, "head_dim": COUNT, "num_key_value_heads": COUNT},
+    read={
+        "hidden_act": ACTIVATION,
+        "tie_word_embeddings": FLAG,
+        "head_dim": COUNT,
+        "num_key_value_heads": COUNT,
+    },
     defaults={"hidden_act": "silu"},
     rope=Rope(),
 )
@@ -370,7 +410,9 @@ QWEN3 = DENSE.extended(
     harmless=WINDOWS,
 )
 QWEN3_MOE = QWEN3.extended(
-    needed=all_of(COUNT, "num_experts", "num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step")
+    needed=all_of(
+        COUNT, "num_experts", "num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step"
+    )
     | {"norm_topk_prob": FLAG},
     read={"mlp_only_layers": LIST},
     defaults={"hidden_act": "silu", "attention_bias": False, "mlp_only_layers": []},
@@ -402,7 +444,8 @@ def check_class(
     values = read_values(raw, facts, folder, settings)
     if "rope_parameters" in facts.read and not any(_is_base(key) for key in flat(raw)):
         raise UserError(
-            f"pretrained '{folder.name}' is not a {facts.family} checkpoint: its config.json (model_type "
+            f"pretrained '{folder.name}' is not a {facts.family} checkpoint: its config.json "
+            "(model_type "
             f"'{raw.get('model_type', 'unnamed')}') lacks rope_theta"
         )
     return values
@@ -431,7 +474,9 @@ def class_keys(config_class: Any, raw: Mapping[str, Any]) -> ConfigKeys:
         | ({"hidden_act"} if "hidden_activation" in defaults else set())
     )
     family = config_class.__name__.removesuffix("Config")
-    return ConfigKeys(family, needed, all_of(ANYTHING, *sorted(read)), usual=usual, harmless=frozenset(harmless))
+    return ConfigKeys(
+        family, needed, all_of(ANYTHING, *sorted(read)), usual=usual, harmless=frozenset(harmless)
+    )
 
 
 def _is_base(key: str) -> bool:

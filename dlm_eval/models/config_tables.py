@@ -50,7 +50,8 @@ NUMBER = Kind("a number above 0", lambda value: is_number(value) and value > 0)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 TEXT = Kind("text", lambda value: isinstance(value, str))
 ACTIVATION = Kind(
-    "an activation that transformers knows", lambda value: isinstance(value, str) and value in _activations()
+    "an activation that transformers knows",
+    lambda value: isinstance(value, str) and value in _activations(),
 )
 LIST = Kind("a list", lambda value: isinstance(value, list))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
@@ -154,19 +155,37 @@ NETWORK: dict[str, Usual] = {
 
 # -- sizes -----------------------------------------------------------------------------------------
 
-LAYERS, MANY, ROWS = 10_000, 2**20, 2**31  # most layers; heads, experts and their like; widths, rows and positions
+# most layers; heads, experts and their like; widths, rows and positions
+LAYERS, MANY, ROWS = (10_000, 2**20, 2**31)
 MOST = {
-    **dict.fromkeys(["n_layers", "n_layer", "num_layers", "num_hidden_layers", "n_blocks", "layers"], LAYERS),
+    **dict.fromkeys(
+        ["n_layers", "n_layer", "num_layers", "num_hidden_layers", "n_blocks", "layers"], LAYERS
+    ),
     **dict.fromkeys(["first_k_dense_replace", "num_nextn_predict_layers"], LAYERS),
     **dict.fromkeys(["n_heads", "n_head", "heads", "num_attention_heads", "num_heads"], MANY),
-    **dict.fromkeys(["n_kv_heads", "num_key_value_heads", "n_query_groups", "n_group", "topk_group"], MANY),
-    **dict.fromkeys(["num_experts", "n_routed_experts", "num_local_experts", "num_shared_experts"], MANY),
+    **dict.fromkeys(
+        ["n_kv_heads", "num_key_value_heads", "n_query_groups", "n_group", "topk_group"], MANY
+    ),
+    **dict.fromkeys(
+        ["num_experts", "n_routed_experts", "num_local_experts", "num_shared_experts"], MANY
+    ),
     **dict.fromkeys(["num_experts_per_tok", "n_shared_experts", "head_dim", "bd_size"], MANY),
-    **dict.fromkeys(["d_model", "n_embd", "hidden_size", "hidden_dim", "model_length", "block_size", "length"], ROWS),
-    **dict.fromkeys(["intermediate_size", "mlp_hidden_size", "moe_intermediate_size", "n_inner"], ROWS),
-    **dict.fromkeys(["expert_intermediate_size", "dense_intermediate_size", "cond_dim", "cond_size"], ROWS),
-    **dict.fromkeys(["vocab_size", "embedding_size", "padded_vocab_size", "tokens", "type_vocab_size"], ROWS),
-    **dict.fromkeys(["max_position_embeddings", "max_sequence_length", "n_positions", "n_ctx"], ROWS),
+    **dict.fromkeys(
+        ["d_model", "n_embd", "hidden_size", "hidden_dim", "model_length", "block_size", "length"],
+        ROWS,
+    ),
+    **dict.fromkeys(
+        ["intermediate_size", "mlp_hidden_size", "moe_intermediate_size", "n_inner"], ROWS
+    ),
+    **dict.fromkeys(
+        ["expert_intermediate_size", "dense_intermediate_size", "cond_dim", "cond_size"], ROWS
+    ),
+    **dict.fromkeys(
+        ["vocab_size", "embedding_size", "padded_vocab_size", "tokens", "type_vocab_size"], ROWS
+    ),
+    **dict.fromkeys(
+        ["max_position_embeddings", "max_sequence_length", "n_positions", "n_ctx"], ROWS
+    ),
 }
 ZERO = {  # that may be absent in a network
     "first_k_dense_replace", "num_nextn_predict_layers", "num_shared_experts", "n_shared_experts", "num_experts", "n_routed_experts",
@@ -202,7 +221,9 @@ def _check_size(key: str, value: Any, said: str) -> None:
     least = 0 if key in ZERO else 1
     if type(value) is not int or not least <= value <= MOST[key]:
         shown = repr(value) if isinstance(value, str) else value
-        raise UserError(f"{said} {key} {str(shown)[:40]}; it must be a whole number from {least} to {MOST[key]}")
+        raise UserError(
+            f"{said} {key} {str(shown)[:40]}; it must be a whole number from {least} to {MOST[key]}"
+        )
 
 
 def _check_ids(key: str, value: Any, said: str) -> None:

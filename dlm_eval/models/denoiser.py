@@ -78,7 +78,9 @@ class Denoiser(Protocol):
         """Returns the text of `ids` without special tokens."""
         ...
 
-    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         """Returns the conversation as prompt text.
 
         With `add_generation_prompt` the header of an answer follows; without it the last message
@@ -86,7 +88,9 @@ class Denoiser(Protocol):
         """
         ...
 
-    def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def logits(
+        self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """Returns float32 logits of the token AT each wanted position.
 
         Args:
@@ -169,7 +173,10 @@ class ChatTemplates(Protocol):
     def chat_templates(self) -> Mapping[str, str]: ...
 
     def apply_chat_template(
-        self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
+        self,
+        messages: list[dict[str, str]],
+        add_generation_prompt: bool = True,
+        template: str | None = None,
     ) -> str:
         """Returns the conversation by the template of that name, None for the default."""
         ...
@@ -232,7 +239,12 @@ class KVCacheDenoiser(Protocol):
         ...
 
     def forward_cached(
-        self, tokens: Tensor, valid: Tensor | None, positions: Tensor, past: BatchKV | None, keep: bool
+        self,
+        tokens: Tensor,
+        valid: Tensor | None,
+        positions: Tensor,
+        past: BatchKV | None,
+        keep: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Returns logits [N, V], and with `keep` the keys and values [S, B, h, L, d] of `tokens`.
 
@@ -262,7 +274,9 @@ class CacheTested(Protocol):
 class LengthHead(Protocol):
     """A denoiser that predicts the length of an answer (DiffusionLLM)."""
 
-    def length_logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def length_logits(
+        self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """Returns float32 logits [N, C] of length - 1, at each wanted position its row's."""
         ...
 
@@ -275,7 +289,9 @@ class ConcreteScores(Protocol):
 
     schedule: NoiseSchedule
 
-    def score_logits(self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor) -> Tensor:
+    def score_logits(
+        self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor
+    ) -> Tensor:
         """Returns float32 log-scores of all tokens at wanted positions, at noise `time` [B]."""
         ...
 
@@ -291,7 +307,9 @@ class LogitsOp(Protocol):
 class KeepingOp(Protocol):
     """A `LogitsOp` whose last output stays on the device, an input of the next call."""
 
-    def __call__(self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor) -> tuple[Tensor, ...]:
+    def __call__(
+        self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor
+    ) -> tuple[Tensor, ...]:
         """Returns tensors with first dimension N; the last one is kept.
 
         Args:
@@ -430,7 +448,11 @@ def dtype_of(model: Denoiser) -> torch.dtype:
 
 def embedding_rows(model: Denoiser) -> int:
     """Returns the number of ids that a model reads."""
-    return cast(EmbeddingRows, model).embedding_rows if offers(model, EmbeddingRows) else model.vocab_size
+    return (
+        cast(EmbeddingRows, model).embedding_rows
+        if offers(model, EmbeddingRows)
+        else model.vocab_size
+    )
 
 
 def is_batch_invariant(model: Denoiser) -> bool:
@@ -477,7 +499,9 @@ def logit_shift(model: Denoiser) -> int:
 
 def exact_cache_block(model: Denoiser) -> int | None:
     """Returns the length in whose multiples a prefix has final keys and values, or None."""
-    return cast(KVCacheDenoiser, model).exact_cache_block if offers(model, KVCacheDenoiser) else None
+    return (
+        cast(KVCacheDenoiser, model).exact_cache_block if offers(model, KVCacheDenoiser) else None
+    )
 
 
 def noise_schedule(model: Denoiser) -> NoiseSchedule:
@@ -507,6 +531,7 @@ def check_ids(model: Denoiser, canvas: Canvas, scored: bool) -> SampleError | No
             return SampleError(f"{outside}: it predicts ids 0 to {model.vocab_size - 1}")
         if is_open and token == model.mask_id and not model.mask_is_regular_token:
             return SampleError(
-                f"position {place} is to be scored and holds the mask token {token}, which is a hole and no text"
+                f"position {place} is to be scored and holds the mask token {token}, which is a "
+                "hole and no text"
             )
     return None

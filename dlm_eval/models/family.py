@@ -17,7 +17,13 @@ from typing import Any
 from dlm_eval.errors import UserError
 from dlm_eval.models.config_keys import ConfigKeys, read_values
 from dlm_eval.models.denoiser import NO_MASK, Process
-from dlm_eval.models.loading import CheckpointFiles, LoadSettings, locate, read_config, require_family
+from dlm_eval.models.loading import (
+    CheckpointFiles,
+    LoadSettings,
+    locate,
+    read_config,
+    require_family,
+)
 from dlm_eval.models.lora import adapter_files
 from dlm_eval.models.probes import probe
 from dlm_eval.models.tokenizer import read_tokenizer
@@ -137,7 +143,9 @@ def blocks_of(key: str, default: int, warn: bool = False) -> Callable[[OpenedChe
         asked, stated = asked_block(opened.settings), opened.values.get(key)
         if warn and asked is None and stated is None:
             name = opened.files.name
-            log.warning("%s names no block size; %d is taken, block_length= sets another", name, default)
+            log.warning(
+                "%s names no block size; %d is taken, block_length= sets another", name, default
+            )
         return int(asked or stated or default)
 
     return causal_blocks
@@ -151,7 +159,10 @@ def asked_block(settings: LoadSettings) -> int | None:
     """
     assert isinstance(settings, BlockSettings)
     if settings.block_length is not None and settings.block_length < 1:
-        raise UserError(f"model_args block_length '{settings.block_length}' is not allowed; it must be 1 or more")
+        raise UserError(
+            f"model_args block_length '{settings.block_length}' is not allowed; it must be 1 or "
+            "more"
+        )
     return settings.block_length
 
 
@@ -171,7 +182,8 @@ def open_checkpoint(spec: FamilySpec, settings: LoadSettings) -> OpenedCheckpoin
     Raises:
         UserError: no such checkpoint, another family's, or a config.json that the table refuses.
     """
-    files = replace(locate(settings.pretrained, settings.revision), notes={})  # what `locate` returns is shared
+    # what `locate` returns is shared
+    files = replace(locate(settings.pretrained, settings.revision), notes={})
     config = read_config(files)
     keys = spec.keys(config) if callable(spec.keys) else spec.keys
     require_family(config, files, keys.family)
@@ -189,7 +201,8 @@ def build_denoiser(spec: FamilySpec, opened: OpenedCheckpoint) -> TransformersDe
     block = spec.causal_blocks(opened)
     if block is not None and (type(block) is not int or not 1 <= block <= LONGEST_BLOCK):
         raise UserError(
-            f"{spec.name} ({files.name}): block length {str(block)[:40]} is not possible; it must be 1 to {LONGEST_BLOCK}"
+            f"{spec.name} ({files.name}): block length {str(block)[:40]} is not possible; it must "
+            f"be 1 to {LONGEST_BLOCK}"
         )
     network = spec.network(opened)
     tokens = read_tokenizer(
@@ -211,7 +224,11 @@ def build_denoiser(spec: FamilySpec, opened: OpenedCheckpoint) -> TransformersDe
         {"checkpoint": settings.checkpoint or None, **identity(files, settings), **files.notes},
     )  # fmt: skip
     denoiser = spec.denoiser(model)(
-        model, tokens, facts, f"{spec.name} ({settings.checkpoint or files.name})", _longest(spec, model, settings)
+        model,
+        tokens,
+        facts,
+        f"{spec.name} ({settings.checkpoint or files.name})",
+        _longest(spec, model, settings),
     )
     spec.finish(denoiser, opened)
     if settings.probe:
@@ -224,10 +241,15 @@ def _longest(spec: FamilySpec, model: Any, settings: LoadSettings) -> int:
     """Returns the longest sequence: the option, else the network's number of positions."""
     # transformers keeps the sizes of networks of several modalities in a config of the text part.
     sizes = getattr(model.config, "text_config", model.config)
-    positions = spec.longest(sizes) if spec.longest else getattr(sizes, "max_position_embeddings", None)
-    if settings.max_length is not None and not 1 <= settings.max_length <= (positions or settings.max_length):
+    positions = (
+        spec.longest(sizes) if spec.longest else getattr(sizes, "max_position_embeddings", None)
+    )
+    if settings.max_length is not None and not 1 <= settings.max_length <= (
+        positions or settings.max_length
+    ):
         raise UserError(
-            f"model_args max_length '{settings.max_length}' is not possible; the network has {positions} positions"
+            f"model_args max_length '{settings.max_length}' is not possible; the network has "
+            f"{positions} positions"
         )
     return settings.max_length or positions or DEFAULT_LENGTH
 

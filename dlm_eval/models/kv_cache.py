@@ -108,13 +108,17 @@ class LayerCache:
         self._keep = keep
         self._fresh: list[Tensor] = []
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Returns keys and values [B, h, R + L, d] of a layer: cached ones, then new ones."""
         if self._keep:
             self._fresh += [keys, values]
         if self._past is None:
             return keys, values
-        old_keys, old_values = (self._past.states[2 * layer_idx + i].to(keys.device) for i in (0, 1))
+        old_keys, old_values = (
+            self._past.states[2 * layer_idx + i].to(keys.device) for i in (0, 1)
+        )
         return torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
 
     def states(self, device: torch.device) -> Tensor | None:
@@ -189,5 +193,7 @@ def visible_positions(places: Tensor, valid: Tensor | None, block_length: int | 
     visible = block[:, :, None] >= block[:, None, :]
     if valid is not None:
         # A padding position sees itself, so that its softmax is defined.
-        visible = visible & valid[:, None, :] | torch.eye(places.shape[1], dtype=torch.bool, device=places.device)
+        visible = visible & valid[:, None, :] | torch.eye(
+            places.shape[1], dtype=torch.bool, device=places.device
+        )
     return visible

@@ -22,11 +22,24 @@ from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.hub import hub_reachable
 from dlm_eval.models import Checkpoint, checkpoints, known_families, packaged_asset
 from dlm_eval.models.config_tables import check_config
-from dlm_eval.models.weight_files import Stored, choose, entries, entries_of, refuse_duplicate, stored
+from dlm_eval.models.weight_files import (
+    Stored,
+    choose,
+    entries,
+    entries_of,
+    refuse_duplicate,
+    stored,
+)
 from dlm_eval.redaction import redact_message
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "float": "float32"}
+DTYPE_ALIASES = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+    "float": "float32",
+}
 LARGEST_JSON = 2**24  # bytes of config.json and its like; real ones have some thousands
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
 
@@ -109,13 +122,19 @@ class CheckpointFiles:
         if not file.is_file():
             return {}
         if file.stat().st_size > LARGEST_JSON:
-            raise UserError(f"pretrained '{self.name}': {name} has more than {LARGEST_JSON >> 20} MiB; it is not read")
-        if file.stat().st_size == 0:  # or a file of the kernel's behind a link, whose reading may never end
+            raise UserError(
+                f"pretrained '{self.name}': {name} has more than {LARGEST_JSON >> 20} MiB; it is "
+                "not read"
+            )
+        # or a file of the kernel's behind a link, whose reading may never end
+        if file.stat().st_size == 0:
             raise UserError(f"pretrained '{self.name}': {name} is empty")
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, OSError, RecursionError) as error:
-            raise UserError(f"pretrained '{self.name}': {name} is not valid JSON ({first_line(error)})") from None
+            raise UserError(
+                f"pretrained '{self.name}': {name} is not valid JSON ({first_line(error)})"
+            ) from None
         if not isinstance(content, dict):
             raise UserError(f"pretrained '{self.name}': {name} is not a JSON object")
         return content
@@ -136,7 +155,10 @@ class CheckpointFiles:
             UserError: it has no weight file, or a broken one, or two that hold the same tensor.
         """
         if not self.weights:
-            raise UserError(f"pretrained '{self.name}' has no weights; expected *.safetensors or pytorch_model*.bin")
+            raise UserError(
+                f"pretrained '{self.name}' has no weights; expected *.safetensors or "
+                "pytorch_model*.bin"
+            )
         return stored(self.weights, self.name)
 
     def shapes(self) -> dict[str, list[int]]:
@@ -156,20 +178,26 @@ class CheckpointFiles:
     def _shapes(self, file: Path) -> dict[str, list[int]]:
         try:
             if file.suffix == ".safetensors":
-                return {key: list(entry["shape"]) for key, entry in entries_of(file, self.name).items()}
+                return {
+                    key: list(entry["shape"]) for key, entry in entries_of(file, self.name).items()
+                }
             state = torch.load(file, map_location="meta", weights_only=True)
             return {key: list(value.shape) for key, value in state.items()}
         except UserError:
             raise
         except Exception as error:  # torch raises kinds of its own for a broken file
-            raise UserError(f"pretrained '{self.name}': {file.name} cannot be read: {first_line(error)}") from None
+            raise UserError(
+                f"pretrained '{self.name}': {file.name} cannot be read: {first_line(error)}"
+            ) from None
 
 
 # -- where -----------------------------------------------------------------------------------------
 
 
 @cache
-def locate(pretrained: str, revision: str | None = None, setting: str = "pretrained") -> CheckpointFiles:
+def locate(
+    pretrained: str, revision: str | None = None, setting: str = "pretrained"
+) -> CheckpointFiles:
     """Returns the folder of a local checkpoint, of a packaged one (`asset:NAME`), or of a hub id
     (fetched at most once).
 
@@ -177,12 +205,21 @@ def locate(pretrained: str, revision: str | None = None, setting: str = "pretrai
         UserError: there is no such folder, or the hub cannot give it; at once, with no retries.
     """
     if pretrained.startswith("asset:"):
-        return CheckpointFiles(packaged_asset(pretrained.removeprefix("asset:")), pretrained.removeprefix("asset:"))
+        return CheckpointFiles(
+            packaged_asset(pretrained.removeprefix("asset:")), pretrained.removeprefix("asset:")
+        )
     path = Path(os.path.expanduser(pretrained))
     if pretrained and os.path.isdir(path):
         return CheckpointFiles(path, path.resolve().name)
-    if not pretrained or pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1 or os.path.exists(path):
-        raise UserError(f"{setting} '{pretrained}' is not a folder; it must be a checkpoint folder or a hub id")
+    if (
+        not pretrained
+        or pretrained.startswith((".", "/", "~"))
+        or pretrained.count("/") > 1
+        or os.path.exists(path)
+    ):
+        raise UserError(
+            f"{setting} '{pretrained}' is not a folder; it must be a checkpoint folder or a hub id"
+        )
     return _from_hub(pretrained, revision, setting)
 
 
@@ -193,20 +230,30 @@ def _from_hub(name: str, revision: str | None, setting: str) -> CheckpointFiles:
     offline = not hub_reachable()
 
     def fetch(*patterns: str) -> Path:
-        return Path(snapshot_download(name, revision=revision, local_files_only=offline, allow_patterns=list(patterns)))
+        return Path(
+            snapshot_download(
+                name, revision=revision, local_files_only=offline, allow_patterns=list(patterns)
+            )
+        )
 
     try:
         path = fetch(*FILES)
         if not list(path.glob("*.safetensors")) and not offline:
             path = fetch(*FILES, "pytorch_model*.bin*")
     except HFValidationError:
-        raise UserError(f"{setting} '{name}' is neither a folder nor a hub id (owner/name)") from None
+        raise UserError(
+            f"{setting} '{name}' is neither a folder nor a hub id (owner/name)"
+        ) from None
     except (LocalEntryNotFoundError, ConnectionError):
         why = "the hub cannot be reached" if offline else "the download failed"
-        raise UserError(f"{setting} '{name}' is not a folder, not in the local hub cache, and {why}") from None
+        raise UserError(
+            f"{setting} '{name}' is not a folder, not in the local hub cache, and {why}"
+        ) from None
     except (HfHubHTTPError, OSError) as error:
         at = f" at revision '{revision}'" if revision else ""
-        raise UserError(f"{setting} '{name}'{at} cannot be fetched from the hub: {first_line(error)}") from None
+        raise UserError(
+            f"{setting} '{name}'{at} cannot be fetched from the hub: {first_line(error)}"
+        ) from None
     return CheckpointFiles(path, name, path.name)
 
 
@@ -223,7 +270,8 @@ def read_config(folder: CheckpointFiles) -> dict[str, Any]:
     config = folder.read_json("config.json")
     if not config:
         raise UserError(
-            f"pretrained '{folder.name}' has no config.json; it must be a checkpoint folder in the hub's layout"
+            f"pretrained '{folder.name}' has no config.json; it must be a checkpoint folder in the "
+            "hub's layout"
         )
     check_config(config, f"pretrained '{folder.name}'")
     return config
@@ -235,7 +283,8 @@ def require_family(config: Mapping[str, Any], folder: CheckpointFiles, family: s
     named = _letters(str(kind))
     if named in known_families() and not _letters(family).startswith(named):
         raise UserError(
-            f"pretrained '{folder.name}' is not a {family} checkpoint: its model_type is '{kind}'; --model {named}"
+            f"pretrained '{folder.name}' is not a {family} checkpoint: its model_type is '{kind}'; "
+            f"--model {named}"
         )
 
 
@@ -253,7 +302,8 @@ def resolve_dtype(setting: str, config: Mapping[str, Any], folder: CheckpointFil
     name = DTYPE_ALIASES.get(name, name)
     if name not in DTYPES and setting == "auto":
         raise UserError(
-            f"pretrained '{folder.name}': config.json has dtype {given!r}, which weights are not loaded in; "
+            f"pretrained '{folder.name}': config.json has dtype {given!r}, which weights are not "
+            "loaded in; "
             f"choose one with dtype=, of {', '.join(DTYPES)}"
         )
     if name not in DTYPES:
@@ -268,15 +318,25 @@ def resolve_device(setting: str) -> torch.device:
         UserError: no such device, or not on this machine.
     """
     if setting == "auto":
-        setting = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        setting = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     if not re.fullmatch(r"cpu|cuda(:\d+)?|mps|meta", setting):
-        raise UserError(f"model_args device '{setting}' is not known; allowed: auto, cpu, cuda, cuda:N, mps")
+        raise UserError(
+            f"model_args device '{setting}' is not known; allowed: auto, cpu, cuda, cuda:N, mps"
+        )
     device = torch.device(setting)
     if setting == "mps" and not torch.backends.mps.is_available():
         raise UserError("model_args device 'mps' is not on this machine")
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise UserError(f"model_args device '{setting}' is not on this machine, which has {count} CUDA devices")
+        raise UserError(
+            f"model_args device '{setting}' is not on this machine, which has {count} CUDA devices"
+        )
     return device
 
 
@@ -284,13 +344,18 @@ def _first_dtype(folder: CheckpointFiles) -> str:
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     for file in folder.weights:
         if file.suffix == ".safetensors":
-            return next((names[v["dtype"]] for v in entries(file).values() if v["dtype"] in names), "float32")
+            return next(
+                (names[v["dtype"]] for v in entries(file).values() if v["dtype"] in names),
+                "float32",
+            )
     return "float32"
 
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, for a one-line error of ours."""
     if isinstance(error, UnpicklingError):  # torch's own words recommend to run what is in there
-        return "the file is damaged, or holds more than tensors, which is not run; safetensors cannot"
+        return (
+            "the file is damaged, or holds more than tensors, which is not run; safetensors cannot"
+        )
     lines = [line.strip() for line in redact_message(str(error)).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:300]

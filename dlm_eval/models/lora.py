@@ -94,19 +94,25 @@ class Adapter:
                 module = model.get_submodule(slot.parameter.rpartition(".")[0])
                 if parameter.is_meta:
                     raise UserError(
-                        f"model_args peft '{self.folder.name}' is not possible with weights offloaded by device_map ({slot.parameter})"
+                        f"model_args peft '{self.folder.name}' is not possible with weights "
+                        f"offloaded by device_map ({slot.parameter})"
                     )
                 plain = type(parameter.data) is Tensor and parameter.is_floating_point()
                 count = _size(slot, parameter, module)[0] if plain else module.out_features
                 up = change.up[begin : begin + count]
                 begin += count
                 if plain:
-                    _add(slot.of(parameter), change.scale * (up.float() @ change.down.float()), module)
+                    _add(
+                        slot.of(parameter),
+                        change.scale * (up.float() @ change.down.float()),
+                        module,
+                    )
                 elif slot.expert is None:
                     module.register_forward_hook(_Addition(change.down, up, change.scale))
                 else:
                     raise UserError(
-                        f"model_args peft '{self.folder.name}' is not possible with quantized experts; merge it first"
+                        f"model_args peft '{self.folder.name}' is not possible with quantized "
+                        "experts; merge it first"
                     )
 
 
@@ -174,11 +180,15 @@ def _pairs(tensors: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Ten
         if found is None:
             kind = next((called for called, part in OTHER.items() if part in key), "more than LoRA")
             raise UserError(
-                f"{where} holds {key}, which is {kind} and not applied here; merge the adapter into its base model first"
+                f"{where} holds {key}, which is {kind} and not applied here; merge the adapter "
+                "into its base model first"
             )
         pairs.setdefault(found[1], {})[found[2]] = value
     if half := sorted(module for module, pair in pairs.items() if len(pair) < 2):
-        raise UserError(f"{where} holds lora_{next(iter(pairs[half[0]]))} of {_listed(half)} without its other half")
+        raise UserError(
+            f"{where} holds lora_{next(iter(pairs[half[0]]))} of {_listed(half)} without its other "
+            "half"
+        )
     if not pairs:
         raise UserError(f"{where} holds no tensors")
     return pairs
@@ -192,7 +202,13 @@ def _worlds(model: Any, base: CheckpointFiles, naming: Naming) -> list[dict[str,
     ours = [key for key, value in parameters.items() if value.dim() == 2]
     worlds = [_placed(theirs, naming, parameters), _placed(ours, Naming(), parameters)]
     for name, alias in naming.prefixes:
-        worlds += [{name + key.removeprefix(alias): slots for key, slots in worlds[1].items() if key.startswith(alias)}]
+        worlds += [
+            {
+                name + key.removeprefix(alias): slots
+                for key, slots in worlds[1].items()
+                if key.startswith(alias)
+            }
+        ]
     inner = [one for world in worlds for one in _inside(world)]
     return worlds + inner + [one for world in inner for one in _inside(world)]
 
@@ -201,12 +217,18 @@ def _inside(world: dict[str, list[Slot]]) -> list[dict[str, list[Slot]]]:
     """Returns the names as the modules one level down would give them."""
     levels = sorted({key.partition(".")[0] for key in world if "." in key})
     return [
-        {key.removeprefix(f"{first}."): slots for key, slots in world.items() if key.startswith(f"{first}.")}
+        {
+            key.removeprefix(f"{first}."): slots
+            for key, slots in world.items()
+            if key.startswith(f"{first}.")
+        }
         for first in levels
     ]
 
 
-def _placed(keys: list[str], naming: Naming, parameters: Mapping[str, Tensor]) -> dict[str, list[Slot]]:
+def _placed(
+    keys: list[str], naming: Naming, parameters: Mapping[str, Tensor]
+) -> dict[str, list[Slot]]:
     placed = {}
     for key in keys:
         slots = find_slots(naming.translate(key), parameters)
@@ -216,7 +238,10 @@ def _placed(keys: list[str], naming: Naming, parameters: Mapping[str, Tensor]) -
 
 
 def _fitting(
-    pairs: Mapping[str, Any], config: Mapping[str, Any], worlds: list[dict[str, list[Slot]]], where: str
+    pairs: Mapping[str, Any],
+    config: Mapping[str, Any],
+    worlds: list[dict[str, list[Slot]]],
+    where: str,
 ) -> dict[str, list[Slot]]:
     """Returns the names of which the adapter has all that it targets and no other.
 
@@ -225,17 +250,27 @@ def _fitting(
     """
     fitting = [world for world in worlds if pairs.keys() <= world.keys()]
     if not fitting:
-        surplus = min((sorted(pairs.keys() - world.keys()) for world in worlds), key=lambda names: len(names))
-        raise UserError(
-            f"{where} holds LoRA of {_listed(surplus)}, for which this network has no place (another base model?)"
+        surplus = min(
+            (sorted(pairs.keys() - world.keys()) for world in worlds), key=lambda names: len(names)
         )
-    lacking = [[module for module in world if _targeted(module, config) and module not in pairs] for world in fitting]
+        raise UserError(
+            f"{where} holds LoRA of {_listed(surplus)}, for which this network has no place "
+            "(another base model?)"
+        )
+    lacking = [
+        [module for module in world if _targeted(module, config) and module not in pairs]
+        for world in fitting
+    ]
     absent = min(lacking, key=len)
     if absent:
-        raise UserError(f"{where} lacks weights that its config names: LoRA of {_listed(sorted(absent))}")
+        raise UserError(
+            f"{where} lacks weights that its config names: LoRA of {_listed(sorted(absent))}"
+        )
     stray = [module for module in sorted(pairs) if not _targeted(module, config)]
     if stray and config.get("target_modules") not in (None, "all-linear"):
-        raise UserError(f"{where} holds LoRA of {_listed(stray)}, which its target_modules does not name")
+        raise UserError(
+            f"{where} holds LoRA of {_listed(stray)}, which its target_modules does not name"
+        )
     return fitting[lacking.index(absent)]
 
 
@@ -251,13 +286,22 @@ def _targeted(module: str, config: Mapping[str, Any]) -> bool:
         return True
     patterns = config.get("layers_pattern") or ["[^.]*"]
     patterns = [patterns] if isinstance(patterns, str) else patterns
-    found = next((match for match in (re.match(rf".*\.{one}\.(\d+)\.", module) for one in patterns) if match), None)
+    found = next(
+        (
+            match
+            for match in (re.match(rf".*\.{one}\.(\d+)\.", module) for one in patterns)
+            if match
+        ),
+        None,
+    )
     return found is not None and int(found[1]) in (layers if isinstance(layers, list) else [layers])
 
 
 def _named(module: str, wanted: Any) -> bool:
     if wanted == "all-linear":
-        return False  # what is linear differs from class to class: only what the file holds is known
+        return (
+            False  # what is linear differs from class to class: only what the file holds is known
+        )
     if isinstance(wanted, str):
         return re.fullmatch(wanted, module) is not None
     return any(module == one or module.endswith(f".{one}") for one in wanted)
@@ -277,17 +321,25 @@ def _change(
     alpha = _by_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
     if down.dim() != 2 or up.dim() != 2 or len(down) != rank or up.shape[1] != rank:
         raise UserError(
-            f"{where}: LoRA of {module} has shapes {list(down.shape)} and {list(up.shape)}; its rank is {rank}"
+            f"{where}: LoRA of {module} has shapes {list(down.shape)} and {list(up.shape)}; its "
+            f"rank is {rank}"
         )
     sizes = [
-        _size(slot, parameters[slot.parameter], model.get_submodule(slot.parameter.rpartition(".")[0]))
+        _size(
+            slot, parameters[slot.parameter], model.get_submodule(slot.parameter.rpartition(".")[0])
+        )
         for slot in slots
     ]
-    plain = all(type(parameters[slot.parameter].data) is Tensor for slot in slots)  # quantized ones are packed
-    if plain and (len(up) != sum(rows for rows, _ in sizes) or any(down.shape[1] != columns for _, columns in sizes)):
+    # quantized ones are packed
+    plain = all(type(parameters[slot.parameter].data) is Tensor for slot in slots)
+    if plain and (
+        len(up) != sum(rows for rows, _ in sizes)
+        or any(down.shape[1] != columns for _, columns in sizes)
+    ):
         expected = [sum(rows for rows, _ in sizes), sizes[0][1]]
         raise UserError(
-            f"{where}: LoRA of {module} is for a weight of {[len(up), down.shape[1]]}, and the network's is {expected} (another base model?)"
+            f"{where}: LoRA of {module} is for a weight of {[len(up), down.shape[1]]}, and the "
+            f"network's is {expected} (another base model?)"
         )
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     return Change(module, down, up, float(scale), slots)
@@ -350,8 +402,21 @@ HARMLESS = {
 LARGEST_RANK = 2**16
 LONGEST_PATTERN = 4096  # characters
 # Entries with which peft runs other code, or computes weights anew from the network's
-REFUSED = ["megatron_config", "tokenizer_kwargs", "loftq_config", "eva_config", "corda_config", "lora_ga_config"]
-PATTERNS = ["target_modules", "exclude_modules", "layers_pattern", "modules_to_save", "target_parameters"]
+REFUSED = [
+    "megatron_config",
+    "tokenizer_kwargs",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+]
+PATTERNS = [
+    "target_modules",
+    "exclude_modules",
+    "layers_pattern",
+    "modules_to_save",
+    "target_parameters",
+]
 PATTERN_TABLES = ["rank_pattern", "alpha_pattern"]
 
 
@@ -370,18 +435,26 @@ def _read_config(folder: CheckpointFiles, whose: str) -> dict[str, Any]:
         raise UserError(f"{whose} has no {WEIGHTS}{why if pickle else ''}")
     config = folder.read_json("adapter_config.json")
     if config.get("peft_type") != "LORA":
-        raise UserError(f"{whose} has peft_type '{config.get('peft_type')}'; only LORA can be merged")
+        raise UserError(
+            f"{whose} has peft_type '{config.get('peft_type')}'; only LORA can be merged"
+        )
     for key in REFUSED:
         if config.get(key):
-            raise UserError(f"{whose}: adapter_config.json has {key}, which is not run; an adapter is weights alone")
+            raise UserError(
+                f"{whose}: adapter_config.json has {key}, which is not run; an adapter is weights "
+                "alone"
+            )
     ranks = config.get("rank_pattern") or {}
     for rank in [config.get("r"), *(ranks.values() if isinstance(ranks, dict) else [ranks])]:
         if type(rank) is not int or not 1 <= rank <= LARGEST_RANK:
-            raise UserError(f"{whose}: rank {str(rank)[:40]} is not possible; it must be 1 to {LARGEST_RANK}")
+            raise UserError(
+                f"{whose}: rank {str(rank)[:40]} is not possible; it must be 1 to {LARGEST_RANK}"
+            )
     for pattern in _patterns(config):
         if len(pattern) > LONGEST_PATTERN or explodes(pattern):
             raise UserError(
-                f"{whose}: the regular expression '{pattern[:60]}' can run for ever; name the modules plainly"
+                f"{whose}: the regular expression '{pattern[:60]}' can run for ever; name the "
+                "modules plainly"
             )
     _check_sum(config, f"{whose}: adapter_config.json")
     return config
@@ -431,20 +504,32 @@ def _patterns(config: dict[str, Any]) -> Iterator[str]:
 def _check_sum(config: Mapping[str, Any], where: str) -> None:
     for key, allowed in USUAL.items():
         value = config.get(key, allowed[0])
-        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
+        if not any(
+            value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed
+        ):
             raise UserError(
-                f"{where} has {key} {shown(repr(value))}, which is not applied here; merge the adapter into its base model first"
+                f"{where} has {key} {shown(repr(value))}, which is not applied here; merge the "
+                "adapter into its base model first"
             )
     for key in config.keys() - USUAL.keys() - READ - HARMLESS:
         if config[key] not in (None, False, [], {}, ""):
             raise UserError(
-                f"{where} has {key} {shown(repr(config[key]))}, which nobody here knows; merge the adapter into its base model first"
+                f"{where} has {key} {shown(repr(config[key]))}, which nobody here knows; merge the "
+                "adapter into its base model first"
             )
     if not NUMBER.test(config.get("lora_alpha")):
-        raise UserError(f"{where} has lora_alpha {shown(repr(config.get('lora_alpha')))}; it must be {NUMBER.called}")
+        raise UserError(
+            f"{where} has lora_alpha {shown(repr(config.get('lora_alpha')))}; it must be "
+            f"{NUMBER.called}"
+        )
     if not FLAG.test(config.get("use_rslora", False)):
-        raise UserError(f"{where} has use_rslora {shown(repr(config['use_rslora']))}; it must be {FLAG.called}")
+        raise UserError(
+            f"{where} has use_rslora {shown(repr(config['use_rslora']))}; it must be {FLAG.called}"
+        )
     for key, kind in (("rank_pattern", COUNT), ("alpha_pattern", NUMBER)):
         pattern = config.get(key) or {}
         if not isinstance(pattern, dict) or not all(kind.test(value) for value in pattern.values()):
-            raise UserError(f"{where} has {key} {shown(repr(pattern))}; it must map module names to {kind.called}")
+            raise UserError(
+                f"{where} has {key} {shown(repr(pattern))}; it must map module names to "
+                f"{kind.called}"
+            )

@@ -90,8 +90,14 @@ def _splits_at_cuts(pre_tokenizer: Any) -> bool:
     """Returns whether the first step splits at every cut, and the others only split further."""
     if not isinstance(pre_tokenizer, Mapping):
         return False
-    steps = pre_tokenizer["pretokenizers"] if pre_tokenizer.get("type") == "Sequence" else [pre_tokenizer]
-    if not steps or not all(step.get("type") in INSIDE and not step.get("add_prefix_space") for step in steps):
+    steps = (
+        pre_tokenizer["pretokenizers"]
+        if pre_tokenizer.get("type") == "Sequence"
+        else [pre_tokenizer]
+    )
+    if not steps or not all(
+        step.get("type") in INSIDE and not step.get("add_prefix_space") for step in steps
+    ):
         return False
     first = steps[0]
     if first["type"] == "ByteLevel":

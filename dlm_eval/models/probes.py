@@ -33,8 +33,11 @@ from dlm_eval.models.denoiser import (
 from dlm_eval.models.kv_cache import KVCache, gather
 
 LENGTH = 8
-FLUENT = "Anna had a red kite. Then she left the kite at the park. She was sad and asked Ben for help."
-KNOWS, CLEARLY = 3.5, 2.0  # nats per token of a network that knows English, and of a clear difference
+FLUENT = (
+    "Anna had a red kite. Then she left the kite at the park. She was sad and asked Ben for help."
+)
+# nats per token of a network that knows English, and of a clear difference
+KNOWS, CLEARLY = (3.5, 2.0)
 SUPPRESSED = 1e5  # logits beyond this mean "never"; they say nothing about the scale
 # Relative changes of logits that rounding alone can make (expert batching moves float32 by 1e-7),
 # and those that only a leak makes.
@@ -69,7 +72,8 @@ def probe(model: Denoiser, own: bool = False) -> None:
     logits = logits[0]
     if bool(logits.isnan().any()):
         raise UserError(
-            f"{model.name}: the model returns NaN; {'mend logits()' if own else 'set dtype=float32, or the weights are broken'}"
+            f"{model.name}: the model returns NaN; "
+            f"{'mend logits()' if own else 'set dtype=float32, or the weights are broken'}"
         )
     check_attention(model, tokens, logits, own)
     if can_pad(model):
@@ -95,13 +99,19 @@ def check_special_ids(model: Denoiser, own: bool = False) -> None:
     for what, value in named.items():
         if value is not None and not 0 <= value < rows:
             raise UserError(
-                f"{model.name}: {what} {value} is outside the embedding, which has rows 0 to {rows - 1}; "
+                f"{model.name}: {what} {value} is outside the embedding, which has rows 0 to "
+                f"{rows - 1}; "
                 + (f"mend the model's {what}" if own else f"set {what}= or mend the config")
             )
     if model.needs_bos and model.bos_id is None:
         raise UserError(
-            f"{model.name}: the model reads each prediction one position to the left, so it needs a bos token, and {'it has' if own else 'its files name'} none; "
-            + ("give the model a bos_id" if own else "add bos_token_id to config.json (generic: or set bos_id=)")
+            f"{model.name}: the model reads each prediction one position to the left, so it needs "
+            f"a bos token, and {'it has' if own else 'its files name'} none; "
+            + (
+                "give the model a bos_id"
+                if own
+                else "add bos_token_id to config.json (generic: or set bos_id=)"
+            )
         )
 
 
@@ -109,14 +119,17 @@ def check_attention(model: Denoiser, tokens: Tensor, before: Tensor, own: bool =
     """Raises UserError if the last token changes other predictions than it must."""
     last = tokens.shape[1] - 1
     changed = tokens.clone()
-    changed[0, last] = next(i for i in tokens[0].tolist() if i not in (int(tokens[0, last]), model.mask_id))
+    changed[0, last] = next(
+        i for i in tokens[0].tolist() if i not in (int(tokens[0, last]), model.mask_id)
+    )
     moves = difference(model.logits(changed)[0], before).amax(-1)
     block = model.block_length or 1
     first = {"full": 0, "block": last // block * block, "causal": last}[model.attention]
     dtype = precision_of(model)
     if first < last and float(moves[first:last].max()) <= NOISE[dtype]:
         raise UserError(
-            f"{model.name}: the network is causal (the last token changes no prediction before it), so it cannot fill masks; "
+            f"{model.name}: the network is causal (the last token changes no prediction before "
+            "it), so it cannot fill masks; "
             + (
                 "let its logits() see the whole row"
                 if own
@@ -125,7 +138,8 @@ def check_attention(model: Denoiser, tokens: Tensor, before: Tensor, own: bool =
         )
     if first > 0 and float(moves[:first].max()) > LEAK[dtype]:
         raise UserError(
-            f"{model.name}: positions see beyond their block; the network is not {model.attention}-causal as declared"
+            f"{model.name}: positions see beyond their block; the network is not "
+            f"{model.attention}-causal as declared"
         )
 
 
@@ -138,14 +152,18 @@ def check_padding(model: Denoiser, tokens: Tensor, before: Tensor, own: bool = F
     for side, place in (("right", tokens.shape[1]), ("left", 0)):
         row = torch.cat([tokens[:, :place], pad, tokens[:, place:]], 1)
         valid = torch.cat([real[:, :place], ~real[:, :1], real[:, place:]], 1)
-        leak = float(difference(model.logits(row, valid)[0][valid[0].to(before.device)], before).max())
+        leak = float(
+            difference(model.logits(row, valid)[0][valid[0].to(before.device)], before).max()
+        )
         if leak > LEAK[precision_of(model)]:
             raise UserError(
-                f"{model.name}: padding on the {side} changes a row's predictions (by {leak:.1e} of their range); "
+                f"{model.name}: padding on the {side} changes a row's predictions (by {leak:.1e} "
+                "of their range); "
                 + (
                     "hide positions whose `valid` is false, or declare padding = False"
                     if own
-                    else "set attn_implementation=eager, or probe=false together with --batch_size 1"
+                    else "set attn_implementation=eager, or probe=false together with --batch_size "
+                    "1"
                 )
             )
 
@@ -171,8 +189,10 @@ def check_shift(model: Denoiser, shift: bool) -> None:
     declared, other = losses
     if other < KNOWS and other + CLEARLY < declared:
         raise UserError(
-            f"{model.name}: with shift={str(shift).lower()} a masked word of plain English costs {declared:.1f} nats, with "
-            f"shift={str(not shift).lower()} {other:.1f}; set shift={str(not shift).lower()}, or probe=false"
+            f"{model.name}: with shift={str(shift).lower()} a masked word of plain English costs "
+            f"{declared:.1f} nats, with "
+            f"shift={str(not shift).lower()} {other:.1f}; set shift={str(not shift).lower()}, or "
+            "probe=false"
         )
 
 
@@ -241,7 +261,9 @@ def cache_test(model: CachingDenoiser) -> CacheTest:
         moved, reason = 0.0, f"the model failed: {type(error).__name__}: {error}"
     allowed = LEAK[precision_of(model)]
     if not reason and not moved <= allowed:
-        reason = f"with a cache its logits move by {moved:.1e} of their range, more than {allowed:.0e}"
+        reason = (
+            f"with a cache its logits move by {moved:.1e} of their range, more than {allowed:.0e}"
+        )
     return CacheTest(not reason, reason, len(ran), sum(ran), time.perf_counter() - begun)
 
 
@@ -290,7 +312,8 @@ def check_cache(model: Denoiser, declared: bool = False) -> None:
         found = cache_test(able)
         if not found.usable:
             raise UserError(
-                f"{model.name}: `forward_cached` does not answer as `logits` does ({found.reason}); "
+                f"{model.name}: `forward_cached` does not answer as `logits` does "
+                f"({found.reason}); "
                 "set supports_kv_cache = False"
             )
         object.__setattr__(model, "cache_test", found)  # a user's class may be frozen
@@ -325,13 +348,16 @@ def rows_are_invariant(model: Denoiser) -> bool:
     False for networks whose kernels depend on the batch size, such as those with a noise level per
     row or odd head sizes.
     """
-    row = example(model, min(7, model.max_length))  # odd: kernels for pairs of positions leave one over
+    # odd: kernels for pairs of positions leave one over
+    row = example(model, min(7, model.max_length))
     rows = torch.cat([row.roll(shift, 1) for shift in range(5)])
     together = model.logits(rows)
     return all(torch.equal(model.logits(rows[i : i + 1])[0], together[i]) for i in range(len(rows)))
 
 
-def batch_invariant(model: Denoiser, device: torch.device, rows: int | None, equal_lengths: bool) -> bool | None:
+def batch_invariant(
+    model: Denoiser, device: torch.device, rows: int | None, equal_lengths: bool
+) -> bool | None:
     """Returns whether outputs are the same in any batch; None if that is not known.
 
     On CUDA, kernels are chosen by a batch's shape. A probe can show that a row depends on its
@@ -365,7 +391,10 @@ def depends_on_batch(model: Denoiser, device: torch.device) -> bool:
     tokens = torch.where(valid, tokens, model.pad_id).to(device)
     try:
         together = model.logits(tokens, valid.to(device) if can_pad(model) else None, None)
-        alone = [model.logits(tokens[i : i + 1, :length], None, None)[0] for i, length in enumerate(lengths)]
+        alone = [
+            model.logits(tokens[i : i + 1, :length], None, None)[0]
+            for i, length in enumerate(lengths)
+        ]
     except (RuntimeError, IndexError, ValueError):
         return False
     return any(not torch.equal(together[i, : lengths[i]], own) for i, own in enumerate(alone))
@@ -376,7 +405,9 @@ def depends_on_batch(model: Denoiser, device: torch.device) -> bool:
 
 def out_of_memory(error: Exception) -> bool:
     """Returns whether an exception says that memory ran out, on a GPU or a CPU."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(
+        error
+    )
 
 
 def device_lost(error: Exception) -> bool:

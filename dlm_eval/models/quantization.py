@@ -44,7 +44,9 @@ def quantization_config(text: str, place: Any) -> Any:
     options = dict(_pair(part, known) for part in parts)
     try:
         config = kind(**{**BITS.get(name.replace("_", "-"), {}), **options})
-        AutoHfQuantizer.from_config(config, pre_quantized=False).validate_environment(device_map=place)
+        AutoHfQuantizer.from_config(config, pre_quantized=False).validate_environment(
+            device_map=place
+        )
     except UserError:
         raise
     except Exception as error:  # each backend has kinds of its own for what it lacks
@@ -94,7 +96,9 @@ def _torchao_type(name: str) -> Any:
     try:
         from torchao import quantization
     except ImportError:
-        raise UserError(f"{SETTING} 'torchao' needs the package torchao; install it: pip install torchao") from None
+        raise UserError(
+            f"{SETTING} 'torchao' needs the package torchao; install it: pip install torchao"
+        ) from None
     kinds = {_plain(key): key for key in dir(quantization) if key.endswith("Config")}
     if _plain(name) not in kinds:
         raise unknown_name_error(f"{SETTING} torchao", name, kinds.values())

@@ -65,14 +65,18 @@ class TokenizerInfo:
         added = tokenizer.added_tokens_decoder
         # Ids may have gaps: their count says nothing about the highest.
         self._known = set(tokenizer.get_vocab().values())
-        special = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
+        special = {i for i, token in added.items() if token.special} | set(
+            tokenizer.all_special_ids
+        )
         # A word that serves as the mask is still a word when it is written.
         unprinted = special - ({mask_id} if self.mask_is_regular_token else set())
         self._printed = self._known - unprinted
         self._backend = tokenizer.backend_tokenizer if is_backend(tokenizer) else None
         # GPT-2's decoder joins the bytes of all tokens.
         self._memory = EncodingMemory(tokenizer, self._backend, name)
-        self._bytewise = self._backend is not None and type(self._backend.decoder).__name__ == "ByteLevel"
+        self._bytewise = (
+            self._backend is not None and type(self._backend.decoder).__name__ == "ByteLevel"
+        )
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`, with no special token added.
@@ -84,7 +88,9 @@ class TokenizerInfo:
         ids = self._memory.ids(text)
         if not self.mask_is_regular_token and self.mask_id in ids:
             spelled = self.tokenizer.convert_ids_to_tokens(self.mask_id)
-            raise SampleError(f"the text contains the mask token '{spelled}', which would be taken for a hole")
+            raise SampleError(
+                f"the text contains the mask token '{spelled}', which would be taken for a hole"
+            )
         return ids
 
     def read_ahead(self, texts: Sequence[str]) -> None:
@@ -101,7 +107,9 @@ class TokenizerInfo:
         if self._backend is not None:  # transformers' own steps around it take as long as it
             text = self._backend.decode(printed, skip_special_tokens=False)
         else:
-            text = self.tokenizer.decode(printed, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            text = self.tokenizer.decode(
+                printed, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
         return text
 
     def token_bytes(self, token: int) -> bytes | None:
@@ -112,12 +120,20 @@ class TokenizerInfo:
         if not self._bytewise or token not in self._printed:
             return b"" if self._bytewise else None
         name: str = self.tokenizer.convert_ids_to_tokens(int(token))
-        return bytes(BYTES[letter] for letter in name) if BYTES.keys() >= set(name) else name.encode()
+        return (
+            bytes(BYTES[letter] for letter in name) if BYTES.keys() >= set(name) else name.encode()
+        )
 
     def token_name(self, token: int) -> str | None:
         """Returns the tokenizer's name of the id, None for one that it does not have."""
-        name: str | None = self.tokenizer.convert_ids_to_tokens(int(token)) if token in self._known else None
-        if name is None or "\ufffd" not in self.decode([token]) or not all(letter in BYTES for letter in name):
+        name: str | None = (
+            self.tokenizer.convert_ids_to_tokens(int(token)) if token in self._known else None
+        )
+        if (
+            name is None
+            or "\ufffd" not in self.decode([token])
+            or not all(letter in BYTES for letter in name)
+        ):
             return name
         # A part of a character, as sentencepiece names it.
         return "".join(f"<0x{BYTES[letter]:02X}>" for letter in name)
@@ -129,7 +145,10 @@ class TokenizerInfo:
         return dict(found) if isinstance(found, dict) else {"default": found} if found else {}
 
     def apply_chat_template(
-        self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
+        self,
+        messages: list[dict[str, str]],
+        add_generation_prompt: bool = True,
+        template: str | None = None,
     ) -> str:
         """Returns the conversation as text, special tokens spelled out, for `encode`.
 
@@ -147,7 +166,8 @@ class TokenizerInfo:
         """
         if not self.chat_templates:
             raise UserError(
-                "this checkpoint has no chat template; run without --apply_chat_template, or choose an instruct checkpoint"
+                "this checkpoint has no chat template; run without --apply_chat_template, or "
+                "choose an instruct checkpoint"
             )
         options = {} if template is None else {"chat_template": self.chat_templates[template]}
         return render_chat(
@@ -216,7 +236,11 @@ class EncodingMemory:
         fresh = [part for part in dict.fromkeys(parts) if part not in self._known]
         if fresh:
             found = self._tokenizer(
-                fresh, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+                fresh,
+                add_special_tokens=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
             )
             self._known.update(zip(fresh, found["input_ids"], strict=True))
             self._size += sum(map(len, fresh))
@@ -261,8 +285,12 @@ def read_tokenizer(
     check_config(generation, f"pretrained '{folder.name}'", "generation_config.json")
     stated = (tokenizer.eos_token_id, config.get("eos_token_id"), generation.get("eos_token_id"))
     ends = [*known, *(i for value in stated for i in _ids(value))]
-    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.get("bos_token_id")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.get("pad_token_id")
+    bos = (
+        tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.get("bos_token_id")
+    )
+    pad = (
+        tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.get("pad_token_id")
+    )
     built = TokenizerInfo(tokenizer, mask_id, ends, bos, pad, where.name, mask_may_be_regular)
     _refuse_equal(built, folder, settings)
     return built
@@ -283,15 +311,19 @@ def load_tokenizer(folder: CheckpointFiles, tokenizer_class: Any = None) -> Any:
         elif tokenizer_class is not None:
             found = tokenizer_class.from_pretrained(folder.path, local_files_only=True)
         else:
-            found = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
-        found.decode(found.encode("A word.", add_special_tokens=False, verbose=False))  # or its entries do not fit
+            found = AutoTokenizer.from_pretrained(
+                folder.path, trust_remote_code=False, local_files_only=True
+            )
+        # or its entries do not fit
+        found.decode(found.encode("A word.", add_special_tokens=False, verbose=False))
         return found
     except BaseException as error:  # whatever the files break: transformers raises many kinds here
         if not isinstance(error, Exception) and not is_panic(error):
             raise
         reason = " ".join(redact_message(str(error)).split())[:200]
         raise UserError(
-            f"pretrained '{folder.name}' has no tokenizer that can be read ({reason}); add tokenizer.json, or set tokenizer=ID_OR_DIR"
+            f"pretrained '{folder.name}' has no tokenizer that can be read ({reason}); add "
+            "tokenizer.json, or set tokenizer=ID_OR_DIR"
         ) from None
 
 
@@ -304,13 +336,17 @@ def text_ids(tokenizer: Any, text: str, name: str) -> list[int]:
             given up.
     """
     if not is_text(text):
-        raise SampleError(f"the tokenizer of '{name}' reads no half of a surrogate pair, which is no text")
+        raise SampleError(
+            f"the tokenizer of '{name}' reads no half of a surrogate pair, which is no text"
+        )
     try:
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
     except BaseException as error:
         if not is_panic(error):
             raise
-        raise SampleError(f"the tokenizer of '{name}' gives up on the text: {first_line(error)}") from None
+        raise SampleError(
+            f"the tokenizer of '{name}' gives up on the text: {first_line(error)}"
+        ) from None
     return ids
 
 
@@ -326,7 +362,10 @@ def _check_files(folder: CheckpointFiles) -> None:
     """Raises ValueError or UserError if a file is too large, no JSON, or makes long texts."""
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         folder.read_json(name)
-    for pattern, most in (*((name, LARGEST_TEXT) for name in TEXT_FILES), ("**/*.jinja", LARGEST_JSON)):
+    for pattern, most in (
+        *((name, LARGEST_TEXT) for name in TEXT_FILES),
+        ("**/*.jinja", LARGEST_JSON),
+    ):
         for file in folder.path.glob(pattern):
             size = file.stat().st_size
             if file.is_file() and size > most:
@@ -345,8 +384,10 @@ def is_backend(tokenizer: Any) -> bool:
     own = type(tokenizer)
     return (
         issubclass(own, PreTrainedTokenizerFast)
-        and (own._encode_plus, own._decode) == (PreTrainedTokenizerFast._encode_plus, PreTrainedTokenizerFast._decode)
-        and (own.encode, own.decode) == (PreTrainedTokenizerBase.encode, PreTrainedTokenizerBase.decode)
+        and (own._encode_plus, own._decode)
+        == (PreTrainedTokenizerFast._encode_plus, PreTrainedTokenizerFast._decode)
+        and (own.encode, own.decode)
+        == (PreTrainedTokenizerBase.encode, PreTrainedTokenizerBase.decode)
     )
 
 
@@ -372,17 +413,26 @@ def is_word(tokenizer: Any, token: int) -> bool:
     merges = json.loads(backend.to_str())["model"].get("merges")
     if merges is None:
         return token not in tokenizer.added_tokens_decoder
-    joined = {"".join(pair) if isinstance(pair, list) else pair.replace(" ", "", 1) for pair in merges}
+    joined = {
+        "".join(pair) if isinstance(pair, list) else pair.replace(" ", "", 1) for pair in merges
+    }
     return len(text) == 1 or text in joined
 
 
-def _refuse_equal(vocabulary: TokenizerInfo, folder: CheckpointFiles, settings: LoadSettings) -> None:
+def _refuse_equal(
+    vocabulary: TokenizerInfo, folder: CheckpointFiles, settings: LoadSettings
+) -> None:
     """Raises UserError if the mask is also another special token, as each hole would be."""
     allowed = settings.known.equal_ids if settings.known else ()
-    for name, ids in (("bos", [vocabulary.bos_id]), ("pad", [vocabulary.pad_id]), ("eos", vocabulary.eos_ids)):
+    for name, ids in (
+        ("bos", [vocabulary.bos_id]),
+        ("pad", [vocabulary.pad_id]),
+        ("eos", vocabulary.eos_ids),
+    ):
         if vocabulary.mask_id in ids and vocabulary.mask_id != NO_MASK and name not in allowed:
             raise UserError(
-                f"pretrained '{folder.name}': its mask token and its {name} token are one id, {vocabulary.mask_id}; "
+                f"pretrained '{folder.name}': its mask token and its {name} token are one id, "
+                f"{vocabulary.mask_id}; "
                 "set mask_id= to another, or mend its files"
             )
 
@@ -400,13 +450,18 @@ def _mask_id(
     stated, own = config.get("mask_token_id"), tokenizer.mask_token_id
     if stated is not None and own is not None and stated != own:
         raise UserError(
-            f"pretrained '{folder.name}': config.json says mask_token_id {stated}, the tokenizer {own}; choose one with mask_id="
+            f"pretrained '{folder.name}': config.json says mask_token_id {stated}, the tokenizer "
+            f"{own}; choose one with mask_id="
         )
     expected = settings.known.mask_id if settings.known else None
-    found = next((i for i in (stated, own, token_id(tokenizer, text), default, expected) if i is not None), None)
+    found = next(
+        (i for i in (stated, own, token_id(tokenizer, text), default, expected) if i is not None),
+        None,
+    )
     if found is None:
         raise UserError(
-            f"pretrained '{folder.name}': neither its tokenizer nor its config.json names a mask token; set mask_id="
+            f"pretrained '{folder.name}': neither its tokenizer nor its config.json names a mask "
+            "token; set mask_id="
         )
     if expected is not None and found != expected:
         log.warning("%s: mask id %d, where %d was expected", folder.name, found, expected)
@@ -414,7 +469,9 @@ def _mask_id(
 
 
 def _ids(value: Any) -> list[int]:
-    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [int(value)]
+    return (
+        [] if value is None else list(value) if isinstance(value, (list, tuple)) else [int(value)]
+    )
 
 
 # -- how much longer a tokenizer.json can make a text ----------------------------------------------
@@ -433,7 +490,10 @@ def check_growth(tokenizer: Any) -> None:
         raise ValueError("tokenizer.json is no mapping")
     for step in STEPS:
         if _growth(tokenizer.get(step)) > LONGEST_GROWTH:
-            raise ValueError(f"tokenizer.json has a {step} that makes a text more than {LONGEST_GROWTH} times longer")
+            raise ValueError(
+                f"tokenizer.json has a {step} that makes a text more than {LONGEST_GROWTH} times "
+                "longer"
+            )
 
 
 def _growth(part: Any) -> float:
@@ -448,8 +508,13 @@ def _growth(part: Any) -> float:
 def _written(part: Mapping[str, Any]) -> float:
     content, pattern = part.get("content"), part.get("pattern")
     if isinstance(content, str) and isinstance(pattern, Mapping):
-        found = pattern.get("String")  # an empty one is found everywhere, and so may a regular expression be
-        return max(1, len(content) / len(found)) if isinstance(found, str) and found else len(content) + 1
+        # an empty one is found everywhere, and so may a regular expression be
+        found = pattern.get("String")
+        return (
+            max(1, len(content) / len(found))
+            if isinstance(found, str) and found
+            else len(content) + 1
+        )
     if isinstance(part.get("prepend"), str):
         return len(part["prepend"]) + 1
     single = part.get("single")

@@ -18,7 +18,14 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig
 
 from dlm_eval.models.denoiser import Attention, Process
-from dlm_eval.models.kv_cache import BatchKV, LayerCache, additive_mask, cache_argument, cached_mask, visible_positions
+from dlm_eval.models.kv_cache import (
+    BatchKV,
+    LayerCache,
+    additive_mask,
+    cache_argument,
+    cached_mask,
+    visible_positions,
+)
 from dlm_eval.models.probes import CacheTest, cache_test, rows_are_invariant
 from dlm_eval.models.tokenizer import TokenizerInfo
 
@@ -65,13 +72,20 @@ class TransformersDenoiser:
     """
 
     def __init__(
-        self, model: Any, tokenizer_info: TokenizerInfo, facts: ModelFacts, name: str, max_length: int
+        self,
+        model: Any,
+        tokenizer_info: TokenizerInfo,
+        facts: ModelFacts,
+        name: str,
+        max_length: int,
     ) -> None:
         self.model = model
         self.backbone = model.base_model
         self.head = model.get_output_embeddings()
         self.accepted = set(inspect.signature(self.backbone.forward).parameters)
-        if hasattr(getattr(self.backbone, "embeddings", None), "create_position_ids_from_input_ids"):
+        if hasattr(
+            getattr(self.backbone, "embeddings", None), "create_position_ids_from_input_ids"
+        ):
             self.accepted.discard("position_ids")  # RoBERTa counts from padding_idx + 1 by itself
         self.tokenizer_info = tokenizer_info
         self.facts = facts
@@ -82,7 +96,11 @@ class TransformersDenoiser:
         self.vocab_size = int(self.head.weight.shape[0])
         self.max_length = max_length
         self.needs_bos, self.bos_only_if_empty = facts.shift, facts.bos_only_if_empty
-        self.attention, self.block_length, self.process = facts.attention, facts.block_length, facts.process
+        self.attention, self.block_length, self.process = (
+            facts.attention,
+            facts.block_length,
+            facts.process,
+        )
         self.cache_test = CacheTest(False, "it was not tested")
         self.batch_invariant = True
 
@@ -122,7 +140,10 @@ class TransformersDenoiser:
         return self.tokenizer_info.chat_templates
 
     def apply_chat_template(
-        self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
+        self,
+        messages: list[dict[str, str]],
+        add_generation_prompt: bool = True,
+        template: str | None = None,
     ) -> str:
         return self.tokenizer_info.apply_chat_template(messages, add_generation_prompt, template)
 
@@ -150,16 +171,25 @@ class TransformersDenoiser:
         }
 
     @torch.no_grad()
-    def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def logits(
+        self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """Returns float32 logits of the token at each wanted position (see `Denoiser.logits`)."""
         tokens = tokens.to(self.device)
         valid = None if valid is None or bool(valid.all()) else valid.to(self.device)
         rows, columns, shape = wanted_places(tokens.shape, positions, self.device)
-        return self._read_at(self.hidden(tokens, valid), rows, columns, valid).view(*shape, self.vocab_size)
+        return self._read_at(self.hidden(tokens, valid), rows, columns, valid).view(
+            *shape, self.vocab_size
+        )
 
     @torch.no_grad()
     def forward_cached(
-        self, tokens: Tensor, valid: Tensor | None, positions: Tensor, past: BatchKV | None, keep: bool
+        self,
+        tokens: Tensor,
+        valid: Tensor | None,
+        positions: Tensor,
+        past: BatchKV | None,
+        keep: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Returns logits, and keys and values (see `KVCacheDenoiser.forward_cached`)."""
         states = LayerCache(past, keep)
@@ -189,7 +219,9 @@ class TransformersDenoiser:
     def attention_kernel(self) -> str | None:
         """transformers' name of the attention code, None for networks of ours."""
         config = self.model.config
-        kernel: str | None = config._attn_implementation if isinstance(config, PretrainedConfig) else None
+        kernel: str | None = (
+            config._attn_implementation if isinstance(config, PretrainedConfig) else None
+        )
         return kernel
 
     @property
@@ -207,19 +239,25 @@ class TransformersDenoiser:
         """The block of block-causal attention."""
         return self.block_length
 
-    def hidden_cached(self, tokens: Tensor, valid: Tensor | None, past: BatchKV | None, states: LayerCache) -> Tensor:
+    def hidden_cached(
+        self, tokens: Tensor, valid: Tensor | None, past: BatchKV | None, states: LayerCache
+    ) -> Tensor:
         """Returns the last hidden states [B, L, H] of positions that attend to `past`."""
         inputs = self.inputs(tokens, valid)
         if past is not None:
             places = past.begin[:, None] + token_positions(tokens, valid)
-            mask = cached_mask(visible_positions(places, valid, self.block_length), past, self.dtype)
+            mask = cached_mask(
+                visible_positions(places, valid, self.block_length), past, self.dtype
+            )
             inputs |= {"attention_mask": mask, "position_ids": places}
         hidden: Tensor = self.backbone(
             input_ids=tokens, **cache_argument(self.backbone, states), **inputs
         ).last_hidden_state
         return hidden
 
-    def _read_at(self, hidden: Tensor, rows: Tensor, columns: Tensor, valid: Tensor | None) -> Tensor:
+    def _read_at(
+        self, hidden: Tensor, rows: Tensor, columns: Tensor, valid: Tensor | None
+    ) -> Tensor:
         """Returns float32 logits [N, V] of tokens at places of hidden states [B, L, H]."""
         if self.facts.shift:
             columns = _one_left(columns, rows, valid)
@@ -231,7 +269,9 @@ class TransformersDenoiser:
 
     def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         """Returns the backbone's last hidden states [B, L, H] (`valid` None: no padding)."""
-        states: Tensor = self.backbone(input_ids=tokens, **self.inputs(tokens, valid)).last_hidden_state
+        states: Tensor = self.backbone(
+            input_ids=tokens, **self.inputs(tokens, valid)
+        ).last_hidden_state
         return states
 
     def inputs(self, tokens: Tensor, valid: Tensor | None) -> dict[str, Any]:
@@ -262,7 +302,9 @@ class TransformersDenoiser:
         return out if bias is None else out.add_(bias.float())
 
 
-def wanted_places(shape: torch.Size, positions: Tensor | None, device: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+def wanted_places(
+    shape: torch.Size, positions: Tensor | None, device: Any
+) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Returns rows [N], columns [N] and the leading shape for each form of `positions`."""
     count, length = shape
     if positions is not None and positions.dtype == torch.bool:
@@ -280,16 +322,24 @@ def real_positions(valid: Tensor) -> Tensor:
 
 def token_positions(tokens: Tensor, valid: Tensor | None) -> Tensor:
     """Returns [B or 1, L] long: places of positions, counted from a row's first real one."""
-    return torch.arange(tokens.shape[1], device=tokens.device)[None] if valid is None else real_positions(valid)
+    return (
+        torch.arange(tokens.shape[1], device=tokens.device)[None]
+        if valid is None
+        else real_positions(valid)
+    )
 
 
-def block_mask(tokens: Tensor, valid: Tensor | None, block_length: int, dtype: torch.dtype) -> Tensor:
+def block_mask(
+    tokens: Tensor, valid: Tensor | None, block_length: int, dtype: torch.dtype
+) -> Tensor:
     """Returns the additive mask [B or 1, 1, L, L] under which a block sees itself and the blocks
     before it.
 
     Blocks are counted from a row's first real token.
     """
-    return additive_mask(visible_positions(token_positions(tokens, valid), valid, block_length), dtype)
+    return additive_mask(
+        visible_positions(token_positions(tokens, valid), valid, block_length), dtype
+    )
 
 
 def _one_left(columns: Tensor, rows: Tensor, valid: Tensor | None) -> Tensor:
@@ -300,7 +350,8 @@ def _one_left(columns: Tensor, rows: Tensor, valid: Tensor | None) -> Tensor:
 
 def _wide_product(hidden: Tensor, weight: Tensor) -> Tensor:
     """Returns hidden [N, H] times weight [V, H] transposed, accumulated and returned in float32."""
-    if weight.device.type == "cuda" and torch.__version__ >= "2.8":  # before that, mm had no out_dtype
+    # before that, mm had no out_dtype
+    if weight.device.type == "cuda" and torch.__version__ >= "2.8":
         return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
     out = torch.empty(len(hidden), len(weight), dtype=torch.float32, device=hidden.device)
     wide = hidden.float()

@@ -23,7 +23,8 @@ SAFE, TORCH = "model.safetensors", "pytorch_model.bin"
 SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.(safetensors|bin)$")
 OTHER = {"length_head.safetensors", "adapter_model.safetensors"}  # what else lies beside weights
 LONGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
-HASHED_WHOLE = 256 * 2**20  # bytes of weights up to which files are hashed whole; above, their headers and sizes are
+# bytes of weights up to which files are hashed whole; above, their headers and sizes are
+HASHED_WHOLE = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,21 @@ def choose(folder: Path, name: str) -> WeightFiles:
             return WeightFiles(_of_index(index, name), index.name)
         if (folder / usual).is_file():
             return WeightFiles([folder / usual], usual)
-        files = sorted(path for path in folder.glob(pattern) if path.name not in OTHER and path.is_file())
+        files = sorted(
+            path for path in folder.glob(pattern) if path.name not in OTHER and path.is_file()
+        )
         if any(SHARD.match(path.name) for path in files):
-            shard = next(match for match in map(SHARD.match, (path.name for path in files)) if match)
+            shard = next(
+                match for match in map(SHARD.match, (path.name for path in files)) if match
+            )
             raise UserError(
-                f"pretrained '{name}' has shards ({shard[0]}, ...) without their index {shard[1]}.{shard[3]}.index.json"
+                f"pretrained '{name}' has shards ({shard[0]}, ...) without their index "
+                f"{shard[1]}.{shard[3]}.index.json"
             )
         if len(files) > 1:
             raise UserError(
-                f"pretrained '{name}' has {len(files)} weight files ({', '.join(path.name for path in files[:3])}), and neither {usual} nor "
+                f"pretrained '{name}' has {len(files)} weight files "
+                f"({', '.join(path.name for path in files[:3])}), and neither {usual} nor "
                 f"its index; name the one to read {usual}, or leave the others out"
             )
         if files:
@@ -75,7 +82,10 @@ def choose(folder: Path, name: str) -> WeightFiles:
 def refuse_duplicate(key: str, file: Path, place: dict[str, Path], name: str) -> None:
     """Notes that `file` holds tensor `key`; raises UserError if another file does too."""
     if key in place:
-        raise UserError(f"pretrained '{name}': tensor '{key[:80]}' is in two files, {place[key].name} and {file.name}")
+        raise UserError(
+            f"pretrained '{name}': tensor '{key[:80]}' is in two files, {place[key].name} and "
+            f"{file.name}"
+        )
     place[key] = file
 
 
@@ -86,12 +96,20 @@ def _of_index(index: Path, name: str) -> list[Path]:
     except (ValueError, OSError) as error:
         raise UserError(f"pretrained '{name}': {index.name} is not valid JSON ({error})") from None
     places = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
-        raise UserError(f"pretrained '{name}': {index.name} has no weight_map of tensor names to files")
+    if (
+        not isinstance(places, dict)
+        or not places
+        or not all(isinstance(file, str) for file in places.values())
+    ):
+        raise UserError(
+            f"pretrained '{name}': {index.name} has no weight_map of tensor names to files"
+        )
     names = sorted(set(places.values()))
     for file in names:
         if Path(file).name != file or not (index.parent / file).is_file():
-            raise UserError(f"pretrained '{name}': {index.name} names '{file[:80]}', which is no file beside it")
+            raise UserError(
+                f"pretrained '{name}': {index.name} names '{file[:80]}', which is no file beside it"
+            )
     return [index.parent / file for file in names]
 
 
@@ -127,7 +145,9 @@ def header(file: Path) -> bytes:
         length = struct.unpack("<Q", begin)[0] if len(begin) == 8 else -1
         if not 0 <= length <= min(LONGEST_HEADER, size - 8):
             said = "no header" if length < 0 else f"a header of {length} bytes"
-            raise UserError(f"{file.name} is not a safetensors file: it has {size} bytes and {said}")
+            raise UserError(
+                f"{file.name} is not a safetensors file: it has {size} bytes and {said}"
+            )
         return stream.read(length)
 
 
@@ -142,7 +162,9 @@ def entries(file: Path) -> dict[str, dict[str, Any]]:
     try:
         listed = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file.name} is not a safetensors file: its header is broken ({error})") from None
+        raise UserError(
+            f"{file.name} is not a safetensors file: its header is broken ({error})"
+        ) from None
     if not isinstance(listed, dict):
         raise UserError(f"{file.name} is not a safetensors file: its header is no JSON object")
     listed.pop("__metadata__", None)
@@ -156,7 +178,8 @@ def entries(file: Path) -> dict[str, dict[str, Any]]:
             and entry["data_offsets"][0] <= entry["data_offsets"][1] <= end - len(text)
         ):
             raise UserError(
-                f"{file.name} is not a safetensors file: tensor '{name[:80]}' is not in it as its header says"
+                f"{file.name} is not a safetensors file: tensor '{name[:80]}' is not in it as its "
+                "header says"
             )
     return listed
 

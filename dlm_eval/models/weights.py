@@ -60,7 +60,9 @@ class Pretrained:
         """
         device = resolve_device(settings.device)
         raw, held = read_config(files), files.holds()
-        within = built_within(held, "quantization_config" in raw, f"pretrained '{files.name}': config.json")
+        within = built_within(
+            held, "quantization_config" in raw, f"pretrained '{files.name}': config.json"
+        )
         dtype = resolve_dtype(settings.dtype, raw, files)
         _settle_head(self.model_class, self.config, raw, files, self.naming)
         if device.type == "meta":
@@ -70,11 +72,17 @@ class Pretrained:
             _adapt(empty, files, settings, self.naming)
             return empty
         name_weights(self.config, files)
-        if settings.device_map is None and settings.quantization is None and "quantization_config" not in raw:
+        if (
+            settings.device_map is None
+            and settings.quantization is None
+            and "quantization_config" not in raw
+        ):
             _require_room(held, dtype, device, files)
         place = _place(settings.device_map) or {"": device}
         extra: dict[str, Any] = (
-            {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
+            {"attn_implementation": settings.attn_implementation}
+            if settings.attn_implementation
+            else {}
         )
         if settings.quantization:
             extra["quantization_config"] = quantization_config(settings.quantization, place)
@@ -85,9 +93,21 @@ class Pretrained:
                     files.path, config=self.config, key_mapping=key_mapping, dtype=dtype, device_map=place,
                     output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True, **extra,
                 )  # fmt: skip
-        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
-            raise UserError(f"pretrained '{files.name}' cannot be loaded: {first_line(error)}") from None
-        check_keys(files.name, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
+        except (
+            OSError,
+            ValueError,
+            ImportError,
+            RuntimeError,
+            SafetensorError,
+            UnpicklingError,
+            EOFError,
+        ) as error:
+            raise UserError(
+                f"pretrained '{files.name}' cannot be loaded: {first_line(error)}"
+            ) from None
+        check_keys(
+            files.name, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"]
+        )
         if (adapter := _adapt(model, files, settings, self.naming)) is not None:
             adapter.apply(model)
         return model.eval().requires_grad_(False)
@@ -112,7 +132,8 @@ class OwnModule:
         for option in ("device_map", "attn_implementation", "quantization", "peft"):
             if getattr(settings, option) is not None:
                 raise UserError(
-                    f"model_args {option} '{getattr(settings, option)}' is not possible for this family; leave it out"
+                    f"model_args {option} '{getattr(settings, option)}' is not possible for this "
+                    "family; leave it out"
                 )
         held = files.holds()
         device = resolve_device(settings.device)
@@ -128,7 +149,11 @@ class OwnModule:
         for key in state:  # one at a time, so that the weights are never whole in both dtypes
             state[key] = state[key].to(dtype)
         wanted = module.state_dict()
-        wrong = [key for key, value in state.items() if key in wanted and wanted[key].shape != value.shape]
+        wrong = [
+            key
+            for key, value in state.items()
+            if key in wanted and wanted[key].shape != value.shape
+        ]
         check_keys(files.name, wanted.keys() - state.keys(), state.keys() - wanted.keys(), wrong)
         module.load_state_dict(state, assign=True)
         return module.to(device).requires_grad_(False).eval()
@@ -166,8 +191,10 @@ def built_within(held: Stored, packed: bool, whose: str) -> Iterator[None]:
         sizes[key] = size
         if total > most or len(sizes) > parts:
             raise UserError(
-                f"{whose} describes a network of more than {total} weights in {len(sizes)} tensors, "
-                f"but its files hold {held.elements} in {held.tensors}; is the config.json another checkpoint's?"
+                f"{whose} describes a network of more than {total} weights in {len(sizes)} "
+                "tensors, "
+                f"but its files hold {held.elements} in {held.tensors}; is the config.json another "
+                "checkpoint's?"
             )
 
     handles = [
@@ -181,7 +208,9 @@ def built_within(held: Stored, packed: bool, whose: str) -> Iterator[None]:
             handle.remove()
 
 
-def read_state(folder: CheckpointFiles, files: list[Path], device: torch.device) -> dict[str, Tensor]:
+def read_state(
+    folder: CheckpointFiles, files: list[Path], device: torch.device
+) -> dict[str, Tensor]:
     """Returns all tensors of these weight files of the folder, straight to `device`."""
     from safetensors.torch import load_file
 
@@ -193,8 +222,12 @@ def read_state(folder: CheckpointFiles, files: list[Path], device: torch.device)
                 part = load_file(file, device=str(device))
             else:
                 part = _without_views(torch.load(file, map_location=device, weights_only=True))
-        except Exception as error:  # safetensors and torch raise kinds of their own for a broken file
-            raise UserError(f"pretrained '{folder.name}': {file.name} cannot be read: {first_line(error)}") from None
+        except (
+            Exception
+        ) as error:  # safetensors and torch raise kinds of their own for a broken file
+            raise UserError(
+                f"pretrained '{folder.name}': {file.name} cannot be read: {first_line(error)}"
+            ) from None
         for key in part:
             refuse_duplicate(key, file, place, folder.name)
         state |= part
@@ -211,7 +244,11 @@ def read_tensor(folder: CheckpointFiles, key: str) -> Tensor:
                 if key in opened.keys():  # noqa: SIM118  (it is no dict)
                     tensor: Tensor = opened.get_tensor(key)
                     return tensor
-        elif key in (state := _without_views(torch.load(file, map_location="cpu", weights_only=True, mmap=True))):
+        elif key in (
+            state := _without_views(
+                torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            )
+        ):
             return state[key]
     raise KeyError(key)
 
@@ -230,7 +267,9 @@ def _without_views(state: Any) -> dict[str, Tensor]:
     Raises:
         ValueError: something else is in it.
     """
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
         raise ValueError("it holds more than tensors by name")
     for name, value in state.items():
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
@@ -238,17 +277,21 @@ def _without_views(state: Any) -> dict[str, Tensor]:
     return state
 
 
-def _require_room(held: Stored, dtype: torch.dtype, device: torch.device, folder: CheckpointFiles) -> None:
+def _require_room(
+    held: Stored, dtype: torch.dtype, device: torch.device, folder: CheckpointFiles
+) -> None:
     """Raises UserError if the weights are larger than all the memory of their device."""
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory
     else:
         room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    pickled = folder.weights[0].suffix != ".safetensors"  # whose elements are known only once it is read
+    # whose elements are known only once it is read
+    pickled = folder.weights[0].suffix != ".safetensors"
     needed = held.bytes if pickled else held.elements * dtype.itemsize
     if needed > room:
         raise UserError(
-            f"pretrained '{folder.name}': its weights take {needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, "
+            f"pretrained '{folder.name}': its weights take {needed / 2**30:.1f} GiB in "
+            f"{str(dtype).removeprefix('torch.')}, "
             f"{device} has {room / 2**30:.1f} GiB; set another dtype, quantization= or device_map="
         )
 
@@ -286,11 +329,14 @@ def check_keys(name: str, missing: Any, surplus: Any, mismatched: Any = ()) -> N
     faults = [f"{word} {_listed(keys)}" for word, keys in found.items() if keys]
     if faults:
         raise UserError(
-            f"pretrained '{name}' does not fit its config: it {'; '.join(faults)} (another family or a broken file?)"
+            f"pretrained '{name}' does not fit its config: it {'; '.join(faults)} (another family "
+            "or a broken file?)"
         )
 
 
-def _adapt(model: Any, folder: CheckpointFiles, settings: LoadSettings, naming: Naming) -> Adapter | None:
+def _adapt(
+    model: Any, folder: CheckpointFiles, settings: LoadSettings, naming: Naming
+) -> Adapter | None:
     """Returns the adapter of the option peft, with places in `model`, not applied, or None."""
     if settings.peft is None:
         return None
@@ -311,13 +357,18 @@ def _settle_head(
         return
     files = {name: key for key in folder.shapes() for name in naming.translate(key)}
     for head, embedding in tied.items():
-        if raw.get("tie_word_embeddings") is None and raw.get("weight_tying") is None and head not in files:
+        if (
+            raw.get("tie_word_embeddings") is None
+            and raw.get("weight_tying") is None
+            and head not in files
+        ):
             config.tie_word_embeddings = True
         if config.tie_word_embeddings and head in files and embedding in files:
             state = [read_tensor(folder, files[name]) for name in (head, embedding)]
             if not torch.equal(*state):
                 folder.notes["head"] = (
-                    "its own: config.json ties the head to the embedding, but the files hold another head, which is used, as "
+                    "its own: config.json ties the head to the embedding, but the files hold "
+                    "another head, which is used, as "
                     "transformers 5 does; transformers 4 and the authors' code use the embedding"
                 )
 

@@ -52,22 +52,35 @@ class WrappedDenoiser:
         self._texts = TokenizerInfo(*ours) if _of_transformers(self.tokenizer) else None
 
     @torch.no_grad()
-    def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def logits(
+        self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """Returns float32 logits of the token at each wanted position (see `Denoiser.logits`)."""
         tokens = tokens.to(self.device)
         if self.padding:
-            real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid.to(self.device)
+            real = (
+                torch.ones_like(tokens, dtype=torch.bool)
+                if valid is None
+                else valid.to(self.device)
+            )
             found = self.function(tokens, real)
         else:
             found = self.function(tokens)
         if not isinstance(found, Tensor):
-            raise ValueError(f"logits() returned {type(found).__name__}; it must return a float tensor [B, L, V]")
+            raise ValueError(
+                f"logits() returned {type(found).__name__}; it must return a float tensor [B, L, V]"
+            )
         if tuple(found.shape[:2]) != tuple(tokens.shape) or found.dim() != 3:
-            raise ValueError(f"logits() returned shape {list(found.shape)} for tokens {list(tokens.shape)}")
+            raise ValueError(
+                f"logits() returned shape {list(found.shape)} for tokens {list(tokens.shape)}"
+            )
         if not found.is_floating_point():
-            raise ValueError(f"logits() returned {found.dtype}; it must return a float tensor [B, L, V]")
+            raise ValueError(
+                f"logits() returned {found.dtype}; it must return a float tensor [B, L, V]"
+            )
         found = found.detach().float()
-        if self.needs_bos:  # the distribution of token i is at position i-1; position 0 holds BOS and has none
+        # the distribution of token i is at position i-1; position 0 holds BOS and has none
+        if self.needs_bos:
             found = torch.cat([found[:, :1], found[:, :-1]], 1)
         if positions is None:
             return found
@@ -94,7 +107,10 @@ class WrappedDenoiser:
         return {} if self._texts is None else self._texts.chat_templates
 
     def apply_chat_template(
-        self, messages: list[dict[str, str]], add_generation_prompt: bool = True, template: str | None = None
+        self,
+        messages: list[dict[str, str]],
+        add_generation_prompt: bool = True,
+        template: str | None = None,
     ) -> str:
         """Returns the conversation as prompt text.
 
@@ -128,7 +144,9 @@ class WrappedDenoiser:
 
     def _tokens(self) -> Any:
         if self.tokenizer is None:
-            raise UserError(f"{self.name} has no tokenizer; give wrap(tokenizer=...) to read and write text")
+            raise UserError(
+                f"{self.name} has no tokenizer; give wrap(tokenizer=...) to read and write text"
+            )
         return self.tokenizer
 
 
@@ -179,18 +197,27 @@ def wrap(
         UserError: an argument that is missing or does not fit, or a test failed.
     """
     if isinstance(tokenizer, str):
-        raise UserError(f"wrap(tokenizer='{tokenizer}') is not allowed; it must be an object with encode and decode")
+        raise UserError(
+            f"wrap(tokenizer='{tokenizer}') is not allowed; it must be an object with encode and "
+            "decode"
+        )
     if attention not in get_args(Attention):
         raise UserError(
-            f"wrap(attention='{attention}') is not allowed; it must be one of {', '.join(get_args(Attention))}"
+            f"wrap(attention='{attention}') is not allowed; it must be one of "
+            f"{', '.join(get_args(Attention))}"
         )
     if process not in ("absorbing", "uniform"):
-        raise UserError(f"wrap(process='{process}') is not allowed; it must be 'absorbing' or 'uniform'")
+        raise UserError(
+            f"wrap(process='{process}') is not allowed; it must be 'absorbing' or 'uniform'"
+        )
     if mask_id is None and process == "absorbing":
-        raise UserError("wrap(mask_id=) is missing; give the id of the mask token, or process='uniform'")
+        raise UserError(
+            "wrap(mask_id=) is missing; give the id of the mask token, or process='uniform'"
+        )
     if (attention == "block") != (block_length is not None):
         raise UserError(
-            f"wrap(block_length={block_length}) does not go with attention='{attention}'; 'block' needs one, others none"
+            f"wrap(block_length={block_length}) does not go with attention='{attention}'; 'block' "
+            "needs one, others none"
         )
     ends = (eos_ids,) if isinstance(eos_ids, int | str) else tuple(eos_ids or ())
     numbers = {
@@ -225,7 +252,9 @@ def wrap(
     )
     try:
         if vocab_size is None:
-            model.vocab_size = model.logits(torch.zeros(1, min(2, max_length), dtype=torch.long)).shape[-1]
+            model.vocab_size = model.logits(
+                torch.zeros(1, min(2, max_length), dtype=torch.long)
+            ).shape[-1]
         for end in ends:
             if not 0 <= end < model.vocab_size or end == model.mask_id:
                 allowed = f"0 to {model.vocab_size - 1}, and not the mask"

@@ -23,7 +23,9 @@ SKIPPED = (
 )
 # A spreadsheet runs a cell that begins with one of these as a formula (full-width and small forms
 # too). If ";" separates columns, a ";" inside a cell begins another cell.
-FORMULA = re.compile(rf"(^|;)([{SKIPPED}]*[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212])")
+FORMULA = re.compile(
+    rf"(^|;)([{SKIPPED}]*[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212])"
+)
 
 
 def safe_text(text: str) -> str:
@@ -76,7 +78,9 @@ def write_files(texts: Mapping[Path, str]) -> None:
         for current in texts:
             os.replace(temporary[current], current)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-        raise UserError(f"output '{current}' cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(
+            f"output '{current}' cannot be written: {getattr(error, 'strerror', None) or error}"
+        ) from error
     finally:
         for path in temporary.values():
             with contextlib.suppress(OSError, ValueError):  # never written, or renamed

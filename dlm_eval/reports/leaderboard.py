@@ -38,7 +38,11 @@ DISTINGUISHING = (
 )  # fmt: skip
 DIGESTS = ("configuration", "scoring", "fingerprint")
 _FLOATS = ("value", "stderr", "forwards_per_sample", "tokens_per_forward", "tokens_per_second")
-_DTYPES = dict.fromkeys(_FLOATS, "float64") | dict.fromkeys(("n", "errors", "n_total"), "Int64") | {"headline": "bool"}
+_DTYPES = (
+    dict.fromkeys(_FLOATS, "float64")
+    | dict.fromkeys(("n", "errors", "n_total"), "Int64")
+    | {"headline": "bool"}
+)
 
 
 def leaderboard(paths: Sequence[Path], keep_all: bool = False) -> pandas.DataFrame:
@@ -59,10 +63,15 @@ def leaderboard(paths: Sequence[Path], keep_all: bool = False) -> pandas.DataFra
 
     files = [file for file in _read_all(paths) if file.rows]
     if not files:
-        raise UserError(f"paths {', '.join(repr(str(path)) for path in paths)} hold no results_*.json with scores")
+        raise UserError(
+            f"paths {', '.join(repr(str(path)) for path in paths)} hold no results_*.json with "
+            "scores"
+        )
     rows = [row for file in files for row in file.rows] if keep_all else _newest(files)
     # The sort is stable, so the metrics of a task stay in the task's own order, headline first.
-    frame = pandas.DataFrame([asdict(row) for row in sorted(rows, key=_order)], columns=list(COLUMNS), dtype="object")
+    frame = pandas.DataFrame(
+        [asdict(row) for row in sorted(rows, key=_order)], columns=list(COLUMNS), dtype="object"
+    )
     return frame.astype({name: _DTYPES.get(name, "object") for name in COLUMNS})
 
 
@@ -86,11 +95,16 @@ def wide(long: pandas.DataFrame) -> pandas.DataFrame:
     table: dict[tuple[str, ...], dict[str, float]] = {}
     for name in sorted(columns, key=_natural):
         records = columns[name]
-        shown_values = _rounded([record["value"] for record in records], all(r["unit"] == "fraction" for r in records))
+        shown_values = _rounded(
+            [record["value"] for record in records], all(r["unit"] == "fraction" for r in records)
+        )
         for record, setting, value in zip(records, _settings(records), shown_values, strict=True):
             key = (*(_text(record[who]) for who in WHO), setting)
             table.setdefault(key, {})[name] = value
-    rows = [dict(zip((*WHO, "setting"), key, strict=True)) | table[key] for key in sorted(table, key=_natural_all)]
+    rows = [
+        dict(zip((*WHO, "setting"), key, strict=True)) | table[key]
+        for key in sorted(table, key=_natural_all)
+    ]
     return pandas.DataFrame(rows, columns=[*WHO, "setting", *sorted(columns, key=_natural)])
 
 
@@ -112,19 +126,27 @@ def write(long: pandas.DataFrame, output: Path) -> Path:
     return beside
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> argparse.ArgumentParser:
     """Adds `leaderboard` to the subcommands and returns its parser."""
     parser = subparsers.add_parser(
         "leaderboard",
         help="tables of all scores in result files",
-        description="Collect the scores of result files (lm-eval's format) in a long CSV and a wide one.",
+        description="Collect the scores of result files (lm-eval's format) in a long CSV and a "
+        "wide one.",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="result files, or directories with them")
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="result files, or directories with them"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE.csv",
-        help="write the long table here and the wide one to FILE_wide.csv (default: print the wide one)",
+        help="write the long table here and the wide one to FILE_wide.csv (default: print the "
+             "wide one)",
     )  # fmt: skip
-    parser.add_argument("--all", action="store_true", help="keep older runs of the same settings too")
+    parser.add_argument(
+        "--all", action="store_true", help="keep older runs of the same settings too"
+    )
     parser.set_defaults(func=main, main=main)
     return parser
 
@@ -141,7 +163,10 @@ def main(args: argparse.Namespace) -> int:
         print(csv_text(list(table.columns), _wide_cells(table)), end="")
         return 0
     beside = write(long, args.output)
-    print(f"{one_line(str(args.output))}: {counted(len(long), 'score')}; {one_line(str(beside))}: models by tasks")
+    print(
+        f"{one_line(str(args.output))}: {counted(len(long), 'score')}; {one_line(str(beside))}: "
+        "models by tasks"
+    )
     return 0
 
 
@@ -158,9 +183,14 @@ def _find(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         if not os.path.exists(path):
-            raise UserError(f"path '{path}' does not exist; give result files or directories that hold results_*.json")
+            raise UserError(
+                f"path '{path}' does not exist; give result files or directories that hold "
+                "results_*.json"
+            )
         below = (
-            [path] if os.path.isfile(path) else sorted(file for file in path.rglob("results_*.json") if file.is_file())
+            [path]
+            if os.path.isfile(path)
+            else sorted(file for file in path.rglob("results_*.json") if file.is_file())
         )
         for file in below:
             found.setdefault(file.resolve(), file)
@@ -184,7 +214,9 @@ def _newest(files: Sequence[ResultFile]) -> list[Row]:
     kept: dict[tuple[object, ...], Row] = {}
     for file in sorted(files, key=lambda file: (file.time, file.rows[0].source)):
         for row in file.rows:
-            kept[(file.identity[row.task], row.task, row.metric, row.filter, row.n, row.shots)] = row
+            kept[(file.identity[row.task], row.task, row.metric, row.filter, row.n, row.shots)] = (
+                row
+            )
     return list(kept.values())
 
 
@@ -194,7 +226,9 @@ def _order(row: Row) -> tuple[Any, ...]:
 
 
 def _column_name(record: dict[str, Any], several_filters: bool) -> str:
-    metric = f"{record['metric']},{_text(record['filter'])}" if several_filters else record["metric"]
+    metric = (
+        f"{record['metric']},{_text(record['filter'])}" if several_filters else record["metric"]
+    )
     direction = ", lower is better" if _text(record["higher_is_better"]) == "False" else ""
     return f"{record['task']} ({metric}{direction})"
 
@@ -237,7 +271,9 @@ def _rounded(values: Sequence[float], as_percent: bool) -> list[float]:
 def _long_cells(long: pandas.DataFrame) -> Iterator[list[str]]:
     # A missing number is an empty cell; a score that is NaN is "nan".
     for record in long.to_dict("records"):
-        yield [cell(_plain(value), "nan" if name == "value" else "") for name, value in record.items()]
+        yield [
+            cell(_plain(value), "nan" if name == "value" else "") for name, value in record.items()
+        ]
 
 
 def _wide_cells(table: pandas.DataFrame) -> Iterator[list[str]]:
@@ -268,7 +304,9 @@ def _text(value: Any) -> str:
 def _natural(text: str) -> tuple[tuple[bool, int, str], ...]:
     """Returns a sort key in which steps=64 comes before steps=128."""
     parts = re.split(r"([0-9]{1,18})", text)
-    return tuple((bool(index % 2), int(part) if index % 2 else 0, part) for index, part in enumerate(parts))
+    return tuple(
+        (bool(index % 2), int(part) if index % 2 else 0, part) for index, part in enumerate(parts)
+    )
 
 
 def _natural_all(texts: Sequence[str]) -> tuple[Any, ...]:

@@ -108,7 +108,9 @@ def read_result_file(path: Path, source: str) -> ResultFile:
     except OSError as error:
         raise ValueError(error.strerror or type(error).__name__) from error
     except (RecursionError, MemoryError) as error:
-        raise ValueError(f"it is nested too deeply or too large ({type(error).__name__})") from error
+        raise ValueError(
+            f"it is nested too deeply or too large ({type(error).__name__})"
+        ) from error
 
 
 def _load(path: Path) -> Any:
@@ -176,10 +178,17 @@ def _run_cells(document: dict[str, Any], source: str) -> dict[str, Any]:
     model, environment = _dict(block, "settings", "model"), _dict(block, "environment")
     return {
         "model": _first(model.get("family"), config.get("model"), document.get("model_source")),
-        "checkpoint": _first(model.get("checkpoint"), model.get("pretrained"), _named_checkpoint(document)),
-        "revision": _first(model.get("revision"), config.get("model_sha"), config.get("model_revision")),
+        "checkpoint": _first(
+            model.get("checkpoint"), model.get("pretrained"), _named_checkpoint(document)
+        ),
+        "revision": _first(
+            model.get("revision"), config.get("model_sha"), config.get("model_revision")
+        ),
         "device": _first(environment.get("device_name"), model.get("device"), config.get("device")),
-        "dtype": (_first(model.get("dtype"), config.get("model_dtype")) or "").removeprefix("torch.") or None,
+        "dtype": (_first(model.get("dtype"), config.get("model_dtype")) or "").removeprefix(
+            "torch."
+        )
+        or None,
         "date": _utc(_time(document)),
         "seed": _seeds(_dict(block, "settings", "seeds")),
         "source": source,
@@ -192,7 +201,11 @@ def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
     shared = {"task": task, **_size_cells(document, task), **_procedure_cells(document, task)}
     better = _dict(document, "higher_is_better", task)
     leaves = _leaves(document, task)
-    declared = {name for leaf in leaves for name in _names(_dict(document, "configs", leaf), "metric_list", "metric")}
+    declared = {
+        name
+        for leaf in leaves
+        for name in _names(_dict(document, "configs", leaf), "metric_list", "metric")
+    }
     for position, (metric, pipeline) in enumerate(_ordered_metrics(document, task)):
         value = values[metric, pipeline]
         direction = better.get(metric)
@@ -212,9 +225,13 @@ def _ordered_metrics(document: dict[str, Any], task: str) -> list[tuple[str, str
     """Returns (metric, filter) of scores in the order of the task's lists, then of the file."""
     config = _dict(document, "configs", task)
     metrics, filters = (
-        _places(_names(config, *where)) for where in (("metric_list", "metric"), ("filter_list", "name"))
+        _places(_names(config, *where))
+        for where in (("metric_list", "metric"), ("filter_list", "name"))
     )
-    return sorted(_values(document, task), key=lambda pair: (_metric_place(metrics, pair[0]), _place(filters, pair[1])))
+    return sorted(
+        _values(document, task),
+        key=lambda pair: (_metric_place(metrics, pair[0]), _place(filters, pair[1])),
+    )
 
 
 def _values(document: dict[str, Any], task: str) -> dict[tuple[str, str], float]:
@@ -268,14 +285,24 @@ def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
     return {
         **{
             name: _first(how.get(name))
-            for name in ("estimator", "strategy", "steps", "gen_length", "block_length", "logprob_kind")
+            for name in (
+                "estimator",
+                "strategy",
+                "steps",
+                "gen_length",
+                "block_length",
+                "logprob_kind",
+            )
         },
         "forwards_per_sample": _ratio(spent("forwards"), spent("samples")),
         "tokens_per_forward": _ratio(spent("tokens"), spent("forwards")),
         "tokens_per_second": _ratio(spent("tokens"), spent("seconds")),
         "errors": _total([_count(cost.get("errors")) for cost in costs]),
         "fingerprint": _digest(document, task, "fingerprint") or _first(block.get("fingerprint")),
-        **{name: _digest(document, task, name) for name in ("configuration", "scoring", "documents")},
+        **{
+            name: _digest(document, task, name)
+            for name in ("configuration", "scoring", "documents")
+        },
         "code": UNSANDBOXED if outside(document, task) else None,
     }
 
@@ -367,8 +394,13 @@ class _Recorded:
     def of(self, task: str) -> str:
         """Returns a hash of all recorded settings of a task, or of a group's tasks."""
         if not self._run:
-            config = {k: v for k, v in _dict(self._document, "config").items() if k not in _VOLATILE}
-            named = [self._document.get(name) for name in ("model_source", "lm_eval_version", "chat_template_sha")]
+            config = {
+                k: v for k, v in _dict(self._document, "config").items() if k not in _VOLATILE
+            }
+            named = [
+                self._document.get(name)
+                for name in ("model_source", "lm_eval_version", "chat_template_sha")
+            ]
             self._run = _hash([config, *named])
         return _hash([self._run, *map(self._of_task, _leaves(self._document, task))])
 
@@ -390,7 +422,11 @@ def _time(document: dict[str, Any]) -> float:
 
 def _utc(time: float) -> str | None:
     try:
-        return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if time else None
+        return (
+            datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+            if time
+            else None
+        )
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -405,7 +441,11 @@ def _dict(outer: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 def _names(config: dict[str, Any], listed: str, key: str) -> list[str]:
     entries = config.get(listed)
-    return [str(entry.get(key)) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return (
+        [str(entry.get(key)) for entry in entries if isinstance(entry, dict)]
+        if isinstance(entries, list)
+        else []
+    )
 
 
 def _places(names: list[str]) -> dict[str, int]:
@@ -418,7 +458,11 @@ def _place(places: dict[str, int], name: str) -> int:
 
 def _first(*values: object) -> str | None:
     """Returns the first value that is a number or a non-empty text, as text."""
-    scalars = (value for value in values if isinstance(value, (str, int, float)) and not isinstance(value, bool))
+    scalars = (
+        value
+        for value in values
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    )
     return next((str(value) for value in scalars if value != ""), None)
 
 
@@ -433,7 +477,11 @@ def _number(value: object) -> float | None:
 
 def _count(value: object) -> int | None:
     number = _number(value)
-    return int(number) if number is not None and 0 <= number < 2**63 and number == int(number) else None
+    return (
+        int(number)
+        if number is not None and 0 <= number < 2**63 and number == int(number)
+        else None
+    )
 
 
 def _total(values: list[Any]) -> Any:

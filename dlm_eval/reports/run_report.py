@@ -39,14 +39,25 @@ NORMALISED = {"acc_norm": "character", "acc_bytes": "byte"}
 def render(results: Mapping[str, Any]) -> str:
     """Returns the table as text (GitHub markdown), with a line for every group below the tasks."""
     named = [name for name in results["results"] if _has_row(name, results)]
-    rows = [[MARKDOWN.sub(r"\\\g<0>", cell) for cell in row] for name in named for row in _rows(name, results)]
-    return table(rows, HEADERS, tablefmt="github", colalign=("left", "left", *["right"] * 3, "left", *["right"] * 5))
+    rows = [
+        [MARKDOWN.sub(r"\\\g<0>", cell) for cell in row]
+        for name in named
+        for row in _rows(name, results)
+    ]
+    return table(
+        rows,
+        HEADERS,
+        tablefmt="github",
+        colalign=("left", "left", *["right"] * 3, "left", *["right"] * 5),
+    )
 
 
 def _has_row(name: str, results: Mapping[str, Any]) -> bool:
     """Returns whether a name has a row; a group without aggregates has only its tasks' rows."""
     return bool(
-        metrics_of(results["results"][name]) or _unmet(name, results) or name not in results.get("group_subtasks", {})
+        metrics_of(results["results"][name])
+        or _unmet(name, results)
+        or name not in results.get("group_subtasks", {})
     )
 
 
@@ -113,11 +124,15 @@ def _number(value: Any) -> str:
     return "" if value is None else textwrap.shorten(str(value), 24, placeholder="...")
 
 
-def report(finished: Finished, output_path: str | None, show_config: bool) -> tuple[list[str], list[str]]:
+def report(
+    finished: Finished, output_path: str | None, show_config: bool
+) -> tuple[list[str], list[str]]:
     """Updates the leaderboard; returns the lines to print, and the missing parts of output."""
     results, lines, missing = finished.results, [], list(finished.missing)
     if show_config:
-        lines.append(json.dumps(json_value({k: v for k, v in results.items() if k != "samples"}), indent=2))
+        lines.append(
+            json.dumps(json_value({k: v for k, v in results.items() if k != "samples"}), indent=2)
+        )
     total = results["dlm_eval"]["cost"]["total"]
     took = f"{total['wall_seconds']:.1f} s, fingerprint {results['dlm_eval']['fingerprint'][:12]}"
     try:
@@ -126,15 +141,27 @@ def report(finished: Finished, output_path: str | None, show_config: bool) -> tu
         missing.append(f"the table ({type(error).__name__}: {error})")
     lines.append(took)
     if finished.errors:
-        lines.append(f"{counted(finished.errors, 'sample')} could not be answered or scored:\n{_reasons(results)}")
-    if cut := sum(cost.get("truncated", 0) for name, cost in results["dlm_eval"]["cost"].items() if name != "total"):
         lines.append(
-            f"{counted(cut, 'prompt')} did not fit the model: cut from the left (--overlong error refuses them)"
+            f"{counted(finished.errors, 'sample')} could not be answered or "
+            f"scored:\n{_reasons(results)}"
+        )
+    if cut := sum(
+        cost.get("truncated", 0)
+        for name, cost in results["dlm_eval"]["cost"].items()
+        if name != "total"
+    ):
+        lines.append(
+            f"{counted(cut, 'prompt')} did not fit the model: cut from the left (--overlong error "
+            "refuses them)"
         )
     if finished.file is not None and output_path is not None:
         home = output_directory(output_path)
         lines.append(f"results: {one_line(str(finished.file))}")
-        if any("," in key and not key.startswith("bypass") for scores in results["results"].values() for key in scores):
+        if any(
+            "," in key and not key.startswith("bypass")
+            for scores in results["results"].values()
+            for key in scores
+        ):
             try:
                 lines.append(f"board:   {one_line(str(_update_board(home)))}")
             except DlmEvalError as error:
@@ -159,11 +186,15 @@ def say(lines: list[str]) -> None:
     except OSError as error:
         discard_output()
         if not isinstance(error, BrokenPipeError):
-            raise RunError(f"the table could not be printed ({error.strerror}); the results are saved") from error
+            raise RunError(
+                f"the table could not be printed ({error.strerror}); the results are saved"
+            ) from error
 
 
 def _reasons(results: dict[str, Any], most: int = 3) -> str:
     """Returns the most frequent reasons of failed samples, one per line."""
     counts = Counter(one_line(reason) for reason in failed_samples(results).values())
     lines = [f"  {count:5} {reason}" for reason, count in counts.most_common(most)]
-    return "\n".join([*lines, *(["        others: see the samples files"] if len(counts) > most else [])])
+    return "\n".join(
+        [*lines, *(["        others: see the samples files"] if len(counts) > most else [])]
+    )

@@ -25,7 +25,15 @@ from dlm_eval.reports.csv_file import cell, csv_text
 from dlm_eval.settings import split_commas
 
 # Settings that trade quality for speed. They vary along a curve; all others distinguish curves.
-SPEED = ("steps", "steps_per_block", "threshold", "factor", "entropy_bound", "editing_threshold", "num_to_transfer")
+SPEED = (
+    "steps",
+    "steps_per_block",
+    "threshold",
+    "factor",
+    "entropy_bound",
+    "editing_threshold",
+    "num_to_transfer",
+)
 AUP_ALPHA = 3.0
 AUP_DROP = 5.0  # points more than this below the slowest point (percent) do not count
 BASELINE = "one token per step"
@@ -89,7 +97,11 @@ class Point:
     @property
     def curve(self) -> str:
         """The settings that all points of its curve share."""
-        return BASELINE if self.baseline else ", ".join(f"{k}={v}" for k, v in self.decode.items() if k not in SPEED)
+        return (
+            BASELINE
+            if self.baseline
+            else ", ".join(f"{k}={v}" for k, v in self.decode.items() if k not in SPEED)
+        )
 
     @property
     def pace(self) -> str:
@@ -119,12 +131,15 @@ def grid(groups: Sequence[Sequence[str]]) -> list[dict[str, str]]:
 
 def _axes(words: Sequence[str]) -> dict[str, list[str]]:
     axes: dict[str, list[str]] = {}
-    wrong = UserError(f"--decode '{' '.join(words)}' is not of the form key=value[,value...] key=value[,value...]")
+    wrong = UserError(
+        f"--decode '{' '.join(words)}' is not of the form key=value[,value...] key=value[,value...]"
+    )
     for part in split_commas(",".join(words)):
         named = re.match(r"(\w+)\s*=\s*(.*)", part, re.DOTALL)
         if named and named[1] in axes:
             raise UserError(
-                f"--decode {named[1]} is given twice; write its alternatives with commas: {named[1]}=VALUE,VALUE"
+                f"--decode {named[1]} is given twice; write its alternatives with commas: "
+                f"{named[1]}=VALUE,VALUE"
             )
         if named:
             axes[named[1]] = []
@@ -165,7 +180,9 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
     Args:
         points: [n] (tokens per forward, quality), higher is better in both.
     """
-    return [not any(r >= rho and q >= y and (r, q) != (rho, y) for r, q in points) for rho, y in points]
+    return [
+        not any(r >= rho and q >= y and (r, q) != (rho, y) for r, q in points) for rho, y in points
+    ]
 
 
 def aup(points: Iterable[tuple[float, float]], y_max: float) -> float:
@@ -194,7 +211,9 @@ def aup(points: Iterable[tuple[float, float]], y_max: float) -> float:
     ordered = sorted(best.items())
     first_rho, first_y = ordered[0]
     kept = [
-        (rho, y * min(math.exp(-AUP_ALPHA * (1 - y / y_max)), 1.0)) for rho, y in ordered if y >= first_y - AUP_DROP
+        (rho, y * min(math.exp(-AUP_ALPHA * (1 - y / y_max)), 1.0))
+        for rho, y in ordered
+        if y >= first_y - AUP_DROP
     ]
     areas = [(rho - r) * (weighed + w) / 2 for (r, w), (rho, weighed) in itertools.pairwise(kept)]
     return first_rho * first_y + math.fsum(areas)
@@ -239,24 +258,41 @@ class Sweep:
         groups: dict[tuple[bool, tuple[tuple[str, str], ...]], list[Point]] = {}
         for point in own:
             groups.setdefault((point.baseline, tuple(point.decode.items())), []).append(point)
-        return [mean_of_templates(group) if group[0].template else group[0] for group in groups.values()]
+        return [
+            mean_of_templates(group) if group[0].template else group[0] for group in groups.values()
+        ]
 
     def front(self, task: str) -> list[Point]:
         """Returns the Pareto front, slowest first."""
         placed = [(p, p.tokens_per_forward, p.value) for p in self.of(task)]
-        known = [(p, rho, y if p.better else -y) for p, rho, y in placed if rho is not None and y is not None]
-        best = [p for (p, *_), on in zip(known, pareto([(rho, y) for _, rho, y in known]), strict=True) if on]
+        known = [
+            (p, rho, y if p.better else -y)
+            for p, rho, y in placed
+            if rho is not None and y is not None
+        ]
+        best = [
+            p
+            for (p, *_), on in zip(known, pareto([(rho, y) for _, rho, y in known]), strict=True)
+            if on
+        ]
         return sorted(best, key=lambda p: p.tokens_per_forward or 0.0)
 
     def curves(self, task: str) -> list[Curve]:
         """Returns the curves of a task, slowest point first."""
-        points = [p for p in self.of(task) if p.value is not None and p.tokens_per_forward is not None]
-        y_max = self.y_max if self.y_max is not None else max((100 * (p.value or 0.0) for p in points), default=None)
+        points = [
+            p for p in self.of(task) if p.value is not None and p.tokens_per_forward is not None
+        ]
+        y_max = (
+            self.y_max
+            if self.y_max is not None
+            else max((100 * (p.value or 0.0) for p in points), default=None)
+        )
         accuracy = all(p.better and 0 <= (p.value or 0.0) <= 1 for p in points)
         curves = []
         for name in dict.fromkeys(p.curve for p in points if not p.baseline):
             own = sorted(
-                (p for p in points if p.curve == name and not p.baseline), key=lambda p: p.tokens_per_forward or 0.0
+                (p for p in points if p.curve == name and not p.baseline),
+                key=lambda p: p.tokens_per_forward or 0.0,
             )
             pairs = [(p.tokens_per_forward or 0.0, 100 * (p.value or 0.0)) for p in own]
             area = aup(pairs, y_max) if accuracy and y_max is not None else None
@@ -275,7 +311,9 @@ class Sweep:
         for task in self.tasks():
             front = self.front(task)
             worded = [p for p in self.points if p.task == task and p.template]
-            rows += [self._row(p, keys, p in front) for p in self.of(task)] + [self._row(p, keys, None) for p in worded]
+            rows += [self._row(p, keys, p in front) for p in self.of(task)] + [
+                self._row(p, keys, None) for p in worded
+            ]
         return csv_text(columns, rows)
 
     def _row(self, p: Point, keys: Sequence[str], on_front: bool | None) -> list[str]:
@@ -297,7 +335,7 @@ class Sweep:
         return csv_text(columns, ([cell(value) for value in row] for row in rows))
 
 
-# -- plot --------------------------------------------------------------------------------------------------------------
+# -- plot ------------------------------------------------------------------------------------------
 
 
 def draw(sweep: Sweep, path: Path) -> None:
@@ -342,7 +380,13 @@ def _panel(panel: Any, sweep: Sweep, task: str) -> None:
     front = [(p.tokens_per_forward, p.value) for p in sweep.front(task)]
     if front:
         panel.plot(*zip(*front, strict=True), color="black", linewidth=1, linestyle=":", zorder=4)
-        rings = {"facecolors": "none", "edgecolors": "black", "linewidths": 1.3, "s": 130, "zorder": 5}
+        rings = {
+            "facecolors": "none",
+            "edgecolors": "black",
+            "linewidths": 1.3,
+            "s": 130,
+            "zorder": 5,
+        }
         panel.scatter(*zip(*front, strict=True), label="Pareto front", **rings)
     _frame(panel, points, sweep.model, task)
     _legend(panel, sweep, task)
@@ -350,17 +394,34 @@ def _panel(panel: Any, sweep: Sweep, task: str) -> None:
 
 def _curve(panel: Any, curve: Curve, colour: str, marker: str) -> None:
     rho, values = [p.tokens_per_forward for p in curve.points], [p.value for p in curve.points]
-    several = len({p.pace.split("=")[0] for p in curve.points}) > 1 or any("," in p.pace for p in curve.points)
-    by = "" if several or not curve.points[0].pace else f" by {curve.points[0].pace.partition('=')[0]}"
-    label = _label((curve.name or "sweep") + by) + (f"  (AUP {curve.aup:.1f})" if curve.aup is not None else "")
-    look = {"color": colour, "marker": marker, "markersize": 6, "linewidth": 1.5, "elinewidth": 1, "capsize": 2}
+    several = len({p.pace.split("=")[0] for p in curve.points}) > 1 or any(
+        "," in p.pace for p in curve.points
+    )
+    by = (
+        ""
+        if several or not curve.points[0].pace
+        else f" by {curve.points[0].pace.partition('=')[0]}"
+    )
+    label = _label((curve.name or "sweep") + by) + (
+        f"  (AUP {curve.aup:.1f})" if curve.aup is not None else ""
+    )
+    look = {
+        "color": colour,
+        "marker": marker,
+        "markersize": 6,
+        "linewidth": 1.5,
+        "elinewidth": 1,
+        "capsize": 2,
+    }
     _, caps, bars = panel.errorbar(rho, values, yerr=_bars(curve.points), label=label, **look)
     for part in (*caps, *bars):
         part.set_alpha(0.45)  # bars of several curves overlap
     for point in curve.points:
         note = point.pace if several else point.pace.partition("=")[2]
         place = (point.tokens_per_forward, point.value)
-        panel.annotate(_label(note), place, xytext=(6, 5), textcoords="offset points", fontsize=8, color=colour)
+        panel.annotate(
+            _label(note), place, xytext=(6, 5), textcoords="offset points", fontsize=8, color=colour
+        )
 
 
 def _bars(points: Any) -> list[list[float]]:

@@ -67,7 +67,9 @@ class Recording:
         """Returns, for each step, the positions where it replaced a token by another."""
         found, before, covered = [], self.start, set(self.open)
         for step in self.steps:
-            found.append(tuple(p for p in step.written if p not in covered and step.tokens[p] != before[p]))
+            found.append(
+                tuple(p for p in step.written if p not in covered and step.tokens[p] != before[p])
+            )
             before, covered = step.tokens, {p for p, is_open in enumerate(step.open) if is_open}
         return found
 
@@ -75,7 +77,9 @@ class Recording:
         """Returns, for each step, the positions where it wrote a new token."""
         found, before = [], tuple(None if p in self.open else t for p, t in enumerate(self.start))
         for step in self.steps:
-            now = tuple(None if is_open else t for t, is_open in zip(step.tokens, step.open, strict=True))
+            now = tuple(
+                None if is_open else t for t, is_open in zip(step.tokens, step.open, strict=True)
+            )
             found.append(tuple(p for p in step.written if now[p] != before[p]))
             before = now
         return found
@@ -93,7 +97,9 @@ class Recording:
             }
             for step, replaced in zip(self.steps, self.replaced(), strict=True)
         ]
-        filling = asdict(self.filling) | {"confidence": [_finite(c) for c in self.filling.confidence]}
+        filling = asdict(self.filling) | {
+            "confidence": [_finite(c) for c in self.filling.confidence]
+        }
         return {
             "format": 1,
             "model": self.model,
@@ -102,13 +108,21 @@ class Recording:
             "start": list(self.start),
             "open": list(self.open),
             "steps": steps,
-            "filling": {key: list(value) if isinstance(value, tuple) else value for key, value in filling.items()},
+            "filling": {
+                key: list(value) if isinstance(value, tuple) else value
+                for key, value in filling.items()
+            },
             "text": self.text,
-            "pieces": {str(i): {"text": text, "special": special} for i, (text, special) in self.pieces.items()},
+            "pieces": {
+                str(i): {"text": text, "special": special}
+                for i, (text, special) in self.pieces.items()
+            },
         }
 
 
-def aligned(steps: Sequence[TraceStep], length: int, mask_id: int) -> tuple[list[TraceStep], list[int]]:
+def aligned(
+    steps: Sequence[TraceStep], length: int, mask_id: int
+) -> tuple[list[TraceStep], list[int]]:
     """Returns the steps of a canvas that changed its length over one layout, for pictures, and the
     places of inserted positions in it.
 
@@ -128,12 +142,21 @@ def aligned(steps: Sequence[TraceStep], length: int, mask_id: int) -> tuple[list
     found = []
     for step in steps:
         tokens, is_open = [mask_id] * len(order), [True] * len(order)
-        for position, token, still in zip(step.positions or range(length), step.tokens, step.open, strict=True):
+        for position, token, still in zip(
+            step.positions or range(length), step.tokens, step.open, strict=True
+        ):
             tokens[place[position]], is_open[place[position]] = token, still
-        written, erased = (tuple(place[position] for position in ids) for ids in (step.written, step.erased))
+        written, erased = (
+            tuple(place[position] for position in ids) for ids in (step.written, step.erased)
+        )
         found.append(
             dataclasses.replace(
-                step, tokens=tuple(tokens), open=tuple(is_open), written=written, erased=erased, positions=()
+                step,
+                tokens=tuple(tokens),
+                open=tuple(is_open),
+                written=written,
+                erased=erased,
+                positions=(),
             )
         )
     return found, [place[position] for position in order if position >= length]
@@ -152,7 +175,9 @@ def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int 
             " (--seed chooses another)"
         )
     steps: list[TraceStep] = []
-    (outcome,) = fill_outcomes(Engine(model), [canvas], settings, seed, trace=lambda _, step: steps.append(step))
+    (outcome,) = fill_outcomes(
+        Engine(model), [canvas], settings, seed, trace=lambda _, step: steps.append(step)
+    )
     if isinstance(outcome.answer, SampleError):
         raise UserError(f"--model {model.name}: {outcome.answer}")
     filling = dataclasses.replace(outcome.answer, seconds=outcome.seconds)
@@ -160,7 +185,10 @@ def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int 
     if resized:
         steps, inserted = aligned(steps, len(canvas), model.mask_id)
     extra = 0 if resized or not steps else len(steps[0].tokens) - len(canvas)
-    start = [model.mask_id if is_open else t for t, is_open in zip(canvas.tokens, canvas.open, strict=True)]
+    start = [
+        model.mask_id if is_open else t
+        for t, is_open in zip(canvas.tokens, canvas.open, strict=True)
+    ]
     start += [model.mask_id] * extra
     is_open = [*canvas.open, *[True] * extra]
     if resized:
@@ -214,7 +242,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-# -- in a terminal ----------------------------------------------------------------------------------------------------
+# -- in a terminal ---------------------------------------------------------------------------------
 
 
 def lines(recording: Recording, colour: bool) -> Iterator[str]:
@@ -223,18 +251,24 @@ def lines(recording: Recording, colour: bool) -> Iterator[str]:
     Args:
         colour: ANSI colours by confidence; without them, new tokens are in ‹ ›.
     """
-    paint: Paint = (lambda text, code: f"\x1b[{code}m{text}\x1b[0m") if colour else (lambda text, code: text)
+    paint: Paint = (
+        (lambda text, code: f"\x1b[{code}m{text}\x1b[0m") if colour else (lambda text, code: text)
+    )
     filling, settings = recording.filling, recording.settings
     yield f"{printable(recording.model)}: {settings.strategy.name}, {len(recording.open)} open positions, seed {recording.seed}"
     yield paint(_given(recording), DIM)
     if colour:
         yield f"confidence: {paint('90 %', '1;32')} {paint('50 %', '1;33')} {paint('less', '1;31')}"
-    for step, replaced, changed in zip(recording.steps, recording.replaced(), recording.changed(), strict=True):
+    for step, replaced, changed in zip(
+        recording.steps, recording.replaced(), recording.changed(), strict=True
+    ):
         yield ""
         yield paint(_headline(step, replaced, changed), DIM)
         yield "  " + _hole(recording, step, replaced, changed, colour, paint)
         pairs = ((p, c) for p, c in zip(step.written, step.confidence, strict=True) if p in changed)
-        yield "  " + "  ".join(f"{_new(_piece(recording, step.tokens[p]), c, colour, paint)} {c:.2f}" for p, c in pairs)
+        yield "  " + "  ".join(
+            f"{_new(_piece(recording, step.tokens[p]), c, colour, paint)} {c:.2f}" for p, c in pairs
+        )
     yield ""
     yield f"{filling.forwards} forwards, {filling.steps} steps, {filling.seconds:.2f} s, ended: {filling.exit}"
     yield printable(recording.text)
@@ -244,7 +278,9 @@ def _given(recording: Recording) -> str:
     """Returns the text around the hole, with … as the hole."""
     holes, shown = set(recording.open), ""
     for position, token in enumerate(recording.start):
-        shown += ("" if shown.endswith("…") else "…") if position in holes else _piece(recording, token)
+        shown += (
+            ("" if shown.endswith("…") else "…") if position in holes else _piece(recording, token)
+        )
     return shown
 
 
@@ -272,7 +308,9 @@ def _hole(
         elif step.open[p]:
             shown.append(paint(MASK, DIM))
         elif p in sure:
-            shown.append(_new(_piece(recording, step.tokens[p]), sure[p], colour, paint, p in replaced))
+            shown.append(
+                _new(_piece(recording, step.tokens[p]), sure[p], colour, paint, p in replaced)
+            )
         else:
             shown.append(_piece(recording, step.tokens[p]))
     return "".join(shown)
@@ -289,15 +327,18 @@ def _piece(recording: Recording, token: int) -> str:
     return printable(recording.pieces[token][0])
 
 
-# -- as a web page ----------------------------------------------------------------------------------------------------
+# -- as a web page ---------------------------------------------------------------------------------
 
 
 def page(recording: Recording) -> str:
     """Returns the page as HTML."""
-    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("trace.css", "trace.js"))
+    style, script = (
+        (HERE / name).read_text(encoding="utf-8") for name in ("trace.css", "trace.js")
+    )
     values = {
         "title": _escaped(printable(f"{recording.model}: {recording.settings.strategy.name}")),
-        "policy": f"default-src 'none'; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'; base-uri 'none'; form-action 'none'",
+        "policy": f"default-src 'none'; style-src '{_csp_hash(style)}'; script-src "
+        f"'{_csp_hash(script)}'; base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
         "text": _escaped(printable_lines(recording.text)),

@@ -50,7 +50,9 @@ def run(program: str, limits: Limits = DEFAULT_LIMITS, tests: str = "") -> Verdi
 
 
 def run_many(
-    programs: Iterable[str | tuple[str, str]], workers: int | None = None, limits: Limits = DEFAULT_LIMITS
+    programs: Iterable[str | tuple[str, str]],
+    workers: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> list[Verdict]:
     """Returns the verdicts on ``programs`` in their order, see `Sandbox.run_many`."""
     return _default.run_many(programs, workers, limits)

@@ -55,7 +55,9 @@ class Asked:
     def __init__(self, questions: int, answers: int) -> None:
         self._questions, self._answers = questions, answers
         self._references: dict[int, _Reference] = {}
-        self._values = Received(self._refer, lambda value: _NUMBER(value) if isinstance(value, _Reference) else None)
+        self._values = Received(
+            self._refer, lambda value: _NUMBER(value) if isinstance(value, _Reference) else None
+        )
         self.untold = False
 
     def await_ready(self) -> None:
@@ -86,13 +88,19 @@ class Asked:
         wanted = {name for name in wanted if not name.startswith("__")}
         found, modules = self.ask("define", sorted(wanted), IMPORTS.findall(tests))
         namespace = {name: value for name, value in found.items() if name in wanted}
-        return namespace | {name: _module(module) for name, module in modules.items() if name in wanted}
+        return namespace | {
+            name: _module(module) for name, module in modules.items() if name in wanted
+        }
 
     def ask(self, act: str, /, *arguments: Any, **named: Any) -> Any:
         """Returns or raises the result of ``act`` in the program's process; arguments that it changed
         change here too.
         """
-        changes = [value for value in (*arguments, *named.values()) if type(value) in CHANGING or is_array(value)]
+        changes = [
+            value
+            for value in (*arguments, *named.values())
+            if type(value) in CHANGING or is_array(value)
+        ]
         try:
             question = self._values.dump((act, arguments, named, changes))
         except (PicklingError, TypeError, AttributeError):  # a function of the tests, or the like
@@ -113,7 +121,9 @@ class Asked:
 
     def _refer(self, number: int, callable_: bool, base: type) -> _Reference:
         if number not in self._references:
-            self._references[number] = (_Callable if callable_ else _Reference)(self, int(number), base)
+            self._references[number] = (_Callable if callable_ else _Reference)(
+                self, int(number), base
+            )
         return self._references[number]
 
 
@@ -166,7 +176,10 @@ class _Callable(_Reference):
 
 def _module(name: str) -> ModuleType:
     found = sys.modules.get(name)
-    if type(found) is not ModuleType or name.split(".")[0] not in {*sys.stdlib_module_names, "numpy"}:
+    if type(found) is not ModuleType or name.split(".")[0] not in {
+        *sys.stdlib_module_names,
+        "numpy",
+    }:
         raise NoValue(f"no module {name}")
     return found
 
@@ -204,7 +217,10 @@ def _update(old: Any, new: Any, done: set[int]) -> Any:
     if isinstance(old, list):
         old[:] = [_update(a, b, done) for a, b in zip(old, new, strict=False)] + new[len(old) :]
     elif isinstance(old, dict):
-        items = {key: _update(old[key], value, done) if key in old else value for key, value in new.items()}
+        items = {
+            key: _update(old[key], value, done) if key in old else value
+            for key, value in new.items()
+        }
         old.clear()
         old.update(items)
     else:
@@ -219,7 +235,11 @@ def _update(old: Any, new: Any, done: set[int]) -> Any:
 def serve(questions: int, answers: int, namespace: dict[str, Any]) -> NoReturn:
     """Answers requests until the pipe closes; then raises `NoValue`."""
     kept = Kept()
-    acts: dict[str, Callable[..., Any]] = {**OPERATORS, "call": _call, "define": partial(_define, namespace)}
+    acts: dict[str, Callable[..., Any]] = {
+        **OPERATORS,
+        "call": _call,
+        "define": partial(_define, namespace),
+    }
     values.send(answers, READY)
     while True:
         act, arguments, named, changes = kept.load(values.receive(questions))

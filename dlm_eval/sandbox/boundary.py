@@ -64,7 +64,10 @@ def remember_hooks() -> Undo:
     ``sys.setprofile`` cleared: a tracer would see it work.
     """
     threads = threading
-    set_timer, timers = signal.setitimer, (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+    set_timer, timers = (
+        signal.setitimer,
+        (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF),
+    )
     callbacks, finders, kept_finders = gc.callbacks, sys.meta_path, list(sys.meta_path)
     monitoring = getattr(sys, "monitoring", None)  # Python 3.12
     add_hook, settrace, refuse = sys.addaudithook, sys.settrace, _refuse
@@ -100,7 +103,10 @@ def _clear_hooks_of_all_threads(threads: Any) -> None:
     threads.setprofile_all_threads(None)
 
 
-TRACERS = (_clear_threads_hooks, *((_clear_hooks_of_all_threads,) if sys.version_info >= (3, 12) else ()))
+TRACERS = (
+    _clear_threads_hooks,
+    *((_clear_hooks_of_all_threads,) if sys.version_info >= (3, 12) else ()),
+)
 
 
 def _clear_monitoring(monitoring: Any) -> None:
@@ -114,7 +120,9 @@ def _clear_monitoring(monitoring: Any) -> None:
 
 
 def _refuse(event: str, details: tuple[Any, ...]) -> None:
-    if event in REFUSED or (event == "object.__setattr__" and details[1] == "__code__" and not _only_marks(*details)):
+    if event in REFUSED or (
+        event == "object.__setattr__" and details[1] == "__code__" and not _only_marks(*details)
+    ):
         raise _Refused(f"{event} is refused while tests run")
 
 
@@ -166,7 +174,9 @@ class Answers:
     def __getitem__(self, key: Any) -> Any:
         return Answers(self._value[key])
 
-    __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = __contains__ = _raise
+    __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = (
+        __contains__
+    ) = _raise
     __hash__ = object.__hash__
 
 
@@ -197,6 +207,7 @@ def used_names(code: CodeType) -> Iterator[str]:
 def _renamed(code: CodeType, namespace: dict[str, Any]) -> CodeType:
     renamed = tuple(name + MARK if name + MARK in namespace else name for name in code.co_names)
     constants = tuple(
-        _renamed(constant, namespace) if isinstance(constant, CodeType) else constant for constant in code.co_consts
+        _renamed(constant, namespace) if isinstance(constant, CodeType) else constant
+        for constant in code.co_consts
     )
     return code.replace(co_names=renamed, co_consts=constants)

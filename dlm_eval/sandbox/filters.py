@@ -24,7 +24,8 @@ from collections.abc import Iterable
 
 from . import kernel
 
-ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # audit number, column in the tables below
+# audit number, column in the tables below
+ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 NO = -1  # no such call on this architecture
 
 # name: numbers on (x86_64, aarch64). tests/test_faults_2026_11_sandbox_attacks.py compares them
@@ -81,7 +82,14 @@ WITH_ARGUMENTS = {
 # The C library does without the calls that Linux 5.1 and later have added, if the kernel does not
 # know them.
 FIRST_NEW_CALL = 424
-FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, TCGETS, TIOCGWINSZ = 0x541B, 0x5421, 0x5450, 0x5451, 0x5401, 0x5413
+FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, TCGETS, TIOCGWINSZ = (
+    0x541B,
+    0x5421,
+    0x5450,
+    0x5451,
+    0x5401,
+    0x5413,
+)
 F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 5, 1030
 F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW = 6, 7, 37, 38
 PR_SET_NAME, PR_GET_NAME = 15, 16
@@ -94,7 +102,15 @@ CLONE_THREAD = 0x00010000 | 0x00000100 | 0x00000200 | 0x00000400 | 0x00000800
 CLONE_NEW_ANYTHING = 0x7E020080
 X32_BIT = 0x40000000
 
-LOAD, JUMP, JUMP_EQUAL, JUMP_NOT_BELOW, JUMP_SET, AND, RETURN = 0x20, 0x05, 0x15, 0x35, 0x45, 0x54, 0x06
+LOAD, JUMP, JUMP_EQUAL, JUMP_NOT_BELOW, JUMP_SET, AND, RETURN = (
+    0x20,
+    0x05,
+    0x15,
+    0x35,
+    0x45,
+    0x54,
+    0x06,
+)
 ALLOW, ERROR = 0x7FFF0000, 0x00050000
 REFUSE, UNKNOWN_CALL, NOT_SUPPORTED, PRETEND = (
     ERROR | errno.EPERM, ERROR | errno.ENOSYS, ERROR | errno.EOPNOTSUPP, ERROR,
@@ -118,14 +134,23 @@ def _return(value: int) -> bytes:
 
 def _if_equal(values: tuple[int, ...], result: int) -> list[bytes]:
     """Returns ``result`` if what was loaded is one of ``values``."""
-    return [part for value in values for part in (_instruction(JUMP_EQUAL, value, 0, 1), _return(result))]
+    return [
+        part
+        for value in values
+        for part in (_instruction(JUMP_EQUAL, value, 0, 1), _return(result))
+    ]
 
 
 def _argument_rules(namespaces: bool, alone: bool) -> dict[str, list[bytes]]:
     """Returns for each call of WITH_ARGUMENTS what decides about it; each list ends in a return."""
     # opening for reading does not ask Landlock before version 3 whether the file may be emptied
     opening = [
-        [_load(flags), _instruction(AND, O_ACCMODE | O_TRUNC), *_if_equal((O_TRUNC,), REFUSE), _return(ALLOW)]
+        [
+            _load(flags),
+            _instruction(AND, O_ACCMODE | O_TRUNC),
+            *_if_equal((O_TRUNC,), REFUSE),
+            _return(ALLOW),
+        ]
         for flags in (1, 2)
     ]
     # a lock has no meaning beyond the program, which is alone in its directory; on a file of others
@@ -166,7 +191,12 @@ def _argument_rules(namespaces: bool, alone: bool) -> dict[str, list[bytes]]:
         "fallocate": [_return(NOT_SUPPORTED)],
     }  # fmt: skip
     if namespaces:
-        rules["clone"] = [_load(0), _instruction(JUMP_SET, CLONE_NEW_ANYTHING, 0, 1), _return(REFUSE), _return(ALLOW)]
+        rules["clone"] = [
+            _load(0),
+            _instruction(JUMP_SET, CLONE_NEW_ANYTHING, 0, 1),
+            _return(REFUSE),
+            _return(ALLOW),
+        ]
         return rules
     myself = [_load(0), *_if_equal((os.getpid(),), ALLOW), _return(REFUSE)]
     # threads only: the kernel ends them with their process, and that process with the one that
@@ -176,7 +206,11 @@ def _argument_rules(namespaces: bool, alone: bool) -> dict[str, list[bytes]]:
         _instruction(AND, CLONE_THREAD), *_if_equal((CLONE_THREAD,), ALLOW), _return(REFUSE),
     ]  # fmt: skip
     # root is exempt from the limit on threads
-    return rules | {"kill": myself, "tgkill": myself, "clone": [_return(REFUSE)] if alone else threads}
+    return rules | {
+        "kill": myself,
+        "tgkill": myself,
+        "clone": [_return(REFUSE)] if alone else threads,
+    }
 
 
 def _program(machine: str, namespaces: bool, alone: bool) -> bytes:
@@ -200,8 +234,14 @@ def _program(machine: str, namespaces: bool, alone: bool) -> bytes:
 def allowed(column: int, namespaces: bool) -> bytes:
     """Returns what is the same for all programs; called once in the server, forks have it."""
     calls = ALLOWED | (ALLOWED_IN_NAMESPACES if namespaces else {})
-    code = _if_equal(tuple(numbers[column] for numbers in calls.values() if numbers[column] != NO), ALLOW)
-    code += [_instruction(JUMP_NOT_BELOW, FIRST_NEW_CALL, 0, 1), _return(UNKNOWN_CALL), _return(REFUSE)]
+    code = _if_equal(
+        tuple(numbers[column] for numbers in calls.values() if numbers[column] != NO), ALLOW
+    )
+    code += [
+        _instruction(JUMP_NOT_BELOW, FIRST_NEW_CALL, 0, 1),
+        _return(UNKNOWN_CALL),
+        _return(REFUSE),
+    ]
     return b"".join(code)
 
 
@@ -267,6 +307,8 @@ def _allow(rules: int, paths: Iterable[str], rights: int) -> None:
         rights_here = rights if os.path.isdir(path) else rights & (READ_FILE | WRITE_FILE)
         place = os.open(path, os.O_PATH)
         try:
-            kernel.call("syscall", ADD_RULE, rules, PATH_BENEATH, struct.pack("=Qi", rights_here, place), 0)
+            kernel.call(
+                "syscall", ADD_RULE, rules, PATH_BENEATH, struct.pack("=Qi", rights_here, place), 0
+            )
         finally:
             os.close(place)

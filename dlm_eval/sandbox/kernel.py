@@ -51,9 +51,13 @@ def prctl(option: int, value: int) -> None:
     call("prctl", option, value, 0, 0, 0)
 
 
-def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+def mount(
+    source: str | None, target: str, kind: str | None, flags: int, options: str | None = None
+) -> None:
     """Mounts ``source`` on ``target``, or changes the mount that is there."""
-    texts = [None if text is None else os.fsencode(text) for text in (source, target, kind, options)]
+    texts = [
+        None if text is None else os.fsencode(text) for text in (source, target, kind, options)
+    ]
     call("mount", texts[0], texts[1], texts[2], flags, texts[3])
 
 
@@ -62,7 +66,15 @@ def make_read_only(target: str) -> None:
     attributes = (MS_RDONLY | MS_NOSUID | MS_NODEV).to_bytes(8, "little") + bytes(24)
     try:
         buffer = ctypes.create_string_buffer(attributes, len(attributes))
-        call("syscall", MOUNT_SETATTR, AT_FDCWD, os.fsencode(target), AT_RECURSIVE, buffer, len(attributes))
+        call(
+            "syscall",
+            MOUNT_SETATTR,
+            AT_FDCWD,
+            os.fsencode(target),
+            AT_RECURSIVE,
+            buffer,
+            len(attributes),
+        )
     except OSError:
         # flags that the host locked must be repeated in a remount, or it is refused
         kept = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
@@ -94,7 +106,8 @@ def drop_bounding_set() -> None:
 def drop_privileges(uid: int | None) -> None:
     """Gives up every capability for good; becomes user and group ``uid``, if given."""
     if uid is not None:
-        with contextlib.suppress(OSError):  # a namespace without its own group map refuses, and has none to drop
+        # a namespace without its own group map refuses, and has none to drop
+        with contextlib.suppress(OSError):
             os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)

@@ -80,11 +80,16 @@ def _lower(kind: int, value: int) -> None:
 # -- the clock -------------------------------------------------------------------------------------
 
 
-CARRY_SECONDS = 1.0  # a wait is told when it is over: as much of it may be left out of a later period
-PATIENCE = 6  # times the wall limit, with all waiting: then a program that has not used it up is starved
+CARRY_SECONDS = (
+    1.0  # a wait is told when it is over: as much of it may be left out of a later period
+)
+PATIENCE = (
+    6  # times the wall limit, with all waiting: then a program that has not used it up is starved
+)
 GRACE_SECONDS = 30.0  # for all else that a run needs
 
-Readings = Mapping[tuple[int, int], tuple[float, float]]  # (pid, tid): seconds computed, seconds waited for a CPU
+# (pid, tid): seconds computed, seconds waited for a CPU
+Readings = Mapping[tuple[int, int], tuple[float, float]]
 
 
 def latest(wall_seconds: float) -> float:

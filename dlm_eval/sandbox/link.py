@@ -64,7 +64,8 @@ main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5], sys.argv[6:])
 """
 # what the server sees beside PASSED_ON; a fixed hash seed: the same program gets the same verdict
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
-PASSED_ON = (namespaces.LIBRARY_PATH, "PYTHONHOME")  # without them the same file may be another Python, or none
+# without them the same file may be another Python, or none
+PASSED_ON = (namespaces.LIBRARY_PATH, "PYTHONHOME")
 
 
 class ServerGone(Exception):

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from . import kernel
 
-HOMES = ("/tmp", "/home", "/program", "/sandbox")  # the program's working directory inside: the first that is free
+# the program's working directory inside: the first that is free
+HOMES = ("/tmp", "/home", "/program", "/sandbox")
 LIBRARY_PATH = "LD_LIBRARY_PATH"
 INSIDE_USER, OUTSIDE_USER = 1000, 65534  # root's programs are nobody outside
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
@@ -27,9 +28,17 @@ STAGE = "/proc"  # where the new root is put together: it always exists, and not
 
 def python_roots() -> list[str]:
     """Returns what a running Python may need to read: its and the shared libraries."""
-    wanted = [standard_library(), os.path.join(sys.base_prefix, "lib"), os.path.join(sys.base_exec_prefix, "lib")]
+    wanted = [
+        standard_library(),
+        os.path.join(sys.base_prefix, "lib"),
+        os.path.join(sys.base_exec_prefix, "lib"),
+    ]
     wanted += LIBRARY_ROOTS
-    wanted += [place for place in re.split("[:;]", os.environ.get(LIBRARY_PATH, "")) if place.startswith("/")]
+    wanted += [
+        place
+        for place in re.split("[:;]", os.environ.get(LIBRARY_PATH, ""))
+        if place.startswith("/")
+    ]
     real = sorted({os.path.realpath(path) for path in wanted if os.path.exists(path)} - {"/"})
     return [path for path in real if not any(path.startswith(other + "/") for other in real)]
 
@@ -45,7 +54,9 @@ def home(packages: Sequence[str] = ()) -> str:
     free = (
         path
         for path in HOMES
-        if not any(f"{root}/".startswith(f"{path}/") or f"{path}/".startswith(f"{root}/") for root in roots)
+        if not any(
+            f"{root}/".startswith(f"{path}/") or f"{path}/".startswith(f"{root}/") for root in roots
+        )
     )
     return next(free, HOMES[-1])
 
@@ -133,7 +144,9 @@ def _furnish(root: str, home: str, packages: Sequence[str]) -> None:
     installed = [root + os.path.join(standard_library(), name) for name in INSTALLED_PACKAGES]
     covered = [path for path in installed if os.path.isdir(path)]
     for path in covered:
-        kernel.mount("empty", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=64k,mode=755")
+        kernel.mount(
+            "empty", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=64k,mode=755"
+        )
     for path in packages:  # they may lie below a folder that was just covered
         _bind(path, root)
         kernel.make_read_only(root + path)

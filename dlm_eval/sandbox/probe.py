@@ -50,7 +50,9 @@ class Attempt:
     leaves: str = ""
 
 
-SMALL = Limits(10.0, cpu_seconds=2, memory_bytes=256 * MIB, processes=16, file_bytes=MIB, disk_bytes=2 * MIB)
+SMALL = Limits(
+    10.0, cpu_seconds=2, memory_bytes=256 * MIB, processes=16, file_bytes=MIB, disk_bytes=2 * MIB
+)
 REFUSED = """
 try:
     {attempt}
@@ -135,7 +137,8 @@ ATTEMPTS = {
     "processes": [
         Attempt(FORKS.format(number=40, child="pass", parent="assert False"), replace(SMALL, memory_bytes=GIB)),
         _refused(
-            "import _thread, time\n    for _ in range(40): _thread.start_new_thread(time.sleep, (60,))",
+            "import _thread, time\n    for _ in range(40): _thread.start_new_thread(time.sleep, "
+            "(60,))",
             limits=replace(SMALL, memory_bytes=GIB),
         ),
     ],
@@ -144,12 +147,15 @@ ATTEMPTS = {
     "disk": [
         _fills_disk(WRITE),
         _fills_disk(WRITE + "os.remove(file.name); kept.append(file)"),
-        _fills_disk(WRITE + "kept.append(mmap.mmap(file.fileno(), 1 << 12)); os.remove(file.name); file.close()"),
+        _fills_disk(WRITE + "kept.append(mmap.mmap(file.fileno(), 1 << 12)); "
+                            "os.remove(file.name); file.close()"),
         _fills_disk("os.mkdir(f'{number}', 0o300); os.chdir(f'{number}'); " + WRITE),
-        _fills_disk("os.posix_fallocate(os.open(f'file{number}', os.O_CREAT | os.O_WRONLY), 0, 1 << 19)"),
+        _fills_disk("os.posix_fallocate(os.open(f'file{number}', os.O_CREAT | os.O_WRONLY), 0, 1 "
+                    "<< 19)"),
         # so deep that no path leads there: it is ended as any other
         Attempt(
-            "import os\nfor _ in range(1200):\n    os.mkdir('d')\n    os.chdir('d')\nimport time\ntime.sleep(60)",
+            "import os\nfor _ in range(1200):\n    os.mkdir('d')\n    os.chdir('d')\nimport "
+            "time\ntime.sleep(60)",
             replace(SMALL, wall_seconds=0.2, disk_bytes=64 * MIB),
             "timed out",
         ),
@@ -158,7 +164,8 @@ ATTEMPTS = {
         _refused(
             "import socket; socket.create_connection(('127.0.0.1', {port}), 1)",
             "import socket; socket.socketpair(type=socket.SOCK_DGRAM)[0].sendto(b'x', {socket})",
-            "import socket; socket.socketpair(type=socket.SOCK_SEQPACKET)[0].sendto(b'x', {socket})",
+            "import socket; socket.socketpair(type=socket.SOCK_SEQPACKET)[0].sendto(b'x', "
+            "{socket})",
         )
     ],
     "files": [
@@ -178,7 +185,8 @@ ATTEMPTS = {
     # the Python that runs it, and what is there even if no program is: the loader of libraries
     "other programs": [_refused("import os; os.execv('{python}', ['x'])", LOADER)],
     "environment": [
-        Attempt("import os\nassert set(os.environ) == {'HOME', 'TMPDIR', 'LANG', 'OMP_NUM_THREADS'}", SMALL)
+        Attempt("import os\nassert set(os.environ) == {'HOME', 'TMPDIR', 'LANG', "
+                "'OMP_NUM_THREADS'}", SMALL)
     ],
     "no privileges": [_refused("import os; os.setuid(0), os.chroot('.')")],
 }  # fmt: skip
@@ -188,7 +196,8 @@ PACKAGE_NAME = "read-only package"
 PACKAGE_ATTEMPT = Attempt(
     "import {package}\n"
     + REFUSED.replace("{attempt}", "open({package}.__file__, 'a')")
-    + "try:\n    import dlm_eval\nexcept (ImportError, OSError):\n    pass\nelse:\n    raise AssertionError",
+    + "try:\n    import dlm_eval\nexcept (ImportError, OSError):\n    pass\nelse:\n    raise "
+    "AssertionError",
     SMALL,
 )
 
@@ -210,11 +219,15 @@ def held(run: Callable[[str, Limits], Outcome], package: str = "") -> tuple[str,
     with _targets() as targets:
         targets["package"] = package
         return tuple(
-            name for name, several in attempts.items() if all(_holds(run, attempt, targets) for attempt in several)
+            name
+            for name, several in attempts.items()
+            if all(_holds(run, attempt, targets) for attempt in several)
         )
 
 
-def _holds(run: Callable[[str, Limits], Outcome], attempt: Attempt, targets: dict[str, str]) -> bool:
+def _holds(
+    run: Callable[[str, Limits], Outcome], attempt: Attempt, targets: dict[str, str]
+) -> bool:
     text = attempt.text
     for name, value in targets.items():
         text = text.replace("{" + name + "}", value)

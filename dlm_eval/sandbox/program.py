@@ -68,7 +68,9 @@ class Boundary:
     restore: Restore
 
 
-def run(text: str, limits: Limits, around: Surroundings, boundary: Boundary, alone: bool, init: int) -> NoReturn:
+def run(
+    text: str, limits: Limits, around: Surroundings, boundary: Boundary, alone: bool, init: int
+) -> NoReturn:
     """Runs ``text`` in this process, then the tests that it is sent, and ends it; says on REPORT
     how it went.
 
@@ -81,8 +83,11 @@ def run(text: str, limits: Limits, around: Surroundings, boundary: Boundary, alo
         init: The pid of the process above.
     """
     write, leave, receive, run_text, describe = os.write, os._exit, _receive, _run_text, _describe
-    check_threads = partial(_check_threads, _thread._count, time.monotonic, time.sleep) if alone else _no_check
-    read, make, execute, spoil = os.read, compile, exec, spoil_tests  # the text may replace the names
+    check_threads = (
+        partial(_check_threads, _thread._count, time.monotonic, time.sleep) if alone else _no_check
+    )
+    # the text may replace the names
+    read, make, execute, spoil = (os.read, compile, exec, spoil_tests)
     outcome = b""
     try:
         _lock_in(limits, around, init)
@@ -179,7 +184,9 @@ def _run_text(execute: Callable[[], None]) -> None:
     any(map(partial.__call__, steps))  # type: ignore[arg-type]
 
 
-def _check_threads(count: Callable[[], int], clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
+def _check_threads(
+    count: Callable[[], int], clock: Callable[[], float], sleep: Callable[[float], None]
+) -> None:
     deadline = clock() + THREAD_SECONDS
     while count():
         if clock() > deadline:
@@ -235,7 +242,9 @@ def order(tests: str, check: bool) -> bytes:
     return len(data).to_bytes(LENGTH_BYTES, "little") + bytes([check]) + data
 
 
-def _lock_in(limits: Limits, around: Surroundings, parent: int, last: int = ORDERS, seen: bool = True) -> None:
+def _lock_in(
+    limits: Limits, around: Surroundings, parent: int, last: int = ORDERS, seen: bool = True
+) -> None:
     """Applies all restrictions to this process; they cannot be undone.
 
     Args:

@@ -101,7 +101,10 @@ class Sandbox:
         return replace(self._verdict(program, limits, tests), protections=protections)
 
     def run_many(
-        self, programs: Iterable[str | tuple[str, str]], workers: int | None = None, limits: Limits = DEFAULT_LIMITS
+        self,
+        programs: Iterable[str | tuple[str, str]],
+        workers: int | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> list[Verdict]:
         """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None:
         one per CPU).
@@ -164,7 +167,8 @@ class Sandbox:
             ServerGone: The sandbox could not run it.
         """
         reason = ""
-        for fresh in (False, True):  # a server may have been killed from outside: once more with a fresh one
+        # a server may have been killed from outside: once more with a fresh one
+        for fresh in (False, True):
             server = None
             try:
                 server = self._take(fresh)
@@ -203,7 +207,11 @@ class Sandbox:
                 continue
             self.kind = kind
             if self.refused:
-                log.warning("sandbox for generated code: kind '%s', the lesser one (%s)", kind, self._refusals())
+                log.warning(
+                    "sandbox for generated code: kind '%s', the lesser one (%s)",
+                    kind,
+                    self._refusals(),
+                )
             return server
         raise Unavailable("no sandbox for generated code can be had here: " + self._refusals())
 
@@ -212,7 +220,10 @@ class Sandbox:
             self._idle.append(server)
 
     def _refusals(self) -> str:
-        return "; ".join(f"{kind}: {why}" for kind, why in self.refused.items()) or "no better kind was refused"
+        return (
+            "; ".join(f"{kind}: {why}" for kind, why in self.refused.items())
+            or "no better kind was refused"
+        )
 
     def _log_protections(self) -> None:
         held = self._protections or ()
@@ -220,7 +231,11 @@ class Sandbox:
         missing = [name for name in wanted if name not in held]
         log.info("sandbox for generated code: %s", ", ".join(held))
         if missing:
-            log.warning("sandbox for generated code does NOT hold: %s (%s)", ", ".join(missing), self._refusals())
+            log.warning(
+                "sandbox for generated code does NOT hold: %s (%s)",
+                ", ".join(missing),
+                self._refusals(),
+            )
 
 
 def available_cpus() -> int:

@@ -32,7 +32,8 @@ USUAL_IMPORTS = (
 )  # fmt: skip
 # and parts of packages that load late
 PARTS = {"numpy": ("numpy.random",)}
-FIRST_SPARE_USER, SPARE_USERS = 61000, 4000  # for root without namespaces: a user id per server, used by nobody
+# for root without namespaces: a user id per server, used by nobody
+FIRST_SPARE_USER, SPARE_USERS = (61000, 4000)
 ENDED = {"passed": False, "reason": "failed: its watcher was ended", "seconds": 0.0}
 
 
@@ -59,7 +60,8 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
         return
     with contextlib.suppress(OSError, AttributeError):
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no program may look into this process
-        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)  # what is left by a watcher that was killed comes here
+        # what is left by a watcher that was killed comes here
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         kernel.drop_bounding_set()  # once here instead of in every program
     filters.prepare(around.namespaces)
     between = Boundary(boundary.remember_hooks(), boundary.remember_modules(usual))
@@ -74,7 +76,8 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
         )  # fmt: skip
         outcome = _run_once(job, around, processes, requests)
         wire.send(replies, outcome)
-        if "error" in outcome or outcome is ENDED:  # what the harness sent to the watcher may still lie in the pipe
+        # what the harness sent to the watcher may still lie in the pipe
+        if "error" in outcome or outcome is ENDED:
             return
 
 
@@ -87,10 +90,14 @@ def _ask(requests: int, replies: int) -> tuple[str, bool]:
     return answer["tests"], answer["control"]
 
 
-def _run_once(job: Job, around: Surroundings, processes: int | None, requests: int) -> dict[str, Any]:
+def _run_once(
+    job: Job, around: Surroundings, processes: int | None, requests: int
+) -> dict[str, Any]:
     server, latest = os.getpid(), limits.latest(job.limits.wall_seconds)
     with _home(around) as here:
-        return _in_a_fork(lambda: asdict(watch(job, here, processes, server)), processes, latest, requests)
+        return _in_a_fork(
+            lambda: asdict(watch(job, here, processes, server)), processes, latest, requests
+        )
 
 
 @contextlib.contextmanager
@@ -171,9 +178,13 @@ def _lock_in_namespaces(packages: list[str]) -> Surroundings:
 
 def _lock_in_plain(packages: list[str]) -> Surroundings:
     spare = FIRST_SPARE_USER + os.getpid() % SPARE_USERS
-    takes_it = os.geteuid() == 0 and bool(_in_a_fork(lambda: {"can": _can_import_as(spare)}).get("can"))
+    takes_it = os.geteuid() == 0 and bool(
+        _in_a_fork(lambda: {"can": _can_import_as(spare)}).get("can")
+    )
     user = spare if takes_it else None
-    return Surroundings(False, landlock=True, user=user, home=namespaces.home(), readable=_readable(packages))
+    return Surroundings(
+        False, landlock=True, user=user, home=namespaces.home(), readable=_readable(packages)
+    )
 
 
 LOCKS = {"namespaces": _lock_in_namespaces, "plain": _lock_in_plain}

@@ -40,7 +40,9 @@ def descendants(processes: int, pid: int) -> list[int]:
     while waiting:
         parent = waiting.pop()
         for task in _names(processes, f"{parent}/task"):
-            children = [int(child) for child in _read(processes, f"{parent}/task/{task}/children").split()]
+            children = [
+                int(child) for child in _read(processes, f"{parent}/task/{task}/children").split()
+            ]
             found += children
             waiting += children
     return found
@@ -195,7 +197,9 @@ def walk(top: int) -> Iterator[tuple[int, str, os.stat_result]]:
     Raises:
         Moved: A directory is not where it was.
     """
-    above: list[tuple[os.stat_result, tuple[str, os.stat_result], list[tuple[str, os.stat_result]]]] = []
+    above: list[
+        tuple[os.stat_result, tuple[str, os.stat_result], list[tuple[str, os.stat_result]]]
+    ] = []
     here = os.open(".", DIRECTORY, dir_fd=top)
     try:
         waiting = list(_entries(here))

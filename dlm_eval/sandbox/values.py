@@ -45,19 +45,29 @@ MUTABLE = (
 CHANGING = frozenset({*MUTABLE, tuple})  # they, or what is in them, may be changed in place
 # the names that a pickle of the program may have the tests look up, all in `builtins`
 NAMED = {kind.__name__ for kind in PLAIN} & vars(builtins).keys() | {"Ellipsis", "NotImplemented"}
-NAMED |= {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)}
+NAMED |= {
+    name
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, BaseException)
+}
 # copied by their parts: type -> (its parts, what makes a copy of them)
 COPIED: dict[type, tuple[Callable[[Any], tuple[Any, ...]], Callable[..., Any]]] = {
     collections.Counter: (lambda value: (dict(value),), collections.Counter),
     collections.OrderedDict: (lambda value: (list(value.items()),), collections.OrderedDict),
-    collections.defaultdict: (lambda value: (value.default_factory, dict(value)), collections.defaultdict),
+    collections.defaultdict: (
+        lambda value: (value.default_factory, dict(value)),
+        collections.defaultdict,
+    ),
     collections.deque: (lambda value: (list(value), value.maxlen), collections.deque),
     decimal.Decimal: (lambda value: (str(value),), decimal.Decimal),
     fractions.Fraction: (lambda value: (value.numerator, value.denominator), fractions.Fraction),
     datetime.date: (lambda value: (value.isoformat(),), datetime.date.fromisoformat),
     datetime.time: (lambda value: (value.isoformat(),), datetime.time.fromisoformat),
     datetime.datetime: (lambda value: (value.isoformat(),), datetime.datetime.fromisoformat),
-    datetime.timedelta: (lambda value: (value.days, value.seconds, value.microseconds), datetime.timedelta),
+    datetime.timedelta: (
+        lambda value: (value.days, value.seconds, value.microseconds),
+        datetime.timedelta,
+    ),
 }
 _MAKERS = {kind.__name__: make for kind, (_, make) in COPIED.items()}
 # what tests do with a value that stays with the program, done there
@@ -193,7 +203,13 @@ class Kept:
             if issubclass(value, BaseException):
                 bases = tuple(base for base in value.__bases__ if issubclass(base, BaseException))
                 known = getattr(sys.modules.get(value.__module__), value.__name__, None) is value
-                return "error", self._number(value), value.__name__, bases, value.__module__ if known else ""
+                return (
+                    "error",
+                    self._number(value),
+                    value.__name__,
+                    bases,
+                    value.__module__ if known else "",
+                )
         return _numpy_parts(value) or self._object(value)
 
     def held(self, value: Any) -> Any:
@@ -221,7 +237,9 @@ class Received:
             the class that it inherits from, if that is a usual one.
     """
 
-    def __init__(self, refer: Callable[[int, bool, type], Any], number_of: Callable[[Any], int | None]) -> None:
+    def __init__(
+        self, refer: Callable[[int, bool, type], Any], number_of: Callable[[Any], int | None]
+    ) -> None:
         self._refer, self._number_of = refer, number_of
         self._errors: dict[int, type] = {}
         self._numbers: dict[type, int] = {}
@@ -258,7 +276,11 @@ class Received:
         if known is not None:
             return known
         if number not in self._errors:
-            if not (name.isidentifier() and bases and all(issubclass(base, BaseException) for base in bases)):
+            if not (
+                name.isidentifier()
+                and bases
+                and all(issubclass(base, BaseException) for base in bases)
+            ):
                 raise NoValue("no exception")
             self._errors[number] = type(name, bases, {"__str__": _say})
             self._numbers[self._errors[number]] = int(number)

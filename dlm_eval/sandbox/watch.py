@@ -27,7 +27,8 @@ from .program import TESTS_ENDED, TEXT_ENDED, TOKEN_BYTES, Boundary, Surrounding
 TICK = 0.02  # seconds between looks at memory and disk
 CPU_SHARE = 0.8  # of the CPU limit: the kernel enforces it by counting ticks, and tells the time used more exactly
 # init's exit status: the program's own, or one of these
-BROKEN, CPU_SPENT, SIGNALLED = 119, 120, 128  # init itself failed; CPU time used up; plus the number of the signal
+# init itself failed; CPU time used up; plus the number of the signal
+BROKEN, CPU_SPENT, SIGNALLED = (119, 120, 128)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ def _below(job: Job, around: Surroundings, report: int, orders: int, watcher: in
     child = os.fork()
     if child == 0:
         program.run(job.text, job.limits, around, job.boundary, job.alone, init)
-    os.close(program.ORDERS)  # the report stays open: its end tells the watcher that init has an exit status
+    # the report stays open: its end tells the watcher that init has an exit status
+    os.close(program.ORDERS)
     while True:  # burying whatever else dies meanwhile
         pid, status, spent = os.wait4(-1, 0)
         if pid == child:
@@ -148,7 +150,10 @@ def _below(job: Job, around: Surroundings, report: int, orders: int, watcher: in
 def _told(status: int, spent: resource.struct_rusage, limits: Limits) -> int:
     """Returns what `_reason` reads out of the end of the program."""
     code = os.waitstatus_to_exitcode(status)
-    if code in (-signal.SIGKILL, -signal.SIGXCPU) and spent.ru_utime + spent.ru_stime > CPU_SHARE * limits.cpu_seconds:
+    if (
+        code in (-signal.SIGKILL, -signal.SIGXCPU)
+        and spent.ru_utime + spent.ru_stime > CPU_SHARE * limits.cpu_seconds
+    ):
         return CPU_SPENT
     return SIGNALLED - code if code < 0 else min(code, BROKEN - 1)
 
@@ -165,14 +170,26 @@ def _order(job: Job, clock: Clock, init: int | None, processes: int | None) -> b
 def _check_alone(init: int | None, processes: int) -> None:
     """Waits for threads and processes about to end; raises Broken if some stay."""
     deadline = time.monotonic() + program.THREAD_SECONDS
-    while len(usage.readings(processes, [pid for pid in usage.descendants(processes, os.getpid()) if pid != init])) > 1:
+    while (
+        len(
+            usage.readings(
+                processes, [pid for pid in usage.descendants(processes, os.getpid()) if pid != init]
+            )
+        )
+        > 1
+    ):
         if time.monotonic() > deadline:
             raise Broken("failed: a thread or process is still alive when the tests begin")
         time.sleep(program.LOOK_SECONDS)
 
 
 def _follow(
-    exchange: Exchange, clock: Clock, child: int, job: Job, around: Surroundings, processes: int | None
+    exchange: Exchange,
+    clock: Clock,
+    child: int,
+    job: Job,
+    around: Surroundings,
+    processes: int | None,
 ) -> None:
     """Waits for the end of the program; raises Broken if it breaks a limit."""
     poll = select.poll()
@@ -201,11 +218,17 @@ def _follow(
                 raise Broken("timed out")
             if clock.starved:
                 raise Starved("starved: other processes took the CPU")
-            if processes is not None and usage.resident_bytes(processes, below) > job.limits.memory_bytes:
+            if (
+                processes is not None
+                and usage.resident_bytes(processes, below) > job.limits.memory_bytes
+            ):
                 raise Broken("memory limit")
             if not around.namespaces:
                 with usage.as_user(around.user):
-                    if usage.disk_bytes(around.home, job.limits, processes, below) > job.limits.disk_bytes:
+                    if (
+                        usage.disk_bytes(around.home, job.limits, processes, below)
+                        > job.limits.disk_bytes
+                    ):
                         raise Broken("disk limit")
 
 
@@ -216,7 +239,11 @@ def _end(child: int, job: Job, around: Surroundings, processes: int | None) -> i
     _, status, spent = os.wait4(child, 0)  # in a namespace: returns once all in it are dead
     if not around.namespaces:
         usage.end_all_below(processes)
-    return os.waitstatus_to_exitcode(status) if job.has_init(around) else _told(status, spent, job.limits)
+    return (
+        os.waitstatus_to_exitcode(status)
+        if job.has_init(around)
+        else _told(status, spent, job.limits)
+    )
 
 
 def _reason(status: int, exchange: Exchange) -> str:
@@ -268,7 +295,9 @@ class Exchange:
     def failure(self) -> str | None:
         """The error that the program says it ended with, or that it said something strange."""
         if self._said[:1] == b"!":
-            return "failed: " + "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in self._said[1:])
+            return "failed: " + "".join(
+                chr(byte) if 32 <= byte < 127 else "?" for byte in self._said[1:]
+            )
         strange = not self._awaited.startswith(self._said)
         return "failed: wrote to the report" if strange else None
 

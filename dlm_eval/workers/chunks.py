@@ -36,7 +36,9 @@ def width(job: Job) -> int:
 
 def question(job: Job) -> tuple[int, str] | None:
     """Returns what the choices of one question and length have in common; None for other jobs."""
-    return (len(job.canvas), job.canvas.key) if isinstance(job, ScoreJob) and job.canvas.key else None
+    return (
+        (len(job.canvas), job.canvas.key) if isinstance(job, ScoreJob) and job.canvas.key else None
+    )
 
 
 class Chunks:
@@ -90,7 +92,10 @@ class Chunks:
         taken, tokens = held, held and WORTHWHILE
         while self._order and (
             not chunk
-            or (len(chunk) < MOST and (taken < PART * fair or (tokens < WORTHWHILE and taken < fair)))
+            or (
+                len(chunk) < MOST
+                and (taken < PART * fair or (tokens < WORTHWHILE and taken < fair))
+            )
             or self._goes_with(chunk[-1], self._order[0])
         ):
             chunk.append(self._order.popleft())
@@ -120,7 +125,9 @@ class Chunks:
         """
         if len(numbers) != 1 or not apart:
             half = (len(numbers) + 1) // 2 if apart else len(numbers)
-            self._quarantined.extend(list(part) for part in (numbers[:half], numbers[half:]) if part)
+            self._quarantined.extend(
+                list(part) for part in (numbers[:half], numbers[half:]) if part
+            )
             return []
         (number,) = numbers
         self._deaths_alone[number] = self._deaths_alone.get(number, 0) + 1

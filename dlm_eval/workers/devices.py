@@ -10,9 +10,7 @@ from typing import Any
 
 from dlm_eval.errors import UserError
 
-ALLOWED = (
-    "auto, cpu, cpu:N, gpu:N, numbers of GPUs (0,1,2), or numbers joined by + for a model that needs several (0+1,2+3)"
-)
+ALLOWED = "auto, cpu, cpu:N, gpu:N, numbers of GPUs (0,1,2), or numbers joined by + for a model that needs several (0+1,2+3)"
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,10 @@ def parse_devices(text: str, gpu_count: int | None = None) -> list[Device]:
         word = ",".join(str(i) for i in range(int(gpus[1])))
     if not re.fullmatch(r"(cuda:)?\d+([+,](cuda:)?\d+)*", word):
         raise UserError(f"--devices '{text}' is not allowed; it must be {ALLOWED}")
-    groups = [[int(number) for number in group.split("+")] for group in word.replace("cuda:", "").split(",")]
+    groups = [
+        [int(number) for number in group.split("+")]
+        for group in word.replace("cuda:", "").split(",")
+    ]
     numbers = [number for group in groups for number in group]
     if len(set(numbers)) < len(numbers):
         raise UserError(f"--devices '{text}' is not allowed; it names a GPU twice")
@@ -64,7 +65,9 @@ def parse_devices(text: str, gpu_count: int | None = None) -> list[Device]:
     return [_gpu(group) for group in groups]
 
 
-def worker_devices(devices: str | None, engine: str, ray_address: str | None = None) -> list[Device]:
+def worker_devices(
+    devices: str | None, engine: str, ray_address: str | None = None
+) -> list[Device]:
     """Returns the devices of worker processes, or [] if the run needs none.
 
     A run on one local device needs none. A model that spans several GPUs gets a process that sees
@@ -90,10 +93,15 @@ def single_device(devices: str | None) -> Mapping[str, Any]:
 
 def _cpus(count: int) -> list[Device]:
     """Returns CPU devices that share the cores evenly."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // count))
     environment = {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
-    return [Device(f"cpu:{i}" if count > 1 else "cpu", {"device": "cpu"}, environment) for i in range(count)]
+    return [
+        Device(f"cpu:{i}" if count > 1 else "cpu", {"device": "cpu"}, environment)
+        for i in range(count)
+    ]
 
 
 def _gpu(numbers: list[int]) -> Device:
@@ -101,7 +109,12 @@ def _gpu(numbers: list[int]) -> Device:
     visible = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v]
     names = ",".join(visible[n] if n < len(visible) else str(n) for n in numbers)
     options = {"device": "cuda"} if len(numbers) == 1 else {"device": "cuda", "device_map": "auto"}
-    return Device("cuda:" + "+".join(map(str, numbers)), options, {"CUDA_VISIBLE_DEVICES": names}, len(numbers))
+    return Device(
+        "cuda:" + "+".join(map(str, numbers)),
+        options,
+        {"CUDA_VISIBLE_DEVICES": names},
+        len(numbers),
+    )
 
 
 def _count() -> int:

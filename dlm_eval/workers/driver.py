@@ -55,7 +55,8 @@ class _Slot:
     index: int
     link: Link | None = None
     ready: Ready | None = None
-    held: dict[int, int] = field(default_factory=dict)  # number -> weight of its jobs, in the order sent
+    # number -> weight of its jobs, in the order sent
+    held: dict[int, int] = field(default_factory=dict)
     load: int = 0  # the sum of their weights
     hungry: bool = False  # whether it has begun its last list
     asked: bool = False  # whether it was asked to give back what it has not begun
@@ -109,7 +110,9 @@ class _Slot:
 class _Run:
     """The jobs of one run: those that no worker has yet, and those that have no answer yet."""
 
-    def __init__(self, jobs: Sequence[Job], workers: int, done: Done, keep: Keep = keep_none) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], workers: int, done: Done, keep: Keep = keep_none
+    ) -> None:
         self.jobs = list(jobs)
         self.chunks = Chunks(self.jobs, workers)
         self.left = set(range(len(self.jobs)))
@@ -142,7 +145,11 @@ class Workers:
     def __init__(self, start: Starter, count: int, watchdog: float | None = None) -> None:
         self._start = start
         self._events: Events = queue.SimpleQueue()
-        self._watchdog = float(os.environ.get("DLM_EVAL_WATCHDOG", WATCHDOG_SECONDS)) if watchdog is None else watchdog
+        self._watchdog = (
+            float(os.environ.get("DLM_EVAL_WATCHDOG", WATCHDOG_SECONDS))
+            if watchdog is None
+            else watchdog
+        )
         self._warned = False
         self._profile = DeviceProfile()
         self.restarts = 0
@@ -208,9 +215,15 @@ class Workers:
         slot.held, slot.load, slot.apart, slot.asked = {}, 0, False, False
         if slot.failures > limit:
             slot.link = slot.ready = None
-            log.error("worker %d: giving up after %s in a row", slot.index, counted(slot.failures, "failure"))
+            log.error(
+                "worker %d: giving up after %s in a row",
+                slot.index,
+                counted(slot.failures, "failure"),
+            )
             if all(other.link is None for other in self.slots):
-                raise RunError(f"no worker is left: the last one {reason}; finished answers are in the journal")
+                raise RunError(
+                    f"no worker is left: the last one {reason}; finished answers are in the journal"
+                )
             return
         self.restarts += 1
         self._begin(slot)
@@ -222,7 +235,12 @@ class Workers:
         """
         for slot in self.slots:
             limit = self._watchdog if slot.ready else max(self._watchdog, LOADING_SECONDS)
-            if slot.link and (slot.held or not slot.ready) and time.monotonic() - slot.heard > limit and not slot.why:
+            if (
+                slot.link
+                and (slot.held or not slot.ready)
+                and time.monotonic() - slot.heard > limit
+                and not slot.why
+            ):
                 slot.why = f"was silent for {limit:.0f} s and is replaced"
                 slot.link.kill()
 
@@ -280,7 +298,9 @@ class Workers:
         budget, known = message.usage.batch_tokens, self._profile.batch_tokens
         smaller = slot.usage is not None and budget < slot.usage.batch_tokens
         self._profile = self._profile.and_then(
-            DeviceProfile(min(budget, known or budget) if smaller else None, message.usage.footprint)
+            DeviceProfile(
+                min(budget, known or budget) if smaller else None, message.usage.footprint
+            )
         )
         slot.usage, slot.reported = message.usage, message.report
 
@@ -356,7 +376,10 @@ class Workers:
 
 
 def start_workers(
-    config: WorkerConfig, devices: Sequence[Device], engine: str = "local", ray_address: str | None = None
+    config: WorkerConfig,
+    devices: Sequence[Device],
+    engine: str = "local",
+    ray_address: str | None = None,
 ) -> Workers:
     """Starts one worker per device and returns the pool.
 
@@ -377,8 +400,12 @@ def start_workers(
             from dlm_eval.workers.ray_actors import RayLink
 
             # Ray shows an actor its own GPUs.
-            environment = {k: v for k, v in device.environment.items() if k != "CUDA_VISIBLE_DEVICES"}
-            return RayLink(own, f"{device.label} (ray)", {**extra, **environment}, device.gpus, events)
+            environment = {
+                k: v for k, v in device.environment.items() if k != "CUDA_VISIBLE_DEVICES"
+            }
+            return RayLink(
+                own, f"{device.label} (ray)", {**extra, **environment}, device.gpus, events
+            )
         from dlm_eval.workers.local import LocalLink
 
         return LocalLink(own, device.label, device.environment, events)

@@ -34,7 +34,9 @@ class LocalLink:
         events: receives (link, message) for each of its messages, and (link, Exited) when it ends.
     """
 
-    def __init__(self, config: WorkerConfig, label: str, environment: Mapping[str, str], events: Events) -> None:
+    def __init__(
+        self, config: WorkerConfig, label: str, environment: Mapping[str, str], events: Events
+    ) -> None:
         self.label = label
         ours, theirs = Pipe()
         paths = {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
@@ -87,7 +89,9 @@ def main() -> None:
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     config: WorkerConfig = connection.recv()
     learn(config.options)
-    logging.basicConfig(level=config.verbosity, format=f"%(levelname)s worker {os.getpid()} %(name)s: %(message)s")
+    logging.basicConfig(
+        level=config.verbosity, format=f"%(levelname)s worker {os.getpid()} %(name)s: %(message)s"
+    )
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def read() -> None:

@@ -76,14 +76,23 @@ class RayLink:
     """One Ray actor, as the driver sees it (see `messages.Link`)."""
 
     def __init__(
-        self, config: WorkerConfig, label: str, environment: dict[str, str], gpus: int, events: Events
+        self,
+        config: WorkerConfig,
+        label: str,
+        environment: dict[str, str],
+        gpus: int,
+        events: Events,
     ) -> None:
         import ray
 
         self.label = label
         self._sent = itertools.count()
         remote = ray.remote(
-            num_cpus=1, num_gpus=gpus, max_concurrency=4, max_restarts=0, runtime_env={"env_vars": environment}
+            num_cpus=1,
+            num_gpus=gpus,
+            max_concurrency=4,
+            max_restarts=0,
+            runtime_env={"env_vars": environment},
         )
         self._actor = remote(Actor).remote()
         messages = self._actor.work.options(num_returns="streaming").remote(config)
@@ -124,7 +133,9 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
     try:
         import ray
     except ImportError:
-        raise UserError("--engine 'ray' needs the package ray; install it: pip install 'dlm_eval[ray]'") from None
+        raise UserError(
+            "--engine 'ray' needs the package ray; install it: pip install 'dlm_eval[ray]'"
+        ) from None
     if address:
         _require_answer(address)
     handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
@@ -136,10 +147,17 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
             else {"num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False}
         )
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+                **here,
+            )
         except Exception as error:  # Ray raises exceptions of many kinds
             raise UserError(
-                f"--ray_address '{address or 'auto'}' cannot be used: {redact_message(' '.join(str(error).split()))[:200]}"
+                f"--ray_address '{address or 'auto'}' cannot be used: "
+                f"{redact_message(' '.join(str(error).split()))[:200]}"
             ) from error
         if threading.current_thread() is threading.main_thread():
             for name, handler in handlers.items():  # Ray replaces the handler of SIGTERM
@@ -147,7 +165,9 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
     have = ray.cluster_resources()
     for kind, needed in (("CPU", workers), ("GPU", gpus)):
         if have.get(kind, 0) < needed:
-            raise UserError(f"--devices needs {needed} {kind}s, but the Ray cluster has {have.get(kind, 0):g}")
+            raise UserError(
+                f"--devices needs {needed} {kind}s, but the Ray cluster has {have.get(kind, 0):g}"
+            )
     # Other machines have their own installation; actors on this one import what the driver imports.
     return {} if address else {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
 

@@ -139,7 +139,11 @@ class _Worker:
         The other choices of a question that is under way stay.
         """
         kept: deque[tuple[int, Job]] = deque()
-        while self._waiting and self._question is not None and question(self._waiting[0][1]) == self._question:
+        while (
+            self._waiting
+            and self._question is not None
+            and question(self._waiting[0][1]) == self._question
+        ):
             kept.append(self._waiting.popleft())
         back = [number for number, _ in self._waiting]
         self._waiting, self._last = kept, 0

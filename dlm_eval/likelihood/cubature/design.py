@@ -26,7 +26,9 @@ def narrow_cells(n: int, forwards: int) -> list[int]:
     The weights of a pattern add up to the width of its cell. One that hides a token or two would
     give them weights far above 1, for the other patterns to undo.
     """
-    return [max(1, quarters * n // (4 * forwards)) for quarters in range(1, min(3, forwards // 4) + 1)]
+    return [
+        max(1, quarters * n // (4 * forwards)) for quarters in range(1, min(3, forwards // 4) + 1)
+    ]
 
 
 def variants(n: int, forwards: int) -> int:
@@ -41,7 +43,9 @@ def variants(n: int, forwards: int) -> int:
 def size_counts(n: int, forwards: int, variant: int) -> Ints:
     """Returns [n] how many patterns hide z = 1..n tokens."""
     if forwards >= n:
-        return allotted(n, forwards, np.array([min(math.comb(n, z), forwards) for z in range(1, n + 1)]))
+        return allotted(
+            n, forwards, np.array([min(math.comb(n, z), forwards) for z in range(1, n + 1)])
+        )
     return np.bincount(_cells(n, forwards, variant)[0] - 1, minlength=n)
 
 
@@ -86,7 +90,11 @@ def allotted(n: int, forwards: int, most: Ints, least: Ints | None = None) -> In
     variance = np.exp(GAIN * z / n) / z
     counts = np.maximum(np.minimum(1, most), 0 if least is None else least).astype(np.float64)
     for _ in range(min(forwards, int(most.sum())) - int(counts.sum())):
-        counts[np.argmax(np.where(counts < most, variance / (np.maximum(1, counts) * (counts + 1)), -1.0))] += 1
+        counts[
+            np.argmax(
+                np.where(counts < most, variance / (np.maximum(1, counts) * (counts + 1)), -1.0)
+            )
+        ] += 1
     return counts.astype(np.int64)
 
 
@@ -152,7 +160,9 @@ def _exchange(hidden: Bools, weight: Floats, r: int) -> bool:
     apart = (inside != inside[r]).sum(1)
 
     def energy(distance: Ints) -> Floats:
-        return weight * kernel(revealed, len(shown), distance, hidden.shape[1]) + TOO_CLOSE * (distance <= 0)
+        return weight * kernel(revealed, len(shown), distance, hidden.shape[1]) + TOO_CLOSE * (
+            distance <= 0
+        )
 
     # Only patterns that tell the two tokens apart notice: they move two places away, or two nearer.
     away, nearer = energy(apart + 2) - energy(apart), energy(apart - 2) - energy(apart)

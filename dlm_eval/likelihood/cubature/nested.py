@@ -71,7 +71,9 @@ class Parts:
         n = self.full.hidden.shape[1]
         sizes = self.full.hidden.sum(1)
         self.most = np.bincount(sizes - 1, minlength=n)
-        self.totals: Floats = np.bincount(sizes - 1, weights=self.full.weight.sum(1), minlength=n).astype(np.float64)
+        self.totals: Floats = np.bincount(
+            sizes - 1, weights=self.full.weight.sum(1), minlength=n
+        ).astype(np.float64)
         self.order = in_order(self.full.hidden)
 
     def rules(self, forwards: int, offset: float) -> list[Rule]:
@@ -79,7 +81,10 @@ class Parts:
 
         `offset` in [0, 1) says where in their cells the points lie.
         """
-        return [*(self._rule(counts, totals) for counts, totals in self.shares(forwards, offset)), self.full]
+        return [
+            *(self._rule(counts, totals) for counts, totals in self.shares(forwards, offset)),
+            self.full,
+        ]
 
     def shares(self, forwards: int, offset: float) -> Iterator[tuple[Ints, Floats]]:
         """Yields for each round but the last, by size [n], the patterns and their summed weights."""
@@ -99,7 +104,9 @@ class Parts:
 
     def _rule(self, counts: Ints, totals: Floats) -> Rule:
         def make() -> Rule:
-            rows = np.concatenate([own[:count] for own, count in zip(self.order, counts.tolist(), strict=True)])
+            rows = np.concatenate(
+                [own[:count] for own, count in zip(self.order, counts.tolist(), strict=True)]
+            )
             return weighed(self.full.hidden[np.sort(rows)], totals)
 
         return KEPT.get(("part", *self.name, counts.tobytes(), totals.tobytes()), make)

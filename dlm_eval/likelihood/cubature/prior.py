@@ -44,7 +44,9 @@ class Covariances:
     variance: float
 
 
-def kernel(shown: Any, other_shown: Any, apart: Any, n: int, decay: float = DECAY, gain: float = GAIN) -> Floats:
+def kernel(
+    shown: Any, other_shown: Any, apart: Any, n: int, decay: float = DECAY, gain: float = GAIN
+) -> Floats:
     """Returns kernel(S, T) from the sizes of S and T, and the tokens that only one holds."""
     return np.asarray(np.exp(-(decay * apart + gain / 2 * (shown + other_shown)) / n))
 
@@ -68,7 +70,9 @@ def similarity(hidden: Bools, decay: float = DECAY, gain: float = GAIN) -> Covar
     # and for each that shows it.
     differs, shows = math.exp(-decay / n), math.exp(-gain / 2 / n)
     if_shown, if_hidden = u * shows + (1 - u) * differs, 1 - u + u * shows * differs
-    mean = shows**sizes * ((if_shown ** sizes[:, None] * if_hidden ** (n - 1 - sizes[:, None])) @ weights)
+    mean = shows**sizes * (
+        (if_shown ** sizes[:, None] * if_hidden ** (n - 1 - sizes[:, None])) @ weights
+    )
     one = shows * differs * np.outer(u, 1 - u)
     twice = (shows**2 * np.outer(u, u) + one + one.T + np.outer(1 - u, 1 - u)) ** (n - 1)
     return Covariances(among, mean, float(weights @ twice @ weights))
@@ -81,5 +85,14 @@ def covariances(hidden: Bools) -> Covariances:
     sizes = revealed.sum(1)
     place = 2 * sizes / others - 1
     similar = similarity(hidden)
-    among = LEVEL + SLOPE * np.outer(place, place) + SHARED * (revealed @ revealed.T) / others + similar.among
-    return Covariances(among, LEVEL + SHARED * sizes / others / 2 + similar.mean, LEVEL + SHARED / 4 + similar.variance)
+    among = (
+        LEVEL
+        + SLOPE * np.outer(place, place)
+        + SHARED * (revealed @ revealed.T) / others
+        + similar.among
+    )
+    return Covariances(
+        among,
+        LEVEL + SHARED * sizes / others / 2 + similar.mean,
+        LEVEL + SHARED / 4 + similar.variance,
+    )

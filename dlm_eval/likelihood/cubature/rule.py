@@ -20,7 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlm_eval.errors import SampleError
-from dlm_eval.likelihood.cubature.design import draw_sets, size_counts, size_totals, spread_out, variants
+from dlm_eval.likelihood.cubature.design import (
+    draw_sets,
+    size_counts,
+    size_totals,
+    spread_out,
+    variants,
+)
 from dlm_eval.likelihood.cubature.kept import KEPT
 from dlm_eval.likelihood.cubature.prior import NUGGET, covariances
 from dlm_eval.likelihood.cubature.spread import Spread, spread
@@ -65,7 +71,11 @@ class Rule:
         Zeros where the error is 0.
         """
         logs = np.where(self.hidden, logs, 0.0)
-        return self.spread.lines.residuals(logs[None])[0] if np.isfinite(logs).all() else np.zeros(logs.shape)
+        return (
+            self.spread.lines.residuals(logs[None])[0]
+            if np.isfinite(logs).all()
+            else np.zeros(logs.shape)
+        )
 
 
 def rule(n: int, forwards: int, variant: int = 0) -> Rule:
@@ -136,4 +146,6 @@ def drawn(n: int, forwards: int, noise: Noise) -> tuple[int, Ints]:
     The order comes from one uniform per position, which the choices of a question share.
     """
     count = variants(n, forwards)
-    return int(noise.uniforms("cubature sizes", 0, 1)[0] * count), noise.uniforms("cubature", 0, n).argsort()
+    return int(noise.uniforms("cubature sizes", 0, 1)[0] * count), noise.uniforms(
+        "cubature", 0, n
+    ).argsort()

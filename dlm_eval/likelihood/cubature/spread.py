@@ -34,7 +34,9 @@ GAINS = (-4.0, 0.0, 3.0)  # how fast variances fall with the share that is shown
 ALONE = 5.0  # prior weight of noise alone, against 1 for each of the others
 # [mixtures, B] amounts of each covariance: the shapes, each with all amounts of noise, and noise
 # alone; and the logarithms of their prior weights.
-MIXTURES = np.array([[*shape, rough] for shape in SHAPES for rough in ROUGH] + [[0.0, 0.0, 0.0, 1.0]])
+MIXTURES = np.array(
+    [[*shape, rough] for shape in SHAPES for rough in ROUGH] + [[0.0, 0.0, 0.0, 1.0]]
+)
 PRIOR = np.array([0.0] * (len(MIXTURES) - 1) + [math.log(ALONE)])
 TOKENS, ROWS = 16, 96  # tokens and patterns of each that the likelihood is computed from, at most
 SLOPES = 8  # patterns from which on each token has a slope of its own
@@ -108,7 +110,9 @@ class Lines:
         read = np.where(self.hidden, logs, 0.0)
         count = np.maximum(1, self.hidden.sum(0))
         steep = (self.slope * self.place[:, None]).sum(0)  # of a line of slope 1
-        slopes = np.where(steep > 0, (self.slope * read).sum(1) / np.where(steep > 0, steep, 1.0), 0.0)
+        slopes = np.where(
+            steep > 0, (self.slope * read).sum(1) / np.where(steep > 0, steep, 1.0), 0.0
+        )
         middle = (self.hidden * self.place[:, None]).sum(0) / count
         return read.sum(1) / count - slopes * middle, slopes
 
@@ -122,11 +126,18 @@ class Lines:
         steep = (self.slope * self.place[:, None]).sum(0)
         middle = (self.hidden * self.place[:, None]).sum(0) / count
         doubt = np.where(steep > 0, 1 / np.where(steep > 0, steep, 1.0) ** 2, 0.0)
-        own = np.array([[(1 / count + middle**2 * doubt).mean(), -(middle * doubt).mean()], [0.0, doubt.mean()]])
+        own = np.array(
+            [
+                [(1 / count + middle**2 * doubt).mean(), -(middle * doubt).mean()],
+                [0.0, doubt.mean()],
+            ]
+        )
         fits = np.stack(self.fitted(logs), 1)
         missed = np.stack([weight.sum(0) - 1, (weight * self.place[:, None]).sum(0)])
         apart, uneven = fits - fits.mean(2, keepdims=True), missed - missed.mean(1, keepdims=True)
-        between = np.einsum("dai,dbi->dab", apart, apart) / n - noise[:, None, None] * (own + np.triu(own, 1).T)
+        between = np.einsum("dai,dbi->dab", apart, apart) / n - noise[:, None, None] * (
+            own + np.triu(own, 1).T
+        )
         varied = (between * (uneven @ uneven.T)).sum((1, 2)) * n / max(1, n - 1)
         return np.asarray(np.maximum(0.0, varied) + (fits.mean(2) @ missed.sum(1)) ** 2)
 
@@ -176,15 +187,20 @@ class Turned:
         """
         gathered = read[:, self.rows, np.arange(len(self.rows))[:, None]]
         found = (self.matrix @ gathered.transpose(1, 2, 0)) ** 2
-        squares = found.reshape(len(self.rows), *self.variance.shape[:2], -1, len(read))  # [T, G, shapes, v, D]
+        # [T, G, shapes, v, D]
+        squares = found.reshape(len(self.rows), *self.variance.shape[:2], -1, len(read))
         degrees = max(1, int(self.counts.sum()))
 
         def likelihood(variance: Floats) -> Floats:
-            scale = np.einsum("gstv,tgsvd->gsd", self.counts / variance, squares, optimize=True) / degrees
+            scale = (
+                np.einsum("gstv,tgsvd->gsd", self.counts / variance, squares, optimize=True)
+                / degrees
+            )
             logs = (np.log(variance) * self.counts).sum((2, 3))
             return np.asarray(-(degrees * np.log(np.maximum(1e-300, scale)) + logs[..., None]) / 2)
 
-        noisy = np.stack([likelihood(self.variance + rough) for rough in ROUGH], 2)  # [G, shapes, rough, D]
+        # [G, shapes, rough, D]
+        noisy = np.stack([likelihood(self.variance + rough) for rough in ROUGH], 2)
         alone = likelihood(np.ones(self.variance.shape))[:, :1]
         return np.concatenate([noisy.reshape(len(GAINS), -1, len(read)), alone], 1)
 
@@ -246,12 +262,18 @@ class Spread:
             return np.full(len(logs), DOUBT)
         times = self.lines.hidden.sum(0)
         squares = (self.lines.residuals(logs) ** 2).sum(1)
-        left = np.maximum(0.5, times - (self.lines.constant**2).sum(0) - (self.lines.slope**2).sum(0))
-        levels = ALMOST_CERTAIN + np.abs(np.where(self.lines.hidden, logs, 0.0).sum(1)) / np.maximum(1, times)
+        left = np.maximum(
+            0.5, times - (self.lines.constant**2).sum(0) - (self.lines.slope**2).sum(0)
+        )
+        levels = ALMOST_CERTAIN + np.abs(
+            np.where(self.lines.hidden, logs, 0.0).sum(1)
+        ) / np.maximum(1, times)
         share = (squares / levels).sum(1) / (left * levels).sum(1)  # of squared levels
         expected, found = share * (levels**2).mean(1), (squares / left).mean(1)
         least = 2 * DOUBT if n <= TINIEST else DOUBT
-        return np.asarray(least * np.sqrt(np.clip(expected / np.maximum(found, TINY**2), 1.0, WIDEST**2)))
+        return np.asarray(
+            least * np.sqrt(np.clip(expected / np.maximum(found, TINY**2), 1.0, WIDEST**2))
+        )
 
 
 def _processes(gain: Gain, squares: Floats, products: Floats) -> Floats:
@@ -260,7 +282,8 @@ def _processes(gain: Gain, squares: Floats, products: Floats) -> Floats:
     Its residuals have these sums of squares and of products [D].
     """
     own, common, alone, shared, crossed = (
-        (MIXTURES @ of)[:, None] for of in (gain.own, gain.common, gain.squares, gain.shared, gain.products)
+        (MIXTURES @ of)[:, None]
+        for of in (gain.own, gain.common, gain.squares, gain.shared, gain.products)
     )
     together = np.where(crossed > 0, products / np.where(crossed > 0, crossed, 1.0), 0.0)
     together = np.clip(together, 0.0, squares / np.maximum(shared, 1e-300))
@@ -283,20 +306,27 @@ def spread(hidden: Bools, weight: Floats) -> Spread:
     rows = [_some(np.flatnonzero(hidden[:, i])) for i in some]
     turned, offsets = _turn(lines, rows)
     return Spread(
-        weight, lines, [_gain(lines, weight, gain, own) for gain, own in zip(GAINS, offsets, strict=True)], turned
+        weight,
+        lines,
+        [_gain(lines, weight, gain, own) for gain, own in zip(GAINS, offsets, strict=True)],
+        turned,
     )
 
 
 def _some(rows: Ints) -> Ints:
     """Returns `ROWS` of the rows at most, evenly spaced."""
-    return rows if len(rows) <= ROWS else rows[np.linspace(0, len(rows) - 1, ROWS).round().astype(int)]
+    return (
+        rows if len(rows) <= ROWS else rows[np.linspace(0, len(rows) - 1, ROWS).round().astype(int)]
+    )
 
 
 def _alike(hidden: Bools) -> Floats:
     """Returns [R, R] 1 for equal patterns to -1 for opposite ones."""
     revealed = (~hidden).astype(np.float64)
     sizes = revealed.sum(1)
-    return np.asarray(1 - 2 * (sizes[:, None] + sizes[None] - 2 * revealed @ revealed.T) / hidden.shape[1])
+    return np.asarray(
+        1 - 2 * (sizes[:, None] + sizes[None] - 2 * revealed @ revealed.T) / hidden.shape[1]
+    )
 
 
 def _damping(hidden: Bools, gain: float) -> Floats:
@@ -318,7 +348,9 @@ def _turn(lines: Lines, rows: list[Ints]) -> tuple[Turned, list[float]]:
     for g, gain in enumerate(GAINS):
         damping = _damping(lines.hidden, gain)
         for t, own in enumerate(rows):
-            given = np.stack([np.ones(len(own)), lines.place[own]], 1)[:, :fixed] / damping[own, None]
+            given = (
+                np.stack([np.ones(len(own)), lines.place[own]], 1)[:, :fixed] / damping[own, None]
+            )
             basis, triangle = np.linalg.qr(given, mode="complete")
             corner = np.abs(np.diag(triangle))
             free = basis[:, fixed:]
@@ -330,7 +362,9 @@ def _turn(lines: Lines, rows: list[Ints]) -> tuple[Turned, list[float]]:
                 matrix[g, number, t, :size, : len(own)] = (free @ vectors).T / damping[own]
                 variance[g, number, t, :size] = np.maximum(values, 0.0)
     padded = np.stack([np.pad(own, (0, most - len(own))) for own in rows])
-    return Turned(padded, matrix.transpose(2, 0, 1, 3, 4).reshape(len(rows), -1, most), variance, counts), offsets
+    return Turned(
+        padded, matrix.transpose(2, 0, 1, 3, 4).reshape(len(rows), -1, most), variance, counts
+    ), offsets
 
 
 def _gain(lines: Lines, weight: Floats, gain: float, offset: float) -> Gain:
@@ -338,12 +372,17 @@ def _gain(lines: Lines, weight: Floats, gain: float, offset: float) -> Gain:
     n = hidden.shape[1]
     sizes = n - hidden.sum(1)
     damping, alike = _damping(hidden, gain), _alike(hidden)
-    among = [alike**power * np.outer(damping, damping) for power in (1, 2, 3)] + [np.diag(damping**2)]
+    among = [alike**power * np.outer(damping, damping) for power in (1, 2, 3)] + [
+        np.diag(damping**2)
+    ]
     fits = lines.constant @ lines.constant.T + lines.slope @ lines.slope.T
     bend = lines.bend.sum(1)
     total = np.diag(hidden.sum(1).astype(np.float64)) - fits - np.outer(bend, bend)
     crossed = total @ total - total
-    found = [_moments(n, weight, sizes, one, power, gain) for power, one in zip((1, 2, 3, 0), among, strict=True)]
+    found = [
+        _moments(n, weight, sizes, one, power, gain)
+        for power, one in zip((1, 2, 3, 0), among, strict=True)
+    ]
     return Gain(
         offset,
         np.array([own for own, _ in found]),
@@ -356,17 +395,25 @@ def _gain(lines: Lines, weight: Floats, gain: float, offset: float) -> Gain:
 
 def _squares(lines: Lines, among: Floats) -> float:
     """Returns the expected sum of squared residuals of processes, covariance `among` [R, R]."""
-    fitted = sum(float((unit * (among @ unit)).sum()) for unit in (lines.constant, lines.slope, lines.bend))
+    fitted = sum(
+        float((unit * (among @ unit)).sum()) for unit in (lines.constant, lines.slope, lines.bend)
+    )
     return float(lines.hidden.sum(1) @ np.diag(among)) - fitted
 
 
-def _moments(n: int, weight: Floats, sizes: Ints, among: Floats, power: int, gain: float) -> tuple[float, float]:
+def _moments(
+    n: int, weight: Floats, sizes: Ints, among: Floats, power: int, gain: float
+) -> tuple[float, float]:
     """Returns the variance of an estimate for a process of covariance `among` [R, R].
 
     First for one process per token, then for one that all tokens share.
     """
     own = _expected(n, n - 1, power, gain)
-    each = float((weight * (among @ weight)).sum() - 2 * (weight.sum(1) * own.mean(1)[sizes]).sum() + n * own.mean())
+    each = float(
+        (weight * (among @ weight)).sum()
+        - 2 * (weight.sum(1) * own.mean(1)[sizes]).sum()
+        + n * own.mean()
+    )
     every, total = _expected(n, n, power, gain)[:n, :n], weight.sum(1)
     one = float(total @ among @ total - 2 * (total * every.sum(1)[sizes]).sum() + every.sum())
     return max(0.0, each), max(0.0, one)
@@ -380,12 +427,21 @@ def _expected(n: int, others: int, power: int, gain: float) -> Floats:
     s = np.arange(others + 1, dtype=np.float64)
     damping = np.exp(-gain * s / (2 * n))
     if power == 0:
-        return np.diag(damping**2 / np.array([math.comb(others, int(size)) for size in s], dtype=np.float64))
-    falling = [np.ones((others + 1, others + 1))]  # factorial moments of the tokens in both (hypergeometric)
+        return np.diag(
+            damping**2 / np.array([math.comb(others, int(size)) for size in s], dtype=np.float64)
+        )
+    # factorial moments of the tokens in both (hypergeometric)
+    falling = [np.ones((others + 1, others + 1))]
     for order in range(3):
         left = max(1, others - order)
-        falling.append(falling[-1] * np.maximum(0, s - order)[:, None] * np.maximum(0, s - order)[None] / left)
-    once, twice, thrice = falling[1], falling[2] + falling[1], falling[3] + 3 * falling[2] + falling[1]
+        falling.append(
+            falling[-1] * np.maximum(0, s - order)[:, None] * np.maximum(0, s - order)[None] / left
+        )
+    once, twice, thrice = (
+        falling[1],
+        falling[2] + falling[1],
+        falling[3] + 3 * falling[2] + falling[1],
+    )
     base, step = 1 - 2 * (s[:, None] + s[None]) / n, 4 / n  # alike = base + step * tokens in both
     raw = {
         1: base + step * once,

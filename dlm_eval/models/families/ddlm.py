@@ -28,7 +28,14 @@ from torch.nn import functional as F
 from dlm_eval.models.config_keys import ConfigKeys
 from dlm_eval.models.config_tables import COUNT, LIST, NUMBER, all_of
 from dlm_eval.models.denoiser import KeepingOp, LogitsOp
-from dlm_eval.models.families.dit import AttentionContext, Block, DiTConfig, NoiseEmbedding, Norm, rotation
+from dlm_eval.models.families.dit import (
+    AttentionContext,
+    Block,
+    DiTConfig,
+    NoiseEmbedding,
+    Norm,
+    rotation,
+)
 from dlm_eval.models.family import FamilySpec, OpenedCheckpoint
 from dlm_eval.models.transformer import TransformersDenoiser, real_positions, wanted_places
 from dlm_eval.models.weights import OwnModule
@@ -70,7 +77,9 @@ class CDCDConfig:
     def times(self, steps: int) -> NDArray[np.float64]:
         """Returns [steps + 1] noise levels from t_max to t_min, even in the warped time."""
         share = np.linspace(1, 0, steps + 1)
-        levels: NDArray[np.float64] = np.exp(np.log(self.t_min) + share * np.log(self.t_max / self.t_min))
+        levels: NDArray[np.float64] = np.exp(
+            np.log(self.t_min) + share * np.log(self.t_max / self.t_min)
+        )
         if self.warp_times:
             levels = np.interp(share, self.warp_cdf, self.warp_times)
         return levels
@@ -95,7 +104,9 @@ class CDCD(nn.Module):
     @property
     def table(self) -> Tensor:
         """The embeddings [V, D], float32, of length sqrt(D): a coordinate has unit variance."""
-        normal: Tensor = F.normalize(self.embedding.weight.float(), dim=-1) * self.config.embedding_size**0.5
+        normal: Tensor = (
+            F.normalize(self.embedding.weight.float(), dim=-1) * self.config.embedding_size**0.5
+        )
         return normal
 
     def forward(
@@ -124,7 +135,9 @@ class CDCD(nn.Module):
         channels = torch.cat([x * scale * bit, estimate * bit, clean * (1 - bit), bit], -1)
         states = self.entry(channels.to(self.entry.weight.dtype))
         noise = self.time(time.clamp(min=1e-4).log() / 4 * TIME_SCALE)
-        around = AttentionContext(rotation(positions, self.config.hidden_size // self.config.heads, states.dtype), mask)
+        around = AttentionContext(
+            rotation(positions, self.config.hidden_size // self.config.heads, states.dtype), mask
+        )
         for block in self.blocks:
             states = block(states, noise, around)
         normed: Tensor = self.norm(states)
@@ -148,7 +161,8 @@ class CDCD(nn.Module):
 class Interpolator:
     """CDCD eq. 7: token, its log-probability, entropy [nats], E[x_0] = sum_v p(v) e_v."""
 
-    table: Tensor = field(compare=False)  # one engine has one model: rows of equal readers are read together
+    # one engine has one model: rows of equal readers are read together
+    table: Tensor = field(compare=False)
     temperature: float = 1.0
 
     def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
@@ -169,9 +183,12 @@ class DivergentInterpolator:
 
     interpolator: Interpolator
 
-    def __call__(self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor) -> tuple[Tensor, ...]:
+    def __call__(
+        self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor
+    ) -> tuple[Tensor, ...]:
         log_p = logits.log_softmax(-1)
-        last = torch.zeros_like(log_p) if before is None else before  # nobody looks at the first step's
+        # nobody looks at the first step's
+        last = torch.zeros_like(log_p) if before is None else before
         kl = (log_p.exp() * (log_p - last)).sum(-1, dtype=torch.float64)
         return (*self.interpolator.read(log_p, logits), kl, log_p)
 
@@ -224,11 +241,27 @@ class DDLMDenoiser(TransformersDenoiser):
         valid = None if valid is None or bool(valid.all()) else valid.to(self.device)
         clean = self.table[tokens]
         if inputs is None:
-            x, estimate, open_ = clean, torch.zeros_like(clean), torch.ones_like(tokens, dtype=torch.bool)
+            x, estimate, open_ = (
+                clean,
+                torch.zeros_like(clean),
+                torch.ones_like(tokens, dtype=torch.bool),
+            )
         else:
-            x, estimate, open_ = inputs[..., :size], inputs[..., size : 2 * size], inputs[..., -1] > 0
-        level = torch.full((len(tokens),), self.model.config.t_min, device=self.device) if time is None else time
-        place = torch.arange(tokens.shape[1], device=self.device)[None] if valid is None else real_positions(valid)
+            x, estimate, open_ = (
+                inputs[..., :size],
+                inputs[..., size : 2 * size],
+                inputs[..., -1] > 0,
+            )
+        level = (
+            torch.full((len(tokens),), self.model.config.t_min, device=self.device)
+            if time is None
+            else time
+        )
+        place = (
+            torch.arange(tokens.shape[1], device=self.device)[None]
+            if valid is None
+            else real_positions(valid)
+        )
         mask = None if valid is None else valid[:, None, None, :]
         states = self.model(x, estimate, clean, open_, level, place, mask)
         rows, columns, shape = wanted_places(tokens.shape, positions, self.device)
@@ -237,7 +270,8 @@ class DDLMDenoiser(TransformersDenoiser):
     @cached_property
     def table(self) -> Tensor:
         """The network's normalised embeddings [V, D], float32."""
-        with torch.inference_mode(False), torch.no_grad():  # it outlives the pass that asks for it first
+        # it outlives the pass that asks for it first
+        with torch.inference_mode(False), torch.no_grad():
             table: Tensor = self.model.table
         return table
 
@@ -245,7 +279,14 @@ class DDLMDenoiser(TransformersDenoiser):
 KEYS = ConfigKeys(
     "DDLM",
     needed=all_of(
-        COUNT, "vocab_size", "embedding_size", "hidden_size", "cond_size", "layers", "heads", "max_position_embeddings"
+        COUNT,
+        "vocab_size",
+        "embedding_size",
+        "hidden_size",
+        "cond_size",
+        "layers",
+        "heads",
+        "max_position_embeddings",
     )
     | all_of(NUMBER, "t_min", "t_max"),
     read=all_of(LIST, "warp_times", "warp_cdf"),
@@ -260,7 +301,9 @@ def network(opened: OpenedCheckpoint) -> OwnModule:
 def config_of(raw: dict[str, Any]) -> CDCDConfig:
     """Returns the configuration; raises UserError if a field is not of its kind."""
     known = {field.name for field in fields(CDCDConfig)}
-    return from_mapping(CDCDConfig, {key: value for key, value in raw.items() if key in known}, "config.json")
+    return from_mapping(
+        CDCDConfig, {key: value for key, value in raw.items() if key in known}, "config.json"
+    )
 
 
 FAMILY = FamilySpec("ddlm", KEYS, network, process="gaussian", denoiser=lambda _: DDLMDenoiser)

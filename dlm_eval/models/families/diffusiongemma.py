@@ -16,7 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DiffusionGemmaTextConfig, DynamicCache
+from transformers import (
+    DiffusionGemmaConfig,
+    DiffusionGemmaForBlockDiffusion,
+    DiffusionGemmaTextConfig,
+    DynamicCache,
+)
 
 from dlm_eval.models.config_keys import ConfigKeys, check_class, class_keys
 from dlm_eval.models.config_tables import OBJECT
@@ -39,7 +44,10 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.decoder, self.reader = self.model.model.decoder, self.model.model.encoder.language_model
+        self.decoder, self.reader = (
+            self.model.model.decoder,
+            self.model.model.encoder.language_model,
+        )
         self.canvas_length = int(self.model.config.canvas_length)
         self.state_size = int(self.model.config.text_config.hidden_size)
         self.needs_bos = True  # the decoder reads a text of one token at least
@@ -76,7 +84,9 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid.to(self.device)
         begun = real.cumsum(1) > 1 if inputs is None else inputs[..., -1].cummax(1).values > 0
         canvas = real & begun
-        states = self._states(tokens, real & ~canvas, canvas, None if inputs is None else inputs[..., :-1])
+        states = self._states(
+            tokens, real & ~canvas, canvas, None if inputs is None else inputs[..., :-1]
+        )
         rows, columns, shape = wanted_places(tokens.shape, positions, self.device)
         return self.read(states[rows, columns]).view(*shape, self.vocab_size)
 
@@ -89,7 +99,9 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         """Returns what identifies the model in a fingerprint."""
         return {**super().describe(), "canvas_length": self.canvas_length}
 
-    def _states(self, tokens: Tensor, before: Tensor, canvas: Tensor, signal: Tensor | None) -> Tensor:
+    def _states(
+        self, tokens: Tensor, before: Tensor, canvas: Tensor, signal: Tensor | None
+    ) -> Tensor:
         """Returns the decoder's states [B, L, H], zero outside canvases."""
         prompts, known = _gathered(tokens, before, self.pad_id, "left")
         drafts, here = _gathered(tokens, canvas, self.pad_id, "right")
@@ -111,12 +123,19 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
 
     def _encoded(self, prompts: Tensor, known: Tensor) -> Any:
         """Returns keys and values of texts [B, P] before canvases; an equal call has them."""
-        if self._read is not None and torch.equal(self._read[0], prompts) and torch.equal(self._read[1], known):
+        if (
+            self._read is not None
+            and torch.equal(self._read[0], prompts)
+            and torch.equal(self._read[1], known)
+        ):
             return self._read[2]
         cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
         places = real_positions(known)
         self.reader(
-            input_ids=prompts, attention_mask=known.long(), position_ids=places, **cache_argument(self.reader, cache)
+            input_ids=prompts,
+            attention_mask=known.long(),
+            position_ids=places,
+            **cache_argument(self.reader, cache),
         )
         self._read = (prompts, known, cache)
         return cache
@@ -128,7 +147,9 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
 
 def network(opened: OpenedCheckpoint) -> Pretrained:
     """Returns the network; special ids of the text part's config serve if the file names none."""
-    check_class(DiffusionGemmaTextConfig, opened.values["text_config"], opened.files, opened.settings)
+    check_class(
+        DiffusionGemmaTextConfig, opened.values["text_config"], opened.files, opened.settings
+    )
     config = DiffusionGemmaConfig(**opened.values)
     for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
         opened.config.setdefault(key, getattr(config.text_config, key))
@@ -137,7 +158,9 @@ def network(opened: OpenedCheckpoint) -> Pretrained:
 
 def _keys(raw: dict[str, Any]) -> ConfigKeys:
     keys = class_keys(DiffusionGemmaConfig, raw)
-    return keys.extended(family="DiffusionGemma", needed={"text_config": OBJECT, "vision_config": OBJECT})
+    return keys.extended(
+        family="DiffusionGemma", needed={"text_config": OBJECT, "vision_config": OBJECT}
+    )
 
 
 def _gathered(values: Tensor, chosen: Tensor, filler: float, side: str) -> tuple[Tensor, Tensor]:
@@ -147,4 +170,6 @@ def _gathered(values: Tensor, chosen: Tensor, filler: float, side: str) -> tuple
     return pad_sequence(parts, True, filler, side), pad_sequence(real, True, False, side)
 
 
-FAMILY = FamilySpec("diffusiongemma", _keys, network, process="canvas", denoiser=lambda _: DiffusionGemmaDenoiser)
+FAMILY = FamilySpec(
+    "diffusiongemma", _keys, network, process="canvas", denoiser=lambda _: DiffusionGemmaDenoiser
+)

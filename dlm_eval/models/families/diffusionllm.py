@@ -15,7 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaXLConfig, XLMRobertaXLForMaskedLM
+from transformers import (
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+    XLMRobertaXLConfig,
+    XLMRobertaXLForMaskedLM,
+)
 
 from dlm_eval.errors import UserError
 from dlm_eval.models.config_keys import ConfigKeys
@@ -52,11 +57,15 @@ class LengthHead(nn.Module):
         super().__init__()
         layer = nn.TransformerEncoderLayer(hidden, heads, inner, batch_first=True)
         self.length_trm = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
-        self.length_predictor = nn.Sequential(nn.Linear(hidden, inner), nn.Tanh(), nn.Linear(inner, classes))
+        self.length_predictor = nn.Sequential(
+            nn.Linear(hidden, inner), nn.Tanh(), nn.Linear(inner, classes)
+        )
 
     def forward(self, features: Tensor, valid: Tensor) -> Tensor:
         """Returns logits [B, C] from features [B, L, H] and valid [B, L]."""
-        mixed = self.length_trm(features, src_key_padding_mask=~valid).masked_fill(~valid[:, :, None], 0)
+        mixed = self.length_trm(features, src_key_padding_mask=~valid).masked_fill(
+            ~valid[:, :, None], 0
+        )
         mean = mixed.float().sum(1) / valid.sum(1, keepdim=True)
         logits: Tensor = self.length_predictor(mean.to(features.dtype))
         return logits
@@ -67,7 +76,9 @@ class DiffusionLLMDenoiser(TransformersDenoiser):
 
     length_head: LengthHead | None = None
 
-    def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def logits(
+        self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """Returns float32 logits of the token at each wanted position (see `Denoiser.logits`)."""
         wide, real = self._framed(tokens.to(self.device), valid, ends=True)
         if positions is None:
@@ -76,7 +87,9 @@ class DiffusionLLMDenoiser(TransformersDenoiser):
         return super().logits(wide, real, positions)
 
     @torch.no_grad()
-    def length_logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def length_logits(
+        self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """Returns float32 logits [N, C] of response length - 1, a row's own at each of its wanted
         positions.
 
@@ -86,9 +99,13 @@ class DiffusionLLMDenoiser(TransformersDenoiser):
             positions: [B, L] bool, or None for one answer per row.
         """
         if self.length_head is None:
-            raise UserError(f"{self.name} has no length head ({LENGTH_FILE}); decode with a length of your own")
+            raise UserError(
+                f"{self.name} has no length head ({LENGTH_FILE}); decode with a length of your own"
+            )
         wide, real = self._framed(tokens.to(self.device), valid, ends=False)
-        logits: Tensor = self.length_head(self.hidden(wide, None if bool(real.all()) else real), real).float()
+        logits: Tensor = self.length_head(
+            self.hidden(wide, None if bool(real.all()) else real), real
+        ).float()
         return logits if positions is None else logits[positions.to(logits.device).nonzero()[:, 0]]
 
     def read(self, hidden: Tensor) -> Tensor:
@@ -105,10 +122,16 @@ class DiffusionLLMDenoiser(TransformersDenoiser):
 
         A row that begins with <s> gets none. </s> and its column are there only with `ends`.
         """
-        real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid.to(tokens.device)
+        real = (
+            torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid.to(tokens.device)
+        )
         room = (1, 1 if ends else 0)
         wide = F.pad(tokens.masked_fill(~real, self.pad_id), room, value=self.pad_id)
-        rows, first, count = torch.arange(len(tokens), device=tokens.device), real.long().argmax(1), real.sum(1)
+        rows, first, count = (
+            torch.arange(len(tokens), device=tokens.device),
+            real.long().argmax(1),
+            real.sum(1),
+        )
         assert self.bos_id is not None  # `load` requires it
         begins = tokens[rows, first] != self.bos_id
         wide[rows, first] = torch.where(begins, self.bos_id, self.pad_id)
@@ -145,20 +168,31 @@ def add_length_head(denoiser: DiffusionLLMDenoiser, opened: OpenedCheckpoint) ->
     denoiser.length_head = _length_head(opened.files, denoiser.model.config, denoiser)
 
 
-def _length_head(folder: CheckpointFiles, config: Any, denoiser: DiffusionLLMDenoiser) -> LengthHead | None:
+def _length_head(
+    folder: CheckpointFiles, config: Any, denoiser: DiffusionLLMDenoiser
+) -> LengthHead | None:
     """Returns the folder's length head on the denoiser's device in its dtype, or None."""
     file = folder.path / LENGTH_FILE
     if not file.is_file():
         return None
     sizes = (config.hidden_size, config.num_attention_heads, config.intermediate_size)
-    within = built_within(stored([file], folder.name), False, f"pretrained '{folder.name}': config.json")
+    within = built_within(
+        stored([file], folder.name), False, f"pretrained '{folder.name}': config.json"
+    )
     with denoiser.device if denoiser.device.type == "meta" else torch.device("cpu"), within:
-        head = LengthHead(*sizes, config.max_position_embeddings).to(denoiser.dtype).eval().requires_grad_(False)
+        head = (
+            LengthHead(*sizes, config.max_position_embeddings)
+            .to(denoiser.dtype)
+            .eval()
+            .requires_grad_(False)
+        )
     if denoiser.device.type == "meta":
         return head
     state, own = read_state(folder, [file], torch.device("cpu")), head.state_dict()
     wrong = [key for key, value in state.items() if key in own and own[key].shape != value.shape]
-    check_keys(f"{folder.name}/{LENGTH_FILE}", own.keys() - state.keys(), state.keys() - own.keys(), wrong)
+    check_keys(
+        f"{folder.name}/{LENGTH_FILE}", own.keys() - state.keys(), state.keys() - own.keys(), wrong
+    )
     head.load_state_dict(state)
     return head.to(denoiser.device)
 

@@ -53,7 +53,9 @@ class NoiseEmbedding(nn.Module):
 
     def forward(self, sigma: Tensor) -> Tensor:
         half = FREQUENCIES // 2
-        rates = torch.exp(-math.log(10000) / half * torch.arange(half, dtype=torch.float32, device=sigma.device))
+        rates = torch.exp(
+            -math.log(10000) / half * torch.arange(half, dtype=torch.float32, device=sigma.device)
+        )
         angles = sigma.float()[:, None] * rates
         dtype = next(self.mlp.parameters()).dtype
         embedded: Tensor = self.mlp(torch.cat([angles.cos(), angles.sin()], -1).to(dtype))
@@ -77,8 +79,13 @@ class Block(nn.Module):
         size = config.hidden_size
         self.heads, self.layer = config.heads, layer
         self.norm1, self.norm2 = Norm(size), Norm(size)
-        self.attn_qkv, self.attn_out = nn.Linear(size, 3 * size, bias=False), nn.Linear(size, size, bias=False)
-        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(approximate="tanh"), nn.Linear(4 * size, size))
+        self.attn_qkv, self.attn_out = (
+            nn.Linear(size, 3 * size, bias=False),
+            nn.Linear(size, size, bias=False),
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(size, 4 * size), nn.GELU(approximate="tanh"), nn.Linear(4 * size, size)
+        )
         self.adaLN_modulation = nn.Linear(config.cond_size, 6 * size)
 
     def forward(self, x: Tensor, noise: Tensor, context: AttentionContext) -> Tensor:
@@ -90,7 +97,8 @@ class Block(nn.Module):
 
     def _attend(self, x: Tensor, context: AttentionContext) -> Tensor:
         rows, length, size = x.shape
-        q, k, v = self.attn_qkv(x).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each [B, h, L, d]
+        # each [B, h, L, d]
+        q, k, v = self.attn_qkv(x).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k = _rotate(q, *context.rotation), _rotate(k, *context.rotation)
         if context.states is not None:
             k, v = context.states.update(k, v, self.layer)
@@ -125,11 +133,18 @@ class DiT(nn.Module):
         self.output_layer = OutputLayer(config)
 
     def forward(
-        self, tokens: Tensor, sigma: Tensor, positions: Tensor, mask: Tensor | None, states: LayerCache | None = None
+        self,
+        tokens: Tensor,
+        sigma: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        states: LayerCache | None = None,
     ) -> Tensor:
         noise = self.sigma_map(sigma)
         size = self.config.hidden_size // self.config.heads
-        context = AttentionContext(rotation(positions, size, self.vocab_embed.weight.dtype), mask, states)
+        context = AttentionContext(
+            rotation(positions, size, self.vocab_embed.weight.dtype), mask, states
+        )
         x = self.vocab_embed(tokens)
         for block in self.blocks:
             x = block(x, noise, context)
@@ -158,7 +173,11 @@ class DiTDenoiser(TransformersDenoiser):
         return self.run(tokens, self.sigma(tokens, valid), valid)
 
     def run(
-        self, tokens: Tensor, sigma: Tensor, valid: Tensor | None = None, states: LayerCache | None = None
+        self,
+        tokens: Tensor,
+        sigma: Tensor,
+        valid: Tensor | None = None,
+        states: LayerCache | None = None,
     ) -> Tensor:
         """Returns states [B, L, H] at noise level `sigma` [B]; `states` collects keys, values."""
         mask: Tensor | None = None if valid is None else valid[:, None, None, :]
@@ -169,9 +188,15 @@ class DiTDenoiser(TransformersDenoiser):
 
     def no_cache_reason(self) -> str:
         """Returns why there is no KV cache if that is known without a test, else ''."""
-        return "" if type(self).sigma is DiTDenoiser.sigma else "the noise level is read off the whole row"
+        return (
+            ""
+            if type(self).sigma is DiTDenoiser.sigma
+            else "the noise level is read off the whole row"
+        )
 
-    def hidden_cached(self, tokens: Tensor, valid: Tensor | None, past: BatchKV | None, states: LayerCache) -> Tensor:
+    def hidden_cached(
+        self, tokens: Tensor, valid: Tensor | None, past: BatchKV | None, states: LayerCache
+    ) -> Tensor:
         """Returns the states [B, L, H] of the positions that run, which attend to `past`."""
         sigma = self.sigma(tokens, valid)
         if past is None:
@@ -203,7 +228,9 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 def rotation(positions: Tensor, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Returns rotary cosines and sines [B or 1, 1, L, d]; the halves of a head turn together."""
-    rates = 10000.0 ** (-torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size)
+    rates = 10000.0 ** (
+        -torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size
+    )
     angles = positions[..., None].float() * rates
     angles = torch.cat([angles, angles], -1)[:, None]
     return angles.cos().to(dtype), angles.sin().to(dtype)

@@ -94,10 +94,14 @@ def load(settings: GenericSettings) -> TransformersDenoiser:
             that stays causal, ...).
     """
     if settings.block_length is not None and settings.block_length < 1:
-        raise UserError(f"model_args block_length '{settings.block_length}' is not allowed; it must be 1 or more")
+        raise UserError(
+            f"model_args block_length '{settings.block_length}' is not allowed; it must be 1 or "
+            "more"
+        )
     if (settings.attention == "block") != (settings.block_length is not None):
         raise UserError(
-            f"model_args block_length '{settings.block_length}' does not go with attention '{settings.attention}'; "
+            f"model_args block_length '{settings.block_length}' does not go with attention "
+            f"'{settings.attention}'; "
             "attention=block needs a block_length, attention=full none"
         )
     named = {"eos_token_id": settings.eos_id, "bos_token_id": settings.bos_id}
@@ -118,14 +122,19 @@ def load(settings: GenericSettings) -> TransformersDenoiser:
         if value is None:
             continue
         if not 0 <= value < denoiser.vocab_size:
-            raise UserError(f"model_args {option} '{value}' is not possible; it must be 0 to {denoiser.vocab_size - 1}")
+            raise UserError(
+                f"model_args {option} '{value}' is not possible; it must be 0 to "
+                f"{denoiser.vocab_size - 1}"
+            )
         denoiser.facts.described[option] = value  # it changes answers, and no file says it
     if settings.probe and settings.process == "absorbing":
         check_shift(denoiser, settings.shift)
     return denoiser
 
 
-def load_any(spec: FamilySpec, settings: ArchitectureSettings, stated: Mapping[str, Any]) -> TransformersDenoiser:
+def load_any(
+    spec: FamilySpec, settings: ArchitectureSettings, stated: Mapping[str, Any]
+) -> TransformersDenoiser:
     """Returns the denoiser of a checkpoint of any class of transformers.
 
     Args:
@@ -134,14 +143,18 @@ def load_any(spec: FamilySpec, settings: ArchitectureSettings, stated: Mapping[s
         stated: entries that go before those of config.json.
     """
     files = replace(locate(settings.pretrained, settings.revision), notes={})
-    return build_denoiser(spec, OpenedCheckpoint(files, {**read_config(files), **stated}, {}, settings))
+    return build_denoiser(
+        spec, OpenedCheckpoint(files, {**read_config(files), **stated}, {}, settings)
+    )
 
 
 def network(opened: OpenedCheckpoint) -> Pretrained:
     """Returns the class that carries a checkpoint, with full attention."""
     assert isinstance(opened.settings, ArchitectureSettings)
     architecture = opened.settings.architecture
-    config, model_class = class_and_config(architecture, opened.files, opened.config, opened.settings)
+    config, model_class = class_and_config(
+        architecture, opened.files, opened.config, opened.settings
+    )
     config.is_causal = False
     return Pretrained(model_class, config)
 
@@ -161,7 +174,9 @@ def class_and_config(
         check_class(type(config), raw, folder, settings)
         return config, model_class
     model_class = _named(architecture)
-    return model_class.config_class(**check_class(model_class.config_class, raw, folder, settings)), model_class
+    return model_class.config_class(
+        **check_class(model_class.config_class, raw, folder, settings)
+    ), model_class
 
 
 def head_kind(model: Any) -> type[TransformersDenoiser]:
@@ -175,10 +190,13 @@ def _named(architecture: str) -> Any:
 
     model_class = getattr(transformers, architecture, None)
     if model_class is None or not architecture.endswith(("ForCausalLM", "ForMaskedLM")):
-        names = [name for name in dir(transformers) if name.endswith(("ForCausalLM", "ForMaskedLM"))]
+        names = [
+            name for name in dir(transformers) if name.endswith(("ForCausalLM", "ForMaskedLM"))
+        ]
         near = ", ".join(nearest(architecture, names, 3)) or "LlamaForCausalLM"
         raise UserError(
-            f"model_args architecture '{architecture}' is no transformers class with a token head; such as {near}"
+            f"model_args architecture '{architecture}' is no transformers class with a token head; "
+            f"such as {near}"
         )
     return model_class
 
@@ -192,14 +210,16 @@ def _native(folder: CheckpointFiles, raw: dict[str, Any]) -> tuple[Any, Any]:
     except (ValueError, KeyError, OSError) as error:
         kind = raw.get("model_type")
         raise UserError(
-            f"pretrained '{folder.name}': transformers has no class for model_type '{kind}' without remote code ({first_line(error)}); "
+            f"pretrained '{folder.name}': transformers has no class for model_type '{kind}' "
+            f"without remote code ({first_line(error)}); "
             "use its family's adapter, or name the class that it is made after with architecture="
         ) from None
     masked = any("MaskedLM" in name for name in raw.get("architectures") or [])
     table = (AutoModelForMaskedLM if masked else AutoModelForCausalLM)._model_mapping
     if type(config) not in table:
         raise UserError(
-            f"pretrained '{folder.name}': transformers' {type(config).__name__} has no model that predicts tokens"
+            f"pretrained '{folder.name}': transformers' {type(config).__name__} has no model that "
+            "predicts tokens"
         )
     return config, table[type(config)]
 
@@ -218,7 +238,9 @@ def _head_is_linear(model: Any) -> bool:
     bias = getattr(head, "bias", None)
     linear = torch.nn.functional.linear(states.to(head.weight.dtype), head.weight, bias).float()
     coarse = 1.0 if head.weight.dtype == torch.float32 else 50.0
-    return bool((whole.to(linear.device) - linear).abs().max() <= coarse * SAME * linear.abs().max())
+    return bool(
+        (whole.to(linear.device) - linear).abs().max() <= coarse * SAME * linear.abs().max()
+    )
 
 
 # -- AR2Diff ---------------------------------------------------------------------------------------

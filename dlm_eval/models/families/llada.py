@@ -37,7 +37,10 @@ PARTS = {
     "ff_out": "mlp.down_proj",
 }
 NAMING = Naming(
-    {rf"^model\.transformer\.blocks\.(\d+)\.{theirs}\.": rf"model.layers.\1.{ours}." for theirs, ours in PARTS.items()}
+    {
+        rf"^model\.transformer\.blocks\.(\d+)\.{theirs}\.": rf"model.layers.\1.{ours}."
+        for theirs, ours in PARTS.items()
+    }
     | {
         r"^model\.transformer\.wte\.": "model.embed_tokens.",
         r"^model\.transformer\.ln_f\.": "model.norm.",
@@ -85,7 +88,8 @@ def network(opened: OpenedCheckpoint) -> Pretrained:
     tied = values.get("weight_tying", False)
     if values.get("tie_word_embeddings", tied) != tied:
         raise opened.error(
-            f": config.json has weight_tying {tied} and tie_word_embeddings {not tied}; leave out the latter"
+            f": config.json has weight_tying {tied} and tie_word_embeddings {not tied}; leave out "
+            "the latter"
         )
     biased = values.get("include_qkv_bias", False)
     config = (Qwen2Config if biased else LlamaConfig)(
@@ -104,7 +108,9 @@ def network(opened: OpenedCheckpoint) -> Pretrained:
     return Pretrained(Qwen2ForCausalLM if biased else LlamaForCausalLM, config, NAMING)
 
 
-FAMILY = FamilySpec("llada", KEYS, network, eos_tokens=("<|endoftext|>", "<|eot_id|>"), mask_token="<|mdm_mask|>")
+FAMILY = FamilySpec(
+    "llada", KEYS, network, eos_tokens=("<|endoftext|>", "<|eot_id|>"), mask_token="<|mdm_mask|>"
+)
 
 
 # -- LLaDA-MoE -------------------------------------------------------------------------------------
@@ -120,7 +126,13 @@ def every_layer(frequency: Any) -> bool:
 MOE_SIZES = {key: kind for key, kind in DENSE.needed.items() if key != "intermediate_size"}
 MOE_KEYS = replace(DENSE, needed=MOE_SIZES).extended(
     family="LLaDA-MoE",
-    needed=all_of(COUNT, "num_key_value_heads", "num_experts", "expert_intermediate_size", "num_experts_per_tok"),
+    needed=all_of(
+        COUNT,
+        "num_key_value_heads",
+        "num_experts",
+        "expert_intermediate_size",
+        "num_experts_per_tok",
+    ),
     read={"dense_intermediate_size": COUNT, "norm_topk_prob": FLAG, "attention_bias": FLAG},
     defaults={"hidden_act": "silu", "norm_topk_prob": False, "attention_bias": False},
     usual={
@@ -142,9 +154,19 @@ def moe_network(opened: OpenedCheckpoint) -> Pretrained:
         "head_dim": values.get("head_dim", values["hidden_size"] // values["num_attention_heads"]),
     }
     config = Qwen3MoeConfig(
-        **{**values, **sizes}, moe_intermediate_size=inner, decoder_sparse_step=1, mlp_only_layers=[], is_causal=False
+        **{**values, **sizes},
+        moe_intermediate_size=inner,
+        decoder_sparse_step=1,
+        mlp_only_layers=[],
+        is_causal=False,
     )
     return Pretrained(Qwen3MoeForCausalLM, config)
 
 
-MOE = FamilySpec("lladamoe", MOE_KEYS, moe_network, eos_tokens=("<|endoftext|>", "<|role_end|>"), mask_token="<|mask|>")
+MOE = FamilySpec(
+    "lladamoe",
+    MOE_KEYS,
+    moe_network,
+    eos_tokens=("<|endoftext|>", "<|role_end|>"),
+    mask_token="<|mask|>",
+)

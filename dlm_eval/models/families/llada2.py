@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.core_model_loading import Split, WeightConverter, WeightRenaming
 
 from dlm_eval.errors import UserError
@@ -16,7 +19,9 @@ from dlm_eval.models.loading import CheckpointFiles
 from dlm_eval.models.naming import Naming
 from dlm_eval.models.weights import Pretrained
 
-BLOCK_LENGTH = 32  # that all published checkpoints were trained with; used if config.json does not say
+BLOCK_LENGTH = (
+    32  # that all published checkpoints were trained with; used if config.json does not say
+)
 
 
 class Llada2ForCausalLM(Glm4MoeForCausalLM):  # type: ignore[misc]
@@ -31,7 +36,9 @@ RENAMES = {
     "mlp.gate.expert_bias": "mlp.gate.e_score_correction_bias",
 }
 FUSED = {
-    f"attention.query_key_value.{kind}": tuple(f"self_attn.{letter}_proj.{kind}" for letter in "qkv")
+    f"attention.query_key_value.{kind}": tuple(
+        f"self_attn.{letter}_proj.{kind}" for letter in "qkv"
+    )
     for kind in ("weight", "bias")
 }
 NAMING = Naming(RENAMES, FUSED)
@@ -43,7 +50,12 @@ SAME = (  # keys that mean the same to both
 KEYS = DENSE.extended(
     family="LLaDA2",
     needed=all_of(
-        COUNT, "head_dim", "num_key_value_heads", "num_experts", "moe_intermediate_size", "num_experts_per_tok"
+        COUNT,
+        "head_dim",
+        "num_key_value_heads",
+        "num_experts",
+        "moe_intermediate_size",
+        "num_experts_per_tok",
     )
     | all_of(COUNT, "n_group", "topk_group")
     | {"first_k_dense_replace": INDEX, "routed_scaling_factor": NUMBER, "norm_topk_prob": FLAG},
@@ -55,7 +67,12 @@ KEYS = DENSE.extended(
         "rotary_dim": COUNT,
         "block_size": COUNT,
     },
-    defaults={"hidden_act": "silu", "num_shared_experts": 1, "use_qkv_bias": False, "use_qk_norm": True},
+    defaults={
+        "hidden_act": "silu",
+        "num_shared_experts": 1,
+        "use_qkv_bias": False,
+        "use_qk_norm": True,
+    },
     usual={
         "moe_router_enable_expert_bias": (True,),
         "router_dtype": (None, "fp32", "float32"),
@@ -65,7 +82,8 @@ KEYS = DENSE.extended(
         "use_rmsnorm": (True,),
         "using_split_qkv_in_self_attention": NO,
     },
-    harmless=WINDOWS | {"delete_token_id", "split_token_id", "moe_shared_expert_intermediate_size", "router_type"},
+    harmless=WINDOWS
+    | {"delete_token_id", "split_token_id", "moe_shared_expert_intermediate_size", "router_type"},
     rope=Rope(partial=True),
 )
 
@@ -76,7 +94,9 @@ def network(opened: OpenedCheckpoint) -> Pretrained:
     known = get_checkpoint_conversion_mapping("glm4_moe")
     ours: list[Any] = [WeightRenaming(theirs, mine) for theirs, mine in RENAMES.items()]
     ours += [WeightConverter(theirs, list(parts), [Split(0)]) for theirs, parts in FUSED.items()]
-    register_checkpoint_conversion_mapping(Llada2ForCausalLM.__name__, [*ours, *known], overwrite=True)
+    register_checkpoint_conversion_mapping(
+        Llada2ForCausalLM.__name__, [*ours, *known], overwrite=True
+    )
     return Pretrained(Llada2ForCausalLM, config, NAMING)
 
 
@@ -91,10 +111,14 @@ def _config(values: dict[str, Any], folder: CheckpointFiles) -> Any:
         part = rope.setdefault("partial_rotary_factor", turned / values["head_dim"])
         if turned != int(values["head_dim"] * part):
             raise UserError(
-                f"pretrained '{folder.name}': config.json has rotary_dim {turned}, and partial_rotary_factor {part!r} of heads of {values['head_dim']}"
+                f"pretrained '{folder.name}': config.json has rotary_dim {turned}, and "
+                f"partial_rotary_factor {part!r} of heads of {values['head_dim']}"
             )
     if "partial_rotary_factor" not in rope:
-        raise UserError(f"pretrained '{folder.name}': config.json lacks partial_rotary_factor, which LLaDA2 needs")
+        raise UserError(
+            f"pretrained '{folder.name}': config.json lacks partial_rotary_factor, which LLaDA2 "
+            "needs"
+        )
     return Glm4MoeConfig(
         **{key: values[key] for key in SAME},
         n_routed_experts=values["num_experts"],

@@ -13,12 +13,20 @@ from typing import Any
 from dlm_eval.models.config_keys import ConfigKeys
 from dlm_eval.models.config_tables import COUNT, NO, all_of
 from dlm_eval.models.families.dit import DiT, DiTConfig, DiTDenoiser, rename
-from dlm_eval.models.family import BlockSettings, FamilySpec, OpenedCheckpoint, asked_block, the_mask
+from dlm_eval.models.family import (
+    BlockSettings,
+    FamilySpec,
+    OpenedCheckpoint,
+    asked_block,
+    the_mask,
+)
 from dlm_eval.models.weights import OwnModule
 
 KEYS = ConfigKeys(
     "MDLM",
-    needed=all_of(COUNT, "vocab_size", "hidden_dim", "cond_dim", "n_blocks", "n_heads", "model_length"),
+    needed=all_of(
+        COUNT, "vocab_size", "hidden_dim", "cond_dim", "n_blocks", "n_heads", "model_length"
+    ),
     usual={
         "adaln": (True, None),
         "parameterization": (None, "subs"),
@@ -26,7 +34,9 @@ KEYS = ConfigKeys(
         "tie_word_embeddings": (None, False),
         "time_conditioning": NO,
     },
-    harmless=frozenset({"T", "attn_backend", "cross_attn", "sampling_eps_max", "sampling_eps_min", "var_min"}),
+    harmless=frozenset(
+        {"T", "attn_backend", "cross_attn", "sampling_eps_max", "sampling_eps_min", "var_min"}
+    ),
 )
 
 
@@ -47,7 +57,17 @@ def causal_blocks(opened: OpenedCheckpoint) -> int | None:
 def sizes(values: dict[str, Any]) -> DiTConfig:
     """Returns the network's sizes from an MDLM or BD3LM config.json."""
     return DiTConfig(
-        *(values[key] for key in ("vocab_size", "hidden_dim", "cond_dim", "n_blocks", "n_heads", "model_length"))
+        *(
+            values[key]
+            for key in (
+                "vocab_size",
+                "hidden_dim",
+                "cond_dim",
+                "n_blocks",
+                "n_heads",
+                "model_length",
+            )
+        )
     )
 
 
@@ -59,4 +79,6 @@ MDLM = FamilySpec(
     suppressed=the_mask,
     denoiser=lambda _: DiTDenoiser,
 )
-BD3LM = replace(MDLM, name="bd3lm", keys=BLOCK_KEYS, settings=BlockSettings, causal_blocks=causal_blocks)
+BD3LM = replace(
+    MDLM, name="bd3lm", keys=BLOCK_KEYS, settings=BlockSettings, causal_blocks=causal_blocks
+)

@@ -32,4 +32,6 @@ def network(opened: OpenedCheckpoint) -> Pretrained:
     return Pretrained(Ministral3ForCausalLM, config, NAMING)
 
 
-FAMILY = FamilySpec("nemotron", KEYS, network, BlockSettings, causal_blocks=blocks_of("block_size", BLOCK_LENGTH))
+FAMILY = FamilySpec(
+    "nemotron", KEYS, network, BlockSettings, causal_blocks=blocks_of("block_size", BLOCK_LENGTH)
+)

@@ -13,11 +13,14 @@ BLOCK_LENGTH = 4  # of the checkpoints whose config does not say
 
 
 # What the authors' training code wrote beside the sizes.
-TRAINED = frozenset({"debug", "ep_size", "fuse_cross_entropy", "micro_forward", "skip_checkpoint", "use_deepep"})
+TRAINED = frozenset(
+    {"debug", "ep_size", "fuse_cross_entropy", "micro_forward", "skip_checkpoint", "use_deepep"}
+)
 # A block of 1 is I-DLM's: strictly causal and shifted, under the same names.
 BLOCK = {
     "block_size": Kind(
-        "a whole number above 1 (1 is another model, I-DLM)", lambda value: COUNT.test(value) and value > 1
+        "a whole number above 1 (1 is another model, I-DLM)",
+        lambda value: COUNT.test(value) and value > 1,
     )
 }
 KEYS = QWEN3.extended(family="SDAR", read=BLOCK, harmless=TRAINED)
@@ -27,7 +30,9 @@ SPARSE = QWEN3_MOE.extended(family="SDAR", read=BLOCK, harmless=TRAINED)
 def network(opened: OpenedCheckpoint) -> Pretrained:
     """Returns Qwen3, or its mixture of experts."""
     sparse = "num_experts" in opened.values
-    config = (Qwen3MoeConfig if sparse else Qwen3Config)(**opened.without("block_size"), is_causal=False)
+    config = (Qwen3MoeConfig if sparse else Qwen3Config)(
+        **opened.without("block_size"), is_causal=False
+    )
     return Pretrained(Qwen3MoeForCausalLM if sparse else Qwen3ForCausalLM, config)
 
 

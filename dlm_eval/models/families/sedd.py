@@ -55,7 +55,9 @@ class ScoreDenoiser(DiTDenoiser):
         return self.schedule.at_share(share)
 
     @torch.no_grad()
-    def score_logits(self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor) -> Tensor:
+    def score_logits(
+        self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor
+    ) -> Tensor:
         """Returns float32 log-scores of every token at each wanted position, 0 at the row's own
         token.
 
@@ -96,10 +98,16 @@ def set_schedule(denoiser: ScoreDenoiser, opened: OpenedCheckpoint) -> None:
     values, kind = opened.values, opened.values["noise.type"]
     if kind == "geometric":
         if not {"noise.sigma_min", "noise.sigma_max"} <= values.keys():
-            raise opened.error(": config.json lacks noise.sigma_min or noise.sigma_max, which 'geometric' needs")
-        denoiser.schedule = Geometric(float(values["noise.sigma_min"]), float(values["noise.sigma_max"]))
+            raise opened.error(
+                ": config.json lacks noise.sigma_min or noise.sigma_max, which 'geometric' needs"
+            )
+        denoiser.schedule = Geometric(
+            float(values["noise.sigma_min"]), float(values["noise.sigma_max"])
+        )
     elif kind != "loglinear":
-        raise opened.error(f": noise '{kind}' in config.json is not known; loglinear and geometric are")
+        raise opened.error(
+            f": noise '{kind}' in config.json is not known; loglinear and geometric are"
+        )
 
 
 FAMILY = FamilySpec(

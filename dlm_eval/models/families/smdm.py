@@ -22,7 +22,9 @@ from dlm_eval.models.weights import OwnModule
 
 KEYS = ConfigKeys(
     "SMDM",
-    needed=all_of(COUNT, "n_layer", "n_head", "n_embd", "intermediate_size", "block_size", "vocab_size")
+    needed=all_of(
+        COUNT, "n_layer", "n_head", "n_embd", "intermediate_size", "block_size", "vocab_size"
+    )
     | {"norm_eps": NUMBER},
     read={"n_query_groups": COUNT, "padded_vocab_size": COUNT, "rope_base": NUMBER},
     defaults={"rope_base": 10000.0},  # a constant of its authors' code
@@ -41,7 +43,10 @@ PARTS = {
     "mlp.swiglu.w2": "mlp.up_proj",
     "mlp.swiglu.w3": "mlp.down_proj",
 }
-OUTER = {"transformer.wte.weight": "model.embed_tokens.weight", "transformer.ln_f.weight": "model.norm.weight"}
+OUTER = {
+    "transformer.wte.weight": "model.embed_tokens.weight",
+    "transformer.ln_f.weight": "model.norm.weight",
+}
 
 
 def network(opened: OpenedCheckpoint) -> OwnModule:
@@ -62,7 +67,9 @@ def network(opened: OpenedCheckpoint) -> OwnModule:
         rope_parameters={"rope_type": "default", "rope_theta": values["rope_base"]},
         is_causal=False,
     )
-    return OwnModule(lambda: LlamaForCausalLM(config), lambda state: rename(state, groups, heads // groups))
+    return OwnModule(
+        lambda: LlamaForCausalLM(config), lambda state: rename(state, groups, heads // groups)
+    )
 
 
 def round_tables(denoiser: Any, opened: OpenedCheckpoint) -> None:
@@ -77,8 +84,11 @@ def rename(state: dict[str, Tensor], groups: int, queries: int) -> dict[str, Ten
         layer = re.fullmatch(r"transformer\.h\.(\d+)\.(.+)\.weight", key)
         if layer is None:
             named[OUTER.get(key, key)] = value
-        elif layer[2] == "attn.attn":  # [G (q + 2) d, H]: each group's queries, then its key, then its value
-            parts = torch.split_with_sizes(value.view(groups, queries + 2, -1, value.shape[1]), [queries, 1, 1], dim=1)
+        # [G (q + 2) d, H]: each group's queries, then its key, then its value
+        elif layer[2] == "attn.attn":
+            parts = torch.split_with_sizes(
+                value.view(groups, queries + 2, -1, value.shape[1]), [queries, 1, 1], dim=1
+            )
             for letter, part in zip("qkv", parts, strict=True):
                 projection = part.reshape(-1, value.shape[1])
                 named[f"model.layers.{layer[1]}.self_attn.{letter}_proj.weight"] = projection
@@ -100,5 +110,10 @@ def _mask(values: dict[str, Any]) -> int:
 
 
 FAMILY = FamilySpec(
-    "smdm", KEYS, network, default_mask=_mask, suppressed=lambda opened, _: (_mask(opened.values),), finish=round_tables
+    "smdm",
+    KEYS,
+    network,
+    default_mask=_mask,
+    suppressed=lambda opened, _: (_mask(opened.values),),
+    finish=round_tables,
 )

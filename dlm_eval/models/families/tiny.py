@@ -17,4 +17,6 @@ KEYS = DENSE.extended(
 )
 
 
-FAMILY = FamilySpec("tiny", KEYS, lambda opened: Pretrained(LlamaForCausalLM, LlamaConfig(**opened.values)))
+FAMILY = FamilySpec(
+    "tiny", KEYS, lambda opened: Pretrained(LlamaForCausalLM, LlamaConfig(**opened.values))
+)

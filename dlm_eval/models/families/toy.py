@@ -66,11 +66,14 @@ class Toy:
             value = getattr(settings, name)
             if value < least or (most is not None and value > most):
                 raise UserError(
-                    f"model_args {name} '{value}' is not allowed; it must be {least} {f'to {most}' if most else 'or more'}"
+                    f"model_args {name} '{value}' is not allowed; it must be {least} "
+                    f"{f'to {most}' if most else 'or more'}"
                 )
         self.settings = settings
         v = settings.vocab
-        self.name = f"toy (vocabulary {v}, seed {settings.seed}, inconsistency {settings.inconsistency})"
+        self.name = (
+            f"toy (vocabulary {v}, seed {settings.seed}, inconsistency {settings.inconsistency})"
+        )
         self.letters, self.mask_id, self.pad_id, self.bos_id = v + 1, v + 1, v + 2, v + 2
         self.eos_ids = (v,)
         self.vocab_size = v + 3
@@ -87,7 +90,9 @@ class Toy:
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(LETTERS[i % 26] for i in ids if i < self.settings.vocab)
 
-    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         return "\n".join(message["content"] for message in messages) + "\n" * add_generation_prompt
 
     def describe(self) -> dict[str, Any]:
@@ -99,7 +104,9 @@ class Toy:
         logs += [np.log(self.step[a, b]) for a, b in zip(tokens, tokens[1:], strict=False)]
         return float(np.sum(logs))
 
-    def logits(self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def logits(
+        self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         rows = []
         for i, row in enumerate(tokens.cpu().numpy()):
             length = len(row) if valid is None else int(valid[i].sum())
@@ -136,7 +143,9 @@ class Toy:
     def _disturbance(self, row: NDArray[np.int64]) -> Floats:
         """Returns [L, V] standard normal numbers, a function of what the row reveals and where."""
         seed = hashlib.sha256(row.astype("<i8").tobytes()).digest()[:8]
-        return np.random.default_rng(int.from_bytes(seed, "little")).standard_normal((len(row), self.letters))
+        return np.random.default_rng(int.from_bytes(seed, "little")).standard_normal(
+            (len(row), self.letters)
+        )
 
 
 def load(settings: ToySettings) -> Toy:

@@ -35,16 +35,17 @@ class ReorderedDenoiser(TransformersDenoiser):
     ) -> Tensor:
         """Returns hidden states [B, L, H] in reading order; cached positions come before."""
         real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid
-        order = torch.where(real, (tokens == self.mask_id).long(), 2).argsort(
-            dim=1, stable=True
-        )  # known, masks, padding
+        # known, masks, padding
+        order = torch.where(real, (tokens == self.mask_id).long(), 2).argsort(dim=1, stable=True)
         places = real_positions(real).gather(1, order)
         # Without a mask, transformers takes positions that fall back for packed sequences and hides
         # rows from each other.
         mask = torch.ones_like(tokens)
         if past is not None:
             places = past.begin[:, None] + places
-            before = torch.ones(1, tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device).tril()
+            before = torch.ones(
+                1, tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device
+            ).tril()
             mask = cached_mask(before, past, self.dtype)
         found: Tensor = self.backbone(
             input_ids=tokens.gather(1, order),
