@@ -1,10 +1,15 @@
 """Likelihoods of canvases: `score` and its estimators.
 
-A canvas becomes a `Target` (target.py): n tokens and the rows in which some of them are hidden. An
-estimator (estimator.py) turns it into a score: by weighted mask patterns (patterns.py; exact.py,
-masks.py, authors.py), along random orders (chains.py, orders.py), by cubature (auto.py, cubature/),
-or step by step (duel.py). mc_error.py tells how far it may be off. early.py stops early, program.py
-puts the pieces together, windows.py cuts long texts.
+A canvas becomes a `Target` (target.py): n tokens, and the rows that hide some of them. An estimator
+(estimator.py) computes its score, in one of four ways:
+
+* weighted mask patterns (patterns.py, exact.py, masks.py, authors.py)
+* chain rule along random orders (chains.py, orders.py)
+* cubature (auto.py, cubature/)
+* the order of a deterministic policy (duel.py)
+
+mc_error.py has the Monte Carlo errors. early.py stops early. program.py scores whole canvases.
+windows.py splits long texts.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ __all__ = [
     "windows",
 ]
 
-# What needs torch is loaded when it is first used: settings are read before any model is.
+# These need torch, so they are imported on first use. Reading settings needs no torch.
 _LAZY = ("score", "score_outcomes", "score_program", "question_program")
 
 

@@ -1,12 +1,12 @@
-"""The authors' own estimators, quirks included, to reproduce their tables.
+"""The estimators of the models' authors, quirks included, to reproduce their tables.
 
-SEDD's is score entropy, for models that give log-scores at a noise level (Lou et al., arXiv
-2310.16834). With total noise sigma(t), each open token hidden with probability 1 - exp(-sigma), and
-s_y the score of token y at a hidden position, r = 1 / (exp(sigma) - 1):
+SEDD uses score entropy, for models that give log-scores at a noise level (Lou et al., arXiv
+2310.16834). At total noise sigma(t), each open token is hidden with probability 1 - exp(-sigma).
+With s_y the score of token y at a hidden position, and r = 1 / (exp(sigma) - 1):
 
     loss = sigma'(t) * sum over hidden positions of [ sum over y that is not the mask of s_y - r log s_truth + r (log r - 1) ]
 
-averaged over t in [0.001, 1]. It has no term for the tokens still visible at t = 1, so it is no
+averaged over t in [0.001, 1]. It has no term for tokens that are visible at t = 1, so it is not a
 bound.
 
 Shape letters: K = draws, N = wanted positions of a batch, V = vocabulary with the mask, n = open
@@ -45,8 +45,8 @@ BATCH = "draws that share one systematic grid"
 class LLaDA(Planned, Budgeted, Guided, name="llada"):
     """LLaDA's get_log_likelihood: sizes evenly spaced in each batch, halves rounded to even.
 
-    In each batch the sizes go from a random first one on, n/batch apart, rounded, modulo n. The
-    rounding takes it off the ELBO for even n.
+    In each batch the sizes start at a random one and are n/batch apart, rounded, modulo n. For even
+    n the rounding biases the estimate of the ELBO.
     """
 
     cost = "max_forwards"
@@ -59,7 +59,7 @@ class LLaDA(Planned, Budgeted, Guided, name="llada"):
         for number in range(math.ceil(self.max_forwards / self.batch)):
             first = 1 + int(n * noise.uniforms("llada", number, 1)[0])
             last = first + (self.batch - 1) * (n / self.batch)
-            # In float32, in which a half may be none.
+            # float32, in which an exact half may become another number and round differently
             steps = torch.linspace(first, last, self.batch).round().long().numpy()
             sizes.append((steps - 1) % n + 1)
         return sized_plan(n, np.concatenate(sizes)[: self.max_forwards], noise, "llada hidden")
@@ -67,7 +67,7 @@ class LLaDA(Planned, Budgeted, Guided, name="llada"):
 
 @dataclass(frozen=True, kw_only=True)
 class Dream(Planned, Budgeted, name="dream"):
-    """Dream's _eval_target_nll_mc: weights 1/p, p from 0.001 to 1, a visible EOS behind the target.
+    """Dream's _eval_target_nll_mc: weights 1/p, p from 0.001 to 1, a visible EOS after the target.
 
     In each batch p is on a randomly shifted grid.
     """
@@ -102,8 +102,8 @@ class Dream(Planned, Budgeted, name="dream"):
 class DiffuLLaMA(Planned, name="diffullama"):
     """DiffuLLaMA's eval_forward: mean loss per hidden token on the grid t = 1/T..1, nats per token.
 
-    One Bernoulli(t) pattern for each t; its loss is 0 if it hides nothing. With weighting '1/t'
-    (Eq. 6 of arXiv 2410.17891): the summed loss over t, divided by n ("averaged by token").
+    Each t has one Bernoulli(t) pattern. Its loss is 0 if it hides nothing. With weighting '1/t'
+    (Eq. 6 of arXiv 2410.17891), the summed loss is divided by t and by n ("averaged by token").
     """
 
     cost = "steps"
@@ -148,7 +148,7 @@ class LogScores(Protocol):
     def score_logits(
         self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor
     ) -> Tensor:
-        """Returns float32 log-scores at each wanted position, rows at total noise `time` [B]."""
+        """Returns float32 log-scores at each wanted position; `time` [B] is the total noise."""
         ...
 
 
@@ -156,7 +156,7 @@ class LogScores(Protocol):
 class ScoreReader:
     """Reads the sum of the scores of all tokens but the mask, and the true token's log-score.
 
-    The payload is its id, [N] long.
+    The payload [N] long holds the ids of the true tokens.
     """
 
     mask_id: int
@@ -182,7 +182,7 @@ class SEDD(Budgeted, name="sedd"):
             )
 
     def estimate(self, target: Target, noise: Noise) -> Program[Score]:
-        """Returns the loss with its sign turned, in nats."""
+        """Returns the negative loss, in nats."""
         assert isinstance(target.model, LogScores)
         schedule, count = target.model.schedule, self.max_forwards
         times = (
@@ -204,7 +204,7 @@ class SEDD(Budgeted, name="sedd"):
 def _entropies(target: Target, hidden: Bools, sigma: Floats) -> Program[Floats]:
     """Returns the summed score entropy [K] of patterns [K, n] at total noise [K].
 
-    One that hides nothing costs nothing.
+    A pattern that hides nothing needs no forward.
     """
     asked = np.flatnonzero(hidden.any(1))
     assert isinstance(target.model, LogScores)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(EarlyStopping, name="auto"):
-    """Exact if 2^n-1 forwards fit, else cubature: the lowest error known at every n and budget.
+    """Exact if 2^n-1 forwards fit, else cubature: the lowest known error at every n and budget.
 
-    docs/likelihood.md has the evidence.
+    docs/likelihood.md has the measurements.
     """
 
     kind = "lower bound"
@@ -39,7 +39,7 @@ class Auto(EarlyStopping, name="auto"):
 
 @dataclass(frozen=True, kw_only=True)
 class Cubature(EarlyStopping, name="cubature"):
-    """Every hidden token of every forward read, weights of least variance: unbiased."""
+    """Reads every hidden token of every forward, with weights of least variance: unbiased."""
 
     kind = "lower bound"
     cost = "max_forwards"
@@ -53,20 +53,20 @@ class Cubature(EarlyStopping, name="cubature"):
         return self.from_rule(rule, (yield from rule_logs(target, rule, order)))
 
     def from_rule(self, rule: Rule, logs: Floats) -> Score:
-        """Returns the ELBO and its error by a cubature rule from its log-probabilities [R, n]."""
+        """Returns the ELBO and its error by `rule` from its log-probabilities [R, n]."""
         error = rule.error(logs)
         return self.score(rule.estimate(logs), error, echo=echo(rule.deviations(logs), error))
 
 
 def as_cubature(estimator: EarlyStopping) -> Cubature:
-    """Returns cubature with the budget and the guidance of `estimator`."""
+    """Returns cubature with the budget and guidance of `estimator`."""
     return Cubature(max_forwards=estimator.max_forwards, cfg_scale=estimator.cfg_scale)
 
 
 def rule_logs(target: Target, rule: Rule, order: Ints) -> Program[Floats]:
-    """Returns log-probabilities [R, n] of the patterns of `rule`, column j being token order[j].
+    """Returns log-probabilities [R, n] under the patterns of `rule`; nan if not hidden.
 
-    Nan if not hidden.
+    Column j is token order[j].
     """
     hidden = rule.hidden[:, order.argsort()]
     logs: Floats = (yield from target.measure(hidden, hidden))[:, order]

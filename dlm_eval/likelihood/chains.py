@@ -1,6 +1,6 @@
-"""Chains: the tokens are revealed in random orders, and each is scored as it appears.
+"""Chains: estimators that reveal the tokens in random orders and score each one as it appears.
 
-orders.py has the numbers.
+orders.py computes the estimates and bounds.
 
 Shape letters: n = open tokens, P = orders.
 """
@@ -51,13 +51,13 @@ class Orders(Budgeted, Guided):
     )
 
     def order_count(self, n: int) -> int:
-        """Returns how many orders are drawn: as asked, else what fits the budget, in pairs."""
+        """Returns the number of orders: `permutations`, else as many pairs as fit the budget."""
         return (
             2 * pair_count(n, self.max_forwards) if self.permutations is None else self.permutations
         )
 
     def all_orders(self, n: int) -> bool:
-        """Returns whether those are all orders there are, or cost as much as all patterns."""
+        """Returns whether the orders cost at least as much as all mask patterns."""
         budget = self.order_count(n) * (n - 1) + 1
         return enumerable(
             n, budget if self.permutations is not None else max(budget, self.max_forwards)
@@ -68,8 +68,8 @@ class Orders(Budgeted, Guided):
 class Chain(Orders, name="chain"):
     """Chain rule along random orders, each with its reverse; tighter bounds beside it.
 
-    An order and its reverse are one draw, and no draw is made twice. If all orders cost no more
-    than the budget, they are run and nothing is drawn. At least one pair is run.
+    An order and its reverse are one draw. Draws are without replacement. If all mask patterns fit
+    the budget, they are all run and nothing is drawn. At least one pair is run.
     """
 
     kind = "lower bound"
@@ -101,10 +101,14 @@ class Chain(Orders, name="chain"):
     def from_chains(self, chains: Floats, certain: float, n: int, least: float = 0.0) -> Score:
         """Returns the score from the log-likelihoods [P] of random orders of n tokens.
 
-        None is above `certain` on average. `least` is the smallest standard deviation (nats) that
-        the interval assumes if there are fewer than `FEW` draws.
+        With `antithetic`, an order is followed by its reverse.
 
-        With `antithetic`, an order and its reverse are neighbours.
+        Args:
+            chains: [P] log-likelihoods, nats.
+            certain: upper bound on log p, nats.
+            n: open tokens.
+            least: smallest standard deviation (nats) that the interval assumes if there are fewer
+                than `FEW` draws.
         """
         group = np.arange(len(chains)) // (2 if self.antithetic else 1)
         draws = population(n, self.antithetic)
@@ -147,11 +151,11 @@ class Tube(Orders, name="tube"):
 
 
 def step_log_likelihoods(target: Target, orders: Ints) -> Program[tuple[Floats, float]]:
-    """Returns the [P, n] log-likelihoods (nats) of the steps along `orders` [P, n], and a bound on
-    the mean of their sums.
+    """Returns log-likelihoods [P, n] (nats) of the steps along `orders` [P, n], and an upper bound
+    on log p.
 
-    All orders begin with all tokens hidden, and no later step has a probability above 1: log p is
-    at most the log of the mean first probability.
+    Every order begins with all tokens hidden, and no later step has a probability above 1. So log p
+    is at most the log of the mean first probability.
     """
     hidden, read = chain_patterns(orders)
     first = hidden.sum(1) == hidden.shape[1]
@@ -165,9 +169,9 @@ def chain_bounds(chains: Floats, group: Ints, draws: int, certain: float) -> Bou
 
     Args:
         chains: [P] log-likelihoods of the orders, nats.
-        group: [P] which draw each belongs to.
-        draws: how many different ones there are.
-        certain: what log p does not exceed.
+        group: [P] the draw that each order belongs to.
+        draws: number of different draws that exist.
+        certain: upper bound on log p, nats.
     """
     tighter, error = log_mean_exp(chains), log_mean_exp_error(chains, group, draws)
     upper, upper_error = upper_bound(chains, group, draws, certain)

@@ -1,8 +1,8 @@
-"""The true tokens revealed in the order of a deterministic policy: DUEL, and lm-eval's `is_greedy`.
+"""Reveals the true tokens in the order of a deterministic policy: DUEL, and lm-eval's `is_greedy`.
 
-A sampler whose positions are chosen by a deterministic rule of what is written so far has an exact
-likelihood (DUEL, arXiv 2603.01367): start fully masked; forward; the rule picks positions; add log
-p of the true tokens there; reveal them; repeat.
+If a deterministic policy chooses the next positions from the text so far, the sampler has an exact
+likelihood (DUEL, arXiv 2603.01367). Start fully masked, then repeat: run a forward, let the policy
+pick positions, add log p of the true tokens there, and reveal these tokens.
 
 Shape letters: V = vocabulary, N = wanted positions of a batch, n = open tokens.
 """
@@ -65,7 +65,7 @@ def _left_to_right(logs: Tensor, places: Tensor) -> Tensor:
     return -places.to(logs.dtype)
 
 
-# How much a policy wants a position next, from log-probabilities [N, V] and place numbers [N].
+# Priority of each position, from log-probabilities [N, V] and indices among the open tokens [N].
 PRIORITY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "confidence": _confidence,
     "entropy": _entropy,
@@ -78,7 +78,7 @@ PRIORITY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class PolicyReader:
     """Reads log p(true token), whether it is the likeliest, and the policy's priority.
 
-    Payload [N, 2] long: true token, place.
+    The payload [N, 2] long holds the true token and its index among the open tokens.
     """
 
     policy: Policy
@@ -99,8 +99,8 @@ def reveal(
         target: the tokens.
         policy: which hidden position comes next (ties: the leftmost).
         per_step: positions revealed per forward.
-        stop_at_mismatch: end at the first token that differs from the model's own; the
-            log-likelihood then counts what came before.
+        stop_at_mismatch: end after the first step with a token that is not the likeliest; the
+            log-likelihood then covers the steps up to that one.
     """
     hidden = np.ones(target.n, dtype=bool)
     reader = PolicyReader(policy)

@@ -1,15 +1,15 @@
-"""Early stopping: a canvas or a question is sampled in rounds until it is settled.
+"""Early stopping: samples in rounds until the result is certain enough.
 
-A canvas is sampled until its error is small enough, a question until its best choice is known.
+A canvas stops when its standard error is small enough. A question (multiple choice) stops when its
+best choice is statistically separated from the others.
 
-Rounds extend each other (cubature/nested.py), so a canvas that runs to the end has the score of the
-full budget.
+Each round extends the one before (cubature/nested.py). A canvas that runs all rounds therefore has
+the score of the full budget.
 
-A choice of a question is beaten if it lies below the best one by more than t standard errors of the
-difference, t the quantile of Student's distribution at ALPHA / (looks * rivals * orders). By the
-union bound a question ends early on a choice that is not the best by its exact score with
-probability ALPHA at most, whenever it ends. Beaten choices are sampled no further, and a question
-ends once one choice is left.
+A choice is eliminated if its score is more than t standard errors of the difference below the best
+one. t is the quantile of Student's distribution at ALPHA / (looks * rivals * orders). By the union
+bound, the probability that a question ends early on a choice whose exact score is not the best is
+at most ALPHA. Eliminated choices are sampled no further. A question ends when one choice is left.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Rounds:
 
     Attributes:
         parts: its blocks, whose log-likelihoods add up.
-        estimator: of each block.
-        noise: of each block.
-        rules: of each block, after each round, and the order of its tokens.
-        done: rounds that have been run.
-        found: the score of each block after them.
-        logs: [R, n] what each block's rule reads (nats; tokens in the order of the rule), None if
-            the block is known without error.
+        estimator: the estimator of one block.
+        noise: random numbers of each block.
+        rules: for each block, the rule after each round, and the order of its tokens.
+        done: number of rounds that have been run.
+        found: score of each block after these rounds.
+        logs: for each block, log-probabilities [R, n] that its rule reads (nats; tokens in the
+            order of the rule), or None if its score has no error.
     """
 
     def __init__(self, parts: Sequence[Target], estimator: EarlyStopping, noise: Noise) -> None:
@@ -57,12 +57,12 @@ class Rounds:
 
     @property
     def total(self) -> int:
-        """Rounds until all of the budget is spent."""
+        """Number of rounds that spend the whole budget."""
         return max(len(rules) for rules, _ in self.rules)
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to learn, or to spend."""
+        """Whether the budget is spent, or a score is infinite."""
         return self.done == self.total or any(math.isinf(score.logprob) for score in self.found)
 
     @property
@@ -77,7 +77,7 @@ class Rounds:
         self.done += 1
 
     def until(self, enough: float) -> Program[Score]:
-        """Returns the score, sampled until its standard error is `enough` nats or all is spent."""
+        """Runs rounds until the standard error is `enough` nats or less, or the budget is spent."""
         while True:
             yield from self.next()
             score = self.score()
@@ -90,7 +90,7 @@ class Rounds:
         if place < len(rules) - 1:
             logs = yield from rule_logs(part, rules[place], order)
             return as_cubature(self.estimator).from_rule(rules[place], logs), logs
-        # All of the block's budget: what it is without rounds.
+        # The last round: the score of the full budget, as without rounds.
         score = yield from self.estimator.estimate(part, self.noise[number])
         if score.stderr == 0:
             return score, None
@@ -103,8 +103,9 @@ class Rounds:
     def lead(self, other: Rounds, length: float, other_length: float) -> tuple[float, Error]:
         """Returns by how much this score per length exceeds that of `other` (nats), with its error.
 
-        Canvases of one length that have run as many rounds read the same patterns, so the spread of
-        their differences tells the error. Others are taken for independent.
+        Two canvases of equal length read the same patterns in equally many rounds. The error then
+        comes from the differences of their log-probabilities. Other errors are assumed to be
+        independent.
         """
         mine, theirs = self.score(), other.score()
         gap = mine.logprob / length - theirs.logprob / other_length
@@ -125,15 +126,15 @@ class Rounds:
 def race(
     choices: Sequence[Rounds], lengths: Sequence[float] | None, error_rate: float
 ) -> Program[None]:
-    """Runs the rounds of a question's choices until the best one is settled.
+    """Runs the rounds of a question's choices until the best one is separated from the others.
 
     Args:
         choices: two or more.
-        lengths: if given, the order by score per length must be settled too.
-        error_rate: probability that it ends on a choice that is not the best.
+        lengths: if given, the best choice by score per length must be separated too.
+        error_rate: maximum probability that it ends on a choice that is not the best.
     """
     orders = [[1.0] * len(choices)] + ([] if lengths is None else [list(lengths)])
-    # nothing is left to settle after the last round
+    # the last round needs no test, since nothing runs after it
     looks = max(1, max(choice.total for choice in choices) - 1)
     alpha = error_rate / (looks * (len(choices) - 1) * len(orders))
     running = list(range(len(choices)))

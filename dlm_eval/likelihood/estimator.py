@@ -1,10 +1,11 @@
-"""What an estimator is: a frozen dataclass.
+"""The base classes of estimators, and how to parse and describe one.
 
-Its fields are its settings, its methods estimate the likelihood of a target.
+An estimator is a frozen dataclass. Its fields are its settings. Its `estimate` method estimates the
+likelihood of a target.
 
 To add one, write a subclass with a name; docs/adding-an-estimator.md has an example. The subclass
-registers itself. No torch is imported here or in the modules of the estimators: the command line
-lists them.
+registers itself. Neither this module nor those of the estimators import torch, so that the command
+line lists estimators quickly.
 
 Shape letters: n = open tokens of a canvas.
 """
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
     from dlm_eval.models.denoiser import Denoiser
     from dlm_eval.rng import Noise
 
-KINDS = ("exact", "lower bound", "upper bound", "score")  # a sum has the last of its parts' kinds
+KINDS = ("exact", "lower bound", "upper bound", "score")  # a sum has the last kind of its parts
 MAX_FORWARDS = 128  # default budget
-MOST_FORWARDS = 2**20  # all patterns of a text are in memory at once; a larger number is a mistake
-ERROR_RATE = 0.05  # at which a question counts as settled under `precision`
+MOST_FORWARDS = 2**20  # all patterns of a text are in memory at once
+ERROR_RATE = 0.05  # of early stopping of a question under `precision`
 
 ESTIMATORS: Registry[Estimator] = Registry(
     "estimator",
@@ -56,9 +57,9 @@ ESTIMATORS: Registry[Estimator] = Registry(
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds on a log-likelihood, each with its error, and the interval that holds it at 95 %.
+    """Bounds on a log-likelihood with their errors, and its 95 % interval (`bracket`).
 
-    All in nats; None if there is no such bound.
+    All are in nats. None means that there is no such bound.
     """
 
     lower: float
@@ -81,9 +82,9 @@ class Estimator:
     A subclass declares its settings with `option`, sets `kind` and `cost`, and defines `estimate`.
 
     Attributes:
-        name: what `--estimator` takes.
-        kind: of its scores: 'exact', 'lower bound', 'upper bound' or 'score'.
-        cost: forwards for n open tokens, in words.
+        name: its name for `--estimator`.
+        kind: kind of its scores: 'exact', 'lower bound', 'upper bound' or 'score'.
+        cost: number of forwards for n open tokens, in words.
     """
 
     name: ClassVar[str] = ""
@@ -110,19 +111,19 @@ class Estimator:
     # -- what a subclass defines -------------------------------------------------------------------
 
     def estimate(self, target: Target, noise: Noise) -> Program[Score]:
-        """Returns the program that estimates the likelihood of `target` (at least one token).
+        """Returns the program that estimates the likelihood of `target`.
 
         Args:
-            target: n tokens, which some rows hide; `yield from target.measure(hidden, read)` runs
-                rows.
+            target: n tokens, at least one. `yield from target.measure(hidden, read)` runs forwards
+                that hide some of them.
             noise: random numbers of the canvas. The choices of a question share them.
         """
         raise NotImplementedError
 
     def check_model(self, model: Denoiser) -> None:
-        """Raises UserError if this estimator has no answer for `model`.
+        """Raises UserError if this estimator does not support `model`.
 
-        By default, models that mask tokens have one.
+        By default, models that mask tokens are supported.
         """
         if model.process != "absorbing":
             raise UserError(
@@ -134,7 +135,7 @@ class Estimator:
         """Returns the canvas that is scored in place of `canvas`."""
         return canvas
 
-    # -- what other code asks ----------------------------------------------------------------------
+    # -- what other code calls ---------------------------------------------------------------------
 
     @property
     def guidance(self) -> float:
@@ -143,7 +144,7 @@ class Estimator:
 
     @property
     def error_rate(self) -> float | None:
-        """The error probability at which a question counts as settled.
+        """The error probability at which sampling of a question stops.
 
         None if all choices get the whole budget.
         """
@@ -151,15 +152,15 @@ class Estimator:
 
     @property
     def needs_question(self) -> bool:
-        """Whether it was asked to stop as soon as the best choice of a question is settled."""
+        """Whether it needs all choices of a question at once, to stop when the best is known."""
         return False
 
     def without_question(self) -> Self:
-        """Returns the estimator for a text that is no choice of a question."""
+        """Returns the estimator for a text that is not a choice of a question."""
         return self
 
     def enough(self, n: int) -> float | None:
-        """Returns the standard error (nats) at which a text of n tokens ends.
+        """Returns the standard error (nats) at which sampling of a text of n tokens stops.
 
         None if it gets the whole budget.
         """
@@ -168,16 +169,16 @@ class Estimator:
     def share(self, blocks: int) -> Self:
         """Returns the estimator of one of `blocks` blocks of a canvas.
 
-        It has its share of the forwards and spends all.
+        It has an equal share of the forwards and does not stop early.
         """
         return self
 
     def budget(self, n: int) -> int:
-        """Returns the forwards for n open tokens if nothing ends early."""
+        """Returns the number of forwards for n open tokens without early stopping."""
         return min(MAX_FORWARDS, (1 << min(n, 20)) - 1)
 
     def identity(self) -> dict[str, Any]:
-        """Returns what can change an answer: name, settings, digest of a source from elsewhere."""
+        """Returns all that can change an answer: name, settings, source digest of a plug-in."""
         source = source_digest(type(self))
         return {
             "name": self.name,
@@ -194,14 +195,17 @@ class Estimator:
         bounds: Bounds | None = None,
         echo: tuple[float, ...] = (),
     ) -> Score:
-        """Returns the score of an estimate. Under guidance it is no bound.
+        """Returns the score of an estimate. Under guidance its kind is 'score', not a bound.
 
         Args:
             logprob: the estimate, nats.
             error: its Monte Carlo error.
-            kind: of this score, if it is not that of the class.
-            bounds: on the log-likelihood; by default those that follow from the kind.
-            echo: for correlations with the errors of other choices (mc_error.py).
+            kind: kind of this score, if it differs from that of the class.
+            bounds: bounds on the log-likelihood; by default those that follow from the kind.
+            echo: determines correlations with the errors of other choices (mc_error.py).
+
+        Raises:
+            SampleError: the estimate is NaN.
         """
         if math.isnan(logprob):
             raise SampleError(f"estimator {self.name}: the estimate is NaN")
@@ -238,7 +242,7 @@ class Estimator:
 
 @dataclass(frozen=True, kw_only=True)
 class Guided(Estimator):
-    """An estimator that classifier-free guidance goes with."""
+    """An estimator that supports classifier-free guidance."""
 
     cfg_scale: float = option(
         0.0,
@@ -253,7 +257,7 @@ class Guided(Estimator):
 
 @dataclass(frozen=True, kw_only=True)
 class Budgeted(Estimator):
-    """An estimator that spends a number of forwards."""
+    """An estimator with a budget of forwards."""
 
     max_forwards: int = option(
         MAX_FORWARDS, least=1, most=MOST_FORWARDS, help="forwards per canvas at most"
@@ -325,14 +329,11 @@ def parse_estimator(text: str, extra: Mapping[str, Any] | None = None) -> Estima
     """Returns the estimator of "name,k=v,...".
 
     Args:
-        text: what the user wrote: a name, or `path/to/file.py:Class`, with settings; they win over
-            `extra`.
-        extra: further settings by name. `max_forwards` is ignored by estimators whose cost is
-            fixed.
+        text: a name or `path/to/file.py:Class`, with settings. These override `extra`.
+        extra: further settings by name. Estimators of fixed cost ignore `max_forwards`.
 
     Raises:
-        UserError: an unknown estimator, a setting that it does not have (with the nearest one), or
-            a bad value.
+        UserError: an unknown estimator or setting (with the nearest name), or a bad value.
     """
     name, _, rest = (part.strip() for part in text.strip().partition(","))
     setting = f"--estimator {name}"
@@ -345,7 +346,7 @@ def parse_estimator(text: str, extra: Mapping[str, Any] | None = None) -> Estima
 
 
 def about(cls: type[Estimator]) -> str:
-    """Returns what an estimator is, in one line: the first of its docstring."""
+    """Returns the first line of an estimator's docstring."""
     return cleandoc(cls.__doc__ or "").partition("\n")[0].removesuffix(".")
 
 

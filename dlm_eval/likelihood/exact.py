@@ -1,7 +1,7 @@
-"""Enumeration: every mask pattern of n tokens gives the evidence lower bound (ELBO) without noise.
+"""Enumeration: all mask patterns of n tokens give the evidence lower bound (ELBO) without noise.
 
-From the same forwards comes the exact likelihood of the sampler that reveals the open tokens one at
-a time in a uniformly random order. With S the tokens revealed so far,
+The same forwards give the exact likelihood of the sampler that reveals the open tokens one at a
+time in a uniformly random order. With S the set of tokens revealed so far,
 
     f(S) = mean over i not in S of p(x_i | x_S) f(S + i),   f(all) = 1,   and the text's likelihood is f(nothing).
 
@@ -42,7 +42,7 @@ class Exact(Guided, name="exact"):
     )
 
     def estimate(self, target: Target, noise: Noise) -> Program[Score]:
-        """Returns the ELBO with the likelihood as bounds beside it (or the other way round)."""
+        """Returns the ELBO (or the likelihood), with the likelihood as lower and upper bound."""
         plan = all_patterns(target.n)
         logs = yield from target.measure(plan.hidden, plan.hidden)
         likelihood = sampler_log_likelihood(logs)
@@ -53,7 +53,7 @@ class Exact(Guided, name="exact"):
 
 
 def all_patterns(n: int) -> Plan:
-    """Returns every pattern once, weight 1 / (k C(n, k)) at size k: the ELBO without noise."""
+    """Returns the plan of all patterns, weight 1 / (k C(n, k)) at size k: the noiseless ELBO."""
     if n > MAX_EXACT:
         raise SampleError(
             f"exact needs 2^{n}-1 forwards for {n} open tokens; it is allowed up to {MAX_EXACT}: "
@@ -65,14 +65,14 @@ def all_patterns(n: int) -> Plan:
 
 
 def enumerated(estimator: Guided, target: Target, noise: Noise) -> Program[Score]:
-    """Returns the score of all patterns under the estimator's name and with its kind."""
+    """Returns the score by enumeration, with the name and kind of `estimator`."""
     found = yield from Exact(cfg_scale=estimator.cfg_scale).estimate(target, noise)
     kind = "score" if estimator.cfg_scale else estimator.kind
     return replace(found, kind=kind, estimator=estimator.name)
 
 
 def as_estimator(found: Program[Score], estimator: Estimator) -> Program[Score]:
-    """Returns the score of another estimator's program under the name of `estimator`."""
+    """Returns the score of another estimator's program, with the name of `estimator`."""
     return replace((yield from found), estimator=estimator.name)
 
 
@@ -80,13 +80,13 @@ def sampler_log_likelihood(logs: Floats) -> float:
     """Returns log f(nothing), nats.
 
     Args:
-        logs: [2^n - 1, n] log p(x_i | all but the pattern), rows in the order of `subsets` without
-            its first (empty) one; nan if not hidden.
+        logs: [2^n - 1, n] log p(x_i | tokens that the pattern shows), rows in the order of
+            `subsets` without its first (empty) pattern; nan if not hidden.
     """
     n = logs.shape[1]
     hidden = subsets(n)
     sizes = hidden.sum(1)
-    log_f = np.zeros(2**n)  # by what is still hidden; nothing hidden: f = 1
+    log_f = np.zeros(2**n)  # by the hidden set; f = 1 for the empty one
     for size in range(1, n + 1):
         rows = np.flatnonzero(sizes == size)
         after = rows[:, None] & ~(1 << np.arange(n))  # hidden once token i is revealed

@@ -1,7 +1,7 @@
-"""Estimators that are a plan of mask patterns with a weight for every token that is read.
+"""Estimators that are a plan of mask patterns, with a weight for every token that is read.
 
-For a model that masks tokens, with n open tokens and l(i, M) = log p(x_i | all but M), these are
-one number, the evidence lower bound (ELBO):
+For a model that masks tokens, with n open tokens and l(i, M) = log p(x_i | all but M), three
+expressions equal the evidence lower bound (ELBO):
 
     integral over t of 1/t E_{M ~ Bernoulli(t)} sum_{i in M} l(i, M)         `mask_rate`   (MDLM, arXiv 2406.07524)
     = sum over k = 1..n of 1/k E_{|M| = k} sum_{i in M} l(i, M)              `mask_count`  (LLaDA, arXiv 2502.09992)
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned(Estimator):
-    """An estimator that is a plan of weighted mask patterns: the mean of its replicates."""
+    """An estimator whose value is the mean of the replicates of a plan of mask patterns."""
 
     def plan(self, n: int, noise: Noise) -> Plan:
         """Returns the plan for n open tokens."""
@@ -53,7 +53,7 @@ class Planned(Estimator):
         logs = yield from target.measure(plan.hidden, plan.weight != 0)
         values = plan.replicates(logs)
         error = plan_error(plan, logs)
-        if target.n == 1 and np.ptp(values) == 0:  # there is one pattern, and it was run
+        if target.n == 1 and np.ptp(values) == 0:  # the only pattern has been run
             error = EXACT
         return self.score(
             float(values.mean()), error, echo=echo(deviations(values, plan.stratum), error)
@@ -86,8 +86,8 @@ class MaskCount(MaskSampling, name="mask_count"):
 class MaskRate(MaskSampling, name="mask_rate"):
     """Each token hidden with probability t, t uniform and stratified over (0, 1].
 
-    Patterns that hide nothing say nothing, so only the others are drawn, with weight
-    P(one or more tokens are hidden) / t. Without this the variance is infinite, because of small t.
+    Only patterns that hide at least one token are drawn, with weight
+    P(at least one token is hidden) / t. Without this, small t would make the variance infinite.
     """
 
     def plan(self, n: int, noise: Noise) -> Plan:
@@ -101,7 +101,7 @@ class MaskRate(MaskSampling, name="mask_rate"):
 
 @dataclass(frozen=True, kw_only=True)
 class LeftToRight(Planned, Guided, name="left_to_right"):
-    """Chain rule in reading order: token j read while all from j on are hidden."""
+    """Chain rule in reading order: token j is read while it and all later tokens are hidden."""
 
     kind = "exact"
     cost = "n"
@@ -122,22 +122,22 @@ class Pseudo(Planned, Guided, name="pseudo"):
 
 
 def plan_error(plan: Plan, logs: Floats) -> Error:
-    """Returns the error (nats) of the mean of a plan's replicates, from log-probabilities [R, n]."""
+    """Returns the error (nats) of the mean of the replicates from log-probabilities [R, n]."""
     error = draws_error(plan.replicates(logs), plan.stratum)
     return replace(error, least=choice_deviation(plan, logs)) if error.best else error
 
 
 def choice_deviation(plan: Plan, logs: Floats) -> float:
-    """Returns the standard deviation (nats) that comes from which tokens a pattern hides, given how
-    many, if no token's log-probability depended on the context.
+    """Returns the standard deviation (nats) due to the random choice of hidden tokens, given their
+    number.
 
-    A few patterns can miss an improbable token and then agree with each other. But nearly all
-    patterns together tell how probable each token is, and so how much was left to chance: k of n
-    tokens without replacement, each with weight w, have the variance w^2 k (n - k) / (n - 1) times
-    that of the tokens.
+    It assumes that no token's log-probability depends on the context. A few patterns can all miss
+    an improbable token, so their spread is too small. But together they show almost every token's
+    log-probability, and so the variance between tokens. The weighted sum of k of n tokens, drawn
+    without replacement and with weight w each, has w^2 k (n - k) / (n - 1) times this variance.
 
     Args:
-        plan: patterns whose tokens all have one weight.
+        plan: the patterns; all hidden tokens of a pattern have the same weight.
         logs: [R, n] log-probabilities of hidden tokens, finite.
     """
     n, times = plan.hidden.shape[1], plan.hidden.sum(0)
@@ -159,11 +159,19 @@ def sized_plan(n: int, sizes: Ints, noise: Noise, stream: str) -> Plan:
 
 
 def some_hidden(times: Floats, first: Floats, later: Floats) -> tuple[Bools, Floats]:
-    """Returns patterns [..., n] that hide each token with probability `times` [...], given that
-    they hide one or more, and the probability [...] of that.
+    """Returns patterns that hide at least one token, and the probability of hiding any.
 
-    The first hidden token has a truncated geometric law (its quantiles at the uniforms `first`
-    [...]); the tokens behind it are hidden independently (by the uniforms `later` [..., n]).
+    Each token is hidden with probability t, conditional on at least one hidden token. The index of
+    the first hidden token has a truncated geometric distribution. Later tokens are hidden
+    independently.
+
+    Args:
+        times: [...] probabilities t.
+        first: [...] uniforms for the first hidden token.
+        later: [..., n] uniforms for the tokens after it.
+
+    Returns:
+        Patterns [..., n], and the probability [...] that at least one token is hidden.
     """
     places = np.arange(later.shape[-1])
     with np.errstate(divide="ignore"):  # times of 1: log 0 = -inf, and the first token is hidden

@@ -1,10 +1,10 @@
-"""Monte Carlo errors of estimates, and what the errors of two estimates have in common.
+"""Monte Carlo errors of estimates, and the correlations between them.
 
-The choices of a question share their random numbers, so that they err alike. The deviations that a
-standard error comes from are projected on a few random directions, the same for all choices of one
-shape: the *echo* of an estimate. Echoes multiply like the errors. The cosine between two of them is
-an unbiased estimate of the correlation of the deviations, good to 1 / sqrt(DIRECTIONS). Choices of
-different shapes share hardly anything (docs/likelihood-notes.md); their directions differ.
+The choices of a question share their random numbers, so their errors are correlated. The *echo* of
+an estimate is a random projection of the deviations from which its standard error is computed. All
+choices of one shape share the directions. The cosine between two echoes is an estimate of the
+correlation of the deviations, with a standard error of about 1 / sqrt(DIRECTIONS). Choices of
+different shapes are hardly correlated (docs/likelihood-notes.md); their directions differ.
 
 Shape letters: P = draws, C = choices.
 """
@@ -21,15 +21,15 @@ import numpy as np
 from dlm_eval.likelihood.patterns import Floats, Ints
 from dlm_eval.uncertainty import EXACT, FEWEST, UNKNOWN, Error
 
-TINY = 1e-9  # of a value's size: smaller spreads are rounding
+TINY = 1e-9  # relative to the values: smaller spreads are rounding errors
 DIRECTIONS = 32
 
 
 def neighbours(count: int) -> Ints:
     """Returns strata of two neighbours each (the last of three if `count` is odd).
 
-    Draws on a grid are one to a stratum, which has no spread; merging neighbours overstates the
-    error a little ("collapsed strata").
+    A grid has one draw per stratum, from which no variance can be estimated. Merging neighbours
+    ("collapsed strata") overstates the error a little.
     """
     return np.minimum(np.arange(count) // 2, max(0, count // 2 - 1)).astype(np.int64)
 
@@ -37,14 +37,14 @@ def neighbours(count: int) -> Ints:
 def draws_error(values: Floats, stratum: Ints) -> Error:
     """Returns the Monte Carlo error (nats) of the mean of `values` [P].
 
-    Values of one `stratum` [P] are drawn alike.
+    Values of one `stratum` [P] have the same distribution. The error is
 
-    It is unknown if a stratum has one draw, and if all draws agree: that does not prove that others
-    would. Of fewer than `FEWEST` draws it is rough: known only in sums. An infinite value makes the
-    mean infinite whatever else is drawn: its error is 0. The degrees of freedom are half of
-    Satterthwaite's (with squares of variances that are unbiased for normal draws): draws have
-    longer tails than normal ones, so that their variance is known half as well
-    (docs/likelihood.md).
+    * unknown if a stratum has one draw, or if all draws are equal, since others may differ;
+    * rough (useful only in sums) if there are fewer than `FEWEST` draws;
+    * 0 if a value is infinite, since the mean is then infinite whatever the other values are.
+
+    The degrees of freedom are half of Satterthwaite's, because the draws have longer tails than
+    normal ones (docs/likelihood.md). The squared variances in them are unbiased for normal draws.
     """
     if len(stratum) == 0 or not np.isfinite(values).all():
         return EXACT
@@ -66,9 +66,8 @@ def draws_error(values: Floats, stratum: Ints) -> Error:
 
 
 def deviations(values: Floats, stratum: Ints) -> Floats:
-    """Returns [P] values less the mean of their stratum.
-
-    Zeros if the error is 0 or nothing is drawn.
+    """Returns [P] values minus the mean of their stratum; zeros if nothing is drawn or a value is
+    infinite.
     """
     if len(stratum) == 0 or not np.isfinite(values).all():
         return np.zeros(len(values))
@@ -78,14 +77,14 @@ def deviations(values: Floats, stratum: Ints) -> Floats:
 
 
 def echo(deviations: Floats, error: Error) -> tuple[float, ...]:
-    """Returns the echo of an estimate, as long as its standard error.
+    """Returns the echo of an estimate; its norm is the standard error.
 
-    Nothing if that is 0 or unknown.
+    It is empty if the standard error is 0 or unknown.
 
     Args:
-        deviations: of the values that the estimate is made of, in an order that the choices of a
+        deviations: deviations of the values in the estimate, in an order that the choices of a
             question share.
-        error: of the estimate.
+        error: error of the estimate.
     """
     if not error.best:
         return ()
@@ -101,15 +100,16 @@ def _directions(shape: tuple[int, ...]) -> Floats:
 
 
 def added(echoes: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
-    """Returns the echo of a sum; nothing if no part has one."""
+    """Returns the echo of a sum; empty if no part has one."""
     known = [one for one in echoes if one]
     return tuple(float(x) for x in np.sum(known, 0)) if known else ()
 
 
 def correlations(echoes: Sequence[tuple[float, ...]]) -> list[list[float]] | None:
-    """Returns [C, C] correlations of the errors of choices.
+    """Returns the correlations [C, C] of the errors of choices, or None if fewer than two have an
+    echo.
 
-    0 beside one without an echo; None if fewer than two have one.
+    A choice without an echo has correlation 0 with the others.
     """
     if sum(map(bool, echoes)) < 2:
         return None

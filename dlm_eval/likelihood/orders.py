@@ -1,10 +1,11 @@
-"""Chains: random orders in which the tokens are revealed, each token scored as it appears.
+"""Random orders for chains, and the estimates, errors and bounds that chains give.
 
-A chain scores every token exactly once, which removes the largest noise of the other estimators
-(tokens of very different loss that enter a varying number of times). An order and its reverse put
-each token at context sizes j and n-1-j and put every other token before it exactly once: whatever
-depends linearly on the context cancels. Orders come from one uniform per position, so that choices
-of different length share them.
+A chain reveals the tokens in a random order and scores each one as it appears. It scores every
+token exactly once. This removes the largest noise of other estimators, in which tokens of very
+different loss enter a varying number of times. In an order and its reverse, a token has contexts of
+j and n-1-j tokens, and every other token is in exactly one of the two contexts. Effects that are
+linear in the context therefore cancel. Orders come from one uniform per position, so that choices
+of different lengths share them.
 
 Shape letters: n = open tokens, P = orders.
 """
@@ -20,22 +21,23 @@ from dlm_eval.likelihood.patterns import Bools, Floats, Ints
 from dlm_eval.rng import Noise
 from dlm_eval.uncertainty import EXACT, LEVEL, UNKNOWN, Error, half_width, student
 
-# For an upper end: draws that tell how far they may be off, and the standard deviation (nats) up to
-# which they differ little.
+# An upper end needs at least KNOWN draws, with a standard deviation of at most LITTLE nats.
 KNOWN, LITTLE = 8, 0.5
-FEW = 6  # draws below which an interval does not rest on their spread alone
+FEW = 6  # with fewer draws, an interval does not depend on their spread alone
 
 
 def pair_count(n: int, forwards: int) -> int:
-    """Returns how many antithetic pairs `forwards` pay for (one at least).
+    """Returns how many antithetic pairs fit into `forwards`, at least one.
 
-    The fully masked forward is common to all chains.
+    All chains share the fully masked forward.
     """
     return max(1, (forwards - 1) // (2 * max(1, n - 1)))
 
 
 def population(n: int, antithetic: bool = True) -> int:
-    """Returns how many draws there are: orders of n tokens, or pairs of one and its reverse."""
+    """Returns the number of possible draws: orders of n tokens, or pairs of an order and its
+    reverse.
+    """
     return max(1, math.factorial(n) // 2) if antithetic else math.factorial(n)
 
 
@@ -45,10 +47,10 @@ def random_orders(noise: Noise, n: int, count: int, antithetic: bool = True) -> 
     With `antithetic`, order 2p+1 is the reverse of order 2p.
 
     Args:
-        noise: of the canvas.
+        noise: random numbers of the canvas.
         n: open tokens.
-        count: orders, n! at most.
-        antithetic: pair each with its reverse, and draw pairs without replacement.
+        count: number of orders, at most n!.
+        antithetic: pair each order with its reverse, and draw pairs without replacement.
     """
     draws = math.ceil(count / 2) if antithetic else count
     found: dict[bytes, Ints] = {}
@@ -65,9 +67,9 @@ def random_orders(noise: Noise, n: int, count: int, antithetic: bool = True) -> 
 
 
 def chain_patterns(orders: Ints) -> tuple[Bools, Bools]:
-    """Returns hidden and read [P * n, n].
+    """Returns which tokens each step hides and which it reads, both [P * n, n].
 
-    Step j of an order hides what is not revealed yet and reads what comes next.
+    Step j of an order hides the tokens not revealed yet and reads the next one.
     """
     ranks = orders.argsort(1)
     steps = np.arange(orders.shape[1])[:, None]
@@ -83,12 +85,12 @@ def log_mean_exp(values: Floats) -> float:
 
 
 def log_mean_exp_error(values: Floats, group: Ints, draws: int) -> Error:
-    """Returns the error (nats) of `log_mean_exp(values)`: the relative one of the mean.
+    """Returns the error (nats) of `log_mean_exp(values)`: the relative error of the mean.
 
     Args:
         values: [P] log-likelihoods of orders, nats.
-        group: [P] which draw each belongs to.
-        draws: how many different ones there are.
+        group: [P] the draw that each order belongs to.
+        draws: number of different draws that exist.
     """
     top = float(values.max())
     if math.isinf(top):
@@ -98,11 +100,13 @@ def log_mean_exp_error(values: Floats, group: Ints, draws: int) -> Error:
 
 
 def mean_error(values: Floats, group: Ints, draws: int) -> Error:
-    """Returns the error of the mean of `values` [P], drawn without replacement from `draws` draws.
+    """Returns the error of the mean of `values` [P], from draws without replacement.
 
-    Values are P orders in draws `group` [P].
-
-    A last draw of one order alone counts half.
+    Args:
+        values: [P] a value of each order.
+        group: [P] the draw that each order belongs to. A last draw may have one order without its
+            reverse; it counts half.
+        draws: number of different draws that exist.
     """
     if not np.isfinite(values).all():
         return EXACT
@@ -116,15 +120,15 @@ def mean_error(values: Floats, group: Ints, draws: int) -> Error:
 
 
 def steps_deviation(steps: Floats, orders: Ints) -> float:
-    """Returns the standard deviation (nats) of the mean log-likelihood of P orders, as it would be
-    if steps were independent of each other.
+    """Returns the standard deviation (nats) of the mean log-likelihood of P orders if steps were
+    independent.
 
-    A few draws agree by chance if what one token gains from its context has two values, say. Each
-    token's variance is that about its line over the places in the order.
+    A few draws can agree by chance, for example if a token's gain from its context has only two
+    values. A token's variance is that of its residuals from a line over its places in the orders.
 
     Args:
         steps: [P, n] log-likelihoods along each order, nats.
-        orders: [P, n] which token is revealed at each step.
+        orders: [P, n] the token that each step reveals.
     """
     count = len(orders)
     if count < 3 or not np.isfinite(steps).all():
@@ -137,19 +141,21 @@ def steps_deviation(steps: Floats, orders: Ints) -> float:
 
 
 def bracket(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[float, float]:
-    """Returns what holds log p at 95 % (docs/likelihood.md: simulated), nats.
+    """Returns the 95 % interval of log p, nats (simulated in docs/likelihood.md).
 
-    The low end is what an unbiased estimate of p exceeds in one draw of forty at most (Markov's
-    inequality), for any model. From `KNOWN` draws on it is that of Student's interval for the mean
-    of exp(chain) where this is higher. No sample excludes that rare orders carry most of p: the
-    high end is what no text exceeds, unless `KNOWN` draws or more differ little; then thrice the
-    margin of that interval, or of Cox's for a log-normal mean.
+    The low end holds for any model: by Markov's inequality, an unbiased estimate of p exceeds 40 p
+    with a probability of at most 1/40. With `KNOWN` draws or more, it is the low end of Student's
+    interval for the mean of exp(chain) if this is higher.
+
+    The high end is `certain`, since rare orders may carry most of p in any sample. If there are
+    `KNOWN` draws or more and they differ little (`LITTLE`), it is the estimate plus three times the
+    margin of Student's interval, or of Cox's for a log-normal mean if this is larger.
 
     Args:
         chains: [P] log-likelihoods of the orders, nats.
         group: [P] group numbers from 0.
-        draws: how many different groups there are.
-        certain: what log p does not exceed.
+        draws: number of different groups that exist.
+        certain: upper bound on log p, nats.
     """
     middle = log_mean_exp(chains)
     low, count = middle + math.log((1 - LEVEL) / 2), int(group.max()) + 1
@@ -172,21 +178,21 @@ def tangent_bound(
 ) -> tuple[float, Error] | None:
     """Returns TUBE, an unbiased estimate of an upper bound on log p, and its error.
 
-    None with fewer than two groups.
+    None if there are fewer than two groups.
 
     For any psi > 0, log p <= log psi - 1 + p / psi, and p is the mean of exp(chain) over orders
-    (arXiv 2605.24292). Each group's own chains estimate p, against a psi from all the other groups'
-    (which must not depend on it: an order and its reverse are one group). Groups are drawn without
-    replacement, so p is estimated from both: what the others have of all groups, and this one for
-    the rest. A psi that is too small costs exponentially, one that is too large linearly; so psi is
-    the mean of a log-normal p with the others' mean and variance where that is larger, up to what
-    is certain.
+    (arXiv 2605.24292). For each group, psi comes from the chains of all other groups, so it does
+    not depend on the group's own chains (an order and its reverse are one group). Groups are drawn
+    without replacement, so the estimate of p is a weighted mean: the other groups have their share
+    of all groups as weight, and the group itself has the rest. A psi that is too small costs
+    exponentially, one that is too large only linearly. So psi is the larger of the others' mean of
+    exp(chain) and the mean of a log-normal with the others' mean and variance (at most `certain`).
 
     Args:
         chains: [P] log-likelihoods of the orders, nats.
         group: [P] group numbers from 0.
-        draws: how many different groups there are.
-        certain: what log p does not exceed.
+        draws: number of different groups that exist.
+        certain: upper bound on log p, nats.
     """
     count = int(group.max()) + 1 if len(group) else 0
     if count < 2:
@@ -211,12 +217,11 @@ def tangent_bound(
 
 
 def upper_bound(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[float, Error]:
-    """Returns the tangent bound with its error.
+    """Returns the tangent bound with its error, or `certain` if that is the better choice.
 
-    Where it is known to be off by more than a nat, or is no better, the certain one.
-
-    The mean of the tangent bound of a long tail is made by draws of many nats that hardly any
-    sample has.
+    It returns `certain` if the tangent bound is not below it, or has a standard error above 1 nat.
+    If the distribution has a long tail, rare draws of many nats dominate the mean of the tangent
+    bound, and hardly any sample has one.
     """
     tangent = tangent_bound(chains, group, draws, certain)
     if tangent is None or tangent[0] >= certain or (tangent[1].stderr or 0.0) > 1:

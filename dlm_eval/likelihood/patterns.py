@@ -1,4 +1,4 @@
-"""Mask patterns: which open tokens a forward hides, and plans that weigh what it reads there.
+"""Mask patterns, which say what open tokens a forward hides, and plans that weight what it reads.
 
 Shape letters: n = open tokens, R = mask patterns, P = replicates.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-MAX_EXACT = 14  # open tokens whose patterns are enumerated at most: 2^14 - 1 rows
+MAX_EXACT = 14  # maximum number of open tokens that are enumerated: 2^14 - 1 rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +27,9 @@ class Plan:
     Attributes:
         hidden: [R, n] which tokens each pattern hides.
         weight: [R, n] weight of each log-probability (0.0 if it is not read).
-        replicate: [R] which replicate a pattern belongs to.
-        stratum: [P] replicates with one number are drawn alike; the standard error comes from their
-            spread. Empty if nothing is drawn.
+        replicate: [R] the replicate that each pattern belongs to.
+        stratum: [P] a number for each replicate. Replicates with the same number have the same
+            distribution, and the standard error comes from their spread. Empty if nothing is drawn.
     """
 
     hidden: Bools
@@ -47,7 +47,7 @@ class Plan:
     def replicates(self, logs: Floats) -> Floats:
         """Returns the [P] values of the replicates from log-probabilities [R, n].
 
-        A token that is not read never turns 0 * -inf into nan.
+        Tokens that are not read are left out, since 0 * -inf would be nan.
         """
         terms = np.where(
             self.weight != 0, self.weight * np.where(self.weight != 0, logs, 0.0), 0.0
@@ -72,20 +72,20 @@ def enumerable(n: int, forwards: int) -> bool:
 
 
 def uniforms(noise: Noise, stream: str, count: int, n: int) -> Floats:
-    """Returns [count, n] uniforms in [0, 1), one row a draw."""
+    """Returns uniforms [count, n] in [0, 1), one row per draw."""
     return np.stack([noise.uniforms(stream, draw, n) for draw in range(count)])
 
 
 def smallest(uniforms: Floats, sizes: Ints) -> Bools:
-    """Returns [R, n] true at the `sizes` [R] smallest of each row of `uniforms` [R, n].
+    """Returns [R, n] bool, true at the `sizes` [R] smallest entries of each row of `uniforms`.
 
-    Rows of different n but equal noise choose alike among the positions they share, which couples
-    the choices of a question.
+    Rows of different n but equal noise order their common positions alike. This correlates the
+    choices of a question.
     """
     ranks = uniforms.argsort(1).argsort(1)
     return np.asarray(ranks < sizes[:, None])
 
 
 def grid_sizes(n: int, count: int, shift: float) -> Ints:
-    """Returns [count] sizes in 1..n on a systematic grid: each one uniform, all of them even."""
+    """Returns [count] sizes in 1..n on a systematic grid; each one alone is uniform."""
     return np.floor(n * (np.arange(count) + shift) / count).astype(np.int64).clip(0, n - 1) + 1

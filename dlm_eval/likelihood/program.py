@@ -1,8 +1,7 @@
 """`score`: the likelihoods of canvases.
 
-A canvas is checked, cut into blocks, estimated, and its blocks are added up.
-
-Beside an estimate stands lm-eval's `is_greedy`, if it is asked for.
+A program checks a canvas, splits it into blocks, estimates each block, and adds up their scores. On
+request it also computes lm-eval's `is_greedy`.
 """
 
 from __future__ import annotations
@@ -39,23 +38,23 @@ def score(
     """Returns the score of each canvas: log-probability of its open tokens given the rest (nats).
 
     Args:
-        model: a denoiser of `dlm_eval.load_model`.
-        canvases: what to score. Canvases of one key (the choices of a question) share their random
-            numbers.
+        model: a denoiser from `dlm_eval.load_model`.
+        canvases: what to score. Canvases with the same key (the choices of a question) share their
+            random numbers.
         estimator: "name" or "name,k=v,..." (`dlm-eval ls estimators` lists them),
             "path/to/file.py:Class", or an instance.
-        max_forwards: forwards per canvas at most, of an estimator that is given by name.
-        seed: of the random numbers, which depend on it and on the canvas alone.
-        greedy: also tell whether the target is what the model itself would have written.
-        engine: runs the rows; its `cost` then tells what they were.
+        max_forwards: maximum forwards per canvas, if the estimator is given by name.
+        seed: seed of the random numbers, which depend only on it and on the canvas.
+        greedy: also compute whether the model itself would have written the target.
+        engine: runs the rows; its `cost` counts them.
         batch_tokens: padded tokens in a batch, if no engine is given.
-        on_done: called with (index, outcome) as each canvas ends.
+        on_done: called with (index, outcome) when a canvas ends.
         **options: further settings of the estimator, by name.
 
     Raises:
         UserError: unknown estimator or setting, a model without masked likelihood, blank positions.
-        SampleError: a canvas that cannot be scored, by its index (`score_outcomes` goes on
-            instead).
+        SampleError: a canvas cannot be scored; the message has its index. `score_outcomes`
+            continues instead.
     """
     if not isinstance(estimator, Estimator):
         estimator = parse_estimator(estimator, {"max_forwards": max_forwards, **options})
@@ -83,7 +82,7 @@ def score_outcomes(
     greedy: bool = False,
     on_done: Callable[[int, Outcome[Score]], None] | None = None,
 ) -> list[Outcome[Score]]:
-    """Returns the outcome of each canvas in their order: a score or the error of that sample."""
+    """Returns the outcome of each canvas, in order: its score or its error."""
     found: dict[int, Outcome[Score]] = {}
 
     def keep(index: int, answer: Score | SampleError, seconds: float) -> None:
@@ -126,7 +125,7 @@ def score_outcomes(
 
 
 def _questions(canvases: Sequence[Canvas]) -> list[list[int]]:
-    """Returns which canvases one program answers: those of one key, the choices of a question."""
+    """Returns groups of canvases (by index) with the same key: the choices of a question."""
     groups: dict[str, list[int]] = {}
     for index, canvas in enumerate(canvases):
         groups.setdefault(canvas.key or f"#{index}", []).append(index)
@@ -145,16 +144,16 @@ def score_program(
     """Returns the program that scores `canvas`.
 
     Args:
-        model: for its ids and attention; the engine runs it.
-        canvas: the question. No open token: log-likelihood 0 at no cost.
-        estimator: of the likelihood.
-        noise: random numbers of the question; its choices should share them.
-        greedy: also tell whether the model itself, unmasking by confidence, would have written the
-            target (ends at the first other token).
+        model: gives ids and attention; the engine runs it.
+        canvas: what to score. Without open tokens the log-likelihood is 0, without a forward.
+        estimator: the estimator.
+        noise: random numbers of the canvas; the choices of a question should share them.
+        greedy: also compute whether the model itself, unmasking by confidence, would have written
+            the target (this ends at the first token that differs).
 
     Raises:
-        UserError: a model that the estimator has no answer for, or a canvas without truth.
-        SampleError: in the program: a canvas that this model cannot score, NaN.
+        UserError: the estimator does not support the model, or the canvas has blank positions.
+        SampleError: in the program: the model cannot score the canvas, or it returned NaN.
     """
     estimator.check_model(model)
     if estimator.needs_question:
@@ -200,7 +199,7 @@ def _score(
 
 
 def _estimate(parts: Sequence[Target], estimator: Estimator, noise: Noise) -> Program[Score]:
-    """Returns the program that estimates the blocks' summed log-likelihood within one budget."""
+    """Returns the program that estimates the sum of the blocks' log-likelihoods in one budget."""
     enough = estimator.enough(sum(part.n for part in parts))
     if enough is not None:
         assert isinstance(estimator, EarlyStopping)
@@ -214,7 +213,10 @@ def _estimate(parts: Sequence[Target], estimator: Estimator, noise: Noise) -> Pr
 
 
 def _checked(program: Program[Score], estimator: Estimator) -> Program[Score]:
-    """Returns the program, whose answer has to be a score."""
+    """Returns the program's answer.
+
+    Raises SampleError if it is not a score.
+    """
     found = yield from program
     if not isinstance(found, Score):
         raise SampleError(
@@ -247,21 +249,21 @@ def question_program(
 ) -> Program[list[Score]]:
     """Returns the program that scores the choices of one question.
 
-    With an error rate, it ends once the best one is settled.
+    If the estimator has an error rate, the program ends when the best choice is known.
 
     Args:
-        model: for its ids and attention.
+        model: gives ids and attention.
         canvases: the choices.
-        estimator: of the likelihood.
-        noise: random numbers of the question, common to its choices.
-        greedy: also tell for each choice whether the model would have written it.
-        lengths: what `acc_norm` divides each choice's score by; if given, the order by score per
-            length must be settled too.
+        estimator: the estimator.
+        noise: random numbers of the question, shared by its choices.
+        greedy: also compute for each choice whether the model would have written it.
+        lengths: divisors of each choice's score in `acc_norm`; if given, the best choice by score
+            per length must be known too.
 
     Raises:
-        UserError: a model that the estimator has no answer for, a canvas without truth, lengths
-            that do not match.
-        SampleError: in the program: a choice that this model cannot score; the question then has no
+        UserError: the estimator does not support the model, a canvas has blank positions, or
+            `lengths` does not match.
+        SampleError: in the program: the model cannot score a choice; the question then has no
             answer.
     """
     estimator.check_model(model)
@@ -298,7 +300,7 @@ def _settled(
     ]
     assert estimator.error_rate is not None
     raced: Program[Any] = race(choices, lengths, estimator.error_rate)
-    # Beside the race, so that what both ask for runs once.
+    # At the same time as the race, so that rows that both need run once.
     asked = [_greedy(choice.parts) for choice in choices] if greedy else []
     _, *found = yield from together([raced, *asked])
     sames: Sequence[bool | None] = found if greedy else [None] * len(choices)

@@ -1,7 +1,7 @@
-"""What an estimator sees of a canvas: n tokens to score, and rows in which some of them are hidden.
+"""The view of a canvas for an estimator: n tokens to score, and rows that hide some of them.
 
-What is hidden is told by booleans, never by comparing ids: for some models the mask is an ordinary
-word, which natural text contains.
+Booleans say which tokens are hidden, never a comparison of ids: for some models the mask is an
+ordinary word, which natural text contains.
 
 Shape letters: L = positions of the row, n = open tokens, R = mask patterns.
 """
@@ -35,18 +35,18 @@ class Target:
     """The n tokens to score.
 
     Attributes:
-        tokens: [L] ids of the text as it ends up.
+        tokens: [L] ids of the whole text.
         places: [n] positions of the tokens to score, ascending.
-        mask_id: what a hidden position holds.
-        unguided: [L] bool, true if the unconditional twin of classifier-free guidance shows the
-            mask; None without guidance.
+        mask_id: id at hidden positions.
+        unguided: [L] bool, true at positions that are masked in the unconditional sequence of
+            classifier-free guidance; None without guidance.
         guidance: factor f of guided logits u + f (c - u).
-        model: for estimators that ask it for more than log-probabilities.
+        model: for estimators that need more of it than log-probabilities.
         known: log-probabilities read so far: pattern -> [n] nats (nan if not read).
-        past: positions from the left that no pattern hides or changes (a block-causal model's
-            blocks before this one), so that they are run once.
-        memory: keys and values of the past.
-        asked: distinct sequences that rows were made of -> the passes of each.
+        past: number of positions, from the left, that no pattern changes (earlier blocks of a
+            block-causal model). They run once.
+        memory: KV cache of these positions.
+        asked: distinct sequences of the rows so far -> forward passes of each.
     """
 
     tokens: Ints
@@ -78,15 +78,15 @@ class Target:
         head: Callable[..., Any] | None = None,
         time: float = 0.0,
     ) -> ForwardRow:
-        """Returns the row in which the tokens `hidden` [n] show the mask, and counts it as asked.
+        """Returns the row in which the tokens `hidden` are masked, and counts it in `asked`.
 
         Args:
-            hidden: [n] which tokens show the mask.
-            read: [n] which ones to read.
-            reader: what to read there.
+            hidden: [n] bool, tokens to mask.
+            read: [n] bool, tokens to read.
+            reader: computes the outputs from their logits.
             payload: the reader's input for each token to read; by default their ids.
-            head: method of the model that answers; None for `logits`.
-            time: noise level that the model is told.
+            head: method of the model to call; None for `logits`.
+            time: noise level passed to the model.
         """
         tokens = self.tokens.copy()
         tokens[self.places[hidden]] = self.mask_id
@@ -100,17 +100,20 @@ class Target:
 
     @property
     def rows(self) -> int:
-        """Forward passes of the distinct sequences so far."""
+        """Number of forward passes of the distinct sequences so far."""
         return sum(self.asked.values())
 
     def measure(self, hidden: Bools, read: Bools) -> Program[Floats]:
         """Returns log p(true token) [R, n] in nats under each mask pattern, nan if not read.
 
-        What is known is not run again.
+        Values that are in `known` are not computed again.
 
         Args:
-            hidden: [R, n] which tokens each pattern hides.
-            read: [R, n] which of them to read. Patterns with nothing to read cost nothing.
+            hidden: [R, n] bool, tokens that each pattern hides.
+            read: [R, n] bool, tokens to read. A pattern with nothing to read needs no forward.
+
+        Raises:
+            SampleError: a wrong shape or dtype, or the model returned NaN.
         """
         for what, patterns in (("hidden", hidden), ("read", read)):
             if patterns.dtype != bool or patterns.shape != (len(hidden), self.n):
@@ -143,9 +146,9 @@ class Target:
         return np.where(read, found, np.nan)
 
     def _ask(self, rows: list[ForwardRow]) -> Program[list[Output]]:
-        """Returns the outputs of patterns.
+        """Returns the outputs of `rows`.
 
-        Of several the first runs the past, and the others remember it.
+        If there are several, the first runs the past and the others use its KV cache.
         """
         outputs: list[Output] = []
         if self.past and not len(self.memory.tokens) and len(rows) > 1:
@@ -160,9 +163,9 @@ class Target:
 
 
 def check_canvas(model: Denoiser, canvas: Canvas) -> SampleError | None:
-    """Returns why `model` cannot score `canvas`, or None.
+    """Returns the error if `model` cannot score `canvas`, else None.
 
-    Raises UserError if the canvas has no truth.
+    Raises UserError if the canvas has blank positions.
     """
     if BLANK in canvas.tokens:
         raise UserError(
@@ -185,9 +188,9 @@ def check_canvas(model: Denoiser, canvas: Canvas) -> SampleError | None:
 def targets(model: Denoiser, canvas: Canvas, cfg_scale: float = 0.0) -> list[Target]:
     """Returns the targets whose log-likelihoods add up to that of `canvas`.
 
-    One for a model with full attention. For a block-causal one, a target per block (aligned to
-    absolute positions) with open tokens: the past is clean and the future absent, as when the model
-    writes (BD3LM, arXiv 2503.09573).
+    A model with full attention has one target. A block-causal model has one for each block with
+    open tokens (blocks are aligned to absolute positions). Earlier blocks are clean and later ones
+    absent, as in generation (BD3LM, arXiv 2503.09573).
     """
     tokens, is_open = np.asarray(canvas.tokens, dtype=np.int64), np.asarray(canvas.open, dtype=bool)
     places = np.flatnonzero(is_open)
@@ -208,15 +211,15 @@ def _target(
 ) -> Target:
     if not cfg_scale:
         return Target(tokens, places, model.mask_id, model=model, past=_past(model, places))
-    # The unconditional twin masks the context: all that is not open, but for a BOS that the model
-    # cannot do without.
+    # The unconditional sequence masks the context: all positions that are not open, except a BOS
+    # that the model needs.
     context = ~is_open
     context[:1] &= not model.needs_bos
     return Target(tokens, places, model.mask_id, context, cfg_scale + 1.0, model)
 
 
 def _past(model: Denoiser, places: Ints) -> int:
-    """Returns how many positions before `places` no row changes: they are run once."""
+    """Returns the number of positions, from the left, that no row changes; they run once."""
     if model.attention != "block":
         return 0
     knowing = caching(model)
@@ -229,8 +232,8 @@ def _past(model: Denoiser, places: Ints) -> int:
 def block_noise(noise: Noise, blocks: int) -> list[Noise]:
     """Returns the random numbers of each block of a canvas.
 
-    Blocks that hid the same places and sizes would err together, and their errors would not add in
-    squares.
+    If all blocks had the same random numbers, their errors would be correlated and their variances
+    would not add up.
     """
     return [noise, *(Noise(digest(noise.key, "block", number)) for number in range(1, blocks))]
 
@@ -260,11 +263,11 @@ def merge(scores: Sequence[Score]) -> Score:
 
 
 def _lower_end(scores: Sequence[Score]) -> tuple[Error, float | None]:
-    """Returns the error of the sum of lower bounds, and the low end that holds the log-likelihood.
+    """Returns the error of the sum of lower bounds, and the low end of the interval of the sum.
 
-    A bound that is the score itself errs as the score does: such errors are pooled. Of the others
-    the low ends are added, which hold together if each of them does: errors of blocks, being
-    independent, add up to less.
+    If a bound is the score itself, it has the error of the score, and such errors are pooled. The
+    low ends of the other bounds are added. This is conservative, since errors of independent blocks
+    add up to less.
     """
     itself = [s.upper is None and s.lower is not None and s.lower == s.logprob for s in scores]
     pooled = [s for s, same in zip(scores, itself, strict=True) if same]
@@ -278,6 +281,6 @@ def _lower_end(scores: Sequence[Score]) -> tuple[Error, float | None]:
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
-    """Returns the sum, None as soon as one is."""
+    """Returns the sum, or None if a value is None."""
     known = list(values)
     return None if None in known else sum(value for value in known if value is not None)

@@ -1,4 +1,4 @@
-"""Long texts as windows: every token scored once, with the most context that fits."""
+"""Splits long texts into windows that score every token once, with as much context as fits."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ def windows(
 ) -> list[Canvas]:
     """Returns canvases whose log-likelihoods add up to that of the text (chain rule over windows).
 
-    The first window scores as many tokens as fit; each later one scores the next `stride` tokens
-    after the most past that fits beside them. The last one scores what is left. The future of a
-    window is absent: a likelihood must not condition on it.
+    The first window scores as many tokens as fit. Each later one scores the next `stride` tokens,
+    after as much of the past as fits. The last one scores the rest. A window has no tokens after
+    those that it scores, since a likelihood must not condition on the future.
 
     Args:
         tokens: ids of the whole text.
-        max_length: positions that a window can hold.
-        stride: tokens scored per later window; None for `max_length - given` (fewest windows: later
-            ones begin without a past).
-        given: leading tokens (such as BOS) that are not scored; every window begins with them.
+        max_length: maximum number of positions of a window.
+        stride: tokens scored by each later window; None for `max_length - given` (the fewest
+            windows; later ones then have no past).
+        given: number of leading tokens (such as BOS) that are not scored; every window begins with
+            them.
         key: identity for random numbers; each window appends its number.
 
     Raises:
-        UserError: a stride below 1 or beyond what fits.
+        UserError: the stride is below 1 or too large for a window.
     """
     head, body = tuple(tokens[:given]), tuple(tokens[given:])
     room = max_length - len(head)

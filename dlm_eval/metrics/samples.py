@@ -1,13 +1,13 @@
-"""Quality of sampled text where there is no right answer: how a judge scores it, and how varied it
-is, always both.
+"""Quality of sampled text without a right answer: a judge's likelihood, and diversity.
 
-A sampler that repeats itself reaches the best generative perplexity (arXiv 2606.08417), so it never
-stands alone here. All counts (entropy, distinct, Zipf, length) are of the judge's tokens, so that
-models with different vocabularies compare; self-BLEU has sacrebleu's words.
+A sampler that repeats itself reaches the best generative perplexity (arXiv 2606.08417), so
+perplexity is always reported together with diversity. All counts (entropy, distinct, Zipf, length)
+are of the judge's tokens, so that models with different vocabularies are comparable. Self-BLEU uses
+sacrebleu's words.
 
-The judge is any causal language model of transformers. What can be wrong with its name or files
-shows when it is found, before anything is generated; its weights are loaded when the first text is
-read. The task classes that bring the judge are in harness/infill.py.
+The judge is any causal language model of transformers. `find_judge` checks its name and files
+before anything is generated. Its weights are loaded when the first text is read. The task classes
+that pass the judge are in harness/infill.py.
 
 Shape letters: L = tokens of a window.
 """
@@ -26,8 +26,11 @@ from dlm_eval.errors import UserError
 if TYPE_CHECKING:
     from dlm_eval.models.loading import CheckpointFiles
 
-RIVALS = 63  # other samples that self-BLEU compares one with; more would raise it, so it is a fixed number
-RANKS = 5000  # most frequent tokens that the Zipf coefficient is fitted on (Holtzman et al. 2020, arXiv 1904.09751)
+# References of each sample in self-BLEU. The number is fixed, since more references raise the score.
+RIVALS = 63
+# Number of most frequent tokens in the fit of the Zipf coefficient (Holtzman et al. 2020, arXiv
+# 1904.09751).
+RANKS = 5000
 
 
 class Part(float):
@@ -47,7 +50,9 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], judge: Judge
     """Returns all metrics of one sample; corpus metrics as `Part`, for the aggregations below.
 
     Args:
-        doc: `prefix` is what the sample continues; `truth` the original text, if any.
+        doc: `prefix` is the context of the sample; `truth` is the original text, if any.
+        results: the sample.
+        judge: the model that scores it.
     """
     text = results[0]
     reading = judge.read(doc["prefix"], text)
@@ -77,7 +82,7 @@ def _nats_per_token(reading: Reading) -> float:
 
 
 def perplexity(items: Sequence[tuple[float, int]]) -> float:
-    """Returns exp of the mean negative log-likelihood per token of all samples; NaN if none."""
+    """Returns exp of the mean negative log-likelihood per token of all samples; NaN without any."""
     tokens = sum(count for _, count in items)
     if not tokens:
         return math.nan
@@ -98,7 +103,7 @@ def entropy_bits(parts: Sequence[Part]) -> float:
 
 
 def distinct(parts: Sequence[Part], n: int) -> float:
-    """Returns the share of different n-grams, a fraction (Li et al. 2016, arXiv 1510.03055)."""
+    """Returns the fraction of n-grams that are distinct (Li et al. 2016, arXiv 1510.03055)."""
     grams = [part.tokens[i : i + n] for part in parts for i in range(len(part.tokens) - n + 1)]
     return len(set(grams)) / len(grams) if grams else math.nan
 
@@ -119,9 +124,9 @@ def distinct_3(parts: Sequence[Part]) -> float:
 
 
 def self_bleu(parts: Sequence[Part]) -> float:
-    """Returns the mean BLEU-4 (0 to 100, sacrebleu) of each sample against the next `RIVALS` others.
+    """Returns the mean BLEU-4 (0 to 100, sacrebleu) of each sample against the next `RIVALS`.
 
-    Zhu et al. 2018, arXiv 1802.01886.
+    See Zhu et al. 2018, arXiv 1802.01886.
     """
     from sacrebleu.metrics import BLEU
 
@@ -138,7 +143,7 @@ def self_bleu(parts: Sequence[Part]) -> float:
 
 
 def zipf(parts: Sequence[Part]) -> float:
-    """Returns the exponent s of frequency ~ rank^-s, by least squares in logarithms (natural text: 1)."""
+    """Returns the exponent s of frequency ~ rank^-s, by log-log least squares (natural text: 1)."""
     import numpy as np
     from scipy.stats import linregress
 
@@ -167,7 +172,7 @@ def nothing(*, n_samples: Any = 64, **_: Any) -> dict[str, Any]:
     """Returns ``{"test": Dataset}`` of documents without text, one for each sample to draw.
 
     Raises:
-        UserError: a number that is not one.
+        UserError: `n_samples` is not a whole number of at least 1.
     """
     import datasets
 
@@ -178,11 +183,11 @@ def nothing(*, n_samples: Any = 64, **_: Any) -> dict[str, Any]:
 
 
 def passages(*, n_samples: Any = 64, words: int = 32, **_: Any) -> dict[str, Any]:
-    """Returns ``{"test": Dataset}`` of passages of the wikitext-2 test pages: `prefix`, `truth` and
-    `suffix`, so many words each.
+    """Returns ``{"test": Dataset}`` of passages of the wikitext-2 test pages, with `prefix`,
+    `truth` and `suffix` of `words` words each.
 
-    Paragraphs that are long enough are taken at even distances; lm-eval's detokenizer makes them
-    plain text.
+    The passages are evenly spaced among the paragraphs that are long enough. lm-eval's detokenizer
+    makes them plain text.
     """
     import datasets
     from lm_eval.tasks.wikitext.preprocess_wikitext import wikitext_detokenizer
@@ -221,10 +226,10 @@ def _count(value: Any) -> int:
 
 @dataclass(frozen=True)
 class Reading:
-    """A text as the judge reads it.
+    """The judge's tokens and log-likelihood of a text.
 
     Attributes:
-        tokens: ids of the text, context left out.
+        tokens: ids of the text, without its context.
         logprob: log-likelihood of the text given its context, nats.
     """
 
@@ -245,14 +250,14 @@ class Judge:
     device: str
 
     def read(self, context: str, text: str) -> Reading:
-        """Returns `text` in the judge's tokens with its log-likelihood behind `context` (nats).
+        """Returns the judge's tokens of `text` and their log-likelihood after `context` (nats).
 
-        The whole is encoded at once; a token across the boundary belongs to the text. The judge's
-        BOS (or, without one, its end-of-text token) is in front, so every token of a text without
-        context is scored too.
+        Context and text are encoded together. A token across the boundary belongs to the text. The
+        judge's BOS (or its end-of-text token, if it has no BOS) precedes them, so that the first
+        token of a text without context is scored too.
 
         Raises:
-            SampleError: its tokenizer fails on the text.
+            SampleError: the judge's tokenizer fails on the text.
         """
         from dlm_eval.models.tokenizer import text_ids
 
@@ -286,15 +291,16 @@ class Judge:
 
 
 def find_judge(name: str, device: str = "auto") -> Judge:
-    """Returns the judge of that name, its files on this machine (fetched from the hub where
-    needed), its weights not yet loaded.
+    """Returns the judge `name` with its files on this machine, but without loading its weights.
+
+    The files are downloaded from the Hub if necessary.
 
     Args:
         name: hub id, checkpoint folder, or 'asset:NAME' for a packaged one.
         device: auto (cuda if there is one), cpu, cuda:1, ...
 
     Raises:
-        UserError: it cannot be found, or is no causal language model that transformers knows.
+        UserError: it is not found, or it is not a causal language model known to transformers.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -342,7 +348,7 @@ def _begin(folder: CheckpointFiles) -> int:
 
 @functools.lru_cache(maxsize=1)
 def _model(judge: Judge) -> Any:
-    """Returns the network in eval mode; float32 on a CPU, else as its config says."""
+    """Returns the network in eval mode, in float32 on a CPU, else in the dtype of its config."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from dlm_eval.models.loading import read_config

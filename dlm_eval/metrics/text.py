@@ -1,24 +1,23 @@
 """Generated text compared with references: SQuAD, TriviaQA, GSM8K*, LAMBADA, ROCStories.
 
-TriviaQA, closed book: three ways in which papers count an answer as right.
+TriviaQA (closed book) has three metrics from papers:
 
-* ``exact_match``: lm-eval's rule: equal to an alias, case and punctuation aside.
-* ``alias_match``: DiffuLLaMA's (arXiv 2410.17891): a normalised alias is anywhere in the
+* ``exact_match`` (lm-eval): the answer equals an alias, ignoring case and punctuation.
+* ``alias_match`` (DiffuLLaMA, arXiv 2410.17891): a normalised alias is a substring of the
   normalised answer.
-* ``f1``: overlap of tokens with the best alias (Rajpurkar et al. 2016, section 6.1).
+* ``f1`` (Rajpurkar et al. 2016, section 6.1): overlap of tokens with the best alias.
 
 SQuAD's metrics (Rajpurkar et al. 2016, section 6.1; Rajpurkar, Jia and Liang 2018) have the names
-that lm-eval's tasks call them by: transformers 4 had them as
-`transformers.data.metrics.squad_metrics`; transformers 5 has not, and xquad, coqa, record and
-others import them from there.
+of `transformers.data.metrics.squad_metrics`. xquad, coqa, record and other tasks of lm-eval import
+them from there, but transformers 5 no longer has this module.
 
-GSM8K* is GSM8K in the symbolic form that DiffuGPT and DiffuLLaMA are finetuned on (arXiv
-2410.17891, table 1). The model writes equations only, ``<<16-3-4=9>> <<9*2=18>> #### 18``. The
-scorer gives the published figures on the outputs that the authors released: 815 (DiffuGPT-M) and
-832 (DiffuLLaMA) of 1319.
+GSM8K* is GSM8K in the symbolic form on which DiffuGPT and DiffuLLaMA are finetuned (arXiv
+2410.17891, table 1). The model writes only equations, ``<<16-3-4=9>> <<9*2=18>> #### 18``. On the
+outputs that the authors released, the scorer gives the published numbers: 815 (DiffuGPT-M) and 832
+(DiffuLLaMA) of 1319.
 
-LAMBADA is in the form of the DiffuLLaMA paper (appendix B.3): write the last word of a passage.
-ROCStories infilling has the ROUGE of the written third sentence, by the rouge-score library.
+LAMBADA follows the DiffuLLaMA paper (appendix B.3): the model writes the last word of a passage.
+ROCStories infilling is scored by the ROUGE of the third sentence (rouge-score library).
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize(text: str) -> str:
-    """Returns text in lower case without punctuation, articles, surplus spaces (SQuAD's)."""
+    """Returns the text in lower case without punctuation, articles and extra spaces, as SQuAD does."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split())
 
 
 def aliases(doc: dict[str, Any]) -> list[str]:
-    """Returns the normalised aliases that are not empty: the data set's own column if any."""
+    """Returns the non-empty normalised aliases, from the data set's own column if it has one."""
     answer = doc["answer"]
     found = answer.get("normalized_aliases") or [normalize(alias) for alias in answer["aliases"]]
-    return [alias for alias in found if alias]  # an empty one would stand in every answer
+    return [alias for alias in found if alias]  # an empty one would match every answer
 
 
 def alias_match(answer: str, normalized_aliases: Sequence[str]) -> float:
@@ -53,24 +52,24 @@ def alias_match(answer: str, normalized_aliases: Sequence[str]) -> float:
 
 
 def token_f1(answer: str, alias: str) -> float:
-    """Returns the harmonic mean of precision and recall of the normalised tokens, a fraction."""
+    """Returns the harmonic mean of precision and recall of the normalised tokens (0 to 1)."""
     written, wanted = normalize(answer).split(), normalize(alias).split()
     common = sum((Counter(written) & Counter(wanted)).values())
     return 2 * common / (len(written) + len(wanted)) if common else 0.0
 
 
 def exact_match(answer: str, aliases: Sequence[str]) -> float:
-    """Returns 1.0 if the answer is an alias, case and punctuation aside.
+    """Returns 1.0 if the answer equals an alias, ignoring case and punctuation, else 0.0.
 
-    The rule of lm-eval's ``exact_match``, whose arrays of fixed width cut a text that grows in
-    lower case ("İdris").
+    This is the rule of lm-eval's ``exact_match``. lm-eval's arrays of fixed width, however, truncate
+    a text that is longer in lower case ("İdris").
     """
     written = answer.strip().lower().translate(NO_PUNCTUATION)
     return float(any(written == alias.lower().translate(NO_PUNCTUATION) for alias in aliases))
 
 
 def trivia_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Returns the three metrics of one answer, fractions."""
+    """Returns the three metrics of one answer, each from 0 to 1."""
     answer, wanted = results[0], aliases(doc)
     return {
         "exact_match": exact_match(answer, doc["answer"]["aliases"]),
@@ -80,12 +79,12 @@ def trivia_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, flo
 
 
 def first_2000(docs: Any) -> Any:
-    """Returns the questions that the DiffuLLaMA paper uses: the first two thousand."""
+    """Returns the first two thousand questions, as in the DiffuLLaMA paper."""
     return docs.select(range(min(2000, len(docs))))
 
 
 def normalize_answer(s: str) -> str:
-    """Returns the text in lower case without punctuation, English articles and surplus spaces."""
+    """Returns the text in lower case without punctuation, English articles and extra spaces."""
     return normalize(s)
 
 
@@ -100,7 +99,7 @@ def compute_exact(a_gold: str, a_pred: str) -> int:
 
 
 def compute_f1(a_gold: str, a_pred: str) -> float:
-    """Returns the F1 of words, a fraction; if one has no words, 1 if both have none, else 0."""
+    """Returns the F1 of words (0 to 1). If one text has no words: 1 if both have none, else 0."""
     gold, written = get_tokens(a_gold), get_tokens(a_pred)
     if not gold or not written:
         return float(gold == written)
@@ -108,12 +107,12 @@ def compute_f1(a_gold: str, a_pred: str) -> float:
 
 
 def symbolic_answer(text: str) -> str:
-    """Returns what follows the last ``####`` (if none, the whole text), without commas."""
+    """Returns the text after the last ``####`` (the whole text without one), without commas."""
     return text.rpartition("####")[2].strip().replace(",", "")
 
 
 def gsm8k_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Returns whether the answer that was written is, as a string, the document's answer."""
+    """Returns whether the written answer equals the document's answer as a string."""
     return {"exact_match": float(symbolic_answer(results[0]) == symbolic_answer(doc["answer"]))}
 
 
@@ -127,7 +126,7 @@ KINDS = ("rouge1", "rouge2", "rougeL")
 
 @functools.lru_cache(maxsize=1)
 def _scorer() -> Any:
-    # imports nltk: a second that only this task should pay
+    # imported here, since it imports nltk, which takes a second
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(list(KINDS), use_stemmer=False)
@@ -136,9 +135,8 @@ def _scorer() -> Any:
 def rouge(reference: str, written: str) -> dict[str, float]:
     """Returns the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, times 100, without stemming.
 
-    The mean over documents is what HF evaluate's ``rouge`` estimates (its aggregator prints the
-    median of a thousand unseeded bootstrap means, which wanders by a few hundredths around the
-    mean).
+    HF evaluate's ``rouge`` estimates the mean over documents by the median of a thousand bootstrap
+    means. It has no seed, so it differs from the mean by a few hundredths.
     """
     return {
         kind: 100 * score.fmeasure for kind, score in _scorer().score(reference, written).items()
@@ -146,10 +144,10 @@ def rouge(reference: str, written: str) -> dict[str, float]:
 
 
 def rocstories_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Returns the three ROUGE scores of the sentence written between the second and the fourth."""
+    """Returns the three ROUGE scores of the written third sentence."""
     return rouge(doc["input_sentence_3"], results[0])
 
 
 def first_1000(docs: Any) -> Any:
-    """Returns the stories that the papers use: the first thousand."""
+    """Returns the first thousand stories, as in the papers."""
     return docs.select(range(min(1000, len(docs))))

@@ -1,4 +1,4 @@
-"""Which mask patterns a cubature rule runs: how many of each size, and which sets.
+"""The mask patterns of a cubature rule: how many of each size, and which sets.
 
 Shape letters: n = open tokens, K = forwards, R = mask patterns, z = hidden tokens of a pattern
 (1..n).
@@ -14,7 +14,7 @@ import numpy as np
 from dlm_eval.likelihood.cubature.prior import GAIN, kernel
 from dlm_eval.likelihood.patterns import Bools, Floats, Ints
 
-SWEEPS = 10  # of exchanges over all patterns; hardly a design gets better after them
+SWEEPS = 10  # maximum passes of exchanges over all patterns; more rarely improve a design
 TOO_CLOSE = 1e9  # energy of two equal patterns
 
 
@@ -23,8 +23,8 @@ def narrow_cells(n: int, forwards: int) -> list[int]:
 
     They are a quarter, a half and three quarters of an equal share, rounded down, at least 1.
 
-    The weights of a pattern add up to the width of its cell. One that hides a token or two would
-    give them weights far above 1, for the other patterns to undo.
+    The weights of a pattern add up to the width of its cell. In a cell of full width, a pattern
+    that hides one or two tokens would get weights far above 1, which inflate the variance.
     """
     return [
         max(1, quarters * n // (4 * forwards)) for quarters in range(1, min(3, forwards // 4) + 1)
@@ -32,7 +32,7 @@ def narrow_cells(n: int, forwards: int) -> list[int]:
 
 
 def variants(n: int, forwards: int) -> int:
-    """Returns how many choices of sizes there are, each equally likely (one if every size fits)."""
+    """Returns the number of equally likely choices of sizes (1 if every size fits)."""
     if forwards >= n:
         return 1
     narrow = narrow_cells(n, forwards)
@@ -41,7 +41,7 @@ def variants(n: int, forwards: int) -> int:
 
 
 def size_counts(n: int, forwards: int, variant: int) -> Ints:
-    """Returns [n] how many patterns hide z = 1..n tokens."""
+    """Returns [n] the number of patterns that hide z = 1..n tokens."""
     if forwards >= n:
         return allotted(
             n, forwards, np.array([min(math.comb(n, z), forwards) for z in range(1, n + 1)])
@@ -50,7 +50,7 @@ def size_counts(n: int, forwards: int, variant: int) -> Ints:
 
 
 def size_totals(n: int, forwards: int, variant: int) -> Floats:
-    """Returns [n] what the weights of the patterns of each size add up to.
+    """Returns [n] the sum of the weights of all patterns of each size.
 
     The mean over the variants is 1.
     """
@@ -63,9 +63,9 @@ def size_totals(n: int, forwards: int, variant: int) -> Floats:
 def _cells(n: int, forwards: int, variant: int) -> tuple[Ints, Floats]:
     """Returns [K] the size drawn in each cell of 1..n, largest first, and [K] the cells' widths.
 
-    All draw at the same offset, mirrored in every other cell: within a cell every size is equally
-    likely, and a trend within two neighbouring cells of one width cancels. All but the narrow ones
-    are equally wide.
+    All cells draw at the same offset, mirrored in every other cell. Within a cell every size is
+    equally likely, and a trend over two neighbouring cells of equal width cancels. All cells but
+    the narrow ones are equally wide.
     """
     narrow = narrow_cells(n, forwards)
     cells = forwards - len(narrow)
@@ -76,15 +76,16 @@ def _cells(n: int, forwards: int, variant: int) -> tuple[Ints, Floats]:
 
 
 def allotted(n: int, forwards: int, most: Ints, least: Ints | None = None) -> Ints:
-    """Returns [n] patterns per size: one each, every further one where it lowers the variance most.
+    """Returns [n] the number of patterns per size.
 
-    The mean of z log-probabilities has a variance in proportion to 1/z, and to how much is hidden.
+    Each size gets one. Every further pattern goes to the size at which it lowers the variance most.
+    The variance of the mean of z log-probabilities is modelled as exp(GAIN z / n) / z.
 
     Args:
         n: open tokens.
-        forwards: patterns in all, at least one a size.
-        most: [n] patterns that there are of each size.
-        least: [n] patterns that are taken anyway.
+        forwards: number of patterns, at least one per size.
+        most: [n] maximum number of patterns of each size.
+        least: [n] minimum number of patterns of each size.
     """
     z = np.arange(1, n + 1)
     variance = np.exp(GAIN * z / n) / z
@@ -101,7 +102,7 @@ def allotted(n: int, forwards: int, most: Ints, least: Ints | None = None) -> In
 def draw_sets(n: int, counts: Ints, rng: np.random.Generator) -> Bools:
     """Returns [sum of counts, n] distinct patterns.
 
-    Within a size, tokens are hidden equally often as far as can be.
+    Within a size, tokens are hidden as equally often as possible.
     """
     rows: list[Bools] = []
     for size, count in zip(range(1, n + 1), counts.tolist(), strict=True):
@@ -114,7 +115,7 @@ def draw_sets(n: int, counts: Ints, rng: np.random.Generator) -> Bools:
 
 
 def _balanced(n: int, size: int, count: int, rng: np.random.Generator) -> list[Bools]:
-    """Returns `count` distinct random sets of `size`, each of the tokens that were used least."""
+    """Returns `count` distinct random sets of `size` tokens; each prefers tokens used least."""
     used = np.zeros(n)
     found: dict[bytes, Bools] = {}
     restless = 0.0
@@ -122,7 +123,7 @@ def _balanced(n: int, size: int, count: int, rng: np.random.Generator) -> list[B
         chosen = np.argsort(used + (1 + restless) * rng.random(n), kind="stable")[:size]
         pattern = np.isin(np.arange(n), chosen)
         if pattern.tobytes() in found:
-            restless += 0.25  # look further afield when the balanced sets are used up
+            restless += 0.25  # more randomness, since the balanced sets are used up
             continue
         found[pattern.tobytes()] = pattern
         used[chosen] += 1
@@ -130,18 +131,18 @@ def _balanced(n: int, size: int, count: int, rng: np.random.Generator) -> list[B
 
 
 def spread_out(hidden: Bools, weight: Floats) -> Bools:
-    """Returns patterns of the same sizes that differ from each other as far as can be.
+    """Returns patterns of the same sizes that differ from each other as much as possible.
 
-    Exchanges of a hidden and a shown token within a pattern lower the energy of charges that repel
-    each other,
+    It exchanges a hidden and a shown token of a pattern while this lowers the energy
 
-        sum over pairs r, s of weight_r weight_s kernel(r, s)    (kernel: prior.py),
+        sum over pairs r, s of weight_r weight_s kernel(r, s)    (kernel: prior.py).
 
-    which is the variance of the weighted mean of a function of the pattern that all tokens share.
+    The energy is the variance of the weighted mean of a function of the pattern that all tokens
+    share.
 
     Args:
         hidden: [R, n] distinct patterns.
-        weight: [R] of a pattern in the estimate.
+        weight: [R] weight of each pattern in the estimate.
     """
     hidden = hidden.copy()
     for _ in range(SWEEPS):
@@ -151,7 +152,7 @@ def spread_out(hidden: Bools, weight: Floats) -> Bools:
 
 
 def _exchange(hidden: Bools, weight: Floats, r: int) -> bool:
-    """Makes the best exchange in pattern r, if any lowers the energy; returns whether one did."""
+    """Makes the best exchange in pattern r if it lowers the energy; returns whether it did."""
     taken, shown = np.flatnonzero(hidden[r]), np.flatnonzero(~hidden[r])
     if not len(shown):
         return False
@@ -164,7 +165,7 @@ def _exchange(hidden: Bools, weight: Floats, r: int) -> bool:
             distance <= 0
         )
 
-    # Only patterns that tell the two tokens apart notice: they move two places away, or two nearer.
+    # The distance to another pattern changes, by +2 or -2, only if it hides just one of the two.
     away, nearer = energy(apart + 2) - energy(apart), energy(apart - 2) - energy(apart)
     away[r] = nearer[r] = 0.0
     out, into = inside[:, taken], inside[:, shown]

@@ -1,4 +1,4 @@
-"""What is kept of rules: as many as fit a number of bytes, for a task needs few of them often."""
+"""A cache of cubature rules, limited in bytes. A task needs few different rules, but often."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 T = TypeVar("T")
-MOST = 2**29  # bytes in a process; a rule of 128 forwards takes about 3 MB
+MOST = 2**29  # maximum bytes in a process; a rule of 128 forwards takes about 3 MB
 
 
 class Kept:
-    """Objects by key; those that were not asked for the longest go first.
+    """A cache of objects by key that evicts the least recently used ones first.
 
     Attributes:
-        most: bytes of arrays that are kept (a single object may be larger).
-        bytes: that are kept now.
+        most: maximum bytes of the arrays in all objects (a single object may be larger).
+        bytes: their bytes now.
     """
 
     def __init__(self, most: int) -> None:
@@ -26,7 +26,7 @@ class Kept:
         self._found: dict[Hashable, tuple[Any, int]] = {}
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Returns the object of `key`, made if it is not kept."""
+        """Returns the object of `key`; calls `make` if it is not in the cache."""
         entry = self._found.pop(key, None)
         if entry is None:
             made = make()

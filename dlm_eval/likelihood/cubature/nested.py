@@ -1,15 +1,16 @@
-"""Cubature in rounds that extend each other: the patterns of a rule, run a part at a time.
+"""Cubature in rounds: the patterns of a rule are run in parts.
 
-A round adds patterns to those of the rounds before, and all of them are weighed anew as one rule.
-The last round has all patterns and the weights of the full rule, so a canvas that runs to the end
-has the very score that it would have without rounds.
+Each round adds patterns to those of earlier rounds and computes new weights for all of them. The
+last round has all patterns and the weights of the full rule. A canvas that runs all rounds
+therefore has exactly the score that it would have without rounds.
 
-A part stays unbiased by systematic sampling. The sizes lie on a line, the largest first, each as
-long as its weights add up to in the full rule (1 on average). Cells divide the line, a point is
-drawn in each, and the size that it hits gets one pattern, and the width of the cell as the sum of
-its weights: on average, over the draws, just its own length. The next round has these points and
-their mirror images within their cells, which are draws of cells half as wide. As soon as there are
-as many forwards as sizes, every size has its own total.
+Systematic sampling keeps a part unbiased. The sizes are intervals on a line, the largest size
+first. The length of an interval is the sum of the weights of its size in the full rule (1 on
+average). Cells divide the line, and a point is drawn in each cell. The size at the point gets one
+pattern, and the width of the cell is added to the sum of its weights. The expected sum of weights
+is thus the length of the interval. The next round adds the mirror image of each point within its
+cell; all points are then draws of cells half as wide. If there are at least as many forwards as
+sizes, every size has the sum of weights of the full rule.
 
 Shape letters: n = open tokens, R = mask patterns.
 """
@@ -28,13 +29,14 @@ from dlm_eval.likelihood.cubature.rule import Rule, drawn, rule, weighed
 from dlm_eval.likelihood.patterns import Bools, Floats, Ints
 from dlm_eval.rng import Noise
 
-FIRST = 8  # forwards of the first round: fewer hardly know their own error
+FIRST = 8  # forwards of the first round; the standard error is unreliable below this
 
 
 def budgets(n: int, forwards: int) -> list[int]:
-    """Returns the forwards run by the end of each round.
+    """Returns the total forwards by the end of each round.
 
-    8, doubled as long as the full rule has at least half as many again, then the full rule's.
+    They are `FIRST`, doubled while the full rule has at least 1.5 times as many, and at last those
+    of the full rule.
     """
     full = min(forwards, 2 ** min(n, 30) - 1)
     found: list[int] = []
@@ -46,7 +48,7 @@ def budgets(n: int, forwards: int) -> list[int]:
 def nested(n: int, forwards: int, noise: Noise) -> tuple[list[Rule], Ints]:
     """Returns the rules of a canvas after each round, and the order [n] of its tokens.
 
-    Each rule has the patterns of the one before. For the order see `relabelled`.
+    Each rule contains the patterns of the one before. `relabelled` explains the order.
     """
     most = min(forwards, 2 ** min(n, 30) - 1)
     variant, order = drawn(n, most, noise)
@@ -61,7 +63,7 @@ class Parts:
 
     Attributes:
         full: the rule.
-        name: its tokens, forwards and variant.
+        name: its number of tokens, forwards and variant.
     """
 
     full: Rule
@@ -77,19 +79,16 @@ class Parts:
         self.order = in_order(self.full.hidden)
 
     def rules(self, forwards: int, offset: float) -> list[Rule]:
-        """Returns the rules after each round.
-
-        `offset` in [0, 1) says where in their cells the points lie.
-        """
+        """Returns the rule after each round; `offset` in [0, 1) is that of the points in cells."""
         return [
             *(self._rule(counts, totals) for counts, totals in self.shares(forwards, offset)),
             self.full,
         ]
 
     def shares(self, forwards: int, offset: float) -> Iterator[tuple[Ints, Floats]]:
-        """Yields for each round but the last, by size [n], the patterns and their summed weights."""
+        """Yields, for each round but the last, [n] patterns and [n] sum of weights of each size."""
         n = len(self.most)
-        ends = np.cumsum(self.totals[::-1])  # of the pieces of the line, largest size first
+        ends = np.cumsum(self.totals[::-1])  # of the intervals, largest size first
         fewest = np.zeros(n, dtype=np.int64)
         for points, widths in cells(n, budgets(n, forwards)[:-1], offset):
             totals = self.totals
@@ -113,12 +112,11 @@ class Parts:
 
 
 def cells(n: int, forwards: list[int], offset: float) -> Iterator[tuple[Floats, Floats]]:
-    """Yields for each of `forwards` that many points on the line [0, n], and their cells' widths.
+    """Yields, for each number in `forwards`, that many points on [0, n] and their cells' widths.
 
-    Each of `forwards` is twice the one before.
-
-    Points of neighbouring cells mirror each other, so that a trend along the line cancels. Cells at
-    the end, the smallest sizes, are narrower (design.py).
+    Each number in `forwards` is twice the one before. Points of neighbouring cells mirror each
+    other, so that a trend along the line cancels. Cells at the end, which has the smallest sizes,
+    are narrower (design.py).
     """
     if not forwards:
         return
@@ -136,9 +134,9 @@ def cells(n: int, forwards: list[int], offset: float) -> Iterator[tuple[Floats, 
 
 
 def in_order(hidden: Bools) -> list[Ints]:
-    """Returns the patterns of each size, so ordered that the first few of all sizes are far apart.
+    """Returns the patterns of each size, ordered so that the first ones of all sizes differ most.
 
-    The distance is the kernel of prior.py.
+    The kernel of prior.py measures their similarity.
     """
     n = hidden.shape[1]
     sizes = hidden.sum(1)

@@ -1,15 +1,15 @@
 """The prior: how log p(x_i | x_S) is assumed to vary with the revealed set S.
 
-The prior is a Gaussian process that treats all tokens alike: l(S, i) and l(T, j) are independent
-for i != j, and for one token
+The prior is a Gaussian process that treats all tokens alike. With l(S, i) = log p(x_i | x_S),
+l(S, i) and l(T, j) are independent for i != j. For one token
 
     cov(l(S, i), l(T, i)) = LEVEL + SLOPE s t + SHARED |S and T| / (n-1) + kernel(S, T) + NUGGET [S = T]
     kernel(S, T) = exp(-DECAY |S xor T| / n - GAIN (|S| + |T|) / 2n)
 
-with s, t the sizes scaled to -1..1. In words: tokens differ in level and in how much context helps
-them; each revealed token helps a little; similar contexts say similar things, and the more is
-revealed, the less the rest matters; what is left is noise. It steers variance only: a rule built on
-it is unbiased whatever the model does (cubature.py).
+with s, t the sizes scaled to -1..1. The terms model, in order: the level of a token; how much
+context helps it; a small effect of each revealed token; similar log-probabilities in similar
+contexts, with variations that shrink as more is revealed; and noise. The prior affects only the
+variance of a rule. A rule is unbiased for every model (rule.py).
 
 Shape letters: n = open tokens, R = mask patterns, Q = quadrature nodes.
 """
@@ -25,8 +25,8 @@ import numpy as np
 from dlm_eval.likelihood.patterns import Bools, Floats
 
 LEVEL, SLOPE, SHARED, DECAY, GAIN, NUGGET = 3.0, 0.3, 0.3, 6.0, 2.0, 0.1
-# Found by scan on enumerated canvases of a trained model; docs/likelihood.md says how little they
-# matter.
+# Found by a scan on enumerated canvases of a trained model. docs/likelihood.md shows that they
+# matter little.
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class Covariances:
 
     Attributes:
         among: [R, R] between patterns, without the nugget.
-        mean: [R] with the token's mean over all contexts (the part of the ELBO that is its own).
-        variance: of that mean.
+        mean: [R] between patterns and the token's mean over all contexts (its part of the ELBO).
+        variance: variance of that mean.
     """
 
     among: Floats
@@ -47,16 +47,16 @@ class Covariances:
 def kernel(
     shown: Any, other_shown: Any, apart: Any, n: int, decay: float = DECAY, gain: float = GAIN
 ) -> Floats:
-    """Returns kernel(S, T) from the sizes of S and T, and the tokens that only one holds."""
+    """Returns kernel(S, T) from the sizes of S and T, and the size `apart` of S xor T."""
     return np.asarray(np.exp(-(decay * apart + gain / 2 * (shown + other_shown)) / n))
 
 
 def similarity(hidden: Bools, decay: float = DECAY, gain: float = GAIN) -> Covariances:
     """Returns the covariances of a process with the kernel alone, for the patterns `hidden` [R, n].
 
-    A context drawn like the ELBO's (size uniform over 0..n-1, then the set) includes each other
-    token with one common probability u, u uniform on [0, 1]: means over contexts are
-    one-dimensional integrals of products over the other tokens.
+    In the ELBO, a context has a size uniform over 0..n-1, and then a uniform set. Equivalently, it
+    includes each other token with probability u, and u is uniform on [0, 1]. Means over contexts
+    are therefore one-dimensional integrals of products over the other tokens.
     """
     revealed = (~hidden).astype(np.float64)
     n = hidden.shape[1]
@@ -66,8 +66,8 @@ def similarity(hidden: Bools, decay: float = DECAY, gain: float = GAIN) -> Covar
 
     nodes, weights = np.polynomial.legendre.leggauss(64)
     u, weights = (nodes + 1) / 2, weights / 2
-    # What one more token multiplies the kernel with: where one context shows it and one does not,
-    # and for each that shows it.
+    # Factors of the kernel for one more token: `differs` if only one context shows it, and `shows`
+    # for each context that shows it.
     differs, shows = math.exp(-decay / n), math.exp(-gain / 2 / n)
     if_shown, if_hidden = u * shows + (1 - u) * differs, 1 - u + u * shows * differs
     mean = shows**sizes * (

@@ -1,13 +1,13 @@
 """Cubature over mask patterns: the ELBO from every log-probability that K forwards give.
 
 A forward with z hidden tokens gives z log-probabilities. A rule is a set of patterns with a weight
-for each of them. Its tokens are relabelled at random for every canvas, so that each log-probability
-of a given size is met with equal probability: the estimate is unbiased for every model as soon as
-the weights of each size z add up to 1 on average (ELBO = sum over z of the mean log-probability at
-z hidden tokens). Among all such weights a rule takes those of the smallest variance under a prior
-(prior.py): best linear unbiased prediction, which is Bayesian cubature with the size profile as
-unknown fixed effects. The patterns do not depend on the data, so neither do the weights; they are
-computed once per (n, K).
+for each log-probability. Its tokens are relabelled at random for every canvas, so all
+log-probabilities of one size are equally likely to be read. The ELBO is the sum over z of the mean
+log-probability at z hidden tokens. The estimate is therefore unbiased for every model if the
+expected sum of the weights of each size z is 1. Among all such weights a rule has those of the
+smallest variance under a prior (prior.py). This is best linear unbiased prediction, or Bayesian
+cubature with the mean of each size as an unknown fixed effect. Patterns and weights do not depend
+on the data; they are computed once per (n, K).
 
 Shape letters: n = open tokens, R = mask patterns, K = forwards.
 """
@@ -34,7 +34,7 @@ from dlm_eval.likelihood.patterns import Bools, Floats, Ints
 from dlm_eval.rng import Noise
 from dlm_eval.uncertainty import EXACT, Error
 
-LARGEST = 2048  # forwards of a rule: time and memory grow with their third and second power
+LARGEST = 2048  # maximum forwards of a rule: time grows with their cube, memory with the square
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +43,8 @@ class Rule:
 
     Attributes:
         hidden: [R, n] patterns.
-        weight: [R, n] of each log-probability; 0 where the token is shown.
-        spread: for the standard error.
+        weight: [R, n] weight of each log-probability; 0 if the token is shown.
+        spread: estimates the standard error.
     """
 
     hidden: Bools
@@ -54,21 +54,21 @@ class Rule:
     def estimate(self, logs: Floats) -> float:
         """Returns the ELBO (nats) from log-probabilities [R, n].
 
-        One that is -inf has a positive share of the ELBO, which is then -inf.
+        If one is -inf, the ELBO is -inf too.
         """
         logs = np.where(self.hidden, logs, 0.0)
         return -math.inf if np.isneginf(logs).any() else float((self.weight * logs).sum())
 
     def error(self, logs: Floats) -> Error:
-        """Returns the error (nats) of `estimate`; 0 where that is -inf."""
+        """Returns the error (nats) of `estimate`; 0 if the estimate is -inf."""
         if np.isneginf(np.where(self.hidden, logs, 0.0)).any():
             return EXACT
         return self.spread.error(logs)
 
     def deviations(self, logs: Floats) -> Floats:
-        """Returns [R, n] how far log-probabilities are from their tokens' lines over sizes.
+        """Returns the residuals [R, n] of log-probabilities from each token's line over sizes.
 
-        Zeros where the error is 0.
+        They are 0 if a log-probability is infinite.
         """
         logs = np.where(self.hidden, logs, 0.0)
         return (
@@ -79,9 +79,9 @@ class Rule:
 
 
 def rule(n: int, forwards: int, variant: int = 0) -> Rule:
-    """Returns the rule of `forwards` for n open tokens, kept for later canvases of this length.
+    """Returns the rule of `forwards` for n open tokens, and caches it.
 
-    Raises SampleError if that is more than `LARGEST`.
+    Raises SampleError if `forwards` is more than `LARGEST`.
     """
     if forwards > LARGEST:
         raise SampleError(
@@ -92,7 +92,7 @@ def rule(n: int, forwards: int, variant: int = 0) -> Rule:
 
 
 def _build(n: int, forwards: int, variant: int) -> Rule:
-    """Returns random balanced sets of the sizes of `variant`, spread out and weighed."""
+    """Returns the rule of random balanced sets of the sizes of `variant`, spread out."""
     counts = size_counts(n, forwards, variant)
     totals = size_totals(n, forwards, variant)
     hidden = draw_sets(n, counts, np.random.default_rng([n, forwards, variant]))
@@ -105,9 +105,9 @@ def weighed(hidden: Bools, totals: Floats) -> Rule:
 
     The weights of size z add up to totals[z - 1].
 
-    Per token i with covariances C_i and c_i, and A the membership of patterns in sizes: minimise
-    sum_i w_i C_i w_i - 2 w_i c_i subject to sum_i A w_i = totals; the multipliers couple the
-    tokens, whose systems are otherwise their own.
+    With covariances C_i and c_i of token i, and A the membership of patterns in sizes, the weights
+    minimise sum_i w_i C_i w_i - 2 w_i c_i subject to sum_i A w_i = totals. The linear systems of
+    the tokens are coupled only by the Lagrange multipliers.
     """
     n = hidden.shape[1]
     prior = covariances(hidden)
@@ -141,9 +141,9 @@ def relabelled(n: int, forwards: int, noise: Noise) -> tuple[Rule, Ints]:
 
 
 def drawn(n: int, forwards: int, noise: Noise) -> tuple[int, Ints]:
-    """Returns the variant of a canvas' rule, and the random order [n] of its tokens.
+    """Returns the random variant of a canvas' rule, and the random order [n] of its tokens.
 
-    The order comes from one uniform per position, which the choices of a question share.
+    The order comes from one uniform per position. The choices of a question share them.
     """
     count = variants(n, forwards)
     return int(noise.uniforms("cubature sizes", 0, 1)[0] * count), noise.uniforms(

@@ -1,20 +1,24 @@
 """The standard error of a cubature rule, from the spread of the log-probabilities that it reads.
 
-A rule's tokens are relabelled at random, so that its variance depends only on how much
-log-probabilities vary from one context to another, and in which manner; no second run is needed.
-For one token i with the set S revealed, in place of the unknown truth,
+A rule's tokens are relabelled at random. Its variance therefore depends only on how
+log-probabilities vary between contexts, and can be estimated from one run. The model of token i
+with the set S revealed is
 
     l(S, i) = level_i + slope_i t(S) + s [ f_i(S) + share of a function g(S) that is common to all tokens ],   t: size of S, scaled to -1..1
 
-with f_i and g Gaussian processes whose covariance is one of `SHAPES` (interactions of one, two or
-three revealed tokens) plus noise of one of `ROUGH`, both growing or falling with what is shown
-(`GAINS`). Which of these describes the values best is told by their restricted likelihood, for all
-tokens together; how large s is by the squared residuals about each token's line; and how much is
-common to all tokens by the products of different tokens' residuals. The rule's variance is known
-for a unit of each and averaged with the likelihoods as weights.
+f_i and g are Gaussian processes. Their covariance is one of `SHAPES` (interactions of one, two or
+three revealed tokens) plus noise of one of `ROUGH`; both grow or fall with the number of revealed
+tokens (`GAINS`). The data determine the model as follows:
+
+* the restricted likelihood of all tokens together weights the covariances;
+* the squared residuals about each token's line give s;
+* the products of different tokens' residuals give the share of g.
+
+The variance of the rule is known for each covariance of unit size. Its estimate is the mean over
+the covariances, weighted by their likelihoods.
 
 Shape letters: n = open tokens, R = mask patterns, D = draws (runs of one rule), G = gains, B =
-basis of covariances, T = tokens whose likelihood is asked.
+basis of covariances, T = tokens in the likelihood.
 """
 
 from __future__ import annotations
@@ -27,10 +31,10 @@ import numpy as np
 from dlm_eval.likelihood.patterns import Bools, Floats, Ints
 from dlm_eval.uncertainty import FEWEST, UNKNOWN, Error
 
-# Amounts of interactions of one, two and three tokens; the first is (almost) additive.
+# Amounts of interactions of one, two and three tokens; the first shape is almost additive.
 SHAPES = np.array([[1, 0.003, 0], [1, 0.15, 0], [1, 0.7, 0.3], [1, 1, 3]])
-ROUGH = (1e-4, 0.01, 0.1, 1.0)  # amounts of noise beside them; noise alone is one more
-GAINS = (-4.0, 0.0, 3.0)  # how fast variances fall with the share that is shown
+ROUGH = (1e-4, 0.01, 0.1, 1.0)  # amounts of noise added; noise alone is one more
+GAINS = (-4.0, 0.0, 3.0)  # how fast variances fall with the share of shown tokens
 ALONE = 5.0  # prior weight of noise alone, against 1 for each of the others
 # [mixtures, B] amounts of each covariance: the shapes, each with all amounts of noise, and noise
 # alone; and the logarithms of their prior weights.
@@ -38,35 +42,34 @@ MIXTURES = np.array(
     [[*shape, rough] for shape in SHAPES for rough in ROUGH] + [[0.0, 0.0, 0.0, 1.0]]
 )
 PRIOR = np.array([0.0] * (len(MIXTURES) - 1) + [math.log(ALONE)])
-TOKENS, ROWS = 16, 96  # tokens and patterns of each that the likelihood is computed from, at most
-SLOPES = 8  # patterns from which on each token has a slope of its own
-# A few patterns know little of what they do not show: variances are enlarged by (this over their
-# number) squared.
+TOKENS, ROWS = 16, 96  # maximum tokens, and patterns per token, in the likelihood
+SLOPES = 8  # minimum number of patterns to fit a slope per token
+# Few patterns miss much of the variation: variances are multiplied by 1 + (CAUTION / patterns)^2.
 CAUTION = 4.0
-# An interval assumes at least this many standard errors: for all canvases of a model alike, the
-# manner of variation may be another than the one that describes the values best.
+# `Error.least` of an interval in standard errors: on all canvases of a model, the variation may
+# differ from the covariance that fits best.
 DOUBT = 1.4
-# With as few tokens there are few different estimates, and with fewer patterns than tokens a token
-# may be read in one kind of context only: its log-probability then seems certain. Up to 5 tokens
-# there are 120 estimates at most, one for each order of the tokens.
+# With up to SMALL tokens there are few different estimates: at most 120 (one per order) with up to
+# TINIEST. With fewer patterns than tokens, a token may be read only in one kind of context, and its
+# log-probability then seems certain.
 SMALL, TINIEST = 8, 5
-# What tokens do relative to their level tells little of others if they are almost certain: levels
-# count as this many nats more, and an interval is widened by this factor at most.
+# Almost certain tokens say little about the relative variation of others. So ALMOST_CERTAIN nats
+# are added to levels, and WIDEST is the maximum factor by which an interval is widened.
 ALMOST_CERTAIN, WIDEST = 0.1, 3.0
 TINY = 1e-9  # nats: smaller errors are rounding
 
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """Each token's line over sizes: what it is fitted from, and what a rule does to it.
+    """Each token's line over sizes: its regressors, residuals and part in the variance.
 
     Attributes:
         hidden: [R, n] patterns.
-        constant: [R, n] unit vectors, one per token (0 where it is shown).
-        slope: [R, n] likewise, orthogonal to the constants; 0 for a token whose patterns have one
-            size, or too few patterns.
-        place: [R] sizes of what is shown, from -1 to 1.
-        bend: [R, n] a common curve, less each token's line; of unit length, or 0.
+        constant: [R, n] unit vectors, one per token (0 if it is shown).
+        slope: [R, n] likewise, orthogonal to the constants; 0 if there are fewer than `SLOPES`
+            patterns, or if all patterns that hide the token have the same size.
+        place: [R] number of shown tokens, scaled to -1..1.
+        bend: [R, n] a common curve, minus each token's line; of unit length, or 0.
     """
 
     hidden: Bools
@@ -91,9 +94,9 @@ class Lines:
         return plain if length < 1e-6 else cls(hidden, constant, slope, place, bend / length)
 
     def residuals(self, logs: Floats) -> Floats:
-        """Returns log-probabilities [D, R, n] less each token's line and the common curve.
+        """Returns log-probabilities [D, R, n] minus each token's line and the common curve.
 
-        0 where shown.
+        They are 0 for shown tokens.
         """
         found = np.where(self.hidden, logs, 0.0)
         for unit in (self.constant, self.slope):
@@ -117,9 +120,9 @@ class Lines:
         return read.sum(1) / count - slopes * middle, slopes
 
     def variance(self, weight: Floats, logs: Floats, noise: Floats) -> Floats:
-        """Returns the variance [D] that levels and slopes give a rule with `weight` [R, n].
+        """Returns the variance [D] of a rule with `weight` [R, n] due to levels and slopes.
 
-        It is their spread between tokens without that of their noise [D].
+        It comes from their variance between tokens, minus the part that is due to `noise` [D].
         """
         n = self.hidden.shape[1]
         count = np.maximum(1, self.hidden.sum(0))
@@ -144,16 +147,16 @@ class Lines:
 
 @dataclass(frozen=True, eq=False)
 class Gain:
-    """What is known of a rule for processes of one gain.
+    """Moments of a rule under processes of one gain.
 
     Attributes:
-        offset: of the restricted log-likelihood.
-        own: [B] variance of the estimate for a unit of each covariance, tokens independent.
-        common: [B] likewise, one function for all tokens.
+        offset: offset of the restricted log-likelihood.
+        own: [B] variance of the estimate for each covariance of unit size, tokens independent.
+        common: [B] likewise, if all tokens share one function.
         squares: [B] expected sum of squared residuals, tokens independent.
-        shared: [B] expected sum of squared residuals of one function for all tokens.
-        products: [B] expected sum of products of different tokens' residuals, of one function for
-            all tokens.
+        shared: [B] likewise, if all tokens share one function.
+        products: [B] expected sum of products of different tokens' residuals, if all tokens share
+            one function.
     """
 
     offset: float
@@ -166,13 +169,13 @@ class Gain:
 
 @dataclass(frozen=True, eq=False)
 class Turned:
-    """What makes the values of a token independent under each process.
+    """Linear transforms that make the values of a token independent under each process.
 
     Attributes:
-        rows: [T, r] patterns of each token (those beyond its number mean nothing).
-        matrix: [T, G * shapes * v, r] of its values; 0 beyond its number.
-        variance: [G, shapes, T, v] of the results without noise.
-        counts: [T, v] whether there is such a value.
+        rows: [T, r] patterns that hide each token, padded.
+        matrix: [T, G * shapes * v, r] the transforms; 0 at padding.
+        variance: [G, shapes, T, v] variances of the transformed values without noise.
+        counts: [T, v] bool, false at padding.
     """
 
     rows: Ints
@@ -181,9 +184,9 @@ class Turned:
     counts: Bools
 
     def likelihoods(self, read: Floats) -> Floats:
-        """Returns the restricted log-likelihoods [G, mixtures, D] of [D, R, n] (0 if shown).
+        """Returns the restricted log-likelihoods [G, mixtures, D] of values [D, R, n] (0 if shown).
 
-        The scale is the best one. The offset of a gain is not in it.
+        The scale is the one of maximum likelihood. `Gain.offset` is not included.
         """
         gathered = read[:, self.rows, np.arange(len(self.rows))[:, None]]
         found = (self.matrix @ gathered.transpose(1, 2, 0)) ** 2
@@ -207,13 +210,13 @@ class Turned:
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """How sure a rule is.
+    """The uncertainty of a rule.
 
     Attributes:
-        weight: [R, n] of the rule.
-        lines: of its tokens.
-        gains: what it makes of processes.
-        turned: for the likelihoods.
+        weight: [R, n] weights of the rule.
+        lines: lines of its tokens.
+        gains: moments for each gain.
+        turned: transforms for the likelihoods.
     """
 
     weight: Floats
@@ -224,7 +227,7 @@ class Spread:
     def error(self, logs: Floats) -> Error:
         """Returns the error (nats) of the estimate from log-probabilities [R, n].
 
-        Unknown of few patterns, and where all patterns say the same.
+        It is unknown if there are fewer than `FEWEST` patterns, or if all patterns agree.
         """
         if len(logs) < FEWEST:
             return UNKNOWN
@@ -251,11 +254,11 @@ class Spread:
         return np.asarray(total * (1 + (CAUTION / len(self.weight)) ** 2))
 
     def doubt(self, logs: Floats) -> Floats:
-        """Returns [D] how many standard errors an interval assumes at least, from [D, R, n].
+        """Returns [D] `Error.least` in standard errors, from log-probabilities [D, R, n].
 
-        Few tokens, or patterns, miss what a token does in other contexts. So the less probable
-        tokens are taken to vary as much, compared with their level, as all do on average, within
-        `WIDEST`.
+        Few tokens or few patterns do not show how a token varies in other contexts. So every token
+        is assumed to vary, relative to its level, as much as all tokens do on average. This widens
+        an interval at most `WIDEST` times.
         """
         count, n = self.lines.hidden.shape
         if n > SMALL and count > n:
@@ -277,9 +280,9 @@ class Spread:
 
 
 def _processes(gain: Gain, squares: Floats, products: Floats) -> Floats:
-    """Returns the variances [mixtures, D] that processes of one gain give an estimate.
+    """Returns the variances [mixtures, D] of an estimate under processes of one gain.
 
-    Its residuals have these sums of squares and of products [D].
+    `squares` and `products` [D] are the sums of squares and of products of its residuals.
     """
     own, common, alone, shared, crossed = (
         (MIXTURES @ of)[:, None]
@@ -294,7 +297,7 @@ def _processes(gain: Gain, squares: Floats, products: Floats) -> Floats:
 def freedom(count: int) -> float:
     """Returns the degrees of freedom of the error of a rule of `count` patterns.
 
-    A part of them tells the manners of variation apart.
+    They are a quarter of the patterns, since these also determine the weights of the covariances.
     """
     return max(4.0, count / 4)
 
@@ -314,14 +317,14 @@ def spread(hidden: Bools, weight: Floats) -> Spread:
 
 
 def _some(rows: Ints) -> Ints:
-    """Returns `ROWS` of the rows at most, evenly spaced."""
+    """Returns at most `ROWS` of the rows, evenly spaced."""
     return (
         rows if len(rows) <= ROWS else rows[np.linspace(0, len(rows) - 1, ROWS).round().astype(int)]
     )
 
 
 def _alike(hidden: Bools) -> Floats:
-    """Returns [R, R] 1 for equal patterns to -1 for opposite ones."""
+    """Returns the similarity [R, R] of patterns, from 1 if equal to -1 if opposite."""
     revealed = (~hidden).astype(np.float64)
     sizes = revealed.sum(1)
     return np.asarray(
@@ -330,13 +333,13 @@ def _alike(hidden: Bools) -> Floats:
 
 
 def _damping(hidden: Bools, gain: float) -> Floats:
-    """Returns [R] how much patterns vary, as a standard deviation."""
+    """Returns [R] the relative standard deviation of each pattern's values."""
     n = hidden.shape[1]
     return np.asarray(np.exp(-gain * (n - hidden.sum(1)) / (2 * n)))
 
 
 def _turn(lines: Lines, rows: list[Ints]) -> tuple[Turned, list[float]]:
-    """Returns what turns the values of the first tokens, and each gain's log-likelihood offset."""
+    """Returns the transforms of the first tokens, and each gain's log-likelihood offset."""
     alike = _alike(lines.hidden)
     kernels = [sum(a * alike**power for power, a in enumerate(amounts, 1)) for amounts in SHAPES]
     most = max(len(own) for own in rows)
@@ -394,7 +397,7 @@ def _gain(lines: Lines, weight: Floats, gain: float, offset: float) -> Gain:
 
 
 def _squares(lines: Lines, among: Floats) -> float:
-    """Returns the expected sum of squared residuals of processes, covariance `among` [R, R]."""
+    """Returns the expected sum of squared residuals of processes with covariance `among` [R, R]."""
     fitted = sum(
         float((unit * (among @ unit)).sum()) for unit in (lines.constant, lines.slope, lines.bend)
     )
@@ -420,9 +423,9 @@ def _moments(
 
 
 def _expected(n: int, others: int, power: int, gain: float) -> Floats:
-    """Returns the mean covariance of random sets of s and k of `others` tokens, s and k below n.
+    """Returns the mean covariance of random sets of s and k of `others` tokens, by s and k.
 
-    Power 0 is noise: sets are alike only if they are equal.
+    Power 0 is noise: two sets are correlated only if they are equal.
     """
     s = np.arange(others + 1, dtype=np.float64)
     damping = np.exp(-gain * s / (2 * n))
@@ -430,7 +433,7 @@ def _expected(n: int, others: int, power: int, gain: float) -> Floats:
         return np.diag(
             damping**2 / np.array([math.comb(others, int(size)) for size in s], dtype=np.float64)
         )
-    # factorial moments of the tokens in both (hypergeometric)
+    # factorial moments of the number of tokens in both sets (hypergeometric)
     falling = [np.ones((others + 1, others + 1))]
     for order in range(3):
         left = max(1, others - order)
