@@ -2,7 +2,7 @@
 
     from dlm_eval import load_model, wrap, Canvas, score, fill, evaluate
 
-Importing the package makes its models known to lm-eval; torch is imported when something needs it.
+Importing the package registers its models with lm-eval. torch is imported on first use.
 """
 
 from __future__ import annotations

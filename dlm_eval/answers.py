@@ -1,6 +1,4 @@
-"""Answers of jobs: from the journal if it has them, else from a pool; and their form in the
-journal.
-"""
+"""Gets the answers of jobs from the journal, else from a pool; encodes them for the journal."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ from dlm_eval.likelihood import Estimator
 from dlm_eval.printable import counted
 from dlm_eval.rng import digest
 
-PATTERN = b"_#" + bytes(254)  # letters of given and of open positions
+PATTERN = b"_#" + bytes(254)  # letters of given and open positions
 log = logging.getLogger(__name__)
 
 
@@ -77,7 +75,7 @@ def answer_jobs(
         run: answers jobs in any order and reports answers and checkpoints by index (`Pool.run`).
         jobs: what to answer.
         fingerprint: identity of the model.
-        journal: stores answers, or None.
+        journal: stores the answers; None for no journal.
         progress: called with each distinct answer and whether it came from the journal.
     """
     keys = [journal_key(fingerprint, job) for job in jobs]
@@ -134,7 +132,7 @@ def _begun(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Job]:
 
 
 def _in_journal(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
-    """Returns the journal's answers by key, without those of another form than their job's."""
+    """Returns the journal's answers by key, without those of the wrong form for their jobs."""
     found, odd = {}, 0
     for key, data in journal.get(jobs).items():
         answer = _decoded(data)
@@ -219,5 +217,5 @@ def decode_answer(data: dict[str, Any]) -> Answer:
 
 
 def _tupled(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns fields with JSON's lists as tuples."""
+    """Returns the fields with lists (from JSON) as tuples."""
     return {key: tuple(item) if isinstance(item, list) else item for key, item in fields.items()}

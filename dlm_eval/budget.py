@@ -1,4 +1,4 @@
-"""Size of batches: `--batch_size` as a budget of rows or of tokens."""
+"""The size of batches: `--batch_size` as a budget of rows or tokens."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class DeviceProfile:
         )
 
     def plain(self) -> dict[str, Any]:
-        """Returns it as plain data."""
+        """Returns the profile as plain data."""
         return asdict(self)
 
     @staticmethod
@@ -60,7 +60,7 @@ class DeviceProfile:
                 else None
             )
             return DeviceProfile(int(tokens) if tokens else None, known)
-        except (AttributeError, KeyError, TypeError, ValueError):  # written by another program
+        except (AttributeError, KeyError, TypeError, ValueError):  # another program wrote it
             return DeviceProfile()
 
 
@@ -80,7 +80,7 @@ def make_engine(
         most_rows: maximum number of rows in a batch under 'auto'.
 
     Raises:
-        UserError: `batch_size` is neither.
+        UserError: `batch_size` is neither a whole number of at least 1 nor 'auto'.
     """
     memory = os.environ.get(MEMORY_VARIABLE)
     rows = parse_batch_size(batch_size)
@@ -111,7 +111,7 @@ def parse_batch_size(batch_size: str | int) -> int | None:
     """Returns the rows in a batch; None for 'auto'.
 
     Raises:
-        UserError: neither.
+        UserError: it is neither a whole number of at least 1 nor 'auto'.
     """
     text = str(batch_size).strip()
     if re.fullmatch(r"auto(:\d+)?", text):
@@ -125,7 +125,7 @@ def parse_batch_size(batch_size: str | int) -> int | None:
 
 
 def fitting(free: int, footprint: Footprint) -> tuple[int, int]:
-    """Returns the tokens and float32 logits that take a half and an eighth of `free` bytes."""
+    """Returns the tokens that fill half of `free` bytes, and the float32 logits that fill 1/8."""
     return min(MOST_TOKENS, max(2048, int(free * 0.5 / footprint.token))), max(
         2**24, free // 8 // 4
     )
@@ -160,9 +160,9 @@ def _bytes_per_token(model: Denoiser, device: torch.device) -> float:
 
 @torch.inference_mode()
 def _bytes_per_memory(model: Denoiser, device: torch.device) -> float:
-    """Returns the device memory per cached position: its keys and values, twice.
+    """Returns the device memory per cached position.
 
-    They are in the program's KV cache and in the batch's copy.
+    Its keys and values count twice: in the program's KV cache and in the batch's copy.
     """
     knowing = caching(model)
     if knowing is None:

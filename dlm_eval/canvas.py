@@ -19,7 +19,7 @@ BLANK = -1  # open position without a known token: it can be filled, but not sco
 
 
 class _Packed(Generic[T]):
-    """A field that is a tuple to its readers and is kept in few bytes (a tuple has eight a value)."""
+    """A field that reads as a tuple, but is stored compactly (a tuple takes 8 bytes per value)."""
 
     def __init__(
         self, pack: Callable[[Iterable[T]], Sequence[Any]], kind: Callable[[Any], T]
@@ -43,7 +43,7 @@ class _Packed(Generic[T]):
         values = values if isinstance(values, array) else tuple(values)
         try:
             vars(canvas)[self._name] = self._pack(values)
-        # no ids of a vocabulary, which is said when they are used
+        # not valid ids; an error is raised when they are used
         except (OverflowError, TypeError):
             vars(canvas)[self._name] = values
 
@@ -67,8 +67,8 @@ class Canvas:
             noise (the choices of a question). An empty key means the content of the canvas.
     """
 
-    tokens: _Packed[int] = _Packed(_int32, int)  # four bytes a position
-    open: _Packed[bool] = _Packed(_bytes, bool)  # one
+    tokens: _Packed[int] = _Packed(_int32, int)  # four bytes per position
+    open: _Packed[bool] = _Packed(_bytes, bool)  # one byte
     key: str = ""
 
     def __post_init__(self) -> None:
@@ -142,17 +142,17 @@ class Score:
         stderr: Monte Carlo standard error of `logprob`, nats. 0.0 if nothing was sampled; None if
             it is unknown.
         kind: 'exact' (a likelihood), 'lower bound', 'upper bound' or 'score' (neither).
-        rows: rows that this canvas needed (each canvas counts the rows that it shares with others).
+        rows: number of rows of this canvas, including those that it shares with others.
         greedy: whether the model itself would have written the target, in order of confidence; None
             if that was not requested.
-        estimator: name of the estimator that was used (the choice of `auto`).
+        estimator: name of the estimator that was used; under `auto`, of the one that it chose.
         lower: best known lower bound on the log-likelihood, nats, or None. If it has a standard
             error, it is an estimate.
         upper: best known upper bound, likewise.
         seconds: this canvas' share of model time.
         freedom: degrees of freedom of `stderr` or `rough_stderr`.
-        rough_stderr: standard error from two or three draws if `stderr` is None, else None. Useless
-            alone, but its square is unbiased, so that sums of many are useful.
+        rough_stderr: standard error from two or three draws if `stderr` is None, else None. It is
+            useless alone, but its square is unbiased, so a sum of many is useful.
         least_stderr: the smallest standard deviation that `interval` assumes, nats.
         lower_stderr: standard error of `lower`, nats; None if unknown or if there is no bound.
         upper_stderr: standard error of `upper`, likewise.
@@ -186,9 +186,9 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % Student interval of what `logprob` estimates, nats.
+        """The 95 % Student interval of the value that `logprob` estimates, nats.
 
-        One point if nothing was sampled; None if the error is unknown.
+        It is a single point if nothing was sampled, and None if the error is unknown.
         """
         half = half_width(self.error)
         return None if half is None else (self.logprob - half, self.logprob + half)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dlm_eval.printable import printable
 from dlm_eval.redaction import redact_message
 
-LONGEST = 2400  # maximum characters of an error; the names of all models take 1600
+LONGEST = 2400  # maximum characters of an error; a list of all models takes 1600
 
 
 class DlmEvalError(Exception):
@@ -61,10 +61,10 @@ def unknown_name_error(
     """Returns the error for a name that is not one of ``allowed``, with the nearest one.
 
     Args:
-        setting: What the user set, as the user wrote it (``--estimator``, ``model``).
-        value: What it was set to.
-        allowed: The names that would have been accepted.
-        listed: The command that lists them. The message then has the three nearest names, not all.
+        setting: The setting, as the user wrote it (``--estimator``, ``model``).
+        value: Its value.
+        allowed: The allowed names.
+        listed: The command that lists them. If given, the message has only the three nearest names.
     """
     names = sorted(allowed)
     near = [f"'{name}'" for name in nearest(value, names, 3 if listed else 1)]

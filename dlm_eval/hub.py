@@ -1,4 +1,4 @@
-"""Whether the Hugging Face Hub is reachable: one short probe per process, so that nothing waits for
+"""Checks whether the Hugging Face Hub is reachable, once per process, so that nothing waits for
 retries.
 """
 

@@ -1,4 +1,4 @@
-"""Jobs: canvases to score or to fill, answered from the journal or by the model.
+"""Jobs: canvases to score or to fill.
 
 The journal stores answers by job, and workers receive jobs. One program of the engine answers one
 job.
@@ -27,7 +27,7 @@ from dlm_eval.likelihood import Estimator, question_program, score_program
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.rng import Noise
 
-# Between two checkpoints of one canvas; the variable DLM_EVAL_CHECKPOINT_SECONDS overrides it.
+# Seconds between two checkpoints of a canvas. DLM_EVAL_CHECKPOINT_SECONDS overrides them.
 CHECKPOINT_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
@@ -50,10 +50,10 @@ class QuestionJob:
 
     Attributes:
         canvases: the choices.
-        estimator: one that stops early.
-        seed: of the noise.
-        lengths: divisors of normalised scores, by choice. Sampling goes on until their order is
-            clear too.
+        estimator: an estimator that stops early.
+        seed: seed of the noise.
+        lengths: divisors of the normalised scores, one per choice. Sampling also continues until
+            the best normalised score is clear.
     """
 
     canvases: tuple[Canvas, ...]
@@ -76,7 +76,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A filling under way: the state of its canvas, and its share of model time in seconds."""
+    """An unfinished filling: the state of its canvas, and its share of model time in seconds."""
 
     state: State
     seconds: float
@@ -172,7 +172,10 @@ def _question(engine: Engine, job: QuestionJob, noise: Noise) -> Program[Scores]
 
 
 def _guarded(program: Callable[[], Program[Any]]) -> Program[Any]:
-    """Returns the program with any exception turned into the error of its sample, also one that is raised when it is made."""
+    """Runs `program()`; raises SampleError in place of any exception that is not a DlmEvalError.
+
+    This includes an exception at its creation.
+    """
     try:
         return (yield from program())
     except DlmEvalError:
@@ -183,7 +186,7 @@ def _guarded(program: Callable[[], Program[Any]]) -> Program[Any]:
 
 
 def sequences(job: FillJob) -> int:
-    """Returns the sequences that one decoding step runs: of each sample, two under guidance."""
+    """Returns the sequences per decoding step: one for each sample, two under guidance."""
     samples = job.settings.samples if job.settings.is_random else 1
     return samples * (1 if job.settings.guidance_factor == 1 else 2)
 
@@ -206,7 +209,7 @@ def drive_jobs(
         numbered: jobs with their numbers. None means that there is no job now; it is allowed only
             while jobs are under way.
         done: called with number and answer when a job ends.
-        keep: called with number and checkpoint of a job under way, every `CHECKPOINT_SECONDS`.
+        keep: called with number and checkpoint of a running job, every `CHECKPOINT_SECONDS`.
     """
     begun: list[tuple[int, Job]] = []
     source = iter(numbered)
@@ -241,9 +244,9 @@ def drive_jobs(
 class _Writing:
     """Counts the canvases that are being filled, so that no more are begun than batches need.
 
-    A filling has one row at a time, so the engine's queue has room for many more than a batch. One
-    that is begun stays with its worker and is lost in an interruption. With a KV cache rows are
-    short, and the engine limits the caches.
+    A filling has one row at a time, so the engine's queue has room for many more than a batch. But
+    a filling that is begun stays with its worker, and an interruption loses it. With a KV cache
+    rows are short, and the engine limits the caches.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -260,13 +263,13 @@ class _Writing:
 
     @property
     def enough(self) -> bool:
-        """Whether those under way fill the batches from which the engine chooses."""
+        """Whether the running fillings fill the batches from which the engine chooses."""
         rows, tokens = self._engine.batch_rows, AHEAD * self._engine.batch_tokens
         return self._tokens >= tokens or (rows is not None and self._canvases >= AHEAD * rows)
 
 
 def _sound(model: Denoiser, job: Job) -> Job:
-    """Returns the job, without its checkpoint if that is not valid for the canvas."""
+    """Returns the job; without its checkpoint, if this is not valid for the canvas."""
     if (
         not isinstance(job, FillJob)
         or job.begun is None
@@ -278,7 +281,7 @@ def _sound(model: Denoiser, job: Job) -> Job:
 
 
 def _answer(outcome: Outcome[Any], job: Job) -> Answer:
-    """Returns the answer with its cost, including that of the run that left the checkpoint."""
+    """Returns the answer with its cost, including the cost before the checkpoint."""
     earlier = job.begun if isinstance(job, FillJob) else None
     rows = outcome.rows + (earlier.state.forwards if earlier is not None else 0)
     seconds = outcome.seconds + (earlier.seconds if earlier is not None else 0.0)

@@ -34,17 +34,17 @@ LOCK_SECONDS = 60.0  # how long to wait for another run's lock
 TABLES = (
     "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum "
     "INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
-    # of unfinished answers; older versions ignore it
+    # for unfinished answers; older versions ignore this table
     "CREATE TABLE IF NOT EXISTS checkpoints (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum "
     "INTEGER NOT NULL, model TEXT NOT NULL, time REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum "
     "INTEGER NOT NULL)",
 )
-# Rows that a run can have written: the file may come from anywhere, and SQLite's columns hold any
-# type.
+# Condition for rows that a run can have written. The file may come from anywhere, and a column of
+# SQLite can hold any type.
 SOUND = "typeof(model) = 'text' AND typeof(value) = 'text' AND time BETWEEN 0 AND 1e11"
 ROWS_AT_ONCE = 1000  # copied in one transaction
-LONGEST = 2**28  # maximum bytes of a value; a long answer has a few millions
+LONGEST = 2**28  # maximum bytes of a value; a long answer has a few million
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class Journal:
             self._database.close()
 
     def summary(self) -> list[dict[str, Any]]:
-        """Returns per model: name, answers, bytes, times of the first and last."""
+        """Returns, for each model, its name, answers, bytes, and times of the first and last."""
         query = f"SELECT model, COUNT(*), SUM(LENGTH(value)), MIN(time), MAX(time) FROM answers WHERE {SOUND} GROUP BY model ORDER BY MAX(time)"
         with self._lock:
             rows = self._read(query)
@@ -220,7 +220,7 @@ class Journal:
         return count
 
     def _whole(self, rows: list[Any]) -> list[Any]:
-        """Returns the rows (key, value, checksum, ...) whose checksums are right.
+        """Returns the rows (key, value, checksum, ...) whose checksums match.
 
         SQLite's own checks do not detect damage inside a page.
         """
@@ -244,7 +244,7 @@ class Journal:
         return int(count)
 
     def _write_on(self) -> None:
-        """Commits every second, in a thread of its own."""
+        """Commits every second; runs in its own thread."""
         while not self._closing.wait(COMMIT_SECONDS):
             try:
                 self.commit()
@@ -356,7 +356,7 @@ def _open(path: Path) -> sqlite3.Connection:
     )
     if sys.version_info >= (3, 11):
         database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
-    # The checksum finds damaged text.
+    # Damaged text must not raise here: its checksum does not match.
     database.text_factory = lambda data: data.decode(errors="replace")
     try:
         _examine(database)
@@ -378,8 +378,8 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
-    """Opens a journal that no run writes to, also in a folder where nothing can be written."""
-    left = path.with_name(f"{path.name}-wal").exists()  # by a process that was killed
+    """Opens a journal that no run writes to; its folder may be read-only."""
+    left = path.with_name(f"{path.name}-wal").exists()  # a killed process left it
     address = f"{path.resolve().as_uri()}?{'mode=rw' if left else 'mode=ro&immutable=1'}"
     database = sqlite3.connect(address, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
     if sys.version_info >= (3, 11):

@@ -30,7 +30,7 @@ class Option:
         least, above: lower bound, included or excluded; None for no bound.
         most, below: upper bound, included or excluded; None for no bound.
         choices: the allowed values, if they are few. Annotations with `Literal` need none.
-        unit: of the value, told in error messages ('nats a token').
+        unit: unit of the value, shown in error messages ('nats a token').
         help: one line for the user.
     """
 
@@ -53,7 +53,7 @@ class Option:
             return all(self.allows(item) for item in value)
         if self.choices is not None:
             return value in self.choices
-        if isinstance(value, str):  # a word in place of a number: `Literal` says which
+        if isinstance(value, str):  # a word in place of a number; `Literal` checks it
             return True
         return (
             (self.least is None or value >= self.least)
@@ -109,7 +109,7 @@ def option(
         default: value if the user gives none.
         least, above, most, below: bounds; see `Option`.
         choices: the allowed values, if they are few.
-        unit: of the value.
+        unit: unit of the value.
         help: one line for the user.
     """
     facts = Option(
@@ -123,7 +123,7 @@ def check_options(algorithm: Any, what: str) -> None:
 
     Args:
         algorithm: instance of a dataclass whose fields were made by `option`.
-        what: what an error names before the option ('estimator chain', 'decode').
+        what: text before the option's name in an error ('estimator chain', 'decode').
 
     Raises:
         UserError: an option out of range: `estimator chain max_forwards '0' is not allowed; it must
@@ -154,15 +154,14 @@ def parse_options(
     Args:
         cls: dataclass of the options.
         values: options by name.
-        what: what an error names before the option ('--estimator chain').
-        unknown_as: what an error names before an unknown option, in place of `what` ('--estimator
-            chain setting').
-        needed_by: what an error names before a required option that is absent, in place of `what`
-            ("decode strategy 'threshold'").
+        what: text before the option's name in an error ('--estimator chain').
+        unknown_as: the same for an unknown option ('--estimator chain setting'); by default `what`.
+        needed_by: the same for a required option that is absent ("decode strategy 'threshold'"); by
+            default `what`.
 
     Raises:
         UserError: an unknown option (with the nearest name), a required one that is absent, a value
-            that cannot be cast, or whatever the class itself refuses.
+            that cannot be cast, or an error that the class itself raises.
     """
     if any(isinstance(value, Field) for value in vars(cls).values()):
         raise UserError(f"{what}: class {cls.__name__} needs @dataclass(frozen=True, kw_only=True)")
@@ -197,7 +196,7 @@ def check_option_names(cls: type, base: type, what: str) -> None:
     Args:
         cls: the subclass, whose fields were made by `option`.
         base: the base class.
-        what: what an error names ("strategy 'klass'").
+        what: name of the subclass in an error ("strategy 'klass'").
 
     Raises:
         UserError: an option with such a name.
@@ -230,7 +229,7 @@ def option_names(cls: type) -> list[str]:
 def describe_options(cls: type) -> dict[str, dict[str, Any]]:
     """Returns name -> {default, allowed, meaning} for `dlm-eval show`.
 
-    What is not declared is left out.
+    Undeclared properties are left out.
     """
     described = {}
     for own in fields(cls):
@@ -251,16 +250,16 @@ def value_error(setting: str, value: object, allowed: str) -> UserError:
     """Returns the error for a value that is not allowed.
 
     Args:
-        setting: what was set ('decode top_p').
-        value: what it was set to.
-        allowed: what it must be, in words.
+        setting: the setting ('decode top_p').
+        value: its value.
+        allowed: the allowed values, in words.
     """
     return UserError(f"{setting} '{shown(value)}' is not allowed; it must be {allowed}")
 
 
 @functools.cache
 def _facts(cls: Any) -> dict[str, tuple[Option, Any]]:
-    """Returns name -> (what is declared, annotation) of every option."""
+    """Returns name -> (declaration, annotation) of every option."""
     return {
         own.name: (own.metadata.get("option", Option()), field_types(cls)[own.name])
         for own in fields(cls)

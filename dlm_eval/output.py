@@ -47,9 +47,9 @@ def table(
 
     Args:
         rows: cells.
-        headers: of the columns.
-        width: of a line in characters; the last column is wrapped to fit. None wraps nothing.
-        options: of tabulate.
+        headers: headers of the columns.
+        width: maximum characters of a line; the last column is wrapped to fit. None wraps nothing.
+        options: options of tabulate.
     """
     from tabulate import tabulate
 
@@ -132,7 +132,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def log_to_stderr() -> Iterator[None]:
-    """Shows the log of a command on standard error, from the level of `set_verbosity` on."""
+    """Shows a command's log on standard error, from the level that `set_verbosity` sets."""
     root, handler = logging.getLogger(), _StandardError()
     level = root.level
     root.addHandler(handler)
@@ -160,7 +160,7 @@ def set_verbosity(level: Any) -> None:
 
 def _restore(streams: Sequence[tuple[io.TextIOWrapper, str, str | None]]) -> None:
     for stream, encoding, errors in streams:
-        with suppress(OSError, ValueError):  # its reader has ended, or it is closed
+        with suppress(OSError, ValueError):  # the reader has ended, or the stream is closed
             stream.reconfigure(encoding=encoding, errors=errors)
 
 

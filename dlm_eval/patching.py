@@ -1,6 +1,4 @@
-"""Temporary changes of other libraries: an attribute that is replaced, and one that waits for the
-library's import.
-"""
+"""Temporarily replaces attributes of other libraries, at once or when the library is imported."""
 
 from __future__ import annotations
 
@@ -31,10 +29,10 @@ def replaced(target: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def replaced_on_import(name: str, attribute: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    """Sets an attribute of the module `name` to `make(module)` as soon as the module is imported (at
-    once, if it is already), until the context ends.
+    """Sets an attribute of the module `name` to `make(module)` until the context ends.
 
-    Most runs never import the library, and so do not wait for it.
+    This happens when the module is imported, or at once if it is imported already. Most runs never
+    import the library, so they do not pay for its import.
     """
     stack = ExitStack()
     finder = _OnImport(
@@ -59,7 +57,7 @@ class _OnImport(MetaPathFinder):
         self.name, self.then = name, then
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        """Returns the module's spec with a loader that reports when it is done, or None."""
+        """Returns the module's spec, with a loader that calls `then` at its end, or None."""
         if fullname != self.name:
             return None
         sys.meta_path.remove(self)

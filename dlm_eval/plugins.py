@@ -1,8 +1,8 @@
-"""Classes by name: ours, those of installed packages (entry points), those of a user's file.
+"""Finds classes by name: ours, those of installed packages (entry points), or in a user's file.
 
 A base class registers its subclasses in a `Registry`. A user names one of them in three ways: by
 its name, by the name of an entry point, or as `path/to/file.py:Class`. Instances of a class from a
-file can be pickled: a worker process loads the same file, and refuses one that was edited
+file can be pickled: a worker process loads the same file, and raises an error if it was edited
 meanwhile.
 """
 
@@ -33,7 +33,7 @@ class Registry(Generic[T]):
     """The known subclasses of one base class, by name.
 
     Args:
-        what: what one is called in messages ('estimator').
+        what: the kind of class in messages ('estimator').
         group: entry-point group in which installed packages declare theirs.
         modules: modules that define ours; they are imported when a name is first looked up.
         aliases: other names of ours.
@@ -51,7 +51,7 @@ class Registry(Generic[T]):
         self.aliases = dict(aliases or {})
         self._modules = tuple(modules)
         self._classes: dict[str, type[T]] = {}
-        self._known: set[type[T]] = set()  # also those that were replaced
+        self._known: set[type[T]] = set()  # including those that were replaced
 
     def add(self, name: str, cls: type[T]) -> None:
         """Registers `cls`; a base class calls it from `__init_subclass__`.
@@ -79,8 +79,8 @@ class Registry(Generic[T]):
 
         Args:
             name: as the user wrote it.
-            setting: what an error names ('--estimator'); by default what the registry's classes are
-                called.
+            setting: the setting that an error names ('--estimator'); by default `what` of the
+                registry.
 
         Raises:
             UserError: no such name (with the nearest one) or file, or a file without such a class.
@@ -106,7 +106,7 @@ class Registry(Generic[T]):
     def listed(self) -> dict[str, type[T] | str]:
         """Returns name -> class for `dlm-eval ls`.
 
-        In place of a class that cannot be loaded, the reason.
+        If a class cannot be loaded, its value is the reason.
         """
         found: dict[str, type[T] | str] = {}
         for name in self.names():
@@ -186,7 +186,7 @@ def _source(cls: type) -> bytes | None:
         return None
     module = sys.modules.get(cls.__module__)
     if module is not None and cls.__module__.startswith(f"{OURS}_plugin_"):
-        return _digest_of(module).encode()  # of what was run, whatever the file holds by now
+        return _digest_of(module).encode()  # of the code that was run, even if the file has changed
     try:
         return Path(inspect.getfile(cls)).read_bytes()
     except (TypeError, OSError):
@@ -243,5 +243,5 @@ def _same_place(cls: type) -> tuple[str, str]:
 
 def reason(error: BaseException) -> str:
     """Returns an unexpected error on one line, without secrets and not too long."""
-    # Redacted before it is cut: nobody recognises half of a secret.
+    # Redacted before it is cut, since redaction does not recognise half of a secret.
     return f"{type(error).__name__}: {redact_message(' '.join(str(error).split()))[:300]}"

@@ -27,7 +27,7 @@ class Progress:
     Args:
         title: name of the work.
         total: number of distinct answers.
-        quiet: show nothing.
+        quiet: whether to show nothing.
         busy: returns each device's model seconds so far, to show how busy it is.
     """
 
@@ -117,7 +117,7 @@ def _room() -> dict[str, Any]:
 
 
 def _use(shares: list[float]) -> list[str]:
-    """Returns how busy each device is, or the range if there are many."""
+    """Returns how busy each device is; the range if there are more than `SHOWN`."""
     if not shares:
         return []
     if len(shares) > SHOWN:

@@ -42,7 +42,7 @@ SECRET_WORDS = _set(
     " sessionid jsessionid phpsessid connectionstring connstr webhook webhooks passkey passkeys "
     "otp totp csrf xsrf mnemonic"
 )
-# secret only at the end of a name: `signature_columns` is none
+# secret only at the end of a name: `signature_columns` is not a secret
 LAST_WORDS = _set("pat pats sid signature session userpass htpasswd netrc")
 # Words before "token" that make it a vocabulary item or a count, not a secret.
 VOCABULARY = _set(
@@ -291,7 +291,7 @@ def _of_environment() -> Iterator[str]:
         desktop = "SESSION" in name and not name.endswith(("TOKEN", "KEY", "SECRET"))
         if is_secret_name(name) and not desktop and not os.path.exists(value):
             yield from _leaves(value)
-        for match in URL_PASSWORD.finditer(value):  # of a proxy
+        for match in URL_PASSWORD.finditer(value):  # such as a proxy's
             yield from _leaves(match[1])
 
 
@@ -428,7 +428,7 @@ def _redacted(value: Any, known: re.Pattern[str] | None, by_name: bool, depth: i
         return parts if isinstance(value, list) else tuple(parts)
     if known is None or value is None or isinstance(value, (bool, int, float)):
         return value
-    text = str(value)  # lm-eval writes objects so
+    text = str(value)  # as lm-eval writes objects
     return _without(text, known) if known.search(text) else value
 
 

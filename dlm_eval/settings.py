@@ -69,15 +69,14 @@ def _quoted(text: str, begin: int) -> str:
 
 
 def typed_texts(value: Any) -> tuple[str, ...]:
-    r"""Returns the texts of a value that was typed: one text, or a list in brackets, with or without
-        quotes.
+    r"""Returns the texts of a typed value: one text, or a list in brackets with or without quotes.
 
-        A shell passes backslashes on, so `\n`, `\t`, `\r`, `\\`, `\"` and `\uXXXX` are read as in
-        JSON. Any other backslash (`\boxed`) stays.
-    Other values (a list in Python or YAML) are used as they are.
+    A shell passes backslashes on, so `\n`, `\t`, `\r`, `\\`, `\"`, `\'` and `\uXXXX` are escapes.
+    Any other backslash (`\boxed`) stays. A value that is not a string (a list in Python or YAML) is
+    used as it is.
 
-        Raises:
-            TypeError: the value is neither a text nor a sequence.
+    Raises:
+        TypeError: the value is neither a text nor a sequence.
     """
     if isinstance(value, Mapping):
         raise TypeError("a mapping is no list of texts")
@@ -121,9 +120,9 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], setting: str) -> T:
 
 @functools.cache
 def field_types(cls: type[Any]) -> dict[str, Any]:
-    """Returns the annotations of a dataclass by name, compiled.
+    """Returns the evaluated annotations of a dataclass by name.
 
-    Raises UserError if one cannot be: names under TYPE_CHECKING have no value.
+    Raises UserError if one cannot be evaluated, e.g. a name that is imported under TYPE_CHECKING.
     """
     try:
         return typing.get_type_hints(cls)
@@ -141,13 +140,13 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def literals(hint: Any) -> list[Any]:
-    """Returns the values that the `Literal`s in an annotation name."""
+    """Returns the values of all `Literal`s in an annotation."""
     kinds = [kind for kind in alternatives(hint) if typing.get_origin(kind) is typing.Literal]
     return [value for kind in kinds for value in typing.get_args(kind)]
 
 
 def cast_value(value: Any, hint: Any, setting: str) -> Any:
-    """Returns `value`, usually a text, as the type that `hint` annotates.
+    """Returns `value`, usually a text, cast to the type of the annotation `hint`.
 
     Raises:
         UserError: it cannot be cast.

@@ -27,7 +27,7 @@ MESSAGE = "dlm-eval: interrupted; finished answers are in the journal, the same 
 
 _said = threading.Event()
 _heard = threading.Event()  # a signal has arrived
-# `orderly` is active: a KeyboardInterrupt without a signal is not Ctrl-C.
+# `orderly` is active. A KeyboardInterrupt without a signal is then not Ctrl-C.
 _heeding = threading.Event()
 _forking = threading.local()
 _duties: list[Callable[[], None]] = []
@@ -77,7 +77,7 @@ def orderly() -> Iterator[None]:
 
 
 def _stop(number: int, frame: Any) -> NoReturn:
-    # A second signal must not interrupt the writing.
+    # A second signal must not interrupt saving.
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     _heard.set()
@@ -145,7 +145,7 @@ def print_interrupted() -> None:
 
 
 def discard_output() -> None:
-    """Discards output after the reader closed the pipe; Python would complain at exit."""
+    """Discards output after the reader closed the pipe, since Python would warn at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -2,9 +2,8 @@
 
 A standard error is an almost unbiased estimate of the standard deviation of an estimate; squares of
 standard errors add up. An interval also accounts for the uncertainty of the standard error: it is
-Student's, with the degrees of freedom of the standard error. A few draws can agree by chance and
-be wrong together. If something else tells how far they may be off, the interval is wide enough for
-that (`Error.least`).
+Student's, with the degrees of freedom of the standard error. A few draws can agree by chance, so
+that their standard error is too small. `Error.least` is a lower limit from another source.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-LEVEL = 0.95  # of every interval
+LEVEL = 0.95  # confidence level of every interval
 FEWEST = 4  # minimum number of independent draws for a standard error
 # Minimum degrees of freedom for the error of a sum of parts with few draws each.
 ENOUGH = 2.0

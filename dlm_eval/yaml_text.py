@@ -1,6 +1,4 @@
-"""Checks of a user's YAML before it is parsed: nesting too deep for a recursive parser, and
-duplicate keys.
-"""
+"""Checks a user's YAML for duplicate keys, and for nesting too deep for a recursive parser."""
 
 from __future__ import annotations
 
@@ -11,19 +9,19 @@ import yaml
 
 from dlm_eval.errors import UserError
 
-DEEPEST = 100  # lists and mappings inside each other
+DEEPEST = 100  # maximum depth of nested lists and mappings
 
 
 def read_yaml_text(path: str | Path, what: str) -> str:
     """Returns the text of a YAML file that is safe to parse.
 
     Args:
-        path: of the file.
-        what: how an error names it.
+        path: path of the file.
+        what: name of the file in an error.
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8, is broken, nested too deeply or has a key
-            twice.
+        UserError: the file cannot be read, is not UTF-8, is broken, is nested too deeply, or has a
+            duplicate key.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -66,7 +64,7 @@ def _check_depth(text: str, what: str) -> None:
 
 
 def _check_keys(node: yaml.Node | None, what: str, seen: set[int]) -> None:
-    if node is None or id(node) in seen:  # an alias leads to a node again
+    if node is None or id(node) in seen:  # an alias refers to a known node
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):

@@ -1,4 +1,4 @@
-"""Which waiting rows share a batch.
+"""Packs waiting rows into batches.
 
 The budget of a batch is a number of tokens, padding included. A position that runs counts as one
 token. A position of a row with a KV cache adds `cached_weight` tokens. Padding of positions that
@@ -65,7 +65,7 @@ class Waiting:
 
     @property
     def held(self) -> int:
-        """Positions that the device may hold for it: all of a row with a KV cache."""
+        """Positions that the device may cache: all of them if the row has a KV cache."""
         return 0 if self.row.kv_cache is None else len(self.row.tokens)
 
     @property
@@ -100,7 +100,7 @@ class Load(NamedTuple):
         rows: sequences.
         wanted: positions whose logits are read.
         longest: positions that run in the longest row.
-        held: most positions that a row has in the KV cache.
+        held: positions of the row that has the most in the KV cache.
         real: positions that run, without padding.
     """
 

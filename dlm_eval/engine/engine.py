@@ -112,7 +112,7 @@ class Engine:
         self.memory_tokens = memory_tokens
         self.on_forward = on_forward
         self.cost = Cost()
-        self.program_seconds = 0.0  # model time so far of the program that gets its outputs now
+        self.program_seconds = 0.0  # model time so far of the program that is receiving outputs
         # Whether outputs are the same in any batch, if known.
         self.batch_invariant: bool | None = None
         self._failed_alone = 0
@@ -130,8 +130,8 @@ class Engine:
         a program ends. A program ends with an error if its logits are NaN, if its row fails even
         alone, or if it raises SampleError. The others continue.
 
-        None in place of a program means that there is none now: it is asked again after the next
-        batch. This is allowed only while programs are under way.
+        None in place of a program means that there is none now; the next one is requested after the
+        next batch. This is allowed only while other programs are running.
 
         Raises:
             RunError: the device is lost, or the model fails on every row.
@@ -174,7 +174,7 @@ class Engine:
         more rows.
         """
         most = len(queue) if self.batch_rows is None else AHEAD * self.batch_rows
-        # rows that run one by one need no sorted queue
+        # with small batches only the oldest rows need to be sorted
         waiting = nsmallest(most, queue.values(), key=_age)
         weights = accumulate(one.tokens + int(self.cached_weight * one.held) for one in waiting)
         enough = bisect_left(list(weights), AHEAD * self.batch_tokens) + 1

@@ -153,7 +153,7 @@ def _fed(rows: Sequence[ForwardRow], tokens: Tensor) -> Tensor:
 
 
 def _times(rows: Sequence[ForwardRow], count: int, device: torch.device) -> Tensor:
-    """Returns noise levels [B] of rows, their unconditional twins, repeats of the first."""
+    """Returns noise levels [B]: of rows, of their unconditional twins, and repeats of the first."""
     times = [row.time for row in rows] + [row.time for row in rows if row.unguided is not None]
     return torch.tensor(times + times[:1] * (count - len(times)), device=device)
 
@@ -170,7 +170,7 @@ def _twins(rows: Sequence[ForwardRow]) -> dict[int, int]:
 def _read(
     logits: Tensor, slot: Tensor, requests: Sequence[Request], twin: dict[int, int]
 ) -> tuple[list[Output | SampleError], list[tuple[Kept, Ints, Tensor]]]:
-    """Returns the output of each request, and the numbers that stay on the device.
+    """Returns the output of each request, and the numbers to keep on the device.
 
     Requests with the same op and guidance are read in one call.
     """
@@ -215,8 +215,8 @@ def _read(
 
 
 def _before(requests: Sequence[Request], logits: Tensor) -> tuple[Any, ...]:
-    """Returns the further arguments of a `KeepingOp`: the numbers that the last step kept [N, ...],
-    and whether each position has some [N].
+    """Returns the further arguments of a `KeepingOp`: the numbers kept by the last step [N, ...],
+    and whether each position has any [N].
     """
     if requests[0][1].kept is None:
         return ()

@@ -29,10 +29,9 @@ Output = tuple[NDArray[Any], ...]  # arrays whose first dimension is W
 
 
 class Kept:
-    """Numbers that a program keeps on the device from one step to the next, by the identity of
-    positions.
+    """Numbers that a program keeps on the device from one step to the next, keyed by position id.
 
-    The last row with this store wrote them. A failed pass changes nothing.
+    Each successful forward pass of a row replaces them. A failed pass changes nothing.
 
     Attributes:
         values: [K, ...] the numbers, None before the first row.
@@ -48,8 +47,9 @@ class Kept:
         self.values = values
 
     def of(self, ids: Ints) -> tuple[Tensor, Tensor] | None:
-        """Returns the numbers [K, ...] of the positions `ids` [K] (0 if there are none), and
-        whether there are some [K].
+        """Returns the numbers [K, ...] of the positions `ids` [K], and whether each is known [K].
+
+        Unknown numbers are 0. Returns None before the first row.
         """
         if self.values is None:
             return None
@@ -63,7 +63,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class LogProbs:
-    """LogitsOp of log p(token) in nats, by a log-softmax in float32.
+    """The LogitsOp that returns log p(token) in nats, by a log-softmax in float32.
 
     The payload [N] long holds the tokens.
     """
@@ -84,8 +84,7 @@ class ForwardRow:
         payload: [W, ...] input of `op` for each wanted position.
         unguided: [L] ids of the unconditional sequence of classifier-free guidance, or None.
         guidance: factor f of guided logits u + f (c - u), u from `unguided` and c from `tokens`.
-        head: the method of the model that answers, with the arguments of `logits`; None for
-            `logits`.
+        head: the method of the model to call, with the arguments of `logits`; None for `logits`.
         inputs: [L, C] float32 inputs besides the tokens (embeddings that are diffused), or None.
         time: noise level passed to the model (embedding diffusion, concrete scores); 0 for none.
         kv_cache: keys and values of this sequence, or None. Guidance excludes it.
@@ -95,7 +94,7 @@ class ForwardRow:
             has succeeded.
         kept: numbers that the program keeps on the device; `op` is then a `KeepingOp`.
         ids: [W] identities of the wanted positions, the keys of `kept`.
-        fed: how many numbers per wanted position are inputs from `kept`, in front of `inputs`
+        fed: number of inputs per wanted position that come from `kept` and precede `inputs`
             (self-conditioning).
     """
 
@@ -117,7 +116,7 @@ class ForwardRow:
 
     @property
     def head_name(self) -> str:
-        """Name of the method that answers."""
+        """Name of the method of the model."""
         return "logits" if self.head is None else self.head.__name__
 
     @property
@@ -180,7 +179,7 @@ class Cost:
 def together(programs: Sequence[Program[T]]) -> Program[list[T]]:
     """Runs `programs` at the same time, so that their rows share batches; returns their answers.
 
-    An error of one ends all.
+    An error in one program ends all.
     """
     answers: dict[int, T] = {}
     pending: dict[int, list[ForwardRow]] = {}

@@ -106,7 +106,7 @@ class Program:
 
 
 class CodeEval:
-    """The metric. One object serves all tasks of a process, since lm-eval's task modules keep it."""
+    """The metric. One object serves all tasks of a process: lm-eval's task modules store it."""
 
     name = "code_eval"
 
@@ -126,13 +126,12 @@ class CodeEval:
         num_workers: int | None = None,
         timeout: float | None = None,
     ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
-        """Returns pass@k and each task's verdicts. Every task has at least k samples.
+        """Returns pass@k, for each k for which all tasks have enough samples, and each verdict.
 
         Args:
             references: The tests, one text per task.
             predictions: The candidates, a list per task.
-            k: Numbers of samples of which one must pass. Those above a task's number of samples
-                are left out.
+            k: Numbers of samples of which one must pass.
             num_workers: Number of programs that run at once (None: one per CPU).
             timeout: CPU seconds per program; None for `LONG_TIMEOUT` if its tests import numpy,
                 else `TIMEOUT`.
@@ -206,7 +205,9 @@ class CodeEval:
 
     @contextlib.contextmanager
     def noting(self, task: str = "") -> Iterator[None]:
-        """Within the context, registers programs without running them, and discards verdicts.
+        """Within the context, programs are registered and not run, and none passes.
+
+        Earlier verdicts are discarded.
 
         Args:
             task: The task of these programs, and of those that are run afterwards.

@@ -41,5 +41,5 @@ def spearman(items: Sequence[tuple[float, float]]) -> float:
 def _correlation(statistic: Any, items: Sequence[tuple[float, float]]) -> float:
     labels, predictions = (np.array(column) for column in zip(*items, strict=True))
     if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
-        return 0.0  # not NaN: a constant prediction has no skill (scikit-learn's Matthews does this)
+        return 0.0  # not NaN: a constant prediction has no skill (as scikit-learn's Matthews)
     return float(statistic(labels, predictions).statistic)

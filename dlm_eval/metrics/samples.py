@@ -26,7 +26,7 @@ from dlm_eval.errors import UserError
 if TYPE_CHECKING:
     from dlm_eval.models.loading import CheckpointFiles
 
-# References of each sample in self-BLEU. The number is fixed, since more references raise the score.
+# References of each sample in self-BLEU. More references raise the score, so the number is fixed.
 RIVALS = 63
 # Number of most frequent tokens in the fit of the Zipf coefficient (Holtzman et al. 2020, arXiv
 # 1904.09751).

@@ -34,7 +34,7 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize(text: str) -> str:
-    """Returns the text in lower case without punctuation, articles and extra spaces, as SQuAD does."""
+    """Returns the text in lower case without punctuation, articles and extra spaces (SQuAD's)."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split())
 
 
@@ -61,8 +61,8 @@ def token_f1(answer: str, alias: str) -> float:
 def exact_match(answer: str, aliases: Sequence[str]) -> float:
     """Returns 1.0 if the answer equals an alias, ignoring case and punctuation, else 0.0.
 
-    This is the rule of lm-eval's ``exact_match``. lm-eval's arrays of fixed width, however, truncate
-    a text that is longer in lower case ("İdris").
+    This is the rule of lm-eval's ``exact_match``, but lm-eval truncates a text that is longer in
+    lower case ("İdris"), because its arrays have a fixed width.
     """
     written = answer.strip().lower().translate(NO_PUNCTUATION)
     return float(any(written == alias.lower().translate(NO_PUNCTUATION) for alias in aliases))

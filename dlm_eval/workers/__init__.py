@@ -1,6 +1,6 @@
-"""Pools run jobs: in this process, in one worker process per device, or in Ray actors.
+"""Pools run jobs in this process, in one worker process per device, or in Ray actors.
 
-All have the same interface and give the same answers.
+All pools have the same interface and give the same answers.
 
 InProcess      one model in this process
 Workers        one worker per device (`driver`): local processes (`local`) or Ray actors

@@ -9,10 +9,10 @@ from dlm_eval.engine.batching import WORTHWHILE
 from dlm_eval.jobs import FillJob, Job, ScoreJob, longest_first, sequences
 
 MOST = 256  # maximum number of jobs in a chunk
-# A worker holds at most this part of its fair share of the jobs that no worker has. The other part
-# is left for workers that are ready later, and corrects what was expected of speeds and lengths.
+# A worker holds at most this part of its fair share of the jobs that no worker has. The rest is for
+# workers that are ready later, and to correct wrong estimates of speeds and lengths.
 PART = 0.5
-REFILL = 0.75  # a worker gets more jobs when it holds less than this part of what it may hold
+REFILL = 0.75  # a worker gets more jobs when it holds less than this part of its maximum
 
 
 def weight(job: Job) -> int:
@@ -35,7 +35,7 @@ def width(job: Job) -> int:
 
 
 def question(job: Job) -> tuple[int, str] | None:
-    """Returns what the choices of one question and length have in common; None for other jobs."""
+    """Returns a key shared by the choices of one question and length; None for other jobs."""
     return (
         (len(job.canvas), job.canvas.key) if isinstance(job, ScoreJob) and job.canvas.key else None
     )
@@ -73,7 +73,7 @@ class Chunks:
         return bool(self._quarantined)
 
     def next(self, speed: float | None = None, held: int = 0) -> list[int]:
-        """Returns the next chunk of ordinary jobs for a worker.
+        """Returns the next chunk of jobs, none of them quarantined, for a worker.
 
         Choices of one question and length stay together, since they may share rows.
 
@@ -82,8 +82,8 @@ class Chunks:
             held: weight of the jobs that it holds already.
 
         Returns:
-            [] if no ordinary job is left, or if the worker holds enough. A worker that holds none
-            gets at least one job, and if its share allows it, enough for an efficient batch.
+            [] if no job is left, or if the worker holds enough. A worker without jobs gets at least
+            one and, if its share allows, enough for an efficient batch.
         """
         fair = self._left * (1 / self._workers if speed is None else speed)
         if held > REFILL * PART * fair:

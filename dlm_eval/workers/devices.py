@@ -1,4 +1,4 @@
-"""`--devices`: the workers of a run and the devices that each of them sees."""
+"""`--devices`: the workers of a run, and the devices that are visible to each of them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _cpus(count: int) -> list[Device]:
 
 
 def _gpu(numbers: list[int]) -> Device:
-    """Returns the device of a worker that sees (and takes memory on) only these GPUs."""
+    """Returns the device of a worker to which only these GPUs are visible."""
     visible = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v]
     names = ",".join(visible[n] if n < len(visible) else str(n) for n in numbers)
     options = {"device": "cuda"} if len(numbers) == 1 else {"device": "cuda", "device_map": "auto"}

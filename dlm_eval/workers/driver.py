@@ -39,10 +39,10 @@ from dlm_eval.workers.messages import (
     WorkerConfig,
 )
 
-WATCHDOG_SECONDS = 900.0  # a worker hangs if no forward pass ends for so long
+WATCHDOG_SECONDS = 900.0  # a worker without a finished forward pass for so long is hung
 LOADING_SECONDS = 3600.0  # the same while it loads the model
-# Consecutive crashes, with no answer in between, after which a slot is still restarted. Twice as
-# many if a job may have caused them.
+# Maximum number of consecutive crashes, with no answer in between, after which a slot is restarted.
+# It is twice as large if the worker had quarantined jobs, since a job may have caused the crashes.
 RESTARTS = 3
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ class _Slot:
     held: dict[int, int] = field(default_factory=dict)
     load: int = 0  # the sum of their weights
     hungry: bool = False  # whether it has begun its last list
-    asked: bool = False  # whether it was asked to give back what it has not begun
-    bare: bool = False  # whether it has given that back and got no jobs since
+    asked: bool = False  # whether it was asked to give back the jobs not begun
+    bare: bool = False  # whether it has given them back and received none since
     apart: bool = False  # whether the jobs that it holds are quarantined
     heard: float = 0.0
     failures: int = 0
@@ -81,24 +81,24 @@ class _Slot:
 
     @property
     def speed(self) -> float | None:
-        """Tokens a second of its present worker, if measured."""
+        """Tokens per second of its present worker, if measured."""
         cost = self.usage.cost if self.usage else Cost()
         return cost.tokens / cost.seconds if cost.tokens and cost.seconds > 0 else None
 
     def hold(self, weights: dict[int, int]) -> None:
-        """Notes that its worker has more jobs."""
+        """Adds jobs to those that its worker holds."""
         self.held.update(weights)
         self.load += sum(weights.values())
 
     def drop(self, number: int) -> bool:
-        """Notes that its worker has a job no longer; returns whether it had it."""
+        """Removes a job from those that its worker holds; returns whether it held the job."""
         if number not in self.held:
             return False
         self.load -= self.held.pop(number)
         return True
 
     def returned(self, numbers: Sequence[int]) -> list[int]:
-        """Notes that its worker gives back jobs; returns those that it had."""
+        """Removes jobs that its worker gives back; returns those that it held."""
         self.asked, self.bare, self.hungry = False, True, True
         return [number for number in numbers if self.drop(number)]
 
@@ -108,7 +108,7 @@ class _Slot:
 
 
 class _Run:
-    """The jobs of one run: those that no worker has yet, and those that have no answer yet."""
+    """The jobs of one run: those without a worker (`chunks`), those without an answer (`left`)."""
 
     def __init__(
         self, jobs: Sequence[Job], workers: int, done: Done, keep: Keep = keep_none
@@ -119,7 +119,7 @@ class _Run:
         self._done, self._keep = done, keep
 
     def finish(self, number: int, answer: Answer) -> None:
-        """Reports a job's first answer."""
+        """Reports a job's answer; a second one is ignored."""
         if number in self.left:
             self.left.discard(number)
             self._done(number, answer)
@@ -138,8 +138,8 @@ class Workers:
     Args:
         start: starts the worker of a slot.
         count: number of slots.
-        watchdog: a worker that has jobs and ends no forward pass for so many seconds is replaced
-            (default: the variable DLM_EVAL_WATCHDOG, else 15 minutes).
+        watchdog: seconds after which a worker that has jobs but finishes no forward pass is
+            replaced (default: the variable DLM_EVAL_WATCHDOG, else 15 minutes).
     """
 
     def __init__(self, start: Starter, count: int, watchdog: float | None = None) -> None:
@@ -231,7 +231,7 @@ class Workers:
     def _watch(self) -> None:
         """Kills workers that have been silent for too long.
 
-        `Exited` arrives as for any other worker.
+        Their `Exited` message then arrives as usual.
         """
         for slot in self.slots:
             limit = self._watchdog if slot.ready else max(self._watchdog, LOADING_SECONDS)
@@ -309,7 +309,7 @@ class Workers:
     def _hand_out(self, run: _Run) -> None:
         """Sends jobs to workers that need some, idle ones first.
 
-        If an idle worker gets none, the others give back what they have not begun.
+        If an idle worker gets none, the others are asked to give back the jobs not begun.
         """
         ready = [slot for slot in self.slots if slot.ready is not None and not slot.apart]
         needy = [slot for slot in ready if slot.hungry or not slot.held]
@@ -327,8 +327,8 @@ class Workers:
     def _feed(self, slot: _Slot, run: _Run, share: float) -> None:
         """Sends a worker its next chunk, if there is one and it does not hold enough.
 
-        Quarantined jobs are sent only to a worker without other jobs, and it gets no others before
-        they are done. Workers that hold jobs get no more until no job is quarantined.
+        While jobs are quarantined, only a worker without jobs gets any: a group of quarantined
+        jobs, and no others until these are done.
         """
         if run.chunks.quarantined:
             numbers = run.chunks.next_quarantined() if not slot.held else []
@@ -343,9 +343,9 @@ class Workers:
         slot.link.send([(number, run.jobs[number]) for number in numbers])
 
     def _shares(self) -> dict[int, float]:
-        """Returns the share of each slot in the speed of all, those still loading included.
+        """Returns the share of each slot in the total speed, including slots still loading.
 
-        A worker whose speed is not known yet counts as the mean of the others.
+        A worker of unknown speed counts as the mean of the others.
         """
         slots = [slot for slot in self.slots if slot.link is not None]
         known = [slot.speed for slot in slots if slot.speed is not None]

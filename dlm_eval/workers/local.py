@@ -1,4 +1,4 @@
-"""Worker processes of this machine: new interpreters that use a pipe and end with the driver.
+"""Worker processes on this machine: new interpreters that use a pipe and end with the driver.
 
 A worker is started as a program, not through multiprocessing. The driver's `__main__` is not run
 again, so a script or a notebook needs no guard. A worker has its own session: Ctrl-C reaches only
@@ -45,7 +45,7 @@ class LocalLink:
             pass_fds=[theirs.fileno()],
             env={**os.environ, **paths, **environment},
             stdin=subprocess.DEVNULL,
-            stdout=2,  # the driver's output is for results
+            stdout=2,  # the driver's stdout is for results
             start_new_session=True,
         )
         theirs.close()

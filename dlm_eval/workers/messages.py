@@ -199,7 +199,7 @@ def receiver(inbox: queue.SimpleQueue[Any]) -> Receive:
 
 
 Events = queue.SimpleQueue[tuple[Any, Any]]
-# (slot, what is known of the device, events) -> its link.
+# (slot index, profile of its device, events) -> its link.
 Starter = Callable[[int, DeviceProfile, Events], Link]
 
 

@@ -1,6 +1,6 @@
 """Workers as Ray actors.
 
-Ray places them, on this machine or others. The messages are the usual ones.
+Ray places them on this machine or on others. They use the same messages as local processes.
 
 The worker runs in a thread of the actor. Its messages leave through one streaming generator; the
 driver's messages arrive as method calls.
@@ -33,7 +33,7 @@ class Actor:
     def __init__(self) -> None:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._early: dict[int, Any] = {}  # messages that arrived before earlier ones
+        self._early: dict[int, Any] = {}  # messages that arrived out of order
         self._next = 0
         self._lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""A worker: loads the model and answers jobs; the rows of all its jobs share batches."""
+"""A worker loads the model and answers jobs. The rows of all its jobs share batches."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class _Worker:
         self._alive = 0.0
 
     def jobs(self) -> Iterator[tuple[int, Job] | None]:
-        """Yields jobs, None if there is none now but some are under way, and ends if none is left.
+        """Yields jobs; None if there is none now but some are running. Ends if none is left.
 
         The next list is requested when the last one is begun, so that it arrives in time.
         """
@@ -105,7 +105,7 @@ class _Worker:
         self._send(Halfway(number, checkpoint))
 
     def after_forward(self) -> None:
-        """Reads the driver's messages, and tells it from time to time that the worker runs."""
+        """Reads the driver's messages, and sends `Alive` every `ALIVE_SECONDS`."""
         self._read()
         if time.monotonic() - self._alive > ALIVE_SECONDS:
             self._alive = time.monotonic()
@@ -136,7 +136,7 @@ class _Worker:
     def _give_back(self) -> list[int]:
         """Returns the numbers of the jobs not begun, and forgets them.
 
-        The other choices of a question that is under way stay.
+        It keeps the other choices of a question that has begun.
         """
         kept: deque[tuple[int, Job]] = deque()
         while (
