@@ -207,7 +207,7 @@ def drive_jobs(
     Args:
         engine: runs the rows.
         numbered: jobs with their numbers. None means that there is no job now; it is allowed only
-            while jobs are under way.
+            while other jobs are running.
         done: called with number and answer when a job ends.
         keep: called with number and checkpoint of a running job, every `CHECKPOINT_SECONDS`.
     """

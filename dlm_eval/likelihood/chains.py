@@ -66,7 +66,7 @@ class Orders(Budgeted, Guided):
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(Orders, name="chain"):
-    """Chain rule along random orders, each with its reverse; tighter bounds beside it.
+    """Chain rule along random orders, each with its reverse; also gives tighter bounds.
 
     An order and its reverse are one draw. Draws are without replacement. If all mask patterns fit
     the budget, they are all run and nothing is drawn. At least one pair is run.

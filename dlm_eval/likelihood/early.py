@@ -7,9 +7,11 @@ Each round extends the one before (cubature/nested.py). A canvas that runs all r
 the score of the full budget.
 
 A choice is eliminated if its score is more than t standard errors of the difference below the best
-one. t is the quantile of Student's distribution at ALPHA / (looks * rivals * orders). By the union
-bound, the probability that a question ends early on a choice whose exact score is not the best is
-at most ALPHA. Eliminated choices are sampled no further. A question ends when one choice is left.
+one. With error rate a, t is the quantile of Student's distribution at a / (looks * rivals *
+orders): the rounds but the last, the other choices, and 1 (2 if scores per length count too). By
+the union bound, the probability that a question ends early on a choice whose exact score is not the
+best is at most a. Eliminated choices are sampled no further. A question ends when one choice is
+left.
 """
 
 from __future__ import annotations

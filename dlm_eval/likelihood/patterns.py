@@ -1,4 +1,4 @@
-"""Mask patterns, which say what open tokens a forward hides, and plans that weight what it reads.
+"""Mask patterns (the open tokens that a forward hides), and plans that weight what it reads.
 
 Shape letters: n = open tokens, R = mask patterns, P = replicates.
 """

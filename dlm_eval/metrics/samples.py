@@ -82,7 +82,7 @@ def _nats_per_token(reading: Reading) -> float:
 
 
 def perplexity(items: Sequence[tuple[float, int]]) -> float:
-    """Returns exp of the mean negative log-likelihood per token of all samples; NaN without any."""
+    """Returns exp of the mean negative log-likelihood per token of all samples; NaN if empty."""
     tokens = sum(count for _, count in items)
     if not tokens:
         return math.nan

@@ -79,7 +79,7 @@ class Parts:
         self.order = in_order(self.full.hidden)
 
     def rules(self, forwards: int, offset: float) -> list[Rule]:
-        """Returns the rule after each round; `offset` in [0, 1) is that of the points in cells."""
+        """Returns the rule after each round, for points at `offset` (0 to 1) in their cells."""
         return [
             *(self._rule(counts, totals) for counts, totals in self.shares(forwards, offset)),
             self.full,
