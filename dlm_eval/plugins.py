@@ -203,7 +203,7 @@ def _run_file(place: Path, digest: str) -> ModuleType:
 
 
 def run_file(place: Path, name: str, **values: Any) -> ModuleType:
-    """Returns the module `name` made by running a Python file, with `values` in it from the start."""
+    """Runs a Python file as the module `name`, with `values` in it from the start; returns it."""
     spec = importlib.util.spec_from_file_location(name, place)
     assert spec is not None and spec.loader is not None  # a .py file always has both
     module = importlib.util.module_from_spec(spec)

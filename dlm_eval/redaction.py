@@ -355,7 +355,7 @@ def redact_text(text: str) -> str:
 
 
 def redact_message(text: str) -> str:
-    """Returns a message (an error, a log line) without secrets, by value and by name (`token=...`)."""
+    """Returns a message (error, log line) without secrets, by value and by name (`token=...`)."""
     return ASSIGNMENT.sub(_unassigned, _without_bare(redact_text(text)))
 
 

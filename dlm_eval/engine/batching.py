@@ -163,7 +163,7 @@ def kind(waiting: Waiting) -> tuple[str, bool]:
 
 
 def _fits(first: Waiting, load: Load, after: Load, one: Waiting, limits: Limits) -> bool:
-    """Returns whether a row may join the batch of `first`, which then grows from `load` to `after`."""
+    """Returns whether a row may join the batch of `first`; `load` grows to `after` if it does."""
     if kind(one) != kind(first):
         return False
     if limits.equal_lengths and (one.length, one.past) != (first.length, first.past):

@@ -4,7 +4,8 @@ SEDD uses score entropy, for models that give log-scores at a noise level (Lou e
 2310.16834). At total noise sigma(t), each open token is hidden with probability 1 - exp(-sigma).
 With s_y the score of token y at a hidden position, and r = 1 / (exp(sigma) - 1):
 
-    loss = sigma'(t) * sum over hidden positions of [ sum over y that is not the mask of s_y - r log s_truth + r (log r - 1) ]
+    loss = sigma'(t) * sum over hidden positions of [
+        (sum of s_y over all y but the mask) - r log s_truth + r (log r - 1) ]
 
 averaged over t in [0.001, 1]. It has no term for tokens that are visible at t = 1, so it is not a
 bound.

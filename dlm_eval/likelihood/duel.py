@@ -93,14 +93,14 @@ class PolicyReader:
 def reveal(
     target: Target, policy: Policy, per_step: int = 1, stop_at_mismatch: bool = False
 ) -> Program[tuple[float, bool]]:
-    """Returns the policy's log-likelihood (nats), and whether the model would have written this text.
+    """Returns the policy's log-likelihood (nats), and whether the model would write this text.
 
     Args:
         target: the tokens.
         policy: which hidden position comes next (ties: the leftmost).
         per_step: positions revealed per forward.
-        stop_at_mismatch: end after the first step with a token that is not the likeliest; the
-            log-likelihood then covers the steps up to that one.
+        stop_at_mismatch: end with the first step that has a token which is not the likeliest; the
+            log-likelihood then includes the steps so far.
     """
     hidden = np.ones(target.n, dtype=bool)
     reader = PolicyReader(policy)

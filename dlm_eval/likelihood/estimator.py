@@ -272,7 +272,7 @@ class Budgeted(Estimator):
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStopping(Budgeted, Guided):
-    """An estimator that can run in rounds of cubature (early.py) and stop before its budget is spent."""
+    """An estimator that can run in rounds of cubature (early.py) and stop early."""
 
     precision: float | None = option(
         None,

@@ -3,7 +3,9 @@
 The same forwards give the exact likelihood of the sampler that reveals the open tokens one at a
 time in a uniformly random order. With S the set of tokens revealed so far,
 
-    f(S) = mean over i not in S of p(x_i | x_S) f(S + i),   f(all) = 1,   and the text's likelihood is f(nothing).
+    f(S) = mean over i not in S of p(x_i | x_S) f(S + i),   f(all) = 1.
+
+The likelihood of the text is f(nothing).
 
 Shape letters: n = open tokens.
 """

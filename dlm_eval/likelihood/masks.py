@@ -3,9 +3,12 @@
 For a model that masks tokens, with n open tokens and l(i, M) = log p(x_i | all but M), three
 expressions equal the evidence lower bound (ELBO):
 
-    integral over t of 1/t E_{M ~ Bernoulli(t)} sum_{i in M} l(i, M)         `mask_rate`   (MDLM, arXiv 2406.07524)
-    = sum over k = 1..n of 1/k E_{|M| = k} sum_{i in M} l(i, M)              `mask_count`  (LLaDA, arXiv 2502.09992)
-    = E over orders of sum_j l(j-th token, tokens from the j-th on)          `chain`       (arXiv 2110.02037)
+    integral over t of 1/t E_{M ~ Bernoulli(t)} sum_{i in M} l(i, M)
+    = sum over k = 1..n of 1/k E_{|M| = k} sum_{i in M} l(i, M)
+    = E over orders of sum_j l(j-th token, tokens from the j-th on)
+
+They belong to `mask_rate` (MDLM, arXiv 2406.07524), `mask_count` (LLaDA, arXiv 2502.09992) and
+`chain` (arXiv 2110.02037).
 
 Shape letters: n = open tokens, R = mask patterns.
 """

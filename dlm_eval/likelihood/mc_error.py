@@ -2,9 +2,10 @@
 
 The choices of a question share their random numbers, so their errors are correlated. The *echo* of
 an estimate is a random projection of the deviations from which its standard error is computed. All
-choices of one shape share the directions. The cosine between two echoes is an estimate of the
-correlation of the deviations, with a standard error of about 1 / sqrt(DIRECTIONS). Choices of
-different shapes are hardly correlated (docs/likelihood-notes.md); their directions differ.
+choices of one shape share the directions. The inner product of two echoes estimates the covariance
+of their errors. Their cosine is an unbiased estimate of the correlation of the deviations, with a
+standard error of about 1 / sqrt(DIRECTIONS). Choices of different shapes are hardly correlated
+(docs/likelihood-notes.md); their directions differ.
 
 Shape letters: P = draws, C = choices.
 """

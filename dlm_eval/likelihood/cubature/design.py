@@ -102,7 +102,7 @@ def allotted(n: int, forwards: int, most: Ints, least: Ints | None = None) -> In
 def draw_sets(n: int, counts: Ints, rng: np.random.Generator) -> Bools:
     """Returns [sum of counts, n] distinct patterns.
 
-    Within a size, tokens are hidden as equally often as possible.
+    Within a size, all tokens are hidden equally often, as far as possible.
     """
     rows: list[Bools] = []
     for size, count in zip(range(1, n + 1), counts.tolist(), strict=True):

@@ -3,7 +3,8 @@
 The prior is a Gaussian process that treats all tokens alike. With l(S, i) = log p(x_i | x_S),
 l(S, i) and l(T, j) are independent for i != j. For one token
 
-    cov(l(S, i), l(T, i)) = LEVEL + SLOPE s t + SHARED |S and T| / (n-1) + kernel(S, T) + NUGGET [S = T]
+    cov(l(S, i), l(T, i)) = LEVEL + SLOPE s t + SHARED |S and T| / (n-1)
+                            + kernel(S, T) + NUGGET [S = T]
     kernel(S, T) = exp(-DECAY |S xor T| / n - GAIN (|S| + |T|) / 2n)
 
 with s, t the sizes scaled to -1..1. The terms model, in order: the level of a token; how much

@@ -7,7 +7,7 @@ log-probability at z hidden tokens. The estimate is therefore unbiased for every
 expected sum of the weights of each size z is 1. Among all such weights a rule has those of the
 smallest variance under a prior (prior.py). This is best linear unbiased prediction, or Bayesian
 cubature with the mean of each size as an unknown fixed effect. Patterns and weights do not depend
-on the data; they are computed once per (n, K).
+on the data. They are computed once per n, K and variant (the choice of sizes).
 
 Shape letters: n = open tokens, R = mask patterns, K = forwards.
 """

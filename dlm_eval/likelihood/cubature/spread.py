@@ -4,11 +4,12 @@ A rule's tokens are relabelled at random. Its variance therefore depends only on
 log-probabilities vary between contexts, and can be estimated from one run. The model of token i
 with the set S revealed is
 
-    l(S, i) = level_i + slope_i t(S) + s [ f_i(S) + share of a function g(S) that is common to all tokens ],   t: size of S, scaled to -1..1
+    l(S, i) = level_i + slope_i t(S) + s [ f_i(S) + share of g(S) ].
 
-f_i and g are Gaussian processes. Their covariance is one of `SHAPES` (interactions of one, two or
-three revealed tokens) plus noise of one of `ROUGH`; both grow or fall with the number of revealed
-tokens (`GAINS`). The data determine the model as follows:
+t(S) is the size of S, scaled to -1..1. The function g is common to all tokens. f_i and g are
+Gaussian processes. Their covariance is one of `SHAPES` (interactions of one, two or three revealed
+tokens) plus noise of one of `ROUGH`. Both grow or fall with the number of revealed tokens
+(`GAINS`). The data determine the model as follows:
 
 * the restricted likelihood of all tokens together weights the covariances;
 * the squared residuals about each token's line give s;
