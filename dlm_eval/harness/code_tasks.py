@@ -54,7 +54,7 @@ def ways(tasks: Mapping[str, Any]) -> dict[str, Way]:
 
 def sandbox_entries(found: Mapping[str, Way]) -> dict[str, list[str]]:
     """Returns the entry of each task in a result file: the protections of the sandbox, or
-    UNSANDBOXED.
+    UNSANDBOXED and the reason.
 
     Call it after all programs have run, since their verdicts contain the protections.
     """

@@ -121,7 +121,10 @@ def path_beside(folder: Path, named: Any, directory: bool = False) -> Any:
 
 
 def _named_files(data_files: Any) -> list[Path]:
-    """Returns the paths in a task's `data_files`: a text, a list, or a mapping to them."""
+    """Returns the paths in a task's `data_files`.
+
+    These are a text, a list of texts, or a mapping of splits to either.
+    """
     if isinstance(data_files, Mapping):
         return [file for named in data_files.values() for file in _named_files(named)]
     if isinstance(data_files, (list, tuple)):
