@@ -72,7 +72,7 @@ class _Source:
 
     Attributes:
         hits: the places in each function or class.
-        names: what each function or class mentions.
+        names: the names that each function or class mentions.
         imports: name in the file -> (file, name) that it refers to; an empty name means the whole
             file.
         lines: lines of each function and class, decorators included.

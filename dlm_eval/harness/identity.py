@@ -42,7 +42,7 @@ SCORING = (
 )
 # A baseline's devices and batch sizes, which do not change answers.
 LAYOUT = ("device", "device_map", "batch_size", "max_batch_size", "parallelize")
-BATCH = 1000  # rows read at once
+BATCH = 1000  # rows per read
 LONGEST = 40  # maximum characters of a value that is stored in full
 MOST = 5  # maximum number of differences in a message
 OF_EXAMPLES = ("examples.", "target", "samples")  # settings that matter only if examples are shown

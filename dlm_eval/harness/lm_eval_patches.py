@@ -423,7 +423,7 @@ def judge_programs_ahead(name: str, task: Any) -> None:
 
 
 def before_filters(tasks: Sequence[Any], answered: Callable[[], None]) -> None:
-    """Calls `answered` once when all requests have an answer, before the first filter.
+    """Calls `answered` once, after all requests are answered and before the first filter.
 
     Upstream: `evaluator.evaluate` has no step between answers and scores.
     """

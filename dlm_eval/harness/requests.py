@@ -17,7 +17,7 @@ from dlm_eval.models.denoiser import Denoiser, bos_only_if_empty
 from dlm_eval.printable import counted
 
 Overlong = Literal["truncate", "error"]
-HOLE = "hole"  # the generation argument that holds a `Hole`
+HOLE = "hole"  # name of the generation argument whose value is a `Hole`
 LENGTH = re.compile(r"oracle(?:\+(\d+))?|([1-9]\d*)")
 
 

@@ -119,7 +119,7 @@ def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> d
 def document_number(
     task: str, position: int | None, chosen: Mapping[str, Sequence[int]]
 ) -> int | None:
-    """Returns a document's number in its task; lm-eval counts only the documents of --samples."""
+    """Returns a document's number in its task; `position` counts only documents of --samples."""
     return position if position is None or task not in chosen else chosen[task][position]
 
 

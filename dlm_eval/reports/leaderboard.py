@@ -68,7 +68,7 @@ def leaderboard(paths: Sequence[Path], keep_all: bool = False) -> pandas.DataFra
             "scores"
         )
     rows = [row for file in files for row in file.rows] if keep_all else _newest(files)
-    # The sort is stable, so the metrics of a task stay in the task's own order, headline first.
+    # The sort is stable, so a task's metrics keep the task's order, headline first.
     frame = pandas.DataFrame(
         [asdict(row) for row in sorted(rows, key=_order)], columns=list(COLUMNS), dtype="object"
     )

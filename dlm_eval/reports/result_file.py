@@ -375,7 +375,7 @@ def _flat_groups(document: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _named_checkpoint(document: dict[str, Any]) -> object:
-    """Returns lm-eval's model_name if model_args contains it, or None; else it is random letters."""
+    """Returns lm-eval's model_name if model_args sets it, else None: it is then random letters."""
     arguments = _dict(document, "config").get("model_args")
     if isinstance(arguments, dict):
         return next((arguments[key] for key in _CHECKPOINT_ARGS if key in arguments), None)

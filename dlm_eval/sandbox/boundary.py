@@ -87,7 +87,7 @@ def remember_hooks() -> Undo:
             settrace(None)
         except _Refused:
             return
-        # An audit hook that the text had added blocked ours.
+        # An audit hook of the text blocked ours.
         raise RuntimeError("tracers cannot be refused")
 
     return undo

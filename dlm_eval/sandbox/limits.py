@@ -69,7 +69,7 @@ class Limits:
 
 
 def _lower(kind: int, value: int) -> None:
-    # Keep a lower limit of the environment.
+    # A lower limit that is already set stays.
     hard = resource.getrlimit(kind)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(kind, (value, value))

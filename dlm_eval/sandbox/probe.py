@@ -176,8 +176,8 @@ ATTEMPTS = {
             "import os; os.truncate('{file}', 0)",
             "import os; os.chmod('{file}', 0)",
             "import os; os.utime('{file}')",
-            # This could truncate a readable file before Linux 6.2. It is tried on an own file,
-            # since it might succeed.
+            # This could truncate a readable file before Linux 6.2. The program tries it on a file
+            # of its own, since it might succeed.
             "import os; open('own', 'w').close(); os.open('own', os.O_RDONLY | os.O_TRUNC)",
             "open('/etc/passwd').read()",
         )

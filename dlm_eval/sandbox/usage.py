@@ -141,7 +141,9 @@ class Moved(Exception):
 
 @contextlib.contextmanager
 def as_user(user: int | None) -> Iterator[None]:
-    """Accesses files as ``user``, who may not signal this process; None changes nothing."""
+    """Accesses files as ``user`` (None: no change). Only the file system ids change, so ``user``
+    may not signal this process.
+    """
     if user is None:
         yield
         return
