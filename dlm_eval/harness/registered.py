@@ -64,7 +64,7 @@ class RegisteredLM(DiffusionLM):
 def split_arguments(
     arguments: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Estimator, dict[str, Any], dict[str, Any]]:
-    """Splits one flat mapping into model options, estimator, decode settings, batch_size and seed.
+    """Returns (model options, estimator, decode settings, {batch_size, seed}) of a flat mapping.
 
     Raises:
         UserError: a setting is given under two names.
