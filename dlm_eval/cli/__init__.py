@@ -1,7 +1,7 @@
 """The command `dlm-eval`.
 
-Only argument parsing is imported at start, so that `--help` is fast. torch is imported when a run
-needs it.
+Only argument parsing is imported at the start, so that `--help` is fast. torch is imported when a
+run needs it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, with the nearest name, and exit code 2."""
+    """A parser that reports errors in one line with the nearest name, and exits with code 2."""
 
     def error(self, message: str) -> NoReturn:
         raise _in_our_words(message)
@@ -49,7 +49,7 @@ MUST_BE = {
 
 
 def _in_our_words(message: str) -> UserError:
-    """Returns our error for one of argparse's, which names Python types."""
+    """Returns our error for a message of argparse, which would name Python types."""
     if choice := re.fullmatch(
         r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message
     ):
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 1: a part failed (the rest is saved). 2: the user's mistake. 130: interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for name in ("stdout", "stderr"):  # closed ones are None, which libraries do not expect
+    for name in ("stdout", "stderr"):  # a closed stream is None, which libraries do not expect
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     learn_words(arguments)

@@ -22,7 +22,7 @@ NAME = "journal.sqlite"
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds `cache` with its three verbs."""
+    """Adds `cache` with the verbs ls, rm and export."""
     parser = subparsers.add_parser(
         "cache", help="finished answers: list, remove, export", description=__doc__
     )
@@ -53,7 +53,7 @@ def find(path: str) -> list[Path]:
     """Returns the journals at or below `path`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no journal.
     """
     place = Path(path)
     inside = sorted(place.rglob(NAME)) if os.path.isdir(place) else []
@@ -66,7 +66,7 @@ def find(path: str) -> list[Path]:
 
 
 def _open(path: Path) -> Journal:
-    """Opens the journal. It is checked first, since opening a damaged file would rename it."""
+    """Checks and opens the journal. Opening a damaged file without the check would rename it."""
     import sqlite3
 
     from dlm_eval.journal import Journal, check
@@ -113,7 +113,7 @@ def _rm(args: argparse.Namespace) -> int:
 
 
 def _require(paths: list[Path], fingerprint: str) -> None:
-    """Raises UserError if no journal has answers of such a model."""
+    """Raises UserError if no journal has answers of a model with this fingerprint."""
     known: set[str] = set()
     for path in paths:
         journal = _open(path)
@@ -124,10 +124,10 @@ def _require(paths: list[Path], fingerprint: str) -> None:
 
 
 def _release(path: Path) -> None:
-    """Checks that a file may be removed: it is a journal, damaged or not, and no run uses it.
+    """Checks that a file may be removed: it is a journal (possibly damaged) that no run uses.
 
     Raises:
-        UserError: it is in use, or it is not a journal.
+        UserError: the file is in use or is not a journal.
     """
     import sqlite3
     from contextlib import closing

@@ -1,4 +1,6 @@
-"""`dlm-eval ls models|tasks|estimators|strategies|presets`, and `dlm-eval show NAME`: all facts about one of them."""
+"""`dlm-eval ls models|tasks|estimators|strategies|presets`, and `dlm-eval show NAME`, which prints
+all facts about one of them.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
         "strategies": _strategies,
         "presets": _presets,
     }.get(args.what, lambda: _tasks(args))()
-    # No wrapping in files and pipes.
+    # Do not wrap lines in files and pipes.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(table(list(rows), headers, width=width))
     return 0
@@ -162,7 +164,7 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
 
 
 def _of_file(name: str) -> dict[str, Any]:
-    """Returns the facts about a strategy or an estimator of a user's file."""
+    """Returns the facts about a strategy or an estimator in a user's file."""
     from dlm_eval.decoding import Strategy, describe_strategy
     from dlm_eval.likelihood.estimator import describe_estimator
     from dlm_eval.plugins import load_class

@@ -1,4 +1,4 @@
-"""`dlm-eval merge`: one result from the shards of a run (`dlm-eval run --shard I/N`)."""
+"""`dlm-eval merge`: merges the shards of a run (`dlm-eval run --shard I/N`) to one result."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Merges, prints the table; returns 0, or 1 if samples failed.
+    """Merges the shards and prints the table; returns 0, or 1 if samples failed.
 
     Raises:
         RunError: the result is saved, but a metric, the leaderboard or a report is missing.

@@ -1,4 +1,4 @@
-"""`dlm-eval run` (the default): every option of `lm_eval run` under its own name, and ours."""
+"""`dlm-eval run` (the default command): the options of `lm_eval run`, by their names, and ours."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def show(
 
 
 def _shard(settings: RunSettings) -> int:
-    """Answers the documents of one shard and prints what comes next; returns the exit code."""
+    """Answers the documents of one shard and prints the next steps; returns the exit code."""
     from dlm_eval.harness.shards import run_shard
     from dlm_eval.printable import counted
 

@@ -1,8 +1,8 @@
-"""`dlm-eval sweep`: a grid of decode settings on one loaded model: quality against speed, as CSV
-and a plot.
+"""`dlm-eval sweep`: runs a grid of decode settings on one loaded model. The result is quality
+against speed, as CSV files and a plot.
 
-options -> plan (all checks before a model is loaded) -> one run per combination -> points
-(reports/sweep.py)
+    options -> plan (all checks that need no model) -> one run per combination -> points
+    (reports/sweep.py)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Options with the same meaning as in `run`, which are passed to it.
+# Options that have the same meaning in `run` and are passed to it.
 PASSED = (
     "model", "model_args", "limit", "num_fewshot", "batch_size", "device", "devices", "seed", "data_dir", "include_path", "apply_chat_template",
     "system_instruction", "confirm_run_unsafe_code", "unsandboxed", "sandbox", "output_path", "verbosity", "resume",
@@ -128,8 +128,8 @@ def main(args: argparse.Namespace) -> int:
             errors += finished.errors
             missing += finished.missing
             sweep.points.extend(points_of(finished, plan, decode, baseline))
-            # After each point, so that tables can be read meanwhile and an interruption loses
-            # nothing.
+            # Write after each combination, so that tables can be read during the sweep and an
+            # interruption loses nothing.
             write_files({home / "sweep.csv": sweep.csv(), home / "aup.csv": sweep.aup_csv()})
     draw(sweep, home / "sweep.png")
     _report(sweep, home)
@@ -188,12 +188,12 @@ class Plan:
     """The runs of a sweep.
 
     Attributes:
-        settings: of every run. `tasks` are those that generate text; `decode` is empty.
+        settings: settings of every run. `tasks` are those that generate text; `decode` is empty.
         grid: combinations of decode settings.
-        fixed: decode settings of all of them.
-        question: task name -> the question that it asks.
-        metrics: task name -> metric that is reported.
-        baseline: whether the baseline is run.
+        fixed: decode settings that all combinations share.
+        question: task name -> the question that it asks; templates of one question share it.
+        metrics: task name -> reported metric.
+        baseline: whether to run the baseline.
     """
 
     settings: RunSettings
@@ -204,7 +204,7 @@ class Plan:
     baseline: bool
 
     def combinations(self, process: str) -> list[tuple[dict[str, Any], bool]]:
-        """Returns (decode settings, whether they are the baseline), the baseline first."""
+        """Returns (decode settings, whether they are the baseline) of each run, baseline first."""
         first: list[tuple[dict[str, Any], bool]] = []
         if self.baseline and process == "absorbing":
             first = [(baseline_settings(), True)]
@@ -216,7 +216,7 @@ class Plan:
 
 
 def baseline_settings() -> dict[str, Any]:
-    """Returns the plain decoder's settings: one token per step, most probable first."""
+    """Returns the baseline's settings: one token per step, the most probable one first."""
     from dlm_eval.decoding import GENERAL, setting_names
 
     of_strategies = {name: None for name in setting_names() if name not in GENERAL}
@@ -285,9 +285,8 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
 
 
 def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
-    """Returns the tasks that generate text, by name, and the names of the others.
-
-    The others do not depend on decode settings.
+    """Returns the tasks that generate text, by name, and the names of the other tasks, which do not
+    depend on decode settings.
     """
     from dlm_eval.harness.checks import refuse_unsandboxed, start_sandbox
     from dlm_eval.harness.code_tasks import ways
@@ -323,8 +322,8 @@ def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
 def _specs(settings: RunSettings, kept: Mapping[str, Any], left: Sequence[str]) -> tuple[str, ...]:
     """Returns task names for `run`.
 
-    These are the user's if they name only kept tasks (a YAML file has no other name), else the
-    tasks' own.
+    The user's names are returned if they name only kept tasks, since a YAML file may have no other
+    name. Otherwise the names of the kept tasks are returned.
     """
     from dlm_eval.harness.run import tasks_of
 
@@ -351,7 +350,7 @@ def _metric(task: Any, name: str, wanted: str | None) -> str:
 def _check(
     decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | None, title: str
 ) -> None:
-    """Raises UserError if settings do not fit the model's process or a task of own length."""
+    """Raises UserError if settings do not fit the model's process or a task's own length."""
     from dlm_eval.harness.decode_config import DecodeOptions
     from dlm_eval.harness.requests import HOLE
 

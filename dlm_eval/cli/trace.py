@@ -1,4 +1,4 @@
-"""`dlm-eval trace`: shows how one text is written, step by step, in the terminal, as a web page or
+"""`dlm-eval trace`: shows the decoding of one text step by step, in the terminal, as a web page or
 as JSON.
 """
 
@@ -59,7 +59,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Fills the hole and shows the steps."""
+    """Fills the hole and shows the steps of decoding."""
     if args.html and args.html == args.json:
         raise UserError(f"--html and --json name one file, '{args.html}'; give two")
     recording = _record(args)

@@ -1,7 +1,5 @@
-"""`dlm-eval validate TASKS`: loads tasks with their data, builds a prompt of each and checks all
-targets.
-
-It needs no model.
+"""`dlm-eval validate TASKS`: loads tasks and their data, builds one prompt per task and checks all
+targets, without a model.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints documents, shots and first prompt of every task, and errors of a run."""
+    """Prints documents, shots and first prompt of every task, and errors that a run would have."""
     from dlm_eval.harness import lm_eval_patches as patches
     from dlm_eval.harness.decode_config import DecodeOptions, check_requests
     from dlm_eval.harness.requests import UnbuiltPrompt
@@ -86,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _prompt(name: str, request: Sequence[Any]) -> list[str]:
-    """Returns the first prompt of a task, and what the model answers, as lines."""
+    """Returns, as lines, the first prompt of a task and the part that the model answers."""
     from dlm_eval.harness.results import plain_argument
 
     context, *rest = request

@@ -24,9 +24,10 @@ from dlm_eval.models.denoiser import ChatTemplates, Denoiser, offers
 
 log = logging.getLogger(__name__)
 Ask = Callable[[list[str]], bool]
-# Settings that only our denoisers use.
+# Messages that test a chat template.
 USER = {"role": "user", "content": "Hello."}
 SYSTEM = {"role": "system", "content": "Answer."}
+# Settings that only our denoisers use.
 OURS_ALONE = (
     "estimator",
     "decode",
@@ -40,7 +41,7 @@ OURS_ALONE = (
 
 
 def check_settings(settings: RunSettings) -> None:
-    """Raises UserError for settings that are wrong with any task."""
+    """Raises UserError for settings that are wrong for every task."""
     _refuse_launchers()
     check_model_name(settings.model)
     check_options(settings)
@@ -48,7 +49,7 @@ def check_settings(settings: RunSettings) -> None:
 
 
 def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
-    """Raises UserError if the settings do not fit the tasks, or a task's do not fit the model."""
+    """Raises UserError if settings do not fit the tasks, or a task's settings the model."""
     tasks = loaded["tasks"]
     check_fewshot(loaded, settings.num_fewshot)
     if is_ours(settings.model):
@@ -98,7 +99,7 @@ def _render(
 
 
 def _refuse_launchers() -> None:
-    """Raises UserError under torchrun or accelerate launch: every process would run everything."""
+    """Raises UserError under torchrun or accelerate launch: each process would run every task."""
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes not in ("", "0", "1"):
         raise UserError(
@@ -202,7 +203,7 @@ def start_sandbox(tasks: Mapping[str, Any], settings: RunSettings) -> None:
     """Starts the sandbox if one of the tasks of `load_tasks` will run generated code.
 
     Raises:
-        UserError: this machine lacks that sandbox.
+        UserError: this machine does not provide the requested sandbox.
     """
     if not settings.scores or not any(way.sandboxed for way in ways(tasks["tasks"]).values()):
         return

@@ -1,15 +1,16 @@
-"""Finds task code that can run text, start programs, load objects or reach the network, by its
-syntax tree, and says in one table whether each such place is safe.
+"""Finds places in task code that can run text, start programs, load objects or use the network.
+
+Places are found in the syntax tree. One table says whether each of them is safe.
 
     scan(file)             # every such place in a file
     reach([(file, name)])  # those that a function can reach, through the functions and files that it names
     row_of(file, inside, name)  # the row of the table for a place
 
-A place is a mention, not only a call: `for parse in [parse_expr, parse_latex]` counts. What a
-function can reach is overestimated: every name that it mentions counts. The search does not enter
-other packages, whose dangerous functions are listed here. A name that is composed at run time
-(`getattr(builtins, "ev" + "al")`) is not found: the task's author is trusted, the model's output is
-not.
+Every mention of a name is a place, not only a call: `for parse in [parse_expr, parse_latex]`
+counts. A function is assumed to reach every name that it mentions, which overestimates. The search
+does not enter other packages; their dangerous functions are listed here. A name composed at run
+time (`getattr(builtins, "ev" + "al")`) is not found, since the task's author is trusted. The
+model's output is not trusted.
 
 A place without a row fails a test, and a task that reaches it is refused at run time. A new release
 of lm-eval is therefore reviewed before it is trusted. The first matching row counts.
@@ -61,7 +62,7 @@ class Hit:
 
     @property
     def runs(self) -> bool:
-        """Whether it can run text or a program."""
+        """Whether the place can run text or a program."""
         return _RUNS.match(self.name) is not None
 
 
@@ -70,8 +71,8 @@ class _Source:
     """What a file defines, mentions and imports.
 
     Attributes:
-        hits: places by the function or class that they are in.
-        names: what each function or class mentions.
+        hits: the places in each function or class.
+        names: the names that each function or class mentions.
         imports: name in the file -> (file, name) that it refers to; an empty name means the whole
             file.
         lines: lines of each function and class, decorators included.
@@ -93,7 +94,7 @@ def scan(file: str | Path) -> frozenset[Hit]:
 
 
 def reach(starts: Iterable[tuple[str, str]]) -> frozenset[Hit]:
-    """Returns the watched places that some functions can reach.
+    """Returns the watched places that the functions or classes in `starts` can reach.
 
     Args:
         starts: file and top-level name of each function or class.
@@ -207,7 +208,7 @@ def _names(statement: ast.stmt) -> Iterator[str]:
 
 
 def _local(full: str, file: Path) -> tuple[str, str] | None:
-    """Returns (file, name) of an import from beside `file`, lm-eval or dlm_eval; else None."""
+    """Returns (file, name) of an import from the folder of `file`, lm-eval or dlm_eval, or None."""
     level = len(full) - len(full.lstrip("."))
     parts = full[level:].split(".")
     if full.startswith("dlm_eval.sandbox"):
@@ -234,7 +235,7 @@ def _local(full: str, file: Path) -> tuple[str, str] | None:
 def _judges(path: Path) -> bool:
     """Returns whether a file can contain scorers.
 
-    Of lm-eval and dlm_eval, only files of tasks and metrics can.
+    In lm-eval and dlm_eval, only files of tasks and metrics can.
     """
     for package, place in (("lm_eval", "tasks"), ("dlm_eval", "metrics")):
         root = package_root(package)
@@ -266,7 +267,7 @@ class Means(Enum):
 
 
 class Row(NamedTuple):
-    """Patterns of places (files in lm_eval/ or dlm_eval/, functions, names): what they do."""
+    """What places do. Files (in lm_eval/ or dlm_eval/), functions and names are patterns."""
 
     file: str
     inside: str

@@ -1,8 +1,7 @@
 """How each task scores generated code: without running it, in our sandbox, or outside it.
 
-The places that a task's functions can reach are found in their files and looked up in one table
-(code_scan.py), whether the task is marked `unsafe_code` or not. A task that is marked
-and whose scoring is not known counts as outside the sandbox.
+For every task, marked `unsafe_code` or not, the places that its functions can reach are looked up
+in one table (code_scan.py). A marked task with unknown scoring counts as outside the sandbox.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ class Way:
     """How a task runs generated code.
 
     Attributes:
-        sandboxed: whether all of it runs in our sandbox.
-        reason: what runs outside, if anything.
+        sandboxed: whether all generated code runs in our sandbox.
+        reason: the code that runs outside, if any.
     """
 
     sandboxed: bool
@@ -48,16 +47,16 @@ class Way:
 
 
 def ways(tasks: Mapping[str, Any]) -> dict[str, Way]:
-    """Returns how tasks run generated code, for those that do."""
+    """Returns how each task that runs generated code runs it."""
     found = {name: way_of(task) for name, task in tasks.items()}
     return {name: way for name, way in found.items() if way is not None}
 
 
 def sandbox_entries(found: Mapping[str, Way]) -> dict[str, list[str]]:
-    """Returns the entry of each task in a result file: the protections of the sandbox, or that
-    there was none.
+    """Returns the entry of each task in a result file: the protections of the sandbox, or
+    UNSANDBOXED and the reason.
 
-    Call it after all programs have run, since their verdicts say which protections held.
+    Call it after all programs have run, since their verdicts contain the protections.
     """
     return {
         name: METRIC.protections(name) or list(sandbox.protections())
@@ -121,7 +120,7 @@ def _places(value: Any) -> Iterator[tuple[str, str]]:
         yield from _places([value.__func__, type(value.__self__)])
     elif inspect.isfunction(value):
         file = str(Path(value.__code__.co_filename).resolve())
-        # A decorated function may have another function's name, so look up its line.
+        # A decorated function may have the name of another one, so look up its line.
         yield file, place_at(file, value.__code__.co_firstlineno)
         yield from _places(getattr(value, "__wrapped__", None))  # the decorated function
     elif inspect.isclass(value):
@@ -135,12 +134,12 @@ def _places(value: Any) -> Iterator[tuple[str, str]]:
     elif type(value).__name__ == "FilterEnsemble":
         yield from _places(value.filters)
     elif callable(value):
-        # Functools.cache sets __wrapped__.
+        # functools.cache sets __wrapped__.
         yield from _places([type(value), getattr(value, "__wrapped__", None)])
 
 
 def _short(file: str) -> str:
-    """Returns a file as in the table's rows: relative to lm_eval or dlm_eval, else absolute."""
+    """Returns a path as in the table: relative to lm_eval or dlm_eval if it is inside them."""
     path = Path(file).resolve()
     roots = (package_root("lm_eval"), Path(dlm_eval.__file__).resolve().parent)
     return next(
@@ -153,7 +152,7 @@ def _short(file: str) -> str:
 
 
 def called(metric: Any) -> Any:
-    """Returns the function of a `function.__call__`, which lm-eval makes of a file's metric."""
+    """Returns the function of a `function.__call__`; lm-eval wraps metrics of files like this."""
     return metric.__self__ if isinstance(metric, MethodWrapperType) else metric
 
 
@@ -175,7 +174,7 @@ def _is_from(module: Any, file: str) -> bool:
 
 
 def foreign_metrics(module: ModuleType) -> list[str]:
-    """Returns the names of HF's own code_eval in a module."""
+    """Returns the names in a module that refer to HF's own code_eval."""
     evaluate = sys.modules.get("evaluate")
     if evaluate is None:
         return []
@@ -192,7 +191,7 @@ def _cruxeval_file() -> str:
 
 
 def is_cruxeval(function: Any) -> bool:
-    """Returns whether a metric is the one of cruxeval's tasks."""
+    """Returns whether a metric is cruxeval's."""
     if not isinstance(function, FunctionType) or function.__name__ != "pass_at_k":
         return False
     return os.path.realpath(function.__code__.co_filename) == _cruxeval_file()
@@ -205,9 +204,9 @@ def passes(program: str, timeout: float = TIMEOUT) -> bool:
 
 
 def judged_first(pass_at_k: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns cruxeval's metric with all programs judged in our sandbox first.
+    """Returns cruxeval's metric, but with all programs judged in our sandbox first.
 
-    An error of the sandbox is then not scored as a wrong answer.
+    A sandbox error is therefore not scored as a wrong answer.
     """
 
     @functools.wraps(pass_at_k)

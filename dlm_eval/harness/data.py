@@ -1,11 +1,11 @@
-"""The documents of tasks: where datasets come from, and draws that depend only on the seeds.
+"""The documents of tasks: sources of datasets, and random draws that depend only on the seeds.
 
-Datasets come from local files, then the cache, then the Hub; an immediate one-line error if none
-has them.
+Datasets are loaded from local files, else the cache, else the Hub. If none has them, a one-line
+error follows immediately.
 
-Some tasks shuffle choices while their documents are made (`process_docs` of GPQA). All generators
-are seeded before each task, and `process_docs` is called once per split, so documents do not depend
-on earlier tasks or caches (`lm_eval_patches.documents_by_seed`).
+`process_docs` of some tasks shuffles choices (GPQA). All generators are seeded before each task,
+and `process_docs` is called once per split. Documents therefore do not depend on earlier tasks or
+caches (`lm_eval_patches.documents_by_seed`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from dlm_eval.errors import UserError
 from dlm_eval.hub import hub_reachable
 
-DEEPEST = 200  # a line or file with more opening brackets is parsed to check its depth
+DEEPEST = 200  # a line or file with more open brackets is parsed to check its depth
 Seeds = Sequence[int | None]  # python, numpy, torch, few-shot
 # Generators in task modules, and their states before their first use.
 _states: dict[int, tuple[Any, Any]] = {}
@@ -36,14 +36,14 @@ _states: dict[int, tuple[Any, Any]] = {}
 
 @dataclass
 class Library:
-    """Where datasets come from while `lm_eval_patches.local_first` is active."""
+    """The sources of datasets while `lm_eval_patches.local_first` is active."""
 
     data_dir: Path | None
     original: Callable[..., Any]
     active: bool = True
 
     def load(self, path: str, name: str | None = None, *args: Any, **options: Any) -> Any:
-        """Returns ``datasets.load_dataset`` of the first place that has the dataset."""
+        """Returns the dataset (``datasets.load_dataset``) from the first source that has it."""
         if self.active:
             _check_json(_named_files(options.get("data_files")))
         if not self.active or options.get("data_files"):
@@ -68,9 +68,9 @@ class Library:
         return self._from_hub(path, name, reason, *args, **options)
 
     def _from_folder(self, folder: Path, name: str | None, *args: Any, **options: Any) -> Any:
-        # The library identifies a folder's cached rows only by the folder's last name and its card.
-        # A changed file, or another folder of the same name, would silently give the old rows. Each
-        # state of a folder therefore has its own cache.
+        # The library identifies a folder's cached rows only by the folder's name and its card. For
+        # a changed file, or another folder with this name, it would silently return the old rows.
+        # Each state of a folder therefore has its own cache.
         import datasets
 
         _check_json(sorted(folder.rglob("*")))
@@ -101,13 +101,13 @@ class Library:
 
 
 def path_beside(folder: Path, named: Any, directory: bool = False) -> Any:
-    """Returns a path of a task's YAML, relative to the YAML's folder if it is relative and exists
-    there.
+    """Returns a path in a task's YAML. A relative path that exists in the YAML's folder is
+    prefixed with that folder.
 
     Args:
-        folder: of the YAML.
-        named: a path or glob, a list of them, or either by split.
-        directory: whether it must be a directory.
+        folder: folder of the YAML.
+        named: a path or glob, a list of them, or a mapping of splits to either.
+        directory: whether the path must be a directory.
     """
     if isinstance(named, Mapping):
         return {split: path_beside(folder, inner) for split, inner in named.items()}
@@ -121,7 +121,10 @@ def path_beside(folder: Path, named: Any, directory: bool = False) -> Any:
 
 
 def _named_files(data_files: Any) -> list[Path]:
-    """Returns the paths in `data_files` of a task: a text, a list of texts, or either by split."""
+    """Returns the paths in a task's `data_files`.
+
+    These are a text, a list of texts, or a mapping of splits to either.
+    """
     if isinstance(data_files, Mapping):
         return [file for named in data_files.values() for file in _named_files(named)]
     if isinstance(data_files, (list, tuple)):
@@ -135,8 +138,8 @@ def _check_json(files: Iterable[Path]) -> None:
         if {".json", ".jsonl"} & set(file.suffixes) and file.is_file():
             with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
                 depth = deepest = (
-                    # Over all lines; brackets in texts count too, so this only decides whether to
-                    # parse.
+                    # Depth over all lines. Brackets in texts count too, so the depth only decides
+                    # whether to parse.
                     0
                 )
                 for line in stream:
@@ -163,7 +166,7 @@ def _parse(file: Path, text: bytes) -> None:
 def progress_bars(shown: bool) -> Iterator[None]:
     """Shows or hides the progress bars of ``datasets``.
 
-    For local files they would only appear above the one line of an error.
+    They are useless for local files and would precede the line of an error.
     """
     from datasets.utils import (
         are_progress_bars_disabled,
@@ -194,7 +197,7 @@ def _offline() -> Iterator[None]:
 
 
 def data_folder(data_dir: str | Path | None) -> Path | None:
-    """Returns --data_dir, or the folder of the variable DLM_EVAL_DATA.
+    """Returns --data_dir, else the folder in the environment variable DLM_EVAL_DATA.
 
     Raises:
         UserError: the folder does not exist.
@@ -238,7 +241,7 @@ def seed_generators(seeds: Seeds) -> None:
 
 
 def seeded_configuration(begin: Callable[[Any], None], seeds: Seeds) -> Callable[[Any], None]:
-    """Wraps `__post_init__` of a configuration, after which lm-eval makes the documents."""
+    """Wraps `__post_init__` of a configuration to seed; lm-eval makes the documents after it."""
 
     def seeded(config: Any) -> None:
         functions = [value for value in vars(config).values() if callable(value)]
@@ -281,7 +284,7 @@ def once_per_split(process_docs: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _fixed(documents: Any) -> Any:
-    """Returns documents that do not change between reads: a transform on reading is run once."""
+    """Returns documents that are the same at every read: an on-the-fly transform is run once."""
     import datasets
 
     if isinstance(documents, datasets.Dataset) and documents.format["type"] == "custom":

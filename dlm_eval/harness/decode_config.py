@@ -28,8 +28,8 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.settings import typed_texts
 
 log = logging.getLogger(__name__)
-# Open positions if neither the task nor the user sets a length (half of the model's positions if it
-# has fewer than 512).
+# Number of open positions if neither the task nor the user sets it. A model with fewer than 512
+# positions uses half of them.
 DEFAULT_LENGTH = 256
 LENGTH_KEYS = ("gen_length", "max_gen_toks", "max_new_tokens", "max_tokens")
 STOP_KEYS = ("until", "stop")  # two names of one setting: lm-eval's, and that of most APIs
@@ -49,10 +49,10 @@ class Request:
         until: stop strings.
         layers: decode settings of the process, the task and the user, with presets expanded.
         preset: preset in effect (with 'authors' resolved), or None.
-        replaced: the task's settings that the model's process cannot use; its defaults are used
-            instead.
-        plans: plans by length and whether it is fixed (`DecodePlans`). Requests of one task share
-            them.
+        replaced: the task's settings that the model's process cannot use. The process's defaults
+            replace them.
+        plans: (length, whether the length is fixed) -> plan (`DecodePlans`). Requests of one task
+            share them.
     """
 
     hole: Hole
@@ -67,14 +67,14 @@ class Request:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How requests become decode settings.
+    """Converts requests to decode settings.
 
     Attributes:
         user: the user's settings, which override all others.
         checkpoint: named checkpoint, for `preset=authors`.
-        default_length: open positions if no length is set.
-        process: of the model; it decides the default strategy.
-        family: of the model, for presets of a whole family.
+        default_length: number of open positions if no length is set.
+        process: the model's process, which determines the default strategy.
+        family: the model's family, for presets of a whole family.
     """
 
     user: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -126,7 +126,7 @@ class DecodeOptions:
         named = [self._named(layer, task) for layer in (own, self.user)]
         fitting, replaced = fit_task(expand(named[0]), self.process)
         if replaced:
-            named[0] = fitting  # no longer the preset's settings
+            named[0] = fitting  # these are no longer the preset's settings
         layers = (base, fitting, expand(named[1]))
         return Request(
             hole=arguments.get(HOLE) or Hole(Length(_length(layers) or self.default_length)),
@@ -151,7 +151,7 @@ class DecodeOptions:
     def resolved(self, ask: Request) -> DecodeSettings:
         """Returns the settings of a request before the length of its hole is known.
 
-        Several samples that would be equal become one.
+        Without randomness all samples are equal, so only one is drawn.
         """
         settings = resolve(*ask.layers)
         return settings if settings.is_random else dataclasses.replace(settings, samples=1)
@@ -159,9 +159,9 @@ class DecodeOptions:
     def settings(self, ask: Request, length: int) -> DecodeSettings:
         """Returns the resolved settings for a hole of `length` tokens.
 
-        Settings are adapted to a hole whose length depends on the document (oracle lengths): at
-        most one even step per token, and no block length that does not divide the hole. A hole of
-        fixed length must fit the settings exactly.
+        If the length depends on the document (oracle lengths), the settings are adapted: at most
+        one step per token, and no block length that does not divide the hole. Otherwise the hole
+        must fit the settings exactly.
         """
         settings = dataclasses.replace(self.resolved(ask), until=ask.until)
         if ask.hole.length.tokens == length:
@@ -172,7 +172,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class DecodePlan:
-    """How the holes of one length of a task are decoded.
+    """How a task's holes of one length are decoded.
 
     Attributes:
         job: settings of the job, in canonical form.
@@ -186,7 +186,7 @@ class DecodePlan:
 
 
 class DecodePlans:
-    """The decode settings of a run: resolved once for each task and length."""
+    """The decode settings of a run, resolved once for each task and length."""
 
     def __init__(self, options: DecodeOptions, model: Denoiser) -> None:
         self._options, self._model = options, model
@@ -263,7 +263,7 @@ def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict
     """Returns the user's settings: --decode overrides --gen_kwargs, whose `do_sample` is ignored.
 
     Raises:
-        UserError: a key is unknown; the line names its option.
+        UserError: a key is unknown; the message names its option.
     """
     generic = {
         key.removeprefix("decode_"): value
@@ -281,7 +281,7 @@ def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict
 
 
 def user_keys(*layers: Mapping[str, Any]) -> list[str]:
-    """Returns the keys a user may set: decode settings (plug-ins' too), length, stop strings."""
+    """Returns the keys a user may set: decode settings, also of plug-ins, length, stop strings."""
     return list(dict.fromkeys([*setting_names(*layers), *LENGTH_KEYS, *STOP_KEYS, "preset"]))
 
 
@@ -295,7 +295,7 @@ def is_our_argument(key: str) -> bool:
 
 
 def _length(layers: Sequence[Mapping[str, Any]]) -> int | None:
-    """Returns the number of tokens in the last layer that sets it, or None."""
+    """Returns the length in tokens from the last layer that sets it, or None."""
     for layer in reversed(layers):
         for key in LENGTH_KEYS:
             if layer.get(key) is not None:
@@ -326,7 +326,7 @@ def _stop(layer: Mapping[str, Any]) -> Any:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    """Returns the texts of a task's setting: one text or a list."""
+    """Returns the texts of a task's setting, which is one text or a list."""
     if value is None:
         return ()
     if isinstance(value, str):

@@ -1,10 +1,11 @@
-"""Few-shot examples without the evaluated document, and without examples that have no right answer.
+"""Excludes the evaluated document and examples without a right answer from few-shot examples.
 
-If a task has only a test split, its examples are drawn from there. `fewshot_split` may be another
-name of the evaluated documents, or contain some of them. lm-eval excludes the document only if the
-two splits have the same name; otherwise a prompt can contain the question itself with its answer.
-lm-eval shows an example whose target is no choice with a wrong answer (-1: the last choice), or the
-run fails. Here both kinds are excluded and replaced. All other prompts are lm-eval's, bit for bit.
+Examples of a task with only a test split are drawn from that split. `fewshot_split` may also be
+another name of the evaluated documents, or contain some of them. lm-eval excludes the document only
+if the two splits have the same name. Otherwise a prompt can contain the question with its answer.
+
+If the target of an example is not a choice, lm-eval shows a wrong answer (-1: the last choice) or
+the run fails. Both kinds are replaced here. All other prompts are identical to lm-eval's.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ log = logging.getLogger(__name__)
 
 
 class _ByObject:
-    """A function of an object, computed once for each. Draws return the same objects.
+    """Caches a function of an object by the object's id, since draws return the same objects.
 
-    Objects are kept, so that no other gets their id.
+    The objects are kept, so that no other object gets the same id.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
@@ -44,11 +45,12 @@ class Examples:
     (`lm_eval_patches.guard_task`).
 
     Attributes:
-        left_out: document (by content) -> number of examples excluded from its prompt, since they
+        left_out: document (by content) -> number of examples excluded from its prompt because they
             ask the same question.
-        short: document (by content) -> number of examples that its prompt lacks, since no other was
-            left.
-        faults: example excluded from all prompts (by content) -> why it has no right answer.
+        short: document (by content) -> number of examples missing in its prompt because no other
+            example was left.
+        faults: example (by content) that is excluded from all prompts -> why it has no right
+            answer.
     """
 
     def __init__(self, name: str, task: Any, seed: int | None) -> None:
@@ -63,7 +65,7 @@ class Examples:
         self._evaluated: list[Any] = []  # the document whose prompt is being built
 
     def prompt(self, prompt: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps `fewshot_context` to tell `sample` which document examples are for."""
+        """Wraps `fewshot_context` to tell `sample` which document the examples are for."""
 
         def fewshot_context(doc: Any, *args: Any, **options: Any) -> Any:
             self._evaluated[:] = [doc]
@@ -89,7 +91,7 @@ class Examples:
         return sum(self._asks(doc) in pool for doc in self._task.eval_docs)
 
     def unanswered(self) -> list[str]:
-        """Returns the reason of each example that has no right answer."""
+        """Returns, for each example without a right answer, why it has none."""
         return [
             fault for example in self._examples() if (fault := self._faults(example)) is not None
         ]
@@ -97,8 +99,8 @@ class Examples:
     def facts(self) -> dict[str, int]:
         """Returns counts for the results.
 
-        They are prompts without examples of their own question, examples without an answer, and
-        prompts with too few examples.
+        Counted are prompts from which an example of the same question was excluded, examples
+        without an answer, and prompts with too few examples.
         """
         counts: dict[str, Sized] = {
             "fewshot_left_out": self.left_out,
@@ -108,9 +110,9 @@ class Examples:
         return {name: len(found) for name, found in counts.items() if found}
 
     def _without(self, doc: Any, drawn: Sequence[Any], n: int) -> list[Any]:
-        """Returns `drawn`, with examples that ask the question of `doc` or have no answer replaced.
+        """Returns `drawn`, but replaces examples that ask the question of `doc` or have no answer.
 
-        lm-eval's own stream of random draws is not used.
+        Replacements do not use lm-eval's random generator, so its later draws are unchanged.
 
         Raises:
             SampleError: no example has a right answer.
@@ -168,7 +170,7 @@ class Examples:
         return [] if sampler is None else list(sampler.fewshot_docs())
 
     def _question_of(self, example: Any) -> str:
-        """Returns the identity of an example's question; its columns may be others."""
+        """Returns the identity of an example's question. Its columns may differ from documents'."""
         asked = self._asks(example)
         if self._same_templates:
             return asked
@@ -176,7 +178,7 @@ class Examples:
 
     @functools.cached_property
     def _same_templates(self) -> bool:
-        """Whether examples have the same templates as documents."""
+        """Whether examples use the same templates as documents."""
         task, names = self._task, ("doc_to_text", "doc_to_target", "doc_to_choice")
         return not hasattr(task, "fewshot_cfg") or all(
             getattr(task.fewshot_cfg, name) == getattr(task.config, name) for name in names
@@ -184,7 +186,7 @@ class Examples:
 
     @functools.cached_property
     def _shown_as(self) -> dict[str | None, str]:
-        """Shown question and answer of each evaluated document -> identity of its question."""
+        """Rendered question and answer of each evaluated document -> identity of its question."""
         documents = {
             self._shown(doc, self._task.config): self._asks(doc) for doc in self._task.eval_docs
         }
@@ -192,7 +194,7 @@ class Examples:
         return documents
 
     def _shown(self, doc: Any, templates: Any) -> str | None:
-        """Returns the identity of a document under some templates, or None if these fail."""
+        """Returns the identity of a document as rendered by `templates`, or None if these fail."""
         task = self._task
         if getattr(task, "multiple_input", 0):
             return None

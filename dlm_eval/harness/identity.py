@@ -7,8 +7,8 @@
 * scoring: everything that turns an answer into a metric: filters, metrics, the scorer's source
   code, and targets unless they are part of the prompt.
 
-The journal uses none of them, since scoring does not change an answer. Its keys are hashes. A run
-therefore also stores its settings there, so that --score_only can say which settings differ.
+The journal's keys contain none of these digests. They are hashes, so a run also stores its settings
+there. With them --score_only can say which settings differ.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ SCORING = (
     "should_decontaminate",
     "doc_to_decontamination_query",
 )
-# Where and how a baseline ran; these do not change answers.
+# A baseline's devices and batch sizes, which do not change answers.
 LAYOUT = ("device", "device_map", "batch_size", "max_batch_size", "parallelize")
-BATCH = 1000  # rows read at once
+BATCH = 1000  # rows per read
 LONGEST = 40  # maximum characters of a value that is stored in full
 MOST = 5  # maximum number of differences in a message
 OF_EXAMPLES = ("examples.", "target", "samples")  # settings that matter only if examples are shown
@@ -56,7 +56,7 @@ def digests(
     settings: RunSettings,
     samples: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Returns the digests of a task as it was used, with its shots and the documents scored."""
+    """Returns the digests of a task as it was run, with its shots and the scored documents."""
     shots = int(task.config.num_fewshot or 0)
     configuration = digest(redact(_configuration(name, task, loaded, settings, shots)))
     numbers = sorted({sample["doc_id"] for sample in samples})
@@ -73,7 +73,7 @@ def digests(
 
 
 def asked_with(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
-    """Returns the settings that a task's answers depend on, by short names, for messages."""
+    """Returns the settings that determine a task's answers, by short names, for messages."""
     whole = redact(_configuration(name, task, loaded, settings, int(task.config.num_fewshot or 0)))
     seeds = dict(zip(("python", "numpy", "torch", "fewshot"), settings.seeds, strict=True))
     return readable({**whole.pop("answers"), **whole, "seed": settings.noise_seed, "seeds": seeds})
@@ -135,7 +135,7 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
 
 
 def _shows_targets(task: Any, shots: int) -> bool:
-    """Returns whether targets are part of prompts, not only of the scoring."""
+    """Returns whether targets are part of prompts, and not only of the scoring."""
     return (
         bool(shots)
         or task.OUTPUT_TYPE in ("loglikelihood", "loglikelihood_rolling")
@@ -153,11 +153,11 @@ def _examples(config: Any) -> dict[str, Any]:
 
 
 def _metadata(task: Any, settings: RunSettings) -> dict[str, Any]:
-    """Returns the metadata that a task's code can read: none unless it has a dataset function or
-    its own class.
+    """Returns the metadata that a task's code can read.
 
-    lm-eval adds the model's arguments to the metadata of every task; they are excluded, as a part
-    of the model's identity. A version is excluded, since it does not change the prompt.
+    Only a dataset function or a task class can read it; other tasks have none. The model's
+    arguments, which lm-eval adds, are excluded, since they belong to the model's identity. The
+    version is excluded, since it does not change the prompt.
     """
     if task.config.custom_dataset is None and type(task).__module__ == "lm_eval.api.task":
         return {}
@@ -176,9 +176,9 @@ def _scoring(task: Any) -> dict[str, Any]:
 
 
 def _data(task: Any, shots: int) -> Any:
-    """Returns the identity of the rows of a task's documents.
+    """Returns a digest of the dataset rows of each split that a task uses.
 
-    Rows made by a function are identified by its source.
+    None if a function makes the rows; the function's source then identifies them.
     """
     if task.config.custom_dataset is not None:
         return None
@@ -197,7 +197,7 @@ def _data(task: Any, shots: int) -> Any:
 
 
 def _made(task: Any, shots: int) -> list[Any]:
-    """Returns the identity of documents and examples that a task's code makes or draws."""
+    """Returns digests of the documents and examples that a task's code makes or draws."""
     if (
         task.config.process_docs is None
         and task.config.custom_dataset is None
@@ -209,7 +209,7 @@ def _made(task: Any, shots: int) -> list[Any]:
 
 
 def content(rows: Any) -> str:
-    """Returns a digest of the values of rows, whatever their files and storage format."""
+    """Returns a digest of the values of rows, independent of files and storage format."""
     return digest(*(doc_key(row) for row in _rows(rows)))
 
 
@@ -224,7 +224,7 @@ def _rows(rows: Any) -> Iterable[Any]:
 
 
 def note_settings(journal: Journal, task: str, settings: Mapping[str, Any]) -> None:
-    """Stores the settings of answers of `task`."""
+    """Stores the settings under which `task` was answered."""
     journal.note(f"{_prefix(task)}{digest(settings)[:16]}", dict(settings))
 
 
@@ -254,7 +254,7 @@ def warn_of_missing(
 
 
 def differences(other: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns the settings in which a stored run differs from this one."""
+    """Returns the settings that differ between a stored run and this one."""
     names = [*now, *(name for name in other if name not in now)]
     if other.get("num_fewshot") != now.get("num_fewshot"):
         names = [name for name in names if not name.startswith(OF_EXAMPLES)]
@@ -266,7 +266,7 @@ def differences(other: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def readable(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns settings by dotted name, each as a short value or, if long, as a digest."""
+    """Returns settings by dotted name. Long values are replaced by a digest."""
     found: dict[str, Any] = {}
     for name, value in parts.items():
         if isinstance(value, Mapping):

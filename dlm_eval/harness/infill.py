@@ -1,18 +1,17 @@
-"""Task classes that YAMLs name: an answer between a prefix and a suffix or of a length that the
-task sets, and samples that a judge model scores.
+"""Task classes for YAMLs: infilling or completion of a set length, and samples that a judge scores.
 
-A YAML of an infilling task names the class, the suffix and the length:
+The YAML of an infilling task names the class, the suffix and the length:
 
     class: !function dlm_eval.harness.infill.InfillTask
     metadata:
       infill: {suffix: "{{suffix}}", length: oracle+10, reference: answer.aliases}
 
-The task then adds a `Hole` to the generation arguments of each request, under the name "hole": its
-length ("oracle", "oracle+K" or a number of tokens), the text after it, and the references whose
-longest token length is the oracle length.
+The task then adds a `Hole` to the generation arguments of each request, under the name "hole". It
+has the length ("oracle", "oracle+K" or a number of tokens), the text after the hole, and the
+references. The oracle length is the length of the longest reference in tokens.
 
-The metadata of a task whose samples are judged (metrics/samples.py) names the judge. `--metadata
-judge=ID_OR_DIR,judge_device=cuda:1,n_samples=256` on the command line overrides it.
+If a judge scores the samples (metrics/samples.py), the task's metadata names the judge. On the
+command line, `--metadata judge=ID_OR_DIR,judge_device=cuda:1,n_samples=256` overrides it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`DiffusionLM`: lm-eval's three request methods, answered by a Denoiser.
 
-Requests become canvases (`requests.py`) and then jobs (`jobs.py`). Answers are returned in
-lm-eval's form. Records (`records.py`) keep the cost of each.
+Requests are converted to canvases (`requests.py`) and then to jobs (`jobs.py`). Answers are
+returned in lm-eval's form. A `Record` (`results.py`) has the cost of each request.
 """
 
 from __future__ import annotations
@@ -52,16 +52,17 @@ class Options:
     """Settings of a DiffusionLM.
 
     Attributes:
-        estimator: of likelihoods.
-        decode: how requests become decode settings.
-        seed: of all noise.
-        stride: tokens that each later window of a long text scores; None for as many as fit.
-        overlong: for a request that does not fit the model, cut its context from the left or store
-            an error.
-        quiet: show no progress.
+        estimator: estimator of likelihoods.
+        decode: converts requests to decode settings.
+        seed: seed of all noise.
+        stride: number of tokens that each window after the first scores in a long text; None for as
+            many as fit.
+        overlong: whether a request that does not fit the model loses the left part of its context
+            ('truncate') or is stored as an error ('error').
+        quiet: whether to hide progress.
         template: name of the chat template; None for the checkpoint's default.
         by_order: tasks whose scores depend only on the order of choices (`by_order`).
-        shard: whose documents are answered; None for all.
+        shard: answer only documents of this shard; None for all.
         chosen: task -> the documents of --samples, ascending.
     """
 
@@ -81,8 +82,8 @@ class DiffusionLM(TemplateLM):
     """A Denoiser with lm-eval's LM interface.
 
     Args:
-        model: the denoiser, for its tokenizer and facts; the pool runs it.
-        pool: answers jobs.
+        model: the denoiser; only its tokenizer and facts are used here, since the pool runs it.
+        pool: runs jobs.
         options: settings.
         journal: stores finished answers, or None.
     """
@@ -142,15 +143,15 @@ class DiffusionLM(TemplateLM):
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Returns (log-likelihood in nats, is_greedy) of each continuation given its context.
 
-        is_greedy is computed if a document has one continuation (last-word tasks); otherwise it is
-        False.
+        is_greedy is computed only if a document has one continuation (last-word tasks); otherwise
+        it is False.
         """
         questions: dict[tuple[Any, ...], list[Instance]] = {}
         for request in {id(r): r for r in requests}.values():
             questions.setdefault(_question_of(request), []).append(request)
 
         asked: dict[tuple[Any, ...], QuestionJob] = {}
-        # Of each question's choices, in the same order.
+        # Question -> canvases of its choices, in the same order.
         prepared: dict[tuple[Any, ...], list[Prepared]] = {}
 
         def canvases_of(request: Instance, record: Record) -> list[Prepared]:
@@ -189,7 +190,7 @@ class DiffusionLM(TemplateLM):
         return self._answer(requests, "likelihood", prepare, finish, (float("-inf"), False))
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Returns the log-likelihood (nats) of each whole text, in windows if it is too long."""
+        """Returns the log-likelihood (nats) of each whole text; a long text is split in windows."""
 
         def prepare(request: Instance, record: Record) -> list[Job]:
             key = digest(record.task, record.doc, record.repeat)
@@ -227,7 +228,7 @@ class DiffusionLM(TemplateLM):
             )
             record.truncated = prepared.truncated
             record.details = {"until": ask.until, **plan.described}
-            if not plan.draws:  # repeats, and documents with the same prompt, have one answer
+            if not plan.draws:  # repeats and equal prompts share one answer
                 return [FillJob(replace(prepared.canvas, key=""), plan.job, 0)]
             return [FillJob(prepared.canvas, plan.job, self.options.seed)]
 
@@ -245,11 +246,11 @@ class DiffusionLM(TemplateLM):
         return self._answer(requests, "generation", prepare, finish, "")
 
     def _ends_early(self, task: str) -> bool:
-        """Returns whether sampling for `task` stops when the best choice is clear."""
+        """Returns whether sampling for `task` stops once the best choice is clear."""
         return self.options.estimator.error_rate is not None and task in self.options.by_order
 
     def _weigh(self, prepared: Prepared, record: Record) -> None:
-        """Adds the number of tokens to score, and the estimator's whole budget, to a record."""
+        """Adds the number of scored tokens and the estimator's full budget to a record."""
         n = sum(prepared.canvas.open)
         record.truncated += prepared.truncated
         record.tokens += n
@@ -260,7 +261,7 @@ class DiffusionLM(TemplateLM):
         record.details["estimator"] = score.estimator
 
     def _question(self, choices: Sequence[Instance], canvases: Sequence[Prepared]) -> QuestionJob:
-        """Returns the job of a whole question. The requests of all its choices share it."""
+        """Returns the job of a whole question, which the requests of all its choices share."""
         # lm-eval's acc_norm divides by the characters of a choice, without the delimiter before it.
         lengths = tuple(max(1, len(choice.args[1].removeprefix(" "))) for choice in choices)
         whole = tuple(prepared.canvas for prepared in canvases)
@@ -278,7 +279,7 @@ class DiffusionLM(TemplateLM):
         finish: Callable[[Sequence[Answer], Record], Any],
         blank: Any,
     ) -> list[Any]:
-        """Returns lm-eval's answers; a request of another shard gets `blank` and has no record."""
+        """Returns lm-eval's answers. A request of another shard gets `blank` and no record."""
         ours = [self._is_ours(request) for request in requests]
         own = [request for request, is_ours in zip(requests, ours, strict=True) if is_ours]
         answers = iter(self._answer_own(own, kind, prepare, finish, blank))
@@ -347,11 +348,11 @@ class DiffusionLM(TemplateLM):
 
 
 def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
-    """Returns the name of the chat template of --apply_chat_template; None for the default of
-    transformers.
+    """Returns the name of the chat template of --apply_chat_template; None for transformers'
+    default.
 
     Raises:
-        UserError: the checkpoint has no template of that name, or several and no default.
+        UserError: the checkpoint has no template of that name, or has several but no default.
     """
     names = list(cast(ChatTemplates, model).chat_templates) if offers(model, ChatTemplates) else []
     if isinstance(asked, str):
@@ -371,7 +372,7 @@ def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
 
 
 def template_text(model: Denoiser, asked: bool | str) -> str:
-    """Returns the text of that template; "" if the model has none."""
+    """Returns the text of the chosen chat template; "" if the model has none."""
     if not asked or not offers(model, ChatTemplates):
         return ""
     found = cast(ChatTemplates, model).chat_templates
@@ -382,8 +383,8 @@ def by_order(task: Any) -> bool:
     """Returns whether scores of lm-eval's `task` depend only on the order of the choices'
     log-likelihoods.
 
-    `acc_norm` orders by log-likelihood per character. Brier scores, mutual information, and a
-    task's own `process_results` (TruthfulQA's mc2) need the values.
+    `acc_norm` orders choices by log-likelihood per character. Brier scores, mutual information and
+    a task's own `process_results` (TruthfulQA's mc2) need the values.
     """
     config = task.config
     metrics = {
@@ -404,7 +405,7 @@ def texts_of(request: Instance) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """Returns why a request failed; a tokenizer may raise any exception.
+    """Returns why a request failed. `error` can be any exception, since a tokenizer may raise any.
 
     Raises:
         DlmEvalError: the error is not specific to this request.
@@ -418,12 +419,12 @@ def _reason(error: Exception) -> str:
 
 
 def _question_of(request: Instance) -> tuple[Any, ...]:
-    """Returns the identity of a document with its number: a task may have a document twice."""
+    """Returns the identity and number of a document, since a task may have a document twice."""
     return request.task_name, request.doc_id, doc_key(request.doc or request.args)
 
 
 def _score(answer: Answer) -> Score:
-    """Returns the answer's score (of a question: its first choice's).
+    """Returns the answer's score; for a question, the score of its first choice.
 
     Raises:
         SampleError: the sample failed.
@@ -443,7 +444,7 @@ def _filling(answer: Answer) -> Filling:
 
 
 def visible(tokens: Sequence[int], eos_ids: Sequence[int]) -> list[int]:
-    """Returns the tokens before the first end-of-text token or blank."""
+    """Returns the tokens before the first end-of-text token or BLANK."""
     shown: list[int] = []
     for token in tokens:
         if token in eos_ids or token == BLANK:

@@ -1,11 +1,11 @@
-"""Every change to lm-eval 0.4.13, and to the libraries that its tasks call.
+"""All changes to lm-eval 0.4.13 and to the libraries that its tasks call.
 
-Nothing is changed elsewhere.
+No other module changes them.
 
-Each docstring names the upstream behaviour that the change mends. Changes of modules and classes
-are context managers: outside them lm-eval is unchanged. Changes of a task or model object last as
-long as the object. tests/test_lm_eval_patches.py shows each behaviour with and without its change.
-lm-eval is imported when a function runs, since the command line imports this module.
+Each docstring describes the upstream behaviour that the change fixes. Changes of modules and
+classes are context managers; outside them lm-eval is unchanged. Changes of a task or model object
+last as long as the object. tests/test_lm_eval_patches.py shows each behaviour with and without its
+change. Functions import lm-eval only when they run, since the command line imports this module.
 
     import of dlm_eval   register_models
     while tasks load     loading (which lists its changes); then keep_documents and judge_in_sandbox
@@ -44,11 +44,11 @@ _once = functools.cache(functools.cache)  # the same cached function for the sam
 
 
 def register_models() -> None:
-    """Adds our families and checkpoints to lm-eval's models, by name: heavy imports wait until one
-    is used.
+    """Adds our families and checkpoints to lm-eval's models, by name. Heavy imports are deferred
+    until a model is used.
 
-    Upstream: `api.registry` fills itself only while it is empty. Without the import below our names
-    would hide lm-eval's. A name that lm-eval has keeps its meaning.
+    Upstream: `api.registry` fills itself only if it is empty. Without the import below, lm-eval's
+    own models would be missing. Names of lm-eval's models keep their meaning.
     """
     import lm_eval.models  # noqa: F401
     from lm_eval.api.registry import model_registry
@@ -61,10 +61,10 @@ def register_models() -> None:
 
 
 class Pairs(argparse.Action):
-    """The command line's `k=v,...` or JSON, merged over several options.
+    """Parses `k=v,...` or JSON on the command line, and merges repeated options.
 
-    Upstream: `_cli.utils.MergeDictAction` takes braces inside a value (`device_map={"": "cpu"}`)
-    for JSON of the whole, and its errors do not name the option.
+    Upstream: `_cli.utils.MergeDictAction` parses the whole text as JSON if a value contains braces
+    (`device_map={"": "cpu"}`), and its errors do not name the option.
     """
 
     def __call__(
@@ -88,7 +88,7 @@ class Pairs(argparse.Action):
 
 
 def run_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Returns lm-eval's parser of `run`, added to `subparsers`, with pairs read by `Pairs`."""
+    """Adds lm-eval's parser of `run` to `subparsers` and returns it; `Pairs` reads its pairs."""
     from lm_eval._cli.run import Run
     from lm_eval._cli.utils import MergeDictAction
 
@@ -120,10 +120,10 @@ def loading(seeds: Seeds, data_dir: str | Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def quiet_index() -> Iterator[None]:
-    """Suppresses two warnings about our tasks that are intended.
+    """Suppresses two warnings about intended properties of our tasks.
 
-    Upstream: `tasks._index` warns of a name that is defined twice (ours override lm-eval's), and
-    `api.task` of custom datasets.
+    Upstream: `tasks._index` warns of a name that is defined twice (ours override lm-eval's).
+    `api.task` warns of custom datasets.
     """
 
     def wanted(record: logging.LogRecord) -> bool:
@@ -164,10 +164,10 @@ def no_default_length() -> Iterator[None]:
 
 @contextmanager
 def bounded_templates() -> Iterator[None]:
-    """Limits the time of every template, and names the field of one that fails.
+    """Limits the rendering time of templates, and names the field of a failing template.
 
-    Upstream: `ConfigurableTask.__init__` renders the first document. A template without an end
-    hangs there, and the error of one that fails does not say which field it is.
+    Upstream: `ConfigurableTask.__init__` renders the first document. An endless template hangs
+    there, and the error of a failing template does not name the field.
     """
     from lm_eval import utils
     from lm_eval.api.task import ConfigurableTask
@@ -188,8 +188,8 @@ def bounded_templates() -> Iterator[None]:
 def first_sound_document() -> Iterator[None]:
     """Makes a task derive its form from the first document with a valid target.
 
-    Upstream: `ConfigurableTask.__init__` uses the first document; an invalid target there ends the
-    run.
+    Upstream: `ConfigurableTask.__init__` uses the first document. If its target is invalid, the run
+    ends.
     """
     from lm_eval.api.task import ConfigurableTask
 
@@ -209,11 +209,11 @@ def first_sound_document() -> Iterator[None]:
 
 @contextmanager
 def paths_beside_yaml() -> Iterator[None]:
-    """Reads a task's relative paths from the folder of its YAML (data.py), without changing its
-    configuration.
+    """Resolves a task's relative paths in the folder of its YAML (data.py). The configuration is
+    unchanged.
 
     Upstream: `ConfigurableTask.download` passes `data_files` and `dataset_path` to `datasets`,
-    which reads them from the working directory.
+    which resolves them in the working directory.
     """
     from lm_eval.api.task import ConfigurableTask
 
@@ -223,7 +223,7 @@ def paths_beside_yaml() -> Iterator[None]:
 
     def download(self: Any, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         source = (self.config.metadata or {}).get("config_source")
-        folder = Path(str(source)).parent  # "inline" has the working directory
+        folder = Path(str(source)).parent  # the folder of "inline" is the working directory
         options = dict(dataset_kwargs or {})
         if "data_files" in options:
             options["data_files"] = path_beside(folder, options["data_files"])
@@ -236,12 +236,11 @@ def paths_beside_yaml() -> Iterator[None]:
 
 @contextmanager
 def documents_by_seed(seeds: Seeds) -> Iterator[None]:
-    """Makes the documents of a task a function of the task, its data and the seeds alone
-    (data.py).
+    """Makes a task's documents depend only on the task, its data and the seeds (data.py).
 
     Upstream: `process_docs` of some tasks is random (GPQA shuffles choices). It runs at each access
-    to documents, with generators in any state, and `datasets` caches its results under a key
-    without the seed.
+    to documents, with generators in any state. `datasets` caches its results under a key that does
+    not contain the seed.
     """
     import datasets
     from lm_eval.config.task import TaskConfig
@@ -281,12 +280,11 @@ def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
     unreachable hub for 20 seconds and then fails with a traceback.
 
     Args:
-        data_dir: folder in the layout of the hub (`openai/gsm8k/...`); None for the variable
-            DLM_EVAL_DATA.
+        data_dir: folder in the layout of the hub (`openai/gsm8k/...`); None for the folder in the
+            environment variable DLM_EVAL_DATA.
 
     Raises:
-        UserError: the folder does not exist; or, from a load inside, a dataset that cannot be
-            loaded.
+        UserError: the folder does not exist, or a dataset cannot be loaded inside the context.
     """
     import datasets
 
@@ -297,20 +295,20 @@ def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
         with replaced(datasets, "load_dataset", library.load), progress_bars(False):
             yield
     finally:
-        # If a task module keeps our function, it now calls the original one.
+        # Our function, if a task module still refers to it, now calls the original one.
         library.active = False
 
 
 @contextmanager
 def missing_modules(data_dir: str | Path | None = None) -> Iterator[None]:
-    """Adds modules and functions that present libraries lack, and nltk's files (requirements.py).
+    """Adds modules and functions that libraries have removed, and nltk's files (requirements.py).
 
-    Upstream: stock tasks import `transformers.data.metrics.squad_metrics` (gone in transformers 5),
-    `pkg_resources` (gone in setuptools 82) and `datasets.load_metric` (gone in datasets 3).
-    `nltk.download` ignores files in a data folder.
+    Upstream: stock tasks import `transformers.data.metrics.squad_metrics` (removed in transformers
+    5), `pkg_resources` (removed in setuptools 82) and `datasets.load_metric` (removed in datasets
+    3). `nltk.download` ignores files in a data folder.
 
     Raises:
-        UserError: from a task inside, a file of nltk's that is missing.
+        UserError: a task inside the context needs a file of nltk that is missing.
     """
     import datasets
 
@@ -350,10 +348,10 @@ def code_eval_in_sandbox() -> Iterator[None]:
 
 
 def judge_in_sandbox(tasks: Mapping[str, Any]) -> None:
-    """Replaces the scorers of code tasks, also in modules that were loaded before (code_tasks.py).
+    """Replaces the scorers of code tasks, also in modules that are already loaded (code_tasks.py).
 
-    Upstream: modules of `humaneval*` and `mbpp*` keep HF's `code_eval` from their import on;
-    `cruxeval*` has its own `exec`.
+    Upstream: modules of `humaneval*` and `mbpp*` load HF's `code_eval` when they are imported.
+    `cruxeval*` calls `exec` itself.
     """
     from dlm_eval.harness import code_tasks
     from dlm_eval.metrics.code import METRIC
@@ -368,7 +366,7 @@ def judge_in_sandbox(tasks: Mapping[str, Any]) -> None:
         for name, metric in metrics.items():
             if code_tasks.is_cruxeval(function := code_tasks.called(metric)):
                 function.__globals__["check_correctness"] = code_tasks.passes
-                function.__globals__["unsafe_execute"] = None  # nothing is to call it
+                function.__globals__["unsafe_execute"] = None  # it must not be called
                 metrics[name] = code_tasks.judged_first(function)
 
 
@@ -378,13 +376,13 @@ def judge_in_sandbox(tasks: Mapping[str, Any]) -> None:
 def guard_task(
     name: str, task: Any, errors: SampleErrors, records: Callable[[], Sequence[Record]]
 ) -> None:
-    """Keeps the error of one document from ending the run, and bad examples out of prompts
+    """Prevents errors of one document from ending the run, and removes bad examples from prompts
     (sample_errors.py, fewshot.py).
 
     Upstream: `Task.build_all_requests`, `Task.apply_filters` and `evaluator.evaluate` do not catch
-    exceptions of a document's prompt, filter or scorer, and have no samples without an answer.
-    `api.samplers` leaves the evaluated document out of its own examples only if the two splits have
-    the same name.
+    exceptions of a document's prompt, filter or scorer, and do not support samples without an
+    answer. `api.samplers` excludes the evaluated document from its own examples only if the two
+    splits have the same name.
     """
     if (sampler := getattr(task, "sampler", None)) is not None:
         examples = errors.examples(name, task)
@@ -401,11 +399,11 @@ def guard_task(
 
 
 def judge_programs_ahead(name: str, task: Any) -> None:
-    """Makes a task note the programs of all its documents after filtering, so that several are
-    judged at once.
+    """Collects the programs of all documents of a task after filtering, so that the sandbox judges
+    several at once.
 
-    Upstream: `evaluator.evaluate` scores document by document; the sandbox would judge one program
-    at a time.
+    Upstream: `evaluator.evaluate` scores document by document, so the sandbox would judge one
+    program at a time.
     """
     from dlm_eval.metrics.code import METRIC
 
@@ -416,7 +414,7 @@ def judge_programs_ahead(name: str, task: Any) -> None:
         with METRIC.noting(name):
             for instance in task.instances:
                 for answer in instance.filtered_resps.values():
-                    # It is raised again, and kept, when it is scored.
+                    # An exception is raised again, and stored, during scoring.
                     with contextlib.suppress(Exception):
                         score(instance.doc, [answer])
         return outcome
@@ -425,7 +423,7 @@ def judge_programs_ahead(name: str, task: Any) -> None:
 
 
 def before_filters(tasks: Sequence[Any], answered: Callable[[], None]) -> None:
-    """Calls `answered` once when all requests have an answer, before the first filter.
+    """Calls `answered` once, after all requests are answered and before the first filter.
 
     Upstream: `evaluator.evaluate` has no step between answers and scores.
     """
@@ -443,7 +441,7 @@ def before_filters(tasks: Sequence[Any], answered: Callable[[], None]) -> None:
 
 
 def prefix_only(lm: Any, plain: Callable[[Any, Any], Any]) -> None:
-    """Makes one of lm-eval's models read our tasks' requests: `plain(lm, request)` returns a
+    """Makes one of lm-eval's models accept requests of our tasks. `plain(lm, request)` returns a
     request without our keys.
 
     Upstream: `HFLM.generate_until` passes every generation argument to `transformers`, which
@@ -456,8 +454,8 @@ def prefix_only(lm: Any, plain: Callable[[Any, Any], Any]) -> None:
 
 
 def bounded_chat_template(lm: Any, name: str) -> None:
-    """Renders the chat template of one of lm-eval's models (with a transformers tokenizer) with
-    limits of time and memory.
+    """Limits time and memory for the chat template of one of lm-eval's models that has a
+    transformers tokenizer.
 
     Upstream: `HFLM.apply_chat_template` renders a checkpoint's template without limits.
     """
@@ -475,7 +473,7 @@ def bounded_chat_template(lm: Any, name: str) -> None:
         try:
             text = render_chat(tokenizer, messages, name, **options)
         except SampleError as error:
-            raise TemplateError(str(error)) from None  # which lm-eval's models know
+            raise TemplateError(str(error)) from None  # lm-eval's models handle this type
         return tokenizer.encode(text, add_special_tokens=False) if tokenize else text
 
     tokenizer.apply_chat_template = apply_chat_template
@@ -486,7 +484,7 @@ def bounded_chat_template(lm: Any, name: str) -> None:
 
 @contextmanager
 def evaluating(chatty: bool = False) -> Iterator[None]:
-    """Applies all changes needed during a run. lm-eval's own output is shown if `chatty`."""
+    """Applies all changes needed during a run; shows lm-eval's own output if `chatty`."""
     with (
         templates_compiled_once(),
         hashes_of_anything(),
@@ -501,8 +499,8 @@ def evaluating(chatty: bool = False) -> Iterator[None]:
 def templates_compiled_once() -> Iterator[None]:
     """Compiles each prompt template once.
 
-    Upstream: `utils.apply_template` compiles it for every document, which takes most of the time
-    before the first forward.
+    Upstream: `utils.apply_template` compiles the template for every document, which takes most of
+    the time before the first forward.
     """
     from lm_eval.utils import env
 
@@ -514,8 +512,8 @@ def templates_compiled_once() -> Iterator[None]:
 def hashes_of_anything() -> Iterator[None]:
     """Hashes documents and prompts that have no UTF-8 or JSON form.
 
-    Upstream: `evaluator.evaluate` ends the run with a UnicodeEncodeError or TypeError after
-    everything is answered.
+    Upstream: `evaluator.evaluate` ends the run with a UnicodeEncodeError or TypeError after all
+    requests are answered.
     """
     import lm_eval.evaluator as evaluator
 
@@ -544,8 +542,8 @@ def hashes_of_anything() -> Iterator[None]:
 def machine_described_once() -> Iterator[None]:
     """Collects torch's description of the machine once per process.
 
-    Upstream: `loggers.utils.add_env_info` collects it in every run. torch lists packages in a
-    subprocess, which takes seconds.
+    Upstream: `loggers.utils.add_env_info` collects it in every run. This takes seconds, since torch
+    lists packages in a subprocess.
     """
     import torch.utils.collect_env as collect_env
 
@@ -557,7 +555,7 @@ def machine_described_once() -> Iterator[None]:
 def quiet_evaluator() -> Iterator[None]:
     """Hides lm-eval's progress bars and prints, and git's error messages.
 
-    Upstream: `api.task` and `api.metrics` show bars beside ours, `api.metrics` prints, and
+    Upstream: `api.task` and `api.metrics` show their own progress bars, `api.metrics` prints, and
     `loggers.utils` shows git's errors.
     """
     import lm_eval.api.metrics as metrics
@@ -582,10 +580,10 @@ def quiet_evaluator() -> Iterator[None]:
 
 @contextmanager
 def metrics_apart(errors: SampleErrors) -> Iterator[None]:
-    """Aggregates metric by metric if one of them fails (sample_errors.py).
+    """Aggregates each metric separately if one of them fails (sample_errors.py).
 
-    Upstream: one metric that raises in `evaluator_utils._compute_task_aggregations` or
-    `Group.aggregate` loses all results.
+    Upstream: all results are lost if one metric raises in
+    `evaluator_utils._compute_task_aggregations` or `Group.aggregate`.
     """
     import lm_eval.evaluator_utils as utils
     from lm_eval.api.group import Group
@@ -608,8 +606,8 @@ def metrics_apart(errors: SampleErrors) -> Iterator[None]:
 def rendered_once(task: Any) -> Iterator[None]:
     """Makes a task render the choices and the target of each document once.
 
-    Upstream: `process_results` renders and parses their templates at each call; the estimator's
-    spread calls it 30 times.
+    Upstream: `process_results` renders and parses their templates at each call.
+    metric_errors.py calls it 30 times.
     """
 
     def by_document(read: Callable[..., Any]) -> Callable[..., Any]:
@@ -632,7 +630,7 @@ def rendered_once(task: Any) -> Iterator[None]:
 
 @contextmanager
 def public_command_line() -> Iterator[None]:
-    """Hides secrets in `sys.argv`, which W&B's and Trackio's loggers record."""
+    """Hides secrets in `sys.argv`, which the loggers of W&B and Trackio record."""
     from dlm_eval.redaction import learn_words, redact_message
 
     learn_words(sys.argv)

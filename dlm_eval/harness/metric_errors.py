@@ -1,10 +1,10 @@
-"""Errors of metrics: the estimator's part, and the sampling errors that lm-eval lacks.
+"""Standard errors of metrics: the estimator's part, and sampling errors that lm-eval lacks.
 
-The estimator's part is the standard deviation of a metric if the likelihoods were estimated again.
-It is found by simulation: the log-likelihoods of each document get normal noise with their Monte
-Carlo standard errors and correlations (choices share random numbers), and the task scores the
-document again. Perplexities are treated on the logarithmic scale. lm-eval has no sampling error of
-perplexities and bits per byte.
+The estimator's part is the standard deviation of a metric over repeated estimation of the
+likelihoods. It is simulated: normal noise with their Monte Carlo standard errors and correlations
+(choices share random numbers) is added to the log-likelihoods of each document, and the task scores
+the document again. Perplexities are treated on the logarithmic scale. lm-eval has no sampling error
+of perplexities and bits per byte.
 
     samples -> metric_errors -> results["dlm_eval"] by the keys of KEYS -> error_of -> table and
     boards
@@ -24,9 +24,9 @@ from dlm_eval.uncertainty import Error, student, summed
 
 EXPONENTIAL = ("perplexity", "weighted_perplexity")  # lm-eval's aggregates, by name
 KEYS = ("estimator_stderr", "estimator_interval", "perplexity_stderr", "perplexity_interval")
-DRAWS = 30  # gives one significant digit of a standard deviation
+DRAWS = 30  # enough for one significant digit of a standard deviation
 
-# Derivatives of lm-eval's aggregates by the log-likelihood per word.
+# Derivatives of lm-eval's aggregates with respect to the log-likelihood per word.
 SLOPES: dict[str, Callable[[float], float]] = {
     "weighted_perplexity": lambda ratio: math.exp(-ratio),
     "bits_per_byte": lambda ratio: 1 / math.log(2),
@@ -70,7 +70,7 @@ def is_exponential(task: Any, metric: str) -> bool:
 
 @dataclass(frozen=True)
 class Part:
-    """The estimator's part of a metric: standard deviation, and a perplexity's interval."""
+    """The estimator's part of a metric: standard deviation, and interval of a perplexity."""
 
     stderr: float
     interval: tuple[float, float] | None = None
@@ -79,13 +79,14 @@ class Part:
 def estimator_parts(
     task: Any, samples: Sequence[Mapping[str, Any]], seed: int = 0
 ) -> dict[str, Part | None]:
-    """Returns metric -> its spread if the likelihoods were estimated again.
+    """Returns metric -> its spread over repeated estimation of the likelihoods.
 
-    Empty if all likelihoods are exact. Infinite metrics are left out. None if the error of a
-    likelihood is unknown.
+    The mapping is empty if all likelihoods are exact, and lacks infinite metrics. All values are
+    None if the error of a likelihood is unknown.
 
     Args:
-        samples: its logged samples with `logprob_stderr` and `logprob_correlation`, one filter's.
+        samples: the task's logged samples of one filter, with `logprob_stderr` and
+            `logprob_correlation`.
     """
     if not any(_moves(s) for s in samples if "error" not in s):
         return {}
@@ -109,7 +110,7 @@ def estimator_parts(
 
 
 def _part(value: float, draws: Any, exponential: bool) -> Part:
-    """Returns the part of a metric with this value from its draws."""
+    """Returns the estimator's part of a metric from its value and its draws."""
     if not exponential or value <= 0:
         return Part(_deviation(draws))
     spread = _deviation(np.log(draws))
@@ -163,13 +164,13 @@ def _metrics(
 def _values(
     task: Any, sample: Mapping[str, Any], generator: np.random.Generator | None = None
 ) -> dict[str, Any]:
-    """Returns the metrics of one sample; with a generator, noise is added to its likelihoods."""
+    """Returns the metrics of one sample, with noise added to its likelihoods if `generator`."""
     answers = sample["filtered_resps"] if generator is None else _moved(sample, generator)
     return dict(task.process_results(sample["doc"], answers))
 
 
 def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[Any]:
-    """Returns the answers with noise of the errors' sizes and correlations added."""
+    """Returns the answers plus noise with the standard errors and correlations of the sample."""
     errors = _errors(sample)
     noise = generator.standard_normal(len(errors))
     shared = sample.get("logprob_correlation")
@@ -186,15 +187,18 @@ def _moved(sample: Mapping[str, Any], generator: np.random.Generator) -> list[An
 def perplexity_errors(
     task: Any, samples: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Returns metric -> sampling standard error, of perplexities per word or byte and bits per
-    byte, and metric -> 95 % Student interval of perplexities, on the logarithmic scale.
+    """Returns the sampling errors of perplexities (per word or byte) and bits per byte.
 
-    They are functions of r = sum of log-likelihoods / sum of words, a ratio estimate over n
-    documents. Its error is that of the sum of (log-likelihood - r * words). The delta method gives
-    the errors of the functions.
+    All three metrics are functions of r = sum of log-likelihoods / sum of words, a ratio estimate
+    over n documents. The error of r is that of the sum of (log-likelihood - r * words). The delta
+    method gives the errors of the functions.
 
     Args:
-        samples: its logged samples, one filter's.
+        samples: the task's logged samples of one filter.
+
+    Returns:
+        metric -> standard error, and metric -> 95 % Student interval of perplexities, computed on
+        the logarithmic scale.
     """
     stderr, interval = {}, {}
     for metric, (slope, ratio, error, count) in _ratios(task, samples).items():
@@ -211,7 +215,7 @@ def perplexity_errors(
 def _ratios(
     task: Any, samples: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[Callable[[float], float], float, float, int]]:
-    """Returns metric -> derivative, log-likelihood per word, its standard error, documents."""
+    """Returns metric -> (derivative, log-likelihood per word, its standard error, documents)."""
     found = {}
     for metric, aggregate in task.aggregation().items():
         slope = SLOPES.get(getattr(aggregate, "__name__", ""))

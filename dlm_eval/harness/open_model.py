@@ -1,7 +1,7 @@
 """Opens `--model`: one of our denoisers, a packaged baseline, or any model of lm-eval.
 
-lm-eval's models cannot see the text after a hole. On an infilling task they get what the papers'
-baselines got: only the prefix, and as many tokens as the hole has.
+lm-eval's models cannot use the text after a hole. On an infilling task they get only the prefix and
+the hole's number of tokens, as the baselines in the papers did.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Spent:
-    """What earlier runs spent on the answers: cost on the devices, and seconds from start to end."""
+    """The cost of earlier runs for the answers: device cost, and seconds from start to end."""
 
     device: Cost = field(default_factory=Cost)
     wall_seconds: float = 0.0
@@ -63,14 +63,14 @@ class Loaded:
     """A model that is ready to be evaluated; several runs can share it.
 
     Attributes:
-        name: its name in result folders and tables.
-        facts: its identity in results.
+        name: the model's name in result folders and tables.
+        facts: the model's identity in results.
         close: stores the device profile for the next run and ends the workers.
-        lm: lm-eval's LM; None for a denoiser of ours until `under` makes the LM of a run.
-        model: the denoiser; None for a model of lm-eval's own.
+        lm: lm-eval's LM; None for our denoisers until `under` makes the LM of a run.
+        model: the denoiser; None for lm-eval's own models.
         pool: runs the denoiser.
-        journal: stores its answers.
-        spent: by the shards that answered, if this run merges them.
+        journal: stores the denoiser's answers.
+        spent: cost of the shards, if this run merges them.
     """
 
     name: str
@@ -89,11 +89,11 @@ class Loaded:
 
     @property
     def records(self) -> list[Record]:
-        """The records of the requests of our denoiser's LM."""
+        """The records of the requests; only our denoisers have them."""
         return list(self.lm.records) if self.ours else []
 
     def under(self, settings: RunSettings, by_order: frozenset[str] = frozenset()) -> Loaded:
-        """Returns the model for one run, which shares weights, devices and journal and has its own
+        """Returns the model for one run. It shares weights, devices and journal, but has its own
         records.
 
         Args:
@@ -107,7 +107,7 @@ class Loaded:
 
 @contextmanager
 def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
-    """Yields the model of a run with the journal in `home`; closes both.
+    """Yields the model of a run, with the journal in `home`; closes both at the end.
 
     Raises:
         UserError: an option or the checkpoint cannot be used.
@@ -123,7 +123,7 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
         stack.callback(loaded.close)
         if loaded.pool is not None:
             stack.enter_context(last_duty(loaded.pool.close))
-        # Collecting garbage in model and libraries would take a tenth of the harness's time.
+        # Garbage collection over the model and libraries would take 10 % of the harness's time.
         gc.freeze()
         stack.callback(gc.unfreeze)
         yield loaded
@@ -170,7 +170,7 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
         or Path(settings.model).name.removesuffix(".py")
     )
     if journal is not None:
-        journal.note(f"model:{digest(facts)}", name)  # what DiffusionLM.fingerprint is
+        journal.note(f"model:{digest(facts)}", name)  # equals DiffusionLM.fingerprint
 
     def close() -> None:
         profile = earlier.and_then(pool.profile())
@@ -200,7 +200,7 @@ def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -
 def _model_and_pool(
     settings: RunSettings, journal: Journal | None
 ) -> tuple[Denoiser, Pool, DeviceProfile, str]:
-    """Returns the driver's model, its pool, the stored device profile and that one's name."""
+    """Returns the driver's model, its pool, the stored device profile and the profile's name."""
     arguments = dict(settings.model_args)
     if settings.device is not None:
         arguments["device"] = settings.device
@@ -302,7 +302,7 @@ def _plain(lm: Any, request: Instance) -> Instance:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """The part of a Denoiser that measuring a length needs."""
+    """The part of a Denoiser's interface that `hole_length` uses."""
 
     lm: Any
     needs_bos: bool = False

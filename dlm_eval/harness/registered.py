@@ -25,7 +25,7 @@ ALIASES = {"cfg": "guidance", "mc_num": "max_forwards"}
 
 
 class RegisteredLM(DiffusionLM):
-    """A DiffusionLM from lm-eval's model_args, which also contain estimator and decode settings."""
+    """A DiffusionLM built from lm-eval's model_args, with estimator and decode settings in them."""
 
     checkpoint = ""
 
@@ -64,7 +64,7 @@ class RegisteredLM(DiffusionLM):
 def split_arguments(
     arguments: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Estimator, dict[str, Any], dict[str, Any]]:
-    """Returns (model options, estimator, decode settings, batch_size and seed) of one flat mapping.
+    """Returns (model options, estimator, decode settings, {batch_size, seed}) of a flat mapping.
 
     Raises:
         UserError: a setting is given under two names.

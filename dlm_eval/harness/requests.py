@@ -1,4 +1,4 @@
-"""lm-eval's requests as canvases: conversion of text to token ids.
+"""Converts lm-eval's requests to canvases: text to token ids.
 
 Shape letters: L = positions of a canvas.
 """
@@ -17,7 +17,7 @@ from dlm_eval.models.denoiser import Denoiser, bos_only_if_empty
 from dlm_eval.printable import counted
 
 Overlong = Literal["truncate", "error"]
-HOLE = "hole"  # the generation argument that holds a `Hole`
+HOLE = "hole"  # name of the generation argument whose value is a `Hole`
 LENGTH = re.compile(r"oracle(?:\+(\d+))?|([1-9]\d*)")
 
 
@@ -31,11 +31,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Length:
-    """The length of a hole: a number of tokens, or that of its longest reference.
+    """The length of a hole: a fixed number of tokens, or the length of its longest reference.
 
     Attributes:
-        tokens: the number; None for the length of a reference ("oracle").
-        more: tokens added to an oracle length.
+        tokens: the number of tokens; None for the length of the longest reference ("oracle").
+        more: number of tokens added to an oracle length.
     """
 
     tokens: int | None = None
@@ -43,7 +43,7 @@ class Length:
 
     @classmethod
     def parse(cls, text: str) -> Length:
-        """Returns the length in a task's text.
+        """Returns the length that a task's text describes.
 
         Raises:
             ValueError: it is neither 'oracle', 'oracle+K' nor a number above 0.
@@ -61,15 +61,16 @@ class Length:
 
 @dataclass(frozen=True)
 class Hole:
-    """A hole as a task describes it (`harness.infill.InfillSpec`), a generation argument of its
-    request.
+    """A hole as described by a task (`harness.infill.InfillSpec`). It is a generation argument of
+    a request.
 
     Attributes:
-        length: its length.
-        suffix: text after it.
-        references: texts whose longest token length is the oracle length.
-        measure: 'alone' (tokens of a reference by itself), 'in_place' (tokens that it adds after
-            the prefix) or 'canvas' (number of tokens of prefix, hole and suffix together).
+        length: length of the hole.
+        suffix: text after the hole.
+        references: reference answers; the longest one in tokens sets the oracle length.
+        measure: how to count the tokens of a reference. 'alone': the reference by itself.
+            'in_place': the tokens that it adds after the prefix. 'canvas': the length is that of
+            prefix, hole and suffix together.
     """
 
     length: Length
@@ -89,10 +90,10 @@ class Hole:
 
 
 class UnbuiltPrompt(str):
-    """The reason why a document's prompt could not be built, in place of the prompt.
+    """The reason why a document's prompt could not be built; it replaces the prompt.
 
-    It is a text, so that lm-eval's own models can process the request too. Our models answer it
-    with this error.
+    It is a text, so that lm-eval's own models can process the request. Our models return it as the
+    error of the request.
     """
 
 
@@ -104,9 +105,9 @@ def pair_texts(context: str, continuation: str) -> tuple[str, str]:
 def encode_pair(model: Denoiser, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """Returns the ids of context and continuation, split in the encoding of the whole text.
 
-    Trailing spaces of the context move to the continuation, as in lm-eval. If the tokenizer merges
-    across the boundary, the merged token belongs to the continuation. The scored tokens are thus
-    always those of the whole text.
+    Trailing spaces of the context move to the continuation, as in lm-eval. A token that spans the
+    boundary belongs to the continuation. The scored tokens are therefore always tokens of the whole
+    text.
 
     Raises:
         SampleError: there is nothing to score.
@@ -122,9 +123,9 @@ def encode_pair(model: Denoiser, context: str, continuation: str) -> tuple[list[
 
 
 def begin(model: Denoiser, ids: Sequence[int]) -> list[int]:
-    """Returns `ids`, with the model's BOS in front if it needs one and has none yet.
+    """Returns `ids`, preceded by BOS if the model needs it and `ids` do not begin with it.
 
-    A chat template may have added it. Some models need it only if there is no other token.
+    A chat template may have added BOS. Some models need BOS only if there is no other token.
 
     Raises:
         UserError: the model needs a BOS and its tokenizer has none.
@@ -141,10 +142,10 @@ def begin(model: Denoiser, ids: Sequence[int]) -> list[int]:
 def choice_canvases(
     model: Denoiser, pairs: Sequence[tuple[str, str]], key: str, overlong: Overlong
 ) -> list[Prepared]:
-    """Returns the canvases that score the choices of one question, (context, continuation) each.
+    """Returns one canvas per choice of a question, from its (context, continuation).
 
-    If one does not fit the model, the context of all is cut by the same number of tokens, since
-    likelihoods under different contexts cannot be compared.
+    If one choice does not fit the model, the context of all choices is cut by the same number of
+    tokens, since likelihoods under different contexts are not comparable.
 
     Raises:
         SampleError: a continuation is empty or does not fit the model.
@@ -156,7 +157,7 @@ def choice_canvases(
     excess = max(len(head) + len(target) - model.max_length for head, target in parts)
     found = []
     for (context, _), (head, target) in zip(pairs, parts, strict=True):
-        # There is no common context.
+        # Without a context, each choice is cut by itself.
         own = excess if context else len(head) + len(target) - model.max_length
         head, _, cut = _fit(model, head, len(target), (), overlong, own)
         found.append(Prepared(Canvas.continuation(head, target, key), cut))
@@ -188,10 +189,10 @@ def _fit(
 ) -> tuple[list[int], list[int], int]:
     """Returns head and tail cut to the model's length, and the number of tokens cut.
 
-    The far end of the longer one is cut, until both have the same length.
+    The longer of the two is cut first, at the end far from the hole, until both are equally long.
 
     Args:
-        excess: number of tokens to cut; None for as many as do not fit.
+        excess: number of tokens to cut; None for the number that does not fit.
     """
     excess = len(head) + hole + len(tail) - model.max_length if excess is None else excess
     if excess <= 0:

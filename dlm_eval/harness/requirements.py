@@ -1,5 +1,5 @@
-"""What tasks need of other libraries: Python packages, metrics of HF evaluate, modules that present
-libraries lack, and nltk's files.
+"""Other libraries that tasks need: Python packages, metrics of HF evaluate, modules that libraries
+have removed, and nltk's files.
 
 Missing packages and metrics are found before a model is loaded. `lm_eval_patches.missing_modules`
 installs the replacements of removed modules.
@@ -72,8 +72,8 @@ KINDS = ("tokenizers", "corpora", "taggers", "stemmers")
 
 
 def missing_package(error: BaseException) -> str | None:
-    """Returns a line about the missing package that caused an error, with the command to type, or
-    None.
+    """Returns a line about the missing package that caused an error, with the command that installs
+    it, or None.
 
     Args:
         error: exception at the import of a task or a model; its causes are searched too.
@@ -95,11 +95,11 @@ def missing_package(error: BaseException) -> str | None:
 
 
 def needs(module: str) -> str:
-    """Returns a line that a module is needed, with the command to type."""
+    """Returns a line that a module is needed, with the command that installs it."""
     what = f"needs the Python package '{module}'; {{}}"
     if module in OTHERWISE:
         return what.format(OTHERWISE[module])
-    # An unknown name may be a typing error, or another project's name on the package index.
+    # An unknown name may be a typo, or belong to another project on the package index.
     return (
         pip_line(what, EXTRAS[module]) if module in EXTRAS else what.format("it is not installed")
     )
@@ -111,8 +111,8 @@ def pip_line(what: str, extra: str) -> str:
 
 
 def check_packages(name: str, task: Any) -> None:
-    """Checks the imports in the Python files of a task's functions; some import only when they
-    score.
+    """Checks the imports in the Python files of a task's functions, since some files import only
+    during scoring.
 
     Raises:
         UserError: a package is missing.
@@ -163,8 +163,8 @@ def _imports(file: str) -> tuple[str, ...]:
 def check_loaded_metrics(tasks: Mapping[str, Any]) -> None:
     """Raises UserError if a metric that a task loads during scoring cannot be loaded.
 
-    Files that a metric itself downloads when it runs (the model of BERTScore) are not checked. If
-    they are missing, the metric is missing in the results.
+    Files that a metric downloads when it runs (the model of BERTScore) are not checked. Without
+    them the metric is missing in the results.
     """
     tried: dict[str, str | None] = {}
     for task, metric in _needed(tasks):
@@ -180,10 +180,9 @@ def check_loaded_metrics(tasks: Mapping[str, Any]) -> None:
 
 
 def _needed(tasks: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields task and metric of every `evaluate.load("name")` that a function of the task can
-    reach.
+    """Yields (task, metric) for every `evaluate.load("name")` that a task's function can reach.
 
-    Metrics that a file loads at its top level are loaded already.
+    Metrics loaded at the top level of a file are already loaded.
     """
     for name, task in tasks.items():
         for hit in sorted(reach(set(starts(task)))):
@@ -200,7 +199,7 @@ def _literal(text: str) -> str | None:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return None  # a name that is composed at run time
+        return None  # the name is composed at run time
     return value if isinstance(value, str) else None
 
 
@@ -247,7 +246,7 @@ def _beside(module: str, file: str) -> Path:
     return Path(source).parent / file
 
 
-# Removed modules: in transformers 5 and setuptools 82.
+# Modules removed in transformers 5 and setuptools 82.
 STAND_INS: dict[str, Callable[[], dict[str, ModuleType]]] = {
     "transformers.data.metrics": _squad,
     "pkg_resources": _pkg_resources,
@@ -264,7 +263,7 @@ def stand_ins() -> dict[str, ModuleType]:
 
 
 def load_metric(*args: Any, **options: Any) -> Any:
-    """Replaces `datasets.load_metric`; HF evaluate has the metrics now."""
+    """Replaces `datasets.load_metric`; the metrics are now in HF evaluate."""
     return importlib.import_module("evaluate").load(*args, **options)
 
 
@@ -296,7 +295,7 @@ def _download(
     Raises:
         UserError: it is missing and cannot be downloaded.
     """
-    # Nltk 3.9 reads punkt_tab wherever punkt was asked for.
+    # nltk 3.9 reads punkt_tab if punkt is requested.
     wanted = {name, "punkt_tab"} if name == "punkt" else {name}
     for path in (f"{kind}/{each}" for kind in KINDS for each in wanted):
         with contextlib.suppress(LookupError):

@@ -1,5 +1,5 @@
-"""The results of a run: cost and outcome of each request, samples and metrics as plain data without
-secrets, and failed samples.
+"""The results of a run: cost and outcome of each request, failed samples, and samples and metrics
+as plain data without secrets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEEPEST = 100  # maximum depth of nested containers
 
 
 def json_value(value: Any, above: tuple[int, ...] = ()) -> Any:
-    """Returns a value that JSON can represent. Cycles are cut; keys and objects become text.
+    """Returns a value that JSON can represent: cycles are cut, keys and objects become text.
 
     Args:
         above: identities of the containers around it.
@@ -88,7 +88,7 @@ def plain_argument(argument: Any) -> Any:
 
 
 def metrics_of(scores: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
-    """Returns (metric, filter) -> value of one task or group. A mapping is one metric per key."""
+    """Returns (metric, filter) -> value of one task or group; a mapping is one metric per key."""
     found: dict[tuple[str, str], Any] = {}
     for key, value in scores.items():
         metric, comma, pipeline = str(key).partition(",")
@@ -106,7 +106,7 @@ def _parts(metric: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns, by group, the metrics to aggregate of which no task of the group has a value."""
+    """Returns group -> metrics to aggregate for which no task of the group has a value."""
     found = {}
     for name, group in groups.items():
         wanted = [entry.metric for entry in group.aggregate_metric_list or ()]
@@ -119,12 +119,12 @@ def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> d
 def document_number(
     task: str, position: int | None, chosen: Mapping[str, Sequence[int]]
 ) -> int | None:
-    """Returns a document's number in its task; lm-eval numbers only those of --samples."""
+    """Returns a document's number in its task; `position` counts only documents of --samples."""
     return position if position is None or task not in chosen else chosen[task][position]
 
 
 def unscored(tasks: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Returns results of tasks that were answered but not scored: answers without metrics."""
+    """Returns the answers, without metrics, of tasks that were answered but not scored."""
     return {
         "results": {name: {"alias": name} for name in tasks},
         "samples": {
@@ -174,9 +174,9 @@ def count_errors(results: Mapping[str, Any]) -> dict[str, int]:
 
 
 def jsonable_config(config: Any) -> Any:
-    """Returns a task's configuration with functions by name.
+    """Returns a task's configuration with functions replaced by their names.
 
-    lm-eval would write the memory addresses of functions inside filters.
+    lm-eval would write memory addresses for functions inside filters.
     """
     if isinstance(config, dict):
         return {key: jsonable_config(value) for key, value in config.items()}
@@ -190,8 +190,8 @@ def jsonable_config(config: Any) -> Any:
 def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
     """Returns results without secrets and with valid Unicode.
 
-    Settings are redacted by name and value, everything else only by value, since a task, metric or
-    column may be called "password".
+    Settings are redacted by name and value. Everything else is redacted only by value, since a
+    task, metric or column may be called "password".
     """
     found: dict[str, Any] = {
         key: redact_values(value) for key, value in results.items() if key != "samples"
@@ -215,7 +215,7 @@ def _public_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Record:
-    """Cost and outcome of one request. `cost` in results sums them up."""
+    """Cost and outcome of one request. `cost` in results is the sum of all records."""
 
     task: str
     doc_id: int | None
@@ -250,9 +250,9 @@ def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
 
 
 def doc_key(doc: Any) -> str:
-    """Returns the identity of a document: a digest of its content.
+    """Returns the identity of a document, a digest of its content.
 
-    --limit, --samples and order therefore do not change its noise.
+    A document's noise therefore does not depend on --limit, --samples or the order of documents.
     """
     try:
         return digest(doc)
@@ -270,9 +270,9 @@ def attach_costs(
 
     Args:
         results: lm-eval's results with 'samples'.
-        reason: (task, document) -> why it has no metric, or None.
-        chosen: task -> the documents of --samples, ascending. Requests number these, logged samples
-            all documents.
+        reason: (task, document) -> why the document has no metric, or None.
+        chosen: task -> the documents of --samples, ascending. Numbers in requests count only these;
+            numbers in logged samples count all documents.
     """
     by_document: dict[tuple[str, int | None], list[Record]] = {}
     for record in records:
@@ -301,7 +301,7 @@ def attach_costs(
 
 
 def likelihood_columns(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
-    """Returns the columns of a sample's likelihoods, one entry per request, None if it failed."""
+    """Returns a sample's likelihood columns, with one entry per request; None if it failed."""
     found: dict[str, list[Any]] = {
         "logprob_stderr": [s and s.stderr for s in scores],
         "logprob_interval": [s and s.interval for s in scores],
@@ -322,7 +322,8 @@ def cost_block(
 ) -> dict[str, Any]:
     """Returns cost per task and in total.
 
-    `forwards` counts model calls of the samples' own canvases; `device` is the cost on the devices.
+    `forwards` counts the model calls that each sample needs by itself; `device` is the cost on the
+    devices, where samples share calls.
     """
     tasks: dict[str, dict[str, Any]] = {}
     nats: dict[str, list[float]] = {}  # task -> nats and tokens of whole texts
@@ -356,7 +357,7 @@ def cost_block(
 
 
 def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """Returns how each task was answered: estimators, kinds, decode settings, lengths."""
+    """Returns estimators, likelihood kinds, decode settings and lengths used for each task."""
     tasks: dict[str, dict[str, Any]] = {}
     for record in records:
         task = tasks.setdefault(record.task, {"kind": record.kind})

@@ -1,7 +1,7 @@
-"""A run from settings to saved results: tasks, then the model, then lm-eval's evaluator, then the
-files.
+"""A run from settings to saved results.
 
-Errors in names, data, options and the output directory are found before the weights are loaded.
+The steps are: load the tasks, open the model, run lm-eval's evaluator, write the files. Errors in
+names, data, options and the output directory are found before the weights are loaded.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Finished:
 
     Attributes:
         results: lm-eval's results with our block.
-        file: the results file, or None.
+        file: the results file; None if nothing was saved.
         errors: number of failed samples.
-        missing: parts of the results that could not be computed or saved, and why.
+        missing: parts of the results that could not be computed or saved, with reasons.
     """
 
     results: dict[str, Any]
@@ -90,7 +90,7 @@ def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, An
         return run(run_settings({"model": name, "tasks": tasks, **settings})).results
 
 
-# Called with the model and the tasks when all requests are answered, before filters and metrics.
+# A function that is called with the model and the tasks after all answers and before the filters.
 Answered = Callable[[Loaded, Mapping[str, Any]], None]
 
 
@@ -105,9 +105,9 @@ def run(
     Args:
         ask: asks the user whether generated code may run, for tasks that need it; None if the user
             cannot be asked.
-        shared: the model of `settings`, opened before (`open_model`), with its journal; None opens
-            it for this run.
-        answered: called when all requests are answered. A DlmEvalError that it raises ends the run.
+        shared: the model of `settings` with its journal, if it is already open (`open_model`); None
+            opens it for this run.
+        answered: called after all requests are answered. The run ends if it raises DlmEvalError.
     """
     with safe_log():
         return _run(settings, ask, shared, answered)
@@ -135,7 +135,7 @@ def _run(
     except RunError as error:
         if not results:
             raise
-        # The journal is closed after the results are made.
+        # The journal is closed only after the results are made.
         unkept.append(f"the last answers in the journal ({error})")
     missing = [*results["dlm_eval"].get("missing", ()), *unkept]
     file = _save(results, loaded, settings, start, missing) if settings.output_path else None
@@ -143,7 +143,7 @@ def _run(
 
 
 def tasks_of(settings: RunSettings, names: Sequence[Any] = ()) -> dict[str, Any]:
-    """Returns lm-eval's task dictionary of a run; with `names`, only of these."""
+    """Returns lm-eval's task dictionary of a run, restricted to `names` if they are given."""
     return load_tasks(
         names or settings.tasks,
         include_path=settings.include_path,
@@ -162,7 +162,7 @@ def _evaluate(
 ) -> tuple[dict[str, Any], int]:
     """Returns lm-eval's results with our block, and the number of failed documents."""
     errors = SampleErrors(settings.seeds[3])
-    # of other runs with this model
+    # The cost of earlier runs with this model.
     before = loaded.pool.cost() if loaded.pool is not None else None
     running = ways(tasks["tasks"]) if settings.scores else {}
     for name, task in tasks["tasks"].items():
@@ -214,7 +214,7 @@ def _answers_and_scores(
             outcome = simple_evaluate(
                 model=loaded.lm,
                 tasks=list(tasks["tasks"]),
-                # All that lm-eval uses of a manager.
+                # lm-eval uses nothing else of a manager.
                 task_manager=SimpleNamespace(load=lambda _: tasks, task_index={}),
                 gen_kwargs=None if loaded.ours else dict(settings.gen_kwargs) or None,
                 **_options(settings),

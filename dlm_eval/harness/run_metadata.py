@@ -48,8 +48,8 @@ def run_metadata(
     """Returns the block 'dlm_eval' of the results; 'missing' lists parts that cannot be made.
 
     Args:
-        results: lm-eval's, as plain data, with samples.
-        device: cost on the devices in this run; None for models of lm-eval's own.
+        results: lm-eval's results as plain data, with samples.
+        device: cost on the devices in this run; None for lm-eval's own models.
     """
     records, errors = loaded.records, count_errors(results)
     named = {
@@ -84,7 +84,7 @@ def run_metadata(
 
 
 def _settings(loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
-    """Returns the settings of a run without secrets; some only for our denoisers."""
+    """Returns the settings of a run without secrets; some exist only for our denoisers."""
     seeds = dict(zip(("python", "numpy", "torch", "fewshot"), settings.seeds, strict=True))
     described: dict[str, Any] = {"model": loaded.facts, "seed": settings.noise_seed, "seeds": seeds}
     if loaded.ours:
@@ -113,7 +113,7 @@ def _settings(loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
 def _note_settings(
     loaded: Loaded, tasks: Mapping[str, Any], settings: RunSettings, records: Sequence[Record]
 ) -> None:
-    """Stores the answers' settings in the journal; with --score_only, warns of missing ones."""
+    """Stores the answers' settings in the journal; with --score_only, warns of missing answers."""
     if loaded.journal is None:
         return
     for name, task in tasks.items():
@@ -125,7 +125,7 @@ def _note_settings(
 
 
 def public_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns model arguments for a results file: without secrets, and folders only by name."""
+    """Returns model arguments for a results file, without secrets and without paths of folders."""
     return {k: _folder_name(v) if isinstance(v, str) else v for k, v in redact(arguments).items()}
 
 
@@ -140,7 +140,7 @@ def environment(device: str, devices: Sequence[Mapping[str, Any]] = ()) -> dict[
     """Returns versions, devices and machine, for the results.
 
     Args:
-        device: of the model, if there is no pool (a baseline of lm-eval).
+        device: device of the model if there is no pool (a baseline of lm-eval).
         devices: facts about each device of the pool.
     """
     gpus = sorted({str(facts["name"]) for facts in devices if "cuda" in str(facts["device"])})
@@ -171,7 +171,7 @@ def environment(device: str, devices: Sequence[Mapping[str, Any]] = ()) -> dict[
 
 
 def _invariant(devices: Sequence[bool | None]) -> bool | str:
-    """Returns whether answers are the same in any batch on every device, or 'unknown'."""
+    """Returns whether answers on all devices are independent of the batch, or 'unknown'."""
     if False in devices:
         return False
     return True if devices and None not in devices else "unknown"

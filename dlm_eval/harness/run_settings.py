@@ -1,4 +1,4 @@
-"""The settings of one run, as the command line and `evaluate` name them."""
+"""The settings of one run, with the names of the command line and of `evaluate`."""
 
 from __future__ import annotations
 
@@ -42,23 +42,24 @@ class RunSettings:
         estimator: "NAME[,k=v]" for likelihoods.
         decode: the user's decode settings, which override the task's.
         gen_kwargs: lm-eval's generation settings; for our models `decode` overrides them.
-        devices: worker processes: 'auto', 'cpu:2', '0,1' or None (one device, in process).
+        devices: worker processes: 'auto', 'cpu:2' or '0,1'; None for one device in this process.
         engine: 'local' or 'ray' (workers as Ray actors).
-        ray_address: of a Ray cluster; None for $RAY_ADDRESS, else one on this machine.
-        data_dir: datasets from local files first.
+        ray_address: address of a Ray cluster; None for $RAY_ADDRESS, else a cluster on this
+            machine.
+        data_dir: folder of local datasets, which are used before the hub.
         output_path: directory for results, or a name ending in .json; None saves nothing.
         resume: use the answers in the journal of `output_path`.
-        score_only: use only these answers: run filters and metrics again, without the model.
+        score_only: use only the journal's answers: run filters and metrics, but not the model.
         shard: 'I/N': answer only the documents of one of N shards, for `dlm-eval merge`.
-        confirm_run_unsafe_code: generated code may run in the sandbox.
-        unsandboxed: with `confirm_run_unsafe_code`, tasks that the sandbox cannot hold may run code
-            with no protection.
+        confirm_run_unsafe_code: allow generated code to run in the sandbox.
+        unsandboxed: with `confirm_run_unsafe_code`, allow tasks that cannot use the sandbox to run
+            code without protection.
         bootstrap_iters: resamples for standard errors without a closed form (lm-eval's 100000 take
             hours for F1).
-        stride: tokens that each later window of a text longer than the model scores
-            (loglikelihood_rolling).
-        overlong: 'truncate' (context from the left, counted) or 'error' (a stored per-sample
-            error).
+        stride: number of tokens that each window after the first scores if a text is longer than
+            the model's maximum (loglikelihood_rolling).
+        overlong: 'truncate' (cut the context from the left and count the tokens) or 'error' (store
+            an error for the sample).
         sandbox: kind of sandbox for generated code ('namespaces', 'plain'; docs/sandbox.md), or
             'auto' for the best one of this machine.
     """
@@ -161,7 +162,7 @@ class RunSettings:
 
     @property
     def seeds(self) -> tuple[int | None, ...]:
-        """The four seeds: python (also of all our noise), numpy, torch, few-shot."""
+        """The four seeds: python (also the seed of all our noise), numpy, torch, few-shot."""
         return tuple(self.seed)
 
     @property
@@ -193,16 +194,15 @@ class RunSettings:
 
     @property
     def multiturn(self) -> bool:
-        """Whether examples are turns of a conversation.
-
-        The default is True with a chat template.
+        """Whether few-shot examples are turns of a conversation; by default if a chat template is
+        used.
         """
         turns = self.fewshot_as_multiturn
         return bool(self.apply_chat_template) if turns is None else turns
 
     @property
     def system_text(self) -> str | None:
-        """The system instruction with a separator, which lm-eval lacks without a template."""
+        """The system instruction, with the separator that lm-eval omits without a template."""
         text = self.system_instruction
         return (
             text
@@ -228,7 +228,7 @@ class RunSettings:
 
 
 def run_settings(values: Mapping[str, Any]) -> RunSettings:
-    """Returns the settings of these values by name.
+    """Returns the settings for a mapping of names to values.
 
     Raises:
         UserError: a setting is unknown (the message has the nearest name), or a value is not
@@ -258,14 +258,14 @@ def run_settings(values: Mapping[str, Any]) -> RunSettings:
 
 @functools.cache
 def _plain_settings() -> dict[str, Any]:
-    """Returns the annotations of settings that hold one text, number or boolean."""
+    """Returns the type annotations of settings that hold one text, number or boolean."""
     hints = typing.get_type_hints(RunSettings)
     options = {name: typing.get_args(hint) or (hint,) for name, hint in hints.items()}
     return {name: hints[name] for name in hints if all(option in PLAIN for option in options[name])}
 
 
 def _check_type(value: Any, hint: Any, setting: str) -> None:
-    """Raises UserError unless it is one text, number or boolean; a list would become text."""
+    """Raises UserError unless `value` is one text, number or boolean; a list would become text."""
     options = typing.get_args(hint) or (hint,)
     if isinstance(value, bool) and bool not in options:
         raise UserError(f"{setting} '{value}' is not allowed; it must be {describe(options)}")
@@ -276,7 +276,7 @@ def _check_type(value: Any, hint: Any, setting: str) -> None:
 
 
 def _folders(value: Any) -> str | list[str] | None:
-    """Returns --include_path: one folder or a list."""
+    """Returns the folder or the list of folders of --include_path."""
     if value is None or isinstance(value, (str, Path)):
         return None if value is None else str(value)
     if not isinstance(value, (list, tuple)) or not all(
@@ -290,7 +290,7 @@ def _folders(value: Any) -> str | list[str] | None:
 
 
 def _tasks(value: Any) -> tuple[Any, ...]:
-    """Returns single names; configurations and task objects stay as they are."""
+    """Returns single task names; configurations and task objects are returned unchanged."""
     parts = (
         list(value) if isinstance(value, (list, tuple)) else [value] if value is not None else []
     )
@@ -344,7 +344,7 @@ def parse_seeds(value: Any) -> tuple[int | None, ...]:
 
 
 def _read_samples(text: str) -> Any:
-    """Returns --samples given as the name of a JSON file, as in lm-eval."""
+    """Returns --samples from the named JSON file, as in lm-eval."""
     try:
         return json.loads(Path(text).read_text(encoding="utf-8"))
     except OSError as error:

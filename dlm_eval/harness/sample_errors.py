@@ -1,13 +1,13 @@
 """Errors of single samples: they are stored with their reasons, and the run continues.
 
-lm-eval has no samples without an answer. `lm_eval_patches.guard_task` wraps the methods of a task
-that handle documents with those of `SampleErrors`. A document that failed has no metric (it is
-neither right nor wrong), and its reason is stored.
+lm-eval does not support samples without an answer. `lm_eval_patches.guard_task` wraps the methods
+of a task that handle documents. A failed document has no metric (it is neither right nor wrong),
+and the reason is stored.
 
-Templates, filters and scorers have limits of processor time per document. A task is the user's own
-code and is trusted. But a regular expression that backtracks, or a template with an endless loop,
-must fail one sample and not the run. A timer's signal interrupts it, also inside Python's `re`.
-Signals reach only the main thread, so other threads have no limit.
+Templates, filters and scorers have a limit of processor time per document. Task code is the user's
+own and is trusted, but a backtracking regular expression or an endless template must fail only one
+sample, not the run. A timer signal interrupts them, also inside Python's `re`. Signals reach only
+the main thread, so there is no limit in other threads.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ from dlm_eval.output import one_line
 from dlm_eval.printable import is_text
 from dlm_eval.signals import of_the_user
 
-# Answers on which a filter may be ended by its time limit before the rest err at once.
+# Number of answers on which a filter may exceed its time limit. After that, all remaining answers
+# fail immediately.
 MOST_SLOW = 10
 log = logging.getLogger(__name__)
-# Further arguments of a request with an `UnbuiltPrompt`, by type. lm-eval's own models answer such
-# a request at little cost.
+# Further arguments of a request with an `UnbuiltPrompt`, by request type. They make the request
+# cheap for lm-eval's own models.
 REST: dict[str, tuple[Any, ...]] = {
     "loglikelihood": (" ",),
     "loglikelihood_rolling": (),
     "generate_until": ({"until": ["\n"], "max_gen_toks": 1},),
 }
-# For the prompt of one document, or one template while tasks load.
+# Limit for the prompt of one document, or for one template while tasks load.
 PROMPT_SECONDS = 20.0
 FILTER_SECONDS = 5.0  # for the filters of one answer
 SCORE_SECONDS = 300.0  # for the scoring of one document, which may run a judge model
-# Seconds until the next signal, in case the task's code caught the exception.
+# Seconds until the signal is repeated, in case the task's code catches the exception.
 AGAIN = 0.5
 
 
@@ -56,8 +57,8 @@ class Failed(Exception):
 
 @contextmanager
 def task_code() -> Iterator[None]:
-    """Turns anything that a task's code raises into an Exception: `exit(3)` in a scorer must not
-    end the run.
+    """Converts everything that a task's code raises to an Exception, since `exit(3)` in a scorer
+    must not end the run.
 
     Raises:
         Failed: the code raised SystemExit, KeyboardInterrupt (not the user's) or the like.
@@ -73,7 +74,7 @@ def task_code() -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns the type and text of an exception on one line, as the reason of a sample."""
+    """Returns the type and text of an exception on one line, as the reason of a failed sample."""
     if isinstance(error, Failed):
         return str(error)
     try:
@@ -84,10 +85,10 @@ def reason_of(error: BaseException) -> str:
 
 
 class SampleErrors:
-    """The errors of a run, by task and document, and other notes about documents for the results.
+    """The errors of a run by task and document, and other notes about documents for the results.
 
     Args:
-        fewshot_seed: of the examples that replace excluded ones.
+        fewshot_seed: seed of the draw of examples that replace excluded ones.
     """
 
     def __init__(self, fewshot_seed: int | None = None) -> None:
@@ -97,7 +98,7 @@ class SampleErrors:
         self._examples: dict[str, Examples] = {}
         self._lists: Counter[str] = Counter()
         self._scoring = False
-        self._scored: set[str] = set()  # tasks that have come so far
+        self._scored: set[str] = set()  # tasks whose scoring has begun
 
     def reason(self, name: str, doc: Any) -> str | None:
         """Returns why a document of task `name` has no metric, or None."""
@@ -132,7 +133,7 @@ class SampleErrors:
         return fewshot_context
 
     def requests(self, name: str, task: Any, construct: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps `construct_requests`: without a prompt, the request is the reason."""
+        """Wraps `construct_requests`: if there is no prompt, the request contains the reason."""
 
         def construct_requests(doc: Any, ctx: Any, **options: Any) -> Any:
             found = ctx
@@ -173,7 +174,7 @@ class SampleErrors:
             try:
                 with time_limit("the target", PROMPT_SECONDS), task_code():
                     found = target(doc, *args, **options)
-                    str(found)  # as lm-eval does for a hash
+                    str(found)  # lm-eval does this for a hash
                     return found
             except Exception as error:
                 if self.reason(name, doc) is None:
@@ -187,7 +188,7 @@ class SampleErrors:
         return doc_to_target
 
     def filters(self, name: str, task: Any, apply: Callable[[], Any]) -> Callable[[], Any]:
-        """Wraps `apply_filters`: if a filter fails, it is applied to each answer alone."""
+        """Wraps `apply_filters`: if a filter fails, it is applied to each answer separately."""
 
         def apply_filters() -> Any:
             try:
@@ -245,7 +246,7 @@ class SampleErrors:
                         metric: value for metric, value in metrics.items() if metric not in wrong
                     }
                     reason = "; ".join(wrong.values())
-                    partly.add(key)  # it may be complete under another filter
+                    partly.add(key)  # its metrics may be complete under another filter
                 if reason is not None:
                     log.warning("%s: %s", name, reason)
             if reason is not None:
@@ -257,7 +258,7 @@ class SampleErrors:
     def _score(
         self, task: Any, score: Callable[..., Any], doc: Any, results: Any
     ) -> tuple[dict[str, Any], str | None]:
-        """Returns a document's metrics, or why it has none."""
+        """Returns a document's metrics, and the reason if it has none (else None)."""
         if reason := targets.fault(task, doc) or targets.without_likelihood(task, results):
             return {}, reason
         self._scoring = True
@@ -272,7 +273,7 @@ class SampleErrors:
     def fact(
         self, what: str, ask: Callable[[], Any], otherwise: dict[str, Any]
     ) -> Callable[[], Any]:
-        """Wraps a method that lm-eval calls after the last answer: no results are lost."""
+        """Wraps a method that lm-eval calls after the last answer: a failure loses no results."""
 
         def asked() -> Any:
             with self.adding(what):
@@ -284,7 +285,7 @@ class SampleErrors:
     # -- metrics -----------------------------------------------------------------------------------
 
     def task_metrics(self, whole: Callable[..., Any]) -> Callable[..., tuple[dict[str, Any], int]]:
-        """Wraps a task's aggregation: failing metrics are listed, the others are kept."""
+        """Wraps a task's aggregation: failing metrics are listed in `missing`, others are kept."""
 
         def aggregated(
             task: Any, raw: Any, bootstrap_iters: int | None = 0
@@ -298,7 +299,7 @@ class SampleErrors:
             found: dict[str, Any] = {}
             most = 0
             for key, values in raw.items():
-                for iterations in (bootstrap_iters, 0):  # 0: a value without its error
+                for iterations in (bootstrap_iters, 0):  # 0: no standard error
                     try:
                         with task_code():
                             metrics, count = whole(task, {key: values}, iterations)
@@ -346,7 +347,7 @@ class SampleErrors:
 def _check_texts(requests: Any) -> None:
     """Raises SampleError if a text has no UTF-8 form.
 
-    No tokenizer accepts it, and lm-eval's hash of the prompt would end the run.
+    No tokenizer accepts such a text, and lm-eval's hash of the prompt would end the run.
     """
     requests = requests if isinstance(requests, list) else [requests]
     texts = [part for request in requests if isinstance(request, Instance) for part in request.args]
@@ -393,7 +394,7 @@ def bounded_template(render: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def naming_field(field: str, read: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a task's method that reads a field of document 0, to name it in errors."""
+    """Wraps a task's method that reads a field of document 0; errors then name the field."""
 
     def named(self: Any, doc: Any, *args: Any, **options: Any) -> Any:
         try:
@@ -412,12 +413,12 @@ class TooSlow(SampleError):
 
 @contextmanager
 def time_limit(what: str, seconds: float) -> Iterator[None]:
-    """Ends the block after so much processor time of this thread.
+    """Ends the block after `seconds` of this thread's processor time.
 
-    Inside another such block, the outer limit holds.
+    Inside another such block only the outer limit applies.
 
     Raises:
-        TooSlow: the block was ended; the message has `what` and the limit.
+        TooSlow: the block exceeded the limit; the message has `what` and the limit.
     """
     idle = signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN, None)
     if threading.current_thread() is not threading.main_thread() or not idle:

@@ -1,11 +1,11 @@
-"""Where results go: files, and trackers (`--report_to`).
+"""Saves results to files and sends them to trackers (`--report_to`).
 
 lm-eval's own tracker writes the files, so that lm-eval's tools can read them. It ignores errors and
-writes in place, so it writes to a staging directory first. The files are checked there and then
-moved.
+does not write atomically. It therefore writes to a staging directory, where the files are checked
+and then moved.
 
 Weights & Biases and Trackio use lm-eval's loggers and their arguments (`--wandb_args`,
-`--trackio_args`). TensorBoard gets the same numbers as scalars. Results are saved before, so an
+`--trackio_args`). TensorBoard gets the same numbers as scalars. Results are saved first, so an
 error of a tracker affects only its report.
 """
 
@@ -67,9 +67,9 @@ def check_tracker(arguments: Mapping[str, Any]) -> None:
 
 
 def file_name(name: str, most: int = LONGEST) -> str:
-    """Returns the name of a task or model for a file name.
+    """Returns the name of a task or model for use in a file name.
 
-    Characters that are not allowed are replaced; the name then ends in a hash.
+    Forbidden characters are replaced; the name then ends in a hash.
     """
     kept = NOT_IN_FILES.sub("_", valid_unicode(name)).encode()[:most].decode(errors="ignore")
     return name if kept == name else f"{kept}-{digest(name)[:8]}"
@@ -86,8 +86,7 @@ def save(
     results file.
 
     Raises:
-        RunError: something could not be written (full disk, lost directory). No partial files are
-            left.
+        RunError: a file could not be written (full disk, lost directory). No partial files remain.
     """
     try:
         return _save(results, output_path, model_name, tracker_args, config)
@@ -97,7 +96,7 @@ def save(
 
 
 class _Incomplete(RunError):
-    """The tracker did not write everything; usually JSON cannot represent a part of the results."""
+    """The tracker's files are incomplete, usually since JSON cannot represent some results."""
 
 
 def _save(
@@ -161,7 +160,7 @@ def _check(staging: Path, samples: Mapping[str, Sequence[Any]] | None) -> None:
 
 
 def _move(staging: Path, home: Path) -> Path:
-    """Moves the files into place, the results file last, so that its samples always exist."""
+    """Moves the files into place. The results file is last, so that its samples always exist."""
     files = sorted(
         (f for f in staging.rglob("*") if f.is_file()), key=lambda f: f.suffix == ".json"
     )
@@ -182,7 +181,7 @@ class Reports:
     """The trackers that get the results.
 
     Attributes:
-        names: of the trackers.
+        names: names of the trackers.
         arguments: lm-eval's wandb_args, wandb_config_args and trackio_args.
     """
 
@@ -190,7 +189,7 @@ class Reports:
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def send(self, results: Mapping[str, Any], log_samples: bool, folder: Path) -> list[str]:
-        """Sends the results (scalars to `folder`); returns the failed reports, and why."""
+        """Sends the results; writes scalars to `folder`. Returns failed reports, with reasons."""
         failed = []
         for name in self.names:
             try:
@@ -218,7 +217,7 @@ class Reports:
 
 
 def parse_reports(report_to: Any, arguments: Mapping[str, Any]) -> Reports:
-    """Returns the trackers to use. As in lm-eval, arguments for a tracker enable it.
+    """Returns the trackers to use. As in lm-eval, a tracker's arguments also enable it.
 
     Raises:
         UserError: a tracker is unknown, or its package is not installed.
@@ -252,7 +251,7 @@ def _log(logger: Any, results: Mapping[str, Any], log_samples: bool) -> None:
 
 
 def _unsaved(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a sample with a list of arguments for lm-eval's loggers; saving made a mapping."""
+    """Returns a sample as lm-eval's loggers need it: arguments as a list; saving made a mapping."""
     arguments = sample["arguments"]
     return {
         **sample,

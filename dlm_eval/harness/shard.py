@@ -1,4 +1,4 @@
-"""`--shard I/N`: the part of every task's documents that one of N runs answers."""
+"""`--shard I/N`: the share of each task's documents that one of N runs answers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FORM = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 class Shard:
     """One of `count` shards, numbered from 1.
 
-    The shard of a document depends on its task and on its number in that task's data. --limit,
-    --samples and the order of tasks do not change it. Tasks begin at different shards, so that
-    many small tasks do not all give their first documents to the same one.
+    The shard of a document depends only on its task and on its number in the task's data, and not
+    on --limit, --samples or the order of tasks. Tasks begin at different shards. Otherwise the
+    first documents of many small tasks would all be in one shard.
     """
 
     number: int
@@ -25,7 +25,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Returns the shard of an option's text.
+        """Returns the shard from the option's text.
 
         Raises:
             UserError: it is not I/N with 1 <= I <= N.
@@ -43,7 +43,7 @@ class Shard:
 
     @property
     def folder(self) -> str:
-        """Name of the folder of its files."""
+        """Name of the folder of the shard's files."""
         return f"shard-{self.number}-of-{self.count}"
 
     def has(self, task: str, document: int | None) -> bool:
@@ -52,5 +52,5 @@ class Shard:
 
 
 def shard_of(task: str, document: int | None, count: int) -> int:
-    """Returns the number of the shard, of `count`, that answers a document of a task."""
+    """Returns the number (1 to `count`) of the shard that answers a document of a task."""
     return (int(digest(task)[:8], 16) + (document or 0)) % count + 1

@@ -1,13 +1,15 @@
-"""Runs of one part of the documents (`--shard I/N`), and the merge of all parts into one result.
+"""Runs of one shard of the documents (`--shard I/N`), and the merge of all shards to one result.
 
 A shard builds the requests of all documents, since few-shot examples are drawn document by
-document, and answers only its own. It writes two files in its folder: its journal, and shard.json
-with the run's settings and identity, failed answers and cost. shard.json says that the shard is
-finished only after the journal is closed. So a merge never opens a journal that another machine
-writes to, which SQLite does not support on a shared file system.
+document, but answers only its own. It writes two files to its folder: its journal, and shard.json
+with the run's settings and identity, failed answers and cost.
 
-`merge` copies all answers into one journal and runs the harness once on them (as `--score_only`
-does), so that metrics, errors and files come from the code of every other run.
+shard.json marks the shard as finished only after the journal is closed. A merge therefore never
+opens a journal that another machine writes to; SQLite does not support that on a shared file
+system.
+
+`merge` copies all answers to one journal and runs the harness once on them, as `--score_only` does.
+Metrics, errors and files thus come from the same code as in every other run.
 """
 
 from __future__ import annotations
@@ -46,20 +48,20 @@ log = logging.getLogger(__name__)
 FILE = "shard.json"
 JOURNAL = "journal.sqlite"
 MOST = 3  # differences in a message
-WHOLE = ("model", "configuration", "fingerprint", "scoring")  # digests that differ if anything does
-# Settings that may differ between shards: where a shard runs, and what only the merge uses.
+WHOLE = ("model", "configuration", "fingerprint", "scoring")  # digests over many settings
+# Settings that may differ between shards: those of the machine, and those that only a merge uses.
 FREE = (
     "shard", "device", "devices", "engine", "ray_address", "batch_size", "max_batch_size", "model_args", "output_path",
     "data_dir", "include_path", "resume", "score_only", "log_samples", "confirm_run_unsafe_code", "unsandboxed",
     "sandbox", "hf_hub_log_args", "verbosity",
 )  # fmt: skip
-# Settings of a shard's machine that a merge does not use.
+# Settings of a shard or its machine that a merge does not use.
 PLACE = ("shard", "devices", "engine", "ray_address", "max_batch_size")
 
 
 @dataclass(frozen=True)
 class ShardDone:
-    """A finished shard: its folder, and how many documents it answered and how many failed."""
+    """A finished shard: its folder, and the numbers of answered and of failed documents."""
 
     shard: Shard
     folder: Path
@@ -73,13 +75,13 @@ class StoredShard:
 
     Attributes:
         shard: its number.
-        folder: of its files.
-        finished: whether all its documents are answered. The other attributes are empty before.
-        settings: of its run, by name.
-        identity: what must be equal in all shards of a run, by dotted name.
+        folder: folder of its files.
+        finished: whether all its documents are answered. If not, the attributes below are empty.
+        settings: settings of its run, by name.
+        identity: facts that must be equal in all shards of a run, by dotted name.
         model: fingerprint of the model.
         failed: answers that are errors, by journal key.
-        spent: its cost.
+        spent: cost of the shard.
         devices: facts about its devices.
     """
 
@@ -105,7 +107,7 @@ class _AllAnswered(DlmEvalError):
 
 
 def run_shard(settings: RunSettings) -> ShardDone:
-    """Answers the documents of one shard; its files are in a folder below the output path.
+    """Answers the documents of one shard; writes its files to a folder below the output path.
 
     Raises:
         UserError: a setting is not allowed.
@@ -138,7 +140,7 @@ def run_shard(settings: RunSettings) -> ShardDone:
 
 
 def _described(loaded: Loaded, tasks: Mapping[str, Any], settings: RunSettings) -> dict[str, Any]:
-    """Returns the facts about a shard that its file holds."""
+    """Returns the facts about a shard that its file contains."""
     assert loaded.journal is not None and loaded.pool is not None
     own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     compared = {name: value for name, value in own.items() if name not in FREE}
@@ -164,7 +166,7 @@ def _described(loaded: Loaded, tasks: Mapping[str, Any], settings: RunSettings) 
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
-    """Writes a shard's file in one step."""
+    """Writes a shard's file atomically."""
     try:
         place = folder / f".{FILE}-{os.getpid()}"
         with place.open("w", encoding="utf-8") as stream:
@@ -183,10 +185,10 @@ def find_shards(paths: Iterable[str]) -> list[StoredShard]:
     """Returns all shards of one run, in order.
 
     Args:
-        paths: folders of shards, folders that hold such folders, or files shard.json.
+        paths: folders of shards, parents of such folders, or files shard.json.
 
     Raises:
-        UserError: a path has no shard; or a shard is missing, not finished, given twice or of
+        UserError: a path has no shard; or a shard is missing, unfinished, given twice or from
             another run.
     """
     files: dict[Path, Path] = {}
@@ -240,7 +242,7 @@ def _read(file: Path) -> StoredShard:
 
 
 def _check_numbers(shards: Sequence[StoredShard]) -> None:
-    """Raises UserError unless each of N shards is there once and finished."""
+    """Raises UserError unless each of N shards occurs once and is finished."""
     most = Counter(stored.shard.count for stored in shards).most_common(1)[0][0]
     by_number: dict[int, StoredShard] = {}
     for stored in shards:
@@ -267,7 +269,7 @@ def _check_numbers(shards: Sequence[StoredShard]) -> None:
 
 
 def _check_identity(shards: Sequence[StoredShard]) -> None:
-    """Raises UserError for a shard whose settings, model, tasks or data are not those of the others."""
+    """Raises UserError if settings, model, tasks or data differ between shards."""
     kinds = [json.dumps(stored.identity, sort_keys=True) for stored in shards]
     most = Counter(kinds).most_common(1)[0][0]
     usual = shards[kinds.index(most)]
@@ -281,9 +283,9 @@ def _check_identity(shards: Sequence[StoredShard]) -> None:
 
 
 def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """Returns what differs, without digests of the whole unless nothing else does."""
+    """Returns the differences; digests over many settings only if nothing else differs."""
     names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
-    # what the user has given comes first
+    # The user's settings come first.
     names.sort(key=lambda name: not name.startswith("settings."))
     parts = [name for name in names if name.rsplit(".", 1)[-1] not in WHOLE] or names
     return [
@@ -296,7 +298,7 @@ def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]
 
 
 class FromShards(JournalOnly):
-    """Answers with the errors of the shards. All other answers are in the journal."""
+    """A pool that returns the errors of the shards. All other answers are in the journal."""
 
     def __init__(self, shards: Sequence[StoredShard], model: str) -> None:
         self._model = model
@@ -315,7 +317,7 @@ class FromShards(JournalOnly):
 
 
 def merge_settings(shards: Sequence[StoredShard], given: Mapping[str, Any]) -> RunSettings:
-    """Returns the settings of the merged run: those of the first shard, and the merge's own.
+    """Returns the settings of the merged run: the first shard's, overridden by those in `given`.
 
     Raises:
         UserError: the shards are in different folders and there is no `output_path`.
@@ -339,7 +341,7 @@ def merge_settings(shards: Sequence[StoredShard], given: Mapping[str, Any]) -> R
 
 
 def _without_secrets(name: str, value: Any) -> Any:
-    """Returns a stored setting without the values that were secrets, which are not stored."""
+    """Returns a stored setting without secret values; these were replaced when it was stored."""
     if not isinstance(value, Mapping):
         return value
     for key in (secret := [key for key, part in value.items() if part == REDACTED]):
@@ -352,16 +354,17 @@ def _without_secrets(name: str, value: Any) -> Any:
 
 
 def merge(shards: Sequence[StoredShard], settings: RunSettings, ask: Ask | None = None) -> Finished:
-    """Makes one result of all shards, as one run of all documents makes it.
+    """Merges all shards to the result that one run of all documents would give.
 
     Args:
-        shards: of `find_shards`.
-        settings: of `merge_settings`.
+        shards: from `find_shards`.
+        settings: from `merge_settings`.
         ask: asks the user whether generated code may run.
 
     Raises:
-        UserError: the model or the tasks here are not those of the shards, or a journal is damaged.
-        RunError: the result cannot be made or saved.
+        UserError: the model or the tasks here differ from those of the shards, or a journal is
+            damaged.
+        RunError: the result cannot be computed or saved.
     """
     check_settings(settings)
     assert settings.output_path is not None  # checked with the settings
@@ -382,7 +385,7 @@ def merge(shards: Sequence[StoredShard], settings: RunSettings, ask: Ask | None 
 
 
 def _collect(shards: Sequence[StoredShard], loaded: Loaded) -> None:
-    """Copies the answers of all shards into the journal of the merged run."""
+    """Copies the answers of all shards to the journal of the merged run."""
     assert loaded.journal is not None
     for stored in shards:
         try:

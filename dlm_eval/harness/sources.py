@@ -1,5 +1,6 @@
-"""The source code behind a function, as part of a task's identity: the function's own text and that
-of what it uses of its author's.
+"""The source code of a function as part of a task's identity.
+
+It includes the source of everything by the same author that the function uses.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ PLAIN = (str, int, float, bool, bytes, type(None), list, tuple, dict, set, froze
 FIXED = (str, int, float, bool, bytes, type(None), frozenset)
 FUNCTIONS = (types.FunctionType, types.MethodType, type, functools.partial)
 MOST = 10_000  # characters of one constant
-OURS = "dlm_eval.harness"  # wraps functions of tasks; its own code is not a part of a task
+OURS = "dlm_eval.harness"  # its wrappers of task functions do not belong to a task
 
 
 def described(value: Any) -> Any:
@@ -32,11 +33,11 @@ def described(value: Any) -> Any:
 
 
 def source(function: Callable[..., Any]) -> dict[str, str]:
-    """Returns name -> text of a function and of every function, class and constant of its own
-    module, or a neighbour's, that it reads.
+    """Returns name -> source of a function, and of every function, class and constant that it reads
+    from its own module or a neighbouring one.
 
-    Libraries are names alone: their versions are recorded elsewhere. No path of the machine is part
-    of it.
+    Functions of libraries are included only by name, since versions are recorded elsewhere. The
+    result contains no path of the machine.
     """
     linecache.checkcache()
     _module.cache_clear()
@@ -50,7 +51,7 @@ class _Gathering:
     """Collects the source code that one function depends on.
 
     Args:
-        function: the function. Code of its package or its folder counts as the author's own.
+        function: the function. Code in its package or folder counts as by the same author.
     """
 
     def __init__(self, function: Any) -> None:
@@ -80,7 +81,7 @@ class _Gathering:
         is_function, is_class = isinstance(value, types.FunctionType), isinstance(value, type)
         if not is_class and (inner := getattr(value, "__wrapped__", None)) is not None:
             self.function(inner)
-            # functools.cache and its like
+            # a wrapper like that of functools.cache
             if not is_function or _module_name(value).startswith(OURS):
                 return
         if isinstance(value, types.BuiltinFunctionType):
@@ -117,7 +118,7 @@ class _Gathering:
                 self.function(value)
 
     def _held(self, value: types.FunctionType) -> None:
-        """Adds what a function holds: values of the function around it, and defaults."""
+        """Adds the values that a function stores: closure variables and defaults."""
         inside = dict(zip(value.__code__.co_freevars, value.__closure__ or (), strict=True))
         held = {name: cell.cell_contents for name, cell in inside.items() if _is_filled(cell)}
         held |= {f"default {i}": item for i, item in enumerate(value.__defaults__ or ())}
@@ -128,13 +129,13 @@ class _Gathering:
                 self._add(f"{value.__qualname__}: {name}", _plain(item))
 
     def _names(self, code: types.CodeType, scope: dict[str, Any]) -> None:
-        """Adds everything that a code object reads of its module, and of modules beside it."""
+        """Adds everything that a code object reads from its module and from modules beside it."""
         steps = list(dis.get_instructions(code))
         for place, step in enumerate(steps):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 self._named(step.argval, scope, code.co_filename, _attributes(steps[place + 1 :]))
             elif step.opname == "IMPORT_NAME":
-                # It is there only once the function was called: the file says what it is.
+                # The module is imported only when the function is called, so add its file.
                 file = Path(code.co_filename).parent / f"{str(step.argval).replace('.', '/')}.py"
                 if file.is_file():
                     self._add(f"import {step.argval}", "".join(linecache.getlines(str(file))))
@@ -142,7 +143,7 @@ class _Gathering:
     def _named(
         self, name: str, scope: dict[str, Any], file: str, attributes: Sequence[str] = ()
     ) -> None:
-        """Adds the value of a module's name; if it is a module, the attribute that is read."""
+        """Adds the value of a global name. If it is a module, adds the attribute that is read."""
         if name not in scope or name.startswith("__"):
             return
         value = scope[name]
@@ -160,7 +161,9 @@ class _Gathering:
             self._constant(name, value, scope, file)
 
     def _constant(self, name: str, value: Any, scope: dict[str, Any], file: str) -> None:
-        """Adds a constant as written, since a run may change it; computed texts by value too."""
+        """Adds a constant's source text, since a run may change its value; a computed text is added
+        by value too.
+        """
         key = self._name(name, file)
         if key in self.found:
             return
@@ -174,7 +177,7 @@ class _Gathering:
             self.function(type(value))
 
     def _text_of(self, name: str, scope: dict[str, Any], file: str) -> bool:
-        """Adds the statements that assign `name`, and their names; returns if there are any."""
+        """Adds the statements that assign `name`, and their names; returns whether any exist."""
         key, module = self._name(name, file), _module(file)
         if name not in module.texts:
             return False
@@ -186,7 +189,7 @@ class _Gathering:
         return True
 
     def _name(self, name: str, file: str) -> str:
-        """Returns a key of `found`, prefixed by its file unless that is the function's own."""
+        """Returns a key of `found`; names from other files are prefixed by the file."""
         path = Path(file)
         return (
             name
@@ -198,7 +201,7 @@ class _Gathering:
         if self.found.get(name) == text:
             return
         number, free = 1, name
-        while free in self.found:  # of two lambdas, say
+        while free in self.found:  # for example with two lambdas
             number, free = number + 1, f"{name} {number + 1}"
         self.found[free] = text
 
@@ -206,7 +209,7 @@ class _Gathering:
         module = _module_name(value)
         if module.partition(".")[0] != self._package:
             return bool(self._folder) and _folder(value) == self._folder
-        if self._package == "dlm_eval":  # of which only the scorers belong to tasks
+        if self._package == "dlm_eval":  # only scorers in dlm_eval belong to tasks
             return module == self._module or module.startswith("dlm_eval.metrics.")
         return (
             self._package != "lm_eval"
@@ -220,8 +223,8 @@ class _Module:
 
     Attributes:
         texts: name -> the statements that assign to it.
-        names: name -> the names in them, with the attributes that are read of them:
-            `a.b.c` is (a, b, c).
+        names: name -> the names in these statements with the attributes that are read: `a.b.c` is
+            (a, b, c).
     """
 
     def __init__(self, file: str) -> None:
@@ -243,11 +246,11 @@ class _Module:
                 if isinstance(target, ast.Name):
                     self._note(target.id, statement, ast.get_source_segment(text, statement) or "")
         counted = (node.names for node in ast.walk(tree) if isinstance(node, ast.Global))
-        # Names that functions assign have another value in each run.
+        # The values of names that functions assign differ between runs.
         self._computed.difference_update(*counted)
 
     def is_computed(self, name: str) -> bool:
-        """Returns whether `name` is assigned from a call, for example a file's contents."""
+        """Returns whether a call computes the value of `name`, for example by reading a file."""
         return name in self._computed
 
     def _note(self, name: str, statement: ast.stmt, text: str) -> None:
@@ -284,7 +287,9 @@ def _module(file: str) -> _Module:
 
 
 def _plain(value: Any) -> str:
-    """Returns a value as text, the same in every process; what may change by its type alone."""
+    """Returns a value as text that is the same in every process. Values that may change are
+    represented only by their type.
+    """
     if isinstance(value, tuple):
         return f"({', '.join(map(_plain, value))})"
     if isinstance(value, frozenset):
@@ -295,7 +300,7 @@ def _plain(value: Any) -> str:
 def _text(value: Any) -> str:
     try:
         return inspect.getsource(value)
-    except (OSError, TypeError):  # made without a file
+    except (OSError, TypeError):  # it has no source file
         codes = [value] if isinstance(value, types.CodeType) else list(_codes(value))
         return repr(
             [
@@ -306,7 +311,7 @@ def _text(value: Any) -> str:
 
 
 def _codes(value: Any) -> Iterator[types.CodeType]:
-    """Yields the code of a function, or of a class's methods, and of the functions inside."""
+    """Yields the code of a function or of a class's methods, and of nested functions."""
     waiting: list[Any] = [value.__code__] if isinstance(value, types.FunctionType) else []
     if isinstance(value, type):
         waiting = [function.__code__ for function in _methods(value)]
@@ -345,7 +350,9 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _module_name(value: Any) -> str:
-    """Returns the module where a value is written; a wrapper bears the name of what it wraps."""
+    """Returns the module that defines a value. A wrapper's `__module__` would be the wrapped
+    function's.
+    """
     if isinstance(value, types.ModuleType):
         return value.__name__
     return str(

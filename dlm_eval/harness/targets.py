@@ -93,10 +93,9 @@ def _fault_of_example(task: Any, example: Any) -> str | None:
 
 
 def from_first_sound(task: Any, docs: Any) -> Any:
-    """Returns `docs` from the first one with a valid target on.
+    """Returns `docs` without those before the first valid target.
 
-    lm-eval derives a task's form from its first document; an invalid target there would end the
-    run.
+    lm-eval derives a task's form from its first document. If its target is invalid, the run ends.
     """
     for number in range(min(len(docs), MOST_TRIED)):
         try:
@@ -133,7 +132,7 @@ def checked(look: Callable[[Any, Any], T], task: Any, doc: Any) -> T | str:
 
 
 def unscorable(task: Any, doc: Any) -> str | None:
-    """Returns why a document has no text to compute a likelihood of, or None."""
+    """Returns why a document has no text whose likelihood can be computed, or None."""
     own = type(task).construct_requests is not ConfigurableTask.construct_requests
     if own or task.OUTPUT_TYPE not in ("loglikelihood", "loglikelihood_rolling"):
         return None
@@ -167,7 +166,7 @@ def _of_choices(gold: Any, choices: Sequence[Any], several: bool) -> str | None:
 
 
 def is_index(value: Any, count: int) -> bool:
-    """Returns whether `value` is the index of a choice; as in lm-eval, a boolean is one of two."""
+    """Returns whether `value` is the index of a choice; as in lm-eval, a boolean is 0 or 1."""
     if isinstance(value, (bool, np.bool_)):
         return count == 2
     return isinstance(value, (int, np.integer)) and bool(0 <= value < count)
@@ -203,10 +202,10 @@ def _is_nothing(value: Any) -> bool:
 
 
 def looks_like_list(task: Any, doc: Any) -> bool:
-    """Returns whether lm-eval reads the target, a text of the document, as a Python list because it
-    is in brackets.
+    """Returns whether lm-eval reads a target as a Python list only because the document's text is
+    in brackets.
 
-    A template that writes a list of the document is meant as a list.
+    If the template renders a list of the document, the list is intended.
     """
     template = task.config.doc_to_target
     if not isinstance(template, str) or template in task.features:
@@ -237,7 +236,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def no_numbers(task: Any, metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Returns metric -> its error, for metrics that would make the task's score no number."""
+    """Returns metric -> its error, for metrics that would make the task's score NaN or infinite."""
     aggregates, found = task.aggregation(), {}
     for metric, value in metrics.items():
         # The default aggregation of lm-eval is the mean.
@@ -251,7 +250,7 @@ def no_numbers(task: Any, metrics: Mapping[str, Any]) -> dict[str, str]:
 def without_likelihood(task: Any, results: Sequence[Any]) -> str | None:
     """Returns why a document's log-likelihoods cannot be scored, or None.
 
-    NaN would count as the best choice.
+    lm-eval would treat NaN as the best choice.
     """
     if task.OUTPUT_TYPE == "generate_until":
         return None

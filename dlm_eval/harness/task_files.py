@@ -1,7 +1,8 @@
-"""Task YAMLs: checks, whose errors name the file and line, and the list of all tasks.
+"""Checks of task YAMLs, and the list of all tasks.
 
-lm-eval ignores a broken file silently, and reports an unknown metric only after all answers are
-generated. The list is read from the YAMLs only: no task is loaded and no data is read.
+lm-eval silently ignores a broken file, and reports an unknown metric only after all answers are
+generated. Errors here name the file and the line. The list is read from the YAMLs alone, without
+loading tasks or data.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dlm_eval.yaml_text import read_yaml_text
 
 OUR_CLASS = "dlm_eval.harness.infill.InfillTask"
 NONE = type(None)
-# Types of values. Keys that may have a function, a template or a list of these are not included.
+# Types of values. Keys whose value may be a function, a template or a list of these are excluded.
 VALUES: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("num_fewshot",), ((int, NONE), "a whole number")),
     "repeats": ((int,), "a whole number"),
@@ -62,7 +63,7 @@ def check_file(path: Path, template: bool = False) -> dict[str, Any]:
     """Checks a YAML's keys and names; returns it with includes merged and functions as text.
 
     Args:
-        template: Whether it may define no task, because others include it.
+        template: Whether it may define no task, because other files include it.
 
     Raises:
         UserError: the YAML is broken, defines no task, or has an unknown key, metric, aggregation
@@ -87,7 +88,7 @@ def check_config(place: Path | str, config: dict[str, Any]) -> None:
     Raises:
         UserError: a key, metric, aggregation or filter is unknown.
     """
-    if str(config.get("class", OUR_CLASS)).endswith(OUR_CLASS):  # others may have own keys
+    if str(config.get("class", OUR_CLASS)).endswith(OUR_CLASS):  # others may add keys
         _check_keys(place, config)
         _check_values(place, config)
     _check_metrics(place, config)
@@ -147,7 +148,7 @@ def _check_keys(path: Path | str, config: dict[str, Any]) -> None:
 
 
 def _check_values(path: Path | str, config: dict[str, Any]) -> None:
-    """Raises UserError for values on which lm-eval fails with a Python error, or too late."""
+    """Raises UserError for values on which lm-eval would fail late or with a Python error."""
     from lm_eval.api.task import ALL_OUTPUT_TYPES
 
     if config.get("output_type", "") not in ("", *ALL_OUTPUT_TYPES):

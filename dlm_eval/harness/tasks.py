@@ -38,14 +38,14 @@ def load_tasks(
 ) -> dict[str, Any]:
     """Returns lm-eval's task dictionary: ``tasks`` and ``groups`` by name, and ``group_map``.
 
-    Names are looked up in ``include_path`` and our tasks. lm-eval's full index takes six seconds
-    and is read only for a name that neither has. Our ``gsm8k`` therefore overrides lm-eval's, and a
-    glob that matches our tasks matches only these.
+    Names are looked up in ``include_path`` and our tasks. lm-eval's full index takes six seconds to
+    read and is used only for names that neither has. Our ``gsm8k`` therefore overrides lm-eval's,
+    and a glob that matches tasks of ours matches no others.
 
     Args:
-        names: Names of tasks, groups or tags, globs, YAML files or folders of them; each may be a
-            list with commas. Also, as in lm-eval, configurations (mappings with 'task' or 'group',
-            whose members may be configurations too) and finished Task or Group objects.
+        names: Names of tasks, groups or tags, globs, YAML files or folders of YAML files; each may
+            be a comma-separated list. Also, as in lm-eval, configurations (mappings with 'task' or
+            'group', whose members may be configurations too) and Task or Group objects.
         include_path: Folders of further YAMLs; a task there overrides one of ours with the same
             name.
         data_dir: Folder of local datasets (see ``local_first``).
@@ -90,7 +90,7 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
         raise UserError(f"--num_fewshot {num_fewshot} is not allowed; it must be 0 or more")
     for name, task in loaded["tasks"].items():
         own = task.config.num_fewshot
-        # As in lm-eval, a 0 in a YAML is kept.
+        # As in lm-eval, a 0 in a YAML cannot be overridden.
         wanted = own if num_fewshot is None or own == 0 else num_fewshot
         if own == 0 and num_fewshot:
             log.warning(
@@ -101,8 +101,8 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
         examples: Sequence[Any] = getattr(getattr(task, "sampler", None), "df", None) or ()
         evaluated = task.eval_docs
         same = len(examples) == len(evaluated) and len(examples) > 0 and examples[0] == evaluated[0]
-        # lm-eval draws one more if the splits have the same name, to leave the document out. It is
-        # also left out if the splits are equal.
+        # If the splits have the same name, lm-eval draws one more, to exclude the document. We also
+        # exclude it if the splits have equal documents.
         pool = len(examples) - (same or task.fewshot_cfg.split == task.config.test_split)
         if (wanted or 0) > pool:
             raise UserError(
@@ -127,7 +127,7 @@ def _split(names: Sequence[Any]) -> list[Any]:
 
 
 def _find(specs: list[Any], roots: list[Path], metadata: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """Returns a manager with every spec, and the specs' names, files, settings and objects."""
+    """Returns a manager that has every spec, and the specs' names, files, settings and objects."""
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=roots, include_defaults=False, metadata=metadata)
@@ -199,7 +199,7 @@ def _members(name: str, manager: Any) -> list[str]:
 
 
 def _strangers(name: Any, manager: Any) -> list[str]:
-    """Returns the members of a group, listed by name, that the manager does not have."""
+    """Returns the members that a group lists by name and the manager does not have."""
     if isinstance(name, Mapping):
         return [item for item in _must_exist(name) if item not in manager.task_index]
     if not isinstance(name, str):
@@ -223,10 +223,10 @@ def _must_exist(config: Mapping[str, Any]) -> Iterator[str]:
 def _made(config: Mapping[str, Any], manager: Any) -> Any:
     """Returns the task or group of a configuration.
 
-    One without data changes the task or group of its name.
+    A configuration without data changes the existing task or group of its name.
 
     Raises:
-        UserError: it has a key that lm-eval does not know.
+        UserError: the configuration has a key that lm-eval does not know.
     """
     from lm_eval.tasks._index import Entry, Kind
 
@@ -259,7 +259,7 @@ def _checked(spec: Any) -> Any:
     """Returns lm-eval's task or group object.
 
     Raises:
-        UserError: it is neither.
+        UserError: `spec` is neither.
     """
     from lm_eval.api.group import Group
     from lm_eval.api.task import Task
@@ -329,7 +329,7 @@ def _check_metric_functions(task: Any) -> None:
 
 
 def _hide_folders(items: list[Any], roots: list[Path]) -> None:
-    """Removes folders of this machine from `config_source`, which is written to results."""
+    """Removes this machine's folders from `config_source`, since results contain it."""
     import lm_eval
 
     tops = [root.parent for root in roots] + [Path(lm_eval.__file__).resolve().parent.parent]

@@ -15,21 +15,21 @@ from dlm_eval.errors import UserError
 from dlm_eval.printable import CONTROL, valid_unicode
 from dlm_eval.redaction import redact_text
 
-# Characters that spreadsheets and text cleaners skip at the beginning of a cell: spaces of all
-# kinds, quotes, soft hyphens, joiners, fillers, byte order marks, variation selectors, tags.
+# Characters that spreadsheets and text cleaners skip at the beginning of a cell: all kinds of
+# spaces, quotes, soft hyphens, joiners, fillers, byte order marks, variation selectors, tags.
 SKIPPED = (
     r"\s\"'`\u2018-\u201f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3164"
     r"\ufe00-\ufe0f\ufeff\uff02\uff07\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff"
 )
-# A spreadsheet runs a cell that begins with one of these as a formula (full-width and small forms
-# too). If ";" separates columns, a ";" inside a cell begins another cell.
+# A spreadsheet evaluates a cell as a formula if it begins with one of these characters, also in
+# full-width and small forms. If ";" separates columns, a ";" inside a cell begins another cell.
 FORMULA = re.compile(
     rf"(^|;)([{SKIPPED}]*[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212])"
 )
 
 
 def safe_text(text: str) -> str:
-    """Returns text from outside as one line that no spreadsheet reads as a formula.
+    """Returns untrusted text as one line that no spreadsheet reads as a formula.
 
     Control characters become spaces. An apostrophe is inserted before characters that would begin a
     formula. A leading apostrophe of the text is doubled, so that removing one restores the text.
@@ -40,7 +40,7 @@ def safe_text(text: str) -> str:
 
 
 def cell(value: object, missing: str = "") -> str:
-    """Returns a value as a cell: floats that are read back exactly, text made safe."""
+    """Returns a value as the text of a cell. Floats keep all digits; text is made safe."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return missing
     if isinstance(value, bool):
@@ -49,7 +49,7 @@ def cell(value: object, missing: str = "") -> str:
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a table of finished cells as CSV text (RFC 4180 quoting, "\\n" between lines)."""
+    """Returns a table of cells (from `cell`) as CSV text, with RFC 4180 quoting and "\\n"."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([safe_text(column) for column in columns])
@@ -58,7 +58,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def write_files(texts: Mapping[Path, str]) -> None:
-    """Writes all files atomically and without secrets. If one cannot be written, none changes.
+    """Writes all files atomically and without secrets. If one cannot be written, none is changed.
 
     Raises:
         UserError: a path cannot be written.
@@ -71,7 +71,7 @@ def write_files(texts: Mapping[Path, str]) -> None:
             if os.path.isdir(current):
                 raise IsADirectoryError(0, "is a directory")
             if os.path.exists(current) and not os.path.isfile(current):
-                # Os.replace would replace a device by a file.
+                # os.replace would replace a device by a file.
                 raise OSError(0, "is no ordinary file")
             current.parent.mkdir(parents=True, exist_ok=True)
             _write_synced(temporary[current], text)
@@ -83,7 +83,7 @@ def write_files(texts: Mapping[Path, str]) -> None:
         ) from error
     finally:
         for path in temporary.values():
-            with contextlib.suppress(OSError, ValueError):  # never written, or renamed
+            with contextlib.suppress(OSError, ValueError):  # it was never written, or is renamed
                 path.unlink()
 
 

@@ -1,10 +1,10 @@
-"""Long and wide tables of all scores under some directories, and the `dlm-eval leaderboard`
-subcommand.
+"""Long and wide tables of all scores below given directories, and the subcommand `dlm-eval
+leaderboard`.
 
     result files -> one row per score (long) -> models by tasks, one headline metric each (wide)
 
-The DataFrames hold names as they are in the files. Text is made safe for spreadsheets when it is
-written. docs/results.md defines every column.
+The DataFrames contain names as in the files. Text is made safe for spreadsheets when it is written.
+docs/results.md defines every column.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def leaderboard(paths: Sequence[Path], keep_all: bool = False) -> pandas.DataFra
     """Returns the long table: one row per score of every `results_*.json` below the paths.
 
     A file that is given by path may have any name. Files that are not readable results are skipped
-    with a warning. Of runs with the same settings only the newest score of each task and metric
-    stays.
+    with a warning. For runs with the same settings, only the newest score of each task and metric
+    is kept.
 
     Args:
         paths: result files, or directories to search for them.
-        keep_all: keeps the older runs too.
+        keep_all: whether to keep the older runs too.
 
     Raises:
         UserError: a path does not exist, or no result file was found.
@@ -68,7 +68,7 @@ def leaderboard(paths: Sequence[Path], keep_all: bool = False) -> pandas.DataFra
             "scores"
         )
     rows = [row for file in files for row in file.rows] if keep_all else _newest(files)
-    # The sort is stable, so the metrics of a task stay in the task's own order, headline first.
+    # The sort is stable, so a task's metrics keep the task's order, headline first.
     frame = pandas.DataFrame(
         [asdict(row) for row in sorted(rows, key=_order)], columns=list(COLUMNS), dtype="object"
     )
@@ -76,12 +76,12 @@ def leaderboard(paths: Sequence[Path], keep_all: bool = False) -> pandas.DataFra
 
 
 def wide(long: pandas.DataFrame) -> pandas.DataFrame:
-    """Returns models by tasks: one column per task and headline metric, one row per model and
+    """Returns the wide table: one column per task and headline metric, one row per model and
     setting.
 
-    Fractions are in percent with two decimals. `setting` is empty unless the model has several
-    scores for one cell (it then names what distinguishes them), or the score covers only a part of
-    the task's documents.
+    Fractions are in percent with two decimals. If a model has several scores for one cell,
+    `setting` names the differences. It also says if a score covers only a part of the task's
+    documents. Otherwise it is empty.
     """
     import pandas
 
@@ -109,8 +109,8 @@ def wide(long: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def write(long: pandas.DataFrame, output: Path) -> Path:
-    """Writes the long table to `output` and the wide one beside it, both or neither; returns the
-    latter's path.
+    """Writes the long table to `output` and the wide table beside it, both or neither; returns the
+    path of the wide table.
 
     Raises:
         UserError: `output` does not end in .csv or cannot be written.
@@ -179,7 +179,7 @@ def _read_all(paths: Sequence[Path]) -> Iterator[ResultFile]:
 
 
 def _find(paths: Sequence[Path]) -> list[Path]:
-    # Resolved -> as given, so that overlapping paths read no file twice.
+    # Resolved path -> path as given, so that no file is read twice if paths overlap.
     found: dict[Path, Path] = {}
     for path in paths:
         if not os.path.exists(path):
@@ -198,7 +198,7 @@ def _find(paths: Sequence[Path]) -> list[Path]:
 
 
 def _source(path: Path) -> str:
-    """Returns the path, relative if possible, so that tables name no machine."""
+    """Returns the path, relative if possible, so that tables contain no machine's folders."""
     try:
         return Path(os.path.abspath(path)).relative_to(Path.cwd()).as_posix()
     except ValueError:
@@ -208,8 +208,8 @@ def _source(path: Path) -> str:
 def _newest(files: Sequence[ResultFile]) -> list[Row]:
     """Returns the newest score of each setting, task, metric and filter.
 
-    The numbers of documents and examples count as settings: a trial on five documents never
-    replaces a whole run.
+    The numbers of documents and examples count as settings, so that a trial on five documents does
+    not replace a whole run.
     """
     kept: dict[tuple[object, ...], Row] = {}
     for file in sorted(files, key=lambda file: (file.time, file.rows[0].source)):
@@ -234,7 +234,9 @@ def _column_name(record: dict[str, Any], several_filters: bool) -> str:
 
 
 def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns what distinguishes each score of a column from the model's others there."""
+    """Returns, for each score of a column, the settings that differ from the model's other scores
+    in it.
+    """
     parts = [_permanent_notes(record) for record in records]
     names = [tuple(_text(record[who]) for who in WHO) for record in records]
     for field in DISTINGUISHING:
@@ -250,17 +252,19 @@ def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _permanent_notes(record: dict[str, Any]) -> list[str]:
-    """Returns the notes shown with every score: part of a task, code outside the sandbox."""
+    """Returns the notes that are always shown with a score: part of a task, code outside the
+    sandbox.
+    """
     n, of = _text(record["n"]), _text(record["n_total"])
     part = [f"n={n}"] if n and of and n != of else []
     return [*part, *([_text(record["code"])] if _text(record["code"]) else [])]
 
 
 def _rounded(values: Sequence[float], as_percent: bool) -> list[float]:
-    """Returns a column's numbers as tables print them.
+    """Returns a column's numbers, rounded for tables.
 
-    Fractions in percent, and columns that reach 10, have two decimals; others (bits per byte) four
-    digits.
+    Fractions (in percent) and columns with values of 10 or more have two decimals. Other columns
+    (bits per byte) have four digits.
     """
     if as_percent:
         return [round(100 * value, 2) + 0.0 for value in values]  # + 0.0: no "-0.00"
@@ -286,7 +290,7 @@ def _two_decimals(value: object) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a Python value for pandas' missing values and numpy's numbers."""
+    """Returns the Python value for a missing value of pandas or a number of numpy."""
     import pandas
 
     if value is None or value is pandas.NA:
@@ -296,7 +300,7 @@ def _plain(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     value = _plain(value)
-    if isinstance(value, float) and value.is_integer():  # counts are read from a CSV as 5.0
+    if isinstance(value, float) and value.is_integer():  # a CSV reader returns counts as 5.0
         value = int(value)
     return "" if value is None or value != value else str(value)
 

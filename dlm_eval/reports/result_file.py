@@ -1,8 +1,8 @@
 """One result file, of dlm_eval or of lm-eval alone, as rows of the long leaderboard table.
 
-Files of lm-eval alone lack the `dlm_eval` block: their rows have no estimator, strategy, cost or
-fingerprint. Everything in a file is untrusted. A cell that does not have the expected type counts
-as missing. A file that is not a result file raises ValueError with the reason.
+Files of lm-eval alone lack the `dlm_eval` block, so their rows have no estimator, strategy, cost or
+fingerprint. Files are untrusted. A value that does not have the expected type counts as missing. A
+file that is not a result file raises ValueError with the reason.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Any
 from dlm_eval.printable import valid_unicode
 from dlm_eval.sandbox import UNSANDBOXED
 
-# Metrics that are fractions if a task's metric_list declares them. The declaration is required,
-# because Python-class tasks (squadv2) declare nothing and have an "f1" in percent.
+# Metrics that are fractions if a task's metric_list declares them. Python-class tasks (squadv2)
+# declare none, and their "f1" is in percent.
 FRACTION = re.compile(
     r"acc(_norm|_bytes|_mutual_info)?|exact_match|em|alias_match|contains|((token|macro|micro)_)?f1|mcc|pearson|spearman"
     r"|pass(@|_at_)\d+"
 )
-MOST_BYTES = 64 << 20  # of a result file, which contains no samples
+MOST_BYTES = 64 << 20  # of a result file (samples are in other files)
 MOST_MEMBERS = 100_000  # tasks of all groups
 MOST_SCORES = 20_000
 MOST_CHARACTERS = 500  # of a cell
-# Lm-eval's order for model_name.
+# lm-eval takes model_name from the first of these arguments.
 _CHECKPOINT_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")
 _DEEPEST = 8  # objects within a metric
 # Config keys that do not change the answers.
@@ -52,7 +52,7 @@ class Row:
     filter: str | None
     value: float
     stderr: float | None
-    n: int | None  # documents scored
+    n: int | None  # number of scored documents
     shots: str | None
     estimator: str | None
     strategy: str | None
@@ -68,27 +68,27 @@ class Row:
     fingerprint: str | None
     source: str
     errors: int | None
-    n_total: int | None  # documents the task has
+    n_total: int | None  # number of documents in the task
     unit: str | None  # "fraction" or unknown
     higher_is_better: bool | None
     task_version: str | None
     headline: bool  # the one metric of the task that the wide table shows
-    logprob_kind: str | None = None  # what likelihoods are: exact, a bound, or a score
-    configuration: str | None = None  # all that can change an answer but seeds
+    logprob_kind: str | None = None  # kind of likelihoods: exact, a bound, or a score
+    configuration: str | None = None  # digest of everything but seeds that can change an answer
     seed: str | None = None  # python, numpy, torch, few-shot; one number if equal
-    scoring: str | None = None  # what makes a metric of an answer
-    documents: str | None = None  # which were asked: "first N", or a digest of their numbers
+    scoring: str | None = None  # digest of everything that turns an answer into a metric
+    documents: str | None = None  # the scored documents: "first N", or a digest of their numbers
     code: str | None = None  # "UNSANDBOXED" if the model's programs ran outside the sandbox
 
 
 @dataclass(frozen=True)
 class ResultFile:
-    """The rows of one run, and the identity by which repeated runs are recognised.
+    """The rows of one run, and the identity that marks repeated runs.
 
     Attributes:
-        identity: per task, the fingerprint, or a hash of all recorded settings if there is none.
+        identity: task -> fingerprint, or a hash of all recorded settings if there is none.
         time: start of the run in seconds since 1970; 0.0 if unknown.
-        rows: in the order of the file's tasks, each task's headline first.
+        rows: rows in the order of the file's tasks, with each task's headline first.
     """
 
     identity: dict[str, str]
@@ -100,8 +100,8 @@ def read_result_file(path: Path, source: str) -> ResultFile:
     """Returns the rows of one lm-eval result file.
 
     Raises:
-        ValueError: the file cannot be read, is not JSON, or is not a result file; the message says
-            which.
+        ValueError: the file cannot be read, is not JSON, or is not a result file; the message has
+            the reason.
     """
     try:
         return _rows_of(_load(path), valid_unicode(source))
@@ -115,7 +115,7 @@ def read_result_file(path: Path, source: str) -> ResultFile:
 
 def _load(path: Path) -> Any:
     if path.stat().st_size == 0:
-        raise ValueError("it is empty")  # or a kernel's file, which may have no end
+        raise ValueError("it is empty")  # or a kernel file, which may be endless
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
     try:
@@ -125,7 +125,7 @@ def _load(path: Path) -> Any:
 
 
 def _valid(value: Any) -> Any:
-    """Returns JSON's data with valid Unicode in every text.
+    """Returns JSON data with valid Unicode in all texts.
 
     JSON can contain half of a surrogate pair, which cannot be written to a file.
     """
@@ -156,7 +156,7 @@ def _rows_of(document: Any, source: str) -> ResultFile:
 
 
 def _short(cells: dict[str, Any]) -> dict[str, Any]:
-    """Returns cells cut to a length that a table can show, with a hash of the whole text if cut."""
+    """Returns cells with long texts cut for tables. A cut text ends in a hash of the whole text."""
 
     def short(name: str, value: Any) -> Any:
         if not isinstance(value, str) or len(value) <= MOST_CHARACTERS or name == "source":
@@ -222,7 +222,7 @@ def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
 
 
 def _ordered_metrics(document: dict[str, Any], task: str) -> list[tuple[str, str]]:
-    """Returns (metric, filter) of scores in the order of the task's lists, then of the file."""
+    """Returns (metric, filter) of all scores, ordered as in the task's lists, then the file."""
     config = _dict(document, "configs", task)
     metrics, filters = (
         _places(_names(config, *where))
@@ -235,7 +235,7 @@ def _ordered_metrics(document: dict[str, Any], task: str) -> list[tuple[str, str
 
 
 def _values(document: dict[str, Any], task: str) -> dict[tuple[str, str], float]:
-    """Returns (metric, filter) -> value of every score. An object is one metric per key."""
+    """Returns (metric, filter) -> value of every score; an object is one metric per key."""
     found: dict[tuple[str, str], float] = {}
 
     def add(metric: str, pipeline: str, value: Any, depth: int = 0) -> None:
@@ -260,7 +260,7 @@ def _metric_place(metrics: dict[str, int], metric: str) -> int:
 
 
 def _size_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
-    """Returns numbers of documents and examples; a group's are the sums of its tasks."""
+    """Returns the numbers of documents and examples; for a group, sums over its tasks."""
     counts, scores = _dict(document, "n-samples"), _dict(document, "results", task)
     leaves = _leaves(document, task)
     scored = _total([_count(_dict(counts, leaf).get("effective")) for leaf in leaves])
@@ -273,7 +273,7 @@ def _size_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
 
 
 def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
-    """Returns how the task was answered and its cost; empty for files of lm-eval alone."""
+    """Returns the cells of estimator, decoding and cost; empty for files of lm-eval alone."""
     block = _dict(document, "dlm_eval")
     how = _dict(block, "tasks", task)
     costs = [_dict(block, "cost", leaf) for leaf in _leaves(document, task)]
@@ -308,7 +308,7 @@ def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
 
 
 def _digest(document: dict[str, Any], task: str, name: str) -> str | None:
-    """Returns a digest of a task, or of a group's tasks."""
+    """Returns the digest `name` of a task, or of all tasks of a group."""
     leaves = _leaves(document, task)
     found = [_first(_dict(document, "dlm_eval", "tasks", leaf).get(name)) for leaf in leaves]
     if any(value is None for value in found):
@@ -347,7 +347,7 @@ def _leaves(document: dict[str, Any], task: str) -> list[str]:
 
 
 def _flat_groups(document: dict[str, Any]) -> dict[str, list[str]]:
-    """Returns the tasks of each group of the results, those of nested groups included.
+    """Returns the tasks of each group of the results, including tasks of nested groups.
 
     Raises:
         ValueError: there are more than `MOST_MEMBERS`.
@@ -375,7 +375,7 @@ def _flat_groups(document: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _named_checkpoint(document: dict[str, Any]) -> object:
-    """Returns lm-eval's model_name if model_args has it; else it is eight random letters."""
+    """Returns lm-eval's model_name if model_args sets it, else None: it is then random letters."""
     arguments = _dict(document, "config").get("model_args")
     if isinstance(arguments, dict):
         return next((arguments[key] for key in _CHECKPOINT_ARGS if key in arguments), None)

@@ -1,5 +1,5 @@
-"""The report at the end of a run: metrics with errors and costs, why samples failed, and where
-files are.
+"""The report at the end of a run: metrics with errors and costs, reasons of failed samples, and
+paths of files.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 HEADERS = (
     "task", "metric", "value", "stderr", "MC stderr", "log-probs", "n", "shots", "errors", "forwards/sample", "tokens/s",
 )  # fmt: skip
-# Characters with a meaning in Markdown (end of a cell, code, HTML, link, emphasis); names rarely
-# have any.
+# Characters with a meaning in Markdown (end of a cell, code, HTML, link, emphasis). Names rarely
+# contain them.
 MARKDOWN = re.compile(r"[\\|`<>\[\]*~&]")
-# Lm-eval's unit of normalised log-likelihoods.
+# lm-eval's units of normalised log-likelihoods.
 NORMALISED = {"acc_norm": "character", "acc_bytes": "byte"}
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """Returns the table as text (GitHub markdown), with a line for every group below the tasks."""
+    """Returns the table as GitHub markdown, with a row for every group below the tasks."""
     named = [name for name in results["results"] if _has_row(name, results)]
     rows = [
         [MARKDOWN.sub(r"\\\g<0>", cell) for cell in row]
@@ -53,7 +53,7 @@ def render(results: Mapping[str, Any]) -> str:
 
 
 def _has_row(name: str, results: Mapping[str, Any]) -> bool:
-    """Returns whether a name has a row; a group without aggregates has only its tasks' rows."""
+    """Returns whether a task or group has a row of its own; a group without aggregates has none."""
     return bool(
         metrics_of(results["results"][name])
         or _unmet(name, results)
@@ -118,7 +118,7 @@ def _interval(results: Mapping[str, Any], kind: str, name: str, metric: str) -> 
 
 
 def _number(value: Any) -> str:
-    """Returns a number as text, other values shortened, so that no metric is blank."""
+    """Returns a number as text; other values are shortened, so that no metric is blank."""
     if isinstance(value, (int, float)):
         return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
     return "" if value is None else textwrap.shorten(str(value), 24, placeholder="...")
@@ -127,7 +127,7 @@ def _number(value: Any) -> str:
 def report(
     finished: Finished, output_path: str | None, show_config: bool
 ) -> tuple[list[str], list[str]]:
-    """Updates the leaderboard; returns the lines to print, and the missing parts of output."""
+    """Updates the leaderboard; returns the lines to print, and the parts of output that failed."""
     results, lines, missing = finished.results, [], list(finished.missing)
     if show_config:
         lines.append(
@@ -176,10 +176,10 @@ def _update_board(home: Path) -> Path:
 
 
 def say(lines: list[str]) -> None:
-    """Prints a finished run's table.
+    """Prints the lines of a finished run's report.
 
     Raises:
-        RunError: it could not be written. A closed pipe is no error.
+        RunError: the lines could not be written. A closed pipe is not an error.
     """
     try:
         print("\n".join(lines), flush=True)

@@ -1,10 +1,10 @@
-"""A sweep: the grid of decode settings, the score and speed of each point, curves and the Pareto
-front.
+"""Results of a sweep: the grid of decode settings, score and speed of each point, curves and the
+Pareto front.
 
-words of --decode -> grid -> (runs) -> points -> mean over templates -> Pareto front, AUP -> CSV,
-plot
+    words of --decode -> grid -> (runs) -> points -> mean over templates -> Pareto front, AUP ->
+    CSV, plot
 
-The plans and runs are in cli/sweep.py.
+cli/sweep.py makes the plan and does the runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dlm_eval.redaction import redact_text
 from dlm_eval.reports.csv_file import cell, csv_text
 from dlm_eval.settings import split_commas
 
-# Settings that trade quality for speed. They vary along a curve; all others distinguish curves.
+# Settings that trade quality for speed. They vary along a curve. All others distinguish curves.
 SPEED = (
     "steps",
     "steps_per_block",
@@ -35,12 +35,12 @@ SPEED = (
     "num_to_transfer",
 )
 AUP_ALPHA = 3.0
-AUP_DROP = 5.0  # points more than this below the slowest point (percent) do not count
+AUP_DROP = 5.0  # percent points; points further below the slowest point do not count
 BASELINE = "one token per step"
 PANEL = (6.4, 4.8)  # inches
 ACROSS = 3
-# Okabe and Ito's colours, which are safe for colour-blind readers. The front is black, the baseline
-# grey.
+# Colours of Okabe and Ito, which colour-blind readers can distinguish. The front is black and the
+# baseline grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vPX"
 
@@ -50,16 +50,17 @@ class Point:
     """The result of one combination of settings on one task.
 
     Attributes:
-        task: a task, or the question that several templates word.
-        template: the task that words it, if there are several; '' for their mean.
+        task: a task, or a question that several templates ask.
+        template: the task of one template if there are several; '' for their mean.
         decode: the settings of the grid.
         baseline: whether it is the one-token-per-step baseline.
         metric, metric_filter: metric and filter of `value`.
         value: the score; None if no sample could be scored.
-        stderr: its standard error (for a mean over templates: the mean of theirs, an upper bound).
-        low, high: worst and best template of a mean.
-        templates: number of templates that `value` is the mean of.
-        samples, errors: number of documents, and of failed ones.
+        stderr: standard error of `value`; for a mean over templates the mean of their standard
+            errors, which is an upper bound.
+        low, high: scores of the worst and the best template of a mean.
+        templates: number of templates in the mean.
+        samples, errors: number of documents, and of failed documents.
         forwards, tokens, seconds: model calls, visible tokens and model seconds of all samples.
         better: whether higher values are better.
         results: name of the results file.
@@ -96,7 +97,7 @@ class Point:
 
     @property
     def curve(self) -> str:
-        """The settings that all points of its curve share."""
+        """The settings that all points on the same curve share."""
         return (
             BASELINE
             if self.baseline
@@ -105,16 +106,16 @@ class Point:
 
     @property
     def pace(self) -> str:
-        """The settings that distinguish it from other points of its curve."""
+        """The settings that distinguish points on the same curve."""
         return ", ".join(f"{k}={v}" for k, v in self.decode.items() if k in SPEED)
 
 
 def grid(groups: Sequence[Sequence[str]]) -> list[dict[str, str]]:
-    """Returns all combinations of settings, group after group, none twice.
+    """Returns all combinations of settings, group by group, without duplicates.
 
     Args:
-        groups: the words of each --decode: "steps=8,16" (a comma separates alternatives, but not
-            within brackets).
+        groups: the words of each --decode, for example "steps=8,16". A comma outside brackets
+            separates alternatives.
 
     Raises:
         UserError: a word is not key=value[,value...], or a group has a key twice.
@@ -153,7 +154,7 @@ def _axes(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def mean_of_templates(points: Sequence[Point]) -> Point:
-    """Returns the mean of one combination of settings over the templates of a question."""
+    """Returns the mean over the templates of a question for one combination of settings."""
     values = [p.value for p in points if p.value is not None]
     errors = [p.stderr for p in points if p.stderr is not None]
     whole = len(values) == len(points)
@@ -190,16 +191,18 @@ def aup(points: Iterable[tuple[float, float]], y_max: float) -> float:
 
     AUP is the area under accuracy against tokens per forward, with low accuracies weighted down:
 
-    AUP = rho_1 y_1 + 1/2 sum_i (rho_i - rho_{i-1}) (y_i W(y_i) + y_{i-1} W(y_{i-1})), W(y) =
-    min(exp(-3 (1 - y / y_max)), 1), over the points by ascending rho, without those more than 5
-    percent points below y_1. Of several points at one rho the best counts.
+        AUP = rho_1 y_1 + 1/2 sum_i (rho_i - rho_{i-1}) (y_i W(y_i) + y_{i-1} W(y_{i-1}))
+        W(y) = min(exp(-3 (1 - y / y_max)), 1)
+
+    Points are ordered by ascending rho. Points more than 5 percent points below y_1 are excluded.
+    If several points have the same rho, only the best counts.
 
     Args:
         points: (tokens per forward rho, accuracy y in percent).
-        y_max: best accuracy known on the task, in percent.
+        y_max: best known accuracy on the task, in percent.
 
     Raises:
-        UserError: y_max is not above 0, although some accuracy is.
+        UserError: y_max is not above 0 although an accuracy is.
     """
     best: dict[float, float] = {}
     for rho, y in points:
@@ -235,9 +238,9 @@ class Sweep:
     """All results of a sweep.
 
     Attributes:
-        model: its name.
-        points: of every task and template, in the order run.
-        y_max: percent, for AUP; None takes the best of the sweep.
+        model: the model's name.
+        points: points of all tasks and templates, in the order of the runs.
+        y_max: best known accuracy in percent, for AUP; None takes the best of the sweep.
     """
 
     model: str
@@ -249,7 +252,7 @@ class Sweep:
         return "best of this sweep" if self.y_max is None else "given"
 
     def tasks(self) -> list[str]:
-        """Returns the questions, in the order asked."""
+        """Returns the tasks or questions, in the order of the runs."""
         return list(dict.fromkeys(p.task for p in self.points))
 
     def of(self, task: str) -> list[Point]:
@@ -339,9 +342,9 @@ class Sweep:
 
 
 def draw(sweep: Sweep, path: Path) -> None:
-    """Writes the plot atomically, in the format of the suffix of `path`.
+    """Writes the plot atomically, in the format given by the suffix of `path`.
 
-    Bars are standard errors; with several templates they reach from the worst template to the best.
+    Bars are standard errors, or the range from the worst to the best of several templates.
 
     Raises:
         UserError: the file cannot be written.

@@ -1,9 +1,10 @@
-"""A trace: how one canvas was filled, every step and the text of every token.
+"""A trace of filling one canvas: every step, and the text of every token.
 
-`record` makes it; `lines` shows it in a terminal, `page` as one self-contained web page, without
-network access or inline handlers, whose content security policy forbids all other scripts.
+`record` makes a trace. `lines` shows it in a terminal, `page` as one self-contained web page. The
+page has no network access and no inline handlers; its content security policy forbids all other
+scripts.
 
-Shape letters: L = positions of the canvas, n = open ones, K = positions written in a step.
+Shape letters: L = positions of the canvas, n = open positions, K = positions written in a step.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ UNSAFE = re.compile("[<>&\u2028\u2029]")
 
 @dataclass(frozen=True)
 class Recording:
-    """How a canvas was filled.
+    """The trace of filling one canvas.
 
     Attributes:
-        model: its name.
+        model: the model's name.
         settings: decode settings.
-        seed: of its random numbers.
-        start: [L] ids before the first step, the mask token if open. A block-causal model's last
-            block is completed by open positions, so L can exceed the length of the canvas.
+        seed: seed of the random numbers.
+        start: [L] ids before the first step; open positions have the mask token. The last block of
+            a block-causal model is padded with open positions, so L can exceed the canvas length.
         open: the open positions, ascending.
         steps: all steps, in order.
         filling: the result.
@@ -64,7 +65,7 @@ class Recording:
     pieces: dict[int, tuple[str, bool]]
 
     def replaced(self) -> list[tuple[int, ...]]:
-        """Returns, for each step, the positions where it replaced a token by another."""
+        """Returns, for each step, the positions where it replaced one token by another."""
         found, before, covered = [], self.start, set(self.open)
         for step in self.steps:
             found.append(
@@ -123,14 +124,14 @@ class Recording:
 def aligned(
     steps: Sequence[TraceStep], length: int, mask_id: int
 ) -> tuple[list[TraceStep], list[int]]:
-    """Returns the steps of a canvas that changed its length over one layout, for pictures, and the
-    places of inserted positions in it.
+    """Returns the steps of a canvas of varying length in one common layout, and the places of
+    inserted positions in this layout.
 
-    The layout has a place for every position that ever was, in reading order. A position that is
-    not yet inserted, or is deleted, is shown as an open one.
+    The layout has a place for every position that ever existed, in reading order. A position that
+    is not yet inserted, or is deleted, is shown as open.
 
     Args:
-        length: positions of the canvas as it was asked.
+        length: number of positions of the original canvas.
         mask_id: the token of open positions.
     """
     order = list(range(length))
@@ -210,10 +211,10 @@ def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int 
 
 
 def pieces(model: Denoiser, ids: Sequence[int]) -> dict[int, tuple[str, bool]]:
-    """Returns id -> (text in the middle of a text, whether it is a special token).
+    """Returns id -> (the token's text inside a longer text, whether it is a special token).
 
-    A token that is only a part of a character has no text; it is shown by the tokenizer's name for
-    it.
+    A token that is only a part of a character has no text; the tokenizer's name of the token is
+    used instead.
     """
     known = {model.mask_id: "[MASK]", **dict.fromkeys(model.eos_ids, "[EOS]")}
     anchor = model.encode("a")[-1:]  # sentencepiece drops the space of a text's first token
@@ -249,7 +250,7 @@ def lines(recording: Recording, colour: bool) -> Iterator[str]:
     """Yields the recording line by line.
 
     Args:
-        colour: ANSI colours by confidence; without them, new tokens are in ‹ ›.
+        colour: whether to colour tokens by confidence (ANSI). Otherwise new tokens are in ‹ ›.
     """
     paint: Paint = (
         (lambda text, code: f"\x1b[{code}m{text}\x1b[0m") if colour else (lambda text, code: text)
@@ -275,7 +276,7 @@ def lines(recording: Recording, colour: bool) -> Iterator[str]:
 
 
 def _given(recording: Recording) -> str:
-    """Returns the text around the hole, with … as the hole."""
+    """Returns the text around the hole, with … for the hole."""
     holes, shown = set(recording.open), ""
     for position, token in enumerate(recording.start):
         shown += (
@@ -345,7 +346,7 @@ def page(recording: Recording) -> str:
         "data": safe_json(recording.plain()),
     }
     template = (HERE / "trace.html").read_text(encoding="utf-8")
-    # One pass, so that inserted text is not searched for placeholders.
+    # A single pass, so that placeholders in inserted text are not replaced.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
 
 

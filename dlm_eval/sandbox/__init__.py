@@ -1,4 +1,7 @@
-"""The sandbox for generated code: runner.py shows its use, docs/sandbox.md what it holds off."""
+"""The sandbox for generated code.
+
+runner.py shows how to use it. docs/sandbox.md lists what it blocks.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +26,18 @@ __all__ = [
     "with_numpy",
 ]
 
-UNSANDBOXED = "UNSANDBOXED"  # what results and tables say of programs that ran outside
+UNSANDBOXED = "UNSANDBOXED"  # label in results and tables of programs that ran outside
 _default = Sandbox()
 
 
 def use(kind: str | None = None) -> None:
-    """Makes all functions here take this kind of sandbox and no other, and starts it.
+    """Starts a sandbox of this kind and makes all functions here use it.
 
     Args:
-        kind: One of KINDS; None for the best that can be had.
+        kind: One of KINDS; None for the best available one.
 
     Raises:
-        Unavailable: It cannot be had here.
+        Unavailable: This machine cannot provide it.
     """
     global _default
     if kind != _default.wanted:
@@ -45,7 +48,7 @@ def use(kind: str | None = None) -> None:
 
 
 def run(program: str, limits: Limits = DEFAULT_LIMITS, tests: str = "") -> Verdict:
-    """Returns the verdict on one program in the best sandbox here, see `Sandbox.run`."""
+    """Returns the verdict on one program in the best available sandbox (`Sandbox.run`)."""
     return _default.run(program, limits, tests)
 
 
@@ -54,7 +57,7 @@ def run_many(
     workers: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> list[Verdict]:
-    """Returns the verdicts on ``programs`` in their order, see `Sandbox.run_many`."""
+    """Returns the verdicts on ``programs``, in their order (`Sandbox.run_many`)."""
     return _default.run_many(programs, workers, limits)
 
 
@@ -72,5 +75,5 @@ def with_numpy() -> Sandbox:
 
 
 def protections() -> tuple[str, ...]:
-    """Returns the kind of sandbox and the protections that hold here, each tried."""
+    """Returns the kind of sandbox and the protections that work here. Each has been tested."""
     return _default.protections()

@@ -1,9 +1,9 @@
-"""Tests in a process of their own, which asks the program's process for values.
+"""Tests in a separate process, which requests values from the program's process.
 
-Nothing of the tests is ever in the process in which the program's text ran: it is told which
-function to call with which arguments, one call after the other. Whatever the text has done to its
-own process, to the interpreter even, it has to give the right answers. What comes back is a copy if
-it is plain data; otherwise it stays there, and what the tests do with it is done there (values.py).
+The tests are never in the process that runs the program's text. That process receives one call at a
+time: a function and its arguments. Even a text that has manipulated its own process or the
+interpreter must therefore return the right values. Plain data is returned as a copy. Any other
+value stays in the program's process, and operations of the tests on it run there (values.py).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .boundary import used_names
 from .values import CHANGING, OPERATORS, SAID, Kept, NoValue, Received, is_array
 
 READY = b"ready"
-# tests that use one of these may need the program in their own process: its output, its files, its
-# names
+# Tests that use one of these may need the program in their own process, for its output, files or
+# names.
 TOGETHER = frozenset(
     {
         "__annotations__", "__bases__", "__builtins__", "__class__", "__closure__", "__code__", "__defaults__", "__dict__",
@@ -36,7 +36,7 @@ TOGETHER = frozenset(
         "unittest", "vars", "warnings", "weakref",
     }
 )  # fmt: skip
-INTO = ("getattr", "getitem")  # acts that look into an object
+INTO = ("getattr", "getitem")  # operations that read a part of an object
 IMPORTS = re.compile(r"^(?:import|from)[ \t].*", re.M)
 
 
@@ -45,7 +45,7 @@ class Untold(BaseException):
 
 
 class Asked:
-    """The program's process, as its tests see it.
+    """The program's process, seen from the tests.
 
     Args:
         questions: Pipe to it.
@@ -64,7 +64,7 @@ class Asked:
         """Waits until the text has ended.
 
         Raises:
-            NoValue: It ended otherwise.
+            NoValue: The process ended before.
         """
         if values.receive(self._answers) != READY:
             raise NoValue("the program is not ready")
@@ -72,14 +72,14 @@ class Asked:
     def namespace_for(self, tests: str, code: CodeType) -> dict[str, Any]:
         """Returns the namespace in which to run tests.
 
-        A builtin that a function of the tests uses is the real one, whatever the program calls so.
+        Functions of the tests use the real builtins, even if the program redefines their names.
 
         Args:
             tests: Their text.
-            code: The same, compiled.
+            code: The compiled text.
 
         Raises:
-            Untold: They need the program beside them.
+            Untold: The tests need the program in their own process.
         """
         used = set(used_names(code))
         if used & TOGETHER:
@@ -93,8 +93,9 @@ class Asked:
         }
 
     def ask(self, act: str, /, *arguments: Any, **named: Any) -> Any:
-        """Returns or raises the result of ``act`` in the program's process; arguments that it changed
-        change here too.
+        """Returns or raises the result of ``act`` in the program's process.
+
+        Changes that it makes to its arguments are applied here too.
         """
         changes = [
             value
@@ -115,7 +116,7 @@ class Asked:
         return value
 
     def give_up(self) -> NoReturn:
-        """Ends the tests, which need the program beside them."""
+        """Ends the tests, because they need the program in their own process."""
         self.untold = True
         raise Untold from None
 
@@ -128,9 +129,9 @@ class Asked:
 
 
 class _Reference:
-    """Stands for a value that stays with the program.
+    """A reference to a value that stays in the program's process.
 
-    For `isinstance` it is what the value's class inherits from: a list, a tuple, an exception.
+    `isinstance` sees the builtin base of the value's class: a list, a tuple, an exception.
     """
 
     __slots__ = ("_asked", "_base", "_number")
@@ -140,18 +141,18 @@ class _Reference:
         object.__setattr__(self, "_number", number)
         object.__setattr__(self, "_base", base if isinstance(base, type) else type(self))
 
-    @property  # type: ignore[misc]  # every class has one that can be set
+    @property  # type: ignore[misc]  # in every class it can be set
     def __class__(self) -> Any:
         return _BASE(self)
 
     def __exit__(self, kind: Any, value: Any, _: Any) -> Any:
-        return _ASKED(self).ask("exit", self, kind, value)  # a traceback is no value
+        return _ASKED(self).ask("exit", self, kind, value)  # a traceback cannot be sent
 
     def __mro_entries__(self, _: Any) -> Any:
         _ASKED(self).give_up()  # a class of the tests that inherits from it
 
 
-# by the slots themselves: attributes of a reference are asked of the program
+# Read the slots directly: attribute access on a reference is sent to the program.
 _ASKED, _NUMBER, _BASE = (vars(_Reference)[slot].__get__ for slot in ("_asked", "_number", "_base"))
 
 
@@ -197,11 +198,12 @@ def _error(kind: Any, arguments: Any, attributes: Any, text: Any) -> BaseExcepti
 
 
 def _update(old: Any, new: Any, done: set[int]) -> Any:
-    """Copies the changes of ``new`` into ``old``, in place as far as both have one type; returns
-    ``old``, or ``new`` if they differ.
+    """Copies the changes of ``new`` into ``old``, in place if both have the same type.
+
+    Returns ``old``, or ``new`` if the types differ.
 
     Args:
-        done: By their ids, the values that are or are being made so: a list may hold itself.
+        done: Values that are updated already, by id, since a list may contain itself.
     """
     if is_array(old) and is_array(new) and (old.shape, old.dtype) == (new.shape, new.dtype):
         old[...] = new
@@ -245,7 +247,7 @@ def serve(questions: int, answers: int, namespace: dict[str, Any]) -> NoReturn:
         act, arguments, named, changes = kept.load(values.receive(questions))
         try:
             value = acts[act](*arguments, **named)
-            # a list in an object of the program: the tests may change it there
+            # The tests may change a list inside an object of the program.
             answer = kept.dump((True, kept.held(value) if act in INTO else value, changes))
         except BaseException as error:
             answer = _failure(kept, error, changes)
@@ -273,10 +275,11 @@ def _call(function: Any, /, *arguments: Any, **named: Any) -> Any:
 def _define(
     namespace: dict[str, Any], names: Iterable[str], imports: Iterable[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Runs the tests' imports, which the program sees too if they run beside it.
+    """Runs the tests' imports in the program's namespace, as if both shared a process.
 
     Returns:
-        What it has defined of ``names``, and what they are as modules: both by name.
+        The values that the program has defined, without modules, and the modules' full names; both
+        by name and only for ``names``.
     """
     found = {name: namespace[name] for name in names if name in namespace}
     modules = {name: value.__name__ for name, value in found.items() if type(value) is ModuleType}

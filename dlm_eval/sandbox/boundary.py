@@ -1,9 +1,9 @@
-"""What is done between a program's own text and its tests, inside the process that runs both.
+"""Clean-up between a program's text and its tests, inside the process that runs both.
 
-The text may have set a tracer, a timer or a collector's callback, or replaced a builtin or a
-function of a module that the tests use. All that would run, or be used, in the middle of the tests.
-It is cleared; from then on a hook of the interpreter (PEP 578; it cannot be removed) refuses to set
-it anew. In a control, the program's values are replaced by wrong ones (`spoil_tests`).
+The text may have set a tracer, a timer or a garbage collector callback, or replaced a builtin or a
+function of a module that the tests use. All of these would affect the tests, so they are cleared.
+An audit hook (PEP 578; it cannot be removed) then refuses to set them again. In a control run, the
+program's values are replaced by wrong ones (`spoil_tests`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 IMPLICIT = ("__import__", "__build_class__")  # builtins that tests use without naming them
 MARKED = 0x100  # the flag of a generator that counts as a coroutine (inspect.CO_ITERABLE_COROUTINE)
 TOOLS = range(6)  # of sys.monitoring: those that a program may claim
-# what has no place in a function under test, and could skip or change the lines of its caller
+# Audit events that no function under test needs and that could skip or change its caller's lines.
 REFUSED = frozenset(
     {
         "sys.settrace", "sys.setprofile", "sys.monitoring.register_callback", "sys.addaudithook",
@@ -32,15 +32,15 @@ Restore = Callable[[Iterable[str]], None]
 
 
 class _Refused(RuntimeError):
-    """A tracer or the like was to be set while tests run."""
+    """The program tried to set a tracer or the like while tests run."""
 
 
 def remember_modules(modules: Iterable[ModuleType]) -> Restore:
-    """Returns ``restore(names)``, which puts ``modules`` and the builtins back to what they are
-    now.
+    """Returns ``restore(names)``, which restores ``modules`` and the builtins to their present
+    state.
 
-    Only what has one of ``names`` or is used without a name: looking at an object writes to its
-    page, which a forked process then has to copy.
+    It restores only ``names`` and the builtins in `IMPLICIT`: reading an object changes its
+    reference count, and a forked process then copies the memory page.
     """
     kept = {module.__name__: module for module in (builtins, *modules)}
     contents = [(vars(module), dict(vars(module))) for module in kept.values()]
@@ -58,10 +58,10 @@ def remember_modules(modules: Iterable[ModuleType]) -> Restore:
 
 
 def remember_hooks() -> Undo:
-    """Returns ``undo(namespace)``, which clears what the text has set to run later.
+    """Returns ``undo(namespace)``, which clears hooks that the text has set.
 
-    ``namespace`` is the dictionary in which the text ran. Call it with ``sys.settrace`` and
-    ``sys.setprofile`` cleared: a tracer would see it work.
+    ``namespace`` is the dictionary in which the text ran. Clear ``sys.settrace`` and
+    ``sys.setprofile`` before the call, since a tracer could observe it.
     """
     threads = threading
     set_timer, timers = (
@@ -87,7 +87,7 @@ def remember_hooks() -> Undo:
             settrace(None)
         except _Refused:
             return
-        # a hook that the text had added kept ours out
+        # An audit hook of the text blocked ours.
         raise RuntimeError("tracers cannot be refused")
 
     return undo
@@ -127,21 +127,21 @@ def _refuse(event: str, details: tuple[Any, ...]) -> None:
 
 
 def _only_marks(function: Any, _: str, code: Any) -> bool:
-    """Returns whether new code is a function's own with asyncio's mark (`types.coroutine`)."""
+    """Returns whether new code is the function's own code with `types.coroutine`'s flag added."""
     old = function.__code__
     same = type(code) is CodeType and code == old.replace(co_flags=code.co_flags)
     tables = [getattr(each, "co_exceptiontable", b"") for each in (old, code)]  # Python 3.11
     return same and tables[0] == tables[1] and old.co_flags ^ code.co_flags == MARKED
 
 
-# -- the control, which must fail ------------------------------------------------------------------
-# The program's own functions run as ever, but what they return is not what they said. Tests that
-# pass all the same were replaced, skipped or disarmed by the program, unless they ask for no value
-# at all.
+# -- the control run, which must fail --------------------------------------------------------------
+# The program's functions run as usual, but the tests get wrong values instead of their results. If
+# the tests pass nevertheless, the program replaced, skipped or disarmed them, unless they check no
+# value at all.
 
 
-WRONG = "wrong answer"  # says a control in which a value of the program was looked at
-MARK = " of the control"  # no name of a program has a space in it
+WRONG = "wrong answer"  # message of a control run whose tests used a value of the program
+MARK = " of the control"  # names in a program cannot contain a space
 OPERATIONS = (
     "eq", "ne", "lt", "le", "gt", "ge", "bool", "hash", "len", "iter", "next", "contains", "getitem", "int", "float",
     "index", "complex", "str", "repr", "format", "abs", "neg", "pos", "invert", "round", "trunc", "floor", "ceil",
@@ -159,7 +159,7 @@ Wrong = type("Wrong", (), {f"__{operation}__": _raise for operation in OPERATION
 
 
 class Answers:
-    """Stands for a value of the program: it can be called, and what comes of it is wrong."""
+    """Replaces a value of the program: calls run as usual but return a wrong value."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
@@ -181,11 +181,10 @@ class Answers:
 
 
 def spoil_tests(tests: CodeType, namespace: dict[str, Any], defined: dict[str, Any]) -> CodeType:
-    """Returns ``tests`` with the names that the program ``defined`` replaced by those of `Answers`
-    in ``namespace``.
+    """Returns ``tests`` that use `Answers` in ``namespace`` instead of the names in ``defined``.
 
-    The program's functions see what they always see. A name that is defined nowhere stands for a
-    function that does nothing: without any program, only tests that ask for no value pass.
+    The program's own functions see the original values. An undefined name becomes a function that
+    does nothing, so without a program only tests that check no value pass.
     """
     for name in set(used_names(tests)):
         if name in defined:
@@ -197,7 +196,7 @@ def spoil_tests(tests: CodeType, namespace: dict[str, Any], defined: dict[str, A
 
 
 def used_names(code: CodeType) -> Iterator[str]:
-    """Yields names that code uses and are not its own: global ones, attributes, modules."""
+    """Yields the names that code uses but does not define: globals, attributes, modules."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

@@ -1,16 +1,15 @@
-"""What the kernel refuses a program without any privilege: system calls (seccomp) and files
-(Landlock).
+"""Restrictions of a program that need no privilege: system calls (seccomp) and files (Landlock).
 
-What Python programs need of system calls is allowed, everything else is refused. The filter stands
-behind the namespaces as a second wall, and is the first wall if the kernel gives no namespaces. It
-is classic BPF (Linux `Documentation/userspace-api/seccomp_filter.rst`) and needs only
-``no_new_privs``. A list of what is allowed also covers what later kernels add.
+System calls that Python programs need are allowed; all others, including those of later kernels,
+are refused. The filter is the second line of defence after namespaces, and the first one if the
+kernel refuses namespaces. It is classic BPF (Linux
+`Documentation/userspace-api/seccomp_filter.rst`) and needs only ``no_new_privs``.
 
-Landlock (Linux 5.13) takes the file system out of reach if namespaces are refused. A program under
-it may read the Python installation and do as it likes in its working directory. It can still ask
-whether a file exists and how large it is; see docs/sandbox.md. Later kernels also close TCP (6.7),
-and signals to and abstract sockets of processes outside (6.12); behind the filter of system calls
-that is a second wall.
+Landlock (Linux 5.13) blocks access to the file system if namespaces are refused. A program may then
+read the Python installation and use its working directory freely. It can still find out whether a
+file exists and how large it is; see docs/sandbox.md. Landlock of later kernels also blocks TCP
+(6.7), and signals to and abstract sockets of outside processes (6.12). The system call filter
+blocks these already.
 """
 
 from __future__ import annotations
@@ -64,23 +63,22 @@ ALLOWED = {
     "lgetxattr": (192, 9), "fgetxattr": (193, 10), "listxattr": (194, 11), "llistxattr": (195, 12),
     "flistxattr": (196, 13), "close_range": (436, 436),
 }  # fmt: skip
-# Processes, signals and attributes of files: with namespaces there are none but the program's own.
-# Landlock guards no attributes.
+# Processes, signals and file attributes. With namespaces, a program reaches only its own. Landlock
+# does not protect attributes.
 ALLOWED_IN_NAMESPACES = {
     "fork": (57, NO), "vfork": (58, NO), "setpgid": (109, 154), "kill": (62, 129), "tkill": (200, 130),
     "tgkill": (234, 131), "truncate": (76, 45), "chmod": (90, NO), "fchmod": (91, 52), "fchmodat": (268, 53),
     "fchmodat2": (452, 452), "chown": (92, NO), "fchown": (93, 55), "lchown": (94, NO), "fchownat": (260, 54),
     "utime": (132, NO), "utimes": (235, NO), "futimesat": (261, NO), "utimensat": (280, 88),
 }  # fmt: skip
-# Allowed for some arguments only, see `_program`.
+# Allowed only for some arguments (`_argument_rules`).
 WITH_ARGUMENTS = {
     "open": (2, NO), "openat": (257, 56), "ioctl": (16, 29), "fcntl": (72, 25), "flock": (73, 32), "prctl": (157, 167),
     "prlimit64": (302, 261), "setrlimit": (160, 164), "socketpair": (53, 199), "sendto": (44, 206),
     "clone": (56, 220), "kill": (62, 129), "tgkill": (234, 131), "fallocate": (285, 47),
 }  # fmt: skip
 
-# The C library does without the calls that Linux 5.1 and later have added, if the kernel does not
-# know them.
+# The C library has fallbacks for the calls that Linux 5.1 and later have added.
 FIRST_NEW_CALL = 424
 FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, TCGETS, TIOCGWINSZ = (
     0x541B,
@@ -96,8 +94,8 @@ PR_SET_NAME, PR_GET_NAME = 15, 16
 RLIMIT_CORE = 4
 AF_UNIX, SOCK_STREAM, SOCK_TYPE_MASK = 1, 1, 0xF
 O_ACCMODE, O_TRUNC, O_ASYNC = 0o3, 0o1000, 0o20000
-# what a thread shares with its process; a "thread" with a file table of its own could hide files
-# from the disk limit
+# What a thread must share with its process. A "thread" with its own file table could hide files
+# from the disk limit.
 CLONE_THREAD = 0x00010000 | 0x00000100 | 0x00000200 | 0x00000400 | 0x00000800
 CLONE_NEW_ANYTHING = 0x7E020080
 X32_BIT = 0x40000000
@@ -124,7 +122,7 @@ def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> 
 
 
 def _load(argument: int, high: bool = False) -> bytes:
-    """Loads half of an argument; the kernel reads commands, flags and pids as 32 bits too."""
+    """Loads half of an argument. The kernel also reads commands, flags and pids as 32 bits."""
     return _instruction(LOAD, ARGUMENTS_AT + 8 * argument + 4 * high)
 
 
@@ -133,7 +131,7 @@ def _return(value: int) -> bytes:
 
 
 def _if_equal(values: tuple[int, ...], result: int) -> list[bytes]:
-    """Returns ``result`` if what was loaded is one of ``values``."""
+    """Returns instructions that return ``result`` if the loaded value is one of ``values``."""
     return [
         part
         for value in values
@@ -142,8 +140,8 @@ def _if_equal(values: tuple[int, ...], result: int) -> list[bytes]:
 
 
 def _argument_rules(namespaces: bool, alone: bool) -> dict[str, list[bytes]]:
-    """Returns for each call of WITH_ARGUMENTS what decides about it; each list ends in a return."""
-    # opening for reading does not ask Landlock before version 3 whether the file may be emptied
+    """Returns the instructions for each call of WITH_ARGUMENTS; each list ends with a return."""
+    # Before version 3, Landlock does not check whether a file opened for reading may be truncated.
     opening = [
         [
             _load(flags),
@@ -153,8 +151,8 @@ def _argument_rules(namespaces: bool, alone: bool) -> dict[str, list[bytes]]:
         ]
         for flags in (1, 2)
     ]
-    # a lock has no meaning beyond the program, which is alone in its directory; on a file of others
-    # it would hold them up
+    # Locks only pretend to work. The program is alone in its directory and needs none, and a lock
+    # on another user's file would block that user.
     file_control = (
         _if_equal((F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_GETLK, F_DUPFD_CLOEXEC), ALLOW)
         + _if_equal((F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW), PRETEND)
@@ -174,10 +172,10 @@ def _argument_rules(namespaces: bool, alone: bool) -> dict[str, list[bytes]]:
         "fcntl": [_load(1), *file_control],
         "flock": [_return(PRETEND)],
         "prctl": [_load(0), *_if_equal((PR_SET_NAME, PR_GET_NAME), ALLOW), _return(REFUSE)],
-        # only of oneself (pid 0); core dumps stay off, as the host's handler of them runs outside
+        # Only for the caller (pid 0). Core dumps stay off, as the host handles them outside.
         "prlimit64": [_load(0), _instruction(JUMP_EQUAL, 0, 1, 0), _return(REFUSE), _load(1), *limits],
         "setrlimit": [_load(0), *limits],
-        # a pair of streams has no way to anyone else; asyncio and multiprocessing need it
+        # A pair of streams connects to no other process. asyncio and multiprocessing need it.
         "socketpair": [
             _load(0), _instruction(JUMP_EQUAL, AF_UNIX, 1, 0), _return(REFUSE),
             _load(1), _instruction(AND, SOCK_TYPE_MASK), *_if_equal((SOCK_STREAM,), ALLOW), _return(REFUSE),
@@ -187,7 +185,7 @@ def _argument_rules(namespaces: bool, alone: bool) -> dict[str, list[bytes]]:
             _load(4), _instruction(JUMP_EQUAL, 0, 1, 0), _return(REFUSE),
             _load(4, high=True), *_if_equal((0,), ALLOW), _return(REFUSE),
         ],
-        # it may go beyond the limit on a file's size; the C library writes zeros instead
+        # It may exceed the file size limit. The C library writes zeros instead.
         "fallocate": [_return(NOT_SUPPORTED)],
     }  # fmt: skip
     if namespaces:
@@ -199,8 +197,7 @@ def _argument_rules(namespaces: bool, alone: bool) -> dict[str, list[bytes]]:
         ]
         return rules
     myself = [_load(0), *_if_equal((os.getpid(),), ALLOW), _return(REFUSE)]
-    # threads only: the kernel ends them with their process, and that process with the one that
-    # started it
+    # Threads only: the kernel ends them with their process, and the process with its parent.
     threads = [
         _load(0), _instruction(JUMP_SET, CLONE_NEW_ANYTHING, 0, 1), _return(REFUSE),
         _instruction(AND, CLONE_THREAD), *_if_equal((CLONE_THREAD,), ALLOW), _return(REFUSE),
@@ -232,7 +229,7 @@ def _program(machine: str, namespaces: bool, alone: bool) -> bytes:
 
 @functools.cache
 def allowed(column: int, namespaces: bool) -> bytes:
-    """Returns what is the same for all programs; called once in the server, forks have it."""
+    """Returns the instructions common to all programs, built once in the server and inherited."""
     calls = ALLOWED | (ALLOWED_IN_NAMESPACES if namespaces else {})
     code = _if_equal(
         tuple(numbers[column] for numbers in calls.values() if numbers[column] != NO), ALLOW
@@ -246,18 +243,18 @@ def allowed(column: int, namespaces: bool) -> bytes:
 
 
 def prepare(namespaces: bool) -> None:
-    """Makes ready what `install` needs in every program."""
+    """Prepares what `install` needs in every program."""
     if os.uname().machine in ARCHITECTURES:
         allowed(ARCHITECTURES[os.uname().machine][1], namespaces)
 
 
 def install(namespaces: bool, alone: bool) -> None:
-    """Filters the calls of this process and all that it starts, for good.
+    """Permanently filters the system calls of this process and of all that it starts.
 
     Args:
-        namespaces: The process is alone in its pid and mount namespaces, so it may start others,
-            and signals and file attributes are its own. Otherwise it may start threads alone.
-        alone: Not even threads.
+        namespaces: Whether the process is alone in its pid and mount namespaces. It may then start
+            processes, send signals and change file attributes; otherwise only start threads.
+        alone: Whether it may not even start threads.
 
     Raises:
         OSError: The kernel has no seccomp filters.
@@ -281,8 +278,8 @@ SCOPE_VERSION, ABSTRACT_SOCKETS_AND_SIGNALS = 6, 0b11
 
 
 def restrict(readable: Iterable[str], devices: Iterable[str], home: str) -> None:
-    """Leaves this process and its children ``readable`` to read, ``devices`` to read and write,
-    ``home`` to use.
+    """Restricts the files of this process and its children: ``readable`` can be read, ``devices``
+    read and written, ``home`` used freely.
 
     Raises:
         OSError: The kernel has no Landlock, or it is switched off.

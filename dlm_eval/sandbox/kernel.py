@@ -1,8 +1,7 @@
-"""Thin calls to the Linux kernel for what Python 3.10's ``os`` lacks. Nothing here decides
-anything.
+"""Thin wrappers of Linux system calls that Python 3.10's ``os`` lacks.
 
-Every function raises ``OSError`` when the kernel refuses, and ``AttributeError`` where the C
-library has no such call.
+Every function raises ``OSError`` if the kernel refuses, and ``AttributeError`` if the C library has
+no such call.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def call(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
-    """Returns what the C library's ``name`` returned; -1 becomes an ``OSError``."""
-    # ints must travel as longs: an int passed bare is cut to 32 bits
+    """Returns the result of the C library's function ``name``; -1 becomes an ``OSError``."""
+    # ctypes would cut a plain int to 32 bits.
     typed = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
     function = getattr(_libc, name)
     function.restype = ctypes.c_long if name == "syscall" else ctypes.c_int
@@ -76,13 +75,13 @@ def make_read_only(target: str) -> None:
             len(attributes),
         )
     except OSError:
-        # flags that the host locked must be repeated in a remount, or it is refused
+        # The kernel refuses a remount that drops flags locked by the host.
         kept = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
         mount(None, target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | kept)
 
 
 def pivot_root(new_root: str) -> None:
-    """Makes ``new_root`` the root of this mount namespace and lets go of the old root."""
+    """Makes ``new_root`` the root of this mount namespace and detaches the old root."""
     os.chdir(new_root)
     call("syscall", PIVOT_ROOT[os.uname().machine], b".", b".")
     call("umount2", b".", MNT_DETACH)
@@ -90,23 +89,23 @@ def pivot_root(new_root: str) -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Has the kernel kill this process when its parent dies; ends it if that is dead."""
+    """Makes the kernel kill this process when its parent dies; exits if the parent is dead."""
     prctl(PR_SET_PDEATHSIG, 9)
-    if os.getppid() not in (parent, 0):  # 0: it lives outside this pid namespace
+    if os.getppid() not in (parent, 0):  # 0: the parent is outside this pid namespace
         os._exit(1)
 
 
 def drop_bounding_set() -> None:
-    """Makes sure that no program started from here on can gain a capability."""
+    """Prevents programs that are started later from gaining a capability."""
     with contextlib.suppress(OSError):  # EINVAL: past the last capability; EPERM: none to drop
         for capability in range(LAST_POSSIBLE_CAPABILITY + 1):
             prctl(PR_CAPBSET_DROP, capability)
 
 
 def drop_privileges(uid: int | None) -> None:
-    """Gives up every capability for good; becomes user and group ``uid``, if given."""
+    """Gives up every capability permanently; becomes user and group ``uid`` if it is given."""
     if uid is not None:
-        # a namespace without its own group map refuses, and has none to drop
+        # A namespace without a group map refuses, but has no groups to drop.
         with contextlib.suppress(OSError):
             os.setgroups([])
         os.setresgid(uid, uid, uid)

@@ -1,14 +1,12 @@
-"""How much one program may use, and how long it has run. Shared by the harness's and the sandbox's
-side.
+"""The limits and the clock of one program. The harness and the sandbox both import this module.
 
-Its time is counted without the time for which others kept the CPU from it. The kernel tells for
-each thread how long it computed and how long it waited in a run queue (the first two fields of
-``/proc/PID/task/TID/schedstat``). Sleeping and waiting for something count as the program's own
-time; waiting for a CPU does not, or the verdict would depend on how busy the machine is.
+Time waiting for a CPU is excluded from the program's time; otherwise the verdict would depend on
+the load of the machine. Sleeping and other waiting count. The kernel reports the computing time and
+the run queue time of each thread (the first two fields of ``/proc/PID/task/TID/schedstat``).
 
-A program of several busy threads or processes waits for itself. As soon as its threads together
-have computed and waited for longer than it runs, nothing more is left out: it may be timed out, but
-it is never starved.
+Several busy threads or processes of one program wait for each other. If the computing and waiting
+time of all its threads exceeds its running time, no further time is excluded. Such a program can
+time out but is never starved.
 """
 
 from __future__ import annotations
@@ -22,14 +20,15 @@ MIB, GIB = 1 << 20, 1 << 30
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use before it is ended.
+    """The resources that one program may use.
 
-    The CPU limit decides about an endless loop, so that a verdict does not depend on how busy the
-    machine is; the wall clock is there for programs that sleep.
+    The CPU limit ends endless loops, so the verdict does not depend on the load of the machine. The
+    wall clock limit ends programs that sleep.
 
     Attributes:
         wall_seconds: Time from start to end.
-        cpu_seconds: Computing time of any one process (whole seconds, as the kernel counts them).
+        cpu_seconds: Computing time of any one process (in whole seconds, since the kernel counts
+            these).
         memory_bytes: Address space of any one process, and resident memory of all of them together.
         processes: Processes and threads at one time.
         file_bytes: Size of any one file.
@@ -51,17 +50,16 @@ class Limits:
                 raise ValueError(f"sandbox limit {name}={value} must be above 0")
 
     def apply(self) -> None:
-        """Sets the limits that the kernel keeps for this process and all that it starts."""
+        """Sets the kernel's limits for this process and all that it starts."""
         for name, value in (
             ("CPU", self.cpu_seconds),
             ("AS", self.memory_bytes),
             ("NPROC", self.processes),
             ("FSIZE", self.file_bytes),
             ("NOFILE", self.open_files),
-            # 0 would still hand a crash to the host's handler of core dumps; 1 is the kernel's word
-            # for nobody
+            # With 0 the host's core dump handler would still get a crash; 1 disables it.
             ("CORE", 1),
-            # what the kernel counts per user, for all his processes together
+            # The kernel counts this per user, over all processes of the user.
             ("SIGPENDING", self.processes),
             ("MSGQUEUE", 0),
             ("MEMLOCK", 0),
@@ -71,7 +69,7 @@ class Limits:
 
 
 def _lower(kind: int, value: int) -> None:
-    # a limit that the surroundings already set lower stays as it is
+    # A lower limit that is already set stays.
     hard = resource.getrlimit(kind)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(kind, (value, value))
@@ -81,19 +79,19 @@ def _lower(kind: int, value: int) -> None:
 
 
 CARRY_SECONDS = (
-    1.0  # a wait is told when it is over: as much of it may be left out of a later period
+    1.0  # the kernel reports a wait after its end; so much may be excluded from a later period
 )
 PATIENCE = (
-    6  # times the wall limit, with all waiting: then a program that has not used it up is starved
+    6  # times the wall limit, waiting included; a program that is not over by then is starved
 )
-GRACE_SECONDS = 30.0  # for all else that a run needs
+GRACE_SECONDS = 30.0  # for everything else in a run
 
 # (pid, tid): seconds computed, seconds waited for a CPU
 Readings = Mapping[tuple[int, int], tuple[float, float]]
 
 
 def latest(wall_seconds: float) -> float:
-    """Returns the seconds after which a run has ended, or its watcher does not work."""
+    """Returns the seconds after which a run must have ended; otherwise its watcher hangs."""
     return PATIENCE * wall_seconds + GRACE_SECONDS
 
 
@@ -102,8 +100,8 @@ class Clock:
     """The time of one program.
 
     Attributes:
-        start: The present time in seconds, by a clock that never goes back.
-        limit: Seconds of its own that the program has.
+        start: Start in seconds of a monotonic clock.
+        limit: Seconds of its own that the program may use.
     """
 
     start: float
@@ -119,16 +117,16 @@ class Clock:
 
     @property
     def over(self) -> bool:
-        """The program has used up its own time."""
+        """Whether the program has used up its time."""
         return self._now - self.start - self._left_out > self.limit
 
     @property
     def starved(self) -> bool:
-        """The program has not used up its time after as long as one can wait for it."""
+        """Whether the program has not used up its time although the maximum wait is over."""
         return not self.over and self._now - self.start > self.limit * PATIENCE
 
     def advance(self, now: float, readings: Readings) -> None:
-        """Moves on to ``now``, with ``readings`` of all living threads of the program."""
+        """Advances to ``now``; ``readings`` are of all living threads of the program."""
         period = now - self._now
         computed, waited = self._since_last(readings)
         self._busy += computed + waited
@@ -141,7 +139,7 @@ class Clock:
         self._now, self._last = now, readings
 
     def pause(self, seconds: float) -> None:
-        """Leaves out ``seconds`` for which the program had to wait for the harness."""
+        """Excludes ``seconds`` for which the program had to wait for the harness."""
         self._left_out += seconds
 
     def _since_last(self, readings: Readings) -> tuple[float, float]:

@@ -1,8 +1,8 @@
-"""One server process, seen from the harness: how it is started, asked and ended.
+"""One server process, seen from the harness: start, requests and end.
 
-Packages beside the standard library are there only because tests need them. Never by default: a
-score does not depend on what else is installed. The tests of a program decide, not the program (see
-dlm_eval/metrics). The folders are found on the harness's side and can only be read inside.
+By default programs can import only the standard library, so scores do not depend on what else is
+installed. Another package is added only if a program's tests need it (dlm_eval/metrics). The
+harness finds the package's folders; programs can only read them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .limits import latest
 
 @dataclass(frozen=True)
 class Packages:
-    """What one server has beside the standard library.
+    """The package of one server beside the standard library.
 
     Attributes:
-        name: of the package; "" for none.
-        folders: its own, and those of the libraries that its files need.
+        name: name of the package; "" for none.
+        folders: its folder, and those of the libraries that its files need.
     """
 
     name: str = ""
@@ -36,7 +36,7 @@ class Packages:
 
 
 def numpy_files() -> Packages:
-    """Returns numpy as the harness itself has it.
+    """Returns the numpy that the harness itself uses.
 
     Raises:
         LookupError: It is not installed as files.
@@ -51,9 +51,9 @@ def numpy_files() -> Packages:
 
 START_SECONDS, GRACE_SECONDS, STOP_SECONDS = 20.0, 10.0, 5.0
 HERE = os.path.dirname(os.path.abspath(__file__))
-# The server must not import the harness around it (nor its dependencies): this directory becomes a
-# package by itself. The working directory leaves the path first, so that no file there poses as a
-# module.
+# The server must not import the rest of dlm_eval or its dependencies, so this directory becomes a
+# package by itself. The working directory is removed from the path first, so that no file there is
+# imported as a module.
 BOOT = """
 import sys
 sys.path[:] = [place for place in sys.path if place]
@@ -62,21 +62,22 @@ package = types.ModuleType("sandbox"); package.__path__ = [sys.argv[1]]; sys.mod
 from sandbox.server import main
 main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5], sys.argv[6:])
 """
-# what the server sees beside PASSED_ON; a fixed hash seed: the same program gets the same verdict
+# The server's environment beside PASSED_ON. The hash seed is fixed, so that verdicts are
+# reproducible.
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
-# without them the same file may be another Python, or none
+# Without these the same executable may start another Python, or none.
 PASSED_ON = (namespaces.LIBRARY_PATH, "PYTHONHOME")
 
 
 class ServerGone(Exception):
-    """The server would not start, ended, hung, or could not run a program."""
+    """The server did not start, ended, hung, or could not run a program."""
 
 
 class Server:
-    """One running server of a kind (see runner.KINDS) whose programs may import `packages` too.
+    """One running server of a kind (runner.KINDS). Its programs may import `packages` too.
 
     Raises:
-        ServerGone: It cannot be had; the message says why.
+        ServerGone: It cannot be started; the message gives the reason.
     """
 
     def __init__(self, kind: str, packages: Packages = Packages()) -> None:  # noqa: B008 (a frozen value)
@@ -147,9 +148,9 @@ class Server:
         return reply
 
     def stop(self) -> None:
-        """Ends the server and, with it, whatever it runs."""
+        """Ends the server and everything that it runs."""
         with contextlib.suppress(OSError):
-            os.close(self._requests)  # hearing that, it ends its program and itself
+            os.close(self._requests)  # the server then ends its program and itself
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

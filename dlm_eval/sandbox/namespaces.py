@@ -1,5 +1,4 @@
-"""A private view of the machine: no network, no other processes, a root that holds nothing but
-Python.
+"""A private view of the machine: no network, no other processes, a root with nothing but Python.
 
 The server enters user, mount, network, IPC and host-name namespaces once (`enter`); each program
 then gets its own pid, IPC and mount namespace with an empty disk of its own
@@ -16,18 +15,19 @@ from collections.abc import Sequence
 
 from . import kernel
 
-# the program's working directory inside: the first that is free
+# Candidates for the program's working directory inside; the first free one is used.
 HOMES = ("/tmp", "/home", "/program", "/sandbox")
 LIBRARY_PATH = "LD_LIBRARY_PATH"
-INSIDE_USER, OUTSIDE_USER = 1000, 65534  # root's programs are nobody outside
+INSIDE_USER, OUTSIDE_USER = 1000, 65534  # programs of root run as "nobody" outside
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 LIBRARY_ROOTS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 INSTALLED_PACKAGES = ("site-packages", "dist-packages")
-STAGE = "/proc"  # where the new root is put together: it always exists, and nothing below it is ever bound
+# The new root is assembled here: it always exists, and nothing below it is ever bound.
+STAGE = "/proc"
 
 
 def python_roots() -> list[str]:
-    """Returns what a running Python may need to read: its and the shared libraries."""
+    """Returns the directories that Python may need to read: its own and shared libraries."""
     wanted = [
         standard_library(),
         os.path.join(sys.base_prefix, "lib"),
@@ -49,7 +49,7 @@ def standard_library() -> str:
 
 
 def home(packages: Sequence[str] = ()) -> str:
-    """Returns programs' working directory inside, apart from all that they may read."""
+    """Returns the programs' working directory inside, which overlaps nothing that they may read."""
     roots = [*python_roots(), *LIBRARY_ROOTS, *packages]
     free = (
         path
@@ -67,15 +67,14 @@ def library_links() -> list[tuple[str, str]]:
 
 
 def enter(home: str, packages: Sequence[str] = ()) -> int | None:
-    """Moves this process into namespaces of its own with a minimal root.
+    """Moves this process into new namespaces with a minimal root.
 
     Args:
-        home: A directory that is empty there, see `home`.
+        home: A directory that is empty inside (`home`).
         packages: Directories that programs may read beside the Python installation.
 
     Returns:
-        The user id that programs are to take inside, or None where only this process's own id could
-        be mapped.
+        The user id for programs inside, or None if only this process's own id could be mapped.
 
     Raises:
         OSError: The kernel refuses. The process is then in an undefined state and must end.
@@ -94,7 +93,7 @@ def enter(home: str, packages: Sequence[str] = ()) -> int | None:
 
 
 def enter_for_one_program(home: str, disk_bytes: int) -> None:
-    """Gives future children of this process a pid space and an empty disk at ``home``."""
+    """Gives future children of this process a pid namespace and an empty disk at ``home``."""
     kernel.unshare(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
     flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
     kernel.mount("disk", home, "tmpfs", flags, f"size={disk_bytes},nr_inodes=4096,mode=1777")
@@ -109,7 +108,7 @@ def _unshare_with_ids(flags: int) -> int | None:
         _write("/proc/self/uid_map", f"{user} {user} 1")
         _write("/proc/self/gid_map", f"{group} {group} 1")
         return None
-    # only a process that stayed outside may map more ids than its own
+    # Only a process outside may map more ids than its own.
     target = os.getpid()
     wait, go = os.pipe()
     helper = os.fork()
@@ -140,14 +139,14 @@ def _furnish(root: str, home: str, packages: Sequence[str]) -> None:
     for path in python_roots():
         _bind(path, root)
         kernel.make_read_only(root + path)
-    # generated code gets the standard library, whatever else is installed here
+    # Generated code gets only the standard library; hide installed packages.
     installed = [root + os.path.join(standard_library(), name) for name in INSTALLED_PACKAGES]
     covered = [path for path in installed if os.path.isdir(path)]
     for path in covered:
         kernel.mount(
             "empty", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=64k,mode=755"
         )
-    for path in packages:  # they may lie below a folder that was just covered
+    for path in packages:  # they may be below a folder that was just hidden
         _bind(path, root)
         kernel.make_read_only(root + path)
     for path in covered:

@@ -1,7 +1,8 @@
-"""What a sandbox really holds off: small programs that try each forbidden thing.
+"""Tests what a sandbox really blocks, by small programs that attempt each forbidden action.
 
-Each program passes if it was held off (or, for a limit kept from outside, is ended with the limit's
-name as reason). Nothing is done outside beyond a temporary file and a listening port of our own.
+Each program passes if its attempts are blocked. For a limit that is enforced from outside, the
+program is ended and the reason names the limit. Outside the sandbox this module creates only a
+temporary file and a listening port.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ class Outcome(Protocol):
 
     @property
     def passed(self) -> bool:
-        """The program ran to its end."""
+        """Whether the program ran to its end."""
 
     @property
     def reason(self) -> str:
-        """Why it did not."""
+        """Why it did not pass."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A program that tries one forbidden thing.
+    """A program that attempts one forbidden action.
 
     Attributes:
-        text: The program; ``{file}``, ``{port}``, ``{socket}``, ``{pid}``, ``{python}`` stand for
-            things of the harness.
-        limits: What it may use.
-        ended_by: The reason of the verdict that also shows that the protection holds.
-        leaves: Name of the process that would be left if it did not hold, "" if that is not what is
-            tried.
+        text: The program; ``{file}``, ``{port}``, ``{socket}``, ``{pid}``, ``{python}`` are
+            replaced by targets in the harness.
+        limits: Its limits.
+        ended_by: A reason of the verdict that also shows that the protection works.
+        leaves: Name of the process that would remain without the protection; "" if the attempt
+            leaves none.
     """
 
     text: str
@@ -64,12 +65,12 @@ else:
 
 
 def _refused(*attempts: str, limits: Limits = SMALL) -> Attempt:
-    """Returns the program that passes if each of these statements raises OSError or the like."""
+    """Returns a program that passes if each of these statements raises OSError or the like."""
     return Attempt("".join(REFUSED.replace("{attempt}", attempt) for attempt in attempts), limits)
 
 
 def _fills_disk(attempt: str) -> Attempt:
-    """Returns the program that tries to hold eight files ``number`` of 512 KiB each."""
+    """Returns a program that tries to keep eight files of 512 KiB; ``number`` is their index."""
     return Attempt(FILLS_DISK.replace("{attempt}", attempt), SMALL, "disk limit")
 
 
@@ -105,7 +106,7 @@ SIGNALS = (
     "signal.pidfd_send_signal(os.pidfd_open({pid}), 0)",
 )
 LEFTOVER = "dlm-left-over"
-# it goes on when its parents die, in a session of its own
+# A process that survives its parents, in its own session.
 LEAVES = """
 import ctypes, os, time
 libc = ctypes.CDLL(None)
@@ -133,7 +134,7 @@ ATTEMPTS = {
             FORKS.format(number=4, child="block = b'x' * (80 << 20)", parent="time.sleep(60)"), SMALL, "memory limit"
         )
     ],
-    # a package that is loaded counts in each of them
+    # The memory of a loaded package counts in each process.
     "processes": [
         Attempt(FORKS.format(number=40, child="pass", parent="assert False"), replace(SMALL, memory_bytes=GIB)),
         _refused(
@@ -152,7 +153,7 @@ ATTEMPTS = {
         _fills_disk("os.mkdir(f'{number}', 0o300); os.chdir(f'{number}'); " + WRITE),
         _fills_disk("os.posix_fallocate(os.open(f'file{number}', os.O_CREAT | os.O_WRONLY), 0, 1 "
                     "<< 19)"),
-        # so deep that no path leads there: it is ended as any other
+        # Directories nested deeper than any path can reach; the program is ended like any other.
         Attempt(
             "import os\nfor _ in range(1200):\n    os.mkdir('d')\n    os.chdir('d')\nimport "
             "time\ntime.sleep(60)",
@@ -175,14 +176,14 @@ ATTEMPTS = {
             "import os; os.truncate('{file}', 0)",
             "import os; os.chmod('{file}', 0)",
             "import os; os.utime('{file}')",
-            # how a readable file could be emptied before Linux 6.2; tried on one of its own, as it
-            # might succeed
+            # This could truncate a readable file before Linux 6.2. The program tries it on a file
+            # of its own, since it might succeed.
             "import os; open('own', 'w').close(); os.open('own', os.O_RDONLY | os.O_TRUNC)",
             "open('/etc/passwd').read()",
         )
     ],
     "other processes": [_refused(*("import fcntl, os, signal, socket, struct; " + signal for signal in SIGNALS))],
-    # the Python that runs it, and what is there even if no program is: the loader of libraries
+    # The Python that runs the program, and the library loader, which always exists.
     "other programs": [_refused("import os; os.execv('{python}', ['x'])", LOADER)],
     "environment": [
         Attempt("import os\nassert set(os.environ) == {'HOME', 'TMPDIR', 'LANG', "
@@ -191,7 +192,7 @@ ATTEMPTS = {
     "no privileges": [_refused("import os; os.setuid(0), os.chroot('.')")],
 }  # fmt: skip
 NAMES = tuple(ATTEMPTS)
-# where programs may import a package: it cannot be changed, and nothing beside it is in reach
+# If programs may import a package: it cannot be changed, and its neighbours cannot be imported.
 PACKAGE_NAME = "read-only package"
 PACKAGE_ATTEMPT = Attempt(
     "import {package}\n"
@@ -203,11 +204,11 @@ PACKAGE_ATTEMPT = Attempt(
 
 
 def held(run: Callable[[str, Limits], Outcome], package: str = "") -> tuple[str, ...]:
-    """Returns those of NAMES that hold for programs that ``run`` runs.
+    """Returns the protections (of NAMES) that work for programs run by ``run``.
 
     Args:
         run: Runs a program.
-        package: What programs may import beside the standard library, or "".
+        package: Package that programs may import beside the standard library, or "".
 
     Raises:
         RuntimeError: Not even a harmless program passes, or the package cannot be imported.
@@ -238,7 +239,7 @@ def _holds(
 
 
 def _process_names() -> set[str]:
-    """Returns the names of all processes, none where there is no proc file system."""
+    """Returns the names of all processes; empty if there is no proc file system."""
     found = set()
     for path in glob.glob("/proc/[0-9]*/comm"):
         with contextlib.suppress(OSError), open(path) as file:
@@ -248,20 +249,20 @@ def _process_names() -> set[str]:
 
 @contextlib.contextmanager
 def _targets() -> Iterator[dict[str, str]]:
-    """Yields things of ours that a program outside a sandbox could reach."""
+    """Yields targets in the harness that a program without a sandbox could reach."""
     with (
         tempfile.TemporaryDirectory() as directory,
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mailbox,
     ):
-        os.chmod(directory, 0o777)  # so that only a sandbox stands before the file
+        os.chmod(directory, 0o777)  # only a sandbox protects the file
         path = os.path.join(directory, "file")
         with open(path, "w") as file:
             file.write("reachable")
         os.chmod(path, 0o666)
         name = os.path.join(directory, "socket")
         if sys.platform == "linux":
-            name = f"\0dlm-eval-{os.getpid()}"  # no file stands before it
+            name = f"\0dlm-eval-{os.getpid()}"  # abstract: no file permissions protect it
         mailbox.bind(name)
         yield {
             "file": path, "port": str(listener.getsockname()[1]), "socket": repr(name), "pid": str(os.getpid()),

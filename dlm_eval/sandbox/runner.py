@@ -6,9 +6,8 @@
     sandbox.run_many(programs, workers=4)     # in the order of the programs
 
 Two kinds of sandbox are tried, the better one first: ``namespaces`` (made with plain system calls)
-    and ``plain``
-(resource limits, a system call filter and Landlock). docs/sandbox.md says what each holds off;
-`Sandbox.protections` says what holds here, by trying.
+and ``plain`` (resource limits, a system call filter and Landlock). docs/sandbox.md lists what each
+one blocks. `Sandbox.protections` tests which protections work on this machine.
 """
 
 from __future__ import annotations
@@ -35,16 +34,15 @@ log = logging.getLogger("dlm_eval")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one program.
+    """The verdict on one program.
 
     Attributes:
-        passed: The whole text and its tests ran to their end, within all limits.
+        passed: Whether the whole text and its tests ran to their end, within all limits.
         reason: "passed", "failed: <exception>", "timed out", "cpu limit", "memory limit", "disk
-            limit", ... A failure's text may be the program's own words.
+            limit", ... The program may choose the text of a failure.
         seconds: Wall-clock time of the run.
-        protections: What holds for programs run here, see `Sandbox.protections`.
-        ran: Whether the program was run at all; where it was not, the sandbox failed and the
-            program did not.
+        protections: The protections that work here (`Sandbox.protections`).
+        ran: Whether the program was run. If not, the sandbox failed, not the program.
     """
 
     passed: bool
@@ -55,7 +53,7 @@ class Verdict:
 
 
 class Unavailable(RuntimeError):
-    """No sandbox can be had here."""
+    """No sandbox is available on this machine."""
 
 
 class Sandbox:
@@ -63,12 +61,12 @@ class Sandbox:
 
     Args:
         kind: One of KINDS; None takes the first that the kernel allows.
-        packages: What programs may import beside the standard library.
+        packages: Packages that programs may import beside the standard library.
 
     Attributes:
-        wanted: The kind that was asked for.
-        kind: The kind in use, None before the first program.
-        refused: Why each kind that was tried before could not be had.
+        wanted: The requested kind, or None.
+        kind: The kind in use; None before the first program.
+        refused: Kinds that were tried before and are not available, with reasons.
     """
 
     def __init__(self, kind: str | None = None, packages: Packages = Packages()) -> None:  # noqa: B008 (frozen)
@@ -89,13 +87,13 @@ class Sandbox:
         """Returns the verdict on one program (Python source text).
 
         Args:
-            program: What is judged; if there are no ``tests``, the tests are in it.
-            limits: What one run may use.
-            tests: What is run after it with the same global names. It reaches the process only when
-                ``program`` has run to its end, so put there what the program must not see.
+            program: The program to judge; it contains its tests if there are no ``tests``.
+            limits: Limits of one run.
+            tests: Code that runs after ``program`` with the same global names. It reaches the
+                process only when ``program`` has run to its end, so the program cannot see it.
 
         Raises:
-            Unavailable: No sandbox can be had here.
+            Unavailable: No sandbox is available on this machine.
         """
         protections = self.protections()
         return replace(self._verdict(program, limits, tests), protections=protections)
@@ -106,20 +104,22 @@ class Sandbox:
         workers: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> list[Verdict]:
-        """Returns the verdicts on ``programs`` in their order, running ``workers`` at once (None:
-        one per CPU).
+        """Returns the verdicts on ``programs``, in their order.
 
-        A program is a text, or a text and its tests, see `run`.
+        Args:
+            programs: each a text, or a text and its tests (`run`).
+            workers: number of programs run at once; None for one per CPU.
+            limits: Limits of one run.
         """
         pairs = [(program, "") if isinstance(program, str) else program for program in programs]
         with ThreadPoolExecutor(workers or available_cpus()) as pool:
             return list(pool.map(lambda pair: self.run(pair[0], limits, pair[1]), pairs))
 
     def start(self) -> None:
-        """Starts a server, so that the kind is settled.
+        """Starts a server, which determines the kind.
 
         Raises:
-            Unavailable: No sandbox can be had here.
+            Unavailable: No sandbox is available on this machine.
         """
         try:
             self._give_back(self._take(fresh=False))
@@ -127,10 +127,10 @@ class Sandbox:
             raise Unavailable(f"no sandbox for generated code can be had here: {error}") from error
 
     def protections(self) -> tuple[str, ...]:
-        """Returns the names of the protections that hold, the kind of sandbox first.
+        """Returns the kind of sandbox, then the names of the protections that work.
 
-        Each was tried once: a program that does the forbidden thing was run. The rest of
-            probe.NAMES does not hold.
+        Each was tested once by a program that attempts the forbidden action. The other names of
+        probe.NAMES do not work here.
         """
         with self._lock:
             if self._protections is None:
@@ -144,7 +144,7 @@ class Sandbox:
         """Ends all idle servers."""
         with self._lock:
             servers, self._idle = self._idle, []
-        if self._owner == os.getpid():  # after a fork they are the parent's
+        if self._owner == os.getpid():  # after a fork they belong to the parent
             for server in servers:
                 server.stop()
 
@@ -153,7 +153,7 @@ class Sandbox:
         try:
             with self._turns.shared():
                 outcome = self._outcome(program)
-            if outcome.starved:  # once more, with none of our programs beside it
+            if outcome.starved:  # repeat it with no other program of ours running
                 with self._turns.alone():
                     outcome = self._outcome(program)
         except ServerGone as error:
@@ -167,7 +167,7 @@ class Sandbox:
             ServerGone: The sandbox could not run it.
         """
         reason = ""
-        # a server may have been killed from outside: once more with a fresh one
+        # A server may have been killed from outside, so repeat once with a new one.
         for fresh in (False, True):
             server = None
             try:
@@ -244,16 +244,16 @@ def available_cpus() -> int:
 
 
 class Turns:
-    """Lets any number of threads have a `shared` turn at once, or one thread a turn `alone`.
+    """A lock with shared and exclusive turns: many threads at once, or one thread `alone`.
 
-    One that waits to be alone goes before those that come after it, so it waits no longer than the
-    turns under way.
+    A thread that waits for an exclusive turn precedes all later ones, so it waits only for the
+    present turns to end.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._sharing = 0
-        self._taken = False  # by the one that is alone or waits for the others to end
+        self._taken = False  # by a thread that is alone or waits for the others
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:

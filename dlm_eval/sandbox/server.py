@@ -1,8 +1,7 @@
-"""The server inside: a small clean Python process that is locked in once and then forks for every
-program.
+"""The server: a small Python process inside the sandbox that forks for every program.
 
-Started by link.py with nothing but the standard library, it reads requests from one pipe and
-answers on another. A fork of it costs milliseconds, where starting Python anew costs tens of them.
+link.py starts it with only the standard library. It restricts itself once, reads requests from one
+pipe and writes replies to another. A fork takes a few milliseconds; starting Python takes tens.
 """
 
 from __future__ import annotations
@@ -25,28 +24,28 @@ from . import boundary, filters, kernel, limits, namespaces, usage, wire
 from .program import Boundary, Surroundings, forget
 from .watch import Job, watch
 
-# what benchmark programs import: loaded once here instead of in every program
+# Modules that benchmark programs import, loaded once here instead of in every program.
 USUAL_IMPORTS = (
     "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib",
     "heapq", "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing",
 )  # fmt: skip
-# and parts of packages that load late
+# Submodules that their packages load late.
 PARTS = {"numpy": ("numpy.random",)}
-# for root without namespaces: a user id per server, used by nobody
+# For root without namespaces: unused user ids, one per server.
 FIRST_SPARE_USER, SPARE_USERS = (61000, 4000)
 ENDED = {"passed": False, "reason": "failed: its watcher was ended", "seconds": 0.0}
 
 
 def main(requests: int, replies: int, kind: str, package: str, folders: list[str]) -> None:
-    """Locks this process in, says so, and judges programs until the harness hangs up.
+    """Restricts this process, confirms it, and runs programs until the harness closes the pipe.
 
     Args:
         requests: File descriptor to read requests from.
         replies: File descriptor to write replies to.
-        kind: One of runner.KINDS, how to lock in.
-        package: A package that programs may import beside the standard library, or "" (see
-            link.Packages).
-        folders: What it is made of; the first is its own.
+        kind: The kind of sandbox (runner.KINDS).
+        package: A package that programs may import beside the standard library, or ""
+            (link.Packages).
+        folders: The folders of the package; the first is its own.
     """
     usual = [importlib.import_module(name) for name in USUAL_IMPORTS]
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -60,14 +59,14 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
         return
     with contextlib.suppress(OSError, AttributeError):
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no program may look into this process
-        # what is left by a watcher that was killed comes here
+        # Processes of a killed watcher become children of this process.
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         kernel.drop_bounding_set()  # once here instead of in every program
     filters.prepare(around.namespaces)
     between = Boundary(boundary.remember_hooks(), boundary.remember_modules(usual))
     forget()
     gc.collect()
-    gc.freeze()  # a program's collector has nothing of ours to look at, and so copies no page of it
+    gc.freeze()  # a program's garbage collector then copies no pages of our objects
     wire.send(replies, {"refused": None, "python": sys.version})
     while (request := wire.receive(requests)) is not None:
         job = Job(
@@ -76,13 +75,13 @@ def main(requests: int, replies: int, kind: str, package: str, folders: list[str
         )  # fmt: skip
         outcome = _run_once(job, around, processes, requests)
         wire.send(replies, outcome)
-        # what the harness sent to the watcher may still lie in the pipe
+        # The pipe may still contain a message from the harness to the watcher.
         if "error" in outcome or outcome is ENDED:
             return
 
 
 def _ask(requests: int, replies: int) -> tuple[str, bool]:
-    """Asks the harness for the tests, in the watcher: no program is forked from it then."""
+    """Requests the tests from the harness. Runs in the watcher, which forks no program after it."""
     wire.send(replies, {"wanted": "tests"})
     answer = wire.receive(requests)
     if answer is None:
@@ -102,7 +101,7 @@ def _run_once(
 
 @contextlib.contextmanager
 def _home(around: Surroundings) -> Iterator[Surroundings]:
-    """Yields the sandbox with an empty working directory, where no namespace makes one."""
+    """Yields the sandbox; creates an empty working directory if no namespace provides one."""
     if around.namespaces:
         yield around
         return
@@ -122,15 +121,13 @@ def _in_a_fork(
     seconds: float = limits.GRACE_SECONDS,
     harness: int | None = None,
 ) -> dict[str, Any]:
-    """Returns what ``work`` returned in a child process, or the error that it met there; nothing
-    that it started is left.
+    """Returns the result of ``work`` in a child process, or its error; ends all that it started.
 
     Args:
-        work: What to do.
-        processes: An open directory of the proc file system, None where there is none.
-        seconds: After which the child is ended. It has a clock of its own; this one counts if that
-            fails.
-        harness: A pipe from the harness: if that has gone, the child is ended at once.
+        work: The function to call.
+        processes: An open directory of the proc file system; None if there is none.
+        seconds: Time after which the child is ended, in case its own clock fails.
+        harness: A pipe from the harness. If the harness closes it, the child is ended at once.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -153,16 +150,16 @@ def _in_a_fork(
 
 
 def _answers(reading: int, seconds: float, harness: int | None) -> bool:
-    """Returns whether there is something to read before the time is up and the harness gone."""
+    """Returns whether there is data to read before the time is up or the harness hangs up."""
     wait = select.poll()
     wait.register(reading, select.POLLIN)
     if harness is not None:
-        wait.register(harness, 0)  # hang-ups are told unasked
+        wait.register(harness, 0)  # poll always reports hang-ups
     return any(end == reading for end, _ in wait.poll(seconds * 1000))
 
 
 def _load(package: str, folder: str) -> list[ModuleType]:
-    """Imports `package` once, for all programs; the folder around it never joins their path."""
+    """Imports `package` once for all programs. Its parent folder is not in the programs' path."""
     sys.path.append(os.path.dirname(folder))
     try:
         return [importlib.import_module(name) for name in (package, *PARTS.get(package, ()))]
@@ -191,7 +188,7 @@ LOCKS = {"namespaces": _lock_in_namespaces, "plain": _lock_in_plain}
 
 
 def _can_import_as(user: int) -> bool:
-    # root's own Python may lie where no one else can look
+    # Other users may be unable to read the folder of root's Python.
     os.setresuid(user, user, user)
     return os.access(os.path.join(namespaces.standard_library(), "os.py"), os.R_OK)
 

@@ -1,11 +1,10 @@
-"""What a program uses: its processes, memory, time and disk; and the removal of its working
-directory.
+"""Measures a program's processes, memory, time and disk; removes its working directory.
 
-Processes are read through an open directory of the proc file system. Disk is looked at where no
-namespace bounds it. The program may nest directories deeper than any path reaches, exchange a
-directory for a link while it is looked at, make directories that cannot be read, and hold files
-that no directory names. So every step is by descriptor and follows no link, only one directory is
-open at a time, and files that only a process still holds are counted too.
+Processes are read through an open directory of the proc file system. Disk use is measured if no
+namespace limits it. The program may nest directories deeper than any path reaches, replace a
+directory by a link during the measurement, make directories unreadable, and keep deleted files
+open. Every step therefore uses descriptors and follows no link, only one directory is open at a
+time, and deleted files that a process still holds are counted.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ PIECE_BYTES, MOST_BYTES = 1 << 16, 1 << 24
 
 
 def open_proc() -> int | None:
-    """Returns an open directory of proc, which stays in reach when the root is exchanged."""
+    """Returns an open directory of proc, which stays usable after a change of the root."""
     try:
         processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         os.stat(f"{os.getpid()}/task/{os.getpid()}/children", dir_fd=processes)
@@ -35,7 +34,7 @@ def open_proc() -> int | None:
 
 
 def descendants(processes: int, pid: int) -> list[int]:
-    """Returns the pids of all processes below ``pid``."""
+    """Returns the pids of all descendants of ``pid``."""
     found, waiting = [], [pid]
     while waiting:
         parent = waiting.pop()
@@ -49,7 +48,7 @@ def descendants(processes: int, pid: int) -> list[int]:
 
 
 def resident_bytes(processes: int, pids: Iterable[int]) -> int:
-    """Returns the resident memory of these processes; pages that they share count each time."""
+    """Returns the resident memory of these processes in bytes; shared pages count in each."""
     pages = [_read(processes, f"{_living_task(processes, pid)}/statm").split() for pid in pids]
     return sum(int(fields[1]) for fields in pages if fields) * PAGE_BYTES
 
@@ -83,7 +82,7 @@ def _living_task(processes: int, pid: int) -> str:
 
 
 def end_all_below(processes: int | None) -> None:
-    """Kills and buries all processes below this one; without ``processes`` only buries."""
+    """Kills and reaps all descendants of this process; without ``processes`` it only reaps."""
     while True:
         try:
             buried = os.waitpid(-1, os.WNOHANG)[0]
@@ -100,7 +99,7 @@ def end_all_below(processes: int | None) -> None:
 
 
 def _names(processes: int, path: str) -> list[str]:
-    """Returns the names in a directory, none if it has gone or is closed to us."""
+    """Returns the names in a directory; none if it does not exist or we may not read it."""
     try:
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=processes)
     except OSError:
@@ -114,7 +113,7 @@ def _names(processes: int, path: str) -> list[str]:
 
 
 def _read(processes: int, path: str) -> bytes:
-    """Returns about MOST_BYTES of a file at most, b"" if it has gone or is closed to us."""
+    """Returns about MOST_BYTES of a file at most; b"" if it is gone or we may not read it."""
     text = bytearray()
     with contextlib.suppress(OSError):
         file = os.open(path, os.O_RDONLY, dir_fd=processes)
@@ -132,17 +131,19 @@ def _read(processes: int, path: str) -> bytes:
 BLOCK_BYTES, FILE_COST = 512, 4096
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OWNER = 0o700
-LOOKS = 3  # at directories that are moved meanwhile, before they count as too much
+LOOKS = 3  # attempts to measure directories that move; then they exceed the limit
 DELETED = b" (deleted)"
 
 
 class Moved(Exception):
-    """A directory was moved or closed to us while it was looked through."""
+    """A directory was moved, or became unreadable, while it was listed."""
 
 
 @contextlib.contextmanager
 def as_user(user: int | None) -> Iterator[None]:
-    """Reaches files as ``user`` (None: as before), who may not signal this process."""
+    """Accesses files as ``user`` (None: no change). Only the file system ids change, so ``user``
+    may not signal this process.
+    """
     if user is None:
         yield
         return
@@ -157,13 +158,14 @@ def as_user(user: int | None) -> Iterator[None]:
 
 
 def disk_bytes(home: str, limits: Limits, processes: int | None, pids: Sequence[int] = ()) -> int:
-    """Returns the bytes of all files of the program, or any number above ``limits.disk_bytes`` if
-    they are more.
+    """Returns the bytes of all files of the program.
+
+    If they exceed ``limits.disk_bytes``, the result is any number above it.
 
     Args:
         home: The working directory of the program.
-        limits: What the program may use.
-        processes: An open directory of the proc file system, None where there is none.
+        limits: Limits of the program.
+        processes: An open directory of the proc file system; None if there is none.
         pids: The processes of the program.
     """
     for _ in range(LOOKS):
@@ -178,7 +180,7 @@ def disk_bytes(home: str, limits: Limits, processes: int | None, pids: Sequence[
 
 
 def remove(home: str) -> None:
-    """Removes ``home`` and all in it, once nothing runs in it any more."""
+    """Removes ``home`` with its contents. No process may run in it any more."""
     with contextlib.suppress(OSError, Moved):
         top = _open(home, None, os.lstat(home).st_mode)
         try:
@@ -191,11 +193,11 @@ def remove(home: str) -> None:
 
 
 def walk(top: int) -> Iterator[tuple[int, str, os.stat_result]]:
-    """Yields directory (a descriptor), name and status of all below ``top``, a directory after what
-    is in it.
+    """Yields directory (a descriptor), name and status of everything below ``top``, depth first: a
+    directory comes after its contents.
 
     Raises:
-        Moved: A directory is not where it was.
+        Moved: A directory was moved.
     """
     above: list[
         tuple[os.stat_result, tuple[str, os.stat_result], list[tuple[str, os.stat_result]]]
@@ -236,12 +238,12 @@ def _entries(directory: int) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _open(name: str, parent: int | None, mode: int) -> int:
-    """Opens a directory; one that its owner may not read or enter is first opened to him."""
+    """Opens a directory. If its owner may not read or enter it, its mode is changed first."""
     try:
         if mode & OWNER != OWNER:
             handle = os.open(name, os.O_PATH | DIRECTORY, dir_fd=parent)
             try:
-                os.chmod(f"/proc/self/fd/{handle}", OWNER)  # by name it could be a link by now
+                os.chmod(f"/proc/self/fd/{handle}", OWNER)  # the name may be a link by now
             finally:
                 os.close(handle)
         return os.open(name, DIRECTORY, dir_fd=parent)
@@ -268,7 +270,7 @@ def _sizes(home: str, limits: Limits, processes: int | None, pids: Sequence[int]
 
 
 def _nameless(processes: int, pid: int, home: bytes, limits: Limits) -> Iterator[int]:
-    """Yields the sizes of the files that process ``pid`` holds and no directory names."""
+    """Yields the sizes of deleted files that process ``pid`` holds."""
     open_files: set[int] = set()
     task = _living_task(processes, pid)
     for number in _names(processes, f"{task}/fd"):
@@ -283,5 +285,5 @@ def _nameless(processes: int, pid: int, home: bytes, limits: Limits) -> Iterator
     if DELETED in mapped:
         lines = [line.split(None, 5) for line in mapped.splitlines() if line.endswith(DELETED)]
         inodes = {int(fields[4]) for fields in lines if fields[5].startswith(home + b"/")}
-        # their size is not told to a user: the largest that it can be
+        # A user cannot read their size, so count the largest possible one.
         yield len(inodes - open_files) * limits.file_bytes

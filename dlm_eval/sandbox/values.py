@@ -1,8 +1,7 @@
-"""How values travel between a program and the tests that run apart from it (apart.py): as copies if
-they are plain data.
+"""Exchange of values between a program and tests in a separate process (apart.py).
 
-All else stays where it is, and a reference to it travels. The tests' side takes nothing from the
-program's that could run there: bytes of a pickle in which no name is looked up but the few in
+Plain data is sent as a copy. Any other value stays in its process, and a reference is sent. The
+program's process cannot run code in the tests' process: its pickles can look up only the names in
 `NAMED`.
 """
 
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LENGTH_BYTES, PIECE_BYTES, PROTOCOL = 8, 1 << 20, 4
-# copied by pickle itself; exactly these types: a subclass may behave otherwise
+# Types that pickle copies. Subclasses are excluded, since they may behave differently.
 PLAIN = frozenset(
     {
         type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict, range, slice,
@@ -42,15 +41,16 @@ MUTABLE = (
     collections.OrderedDict,
     collections.defaultdict,
 )
-CHANGING = frozenset({*MUTABLE, tuple})  # they, or what is in them, may be changed in place
-# the names that a pickle of the program may have the tests look up, all in `builtins`
+CHANGING = frozenset({*MUTABLE, tuple})  # these values, or their elements, may be changed in place
+# Names that a program's pickle may look up in the tests' process, all in `builtins`.
 NAMED = {kind.__name__ for kind in PLAIN} & vars(builtins).keys() | {"Ellipsis", "NotImplemented"}
 NAMED |= {
     name
     for name, kind in vars(builtins).items()
     if isinstance(kind, type) and issubclass(kind, BaseException)
 }
-# copied by their parts: type -> (its parts, what makes a copy of them)
+# Types that are copied by parts: type -> (function that returns the parts, function that builds a
+# copy from them).
 COPIED: dict[type, tuple[Callable[[Any], tuple[Any, ...]], Callable[..., Any]]] = {
     collections.Counter: (lambda value: (dict(value),), collections.Counter),
     collections.OrderedDict: (lambda value: (list(value.items()),), collections.OrderedDict),
@@ -70,7 +70,7 @@ COPIED: dict[type, tuple[Callable[[Any], tuple[Any, ...]], Callable[..., Any]]] 
     ),
 }
 _MAKERS = {kind.__name__: make for kind, (_, make) in COPIED.items()}
-# what tests do with a value that stays with the program, done there
+# Operations of the tests on a value of the program's process. They run in that process.
 UNARY: dict[str, Callable[[Any], Any]] = {
     "bool": bool, "len": len, "iter": iter, "next": next, "int": int, "float": float, "complex": complex, "str": str,
     "repr": repr, "hash": hash, "abs": abs, "round": round, "reversed": reversed, "dir": dir, "copy": copy,
@@ -97,7 +97,7 @@ def _reflected(act: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 OPERATORS |= {f"r{name}": _reflected(OPERATORS[name]) for name in (*ARITHMETIC, "divmod")}
 
 
-SAID = "what it says"  # an attribute of the errors that the tests get: their text
+SAID = "what it says"  # attribute of the errors that the tests receive: the error's text
 
 
 class NoValue(BaseException):
@@ -146,7 +146,7 @@ def _dump(value: Any, reference: Callable[[Any], Any], kind: type[_Pickler] = _P
 
 
 class _Own(_Pickler):
-    """Of the tests' side: what the program put into a copy does not say how it is written."""
+    """The tests' pickler. Attributes that the program added to a copy do not affect pickling."""
 
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
@@ -179,11 +179,11 @@ class _Held:
 
 
 class Kept:
-    """The program's side: what stays there, by number."""
+    """The program's side: numbered values that stay in its process."""
 
     def __init__(self) -> None:
         self._objects: list[Any] = []
-        self._numbers: dict[int, int] = {}  # by id, which stays as the object is kept
+        self._numbers: dict[int, int] = {}  # by id, which is stable since the object is kept
 
     def dump(self, value: Any) -> bytes:
         return _dump(value, self._reference)
@@ -213,7 +213,7 @@ class Kept:
         return _numpy_parts(value) or self._object(value)
 
     def held(self, value: Any) -> Any:
-        """Returns ``value``, or a reference to it if it would be a copy that may be changed."""
+        """Returns ``value``; a mutable one is sent as a reference, not as a copy."""
         return _Held(value) if type(value) in MUTABLE else value
 
     def _object(self, value: Any) -> tuple[Any, ...]:
@@ -230,11 +230,12 @@ class Kept:
 
 
 class Received:
-    """The tests' side: makes values of what the program sent.
+    """The tests' side: builds values from the program's messages.
 
     Args:
-        refer: Makes a reference to what stays there, of its number, whether it can be called, and
-            the class that it inherits from, if that is a usual one.
+        refer: Makes a reference to a value of the program, from its number, whether it is callable,
+            and its builtin base class.
+        number_of: Returns the number of a reference; None for any other value.
     """
 
     def __init__(
@@ -248,7 +249,7 @@ class Received:
         return _dump(value, self._reference, _Own)
 
     def load(self, data: bytes) -> Any:
-        """Raises whatever a hostile message brings about."""
+        """Returns the values of a message; a hostile message may cause any exception."""
         return _Careful(io.BytesIO(data), self._load).load()
 
     def _reference(self, value: Any) -> int | None:
@@ -288,7 +289,7 @@ class Received:
 
 
 def _known_error(module: str, name: str) -> type | None:
-    """Returns an error of the standard library, if the tests have its module."""
+    """Returns an error class of the standard library if the tests have imported its module."""
     if module.split(".")[0] not in sys.stdlib_module_names or module not in sys.modules:
         return None
     found = vars(sys.modules[module]).get(name)
@@ -301,18 +302,19 @@ def _say(error: BaseException) -> str:
 
 
 def _is_named(kind: type) -> bool:
-    # not by its module: that of a program's own class is "builtins" too, as its text has no name
+    # Not by its module: the classes of a program have "builtins" too, since its namespace has no
+    # `__name__`.
     return kind.__name__ in NAMED and getattr(builtins, kind.__name__) is kind
 
 
 def _array(kind: str, data: bytes, count: int = 0) -> Any:
     numpy = sys.modules["numpy"]
-    empty = not data or not numpy.dtype(kind).itemsize  # which numpy does not read
+    empty = not data or not numpy.dtype(kind).itemsize  # numpy cannot read these
     return numpy.zeros(count, kind) if empty else numpy.frombuffer(data, kind)
 
 
 def is_array(value: Any) -> bool:
-    """Returns whether this is an array of numpy, which may be changed in place."""
+    """Returns whether this is a numpy array, which may be changed in place."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and type(value) is numpy.ndarray
 

@@ -1,11 +1,11 @@
-"""One program's run: a watcher outside, an init inside, the program below it.
+"""One run of a program: a watcher outside, an init inside, the program as a child of init.
 
     server -> watcher -> init (pid 1 of its own pid namespace) -> program -> whatever it starts
 
-The watcher holds the clock and the token, hands the tests on when the text has ended, reads the
-report (program.py is the other side of that exchange), and ends everything when the program is
-over. When init dies the kernel kills all that is left in its namespace; without namespaces the
-watcher adopts and kills the orphans.
+The watcher has the clock and the token. It passes the tests on when the text has ended, reads the
+report (program.py is the other side of that exchange), and ends all processes after the program.
+When init dies, the kernel kills all processes in its namespace. Without namespaces the watcher
+adopts and kills the orphans.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from .limits import Clock, Limits
 from .program import TESTS_ENDED, TEXT_ENDED, TOKEN_BYTES, Boundary, Surroundings
 
 TICK = 0.02  # seconds between looks at memory and disk
-CPU_SHARE = 0.8  # of the CPU limit: the kernel enforces it by counting ticks, and tells the time used more exactly
-# init's exit status: the program's own, or one of these
-# init itself failed; CPU time used up; plus the number of the signal
+# Share of the CPU limit: the kernel enforces the limit by ticks, but reports exact times.
+CPU_SHARE = 0.8
+# init's exit status: the program's own, or one of these: init itself failed; CPU time used up; 128
+# plus the number of the signal that ended the program.
 BROKEN, CPU_SPENT, SIGNALLED = (119, 120, 128)
 
 
@@ -35,8 +36,8 @@ BROKEN, CPU_SPENT, SIGNALLED = (119, 120, 128)
 class Outcome:
     """How one run ended: ``passed``, a ``reason`` in words, and the ``seconds`` it took.
 
-    ``starved`` means that it was ended because the machine gave it too little time: nothing is
-    known about it.
+    ``starved`` means that it was ended because the machine gave it too little time. The program may
+    be right or wrong.
     """
 
     passed: bool
@@ -47,15 +48,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """One program to be run.
+    """One program to run.
 
     Attributes:
-        text: The whole Python program, or what its tests test.
-        limits: What it may use.
-        alone: When its text has ended, no thread or process of it may be alive.
-        tests: Asks for the tests; returns them and whether this is a control, which must fail.
-        boundary: What is done between the text and the tests.
-        apart: The tests run in a process of their own.
+        text: A whole Python program, or the candidate that the tests test.
+        limits: Its limits.
+        alone: Whether no thread or process may be alive when its text has ended.
+        tests: Requests the tests; returns them and whether this is a control run, which must fail.
+        boundary: Clean-up between the text and the tests.
+        apart: Whether the tests run in a separate process.
     """
 
     text: str
@@ -66,7 +67,7 @@ class Job:
     apart: bool
 
     def has_init(self, around: Surroundings) -> bool:
-        """Returns whether a process of its own is pid 1 of the program's pid namespace."""
+        """Returns whether pid 1 of the program's pid namespace is a separate process."""
         return around.namespaces and not self.apart
 
 
@@ -79,14 +80,13 @@ class Starved(Broken):
 
 
 def watch(job: Job, around: Surroundings, processes: int | None, server: int) -> Outcome:
-    """Runs one program to its end or its limits and returns how it went. Call it in a process of
-    its own.
+    """Runs one program to its end or a limit; returns the outcome. Call it in a separate process.
 
     Args:
         job: The program.
-        around: The sandbox; without namespaces its working directory is there already.
-        processes: An open directory of the proc file system, None where there is none.
-        server: The pid of the process above.
+        around: The sandbox; without namespaces its working directory must exist.
+        processes: An open directory of the proc file system; None if there is none.
+        server: The pid of the parent process.
     """
     with contextlib.suppress(AttributeError):
         kernel.die_with_parent(server)
@@ -116,7 +116,7 @@ def _run(job: Job, around: Surroundings, processes: int | None) -> Outcome:
         _follow(exchange, clock, child, job, around, processes)
     except Broken as error:
         broken = error
-    except Exception as error:  # only the program can have brought this about
+    except Exception as error:  # only the program can have caused this
         broken = Broken(f"failed: its watcher met {type(error).__name__}: {error}")
     status = _end(child, job, around, processes)
     seconds = time.monotonic() - clock.start
@@ -127,7 +127,7 @@ def _run(job: Job, around: Surroundings, processes: int | None) -> Outcome:
 
 
 def _below(job: Job, around: Surroundings, report: int, orders: int, watcher: int) -> NoReturn:
-    """Is the program, or its tests, or in a pid namespace the init above the program."""
+    """Runs the program or its tests; in a pid namespace, runs as init, the program's parent."""
     with contextlib.suppress(AttributeError):
         kernel.die_with_parent(watcher)
     program.move({report: program.REPORT, orders: program.ORDERS})
@@ -139,16 +139,16 @@ def _below(job: Job, around: Surroundings, report: int, orders: int, watcher: in
     child = os.fork()
     if child == 0:
         program.run(job.text, job.limits, around, job.boundary, job.alone, init)
-    # the report stays open: its end tells the watcher that init has an exit status
+    # The report stays open. Its end signals to the watcher that init has exited.
     os.close(program.ORDERS)
-    while True:  # burying whatever else dies meanwhile
+    while True:  # reap all other children
         pid, status, spent = os.wait4(-1, 0)
         if pid == child:
             os._exit(_told(status, spent, job.limits))
 
 
 def _told(status: int, spent: resource.struct_rusage, limits: Limits) -> int:
-    """Returns what `_reason` reads out of the end of the program."""
+    """Returns the end of the program as init's exit status, for `_reason`."""
     code = os.waitstatus_to_exitcode(status)
     if (
         code in (-signal.SIGKILL, -signal.SIGXCPU)
@@ -168,7 +168,7 @@ def _order(job: Job, clock: Clock, init: int | None, processes: int | None) -> b
 
 
 def _check_alone(init: int | None, processes: int) -> None:
-    """Waits for threads and processes about to end; raises Broken if some stay."""
+    """Waits for the program's other threads and processes to end; raises Broken if some remain."""
     deadline = time.monotonic() + program.THREAD_SECONDS
     while (
         len(
@@ -233,10 +233,11 @@ def _follow(
 
 
 def _end(child: int, job: Job, around: Surroundings, processes: int | None) -> int:
-    """Kills all that is left of the program and returns how it ended, for `_reason`."""
+    """Kills all remaining processes of the program; returns its exit status, for `_reason`."""
     if not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         os.kill(child, signal.SIGKILL)
-    _, status, spent = os.wait4(child, 0)  # in a namespace: returns once all in it are dead
+    # In a namespace this returns when all its processes are dead.
+    _, status, spent = os.wait4(child, 0)
     if not around.namespaces:
         usage.end_all_below(processes)
     return (
@@ -254,24 +255,23 @@ def _reason(status: int, exchange: Exchange) -> str:
     return exchange.failure or f"ended early (exit code {status})"
 
 
-# -- what watcher and program say to each other ----------------------------------------------------
+# -- messages between watcher and program ----------------------------------------------------------
 #
 #   program: text ended -> watcher: the tests -> program: tests ended -> watcher, program: the token
 #
-# The watcher takes nothing else, and nothing twice or too early. It asks for the tests, and draws
-# the token, only when it is their turn: until then they are in no process of the sandbox.
+# The watcher accepts no other message, and none twice or too early. It requests the tests and draws
+# the token only when they are needed. Before that they are in no process of the sandbox.
 
 REPORT_BYTES = 4096
 
 
 class Exchange:
-    """One program's words, and what it is told.
+    """The exchange of messages with one program.
 
     Args:
-        report: Descriptor to read what the program says.
-        orders: Descriptor to write what it is told.
-        tests: Returns the message with the tests; whatever it raises goes through `listen`.
-
+        report: Descriptor to read the program's messages.
+        orders: Descriptor to write messages to the program.
+        tests: Returns the message with the tests; `listen` passes on its exceptions.
     """
 
     def __init__(self, report: int, orders: int, tests: Callable[[], bytes]) -> None:
@@ -284,7 +284,7 @@ class Exchange:
 
     @property
     def passed(self) -> bool:
-        """The program said all that it had to, and nothing else."""
+        """Whether the program sent all expected messages and nothing else."""
         return bool(self._token) and self._awaited == self._said == self._token
 
     @property
@@ -293,7 +293,7 @@ class Exchange:
 
     @property
     def failure(self) -> str | None:
-        """The error that the program says it ended with, or that it said something strange."""
+        """The error that the program reported, or an error for an unexpected message, or None."""
         if self._said[:1] == b"!":
             return "failed: " + "".join(
                 chr(byte) if 32 <= byte < 127 else "?" for byte in self._said[1:]
@@ -302,7 +302,7 @@ class Exchange:
         return "failed: wrote to the report" if strange else None
 
     def listen(self) -> bool:
-        """Takes what the program has said, and answers; False if it will say nothing more."""
+        """Reads from the program and replies; returns False if the program closed the report."""
         piece = os.read(self.report, REPORT_BYTES)
         self._said = (self._said + piece)[:REPORT_BYTES]
         if self._said == self._awaited == TEXT_ENDED:
@@ -316,14 +316,14 @@ class Exchange:
         return bool(piece)
 
     def listen_to_the_rest(self) -> None:
-        """Takes the program's last words; whoever it left behind may keep the report open."""
+        """Reads the last messages without blocking, as leftover processes may keep it open."""
         os.set_blocking(self.report, False)
         with contextlib.suppress(BlockingIOError):
             while len(self._said) < REPORT_BYTES and self.listen():
                 pass
 
     def say(self) -> None:
-        """Goes on saying what is to be said, as far as the program listens."""
+        """Writes the pending message, as far as the program reads it."""
         try:
             while self._to_say:
                 self._to_say = self._to_say[os.write(self.orders, self._to_say) :]

@@ -18,14 +18,14 @@ def send(fd: int, message: dict[str, Any]) -> None:
 
 
 def receive(fd: int) -> dict[str, Any] | None:
-    """Reads one message from ``fd``; None when the other side is gone."""
+    """Reads one message from ``fd``; returns None if the other side has closed it."""
     head = _exactly(fd, LENGTH_BYTES)
     body = None if head is None else _exactly(fd, int.from_bytes(head, "little"))
     return None if body is None else json.loads(body)
 
 
 def _exactly(fd: int, count: int) -> bytearray | None:
-    data = bytearray()  # grows in place: a long message costs no more per byte than a short one
+    data = bytearray()  # grows in place, so the cost per byte does not grow with the length
     while len(data) < count:
         piece = os.read(fd, min(count - len(data), PIECE_BYTES))
         if not piece:
