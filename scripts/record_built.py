@@ -97,9 +97,8 @@ def _diffusiongemma(folder: Path) -> None:
     network = build.spread(hf.DiffusionGemmaForBlockDiffusion(config))
     for name, weight in network.named_parameters():
         if "self_conditioning" in name or "router" in name:
-            weight.data *= (
-                0.3  # else each step makes five times as much of the rounding of the one before
-            )
+            # else each step makes five times as much of the rounding of the one before
+            weight.data *= 0.3
     network.save_pretrained(folder)
     build.tokenizer(mask=None, chat=True).save_pretrained(folder)
 

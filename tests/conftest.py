@@ -6,12 +6,10 @@ import logging
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # equal bits for any batch hold on one thread; several round differently with the shape
-)
-os.environ["DISABLE_MULTIPROC"] = (
-    "1"  # lm-eval's bootstrap would fork a pool of all cores per metric
-)
+# equal bits for any batch hold on one thread; several round differently with the shape
+os.environ["OMP_NUM_THREADS"] = "1"
+# lm-eval's bootstrap would fork a pool of all cores per metric
+os.environ["DISABLE_MULTIPROC"] = "1"
 os.environ.pop("DLM_EVAL_DATA", None)
 
 from collections.abc import Iterator  # noqa: E402

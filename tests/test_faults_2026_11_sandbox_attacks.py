@@ -20,9 +20,8 @@ import sandbox_attacks
 import dlm_eval
 from dlm_eval.sandbox import KINDS, Limits, Sandbox, filters, usage
 
-SYSTEM_PYTHON = (
-    "/usr/bin/python3"  # anyone can read it, as may not be so of the Python that runs this
-)
+# anyone can read it, as may not be so of the Python that runs this
+SYSTEM_PYTHON = "/usr/bin/python3"
 SPARE_USER = 61900 + os.getpid() % 90  # nobody has anything to lose there
 DEEP = """
 import os, time

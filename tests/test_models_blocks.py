@@ -240,7 +240,6 @@ def test_nemotron_is_a_block_causal_ministral(tmp_path: Path) -> None:
     assert same(model.logits(tokens), block_causal(network, tokens, 4))
     assert (model.mask_id, model.block_length, model.needs_bos) == (MASK_ID, 4, False)
     plain = {**config.rope_parameters, "llama_4_scaling_beta": 0.0}
-    network.config.rope_parameters = (
-        plain  # queries beyond the first 16 positions are scaled: it shows
-    )
+    # queries beyond the first 16 positions are scaled: it shows
+    network.config.rope_parameters = plain
     assert not same(model.logits(tokens), block_causal(network, tokens, 4))

@@ -50,9 +50,8 @@ def saved(folder, calm=()):
     network = build.spread(DiffusionGemmaForBlockDiffusion(config))
     for name, weight in network.named_parameters():
         if any(part in name for part in ("self_conditioning", "router", *calm)):
-            weight.data *= (
-                0.3  # else each step makes five times as much of the rounding of the one before
-            )
+            # else each step makes five times as much of the rounding of the one before
+            weight.data *= 0.3
     network.save_pretrained(folder)
     build.tokenizer(mask=None, chat=True).save_pretrained(folder)
     return folder

@@ -35,9 +35,8 @@ from dlm_eval.options import check_option_names
 
 Ends = Literal["full", "steps", "stable"]
 Steps = Generator[list[ForwardRow], list[Output], Any]
-MOST_STEPS = (
-    1000  # of a block, in addition to its own steps and four for each position of the canvas
-)
+# of a block, in addition to its own steps and four for each position of the canvas
+MOST_STEPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,9 +128,8 @@ if __name__ == "__main__":
 
 
 LONGEST_TEMPLATE = 2**20  # characters
-WALL_SECONDS = (
-    120.0  # a rendering waits for a processor too; longer than this, it counts as hanging
-)
+# a rendering waits for a processor too; longer than this, it counts as hanging
+WALL_SECONDS = 120.0
 
 
 def render_chat(

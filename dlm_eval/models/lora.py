@@ -299,9 +299,8 @@ def _targeted(module: str, config: Mapping[str, Any]) -> bool:
 
 def _named(module: str, wanted: Any) -> bool:
     if wanted == "all-linear":
-        return (
-            False  # what is linear differs from class to class: only what the file holds is known
-        )
+        # what is linear differs from class to class: only what the file holds is known
+        return False
     if isinstance(wanted, str):
         return re.fullmatch(wanted, module) is not None
     return any(module == one or module.endswith(f".{one}") for one in wanted)

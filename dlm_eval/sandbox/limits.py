@@ -78,12 +78,10 @@ def _lower(kind: int, value: int) -> None:
 # -- the clock -------------------------------------------------------------------------------------
 
 
-CARRY_SECONDS = (
-    1.0  # the kernel reports a wait after its end; so much may be excluded from a later period
-)
-PATIENCE = (
-    6  # times the wall limit, waiting included; a program that is not over by then is starved
-)
+# the kernel reports a wait after its end; so much may be excluded from a later period
+CARRY_SECONDS = 1.0
+# times the wall limit, waiting included; a program that is not over by then is starved
+PATIENCE = 6
 GRACE_SECONDS = 30.0  # for everything else in a run
 
 # (pid, tid): seconds computed, seconds waited for a CPU

@@ -19,9 +19,8 @@ from dlm_eval.models.loading import CheckpointFiles
 from dlm_eval.models.naming import Naming
 from dlm_eval.models.weights import Pretrained
 
-BLOCK_LENGTH = (
-    32  # that all published checkpoints were trained with; used if config.json does not say
-)
+# that all published checkpoints were trained with; used if config.json does not say
+BLOCK_LENGTH = 32
 
 
 class Llada2ForCausalLM(Glm4MoeForCausalLM):  # type: ignore[misc]
