@@ -7,7 +7,7 @@ returned in lm-eval's form. A `Record` (`results.py`) has the cost of each reque
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -279,11 +279,32 @@ class DiffusionLM(TemplateLM):
         finish: Callable[[Sequence[Answer], Record], Any],
         blank: Any,
     ) -> list[Any]:
-        """Returns lm-eval's answers. A request of another shard gets `blank` and no record."""
+        """Runs the jobs of requests and returns lm-eval's answers.
+
+        A request that fails gets `blank`, and its record has the reason. A request of another shard
+        gets `blank` and no record.
+        """
         ours = [self._is_ours(request) for request in requests]
         own = [request for request, is_ours in zip(requests, ours, strict=True) if is_ours]
-        answers = iter(self._answer_own(own, kind, prepare, finish, blank))
-        return [next(answers) if is_ours else blank for is_ours in ours]
+        records = list(records_of(own, kind))
+        batches = list(self._prepared(own, records, prepare))
+        jobs = [job for batch in batches for job in batch]
+        with Progress(kind, len(set(jobs)), self.options.quiet, self.pool.busy) as progress:
+            found = answer_jobs(self.pool.run, jobs, self.fingerprint, self.journal, progress)
+        self._keep_failed(jobs, found)
+        answers = iter(found)
+        results = []
+        for batch, record in zip(batches, records, strict=True):
+            parts = [next(answers) for _ in batch]
+            record.rows, record.seconds = sum(a.rows for a in parts), sum(a.seconds for a in parts)
+            try:
+                results.append(blank if record.error else finish(parts, record))
+            except Exception as error:
+                record.error = _reason(error)
+                results.append(blank)
+        self.records.extend(records)
+        finished = iter(results)
+        return [next(finished) if is_ours else blank for is_ours in ours]
 
     def _is_ours(self, request: Instance) -> bool:
         """Returns whether a request's document belongs to this run's shard."""
@@ -292,53 +313,25 @@ class DiffusionLM(TemplateLM):
             task, document_number(task, request.doc_id, self.options.chosen)
         )
 
-    def _answer_own(
+    def _prepared(
         self,
         requests: Sequence[Instance],
-        kind: str,
+        records: Sequence[Record],
         prepare: Callable[[Instance, Record], list[Job]],
-        finish: Callable[[Sequence[Answer], Record], Any],
-        blank: Any,
-    ) -> list[Any]:
-        """Runs the jobs of all requests and returns lm-eval's answers.
-
-        A request that fails gets `blank`, and its record has the reason.
-        """
-        records = list(records_of(requests, kind))
-        batches: list[list[Job]] = []
+    ) -> Iterator[list[Job]]:
+        """Yields the jobs of each request; none if it fails, and its record has the reason."""
         for number, (request, record) in enumerate(zip(requests, records, strict=True)):
             if number % TOGETHER == 0:
-                read_ahead(
-                    self.model,
-                    [
-                        text
-                        for one in requests[number : number + TOGETHER]
-                        for text in texts_of(one)
-                    ],
-                )
+                near = requests[number : number + TOGETHER]
+                read_ahead(self.model, [text for one in near for text in texts_of(one)])
             try:
                 if isinstance(request.args[0], UnbuiltPrompt):
                     raise SampleError(request.args[0])
-                batches.append(prepare(request, record))
+                jobs = prepare(request, record)
             except Exception as error:
                 record.error = _reason(error)
-                batches.append([])
-        jobs = [job for batch in batches for job in batch]
-        with Progress(kind, len(set(jobs)), self.options.quiet, self.pool.busy) as progress:
-            found = answer_jobs(self.pool.run, jobs, self.fingerprint, self.journal, progress)
-        self._keep_failed(jobs, found)
-        answers = iter(found)
-        results = []
-        for batch, record in zip(batches, records, strict=True):
-            own = [next(answers) for _ in batch]
-            record.rows, record.seconds = sum(a.rows for a in own), sum(a.seconds for a in own)
-            try:
-                results.append(blank if record.error else finish(own, record))
-            except Exception as error:
-                record.error = _reason(error)
-                results.append(blank)
-        self.records.extend(records)
-        return results
+                jobs = []
+            yield jobs
 
     def _keep_failed(self, jobs: Sequence[Job], answers: Sequence[Answer]) -> None:
         """Keeps answers that are errors, which the journal does not store."""

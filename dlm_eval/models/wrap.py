@@ -8,7 +8,7 @@ Shape letters: B = rows of a batch, L = positions, V = vocabulary.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -196,20 +196,8 @@ def wrap(
     Raises:
         UserError: an argument that is missing or does not fit, or a test failed.
     """
-    if isinstance(tokenizer, str):
-        raise UserError(
-            f"wrap(tokenizer='{tokenizer}') is not allowed; it must be an object with encode and "
-            "decode"
-        )
-    if attention not in get_args(Attention):
-        raise UserError(
-            f"wrap(attention='{attention}') is not allowed; it must be one of "
-            f"{', '.join(get_args(Attention))}"
-        )
-    if process not in ("absorbing", "uniform"):
-        raise UserError(
-            f"wrap(process='{process}') is not allowed; it must be 'absorbing' or 'uniform'"
-        )
+    ends = (eos_ids,) if isinstance(eos_ids, int | str) else tuple(eos_ids or ())
+    _check_words(tokenizer, attention, process)
     if mask_id is None and process == "absorbing":
         raise UserError(
             "wrap(mask_id=) is missing; give the id of the mask token, or process='uniform'"
@@ -219,17 +207,8 @@ def wrap(
             f"wrap(block_length={block_length}) does not go with attention='{attention}'; 'block' "
             "needs one, others none"
         )
-    ends = (eos_ids,) if isinstance(eos_ids, int | str) else tuple(eos_ids or ())
-    numbers = {
-        "mask_id": mask_id,
-        "bos_id": bos_id,
-        "pad_id": pad_id,
-        "vocab_size": vocab_size,
-        "max_length": max_length,
-    }
-    for what, value in [*numbers.items(), *(("eos_ids", end) for end in ends)]:
-        if value is not None and type(value) is not int:
-            raise UserError(f"wrap({what}={value!r}) is not allowed; it must be a whole number")
+    numbers = {"mask_id": mask_id, "bos_id": bos_id, "pad_id": pad_id}
+    _check_numbers({**numbers, "vocab_size": vocab_size, "max_length": max_length}, ends)
     if max_length < 2:
         raise UserError(f"wrap(max_length={max_length}) is not allowed; it must be 2 or more")
     model = WrappedDenoiser(
@@ -267,6 +246,29 @@ def wrap(
     except Exception as error:  # the user's function may raise anything
         raise UserError(f"wrap: logits() failed: {reason(error)}") from error
     return model
+
+
+def _check_words(tokenizer: Any, attention: str, process: str) -> None:
+    if isinstance(tokenizer, str):
+        raise UserError(
+            f"wrap(tokenizer='{tokenizer}') is not allowed; it must be an object with encode and "
+            "decode"
+        )
+    if attention not in get_args(Attention):
+        raise UserError(
+            f"wrap(attention='{attention}') is not allowed; it must be one of "
+            f"{', '.join(get_args(Attention))}"
+        )
+    if process not in ("absorbing", "uniform"):
+        raise UserError(
+            f"wrap(process='{process}') is not allowed; it must be 'absorbing' or 'uniform'"
+        )
+
+
+def _check_numbers(numbers: Mapping[str, Any], ends: Sequence[Any]) -> None:
+    for what, value in [*numbers.items(), *(("eos_ids", end) for end in ends)]:
+        if value is not None and type(value) is not int:
+            raise UserError(f"wrap({what}={value!r}) is not allowed; it must be a whole number")
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -85,7 +85,7 @@ PATIENCE = 6
 GRACE_SECONDS = 30.0  # for everything else in a run
 
 # (pid, tid): seconds computed, seconds waited for a CPU
-Readings = Mapping[tuple[int, int], tuple[float, float]]
+CpuTimes = Mapping[tuple[int, int], tuple[float, float]]
 
 
 def latest(wall_seconds: float) -> float:
@@ -108,7 +108,7 @@ class Clock:
     _busy: float = field(default=0.0, init=False)
     _left_out: float = field(default=0.0, init=False)
     _carry: float = field(default=0.0, init=False)
-    _last: Readings = field(default_factory=dict, init=False)
+    _last: CpuTimes = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._now = self.start
@@ -123,10 +123,10 @@ class Clock:
         """Whether the program has not used up its time although the maximum wait is over."""
         return not self.over and self._now - self.start > self.limit * PATIENCE
 
-    def advance(self, now: float, readings: Readings) -> None:
-        """Advances to ``now``; ``readings`` are of all living threads of the program."""
+    def advance(self, now: float, cpu_times: CpuTimes) -> None:
+        """Advances to ``now``; ``cpu_times`` are of all living threads of the program."""
         period = now - self._now
-        computed, waited = self._since_last(readings)
+        computed, waited = self._since_last(cpu_times)
         self._busy += computed + waited
         if self._busy > now - self.start + CARRY_SECONDS:
             waited = self._carry = 0.0
@@ -134,15 +134,15 @@ class Clock:
         away = min(self._carry, max(0.0, period - computed))
         self._left_out += away
         self._carry = min(self._carry - away, CARRY_SECONDS)
-        self._now, self._last = now, readings
+        self._now, self._last = now, cpu_times
 
     def pause(self, seconds: float) -> None:
         """Excludes ``seconds`` for which the program had to wait for the harness."""
         self._left_out += seconds
 
-    def _since_last(self, readings: Readings) -> tuple[float, float]:
+    def _since_last(self, cpu_times: CpuTimes) -> tuple[float, float]:
         computed = waited = 0.0
-        for thread, (computed_now, waited_now) in readings.items():
+        for thread, (computed_now, waited_now) in cpu_times.items():
             computed_then, waited_then = self._last.get(thread, (0.0, 0.0))
             computed += max(0.0, computed_now - computed_then)
             waited += max(0.0, waited_now - waited_then)

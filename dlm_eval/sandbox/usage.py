@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from . import kernel
-from .limits import Limits, Readings
+from .limits import CpuTimes, Limits
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 PIECE_BYTES, MOST_BYTES = 1 << 16, 1 << 24
@@ -53,7 +53,7 @@ def resident_bytes(processes: int, pids: Iterable[int]) -> int:
     return sum(int(fields[1]) for fields in pages if fields) * PAGE_BYTES
 
 
-def readings(processes: int, pids: Iterable[int]) -> Readings:
+def cpu_times(processes: int, pids: Iterable[int]) -> CpuTimes:
     """Returns the seconds that each living thread computed and waited for a CPU."""
     found = {}
     for pid in pids:

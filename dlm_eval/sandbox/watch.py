@@ -172,7 +172,7 @@ def _check_alone(init: int | None, processes: int) -> None:
     deadline = time.monotonic() + program.THREAD_SECONDS
     while (
         len(
-            usage.readings(
+            usage.cpu_times(
                 processes, [pid for pid in usage.descendants(processes, os.getpid()) if pid != init]
             )
         )
@@ -213,7 +213,7 @@ def _follow(
                 return
             below = [] if processes is None else usage.descendants(processes, os.getpid())
             busy = [pid for pid in below if pid != child or not job.has_init(around)]
-            clock.advance(now, {} if processes is None else usage.readings(processes, busy))
+            clock.advance(now, {} if processes is None else usage.cpu_times(processes, busy))
             if clock.over:
                 raise Broken("timed out")
             if clock.starved:
