@@ -290,6 +290,7 @@ class Workers:
         All workers load one model, so its warning is logged once.
         """
         slot.ready = message
+        log.info("the worker of %s is ready on %s", slot.label, message.host)
         if message.warning and not self._warned:
             log.warning("%s", message.warning)
             self._warned = True

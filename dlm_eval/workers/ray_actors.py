@@ -157,7 +157,7 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
         except Exception as error:  # Ray raises exceptions of many kinds
             raise UserError(
                 f"--ray_address '{address or 'auto'}' cannot be used: "
-                f"{redact_message(' '.join(str(error).split()))[:200]}"
+                f"{redact_message(' '.join(str(error).split()))[:200]}{_token_hint(address)}"
             ) from error
         if threading.current_thread() is threading.main_thread():
             for name, handler in handlers.items():  # Ray replaces the handler of SIGTERM
@@ -170,6 +170,16 @@ def connect(address: str | None, workers: int, gpus: int) -> dict[str, str]:
             )
     # Other machines have their own installation; actors on this one import what the driver imports.
     return {} if address else {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+
+
+def _token_hint(address: str | None) -> str:
+    """Returns what to try if a cluster with a token refuses this process.
+
+    Ray (2.60) sends the token only if RAY_AUTH_MODE asks for it.
+    """
+    if not address or os.environ.get("RAY_AUTH_MODE") == "token":
+        return ""
+    return "; if the cluster was started with a token, export RAY_AUTH_MODE=token (docs/scaling.md)"
 
 
 def _require_answer(address: str) -> None:
