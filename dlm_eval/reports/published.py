@@ -23,6 +23,7 @@ from dlm_eval.printable import CONTROL
 Protocol = Literal["same", "near", "other"]
 PROTOCOLS = ("same", "near", "other")
 EVIDENCE = ("direct", "inferred", "secondary", "memory")
+LARGEST = 1e9  # of a unit without an upper bound of its own
 # unit -> smallest and largest value
 UNITS: Mapping[str, tuple[float, float]] = {
     "percent": (0, 100),
@@ -30,12 +31,12 @@ UNITS: Mapping[str, tuple[float, float]] = {
     "x100": (0, 100),
     "BLEU": (0, 100),
     "judge 1-10": (1, 10),
-    "tokens/forward": (0, math.inf),
-    "perplexity": (1, math.inf),
-    "AUP": (0, math.inf),
-    "seconds": (0, math.inf),
-    "scale": (0, math.inf),
-    "not stated": (0, math.inf),
+    "tokens/forward": (0, LARGEST),
+    "perplexity": (1, LARGEST),
+    "AUP": (0, LARGEST),
+    "seconds": (0, LARGEST),
+    "scale": (0, LARGEST),
+    "not stated": (0, LARGEST),
 }
 REQUIRED = (
     "paper", "table", "model", "task", "setting", "metric", "unit", "protocol", "source", "evidence",
@@ -246,8 +247,8 @@ def _value(path: Path, line: int, cells: dict[str, str]) -> float | None:
         return None
     low, high = UNITS[unit]
     if not _NUMBER.fullmatch(text) or not low <= float(text) <= high:
-        top = "" if math.isinf(high) else f" and not above {high:g}"
-        raise _error(path, line, f"value '{text}' is not allowed; {unit} is not below {low:g}{top}")
+        allowed = f"{unit} is a number from {low:g} to {high:g}"
+        raise _error(path, line, f"value '{text}' is not allowed; {allowed}")
     return float(text)
 
 
