@@ -196,7 +196,7 @@ def read_baseline(path: Path) -> Baseline:
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"baseline '{path}' cannot be read: {reason}") from error
-    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise UserError(
             f"baseline '{path}' cannot be read: {error or type(error).__name__}"
         ) from error
@@ -219,6 +219,8 @@ def _read(lines: Iterable[Any], source: str) -> Baseline:
     if head.get("version") != VERSION:
         raise ValueError(f"it has format version {head.get('version')!r}; {VERSION} is known")
     described = _typed(head.get("tasks"), dict, "tasks")
+    for name, task in described.items():
+        _typed(task, dict, f"task '{name}'")
     names = list(described)
     documents: list[dict[str, Document]] = [{} for _ in names]
     values: list[list[dict[str, float]]] = [
@@ -282,7 +284,7 @@ def _task(
 ) -> TaskRun:
     blank: dict[str, Any] = {column.name: None for column in fields(Row)}
     rows = []
-    for row in _typed(_typed(described, dict, "task").get("rows"), list, "rows"):
+    for row in _typed(described.get("rows"), list, "rows"):
         given = {key: _typed(row, dict, "row").get(key) for key in _ROW}
         given["value"] = float(_typed(given["value"], (int, float), "value"))
         given["metric"] = _typed(given["metric"], str, "metric")

@@ -52,6 +52,9 @@ class TaskRules:
         None, above=0, help="margin of this task, as a share of its scale"
     )
     max_forwards: float | None = option(None, above=0, help="forwards per document at most")
+    min_forwards_ratio: float | None = option(
+        None, above=0, help="forwards at least, over the baseline's"
+    )
     max_forwards_ratio: float | None = option(
         None, above=0, help="forwards at most, over the baseline's"
     )
@@ -401,6 +404,11 @@ def _rule_findings(before: TaskRun, now: TaskRun, rules: TaskRules) -> list[Find
     old, new = (_forwards(each) for each in (before, now))
     if rules.max_forwards is not None and not new <= rules.max_forwards:
         texts.append(f"{new:.1f} forwards a document; max_forwards is {rules.max_forwards:g}")
+    if rules.min_forwards_ratio is not None and not new >= rules.min_forwards_ratio * old:
+        texts.append(
+            f"{new:.1f} forwards a document, the baseline {old:.1f}; min_forwards_ratio is "
+            f"{rules.min_forwards_ratio:g}"
+        )
     if rules.max_forwards_ratio is not None and not new <= rules.max_forwards_ratio * old:
         texts.append(
             f"{new:.1f} forwards a document, the baseline {old:.1f}; max_forwards_ratio is "

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from dlm_eval.output import one_line, table
-from dlm_eval.printable import printable
+from dlm_eval.printable import MARKDOWN, printable
 from dlm_eval.redaction import redact_text
 from dlm_eval.reports.check import BROKEN, CHANGED, NOTE, REGRESSION, UNPROVEN, Report, TaskCheck
-from dlm_eval.reports.run_report import MARKDOWN
 
 MARKER = "<!-- dlm-eval check -->"  # by which a bot finds its comment
 HEADERS = (

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm_eval.errors import UserError
-from dlm_eval.harness.saving import file_name
+from dlm_eval.harness.file_names import file_name
 from dlm_eval.printable import counted
 from dlm_eval.reports.leaderboard import find_result_files, shown_path
 from dlm_eval.reports.result_file import ResultFile, Row, load_document, rows_of
@@ -187,7 +187,9 @@ def run_of(results: Mapping[str, Any], source: str = "results") -> Run:
     Raises:
         UserError: they are no results.
     """
-    document = dict(results)
+    from dlm_eval.harness.results import json_value
+
+    document = json_value(results)  # as it would be read from files
     samples = _dict(document, "samples")
 
     def of_task(task: str, kind: str) -> dict[str, Document] | None:
@@ -298,7 +300,7 @@ def _exp(value: float) -> float:
 
 def _run_settings(document: dict[str, Any]) -> dict[str, str]:
     names = ("system_instruction", "fewshot_as_multiturn", "chat_template_sha")
-    prompted = {name: document.get(name) for name in names}
+    prompted = {name: document.get(name) or None for name in names}
     block = _dict(document, "dlm_eval", "settings")
     if block:
         kept = {key: value for key, value in block.items() if key not in _NO_SETTING}

@@ -261,8 +261,11 @@ def _texts(responses: Sequence[Any]) -> Iterator[str]:
 
 def _prompt(sample: Mapping[str, Any]) -> str:
     arguments = sample.get("arguments")
-    first = arguments.get("gen_args_0") if isinstance(arguments, dict) else None
-    return _text(first.get("arg_0")) if isinstance(first, dict) else ""
+    if isinstance(arguments, dict):  # of a file
+        first = arguments.get("gen_args_0")
+        return _text(first.get("arg_0")) if isinstance(first, dict) else ""
+    first = arguments[0] if isinstance(arguments, list) and arguments else None  # in memory
+    return _text(first[0]) if isinstance(first, list) and first else ""
 
 
 def _text(value: Any) -> str:
