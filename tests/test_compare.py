@@ -239,6 +239,29 @@ def test_hostile_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
     assert "\\u001b[31mred" in shown
 
 
+def test_a_group_is_paired_over_the_documents_of_its_tasks(tmp_path: Path) -> None:
+    """If its score is the mean over all documents. A mean over tasks of different size is unpaired. Holm corrects over tasks only."""
+    scores = ({"t": [1.0] * 8, "u": [1.0, 0.0]}, {"t": [1.0] * 4 + [0.0] * 4, "u": [1.0, 1.0]})
+    for mean, n in ((lambda t, u: (8 * t + 2 * u) / 10, 10), (lambda t, u: (t + u) / 2, None)):
+        runs = []
+        for place, values in enumerate(scores):
+            file = write_run(tmp_path / f"{place} {n}", values)
+            document = json.loads(file.read_text())
+            found = [document["results"][task]["exact_match,none"] for task in "tu"]
+            document["results"]["g"] = {"exact_match,none": mean(*found)}
+            document["group_subtasks"] = {"g": ["t", "u"]}
+            file.write_text(json.dumps(document))
+            runs.append(read_run(file))
+        *tasks, group = compare(*runs).tasks
+        assert [task.task for task in tasks] == ["t", "u"] and group.task == "g"
+        assert group.n == n and math.isnan(group.adjusted)
+        assert [task.adjusted for task in tasks] == holm([task.p for task in tasks])
+        if n:
+            assert group.p == binomtest(1, 5, 0.5).pvalue and group.difference == pytest.approx(
+                -0.3
+            )
+
+
 # -- data frames -----------------------------------------------------------------------------------------
 
 

@@ -204,6 +204,8 @@ def _flag_lines(tasks: Sequence[TaskComparison]) -> list[str]:
 
 
 def _shown(comparison: Comparison, task: TaskComparison, most: int) -> Iterator[str]:
+    if task.task not in comparison.first.tasks:  # a group; its tasks are shown
+        return
     first = comparison.first.tasks[task.task].documents or {}
     second = comparison.second.tasks[task.task].documents or {}
     for word, keys in (("worse", task.worse), ("better", task.better)):

@@ -63,7 +63,7 @@ class TaskComparison:
         first, second: the scores in the result files.
         difference, low, high, p: difference of the scores on the common documents (in nats for a
             perplexity) with its 95 % interval and two-sided p-value; nan if unknown.
-        adjusted: p-value after Holm's correction for the number of tasks.
+        adjusted: p-value after Holm's correction for the number of tasks; nan for a group.
         pairs: the paired statistics; None if the difference is unpaired.
         better, worse: keys of documents whose score changed.
         equal: share of common documents with the same texts, or the same choice; None without samples files.
@@ -110,7 +110,7 @@ class Comparison:
         first, second: the runs.
         moved: settings with another value.
         environment: versions and devices with another value.
-        tasks: tasks that both runs have.
+        tasks: tasks that both runs have, then groups, which are not part of Holm's correction.
         alone: notes on tasks that only one run has.
     """
 
@@ -149,6 +149,8 @@ def compare(first: Run, second: Run, other_prompts: bool = False) -> Comparison:
     tasks = [
         task if math.isnan(task.p) else replace(task, adjusted=next(adjusted)) for task in tasks
     ]
+    shared = [name for name in first.groups if name in second.groups]
+    tasks += [_compare_task(first.groups[name], second.groups[name]) for name in shared]
     alone = [
         f"only in {run.source}: {_some(names)}"
         for run, other in ((first, second), (second, first))
@@ -376,17 +378,20 @@ def noise_floor(first: Run, second: Run) -> dict[str, Noise]:
     """
     found = {}
     for task in compare(first, second).tasks:
-        one, two = (run.tasks[task.task].digests.get("configuration") for run in (first, second))
-        if one != two:
+        if task.task not in first.tasks:  # a group
+            continue
+        one, two = (run.tasks[task.task] for run in (first, second))
+        if one.digests.get("configuration") != two.digests.get("configuration"):
             raise UserError(
                 f"--noise_floor needs two runs of one configuration; task '{task.task}' has "
                 "another one"
             )
-        if task.pairs is None or task.equal is None:
+        if task.pairs is None or one.documents is None or two.documents is None:
             raise UserError(f"--noise_floor needs samples files; task '{task.task}' has none")
+        common = [key for key in one.documents if key in two.documents]
+        changed = sum(not one.documents[key].same_answer(two.documents[key]) for key in common)
         flips = len(task.better) + len(task.worse)
-        answers = round((1 - task.equal) * task.pairs.n)
-        found[task.task] = Noise(task.pairs.n, task.difference, flips, answers)
+        found[task.task] = Noise(len(common), task.difference, flips, changed)
     return found
 
 

@@ -67,9 +67,8 @@ def load_results(paths: str | Path | Sequence[str | Path]) -> Results:
 
 
 def _rows(run: Run) -> Iterator[Row]:
-    for task in run.tasks.values():
+    for task in (*run.tasks.values(), *run.groups.values()):
         yield from task.rows
-    yield from run.groups
 
 
 def _one(path: Path) -> Run:

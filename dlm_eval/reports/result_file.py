@@ -89,11 +89,13 @@ class ResultFile:
         identity: task -> fingerprint, or a hash of all recorded settings if there is none.
         time: start of the run in seconds since 1970; 0.0 if unknown.
         rows: rows in the order of the file's tasks, with each task's headline first.
+        leaves: task or group -> its tasks.
     """
 
     identity: dict[str, str]
     time: float
     rows: tuple[Row, ...]
+    leaves: dict[str, list[str]]
 
 
 def read_result_file(path: Path, source: str) -> ResultFile:
@@ -163,7 +165,9 @@ def rows_of(document: Any, source: str) -> ResultFile:
         raise ValueError("it holds no scores")
     recorded = _Recorded(document)
     identity = {row.task: _named(row) or recorded.of(task) for task, row in dict(found).items()}
-    return ResultFile(identity=identity, time=_time(document), rows=rows)
+    return ResultFile(
+        identity=identity, time=_time(document), rows=rows, leaves=document["group_subtasks"]
+    )
 
 
 def _short(cells: dict[str, Any]) -> dict[str, Any]:

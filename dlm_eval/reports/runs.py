@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ class Run:
         batch_invariant: whether answers are independent of the batch: "True", "False", "unknown".
         missing: parts of the results that the run could not compute.
         tasks: name -> task, without groups.
-        groups: scores of groups of tasks.
+        groups: name -> group of tasks as one task, whose documents are those of all its tasks.
     """
 
     source: str
@@ -126,7 +126,7 @@ class Run:
     batch_invariant: str
     missing: tuple[str, ...]
     tasks: Mapping[str, TaskRun]
-    groups: tuple[Row, ...] = ()
+    groups: Mapping[str, TaskRun] = field(default_factory=dict)
 
 
 def find_run(path: Path) -> Path:
@@ -206,8 +206,7 @@ def _run(document: dict[str, Any], found: ResultFile, source: str, samples: Any)
     groups = _dict(document, "group_subtasks")
     rows: dict[str, list[Row]] = {}
     for row in found.rows:
-        if not groups.get(row.task):
-            rows.setdefault(row.task, []).append(row)
+        rows.setdefault(row.task, []).append(row)
     block = _dict(document, "dlm_eval")
     costs = _dict(block, "cost")
     # A task whose documents all failed has no score, and thus no row.
@@ -215,7 +214,8 @@ def _run(document: dict[str, Any], found: ResultFile, source: str, samples: Any)
     missing = block.get("missing")
     tasks = {}
     for task, scores in rows.items():
-        tasks[task] = _task(document, task, tuple(scores), samples)
+        if not groups.get(task):
+            tasks[task] = _task(document, task, tuple(scores), samples)
     first = found.rows[0] if found.rows else None
     return Run(
         source=source,
@@ -229,7 +229,13 @@ def _run(document: dict[str, Any], found: ResultFile, source: str, samples: Any)
             *(f"scores of {name}" for name in unscored if name not in groups),
         ),
         tasks=tasks,
-        groups=tuple(row for row in found.rows if groups.get(row.task)),
+        groups={
+            name: _group(
+                name, tuple(scores), [tasks[leaf] for leaf in found.leaves[name] if leaf in tasks]
+            )
+            for name, scores in rows.items()
+            if groups.get(name)
+        },
     )
 
 
@@ -253,6 +259,25 @@ def _task(document: dict[str, Any], task: str, rows: tuple[Row, ...], samples: A
         digests={name: str(how[name]) for name in _DIGESTS if how.get(name)},
         generates=kind == "generate_until",
         infill="infill" in _dict(config, "metadata"),
+    )
+
+
+def _group(name: str, rows: tuple[Row, ...], tasks: Sequence[TaskRun]) -> TaskRun:
+    """Returns a group as one task. Its scores are paired if they are means over all documents, that
+    is, if the group weights its tasks by their size.
+    """
+    documents = {
+        f"{task.name} {key}": each for task in tasks for key, each in (task.documents or {}).items()
+    }
+    return TaskRun(
+        name=name,
+        rows=rows,
+        documents=documents if all(task.documents for task in tasks) else None,
+        measures=_measures(rows, documents),
+        settings={},
+        digests={},
+        generates=all(task.generates for task in tasks),
+        infill=any(task.infill for task in tasks),
     )
 
 
