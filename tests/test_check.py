@@ -198,6 +198,22 @@ def test_errors_fail_and_do_not_shrink_n(tmp_path: Path) -> None:
     assert (report.tasks[0].n, report.tasks[0].new) == (10, 0.5)
 
 
+def test_a_score_that_is_not_a_number_is_broken(tmp_path: Path) -> None:
+    old = Baseline(as_run(tmp_path / "a", [1.0, 0.5, 0.0]))
+    file = write_run(tmp_path / "b", {"t": [1.0, 0.5, 0.0]})
+    (samples,) = (tmp_path / "b").glob("samples_*")
+    lines = samples.read_text().splitlines()
+    samples.write_text(
+        "\n".join([*lines[:2], lines[2].replace('"exact_match": 0.0', '"exact_match": NaN')])
+    )
+    document = json.loads(file.read_text())
+    document["results"]["t"]["exact_match,none"] = 0.75
+    file.write_text(json.dumps(document))
+    report = check(read_run(file), old)
+    assert report.code == 1 and "1 document without answer or score" in report.findings[0].text
+    assert report.tasks[0].new == 0.5
+
+
 def test_a_drop_that_cannot_be_excluded_fails_only_if_strict(tmp_path: Path) -> None:
     old = Baseline(as_run(tmp_path / "a", [1.0] * 60 + [0.0] * 40))
     run = as_run(tmp_path / "b", [1.0] * 58 + [0.0] * 42, answers=["b"] * 100)

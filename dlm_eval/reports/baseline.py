@@ -294,7 +294,8 @@ def _task(
         metric, scale, sign = _typed(entry, list, "measure")
         if scale not in ("mean", "nats") or sign not in (1, -1):
             raise ValueError(f"task '{name}' has a measure of unknown scale")
-        measures[_typed(metric, str, "measure")] = Measure(metric, scale, sign, found)
+        if found:
+            measures[_typed(metric, str, "measure")] = Measure(metric, scale, sign, found)
     if not rows or not documents:
         raise ValueError(f"task '{name}' has no scores or no documents")
     return TaskRun(

@@ -222,8 +222,9 @@ def _check_questions(run: Run, old: Run) -> None:
         if now is None:
             if f"scores of {name}" in run.missing:
                 continue
-            raise unknown_name_error(
-                f"task of the baseline is not in {run.source}:", name, run.tasks
+            raise UserError(
+                f"task '{name}' of the baseline is not in {run.source}, which has "
+                f"{', '.join(run.tasks) or 'none'}"
             )
         if not now.documents:
             raise UserError(
@@ -246,6 +247,11 @@ def _check_questions(run: Run, old: Run) -> None:
 
 def _errors(before: TaskRun, now: TaskRun) -> list[Finding]:
     errors = now.errors()
+    for measure in before.measures.values():
+        fresh = now.measures.get(measure.name)
+        if fresh is not None:
+            lost = [key for key in measure.values if key not in fresh.values]
+            errors = {**dict.fromkeys(lost, f"no finite {measure.name}"), **errors}
     if not errors:
         return []
     reason = next(iter(errors.values()))

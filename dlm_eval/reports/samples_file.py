@@ -17,6 +17,7 @@ from typing import Any
 
 from dlm_eval.printable import valid_unicode
 
+MOST_BYTES = 8 << 30  # of a samples file
 MOST_LINE = 16 << 20  # characters of a line
 MOST_LINES = 2_000_000
 SHORT = 16  # hexadecimal digits of a digest: 64 bits
@@ -88,6 +89,8 @@ def read_samples(path: Path, kind: str) -> dict[str, Document]:
         ValueError: the file cannot be read, or a line is no JSON object or too long.
     """
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"it is larger than {MOST_BYTES >> 30} GiB")
         with path.open(encoding="utf-8") as file:
             return documents_of(_parsed(file), kind)
     except OSError as error:
