@@ -89,13 +89,11 @@ class ResultFile:
         identity: task -> fingerprint, or a hash of all recorded settings if there is none.
         time: start of the run in seconds since 1970; 0.0 if unknown.
         rows: rows in the order of the file's tasks, with each task's headline first.
-        leaves: task or group -> its tasks.
     """
 
     identity: dict[str, str]
     time: float
     rows: tuple[Row, ...]
-    leaves: dict[str, list[str]]
 
 
 def read_result_file(path: Path, source: str) -> ResultFile:
@@ -152,7 +150,7 @@ def rows_of(document: Any, source: str) -> ResultFile:
     source = valid_unicode(source)
     if not isinstance(document, dict) or not isinstance(document.get("results"), dict):
         raise ValueError("not an lm-eval result file (no 'results' object)")
-    document = {**document, "group_subtasks": _flat_groups(document)}
+    document = {**document, "group_subtasks": flat_groups(document)}
     run = _run_cells(document, source)
     found: list[tuple[str, Row]] = []
     for task in document["results"]:
@@ -165,9 +163,7 @@ def rows_of(document: Any, source: str) -> ResultFile:
         raise ValueError("it holds no scores")
     recorded = _Recorded(document)
     identity = {row.task: _named(row) or recorded.of(task) for task, row in dict(found).items()}
-    return ResultFile(
-        identity=identity, time=_time(document), rows=rows, leaves=document["group_subtasks"]
-    )
+    return ResultFile(identity=identity, time=_time(document), rows=rows)
 
 
 def _short(cells: dict[str, Any]) -> dict[str, Any]:
@@ -356,12 +352,12 @@ def _unit(value: float) -> str | None:
 def _leaves(document: dict[str, Any], task: str) -> list[str]:
     """Returns the tasks of a group, or the task itself.
 
-    The groups of `document` are flat (`_flat_groups`).
+    The groups of `document` are flat (`flat_groups`).
     """
     return _dict(document, "group_subtasks").get(task) or [task]
 
 
-def _flat_groups(document: dict[str, Any]) -> dict[str, list[str]]:
+def flat_groups(document: dict[str, Any]) -> dict[str, list[str]]:
     """Returns the tasks of each group of the results, including tasks of nested groups.
 
     Raises:

@@ -19,7 +19,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.harness.file_names import file_name
 from dlm_eval.printable import counted
 from dlm_eval.reports.leaderboard import find_result_files, shown_path
-from dlm_eval.reports.result_file import ResultFile, Row, load_document, rows_of
+from dlm_eval.reports.result_file import ResultFile, Row, flat_groups, load_document, rows_of
 from dlm_eval.reports.samples_file import Document, digest, documents_of, read_samples
 
 log = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ def run_of(results: Mapping[str, Any], source: str = "results") -> Run:
 
 
 def _run(document: dict[str, Any], found: ResultFile, source: str, samples: Any) -> Run:
-    groups = _dict(document, "group_subtasks")
+    groups, leaves = _dict(document, "group_subtasks"), flat_groups(document)
     rows: dict[str, list[Row]] = {}
     for row in found.rows:
         rows.setdefault(row.task, []).append(row)
@@ -231,7 +231,7 @@ def _run(document: dict[str, Any], found: ResultFile, source: str, samples: Any)
         tasks=tasks,
         groups={
             name: _group(
-                name, tuple(scores), [tasks[leaf] for leaf in found.leaves[name] if leaf in tasks]
+                name, tuple(scores), [tasks[leaf] for leaf in leaves[name] if leaf in tasks]
             )
             for name, scores in rows.items()
             if groups.get(name)
