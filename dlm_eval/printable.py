@@ -11,6 +11,9 @@ CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff\U000e0001-\U000e007f]"
 )
 SURROGATE = re.compile("[\ud800-\udfff]")
+# Characters with a meaning in Markdown (end of a cell, code, HTML, link, emphasis). Names rarely
+# contain them.
+MARKDOWN = re.compile(r"[\\|`<>\[\]*~&]")
 VISIBLE = {"\n": "⏎", "\t": "⇥"}
 
 

@@ -25,16 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from dlm_eval.errors import RunError, UserError, unknown_name_error
+from dlm_eval.harness.file_names import file_name
 from dlm_eval.harness.lm_eval_patches import public_command_line
 from dlm_eval.harness.results import json_value, metrics_of
 from dlm_eval.output import one_line
-from dlm_eval.printable import valid_unicode
 from dlm_eval.redaction import learn, redact
-from dlm_eval.rng import digest
 from dlm_eval.settings import shown
 
-LONGEST = 150  # maximum bytes of a task's or model's name in a file name (255 with the date)
-NOT_IN_FILES = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\[\]*?\"<>|:\u2028\u2029\u202a-\u202e]|^\.+")
 DATED = re.compile(r"[0-9]{4}-[0-9-]+T[0-9.-]+\.jsonl")  # lm-eval's suffix after a task's name
 
 log = logging.getLogger(__name__)
@@ -64,15 +61,6 @@ def check_tracker(arguments: Mapping[str, Any]) -> None:
         raise UserError(
             "--hf_hub_log_args: push_results_to_hub and push_samples_to_hub need token=..."
         )
-
-
-def file_name(name: str, most: int = LONGEST) -> str:
-    """Returns the name of a task or model for use in a file name.
-
-    Forbidden characters are replaced; the name then ends in a hash.
-    """
-    kept = NOT_IN_FILES.sub("_", valid_unicode(name)).encode()[:most].decode(errors="ignore")
-    return name if kept == name else f"{kept}-{digest(name)[:8]}"
 
 
 def save(

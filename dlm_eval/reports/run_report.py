@@ -5,7 +5,6 @@ paths of files.
 from __future__ import annotations
 
 import json
-import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from dlm_eval.harness.metric_errors import error_of
 from dlm_eval.harness.results import failed_samples, json_value, metrics_of
 from dlm_eval.harness.run_settings import output_directory
 from dlm_eval.output import one_line, table
-from dlm_eval.printable import counted
+from dlm_eval.printable import MARKDOWN, counted
 from dlm_eval.reports.leaderboard import leaderboard, write
 from dlm_eval.reports.result_file import outside
 from dlm_eval.sandbox import UNSANDBOXED
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
 HEADERS = (
     "task", "metric", "value", "stderr", "MC stderr", "log-probs", "n", "shots", "errors", "forwards/sample", "tokens/s",
 )  # fmt: skip
-# Characters with a meaning in Markdown (end of a cell, code, HTML, link, emphasis). Names rarely
-# contain them.
-MARKDOWN = re.compile(r"[\\|`<>\[\]*~&]")
 # lm-eval's units of normalised log-likelihoods.
 NORMALISED = {"acc_norm": "character", "acc_bytes": "byte"}
 
