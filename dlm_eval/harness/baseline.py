@@ -41,6 +41,7 @@ from dlm_eval.progress import Progress
 from dlm_eval.redaction import redact, redact_text
 from dlm_eval.rng import digest
 from dlm_eval.workers import Pool
+from dlm_eval.workers.devices import worker_devices
 from dlm_eval.workers.texts import identity_of, load_lm, seed_draws
 
 # Arguments that do not change answers: devices, batches, the connection to a server.
@@ -49,6 +50,7 @@ LAYOUT = (
     "offload_folder", "num_concurrent", "max_retries", "timeout", "verify_certificate", "ca_cert_path",
 )  # fmt: skip
 REMOTE = "remote"
+LOCAL = {"pretrained", "dtype", "device", "devices"}  # arguments of classes that load weights
 BLANK: dict[str, Any] = {
     "loglikelihood": (float("-inf"), False),
     "loglikelihood_rolling": float("-inf"),
@@ -117,7 +119,7 @@ class Baseline:
 
     @property
     def is_remote(self) -> bool:
-        """Whether the model runs on a server: its class takes no device."""
+        """Whether the model runs on a server: its class takes neither weights nor a device."""
         from lm_eval.models.api_models import TemplateAPI
 
         if issubclass(self.kind, TemplateAPI):
@@ -128,7 +130,7 @@ class Baseline:
             if "__init__" in vars(kind)
             for name in inspect.signature(vars(kind)["__init__"]).parameters
         }
-        return not taken & {"device", "devices"}
+        return not taken & LOCAL
 
     @property
     def is_transformers(self) -> bool:
@@ -195,7 +197,7 @@ def check_places(settings: RunSettings) -> None:
             f"--{asked} means nothing to {model}, which is remote; leave it out (num_concurrent=N"
             " in --model_args asks N at once)"
         )
-    if not several and (settings.engine != "local" or "," in str(settings.devices)):
+    if not several and (settings.engine != "local" or worker_devices(settings.devices, "local")):
         raise UserError(
             f"--{asked} '{getattr(settings, asked)}' is not possible with {model}: of lm-eval's"
             " own models, only hf and those derived from it run in workers"

@@ -110,6 +110,14 @@ def silent_bars(lm: LM) -> Iterator[None]:
         yield
 
 
+def _not_of_a_task(record: logging.LogRecord) -> bool:
+    """Returns whether a record of asyncio's log is not about a failed task.
+
+    API models leave their other requests behind when one fails; each failure is logged already.
+    """
+    return not record.getMessage().startswith("Task exception was never retrieved")
+
+
 class _Stop(BaseException):
     """Leaves a model's call from within its hook. The retries of API models catch Exception."""
 
@@ -149,6 +157,7 @@ class TextModel:
         self._batch, self._at_once, self._reseed = batch, at_once, reseed
         self._reports = reports_answers(lm)
         self._failures = 0
+        logging.getLogger("asyncio").addFilter(_not_of_a_task)
 
     def usage(self) -> Usage:
         """Returns its usage in this process."""
