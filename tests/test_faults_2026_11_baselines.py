@@ -214,10 +214,35 @@ def test_5_a_model_is_its_content_and_its_arguments_but_not_its_place(tmp_path: 
 
 
 def test_5_remote_models_are_known_by_their_class() -> None:
-    remote = "local-completions litellm anthropic-completions gguf textsynth watsonx_llm".split()
-    local = "hf mamba_ssm steered nemo_lm megatron_lm onnxruntime trtllm sglang".split()
+    remote = [
+        "local-completions",
+        "litellm",
+        "anthropic-completions",
+        "gguf",
+        "textsynth",
+        "watsonx_llm",
+    ]
+    local = [
+        "hf",
+        "mamba_ssm",
+        "steered",
+        "nemo_lm",
+        "megatron_lm",
+        "onnxruntime",
+        "trtllm",
+        "sglang",
+    ]
     found = {name: Baseline(name, name, {}, {}, "").is_remote for name in [*remote, *local]}
     assert found == {**dict.fromkeys(remote, True), **dict.fromkeys(local, False)}
+
+
+def test_5_a_driver_of_workers_holds_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)  # lm-eval moves the model to a GPU
+    settings = run_settings({"model": "tiny-ar", "tasks": "t_write"})
+    lm = Baseline.of(settings, "cpu").load_without_weights()
+    assert {parameter.device.type for parameter in lm.model.parameters()} == {"meta"}
+    assert lm.tok_encode("a b") and lm.max_length == 256
+    assert lm.get_model_info()["model_dtype"].is_floating_point
 
 
 # -- a model's calls -------------------------------------------------------------------------------
@@ -249,10 +274,6 @@ class Counting(LM):  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: Any) -> Any:
         return [-float(len(request.args[0])) for request in requests]
-
-
-class Hookless(Counting):
-    """The same, but its code never reports: it must be asked in groups."""
 
 
 def text_jobs(texts: Sequence[str], kind: str = "generate_until") -> list[TextJob]:
@@ -354,7 +375,8 @@ class Api:
         self.refused = ""
         self.paid: Counter[str] = Counter()
         self.keys: set[str | None] = set()
-        self._lock = threading.Lock()
+        self.sent = 0
+        self._lock = threading.Condition()
 
     def answer(self, path: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Returns status and body."""
@@ -364,12 +386,19 @@ class Api:
             if self.refused and self.refused in json.dumps(prompts):
                 return 400, {"error": f"refused, key {KEY}"}
             if self.left == 0:
+                self._lock.wait_for(lambda: self.sent == len(self.paid))
                 return 500, {"error": "overloaded"}
             self.left = None if self.left is None else self.left - 1
             self.paid.update(json.dumps(one) for one in prompts)
         return 200, {
             "choices": [self._choice(number, one, asked) for number, one in enumerate(prompts)]
         }
+
+    def written(self) -> None:
+        """Counts an answer whose bytes are on their way."""
+        with self._lock:
+            self.sent += 1
+            self._lock.notify_all()
 
     def _choice(self, number: int, prompt: Any, asked: dict[str, Any]) -> dict[str, Any]:
         text = "ab"[len(json.dumps(prompt)) % 2] * asked["max_tokens"]
@@ -397,6 +426,8 @@ def serving(api: Api) -> Iterator[str]:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+            if status == 200:
+                api.written()
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
@@ -426,7 +457,7 @@ def api_words(tasks: Path, home: Path, address: str, chat: bool, concurrent: int
     ("chat", "concurrent", "names"),
     [
         (False, 1, "t_write,t_last"),
-        (False, 4, "t_write"),
+        (False, 4, "t_write,t_roll"),
         (True, 1, "t_write"),
         (True, 4, "t_write"),
     ],

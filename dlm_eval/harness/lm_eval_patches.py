@@ -1,7 +1,7 @@
 """All changes to lm-eval 0.4.13 and to the libraries that its tasks call.
 
-No other module changes them, except that workers/texts.py hides the progress bars of lm-eval's
-models, also in workers.
+No other module changes them, except workers/texts.py (`calling`), which changes modules of lm-eval's
+models during a call, also in workers.
 
 Each docstring describes the upstream behaviour that the change fixes. Changes of modules and
 classes are context managers; outside them lm-eval is unchanged. Changes of a task or model object

@@ -8,6 +8,7 @@ groups of one batch. So do whole texts (loglikelihood_rolling), which `hf` repor
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import sys
@@ -96,26 +97,48 @@ def silent_bar(bar: type[Any]) -> type[Any]:
     return Silent
 
 
-@contextmanager
-def silent_bars(lm: LM) -> Iterator[None]:
-    """Hides the progress bars of a model; ours is shown.
+class _Together:
+    """Replaces `tqdm_asyncio` in lm-eval's API models."""
 
-    Upstream: modules of models import `tqdm` and `tqdm_asyncio` by name.
+    @staticmethod
+    async def gather(*tasks: asyncio.Task[Any], **_: Any) -> list[Any]:
+        """Returns the results of all tasks, without a progress bar.
+
+        After a failed task the others go on, since their requests may be paid already. The wait
+        ends only after more than `MOST_FAILURES` failures without a success in between.
+
+        Raises:
+            BaseException: the first failure.
+        """
+        first: BaseException | None = None
+        failures, pending = 0, set(tasks)
+        while pending and failures <= MOST_FAILURES:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                failures = failures + 1 if error is not None else 0
+                first = first or error
+                if isinstance(error, _Stop):
+                    raise error
+        if first is not None:
+            raise first
+        return [task.result() for task in tasks]
+
+
+@contextmanager
+def calling(lm: LM) -> Iterator[None]:
+    """Changes a model's modules during a call.
+
+    Upstream: they show progress bars of their own. `api_models` cancels all requests under way if
+    one fails (`tqdm_asyncio.gather`).
     """
     with ExitStack() as stack:
         for module in {sys.modules[kind.__module__] for kind in type(lm).__mro__}:
-            for name in {"tqdm", "tqdm_asyncio"} & vars(module).keys():
-                if isinstance(bar := vars(module)[name], type):
-                    stack.enter_context(replaced(module, name, silent_bar(bar)))
+            if isinstance(bar := vars(module).get("tqdm"), type):
+                stack.enter_context(replaced(module, "tqdm", silent_bar(bar)))
+            if "tqdm_asyncio" in vars(module):
+                stack.enter_context(replaced(module, "tqdm_asyncio", _Together))
         yield
-
-
-def _not_of_a_task(record: logging.LogRecord) -> bool:
-    """Returns whether a record of asyncio's log is not about a failed task.
-
-    API models leave their other requests behind when one fails; each failure is logged already.
-    """
-    return not record.getMessage().startswith("Task exception was never retrieved")
 
 
 class _Stop(BaseException):
@@ -130,7 +153,11 @@ class _Hook(CacheHook):
         self._report = report
 
     def add_partial(self, attr: str, req: Any, res: Any) -> None:
-        self._report(identity_of(attr, req), res)
+        try:
+            identity = identity_of(attr, req)
+        except (TypeError, ValueError):  # None for a part of a text, or no JSON
+            return
+        self._report(identity, res)
 
 
 def identity_of(kind: str, arguments: Iterable[Any]) -> str:
@@ -157,7 +184,6 @@ class TextModel:
         self._batch, self._at_once, self._reseed = batch, at_once, reseed
         self._reports = reports_answers(lm)
         self._failures = 0
-        logging.getLogger("asyncio").addFilter(_not_of_a_task)
 
     def usage(self) -> Usage:
         """Returns its usage in this process."""
@@ -266,7 +292,7 @@ class TextModel:
         before, self.lm.cache_hook = self.lm.cache_hook, _Hook(report)
         try:
             ask = getattr(self.lm, jobs[0][1].kind)
-            with silent_bars(self.lm):
+            with calling(self.lm):
                 answers = list(ask([_request(job) for _, job in jobs]))
             if len(answers) != len(jobs):
                 raise ValueError(f"the model gave {len(answers)} answers to {len(jobs)} requests")
