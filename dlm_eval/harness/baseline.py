@@ -427,4 +427,7 @@ class _Tokens:
     bos_id: int | None = None
 
     def encode(self, text: str) -> list[int]:
-        return list(self.lm.tok_encode(text, add_special_tokens=False))
+        found = self.lm.tok_encode(text, add_special_tokens=False)
+        if isinstance(found, list) and all(isinstance(token, int) for token in found):
+            return found
+        return [0] * len(text)  # an API without a tokenizer: no more tokens than characters
