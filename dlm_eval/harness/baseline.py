@@ -330,10 +330,11 @@ class TextLM(LM):  # type: ignore[misc]
         jobs = [job for job in asked if job is not None]
         count = len(set(jobs))
 
-        def run(missing: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
-            if len(missing) < count:  # it continues another run, which drew before
-                seed_draws(job for job in missing if isinstance(job, TextJob))
-            self.pool.run(missing, done, keep)
+        def run(missing: Iterable[Job], done: Done, keep: Keep = keep_none) -> None:
+            left = list(missing)
+            if len(left) < count:  # it continues another run, which drew before
+                seed_draws(job for job in left if isinstance(job, TextJob))
+            self.pool.run(left, done, keep)
 
         with Progress(title, count, self.options.quiet, self.pool.busy) as progress:
             found = iter(answer_jobs(run, jobs, self.fingerprint, self.journal, progress))

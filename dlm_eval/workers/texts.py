@@ -329,7 +329,7 @@ class TextInProcess:
     def __init__(self, model: TextModel) -> None:
         self.model = model
 
-    def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
+    def run(self, jobs: Iterable[Job], done: Done, keep: Keep = keep_none) -> None:
         self.model.drive(enumerate(jobs), done)
 
     def cost(self) -> Cost:
