@@ -23,6 +23,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.dummy import DummyLM
 from lm_eval.models.huggingface import HFLM
+from requests import HTTPError, Response
 
 from dlm_eval.cli import main
 from dlm_eval.errors import RunError
@@ -313,6 +314,21 @@ def test_5_a_request_that_a_model_refuses_fails_alone(place: int) -> None:
     assert found[place].error == f"ValueError: no {texts[place]}"
     del lm.asked[texts[place]]
     assert set(lm.asked.values()) == {1} and lm.calls <= 15
+
+
+def test_5_many_requests_that_a_server_refuses_do_not_end_the_run() -> None:
+    class Server(Counting):
+        def generate_until(self, requests: list[Instance]) -> list[str]:
+            try:
+                return super().generate_until(requests)
+            except ValueError as error:
+                response = Response()
+                response.status_code = 400
+                raise HTTPError(str(error), response=response) from None
+
+    texts = ["x" * (n + 1) for n in range(40)]
+    found = answered(Server(refused=texts[25:]), text_jobs(texts))
+    assert sorted(n for n, answer in found.items() if answer.error) == list(range(25, 40))
 
 
 def test_5_a_model_that_fails_for_all_requests_ends_the_run() -> None:

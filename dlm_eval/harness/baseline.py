@@ -10,6 +10,7 @@ hole's number of tokens, as the baselines in the papers did.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,7 +43,7 @@ from dlm_eval.redaction import redact, redact_text
 from dlm_eval.rng import digest
 from dlm_eval.workers import Pool
 from dlm_eval.workers.devices import worker_devices
-from dlm_eval.workers.texts import identity_of, load_lm, seed_draws
+from dlm_eval.workers.texts import identity_of, make_lm, seed_draws
 
 # Arguments that do not change answers: devices, batches, the connection to a server.
 LAYOUT = (
@@ -99,7 +100,7 @@ class Baseline:
         shown = {key: value for key, value in self.arguments.items() if key != "pretrained"}
         return {"family": self.name, "checkpoint": self.checkpoint, **redact(shown)}
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of everything that can change an answer, as far as it is known here.
 
@@ -145,7 +146,7 @@ class Baseline:
         Raises:
             UserError: it cannot be made.
         """
-        return self._made(lambda: load_lm(self.name, self.arguments, self.extra))
+        return self._made(lambda: make_lm(self.kind, self.arguments, self.extra))
 
     def load_without_weights(self) -> LM:
         """Returns the model for prompts and lengths: it has a tokenizer, but no weights if it is a
@@ -154,11 +155,15 @@ class Baseline:
         Raises:
             UserError: it cannot be made.
         """
-        if not self.is_transformers:
-            return self.load()
-        arguments = {**self.extra, **self.arguments, "device": "cpu", "parallelize": False}
-        arguments.pop("device_map", None)
-        return self._made(lambda: _without_weights(self.kind).create_from_arg_obj(arguments))
+
+        def make() -> LM:
+            if not self.is_transformers:
+                return make_lm(self.kind, self.arguments, self.extra)
+            places = ("device", "device_map", "parallelize")
+            given = {key: value for key, value in self.arguments.items() if key not in places}
+            return make_lm(_without_weights(self.kind), {**given, "device": "cpu"}, self.extra)
+
+        return self._made(make)
 
     def _made(self, make: Callable[[], LM]) -> LM:
         """Returns `make()`, with the chat template bounded."""

@@ -37,14 +37,16 @@ MOST_BATCHES = 8  # batches that a worker hands to its model in one call
 GROUP = 16  # requests in a group if the model chooses the size of its batches
 # Consecutive calls that fail without any answer in between, after which the model has failed.
 MOST_FAILURES = 5
+MOST_REFUSALS = 100  # the same for calls that a server refuses because of their content
+REFUSED = (400, 413, 422)  # HTTP statuses of such refusals: too long, filtered
 
 log = logging.getLogger(__name__)
 
 
-def load_lm(name: str, arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> LM:
-    """Returns the model `name` of lm-eval; `arguments` override `extra`."""
+def make_lm(kind: type[LM], arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> LM:
+    """Returns a model of lm-eval's class `kind`; `arguments` override `extra`."""
     given = {key: value for key, value in extra.items() if key not in arguments}
-    found: LM = get_model(name).create_from_arg_obj(dict(arguments), given)
+    found: LM = kind.create_from_arg_obj(dict(arguments), given)
     return found
 
 
@@ -62,7 +64,7 @@ def load_worker(config: WorkerConfig) -> TextModel:
     """
     extra = {"batch_size": config.batch_size, "max_batch_size": config.most_rows}
     try:
-        lm = load_lm(config.model, config.options, extra)
+        lm = make_lm(get_model(config.model), config.options, extra)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise UserError(
             f"--model '{config.model}' cannot be made: {type(error).__name__}: {one_line(str(error))}"
@@ -97,6 +99,15 @@ def silent_bar(bar: type[Any]) -> type[Any]:
     return Silent
 
 
+def _limit(error: BaseException) -> int:
+    """Returns how many failures like `error` are allowed in a row."""
+    facts = vars(error)  # `status` in aiohttp, `response` in requests
+    status = facts.get("status") or (
+        facts["response"].status_code if facts.get("response") is not None else 0
+    )
+    return MOST_REFUSALS if status in REFUSED else MOST_FAILURES
+
+
 class _Together:
     """Replaces `tqdm_asyncio` in lm-eval's API models."""
 
@@ -105,19 +116,20 @@ class _Together:
         """Returns the results of all tasks, without a progress bar.
 
         After a failed task the others go on, since their requests may be paid already. The wait
-        ends only after more than `MOST_FAILURES` failures without a success in between.
+        ends only after too many failures without a success in between.
 
         Raises:
             BaseException: the first failure.
         """
         first: BaseException | None = None
-        failures, pending = 0, set(tasks)
-        while pending and failures <= MOST_FAILURES:
+        failures, limit, pending = 0, MOST_FAILURES, set(tasks)
+        while pending and failures <= limit:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 error = task.exception()
                 failures = failures + 1 if error is not None else 0
                 first = first or error
+                limit = limit if error is None else _limit(error)
                 if isinstance(error, _Stop):
                     raise error
         if first is not None:
@@ -244,9 +256,10 @@ class TextModel:
             raise
         except Exception as error:  # a model may raise anything
             reason = one_line(f"{type(error).__name__}: {error}")
+            limit = _limit(error)
             log.debug("a call of the model failed", exc_info=error)
         self._failures += 1
-        if left and self._failures > MOST_FAILURES:
+        if left and self._failures > limit:
             raise RunError(
                 f"the model fails again and again ({reason}); finished answers are in the journal"
             )
