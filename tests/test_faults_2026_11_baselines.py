@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -482,6 +483,7 @@ def test_5_an_api_that_fails_in_the_middle_is_paid_once(
     tasks: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     chat: bool,
     concurrent: int,
     names: str,
@@ -506,6 +508,8 @@ def test_5_an_api_that_fails_in_the_middle_is_paid_once(
         assert main([*run, "--score_only"]) == 0 and samples(tmp_path) == before
         environment = block(tmp_path)["environment"]
         assert environment["device"] == environment["device_name"] == "remote"
+        gc.collect()  # of forgotten tasks
+        assert "never retrieved" not in caplog.text
         board = (tmp_path / "leaderboard.csv").read_text()
         assert ",remote," in board
 

@@ -123,15 +123,18 @@ class _Together:
         """
         first: BaseException | None = None
         failures, limit, pending = 0, MOST_FAILURES, set(tasks)
-        while pending and failures <= limit:
+        while pending and failures <= limit and not isinstance(first, _Stop):
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 error = task.exception()
-                failures = failures + 1 if error is not None else 0
-                first = first or error
-                limit = limit if error is None else _limit(error)
-                if isinstance(error, _Stop):
-                    raise error
+                if error is None:
+                    failures = 0
+                    continue
+                failures, limit = failures + 1, _limit(error)
+                first = error if first is None or isinstance(error, _Stop) else first
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
         if first is not None:
             raise first
         return [task.result() for task in tasks]
