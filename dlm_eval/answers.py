@@ -20,8 +20,10 @@ from dlm_eval.jobs import (
     Job,
     Keep,
     QuestionJob,
+    Reply,
     ScoreJob,
     Scores,
+    TextJob,
 )
 from dlm_eval.journal import Journal
 from dlm_eval.likelihood import Estimator
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 
 def journal_key(fingerprint: str, job: Job) -> str:
     """Returns the key of an answer: sha256 of model fingerprint, settings, request and seed."""
+    if isinstance(job, TextJob):
+        return digest("reply", 1, fingerprint, job.identity, job.draw)
     canvases = job.canvases if isinstance(job, QuestionJob) else (job.canvas,)
     asked = [
         (canvas.tokens, bytes(canvas.open).translate(PATTERN).decode(), canvas.key)
@@ -161,12 +165,24 @@ def _answers(answer: Answer, job: Job) -> bool:
         and isinstance(answer.seconds, (int, float))
         and answer.error is None
     )
+    if isinstance(job, TextJob):
+        return numbers and isinstance(answer.value, Reply) and is_reply(job.kind, answer.value)
     if isinstance(job, FillJob):
         return numbers and isinstance(answer.value, Filling) and _is_filling(answer.value)
     if isinstance(job, ScoreJob):
         return numbers and isinstance(answer.value, Score) and _is_score(answer.value)
     whole = isinstance(answer.value, Scores) and len(answer.value.choices) == len(job.canvases)
     return numbers and whole and all(map(_is_score, answer.value.choices))  # type: ignore[union-attr]
+
+
+def is_reply(kind: str, reply: Reply) -> bool:
+    """Returns whether a reply has the form of lm-eval's answers to requests of type `kind`."""
+    found = reply.content
+    if kind == "generate_until":
+        return isinstance(found, str)
+    if kind == "loglikelihood_rolling":
+        return isinstance(found, float)
+    return isinstance(found, tuple) and [type(part) for part in found] == [float, bool]
 
 
 def _is_score(score: Score) -> bool:
@@ -212,7 +228,7 @@ def decode_answer(data: dict[str, Any]) -> Answer:
     cost = data["error"], data["rows"], data["seconds"]
     if data["kind"] == "Scores":
         return Answer(Scores(tuple(Score(**_tupled(score)) for score in data["value"])), *cost)
-    kind = {"Score": Score, "Filling": Filling}[data["kind"]]
+    kind = {"Score": Score, "Filling": Filling, "Reply": Reply}[data["kind"]]
     return Answer(kind(**_tupled(data["value"])), *cost)
 
 

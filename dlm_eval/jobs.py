@@ -1,7 +1,7 @@
-"""Jobs: canvases to score or to fill.
+"""Jobs: canvases to score or to fill, and texts for a model of lm-eval.
 
 The journal stores answers by job, and workers receive jobs. One program of the engine answers one
-job.
+job. Text jobs have no program (`workers/texts.py`).
 """
 
 from __future__ import annotations
@@ -92,7 +92,34 @@ class FillJob:
     begun: Checkpoint | None = field(default=None, compare=False)
 
 
-Job = ScoreJob | QuestionJob | FillJob
+@dataclass(frozen=True)
+class TextJob:
+    """A request for one of lm-eval's own models.
+
+    Attributes:
+        kind: lm-eval's request type, which is the name of the model's method.
+        arguments: arguments of the request.
+        identity: hash of `kind` and `arguments`.
+        draw: identity of the draw if the answer is sampled; "" if equal requests share one answer.
+        size: characters to read, and about as many to write.
+    """
+
+    kind: str
+    arguments: tuple[Any, ...] = field(compare=False)
+    identity: str
+    draw: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer of a TextJob: a text, a log-likelihood (nats), or one with is_greedy."""
+
+    content: str | float | tuple[float, bool]
+
+
+CanvasJob = ScoreJob | QuestionJob | FillJob
+Job = CanvasJob | TextJob
 
 
 @dataclass(frozen=True)
@@ -100,13 +127,13 @@ class Answer:
     """A job's answer with its cost.
 
     Attributes:
-        value: the score, scores or filling; None if the sample failed.
+        value: the score, scores, filling or reply; None if the sample failed.
         error: the reason, or None.
         rows: forward passes of this job's own rows.
         seconds: its share of model time.
     """
 
-    value: Score | Scores | Filling | None
+    value: Score | Scores | Filling | Reply | None
     error: str | None
     rows: int
     seconds: float
@@ -120,7 +147,7 @@ def keep_none(number: int, checkpoint: Checkpoint) -> None:
     """Ignores a checkpoint."""
 
 
-def start(engine: Engine, job: Job, keep: Callable[[Checkpoint], None]) -> Program[Any]:
+def start(engine: Engine, job: CanvasJob, keep: Callable[[Checkpoint], None]) -> Program[Any]:
     """Returns the program that answers `job`; `keep` gets its checkpoints."""
     noise = Noise.of(job.canvas, job.seed)
     if isinstance(job, ScoreJob):
@@ -196,7 +223,14 @@ def longest_first(jobs: Sequence[Job]) -> list[int]:
 
     Choices of one question are together, since they may share rows.
     """
-    return sorted(range(len(jobs)), key=lambda i: (-len(jobs[i].canvas), jobs[i].canvas.key, i))
+
+    def place(number: int) -> tuple[int, str, int]:
+        job = jobs[number]
+        if isinstance(job, TextJob):
+            return -job.size, "", number
+        return -len(job.canvas), job.canvas.key, number
+
+    return sorted(range(len(jobs)), key=place)
 
 
 def drive_jobs(
@@ -211,7 +245,7 @@ def drive_jobs(
         done: called with number and answer when a job ends.
         keep: called with number and checkpoint of a running job, every `CHECKPOINT_SECONDS`.
     """
-    begun: list[tuple[int, Job]] = []
+    begun: list[tuple[int, CanvasJob]] = []
     source = iter(numbered)
     writing = _Writing(engine)
 
@@ -228,6 +262,7 @@ def drive_jobs(
                 yield None
                 continue
             number, job = one
+            assert not isinstance(job, TextJob)  # a pool has one kind of model
             job = _sound(engine.model, job)
             begun.append((number, job))
             writing.add(job, 1)
@@ -268,7 +303,7 @@ class _Writing:
         return self._tokens >= tokens or (rows is not None and self._canvases >= AHEAD * rows)
 
 
-def _sound(model: Denoiser, job: Job) -> Job:
+def _sound(model: Denoiser, job: CanvasJob) -> CanvasJob:
     """Returns the job; without its checkpoint, if this is not valid for the canvas."""
     if (
         not isinstance(job, FillJob)

@@ -308,20 +308,6 @@ def test_between_answers_and_scores_a_function_runs_once() -> None:
     assert steps == ["answered", "a", "b"]
 
 
-def test_a_baseline_gets_requests_without_our_keys() -> None:
-    class Lm:
-        def generate_until(self, requests: list[Any]) -> list[str]:
-            return [str(request) for request in requests]
-
-    lm = Lm()
-    patches.prefix_only(lm, lambda own, request: request.removeprefix("hole "))
-    assert own_requests(lm) == ["a", "b"]
-
-
-def own_requests(lm: Any) -> list[str]:
-    return list(lm.generate_until(["hole a", "b"]))
-
-
 # -- while a run runs ------------------------------------------------------------------------------
 
 

@@ -215,7 +215,10 @@ def _public_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Record:
-    """Cost and outcome of one request. `cost` in results is the sum of all records."""
+    """Cost and outcome of one request. `cost` in results is the sum of all records.
+
+    `rows` is None for lm-eval's own models, whose forward passes are not known.
+    """
 
     task: str
     doc_id: int | None
@@ -223,7 +226,7 @@ class Record:
     repeat: int
     doc: str
     kind: str
-    rows: int = 0
+    rows: int | None = 0
     tokens: int = 0
     seconds: float = 0.0
     score: Score | None = None
@@ -284,20 +287,28 @@ def attach_costs(
                 by_document.get((task, sample["doc_id"]), []), key=lambda r: (r.idx, r.repeat)
             )
             if own:
-                sample["forwards"] = sample["rows"] = sum(r.rows for r in own)
-                sample["tokens"] = sum(r.tokens for r in own)
-                sample["seconds"] = round(sum(r.seconds for r in own), 6)
-                sample["truncated"] = sum(r.truncated for r in own)
-                if own[0].kind == "likelihood":
-                    sample |= likelihood_columns([r.score for r in own])
-                    if own[0].tokens and "text_nats" in own[0].details:  # a whole text
-                        sample["nats_per_token"] = own[0].details["text_nats"] / own[0].tokens
-                else:
-                    sample["exit"] = [r.details.get("exit") for r in own]
-                    sample["steps"] = [r.details.get("steps_taken") for r in own]
+                sample |= _cost_columns(own)
             error = reason(task, sample["doc"])
             if error is not None:
                 sample["error"] = error
+
+
+def _cost_columns(own: Sequence[Record]) -> dict[str, Any]:
+    """Returns a sample's columns from the records of its requests."""
+    spent = {"tokens": sum(r.tokens for r in own), "seconds": round(sum(r.seconds for r in own), 6)}
+    if own[0].rows is None:
+        return spent
+    rows = sum(r.rows or 0 for r in own)
+    cut = sum(r.truncated for r in own)
+    found: dict[str, Any] = {"forwards": rows, "rows": rows, **spent, "truncated": cut}
+    if own[0].kind == "likelihood":
+        found |= likelihood_columns([r.score for r in own])
+        if own[0].tokens and "text_nats" in own[0].details:  # a whole text
+            found["nats_per_token"] = own[0].details["text_nats"] / own[0].tokens
+    else:
+        found["exit"] = [r.details.get("exit") for r in own]
+        found["steps"] = [r.details.get("steps_taken") for r in own]
+    return found
 
 
 def likelihood_columns(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
@@ -334,10 +345,14 @@ def cost_block(
         cost = tasks.setdefault(record.task, {"samples": set(), **counts})
         cost["samples"].add(record.doc_id)
         cost["requests"] += 1
-        cost["forwards"] += record.rows
-        cost["rows"] += record.rows
         cost["tokens"] += record.tokens
         cost["seconds"] += record.seconds
+        if record.rows is None:
+            for name in ("forwards", "rows", "truncated"):
+                cost.pop(name, None)
+            continue
+        cost["forwards"] += record.rows
+        cost["rows"] += record.rows
         cost["truncated"] += record.truncated > 0
         if record.budget:
             cost["budget_forwards"] = cost.get("budget_forwards", 0) + record.budget

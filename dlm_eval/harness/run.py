@@ -176,7 +176,7 @@ def _evaluate(
     results = _answers_and_scores(loaded, tasks, settings, errors)
     device = (
         loaded.pool.cost() - before + loaded.spent.device
-        if loaded.pool is not None and before is not None
+        if loaded.ours and loaded.pool is not None and before is not None
         else None
     )
     make_plain(results)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from dlm_eval.engine.batching import WORTHWHILE
-from dlm_eval.jobs import FillJob, Job, ScoreJob, longest_first, sequences
+from dlm_eval.jobs import FillJob, Job, ScoreJob, TextJob, longest_first, sequences
 
 MOST = 256  # maximum number of jobs in a chunk
 # A worker holds at most this part of its fair share of the jobs that no worker has. The rest is for
@@ -17,6 +17,8 @@ REFILL = 0.75  # a worker gets more jobs when it holds less than this part of it
 
 def weight(job: Job) -> int:
     """Returns an estimate of a job's work: rows times positions."""
+    if isinstance(job, TextJob):
+        return max(1, job.size)
     n = sum(job.canvas.open)
     if isinstance(job, FillJob):
         begun = job.begun.state.forwards if job.begun is not None else 0

@@ -386,7 +386,7 @@ def start_workers(
 
     Workers load the model in the background.
     """
-    takes = option_names(config.model)
+    takes = set() if config.texts else option_names(config.model)
     extra: dict[str, str] = {}
     if engine == "ray":
         from dlm_eval.workers.ray_actors import connect
@@ -395,7 +395,10 @@ def start_workers(
 
     def start(index: int, profile: DeviceProfile, events: Events) -> Link:
         device = devices[index]
-        options = {**{k: v for k, v in device.options.items() if k in takes}, **config.options}
+        place = {key: value for key, value in device.options.items() if key in takes}
+        if config.texts:
+            place = device.text_options
+        options = {**place, **config.options}
         own = replace(config, options=options, profile=config.profile.and_then(profile))
         if engine == "ray":
             from dlm_eval.workers.ray_actors import RayLink
