@@ -10,7 +10,7 @@ own ways, and its published figures depend on them:
 * Countdown: the same text as an arithmetic expression. It must use each number once and give the
   target.
 * Sudoku: the first of five patterns that finds a text; the share of the empty cells that its
-  characters fill correctly, over all cells of all puzzles.
+  characters fill correctly.
 
 The expression is evaluated by `value_of`, which knows numbers and arithmetic only.
 """
@@ -18,7 +18,6 @@ The expression is evaluated by `value_of`, which knows numbers and arithmetic on
 from __future__ import annotations
 
 import ast
-import math
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -193,21 +192,25 @@ def _value(node: ast.AST) -> Any:
 
 
 def _power(base: Any, exponent: Any) -> Any:
-    if isinstance(base, int) and isinstance(exponent, int):
-        if abs(exponent) * max(1, abs(base)).bit_length() > MOST_BITS:
-            raise OverflowError("the power is too large")
+    whole = isinstance(base, int) and isinstance(exponent, int)
+    if whole and abs(exponent) * max(1, abs(base)).bit_length() > MOST_BITS:
+        raise OverflowError("the power is too large")
     return base**exponent
 
 
-def sudoku_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Returns (cells filled correctly, empty cells) of one puzzle, for `share`."""
+def sudoku_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Returns the share of the puzzle's empty cells that are filled correctly.
+
+    d1 divides by the cells of all puzzles together. That is the mean of the shares, since each of
+    its puzzles has eight empty cells.
+    """
     found = re.search(r"([0-9]{16})", doc["question"])
-    if found is None:
-        raise ValueError("the question has no puzzle of 16 digits")
+    if found is None or "0" not in found[1]:
+        raise ValueError("the question has no puzzle of 16 digits with an empty cell")
     empty = [cell for cell in range(CELLS) if found[1][cell] == "0"]
     written = sudoku_answer(results[0]).ljust(CELLS, "0")
     right = sum(written[cell] == doc["ground_truth"][cell] for cell in empty)
-    return {"cell_acc": (right, len(empty))}
+    return {"cell_acc": right / len(empty)}
 
 
 def sudoku_answer(text: str) -> str:
@@ -217,9 +220,3 @@ def sudoku_answer(text: str) -> str:
         if found and found[1].strip():
             return re.sub(r"\s", "", found[1])
     return ""
-
-
-def share(items: Sequence[tuple[int, int]]) -> float:
-    """Returns the share of correct cells among all empty cells; NaN if there are none."""
-    empty = sum(count for _, count in items)
-    return sum(right for right, _ in items) / empty if empty else math.nan
