@@ -16,6 +16,8 @@ from dlm_eval.harness.code_tasks import Way, ways
 from dlm_eval.harness.decode_config import DecodeOptions, check_requests, user_layer
 from dlm_eval.harness.lm import BY_ORDER, by_order, chosen_template
 from dlm_eval.harness.open_model import check_model_name, is_ours
+from dlm_eval.harness.recorded import NAME as RECORDED
+from dlm_eval.harness.recorded import check_recorded
 from dlm_eval.harness.requirements import check_loaded_metrics
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.saving import check_tracker
@@ -130,7 +132,10 @@ def _refuse_ours(settings: RunSettings) -> None:
                 f"--{field.name} means nothing to --model '{settings.model}', which is lm-eval's "
                 "own; leave it out"
             )
-    check_places(settings)
+    if settings.model == RECORDED:
+        check_recorded(settings)
+    else:
+        check_places(settings)
 
 
 def confirm_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.baseline import Baseline, TextLM, TextOptions
 from dlm_eval.harness.decode_config import DecodeOptions, user_layer
 from dlm_eval.harness.lm import DiffusionLM, Options, chosen_template
+from dlm_eval.harness.recorded import NAME as RECORDED
+from dlm_eval.harness.recorded import RecordedLM, RecordedOptions
 from dlm_eval.harness.results import Record
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
@@ -88,7 +90,8 @@ class Loaded:
         Args:
             by_order: tasks whose scores depend only on the order of choices.
         """
-        assert self.pool is not None
+        if self.pool is None:  # recorded answers
+            return self
         if self.model is None:
             assert self.baseline is not None
             rest = TextOptions(settings.noise_seed, settings.quiet, settings.part, settings.chosen)
@@ -113,6 +116,8 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
         loaded = (
             _load_ours(settings, journal)
             if is_ours(settings.model)
+            else _load_recorded(settings)
+            if settings.model == RECORDED
             else _load_baseline(settings, journal)
         )
         stack.callback(loaded.close)
@@ -138,7 +143,7 @@ def _known() -> set[str]:
     import lm_eval.models  # noqa: F401
     from lm_eval.api.registry import model_registry
 
-    return {*known_families(), *checkpoints(), *baselines(), *model_registry.keys()}
+    return {*known_families(), *checkpoints(), *baselines(), *model_registry.keys(), RECORDED}
 
 
 def is_ours(name: str) -> bool:
@@ -228,6 +233,21 @@ def _model_and_pool(
     }
     model = models.load_model(settings.model, **arguments)
     return model, InProcess(make_engine(model, batch_size, profile, most)), profile, note
+
+
+def _load_recorded(settings: RunSettings) -> Loaded:
+    """Returns a file of answers in place of a model."""
+    options = RecordedOptions.of(settings.model_args)
+    lm = RecordedLM(options, settings.chosen)
+    facts = {
+        "family": RECORDED,
+        "checkpoint": options.called,
+        "answers": lm.fingerprint,
+        "match": options.match,
+        "text": options.text,
+        "counts": lm.counts,  # complete when the run is
+    }
+    return Loaded(options.called, facts, lm=lm)
 
 
 def _load_baseline(settings: RunSettings, journal: Journal | None) -> Loaded:

@@ -217,7 +217,8 @@ def _public_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
 class Record:
     """Cost and outcome of one request. `cost` in results is the sum of all records.
 
-    `rows` is None for lm-eval's own models, whose forward passes are not known.
+    `rows` is None for lm-eval's own models, whose forward passes are not known. A document with a
+    skipped request is not scored, and is no error.
     """
 
     task: str
@@ -233,6 +234,7 @@ class Record:
     budget: int = 0
     truncated: int = 0
     error: str | None = None
+    skipped: bool = False
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -288,6 +290,8 @@ def attach_costs(
             )
             if own:
                 sample |= _cost_columns(own)
+            if any(record.skipped for record in own):
+                sample["skipped"] = True
             error = reason(task, sample["doc"])
             if error is not None:
                 sample["error"] = error
@@ -347,6 +351,8 @@ def cost_block(
         cost["requests"] += 1
         cost["tokens"] += record.tokens
         cost["seconds"] += record.seconds
+        if record.skipped:
+            cost["skipped"] = cost.get("skipped", 0) + 1
         if record.rows is None:
             for name in ("forwards", "rows", "truncated"):
                 cost.pop(name, None)
