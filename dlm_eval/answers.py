@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from dlm_eval.canvas import Filling, Score
+from dlm_eval.canvas import Filling, Score, four_digits
 from dlm_eval.decoding import DecodeSettings
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.jobs import (
@@ -194,16 +194,21 @@ def _is_filling(filling: Filling) -> bool:
         and all(isinstance(token, int) for token in filling.tokens)
         and all(isinstance(value, (int, float)) for value in numbers)
         and isinstance(filling.exit, str)
+        and isinstance(filling.step, tuple)
+        and isinstance(filling.confidence, tuple)
+        and all(isinstance(value, (int, float)) for value in (*filling.step, *filling.confidence))
     )
 
 
 def encode_answer(answer: Answer) -> dict[str, Any]:
-    """Returns an answer as plain data."""
-    value = (
+    """Returns an answer as plain data. The confidence of tokens has four significant digits."""
+    value: Any = (
         [vars(score) for score in answer.value.choices]
         if isinstance(answer.value, Scores)
         else vars(answer.value)
     )
+    if isinstance(answer.value, Filling):
+        value = {**value, "confidence": [four_digits(p) for p in answer.value.confidence]}
     return {**vars(answer), "kind": type(answer.value).__name__, "value": value}
 
 

@@ -203,7 +203,8 @@ class Filling:
             open. If the model predicts the length of the hole (`length_beam`), n is that length.
         forwards: rows of this canvas that the model ran (two per step under guidance).
         steps: number of steps that committed at least one token.
-        confidence: [n] confidence with which each token was committed (nan if `BLANK`).
+        confidence: [n] confidence with which each token was committed (nan if `BLANK`). The journal
+            stores four significant digits.
         step: [n] step (from 0) at which each token was last committed, -1 if `BLANK`.
         seconds: this canvas' share of model time.
         exit: why decoding ended: 'full', 'eos', 'stop' or the name of a halting criterion.
@@ -216,3 +217,8 @@ class Filling:
     step: tuple[int, ...] = ()
     seconds: float = 0.0
     exit: str = "full"
+
+
+def four_digits(value: float) -> float:
+    """Returns a number rounded to four significant digits."""
+    return float(f"{value:.4g}")

@@ -22,7 +22,7 @@ from dlm_eval import Canvas, UserError, evaluate, fill, load_model, score, wrap
 from dlm_eval.engine import Engine
 from dlm_eval.models import denoiser, known_families, option_docs, option_names
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.reports.trace import pieces
+from dlm_eval.harness.trajectories import pieces
 
 PACKAGE = Path(dlm_eval.__file__).parent
 ASKED = [Canvas.completion(range(30, 30 + n), 6) for n in (3, 7, 12)]

@@ -62,6 +62,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--no_resume": {
         "dest": "resume", "action": "store_false", "help": "compute everything again, and keep "
                                                            "no journal"},
+    "--log_trajectories": {
+        "action": "store_true", "default": None,
+        "help": "samples files also have, for each token, the step at which it was committed and its"
+                " confidence (`dlm-eval trace --from`)"},
     "--no_log_samples": {
         "dest": "log_samples", "action": "store_false", "default": argparse.SUPPRESS,
         "help": "save no samples_*.jsonl"},

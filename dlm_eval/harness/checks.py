@@ -37,6 +37,7 @@ OURS_ALONE = (
     "overlong",
     "score_only",
     "shard",
+    "log_trajectories",
 )
 
 

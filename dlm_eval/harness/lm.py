@@ -30,6 +30,7 @@ from dlm_eval.harness.requests import (
 )
 from dlm_eval.harness.results import Record, doc_key, document_number, records_of
 from dlm_eval.harness.shard import Shard
+from dlm_eval.harness.trajectories import TokenTexts, trajectory
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
 from dlm_eval.likelihood import Estimator, windows
@@ -64,6 +65,7 @@ class Options:
         by_order: tasks whose scores depend only on the order of choices (`by_order`).
         shard: answer only documents of this shard; None for all.
         chosen: task -> the documents of --samples, ascending.
+        trajectories: whether records get the trajectories of answers.
     """
 
     estimator: Estimator
@@ -76,6 +78,7 @@ class Options:
     by_order: frozenset[str] = frozenset()
     shard: Shard | None = None
     chosen: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    trajectories: bool = False
 
 
 class DiffusionLM(TemplateLM):
@@ -101,6 +104,7 @@ class DiffusionLM(TemplateLM):
         self.failed: dict[str, Answer] = {}  # answers that are errors, by key
         self._decode = DecodePlans(options.decode, model)
         self._device = device_of(model)
+        self._texts = TokenTexts(model) if options.trajectories else None
 
     # -- lm-eval's interface of models -------------------------------------------------------------
 
@@ -241,6 +245,8 @@ class DiffusionLM(TemplateLM):
                 "exit": filling.exit,
                 "gen_length": len(filling.tokens),
             }
+            if self._texts is not None:
+                record.details["trajectory"] = trajectory(filling, self._texts)
             return cut_at(self.model.decode(written), record.details["until"])
 
         return self._answer(requests, "generation", prepare, finish, "")

@@ -194,6 +194,7 @@ def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -
         by_order=by_order,
         shard=settings.part,
         chosen=settings.chosen,
+        trajectories=settings.log_trajectories,
     )
 
 

@@ -265,6 +265,7 @@ def attach_costs(
     records: Sequence[Record],
     reason: Callable[[str, Any], str | None],
     chosen: Mapping[str, Sequence[int]],
+    trajectories: bool = False,
 ) -> None:
     """Adds forwards, rows, tokens, seconds, logprob_stderr (and error) to every logged sample.
 
@@ -273,6 +274,7 @@ def attach_costs(
         reason: (task, document) -> why the document has no metric, or None.
         chosen: task -> the documents of --samples, ascending. Numbers in requests count only these;
             numbers in logged samples count all documents.
+        trajectories: whether samples of generation tasks get `trajectory`, one for each answer.
     """
     by_document: dict[tuple[str, int | None], list[Record]] = {}
     for record in records:
@@ -295,6 +297,8 @@ def attach_costs(
                 else:
                     sample["exit"] = [r.details.get("exit") for r in own]
                     sample["steps"] = [r.details.get("steps_taken") for r in own]
+                    if trajectories:
+                        sample["trajectory"] = [r.details.get("trajectory") for r in own]
             error = reason(task, sample["doc"])
             if error is not None:
                 sample["error"] = error

@@ -187,7 +187,9 @@ def _evaluate(
     }
     results["configs"] = jsonable_config(results["configs"])
     with errors.adding("costs of the samples"):
-        attach_costs(results, loaded.records, errors.reason, settings.chosen)
+        attach_costs(
+            results, loaded.records, errors.reason, settings.chosen, settings.log_trajectories
+        )
     seconds = time.perf_counter() - start + loaded.spent.wall_seconds
     results["dlm_eval"] = run_metadata(
         results, loaded, tasks, settings, errors, running, device, seconds

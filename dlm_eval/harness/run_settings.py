@@ -47,6 +47,8 @@ class RunSettings:
         ray_address: address of a Ray cluster; None for $RAY_ADDRESS, else a cluster on this
             machine.
         data_dir: folder of local datasets, which are used before the hub.
+        log_trajectories: log for each answer at which step each token was committed, and its
+            confidence.
         output_path: directory for results, or a name ending in .json; None saves nothing.
         resume: use the answers in the journal of `output_path`.
         score_only: use only the journal's answers: run filters and metrics, but not the model.
@@ -84,6 +86,7 @@ class RunSettings:
     include_path: str | Sequence[str] | None = None
     output_path: str | None = None
     log_samples: bool = True
+    log_trajectories: bool = False
     resume: bool = True
     score_only: bool = False
     shard: str | None = None
@@ -153,6 +156,10 @@ class RunSettings:
             raise UserError(
                 "--shard needs the journal of --output_path; give it, without --no_resume and "
                 "--score_only"
+            )
+        if self.log_trajectories and not self.log_samples:
+            raise UserError(
+                "--log_trajectories writes to the samples files; leave out --no_log_samples"
             )
         if self.limit is not None and self.samples:
             raise UserError("--limit and --samples exclude each other; give one")
