@@ -147,6 +147,19 @@ def _in_journal(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
     return found
 
 
+def look_up(
+    jobs: Sequence[Job], fingerprint: str, journal: Journal | None
+) -> list[tuple[str, Answer | None, Job]]:
+    """Returns the key of each job, its answer in the journal, and the job with its checkpoint."""
+    keys = [journal_key(fingerprint, job) for job in jobs]
+    by_key = dict(zip(keys, jobs, strict=True))
+    if journal is None:
+        return [(key, None, by_key[key]) for key in keys]
+    known = _in_journal(by_key, journal)
+    begun = _begun({key: job for key, job in by_key.items() if key not in known}, journal)
+    return [(key, known.get(key), begun.get(key, by_key[key])) for key in keys]
+
+
 def _decoded(data: Any) -> Answer | None:
     try:
         return decode_answer(data)

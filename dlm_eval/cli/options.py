@@ -52,6 +52,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--score_only": {
         "action": "store_true", "default": None,
         "help": "score the answers in the journal of --output_path again; the model is not loaded"},
+    "--dry_run": {
+        "action": "store_true", "default": None,
+        "help": "print what the run would do (requests, forwards, tokens, memory, hours, answers that"
+                " are known), and run nothing: no weights are loaded, no file is written"},
     "--shard": {
         "metavar": "I/N",
         "help": "answer one of N parts of the documents (2/8: the second of 8), on this machine;"

@@ -63,7 +63,7 @@ class Finished:
 
 def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, Any]:
     """Runs an evaluation; returns lm-eval's results, with our block under 'dlm_eval' and samples
-    under 'samples'.
+    under 'samples'. With `dry_run`, nothing is run, and the plan is returned (`Plan.plain`).
 
     Args:
         model: family, named checkpoint, lm-eval model, or a denoiser (from `load_model`, `wrap` or
@@ -80,14 +80,22 @@ def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, An
             "shard is for the command line (`dlm-eval run --shard`, then `dlm-eval merge`)"
         )
     if isinstance(model, str):
-        return run(run_settings({"model": model, "tasks": tasks, **settings})).results
+        return _evaluated(run_settings({"model": model, "tasks": tasks, **settings}))
     if elsewhere := sorted({"model_args", "device", "devices", "engine"} & settings.keys()):
         raise UserError(
             f"{elsewhere[0]} is not possible with a model object, which runs in this process as it "
             "is"
         )
     with given(model) as name:
-        return run(run_settings({"model": name, "tasks": tasks, **settings})).results
+        return _evaluated(run_settings({"model": name, "tasks": tasks, **settings}))
+
+
+def _evaluated(settings: RunSettings) -> dict[str, Any]:
+    if settings.dry_run:
+        from dlm_eval.harness.dry_run import dry_run
+
+        return dry_run(settings).plain()
+    return run(settings).results
 
 
 # A function that is called with the model and the tasks after all answers and before the filters.
@@ -118,10 +126,15 @@ def _run(
 ) -> Finished:
     start = time.perf_counter()
     check_settings(settings)
-    home = output_directory(settings.output_path) if settings.output_path else None
+    home = (
+        output_directory(settings.output_path)
+        if settings.output_path and not settings.dry_run
+        else None
+    )
     tasks = confirm_unsafe(tasks_of(settings), settings, ask)
     check_tasks(tasks, settings)
-    start_sandbox(tasks, settings)
+    if not settings.dry_run:
+        start_sandbox(tasks, settings)
     results: dict[str, Any] = {}
     unkept: list[str] = []
     try:

@@ -52,6 +52,7 @@ class RunSettings:
         output_path: directory for results, or a name ending in .json; None saves nothing.
         resume: use the answers in the journal of `output_path`.
         score_only: use only the journal's answers: run filters and metrics, but not the model.
+        dry_run: count what the run would do, and run nothing.
         shard: 'I/N': answer only the documents of one of N shards, for `dlm-eval merge`.
         confirm_run_unsafe_code: allow generated code to run in the sandbox.
         unsandboxed: with `confirm_run_unsafe_code`, allow tasks that cannot use the sandbox to run
@@ -89,6 +90,7 @@ class RunSettings:
     log_trajectories: bool = False
     resume: bool = True
     score_only: bool = False
+    dry_run: bool = False
     shard: str | None = None
     stride: int | None = None
     overlong: Literal["truncate", "error"] = "truncate"
@@ -150,6 +152,8 @@ class RunSettings:
             raise UserError(
                 "--score_only needs the journal of --output_path; give it, without --no_resume"
             )
+        if self.dry_run and self.score_only:
+            raise UserError("--dry_run and --score_only exclude each other; both run no model")
         if self.part is not None and (
             not self.resume or self.output_path is None or self.score_only
         ):

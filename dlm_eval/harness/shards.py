@@ -52,7 +52,7 @@ WHOLE = ("model", "configuration", "fingerprint", "scoring")  # digests over man
 # Settings that may differ between shards: those of the machine, and those that only a merge uses.
 FREE = (
     "shard", "device", "devices", "engine", "ray_address", "batch_size", "max_batch_size", "model_args", "output_path",
-    "data_dir", "include_path", "resume", "score_only", "log_samples", "log_trajectories", "confirm_run_unsafe_code", "unsandboxed",
+    "data_dir", "include_path", "resume", "score_only", "dry_run", "log_samples", "log_trajectories", "confirm_run_unsafe_code", "unsandboxed",
     "sandbox", "hf_hub_log_args", "verbosity",
 )  # fmt: skip
 # Settings of a shard or its machine that a merge does not use.

@@ -77,7 +77,10 @@ class InProcess:
 
     def profile(self) -> DeviceProfile:
         now = self.engine.batch_tokens
-        return DeviceProfile(now if now < self._budget else None, self.engine.footprint)
+        cost = self.engine.cost
+        return DeviceProfile(
+            now if now < self._budget else None, self.engine.footprint, cost.tokens, cost.seconds
+        )
 
     def close(self) -> None:
         pass

@@ -187,7 +187,8 @@ class Workers:
         return [slot.cost.seconds for slot in self.slots]
 
     def profile(self) -> DeviceProfile:
-        return self._profile
+        cost = self.cost()
+        return replace(self._profile, tokens=cost.tokens, seconds=cost.seconds)
 
     def close(self) -> None:
         for slot in self.slots:
