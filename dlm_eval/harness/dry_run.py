@@ -173,7 +173,7 @@ class Plan:
                 "tasks": {task.name: task.plain() for task in self.tasks},
                 "total": self.total.plain(),
                 "memory": self.memory and vars(self.memory),
-                "rate": self.rate and vars(self.rate),
+                "rate": self.rate and {**vars(self.rate), "devices": list(self.rate.devices)},
                 "notes": list(self.notes),
             }
         )
