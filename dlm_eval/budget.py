@@ -46,7 +46,7 @@ class DeviceProfile:
     @property
     def rate(self) -> float | None:
         """Positions per second of one device; None if nothing was run."""
-        return self.tokens / self.seconds if self.tokens and self.seconds > 0 else None
+        return self.tokens / self.seconds if self.tokens > 0 and self.seconds > 0 else None
 
     def and_then(self, later: DeviceProfile) -> DeviceProfile:
         """Returns the profile updated by a later one."""
@@ -75,7 +75,7 @@ class DeviceProfile:
             return DeviceProfile(
                 int(tokens) if tokens else None, known, int(done or 0), float(seconds or 0)
             )
-        except (AttributeError, KeyError, TypeError, ValueError):  # another program wrote it
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):  # another program wrote it
             return DeviceProfile()
 
 
