@@ -227,13 +227,16 @@ class Unmasking(Strategy):
         tokens_of = schedule(name, settings.eps, settings.batch_mean_quota) if name else None
         self._offer(state, step, request)
         begin = step
-        while self._goes_on(state, block, step):
+        while True:
+            at = state.block_positions
+            is_open = state.open[at]
+            left = int(np.count_nonzero(is_open))
+            if not self._goes_on(state, block, step, left):
+                break
             if step - begin > block.steps + 4 * len(state.ids) + MOST_STEPS:
                 raise SampleError(
                     f"strategy '{self.name}' does not fill the block: {step} steps have been run"
                 )
-            at = state.block_positions
-            left = int(state.open[at].sum())
             quota = tokens_of(block.size, left, step, block.steps) if tokens_of else 0
             if tokens_of and step >= block.steps - 1:
                 quota = left
@@ -241,7 +244,7 @@ class Unmasking(Strategy):
                 first = self.query(state.view(at[:1], block, step, quota, name), op, model)
                 edit = yield from _first_position(state, at[:1], first)
             else:
-                at = at if self.revisits else at[state.open[at]]
+                at = at if self.revisits else at[is_open]
                 view = state.view(self.candidates(at), block, step, quota, name)
                 edit = yield from self.step(state, view, op)
             state.apply(edit)
@@ -251,13 +254,13 @@ class Unmasking(Strategy):
             self._offer(state, step, request)
         state.check_early_exit()  # the block's tokens are final now for every strategy
 
-    def _goes_on(self, state: DecodeState, block: Block, step: int) -> bool:
+    def _goes_on(self, state: DecodeState, block: Block, step: int, left: int) -> bool:
+        """Returns whether the block, with `left` open positions, has another step."""
         if state.exit != "full":
             return False
-        is_open = bool(state.open[state.block_positions].any())
         if self.ends == "steps":
-            return step < block.steps or (self.last_step_fills and is_open)
-        if is_open:
+            return step < block.steps or (self.last_step_fills and left > 0)
+        if left > 0:
             state.post_steps = 0
             return True
         # A full block continues only while tokens are still replaced.

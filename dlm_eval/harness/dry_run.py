@@ -26,7 +26,7 @@ from dlm_eval.decoding.filling import most_forwards
 from dlm_eval.engine.batching import Footprint
 from dlm_eval.errors import DlmEvalError, RunError, SampleError, UserError
 from dlm_eval.harness.checks import Ask, check_settings
-from dlm_eval.harness.lm import DiffusionLM
+from dlm_eval.harness.lm import TOGETHER, DiffusionLM, prepared_jobs, texts_of
 from dlm_eval.harness.open_model import Loaded, is_ours
 from dlm_eval.harness.results import Record, records_of
 from dlm_eval.harness.run import run
@@ -34,14 +34,13 @@ from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, Scores
 from dlm_eval.journal import Journal, StoredJournal
 from dlm_eval.likelihood.program import most_rows
-from dlm_eval.models.denoiser import Denoiser, embedding_rows
+from dlm_eval.models.denoiser import Denoiser, embedding_rows, read_ahead
 from dlm_eval.models.transformer import TransformersDenoiser
 from dlm_eval.redaction import redact
 from dlm_eval.rng import digest
 from dlm_eval.workers import JournalOnly
 from dlm_eval.workers.devices import parse_devices, worker_devices
 
-TOGETHER = 1000  # requests that are looked up in the journal together
 ANY_NUMBER = 10**6  # GPUs of a machine that the run may be sent to
 
 
@@ -285,27 +284,26 @@ class _CountingLM(DiffusionLM):
         self.plans: dict[str, TaskPlan] = {}
         self._seen: set[str] = set()
 
-    def _answer(
-        self,
-        requests: Sequence[Instance],
-        kind: str,
-        prepare: Callable[[Instance, Record], list[Job]],
-        finish: Callable[[Sequence[Answer], Record], Any],
-        blank: Any,
-    ) -> list[Any]:
+    def ahead(self, requests: Sequence[Instance]) -> None:
+        pass  # they are counted when lm-eval asks
+
+    def _answer(self, kind: str, requests: Sequence[Instance]) -> list[Any]:
         own = [request for request in requests if self._is_ours(request)]
-        records = list(records_of(own, kind))
-        prepared: list[tuple[Record, list[Job]]] = []
-        for pair in zip(records, self._prepared(own, records, prepare), strict=True):
-            prepared.append(pair)
-            if len(prepared) >= TOGETHER:
-                self._add(prepared)
-                prepared = []
-        self._add(prepared)
+        prepare, title = self._kinds[kind].jobs(own), self._kinds[kind].title
+        records = list(records_of(own, title))
+        for first in range(0, len(own), TOGETHER):
+            near = own[first : first + TOGETHER]
+            read_ahead(self.model, [text for request in near for text in texts_of(request)])
+            self._add(
+                [
+                    (record, prepared_jobs(prepare, request, record))
+                    for request, record in zip(near, records[first:], strict=False)
+                ]
+            )
         for name in {record.task for record in records}:
             documents = {record.doc_id for record in records if record.task == name}
             self.plans[name].documents += len(documents)
-        return [blank for _ in requests]
+        return [self._kinds[kind].blank for _ in requests]
 
     def _add(self, prepared: Sequence[tuple[Record, list[Job]]]) -> None:
         """Adds requests with their jobs to the plans of their tasks."""

@@ -236,17 +236,29 @@ class Record:
 def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
     """Yields a new record per request. lm-eval lists a repeated request several times."""
     seen: Counter[int] = Counter()
+    key_of = document_keys()
     for request in requests:
         repeat = seen[id(request)]
         seen[id(request)] += 1
         yield Record(
-            request.task_name or "",
-            request.doc_id,
-            request.idx,
-            repeat,
-            doc_key(request.doc or request.args),
-            kind,
+            request.task_name or "", request.doc_id, request.idx, repeat, key_of(request), kind
         )
+
+
+def document_keys() -> Callable[[Instance], str]:
+    """Returns a function that returns the identity of a request's document, found once for all
+    requests of the document.
+    """
+    known: dict[int, tuple[Any, str]] = {}  # id -> document, which keeps the id its own
+
+    def key_of(request: Instance) -> str:
+        if not request.doc:
+            return doc_key(request.args)
+        if id(request.doc) not in known:
+            known[id(request.doc)] = request.doc, doc_key(request.doc)
+        return known[id(request.doc)][1]
+
+    return key_of
 
 
 def doc_key(doc: Any) -> str:

@@ -6,6 +6,7 @@ names, data, options and the output directory are found before the weights are l
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -225,7 +226,13 @@ def _answers_and_scores(
         RunError: it failed before all requests were answered.
     """
     try:
-        with patches.metrics_apart(errors):
+        with ExitStack() as stack:
+            stack.enter_context(patches.metrics_apart(errors))
+            if loaded.ours:
+                stack.callback(loaded.lm.stop)
+                if streams():
+                    each = list(tasks["tasks"].values())
+                    stack.enter_context(patches.requests_passed_on(each, loaded.lm.ahead))
             outcome = simple_evaluate(
                 model=loaded.lm,
                 tasks=list(tasks["tasks"]),
@@ -245,6 +252,18 @@ def _answers_and_scores(
             raise
         outcome = unscored(tasks["tasks"], settings.chosen)
     return dict(outcome)
+
+
+def streams() -> bool:
+    """Returns whether a task's requests are answered while those of the next tasks are built.
+
+    Raises:
+        UserError: the variable has another value.
+    """
+    text = os.environ.get("DLM_EVAL_STREAM", "")
+    if text not in ("", "0", "1"):
+        raise UserError(f"DLM_EVAL_STREAM '{text}' is not allowed; it must be 0 or 1")
+    return text != "0"
 
 
 def _answered(tasks: Mapping[str, Any]) -> bool:

@@ -305,7 +305,7 @@ class FromShards(JournalOnly):
         self._failed = {key: answer for stored in shards for key, answer in stored.failed.items()}
         self._devices = [dict(facts) for stored in shards for facts in stored.devices]
 
-    def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
+    def run(self, jobs: Iterable[Job], done: Done, keep: Keep = keep_none) -> None:
         for index, job in enumerate(jobs):
             done(
                 index,
