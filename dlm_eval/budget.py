@@ -75,7 +75,13 @@ class DeviceProfile:
             return DeviceProfile(
                 int(tokens) if tokens else None, known, int(done or 0), float(seconds or 0)
             )
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):  # another program wrote it
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+        ):  # another program wrote it
             return DeviceProfile()
 
 
