@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
@@ -36,6 +36,7 @@ from dlm_eval.rng import digest
 
 PATTERN = b"_#" + bytes(254)  # letters of given and open positions
 log = logging.getLogger(__name__)
+J = TypeVar("J", bound=Job)
 
 
 def journal_key(fingerprint: str, job: Job) -> str:
@@ -303,8 +304,8 @@ def _in_journal(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
 
 
 def look_up(
-    jobs: Sequence[Job], fingerprint: str, journal: Journal | None
-) -> list[tuple[str, Answer | None, Job]]:
+    jobs: Sequence[J], fingerprint: str, journal: Journal | None
+) -> list[tuple[str, Answer | None, J]]:
     """Returns the key of each job, its answer in the journal, and the job with its checkpoint."""
     keys = [journal_key(fingerprint, job) for job in jobs]
     by_key = dict(zip(keys, jobs, strict=True))
@@ -312,7 +313,7 @@ def look_up(
         return [(key, None, by_key[key]) for key in keys]
     known = _in_journal(by_key, journal)
     begun = _begun({key: job for key, job in by_key.items() if key not in known}, journal)
-    return [(key, known.get(key), begun.get(key, by_key[key])) for key in keys]
+    return [(key, known.get(key), cast(J, begun.get(key, by_key[key]))) for key in keys]
 
 
 def _decoded(data: Any) -> Answer | None:

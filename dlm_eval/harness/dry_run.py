@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -31,16 +31,17 @@ from dlm_eval.harness.open_model import Loaded, is_ours
 from dlm_eval.harness.results import Record, records_of
 from dlm_eval.harness.run import run
 from dlm_eval.harness.run_settings import RunSettings
-from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, Scores
+from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal, StoredJournal
 from dlm_eval.likelihood.program import most_rows
 from dlm_eval.models.denoiser import Denoiser, embedding_rows, read_ahead
 from dlm_eval.models.transformer import TransformersDenoiser
-from dlm_eval.redaction import redact
+from dlm_eval.redaction import redact, redact_values
 from dlm_eval.rng import digest
 from dlm_eval.workers import JournalOnly
 from dlm_eval.workers.devices import parse_devices, worker_devices
 
+Counted = ScoreJob | QuestionJob | FillJob
 ANY_NUMBER = 10**6  # GPUs of a machine that the run may be sent to
 
 
@@ -166,7 +167,7 @@ class Plan:
 
     def plain(self) -> dict[str, Any]:
         """Returns the plan as plain data."""
-        found: dict[str, Any] = redact(
+        found: dict[str, Any] = redact_values(
             {
                 **vars(self),
                 "tasks": {task.name: task.plain() for task in self.tasks},
@@ -239,7 +240,7 @@ def _of_requests(settings: RunSettings, ask: Ask | None, notes: list[str]) -> Pl
             documents = {request.doc_id for request in asked}
             plans.append(TaskPlan(name, documents=len(documents), requests=len(asked)))
 
-    loaded = Loaded(settings.model, {"family": settings.model}, lm=_Unanswered())
+    loaded = _Asked(settings.model, {"family": settings.model}, lm=_Unanswered())
     _count(settings, ask, loaded, counted)
     return Plan(settings.model, False, tuple(plans), 1, notes=tuple(notes))
 
@@ -276,6 +277,13 @@ class _Counting(Loaded):
         return dataclasses.replace(loaded, lm=lm)
 
 
+class _Asked(Loaded):
+    """One of lm-eval's models, which is not loaded."""
+
+    def under(self, settings: RunSettings, by_order: frozenset[str] = frozenset()) -> Loaded:
+        return self
+
+
 class _CountingLM(DiffusionLM):
     """Counts the jobs of requests in place of running them."""
 
@@ -307,7 +315,7 @@ class _CountingLM(DiffusionLM):
 
     def _add(self, prepared: Sequence[tuple[Record, list[Job]]]) -> None:
         """Adds requests with their jobs to the plans of their tasks."""
-        jobs = [job for _, own in prepared for job in own]
+        jobs = cast(list[Counted], [job for _, own in prepared for job in own])
         found = iter(look_up(jobs, self.fingerprint, self.journal))
         for record, own in prepared:
             plan = self.plans.setdefault(record.task, TaskPlan(record.task, record.kind))
@@ -323,7 +331,7 @@ class _CountingLM(DiffusionLM):
                 plan.reasons[str(error)] += 1
 
     def _add_request(
-        self, plan: TaskPlan, record: Record, asked: Sequence[tuple[str, Answer | None, Job]]
+        self, plan: TaskPlan, record: Record, asked: Sequence[tuple[str, Answer | None, Counted]]
     ) -> None:
         # Counted first, so that a request that is refused adds nothing.
         most = [self._most(job) if answer is None else answer.rows for _, answer, job in asked]
@@ -343,7 +351,7 @@ class _CountingLM(DiffusionLM):
                 plan.forwards_left += left
                 plan.positions_left += left * len(job.canvas)
 
-    def _most(self, job: Job) -> int | None:
+    def _most(self, job: Counted) -> int | None:
         """Returns the maximum number of rows of a job; None if it is not known."""
         if isinstance(job, FillJob):
             return most_forwards(self.model, job.canvas, job.settings)
@@ -351,7 +359,7 @@ class _CountingLM(DiffusionLM):
             return sum(most_rows(self.model, one, job.estimator) for one in job.canvases)
         return most_rows(self.model, job.canvas, job.estimator, job.greedy)
 
-    def _own_share(self, rows: int, answer: Answer | None, job: Job, record: Record) -> int:
+    def _own_share(self, rows: int, answer: Answer | None, job: Counted, record: Record) -> int:
         """Returns the rows of one request, whose job may be a whole question."""
         if not isinstance(job, QuestionJob):
             return rows
@@ -361,7 +369,7 @@ class _CountingLM(DiffusionLM):
         return most_rows(self.model, job.canvases[place], job.estimator)
 
 
-def _tokens(job: Job, record: Record) -> int:
+def _tokens(job: Counted, record: Record) -> int:
     """Returns the tokens of a request: those to score, or to write at most."""
     if isinstance(job, QuestionJob):
         return sum(job.canvases[record.details["choice"]].open)
@@ -370,6 +378,10 @@ def _tokens(job: Job, record: Record) -> int:
 
 class _Unanswered(LM):
     """An LM that answers nothing, in place of one of lm-eval's own models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[Record] = []
 
     @property
     def tokenizer_name(self) -> str:
