@@ -302,6 +302,10 @@ def test_06_a_checkpoint_counts_as_done(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.sqlite")
     plain = {"state": vars(kept[3].state), "seconds": 0.1}
     journal.keep(journal_key("f", job), plain, "f")
+    journal.commit()
+    busy = StoredJournal(tmp_path / "journal.sqlite")  # while a run writes to it
+    assert busy.kept([journal_key("f", job)]) and not busy.get([journal_key("f", job)])
+    busy.close()
     journal.close()
     before = state(tmp_path)
     stored = StoredJournal(tmp_path / "journal.sqlite")
