@@ -281,9 +281,10 @@ class Journal:
 
 
 class StoredJournal(Journal):
-    """A journal that is only read. Nothing is created, and its file does not change.
+    """A journal that is only read; its file does not change.
 
-    Another run may write to it at the same time.
+    Another run may write to it at the same time. Only if there is a WAL file, SQLite may create its
+    index (`-shm`) beside it.
 
     Raises:
         RunError: the file cannot be opened, is damaged or is not a journal.

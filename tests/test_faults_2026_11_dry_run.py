@@ -136,6 +136,22 @@ def test_06_equal_requests_run_once(tasks: Path) -> None:
     assert (plan["documents"], plan["forwards"], plan["forwards_left"]) == (4, 32, 8)
 
 
+def test_06_hours_are_those_of_all_workers(tasks: Path, tmp_path: Path) -> None:
+    home = {"output_path": str(tmp_path)}
+    run(tasks, ["t_write"], limit=2, devices="cpu:2", **home)
+    (note,) = Journal(tmp_path / "journal.sqlite").notes("learned:").values()
+    assert note["tokens"] > 0 and note["seconds"] > 0
+    two = dry(tasks, ["t_write"], devices="cpu:2", **home)
+    assert two["devices"] == 2 and two["rate"]["same_devices"]
+    assert two["rate"]["per_second"] == note["tokens"] / note["seconds"]
+    assert two["hours"] == two["total"]["positions_left"] / two["rate"]["per_second"] / 2 / 3600 > 0
+    one = dry(tasks, ["t_write"], **home)
+    assert not one["rate"]["same_devices"] and one["hours"] == 2 * two["hours"]
+    run(tasks, ["t_write"], limit=3, devices="cpu:2", **home)  # adds to the measurement
+    (later,) = Journal(tmp_path / "journal.sqlite").notes("learned:").values()
+    assert later["tokens"] > note["tokens"] and later["seconds"] > note["seconds"]
+
+
 # -- maxima ----------------------------------------------------------------------------------------
 
 
@@ -286,6 +302,10 @@ def test_06_a_checkpoint_counts_as_done(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.sqlite")
     plain = {"state": vars(kept[3].state), "seconds": 0.1}
     journal.keep(journal_key("f", job), plain, "f")
+    journal.commit()
+    busy = StoredJournal(tmp_path / "journal.sqlite")  # while a run writes to it
+    assert busy.kept([journal_key("f", job)]) and not busy.get([journal_key("f", job)])
+    busy.close()
     journal.close()
     before = state(tmp_path)
     stored = StoredJournal(tmp_path / "journal.sqlite")
