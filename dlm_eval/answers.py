@@ -43,7 +43,7 @@ def journal_key(fingerprint: str, job: Job) -> str:
     """Returns the key of an answer: sha256 of model fingerprint, settings, request and seed."""
     canvases = job.canvases if isinstance(job, QuestionJob) else (job.canvas,)
     asked = [
-        (canvas.tokens, bytes(canvas.open).translate(PATTERN).decode(), canvas.key)
+        (canvas.tokens, canvas.open_flags.translate(PATTERN).decode(), canvas.key)
         for canvas in canvases
     ]
     more = (
