@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -147,6 +148,86 @@ def keep_none(number: int, checkpoint: Checkpoint) -> None:
     """Ignores a checkpoint."""
 
 
+class Stopped(DlmEvalError):
+    """The run of a `JobStream` is to end at once."""
+
+
+class JobStream:
+    """Jobs for a pool; more may come while it runs. They are numbered from 0, in the order of `put`.
+
+    One thread puts jobs, another one (the pool's) takes them. As an iterable it yields each job,
+    and waits for the next one until the stream is closed.
+
+    Args:
+        jobs: the first jobs.
+        more: whether more may come.
+    """
+
+    def __init__(self, jobs: Iterable[Job] = (), more: bool = False) -> None:
+        self._fresh = list(enumerate(jobs))  # not taken
+        self._count = len(self._fresh)
+        self._more, self._stopped = more, False
+        self._changed = threading.Condition()
+        self.wake: Callable[[], None] = lambda: None  # called after each change
+
+    @classmethod
+    def of(cls, jobs: Iterable[Job]) -> JobStream:
+        """Returns `jobs` as a stream, closed if it is not one already."""
+        return jobs if isinstance(jobs, JobStream) else cls(jobs)
+
+    def put(self, jobs: Sequence[Job]) -> None:
+        """Adds jobs."""
+        with self._changed:
+            self._fresh += enumerate(jobs, self._count)
+            self._count += len(jobs)
+            self._changed.notify()
+        self.wake()
+
+    def close(self) -> None:
+        """Says that no more jobs will come."""
+        with self._changed:
+            self._more = False
+            self._changed.notify()
+        self.wake()
+
+    def stop(self) -> None:
+        """Makes the pool's next call of `take` or `check` raise Stopped."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self.wake()
+
+    @property
+    def open(self) -> bool:
+        """Whether `take` may return jobs later."""
+        return self._more or bool(self._fresh)
+
+    def check(self) -> None:
+        """Raises Stopped if the run is to end."""
+        if self._stopped:
+            raise Stopped("the run was stopped")
+
+    def take(self, wait: bool = False) -> list[tuple[int, Job]]:
+        """Returns the jobs that were put since the last call, with their numbers.
+
+        With `wait` it returns none only if the stream is closed.
+
+        Raises:
+            Stopped: the run is to end.
+        """
+        with self._changed:
+            while wait and self._more and not self._fresh and not self._stopped:
+                self._changed.wait()
+            self.check()
+            fresh, self._fresh = self._fresh, []
+            return fresh
+
+    def __iter__(self) -> Iterator[Job]:
+        while fresh := self.take(wait=True):
+            for _, job in fresh:
+                yield job
+
+
 def start(engine: Engine, job: CanvasJob, keep: Callable[[Checkpoint], None]) -> Program[Any]:
     """Returns the program that answers `job`; `keep` gets its checkpoints."""
     noise = Noise.of(job.canvas, job.seed)
@@ -218,19 +299,15 @@ def sequences(job: FillJob) -> int:
     return samples * (1 if job.settings.guidance_factor == 1 else 2)
 
 
-def longest_first(jobs: Sequence[Job]) -> list[int]:
-    """Returns the order in which jobs start, so that equal lengths share batches.
+def by_length(number: int, job: Job) -> tuple[int, str, int]:
+    """Returns the key of the order in which jobs start: longest first, so that equal lengths share
+    batches.
 
     Choices of one question are together, since they may share rows.
     """
-
-    def place(number: int) -> tuple[int, str, int]:
-        job = jobs[number]
-        if isinstance(job, TextJob):
-            return -job.size, "", number
-        return -len(job.canvas), job.canvas.key, number
-
-    return sorted(range(len(jobs)), key=place)
+    if isinstance(job, TextJob):
+        return -job.size, "", number
+    return -len(job.canvas), job.canvas.key, number
 
 
 def drive_jobs(

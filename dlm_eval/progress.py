@@ -26,7 +26,7 @@ class Progress:
 
     Args:
         title: name of the work.
-        total: number of distinct answers.
+        total: number of distinct answers; it may `grow`.
         quiet: whether to show nothing.
         busy: returns each device's model seconds so far, to show how busy it is.
     """
@@ -61,9 +61,18 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the display."""
         self._bar.close()
         if self._total and not self._terminal and not self._quiet:
             self._line()
+
+    def grow(self, number: int) -> None:
+        """Adds to the number of distinct answers."""
+        self._total += number
+        self._bar.total = self._total
 
     def __call__(self, answer: Answer, known: bool) -> None:
         """Counts one answer; `known` if it came from the journal."""

@@ -24,7 +24,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 from transformers import PreTrainedTokenizerBase
 
-from dlm_eval.answers import answer_jobs, journal_key
+from dlm_eval.answers import Answering, journal_key
 from dlm_eval.errors import DlmEvalError, SampleError, UserError
 from dlm_eval.harness.decode_config import is_our_argument
 from dlm_eval.harness.lm_eval_patches import bounded_chat_template
@@ -341,8 +341,9 @@ class TextLM(LM):  # type: ignore[misc]
                 seed_draws(job for job in left if isinstance(job, TextJob))
             self.pool.run(left, done, keep)
 
-        with Progress(title, count, self.options.quiet, self.pool.busy) as progress:
-            found = iter(answer_jobs(run, jobs, self.fingerprint, self.journal, progress))
+        with Progress(title, 0, self.options.quiet, self.pool.busy) as progress:
+            answering = Answering(run, self.fingerprint, self.journal)
+            found = iter(answering.answers(answering.add(jobs, progress)))
         results = []
         for job, record in zip(asked, records, strict=True):
             results.append(BLANK[kind] if job is None else self._finish(job, next(found), record))

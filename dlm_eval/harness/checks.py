@@ -31,7 +31,7 @@ Ask = Callable[[list[str]], bool]
 USER = {"role": "user", "content": "Hello."}
 SYSTEM = {"role": "system", "content": "Answer."}
 # Settings that only our denoisers use.
-OURS_ALONE = ("estimator", "decode", "stride", "overlong")
+OURS_ALONE = ("estimator", "decode", "stride", "overlong", "log_trajectories")
 
 
 def check_settings(settings: RunSettings) -> None:

@@ -12,7 +12,7 @@ change. Functions import lm-eval only when they run, since the command line impo
     while tasks load     loading (which lists its changes); then keep_documents and judge_in_sandbox
     before a run         guard_task, judge_programs_ahead, before_filters; of lm-eval's models
                          bounded_chat_template
-    during a run         evaluating (which lists its changes); around the evaluator metrics_apart
+    during a run         evaluating (which lists its changes); around the evaluator metrics_apart, requests_passed_on
     after the answers    rendered_once, public_command_line, failed_pushes
 """
 
@@ -421,6 +421,29 @@ def judge_programs_ahead(name: str, task: Any) -> None:
         return outcome
 
     task.apply_filters = apply_filters
+
+
+@contextmanager
+def requests_passed_on(
+    tasks: Sequence[Any], ahead: Callable[[Sequence[Any]], None]
+) -> Iterator[None]:
+    """Calls `ahead` with the requests of each task as soon as they are built.
+
+    Upstream: `evaluator.evaluate` builds the requests of all tasks before it calls the model.
+    """
+
+    def passing(task: Any, build: Callable[..., None]) -> Callable[..., None]:
+        def build_all_requests(**options: Any) -> None:
+            build(**options)
+            ahead(task.instances)
+
+        return build_all_requests
+
+    with ExitStack() as stack:
+        for task in tasks:
+            passed = passing(task, task.build_all_requests)
+            stack.enter_context(replaced(task, "build_all_requests", passed))
+        yield
 
 
 def before_filters(tasks: Sequence[Any], answered: Callable[[], None]) -> None:

@@ -175,7 +175,9 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
     def close() -> None:
         profile = earlier.and_then(pool.profile())
         if journal is not None and profile != earlier:
-            journal.note(note, profile.plain())
+            names = sorted({str(device["name"]) for device in pool.devices()})
+            described = {"model": digest(facts), "devices": names}
+            journal.note(note, {**profile.plain(), **described})
         pool.close()
 
     return Loaded(name, facts, close, None, model, pool, journal)
@@ -194,6 +196,7 @@ def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -
         by_order=by_order,
         shard=settings.part,
         chosen=settings.chosen,
+        trajectories=settings.log_trajectories,
     )
 
 

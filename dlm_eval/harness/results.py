@@ -241,17 +241,29 @@ class Record:
 def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
     """Yields a new record per request. lm-eval lists a repeated request several times."""
     seen: Counter[int] = Counter()
+    key_of = document_keys()
     for request in requests:
         repeat = seen[id(request)]
         seen[id(request)] += 1
         yield Record(
-            request.task_name or "",
-            request.doc_id,
-            request.idx,
-            repeat,
-            doc_key(request.doc or request.args),
-            kind,
+            request.task_name or "", request.doc_id, request.idx, repeat, key_of(request), kind
         )
+
+
+def document_keys() -> Callable[[Instance], str]:
+    """Returns a function that returns the identity of a request's document, found once for all
+    requests of the document.
+    """
+    known: dict[int, tuple[Any, str]] = {}  # id -> document, which keeps the id its own
+
+    def key_of(request: Instance) -> str:
+        if not request.doc:
+            return doc_key(request.args)
+        if id(request.doc) not in known:
+            known[id(request.doc)] = request.doc, doc_key(request.doc)
+        return known[id(request.doc)][1]
+
+    return key_of
 
 
 def doc_key(doc: Any) -> str:
@@ -270,6 +282,7 @@ def attach_costs(
     records: Sequence[Record],
     reason: Callable[[str, Any], str | None],
     chosen: Mapping[str, Sequence[int]],
+    trajectories: bool = False,
 ) -> None:
     """Adds forwards, rows, tokens, seconds, logprob_stderr (and error) to every logged sample.
 
@@ -278,6 +291,7 @@ def attach_costs(
         reason: (task, document) -> why the document has no metric, or None.
         chosen: task -> the documents of --samples, ascending. Numbers in requests count only these;
             numbers in logged samples count all documents.
+        trajectories: whether samples of generation tasks get `trajectory`, one for each answer.
     """
     by_document: dict[tuple[str, int | None], list[Record]] = {}
     for record in records:
@@ -290,6 +304,8 @@ def attach_costs(
             )
             if own:
                 sample |= _cost_columns(own)
+                if trajectories and own[0].kind != "likelihood":
+                    sample["trajectory"] = [r.details.get("trajectory") for r in own]
             if any(record.skipped for record in own):
                 sample["skipped"] = True
             error = reason(task, sample["doc"])
