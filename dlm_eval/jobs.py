@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling, Score
@@ -322,7 +323,8 @@ def drive_jobs(
         done: called with number and answer when a job ends.
         keep: called with number and checkpoint of a running job, every `CHECKPOINT_SECONDS`.
     """
-    begun: list[tuple[int, CanvasJob]] = []
+    begun: dict[int, tuple[int, CanvasJob]] = {}  # by number of the program, which counts from 0
+    programs_begun = count()
     source = iter(numbered)
     writing = _Writing(engine)
 
@@ -341,12 +343,12 @@ def drive_jobs(
             number, job = one
             assert not isinstance(job, TextJob)  # a pool has one kind of model
             job = _sound(engine.model, job)
-            begun.append((number, job))
+            begun[next(programs_begun)] = number, job
             writing.add(job, 1)
             yield start(engine, job, partial(keep, number))
 
     def finish(place: int, outcome: Outcome[Any]) -> None:
-        number, job = begun[place]
+        number, job = begun.pop(place)
         writing.add(job, -1)
         done(number, _answer(outcome, job))
 

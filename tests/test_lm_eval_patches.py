@@ -308,6 +308,24 @@ def test_between_answers_and_scores_a_function_runs_once() -> None:
     assert steps == ["answered", "a", "b"]
 
 
+def test_requests_are_passed_on_before_the_next_task_is_built() -> None:
+    steps: list[Any] = []
+
+    class Built:
+        def __init__(self, name: str) -> None:
+            self.instances = [name]
+
+        def build_all_requests(self, limit: int | None) -> None:
+            steps.append(limit)
+
+    tasks = [Built("a"), Built("b")]
+    with patches.requests_passed_on(tasks, steps.append):
+        for task in tasks:
+            task.build_all_requests(limit=3)
+    tasks[0].build_all_requests(limit=4)
+    assert steps == [3, ["a"], 3, ["b"], 4]
+
+
 # -- while a run runs ------------------------------------------------------------------------------
 
 
