@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas
 import pytest
 import yaml
+from run_files import write_run
 
 from dlm_eval.cli import main
 from dlm_eval.harness.run import run
 from dlm_eval.harness.run_settings import run_settings
-from run_files import write_run
 
 
 @pytest.fixture(scope="module")
