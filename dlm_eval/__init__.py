@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dlm_eval.likelihood import score
     from dlm_eval.models import load_model
     from dlm_eval.models.wrap import wrap
+    from dlm_eval.reports.load import load_results
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate",
     "fill",
     "load_model",
+    "load_results",
     "score",
     "wrap",
 ]
@@ -41,6 +43,7 @@ _LAZY = {
     "evaluate": "harness.run",
     "fill": "decoding",
     "load_model": "models",
+    "load_results": "reports.load",
     "score": "likelihood",
     "wrap": "models.wrap",
 }

@@ -18,6 +18,7 @@ FLOORS = (  # from the ground up
     "metrics sandbox",
     "harness",
     "reports",
+    "testing",
     "cli __main__",
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names.split()}

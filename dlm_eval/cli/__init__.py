@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dlm_eval import __version__
-from dlm_eval.cli import cache, ls, merge, run, sweep, trace, validate
+from dlm_eval.cli import baseline, cache, check, compare, ls, merge, run, sweep, trace, validate
 from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown_name_error
 from dlm_eval.output import log_to_stderr, safe_output
 from dlm_eval.redaction import learn_words
@@ -31,6 +31,8 @@ examples:
   dlm-eval trace --model tiny --prompt "Anna had" --html trace.html   watch one text being written
   dlm-eval sweep --model tiny --tasks demo --decode steps=2,4,8 -o DIR  accuracy against tokens per forward
   dlm-eval leaderboard results/ -o leaderboards/mine.csv              tables from result files
+  dlm-eval compare A B                                                what moved between two runs, and its effect
+  dlm-eval check RUN --baseline FILE                                  has a score become worse? (exit code 3)
 """
 
 
@@ -103,6 +105,9 @@ def build_parser() -> argparse.ArgumentParser:
         trace.add_parser,
         sweep.add_parser,
         add_leaderboard,
+        compare.add_parser,
+        check.add_parser,
+        baseline.add_parser,
     ):
         add_parser(subparsers)
     return parser
@@ -118,7 +123,8 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Na
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code.
 
-    0: done. 1: a part failed (the rest is saved). 2: the user's mistake. 130: interrupted.
+    0: done. 1: a part failed (the rest is saved). 2: the user's mistake. 3: `check` found a
+    regression. 130: interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for name in ("stdout", "stderr"):  # a closed stream is None, which libraries do not expect

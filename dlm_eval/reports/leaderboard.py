@@ -171,14 +171,19 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _read_all(paths: Sequence[Path]) -> Iterator[ResultFile]:
-    for path in _find(paths):
+    for path in find_result_files(paths):
         try:
-            yield read_result_file(path, _source(path))
+            yield read_result_file(path, shown_path(path))
         except ValueError as reason:
             log.warning("%s is skipped: %s", repr(str(path)), reason)
 
 
-def _find(paths: Sequence[Path]) -> list[Path]:
+def find_result_files(paths: Sequence[Path]) -> list[Path]:
+    """Returns the result files at and below the paths, each once.
+
+    Raises:
+        UserError: a path does not exist.
+    """
     # Resolved path -> path as given, so that no file is read twice if paths overlap.
     found: dict[Path, Path] = {}
     for path in paths:
@@ -197,7 +202,7 @@ def _find(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _source(path: Path) -> str:
+def shown_path(path: Path) -> str:
     """Returns the path, relative if possible, so that tables contain no machine's folders."""
     try:
         return Path(os.path.abspath(path)).relative_to(Path.cwd()).as_posix()

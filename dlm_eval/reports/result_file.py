@@ -104,7 +104,7 @@ def read_result_file(path: Path, source: str) -> ResultFile:
             the reason.
     """
     try:
-        return _rows_of(_load(path), valid_unicode(source))
+        return rows_of(load_document(path), source)
     except OSError as error:
         raise ValueError(error.strerror or type(error).__name__) from error
     except (RecursionError, MemoryError) as error:
@@ -113,7 +113,12 @@ def read_result_file(path: Path, source: str) -> ResultFile:
         ) from error
 
 
-def _load(path: Path) -> Any:
+def load_document(path: Path) -> Any:
+    """Returns the parsed JSON of a result file.
+
+    Raises:
+        ValueError: it is empty, too large or not JSON; the message has the reason.
+    """
     if path.stat().st_size == 0:
         raise ValueError("it is empty")  # or a kernel file, which may be endless
     if path.stat().st_size > MOST_BYTES:
@@ -136,7 +141,13 @@ def _valid(value: Any) -> Any:
     return [_valid(item) for item in value] if isinstance(value, list) else value
 
 
-def _rows_of(document: Any, source: str) -> ResultFile:
+def rows_of(document: Any, source: str) -> ResultFile:
+    """Returns the rows of a parsed result file.
+
+    Raises:
+        ValueError: it is not a result file; the message has the reason.
+    """
+    source = valid_unicode(source)
     if not isinstance(document, dict) or not isinstance(document.get("results"), dict):
         raise ValueError("not an lm-eval result file (no 'results' object)")
     document = {**document, "group_subtasks": _flat_groups(document)}

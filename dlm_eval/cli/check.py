@@ -1,0 +1,90 @@
+"""`dlm-eval check`: has a run become worse than its baseline?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+DESCRIPTION = """
+Checks a run against a baseline on the same documents (docs/regression.md).
+
+exit codes: 0 passed; 1 the run is broken (errors, missing scores); 2 a mistake, or another set of
+documents or prompts; 3 regression
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `check`."""
+    parser = subparsers.add_parser(
+        "check", help="has a run become worse than its baseline? (exit code 3)",
+        description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("run", type=Path, metavar="RUN", help="result file, or folder (newest run)")
+    parser.add_argument(
+        "--baseline", type=Path, required=True, metavar="FILE",
+        help="file of `dlm-eval baseline save`",
+    )  # fmt: skip
+    parser.add_argument(
+        "--alpha", type=float, metavar="P", help="level of the tests of harm over all tasks (0.01)"
+    )
+    parser.add_argument(
+        "--margin", type=float, metavar="SHARE",
+        help="drop that must be excluded, as a share of the metric's scale (0.02)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--strict", action="store_true", default=None,
+        help="fail also if a drop beyond the margin cannot be excluded, or if answers changed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rules", type=Path, metavar="FILE.yaml",
+        help="alpha, margin, strict, and floors, drops and cost budgets per task",
+    )  # fmt: skip
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE",
+        help="append a summary: a job summary, or the body of a pull-request comment",
+    )  # fmt: skip
+    parser.add_argument("--junit", type=Path, metavar="FILE.xml", help="write JUnit XML")
+    parser.add_argument(
+        "--github", action="store_true", help="print annotations for GitHub workflows too"
+    )
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the check and writes its files; returns 0, 1 (broken run) or 3 (regression).
+
+    Raises:
+        UserError: see `check` and `read_rules`; or a file cannot be written.
+    """
+    from dlm_eval.reports.baseline import read_baseline
+    from dlm_eval.reports.check import check, read_rules
+    from dlm_eval.reports.check_formats import github_annotations, junit, markdown, text
+    from dlm_eval.reports.csv_file import write_files
+    from dlm_eval.reports.runs import read_run
+
+    given = {name: getattr(args, name) for name in ("alpha", "margin", "strict")}
+    rules = read_rules(args.rules, {k: v for k, v in given.items() if v is not None})
+    baseline = read_baseline(args.baseline)
+    report = check(read_run(args.run), baseline, rules)
+    if args.junit is not None:
+        write_files({args.junit: junit(report)})
+    if args.markdown is not None:
+        _append(args.markdown, markdown(report))
+    print("\n".join(text(report)))
+    if args.github:
+        print("\n".join(github_annotations(report)))
+    return report.code
+
+
+def _append(path: Path, added: str) -> None:
+    """Appends to a file: $GITHUB_STEP_SUMMARY can hold the summaries of several steps."""
+    from dlm_eval.errors import UserError
+    from dlm_eval.printable import valid_unicode
+
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(valid_unicode(added))
+    except OSError as error:
+        raise UserError(f"--markdown '{path}' cannot be written: {error.strerror}") from error

@@ -1,0 +1,200 @@
+"""Paired statistics of two runs on the same documents.
+
+Documents are the independent units: the values of several answers to one document are averaged
+before. Scores of 0 and 1 get McNemar's exact test, which is binomial over the documents that
+changed, and the interval of Bonett and Price (2012). Other scores get a sign-flip permutation test
+and a percentile bootstrap, both of scipy. Random numbers have a fixed seed, so a report can be
+repeated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 9999  # of permutation tests and bootstraps
+BATCH_NUMBERS = 2_000_000  # random numbers that are held at once
+LEVEL = 0.95
+POWER = 0.8
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The difference of two runs on the same documents, second minus first.
+
+    Attributes:
+        n: number of documents.
+        first, second: means of the runs.
+        difference: `second` - `first`.
+        low, high: 95 % interval of the difference over documents.
+        p: two-sided p-value of "the difference is zero".
+        test: name of the test.
+        gained, lost: documents with a higher, with a lower value in the second run.
+    """
+
+    n: int
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    test: str
+    gained: int
+    lost: int
+
+
+def is_binary(*values: Values) -> bool:
+    """Returns whether all values are 0 or 1."""
+    return all(bool(np.isin(each, (0.0, 1.0)).all()) for each in values)
+
+
+def paired(first: Values, second: Values) -> Paired:
+    """Returns the paired difference of two runs; value i of both is of the same document.
+
+    Args:
+        first, second: [n] finite values, n > 0.
+    """
+    change, binary = second - first, is_binary(first, second)
+    low, high = _interval(change, binary, LEVEL)
+    return Paired(
+        n=len(change),
+        first=float(first.mean()),
+        second=float(second.mean()),
+        difference=float(change.mean()),
+        low=low,
+        high=high,
+        p=p_value(change, binary),
+        test="exact McNemar" if binary else "sign-flip",
+        gained=int((change > 0).sum()),
+        lost=int((change < 0).sum()),
+    )
+
+
+def p_value(change: Values, binary: bool, alternative: str = "two-sided") -> float:
+    """Returns the p-value of "the mean change is zero".
+
+    Args:
+        change: [n] second minus first value of each document.
+        binary: whether the values are 0 and 1, so that a change is -1, 0 or 1.
+        alternative: "two-sided", or "less": the second run is worse.
+    """
+    from scipy.stats import binomtest, permutation_test
+
+    moved = change[change != 0]
+    if len(moved) == 0:
+        return 1.0
+    if binary:
+        gained = int((moved > 0).sum())
+        return float(binomtest(gained, len(moved), 0.5, alternative=alternative).pvalue)
+
+    def mean(values: Values, axis: int) -> Values:
+        return np.asarray(values.mean(axis=axis))
+
+    found = permutation_test(
+        (moved,),
+        mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=_batch(len(moved)),
+        alternative=alternative,
+        random_state=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
+
+
+def lower_bound(change: Values, binary: bool, alpha: float) -> float:
+    """Returns the one-sided lower bound of the mean change at level 1 - `alpha`."""
+    return _interval(change, binary, 1 - 2 * alpha)[0]
+
+
+def _interval(change: Values, binary: bool, level: float) -> tuple[float, float]:
+    """Returns the two-sided interval of the mean change."""
+    from scipy.stats import bootstrap
+    from scipy.stats import norm as normal
+
+    n = len(change)
+    if binary:
+        # Bonett and Price: the Wald interval of the changes with one gain and one loss added.
+        gained = (float((change > 0).sum()) + 1) / (n + 2)
+        lost = (float((change < 0).sum()) + 1) / (n + 2)
+        half = float(normal.ppf((1 + level) / 2)) * math.sqrt(
+            (gained + lost - (gained - lost) ** 2) / (n + 2)
+        )
+        return max(gained - lost - half, -1.0), min(gained - lost + half, 1.0)
+    if n < 2 or not change.any():
+        mean = float(change.mean())
+        return (mean, mean) if n > 1 else (-math.inf, math.inf)
+    found = bootstrap(
+        (change,),
+        np.mean,
+        confidence_level=level,
+        method="percentile",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=_batch(n),
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _batch(n: int) -> int:
+    return max(1, min(RESAMPLES, BATCH_NUMBERS // n))
+
+
+def unpaired(difference: float, stderrs: Sequence[float | None]) -> tuple[float, float, float]:
+    """Returns (low, high, p) of a difference of two independent scores; nan without errors."""
+    from scipy.stats import norm as normal
+
+    known = [error for error in stderrs if error is not None and math.isfinite(error)]
+    error = math.hypot(*known) if len(known) == len(stderrs) else 0.0
+    if error == 0:
+        return math.nan, math.nan, math.nan
+    half = float(normal.ppf((1 + LEVEL) / 2)) * error
+    p = 2 * float(normal.sf(abs(difference) / error))
+    return difference - half, difference + half, p
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns Holm's adjusted p-values, in the order given."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(highest, 1.0)
+    return adjusted
+
+
+def smallest_drop(change: Values, binary: bool, alpha: float) -> float:
+    """Returns the smallest drop of the mean that a test at `alpha` finds with 80 % power.
+
+    It is planned from the spread of the changes that were seen. For scores of 0 and 1 it is at
+    least the drop of the fewest lost documents that the exact test can call significant. For other
+    scores it is nan if nothing changed: the spread is not known then.
+    """
+    from scipy.stats import norm as normal
+
+    n = len(change)
+    if not binary and not change.any():
+        return math.nan
+    factor = float(normal.isf(alpha) + normal.ppf(POWER))
+    planned = factor * float(change.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    fewest = math.ceil(math.log2(1 / alpha) - 1e-9)  # 0.5 ** fewest <= alpha
+    return max(planned, fewest / n) if binary else planned
+
+
+def more_often(count: int, n: int, floor: int, floor_n: int) -> float:
+    """Returns the one-sided p-value (Fisher's exact test) of `count` of `n` being more frequent
+    than `floor` of `floor_n`.
+    """
+    from scipy.stats import fisher_exact
+
+    table = [[count, n - count], [floor, floor_n - floor]]
+    return float(fisher_exact(table, alternative="greater").pvalue)
