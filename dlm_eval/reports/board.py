@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,7 @@ OF_ROW = (
     "block_length", "dtype", "device", "task_version", "logprob_kind", "label", "seed",
 )  # fmt: skip
 MOST_NOTES = 50  # refused scores that are listed
+ALIKE = 0.8  # similarity of a misspelled name
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class BoardColumn:
         task, metric: which score; "" for averages and columns of published figures alone.
         higher_is_better: False if lower values are better.
         percent: whether values are in percent.
+        two_decimals: whether values are shown with two decimals (percent, or a value of 10 or more);
+            if not, with four digits.
         chance: score of guessing in the scale of the cells; None if not declared.
         note: a footnote, or "".
         average: whether it is an average over other columns.
@@ -91,6 +95,7 @@ class BoardColumn:
     metric: str = ""
     higher_is_better: bool = True
     percent: bool = False
+    two_decimals: bool = True
     chance: float | None = None
     note: str = ""
     average: bool = False
@@ -148,7 +153,7 @@ def make_board(
     """Returns the board of result files and published figures.
 
     Raises:
-        UserError: a setting that a row is matched by is in no file.
+        UserError: a misspelled setting in `match` or `require`.
     """
     admitted = _Admission(declared, files)
     found = configurations(admitted.rows)
@@ -166,6 +171,7 @@ def make_board(
     for average in declared.averages:
         column, rows = _with_average(average, columns, rows)
         columns.append(column)
+    columns = [replace(column, two_decimals=_coarse(column, rows)) for column in columns]
     for column in columns:
         rows = _with_best(column, rows)
     rows = _ordered(declared, columns, rows)
@@ -206,6 +212,8 @@ class _Admission:
         self._ids: set[int] = set()
         self.rows: list[Row] = []
         self.marks: dict[tuple[str, int], tuple[str, ...]] = {}
+        for column in declared.columns:
+            self.check_names(f"board column '{column.name}': require", column.require)
         for file in files:
             for column in declared.columns:
                 row = _score(column, file.rows)
@@ -261,9 +269,15 @@ class _Admission:
             return None if value is None else str(value)
         return self._settings.get((row.source, row.task), {}).get(name)
 
-    def known(self) -> set[str]:
-        """Returns the names of all settings."""
-        return {*OF_ROW, *(name for each in self._settings.values() for name in each)}
+    def check_names(self, what: str, names: Iterable[str]) -> None:
+        """Raises UserError for a name that is no setting of a file but is spelled like one.
+
+        Other unknown names are settings that no file happens to have.
+        """
+        known = {*OF_ROW, *(name for each in self._settings.values() for name in each)}
+        for name in names:
+            if name not in known and difflib.get_close_matches(name, known, 1, ALIKE):
+                raise unknown_name_error(what, name, known)
 
     def notes(self) -> list[str]:
         """Returns what was refused."""
@@ -297,11 +311,8 @@ def _entries(
     entries: Sequence[RowEntry], found: Sequence[Configuration], admitted: _Admission
 ) -> list[RowEntry | None]:
     """Returns for each configuration the first entry that matches it."""
-    known = admitted.known()
     for entry in entries:
-        for name in entry.match:
-            if name not in known and found:
-                raise unknown_name_error(f"board row '{entry.label}': match", name, known)
+        admitted.check_names(f"board row '{entry.label}': match", entry.match)
 
     def matches(entry: RowEntry, configuration: Configuration) -> bool:
         return bool(entry.match) and all(
@@ -605,6 +616,11 @@ def _average_cell(cells: Sequence[Cell], columns: Sequence[BoardColumn], normal:
         sources=tuple(dict.fromkeys(source for cell in cells for source in cell.sources)),
         scores=tuple(row for cell in cells for row in cell.scores),
     )
+
+
+def _coarse(column: BoardColumn, rows: Sequence[BoardRow]) -> bool:
+    values = [row.cells[column.name].value for row in rows if column.name in row.cells]
+    return column.percent or any(abs(value) >= 10 for value in values)
 
 
 def _with_best(column: BoardColumn, rows: Sequence[BoardRow]) -> list[BoardRow]:

@@ -78,7 +78,7 @@ def _letter(number: int) -> str:
 
 
 def number(cell: Cell, column: BoardColumn) -> str:
-    """Returns a score: a paper's own digits, two decimals, or four digits of small perplexities."""
+    """Returns a score: a paper's own digits, or two decimals, or four digits."""
     if cell.text:
         return cell.text
     return _number(cell.value, column)
@@ -87,7 +87,7 @@ def number(cell: Cell, column: BoardColumn) -> str:
 def _number(value: float, column: BoardColumn) -> str:
     if abs(value) >= 1e6:
         return f"{value:.3e}"
-    return f"{value:.2f}" if column.percent or abs(value) >= 10 else f"{value:.4g}"
+    return f"{value:.2f}" if column.two_decimals else f"{value:.4g}"
 
 
 def parts(board: Board, cell: Cell, column: BoardColumn, plus_minus: str, sigma: str) -> list[str]:
@@ -95,8 +95,7 @@ def parts(board: Board, cell: Cell, column: BoardColumn, plus_minus: str, sigma:
     found = [number(cell, column)]
     for name in board.cell:
         if name == "stderr" and cell.stderr is not None:
-            coarse = column.percent or abs(cell.value) >= 10
-            error = f"{cell.stderr:.2f}" if coarse else f"{cell.stderr:.2g}"
+            error = f"{cell.stderr:.2f}" if column.two_decimals else f"{cell.stderr:.2g}"
             found[0] += f" {plus_minus} {error}"
         elif name == "n" and cell.n is not None:
             found.append(f"n={cell.n}")
@@ -258,7 +257,7 @@ def as_latex(board: Board) -> str:
         *(" & ".join(line) + r" \\" for line in lines),
         r"\bottomrule",
         r"\end{tabular}",
-        *(line + r" \\" for line in ["", *below] if line),
+        *(rf"\par {line}" for line in below),
         r"\end{table}",
         "",
     ])  # fmt: skip

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from dlm_eval.reports.result_file import GENERATION, LIKELIHOOD, Row
+from dlm_eval.reports.result_file import BETWEEN, GENERATION, LIKELIHOOD, Row
 
 Key = tuple[str, str, str | None]  # task, metric, filter
 Cells = dict[Key, list[Row]]
@@ -28,6 +28,7 @@ DISTINGUISHING = (
     "seed", "configuration", "scoring", "documents", "setup", "fingerprint", "date", "source",
 )  # fmt: skip
 DIGESTS = ("configuration", "scoring", "fingerprint", "setup")
+OF_RUNS = ("documents", "date", "source")
 MOST_ROWS = 2000  # of one setup
 
 
@@ -59,7 +60,7 @@ class Configuration:
     Attributes:
         model, checkpoint, revision: whose scores they are.
         label: `--label` of its newest run that has one, or "".
-        options: (settings of likelihoods, settings of generation) as in `Row.options`.
+        options: settings of likelihoods, settings of generation.
         scores: (task, metric, filter) -> score.
     """
 
@@ -146,20 +147,20 @@ def _of_setup(rows: Sequence[Row]) -> list[Configuration]:
     sources: dict[str, list[Row]] = {}
     for row in rows:
         sources.setdefault(row.source, []).append(row)
-    common = {
-        kind: Counter(row.options or "" for row in rows if row.kind in (kind, None))
-        for kind in (LIKELIHOOD, GENERATION)
-    }
+    known = [
+        Counter(_options(row)[place] for row in rows if row.kind in (kind, None))
+        for place, kind in enumerate((LIKELIHOOD, GENERATION))
+    ]
     options: dict[tuple[str, str], list[str]] = {}  # -> the runs that had them
     for source, own in sources.items():
-        pair = (_options(own, LIKELIHOOD, common), _options(own, GENERATION, common))
-        options.setdefault(pair, []).append(source)
+        first, second = map(_known, _options(own[0]), known)
+        options.setdefault((first, second), []).append(source)
     found: list[tuple[tuple[str, str], Cells]] = []
     for pair, own_sources in options.items():
         cells: Cells = {}
         for row in rows:
             if row.source in own_sources or (
-                row.kind is not None and pair[row.kind == GENERATION] == (row.options or "")
+                row.kind is not None and _own(row.kind, pair) == _own(row.kind, _options(row))
             ):
                 cells.setdefault((row.task, row.metric, row.filter), []).append(row)
         found += [(pair, part) for part in _split_all(cells)]
@@ -175,13 +176,24 @@ def _of_setup(rows: Sequence[Row]) -> list[Configuration]:
     ]
 
 
-def _options(rows: Sequence[Row], kind: str, common: dict[str, Counter[str]]) -> str:
-    """Returns a run's settings for tasks of `kind`; if it has no such task, those of most scores."""
-    own = [row.options or "" for row in rows if row.kind == kind]
-    if own:
-        return own[0]
-    most = max(common[kind].values(), default=0)
-    return min((text for text, count in common[kind].items() if count == most), default="")
+def _options(row: Row) -> tuple[str, str]:
+    """Returns the settings of a score's run for likelihoods and for generation."""
+    first, _, second = (row.options or "").partition(BETWEEN)
+    return first, second
+
+
+def _own(kind: str, options: tuple[str, str]) -> str:
+    return options[kind == GENERATION]
+
+
+def _known(options: str, known: Counter[str]) -> str:
+    """Returns a run's settings of one kind; if no score has them, those of most scores."""
+    most = max(known.values(), default=0)
+    return (
+        options
+        if options in known or not known
+        else min(text for text, count in known.items() if count == most)
+    )
 
 
 def _configuration(options: tuple[str, str], cells: Cells, sources: Sequence[str]) -> Configuration:
@@ -223,8 +235,9 @@ def _split(cells: Cells, ranked: Ranked, alone: str) -> list[Cells]:
     Args:
         cells: scores by task.
         ranked: gives the values of a task's scores: texts, or ranks from 0.
-        alone: the parts that get the scores of tasks with one value: "everywhere", "first", or
-            "by value" (the part of their value if there is one, else every part).
+        alone: the parts that get the scores of tasks with one value: "everywhere"; "first" (the
+            first one, and those of the same run); "by value" (the part of their value if there is
+            one, else every part).
     """
     values = {key: list(map(ranked(rows), rows)) for key, rows in cells.items()}
     several = {key for key, found in values.items() if len(set(found)) > 1}
@@ -236,17 +249,18 @@ def _split(cells: Cells, ranked: Ranked, alone: str) -> list[Cells]:
     parts: list[Cells] = []
     for place, name in enumerate(names):
         part: Cells = {}
-        for key, rows in cells.items():
-            if key in several:
-                pairs = zip(rows, values[key], strict=True)
-                kept = [row for row, value in pairs if value == name]
-            elif alone == "by value":
-                kept = rows if values[key][0] == name or values[key][0] not in names else []
+        for key in several:
+            pairs = zip(cells[key], values[key], strict=True)
+            part[key] = [row for row, value in pairs if value == name]
+        runs = {row.source for rows in part.values() for row in rows}
+        for key in cells.keys() - several:
+            value, own = values[key][0], {row.source for row in cells[key]}
+            if alone == "by value":
+                belongs = value == name or value not in names
             else:
-                kept = rows if alone == "everywhere" or place == 0 else []
-            if kept:
-                part[key] = kept
-        parts.append(part)
+                belongs = alone == "everywhere" or place == 0 or bool(own & runs)
+            part[key] = cells[key] if belongs else []
+        parts.append({key: part[key] for key in cells if part[key]})
     return parts
 
 
@@ -329,7 +343,7 @@ def _features(rows: Sequence[Configuration]) -> list[Feature]:
     )
     return [
         *(_option(name) for name in names if name),
-        *(_column(name, whole=True) for name in DISTINGUISHING if name not in DIGESTS),
+        *(_column(name, whole=True) for name in DISTINGUISHING if name not in (*DIGESTS, *OF_RUNS)),
         *(_column(name, whole=False) for name in DISTINGUISHING),
     ]
 

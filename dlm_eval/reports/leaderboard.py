@@ -218,11 +218,7 @@ def read_board(path: Path, paths: Sequence[Path], keep_all: bool = False) -> Boa
     declared = read_board_file(path)
     figures = read_published(published_beside(path)) if declared.published else ()
     files = list(_read_all(paths))
-    if not keep_all:
-        kept = {id(row) for row in _newest([file for file in files if file.rows])}
-        files = [
-            replace(file, rows=tuple(row for row in file.rows if id(row) in kept)) for file in files
-        ]
+    files = files if keep_all else latest(files)
     board = make_board(declared, files, figures)
     if not board.rows:
         raise UserError(
@@ -270,6 +266,14 @@ def shown_path(path: Path) -> str:
         return Path(os.path.abspath(path)).relative_to(Path.cwd()).as_posix()
     except ValueError:
         return path.as_posix()
+
+
+def latest(files: Sequence[ResultFile]) -> list[ResultFile]:
+    """Returns the files without the scores that a newer run of the same settings replaces."""
+    kept = {id(row) for row in _newest([file for file in files if file.rows])}
+    return [
+        replace(file, rows=tuple(row for row in file.rows if id(row) in kept)) for file in files
+    ]
 
 
 def _newest(files: Sequence[ResultFile]) -> list[Row]:

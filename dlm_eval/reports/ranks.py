@@ -84,6 +84,8 @@ def ranks(
     """
     import numpy as np
 
+    if not cells:
+        return []
     read = lru_cache(maxsize=None)(_run)
     rng = np.random.default_rng(0)
     shifts = np.zeros((draws, len(cells)))
@@ -101,7 +103,6 @@ def ranks(
     found = []
     for row in range(len(values)):
         others = np.delete(np.arange(len(values)), row)
-        # A tie in a draw is half a win: equal rows must not rank each other down.
         wins = (drawn[:, others] > drawn[:, [row]]).mean(0)
         better = int((wins >= 1 - tail).sum())
         position = 1 + (drawn[:, others] > drawn[:, [row]]).sum(1)

@@ -42,6 +42,7 @@ _LAYOUT = ("device", "device_map", "batch_size", "max_batch_size", "parallelize"
 # Settings of a run of dlm_eval that are part of every task's configuration.
 _COMMON = ("apply_chat_template", "system_instruction", "fewshot_as_multiturn", "overlong")
 LIKELIHOOD, GENERATION = "likelihood", "generation"
+BETWEEN = "; "  # the settings of both kinds
 MOST_RESOLVED = 300  # settings of a task
 LONGEST_RESOLVED = 200  # characters of a setting
 
@@ -90,7 +91,7 @@ class Row:
     code: str | None = None  # "UNSANDBOXED" if the model's programs ran outside the sandbox
     label: str | None = None  # --label of the run
     kind: str | None = None  # "likelihood" or "generation"; None if a group has both
-    options: str | None = None  # settings of the run for tasks of this kind: "k=v,k=v"
+    options: str | None = None  # of the run: "k=v,k=v" for likelihoods; "k=v" for generation
     setup: str | None = None  # digest of the model and of the run's settings for all tasks
 
 
@@ -379,7 +380,7 @@ def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
 
 
 def _kind_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
-    """Returns the kind of a task, or of all tasks of a group, and the run's settings for it."""
+    """Returns the kind of a task, or of all tasks of a group, and the run's settings for both."""
     kinds = {_kind(document, leaf) for leaf in _leaves(document, task)}
     kind = kinds.pop() if len(kinds) == 1 else None
     settings, config = _dict(document, "dlm_eval", "settings"), _dict(document, "config")
@@ -395,13 +396,15 @@ def _kind_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
         **{name: value for name, value in estimator.items() if name != "name"},
         "stride": settings.get("stride"),
     }
-    options = {LIKELIHOOD: [scored], GENERATION: [written]}.get(kind or "", [scored, written])
-    texts = [f"{key}={_plain(value)}" for part in options for key, value in part.items()]
-    return {"kind": kind, "options": ",".join(t for t in texts if not t.endswith("=None")) or None}
+    texts = [
+        ",".join(f"{key}={_plain(value)}" for key, value in part.items() if value is not None)
+        for part in (scored, written)
+    ]
+    return {"kind": kind, "options": BETWEEN.join(texts) if any(texts) else None}
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value) if value is not None else "None"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _kind(document: dict[str, Any], task: str) -> str | None:
