@@ -401,7 +401,15 @@ def test_paired_ranks_tell_apart_what_unpaired_ones_cannot(tmp_path):
     assert {rank.rank for rank in ranked.values()} == {1}
 
 
-def test_ranks_of_nothing_and_of_one():
+def test_rows_that_show_one_score_are_tied(runs):
+    """The likelihoods of `cold` and `one` are one score: nothing is between them."""
+    declared = BASIC + "ranks: {by: choice, draws: 200}"
+    found = board(declared, runs / "cold", runs / "one", runs / "ar")
+    own = [row.rank for row in found.rows if row.facts["model"] == "tiny"]
+    assert len(own) == 2 and own[0] == own[1] and own[0].tied
+
+
+def test_ranks_of_nothing():
     assert ranks([], [], [1.0], 1, 10) == []
 
 
@@ -571,7 +579,10 @@ def test_output_by_its_name(runs, tmp_path, capsys):
     assert tuple(long.columns) == (*COLUMNS, "board_row", "board_column", "board_kind", "marks")
     assert len(long) == 6 and set(long["board_row"]) == {"tiny", "tiny-ar"}
     table = pandas.read_csv(tmp_path / "out" / "all_wide.csv")
-    assert list(table.columns)[:5] == ["model", "checkpoint", "revision", "setting", "kind"]
+    assert list(table.columns)[:8] == [
+        "model", "checkpoint", "revision", "setting", "demo_choice (acc)", "demo_last_word (acc)",
+        "demo_word_problem (exact_match)", "kind",
+    ]  # fmt: skip
     found = board(BASIC, runs / "cold", runs / "ar")
     assert table["demo_choice (acc)"].iloc[0] == round(found.rows[0].cells["choice"].value, 2)
 

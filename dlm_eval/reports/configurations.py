@@ -10,6 +10,7 @@ one row (`repeated`).
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 
 from dlm_eval.reports.result_file import BETWEEN, GENERATION, LIKELIHOOD, Row
+
+log = logging.getLogger(__name__)
 
 Key = tuple[str, str, str | None]  # task, metric, filter
 Cells = dict[Key, list[Row]]
@@ -164,7 +167,9 @@ def _of_setup(rows: Sequence[Row]) -> list[Configuration]:
             ):
                 cells.setdefault((row.task, row.metric, row.filter), []).append(row)
         found += [(pair, part) for part in _split_all(cells)]
-    found = found[:MOST_ROWS]
+    if len(found) > MOST_ROWS:
+        log.warning("%s: only %d of %d rows are shown", rows[0].model, MOST_ROWS, len(found))
+        found = found[:MOST_ROWS]
     members = [
         frozenset((key, id(row)) for key in cells for row in cells[key]) for _, cells in found
     ]
@@ -317,35 +322,32 @@ def differences(rows: Sequence[Configuration], notes: Sequence[Sequence[str]] = 
         rows: all rows of a board.
         notes: words that each row has in any case.
     """
-    words = [list(notes[number]) if notes else [] for number in range(len(rows))]
-    for number, row in enumerate(rows):
-        words[number] = ([row.label] if row.label else []) + words[number]
-    for feature in _features(rows):
-        groups: dict[tuple[object, ...], list[int]] = {}
-        for number, row in enumerate(rows):
-            groups.setdefault((row.who, tuple(words[number])), []).append(number)
-        for alike in groups.values():
-            if len(alike) == 1:
-                continue
-            texts = feature([rows[number] for number in alike])
-            if len(set(texts)) > 1:
-                for number, text in zip(alike, texts, strict=True):
-                    words[number] += [text] if text else []
+    words = [[row.label] if row.label else [] for row in rows]
+
+    def add(features: Iterable[Feature]) -> None:
+        for feature in features:
+            groups: dict[tuple[object, ...], list[int]] = {}
+            for number, row in enumerate(rows):
+                groups.setdefault((row.who, tuple(words[number])), []).append(number)
+            for alike in (group for group in groups.values() if len(group) > 1):
+                texts = feature([rows[number] for number in alike])
+                if len(set(texts)) > 1:
+                    for number, text in zip(alike, texts, strict=True):
+                        words[number] += [text] if text else []
+
+    names = dict.fromkeys(
+        item.partition("=")[0] for row in rows for text in row.options for item in text.split(",")
+    )
+    add(_option(name) for name in names if name)
+    for own, more in zip(words, notes, strict=False):
+        own += more
+    digests = (*DIGESTS, *OF_RUNS)
+    add(_column(name, whole=True) for name in DISTINGUISHING if name not in digests)
+    add(_column(name, whole=False) for name in DISTINGUISHING)
     return [" ".join(each) for each in words]
 
 
 Feature = Callable[[Sequence[Configuration]], list[str]]
-
-
-def _features(rows: Sequence[Configuration]) -> list[Feature]:
-    names = dict.fromkeys(
-        item.partition("=")[0] for row in rows for text in row.options for item in text.split(",")
-    )
-    return [
-        *(_option(name) for name in names if name),
-        *(_column(name, whole=True) for name in DISTINGUISHING if name not in (*DIGESTS, *OF_RUNS)),
-        *(_column(name, whole=False) for name in DISTINGUISHING),
-    ]
 
 
 def _option(name: str) -> Feature:
