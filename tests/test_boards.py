@@ -21,7 +21,14 @@ from dlm_eval.errors import UserError
 from dlm_eval.reports import leaderboard, wide
 from dlm_eval.reports.board import MEASURED, PUBLISHED, Board, make_board
 from dlm_eval.reports.board_file import board_of, read_board_file
-from dlm_eval.reports.board_text import as_latex, as_markdown, as_text, as_wide_csv, files_of
+from dlm_eval.reports.board_text import (
+    as_latex,
+    as_long_csv,
+    as_markdown,
+    as_text,
+    as_wide_csv,
+    files_of,
+)
 from dlm_eval.reports.configurations import configurations, differences, repeated
 from dlm_eval.reports.leaderboard import COLUMNS, latest, read_board
 from dlm_eval.reports.published import read_published
@@ -524,7 +531,19 @@ def test_llada21_has_score_and_tokens_per_forward_in_every_cell_of_a_diffusion_m
         ("tasks: [{task: t, metric: acc}]\npublished: {papr: x}", "did you mean 'paper'?"),
         ("tasks: [{task: t, metric: acc}]\nrows: [{label: x}]", "needs `label`, and `match`"),
         ("tasks: [{task: t, metric: [[acc]]}]", "must be text or a number"),
-        ("tasks: [{task: t, metric: acc}]\norder: {descending: 3}", "must be true or false"),
+        ("tasks: [{task: t, metric: acc}]\norder: {by: t (acc), descending: 3}", "must be true or"),
+        ("tasks: [{task: t, metric: acc}]\norder: {descending: true}", "needs `by`"),
+        ("tasks: [{task: t, metric: acc}]\nranks: {draws: 500}", "ranks needs `by`"),
+        ("tasks: [{task: t, metric: acc}]\nranks: {by: t (acc), draws: 3}", "from 100 to 100000"),
+        ("tasks: [{task: demo_choice, metric: ac}]", "metric 'ac' is not known; did you mean 'acc'?"),
+        (
+            "tasks: [{task: demo_word_problem, metric: exact_match, filter: strict}]",
+            "filter 'strict' is not known; did you mean 'strict-match'?",
+        ),
+        (
+            "tasks: [{task: demo_choice, metric: acc, require: {estimtor: auto}}]",
+            "require 'estimtor' is not known; did you mean 'estimator'?",
+        ),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_one_line(document, message, tmp_path, capsys):
@@ -533,6 +552,18 @@ def test_a_mistake_in_the_file_is_one_line(document, message, tmp_path, capsys):
     assert main(["leaderboard", str(ROOT / "leaderboards" / "demo"), "--board", str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line and str(path) in line
+
+
+def test_published_figures_that_are_not_there(tmp_path):
+    start = "tasks: [{name: x, task: t, metric: acc}]\n"
+    with pytest.raises(UserError, match="no figure has paper DiffuLLaMA, table Tabel 1"):
+        board(start + "published: {paper: DiffuLLaMA, table: Tabel 1}", tmp_path, published="yes")
+    with pytest.raises(UserError, match="row 'mod' is not known; did you mean 'mode'"):
+        board(start + "published: {paper: LLaDA2.1, row: [model, mod]}", tmp_path, published="yes")
+    path = tmp_path / "b.yaml"
+    path.write_text(start + "published: {paper: x}")
+    with pytest.raises(UserError, match="no '.*published.csv'"):
+        read_board(path, [tmp_path])
 
 
 def test_a_board_that_cannot_be_read(tmp_path):
@@ -621,6 +652,26 @@ def test_names_from_files_are_escaped(text, tmp_path):
     for shown in (as_text(found), as_markdown(found), tex, as_wide_csv(found)):
         assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", shown)
         assert max(map(len, shown.splitlines())) < 6000
+
+
+def test_numbers_from_files_are_checked(tmp_path):
+    odd = {
+        "a": (1e308, 1e308),
+        "b": (float("nan"), 0.1),
+        "c": (float("inf"), -1),
+        "d": (0.5, float("nan")),
+    }
+    for name, (value, stderr) in odd.items():
+        for seed in (1, 2):
+            config = {"model": "hf", "model_args": f"pretrained=org/{name}", "random_seed": seed}
+            results = {"t": {"acc,none": value, "acc_stderr,none": stderr}}
+            _foreign(tmp_path, name, 0.5, config=config, results=results)
+    found = board("tasks: [{name: t, task: t, metric: acc}]\nranks: {by: t}", tmp_path)
+    assert {row.label for row in found.rows if "t" in row.cells} == {"org/d"}
+    assert all("score is" in row.missing["t"] for row in found.rows if row.label != "org/d")
+    for write in (as_text, as_markdown, as_latex, as_wide_csv, as_long_csv):
+        assert "org/d" in write(found).replace(r"\_", "_")
+    assert len(wide(leaderboard([tmp_path]))) == 4
 
 
 def test_labels_from_files_are_bounded_and_escaped(tmp_path):

@@ -24,12 +24,15 @@ from dlm_eval.reports.ranks import Rank, ranks
 from dlm_eval.reports.result_file import ResultFile, Row
 
 MEASURED, PUBLISHED = "measured", "published"
+# Columns of published.csv that can make rows; other names are keys of `setting`.
+_ROW_NAMES = ("paper", "version", "table", "model", "size", "checkpoint", "setting")
 # Columns of a score that a board can require, or match rows by. Others are settings.
 OF_ROW = (
     "model", "checkpoint", "revision", "shots", "estimator", "strategy", "steps", "gen_length",
     "block_length", "dtype", "device", "task_version", "logprob_kind", "label", "seed",
 )  # fmt: skip
 MOST_NOTES = 50  # refused scores that are listed
+MOST_ERROR = 1e100  # larger standard errors are none
 ALIKE = 0.8  # similarity of a misspelled name
 
 
@@ -157,7 +160,7 @@ def make_board(
     """
     admitted = _Admission(declared, files)
     found = configurations(admitted.rows)
-    entries = _entries(declared.rows, found, admitted)
+    entries = _entries(declared.what, declared.rows, found, admitted)
     keep = [number for number in range(len(found)) if declared.others or entries[number]]
     names = _labels([found[number] for number in keep], [entries[number] for number in keep])
     percent = {column.name: _percent(column, admitted.rows) for column in declared.columns}
@@ -200,20 +203,14 @@ class _Admission:
     """
 
     def __init__(self, declared: BoardFile, files: Sequence[ResultFile]) -> None:
-        self._settings = {
-            (row.source, row.task): {
-                **file.resolved.get(row.task, {}),
-                **({"pretrained": file.pretrained} if file.pretrained else {}),
-            }
-            for file in files
-            for row in file.rows
-        }
+        self._files = {row.source: file for file in files for row in file.rows}
         self._refused: list[str] = []
         self._ids: set[int] = set()
         self.rows: list[Row] = []
         self.marks: dict[tuple[str, int], tuple[str, ...]] = {}
         for column in declared.columns:
-            self.check_names(f"board column '{column.name}': require", column.require)
+            self.check_names(f"{declared.what}: {column.name}: require", column.require)
+            _check_score(declared.what, column, files)
         for file in files:
             for column in declared.columns:
                 row = _score(column, file.rows)
@@ -267,14 +264,17 @@ class _Admission:
         if name in OF_ROW:
             value = getattr(row, name)
             return None if value is None else str(value)
-        return self._settings.get((row.source, row.task), {}).get(name)
+        file = self._files[row.source]
+        return file.resolved.get(row.task, {}).get(name, file.settings.get(name))
 
     def check_names(self, what: str, names: Iterable[str]) -> None:
         """Raises UserError for a name that is no setting of a file but is spelled like one.
 
         Other unknown names are settings that no file happens to have.
         """
-        known = {*OF_ROW, *(name for each in self._settings.values() for name in each)}
+        known = set(OF_ROW)
+        for file in self._files.values():
+            known.update(file.settings, *file.resolved.values())
         for name in names:
             if name not in known and difflib.get_close_matches(name, known, 1, ALIKE):
                 raise unknown_name_error(what, name, known)
@@ -284,6 +284,17 @@ class _Admission:
         rest = len(self._refused) - MOST_NOTES
         more = [f"{rest} more scores were left out"] if rest > 0 else []
         return [*(f"left out: {text}" for text in self._refused[:MOST_NOTES]), *more]
+
+
+def _check_score(what: str, column: Column, files: Sequence[ResultFile]) -> None:
+    """Raises UserError if files have the column's task, but not its metric or filter."""
+    own = [row for file in files for row in file.rows if row.task == column.task]
+    metrics = {row.metric for row in own}
+    if metrics and column.metric not in metrics:
+        raise unknown_name_error(f"{what}: {column.name}: metric", column.metric, metrics)
+    filters = {row.filter or "none" for row in own if row.metric == column.metric}
+    if filters and column.filter is not None and column.filter not in filters:
+        raise unknown_name_error(f"{what}: {column.name}: filter", column.filter, filters)
 
 
 def _score(column: Column, rows: Sequence[Row]) -> Row | None:
@@ -308,11 +319,11 @@ def _fits(value: str | None, allowed: Sequence[str]) -> bool:
 
 
 def _entries(
-    entries: Sequence[RowEntry], found: Sequence[Configuration], admitted: _Admission
+    what: str, entries: Sequence[RowEntry], found: Sequence[Configuration], admitted: _Admission
 ) -> list[RowEntry | None]:
     """Returns for each configuration the first entry that matches it."""
     for entry in entries:
-        admitted.check_names(f"board row '{entry.label}': match", entry.match)
+        admitted.check_names(f"{what}: row '{entry.label}': match", entry.match)
 
     def matches(entry: RowEntry, configuration: Configuration) -> bool:
         return bool(entry.match) and all(
@@ -408,7 +419,9 @@ def _key(column: Column, found: Configuration) -> Key | None:
 
 
 def _times(value: float | None, scale: float) -> float | None:
-    return None if value is None or not math.isfinite(value) else scale * value
+    """Returns a standard error in the scale of its cell; None if it cannot be one."""
+    times = None if value is None else scale * value
+    return times if times is not None and 0 <= times < MOST_ERROR else None
 
 
 def _percent(column: Column, rows: Sequence[Row]) -> bool:
@@ -463,9 +476,10 @@ def _published_rows(
 ) -> list[BoardRow]:
     rows: dict[tuple[str, ...], list[Published]] = {}
     for source in declared.published:
-        for figure in figures:
-            if _is(figure, source.match):
-                rows.setdefault(_name(figure, source), []).append(figure)
+        own = [figure for figure in figures if _is(figure, source.match)]
+        _check_source(declared.what, source, own)
+        for figure in own:
+            rows.setdefault(_name(figure, source), []).append(figure)
     found = []
     for name, own in rows.items():
         cells: dict[str, Cell] = {}
@@ -507,6 +521,17 @@ def _common_marks(rows: Sequence[BoardRow]) -> tuple[list[BoardRow], list[str]]:
     return cleared, [f"all published figures: {mark}" for mark in sorted(common)]
 
 
+def _check_source(what: str, source: Source, figures: Sequence[Published]) -> None:
+    """Raises UserError if no figure is chosen, or none has what makes the rows."""
+    if not figures:
+        chosen = ", ".join(f"{name} {' or '.join(each)}" for name, each in source.match.items())
+        raise UserError(f"{what}: published: no figure has {chosen}")
+    known = {*_ROW_NAMES, *(name for figure in figures for name in _parts(figure))}
+    for name in source.rows:
+        if name not in known:
+            raise unknown_name_error(f"{what}: published: row", name, known)
+
+
 def _is(figure: Published, match: Mapping[str, Sequence[str]]) -> bool:
     return all(_cell(figure, name) in values for name, values in match.items())
 
@@ -518,16 +543,16 @@ def _cell(figure: Published, name: str) -> str:
 
 def _name(figure: Published, source: Source) -> tuple[str, ...]:
     """Returns the values that make the figure's row."""
-    parts = dict(
-        (part.partition("=")[0].strip(), part.strip()) for part in figure.setting.split(";")
+    parts = _parts(figure)
+    return tuple(
+        _cell(figure, name) if name in _ROW_NAMES else parts.get(name, "") for name in source.rows
     )
-    names = []
-    for name in source.rows:
-        if name in ("paper", "version", "table", "model", "size", "checkpoint", "setting"):
-            names.append(_cell(figure, name))
-        else:
-            names.append(parts.get(name, ""))
-    return tuple(names)
+
+
+def _parts(figure: Published) -> dict[str, str]:
+    """Returns key -> "key=value" of the figure's setting."""
+    parts = [part.strip() for part in figure.setting.split(";")]
+    return {part.partition("=")[0]: part for part in parts}
 
 
 def _belongs(column: Column, figure: Published) -> bool:

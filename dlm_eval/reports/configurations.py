@@ -16,7 +16,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
 
 from dlm_eval.reports.result_file import BETWEEN, GENERATION, LIKELIHOOD, Row
 
@@ -33,6 +32,8 @@ DISTINGUISHING = (
 DIGESTS = ("configuration", "scoring", "fingerprint", "setup")
 OF_RUNS = ("documents", "date", "source")
 MOST_ROWS = 2000  # of one setup
+MOST_VALUES = 100  # of few-shot examples that make rows
+MOST_NAMES = 200  # of settings that name rows
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,14 @@ def repeated(rows: Sequence[Row]) -> Repeats:
     errors = [row.stderr for row in ordered if row.stderr is not None]
     costs = [row.tokens_per_forward for row in ordered if row.tokens_per_forward is not None]
     first, k = ordered[0], len(ordered)
+    mean = sum(values) / k  # sum and not fsum, which raises at huge numbers
     seeds, stderr = None, first.stderr
     if k > 1:
-        spread = variance(values) if all(map(math.isfinite, values)) else math.nan
+        spread = sum((value - mean) * (value - mean) for value in values) / (k - 1)
         seeds = math.sqrt(spread / k)
         squared = spread / k
         if len(errors) == k:
-            documents = fmean(error * error for error in errors)
+            documents = sum(error * error for error in errors) / k
             squared = (
                 documents + spread / k
                 if _other_examples(ordered)
@@ -127,11 +129,11 @@ def repeated(rows: Sequence[Row]) -> Repeats:
             )
         stderr = math.sqrt(squared)
     return Repeats(
-        value=fmean(values),
+        value=mean,
         stderr=stderr,
         stderr_seeds=seeds,
         n=first.n,
-        tokens_per_forward=fmean(costs) if len(costs) == k else None,
+        tokens_per_forward=sum(costs) / k if len(costs) == k else None,
         rows=tuple(ordered),
     )
 
@@ -251,6 +253,9 @@ def _split(cells: Cells, ranked: Ranked, alone: str) -> list[Cells]:
     names = sorted(
         {value for key in several for value in values[key]}, key=lambda v: natural(str(v))
     )
+    if alone == "by value" and len(names) > MOST_VALUES:
+        log.warning("only %d of %d numbers of examples are shown", MOST_VALUES, len(names))
+        names = names[:MOST_VALUES]
     parts: list[Cells] = []
     for place, name in enumerate(names):
         part: Cells = {}
@@ -338,7 +343,7 @@ def differences(rows: Sequence[Configuration], notes: Sequence[Sequence[str]] = 
     names = dict.fromkeys(
         item.partition("=")[0] for row in rows for text in row.options for item in text.split(",")
     )
-    add(_option(name) for name in names if name)
+    add(_option(name) for name in list(names)[:MOST_NAMES] if name)
     for own, more in zip(words, notes, strict=False):
         own += more
     digests = (*DIGESTS, *OF_RUNS)
