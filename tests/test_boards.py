@@ -425,15 +425,19 @@ def test_ranks_of_nothing():
 LAMBADA = """
 tasks: [{name: LAMBADA, task: lambada_diffullama, metric: exact_match}]
 published: {paper: DiffuLLaMA, version: v3-type, table: Table 1, row: [model]}
+cell: [stderr, deviation]
 """
 
 
-def _lambada(folder: Path, value: float, n: int = 5153, checkpoint: str = "diffugpt-s") -> None:
+def _lambada(
+    folder: Path, value: float, n: int = 5153, checkpoint: str = "diffugpt-s", shots: int = 0
+) -> None:
     document = {
         "results": {"lambada_diffullama": {"exact_match,none": value, "exact_match_stderr,none": 0.0058}},
         "configs": {"lambada_diffullama": {
             "output_type": "generate_until", "metric_list": [{"metric": "exact_match"}]}},
         "n-samples": {"lambada_diffullama": {"original": 5153, "effective": n}},
+        "n-shot": {"lambada_diffullama": shots},
         "dlm_eval": {"settings": {"model": {
             "family": "diffugpt", "checkpoint": checkpoint, "pretrained": f"diffusionfamily/{checkpoint}"}}},
     }  # fmt: skip
@@ -459,6 +463,10 @@ def test_no_deviation_of_a_trial_or_from_another_protocol(tmp_path):
     found = board(LAMBADA, tmp_path / "part", published="yes")
     cell = next(row for row in found.rows if row.kind == MEASURED).cells["LAMBADA"]
     assert cell.published is not None and cell.deviation is None and cell.marks
+    _lambada(tmp_path / "shots", 0.2231, shots=3)
+    found = board(LAMBADA, tmp_path / "shots", published="yes")
+    cell = next(row for row in found.rows if row.kind == MEASURED).cells["LAMBADA"]
+    assert cell.deviation is None and cell.marks == ("shots=3, published 0",)
     _lambada(tmp_path / "other", 0.5, checkpoint="gpt2")
     entry = "rows: [{label: GPT2, match: {checkpoint: gpt2}, published: {model: GPT2-S}}]"
     found = board(LAMBADA + entry, tmp_path / "other", published="yes")

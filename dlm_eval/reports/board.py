@@ -33,6 +33,10 @@ OF_ROW = (
 )  # fmt: skip
 MOST_NOTES = 50  # refused scores that are listed
 MOST_ERROR = 1e100  # larger standard errors are none
+# Keys of a published figure's `setting` that a score must have too.
+COMPARED = (
+    "shots", "steps", "gen_length", "block_length", "threshold", "temperature", "estimator",
+)  # fmt: skip
 ALIKE = 0.8  # similarity of a misspelled name
 
 
@@ -53,7 +57,8 @@ class Cell:
         scores: the scores behind it, one per seed; empty for a published figure.
         published: the figure that it is put beside; for a published row, the figure itself.
         deviation: (measured - published) in standard errors of the difference; None unless the
-            protocol is `same` or `near`, n is known, and nothing is marked.
+            board shows it, the protocol is `same` or `near`, n is known, the settings are those of
+            the figure, and nothing is marked.
         best: whether it is within one standard error of the best measured score of its column.
     """
 
@@ -234,7 +239,8 @@ class _Admission:
 
         def name(row: Row) -> tuple[object, ...]:
             of_run = (row.model, row.checkpoint, row.revision, row.setup, row.options, row.shots)
-            return (*of_run, row.task, row.metric, row.configuration, row.scoring)
+            configuration = row.configuration or row.fingerprint
+            return (*of_run, row.task, row.metric, configuration, row.scoring)
 
         def whole(row: Row) -> bool:
             return row.n is None or row.n_total is None or row.n >= row.n_total
@@ -267,6 +273,26 @@ class _Admission:
         file = self._files[row.source]
         return file.resolved.get(row.task, {}).get(name, file.settings.get(name))
 
+    def other_settings(self, figure: Published, row: Row) -> list[str]:
+        """Returns the settings of a published figure that a score does not have, as marks.
+
+        Words that name no number (`steps=target length`) are not compared.
+        """
+        file = self._files[row.source]
+        found = []
+        for name, part in _parts(figure).items():
+            wanted = part.partition("=")[2]
+            if name not in COMPARED or not (name == "estimator" or _is_number(wanted)):
+                continue
+            # The resolved setting, not what became of it in short answers.
+            own = file.resolved.get(row.task, {}).get(name) or self.setting(row, name)
+            if name == "shots":
+                own = row.shots
+            equal = own == wanted or (_is_number(own) and float(own or 0) == float(wanted))
+            if not equal:
+                found.append(f"{name}={own or 'unknown'}, published {wanted}")
+        return found
+
     def check_names(self, what: str, names: Iterable[str]) -> None:
         """Raises UserError for a name that is no setting of a file but is spelled like one.
 
@@ -284,6 +310,13 @@ class _Admission:
         rest = len(self._refused) - MOST_NOTES
         more = [f"{rest} more scores were left out"] if rest > 0 else []
         return [*(f"left out: {text}" for text in self._refused[:MOST_NOTES]), *more]
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _check_score(what: str, column: Column, files: Sequence[ResultFile]) -> None:
@@ -377,8 +410,17 @@ def _measured(
             dict.fromkeys(text for r in score.rows for text in admitted.marks[column.name, id(r)])
         )
         figure = _beside(declared, column, entry, weights, figures)
+        if figure is not None and figure.comparable and "deviation" in declared.cell:
+            others = [t for r in score.rows for t in admitted.other_settings(figure, r)]
+            marks = tuple(dict.fromkeys((*marks, *others)))
         deviation = None
-        if figure and not marks and score.stderr is not None and score.rows[0].unit == "fraction":
+        if (
+            figure
+            and "deviation" in declared.cell
+            and not marks
+            and score.stderr is not None
+            and score.rows[0].unit == "fraction"
+        ):
             deviation = figure.deviation(score.value, score.stderr)
         if not math.isfinite(score.value):
             missing[column.name] = f"the score is {score.value}"
