@@ -501,7 +501,7 @@ def test_llada21_has_score_and_tokens_per_forward_in_every_cell_of_a_diffusion_m
         "LLaDA2.0-mini", "LLaDA2.1-mini mode=S", "LLaDA2.1-mini mode=Q",
     ]  # fmt: skip
     cells = [cell for row in rows for cell in row.cells.values()]
-    assert len(cells) == 6 * 33 and all(cell.tokens_per_forward for cell in cells)
+    assert len(cells) == 6 * 34 and all(cell.tokens_per_forward for cell in cells)
     assert row_named(found, "LLaDA2.1-flash mode=S").cells["GPQA diamond"].text == "66.67"
     assert (
         row_named(found, "LLaDA2.1-flash mode=S").cells["GPQA diamond"].tokens_per_forward == 3.95

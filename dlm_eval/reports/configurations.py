@@ -106,8 +106,8 @@ def repeated(rows: Sequence[Row]) -> Repeats:
 
     s_i^2 has the part of the documents and the part of the seed. Averaging over k seeds divides
     only the latter by k, and V estimates it. If the runs were shown different examples, V also has
-    a part that all documents share, and the result is mean(s_i^2) + V / k, which is never too
-    small. Without s_i it is V / k.
+    a part that all documents share, and the result is mean(s_i^2) + V / k, which on average is
+    not too small. Without s_i it is V / k.
     """
     ordered = sorted(rows, key=lambda row: (natural(row.seed or ""), row.source))
     values = [row.value for row in ordered]
