@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -472,6 +473,22 @@ def test_no_deviation_of_a_trial_or_from_another_protocol(tmp_path):
     found = board(LAMBADA + entry, tmp_path / "other", published="yes")
     cell = next(row for row in found.rows if row.kind == MEASURED).cells["LAMBADA"]
     assert cell.published.protocol == "other" and cell.deviation is None
+
+
+def test_one_of_several_figures_says_which_and_the_run_chooses_its_own(tmp_path):
+    figures = [
+        f for f in read_published(ROOT / "leaderboards" / "published.csv") if f.n and f.value
+    ]
+    first = next(f for f in figures if f.dlm_task == "lambada_diffullama" and f.checkpoint)
+    other = replace(first, value=99.0, printed="99.0", setting="shots=3", line=first.line + 1)
+    _lambada(tmp_path, 0.99, shots=3)
+    declared = board_of(yaml.safe_load(LAMBADA))
+    files = [read_result_file(tmp_path / "results_1.json", "r")]
+    made = make_board(declared, files, [first, other])
+    measured = next(row for row in made.rows if row.kind == MEASURED).cells["LAMBADA"]
+    assert measured.published == other and measured.deviation is not None
+    printed = next(row for row in made.rows if row.kind == PUBLISHED).cells["LAMBADA"]
+    assert printed.published == first and "one of 2 figures" in printed.marks[-1]
 
 
 @pytest.mark.parametrize("name", ["diffullama_table1", "llada21", "demo"])

@@ -49,6 +49,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "wandb|trackio|tensorboard",
         "help": "send the results there too (comma-separated; --wandb_args and --trackio_args go "
                 "with it)"},
+    "--label": {
+        "metavar": "TEXT",
+        "help": "name of this run on boards (default: what differs between the runs)"},
     "--score_only": {
         "action": "store_true", "default": None,
         "help": "score the answers in the journal of --output_path again; the model is not loaded"},
@@ -62,9 +65,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--no_resume": {
         "dest": "resume", "action": "store_false", "help": "compute everything again, and keep "
                                                            "no journal"},
-    "--label": {
-        "metavar": "TEXT",
-        "help": "name of this run on boards (default: what differs between the runs)"},
     "--no_log_samples": {
         "dest": "log_samples", "action": "store_false", "default": argparse.SUPPRESS,
         "help": "save no samples_*.jsonl"},

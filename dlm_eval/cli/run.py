@@ -43,10 +43,10 @@ def add_parser(subparsers: Any) -> None:
     ours = parser.add_argument_group("diffusion language models (dlm_eval)")
     add_options(
         ours, *("--estimator", "--decode", "--data_dir", "--devices", "--sandbox", "--unsandboxed", "--overlong"),
-        *("--stride", "--engine", "--ray_address", "--report_to", "--score_only", "--shard"),
+        *("--label", "--stride", "--engine", "--ray_address", "--report_to", "--score_only", "--shard"),
     )  # fmt: skip
     add_options(ours.add_mutually_exclusive_group(), "--resume", "--no_resume")
-    add_options(ours, "--label", "--no_log_samples")
+    add_options(ours, "--no_log_samples")
     parser.set_defaults(main=main)
 
 

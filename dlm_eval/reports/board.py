@@ -409,7 +409,7 @@ def _measured(
         marks = tuple(
             dict.fromkeys(text for r in score.rows for text in admitted.marks[column.name, id(r)])
         )
-        figure = _beside(declared, column, entry, weights, figures)
+        figure = _beside(declared, column, entry, weights, figures, admitted, score.rows[0])
         if figure is not None and figure.comparable and "deviation" in declared.cell:
             others = [t for r in score.rows for t in admitted.other_settings(figure, r)]
             marks = tuple(dict.fromkeys((*marks, *others)))
@@ -495,9 +495,11 @@ def _beside(
     entry: RowEntry | None,
     weights: set[str | None],
     figures: Sequence[Published],
+    admitted: _Admission,
+    row: Row,
 ) -> Published | None:
     """Returns the figure that a measured cell is put beside: of the row's entry, else of the same
-    weights.
+    weights; of several, the one whose settings are most like the run's.
     """
     found = []
     for figure in figures:
@@ -510,7 +512,8 @@ def _beside(
             continue
         if _belongs(column, figure):
             found.append(figure)
-    return _closest(found)
+    fewest = min((len(admitted.other_settings(each, row)) for each in found), default=0)
+    return _closest([f for f in found if len(admitted.other_settings(f, row)) == fewest])
 
 
 def _published_rows(
@@ -526,15 +529,19 @@ def _published_rows(
     for name, own in rows.items():
         cells: dict[str, Cell] = {}
         for column in declared.columns:
-            best = _closest([each for each in own if _belongs(column, each)])
+            several = [each for each in own if _belongs(column, each)]
+            best = _closest(several)
             if best is not None and best.value is not None:
+                marks = [] if best.protocol == "same" else [f"protocol: {best.protocol}"]
+                if len(several) > 1:
+                    marks.append(f"one of {len(several)} figures: {best.setting}")
                 scale = 100 if best.unit == "fraction" and percent[column.name] else 1
                 cells[column.name] = Cell(
                     value=scale * best.value,
                     text=best.printed if scale == 1 else "",
                     n=best.n,
                     tokens_per_forward=_tokens_per_forward(own, best),
-                    marks=() if best.protocol == "same" else (f"protocol: {best.protocol}",),
+                    marks=tuple(marks),
                     sources=(f"{best.paper} {best.version}, {best.table}",),
                     published=best,
                 )
