@@ -21,7 +21,7 @@ from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.reports import leaderboard, wide
 from dlm_eval.reports.board import MEASURED, PUBLISHED, Board, make_board
-from dlm_eval.reports.board_file import board_of, read_board_file
+from dlm_eval.reports.board_file import PARTS, board_of, read_board_file
 from dlm_eval.reports.board_text import (
     as_latex,
     as_long_csv,
@@ -598,6 +598,15 @@ def test_a_board_that_cannot_be_read(tmp_path):
         make(path)
         with pytest.raises(UserError, match=re.escape(str(path))):
             read_board_file(path)
+
+
+def test_the_documented_example_is_a_board():
+    text = (ROOT / "docs" / "leaderboards.md").read_text()
+    block = text[text.index("    title: My board") : text.index("Only `tasks` is needed.")]
+    found = board_of(yaml.safe_load(block))
+    assert [column.name for column in found.columns] == ["GSM8K", "ARC-C"]
+    assert found.columns[1].require == {"dtype": ("bfloat16",), "estimator": ("auto", "exact")}
+    assert set(found.cell) == set(PARTS) and found.rank == "mean"
 
 
 def test_a_row_that_matches_by_no_known_setting(runs):
