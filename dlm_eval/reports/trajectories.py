@@ -300,7 +300,7 @@ def described(run: LoggedRun, path: str, tasks: Sequence[str]) -> str:
     file, *others = (run.samples[task] for task in tasks)
     more = f" (and {counted(len(others), 'other file')})" if others else ""
     return (
-        f"--from '{path}': no answer in {file}{more} has a trajectory; give a run with "
-        "--log_trajectories and a task that generates text. Of a folder, the newest run is taken. "
-        "To add trajectories, repeat the run with --log_trajectories: answers come from its journal"
+        f"--from '{path}': no answer in {file}{more} has a trajectory; give a task that generates "
+        "text, or run again with --log_trajectories (finished answers come from the journal). Of a "
+        "folder, the newest run is taken"
     )
