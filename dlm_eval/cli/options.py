@@ -62,6 +62,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--no_resume": {
         "dest": "resume", "action": "store_false", "help": "compute everything again, and keep "
                                                            "no journal"},
+    "--label": {
+        "metavar": "TEXT",
+        "help": "name of this run on boards (default: what differs between the runs)"},
     "--no_log_samples": {
         "dest": "log_samples", "action": "store_false", "default": argparse.SUPPRESS,
         "help": "save no samples_*.jsonl"},

@@ -46,7 +46,7 @@ def add_parser(subparsers: Any) -> None:
         *("--stride", "--engine", "--ray_address", "--report_to", "--score_only", "--shard"),
     )  # fmt: skip
     add_options(ours.add_mutually_exclusive_group(), "--resume", "--no_resume")
-    add_options(ours, "--no_log_samples")
+    add_options(ours, "--label", "--no_log_samples")
     parser.set_defaults(main=main)
 
 
