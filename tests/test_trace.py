@@ -19,7 +19,8 @@ from dlm_eval.cli import main
 from dlm_eval.decoding import resolve
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.printable import printable
-from dlm_eval.reports.trace import Recording, lines, page, pieces, record, safe_json
+from dlm_eval.reports.trace import Recording, lines, page, pieces, record
+from dlm_eval.reports.web import safe_json
 
 NASTY = [
     "</script><b>&amp;",
