@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from dlm_eval.printable import valid_unicode
 
@@ -71,7 +71,7 @@ def safe_json(data: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         autoescape=True,
         loader=FileSystemLoader(HERE),
         undefined=StrictUndefined,
@@ -79,6 +79,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["soft"] = _soft
+    return environment
+
+
+def _soft(name: str) -> Markup:
+    """Returns a name that may wrap after `_`, `-`, `=`, `/` and commas."""
+    return Markup(re.sub(r"([_=/,-])(?=\w)", r"\1<wbr>", str(escape(name))))
 
 
 @cache
