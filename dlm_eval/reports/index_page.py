@@ -180,7 +180,8 @@ class _Point:
     def who(self) -> str:
         """The model, whose points under other settings are one curve."""
         if self.row.model is not None:
-            return " ".join(filter(None, self.row.model.who)) or self.row.label
+            names = dict.fromkeys(filter(None, self.row.model.who))
+            return " ".join(names) or self.row.label
         return str(self.row.facts.get("model") or self.row.label)
 
 
@@ -193,6 +194,8 @@ def _charts(site: Site, column: BoardColumn) -> list[dict[str, Any]]:
         and cell.tokens_per_forward
         and all(score.kind != LIKELIHOOD for score in cell.scores)
     ]
+    # A score that belongs to several rows is one point.
+    points = list({(p.cell.sources, p.row.label * (not p.cell.scores)): p for p in points}.values())
     return [] if column.average or not points else [_chart(site, column, points)]
 
 
