@@ -15,7 +15,19 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dlm_eval import __version__
-from dlm_eval.cli import baseline, cache, check, compare, ls, merge, run, sweep, trace, validate
+from dlm_eval.cli import (
+    baseline,
+    cache,
+    check,
+    compare,
+    ls,
+    merge,
+    run,
+    sweep,
+    trace,
+    validate,
+    view,
+)
 from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown_name_error
 from dlm_eval.output import log_to_stderr, safe_output
 from dlm_eval.redaction import learn_words
@@ -31,6 +43,7 @@ examples:
   dlm-eval trace --model tiny --prompt "Anna had" --html trace.html   watch one text being written
   dlm-eval sweep --model tiny --tasks demo --decode steps=2,4,8 -o DIR  accuracy against tokens per forward
   dlm-eval leaderboard results/ -o leaderboards/mine.csv              tables from result files
+  dlm-eval view results/                                              scores and samples as web pages
   dlm-eval compare A B                                                what moved between two runs, and its effect
   dlm-eval check RUN --baseline FILE                                  has a score become worse? (exit code 3)
 """
@@ -105,6 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
         trace.add_parser,
         sweep.add_parser,
         add_leaderboard,
+        view.add_parser,
         compare.add_parser,
         check.add_parser,
         baseline.add_parser,
