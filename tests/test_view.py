@@ -135,13 +135,15 @@ def hostile(tmp_path: Path) -> Site:
 def test_hostile_texts_are_texts(hostile: Site) -> None:
     index = check_page(index_page(hostile))
     assert "connect-src" not in index.policy
-    assert len(hostile.pages) == 3
+    assert len(hostile.pages) == 3 and "pytest-of" not in index_page(hostile)
     for page in hostile.pages.values():
-        data = check_page(samples_page(hostile, page)).data
+        text = samples_page(hostile, page)
+        assert "pytest-of" not in text  # no folders of this machine
+        data = check_page(text).data
         rows = data["documents"]
         assert [row["a"][0] for row in rows[:4]] == [*HOSTILE[:4]]
         assert rows[4]["a"] == ["\\ud800 half"] and rows[0]["t"] == HOSTILE[0]
-        assert rows[5]["e"] == HOSTILE[0] and rows[0]["tr"][0]["x"] == list(HOSTILE[:3])
+        assert rows[5]["e"] == HOSTILE[0] and data["traces"]["0"][0]["x"] == list(HOSTILE[:3])
 
 
 def test_a_huge_text_is_cut_and_a_huge_name_wraps(tmp_path: Path) -> None:
@@ -164,11 +166,11 @@ def test_a_page_holds_what_the_samples_file_has(tmp_path: Path) -> None:
     data = check_page(samples_page(site, page)).data
     first = data["documents"][0]
     assert data["top"] == 1.0 and data["generated"]
-    assert {k: v for k, v in first.items() if k not in ("k", "tr")} == {
+    assert {k: v for k, v in first.items() if k != "k"} == {
         "n": 0, "v": 1.0, "f": 4.0, "tok": 9.0, "sec": 0.5, "x": ["full"], "st": [7],
         "p": "Q0", "q": "", "t": "t", "a": ["yes"], "r": "y",
     }  # fmt: skip
-    assert first["tr"] == [{"x": ["a", " b", ""], "s": [1, 0, -1], "c": [0.5, 1.0, None]}]
+    assert data["traces"]["0"] == [{"x": ["a", " b", ""], "s": [1, 0, -1], "c": [0.5, 1.0, None]}]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,19 @@ def test_a_trajectory_of_another_form_is_left_out(tmp_path: Path, broken: Any) -
     write_model(tmp_path, "m", {"made": [1.0]}, extra={"trajectory": [broken]})
     site = read_site([tmp_path])
     (page,) = site.pages.values()
-    assert "tr" not in check_page(samples_page(site, page)).data["documents"][0]
+    assert check_page(samples_page(site, page)).data["traces"] == {}
+
+
+def test_a_trajectory_spells_out_no_secret(tmp_path: Path) -> None:
+    secret = "hf_" + "aBcDeFgHiJ" * 4
+    trace = {**TRACE, "text": [secret[:9], secret[9:20], secret[20:]]}
+    write_model(tmp_path, "m", {"made": [1.0]}, answers=[secret], extra={"trajectory": [trace]})
+    site = read_site([tmp_path])
+    (page,) = site.pages.values()
+    text = samples_page(site, page)
+    data = check_page(text).data
+    assert secret[:9] not in text and data["documents"][0]["a"] == ["[redacted]"]
+    assert data["traces"]["0"][0]["x"] is None and data["traces"]["0"][0]["s"] == TRACE["step"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from dlm_eval.printable import counted, printable
@@ -51,6 +52,7 @@ def index_page(site: Site, follows: bool = False) -> str:
         "notes": [_text(note) for note in board.notes],
         "charts": [each for column in board.columns for each in _charts(site, column)],
         "box": (WIDTH, HEIGHT),
+        "linked": bool(site.pages),
         "follows": follows,
     }
     data = {
@@ -148,7 +150,15 @@ def _about(cell: Cell) -> list[str]:
             f"{cell.published.paper}"
         )
     parts += cell.marks
-    return [_text(part) for part in (*parts, *cell.sources[:3])]
+    sources = [short_source(row.source) for row in cell.scores] or cell.sources
+    return [_text(part) for part in (*parts, *sources[:3])]
+
+
+def short_source(source: str) -> str:
+    """Returns the name of a result file with its folder: pages may be published, and a whole path
+    tells of the machine.
+    """
+    return "/".join(PurePath(source).parts[-2:])
 
 
 def _letter(count: int) -> str:

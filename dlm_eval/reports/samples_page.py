@@ -13,8 +13,8 @@ from typing import Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.printable import counted, printable, valid_unicode
-from dlm_eval.redaction import redact_values
-from dlm_eval.reports.index_page import LONGEST
+from dlm_eval.redaction import redact_text, redact_values
+from dlm_eval.reports.index_page import LONGEST, short_source
 from dlm_eval.reports.samples_file import Document, Value, documents_of, parsed_lines
 from dlm_eval.reports.site import ALL, NONE, SamplesPage, Site
 from dlm_eval.reports.web import render
@@ -46,6 +46,11 @@ def samples_page(site: Site, page: SamplesPage, follows: bool = False) -> str:
         _document(document, details.get(_place(document), {}), metric, texts)
         for _, document in shown
     ]
+    traces = {
+        str(number): [_shown_trace(trace, texts) for trace in own]
+        for number, (_, document) in enumerate(shown)
+        if (own := details.get(_place(document), {}).get("traces"))
+    }
     values = [row["v"] for row in rows if row["v"] is not None]
     top = 100.0 if set(values) <= {0.0, 100.0} and 100.0 in values else 1.0
     binary = set(values) <= {0.0, top}
@@ -74,7 +79,7 @@ def samples_page(site: Site, page: SamplesPage, follows: bool = False) -> str:
             *([f"{page.row.tokens_per_forward:.3g} tokens per forward"] if page.kind == GENERATED and page.row.tokens_per_forward else []),
             *([page.row.date] if page.row.date else []),
         ],
-        "source": printable(page.row.source),
+        "source": printable(short_source(page.row.source)),
         "notes": notes,
         "histogram": _histogram(rows, top if binary else None),
         "box": (WIDTH, HEIGHT),
@@ -87,7 +92,7 @@ def samples_page(site: Site, page: SamplesPage, follows: bool = False) -> str:
         ("house.css", "results.css", "samples.css"),
         ("house.js", "follow.js", "samples.js"),
         redact_values(template),
-        redact_values(data),
+        {**redact_values(data), "traces": traces},
         follows,
     )
 
@@ -260,18 +265,18 @@ def _document(
             taken = details.get("taken")
             if taken is not None and taken not in answers:
                 row["r"] = texts.model(valid_unicode(taken))
-    traces = [_shown_trace(trace, texts) for trace in details.get("traces", ())]
-    row["tr"] = traces or None
     return {"v": _score(document.values.get(metric))} | {
         name: value for name, value in row.items() if value is not None and value != []
     }
 
 
 def _shown_trace(trace: dict[str, Any] | None, texts: _Texts) -> dict[str, Any] | None:
+    """Returns a trajectory without its texts if they are not shown or spell out a secret."""
     if trace is None:
         return None
-    words = texts.model("".join(trace["x"]))
-    return {**trace, "x": [valid_unicode(text) for text in trace["x"]] if words else None}
+    whole = "".join(trace["x"])
+    shown = texts.model(whole) is not None and redact_text(whole) == whole
+    return {**trace, "x": [valid_unicode(text) for text in trace["x"]] if shown else None}
 
 
 def _name(text: str) -> str:

@@ -187,10 +187,10 @@ function open(i, reading) {
   parts.push(...block("prompt", row.p));
   if (row.q) parts.push(...block("text after the hole", row.q));
   if (data.generated) {
-    const answers = row.a ?? [];
+    const answers = row.a ?? [], traces = data.traces[i];
     answers.forEach((text, k) => {
       parts.push(...block(answers.length > 1 ? `answer ${k + 1}` : "answer", text));
-      if (row.tr?.[k]) parts.push(...trace(row.tr[k]));
+      if (traces?.[k]) parts.push(...trace(traces[k]));
     });
     if (row.r !== undefined) parts.push(...block("scored text, after the filter", row.r));
     parts.push(...block("target", row.t));
