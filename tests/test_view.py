@@ -8,7 +8,11 @@ import http.client
 import json
 import random
 import re
+import signal
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -249,6 +253,29 @@ def test_lost_documents_are_those_of_the_scores(tmp_path: Path) -> None:
     assert peer["values"] == a and [row["v"] for row in data["documents"]] == b
 
 
+def test_a_higher_log_likelihood_is_better_although_perplexities_are_not() -> None:
+    demo = Path(__file__).parents[1] / "leaderboards" / "demo"
+    site = read_site([demo])
+    page = page_of(site, "tiny", "demo_last_word")
+    assert page.row.metric == "perplexity" and page.row.higher_is_better is False
+    text = samples_page(site, page)
+    data = check_page(text).data
+    assert data["sign"] == 1 and data["top"] is None and "log-likelihoods in nats" in text
+    assert all(row["v"] == pytest.approx(row["m"], rel=1e-4) for row in data["documents"])
+
+
+def test_lower_is_better_is_known(tmp_path: Path) -> None:
+    file = write_model(tmp_path, "m", {"made": [0.25, 0.75]})
+    document = json.loads(file.read_text())
+    document["higher_is_better"]["made"]["exact_match"] = False
+    document["configs"]["made"]["metric_list"][0]["higher_is_better"] = False
+    file.write_text(json.dumps(document))
+    site = read_site([tmp_path])
+    (page,) = site.pages.values()
+    data = check_page(samples_page(site, page)).data
+    assert data["sign"] == -1 and data["top"] is None
+
+
 def test_charts_have_the_front_and_aup(tmp_path: Path) -> None:
     shares = {8.0: 0.75, 4.0: 0.7, 2.0: 0.75, 1.0: 0.25}  # forwards per document -> accuracy
     for forwards, share in shares.items():
@@ -363,6 +390,20 @@ def test_new_results_and_a_running_run_are_seen(tmp_path: Path) -> None:
 def test_view_begins_before_the_first_result(tmp_path: Path) -> None:
     with serving(Viewer([tmp_path])) as server:
         assert "No scores yet." in ask(server, "/")[1]
+
+
+def test_ctrl_c_ends_view(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", {"made": [1.0, 0.0]})
+    command = [sys.executable, "-m", "dlm_eval", "view", str(tmp_path), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
+        assert it.stdout is not None and it.stderr is not None
+        line = it.stdout.readline()
+        url = re.match(r"http://127\.0\.0\.1:\d+/", line)
+        assert url, line
+        with urllib.request.urlopen(f"{url[0]}state", timeout=30) as answer:
+            assert json.load(answer)["running"] == ""
+        it.send_signal(signal.SIGINT)
+        assert it.wait(30) == 0 and it.stderr.read() == ""
 
 
 # -- the command -----------------------------------------------------------------------------------

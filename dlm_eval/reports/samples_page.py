@@ -15,6 +15,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.printable import counted, printable, valid_unicode
 from dlm_eval.redaction import redact_text, redact_values
 from dlm_eval.reports.index_page import LONGEST, short_source
+from dlm_eval.reports.runs import measures_of
 from dlm_eval.reports.samples_file import Document, Value, documents_of, parsed_lines
 from dlm_eval.reports.site import ALL, NONE, SamplesPage, Site
 from dlm_eval.reports.web import render
@@ -54,13 +55,16 @@ def samples_page(site: Site, page: SamplesPage, follows: bool = False) -> str:
     values = [row["v"] for row in rows if row["v"] is not None]
     top = 100.0 if set(values) <= {0.0, 100.0} and 100.0 in values else 1.0
     binary = set(values) <= {0.0, top}
+    measure = measures_of((page.row,), documents).get(metric)
+    nats = measure is not None and measure.scale == "nats"
+    lower = page.row.higher_is_better is False and not nats
     notes = _notes(page, len(documents), texts)
     peers = site.peers(page)[:MOST_PEERS]
     data = {
         "label": _name(page.label),
         "documents": rows,
         "top": top if binary else None,
-        "sign": -1 if page.row.higher_is_better is False else 1,
+        "sign": -1 if lower else 1,
         "generated": page.kind == GENERATED,
         "texts": page.texts,
         "peers": [
@@ -75,6 +79,7 @@ def samples_page(site: Site, page: SamplesPage, follows: bool = False) -> str:
         "facts": [
             f"{page.row.metric} {page.row.value:.4g}",
             counted(len(documents), "document"),
+            *(["scores of documents are log-likelihoods in nats"] if nats else []),
             *([f"{page.row.forwards_per_sample:.4g} forwards per document"] if page.row.forwards_per_sample else []),
             *([f"{page.row.tokens_per_forward:.3g} tokens per forward"] if page.kind == GENERATED and page.row.tokens_per_forward else []),
             *([page.row.date] if page.row.date else []),

@@ -165,6 +165,10 @@ class Server(ThreadingHTTPServer):
                 f"--port '{port}' cannot be used: {reason}; 0 takes a free one"
             ) from error
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Keeps the terminal quiet if a browser closes its connection early."""
+        log.debug("a request failed", exc_info=True)
+
     @property
     def hosts(self) -> tuple[str, ...]:
         """The values of `Host` that requests may have."""
