@@ -52,18 +52,14 @@ def samples_page(site: Site, page: SamplesPage, follows: bool = False) -> str:
         for number, (_, document) in enumerate(shown)
         if (own := details.get(_place(document), {}).get("traces"))
     }
-    values = [row["v"] for row in rows if row["v"] is not None]
-    top = 100.0 if set(values) <= {0.0, 100.0} and 100.0 in values else 1.0
-    binary = set(values) <= {0.0, top}
+    top = _top(rows)
     measure = measures_of((page.row,), documents).get(metric)
     nats = measure is not None and measure.scale == "nats"
     lower = page.row.higher_is_better is False and not nats
-    notes = _notes(page, len(documents), texts)
     peers = site.peers(page)[:MOST_PEERS]
     data = {
-        "label": _name(page.label),
         "documents": rows,
-        "top": top if binary else None,
+        "top": top,
         "sign": -1 if lower else 1,
         "generated": page.kind == GENERATED,
         "texts": page.texts,
@@ -76,22 +72,14 @@ def samples_page(site: Site, page: SamplesPage, follows: bool = False) -> str:
         "title": _name(f"{page.task}: {page.label}"),
         "label": _name(page.label),
         "task": _name(page.task),
-        "facts": [
-            f"{page.row.metric} {page.row.value:.4g}",
-            counted(len(documents), "document"),
-            *(["scores of documents are log-likelihoods in nats"] if nats else []),
-            *([f"{page.row.forwards_per_sample:.4g} forwards per document"] if page.row.forwards_per_sample else []),
-            *([f"{page.row.tokens_per_forward:.3g} tokens per forward"] if page.kind == GENERATED and page.row.tokens_per_forward else []),
-            *([page.row.date] if page.row.date else []),
-        ],
+        "facts": _facts(page, len(documents), nats),
         "source": printable(short_source(page.row.source)),
-        "notes": notes,
-        "histogram": _histogram(rows, top if binary else None),
+        "notes": _notes(page, len(documents), texts),
+        "histogram": _histogram(rows, top),
         "box": (WIDTH, HEIGHT),
-        "binary": binary,
         "peers": [(peer.id, _name(peer.label)) for peer in peers],
         "follows": follows,
-    }  # fmt: skip
+    }
     return render(
         "samples.html",
         ("house.css", "results.css", "samples.css"),
@@ -100,6 +88,24 @@ def samples_page(site: Site, page: SamplesPage, follows: bool = False) -> str:
         {**redact_values(data), "traces": traces},
         follows,
     )
+
+
+def _top(rows: Iterable[Mapping[str, Any]]) -> float | None:
+    """Returns the score of a right document, 1 or 100, if all are right or wrong; else None."""
+    values = {row["v"] for row in rows if row["v"] is not None}
+    return next((top for top in (1.0, 100.0) if values <= {0.0, top}), None)
+
+
+def _facts(page: SamplesPage, count: int, nats: bool) -> list[str]:
+    row = page.row
+    facts = [f"{row.metric} {row.value:.4g}", counted(count, "document")]
+    if nats:
+        facts.append("scores of documents are log-likelihoods in nats")
+    if row.forwards_per_sample:
+        facts.append(f"{row.forwards_per_sample:.4g} forwards per document")
+    if row.tokens_per_forward and page.kind == GENERATED:
+        facts.append(f"{row.tokens_per_forward:.3g} tokens per forward")
+    return [*facts, row.date] if row.date else facts
 
 
 def _notes(page: SamplesPage, count: int, texts: _Texts) -> list[str]:

@@ -180,7 +180,7 @@ function open(i, reading) {
   at("link").href = "#" + written();
   mark();
   if (i === null) { at("document").replaceChildren(element("p", "no document", "hidden-text")); return; }
-  const row = documents[i], title = element("h2", `document ${row.n ?? i} `);
+  const row = documents[i], title = element("h2", `document ${row.n ?? i}${data.top === null && row.e === undefined ? ", score" : ""} `);
   title.append(scored(row.v, row));
   const parts = [title, element("p", facts(i), "facts")];
   if (row.e !== undefined) parts.push(...block("error", row.e));
