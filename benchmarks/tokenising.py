@@ -1,13 +1,13 @@
-"""From loaded tasks to the first job of MMLU 5-shot (57 tasks), with a vocabulary of 126 000.
+"""From loaded tasks to the first and the last job of MMLU 5-shot (57 tasks), with a vocabulary of 126 000.
 
     python benchmarks/tokenising.py --data_dir DIR --tokenizer NEW_DIR     trains the tokenizer on the data's texts (minutes, once), then measures
     python benchmarks/tokenising.py ... --against CHECKOUT                 and another checkout, in turn
     python benchmarks/tokenising.py ... --limit 20                         documents per task
     python benchmarks/tokenising.py --memory                               bytes of 100 000 canvases of 1000 tokens
 
-The tokenizer is a byte-level BPE with the regular expression of GPT-2. The model answers nothing: the run ends when the first job reaches the
-pool. The clock starts when the tasks are loaded; `built` is when lm-eval has all requests (prompts as text), `first job` when the pool gets its
-jobs, tokenised, and with their journal keys. Both are wall seconds; processor seconds are those of all threads.
+The tokenizer is a byte-level BPE with the regular expression of GPT-2. The model answers nothing: the pool only
+takes jobs, and the run ends with the last one. The clock starts when the tasks are loaded. `first job` and `last job` are when the pool gets them,
+tokenised, and with their journal keys. Both are wall seconds; processor seconds are those of all threads, up to the last job.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,25 +69,31 @@ def measure(data: Path, tokenizer: Path, limit: int | None) -> None:
     from dlm_eval.models.wrap import wrap
     from dlm_eval.workers import InProcess
 
-    begin = wall = built = 0.0
+    begin = wall = 0.0
 
     def start(*args: Any, **kwargs: Any) -> Any:
         nonlocal begin, wall
         begin, wall = time.process_time(), time.perf_counter()
         return plain_evaluate(*args, **kwargs)
 
+    running: list[Any] = []
+
     def asked(self: Any, requests: Any) -> Any:
-        nonlocal built
-        built = time.perf_counter() - wall
-        return plain_method(self, requests)
+        if not running:  # a checkout that calls the pool when it has all jobs
+            return plain_method(self, requests)
+        running[0].close()
+        return threading.Event().wait()  # `ran` ends the process
 
     def ran(self: Any, jobs: Any, *_: Any) -> None:
-        now = time.perf_counter() - wall
+        running.append(jobs)
+        first = last = count = tokens = 0
+        for job in jobs:
+            last = time.perf_counter() - wall
+            first, count, tokens = first or last, count + 1, tokens + len(job.canvas)
         processor = time.process_time() - begin
-        tokens = sum(len(job.canvas) for job in jobs)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(
-            f"built {built:.1f} s, first job {now:.1f} s ({processor:.1f} s of processor); {len(jobs)} jobs of {tokens} tokens;"
+            f"first job {first:.1f} s, last job {last:.1f} s ({processor:.1f} s of processor); {count} jobs of {tokens} tokens;"
             f" peak {peak:.2f} GiB; load {os.getloadavg()[0]:.1f}",
             flush=True,
         )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
-from dlm_eval.canvas import Filling, Score
+import torch
+
+from dlm_eval.canvas import Filling, Score, four_digits
 from dlm_eval.decoding import DecodeSettings
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.jobs import (
@@ -18,10 +23,13 @@ from dlm_eval.jobs import (
     Done,
     FillJob,
     Job,
+    JobStream,
     Keep,
     QuestionJob,
+    Reply,
     ScoreJob,
     Scores,
+    TextJob,
 )
 from dlm_eval.journal import Journal
 from dlm_eval.likelihood import Estimator
@@ -30,13 +38,16 @@ from dlm_eval.rng import digest
 
 PATTERN = b"_#" + bytes(254)  # letters of given and open positions
 log = logging.getLogger(__name__)
+J = TypeVar("J", bound=Job)
 
 
 def journal_key(fingerprint: str, job: Job) -> str:
     """Returns the key of an answer: sha256 of model fingerprint, settings, request and seed."""
+    if isinstance(job, TextJob):
+        return digest("reply", 1, fingerprint, job.identity, job.draw)
     canvases = job.canvases if isinstance(job, QuestionJob) else (job.canvas,)
     asked = [
-        (canvas.tokens, bytes(canvas.open).translate(PATTERN).decode(), canvas.key)
+        (canvas.tokens, canvas.open_flags.translate(PATTERN).decode(), canvas.key)
         for canvas in canvases
     ]
     more = (
@@ -60,52 +71,201 @@ def _plain(settings: Estimator | DecodeSettings) -> dict[str, Any]:
     return settings.identity()
 
 
+class Counter(Protocol):
+    """Counts answers (`progress.Progress`)."""
+
+    def grow(self, number: int) -> None:
+        """Adds to the number of distinct answers that are expected."""
+        ...
+
+    def __call__(self, answer: Answer, known: bool) -> None:
+        """Counts an answer; `known` if it came from the journal."""
+        ...
+
+
+class Answering:
+    """Answers of jobs: from the journal if it has them, else from a pool. Equal jobs run once.
+
+    With `background` the pool runs in a thread of its own from the first job on, while more jobs
+    are added. Otherwise it runs in `answers`.
+
+    Args:
+        run: answers jobs in any order and reports answers and checkpoints by number (`Pool.run`).
+        fingerprint: identity of the model.
+        journal: stores the answers; None for no journal.
+        background: whether the pool has a thread of its own.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Iterable[Job], Done, Keep], None],
+        fingerprint: str,
+        journal: Journal | None,
+        background: bool = False,
+    ) -> None:
+        self._run, self._fingerprint, self._journal = run, fingerprint, journal
+        self._background = background
+        self._stream = JobStream(more=True)
+        self._keys: list[str] = []  # of the stream's jobs, by number
+        self._counters: dict[str, Counter] = {}  # of the answers to come, by key
+        self._answers: dict[str, Answer] = {}
+        self._awaited: set[str] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def add(self, jobs: Sequence[Job], counter: Counter) -> list[str]:
+        """Adds jobs; returns the key of each.
+
+        Raises:
+            DlmEvalError: the pool has failed.
+        """
+        keys = [journal_key(self._fingerprint, job) for job in jobs]
+        fresh = {
+            key: job
+            for key, job in zip(keys, jobs, strict=True)
+            if key not in self._counters and key not in self._answers
+        }
+        counter.grow(len(fresh))
+        known = _in_journal(fresh, self._journal) if self._journal is not None else {}
+        missing = {key: job for key, job in fresh.items() if key not in known}
+        if self._journal is not None:
+            missing = _begun(missing, self._journal)
+        with self._changed:
+            self._answers |= known
+            self._counters |= dict.fromkeys(missing, counter)
+            self._keys += missing
+            for answer in known.values():
+                counter(answer, True)
+        if self._error is not None:
+            raise self._error
+        if missing:
+            self._stream.put(list(missing.values()))
+            if self._background and self._thread is None:
+                work = in_this_context(self._work)
+                self._thread = threading.Thread(target=work, name="pool", daemon=True)
+                self._thread.start()
+        return keys
+
+    def answers(self, keys: Iterable[str]) -> list[Answer]:
+        """Returns the answers of `keys` when there are all of them.
+
+        Raises:
+            DlmEvalError: the pool has failed.
+        """
+        wanted = list(keys)
+        if self._thread is None:
+            self.finish()
+        with self._changed:
+            self._awaited = {key for key in wanted if key not in self._answers}
+            while self._awaited and self._error is None:
+                self._changed.wait()
+        if self._error is not None:
+            raise self._error
+        return [self._answers[key] for key in wanted]
+
+    def finish(self) -> None:
+        """Ends the pool's run after all jobs that were added.
+
+        Raises:
+            DlmEvalError: the pool has failed, or the journal cannot be written.
+        """
+        self._stream.close()
+        try:
+            if self._thread is not None:
+                self._thread.join()
+            elif self._stream.open:
+                self._run(self._stream, self._done, self._keep)
+        finally:
+            self._commit()
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Ends the pool's run at once (after its forward pass); finished answers are stored."""
+        self._stream.stop()
+        if self._thread is not None:
+            self._thread.join()
+        self._commit()
+
+    def _work(self) -> None:
+        """Runs the pool; an error is raised by the next call in the other thread."""
+        try:
+            self._run(self._stream, self._done, self._keep)
+        except BaseException as error:
+            self._error = error
+        with self._changed:
+            self._changed.notify_all()
+
+    def _done(self, number: int, answer: Answer) -> None:
+        key = self._keys[number]
+        # Errors are not stored: the next run tries again.
+        if self._journal is not None and answer.error is None:
+            self._journal.put(key, encode_answer(answer), self._fingerprint)
+        with self._changed:
+            self._answers[key] = answer
+            self._counters.pop(key)(answer, False)
+            self._awaited.discard(key)
+            if not self._awaited:
+                self._changed.notify_all()
+
+    def _keep(self, number: int, checkpoint: Checkpoint) -> None:
+        if self._journal is not None:
+            plain = {"state": vars(checkpoint.state), "seconds": checkpoint.seconds}
+            self._journal.keep(self._keys[number], plain, self._fingerprint)
+
+    def _commit(self) -> None:
+        if self._journal is not None:
+            self._journal.commit()
+
+
 def answer_jobs(
-    run: Callable[[Sequence[Job], Done, Keep], None],
+    run: Callable[[Iterable[Job], Done, Keep], None],
     jobs: Sequence[Job],
     fingerprint: str,
     journal: Journal | None,
-    progress: Callable[[Answer, bool], None] = lambda answer, known: None,
 ) -> list[Answer]:
-    """Returns an answer for each job: from the journal if it has one, else from `run`.
+    """Returns an answer for each job (see `Answering`)."""
+    answering = Answering(run, fingerprint, journal)
+    return answering.answers(answering.add(jobs, _Uncounted()))
 
-    Equal jobs run once.
 
-    Args:
-        run: answers jobs in any order and reports answers and checkpoints by index (`Pool.run`).
-        jobs: what to answer.
-        fingerprint: identity of the model.
-        journal: stores the answers; None for no journal.
-        progress: called with each distinct answer and whether it came from the journal.
+class _Uncounted:
+    """Counts nothing."""
+
+    def grow(self, number: int) -> None:
+        pass
+
+    def __call__(self, answer: Answer, known: bool) -> None:
+        pass
+
+
+def in_this_context(work: Callable[[], None]) -> Callable[[], None]:
+    """Returns `work` for another thread, with this thread's context variables and the settings that
+    torch keeps by thread: gradients, autocast and devices.
     """
-    keys = [journal_key(fingerprint, job) for job in jobs]
-    known = _in_journal(dict(zip(keys, jobs, strict=True)), journal) if journal is not None else {}
-    for answer in known.values():
-        progress(answer, True)
-    missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
-    missing_keys = list(missing)
-    if journal is not None:
-        missing = _begun(missing, journal)
+    context = contextvars.copy_context()
+    gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    kinds = ("cpu", "cuda")
+    casts = [
+        (kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind)
+    ]
+    cuda = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    default = torch.get_default_device()
 
-    def keep(index: int, checkpoint: Checkpoint) -> None:
-        if journal is not None:
-            plain = {"state": vars(checkpoint.state), "seconds": checkpoint.seconds}
-            journal.keep(missing_keys[index], plain, fingerprint)
+    def run() -> None:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(inference))
+            stack.enter_context(torch.set_grad_enabled(gradients))
+            for kind, dtype in casts:
+                stack.enter_context(torch.autocast(kind, dtype))
+            if cuda is not None:
+                stack.enter_context(torch.cuda.device(cuda))
+            if default.type != "cpu":
+                stack.enter_context(default)
+            context.run(work)
 
-    def done(index: int, answer: Answer) -> None:
-        known[missing_keys[index]] = answer
-        # Errors are not stored: the next run tries again.
-        if journal is not None and answer.error is None:
-            journal.put(missing_keys[index], encode_answer(answer), fingerprint)
-        progress(answer, False)
-
-    try:
-        if missing:
-            run(list(missing.values()), done, keep)
-    finally:
-        if journal is not None:
-            journal.commit()
-    return [known[key] for key in keys]
+    return run
 
 
 def _begun(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Job]:
@@ -147,6 +307,19 @@ def _in_journal(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Answer]:
     return found
 
 
+def look_up(
+    jobs: Sequence[J], fingerprint: str, journal: Journal | None
+) -> list[tuple[str, Answer | None, J]]:
+    """Returns the key of each job, its answer in the journal, and the job with its checkpoint."""
+    keys = [journal_key(fingerprint, job) for job in jobs]
+    by_key = dict(zip(keys, jobs, strict=True))
+    if journal is None:
+        return [(key, None, by_key[key]) for key in keys]
+    known = _in_journal(by_key, journal)
+    begun = _begun({key: job for key, job in by_key.items() if key not in known}, journal)
+    return [(key, known.get(key), cast(J, begun.get(key, by_key[key]))) for key in keys]
+
+
 def _decoded(data: Any) -> Answer | None:
     try:
         return decode_answer(data)
@@ -161,12 +334,24 @@ def _answers(answer: Answer, job: Job) -> bool:
         and isinstance(answer.seconds, (int, float))
         and answer.error is None
     )
+    if isinstance(job, TextJob):
+        return numbers and isinstance(answer.value, Reply) and is_reply(job.kind, answer.value)
     if isinstance(job, FillJob):
         return numbers and isinstance(answer.value, Filling) and _is_filling(answer.value)
     if isinstance(job, ScoreJob):
         return numbers and isinstance(answer.value, Score) and _is_score(answer.value)
     whole = isinstance(answer.value, Scores) and len(answer.value.choices) == len(job.canvases)
     return numbers and whole and all(map(_is_score, answer.value.choices))  # type: ignore[union-attr]
+
+
+def is_reply(kind: str, reply: Reply) -> bool:
+    """Returns whether a reply has the form of lm-eval's answers to requests of type `kind`."""
+    found = reply.content
+    if kind == "generate_until":
+        return isinstance(found, str)
+    if kind == "loglikelihood_rolling":
+        return isinstance(found, float)
+    return isinstance(found, tuple) and [type(part) for part in found] == [float, bool]
 
 
 def _is_score(score: Score) -> bool:
@@ -194,16 +379,21 @@ def _is_filling(filling: Filling) -> bool:
         and all(isinstance(token, int) for token in filling.tokens)
         and all(isinstance(value, (int, float)) for value in numbers)
         and isinstance(filling.exit, str)
+        and isinstance(filling.step, tuple)
+        and isinstance(filling.confidence, tuple)
+        and all(isinstance(value, (int, float)) for value in (*filling.step, *filling.confidence))
     )
 
 
 def encode_answer(answer: Answer) -> dict[str, Any]:
-    """Returns an answer as plain data."""
-    value = (
+    """Returns an answer as plain data. The confidence of tokens has four significant digits."""
+    value: Any = (
         [vars(score) for score in answer.value.choices]
         if isinstance(answer.value, Scores)
         else vars(answer.value)
     )
+    if isinstance(answer.value, Filling):
+        value = {**value, "confidence": [four_digits(p) for p in answer.value.confidence]}
     return {**vars(answer), "kind": type(answer.value).__name__, "value": value}
 
 
@@ -212,7 +402,7 @@ def decode_answer(data: dict[str, Any]) -> Answer:
     cost = data["error"], data["rows"], data["seconds"]
     if data["kind"] == "Scores":
         return Answer(Scores(tuple(Score(**_tupled(score)) for score in data["value"])), *cost)
-    kind = {"Score": Score, "Filling": Filling}[data["kind"]]
+    kind = {"Score": Score, "Filling": Filling, "Reply": Reply}[data["kind"]]
     return Answer(kind(**_tupled(data["value"])), *cost)
 
 

@@ -34,15 +34,27 @@ class DeviceProfile:
         batch_tokens: token budget that fitted, if memory was too small for the first one; else
             None.
         footprint: device memory per position, if measured.
+        tokens: positions that these runs of the model ran.
+        seconds: device seconds that they took.
     """
 
     batch_tokens: int | None = None
     footprint: Footprint | None = None
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float | None:
+        """Positions per second of one device; None if nothing was run."""
+        return self.tokens / self.seconds if self.tokens > 0 and self.seconds > 0 else None
 
     def and_then(self, later: DeviceProfile) -> DeviceProfile:
         """Returns the profile updated by a later one."""
         return DeviceProfile(
-            later.batch_tokens or self.batch_tokens, later.footprint or self.footprint
+            later.batch_tokens or self.batch_tokens,
+            later.footprint or self.footprint,
+            self.tokens + later.tokens,
+            self.seconds + later.seconds,
         )
 
     def plain(self) -> dict[str, Any]:
@@ -59,8 +71,17 @@ class DeviceProfile:
                 if footprint
                 else None
             )
-            return DeviceProfile(int(tokens) if tokens else None, known)
-        except (AttributeError, KeyError, TypeError, ValueError):  # another program wrote it
+            done, seconds = (plain or {}).get("tokens"), (plain or {}).get("seconds")
+            return DeviceProfile(
+                int(tokens) if tokens else None, known, int(done or 0), float(seconds or 0)
+            )
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+        ):  # another program wrote it
             return DeviceProfile()
 
 

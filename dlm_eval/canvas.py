@@ -15,6 +15,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.uncertainty import Error, half_width
 
 T = TypeVar("T")
+FLAGS = b"\0" + b"\1" * 255  # byte -> whether it is not 0
 BLANK = -1  # open position without a known token: it can be filled, but not scored
 
 
@@ -22,9 +23,11 @@ class _Packed(Generic[T]):
     """A field that reads as a tuple, but is stored compactly (a tuple takes 8 bytes per value)."""
 
     def __init__(
-        self, pack: Callable[[Iterable[T]], Sequence[Any]], kind: Callable[[Any], T]
+        self,
+        pack: Callable[[Iterable[T]], Sequence[Any]],
+        unpack: Callable[[Iterable[Any]], tuple[T, ...]],
     ) -> None:
-        self._pack, self._kind = pack, kind
+        self._pack, self._unpack = pack, unpack
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -37,10 +40,10 @@ class _Packed(Generic[T]):
         if canvas is None:
             raise AttributeError(self._name)  # the field has no default
         packed = vars(canvas)[self._name]
-        return packed if isinstance(packed, tuple) else tuple(map(self._kind, packed))
+        return packed if isinstance(packed, tuple) else self._unpack(packed)
 
     def __set__(self, canvas: object, values: Iterable[T]) -> None:
-        values = values if isinstance(values, array) else tuple(values)
+        values = values if isinstance(values, (array, bytes)) else tuple(values)
         try:
             vars(canvas)[self._name] = self._pack(values)
         # not valid ids; an error is raised when they are used
@@ -53,7 +56,11 @@ def _int32(values: Iterable[int]) -> Sequence[int]:
 
 
 def _bytes(values: Iterable[bool]) -> Sequence[int]:
-    return bytes(map(bool, values))
+    return values.translate(FLAGS) if isinstance(values, bytes) else bytes(map(bool, values))
+
+
+def _flags(packed: Iterable[Any]) -> tuple[bool, ...]:
+    return tuple(map(bool, packed))
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,8 @@ class Canvas:
             noise (the choices of a question). An empty key means the content of the canvas.
     """
 
-    tokens: _Packed[int] = _Packed(_int32, int)  # four bytes per position
-    open: _Packed[bool] = _Packed(_bytes, bool)  # one byte
+    tokens: _Packed[int] = _Packed(_int32, tuple)  # four bytes per position
+    open: _Packed[bool] = _Packed(_bytes, _flags)  # one byte
     key: str = ""
 
     def __post_init__(self) -> None:
@@ -87,6 +94,11 @@ class Canvas:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Canvas) and vars(self) == vars(other)
+
+    @property
+    def open_flags(self) -> bytes:
+        """[L] `open` as bytes of 0 and 1."""
+        return bytes(vars(self)["open"])
 
     @property
     def open_positions(self) -> list[int]:
@@ -129,8 +141,8 @@ class Canvas:
                 raise UserError(f"canvas length {middle} is not allowed; it must be 0 or more")
             middle = [BLANK] * middle
         tokens = (*prefix, *middle, *suffix)
-        is_open = (False,) * len(prefix) + (True,) * len(middle) + (False,) * len(suffix)
-        return cls(tokens, is_open, key)
+        is_open = bytes(len(prefix)) + b"\1" * len(middle) + bytes(len(suffix))
+        return cls(tokens, is_open, key)  # type: ignore[arg-type]  # flags in packed form
 
 
 @dataclass(frozen=True)
@@ -203,7 +215,8 @@ class Filling:
             open. If the model predicts the length of the hole (`length_beam`), n is that length.
         forwards: rows of this canvas that the model ran (two per step under guidance).
         steps: number of steps that committed at least one token.
-        confidence: [n] confidence with which each token was committed (nan if `BLANK`).
+        confidence: [n] confidence with which each token was committed (nan if `BLANK`). The journal
+            stores four significant digits.
         step: [n] step (from 0) at which each token was last committed, -1 if `BLANK`.
         seconds: this canvas' share of model time.
         exit: why decoding ended: 'full', 'eos', 'stop' or the name of a halting criterion.
@@ -216,3 +229,8 @@ class Filling:
     step: tuple[int, ...] = ()
     seconds: float = 0.0
     exit: str = "full"
+
+
+def four_digits(value: float) -> float:
+    """Returns a number rounded to four significant digits."""
+    return float(f"{value:.4g}")

@@ -1,17 +1,19 @@
-"""Jobs: canvases to score or to fill.
+"""Jobs: canvases to score or to fill, and texts for a model of lm-eval.
 
 The journal stores answers by job, and workers receive jobs. One program of the engine answers one
-job.
+job. Text jobs have no program (`workers/texts.py`).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling, Score
@@ -92,7 +94,34 @@ class FillJob:
     begun: Checkpoint | None = field(default=None, compare=False)
 
 
-Job = ScoreJob | QuestionJob | FillJob
+@dataclass(frozen=True)
+class TextJob:
+    """A request for one of lm-eval's own models.
+
+    Attributes:
+        kind: lm-eval's request type, which is the name of the model's method.
+        arguments: arguments of the request.
+        identity: hash of `kind` and `arguments`.
+        draw: identity of the draw if the answer is sampled; "" if equal requests share one answer.
+        size: characters to read, and about as many to write.
+    """
+
+    kind: str
+    arguments: tuple[Any, ...] = field(compare=False)
+    identity: str
+    draw: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer of a TextJob: a text, a log-likelihood (nats), or one with is_greedy."""
+
+    content: str | float | tuple[float, bool]
+
+
+CanvasJob = ScoreJob | QuestionJob | FillJob
+Job = CanvasJob | TextJob
 
 
 @dataclass(frozen=True)
@@ -100,13 +129,13 @@ class Answer:
     """A job's answer with its cost.
 
     Attributes:
-        value: the score, scores or filling; None if the sample failed.
+        value: the score, scores, filling or reply; None if the sample failed.
         error: the reason, or None.
         rows: forward passes of this job's own rows.
         seconds: its share of model time.
     """
 
-    value: Score | Scores | Filling | None
+    value: Score | Scores | Filling | Reply | None
     error: str | None
     rows: int
     seconds: float
@@ -120,7 +149,87 @@ def keep_none(number: int, checkpoint: Checkpoint) -> None:
     """Ignores a checkpoint."""
 
 
-def start(engine: Engine, job: Job, keep: Callable[[Checkpoint], None]) -> Program[Any]:
+class Stopped(DlmEvalError):
+    """The run of a `JobStream` is to end at once."""
+
+
+class JobStream:
+    """Jobs for a pool; more may come while it runs. They are numbered from 0, in the order of `put`.
+
+    One thread puts jobs, another one (the pool's) takes them. As an iterable it yields each job,
+    and waits for the next one until the stream is closed.
+
+    Args:
+        jobs: the first jobs.
+        more: whether more may come.
+    """
+
+    def __init__(self, jobs: Iterable[Job] = (), more: bool = False) -> None:
+        self._fresh = list(enumerate(jobs))  # not taken
+        self._count = len(self._fresh)
+        self._more, self._stopped = more, False
+        self._changed = threading.Condition()
+        self.wake: Callable[[], None] = lambda: None  # called after each change
+
+    @classmethod
+    def of(cls, jobs: Iterable[Job]) -> JobStream:
+        """Returns `jobs` as a stream, closed if it is not one already."""
+        return jobs if isinstance(jobs, JobStream) else cls(jobs)
+
+    def put(self, jobs: Sequence[Job]) -> None:
+        """Adds jobs."""
+        with self._changed:
+            self._fresh += enumerate(jobs, self._count)
+            self._count += len(jobs)
+            self._changed.notify()
+        self.wake()
+
+    def close(self) -> None:
+        """Says that no more jobs will come."""
+        with self._changed:
+            self._more = False
+            self._changed.notify()
+        self.wake()
+
+    def stop(self) -> None:
+        """Makes the pool's next call of `take` or `check` raise Stopped."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self.wake()
+
+    @property
+    def open(self) -> bool:
+        """Whether `take` may return jobs later."""
+        return self._more or bool(self._fresh)
+
+    def check(self) -> None:
+        """Raises Stopped if the run is to end."""
+        if self._stopped:
+            raise Stopped("the run was stopped")
+
+    def take(self, wait: bool = False) -> list[tuple[int, Job]]:
+        """Returns the jobs that were put since the last call, with their numbers.
+
+        With `wait` it returns none only if the stream is closed.
+
+        Raises:
+            Stopped: the run is to end.
+        """
+        with self._changed:
+            while wait and self._more and not self._fresh and not self._stopped:
+                self._changed.wait()
+            self.check()
+            fresh, self._fresh = self._fresh, []
+            return fresh
+
+    def __iter__(self) -> Iterator[Job]:
+        while fresh := self.take(wait=True):
+            for _, job in fresh:
+                yield job
+
+
+def start(engine: Engine, job: CanvasJob, keep: Callable[[Checkpoint], None]) -> Program[Any]:
     """Returns the program that answers `job`; `keep` gets its checkpoints."""
     noise = Noise.of(job.canvas, job.seed)
     if isinstance(job, ScoreJob):
@@ -191,12 +300,15 @@ def sequences(job: FillJob) -> int:
     return samples * (1 if job.settings.guidance_factor == 1 else 2)
 
 
-def longest_first(jobs: Sequence[Job]) -> list[int]:
-    """Returns the order in which jobs start, so that equal lengths share batches.
+def by_length(number: int, job: Job) -> tuple[int, str, int]:
+    """Returns the key of the order in which jobs start: longest first, so that equal lengths share
+    batches.
 
     Choices of one question are together, since they may share rows.
     """
-    return sorted(range(len(jobs)), key=lambda i: (-len(jobs[i].canvas), jobs[i].canvas.key, i))
+    if isinstance(job, TextJob):
+        return -job.size, "", number
+    return -len(job.canvas), job.canvas.key, number
 
 
 def drive_jobs(
@@ -211,7 +323,8 @@ def drive_jobs(
         done: called with number and answer when a job ends.
         keep: called with number and checkpoint of a running job, every `CHECKPOINT_SECONDS`.
     """
-    begun: list[tuple[int, Job]] = []
+    begun: dict[int, tuple[int, CanvasJob]] = {}  # by number of the program, which counts from 0
+    programs_begun = count()
     source = iter(numbered)
     writing = _Writing(engine)
 
@@ -228,13 +341,14 @@ def drive_jobs(
                 yield None
                 continue
             number, job = one
+            assert not isinstance(job, TextJob)  # a pool has one kind of model
             job = _sound(engine.model, job)
-            begun.append((number, job))
+            begun[next(programs_begun)] = number, job
             writing.add(job, 1)
             yield start(engine, job, partial(keep, number))
 
     def finish(place: int, outcome: Outcome[Any]) -> None:
-        number, job = begun[place]
+        number, job = begun.pop(place)
         writing.add(job, -1)
         done(number, _answer(outcome, job))
 
@@ -268,7 +382,7 @@ class _Writing:
         return self._tokens >= tokens or (rows is not None and self._canvases >= AHEAD * rows)
 
 
-def _sound(model: Denoiser, job: Job) -> Job:
+def _sound(model: Denoiser, job: CanvasJob) -> CanvasJob:
     """Returns the job; without its checkpoint, if this is not valid for the canvas."""
     if (
         not isinstance(job, FillJob)

@@ -280,6 +280,31 @@ class Journal:
             ) from error
 
 
+class StoredJournal(Journal):
+    """A journal that is only read; its file does not change.
+
+    Another run may write to it at the same time. Only if there is a WAL file, SQLite may create its
+    index (`-shm`) beside it.
+
+    Raises:
+        RunError: the file cannot be opened, is damaged or is not a journal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._fresh, self._checkpoints = {}, {}
+        try:
+            self._database = _read_only(path, "ro")
+            _examine(self._database)
+        except sqlite3.Error as error:
+            raise RunError(f"journal {path} cannot be read: {error}") from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._database.close()
+
+
 def _is_json(text: Any) -> bool:
     try:
         json.loads(text)
@@ -377,11 +402,17 @@ def _open(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _read_only(path: Path) -> sqlite3.Connection:
-    """Opens a journal that no run writes to; its folder may be read-only."""
-    left = path.with_name(f"{path.name}-wal").exists()  # a killed process left it
-    address = f"{path.resolve().as_uri()}?{'mode=rw' if left else 'mode=ro&immutable=1'}"
-    database = sqlite3.connect(address, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
+def _read_only(path: Path, with_wal: str = "rw") -> sqlite3.Connection:
+    """Opens a journal that no run writes to; its folder may be read-only.
+
+    Args:
+        with_wal: SQLite's mode if there are WAL files, of a killed process or of a run.
+    """
+    left = path.with_name(f"{path.name}-wal").exists()
+    address = f"{path.resolve().as_uri()}?mode={with_wal if left else 'ro&immutable=1'}"
+    database = sqlite3.connect(
+        address, uri=True, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
+    )
     if sys.version_info >= (3, 11):
         database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
     database.text_factory = lambda data: data.decode(errors="replace")

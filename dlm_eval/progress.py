@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dlm_eval.canvas import Filling
-from dlm_eval.jobs import Answer
+from dlm_eval.jobs import Answer, Reply
 
 SHOWN = 8  # maximum number of devices whose use is shown one by one
 LINE_SECONDS = 60.0  # seconds between lines if there is no terminal for a bar
@@ -26,7 +26,7 @@ class Progress:
 
     Args:
         title: name of the work.
-        total: number of distinct answers.
+        total: number of distinct answers; it may `grow`.
         quiet: whether to show nothing.
         busy: returns each device's model seconds so far, to show how busy it is.
     """
@@ -48,7 +48,7 @@ class Progress:
             **_room(),
         )
         self._quiet, self._title, self._total, self._busy = quiet, title, total, busy
-        self._rows = self._tokens = self._known = self._done = 0
+        self._rows = self._tokens = self._replies = self._known = self._done = 0
         self._start = self._said = time.monotonic()
         self._busy_before = busy() if busy else []
 
@@ -61,9 +61,18 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the display."""
         self._bar.close()
         if self._total and not self._terminal and not self._quiet:
             self._line()
+
+    def grow(self, number: int) -> None:
+        """Adds to the number of distinct answers."""
+        self._total += number
+        self._bar.total = self._total
 
     def __call__(self, answer: Answer, known: bool) -> None:
         """Counts one answer; `known` if it came from the journal."""
@@ -72,6 +81,7 @@ class Progress:
         if not known:
             self._rows += answer.rows
             self._tokens += len(answer.value.tokens) if isinstance(answer.value, Filling) else 0
+            self._replies += isinstance(answer.value, Reply)
         if self._terminal:
             self._bar.update()
             if time.monotonic() - self._said > 0.2:
@@ -93,10 +103,12 @@ class Progress:
     def _facts(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)
         facts = [f"{self._rows / seconds:.0f} forwards/s"]
+        if self._replies:  # the forwards of lm-eval's models are not known
+            facts = [f"{self._replies / seconds:.1f} requests/s"]
         if self._tokens:
             facts.append(f"{self._tokens / seconds:.0f} tokens/s")
         if self._known:
-            facts.append(f"{self._known / max(1, self._total):.0%} from journal")
+            facts.append(f"{self._known / max(1, self._total):.0%} from journal ({self._known})")
         if self._busy is not None:
             worked = [
                 now - before for now, before in zip(self._busy(), self._busy_before, strict=True)

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,15 @@ from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.reports import leaderboard, wide
 from dlm_eval.reports.board import MEASURED, PUBLISHED, Board, make_board
-from dlm_eval.reports.board_file import board_of, read_board_file
-from dlm_eval.reports.board_text import as_latex, as_markdown, as_text, as_wide_csv, files_of
+from dlm_eval.reports.board_file import PARTS, board_of, read_board_file
+from dlm_eval.reports.board_text import (
+    as_latex,
+    as_long_csv,
+    as_markdown,
+    as_text,
+    as_wide_csv,
+    files_of,
+)
 from dlm_eval.reports.configurations import configurations, differences, repeated
 from dlm_eval.reports.leaderboard import COLUMNS, latest, read_board
 from dlm_eval.reports.published import read_published
@@ -401,7 +409,15 @@ def test_paired_ranks_tell_apart_what_unpaired_ones_cannot(tmp_path):
     assert {rank.rank for rank in ranked.values()} == {1}
 
 
-def test_ranks_of_nothing_and_of_one():
+def test_rows_that_show_one_score_are_tied(runs):
+    """The likelihoods of `cold` and `one` are one score: nothing is between them."""
+    declared = BASIC + "ranks: {by: choice, draws: 200}"
+    found = board(declared, runs / "cold", runs / "one", runs / "ar")
+    own = [row.rank for row in found.rows if row.facts["model"] == "tiny"]
+    assert len(own) == 2 and own[0] == own[1] and own[0].tied
+
+
+def test_ranks_of_nothing():
     assert ranks([], [], [1.0], 1, 10) == []
 
 
@@ -410,15 +426,19 @@ def test_ranks_of_nothing_and_of_one():
 LAMBADA = """
 tasks: [{name: LAMBADA, task: lambada_diffullama, metric: exact_match}]
 published: {paper: DiffuLLaMA, version: v3-type, table: Table 1, row: [model]}
+cell: [stderr, deviation]
 """
 
 
-def _lambada(folder: Path, value: float, n: int = 5153, checkpoint: str = "diffugpt-s") -> None:
+def _lambada(
+    folder: Path, value: float, n: int = 5153, checkpoint: str = "diffugpt-s", shots: int = 0
+) -> None:
     document = {
         "results": {"lambada_diffullama": {"exact_match,none": value, "exact_match_stderr,none": 0.0058}},
         "configs": {"lambada_diffullama": {
             "output_type": "generate_until", "metric_list": [{"metric": "exact_match"}]}},
         "n-samples": {"lambada_diffullama": {"original": 5153, "effective": n}},
+        "n-shot": {"lambada_diffullama": shots},
         "dlm_eval": {"settings": {"model": {
             "family": "diffugpt", "checkpoint": checkpoint, "pretrained": f"diffusionfamily/{checkpoint}"}}},
     }  # fmt: skip
@@ -444,11 +464,31 @@ def test_no_deviation_of_a_trial_or_from_another_protocol(tmp_path):
     found = board(LAMBADA, tmp_path / "part", published="yes")
     cell = next(row for row in found.rows if row.kind == MEASURED).cells["LAMBADA"]
     assert cell.published is not None and cell.deviation is None and cell.marks
+    _lambada(tmp_path / "shots", 0.2231, shots=3)
+    found = board(LAMBADA, tmp_path / "shots", published="yes")
+    cell = next(row for row in found.rows if row.kind == MEASURED).cells["LAMBADA"]
+    assert cell.deviation is None and cell.marks == ("shots=3, published 0",)
     _lambada(tmp_path / "other", 0.5, checkpoint="gpt2")
     entry = "rows: [{label: GPT2, match: {checkpoint: gpt2}, published: {model: GPT2-S}}]"
     found = board(LAMBADA + entry, tmp_path / "other", published="yes")
     cell = next(row for row in found.rows if row.kind == MEASURED).cells["LAMBADA"]
     assert cell.published.protocol == "other" and cell.deviation is None
+
+
+def test_one_of_several_figures_says_which_and_the_run_chooses_its_own(tmp_path):
+    figures = [
+        f for f in read_published(ROOT / "leaderboards" / "published.csv") if f.n and f.value
+    ]
+    first = next(f for f in figures if f.dlm_task == "lambada_diffullama" and f.checkpoint)
+    other = replace(first, value=99.0, printed="99.0", setting="shots=3", line=first.line + 1)
+    _lambada(tmp_path, 0.99, shots=3)
+    declared = board_of(yaml.safe_load(LAMBADA))
+    files = [read_result_file(tmp_path / "results_1.json", "r")]
+    made = make_board(declared, files, [first, other])
+    measured = next(row for row in made.rows if row.kind == MEASURED).cells["LAMBADA"]
+    assert measured.published == other and measured.deviation is not None
+    printed = next(row for row in made.rows if row.kind == PUBLISHED).cells["LAMBADA"]
+    assert printed.published == first and "one of 2 figures" in printed.marks[-1]
 
 
 @pytest.mark.parametrize("name", ["diffullama_table1", "llada21", "demo"])
@@ -478,7 +518,7 @@ def test_llada21_has_score_and_tokens_per_forward_in_every_cell_of_a_diffusion_m
         "LLaDA2.0-mini", "LLaDA2.1-mini mode=S", "LLaDA2.1-mini mode=Q",
     ]  # fmt: skip
     cells = [cell for row in rows for cell in row.cells.values()]
-    assert len(cells) == 6 * 33 and all(cell.tokens_per_forward for cell in cells)
+    assert len(cells) == 6 * 34 and all(cell.tokens_per_forward for cell in cells)
     assert row_named(found, "LLaDA2.1-flash mode=S").cells["GPQA diamond"].text == "66.67"
     assert (
         row_named(found, "LLaDA2.1-flash mode=S").cells["GPQA diamond"].tokens_per_forward == 3.95
@@ -516,7 +556,19 @@ def test_llada21_has_score_and_tokens_per_forward_in_every_cell_of_a_diffusion_m
         ("tasks: [{task: t, metric: acc}]\npublished: {papr: x}", "did you mean 'paper'?"),
         ("tasks: [{task: t, metric: acc}]\nrows: [{label: x}]", "needs `label`, and `match`"),
         ("tasks: [{task: t, metric: [[acc]]}]", "must be text or a number"),
-        ("tasks: [{task: t, metric: acc}]\norder: {descending: 3}", "must be true or false"),
+        ("tasks: [{task: t, metric: acc}]\norder: {by: t (acc), descending: 3}", "must be true or"),
+        ("tasks: [{task: t, metric: acc}]\norder: {descending: true}", "needs `by`"),
+        ("tasks: [{task: t, metric: acc}]\nranks: {draws: 500}", "ranks needs `by`"),
+        ("tasks: [{task: t, metric: acc}]\nranks: {by: t (acc), draws: 3}", "from 100 to 100000"),
+        ("tasks: [{task: demo_choice, metric: ac}]", "metric 'ac' is not known; did you mean 'acc'?"),
+        (
+            "tasks: [{task: demo_word_problem, metric: exact_match, filter: strict}]",
+            "filter 'strict' is not known; did you mean 'strict-match'?",
+        ),
+        (
+            "tasks: [{task: demo_choice, metric: acc, require: {estimtor: auto}}]",
+            "require 'estimtor' is not known; did you mean 'estimator'?",
+        ),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_one_line(document, message, tmp_path, capsys):
@@ -527,6 +579,18 @@ def test_a_mistake_in_the_file_is_one_line(document, message, tmp_path, capsys):
     assert message in line and str(path) in line
 
 
+def test_published_figures_that_are_not_there(tmp_path):
+    start = "tasks: [{name: x, task: t, metric: acc}]\n"
+    with pytest.raises(UserError, match="no figure has paper DiffuLLaMA, table Tabel 1"):
+        board(start + "published: {paper: DiffuLLaMA, table: Tabel 1}", tmp_path, published="yes")
+    with pytest.raises(UserError, match="row 'mod' is not known; did you mean 'mode'"):
+        board(start + "published: {paper: LLaDA2.1, row: [model, mod]}", tmp_path, published="yes")
+    path = tmp_path / "b.yaml"
+    path.write_text(start + "published: {paper: x}")
+    with pytest.raises(UserError, match="no '.*published.csv'"):
+        read_board(path, [tmp_path])
+
+
 def test_a_board_that_cannot_be_read(tmp_path):
     for make in (lambda p: None, lambda p: p.mkdir(), lambda p: p.write_bytes(b"\xff"),
                  lambda p: p.write_text("a: 1\na: 2"), lambda p: p.write_text("x" * (2 << 20))):  # fmt: skip
@@ -534,6 +598,15 @@ def test_a_board_that_cannot_be_read(tmp_path):
         make(path)
         with pytest.raises(UserError, match=re.escape(str(path))):
             read_board_file(path)
+
+
+def test_the_documented_example_is_a_board():
+    text = (ROOT / "docs" / "leaderboards.md").read_text()
+    block = text[text.index("    title: My board") : text.index("Only `tasks` is needed.")]
+    found = board_of(yaml.safe_load(block))
+    assert [column.name for column in found.columns] == ["GSM8K", "ARC-C"]
+    assert found.columns[1].require == {"dtype": ("bfloat16",), "estimator": ("auto", "exact")}
+    assert set(found.cell) == set(PARTS) and found.rank == "mean"
 
 
 def test_a_row_that_matches_by_no_known_setting(runs):
@@ -571,7 +644,10 @@ def test_output_by_its_name(runs, tmp_path, capsys):
     assert tuple(long.columns) == (*COLUMNS, "board_row", "board_column", "board_kind", "marks")
     assert len(long) == 6 and set(long["board_row"]) == {"tiny", "tiny-ar"}
     table = pandas.read_csv(tmp_path / "out" / "all_wide.csv")
-    assert list(table.columns)[:5] == ["model", "checkpoint", "revision", "setting", "kind"]
+    assert list(table.columns)[:8] == [
+        "model", "checkpoint", "revision", "setting", "demo_choice (acc)", "demo_last_word (acc)",
+        "demo_word_problem (exact_match)", "kind",
+    ]  # fmt: skip
     found = board(BASIC, runs / "cold", runs / "ar")
     assert table["demo_choice (acc)"].iloc[0] == round(found.rows[0].cells["choice"].value, 2)
 
@@ -610,6 +686,26 @@ def test_names_from_files_are_escaped(text, tmp_path):
     for shown in (as_text(found), as_markdown(found), tex, as_wide_csv(found)):
         assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", shown)
         assert max(map(len, shown.splitlines())) < 6000
+
+
+def test_numbers_from_files_are_checked(tmp_path):
+    odd = {
+        "a": (1e308, 1e308),
+        "b": (float("nan"), 0.1),
+        "c": (float("inf"), -1),
+        "d": (0.5, float("nan")),
+    }
+    for name, (value, stderr) in odd.items():
+        for seed in (1, 2):
+            config = {"model": "hf", "model_args": f"pretrained=org/{name}", "random_seed": seed}
+            results = {"t": {"acc,none": value, "acc_stderr,none": stderr}}
+            _foreign(tmp_path, name, 0.5, config=config, results=results)
+    found = board("tasks: [{name: t, task: t, metric: acc}]\nranks: {by: t}", tmp_path)
+    assert {row.label for row in found.rows if "t" in row.cells} == {"org/d"}
+    assert all("score is" in row.missing["t"] for row in found.rows if row.label != "org/d")
+    for write in (as_text, as_markdown, as_latex, as_wide_csv, as_long_csv):
+        assert "org/d" in write(found).replace(r"\_", "_")
+    assert len(wide(leaderboard([tmp_path]))) == 4
 
 
 def test_labels_from_files_are_bounded_and_escaped(tmp_path):

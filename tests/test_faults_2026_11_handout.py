@@ -26,7 +26,7 @@ from dlm_eval.workers import worker as worker_module
 from dlm_eval.workers.chunks import Chunks, weight
 from dlm_eval.workers.devices import worker_devices
 from dlm_eval.workers.driver import Workers, start_workers
-from dlm_eval.workers.messages import Answered, Ready, Returned, WorkerConfig
+from dlm_eval.workers.messages import Answered, Ready, Returned, WorkerConfig, usage
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,8 @@ def test_1_choices_of_a_question_under_way_stay_with_their_worker() -> None:
     settings = Auto(max_forwards=2)
     jobs = [(4 * q + c, ScoreJob(Canvas.continuation([1, 2], [c], f"q{q}"), settings, 0)) for q in range(3) for c in range(4)]  # fmt: skip
     sent: list[Any] = []
-    worker = worker_module._Worker(Engine(load_model("toy")), lambda wait=True: None, sent.append)
+    engine = Engine(load_model("toy"))
+    worker = worker_module._Worker(lambda: usage(engine), lambda wait=True: None, sent.append)
     worker.take(jobs)
     assert next(worker.jobs()) == jobs[0]
     worker.take("give back")

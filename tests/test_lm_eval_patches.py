@@ -308,18 +308,22 @@ def test_between_answers_and_scores_a_function_runs_once() -> None:
     assert steps == ["answered", "a", "b"]
 
 
-def test_a_baseline_gets_requests_without_our_keys() -> None:
-    class Lm:
-        def generate_until(self, requests: list[Any]) -> list[str]:
-            return [str(request) for request in requests]
+def test_requests_are_passed_on_before_the_next_task_is_built() -> None:
+    steps: list[Any] = []
 
-    lm = Lm()
-    patches.prefix_only(lm, lambda own, request: request.removeprefix("hole "))
-    assert own_requests(lm) == ["a", "b"]
+    class Built:
+        def __init__(self, name: str) -> None:
+            self.instances = [name]
 
+        def build_all_requests(self, limit: int | None) -> None:
+            steps.append(limit)
 
-def own_requests(lm: Any) -> list[str]:
-    return list(lm.generate_until(["hole a", "b"]))
+    tasks = [Built("a"), Built("b")]
+    with patches.requests_passed_on(tasks, steps.append):
+        for task in tasks:
+            task.build_all_requests(limit=3)
+    tasks[0].build_all_requests(limit=4)
+    assert steps == [3, ["a"], 3, ["b"], 4]
 
 
 # -- while a run runs ------------------------------------------------------------------------------

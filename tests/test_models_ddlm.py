@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import TraceStep, fill, resolve
+from dlm_eval.decoding.filling import most_forwards
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.likelihood import score
@@ -255,7 +256,8 @@ def test_a_broken_config_is_refused(tmp_path: Path) -> None:
 
 def test_samples_compete(loaded: Any) -> None:
     best = fill(loaded, asked()[:1], steps=4, samples=3)[0]
-    assert best.forwards == 3 * 5
+    settings = resolve({"strategy": "euler", "steps": 4, "samples": 3})
+    assert best.forwards == 3 * 5 == most_forwards(loaded, asked()[0], settings)
 
 
 def test_training_makes_a_model_that_fills(tmp_path: Path, scripts: ModuleType) -> None:

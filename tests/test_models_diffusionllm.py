@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from dlm_eval.canvas import Canvas, Filling
-from dlm_eval.decoding import fill
+from dlm_eval.decoding import fill, resolve
+from dlm_eval.decoding.filling import most_forwards
 from dlm_eval.decoding.samples import mean_logprob
 from dlm_eval.errors import UserError
 from dlm_eval.likelihood import score
@@ -187,6 +188,11 @@ def test_the_length_beam_keeps_the_most_probable_filling(tmp_path: Path) -> None
     prompts = [loaded.encode(text) for text in ("ab", "translate this", "Q: why?")]
     canvases = [Canvas.completion(prompt, 3, key=f"q{i}") for i, prompt in enumerate(prompts)]
     beamed = fill(loaded, canvases, preset="rdm", steps=4, length_beam=3)
+    settings = resolve({"preset": "rdm", "steps": 4, "length_beam": 3})
+    assert all(
+        filling.forwards <= (most_forwards(loaded, canvas, settings) or 0)
+        for canvas, filling in zip(canvases, beamed, strict=True)
+    )
     for prompt, filling in zip(prompts, beamed, strict=True):
         sizes = (loaded.length_logits(torch.tensor([prompt]))[0].topk(3).indices + 1).tolist()
         sizes = list(dict.fromkeys(min(size, loaded.max_length - len(prompt)) for size in sizes))

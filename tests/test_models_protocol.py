@@ -20,9 +20,9 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 import dlm_eval
 from dlm_eval import Canvas, UserError, evaluate, fill, load_model, score, wrap
 from dlm_eval.engine import Engine
+from dlm_eval.harness.trajectories import pieces
 from dlm_eval.models import denoiser, known_families, option_docs, option_names
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.reports.trace import pieces
 
 PACKAGE = Path(dlm_eval.__file__).parent
 ASKED = [Canvas.completion(range(30, 30 + n), 6) for n in (3, 7, 12)]

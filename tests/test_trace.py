@@ -17,9 +17,10 @@ from dlm_eval import Canvas, fill, load_model
 from dlm_eval.canvas import BLANK
 from dlm_eval.cli import main
 from dlm_eval.decoding import resolve
+from dlm_eval.harness.trajectories import pieces
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.printable import printable
-from dlm_eval.reports.trace import Recording, lines, page, pieces, record
+from dlm_eval.reports.trace import Recording, lines, page, record
 from dlm_eval.reports.web import safe_json
 
 NASTY = [

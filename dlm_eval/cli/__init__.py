@@ -20,6 +20,7 @@ from dlm_eval.cli import (
     cache,
     check,
     compare,
+    export,
     ls,
     merge,
     run,
@@ -46,6 +47,7 @@ examples:
   dlm-eval view results/                                              scores and samples as web pages
   dlm-eval compare A B                                                what moved between two runs, and its effect
   dlm-eval check RUN --baseline FILE                                  has a score become worse? (exit code 3)
+  dlm-eval export parquet results/ -o FOLDER                          runs, scores and samples as data
 """
 
 
@@ -122,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
         compare.add_parser,
         check.add_parser,
         baseline.add_parser,
+        export.add_parser,
     ):
         add_parser(subparsers)
     return parser

@@ -62,6 +62,8 @@ def _models() -> Table:
         ["hf (lm-eval)", name, f"asset:{name}", _size(one["size"]), one["licence"], one["about"]]
         for name, one in baselines().items()
     ]
+    about = "answers made elsewhere (docs/recorded.md)"
+    rows.append(["recorded", "recorded", "answers=FILE", "", "", about])
     rows += [[name, "", "not supported", "", "", reason] for name, reason in unsupported().items()]
     return ("family", "checkpoint", "weights", "size", "licence", "about"), rows
 

@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     add_options(
         parser, "--data_dir", "--include_path", "--confirm_run_unsafe_code", "--sandbox", "--unsandboxed",
-        "--report_to", "--no_log_samples",
+        "--report_to", "--no_log_samples", "--log_trajectories",
     )  # fmt: skip
     parser.add_argument(
         "--verbosity", metavar="LEVEL", help="DEBUG, INFO, WARNING (default), ERROR or CRITICAL"
@@ -69,12 +69,15 @@ def main(args: argparse.Namespace) -> int:
         "sandbox",
         "unsandboxed",
         "log_samples",
+        "log_trajectories",
         "verbosity",
     )
     given = {
         name: value for name, value in vars(args).items() if name in names and value is not None
     }
     given |= {"confirm_run_unsafe_code": True} if args.confirm_run_unsafe_code else {}
+    if given.get("log_samples") is False:
+        given["log_trajectories"] = False  # they would be in the samples files
     settings = merge_settings(shards, given)
     finished = merge(
         shards, settings, ask=ask_user if sys.stdin is not None and sys.stdin.isatty() else None

@@ -49,9 +49,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "wandb|trackio|tensorboard",
         "help": "send the results there too (comma-separated; --wandb_args and --trackio_args go "
                 "with it)"},
+    "--label": {
+        "metavar": "TEXT",
+        "help": "name of this run on boards (default: what differs between the runs)"},
     "--score_only": {
         "action": "store_true", "default": None,
         "help": "score the answers in the journal of --output_path again; the model is not loaded"},
+    "--dry_run": {
+        "action": "store_true", "default": None,
+        "help": "print what the run would do (requests, forwards, tokens, memory, hours, answers that"
+                " are known), and run nothing: no weights are loaded, no file is written"},
     "--shard": {
         "metavar": "I/N",
         "help": "answer one of N parts of the documents (2/8: the second of 8), on this machine;"
@@ -62,9 +69,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--no_resume": {
         "dest": "resume", "action": "store_false", "help": "compute everything again, and keep "
                                                            "no journal"},
-    "--label": {
-        "metavar": "TEXT",
-        "help": "name of this run on boards (default: what differs between the runs)"},
+    "--log_trajectories": {
+        "action": "store_true", "default": None,
+        "help": "samples files also have, for each token, the step at which it was committed and its"
+                " confidence (`dlm-eval trace --from`)"},
     "--no_log_samples": {
         "dest": "log_samples", "action": "store_false", "default": argparse.SUPPRESS,
         "help": "save no samples_*.jsonl"},

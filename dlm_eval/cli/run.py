@@ -41,12 +41,13 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.epilog = "Docs: README.md and docs/. `dlm-eval ls models|tasks|estimators|strategies` lists what there is."
     ours = parser.add_argument_group("diffusion language models (dlm_eval)")
+    add_options(ours, "--label")
     add_options(
         ours, *("--estimator", "--decode", "--data_dir", "--devices", "--sandbox", "--unsandboxed", "--overlong"),
-        *("--stride", "--engine", "--ray_address", "--report_to", "--score_only", "--shard"),
+        *("--stride", "--engine", "--ray_address", "--report_to", "--score_only", "--shard", "--dry_run"),
     )  # fmt: skip
     add_options(ours.add_mutually_exclusive_group(), "--resume", "--no_resume")
-    add_options(ours, "--label", "--no_log_samples")
+    add_options(ours, "--no_log_samples", "--log_trajectories")
     parser.set_defaults(main=main)
 
 
@@ -81,6 +82,8 @@ def main(args: argparse.Namespace) -> int:
     settings = run_settings(values)
     if getattr(args, "trust_remote_code", False):
         settings = _trusting(settings)
+    if settings.dry_run:
+        return _dry_run(settings)
     if settings.shard is not None:
         return _shard(settings)
     finished = run(settings, ask=ask_user if sys.stdin is not None and sys.stdin.isatty() else None)
@@ -106,6 +109,18 @@ def show(
     if missing:
         raise RunError(f"missing: {'; '.join(missing)}; everything else is saved")
     return 1 if finished.errors else 0
+
+
+def _dry_run(settings: RunSettings) -> int:
+    """Prints what the run would do; returns 0, or 1 if requests would fail."""
+    from dlm_eval.harness.dry_run import dry_run
+    from dlm_eval.reports.plan import lines
+
+    # In a terminal the run would ask before it runs generated code; a dry run runs none.
+    ask = (lambda _: True) if sys.stdin is not None and sys.stdin.isatty() else None
+    plan = dry_run(settings, ask)
+    print("\n".join(lines(plan)))
+    return 1 if any(task.refused for task in plan.tasks) else 0
 
 
 def _shard(settings: RunSettings) -> int:

@@ -1,5 +1,5 @@
 """`dlm-eval trace`: shows the decoding of one text step by step, in the terminal, as a web page or
-as JSON.
+as JSON. The text is written now, or is an answer of a run with `--log_trajectories`.
 """
 
 from __future__ import annotations
@@ -10,40 +10,64 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.cli.options import add_options
-from dlm_eval.errors import SampleError, UserError
+from dlm_eval.cli.options import OPTIONS, add_options
+from dlm_eval.errors import SampleError, UserError, unknown_name_error
 from dlm_eval.output import one_line, write_raw
 from dlm_eval.redaction import redact_text
 
 if TYPE_CHECKING:
     from dlm_eval.reports.trace import Recording
+    from dlm_eval.reports.trajectories import Logged, LoggedRun
 
 LENGTH = 32  # default number of open positions
+NEEDED = ("model", "prompt")  # without --from
+OF_MODEL = ("model", "model_args", "prompt", "infill", "decode", "device", "length", "seed", "apply_chat_template")  # fmt: skip
+OF_RUN = ("task", "doc", "answer", "jsonl")  # only with --from
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds `trace`."""
-    text = "show step by step how a model writes after a prompt, or between a prompt and a suffix"
+    text = (
+        "show step by step how a model writes after a prompt, or between a prompt and a suffix; or"
+        " how an answer of a run was written (--from)"
+    )
     parser = subparsers.add_parser(
         "trace",
         help="show step by step how a text is written",
         description=text,
         allow_abbrev=False,
     )
-    add_options(parser, "--model", "--model_args", "--decode", "--device")
-    parser.add_argument("--prompt", required=True, help="text before the hole")
-    parser.add_argument("--infill", metavar="SUFFIX", default="", help="text after the hole")
+    parser.add_argument("--model", help=OPTIONS["--model"]["help"])
+    add_options(parser, "--model_args", "--decode", "--device")
+    parser.add_argument("--prompt", help="text before the hole")
+    parser.add_argument("--infill", metavar="SUFFIX", help="text after the hole")
     parser.add_argument(
         "--length",
         type=int,
         metavar="N",
         help=f"open positions (default: {LENGTH}, or gen_length of --decode)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of random draws (default: 0)")
+    parser.add_argument("--seed", type=int, help="of random draws (default: 0)")
     parser.add_argument(
         "--apply_chat_template",
         action="store_true",
+        default=None,
         help="the prompt is a user's message to a chat model",
+    )
+    stored = parser.add_argument_group("an answer of a run with --log_trajectories")
+    stored.add_argument(
+        "--from",
+        dest="run",
+        metavar="RUN",
+        help="results file, samples file, or folder of the run (its newest results)",
+    )
+    stored.add_argument("--task", help="task of the run; needed if it has several")
+    stored.add_argument("--doc", type=int, metavar="N", help="number of the document (doc_id)")
+    stored.add_argument(
+        "--answer", type=int, metavar="K", help="which of a document's answers, from 0 (default: 0)"
+    )
+    stored.add_argument(
+        "--jsonl", metavar="FILE", help="write all trajectories of the run (or task, or document)"
     )
     parser.add_argument(
         "--html", metavar="FILE", help="write a web page with a slider over the steps"
@@ -59,10 +83,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Fills the hole and shows the steps of decoding."""
-    if args.html and args.html == args.json:
-        raise UserError(f"--html and --json name one file, '{args.html}'; give two")
-    recording = _record(args)
+    """Fills the hole, or reads a run's trajectories, and shows the steps of decoding."""
+    _check(args)
+    if args.jsonl:
+        return _export(args)
+    recording = _stored(args) if args.run is not None else _record(args)
     texts: dict[Path, str] = {}
     if args.html:
         from dlm_eval.reports.trace import page
@@ -89,6 +114,72 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Raises UserError for options that are missing or exclude each other."""
+    if args.html and args.html == args.json:
+        raise UserError(f"--html and --json name one file, '{args.html}'; give two")
+    if args.run is None:
+        if missing := [f"--{name}" for name in NEEDED if getattr(args, name) is None]:
+            raise UserError(f"the following arguments are required: {', '.join(missing)}")
+        if extra := [f"--{name}" for name in OF_RUN if getattr(args, name) is not None]:
+            raise UserError(f"{extra[0]} needs --from")
+        return
+    if extra := [f"--{name}" for name in OF_MODEL if getattr(args, name) is not None]:
+        raise UserError(f"{extra[0]} and --from exclude each other; --from runs no model")
+    if args.jsonl and (args.html or args.json or args.answer is not None):
+        raise UserError("--jsonl writes all answers; leave out --html, --json and --answer")
+    if not args.jsonl and args.doc is None:
+        raise UserError("--from needs --doc N, or --jsonl FILE for all documents")
+
+
+def _export(args: argparse.Namespace) -> int:
+    """Writes trajectories as JSON lines."""
+    import json
+
+    from dlm_eval.reports.csv_file import write_files
+
+    _, found = _trajectories(args)
+    text = "".join(json.dumps(one.plain(), allow_nan=False) + "\n" for one in found)
+    if args.jsonl == "-":
+        sys.stdout.write(text)
+    else:
+        write_files({Path(args.jsonl): text})
+        print(one_line(args.jsonl))
+    return 0
+
+
+def _stored(args: argparse.Namespace) -> Recording:
+    from dlm_eval.reports.trajectories import choose
+
+    run, found = _trajectories(args)
+    if tasks := list(dict.fromkeys(one.task for one in found))[1:]:
+        raise UserError(
+            f"--task is missing; {found[0].task} and {', '.join(tasks)} have document {args.doc}"
+        )
+    return run.recording(choose(found, args.answer))
+
+
+def _trajectories(args: argparse.Namespace) -> tuple[LoggedRun, list[Logged]]:
+    """Returns the run and its trajectories, of --task and --doc if they are given."""
+    from dlm_eval.reports.trajectories import described, find_run
+
+    run = find_run(args.run)
+    if args.task is not None and args.task not in run.samples:
+        raise unknown_name_error("--task", args.task, run.samples)
+    tasks = [args.task] if args.task is not None else list(run.samples)
+    found = [one for task in tasks for one in run.trajectories(task)]
+    if not found:
+        raise UserError(described(run, args.run))
+    chosen = [one for one in found if args.doc in (None, one.doc_id)]
+    if not chosen:
+        numbers = sorted({one.doc_id for one in found})
+        raise UserError(
+            f"--doc '{args.doc}' has no trajectory; there are {len(numbers)}, from {numbers[0]} to "
+            f"{numbers[-1]}"
+        )
+    return run, chosen
+
+
 def _record(args: argparse.Namespace) -> Recording:
     from dlm_eval.harness.decode_config import DecodeOptions, user_layer
     from dlm_eval.harness.requests import hole_canvas
@@ -96,8 +187,9 @@ def _record(args: argparse.Namespace) -> Recording:
     from dlm_eval.reports.trace import record
     from dlm_eval.settings import parse_pairs
 
-    for name in ("prompt", "infill"):
-        if any("\ud800" <= character <= "\udfff" for character in getattr(args, name)):
+    suffix = args.infill or ""
+    for name, text in (("prompt", args.prompt), ("infill", suffix)):
+        if any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"--{name} is not valid UTF-8")
     decode = user_layer({}, parse_pairs(",".join(args.decode or ()), "--decode"))
     arguments: dict[str, Any] = dict(parse_pairs(",".join(args.model_args or ()), "--model_args"))
@@ -116,10 +208,10 @@ def _record(args: argparse.Namespace) -> Recording:
             if args.apply_chat_template
             else args.prompt
         )
-        prepared = hole_canvas(model, prompt, length, args.infill, "", "error")
+        prepared = hole_canvas(model, prompt, length, suffix, "", "error")
     except SampleError as error:
         raise UserError(f"--prompt with a hole of {length}: {error}") from error
-    return record(model, prepared.canvas, settings, args.seed)
+    return record(model, prepared.canvas, settings, args.seed or 0)
 
 
 def _settings(options: Any, args: argparse.Namespace) -> tuple[Any, int]:

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 from torch import Tensor
 
-from dlm_eval.canvas import Filling
+from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding.draw import Draw, Measure, without
 from dlm_eval.decoding.exits import Halting
 from dlm_eval.decoding.gaussian import DEFAULT_STEPS, gaussian_program
@@ -44,6 +44,9 @@ from dlm_eval.models.denoiser import (
     offers,
 )
 from dlm_eval.options import option, option_names
+
+if TYPE_CHECKING:
+    from dlm_eval.decoding.settings import DecodeSettings
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,9 @@ class Timestep(Unmasking, name="timestep"):
     def is_random(self) -> bool:
         return True
 
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return min(steps, n)
+
     def commit(self, view: StepState) -> Bools:
         if view.step >= view.steps - 1:
             return ~view.nowhere
@@ -97,6 +103,9 @@ class Ancestral(Unmasking):
     @property
     def is_random(self) -> bool:
         return True
+
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return min(steps + 1, n)
 
     def commit(self, view: StepState) -> Bools:
         return np.asarray(view.uniform("order") < np.exp(np.minimum(view.score, 0.0)))
@@ -120,6 +129,9 @@ class ReverseTransition(Ancestral):
     """Base: the probability is the step's factor times the concrete scores."""
 
     reads: ClassVar[Measure | None] = "probability"
+
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return steps + 1  # concrete scores are read at every step
 
     def factor(self, schedule: NoiseSchedule, now: float, after: float) -> float:
         """Returns the factor of the concrete scores in a step from time `now` to `after`."""
@@ -183,6 +195,13 @@ class Euler(ReverseTransition, Halting, name="euler"):
 
     def factor(self, schedule: NoiseSchedule, now: float, after: float) -> float:
         return schedule.rate(now) * (now - after)
+
+    def most_forwards(
+        self, model: Denoiser, canvas: Canvas, settings: DecodeSettings
+    ) -> int | None:
+        if model.process == "gaussian":
+            return settings.samples * ((settings.steps or DEFAULT_STEPS) + 1)  # one after the last
+        return super().most_forwards(model, canvas, settings)
 
     def program(self, request: FillRequest) -> Program[Filling]:
         if request.model.process == "gaussian":

@@ -18,7 +18,7 @@ import numpy as np
 
 from dlm_eval.decoding.step import Bools, Ints
 from dlm_eval.errors import UserError
-from dlm_eval.models.denoiser import CachingDenoiser, Denoiser, caching, exact_cache_block
+from dlm_eval.models.denoiser import CachingDenoiser, Denoiser, caching
 from dlm_eval.models.kv_cache import KVCache
 
 Cache = Literal["exact", "none", "prefix", "dual"]
@@ -154,13 +154,14 @@ def has_cached_rows(model: Denoiser, cache: Cache, guided: bool) -> bool:
     return able is not None and (cache != "exact" or able.exact_cache_block is not None)
 
 
-def visible_end(model: Denoiser, open_: Bools, last: int) -> int:
+def visible_end(model: Denoiser, open_: Bools, last: int, causal: bool) -> int:
     """Returns the end of what position `last` sees.
 
     That is its block of a block-causal model; of a causal one itself or the last known token.
+    `causal`: whether each position sees only those before it (`exact_cache_block` is 1).
     """
     if model.block_length is not None:
         return min(len(open_), (last // model.block_length + 1) * model.block_length)
-    if exact_cache_block(model) == 1:
+    if causal:
         return max(last, int(np.nonzero(~open_)[0].max(initial=0))) + 1
     return len(open_)

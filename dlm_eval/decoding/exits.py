@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
 from dlm_eval.decoding.step import Bools, Ints
 from dlm_eval.decoding.strategy import Strategy
 from dlm_eval.errors import UserError
-from dlm_eval.models.denoiser import Denoiser, token_bytes
+from dlm_eval.models.denoiser import Denoiser, TokenBytes, offers
 from dlm_eval.options import option
 from dlm_eval.printable import is_text
 
@@ -82,9 +82,14 @@ class StopSearch:
 
     def __init__(self, model: Denoiser, until: Sequence[str]) -> None:
         self._model = model
+        self._token_bytes = (
+            cast(TokenBytes, model).token_bytes if offers(model, TokenBytes) else None
+        )
         self._stops = tuple(stop for stop in until if stop)
         # U+FFFD is not the text of its own bytes only; half of a surrogate pair has no bytes.
-        plain = all(is_text(stop) and "\ufffd" not in stop for stop in self._stops)
+        plain = self._token_bytes is not None and all(
+            is_text(stop) and "\ufffd" not in stop for stop in self._stops
+        )
         self._as_bytes = tuple(stop.encode() for stop in self._stops) if plain else ()
         self._overlap = max(map(len, self._as_bytes), default=1) - 1
         self._read: Ints = np.zeros(0, dtype=np.int64)
@@ -116,7 +121,8 @@ class StopSearch:
             before = 0
         if before == 0:
             self._end = b""
-        parts = [token_bytes(self._model, int(token)) for token in tokens[before:]]
+        assert self._token_bytes is not None
+        parts = [self._token_bytes(int(token)) for token in tokens[before:]]
         return b"".join(part for part in parts if part is not None) if None not in parts else None
 
 

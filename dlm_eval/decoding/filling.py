@@ -123,6 +123,26 @@ def fill_program(request: FillRequest) -> Program[Filling]:
     return (yield from request.settings.strategy.program(request))
 
 
+def most_forwards(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> int | None:
+    """Returns the maximum number of rows that filling `canvas` runs; None if it is not known.
+
+    Raises:
+        SampleError, UserError: as `fill_program`.
+    """
+    if not canvas.open_positions:
+        return 0
+    _refuse(model, canvas, settings)
+    if not settings.length_beam:
+        return settings.strategy.most_forwards(model, canvas, settings)
+    prompt = [t for t, is_open in zip(canvas.tokens, canvas.open, strict=True) if not is_open]
+    room = model.max_length - len(prompt)
+    if room < 1:
+        return 0  # the program refuses it
+    longest, one = Canvas.completion(prompt, room), replace(settings, length_beam=0).fitted(room)
+    most = settings.strategy.most_forwards(model, longest, one)
+    return None if most is None else 1 + settings.length_beam * most  # and the row of the lengths
+
+
 def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State) -> bool:
     """Returns whether a checkpoint, perhaps of another program, is valid for the canvas."""
     if not canvas.open_positions or settings.why_no_checkpoint(model.process) is not None:

@@ -187,6 +187,9 @@ class EditTokens(Unmasking, name="edit"):
     def steps_when_full(self) -> int:
         return self.max_post_steps
 
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return n + self.max_post_steps
+
     def commit(self, view: StepState) -> Bools:
         probability = np.exp(view.score)
         sure: Bools = view.open & (probability > self.threshold)

@@ -26,7 +26,7 @@ from dlm_eval.decoding.step import Bools, Edit, Floats, Ints, Query, StepState, 
 from dlm_eval.engine import ForwardRow, Output
 from dlm_eval.engine.rows import Kept
 from dlm_eval.errors import SampleError
-from dlm_eval.models.denoiser import Denoiser, logit_shift
+from dlm_eval.models.denoiser import Denoiser, exact_cache_block, logit_shift
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise
 
@@ -127,6 +127,8 @@ class DecodeState:
         self.asked_length = self.next_id = len(canvas)
         self.resized = False
         self.block = 0
+        self._in_block: tuple[int, Ints, frozenset[int]] | None = None
+        self._causal = exact_cache_block(model) == 1
         self.early_exit: EarlyExit | None = None
         if settings.early_exit:
             self.early_exit = EarlyExit(model, np.array(hole), ends_with_hole, settings.until)
@@ -141,8 +143,16 @@ class DecodeState:
 
     @property
     def block_positions(self) -> Ints:
-        """Positions of the block that is being filled."""
-        return np.nonzero(self.block_of == self.block)[0]
+        """Positions of the block that is being filled; the array is read-only."""
+        return self._block_positions()[0]
+
+    def _block_positions(self) -> tuple[Ints, frozenset[int]]:
+        """Returns the positions of the block, found once per block and length of the canvas."""
+        if self._in_block is None or self._in_block[0] != self.block:
+            at = np.nonzero(self.block_of == self.block)[0]
+            at.flags.writeable = False
+            self._in_block = self.block, at, frozenset(at.tolist())
+        return self._in_block[1:]
 
     def view(
         self, at: Ints, block: Block, step: int, quota: int, schedule: str | None
@@ -216,13 +226,13 @@ class DecodeState:
         Raises:
             SampleError: the positions are not ascending, or not of the canvas.
         """
-        if not len(at) or at[0] < 0 or at[-1] >= len(self.ids) or (np.diff(at) <= 0).any():
+        if not len(at) or at[0] < 0 or at[-1] >= len(self.ids) or (at[1:] <= at[:-1]).any():
             raise SampleError(
                 f"strategy '{self.settings.strategy.name}' reads positions {_plain(at[:8])}; they "
                 "must be ascending,"
                 f" at least one and within 0 to {len(self.ids) - 1}"
             )
-        end = visible_end(self.model, self.open, int(at[-1]))
+        end = visible_end(self.model, self.open, int(at[-1]), self._causal)
         factor = self.settings.guidance_factor
         unguided = None
         if factor != 1:
@@ -287,7 +297,7 @@ class DecodeState:
             sizes = f"{len(at)} positions, {len(token)} tokens and {len(edit.logprob)} log-probabilities"
             raise SampleError(f"strategy '{name}' writes {sizes}; they must be as many")
         changed = {*at.tolist(), *np.asarray(edit.erase).tolist()}
-        if not changed.issubset(self.block_positions.tolist()):  # np.isin costs ten times as much
+        if not changed <= self._block_positions()[1]:  # np.isin costs ten times as much
             raise SampleError(
                 f"strategy '{name}' writes or erases a position outside the block that it fills"
             )
@@ -330,6 +340,7 @@ class DecodeState:
         new = source < 0
         self.rearrange(np.where(new, 0, self.ids[source]), source)
         self.ids[new], self.block_of[new] = fresh, self.block
+        self._in_block = None
 
     def rearrange(self, ids: Ints, source: Ints) -> None:
         """Rebuilds the canvas from its positions `source`, in this order; -1 is a new mask."""
@@ -343,7 +354,7 @@ class DecodeState:
         self.given, self.block_of = moved(self.given, False), moved(self.block_of, -1)
         self.logprob, self.step = moved(self.logprob, -np.inf), moved(self.step, -1)
         self.in_hole = moved(self.in_hole, True)
-        self.resized = True
+        self.resized, self._in_block = True, None
         if self.early_exit is not None:
             self.early_exit.follow(np.nonzero(self.in_hole)[0])
 
@@ -380,6 +391,7 @@ class DecodeState:
             ids: Ints = np.array(state.positions, dtype=np.int64)
             self.rearrange(ids, np.where(ids < self.asked_length, ids, -1))
             self.block_of[ids >= self.asked_length] = state.inserted
+            self._in_block = None
         at = np.nonzero(~self.given)[0]
         self.tokens[at], self.logprob[at], self.step[at] = (
             state.tokens,

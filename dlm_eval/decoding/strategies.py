@@ -64,6 +64,9 @@ class Confidence(Unmasking, name="confidence"):
     def revisits(self) -> bool:
         return self.rescore
 
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return steps if self.rescore else min(steps, n)
+
     def commit(self, view: StepState) -> Bools:
         score = view.score
         if self.alg_temp > 0:
@@ -100,6 +103,9 @@ class Random(Unmasking, name="random"):
     def is_random(self) -> bool:
         return True
 
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return min(steps, n)
+
     def commit(self, view: StepState) -> Bools:
         return highest(view.uniform("order"), view.quota)
 
@@ -109,6 +115,9 @@ class LeftToRight(Unmasking, name="left_to_right"):
     """from left to right (SDAR sequential)"""
 
     default_schedule: ClassVar[str | None] = "even"
+
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return min(steps, n)
 
     def commit(self, view: StepState) -> Bools:
         return np.arange(len(view.position)) < view.quota
@@ -127,6 +136,9 @@ class FirstHitting(Unmasking, name="first_hitting"):
     @property
     def is_random(self) -> bool:
         return True
+
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return n
 
     def commit(self, view: StepState) -> Bools:
         return highest(view.uniform("order"), 1)  # all with equal probability (arXiv 2409.02908)
@@ -154,6 +166,9 @@ class Threshold(Unmasking, name="threshold"):
     )
     reads: ClassVar[Measure | None] = "probability"
 
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return n
+
     def commit(self, view: StepState) -> Bools:
         sure: Bools = np.exp(view.score) >= self.threshold
         most = view.quota if self.max_per_step == "schedule" else self.max_per_step
@@ -174,6 +189,9 @@ class Factor(Unmasking, name="factor"):
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "probability"
 
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return n
+
     def commit(self, view: StepState) -> Bools:
         ranked = np.sort(np.exp(view.score))[::-1]
         needed = 1 - self.factor / np.arange(2, len(ranked) + 2)
@@ -193,6 +211,9 @@ class EntropyBound(Unmasking, name="entropy_bound"):
     )
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "entropy"
+
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return n
 
     def commit(self, view: StepState) -> Bools:
         ranked = np.sort(-view.score)  # ascending: the largest of the first n is the n-th
@@ -223,6 +244,9 @@ class Window(Unmasking, name="window"):
     def candidates(self, at: Ints) -> Ints:
         inside: Ints = at[at < at[0] + self.window]
         return inside
+
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return n
 
     def commit(self, view: StepState) -> Bools:
         # ArXiv 2512.22737.

@@ -152,6 +152,15 @@ class Strategy:
         """Returns the steps of a hole if `steps` is not set; None: one per open position."""
         return None
 
+    def most_forwards(
+        self, model: Denoiser, canvas: Canvas, settings: DecodeSettings
+    ) -> int | None:
+        """Returns the maximum number of rows that filling `canvas` runs, all samples together.
+
+        None if there is no known maximum. The canvas has open positions.
+        """
+        return None
+
     def why_no_checkpoint(self, process: str) -> str | None:
         """Returns why a half-filled canvas cannot be resumed, or None."""
         return f"process '{process}'"

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dlm_eval.canvas import BLANK, Filling
+from dlm_eval.canvas import BLANK, Canvas, Filling
 from dlm_eval.decoding.draw import Draw, inverse_cdf
 from dlm_eval.decoding.exits import EarlyExit, Halt, Halting
 from dlm_eval.decoding.samples import best_program, mean_logprob, repeat
@@ -35,9 +35,12 @@ from dlm_eval.decoding.strategy import OF_DRAWS, OF_MASKS, FillRequest, Strategy
 from dlm_eval.decoding.unmasking import candidate_op
 from dlm_eval.engine import ForwardRow, Program
 from dlm_eval.engine.rows import Kept, together
-from dlm_eval.models.denoiser import Process
+from dlm_eval.models.denoiser import Denoiser, Process
 from dlm_eval.options import option
 from dlm_eval.rng import Noise
+
+if TYPE_CHECKING:
+    from dlm_eval.decoding.settings import DecodeSettings
 
 REWRITE_STEPS = 10
 
@@ -75,6 +78,11 @@ class Rewrite(Strategy, name="rewrite"):
     @classmethod
     def default_steps(cls, process: str) -> int | None:
         return REWRITE_STEPS
+
+    def most_forwards(
+        self, model: Denoiser, canvas: Canvas, settings: DecodeSettings
+    ) -> int | None:
+        return settings.samples * (settings.steps or REWRITE_STEPS)
 
     def program(self, request: FillRequest) -> Program[Filling]:
         """Returns the program that fills the canvas, with the best of `samples` samples (`forwards`
@@ -191,6 +199,14 @@ class Renoise(Halting, name="renoise"):
     @classmethod
     def default_steps(cls, process: str) -> int | None:
         return CANVAS_STEPS
+
+    def most_forwards(
+        self, model: Denoiser, canvas: Canvas, settings: DecodeSettings
+    ) -> int | None:
+        # `model` is a `CanvasDenoiser` too.
+        positions = len(canvas) - canvas.open_positions[0]
+        canvases: int = -(-positions // cast(Any, model).canvas_length)
+        return settings.samples * canvases * (settings.steps or CANVAS_STEPS)
 
     def program(self, request: FillRequest) -> Program[Filling]:
         """Returns the program that fills the canvas, with the most probable of `samples` samples.

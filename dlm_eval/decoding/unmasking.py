@@ -19,18 +19,18 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from dlm_eval.canvas import Filling
+from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding.checkpoints import no_offer
 from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.samples import best_program, repeat
 from dlm_eval.decoding.schedules import schedule
 from dlm_eval.decoding.settings import DecodeSettings
-from dlm_eval.decoding.state import Block, DecodeState
+from dlm_eval.decoding.state import Block, DecodeState, split_blocks, whole_blocks
 from dlm_eval.decoding.step import Bools, Edit, Ints, Query, StepState
 from dlm_eval.decoding.strategy import FillRequest, Strategy
 from dlm_eval.engine import ForwardRow, Output, Program
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.denoiser import Denoiser, logit_shift
 from dlm_eval.options import check_option_names
 
 Ends = Literal["full", "steps", "stable"]
@@ -145,6 +145,39 @@ class Unmasking(Strategy):
         """Returns whether a step with no token to write can still change something."""
         return self.revisits and (view.left_open > 0 or bool(view.open.any()))
 
+    # -- how many rows -----------------------------------------------------------------------------
+
+    def most_steps(self, n: int, steps: int) -> int | None:
+        """Returns the maximum number of steps of a block that run a row; None if it is not known.
+
+        A class that changes `commit`, `erase`, `candidates` or `step` must define it again; the one
+        that it inherits does not count.
+
+        Args:
+            n: open positions of the block.
+            steps: steps of its schedule.
+        """
+        return steps + self.last_step_fills if self.ends == "steps" else None
+
+    def most_forwards(
+        self, model: Denoiser, canvas: Canvas, settings: DecodeSettings
+    ) -> int | None:
+        own = _defined(type(self), "most_steps")
+        changes = ("step",) if self.ends == "steps" else ("step", "commit", "erase", "candidates")
+        if any(_defined(type(self), name) < own for name in changes):
+            return None
+        places = np.array(whole_blocks(canvas, model.block_length).open_positions)
+        least = 2 if logit_shift(model) > 0 else 1  # see `DecodeState.first_position_alone`
+        rows = 0
+        for part, block in split_blocks(places, settings, model.block_length):
+            most = self.most_steps(len(part), block.steps)
+            if most is None:
+                return None
+            rows += max(most, min(least, len(part)))
+        samples = settings.samples if settings.is_random else 1
+        ranked = samples if samples > 1 and settings.rerank == "score" else 0
+        return rows * samples * (1 if settings.guidance_factor == 1 else 2) + ranked
+
     # -- the program -------------------------------------------------------------------------------
 
     def why_no_checkpoint(self, process: str) -> str | None:
@@ -194,13 +227,16 @@ class Unmasking(Strategy):
         tokens_of = schedule(name, settings.eps, settings.batch_mean_quota) if name else None
         self._offer(state, step, request)
         begin = step
-        while self._goes_on(state, block, step):
+        while True:
+            at = state.block_positions
+            is_open = state.open[at]
+            left = int(np.count_nonzero(is_open))
+            if not self._goes_on(state, block, step, left):
+                break
             if step - begin > block.steps + 4 * len(state.ids) + MOST_STEPS:
                 raise SampleError(
                     f"strategy '{self.name}' does not fill the block: {step} steps have been run"
                 )
-            at = state.block_positions
-            left = int(state.open[at].sum())
             quota = tokens_of(block.size, left, step, block.steps) if tokens_of else 0
             if tokens_of and step >= block.steps - 1:
                 quota = left
@@ -208,7 +244,7 @@ class Unmasking(Strategy):
                 first = self.query(state.view(at[:1], block, step, quota, name), op, model)
                 edit = yield from _first_position(state, at[:1], first)
             else:
-                at = at if self.revisits else at[state.open[at]]
+                at = at if self.revisits else at[is_open]
                 view = state.view(self.candidates(at), block, step, quota, name)
                 edit = yield from self.step(state, view, op)
             state.apply(edit)
@@ -218,13 +254,13 @@ class Unmasking(Strategy):
             self._offer(state, step, request)
         state.check_early_exit()  # the block's tokens are final now for every strategy
 
-    def _goes_on(self, state: DecodeState, block: Block, step: int) -> bool:
+    def _goes_on(self, state: DecodeState, block: Block, step: int, left: int) -> bool:
+        """Returns whether the block, with `left` open positions, has another step."""
         if state.exit != "full":
             return False
-        is_open = bool(state.open[state.block_positions].any())
         if self.ends == "steps":
-            return step < block.steps or (self.last_step_fills and is_open)
-        if is_open:
+            return step < block.steps or (self.last_step_fills and left > 0)
+        if left > 0:
             state.post_steps = 0
             return True
         # A full block continues only while tokens are still replaced.
@@ -246,6 +282,11 @@ class Unmasking(Strategy):
         alone = step == 0 or not state.cache.of_block
         if state.exit == "full" and state.known is None and alone and not self.keeps_state:
             request.offer(lambda: state.checkpoint(step))
+
+
+def _defined(cls: type, name: str) -> int:
+    """Returns how far up a class' bases `name` is defined: 0 for the class itself."""
+    return next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
 
 
 def _first_position(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from dlm_eval.engine.rows import ForwardRow
@@ -48,7 +49,7 @@ class Waiting:
     row: ForwardRow
     requests: list[tuple[Any, int, ForwardRow]]
 
-    @property
+    @cached_property
     def length(self) -> int:
         """Positions that run."""
         return len(self.row.run)

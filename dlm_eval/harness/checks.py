@@ -11,10 +11,13 @@ from typing import Any, cast
 from dlm_eval.budget import parse_batch_size
 from dlm_eval.decoding import resolve
 from dlm_eval.errors import SampleError, UserError, unknown_name_error
+from dlm_eval.harness.baseline import check_places
 from dlm_eval.harness.code_tasks import Way, ways
 from dlm_eval.harness.decode_config import DecodeOptions, check_requests, user_layer
 from dlm_eval.harness.lm import BY_ORDER, by_order, chosen_template
 from dlm_eval.harness.open_model import check_model_name, is_ours
+from dlm_eval.harness.recorded import NAME as RECORDED
+from dlm_eval.harness.recorded import check_recorded
 from dlm_eval.harness.requirements import check_loaded_metrics
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.saving import check_tracker
@@ -28,16 +31,7 @@ Ask = Callable[[list[str]], bool]
 USER = {"role": "user", "content": "Hello."}
 SYSTEM = {"role": "system", "content": "Answer."}
 # Settings that only our denoisers use.
-OURS_ALONE = (
-    "estimator",
-    "decode",
-    "devices",
-    "engine",
-    "stride",
-    "overlong",
-    "score_only",
-    "shard",
-)
+OURS_ALONE = ("estimator", "decode", "stride", "overlong", "log_trajectories")
 
 
 def check_settings(settings: RunSettings) -> None:
@@ -138,6 +132,10 @@ def _refuse_ours(settings: RunSettings) -> None:
                 f"--{field.name} means nothing to --model '{settings.model}', which is lm-eval's "
                 "own; leave it out"
             )
+    if settings.model == RECORDED:
+        check_recorded(settings)
+    else:
+        check_places(settings)
 
 
 def confirm_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:

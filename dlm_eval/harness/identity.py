@@ -17,6 +17,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dlm_eval.harness.baseline import LAYOUT
 from dlm_eval.harness.lm import by_order
 from dlm_eval.harness.open_model import Loaded
 from dlm_eval.harness.results import Record, doc_key
@@ -40,8 +41,6 @@ SCORING = (
     "should_decontaminate",
     "doc_to_decontamination_query",
 )
-# A baseline's devices and batch sizes, which do not change answers.
-LAYOUT = ("device", "device_map", "batch_size", "max_batch_size", "parallelize")
 BATCH = 1000  # rows per read
 LONGEST = 40  # maximum characters of a value that is stored in full
 MOST = 5  # maximum number of differences in a message

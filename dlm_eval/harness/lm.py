@@ -7,14 +7,15 @@ returned in lm-eval's form. A `Record` (`results.py`) has the cost of each reque
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
-from dlm_eval.answers import answer_jobs, journal_key
+from dlm_eval.answers import Answering
 from dlm_eval.canvas import BLANK, Filling, Score
 from dlm_eval.errors import DlmEvalError, SampleError, UserError, unknown_name_error
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans
@@ -28,8 +29,9 @@ from dlm_eval.harness.requests import (
     hole_length,
     pair_texts,
 )
-from dlm_eval.harness.results import Record, doc_key, document_number, records_of
+from dlm_eval.harness.results import Record, document_keys, document_number, records_of
 from dlm_eval.harness.shard import Shard
+from dlm_eval.harness.trajectories import TokenTexts, trajectory
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
 from dlm_eval.likelihood import Estimator, windows
@@ -64,6 +66,7 @@ class Options:
         by_order: tasks whose scores depend only on the order of choices (`by_order`).
         shard: answer only documents of this shard; None for all.
         chosen: task -> the documents of --samples, ascending.
+        trajectories: whether records get the trajectories of answers.
     """
 
     estimator: Estimator
@@ -76,6 +79,36 @@ class Options:
     by_order: frozenset[str] = frozenset()
     shard: Shard | None = None
     chosen: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    trajectories: bool = False
+
+
+Prepare = Callable[[Instance, Record], list[Job]]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How requests of one of lm-eval's methods become jobs, and answers become lm-eval's.
+
+    Attributes:
+        title: what the progress line and the records call them.
+        jobs: all requests of some documents -> the function that returns the jobs of one of them.
+        finish: the answers to a request's jobs, and its record -> lm-eval's answer.
+        blank: lm-eval's answer to a request that failed.
+    """
+
+    title: str
+    jobs: Callable[[Sequence[Instance]], Prepare]
+    finish: Callable[[Sequence[Answer], Record], Any]
+    blank: Any
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request, its record (None if it is another shard's), and the keys of its jobs."""
+
+    request: Instance
+    record: Record | None = None
+    keys: tuple[str, ...] = ()
 
 
 class DiffusionLM(TemplateLM):
@@ -101,6 +134,22 @@ class DiffusionLM(TemplateLM):
         self.failed: dict[str, Answer] = {}  # answers that are errors, by key
         self._decode = DecodePlans(options.decode, model)
         self._device = device_of(model)
+        self._texts = TokenTexts(model) if options.trajectories else None
+        # From the first request until the last answer: who answers, the counters by kind, and the
+        # requests without an answer by identity, as often as they are repeated.
+        self._answering: Answering | None = None
+        self._progress: dict[str, Progress] = {}
+        self._prepared: dict[int, deque[_Asked]] = {}
+        minus = float("-inf")
+        self._kinds = {
+            "loglikelihood": _Kind(
+                "likelihood", self._choice_jobs, self._choice_answer, (minus, False)
+            ),
+            "loglikelihood_rolling": _Kind(
+                "likelihood", lambda _: self._text_jobs, self._text_answer, minus
+            ),
+            "generate_until": _Kind("generation", lambda _: self._fill_jobs, self._fill_answer, ""),
+        }
 
     # -- lm-eval's interface of models -------------------------------------------------------------
 
@@ -146,16 +195,62 @@ class DiffusionLM(TemplateLM):
         is_greedy is computed only if a document has one continuation (last-word tasks); otherwise
         it is False.
         """
+        return self._answer("loglikelihood", requests)
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Returns the log-likelihood (nats) of each whole text; a long text is split in windows."""
+        return self._answer("loglikelihood_rolling", requests)
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Returns the text after each context or in its hole, up to its end or a stop string."""
+        return self._answer("generate_until", requests)
+
+    def ahead(self, requests: Sequence[Instance]) -> None:
+        """Prepares all requests of a task and passes their jobs to the pool, which answers them in
+        the background. The request methods then only wait for the answers.
+
+        Raises:
+            DlmEvalError: the pool has failed, or an error is not specific to one request.
+        """
+        if self._answering is None:
+            self._answering = self._new_answering(background=True)
+        for kind in dict.fromkeys(request.request_type for request in requests):
+            if kind in self._kinds:
+                own = [request for request in requests if request.request_type == kind]
+                # as lm-eval repeats them
+                self._prepare(kind, [request for request in own for _ in range(request.repeats)])
+
+    def stop(self) -> None:
+        """Ends the pool's run at once if there is one."""
+        if self._answering is not None:
+            self._answering.stop()
+        for counter in self._progress.values():
+            counter.close()
+        self._answering, self._progress, self._prepared = None, {}, {}
+
+    # -- kinds of requests -------------------------------------------------------------------------
+
+    def _choice_jobs(self, requests: Sequence[Instance]) -> Prepare:
+        """Returns a function that returns the jobs of a request for a log-likelihood.
+
+        Args:
+            requests: all requests of their documents, and maybe others.
+        """
         questions: dict[tuple[Any, ...], list[Instance]] = {}
+        question_of: dict[int, tuple[Any, ...]] = {}  # by identity of the request
+        key_of = document_keys()
         for request in {id(r): r for r in requests}.values():
-            questions.setdefault(_question_of(request), []).append(request)
+            # A task may have a document twice.
+            question = request.task_name, request.doc_id, key_of(request)
+            questions.setdefault(question, []).append(request)
+            question_of[id(request)] = question
 
         asked: dict[tuple[Any, ...], QuestionJob] = {}
         # Question -> canvases of its choices, in the same order.
         prepared: dict[tuple[Any, ...], list[Prepared]] = {}
 
         def canvases_of(request: Instance, record: Record) -> list[Prepared]:
-            question = (_question_of(request), record.repeat)
+            question = (question_of[id(request)], record.repeat)
             if question not in prepared:
                 key = digest(record.task, record.doc, record.repeat)
                 pairs = [choice.args for choice in questions[question[0]]]
@@ -163,12 +258,12 @@ class DiffusionLM(TemplateLM):
             return prepared[question]
 
         def prepare(request: Instance, record: Record) -> list[Job]:
-            choices, canvases = questions[_question_of(request)], canvases_of(request, record)
+            choices, canvases = questions[question_of[id(request)]], canvases_of(request, record)
             place = next(i for i, choice in enumerate(choices) if choice is request)
             self._weigh(canvases[place], record)
             if len(choices) > 1 and self._ends_early(record.task):
                 record.details["choice"] = place
-                job = (_question_of(request), record.repeat)
+                job = (question_of[id(request)], record.repeat)
                 if job not in asked:
                     asked[job] = self._question(choices, canvases)
                 return [asked[job]]
@@ -176,74 +271,68 @@ class DiffusionLM(TemplateLM):
             # costs rows.
             return [self._score_job(canvases[place], greedy=len(choices) == 1)]
 
-        def finish(answers: Sequence[Answer], record: Record) -> tuple[float, bool]:
-            score = _score(answers[0])
-            if isinstance(answers[0].value, Scores):
-                score = answers[0].value.choices[record.details["choice"]]
-                record.rows, record.seconds = (
-                    score.rows,
-                    record.seconds / len(answers[0].value.choices),
-                )
-            self._note(score, record)
-            return score.logprob, bool(score.greedy)
+        return prepare
 
-        return self._answer(requests, "likelihood", prepare, finish, (float("-inf"), False))
-
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Returns the log-likelihood (nats) of each whole text; a long text is split in windows."""
-
-        def prepare(request: Instance, record: Record) -> list[Job]:
-            key = digest(record.task, record.doc, record.repeat)
-            ids = self.model.encode(request.args[0])
-            head = begin(self.model, [])
-            canvases = windows(
-                [*head, *ids], self.model.max_length, self.options.stride, given=len(head), key=key
+    def _choice_answer(self, answers: Sequence[Answer], record: Record) -> tuple[float, bool]:
+        score = _score(answers[0])
+        if isinstance(answers[0].value, Scores):
+            score = answers[0].value.choices[record.details["choice"]]
+            record.rows, record.seconds = (
+                score.rows,
+                record.seconds / len(answers[0].value.choices),
             )
-            whole = [Prepared(canvas) for canvas in canvases]
-            for window in whole:
-                self._weigh(window, record)
-            return [self._score_job(window, greedy=False) for window in whole]
+        self._note(score, record)
+        return score.logprob, bool(score.greedy)
 
-        def finish(answers: Sequence[Answer], record: Record) -> float:
-            if not answers:
-                raise SampleError("the text is empty: there is nothing to score")
-            score = merge([_score(answer) for answer in answers])
-            self._note(score, record)
-            record.details["text_nats"] = -score.logprob
-            return score.logprob
+    def _text_jobs(self, request: Instance, record: Record) -> list[Job]:
+        """Returns the jobs of a whole text, one per window."""
+        key = digest(record.task, record.doc, record.repeat)
+        ids = self.model.encode(request.args[0])
+        head = begin(self.model, [])
+        canvases = windows(
+            [*head, *ids], self.model.max_length, self.options.stride, given=len(head), key=key
+        )
+        whole = [Prepared(canvas) for canvas in canvases]
+        for window in whole:
+            self._weigh(window, record)
+        return [self._score_job(window, greedy=False) for window in whole]
 
-        return self._answer(requests, "likelihood", prepare, finish, float("-inf"))
+    def _text_answer(self, answers: Sequence[Answer], record: Record) -> float:
+        if not answers:
+            raise SampleError("the text is empty: there is nothing to score")
+        score = merge([_score(answer) for answer in answers])
+        self._note(score, record)
+        record.details["text_nats"] = -score.logprob
+        return score.logprob
 
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Returns the text after each context or in its hole, up to its end or a stop string."""
+    def _fill_jobs(self, request: Instance, record: Record) -> list[Job]:
+        """Returns the job of a generation."""
+        context, arguments = request.args
+        ask = self._decode.ask(arguments, record.task)
+        length = hole_length(self.model, ask.hole, context)
+        plan = self._decode.plan(ask, length)
+        key = digest(record.task, record.doc, request.idx, record.repeat)
+        prepared = hole_canvas(
+            self.model, context, length, ask.hole.suffix, key, self.options.overlong
+        )
+        record.truncated = prepared.truncated
+        record.details = {"until": ask.until, **plan.described}
+        if not plan.draws:  # repeats and equal prompts share one answer
+            return [FillJob(replace(prepared.canvas, key=""), plan.job, 0)]
+        return [FillJob(prepared.canvas, plan.job, self.options.seed)]
 
-        def prepare(request: Instance, record: Record) -> list[Job]:
-            context, arguments = request.args
-            ask = self._decode.ask(arguments, record.task)
-            length = hole_length(self.model, ask.hole, context)
-            plan = self._decode.plan(ask, length)
-            key = digest(record.task, record.doc, request.idx, record.repeat)
-            prepared = hole_canvas(
-                self.model, context, length, ask.hole.suffix, key, self.options.overlong
-            )
-            record.truncated = prepared.truncated
-            record.details = {"until": ask.until, **plan.described}
-            if not plan.draws:  # repeats and equal prompts share one answer
-                return [FillJob(replace(prepared.canvas, key=""), plan.job, 0)]
-            return [FillJob(prepared.canvas, plan.job, self.options.seed)]
-
-        def finish(answers: Sequence[Answer], record: Record) -> str:
-            filling = _filling(answers[0])
-            written = visible(filling.tokens, self.model.eos_ids)
-            record.tokens = len(written)
-            record.details |= {
-                "steps_taken": filling.steps,
-                "exit": filling.exit,
-                "gen_length": len(filling.tokens),
-            }
-            return cut_at(self.model.decode(written), record.details["until"])
-
-        return self._answer(requests, "generation", prepare, finish, "")
+    def _fill_answer(self, answers: Sequence[Answer], record: Record) -> str:
+        filling = _filling(answers[0])
+        written = visible(filling.tokens, self.model.eos_ids)
+        record.tokens = len(written)
+        record.details |= {
+            "steps_taken": filling.steps,
+            "exit": filling.exit,
+            "gen_length": len(filling.tokens),
+        }
+        if self._texts is not None:
+            record.details["trajectory"] = trajectory(filling, self._texts)
+        return cut_at(self.model.decode(written), record.details["until"])
 
     def _ends_early(self, task: str) -> bool:
         """Returns whether sampling for `task` stops once the best choice is clear."""
@@ -271,40 +360,77 @@ class DiffusionLM(TemplateLM):
         alone = self.options.estimator.without_question()
         return ScoreJob(prepared.canvas, alone, self.options.seed, greedy)
 
-    def _answer(
-        self,
-        requests: Sequence[Instance],
-        kind: str,
-        prepare: Callable[[Instance, Record], list[Job]],
-        finish: Callable[[Sequence[Answer], Record], Any],
-        blank: Any,
-    ) -> list[Any]:
-        """Runs the jobs of requests and returns lm-eval's answers.
+    def _answer(self, kind: str, requests: Sequence[Instance]) -> list[Any]:
+        """Returns lm-eval's answers to requests, after adding the jobs of those not yet prepared.
 
-        A request that fails gets `blank`, and its record has the reason. A request of another shard
-        gets `blank` and no record.
+        A request that fails gets the kind's blank, and its record has the reason. A request of
+        another shard gets the blank and no record.
         """
-        ours = [self._is_ours(request) for request in requests]
-        own = [request for request, is_ours in zip(requests, ours, strict=True) if is_ours]
-        records = list(records_of(own, kind))
-        batches = list(self._prepared(own, records, prepare))
-        jobs = [job for batch in batches for job in batch]
-        with Progress(kind, len(set(jobs)), self.options.quiet, self.pool.busy) as progress:
-            found = answer_jobs(self.pool.run, jobs, self.fingerprint, self.journal, progress)
-        self._keep_failed(jobs, found)
-        answers = iter(found)
-        results = []
-        for batch, record in zip(batches, records, strict=True):
-            parts = [next(answers) for _ in batch]
-            record.rows, record.seconds = sum(a.rows for a in parts), sum(a.seconds for a in parts)
-            try:
-                results.append(blank if record.error else finish(parts, record))
-            except Exception as error:
-                record.error = _reason(error)
-                results.append(blank)
-        self.records.extend(records)
-        finished = iter(results)
-        return [next(finished) if is_ours else blank for is_ours in ours]
+        try:
+            if self._answering is None:
+                self._answering = self._new_answering(background=False)
+            fresh = [request for request in requests if id(request) not in self._prepared]
+            self._prepare(kind, fresh)
+            asked = [self._prepared[id(request)].popleft() for request in requests]
+            found = iter(self._answering.answers(key for one in asked for key in one.keys))
+            results = [self._answered(kind, one, [next(found) for _ in one.keys]) for one in asked]
+            self.records.extend(one.record for one in asked if one.record is not None)
+            self._prepared = {key: left for key, left in self._prepared.items() if left}
+            if not self._prepared:
+                self._answering.finish()
+                self._answering = None
+        except BaseException:
+            self.stop()
+            raise
+        self._progress.pop(kind).close()
+        return results
+
+    def _answered(self, kind: str, asked: _Asked, parts: Sequence[Answer]) -> Any:
+        """Returns lm-eval's answer to a request from those to its jobs."""
+        record = asked.record
+        if record is None:
+            return self._kinds[kind].blank
+        # The journal does not store errors.
+        self.failed |= {
+            key: part for key, part in zip(asked.keys, parts, strict=True) if part.error is not None
+        }
+        record.rows, record.seconds = sum(a.rows for a in parts), sum(a.seconds for a in parts)
+        try:
+            if not record.error:
+                return self._kinds[kind].finish(parts, record)
+        except Exception as error:
+            record.error = _reason(error)
+        return self._kinds[kind].blank
+
+    def _new_answering(self, background: bool) -> Answering:
+        return Answering(self.pool.run, self.fingerprint, self.journal, background)
+
+    def _prepare(self, kind: str, requests: Sequence[Instance]) -> None:
+        """Adds the jobs of requests to those that are answered, `TOGETHER` requests at a time."""
+        assert self._answering is not None
+        if kind not in self._progress:
+            title = self._kinds[kind].title
+            self._progress[kind] = Progress(title, 0, self.options.quiet, self.pool.busy)
+        ours = []
+        for request in requests:
+            if self._is_ours(request):
+                ours.append(request)
+            else:
+                self._prepared.setdefault(id(request), deque()).append(_Asked(request))
+        prepare = self._kinds[kind].jobs(ours)
+        records = records_of(ours, self._kinds[kind].title)
+        for first in range(0, len(ours), TOGETHER):
+            near = ours[first : first + TOGETHER]
+            read_ahead(self.model, [text for request in near for text in texts_of(request)])
+            found = [
+                (request, record, prepared_jobs(prepare, request, record))
+                for request, record in zip(near, records, strict=False)
+            ]
+            jobs = [job for *_, own in found for job in own]
+            keys = iter(self._answering.add(jobs, self._progress[kind]))
+            for request, record, own in found:
+                asked = _Asked(request, record, tuple(next(keys) for _ in own))
+                self._prepared.setdefault(id(request), deque()).append(asked)
 
     def _is_ours(self, request: Instance) -> bool:
         """Returns whether a request's document belongs to this run's shard."""
@@ -312,32 +438,6 @@ class DiffusionLM(TemplateLM):
         return shard is None or shard.has(
             task, document_number(task, request.doc_id, self.options.chosen)
         )
-
-    def _prepared(
-        self,
-        requests: Sequence[Instance],
-        records: Sequence[Record],
-        prepare: Callable[[Instance, Record], list[Job]],
-    ) -> Iterator[list[Job]]:
-        """Yields the jobs of each request; none if it fails, and its record has the reason."""
-        for number, (request, record) in enumerate(zip(requests, records, strict=True)):
-            if number % TOGETHER == 0:
-                near = requests[number : number + TOGETHER]
-                read_ahead(self.model, [text for one in near for text in texts_of(one)])
-            try:
-                if isinstance(request.args[0], UnbuiltPrompt):
-                    raise SampleError(request.args[0])
-                jobs = prepare(request, record)
-            except Exception as error:
-                record.error = _reason(error)
-                jobs = []
-            yield jobs
-
-    def _keep_failed(self, jobs: Sequence[Job], answers: Sequence[Answer]) -> None:
-        """Keeps answers that are errors, which the journal does not store."""
-        for job, answer in zip(jobs, answers, strict=True):
-            if answer.error is not None:
-                self.failed[journal_key(self.fingerprint, job)] = answer
 
 
 def chosen_template(model: Denoiser, asked: bool | str) -> str | None:
@@ -397,6 +497,17 @@ def texts_of(request: Instance) -> list[str]:
     return list(pair_texts(texts[0], texts[1])) if len(texts) == 2 else texts
 
 
+def prepared_jobs(prepare: Prepare, request: Instance, record: Record) -> list[Job]:
+    """Returns the jobs of a request; none if it fails, and its record has the reason."""
+    try:
+        if isinstance(request.args[0], UnbuiltPrompt):
+            raise SampleError(request.args[0])
+        return prepare(request, record)
+    except Exception as error:
+        record.error = _reason(error)
+        return []
+
+
 def _reason(error: Exception) -> str:
     """Returns why a request failed. `error` can be any exception, since a tokenizer may raise any.
 
@@ -409,11 +520,6 @@ def _reason(error: Exception) -> str:
         raise error
     log.warning("a sample failed", exc_info=error)
     return one_line(f"{type(error).__name__}: {error}")
-
-
-def _question_of(request: Instance) -> tuple[Any, ...]:
-    """Returns the identity and number of a document, since a task may have a document twice."""
-    return request.task_name, request.doc_id, doc_key(request.doc or request.args)
 
 
 def _score(answer: Answer) -> Score:

@@ -1,6 +1,7 @@
 """All changes to lm-eval 0.4.13 and to the libraries that its tasks call.
 
-No other module changes them.
+No other module changes them, except workers/texts.py (`calling`), which changes modules of lm-eval's
+models during a call, also in workers.
 
 Each docstring describes the upstream behaviour that the change fixes. Changes of modules and
 classes are context managers; outside them lm-eval is unchanged. Changes of a task or model object
@@ -9,9 +10,9 @@ change. Functions import lm-eval only when they run, since the command line impo
 
     import of dlm_eval   register_models
     while tasks load     loading (which lists its changes); then keep_documents and judge_in_sandbox
-    before a run         guard_task, judge_programs_ahead, before_filters; of lm-eval's models prefix_only,
+    before a run         guard_task, judge_programs_ahead, before_filters; of lm-eval's models
                          bounded_chat_template
-    during a run         evaluating (which lists its changes); around the evaluator metrics_apart
+    during a run         evaluating (which lists its changes); around the evaluator metrics_apart, requests_passed_on
     after the answers    rendered_once, public_command_line, failed_pushes
 """
 
@@ -422,6 +423,29 @@ def judge_programs_ahead(name: str, task: Any) -> None:
     task.apply_filters = apply_filters
 
 
+@contextmanager
+def requests_passed_on(
+    tasks: Sequence[Any], ahead: Callable[[Sequence[Any]], None]
+) -> Iterator[None]:
+    """Calls `ahead` with the requests of each task as soon as they are built.
+
+    Upstream: `evaluator.evaluate` builds the requests of all tasks before it calls the model.
+    """
+
+    def passing(task: Any, build: Callable[..., None]) -> Callable[..., None]:
+        def build_all_requests(**options: Any) -> None:
+            build(**options)
+            ahead(task.instances)
+
+        return build_all_requests
+
+    with ExitStack() as stack:
+        for task in tasks:
+            passed = passing(task, task.build_all_requests)
+            stack.enter_context(replaced(task, "build_all_requests", passed))
+        yield
+
+
 def before_filters(tasks: Sequence[Any], answered: Callable[[], None]) -> None:
     """Calls `answered` once, after all requests are answered and before the first filter.
 
@@ -438,19 +462,6 @@ def before_filters(tasks: Sequence[Any], answered: Callable[[], None]) -> None:
 
     for task in tasks:
         task.apply_filters = after(task.apply_filters)
-
-
-def prefix_only(lm: Any, plain: Callable[[Any, Any], Any]) -> None:
-    """Makes one of lm-eval's models accept requests of our tasks. `plain(lm, request)` returns a
-    request without our keys.
-
-    Upstream: `HFLM.generate_until` passes every generation argument to `transformers`, which
-    rejects `hole` and `decode_*`.
-    """
-    generate = lm.generate_until
-    lm.generate_until = lambda requests: list(
-        generate([plain(lm, request) for request in requests])
-    )
 
 
 def bounded_chat_template(lm: Any, name: str) -> None:
@@ -563,16 +574,15 @@ def quiet_evaluator() -> Iterator[None]:
     import lm_eval.loggers.utils as logger_utils
     import tqdm
 
-    class Silent(tqdm.tqdm):  # type: ignore[type-arg]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
+    from dlm_eval.workers.texts import silent_bar
 
+    silent = silent_bar(tqdm.tqdm)
     output = functools.partial(subprocess.check_output, stderr=subprocess.DEVNULL)
     git = SimpleNamespace(check_output=output, CalledProcessError=subprocess.CalledProcessError)
     with (
         replaced(logger_utils, "subprocess", git),
-        replaced(task, "tqdm", Silent),
-        replaced(tqdm, "tqdm", Silent),  # the bootstrap imports it when it runs
+        replaced(task, "tqdm", silent),
+        replaced(tqdm, "tqdm", silent),  # the bootstrap imports it when it runs
         replaced(metrics, "print", lambda *args, **kwargs: None),
     ):
         yield

@@ -1,51 +1,40 @@
-"""Opens `--model`: one of our denoisers, a packaged baseline, or any model of lm-eval.
-
-lm-eval's models cannot use the text after a hole. On an infilling task they get only the prefix and
-the hole's number of tokens, as the baselines in the papers did.
-"""
+"""Opens `--model`: one of our denoisers, a packaged baseline, or any model of lm-eval."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lm_eval.api.instance import Instance
-from lm_eval.api.registry import get_model
+from lm_eval.api.model import LM
 
 from dlm_eval import models
 from dlm_eval.budget import DeviceProfile, make_engine
 from dlm_eval.engine import Cost
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.harness.decode_config import DecodeOptions, is_our_argument, user_layer
+from dlm_eval.harness.baseline import Baseline, TextLM, TextOptions
+from dlm_eval.harness.decode_config import DecodeOptions, user_layer
 from dlm_eval.harness.lm import DiffusionLM, Options, chosen_template
-from dlm_eval.harness.lm_eval_patches import bounded_chat_template, prefix_only
-from dlm_eval.harness.requests import HOLE, hole_length
-from dlm_eval.harness.requirements import missing_package
+from dlm_eval.harness.recorded import NAME as RECORDED
+from dlm_eval.harness.recorded import RecordedLM, RecordedOptions
 from dlm_eval.harness.results import Record
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.journal import Journal
-from dlm_eval.models import (
-    baselines,
-    check_supported,
-    checkpoints,
-    known_families,
-    option_names,
-    packaged_asset,
-)
+from dlm_eval.models import baselines, check_supported, checkpoints, known_families, option_names
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.redaction import redact, redact_text
+from dlm_eval.redaction import redact
 from dlm_eval.rng import digest
 from dlm_eval.signals import last_duty
 from dlm_eval.workers import InProcess, JournalOnly, Pool
-from dlm_eval.workers.devices import single_device, worker_devices
+from dlm_eval.workers.devices import Device, single_device, worker_devices
 from dlm_eval.workers.driver import start_workers
 from dlm_eval.workers.messages import WorkerConfig
+from dlm_eval.workers.texts import TextInProcess, TextModel, batch_rows
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +55,12 @@ class Loaded:
         name: the model's name in result folders and tables.
         facts: the model's identity in results.
         close: stores the device profile for the next run and ends the workers.
-        lm: lm-eval's LM; None for our denoisers until `under` makes the LM of a run.
+        lm: lm-eval's LM. `under` makes that of a run. Before that it is None for our denoisers.
         model: the denoiser; None for lm-eval's own models.
-        pool: runs the denoiser.
-        journal: stores the denoiser's answers.
+        pool: runs the model.
+        journal: stores the model's answers.
         spent: cost of the shards, if this run merges them.
+        baseline: the description of lm-eval's own model; None for our denoisers.
     """
 
     name: str
@@ -81,6 +71,7 @@ class Loaded:
     pool: Pool | None = None
     journal: Journal | None = None
     spent: Spent = Spent()
+    baseline: Baseline | None = None
 
     @property
     def ours(self) -> bool:
@@ -89,8 +80,8 @@ class Loaded:
 
     @property
     def records(self) -> list[Record]:
-        """The records of the requests; only our denoisers have them."""
-        return list(self.lm.records) if self.ours else []
+        """The records of the run's requests."""
+        return list(self.lm.records)
 
     def under(self, settings: RunSettings, by_order: frozenset[str] = frozenset()) -> Loaded:
         """Returns the model for one run. It shares weights, devices and journal, but has its own
@@ -99,8 +90,13 @@ class Loaded:
         Args:
             by_order: tasks whose scores depend only on the order of choices.
         """
-        if self.model is None or self.pool is None:
+        if self.pool is None:  # recorded answers
             return self
+        if self.model is None:
+            assert self.baseline is not None
+            rest = TextOptions(settings.noise_seed, settings.quiet, settings.part, settings.chosen)
+            lm = TextLM(self.lm, self.baseline, self.pool, rest, self.journal)
+            return replace(self, lm=lm)
         options = _options(self.model, settings, by_order)
         return replace(self, lm=DiffusionLM(self.model, self.pool, options, self.journal))
 
@@ -118,7 +114,11 @@ def open_model(settings: RunSettings, home: Path | None) -> Iterator[Loaded]:
             stack.callback(journal.close)
             stack.enter_context(last_duty(journal.commit))
         loaded = (
-            _load_ours(settings, journal) if is_ours(settings.model) else _load_baseline(settings)
+            _load_ours(settings, journal)
+            if is_ours(settings.model)
+            else _load_recorded(settings)
+            if settings.model == RECORDED
+            else _load_baseline(settings, journal)
         )
         stack.callback(loaded.close)
         if loaded.pool is not None:
@@ -143,7 +143,7 @@ def _known() -> set[str]:
     import lm_eval.models  # noqa: F401
     from lm_eval.api.registry import model_registry
 
-    return {*known_families(), *checkpoints(), *baselines(), *model_registry.keys()}
+    return {*known_families(), *checkpoints(), *baselines(), *model_registry.keys(), RECORDED}
 
 
 def is_ours(name: str) -> bool:
@@ -175,7 +175,9 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
     def close() -> None:
         profile = earlier.and_then(pool.profile())
         if journal is not None and profile != earlier:
-            journal.note(note, profile.plain())
+            names = sorted({str(device["name"]) for device in pool.devices()})
+            described = {"model": digest(facts), "devices": names}
+            journal.note(note, {**profile.plain(), **described})
         pool.close()
 
     return Loaded(name, facts, close, None, model, pool, journal)
@@ -194,6 +196,7 @@ def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -
         by_order=by_order,
         shard=settings.part,
         chosen=settings.chosen,
+        trajectories=settings.log_trajectories,
     )
 
 
@@ -235,78 +238,60 @@ def _model_and_pool(
     return model, InProcess(make_engine(model, batch_size, profile, most)), profile, note
 
 
-def _load_baseline(settings: RunSettings) -> Loaded:
-    """Returns lm-eval's model, adapted to the requests of our tasks."""
-    name, arguments = settings.model, dict(settings.model_args)
-    if (
-        settings.score_only
-        or settings.engine != "local"
-        or worker_devices(settings.devices, "local")
-    ):
-        raise UserError(
-            f"model '{name}' is lm-eval's own: it runs on one device (--device) and keeps no"
-            " journal, without --score_only, --engine and several --devices"
-        )
-    device = settings.device or single_device(settings.devices).get("device") or _default_device()
-    if name in baselines():
-        arguments = {
-            "pretrained": str(packaged_asset(name)),
-            **baselines()[name]["options"],
-            **arguments,
-        }
-        name = "hf"
-    extra = {
-        "batch_size": settings.batch_size or 1,
-        "max_batch_size": settings.max_batch_size,
-        "device": device,
+def _load_recorded(settings: RunSettings) -> Loaded:
+    """Returns a file of answers in place of a model."""
+    options = RecordedOptions.of(settings.model_args)
+    lm = RecordedLM(options, settings.chosen)
+    facts = {
+        "family": RECORDED,
+        "checkpoint": options.called,
+        "answers": lm.fingerprint,
+        "match": options.match,
+        "text": options.text,
+        "counts": lm.counts,  # complete when the run is
     }
-    try:
-        extra = {key: value for key, value in extra.items() if key not in arguments}
-        lm = get_model(name).create_from_arg_obj(dict(arguments), extra)
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        if needed := missing_package(error):
-            raise UserError(f"--model '{name}' {needed}") from error
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(
-            f"--model '{name}' cannot be made with {arguments}: {type(error).__name__}: {reason}"
-        ) from error
-    prefix_only(lm, _plain)
-    bounded_chat_template(lm, _folder_name(str(arguments.get("pretrained") or name)))
-    checkpoint = redact_text(
-        _folder_name(str(arguments.get("pretrained") or arguments.get("model") or settings.model))
+    return Loaded(options.called, facts, lm=lm)
+
+
+def _load_baseline(settings: RunSettings, journal: Journal | None) -> Loaded:
+    """Returns lm-eval's model with its pool."""
+    devices = (
+        []
+        if settings.score_only
+        else worker_devices(settings.devices, settings.engine, settings.ray_address)
     )
-    shown = redact({key: value for key, value in arguments.items() if key != "pretrained"})
-    return Loaded(checkpoint, {"family": name, "checkpoint": checkpoint, **shown}, lm=lm)
+    lm: LM
+    pool: Pool
+    if devices or settings.score_only:
+        baseline = Baseline.of(settings, settings.device)
+        lm, pool = baseline.load_without_weights(), JournalOnly()
+        if devices:
+            pool = _text_workers(baseline, settings, devices)
+    else:
+        place = single_device(settings.devices)
+        baseline = Baseline.of(settings, settings.device or place.get("device"))
+        lm = baseline.load()
+        pool = TextInProcess(TextModel(lm, batch_rows(settings.batch_size)))
+    if journal is not None:
+        journal.note(f"model:{baseline.fingerprint}", baseline.checkpoint)
+    return Loaded(
+        baseline.checkpoint,
+        baseline.facts,
+        pool.close,
+        lm,
+        pool=pool,
+        journal=journal,
+        baseline=baseline,
+    )
 
 
-def _folder_name(source: str) -> str:
-    return Path(source).name if os.path.exists(source) else source
-
-
-def _default_device() -> str:
-    import torch
-
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
-
-
-def _plain(lm: Any, request: Instance) -> Instance:
-    """Returns the request with the hole's length translated and our other keys removed."""
-    context, arguments = request.args
-    if not any(is_our_argument(key) for key in arguments):
-        return request
-    kept = {key: value for key, value in arguments.items() if not is_our_argument(key)}
-    if (hole := arguments.get(HOLE)) is not None:
-        kept["max_gen_toks"] = hole_length(_Tokens(lm), replace(hole, suffix=""), context)  # type: ignore[arg-type]
-    return replace(request, arguments=(context, kept))
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """The part of a Denoiser's interface that `hole_length` uses."""
-
-    lm: Any
-    needs_bos: bool = False
-    bos_id: int | None = None
-
-    def encode(self, text: str) -> list[int]:
-        return list(self.lm.tok_encode(text, add_special_tokens=False))
+def _text_workers(baseline: Baseline, settings: RunSettings, devices: Sequence[Device]) -> Pool:
+    config = WorkerConfig(
+        baseline.name,
+        baseline.arguments,
+        settings.batch_size or 1,
+        verbosity=settings.verbosity or "WARNING",
+        most_rows=settings.max_batch_size,
+        texts=True,
+    )
+    return start_workers(config, devices, settings.engine, settings.ray_address)

@@ -215,7 +215,11 @@ def _public_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Record:
-    """Cost and outcome of one request. `cost` in results is the sum of all records."""
+    """Cost and outcome of one request. `cost` in results is the sum of all records.
+
+    `rows` is None for lm-eval's own models, whose forward passes are not known. A document with a
+    skipped request is not scored, and is no error.
+    """
 
     task: str
     doc_id: int | None
@@ -223,30 +227,43 @@ class Record:
     repeat: int
     doc: str
     kind: str
-    rows: int = 0
+    rows: int | None = 0
     tokens: int = 0
     seconds: float = 0.0
     score: Score | None = None
     budget: int = 0
     truncated: int = 0
     error: str | None = None
+    skipped: bool = False
     details: dict[str, Any] = field(default_factory=dict)
 
 
 def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
     """Yields a new record per request. lm-eval lists a repeated request several times."""
     seen: Counter[int] = Counter()
+    key_of = document_keys()
     for request in requests:
         repeat = seen[id(request)]
         seen[id(request)] += 1
         yield Record(
-            request.task_name or "",
-            request.doc_id,
-            request.idx,
-            repeat,
-            doc_key(request.doc or request.args),
-            kind,
+            request.task_name or "", request.doc_id, request.idx, repeat, key_of(request), kind
         )
+
+
+def document_keys() -> Callable[[Instance], str]:
+    """Returns a function that returns the identity of a request's document, found once for all
+    requests of the document.
+    """
+    known: dict[int, tuple[Any, str]] = {}  # id -> document, which keeps the id its own
+
+    def key_of(request: Instance) -> str:
+        if not request.doc:
+            return doc_key(request.args)
+        if id(request.doc) not in known:
+            known[id(request.doc)] = request.doc, doc_key(request.doc)
+        return known[id(request.doc)][1]
+
+    return key_of
 
 
 def doc_key(doc: Any) -> str:
@@ -265,6 +282,7 @@ def attach_costs(
     records: Sequence[Record],
     reason: Callable[[str, Any], str | None],
     chosen: Mapping[str, Sequence[int]],
+    trajectories: bool = False,
 ) -> None:
     """Adds forwards, rows, tokens, seconds, logprob_stderr (and error) to every logged sample.
 
@@ -273,6 +291,7 @@ def attach_costs(
         reason: (task, document) -> why the document has no metric, or None.
         chosen: task -> the documents of --samples, ascending. Numbers in requests count only these;
             numbers in logged samples count all documents.
+        trajectories: whether samples of generation tasks get `trajectory`, one for each answer.
     """
     by_document: dict[tuple[str, int | None], list[Record]] = {}
     for record in records:
@@ -284,20 +303,32 @@ def attach_costs(
                 by_document.get((task, sample["doc_id"]), []), key=lambda r: (r.idx, r.repeat)
             )
             if own:
-                sample["forwards"] = sample["rows"] = sum(r.rows for r in own)
-                sample["tokens"] = sum(r.tokens for r in own)
-                sample["seconds"] = round(sum(r.seconds for r in own), 6)
-                sample["truncated"] = sum(r.truncated for r in own)
-                if own[0].kind == "likelihood":
-                    sample |= likelihood_columns([r.score for r in own])
-                    if own[0].tokens and "text_nats" in own[0].details:  # a whole text
-                        sample["nats_per_token"] = own[0].details["text_nats"] / own[0].tokens
-                else:
-                    sample["exit"] = [r.details.get("exit") for r in own]
-                    sample["steps"] = [r.details.get("steps_taken") for r in own]
+                sample |= _cost_columns(own)
+                if trajectories and own[0].kind != "likelihood":
+                    sample["trajectory"] = [r.details.get("trajectory") for r in own]
+            if any(record.skipped for record in own):
+                sample["skipped"] = True
             error = reason(task, sample["doc"])
             if error is not None:
                 sample["error"] = error
+
+
+def _cost_columns(own: Sequence[Record]) -> dict[str, Any]:
+    """Returns a sample's columns from the records of its requests."""
+    spent = {"tokens": sum(r.tokens for r in own), "seconds": round(sum(r.seconds for r in own), 6)}
+    if own[0].rows is None:
+        return spent
+    rows = sum(r.rows or 0 for r in own)
+    cut = sum(r.truncated for r in own)
+    found: dict[str, Any] = {"forwards": rows, "rows": rows, **spent, "truncated": cut}
+    if own[0].kind == "likelihood":
+        found |= likelihood_columns([r.score for r in own])
+        if own[0].tokens and "text_nats" in own[0].details:  # a whole text
+            found["nats_per_token"] = own[0].details["text_nats"] / own[0].tokens
+    else:
+        found["exit"] = [r.details.get("exit") for r in own]
+        found["steps"] = [r.details.get("steps_taken") for r in own]
+    return found
 
 
 def likelihood_columns(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
@@ -334,10 +365,16 @@ def cost_block(
         cost = tasks.setdefault(record.task, {"samples": set(), **counts})
         cost["samples"].add(record.doc_id)
         cost["requests"] += 1
-        cost["forwards"] += record.rows
-        cost["rows"] += record.rows
         cost["tokens"] += record.tokens
         cost["seconds"] += record.seconds
+        if record.skipped:
+            cost["skipped"] = cost.get("skipped", 0) + 1
+        if record.rows is None:
+            for name in ("forwards", "rows", "truncated"):
+                cost.pop(name, None)
+            continue
+        cost["forwards"] += record.rows
+        cost["rows"] += record.rows
         cost["truncated"] += record.truncated > 0
         if record.budget:
             cost["budget_forwards"] = cost.get("budget_forwards", 0) + record.budget

@@ -6,6 +6,7 @@ names, data, options and the output directory are found before the weights are l
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -63,7 +64,7 @@ class Finished:
 
 def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, Any]:
     """Runs an evaluation; returns lm-eval's results, with our block under 'dlm_eval' and samples
-    under 'samples'.
+    under 'samples'. With `dry_run`, nothing is run, and the plan is returned (`Plan.plain`).
 
     Args:
         model: family, named checkpoint, lm-eval model, or a denoiser (from `load_model`, `wrap` or
@@ -80,14 +81,22 @@ def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, An
             "shard is for the command line (`dlm-eval run --shard`, then `dlm-eval merge`)"
         )
     if isinstance(model, str):
-        return run(run_settings({"model": model, "tasks": tasks, **settings})).results
+        return _evaluated(run_settings({"model": model, "tasks": tasks, **settings}))
     if elsewhere := sorted({"model_args", "device", "devices", "engine"} & settings.keys()):
         raise UserError(
             f"{elsewhere[0]} is not possible with a model object, which runs in this process as it "
             "is"
         )
     with given(model) as name:
-        return run(run_settings({"model": name, "tasks": tasks, **settings})).results
+        return _evaluated(run_settings({"model": name, "tasks": tasks, **settings}))
+
+
+def _evaluated(settings: RunSettings) -> dict[str, Any]:
+    if settings.dry_run:
+        from dlm_eval.harness.dry_run import dry_run
+
+        return dry_run(settings).plain()
+    return run(settings).results
 
 
 # A function that is called with the model and the tasks after all answers and before the filters.
@@ -118,10 +127,15 @@ def _run(
 ) -> Finished:
     start = time.perf_counter()
     check_settings(settings)
-    home = output_directory(settings.output_path) if settings.output_path else None
+    home = (
+        output_directory(settings.output_path)
+        if settings.output_path and not settings.dry_run
+        else None
+    )
     tasks = confirm_unsafe(tasks_of(settings), settings, ask)
     check_tasks(tasks, settings)
-    start_sandbox(tasks, settings)
+    if not settings.dry_run:
+        start_sandbox(tasks, settings)
     results: dict[str, Any] = {}
     unkept: list[str] = []
     try:
@@ -176,7 +190,7 @@ def _evaluate(
     results = _answers_and_scores(loaded, tasks, settings, errors)
     device = (
         loaded.pool.cost() - before + loaded.spent.device
-        if loaded.pool is not None and before is not None
+        if loaded.ours and loaded.pool is not None and before is not None
         else None
     )
     make_plain(results)
@@ -187,7 +201,9 @@ def _evaluate(
     }
     results["configs"] = jsonable_config(results["configs"])
     with errors.adding("costs of the samples"):
-        attach_costs(results, loaded.records, errors.reason, settings.chosen)
+        attach_costs(
+            results, loaded.records, errors.reason, settings.chosen, settings.log_trajectories
+        )
     seconds = time.perf_counter() - start + loaded.spent.wall_seconds
     results["dlm_eval"] = run_metadata(
         results, loaded, tasks, settings, errors, running, device, seconds
@@ -210,7 +226,13 @@ def _answers_and_scores(
         RunError: it failed before all requests were answered.
     """
     try:
-        with patches.metrics_apart(errors):
+        with ExitStack() as stack:
+            stack.enter_context(patches.metrics_apart(errors))
+            if loaded.ours:
+                stack.callback(loaded.lm.stop)
+                if streams():
+                    each = list(tasks["tasks"].values())
+                    stack.enter_context(patches.requests_passed_on(each, loaded.lm.ahead))
             outcome = simple_evaluate(
                 model=loaded.lm,
                 tasks=list(tasks["tasks"]),
@@ -230,6 +252,18 @@ def _answers_and_scores(
             raise
         outcome = unscored(tasks["tasks"], settings.chosen)
     return dict(outcome)
+
+
+def streams() -> bool:
+    """Returns whether a task's requests are answered while those of the next tasks are built.
+
+    Raises:
+        UserError: the variable has another value.
+    """
+    text = os.environ.get("DLM_EVAL_STREAM", "")
+    if text not in ("", "0", "1"):
+        raise UserError(f"DLM_EVAL_STREAM '{text}' is not allowed; it must be 0 or 1")
+    return text != "0"
 
 
 def _answered(tasks: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ import torch
 
 import dlm_eval
 from dlm_eval.engine import Cost
+from dlm_eval.harness.baseline import REMOTE
 from dlm_eval.harness.code_tasks import Way, sandbox_entries
 from dlm_eval.harness.identity import asked_with, digests, note_settings, warn_of_missing
 from dlm_eval.harness.metric_errors import metric_errors
@@ -69,7 +70,7 @@ def run_metadata(
         },
         "cost": cost_block(records, errors, device, seconds),
         "environment": environment(
-            str(getattr(loaded.lm, "device", None) or settings.device or "cpu"),
+            str(loaded.lm.device or settings.device or "cpu"),
             loaded.pool.devices() if loaded.pool is not None else (),
         ),
     }
@@ -142,10 +143,16 @@ def environment(device: str, devices: Sequence[Mapping[str, Any]] = ()) -> dict[
     """Returns versions, devices and machine, for the results.
 
     Args:
-        device: device of the model if there is no pool (a baseline of lm-eval).
+        device: device of the model if the pool has none: one of lm-eval's own models in this
+            process, or a remote one.
         devices: facts about each device of the pool.
     """
-    gpus = sorted({str(facts["name"]) for facts in devices if "cuda" in str(facts["device"])})
+    remote = device == REMOTE and not devices
+    gpus = (
+        [REMOTE]
+        if remote
+        else sorted({str(facts["name"]) for facts in devices if "cuda" in str(facts["device"])})
+    )
     peak = None
     if not devices and "cuda" in device and torch.cuda.is_available():
         gpus, peak = [torch.cuda.get_device_name()], torch.cuda.max_memory_allocated()

@@ -48,9 +48,12 @@ class RunSettings:
         ray_address: address of a Ray cluster; None for $RAY_ADDRESS, else a cluster on this
             machine.
         data_dir: folder of local datasets, which are used before the hub.
+        log_trajectories: log for each answer at which step each token was committed, and its
+            confidence.
         output_path: directory for results, or a name ending in .json; None saves nothing.
         resume: use the answers in the journal of `output_path`.
         score_only: use only the journal's answers: run filters and metrics, but not the model.
+        dry_run: count what the run would do, and run nothing.
         shard: 'I/N': answer only the documents of one of N shards, for `dlm-eval merge`.
         confirm_run_unsafe_code: allow generated code to run in the sandbox.
         unsandboxed: with `confirm_run_unsafe_code`, allow tasks that cannot use the sandbox to run
@@ -87,8 +90,10 @@ class RunSettings:
     include_path: str | Sequence[str] | None = None
     output_path: str | None = None
     log_samples: bool = True
+    log_trajectories: bool = False
     resume: bool = True
     score_only: bool = False
+    dry_run: bool = False
     shard: str | None = None
     stride: int | None = None
     overlong: Literal["truncate", "error"] = "truncate"
@@ -155,12 +160,18 @@ class RunSettings:
             raise UserError(
                 "--score_only needs the journal of --output_path; give it, without --no_resume"
             )
+        if self.dry_run and self.score_only:
+            raise UserError("--dry_run and --score_only exclude each other; both run no model")
         if self.part is not None and (
             not self.resume or self.output_path is None or self.score_only
         ):
             raise UserError(
                 "--shard needs the journal of --output_path; give it, without --no_resume and "
                 "--score_only"
+            )
+        if self.log_trajectories and not self.log_samples:
+            raise UserError(
+                "--log_trajectories writes to the samples files; leave out --no_log_samples"
             )
         if self.limit is not None and self.samples:
             raise UserError("--limit and --samples exclude each other; give one")

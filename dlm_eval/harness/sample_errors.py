@@ -229,14 +229,18 @@ class SampleErrors:
     ) -> Callable[..., Any]:
         """Wraps `process_results`: a document that cannot be scored has no metrics."""
         known: dict[str, str] | None = None
+        skipped: set[str] = set()
         partly: set[str] = set()
 
         def process_results(doc: Any, results: Any) -> dict[str, Any]:
-            nonlocal known
+            nonlocal known, skipped
             if known is None:
+                skipped = {r.doc for r in records() if r.task == name and r.skipped}
                 known = {r.doc: r.error for r in records() if r.task == name and r.error}
             self._scored.add(name)
             key = doc_key(doc)
+            if key in skipped:
+                return {}
             reason = known.get(key) or self.errors.get((name, key))
             metrics: dict[str, Any] = {}
             if reason is None or key in partly:

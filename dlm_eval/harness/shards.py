@@ -52,7 +52,7 @@ WHOLE = ("model", "configuration", "fingerprint", "scoring")  # digests over man
 # Settings that may differ between shards: those of the machine, and those that only a merge uses.
 FREE = (
     "shard", "device", "devices", "engine", "ray_address", "batch_size", "max_batch_size", "model_args", "output_path",
-    "data_dir", "include_path", "resume", "score_only", "log_samples", "confirm_run_unsafe_code", "unsandboxed",
+    "data_dir", "include_path", "resume", "score_only", "dry_run", "log_samples", "log_trajectories", "confirm_run_unsafe_code", "unsandboxed",
     "sandbox", "hf_hub_log_args", "verbosity",
 )  # fmt: skip
 # Settings of a shard or its machine that a merge does not use.
@@ -305,7 +305,7 @@ class FromShards(JournalOnly):
         self._failed = {key: answer for stored in shards for key, answer in stored.failed.items()}
         self._devices = [dict(facts) for stored in shards for facts in stored.devices]
 
-    def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
+    def run(self, jobs: Iterable[Job], done: Done, keep: Keep = keep_none) -> None:
         for index, job in enumerate(jobs):
             done(
                 index,

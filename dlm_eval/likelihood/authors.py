@@ -113,6 +113,9 @@ class DiffuLLaMA(Planned, name="diffullama"):
         "mean", help="'mean' (the code) or '1/t' (the paper)"
     )
 
+    def budget(self, n: int) -> int:
+        return min(self.steps, (1 << min(n, 20)) - 1)
+
     def plan(self, n: int, noise: Noise) -> Plan:
         times = np.arange(self.steps, 0, -1) / self.steps
         hidden = uniforms(noise, "diffullama hidden", len(times), n) < times[:, None]
@@ -173,6 +176,9 @@ class SEDD(Budgeted, name="sedd"):
     """SEDD's score entropy, t stratified over [0.001, 1]; for models with log-scores."""
 
     cost = "max_forwards"
+
+    def budget(self, n: int) -> int:
+        return self.max_forwards  # each pattern has its own time
 
     def check_model(self, model: Denoiser) -> None:
         super().check_model(model)

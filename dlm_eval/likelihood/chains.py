@@ -58,10 +58,17 @@ class Orders(Budgeted, Guided):
 
     def all_orders(self, n: int) -> bool:
         """Returns whether the orders cost at least as much as all mask patterns."""
-        budget = self.order_count(n) * (n - 1) + 1
+        budget = self._cost(n)
         return enumerable(
             n, budget if self.permutations is not None else max(budget, self.max_forwards)
         )
+
+    def budget(self, n: int) -> int:
+        return (1 << n) - 1 if n < 2 or self.all_orders(n) else self._cost(n)
+
+    def _cost(self, n: int) -> int:
+        """Returns the forwards of the orders, of which the first one is common to all."""
+        return self.order_count(n) * (n - 1) + 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,9 @@ class Duel(Guided, name="duel"):
     policy: Policy = option("confidence", help="order in which tokens are revealed")
     tokens_per_step: int = option(1, least=1, help="tokens that are revealed per forward")
 
+    def budget(self, n: int) -> int:
+        return -(-n // self.tokens_per_step)
+
     def estimate(self, target: Target, noise: Noise) -> Program[Score]:
         total, _ = yield from reveal(target, self.policy, self.tokens_per_step)
         return self.score(total, EXACT)

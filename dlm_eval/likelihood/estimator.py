@@ -174,7 +174,7 @@ class Estimator:
         return self
 
     def budget(self, n: int) -> int:
-        """Returns the number of forwards for n open tokens without early stopping."""
+        """Returns the maximum number of forwards for n open tokens."""
         return min(MAX_FORWARDS, (1 << min(n, 20)) - 1)
 
     def identity(self) -> dict[str, Any]:

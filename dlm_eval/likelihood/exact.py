@@ -43,6 +43,9 @@ class Exact(Guided, name="exact"):
         "elbo", help="what logprob is: the ELBO, or the likelihood of the random-order sampler"
     )
 
+    def budget(self, n: int) -> int:
+        return (1 << min(n, MAX_EXACT)) - 1
+
     def estimate(self, target: Target, noise: Noise) -> Program[Score]:
         """Returns the ELBO (or the likelihood), with the likelihood as lower and upper bound."""
         plan = all_patterns(target.n)

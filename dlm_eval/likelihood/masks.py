@@ -109,6 +109,9 @@ class LeftToRight(Planned, Guided, name="left_to_right"):
     kind = "exact"
     cost = "n"
 
+    def budget(self, n: int) -> int:
+        return n
+
     def plan(self, n: int, noise: Noise) -> Plan:
         return Plan.fixed(np.arange(n) >= np.arange(n)[:, None], np.eye(n))
 
@@ -119,6 +122,9 @@ class Pseudo(Planned, Guided, name="pseudo"):
 
     kind = "score"
     cost = "n"
+
+    def budget(self, n: int) -> int:
+        return n
 
     def plan(self, n: int, noise: Noise) -> Plan:
         return Plan.fixed(np.eye(n, dtype=bool), np.eye(n))

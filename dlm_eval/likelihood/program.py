@@ -198,6 +198,24 @@ def _score(
     return replace(found, rows=sum(part.rows for part in parts), greedy=same)
 
 
+def most_rows(model: Denoiser, canvas: Canvas, estimator: Estimator, greedy: bool = False) -> int:
+    """Returns the maximum number of rows that `score_program` runs for `canvas`.
+
+    Raises:
+        SampleError, UserError: as `score_program`.
+    """
+    estimator.check_model(model)
+    canvas = estimator.prepare(model, canvas)
+    if (fault := check_canvas(model, canvas)) is not None:
+        raise fault
+    if not any(canvas.open):
+        return 0
+    parts = targets(model, canvas, estimator.guidance)
+    share = estimator.share(len(parts))
+    rows = sum(share.budget(part.n) + greedy * part.n for part in parts)
+    return rows * (2 if estimator.guidance else 1)
+
+
 def _estimate(parts: Sequence[Target], estimator: Estimator, noise: Noise) -> Program[Score]:
     """Returns the program that estimates the sum of the blocks' log-likelihoods in one budget."""
     enough = estimator.enough(sum(part.n for part in parts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -191,6 +192,9 @@ class EncodingMemory:
         self._batches = backend is not None
         self._cuts = backend is not None and can_cut(read_rules(backend))
         self._known: dict[str, list[int]] = {}
+        # The pieces of the texts that were learned last, and the ids of those that came repeatedly.
+        self._ahead: dict[str, list[str]] = {}
+        self._repeated: dict[str, list[int] | None] = {}
         # The pieces of the last text but its last piece, as a text with one character more, and as a list.
         self._last: tuple[str, list[str]] = ("", [])
         self._size = 0  # characters
@@ -199,21 +203,29 @@ class EncodingMemory:
         """Returns the ids of a text (see `text_ids`)."""
         if not self._batches or not is_text(text):
             return text_ids(self._tokenizer, text, self._name)
-        parts = self._parts(text)
-        if any(part not in self._known for part in parts):
-            try:
+        if (known := self._repeated.get(text)) is not None:
+            return list(known)
+        parts = self._ahead.get(text) or self._parts(text)
+        try:
+            if not all(map(self._known.__contains__, parts)):
                 self._encode(parts)
-            except BaseException as error:
-                if not is_panic(error):
-                    raise
-                return text_ids(self._tokenizer, text, self._name)
-        return list(chain.from_iterable(self._known[part] for part in parts))
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            return text_ids(self._tokenizer, text, self._name)
+        ids = list(chain.from_iterable(map(self._known.__getitem__, parts)))
+        if text in self._repeated:
+            self._repeated[text] = list(ids)
+        return ids
 
     def learn(self, texts: Sequence[str]) -> None:
         """Encodes what is not known of the texts, or nothing if the tokenizer fails on any."""
         if self._batches:
+            count = Counter(texts)
+            self._ahead = {text: self._parts(text) for text in count}
+            self._repeated = {text: None for text, times in count.items() if times > 1}
             try:
-                self._encode([part for text in texts for part in self._parts(text)])
+                self._encode(list(chain.from_iterable(self._ahead.values())))
             except BaseException as error:
                 if not isinstance(error, Exception) and not is_panic(error):
                     raise

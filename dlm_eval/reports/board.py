@@ -24,12 +24,19 @@ from dlm_eval.reports.ranks import Rank, ranks
 from dlm_eval.reports.result_file import ResultFile, Row
 
 MEASURED, PUBLISHED = "measured", "published"
+# Columns of published.csv that can make rows; other names are keys of `setting`.
+_ROW_NAMES = ("paper", "version", "table", "model", "size", "checkpoint", "setting")
 # Columns of a score that a board can require, or match rows by. Others are settings.
 OF_ROW = (
     "model", "checkpoint", "revision", "shots", "estimator", "strategy", "steps", "gen_length",
     "block_length", "dtype", "device", "task_version", "logprob_kind", "label", "seed",
 )  # fmt: skip
 MOST_NOTES = 50  # refused scores that are listed
+MOST_ERROR = 1e100  # larger standard errors are none
+# Keys of a published figure's `setting` that a score must have too.
+COMPARED = (
+    "shots", "steps", "gen_length", "block_length", "threshold", "temperature", "estimator",
+)  # fmt: skip
 ALIKE = 0.8  # similarity of a misspelled name
 
 
@@ -50,7 +57,8 @@ class Cell:
         scores: the scores behind it, one per seed; empty for a published figure.
         published: the figure that it is put beside; for a published row, the figure itself.
         deviation: (measured - published) in standard errors of the difference; None unless the
-            protocol is `same` or `near`, n is known, and nothing is marked.
+            board shows it, the protocol is `same` or `near`, n is known, the settings are those of
+            the figure, and nothing is marked.
         best: whether it is within one standard error of the best measured score of its column.
     """
 
@@ -157,7 +165,7 @@ def make_board(
     """
     admitted = _Admission(declared, files)
     found = configurations(admitted.rows)
-    entries = _entries(declared.rows, found, admitted)
+    entries = _entries(declared.what, declared.rows, found, admitted)
     keep = [number for number in range(len(found)) if declared.others or entries[number]]
     names = _labels([found[number] for number in keep], [entries[number] for number in keep])
     percent = {column.name: _percent(column, admitted.rows) for column in declared.columns}
@@ -200,20 +208,14 @@ class _Admission:
     """
 
     def __init__(self, declared: BoardFile, files: Sequence[ResultFile]) -> None:
-        self._settings = {
-            (row.source, row.task): {
-                **file.resolved.get(row.task, {}),
-                **({"pretrained": file.pretrained} if file.pretrained else {}),
-            }
-            for file in files
-            for row in file.rows
-        }
+        self._files = {row.source: file for file in files for row in file.rows}
         self._refused: list[str] = []
         self._ids: set[int] = set()
         self.rows: list[Row] = []
         self.marks: dict[tuple[str, int], tuple[str, ...]] = {}
         for column in declared.columns:
-            self.check_names(f"board column '{column.name}': require", column.require)
+            self.check_names(f"{declared.what}: {column.name}: require", column.require)
+            _check_score(declared.what, column, files)
         for file in files:
             for column in declared.columns:
                 row = _score(column, file.rows)
@@ -237,7 +239,8 @@ class _Admission:
 
         def name(row: Row) -> tuple[object, ...]:
             of_run = (row.model, row.checkpoint, row.revision, row.setup, row.options, row.shots)
-            return (*of_run, row.task, row.metric, row.configuration, row.scoring)
+            configuration = row.configuration or row.fingerprint
+            return (*of_run, row.task, row.metric, configuration, row.scoring)
 
         def whole(row: Row) -> bool:
             return row.n is None or row.n_total is None or row.n >= row.n_total
@@ -267,14 +270,37 @@ class _Admission:
         if name in OF_ROW:
             value = getattr(row, name)
             return None if value is None else str(value)
-        return self._settings.get((row.source, row.task), {}).get(name)
+        file = self._files[row.source]
+        return file.resolved.get(row.task, {}).get(name, file.settings.get(name))
+
+    def other_settings(self, figure: Published, row: Row) -> list[str]:
+        """Returns the settings of a published figure that a score does not have, as marks.
+
+        Words that name no number (`steps=target length`) are not compared.
+        """
+        file = self._files[row.source]
+        found = []
+        for name, part in _parts(figure).items():
+            wanted = part.partition("=")[2]
+            if name not in COMPARED or not (name == "estimator" or _is_number(wanted)):
+                continue
+            # The resolved setting, not what became of it in short answers.
+            own = file.resolved.get(row.task, {}).get(name) or self.setting(row, name)
+            if name == "shots":
+                own = row.shots
+            equal = own == wanted or (_is_number(own) and float(own or 0) == float(wanted))
+            if not equal:
+                found.append(f"{name}={own or 'unknown'}, published {wanted}")
+        return found
 
     def check_names(self, what: str, names: Iterable[str]) -> None:
         """Raises UserError for a name that is no setting of a file but is spelled like one.
 
         Other unknown names are settings that no file happens to have.
         """
-        known = {*OF_ROW, *(name for each in self._settings.values() for name in each)}
+        known = set(OF_ROW)
+        for file in self._files.values():
+            known.update(file.settings, *file.resolved.values())
         for name in names:
             if name not in known and difflib.get_close_matches(name, known, 1, ALIKE):
                 raise unknown_name_error(what, name, known)
@@ -284,6 +310,24 @@ class _Admission:
         rest = len(self._refused) - MOST_NOTES
         more = [f"{rest} more scores were left out"] if rest > 0 else []
         return [*(f"left out: {text}" for text in self._refused[:MOST_NOTES]), *more]
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _check_score(what: str, column: Column, files: Sequence[ResultFile]) -> None:
+    """Raises UserError if files have the column's task, but not its metric or filter."""
+    own = [row for file in files for row in file.rows if row.task == column.task]
+    metrics = {row.metric for row in own}
+    if metrics and column.metric not in metrics:
+        raise unknown_name_error(f"{what}: {column.name}: metric", column.metric, metrics)
+    filters = {row.filter or "none" for row in own if row.metric == column.metric}
+    if filters and column.filter is not None and column.filter not in filters:
+        raise unknown_name_error(f"{what}: {column.name}: filter", column.filter, filters)
 
 
 def _score(column: Column, rows: Sequence[Row]) -> Row | None:
@@ -308,11 +352,11 @@ def _fits(value: str | None, allowed: Sequence[str]) -> bool:
 
 
 def _entries(
-    entries: Sequence[RowEntry], found: Sequence[Configuration], admitted: _Admission
+    what: str, entries: Sequence[RowEntry], found: Sequence[Configuration], admitted: _Admission
 ) -> list[RowEntry | None]:
     """Returns for each configuration the first entry that matches it."""
     for entry in entries:
-        admitted.check_names(f"board row '{entry.label}': match", entry.match)
+        admitted.check_names(f"{what}: row '{entry.label}': match", entry.match)
 
     def matches(entry: RowEntry, configuration: Configuration) -> bool:
         return bool(entry.match) and all(
@@ -365,9 +409,18 @@ def _measured(
         marks = tuple(
             dict.fromkeys(text for r in score.rows for text in admitted.marks[column.name, id(r)])
         )
-        figure = _beside(declared, column, entry, weights, figures)
+        figure = _beside(declared, column, entry, weights, figures, admitted, score.rows[0])
+        if figure is not None and figure.comparable and "deviation" in declared.cell:
+            others = [t for r in score.rows for t in admitted.other_settings(figure, r)]
+            marks = tuple(dict.fromkeys((*marks, *others)))
         deviation = None
-        if figure and not marks and score.stderr is not None and score.rows[0].unit == "fraction":
+        if (
+            figure
+            and "deviation" in declared.cell
+            and not marks
+            and score.stderr is not None
+            and score.rows[0].unit == "fraction"
+        ):
             deviation = figure.deviation(score.value, score.stderr)
         if not math.isfinite(score.value):
             missing[column.name] = f"the score is {score.value}"
@@ -408,7 +461,9 @@ def _key(column: Column, found: Configuration) -> Key | None:
 
 
 def _times(value: float | None, scale: float) -> float | None:
-    return None if value is None or not math.isfinite(value) else scale * value
+    """Returns a standard error in the scale of its cell; None if it cannot be one."""
+    times = None if value is None else scale * value
+    return times if times is not None and 0 <= times < MOST_ERROR else None
 
 
 def _percent(column: Column, rows: Sequence[Row]) -> bool:
@@ -440,9 +495,11 @@ def _beside(
     entry: RowEntry | None,
     weights: set[str | None],
     figures: Sequence[Published],
+    admitted: _Admission,
+    row: Row,
 ) -> Published | None:
     """Returns the figure that a measured cell is put beside: of the row's entry, else of the same
-    weights.
+    weights; of several, the one whose settings are most like the run's.
     """
     found = []
     for figure in figures:
@@ -455,7 +512,8 @@ def _beside(
             continue
         if _belongs(column, figure):
             found.append(figure)
-    return _closest(found)
+    fewest = min((len(admitted.other_settings(each, row)) for each in found), default=0)
+    return _closest([f for f in found if len(admitted.other_settings(f, row)) == fewest])
 
 
 def _published_rows(
@@ -463,22 +521,27 @@ def _published_rows(
 ) -> list[BoardRow]:
     rows: dict[tuple[str, ...], list[Published]] = {}
     for source in declared.published:
-        for figure in figures:
-            if _is(figure, source.match):
-                rows.setdefault(_name(figure, source), []).append(figure)
+        own = [figure for figure in figures if _is(figure, source.match)]
+        _check_source(declared.what, source, own)
+        for figure in own:
+            rows.setdefault(_name(figure, source), []).append(figure)
     found = []
     for name, own in rows.items():
         cells: dict[str, Cell] = {}
         for column in declared.columns:
-            best = _closest([each for each in own if _belongs(column, each)])
+            several = [each for each in own if _belongs(column, each)]
+            best = _closest(several)
             if best is not None and best.value is not None:
+                marks = [] if best.protocol == "same" else [f"protocol: {best.protocol}"]
+                if len(several) > 1:
+                    marks.append(f"one of {len(several)} figures: {best.setting}")
                 scale = 100 if best.unit == "fraction" and percent[column.name] else 1
                 cells[column.name] = Cell(
                     value=scale * best.value,
                     text=best.printed if scale == 1 else "",
                     n=best.n,
                     tokens_per_forward=_tokens_per_forward(own, best),
-                    marks=() if best.protocol == "same" else (f"protocol: {best.protocol}",),
+                    marks=tuple(marks),
                     sources=(f"{best.paper} {best.version}, {best.table}",),
                     published=best,
                 )
@@ -507,6 +570,17 @@ def _common_marks(rows: Sequence[BoardRow]) -> tuple[list[BoardRow], list[str]]:
     return cleared, [f"all published figures: {mark}" for mark in sorted(common)]
 
 
+def _check_source(what: str, source: Source, figures: Sequence[Published]) -> None:
+    """Raises UserError if no figure is chosen, or none has what makes the rows."""
+    if not figures:
+        chosen = ", ".join(f"{name} {' or '.join(each)}" for name, each in source.match.items())
+        raise UserError(f"{what}: published: no figure has {chosen}")
+    known = {*_ROW_NAMES, *(name for figure in figures for name in _parts(figure))}
+    for name in source.rows:
+        if name not in known:
+            raise unknown_name_error(f"{what}: published: row", name, known)
+
+
 def _is(figure: Published, match: Mapping[str, Sequence[str]]) -> bool:
     return all(_cell(figure, name) in values for name, values in match.items())
 
@@ -518,16 +592,16 @@ def _cell(figure: Published, name: str) -> str:
 
 def _name(figure: Published, source: Source) -> tuple[str, ...]:
     """Returns the values that make the figure's row."""
-    parts = dict(
-        (part.partition("=")[0].strip(), part.strip()) for part in figure.setting.split(";")
+    parts = _parts(figure)
+    return tuple(
+        _cell(figure, name) if name in _ROW_NAMES else parts.get(name, "") for name in source.rows
     )
-    names = []
-    for name in source.rows:
-        if name in ("paper", "version", "table", "model", "size", "checkpoint", "setting"):
-            names.append(_cell(figure, name))
-        else:
-            names.append(parts.get(name, ""))
-    return tuple(names)
+
+
+def _parts(figure: Published) -> dict[str, str]:
+    """Returns key -> "key=value" of the figure's setting."""
+    parts = [part.strip() for part in figure.setting.split(";")]
+    return {part.partition("=")[0]: part for part in parts}
 
 
 def _belongs(column: Column, figure: Published) -> bool:

@@ -98,7 +98,7 @@ class Source:
 
 @dataclass(frozen=True)
 class BoardFile:
-    """All that a board's file says; see `docs/leaderboards.md`."""
+    """All that a board's file says; see `docs/leaderboards.md`. `what` names it in errors."""
 
     title: str
     notes: tuple[str, ...]
@@ -114,6 +114,7 @@ class BoardFile:
     descending: bool | None
     rank: str
     draws: int
+    what: str = "board"
 
     def column(self, name: str) -> Column | None:
         """Returns the column of this name."""
@@ -158,6 +159,10 @@ def board_of(document: Any, what: str = "board") -> BoardFile:
     order, rank = top.part("order"), top.part("ranks")
     order.only("by", "descending")
     rank.only("by", "draws")
+    if "descending" in order.data and order.text("by") in ("", "label"):
+        raise UserError(f"{order.what}: descending needs `by` with the name of a column")
+    if rank.data and not rank.text("by"):
+        raise UserError(f"{rank.what} needs `by` with the name of a column")
     return BoardFile(
         title=top.text("title"),
         notes=top.texts("notes"),
@@ -172,7 +177,8 @@ def board_of(document: Any, what: str = "board") -> BoardFile:
         order=order.choice("by", ("label", *names), "label"),
         descending=order.flag("descending"),
         rank=rank.choice("by", names, ""),
-        draws=rank.count("draws", MOST_DRAWS) or 2000,
+        draws=rank.count("draws", MOST_DRAWS, least=100) or 2000,
+        what=what,
     )
 
 
@@ -323,13 +329,13 @@ class _Part:
             )
         return float(given)
 
-    def count(self, name: str, most: int) -> int | None:
-        """Returns a whole number from 0 to `most`, None if it is absent."""
+    def count(self, name: str, most: int, least: int = 0) -> int | None:
+        """Returns a whole number from `least` to `most`, None if it is absent."""
         given = self.number(name)
         if given is None:
             return None
-        if given != int(given) or not 0 <= given <= most:
-            allowed = f"a whole number from 0 to {most}"
+        if given != int(given) or not least <= given <= most:
+            allowed = f"a whole number from {least} to {most}"
             raise UserError(f"{self.what}: {name} '{given:g}' is not allowed; it must be {allowed}")
         return int(given)
 

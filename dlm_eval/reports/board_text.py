@@ -270,42 +270,49 @@ def _note(text: str, escape: Callable[[str], str]) -> str:
 
 
 def as_wide_csv(board: Board) -> str:
-    """Returns the wide table: rows by columns, with the declared parts of each cell."""
-    names = {column.name: _wide_name(column) for column in board.columns}
-    header = ["model", "checkpoint", "revision", "setting", "kind"]
+    """Returns the wide table: the columns of every wide table (docs/results.md), then kind, rank,
+    and the declared parts and the marks of each cell.
+    """
+    names = _wide_names(board.columns)
+    behind = (*board.cell, "marks")
+    header = ["model", "checkpoint", "revision", "setting", *names, "kind"]
     header += ["rank", "rank_low", "rank_high"] if board.ranked_by else []
-    for column in board.columns:
-        header += [names[column.name], *(f"{names[column.name]} {part}" for part in board.cell)]
-        header += [f"{names[column.name]} marks"]
+    header += [f"{name} {part}" for name in names for part in behind]
     rows = []
     for row in board.rows:
-        who = [row.facts.get(name, "") for name in ("model", "checkpoint", "revision")]
-        line: list[object] = [*who, row.label, row.kind]
+        cells = [row.cells.get(column.name) for column in board.columns]
+        line: list[object] = [row.facts.get(name, "") for name in header[:3]]
+        line += [row.label, *map(_wide_value, cells, board.columns), row.kind]
         if board.ranked_by:
             rank = row.rank
             line += [rank.rank, rank.low, rank.high] if rank else [None, None, None]
-        for column in board.columns:
-            line += _wide_cells(board, row.cells.get(column.name), column)
+        for cell in cells:
+            line += [_part(cell, name) for name in behind]
         rows.append([csv_cell(value) for value in line])
     return csv_text(header, rows)
 
 
-def _wide_name(column: BoardColumn) -> str:
-    inside = [column.metric] if column.metric else []
-    inside += [] if column.higher_is_better else ["lower is better"]
-    name = column.task or column.name
-    return f"{name} ({', '.join(inside)})" if inside and column.task else name
-
-
-def _wide_cells(board: Board, cell: Cell | None, column: BoardColumn) -> list[object]:
-    if cell is None:
-        return [None] * (2 + len(board.cell))
-    value = float(number(cell, column)) if cell.value < 1e6 else cell.value
+def _wide_names(columns: Sequence[BoardColumn]) -> list[str]:
+    """Returns "task (metric)"; the column's own name if another column has the same score."""
+    found = []
+    for column in columns:
+        inside = [column.metric] if column.metric else []
+        inside += [] if column.higher_is_better else ["lower is better"]
+        found.append(f"{column.task} ({', '.join(inside)})" if column.task else column.name)
     return [
-        value,
-        *(_rounded(getattr(cell, part)) for part in board.cell),
-        "; ".join(cell.marks) or None,
+        column.name if found.count(name) > 1 else name
+        for name, column in zip(found, columns, strict=True)
     ]
+
+
+def _wide_value(cell: Cell | None, column: BoardColumn) -> float | None:
+    return None if cell is None else float(number(cell, column))
+
+
+def _part(cell: Cell | None, name: str) -> object:
+    if cell is None:
+        return None
+    return "; ".join(cell.marks) or None if name == "marks" else _rounded(getattr(cell, name))
 
 
 def _rounded(value: float | None) -> float | int | None:

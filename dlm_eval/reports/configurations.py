@@ -10,14 +10,16 @@ one row (`repeated`).
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
 
 from dlm_eval.reports.result_file import BETWEEN, GENERATION, LIKELIHOOD, Row
+
+log = logging.getLogger(__name__)
 
 Key = tuple[str, str, str | None]  # task, metric, filter
 Cells = dict[Key, list[Row]]
@@ -30,6 +32,8 @@ DISTINGUISHING = (
 DIGESTS = ("configuration", "scoring", "fingerprint", "setup")
 OF_RUNS = ("documents", "date", "source")
 MOST_ROWS = 2000  # of one setup
+MOST_VALUES = 100  # of few-shot examples that make rows
+MOST_NAMES = 200  # of settings that name rows
 
 
 @dataclass(frozen=True)
@@ -102,21 +106,22 @@ def repeated(rows: Sequence[Row]) -> Repeats:
 
     s_i^2 has the part of the documents and the part of the seed. Averaging over k seeds divides
     only the latter by k, and V estimates it. If the runs were shown different examples, V also has
-    a part that all documents share, and the result is mean(s_i^2) + V / k, which is never too
-    small. Without s_i it is V / k.
+    a part that all documents share, and the result is mean(s_i^2) + V / k, which on average is
+    not too small. Without s_i it is V / k.
     """
     ordered = sorted(rows, key=lambda row: (natural(row.seed or ""), row.source))
     values = [row.value for row in ordered]
     errors = [row.stderr for row in ordered if row.stderr is not None]
     costs = [row.tokens_per_forward for row in ordered if row.tokens_per_forward is not None]
     first, k = ordered[0], len(ordered)
+    mean = sum(values) / k  # sum and not fsum, which raises at huge numbers
     seeds, stderr = None, first.stderr
     if k > 1:
-        spread = variance(values) if all(map(math.isfinite, values)) else math.nan
+        spread = sum((value - mean) * (value - mean) for value in values) / (k - 1)
         seeds = math.sqrt(spread / k)
         squared = spread / k
         if len(errors) == k:
-            documents = fmean(error * error for error in errors)
+            documents = sum(error * error for error in errors) / k
             squared = (
                 documents + spread / k
                 if _other_examples(ordered)
@@ -124,11 +129,11 @@ def repeated(rows: Sequence[Row]) -> Repeats:
             )
         stderr = math.sqrt(squared)
     return Repeats(
-        value=fmean(values),
+        value=mean,
         stderr=stderr,
         stderr_seeds=seeds,
         n=first.n,
-        tokens_per_forward=fmean(costs) if len(costs) == k else None,
+        tokens_per_forward=sum(costs) / k if len(costs) == k else None,
         rows=tuple(ordered),
     )
 
@@ -164,7 +169,9 @@ def _of_setup(rows: Sequence[Row]) -> list[Configuration]:
             ):
                 cells.setdefault((row.task, row.metric, row.filter), []).append(row)
         found += [(pair, part) for part in _split_all(cells)]
-    found = found[:MOST_ROWS]
+    if len(found) > MOST_ROWS:
+        log.warning("%s: only %d of %d rows are shown", rows[0].model, MOST_ROWS, len(found))
+        found = found[:MOST_ROWS]
     members = [
         frozenset((key, id(row)) for key in cells for row in cells[key]) for _, cells in found
     ]
@@ -246,6 +253,9 @@ def _split(cells: Cells, ranked: Ranked, alone: str) -> list[Cells]:
     names = sorted(
         {value for key in several for value in values[key]}, key=lambda v: natural(str(v))
     )
+    if alone == "by value" and len(names) > MOST_VALUES:
+        log.warning("only %d of %d numbers of examples are shown", MOST_VALUES, len(names))
+        names = names[:MOST_VALUES]
     parts: list[Cells] = []
     for place, name in enumerate(names):
         part: Cells = {}
@@ -317,35 +327,32 @@ def differences(rows: Sequence[Configuration], notes: Sequence[Sequence[str]] = 
         rows: all rows of a board.
         notes: words that each row has in any case.
     """
-    words = [list(notes[number]) if notes else [] for number in range(len(rows))]
-    for number, row in enumerate(rows):
-        words[number] = ([row.label] if row.label else []) + words[number]
-    for feature in _features(rows):
-        groups: dict[tuple[object, ...], list[int]] = {}
-        for number, row in enumerate(rows):
-            groups.setdefault((row.who, tuple(words[number])), []).append(number)
-        for alike in groups.values():
-            if len(alike) == 1:
-                continue
-            texts = feature([rows[number] for number in alike])
-            if len(set(texts)) > 1:
-                for number, text in zip(alike, texts, strict=True):
-                    words[number] += [text] if text else []
+    words = [[row.label] if row.label else [] for row in rows]
+
+    def add(features: Iterable[Feature]) -> None:
+        for feature in features:
+            groups: dict[tuple[object, ...], list[int]] = {}
+            for number, row in enumerate(rows):
+                groups.setdefault((row.who, tuple(words[number])), []).append(number)
+            for alike in (group for group in groups.values() if len(group) > 1):
+                texts = feature([rows[number] for number in alike])
+                if len(set(texts)) > 1:
+                    for number, text in zip(alike, texts, strict=True):
+                        words[number] += [text] if text else []
+
+    names = dict.fromkeys(
+        item.partition("=")[0] for row in rows for text in row.options for item in text.split(",")
+    )
+    add(_option(name) for name in list(names)[:MOST_NAMES] if name)
+    for own, more in zip(words, notes, strict=False):
+        own += more
+    digests = (*DIGESTS, *OF_RUNS)
+    add(_column(name, whole=True) for name in DISTINGUISHING if name not in digests)
+    add(_column(name, whole=False) for name in DISTINGUISHING)
     return [" ".join(each) for each in words]
 
 
 Feature = Callable[[Sequence[Configuration]], list[str]]
-
-
-def _features(rows: Sequence[Configuration]) -> list[Feature]:
-    names = dict.fromkeys(
-        item.partition("=")[0] for row in rows for text in row.options for item in text.split(",")
-    )
-    return [
-        *(_option(name) for name in names if name),
-        *(_column(name, whole=True) for name in DISTINGUISHING if name not in (*DIGESTS, *OF_RUNS)),
-        *(_column(name, whole=False) for name in DISTINGUISHING),
-    ]
 
 
 def _option(name: str) -> Feature:

@@ -304,6 +304,7 @@ def _row(record: Mapping[str, Any]) -> Row:
         text = _text(record.get(name))
         kind = kinds.get(_DTYPES.get(name, ""))
         cells[name] = (text or None) if kind is None else kind(float(text)) if text else None
+    cells |= {name: _text(record[name]) for name in ("task", "metric", "source")}
     cells["value"] = math.nan if cells["value"] is None else cells["value"]
     lower = _text(record["higher_is_better"])
     cells["higher_is_better"] = {"False": False, "True": True}.get(lower)

@@ -115,11 +115,18 @@ def ranks(
 
 
 def _normal(column: Sequence[Scored], draws: int, rng: np.random.Generator) -> NDArray[Any]:
-    """Returns [draws, rows] deviations drawn from the standard errors."""
+    """Returns [draws, rows] deviations drawn from the standard errors.
+
+    Rows that show the same scores deviate together.
+    """
     import numpy as np
 
     errors = np.array([cell.stderr or 0.0 for cell in column])
-    drawn: NDArray[Any] = rng.standard_normal((draws, len(column))) * errors
+    first: dict[tuple[int, ...], int] = {}
+    places = [
+        first.setdefault(tuple(map(id, cell.scores)), place) for place, cell in enumerate(column)
+    ]
+    drawn: NDArray[Any] = rng.standard_normal((draws, len(column)))[:, places] * errors
     return drawn
 
 

@@ -103,15 +103,15 @@ class ResultFile:
         identity: task -> fingerprint, or a hash of all recorded settings if there is none.
         time: start of the run in seconds since 1970; 0.0 if unknown.
         rows: rows in the order of the file's tasks, with each task's headline first.
-        resolved: task -> setting -> value as text, of all settings that the task was run with.
-        pretrained: hub id or folder of the weights.
+        settings: setting of the run -> value as text; `pretrained` is the hub id or folder.
+        resolved: task -> setting -> value as text, as the task was run.
     """
 
     identity: dict[str, str]
     time: float
     rows: tuple[Row, ...]
+    settings: dict[str, str] = field(default_factory=dict)
     resolved: dict[str, dict[str, str]] = field(default_factory=dict)
-    pretrained: str | None = None
 
 
 def read_result_file(path: Path, source: str) -> ResultFile:
@@ -182,22 +182,27 @@ def rows_of(document: Any, source: str) -> ResultFile:
     recorded = _Recorded(document)
     identity = {row.task: _named(row) or recorded.of(task) for task, row in dict(found).items()}
     model = _dict(document, "dlm_eval", "settings", "model")
+    pretrained = _first(model.get("pretrained"), _named_checkpoint(document))
     return ResultFile(
         identity=identity,
         time=_time(document),
         rows=rows,
-        resolved={task: _resolved(document, task) for task in dict(found)},
-        pretrained=_first(model.get("pretrained"), _named_checkpoint(document)),
+        settings=_texts(_dict(document, "dlm_eval", "settings"))
+        | ({} if pretrained is None else {"pretrained": pretrained}),
+        resolved={
+            task: _texts(
+                {**(how := _dict(document, "dlm_eval", "tasks", task)), **_dict(how, "decode")}
+            )
+            for task in dict(found)
+        },
     )
 
 
-def _resolved(document: dict[str, Any], task: str) -> dict[str, str]:
-    """Returns the settings of a task as it was run, as text."""
-    how = _dict(document, "dlm_eval", "tasks", task)
-    found = {**_dict(document, "dlm_eval", "settings"), **how, **_dict(how, "decode")}
+def _texts(settings: dict[str, Any]) -> dict[str, str]:
+    """Returns settings that are one text, number or boolean, as text."""
     texts = {
         str(key): str(value)
-        for key, value in list(found.items())[:MOST_RESOLVED]
+        for key, value in list(settings.items())[:MOST_RESOLVED]
         if isinstance(value, (str, int, float, bool))
     }
     return {key: text for key, text in texts.items() if len(text) <= LONGEST_RESOLVED}

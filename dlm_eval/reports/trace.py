@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,7 +20,8 @@ from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import DecodeSettings, TraceStep, fill_outcomes
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.denoiser import Denoiser, token_name
+from dlm_eval.harness.trajectories import pieces
+from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.printable import printable, printable_lines
 from dlm_eval.reports.web import render
 
@@ -35,7 +36,7 @@ class Recording:
 
     Attributes:
         model: the model's name.
-        settings: decode settings.
+        settings: decode settings by name, the strategy's too.
         seed: seed of the random numbers.
         start: [L] ids before the first step; open positions have the mask token. The last block of
             a block-causal model is padded with open positions, so L can exceed the canvas length.
@@ -47,7 +48,7 @@ class Recording:
     """
 
     model: str
-    settings: DecodeSettings
+    settings: Mapping[str, Any]
     seed: int
     start: tuple[int, ...]
     open: tuple[int, ...]
@@ -55,6 +56,11 @@ class Recording:
     filling: Filling
     text: str
     pieces: dict[int, tuple[str, bool]]
+
+    @property
+    def strategy(self) -> str:
+        """Name of the strategy."""
+        return str(self.settings.get("strategy", ""))
 
     def replaced(self) -> list[tuple[int, ...]]:
         """Returns, for each step, the positions where it replaced one token by another."""
@@ -96,7 +102,7 @@ class Recording:
         return {
             "format": 1,
             "model": self.model,
-            "settings": self.settings.identity(),
+            "settings": dict(self.settings),
             "seed": self.seed,
             "start": list(self.start),
             "open": list(self.open),
@@ -191,7 +197,7 @@ def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int 
     ids = sorted({*start, *(step.tokens[p] for step in steps for p in step.written)})
     return Recording(
         model=model.name,
-        settings=settings,
+        settings=settings.identity(),
         seed=seed,
         start=tuple(start),
         open=tuple(p for p, hole in enumerate(is_open) if hole),
@@ -200,27 +206,6 @@ def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int 
         text=model.decode(list(_before_end(filling.tokens, model.eos_ids))),
         pieces=pieces(model, ids),
     )
-
-
-def pieces(model: Denoiser, ids: Sequence[int]) -> dict[int, tuple[str, bool]]:
-    """Returns id -> (the token's text inside a longer text, whether it is a special token).
-
-    A token that is only a part of a character has no text; the tokenizer's name of the token is
-    used instead.
-    """
-    known = {model.mask_id: "[MASK]", **dict.fromkeys(model.eos_ids, "[EOS]")}
-    anchor = model.encode("a")[-1:]  # sentencepiece drops the space of a text's first token
-    head = model.decode(anchor)
-
-    def one(i: int) -> tuple[str, bool]:
-        text = model.decode([*anchor, i])
-        text = text[len(head) :] if text.startswith(head) else model.decode([i])
-        if text and "\ufffd" not in text and i != model.mask_id:
-            return text, False
-        name = known.get(i) or token_name(model, i) or f"[{i}]"
-        return name, not text or i == model.mask_id
-
-    return {i: one(i) for i in ids}
 
 
 def _before_end(tokens: Sequence[int], ends: Sequence[int]) -> Iterator[int]:
@@ -247,8 +232,8 @@ def lines(recording: Recording, colour: bool) -> Iterator[str]:
     paint: Paint = (
         (lambda text, code: f"\x1b[{code}m{text}\x1b[0m") if colour else (lambda text, code: text)
     )
-    filling, settings = recording.filling, recording.settings
-    yield f"{printable(recording.model)}: {settings.strategy.name}, {len(recording.open)} open positions, seed {recording.seed}"
+    filling = recording.filling
+    yield f"{printable(recording.model)}: {printable(recording.strategy)}, {len(recording.open)} open positions, seed {recording.seed}"
     yield paint(_given(recording), DIM)
     if colour:
         yield f"confidence: {paint('90 %', '1;32')} {paint('50 %', '1;33')} {paint('less', '1;31')}"
@@ -263,7 +248,8 @@ def lines(recording: Recording, colour: bool) -> Iterator[str]:
             f"{_new(_piece(recording, step.tokens[p]), c, colour, paint)} {c:.2f}" for p, c in pairs
         )
     yield ""
-    yield f"{filling.forwards} forwards, {filling.steps} steps, {filling.seconds:.2f} s, ended: {filling.exit}"
+    seconds = f"{filling.seconds:.2f} s, " if filling.seconds else ""
+    yield f"{filling.forwards} forwards, {filling.steps} steps, {seconds}ended: {printable(filling.exit)}"
     yield printable(recording.text)
 
 
@@ -325,7 +311,7 @@ def _piece(recording: Recording, token: int) -> str:
 
 def page(recording: Recording) -> str:
     """Returns the page as HTML."""
-    title = printable(f"{recording.model}: {recording.settings.strategy.name}")
+    title = printable(f"{recording.model}: {recording.strategy}")
     return render(
         "trace.html",
         ("house.css", "trace.css"),

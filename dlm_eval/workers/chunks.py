@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from dlm_eval.engine.batching import WORTHWHILE
-from dlm_eval.jobs import FillJob, Job, ScoreJob, longest_first, sequences
+from dlm_eval.jobs import FillJob, Job, ScoreJob, TextJob, by_length, sequences
 
 MOST = 256  # maximum number of jobs in a chunk
 # A worker holds at most this part of its fair share of the jobs that no worker has. The rest is for
@@ -17,6 +17,8 @@ REFILL = 0.75  # a worker gets more jobs when it holds less than this part of it
 
 def weight(job: Job) -> int:
     """Returns an estimate of a job's work: rows times positions."""
+    if isinstance(job, TextJob):
+        return max(1, job.size)
     n = sum(job.canvas.open)
     if isinstance(job, FillJob):
         begun = job.begun.state.forwards if job.begun is not None else 0
@@ -49,23 +51,34 @@ class Chunks:
     fault runs alone.
 
     Args:
-        jobs: all jobs of a run.
+        jobs: the first jobs of a run, numbered from 0.
         workers: number of workers.
     """
 
     def __init__(self, jobs: Sequence[Job], workers: int) -> None:
-        self.weight = [weight(job) for job in jobs]
-        self._width = [width(job) for job in jobs]
-        self._question = [question(job) for job in jobs]
-        self._order = deque(longest_first(jobs))
-        self._rank = {number: rank for rank, number in enumerate(self._order)}
-        self._left = sum(self.weight)
+        self.weight: dict[int, int] = {}
+        self._width: dict[int, int] = {}
+        self._question: dict[int, tuple[int, str] | None] = {}
+        self._rank: dict[int, tuple[int, str, int]] = {}
+        self._order: deque[int] = deque()
+        self._left = 0
+        self.add(enumerate(jobs))
         self._workers = workers
         self._quarantined: deque[list[int]] = deque()
         self._deaths_alone: dict[int, int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._order or self._quarantined)
+
+    def add(self, jobs: Iterable[tuple[int, Job]]) -> None:
+        """Adds jobs with their numbers."""
+        fresh = []
+        for number, job in jobs:
+            self.weight[number], self._width[number] = weight(job), width(job)
+            self._question[number] = question(job)
+            self._rank[number] = by_length(number, job)
+            fresh.append(number)
+        self.put_back(fresh)
 
     @property
     def quarantined(self) -> bool:
@@ -108,7 +121,7 @@ class Chunks:
         return self._question[one] is not None and self._question[one] == self._question[other]
 
     def put_back(self, numbers: Iterable[int]) -> None:
-        """Takes back jobs that a worker has not begun."""
+        """Takes jobs that a worker has not begun."""
         back = list(numbers)
         self._order = deque(sorted([*self._order, *back], key=self._rank.__getitem__))
         self._left += sum(self.weight[number] for number in back)

@@ -29,6 +29,12 @@ class Device:
     environment: Mapping[str, str] = field(default_factory=dict)
     gpus: int = 0
 
+    @property
+    def text_options(self) -> dict[str, Any]:
+        """Arguments of lm-eval's `hf` that place a model on it."""
+        several = {"parallelize": True} if self.gpus > 1 else {}
+        return {"device": "cuda" if self.gpus else "cpu", **several}
+
 
 def parse_devices(text: str, gpu_count: int | None = None) -> list[Device]:
     """Returns the devices that `text` names.

@@ -8,14 +8,14 @@ import logging
 import os
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dlm_eval.budget import DeviceProfile
 from dlm_eval.engine import Cost
 from dlm_eval.errors import RunError, UserError
-from dlm_eval.jobs import Answer, Checkpoint, Done, FillJob, Job, Keep, keep_none
+from dlm_eval.jobs import Answer, Checkpoint, Done, FillJob, Job, JobStream, Keep, keep_none
 from dlm_eval.models import option_names
 from dlm_eval.printable import counted
 from dlm_eval.workers.chunks import Chunks
@@ -108,28 +108,44 @@ class _Slot:
 
 
 class _Run:
-    """The jobs of one run: those without a worker (`chunks`), those without an answer (`left`)."""
+    """The jobs of one run: those without an answer (`left`), and which of them have no worker
+    (`chunks`).
 
-    def __init__(
-        self, jobs: Sequence[Job], workers: int, done: Done, keep: Keep = keep_none
-    ) -> None:
-        self.jobs = list(jobs)
-        self.chunks = Chunks(self.jobs, workers)
-        self.left = set(range(len(self.jobs)))
+    Args:
+        first: number of the first job. Workers may still hold jobs of a run that has failed, so no
+            two runs use the same numbers.
+        workers: number of workers.
+        done, keep: see `Pool.run`.
+    """
+
+    def __init__(self, first: int, workers: int, done: Done, keep: Keep = keep_none) -> None:
+        self.left: dict[int, Job] = {}
+        self.chunks = Chunks((), workers)
+        self.end = self._first = first  # `end`: after the last number
         self._done, self._keep = done, keep
+
+    def add(self, jobs: Sequence[tuple[int, Job]]) -> None:
+        """Adds jobs with their numbers in the run."""
+        numbered = {self._first + number: job for number, job in jobs}
+        self.left |= numbered
+        self.chunks.add(numbered.items())
+        self.end += len(jobs)
+
+    def own(self, numbers: Iterable[int]) -> list[int]:
+        """Returns the numbers of jobs of this run that have no answer."""
+        return [number for number in numbers if number in self.left]
 
     def finish(self, number: int, answer: Answer) -> None:
         """Reports a job's answer; a second one is ignored."""
-        if number in self.left:
-            self.left.discard(number)
-            self._done(number, answer)
+        if self.left.pop(number, None) is not None:
+            self._done(number - self._first, answer)
 
     def note(self, number: int, checkpoint: Checkpoint) -> None:
         """Reports a job's checkpoint, from which another worker would continue."""
-        job = self.jobs[number]
-        if number in self.left and isinstance(job, FillJob):
-            self.jobs[number] = replace(job, begun=checkpoint)
-            self._keep(number, checkpoint)
+        job = self.left.get(number)
+        if isinstance(job, FillJob):
+            self.left[number] = replace(job, begun=checkpoint)
+            self._keep(number - self._first, checkpoint)
 
 
 class Workers:
@@ -152,6 +168,7 @@ class Workers:
         )
         self._warned = False
         self._profile = DeviceProfile()
+        self._numbered = 0  # jobs of all runs so far
         self.restarts = 0
         self.slots = [_Slot(index) for index in range(count)]
         for slot in self.slots:
@@ -159,7 +176,7 @@ class Workers:
 
     # -- the Pool interface ------------------------------------------------------------------------
 
-    def run(self, jobs: Sequence[Job], done: Done, keep: Keep = keep_none) -> None:
+    def run(self, jobs: Iterable[Job], done: Done, keep: Keep = keep_none) -> None:
         """Answers `jobs`, each once.
 
         If a worker crashes, its canvases are resumed from their last checkpoints.
@@ -167,13 +184,24 @@ class Workers:
         Raises:
             UserError: the model cannot be loaded.
             RunError: no worker is left.
+            Stopped: the stream of jobs was stopped.
         """
-        run = _Run(jobs, len(self.slots), done, keep)
-        while run.left:
-            self._hand_out(run)
-            for slot, message in self._next_events():
-                self._take(slot, message, run)
-            self._watch()
+        stream = JobStream.of(jobs)
+        # An event of no worker ends the wait for events.
+        stream.wake = lambda: self._events.put((None, None))
+        run = _Run(self._numbered, len(self.slots), done, keep)
+        try:
+            while stream.open or run.left:
+                run.add(stream.take())
+                self._hand_out(run)
+                for slot, message in self._next_events():
+                    self._take(slot, message, run)
+                self._watch()
+        except BaseException:
+            self._take_back()
+            raise
+        finally:
+            self._numbered = run.end
         self._ask_for_reports()
 
     def cost(self) -> Cost:
@@ -187,7 +215,8 @@ class Workers:
         return [slot.cost.seconds for slot in self.slots]
 
     def profile(self) -> DeviceProfile:
-        return self._profile
+        cost = self.cost()
+        return replace(self._profile, tokens=cost.tokens, seconds=cost.seconds)
 
     def close(self) -> None:
         for slot in self.slots:
@@ -207,7 +236,7 @@ class Workers:
         log.warning("the worker of %s %s; %s given back", slot.link.label, slot.why or how, held)
         slot.failures += 1
         slot.past, slot.usage = slot.cost, None
-        for number in run.chunks.lost(list(slot.held), slot.apart):
+        for number in run.chunks.lost(run.own(slot.held), slot.apart):
             why = f"its worker crashed three times on this request alone ({slot.why or how})"
             run.finish(number, Answer(None, why, 0, 0.0))
         limit = 2 * RESTARTS if slot.apart else RESTARTS
@@ -270,7 +299,7 @@ class Workers:
         elif isinstance(message, NeedWork):
             slot.hungry = True
         elif isinstance(message, Returned):
-            run.chunks.put_back(slot.returned(message.numbers))
+            run.chunks.put_back(run.own(slot.returned(message.numbers)))
         elif isinstance(message, Alive):
             self._note(slot, message)
         elif isinstance(message, Ready):
@@ -320,8 +349,14 @@ class Workers:
                 self._feed(slot, run, shares[slot.index])
         if run.chunks.quarantined or not any(slot.idle for slot in ready):
             return
-        for slot in ready:
-            if slot.link is not None and slot.held and not slot.asked and not slot.bare:
+        self._take_back()
+
+    def _take_back(self) -> None:
+        """Asks workers to give back the jobs not begun."""
+        for slot in self.slots:
+            if slot.link is None or slot.ready is None or slot.apart:
+                continue
+            if slot.held and not slot.asked and not slot.bare:
                 slot.asked = True
                 slot.link.send(GIVE_BACK)
 
@@ -341,7 +376,7 @@ class Workers:
         slot.heard = slot.heard if slot.held else time.monotonic()
         slot.hold({number: run.chunks.weight[number] for number in numbers})
         slot.hungry = slot.bare = False
-        slot.link.send([(number, run.jobs[number]) for number in numbers])
+        slot.link.send([(number, run.left[number]) for number in numbers])
 
     def _shares(self) -> dict[int, float]:
         """Returns the share of each slot in the total speed, including slots still loading.
@@ -372,7 +407,7 @@ class Workers:
                 elif isinstance(message, Returned):
                     slot.returned(message.numbers)
                 elif isinstance(message, Exited):
-                    self._exited(slot, message.how, _Run([], 1, lambda *_: None))
+                    self._exited(slot, message.how, _Run(0, 1, lambda *_: None))
                     asked = [other for other in asked if other is not slot]
 
 
@@ -386,7 +421,7 @@ def start_workers(
 
     Workers load the model in the background.
     """
-    takes = option_names(config.model)
+    takes = set() if config.texts else option_names(config.model)
     extra: dict[str, str] = {}
     if engine == "ray":
         from dlm_eval.workers.ray_actors import connect
@@ -395,7 +430,10 @@ def start_workers(
 
     def start(index: int, profile: DeviceProfile, events: Events) -> Link:
         device = devices[index]
-        options = {**{k: v for k, v in device.options.items() if k in takes}, **config.options}
+        place = {key: value for key, value in device.options.items() if key in takes}
+        if config.texts:
+            place = device.text_options
+        options = {**place, **config.options}
         own = replace(config, options=options, profile=config.profile.and_then(profile))
         if engine == "ray":
             from dlm_eval.workers.ray_actors import RayLink

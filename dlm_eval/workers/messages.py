@@ -52,6 +52,7 @@ class WorkerConfig:
         profile: measurements of earlier runs, and of workers that have ended.
         verbosity: log level.
         most_rows: value of --max_batch_size.
+        texts: whether it is one of lm-eval's own models, which answers text jobs.
     """
 
     model: str
@@ -60,6 +61,7 @@ class WorkerConfig:
     profile: DeviceProfile = DeviceProfile()
     verbosity: str = "WARNING"
     most_rows: int | None = None
+    texts: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dlm_eval.budget import make_engine
-from dlm_eval.engine import Engine
 from dlm_eval.errors import DlmEvalError, UserError
 from dlm_eval.jobs import Answer, Checkpoint, Job, drive_jobs
 from dlm_eval.models import load_model, probes
@@ -28,6 +27,7 @@ from dlm_eval.workers.messages import (
     Ready,
     Receive,
     Returned,
+    Usage,
     WorkerConfig,
     usage,
 )
@@ -46,10 +46,12 @@ def serve(config: WorkerConfig, receive: Receive, send: Callable[[Any], None]) -
         send: sends a message to the driver.
     """
     try:
+        if config.texts:
+            return _serve_texts(config, receive, send)
         probes.log.setLevel(logging.ERROR)  # the driver logs its warning once for all workers
         model = load_model(config.model, **config.options)
         engine = make_engine(model, config.batch_size, config.profile, config.most_rows)
-        worker = _Worker(engine, receive, send)
+        worker = _Worker(lambda: usage(engine), receive, send)
         engine.on_forward = worker.after_forward
         send(Ready(os.getpid(), socket.gethostname(), probes.whole_rows(model)))
         while True:
@@ -64,17 +66,32 @@ def serve(config: WorkerConfig, receive: Receive, send: Callable[[Any], None]) -
         send(Failed(f"{type(error).__name__}: {error}"))
 
 
+def _serve_texts(config: WorkerConfig, receive: Receive, send: Callable[[Any], None]) -> None:
+    """Answers text jobs with a model of lm-eval until the driver ends."""
+    from dlm_eval.workers.texts import load_worker
+
+    model = load_worker(config)
+    worker = _Worker(model.usage, receive, send)
+    model.on_answer = worker.after_forward
+    send(Ready(os.getpid(), socket.gethostname()))
+    while True:
+        worker.take(receive())
+        model.drive(worker.jobs(), worker.answered)
+
+
 class _Worker:
     """The jobs that a worker has not begun, and its messages.
 
     Args:
-        engine: runs the jobs.
+        usage: returns what the worker has used so far.
         receive: returns the driver's next message.
         send: sends a message to the driver.
     """
 
-    def __init__(self, engine: Engine, receive: Receive, send: Callable[[Any], None]) -> None:
-        self._engine, self._receive, self._send = engine, receive, send
+    def __init__(
+        self, usage: Callable[[], Usage], receive: Receive, send: Callable[[Any], None]
+    ) -> None:
+        self._usage, self._receive, self._send = usage, receive, send
         self._waiting: deque[tuple[int, Job]] = deque()  # not begun
         self._last = 0  # length of the last list
         self._question: tuple[int, str] | None = None  # of the job begun last
@@ -109,12 +126,12 @@ class _Worker:
         self._read()
         if time.monotonic() - self._alive > ALIVE_SECONDS:
             self._alive = time.monotonic()
-            self._send(Alive(usage(self._engine)))
+            self._send(Alive(self._usage()))
 
     def take(self, message: Any) -> None:
         """Takes a message of the driver."""
         if message == REPORT:
-            self._send(Alive(usage(self._engine), report=True))
+            self._send(Alive(self._usage(), report=True))
         elif message == GIVE_BACK:
             self._send(Returned(self._give_back()))
         else:
