@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--board", type=Path, metavar="BOARD.yaml",
-        help="what the table shows (docs/leaderboards.md; default: the headline score of each task)",
+        help="what the table shows (docs/leaderboards.md; default: each task's headline score)",
     )  # fmt: skip
     parser.add_argument(
         "--texts", action="append", default=[], metavar="[TASK=]none|own|all",
