@@ -113,6 +113,15 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self._ask("Input.dispatchMouseEvent", type=kind, **place)
 
+    def look(self, width: int, height: int, dark: bool = False) -> None:
+        """Sets the size of the window, and whether the person prefers dark pages."""
+        phone = width < 600
+        self._ask(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, mobile=phone, deviceScaleFactor=1
+        )  # fmt: skip
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._ask("Emulation.setEmulatedMedia", features=[scheme])
+
     def picture(self, file: Path) -> None:
         """Writes a PNG of what is to be seen."""
         file.write_bytes(

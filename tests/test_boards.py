@@ -637,7 +637,7 @@ def test_output_by_its_name(runs, tmp_path, capsys):
     assert "tiny-ar" in shown and "n=6 of 100" in shown
     assert main([*command, "-o", str(tmp_path / "out" / "all")]) == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["all.csv", "all.md", "all.tex", "all_wide.csv"]
+    assert names == ["all.csv", "all.html", "all.md", "all.tex", "all_wide.csv"]
     assert main([*command, "-o", str(tmp_path / "x.markdown")]) == 2
     assert "suffix '.markdown' is not known" in capsys.readouterr().err
     long = pandas.read_csv(tmp_path / "out" / "all.csv")

@@ -27,6 +27,7 @@ from dlm_eval.cli import (
     sweep,
     trace,
     validate,
+    view,
 )
 from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown_name_error
 from dlm_eval.output import log_to_stderr, safe_output
@@ -43,6 +44,7 @@ examples:
   dlm-eval trace --model tiny --prompt "Anna had" --html trace.html   watch one text being written
   dlm-eval sweep --model tiny --tasks demo --decode steps=2,4,8 -o DIR  accuracy against tokens per forward
   dlm-eval leaderboard results/ -o leaderboards/mine.csv              tables from result files
+  dlm-eval view results/                                              scores and samples as web pages
   dlm-eval compare A B                                                what moved between two runs, and its effect
   dlm-eval check RUN --baseline FILE                                  has a score become worse? (exit code 3)
   dlm-eval export parquet results/ -o FOLDER                          runs, scores and samples as data
@@ -118,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         trace.add_parser,
         sweep.add_parser,
         add_leaderboard,
+        view.add_parser,
         compare.add_parser,
         check.add_parser,
         baseline.add_parser,

@@ -371,10 +371,18 @@ def _csv_files(board: Board, path: Path) -> dict[Path, str]:
     return {path: as_long_csv(board), wide: as_wide_csv(board)}
 
 
+def _html_file(board: Board, path: Path) -> dict[Path, str]:
+    from dlm_eval.reports.index_page import index_page
+    from dlm_eval.reports.site import Site
+
+    return {path: index_page(Site(board, {}, ()))}
+
+
 WRITERS: dict[str, Writer] = {
     ".csv": _csv_files,
     ".md": lambda board, path: {path: as_markdown(board)},
     ".tex": lambda board, path: {path: as_latex(board)},
+    ".html": _html_file,
 }
 
 

@@ -151,7 +151,7 @@ def add_parser(
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE",
         help="write the long table to FILE.csv and the wide one to FILE_wide.csv (default: print "
-             "the wide one); with --board also FILE.md or FILE.tex, or all if FILE has no suffix",
+             "the wide one); with --board also FILE.md, FILE.tex or FILE.html, or all if FILE has no suffix",
     )  # fmt: skip
     parser.add_argument(
         "--board", type=Path, metavar="BOARD.yaml",

@@ -257,7 +257,7 @@ def _task(document: dict[str, Any], task: str, rows: tuple[Row, ...], samples: A
         name=task,
         rows=rows,
         documents=documents,
-        measures=_measures(rows, documents or {}),
+        measures=measures_of(rows, documents or {}),
         settings=settings,
         digests={name: str(how[name]) for name in _DIGESTS if how.get(name)},
         generates=kind == "generate_until",
@@ -277,7 +277,7 @@ def _group(name: str, rows: tuple[Row, ...], tasks: Sequence[TaskRun]) -> TaskRu
         name=name,
         rows=rows,
         documents=documents if all(task.documents for task in tasks) else None,
-        measures=_measures(rows, documents),
+        measures=measures_of(rows, documents),
         settings={},
         digests={},
         generates=all(task.generates for task in tasks),
@@ -285,7 +285,7 @@ def _group(name: str, rows: tuple[Row, ...], tasks: Sequence[TaskRun]) -> TaskRu
     )
 
 
-def _measures(rows: tuple[Row, ...], documents: Mapping[str, Document]) -> dict[str, Measure]:
+def measures_of(rows: tuple[Row, ...], documents: Mapping[str, Document]) -> dict[str, Measure]:
     """Returns the metrics whose score is reproduced by the documents' values.
 
     A score can be any function of the documents (F1 over all, BLEU). It is only taken as a mean

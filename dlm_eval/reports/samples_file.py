@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from dlm_eval.printable import valid_unicode
 
@@ -92,14 +92,19 @@ def read_samples(path: Path, kind: str) -> dict[str, Document]:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"it is larger than {MOST_BYTES >> 30} GiB")
         with path.open(encoding="utf-8") as file:
-            return documents_of(_parsed(file), kind)
+            return documents_of(parsed_lines(file), kind)
     except OSError as error:
         raise ValueError(error.strerror or type(error).__name__) from error
     except (RecursionError, MemoryError, UnicodeDecodeError) as error:
         raise ValueError(f"not JSON lines ({type(error).__name__})") from error
 
 
-def _parsed(file: Any) -> Iterator[dict[str, Any]]:
+def parsed_lines(file: TextIO) -> Iterator[dict[str, Any]]:
+    """Yields the samples of an open samples file.
+
+    Raises:
+        ValueError: a line is no JSON object or too long, or there are too many.
+    """
     number = 0
     while line := file.readline(MOST_LINE + 1):
         number += 1

@@ -9,17 +9,11 @@ Shape letters: L = positions of the canvas, n = open positions, K = positions wr
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
-import html
-import json
 import math
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling
@@ -29,13 +23,11 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.trajectories import pieces
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.printable import printable, printable_lines
+from dlm_eval.reports.web import render
 
 MASK, ERASED = "░", "▒"
 DIM, UNDERLINE, LOST = "2", "4", "31"
 Paint = Callable[[str, str], str]
-HERE = Path(__file__).parent
-# Characters that can end a script element or, in old browsers, a JavaScript line.
-UNSAFE = re.compile("[<>&\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -319,32 +311,11 @@ def _piece(recording: Recording, token: int) -> str:
 
 def page(recording: Recording) -> str:
     """Returns the page as HTML."""
-    style, script = (
-        (HERE / name).read_text(encoding="utf-8") for name in ("trace.css", "trace.js")
+    title = printable(f"{recording.model}: {recording.strategy}")
+    return render(
+        "trace.html",
+        ("house.css", "trace.css"),
+        ("house.js", "trace.js"),
+        {"title": title, "text": printable_lines(recording.text)},
+        recording.plain(),
     )
-    values = {
-        "title": _escaped(printable(f"{recording.model}: {recording.strategy}")),
-        "policy": f"default-src 'none'; style-src '{_csp_hash(style)}'; script-src "
-        f"'{_csp_hash(script)}'; base-uri 'none'; form-action 'none'",
-        "style": style,
-        "script": script,
-        "text": _escaped(printable_lines(recording.text)),
-        "data": safe_json(recording.plain()),
-    }
-    template = (HERE / "trace.html").read_text(encoding="utf-8")
-    # A single pass, so that placeholders in inserted text are not replaced.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
-
-
-def safe_json(data: Any) -> str:
-    """Returns JSON that is safe inside a script element."""
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
-def _escaped(text: str) -> str:
-    return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
-
-
-def _csp_hash(source: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()

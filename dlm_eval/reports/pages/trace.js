@@ -1,14 +1,8 @@
-"use strict";
 // The page of `dlm-eval trace`: replays the recorded steps up to the one that the slider is at.
-const data = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
 const last = data.steps.length;
 const hole = new Set(data.open);
-const MARKS = { "\n": "⏎", "\r": "␍", "\t": "⇥" };
-const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]/u;
 let shown = last, chosen = null, timer = null;
 
-const percent = (p) => (p === null ? "?" : (100 * p).toFixed(1) + " %");
 const quoted = (id) => JSON.stringify(data.pieces[id].text);
 
 // What happened at each position, in order: {k, id, confidence} where another token was written, {k, id: null} where it was masked again. A step
@@ -36,21 +30,6 @@ function stateOf(p, count) { // what stands at p after `count` steps
 function confidenceOf(event, count) { // the latest before step `count`
   const later = event.later.filter((again) => again.k < count);
   return later.length ? later[later.length - 1].confidence : event.confidence;
-}
-
-function addText(element, text) { // as text, never as markup; what cannot be seen is spelled out
-  let plain = "";
-  const flush = () => { if (plain) element.append(plain); plain = ""; };
-  for (const character of text) {
-    if (!HIDDEN.test(character)) { plain += character; continue; }
-    flush();
-    const mark = document.createElement("span");
-    mark.className = "mark";
-    mark.textContent = MARKS[character] || "U+" + character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-    element.append(mark);
-    if (character === "\n" || character === "\t") element.append(character);
-  }
-  flush();
 }
 
 function tokenSpan(p, count) {
