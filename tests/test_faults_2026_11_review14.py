@@ -198,3 +198,18 @@ def test_14_recorded_answers_have_no_trajectories_in_one_true_line(tasks: Path) 
             "recorded", ["t_write"], model_args={"answers": "a.jsonl"}, include_path=str(tasks),
             log_trajectories=True,
         )  # fmt: skip
+
+
+def test_14_a_server_whose_tokenizer_is_elsewhere_is_a_note(tasks: Path, tmp_path: Path) -> None:
+    arguments = {"model": "m", "base_url": "http://127.0.0.1:9/v1/completions"}
+    given = {"model": "local-completions", "shard": "1/2"}
+    plan = plan_of(
+        tasks, tmp_path, "t_choice", **given, model_args={**arguments, "tokenizer": "/nowhere"}
+    )
+    assert plan["counted"] == "requests" and "would be refused" in plan["notes"][0]
+    assert 0 < plan["total"]["documents"] < len(DOCUMENTS)
+    plain = plan_of(
+        tasks, tmp_path, "t_choice", **given, model_args={**arguments, "tokenizer_backend": "none"}
+    )
+    assert plain["counted"] == "texts" and not plain["notes"]
+    assert plain["total"]["to_ask"] == plain["total"]["requests"] == plan["total"]["requests"]

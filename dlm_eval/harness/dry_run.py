@@ -255,9 +255,17 @@ def _of_texts(
     baseline = Baseline.of(settings, settings.device)
     if not (baseline.is_transformers or baseline.is_remote):
         return _of_requests(settings, ask, notes)
+    try:
+        lm = baseline.load_without_weights()
+    except UserError as error:
+        if not baseline.is_remote:
+            raise
+        # The machine of the run may have the API's key and tokenizer.
+        notes.append(f"a run on this machine would be refused: {error}")
+        return _of_requests(settings, ask, notes)
     counting = _CountingTexts(
-        baseline.checkpoint, baseline.facts, lm=baseline.load_without_weights(), pool=JournalOnly(),
-        journal=journal, baseline=baseline,
+        baseline.checkpoint, baseline.facts, lm=lm, pool=JournalOnly(), journal=journal,
+        baseline=baseline,
     )  # fmt: skip
     _count(settings, ask, counting, lambda _: None)
     devices = 1 if baseline.is_remote else _devices(settings, notes)
