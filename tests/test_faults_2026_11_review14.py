@@ -200,16 +200,19 @@ def test_14_recorded_answers_have_no_trajectories_in_one_true_line(tasks: Path) 
         )  # fmt: skip
 
 
-def test_14_a_server_whose_tokenizer_is_elsewhere_is_a_note(tasks: Path, tmp_path: Path) -> None:
-    arguments = {"model": "m", "base_url": "http://127.0.0.1:9/v1/completions"}
-    given = {"model": "local-completions", "shard": "1/2"}
+def test_14_a_server_that_cannot_be_asked_from_here_is_a_note(tasks: Path, tmp_path: Path) -> None:
+    """A package, a key or a tokenizer may be missing on a login node."""
+    arguments = {"model": "m", "base_url": "http://127.0.0.1:9/v1", "tokenizer": "/nowhere"}
     plan = plan_of(
-        tasks, tmp_path, "t_choice", **given, model_args={**arguments, "tokenizer": "/nowhere"}
+        tasks, tmp_path, "t_choice", model="local-completions", model_args=arguments, shard="1/2"
     )
     assert plan["counted"] == "requests" and "would be refused" in plan["notes"][0]
     assert 0 < plan["total"]["documents"] < len(DOCUMENTS)
-    plain = plan_of(
-        tasks, tmp_path, "t_choice", **given, model_args={**arguments, "tokenizer_backend": "none"}
-    )
-    assert plain["counted"] == "texts" and not plain["notes"]
-    assert plain["total"]["to_ask"] == plain["total"]["requests"] == plan["total"]["requests"]
+    assert plan["total"]["requests"] == 3 * plan["total"]["documents"]
+
+
+def test_14_a_model_with_a_lazy_tokenizer_runs_without_it(tasks: Path, tmp_path: Path) -> None:
+    """`dummy` loads a tokenizer from the hub at the first look at it."""
+    found = evaluate("dummy", ["t_choice"], include_path=str(tasks), output_path=str(tmp_path))
+    assert found["dlm_eval"]["cost"]["t_choice"]["errors"] == 0
+    assert plan_of(tasks, tmp_path, "t_choice", model="dummy")["total"]["known"] == 15
