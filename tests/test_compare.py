@@ -90,6 +90,7 @@ def test_holm_and_the_smallest_drop_by_hand() -> None:
     # 7 lost documents of 100 are the fewest with 0.5 ** 7 <= 0.01
     assert smallest_drop(np.zeros(100), True, 0.01) == pytest.approx(0.07)
     assert math.isnan(smallest_drop(np.zeros(100), False, 0.01))
+    assert smallest_drop(np.zeros(4), True, 0.01) == math.inf  # seven are needed
     low, high, p = unpaired(0.1, (0.03, 0.04))
     assert (low, high) == pytest.approx((0.1 - 0.098, 0.1 + 0.098), abs=1e-4)
     assert p == pytest.approx(0.0455, abs=1e-4)

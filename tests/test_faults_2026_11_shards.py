@@ -505,11 +505,6 @@ def test_04_what_a_shard_cannot_do_is_refused(
     assert message in said(capsys)
 
 
-def test_04_recorded_answers_and_python_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["--model", "recorded", "--model_args", "answers=a.jsonl", "--tasks", "demo"]
-    assert main([*words, "-o", str(tmp_path), "--shard", "1/2"]) == 2
-    assert "--shard means nothing to --model recorded" in said(capsys)
+def test_04_python_is_told() -> None:
     with pytest.raises(UserError, match="shard is for the command line"):
         evaluate("toy", ["demo"], shard="1/2")

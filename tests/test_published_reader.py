@@ -67,7 +67,7 @@ def test_bounds_have_no_value(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("unit", "value", "scaled"),
-    [("percent", "74.8", 0.748), ("x100", "18.7", 0.187), ("BLEU", "27.3", 27.3), ("fraction", "0.5", 0.5)],
+    [("percent", "74.8", 0.748), ("x100", "18.7", 18.7), ("BLEU", "27.3", 27.3), ("fraction", "0.5", 0.5)],
 )  # fmt: skip
 def test_values_have_the_scale_of_result_files(
     tmp_path: Path, unit: str, value: str, scaled: float

@@ -15,7 +15,19 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dlm_eval import __version__
-from dlm_eval.cli import baseline, cache, check, compare, ls, merge, run, sweep, trace, validate
+from dlm_eval.cli import (
+    baseline,
+    cache,
+    check,
+    compare,
+    export,
+    ls,
+    merge,
+    run,
+    sweep,
+    trace,
+    validate,
+)
 from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown_name_error
 from dlm_eval.output import log_to_stderr, safe_output
 from dlm_eval.redaction import learn_words
@@ -33,6 +45,7 @@ examples:
   dlm-eval leaderboard results/ -o leaderboards/mine.csv              tables from result files
   dlm-eval compare A B                                                what moved between two runs, and its effect
   dlm-eval check RUN --baseline FILE                                  has a score become worse? (exit code 3)
+  dlm-eval export parquet results/ -o FOLDER                          runs, scores and samples as data
 """
 
 
@@ -108,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         compare.add_parser,
         check.add_parser,
         baseline.add_parser,
+        export.add_parser,
     ):
         add_parser(subparsers)
     return parser

@@ -22,7 +22,14 @@ def add_parser(subparsers: Any) -> None:
         sub.add_argument(
             "run", type=Path, metavar="RUN", help="result file, or folder (newest run)"
         )
-        sub.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.jsonl.gz")
+        sub.add_argument(
+            "-o",
+            "--output",
+            type=Path,
+            required=True,
+            metavar="FILE.jsonl.gz",
+            help="the baseline that is written",
+        )
         sub.add_argument(
             "--noise_floor", type=Path, metavar="RUN2",
             help="a second run of the same configuration: how many answers differ by chance",

@@ -49,6 +49,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "wandb|trackio|tensorboard",
         "help": "send the results there too (comma-separated; --wandb_args and --trackio_args go "
                 "with it)"},
+    "--label": {
+        "metavar": "TEXT",
+        "help": "name of this run on boards (default: what differs between the runs)"},
     "--score_only": {
         "action": "store_true", "default": None,
         "help": "score the answers in the journal of --output_path again; the model is not loaded"},

@@ -169,7 +169,7 @@ def _trajectories(args: argparse.Namespace) -> tuple[LoggedRun, list[Logged]]:
     tasks = [args.task] if args.task is not None else list(run.samples)
     found = [one for task in tasks for one in run.trajectories(task)]
     if not found:
-        raise UserError(described(run, args.run))
+        raise UserError(described(run, args.run, tasks))
     chosen = [one for one in found if args.doc in (None, one.doc_id)]
     if not chosen:
         numbers = sorted({one.doc_id for one in found})

@@ -74,6 +74,8 @@ def run_metadata(
             loaded.pool.devices() if loaded.pool is not None else (),
         ),
     }
+    if settings.label is not None:
+        block["label"] = settings.label
     if running:
         block["environment"]["sandbox"] = sandbox_entries(running)
     with sample_errors.adding("the estimator's part of standard errors"):

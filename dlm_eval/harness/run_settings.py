@@ -27,6 +27,7 @@ DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-sh
 MOST_SEED = 2**32 - 1  # numpy's maximum
 MAPPINGS = ("model_args", "decode", "gen_kwargs", "metadata", "hf_hub_log_args")
 MOST = 10**12  # maximum of all counts
+LONGEST_LABEL = 80  # characters
 PLAIN = (str, int, float, bool, types.NoneType)
 
 
@@ -65,6 +66,8 @@ class RunSettings:
             an error for the sample).
         sandbox: kind of sandbox for generated code ('namespaces', 'plain'; docs/sandbox.md), or
             'auto' for the best one of this machine.
+        label: the run's name on boards; None for what differs between the runs. It changes no
+            answer.
     """
 
     model: str
@@ -106,6 +109,7 @@ class RunSettings:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     hf_hub_log_args: Mapping[str, Any] = field(default_factory=dict)
     verbosity: str | None = None
+    label: str | None = None
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -131,7 +135,11 @@ class RunSettings:
                     f"--{name} '{value}' is not allowed; it must be {least} or more, and {MOST:g} "
                     "at most"
                 )
-        for name in ("model", "device", "devices", "output_path", "data_dir"):
+        if self.label is not None and len(self.label) > LONGEST_LABEL:
+            raise UserError(
+                f"--label has {len(self.label)} characters; {LONGEST_LABEL} are allowed at most"
+            )
+        for name in ("model", "device", "devices", "output_path", "data_dir", "label"):
             if getattr(self, name) == "":
                 raise UserError(f"--{name} is empty; give it a value or leave it out")
         if not all(seed is None or 0 <= seed <= MOST_SEED for seed in self.seed):

@@ -193,6 +193,10 @@ def read_baseline(path: Path) -> Baseline:
     try:
         with gzip.open(path, "rb") as packed:
             return _read(_unpacked(packed), shown_path(path))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"baseline '{path}' does not exist; make it with `dlm-eval baseline save RUN -o FILE`"
+        ) from error
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"baseline '{path}' cannot be read: {reason}") from error

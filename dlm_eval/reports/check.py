@@ -21,7 +21,13 @@ from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.options import check_options, option, parse_options
 from dlm_eval.printable import counted
 from dlm_eval.reports.baseline import Baseline
-from dlm_eval.reports.compare import environment_moved, other_question, settings_moved, values_of
+from dlm_eval.reports.compare import (
+    Moved,
+    environment_moved,
+    other_question,
+    settings_moved,
+    values_of,
+)
 from dlm_eval.reports.runs import Measure, Run, TaskRun
 from dlm_eval.reports.samples_file import SAME_NATS, Document
 from dlm_eval.reports.statistics import (
@@ -241,7 +247,8 @@ def _check_questions(run: Run, old: Run) -> None:
             raise UserError(
                 f"task '{name}' cannot be checked: another document set ({len(lost)} of "
                 f"{len(before.documents)} documents are missing, {len(added)} are new; first: "
-                f"document {first.doc_id})"
+                f"document {first.doc_id}); run with the baseline's --limit and --samples, or save "
+                "another baseline"
             )
 
 
@@ -360,6 +367,11 @@ def _findings(
     return found + _answer_findings(task, before, now, run, baseline, rules)
 
 
+def _named(moved: Sequence[Moved], absent: str) -> str:
+    """Returns settings with both values, for a message; `absent` is in place of a missing one."""
+    return ", ".join(f"{m.name} {m.first or absent} -> {m.second or absent}" for m in moved)
+
+
 def _answer_findings(
     task: TaskCheck, before: TaskRun, now: TaskRun, run: Run, baseline: Baseline, rules: Rules
 ) -> list[Finding]:
@@ -376,11 +388,11 @@ def _answer_findings(
     fingerprints = [each.digests.get("fingerprint") for each in (before, now)]
     if None in fingerprints or fingerprints[0] != fingerprints[1]:
         moved = settings_moved(baseline.run, run, [task.task])
-        named = ", ".join(f"{m.name} {m.first or '-'} -> {m.second or '-'}" for m in moved[:3])
+        named = _named(moved[:3], "not set")
         more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
         return [Finding(NOTE, task.task, f"{changed}; settings moved: {named or 'unknown'}{more}")]
     if elsewhere := environment_moved(baseline.run, run):
-        named = ", ".join(f"{m.name} {m.first or '-'} -> {m.second or '-'}" for m in elsewhere[:3])
+        named = _named(elsewhere[:3], "not known")
         return [Finding(CHANGED, task.task, f"{changed}, {named}")]
     same = f"{changed} although model, settings, seeds and environment are the same"
     if run.batch_invariant == baseline.run.batch_invariant == "True":

@@ -63,12 +63,19 @@ def _cells(task: TaskCheck) -> list[str]:
         f"{task.change:+.4f}{unit}",
         f"{task.low:+.4f}",
         f"{task.p:.2g}",
-        "" if math.isnan(task.smallest) else f"{task.smallest:.4f}",
+        _drop(task.smallest),
         f"{task.margin:.4g}",
         f"{task.better} / {task.worse}",
         str(task.changed),
         "" if task.forwards is None else f"{task.forwards:.2f}x",
     ]
+
+
+def _drop(smallest: float) -> str:
+    """Returns the smallest drop that a test finds as text; 'none' if the task is too small."""
+    if math.isnan(smallest):
+        return ""
+    return "none" if math.isinf(smallest) else f"{smallest:.4f}"
 
 
 def markdown(report: Report) -> str:

@@ -11,32 +11,36 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.output import one_line
 from dlm_eval.printable import counted
+from dlm_eval.reports.configurations import (
+    DISTINGUISHING,
+    Configuration,
+    configurations,
+    differences,
+    natural,
+    natural_all,
+)
 from dlm_eval.reports.csv_file import cell, csv_text, write_files
 from dlm_eval.reports.result_file import ResultFile, Row, read_result_file
 
 if TYPE_CHECKING:
     import pandas
 
+    from dlm_eval.reports.board import Board
+
 log = logging.getLogger(__name__)
 
 COLUMNS = tuple(field.name for field in fields(Row))
 WHO = ("model", "checkpoint", "revision")
-# Columns that distinguish scores of the same model and task, in the order in which they are shown.
-DISTINGUISHING = (
-    "shots", "n", "estimator", "strategy", "steps", "gen_length", "block_length", "dtype", "task_version", "device",
-    "seed", "configuration", "scoring", "documents", "fingerprint", "date", "source",
-)  # fmt: skip
-DIGESTS = ("configuration", "scoring", "fingerprint")
 _FLOATS = ("value", "stderr", "forwards_per_sample", "tokens_per_forward", "tokens_per_second")
 _DTYPES = (
     dict.fromkeys(_FLOATS, "float64")
@@ -76,36 +80,41 @@ def leaderboard(paths: Sequence[Path], keep_all: bool = False) -> pandas.DataFra
 
 
 def wide(long: pandas.DataFrame) -> pandas.DataFrame:
-    """Returns the wide table: one column per task and headline metric, one row per model and
-    setting.
+    """Returns the wide table: one column per task and headline metric, one row per configuration
+    of a model (`configurations`).
 
-    Fractions are in percent with two decimals. If a model has several scores for one cell,
-    `setting` names the differences. It also says if a score covers only a part of the task's
-    documents. Otherwise it is empty.
+    Fractions are in percent with two decimals. `setting` is the run's label, and what tells the row
+    from the model's other rows. It also says if scores cover only a part of the task's documents.
+    Runs that differ only in seeds are one row of means.
     """
     import pandas
 
     filters: dict[tuple[str, str], set[str]] = {}
     for task, metric, pipeline in zip(long["task"], long["metric"], long["filter"], strict=True):
         filters.setdefault((task, metric), set()).add(_text(pipeline))
-    columns: dict[str, list[dict[str, Any]]] = {}
-    for record in long[long["headline"].astype(bool)].to_dict("records"):
-        several = len(filters[(record["task"], record["metric"])]) > 1
-        columns.setdefault(_column_name(record, several), []).append(record)
-    table: dict[tuple[str, ...], dict[str, float]] = {}
-    for name in sorted(columns, key=_natural):
-        records = columns[name]
-        shown_values = _rounded(
-            [record["value"] for record in records], all(r["unit"] == "fraction" for r in records)
+    headlines = [_row(r) for r in long[long["headline"].astype(bool)].to_dict("records")]
+    names = {
+        (row.task, row.metric, row.filter): _column_name(
+            row, len(filters[(row.task, row.metric)]) > 1
         )
-        for record, setting, value in zip(records, _settings(records), shown_values, strict=True):
-            key = (*(_text(record[who]) for who in WHO), setting)
-            table.setdefault(key, {})[name] = value
-    rows = [
-        dict(zip((*WHO, "setting"), key, strict=True)) | table[key]
-        for key in sorted(table, key=_natural_all)
+        for row in headlines
+    }
+    columns = {name: key for key, name in names.items()}
+    found = configurations(headlines)
+    settings = differences(found, [_permanent_notes(each) for each in found])
+    table: list[dict[str, Any]] = [
+        dict(zip((*WHO, "setting"), (*each.who, setting), strict=True))
+        for each, setting in zip(found, settings, strict=True)
     ]
-    return pandas.DataFrame(rows, columns=[*WHO, "setting", *sorted(columns, key=_natural)])
+    for name in sorted(columns, key=natural):
+        holders = [number for number, each in enumerate(found) if columns[name] in each.scores]
+        scores = [found[number].scores[columns[name]] for number in holders]
+        fractions = all(row.unit == "fraction" for score in scores for row in score.rows)
+        shown_values = _rounded([score.value for score in scores], fractions)
+        for number, value in zip(holders, shown_values, strict=True):
+            table[number][name] = value
+    table.sort(key=lambda row: natural_all([row[name] for name in (*WHO, "setting")]))
+    return pandas.DataFrame(table, columns=[*WHO, "setting", *sorted(columns, key=natural)])
 
 
 def write(long: pandas.DataFrame, output: Path) -> Path:
@@ -140,9 +149,13 @@ def add_parser(
         "paths", nargs="+", type=Path, metavar="PATH", help="result files, or directories with them"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE.csv",
-        help="write the long table here and the wide one to FILE_wide.csv (default: print the "
-             "wide one)",
+        "-o", "--output", type=Path, metavar="FILE",
+        help="write the long table to FILE.csv and the wide one to FILE_wide.csv (default: print "
+             "the wide one); with --board also FILE.md or FILE.tex, or all if FILE has no suffix",
+    )  # fmt: skip
+    parser.add_argument(
+        "--board", type=Path, metavar="BOARD.yaml",
+        help="the tasks, rows, columns, required settings and averages (docs/leaderboards.md)",
     )  # fmt: skip
     parser.add_argument(
         "--all", action="store_true", help="keep older runs of the same settings too"
@@ -157,6 +170,8 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: see `leaderboard` and `write`.
     """
+    if args.board is not None:
+        return _board(args)
     long = leaderboard(args.paths, keep_all=args.all)
     if args.output is None:
         table = wide(long)
@@ -168,6 +183,49 @@ def main(args: argparse.Namespace) -> int:
         "models by tasks"
     )
     return 0
+
+
+def _board(args: argparse.Namespace) -> int:
+    from dlm_eval.reports.board_text import as_text, files_of
+
+    board = read_board(args.board, args.paths, args.all)
+    if args.output is None:
+        print(as_text(board), end="")
+        return 0
+    files = files_of(board, args.output)
+    write_files(files)
+    print(f"{counted(len(board.rows), 'row')}: {', '.join(one_line(str(path)) for path in files)}")
+    return 0
+
+
+def read_board(path: Path, paths: Sequence[Path], keep_all: bool = False) -> Board:
+    """Returns the board that a file declares, of the result files at and below the paths.
+
+    Published figures are read from `published.csv` beside the board's file, if the board shows any.
+
+    Args:
+        path: the board's YAML file.
+        paths: result files, or directories to search for them.
+        keep_all: whether older runs of the same settings have rows of their own.
+
+    Raises:
+        UserError: the board's file is wrong, or there are neither scores nor figures.
+    """
+    from dlm_eval.reports.board import make_board, published_beside
+    from dlm_eval.reports.board_file import read_board_file
+    from dlm_eval.reports.published import read_published
+
+    declared = read_board_file(path)
+    figures = read_published(published_beside(path)) if declared.published else ()
+    files = list(_read_all(paths))
+    files = files if keep_all else latest(files)
+    board = make_board(declared, files, figures)
+    if not board.rows:
+        raise UserError(
+            f"board '{path}' has no row: paths {', '.join(repr(str(path)) for path in paths)} hold "
+            "no scores that it admits" + "".join(f"; {note}" for note in board.notes[-1:])
+        )
+    return board
 
 
 def _read_all(paths: Sequence[Path]) -> Iterator[ResultFile]:
@@ -210,6 +268,14 @@ def shown_path(path: Path) -> str:
         return path.as_posix()
 
 
+def latest(files: Sequence[ResultFile]) -> list[ResultFile]:
+    """Returns the files without the scores that a newer run of the same settings replaces."""
+    kept = {id(row) for row in _newest([file for file in files if file.rows])}
+    return [
+        replace(file, rows=tuple(row for row in file.rows if id(row) in kept)) for file in files
+    ]
+
+
 def _newest(files: Sequence[ResultFile]) -> list[Row]:
     """Returns the newest score of each setting, task, metric and filter.
 
@@ -227,42 +293,47 @@ def _newest(files: Sequence[ResultFile]) -> list[Row]:
 
 def _order(row: Row) -> tuple[Any, ...]:
     names = (*WHO, "task", *DISTINGUISHING)
-    return tuple(_natural(_text(getattr(row, name))) for name in names) + (not row.headline,)
+    return tuple(natural(_text(getattr(row, name))) for name in names) + (not row.headline,)
 
 
-def _column_name(record: dict[str, Any], several_filters: bool) -> str:
-    metric = (
-        f"{record['metric']},{_text(record['filter'])}" if several_filters else record["metric"]
-    )
-    direction = ", lower is better" if _text(record["higher_is_better"]) == "False" else ""
-    return f"{record['task']} ({metric}{direction})"
+def _row(record: Mapping[str, Any]) -> Row:
+    """Returns a record of the long table, also of one read from CSV, as a score."""
+    kinds = {"float64": float, "Int64": int}
+    cells: dict[str, Any] = {}
+    for name in COLUMNS:
+        text = _text(record.get(name))
+        kind = kinds.get(_DTYPES.get(name, ""))
+        cells[name] = (text or None) if kind is None else kind(float(text)) if text else None
+    cells |= {name: _text(record[name]) for name in ("task", "metric", "source")}
+    cells["value"] = math.nan if cells["value"] is None else cells["value"]
+    lower = _text(record["higher_is_better"])
+    cells["higher_is_better"] = {"False": False, "True": True}.get(lower)
+    cells["headline"] = bool(record["headline"])
+    return Row(**cells)
 
 
-def _settings(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns, for each score of a column, the settings that differ from the model's other scores
-    in it.
+def _column_name(row: Row, several_filters: bool) -> str:
+    metric = f"{row.metric},{row.filter or ''}" if several_filters else row.metric
+    direction = ", lower is better" if row.higher_is_better is False else ""
+    return f"{row.task} ({metric}{direction})"
+
+
+def _permanent_notes(found: Configuration) -> list[str]:
+    """Returns the notes that are always shown with scores: part of a task, code outside the
+    sandbox; with the task if it is not so for all tasks.
     """
-    parts = [_permanent_notes(record) for record in records]
-    names = [tuple(_text(record[who]) for who in WHO) for record in records]
-    for field in DISTINGUISHING:
-        groups: dict[tuple[Any, ...], list[int]] = {}
-        for index, name in enumerate(names):
-            groups.setdefault((name, tuple(parts[index])), []).append(index)
-        for alike in groups.values():
-            texts = {index: _text(records[index][field]) for index in alike}
-            if len(set(texts.values())) > 1:
-                for index, text in texts.items():
-                    parts[index].append(f"{field}={text[:12] if field in DIGESTS else text}")
-    return [" ".join(part) for part in parts]
-
-
-def _permanent_notes(record: dict[str, Any]) -> list[str]:
-    """Returns the notes that are always shown with a score: part of a task, code outside the
-    sandbox.
-    """
-    n, of = _text(record["n"]), _text(record["n_total"])
-    part = [f"n={n}"] if n and of and n != of else []
-    return [*part, *([_text(record["code"])] if _text(record["code"]) else [])]
+    notes: dict[str, list[str]] = {}
+    for (task, _, _), score in found.scores.items():
+        row = score.rows[0]
+        if row.n is not None and row.n_total is not None and row.n != row.n_total:
+            notes.setdefault(f"n={row.n}", []).append(task)
+        if row.code:
+            notes.setdefault(row.code, []).append(task)
+    few = len(notes) > 1 or any(len(tasks) < len(found.scores) for tasks in notes.values())
+    return [
+        f"{note} ({', '.join(tasks)})" if few and note.startswith("n=") else note
+        for note, tasks in notes.items()
+    ]
 
 
 def _rounded(values: Sequence[float], as_percent: bool) -> list[float]:
@@ -308,15 +379,3 @@ def _text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():  # a CSV reader returns counts as 5.0
         value = int(value)
     return "" if value is None or value != value else str(value)
-
-
-def _natural(text: str) -> tuple[tuple[bool, int, str], ...]:
-    """Returns a sort key in which steps=64 comes before steps=128."""
-    parts = re.split(r"([0-9]{1,18})", text)
-    return tuple(
-        (bool(index % 2), int(part) if index % 2 else 0, part) for index, part in enumerate(parts)
-    )
-
-
-def _natural_all(texts: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(_natural(text) for text in texts)

@@ -49,13 +49,7 @@ def load_results(paths: str | Path | Sequence[str | Path]) -> Results:
     """
     import pandas
 
-    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    runs: list[Run] = []
-    for path in map(Path, given):
-        runs += _below(path) if path.is_dir() else [_one(path)]
-    if not runs:
-        listed = ", ".join(repr(str(path)) for path in given)
-        raise UserError(f"paths {listed} hold no results_*.json with scores")
+    runs = load_runs(paths)
     tasks = [(run, task) for run in runs for task in run.tasks.values()]
     scores = [asdict(row) | {"source": run.source} for run in runs for row in _rows(run)]
     samples = [row for run, task in tasks for row in _sample_rows(run, task)]
@@ -64,6 +58,18 @@ def load_results(paths: str | Path | Sequence[str | Path]) -> Results:
         pandas.DataFrame(scores),
         pandas.DataFrame(samples),
     )
+
+
+def load_runs(paths: str | Path | Sequence[str | Path]) -> list[Run]:
+    """Returns the runs of result files and baselines; see `load_results`."""
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    runs: list[Run] = []
+    for path in map(Path, given):
+        runs += _below(path) if path.is_dir() else [_one(path)]
+    if not runs:
+        listed = ", ".join(repr(str(path)) for path in given)
+        raise UserError(f"paths {listed} hold no results_*.json with scores")
+    return runs
 
 
 def _rows(run: Run) -> Iterator[Row]:

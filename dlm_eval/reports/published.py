@@ -91,8 +91,8 @@ class Published:
 
     @property
     def scaled(self) -> float | None:
-        """The value as result files hold it: percent and x100 become fractions."""
-        divisor = 100 if self.unit in ("percent", "x100") else 1
+        """The value as result files hold it: percent becomes a fraction; ROUGE stays times 100."""
+        divisor = 100 if self.unit == "percent" else 1
         return None if self.value is None else self.value / divisor
 
     @property

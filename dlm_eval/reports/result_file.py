@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,16 @@ _CHECKPOINT_ARGS = ("peft", "delta", "pretrained", "model", "path", "engine")
 _DEEPEST = 8  # objects within a metric
 # Config keys that do not change the answers.
 _VOLATILE = ("batch_size", "batch_sizes", "device", "use_cache")
+_SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
+# Config keys that are no part of a run's setup: a task's own settings, and what of it was asked.
+_OF_TASKS = (*_VOLATILE, *_SEEDS, "gen_kwargs", "limit", "bootstrap_iters", "fingerprint")
+_LAYOUT = ("device", "device_map", "batch_size", "max_batch_size", "parallelize")
+# Settings of a run of dlm_eval that are part of every task's configuration.
+_COMMON = ("apply_chat_template", "system_instruction", "fewshot_as_multiturn", "overlong")
+LIKELIHOOD, GENERATION = "likelihood", "generation"
+BETWEEN = "; "  # the settings of both kinds
+MOST_RESOLVED = 300  # settings of a task
+LONGEST_RESOLVED = 200  # characters of a setting
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,10 @@ class Row:
     scoring: str | None = None  # digest of everything that turns an answer into a metric
     documents: str | None = None  # the scored documents: "first N", or a digest of their numbers
     code: str | None = None  # "UNSANDBOXED" if the model's programs ran outside the sandbox
+    label: str | None = None  # --label of the run
+    kind: str | None = None  # "likelihood" or "generation"; None if a group has both
+    options: str | None = None  # of the run: "k=v,k=v" for likelihoods; "k=v" for generation
+    setup: str | None = None  # digest of the model and of the run's settings for all tasks
 
 
 @dataclass(frozen=True)
@@ -89,11 +103,15 @@ class ResultFile:
         identity: task -> fingerprint, or a hash of all recorded settings if there is none.
         time: start of the run in seconds since 1970; 0.0 if unknown.
         rows: rows in the order of the file's tasks, with each task's headline first.
+        settings: setting of the run -> value as text; `pretrained` is the hub id or folder.
+        resolved: task -> setting -> value as text, as the task was run.
     """
 
     identity: dict[str, str]
     time: float
     rows: tuple[Row, ...]
+    settings: dict[str, str] = field(default_factory=dict)
+    resolved: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def read_result_file(path: Path, source: str) -> ResultFile:
@@ -163,7 +181,31 @@ def rows_of(document: Any, source: str) -> ResultFile:
         raise ValueError("it holds no scores")
     recorded = _Recorded(document)
     identity = {row.task: _named(row) or recorded.of(task) for task, row in dict(found).items()}
-    return ResultFile(identity=identity, time=_time(document), rows=rows)
+    model = _dict(document, "dlm_eval", "settings", "model")
+    pretrained = _first(model.get("pretrained"), _named_checkpoint(document))
+    return ResultFile(
+        identity=identity,
+        time=_time(document),
+        rows=rows,
+        settings=_texts(_dict(document, "dlm_eval", "settings"))
+        | ({} if pretrained is None else {"pretrained": pretrained}),
+        resolved={
+            task: _texts(
+                {**(how := _dict(document, "dlm_eval", "tasks", task)), **_dict(how, "decode")}
+            )
+            for task in dict(found)
+        },
+    )
+
+
+def _texts(settings: dict[str, Any]) -> dict[str, str]:
+    """Returns settings that are one text, number or boolean, as text."""
+    texts = {
+        str(key): str(value)
+        for key, value in list(settings.items())[:MOST_RESOLVED]
+        if isinstance(value, (str, int, float, bool))
+    }
+    return {key: text for key, text in texts.items() if len(text) <= LONGEST_RESOLVED}
 
 
 def _short(cells: dict[str, Any]) -> dict[str, Any]:
@@ -201,9 +243,32 @@ def _run_cells(document: dict[str, Any], source: str) -> dict[str, Any]:
         )
         or None,
         "date": _utc(_time(document)),
-        "seed": _seeds(_dict(block, "settings", "seeds")),
+        "seed": _seeds(_dict(block, "settings", "seeds")) or _recorded_seeds(config),
         "source": source,
+        "label": _first(block.get("label")),
+        "setup": _setup(document),
     }
+
+
+def _setup(document: dict[str, Any]) -> str | None:
+    """Returns a digest of the model and of the settings that all tasks of a run share."""
+    settings = _dict(document, "dlm_eval", "settings")
+    if settings:
+        model = {k: v for k, v in _dict(settings, "model").items() if k not in _LAYOUT}
+        return _hash([model, {name: settings.get(name) for name in _COMMON}])[:16]
+    config = {k: v for k, v in _dict(document, "config").items() if k not in _OF_TASKS}
+    if not config:
+        return None
+    names = ("model_source", "system_instruction", "chat_template_sha", "fewshot_as_multiturn")
+    return _hash([config, [document.get(name) for name in names]])[:16]
+
+
+def _recorded_seeds(config: dict[str, Any]) -> str | None:
+    """Returns the seeds of a file of lm-eval alone."""
+    if not any(name in config for name in _SEEDS):
+        return None
+    names = ("python", "numpy", "torch", "fewshot")
+    return _seeds({name: config.get(key) for name, key in zip(names, _SEEDS, strict=True)})
 
 
 def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
@@ -315,18 +380,78 @@ def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
             for name in ("configuration", "scoring", "documents")
         },
         "code": UNSANDBOXED if outside(document, task) else None,
+        **_kind_cells(document, task),
     }
+
+
+def _kind_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
+    """Returns the kind of a task, or of all tasks of a group, and the run's settings for both."""
+    kinds = {_kind(document, leaf) for leaf in _leaves(document, task)}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    settings, config = _dict(document, "dlm_eval", "settings"), _dict(document, "config")
+    given = config.get("gen_kwargs")
+    written = {
+        **(given if isinstance(given, dict) else {"gen_kwargs": given} if given else {}),
+        **_dict(settings, "gen_kwargs"),
+        **_dict(settings, "decode"),
+    }
+    estimator = _dict(settings, "estimator")
+    scored = {
+        **({"estimator": estimator.get("name")} if estimator else {}),
+        **{name: value for name, value in estimator.items() if name != "name"},
+        "stride": settings.get("stride"),
+    }
+    texts = [
+        ",".join(f"{key}={_plain(value)}" for key, value in part.items() if value is not None)
+        for part in (scored, written)
+    ]
+    return {"kind": kind, "options": BETWEEN.join(texts) if any(texts) else None}
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _kind(document: dict[str, Any], task: str) -> str | None:
+    kind = _dict(document, "dlm_eval", "tasks", task).get("kind")
+    if kind in (LIKELIHOOD, GENERATION):
+        return str(kind)
+    output = _dict(document, "configs", task).get("output_type")
+    return (
+        None
+        if not isinstance(output, str)
+        else GENERATION
+        if output == "generate_until"
+        else LIKELIHOOD
+    )
 
 
 def _digest(document: dict[str, Any], task: str, name: str) -> str | None:
     """Returns the digest `name` of a task, or of all tasks of a group."""
     leaves = _leaves(document, task)
     found = [_first(_dict(document, "dlm_eval", "tasks", leaf).get(name)) for leaf in leaves]
+    if name == "configuration" and "dlm_eval" not in document and _dict(document, "config"):
+        found = [_recorded_configuration(document, leaf) for leaf in leaves]
     if any(value is None for value in found):
         return None
     if len(set(found)) == 1 and (len(leaves) == 1 or name == "documents"):
         return found[0]
     return _hash(sorted(zip(leaves, map(str, found), strict=True)))
+
+
+def _recorded_configuration(document: dict[str, Any], task: str) -> str:
+    """Returns a digest of all but seeds that lm-eval records of a task's settings."""
+    config = {
+        key: value
+        for key, value in _dict(document, "config").items()
+        if key not in (*_VOLATILE, *_SEEDS, "limit", "bootstrap_iters")
+    }
+    kinds = ("configs", "versions", "n-shot")
+    return _hash([
+        config,
+        [_dict(document, kind).get(task) for kind in kinds],
+        [document.get(name) for name in ("model_source", "lm_eval_version", "chat_template_sha")],
+    ])  # fmt: skip
 
 
 def _seeds(seeds: dict[str, Any]) -> str | None:

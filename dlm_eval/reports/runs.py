@@ -81,6 +81,7 @@ class TaskRun:
         digests: configuration, fingerprint and scoring, as far as they are known.
         generates: whether its answers are generated text.
         infill: whether the length of an answer is given by the task.
+        dataset: what the task loads: a hub id, a folder, or the name of a file format.
     """
 
     name: str
@@ -91,6 +92,7 @@ class TaskRun:
     digests: Mapping[str, str]
     generates: bool = False
     infill: bool = False
+    dataset: str | None = None
 
     @property
     def headline(self) -> Row:
@@ -242,6 +244,7 @@ def _run(document: dict[str, Any], found: ResultFile, source: str, samples: Any)
 def _task(document: dict[str, Any], task: str, rows: tuple[Row, ...], samples: Any) -> TaskRun:
     how, config = _dict(document, "dlm_eval", "tasks", task), _dict(document, "configs", task)
     kind = str(config.get("output_type") or "generate_until")
+    dataset = config.get("dataset_path")
     documents = samples(task, kind)
     settings = {k: v for k, v in how.items() if k not in (*_DIGESTS, *_OF_TASK)}
     settings = flat({
@@ -259,6 +262,7 @@ def _task(document: dict[str, Any], task: str, rows: tuple[Row, ...], samples: A
         digests={name: str(how[name]) for name in _DIGESTS if how.get(name)},
         generates=kind == "generate_until",
         infill="infill" in _dict(config, "metadata"),
+        dataset=dataset if isinstance(dataset, str) else None,
     )
 
 

@@ -190,8 +190,9 @@ def smallest_drop(change: Values, binary: bool, alpha: float) -> float:
     """Returns the smallest drop of the mean that a test at `alpha` finds with 80 % power.
 
     It is planned from the spread of the changes that were seen. For scores of 0 and 1 it is at
-    least the drop of the fewest lost documents that the exact test can call significant. For other
-    scores it is nan if nothing changed: the spread is not known then.
+    least the drop of the fewest lost documents that the exact test can call significant, and inf if
+    the task has fewer documents than that. For other scores it is nan if nothing changed: the
+    spread is not known then.
     """
     from scipy.stats import norm as normal
 
@@ -201,7 +202,10 @@ def smallest_drop(change: Values, binary: bool, alpha: float) -> float:
     factor = float(normal.isf(alpha) + normal.ppf(POWER))
     planned = factor * float(change.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
     fewest = math.ceil(math.log2(1 / alpha) - 1e-9)  # 0.5 ** fewest <= alpha
-    return max(planned, fewest / n) if binary else planned
+    if not binary:
+        return planned
+    found = max(planned, fewest / n)
+    return found if found <= 1 else math.inf
 
 
 def more_often(count: int, n: int, floor: int, floor_n: int) -> float:

@@ -295,9 +295,12 @@ def _recording(logged: Logged, model: str, settings: Mapping[str, Any], seed: An
     )
 
 
-def described(run: LoggedRun, path: str) -> str:
-    """Returns why a run has no trajectory to show, for a message."""
+def described(run: LoggedRun, path: str, tasks: Sequence[str]) -> str:
+    """Returns why a run has no trajectory of `tasks` to show, for a message."""
+    file, *others = (run.samples[task] for task in tasks)
+    more = f" (and {counted(len(others), 'other file')})" if others else ""
     return (
-        f"--from '{path}': no answer of {counted(len(run.samples), 'task')} has a trajectory; run "
-        "again with --log_trajectories (answers in the journal are not computed again)"
+        f"--from '{path}': no answer in {file}{more} has a trajectory; give a task that generates "
+        "text, or run again with --log_trajectories (finished answers come from the journal). Of a "
+        "folder, the newest run is taken"
     )
