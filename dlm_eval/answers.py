@@ -17,6 +17,7 @@ import torch
 from dlm_eval.canvas import Filling, Score, four_digits
 from dlm_eval.decoding import DecodeSettings
 from dlm_eval.decoding.checkpoints import State
+from dlm_eval.errors import RunError
 from dlm_eval.jobs import (
     Answer,
     Checkpoint,
@@ -154,7 +155,7 @@ class Answering:
             DlmEvalError: the pool has failed.
         """
         wanted = list(keys)
-        if self._thread is None:
+        if not self._background:
             self.finish()
         with self._changed:
             self._awaited = {key for key in wanted if key not in self._answers}
@@ -175,7 +176,7 @@ class Answering:
             if self._thread is not None:
                 self._thread.join()
             elif self._stream.open:
-                self._run(self._stream, self._done, self._keep)
+                self._work()
         finally:
             self._commit()
         if self._error is not None:
@@ -192,6 +193,9 @@ class Answering:
         """Runs the pool; an error is raised by the next call in the other thread."""
         try:
             self._run(self._stream, self._done, self._keep)
+            if self._counters:
+                number = counted(len(self._counters), "answer", "are")
+                raise RunError(f"the pool has ended, but {number} missing")
         except BaseException as error:
             self._error = error
         with self._changed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,12 +15,11 @@ from dlm_eval.engine.batching import Footprint
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser, caching, device_of
 from dlm_eval.models.probes import batch_invariant, cache_tested
+from dlm_eval.variables import memory_tokens
 
 CPU_TOKENS = 4096  # a CPU gains nothing from larger batches
 BYTES_PER_TOKEN = 2**19  # upper estimate of the activations of one token in an 8B model
 MOST_TOKENS = 2**16  # a GPU gains nothing from larger batches
-# Replaces the device's memory in tests without CUDA: the largest batch in tokens, padding included.
-MEMORY_VARIABLE = "DLM_EVAL_MEMORY_TOKENS"
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +101,6 @@ def make_engine(
     Raises:
         UserError: `batch_size` is neither a whole number of at least 1 nor 'auto'.
     """
-    memory = os.environ.get(MEMORY_VARIABLE)
     rows = parse_batch_size(batch_size)
     footprint = profile.footprint
     if rows is not None:
@@ -114,9 +111,8 @@ def make_engine(
     else:
         tokens, logits = CPU_TOKENS, 2**26
     tokens = min(tokens, profile.batch_tokens or tokens)
-    stand_in = int(memory) if memory else None
     engine = Engine(
-        model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=stand_in
+        model, rows or most_rows, tokens, logits, footprint=footprint, memory_tokens=memory_tokens()
     )
     tested = cache_tested(model)  # a probe at loading
     engine.cost += Cost(

@@ -7,7 +7,6 @@ job. Text jobs have no program (`workers/texts.py`).
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,13 +23,11 @@ from dlm_eval.decoding.filling import fits
 from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.engine import Engine, Outcome, Program
 from dlm_eval.engine.engine import AHEAD
-from dlm_eval.errors import DlmEvalError, SampleError, UserError
+from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.likelihood import Estimator, question_program, score_program
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.rng import Noise
-
-# Seconds between two checkpoints of a canvas. DLM_EVAL_CHECKPOINT_SECONDS overrides them.
-CHECKPOINT_SECONDS = 30.0
+from dlm_eval.variables import checkpoint_seconds
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +243,7 @@ def start(engine: Engine, job: CanvasJob, keep: Callable[[Checkpoint], None]) ->
 
 def _every_so_often(engine: Engine, earlier: float, keep: Callable[[Checkpoint], None]) -> Offer:
     """Returns a function that saves an offered state if the last checkpoint is old enough."""
-    pause, last = _pause(), time.monotonic()
+    pause, last = checkpoint_seconds(), time.monotonic()
 
     def offer(state: Callable[[], State]) -> None:
         nonlocal last
@@ -255,22 +252,6 @@ def _every_so_often(engine: Engine, earlier: float, keep: Callable[[Checkpoint],
             keep(Checkpoint(state(), earlier + engine.program_seconds))
 
     return offer
-
-
-def _pause() -> float:
-    """Returns the seconds between two checkpoints of a canvas.
-
-    Raises:
-        UserError: the variable is not a number.
-    """
-    text = os.environ.get("DLM_EVAL_CHECKPOINT_SECONDS", "")
-    try:
-        return float(text or CHECKPOINT_SECONDS)
-    except ValueError:
-        raise UserError(
-            f"DLM_EVAL_CHECKPOINT_SECONDS '{text}' is not allowed; it must be a number of seconds "
-            "('inf': never)"
-        ) from None
 
 
 def _question(engine: Engine, job: QuestionJob, noise: Noise) -> Program[Scores]:
@@ -321,7 +302,7 @@ def drive_jobs(
         numbered: jobs with their numbers. None means that there is no job now; it is allowed only
             while other jobs are running.
         done: called with number and answer when a job ends.
-        keep: called with number and checkpoint of a running job, every `CHECKPOINT_SECONDS`.
+        keep: called with number and checkpoint of a running job, from time to time.
     """
     begun: dict[int, tuple[int, CanvasJob]] = {}  # by number of the program, which counts from 0
     programs_begun = count()

@@ -15,7 +15,7 @@ import pytest
 from harness_tasks import write_tasks
 
 from dlm_eval.answers import answer_jobs, journal_key
-from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.canvas import Canvas, Filling, four_digits
 from dlm_eval.decoding import resolve
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.engine import Engine
@@ -139,7 +139,7 @@ def test_14_a_killed_run_goes_on_with_half_written_canvases(tmp_path: Path) -> N
 
 
 def told(answer: Answer) -> tuple[Any, ...]:
-    """Returns an answer but for its seconds."""
+    """Returns an answer but for its seconds, with confidences as the journal stores them."""
     value = answer.value
     assert isinstance(value, Filling), answer.error
     return (
@@ -147,7 +147,7 @@ def told(answer: Answer) -> tuple[Any, ...]:
         value.tokens,
         value.forwards,
         value.steps,
-        value.confidence,
+        [four_digits(p) for p in value.confidence],
         value.step,
         value.exit,
     )

@@ -235,6 +235,7 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     from dlm_eval.models import process_of
     from dlm_eval.reports.sweep import grid
     from dlm_eval.settings import parse_pairs
+    from dlm_eval.variables import check_variables
 
     names = [
         name.strip()
@@ -248,6 +249,7 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
             f"--output_path '{settings.output_path}' is not allowed; a sweep needs a folder"
         )
     check_model_name(settings.model)
+    check_variables()
     points = grid(given["decode"])
     fixed = parse_pairs(",".join(given["decode_fixed"] or ()), "--decode_fixed")
     twice = [key for key in fixed if any(key in point for point in points)]

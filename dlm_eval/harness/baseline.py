@@ -30,7 +30,7 @@ from dlm_eval.harness.decode_config import is_our_argument
 from dlm_eval.harness.lm_eval_patches import bounded_chat_template
 from dlm_eval.harness.requests import HOLE, UnbuiltPrompt, hole_length
 from dlm_eval.harness.requirements import missing_package
-from dlm_eval.harness.results import Record, document_number, records_of
+from dlm_eval.harness.results import Record, is_in_shard, records_of
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sample_errors import reason_of
 from dlm_eval.harness.shard import Shard
@@ -353,10 +353,7 @@ class TextLM(LM):  # type: ignore[misc]
 
     def _is_ours(self, request: Instance) -> bool:
         """Returns whether a request's document belongs to this run's shard."""
-        shard, task = self.options.shard, request.task_name or ""
-        return shard is None or shard.has(
-            task, document_number(task, request.doc_id, self.options.chosen)
-        )
+        return is_in_shard(request, self.options.shard, self.options.chosen)
 
     def _job(self, kind: str, request: Instance, record: Record) -> TextJob | None:
         """Returns the job of a request; None if it fails, and its record has the reason."""

@@ -24,6 +24,7 @@ from dlm_eval.harness.saving import check_tracker
 from dlm_eval.harness.tasks import check_fewshot
 from dlm_eval.models import find_checkpoint, known_families, load_without_weights, process_of
 from dlm_eval.models.denoiser import ChatTemplates, Denoiser, offers
+from dlm_eval.variables import check_variables
 
 log = logging.getLogger(__name__)
 Ask = Callable[[list[str]], bool]
@@ -37,6 +38,7 @@ OURS_ALONE = ("estimator", "decode", "stride", "overlong", "log_trajectories")
 def check_settings(settings: RunSettings) -> None:
     """Raises UserError for settings that are wrong for every task."""
     _refuse_launchers()
+    check_variables()
     check_model_name(settings.model)
     check_options(settings)
     check_tracker(settings.hf_hub_log_args)
@@ -126,16 +128,16 @@ def check_options(settings: RunSettings) -> None:
 
 def _refuse_ours(settings: RunSettings) -> None:
     """Raises UserError if lm-eval's own models would ignore a setting."""
+    if settings.model == RECORDED:
+        check_recorded(settings, OURS_ALONE)
+        return
     for field in dataclasses.fields(settings):
         if field.name in OURS_ALONE and getattr(settings, field.name) not in (field.default, {}):
             raise UserError(
                 f"--{field.name} means nothing to --model '{settings.model}', which is lm-eval's "
                 "own; leave it out"
             )
-    if settings.model == RECORDED:
-        check_recorded(settings)
-    else:
-        check_places(settings)
+    check_places(settings)
 
 
 def confirm_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -25,10 +25,13 @@ from dlm_eval.budget import DeviceProfile
 from dlm_eval.decoding.filling import most_forwards
 from dlm_eval.engine.batching import Footprint
 from dlm_eval.errors import DlmEvalError, RunError, SampleError, UserError
+from dlm_eval.harness.baseline import BLANK, Baseline, TextLM
 from dlm_eval.harness.checks import Ask, check_settings
 from dlm_eval.harness.lm import TOGETHER, DiffusionLM, prepared_jobs, texts_of
 from dlm_eval.harness.open_model import Loaded, is_ours
-from dlm_eval.harness.results import Record, records_of
+from dlm_eval.harness.recorded import NAME as RECORDED
+from dlm_eval.harness.recorded import RecordedLM, RecordedOptions
+from dlm_eval.harness.results import Record, is_in_shard, records_of
 from dlm_eval.harness.run import run
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
@@ -42,6 +45,7 @@ from dlm_eval.workers import JournalOnly
 from dlm_eval.workers.devices import parse_devices, worker_devices
 
 Counted = ScoreJob | QuestionJob | FillJob
+Counts = Literal["jobs", "texts", "recorded", "requests"]
 ANY_NUMBER = 10**6  # GPUs of a machine that the run may be sent to
 
 
@@ -56,7 +60,8 @@ class TaskPlan:
         kind: 'likelihood' or 'generation'; '' for lm-eval's own models.
         documents: number of documents.
         requests: questions put to the model, repeats included.
-        known: those whose answers are in the journal.
+        known: those whose answers are in the journal, or in the file of recorded answers.
+        to_ask: requests that the run would put to one of lm-eval's models; equal ones count once.
         refused: those that would be stored as errors before they reach the model.
         reasons: why, with their numbers.
         truncated: those whose context would be cut from the left.
@@ -74,6 +79,7 @@ class TaskPlan:
     documents: int = 0
     requests: int = 0
     known: int = 0
+    to_ask: int = 0
     refused: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
@@ -84,6 +90,11 @@ class TaskPlan:
     positions_left: int = 0
     longest: int = 0
     most_open: int = 0
+
+    def refuse(self, reason: str) -> None:
+        """Counts a request that would be stored as an error."""
+        self.refused += 1
+        self.reasons[reason] += 1
 
     def plain(self) -> dict[str, Any]:
         """Returns the plan as plain data."""
@@ -132,7 +143,9 @@ class Plan:
 
     Attributes:
         model: the model's name.
-        ours: whether it is one of our denoisers. For others only documents and requests are known.
+        counted: what was counted: 'jobs' of our denoisers; 'texts' of one of lm-eval's models (no
+            tokens, forwards and memory); 'recorded' answers; 'requests' of a model that was not
+            made (documents and requests only).
         tasks: per task.
         devices: number of devices.
         journal: the journal that was read; None if there is none.
@@ -143,7 +156,7 @@ class Plan:
     """
 
     model: str
-    ours: bool
+    counted: Counts
     tasks: tuple[TaskPlan, ...]
     devices: int
     journal: str | None = None
@@ -157,7 +170,7 @@ class Plan:
         """The sum of all tasks."""
         whole = TaskPlan("all")
         for task in self.tasks:
-            for name in ("documents", "requests", "known", "refused", "truncated", "tokens", "forwards", "unbounded",
+            for name in ("documents", "requests", "known", "to_ask", "refused", "truncated", "tokens", "forwards", "unbounded",
                          "forwards_left", "positions_left"):  # fmt: skip
                 setattr(whole, name, getattr(whole, name) + getattr(task, name))
             whole.reasons += task.reasons
@@ -196,9 +209,10 @@ def dry_run(settings: RunSettings, ask: Ask | None = None) -> Plan:
     if settings.output_path is not None:
         _check_output(settings.output_path)
     with closing(_Stored(settings, notes)) as stored:
-        if not is_ours(settings.model):
-            return _of_requests(settings, ask, notes)
-        return _of_jobs(settings, ask, stored.journal, notes)
+        if settings.model == RECORDED:
+            return _of_recorded(settings, ask, notes)
+        plan = _of_jobs if is_ours(settings.model) else _of_texts
+        return plan(settings, ask, stored.journal, notes)
 
 
 def _of_jobs(
@@ -219,7 +233,7 @@ def _of_jobs(
     left = sum(task.positions_left for task in tasks)
     return Plan(
         name,
-        True,
+        "jobs",
         tasks,
         devices,
         str(journal.path) if journal is not None else None,
@@ -230,19 +244,73 @@ def _of_jobs(
     )
 
 
+def _of_texts(
+    settings: RunSettings, ask: Ask | None, journal: StoredJournal | None, notes: list[str]
+) -> Plan:
+    """Returns the plan of a run of one of lm-eval's own models.
+
+    One of transformers, and one on a server, is made without weights. Any other can only be loaded
+    whole, so its requests are built, but not looked up.
+    """
+    baseline = Baseline.of(settings, settings.device)
+    if not (baseline.is_transformers or baseline.is_remote):
+        return _of_requests(settings, ask, notes)
+    try:
+        lm = baseline.load_without_weights()
+    except UserError as error:
+        if not baseline.is_remote:
+            raise
+        # The machine of the run may have the API's key and tokenizer.
+        notes.append(f"a run on this machine would be refused: {error}")
+        return _of_requests(settings, ask, notes)
+    counting = _CountingTexts(
+        baseline.checkpoint, baseline.facts, lm=lm, pool=JournalOnly(), journal=journal,
+        baseline=baseline,
+    )  # fmt: skip
+    _count(settings, ask, counting, lambda _: None)
+    devices = 1 if baseline.is_remote else _devices(settings, notes)
+    stored = str(journal.path) if journal is not None else None
+    return Plan(
+        baseline.checkpoint, "texts", tuple(counting.plans.values()), devices, stored,
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _of_recorded(settings: RunSettings, ask: Ask | None, notes: list[str]) -> Plan:
+    """Returns the plan of a run of recorded answers, which are read and found as in the run."""
+    options = RecordedOptions.of(settings.model_args)
+    lm = RecordedLM(options, settings.chosen)
+    plans: dict[str, TaskPlan] = {}
+    _count(settings, ask, _Asked(options.called, {}, lm=lm), lambda _: None)
+    for record in lm.records:
+        plan = plans.setdefault(record.task, TaskPlan(record.task, record.kind))
+        plan.requests += 1
+        if record.error is not None:
+            plan.refuse(record.error)
+        else:
+            plan.known += not record.skipped
+    _count_documents(plans, lm.records)
+    return Plan(options.called, "recorded", tuple(plans.values()), 1, notes=tuple(notes))
+
+
 def _of_requests(settings: RunSettings, ask: Ask | None, notes: list[str]) -> Plan:
-    """Returns the plan of a run of one of lm-eval's own models."""
+    """Returns the plan of a run of a model that is not made."""
     plans: list[TaskPlan] = []
 
     def counted(tasks: Mapping[str, Any]) -> None:
         for name, task in tasks.items():
-            asked = [request for request in task._instances for _ in range(request.repeats)]
+            asked = [
+                request
+                for request in task._instances
+                for _ in range(request.repeats)
+                if is_in_shard(request, settings.part, settings.chosen)
+            ]
             documents = {request.doc_id for request in asked}
             plans.append(TaskPlan(name, documents=len(documents), requests=len(asked)))
 
     loaded = _Asked(settings.model, {"family": settings.model}, lm=_Unanswered())
     _count(settings, ask, loaded, counted)
-    return Plan(settings.model, False, tuple(plans), 1, notes=tuple(notes))
+    return Plan(settings.model, "requests", tuple(plans), 1, notes=tuple(notes))
 
 
 def _count(
@@ -308,9 +376,7 @@ class _CountingLM(DiffusionLM):
                     for request, record in zip(near, records[first:], strict=False)
                 ]
             )
-        for name in {record.task for record in records}:
-            documents = {record.doc_id for record in records if record.task == name}
-            self.plans[name].documents += len(documents)
+        _count_documents(self.plans, records)
         return [self._kinds[kind].blank for _ in requests]
 
     def _add(self, prepared: Sequence[tuple[Record, list[Job]]]) -> None:
@@ -327,8 +393,7 @@ class _CountingLM(DiffusionLM):
                     raise SampleError(record.error)
                 self._add_request(plan, record, asked)
             except SampleError as error:
-                plan.refused += 1
-                plan.reasons[str(error)] += 1
+                plan.refuse(str(error))
 
     def _add_request(
         self, plan: TaskPlan, record: Record, asked: Sequence[tuple[str, Answer | None, Counted]]
@@ -367,6 +432,53 @@ class _CountingLM(DiffusionLM):
         if answer is not None and isinstance(answer.value, Scores):
             return answer.value.choices[place].rows
         return most_rows(self.model, job.canvases[place], job.estimator)
+
+
+@dataclass(frozen=True)
+class _CountingTexts(Loaded):
+    """One of lm-eval's models without weights, whose LM counts requests."""
+
+    plans: dict[str, TaskPlan] = field(default_factory=dict)
+
+    def under(self, settings: RunSettings, by_order: frozenset[str] = frozenset()) -> Loaded:
+        made = super().under(settings, by_order).lm
+        lm = _CountingTextLM(made.lm, self.baseline, self.pool, made.options, self.journal)
+        lm.plans = self.plans
+        return dataclasses.replace(self, lm=lm)
+
+
+class _CountingTextLM(TextLM):
+    """Counts the text jobs of requests in place of running them."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.plans: dict[str, TaskPlan] = {}
+        self._seen: set[str] = set()
+
+    def _answer(self, requests: Sequence[Instance], kind: str) -> list[Any]:
+        own = [request for request in requests if self._is_ours(request)]
+        records = list(records_of(own, "generation" if kind == "generate_until" else "likelihood"))
+        asked = [self._job(kind, *pair) for pair in zip(own, records, strict=True)]
+        jobs = [job for job in asked if job is not None]
+        found = iter(look_up(jobs, self.fingerprint, self.journal))
+        for job, record in zip(asked, records, strict=True):
+            plan = self.plans.setdefault(record.task, TaskPlan(record.task, record.kind))
+            plan.requests += 1
+            if job is None:
+                plan.refuse(str(record.error))
+                continue
+            key, answer, _ = next(found)
+            plan.known += answer is not None
+            plan.to_ask += answer is None and key not in self._seen
+            self._seen.add(key)
+        _count_documents(self.plans, records)
+        return [BLANK[kind] for _ in requests]
+
+
+def _count_documents(plans: Mapping[str, TaskPlan], records: Sequence[Record]) -> None:
+    """Adds the documents of `records` to the plans of their tasks."""
+    for name, _ in {(record.task, record.doc_id) for record in records}:
+        plans[name].documents += 1
 
 
 def _tokens(job: Counted, record: Record) -> int:

@@ -29,7 +29,7 @@ from dlm_eval.harness.requests import (
     hole_length,
     pair_texts,
 )
-from dlm_eval.harness.results import Record, document_keys, document_number, records_of
+from dlm_eval.harness.results import Record, document_keys, is_in_shard, records_of
 from dlm_eval.harness.shard import Shard
 from dlm_eval.harness.trajectories import TokenTexts, trajectory
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
@@ -434,10 +434,7 @@ class DiffusionLM(TemplateLM):
 
     def _is_ours(self, request: Instance) -> bool:
         """Returns whether a request's document belongs to this run's shard."""
-        shard, task = self.options.shard, request.task_name or ""
-        return shard is None or shard.has(
-            task, document_number(task, request.doc_id, self.options.chosen)
-        )
+        return is_in_shard(request, self.options.shard, self.options.chosen)
 
 
 def chosen_template(model: Denoiser, asked: bool | str) -> str | None:

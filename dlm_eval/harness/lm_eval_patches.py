@@ -476,7 +476,7 @@ def bounded_chat_template(lm: Any, name: str) -> None:
     from dlm_eval.errors import SampleError
     from dlm_eval.models.chat import render_chat
 
-    tokenizer = getattr(lm, "tokenizer", None)
+    tokenizer = vars(lm).get("tokenizer")  # `dummy` would load one at the first look
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return
 

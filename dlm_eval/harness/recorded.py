@@ -70,11 +70,18 @@ class RecordedOptions:
         return self.name or f"recorded {Path(self.answers).name.partition('.')[0]}"
 
 
-def check_recorded(settings: RunSettings) -> None:
-    """Raises UserError if a setting means nothing to recorded answers."""
+def check_recorded(settings: RunSettings, of_denoisers: Sequence[str] = ()) -> None:
+    """Raises UserError if a setting means nothing to recorded answers.
+
+    Args:
+        of_denoisers: settings that only our denoisers use.
+    """
     RecordedOptions.of(settings.model_args)
     for field in fields(settings):
-        if field.name in MEANINGLESS and getattr(settings, field.name) not in (field.default, {}):
+        if field.name in (*MEANINGLESS, *of_denoisers) and getattr(settings, field.name) not in (
+            field.default,
+            {},
+        ):
             raise UserError(
                 f"--{field.name} means nothing to --model {NAME}, whose texts are written already;"
                 " leave it out"

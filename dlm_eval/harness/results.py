@@ -16,6 +16,7 @@ from lm_eval.api.instance import Instance
 from dlm_eval.canvas import Score
 from dlm_eval.engine import Cost
 from dlm_eval.harness.requests import HOLE, Hole
+from dlm_eval.harness.shard import Shard
 from dlm_eval.likelihood.mc_error import correlations
 from dlm_eval.redaction import redact, redact_values
 from dlm_eval.rng import digest
@@ -121,6 +122,14 @@ def document_number(
 ) -> int | None:
     """Returns a document's number in its task; `position` counts only documents of --samples."""
     return position if position is None or task not in chosen else chosen[task][position]
+
+
+def is_in_shard(
+    request: Instance, shard: Shard | None, chosen: Mapping[str, Sequence[int]]
+) -> bool:
+    """Returns whether a request's document belongs to a run's shard (None: all do)."""
+    task = request.task_name or ""
+    return shard is None or shard.has(task, document_number(task, request.doc_id, chosen))
 
 
 def unscored(tasks: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ names, data, options and the output directory are found before the weights are l
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -40,6 +39,7 @@ from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.models import given
 from dlm_eval.output import safe_log
 from dlm_eval.redaction import redact_values
+from dlm_eval.variables import streams
 
 if TYPE_CHECKING:
     from dlm_eval.models.denoiser import Denoiser
@@ -252,18 +252,6 @@ def _answers_and_scores(
             raise
         outcome = unscored(tasks["tasks"], settings.chosen)
     return dict(outcome)
-
-
-def streams() -> bool:
-    """Returns whether a task's requests are answered while those of the next tasks are built.
-
-    Raises:
-        UserError: the variable has another value.
-    """
-    text = os.environ.get("DLM_EVAL_STREAM", "")
-    if text not in ("", "0", "1"):
-        raise UserError(f"DLM_EVAL_STREAM '{text}' is not allowed; it must be 0 or 1")
-    return text != "0"
 
 
 def _answered(tasks: Mapping[str, Any]) -> bool:

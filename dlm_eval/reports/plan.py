@@ -9,6 +9,13 @@ from dlm_eval.output import one_line, table
 from dlm_eval.printable import counted
 
 HEADERS = ("task", "documents", "requests", "known", "tokens", "forwards", "to run", "longest", "cut", "refused")  # fmt: skip
+# Columns for models that are not our denoisers, by what was counted.
+TEXTS = {
+    "texts": ("task", "documents", "requests", "known", "to ask", "refused"),
+    "recorded": ("task", "documents", "requests", "known", "refused"),
+    "requests": ("task", "documents", "requests"),
+}
+COLUMNS = {"task": "name", "documents": "documents", "requests": "requests", "known": "known", "to ask": "to_ask", "refused": "refused"}  # fmt: skip
 REASONS = 5  # most frequent reasons that are shown
 
 
@@ -17,21 +24,49 @@ def lines(plan: Plan) -> Iterator[str]:
     tasks = [*plan.tasks, *([plan.total] if len(plan.tasks) > 1 else [])]
     yield f"dry run of {one_line(plan.model)}: no weights loaded, nothing run, nothing written"
     yield ""
-    if not plan.ours:
-        yield table(
-            [(t.name, t.documents, t.requests) for t in tasks], HEADERS[:3], tablefmt="github"
-        )
-        yield ""
-        yield (
-            "one of lm-eval's own models: its tokens, forwards and memory are not known here, and"
-            " its answers are not looked up in the journal"
-        )
+    if plan.counted != "jobs":
+        yield from _of_texts(plan, tasks)
     else:
         yield table([_row(task) for task in tasks], HEADERS, tablefmt="github")
         yield ""
         yield from _facts(plan)
     for note in plan.notes:
         yield f"note: {one_line(note)}"
+
+
+def _of_texts(plan: Plan, tasks: list[TaskPlan]) -> Iterator[str]:
+    """Yields the plan of a model that is not one of our denoisers."""
+    columns = TEXTS[plan.counted]
+    rows = [tuple(vars(task)[COLUMNS[name]] for name in columns) for task in tasks]
+    yield table(rows, columns, tablefmt="github")
+    yield ""
+    yield from _refused(plan.total)
+    if plan.counted == "recorded":
+        yield "known: answers in the file; no model is run"
+        return
+    if plan.counted == "texts":
+        yield "to ask: requests without a known answer, equal ones once"
+        yield _journal(plan)
+        yield "one of lm-eval's own models: its tokens, forwards and memory are not known here"
+        return
+    yield (
+        "one of lm-eval's own models, which is not loaded here: its tokens, forwards and memory are"
+        " not known, and its answers are not looked up in the journal"
+    )
+
+
+def _refused(total: TaskPlan) -> Iterator[str]:
+    for reason, count in total.reasons.most_common(REASONS):
+        yield f"refused: {counted(count, 'request')}: {one_line(reason)}"
+
+
+def _journal(plan: Plan) -> str:
+    if not plan.journal:
+        return "journal: none yet"
+    total = plan.total
+    return (
+        f"journal: {one_line(plan.journal)}, {total.known} of {total.requests} requests are known"
+    )
 
 
 def _row(task: TaskPlan) -> tuple[str, ...]:
@@ -57,13 +92,8 @@ def _facts(plan: Plan) -> Iterator[str]:
         yield f"+?: the decoder of {counted(total.unbounded, 'request')} has no known maximum"
     if total.truncated:
         yield f"cut: {counted(total.truncated, 'request', 'do')} not fit the model and lose the left part of their contexts"
-    for reason, count in total.reasons.most_common(REASONS):
-        yield f"refused: {counted(count, 'request')}: {one_line(reason)}"
-    yield (
-        f"journal: {one_line(plan.journal)}, {total.known} of {total.requests} requests are known"
-        if plan.journal
-        else "journal: none yet"
-    )
+    yield from _refused(total)
+    yield _journal(plan)
     if memory is not None:
         weights = f"{_bytes(memory.weights)} ({memory.dtype})" if memory.weights else "not known"
         yield (

@@ -5,7 +5,6 @@ restarts it.
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import time
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from dlm_eval.errors import RunError, UserError
 from dlm_eval.jobs import Answer, Checkpoint, Done, FillJob, Job, JobStream, Keep, keep_none
 from dlm_eval.models import option_names
 from dlm_eval.printable import counted
+from dlm_eval.variables import watchdog_seconds
 from dlm_eval.workers.chunks import Chunks
 from dlm_eval.workers.devices import Device
 from dlm_eval.workers.messages import (
@@ -39,8 +39,7 @@ from dlm_eval.workers.messages import (
     WorkerConfig,
 )
 
-WATCHDOG_SECONDS = 900.0  # a worker without a finished forward pass for so long is hung
-LOADING_SECONDS = 3600.0  # the same while it loads the model
+LOADING_SECONDS = 3600.0  # a worker that loads the model for so long is hung
 # Maximum number of consecutive crashes, with no answer in between, after which a slot is restarted.
 # It is twice as large if the worker had quarantined jobs, since a job may have caused the crashes.
 RESTARTS = 3
@@ -161,11 +160,7 @@ class Workers:
     def __init__(self, start: Starter, count: int, watchdog: float | None = None) -> None:
         self._start = start
         self._events: Events = queue.SimpleQueue()
-        self._watchdog = (
-            float(os.environ.get("DLM_EVAL_WATCHDOG", WATCHDOG_SECONDS))
-            if watchdog is None
-            else watchdog
-        )
+        self._watchdog = watchdog_seconds() if watchdog is None else watchdog
         self._warned = False
         self._profile = DeviceProfile()
         self._numbered = 0  # jobs of all runs so far
