@@ -30,14 +30,15 @@ ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 BOXED = re.compile(r"\\boxed{(.*?)}")
 NUMBER = re.compile(r"-?\d+\.?\d*")
 ARITHMETIC = re.compile(r"[\d+\-*/().\s]+")
-LEFT_SIDE = re.compile(r"([0-9+\-*/() ]+)=[0-9. ]+")
+# Anchored at the beginning of a run of such characters: a search in a long run is not quadratic.
+LEFT_SIDE = re.compile(r"(?<![0-9+\-*/() ])([0-9+\-*/() ]+)=[0-9. ]+")
 SUDOKU = tuple(
     re.compile(pattern, re.DOTALL)
     for pattern in (
-        r"<answer>.*?```\s*([\d\s]+)```",
+        r"<answer>.*?```([\d\s]+)```",
         r"<answer>(.*?)(?:<\|eot_id\|>|<\|endoftext\|>|</answer>)",
         r"</answer>\s*(.*?)(?:<\|eot_id\|>|<\|endoftext\|>|$)",
-        r".*?(\d{16})\s*</answer>",
+        r"(\d{16})\s*</answer>",
         r"\b(\d{16})\b",
     )
 )
@@ -149,6 +150,8 @@ def boxed(text: str) -> str | None:
 def countdown_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Returns whether the expression uses each number once and gives the target."""
     expression = countdown_answer(results[0])
+    if len(expression) > LONGEST:
+        return {"exact_match": 0.0}
     used = sorted(int(digits) for digits in re.findall(r"\d+", expression))
     if used != sorted(doc["numbers"]):
         return {"exact_match": 0.0}
@@ -177,7 +180,9 @@ def value_of(expression: str) -> Any:
         return None
     try:
         return _value(ast.parse(expression.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError, KeyError):
+    except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, KeyError):
+        return None  # TypeError: complex numbers have no `//`
+    except MemoryError:  # of the parser: too deeply nested
         return None
 
 

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 from dlm_eval.errors import UserError
 from dlm_eval.harness.file_names import file_name
 from dlm_eval.printable import counted
+from dlm_eval.redaction import redact_values
+from dlm_eval.reports.csv_file import write_files
 from dlm_eval.reports.load import Results
 from dlm_eval.reports.result_file import Row
 from dlm_eval.reports.runs import Run, TaskRun
 
 if TYPE_CHECKING:
+    import pandas
     from huggingface_hub import EvalResultEntry
 
 FRAMES = ("runs", "scores", "samples")
@@ -32,7 +35,7 @@ def write_json(results: Results, path: Path) -> None:
     """Writes one JSON object with the lists `runs`, `scores` and `samples`; NaN becomes null."""
     lists = {name: vars(results)[name].to_json(orient="records") for name in FRAMES}
     whole = ",\n".join(f'"{name}": {rows}' for name, rows in lists.items())
-    _write(path, f"{{{whole}}}\n")
+    write_files({path: f"{{{whole}}}\n"})
 
 
 def write_parquet(results: Results, folder: Path) -> None:
@@ -40,11 +43,16 @@ def write_parquet(results: Results, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in FRAMES:
-            vars(results)[name].to_parquet(folder / f"{name}.parquet")
+            frame = vars(results)[name].apply(_without_secrets)
+            frame.to_parquet(folder / f"{name}.parquet")
     except OSError as error:
         raise UserError(
             f"output '{folder}' cannot be written: {error.strerror or error}"
         ) from error
+
+
+def _without_secrets(column: pandas.Series) -> pandas.Series:
+    return column.map(redact_values) if column.dtype.kind == "O" else column
 
 
 @dataclass(frozen=True)
@@ -113,8 +121,7 @@ def write_eval_results(runs: Sequence[Run], folder: Path, options: HubOptions) -
                 log.warning("%s: a newer run of %s replaces an older one", path, task.name)
             entries = eval_result_entries_to_yaml([_entry(run, task, options)])
             written[path] = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
-    for path, text in written.items():
-        _write(path, text)
+    write_files(written)
     if not written:
         raise UserError(f"none of {counted(len(runs), 'run')} has a score for the Hub")
     return list(written)
@@ -169,11 +176,3 @@ def _notes(run: Run, row: Row) -> str:
     return "; ".join(
         f"{name} {value}".strip() for name, value in parts.items() if value is not None
     )
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"output '{path}' cannot be written: {error.strerror or error}") from error

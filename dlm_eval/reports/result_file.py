@@ -45,6 +45,7 @@ LIKELIHOOD, GENERATION = "likelihood", "generation"
 BETWEEN = "; "  # the settings of both kinds
 MOST_RESOLVED = 300  # settings of a task
 LONGEST_RESOLVED = 200  # characters of a setting
+RATIOS = (1e-12, 1e12)  # of tokens, forwards and seconds
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,12 @@ def rows_of(document: Any, source: str) -> ResultFile:
     if not isinstance(document, dict) or not isinstance(document.get("results"), dict):
         raise ValueError("not an lm-eval result file (no 'results' object)")
     document = {**document, "group_subtasks": flat_groups(document)}
-    run = _run_cells(document, source)
+    document["configurations"] = _recorded_configurations(document)
+    run = _short(_run_cells(document, source))
     found: list[tuple[str, Row]] = []
     for task in document["results"]:
         for cells in _task_rows(document, task):
-            found.append((task, Row(**_short({**run, **cells}))))
+            found.append((task, Row(**run, **_short(cells))))
             if len(found) > MOST_SCORES:
                 raise ValueError(f"it holds more than {MOST_SCORES} scores")
     rows = tuple(row for _, row in found)
@@ -247,6 +249,7 @@ def _run_cells(document: dict[str, Any], source: str) -> dict[str, Any]:
         "source": source,
         "label": _first(block.get("label")),
         "setup": _setup(document),
+        "options": _options(document),
     }
 
 
@@ -353,6 +356,7 @@ def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
     block = _dict(document, "dlm_eval")
     how = _dict(block, "tasks", task)
     costs = [_dict(block, "cost", leaf) for leaf in _leaves(document, task)]
+    kinds = {_kind(document, leaf) for leaf in _leaves(document, task)}
 
     def spent(name: str) -> float | None:
         total: float | None = _total([_number(cost.get(name)) for cost in costs])
@@ -380,14 +384,12 @@ def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
             for name in ("configuration", "scoring", "documents")
         },
         "code": UNSANDBOXED if outside(document, task) else None,
-        **_kind_cells(document, task),
+        "kind": kinds.pop() if len(kinds) == 1 else None,
     }
 
 
-def _kind_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
-    """Returns the kind of a task, or of all tasks of a group, and the run's settings for both."""
-    kinds = {_kind(document, leaf) for leaf in _leaves(document, task)}
-    kind = kinds.pop() if len(kinds) == 1 else None
+def _options(document: dict[str, Any]) -> str | None:
+    """Returns the run's settings for both kinds of tasks."""
     settings, config = _dict(document, "dlm_eval", "settings"), _dict(document, "config")
     given = config.get("gen_kwargs")
     written = {
@@ -405,7 +407,7 @@ def _kind_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
         ",".join(f"{key}={_plain(value)}" for key, value in part.items() if value is not None)
         for part in (scored, written)
     ]
-    return {"kind": kind, "options": BETWEEN.join(texts) if any(texts) else None}
+    return BETWEEN.join(texts) if any(texts) else None
 
 
 def _plain(value: Any) -> str:
@@ -430,8 +432,8 @@ def _digest(document: dict[str, Any], task: str, name: str) -> str | None:
     """Returns the digest `name` of a task, or of all tasks of a group."""
     leaves = _leaves(document, task)
     found = [_first(_dict(document, "dlm_eval", "tasks", leaf).get(name)) for leaf in leaves]
-    if name == "configuration" and "dlm_eval" not in document and _dict(document, "config"):
-        found = [_recorded_configuration(document, leaf) for leaf in leaves]
+    if name == "configuration" and document["configurations"]:
+        found = [document["configurations"][leaf] for leaf in leaves]
     if any(value is None for value in found):
         return None
     if len(set(found)) == 1 and (len(leaves) == 1 or name == "documents"):
@@ -439,19 +441,30 @@ def _digest(document: dict[str, Any], task: str, name: str) -> str | None:
     return _hash(sorted(zip(leaves, map(str, found), strict=True)))
 
 
-def _recorded_configuration(document: dict[str, Any], task: str) -> str:
-    """Returns a digest of all but seeds that lm-eval records of a task's settings."""
+def _recorded_configurations(document: dict[str, Any]) -> dict[str, str]:
+    """Returns task -> digest of all but seeds that lm-eval records of its settings; empty for files
+    of dlm_eval. The groups of `document` are flat.
+    """
+    if "dlm_eval" in document or not _dict(document, "config"):
+        return {}
     config = {
         key: value
         for key, value in _dict(document, "config").items()
         if key not in (*_VOLATILE, *_SEEDS, "limit", "bootstrap_iters")
     }
-    kinds = ("configs", "versions", "n-shot")
-    return _hash([
-        config,
-        [_dict(document, kind).get(task) for kind in kinds],
-        [document.get(name) for name in ("model_source", "lm_eval_version", "chat_template_sha")],
-    ])  # fmt: skip
+    kinds = [_dict(document, kind) for kind in ("configs", "versions", "n-shot")]
+    names = [
+        document.get(name) for name in ("model_source", "lm_eval_version", "chat_template_sha")
+    ]
+    shared = hashlib.sha256(f"[{json.dumps(config, sort_keys=True)}, ".encode())
+
+    def digest(task: str) -> str:  # of [config, the task's settings, names]; config may be large
+        whole, own = shared.copy(), [kind.get(task) for kind in kinds]
+        whole.update(json.dumps([own, names], sort_keys=True)[1:].encode())
+        return whole.hexdigest()
+
+    below: dict[str, list[str]] = document["group_subtasks"]
+    return {leaf: digest(leaf) for leaves in below.values() for leaf in leaves}
 
 
 def _seeds(seeds: dict[str, Any]) -> str | None:
@@ -625,4 +638,8 @@ def _total(values: list[Any]) -> Any:
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:
-    return part / whole if part is not None and whole else None
+    """Returns a cost over another; None if it cannot be one."""
+    if part is None or whole is None or part < 0 or not whole > 0:
+        return None
+    ratio = part / whole
+    return ratio if ratio == 0 or RATIOS[0] <= ratio <= RATIOS[1] else None

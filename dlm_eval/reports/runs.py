@@ -16,11 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from dlm_eval.errors import UserError
-from dlm_eval.harness.file_names import file_name
 from dlm_eval.printable import counted
+from dlm_eval.redaction import redact
 from dlm_eval.reports.leaderboard import find_result_files, shown_path
 from dlm_eval.reports.result_file import ResultFile, Row, flat_groups, load_document, rows_of
-from dlm_eval.reports.samples_file import Document, digest, documents_of, read_samples
+from dlm_eval.reports.samples_file import (
+    Document,
+    digest,
+    documents_of,
+    read_samples,
+    samples_beside,
+)
 
 log = logging.getLogger(__name__)
 
@@ -135,19 +141,24 @@ def find_run(path: Path) -> Path:
     """Returns the result file of `path`: the file itself, or the newest one below a folder.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the newest cannot be read.
     """
     if path.is_file():
         return path
     times: dict[Path, float] = {}
+    broken: dict[Path, str] = {}
     for file in find_result_files([path]):
         try:
             times[file] = rows_of(load_document(file), "").time
         except (ValueError, OSError, RecursionError, MemoryError) as reason:
             log.warning("%s is skipped: %s", repr(str(file)), reason)
+            broken[file] = str(reason)
     if not times:
         raise UserError(f"path '{path}' holds no results_*.json with scores")
     newest = max(times, key=lambda file: (times[file], str(file)))
+    for file, why in broken.items():
+        if file.name > newest.name:  # names have the time: an older run would pass in its place
+            raise UserError(f"run '{file}' is the newest, and cannot be read: {why}")
     if len(times) > 1:
         log.warning(
             "%s holds %s; the newest is taken: %s", path, counted(len(times), "run"), newest
@@ -171,9 +182,8 @@ def read_run(path: Path) -> Run:
         raise UserError(f"run '{file}' cannot be read: {reason}") from reason
 
     def samples(task: str, kind: str) -> dict[str, Document] | None:
-        date = file.stem.rpartition("_")[2]
-        beside = file.with_name(f"samples_{file_name(task)}_{date}.jsonl")
-        if not beside.is_file():
+        beside = samples_beside(file, task)
+        if beside is None:
             return None
         try:
             return read_samples(beside, kind)
@@ -339,7 +349,7 @@ def _run_settings(document: dict[str, Any]) -> dict[str, str]:
         for key, value in _dict(document, "config").items()
         if key not in ("batch_size", "batch_sizes", "device", "use_cache", "bootstrap_iters")
     }
-    return flat({**config, **prompted})
+    return flat({**redact(config), **prompted})  # dlm_eval writes no secrets; others do
 
 
 def _environment(document: dict[str, Any]) -> dict[str, str]:

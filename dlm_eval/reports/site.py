@@ -19,14 +19,13 @@ from typing import Any
 import yaml
 
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.harness.file_names import file_name
 from dlm_eval.reports.board import Board, make_board, published_beside
 from dlm_eval.reports.board_file import MARK, POLICY, BoardFile, Column, read_board_file
 from dlm_eval.reports.configurations import natural
 from dlm_eval.reports.leaderboard import find_result_files, latest, shown_path
 from dlm_eval.reports.published import read_published
 from dlm_eval.reports.result_file import ResultFile, Row, load_document, rows_of
-from dlm_eval.reports.samples_file import digest
+from dlm_eval.reports.samples_file import digest, samples_beside
 
 log = logging.getLogger(__name__)
 
@@ -175,9 +174,8 @@ def _page(
     label: str, row: Row, results: Path, config: Mapping[str, Any], texts: Mapping[str, str]
 ) -> SamplesPage | None:
     """Returns the page of a task; None if the run has no samples file of it."""
-    date = results.stem.rpartition("_")[2]
-    samples = results.with_name(f"samples_{file_name(row.task)}_{date}.jsonl")
-    if not samples.is_file():
+    samples = samples_beside(results, row.task)
+    if samples is None:
         return None
     chosen = [what for task, what in texts.items() if fnmatch.fnmatchcase(row.task, task)]
     why = "" if chosen else restricted(config)

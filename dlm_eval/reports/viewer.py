@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import sqlite3
 import threading
@@ -96,7 +97,7 @@ class Viewer:
                 state = path.stat()
             except OSError:  # it was just removed
                 continue
-            seen.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+            seen.update(os.fsencode(path) + f"\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
         return seen.hexdigest()[:16]
 
     def state(self) -> dict[str, str]:
@@ -121,12 +122,12 @@ class Viewer:
                 return HTTPStatus.OK, "text/html", redact_text(index_page(self.site(), True))
             if path == "/state":
                 return HTTPStatus.OK, "application/json", json.dumps(self.state())
-            asked = SAMPLES.fullmatch(path)
-            site = self.site() if asked else None
-            for page in site.pages.values() if site else ():
-                if asked and page.id == asked[1]:
-                    text = redact_text(samples_page(self.site(), page, True))
-                    return HTTPStatus.OK, "text/html", text
+            if asked := SAMPLES.fullmatch(path):
+                site = self.site()
+                for page in site.pages.values():
+                    if page.id == asked[1]:
+                        text = redact_text(samples_page(site, page, True))
+                        return HTTPStatus.OK, "text/html", text
         except DlmEvalError as error:
             return HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", printable(str(error))
         return HTTPStatus.NOT_FOUND, "text/plain", "no such page"
