@@ -7,8 +7,10 @@ import io
 import json
 import math
 import os
+import re
+import sqlite3
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import closing, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from run_files import DATE, write_run
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.metrics import d1
-from dlm_eval.printable import markdown
+from dlm_eval.printable import CONTROL, markdown
+from dlm_eval.reports import viewer, web
 from dlm_eval.reports.baseline import Baseline, read_baseline, save_baseline
 from dlm_eval.reports.check import UNPROVEN, Rules, TaskRules, check
 from dlm_eval.reports.result_file import rows_of
@@ -92,6 +95,45 @@ def test_a_truncated_newest_run_is_an_error_and_not_passed_over(old: Path, tmp_p
     assert code == 2 and f"'{newer}' is the newest, and cannot be read" in text
     os.rename(newer, newer.with_name("results_2026-11-01T00-00-00.000000.json"))
     assert command("check", old.parent, "--baseline", tmp_path / "b.gz")[0] == 0
+
+
+def edited(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    document = json.loads(run.read_text())
+    change(document)
+    run.write_text(json.dumps(document))
+
+
+def without_metric(document: dict[str, Any]) -> None:
+    for part in (document["results"]["t"], document["higher_is_better"]["t"]):
+        for name in list(part):
+            part[name.replace("exact_match", "acc")] = part.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda run, samples: samples.write_text(""), 2),
+        (lambda run, samples: samples.write_text(samples.read_text()[:-1]), 0),
+        (lambda run, samples: samples.write_text(samples.read_text()[:-5]), 2),  # half a line
+        (lambda run, samples: samples.write_text(samples.read_text()[: 3 * 420]), 2),
+        (lambda run, samples: samples.unlink(), 2),
+        (lambda run, samples: samples.write_text(2 * samples.read_text()), 2),
+        (lambda run, samples: samples.write_text(
+            samples.read_text().replace('"exact_match": 1.0', '"exact_match": 0.0')), 1),
+        (lambda run, samples: samples.write_text(
+            samples.read_text().replace('"exact_match": 1.0', '"exact_match": NaN')), 1),
+        (lambda run, samples: edited(run, without_metric), 1),
+        (lambda run, samples: edited(
+            run, lambda d: d["results"].update(u=d["results"].pop("t"))), 2),
+        (lambda run, samples: edited(
+            run, lambda d: d["results"]["t"].update({"exact_match,none": math.nan})), 1),
+        (lambda run, samples: edited(run, lambda d: d["n-shot"].update(t=5)), 2),
+    ],
+)  # fmt: skip
+def test_a_spoilt_run_does_not_pass(spoil: Any, code: int, old: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "new", {"t": RIGHT})
+    spoil(run, run.with_name(f"samples_t_{DATE}.jsonl"))
+    assert command("check", run, "--baseline", tmp_path / "b.gz")[0] == code
 
 
 def test_a_headline_that_is_no_mean_is_unproven(tmp_path: Path) -> None:
@@ -221,9 +263,9 @@ def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
     run = write_run(folder, {"t": RIGHT})
     assert command("baseline", "save", run, "-o", tmp_path / "b.gz")[0] == 0
     assert all(code == 0 for code, _ in all_commands(folder, tmp_path))
-    viewer = Viewer([folder])
-    (page,) = viewer.site().pages.values()
-    assert viewer.page(f"/samples/{page.id}.html")[0] == 200
+    pages = Viewer([folder])
+    (page,) = pages.site().pages.values()
+    assert pages.page(f"/samples/{page.id}.html")[0] == 200
 
 
 def test_exports_have_no_secrets(tmp_path: Path) -> None:
@@ -242,6 +284,29 @@ def test_exports_have_no_secrets(tmp_path: Path) -> None:
     assert "[redacted]" in samples["prompt"][0] and len(samples["response"][0]) == 1
 
 
+def test_pages_spell_out_what_the_terminal_does() -> None:
+    """The script's list of hidden characters has all that `printable` escapes."""
+    script = (Path(web.__file__).parent / "pages" / "house.js").read_text()
+    found = re.search(r"HIDDEN = /(\[.*\])/u;", script)
+    assert found
+    spelled = re.sub(r"\\u\{(\w+)\}", lambda m: f"\\U{int(m[1], 16):08x}", found[1])
+    hidden = re.compile(spelled)
+    for number in range(0x110000):
+        assert bool(hidden.match(chr(number))) == bool(CONTROL.match(chr(number))), hex(number)
+
+
+def test_an_endless_journal_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view in place of the table counts without end."""
+    monkeypatch.setattr(viewer, "MOST_SECONDS", 0.05)
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as database:
+        database.executescript(
+            f"PRAGMA application_id={viewer.APPLICATION_ID};"
+            "CREATE VIEW answers AS WITH RECURSIVE n(time) AS (SELECT 1.0 UNION ALL SELECT time + 1"
+            " FROM n) SELECT time FROM n"
+        )
+    assert Viewer([tmp_path]).state()["running"] == ""
+
+
 def test_markdown_has_no_links_mentions_or_html() -> None:
     assert markdown("pass@1 a_b") == r"pass@1 a\_b"
     assert markdown("@all <b> $x$ _http://e www.e") == (
@@ -257,6 +322,20 @@ def test_odd_answers_of_countdown_are_wrong_and_no_error() -> None:
     for text in ("9" * 6000, "(-8)**.5//2", "-" * 1900 + "2"):
         assert d1.countdown_results(document, [text]) == {"exact_match": 0.0}
     assert d1.value_of("(-8)**.5//2") is None
+
+
+@pytest.mark.parametrize("truths", [[10**30], [1, "a"], [[[1, 2], 3], [[1, "b"], 3]], ["\ud800"]])
+def test_truths_that_are_no_column_are_one_line(truths: list[Any], tmp_path: Path) -> None:
+    rows = [{"question": "q", "ground_truth": truth, "resps": "a"} for truth in truths]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match="ground_truth must be of one type"):
+        d1.documents(answers=str(tmp_path / "a.jsonl"))
+
+
+def test_a_ground_truth_that_is_a_text_is_an_error_and_not_wrong() -> None:
+    with pytest.raises(ValueError, match="must be a number"):
+        d1.gsm8k_results({"ground_truth": "72"}, [r"\boxed{72}"])
+    assert d1.gsm8k_results({"ground_truth": 72.0}, [r"\boxed{72}"]) == {"exact_match": 1.0}
 
 
 def test_patterns_of_d1_find_what_they_found() -> None:

@@ -68,7 +68,7 @@ def documents(*, answers: str | None = None, **_: Any) -> dict[str, Any]:
         _: The task's other metadata, with the model's arguments, which lm-eval passes too.
 
     Raises:
-        UserError: no file is given, or a line lacks a field.
+        UserError: no file is given, a line lacks a field, or ground truths are of several types.
     """
     import datasets
 
@@ -78,7 +78,14 @@ def documents(*, answers: str | None = None, **_: Any) -> dict[str, Any]:
             " --model recorded --model_args answers=FILE (or, for another model, --metadata"
             " answers=FILE)"
         )
-    return {"test": datasets.Dataset.from_list([_document(one) for one in read_answers(answers)])}
+    rows = [_document(one) for one in read_answers(answers)]
+    try:
+        return {"test": datasets.Dataset.from_list(rows)}
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(
+            f"answers '{answers}': the values of ground_truth must be of one type, and of ordinary"
+            f" size ({error})"
+        ) from error
 
 
 def _document(answer: Any) -> dict[str, Any]:
@@ -97,6 +104,8 @@ def _document(answer: Any) -> dict[str, Any]:
 def gsm8k_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Returns whether the number in the text equals the document's; 0 without a ground truth."""
     number = gsm8k_answer(results[0])
+    if isinstance(doc["ground_truth"], str):
+        raise ValueError("the ground truth is a text; it must be a number")
     return {"exact_match": float(number is not None and number == doc["ground_truth"])}
 
 

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 FRESH_SECONDS = 60.0  # a journal with an answer of this age belongs to a running run
+MOST_SECONDS = 2.0  # that a journal is read
 SAMPLES = re.compile(r"/samples/([0-9a-f]{16})\.html")
 HEADERS = {
     "Cache-Control": "no-store",
@@ -139,6 +140,8 @@ def _answers(journal: Path) -> tuple[int, float]:
         address = f"{journal.resolve().as_uri()}?mode=ro"
         with closing(sqlite3.connect(address, uri=True, timeout=1)) as database:
             database.execute("PRAGMA trusted_schema=OFF")
+            late = time.monotonic() + MOST_SECONDS  # `answers` of a hostile file may be endless
+            database.set_progress_handler(lambda: time.monotonic() > late, 10_000)
             if database.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
                 return 0, 0.0
             count, last = database.execute("SELECT COUNT(*), MAX(time) FROM answers").fetchone()
