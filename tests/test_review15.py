@@ -268,6 +268,37 @@ def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
     assert pages.page(f"/samples/{page.id}.html")[0] == 200
 
 
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", "RUN", LONG),
+        ("compare", "RUN", "RUN", "--noise_floor", "RUN", LONG),
+        ("check", LONG, "--baseline", "BASELINE"),
+        ("check", "RUN", "--baseline", "BASELINE", "--markdown", "a\0b"),
+        ("check", "RUN", "--baseline", "BASELINE", "--junit", ""),
+        *(("baseline", "save", "RUN", "-o", path) for path in ("", LONG, "a\0b", "/dev/zero/x")),
+        *(("export", kind, "RUN", "-o", "a\0b") for kind in ("json", "parquet")),
+        ("export", "json", "RUN", "-o", ""),
+        ("export", "json", LONG, "-o", "e.json"),
+    ],
+)
+def test_a_path_that_cannot_be_is_one_line(
+    words: tuple[str, ...], old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = {"RUN": old, "BASELINE": tmp_path / "b.gz"}
+    code, text = command(*(named.get(word, word) for word in words))
+    assert code == 2 and text.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.gz", "old"]
+
+
+def test_more_documents_are_shown_than_there_are(old: Path) -> None:
+    assert command("compare", old, old, "--show", "9" * 40)[0] == 0
+
+
 def test_exports_have_no_secrets(tmp_path: Path) -> None:
     """Files of lm-eval alone may have them: in settings by name, in texts by form."""
     token = "hf_" + "a1" * 17

@@ -89,5 +89,6 @@ def _append(path: Path, added: str) -> None:
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(valid_unicode(added))
-    except OSError as error:
-        raise UserError(f"--markdown '{path}' cannot be written: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--markdown '{path}' cannot be written: {reason}") from error

@@ -21,6 +21,7 @@ from typing import Any
 from dlm_eval.errors import UserError
 from dlm_eval.redaction import redact
 from dlm_eval.reports.compare import Noise
+from dlm_eval.reports.csv_file import write_files
 from dlm_eval.reports.leaderboard import shown_path
 from dlm_eval.reports.result_file import Row
 from dlm_eval.reports.runs import Measure, Run, TaskRun, read_run
@@ -87,7 +88,7 @@ def open_run(path: Path) -> Run:
     Raises:
         UserError: there is no such run, or a file is broken.
     """
-    if path.is_file() and is_baseline(path):
+    if os.path.isfile(path) and is_baseline(path):
         return read_baseline(path).run
     return read_run(path)
 
@@ -103,16 +104,7 @@ def save_baseline(baseline: Baseline, path: Path) -> int:
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as packed:
         for line in _lines(baseline):
             packed.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"baseline '{path}' cannot be written: {error.strerror or error}"
-        ) from error
+    write_files({path: buffer.getvalue()})
     return len(buffer.getvalue())
 
 

@@ -45,9 +45,9 @@ def write_parquet(results: Results, folder: Path) -> None:
         for name in FRAMES:
             frame = vars(results)[name].apply(_without_secrets)
             frame.to_parquet(folder / f"{name}.parquet")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         raise UserError(
-            f"output '{folder}' cannot be written: {error.strerror or error}"
+            f"output '{folder}' cannot be written: {getattr(error, 'strerror', None) or error}"
         ) from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +86,7 @@ def samples_beside(results: Path, task: str) -> Path | None:
     """Returns the samples file of a task of a result file; None if there is none."""
     date = results.stem.rpartition("_")[2]
     path = results.with_name(f"samples_{file_name(task)}_{date}.jsonl")
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None
 
 
 def read_samples(path: Path, kind: str) -> dict[str, Document]:
