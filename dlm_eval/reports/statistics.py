@@ -116,10 +116,10 @@ def _sign_flip(change: Values, alternative: str) -> float:
     extreme = sums <= seen + near if alternative == "less" else np.abs(sums) >= abs(seen) - near
     count = int(extreme.sum())
     if exact:
-        return count / 2**n
+        return count / 2.0**n
     # Draws cannot show a p-value below 1e-4. Hoeffding's inequality bounds the smaller ones, so that
     # a loss of all documents is significant at every level and for any number of tasks.
-    bound = math.exp(-(seen**2) / (2 * float(change @ change)))
+    bound = math.exp(-seen * seen / (2 * float(change @ change)))
     bound = 2 * bound if alternative != "less" else bound if seen < 0 else 1.0
     return min((count + 1) / (RESAMPLES + 1), bound)
 
