@@ -302,7 +302,8 @@ def test_more_documents_are_shown_than_there_are(old: Path) -> None:
 def test_exports_have_no_secrets(tmp_path: Path) -> None:
     """Files of lm-eval alone may have them: in settings by name, in texts by form."""
     token = "hf_" + "a1" * 17
-    run = write_run(tmp_path / "r", {"t": RIGHT}, answers=[token] * 20, prompt=token)
+    key = "-----BEGIN PRIVATE KEY-----\nabc"  # without an end: it must not reach into other texts
+    run = write_run(tmp_path / "r", {"t": RIGHT}, answers=[token, key] * 10, prompt=token)
     document = json.loads(run.read_text())
     document["config"]["model_args"] = {"pretrained": "m", "api_key": "plain-words"}
     run.write_text(json.dumps(document))
@@ -313,6 +314,7 @@ def test_exports_have_no_secrets(tmp_path: Path) -> None:
     for text in ((tmp_path / "e.json").read_text(), samples.to_json(), runs.to_json()):
         assert token not in text and "plain-words" not in text
     assert "[redacted]" in samples["prompt"][0] and len(samples["response"][0]) == 1
+    assert len(json.loads((tmp_path / "e.json").read_text())["samples"]) == 20
 
 
 def test_pages_spell_out_what_the_terminal_does() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def write_json(results: Results, path: Path) -> None:
     """Writes one JSON object with the lists `runs`, `scores` and `samples`; NaN becomes null."""
-    lists = {name: vars(results)[name].to_json(orient="records") for name in FRAMES}
+    lists = {name: frame.to_json(orient="records") for name, frame in _frames(results)}
     whole = ",\n".join(f'"{name}": {rows}' for name, rows in lists.items())
     write_files({path: f"{{{whole}}}\n"})
 
@@ -42,13 +42,18 @@ def write_parquet(results: Results, folder: Path) -> None:
     """Writes `runs.parquet`, `scores.parquet` and `samples.parquet`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FRAMES:
-            frame = vars(results)[name].apply(_without_secrets)
+        for name, frame in _frames(results):
             frame.to_parquet(folder / f"{name}.parquet")
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         raise UserError(
             f"output '{folder}' cannot be written: {getattr(error, 'strerror', None) or error}"
         ) from error
+
+
+def _frames(results: Results) -> Iterator[tuple[str, pandas.DataFrame]]:
+    """Yields the name of each frame, and the frame without secrets."""
+    for name in FRAMES:
+        yield name, vars(results)[name].apply(_without_secrets)
 
 
 def _without_secrets(column: pandas.Series) -> pandas.Series:
