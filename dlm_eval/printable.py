@@ -14,6 +14,9 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 # Characters with a meaning in Markdown (end of a cell, code, HTML, link, emphasis). Names rarely
 # contain them.
 MARKDOWN = re.compile(r"[\\|`<>\[\]*~&]")
+_ALL_MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|~&$^]")
+# What becomes a link without any mark: addresses and mentions.
+_LINK = re.compile(r"(?i)h(?=ttps?:)|f(?=tp:)|w(?=ww\.)|(?<!\w)@(?=\w)")
 VISIBLE = {"\n": "⏎", "\t": "⇥"}
 
 
@@ -25,6 +28,11 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Returns text with all control characters except newlines escaped."""
     return CONTROL.sub(lambda match: "\n" if match[0] == "\n" else _visible(match), text)
+
+
+def markdown(text: str) -> str:
+    """Returns text on one line that Markdown shows as it is, without HTML, links and mentions."""
+    return _LINK.sub(r"\g<0>&#8203;", _ALL_MARKDOWN.sub(r"\\\g<0>", printable(text)))
 
 
 def counted(number: int, noun: str, verb: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,11 @@ def main(args: argparse.Namespace) -> int:
         write_files({args.junit: junit(report)})
     if args.markdown is not None:
         _append(args.markdown, markdown(report))
-    print("\n".join(text(report)))
-    if args.github:
-        print("\n".join(github_annotations(report)))
+    lines = list(text(report))
+    if args.github:  # GitHub would obey commands in names and reasons
+        token = secrets.token_hex(16)
+        lines = [f"::stop-commands::{token}", *lines, f"::{token}::", *github_annotations(report)]
+    print("\n".join(lines))
     return report.code
 
 
@@ -86,5 +89,6 @@ def _append(path: Path, added: str) -> None:
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(valid_unicode(added))
-    except OSError as error:
-        raise UserError(f"--markdown '{path}' cannot be written: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--markdown '{path}' cannot be written: {reason}") from error

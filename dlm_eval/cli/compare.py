@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -209,7 +208,7 @@ def _shown(comparison: Comparison, task: TaskComparison, most: int) -> Iterator[
     first = comparison.first.tasks[task.task].documents or {}
     second = comparison.second.tasks[task.task].documents or {}
     for word, keys in (("worse", task.worse), ("better", task.better)):
-        for key in itertools.islice(keys, most):
+        for key in keys[:most]:
             one, two = first[key], second[key]
             yield ""
             yield one_line(f"{task.task}, document {one.doc_id}: {word} in B")

@@ -160,18 +160,12 @@ def _trusting(settings: RunSettings) -> RunSettings:
 def _config_file(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
-    import yaml
+    from dlm_eval.yaml_text import parse_yaml, read_yaml_text
 
-    from dlm_eval.yaml_text import read_yaml_text
-
-    text = read_yaml_text(path, f"--config '{path}'")
+    what = f"--config '{path}'"
+    text = read_yaml_text(path, what)
     learn_words(text.splitlines())
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
-        raise UserError(
-            f"--config '{path}' is not valid YAML: {' '.join(str(error).split())}"
-        ) from error
+    values = parse_yaml(text, what)
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"--config '{path}' must hold settings as key: value")
     return values

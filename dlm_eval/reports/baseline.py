@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,14 +21,16 @@ from typing import Any
 from dlm_eval.errors import UserError
 from dlm_eval.redaction import redact
 from dlm_eval.reports.compare import Noise
+from dlm_eval.reports.csv_file import write_files
 from dlm_eval.reports.leaderboard import shown_path
 from dlm_eval.reports.result_file import Row
 from dlm_eval.reports.runs import Measure, Run, TaskRun, read_run
-from dlm_eval.reports.samples_file import Document
+from dlm_eval.reports.samples_file import LARGEST, MOST_ID, Document
 
 FORMAT, VERSION = "dlm_eval baseline", 1
 MAGIC = b"\x1f\x8b"
 MOST_BYTES = 512 << 20  # unpacked
+MOST_LINE = 64 << 20  # bytes
 MOST_DOCUMENTS = 2_000_000
 # Columns of a document's line; `values` has one item per measure of the task.
 COLUMNS = (
@@ -87,7 +88,7 @@ def open_run(path: Path) -> Run:
     Raises:
         UserError: there is no such run, or a file is broken.
     """
-    if path.is_file() and is_baseline(path):
+    if os.path.isfile(path) and is_baseline(path):
         return read_baseline(path).run
     return read_run(path)
 
@@ -103,16 +104,7 @@ def save_baseline(baseline: Baseline, path: Path) -> int:
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as packed:
         for line in _lines(baseline):
             packed.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"baseline '{path}' cannot be written: {error.strerror or error}"
-        ) from error
+    write_files({path: buffer.getvalue()})
     return len(buffer.getvalue())
 
 
@@ -208,10 +200,13 @@ def read_baseline(path: Path) -> Baseline:
 
 def _unpacked(packed: Any) -> Iterator[Any]:
     size = 0
-    while line := packed.readline(MOST_BYTES + 1):
+    while line := packed.readline(MOST_LINE + 1):
         size += len(line)
-        if size > MOST_BYTES:
-            raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
+        if size > MOST_BYTES or len(line) > MOST_LINE:
+            raise ValueError(
+                f"it has a line of more than {MOST_LINE >> 20} MiB, or more than "
+                f"{MOST_BYTES >> 20} MiB"
+            )
         yield json.loads(line)
 
 
@@ -268,7 +263,7 @@ def _add(
     key = _typed(key, str, f"line {number}: key")
     documents[task][key] = Document(
         key=key,
-        doc_id=doc_id if isinstance(doc_id, int) else None,
+        doc_id=doc_id if type(doc_id) is int and abs(doc_id) < MOST_ID else None,
         prompt=_typed(prompt, str, f"line {number}: prompt"),
         values={},
         answer=_typed(answer, str, f"line {number}: answer"),
@@ -292,6 +287,9 @@ def _task(
         given = {key: _typed(row, dict, "row").get(key) for key in _ROW}
         given["value"] = float(_typed(given["value"], (int, float), "value"))
         given["metric"] = _typed(given["metric"], str, "metric")
+        for key, kind in (("filter", str), ("stderr", (int, float)), ("n", int), ("shots", str)):
+            if given[key] is not None:
+                _typed(given[key], kind, key)
         rows.append(Row(**{**blank, **given, "task": name, "source": ""}))
     measures = {}
     for entry, found in zip(described["measures"], values, strict=True):
@@ -334,8 +332,8 @@ def _finite(value: Any, number: int) -> float | None:
     if value is None:
         return None
     found = float(_typed(value, (int, float), f"line {number}: a number"))
-    if not math.isfinite(found):
-        raise ValueError(f"line {number}: a number is not finite")
+    if not abs(found) <= LARGEST:
+        raise ValueError(f"line {number}: a number is not finite, or too large")
     return found
 
 

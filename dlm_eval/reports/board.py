@@ -32,7 +32,7 @@ OF_ROW = (
     "block_length", "dtype", "device", "task_version", "logprob_kind", "label", "seed",
 )  # fmt: skip
 MOST_NOTES = 50  # refused scores that are listed
-MOST_ERROR = 1e100  # larger standard errors are none
+LARGEST = 1e100  # larger scores are not shown, larger standard errors are none
 # Keys of a published figure's `setting` that a score must have too.
 COMPARED = (
     "shots", "steps", "gen_length", "block_length", "threshold", "temperature", "estimator",
@@ -422,7 +422,7 @@ def _measured(
             and score.rows[0].unit == "fraction"
         ):
             deviation = figure.deviation(score.value, score.stderr)
-        if not math.isfinite(score.value):
+        if not abs(score.value) < LARGEST:
             missing[column.name] = f"the score is {score.value}"
             continue
         cells[column.name] = Cell(
@@ -463,7 +463,7 @@ def _key(column: Column, found: Configuration) -> Key | None:
 def _times(value: float | None, scale: float) -> float | None:
     """Returns a standard error in the scale of its cell; None if it cannot be one."""
     times = None if value is None else scale * value
-    return times if times is not None and 0 <= times < MOST_ERROR else None
+    return times if times is not None and 0 <= times < LARGEST else None
 
 
 def _percent(column: Column, rows: Sequence[Row]) -> bool:

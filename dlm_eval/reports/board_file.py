@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.printable import CONTROL
 from dlm_eval.reports.published import COLUMNS as PUBLISHED
 from dlm_eval.settings import shown
-from dlm_eval.yaml_text import read_yaml_text
+from dlm_eval.yaml_text import read_yaml
 
 MARK, REFUSE = "mark", "refuse"
 # What can be wrong with a score, and what is done if the board does not say it.
@@ -135,7 +133,7 @@ def read_board_file(path: Path) -> BoardFile:
             raise UserError(f"{what} has more than {MOST_BYTES >> 20} MiB")
     except (OSError, ValueError) as error:
         raise UserError(f"{what} cannot be read: {error}") from error
-    return board_of(yaml.safe_load(read_yaml_text(path, what)), what)
+    return board_of(read_yaml(path, what), what)
 
 
 def board_of(document: Any, what: str = "board") -> BoardFile:

@@ -6,13 +6,13 @@ Names come from result files, so they are escaped for each format and are of lim
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from dlm_eval.errors import unknown_name_error
 from dlm_eval.output import table
+from dlm_eval.printable import markdown as as_markdown_text
 from dlm_eval.printable import printable
 from dlm_eval.reports.board import MEASURED, PUBLISHED, Board, BoardColumn, BoardRow, Cell
 from dlm_eval.reports.csv_file import cell as csv_cell
@@ -25,8 +25,6 @@ LONGEST_NOTE = 600
 COLUMNS = tuple(each.name for each in fields(Row))
 # Columns that a board's long table has behind those of every long table.
 LONG_EXTRA = ("board_row", "board_column", "board_kind", "marks")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~&$^])")
-_LINK = re.compile(r"(?i)\b(https?|ftp|www)(?=[:.])")
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "_": r"\_", "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -43,8 +41,7 @@ def plain(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Returns a name that Markdown shows as it is."""
-    shown = _MARKDOWN.sub(r"\\\1", printable(_short(text)))
-    return _LINK.sub(lambda match: f"{match[1][0]}&#8203;{match[1][1:]}", shown)
+    return as_markdown_text(_short(text))
 
 
 def latex(text: str) -> str:
@@ -68,13 +65,14 @@ class _Marks:
     def of(self, cell: Cell) -> str:
         """Returns the letters of a cell's marks."""
         for mark in cell.marks:
-            self.letters.setdefault(mark, _letter(len(self.letters)))
+            self.letters.setdefault(mark, letter(len(self.letters)))
         return ",".join(self.letters[mark] for mark in cell.marks)
 
 
-def _letter(number: int) -> str:
+def letter(number: int) -> str:
+    """Returns the letters of a footnote: a to z, aa, ab ..."""
     more, own = divmod(number, len(_LETTERS))
-    return (_letter(more - 1) if more else "") + _LETTERS[own]
+    return (letter(more - 1) if more else "") + _LETTERS[own]
 
 
 def number(cell: Cell, column: BoardColumn) -> str:

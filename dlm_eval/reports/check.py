@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.options import check_options, option, parse_options
@@ -39,7 +38,7 @@ from dlm_eval.reports.statistics import (
     p_value,
     smallest_drop,
 )
-from dlm_eval.yaml_text import read_yaml_text
+from dlm_eval.yaml_text import read_yaml
 
 # Kinds of findings. The first two fail the check, the next two fail it under --strict.
 BROKEN, REGRESSION, UNPROVEN, CHANGED, NOTE = "broken", "regression", "unproven", "changed", "note"
@@ -164,7 +163,7 @@ def read_rules(path: Path | None, given: Mapping[str, Any]) -> Rules:
     """
     found: Any = {}
     if path is not None:
-        found = yaml.safe_load(read_yaml_text(path, f"rules '{path}'")) or {}
+        found = read_yaml(path, f"rules '{path}'") or {}
         if not isinstance(found, dict):
             raise UserError(f"rules '{path}' must be a mapping with alpha, margin, strict or tasks")
     tasks = found.pop("tasks", None) or {}
@@ -200,11 +199,11 @@ def check(run: Run, baseline: Baseline, rules: Rules | None = None) -> Report:
         if name not in run.tasks:  # no document was scored; it is among `missing`
             continue
         now = run.tasks[name]
-        findings += _errors(before, now)
+        findings += [*_errors(before, now), *_untested(before, rules)]
         found = _judge(before, now, rules, len(old.tasks))
         if isinstance(found, Finding):
             findings.append(found)
-        else:
+        elif found is not None:
             tasks.append(found[0])
             tested.append(found[1])
     adjusted = holm([task.p for task in tasks])
@@ -266,13 +265,28 @@ def _errors(before: TaskRun, now: TaskRun) -> list[Finding]:
     return [Finding(BROKEN, before.name, text)]
 
 
+def _untested(before: TaskRun, rules: Rules) -> list[Finding]:
+    """Returns that the headline metric has no test; harm is unproven if no rule limits it either."""
+    row, own = before.headline, rules.tasks.get(before.name, TaskRules())
+    name = f"{row.metric},{row.filter or 'none'}"
+    if name in before.measures:
+        return []
+    limited = own.floor is not None or own.max_drop is not None
+    text = (
+        f"{name.removesuffix(',none')} is no mean over documents: only floor and max_drop check it"
+    )
+    return [Finding(NOTE if limited else UNPROVEN, before.name, text)]
+
+
 def _judge(
     before: TaskRun, now: TaskRun, rules: Rules, tasks: int
-) -> tuple[TaskCheck, float] | Finding:
-    """Returns the statistics of one task, and the p-value of a rise; a finding if it has none."""
+) -> tuple[TaskCheck, float] | Finding | None:
+    """Returns the statistics of one task, and the p-value of a rise; a finding if the run lacks the
+    metric; None if no metric is a mean over documents.
+    """
     measure = next(iter(before.measures.values()), None)
     if measure is None:
-        return Finding(NOTE, before.name, "no metric is a mean over documents: rules only")
+        return None
     fresh = now.measures.get(measure.name)
     if fresh is None or fresh.scale != measure.scale:
         return Finding(

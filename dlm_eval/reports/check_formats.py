@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from dlm_eval.output import one_line, table
-from dlm_eval.printable import MARKDOWN, printable
+from dlm_eval.printable import markdown as escaped
+from dlm_eval.printable import printable
 from dlm_eval.redaction import redact_text
 from dlm_eval.reports.check import BROKEN, CHANGED, NOTE, REGRESSION, UNPROVEN, Report, TaskCheck
 
@@ -93,8 +94,7 @@ def markdown(report: Report) -> str:
 
 
 def _escaped(value: str) -> str:
-    """Returns text in which Markdown, HTML and mentions have no meaning."""
-    return MARKDOWN.sub(r"\\\g<0>", printable(redact_text(value))).replace("@", "@\u200b")
+    return escaped(redact_text(value))
 
 
 def _code(value: str) -> str:

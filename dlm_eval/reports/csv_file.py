@@ -57,17 +57,22 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return buffer.getvalue()
 
 
-def write_files(texts: Mapping[Path, str]) -> None:
-    """Writes all files atomically and without secrets. If one cannot be written, none is changed.
+def write_files(texts: Mapping[Path, str | bytes]) -> None:
+    """Writes all files atomically. If one cannot be written, none is changed.
+
+    Texts lose their secrets; bytes are written as they are.
 
     Raises:
         UserError: a path cannot be written.
     """
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in texts}
+    temporary: dict[Path, Path] = {}
     current = Path()
     try:
         for current, whole in texts.items():
-            text = valid_unicode(redact_text(whole))
+            text = valid_unicode(redact_text(whole)) if isinstance(whole, str) else whole
+            temporary[current] = (
+                current.parent / f".{len(temporary)}.{current.name[-100:]}.{os.getpid()}.tmp"
+            )
             if os.path.isdir(current):
                 raise IsADirectoryError(0, "is a directory")
             if os.path.exists(current) and not os.path.isfile(current):
@@ -87,8 +92,8 @@ def write_files(texts: Mapping[Path, str]) -> None:
                 path.unlink()
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+def _write_synced(path: Path, text: str | bytes) -> None:
+    with path.open("wb") as file:
+        file.write(text.encode() if isinstance(text, str) else text)
         file.flush()
         os.fsync(file.fileno())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 from dlm_eval.errors import UserError
 from dlm_eval.harness.file_names import file_name
 from dlm_eval.printable import counted
+from dlm_eval.redaction import redact_values
+from dlm_eval.reports.csv_file import write_files
 from dlm_eval.reports.load import Results
 from dlm_eval.reports.result_file import Row
 from dlm_eval.reports.runs import Run, TaskRun
 
 if TYPE_CHECKING:
+    import pandas
     from huggingface_hub import EvalResultEntry
 
 FRAMES = ("runs", "scores", "samples")
@@ -30,21 +33,31 @@ log = logging.getLogger(__name__)
 
 def write_json(results: Results, path: Path) -> None:
     """Writes one JSON object with the lists `runs`, `scores` and `samples`; NaN becomes null."""
-    lists = {name: vars(results)[name].to_json(orient="records") for name in FRAMES}
+    lists = {name: frame.to_json(orient="records") for name, frame in _frames(results)}
     whole = ",\n".join(f'"{name}": {rows}' for name, rows in lists.items())
-    _write(path, f"{{{whole}}}\n")
+    write_files({path: f"{{{whole}}}\n"})
 
 
 def write_parquet(results: Results, folder: Path) -> None:
     """Writes `runs.parquet`, `scores.parquet` and `samples.parquet`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FRAMES:
-            vars(results)[name].to_parquet(folder / f"{name}.parquet")
-    except OSError as error:
+        for name, frame in _frames(results):
+            frame.to_parquet(folder / f"{name}.parquet")
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         raise UserError(
-            f"output '{folder}' cannot be written: {error.strerror or error}"
+            f"output '{folder}' cannot be written: {getattr(error, 'strerror', None) or error}"
         ) from error
+
+
+def _frames(results: Results) -> Iterator[tuple[str, pandas.DataFrame]]:
+    """Yields the name of each frame, and the frame without secrets."""
+    for name in FRAMES:
+        yield name, vars(results)[name].apply(_without_secrets)
+
+
+def _without_secrets(column: pandas.Series) -> pandas.Series:
+    return column.map(redact_values) if column.dtype.kind == "O" else column
 
 
 @dataclass(frozen=True)
@@ -113,8 +126,7 @@ def write_eval_results(runs: Sequence[Run], folder: Path, options: HubOptions) -
                 log.warning("%s: a newer run of %s replaces an older one", path, task.name)
             entries = eval_result_entries_to_yaml([_entry(run, task, options)])
             written[path] = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
-    for path, text in written.items():
-        _write(path, text)
+    write_files(written)
     if not written:
         raise UserError(f"none of {counted(len(runs), 'run')} has a score for the Hub")
     return list(written)
@@ -169,11 +181,3 @@ def _notes(run: Run, row: Row) -> str:
     return "; ".join(
         f"{name} {value}".strip() for name, value in parts.items() if value is not None
     )
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"output '{path}' cannot be written: {error.strerror or error}") from error

@@ -11,7 +11,7 @@ from typing import Any
 from dlm_eval.printable import counted, printable
 from dlm_eval.redaction import redact_values
 from dlm_eval.reports.board import MEASURED, BoardColumn, BoardRow, Cell
-from dlm_eval.reports.board_text import number
+from dlm_eval.reports.board_text import letter, number
 from dlm_eval.reports.result_file import LIKELIHOOD
 from dlm_eval.reports.site import Site
 from dlm_eval.reports.sweep import aup, pareto
@@ -36,19 +36,19 @@ def index_page(site: Site, follows: bool = False) -> str:
     runs = {row.source for line in board.rows for c in line.cells.values() for row in c.scores}
     scores = sum(len(row.cells) for row in board.rows)
     values = {
-        "title": _name(board.title) or "results",
+        "title": shown_name(board.title) or "results",
         "facts": [
             counted(len(board.rows), "row"),
             counted(len(board.columns), "column"),
             counted(scores, "score"),
             counted(len(runs), "run"),
         ],
-        "board_facts": [_name(fact) for fact in board.facts],
+        "board_facts": [shown_name(fact) for fact in board.facts],
         "columns": [_column(column) for column in board.columns],
         "rows": rows,
         "ranked": bool(board.ranked_by),
         "published": any(row.kind != MEASURED for row in board.rows),
-        "marks": [(letter, _text(text)) for text, letter in marks.items()],
+        "marks": [(mark, _text(text)) for text, mark in marks.items()],
         "notes": [_text(note) for note in board.notes],
         "charts": [each for column in board.columns for each in _charts(site, column)],
         "box": (WIDTH, HEIGHT),
@@ -56,7 +56,7 @@ def index_page(site: Site, follows: bool = False) -> str:
         "follows": follows,
     }
     data = {
-        "columns": [_name(column.name) for column in board.columns],
+        "columns": [shown_name(column.name) for column in board.columns],
         "lower": [not column.higher_is_better for column in board.columns],
         "rows": [
             {
@@ -82,7 +82,7 @@ def index_page(site: Site, follows: bool = False) -> str:
 
 def _column(column: BoardColumn) -> dict[str, Any]:
     return {
-        "name": _name(column.name),
+        "name": shown_name(column.name),
         "lower": not column.higher_is_better,
         "note": _text(column.note),
         "average": column.average,
@@ -93,9 +93,9 @@ def _row(site: Site, row: BoardRow, marks: dict[str, str]) -> dict[str, Any]:
     rank = row.rank
     interval = f" ({rank.low}–{rank.high})" if rank and rank.low != rank.high else ""
     return {
-        "label": _name(row.label),
+        "label": shown_name(row.label),
         "published": row.kind != MEASURED,
-        "facts": [_name(row.facts.get(fact, "")) for fact in site.board.facts],
+        "facts": [shown_name(row.facts.get(fact, "")) for fact in site.board.facts],
         "rank": f"{rank.rank}{interval}" if rank else "",
         "rank_sort": rank.rank if rank else "",
         "cells": [
@@ -112,7 +112,7 @@ def _cell(
         empty = {"shown": "", "error": "", "sort": "", "page": "", "best": False, "marks": []}
         return {**empty, "title": _text(missing)}
     for mark in cell.marks:
-        marks.setdefault(mark, _letter(len(marks)))
+        marks.setdefault(mark, letter(len(marks)))
     return {
         "shown": number(cell, column),
         "error": _error(cell, column),
@@ -161,12 +161,8 @@ def short_source(source: str) -> str:
     return "/".join(PurePath(source).parts[-2:])
 
 
-def _letter(count: int) -> str:
-    more, own = divmod(count, 26)
-    return (_letter(more - 1) if more else "") + chr(ord("a") + own)
-
-
-def _name(text: str) -> str:
+def shown_name(text: str) -> str:
+    """Returns a name for a page, of limited length."""
     return printable(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 
@@ -219,7 +215,7 @@ def _chart(site: Site, column: BoardColumn, points: Sequence[_Point]) -> dict[st
         {
             "x": round(x(math.log10(1 / p.rho)), 1),
             "y": round(y(p.value), 1),
-            "label": _name(p.row.label),
+            "label": shown_name(p.row.label),
             "colour": curves.index(p.who) % COLOURS,
             "shape": curves.index(p.who) // COLOURS % SHAPES,
             "published": p.row.kind != MEASURED,
@@ -235,7 +231,7 @@ def _chart(site: Site, column: BoardColumn, points: Sequence[_Point]) -> dict[st
     accuracy = column.percent and column.higher_is_better
     y_max = max(p.value for p in points)
     return {
-        "name": _name(column.name),
+        "name": shown_name(column.name),
         "percent": column.percent,
         "lower": not column.higher_is_better,
         "points": drawn,
@@ -246,7 +242,7 @@ def _chart(site: Site, column: BoardColumn, points: Sequence[_Point]) -> dict[st
         "y_max": f"{y_max:.1f}" if accuracy and y_max > 0 else "",
         "curves": [
             {
-                "name": _name(who),
+                "name": shown_name(who),
                 "colour": n % COLOURS,
                 "shape": n // COLOURS % SHAPES,
                 "aup": f"{aup(own, y_max):.1f}" if accuracy and y_max > 0 else "",

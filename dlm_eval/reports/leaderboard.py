@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.output import one_line
-from dlm_eval.printable import counted
+from dlm_eval.printable import counted, valid_unicode
 from dlm_eval.reports.configurations import (
     DISTINGUISHING,
     Configuration,
@@ -263,9 +263,10 @@ def find_result_files(paths: Sequence[Path]) -> list[Path]:
 def shown_path(path: Path) -> str:
     """Returns the path, relative if possible, so that tables contain no machine's folders."""
     try:
-        return Path(os.path.abspath(path)).relative_to(Path.cwd()).as_posix()
+        shown = Path(os.path.abspath(path)).relative_to(Path.cwd())
     except ValueError:
-        return path.as_posix()
+        shown = path
+    return valid_unicode(shown.as_posix())
 
 
 def latest(files: Sequence[ResultFile]) -> list[ResultFile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def load_runs(paths: str | Path | Sequence[str | Path]) -> list[Run]:
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     runs: list[Run] = []
     for path in map(Path, given):
-        runs += _below(path) if path.is_dir() else [_one(path)]
+        runs += _below(path) if os.path.isdir(path) else [_one(path)]
     if not runs:
         listed = ", ".join(repr(str(path)) for path in given)
         raise UserError(f"paths {listed} hold no results_*.json with scores")

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -45,6 +45,7 @@ LIKELIHOOD, GENERATION = "likelihood", "generation"
 BETWEEN = "; "  # the settings of both kinds
 MOST_RESOLVED = 300  # settings of a task
 LONGEST_RESOLVED = 200  # characters of a setting
+RATIOS = (1e-12, 1e12)  # of tokens, forwards and seconds
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,12 @@ def rows_of(document: Any, source: str) -> ResultFile:
     if not isinstance(document, dict) or not isinstance(document.get("results"), dict):
         raise ValueError("not an lm-eval result file (no 'results' object)")
     document = {**document, "group_subtasks": flat_groups(document)}
-    run = _run_cells(document, source)
+    document["configurations"] = _recorded_configurations(document)
+    run = _short(_run_cells(document, source))
     found: list[tuple[str, Row]] = []
     for task in document["results"]:
         for cells in _task_rows(document, task):
-            found.append((task, Row(**_short({**run, **cells}))))
+            found.append((task, Row(**run, **_short(cells))))
             if len(found) > MOST_SCORES:
                 raise ValueError(f"it holds more than {MOST_SCORES} scores")
     rows = tuple(row for _, row in found)
@@ -181,17 +183,17 @@ def rows_of(document: Any, source: str) -> ResultFile:
         raise ValueError("it holds no scores")
     recorded = _Recorded(document)
     identity = {row.task: _named(row) or recorded.of(task) for task, row in dict(found).items()}
-    model = _dict(document, "dlm_eval", "settings", "model")
+    model = nested(document, "dlm_eval", "settings", "model")
     pretrained = _first(model.get("pretrained"), _named_checkpoint(document))
     return ResultFile(
         identity=identity,
         time=_time(document),
         rows=rows,
-        settings=_texts(_dict(document, "dlm_eval", "settings"))
+        settings=_texts(nested(document, "dlm_eval", "settings"))
         | ({} if pretrained is None else {"pretrained": pretrained}),
         resolved={
             task: _texts(
-                {**(how := _dict(document, "dlm_eval", "tasks", task)), **_dict(how, "decode")}
+                {**(how := nested(document, "dlm_eval", "tasks", task)), **nested(how, "decode")}
             )
             for task in dict(found)
         },
@@ -227,8 +229,8 @@ def _named(row: Row) -> str | None:
 
 def _run_cells(document: dict[str, Any], source: str) -> dict[str, Any]:
     """Returns the cells that all rows of the run share."""
-    config, block = _dict(document, "config"), _dict(document, "dlm_eval")
-    model, environment = _dict(block, "settings", "model"), _dict(block, "environment")
+    config, block = nested(document, "config"), nested(document, "dlm_eval")
+    model, environment = nested(block, "settings", "model"), nested(block, "environment")
     return {
         "model": _first(model.get("family"), config.get("model"), document.get("model_source")),
         "checkpoint": _first(
@@ -243,20 +245,21 @@ def _run_cells(document: dict[str, Any], source: str) -> dict[str, Any]:
         )
         or None,
         "date": _utc(_time(document)),
-        "seed": _seeds(_dict(block, "settings", "seeds")) or _recorded_seeds(config),
+        "seed": _seeds(nested(block, "settings", "seeds")) or _recorded_seeds(config),
         "source": source,
         "label": _first(block.get("label")),
         "setup": _setup(document),
+        "options": _options(document),
     }
 
 
 def _setup(document: dict[str, Any]) -> str | None:
     """Returns a digest of the model and of the settings that all tasks of a run share."""
-    settings = _dict(document, "dlm_eval", "settings")
+    settings = nested(document, "dlm_eval", "settings")
     if settings:
-        model = {k: v for k, v in _dict(settings, "model").items() if k not in _LAYOUT}
+        model = {k: v for k, v in nested(settings, "model").items() if k not in _LAYOUT}
         return _hash([model, {name: settings.get(name) for name in _COMMON}])[:16]
-    config = {k: v for k, v in _dict(document, "config").items() if k not in _OF_TASKS}
+    config = {k: v for k, v in nested(document, "config").items() if k not in _OF_TASKS}
     if not config:
         return None
     names = ("model_source", "system_instruction", "chat_template_sha", "fewshot_as_multiturn")
@@ -273,14 +276,14 @@ def _recorded_seeds(config: dict[str, Any]) -> str | None:
 
 def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
     """Yields the cells of each score of one task (or group of tasks), headline first."""
-    scores, values = _dict(document, "results", task), _values(document, task)
+    scores, values = nested(document, "results", task), _values(document, task)
     shared = {"task": task, **_size_cells(document, task), **_procedure_cells(document, task)}
-    better = _dict(document, "higher_is_better", task)
+    better = nested(document, "higher_is_better", task)
     leaves = _leaves(document, task)
     declared = {
         name
         for leaf in leaves
-        for name in _names(_dict(document, "configs", leaf), "metric_list", "metric")
+        for name in _names(nested(document, "configs", leaf), "metric_list", "metric")
     }
     for position, (metric, pipeline) in enumerate(_ordered_metrics(document, task)):
         value = values[metric, pipeline]
@@ -299,7 +302,7 @@ def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
 
 def _ordered_metrics(document: dict[str, Any], task: str) -> list[tuple[str, str]]:
     """Returns (metric, filter) of all scores, ordered as in the task's lists, then the file."""
-    config = _dict(document, "configs", task)
+    config = nested(document, "configs", task)
     metrics, filters = (
         _places(_names(config, *where))
         for where in (("metric_list", "metric"), ("filter_list", "name"))
@@ -321,7 +324,7 @@ def _values(document: dict[str, Any], task: str) -> dict[tuple[str, str], float]
         elif (number := _number(value)) is not None:
             found[metric, pipeline] = number
 
-    for key, value in _dict(document, "results", task).items():
+    for key, value in nested(document, "results", task).items():
         metric, comma, pipeline = str(key).partition(",")
         # Keys without a comma describe the task (alias, sample_len). "bypass" means "not scored" in
         # lm-eval.
@@ -337,22 +340,23 @@ def _metric_place(metrics: dict[str, int], metric: str) -> int:
 
 def _size_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
     """Returns the numbers of documents and examples; for a group, sums over its tasks."""
-    counts, scores = _dict(document, "n-samples"), _dict(document, "results", task)
+    counts, scores = nested(document, "n-samples"), nested(document, "results", task)
     leaves = _leaves(document, task)
-    scored = _total([_count(_dict(counts, leaf).get("effective")) for leaf in leaves])
+    scored = _total([_count(nested(counts, leaf).get("effective")) for leaf in leaves])
     return {
         "n": scored if scored is not None else _count(scores.get("sample_len")),
-        "n_total": _total([_count(_dict(counts, leaf).get("original")) for leaf in leaves]),
-        "shots": _first(_dict(document, "n-shot").get(task)),
-        "task_version": _first(_dict(document, "versions").get(task)),
+        "n_total": _total([_count(nested(counts, leaf).get("original")) for leaf in leaves]),
+        "shots": _first(nested(document, "n-shot").get(task)),
+        "task_version": _first(nested(document, "versions").get(task)),
     }
 
 
 def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
     """Returns the cells of estimator, decoding and cost; empty for files of lm-eval alone."""
-    block = _dict(document, "dlm_eval")
-    how = _dict(block, "tasks", task)
-    costs = [_dict(block, "cost", leaf) for leaf in _leaves(document, task)]
+    block = nested(document, "dlm_eval")
+    how = nested(block, "tasks", task)
+    costs = [nested(block, "cost", leaf) for leaf in _leaves(document, task)]
+    kinds = {_kind(document, leaf) for leaf in _leaves(document, task)}
 
     def spent(name: str) -> float | None:
         total: float | None = _total([_number(cost.get(name)) for cost in costs])
@@ -380,22 +384,20 @@ def _procedure_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
             for name in ("configuration", "scoring", "documents")
         },
         "code": UNSANDBOXED if outside(document, task) else None,
-        **_kind_cells(document, task),
+        "kind": kinds.pop() if len(kinds) == 1 else None,
     }
 
 
-def _kind_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
-    """Returns the kind of a task, or of all tasks of a group, and the run's settings for both."""
-    kinds = {_kind(document, leaf) for leaf in _leaves(document, task)}
-    kind = kinds.pop() if len(kinds) == 1 else None
-    settings, config = _dict(document, "dlm_eval", "settings"), _dict(document, "config")
+def _options(document: dict[str, Any]) -> str | None:
+    """Returns the run's settings for both kinds of tasks."""
+    settings, config = nested(document, "dlm_eval", "settings"), nested(document, "config")
     given = config.get("gen_kwargs")
     written = {
         **(given if isinstance(given, dict) else {"gen_kwargs": given} if given else {}),
-        **_dict(settings, "gen_kwargs"),
-        **_dict(settings, "decode"),
+        **nested(settings, "gen_kwargs"),
+        **nested(settings, "decode"),
     }
-    estimator = _dict(settings, "estimator")
+    estimator = nested(settings, "estimator")
     scored = {
         **({"estimator": estimator.get("name")} if estimator else {}),
         **{name: value for name, value in estimator.items() if name != "name"},
@@ -405,7 +407,7 @@ def _kind_cells(document: dict[str, Any], task: str) -> dict[str, Any]:
         ",".join(f"{key}={_plain(value)}" for key, value in part.items() if value is not None)
         for part in (scored, written)
     ]
-    return {"kind": kind, "options": BETWEEN.join(texts) if any(texts) else None}
+    return BETWEEN.join(texts) if any(texts) else None
 
 
 def _plain(value: Any) -> str:
@@ -413,10 +415,10 @@ def _plain(value: Any) -> str:
 
 
 def _kind(document: dict[str, Any], task: str) -> str | None:
-    kind = _dict(document, "dlm_eval", "tasks", task).get("kind")
+    kind = nested(document, "dlm_eval", "tasks", task).get("kind")
     if kind in (LIKELIHOOD, GENERATION):
         return str(kind)
-    output = _dict(document, "configs", task).get("output_type")
+    output = nested(document, "configs", task).get("output_type")
     return (
         None
         if not isinstance(output, str)
@@ -429,9 +431,9 @@ def _kind(document: dict[str, Any], task: str) -> str | None:
 def _digest(document: dict[str, Any], task: str, name: str) -> str | None:
     """Returns the digest `name` of a task, or of all tasks of a group."""
     leaves = _leaves(document, task)
-    found = [_first(_dict(document, "dlm_eval", "tasks", leaf).get(name)) for leaf in leaves]
-    if name == "configuration" and "dlm_eval" not in document and _dict(document, "config"):
-        found = [_recorded_configuration(document, leaf) for leaf in leaves]
+    found = [_first(nested(document, "dlm_eval", "tasks", leaf).get(name)) for leaf in leaves]
+    if name == "configuration" and document["configurations"]:
+        found = [document["configurations"][leaf] for leaf in leaves]
     if any(value is None for value in found):
         return None
     if len(set(found)) == 1 and (len(leaves) == 1 or name == "documents"):
@@ -439,19 +441,30 @@ def _digest(document: dict[str, Any], task: str, name: str) -> str | None:
     return _hash(sorted(zip(leaves, map(str, found), strict=True)))
 
 
-def _recorded_configuration(document: dict[str, Any], task: str) -> str:
-    """Returns a digest of all but seeds that lm-eval records of a task's settings."""
+def _recorded_configurations(document: dict[str, Any]) -> dict[str, str]:
+    """Returns task -> digest of all but seeds that lm-eval records of its settings; empty for files
+    of dlm_eval. The groups of `document` are flat.
+    """
+    if "dlm_eval" in document or not nested(document, "config"):
+        return {}
     config = {
         key: value
-        for key, value in _dict(document, "config").items()
+        for key, value in nested(document, "config").items()
         if key not in (*_VOLATILE, *_SEEDS, "limit", "bootstrap_iters")
     }
-    kinds = ("configs", "versions", "n-shot")
-    return _hash([
-        config,
-        [_dict(document, kind).get(task) for kind in kinds],
-        [document.get(name) for name in ("model_source", "lm_eval_version", "chat_template_sha")],
-    ])  # fmt: skip
+    kinds = [nested(document, kind) for kind in ("configs", "versions", "n-shot")]
+    names = [
+        document.get(name) for name in ("model_source", "lm_eval_version", "chat_template_sha")
+    ]
+    shared = hashlib.sha256(f"[{json.dumps(config, sort_keys=True)}, ".encode())
+
+    def digest(task: str) -> str:  # of [config, the task's settings, names]; config may be large
+        whole, own = shared.copy(), [kind.get(task) for kind in kinds]
+        whole.update(json.dumps([own, names], sort_keys=True)[1:].encode())
+        return whole.hexdigest()
+
+    below: dict[str, list[str]] = document["group_subtasks"]
+    return {leaf: digest(leaf) for leaves in below.values() for leaf in leaves}
 
 
 def _seeds(seeds: dict[str, Any]) -> str | None:
@@ -465,7 +478,7 @@ def _seeds(seeds: dict[str, Any]) -> str | None:
 
 def outside(document: dict[str, Any], task: str) -> bool:
     """Returns whether programs of a task or group ran outside the sandbox (code_tasks.py)."""
-    sandboxes = _dict(document, "dlm_eval", "environment", "sandbox")
+    sandboxes = nested(document, "dlm_eval", "environment", "sandbox")
     lists = [sandboxes.get(leaf) for leaf in _leaves(document, task)]
     return any(isinstance(each, list) and UNSANDBOXED in each for each in lists)
 
@@ -479,7 +492,7 @@ def _leaves(document: dict[str, Any], task: str) -> list[str]:
 
     The groups of `document` are flat (`flat_groups`).
     """
-    return _dict(document, "group_subtasks").get(task) or [task]
+    return nested(document, "group_subtasks").get(task) or [task]
 
 
 def flat_groups(document: dict[str, Any]) -> dict[str, list[str]]:
@@ -488,7 +501,7 @@ def flat_groups(document: dict[str, Any]) -> dict[str, list[str]]:
     Raises:
         ValueError: there are more than `MOST_MEMBERS`.
     """
-    below = _dict(document, "group_subtasks")
+    below = nested(document, "group_subtasks")
     flat: dict[str, list[str]] = {}
     count = 0
     for group in document["results"]:
@@ -512,7 +525,7 @@ def flat_groups(document: dict[str, Any]) -> dict[str, list[str]]:
 
 def _named_checkpoint(document: dict[str, Any]) -> object:
     """Returns lm-eval's model_name if model_args sets it, else None: it is then random letters."""
-    arguments = _dict(document, "config").get("model_args")
+    arguments = nested(document, "config").get("model_args")
     if isinstance(arguments, dict):
         return next((arguments[key] for key in _CHECKPOINT_ARGS if key in arguments), None)
     named = isinstance(arguments, str) and any(f"{key}=" in arguments for key in _CHECKPOINT_ARGS)
@@ -531,7 +544,7 @@ class _Recorded:
         """Returns a hash of all recorded settings of a task, or of a group's tasks."""
         if not self._run:
             config = {
-                k: v for k, v in _dict(self._document, "config").items() if k not in _VOLATILE
+                k: v for k, v in nested(self._document, "config").items() if k not in _VOLATILE
             }
             named = [
                 self._document.get(name)
@@ -543,7 +556,7 @@ class _Recorded:
     def _of_task(self, task: str) -> str:
         if task not in self._tasks:
             kinds = ("configs", "versions", "n-shot", "n-samples")
-            self._tasks[task] = _hash([_dict(self._document, kind).get(task) for kind in kinds])
+            self._tasks[task] = _hash([nested(self._document, kind).get(task) for kind in kinds])
         return self._tasks[task]
 
 
@@ -567,11 +580,11 @@ def _utc(time: float) -> str | None:
         return None
 
 
-def _dict(outer: dict[str, Any], *keys: str) -> dict[str, Any]:
+def nested(outer: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     """Returns the nested object, or an empty one if the file has something else."""
     inner: Any = outer
     for key in keys:
-        inner = inner.get(key) if isinstance(inner, dict) else None
+        inner = inner.get(key) if isinstance(inner, Mapping) else None
     return inner if isinstance(inner, dict) else {}
 
 
@@ -625,4 +638,8 @@ def _total(values: list[Any]) -> Any:
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:
-    return part / whole if part is not None and whole else None
+    """Returns a cost over another; None if it cannot be one."""
+    if part is None or whole is None or part < 0 or not whole > 0:
+        return None
+    ratio = part / whole
+    return ratio if ratio == 0 or RATIOS[0] <= ratio <= RATIOS[1] else None

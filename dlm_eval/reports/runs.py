@@ -10,17 +10,31 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dlm_eval.errors import UserError
-from dlm_eval.harness.file_names import file_name
 from dlm_eval.printable import counted
+from dlm_eval.redaction import redact
 from dlm_eval.reports.leaderboard import find_result_files, shown_path
-from dlm_eval.reports.result_file import ResultFile, Row, flat_groups, load_document, rows_of
-from dlm_eval.reports.samples_file import Document, digest, documents_of, read_samples
+from dlm_eval.reports.result_file import (
+    ResultFile,
+    Row,
+    flat_groups,
+    load_document,
+    nested,
+    rows_of,
+)
+from dlm_eval.reports.samples_file import (
+    Document,
+    digest,
+    documents_of,
+    read_samples,
+    samples_beside,
+)
 
 log = logging.getLogger(__name__)
 
@@ -135,19 +149,24 @@ def find_run(path: Path) -> Path:
     """Returns the result file of `path`: the file itself, or the newest one below a folder.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the newest cannot be read.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     times: dict[Path, float] = {}
+    broken: dict[Path, str] = {}
     for file in find_result_files([path]):
         try:
             times[file] = rows_of(load_document(file), "").time
         except (ValueError, OSError, RecursionError, MemoryError) as reason:
             log.warning("%s is skipped: %s", repr(str(file)), reason)
+            broken[file] = str(reason)
     if not times:
         raise UserError(f"path '{path}' holds no results_*.json with scores")
     newest = max(times, key=lambda file: (times[file], str(file)))
+    for file, why in broken.items():
+        if file.name > newest.name:  # names have the time: an older run would pass in its place
+            raise UserError(f"run '{file}' is the newest, and cannot be read: {why}")
     if len(times) > 1:
         log.warning(
             "%s holds %s; the newest is taken: %s", path, counted(len(times), "run"), newest
@@ -171,9 +190,8 @@ def read_run(path: Path) -> Run:
         raise UserError(f"run '{file}' cannot be read: {reason}") from reason
 
     def samples(task: str, kind: str) -> dict[str, Document] | None:
-        date = file.stem.rpartition("_")[2]
-        beside = file.with_name(f"samples_{file_name(task)}_{date}.jsonl")
-        if not beside.is_file():
+        beside = samples_beside(file, task)
+        if beside is None:
             return None
         try:
             return read_samples(beside, kind)
@@ -192,7 +210,7 @@ def run_of(results: Mapping[str, Any], source: str = "results") -> Run:
     from dlm_eval.harness.results import json_value
 
     document = json_value(results)  # as it would be read from files
-    samples = _dict(document, "samples")
+    samples = nested(document, "samples")
 
     def of_task(task: str, kind: str) -> dict[str, Document] | None:
         rows = samples.get(task)
@@ -205,12 +223,12 @@ def run_of(results: Mapping[str, Any], source: str = "results") -> Run:
 
 
 def _run(document: dict[str, Any], found: ResultFile, source: str, samples: Any) -> Run:
-    groups, leaves = _dict(document, "group_subtasks"), flat_groups(document)
+    groups, leaves = nested(document, "group_subtasks"), flat_groups(document)
     rows: dict[str, list[Row]] = {}
     for row in found.rows:
         rows.setdefault(row.task, []).append(row)
-    block = _dict(document, "dlm_eval")
-    costs = _dict(block, "cost")
+    block = nested(document, "dlm_eval")
+    costs = nested(block, "cost")
     # A task whose documents all failed has no score, and thus no row.
     unscored = [name for name in costs if name != "total" and name not in rows]
     missing = block.get("missing")
@@ -225,7 +243,7 @@ def _run(document: dict[str, Any], found: ResultFile, source: str, samples: Any)
         date=first.date if first else None,
         settings=_run_settings(document),
         environment=_environment(document),
-        batch_invariant=str(_dict(block, "environment").get("batch_invariant", "unknown")),
+        batch_invariant=str(nested(block, "environment").get("batch_invariant", "unknown")),
         missing=(
             *(str(part) for part in (missing if isinstance(missing, list) else [])),
             *(f"scores of {name}" for name in unscored if name not in groups),
@@ -242,15 +260,15 @@ def _run(document: dict[str, Any], found: ResultFile, source: str, samples: Any)
 
 
 def _task(document: dict[str, Any], task: str, rows: tuple[Row, ...], samples: Any) -> TaskRun:
-    how, config = _dict(document, "dlm_eval", "tasks", task), _dict(document, "configs", task)
+    how, config = nested(document, "dlm_eval", "tasks", task), nested(document, "configs", task)
     kind = str(config.get("output_type") or "generate_until")
     dataset = config.get("dataset_path")
     documents = samples(task, kind)
     settings = {k: v for k, v in how.items() if k not in (*_DIGESTS, *_OF_TASK)}
     settings = flat({
         **settings,
-        "num_fewshot": how.get("num_fewshot", _dict(document, "n-shot").get(task)),
-        "version": _dict(document, "versions").get(task),
+        "num_fewshot": how.get("num_fewshot", nested(document, "n-shot").get(task)),
+        "version": nested(document, "versions").get(task),
         "yaml": {key: config.get(key) for key in _OF_YAML if config.get(key) is not None},
     })  # fmt: skip
     return TaskRun(
@@ -261,7 +279,7 @@ def _task(document: dict[str, Any], task: str, rows: tuple[Row, ...], samples: A
         settings=settings,
         digests={name: str(how[name]) for name in _DIGESTS if how.get(name)},
         generates=kind == "generate_until",
-        infill="infill" in _dict(config, "metadata"),
+        infill="infill" in nested(config, "metadata"),
         dataset=dataset if isinstance(dataset, str) else None,
     )
 
@@ -330,20 +348,20 @@ def _exp(value: float) -> float:
 def _run_settings(document: dict[str, Any]) -> dict[str, str]:
     names = ("system_instruction", "fewshot_as_multiturn", "chat_template_sha")
     prompted = {name: document.get(name) or None for name in names}
-    block = _dict(document, "dlm_eval", "settings")
+    block = nested(document, "dlm_eval", "settings")
     if block:
         kept = {key: value for key, value in block.items() if key not in _NO_SETTING}
         return flat({**prompted, **kept})
     config = {
         key: value
-        for key, value in _dict(document, "config").items()
+        for key, value in nested(document, "config").items()
         if key not in ("batch_size", "batch_sizes", "device", "use_cache", "bootstrap_iters")
     }
-    return flat({**config, **prompted})
+    return flat({**redact(config), **prompted})  # dlm_eval writes no secrets; others do
 
 
 def _environment(document: dict[str, Any]) -> dict[str, str]:
-    found = _dict(document, "dlm_eval", "environment")
+    found = nested(document, "dlm_eval", "environment")
     if not found:
         names = {"transformers": "transformers_version", "lm_eval": "lm_eval_version"}
         found = {name: document.get(key) for name, key in names.items()}
@@ -364,10 +382,3 @@ def flat(value: Mapping[str, Any], above: str = "") -> dict[str, str]:
         if len(found) > MOST_SETTINGS:
             break
     return found
-
-
-def _dict(outer: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    inner: Any = outer
-    for key in keys:
-        inner = inner.get(key) if isinstance(inner, Mapping) else None
-    return inner if isinstance(inner, dict) else {}

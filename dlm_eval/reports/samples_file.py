@@ -9,18 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from dlm_eval.harness.file_names import file_name
 from dlm_eval.printable import valid_unicode
 
 MOST_BYTES = 8 << 30  # of a samples file
 MOST_LINE = 16 << 20  # characters of a line
 MOST_LINES = 2_000_000
 SHORT = 16  # hexadecimal digits of a digest: 64 bits
+LARGEST = 1e50  # larger numbers count as missing, so that no sum or square overflows
+MOST_ID = 2**63
 SAME_NATS = 1e-3  # log-probabilities that differ by less are equal: kernels round differently
 
 # A metric's value for one document: a number, or (sum, weight) of a weighted mean.
@@ -76,6 +80,13 @@ class Document:
         if self.margin is None or other.margin is None:
             return self.answer == other.answer
         return self.answer == other.answer and not abs(self.margin - other.margin) > SAME_NATS
+
+
+def samples_beside(results: Path, task: str) -> Path | None:
+    """Returns the samples file of a task of a result file; None if there is none."""
+    date = results.stem.rpartition("_")[2]
+    path = results.with_name(f"samples_{file_name(task)}_{date}.jsonl")
+    return path if os.path.isfile(path) else None
 
 
 def read_samples(path: Path, kind: str) -> dict[str, Document]:
@@ -152,7 +163,7 @@ def documents_of(samples: Iterable[Mapping[str, Any]], kind: str) -> dict[str, D
 
 def _document(sample: Mapping[str, Any], kind: str) -> Document:
     doc_id = sample.get("doc_id")
-    doc_id = doc_id if isinstance(doc_id, int) and not isinstance(doc_id, bool) else None
+    doc_id = doc_id if type(doc_id) is int and abs(doc_id) < MOST_ID else None
     error = sample.get("error")
     pipeline = str(sample.get("filter") or "none")
     steps = sample.get("exit")
@@ -196,7 +207,8 @@ def _scored(
         answer = f"greedy {pairs[0][1]}" if pairs[0][1] is not None else "text"
         errors = _numbers(sample.get("logprob_stderr"))
         error = errors[0] if len(errors) == len(values) else None
-        return replace(document, answer=answer, margin=values[0], margin_stderr=error)
+        margin = values[0] if math.isfinite(values[0]) else None
+        return replace(document, answer=answer, margin=margin, margin_stderr=error)
     best = max(range(len(values)), key=values.__getitem__)
     document = replace(document, answer=f"choice {best}")
     gold = _gold(sample, len(values))
@@ -241,7 +253,7 @@ def _values(sample: Mapping[str, Any], pipeline: str) -> dict[str, Value]:
         pair = _numbers(value)
         if number is not None:
             found[f"{valid_unicode(name)},{pipeline}"] = number
-        elif isinstance(value, list) and len(value) == len(pair) == 2 and pair[1] > 0:
+        elif isinstance(value, list) and len(value) == len(pair) == 2 and pair[1] > 1 / LARGEST:
             found[f"{valid_unicode(name)},{pipeline}"] = (pair[0], pair[1])
     return found
 
@@ -255,6 +267,7 @@ def _likelihood(response: Any) -> tuple[float, bool | None]:
         value = float(parts[0])
     except (IndexError, TypeError, ValueError, OverflowError):
         value = math.nan
+    value = math.nan if LARGEST < abs(value) < math.inf else value
     greedy = str(parts[1]) if len(parts) == 2 else ""
     return value, {"True": True, "False": False}.get(greedy)
 
@@ -291,14 +304,14 @@ def _digest_of(value: Any) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """Returns a finite number, else None."""
+    """Returns a finite number of ordinary size, else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
         number = float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST else None
 
 
 def _numbers(value: Any) -> list[float]:

@@ -14,7 +14,7 @@ from typing import Any
 from dlm_eval.errors import UserError
 from dlm_eval.printable import counted, printable, valid_unicode
 from dlm_eval.redaction import redact_text, redact_values
-from dlm_eval.reports.index_page import LONGEST, short_source
+from dlm_eval.reports.index_page import short_source, shown_name
 from dlm_eval.reports.runs import measures_of
 from dlm_eval.reports.samples_file import Document, Value, documents_of, parsed_lines
 from dlm_eval.reports.site import ALL, NONE, SamplesPage, Site
@@ -64,20 +64,20 @@ def samples_page(site: Site, page: SamplesPage, follows: bool = False) -> str:
         "generated": page.kind == GENERATED,
         "texts": page.texts,
         "peers": [
-            {"id": peer.id, "label": _name(peer.label), "values": _of_peer(peer, shown)}
+            {"id": peer.id, "label": shown_name(peer.label), "values": _of_peer(peer, shown)}
             for peer in peers
         ],
     }
     template = {
-        "title": _name(f"{page.task}: {page.label}"),
-        "label": _name(page.label),
-        "task": _name(page.task),
+        "title": shown_name(f"{page.task}: {page.label}"),
+        "label": shown_name(page.label),
+        "task": shown_name(page.task),
         "facts": _facts(page, len(documents), nats),
         "source": printable(short_source(page.row.source)),
         "notes": _notes(page, len(documents), texts),
         "histogram": _histogram(rows, top),
         "box": (WIDTH, HEIGHT),
-        "peers": [(peer.id, _name(peer.label)) for peer in peers],
+        "peers": [(peer.id, shown_name(peer.label)) for peer in peers],
         "follows": follows,
     }
     return render(
@@ -288,10 +288,6 @@ def _shown_trace(trace: dict[str, Any] | None, texts: _Texts) -> dict[str, Any] 
     whole = "".join(trace["x"])
     shown = texts.model(whole) is not None and redact_text(whole) == whole
     return {**trace, "x": [valid_unicode(text) for text in trace["x"]] if shown else None}
-
-
-def _name(text: str) -> str:
-    return printable(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 
 def _histogram(rows: list[dict[str, Any]], top: float | None) -> dict[str, Any] | None:

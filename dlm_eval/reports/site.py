@@ -19,14 +19,13 @@ from typing import Any
 import yaml
 
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.harness.file_names import file_name
 from dlm_eval.reports.board import Board, make_board, published_beside
 from dlm_eval.reports.board_file import MARK, POLICY, BoardFile, Column, read_board_file
 from dlm_eval.reports.configurations import natural
 from dlm_eval.reports.leaderboard import find_result_files, latest, shown_path
 from dlm_eval.reports.published import read_published
-from dlm_eval.reports.result_file import ResultFile, Row, load_document, rows_of
-from dlm_eval.reports.samples_file import digest
+from dlm_eval.reports.result_file import ResultFile, Row, load_document, nested, rows_of
+from dlm_eval.reports.samples_file import digest, samples_beside
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ def read_site(
         except (OSError, ValueError, RecursionError, MemoryError) as reason:
             log.warning("%s is skipped: %s", repr(str(path)), reason)
             continue
-        places[source], configs[source] = path, _dict(document.get("configs"))
+        places[source], configs[source] = path, nested(document, "configs")
     shown = files if keep_all else latest(files)
     declared = read_board_file(board_file) if board_file else headline_board(shown)
     figures = (
@@ -139,7 +138,7 @@ def read_site(
                     continue
                 seeded = cell.seeds > 1 and row.seed
                 label = f"{line.label} seed {row.seed}" if seeded else line.label
-                config = _dict(configs[row.source].get(row.task))
+                config = nested(configs[row.source], row.task)
                 page = _page(label, row, places[row.source], config, texts or {})
                 if page is not None:
                     pages[key] = page
@@ -175,9 +174,8 @@ def _page(
     label: str, row: Row, results: Path, config: Mapping[str, Any], texts: Mapping[str, str]
 ) -> SamplesPage | None:
     """Returns the page of a task; None if the run has no samples file of it."""
-    date = results.stem.rpartition("_")[2]
-    samples = results.with_name(f"samples_{file_name(row.task)}_{date}.jsonl")
-    if not samples.is_file():
+    samples = samples_beside(results, row.task)
+    if samples is None:
         return None
     chosen = [what for task, what in texts.items() if fnmatch.fnmatchcase(row.task, task)]
     why = "" if chosen else restricted(config)
@@ -198,9 +196,9 @@ def restricted(config: Mapping[str, Any]) -> str:
 
     A task says it itself with `metadata: {restricted: true}`.
     """
-    if _dict(config.get("metadata")).get("restricted"):
+    if nested(config, "metadata").get("restricted"):
         return "the task is restricted"
-    if any(_dict(config.get("dataset_kwargs")).get(name) for name in ("token", "use_auth_token")):
+    if any(nested(config, "dataset_kwargs").get(name) for name in ("token", "use_auth_token")):
         return "the dataset is loaded with a token"
     path = str(config.get("dataset_path") or "")
     listed = any(fnmatch.fnmatchcase(path.lower(), each.lower()) for each in _restricted())
@@ -217,7 +215,3 @@ def check_has_scores(site: Site) -> None:
     if not site.board.rows:
         listed = ", ".join(repr(str(path)) for path in site.paths)
         raise UserError(f"paths {listed} hold no results_*.json with scores")
-
-
-def _dict(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -115,7 +115,13 @@ def _sign_flip(change: Values, alternative: str) -> float:
     near = 1e-9 * float(np.abs(change).sum())  # rounding does not separate equal sums
     extreme = sums <= seen + near if alternative == "less" else np.abs(sums) >= abs(seen) - near
     count = int(extreme.sum())
-    return count / 2**n if exact else (count + 1) / (RESAMPLES + 1)
+    if exact:
+        return count / 2.0**n
+    # Draws cannot show a p-value below 1e-4. Hoeffding's inequality bounds the smaller ones, so that
+    # a loss of all documents is significant at every level and for any number of tasks.
+    bound = math.exp(-seen * seen / (2 * float(change @ change)))
+    bound = 2 * bound if alternative != "less" else bound if seen < 0 else 1.0
+    return min((count + 1) / (RESAMPLES + 1), bound)
 
 
 def _coins(rng: np.random.Generator, size: int, n: int) -> Values:
@@ -189,19 +195,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def smallest_drop(change: Values, binary: bool, alpha: float) -> float:
     """Returns the smallest drop of the mean that a test at `alpha` finds with 80 % power.
 
-    It is planned from the spread of the changes that were seen. For scores of 0 and 1 it is at
-    least the drop of the fewest lost documents that the exact test can call significant, and inf if
-    the task has fewer documents than that. For other scores it is nan if nothing changed: the
-    spread is not known then.
+    It is planned from the spread of the changes that were seen. It is inf if the task has fewer
+    documents than the exact test needs to call the loss of all of them significant. For scores of 0
+    and 1 it is at least the drop of these fewest documents. For other scores it is nan if nothing
+    changed: the spread is not known then.
     """
     from scipy.stats import norm as normal
 
     n = len(change)
+    fewest = math.ceil(math.log2(1 / alpha) - 1e-9)  # 0.5 ** fewest <= alpha
+    if n < fewest:
+        return math.inf
     if not binary and not change.any():
         return math.nan
     factor = float(normal.isf(alpha) + normal.ppf(POWER))
     planned = factor * float(change.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-    fewest = math.ceil(math.log2(1 / alpha) - 1e-9)  # 0.5 ** fewest <= alpha
     if not binary:
         return planned
     found = max(planned, fewest / n)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import sqlite3
 import threading
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 FRESH_SECONDS = 60.0  # a journal with an answer of this age belongs to a running run
+MOST_SECONDS = 2.0  # that a journal is read
 SAMPLES = re.compile(r"/samples/([0-9a-f]{16})\.html")
 HEADERS = {
     "Cache-Control": "no-store",
@@ -96,7 +98,7 @@ class Viewer:
                 state = path.stat()
             except OSError:  # it was just removed
                 continue
-            seen.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+            seen.update(os.fsencode(path) + f"\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
         return seen.hexdigest()[:16]
 
     def state(self) -> dict[str, str]:
@@ -121,12 +123,12 @@ class Viewer:
                 return HTTPStatus.OK, "text/html", redact_text(index_page(self.site(), True))
             if path == "/state":
                 return HTTPStatus.OK, "application/json", json.dumps(self.state())
-            asked = SAMPLES.fullmatch(path)
-            site = self.site() if asked else None
-            for page in site.pages.values() if site else ():
-                if asked and page.id == asked[1]:
-                    text = redact_text(samples_page(self.site(), page, True))
-                    return HTTPStatus.OK, "text/html", text
+            if asked := SAMPLES.fullmatch(path):
+                site = self.site()
+                for page in site.pages.values():
+                    if page.id == asked[1]:
+                        text = redact_text(samples_page(site, page, True))
+                        return HTTPStatus.OK, "text/html", text
         except DlmEvalError as error:
             return HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", printable(str(error))
         return HTTPStatus.NOT_FOUND, "text/plain", "no such page"
@@ -138,6 +140,8 @@ def _answers(journal: Path) -> tuple[int, float]:
         address = f"{journal.resolve().as_uri()}?mode=ro"
         with closing(sqlite3.connect(address, uri=True, timeout=1)) as database:
             database.execute("PRAGMA trusted_schema=OFF")
+            late = time.monotonic() + MOST_SECONDS  # `answers` of a hostile file may be endless
+            database.set_progress_handler(lambda: time.monotonic() > late, 10_000)
             if database.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
                 return 0, 0.0
             count, last = database.execute("SELECT COUNT(*), MAX(time) FROM answers").fetchone()

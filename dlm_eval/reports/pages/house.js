@@ -4,7 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const percent = (p) => (p === null ? "?" : (100 * p).toFixed(1) + " %");
 const MARKS = { "\n": "⏎", "\r": "␍", "\t": "⇥" };
-const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]/u;
+const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u061c\u200e\u200f\u2066-\u206f\ufff9-\ufffb\ud800-\udfff\u{e0001}-\u{e007f}]/u;
 
 function addText(element, text) { // as text, never as markup; what cannot be seen is spelled out
   let plain = "";
