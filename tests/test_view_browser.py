@@ -158,6 +158,7 @@ def test_samples_that_b_lost_against_a_are_found(browser: Browser, many: Any) ->
     url = browser.value(f"{link}.href")
     browser.open(url)
     lost = [k for k in range(DOCUMENTS) if b[k] < a[k]]
+    browser.wait_for(f"({LISTED}).length > 0")  # the page lists them when it has read its address
     assert lost and browser.value(LISTED) == lost
     assert browser.value(TITLE) == f"document {lost[0]} ✗ wrong"
     for show, wanted in (
