@@ -75,9 +75,13 @@ class Browser:
     def open(self, url: str) -> None:
         """Loads a page and waits until it is complete; where only what follows # is another, the page stays."""
         # an answer may still come from the page that is about to go
-        self.value("window.isOld = true")
+        same = f"location.href === new URL({json.dumps(url)}, location.href).href"
+        self.value(f"window.isOld = true; window.hasRead = {same}")
+        self.value("addEventListener('hashchange', () => { window.hasRead = true }, {once: true})")
         if "loaderId" in self._ask("Page.navigate", url=url):
             self.wait_for("!window.isOld && document.readyState === 'complete'")
+        else:  # the page's own listener for what follows # runs before ours
+            self.wait_for("window.hasRead")
 
     def value(self, expression: str) -> Any:
         """Returns the value of a JavaScript expression."""
