@@ -1,4 +1,4 @@
-"""Hostile programs, each with what it tries; run by test_faults_2026_11_sandbox_attacks.py in every kind of sandbox.
+"""Hostile programs, each with what it tries; run by test_sandbox_attacks.py in every kind of sandbox.
 
 Every program is wrong: it ends in an exception, or is ended. What it reaches is looked at from outside, on victims that
 were made for it: a process, two mailboxes (datagram sockets), a listening port, a file. Where a statement that is refused

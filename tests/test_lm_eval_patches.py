@@ -435,6 +435,6 @@ def test_every_patch_has_a_test_here() -> None:
         and getattr(value, "__module__", "") == patches.__name__
         and not name.startswith("_")
     ]
-    # the last: test_faults_2026_11_files.py
+    # the last: test_hostile_files.py
     composed = {"loading", "evaluating", "register_models", "bounded_chat_template"}
     assert [name for name in names if name not in composed and f"patches.{name}" not in text] == []

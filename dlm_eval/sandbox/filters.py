@@ -27,7 +27,7 @@ from . import kernel
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 NO = -1  # no such call on this architecture
 
-# name: numbers on (x86_64, aarch64). tests/test_faults_2026_11_sandbox_attacks.py compares them
+# name: numbers on (x86_64, aarch64). tests/test_sandbox_attacks.py compares them
 # with the kernel's tables.
 ALLOWED = {
     "read": (0, 63), "write": (1, 64), "close": (3, 57), "stat": (4, NO),

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from harness_tasks import write_tasks
-from test_faults_2026_11_checkpoints import HOLE, filled, jobs_of, told
-from test_faults_2026_11_runs import inline, run
+from test_generation_checkpoints import HOLE, filled, jobs_of, told
+from test_run_identity import inline, run
 
 from dlm_eval.answers import answer_jobs, journal_key
 from dlm_eval.decoding.checkpoints import State

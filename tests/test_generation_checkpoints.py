@@ -73,7 +73,7 @@ from dlm_eval.answers import answer_jobs, journal_key
 from dlm_eval.workers import InProcess
 from dlm_eval.journal import Journal
 from dlm_eval.models import load_model, packaged_asset
-from test_faults_2026_11_checkpoints import ANEW, UNCACHED, jobs_of
+from test_generation_checkpoints import ANEW, UNCACHED, jobs_of
 
 model = load_model("toy")
 engine = Engine(model)  # begins all canvases at once; `_next_batch` below runs row by row
