@@ -16,9 +16,9 @@ from collections import Counter
 from pathlib import Path
 
 from dlm_eval import evaluate
-from dlm_eval.reports.baseline import Baseline
-from dlm_eval.reports.check import REGRESSION, UNPROVEN, Rules, check
-from dlm_eval.reports.runs import Run, read_run
+from dlm_eval.reports.files.baseline import Baseline
+from dlm_eval.reports.files.runs import Run, read_run
+from dlm_eval.reports.regression.check import REGRESSION, UNPROVEN, Rules, check
 
 TASKS = ("demo_word_problem", "demo_story_infill", "demo_code_infill")
 

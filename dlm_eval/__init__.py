@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dlm_eval.likelihood import score
     from dlm_eval.models import load_model
     from dlm_eval.models.wrap import wrap
-    from dlm_eval.reports.load import load_results
+    from dlm_eval.reports.files.load import load_results
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,7 +43,7 @@ _LAZY = {
     "evaluate": "harness.run",
     "fill": "decoding",
     "load_model": "models",
-    "load_results": "reports.load",
+    "load_results": "reports.files.load",
     "score": "likelihood",
     "wrap": "models.wrap",
 }

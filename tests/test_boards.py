@@ -20,21 +20,15 @@ from dlm_eval import evaluate
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.reports import leaderboard, wide
-from dlm_eval.reports.board import MEASURED, PUBLISHED, Board, make_board
-from dlm_eval.reports.board_file import PARTS, board_of, read_board_file
-from dlm_eval.reports.board_text import (
-    as_latex,
-    as_long_csv,
-    as_markdown,
-    as_text,
-    as_wide_csv,
-    files_of,
-)
-from dlm_eval.reports.configurations import configurations, differences, repeated
-from dlm_eval.reports.leaderboard import COLUMNS, latest, read_board
-from dlm_eval.reports.published import read_published
-from dlm_eval.reports.ranks import ranks
-from dlm_eval.reports.result_file import Row, read_result_file, rows_of
+from dlm_eval.reports.board.board import MEASURED, PUBLISHED, Board, make_board
+from dlm_eval.reports.board.board_file import PARTS, board_of, read_board_file
+from dlm_eval.reports.board.configurations import configurations, differences, repeated
+from dlm_eval.reports.board.leaderboard import COLUMNS, latest, read_board
+from dlm_eval.reports.board.published import read_published
+from dlm_eval.reports.board.ranks import ranks
+from dlm_eval.reports.board.text import as_latex, as_long_csv, as_markdown, as_text, as_wide_csv
+from dlm_eval.reports.files.result_file import Row, read_result_file, rows_of
+from dlm_eval.reports.pages.board_files import files_of
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = ["demo_choice", "demo_last_word", "demo_word_problem"]

@@ -24,12 +24,11 @@ from dlm_eval.cli import main
 from dlm_eval.decoding.strategies import Confidence
 from dlm_eval.errors import UserError
 from dlm_eval.likelihood import masks
-from dlm_eval.reports.baseline import Baseline, read_baseline, save_baseline
-from dlm_eval.reports.check import Report, Rules, check, read_rules
-from dlm_eval.reports.check_formats import github_annotations, junit, markdown
-from dlm_eval.reports.compare import Noise
-from dlm_eval.reports.runs import Run, read_run, run_of
-from dlm_eval.reports.statistics import p_value
+from dlm_eval.reports.files.baseline import Baseline, Noise, read_baseline, save_baseline
+from dlm_eval.reports.files.runs import Run, read_run, run_of
+from dlm_eval.reports.regression.check import Report, Rules, check, read_rules
+from dlm_eval.reports.regression.formats import github_annotations, junit, markdown
+from dlm_eval.reports.regression.statistics import p_value
 from dlm_eval.testing import assert_no_regression
 
 ROOT = Path(__file__).resolve().parents[1]

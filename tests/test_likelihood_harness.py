@@ -30,7 +30,7 @@ from dlm_eval.harness.lm import DiffusionLM, Options
 from dlm_eval.likelihood import parse_estimator, score, windows
 from dlm_eval.models import load_model
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.reports.leaderboard import leaderboard
+from dlm_eval.reports.board.leaderboard import leaderboard
 from dlm_eval.workers import InProcess
 
 Logits = Callable[[torch.Tensor], torch.Tensor]

@@ -23,14 +23,14 @@ from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.metrics import d1
 from dlm_eval.printable import CONTROL, markdown
-from dlm_eval.reports import viewer, web
-from dlm_eval.reports.baseline import Baseline, read_baseline, save_baseline
-from dlm_eval.reports.check import UNPROVEN, Rules, TaskRules, check
-from dlm_eval.reports.result_file import rows_of
-from dlm_eval.reports.runs import read_run
-from dlm_eval.reports.samples_file import documents_of
-from dlm_eval.reports.statistics import p_value, smallest_drop
-from dlm_eval.reports.viewer import Viewer
+from dlm_eval.reports.files.baseline import Baseline, read_baseline, save_baseline
+from dlm_eval.reports.files.result_file import rows_of
+from dlm_eval.reports.files.runs import read_run
+from dlm_eval.reports.files.samples_file import documents_of
+from dlm_eval.reports.pages import viewer, web
+from dlm_eval.reports.pages.viewer import Viewer
+from dlm_eval.reports.regression.check import UNPROVEN, Rules, TaskRules, check
+from dlm_eval.reports.regression.statistics import p_value, smallest_drop
 
 RIGHT = [1.0, 0.0] * 10
 
@@ -319,7 +319,7 @@ def test_exports_have_no_secrets(tmp_path: Path) -> None:
 
 def test_pages_spell_out_what_the_terminal_does() -> None:
     """The script's list of hidden characters has all that `printable` escapes."""
-    script = (Path(web.__file__).parent / "pages" / "house.js").read_text()
+    script = (web.TEMPLATES / "house.js").read_text()
     found = re.search(r"HIDDEN = /(\[.*\])/u;", script)
     assert found
     spelled = re.sub(r"\\u\{(\w+)\}", lambda m: f"\\U{int(m[1], 16):08x}", found[1])

@@ -35,7 +35,7 @@ from dlm_eval.engine import Engine
 from dlm_eval.engine.rows import LogProbs
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.options import option
-from dlm_eval.reports.trace import lines, page, record
+from dlm_eval.reports.trace.recording import lines, page, record
 from dlm_eval.rng import Noise
 
 EXAMPLE = example("adding-a-strategy.md")

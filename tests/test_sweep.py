@@ -14,7 +14,7 @@ from harness_tasks import write_tasks
 
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
-from dlm_eval.reports.sweep import Point, Sweep, aup, grid, mean_of_templates, pareto
+from dlm_eval.reports.sweep.points import Point, Sweep, aup, grid, mean_of_templates, pareto
 
 
 def point(**given: Any) -> Point:

@@ -22,7 +22,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.harness.trajectories import TokenTexts, trajectory
 from dlm_eval.jobs import Answer, Checkpoint, FillJob, drive_jobs
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.reports.trajectories import find_run
+from dlm_eval.reports.trace.logged import find_run
 
 TOY = {"vocab": 6, "inconsistency": 0.5}
 WRITTEN = ("t_write", "t_infill")

@@ -24,11 +24,11 @@ from run_files import write_run
 
 from dlm_eval.cli import main
 from dlm_eval.journal import Journal
-from dlm_eval.reports.index_page import index_page
-from dlm_eval.reports.samples_page import samples_page
-from dlm_eval.reports.site import SamplesPage, Site, parse_texts, read_site
-from dlm_eval.reports.sweep import aup
-from dlm_eval.reports.viewer import Server, Viewer, write_pages
+from dlm_eval.reports.pages.index import index_page
+from dlm_eval.reports.pages.samples import samples_page
+from dlm_eval.reports.pages.site import SamplesPage, Site, parse_texts, read_site
+from dlm_eval.reports.pages.viewer import Server, Viewer, write_pages
+from dlm_eval.reports.sweep.points import aup
 
 HOSTILE = (
     "</script><script>window.pwned = 1</script>",

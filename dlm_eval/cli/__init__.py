@@ -21,6 +21,7 @@ from dlm_eval.cli import (
     check,
     compare,
     export,
+    leaderboard,
     ls,
     merge,
     run,
@@ -32,7 +33,6 @@ from dlm_eval.cli import (
 from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown_name_error
 from dlm_eval.output import log_to_stderr, safe_output
 from dlm_eval.redaction import learn_words
-from dlm_eval.reports.leaderboard import add_parser as add_leaderboard
 from dlm_eval.signals import INTERRUPTED, discard_output, orderly, print_interrupted
 
 EXAMPLES = """
@@ -119,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
         cache.add_parser,
         trace.add_parser,
         sweep.add_parser,
-        add_leaderboard,
+        leaderboard.add_parser,
         view.add_parser,
         compare.add_parser,
         check.add_parser,

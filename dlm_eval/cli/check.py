@@ -59,11 +59,11 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: see `check` and `read_rules`; or a file cannot be written.
     """
-    from dlm_eval.reports.baseline import read_baseline
-    from dlm_eval.reports.check import check, read_rules
-    from dlm_eval.reports.check_formats import github_annotations, junit, markdown, text
-    from dlm_eval.reports.csv_file import write_files
-    from dlm_eval.reports.runs import read_run
+    from dlm_eval.reports.files.baseline import read_baseline
+    from dlm_eval.reports.files.runs import read_run
+    from dlm_eval.reports.files.write import write_files
+    from dlm_eval.reports.regression.check import check, read_rules
+    from dlm_eval.reports.regression.formats import github_annotations, junit, markdown, text
 
     given = {name: getattr(args, name) for name in ("alpha", "margin", "strict")}
     rules = read_rules(args.rules, {k: v for k, v in given.items() if v is not None})

@@ -13,8 +13,8 @@ from dlm_eval.output import one_line, table
 from dlm_eval.printable import counted, printable
 
 if TYPE_CHECKING:
-    from dlm_eval.reports.compare import Comparison, Moved, Noise, TaskComparison
-    from dlm_eval.reports.runs import Run
+    from dlm_eval.reports.files.runs import Run
+    from dlm_eval.reports.regression.compare import Comparison, Moved, Noise, TaskComparison
 
 DESCRIPTION = """
 Compares runs with the first one, document by document: the settings that moved, the difference of
@@ -64,8 +64,8 @@ def main(args: argparse.Namespace) -> int:
         UserError: fewer than two runs, or runs that cannot be compared.
     """
     from dlm_eval.errors import UserError
-    from dlm_eval.reports.baseline import open_run
-    from dlm_eval.reports.compare import compare, noise_floor
+    from dlm_eval.reports.files.baseline import open_run
+    from dlm_eval.reports.regression.compare import compare, noise_floor
 
     if len(args.runs) < 2:
         raise UserError("compare needs two or more runs")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dlm_eval.reports.leaderboard import leaderboard, read_board, wide
+from dlm_eval.reports.board.leaderboard import leaderboard, read_board, wide
 
 __all__ = ["leaderboard", "read_board", "wide"]
