@@ -20,14 +20,18 @@ from dlm_eval import evaluate
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.reports import leaderboard, wide
-from dlm_eval.reports.board.board import MEASURED, PUBLISHED, Board, make_board
+from dlm_eval.reports.board.board import MEASURED, PUBLISHED, Board
 from dlm_eval.reports.board.board_file import PARTS, board_of, read_board_file
-from dlm_eval.reports.board.configurations import configurations, differences, repeated
-from dlm_eval.reports.board.leaderboard import COLUMNS, latest, read_board
+from dlm_eval.reports.board.configurations import configurations
+from dlm_eval.reports.board.make import make_board, read_board
+from dlm_eval.reports.board.names import differences
 from dlm_eval.reports.board.published import read_published
 from dlm_eval.reports.board.ranks import ranks
+from dlm_eval.reports.board.repeats import repeated
 from dlm_eval.reports.board.text import as_latex, as_long_csv, as_markdown, as_text, as_wide_csv
-from dlm_eval.reports.files.result_file import Row, read_result_file, rows_of
+from dlm_eval.reports.files.content import Content
+from dlm_eval.reports.files.result_file import latest, read_result_file, rows_of
+from dlm_eval.reports.files.row import COLUMNS, Row
 from dlm_eval.reports.pages.board_files import files_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -710,7 +714,7 @@ def test_labels_from_files_are_bounded_and_escaped(tmp_path):
             "settings": {"model": {"family": "f"}},
         },
     }
-    found = rows_of(document, "s")
+    found = rows_of(Content(document), "s")
     assert len(found.rows[0].label) < 600
     (tmp_path / "results_1.json").write_text(json.dumps(document))
     shown = board("tasks: [{name: t, task: t, metric: acc}]", tmp_path)

@@ -19,8 +19,9 @@ import pytest
 from dlm_eval.cli.leaderboard import add_parser
 from dlm_eval.errors import UserError
 from dlm_eval.reports import leaderboard, wide
-from dlm_eval.reports.board.leaderboard import COLUMNS, write
+from dlm_eval.reports.board.leaderboard import write
 from dlm_eval.reports.files.csv_file import cell, safe_text
+from dlm_eval.reports.files.row import COLUMNS
 from dlm_eval.reports.files.write import write_files
 
 CONTRACT_COLUMNS = [

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dlm_eval.reports.board import published
-from dlm_eval.reports.sweep.points import aup
+from dlm_eval.reports.sweep.quality_speed import aup
 
 FILE = Path(__file__).resolve().parents[1] / "leaderboards" / "published.csv"
 COLUMNS = [

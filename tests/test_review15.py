@@ -24,6 +24,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.metrics import d1
 from dlm_eval.printable import CONTROL, markdown
 from dlm_eval.reports.files.baseline import Baseline, read_baseline, save_baseline
+from dlm_eval.reports.files.content import Content
 from dlm_eval.reports.files.result_file import rows_of
 from dlm_eval.reports.files.runs import read_run
 from dlm_eval.reports.files.samples_file import documents_of
@@ -200,7 +201,7 @@ def test_costs_that_cannot_be_are_unknown(tokens: float, forwards: float, tmp_pa
     cost = {"t": {"samples": 20, "forwards": forwards, "tokens": tokens, "seconds": 1.0}}
     run = write_run(tmp_path / "r", {"t": RIGHT}, block={"cost": cost})
     assert command("view", run, "-o", tmp_path / "pages")[0] == 0
-    assert rows_of(json.loads(run.read_text()), "s").rows[0].tokens_per_forward is None
+    assert rows_of(Content(json.loads(run.read_text())), "s").rows[0].tokens_per_forward is None
 
 
 def test_an_impossible_text_has_no_margin_and_its_baseline_can_be_read(tmp_path: Path) -> None:
@@ -391,7 +392,7 @@ def test_groups_and_tasks_of_lm_eval_have_the_digests_of_their_settings() -> Non
     }  # fmt: skip
     whole = [{"model": "hf", "b": 2, "a": [1]}, [{"x": 1}, None, 0], ["hf", None, None]]
     expected = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-    task, group = rows_of(document, "s").rows
+    task, group = rows_of(Content(document), "s").rows
     assert task.configuration == expected and len(group.configuration or "") == 64
 
 

@@ -21,7 +21,9 @@ from dlm_eval.harness.trajectories import pieces
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.printable import printable
 from dlm_eval.reports.pages.web import safe_json
-from dlm_eval.reports.trace.recording import Recording, lines, page, record
+from dlm_eval.reports.trace.page import page
+from dlm_eval.reports.trace.recording import Recording, record
+from dlm_eval.reports.trace.terminal import lines
 
 NASTY = [
     "</script><b>&amp;",

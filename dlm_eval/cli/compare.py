@@ -13,8 +13,9 @@ from dlm_eval.output import one_line, table
 from dlm_eval.printable import counted, printable
 
 if TYPE_CHECKING:
+    from dlm_eval.reports.files.baseline import Noise
     from dlm_eval.reports.files.runs import Run
-    from dlm_eval.reports.regression.compare import Comparison, Moved, Noise, TaskComparison
+    from dlm_eval.reports.regression.compare import Comparison, Moved, TaskComparison
 
 DESCRIPTION = """
 Compares runs with the first one, document by document: the settings that moved, the difference of

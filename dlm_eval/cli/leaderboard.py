@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _board(args: argparse.Namespace) -> int:
-    from dlm_eval.reports.board.leaderboard import read_board
+    from dlm_eval.reports.board.make import read_board
     from dlm_eval.reports.board.text import as_text
     from dlm_eval.reports.files.write import write_files
     from dlm_eval.reports.pages.board_files import files_of

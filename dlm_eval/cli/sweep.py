@@ -23,7 +23,8 @@ from dlm_eval.output import one_line, set_verbosity, table
 if TYPE_CHECKING:
     from dlm_eval.harness.run import Finished
     from dlm_eval.harness.run_settings import RunSettings
-    from dlm_eval.reports.sweep.points import Point, Sweep
+    from dlm_eval.reports.sweep.curves import Sweep
+    from dlm_eval.reports.sweep.points import Point
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,8 @@ def main(args: argparse.Namespace) -> int:
     from dlm_eval.harness.run import run
     from dlm_eval.harness.run_settings import output_directory
     from dlm_eval.reports.files.write import write_files
-    from dlm_eval.reports.sweep.points import Sweep, draw
+    from dlm_eval.reports.sweep.curves import Sweep
+    from dlm_eval.reports.sweep.plot import draw
 
     set_verbosity(args.verbosity)
     plan = make_plan(vars(args))

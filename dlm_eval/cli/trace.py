@@ -90,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
     recording = _stored(args) if args.run is not None else _record(args)
     texts: dict[Path, str] = {}
     if args.html:
-        from dlm_eval.reports.trace.recording import page
+        from dlm_eval.reports.trace.page import page
 
         texts[Path(args.html)] = page(recording)
     if args.json:
@@ -230,7 +230,7 @@ def _settings(options: Any, args: argparse.Namespace) -> tuple[Any, int]:
 
 
 def _print(recording: Recording) -> None:
-    from dlm_eval.reports.trace.recording import lines
+    from dlm_eval.reports.trace.terminal import lines
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for line in lines(recording, colour):

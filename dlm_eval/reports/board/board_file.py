@@ -56,6 +56,11 @@ class Column:
     published: Mapping[str, tuple[str, ...]]
     note: str
 
+    def takes(self, task: str, metric: str, pipeline: str | None) -> bool:
+        """Returns whether a score of this task, metric and filter belongs to the column."""
+        own = bool(self.task) and (task, metric) == (self.task, self.metric)
+        return own and self.filter in (None, pipeline or "none")
+
 
 @dataclass(frozen=True)
 class RowEntry:
@@ -113,10 +118,6 @@ class BoardFile:
     rank: str
     draws: int
     what: str = "board"
-
-    def column(self, name: str) -> Column | None:
-        """Returns the column of this name."""
-        return next((column for column in self.columns if column.name == name), None)
 
 
 def read_board_file(path: Path) -> BoardFile:

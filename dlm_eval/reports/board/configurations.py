@@ -1,6 +1,6 @@
 """Scores of many runs as rows of a board: one row per configuration of a model.
 
-    scores -> setups -> settings of both kinds -> shots, documents, versions -> rows -> names
+    scores -> setups -> settings of both kinds -> shots, documents, versions -> rows
 
 A likelihood score does not depend on --decode, and a generation score not on --estimator. So a
 score belongs to every row that agrees with it in the settings of its own kind: a run with
@@ -11,13 +11,13 @@ one row (`repeated`).
 from __future__ import annotations
 
 import logging
-import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from dlm_eval.reports.files.result_file import BETWEEN, GENERATION, LIKELIHOOD, Row
+from dlm_eval.reports.board.natural import natural, natural_all
+from dlm_eval.reports.board.repeats import Repeats, repeated
+from dlm_eval.reports.files.row import BETWEEN, GENERATION, LIKELIHOOD, Row
 
 log = logging.getLogger(__name__)
 
@@ -29,32 +29,8 @@ DISTINGUISHING = (
     "shots", "n", "estimator", "strategy", "steps", "gen_length", "block_length", "dtype", "task_version", "device",
     "seed", "configuration", "scoring", "documents", "setup", "fingerprint", "date", "source",
 )  # fmt: skip
-DIGESTS = ("configuration", "scoring", "fingerprint", "setup")
-OF_RUNS = ("documents", "date", "source")
 MOST_ROWS = 2000  # of one setup
 MOST_VALUES = 100  # of few-shot examples that make rows
-MOST_NAMES = 200  # of settings that name rows
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """The score of one configuration: of one run, or the mean over runs with other seeds.
-
-    Attributes:
-        value: the mean over seeds.
-        stderr: standard error of `value` over documents and seeds (`repeated`); None if unknown.
-        stderr_seeds: standard error over seeds on the same documents; None for one seed.
-        n: documents.
-        tokens_per_forward: the mean over seeds; None if unknown.
-        rows: the scores, one per seed, in the order of seeds.
-    """
-
-    value: float
-    stderr: float | None
-    stderr_seeds: float | None
-    n: int | None
-    tokens_per_forward: float | None
-    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
@@ -94,57 +70,6 @@ def configurations(rows: Sequence[Row]) -> list[Configuration]:
         setups.setdefault(key, []).append(row)
     found = [each for members in setups.values() for each in _of_setup(members)]
     return sorted(found, key=lambda each: (natural_all(each.who), natural_all(_shown(each))))
-
-
-def repeated(rows: Sequence[Row]) -> Repeats:
-    """Returns the score of k runs of one configuration with different seeds.
-
-    With the standard errors s_i over documents and the variance V of the values over seeds, the
-    squared standard error of the mean is
-
-        mean(s_i^2) - (1 - 1/k) V      but at least V / k.
-
-    s_i^2 has the part of the documents and the part of the seed. Averaging over k seeds divides
-    only the latter by k, and V estimates it. If the runs were shown different examples, V also has
-    a part that all documents share, and the result is mean(s_i^2) + V / k, which on average is
-    not too small. Without s_i it is V / k.
-    """
-    ordered = sorted(rows, key=lambda row: (natural(row.seed or ""), row.source))
-    values = [row.value for row in ordered]
-    errors = [row.stderr for row in ordered if row.stderr is not None]
-    costs = [row.tokens_per_forward for row in ordered if row.tokens_per_forward is not None]
-    first, k = ordered[0], len(ordered)
-    mean = sum(values) / k  # sum and not fsum, which raises at huge numbers
-    seeds, stderr = None, first.stderr
-    if k > 1:
-        spread = sum((value - mean) * (value - mean) for value in values) / (k - 1)
-        seeds = math.sqrt(spread / k)
-        squared = spread / k
-        if len(errors) == k:
-            documents = sum(error * error for error in errors) / k
-            squared = (
-                documents + spread / k
-                if _other_examples(ordered)
-                else max(documents - (1 - 1 / k) * spread, spread / k)
-            )
-        stderr = math.sqrt(squared)
-    return Repeats(
-        value=mean,
-        stderr=stderr,
-        stderr_seeds=seeds,
-        n=first.n,
-        tokens_per_forward=sum(costs) / k if len(costs) == k else None,
-        rows=tuple(ordered),
-    )
-
-
-def _other_examples(rows: Sequence[Row]) -> bool:
-    """Returns whether the runs had few-shot examples drawn with different seeds."""
-    drawn = {(row.seed or "").rpartition(",")[2] for row in rows}
-    return len(drawn) > 1 and any(row.shots not in (None, "0") for row in rows)
-
-
-# -- scores to rows --------------------------------------------------------------------------------
 
 
 def _of_setup(rows: Sequence[Row]) -> list[Configuration]:
@@ -314,106 +239,8 @@ def _by_repetition(rows: Sequence[Row]) -> Callable[[Row], object]:
     return lambda row: rank[id(row)]
 
 
-# -- names -----------------------------------------------------------------------------------------
-
-
-def differences(rows: Sequence[Configuration], notes: Sequence[Sequence[str]] = ()) -> list[str]:
-    """Returns for each row what tells it from the other rows of its model.
-
-    That is its label, if it has one; then the settings of the runs that differ, then other columns,
-    as few as are needed.
-
-    Args:
-        rows: all rows of a board.
-        notes: words that each row has in any case.
-    """
-    words = [[row.label] if row.label else [] for row in rows]
-
-    def add(features: Iterable[Feature]) -> None:
-        for feature in features:
-            groups: dict[tuple[object, ...], list[int]] = {}
-            for number, row in enumerate(rows):
-                groups.setdefault((row.who, tuple(words[number])), []).append(number)
-            for alike in (group for group in groups.values() if len(group) > 1):
-                texts = feature([rows[number] for number in alike])
-                if len(set(texts)) > 1:
-                    for number, text in zip(alike, texts, strict=True):
-                        words[number] += [text] if text else []
-
-    names = dict.fromkeys(
-        item.partition("=")[0] for row in rows for text in row.options for item in text.split(",")
-    )
-    add(_option(name) for name in list(names)[:MOST_NAMES] if name)
-    for own, more in zip(words, notes, strict=False):
-        own += more
-    digests = (*DIGESTS, *OF_RUNS)
-    add(_column(name, whole=True) for name in DISTINGUISHING if name not in digests)
-    add(_column(name, whole=False) for name in DISTINGUISHING)
-    return [" ".join(each) for each in words]
-
-
-Feature = Callable[[Sequence[Configuration]], list[str]]
-
-
-def _option(name: str) -> Feature:
-    def texts(rows: Sequence[Configuration]) -> list[str]:
-        return [
-            " ".join(
-                item
-                for text in row.options
-                for item in text.split(",")
-                if item.partition("=")[0] == name
-            )
-            for row in rows
-        ]
-
-    return texts
-
-
-def _column(name: str, whole: bool) -> Feature:
-    """Returns the feature "column=value" of tasks in which rows differ.
-
-    Args:
-        name: a column.
-        whole: whether only values count that are the same in all these tasks of a row. If not, the
-            first task's is taken.
-    """
-
-    def texts(rows: Sequence[Configuration]) -> list[str]:
-        shared = [key for key in rows[0].scores if all(key in row.scores for row in rows)]
-        found = [
-            [",".join(dict.fromkeys(_text(r, name) for r in row.scores[key].rows)) for row in rows]
-            for key in shared
-        ]
-        found = [column for column in found if len(set(column)) > 1]
-        if not found or (whole and any(len(set(each)) > 1 for each in zip(*found, strict=True))):
-            return [""] * len(rows)
-        short = 12 if name in DIGESTS else None
-        return [f"{name}={text[:short]}" if text else "" for text in found[0]]
-
-    return texts
-
-
-def _text(row: Row, name: str) -> str:
-    value = getattr(row, name)
-    return "" if value is None else str(value)
-
-
 def _shown(row: Configuration) -> tuple[str, ...]:
     first = next(iter(row.scores.values())).rows[0]
     return (
-        row.label, *row.options, *(_text(first, name) for name in DISTINGUISHING)
+        row.label, *row.options, *(first.text(name) for name in DISTINGUISHING)
     )  # fmt: skip
-
-
-def natural(text: str) -> tuple[tuple[bool, int, str], ...]:
-    """Returns a sort key in which steps=64 comes before steps=128."""
-    parts = re.split(r"([0-9]{1,18})", text)
-    return tuple(
-        (bool(index % 2), int(part) if index % 2 else 0, part) for index, part in enumerate(parts)
-    )
-
-
-def natural_all(texts: Sequence[str]) -> tuple[object, ...]:
-    """Returns a sort key of several texts."""
-    return tuple(natural(text) for text in texts)

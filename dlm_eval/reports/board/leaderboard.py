@@ -8,35 +8,26 @@ docs/results.md defines every column.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import UserError
-from dlm_eval.reports.board.configurations import (
-    DISTINGUISHING,
-    Configuration,
-    configurations,
-    differences,
-    natural,
-    natural_all,
-)
+from dlm_eval.reports.board.configurations import DISTINGUISHING, Configuration, Key, configurations
+from dlm_eval.reports.board.csv_tables import long_cells, title
+from dlm_eval.reports.board.names import differences
+from dlm_eval.reports.board.natural import natural, natural_all
 from dlm_eval.reports.files.csv_file import cell, csv_text
-from dlm_eval.reports.files.find import find_result_files, shown_path
-from dlm_eval.reports.files.result_file import ResultFile, Row, read_result_file
+from dlm_eval.reports.files.find import read_result_files
+from dlm_eval.reports.files.result_file import latest
+from dlm_eval.reports.files.row import COLUMNS, Row
 from dlm_eval.reports.files.write import write_files
 
 if TYPE_CHECKING:
     import pandas
 
-    from dlm_eval.reports.board.board import Board
-
-log = logging.getLogger(__name__)
-
-COLUMNS = tuple(field.name for field in fields(Row))
 WHO = ("model", "checkpoint", "revision")
 _FLOATS = ("value", "stderr", "forwards_per_sample", "tokens_per_forward", "tokens_per_second")
 _DTYPES = (
@@ -62,13 +53,13 @@ def leaderboard(paths: Sequence[Path], keep_all: bool = False) -> pandas.DataFra
     """
     import pandas
 
-    files = [file for file in _read_all(paths) if file.rows]
+    files = [file for _, _, file in read_result_files(paths) if file.rows]
     if not files:
         raise UserError(
             f"paths {', '.join(repr(str(path)) for path in paths)} hold no results_*.json with "
             "scores"
         )
-    rows = [row for file in files for row in file.rows] if keep_all else _newest(files)
+    rows = [row for file in (files if keep_all else latest(files)) for row in file.rows]
     # The sort is stable, so a task's metrics keep the task's order, headline first.
     frame = pandas.DataFrame(
         [asdict(row) for row in sorted(rows, key=_order)], columns=list(COLUMNS), dtype="object"
@@ -86,32 +77,42 @@ def wide(long: pandas.DataFrame) -> pandas.DataFrame:
     """
     import pandas
 
-    filters: dict[tuple[str, str], set[str]] = {}
-    for task, metric, pipeline in zip(long["task"], long["metric"], long["filter"], strict=True):
-        filters.setdefault((task, metric), set()).add(_text(pipeline))
     headlines = [_row(r) for r in long[long["headline"].astype(bool)].to_dict("records")]
-    names = {
-        (row.task, row.metric, row.filter): _column_name(
-            row, len(filters[(row.task, row.metric)]) > 1
-        )
-        for row in headlines
-    }
-    columns = {name: key for key, name in names.items()}
+    columns = _columns(long, headlines)
     found = configurations(headlines)
     settings = differences(found, [_permanent_notes(each) for each in found])
     table: list[dict[str, Any]] = [
-        dict(zip((*WHO, "setting"), (*each.who, setting), strict=True))
+        {**dict(zip(WHO, each.who, strict=True)), "setting": setting}
         for each, setting in zip(found, settings, strict=True)
     ]
-    for name in sorted(columns, key=natural):
-        holders = [number for number, each in enumerate(found) if columns[name] in each.scores]
-        scores = [found[number].scores[columns[name]] for number in holders]
-        fractions = all(row.unit == "fraction" for score in scores for row in score.rows)
-        shown_values = _rounded([score.value for score in scores], fractions)
-        for number, value in zip(holders, shown_values, strict=True):
-            table[number][name] = value
+    for name, key in columns.items():
+        for place, value in _values(found, key).items():
+            table[place][name] = value
     table.sort(key=lambda row: natural_all([row[name] for name in (*WHO, "setting")]))
-    return pandas.DataFrame(table, columns=[*WHO, "setting", *sorted(columns, key=natural)])
+    return pandas.DataFrame(table, columns=[*WHO, "setting", *columns])
+
+
+def _columns(long: pandas.DataFrame, headlines: Sequence[Row]) -> dict[str, Key]:
+    """Returns name -> score of the columns of the wide table, in order. The name has the filter if
+    the long table has scores under several.
+    """
+    filters: dict[tuple[str, str], set[str]] = {}
+    for task, metric, pipeline in zip(long["task"], long["metric"], long["filter"], strict=True):
+        filters.setdefault((task, metric), set()).add(_text(pipeline))
+    named: dict[str, Key] = {}
+    for row in headlines:
+        several = len(filters[row.task, row.metric]) > 1
+        metric = f"{row.metric},{row.filter or ''}" if several else row.metric
+        named[title(row.task, metric, row.sign < 0)] = (row.task, row.metric, row.filter)
+    return {name: named[name] for name in sorted(named, key=natural)}
+
+
+def _values(found: Sequence[Configuration], key: Key) -> dict[int, float]:
+    """Returns place of a configuration -> value of its score, in percent if all are fractions."""
+    scores = {place: each.scores[key] for place, each in enumerate(found) if key in each.scores}
+    fractions = all(row.unit == "fraction" for score in scores.values() for row in score.rows)
+    values = _rounded([score.value for score in scores.values()], fractions)
+    return dict(zip(scores, values, strict=True))
 
 
 def write(long: pandas.DataFrame, output: Path) -> Path:
@@ -134,67 +135,6 @@ def wide_csv(long: pandas.DataFrame) -> str:
     return csv_text(list(table.columns), _wide_cells(table))
 
 
-def read_board(path: Path, paths: Sequence[Path], keep_all: bool = False) -> Board:
-    """Returns the board that a file declares, of the result files at and below the paths.
-
-    Published figures are read from `published.csv` beside the board's file, if the board shows any.
-
-    Args:
-        path: the board's YAML file.
-        paths: result files, or directories to search for them.
-        keep_all: whether older runs of the same settings have rows of their own.
-
-    Raises:
-        UserError: the board's file is wrong, or there are neither scores nor figures.
-    """
-    from dlm_eval.reports.board.board import make_board, published_beside
-    from dlm_eval.reports.board.board_file import read_board_file
-    from dlm_eval.reports.board.published import read_published
-
-    declared = read_board_file(path)
-    figures = read_published(published_beside(path)) if declared.published else ()
-    files = list(_read_all(paths))
-    files = files if keep_all else latest(files)
-    board = make_board(declared, files, figures)
-    if not board.rows:
-        raise UserError(
-            f"board '{path}' has no row: paths {', '.join(repr(str(path)) for path in paths)} hold "
-            "no scores that it admits" + "".join(f"; {note}" for note in board.notes[-1:])
-        )
-    return board
-
-
-def _read_all(paths: Sequence[Path]) -> Iterator[ResultFile]:
-    for path in find_result_files(paths):
-        try:
-            yield read_result_file(path, shown_path(path))
-        except ValueError as reason:
-            log.warning("%s is skipped: %s", repr(str(path)), reason)
-
-
-def latest(files: Sequence[ResultFile]) -> list[ResultFile]:
-    """Returns the files without the scores that a newer run of the same settings replaces."""
-    kept = {id(row) for row in _newest([file for file in files if file.rows])}
-    return [
-        replace(file, rows=tuple(row for row in file.rows if id(row) in kept)) for file in files
-    ]
-
-
-def _newest(files: Sequence[ResultFile]) -> list[Row]:
-    """Returns the newest score of each setting, task, metric and filter.
-
-    The numbers of documents and examples count as settings, so that a trial on five documents does
-    not replace a whole run.
-    """
-    kept: dict[tuple[object, ...], Row] = {}
-    for file in sorted(files, key=lambda file: (file.time, file.rows[0].source)):
-        for row in file.rows:
-            kept[(file.identity[row.task], row.task, row.metric, row.filter, row.n, row.shots)] = (
-                row
-            )
-    return list(kept.values())
-
-
 def _order(row: Row) -> tuple[Any, ...]:
     names = (*WHO, "task", *DISTINGUISHING)
     return tuple(natural(_text(getattr(row, name))) for name in names) + (not row.headline,)
@@ -214,12 +154,6 @@ def _row(record: Mapping[str, Any]) -> Row:
     cells["higher_is_better"] = {"False": False, "True": True}.get(lower)
     cells["headline"] = bool(record["headline"])
     return Row(**cells)
-
-
-def _column_name(row: Row, several_filters: bool) -> str:
-    metric = f"{row.metric},{row.filter or ''}" if several_filters else row.metric
-    direction = ", lower is better" if row.higher_is_better is False else ""
-    return f"{row.task} ({metric}{direction})"
 
 
 def _permanent_notes(found: Configuration) -> list[str]:
@@ -253,11 +187,9 @@ def _rounded(values: Sequence[float], as_percent: bool) -> list[float]:
 
 
 def _long_cells(long: pandas.DataFrame) -> Iterator[list[str]]:
-    # A missing number is an empty cell; a score that is NaN is "nan".
     for record in long.to_dict("records"):
-        yield [
-            cell(_plain(value), "nan" if name == "value" else "") for name, value in record.items()
-        ]
+        values = {str(name): _plain(value) for name, value in record.items()}
+        yield long_cells(values, list(values))
 
 
 def _wide_cells(table: pandas.DataFrame) -> Iterator[list[str]]:

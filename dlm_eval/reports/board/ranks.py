@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import UserError
-from dlm_eval.reports.files.result_file import Row
+from dlm_eval.reports.board.board import Cell, Rank
+from dlm_eval.reports.files.row import Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,44 +31,9 @@ BATCH_NUMBERS = 2_000_000  # random numbers that are held at once
 Reader = Callable[[str], "Run | None"]
 
 
-@dataclass(frozen=True)
-class Rank:
-    """A row's rank.
-
-    Attributes:
-        rank: 1 + the number of rows that are better in 97.5 % of the draws. Rows that cannot be
-            told apart from the best have rank 1.
-        low, high: 95 % interval of the position, from the draws.
-        tied: whether another row has the same rank.
-        paired: whether documents were resampled, for all rows together.
-    """
-
-    rank: int
-    low: int
-    high: int
-    tied: bool
-    paired: bool
-
-
-class Scored(Protocol):
-    """A score as `Cell` holds it."""
-
-    @property
-    def value(self) -> float:
-        """The score."""
-
-    @property
-    def stderr(self) -> float | None:
-        """Its standard error."""
-
-    @property
-    def scores(self) -> tuple[Row, ...]:
-        """The scores behind it, one per seed."""
-
-
 def ranks(
     values: Sequence[float],
-    cells: Sequence[Sequence[Scored]],
+    cells: Sequence[Sequence[Cell]],
     scales: Sequence[float],
     sign: int,
     draws: int,
@@ -114,7 +79,7 @@ def ranks(
     ]
 
 
-def _normal(column: Sequence[Scored], draws: int, rng: np.random.Generator) -> NDArray[Any]:
+def _normal(column: Sequence[Cell], draws: int, rng: np.random.Generator) -> NDArray[Any]:
     """Returns [draws, rows] deviations drawn from the standard errors.
 
     Rows that show the same scores deviate together.
@@ -149,7 +114,7 @@ def _resampled(documents: NDArray[Any], draws: int, rng: np.random.Generator) ->
     return np.concatenate(parts)
 
 
-def _documents(column: Sequence[Scored], read: Reader) -> NDArray[Any] | None:
+def _documents(column: Sequence[Cell], read: Reader) -> NDArray[Any] | None:
     """Returns [rows, documents] scores if all rows have them for the same documents."""
     import numpy as np
 
@@ -176,7 +141,7 @@ def _values(row: Row, read: Reader) -> Mapping[str, float] | None:
     """Returns document -> score from the samples file of a score; None if there is none."""
     run = read(row.source)
     task = run.tasks.get(row.task) if run is not None else None
-    measure = task.measures.get(f"{row.metric},{row.filter or 'none'}") if task else None
+    measure = task.measures.get(row.measure) if task else None
     return measure.values if measure is not None and measure.scale == "mean" else None
 
 

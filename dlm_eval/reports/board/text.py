@@ -1,28 +1,19 @@
-"""A board as a table for the terminal, Markdown, LaTeX, and long and wide CSV.
+"""A board as a table for the terminal, Markdown and LaTeX.
 
 Names come from result files, so they are escaped for each format and are of limited length.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterator, Mapping
 
 from dlm_eval.output import table
 from dlm_eval.printable import markdown as as_markdown_text
 from dlm_eval.printable import printable
 from dlm_eval.reports.board.board import MEASURED, PUBLISHED, Board, BoardColumn, BoardRow, Cell
-from dlm_eval.reports.board.published import Published
-from dlm_eval.reports.files.csv_file import cell as csv_cell
-from dlm_eval.reports.files.csv_file import csv_text
-from dlm_eval.reports.files.result_file import Row
 
 LONGEST = 160  # characters of a name in a table
 LONGEST_NOTE = 600
-COLUMNS = tuple(each.name for each in fields(Row))
-# Columns that a board's long table has behind those of every long table.
-LONG_EXTRA = ("board_row", "board_column", "board_kind", "marks")
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "_": r"\_", "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -77,13 +68,16 @@ def number(cell: Cell, column: BoardColumn) -> str:
     """Returns a score: a paper's own digits, or two decimals, or four digits."""
     if cell.text:
         return cell.text
-    return _number(cell.value, column)
+    if abs(cell.value) >= 1e6:
+        return f"{cell.value:.3e}"
+    return f"{cell.value:.2f}" if column.two_decimals else f"{cell.value:.4g}"
 
 
-def _number(value: float, column: BoardColumn) -> str:
-    if abs(value) >= 1e6:
-        return f"{value:.3e}"
-    return f"{value:.2f}" if column.two_decimals else f"{value:.4g}"
+def error(cell: Cell, column: BoardColumn) -> str:
+    """Returns a standard error with the decimals of its column; "" if it is unknown."""
+    if cell.stderr is None:
+        return ""
+    return f"{cell.stderr:.2f}" if column.two_decimals else f"{cell.stderr:.2g}"
 
 
 def parts(board: Board, cell: Cell, column: BoardColumn, plus_minus: str, sigma: str) -> list[str]:
@@ -91,8 +85,7 @@ def parts(board: Board, cell: Cell, column: BoardColumn, plus_minus: str, sigma:
     found = [number(cell, column)]
     for name in board.cell:
         if name == "stderr" and cell.stderr is not None:
-            error = f"{cell.stderr:.2f}" if column.two_decimals else f"{cell.stderr:.2g}"
-            found[0] += f" {plus_minus} {error}"
+            found[0] += f" {plus_minus} {error(cell, column)}"
         elif name == "n" and cell.n is not None:
             found.append(f"n={cell.n}")
         elif name == "tokens_per_forward" and cell.tokens_per_forward is not None:
@@ -159,7 +152,7 @@ def _lines(
                 text = shown(found, cell.best, marks.of(cell))
             line.append(text)
         lines.append(line)
-    return lines, {letter: mark for mark, letter in marks.letters.items()}
+    return lines, {own: mark for mark, own in marks.letters.items()}
 
 
 def _below(board: Board, marks: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -263,95 +256,3 @@ def _note(text: str, escape: Callable[[str], str]) -> str:
     """Returns a note escaped; it may be longer than a name."""
     whole = _short(text, LONGEST_NOTE)
     return "".join(escape(whole[at : at + LONGEST]) for at in range(0, len(whole), LONGEST))
-
-
-def as_wide_csv(board: Board) -> str:
-    """Returns the wide table: the columns of every wide table (docs/results.md), then kind, rank,
-    and the declared parts and the marks of each cell.
-    """
-    names = _wide_names(board.columns)
-    behind = (*board.cell, "marks")
-    header = ["model", "checkpoint", "revision", "setting", *names, "kind"]
-    header += ["rank", "rank_low", "rank_high"] if board.ranked_by else []
-    header += [f"{name} {part}" for name in names for part in behind]
-    rows = []
-    for row in board.rows:
-        cells = [row.cells.get(column.name) for column in board.columns]
-        line: list[object] = [row.facts.get(name, "") for name in header[:3]]
-        line += [row.label, *map(_wide_value, cells, board.columns), row.kind]
-        if board.ranked_by:
-            rank = row.rank
-            line += [rank.rank, rank.low, rank.high] if rank else [None, None, None]
-        for cell in cells:
-            line += [_part(cell, name) for name in behind]
-        rows.append([csv_cell(value) for value in line])
-    return csv_text(header, rows)
-
-
-def _wide_names(columns: Sequence[BoardColumn]) -> list[str]:
-    """Returns "task (metric)"; the column's own name if another column has the same score."""
-    found = []
-    for column in columns:
-        inside = [column.metric] if column.metric else []
-        inside += [] if column.higher_is_better else ["lower is better"]
-        found.append(f"{column.task} ({', '.join(inside)})" if column.task else column.name)
-    return [
-        column.name if found.count(name) > 1 else name
-        for name, column in zip(found, columns, strict=True)
-    ]
-
-
-def _wide_value(cell: Cell | None, column: BoardColumn) -> float | None:
-    return None if cell is None else float(number(cell, column))
-
-
-def _part(cell: Cell | None, name: str) -> object:
-    if cell is None:
-        return None
-    return "; ".join(cell.marks) or None if name == "marks" else _rounded(getattr(cell, name))
-
-
-def _rounded(value: float | None) -> float | int | None:
-    return value if value is None or isinstance(value, int) else float(f"{value:.4g}")
-
-
-def as_long_csv(board: Board) -> str:
-    """Returns the long table: one row per score of every cell, and per published figure.
-
-    Its columns are those of every long table (docs/results.md), and `LONG_EXTRA`.
-    """
-    rows: list[list[str]] = []
-    for row in board.rows:
-        for column in board.columns:
-            cell = row.cells.get(column.name)
-            if cell is None or column.average:
-                continue
-            extra = [row.label, column.name, row.kind, "; ".join(cell.marks)]
-            for score in cell.scores:
-                values = asdict(score)
-                rows.append(_long_cells(values, extra))
-            if row.kind == PUBLISHED and cell.published is not None:
-                rows.append(_long_cells(_figure(cell.published, cell), extra))
-    return csv_text([*COLUMNS, *LONG_EXTRA], rows)
-
-
-def _figure(figure: Published, cell: Cell) -> dict[str, object]:
-    """Returns a published figure in the columns of the long table."""
-    value = figure.value if figure.value is not None else math.nan
-    return {
-        "model": figure.model,
-        "checkpoint": figure.checkpoint or None,
-        "task": figure.dlm_task or figure.task,
-        "metric": figure.dlm_metric or figure.metric,
-        "value": value / 100 if figure.unit == "percent" else value,
-        "n": figure.n,
-        "tokens_per_forward": cell.tokens_per_forward,
-        "source": cell.sources[0],
-        "unit": "fraction" if figure.unit in ("percent", "fraction") else None,
-        "headline": False,
-    }
-
-
-def _long_cells(values: Mapping[str, object], extra: Sequence[str]) -> list[str]:
-    found = [csv_cell(values.get(name), "nan" if name == "value" else "") for name in COLUMNS]
-    return [*found, *(csv_cell(text) for text in extra)]

@@ -21,8 +21,9 @@ from typing import Any
 from dlm_eval.errors import UserError
 from dlm_eval.redaction import redact
 from dlm_eval.reports.files.find import shown_path
-from dlm_eval.reports.files.result_file import Row
-from dlm_eval.reports.files.runs import Measure, Run, TaskRun, read_run
+from dlm_eval.reports.files.measures import Measure
+from dlm_eval.reports.files.row import Row
+from dlm_eval.reports.files.runs import Run, TaskRun, read_run
 from dlm_eval.reports.files.samples_file import LARGEST, MOST_ID, Document
 from dlm_eval.reports.files.write import write_files
 

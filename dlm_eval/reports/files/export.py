@@ -18,7 +18,7 @@ from dlm_eval.harness.file_names import file_name
 from dlm_eval.printable import counted
 from dlm_eval.redaction import redact_values
 from dlm_eval.reports.files.load import Results
-from dlm_eval.reports.files.result_file import Row
+from dlm_eval.reports.files.row import Row
 from dlm_eval.reports.files.runs import Run, TaskRun
 from dlm_eval.reports.files.write import write_files
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dlm_eval.errors import UserError
-from dlm_eval.printable import valid_unicode
+from dlm_eval.printable import counted, valid_unicode
+from dlm_eval.reports.files.content import Content
+from dlm_eval.reports.files.result_file import ResultFile, read_result_file, read_whole
+
+log = logging.getLogger(__name__)
 
 
 def find_result_files(paths: Sequence[Path]) -> list[Path]:
@@ -32,6 +37,52 @@ def find_result_files(paths: Sequence[Path]) -> list[Path]:
         for file in below:
             found.setdefault(file.resolve(), file)
     return list(found.values())
+
+
+def read_result_files(paths: Sequence[Path]) -> Iterator[tuple[Path, Content, ResultFile]]:
+    """Yields path, content and rows of the result files at and below the paths.
+
+    Files that are no readable results are skipped with a warning.
+
+    Raises:
+        UserError: a path does not exist.
+    """
+    for path in find_result_files(paths):
+        try:
+            content, file = read_whole(path, shown_path(path))
+        except ValueError as reason:
+            log.warning("%s is skipped: %s", repr(str(path)), reason)
+        else:
+            yield path, content, file
+
+
+def find_run(path: Path) -> Path:
+    """Returns the result file of `path`: the file itself, or the newest one below a folder.
+
+    Raises:
+        UserError: there is none, or the newest cannot be read.
+    """
+    if os.path.isfile(path):
+        return path
+    times: dict[Path, float] = {}
+    broken: dict[Path, str] = {}
+    for file in find_result_files([path]):
+        try:
+            times[file] = read_result_file(file, "").time
+        except ValueError as reason:
+            log.warning("%s is skipped: %s", repr(str(file)), reason)
+            broken[file] = str(reason)
+    if not times:
+        raise UserError(f"path '{path}' holds no results_*.json with scores")
+    newest = max(times, key=lambda file: (times[file], str(file)))
+    for file, why in broken.items():
+        if file.name > newest.name:  # names have the time: an older run would pass in its place
+            raise UserError(f"run '{file}' is the newest, and cannot be read: {why}")
+    if len(times) > 1:
+        log.warning(
+            "%s holds %s; the newest is taken: %s", path, counted(len(times), "run"), newest
+        )
+    return newest
 
 
 def shown_path(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dlm_eval.errors import UserError
 from dlm_eval.reports.files.baseline import is_baseline, read_baseline
 from dlm_eval.reports.files.find import find_result_files
-from dlm_eval.reports.files.result_file import Row
+from dlm_eval.reports.files.row import Row
 from dlm_eval.reports.files.runs import Run, TaskRun, read_run
 
 if TYPE_CHECKING:

@@ -8,78 +8,22 @@ untrusted, see `result_file` and `samples_file`.
 
 from __future__ import annotations
 
-import logging
-import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dlm_eval.errors import UserError
-from dlm_eval.printable import counted
-from dlm_eval.redaction import redact
-from dlm_eval.reports.files.find import find_result_files, shown_path
-from dlm_eval.reports.files.result_file import (
-    ResultFile,
-    Row,
-    flat_groups,
-    load_document,
-    nested,
-    rows_of,
-)
-from dlm_eval.reports.files.samples_file import (
-    Document,
-    digest,
-    documents_of,
-    read_samples,
-    samples_beside,
-)
+from dlm_eval.reports.files.content import Content
+from dlm_eval.reports.files.find import find_run, shown_path
+from dlm_eval.reports.files.json_values import listed, nested
+from dlm_eval.reports.files.measures import Measure, measures_of
+from dlm_eval.reports.files.result_file import ResultFile, read_whole, rows_of
+from dlm_eval.reports.files.row import Row
+from dlm_eval.reports.files.samples_file import Document, documents_of, read_samples, samples_beside
+from dlm_eval.reports.files.settings import DIGESTS, environment, run_settings, task_settings
 
-log = logging.getLogger(__name__)
-
-MOST_SETTINGS = 5000  # names of settings that are compared
-LONGEST = 200  # characters of a setting's value
-RELATIVE = 1e-6  # largest difference between a score and the mean of its documents
-# Settings of the run that say how it was carried out, or that the tasks' resolved settings repeat.
-_NO_SETTING = ("decode", "gen_kwargs", "batch_size", "num_fewshot", "fewshot_as_multiturn")
-# Parts of a task's YAML that are compared. Prompts are compared by their digests.
-_OF_YAML = (
-    "doc_to_text", "doc_to_target", "doc_to_choice", "description", "target_delimiter",
-    "fewshot_delimiter", "gen_prefix", "generation_kwargs", "repeats", "metric_list", "filter_list",
-    "process_results", "metadata",
-)  # fmt: skip
-_OF_TASK = ("documents", "kind")  # facts of a task that are no settings
-_DIGESTS = ("configuration", "fingerprint", "scoring")
-_ENVIRONMENT = (
-    "dlm_eval", "git", "python", "torch", "transformers", "lm_eval", "datasets", "numpy",
-    "device_name", "threads", "system",
-)  # fmt: skip
-# Facts that differ between commits and do not make another environment.
-OF_THE_CODE = ("dlm_eval", "git")
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One metric of a task as a mean over documents.
-
-    Attributes:
-        name: "metric,filter".
-        scale: "mean" if the score is the mean of `values`; "nats" if it is a perplexity and
-            `values` are log-likelihoods in nats (per document, word or byte).
-        sign: 1 if higher values are better, -1 if lower ones are.
-        values: key of the document -> value.
-    """
-
-    name: str
-    scale: str
-    sign: int
-    values: Mapping[str, float]
-
-    @property
-    def binary(self) -> bool:
-        """Whether every document is right (1) or wrong (0)."""
-        return set(self.values.values()) <= {0.0, 1.0}
+Samples = Callable[[str, str], "dict[str, Document] | None"]  # of a task and its kind
 
 
 @dataclass(frozen=True)
@@ -113,6 +57,11 @@ class TaskRun:
         """The score that stands for the task."""
         return self.rows[0]
 
+    def score(self, like: Row) -> Row | None:
+        """Returns the score of the same metric and filter; None if there is none."""
+        own = (row for row in self.rows if (row.metric, row.filter) == (like.metric, like.filter))
+        return next(own, None)
+
     def errors(self) -> dict[str, str]:
         """Returns key -> reason of documents without answer or score."""
         found = (self.documents or {}).items()
@@ -145,35 +94,6 @@ class Run:
     groups: Mapping[str, TaskRun] = field(default_factory=dict)
 
 
-def find_run(path: Path) -> Path:
-    """Returns the result file of `path`: the file itself, or the newest one below a folder.
-
-    Raises:
-        UserError: there is none, or the newest cannot be read.
-    """
-    if os.path.isfile(path):
-        return path
-    times: dict[Path, float] = {}
-    broken: dict[Path, str] = {}
-    for file in find_result_files([path]):
-        try:
-            times[file] = rows_of(load_document(file), "").time
-        except (ValueError, OSError, RecursionError, MemoryError) as reason:
-            log.warning("%s is skipped: %s", repr(str(file)), reason)
-            broken[file] = str(reason)
-    if not times:
-        raise UserError(f"path '{path}' holds no results_*.json with scores")
-    newest = max(times, key=lambda file: (times[file], str(file)))
-    for file, why in broken.items():
-        if file.name > newest.name:  # names have the time: an older run would pass in its place
-            raise UserError(f"run '{file}' is the newest, and cannot be read: {why}")
-    if len(times) > 1:
-        log.warning(
-            "%s holds %s; the newest is taken: %s", path, counted(len(times), "run"), newest
-        )
-    return newest
-
-
 def read_run(path: Path) -> Run:
     """Returns the run of a result file, or the newest run below a folder.
 
@@ -182,11 +102,8 @@ def read_run(path: Path) -> Run:
     """
     file = find_run(path)
     try:
-        document = load_document(file)
-        found = rows_of(document, shown_path(file))
-    except OSError as error:
-        raise UserError(f"run '{file}' cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError, MemoryError) as reason:
+        content, rows = read_whole(file, shown_path(file))
+    except ValueError as reason:
         raise UserError(f"run '{file}' cannot be read: {reason}") from reason
 
     def samples(task: str, kind: str) -> dict[str, Document] | None:
@@ -198,7 +115,7 @@ def read_run(path: Path) -> Run:
         except ValueError as reason:
             raise UserError(f"samples file '{beside}' cannot be read: {reason}") from reason
 
-    return _run(document, found, shown_path(file), samples)
+    return _run(content, rows, shown_path(file), samples)
 
 
 def run_of(results: Mapping[str, Any], source: str = "results") -> Run:
@@ -209,82 +126,80 @@ def run_of(results: Mapping[str, Any], source: str = "results") -> Run:
     """
     from dlm_eval.harness.results import json_value
 
-    document = json_value(results)  # as it would be read from files
-    samples = nested(document, "samples")
+    whole = json_value(results)  # as it would be read from files
+    tasks = nested(whole, "samples")
 
-    def of_task(task: str, kind: str) -> dict[str, Document] | None:
-        rows = samples.get(task)
-        return documents_of(rows, kind) if isinstance(rows, list) else None
+    def samples(task: str, kind: str) -> dict[str, Document] | None:
+        return documents_of(tasks[task], kind) if isinstance(tasks.get(task), list) else None
 
     try:
-        return _run(document, rows_of(document, source), source, of_task)
+        content = Content(whole)
+        return _run(content, rows_of(content, source), source, samples)
     except ValueError as reason:
         raise UserError(f"{source} cannot be read: {reason}") from reason
 
 
-def _run(document: dict[str, Any], found: ResultFile, source: str, samples: Any) -> Run:
-    groups, leaves = nested(document, "group_subtasks"), flat_groups(document)
+def _run(content: Content, found: ResultFile, source: str, samples: Samples) -> Run:
     rows: dict[str, list[Row]] = {}
     for row in found.rows:
         rows.setdefault(row.task, []).append(row)
-    block = nested(document, "dlm_eval")
-    costs = nested(block, "cost")
-    # A task whose documents all failed has no score, and thus no row.
-    unscored = [name for name in costs if name != "total" and name not in rows]
-    missing = block.get("missing")
-    tasks = {}
-    for task, scores in rows.items():
-        if not groups.get(task):
-            tasks[task] = _task(document, task, tuple(scores), samples)
+    tasks = {
+        name: _task(content, name, tuple(own), samples)
+        for name, own in rows.items()
+        if not content.is_group(name)
+    }
     first = found.rows[0] if found.rows else None
+    invariant = content.part("dlm_eval", "environment").get("batch_invariant", "unknown")
     return Run(
         source=source,
-        model=(first.checkpoint or first.model) if first else None,
+        model=first.who if first else None,
         date=first.date if first else None,
-        settings=_run_settings(document),
-        environment=_environment(document),
-        batch_invariant=str(nested(block, "environment").get("batch_invariant", "unknown")),
-        missing=(
-            *(str(part) for part in (missing if isinstance(missing, list) else [])),
-            *(f"scores of {name}" for name in unscored if name not in groups),
-        ),
+        settings=run_settings(content),
+        environment=environment(content),
+        batch_invariant=str(invariant),
+        missing=tuple(_missing(content, rows)),
         tasks=tasks,
         groups={
-            name: _group(
-                name, tuple(scores), [tasks[leaf] for leaf in leaves[name] if leaf in tasks]
-            )
-            for name, scores in rows.items()
-            if groups.get(name)
+            name: _group(name, own, [tasks[t] for t in content.tasks[name] if t in tasks])
+            for name, own in rows.items()
+            if content.is_group(name)
         },
     )
 
 
-def _task(document: dict[str, Any], task: str, rows: tuple[Row, ...], samples: Any) -> TaskRun:
-    how, config = nested(document, "dlm_eval", "tasks", task), nested(document, "configs", task)
+def _missing(content: Content, scored: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Returns the parts of the results that the run could not compute.
+
+    A task whose documents all failed has no score, and thus no row.
+    """
+    named = map(str, listed(content.part("dlm_eval").get("missing")))
+    unscored = (
+        name
+        for name in content.part("dlm_eval", "cost")
+        if name != "total" and name not in scored and name not in content.part("group_subtasks")
+    )
+    return [*named, *(f"scores of {name}" for name in unscored)]
+
+
+def _task(content: Content, task: str, rows: tuple[Row, ...], samples: Samples) -> TaskRun:
+    how, config = content.part("dlm_eval", "tasks", task), content.part("configs", task)
     kind = str(config.get("output_type") or "generate_until")
     dataset = config.get("dataset_path")
     documents = samples(task, kind)
-    settings = {k: v for k, v in how.items() if k not in (*_DIGESTS, *_OF_TASK)}
-    settings = flat({
-        **settings,
-        "num_fewshot": how.get("num_fewshot", nested(document, "n-shot").get(task)),
-        "version": nested(document, "versions").get(task),
-        "yaml": {key: config.get(key) for key in _OF_YAML if config.get(key) is not None},
-    })  # fmt: skip
     return TaskRun(
         name=task,
         rows=rows,
         documents=documents,
         measures=measures_of(rows, documents or {}),
-        settings=settings,
-        digests={name: str(how[name]) for name in _DIGESTS if how.get(name)},
+        settings=task_settings(content, task),
+        digests={name: str(how[name]) for name in DIGESTS if how.get(name)},
         generates=kind == "generate_until",
         infill="infill" in nested(config, "metadata"),
         dataset=dataset if isinstance(dataset, str) else None,
     )
 
 
-def _group(name: str, rows: tuple[Row, ...], tasks: Sequence[TaskRun]) -> TaskRun:
+def _group(name: str, rows: Sequence[Row], tasks: Sequence[TaskRun]) -> TaskRun:
     """Returns a group as one task. Its scores are paired if they are means over all documents, that
     is, if the group weights its tasks by their size.
     """
@@ -293,92 +208,11 @@ def _group(name: str, rows: tuple[Row, ...], tasks: Sequence[TaskRun]) -> TaskRu
     }
     return TaskRun(
         name=name,
-        rows=rows,
+        rows=tuple(rows),
         documents=documents if all(task.documents for task in tasks) else None,
-        measures=measures_of(rows, documents),
+        measures=measures_of(tuple(rows), documents),
         settings={},
         digests={},
         generates=all(task.generates for task in tasks),
         infill=any(task.infill for task in tasks),
     )
-
-
-def measures_of(rows: tuple[Row, ...], documents: Mapping[str, Document]) -> dict[str, Measure]:
-    """Returns the metrics whose score is reproduced by the documents' values.
-
-    A score can be any function of the documents (F1 over all, BLEU). It is only taken as a mean
-    if the mean is the score.
-    """
-    found = {}
-    for row in rows:
-        name = f"{row.metric},{row.filter or 'none'}"
-        values = {key: document.values.get(name) for key, document in documents.items()}
-        measure = _measure(row, name, {k: v for k, v in values.items() if v is not None})
-        if measure is not None:
-            found[name] = measure
-    return found
-
-
-def _measure(row: Row, name: str, values: Mapping[str, Any]) -> Measure | None:
-    numbers = {key: value for key, value in values.items() if isinstance(value, float)}
-    pairs = {key: value for key, value in values.items() if isinstance(value, tuple)}
-    if numbers and not pairs:
-        mean = math.fsum(numbers.values()) / len(numbers)
-        if _close(mean, row.value):
-            return Measure(name, "mean", -1 if row.higher_is_better is False else 1, numbers)
-        if _close(_exp(-mean), row.value):
-            return Measure(name, "nats", 1, numbers)
-    if pairs and not numbers:
-        weight = math.fsum(weight for _, weight in pairs.values()) / len(pairs)
-        nats = {key: value / weight for key, (value, _) in pairs.items()}
-        mean = math.fsum(nats.values()) / len(nats)
-        if _close(_exp(-mean), row.value) or _close(-mean / math.log(2), row.value):
-            return Measure(name, "nats", 1, nats)
-    return None
-
-
-def _close(value: float, score: float) -> bool:
-    return math.isclose(value, score, rel_tol=RELATIVE, abs_tol=1e-9)
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
-
-
-def _run_settings(document: dict[str, Any]) -> dict[str, str]:
-    names = ("system_instruction", "fewshot_as_multiturn", "chat_template_sha")
-    prompted = {name: document.get(name) or None for name in names}
-    block = nested(document, "dlm_eval", "settings")
-    if block:
-        kept = {key: value for key, value in block.items() if key not in _NO_SETTING}
-        return flat({**prompted, **kept})
-    config = {
-        key: value
-        for key, value in nested(document, "config").items()
-        if key not in ("batch_size", "batch_sizes", "device", "use_cache", "bootstrap_iters")
-    }
-    return flat({**redact(config), **prompted})  # dlm_eval writes no secrets; others do
-
-
-def _environment(document: dict[str, Any]) -> dict[str, str]:
-    found = nested(document, "dlm_eval", "environment")
-    if not found:
-        names = {"transformers": "transformers_version", "lm_eval": "lm_eval_version"}
-        found = {name: document.get(key) for name, key in names.items()}
-    return flat({name: found.get(name) for name in _ENVIRONMENT if found.get(name) is not None})
-
-
-def flat(value: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Returns nested settings as dotted name -> value as text; null and empty values are left out."""
-    found: dict[str, str] = {}
-    for key, item in value.items():
-        name = f"{above}{key}"
-        if isinstance(item, dict) and item:
-            if name.count(".") < 6:
-                found.update(flat(item, f"{name}."))
-        elif item is not None and item != [] and item != {} and item != "":
-            text = item if isinstance(item, str) else repr(item)
-            found[name[:LONGEST]] = text if len(text) <= LONGEST else f"{text[:60]}… {digest(text)}"
-        if len(found) > MOST_SETTINGS:
-            break
-    return found

@@ -6,7 +6,6 @@ type counts as missing. A file with a line that is no JSON object raises ValueEr
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -18,6 +17,8 @@ from typing import Any, TextIO
 
 from dlm_eval.harness.file_names import file_name
 from dlm_eval.printable import valid_unicode
+from dlm_eval.reports.files import json_values
+from dlm_eval.reports.files.json_values import listed
 
 MOST_BYTES = 8 << 30  # of a samples file
 MOST_LINE = 16 << 20  # characters of a line
@@ -75,6 +76,10 @@ class Document:
     error: str | None = None
     texts: Texts | None = None
 
+    def cost(self, name: str) -> float | None:
+        """Returns `forwards`, `tokens` or `seconds`."""
+        return {"forwards": self.forwards, "tokens": self.tokens, "seconds": self.seconds}[name]
+
     def same_answer(self, other: Document) -> bool:
         """Returns whether two runs answered alike; log-probabilities may differ by `SAME_NATS`."""
         if self.margin is None or other.margin is None:
@@ -100,22 +105,30 @@ def read_samples(path: Path, kind: str) -> dict[str, Document]:
         ValueError: the file cannot be read, or a line is no JSON object or too long.
     """
     try:
+        return documents_of((sample for _, sample in numbered_samples(path)), kind)
+    except (RecursionError, MemoryError) as error:
+        raise ValueError(f"not JSON lines ({type(error).__name__})") from error
+
+
+def numbered_samples(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the number of each line of a samples file, from 1, and its sample.
+
+    Raises:
+        ValueError: the file cannot be read, a line is no JSON object or too long, or there are too
+            many.
+    """
+    try:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"it is larger than {MOST_BYTES >> 30} GiB")
         with path.open(encoding="utf-8") as file:
-            return documents_of(parsed_lines(file), kind)
+            yield from _parsed(file)
     except OSError as error:
         raise ValueError(error.strerror or type(error).__name__) from error
     except (RecursionError, MemoryError, UnicodeDecodeError) as error:
         raise ValueError(f"not JSON lines ({type(error).__name__})") from error
 
 
-def parsed_lines(file: TextIO) -> Iterator[dict[str, Any]]:
-    """Yields the samples of an open samples file.
-
-    Raises:
-        ValueError: a line is no JSON object or too long, or there are too many.
-    """
+def _parsed(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     while line := file.readline(MOST_LINE + 1):
         number += 1
@@ -129,7 +142,7 @@ def parsed_lines(file: TextIO) -> Iterator[dict[str, Any]]:
             sample = None
         if not isinstance(sample, dict):
             raise ValueError(f"line {number} is not a JSON object")
-        yield sample
+        yield number, sample
 
 
 def documents_of(samples: Iterable[Mapping[str, Any]], kind: str) -> dict[str, Document]:
@@ -179,8 +192,7 @@ def _document(sample: Mapping[str, Any], kind: str) -> Document:
         full=isinstance(steps, list) and bool(steps) and all(end == "full" for end in steps),
         error=None if error is None else valid_unicode(str(error))[:500],
     )
-    responses = sample.get("resps")
-    responses = responses if isinstance(responses, list) else []
+    responses = listed(sample.get("resps"))
     if kind == "generate_until":
         answers = tuple(_texts(responses))
         texts = Texts(_prompt(sample), _text(sample.get("target")), answers)
@@ -234,18 +246,17 @@ def _margin_stderr(sample: Mapping[str, Any], gold: int, other: int) -> float | 
     left, right = errors[gold], errors[other]
     if left == right == 0:
         return 0.0
-    table = sample.get("logprob_correlation")
-    row = table[gold] if isinstance(table, list) and gold < len(table) else None
-    shared = _number(row[other]) if isinstance(row, list) and other < len(row) else None
+    table = listed(sample.get("logprob_correlation"))
+    row = listed(table[gold]) if gold < len(table) else []
+    shared = _number(row[other]) if other < len(row) else None
     variance = left**2 + right**2 - 2 * (shared or 0.0) * left * right
     return math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else None
 
 
 def _values(sample: Mapping[str, Any], pipeline: str) -> dict[str, Value]:
     """Returns the finite values of the sample's metrics; lists of two numbers are (sum, weight)."""
-    names = sample.get("metrics")
     found: dict[str, Value] = {}
-    for name in names if isinstance(names, list) else []:
+    for name in listed(sample.get("metrics")):
         value = sample.get(name) if isinstance(name, str) else None
         if isinstance(value, bool):
             value = float(value)
@@ -295,7 +306,7 @@ def _text(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """Returns the first `SHORT` digits of the SHA-256 of JSON data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:SHORT]
+    return json_values.digest(value)[:SHORT]
 
 
 def _digest_of(value: Any) -> str:
@@ -305,17 +316,12 @@ def _digest_of(value: Any) -> str:
 
 def _number(value: Any) -> float | None:
     """Returns a finite number of ordinary size, else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if abs(number) <= LARGEST else None
+    found = json_values.number(value)
+    return found if found is not None and abs(found) <= LARGEST else None
 
 
 def _numbers(value: Any) -> list[float]:
     """Returns the finite numbers of a list; empty if one is missing."""
-    found = [_number(item) for item in value] if isinstance(value, list) else []
+    found = [_number(item) for item in listed(value)]
     kept = [number for number in found if number is not None]
     return kept if len(kept) == len(found) else []

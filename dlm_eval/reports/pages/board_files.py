@@ -7,7 +7,8 @@ from pathlib import Path
 
 from dlm_eval.errors import unknown_name_error
 from dlm_eval.reports.board.board import Board
-from dlm_eval.reports.board.text import as_latex, as_long_csv, as_markdown, as_wide_csv
+from dlm_eval.reports.board.csv_tables import as_long_csv, as_wide_csv
+from dlm_eval.reports.board.text import as_latex, as_markdown
 from dlm_eval.reports.pages.index import index_page
 from dlm_eval.reports.pages.site import Site
 

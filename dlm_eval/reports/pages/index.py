@@ -11,11 +11,11 @@ from typing import Any
 from dlm_eval.printable import counted, printable
 from dlm_eval.redaction import redact_values
 from dlm_eval.reports.board.board import MEASURED, BoardColumn, BoardRow, Cell
-from dlm_eval.reports.board.text import letter, number
-from dlm_eval.reports.files.result_file import LIKELIHOOD
+from dlm_eval.reports.board.text import error, letter, number
+from dlm_eval.reports.files.row import LIKELIHOOD
 from dlm_eval.reports.pages.site import Site
 from dlm_eval.reports.pages.web import render
-from dlm_eval.reports.sweep.points import aup, pareto
+from dlm_eval.reports.sweep.quality_speed import aup, pareto
 
 LONGEST = 160  # characters of a name
 WIDTH, HEIGHT = 640, 340  # of a chart, in SVG units
@@ -115,19 +115,13 @@ def _cell(
         marks.setdefault(mark, letter(len(marks)))
     return {
         "shown": number(cell, column),
-        "error": _error(cell, column),
+        "error": error(cell, column),
         "sort": cell.value,
         "page": "" if column.average else _page_id(site, cell),
         "best": cell.best,
         "marks": [marks[mark] for mark in cell.marks],
         "title": "; ".join(_about(cell)),
     }
-
-
-def _error(cell: Cell, column: BoardColumn) -> str:
-    if cell.stderr is None:
-        return ""
-    return f"{cell.stderr:.2f}" if column.two_decimals else f"{cell.stderr:.2g}"
 
 
 def _page_id(site: Site, cell: Cell) -> str:

@@ -14,8 +14,15 @@ from typing import Any
 from dlm_eval.errors import UserError
 from dlm_eval.printable import counted, printable, valid_unicode
 from dlm_eval.redaction import redact_text, redact_values
-from dlm_eval.reports.files.runs import measures_of
-from dlm_eval.reports.files.samples_file import Document, Value, documents_of, parsed_lines
+from dlm_eval.reports.files.json_values import listed
+from dlm_eval.reports.files.measures import measures_of
+from dlm_eval.reports.files.samples_file import (
+    Document,
+    Value,
+    documents_of,
+    numbered_samples,
+    read_samples,
+)
 from dlm_eval.reports.pages.index import short_source, shown_name
 from dlm_eval.reports.pages.site import ALL, NONE, SamplesPage, Site
 from dlm_eval.reports.pages.web import render
@@ -36,7 +43,7 @@ def samples_page(site: Site, page: SamplesPage, follows: bool = False) -> str:
     Raises:
         UserError: its samples file cannot be read.
     """
-    metric = f"{page.row.metric},{page.row.filter or 'none'}"
+    metric = page.row.measure
     try:
         documents, details = _read(page)
     except (OSError, ValueError, RecursionError, MemoryError) as reason:
@@ -136,8 +143,8 @@ def _read(page: SamplesPage) -> tuple[dict[str, Document], dict[Place, Details]]
             details.setdefault(_place(document), {}).update(_details(sample, page))
             yield sample
 
-    with page.samples.open(encoding="utf-8") as file:
-        return documents_of(watched(parsed_lines(file)), page.kind), details
+    samples = (sample for _, sample in numbered_samples(page.samples))
+    return documents_of(watched(samples), page.kind), details
 
 
 def _place(document: Document) -> Place:
@@ -156,9 +163,9 @@ def _details(sample: Mapping[str, Any], page: SamplesPage) -> Details:
         hole = extra.get("hole") if isinstance(extra, dict) else None
         suffix = hole.get("suffix") if isinstance(hole, dict) else None
         found["suffix"] = suffix if isinstance(suffix, str) else ""
-        found["exit"] = [str(end)[:40] for end in _list(sample.get("exit"))[:64]]
-        found["steps"] = [step for step in _list(sample.get("steps"))[:64] if type(step) is int]
-        traces = [_trajectory(each) for each in _list(sample.get("trajectory"))[:64]]
+        found["exit"] = [str(end)[:40] for end in listed(sample.get("exit"))[:64]]
+        found["steps"] = [step for step in listed(sample.get("steps"))[:64] if type(step) is int]
+        traces = [_trajectory(each) for each in listed(sample.get("trajectory"))[:64]]
         found["traces"] = traces if any(traces) else []
         if str(sample.get("filter") or "none") == (page.row.filter or "none"):
             taken = sample.get("filtered_resps")
@@ -174,7 +181,7 @@ def _trajectory(value: Any) -> dict[str, Any] | None:
     """Returns the trajectory of an answer (docs/results.md); None if it has another form."""
     if not isinstance(value, dict):
         return None
-    texts, steps, shares = (_list(value.get(name)) for name in ("text", "step", "confidence"))
+    texts, steps, shares = (listed(value.get(name)) for name in ("text", "step", "confidence"))
     if not 0 < len(texts) == len(steps) == len(shares) <= MOST_TOKENS:
         return None
     if not all(isinstance(t, str) for t in texts) or not all(type(s) is int for s in steps):
@@ -194,7 +201,7 @@ def _of_peer(peer: SamplesPage, shown: Iterable[tuple[str, Document]]) -> list[f
         state = peer.samples.stat()
         scores = _scores(
             peer.samples, state.st_mtime_ns, state.st_size, peer.kind,
-            f"{peer.row.metric},{peer.row.filter or 'none'}",
+            peer.row.measure,
         )  # fmt: skip
     except (OSError, ValueError, RecursionError, MemoryError):
         return []
@@ -204,8 +211,7 @@ def _of_peer(peer: SamplesPage, shown: Iterable[tuple[str, Document]]) -> list[f
 @lru_cache(maxsize=1024)
 def _scores(path: Path, time: int, size: int, kind: str, metric: str) -> Mapping[str, float | None]:
     """Returns key -> score of a samples file. `time` and `size` tell versions of it apart."""
-    with path.open(encoding="utf-8") as file:
-        documents = documents_of(parsed_lines(file), kind)
+    documents = read_samples(path, kind)
     return {key: _score(document.values.get(metric)) for key, document in documents.items()}
 
 
@@ -326,7 +332,3 @@ def _histogram(rows: list[dict[str, Any]], top: float | None) -> dict[str, Any] 
             "named": number % max(1, -(-count // 8)) == 0,
         })  # fmt: skip
     return {"bars": bars, "bottom": bottom, "most": most, "left": LEFT, "split": top is not None}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

@@ -9,26 +9,25 @@ Only result files are read here. Samples files are read when their page is made
 from __future__ import annotations
 
 import fnmatch
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.reports.board.board import Board, make_board, published_beside
+from dlm_eval.reports.board.board import Board, BoardRow, Cell
 from dlm_eval.reports.board.board_file import MARK, POLICY, BoardFile, Column, read_board_file
-from dlm_eval.reports.board.configurations import natural
-from dlm_eval.reports.board.leaderboard import latest
-from dlm_eval.reports.board.published import read_published
-from dlm_eval.reports.files.find import find_result_files, shown_path
-from dlm_eval.reports.files.result_file import ResultFile, Row, load_document, nested, rows_of
+from dlm_eval.reports.board.make import figures_beside, make_board
+from dlm_eval.reports.board.natural import natural
+from dlm_eval.reports.files.find import read_result_files
+from dlm_eval.reports.files.json_values import nested
+from dlm_eval.reports.files.result_file import ResultFile, latest
+from dlm_eval.reports.files.row import Row
 from dlm_eval.reports.files.samples_file import digest, samples_beside
-
-log = logging.getLogger(__name__)
 
 NONE, OWN, ALL = "none", "own", "all"
 TEXTS = (NONE, OWN, ALL)
@@ -112,38 +111,30 @@ def read_site(
     Raises:
         UserError: a path does not exist, or the board's file is wrong.
     """
-    files: list[ResultFile] = []
-    places: dict[str, Path] = {}
-    configs: dict[str, Mapping[str, Any]] = {}
-    for path in find_result_files(paths):
-        source = shown_path(path)
-        try:
-            document = load_document(path)
-            files.append(rows_of(document, source))
-        except (OSError, ValueError, RecursionError, MemoryError) as reason:
-            log.warning("%s is skipped: %s", repr(str(path)), reason)
-            continue
-        places[source], configs[source] = path, nested(document, "configs")
+    read = {file.rows[0].source: (path, content.part("configs"), file)
+            for path, content, file in read_result_files(paths) if file.rows}  # fmt: skip
+    files = [file for _, _, file in read.values()]
     shown = files if keep_all else latest(files)
     declared = read_board_file(board_file) if board_file else headline_board(shown)
-    figures = (
-        read_published(published_beside(board_file)) if board_file and declared.published else ()
-    )
-    board = make_board(declared, shown, figures)
+    board = make_board(declared, shown, figures_beside(board_file, declared) if board_file else ())
     pages: dict[tuple[str, str], SamplesPage] = {}
+    for line, cell, row in _scores(board):
+        key = (row.source, row.task)
+        if key not in pages:
+            path, configs, _ = read[row.source]
+            label = f"{line.label} seed {row.seed}" if cell.seeds > 1 and row.seed else line.label
+            config = nested(configs, row.task)
+            if (page := _page(label, row, path, config, texts or {})) is not None:
+                pages[key] = page
+    return Site(board, pages, tuple(paths))
+
+
+def _scores(board: Board) -> Iterator[tuple[BoardRow, Cell, Row]]:
+    """Yields every score of a board with its row and cell."""
     for line in board.rows:
         for cell in line.cells.values():
             for row in cell.scores:
-                key = (row.source, row.task)
-                if key in pages or row.source not in places:
-                    continue
-                seeded = cell.seeds > 1 and row.seed
-                label = f"{line.label} seed {row.seed}" if seeded else line.label
-                config = nested(configs[row.source], row.task)
-                page = _page(label, row, places[row.source], config, texts or {})
-                if page is not None:
-                    pages[key] = page
-    return Site(board, pages, tuple(paths))
+                yield line, cell, row
 
 
 def headline_board(files: Sequence[ResultFile]) -> BoardFile:
@@ -154,9 +145,7 @@ def headline_board(files: Sequence[ResultFile]) -> BoardFile:
         for row in file.rows
         if row.headline
     }
-    filters: dict[tuple[str, str], int] = {}
-    for task, metric, _ in names:
-        filters[task, metric] = filters.get((task, metric), 0) + 1
+    filters = Counter((task, metric) for task, metric, _ in names)
     columns = []
     for task, metric, pipeline in sorted(names, key=lambda name: [natural(part) for part in name]):
         several = filters[task, metric] > 1
@@ -202,13 +191,17 @@ def restricted(config: Mapping[str, Any]) -> str:
     if any(nested(config, "dataset_kwargs").get(name) for name in ("token", "use_auth_token")):
         return "the dataset is loaded with a token"
     path = str(config.get("dataset_path") or "")
-    listed = any(fnmatch.fnmatchcase(path.lower(), each.lower()) for each in _restricted())
-    return f"the dataset {path} is restricted" if listed else ""
+    hub_id = "/".join(PurePath(path).parts[-2:])  # also of a copy in a folder
+    names = [hub_id.lower(), f"{hub_id}:{config.get('dataset_name')}".lower()]
+    why = (why for name, why in _restricted().items() if fnmatch.filter(names, name.lower()))
+    return f"the dataset {path} is restricted ({reason})" if (reason := next(why, "")) else ""
 
 
 @cache
-def _restricted() -> tuple[str, ...]:
-    return tuple(map(str, yaml.safe_load(RESTRICTED.read_text(encoding="utf-8"))))
+def _restricted() -> dict[str, str]:
+    """Returns pattern of hub ids -> why the texts are not to be published."""
+    found = yaml.safe_load(RESTRICTED.read_text(encoding="utf-8"))
+    return {str(name): str(why) for name, why in found.items()}
 
 
 def check_has_scores(site: Site) -> None:

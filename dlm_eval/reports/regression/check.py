@@ -20,10 +20,12 @@ from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.options import check_options, option, parse_options
 from dlm_eval.printable import counted
 from dlm_eval.reports.files.baseline import Baseline
-from dlm_eval.reports.files.runs import Measure, Run, TaskRun
+from dlm_eval.reports.files.measures import Measure
+from dlm_eval.reports.files.runs import Run, TaskRun
 from dlm_eval.reports.files.samples_file import SAME_NATS, Document
 from dlm_eval.reports.regression.compare import (
     Moved,
+    cost_ratio,
     environment_moved,
     other_question,
     settings_moved,
@@ -268,13 +270,10 @@ def _errors(before: TaskRun, now: TaskRun) -> list[Finding]:
 def _untested(before: TaskRun, rules: Rules) -> list[Finding]:
     """Returns that the headline metric has no test; harm is unproven if no rule limits it either."""
     row, own = before.headline, rules.tasks.get(before.name, TaskRules())
-    name = f"{row.metric},{row.filter or 'none'}"
-    if name in before.measures:
+    if row.measure in before.measures:
         return []
     limited = own.floor is not None or own.max_drop is not None
-    text = (
-        f"{name.removesuffix(',none')} is no mean over documents: only floor and max_drop check it"
-    )
+    text = f"{row.measure_shown} is no mean over documents: only floor and max_drop check it"
     return [Finding(NOTE if limited else UNPROVEN, before.name, text)]
 
 
@@ -315,7 +314,7 @@ def _judge(
         better=int((change > 0).sum()),
         worse=int((change < 0).sum()),
         changed=sum(not old.same_answer(new) for old, new in documents),
-        forwards=_forwards_ratio(documents),
+        forwards=cost_ratio(documents, "forwards"),
     )
     return checked, p_value(-change, binary, "less")
 
@@ -342,14 +341,6 @@ def _unit(values: Values, measure: Measure) -> float:
     """Returns the scale of a margin: 1 for fractions and nats, else the largest value."""
     largest = float(np.abs(values).max())
     return largest if measure.scale == "mean" and largest > 1 else 1.0
-
-
-def _forwards_ratio(documents: Sequence[tuple[Document, Document]]) -> float | None:
-    old, new = (
-        math.fsum(math.nan if each.forwards is None else each.forwards for each in side)
-        for side in zip(*documents, strict=True)
-    )
-    return new / old if old > 0 and not math.isnan(new) else None
 
 
 def _findings(
@@ -423,10 +414,10 @@ def _answer_findings(
 def _rule_findings(before: TaskRun, now: TaskRun, rules: TaskRules) -> list[Finding]:
     """Returns the violated rules of a task. Scores are those of the files."""
     row = before.headline
-    fresh = next((r for r in now.rows if (r.metric, r.filter) == (row.metric, row.filter)), None)
+    fresh = now.score(row)
     if fresh is None:
         return [Finding(BROKEN, before.name, f"metric {row.metric} is not in the run")]
-    sign = -1 if row.higher_is_better is False else 1
+    sign = row.sign
     texts = []
     if rules.floor is not None and not sign * fresh.value >= sign * rules.floor:
         texts.append(f"{row.metric} {fresh.value:.4f} does not reach the floor {rules.floor:g}")

@@ -17,8 +17,10 @@ import numpy as np
 from dlm_eval.errors import UserError
 from dlm_eval.printable import counted
 from dlm_eval.reports.files.baseline import Noise
-from dlm_eval.reports.files.runs import OF_THE_CODE, Measure, Run, TaskRun
+from dlm_eval.reports.files.measures import Measure
+from dlm_eval.reports.files.runs import Run, TaskRun
 from dlm_eval.reports.files.samples_file import Document
+from dlm_eval.reports.files.settings import OF_THE_CODE
 from dlm_eval.reports.regression import collapse
 from dlm_eval.reports.regression.statistics import Paired, Values, holm, paired, unpaired
 
@@ -241,8 +243,7 @@ def prompts_changed(first: Mapping[str, Document], second: Mapping[str, Document
 
 def _compare_task(first: TaskRun, second: TaskRun) -> TaskComparison:
     row = first.headline
-    name = f"{row.metric},{row.filter or 'none'}"
-    other = next((r for r in second.rows if (r.metric, r.filter) == (row.metric, row.filter)), None)
+    name, other = row.measure, second.score(row)
     if other is None:
         raise UserError(
             f"task '{first.name}' cannot be compared: its metric '{name}' is not in the second run "
@@ -262,7 +263,7 @@ def _compare_task(first: TaskRun, second: TaskRun) -> TaskComparison:
     margin, margin_stderr = _margins(documents)
     return TaskComparison(
         task=first.name,
-        metric=name.removesuffix(",none"),
+        metric=row.measure_shown,
         scale=one.scale,
         sign=one.sign,
         first=row.value,
@@ -277,7 +278,7 @@ def _compare_task(first: TaskRun, second: TaskRun) -> TaskComparison:
         equal=sum(a.answer == b.answer for a, b in documents) / len(documents),
         margin=margin,
         margin_stderr=margin_stderr,
-        cost=_cost_ratios(documents),
+        cost={name: by for name in COSTS if (by := cost_ratio(documents, name)) is not None},
         flags=(collapse.counts(first), collapse.counts(second)),
         notes=tuple(_restrictions(first, second, len(keys))),
     )
@@ -298,9 +299,9 @@ def _unpaired(
     why = "no samples file" if without else f"{name} is no mean over documents"
     return TaskComparison(
         task=first.name,
-        metric=name.removesuffix(",none"),
+        metric=row.measure_shown,
         scale="",
-        sign=-1 if row.higher_is_better is False else 1,
+        sign=row.sign,
         first=row.value,
         second=value,
         difference=difference,
@@ -337,21 +338,13 @@ def _margins(documents: Sequence[tuple[Document, Document]]) -> tuple[Paired | N
     return pairs, math.sqrt(sum(error**2 for error in errors if error)) / len(known)
 
 
-def _cost_ratios(documents: Sequence[tuple[Document, Document]]) -> dict[str, float]:
-    found = {}
-    for name in COSTS:
-        sums = [0.0, 0.0]
-        for both in documents:
-            for place, document in enumerate(both):
-                cost = {
-                    "forwards": document.forwards,
-                    "tokens": document.tokens,
-                    "seconds": document.seconds,
-                }[name]
-                sums[place] += math.nan if cost is None else cost
-        if sums[0] > 0 and not math.isnan(sums[1]):
-            found[name] = sums[1] / sums[0]
-    return found
+def cost_ratio(documents: Sequence[tuple[Document, Document]], name: str) -> float | None:
+    """Returns a cost of the second run over that of the first; None if it is unknown."""
+    first, second = (
+        math.fsum(math.nan if (cost := each.cost(name)) is None else cost for each in side)
+        for side in zip(*documents, strict=True)
+    )
+    return second / first if first > 0 and not math.isnan(second) else None
 
 
 def noise_floor(first: Run, second: Run) -> dict[str, Noise]:

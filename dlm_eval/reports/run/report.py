@@ -18,7 +18,8 @@ from dlm_eval.harness.run_settings import output_directory
 from dlm_eval.output import one_line, table
 from dlm_eval.printable import MARKDOWN, counted
 from dlm_eval.reports.board.leaderboard import leaderboard, write
-from dlm_eval.reports.files.result_file import outside
+from dlm_eval.reports.files.content import Content
+from dlm_eval.reports.files.scores import outside_sandbox
 from dlm_eval.sandbox import UNSANDBOXED
 from dlm_eval.signals import discard_output
 
@@ -35,10 +36,11 @@ NORMALISED = {"acc_norm": "character", "acc_bytes": "byte"}
 def render(results: Mapping[str, Any]) -> str:
     """Returns the table as GitHub markdown, with a row for every group below the tasks."""
     named = [name for name in results["results"] if _has_row(name, results)]
+    content = Content(dict(results))
     rows = [
         [MARKDOWN.sub(r"\\\g<0>", cell) for cell in row]
         for name in named
-        for row in _rows(name, results)
+        for row in _rows(name, results, outside_sandbox(content, name))
     ]
     return table(
         rows,
@@ -61,7 +63,7 @@ def _unmet(name: str, results: Mapping[str, Any]) -> list[str]:
     return list(results.get("dlm_eval", {}).get("unmet_aggregates", {}).get(name, ()))
 
 
-def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
+def _rows(name: str, results: Mapping[str, Any], unsandboxed: bool) -> Iterator[list[str]]:
     scores = results["results"][name]
     cost = results.get("dlm_eval", {}).get("cost", {}).get(name, {})
     described = results.get("dlm_eval", {}).get("tasks", {}).get(name, {})
@@ -81,7 +83,7 @@ def _rows(name: str, results: Mapping[str, Any]) -> Iterator[list[str]]:
         sampling = scores.get(f"{metric}_stderr,{filter_name}")
         if not isinstance(sampling, (int, float)):
             sampling = error_of(results, "perplexity_stderr", name, metric)
-        shown_name = f"{name} ({UNSANDBOXED})" if outside(dict(results), name) else name
+        shown_name = f"{name} ({UNSANDBOXED})" if unsandboxed else name
         first = [shown_name, *counted] if place == 0 else [""] * 7
         yield [
             first[0],

@@ -5,7 +5,7 @@ Files are untrusted. One of the wrong form is an error that names file and line.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +17,9 @@ from dlm_eval.canvas import BLANK, Filling
 from dlm_eval.decoding import TraceStep
 from dlm_eval.errors import UserError
 from dlm_eval.printable import counted, valid_unicode
+from dlm_eval.reports.files.json_values import nested
+from dlm_eval.reports.files.result_file import load_json
+from dlm_eval.reports.files.samples_file import numbered_samples
 from dlm_eval.reports.trace.recording import Recording
 
 # The date at the end of the names of a run's files.
@@ -81,7 +84,7 @@ class LoggedRun:
             UserError: the file cannot be read, or a line is not a sample.
         """
         seen: set[int] = set()
-        for number, sample in _lines(self.samples[task]):
+        for number, sample in _samples(self.samples[task]):
             try:
                 if "trajectory" not in sample or sample["doc_id"] in seen:
                     continue
@@ -99,11 +102,9 @@ class LoggedRun:
         It has only the last commit of each token: what was replaced or masked again before is not
         stored.
         """
-        block = _mapping(self.results.get("dlm_eval"))
-        settings = _mapping(block.get("settings"))
-        decode = _mapping(_mapping(_mapping(block.get("tasks")).get(logged.task)).get("decode"))
+        decode = nested(self.results, "dlm_eval", "tasks", logged.task, "decode")
         model = self.results.get("model_name") or "model"
-        seed = settings.get("seed")
+        seed = nested(self.results, "dlm_eval", "settings").get("seed")
         return _recording(
             logged, str(model), {"trace": "the last commit of each token", **decode}, seed
         )
@@ -149,31 +150,17 @@ def _task(file: Path) -> str:
 def _results(samples: Path) -> Mapping[str, Any]:
     """Returns the content of the results file beside a samples file; empty if there is none."""
     for file in sorted(samples.parent.glob(f"*_{_date(samples)}.json")):
-        try:
-            return _mapping(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError):
-            continue
+        with contextlib.suppress(OSError, ValueError):
+            return nested({"file": load_json(file)}, "file")
     return {}
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _samples(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields number and content of each line."""
-    number = 0
     try:
-        with file.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                sample = json.loads(line)
-                if not isinstance(sample, dict):
-                    raise ValueError("no sample")
-                yield number, sample
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"--from: line {number} of {file} cannot be read ({type(error).__name__})"
-        ) from error
+        yield from numbered_samples(file)
+    except ValueError as reason:
+        raise UserError(f"--from: samples file '{file}' cannot be read: {reason}") from reason
 
 
 def _logged(task: str, sample: Mapping[str, Any]) -> Iterator[Logged]:
@@ -189,7 +176,7 @@ def _logged(task: str, sample: Mapping[str, Any]) -> Iterator[Logged]:
         if found is None:
             continue
         arguments = asked[answer if several else 0]
-        hole = _mapping(_mapping(arguments.get("arg_1")).get("hole"))
+        hole = nested(arguments, "arg_1", "hole")
         logged = Logged(
             task,
             _whole(sample["doc_id"]),
