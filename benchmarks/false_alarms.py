@@ -18,7 +18,9 @@ from pathlib import Path
 from dlm_eval import evaluate
 from dlm_eval.reports.files.baseline import Baseline
 from dlm_eval.reports.files.runs import Run, read_run
-from dlm_eval.reports.regression.check import REGRESSION, UNPROVEN, Rules, check
+from dlm_eval.reports.regression.check import check
+from dlm_eval.reports.regression.findings import REGRESSION, UNPROVEN
+from dlm_eval.reports.regression.rules import Rules
 
 TASKS = ("demo_word_problem", "demo_story_infill", "demo_code_infill")
 

@@ -40,8 +40,9 @@ def assert_no_regression(
     """
     from dlm_eval.reports.files.baseline import read_baseline
     from dlm_eval.reports.files.runs import read_run, run_of
-    from dlm_eval.reports.regression.check import check, read_rules
+    from dlm_eval.reports.regression.check import check
     from dlm_eval.reports.regression.formats import text
+    from dlm_eval.reports.regression.rules import read_rules
 
     given = {"alpha": alpha, "margin": margin, "strict": strict}
     parsed = read_rules(

@@ -23,12 +23,13 @@ from dlm_eval.reports import leaderboard, wide
 from dlm_eval.reports.board.board import MEASURED, PUBLISHED, Board
 from dlm_eval.reports.board.board_file import PARTS, board_of, read_board_file
 from dlm_eval.reports.board.configurations import configurations
+from dlm_eval.reports.board.csv_tables import as_long_csv, as_wide_csv
 from dlm_eval.reports.board.make import make_board, read_board
 from dlm_eval.reports.board.names import differences
 from dlm_eval.reports.board.published import read_published
 from dlm_eval.reports.board.ranks import ranks
 from dlm_eval.reports.board.repeats import repeated
-from dlm_eval.reports.board.text import as_latex, as_long_csv, as_markdown, as_text, as_wide_csv
+from dlm_eval.reports.board.text import as_latex, as_markdown, as_text
 from dlm_eval.reports.files.content import Content
 from dlm_eval.reports.files.result_file import latest, read_result_file, rows_of
 from dlm_eval.reports.files.row import COLUMNS, Row

@@ -26,8 +26,9 @@ from dlm_eval.errors import UserError
 from dlm_eval.likelihood import masks
 from dlm_eval.reports.files.baseline import Baseline, Noise, read_baseline, save_baseline
 from dlm_eval.reports.files.runs import Run, read_run, run_of
-from dlm_eval.reports.regression.check import Report, Rules, check, read_rules
+from dlm_eval.reports.regression.check import Report, check
 from dlm_eval.reports.regression.formats import github_annotations, junit, markdown
+from dlm_eval.reports.regression.rules import Rules, read_rules
 from dlm_eval.reports.regression.statistics import p_value
 from dlm_eval.testing import assert_no_regression
 
@@ -338,7 +339,7 @@ def test_a_run_with_errors_or_without_samples_is_no_baseline(tmp_path: Path) -> 
     [
         lambda lines: lines[:0],
         lambda lines: ["{}", *lines[1:]],
-        lambda lines: [lines[0].replace('"version":1', '"version":2'), *lines[1:]],
+        lambda lines: [lines[0].replace('"version":1', '"version":3'), *lines[1:]],
         lambda lines: [lines[0], "[1,2]"],
         lambda lines: [lines[0], lines[1].replace("[0,", "[99,", 1)],
         lambda lines: [lines[0], lines[1].replace("[0,", '["x",', 1)],

@@ -62,8 +62,9 @@ def main(args: argparse.Namespace) -> int:
     from dlm_eval.reports.files.baseline import read_baseline
     from dlm_eval.reports.files.runs import read_run
     from dlm_eval.reports.files.write import write_files
-    from dlm_eval.reports.regression.check import check, read_rules
+    from dlm_eval.reports.regression.check import check
     from dlm_eval.reports.regression.formats import github_annotations, junit, markdown, text
+    from dlm_eval.reports.regression.rules import read_rules
 
     given = {name: getattr(args, name) for name in ("alpha", "margin", "strict")}
     rules = read_rules(args.rules, {k: v for k, v in given.items() if v is not None})

@@ -51,10 +51,21 @@ def ranks(
 
     if not cells:
         return []
-    read = lru_cache(maxsize=None)(_run)
-    rng = np.random.default_rng(0)
-    shifts = np.zeros((draws, len(cells)))
-    paired = True
+    shifts, paired = _shifts(cells, scales, draws)
+    drawn = sign * (np.asarray(values) + shifts)  # [draws, rows]
+    found = [_place(drawn, row) for row in range(len(values))]
+    firsts = [rank for rank, _, _ in found]
+    return [Rank(rank, low, high, firsts.count(rank) > 1, paired) for rank, low, high in found]
+
+
+def _shifts(
+    cells: Sequence[Sequence[Cell]], scales: Sequence[float], draws: int
+) -> tuple[NDArray[Any], bool]:
+    """Returns [draws, rows] deviations of the means, and whether documents were resampled for all."""
+    import numpy as np
+
+    read, rng = lru_cache(maxsize=None)(_run), np.random.default_rng(0)
+    shifts, paired = np.zeros((draws, len(cells))), True
     for number, scale in enumerate(scales):
         column = [row[number] for row in cells]
         documents = _documents(column, read)
@@ -63,20 +74,17 @@ def ranks(
             _normal(column, draws, rng) if documents is None else _resampled(documents, draws, rng)
         )
         shifts += scale * shift / len(scales)
-    drawn = sign * (np.asarray(values) + shifts)  # [draws, rows]
+    return shifts, paired
+
+
+def _place(drawn: NDArray[Any], row: int) -> tuple[int, int, int]:
+    """Returns rank and interval of the position of a row of [draws, rows] values."""
+    import numpy as np
+
+    better = np.delete(drawn, row, axis=1) > drawn[:, [row]]
     tail = (1 - LEVEL) / 2
-    found = []
-    for row in range(len(values)):
-        others = np.delete(np.arange(len(values)), row)
-        wins = (drawn[:, others] > drawn[:, [row]]).mean(0)
-        better = int((wins >= 1 - tail).sum())
-        position = 1 + (drawn[:, others] > drawn[:, [row]]).sum(1)
-        low, high = np.quantile(position, (tail, 1 - tail), method="inverted_cdf")
-        found.append((1 + better, int(low), int(high)))
-    return [
-        Rank(rank, low, high, sum(other[0] == rank for other in found) > 1, paired)
-        for rank, low, high in found
-    ]
+    low, high = np.quantile(1 + better.sum(1), (tail, 1 - tail), method="inverted_cdf")
+    return 1 + int((better.mean(0) >= 1 - tail).sum()), int(low), int(high)
 
 
 def _normal(column: Sequence[Cell], draws: int, rng: np.random.Generator) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from dlm_eval.output import table
 from dlm_eval.printable import markdown as as_markdown_text
-from dlm_eval.printable import printable
+from dlm_eval.printable import printable, shortened
 from dlm_eval.reports.board.board import MEASURED, PUBLISHED, Board, BoardColumn, BoardRow, Cell
 
 LONGEST = 160  # characters of a name in a table
@@ -25,21 +25,17 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 def plain(text: str) -> str:
     """Returns a name for the terminal."""
-    return printable(_short(text))
+    return printable(shortened(text, LONGEST))
 
 
 def markdown(text: str) -> str:
     """Returns a name that Markdown shows as it is."""
-    return as_markdown_text(_short(text))
+    return as_markdown_text(shortened(text, LONGEST))
 
 
 def latex(text: str) -> str:
     """Returns a name that LaTeX prints as it is."""
-    return "".join(_LATEX.get(each, each) for each in printable(_short(text)))
-
-
-def _short(text: str, most: int = LONGEST) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return "".join(_LATEX.get(each, each) for each in printable(shortened(text, LONGEST)))
 
 
 # -- the cells of all formats ----------------------------------------------------------------------
@@ -254,5 +250,5 @@ def as_latex(board: Board) -> str:
 
 def _note(text: str, escape: Callable[[str], str]) -> str:
     """Returns a note escaped; it may be longer than a name."""
-    whole = _short(text, LONGEST_NOTE)
+    whole = shortened(text, LONGEST_NOTE)
     return "".join(escape(whole[at : at + LONGEST]) for at in range(0, len(whole), LONGEST))

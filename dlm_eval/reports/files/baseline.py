@@ -20,6 +20,7 @@ from typing import Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.redaction import redact
+from dlm_eval.reports.files.corpus import FUNCTIONS, CorpusScore
 from dlm_eval.reports.files.find import shown_path
 from dlm_eval.reports.files.measures import Measure
 from dlm_eval.reports.files.row import Row
@@ -27,12 +28,14 @@ from dlm_eval.reports.files.runs import Run, TaskRun, read_run
 from dlm_eval.reports.files.samples_file import LARGEST, MOST_ID, Document
 from dlm_eval.reports.files.write import write_files
 
-FORMAT, VERSION = "dlm_eval baseline", 1
+FORMAT, VERSION = "dlm_eval baseline", 2
+KNOWN = (1, VERSION)  # files of version 1 have no `corpus`
 MAGIC = b"\x1f\x8b"
 MOST_BYTES = 512 << 20  # unpacked
 MOST_LINE = 64 << 20  # bytes
 MOST_DOCUMENTS = 2_000_000
-# Columns of a document's line; `values` has one item per measure of the task.
+# Columns of a document's line; `values` has one item per measure of the task, then one list of
+# statistics for its score that is no mean.
 COLUMNS = (
     "task",
     "key",
@@ -145,18 +148,6 @@ def _check_whole(run: Run) -> None:
 
 def _lines(baseline: Baseline) -> Iterator[Any]:
     run = baseline.run
-    tasks = {}
-    for name, task in run.tasks.items():
-        noise = baseline.noise.get(name)
-        tasks[name] = {
-            "rows": [{key: getattr(row, key) for key in _ROW} for row in task.rows],
-            "measures": [[each.name, each.scale, each.sign] for each in task.measures.values()],
-            "settings": dict(task.settings),
-            "digests": dict(task.digests),
-            "generates": task.generates,
-            "infill": task.infill,
-            "noise": vars(noise) if noise else None,
-        }
     yield redact({
         "format": FORMAT,
         "version": VERSION,
@@ -167,22 +158,47 @@ def _lines(baseline: Baseline) -> Iterator[Any]:
         "environment": dict(run.environment),
         "batch_invariant": run.batch_invariant,
         "columns": COLUMNS,
-        "tasks": tasks,
+        "tasks": {name: _described(task, baseline) for name, task in run.tasks.items()},
     })  # fmt: skip
     for number, task in enumerate(run.tasks.values()):
         for key, document in (task.documents or {}).items():
-            yield [
-                number,
-                key,
-                document.doc_id,
-                document.prompt,
-                document.answer,
-                _rounded(document.margin),
-                _rounded(document.margin_stderr),
-                _whole(document.forwards),
-                _whole(document.tokens),
-                [_whole(measure.values.get(key)) for measure in task.measures.values()],
-            ]
+            yield _document_line(number, key, document, task)
+
+
+def _described(task: TaskRun, baseline: Baseline) -> dict[str, Any]:
+    noise = baseline.noise.get(task.name)
+    return {
+        "rows": [{key: getattr(row, key) for key in _ROW} for row in task.rows],
+        "measures": [[each.name, each.scale, each.sign] for each in task.measures.values()],
+        "corpus": [[each.name, each.function] for each in _corpus(task)],
+        "settings": dict(task.settings),
+        "digests": dict(task.digests),
+        "generates": task.generates,
+        "infill": task.infill,
+        "noise": vars(noise) if noise else None,
+    }
+
+
+def _document_line(number: int, key: str, document: Document, task: TaskRun) -> list[Any]:
+    values = [_whole(measure.values.get(key)) for measure in task.measures.values()]
+    counts = [list(map(_whole, each.statistics.get(key, ()))) for each in _corpus(task)]
+    return [
+        number,
+        key,
+        document.doc_id,
+        document.prompt,
+        document.answer,
+        _rounded(document.margin),
+        _rounded(document.margin_stderr),
+        _whole(document.forwards),
+        _whole(document.tokens),
+        [*values, *counts],
+    ]
+
+
+def _corpus(task: TaskRun) -> list[CorpusScore]:
+    """Returns the headline as a function of all documents, if it is one; other scores are not kept."""
+    return [] if task.corpus_score is None else [task.corpus_score]
 
 
 def _rounded(value: float | None) -> float | None:
@@ -232,15 +248,17 @@ def _read(lines: Iterable[Any], source: str) -> Baseline:
     head = next(lines, None)
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise ValueError("it is not a baseline of dlm_eval")
-    if head.get("version") != VERSION:
-        raise ValueError(f"it has format version {head.get('version')!r}; {VERSION} is known")
+    if head.get("version") not in KNOWN:
+        known = " and ".join(map(str, KNOWN))
+        raise ValueError(f"it has format version {head.get('version')!r}; {known} are known")
     described = _typed(head.get("tasks"), dict, "tasks")
     for name, task in described.items():
         _typed(task, dict, f"task '{name}'")
     names = list(described)
     documents: list[dict[str, Document]] = [{} for _ in names]
-    values: list[list[dict[str, float]]] = [
-        [{} for _ in _typed(described[name].get("measures"), list, "measures")] for name in names
+    values: list[list[dict[str, Any]]] = [
+        [{} for part in ("measures", "corpus") for _ in _entries(described[name], part)]
+        for name in names
     ]
     for count, line in enumerate(lines, 2):
         if count > MOST_DOCUMENTS:
@@ -266,10 +284,7 @@ def _read(lines: Iterable[Any], source: str) -> Baseline:
 
 
 def _add(
-    line: Any,
-    documents: list[dict[str, Document]],
-    values: list[list[dict[str, float]]],
-    number: int,
+    line: Any, documents: list[dict[str, Document]], values: list[list[dict[str, Any]]], number: int
 ) -> None:
     if not isinstance(line, list) or len(line) != len(COLUMNS):
         raise ValueError(f"line {number} is not a document")
@@ -290,13 +305,22 @@ def _add(
         tokens=_finite(tokens, number),
     )
     for place, score in enumerate(scores):
-        found = _finite(score, number)
-        if found is not None:
+        if isinstance(score, list):
+            found: Any = tuple(_finite(each, number) for each in score)
+        else:
+            found = _finite(score, number)
+        if found not in (None, ()):
             values[task][place][key] = found
 
 
+def _entries(described: Mapping[str, Any], part: str) -> list[Any]:
+    """Returns a task's measures, or its scores that are no means; files of version 1 have none."""
+    found: list[Any] = _typed(described.get(part, [] if part == "corpus" else None), list, part)
+    return found
+
+
 def _task(
-    name: str, described: Any, documents: dict[str, Document], values: list[dict[str, float]]
+    name: str, described: Any, documents: dict[str, Document], values: list[dict[str, Any]]
 ) -> TaskRun:
     blank: dict[str, Any] = {column.name: None for column in fields(Row)}
     rows = []
@@ -309,10 +333,13 @@ def _task(
                 _typed(given[key], kind, key)
         rows.append(Row(**{**blank, **given, "task": name, "source": ""}))
     measures = {}
-    for entry, found in zip(described["measures"], values, strict=True):
+    entries, corpus = described["measures"], _entries(described, "corpus")
+    for entry, found in zip(entries, values[: len(entries)], strict=True):
         metric, scale, sign = _typed(entry, list, "measure")
         if scale not in ("mean", "nats") or sign not in (1, -1):
             raise ValueError(f"task '{name}' has a measure of unknown scale")
+        if any(isinstance(value, tuple) for value in found.values()):
+            raise ValueError(f"task '{name}' has a measure with several numbers")
         if found:
             measures[_typed(metric, str, "measure")] = Measure(metric, scale, sign, found)
     if not rows or not documents:
@@ -322,11 +349,25 @@ def _task(
         rows=tuple(rows),
         documents=documents,
         measures=measures,
+        corpus=dict(map(_corpus_score, corpus, values[len(entries) :])),
         settings=_texts(described.get("settings")),
         digests=_texts(described.get("digests")),
         generates=described.get("generates") is True,
         infill=described.get("infill") is True,
     )
+
+
+def _corpus_score(entry: Any, statistics: dict[str, Any]) -> tuple[str, CorpusScore]:
+    name, function = (_typed(each, str, "corpus") for each in _typed(entry, list, "corpus"))
+    if function not in FUNCTIONS:
+        raise ValueError(f"it has the unknown function '{function}'; known: {', '.join(FUNCTIONS)}")
+    size = FUNCTIONS[function].size
+    if not all(
+        isinstance(own, tuple) and len(own) == size and None not in own
+        for own in statistics.values()
+    ):
+        raise ValueError(f"the statistics of '{name}' are not {size} numbers")
+    return name, CorpusScore(name, function, statistics)
 
 
 def _noise(value: Any) -> Noise:

@@ -51,6 +51,22 @@ def measures_of(rows: tuple[Row, ...], documents: Mapping[str, Document]) -> dic
     return found
 
 
+def document_scores(row: Row, documents: Mapping[str, Document]) -> dict[str, float]:
+    """Returns key -> score of a document: its value, or its own mean if the score is a weighted mean.
+
+    A pair of a score that is no mean (MCC) is a target and an answer: no document has a score then.
+    """
+    found = {
+        key: each.values[row.measure]
+        for key, each in documents.items()
+        if row.measure in each.values
+    }
+    is_pair = any(isinstance(value, tuple) for value in found.values())
+    if is_pair and not measures_of((row,), documents):
+        return {}
+    return {key: v[0] / v[1] if isinstance(v, tuple) else v for key, v in found.items()}
+
+
 def _measure(row: Row, values: Mapping[str, Any]) -> Measure | None:
     numbers = {key: value for key, value in values.items() if isinstance(value, float)}
     pairs = {key: value for key, value in values.items() if isinstance(value, tuple)}

@@ -8,6 +8,7 @@ untrusted, see `result_file` and `samples_file`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.reports.files.content import Content
+from dlm_eval.reports.files.corpus import CorpusScore, corpus_score
 from dlm_eval.reports.files.find import find_run, shown_path
 from dlm_eval.reports.files.json_values import listed, nested
 from dlm_eval.reports.files.measures import Measure, measures_of
@@ -39,6 +41,8 @@ class TaskRun:
         digests: configuration, fingerprint and scoring, as far as they are known.
         generates: whether its answers are generated text.
         infill: whether the length of an answer is given by the task.
+        corpus: "metric,filter" -> score that is a function of all documents, as a baseline has it; of a
+            run it is found from the documents when it is needed (`corpus_score`).
         dataset: what the task loads: a hub id, a folder, or the name of a file format.
     """
 
@@ -50,12 +54,21 @@ class TaskRun:
     digests: Mapping[str, str]
     generates: bool = False
     infill: bool = False
+    corpus: Mapping[str, CorpusScore] = field(default_factory=dict)
     dataset: str | None = None
 
     @property
     def headline(self) -> Row:
         """The score that stands for the task."""
         return self.rows[0]
+
+    @functools.cached_property
+    def corpus_score(self) -> CorpusScore | None:
+        """The headline as a function of all documents; None if it is a mean, or no function gives it."""
+        if self.headline.measure in self.measures:
+            return None
+        own = self.corpus.get(self.headline.measure)
+        return own or corpus_score(self.headline, self.documents or {})
 
     def score(self, like: Row) -> Row | None:
         """Returns the score of the same metric and filter; None if there is none."""

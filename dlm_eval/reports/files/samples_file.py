@@ -11,7 +11,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,6 +30,8 @@ SAME_NATS = 1e-3  # log-probabilities that differ by less are equal: kernels rou
 
 # A metric's value for one document: a number, or (sum, weight) of a weighted mean.
 Value = float | tuple[float, float]
+# What a score that is no mean takes of one document: target and answer, numbers or texts.
+Pair = tuple[float, float] | tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Document:
         full: whether decoding of all texts went to its last step (exit `full`).
         error: reason why there is no answer or score; None otherwise.
         texts: None if they are unknown (a baseline has digests only).
+        pairs: "metric,filter" -> pair, see `corpus.py`.
     """
 
     key: str
@@ -75,6 +78,7 @@ class Document:
     full: bool = False
     error: str | None = None
     texts: Texts | None = None
+    pairs: Mapping[str, Pair] = field(default_factory=dict)
 
     def cost(self, name: str) -> float | None:
         """Returns `forwards`, `tokens` or `seconds`."""
@@ -168,6 +172,7 @@ def documents_of(samples: Iterable[Mapping[str, Any]], kind: str) -> dict[str, D
             found[key] = replace(
                 first,
                 values={**first.values, **document.values},
+                pairs={**first.pairs, **document.pairs},
                 error=first.error or document.error,
             )
             filters[key].add(pipeline)
@@ -185,6 +190,7 @@ def _document(sample: Mapping[str, Any], kind: str) -> Document:
         doc_id=doc_id,
         prompt=_digest_of(sample.get("prompt_hash")),
         values=_values(sample, pipeline),
+        pairs=_pairs(sample, pipeline),
         answer="",
         forwards=_number(sample.get("forwards")),
         tokens=_number(sample.get("tokens")),
@@ -256,17 +262,37 @@ def _margin_stderr(sample: Mapping[str, Any], gold: int, other: int) -> float | 
 def _values(sample: Mapping[str, Any], pipeline: str) -> dict[str, Value]:
     """Returns the finite values of the sample's metrics; lists of two numbers are (sum, weight)."""
     found: dict[str, Value] = {}
-    for name in listed(sample.get("metrics")):
-        value = sample.get(name) if isinstance(name, str) else None
-        if isinstance(value, bool):
-            value = float(value)
-        number = _number(value)
-        pair = _numbers(value)
+    for name, value in _metrics(sample):
+        number = _number(float(value) if isinstance(value, bool) else value)
+        pair = _pair(value)
         if number is not None:
-            found[f"{valid_unicode(name)},{pipeline}"] = number
-        elif isinstance(value, list) and len(value) == len(pair) == 2 and pair[1] > 1 / LARGEST:
-            found[f"{valid_unicode(name)},{pipeline}"] = (pair[0], pair[1])
+            found[f"{name},{pipeline}"] = number
+        elif pair is not None and not isinstance(pair[1], str) and pair[1] > 1 / LARGEST:
+            found[f"{name},{pipeline}"] = (float(pair[0]), pair[1])
     return found
+
+
+def _pairs(sample: Mapping[str, Any], pipeline: str) -> dict[str, Pair]:
+    """Returns the metrics of the sample that are lists of two numbers, or of two texts."""
+    pairs = ((name, _pair(value)) for name, value in _metrics(sample))
+    return {f"{name},{pipeline}": pair for name, pair in pairs if pair is not None}
+
+
+def _pair(value: Any) -> Pair | None:
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    first, second = value
+    if isinstance(first, str) and isinstance(second, str):
+        return first, second
+    numbers = _numbers(value)
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else None
+
+
+def _metrics(sample: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields the metrics of a sample with their values."""
+    for name in listed(sample.get("metrics")):
+        if isinstance(name, str):
+            yield valid_unicode(name), sample.get(name)
 
 
 def _likelihood(response: Any) -> tuple[float, bool | None]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from dlm_eval.printable import counted, printable
+from dlm_eval.printable import counted, printable, shortened
 from dlm_eval.redaction import redact_values
-from dlm_eval.reports.board.board import MEASURED, BoardColumn, BoardRow, Cell
+from dlm_eval.reports.board.board import MEASURED, Board, BoardColumn, BoardRow, Cell
 from dlm_eval.reports.board.text import error, letter, number
 from dlm_eval.reports.files.row import LIKELIHOOD
 from dlm_eval.reports.pages.site import Site
@@ -30,42 +30,21 @@ def index_page(site: Site, follows: bool = False) -> str:
         site: what is shown.
         follows: whether the page asks its server for new results.
     """
-    board = site.board
     marks: dict[str, str] = {}
-    rows = [_row(site, row, marks) for row in board.rows]
-    runs = {row.source for line in board.rows for c in line.cells.values() for row in c.scores}
-    scores = sum(len(row.cells) for row in board.rows)
+    rows = [_row(site, row, marks) for row in site.board.rows]
     values = {
-        "title": shown_name(board.title) or "results",
-        "facts": [
-            counted(len(board.rows), "row"),
-            counted(len(board.columns), "column"),
-            counted(scores, "score"),
-            counted(len(runs), "run"),
-        ],
-        "board_facts": [shown_name(fact) for fact in board.facts],
-        "columns": [_column(column) for column in board.columns],
+        **_heading(site.board),
         "rows": rows,
-        "ranked": bool(board.ranked_by),
-        "published": any(row.kind != MEASURED for row in board.rows),
         "marks": [(mark, _text(text)) for text, mark in marks.items()],
-        "notes": [_text(note) for note in board.notes],
-        "charts": [each for column in board.columns for each in _charts(site, column)],
+        "charts": [each for column in site.board.columns for each in _charts(site, column)],
         "box": (WIDTH, HEIGHT),
         "linked": bool(site.pages),
         "follows": follows,
     }
     data = {
-        "columns": [shown_name(column.name) for column in board.columns],
-        "lower": [not column.higher_is_better for column in board.columns],
-        "rows": [
-            {
-                "label": row["label"],
-                "pages": {n: cell["page"] for n, cell in enumerate(row["cells"]) if cell["page"]},
-                "values": {n: cell["sort"] for n, cell in enumerate(row["cells"]) if cell["page"]},
-            }
-            for row in rows
-        ],
+        "columns": [shown_name(column.name) for column in site.board.columns],
+        "lower": [not column.higher_is_better for column in site.board.columns],
+        "rows": [_linked(row) for row in rows],
     }
     return render(
         "index.html",
@@ -75,6 +54,35 @@ def index_page(site: Site, follows: bool = False) -> str:
         redact_values(data),
         follows,
     )
+
+
+def _heading(board: Board) -> dict[str, Any]:
+    """Returns what stands around the table: title, facts, headers and notes."""
+    runs = {row.source for line in board.rows for c in line.cells.values() for row in c.scores}
+    return {
+        "title": shown_name(board.title) or "results",
+        "facts": [
+            counted(len(board.rows), "row"),
+            counted(len(board.columns), "column"),
+            counted(sum(len(row.cells) for row in board.rows), "score"),
+            counted(len(runs), "run"),
+        ],
+        "board_facts": [shown_name(fact) for fact in board.facts],
+        "columns": [_column(column) for column in board.columns],
+        "ranked": bool(board.ranked_by),
+        "published": any(row.kind != MEASURED for row in board.rows),
+        "notes": [_text(note) for note in board.notes],
+    }
+
+
+def _linked(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the label of a row, and page and score of its cells that have a page."""
+    linked = {number: cell for number, cell in enumerate(row["cells"]) if cell["page"]}
+    return {
+        "label": row["label"],
+        "pages": {number: cell["page"] for number, cell in linked.items()},
+        "values": {number: cell["sort"] for number, cell in linked.items()},
+    }
 
 
 # -- the table -------------------------------------------------------------------------------------
@@ -157,7 +165,7 @@ def short_source(source: str) -> str:
 
 def shown_name(text: str) -> str:
     """Returns a name for a page, of limited length."""
-    return printable(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
+    return printable(shortened(text, LONGEST))
 
 
 def _text(text: str) -> str:

@@ -15,10 +15,10 @@ from dlm_eval.errors import UserError
 from dlm_eval.printable import counted, printable, valid_unicode
 from dlm_eval.redaction import redact_text, redact_values
 from dlm_eval.reports.files.json_values import listed
-from dlm_eval.reports.files.measures import measures_of
+from dlm_eval.reports.files.measures import document_scores, measures_of
+from dlm_eval.reports.files.row import Row
 from dlm_eval.reports.files.samples_file import (
     Document,
-    Value,
     documents_of,
     numbered_samples,
     read_samples,
@@ -43,49 +43,38 @@ def samples_page(site: Site, page: SamplesPage, follows: bool = False) -> str:
     Raises:
         UserError: its samples file cannot be read.
     """
-    metric = page.row.measure
     try:
         documents, details = _read(page)
     except (OSError, ValueError, RecursionError, MemoryError) as reason:
         raise UserError(f"samples file '{page.samples}' cannot be read: {reason}") from reason
     shown = list(documents.items())[:MOST_DOCUMENTS]
-    texts = _Texts(page.texts)
+    texts, scores = _Texts(page.texts), document_scores(page.row, documents)
     rows = [
-        _document(document, details.get(_place(document), {}), metric, texts)
-        for _, document in shown
+        _document(document, details.get(_place(document), {}), scores.get(key), texts)
+        for key, document in shown
     ]
     traces = {
         str(number): [_shown_trace(trace, texts) for trace in own]
         for number, (_, document) in enumerate(shown)
         if (own := details.get(_place(document), {}).get("traces"))
     }
-    top = _top(rows)
-    measure = measures_of((page.row,), documents).get(metric)
+    measure = measures_of((page.row,), documents).get(page.row.measure)
     nats = measure is not None and measure.scale == "nats"
-    lower = page.row.higher_is_better is False and not nats
     peers = site.peers(page)[:MOST_PEERS]
+    template = {
+        **_names(page, peers),
+        "facts": _facts(page, len(documents), nats),
+        "notes": _notes(page, len(documents), texts),
+        "histogram": _histogram(rows, _top(rows)),
+        "follows": follows,
+    }
     data = {
         "documents": rows,
-        "top": top,
-        "sign": -1 if lower else 1,
+        "top": _top(rows),
+        "sign": 1 if nats else page.row.sign,
         "generated": page.kind == GENERATED,
         "texts": page.texts,
-        "peers": [
-            {"id": peer.id, "label": shown_name(peer.label), "values": _of_peer(peer, shown)}
-            for peer in peers
-        ],
-    }
-    template = {
-        "title": shown_name(f"{page.task}: {page.label}"),
-        "label": shown_name(page.label),
-        "task": shown_name(page.task),
-        "facts": _facts(page, len(documents), nats),
-        "source": printable(short_source(page.row.source)),
-        "notes": _notes(page, len(documents), texts),
-        "histogram": _histogram(rows, top),
-        "box": (WIDTH, HEIGHT),
-        "peers": [(peer.id, shown_name(peer.label)) for peer in peers],
-        "follows": follows,
+        "peers": [_peer(peer, shown) for peer in peers],
     }
     return render(
         "samples.html",
@@ -95,6 +84,18 @@ def samples_page(site: Site, page: SamplesPage, follows: bool = False) -> str:
         {**redact_values(data), "traces": traces},
         follows,
     )
+
+
+def _names(page: SamplesPage, peers: Iterable[SamplesPage]) -> dict[str, Any]:
+    """Returns the values of the template that name things."""
+    return {
+        "title": shown_name(f"{page.task}: {page.label}"),
+        "label": shown_name(page.label),
+        "task": shown_name(page.task),
+        "source": printable(short_source(page.row.source)),
+        "box": (WIDTH, HEIGHT),
+        "peers": [(peer.id, shown_name(peer.label)) for peer in peers],
+    }
 
 
 def _top(rows: Iterable[Mapping[str, Any]]) -> float | None:
@@ -195,30 +196,31 @@ def _trajectory(value: Any) -> dict[str, Any] | None:
     }
 
 
+def _peer(peer: SamplesPage, shown: Iterable[tuple[str, Document]]) -> dict[str, Any]:
+    """Returns another run, with its scores of the shown documents; None if it has none."""
+    return {"id": peer.id, "label": shown_name(peer.label), "values": _of_peer(peer, shown)}
+
+
 def _of_peer(peer: SamplesPage, shown: Iterable[tuple[str, Document]]) -> list[float | None]:
     """Returns the peer's scores of the shown documents; None if it has none."""
     try:
         state = peer.samples.stat()
-        scores = _scores(
-            peer.samples, state.st_mtime_ns, state.st_size, peer.kind,
-            peer.row.measure,
-        )  # fmt: skip
+        scores = _scores(peer.samples, state.st_mtime_ns, state.st_size, peer.kind, peer.row)
     except (OSError, ValueError, RecursionError, MemoryError):
         return []
     return [scores.get(key) for key, _ in shown]
 
 
 @lru_cache(maxsize=1024)
-def _scores(path: Path, time: int, size: int, kind: str, metric: str) -> Mapping[str, float | None]:
+def _scores(path: Path, time: int, size: int, kind: str, row: Row) -> Mapping[str, float | None]:
     """Returns key -> score of a samples file. `time` and `size` tell versions of it apart."""
-    documents = read_samples(path, kind)
-    return {key: _score(document.values.get(metric)) for key, document in documents.items()}
+    scores = document_scores(row, read_samples(path, kind))
+    return {key: _short(score) for key, score in scores.items()}
 
 
-def _score(value: Value | None) -> float | None:
-    """Returns a score with at most six digits; of a weighted mean, the document's own mean."""
-    number = value[0] / value[1] if isinstance(value, tuple) else value
-    return None if number is None else float(f"{number:.6g}")
+def _short(value: float | None) -> float | None:
+    """Returns a number with at most six digits."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 # -- what a page holds -----------------------------------------------------------------------------
@@ -252,7 +254,7 @@ class _Texts:
 
 
 def _document(
-    document: Document, details: Details, metric: str, texts: _Texts
+    document: Document, details: Details, score: float | None, texts: _Texts
 ) -> dict[str, Any]:  # fmt: skip
     """Returns a document as plain data with short names; what is unknown is left out."""
     row: dict[str, Any] = {
@@ -263,8 +265,8 @@ def _document(
         "sec": document.seconds,
         "x": details.get("exit"),
         "st": details.get("steps"),
-        "m": _score(document.margin),
-        "me": _score(document.margin_stderr),
+        "m": _short(document.margin),
+        "me": _short(document.margin_stderr),
     }
     if document.error is not None:  # it may quote the document
         row["e"] = texts.dataset(document.error) or "the reason is not shown"
@@ -282,7 +284,7 @@ def _document(
             taken = details.get("taken")
             if taken is not None and taken not in answers:
                 row["r"] = texts.model(valid_unicode(taken))
-    return {"v": _score(document.values.get(metric))} | {
+    return {"v": _short(score)} | {
         name: value for name, value in row.items() if value is not None and value != []
     }
 

@@ -13,15 +13,9 @@ from dlm_eval.output import one_line, table
 from dlm_eval.printable import markdown as escaped
 from dlm_eval.printable import printable
 from dlm_eval.redaction import redact_text
-from dlm_eval.reports.regression.check import (
-    BROKEN,
-    CHANGED,
-    NOTE,
-    REGRESSION,
-    UNPROVEN,
-    Report,
-    TaskCheck,
-)
+from dlm_eval.reports.regression.check import Report
+from dlm_eval.reports.regression.findings import BROKEN, CHANGED, NOTE, REGRESSION, UNPROVEN
+from dlm_eval.reports.regression.task_checks import PAIRED, TaskCheck
 
 MARKER = "<!-- dlm-eval check -->"  # by which a bot finds its comment
 HEADERS = (
@@ -74,7 +68,7 @@ def _cells(task: TaskCheck) -> list[str]:
         f"{task.p:.2g}",
         _drop(task.smallest),
         f"{task.margin:.4g}",
-        f"{task.better} / {task.worse}",
+        f"{task.better} / {task.worse}" if task.test == PAIRED else "",
         str(task.changed),
         "" if task.forwards is None else f"{task.forwards:.2f}x",
     ]

@@ -3,7 +3,8 @@
 Documents are the independent units: the values of several answers to one document are averaged
 before. Scores of 0 and 1 get McNemar's exact test, which is binomial over the documents that
 changed, and the interval of Bonett and Price (2012). Other scores get a sign-flip permutation test
-and a percentile bootstrap. Random numbers have a fixed seed, so a report can be repeated.
+and a percentile bootstrap. Scores that are no means are computed anew for resampled documents
+(`resampled_change`), or compared by their reported errors. Random numbers have a fixed seed, so a report can be repeated.
 
 The sign-flip test is written here, as one matrix product: scipy's `permutation_test` loops over
 documents, which takes a minute for a benchmark of ten thousand.
@@ -12,7 +13,7 @@ documents, which takes a minute for a benchmark of ten thousand.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,10 +109,8 @@ def _sign_flip(change: Values, alternative: str) -> float:
         sums = (1.0 - 2.0 * bits) @ change
     else:
         rng = np.random.default_rng(0)
-        batches = range(0, RESAMPLES, _batch(n))
-        sizes = [min(_batch(n), RESAMPLES - begun) for begun in batches]
         # Flipping a change subtracts it twice.
-        sums = np.concatenate([seen - 2.0 * (_coins(rng, size, n) @ change) for size in sizes])
+        sums = np.concatenate([seen - 2.0 * (_coins(rng, size, n) @ change) for size in _sizes(n)])
     near = 1e-9 * float(np.abs(change).sum())  # rounding does not separate equal sums
     extreme = sums <= seen + near if alternative == "less" else np.abs(sums) >= abs(seen) - near
     count = int(extreme.sum())
@@ -169,12 +168,80 @@ def _batch(n: int) -> int:
     return max(1, min(RESAMPLES, BATCH_NUMBERS // n))
 
 
+def _sizes(n: int) -> list[int]:
+    """Returns the sizes of batches of resamples of n documents."""
+    return [min(_batch(n), RESAMPLES - begun) for begun in range(0, RESAMPLES, _batch(n))]
+
+
+@dataclass(frozen=True)
+class Change:
+    """The change of a score that is no mean over documents, positive if the second run is better.
+
+    Attributes:
+        value: the change.
+        low: its one-sided lower bound.
+        harm, rise: one-sided p-values of "it is no harm" and "it is no rise".
+        stderr: its standard error.
+    """
+
+    value: float
+    low: float
+    harm: float
+    rise: float
+    stderr: float
+
+
+def resampled_change(score: Callable[[Values], Values], n: int, moved: int, alpha: float) -> Change:
+    """Returns the change of a score by a percentile bootstrap over documents, both runs together.
+
+    Args:
+        score: [B, n] counts of documents -> [B] changes of the score.
+        n: number of documents.
+        moved: documents whose part of the score changed. A p-value is at least 2^-moved, as that of
+            a sign-flip test: so few changes prove no more.
+        alpha: the level of the lower bound is 1 - `alpha`.
+    """
+    rng, even = np.random.default_rng(0), np.full(n, 1 / n)
+    batches = (rng.multinomial(n, even, size=size).astype(np.float64) for size in _sizes(n))
+    drawn = np.concatenate([score(counts) for counts in batches])
+
+    def p(against: NDArray[np.bool_]) -> float:
+        return max((int(against.sum()) + 1) / (RESAMPLES + 1), 0.5**moved)
+
+    return Change(
+        value=float(score(np.ones((1, n)))[0]),
+        low=float(np.quantile(drawn, alpha)),
+        harm=p(drawn >= 0),
+        rise=p(drawn <= 0),
+        stderr=float(drawn.std(ddof=1)),
+    )
+
+
+def reported_change(value: float, stderrs: Sequence[float | None], alpha: float) -> Change | None:
+    """Returns a change by the standard errors that two runs report, as if they were independent;
+    None if one reports none.
+    """
+    from scipy.stats import norm as normal
+
+    error = _error_of_difference(stderrs)
+    if error == 0:
+        return None
+    low = value - float(normal.isf(alpha)) * error
+    harm, rise = float(normal.cdf(value / error)), float(normal.sf(value / error))
+    return Change(value, low, harm, rise, error)
+
+
+def _error_of_difference(stderrs: Sequence[float | None]) -> float:
+    """Returns the standard error of a difference of independent scores; 0.0 if one is unknown."""
+    known = [error for error in stderrs if error is not None and math.isfinite(error)]
+    return math.hypot(*known) if len(known) == len(stderrs) else 0.0
+
+
 def unpaired(difference: float, stderrs: Sequence[float | None]) -> tuple[float, float, float]:
     """Returns (low, high, p) of a difference of two independent scores; nan without errors."""
     from scipy.stats import norm as normal
 
-    known = [error for error in stderrs if error is not None and math.isfinite(error)]
-    error = math.hypot(*known) if len(known) == len(stderrs) else 0.0
+    error = _error_of_difference(stderrs)
     if error == 0:
         return math.nan, math.nan, math.nan
     half = float(normal.ppf((1 + LEVEL) / 2)) * error
@@ -200,20 +267,28 @@ def smallest_drop(change: Values, binary: bool, alpha: float) -> float:
     and 1 it is at least the drop of these fewest documents. For other scores it is nan if nothing
     changed: the spread is not known then.
     """
-    from scipy.stats import norm as normal
-
     n = len(change)
-    fewest = math.ceil(math.log2(1 / alpha) - 1e-9)  # 0.5 ** fewest <= alpha
-    if n < fewest:
+    if n < fewest_documents(alpha):
         return math.inf
     if not binary and not change.any():
         return math.nan
-    factor = float(normal.isf(alpha) + normal.ppf(POWER))
-    planned = factor * float(change.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    planned = planned_drop(float(change.std(ddof=1)) / math.sqrt(n), alpha) if n > 1 else math.inf
     if not binary:
         return planned
-    found = max(planned, fewest / n)
+    found = max(planned, fewest_documents(alpha) / n)
     return found if found <= 1 else math.inf
+
+
+def fewest_documents(alpha: float) -> int:
+    """Returns how many changed documents an exact test needs: 0.5 ** fewest <= alpha."""
+    return math.ceil(math.log2(1 / alpha) - 1e-9)
+
+
+def planned_drop(stderr: float, alpha: float) -> float:
+    """Returns the drop that a test at `alpha` finds with 80 % power, given its standard error."""
+    from scipy.stats import norm as normal
+
+    return float(normal.isf(alpha) + normal.ppf(POWER)) * stderr
 
 
 def more_often(count: int, n: int, floor: int, floor_n: int) -> float:

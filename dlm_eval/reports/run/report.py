@@ -16,7 +16,7 @@ from dlm_eval.harness.metric_errors import error_of
 from dlm_eval.harness.results import failed_samples, json_value, metrics_of
 from dlm_eval.harness.run_settings import output_directory
 from dlm_eval.output import one_line, table
-from dlm_eval.printable import MARKDOWN, counted
+from dlm_eval.printable import MARKDOWN, counted, decimals
 from dlm_eval.reports.board.leaderboard import leaderboard, write
 from dlm_eval.reports.files.content import Content
 from dlm_eval.reports.files.scores import outside_sandbox
@@ -118,7 +118,7 @@ def _interval(results: Mapping[str, Any], kind: str, name: str, metric: str) -> 
 def _number(value: Any) -> str:
     """Returns a number as text; other values are shortened, so that no metric is blank."""
     if isinstance(value, (int, float)):
-        return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
+        return decimals(value)
     return "" if value is None else textwrap.shorten(str(value), 24, placeholder="...")
 
 

@@ -151,7 +151,8 @@ def _results(samples: Path) -> Mapping[str, Any]:
     """Returns the content of the results file beside a samples file; empty if there is none."""
     for file in sorted(samples.parent.glob(f"*_{_date(samples)}.json")):
         with contextlib.suppress(OSError, ValueError):
-            return nested({"file": load_json(file)}, "file")
+            loaded = load_json(file)
+            return loaded if isinstance(loaded, dict) else {}
     return {}
 
 
@@ -232,54 +233,63 @@ def _recording(logged: Logged, model: str, settings: Mapping[str, Any], seed: An
     """Returns the recording of an answer: prompt and suffix are one piece each, and each position of
     the hole has its own id.
     """
-    first, n = int(bool(logged.prompt)), len(logged.tokens)
-    places = range(first, first + n)
-    before, after = [PROMPT] * first, [SUFFIX] * bool(logged.suffix)
-    pieces = {
-        MASK: ("[MASK]", True),
-        PROMPT: (logged.prompt, False),
-        SUFFIX: (logged.suffix, False),
-        **{
-            token: (text, False)
-            for token, text in zip(logged.tokens, logged.text, strict=True)
-            if token >= 0
-        },
-    }
-    shown = [MASK] * n
-    steps = []
-    for step in sorted({number for number in logged.step if number >= 0}):
-        at = [i for i in range(n) if logged.step[i] == step and logged.tokens[i] != BLANK]
-        for i in at:
-            shown[i] = logged.tokens[i]
-        is_open = [token == MASK for token in shown]
-        steps.append(
-            TraceStep(
-                step,
-                (*before, *shown, *after),
-                (*[False] * len(before), *is_open, *[False] * len(after)),
-                tuple(places[i] for i in at),
-                tuple(math.nan if (p := logged.confidence[i]) is None else p for i in at),
-            )
-        )
-    filling = Filling(
-        logged.tokens,
-        logged.forwards,
-        len(steps),
-        tuple(math.nan if p is None else p for p in logged.confidence),
-        logged.step,
-        exit=logged.exit,
-    )
+    before, after = (PROMPT,) * bool(logged.prompt), (SUFFIX,) * bool(logged.suffix)
+    n = len(logged.tokens)
+    steps = tuple(_steps(logged, before, after))
     return Recording(
         model=model,
         settings=settings,
         seed=seed if type(seed) is int else 0,
         start=(*before, *[MASK] * n, *after),
-        open=tuple(places),
-        steps=tuple(steps),
-        filling=filling,
+        open=tuple(range(len(before), len(before) + n)),
+        steps=steps,
+        filling=Filling(
+            logged.tokens,
+            logged.forwards,
+            len(steps),
+            tuple(map(_known, logged.confidence)),
+            logged.step,
+            exit=logged.exit,
+        ),
         text=logged.answered,
-        pieces=pieces,
+        pieces=_pieces(logged),
     )
+
+
+def _steps(logged: Logged, before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[TraceStep]:
+    """Yields the steps that wrote a token, with the ids around the hole."""
+    shown = [MASK] * len(logged.tokens)
+    for step in sorted({number for number in logged.step if number >= 0}):
+        at = [
+            i
+            for i, (own, token) in enumerate(zip(logged.step, logged.tokens, strict=True))
+            if own == step and token != BLANK
+        ]
+        for i in at:
+            shown[i] = logged.tokens[i]
+        is_open = [token == MASK for token in shown]
+        yield TraceStep(
+            step,
+            (*before, *shown, *after),
+            (*[False] * len(before), *is_open, *[False] * len(after)),
+            tuple(len(before) + i for i in at),
+            tuple(_known(logged.confidence[i]) for i in at),
+        )
+
+
+def _pieces(logged: Logged) -> dict[int, tuple[str, bool]]:
+    """Returns id -> (text, whether it is a special token)."""
+    own = zip(logged.tokens, logged.text, strict=True)
+    return {
+        MASK: ("[MASK]", True),
+        PROMPT: (logged.prompt, False),
+        SUFFIX: (logged.suffix, False),
+        **{token: (text, False) for token, text in own if token >= 0},
+    }
+
+
+def _known(confidence: float | None) -> float:
+    return math.nan if confidence is None else confidence
 
 
 def described(run: LoggedRun, path: str, tasks: Sequence[str]) -> str:
