@@ -238,7 +238,10 @@ def number(value: float) -> str:
 
 def signed(value: float) -> str:
     """Returns a difference as text with its sign."""
-    return "" if math.isnan(value) else f"{value:+.4f}" if abs(value) < 1e6 else f"{value:+.4g}"
+    if math.isnan(value):
+        return ""
+    # + 0.0: no "-0.0000"
+    return f"{round(value, 4) + 0.0:+.4f}" if abs(value) < 1e6 else f"{value:+.4g}"
 
 
 def p_text(value: float) -> str:

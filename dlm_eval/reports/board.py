@@ -373,8 +373,13 @@ def _labels(found: Sequence[Configuration], entries: Sequence[RowEntry | None]) 
         replace(each, label=entry.label) if entry else each
         for each, entry in zip(found, entries, strict=True)
     ]
+    # a row without an entry is told from those with one, too, whose names may not say how they differ
+    texts = [
+        own if entry else text
+        for own, text, entry in zip(differences(named), differences(found), entries, strict=True)
+    ]
     names = []
-    for each, text in zip(named, differences(named), strict=True):
+    for each, text in zip(named, texts, strict=True):
         who = each.checkpoint or each.model or "unknown model"
         names.append(text if each.label else f"{who} {text}".strip())
     twice = {name for name in names if names.count(name) > 1}

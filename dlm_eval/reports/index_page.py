@@ -11,7 +11,7 @@ from typing import Any
 from dlm_eval.printable import counted, printable
 from dlm_eval.redaction import redact_values
 from dlm_eval.reports.board import MEASURED, BoardColumn, BoardRow, Cell
-from dlm_eval.reports.board_text import letter, number
+from dlm_eval.reports.board_text import about_columns, letter, number, rank_text, refused_averages
 from dlm_eval.reports.result_file import LIKELIHOOD
 from dlm_eval.reports.site import Site
 from dlm_eval.reports.sweep import aup, pareto
@@ -49,7 +49,9 @@ def index_page(site: Site, follows: bool = False) -> str:
         "ranked": bool(board.ranked_by),
         "published": any(row.kind != MEASURED for row in board.rows),
         "marks": [(mark, _text(text)) for text, mark in marks.items()],
-        "notes": [_text(note) for note in board.notes],
+        "notes": [
+            _text(note) for note in (*about_columns(board), *refused_averages(board), *board.notes)
+        ],
         "charts": [each for column in board.columns for each in _charts(site, column)],
         "box": (WIDTH, HEIGHT),
         "linked": bool(site.pages),
@@ -90,14 +92,12 @@ def _column(column: BoardColumn) -> dict[str, Any]:
 
 
 def _row(site: Site, row: BoardRow, marks: dict[str, str]) -> dict[str, Any]:
-    rank = row.rank
-    interval = f" ({rank.low}–{rank.high})" if rank and rank.low != rank.high else ""
     return {
         "label": shown_name(row.label),
         "published": row.kind != MEASURED,
         "facts": [shown_name(row.facts.get(fact, "")) for fact in site.board.facts],
-        "rank": f"{rank.rank}{interval}" if rank else "",
-        "rank_sort": rank.rank if rank else "",
+        "rank": rank_text(row),
+        "rank_sort": row.rank.rank if row.rank else "",
         "cells": [
             _cell(site, row.cells.get(column.name), column, row.missing.get(column.name, ""), marks)
             for column in site.board.columns

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = tuple(field.name for field in fields(Row))
 WHO = ("model", "checkpoint", "revision")
+BOARD_SUFFIXES = (".md", ".tex", ".html")  # `-o` in these formats writes a board
 _FLOATS = ("value", "stderr", "forwards_per_sample", "tokens_per_forward", "tokens_per_second")
 _DTYPES = (
     dict.fromkeys(_FLOATS, "float64")
@@ -125,7 +126,7 @@ def write(long: pandas.DataFrame, output: Path) -> Path:
         UserError: `output` does not end in .csv or cannot be written.
     """
     if output.suffix != ".csv":
-        raise UserError(f"output '{output}' must end in .csv")
+        raise UserError(f"output '{output}' must end in .csv, .md, .tex or .html")
     beside = output.with_name(f"{output.stem}_wide.csv")
     table = wide(long)
     write_files({
@@ -151,11 +152,12 @@ def add_parser(
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE",
         help="write the long table to FILE.csv and the wide one to FILE_wide.csv (default: print "
-             "the wide one); with --board also FILE.md, FILE.tex or FILE.html, or all if FILE has no suffix",
+             "the wide one), or a table to FILE.md, FILE.tex or FILE.html; with --board all of them if FILE has no suffix",
     )  # fmt: skip
     parser.add_argument(
         "--board", type=Path, metavar="BOARD.yaml",
-        help="the tasks, rows, columns, required settings and averages (docs/leaderboards.md)",
+        help="the tasks, rows, columns, required settings and averages (docs/leaderboards.md; "
+             "default: each task's headline score)",
     )  # fmt: skip
     parser.add_argument(
         "--all", action="store_true", help="keep older runs of the same settings too"
@@ -170,7 +172,7 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: see `leaderboard` and `write`.
     """
-    if args.board is not None:
+    if args.board is not None or (args.output and args.output.suffix in BOARD_SUFFIXES):
         return _board(args)
     long = leaderboard(args.paths, keep_all=args.all)
     if args.output is None:
@@ -198,13 +200,13 @@ def _board(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_board(path: Path, paths: Sequence[Path], keep_all: bool = False) -> Board:
+def read_board(path: Path | None, paths: Sequence[Path], keep_all: bool = False) -> Board:
     """Returns the board that a file declares, of the result files at and below the paths.
 
     Published figures are read from `published.csv` beside the board's file, if the board shows any.
 
     Args:
-        path: the board's YAML file.
+        path: the board's YAML file; None for a board of each task's headline score.
         paths: result files, or directories to search for them.
         keep_all: whether older runs of the same settings have rows of their own.
 
@@ -214,15 +216,17 @@ def read_board(path: Path, paths: Sequence[Path], keep_all: bool = False) -> Boa
     from dlm_eval.reports.board import make_board, published_beside
     from dlm_eval.reports.board_file import read_board_file
     from dlm_eval.reports.published import read_published
+    from dlm_eval.reports.site import headline_board
 
-    declared = read_board_file(path)
-    figures = read_published(published_beside(path)) if declared.published else ()
     files = list(_read_all(paths))
     files = files if keep_all else latest(files)
+    declared = read_board_file(path) if path else headline_board(files)
+    figures = read_published(published_beside(path)) if path and declared.published else ()
     board = make_board(declared, files, figures)
     if not board.rows:
+        what = f"board '{path}'" if path else "the board"
         raise UserError(
-            f"board '{path}' has no row: paths {', '.join(repr(str(path)) for path in paths)} hold "
+            f"{what} has no row: paths {', '.join(repr(str(path)) for path in paths)} hold "
             "no scores that it admits" + "".join(f"; {note}" for note in board.notes[-1:])
         )
     return board
