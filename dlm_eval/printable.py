@@ -37,7 +37,8 @@ def markdown(text: str) -> str:
 
 def decimals(value: float, sign: str = "") -> str:
     """Returns a score with four decimals, or with four digits if it is large; `sign` may be "+"."""
-    return f"{value:{sign}.4f}" if abs(value) < 1e6 else f"{value:{sign}.4g}"
+    # + 0.0: no "-0.0000"
+    return f"{round(value, 4) + 0.0:{sign}.4f}" if abs(value) < 1e6 else f"{value:{sign}.4g}"
 
 
 def shortened(text: str, most: int) -> str:

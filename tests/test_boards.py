@@ -7,6 +7,8 @@ import io
 import json
 import math
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -624,6 +626,12 @@ def test_named_rows_come_first_and_others_can_be_left_out(runs):
     assert [row.label for row in found.rows] == ["one step", "AR"]
 
 
+def test_a_row_without_entry_is_told_from_those_with_one(runs):
+    entry = "rows: [{label: My run, match: {steps: 1}}]\n"
+    found = board(BASIC + entry, runs / "cold", runs / "one")
+    assert [row.label for row in found.rows] == ["My run", "tiny steps=4"]
+
+
 # -- formats ---------------------------------------------------------------------------------------
 
 
@@ -639,6 +647,8 @@ def test_output_by_its_name(runs, tmp_path, capsys):
     assert names == ["all.csv", "all.html", "all.md", "all.tex", "all_wide.csv"]
     assert main([*command, "-o", str(tmp_path / "x.markdown")]) == 2
     assert "suffix '.markdown' is not known" in capsys.readouterr().err
+    assert main([*command, "-o", ""]) == 2  # as of a shell's variable that is not set
+    assert "must be the name of a file" in capsys.readouterr().err
     long = pandas.read_csv(tmp_path / "out" / "all.csv")
     assert tuple(long.columns) == (*COLUMNS, "board_row", "board_column", "board_kind", "marks")
     assert len(long) == 6 and set(long["board_row"]) == {"tiny", "tiny-ar"}
@@ -651,8 +661,18 @@ def test_output_by_its_name(runs, tmp_path, capsys):
     assert table["demo_choice (acc)"].iloc[0] == round(found.rows[0].cells["choice"].value, 2)
 
 
-HOSTILE = [
-    "=HYPERLINK(1)", "a|b", "<script>alert(1)</script>", "**x** `y` [z](http://e.com)", r"\input{/etc/passwd}",
+def test_without_a_board_every_headline_score_is_a_column(runs, tmp_path, capsys):
+    for suffix in (".md", ".tex", ".html"):
+        assert main(["leaderboard", str(runs / "cold"), "-o", str(tmp_path / f"x{suffix}")]) == 0
+    header = (tmp_path / "x.md").read_text().splitlines()[0]
+    names = [r"demo\_choice (acc)", r"demo\_last\_word (perplexity)", r"demo\_word\_problem (exact\_match)"]  # fmt: skip
+    assert [name for name in names if name in header] == names
+    capsys.readouterr()
+    assert main(["leaderboard", str(runs / "cold"), "-o", str(tmp_path / "x")]) == 2
+    assert "must end in .csv, .md, .tex or .html" in capsys.readouterr().err
+
+
+HOSTILE = [    "=HYPERLINK(1)", "a|b", "<script>alert(1)</script>", "**x** `y` [z](http://e.com)", r"\input{/etc/passwd}",
     "100% $x$ & #1_2 ^~", "a\x1b[31m\nb\u202e", "x" * 5000, "&lt;b&gt;", "--flag ``q''",
 ]  # fmt: skip
 
@@ -678,13 +698,34 @@ def test_names_from_files_are_escaped(text, tmp_path):
     assert not re.search(r"(?<!\\)[%#$_]", row.replace(r"$\pm$", ""))
     assert set(re.findall(r"\\([a-zA-Z]+)", row)) <= {
         "textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar",
-        "textquotedbl", "textasciigrave", "pm",
+        "textquotedbl", "textasciigrave", "textquotesingle", "pm",
     }  # fmt: skip
     records = list(csv.reader(io.StringIO(as_wide_csv(found))))
     assert len(records) == 2 and not any(cell[:1] in ("=", "+", "-", "@") for cell in records[1])
     for shown in (as_text(found), as_markdown(found), tex, as_wide_csv(found)):
         assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", shown)
         assert max(map(len, shown.splitlines())) < 6000
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+def test_pdflatex_compiles_hostile_names(tmp_path):
+    names = [*HOSTILE, "50%_a & b #1 \\ ^ ~ {y}", "→ ← ⇒ ↔ ≤ ≥ × é ü Ω α 10 µs", "<<a>> ,,b'' --c ?`!` ``y''", "[x]"]  # fmt: skip
+    for number, text in enumerate(names):
+        config = {"model": text, "model_args": {"pretrained": text}, "random_seed": number}
+        _foreign(tmp_path, str(number), 0.5, config=config)
+    found = board(
+        "title: 100% & _all_\nnotes: '# ~ ^ \\ ⇒'\ncolumns: [model]\n"
+        "tasks: [{name: '[t]_%&#~^', task: t, metric: acc, note: a_b}]",
+        tmp_path,
+    )
+    head = r"\documentclass{article}\usepackage{booktabs}\usepackage[T1]{fontenc}\begin{document}"
+    (tmp_path / "t.tex").write_text(f"{head}\n{as_latex(found)}\\end{{document}}\n")
+    done = subprocess.run(
+        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"],
+        cwd=tmp_path, capture_output=True, text=True, errors="replace",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Missing character" not in done.stdout
 
 
 def test_numbers_from_files_are_checked(tmp_path):

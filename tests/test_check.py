@@ -304,6 +304,33 @@ def test_rules_of_a_file(tmp_path: Path) -> None:
 # -- the file --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--alpha=2", "--alpha '2.0' is not allowed"),
+        ("--margin=-1", "--margin '-1.0' is not allowed"),
+    ],
+)
+def test_an_option_is_called_as_it_was_typed(
+    tmp_path: Path, option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(tmp_path), "--baseline", str(tmp_path / "b"), option]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_mistake_is_told_where_a_result_would_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the summary, which is the body of a comment, and as an annotation."""
+    summary = tmp_path / "summary.md"
+    words = ["check", str(tmp_path), "--baseline", str(tmp_path / "no_%_such")]
+    assert main([*words, "--github", "--markdown", str(summary)]) == 2
+    assert "::error title=dlm-eval check::baseline '" in (shown := capsys.readouterr()).out
+    assert "no_%25_such" in shown.out and "does not exist" in shown.err
+    assert summary.read_text().startswith("<!-- dlm-eval check -->")
+    assert r"no\_%\_such" in summary.read_text()
+
+
 def test_baseline_save_show_update(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "b.jsonl.gz"
     run = str(DEMO / "tiny")

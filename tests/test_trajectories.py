@@ -390,6 +390,7 @@ WRONG = {
     "from 0 to 4": ["--from", "HOME", "--doc", "9"],
     "--answer '3'": ["--from", "HOME", "--task", "t_write", "--doc", "1", "--answer", "3"],
     "has no samples": ["--from", "/nowhere", "--doc", "1"],
+    "xx' has no samples": ["--from", "x" * 5000, "--doc", "1"],
     "leave out --html": ["--from", "HOME", "--jsonl", "x", "--html", "y"],
     "run again with --log_trajectories": ["--from", "HOME", "--task", "t_choice", "--doc", "1"],
 }

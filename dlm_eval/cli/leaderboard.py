@@ -8,6 +8,8 @@ from pathlib import Path
 from dlm_eval.output import one_line
 from dlm_eval.printable import counted
 
+BOARD_SUFFIXES = (".md", ".tex", ".html")  # `-o` in these formats writes a board
+
 
 def add_parser(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
@@ -25,11 +27,12 @@ def add_parser(
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE",
         help="write the long table to FILE.csv and the wide one to FILE_wide.csv (default: print "
-             "the wide one); with --board also FILE.md, FILE.tex or FILE.html, or all if FILE has no suffix",
+             "the wide one), or a table to FILE.md, FILE.tex or FILE.html; with --board all of them if FILE has no suffix",
     )  # fmt: skip
     parser.add_argument(
         "--board", type=Path, metavar="BOARD.yaml",
-        help="the tasks, rows, columns, required settings and averages (docs/leaderboards.md)",
+        help="the tasks, rows, columns, required settings and averages (docs/leaderboards.md; "
+             "default: each task's headline score)",
     )  # fmt: skip
     parser.add_argument(
         "--all", action="store_true", help="keep older runs of the same settings too"
@@ -46,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     """
     from dlm_eval.reports.board.leaderboard import leaderboard, wide_csv, write
 
-    if args.board is not None:
+    if args.board is not None or (args.output and args.output.suffix in BOARD_SUFFIXES):
         return _board(args)
     long = leaderboard(args.paths, keep_all=args.all)
     if args.output is None:

@@ -195,9 +195,13 @@ def find_shards(paths: Iterable[str]) -> list[StoredShard]:
     for path in paths:
         place = Path(path)
         inside = (
-            sorted(place.rglob(FILE)) if place.is_dir() else [place] if place.name == FILE else []
+            sorted(place.rglob(FILE))
+            if os.path.isdir(place)
+            else [place]
+            if place.name == FILE
+            else []
         )
-        found = [file for file in inside if file.is_file()]
+        found = [file for file in inside if os.path.isfile(file)]
         if not found:
             raise UserError(
                 f"merge path '{path}' has no shard ({FILE}); give the --output_path of runs with "

@@ -123,7 +123,7 @@ def write(long: pandas.DataFrame, output: Path) -> Path:
         UserError: `output` does not end in .csv or cannot be written.
     """
     if output.suffix != ".csv":
-        raise UserError(f"output '{output}' must end in .csv")
+        raise UserError(f"output '{output}' must end in .csv, .md, .tex or .html")
     beside = output.with_name(f"{output.stem}_wide.csv")
     write_files({output: csv_text(list(long.columns), _long_cells(long)), beside: wide_csv(long)})
     return beside

@@ -16,6 +16,7 @@ from dlm_eval.reports.board.averages import with_average, with_best
 from dlm_eval.reports.board.board import Board, BoardColumn, BoardRow
 from dlm_eval.reports.board.board_file import BoardFile, Column, read_board_file
 from dlm_eval.reports.board.figures import Figures
+from dlm_eval.reports.board.headlines import headline_board
 from dlm_eval.reports.board.measured import MeasuredRows
 from dlm_eval.reports.board.order import ordered, with_ranks
 from dlm_eval.reports.board.published import Published, read_published
@@ -78,24 +79,25 @@ def _coarse(column: BoardColumn, rows: Sequence[BoardRow]) -> bool:
     return column.percent or any(abs(value) >= 10 for value in values)
 
 
-def read_board(path: Path, paths: Sequence[Path], keep_all: bool = False) -> Board:
+def read_board(path: Path | None, paths: Sequence[Path], keep_all: bool = False) -> Board:
     """Returns the board that a file declares, of the result files at and below the paths.
 
     Args:
-        path: the board's YAML file.
+        path: the board's YAML file; None for a board of each task's headline score.
         paths: result files, or directories to search for them.
         keep_all: whether older runs of the same settings have rows of their own.
 
     Raises:
         UserError: the board's file is wrong, or there are neither scores nor figures.
     """
-    declared = read_board_file(path)
-    figures = figures_beside(path, declared)
     files = [file for _, _, file in read_result_files(paths)]
-    board = make_board(declared, files if keep_all else latest(files), figures)
+    files = files if keep_all else latest(files)
+    declared = read_board_file(path) if path else headline_board(files)
+    board = make_board(declared, files, figures_beside(path, declared) if path else ())
     if not board.rows:
+        what = f"board '{path}'" if path else "the board"
         raise UserError(
-            f"board '{path}' has no row: paths {', '.join(repr(str(path)) for path in paths)} hold "
+            f"{what} has no row: paths {', '.join(repr(str(path)) for path in paths)} hold "
             "no scores that it admits" + "".join(f"; {note}" for note in board.notes[-1:])
         )
     return board

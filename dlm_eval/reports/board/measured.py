@@ -121,8 +121,14 @@ class MeasuredRows:
 def _labels(pairs: Sequence[tuple[Configuration, RowEntry | None]]) -> list[str]:
     """Returns the names of rows: from the board, `--label`, or the checkpoint and what differs."""
     named = [replace(each, label=entry.label) if entry else each for each, entry in pairs]
+    # A row without an entry is also told from rows with one, whose names may not say how they differ.
+    plain = differences([each for each, _ in pairs])
+    texts = [
+        own if entry else text
+        for own, text, (_, entry) in zip(differences(named), plain, pairs, strict=True)
+    ]
     names = []
-    for each, text in zip(named, differences(named), strict=True):
+    for each, text in zip(named, texts, strict=True):
         who = each.checkpoint or each.model or "unknown model"
         names.append(text if each.label else f"{who} {text}".strip())
     twice = {name for name in names if names.count(name) > 1}

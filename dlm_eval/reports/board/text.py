@@ -18,7 +18,12 @@ _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "_": r"\_", "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-    "`": r"\textasciigrave{}", "[": "{[}", "]": "{]}", "-": "{-}",
+    "`": r"\textasciigrave{}", "'": r"\textquotesingle{}", "[": "{[}", "]": "{]}", "-": "{-}",
+    "⇒": r"$\Rightarrow$", "⇐": r"$\Leftarrow$", "↔": r"$\leftrightarrow$", "≤": r"$\leq$",
+    "≥": r"$\geq$", "≈": r"$\approx$", "≠": r"$\neq$", "∞": r"$\infty$", "−": "$-$", "σ": r"$\sigma$",
+    "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "Δ": r"$\Delta$",
+    "ε": r"$\epsilon$", "θ": r"$\theta$", "λ": r"$\lambda$", "μ": r"$\mu$", "π": r"$\pi$",
+    "ρ": r"$\rho$", "τ": r"$\tau$", "Ω": r"$\Omega$", "⏎": r"$\hookleftarrow$",  # how `printable` shows a line break
 }  # fmt: skip
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -35,7 +40,8 @@ def markdown(text: str) -> str:
 
 def latex(text: str) -> str:
     """Returns a name that LaTeX prints as it is."""
-    return "".join(_LATEX.get(each, each) for each in printable(shortened(text, LONGEST)))
+    shown = "".join(_LATEX.get(each, each) for each in printable(shortened(text, LONGEST)))
+    return shown.replace(",,", ",{},")  # not a low quotation mark
 
 
 # -- the cells of all formats ----------------------------------------------------------------------
@@ -119,7 +125,8 @@ def _title(column: BoardColumn) -> str:
     return column.name + ("" if column.higher_is_better else " (lower is better)")
 
 
-def _rank(row: BoardRow) -> str:
+def rank_text(row: BoardRow) -> str:
+    """Returns the rank of a row with = for a tie and its interval in brackets; "" if it has none."""
     if row.rank is None:
         return ""
     low_high = f" ({row.rank.low}-{row.rank.high})" if row.rank.low != row.rank.high else ""
@@ -137,7 +144,7 @@ def _lines(
     marks, lines = _Marks(), []
     with_source = any(row.kind == PUBLISHED for row in board.rows)
     for row in board.rows:
-        line = [*([_rank(row)] if board.ranked_by else []), escape(row.label)]
+        line = [*([rank_text(row)] if board.ranked_by else []), escape(row.label)]
         line += [escape(row.kind)] if with_source else []
         line += [escape(row.facts.get(name, "")) for name in board.facts]
         for column in board.columns:
@@ -156,24 +163,33 @@ def _below(board: Board, marks: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     yield "", f"Cell: {_legend(board)}."
     if any(cell.best for row in board.rows for cell in row.cells.values()):
         yield "", "Bold: measured scores within one standard error of the best measured one."
+    for text in about_columns(board):
+        yield "", text
+    yield from marks.items()
+    for text in (*refused_averages(board), *board.notes):
+        yield "", text
+
+
+def about_columns(board: Board) -> Iterator[str]:
+    """Yields what the ranks are, and the columns' notes."""
     if board.ranked_by:
         kinds = {row.rank.paired for row in board.rows if row.rank is not None}
         how = "resampled documents" if kinds == {True} else "the standard errors"
         yield (
-            "",
             f"Rank: by {board.ranked_by}; 1 + the rows that are better in 97.5 % of the draws from "
-            f"{how}; = is a tie; in brackets the 95 % interval of the position.",
+            f"{how}; = is a tie; in brackets the 95 % interval of the position."
         )
     for column in board.columns:
         if column.note:
-            yield "", f"{column.name}: {column.note}."
-    yield from marks.items()
+            yield f"{column.name}: {column.note}."
+
+
+def refused_averages(board: Board) -> Iterator[str]:
+    """Yields why measured rows have no average."""
     for row in board.rows:
         for column in board.columns:
             if column.average and row.kind == MEASURED and column.name in row.missing:
-                yield "", f"{row.label} has no {column.name}: {row.missing[column.name]}."
-    for note in board.notes:
-        yield "", note
+                yield f"{row.label} has no {column.name}: {row.missing[column.name]}."
 
 
 # -- formats ---------------------------------------------------------------------------------------
@@ -232,7 +248,8 @@ def as_latex(board: Board) -> str:
         for letter, text in _below(board, marks)
     ]
     return "\n".join([
-        r"% needs \usepackage{booktabs}, \usepackage[T1]{fontenc} and UTF-8",
+        r"% needs \usepackage{booktabs}, \usepackage[T1]{fontenc} and UTF-8; for letters that are not",
+        r"% Latin: LuaLaTeX or XeLaTeX without fontenc, and a font that has them",
         r"\begin{table}",
         rf"\caption{{{latex(board.title)}}}" if board.title else "%",
         rf"\begin{{tabular}}{{{kinds}}}",

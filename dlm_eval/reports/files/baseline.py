@@ -98,7 +98,7 @@ def is_baseline(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(2) == MAGIC
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path with a NUL
         return False
 
 

@@ -138,7 +138,8 @@ def _unfit(task: TaskRun, options: HubOptions) -> str:
     if row.n is None or row.n_total is None or row.n < row.n_total:
         return f"it has {row.n} of {row.n_total} documents"
     if task.name not in options.datasets and not HUB_ID.fullmatch(task.dataset or ""):
-        return f"its dataset '{task.dataset}' is not on the Hub; give --dataset {task.name}=ID"
+        what = f"its dataset '{task.dataset}' is" if task.dataset else "its documents are"
+        return f"{what} not on the Hub; give --dataset {task.name}=OWNER/NAME"
     return ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dlm_eval.errors import unknown_name_error
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.reports.board.board import Board
 from dlm_eval.reports.board.csv_tables import as_long_csv, as_wide_csv
 from dlm_eval.reports.board.text import as_latex, as_markdown
@@ -35,6 +35,8 @@ def files_of(board: Board, output: Path) -> dict[Path, str]:
     Raises:
         UserError: there is no such format.
     """
+    if not output.name:
+        raise UserError(f"output '{output}' must be the name of a file")
     if not output.suffix:
         found: dict[Path, str] = {}
         for suffix, writer in WRITERS.items():

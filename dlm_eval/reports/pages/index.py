@@ -11,7 +11,14 @@ from typing import Any
 from dlm_eval.printable import counted, printable, shortened
 from dlm_eval.redaction import redact_values
 from dlm_eval.reports.board.board import MEASURED, Board, BoardColumn, BoardRow, Cell
-from dlm_eval.reports.board.text import error, letter, number
+from dlm_eval.reports.board.text import (
+    about_columns,
+    error,
+    letter,
+    number,
+    rank_text,
+    refused_averages,
+)
 from dlm_eval.reports.files.row import LIKELIHOOD
 from dlm_eval.reports.pages.site import Site
 from dlm_eval.reports.pages.web import render
@@ -71,7 +78,9 @@ def _heading(board: Board) -> dict[str, Any]:
         "columns": [_column(column) for column in board.columns],
         "ranked": bool(board.ranked_by),
         "published": any(row.kind != MEASURED for row in board.rows),
-        "notes": [_text(note) for note in board.notes],
+        "notes": [
+            _text(note) for note in (*about_columns(board), *refused_averages(board), *board.notes)
+        ],
     }
 
 
@@ -98,14 +107,12 @@ def _column(column: BoardColumn) -> dict[str, Any]:
 
 
 def _row(site: Site, row: BoardRow, marks: dict[str, str]) -> dict[str, Any]:
-    rank = row.rank
-    interval = f" ({rank.low}–{rank.high})" if rank and rank.low != rank.high else ""
     return {
         "label": shown_name(row.label),
         "published": row.kind != MEASURED,
         "facts": [shown_name(row.facts.get(fact, "")) for fact in site.board.facts],
-        "rank": f"{rank.rank}{interval}" if rank else "",
-        "rank_sort": rank.rank if rank else "",
+        "rank": rank_text(row),
+        "rank_sort": row.rank.rank if row.rank else "",
         "cells": [
             _cell(site, row.cells.get(column.name), column, row.missing.get(column.name, ""), marks)
             for column in site.board.columns

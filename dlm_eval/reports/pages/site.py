@@ -9,7 +9,6 @@ Only result files are read here. Samples files are read when their page is made
 from __future__ import annotations
 
 import fnmatch
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,12 +19,12 @@ import yaml
 
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.reports.board.board import Board, BoardRow, Cell
-from dlm_eval.reports.board.board_file import MARK, POLICY, BoardFile, Column, read_board_file
+from dlm_eval.reports.board.board_file import read_board_file
+from dlm_eval.reports.board.headlines import headline_board
 from dlm_eval.reports.board.make import figures_beside, make_board
-from dlm_eval.reports.board.natural import natural
 from dlm_eval.reports.files.find import read_result_files
 from dlm_eval.reports.files.json_values import nested
-from dlm_eval.reports.files.result_file import ResultFile, latest
+from dlm_eval.reports.files.result_file import latest
 from dlm_eval.reports.files.row import Row
 from dlm_eval.reports.files.samples_file import digest, samples_beside
 
@@ -135,29 +134,6 @@ def _scores(board: Board) -> Iterator[tuple[BoardRow, Cell, Row]]:
         for cell in line.cells.values():
             for row in cell.scores:
                 yield line, cell, row
-
-
-def headline_board(files: Sequence[ResultFile]) -> BoardFile:
-    """Returns the board of the headline score of every task. It refuses nothing and marks all."""
-    names = {
-        (row.task, row.metric, row.filter or "none"): None
-        for file in files
-        for row in file.rows
-        if row.headline
-    }
-    filters = Counter((task, metric) for task, metric, _ in names)
-    columns = []
-    for task, metric, pipeline in sorted(names, key=lambda name: [natural(part) for part in name]):
-        several = filters[task, metric] > 1
-        name = f"{task} ({metric}, {pipeline})" if several else f"{task} ({metric})"
-        columns.append(
-            Column(name, task, metric, pipeline if several else None, None, None, {}, {}, "")
-        )
-    return BoardFile(
-        title="", notes=(), columns=tuple(columns), rows=(), others=True, facts=(),
-        cell=("stderr",), policy=dict.fromkeys(POLICY, MARK), published=(), averages=(),
-        order="label", descending=None, rank="", draws=0,
-    )  # fmt: skip
 
 
 def _page(

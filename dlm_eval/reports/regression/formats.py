@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from dlm_eval.output import one_line, table
+from dlm_eval.printable import counted, printable
 from dlm_eval.printable import markdown as escaped
-from dlm_eval.printable import printable
 from dlm_eval.redaction import redact_text
 from dlm_eval.reports.regression.check import Report
 from dlm_eval.reports.regression.findings import BROKEN, CHANGED, NOTE, REGRESSION, UNPROVEN
@@ -51,8 +51,8 @@ def summary(report: Report) -> str:
     failures = len(report.failures())
     rules = f"alpha {report.rules.alpha:g}, margin {report.rules.margin:g}"
     rules += ", strict" if report.rules.strict else ""
-    counted = "" if not failures else f", {failures} failing"
-    return f"{report.verdict} ({len(report.tasks)} tasks{counted}; {rules})"
+    failing = "" if not failures else f", {failures} failing"
+    return f"{report.verdict} ({counted(len(report.tasks), 'task')}{failing}; {rules})"
 
 
 def _cells(task: TaskCheck) -> list[str]:
@@ -93,6 +93,16 @@ def markdown(report: Report) -> str:
         parts.append(f"* **{finding.kind}** {where}{_escaped(finding.text)}")
     sources = f"Baseline {report.baseline.source}, run {report.run.source}"
     return "\n".join([*parts, "", f"<sub>{_escaped(sources)}</sub>", ""])
+
+
+def markdown_mistake(reason: str) -> str:
+    """Returns a check that a mistake has prevented as Markdown."""
+    return f"{MARKER}\n### ⚠️ dlm-eval check: nothing checked\n\n{_escaped(one_line(reason))}\n"
+
+
+def github_mistake(reason: str) -> str:
+    """Returns the annotation of a check that a mistake has prevented."""
+    return f"::error title=dlm-eval check::{_data(reason)}"
 
 
 def _escaped(value: str) -> str:

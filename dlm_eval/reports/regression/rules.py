@@ -57,8 +57,13 @@ class Rules:
         return self.of(task).margin or self.margin
 
 
-def read_rules(path: Path | None, given: Mapping[str, Any]) -> Rules:
-    """Returns the rules of a YAML file. `given` (from the command line, without None) overrides it.
+def read_rules(path: Path | None, given: Mapping[str, Any], given_as: str = "rules") -> Rules:
+    """Returns the rules of a YAML file. `given` overrides it.
+
+    Args:
+        path: the file; None for the defaults.
+        given: options of the command line or of a call, without None.
+        given_as: what errors say before the name of such an option.
 
     Raises:
         UserError: an unknown key, or a value that is not allowed.
@@ -71,9 +76,10 @@ def read_rules(path: Path | None, given: Mapping[str, Any]) -> Rules:
     tasks = found.pop("tasks", None) or {}
     if not isinstance(tasks, dict) or not all(isinstance(each, dict) for each in tasks.values()):
         raise UserError(f"rules '{path}': tasks must map names of tasks to their rules")
-    whole = {str(key): value for key, value in found.items()} | dict(given)
-    rules = parse_options(Rules, whole, "rules")
-    check_options(rules, "rules")
+    in_file = {str(key): value for key, value in found.items()}
+    for values, what in ((in_file, "rules"), (given, given_as)):
+        check_options(parse_options(Rules, values, what), what)
+    rules = parse_options(Rules, in_file | dict(given), "rules")
     parsed = {}
     for name, values in tasks.items():
         what = f"rules of task '{name}'"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,14 +122,14 @@ def find_run(path: str) -> LoggedRun:
         UserError: there are none.
     """
     place = Path(path)
-    if place.is_dir():
+    if os.path.isdir(place):  # no error for a name that is too long, as from is_dir()
         files = [file for file in place.rglob("samples_*.jsonl") if DATE.search(file.name)]
         newest = max((_date(file) for file in files), default="")
         files = [file for file in files if _date(file) == newest]
-    elif place.is_file() and place.suffix == ".json" and DATE.search(place.name):
+    elif os.path.isfile(place) and place.suffix == ".json" and DATE.search(place.name):
         files = sorted(place.parent.glob(f"samples_*_{_date(place)}.jsonl"))
     else:
-        files = [place] if place.is_file() and place.suffix == ".jsonl" else []
+        files = [place] if os.path.isfile(place) and place.suffix == ".jsonl" else []
     if not files:
         raise UserError(
             f"--from '{path}' has no samples; give a samples_*.jsonl, a results_*.json with its "
