@@ -33,7 +33,8 @@ from dlm_eval.engine import Cost
 from dlm_eval.errors import DlmEvalError, RunError, UserError
 from dlm_eval.harness.checks import Ask, check_settings
 from dlm_eval.harness.identity import asked_with, digests, note_settings, readable
-from dlm_eval.harness.open_model import Loaded, Spent, open_model
+from dlm_eval.harness.model_kind import Loaded, Spent
+from dlm_eval.harness.open_model import open_model
 from dlm_eval.harness.results import document_number, json_value
 from dlm_eval.harness.run import Finished, run
 from dlm_eval.harness.run_metadata import environment
@@ -141,7 +142,7 @@ def run_shard(settings: RunSettings) -> ShardDone:
 
 def _described(loaded: Loaded, tasks: Mapping[str, Any], settings: RunSettings) -> dict[str, Any]:
     """Returns the facts about a shard that its file contains."""
-    assert loaded.journal is not None and loaded.pool is not None
+    assert loaded.journal is not None
     own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     compared = {name: value for name, value in own.items() if name not in FREE}
     identity: dict[str, Any] = {"dlm_eval": dlm_eval.__version__, "model": loaded.lm.fingerprint}
