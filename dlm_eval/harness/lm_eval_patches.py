@@ -439,7 +439,14 @@ def requests_passed_on(
     """
     from lm_eval.api.task import Task
 
-    def passing(task: Any, build: Callable[..., None]) -> Callable[..., None]:
+    def whole(task: Any, build: Callable[..., None]) -> Callable[..., None]:
+        def build_all_requests(**options: Any) -> None:
+            build(**options)
+            ahead(task.instances)
+
+        return build_all_requests
+
+    def by_document(task: Any, build: Callable[..., None]) -> Callable[..., None]:
         construct = task.construct_requests
 
         def build_all_requests(**options: Any) -> None:
@@ -460,16 +467,12 @@ def requests_passed_on(
                 build(**options)
             ahead(waiting)
 
-        def build_whole(**options: Any) -> None:
-            build(**options)
-            ahead(task.instances)
-
-        own = type(task).build_all_requests is not Task.build_all_requests
-        return build_whole if own else build_all_requests
+        return build_all_requests
 
     with ExitStack() as stack:
         for task in tasks:
-            passed = passing(task, task.build_all_requests)
+            as_usual = type(task).build_all_requests is Task.build_all_requests
+            passed = (by_document if as_usual else whole)(task, task.build_all_requests)
             stack.enter_context(replaced(task, "build_all_requests", passed))
         yield
 
