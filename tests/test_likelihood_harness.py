@@ -25,8 +25,9 @@ from dlm_eval import evaluate
 from dlm_eval.budget import make_engine
 from dlm_eval.canvas import Canvas
 from dlm_eval.errors import UserError
+from dlm_eval.harness.canvas_jobs import Options
 from dlm_eval.harness.decode_config import DecodeOptions
-from dlm_eval.harness.lm import DiffusionLM, Options
+from dlm_eval.harness.lm import DiffusionLM
 from dlm_eval.likelihood import parse_estimator, score, windows
 from dlm_eval.models import load_model
 from dlm_eval.models.families.toy import Toy, ToySettings

@@ -145,9 +145,9 @@ def _shard(settings: RunSettings) -> int:
 
 
 def _trusting(settings: RunSettings) -> RunSettings:
-    from dlm_eval.harness.open_model import is_ours
+    from dlm_eval.harness.open_model import DENOISERS
 
-    if is_ours(settings.model):
+    if DENOISERS.has(settings.model):
         raise UserError(
             "--trust_remote_code is not supported: our families run no code of a checkpoint; leave "
             "it out"

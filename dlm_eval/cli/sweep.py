@@ -232,7 +232,7 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     Raises:
         UserError: a setting, task, metric or combination is wrong.
     """
-    from dlm_eval.harness.open_model import check_model_name
+    from dlm_eval.harness.open_model import kind_of
     from dlm_eval.harness.run_settings import run_settings
     from dlm_eval.models import process_of
     from dlm_eval.reports.sweep.points import grid
@@ -250,7 +250,7 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
         raise UserError(
             f"--output_path '{settings.output_path}' is not allowed; a sweep needs a folder"
         )
-    check_model_name(settings.model)
+    kind_of(settings.model)
     check_variables()
     points = grid(given["decode"])
     fixed = parse_pairs(",".join(given["decode_fixed"] or ()), "--decode_fixed")

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from dlm_eval.harness.sample_errors import SampleErrors
 
 PROMPT_FIELDS = ("doc_to_text", "doc_to_target", "doc_to_choice")
+# Requests that are passed on together: few at first, so that devices start at once, then more, since
+# they are encoded and looked up together.
+FIRST_PASSED, MOST_PASSED = 32, 512
 DOCUMENTS = ("training_docs", "validation_docs", "test_docs")
 _once = functools.cache(functools.cache)  # the same cached function for the same function
 
@@ -427,21 +430,49 @@ def judge_programs_ahead(name: str, task: Any) -> None:
 def requests_passed_on(
     tasks: Sequence[Any], ahead: Callable[[Sequence[Any]], None]
 ) -> Iterator[None]:
-    """Calls `ahead` with the requests of each task as soon as they are built.
+    """Calls `ahead` with the requests of some documents as soon as they are built, each once.
+
+    A task class that builds its requests in its own way may change them until it is done; its
+    requests are passed on together.
 
     Upstream: `evaluator.evaluate` builds the requests of all tasks before it calls the model.
     """
+    from lm_eval.api.task import Task
 
-    def passing(task: Any, build: Callable[..., None]) -> Callable[..., None]:
+    def whole(task: Any, build: Callable[..., None]) -> Callable[..., None]:
         def build_all_requests(**options: Any) -> None:
             build(**options)
             ahead(task.instances)
 
         return build_all_requests
 
+    def by_document(task: Any, build: Callable[..., None]) -> Callable[..., None]:
+        construct = task.construct_requests
+
+        def build_all_requests(**options: Any) -> None:
+            waiting: list[Any] = []
+            size = FIRST_PASSED
+
+            def construct_requests(*args: Any, **named: Any) -> Any:
+                nonlocal size
+                found = construct(*args, **named)
+                waiting.extend(found if isinstance(found, list) else [found])
+                if len(waiting) >= size:
+                    ahead(waiting)
+                    waiting.clear()
+                    size = min(2 * size, MOST_PASSED)
+                return found
+
+            with replaced(task, "construct_requests", construct_requests):
+                build(**options)
+            ahead(waiting)
+
+        return build_all_requests
+
     with ExitStack() as stack:
         for task in tasks:
-            passed = passing(task, task.build_all_requests)
+            as_usual = type(task).build_all_requests is Task.build_all_requests
+            passed = (by_document if as_usual else whole)(task, task.build_all_requests)
             stack.enter_context(replaced(task, "build_all_requests", passed))
         yield
 

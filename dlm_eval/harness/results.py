@@ -247,16 +247,15 @@ class Record:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
+def records_of(requests: Iterable[Instance], kind: str, rows: int | None = 0) -> Iterator[Record]:
     """Yields a new record per request. lm-eval lists a repeated request several times."""
     seen: Counter[int] = Counter()
     key_of = document_keys()
     for request in requests:
         repeat = seen[id(request)]
         seen[id(request)] += 1
-        yield Record(
-            request.task_name or "", request.doc_id, request.idx, repeat, key_of(request), kind
-        )
+        task, doc = request.task_name or "", key_of(request)
+        yield Record(task, request.doc_id, request.idx, repeat, doc, kind, rows)
 
 
 def document_keys() -> Callable[[Instance], str]:

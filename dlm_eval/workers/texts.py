@@ -24,13 +24,13 @@ from lm_eval.api.model import LM, CacheHook, hash_args
 from lm_eval.api.registry import get_model
 
 from dlm_eval.answers import is_reply
-from dlm_eval.budget import DeviceProfile
 from dlm_eval.engine import Cost
 from dlm_eval.errors import DlmEvalError, RunError, UserError
 from dlm_eval.jobs import Answer, Done, Job, Keep, Reply, TextJob, keep_none
 from dlm_eval.output import one_line
 from dlm_eval.patching import replaced
 from dlm_eval.rng import digest
+from dlm_eval.workers import NoDevices
 from dlm_eval.workers.messages import Usage, WorkerConfig, peak_memory
 
 MOST_BATCHES = 8  # batches that a worker hands to its model in one call
@@ -339,7 +339,7 @@ def _reply(kind: str, answer: Any, seconds: float) -> Answer:
     return Answer(None, f"the model gave no answer but {type(answer).__name__}", 0, seconds)
 
 
-class TextInProcess:
+class TextInProcess(NoDevices):
     """A pool with one of lm-eval's models in this process."""
 
     def __init__(self, model: TextModel) -> None:
@@ -350,15 +350,3 @@ class TextInProcess:
 
     def cost(self) -> Cost:
         return Cost(seconds=self.model.seconds)
-
-    def devices(self) -> list[dict[str, Any]]:
-        return []
-
-    def busy(self) -> list[float]:
-        return []
-
-    def profile(self) -> DeviceProfile:
-        return DeviceProfile()
-
-    def close(self) -> None:
-        pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlm_eval.harness.dry_run import Plan, TaskPlan
+from dlm_eval.harness.plan import Plan, TaskPlan
 from dlm_eval.output import one_line, table
 from dlm_eval.printable import counted
 
