@@ -8,11 +8,16 @@ Importing the package registers its models with lm-eval. torch is imported on fi
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.canvas import Canvas, Filling, Score
 from dlm_eval.errors import DlmEvalError, RunError, SampleError, UserError
 from dlm_eval.harness.lm_eval_patches import register_models
+
+# On some processors (those with AMX) MKL forms a row's sums in another order in a batch than alone.
+# In this mode it does not. MKL reads the variable at its first product.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 if TYPE_CHECKING:
     from dlm_eval.decoding import fill
