@@ -144,6 +144,29 @@ def quiet_index() -> Iterator[None]:
 
 
 @contextmanager
+def quick_index() -> Iterator[None]:
+    """Reads the names of lm-eval's own tasks once in a process (task_index.py).
+
+    Upstream: `TaskIndex.build` parses all files, and an included file for each that includes it.
+    """
+    import lm_eval.tasks
+    from lm_eval.tasks._index import TaskIndex
+
+    from dlm_eval.harness.task_index import stock_index
+
+    whole, stock = TaskIndex.build, Path(lm_eval.tasks.__file__).parent
+
+    def build(paths: list[Path]) -> dict[str, Any]:
+        index: dict[str, Any] = {}
+        for path in paths:
+            index |= stock_index(path) if path == stock else whole([path])
+        return index
+
+    with replaced(TaskIndex, "build", staticmethod(build)):
+        yield
+
+
+@contextmanager
 def no_default_length() -> Iterator[None]:
     """Leaves the generation length of a task unset if its YAML does not set it.
 

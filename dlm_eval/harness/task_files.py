@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.harness.lm_eval_patches import quiet_index
+from dlm_eval.harness.lm_eval_patches import quick_index, quiet_index
 from dlm_eval.hub import hub_reachable
 from dlm_eval.packaged import task_configs_dir
 from dlm_eval.settings import shown
@@ -218,7 +218,7 @@ def list_tasks(
     """Returns (name, kind, description) of every task, group and tag.
 
     Args:
-        everything: include lm-eval's own tasks (takes some seconds).
+        everything: include lm-eval's own tasks (takes seconds).
     """
     manager = _manager(include_path, everything)
     rows = []
@@ -235,7 +235,7 @@ def task_file(
     """Returns the settings in the YAML of a task or group, or None.
 
     Args:
-        everything: if our tasks lack the name, read lm-eval's index (takes some seconds).
+        everything: if our tasks lack the name, read lm-eval's index (takes seconds).
     """
     for index in (False, True) if everything else (False,):
         entry = _manager(include_path, index).task_index.get(name)
@@ -256,7 +256,7 @@ def _manager(include_path: str | None, everything: bool) -> Any:
         for file in root.glob("**/*.yaml"):
             # A file that is nested too deeply would crash lm-eval's parser.
             read_yaml_text(file, str(file))
-    with quiet_index():
+    with quiet_index(), quick_index():
         return TaskManager(include_path=roots, include_defaults=everything)
 
 

@@ -38,7 +38,7 @@ def load_tasks(
 ) -> dict[str, Any]:
     """Returns lm-eval's task dictionary: ``tasks`` and ``groups`` by name, and ``group_map``.
 
-    Names are looked up in ``include_path`` and our tasks. lm-eval's full index takes six seconds to
+    Names are looked up in ``include_path`` and our tasks. lm-eval's full index takes seconds to
     read and is used only for names that neither has. Our ``gsm8k`` therefore overrides lm-eval's,
     and a glob that matches tasks of ours matches no others.
 
@@ -61,7 +61,8 @@ def load_tasks(
     for root in roots:
         check_folder(root)
     with patches.quiet_index(), patches.no_default_length(), patches.local_first(data_dir):
-        manager, found = _find(_split(names), roots, dict(metadata or {}))
+        with patches.quick_index():
+            manager, found = _find(_split(names), roots, dict(metadata or {}))
         with patches.loading(seeds, data_dir):
             built = [item for name in found for item in _build(manager, name)]
         try:
