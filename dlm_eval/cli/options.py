@@ -49,6 +49,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "wandb|trackio|tensorboard",
         "help": "send the results there too (comma-separated; --wandb_args and --trackio_args go "
                 "with it)"},
+    "--suite": {
+        "metavar": "NAME|FILE",
+        "help": "run what a paper ran, with its settings (`dlm-eval ls suites`, docs/suites.md); other"
+        " options replace the suite's, and --tasks chooses entries"},
     "--label": {
         "metavar": "TEXT",
         "help": "name of this run on boards (default: what differs between the runs)"},
