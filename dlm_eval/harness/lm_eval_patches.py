@@ -619,17 +619,21 @@ def quiet_evaluator() -> Iterator[None]:
 def metrics_apart(errors: SampleErrors) -> Iterator[None]:
     """Aggregates each metric separately if one of them fails (sample_errors.py).
 
+    Also drops pass@k of repeated answers whose metric is not always 0 or 1 (repeats.py).
+
     Upstream: all results are lost if one metric raises in
     `evaluator_utils._compute_task_aggregations` or `Group.aggregate`.
     """
     import lm_eval.evaluator_utils as utils
     from lm_eval.api.group import Group
 
+    from dlm_eval.harness.repeats import without_fractions
+
     with (
         replaced(
             utils,
             "_compute_task_aggregations",
-            errors.task_metrics(utils._compute_task_aggregations),
+            errors.task_metrics(without_fractions(utils._compute_task_aggregations)),
         ),
         replaced(Group, "aggregate", errors.group_metrics(Group.aggregate)),
     ):

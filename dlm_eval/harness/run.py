@@ -22,6 +22,7 @@ from dlm_eval.harness.checks import Ask, check_settings, check_tasks, confirm_un
 from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.lm import by_order
 from dlm_eval.harness.open_model import Loaded, open_model
+from dlm_eval.harness.repeats import drop_from_samples, repeat_answers
 from dlm_eval.harness.results import (
     attach_costs,
     count_errors,
@@ -180,13 +181,15 @@ def _run(
 
 def tasks_of(settings: RunSettings, names: Sequence[Any] = ()) -> dict[str, Any]:
     """Returns lm-eval's task dictionary of a run, restricted to `names` if they are given."""
-    return load_tasks(
+    loaded = load_tasks(
         names or settings.tasks,
         include_path=settings.include_path,
         data_dir=settings.data_dir,
         metadata={**settings.model_args, **settings.metadata},
         seeds=settings.seeds,
     )
+    repeat_answers(loaded["tasks"], settings.repeats)
+    return loaded
 
 
 def _evaluate(
@@ -215,6 +218,7 @@ def _evaluate(
         if loaded.ours and loaded.pool is not None and before is not None
         else None
     )
+    drop_from_samples(results)
     make_plain(results)
     results["config"] |= {
         "model": settings.model,
