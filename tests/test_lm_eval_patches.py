@@ -127,6 +127,32 @@ def test_names_defined_twice_are_no_warning(
         logger.setLevel(level)
 
 
+def test_lm_evals_index_is_read_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import lm_eval.tasks
+    from lm_eval.tasks._index import TaskIndex
+
+    read: list[Path] = []
+
+    def build(paths: list[Path], **options: Any) -> dict[str, Any]:
+        read.extend(paths)
+        return {"both": paths[-1], paths[-1].name: paths[-1]}
+
+    monkeypatch.setattr(TaskIndex, "build", staticmethod(build))
+    theirs = Path(lm_eval.tasks.__file__).parent
+
+    def twice() -> list[Any]:
+        read.clear()
+        return [TaskIndex.build([theirs, tmp_path])["both"] for _ in range(2)]
+
+    twice()
+    assert read == [theirs, tmp_path] * 2
+    with patches.index_read_once():
+        assert twice() == [tmp_path] * 2  # the later folder counts
+        assert read == [theirs, tmp_path, tmp_path]
+    twice()
+    assert read == [theirs, tmp_path] * 2
+
+
 def test_a_length_that_no_task_names_is_not_set() -> None:
     assert task_config.default_gen_kwargs("\n\n")["max_gen_toks"] == 256
     with patches.no_default_length():

@@ -244,6 +244,19 @@ def test_from_python(tmp_path: Path) -> None:
     assert found["entries"]["choice"]["count"] == 5 and found["overridden"] == {"limit": 5}
 
 
+def test_a_file_of_settings_and_workers(tmp_path: Path) -> None:
+    """`--config` may name the suite, and the model loads once in workers; the figures are those of one process."""
+    settings = {"suite": write(tmp_path), "tasks": "choice,story", "limit": 3, "devices": "cpu:2", "repeats": 2}  # fmt: skip
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump({**settings, "output_path": str(tmp_path / "out")}))
+    assert main(["--config", str(file), "--verbosity", "ERROR"]) == 0
+    found = results_of(tmp_path / "out")
+    assert len(found) == 2 and found[0]["dlm_eval"]["suite"]["overridden"] == {"limit": 3, "repeats": 2}  # fmt: skip
+    alone = evaluate(**{**settings, "devices": None, "verbosity": "ERROR"})["runs"]
+    assert [each["results"] for each in found] == [each["results"] for each in alone]
+    assert found[1]["configs"]["demo_story_infill"]["repeats"] == 2
+
+
 def test_one_failing_task_of_a_run_costs_no_other(tmp_path: Path) -> None:
     rows = [{"entry": "bad", "task": "t_gone"}, {"entry": "good", "task": "demo_last_word", "metric": "acc"}]  # fmt: skip
     rows += [{"entry": "absent", "task": "demo_last_word", "metric": "f1"}]
