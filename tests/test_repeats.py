@@ -266,6 +266,20 @@ def test_a_score_of_every_answer_has_an_identity_of_its_own(folder: Path) -> Non
     assert ours[0]["scoring"] == ours[1]["scoring"] != ours[2]["scoring"]
 
 
+def test_boards_know_the_added_metrics(folder: Path, tmp_path: Path) -> None:
+    from dlm_eval.reports.result_file import read_result_file
+
+    recorded(folder, 4, output_path=str(tmp_path))
+    (file,) = tmp_path.rglob("results_*.json")
+    rows = [row for row in read_result_file(file, "f").rows if row.filter == "number"]
+    assert rows[0].headline and rows[0].metric == "exact_match"
+    units = {row.metric: row.unit for row in rows}
+    assert units == {
+        "exact_match": "fraction", "exact_match_maj@4": "fraction", "exact_match_pass@2": "fraction",
+        "exact_match_pass@4": "fraction", "bleu": None, "bleu_maj@4": None,
+    }  # fmt: skip
+
+
 def test_names_and_numbers() -> None:
     assert [powers(n) for n in (2, 3, 4, 8, 80)] == [[2], [2, 3], [2, 4], [2, 4, 8], [2, 4, 8, 16, 32, 64, 80]]  # fmt: skip
     assert pass_name("pass@1", 8) == "pass@8" and pass_name("em", 8) == "em_pass@8"

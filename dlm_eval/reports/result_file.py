@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,6 +26,8 @@ FRACTION = re.compile(
     r"acc(_norm|_bytes|_mutual_info)?|exact_match|em|alias_match|contains|((token|macro|micro)_)?f1|mcc|pearson|spearman"
     r"|pass(@|_at_)\d+"
 )
+# What --repeats adds to a metric's name; pass@k is added to pass@1 (harness/repeats.py).
+OF_REPEATS = re.compile(r"_(maj|pass)@\d+$|^pass@\d+$")
 MOST_BYTES = 64 << 20  # of a result file (samples are in other files)
 MOST_MEMBERS = 100_000  # tasks of all groups
 MOST_SCORES = 20_000
@@ -294,10 +296,18 @@ def _task_rows(document: dict[str, Any], task: str) -> Iterator[dict[str, Any]]:
             "filter": pipeline or None,
             "value": value,
             "stderr": _number(scores.get(f"{metric}_stderr,{pipeline}")),
-            "unit": _unit(value) if metric in declared and FRACTION.fullmatch(metric) else None,
+            "unit": _unit(value) if _is_fraction(metric, declared) else None,
             "higher_is_better": direction if isinstance(direction, bool) else None,
             "headline": position == 0,
         }
+
+
+def _is_fraction(metric: str, declared: Collection[str]) -> bool:
+    """Returns whether a metric is a fraction: declared by its task, or added by --repeats to one
+    that is.
+    """
+    base = OF_REPEATS.sub("", metric) or "pass@1"
+    return bool({metric, base} & set(declared)) and FRACTION.fullmatch(base) is not None
 
 
 def _ordered_metrics(document: dict[str, Any], task: str) -> list[tuple[str, str]]:
