@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from harness_tasks import write_tasks
 
 from dlm_eval import evaluate
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
+from dlm_eval.harness.run import tasks_of
 from dlm_eval.harness.suite_run import Outcome, plan_suite, run_suite
 from dlm_eval.harness.suites import Entry, load_suite
 
@@ -155,6 +157,15 @@ def test_unknown_tasks_are_found_before_the_model_is_loaded(tmp_path: Path) -> N
         plan_suite({"suite": path})
 
 
+def test_a_suite_may_lie_beside_its_tasks(tmp_path: Path) -> None:
+    folder = write_tasks(tmp_path)
+    path = write(folder, **with_entry(task="t_choice"))
+    (one,) = plan_suite({"suite": path, "include_path": str(folder)}).runs
+    assert list(tasks_of(one.settings)["tasks"]) == ["t_choice"]
+    with pytest.raises(UserError, match="mini.yaml' is a suite; run it with --suite"):
+        evaluate("tiny", [path])
+
+
 def test_lm_evals_models_get_no_decode_settings_of_the_suite(tmp_path: Path) -> None:
     made = plan(tmp_path, model="tiny-ar")
     assert len(made.runs) == 1 and not made.runs[0].settings.decode
@@ -269,6 +280,19 @@ def test_one_failing_task_of_a_run_costs_no_other(tmp_path: Path) -> None:
     assert "cannot load dataset" in outcome["bad"].reason and done.failed
     assert outcome["good"].value is not None and outcome["good"].count == 2
     assert "the results have no f1; they have perplexity,none, acc,none" in outcome["absent"].reason
+
+
+def test_an_entry_that_the_model_refuses_costs_no_other(tmp_path: Path) -> None:
+    """Even the first; but the user's own mistake ends the run."""
+    rows = [
+        {"entry": "rewritten", "task": "demo_story_infill", "decode": {"preset": "ar2diff"}},
+        {"entry": "good", "task": "demo_last_word", "metric": "acc"},
+    ]
+    path = write(tmp_path, entries=rows)
+    found = evaluate(suite=path, limit=1)["entries"]
+    assert "rewrite" in found["rewritten"]["reason"] and found["good"]["value"] is not None
+    with pytest.raises(UserError, match="rewrite"):
+        evaluate(suite=path, limit=1, decode="preset=ar2diff")
 
 
 def test_ls_show_and_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

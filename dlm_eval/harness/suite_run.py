@@ -58,6 +58,7 @@ class SuitePlan:
         overridden: the user's settings that replace those of all entries.
         runs: what is to be run.
         skipped: entry -> why it is not run.
+        settings: those by which the model is opened: the user's, without any entry's.
     """
 
     suite: Suite
@@ -65,11 +66,7 @@ class SuitePlan:
     overridden: Mapping[str, Any]
     runs: tuple[SuiteRun, ...]
     skipped: Mapping[str, str]
-
-    @property
-    def settings(self) -> RunSettings:
-        """The settings by which the model is opened."""
-        return self.runs[0].settings
+    settings: RunSettings
 
 
 @dataclass(frozen=True)
@@ -201,7 +198,10 @@ def plan_suite(values: Mapping[str, Any], ask: Ask | None = None) -> SuitePlan:
     user = run_settings({**base, **overridden})
     asked = {key: getattr(user, key) for key in overridden}
     left = [entry for entry in suite.entries if entry.entry not in skipped]
-    return SuitePlan(suite, given["model"], asked, _runs(left, given, asked), skipped)
+    runs = _runs(left, given, asked)
+    shared = {key: value for key, value in asked.items() if key != "fewshot_as_multiturn"}
+    settings = run_settings({**given, **shared, "tasks": runs[0].settings.tasks})
+    return SuitePlan(suite, given["model"], asked, runs, skipped, settings)
 
 
 def _unsafe(entries: Sequence[Entry], given: Mapping[str, Any], ask: Ask | None) -> dict[str, str]:

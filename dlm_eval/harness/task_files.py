@@ -71,7 +71,7 @@ def check_file(path: Path, template: bool = False) -> dict[str, Any]:
     """
     config = _load(path, recursive=True)
     if not {"task", "group", "class"} & set(config):
-        if template:
+        if template or "suite" in config:  # suites may lie beside the tasks that they name
             return config
         raise UserError(f"{path}: has neither 'task' nor 'group', so it defines nothing")
     check_config(path, config)

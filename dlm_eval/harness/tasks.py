@@ -184,6 +184,8 @@ def _files(spec: str) -> list[str]:
     checked = {
         file: check_file(Path(file), template=Path(file).name.startswith("_")) for file in files
     }
+    if len(files) == 1 and "suite" in checked[files[0]]:
+        raise UserError(f"--tasks '{spec}' is a suite; run it with --suite {spec}")
     return [
         str(Path(file).resolve())
         for file, config in checked.items()
