@@ -40,7 +40,8 @@ examples:
   dlm-eval --model tiny --tasks demo                                  the packaged model on the packaged tasks
   dlm-eval --model diffullama --tasks gsm8k                           a published model on a benchmark
   dlm-eval --model llada --model_args pretrained=DIR --tasks gsm8k --data_dir DATA --limit 5
-  dlm-eval ls models | tasks | estimators | strategies | presets      what there is
+  dlm-eval --suite demo                                               what a paper ran, with its settings
+  dlm-eval ls models | tasks | suites | estimators | strategies | presets   what there is
   dlm-eval trace --model tiny --prompt "Anna had" --html trace.html   watch one text being written
   dlm-eval sweep --model tiny --tasks demo --decode steps=2,4,8 -o DIR  accuracy against tokens per forward
   dlm-eval leaderboard results/ -o leaderboards/mine.csv              tables from result files

@@ -9,7 +9,8 @@ last as long as the object. tests/test_lm_eval_patches.py shows each behaviour w
 change. Functions import lm-eval only when they run, since the command line imports this module.
 
     import of dlm_eval   register_models
-    while tasks load     loading (which lists its changes); then keep_documents and judge_in_sandbox
+    while tasks load     quiet_index, quick_index, loading (which lists its changes); then
+                         keep_documents and judge_in_sandbox
     before a run         guard_task, judge_programs_ahead, before_filters; of lm-eval's models
                          bounded_chat_template
     during a run         evaluating (which lists its changes); around the evaluator metrics_apart, requests_passed_on
@@ -646,17 +647,21 @@ def quiet_evaluator() -> Iterator[None]:
 def metrics_apart(errors: SampleErrors) -> Iterator[None]:
     """Aggregates each metric separately if one of them fails (sample_errors.py).
 
+    Also drops pass@k of repeated answers whose metric is not always 0 or 1 (repeats.py).
+
     Upstream: all results are lost if one metric raises in
     `evaluator_utils._compute_task_aggregations` or `Group.aggregate`.
     """
     import lm_eval.evaluator_utils as utils
     from lm_eval.api.group import Group
 
+    from dlm_eval.harness.repeats import without_fractions
+
     with (
         replaced(
             utils,
             "_compute_task_aggregations",
-            errors.task_metrics(utils._compute_task_aggregations),
+            errors.task_metrics(without_fractions(utils._compute_task_aggregations)),
         ),
         replaced(Group, "aggregate", errors.group_metrics(Group.aggregate)),
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from dlm_eval.reports.files.content import MOST_MEMBERS, Content
@@ -19,6 +19,8 @@ FRACTION = re.compile(
     r"acc(_norm|_bytes|_mutual_info)?|exact_match|em|alias_match|contains|((token|macro|micro)_)?f1|mcc|pearson|spearman"
     r"|pass(@|_at_)\d+"
 )
+# What --repeats adds to a metric's name; pass@k is added to pass@1 (harness/repeats.py).
+OF_REPEATS = re.compile(r"_(maj|pass)@\d+$|^pass@\d+$")
 RATIOS = (1e-12, 1e12)  # of tokens, forwards and seconds
 _DEEPEST = 8  # objects within a metric
 _PROCEDURE = ("estimator", "strategy", "steps", "gen_length", "block_length", "logprob_kind")
@@ -37,10 +39,18 @@ def task_cells(content: Content, digests: Digests, task: str) -> Iterator[dict[s
             "filter": pipeline or None,
             "value": value,
             "stderr": number(scores.get(f"{metric}_stderr,{pipeline}")),
-            "unit": _unit(value) if metric in declared and FRACTION.fullmatch(metric) else None,
+            "unit": _unit(value) if _is_fraction(metric, declared) else None,
             "higher_is_better": direction if isinstance(direction, bool) else None,
             "headline": position == 0,
         }
+
+
+def _is_fraction(metric: str, declared: Collection[str]) -> bool:
+    """Returns whether a metric is a fraction: declared by its task, or added by --repeats to one
+    that is.
+    """
+    base = OF_REPEATS.sub("", metric) or "pass@1"
+    return bool({metric, base} & set(declared)) and FRACTION.fullmatch(base) is not None
 
 
 def _unit(value: float) -> str | None:
