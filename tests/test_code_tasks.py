@@ -27,6 +27,9 @@ MBPP = (
 )  # fmt: skip
 
 
+CRUXEVAL = ("cruxeval_output", "cruxeval_output_cot", "cruxeval_input", "cruxeval_input_cot")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return data.write(tmp_path_factory.mktemp("data"))
@@ -34,7 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tasks(folder):
-    return load_tasks([*HUMANEVAL, *MBPP], data_dir=folder)["tasks"]
+    return load_tasks([*HUMANEVAL, *MBPP, *CRUXEVAL], data_dir=folder)["tasks"]
 
 
 def document(name: str) -> dict:
@@ -56,7 +59,11 @@ def written(name: str, doc: dict, code: str) -> str:
 
 
 def test_every_task_is_judged_in_the_sandbox(tasks):
-    assert {name for name, way in ways(tasks).items() if way.sandboxed} == {*HUMANEVAL, *MBPP}
+    assert {name for name, way in ways(tasks).items() if way.sandboxed} == {
+        *HUMANEVAL,
+        *MBPP,
+        *CRUXEVAL,
+    }
 
 
 @pytest.mark.parametrize("name", [*HUMANEVAL, *MBPP])
@@ -95,6 +102,48 @@ def test_prompts_of_mbpp_are_lm_evals(tasks, folder, name):
         task.build_all_requests(limit=None, rank=0, world_size=1)
         prompts.append([instance.args for instance in task.instances])
     assert prompts[0] == prompts[1] and prompts[0]
+
+
+def test_outputs_that_are_texts_keep_their_quotes(tasks):
+    """lm-eval's task strips them, so that the right answer to most of its problems is wrong."""
+    code = "def f(x):\n    return x + '#=1'"
+    doc = {"id": "ours", "code": code, "input": "'a'", "output": "'a#=1'"}
+    answers = {
+        "assert f('a') == 'a#=1'\n": 1.0, "'a#=1'": 1.0, "assert f('a') == a#=1": 0.0,
+        "assert f('a') == f('a')": 0.0, "": 0.0, "assert f('a') == exit()": 0.0,
+        "assert f('a') == 'a#=1' # done": 1.0,
+    }  # fmt: skip
+    for name in CRUXEVAL[:2]:
+        found = scores(name, tasks[name], [doc] * len(answers), list(answers))
+        assert found == list(answers.values())
+    reasoned = "It is f('a') == 1?\n[/THOUGHT]\n[ANSWER]\nassert f('a') == 'a#=1'"
+    assert scores("x", tasks["cruxeval_output_cot"], [doc], [reasoned]) == [1.0]
+
+
+def test_any_argument_with_the_output_is_right(tasks):
+    doc = {
+        "id": "ours",
+        "code": "def f(x, y=0):\n    return abs(x) + y",
+        "input": "3",
+        "output": "3",
+    }
+    answers = {
+        "assert f(3) == 3": 1.0, "assert f(-3) == 3": 1.0, "f(1, y=2)": 1.0, "f(4)": 0.0, "3": 0.0,
+        "assert f(3) + 0 == 4": 1.0, "assert f() == 3": 0.0, "assert 3 == 3": 0.0, "": 0.0,
+    }  # fmt: skip
+    for name in CRUXEVAL[2:]:
+        found = scores(name, tasks[name], [doc] * len(answers), list(answers))
+        assert found == list(answers.values())
+
+
+def test_the_prompt_of_cruxeval_has_its_examples_with_quotes(tasks):
+    doc = data.CRUXEVAL
+    said = tasks["cruxeval_output"].doc_to_text(doc)
+    assert said.endswith(
+        f"[PYTHON]\n{doc['code']}\nassert f({doc['input']}) == ??\n[/PYTHON]\n[ANSWER]\n"
+    )
+    assert 'assert f("x9j") == "x9ja"\n[/ANSWER]' in said
+    assert tasks["cruxeval_input_cot"].doc_to_text(doc).endswith("\n[/PYTHON]\n[THOUGHT]\n")
 
 
 def test_a_run_ends_with_a_score_per_task(folder):

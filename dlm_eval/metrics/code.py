@@ -268,6 +268,18 @@ def pass_at_1(references: Sequence[str], predictions: Sequence[str | Sequence[st
     return pass_at(references, programs)["pass@1"]
 
 
+def whole_programs(doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Returns pass@1 of one document whose programs contain their tests.
+
+    Raises:
+        SampleError: A program could not be run, which is not the program's fault.
+    """
+    (texts,) = results
+    programs = [Program(text, "") for text in texts]
+    verdicts = METRIC.judge(programs)
+    return {"pass@1": pass_at_k([verdicts[program].passed for program in programs])}
+
+
 def run_programs(programs: Sequence[Program], workers: int | None = None) -> list[Verdict]:
     """Returns verdicts in order; programs whose tests import numpy run with numpy."""
     verdicts: dict[int, Verdict] = {}

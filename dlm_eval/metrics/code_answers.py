@@ -6,7 +6,7 @@
     needed(code, entry_point)  # ... of which the definitions that a function uses are kept
 
 The other functions are filters of task YAMLs (`function: custom`). They return programs, which
-`metrics.code.pass_at` judges.
+`pass_at`, `pass_at_1` and `whole_programs` of `metrics.code` judge.
 """
 
 from __future__ import annotations
@@ -161,11 +161,56 @@ def longest_valid_completions(resps: Answers, docs: Docs) -> list[list[str]]:
 
 
 def _dream(text: str, doc: Mapping[str, Any]) -> str:
-    _, _, behind = text.partition(f"{FENCE}python\n")
-    answer, *_ = (behind or text).split(FENCE)
+    before, fence, behind = text.partition(f"{FENCE}python\n")
+    answer, *_ = (behind if fence else before).split(FENCE)
     whole = f"{doc['prompt']}\n{answer}".replace("\t", "    ")
     whole = whole.replace("\r\n", "\n").replace("\r", "\n")
     return needed(longest_valid(whole.strip()), doc["entry_point"])
+
+
+def cruxeval_outputs(resps: Answers, docs: Docs) -> list[list[str]]:
+    """Returns CRUXEval's programs for answers that say what the function returns."""
+    return _each(resps, docs, _output_assertion)
+
+
+def cruxeval_outputs_cot(resps: Answers, docs: Docs) -> list[list[str]]:
+    """Returns the same for answers with reasoning before ``[ANSWER]``."""
+    return _each(resps, docs, lambda text, doc: _output_assertion(_behind_reasoning(text), doc))
+
+
+def cruxeval_inputs(resps: Answers, docs: Docs) -> list[list[str]]:
+    """Returns CRUXEval's programs for answers that say which arguments give the output."""
+    return _each(resps, docs, _input_assertion)
+
+
+def cruxeval_inputs_cot(resps: Answers, docs: Docs) -> list[list[str]]:
+    """Returns the same for answers with reasoning before ``[ANSWER]``."""
+    return _each(resps, docs, lambda text, doc: _input_assertion(_behind_reasoning(text), doc))
+
+
+def _behind_reasoning(text: str) -> str:
+    parts = text.split("[ANSWER]")
+    return parts[1] if len(parts) > 1 else text
+
+
+def _output_assertion(text: str, doc: Mapping[str, Any]) -> str:
+    parts = text.split("==")
+    answer = parts[min(1, len(parts) - 1)].strip()
+    return _assertion(doc, answer, allowed=f"f({doc['input']})" not in answer)
+
+
+def _input_assertion(text: str, doc: Mapping[str, Any]) -> str:
+    call, *_ = text.split("==")
+    parts = call.split("assert f")
+    answer = (f"f{parts[1]}" if len(parts) > 1 else call).strip()
+    return _assertion(doc, answer, allowed="f(" in answer)
+
+
+def _assertion(doc: Mapping[str, Any], answer: str, allowed: bool) -> str:
+    """Returns a function and the assertion that decides. An output must not repeat the call, and an
+    input must have one: such answers fail whatever they evaluate to."""
+    statement = f"assert {doc['output']} == {answer}"
+    return f"{doc['code']}\n{statement if allowed else 'assert False'}"
 
 
 def _each(
