@@ -157,6 +157,35 @@ def test_a_run_ends_with_a_score_per_task(folder):
     assert set(found["dlm_eval"]["environment"]["sandbox"]) == {*names}
 
 
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("humaneval_fenced", "{},fenced"),
+        ("mbpp", "{},none"),
+        ("cruxeval_output", "{},assertion"),
+        ("humaneval", "{},create_test"),
+    ],
+)
+def test_pass_at_k_of_repeated_answers(folder, tmp_path, name, metric):
+    """One of four is right: pass@1 is 1/4, pass@2 is 1 - (3/4)(2/3), pass@4 is 1."""
+    doc = data.CRUXEVAL if name.startswith("cruxeval") else document(name)
+    right = doc.get("canonical_solution") or written(name, doc, doc.get("code", ""))
+    right = f"assert f(3) == {doc['output']}" if name.startswith("cruxeval") else right
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text(json.dumps({"doc_id": 0, "resps": ["1 +", right, "", "x = 1"]}) + "\n")
+    file = str(package_root("lm_eval") / "tasks" / "humaneval" / "humaneval.yaml")
+    task = file if name == "humaneval" else name  # by file: no index is read
+    found = evaluate(
+        "recorded", [task], model_args={"answers": str(answers)}, data_dir=folder, repeats=4,
+        confirm_run_unsafe_code=True, bootstrap_iters=0, verbosity="ERROR",
+    )["results"][name]  # fmt: skip
+    first = "pass_at_1" if name == "mbpp" else "pass@1"
+    prefix = "pass_at_1_" if name == "mbpp" else ""
+    assert found[metric.format(first)] == 0.25
+    assert found[metric.format(f"{prefix}pass@2")] == 0.5
+    assert found[metric.format(f"{prefix}pass@4")] == 1.0
+
+
 # -- the program in an answer ----------------------------------------------------------------------
 
 
