@@ -15,7 +15,13 @@ from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.run import evaluate
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.metrics.code import METRIC
-from dlm_eval.metrics.code_answers import continued, fenced, longest_valid, needed
+from dlm_eval.metrics.code_answers import (
+    continued,
+    fenced,
+    longest_valid,
+    longest_valid_completions,
+    needed,
+)
 
 HUMANEVAL = (
     "humaneval_fenced", "humaneval_plus_fenced", "humaneval_longest_valid",
@@ -249,6 +255,20 @@ def test_the_longest_valid_code_of_answers_with_none_and_with_much():
     half = ["x = [i for i in range(10) if i % 2 == 0] + [f(x, y=3)[1:2]]"] * 49
     assert longest_valid("\n".join([*half, "(", *half])).count("\n") == 48
     assert longest_valid("\n".join(["x = 1"] * 150)).count("\n") == 99
+
+
+def test_dreams_script_reads_behind_the_first_python_fence():
+    doc = {"prompt": 'def f(x):\n    """Doubles."""\n', "entry_point": "f"}
+    right = 'def f(x):\n    """Doubles."""\n    return x + x'
+    answers = {
+        "    return x + x\n": right,
+        "\treturn x + x\r\nprint(f(1))": right,
+        "Sure:\n```python\ndef f(x):\n    return x + x\n```\nOK": "def f(x):\n    return x + x",
+        "    return x + x\n```python\n": "",  # nothing is behind it
+        "    return x + x\n```\nprose": right,
+    }
+    found = longest_valid_completions([list(answers)], [doc])
+    assert found == [list(answers.values())]
 
 
 def test_definitions_that_a_function_needs():
