@@ -23,6 +23,7 @@ from dlm_eval.cli import (
     export,
     ls,
     merge,
+    probe,
     run,
     sweep,
     trace,
@@ -43,6 +44,7 @@ examples:
   dlm-eval ls models | tasks | estimators | strategies | presets      what there is
   dlm-eval trace --model tiny --prompt "Anna had" --html trace.html   watch one text being written
   dlm-eval sweep --model tiny --tasks demo --decode steps=2,4,8 -o DIR  accuracy against tokens per forward
+  dlm-eval probe --model ddlm --model_args pretrained=DIR             linear probes of a model's features on GLUE
   dlm-eval leaderboard results/ -o leaderboards/mine.csv              tables from result files
   dlm-eval view results/                                              scores and samples as web pages
   dlm-eval compare A B                                                what moved between two runs, and its effect
@@ -119,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         cache.add_parser,
         trace.add_parser,
         sweep.add_parser,
+        probe.add_parser,
         add_leaderboard,
         view.add_parser,
         compare.add_parser,

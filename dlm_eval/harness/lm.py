@@ -16,7 +16,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
 from dlm_eval.answers import Answering
-from dlm_eval.canvas import BLANK, Filling, Score
+from dlm_eval.canvas import BLANK, FilledText, Filling, Score
 from dlm_eval.errors import DlmEvalError, SampleError, UserError, unknown_name_error
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans
 from dlm_eval.harness.requests import (
@@ -332,7 +332,8 @@ class DiffusionLM(TemplateLM):
         }
         if self._texts is not None:
             record.details["trajectory"] = trajectory(filling, self._texts)
-        return cut_at(self.model.decode(written), record.details["until"])
+        text = cut_at(self.model.decode(written), record.details["until"])
+        return FilledText.of(text, filling)
 
     def _ends_early(self, task: str) -> bool:
         """Returns whether sampling for `task` stops once the best choice is clear."""
