@@ -43,6 +43,8 @@ class RunSettings:
         estimator: "NAME[,k=v]" for likelihoods.
         decode: the user's decode settings, which override the task's.
         gen_kwargs: lm-eval's generation settings; for our models `decode` overrides them.
+        repeats: answers to each document of a task that generates text; each is scored
+            (`harness/repeats.py`). None for the task's own number.
         devices: worker processes: 'auto', 'cpu:2' or '0,1'; None for one device in this process.
         engine: 'local' or 'ray' (workers as Ray actors).
         ray_address: address of a Ray cluster; None for $RAY_ADDRESS, else a cluster on this
@@ -77,6 +79,7 @@ class RunSettings:
     decode: Mapping[str, Any] = field(default_factory=dict)
     gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
     num_fewshot: int | None = None
+    repeats: int | None = None
     limit: float | None = None
     samples: Mapping[str, Sequence[int]] | None = None
     batch_size: str | int | None = None
@@ -125,6 +128,7 @@ class RunSettings:
             )
         for name, least in (
             ("num_fewshot", 0),
+            ("repeats", 1),
             ("stride", 1),
             ("max_batch_size", 1),
             ("bootstrap_iters", 0),
