@@ -96,8 +96,9 @@ def _strategies() -> Table:
 
 def _presets() -> Table:
     from dlm_eval.decoding.presets import presets
+    from dlm_eval.likelihood.presets import estimator_presets
 
-    return ("preset", "authors of", "task", "settings", "source"), (
+    writing = [
         [
             p.name,
             ", ".join(p.checkpoints or p.families),
@@ -106,7 +107,18 @@ def _presets() -> Table:
             p.source,
         ]
         for p in presets().values()
-    )
+    ]
+    scoring = [
+        [
+            p.name,
+            ", ".join(p.checkpoints or p.families),
+            p.task or "",
+            f"--estimator {p.estimator}",
+            p.source,
+        ]
+        for p in estimator_presets().values()
+    ]
+    return ("preset", "authors of", "task", "settings", "source"), [*writing, *scoring]
 
 
 def _suites() -> Table:
@@ -149,12 +161,14 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     from dlm_eval.harness.suites import is_suite_file, load_suite, plain_suite
     from dlm_eval.harness.task_files import list_tasks, task_files
     from dlm_eval.likelihood.estimator import ESTIMATORS, describe_estimator
+    from dlm_eval.likelihood.presets import estimator_presets
     from dlm_eval.models import baselines, check_supported, checkpoints, known_families, option_docs
     from dlm_eval.packaged import suite_files
 
     found: dict[str, Any] = {}
     kinds: dict[str, Mapping[str, Any]] = {"family": known_families(), "checkpoint": checkpoints()}
     kinds |= {"baseline": baselines(), "preset": presets()}
+    kinds["estimator preset"] = estimator_presets()
     for title, known in kinds.items():
         if name in known:
             entry = known[name]

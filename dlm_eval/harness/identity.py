@@ -124,7 +124,7 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
             "length": str(ask.hole.length),
             "overlong": settings.overlong,
         }
-    estimator = settings.parsed_estimator
+    estimator = loaded.lm.options.estimator.for_task(name)
     if not by_order(task):
         # Early stopping is only for tasks that rank choices.
         estimator = estimator.without_question()

@@ -88,8 +88,7 @@ def scores_each(task: Any) -> bool:
 
 
 def _score_each(name: str, task: Any, repeats: int) -> None:
-    for ensemble in task._filters:
-        ensemble.apply = filtered_each(ensemble.name, ensemble.apply)
+    task._filters = [_each(ensemble) for ensemble in task._filters]  # a task object may run again
     votes = way_of(task) is None and task.config.doc_to_target not in (None, "")
     scoring = EachAnswer(task, votes)
     task.process_results = scoring.process_results
@@ -100,6 +99,13 @@ def _score_each(name: str, task: Any, repeats: int) -> None:
             " one of each answer number, and has no standard error",
             name, ", ".join(others), repeats,
         )  # fmt: skip
+
+
+def _each(ensemble: Any) -> Any:
+    """Returns a copy of a filter pipeline that filters each answer as if it were the only one."""
+    each = copy(ensemble)
+    each.apply = filtered_each(ensemble.name, ensemble.apply)
+    return each
 
 
 def filtered_each(

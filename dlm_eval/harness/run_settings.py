@@ -21,7 +21,7 @@ from dlm_eval.sandbox import KINDS
 from dlm_eval.settings import cast_value, describe, parse_pairs, shown
 
 if TYPE_CHECKING:
-    from dlm_eval.likelihood import Estimator
+    from dlm_eval.likelihood import TaskEstimators
 
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-shot
 MOST_SEED = 2**32 - 1  # numpy's maximum
@@ -40,7 +40,8 @@ class RunSettings:
         tasks: names, globs or YAML paths; from Python also configurations and task objects, as in
             lm-eval.
         model_args: the model's own options.
-        estimator: "NAME[,k=v]" for likelihoods.
+        estimator: "NAME[,k=v]" for likelihoods; "preset=authors[,k=v]" for those of the
+            checkpoint's authors.
         decode: the user's decode settings, which override the task's.
         gen_kwargs: lm-eval's generation settings; for our models `decode` overrides them.
         repeats: answers to each document of a task that generates text; each is scored
@@ -234,15 +235,15 @@ class RunSettings:
         )
 
     @functools.cached_property
-    def parsed_estimator(self) -> Estimator:
-        """The estimator of likelihoods.
+    def parsed_estimator(self) -> TaskEstimators:
+        """The estimator of likelihoods, or that of each task (`likelihood.presets`).
 
         Raises:
             UserError: its name or an option is not allowed.
         """
-        from dlm_eval.likelihood import parse_estimator
+        from dlm_eval.likelihood import parse_estimators
 
-        return parse_estimator(self.estimator)
+        return parse_estimators(self.estimator)
 
     @property
     def noise_seed(self) -> int:

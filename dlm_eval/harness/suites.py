@@ -328,7 +328,7 @@ def _check_conditions(conditions: Conditions, what: str) -> None:
             raise UserError(f"{what}: {name} '{value}' is not allowed; it must be {least} or more")
     from dlm_eval.decoding.presets import preset_settings
     from dlm_eval.harness.decode_config import DecodeOptions
-    from dlm_eval.likelihood import parse_estimator
+    from dlm_eval.likelihood import parse_estimators
 
     try:
         decode = conditions.decode or {}
@@ -336,7 +336,7 @@ def _check_conditions(conditions: Conditions, what: str) -> None:
         if decode.get("preset") not in (None, "authors"):
             preset_settings(str(decode["preset"]))
         if conditions.estimator is not None:
-            parse_estimator(conditions.estimator)
+            parse_estimators(conditions.estimator)
     except DlmEvalError as error:
         raise UserError(f"{what}: {error}") from error
 
