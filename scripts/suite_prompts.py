@@ -23,6 +23,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "tests" / "suite_truth" / "prompts.json"
 OURS = ROOT / "tests" / "suite_data"
+# In place of a judge that must be downloaded.
+STAND_IN = {"judge": "asset:tiny-ar", "n_samples": 4}
 LEAVES, DOCUMENTS = 2, 2  # of each entry: tasks of a group, documents of a task
 
 
@@ -55,7 +57,7 @@ def load_entry(entry: Any, data_dir: Path) -> dict[str, Any]:
     from dlm_eval.harness.run_settings import run_settings
 
     own = entry.conditions
-    values = {"model": "tiny", "tasks": entry.task, "data_dir": str(data_dir), "metadata": own.metadata}  # fmt: skip
+    values = {"model": "tiny", "tasks": entry.task, "data_dir": str(data_dir), "metadata": {**(own.metadata or {}), **STAND_IN}}  # fmt: skip
     return tasks_of(run_settings(values))
 
 

@@ -10,7 +10,8 @@ the rules below do not fit are in tests/suite_truth/SUITE.yaml:
       maximum: 1.0               of the metric (default: 100 / scale)
       texts: [{text: "...", value: 0.5}, ...]    in place of gold and wrong: answers with known values
       exception: "why none of these can be said"
-    checkpoint: {model: diffusionllm, golden: diffusionllm/tiny}    of the suite, if it needs another model than a LLaDA
+    checkpoint: {model: diffusionllm}    of the suite, if it needs another model than a LLaDA (suite_checkpoints.py)
+    decode: {steps: 2}                   of the suite with such a model, to be quick
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import yaml
 from models_builders import MASK_ID, VOCAB, llada_config, llada_names, llama
 from models_builders import write as write_checkpoint
 from suite_answers import NAME
+from suite_checkpoints import BUILDERS
 
 from dlm_eval import evaluate
 from dlm_eval.errors import UserError
@@ -37,7 +39,7 @@ from dlm_eval.harness.suites import Entry, Suite, suites
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
-from suite_prompts import documents_for, load_entry, prompts_of, shared_data  # noqa: E402
+from suite_prompts import STAND_IN, documents_for, load_entry, prompts_of, shared_data  # noqa: E402
 
 TRUTH = ROOT / "tests" / "suite_truth"
 DOCUMENTS, LEAVES = 3, 3  # of each entry: documents of a task, tasks of a group
@@ -112,7 +114,7 @@ def test_a_packaged_suite_cites_its_sources(suite: Suite) -> None:
         assert not entry.published or "published" in entry.sources, entry.entry
         assert not (entry.conditions.decode and "decode" not in entry.sources), entry.entry
         assert set(entry.published) <= set(suite.models), entry.entry
-    unknown = set(truth(suite.suite)) - {e.entry for e in suite.entries} - {"checkpoint"}
+    unknown = set(truth(suite.suite)) - {e.entry for e in suite.entries} - {"checkpoint", "decode"}
     assert not unknown
 
 
@@ -245,17 +247,20 @@ SHORT = {"gen_length": 16, "steps": 16, "block_length": 16}
 
 @every_entry
 def test_it_runs_and_fits_2048_positions(
-    suite: Suite, entry: Entry, places: Path, checkpoint: Path, shared: Path
+    suite: Suite, entry: Entry, places: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     loaded(entry, places)
     own = truth(suite.suite).get("checkpoint")
     model = own["model"] if own else "llada"
-    weights = shared / "goldens" / own["golden"] if own else checkpoint
+    weights = BUILDERS[model](tmp_path / "model") if own else checkpoint
     arguments = {"pretrained": str(weights)} | ({} if own else {"mask_id": MASK_ID})
     common = {
         "suite": suite, "tasks": entry.entry, "model": model, "model_args": arguments, "limit": 2,
         "data_dir": str(documents_for(entry, places)), "confirm_run_unsafe_code": True, "verbosity": "ERROR",
+        "metadata": STAND_IN,
     }  # fmt: skip
+    if "decode" in truth(suite.suite):
+        common["decode"] = truth(suite.suite)["decode"]
     (whole,) = plan_suite({**common, "dry_run": True}).runs
     for task in dry_run(whole.settings).tasks:
         assert not task.refused and not task.truncated, (task.name, task.reasons)
