@@ -231,6 +231,22 @@ class Filling:
     exit: str = "full"
 
 
+class FilledText(str):
+    """The text of a filling, with the number of steps that wrote it (`Filling.steps`).
+
+    Metrics of lm-eval's tasks read texts only; those of sampling also read the steps.
+    """
+
+    steps: int
+
+    @classmethod
+    def of(cls, text: str, filling: Filling) -> FilledText:
+        """Returns `text` with the steps of its filling."""
+        filled = cls(text)
+        filled.steps = filling.steps
+        return filled
+
+
 def four_digits(value: float) -> float:
     """Returns a number rounded to four significant digits."""
     return float(f"{value:.4g}")

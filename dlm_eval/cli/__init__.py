@@ -24,6 +24,7 @@ from dlm_eval.cli import (
     leaderboard,
     ls,
     merge,
+    probe,
     run,
     sweep,
     trace,
@@ -44,6 +45,7 @@ examples:
   dlm-eval ls models | tasks | suites | estimators | strategies | presets   what there is
   dlm-eval trace --model tiny --prompt "Anna had" --html trace.html   watch one text being written
   dlm-eval sweep --model tiny --tasks demo --decode steps=2,4,8 -o DIR  accuracy against tokens per forward
+  dlm-eval probe --model ddlm --model_args pretrained=DIR             linear probes of a model's features on GLUE
   dlm-eval leaderboard results/ -o leaderboards/mine.csv              tables from result files
   dlm-eval view results/                                              scores and samples as web pages
   dlm-eval compare A B                                                what moved between two runs, and its effect
@@ -120,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
         cache.add_parser,
         trace.add_parser,
         sweep.add_parser,
+        probe.add_parser,
         leaderboard.add_parser,
         view.add_parser,
         compare.add_parser,

@@ -8,7 +8,7 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from dlm_eval.canvas import BLANK, Filling, Score
+from dlm_eval.canvas import BLANK, FilledText, Filling, Score
 from dlm_eval.errors import SampleError
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans
 from dlm_eval.harness.request_jobs import Prepare, RequestKind, RequestKinds
@@ -205,7 +205,8 @@ class CanvasJobs:
         }
         if self._texts is not None:
             record.details["trajectory"] = trajectory(filling, self._texts)
-        return cut_at(self.model.decode(written), record.details["until"])
+        text = cut_at(self.model.decode(written), record.details["until"])
+        return FilledText.of(text, filling)
 
     def _ends_early(self, task: str) -> bool:
         """Returns whether sampling for `task` stops once the best choice is clear."""

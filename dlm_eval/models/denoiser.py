@@ -281,6 +281,19 @@ class LengthHead(Protocol):
         ...
 
 
+class HiddenStates(Protocol):
+    """A denoiser whose last hidden states can be read as features of a text."""
+
+    def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        """Returns the states [B, L, H] before the head.
+
+        Args:
+            tokens: [B, L] long.
+            valid: [B, L] bool, false at padding, or None.
+        """
+        ...
+
+
 class ConcreteScores(Protocol):
     """A denoiser that predicts ratios of probabilities at a noise level (SEDD).
 
