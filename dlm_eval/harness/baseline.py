@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
+from lm_eval.api.model import LM, TemplateLM
 from lm_eval.api.registry import get_model
 from transformers import PreTrainedTokenizerBase
 
@@ -28,7 +28,7 @@ from dlm_eval.answers import Answering, journal_key
 from dlm_eval.errors import DlmEvalError, SampleError, UserError
 from dlm_eval.harness.decode_config import is_our_argument
 from dlm_eval.harness.lm_eval_patches import bounded_chat_template
-from dlm_eval.harness.requests import HOLE, UnbuiltPrompt, hole_length
+from dlm_eval.harness.requests import HOLE, UnbuiltPrompt, encode_apart, form_of, hole_length
 from dlm_eval.harness.requirements import missing_package
 from dlm_eval.harness.results import Record, is_in_shard, records_of
 from dlm_eval.harness.run_settings import RunSettings
@@ -37,13 +37,14 @@ from dlm_eval.harness.shard import Shard
 from dlm_eval.jobs import Answer, Done, Job, Keep, Reply, TextJob, keep_none
 from dlm_eval.journal import Journal
 from dlm_eval.models import baselines, packaged_asset
+from dlm_eval.models.tokenizer import text_start_of
 from dlm_eval.models.weight_files import hash_weights
 from dlm_eval.progress import Progress
 from dlm_eval.redaction import redact, redact_text
 from dlm_eval.rng import digest
 from dlm_eval.workers import Pool
 from dlm_eval.workers.devices import worker_devices
-from dlm_eval.workers.texts import identity_of, make_lm, seed_draws
+from dlm_eval.workers.texts import TOKENS, identity_of, make_lm, seed_draws
 
 # Arguments that do not change answers: devices, batches, the connection to a server.
 LAYOUT = (
@@ -51,6 +52,7 @@ LAYOUT = (
     "offload_folder", "num_concurrent", "max_retries", "timeout", "verify_certificate", "ca_cert_path",
 )  # fmt: skip
 REMOTE = "remote"
+ASSET = "asset:"  # before the name of weights that travel with the package
 LOCAL = {"pretrained", "dtype", "device", "devices"}  # arguments of classes that load weights
 BLANK: dict[str, Any] = {
     "loglikelihood": (float("-inf"), False),
@@ -84,7 +86,9 @@ class Baseline:
         """
         name, arguments = settings.model, dict(settings.model_args)
         if name in baselines():
-            own = {"pretrained": str(packaged_asset(name)), **baselines()[name]["options"]}
+            own = dict(baselines()[name]["options"])
+            if own["pretrained"].startswith(ASSET):
+                own["pretrained"] = str(packaged_asset(own["pretrained"].removeprefix(ASSET)))
             name, arguments = "hf", {**own, **arguments}
         extra = {
             "batch_size": settings.batch_size or 1,
@@ -345,8 +349,12 @@ class TextLM(LM):  # type: ignore[misc]
             answering = Answering(run, self.fingerprint, self.journal)
             found = iter(answering.answers(answering.add(jobs, progress)))
         results = []
-        for job, record in zip(asked, records, strict=True):
-            results.append(BLANK[kind] if job is None else self._finish(job, next(found), record))
+        for request, job, record in zip(own, asked, records, strict=True):
+            results.append(
+                BLANK[kind]
+                if job is None
+                else self._finish(kind, request, job, next(found), record)
+            )
         self.records.extend(records)
         finished = iter(results)
         return [next(finished) if is_ours else BLANK[kind] for is_ours in ours]
@@ -357,11 +365,15 @@ class TextLM(LM):  # type: ignore[misc]
 
     def _job(self, kind: str, request: Instance, record: Record) -> TextJob | None:
         """Returns the job of a request; None if it fails, and its record has the reason."""
-        record.rows = None
+        record.rows, method = None, kind
         try:
             if isinstance(request.args[0], UnbuiltPrompt):
                 raise SampleError(request.args[0])
-            arguments = _plain(self.lm, request.args) if kind == "generate_until" else request.args
+            arguments = request.args
+            if kind == "generate_until":
+                arguments = _plain(self.lm, arguments)
+            elif kind == "loglikelihood" and form_of(arguments) is not None:
+                method, arguments = TOKENS, _tokenised(self.lm, arguments)
             identity = identity_of(kind, arguments)
         except SampleError as error:
             record.error = str(error)
@@ -376,16 +388,23 @@ class TextLM(LM):  # type: ignore[misc]
             draw = digest(
                 self.options.seed, record.task, record.doc, request.idx, record.repeat, identity
             )
-        return TextJob(kind, arguments, identity, draw, _size(kind, arguments))
+        return TextJob(method, arguments, identity, draw, _size(kind, arguments[:2]))
 
-    def _finish(self, job: TextJob, answer: Answer, record: Record) -> Any:
+    def _finish(
+        self, kind: str, request: Instance, job: TextJob, answer: Answer, record: Record
+    ) -> Any:
         """Returns lm-eval's answer; fills the record."""
         record.seconds, record.error = answer.seconds, answer.error
         if answer.error is not None:
             self.failed[journal_key(self.fingerprint, job)] = answer
-            return BLANK[job.kind]
+            return BLANK[kind]
         assert isinstance(answer.value, Reply)
         found = answer.value.content
+        if job.kind == TOKENS:
+            assert isinstance(found, tuple)
+            record.tokens, form = len(job.arguments[3]), form_of(request.args)
+            mean = form is not None and form.score == "mean"
+            return found[0] / (record.tokens if mean else 1), found[1]
         tokenizer = vars(self.lm).get("tokenizer")
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             text = found if isinstance(found, str) else job.arguments[-1]
@@ -422,13 +441,39 @@ def _plain(lm: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return (context, kept, *more)
 
 
+def _tokenised(lm: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """Returns (context, choice, ids of the context, ids to score) of a choice that is encoded apart
+    from its context.
+
+    As in lm-eval, an empty context is the model's `prefix_token_id`.
+
+    Raises:
+        UserError: the model's class does not take tokens.
+    """
+    context, choice, _ = arguments
+    form = form_of(arguments)
+    assert form is not None
+    if not isinstance(lm, TemplateLM):
+        raise UserError(
+            "this task encodes its choices apart from their context, and --model's class takes"
+            " texts only; use hf, vllm or an API with a tokenizer"
+        )
+    head, target = encode_apart(_Tokens(lm), context, choice, form)  # type: ignore[arg-type]
+    return context, choice + form.suffix, head or [lm.prefix_token_id], target
+
+
 @dataclass(frozen=True)
 class _Tokens:
-    """The part of a Denoiser's interface that `hole_length` uses."""
+    """The part of a Denoiser's interface that `hole_length` and `encode_apart` use."""
 
     lm: Any
     needs_bos: bool = False
     bos_id: int | None = None
+
+    @property
+    def text_start(self) -> tuple[int, ...]:
+        plain, whole = (self.lm.tok_encode("a", add_special_tokens=on) for on in (False, True))
+        return text_start_of(plain, whole)
 
     def encode(self, text: str) -> list[int]:
         found = self.lm.tok_encode(text, add_special_tokens=False)

@@ -18,6 +18,7 @@ from lm_eval.api.model import TemplateLM
 from dlm_eval.answers import Answering
 from dlm_eval.canvas import BLANK, Filling, Score
 from dlm_eval.errors import DlmEvalError, SampleError, UserError, unknown_name_error
+from dlm_eval.harness.choices import ChoiceTask
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans
 from dlm_eval.harness.requests import (
     Overlong,
@@ -25,6 +26,7 @@ from dlm_eval.harness.requests import (
     UnbuiltPrompt,
     begin,
     choice_canvases,
+    form_of,
     hole_canvas,
     hole_length,
     pair_texts,
@@ -261,6 +263,9 @@ class DiffusionLM(TemplateLM):
             choices, canvases = questions[question_of[id(request)]], canvases_of(request, record)
             place = next(i for i, choice in enumerate(choices) if choice is request)
             self._weigh(canvases[place], record)
+            form = form_of(request.args)
+            if form is not None and form.score == "mean" and not self.options.estimator.per_token:
+                record.details["mean_of"] = sum(canvases[place].canvas.open)
             if len(choices) > 1 and self._ends_early(record.task):
                 record.details["choice"] = place
                 job = (question_of[id(request)], record.repeat)
@@ -281,6 +286,7 @@ class DiffusionLM(TemplateLM):
                 score.rows,
                 record.seconds / len(answers[0].value.choices),
             )
+        score = score.scaled(1 / record.details.get("mean_of", 1))
         self._note(score, record)
         return score.logprob, bool(score.greedy)
 
@@ -312,8 +318,9 @@ class DiffusionLM(TemplateLM):
         length = hole_length(self.model, ask.hole, context)
         plan = self._decode.plan(ask, length)
         key = digest(record.task, record.doc, request.idx, record.repeat)
+        hole, overlong = ask.hole, self.options.overlong
         prepared = hole_canvas(
-            self.model, context, length, ask.hole.suffix, key, self.options.overlong
+            self.model, context, length, hole.suffix, key, overlong, hole.special_tokens
         )
         record.truncated = prepared.truncated
         record.details = {"until": ask.until, **plan.described}
@@ -474,9 +481,12 @@ def by_order(task: Any) -> bool:
     log-likelihoods.
 
     `acc_norm` orders choices by log-likelihood per character. Brier scores, mutual information and
-    a task's own `process_results` (TruthfulQA's mc2) need the values.
+    a task's own `process_results` (TruthfulQA's mc2) need the values. Sampling stops at a clear order
+    of sums, which need not be that of means per token.
     """
     config = task.config
+    if isinstance(task, ChoiceTask) and task.choices.score == "mean":
+        return False
     metrics = {
         entry["metric"] for entry in config.metric_list or () if isinstance(entry["metric"], str)
     }
@@ -491,6 +501,8 @@ def texts_of(request: Instance) -> list[str]:
         for part in request.args
         if isinstance(part, str) and not isinstance(part, UnbuiltPrompt)
     ]
+    if request.request_type == "loglikelihood" and (form := form_of(request.args)) is not None:
+        return [*texts, form.suffix]
     return list(pair_texts(texts[0], texts[1])) if len(texts) == 2 else texts
 
 
