@@ -19,7 +19,7 @@ from dlm_eval.decoding.presets import GROUPS, TASK_MISSING, authors_preset
 from dlm_eval.errors import UserError
 from dlm_eval.harness.decode_config import DecodeOptions, user_layer
 from dlm_eval.harness.infill import InfillSpec
-from dlm_eval.harness.task_files import _config, _manager, list_tasks, task_file
+from dlm_eval.harness.task_files import _config, _manager, list_tasks, task_files
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.settings import parse_pairs
 
@@ -57,7 +57,7 @@ def test_12_samples_of_every_process_by_default(
 def test_12_a_task_of_ours_runs_on_every_process(process: str) -> None:
     """Its settings, by what is left of them."""
     yamls = {
-        name: task_file(name, everything=False) or {}
+        name: task_files(name, everything=False).get("task", {})
         for name, kind, _ in list_tasks()
         if kind == "generate_until"
     }

@@ -1,5 +1,5 @@
-"""`dlm-eval ls models|tasks|estimators|strategies|presets`, and `dlm-eval show NAME`, which prints
-all facts about one of them.
+"""`dlm-eval ls models|tasks|suites|estimators|strategies|presets`, and `dlm-eval show NAME`, which
+prints all facts about everything that bears the name.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from dlm_eval.redaction import redact
 def add_parser(subparsers: Any) -> None:
     """Adds `ls`."""
     parser = subparsers.add_parser(
-        "ls", help="list models, tasks, estimators, strategies or presets"
+        "ls", help="list models, tasks, suites, estimators, strategies or presets"
     )
-    parser.add_argument("what", choices=("models", "tasks", "estimators", "strategies", "presets"))
+    kinds = ("models", "tasks", "suites", "estimators", "strategies", "presets")
+    parser.add_argument("what", choices=kinds)
     add_options(parser, "--include_path")
     parser.add_argument(
         "--all", action="store_true", help="tasks: lm-eval's own too (takes some seconds)"
@@ -37,6 +38,7 @@ def main(args: argparse.Namespace) -> int:
         "estimators": _estimators,
         "strategies": _strategies,
         "presets": _presets,
+        "suites": _suites,
     }.get(args.what, lambda: _tasks(args))()
     # Do not wrap lines in files and pipes.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -94,8 +96,9 @@ def _strategies() -> Table:
 
 def _presets() -> Table:
     from dlm_eval.decoding.presets import presets
+    from dlm_eval.likelihood.presets import estimator_presets
 
-    return ("preset", "authors of", "task", "settings", "source"), (
+    writing = [
         [
             p.name,
             ", ".join(p.checkpoints or p.families),
@@ -104,6 +107,26 @@ def _presets() -> Table:
             p.source,
         ]
         for p in presets().values()
+    ]
+    scoring = [
+        [
+            p.name,
+            ", ".join(p.checkpoints or p.families),
+            p.task or "",
+            f"--estimator {p.estimator}",
+            p.source,
+        ]
+        for p in estimator_presets().values()
+    ]
+    return ("preset", "authors of", "task", "settings", "source"), [*writing, *scoring]
+
+
+def _suites() -> Table:
+    from dlm_eval.harness.suites import suites
+
+    return ("suite", "models", "entries", "about", "source"), (
+        [s.suite, ", ".join(s.models), str(len(s.entries)), s.about, s.source]
+        for s in suites().values()
     )
 
 
@@ -116,7 +139,7 @@ def _tasks(args: argparse.Namespace) -> Table:
 def add_show(subparsers: Any) -> None:
     """Adds `show`."""
     parser = subparsers.add_parser(
-        "show", help="show one model, task, estimator, strategy or preset"
+        "show", help="show the models, tasks, suites, estimators, strategies and presets of a name"
     )
     parser.add_argument("name")
     add_options(parser, "--include_path")
@@ -124,7 +147,7 @@ def add_show(subparsers: Any) -> None:
 
 
 def show(args: argparse.Namespace) -> int:
-    """Prints all facts about `args.name`."""
+    """Prints all facts about everything that is called `args.name`."""
     import yaml
 
     found = redact(_find(args.name, args.include_path))
@@ -135,13 +158,17 @@ def show(args: argparse.Namespace) -> int:
 def _find(name: str, include_path: str | None) -> dict[str, Any]:
     from dlm_eval.decoding import STRATEGIES, describe_strategy
     from dlm_eval.decoding.presets import presets
-    from dlm_eval.harness.task_files import list_tasks, task_file
+    from dlm_eval.harness.suites import is_suite_file, load_suite, plain_suite
+    from dlm_eval.harness.task_files import list_tasks, task_files
     from dlm_eval.likelihood.estimator import ESTIMATORS, describe_estimator
+    from dlm_eval.likelihood.presets import estimator_presets
     from dlm_eval.models import baselines, check_supported, checkpoints, known_families, option_docs
+    from dlm_eval.packaged import suite_files
 
     found: dict[str, Any] = {}
     kinds: dict[str, Mapping[str, Any]] = {"family": known_families(), "checkpoint": checkpoints()}
     kinds |= {"baseline": baselines(), "preset": presets()}
+    kinds["estimator preset"] = estimator_presets()
     for title, known in kinds.items():
         if name in known:
             entry = known[name]
@@ -150,17 +177,21 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
         found["strategy"] = describe_strategy(name)
     if name in ESTIMATORS.names():
         found["estimator"] = describe_estimator(name)
+    if name in suite_files():
+        found["suite"] = plain_suite(load_suite(name))
+    if not found and is_suite_file(name):
+        return {"suite": plain_suite(load_suite(name))}
     if not found and (".py:" in name or name.endswith(".py")):
         found = _of_file(name)
     if "family" in found or "checkpoint" in found:
         found["model_args"] = option_docs(name)
-    task = task_file(name, include_path, everything=not found)
-    if task is not None:
-        found["task"] = task
+    found |= task_files(name, include_path)
     if not found:
         check_supported(name)
         tasks = (row[0] for row in list_tasks(include_path))
-        names = {*ESTIMATORS.names(), *STRATEGIES.names(), *tasks}.union(*kinds.values())
+        names = {*ESTIMATORS.names(), *STRATEGIES.names(), *tasks, *suite_files()}.union(
+            *kinds.values()
+        )
         raise unknown_name_error("name", name, names, "dlm-eval ls")
     return found
 

@@ -17,6 +17,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
                                              "$DLM_EVAL_DATA)"},
     "--include_path": {"metavar": "DIR", "help": "further folder of task YAMLs"},
     "--num_fewshot": {"type": int, "metavar": "N", "help": "few-shot examples of each prompt"},
+    "--repeats": {
+        "type": int, "metavar": "N",
+        "help": "answers to each document of a task that generates text; the metric is their mean, and"
+        " METRIC_maj@N and METRIC_pass@k are added"},
     "--seed": {"help": "seed of documents, examples and all random draws"},
     "--batch_size": {"metavar": "N|auto", "help": "number of rows in a batch"},
     "--device": {"help": "device of the model"},
@@ -49,6 +53,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "wandb|trackio|tensorboard",
         "help": "send the results there too (comma-separated; --wandb_args and --trackio_args go "
                 "with it)"},
+    "--suite": {
+        "metavar": "NAME|FILE",
+        "help": "run what a paper ran, with its settings (`dlm-eval ls suites`, docs/suites.md); other"
+        " options replace the suite's, and --tasks chooses entries"},
     "--label": {
         "metavar": "TEXT",
         "help": "name of this run on boards (default: what differs between the runs)"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.cli.options import add_options
@@ -37,11 +38,12 @@ def add_parser(subparsers: Any) -> None:
         if action.dest in REFUSED:
             action.help = argparse.SUPPRESS
     parser.usage = (
-        "dlm-eval [run] --model MODEL --tasks TASK[,TASK] [--model_args k=v,...] [options]"
+        "dlm-eval [run] --model MODEL --tasks TASK[,TASK] [--model_args k=v,...] [options]\n"
+        "       dlm-eval [run] --suite SUITE [--model MODEL] [options]"
     )
-    parser.epilog = "Docs: README.md and docs/. `dlm-eval ls models|tasks|estimators|strategies` lists what there is."
+    parser.epilog = "Docs: README.md and docs/. `dlm-eval ls models|tasks|suites|estimators|strategies` lists what there is."
     ours = parser.add_argument_group("diffusion language models (dlm_eval)")
-    add_options(ours, "--label")
+    add_options(ours, "--suite", "--repeats", "--label")
     add_options(
         ours, *("--estimator", "--decode", "--data_dir", "--devices", "--sandbox", "--unsandboxed", "--overlong"),
         *("--stride", "--engine", "--ray_address", "--report_to", "--score_only", "--shard", "--dry_run"),
@@ -76,6 +78,13 @@ def main(args: argparse.Namespace) -> int:
     )
     set_verbosity(values.get("verbosity"))
     values.setdefault("output_path", "results")
+    if values.get("suite") is not None:
+        from dlm_eval.cli.suite import run_suite
+
+        if getattr(args, "trust_remote_code", False):
+            raise UserError("--trust_remote_code is not possible with --suite; use --model_args")
+        return run_suite(values, reports, _ask(), bool(getattr(args, "show_config", False)))
+    values.pop("suite", None)
     from dlm_eval.harness.run import run
     from dlm_eval.harness.run_settings import run_settings
 
@@ -86,8 +95,13 @@ def main(args: argparse.Namespace) -> int:
         return _dry_run(settings)
     if settings.shard is not None:
         return _shard(settings)
-    finished = run(settings, ask=ask_user if sys.stdin is not None and sys.stdin.isatty() else None)
+    finished = run(settings, ask=_ask())
     return show(finished, settings, reports, bool(getattr(args, "show_config", False)))
+
+
+def _ask() -> Callable[[list[str]], bool] | None:
+    """Returns the function that asks the user, or None outside a terminal."""
+    return ask_user if sys.stdin is not None and sys.stdin.isatty() else None
 
 
 def show(

@@ -1,11 +1,12 @@
-"""`dlm-eval validate TASKS`: loads tasks and their data, builds one prompt per task and checks all
-targets, without a model.
+"""`dlm-eval validate TASKS`: loads tasks or the entries of suites and their data, builds one prompt
+per task and checks all targets, without a model.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.cli.options import add_options
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 def add_parser(subparsers: Any) -> None:
     """Adds `validate`."""
     parser = subparsers.add_parser(
-        "validate", help="check that tasks, their data and their prompts can be built"
+        "validate", help="check that tasks or suites, their data and their prompts can be built"
     )
-    parser.add_argument("tasks", nargs="+")
+    parser.add_argument("tasks", nargs="+", help="tasks, or suites (`dlm-eval ls suites`)")
     add_options(parser, "--include_path", "--data_dir", "--num_fewshot", "--seed")
     parser.add_argument(
         "--metadata",
@@ -34,53 +35,156 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints documents, shots and first prompt of every task, and errors that a run would have."""
-    from dlm_eval.harness import lm_eval_patches as patches
+    """Prints documents, shots and first prompt of every task, and errors that a run would have;
+    for a suite, a line for each entry. Returns 1 if an entry cannot be loaded.
+    """
+    from dlm_eval.harness.suites import is_suite_file
+    from dlm_eval.packaged import suite_files
+
+    named = [name for name in args.tasks if name in suite_files() or is_suite_file(name)]
+    failed = [_validate_suite(name, args) for name in named]
+    if tasks := [name for name in args.tasks if name not in named]:
+        _validate_tasks(tasks, args)
+    return 1 if any(failed) else 0
+
+
+def _validate_tasks(names: Sequence[str], args: argparse.Namespace) -> None:
+    found = look(names, args, args.num_fewshot, args.metadata)
+    headers = ["task", "kind", "documents", "shots", "characters in the first prompt"]
+    rows = [[t.name, t.kind, str(t.documents), str(t.shots), str(t.length)] for t in found]
+    print(table(rows, headers, colalign=("left", "left", *["right"] * 3)))
+    for line in [line for t in found for line in map(one_line, t.notes)]:
+        print(line)
+    for line in [line for t in found for line in t.prompt]:
+        print(line)
+
+
+def _validate_suite(name: str, args: argparse.Namespace) -> bool:
+    """Prints a line for each entry of a suite; returns whether one of them cannot be loaded."""
+    from dlm_eval.errors import DlmEvalError
+    from dlm_eval.harness.suite_check import problems
+    from dlm_eval.harness.suites import load_suite
+
+    suite = load_suite(name)
+    rows, notes = [], []
+    for entry in suite.entries:
+        own = entry.conditions
+        settings = [f"{k}={v}" for k, v in own.given().items() if k not in ("decode", "estimator")]
+        settings += [f"{key}={value}" for key, value in (own.decode or {}).items()]
+        settings += [f"estimator={own.estimator}"] if own.estimator else []
+        shots = own.num_fewshot if args.num_fewshot is None else args.num_fewshot
+        metadata = {**(own.metadata or {}), **(args.metadata or {})}
+        try:
+            found = look([entry.task], args, shots, metadata)
+            wrong = list(problems(entry, {"tasks": {t.name: t.task for t in found}}))
+        except DlmEvalError as error:
+            rows.append([entry.entry, entry.task, "cannot be loaded", "", "", ", ".join(settings)])
+            notes.append(f"{entry.entry}: {error}")
+            continue
+        first = found[0]
+        documents = sum(t.documents for t in found)
+        state = f"{first.kind}: {'; '.join(wrong)}" if wrong else first.kind
+        notes += [f"{entry.entry}: {one}" for one in wrong]
+        notes += [f"{entry.entry}: {note}" for t in found for note in t.notes]
+        rows.append(
+            [entry.entry, entry.task, state, str(documents), str(first.length), ", ".join(settings)]
+        )
+    headers = ["entry", "task", "kind", "documents", "characters in the first prompt", "settings"]
+    print(one_line(f"suite {suite.suite} ({suite.digest}): {suite.source}"))
+    print(table(rows, headers, colalign=("left", "left", "left", "right", "right", "left")))
+    for line in notes:
+        print(one_line(line))
+    for one in suite.out_of_reach:
+        print(one_line(f"out of reach: {one.benchmark}: {one.reason}"))
+    return any(row[2] == "cannot be loaded" or ":" in str(row[2]) for row in rows)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a look at a task gave.
+
+    Attributes:
+        name: the task.
+        task: lm-eval's object.
+        documents: number of documents.
+        length: characters of the first prompt, or 'none'.
+        notes: what a run would warn of or store as errors.
+        prompt: the first prompt and what the model answers, as lines.
+    """
+
+    name: str
+    task: Any
+    documents: int
+    length: int | str
+    notes: tuple[str, ...]
+    prompt: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """lm-eval's output type."""
+        return str(self.task.OUTPUT_TYPE)
+
+    @property
+    def shots(self) -> int:
+        """Few-shot examples of a prompt."""
+        return int(self.task.config.num_fewshot or 0)
+
+
+def look(
+    names: Sequence[str],
+    args: argparse.Namespace,
+    num_fewshot: int | None,
+    metadata: Mapping[str, Any] | None,
+) -> list[Looked]:
+    """Returns a look at each task of `names`.
+
+    Raises:
+        UserError: a task cannot be loaded.
+    """
     from dlm_eval.harness.decode_config import DecodeOptions, check_requests
-    from dlm_eval.harness.requests import UnbuiltPrompt
     from dlm_eval.harness.requirements import check_loaded_metrics
     from dlm_eval.harness.run_settings import parse_seeds
-    from dlm_eval.harness.sample_errors import SampleErrors
     from dlm_eval.harness.tasks import check_fewshot, load_tasks
 
     seeds = parse_seeds(args.seed)
     loaded = load_tasks(
-        args.tasks,
+        names,
         include_path=args.include_path,
         data_dir=args.data_dir,
-        metadata=args.metadata,
+        metadata=metadata,
         seeds=seeds,
     )
-    check_fewshot(loaded, args.num_fewshot)
+    check_fewshot(loaded, num_fewshot)
     check_requests(DecodeOptions(), loaded["tasks"])
     check_loaded_metrics(loaded["tasks"])
-    rows, notes, prompts = [], [], []
-    for name, task in loaded["tasks"].items():
-        own = task.config.num_fewshot
-        task.set_config(key="num_fewshot", value=own or (0 if own == 0 else args.num_fewshot or 0))
-        if args.num_fewshot is not None and own:
-            task.set_config(key="num_fewshot", value=args.num_fewshot)
-        task.set_fewshot_seed(seed=seeds[3])
-        errors = SampleErrors(seeds[3])
-        patches.guard_task(name, task, errors, list)
-        examples = errors.examples(name, task)
-        with patches.evaluating():
-            notes += [
-                f"{name}: {note}"
-                for note in _notes(task, examples if task.config.num_fewshot else None)
-            ]
-            task.build_all_requests(limit=1, rank=0, world_size=1)
-        request = task.instances[0].args
-        unbuilt = isinstance(request[0], UnbuiltPrompt)  # a run stores this as the document's error
-        notes += [f"{name}: document 0: {request[0]}"] if unbuilt else []
-        prompts += [] if unbuilt else _prompt(name, request)
-        length = "none" if unbuilt else len(str(request[0]))
-        rows.append([name, task.OUTPUT_TYPE, len(task.eval_docs), task.config.num_fewshot, length])
-    headers = ["task", "kind", "documents", "shots", "characters in the first prompt"]
-    print(table(rows, headers, colalign=("left", "left", *["right"] * 3)))
-    for line in [*map(one_line, notes), *prompts]:
-        print(line)
-    return 0
+    return [_look(name, task, num_fewshot, seeds[3]) for name, task in loaded["tasks"].items()]
+
+
+def _look(name: str, task: Any, num_fewshot: int | None, seed: int | None) -> Looked:
+    from dlm_eval.harness import lm_eval_patches as patches
+    from dlm_eval.harness.requests import UnbuiltPrompt
+    from dlm_eval.harness.sample_errors import SampleErrors
+
+    own = task.config.num_fewshot
+    task.set_config(key="num_fewshot", value=own or (0 if own == 0 else num_fewshot or 0))
+    if num_fewshot is not None and own:
+        task.set_config(key="num_fewshot", value=num_fewshot)
+    task.set_fewshot_seed(seed=seed)
+    errors = SampleErrors(seed)
+    patches.guard_task(name, task, errors, list)
+    examples = errors.examples(name, task)
+    with patches.evaluating():
+        notes = [
+            f"{name}: {note}"
+            for note in _notes(task, examples if task.config.num_fewshot else None)
+        ]
+        task.build_all_requests(limit=1, rank=0, world_size=1)
+    request = task.instances[0].args
+    unbuilt = isinstance(request[0], UnbuiltPrompt)  # a run stores this as the document's error
+    notes += [f"{name}: document 0: {request[0]}"] if unbuilt else []
+    prompt = [] if unbuilt else _prompt(name, request)
+    length = "none" if unbuilt else len(str(request[0]))
+    return Looked(name, task, len(task.eval_docs), length, tuple(notes), tuple(prompt))
 
 
 def _prompt(name: str, request: Sequence[Any]) -> list[str]:

@@ -251,6 +251,12 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
                 name,
                 reason,
             )
+        if task.config.repeats > 1 and not settings.is_random:
+            log.warning(
+                "task '%s': repeats=%d has no effect at temperature 0, since all answers are equal;"
+                " one is drawn",
+                name, task.config.repeats,
+            )  # fmt: skip
         if settings.samples > 1 and not settings.is_random:
             log.warning(
                 "task '%s': samples=%d has no effect at temperature 0, since all samples are"

@@ -20,6 +20,7 @@ from typing import Any
 from dlm_eval.harness.baseline import LAYOUT
 from dlm_eval.harness.lm import by_order
 from dlm_eval.harness.open_model import Loaded
+from dlm_eval.harness.repeats import scores_each
 from dlm_eval.harness.results import Record, doc_key
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sources import described
@@ -123,7 +124,7 @@ def _how(name: str, task: Any, loaded: Loaded, settings: RunSettings) -> dict[st
             "length": str(ask.hole.length),
             "overlong": settings.overlong,
         }
-    estimator = settings.parsed_estimator
+    estimator = loaded.lm.options.estimator.for_task(name)
     if not by_order(task):
         # Early stopping is only for tasks that rank choices.
         estimator = estimator.without_question()
@@ -171,6 +172,7 @@ def _scoring(task: Any) -> dict[str, Any]:
         **{key: described(config.get(key)) for key in SCORING},
         "target": None if _shows_targets(task, shots=0) else described(config.get("doc_to_target")),
         "version": (config.get("metadata") or {}).get("version", task.VERSION),
+        **({"repeats": "each answer"} if scores_each(task) else {}),
     }
 
 

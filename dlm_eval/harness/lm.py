@@ -36,7 +36,7 @@ from dlm_eval.harness.shard import Shard
 from dlm_eval.harness.trajectories import TokenTexts, trajectory
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.journal import Journal
-from dlm_eval.likelihood import Estimator, windows
+from dlm_eval.likelihood import TaskEstimators, windows
 from dlm_eval.likelihood.target import merge
 from dlm_eval.models.denoiser import ChatTemplates, Denoiser, device_of, offers, read_ahead
 from dlm_eval.output import one_line
@@ -56,7 +56,7 @@ class Options:
     """Settings of a DiffusionLM.
 
     Attributes:
-        estimator: estimator of likelihoods.
+        estimator: estimator of likelihoods, or that of each task.
         decode: converts requests to decode settings.
         seed: seed of all noise.
         stride: number of tokens that each window after the first scores in a long text; None for as
@@ -71,7 +71,7 @@ class Options:
         trajectories: whether records get the trajectories of answers.
     """
 
-    estimator: Estimator
+    estimator: TaskEstimators
     decode: DecodeOptions
     seed: int = 0
     stride: int | None = None
@@ -274,7 +274,7 @@ class DiffusionLM(TemplateLM):
                 return [asked[job]]
             # lm-eval ignores is_greedy if a document has several continuations, and computing it
             # costs rows.
-            return [self._score_job(canvases[place], greedy=len(choices) == 1)]
+            return [self._score_job(canvases[place], len(choices) == 1, record.task)]
 
         return prepare
 
@@ -301,7 +301,7 @@ class DiffusionLM(TemplateLM):
         whole = [Prepared(canvas) for canvas in canvases]
         for window in whole:
             self._weigh(window, record)
-        return [self._score_job(window, greedy=False) for window in whole]
+        return [self._score_job(window, False, record.task) for window in whole]
 
     def _text_answer(self, answers: Sequence[Answer], record: Record) -> float:
         if not answers:
@@ -343,28 +343,31 @@ class DiffusionLM(TemplateLM):
 
     def _ends_early(self, task: str) -> bool:
         """Returns whether sampling for `task` stops once the best choice is clear."""
-        return self.options.estimator.error_rate is not None and task in self.options.by_order
+        estimator = self.options.estimator.for_task(task)
+        return estimator.error_rate is not None and task in self.options.by_order
 
     def _weigh(self, prepared: Prepared, record: Record) -> None:
         """Adds the number of scored tokens and the estimator's full budget to a record."""
         n = sum(prepared.canvas.open)
         record.truncated += prepared.truncated
         record.tokens += n
-        record.budget += self.options.estimator.budget(n)
+        record.budget += self.options.estimator.for_task(record.task).budget(n)
 
     def _note(self, score: Score, record: Record) -> None:
         record.score = score
         record.details["estimator"] = score.estimator
+        record.details["preset"] = self.options.estimator.preset_of(record.task)
 
     def _question(self, choices: Sequence[Instance], canvases: Sequence[Prepared]) -> QuestionJob:
         """Returns the job of a whole question, which the requests of all its choices share."""
         # lm-eval's acc_norm divides by the characters of a choice, without the delimiter before it.
         lengths = tuple(max(1, len(choice.args[1].removeprefix(" "))) for choice in choices)
         whole = tuple(prepared.canvas for prepared in canvases)
-        return QuestionJob(whole, self.options.estimator, self.options.seed, lengths)
+        estimator = self.options.estimator.for_task(choices[0].task_name or "")
+        return QuestionJob(whole, estimator, self.options.seed, lengths)
 
-    def _score_job(self, prepared: Prepared, greedy: bool) -> ScoreJob:
-        alone = self.options.estimator.without_question()
+    def _score_job(self, prepared: Prepared, greedy: bool, task: str) -> ScoreJob:
+        alone = self.options.estimator.for_task(task).without_question()
         return ScoreJob(prepared.canvas, alone, self.options.seed, greedy)
 
     def _answer(self, kind: str, requests: Sequence[Instance]) -> list[Any]:

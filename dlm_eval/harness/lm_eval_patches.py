@@ -9,7 +9,8 @@ last as long as the object. tests/test_lm_eval_patches.py shows each behaviour w
 change. Functions import lm-eval only when they run, since the command line imports this module.
 
     import of dlm_eval   register_models
-    while tasks load     loading (which lists its changes); then keep_documents and judge_in_sandbox
+    while tasks load     quiet_index, index_read_once, loading (which lists its changes); then
+                         keep_documents and judge_in_sandbox
     before a run         guard_task, judge_programs_ahead, before_filters; of lm-eval's models
                          bounded_chat_template
     during a run         evaluating (which lists its changes); around the evaluator metrics_apart, requests_passed_on
@@ -137,6 +138,32 @@ def quiet_index() -> Iterator[None]:
         for logger in map(logging.getLogger, ("lm_eval.tasks._index", "lm_eval.api.task")):
             logger.addFilter(wanted)
             stack.callback(logger.removeFilter, wanted)
+        yield
+
+
+@functools.cache
+def _index_of(build: Callable[..., dict[str, Any]], folder: Path) -> dict[str, Any]:
+    return build([folder])
+
+
+@contextmanager
+def index_read_once() -> Iterator[None]:
+    """Reads lm-eval's own task YAMLs once per process; a suite looks up many of its tasks.
+
+    Upstream: `TaskIndex.build` reads all of them (14000 names, six seconds) for each manager.
+    """
+    from lm_eval import tasks
+    from lm_eval.tasks._index import TaskIndex
+
+    build, theirs = TaskIndex.build, Path(tasks.__file__).parent
+
+    def build_once(paths: Sequence[Path], **options: Any) -> dict[str, Any]:
+        index: dict[str, Any] = {}
+        for path in paths:
+            index |= _index_of(build, path) if path == theirs else build([path], **options)
+        return index
+
+    with replaced(TaskIndex, "build", staticmethod(build_once)):
         yield
 
 
@@ -592,17 +619,21 @@ def quiet_evaluator() -> Iterator[None]:
 def metrics_apart(errors: SampleErrors) -> Iterator[None]:
     """Aggregates each metric separately if one of them fails (sample_errors.py).
 
+    Also drops pass@k of repeated answers whose metric is not always 0 or 1 (repeats.py).
+
     Upstream: all results are lost if one metric raises in
     `evaluator_utils._compute_task_aggregations` or `Group.aggregate`.
     """
     import lm_eval.evaluator_utils as utils
     from lm_eval.api.group import Group
 
+    from dlm_eval.harness.repeats import without_fractions
+
     with (
         replaced(
             utils,
             "_compute_task_aggregations",
-            errors.task_metrics(utils._compute_task_aggregations),
+            errors.task_metrics(without_fractions(utils._compute_task_aggregations)),
         ),
         replaced(Group, "aggregate", errors.group_metrics(Group.aggregate)),
     ):

@@ -185,9 +185,10 @@ def _load_ours(settings: RunSettings, journal: Journal | None) -> Loaded:
 
 def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -> Options:
     """Returns the options of a run's DiffusionLM."""
+    decode = DecodeOptions.of(user_layer(settings.gen_kwargs, settings.decode), model)
     return Options(
-        settings.parsed_estimator,
-        DecodeOptions.of(user_layer(settings.gen_kwargs, settings.decode), model),
+        settings.parsed_estimator.for_model(decode.checkpoint, decode.family),
+        decode,
         settings.noise_seed,
         settings.stride,
         settings.overlong,

@@ -22,6 +22,7 @@ from dlm_eval.harness.checks import Ask, check_settings, check_tasks, confirm_un
 from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.lm import by_order
 from dlm_eval.harness.open_model import Loaded, open_model
+from dlm_eval.harness.repeats import drop_from_samples, repeat_answers
 from dlm_eval.harness.results import (
     attach_costs,
     count_errors,
@@ -38,7 +39,7 @@ from dlm_eval.harness.saving import save
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.models import given
 from dlm_eval.output import safe_log
-from dlm_eval.redaction import redact_values
+from dlm_eval.redaction import redact, redact_values
 from dlm_eval.variables import streams
 
 if TYPE_CHECKING:
@@ -62,14 +63,20 @@ class Finished:
     missing: tuple[str, ...] = ()
 
 
-def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, Any]:
+def evaluate(
+    model: str | Denoiser | None = None, tasks: Any = None, suite: Any = None, **settings: Any
+) -> dict[str, Any]:
     """Runs an evaluation; returns lm-eval's results, with our block under 'dlm_eval' and samples
     under 'samples'. With `dry_run`, nothing is run, and the plan is returned (`Plan.plain`).
 
     Args:
         model: family, named checkpoint, lm-eval model, or a denoiser (from `load_model`, `wrap` or
-            your own).
-        tasks: names, globs, YAML paths, configurations (mappings) or lm-eval's task objects.
+            your own). None, with a suite, is the suite's first model.
+        tasks: names, globs, YAML paths, configurations (mappings) or lm-eval's task objects. With a
+            suite, names or globs of its entries.
+        suite: name or YAML file of a suite. `settings` then replace those of its entries, and the
+            figures of all entries are returned, with the results of each run under 'runs'
+            (`SuiteFinished.plain`).
         settings: see `RunSettings`.
 
     Raises:
@@ -80,18 +87,26 @@ def evaluate(model: str | Denoiser, tasks: Any, **settings: Any) -> dict[str, An
         raise UserError(
             "shard is for the command line (`dlm-eval run --shard`, then `dlm-eval merge`)"
         )
-    if isinstance(model, str):
-        return _evaluated(run_settings({"model": model, "tasks": tasks, **settings}))
+    asked = {"tasks": tasks, "suite": suite, **settings}
+    if model is None or isinstance(model, str):
+        return _evaluated({"model": model, **asked})
     if elsewhere := sorted({"model_args", "device", "devices", "engine"} & settings.keys()):
         raise UserError(
             f"{elsewhere[0]} is not possible with a model object, which runs in this process as it "
             "is"
         )
     with given(model) as name:
-        return _evaluated(run_settings({"model": name, "tasks": tasks, **settings}))
+        return _evaluated({"model": name, **asked})
 
 
-def _evaluated(settings: RunSettings) -> dict[str, Any]:
+def _evaluated(values: Mapping[str, Any]) -> dict[str, Any]:
+    if values["suite"] is not None:
+        from dlm_eval.harness.suite_run import plan_suite, run_suite
+
+        if values.get("dry_run"):
+            raise UserError("dry_run with a suite is for the command line (--suite --dry_run)")
+        return run_suite(plan_suite(values)).plain()
+    settings = run_settings({key: value for key, value in values.items() if key != "suite"})
     if settings.dry_run:
         from dlm_eval.harness.dry_run import dry_run
 
@@ -108,6 +123,7 @@ def run(
     ask: Ask | None = None,
     shared: Loaded | None = None,
     answered: Answered | None = None,
+    suite: Mapping[str, Any] | None = None,
 ) -> Finished:
     """Runs an evaluation.
 
@@ -117,13 +133,18 @@ def run(
         shared: the model of `settings` with its journal, if it is already open (`open_model`); None
             opens it for this run.
         answered: called after all requests are answered. The run ends if it raises DlmEvalError.
+        suite: what the results say about the suite that the run is part of (`suite_run.mark`).
     """
     with safe_log():
-        return _run(settings, ask, shared, answered)
+        return _run(settings, ask, shared, answered, suite)
 
 
 def _run(
-    settings: RunSettings, ask: Ask | None, shared: Loaded | None, answered: Answered | None
+    settings: RunSettings,
+    ask: Ask | None,
+    shared: Loaded | None,
+    answered: Answered | None,
+    suite: Mapping[str, Any] | None,
 ) -> Finished:
     start = time.perf_counter()
     check_settings(settings)
@@ -146,6 +167,8 @@ def _run(
             )
             stack.enter_context(patches.evaluating(settings.verbosity == "DEBUG"))
             results, errors = _evaluate(loaded, tasks, settings, start, answered)
+            if suite is not None:
+                results["dlm_eval"]["suite"] = redact(suite)
     except RunError as error:
         if not results:
             raise
@@ -158,13 +181,15 @@ def _run(
 
 def tasks_of(settings: RunSettings, names: Sequence[Any] = ()) -> dict[str, Any]:
     """Returns lm-eval's task dictionary of a run, restricted to `names` if they are given."""
-    return load_tasks(
+    loaded = load_tasks(
         names or settings.tasks,
         include_path=settings.include_path,
         data_dir=settings.data_dir,
         metadata={**settings.model_args, **settings.metadata},
         seeds=settings.seeds,
     )
+    repeat_answers(loaded["tasks"], settings.repeats)
+    return loaded
 
 
 def _evaluate(
@@ -193,6 +218,7 @@ def _evaluate(
         if loaded.ours and loaded.pool is not None and before is not None
         else None
     )
+    drop_from_samples(results)
     make_plain(results)
     results["config"] |= {
         "model": settings.model,

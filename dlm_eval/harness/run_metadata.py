@@ -105,6 +105,7 @@ def _settings(loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
         "system_instruction": settings.system_instruction,
         "metadata": dict(settings.metadata),
         "fewshot_seed": settings.seeds[3],
+        **({} if settings.repeats is None else {"repeats": settings.repeats}),
     }
     return {
         **redact(described),

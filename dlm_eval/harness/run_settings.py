@@ -21,7 +21,7 @@ from dlm_eval.sandbox import KINDS
 from dlm_eval.settings import cast_value, describe, parse_pairs, shown
 
 if TYPE_CHECKING:
-    from dlm_eval.likelihood import Estimator
+    from dlm_eval.likelihood import TaskEstimators
 
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-shot
 MOST_SEED = 2**32 - 1  # numpy's maximum
@@ -40,9 +40,12 @@ class RunSettings:
         tasks: names, globs or YAML paths; from Python also configurations and task objects, as in
             lm-eval.
         model_args: the model's own options.
-        estimator: "NAME[,k=v]" for likelihoods.
+        estimator: "NAME[,k=v]" for likelihoods; "preset=authors[,k=v]" for those of the
+            checkpoint's authors.
         decode: the user's decode settings, which override the task's.
         gen_kwargs: lm-eval's generation settings; for our models `decode` overrides them.
+        repeats: answers to each document of a task that generates text; each is scored
+            (`harness/repeats.py`). None for the task's own number.
         devices: worker processes: 'auto', 'cpu:2' or '0,1'; None for one device in this process.
         engine: 'local' or 'ray' (workers as Ray actors).
         ray_address: address of a Ray cluster; None for $RAY_ADDRESS, else a cluster on this
@@ -77,6 +80,7 @@ class RunSettings:
     decode: Mapping[str, Any] = field(default_factory=dict)
     gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
     num_fewshot: int | None = None
+    repeats: int | None = None
     limit: float | None = None
     samples: Mapping[str, Sequence[int]] | None = None
     batch_size: str | int | None = None
@@ -125,6 +129,7 @@ class RunSettings:
             )
         for name, least in (
             ("num_fewshot", 0),
+            ("repeats", 1),
             ("stride", 1),
             ("max_batch_size", 1),
             ("bootstrap_iters", 0),
@@ -230,15 +235,15 @@ class RunSettings:
         )
 
     @functools.cached_property
-    def parsed_estimator(self) -> Estimator:
-        """The estimator of likelihoods.
+    def parsed_estimator(self) -> TaskEstimators:
+        """The estimator of likelihoods, or that of each task (`likelihood.presets`).
 
         Raises:
             UserError: its name or an option is not allowed.
         """
-        from dlm_eval.likelihood import parse_estimator
+        from dlm_eval.likelihood import parse_estimators
 
-        return parse_estimator(self.estimator)
+        return parse_estimators(self.estimator)
 
     @property
     def noise_seed(self) -> int:

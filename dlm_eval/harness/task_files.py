@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.harness.lm_eval_patches import quiet_index
+from dlm_eval.harness.lm_eval_patches import index_read_once, quiet_index
 from dlm_eval.hub import hub_reachable
-from dlm_eval.packaged import task_configs_dir
+from dlm_eval.packaged import task_folders
 from dlm_eval.settings import shown
 from dlm_eval.yaml_text import read_yaml_text
 
@@ -229,34 +229,62 @@ def list_tasks(
     return rows
 
 
-def task_file(
+def unknown_tasks(names: Iterable[str], include_path: str | None = None) -> list[str]:
+    """Returns those of `names` that are neither YAML files nor tasks, groups or tags.
+
+    lm-eval's index is read (some seconds) only for names that our tasks lack.
+    """
+    missing = [name for name in names if not name.endswith((".yaml", ".yml"))]
+    for everything in (False, True):
+        if missing:
+            index = _manager(include_path, everything).task_index
+            missing = [name for name in missing if name not in index]
+    return missing
+
+
+def all_tasks(include_path: str | None = None) -> list[str]:
+    """Returns the names of all tasks, groups and tags, lm-eval's included (takes some seconds)."""
+    return list(_manager(include_path, everything=True).all_tasks)
+
+
+def task_files(
     name: str, include_path: str | None = None, everything: bool = True
-) -> dict[str, Any] | None:
-    """Returns the settings in the YAML of a task or group, or None.
+) -> dict[str, dict[str, Any]]:
+    """Returns the settings in the YAMLs of a task or group: 'task', and "lm-eval's task" if both
+    have the name.
 
     Args:
-        everything: if our tasks lack the name, read lm-eval's index (takes some seconds).
+        everything: look in lm-eval's index too (takes some seconds).
     """
-    for index in (False, True) if everything else (False,):
-        entry = _manager(include_path, index).task_index.get(name)
-        if entry is not None:
-            return (
-                {key: _plain(value) for key, value in _config(entry).items()}
-                if entry.yaml_path
-                else {"tag": name}
-            )
-    return None
+    ours = _manager(include_path, everything=False).task_index.get(name)
+    theirs = _lm_evals().task_index.get(name) if everything else None
+    titles = {"task": ours, "task" if ours is None else "lm-eval's task": theirs}
+    return {title: _described(entry) for title, entry in titles.items() if entry is not None}
+
+
+def _described(entry: Any) -> dict[str, Any]:
+    if not entry.yaml_path:
+        return {"tag": entry.name, "tasks": sorted(entry.tags)}
+    return {key: _plain(value) for key, value in _config(entry).items()}
+
+
+def _lm_evals() -> Any:
+    from lm_eval.tasks import TaskManager
+
+    with quiet_index(), index_read_once():
+        return TaskManager(include_defaults=True)
 
 
 def _manager(include_path: str | None, everything: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
-    roots: list[str | Path] = [task_configs_dir(), *include_folders(include_path)]
-    for root in map(Path, roots[1:]):
+    given = include_folders(include_path)
+    roots: list[str | Path] = [*task_folders(), *given]
+    for root in given:
         for file in root.glob("**/*.yaml"):
             # A file that is nested too deeply would crash lm-eval's parser.
             read_yaml_text(file, str(file))
-    with quiet_index():
+    with quiet_index(), index_read_once():
         return TaskManager(include_path=roots, include_defaults=everything)
 
 

@@ -19,7 +19,7 @@ from dlm_eval.harness.requirements import check_packages, missing_package
 from dlm_eval.harness.run_settings import DEFAULT_SEEDS
 from dlm_eval.harness.sample_errors import reason_of, task_code
 from dlm_eval.harness.task_files import check_config, check_file, check_folder, include_folders
-from dlm_eval.packaged import task_configs_dir
+from dlm_eval.packaged import task_configs_dir, task_folders
 from dlm_eval.printable import counted
 
 log = logging.getLogger(__name__)
@@ -57,10 +57,16 @@ def load_tasks(
     Raises:
         UserError: an unknown name, an invalid YAML, an unavailable dataset, or a duplicate task.
     """
-    roots = [task_configs_dir(), *include_folders(include_path)]
+    given = include_folders(include_path)
+    roots = [*task_folders(), *given]
     for root in roots:
         check_folder(root)
-    with patches.quiet_index(), patches.no_default_length(), patches.local_first(data_dir):
+    with (
+        patches.quiet_index(),
+        patches.index_read_once(),
+        patches.no_default_length(),
+        patches.local_first(data_dir),
+    ):
         manager, found = _find(_split(names), roots, dict(metadata or {}))
         with patches.loading(seeds, data_dir):
             built = [item for name in found for item in _build(manager, name)]
@@ -73,7 +79,8 @@ def load_tasks(
         _check_metric_functions(task)
         check_packages(name, task)
         patches.keep_documents(task, seeds)
-    _hide_folders([*loaded["tasks"].values(), *loaded["groups"].values()], roots)
+    tops = [task_configs_dir(), *given]
+    _hide_folders([*loaded["tasks"].values(), *loaded["groups"].values()], tops)
     return loaded
 
 

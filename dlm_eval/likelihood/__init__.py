@@ -18,6 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.likelihood.estimator import ESTIMATORS, Budgeted, Estimator, Guided, parse_estimator
+from dlm_eval.likelihood.presets import TaskEstimators, parse_estimators
 from dlm_eval.likelihood.windows import windows
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ __all__ = [
     "Budgeted",
     "Estimator",
     "Guided",
+    "TaskEstimators",
     "parse_estimator",
+    "parse_estimators",
     "question_program",
     "score",
     "score_outcomes",

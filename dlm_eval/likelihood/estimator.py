@@ -157,6 +157,18 @@ class Estimator:
         """Whether it needs all choices of a question at once, to stop when the best is known."""
         return False
 
+    def for_model(self, checkpoint: str, family: str) -> Self:
+        """Returns the estimator for a model: the same for all (`presets.Authors` has others)."""
+        return self
+
+    def for_task(self, task: str) -> Self:
+        """Returns the estimator for a task: the same for all."""
+        return self
+
+    def preset_of(self, task: str) -> str | None:
+        """Returns the preset by which it was chosen for a task: none."""
+        return None
+
     def without_question(self) -> Self:
         """Returns the estimator for a text that is not a choice of a question."""
         return self

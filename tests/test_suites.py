@@ -1,0 +1,306 @@
+"""Suites: strict reading, runs grouped by their settings, figures beside published ones, failures that cost no other entry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dlm_eval import evaluate
+from dlm_eval.cli import main
+from dlm_eval.errors import UserError
+from dlm_eval.harness.suite_run import Outcome, plan_suite, run_suite
+from dlm_eval.harness.suites import Entry, load_suite
+
+BASE: dict[str, Any] = {
+    "suite": "mini",
+    "about": "our tasks",
+    "source": "this repository",
+    "models": ["tiny"],
+    "settings": {"num_fewshot": 0},
+    "entries": [
+        {"entry": "choice", "task": "demo_choice", "estimator": "exact", "metric": "acc", "published": {"tiny": 95.0}, "protocol": "same"},
+        {"entry": "choice_again", "task": "demo_choice", "estimator": "exact", "metric": "acc_norm"},
+        {"entry": "fast", "task": "demo_last_word", "estimator": "left_to_right", "metric": "acc", "published": {"tiny": 80.0}, "protocol": "other"},
+        {"entry": "story", "task": "demo_story_infill", "decode": {"strategy": "random", "steps": 2}, "scale": 1},
+        {"entry": "code", "task": "demo_code_infill", "code": True},
+    ],
+    "out_of_reach": [{"benchmark": "Arena", "reason": "needs a judge model"}],
+}  # fmt: skip
+
+
+def write(folder: Path, **changes: Any) -> str:
+    content = {**BASE, **changes}
+    path = folder / f"{content['suite']}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def with_entry(**changes: Any) -> dict[str, Any]:
+    return {"entries": [{"entry": "one", "task": "demo_choice", **changes}]}
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"entris": []}, "key 'entris'.*entries"),
+    "unknown entry key": (with_entry(num_fewshots=1), "entry 'one'.*num_fewshots.*num_fewshot"),
+    "unknown setting": ({"settings": {"metric": "acc"}}, "settings: key 'metric'"),
+    "name differs": ({"suite": "mini", "entries": []}, "entries is empty"),
+    "no task": ({"entries": [{"entry": "one"}]}, "task is missing"),
+    "text for a number": (with_entry(num_fewshot="five"), "num_fewshot 'five'.*whole number"),
+    "a number in quotes": (with_entry(limit="5"), "limit '5'.*whole number"),
+    "a fraction": (with_entry(repeats=1.5), "repeats '1.5'.*whole number"),
+    "true for a number": (with_entry(num_fewshot=True), "num_fewshot 'True'"),
+    "a list for text": (with_entry(metric=["acc"]), "metric .*text"),
+    "text for a list": (with_entry(departures="none"), "departures 'none'.*list"),
+    "text for a mapping": (with_entry(decode="steps=3"), "decode 'steps=3'.*key: value"),
+    "repeats 0": (with_entry(repeats=0), "repeats '0'.*1 or more"),
+    "unknown preset": (with_entry(decode={"preset": "llada_bse"}), "llada_bse.*llada_base"),
+    "unknown decode setting": (with_entry(decode={"stepps": 3}), "stepps.*steps"),
+    "unknown estimator": (with_entry(estimator="exakt"), "exakt.*exact"),
+    "unknown checkpoint": (with_entry(published={"lada-1.5": 3.0}, protocol="same"), "lada-1.5.*llada-1.5"),
+    "unknown model": ({"models": ["tinny"]}, "models 'tinny'.*tiny"),
+    "a figure as text": (with_entry(published={"tiny": "3"}, protocol="same"), "published tiny '3'.*number"),
+    "figures without protocol": (with_entry(published={"tiny": 3.0}), "protocol is missing"),
+    "unknown protocol": (with_entry(protocol="exact"), "protocol 'exact'.*same"),
+    "unknown data": (with_entry(data="mine"), "data 'mine'"),
+    "two of a name": ({"entries": [{"entry": "one", "task": "demo_choice"}] * 2}, "'one' is there twice"),
+    "out of reach without reason": ({"out_of_reach": [{"benchmark": "Arena"}]}, "reason is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_mistakes_are_one_line(name: str, tmp_path: Path) -> None:
+    changes, message = WRONG[name]
+    with pytest.raises(UserError, match=message) as caught:
+        load_suite(write(tmp_path, **changes))
+    assert "\n" not in str(caught.value) and "mini" in str(caught.value)
+
+
+def test_the_name_of_a_suite_is_that_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(BASE))
+    with pytest.raises(UserError, match="suite 'other'.*'mini'.*name of the file"):
+        load_suite(str(path))
+    with pytest.raises(UserError, match="--suite 'nothing'.*dlm-eval ls suites"):
+        load_suite("nothing")
+
+
+def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    first = load_suite(path).digest
+    Path(path).write_text("# a comment\n" + Path(path).read_text())
+    assert load_suite(path).digest == first
+    assert load_suite(write(tmp_path, source="elsewhere")).digest != first
+
+
+def plan(tmp_path: Path, **given: Any) -> Any:
+    return plan_suite({"suite": write(tmp_path), **given})
+
+
+def test_entries_with_equal_settings_are_one_run(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    assert [[e.entry for e in one.entries] for one in made.runs] == [
+        ["choice", "choice_again"], ["fast"], ["story"],
+    ]  # fmt: skip
+    assert made.runs[0].settings.tasks == ("demo_choice",) and made.model == "tiny"
+    assert made.runs[0].settings.estimator == "exact" and made.runs[0].settings.num_fewshot == 0
+    assert dict(made.runs[2].settings.decode) == {"strategy": "random", "steps": 2}
+    assert list(made.skipped) == ["code"] and "--confirm_run_unsafe_code" in made.skipped["code"]
+
+
+def test_options_replace_those_of_all_entries(tmp_path: Path) -> None:
+    made = plan(tmp_path, estimator="pseudo", decode="steps=4", limit=3, num_fewshot=1)
+    assert len(made.runs) == 2  # one estimator for all; decode differs
+    assert {one.settings.estimator for one in made.runs} == {"pseudo"}
+    assert dict(made.runs[1].settings.decode) == {"strategy": "random", "steps": "4"}
+    assert dict(made.runs[0].settings.decode) == {"steps": "4"}
+    assert all(one.settings.limit == 3 and one.settings.num_fewshot == 1 for one in made.runs)
+    assert made.overridden == {
+        "estimator": "pseudo", "decode": {"steps": "4"}, "limit": 3, "num_fewshot": 1,
+    }  # fmt: skip
+    other = plan(tmp_path, decode="preset=llada").runs[-1].settings.decode
+    assert dict(other) == {"preset": "llada"}  # another preset replaces all
+    assert made.suite.digest == plan(tmp_path).suite.digest
+
+
+def test_tasks_choose_entries(tmp_path: Path) -> None:
+    made = plan(tmp_path, tasks="choice*,story")
+    assert [e.entry for e in made.suite.entries] == ["choice", "choice_again", "story"]
+    with pytest.raises(UserError, match="entry 'stori' is not known.*story"):
+        plan(tmp_path, tasks=["stori"])
+    with pytest.raises(UserError, match="every chosen entry runs generated code"):
+        plan(tmp_path, tasks="code")
+
+
+REFUSED = {
+    "shard": ("1/2", "--shard is not possible with --suite"),
+    "samples": ('{"demo_choice": [1]}', "--samples is not possible with --suite"),
+    "output_path": ("out.json", "a suite needs a folder"),
+}
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_what_does_not_go_with_a_suite_is_refused(option: str, tmp_path: Path) -> None:
+    value, message = REFUSED[option]
+    with pytest.raises(UserError, match=message):
+        plan(tmp_path, **{option: value})
+
+
+def test_unknown_tasks_are_found_before_the_model_is_loaded(tmp_path: Path) -> None:
+    path = write(tmp_path, **with_entry(task="demo_choise"))
+    with pytest.raises(UserError, match="entry 'one': task 'demo_choise'.*demo_choice"):
+        plan_suite({"suite": path})
+
+
+def test_lm_evals_models_get_no_decode_settings_of_the_suite(tmp_path: Path) -> None:
+    made = plan(tmp_path, model="tiny-ar")
+    assert len(made.runs) == 1 and not made.runs[0].settings.decode
+    assert made.runs[0].settings.estimator == "auto"
+    assert plan(tmp_path, model="tiny-ar", decode="steps=3").runs[0].settings.decode
+
+
+def test_a_difference_in_standard_errors_by_hand() -> None:
+    entry = Entry("one", "t", protocol="same")
+    known = Outcome(entry, "acc", "none", 0.6, 0.05, 100, 100, 50.0)
+    assert known.deviation == pytest.approx(0.1 / (0.05 * 2**0.5))
+    part = Outcome(entry, "acc", "none", 0.6, 0.05, 25, 100, 50.0)  # the whole has half the error
+    assert part.deviation == pytest.approx(0.1 / (0.05**2 + 0.025**2) ** 0.5)
+    nears = (
+        Entry("one", "t", protocol="near"),
+        Entry("one", "t", protocol="other"),
+        Entry("one", "t"),
+    )
+    found = [Outcome(e, "acc", "none", 0.6, 0.05, 1, 1, 50.0).deviation is None for e in nears]
+    assert found == [False, True, True]
+    assert Outcome(entry, "acc", "none", 0.6, 0.0, 9, 9, 50.0).deviation is None
+    assert Outcome(entry, "acc", "none", 0.6, 0.1, 9, 9, None).deviation is None
+
+
+def results_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.rglob("results_*.json"))]
+
+
+def without_data(folder: Path) -> Path:
+    """A folder with a task whose dataset nobody has."""
+    folder.mkdir()
+    (folder / "gone.yaml").write_text(
+        "task: t_gone\ndataset_path: nobody/nothing\noutput_type: generate_until\ntest_split: test\n"
+        "doc_to_text: a\ndoc_to_target: b\nmetric_list: [{metric: exact_match}]\n"
+    )
+    return folder
+
+
+def test_a_suite_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    gone, include = {"entry": "gone", "task": "t_gone"}, without_data(tmp_path / "tasks")
+    path = write(tmp_path, entries=[*BASE["entries"], gone])
+    command = ["--suite", path, "--limit", "4", "-o", str(out), "--include_path", str(include)]
+    assert main([*command, "--verbosity", "ERROR"]) == 1  # one entry fails, and costs no other
+    shown = capsys.readouterr().out
+    table = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in shown.split("suite mini")[1].splitlines() if line.startswith("| ")
+    }  # fmt: skip
+    assert list(table) == ["entry", "choice", "choice_again", "fast", "story", "code", "gone"]
+    found = results_of(out)
+    assert len(found) == 3
+    marks = [each["dlm_eval"]["suite"] for each in found]
+    assert [list(each["entries"]) for each in marks] == [
+        ["choice", "choice_again"],
+        ["fast"],
+        ["story"],
+    ]
+    assert all(each["name"] == "mini" and each["overridden"] == {"limit": 4.0} for each in marks)
+    assert marks[0]["digest"] == load_suite(path).digest
+    assert marks[0]["entries"]["choice"]["published"] == 95.0
+    acc, stderr = (
+        found[0]["results"]["demo_choice"][key] for key in ("acc,none", "acc_stderr,none")
+    )
+    assert table["choice"][1:3] == [f"{100 * acc:.2f} ± {100 * stderr:.2f}", "95"]
+    assert table["choice"][5] == "same protocol, 4 of 100 documents"
+    assert table["fast"][3] == "" and table["fast"][2] == "80"  # another protocol: no difference
+    assert table["story"][1].startswith(
+        f"{found[2]['results']['demo_story_infill']['rouge1,none']:.2f}"
+    )
+    assert table["code"][5] == "skipped" and table["gone"][5] == "failed"
+    assert "gone: task 't_gone': cannot load dataset" in shown
+    assert "overridden for all entries: limit=4" in shown
+
+    # the journal has every answer: nothing is computed again, and the figures are equal
+    assert main([*command, "--verbosity", "ERROR", "--score_only"]) == 1
+    again = results_of(out)[3:]
+    assert [each["results"] for each in again] == [each["results"] for each in found]
+
+
+def test_from_python(tmp_path: Path) -> None:
+    found = evaluate(suite=write(tmp_path), tasks="choice", limit=5)
+    assert (
+        found["entries"]["choice"]["value"]
+        == found["runs"][0]["results"]["demo_choice"]["acc,none"]
+    )
+    assert found["entries"]["choice"]["count"] == 5 and found["overridden"] == {"limit": 5}
+
+
+def test_one_failing_task_of_a_run_costs_no_other(tmp_path: Path) -> None:
+    rows = [{"entry": "bad", "task": "t_gone"}, {"entry": "good", "task": "demo_last_word", "metric": "acc"}]  # fmt: skip
+    rows += [{"entry": "absent", "task": "demo_last_word", "metric": "f1"}]
+    path = write(tmp_path, entries=rows)
+    include = str(without_data(tmp_path / "tasks"))
+    made = plan_suite({"suite": path, "limit": 2, "include_path": include})
+    assert len(made.runs) == 1
+    done = run_suite(made)
+    outcome = {o.entry.entry: o for o in done.outcomes}
+    assert "cannot load dataset" in outcome["bad"].reason and done.failed
+    assert outcome["good"].value is not None and outcome["good"].count == 2
+    assert "the results have no f1; they have perplexity,none, acc,none" in outcome["absent"].reason
+
+
+def test_ls_show_and_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path)
+    assert main(["ls", "suites"]) == 0 and "entries" in capsys.readouterr().out
+    assert main(["show", path]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)["suite"]
+    assert shown["out_of_reach"] == {"Arena": "needs a judge model"}
+    assert shown["entries"][0]["estimator"] == "exact" and shown["entries"][0]["num_fewshot"] == 0
+    assert main(["validate", path]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("story")).split()[:4] == ["story", "demo_story_infill", "generate_until", "60"]  # fmt: skip
+    wrong = write(tmp_path, entries=[
+        {"entry": "a", "task": "demo_code_infill"}, {"entry": "b", "task": "demo_choice", "code": True},
+        {"entry": "c", "task": "demo_choice", "decode": {"steps": 2}, "metric": "f1", "filter": "strict"},
+        {"entry": "d", "task": "demo_story_infill", "estimator": "exact"},
+    ])  # fmt: skip
+    assert main(["validate", wrong]) == 1
+    said = capsys.readouterr().out
+    for reason in (
+        "a: its task runs generated code; say code: true", "b: code is true, and its task runs no generated code",
+        "c: decode is for tasks that generate", "c: metric 'f1' is not one of acc", "c: filter 'strict' is not one of none",
+        "d: estimator is for tasks that score",
+    ):  # fmt: skip
+        assert reason in said
+
+
+def test_a_dry_run_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    path = write(tmp_path)
+    assert main(["--suite", path, "--limit", "2", "-o", str(out), "--dry_run"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        shown.count("== ") == 4
+        and "== choice, choice_again" in shown
+        and "== code: skipped" in shown
+    )
+    assert not out.exists()
+
+
+def test_show_prints_every_kind_that_bears_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "diffullama"]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert {"family", "checkpoint", "preset", "estimator", "model_args"} <= set(found)
+    assert main(["show", "gsm8k"]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert found["task"]["task"] == found["lm-eval's task"]["task"] == "gsm8k"
+    assert found["task"] != found["lm-eval's task"]
