@@ -196,12 +196,15 @@ def test_special_tokens_stand_before_every_part(shared: Path) -> None:
         for f in ("diffullama", "diffugpt")
     )
     form = ChoiceForm("tokenizer", "c")
-    assert [encode_apart(llama, "a", "b", form)] == [
+    assert [encode_apart(llama, "a", "bc", form)] == [
         ([1, *llama.encode("a")], [1, *llama.encode("b"), 1, *llama.encode("c")])
     ]
-    assert encode_apart(gpt, "a", "b", form) == (gpt.encode("a"), gpt.encode("b") + gpt.encode("c"))
+    assert encode_apart(gpt, "a", "bc", form) == (
+        gpt.encode("a"),
+        gpt.encode("b") + gpt.encode("c"),
+    )
     # position 0 has no prediction, so an empty context is BOS
-    assert encode_apart(gpt, "", "b", form)[0] == [gpt.bos_id]
+    assert encode_apart(gpt, "", "bc", form)[0] == [gpt.bos_id]
     with pytest.raises(SampleError, match="nothing to score"):
         encode_apart(gpt, "a", "", ChoiceForm("tokenizer"))
 
@@ -231,7 +234,7 @@ def test_samples_have_the_form(tmp_path: Path) -> None:
     )
     (_, text, form), *_ = results["samples"]["apart"][0]["arguments"]
     assert (text, form) == (
-        "sat",
+        "satnow",
         {"choice": {"special_tokens": "model", "suffix": "now", "score": "mean"}},
     )
 

@@ -459,7 +459,7 @@ def _tokenised(lm: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
             " texts only; use hf, vllm or an API with a tokenizer"
         )
     head, target = encode_apart(_Tokens(lm), context, choice, form)  # type: ignore[arg-type]
-    return context, choice + form.suffix, head or [lm.prefix_token_id], target
+    return context, choice, head or [lm.prefix_token_id], target
 
 
 @dataclass(frozen=True)

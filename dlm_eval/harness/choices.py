@@ -92,5 +92,6 @@ class ChoiceTask(ConfigurableTask):  # type: ignore[misc]
         built = super().construct_requests(doc, ctx, **kwargs)
         form = self.choices.form(doc)
         for instance in built if isinstance(built, list) else [built]:
-            instance.arguments = (*instance.arguments[:2], {CHOICE: form})
+            context, choice = instance.arguments[:2]
+            instance.arguments = (context, choice + form.suffix, {CHOICE: form})
         return built

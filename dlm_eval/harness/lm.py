@@ -263,8 +263,8 @@ class DiffusionLM(TemplateLM):
             choices, canvases = questions[question_of[id(request)]], canvases_of(request, record)
             place = next(i for i, choice in enumerate(choices) if choice is request)
             self._weigh(canvases[place], record)
-            form = form_of(request.args)
-            if form is not None and form.score == "mean" and not self.options.estimator.per_token:
+            form, estimator = form_of(request.args), self.options.estimator.for_task(record.task)
+            if form is not None and form.score == "mean" and not estimator.per_token:
                 record.details["mean_of"] = sum(canvases[place].canvas.open)
             if len(choices) > 1 and self._ends_early(record.task):
                 record.details["choice"] = place
@@ -505,7 +505,7 @@ def texts_of(request: Instance) -> list[str]:
         if isinstance(part, str) and not isinstance(part, UnbuiltPrompt)
     ]
     if request.request_type == "loglikelihood" and (form := form_of(request.args)) is not None:
-        return [*texts, form.suffix]
+        return [texts[0], *form.parts(texts[1])]
     return list(pair_texts(texts[0], texts[1])) if len(texts) == 2 else texts
 
 

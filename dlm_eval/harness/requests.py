@@ -102,13 +102,17 @@ class ChoiceForm:
 
     Attributes:
         special_tokens: what stands before the context, and before each other part (see `begin`).
-        suffix: text behind the choice. It is encoded apart from it and scored with it.
+        suffix: the end of the text to score, encoded apart from what is before it.
         score: 'sum', or 'mean' per scored token, of the log-probabilities.
     """
 
     special_tokens: SpecialTokens = "model"
     suffix: str = ""
     score: Literal["sum", "mean"] = "sum"
+
+    def parts(self, text: str) -> tuple[str, str]:
+        """Returns the texts that are encoded apart: the choice, and the text behind it."""
+        return text.removesuffix(self.suffix), self.suffix
 
     def plain(self) -> dict[str, Any]:
         """Returns the form as plain data for samples files."""
@@ -186,7 +190,7 @@ def encode_apart(
         SampleError: there is nothing to score.
     """
     start = text_start(model) if form.special_tokens == "tokenizer" else []
-    parts = [model.encode(text) for text in (choice, form.suffix) if text]
+    parts = [model.encode(text) for text in form.parts(choice) if text]
     if not any(parts):
         raise SampleError("the continuation is empty: there is nothing to score")
     head = begin(model, model.encode(context), form.special_tokens)
