@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, overload
 
 from dlm_eval.errors import UserError
@@ -195,6 +195,28 @@ class Score:
     def error(self) -> Error:
         """The error of `logprob`."""
         return Error(self.stderr, self.freedom, self.rough_stderr, self.least_stderr)
+
+    def scaled(self, factor: float) -> Score:
+        """Returns the score with all nats multiplied by `factor` (1/n: per token)."""
+        if factor == 1:
+            return self
+
+        def times(value: float | None) -> float | None:
+            return None if value is None else value * factor
+
+        return replace(
+            self,
+            logprob=self.logprob * factor,
+            least_stderr=self.least_stderr * factor,
+            echo=tuple(value * factor for value in self.echo),
+            bracket=(times(self.bracket[0]), times(self.bracket[1])),
+            stderr=times(self.stderr),
+            rough_stderr=times(self.rough_stderr),
+            lower=times(self.lower),
+            lower_stderr=times(self.lower_stderr),
+            upper=times(self.upper),
+            upper_stderr=times(self.upper_stderr),
+        )
 
     @property
     def interval(self) -> tuple[float, float] | None:

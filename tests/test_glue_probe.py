@@ -18,7 +18,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.harness.glue_probe import TASKS, Reader, probe
 from dlm_eval.harness.lm_eval_patches import local_first
 from dlm_eval.models import load_model
-from dlm_eval.reports.result_file import read_result_file
+from dlm_eval.reports.files.result_file import read_result_file
 
 
 @pytest.fixture(scope="module")

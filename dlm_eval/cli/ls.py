@@ -61,9 +61,9 @@ def _models() -> Table:
             weights = str(one.options.get("pretrained", ""))
             rows.append([name, one.name, weights, _size(one.size), one.licence, family.about])
     rows += [
-        ["hf (lm-eval)", name, f"asset:{name}", _size(one["size"]), one["licence"], one["about"]]
+        ["hf (lm-eval)", name, one["options"]["pretrained"], _size(one["size"]), one["licence"], one["about"]]
         for name, one in baselines().items()
-    ]
+    ]  # fmt: skip
     about = "answers made elsewhere (docs/recorded.md)"
     rows.append(["recorded", "recorded", "answers=FILE", "", "", about])
     rows += [[name, "", "not supported", "", "", reason] for name, reason in unsupported().items()]

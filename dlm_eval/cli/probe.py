@@ -143,7 +143,7 @@ def _write(document: dict[str, Any], folder: Path) -> Path:
     import json
 
     from dlm_eval.harness.file_names import file_name
-    from dlm_eval.reports.csv_file import write_files
+    from dlm_eval.reports.files.write import write_files
 
     where = folder / file_name(document["model_name"].replace(os.sep, "__"))
     stamp = datetime.now().isoformat().replace(":", "-")

@@ -38,6 +38,7 @@ LAYOUT = (
     "offload_folder", "num_concurrent", "max_retries", "timeout", "verify_certificate", "ca_cert_path",
 )  # fmt: skip
 REMOTE = "remote"
+ASSET = "asset:"  # before the name of weights that travel with the package
 LOCAL = {"pretrained", "dtype", "device", "devices"}  # arguments of classes that load weights
 BLANK: dict[str, Any] = {
     "loglikelihood": (float("-inf"), False),
@@ -71,7 +72,9 @@ class Baseline:
         """
         name, arguments = settings.model, dict(settings.model_args)
         if name in baselines():
-            own = {"pretrained": str(packaged_asset(name)), **baselines()[name]["options"]}
+            own = dict(baselines()[name]["options"])
+            if own["pretrained"].startswith(ASSET):
+                own["pretrained"] = str(packaged_asset(own["pretrained"].removeprefix(ASSET)))
             name, arguments = "hf", {**own, **arguments}
         extra = {
             "batch_size": settings.batch_size or 1,

@@ -18,6 +18,7 @@ from dlm_eval.harness.requests import (
     UnbuiltPrompt,
     begin,
     choice_canvases,
+    form_of,
     hole_canvas,
     hole_length,
     pair_texts,
@@ -134,6 +135,9 @@ class CanvasJobs:
             choices, canvases = questions[question_of[id(request)]], canvases_of(request, record)
             place = next(i for i, choice in enumerate(choices) if choice is request)
             self._weigh(canvases[place], record)
+            form, estimator = form_of(request.args), self.options.estimator.for_task(record.task)
+            if form is not None and form.score == "mean" and not estimator.per_token:
+                record.details["mean_of"] = sum(canvases[place].canvas.open)
             if len(choices) > 1 and self._ends_early(record.task):
                 record.details["choice"] = place
                 job = (question_of[id(request)], record.repeat)
@@ -154,6 +158,7 @@ class CanvasJobs:
                 score.rows,
                 record.seconds / len(answers[0].value.choices),
             )
+        score = score.scaled(1 / record.details.get("mean_of", 1))
         self._note(score, record)
         return score.logprob, bool(score.greedy)
 
@@ -185,8 +190,9 @@ class CanvasJobs:
         length = hole_length(self.model, ask.hole, context)
         plan = self._plans.plan(ask, length)
         key = digest(record.task, record.doc, request.idx, record.repeat)
+        hole, overlong = ask.hole, self.options.overlong
         prepared = hole_canvas(
-            self.model, context, length, ask.hole.suffix, key, self.options.overlong
+            self.model, context, length, hole.suffix, key, overlong, hole.special_tokens
         )
         record.truncated = prepared.truncated
         record.details = {"until": ask.until, **plan.described}
@@ -245,6 +251,8 @@ def texts_of(request: Instance) -> list[str]:
         for part in request.args
         if isinstance(part, str) and not isinstance(part, UnbuiltPrompt)
     ]
+    if request.request_type == "loglikelihood" and (form := form_of(request.args)) is not None:
+        return [texts[0], *form.parts(texts[1])]
     return list(pair_texts(texts[0], texts[1])) if len(texts) == 2 else texts
 
 

@@ -15,6 +15,7 @@ from lm_eval.api.model import TemplateLM
 from dlm_eval.answers import Answering
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.canvas_jobs import CanvasJobs, Options
+from dlm_eval.harness.choices import ChoiceTask
 from dlm_eval.harness.request_jobs import AnsweredRequests, Requests
 from dlm_eval.harness.results import Record
 from dlm_eval.jobs import Answer
@@ -167,9 +168,12 @@ def by_order(task: Any) -> bool:
     log-likelihoods.
 
     `acc_norm` orders choices by log-likelihood per character. Brier scores, mutual information and
-    a task's own `process_results` (TruthfulQA's mc2) need the values.
+    a task's own `process_results` (TruthfulQA's mc2) need the values. Sampling stops at a clear order
+    of sums, which need not be that of means per token.
     """
     config = task.config
+    if isinstance(task, ChoiceTask) and task.choices.score == "mean":
+        return False
     metrics = {
         entry["metric"] for entry in config.metric_list or () if isinstance(entry["metric"], str)
     }

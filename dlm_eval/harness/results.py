@@ -15,7 +15,7 @@ from lm_eval.api.instance import Instance
 
 from dlm_eval.canvas import Score
 from dlm_eval.engine import Cost
-from dlm_eval.harness.requests import HOLE, Hole
+from dlm_eval.harness.requests import ChoiceForm, Hole
 from dlm_eval.harness.shard import Shard
 from dlm_eval.likelihood.mc_error import correlations
 from dlm_eval.redaction import redact, redact_values
@@ -82,10 +82,15 @@ def make_plain(results: dict[str, Any]) -> None:
 
 
 def plain_argument(argument: Any) -> Any:
-    """Returns an argument of a request with its hole as plain data."""
-    if not isinstance(argument, dict) or not isinstance(argument.get(HOLE), Hole):
+    """Returns an argument of a request with its hole, or the form of its choice, as plain data."""
+    if not isinstance(argument, dict):
         return argument
-    return {**argument, HOLE: argument[HOLE].plain()}
+    ours = {
+        key: value.plain()
+        for key, value in argument.items()
+        if isinstance(value, (Hole, ChoiceForm))
+    }
+    return {**argument, **ours} if ours else argument
 
 
 def metrics_of(scores: Mapping[str, Any]) -> dict[tuple[str, str], Any]:

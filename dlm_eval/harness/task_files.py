@@ -22,7 +22,7 @@ from dlm_eval.packaged import task_folders
 from dlm_eval.settings import shown
 from dlm_eval.yaml_text import read_yaml_text
 
-OUR_CLASS = "dlm_eval.harness.infill.InfillTask"
+OUR_CLASSES = ("dlm_eval.harness.infill.InfillTask", "dlm_eval.harness.choices.ChoiceTask")
 NONE = type(None)
 # Types of values. Keys whose value may be a function, a template or a list of these are excluded.
 VALUES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -88,7 +88,7 @@ def check_config(place: Path | str, config: dict[str, Any]) -> None:
     Raises:
         UserError: a key, metric, aggregation or filter is unknown.
     """
-    if str(config.get("class", OUR_CLASS)).endswith(OUR_CLASS):  # others may add keys
+    if "class" not in config or str(config["class"]).endswith(OUR_CLASSES):  # others may add keys
         _check_keys(place, config)
         _check_values(place, config)
     _check_metrics(place, config)

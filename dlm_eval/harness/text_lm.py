@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
+from lm_eval.api.model import LM, TemplateLM
 from transformers import PreTrainedTokenizerBase
 
 from dlm_eval.answers import Answering
-from dlm_eval.errors import SampleError
+from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.baseline import Baseline
 from dlm_eval.harness.decode_config import is_our_argument
 from dlm_eval.harness.request_jobs import (
@@ -28,15 +28,16 @@ from dlm_eval.harness.request_jobs import (
     RequestKinds,
     Requests,
 )
-from dlm_eval.harness.requests import HOLE, hole_length
+from dlm_eval.harness.requests import HOLE, encode_apart, form_of, hole_length
 from dlm_eval.harness.results import Record
 from dlm_eval.harness.shard import Shard
 from dlm_eval.jobs import Answer, Done, Job, Keep, Reply, TextJob, keep_none
 from dlm_eval.journal import Journal
+from dlm_eval.models.tokenizer import text_start_of
 from dlm_eval.progress import Progress
 from dlm_eval.rng import digest
 from dlm_eval.workers import Pool
-from dlm_eval.workers.texts import identity_of, seed_draws
+from dlm_eval.workers.texts import TOKENS, identity_of, seed_draws
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,13 @@ class TextJobs:
 
     def _jobs(self, kind: str, request: Instance, record: Record) -> list[Job]:
         """Returns the job of a request."""
-        arguments = _plain(self.lm, request.args) if kind == "generate_until" else request.args
+        method, arguments = kind, request.args
+        if kind == "generate_until":
+            arguments = _plain(self.lm, arguments)
+        elif kind == "loglikelihood" and (form := form_of(arguments)) is not None:
+            method, arguments = TOKENS, _tokenised(self.lm, arguments)
+            record.details["target"] = len(arguments[3])
+            record.details["mean_of"] = len(arguments[3]) if form.score == "mean" else 1
         identity = identity_of(kind, arguments)
         draw = ""
         if kind == "generate_until" and _samples(arguments[1]):
@@ -174,7 +181,7 @@ class TextJobs:
                 self.options.seed, record.task, record.doc, request.idx, record.repeat, identity
             )
         record.details["scored"] = arguments[-1]
-        return [TextJob(kind, arguments, identity, draw, _size(kind, arguments))]
+        return [TextJob(method, arguments, identity, draw, _size(kind, arguments[:2]))]
 
     def _finish(self, answers: Sequence[Answer], record: Record) -> Any:
         """Returns lm-eval's answer; counts its tokens."""
@@ -183,6 +190,10 @@ class TextJobs:
             raise SampleError(answer.error)
         assert isinstance(answer.value, Reply)
         found = answer.value.content
+        if "target" in record.details:  # a choice encoded apart
+            assert isinstance(found, tuple)
+            record.tokens = record.details["target"]
+            return found[0] / record.details["mean_of"], found[1]
         tokenizer = vars(self.lm).get("tokenizer")
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             text = found if isinstance(found, str) else record.details["scored"]
@@ -219,13 +230,39 @@ def _plain(lm: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return (context, kept, *more)
 
 
+def _tokenised(lm: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """Returns (context, choice, ids of the context, ids to score) of a choice that is encoded apart
+    from its context.
+
+    As in lm-eval, an empty context is the model's `prefix_token_id`.
+
+    Raises:
+        UserError: the model's class does not take tokens.
+    """
+    context, choice, _ = arguments
+    form = form_of(arguments)
+    assert form is not None
+    if not isinstance(lm, TemplateLM):
+        raise UserError(
+            "this task encodes its choices apart from their context, and --model's class takes"
+            " texts only; use hf, vllm or an API with a tokenizer"
+        )
+    head, target = encode_apart(_Tokens(lm), context, choice, form)  # type: ignore[arg-type]
+    return context, choice, head or [lm.prefix_token_id], target
+
+
 @dataclass(frozen=True)
 class _Tokens:
-    """The part of a Denoiser's interface that `hole_length` uses."""
+    """The part of a Denoiser's interface that `hole_length` and `encode_apart` use."""
 
     lm: Any
     needs_bos: bool = False
     bos_id: int | None = None
+
+    @property
+    def text_start(self) -> tuple[int, ...]:
+        plain, whole = (self.lm.tok_encode("a", add_special_tokens=on) for on in (False, True))
+        return text_start_of(plain, whole)
 
     def encode(self, text: str) -> list[int]:
         found = self.lm.tok_encode(text, add_special_tokens=False)

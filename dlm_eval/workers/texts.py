@@ -38,6 +38,7 @@ GROUP = 16  # requests in a group if the model chooses the size of its batches
 # Consecutive calls that fail without any answer in between, after which the model has failed.
 MOST_FAILURES = 5
 MOST_REFUSALS = 100  # the same for calls that a server refuses because of their content
+TOKENS = "_loglikelihood_tokens"  # method of lm-eval's models that takes ids
 REFUSED = (400, 413, 422)  # HTTP statuses of such refusals: too long, filtered
 
 log = logging.getLogger(__name__)
@@ -320,14 +321,16 @@ class TextModel:
             self.lm.cache_hook = before
 
 
-def _request(job: TextJob) -> Instance:
+def _request(job: TextJob) -> Any:
+    if job.kind == TOKENS:  # a model reports the first part, which therefore has the identity
+        return job.arguments, list(job.arguments[2]), list(job.arguments[3])
     return Instance(job.kind, {}, job.arguments, 0)  # type: ignore[arg-type]
 
 
 def _reply(kind: str, answer: Any, seconds: float) -> Answer:
     """Returns a model's answer in the form that the journal stores, or an error."""
     try:
-        if kind == "loglikelihood":
+        if kind in ("loglikelihood", TOKENS):
             answer = (float(answer[0]), bool(answer[1]))
         elif kind == "loglikelihood_rolling":
             answer = float(answer)
