@@ -116,6 +116,7 @@ def test_entries_with_equal_settings_are_one_run(tmp_path: Path) -> None:
 def test_options_replace_those_of_all_entries(tmp_path: Path) -> None:
     made = plan(tmp_path, estimator="pseudo", decode="steps=4", limit=3, num_fewshot=1)
     assert len(made.runs) == 2  # one estimator for all; decode differs
+    assert made.replaces and not plan(tmp_path, limit=3).replaces
     assert {one.settings.estimator for one in made.runs} == {"pseudo"}
     assert dict(made.runs[1].settings.decode) == {"strategy": "random", "steps": "4"}
     assert dict(made.runs[0].settings.decode) == {"steps": "4"}
@@ -187,6 +188,7 @@ def test_a_difference_in_standard_errors_by_hand() -> None:
     found = [Outcome(e, "acc", "none", 0.6, 0.05, 1, 1, 50.0).deviation is None for e in nears]
     assert found == [False, True, True]
     assert Outcome(entry, "acc", "none", 0.6, 0.0, 9, 9, 50.0).deviation is None
+    assert Outcome(entry, "acc", "none", 0.6, 0.05, 9, 9, 50.0, replaced=True).deviation is None
     assert Outcome(entry, "acc", "none", 0.6, 0.1, 9, 9, None).deviation is None
 
 

@@ -69,6 +69,11 @@ class SuitePlan:
     skipped: Mapping[str, str]
     settings: RunSettings
 
+    @property
+    def replaces(self) -> bool:
+        """Whether the user replaced settings, other than the number of documents."""
+        return bool(set(self.overridden) - {"limit"})
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -84,6 +89,7 @@ class Outcome:
         published: the figure of the source for this checkpoint; None if it prints none.
         reason: why there is no value; "" if there is one.
         skipped: whether the entry was left out on purpose.
+        replaced: whether the user replaced settings of it, other than the number of documents.
     """
 
     entry: Entry
@@ -96,6 +102,7 @@ class Outcome:
     published: float | None = None
     reason: str = ""
     skipped: bool = False
+    replaced: bool = False
 
     @property
     def deviation(self) -> float | None:
@@ -103,9 +110,10 @@ class Outcome:
 
         The published figure has the error that the same task has with all its documents, and both
         errors enter as if the documents were drawn twice. On the same documents the true error is
-        smaller. None if the protocols differ, or an error or the number of documents is unknown.
+        smaller. None if the protocols differ, the user replaced settings, or an error or the number
+        of documents is unknown.
         """
-        if self.value is None or self.published is None or not self.stderr:
+        if self.replaced or self.value is None or self.published is None or not self.stderr:
             return None
         if self.entry.protocol not in ("same", "near") or not self.count or not self.total:
             return None
@@ -299,7 +307,8 @@ def run_suite(
                 continue
             finished.append(found)
             for entry in one.entries:
-                outcomes[entry.entry] = outcome_of(entry, found.results, checkpoint)
+                outcome = outcome_of(entry, found.results, checkpoint)
+                outcomes[entry.entry] = replace(outcome, replaced=plan.replaces)
             done(one, found)
     return SuiteFinished(
         plan,

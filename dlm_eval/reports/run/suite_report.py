@@ -57,6 +57,7 @@ def _note(outcome: Outcome) -> str:
     if outcome.reason:
         return "skipped" if outcome.skipped else "failed"
     notes = [f"{outcome.entry.protocol} protocol"] if outcome.entry.protocol else []
+    notes = ["overridden"] if outcome.replaced else notes
     if outcome.count is not None and outcome.total is not None and outcome.count < outcome.total:
         notes.append(f"{outcome.count} of {outcome.total} documents")
     return ", ".join(notes)
