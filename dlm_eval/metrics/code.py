@@ -237,6 +237,49 @@ class CodeEval:
 METRIC = CodeEval()
 
 
+def pass_at(
+    references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1,)
+) -> dict[str, float]:
+    """Returns pass@k of one document for each of `k`; a metric of task YAMLs.
+
+    Args:
+        references: The tests, one text.
+        predictions: The programs, one list.
+        k: Numbers of programs of which one must pass; a number greater than that of the programs is
+            left out.
+
+    Raises:
+        SampleError: A program could not be run, which is not the program's fault.
+    """
+    return METRIC.compute(references=references, predictions=predictions, k=k)[0]
+
+
+def pass_at_1(references: Sequence[str], predictions: Sequence[str | Sequence[str]]) -> float:
+    """Returns pass@1 of one document, under the name that lm-eval's MBPP tasks give it.
+
+    Args:
+        references: The tests, one text.
+        predictions: A program, or a list of several.
+
+    Raises:
+        SampleError: A program could not be run, which is not the program's fault.
+    """
+    programs = [[each] if isinstance(each, str) else each for each in predictions]
+    return pass_at(references, programs)["pass@1"]
+
+
+def whole_programs(doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Returns pass@1 of one document whose programs contain their tests.
+
+    Raises:
+        SampleError: A program could not be run, which is not the program's fault.
+    """
+    (texts,) = results
+    programs = [Program(text, "") for text in texts]
+    verdicts = METRIC.judge(programs)
+    return {"pass@1": pass_at_k([verdicts[program].passed for program in programs])}
+
+
 def run_programs(programs: Sequence[Program], workers: int | None = None) -> list[Verdict]:
     """Returns verdicts in order; programs whose tests import numpy run with numpy."""
     verdicts: dict[int, Verdict] = {}
