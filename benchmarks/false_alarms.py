@@ -5,7 +5,7 @@
 Runs `tiny` at temperature 1 under each seed on the same documents (results that are in FOLDER
 already are not run again), checks random pairs of the runs against each other, and prints in how
 many pairs `check` finds a regression. Each seed is in several pairs. 40 seeds take 15 minutes on
-one core.
+one core that does nothing else.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from collections import Counter
 from pathlib import Path
 
 from dlm_eval import evaluate
-from dlm_eval.reports.baseline import Baseline
-from dlm_eval.reports.check import REGRESSION, UNPROVEN, Rules, check
-from dlm_eval.reports.runs import Run, read_run
+from dlm_eval.reports.files.baseline import Baseline
+from dlm_eval.reports.files.runs import Run, read_run
+from dlm_eval.reports.regression.check import check
+from dlm_eval.reports.regression.findings import REGRESSION, UNPROVEN
+from dlm_eval.reports.regression.rules import Rules
 
 TASKS = ("demo_word_problem", "demo_story_infill", "demo_code_infill")
 

@@ -1,8 +1,9 @@
-"""From loaded tasks to the first and the last job of MMLU 5-shot (57 tasks), with a vocabulary of 126 000.
+"""From loaded tasks to the first and the last job, of MMLU 5-shot (57 tasks) or of one task, with a vocabulary of 126 000.
 
     python benchmarks/tokenising.py --data_dir DIR --tokenizer NEW_DIR     trains the tokenizer on the data's texts (minutes, once), then measures
     python benchmarks/tokenising.py ... --against CHECKOUT                 and another checkout, in turn
     python benchmarks/tokenising.py ... --limit 20                         documents per task
+    python benchmarks/tokenising.py ... --tasks hellaswag                  one large task
     python benchmarks/tokenising.py --memory                               bytes of 100 000 canvases of 1000 tokens
 
 The tokenizer is a byte-level BPE with the regular expression of GPT-2. The model answers nothing: the pool only
@@ -58,8 +59,8 @@ def _texts(data: Path) -> Iterator[str]:
                 yield line
 
 
-def measure(data: Path, tokenizer: Path, limit: int | None) -> None:
-    """Runs MMLU up to the first job and prints the times."""
+def measure(data: Path, tokenizer: Path, tasks: list[str], limit: int | None) -> None:
+    """Runs tasks up to the last job and prints the times."""
     import torch
     from lm_eval import evaluator
     from transformers import PreTrainedTokenizerFast
@@ -78,11 +79,14 @@ def measure(data: Path, tokenizer: Path, limit: int | None) -> None:
 
     running: list[Any] = []
 
-    def asked(self: Any, requests: Any) -> Any:
-        if not running:  # a checkout that calls the pool when it has all jobs
-            return plain_method(self, requests)
-        running[0].close()
-        return threading.Event().wait()  # `ran` ends the process
+    def waiting(method: Any) -> Any:
+        def asked(self: Any, requests: Any) -> Any:
+            if not running:  # a checkout that calls the pool when it has all jobs
+                return method(self, requests)
+            running[0].close()
+            return threading.Event().wait()  # `ran` ends the process
+
+        return asked
 
     def ran(self: Any, jobs: Any, *_: Any) -> None:
         running.append(jobs)
@@ -99,9 +103,9 @@ def measure(data: Path, tokenizer: Path, limit: int | None) -> None:
         )
         os._exit(0)
 
-    plain_evaluate, plain_method = evaluator.evaluate, DiffusionLM.loglikelihood
-    evaluator.evaluate = start
-    DiffusionLM.loglikelihood = asked  # type: ignore[method-assign]
+    plain_evaluate, evaluator.evaluate = evaluator.evaluate, start
+    for name in ("loglikelihood", "generate_until"):
+        setattr(DiffusionLM, name, waiting(getattr(DiffusionLM, name)))
     InProcess.run = ran  # type: ignore[method-assign]
     words = PreTrainedTokenizerFast.from_pretrained(tokenizer)
     table = torch.randn(64, len(words))
@@ -117,7 +121,7 @@ def measure(data: Path, tokenizer: Path, limit: int | None) -> None:
         fingerprint="bench",
     )
     evaluate(
-        model, ["mmlu"], num_fewshot=5, limit=limit, data_dir=str(data), estimator="mask_count,max_forwards=1", verbosity="ERROR"
+        model, tasks, num_fewshot=5, limit=limit, data_dir=str(data), estimator="mask_count,max_forwards=1", verbosity="ERROR"
     )  # fmt: skip
 
 
@@ -140,6 +144,7 @@ def main() -> None:
     )
     parser.add_argument("--data_dir", type=Path)
     parser.add_argument("--tokenizer", type=Path, help="a folder; made if it is absent")
+    parser.add_argument("--tasks", default="mmlu", help="names, with commas in between")
     parser.add_argument("--limit", type=int)
     parser.add_argument(
         "--against", type=Path, help="another checkout, measured in turn with this one"
@@ -153,7 +158,7 @@ def main() -> None:
     if not args.tokenizer.is_dir():
         train(args.data_dir, args.tokenizer)
     if args.against is None:
-        measure(args.data_dir, args.tokenizer, args.limit)
+        measure(args.data_dir, args.tokenizer, args.tasks.split(","), args.limit)
         return
     options = [part for part in sys.argv[1:] if part not in ("--against", str(args.against))]
     for checkout in (args.against, Path(__file__).parent.parent):

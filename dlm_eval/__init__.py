@@ -8,11 +8,16 @@ Importing the package registers its models with lm-eval. torch is imported on fi
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.canvas import Canvas, Filling, Score
 from dlm_eval.errors import DlmEvalError, RunError, SampleError, UserError
 from dlm_eval.harness.lm_eval_patches import register_models
+
+# On some processors (those with AMX) MKL forms a row's sums in another order in a batch than alone.
+# In this mode it does not. MKL reads the variable at its first product.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 if TYPE_CHECKING:
     from dlm_eval.decoding import fill
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
     from dlm_eval.likelihood import score
     from dlm_eval.models import load_model
     from dlm_eval.models.wrap import wrap
-    from dlm_eval.reports.load import load_results
+    from dlm_eval.reports.files.load import load_results
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,7 +48,7 @@ _LAZY = {
     "evaluate": "harness.run",
     "fill": "decoding",
     "load_model": "models",
-    "load_results": "reports.load",
+    "load_results": "reports.files.load",
     "score": "likelihood",
     "wrap": "models.wrap",
 }

@@ -107,6 +107,7 @@ class Answering:
         self._run, self._fingerprint, self._journal = run, fingerprint, journal
         self._background = background
         self._stream = JobStream(more=True)
+        self.known = 0  # answers that came from the journal
         self._keys: list[str] = []  # of the stream's jobs, by number
         self._counters: dict[str, Counter] = {}  # of the answers to come, by key
         self._answers: dict[str, Answer] = {}
@@ -134,6 +135,7 @@ class Answering:
             missing = _begun(missing, self._journal)
         with self._changed:
             self._answers |= known
+            self.known += len(known)
             self._counters |= dict.fromkeys(missing, counter)
             self._keys += missing
             for answer in known.values():

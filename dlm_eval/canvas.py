@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, overload
 
 from dlm_eval.errors import UserError
@@ -196,6 +196,28 @@ class Score:
         """The error of `logprob`."""
         return Error(self.stderr, self.freedom, self.rough_stderr, self.least_stderr)
 
+    def scaled(self, factor: float) -> Score:
+        """Returns the score with all nats multiplied by `factor` (1/n: per token)."""
+        if factor == 1:
+            return self
+
+        def times(value: float | None) -> float | None:
+            return None if value is None else value * factor
+
+        return replace(
+            self,
+            logprob=self.logprob * factor,
+            least_stderr=self.least_stderr * factor,
+            echo=tuple(value * factor for value in self.echo),
+            bracket=(times(self.bracket[0]), times(self.bracket[1])),
+            stderr=times(self.stderr),
+            rough_stderr=times(self.rough_stderr),
+            lower=times(self.lower),
+            lower_stderr=times(self.lower_stderr),
+            upper=times(self.upper),
+            upper_stderr=times(self.upper_stderr),
+        )
+
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % Student interval of the value that `logprob` estimates, nats.
@@ -229,6 +251,22 @@ class Filling:
     step: tuple[int, ...] = ()
     seconds: float = 0.0
     exit: str = "full"
+
+
+class FilledText(str):
+    """The text of a filling, with the number of steps that wrote it (`Filling.steps`).
+
+    Metrics of lm-eval's tasks read texts only; those of sampling also read the steps.
+    """
+
+    steps: int
+
+    @classmethod
+    def of(cls, text: str, filling: Filling) -> FilledText:
+        """Returns `text` with the steps of its filling."""
+        filled = cls(text)
+        filled.steps = filling.steps
+        return filled
 
 
 def four_digits(value: float) -> float:

@@ -96,8 +96,8 @@ class TextJob:
     """A request for one of lm-eval's own models.
 
     Attributes:
-        kind: lm-eval's request type, which is the name of the model's method.
-        arguments: arguments of the request.
+        kind: name of the model's method: lm-eval's request type, or `_loglikelihood_tokens`.
+        arguments: arguments of the request; for ids the two texts and the ids of each.
         identity: hash of `kind` and `arguments`.
         draw: identity of the draw if the answer is sampled; "" if equal requests share one answer.
         size: characters to read, and about as many to write.

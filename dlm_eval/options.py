@@ -123,7 +123,8 @@ def check_options(algorithm: Any, what: str) -> None:
 
     Args:
         algorithm: instance of a dataclass whose fields were made by `option`.
-        what: text before the option's name in an error ('estimator chain', 'decode').
+        what: text before the option's name in an error ('estimator chain', 'decode'); '--' for an
+            option of the command line.
 
     Raises:
         UserError: an option out of range: `estimator chain max_forwards '0' is not allowed; it must
@@ -136,9 +137,9 @@ def check_options(algorithm: Any, what: str) -> None:
             kind in (int, float, bool) for kind in alternatives(hint)
         )
         if words and value is not None and word and value not in words:
-            raise value_error(f"{what} {name}", value, describe(alternatives(hint)))
+            raise value_error(_full_name(what, name), value, describe(alternatives(hint)))
         if not facts.allows(value):
-            raise value_error(f"{what} {name}", value, facts.allowed())
+            raise value_error(_full_name(what, name), value, facts.allowed())
 
 
 def parse_options(
@@ -216,9 +217,13 @@ def cast_options(cls: type, values: Mapping[str, Any], what: str) -> dict[str, A
         UserError: a value that cannot be cast.
     """
     return {
-        name: cast_value(value, field_types(cls)[name], f"{what} {name}")
+        name: cast_value(value, field_types(cls)[name], _full_name(what, name))
         for name, value in values.items()
     }
+
+
+def _full_name(what: str, name: str) -> str:
+    return f"{what}{name}" if what == "--" else f"{what} {name}"
 
 
 def option_names(cls: type) -> list[str]:

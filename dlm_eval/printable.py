@@ -35,6 +35,17 @@ def markdown(text: str) -> str:
     return _LINK.sub(r"\g<0>&#8203;", _ALL_MARKDOWN.sub(r"\\\g<0>", printable(text)))
 
 
+def decimals(value: float, sign: str = "") -> str:
+    """Returns a score with four decimals, or with four digits if it is large; `sign` may be "+"."""
+    # + 0.0: no "-0.0000"
+    return f"{round(value, 4) + 0.0:{sign}.4f}" if abs(value) < 1e6 else f"{value:{sign}.4g}"
+
+
+def shortened(text: str, most: int) -> str:
+    """Returns text of at most `most` characters; a cut one ends in "…"."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def counted(number: int, noun: str, verb: str = "") -> str:
     """Returns "1 sample" or "2 samples"; with a plural verb ("are"), "1 sample is" ..."""
     one = {"are": "is", "have": "has", "were": "was", "do": "does"}.get(verb, f"{verb}s")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dlm_eval.reports.check import Report
+    from dlm_eval.reports.regression.check import Report
 
 
 def assert_no_regression(
@@ -38,10 +38,11 @@ def assert_no_regression(
         AssertionError: a regression, or a broken run; the message is the report.
         UserError: the run cannot be checked against the baseline.
     """
-    from dlm_eval.reports.baseline import read_baseline
-    from dlm_eval.reports.check import check, read_rules
-    from dlm_eval.reports.check_formats import text
-    from dlm_eval.reports.runs import read_run, run_of
+    from dlm_eval.reports.files.baseline import read_baseline
+    from dlm_eval.reports.files.runs import read_run, run_of
+    from dlm_eval.reports.regression.check import check
+    from dlm_eval.reports.regression.formats import text
+    from dlm_eval.reports.regression.rules import read_rules
 
     given = {"alpha": alpha, "margin": margin, "strict": strict}
     parsed = read_rules(

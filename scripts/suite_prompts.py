@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "tests" / "suite_truth" / "prompts.json"
 OURS = ROOT / "tests" / "suite_data"
+# In place of a judge that must be downloaded.
+STAND_IN = {"judge": "asset:tiny-ar", "n_samples": 4}
 LEAVES, DOCUMENTS = 2, 2  # of each entry: tasks of a group, documents of a task
 
 
@@ -51,26 +51,13 @@ def documents_for(entry: Any, target: Path) -> Path:
     return link_documents(target / str(entry.data), *folders)
 
 
-def facts_of(suite: str) -> dict[str, Any]:
-    """Returns what tests/suite_truth/SUITE.yaml says about a suite."""
-    path = FILE.parent / f"{suite}.yaml"
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
-
-
-def metadata_of(suite: str, entry: Any) -> dict[str, Any]:
-    """Returns the metadata of an entry, with that of the suite's facts (a judge that is at hand)."""
-    return {**(entry.conditions.metadata or {}), **facts_of(suite).get("metadata", {})}
-
-
-def load_entry(suite: str, entry: Any, data_dir: Path) -> dict[str, Any]:
+def load_entry(entry: Any, data_dir: Path) -> dict[str, Any]:
     """Returns lm-eval's tasks of an entry, as a run would load them."""
     from dlm_eval.harness.run import tasks_of
     from dlm_eval.harness.run_settings import run_settings
 
-    values = {
-        "model": "tiny", "tasks": entry.task, "data_dir": str(data_dir),
-        "metadata": metadata_of(suite, entry),
-    }  # fmt: skip
+    own = entry.conditions
+    values = {"model": "tiny", "tasks": entry.task, "data_dir": str(data_dir), "metadata": {**(own.metadata or {}), **STAND_IN}}  # fmt: skip
     return tasks_of(run_settings(values))
 
 
@@ -113,7 +100,7 @@ def main(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, entry in entries(names or list(every)):
             try:
-                loaded = load_entry(name, entry, documents_for(entry, Path(folder)))
+                loaded = load_entry(entry, documents_for(entry, Path(folder)))
                 told[name][entry.entry] = prompts_of(entry, loaded)
             except DlmEvalError as error:
                 print(f"{name} {entry.entry}: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Odd values for every option, setting and task key, and what may become of a command that gets one: exit code 0, 1 or 2, and one line of error."""
+"""Odd values for every option, setting, task key, and key of a board or of rules, and what may become of a command that gets one: exit code 0, 1 or 2 (3 of `check`), and one line of error."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from dlm_eval.reports.board_file import read_board_file
+from run_files import write_run
 
 from dlm_eval.cli import build_parser, main
 from dlm_eval.errors import DlmEvalError
@@ -38,7 +41,7 @@ LEFT_OUT = {
 
 @dataclass(frozen=True)
 class Case:
-    """One try: a command line, the settings of `evaluate`, or a task's key and value."""
+    """One try: a command line, the settings of `evaluate`, or a file's key and value."""
 
     kind: str
     name: str
@@ -73,7 +76,24 @@ COMMANDS = (
     "trace",
     "sweep",
     "leaderboard",
+    "merge",
+    "compare",
+    "check",
+    "baseline save",
+    "baseline show",
+    "baseline update",
+    "view",
+    "export",
 )
+BOARD = {
+    "title": "a board", "notes": "a note",
+    "tasks": [{"name": "T", "task": "t", "metric": "exact_match", "chance": 0.1}, {"name": "U", "task": "u", "metric": "exact_match", "chance": 0.1}],
+    "rows": [{"label": "R", "match": {"model": "*"}}], "others": "show", "columns": ["model"], "cell": ["stderr"],
+    "require": {}, "policy": {}, "averages": [{"name": "mean", "of": ["T", "U"], "kind": "macro"}], "order": {"by": "mean"}, "ranks": {"by": "mean", "draws": 100},
+}  # fmt: skip
+BOARD_TASK = ("task", "metric", "filter", "name", "shots", "chance", "require", "note", "published")
+RULES = ("alpha", "margin", "strict", "tasks", "x")
+TASK_RULES = ("floor", "max_drop", "margin", "max_forwards", "min_forwards_ratio", "max_forwards_ratio", "x")  # fmt: skip
 
 
 def cases() -> Iterator[Case]:
@@ -88,6 +108,18 @@ def cases() -> Iterator[Case]:
         for value in VALUES if field.name not in SLOW else ("", 5, [[]]):
             yield Case("evaluate", field.name, value)
             yield Case("config", field.name, value)
+    for value in VALUES:
+        for key in (*BOARD, "published", "x"):
+            yield Case("board", key, value)
+        for key in BOARD_TASK:
+            yield Case("board", f"tasks.{key}", value)
+        for key in ("rows", "averages"):
+            for part in BOARD[key][0]:
+                yield Case("board", f"{key}.{part}", value)
+        for key in RULES:
+            yield Case("rules", key, value)
+        for key in TASK_RULES:
+            yield Case("rules", f"t.{key}", value)
     for task_field in [*fields(TaskConfig)]:
         for value in VALUES:
             yield Case("task", task_field.name, value)
@@ -110,6 +142,7 @@ def fault(case: Case, home: Path) -> str | None:
         case: what to try.
         home: an empty folder; the tasks of harness_tasks lie in `home/tasks`.
     """
+    with_results(home)
     out, errors = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
     stdin = sys.stdin
     sys.stdin = io.StringIO("")
@@ -137,7 +170,8 @@ def fault(case: Case, home: Path) -> str | None:
     lines = [line for line in said.splitlines() if line.startswith("dlm-eval: error")]
     if "Traceback" in said:
         return f"{case}: a traceback"
-    if code not in (0, 1, 2) or (code == 2 and len(lines) != 1 and case.kind != "evaluate"):
+    allowed = (0, 1, 2, 3) if case.kind in ("check", "rules") else (0, 1, 2)
+    if code not in allowed or (code == 2 and len(lines) != 1 and case.kind != "evaluate"):
         return f"{case}: exit code {code}, {len(lines)} lines of error"
     if len(max(said.splitlines(), default="", key=len)) > 3000:
         return f"{case}: a line of {len(max(said.splitlines(), key=len))} characters"
@@ -169,18 +203,37 @@ def _try(case: Case, home: Path) -> int:
         "cache export": ["cache", "export", str(home)],
         "trace": ["trace", "--model", "toy", "--prompt", "ab", "--length", "2", "--json"],
         "sweep": ["sweep", "--model", "toy", "--tasks", "t_write", "--include_path", tasks, "--limit", "1", "--decode", "steps=2", "-o", str(home / "sweep")],
-        "leaderboard": ["leaderboard", str(home)],
+        "leaderboard": ["leaderboard", str(home / "runs")],
+        "merge": ["merge", str(home / "shards"), "--include_path", tasks, "--output_path", str(home / "merged")],
+        "compare": ["compare", str(home / "runs" / "a"), str(home / "runs" / "b")],
+        "check": ["check", str(home / "runs" / "b"), "--baseline", str(home / "a.gz")],
+        "baseline save": ["baseline", "save", str(home / "runs" / "a"), "--output", str(home / "o.gz")],
+        "baseline show": ["baseline", "show", str(home / "a.gz")],
+        "baseline update": ["baseline", "update", str(home / "runs" / "b"), "--output", str(home / "b.gz")],
+        "view": ["view", str(home / "runs"), "--output", str(home / "site")],
+        "export": ["export", "json", str(home / "runs"), "--output", str(home / "o.json")],
     }  # fmt: skip
     if case.kind in base:
         words = list(base[case.kind])
+        if case.kind == "leaderboard" and case.name == "--output":
+            words += ["--board", str(home / "board.yaml")]
+        if case.kind == "trace" and case.name in ("--from", "--task", "--doc", "--answer", "--jsonl"):  # fmt: skip
+            words = ["trace", "--from", str(home / "traced"), "--doc", "0"]
         if case.name in words:
             at = words.index(case.name)
             del words[at : at + 2]
         if case.name == "":
-            return main([*case.kind.split(), case.value])
-        if case.name in ("--output", "--output_path", "--html", "--json") and case.value[
-            :1
-        ] not in ("", "/"):
+            words[len(case.kind.split()) + (case.kind == "export")] = case.value
+            return main(words)
+        if case.name in (
+            "--output",
+            "--output_path",
+            "--html",
+            "--json",
+            "--jsonl",
+            "--junit",
+            "--markdown",
+        ) and case.value[:1] not in ("", "/"):
             return main([*words, f"{case.name}={home / 'o'}{case.value}"])
         return main([*words, f"{case.name}={case.value}"])
     if case.kind == "evaluate":
@@ -203,7 +256,50 @@ def _try(case: Case, home: Path) -> int:
             at = words.index(f"--{case.name}")
             del words[at : at + 2]
         return main([*words, "--config", str(home / "c.yaml")])
+    if case.kind in ("board", "rules"):
+        return _file(case, home)
     return _task(case, home)
+
+
+def with_results(home: Path) -> None:
+    """Writes what commands read below `home`: two runs, baselines, a board, a run with trajectories, shards."""
+    if (home / "runs").exists():
+        return
+    for name, scores in (("a", [1.0, 0.0, 1.0, 1.0]), ("b", [1.0, 0.0, 0.0, 1.0])):
+        write_run(home / "runs" / name, {"t": scores, "u": scores})
+    for name in ("a.gz", "b.gz"):
+        main(["baseline", "save", str(home / "runs" / "a"), "-o", str(home / name)])
+    (home / "board.yaml").write_text(json.dumps(BOARD))
+    assert read_board_file(home / "board.yaml")
+    run = ["run", "--model", "toy", "--tasks", "t_write", "--include_path", str(home / "tasks"), "--limit", "2"]  # fmt: skip
+    main([*run, "--log_trajectories", "--output_path", str(home / "traced")])
+    for shard in ("1/2", "2/2"):
+        main([*run, "--shard", shard, "--output_path", str(home / "shards")])
+
+
+def _file(case: Case, home: Path) -> int:
+    """Tries a board or rules with an odd value."""
+    import yaml
+
+    task = {"floor": 0.1, "max_drop": 0.9}
+    document: dict[str, Any] = (
+        json.loads(json.dumps(BOARD))
+        if case.kind == "board"
+        else {"alpha": 0.01, "tasks": {"t": task}}
+    )
+    place, _, key = case.name.rpartition(".")
+    inside = document["tasks"]["t"] if place == "t" else document[place][0] if place else document
+    inside[key] = case.value
+    file = home / "odd.yaml"
+    try:
+        file.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
+    except (yaml.YAMLError, UnicodeError):
+        return 0
+    if case.kind == "board":
+        return main(
+            ["leaderboard", str(home / "runs"), "--board", str(file), "-o", str(home / "o")]
+        )
+    return main(["check", str(home / "runs" / "b"), "--baseline", str(home / "a.gz"), "--rules", str(file)])  # fmt: skip
 
 
 def _inside(case: Case, home: Path) -> Any:

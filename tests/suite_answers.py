@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
+from lm_eval.api.model import LM, TemplateLM
 from lm_eval.api.registry import register_model
 
 NAME = "given_answers"
@@ -15,7 +15,7 @@ PREFERRED, OTHER = -1.0, -200.0  # nats
 
 
 @register_model(NAME)
-class GivenAnswers(LM):  # type: ignore[misc]
+class GivenAnswers(TemplateLM):  # type: ignore[misc]
     """Prefers the continuations that its file lists as [context, continuation]; others are unlikely.
 
     A whole text has `OTHER` nats.
@@ -33,6 +33,18 @@ class GivenAnswers(LM):  # type: ignore[misc]
     @property
     def tokenizer_name(self) -> str:
         return NAME
+
+    @property
+    def eot_token_id(self) -> int:
+        return 0
+
+    def tok_encode(self, string: str, **_: Any) -> list[int]:
+        return list(string.encode())
+
+    def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
+        """Of choices that are encoded apart; for each token, since the score may be their mean."""
+        known = [(tuple(texts[:2]) in self._preferred, len(ids)) for texts, _, ids in requests]
+        return [((PREFERRED if it else OTHER) * count, it) for it, count in known]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         known = [tuple(request.args[:2]) in self._preferred for request in requests]

@@ -124,18 +124,20 @@ def test_5_the_journal_knows_every_answer_and_scores_without_weights(
 
 
 def test_5_two_workers_of_which_one_is_killed_give_one_process_answers(
-    tasks: Path, undisturbed: Path, tmp_path: Path
+    tasks: Path, undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    process = start(tasks, tmp_path, "--devices", "cpu:2")
-    try:
-        while process.poll() is None and not stored(tmp_path):
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        while not stored(tmp_path):
             time.sleep(0.02)
-        killed = workers_of(process.pid)[:1]
-        for worker in killed:
-            os.kill(worker, signal.SIGKILL)
-    finally:
-        _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0 and killed, errors
+        killed.extend(workers_of(os.getpid())[:1])
+        os.kill(killed[0], signal.SIGKILL)
+
+    threading.Thread(target=kill_one, daemon=True).start()
+    code = main(words(tasks, tmp_path, "--tasks", ",".join(TASKS), "--devices", "cpu:2"))
+    errors = capfd.readouterr().err
+    assert code == 0 and killed, errors
     assert "was ended by SIGKILL" in errors and "it/s]" not in errors
     assert samples(tmp_path) == samples(undisturbed)
     assert stored(tmp_path).keys() == stored(undisturbed).keys()

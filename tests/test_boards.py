@@ -7,6 +7,8 @@ import io
 import json
 import math
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,21 +22,20 @@ from dlm_eval import evaluate
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.reports import leaderboard, wide
-from dlm_eval.reports.board import MEASURED, PUBLISHED, Board, make_board
-from dlm_eval.reports.board_file import PARTS, board_of, read_board_file
-from dlm_eval.reports.board_text import (
-    as_latex,
-    as_long_csv,
-    as_markdown,
-    as_text,
-    as_wide_csv,
-    files_of,
-)
-from dlm_eval.reports.configurations import configurations, differences, repeated
-from dlm_eval.reports.leaderboard import COLUMNS, latest, read_board
-from dlm_eval.reports.published import read_published
-from dlm_eval.reports.ranks import ranks
-from dlm_eval.reports.result_file import Row, read_result_file, rows_of
+from dlm_eval.reports.board.board import MEASURED, PUBLISHED, Board
+from dlm_eval.reports.board.board_file import PARTS, board_of, read_board_file
+from dlm_eval.reports.board.configurations import configurations
+from dlm_eval.reports.board.csv_tables import as_long_csv, as_wide_csv
+from dlm_eval.reports.board.make import make_board, read_board
+from dlm_eval.reports.board.names import differences
+from dlm_eval.reports.board.published import read_published
+from dlm_eval.reports.board.ranks import ranks
+from dlm_eval.reports.board.repeats import repeated
+from dlm_eval.reports.board.text import as_latex, as_markdown, as_text
+from dlm_eval.reports.files.content import Content
+from dlm_eval.reports.files.result_file import latest, read_result_file, rows_of
+from dlm_eval.reports.files.row import COLUMNS, Row
+from dlm_eval.reports.pages.board_files import files_of
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = ["demo_choice", "demo_last_word", "demo_word_problem"]
@@ -625,6 +626,12 @@ def test_named_rows_come_first_and_others_can_be_left_out(runs):
     assert [row.label for row in found.rows] == ["one step", "AR"]
 
 
+def test_a_row_without_entry_is_told_from_those_with_one(runs):
+    entry = "rows: [{label: My run, match: {steps: 1}}]\n"
+    found = board(BASIC + entry, runs / "cold", runs / "one")
+    assert [row.label for row in found.rows] == ["My run", "tiny steps=4"]
+
+
 # -- formats ---------------------------------------------------------------------------------------
 
 
@@ -640,6 +647,8 @@ def test_output_by_its_name(runs, tmp_path, capsys):
     assert names == ["all.csv", "all.html", "all.md", "all.tex", "all_wide.csv"]
     assert main([*command, "-o", str(tmp_path / "x.markdown")]) == 2
     assert "suffix '.markdown' is not known" in capsys.readouterr().err
+    assert main([*command, "-o", ""]) == 2  # as of a shell's variable that is not set
+    assert "must be the name of a file" in capsys.readouterr().err
     long = pandas.read_csv(tmp_path / "out" / "all.csv")
     assert tuple(long.columns) == (*COLUMNS, "board_row", "board_column", "board_kind", "marks")
     assert len(long) == 6 and set(long["board_row"]) == {"tiny", "tiny-ar"}
@@ -652,8 +661,18 @@ def test_output_by_its_name(runs, tmp_path, capsys):
     assert table["demo_choice (acc)"].iloc[0] == round(found.rows[0].cells["choice"].value, 2)
 
 
-HOSTILE = [
-    "=HYPERLINK(1)", "a|b", "<script>alert(1)</script>", "**x** `y` [z](http://e.com)", r"\input{/etc/passwd}",
+def test_without_a_board_every_headline_score_is_a_column(runs, tmp_path, capsys):
+    for suffix in (".md", ".tex", ".html"):
+        assert main(["leaderboard", str(runs / "cold"), "-o", str(tmp_path / f"x{suffix}")]) == 0
+    header = (tmp_path / "x.md").read_text().splitlines()[0]
+    names = [r"demo\_choice (acc)", r"demo\_last\_word (perplexity)", r"demo\_word\_problem (exact\_match)"]  # fmt: skip
+    assert [name for name in names if name in header] == names
+    capsys.readouterr()
+    assert main(["leaderboard", str(runs / "cold"), "-o", str(tmp_path / "x")]) == 2
+    assert "must end in .csv, .md, .tex or .html" in capsys.readouterr().err
+
+
+HOSTILE = [    "=HYPERLINK(1)", "a|b", "<script>alert(1)</script>", "**x** `y` [z](http://e.com)", r"\input{/etc/passwd}",
     "100% $x$ & #1_2 ^~", "a\x1b[31m\nb\u202e", "x" * 5000, "&lt;b&gt;", "--flag ``q''",
 ]  # fmt: skip
 
@@ -679,13 +698,34 @@ def test_names_from_files_are_escaped(text, tmp_path):
     assert not re.search(r"(?<!\\)[%#$_]", row.replace(r"$\pm$", ""))
     assert set(re.findall(r"\\([a-zA-Z]+)", row)) <= {
         "textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar",
-        "textquotedbl", "textasciigrave", "pm",
+        "textquotedbl", "textasciigrave", "textquotesingle", "pm",
     }  # fmt: skip
     records = list(csv.reader(io.StringIO(as_wide_csv(found))))
     assert len(records) == 2 and not any(cell[:1] in ("=", "+", "-", "@") for cell in records[1])
     for shown in (as_text(found), as_markdown(found), tex, as_wide_csv(found)):
         assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", shown)
         assert max(map(len, shown.splitlines())) < 6000
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+def test_pdflatex_compiles_hostile_names(tmp_path):
+    names = [*HOSTILE, "50%_a & b #1 \\ ^ ~ {y}", "→ ← ⇒ ↔ ≤ ≥ × é ü Ω α 10 µs", "<<a>> ,,b'' --c ?`!` ``y''", "[x]"]  # fmt: skip
+    for number, text in enumerate(names):
+        config = {"model": text, "model_args": {"pretrained": text}, "random_seed": number}
+        _foreign(tmp_path, str(number), 0.5, config=config)
+    found = board(
+        "title: 100% & _all_\nnotes: '# ~ ^ \\ ⇒'\ncolumns: [model]\n"
+        "tasks: [{name: '[t]_%&#~^', task: t, metric: acc, note: a_b}]",
+        tmp_path,
+    )
+    head = r"\documentclass{article}\usepackage{booktabs}\usepackage[T1]{fontenc}\begin{document}"
+    (tmp_path / "t.tex").write_text(f"{head}\n{as_latex(found)}\\end{{document}}\n")
+    done = subprocess.run(
+        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"],
+        cwd=tmp_path, capture_output=True, text=True, errors="replace",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Missing character" not in done.stdout
 
 
 def test_numbers_from_files_are_checked(tmp_path):
@@ -716,7 +756,7 @@ def test_labels_from_files_are_bounded_and_escaped(tmp_path):
             "settings": {"model": {"family": "f"}},
         },
     }
-    found = rows_of(document, "s")
+    found = rows_of(Content(document), "s")
     assert len(found.rows[0].label) < 600
     (tmp_path / "results_1.json").write_text(json.dumps(document))
     shown = board("tasks: [{name: t, task: t, metric: acc}]", tmp_path)

@@ -24,12 +24,12 @@ from dlm_eval.cli import main
 from dlm_eval.decoding.strategies import Confidence
 from dlm_eval.errors import UserError
 from dlm_eval.likelihood import masks
-from dlm_eval.reports.baseline import Baseline, read_baseline, save_baseline
-from dlm_eval.reports.check import Report, Rules, check, read_rules
-from dlm_eval.reports.check_formats import github_annotations, junit, markdown
-from dlm_eval.reports.compare import Noise
-from dlm_eval.reports.runs import Run, read_run, run_of
-from dlm_eval.reports.statistics import p_value
+from dlm_eval.reports.files.baseline import Baseline, Noise, read_baseline, save_baseline
+from dlm_eval.reports.files.runs import Run, read_run, run_of
+from dlm_eval.reports.regression.check import Report, check
+from dlm_eval.reports.regression.formats import github_annotations, junit, markdown
+from dlm_eval.reports.regression.rules import Rules, read_rules
+from dlm_eval.reports.regression.statistics import p_value
 from dlm_eval.testing import assert_no_regression
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -304,6 +304,33 @@ def test_rules_of_a_file(tmp_path: Path) -> None:
 # -- the file --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--alpha=2", "--alpha '2.0' is not allowed"),
+        ("--margin=-1", "--margin '-1.0' is not allowed"),
+    ],
+)
+def test_an_option_is_called_as_it_was_typed(
+    tmp_path: Path, option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(tmp_path), "--baseline", str(tmp_path / "b"), option]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_mistake_is_told_where_a_result_would_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the summary, which is the body of a comment, and as an annotation."""
+    summary = tmp_path / "summary.md"
+    words = ["check", str(tmp_path), "--baseline", str(tmp_path / "no_%_such")]
+    assert main([*words, "--github", "--markdown", str(summary)]) == 2
+    assert "::error title=dlm-eval check::baseline '" in (shown := capsys.readouterr()).out
+    assert "no_%25_such" in shown.out and "does not exist" in shown.err
+    assert summary.read_text().startswith("<!-- dlm-eval check -->")
+    assert r"no\_%\_such" in summary.read_text()
+
+
 def test_baseline_save_show_update(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "b.jsonl.gz"
     run = str(DEMO / "tiny")
@@ -339,7 +366,7 @@ def test_a_run_with_errors_or_without_samples_is_no_baseline(tmp_path: Path) -> 
     [
         lambda lines: lines[:0],
         lambda lines: ["{}", *lines[1:]],
-        lambda lines: [lines[0].replace('"version":1', '"version":2'), *lines[1:]],
+        lambda lines: [lines[0].replace('"version":1', '"version":3'), *lines[1:]],
         lambda lines: [lines[0], "[1,2]"],
         lambda lines: [lines[0], lines[1].replace("[0,", "[99,", 1)],
         lambda lines: [lines[0], lines[1].replace("[0,", '["x",', 1)],

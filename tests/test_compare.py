@@ -17,12 +17,18 @@ import dlm_eval
 from dlm_eval.cli import main
 from dlm_eval.cli.compare import lines
 from dlm_eval.errors import UserError
-from dlm_eval.reports.baseline import Baseline, open_run, save_baseline
-from dlm_eval.reports.collapse import has_other_script, repeats_itself
-from dlm_eval.reports.compare import compare, noise_floor
-from dlm_eval.reports.runs import read_run
-from dlm_eval.reports.samples_file import Texts, read_samples
-from dlm_eval.reports.statistics import holm, lower_bound, paired, smallest_drop, unpaired
+from dlm_eval.reports.files.baseline import Baseline, open_run, save_baseline
+from dlm_eval.reports.files.runs import read_run
+from dlm_eval.reports.files.samples_file import Texts, read_samples
+from dlm_eval.reports.regression.collapse import has_other_script, repeats_itself
+from dlm_eval.reports.regression.compare import compare, noise_floor
+from dlm_eval.reports.regression.statistics import (
+    holm,
+    lower_bound,
+    paired,
+    smallest_drop,
+    unpaired,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "leaderboards" / "demo"

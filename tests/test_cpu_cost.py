@@ -351,7 +351,9 @@ def test_03_early_exit_decodes_no_text(shared: Path, monkeypatch: pytest.MonkeyP
 def test_03_a_row_is_added_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     op = Draw("probability")
     rows = [ForwardRow(np.arange(n), np.array([0]), op, np.zeros(1)) for n in [8] * 30 + [5] * 20]
-    waiting = [Waiting(row, [(None, 0, row)]) for row in rows]
+    waiting = [Waiting(row) for row in rows]
+    for one in waiting:
+        one.add(None, 0, 0, one.row)
     calls, plain = [], Load.plus
     monkeypatch.setattr(Load, "plus", lambda self, one: (calls.append(1), plain(self, one))[1])
     batches = pack(waiting, Limits(None, 64, 1000, 1.0, True))

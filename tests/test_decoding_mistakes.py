@@ -268,10 +268,7 @@ def test_17_every_presets_task_exists_or_is_listed_as_missing() -> None:
         names = sorted(
             name for name in index if any(fnmatchcase(name, pattern) for pattern in patterns)
         )
-        assert any(generates(name) for name in names) == (task not in TASK_MISSING), (
-            task,
-            names[:5],
-        )
+        assert any(generates(name) for name in names) or task in TASK_MISSING, (task, names[:5])
 
 
 # -- found by recording every strategy with every option -------------------------------------------

@@ -12,7 +12,7 @@ from harness_tasks import write_tasks
 
 from dlm_eval import evaluate
 from dlm_eval.harness.metric_errors import estimator_parts
-from dlm_eval.reports.run_report import HEADERS, render
+from dlm_eval.reports.run.report import HEADERS, render
 
 
 class Task:

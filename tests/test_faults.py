@@ -24,10 +24,12 @@ from typing import Any
 
 import pytest
 
+from dlm_eval.cli import main
+
 ROUNDS = int(os.environ.get("DLM_EVAL_FAULT_ROUNDS", "1"))
 DOCUMENTS = 40 if ROUNDS > 1 else 15  # of each task
 TASKS = ("demo_story_infill", "demo_word_problem", "demo_choice")
-COMMAND = [
+OPTIONS = [
     "--model",
     "tiny",
     "--model_args",
@@ -43,12 +45,16 @@ TOTAL = 6 * DOCUMENTS  # requests; a question has four choices
 ONE_BY_ONE = ("--batch_size", "1")  # slower, so that there is something to strike
 
 
+def words(home: Path, *options: str) -> list[str]:
+    return [*OPTIONS, "--output_path", str(home), *options]
+
+
 def start(
     home: Path, *options: str, file_size: int | None = None, **environment: str
 ) -> subprocess.Popen[str]:
     """Starts the command; `file_size` is the largest file (bytes) that its disk has room for."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-m", "dlm_eval", *COMMAND, "--output_path", str(home), *options]
+    command = [sys.executable, "-m", "dlm_eval", *words(home, *options)]
     limit = (
         (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size)))
         if file_size
@@ -126,7 +132,7 @@ def numbers(home: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("undisturbed")
-    finish(start(home, "--devices", "cpu"))
+    assert main(words(home, "--devices", "cpu")) == 0
     assert answers(home) == TOTAL
     return home
 
@@ -270,31 +276,37 @@ def faults(draw: random.Random) -> list[Callable[[Struck], None]]:
     )
 
 
-def test_scores_can_be_made_anew_without_the_model(undisturbed: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def scored(undisturbed: Path, tmp_path: Path) -> Path:
+    """A directory with the undisturbed run's journal alone."""
     (tmp_path / "journal.sqlite").write_bytes((undisturbed / "journal.sqlite").read_bytes())
-    finish(start(tmp_path, "--score_only"))
-    assert numbers(tmp_path) == numbers(undisturbed)
-    total = json.loads(sorted(tmp_path.rglob("results_*.json"))[-1].read_text())["dlm_eval"][
-        "cost"
-    ]["total"]
+    return tmp_path
+
+
+def test_scores_can_be_made_anew_without_the_model(undisturbed: Path, scored: Path) -> None:
+    assert main(words(scored, "--score_only")) == 0
+    assert numbers(scored) == numbers(undisturbed)
+    total = json.loads(sorted(scored.rglob("results_*.json"))[-1].read_text())["dlm_eval"]["cost"][
+        "total"
+    ]
     assert total["device_forwards"] == 0
 
 
-def test_score_only_says_what_the_journal_lacks(undisturbed: Path, tmp_path: Path) -> None:
-    (tmp_path / "journal.sqlite").write_bytes((undisturbed / "journal.sqlite").read_bytes())
+def test_score_only_says_what_the_journal_lacks(
+    scored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # other noise: other likelihoods, which nobody has; what is written draws nothing
-    process = start(tmp_path, "--score_only", "--seed", "7")
-    out, errors = process.communicate(timeout=300)
-    assert process.returncode == 1 and f"{DOCUMENTS} samples could not be answered" in out, errors
-    line = sorted(tmp_path.rglob("samples_demo_choice_*.jsonl"))[-1].read_text().splitlines()[0]
+    assert main(words(scored, "--score_only", "--seed", "7")) == 1
+    assert f"{DOCUMENTS} samples could not be answered" in capsys.readouterr().out
+    line = sorted(scored.rglob("samples_demo_choice_*.jsonl"))[-1].read_text().splitlines()[0]
     assert "--score_only" in json.loads(line)["error"]
 
 
-def test_launchers_that_start_many_are_refused_with_the_alternative(tmp_path: Path) -> None:
-    process = start(tmp_path, WORLD_SIZE="2", RANK="0")
-    _, errors = process.communicate(timeout=120)
-    assert (
-        process.returncode == 2
-        and "--devices gpu:2" in errors
-        and len(errors.strip().splitlines()) == 1
-    )
+def test_launchers_that_start_many_are_refused_with_the_alternative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main(words(tmp_path)) == 2
+    errors = capsys.readouterr().err
+    assert "--devices gpu:2" in errors and len(errors.strip().splitlines()) == 1

@@ -280,7 +280,7 @@ def test_14_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(
     (tmp_path / "tasks").mkdir()
     tasks = write_tasks(tmp_path / "tasks")
 
-    def run(home: str) -> dict[str, Any]:
+    def run(home: str, devices: str = "") -> dict[str, Any]:
         return evaluate(
             model="toy", tasks=["t_write"], include_path=str(tasks), output_path=str(tmp_path / home), devices=devices or None,
             decode={"gen_length": "48", "temperature": "0.9", "logits_eos_inf": "true"},
@@ -294,7 +294,7 @@ def test_14_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(
     (path,) = (tmp_path / "killed").rglob("journal.sqlite")
     earlier = sum(checkpoint["state"]["forwards"] for checkpoint in stored(path).values())
     assert earlier > 20
-    whole, again = run("whole"), run("killed")
+    whole, again = run("whole"), run("killed", devices)
     answers = [
         [(s["resps"], s["exact_match"]) for s in results["samples"]["t_write"]]
         for results in (whole, again)

@@ -27,7 +27,7 @@ from dlm_eval.redaction import (
     redact_message,
     redact_text,
 )
-from dlm_eval.reports.leaderboard import leaderboard
+from dlm_eval.reports.board.leaderboard import leaderboard
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ FLOORS = (  # from the ground up
     "testing",
     "cli __main__",
 )
+REPORTS = "files", "board regression sweep", "pages", "trace run"  # the floors of `reports`
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names.split()}
 
 
@@ -63,6 +65,17 @@ def test_imports_point_downwards() -> None:
         "give a new module its floor"
     )
     assert {(a, b) for a, b in arrows if LEVEL[a] < LEVEL[b]} == set()
+
+
+def test_packages_of_reports_point_downwards() -> None:
+    level = {name: level for level, names in enumerate(REPORTS) for name in names.split()}
+    arrows = {
+        (file.relative_to(PACKAGE / "reports").parts[0], name)
+        for file in (PACKAGE / "reports").glob("*/*.py")
+        for name in re.findall(r"dlm_eval\.reports\.(\w+)", file.read_text(encoding="utf-8"))
+    }
+    assert {name for arrow in arrows for name in arrow} == level.keys()
+    assert {(a, b) for a, b in arrows if a != b and level[a] <= level[b]} == set()
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def config(tmp_path, **infill):
     [
         ({"length": 12}, Hole(Length(12))),
         ({"length": "{{n}}", "suffix": "{{b}}!"}, Hole(Length(7), " six!")),
+        ({"length": 4, "special_tokens": "none"}, Hole(Length(4), special_tokens="none")),
         ({"length": "oracle", "reference": "a"}, Hole(Length(), "", ("one two",))),
         ({"length": "oracle+3", "reference": "names"}, Hole(Length(None, 3), "", ("x", "yy"))),
         ({"length": "oracle", "reference": "nested.list"}, Hole(Length(), "", ("p", "q"))),
@@ -70,6 +71,7 @@ def test_hole_of_a_document(infill, hole):
         ({"length": 0}, ["'0'"]),
         ({"length": "oracle"}, ["needs a 'reference'"]),
         ({"length": "oracle", "reference": "a", "measure": "inplace"}, ["'inplace'", "'in_place'"]),
+        ({"length": 3, "special_tokens": "nonne"}, ["'nonne'", "'none'"]),
         ({"suffix": "x"}, ["'length'"]),
     ],
 )

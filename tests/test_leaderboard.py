@@ -16,10 +16,13 @@ from pathlib import Path
 import pandas
 import pytest
 
+from dlm_eval.cli.leaderboard import add_parser
 from dlm_eval.errors import UserError
 from dlm_eval.reports import leaderboard, wide
-from dlm_eval.reports.csv_file import cell, safe_text, write_files
-from dlm_eval.reports.leaderboard import COLUMNS, add_parser, write
+from dlm_eval.reports.board.leaderboard import write
+from dlm_eval.reports.files.csv_file import cell, safe_text
+from dlm_eval.reports.files.row import COLUMNS
+from dlm_eval.reports.files.write import write_files
 
 CONTRACT_COLUMNS = [
     "model", "checkpoint", "revision", "task", "metric", "filter", "value", "stderr", "n", "shots", "estimator",
@@ -533,7 +536,7 @@ def _run(args: list[str], capsys) -> str:
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers())
     parsed = parser.parse_args(["leaderboard", *args])
-    assert parsed.func(parsed) == 0
+    assert parsed.main(parsed) == 0
     return capsys.readouterr().out
 
 
@@ -554,7 +557,7 @@ def test_subcommand(plain, tmp_path, capsys, monkeypatch):
 
 def test_parser_needs_no_pandas():
     code = (
-        "import argparse, sys; from dlm_eval.reports.leaderboard import add_parser;"
+        "import argparse, sys; from dlm_eval.cli.leaderboard import add_parser;"
         "add_parser(argparse.ArgumentParser().add_subparsers());"
         "sys.exit(bool({'pandas', 'numpy', 'torch'} & set(sys.modules)))"
     )

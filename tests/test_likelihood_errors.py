@@ -37,7 +37,7 @@ from dlm_eval.likelihood.patterns import subsets
 from dlm_eval.likelihood.target import merge
 from dlm_eval.models import load_model
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.reports.run_report import render
+from dlm_eval.reports.run.report import render
 from dlm_eval.rng import Noise, digest
 from dlm_eval.uncertainty import Error, half_width, summed
 

@@ -25,12 +25,13 @@ from dlm_eval import evaluate
 from dlm_eval.budget import make_engine
 from dlm_eval.canvas import Canvas
 from dlm_eval.errors import UserError
+from dlm_eval.harness.canvas_jobs import Options
 from dlm_eval.harness.decode_config import DecodeOptions
-from dlm_eval.harness.lm import DiffusionLM, Options
+from dlm_eval.harness.lm import DiffusionLM
 from dlm_eval.likelihood import parse_estimator, score, windows
 from dlm_eval.models import load_model
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.reports.leaderboard import leaderboard
+from dlm_eval.reports.board.leaderboard import leaderboard
 from dlm_eval.workers import InProcess
 
 Logits = Callable[[torch.Tensor], torch.Tensor]

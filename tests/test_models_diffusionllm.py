@@ -62,7 +62,9 @@ VOCAB = 4 + 256 + 1
 MASK = VOCAB - 1
 
 
-def network(kind: str = "xlm-roberta") -> tuple[torch.nn.Module, LengthHead]:
+def network(
+    kind: str = "xlm-roberta", positions: int = POSITIONS
+) -> tuple[torch.nn.Module, LengthHead]:
     config_class, model_class = KINDS[kind]
     sizes = {
         "hidden_size": 16,
@@ -73,10 +75,10 @@ def network(kind: str = "xlm-roberta") -> tuple[torch.nn.Module, LengthHead]:
     special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "type_vocab_size": 1}
     model = spread(
         model_class(
-            config_class(**sizes, **special, vocab_size=VOCAB, max_position_embeddings=POSITIONS)
+            config_class(**sizes, **special, vocab_size=VOCAB, max_position_embeddings=positions)
         )
     )
-    head = spread(LengthHead(16, 2, 24, POSITIONS), seed=1)
+    head = spread(LengthHead(16, 2, 24, positions), seed=1)
     return model, head
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +12,14 @@ from typing import Any
 import models_builders as build
 import pytest
 import torch
+import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 import dlm_eval
 from dlm_eval import Canvas, UserError, evaluate, fill, load_model, score, wrap
+from dlm_eval.cli import main
 from dlm_eval.engine import Engine
 from dlm_eval.harness.trajectories import pieces
 from dlm_eval.models import denoiser, known_families, option_docs, option_names
@@ -347,14 +348,19 @@ def test_a_masked_model_without_an_end_of_text_runs_by_generic(tmp_path: Path) -
 # -- names and lists -------------------------------------------------------------------------------
 
 
-def said(*arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "dlm_eval", *arguments], capture_output=True, text=True
-    )
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Runs the command; returns its exit code and what it printed."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code, printed = main(arguments), capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
 
 
-def test_an_unknown_model_gives_the_nearest_three() -> None:
+def test_an_unknown_model_gives_the_nearest_three(said: Callable[..., tuple[int, str]]) -> None:
     for arguments in (("--model", "lada", "--tasks", "demo"), ("show", "lada")):
         code, told = said(*arguments)
         assert code == 2 and told.count("\n") == 1 and len(told) < 200
@@ -366,9 +372,9 @@ def test_an_unknown_model_gives_the_nearest_three() -> None:
         load_model("llada_")
 
 
-def test_show_has_every_setting_with_meaning_and_default() -> None:
-    import yaml
-
+def test_show_has_every_setting_with_meaning_and_default(
+    said: Callable[..., tuple[int, str]],
+) -> None:
     code, told = said("show", "tiny")
     shown = yaml.safe_load(told)["model_args"]
     assert code == 0 and shown.keys() == option_names("tiny")
@@ -378,7 +384,7 @@ def test_show_has_every_setting_with_meaning_and_default() -> None:
     )
 
 
-def test_the_packaged_baseline_is_listed_and_shown() -> None:
+def test_the_packaged_baseline_is_listed_and_shown(said: Callable[..., tuple[int, str]]) -> None:
     assert "tiny-ar" in said("ls", "models")[1] and "autoregressive" in said("show", "tiny-ar")[1]
 
 

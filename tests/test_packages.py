@@ -345,7 +345,7 @@ def test_16_the_packages_of_extras_are_pinned() -> None:
         pins = pinned(file)
         lines = [
             line
-            for extra in ("ifeval", "math", "api", "mauve", "dev", "peft", "ray")
+            for extra in ("ifeval", "math", "api", "mauve", "translation", "dev", "peft", "ray")
             for line in PROJECT["optional-dependencies"][extra]
         ]
         wanted = {normal(re.match(r"[A-Za-z0-9._-]+", line)[0]) for line in lines}  # type: ignore[index]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dlm_eval.reports import published
-from dlm_eval.reports.sweep import aup
+from dlm_eval.reports.board import published
+from dlm_eval.reports.sweep.quality_speed import aup
 
 FILE = Path(__file__).resolve().parents[1] / "leaderboards" / "published.csv"
 COLUMNS = [

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from dlm_eval.errors import UserError
-from dlm_eval.reports import published
-from dlm_eval.reports.published import COLUMNS, Published, matching, read_published
+from dlm_eval.reports.board import published
+from dlm_eval.reports.board.published import COLUMNS, Published, matching, read_published
 
 ROW = {
     "paper": "LLaDA", "arxiv": "2502.09992", "version": "v3", "table": "Table 1", "model": "LLaDA 8B Base", "size": "8B",

@@ -271,7 +271,7 @@ def test_a_mistake_is_one_line(
     [
         ({"tasks": "demo_choice"}, "asks for likelihoods"),
         ({"tasks": "demo_word_problem,demo_story_infill"}, "means one task"),
-        ({"devices": "cpu:2"}, "--devices means nothing to --model recorded"),
+        ({"devices": "cpu:2"}, "--devices means nothing to --model 'recorded'"),
         ({"gen_kwargs": "until=x"}, "--gen_kwargs means nothing"),
         ({"decode": "steps=4"}, "--decode means nothing"),
         ({"apply_chat_template": True}, "--apply_chat_template means nothing"),

@@ -233,23 +233,51 @@ def test_answers_that_the_default_filter_drops_are_warned_of(
     assert "exact_match_maj@2,none" in found["results"]["t_dropped"]
 
 
-def test_likelihoods_are_not_repeated(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_likelihoods_are_not_repeated(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     more = ["--include_path", str(folder), "--model", "toy", "--verbosity", "ERROR"]
-    assert main([*more, "--tasks", "t_last,t_choice", "--repeats", "2"]) == 2
-    assert "--repeats 2: none of t_last, t_choice generates text" in capsys.readouterr().err
     assert main([*more, "--tasks", "t_last", "--repeats", "0"]) == 2
     assert "--repeats '0' is not allowed" in capsys.readouterr().err
-    results = evaluate(
-        "toy", ["t_last", "t_write"], include_path=str(folder), repeats=2, verbosity="ERROR"
-    )
+    with caplog.at_level(logging.WARNING):
+        results = evaluate("toy", ["t_last", "t_write"], include_path=str(folder), repeats=2)
+    assert "--repeats has no effect on likelihoods (t_last)" in caplog.text
     costs = results["dlm_eval"]["cost"]
     assert costs["t_last"]["requests"] == 5 and costs["t_write"]["requests"] == 10
+
+
+def test_a_task_object_can_run_again(folder: Path) -> None:
+    """A run with --repeats leaves the user's object as it was."""
+    from dlm_eval.harness.tasks import load_tasks
+
+    task = load_tasks(["t_numbers"], include_path=folder)["tasks"]["t_numbers"]
+    more = {"model_args": {"answers": str(folder / "answers.jsonl")}, "bootstrap_iters": 2, "verbosity": "ERROR"}  # fmt: skip
+    found = [
+        evaluate("recorded", [task], repeats=n, **more)["results"]["t_numbers"]
+        for n in (4, 2, None, 4)
+    ]
+    assert found[0] == found[3] and "exact_match_maj@2,number" in found[1]
+    assert found[2] == recorded(folder, None)["results"]["t_numbers"]
 
 
 def test_a_score_of_every_answer_has_an_identity_of_its_own(folder: Path) -> None:
     ours = [recorded(folder, n)["dlm_eval"]["tasks"]["t_numbers"] for n in (None, 1, 4)]
     assert ours[0]["configuration"] == ours[1]["configuration"] != ours[2]["configuration"]
     assert ours[0]["scoring"] == ours[1]["scoring"] != ours[2]["scoring"]
+
+
+def test_boards_know_the_added_metrics(folder: Path, tmp_path: Path) -> None:
+    from dlm_eval.reports.files.result_file import read_result_file
+
+    recorded(folder, 4, output_path=str(tmp_path))
+    (file,) = tmp_path.rglob("results_*.json")
+    rows = [row for row in read_result_file(file, "f").rows if row.filter == "number"]
+    assert rows[0].headline and rows[0].metric == "exact_match"
+    units = {row.metric: row.unit for row in rows}
+    assert units == {
+        "exact_match": "fraction", "exact_match_maj@4": "fraction", "exact_match_pass@2": "fraction",
+        "exact_match_pass@4": "fraction", "bleu": None, "bleu_maj@4": None,
+    }  # fmt: skip
 
 
 def test_names_and_numbers() -> None:

@@ -193,7 +193,9 @@ def test_14_a_dry_run_finds_recorded_answers(
 
 
 def test_14_recorded_answers_have_no_trajectories_in_one_true_line(tasks: Path) -> None:
-    with pytest.raises(UserError, match="--log_trajectories means nothing to --model recorded, wh"):
+    with pytest.raises(
+        UserError, match="--log_trajectories means nothing to --model 'recorded', wh"
+    ):
         evaluate(
             "recorded", ["t_write"], model_args={"answers": "a.jsonl"}, include_path=str(tasks),
             log_trajectories=True,

@@ -23,14 +23,17 @@ from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.metrics import d1
 from dlm_eval.printable import CONTROL, markdown
-from dlm_eval.reports import viewer, web
-from dlm_eval.reports.baseline import Baseline, read_baseline, save_baseline
-from dlm_eval.reports.check import UNPROVEN, Rules, TaskRules, check
-from dlm_eval.reports.result_file import rows_of
-from dlm_eval.reports.runs import read_run
-from dlm_eval.reports.samples_file import documents_of
-from dlm_eval.reports.statistics import p_value, smallest_drop
-from dlm_eval.reports.viewer import Viewer
+from dlm_eval.reports.files.baseline import Baseline, read_baseline, save_baseline
+from dlm_eval.reports.files.content import Content
+from dlm_eval.reports.files.result_file import rows_of
+from dlm_eval.reports.files.runs import read_run
+from dlm_eval.reports.files.samples_file import documents_of
+from dlm_eval.reports.pages import viewer, web
+from dlm_eval.reports.pages.viewer import Viewer
+from dlm_eval.reports.regression.check import check
+from dlm_eval.reports.regression.findings import UNPROVEN
+from dlm_eval.reports.regression.rules import Rules, TaskRules
+from dlm_eval.reports.regression.statistics import p_value, smallest_drop
 
 RIGHT = [1.0, 0.0] * 10
 
@@ -137,12 +140,14 @@ def test_a_spoilt_run_does_not_pass(spoil: Any, code: int, old: Path, tmp_path: 
 
 
 def test_a_headline_that_is_no_mean_is_unproven(tmp_path: Path) -> None:
-    """Its score falls from 0.9 to 0.1, and there is no test of it: --strict fails, so does a floor."""
+    """Its score falls from 0.9 to 0.1, no run reports its error, and so there is no test of it:
+    --strict fails, so does a floor.
+    """
 
     def scored(name: str, value: float) -> Path:
         run = write_run(tmp_path / name, {"t": RIGHT})
         document = json.loads(run.read_text())
-        document["results"]["t"]["exact_match,none"] = value
+        document["results"]["t"] = {"exact_match,none": value}
         run.write_text(json.dumps(document))
         return run
 
@@ -200,7 +205,7 @@ def test_costs_that_cannot_be_are_unknown(tokens: float, forwards: float, tmp_pa
     cost = {"t": {"samples": 20, "forwards": forwards, "tokens": tokens, "seconds": 1.0}}
     run = write_run(tmp_path / "r", {"t": RIGHT}, block={"cost": cost})
     assert command("view", run, "-o", tmp_path / "pages")[0] == 0
-    assert rows_of(json.loads(run.read_text()), "s").rows[0].tokens_per_forward is None
+    assert rows_of(Content(json.loads(run.read_text())), "s").rows[0].tokens_per_forward is None
 
 
 def test_an_impossible_text_has_no_margin_and_its_baseline_can_be_read(tmp_path: Path) -> None:
@@ -319,7 +324,7 @@ def test_exports_have_no_secrets(tmp_path: Path) -> None:
 
 def test_pages_spell_out_what_the_terminal_does() -> None:
     """The script's list of hidden characters has all that `printable` escapes."""
-    script = (Path(web.__file__).parent / "pages" / "house.js").read_text()
+    script = (web.TEMPLATES / "house.js").read_text()
     found = re.search(r"HIDDEN = /(\[.*\])/u;", script)
     assert found
     spelled = re.sub(r"\\u\{(\w+)\}", lambda m: f"\\U{int(m[1], 16):08x}", found[1])
@@ -391,7 +396,7 @@ def test_groups_and_tasks_of_lm_eval_have_the_digests_of_their_settings() -> Non
     }  # fmt: skip
     whole = [{"model": "hf", "b": 2, "a": [1]}, [{"x": 1}, None, 0], ["hf", None, None]]
     expected = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-    task, group = rows_of(document, "s").rows
+    task, group = rows_of(Content(document), "s").rows
     assert task.configuration == expected and len(group.configuration or "") == 64
 
 

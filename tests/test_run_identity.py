@@ -25,8 +25,8 @@ from dlm_eval.cli import main
 from dlm_eval.harness.sources import source
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.models.probes import batch_invariant, depends_on_batch
-from dlm_eval.reports.leaderboard import leaderboard, wide
-from dlm_eval.reports.run_report import render
+from dlm_eval.reports.board.leaderboard import leaderboard, wide
+from dlm_eval.reports.run.report import render
 
 TOY = {"vocab": 6, "inconsistency": 0.5}
 CHOICE = {

@@ -32,7 +32,7 @@ from dlm_eval.redaction import (
     redact_message,
     redact_text,
 )
-from dlm_eval.reports.csv_file import write_files
+from dlm_eval.reports.files.write import write_files
 
 # No value has a form that is known: they are found by the name of what holds them alone.
 ENVIRONMENT = {

@@ -351,6 +351,7 @@ def test_04_a_missing_shard_is_named(own: Path, capsys: pytest.CaptureFixture[st
     shutil.rmtree(own / "shard-2-of-2")
     assert "has no shard (shard.json)" in refused(capsys, own)
     assert "has no shard (shard.json)" in refused(capsys, own / "nothing")
+    assert "has no shard (shard.json)" in refused(capsys, Path("x" * 5000))
 
 
 def test_04_a_doubled_shard_is_named_and_one_file_twice_is_one(

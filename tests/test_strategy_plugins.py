@@ -35,7 +35,9 @@ from dlm_eval.engine import Engine
 from dlm_eval.engine.rows import LogProbs
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.options import option
-from dlm_eval.reports.trace import lines, page, record
+from dlm_eval.reports.trace.page import page
+from dlm_eval.reports.trace.recording import record
+from dlm_eval.reports.trace.terminal import lines
 from dlm_eval.rng import Noise
 
 EXAMPLE = example("adding-a-strategy.md")

@@ -1,4 +1,4 @@
-"""Jobs are streamed: a pool answers the requests of a task while those of the next tasks are built."""
+"""Jobs are streamed: a pool answers requests while those of the next documents and tasks are built."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from dlm_eval.decoding import fill
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.engine import Engine, engine
 from dlm_eval.errors import RunError, UserError
+from dlm_eval.harness import lm_eval_patches as patches
 from dlm_eval.harness.lm import DiffusionLM
 from dlm_eval.jobs import Answer, FillJob, Job, JobStream, Stopped
 from dlm_eval.journal import Journal
@@ -127,6 +128,42 @@ def test_02_the_first_job_runs_before_the_second_task_is_built(
     assert waited == [True] * 4 and building.names == NAMES
 
 
+def test_02_the_first_job_runs_while_its_task_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forwards: threading.Event
+) -> None:
+    """A task whose class builds requests in its own way is passed on when all are built."""
+    count = 2 * patches.FIRST_PASSED
+    documents = [{**DOCUMENTS[i % 5], "text": f"abc{'abcdef'[i % 6]}" * 2} for i in range(count)]
+    construct, waited, done = ConfigurableTask.construct_requests, [], []
+
+    def construct_requests(task: Any, *args: Any, **named: Any) -> Any:
+        done.append(task.config.task)
+        if len(done) == count:
+            waited.append(forwards.wait(SECONDS))
+        return construct(task, *args, **named)
+
+    monkeypatch.setattr(ConfigurableTask, "construct_requests", construct_requests)
+    folder = write_tasks(tmp_path, documents)
+    found = asked(folder, "t_write")
+    assert waited == [True] and done == ["t_write"] * count
+    assert found["dlm_eval"]["cost"]["t_write"]["samples"] == count
+
+    passed, ahead = [], DiffusionLM.ahead
+
+    def noted(lm: DiffusionLM, requests: Any) -> None:
+        passed.append(len(requests))
+        ahead(lm, requests)
+
+    monkeypatch.setattr(DiffusionLM, "ahead", noted)
+    asked(folder, "t_write")
+    assert passed == [patches.FIRST_PASSED, count - patches.FIRST_PASSED]
+    passed.clear()
+    Building(monkeypatch, lambda _: None)
+    asked(folder, "t_write")
+    assert passed == [count]
+
+
+@pytest.mark.parametrize("passed", [(1, 1), (2, 3), (32, 512)])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -136,8 +173,14 @@ def test_02_the_first_job_runs_before_the_second_task_is_built(
     ],
 )
 def test_02_files_are_equal_with_and_without_streaming(
-    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+    tasks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    passed: tuple[int, int],
 ) -> None:
+    monkeypatch.setattr(patches, "FIRST_PASSED", passed[0])
+    monkeypatch.setattr(patches, "MOST_PASSED", passed[1])
     names = [*NAMES, "t_twin", "t_again"] if "samples" not in settings else ["t_choice", "t_again"]
     found, files = [], []
     for streams in ("1", "0"):

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from harness_tasks import write_tasks
 
 from dlm_eval import evaluate
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
+from dlm_eval.harness.run import tasks_of
 from dlm_eval.harness.suite_run import Outcome, plan_suite, run_suite
 from dlm_eval.harness.suites import Entry, load_suite
 
@@ -114,6 +116,7 @@ def test_entries_with_equal_settings_are_one_run(tmp_path: Path) -> None:
 def test_options_replace_those_of_all_entries(tmp_path: Path) -> None:
     made = plan(tmp_path, estimator="pseudo", decode="steps=4", limit=3, num_fewshot=1)
     assert len(made.runs) == 2  # one estimator for all; decode differs
+    assert made.replaces and not plan(tmp_path, limit=3).replaces
     assert {one.settings.estimator for one in made.runs} == {"pseudo"}
     assert dict(made.runs[1].settings.decode) == {"strategy": "random", "steps": "4"}
     assert dict(made.runs[0].settings.decode) == {"steps": "4"}
@@ -155,6 +158,15 @@ def test_unknown_tasks_are_found_before_the_model_is_loaded(tmp_path: Path) -> N
         plan_suite({"suite": path})
 
 
+def test_a_suite_may_lie_beside_its_tasks(tmp_path: Path) -> None:
+    folder = write_tasks(tmp_path)
+    path = write(folder, **with_entry(task="t_choice"))
+    (one,) = plan_suite({"suite": path, "include_path": str(folder)}).runs
+    assert list(tasks_of(one.settings)["tasks"]) == ["t_choice"]
+    with pytest.raises(UserError, match="mini.yaml' is a suite; run it with --suite"):
+        evaluate("tiny", [path])
+
+
 def test_lm_evals_models_get_no_decode_settings_of_the_suite(tmp_path: Path) -> None:
     made = plan(tmp_path, model="tiny-ar")
     assert len(made.runs) == 1 and not made.runs[0].settings.decode
@@ -176,6 +188,7 @@ def test_a_difference_in_standard_errors_by_hand() -> None:
     found = [Outcome(e, "acc", "none", 0.6, 0.05, 1, 1, 50.0).deviation is None for e in nears]
     assert found == [False, True, True]
     assert Outcome(entry, "acc", "none", 0.6, 0.0, 9, 9, 50.0).deviation is None
+    assert Outcome(entry, "acc", "none", 0.6, 0.05, 9, 9, 50.0, replaced=True).deviation is None
     assert Outcome(entry, "acc", "none", 0.6, 0.1, 9, 9, None).deviation is None
 
 
@@ -244,6 +257,19 @@ def test_from_python(tmp_path: Path) -> None:
     assert found["entries"]["choice"]["count"] == 5 and found["overridden"] == {"limit": 5}
 
 
+def test_a_file_of_settings_and_workers(tmp_path: Path) -> None:
+    """`--config` may name the suite, and the model loads once in workers; the figures are those of one process."""
+    settings = {"suite": write(tmp_path), "tasks": "choice,story", "limit": 3, "devices": "cpu:2", "repeats": 2}  # fmt: skip
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump({**settings, "output_path": str(tmp_path / "out")}))
+    assert main(["--config", str(file), "--verbosity", "ERROR"]) == 0
+    found = results_of(tmp_path / "out")
+    assert len(found) == 2 and found[0]["dlm_eval"]["suite"]["overridden"] == {"limit": 3, "repeats": 2}  # fmt: skip
+    alone = evaluate(**{**settings, "devices": None, "verbosity": "ERROR"})["runs"]
+    assert [each["results"] for each in found] == [each["results"] for each in alone]
+    assert found[1]["configs"]["demo_story_infill"]["repeats"] == 2
+
+
 def test_one_failing_task_of_a_run_costs_no_other(tmp_path: Path) -> None:
     rows = [{"entry": "bad", "task": "t_gone"}, {"entry": "good", "task": "demo_last_word", "metric": "acc"}]  # fmt: skip
     rows += [{"entry": "absent", "task": "demo_last_word", "metric": "f1"}]
@@ -256,6 +282,19 @@ def test_one_failing_task_of_a_run_costs_no_other(tmp_path: Path) -> None:
     assert "cannot load dataset" in outcome["bad"].reason and done.failed
     assert outcome["good"].value is not None and outcome["good"].count == 2
     assert "the results have no f1; they have perplexity,none, acc,none" in outcome["absent"].reason
+
+
+def test_an_entry_that_the_model_refuses_costs_no_other(tmp_path: Path) -> None:
+    """Even the first; but the user's own mistake ends the run."""
+    rows = [
+        {"entry": "rewritten", "task": "demo_story_infill", "decode": {"preset": "ar2diff"}},
+        {"entry": "good", "task": "demo_last_word", "metric": "acc"},
+    ]
+    path = write(tmp_path, entries=rows)
+    found = evaluate(suite=path, limit=1)["entries"]
+    assert "rewrite" in found["rewritten"]["reason"] and found["good"]["value"] is not None
+    with pytest.raises(UserError, match="rewrite"):
+        evaluate(suite=path, limit=1, decode="preset=ar2diff")
 
 
 def test_ls_show_and_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,9 @@ from harness_tasks import write_tasks
 
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
-from dlm_eval.reports.sweep import Point, Sweep, aup, grid, mean_of_templates, pareto
+from dlm_eval.reports.sweep.curves import Sweep
+from dlm_eval.reports.sweep.points import Point, grid, mean_of_templates
+from dlm_eval.reports.sweep.quality_speed import aup, pareto
 
 
 def point(**given: Any) -> Point:

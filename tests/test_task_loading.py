@@ -30,30 +30,10 @@ metric_list:
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory):
-    """The folder of every test that needs lm-eval's full index: it takes six seconds, so it is built once."""
     folder = tmp_path_factory.mktemp("groups")
     written(folder, "group: both\ntask: [gsm8k_chat, gsm8k_cot]\n", name="both.yaml")
     written(folder, "group: odd\ntask: [gsm8k, gsm9k]\n", name="odd.yaml")
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_full_index():
-    original, kept = lm_eval.tasks.TaskManager, {}
-
-    def manager(include_path, include_defaults, metadata):
-        key = (
-            (tuple(include_path), include_defaults, str(metadata)) if include_defaults else object()
-        )
-        if key not in kept:
-            kept[key] = original(
-                include_path=include_path, include_defaults=include_defaults, metadata=metadata
-            )
-        return kept[key]
-
-    lm_eval.tasks.TaskManager = manager
-    yield
-    lm_eval.tasks.TaskManager = original
 
 
 @pytest.fixture

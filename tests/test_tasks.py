@@ -202,7 +202,11 @@ def test_glue_shows_examples_when_asked(own_data):
                 "until": [],
                 "preset": "diffullama",
                 "steps": "length",
-                "hole": Hole(Length(None, 10), references=("Iron", "Fe", "Iron (element)")),
+                "hole": Hole(
+                    Length(None, 10),
+                    references=("Iron", "Fe", "Iron (element)"),
+                    special_tokens="tokenizer",
+                ),
             },
         ),
         (
@@ -218,7 +222,9 @@ def test_glue_shows_examples_when_asked(own_data):
                 "preset": "diffullama",
                 "steps": "length",
                 "decode_temperature": 1.0,
-                "hole": Hole(Length(), references=(" ring",), measure="in_place"),
+                "hole": Hole(
+                    Length(), references=(" ring",), measure="in_place", special_tokens="tokenizer"
+                ),
             },
         ),
         (
@@ -249,6 +255,7 @@ def test_glue_shows_examples_when_asked(own_data):
                     Length(),
                     "Her mother called the neighbours. The kitten was theirs.",
                     ("She dried it with a towel.",),
+                    special_tokens="none",
                 ),
             },
         ),

@@ -19,9 +19,9 @@ from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.output import safe_output, table
 from dlm_eval.printable import CONTROL, counted, printable, valid_unicode
-from dlm_eval.reports.csv_file import cell, safe_text
-from dlm_eval.reports.leaderboard import leaderboard, write
-from dlm_eval.reports.run_report import render
+from dlm_eval.reports.board.leaderboard import leaderboard, write
+from dlm_eval.reports.files.csv_file import cell, safe_text
+from dlm_eval.reports.run.report import render
 
 CONTROLS = "\x1b[31m\x07\x08\r\x9b2J\x85\x7f\u2028\u202e\u2066\u200f\ufff9\U000e0041"
 HOSTILE = f"a{CONTROLS}\nERROR forged: x|`<b>"

@@ -20,8 +20,10 @@ from dlm_eval.decoding import resolve
 from dlm_eval.harness.trajectories import pieces
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.printable import printable
-from dlm_eval.reports.trace import Recording, lines, page, record
-from dlm_eval.reports.web import safe_json
+from dlm_eval.reports.pages.web import safe_json
+from dlm_eval.reports.trace.page import page
+from dlm_eval.reports.trace.recording import Recording, record
+from dlm_eval.reports.trace.terminal import lines
 
 NASTY = [
     "</script><b>&amp;",

@@ -17,7 +17,8 @@ from browser import Browser, find_browser
 from dlm_eval import Canvas, load_model
 from dlm_eval.cli import main
 from dlm_eval.decoding import resolve
-from dlm_eval.reports.trace import Recording, page, record
+from dlm_eval.reports.trace.page import page
+from dlm_eval.reports.trace.recording import Recording, record
 
 WHERE, COLOUR = (
     "document.getElementById('where').textContent",

@@ -22,7 +22,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.harness.trajectories import TokenTexts, trajectory
 from dlm_eval.jobs import Answer, Checkpoint, FillJob, drive_jobs
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.reports.trajectories import find_run
+from dlm_eval.reports.trace.logged import find_run
 
 TOY = {"vocab": 6, "inconsistency": 0.5}
 WRITTEN = ("t_write", "t_infill")
@@ -377,7 +377,7 @@ def test_07_a_file_of_another_form_is_one_line(
         capsys.readouterr()
         assert main(["trace", "--from", str(file), "--doc", "0"]) == 2, text
         (line,) = capsys.readouterr().err.strip().splitlines()
-        assert "line 1 of" in line
+        assert "line 1 " in line
 
 
 WRONG = {
@@ -390,6 +390,7 @@ WRONG = {
     "from 0 to 4": ["--from", "HOME", "--doc", "9"],
     "--answer '3'": ["--from", "HOME", "--task", "t_write", "--doc", "1", "--answer", "3"],
     "has no samples": ["--from", "/nowhere", "--doc", "1"],
+    "xx' has no samples": ["--from", "x" * 5000, "--doc", "1"],
     "leave out --html": ["--from", "HOME", "--jsonl", "x", "--html", "y"],
     "run again with --log_trajectories": ["--from", "HOME", "--task", "t_choice", "--doc", "1"],
 }

@@ -24,11 +24,11 @@ from run_files import write_run
 
 from dlm_eval.cli import main
 from dlm_eval.journal import Journal
-from dlm_eval.reports.index_page import index_page
-from dlm_eval.reports.samples_page import samples_page
-from dlm_eval.reports.site import SamplesPage, Site, parse_texts, read_site
-from dlm_eval.reports.sweep import aup
-from dlm_eval.reports.viewer import Server, Viewer, write_pages
+from dlm_eval.reports.pages.index import index_page
+from dlm_eval.reports.pages.samples import samples_page
+from dlm_eval.reports.pages.site import SamplesPage, Site, parse_texts, read_site, restricted
+from dlm_eval.reports.pages.viewer import Server, Viewer, write_pages
+from dlm_eval.reports.sweep.quality_speed import aup
 
 HOSTILE = (
     "</script><script>window.pwned = 1</script>",
@@ -208,6 +208,8 @@ def test_a_trajectory_spells_out_no_secret(tmp_path: Path) -> None:
     [
         {"dataset_path": "Idavidrein/gpqa"},
         {"dataset_path": "meta-llama/Something-evals"},
+        {"dataset_path": "/somewhere/LSDSem/story_cloze"},
+        {"dataset_path": "nyu-mll/glue", "dataset_name": "mrpc"},
         {"metadata": {"restricted": True}},
         {"dataset_kwargs": {"token": True}},
     ],
@@ -228,6 +230,29 @@ def test_texts_of_restricted_sets_are_left_out(tmp_path: Path, config: Any) -> N
     every = {"PROMPTWORD", "ANSWERWORD", "ERRORWORD", "TRACEWORD", "TARGETWORD"}
     assert words_of({"made": "all"}) == words_of({"*": "none", "ma*": "all"}) == every
     assert words_of({"other": "all"}) == set()
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"dataset_path": "someone/GPQA-Diamond"}, "ask not to reveal examples"),
+        ({"dataset_path": "cais/hle"}, "gated"),
+        ({"dataset_path": "nyu-mll/glue", "dataset_name": "mrpc"}, "news agencies"),
+        ({"dataset_path": "nyu-mll/glue", "dataset_name": "cola"}, ""),
+        ({"dataset_path": "glue", "dataset_name": "mrpc"}, "news agencies"),
+        ({"dataset_path": "local/iwslt14_de-en"}, "TED"),
+        ({"dataset_path": "IWSLT/iwslt2017", "dataset_name": "iwslt2017-ar-en"}, "TED"),
+        ({"dataset_path": "skg/toxigen-data"}, "gated"),
+        ({"dataset_path": "dmacres/mimiciii-hospitalcourse-meta"}, "PhysioNet"),
+        ({"dataset_path": "juletxara/xstory_cloze", "dataset_name": "en"}, ""),
+        ({"dataset_path": "wmt/wmt14", "dataset_name": "fr-en"}, ""),
+        ({"dataset_path": "openai/gsm8k"}, ""),
+        ({"dataset_path": "json"}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_restricted_set_has_its_reason(config: dict[str, str], why: str) -> None:
+    assert bool(restricted(config)) == bool(why) and why in restricted(config)
 
 
 def test_choices_are_texts_of_the_dataset() -> None:

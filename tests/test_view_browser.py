@@ -11,10 +11,10 @@ import pytest
 from browser import Browser, find_browser
 from test_view import HOSTILE, TRACE, page_of, serving, write_model
 
-from dlm_eval.reports.index_page import index_page
-from dlm_eval.reports.samples_page import samples_page
-from dlm_eval.reports.site import Site, read_site
-from dlm_eval.reports.viewer import Viewer
+from dlm_eval.reports.pages.index import index_page
+from dlm_eval.reports.pages.samples import samples_page
+from dlm_eval.reports.pages.site import Site, read_site
+from dlm_eval.reports.pages.viewer import Viewer
 
 MODELS = TASKS = 20
 DOCUMENTS = 30

@@ -21,8 +21,10 @@ from dlm_eval.cli import (
     check,
     compare,
     export,
+    leaderboard,
     ls,
     merge,
+    probe,
     run,
     sweep,
     trace,
@@ -32,7 +34,6 @@ from dlm_eval.cli import (
 from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown_name_error
 from dlm_eval.output import log_to_stderr, safe_output
 from dlm_eval.redaction import learn_words
-from dlm_eval.reports.leaderboard import add_parser as add_leaderboard
 from dlm_eval.signals import INTERRUPTED, discard_output, orderly, print_interrupted
 
 EXAMPLES = """
@@ -40,9 +41,11 @@ examples:
   dlm-eval --model tiny --tasks demo                                  the packaged model on the packaged tasks
   dlm-eval --model diffullama --tasks gsm8k                           a published model on a benchmark
   dlm-eval --model llada --model_args pretrained=DIR --tasks gsm8k --data_dir DATA --limit 5
-  dlm-eval ls models | tasks | estimators | strategies | presets      what there is
+  dlm-eval --suite demo                                               what a paper ran, with its settings
+  dlm-eval ls models | tasks | suites | estimators | strategies | presets   what there is
   dlm-eval trace --model tiny --prompt "Anna had" --html trace.html   watch one text being written
   dlm-eval sweep --model tiny --tasks demo --decode steps=2,4,8 -o DIR  accuracy against tokens per forward
+  dlm-eval probe --model ddlm --model_args pretrained=DIR             linear probes of a model's features on GLUE
   dlm-eval leaderboard results/ -o leaderboards/mine.csv              tables from result files
   dlm-eval view results/                                              scores and samples as web pages
   dlm-eval compare A B                                                what moved between two runs, and its effect
@@ -119,7 +122,8 @@ def build_parser() -> argparse.ArgumentParser:
         cache.add_parser,
         trace.add_parser,
         sweep.add_parser,
-        add_leaderboard,
+        probe.add_parser,
+        leaderboard.add_parser,
         view.add_parser,
         compare.add_parser,
         check.add_parser,

@@ -41,9 +41,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _save(args: argparse.Namespace) -> int:
-    from dlm_eval.reports.baseline import Baseline, save_baseline
-    from dlm_eval.reports.compare import noise_floor
-    from dlm_eval.reports.runs import read_run
+    from dlm_eval.reports.files.baseline import Baseline, save_baseline
+    from dlm_eval.reports.files.runs import read_run
+    from dlm_eval.reports.regression.compare import noise_floor
 
     run = read_run(args.run)
     noise = noise_floor(run, read_run(args.noise_floor)) if args.noise_floor else {}
@@ -60,9 +60,9 @@ def _save(args: argparse.Namespace) -> int:
 
 def _update(args: argparse.Namespace) -> int:
     from dlm_eval.cli.compare import lines
-    from dlm_eval.reports.baseline import read_baseline
-    from dlm_eval.reports.compare import compare
-    from dlm_eval.reports.runs import read_run
+    from dlm_eval.reports.files.baseline import read_baseline
+    from dlm_eval.reports.files.runs import read_run
+    from dlm_eval.reports.regression.compare import compare
 
     old = read_baseline(args.output)
     print("\n".join(lines(compare(old.run, read_run(args.run), other_prompts=True), {})))
@@ -70,7 +70,7 @@ def _update(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from dlm_eval.reports.baseline import read_baseline
+    from dlm_eval.reports.files.baseline import read_baseline
 
     baseline = read_baseline(args.file)
     run = baseline.run

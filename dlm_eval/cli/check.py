@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlm_eval.reports.regression.check import Report
 
 DESCRIPTION = """
 Checks a run against a baseline on the same documents (docs/regression.md).
@@ -59,16 +62,25 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: see `check` and `read_rules`; or a file cannot be written.
     """
-    from dlm_eval.reports.baseline import read_baseline
-    from dlm_eval.reports.check import check, read_rules
-    from dlm_eval.reports.check_formats import github_annotations, junit, markdown, text
-    from dlm_eval.reports.csv_file import write_files
-    from dlm_eval.reports.runs import read_run
+    from dlm_eval.errors import UserError
+    from dlm_eval.reports.files.write import write_files
+    from dlm_eval.reports.regression.formats import (
+        github_annotations,
+        github_mistake,
+        junit,
+        markdown,
+        markdown_mistake,
+        text,
+    )
 
-    given = {name: getattr(args, name) for name in ("alpha", "margin", "strict")}
-    rules = read_rules(args.rules, {k: v for k, v in given.items() if v is not None})
-    baseline = read_baseline(args.baseline)
-    report = check(read_run(args.run), baseline, rules)
+    try:
+        report = _report(args)
+    except UserError as error:  # it is to be read where a result would be
+        if args.markdown is not None:
+            _append(args.markdown, markdown_mistake(str(error)))
+        if args.github:
+            print(github_mistake(str(error)))
+        raise
     if args.junit is not None:
         write_files({args.junit: junit(report)})
     if args.markdown is not None:
@@ -79,6 +91,18 @@ def main(args: argparse.Namespace) -> int:
         lines = [f"::stop-commands::{token}", *lines, f"::{token}::", *github_annotations(report)]
     print("\n".join(lines))
     return report.code
+
+
+def _report(args: argparse.Namespace) -> Report:
+    from dlm_eval.reports.files.baseline import read_baseline
+    from dlm_eval.reports.files.runs import read_run
+    from dlm_eval.reports.regression.check import check
+    from dlm_eval.reports.regression.rules import read_rules
+
+    given = {name: getattr(args, name) for name in ("alpha", "margin", "strict")}
+    rules = read_rules(args.rules, {k: v for k, v in given.items() if v is not None}, "--")
+    baseline = read_baseline(args.baseline)
+    return check(read_run(args.run), baseline, rules)
 
 
 def _append(path: Path, added: str) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.output import one_line, table
-from dlm_eval.printable import counted, printable
+from dlm_eval.printable import counted, decimals, printable, shortened
 
 if TYPE_CHECKING:
-    from dlm_eval.reports.compare import Comparison, Moved, Noise, TaskComparison
-    from dlm_eval.reports.runs import Run
+    from dlm_eval.reports.files.baseline import Noise
+    from dlm_eval.reports.files.runs import Run
+    from dlm_eval.reports.regression.compare import Comparison, Moved, TaskComparison
 
 DESCRIPTION = """
 Compares runs with the first one, document by document: the settings that moved, the difference of
@@ -64,8 +65,8 @@ def main(args: argparse.Namespace) -> int:
         UserError: fewer than two runs, or runs that cannot be compared.
     """
     from dlm_eval.errors import UserError
-    from dlm_eval.reports.baseline import open_run
-    from dlm_eval.reports.compare import compare, noise_floor
+    from dlm_eval.reports.files.baseline import open_run
+    from dlm_eval.reports.regression.compare import compare, noise_floor
 
     if len(args.runs) < 2:
         raise UserError("compare needs two or more runs")
@@ -137,8 +138,7 @@ def _moved_lines(moved: Sequence[Moved], nothing: str) -> list[str]:
 
 
 def _short(value: str | None) -> str:
-    text = "-" if value is None else value
-    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
+    return shortened("-" if value is None else value, WIDEST)
 
 
 def _score_lines(tasks: Sequence[TaskComparison], noise: Mapping[str, Noise]) -> list[str]:
@@ -231,14 +231,12 @@ def _tail(text: str) -> str:
 
 def number(value: float) -> str:
     """Returns a score as text."""
-    if math.isnan(value):
-        return ""
-    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
+    return "" if math.isnan(value) else decimals(value)
 
 
 def signed(value: float) -> str:
     """Returns a difference as text with its sign."""
-    return "" if math.isnan(value) else f"{value:+.4f}" if abs(value) < 1e6 else f"{value:+.4g}"
+    return "" if math.isnan(value) else decimals(value, "+")
 
 
 def p_text(value: float) -> str:

@@ -41,8 +41,13 @@ def add_parser(subparsers: Any) -> None:
 def _main(args: argparse.Namespace) -> int:
     from dlm_eval.errors import UserError
     from dlm_eval.printable import counted
-    from dlm_eval.reports.export import HubOptions, write_eval_results, write_json, write_parquet
-    from dlm_eval.reports.load import load_results, load_runs
+    from dlm_eval.reports.files.export import (
+        HubOptions,
+        write_eval_results,
+        write_json,
+        write_parquet,
+    )
+    from dlm_eval.reports.files.load import load_results, load_runs
 
     hub = HubOptions.of(args.dataset, args.source_url, args.source_name)
     if args.format == "hf-eval-results":

@@ -61,9 +61,9 @@ def _models() -> Table:
             weights = str(one.options.get("pretrained", ""))
             rows.append([name, one.name, weights, _size(one.size), one.licence, family.about])
     rows += [
-        ["hf (lm-eval)", name, f"asset:{name}", _size(one["size"]), one["licence"], one["about"]]
+        ["hf (lm-eval)", name, one["options"]["pretrained"], _size(one["size"]), one["licence"], one["about"]]
         for name, one in baselines().items()
-    ]
+    ]  # fmt: skip
     about = "answers made elsewhere (docs/recorded.md)"
     rows.append(["recorded", "recorded", "answers=FILE", "", "", about])
     rows += [[name, "", "not supported", "", "", reason] for name, reason in unsupported().items()]
@@ -96,13 +96,18 @@ def _strategies() -> Table:
 
 def _presets() -> Table:
     from dlm_eval.decoding.presets import presets
+    from dlm_eval.harness.task_files import list_tasks
     from dlm_eval.likelihood.presets import estimator_presets
 
+    ours = [name for name, kind, _ in list_tasks() if kind == "generate_until"]
     writing = [
         [
             p.name,
             ", ".join(p.checkpoints or p.families),
-            (p.task or "") + (" (task missing)" if p.task_missing else ""),
+            (p.task or "")
+            + (
+                " (task missing)" if p.task_missing and not any(p.fits(n) > 0 for n in ours) else ""
+            ),
             ", ".join(f"{k}={v}" for k, v in p.settings.items()),
             p.source,
         ]

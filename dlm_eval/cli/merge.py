@@ -59,7 +59,8 @@ def main(args: argparse.Namespace) -> int:
 
     reports = parse_reports(args.report_to, {})
     set_verbosity(args.verbosity)
-    from dlm_eval.harness.shards import find_shards, merge, merge_settings
+    from dlm_eval.harness.merge import merge, merge_settings
+    from dlm_eval.harness.shards import find_shards
 
     shards = find_shards(args.paths)
     names = (

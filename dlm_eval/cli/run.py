@@ -113,7 +113,7 @@ def show(
         RunError: the run is saved, but a metric, the leaderboard or a report is missing.
     """
     from dlm_eval.harness.run_settings import output_directory
-    from dlm_eval.reports.run_report import report, say
+    from dlm_eval.reports.run.report import report, say
 
     lines, missing = report(finished, settings.output_path, show_config)
     missing += reports.send(
@@ -128,7 +128,7 @@ def show(
 def _dry_run(settings: RunSettings) -> int:
     """Prints what the run would do; returns 0, or 1 if requests would fail."""
     from dlm_eval.harness.dry_run import dry_run
-    from dlm_eval.reports.plan import lines
+    from dlm_eval.reports.run.plan import lines
 
     # In a terminal the run would ask before it runs generated code; a dry run runs none.
     ask = (lambda _: True) if sys.stdin is not None and sys.stdin.isatty() else None
@@ -159,9 +159,9 @@ def _shard(settings: RunSettings) -> int:
 
 
 def _trusting(settings: RunSettings) -> RunSettings:
-    from dlm_eval.harness.open_model import is_ours
+    from dlm_eval.harness.open_model import DENOISERS
 
-    if is_ours(settings.model):
+    if DENOISERS.has(settings.model):
         raise UserError(
             "--trust_remote_code is not supported: our families run no code of a checkpoint; leave "
             "it out"

@@ -30,8 +30,8 @@ def run_suite(
     """
     from dlm_eval.harness import suite_run
     from dlm_eval.harness.run_settings import output_directory
-    from dlm_eval.reports.run_report import report, say
-    from dlm_eval.reports.suite_report import lines
+    from dlm_eval.reports.run.report import report, say
+    from dlm_eval.reports.run.suite_report import lines
 
     plan = suite_run.plan_suite(values, ask)
     if plan.settings.dry_run:
@@ -59,7 +59,7 @@ def _dry_run(plan: SuitePlan) -> int:
     from dlm_eval.errors import DlmEvalError
     from dlm_eval.harness.dry_run import dry_run
     from dlm_eval.harness.suite_run import apart
-    from dlm_eval.reports.plan import lines
+    from dlm_eval.reports.run.plan import lines
 
     failed, waiting = False, list(plan.runs)
     while waiting:

@@ -2,7 +2,7 @@
 against speed, as CSV files and a plot.
 
     options -> plan (all checks that need no model) -> one run per combination -> points
-    (reports/sweep.py)
+    (reports/sweep/points.py)
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from dlm_eval.output import one_line, set_verbosity, table
 if TYPE_CHECKING:
     from dlm_eval.harness.run import Finished
     from dlm_eval.harness.run_settings import RunSettings
-    from dlm_eval.reports.sweep import Point, Sweep
+    from dlm_eval.reports.sweep.curves import Sweep
+    from dlm_eval.reports.sweep.points import Point
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +102,9 @@ def main(args: argparse.Namespace) -> int:
     from dlm_eval.harness.open_model import open_model
     from dlm_eval.harness.run import run
     from dlm_eval.harness.run_settings import output_directory
-    from dlm_eval.reports.csv_file import write_files
-    from dlm_eval.reports.sweep import Sweep, draw
+    from dlm_eval.reports.files.write import write_files
+    from dlm_eval.reports.sweep.curves import Sweep
+    from dlm_eval.reports.sweep.plot import draw
 
     set_verbosity(args.verbosity)
     plan = make_plan(vars(args))
@@ -230,10 +232,10 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     Raises:
         UserError: a setting, task, metric or combination is wrong.
     """
-    from dlm_eval.harness.open_model import check_model_name
+    from dlm_eval.harness.open_model import kind_of
     from dlm_eval.harness.run_settings import run_settings
     from dlm_eval.models import process_of
-    from dlm_eval.reports.sweep import grid
+    from dlm_eval.reports.sweep.points import grid
     from dlm_eval.settings import parse_pairs
     from dlm_eval.variables import check_variables
 
@@ -248,7 +250,7 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
         raise UserError(
             f"--output_path '{settings.output_path}' is not allowed; a sweep needs a folder"
         )
-    check_model_name(settings.model)
+    kind_of(settings.model)
     check_variables()
     points = grid(given["decode"])
     fixed = parse_pairs(",".join(given["decode_fixed"] or ()), "--decode_fixed")
@@ -378,7 +380,7 @@ def points_of(
     finished: Finished, plan: Plan, decode: Mapping[str, Any], baseline: bool
 ) -> list[Point]:
     """Returns the points of one run, one per task."""
-    from dlm_eval.reports.sweep import Point
+    from dlm_eval.reports.sweep.points import Point
 
     results, several = finished.results, len(set(plan.question.values())) < len(plan.question)
     found = []

@@ -16,8 +16,8 @@ from dlm_eval.output import one_line, write_raw
 from dlm_eval.redaction import redact_text
 
 if TYPE_CHECKING:
-    from dlm_eval.reports.trace import Recording
-    from dlm_eval.reports.trajectories import Logged, LoggedRun
+    from dlm_eval.reports.trace.logged import Logged, LoggedRun
+    from dlm_eval.reports.trace.recording import Recording
 
 LENGTH = 32  # default number of open positions
 NEEDED = ("model", "prompt")  # without --from
@@ -90,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
     recording = _stored(args) if args.run is not None else _record(args)
     texts: dict[Path, str] = {}
     if args.html:
-        from dlm_eval.reports.trace import page
+        from dlm_eval.reports.trace.page import page
 
         texts[Path(args.html)] = page(recording)
     if args.json:
@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> int:
         else:
             texts[Path(args.json)] = text
     if texts:
-        from dlm_eval.reports.csv_file import write_files
+        from dlm_eval.reports.files.write import write_files
 
         write_files(texts)
         print(
@@ -136,7 +136,7 @@ def _export(args: argparse.Namespace) -> int:
     """Writes trajectories as JSON lines."""
     import json
 
-    from dlm_eval.reports.csv_file import write_files
+    from dlm_eval.reports.files.write import write_files
 
     _, found = _trajectories(args)
     text = "".join(json.dumps(one.plain(), allow_nan=False) + "\n" for one in found)
@@ -149,7 +149,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _stored(args: argparse.Namespace) -> Recording:
-    from dlm_eval.reports.trajectories import choose
+    from dlm_eval.reports.trace.logged import choose
 
     run, found = _trajectories(args)
     if tasks := list(dict.fromkeys(one.task for one in found))[1:]:
@@ -161,7 +161,7 @@ def _stored(args: argparse.Namespace) -> Recording:
 
 def _trajectories(args: argparse.Namespace) -> tuple[LoggedRun, list[Logged]]:
     """Returns the run and its trajectories, of --task and --doc if they are given."""
-    from dlm_eval.reports.trajectories import described, find_run
+    from dlm_eval.reports.trace.logged import described, find_run
 
     run = find_run(args.run)
     if args.task is not None and args.task not in run.samples:
@@ -184,7 +184,7 @@ def _record(args: argparse.Namespace) -> Recording:
     from dlm_eval.harness.decode_config import DecodeOptions, user_layer
     from dlm_eval.harness.requests import hole_canvas
     from dlm_eval.models import load_model, process_of
-    from dlm_eval.reports.trace import record
+    from dlm_eval.reports.trace.recording import record
     from dlm_eval.settings import parse_pairs
 
     suffix = args.infill or ""
@@ -230,7 +230,7 @@ def _settings(options: Any, args: argparse.Namespace) -> tuple[Any, int]:
 
 
 def _print(recording: Recording) -> None:
-    from dlm_eval.reports.trace import lines
+    from dlm_eval.reports.trace.terminal import lines
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for line in lines(recording, colour):

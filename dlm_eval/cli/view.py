@@ -54,8 +54,8 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: see `read_site`, `write_pages` and `serve`.
     """
-    from dlm_eval.reports.site import parse_texts, read_site
-    from dlm_eval.reports.viewer import Viewer, serve, write_pages
+    from dlm_eval.reports.pages.site import parse_texts, read_site
+    from dlm_eval.reports.pages.viewer import Viewer, serve, write_pages
 
     texts = parse_texts(args.texts)
     if args.output is None:

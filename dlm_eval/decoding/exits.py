@@ -46,7 +46,7 @@ class EarlyExit:
 
     def follow(self, positions: Ints) -> None:
         """Sets the positions of the holes, which a step may change."""
-        self._positions = positions
+        self._positions, self._moved = positions, True
         breaks = np.nonzero(np.diff(positions) > 1)[0]
         self._one_hole = len(breaks) == 0
         # If given text follows, an end-of-text token inside the hole does not end the text.
@@ -55,6 +55,10 @@ class EarlyExit:
 
     def reason(self, tokens: Ints, open_: Bools) -> str | None:
         """Returns 'eos' or 'stop' if visible text is final after this step, else None."""
+        stays = not self._moved and self._reached < len(self._positions)
+        if stays and open_[self._positions[self._reached]]:
+            return None
+        self._moved = False
         waiting = np.nonzero(open_[self._positions])[0]
         written_to = int(waiting[0]) if len(waiting) else len(self._positions)
         if written_to == self._reached:

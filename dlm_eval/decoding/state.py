@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -226,7 +227,12 @@ class DecodeState:
         Raises:
             SampleError: the positions are not ascending, or not of the canvas.
         """
-        if not len(at) or at[0] < 0 or at[-1] >= len(self.ids) or (at[1:] <= at[:-1]).any():
+        if (
+            not len(at)
+            or at[0] < 0
+            or at[-1] >= len(self.ids)
+            or np.count_nonzero(at[1:] <= at[:-1])
+        ):
             raise SampleError(
                 f"strategy '{self.settings.strategy.name}' reads positions {_plain(at[:8])}; they "
                 "must be ascending,"
@@ -245,7 +251,8 @@ class DecodeState:
             cached = self.cache.part(shown, self.open[:end], at, self.block_positions)
         return ForwardRow(
             shown, at, query.op, self._uniforms(at) if payload is None else payload, unguided, factor, query.head,
-            time=query.time, kept=self.kept if query.keeps else None, ids=self.ids[at], **cached,
+            time=query.time, kept=self.kept if query.keeps else None,
+            ids=self.ids[at] if query.keeps else None, **cached,
         )  # fmt: skip
 
     def _uniforms(self, at: Ints) -> Floats:
@@ -267,43 +274,36 @@ class DecodeState:
             return
         self._check(edit)
         at, erased = edit.commit, edit.erase
-        self.tokens[erased], self.logprob[erased], self.step[erased] = (
-            self.model.mask_id,
-            -np.inf,
-            -1,
-        )
-        self.tokens[at], self.logprob[at], self.step[at] = (
-            edit.token,
-            edit.logprob,
-            self.global_step,
-        )
-        self.open[erased], self.open[at] = True, False
+        if len(erased):
+            self.tokens[erased], self.logprob[erased] = self.model.mask_id, -np.inf
+            self.step[erased], self.open[erased] = -1, True
+        if len(at):
+            self.tokens[at], self.logprob[at] = edit.token, edit.logprob
+            self.step[at], self.open[at] = self.global_step, False
         self.known, self.last_change = None, self.global_step
         self.written_steps += bool(len(at))
-        written, erased_ids = self.ids[at], self.ids[erased]
+        changed = (self.ids[at], self.ids[erased]) if self.trace is not None else None
         if edit.resizes:
             self._resize(edit)
-        if self.trace is not None:
-            self.trace(self._traced(written, edit.logprob, erased_ids))
+        if self.trace is not None and changed is not None:
+            self.trace(self._traced(changed[0], edit.logprob, changed[1]))
 
     def _check(self, edit: Edit) -> None:
         """Raises SampleError if tokens cannot be written or erased as `edit` says."""
-        name, at, token = (
-            self.settings.strategy.name,
-            np.asarray(edit.commit),
-            np.asarray(edit.token),
-        )
-        if not len(at) == len(token) == len(edit.logprob):
-            sizes = f"{len(at)} positions, {len(token)} tokens and {len(edit.logprob)} log-probabilities"
+        name = self.settings.strategy.name
+        # Lists, since most steps change a few positions.
+        at, token = np.asarray(edit.commit).tolist(), np.asarray(edit.token).tolist()
+        logprob, erased = np.asarray(edit.logprob).tolist(), np.asarray(edit.erase).tolist()
+        if not len(at) == len(token) == len(logprob):
+            sizes = f"{len(at)} positions, {len(token)} tokens and {len(logprob)} log-probabilities"
             raise SampleError(f"strategy '{name}' writes {sizes}; they must be as many")
-        changed = {*at.tolist(), *np.asarray(edit.erase).tolist()}
-        if not changed <= self._block_positions()[1]:  # np.isin costs ten times as much
+        if not self._block_positions()[1].issuperset([*at, *erased]):
             raise SampleError(
                 f"strategy '{name}' writes or erases a position outside the block that it fills"
             )
-        if len(at) and not 0 <= token.min() <= token.max() < self.model.vocab_size:
+        if token and not 0 <= min(token) <= max(token) < self.model.vocab_size:
             raise SampleError(f"strategy '{name}' writes a token outside the vocabulary")
-        if np.isnan(edit.logprob).any():
+        if any(map(isnan, logprob)):
             raise SampleError(f"strategy '{name}' writes a token with log-probability NaN")
 
     def _traced(self, written: Ints, logprob: Floats, erased: Ints) -> TraceStep:
@@ -360,7 +360,7 @@ class DecodeState:
 
     def check_early_exit(self) -> None:
         """Sets `exit` if visible text can no longer change."""
-        if self.early_exit is not None and self.exit == "full" and self.open.any():
+        if self.early_exit is not None and self.exit == "full" and np.count_nonzero(self.open):
             self.exit = self.early_exit.reason(self.tokens, self.open) or "full"
 
     # -- checkpoints and the answer ----------------------------------------------------------------

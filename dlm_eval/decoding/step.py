@@ -23,6 +23,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 NONE: Ints = np.empty(0, dtype=np.int64)
+NO_NUMBERS: Floats = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,17 @@ class StepState:
     current: Ints
     old_logprob: Floats
     token: Ints = field(default_factory=lambda: NONE)
-    score: Floats = field(default_factory=lambda: np.empty(0))
+    score: Floats = field(default_factory=lambda: NO_NUMBERS)
     more: Output = ()
+
+    def with_candidates(self, token: Ints, score: Floats, more: Output) -> StepState:
+        """Returns the step after its candidates are read.
+
+        It is made at every step of every canvas, and `dataclasses.replace` takes 10 times as long.
+        """
+        made = object.__new__(type(self))
+        vars(made).update(vars(self), token=token, score=score, more=more)
+        return made
 
     def uniform(self, stream: str) -> Floats:
         """Returns [W] uniform numbers in [0, 1), one for each (stream, step, identity)."""
@@ -114,7 +124,7 @@ class Edit:
 
     commit: Ints = field(default_factory=lambda: NONE)
     token: Ints = field(default_factory=lambda: NONE)
-    logprob: Floats = field(default_factory=lambda: np.empty(0))
+    logprob: Floats = field(default_factory=lambda: NO_NUMBERS)
     erase: Ints = field(default_factory=lambda: NONE)
     insert: Ints = field(default_factory=lambda: NONE)
     delete: Ints = field(default_factory=lambda: NONE)

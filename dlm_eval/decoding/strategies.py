@@ -22,6 +22,9 @@ def highest(rank: Floats, count: int) -> Bools:
     Of equal ranks, earlier positions come first.
     """
     chosen = np.zeros(len(rank), dtype=bool)
+    if count == 1 and len(rank):  # as in most steps; of equal ranks this is the first too
+        chosen[rank.argmax()] = True
+        return chosen
     chosen[np.argsort(-rank, kind="stable")[: max(0, count)]] = True
     return chosen
 

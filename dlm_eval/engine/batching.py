@@ -7,9 +7,9 @@ run counts as waste.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from dlm_eval.engine.rows import ForwardRow
@@ -36,43 +36,50 @@ class Footprint:
         return self.memory / self.token
 
 
-@dataclass(frozen=True, eq=False)
 class Waiting:
-    """A sequence in the queue.
+    """A sequence in the queue. Its sizes are read often, so they are found once.
 
     Attributes:
         row: the row that is run.
+        key: identity of the sequence (`identity`).
         requests: (program, index of the row in its step, row) of every program that needs this
             sequence.
+        kind: what rows of a batch share: the head, and whether they have cached positions.
+        passes: sequences that the device runs for the row.
+        length: positions that run.
+        past: positions that are read from the KV cache.
+        tokens: positions that run, those of the unconditional sequence included.
+        held: positions that the device may cache: all of them if the row has a KV cache.
+        wanted: positions whose logits are read.
+        age: number of the oldest program that needs this sequence.
     """
 
-    row: ForwardRow
-    requests: list[tuple[Any, int, ForwardRow]]
+    __slots__ = (
+        "row", "key", "requests", "kind", "passes", "length", "past", "tokens", "held", "wanted", "age",
+    )  # fmt: skip
 
-    @cached_property
-    def length(self) -> int:
-        """Positions that run."""
-        return len(self.row.run)
+    def __init__(self, row: ForwardRow, key: bytes = b"") -> None:
+        self.row, self.key = row, key
+        self.requests: list[tuple[Any, int, ForwardRow]] = []
+        self.kind = row.head_name, row.query_span is not None
+        self.passes = row.passes
+        self.length = len(row.run)
+        self.past = len(row.tokens) - self.length
+        self.tokens = self.length * self.passes
+        self.held = 0 if row.kv_cache is None else len(row.tokens)
+        self.wanted = 0
+        self.age = sys.maxsize
 
-    @property
-    def past(self) -> int:
-        """Positions that are read from the KV cache."""
-        return len(self.row.tokens) - self.length
+    def add(self, program: Any, number: int, place: int, row: ForwardRow) -> None:
+        """Adds a program that needs this sequence.
 
-    @property
-    def tokens(self) -> int:
-        """Positions that run, those of the unconditional sequence included."""
-        return self.length * self.row.passes
-
-    @property
-    def held(self) -> int:
-        """Positions that the device may cache: all of them if the row has a KV cache."""
-        return 0 if self.row.kv_cache is None else len(self.row.tokens)
-
-    @property
-    def wanted(self) -> int:
-        """Positions whose logits are read."""
-        return sum(len(row.wanted) for _, _, row in self.requests) * self.row.passes
+        Args:
+            number: of the program.
+            place: index of the row in its step.
+        """
+        self.requests.append((program, place, row))
+        self.wanted += len(row.wanted) * self.passes
+        self.age = min(self.age, number)
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,7 @@ class Load(NamedTuple):
     def plus(self, one: Waiting) -> Load:
         """Returns the load with one more row."""
         return Load(
-            self.rows + one.row.passes,
+            self.rows + one.passes,
             self.wanted + one.wanted,
             max(self.longest, one.length),
             max(self.held, one.held),
@@ -147,7 +154,7 @@ def pack(waiting: Iterable[Waiting], limits: Limits) -> list[list[Waiting]]:
     """
     batches: list[list[Waiting]] = []
     load = Load()
-    for one in sorted(waiting, key=lambda w: (*kind(w), -w.length, -w.past)):
+    for one in sorted(waiting, key=lambda w: (w.kind, -w.length, -w.past)):
         after = load.plus(one)
         if batches and _fits(batches[-1][0], load, after, one, limits):
             batches[-1].append(one)
@@ -158,21 +165,16 @@ def pack(waiting: Iterable[Waiting], limits: Limits) -> list[list[Waiting]]:
     return batches
 
 
-def kind(waiting: Waiting) -> tuple[str, bool]:
-    """Returns what rows of a batch share: the head, and whether they have cached positions."""
-    return waiting.row.head_name, waiting.row.query_span is not None
-
-
 def _fits(first: Waiting, load: Load, after: Load, one: Waiting, limits: Limits) -> bool:
     """Returns whether a row may join the batch of `first`; `load` grows to `after` if it does."""
-    if kind(one) != kind(first):
+    if one.kind != first.kind:
         return False
     if limits.equal_lengths and (one.length, one.past) != (first.length, first.past):
         return False
     return (
         after.weight(limits.cached_weight) <= limits.tokens
         and after.wanted <= limits.wanted
-        and (limits.rows is None or after.rows <= max(limits.rows, one.row.passes))
+        and (limits.rows is None or after.rows <= max(limits.rows, one.passes))
         and not _wasteful(load, after)
     )
 
@@ -187,6 +189,10 @@ def identity(row: ForwardRow) -> bytes:
 
     Rows of different programs never share a KV cache, so its identity is a part of the key.
     """
+    head = row.head_name.encode() + b"|" + row.tokens.tobytes()
+    plain = row.unguided is None and row.inputs is None and row.query_span is None
+    if plain and not row.time and not row.fed:
+        return head  # as most are
     unguided = (
         b"" if row.unguided is None else b"|" + row.unguided.tobytes() + str(row.guidance).encode()
     )
@@ -194,13 +200,4 @@ def identity(row: ForwardRow) -> bytes:
     time = f"|{row.time}".encode() if row.time else b""
     cached = b"" if row.query_span is None else f"|{id(row.kv_cache)} {row.query_span}".encode()
     fed = f"|{id(row.kept)}".encode() if row.fed else b""
-    return (
-        row.head_name.encode()
-        + b"|"
-        + row.tokens.tobytes()
-        + unguided
-        + continuous
-        + time
-        + cached
-        + fed
-    )
+    return head + unguided + continuous + time + cached + fed

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from itertools import accumulate, count, pairwise
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 import torch
 
-from dlm_eval.engine.batching import Footprint, Limits, Load, Waiting, identity, kind, pack
+from dlm_eval.engine.batching import Footprint, Limits, Load, Waiting, identity, pack
 from dlm_eval.engine.forward import forward
 from dlm_eval.engine.rows import Cost, ForwardRow, Outcome, Output, Program
 from dlm_eval.errors import DlmEvalError, OutOfMemory, RunError, SampleError
@@ -32,6 +33,7 @@ from dlm_eval.printable import counted
 T = TypeVar("T")
 AHEAD = 2  # the next batch is chosen from this many batches of the oldest rows
 QUEUED = 4  # maximum number of batches in the queue; more rows of equal length can then share one
+AGE = attrgetter("age")
 HOPELESS = 16  # the run fails if this many rows fail alone before any row succeeds
 
 log = logging.getLogger(__name__)
@@ -56,12 +58,6 @@ class _Running(Generic[T]):
     missing: int = 0
     rows: int = 0
     seconds: float = 0.0
-
-
-def _age(waiting: Waiting) -> int:
-    """Returns the number of the oldest program that waits for a row."""
-    numbers: list[int] = [running.index for running, _, _ in waiting.requests]
-    return min(numbers)
 
 
 class Engine:
@@ -161,7 +157,7 @@ class Engine:
                 continue
             batch = self._next_batch(queue)
             for waiting in batch:
-                del queue[identity(waiting.row)]
+                del queue[waiting.key]
             for running in self._serve(batch):
                 self._advance(running, running.outputs, queue, finish)
         return [outcomes[index] for index in range(len(outcomes))]
@@ -175,12 +171,12 @@ class Engine:
         """
         most = len(queue) if self.batch_rows is None else AHEAD * self.batch_rows
         # with small batches only the oldest rows need to be sorted
-        waiting = nsmallest(most, queue.values(), key=_age)
+        waiting = nsmallest(most, queue.values(), key=AGE)
         weights = accumulate(one.tokens + int(self.cached_weight * one.held) for one in waiting)
         enough = bisect_left(list(weights), AHEAD * self.batch_tokens) + 1
         batches = pack(waiting[:enough], self._limits())
-        full = [batch for batch, after in pairwise(batches) if kind(batch[0]) == kind(after[0])]
-        return min(full or batches, key=lambda batch: min(map(_age, batch)))
+        full = [batch for batch, after in pairwise(batches) if batch[0].kind == after[0].kind]
+        return min(full or batches, key=lambda batch: min(one.age for one in batch))
 
     def _advance(
         self,
@@ -194,15 +190,11 @@ class Engine:
         try:
             rows: list[ForwardRow] = []
             while not rows:
-                error = next((r for r in outputs or () if isinstance(r, SampleError)), None)
-                if error is not None:
-                    rows = running.program.throw(error)
-                else:
-                    rows = running.program.send(outputs)  # type: ignore[arg-type]
+                rows = self._sent(running.program, outputs)
                 outputs = []
-                if not all(isinstance(row, ForwardRow) for row in rows):
-                    rows = []
-                    raise SampleError("a program yields something other than forward rows")
+                for row in rows:
+                    if not isinstance(row, ForwardRow):
+                        raise SampleError("a program yields something other than forward rows")
         except StopIteration as stop:
             finish(running, stop.value)
             return 0
@@ -215,11 +207,22 @@ class Engine:
         for place, row in enumerate(rows):
             running.rows += row.passes
             key = identity(row)
-            if key not in queue:
-                queue[key] = Waiting(row, [])
-                tokens += self._queued(queue[key])
-            queue[key].requests.append((running, place, row))
+            waiting = queue.get(key)
+            if waiting is None:
+                waiting = queue[key] = Waiting(row, key)
+                tokens += self._queued(waiting)
+            waiting.add(running, running.index, place, row)
         return tokens
+
+    @staticmethod
+    def _sent(
+        program: Program[Any], outputs: Sequence[Output | SampleError | None] | None
+    ) -> list[ForwardRow]:
+        """Returns the rows that a program yields after its outputs, or after the first error."""
+        for output in outputs or ():
+            if isinstance(output, SampleError):
+                return program.throw(output)
+        return program.send(outputs)  # type: ignore[arg-type]
 
     def _limits(self) -> Limits:
         wanted = self.batch_logits // self.model.vocab_size
@@ -232,7 +235,8 @@ class Engine:
 
         A KV cache counts fully, since it stays on the device while other batches run.
         """
-        return len(one.row.tokens) * one.row.passes + int(QUEUED * self.cached_weight * one.held)
+        whole = (one.length + one.past) * one.passes
+        return whole + int(QUEUED * self.cached_weight * one.held) if one.held else whole
 
     # -- running -----------------------------------------------------------------------------------
 

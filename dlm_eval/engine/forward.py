@@ -51,13 +51,15 @@ def forward(
     for ops in (requests, _of_twins(requests, twin)):
         if ops:
             wanted[_spots(ops)] = True
-    if device.type == "cpu" and (few := FEW_WANTED - int(wanted.sum())) > 0:
+    count = int(wanted.sum())
+    if device.type == "cpu" and (few := FEW_WANTED - count) > 0:
         wanted.view(-1)[
             (~wanted if valid is None else ~wanted & valid.cpu()).view(-1).nonzero().view(-1)[:few]
         ] = True
+        count = int(wanted.sum())
     logits, states = _run(model, rows, requests, tokens, valid, wanted.to(device))
     slot = torch.full(tokens.shape, -1, dtype=torch.long)
-    slot[wanted] = torch.arange(int(wanted.sum()))
+    slot[wanted] = torch.arange(count)
     outputs, fresh = _read(logits, slot, requests, twin)
     if states is not None:
         _keep(states, requests)
@@ -113,13 +115,15 @@ def _pad(
 
     The latter is None if nothing is padded, so that sdpa can use its flash kernel.
     """
-    lengths = torch.tensor([len(s) for s in sequences])
-    tokens = torch.full((len(sequences), int(lengths.max())), pad_id, dtype=torch.long)
+    lengths = [len(sequence) for sequence in sequences]
+    longest = max(lengths)
+    whole = np.full((len(sequences), longest), pad_id, dtype=np.int64)
     for i, sequence in enumerate(sequences):
-        tokens[i, : len(sequence)] = torch.from_numpy(sequence)
-    if bool((lengths == tokens.shape[1]).all()):
-        return tokens.to(device), None
-    return tokens.to(device), (torch.arange(tokens.shape[1]) < lengths[:, None]).to(device)
+        whole[i, : lengths[i]] = sequence
+    tokens = torch.from_numpy(whole).to(device)
+    if min(lengths) == longest:
+        return tokens, None
+    return tokens, (torch.arange(longest) < torch.tensor(lengths)[:, None]).to(device)
 
 
 def _continuous(rows: Sequence[ForwardRow], tokens: Tensor) -> dict[str, Tensor]:

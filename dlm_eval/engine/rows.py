@@ -93,7 +93,7 @@ class ForwardRow:
         cache_until: number of positions, from the left, that `kv_cache` takes over after the pass
             has succeeded.
         kept: numbers that the program keeps on the device; `op` is then a `KeepingOp`.
-        ids: [W] identities of the wanted positions, the keys of `kept`.
+        ids: [W] identities of the wanted positions, the keys of `kept`; None without it.
         fed: number of inputs per wanted position that come from `kept` and precede `inputs`
             (self-conditioning).
     """
@@ -137,7 +137,7 @@ class ForwardRow:
     @property
     def places(self) -> Ints:
         """[W] wanted positions, counted from the first that runs."""
-        return self.wanted - self.begin
+        return self.wanted if self.query_span is None else self.wanted - self.query_span[0]
 
 
 Program = Generator[list[ForwardRow], list[Output], T]

@@ -13,37 +13,24 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
-from transformers import PreTrainedTokenizerBase
 
-from dlm_eval.answers import Answering, journal_key
-from dlm_eval.errors import DlmEvalError, SampleError, UserError
-from dlm_eval.harness.decode_config import is_our_argument
+from dlm_eval.errors import UserError
 from dlm_eval.harness.lm_eval_patches import bounded_chat_template
-from dlm_eval.harness.requests import HOLE, UnbuiltPrompt, hole_length
 from dlm_eval.harness.requirements import missing_package
-from dlm_eval.harness.results import Record, is_in_shard, records_of
 from dlm_eval.harness.run_settings import RunSettings
-from dlm_eval.harness.sample_errors import reason_of
-from dlm_eval.harness.shard import Shard
-from dlm_eval.jobs import Answer, Done, Job, Keep, Reply, TextJob, keep_none
-from dlm_eval.journal import Journal
 from dlm_eval.models import baselines, packaged_asset
 from dlm_eval.models.weight_files import hash_weights
-from dlm_eval.progress import Progress
 from dlm_eval.redaction import redact, redact_text
 from dlm_eval.rng import digest
-from dlm_eval.workers import Pool
-from dlm_eval.workers.devices import worker_devices
-from dlm_eval.workers.texts import identity_of, make_lm, seed_draws
+from dlm_eval.workers.texts import make_lm
 
 # Arguments that do not change answers: devices, batches, the connection to a server.
 LAYOUT = (
@@ -51,6 +38,7 @@ LAYOUT = (
     "offload_folder", "num_concurrent", "max_retries", "timeout", "verify_certificate", "ca_cert_path",
 )  # fmt: skip
 REMOTE = "remote"
+ASSET = "asset:"  # before the name of weights that travel with the package
 LOCAL = {"pretrained", "dtype", "device", "devices"}  # arguments of classes that load weights
 BLANK: dict[str, Any] = {
     "loglikelihood": (float("-inf"), False),
@@ -84,7 +72,9 @@ class Baseline:
         """
         name, arguments = settings.model, dict(settings.model_args)
         if name in baselines():
-            own = {"pretrained": str(packaged_asset(name)), **baselines()[name]["options"]}
+            own = dict(baselines()[name]["options"])
+            if own["pretrained"].startswith(ASSET):
+                own["pretrained"] = str(packaged_asset(own["pretrained"].removeprefix(ASSET)))
             name, arguments = "hf", {**own, **arguments}
         extra = {
             "batch_size": settings.batch_size or 1,
@@ -187,28 +177,6 @@ class Baseline:
         return str(lm.device or {**self.extra, **self.arguments}["device"])
 
 
-def check_places(settings: RunSettings) -> None:
-    """Raises UserError if the settings ask for workers and lm-eval's model cannot run in any."""
-    asked = "devices" if settings.devices else "engine" if settings.engine != "local" else None
-    if asked is None:
-        return
-    baseline, model = Baseline.of(settings), f"--model '{settings.model}'"
-    try:
-        remote, several = baseline.is_remote, baseline.is_transformers
-    except ImportError:
-        return  # `load` has the message
-    if remote:
-        raise UserError(
-            f"--{asked} means nothing to {model}, which is remote; leave it out (num_concurrent=N"
-            " in --model_args asks N at once)"
-        )
-    if not several and (settings.engine != "local" or worker_devices(settings.devices, "local")):
-        raise UserError(
-            f"--{asked} '{getattr(settings, asked)}' is not possible with {model}: of lm-eval's"
-            " own models, only hf and those derived from it run in workers"
-        )
-
-
 def _without_weights(kind: type[LM]) -> type[LM]:
     """Returns lm-eval's transformers model without weights: its parameters have no memory."""
 
@@ -247,191 +215,3 @@ def _content(value: Any) -> Any:
     small = [file for file in files if file.suffix in (".json", ".txt", ".jinja", ".model")]
     large = [file for file in files if file not in small]
     return digest("content", names, hash_weights(small), hash_weights(large))
-
-
-# -- the model of a run ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TextOptions:
-    """Settings of a TextLM.
-
-    Attributes:
-        seed: distinguishes draws of runs with different seeds.
-        quiet: whether to hide progress.
-        shard: answer only documents of this shard; None for all.
-        chosen: task -> the documents of --samples, ascending.
-    """
-
-    seed: int = 0
-    quiet: bool = False
-    shard: Shard | None = None
-    chosen: Mapping[str, Sequence[int]] = field(default_factory=dict)
-
-
-class TextLM(LM):  # type: ignore[misc]
-    """One of lm-eval's own models, with journal, pool and records.
-
-    Args:
-        lm: the model; only its tokenizer and templates are used here, since the pool runs it.
-        baseline: what it is.
-        pool: answers text jobs.
-        options: settings.
-        journal: stores finished answers, or None.
-    """
-
-    def __init__(
-        self,
-        lm: LM,
-        baseline: Baseline,
-        pool: Pool,
-        options: TextOptions,
-        journal: Journal | None = None,
-    ) -> None:
-        super().__init__()
-        self.lm, self.pool, self.options, self.journal = lm, pool, options, journal
-        self.fingerprint = baseline.fingerprint
-        self.records: list[Record] = []
-        self.failed: dict[str, Answer] = {}  # answers that are errors, by key
-        self._device = baseline.device_of(lm)
-
-    def __getattr__(self, name: str) -> Any:
-        """Returns a member that LM lacks (batch_sizes, get_model_info, ...) from the model."""
-        if name == "lm":  # not set yet
-            raise AttributeError(name)
-        return getattr(self.lm, name)
-
-    @property
-    def tokenizer_name(self) -> str:
-        return str(self.lm.tokenizer_name)
-
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> Any:
-        return self.lm.apply_chat_template(chat_history, add_generation_prompt)
-
-    def chat_template(self, chat_template: bool | str = False) -> str | None:
-        found: str | None = self.lm.chat_template(chat_template)
-        return found
-
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        return self._answer(requests, "loglikelihood")
-
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        return self._answer(requests, "loglikelihood_rolling")
-
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        return self._answer(requests, "generate_until")
-
-    def _answer(self, requests: Sequence[Instance], kind: str) -> list[Any]:
-        """Returns the model's answers; a blank one, and a record with the reason, for a request
-        that fails. A request of another shard gets a blank answer and no record.
-        """
-        ours = [self._is_ours(request) for request in requests]
-        own = [request for request, is_ours in zip(requests, ours, strict=True) if is_ours]
-        title = "generation" if kind == "generate_until" else "likelihood"
-        records = list(records_of(own, title))
-        asked = [self._job(kind, one, record) for one, record in zip(own, records, strict=True)]
-        jobs = [job for job in asked if job is not None]
-        count = len(set(jobs))
-
-        def run(missing: Iterable[Job], done: Done, keep: Keep = keep_none) -> None:
-            left = list(missing)
-            if len(left) < count:  # it continues another run, which drew before
-                seed_draws(job for job in left if isinstance(job, TextJob))
-            self.pool.run(left, done, keep)
-
-        with Progress(title, 0, self.options.quiet, self.pool.busy) as progress:
-            answering = Answering(run, self.fingerprint, self.journal)
-            found = iter(answering.answers(answering.add(jobs, progress)))
-        results = []
-        for job, record in zip(asked, records, strict=True):
-            results.append(BLANK[kind] if job is None else self._finish(job, next(found), record))
-        self.records.extend(records)
-        finished = iter(results)
-        return [next(finished) if is_ours else BLANK[kind] for is_ours in ours]
-
-    def _is_ours(self, request: Instance) -> bool:
-        """Returns whether a request's document belongs to this run's shard."""
-        return is_in_shard(request, self.options.shard, self.options.chosen)
-
-    def _job(self, kind: str, request: Instance, record: Record) -> TextJob | None:
-        """Returns the job of a request; None if it fails, and its record has the reason."""
-        record.rows = None
-        try:
-            if isinstance(request.args[0], UnbuiltPrompt):
-                raise SampleError(request.args[0])
-            arguments = _plain(self.lm, request.args) if kind == "generate_until" else request.args
-            identity = identity_of(kind, arguments)
-        except SampleError as error:
-            record.error = str(error)
-            return None
-        except DlmEvalError:
-            raise
-        except Exception as error:  # a tokenizer may raise anything
-            record.error = reason_of(error)
-            return None
-        draw = ""
-        if kind == "generate_until" and _samples(arguments[1]):
-            draw = digest(
-                self.options.seed, record.task, record.doc, request.idx, record.repeat, identity
-            )
-        return TextJob(kind, arguments, identity, draw, _size(kind, arguments))
-
-    def _finish(self, job: TextJob, answer: Answer, record: Record) -> Any:
-        """Returns lm-eval's answer; fills the record."""
-        record.seconds, record.error = answer.seconds, answer.error
-        if answer.error is not None:
-            self.failed[journal_key(self.fingerprint, job)] = answer
-            return BLANK[job.kind]
-        assert isinstance(answer.value, Reply)
-        found = answer.value.content
-        tokenizer = vars(self.lm).get("tokenizer")
-        if isinstance(tokenizer, PreTrainedTokenizerBase):
-            text = found if isinstance(found, str) else job.arguments[-1]
-            record.tokens = len(tokenizer.encode(text, add_special_tokens=False))
-        return found
-
-
-def _samples(arguments: Mapping[str, Any]) -> bool:
-    """Returns whether generation arguments ask for a random answer."""
-    return bool(arguments.get("do_sample")) or float(arguments.get("temperature") or 0) > 0
-
-
-def _size(kind: str, arguments: Iterable[Any]) -> int:
-    """Returns the characters of a request, and about as many as its answer may have."""
-    texts = sum(len(str(part)) for part in arguments if not isinstance(part, Mapping))
-    if kind != "generate_until":
-        return texts
-    (given, *_) = [part for part in arguments if isinstance(part, Mapping)]
-    return texts + 4 * int(given.get("max_gen_toks") or 256)
-
-
-def _plain(lm: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Returns a request's arguments with the hole's length translated and our other keys removed.
-
-    Upstream: `HFLM.generate_until` passes every generation argument to `transformers`, which
-    rejects `hole` and `decode_*`.
-    """
-    context, given, *more = arguments
-    if not any(is_our_argument(key) for key in given):
-        return arguments
-    kept = {key: value for key, value in given.items() if not is_our_argument(key)}
-    if (hole := given.get(HOLE)) is not None:
-        kept["max_gen_toks"] = hole_length(_Tokens(lm), replace(hole, suffix=""), context)  # type: ignore[arg-type]
-    return (context, kept, *more)
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """The part of a Denoiser's interface that `hole_length` uses."""
-
-    lm: Any
-    needs_bos: bool = False
-    bos_id: int | None = None
-
-    def encode(self, text: str) -> list[int]:
-        found = self.lm.tok_encode(text, add_special_tokens=False)
-        if isinstance(found, list) and all(isinstance(token, int) for token in found):
-            return found
-        return [0] * len(text)  # an API without a tokenizer: no more tokens than characters

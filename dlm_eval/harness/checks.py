@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from dlm_eval.budget import parse_batch_size
-from dlm_eval.decoding import resolve
-from dlm_eval.errors import SampleError, UserError, unknown_name_error
-from dlm_eval.harness.baseline import check_places
+from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.code_tasks import Way, ways
-from dlm_eval.harness.decode_config import DecodeOptions, check_requests, user_layer
-from dlm_eval.harness.lm import BY_ORDER, by_order, chosen_template
-from dlm_eval.harness.open_model import check_model_name, is_ours
-from dlm_eval.harness.recorded import NAME as RECORDED
-from dlm_eval.harness.recorded import check_recorded
+from dlm_eval.harness.lm import BY_ORDER, by_order
+from dlm_eval.harness.open_model import kind_of
 from dlm_eval.harness.requirements import check_loaded_metrics
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.saving import check_tracker
 from dlm_eval.harness.tasks import check_fewshot
-from dlm_eval.models import find_checkpoint, known_families, load_without_weights, process_of
-from dlm_eval.models.denoiser import ChatTemplates, Denoiser, offers
 from dlm_eval.variables import check_variables
 
 log = logging.getLogger(__name__)
 Ask = Callable[[list[str]], bool]
-# Messages that test a chat template.
-USER = {"role": "user", "content": "Hello."}
-SYSTEM = {"role": "system", "content": "Answer."}
-# Settings that only our denoisers use.
-OURS_ALONE = ("estimator", "decode", "stride", "overlong", "log_trajectories")
 
 
 def check_settings(settings: RunSettings) -> None:
     """Raises UserError for settings that are wrong for every task."""
     _refuse_launchers()
     check_variables()
-    check_model_name(settings.model)
     check_options(settings)
     check_tracker(settings.hf_hub_log_args)
 
@@ -48,50 +34,11 @@ def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
     """Raises UserError if settings do not fit the tasks, or a task's settings the model."""
     tasks = loaded["tasks"]
     check_fewshot(loaded, settings.num_fewshot)
-    if is_ours(settings.model):
-        process = process_of(settings.model, settings.model_args) or "absorbing"
-        check_chat(settings, tasks)
-        check_requests(
-            DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process), tasks
-        )
+    kind_of(settings.model).check_tasks(settings, tasks)
     _check_sample_names(tasks, settings)
     _check_early_stop(tasks, settings)
     if settings.scores:
         check_loaded_metrics(tasks)
-
-
-def check_chat(settings: RunSettings, tasks: Mapping[str, Any]) -> None:
-    """Raises UserError if the chat template is missing or cannot render the run's messages."""
-    if (
-        not settings.apply_chat_template
-        or find_checkpoint(settings.model).family not in known_families()
-    ):
-        return
-    model = load_without_weights(settings.model, **settings.model_args)
-    template = chosen_template(model, settings.apply_chat_template)
-    _render(model, [USER], template, "--apply_chat_template")
-    described = [name for name, task in tasks.items() if task.config.description]
-    if settings.system_instruction:
-        _render(model, [SYSTEM, USER], template, "--system_instruction")
-    elif described:
-        _render(
-            model,
-            [SYSTEM, USER],
-            template,
-            f"task '{described[0]}' has a description, which is a system message",
-        )
-
-
-def _render(
-    model: Denoiser, messages: list[dict[str, str]], template: str | None, setting: str
-) -> None:
-    try:
-        if template is None:
-            model.apply_chat_template(messages)
-        elif offers(model, ChatTemplates):
-            cast(ChatTemplates, model).apply_chat_template(messages, True, template)
-    except SampleError as error:
-        raise UserError(f"{setting}: {error}") from None
 
 
 def _refuse_launchers() -> None:
@@ -107,37 +54,7 @@ def _refuse_launchers() -> None:
 def check_options(settings: RunSettings) -> None:
     """Parses settings whose errors would otherwise appear only after the weights are loaded."""
     parse_batch_size(settings.batch_size or "auto")
-    if not is_ours(settings.model):
-        return _refuse_ours(settings)
-    settings.parsed_estimator  # noqa: B018  (raises its errors)
-    user = {
-        k: v
-        for k, v in user_layer(settings.gen_kwargs, settings.decode).items()
-        if (k, v) != ("preset", "authors")
-    }
-    process = process_of(settings.model, settings.model_args)
-    options = DecodeOptions(user, process=process or "absorbing")
-    ask = options.request({})
-    if ask.hole.length.tokens in (None, options.default_length):  # a task may set it
-        decode = resolve(*ask.layers)
-    else:
-        decode = options.settings(ask, ask.hole.length.tokens)
-    if process is not None:
-        decode.check_process(process)
-
-
-def _refuse_ours(settings: RunSettings) -> None:
-    """Raises UserError if lm-eval's own models would ignore a setting."""
-    if settings.model == RECORDED:
-        check_recorded(settings, OURS_ALONE)
-        return
-    for field in dataclasses.fields(settings):
-        if field.name in OURS_ALONE and getattr(settings, field.name) not in (field.default, {}):
-            raise UserError(
-                f"--{field.name} means nothing to --model '{settings.model}', which is lm-eval's "
-                "own; leave it out"
-            )
-    check_places(settings)
+    kind_of(settings.model).check_options(settings)
 
 
 def confirm_unsafe(tasks: dict[str, Any], settings: RunSettings, ask: Ask | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from dlm_eval.harness.baseline import LAYOUT
 from dlm_eval.harness.lm import by_order
-from dlm_eval.harness.open_model import Loaded
+from dlm_eval.harness.model_kind import Loaded
 from dlm_eval.harness.repeats import scores_each
 from dlm_eval.harness.results import Record, doc_key
 from dlm_eval.harness.run_settings import RunSettings

@@ -18,16 +18,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from lm_eval import utils
 from lm_eval.api.task import ConfigurableTask
 
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.harness.requests import HOLE, Hole, Length
+from dlm_eval.harness.requests import HOLE, Hole, Length, SpecialTokens
 from dlm_eval.metrics.samples import find_judge
 
 MEASURES = ("alone", "in_place", "canvas")
+SPECIAL_TOKENS = get_args(SpecialTokens)
 JUDGE = "gpt2-large"  # of DiffuGPT, SEDD and MDLM
 
 
@@ -43,12 +44,15 @@ class InfillSpec:
         measure: How the length is counted. "alone": tokens of a reference by itself. "in_place":
             tokens that a reference adds after the prefix, for words that follow a space. "canvas":
             number of tokens of prefix, hole and suffix together.
+        special_tokens: What stands before the prefix. "model": BOS if the model needs it.
+            "tokenizer": what the checkpoint's tokenizer puts before a text. "none": nothing.
     """
 
     length: str
     suffix: str | None = None
     reference: str | Callable[[dict[str, Any]], str | list[str]] | None = None
     measure: str = "alone"
+    special_tokens: SpecialTokens = "model"
 
     @classmethod
     def from_metadata(cls, task: str, metadata: Mapping[str, Any] | None) -> InfillSpec:
@@ -69,6 +73,12 @@ class InfillSpec:
             raise unknown_name_error(
                 f"task '{task}': metadata.infill measure", spec.measure, MEASURES
             )
+        if spec.special_tokens not in SPECIAL_TOKENS:
+            raise unknown_name_error(
+                f"task '{task}': metadata.infill special_tokens",
+                str(spec.special_tokens),
+                SPECIAL_TOKENS,
+            )
         if "{{" not in spec.length:
             _length(task, spec.length)
         if "oracle" in spec.length and spec.reference is None:
@@ -84,6 +94,7 @@ class InfillSpec:
             "" if self.suffix is None else utils.apply_template(self.suffix, doc),
             () if self.reference is None else tuple(_references(self.reference, doc)),
             self.measure,
+            self.special_tokens,
         )
 
     def any_hole(self) -> Hole | None:

@@ -9,7 +9,7 @@ last as long as the object. tests/test_lm_eval_patches.py shows each behaviour w
 change. Functions import lm-eval only when they run, since the command line imports this module.
 
     import of dlm_eval   register_models
-    while tasks load     quiet_index, index_read_once, loading (which lists its changes); then
+    while tasks load     quiet_index, quick_index, loading (which lists its changes); then
                          keep_documents and judge_in_sandbox
     before a run         guard_task, judge_programs_ahead, before_filters; of lm-eval's models
                          bounded_chat_template
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from dlm_eval.harness.sample_errors import SampleErrors
 
 PROMPT_FIELDS = ("doc_to_text", "doc_to_target", "doc_to_choice")
+# Requests that are passed on together: few at first, so that devices start at once, then more, since
+# they are encoded and looked up together.
+FIRST_PASSED, MOST_PASSED = 32, 512
 DOCUMENTS = ("training_docs", "validation_docs", "test_docs")
 _once = functools.cache(functools.cache)  # the same cached function for the same function
 
@@ -141,29 +144,26 @@ def quiet_index() -> Iterator[None]:
         yield
 
 
-@functools.cache
-def _index_of(build: Callable[..., dict[str, Any]], folder: Path) -> dict[str, Any]:
-    return build([folder])
-
-
 @contextmanager
-def index_read_once() -> Iterator[None]:
-    """Reads lm-eval's own task YAMLs once per process; a suite looks up many of its tasks.
+def quick_index() -> Iterator[None]:
+    """Reads the names of lm-eval's own tasks once in a process (task_index.py).
 
-    Upstream: `TaskIndex.build` reads all of them (14000 names, six seconds) for each manager.
+    Upstream: `TaskIndex.build` parses all files, and an included file for each that includes it.
     """
-    from lm_eval import tasks
+    import lm_eval.tasks
     from lm_eval.tasks._index import TaskIndex
 
-    build, theirs = TaskIndex.build, Path(tasks.__file__).parent
+    from dlm_eval.harness.task_index import stock_index
 
-    def build_once(paths: Sequence[Path], **options: Any) -> dict[str, Any]:
+    whole, stock = TaskIndex.build, Path(lm_eval.tasks.__file__).parent
+
+    def build(paths: list[Path]) -> dict[str, Any]:
         index: dict[str, Any] = {}
         for path in paths:
-            index |= _index_of(build, path) if path == theirs else build([path], **options)
+            index |= stock_index(path) if path == stock else whole([path])
         return index
 
-    with replaced(TaskIndex, "build", staticmethod(build_once)):
+    with replaced(TaskIndex, "build", staticmethod(build)):
         yield
 
 
@@ -454,21 +454,49 @@ def judge_programs_ahead(name: str, task: Any) -> None:
 def requests_passed_on(
     tasks: Sequence[Any], ahead: Callable[[Sequence[Any]], None]
 ) -> Iterator[None]:
-    """Calls `ahead` with the requests of each task as soon as they are built.
+    """Calls `ahead` with the requests of some documents as soon as they are built, each once.
+
+    A task class that builds its requests in its own way may change them until it is done; its
+    requests are passed on together.
 
     Upstream: `evaluator.evaluate` builds the requests of all tasks before it calls the model.
     """
+    from lm_eval.api.task import Task
 
-    def passing(task: Any, build: Callable[..., None]) -> Callable[..., None]:
+    def whole(task: Any, build: Callable[..., None]) -> Callable[..., None]:
         def build_all_requests(**options: Any) -> None:
             build(**options)
             ahead(task.instances)
 
         return build_all_requests
 
+    def by_document(task: Any, build: Callable[..., None]) -> Callable[..., None]:
+        construct = task.construct_requests
+
+        def build_all_requests(**options: Any) -> None:
+            waiting: list[Any] = []
+            size = FIRST_PASSED
+
+            def construct_requests(*args: Any, **named: Any) -> Any:
+                nonlocal size
+                found = construct(*args, **named)
+                waiting.extend(found if isinstance(found, list) else [found])
+                if len(waiting) >= size:
+                    ahead(waiting)
+                    waiting.clear()
+                    size = min(2 * size, MOST_PASSED)
+                return found
+
+            with replaced(task, "construct_requests", construct_requests):
+                build(**options)
+            ahead(waiting)
+
+        return build_all_requests
+
     with ExitStack() as stack:
         for task in tasks:
-            passed = passing(task, task.build_all_requests)
+            as_usual = type(task).build_all_requests is Task.build_all_requests
+            passed = (by_document if as_usual else whole)(task, task.build_all_requests)
             stack.enter_context(replaced(task, "build_all_requests", passed))
         yield
 

@@ -12,7 +12,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -21,13 +21,17 @@ from lm_eval.api.model import LM
 from lm_eval.utils import hash_string
 
 from dlm_eval.errors import SampleError, UserError
+from dlm_eval.harness.model_kind import OF_DENOISERS, Loaded, refuse_settings
+from dlm_eval.harness.plan import DryRun, Plan, TaskPlan, count_documents
 from dlm_eval.harness.requests import UnbuiltPrompt
 from dlm_eval.harness.results import Record, document_number, records_of
 from dlm_eval.harness.run_settings import RunSettings
+from dlm_eval.journal import Journal
 from dlm_eval.options import option, parse_options
 from dlm_eval.printable import counted
 from dlm_eval.recorded_answers import RecordedAnswer, read_answers
 from dlm_eval.rng import digest
+from dlm_eval.workers import JournalOnly
 
 NAME = "recorded"
 # Settings that say how a model writes; recorded texts are written already.
@@ -70,22 +74,50 @@ class RecordedOptions:
         return self.name or f"recorded {Path(self.answers).name.partition('.')[0]}"
 
 
-def check_recorded(settings: RunSettings, of_denoisers: Sequence[str] = ()) -> None:
-    """Raises UserError if a setting means nothing to recorded answers.
+class RecordedAnswers:
+    """`--model recorded`."""
 
-    Args:
-        of_denoisers: settings that only our denoisers use.
-    """
-    RecordedOptions.of(settings.model_args)
-    for field in fields(settings):
-        if field.name in (*MEANINGLESS, *of_denoisers) and getattr(settings, field.name) not in (
-            field.default,
-            {},
-        ):
-            raise UserError(
-                f"--{field.name} means nothing to --model {NAME}, whose texts are written already;"
-                " leave it out"
-            )
+    def names(self) -> set[str]:
+        return {NAME}
+
+    def has(self, name: str) -> bool:
+        return name in self.names()
+
+    def check_options(self, settings: RunSettings) -> None:
+        RecordedOptions.of(settings.model_args)
+        names = (*MEANINGLESS, *OF_DENOISERS)
+        refuse_settings(settings, names, "whose texts are written already")
+
+    def check_tasks(self, settings: RunSettings, tasks: Mapping[str, Any]) -> None:
+        pass  # a likelihood is refused when it is asked for
+
+    def load(self, settings: RunSettings, journal: Journal | None) -> Loaded:
+        options = RecordedOptions.of(settings.model_args)
+        lm = RecordedLM(options, settings.chosen)
+        facts = {
+            "family": NAME,
+            "checkpoint": options.called,
+            "answers": lm.fingerprint,
+            "match": options.match,
+            "text": options.text,
+            "counts": lm.counts,  # complete when the run is
+        }
+        return Loaded(options.called, facts, lambda *_: lm, JournalOnly())
+
+    def plan(self, dry: DryRun) -> Plan:
+        """Returns the plan of a run, in which answers are read and found as in the run."""
+        loaded = self.load(dry.settings, None).under(dry.settings)
+        dry.build(loaded)
+        plans: dict[str, TaskPlan] = {}
+        for record in loaded.records:
+            plan = plans.setdefault(record.task, TaskPlan(record.task, record.kind))
+            plan.requests += 1
+            if record.error is not None:
+                plan.refuse(record.error)
+            else:
+                plan.known += not record.skipped
+        count_documents(plans, loaded.records)
+        return Plan(loaded.name, "recorded", tuple(plans.values()), 1)
 
 
 class RecordedLM(LM):  # type: ignore[misc]

@@ -49,7 +49,7 @@ def repeat_answers(tasks: Mapping[str, Any], repeats: int | None) -> None:
     """Makes every task that generates text answer each document `repeats` times.
 
     Raises:
-        UserError: no task generates text, or a task scores another number of answers together.
+        UserError: a task scores another number of answers together.
     """
     writing = {name: task for name, task in tasks.items() if task.OUTPUT_TYPE == "generate_until"}
     if repeats is None:
@@ -60,11 +60,9 @@ def repeat_answers(tasks: Mapping[str, Any], repeats: int | None) -> None:
                     name, task.config.repeats, task.config.repeats,
                 )  # fmt: skip
         return
-    if not writing and repeats > 1:
-        raise UserError(
-            f"--repeats {repeats}: none of {', '.join(tasks)} generates text; a likelihood is not "
-            "an answer that is drawn"
-        )
+    if repeats > 1 and (scoring := [name for name in tasks if name not in writing]):
+        shown = ", ".join(scoring[:3]) + (f" and {len(scoring) - 3} more" if scoring[3:] else "")
+        log.warning("--repeats has no effect on likelihoods (%s)", shown)
     for name, task in writing.items():
         if not _combines(task):
             task.set_config(key="repeats", value=repeats)

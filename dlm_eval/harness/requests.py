@@ -13,11 +13,13 @@ from typing import Any, Literal
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.denoiser import Denoiser, bos_only_if_empty
+from dlm_eval.models.denoiser import Denoiser, bos_only_if_empty, text_start
 from dlm_eval.printable import counted
 
 Overlong = Literal["truncate", "error"]
+SpecialTokens = Literal["model", "tokenizer", "none"]
 HOLE = "hole"  # name of the generation argument whose value is a `Hole`
+CHOICE = "choice"  # name of the likelihood argument whose value is a `ChoiceForm`
 LENGTH = re.compile(r"oracle(?:\+(\d+))?|([1-9]\d*)")
 
 
@@ -71,22 +73,51 @@ class Hole:
         measure: how to count the tokens of a reference. 'alone': the reference by itself.
             'in_place': the tokens that it adds after the prefix. 'canvas': the length is that of
             prefix, hole and suffix together.
+        special_tokens: what stands before the prefix (see `begin`).
     """
 
     length: Length
     suffix: str = ""
     references: tuple[str, ...] = ()
     measure: str = "alone"
+    special_tokens: SpecialTokens = "model"
 
     def plain(self) -> dict[str, Any]:
         """Returns the hole as plain data for samples files."""
         others = {"suffix": self.suffix, "references": list(self.references)}
         measured = {} if self.measure == "alone" else {"measure": self.measure}
+        begun = {} if self.special_tokens == "model" else {"special_tokens": self.special_tokens}
         return {
             "length": str(self.length),
             **{key: value for key, value in others.items() if value},
             **measured,
+            **begun,
         }
+
+
+@dataclass(frozen=True)
+class ChoiceForm:
+    """How a choice that is encoded apart from its context is encoded and scored
+    (`harness.choices.ChoiceSpec`). It is an argument of a request.
+
+    Attributes:
+        special_tokens: what stands before the context, and before each other part (see `begin`).
+        suffix: the end of the text to score, encoded apart from what is before it.
+        score: 'sum', or 'mean' per scored token, of the log-probabilities.
+    """
+
+    special_tokens: SpecialTokens = "model"
+    suffix: str = ""
+    score: Literal["sum", "mean"] = "sum"
+
+    def parts(self, text: str) -> tuple[str, str]:
+        """Returns the texts that are encoded apart: the choice, and the text behind it."""
+        return text.removesuffix(self.suffix), self.suffix
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the form as plain data for samples files."""
+        behind = {"suffix": self.suffix} if self.suffix else {}
+        return {"special_tokens": self.special_tokens, **behind, "score": self.score}
 
 
 class UnbuiltPrompt(str):
@@ -122,14 +153,25 @@ def encode_pair(model: Denoiser, context: str, continuation: str) -> tuple[list[
     return whole[:shared], whole[shared:]
 
 
-def begin(model: Denoiser, ids: Sequence[int]) -> list[int]:
-    """Returns `ids`, preceded by BOS if the model needs it and `ids` do not begin with it.
+def begin(
+    model: Denoiser, ids: Sequence[int], special_tokens: SpecialTokens = "model"
+) -> list[int]:
+    """Returns the ids of the first text of a canvas, with the special tokens before them.
 
-    A chat template may have added BOS. Some models need BOS only if there is no other token.
+    A model that cannot predict position 0 gets a BOS in any case if there is no other token.
+
+    Args:
+        special_tokens: 'model': BOS if the model needs it and `ids` do not begin with it (a chat
+            template may have added it; some models need it only if there is no other token).
+            'tokenizer': what the checkpoint's tokenizer puts before a text. 'none': nothing.
 
     Raises:
         UserError: the model needs a BOS and its tokenizer has none.
     """
+    if special_tokens == "tokenizer":
+        ids = [*text_start(model), *ids]
+    if special_tokens != "model" and ids:
+        return list(ids)
     if not model.needs_bos or (ids and (ids[0] == model.bos_id or bos_only_if_empty(model))):
         return list(ids)
     if model.bos_id is None:
@@ -139,10 +181,40 @@ def begin(model: Denoiser, ids: Sequence[int]) -> list[int]:
     return [model.bos_id, *ids]
 
 
+def encode_apart(
+    model: Denoiser, context: str, choice: str, form: ChoiceForm
+) -> tuple[list[int], list[int]]:
+    """Returns the ids of the context and those to score, each text encoded by itself.
+
+    Raises:
+        SampleError: there is nothing to score.
+    """
+    start = text_start(model) if form.special_tokens == "tokenizer" else []
+    parts = [model.encode(text) for text in form.parts(choice) if text]
+    if not any(parts):
+        raise SampleError("the continuation is empty: there is nothing to score")
+    head = begin(model, model.encode(context), form.special_tokens)
+    return head, [token for part in parts for token in (*start, *part)]
+
+
+def form_of(arguments: Sequence[Any]) -> ChoiceForm | None:
+    """Returns the `ChoiceForm` of a likelihood request's arguments; None if it has none."""
+    return arguments[2][CHOICE] if len(arguments) > 2 else None
+
+
+def _encode_choice(model: Denoiser, arguments: Sequence[Any]) -> tuple[list[int], list[int]]:
+    form = form_of(arguments)
+    if form is not None:
+        return encode_apart(model, arguments[0], arguments[1], form)
+    head, target = encode_pair(model, arguments[0], arguments[1])
+    return begin(model, head), target
+
+
 def choice_canvases(
-    model: Denoiser, pairs: Sequence[tuple[str, str]], key: str, overlong: Overlong
+    model: Denoiser, pairs: Sequence[Sequence[Any]], key: str, overlong: Overlong
 ) -> list[Prepared]:
-    """Returns one canvas per choice of a question, from its (context, continuation).
+    """Returns one canvas per choice of a question, from its arguments: context, continuation, and
+    the `ChoiceForm` if they are encoded apart.
 
     If one choice does not fit the model, the context of all choices is cut by the same number of
     tokens, since likelihoods under different contexts are not comparable.
@@ -150,13 +222,10 @@ def choice_canvases(
     Raises:
         SampleError: a continuation is empty or does not fit the model.
     """
-    parts = [
-        (begin(model, head), target)
-        for head, target in (encode_pair(model, *pair) for pair in pairs)
-    ]
+    parts = [_encode_choice(model, pair) for pair in pairs]
     excess = max(len(head) + len(target) - model.max_length for head, target in parts)
     found = []
-    for (context, _), (head, target) in zip(pairs, parts, strict=True):
+    for (context, *_), (head, target) in zip(pairs, parts, strict=True):
         # Without a context, each choice is cut by itself.
         own = excess if context else len(head) + len(target) - model.max_length
         head, _, cut = _fit(model, head, len(target), (), overlong, own)
@@ -165,7 +234,13 @@ def choice_canvases(
 
 
 def hole_canvas(
-    model: Denoiser, prefix: str, length: int, suffix: str, key: str, overlong: Overlong
+    model: Denoiser,
+    prefix: str,
+    length: int,
+    suffix: str,
+    key: str,
+    overlong: Overlong,
+    special_tokens: SpecialTokens = "model",
 ) -> Prepared:
     """Returns the canvas with `length` open positions between `prefix` and `suffix`.
 
@@ -173,7 +248,7 @@ def hole_canvas(
         SampleError: the hole alone does not fit the model, or (with `overlong='error'`) the whole
             canvas does not.
     """
-    head = begin(model, model.encode(prefix))
+    head = begin(model, model.encode(prefix), special_tokens)
     tail = model.encode(suffix) if suffix else []
     head, tail, cut = _fit(model, head, length, tail, overlong)
     return Prepared(Canvas.infill(head, length, tail, key), cut)
@@ -223,11 +298,8 @@ def _fit(
             f" {'prompt' if from_head == given > 0 else 'text after the hole'}"
             f" in the model's {model.max_length}; ask for fewer (gen_length)"
         )
-    head = (
-        head[from_head:]
-        if bos_only_if_empty(model)
-        else head[:kept_bos] + head[kept_bos + from_head :]
-    )
+    keeps_bos = model.needs_bos and head[:1] == [model.bos_id] and not bos_only_if_empty(model)
+    head = head[:1] + head[1 + from_head :] if keeps_bos else head[from_head:]
     return head, list(tail[: len(tail) - from_tail]), excess
 
 
@@ -241,7 +313,8 @@ def hole_length(model: Denoiser, hole: Hole, prefix: str) -> int:
     if given is not None:
         if hole.measure != "canvas":
             return given
-        room = given - len(begin(model, model.encode(prefix))) - len(model.encode(hole.suffix))
+        before = begin(model, model.encode(prefix), hole.special_tokens)
+        room = given - len(before) - len(model.encode(hole.suffix))
         if room < 1:
             raise SampleError(
                 f"the prompt fills the canvas of {counted(given, 'token')}: nothing is left to "

@@ -34,6 +34,7 @@ EXTRAS = {
     **dict.fromkeys(("sympy", "math_verify", "antlr4"), "math"),
     **dict.fromkeys(("tenacity", "tiktoken", "aiohttp", "requests"), "api"),
     "mauve": "mauve",
+    "sacremoses": "translation",
     **dict.fromkeys(
         (
             "bert_score",

@@ -15,7 +15,7 @@ from lm_eval.api.instance import Instance
 
 from dlm_eval.canvas import Score
 from dlm_eval.engine import Cost
-from dlm_eval.harness.requests import HOLE, Hole
+from dlm_eval.harness.requests import ChoiceForm, Hole
 from dlm_eval.harness.shard import Shard
 from dlm_eval.likelihood.mc_error import correlations
 from dlm_eval.redaction import redact, redact_values
@@ -82,10 +82,15 @@ def make_plain(results: dict[str, Any]) -> None:
 
 
 def plain_argument(argument: Any) -> Any:
-    """Returns an argument of a request with its hole as plain data."""
-    if not isinstance(argument, dict) or not isinstance(argument.get(HOLE), Hole):
+    """Returns an argument of a request with its hole, or the form of its choice, as plain data."""
+    if not isinstance(argument, dict):
         return argument
-    return {**argument, HOLE: argument[HOLE].plain()}
+    ours = {
+        key: value.plain()
+        for key, value in argument.items()
+        if isinstance(value, (Hole, ChoiceForm))
+    }
+    return {**argument, **ours} if ours else argument
 
 
 def metrics_of(scores: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
@@ -247,16 +252,15 @@ class Record:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def records_of(requests: Iterable[Instance], kind: str) -> Iterable[Record]:
+def records_of(requests: Iterable[Instance], kind: str, rows: int | None = 0) -> Iterator[Record]:
     """Yields a new record per request. lm-eval lists a repeated request several times."""
     seen: Counter[int] = Counter()
     key_of = document_keys()
     for request in requests:
         repeat = seen[id(request)]
         seen[id(request)] += 1
-        yield Record(
-            request.task_name or "", request.doc_id, request.idx, repeat, key_of(request), kind
-        )
+        task, doc = request.task_name or "", key_of(request)
+        yield Record(task, request.doc_id, request.idx, repeat, doc, kind, rows)
 
 
 def document_keys() -> Callable[[Instance], str]:

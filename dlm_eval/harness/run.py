@@ -21,7 +21,8 @@ from dlm_eval.harness import lm_eval_patches as patches
 from dlm_eval.harness.checks import Ask, check_settings, check_tasks, confirm_unsafe, start_sandbox
 from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.lm import by_order
-from dlm_eval.harness.open_model import Loaded, open_model
+from dlm_eval.harness.model_kind import Loaded
+from dlm_eval.harness.open_model import open_model
 from dlm_eval.harness.repeats import drop_from_samples, repeat_answers
 from dlm_eval.harness.results import (
     attach_costs,
@@ -202,7 +203,7 @@ def _evaluate(
     """Returns lm-eval's results with our block, and the number of failed documents."""
     errors = SampleErrors(settings.seeds[3])
     # The cost of earlier runs with this model.
-    before = loaded.pool.cost() if loaded.pool is not None else None
+    before = loaded.pool.cost()
     running = ways(tasks["tasks"]) if settings.scores else {}
     for name, task in tasks["tasks"].items():
         if name in running:
@@ -213,11 +214,7 @@ def _evaluate(
             list(tasks["tasks"].values()), lambda: answered(loaded, tasks["tasks"])
         )
     results = _answers_and_scores(loaded, tasks, settings, errors)
-    device = (
-        loaded.pool.cost() - before + loaded.spent.device
-        if loaded.ours and loaded.pool is not None and before is not None
-        else None
-    )
+    device = loaded.pool.cost() - before + loaded.spent.device if loaded.ours else None
     drop_from_samples(results)
     make_plain(results)
     results["config"] |= {

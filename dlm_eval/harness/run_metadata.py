@@ -19,7 +19,7 @@ from dlm_eval.harness.baseline import REMOTE
 from dlm_eval.harness.code_tasks import Way, sandbox_entries
 from dlm_eval.harness.identity import asked_with, digests, note_settings, warn_of_missing
 from dlm_eval.harness.metric_errors import metric_errors
-from dlm_eval.harness.open_model import Loaded
+from dlm_eval.harness.model_kind import Loaded
 from dlm_eval.harness.results import (
     Record,
     cost_block,
@@ -70,8 +70,7 @@ def run_metadata(
         },
         "cost": cost_block(records, errors, device, seconds),
         "environment": environment(
-            str(loaded.lm.device or settings.device or "cpu"),
-            loaded.pool.devices() if loaded.pool is not None else (),
+            str(loaded.lm.device or settings.device or "cpu"), loaded.pool.devices()
         ),
     }
     if settings.label is not None:

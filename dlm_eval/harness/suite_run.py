@@ -15,7 +15,8 @@ from typing import Any
 
 from dlm_eval.errors import DlmEvalError, UserError
 from dlm_eval.harness.checks import Ask, check_settings
-from dlm_eval.harness.open_model import Loaded, is_ours, open_model
+from dlm_eval.harness.model_kind import Loaded
+from dlm_eval.harness.open_model import DENOISERS, open_model
 from dlm_eval.harness.results import metrics_of
 from dlm_eval.harness.run import Finished, run
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
@@ -58,6 +59,7 @@ class SuitePlan:
         overridden: the user's settings that replace those of all entries.
         runs: what is to be run.
         skipped: entry -> why it is not run.
+        settings: those by which the model is opened: the user's, without any entry's.
     """
 
     suite: Suite
@@ -65,11 +67,12 @@ class SuitePlan:
     overridden: Mapping[str, Any]
     runs: tuple[SuiteRun, ...]
     skipped: Mapping[str, str]
+    settings: RunSettings
 
     @property
-    def settings(self) -> RunSettings:
-        """The settings by which the model is opened."""
-        return self.runs[0].settings
+    def replaces(self) -> bool:
+        """Whether the user replaced settings, other than the number of documents."""
+        return bool(set(self.overridden) - {"limit"})
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Outcome:
         published: the figure of the source for this checkpoint; None if it prints none.
         reason: why there is no value; "" if there is one.
         skipped: whether the entry was left out on purpose.
+        replaced: whether the user replaced settings of it, other than the number of documents.
     """
 
     entry: Entry
@@ -98,6 +102,7 @@ class Outcome:
     published: float | None = None
     reason: str = ""
     skipped: bool = False
+    replaced: bool = False
 
     @property
     def deviation(self) -> float | None:
@@ -105,9 +110,10 @@ class Outcome:
 
         The published figure has the error that the same task has with all its documents, and both
         errors enter as if the documents were drawn twice. On the same documents the true error is
-        smaller. None if the protocols differ, or an error or the number of documents is unknown.
+        smaller. None if the protocols differ, the user replaced settings, or an error or the number
+        of documents is unknown.
         """
-        if self.value is None or self.published is None or not self.stderr:
+        if self.replaced or self.value is None or self.published is None or not self.stderr:
             return None
         if self.entry.protocol not in ("same", "near") or not self.count or not self.total:
             return None
@@ -201,7 +207,10 @@ def plan_suite(values: Mapping[str, Any], ask: Ask | None = None) -> SuitePlan:
     user = run_settings({**base, **overridden})
     asked = {key: getattr(user, key) for key in overridden}
     left = [entry for entry in suite.entries if entry.entry not in skipped]
-    return SuitePlan(suite, given["model"], asked, _runs(left, given, asked), skipped)
+    runs = _runs(left, given, asked)
+    shared = {key: value for key, value in asked.items() if key != "fewshot_as_multiturn"}
+    settings = run_settings({**given, **shared, "tasks": runs[0].settings.tasks})
+    return SuitePlan(suite, given["model"], asked, runs, skipped, settings)
 
 
 def _unsafe(entries: Sequence[Entry], given: Mapping[str, Any], ask: Ask | None) -> dict[str, str]:
@@ -243,7 +252,7 @@ def effective(entry: Entry, model: str, overridden: Mapping[str, Any]) -> dict[s
     lm-eval's own models has no use for the entry's decode settings and estimator.
     """
     own = entry.conditions.given()
-    if not is_ours(model):
+    if not DENOISERS.has(model):
         own = {key: value for key, value in own.items() if key not in OURS_ALONE}
     merged = {**own, **overridden}
     for key in ("decode", "metadata"):
@@ -298,7 +307,8 @@ def run_suite(
                 continue
             finished.append(found)
             for entry in one.entries:
-                outcomes[entry.entry] = outcome_of(entry, found.results, checkpoint)
+                outcome = outcome_of(entry, found.results, checkpoint)
+                outcomes[entry.entry] = replace(outcome, replaced=plan.replaces)
             done(one, found)
     return SuiteFinished(
         plan,

@@ -16,13 +16,13 @@ from typing import Any
 import yaml
 
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.harness.lm_eval_patches import index_read_once, quiet_index
+from dlm_eval.harness.lm_eval_patches import quick_index, quiet_index
 from dlm_eval.hub import hub_reachable
 from dlm_eval.packaged import task_folders
 from dlm_eval.settings import shown
 from dlm_eval.yaml_text import read_yaml_text
 
-OUR_CLASS = "dlm_eval.harness.infill.InfillTask"
+OUR_CLASSES = ("dlm_eval.harness.infill.InfillTask", "dlm_eval.harness.choices.ChoiceTask")
 NONE = type(None)
 # Types of values. Keys whose value may be a function, a template or a list of these are excluded.
 VALUES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -71,7 +71,7 @@ def check_file(path: Path, template: bool = False) -> dict[str, Any]:
     """
     config = _load(path, recursive=True)
     if not {"task", "group", "class"} & set(config):
-        if template:
+        if template or "suite" in config:  # suites may lie beside the tasks that they name
             return config
         raise UserError(f"{path}: has neither 'task' nor 'group', so it defines nothing")
     check_config(path, config)
@@ -88,7 +88,7 @@ def check_config(place: Path | str, config: dict[str, Any]) -> None:
     Raises:
         UserError: a key, metric, aggregation or filter is unknown.
     """
-    if str(config.get("class", OUR_CLASS)).endswith(OUR_CLASS):  # others may add keys
+    if "class" not in config or str(config["class"]).endswith(OUR_CLASSES):  # others may add keys
         _check_keys(place, config)
         _check_values(place, config)
     _check_metrics(place, config)
@@ -218,7 +218,7 @@ def list_tasks(
     """Returns (name, kind, description) of every task, group and tag.
 
     Args:
-        everything: include lm-eval's own tasks (takes some seconds).
+        everything: include lm-eval's own tasks (takes seconds).
     """
     manager = _manager(include_path, everything)
     rows = []
@@ -254,7 +254,7 @@ def task_files(
     have the name.
 
     Args:
-        everything: look in lm-eval's index too (takes some seconds).
+        everything: look in lm-eval's index too (takes seconds).
     """
     ours = _manager(include_path, everything=False).task_index.get(name)
     theirs = _lm_evals().task_index.get(name) if everything else None
@@ -271,7 +271,7 @@ def _described(entry: Any) -> dict[str, Any]:
 def _lm_evals() -> Any:
     from lm_eval.tasks import TaskManager
 
-    with quiet_index(), index_read_once():
+    with quiet_index(), quick_index():
         return TaskManager(include_defaults=True)
 
 
@@ -284,7 +284,7 @@ def _manager(include_path: str | None, everything: bool) -> Any:
         for file in root.glob("**/*.yaml"):
             # A file that is nested too deeply would crash lm-eval's parser.
             read_yaml_text(file, str(file))
-    with quiet_index(), index_read_once():
+    with quiet_index(), quick_index():
         return TaskManager(include_path=roots, include_defaults=everything)
 
 

@@ -38,7 +38,7 @@ def load_tasks(
 ) -> dict[str, Any]:
     """Returns lm-eval's task dictionary: ``tasks`` and ``groups`` by name, and ``group_map``.
 
-    Names are looked up in ``include_path`` and our tasks. lm-eval's full index takes six seconds to
+    Names are looked up in ``include_path`` and our tasks. lm-eval's full index takes seconds to
     read and is used only for names that neither has. Our ``gsm8k`` therefore overrides lm-eval's,
     and a glob that matches tasks of ours matches no others.
 
@@ -61,13 +61,9 @@ def load_tasks(
     roots = [*task_folders(), *given]
     for root in roots:
         check_folder(root)
-    with (
-        patches.quiet_index(),
-        patches.index_read_once(),
-        patches.no_default_length(),
-        patches.local_first(data_dir),
-    ):
-        manager, found = _find(_split(names), roots, dict(metadata or {}))
+    with patches.quiet_index(), patches.no_default_length(), patches.local_first(data_dir):
+        with patches.quick_index():
+            manager, found = _find(_split(names), roots, dict(metadata or {}))
         with patches.loading(seeds, data_dir):
             built = [item for name in found for item in _build(manager, name)]
         try:
@@ -184,6 +180,8 @@ def _files(spec: str) -> list[str]:
     checked = {
         file: check_file(Path(file), template=Path(file).name.startswith("_")) for file in files
     }
+    if len(files) == 1 and "suite" in checked[files[0]]:
+        raise UserError(f"--tasks '{spec}' is a suite; run it with --suite {spec}")
     return [
         str(Path(file).resolve())
         for file, config in checked.items()

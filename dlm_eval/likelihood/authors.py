@@ -108,6 +108,7 @@ class DiffuLLaMA(Planned, name="diffullama"):
     """
 
     cost = "steps"
+    per_token = True
     steps: int = option(32, least=1, help="grid points T")
     weighting: Literal["mean", "1/t"] = option(
         "mean", help="'mean' (the code) or '1/t' (the paper)"

@@ -85,11 +85,13 @@ class Estimator:
         name: its name for `--estimator`.
         kind: kind of its scores: 'exact', 'lower bound', 'upper bound' or 'score'.
         cost: number of forwards for n open tokens, in words.
+        per_token: whether its scores are means per token, and not sums.
     """
 
     name: ClassVar[str] = ""
     kind: ClassVar[str] = "score"
     cost: ClassVar[str] = ""
+    per_token: ClassVar[bool] = False
 
     def __init_subclass__(cls, name: str = "", **rest: Any) -> None:
         super().__init_subclass__(**rest)

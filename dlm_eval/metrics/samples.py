@@ -21,9 +21,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dlm_eval.canvas import FilledText
 from dlm_eval.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from dlm_eval.models.loading import CheckpointFiles
 
 # References of each sample in self-BLEU. More references raise the score, so the number is fixed.
@@ -51,7 +55,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], judge: Judge
 
     Args:
         doc: `prefix` is the context of the sample; `truth` is the original text, if any.
-        results: the sample.
+        results: the sample. `exit_step` is missing if it is not one of our models'.
         judge: the model that scores it.
     """
     text = results[0]
@@ -65,6 +69,8 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], judge: Judge
     }
     if doc.get("truth"):
         scores["ar_nll_real"] = _nats_per_token(judge.read(doc["prefix"], doc["truth"]))
+    if isinstance(text, FilledText):
+        scores["exit_step"] = float(text.steps)
     return {
         **scores,
         "sample_entropy": entropy(own),
@@ -190,6 +196,34 @@ def passages(*, n_samples: Any = 64, words: int = 32, **_: Any) -> dict[str, Any
     makes them plain text.
     """
     import datasets
+
+    cut = [
+        [" ".join(line[at : at + words]) for at in (0, words, 2 * words)]
+        for line in _paragraphs(_count(n_samples), 3 * words)
+    ]
+    return {
+        "test": datasets.Dataset.from_list(
+            [{"prefix": a, "truth": " " + b, "suffix": " " + c} for a, b, c in cut]
+        )
+    }
+
+
+def real_texts(*, n_samples: Any = 64, words: int = 96, **_: Any) -> dict[str, Any]:
+    """Returns ``{"test": Dataset}`` of the same paragraphs as `passages`, their first `words` words
+    as `truth` and no `prefix`, to compare samples from nothing with."""
+    import datasets
+
+    lines = _paragraphs(_count(n_samples), words)
+    return {
+        "test": datasets.Dataset.from_list(
+            [{"prefix": "", "truth": " ".join(line[:words])} for line in lines]
+        )
+    }
+
+
+def _paragraphs(count: int, least: int) -> list[list[str]]:
+    """Returns the words of paragraphs of at least `least` words, `count` at most, evenly spaced."""
+    import datasets
     from lm_eval.tasks.wikitext.preprocess_wikitext import wikitext_detokenizer
 
     pages = datasets.load_dataset(
@@ -198,17 +232,11 @@ def passages(*, n_samples: Any = 64, words: int = 32, **_: Any) -> dict[str, Any
     lines = [
         line.split() for page in pages for line in wikitext_detokenizer({"page": page}).split("\n")
     ]
-    long = [line for line in lines if len(line) >= 3 * words and line[0][0] != "="]
+    long = [line for line in lines if len(line) >= least and line[0][0] != "="]
     if not long:
-        raise UserError(f"wikitext-2 has no paragraph of {3 * words} words in its test pages")
-    count = min(_count(n_samples), len(long))
-    chosen = [long[i * len(long) // count] for i in range(count)]
-    cut = [[" ".join(line[at : at + words]) for at in (0, words, 2 * words)] for line in chosen]
-    return {
-        "test": datasets.Dataset.from_list(
-            [{"prefix": a, "truth": " " + b, "suffix": " " + c} for a, b, c in cut]
-        )
-    }
+        raise UserError(f"wikitext-2 has no paragraph of {least} words in its test pages")
+    count = min(count, len(long))
+    return [long[i * len(long) // count] for i in range(count)]
 
 
 def _count(value: Any) -> int:
@@ -271,6 +299,30 @@ class Judge:
         )
         logs = self._log_probs(_begin(self.folder), whole) if shared < len(whole) else []
         return Reading(tuple(whole[shared:]), float(sum(logs[shared:])))
+
+    def features(self, text: str) -> NDArray[np.float32]:
+        """Returns the last hidden state [H] of the text's last token, as MAUVE reads texts
+        (Pillutla et al. 2021, arXiv 2102.01454, section 4).
+
+        A text longer than the judge loses its beginning; an empty one has the state of the BOS.
+
+        Raises:
+            SampleError: the judge's tokenizer fails on the text.
+        """
+        import torch
+
+        from dlm_eval.models.tokenizer import text_ids
+
+        ids = text_ids(_tokenizer(self.folder), text, self.folder.name)
+        model = _model(self)
+        limit = getattr(model.config, "max_position_embeddings", None) or len(ids) + 1
+        tokens = [_begin(self.folder), *(ids[1 - limit :] if len(ids) >= limit else ids)]
+        with torch.no_grad():
+            states = model(
+                input_ids=torch.tensor([tokens], device=self.device), output_hidden_states=True
+            ).hidden_states[-1]
+        found: NDArray[np.float32] = states[0, -1].float().cpu().numpy()
+        return found
 
     def _log_probs(self, begin: int, tokens: list[int]) -> list[float]:
         """Returns log p(token | those before) of each token, nats, in half-overlapping windows."""

@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from typing import Any
 
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+INTEGER = re.compile(r"\d+(?:,\d+)*")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -106,6 +107,25 @@ def compute_f1(a_gold: str, a_pred: str) -> float:
     return token_f1(a_pred, a_gold)
 
 
+def squad_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Returns F1 and exact match (0 or 1), each with the best of the answers (SQuAD v1.1)."""
+    answers = doc["answers"]["text"]
+    return {
+        "f1": max(token_f1(results[0], answer) for answer in answers),
+        "exact_match": float(max(compute_exact(answer, results[0]) for answer in answers)),
+    }
+
+
+def last_integer_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Returns whether the last whole number of the text is `answer_number` (DiffusionLLM's rule).
+
+    Commas inside a number do not count. Signs and decimals are not read: "2.5" ends in 5.
+    """
+    numbers = INTEGER.findall(results[0])
+    right = bool(numbers) and int(numbers[-1].replace(",", "")) == doc["answer_number"]
+    return {"exact_match": float(right)}
+
+
 def symbolic_answer(text: str) -> str:
     """Returns the text after the last ``####`` (the whole text without one), without commas."""
     return text.rpartition("####")[2].strip().replace(",", "")
@@ -124,12 +144,12 @@ def lambada_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, fl
 KINDS = ("rouge1", "rouge2", "rougeL")
 
 
-@functools.lru_cache(maxsize=1)
-def _scorer() -> Any:
+@functools.cache
+def _scorer(stemming: bool) -> Any:
     # imported here, since it imports nltk, which takes a second
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(list(KINDS), use_stemmer=False)
+    return RougeScorer(list(KINDS), use_stemmer=stemming)
 
 
 def rouge(reference: str, written: str) -> dict[str, float]:
@@ -139,13 +159,23 @@ def rouge(reference: str, written: str) -> dict[str, float]:
     means. It has no seed, so it differs from the mean by a few hundredths.
     """
     return {
-        kind: 100 * score.fmeasure for kind, score in _scorer().score(reference, written).items()
+        kind: 100 * score.fmeasure
+        for kind, score in _scorer(stemming=False).score(reference, written).items()
     }
 
 
 def rocstories_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Returns the three ROUGE scores of the written third sentence."""
     return rouge(doc["input_sentence_3"], results[0])
+
+
+def headline_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Returns ROUGE-L of a headline: F-measure times 100, with stemming.
+
+    DiffusionLLM computes it by py-rouge, which stems by other rules.
+    """
+    score = _scorer(stemming=True).score(doc["summary"], results[0])["rougeL"]
+    return {"rougeL": 100 * score.fmeasure}
 
 
 def first_1000(docs: Any) -> Any:

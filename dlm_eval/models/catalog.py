@@ -116,7 +116,7 @@ def unsupported() -> dict[str, str]:
 
 
 def baselines() -> dict[str, dict[str, Any]]:
-    """Returns the packaged autoregressive models: `about` and `options` of lm-eval's `hf`."""
+    """Returns the named autoregressive models: `about` and `options` of lm-eval's `hf`."""
     return dict(_raw()["baselines"])
 
 

@@ -182,6 +182,16 @@ class ChatTemplates(Protocol):
         ...
 
 
+class TextStart(Protocol):
+    """A denoiser that knows the special ids that its tokenizer puts before a text (`text_start`).
+
+    Without it, there are none.
+    """
+
+    @property
+    def text_start(self) -> Sequence[int]: ...
+
+
 class TokenNames(Protocol):
     """A denoiser that can name a token without text of its own (a part of a character)."""
 
@@ -278,6 +288,19 @@ class LengthHead(Protocol):
         self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
         """Returns float32 logits [N, C] of length - 1, at each wanted position its row's."""
+        ...
+
+
+class HiddenStates(Protocol):
+    """A denoiser whose last hidden states can be read as features of a text."""
+
+    def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        """Returns the states [B, L, H] before the head.
+
+        Args:
+            tokens: [B, L] long.
+            valid: [B, L] bool, false at padding, or None.
+        """
         ...
 
 
@@ -463,6 +486,11 @@ def is_batch_invariant(model: Denoiser) -> bool:
 def can_pad(model: Denoiser) -> bool:
     """Returns whether rows of different lengths may share a batch."""
     return cast(Padding, model).padding if offers(model, Padding) else True
+
+
+def text_start(model: Denoiser) -> list[int]:
+    """Returns the special ids that the model's tokenizer puts before a text."""
+    return list(cast(TextStart, model).text_start) if offers(model, TextStart) else []
 
 
 def bos_only_if_empty(model: Denoiser) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -94,6 +95,12 @@ class TokenizerInfo:
             )
         return ids
 
+    @functools.cached_property
+    def text_start(self) -> tuple[int, ...]:
+        """The special ids that the tokenizer puts before a text."""
+        plain, whole = (self.tokenizer.encode("a", add_special_tokens=on) for on in (False, True))
+        return text_start_of(plain, whole)
+
     def read_ahead(self, texts: Sequence[str]) -> None:
         """Encodes texts together, on several threads, so that `encode` has them ready.
 
@@ -175,6 +182,17 @@ class TokenizerInfo:
             self.tokenizer, messages, self.name, add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt, **options,
         )  # fmt: skip
+
+
+def text_start_of(plain: Sequence[int], whole: Sequence[int]) -> tuple[int, ...]:
+    """Returns the ids before the text in `whole`, the ids of a text with special tokens.
+
+    Args:
+        plain: the ids of the same text without special tokens.
+    """
+    places = range(len(whole) - len(plain) + 1)
+    begin = next((i for i in places if list(whole[i : i + len(plain)]) == list(plain)), 0)
+    return tuple(map(int, whole[:begin]))
 
 
 class EncodingMemory:

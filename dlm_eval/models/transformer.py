@@ -129,6 +129,10 @@ class TransformersDenoiser:
     def encode(self, text: str) -> list[int]:
         return self.tokenizer_info.encode(text)
 
+    @property
+    def text_start(self) -> tuple[int, ...]:
+        return self.tokenizer_info.text_start
+
     def read_ahead(self, texts: Sequence[str]) -> None:
         self.tokenizer_info.read_ahead(texts)
 

@@ -92,6 +92,10 @@ class WrappedDenoiser:
             return self._texts.encode(text)
         return [int(i) for i in self._tokens().encode(text)]
 
+    @property
+    def text_start(self) -> tuple[int, ...]:
+        return () if self._texts is None else self._texts.text_start
+
     def read_ahead(self, texts: Sequence[str]) -> None:
         if self._texts is not None:
             self._texts.read_ahead(texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from dlm_eval.reports.leaderboard import leaderboard, read_board, wide
+from dlm_eval.reports.board.leaderboard import leaderboard, wide
+from dlm_eval.reports.board.make import read_board
 
 __all__ = ["leaderboard", "read_board", "wide"]

@@ -130,12 +130,8 @@ class _Known:
                 return
 
 
-class JournalOnly:
-    """Answers every job with an error, since a job that the journal holds never reaches a pool."""
-
-    def run(self, jobs: Iterable[Job], done: Done, keep: Keep = keep_none) -> None:
-        for index, _ in enumerate(jobs):
-            done(index, Answer(None, NO_ANSWER, 0, 0.0))
+class NoDevices:
+    """What a pool reports that knows no devices; a base of pools."""
 
     def cost(self) -> Cost:
         return Cost()
@@ -151,3 +147,11 @@ class JournalOnly:
 
     def close(self) -> None:
         pass
+
+
+class JournalOnly(NoDevices):
+    """Answers every job with an error, since a job that the journal holds never reaches a pool."""
+
+    def run(self, jobs: Iterable[Job], done: Done, keep: Keep = keep_none) -> None:
+        for index, _ in enumerate(jobs):
+            done(index, Answer(None, NO_ANSWER, 0, 0.0))

@@ -24,13 +24,13 @@ from lm_eval.api.model import LM, CacheHook, hash_args
 from lm_eval.api.registry import get_model
 
 from dlm_eval.answers import is_reply
-from dlm_eval.budget import DeviceProfile
 from dlm_eval.engine import Cost
 from dlm_eval.errors import DlmEvalError, RunError, UserError
 from dlm_eval.jobs import Answer, Done, Job, Keep, Reply, TextJob, keep_none
 from dlm_eval.output import one_line
 from dlm_eval.patching import replaced
 from dlm_eval.rng import digest
+from dlm_eval.workers import NoDevices
 from dlm_eval.workers.messages import Usage, WorkerConfig, peak_memory
 
 MOST_BATCHES = 8  # batches that a worker hands to its model in one call
@@ -38,6 +38,7 @@ GROUP = 16  # requests in a group if the model chooses the size of its batches
 # Consecutive calls that fail without any answer in between, after which the model has failed.
 MOST_FAILURES = 5
 MOST_REFUSALS = 100  # the same for calls that a server refuses because of their content
+TOKENS = "_loglikelihood_tokens"  # method of lm-eval's models that takes ids
 REFUSED = (400, 413, 422)  # HTTP statuses of such refusals: too long, filtered
 
 log = logging.getLogger(__name__)
@@ -320,14 +321,16 @@ class TextModel:
             self.lm.cache_hook = before
 
 
-def _request(job: TextJob) -> Instance:
+def _request(job: TextJob) -> Any:
+    if job.kind == TOKENS:  # a model reports the first part, which therefore has the identity
+        return job.arguments, list(job.arguments[2]), list(job.arguments[3])
     return Instance(job.kind, {}, job.arguments, 0)  # type: ignore[arg-type]
 
 
 def _reply(kind: str, answer: Any, seconds: float) -> Answer:
     """Returns a model's answer in the form that the journal stores, or an error."""
     try:
-        if kind == "loglikelihood":
+        if kind in ("loglikelihood", TOKENS):
             answer = (float(answer[0]), bool(answer[1]))
         elif kind == "loglikelihood_rolling":
             answer = float(answer)
@@ -339,7 +342,7 @@ def _reply(kind: str, answer: Any, seconds: float) -> Answer:
     return Answer(None, f"the model gave no answer but {type(answer).__name__}", 0, seconds)
 
 
-class TextInProcess:
+class TextInProcess(NoDevices):
     """A pool with one of lm-eval's models in this process."""
 
     def __init__(self, model: TextModel) -> None:
@@ -350,15 +353,3 @@ class TextInProcess:
 
     def cost(self) -> Cost:
         return Cost(seconds=self.model.seconds)
-
-    def devices(self) -> list[dict[str, Any]]:
-        return []
-
-    def busy(self) -> list[float]:
-        return []
-
-    def profile(self) -> DeviceProfile:
-        return DeviceProfile()
-
-    def close(self) -> None:
-        pass

@@ -237,6 +237,19 @@ class DDLMDenoiser(TransformersDenoiser):
             inputs: [B, L, 2 D + 1] x_t, the last estimate of x_0, and 1 if a position is open.
             time: [B] noise levels.
         """
+        states = self._states(tokens, valid, inputs, time)
+        rows, columns, shape = wanted_places(tokens.shape, positions, self.device)
+        return self.read(states[rows, columns]).view(*shape, self.vocab_size)
+
+    @torch.no_grad()
+    def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        """Returns the states [B, L, H] before the head: the tokens' own clean embeddings, all
+        open, at the lowest noise level, without an earlier estimate."""
+        return self._states(tokens, valid, None, None)
+
+    def _states(
+        self, tokens: Tensor, valid: Tensor | None, inputs: Tensor | None, time: Tensor | None
+    ) -> Tensor:
         tokens, size = tokens.to(self.device), self.embedding_size
         valid = None if valid is None or bool(valid.all()) else valid.to(self.device)
         clean = self.table[tokens]
@@ -263,9 +276,8 @@ class DDLMDenoiser(TransformersDenoiser):
             else real_positions(valid)
         )
         mask = None if valid is None else valid[:, None, None, :]
-        states = self.model(x, estimate, clean, open_, level, place, mask)
-        rows, columns, shape = wanted_places(tokens.shape, positions, self.device)
-        return self.read(states[rows, columns]).view(*shape, self.vocab_size)
+        states: Tensor = self.model(x, estimate, clean, open_, level, place, mask)
+        return states
 
     @cached_property
     def table(self) -> Tensor:

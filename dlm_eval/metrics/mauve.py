@@ -1,0 +1,62 @@
+"""MAUVE of samples against real texts (Pillutla et al. 2021, arXiv 2102.01454), by mauve-text.
+
+The judge (metrics/samples.py) reads each text, context and sample together; its last hidden state
+is the text's feature. The library clusters the features of both sets, with a tenth as many clusters
+as texts, and its score is from 0 (different) to 1 (equal). The paper compares 5000 texts: with few
+the score is noisy and depends on their number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dlm_eval.canvas import FilledText
+from dlm_eval.metrics.samples import Judge
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SEED = 25  # the library's default, of its clustering
+
+
+class Features(float):
+    """NaN, the MAUVE of a single sample, with the features [H] of the sample and the real text."""
+
+    of_sample: NDArray[np.float32]
+    of_real: NDArray[np.float32]
+
+
+def process_results(doc: Mapping[str, Any], results: Sequence[str], judge: Judge) -> dict[str, Any]:
+    """Returns `mauve` of one sample for `mauve` below; and `exit_step`, of our models only.
+
+    Args:
+        doc: `prefix` is the context of the sample, `truth` the original text.
+        results: the sample.
+        judge: the model that reads both.
+    """
+    item = Features(math.nan)
+    item.of_sample = judge.features(doc["prefix"] + results[0])
+    item.of_real = judge.features(doc["prefix"] + doc["truth"])
+    scores: dict[str, Any] = {"mauve": item}
+    if isinstance(results[0], FilledText):
+        scores["exit_step"] = float(results[0].steps)
+    return scores
+
+
+def mauve(items: Sequence[Features]) -> float:
+    """Returns MAUVE (0 to 1) of all samples against all real texts; NaN for a single one."""
+    import numpy as np
+    from mauve import compute_mauve
+
+    if len(items) < 2:
+        return math.nan
+    found = compute_mauve(
+        p_features=np.stack([item.of_real for item in items]),
+        q_features=np.stack([item.of_sample for item in items]),
+        seed=SEED,
+        verbose=False,
+    )
+    return float(found.mauve)

@@ -1,0 +1,1 @@
+"""Tables of many runs: the long and the wide leaderboard, and boards declared in YAML."""

@@ -1,0 +1,1 @@
+"""What differs between two runs (`compare`), and whether a run is worse (`check`)."""

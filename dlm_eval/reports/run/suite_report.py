@@ -1,0 +1,67 @@
+"""The table at the end of a suite: each entry as measured, beside the published figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dlm_eval.harness.suite_run import Outcome, SuiteFinished
+from dlm_eval.output import one_line, table
+from dlm_eval.printable import MARKDOWN
+from dlm_eval.settings import shown
+
+HEADERS = ("entry", "metric", "measured", "published", "difference", "n", "note")
+
+
+def lines(finished: SuiteFinished) -> list[str]:
+    """Returns the table of a finished suite and the settings that the user replaced, as lines."""
+    plan = finished.plan
+    rows = [[MARKDOWN.sub(r"\\\g<0>", cell) for cell in row(o)] for o in finished.outcomes]
+    found = [
+        one_line(f"suite {plan.suite.suite} ({plan.suite.digest}), model {plan.model}"),
+        "",
+        table(rows, HEADERS, tablefmt="github", colalign=("left", "left", *["right"] * 4, "left")),
+        "",
+    ]
+    if any(o.deviation is not None for o in finished.outcomes):
+        found.append("difference: measured minus published, in standard errors (docs/suites.md)")
+    if plan.overridden:
+        words = ", ".join(f"{name}={shown(value)}" for name, value in plan.overridden.items())
+        found.append(one_line(f"overridden for all entries: {words}"))
+    if failed := [o for o in finished.outcomes if o.reason]:
+        found += [one_line(f"  {o.entry.entry}: {_reason(o)}") for o in failed]
+    return found
+
+
+def row(outcome: Outcome) -> Sequence[str]:
+    """Returns the cells of one entry."""
+    entry, scale = outcome.entry, outcome.entry.scale
+    metric = outcome.metric or entry.metric or ""
+    if outcome.filter not in ("", "none"):
+        metric += f" ({outcome.filter})"
+    measured = "" if outcome.value is None else f"{outcome.value * scale:.2f}"
+    if outcome.stderr is not None:
+        measured += f" ± {outcome.stderr * scale:.2f}"
+    return (
+        entry.entry,
+        metric,
+        measured,
+        "" if outcome.published is None else f"{outcome.published:g}",
+        "" if outcome.deviation is None else f"{outcome.deviation:+.1f}",
+        "" if outcome.count is None else str(outcome.count),
+        _note(outcome),
+    )
+
+
+def _note(outcome: Outcome) -> str:
+    """Returns why there is no figure, or how far the protocol is from the source's."""
+    if outcome.reason:
+        return "skipped" if outcome.skipped else "failed"
+    notes = [f"{outcome.entry.protocol} protocol"] if outcome.entry.protocol else []
+    notes = ["overridden"] if outcome.replaced else notes
+    if outcome.count is not None and outcome.total is not None and outcome.count < outcome.total:
+        notes.append(f"{outcome.count} of {outcome.total} documents")
+    return ", ".join(notes)
+
+
+def _reason(outcome: Outcome) -> str:
+    return f"skipped: {outcome.reason}" if outcome.skipped else outcome.reason

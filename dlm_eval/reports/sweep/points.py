@@ -1,0 +1,160 @@
+"""The grid of decode settings of a sweep, and the score and speed of each of its points.
+
+    words of --decode -> grid -> (runs) -> points -> mean over templates -> Pareto front, AUP ->
+    CSV, plot
+
+cli/sweep.py makes the plan and does the runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dlm_eval.errors import UserError
+from dlm_eval.settings import split_commas
+
+# Settings that trade quality for speed. They vary along a curve. All others distinguish curves.
+SPEED = (
+    "steps",
+    "steps_per_block",
+    "threshold",
+    "factor",
+    "entropy_bound",
+    "editing_threshold",
+    "num_to_transfer",
+)
+BASELINE = "one token per step"
+
+
+@dataclass(frozen=True)
+class Point:
+    """The result of one combination of settings on one task.
+
+    Attributes:
+        task: a task, or a question that several templates ask.
+        template: the task of one template if there are several; '' for their mean.
+        decode: the settings of the grid.
+        baseline: whether it is the one-token-per-step baseline.
+        metric, metric_filter: metric and filter of `value`.
+        value: the score; None if no sample could be scored.
+        stderr: standard error of `value`; for a mean over templates the mean of their standard
+            errors, which is an upper bound.
+        low, high: scores of the worst and the best template of a mean.
+        templates: number of templates in the mean.
+        samples, errors: number of documents, and of failed documents.
+        forwards, tokens, seconds: model calls, visible tokens and model seconds of all samples.
+        better: whether higher values are better.
+        results: name of the results file.
+    """
+
+    task: str
+    template: str
+    decode: Mapping[str, str]
+    baseline: bool
+    metric: str
+    metric_filter: str
+    value: float | None
+    stderr: float | None
+    samples: int
+    errors: int
+    forwards: int
+    tokens: int
+    seconds: float
+    better: bool = True
+    low: float | None = None
+    high: float | None = None
+    templates: int = 1
+    results: str = ""
+
+    @property
+    def tokens_per_forward(self) -> float | None:
+        """Parallelism rho: visible tokens per model call of the sample."""
+        return self.tokens / self.forwards if self.forwards and self.tokens else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Visible tokens per second of model time."""
+        return self.tokens / self.seconds if self.seconds > 0 else None
+
+    @property
+    def curve(self) -> str:
+        """The settings that all points on the same curve share."""
+        return (
+            BASELINE
+            if self.baseline
+            else ", ".join(f"{k}={v}" for k, v in self.decode.items() if k not in SPEED)
+        )
+
+    @property
+    def pace(self) -> str:
+        """The settings that distinguish points on the same curve."""
+        return ", ".join(f"{k}={v}" for k, v in self.decode.items() if k in SPEED)
+
+
+def grid(groups: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """Returns all combinations of settings, group by group, without duplicates.
+
+    Args:
+        groups: the words of each --decode, for example "steps=8,16". A comma outside brackets
+            separates alternatives.
+
+    Raises:
+        UserError: a word is not key=value[,value...], or a group has a key twice.
+    """
+    points: list[dict[str, str]] = []
+    for words in groups:
+        axes = _axes(words)
+        for values in itertools.product(*axes.values()):
+            point = dict(zip(axes, values, strict=True))
+            if point not in points:
+                points.append(point)
+    return points
+
+
+def _axes(words: Sequence[str]) -> dict[str, list[str]]:
+    axes: dict[str, list[str]] = {}
+    wrong = UserError(
+        f"--decode '{' '.join(words)}' is not of the form key=value[,value...] key=value[,value...]"
+    )
+    for part in split_commas(",".join(words)):
+        named = re.match(r"(\w+)\s*=\s*(.*)", part, re.DOTALL)
+        if named and named[1] in axes:
+            raise UserError(
+                f"--decode {named[1]} is given twice; write its alternatives with commas: "
+                f"{named[1]}=VALUE,VALUE"
+            )
+        if named:
+            axes[named[1]] = []
+        value = named[2] if named else part
+        if not axes or not value:
+            raise wrong
+        axes[next(reversed(axes))].append(value)
+    if not axes:
+        raise wrong
+    return axes
+
+
+def mean_of_templates(points: Sequence[Point]) -> Point:
+    """Returns the mean over the templates of a question for one combination of settings."""
+    values = [p.value for p in points if p.value is not None]
+    errors = [p.stderr for p in points if p.stderr is not None]
+    whole = len(values) == len(points)
+    return replace(
+        points[0],
+        template="",
+        value=math.fsum(values) / len(values) if whole else None,
+        stderr=math.fsum(errors) / len(errors) if len(errors) == len(points) else None,
+        low=min(values) if whole else None,
+        high=max(values) if whole else None,
+        templates=len(points),
+        samples=sum(p.samples for p in points),
+        errors=sum(p.errors for p in points),
+        forwards=sum(p.forwards for p in points),
+        tokens=sum(p.tokens for p in points),
+        seconds=math.fsum(p.seconds for p in points),
+        results="",
+    )
