@@ -63,6 +63,12 @@ def test_a_preset_fills_a_hole(name: str) -> None:
 CHOICES = [
     ("llada-8b-instruct", "gsm8k_cot", "llada_instruct_gsm8k"),
     ("llada-8b-instruct", "gsm8k_chat", "llada_instruct_gsm8k"),
+    ("llada-8b-instruct", "gsm8k_llada", "llada_instruct_gsm8k"),
+    ("llada-8b-instruct", "hellaswag_llada", "llada_instruct_hellaswag"),
+    ("llada-8b-instruct", "mmlu_llada", "llada_instruct_mmlu"),
+    ("llada-8b-instruct", "mmlu_pro_llada", "llada_instruct_mmlu_pro"),
+    ("llada-1.5", "humaneval_llada", "llada15_humaneval"),
+    ("llada-1.5", "gpqa_diamond_llada", "llada15_gpqa"),
     ("llada-8b-instruct", "mmlu", "llada_instruct_mmlu"),
     ("llada-8b-instruct", "mmlu_pro_math", "llada_instruct_mmlu_pro"),
     ("llada-8b-instruct", "minerva_math_algebra", "llada_instruct_math"),

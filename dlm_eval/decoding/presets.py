@@ -16,10 +16,7 @@ TABLE = Path(__file__).with_name("presets.yaml")
 
 
 # `task` of a preset -> why neither lm-eval nor dlm_eval has a task that generates for it.
-TASK_MISSING = {
-    "hellaswag": "lm-eval's hellaswag scores likelihoods; no task generates the letter",
-    "trip*": "trip planning is not implemented yet",
-}
+TASK_MISSING = {"trip*": "trip planning is not implemented yet"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ GROUPS = {
     "arc": ("arc_challenge*", "arc_easy*"),
     "bbh": ("bbh*", "leaderboard_bbh*"),
     "gpqa": ("gpqa*", "leaderboard_gpqa*"),
-    "gsm8k": ("gsm8k", "gsm8k_c*", "gsm8k_platinum*"),
+    "gsm8k": ("gsm8k", "gsm8k_c*", "gsm8k_llada", "gsm8k_platinum*"),
     "hellaswag": ("hellaswag*",),
     "humaneval": (
         "humaneval",
@@ -22,6 +22,7 @@ GROUPS = {
         "humaneval_instruct*",
         "humaneval_64*",
         "humaneval_chat*",
+        "humaneval_llada",
     ),
     "ifeval": ("ifeval*", "leaderboard_ifeval*"),
     "lambada": ("lambada*",),
