@@ -9,6 +9,7 @@ from dlm_eval.metrics.text import (
     exact_match,
     normalize,
     token_f1,
+    trivia_normalize,
     trivia_results,
 )
 
@@ -16,20 +17,25 @@ DOC = {"answer": {"aliases": ["The Nile", "River Nile"], "value": "The Nile"}}
 
 
 @pytest.mark.parametrize(
-    ("answer", "exact", "alias", "f1"),
+    ("answer", "official", "exact", "alias", "f1"),
     [
-        (" the nile ", 1.0, 1.0, 1.0),
-        ("River Nile!", 1.0, 1.0, 1.0),
-        ("It is the Nile, of course", 0.0, 1.0, 2 * 1 / (5 + 1)),  # it is nile of course | nile
-        ("Nile", 0.0, 1.0, 1.0),  # exact match keeps the article, as lm-eval does
-        ("juvenile", 0.0, 1.0, 0.0),  # the paper's rule is a substring of characters
-        ("Danube", 0.0, 0.0, 0.0),
-        ("", 0.0, 0.0, 0.0),
+        (" the nile ", 1.0, 1.0, 1.0, 1.0),
+        ("River Nile!", 1.0, 1.0, 1.0, 1.0),
+        # it is nile of course | nile
+        ("It is the Nile, of course", 0.0, 0.0, 1.0, 2 * 1 / (5 + 1)),
+        ("Nile", 1.0, 0.0, 1.0, 1.0),  # lm-eval's exact match keeps the article
+        ("juvenile", 0.0, 0.0, 1.0, 0.0),  # the paper's rule is a substring of characters
+        ("Danube", 0.0, 0.0, 0.0, 0.0),
+        ("", 0.0, 0.0, 0.0, 0.0),
     ],
 )
-def test_three_ways_to_be_right(answer, exact, alias, f1):
-    scores = trivia_results(DOC, [answer])
-    assert scores == {"exact_match": exact, "alias_match": alias, "f1": pytest.approx(f1)}
+def test_four_ways_to_be_right(answer, official, exact, alias, f1):
+    assert trivia_results(DOC, [answer]) == {
+        "em_official": official,
+        "exact_match": exact,
+        "alias_match": alias,
+        "f1": pytest.approx(f1),
+    }
 
 
 def test_exact_match_is_lm_evals():
@@ -58,6 +64,8 @@ def test_a_letter_that_grows_in_lower_case():
 def test_normalisation():
     assert normalize("  An  APPLE, a (pear) & the fig! ") == "apple pear fig"
     assert normalize("theatre and another") == "theatre and another"
+    assert trivia_normalize("  An  APPLE_pie, a (x-ray) & the fig’s! ") == "apple pie x ray fig s"
+    assert normalize("APPLE_pie’s x-ray") == "applepie’s xray"
 
 
 def test_the_data_sets_own_normalised_aliases_come_first():
@@ -68,7 +76,7 @@ def test_the_data_sets_own_normalised_aliases_come_first():
 def test_an_alias_of_punctuation_alone_is_not_in_every_answer():
     doc = {"answer": {"aliases": ["+", "The plus sign"]}}
     assert aliases(doc) == ["plus sign"]
-    assert trivia_results(doc, ["minus"]) == {"exact_match": 0.0, "alias_match": 0.0, "f1": 0.0}
+    assert set(trivia_results(doc, ["minus"]).values()) == {0.0}
     assert alias_match("a plus sign", aliases(doc)) == 1.0
 
 

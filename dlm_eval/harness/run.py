@@ -201,7 +201,7 @@ def _evaluate(
     answered: Answered | None,
 ) -> tuple[dict[str, Any], int]:
     """Returns lm-eval's results with our block, and the number of failed documents."""
-    errors = SampleErrors(settings.seeds[3])
+    errors = SampleErrors(settings.seeds[3], scorer_seed=settings.seeds[0])
     # The cost of earlier runs with this model.
     before = loaded.pool.cost()
     running = ways(tasks["tasks"]) if settings.scores else {}

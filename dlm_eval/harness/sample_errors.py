@@ -28,6 +28,7 @@ from dlm_eval.harness import targets
 from dlm_eval.harness.fewshot import Examples
 from dlm_eval.harness.requests import UnbuiltPrompt
 from dlm_eval.harness.results import Record, doc_key
+from dlm_eval.harness.scorer_draws import draws_of
 from dlm_eval.output import one_line
 from dlm_eval.printable import is_text
 from dlm_eval.signals import of_the_user
@@ -89,12 +90,14 @@ class SampleErrors:
 
     Args:
         fewshot_seed: seed of the draw of examples that replace excluded ones.
+        scorer_seed: seed of what scorers draw (scorer_draws.py).
     """
 
-    def __init__(self, fewshot_seed: int | None = None) -> None:
+    def __init__(self, fewshot_seed: int | None = None, scorer_seed: int | None = None) -> None:
         self.errors: dict[tuple[str, str], str] = {}
         self.missing: list[str] = []  # metrics that could not be computed, and why
         self._fewshot_seed = fewshot_seed
+        self._scorer_seed = scorer_seed
         self._examples: dict[str, Examples] = {}
         self._lists: Counter[str] = Counter()
         self._scoring = False
@@ -244,7 +247,7 @@ class SampleErrors:
             reason = known.get(key) or self.errors.get((name, key))
             metrics: dict[str, Any] = {}
             if reason is None or key in partly:
-                metrics, reason = self._score(task, score, doc, results)
+                metrics, reason = self._score(task, score, doc, results, key)
                 if wrong := targets.no_numbers(task, metrics):
                     metrics = {
                         metric: value for metric, value in metrics.items() if metric not in wrong
@@ -260,14 +263,14 @@ class SampleErrors:
         return process_results
 
     def _score(
-        self, task: Any, score: Callable[..., Any], doc: Any, results: Any
+        self, task: Any, score: Callable[..., Any], doc: Any, results: Any, key: str
     ) -> tuple[dict[str, Any], str | None]:
         """Returns a document's metrics, and the reason if it has none (else None)."""
         if reason := targets.fault(task, doc) or targets.without_likelihood(task, results):
             return {}, reason
         self._scoring = True
         try:
-            with time_limit("it", SCORE_SECONDS), task_code():
+            with draws_of(self._scorer_seed, key), time_limit("it", SCORE_SECONDS), task_code():
                 return _metrics(score(doc, results)), None
         except Exception as error:  # a scorer may raise anything; the sample is stored as an error
             return {}, f"scoring failed: {reason_of(error)}"
