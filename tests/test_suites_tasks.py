@@ -12,6 +12,7 @@ the rules below do not fit are in tests/suite_truth/SUITE.yaml:
       exception: "why none of these can be said"
     checkpoint: {model: diffusionllm}    of the suite, if it needs another model than a LLaDA (suite_checkpoints.py)
     decode: {steps: 2}                   of the suite with such a model, to be quick
+    positions: 16384                     of the LLaDA (default 2048): its tokens are bytes, and a real LLaDA's 4096 hold as much text
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -114,7 +116,8 @@ def test_a_packaged_suite_cites_its_sources(suite: Suite) -> None:
         assert not entry.published or "published" in entry.sources, entry.entry
         assert not (entry.conditions.decode and "decode" not in entry.sources), entry.entry
         assert set(entry.published) <= set(suite.models), entry.entry
-    unknown = set(truth(suite.suite)) - {e.entry for e in suite.entries} - {"checkpoint", "decode"}
+    others = {"checkpoint", "decode", "positions"}
+    unknown = set(truth(suite.suite)) - {e.entry for e in suite.entries} - others
     assert not unknown
 
 
@@ -234,12 +237,17 @@ def rolled(entry: Entry, task: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LLaDA of random weights with a chat template and 2048 positions."""
-    model = llama(max_position_embeddings=2048)
-    config = {**llada_config(), "max_sequence_length": 2048}
-    folder = tmp_path_factory.mktemp("checkpoint")
-    return write_checkpoint(folder, config, llada_names(model.state_dict()), mask=None, chat=True)
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Writes a LLaDA of random weights with a chat template and so many positions."""
+
+    @cache
+    def written(positions: int) -> Path:
+        model = llama(max_position_embeddings=positions)
+        config = {**llada_config(), "max_sequence_length": positions}
+        folder, state = tmp_path_factory.mktemp("checkpoint"), llada_names(model.state_dict())
+        return write_checkpoint(folder, config, state, mask=None, chat=True)
+
+    return written
 
 
 SHORT = {"gen_length": 16, "steps": 16, "block_length": 16}
@@ -247,12 +255,13 @@ SHORT = {"gen_length": 16, "steps": 16, "block_length": 16}
 
 @every_entry
 def test_it_runs_and_fits_2048_positions(
-    suite: Suite, entry: Entry, places: Path, checkpoint: Path, tmp_path: Path
+    suite: Suite, entry: Entry, places: Path, checkpoint: Callable[[int], Path], tmp_path: Path
 ) -> None:
     loaded(entry, places)
     own = truth(suite.suite).get("checkpoint")
     model = own["model"] if own else "llada"
-    weights = BUILDERS[model](tmp_path / "model") if own else checkpoint
+    positions = truth(suite.suite).get("positions", 2048)
+    weights = BUILDERS[model](tmp_path / "model") if own else checkpoint(positions)
     arguments = {"pretrained": str(weights)} | ({} if own else {"mask_id": MASK_ID})
     common = {
         "suite": suite, "tasks": entry.entry, "model": model, "model_args": arguments, "limit": 2,

@@ -34,7 +34,7 @@ def problems(entry: Entry, loaded: Mapping[str, Any]) -> Iterator[str]:
             else "code is true, and its task runs no generated code"
         )
     if entry.metric is not None:
-        known = {str(metric) for task in tasks.values() for metric in task.aggregation()}
+        known = {name for task in tasks.values() for name in _metrics(task)}
         base = entry.metric.partition("_maj@")[0].partition("_pass@")[0]
         if entry.metric not in known and base not in known:
             yield f"metric '{entry.metric}' is not one of {', '.join(sorted(known))}"
@@ -42,3 +42,18 @@ def problems(entry: Entry, loaded: Mapping[str, Any]) -> Iterator[str]:
         pipelines = {f.name for task in tasks.values() for f in getattr(task, "_filters", ())}
         if entry.filter not in pipelines:
             yield f"filter '{entry.filter}' is not one of {', '.join(sorted(pipelines))}"
+
+
+def _metrics(task: Any) -> Iterator[str]:
+    """Yields the metrics of a task's results. A function with numbers `k` gives pass@k of each."""
+    numbers = {
+        _name(metric["metric"]): metric["k"]
+        for metric in task.config.metric_list or ()
+        if "k" in metric
+    }
+    for metric in map(str, task.aggregation()):
+        yield from (f"pass@{k}" for k in numbers[metric]) if metric in numbers else (metric,)
+
+
+def _name(metric: Any) -> str:
+    return metric if isinstance(metric, str) else str(metric.__name__)
