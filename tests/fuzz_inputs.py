@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.reports.board_file import read_board_file
+from dlm_eval.reports.board.board_file import read_board_file
 from run_files import write_run
 
 from dlm_eval.cli import build_parser, main

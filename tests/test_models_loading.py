@@ -234,6 +234,10 @@ def test_every_family_is_importable_and_its_checkpoints_fit_its_options(name):
     named = [one for one in checkpoints().values() if one.family == name]
     assert family.about and (family.default is None or family.default in checkpoints())
     for checkpoint in named:
+        if name == "diffusionllm":
+            # The published files must be converted first, so the names have no weights.
+            assert not checkpoint.options
+            continue
         settings = settings_of(load, checkpoint, {})
         assert getattr(settings, "checkpoint", checkpoint.name) == checkpoint.name
 
