@@ -14,13 +14,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dlm_eval.reports.board.board_file import read_board_file
 from run_files import write_run
 
 from dlm_eval.cli import build_parser, main
 from dlm_eval.errors import DlmEvalError
 from dlm_eval.harness.run import evaluate
 from dlm_eval.harness.run_settings import RunSettings
+from dlm_eval.reports.board.board_file import read_board_file
 
 TEXTS = (
     "", " ", "x", "-1", "0", "1", "1.5", "nan", "inf", "1e308", "-1e308", "1e400", "9" * 40, "None", "True", "[]", "[[]]", "{}", "[1", "{",
