@@ -217,3 +217,10 @@ def test_results_record_which_preset_it_was(shared: Any) -> None:
         and task["decode"]["strategy"] == "ddpm"
         and task["decode"]["steps"] == 4
     )
+
+
+def test_a_users_preset_replaces_the_tasks_whole():
+    own = {"preset": "diffullama"}  # it sets rescore, which strategy timestep does not have
+    ask = DecodeOptions({"preset": "diffullama_random_keep"}).request(own, "t")
+    assert resolve(*ask.layers).strategy.name == "timestep"
+    assert ask.preset == "diffullama_random_keep"

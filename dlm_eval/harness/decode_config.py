@@ -122,6 +122,8 @@ class DecodeOptions:
             own[name] = value
         if self.user.get("preset") == "authors":  # the authors' settings replace the task's
             own = {key: value for key, value in own.items() if key in LENGTH_KEYS}
+        elif self.user.get("preset") is not None:  # one preset replaces another whole
+            own.pop("preset", None)
         base = {"strategy": default_strategy(self.process)}
         named = [self._named(layer, task) for layer in (own, self.user)]
         fitting, replaced = fit_task(expand(named[0]), self.process)
