@@ -139,14 +139,14 @@ def test_gold_is_the_maximum_and_a_wrong_answer_is_not(
         pytest.skip(known["exception"])
     for task in leaves(loaded(entry, places)).values():
         if task.OUTPUT_TYPE == "generate_until":
-            written(entry, task, known, tmp_path)
+            check_written(entry, task, known, tmp_path)
         elif task.OUTPUT_TYPE == "loglikelihood_rolling":
-            rolled(entry, task)
+            check_rolled(entry, task)
         else:
-            chosen(entry, task, tmp_path)
+            check_chosen(entry, task, tmp_path)
 
 
-def written(entry: Entry, task: Any, known: dict[str, Any], folder: Path) -> None:
+def check_written(entry: Entry, task: Any, known: dict[str, Any], folder: Path) -> None:
     if "texts" in known:
         for one in known["texts"]:
             assert of_texts(entry, task, one["text"], folder) == pytest.approx(one["value"])
@@ -192,7 +192,7 @@ def value_of(entry: Entry, results: dict[str, Any]) -> float:
     return float(scores[keys[0]])
 
 
-def chosen(entry: Entry, task: Any, folder: Path) -> None:
+def check_chosen(entry: Entry, task: Any, folder: Path) -> None:
     """A model that prefers the right choice has the maximum; one that prefers the next has 0."""
     asked = evaluate(NAME, [task], limit=DOCUMENTS, num_fewshot=entry.conditions.num_fewshot, bootstrap_iters=0, verbosity="ERROR")  # fmt: skip
     (samples,) = asked["samples"].values()
@@ -229,7 +229,7 @@ def right_choice(task: Any, doc: Any, count: int) -> int:
     return list(task.doc_to_choice(doc)).index(gold)
 
 
-def rolled(entry: Entry, task: Any) -> None:
+def check_rolled(entry: Entry, task: Any) -> None:
     """Perplexities of texts of 200 nats each."""
     results = evaluate(NAME, [task], limit=DOCUMENTS, bootstrap_iters=0, verbosity="ERROR")
     texts = [str(task.doc_to_target(doc)) for doc, _ in zip(task.eval_docs, range(DOCUMENTS))]  # noqa: B905
